@@ -117,7 +117,7 @@ def sqla_jobs_session(sqla_jobs_connection: Connection) -> Iterator[Session]:
         yield session
 
 
-_UNSET_IT = "correct it, or unset it, and the tests start a server of their own"
+_UNSET_IT = "correct it, or unset it, and the tests start their own server"
 
 
 def _server_of(url: str) -> str:

@@ -100,7 +100,7 @@ def carry_out(jobs: Jobs[Any], wanted: Wanted, selection: Selection, actor: str,
         spared = change.count(session, jobs.models, selection, spared=True) if change.spares else {}
     if meant.half_searched:
         told = f"sensitive arguments of {', '.join(meant.half_searched)}, and what may repeat them, are not searched"
-        click.echo(f"{told}: name such jobs by id or --task", err=True)
+        click.echo(f"{told}: select such jobs by id or --task", err=True)
     there = sum(by_state.values())
     number = there if wanted.most is None else min(there, wanted.most)
     some = f"the oldest {number:,} of " if number < there else ""

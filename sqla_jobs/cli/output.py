@@ -29,7 +29,7 @@ _SHORT = 8
 """A column whose values have at most so many characters is never wrapped."""
 
 _STDOUT = "sqla_jobs.stdout"
-"""The key of `Context.meta` for standard output, from before it was redirected."""
+"""The key of `Context.meta` for the stream that was standard output before its redirection."""
 
 
 def as_json(command: Callable[..., None]) -> Callable[..., None]:

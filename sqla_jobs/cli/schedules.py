@@ -71,7 +71,7 @@ def show(jobs: Jobs[Any], name: str, limit: int, as_json: bool) -> None:
     click.echo("\narguments")
     console().print_json(data=arguments)
     if refused:
-        click.echo(f"\nthe tick that has come {shown(refused)}")
+        click.echo(f"\nthe due tick {shown(refused)}")
     if not ticks:
         click.echo("\nno tick has come yet")
         return
@@ -90,7 +90,7 @@ def _tick(tick: TickReport) -> tuple[object, ...]:
                 tick.outcome,
                 *job,
                 " ",
-                f"job {tick.job_id} had not ended, or had its unique key",
+                f"job {tick.job_id} was still live, or had its unique key",
             )
         case _:
             told = f"no clock came to {'it' if tick.count == 1 else 'them'} in time, one did at {shown(tick.at)}"

@@ -101,7 +101,7 @@ def _print_status(status: Status) -> None:
 def _print_retrying(status: Status) -> None:
     click.echo()
     print_table(
-        ["FAILS, TRIED AGAIN", "SHARE", "ERROR", "JOBS", "NEXT TRY", "LAST JOB", "MESSAGE"],
+        ["RETRYING", "SHARE", "ERROR", "JOBS", "NEXT TRY", "LAST JOB", "MESSAGE"],
         [
             (
                 one.task,

@@ -21,7 +21,7 @@ Defaults = dict[str, dict[str, Any]]
 
 _PREFIX = "SQLA_JOBS_"
 _NO_SETTINGS = {"application", "database_url", "drain", "reload"}
-"""Options of the worker that no application's config can set."""
+"""Options of the worker that cannot be set in an application's config."""
 _LOADED = "sqla_jobs.flask:loaded"
 _HELP = "sqla_jobs.help"
 

@@ -33,7 +33,7 @@ _UNINDEXED = text(
 _MANY = 1_000
 """Jobs past their retention that a foreign key may keep without a warning, since some are kept on purpose."""
 _COUNTED = 100_000
-"""Jobs that are counted in each state."""
+"""Maximum number of jobs counted in each state."""
 
 
 def foreign_keys(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:

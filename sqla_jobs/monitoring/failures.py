@@ -83,7 +83,7 @@ def _by_task(
     most: int,
     *of_last_run: ColumnElement[bool],
 ) -> list[tuple[Failures, datetime]]:
-    """Return failures, each with its first `run_at`. An index on (task, `order`) must hold the jobs of `condition`."""
+    """Return failures, each with its first `run_at`. `condition` and `order` must match an index on (task, `order`)."""
     job, run = jobs.Job, jobs.Run
     tasks = [task for task in tasks_of(session, jobs, condition) if task not in but_for]
     there = _counts(session, jobs, tasks, [condition, *narrower], order, most)
@@ -149,7 +149,7 @@ def _counts(
     order: Any,
     most: int,
 ) -> dict[str, int]:
-    """Count the jobs of each task, up to `most` + 1. `order` is there for the index."""
+    """Count the jobs of each task, up to `most` + 1. `order` makes the server use the index."""
     if not tasks:
         return {}
     job = jobs.Job
@@ -161,7 +161,7 @@ def _counts(
 
 
 def _fair(there: Mapping[str, int], most: int) -> dict[str, int]:
-    """Distribute `most` over the tasks: small tasks get all they need, and the others equal parts of the rest."""
+    """Distribute `most` over the tasks: small tasks get all they need; the others share the rest equally."""
     left, found = most, dict[str, int]()
     for place, (task, number) in enumerate(sorted(there.items(), key=lambda item: item[1])):
         found[task] = min(number, left // (len(there) - place))

@@ -36,12 +36,12 @@ class Finding:
 
 
 def well(about: str, found: str) -> Finding:
-    """Return a finding that nothing is wrong."""
+    """Return a finding with the verdict ok."""
     return Finding(about, Verdict.ok, found)
 
 
 def warning(about: str, found: str, remedy: str) -> Finding:
-    """Return a finding that something is slow or stuck, or will be."""
+    """Return a warning: something is slow or stuck, or will be."""
     return Finding(about, Verdict.warning, found, remedy)
 
 

@@ -112,7 +112,7 @@ def _who_closed(session: Session, jobs: Jobs[Any], gate: str) -> str:
     command = f"sqla-jobs limit clear {named_on_command_line(row.gate)}"
     by, why = read_setters(session, jobs, {row.gate: row.set_at}).get(row.gate, ("an operator", None))
     reason = f" ({why:.200})" if why else ""
-    return f"{by} set it to 0 at {moment(row.set_at)}{reason}; `{command}` takes that back"
+    return f"{by} set it to 0 at {moment(row.set_at)}{reason}; `{command}` removes that override"
 
 
 def _holders(state: GateState) -> str:

@@ -148,7 +148,7 @@ def out_of_order(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
 
 
 def misses_order(jobs: Jobs[Any], row: Any) -> tuple[str, str] | None:
-    """Return why such a queued job never starts, and the remedy. None if it starts: workers repair limited tasks."""
+    """Return why such a queued job never starts, and the remedy. None if it starts; workers repair limited tasks."""
     order, task = ordered_gate(row.gates or ()), jobs.tasks.get(row.task)
     if order is None or (task is not None and task.declaration.gates):
         return None

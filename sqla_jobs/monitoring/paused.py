@@ -66,7 +66,7 @@ NOT_PAUSED = Pause(None, None, None, None)
 
 
 def read_paused_queues(session: Session, jobs: Jobs[Any]) -> dict[str, Pause]:
-    """Return the pauses of paused queues, by name of the queue."""
+    """Return the pause of each paused queue, by name."""
     rows: list[Any] = ask(session, jobs, _paused(jobs.Queue)).all()
     by = _pausers(session, jobs, [f"queue {row.name}" for row in rows])
     return {

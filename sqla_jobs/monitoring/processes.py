@@ -52,7 +52,7 @@ class ProcessStatus:
     age: float
     """Seconds since it started."""
     stalled: float | None
-    """Seconds since its parent last saw it make progress; `None` while it does, or without a parent."""
+    """Seconds without progress, measured by its parent; `None` while it makes progress or has no parent."""
 
 
 @dataclass(frozen=True, slots=True)

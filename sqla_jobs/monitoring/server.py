@@ -153,8 +153,8 @@ def _what_holds_up_vacuum(session: Session, jobs: Jobs[Any]) -> str:
     if row is None or row.age < _SHORT:
         return ""
     return (
-        f"vacuum keeps rows that died after the oldest transaction began, that of pid {row.pid}, {duration(row.age)} "
-        f"ago: if nobody needs it, SELECT pg_terminate_backend({row.pid}, 5000); then "
+        f"the oldest transaction, of pid {row.pid}, began {duration(row.age)} ago, and vacuum keeps all rows that died "
+        f"since: if nobody needs it, SELECT pg_terminate_backend({row.pid}, 5000); then "
     )
 
 

@@ -128,7 +128,7 @@ def unclaimed_tasks(session: Session, jobs: Jobs[Any], queues: Sequence[QueueSta
             yield warning(
                 f"task {task[:200]}",
                 f"no live worker of its queue knows it, and {they_are(number, 'job')} waiting for it",
-                "start workers with the code that declares it: those that run are older, or of another application",
+                "start workers with the code that declares it: the live ones are older, or of another application",
             )
             continue
         yield warning(
@@ -323,7 +323,7 @@ class _Parked(NamedTuple):
     wait: float
     """Seconds until it is due."""
     ticks: int
-    """Number of ticks that were skipped since the job is live."""
+    """Number of ticks that were skipped because this job was live."""
     enqueues: int
     """Minimum number of enqueues that returned this job instead of a new one."""
 
@@ -341,8 +341,7 @@ class _Parked(NamedTuple):
         until = "is parked" if self.run_at == PARKED else f"waits until {moment(self.run_at)}, in {duration(self.wait)}"
         ticks, enqueues = plural(self.ticks, "tick"), plural(self.enqueues, "enqueue")
         skipped = f"; {ticks} of a schedule {'was' if self.ticks == 1 else 'were'} skipped for it" if self.ticks else ""
-        were = "was" if self.enqueues == 1 else "were"
-        answered = f"; at least {enqueues} {were} answered with it so far" if self.enqueues else ""
+        answered = f"; at least {enqueues} returned this job so far" if self.enqueues else ""
         return warning(
             f"job {self.id}",
             f"it {until}, and keeps its unique key meanwhile: an enqueue of {self.task[:200]} with that key makes "
@@ -352,12 +351,12 @@ class _Parked(NamedTuple):
 
 
 def parked_keys(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Find jobs that keep a unique key for very long, and have answered no enqueue yet."""
+    """Find jobs that keep a unique key for very long, and that no enqueue has returned yet."""
     yield from (one.finding for one in _parked(session, jobs) if one.is_far and not one.swallows)
 
 
 def swallowing_keys(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Find jobs that keep a unique key for long, and have answered enqueues or ticks."""
+    """Find jobs that keep a unique key for long, and that took the place of enqueues or ticks."""
     yield from (one.finding for one in _parked(session, jobs) if one.swallows)
 
 

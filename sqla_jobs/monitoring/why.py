@@ -113,8 +113,7 @@ def _of_key(row: Any) -> Iterator[str]:
         )
         yield f"{have} replaced it since it was first enqueued, {age} ago."
     if row.times_returned:
-        were = "was" if row.times_returned == 1 else "were"
-        yield f"At least {plural(row.times_returned, 'enqueue')} of its unique key {were} answered with it meanwhile."
+        yield f"At least {plural(row.times_returned, 'enqueue')} with its unique key returned this job so far."
     if row.unique_key is not None and (row.run_at - row.now).total_seconds() > _AHEAD:
         yield (
             "It keeps its unique key meanwhile: an enqueue with that key makes no new job. "

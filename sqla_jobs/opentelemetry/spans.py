@@ -156,7 +156,7 @@ class _Sending(AbstractContextManager["_Sending", None]):
 
 
 def _inside(span: Span, context: Context) -> Context:
-    """Return a context with the span as current one, or `context` if the span is invalid, as without an SDK."""
+    """Return a context whose current span is `span`; or `context` if the span is invalid, as without an SDK."""
     return set_span_in_context(span, context) if span.get_span_context().is_valid else context
 
 

@@ -45,10 +45,10 @@ def of_totals(totals: Totals, tasks: Labels) -> Iterator[Metric]:
     served = _served(totals)
     begun = served | totals.waits
     waits, runs = _by_label(begun, tasks), _by_label(served | totals.runs, tasks)
-    yield CounterMetricFamily("sqla_jobs_claims", "Claims that gave jobs.", value=totals.claims)
+    yield CounterMetricFamily("sqla_jobs_claims", "Claims that returned jobs.", value=totals.claims)
     yield CounterMetricFamily("sqla_jobs_claimed_jobs", "Jobs that were claimed.", value=totals.claimed)
     yield CounterMetricFamily("sqla_jobs_heartbeats", "Heartbeats that were stored.", value=totals.heartbeats)
-    started = CounterMetricFamily("sqla_jobs_runs_started", "Runs that began.", labels=["task"])
+    started = CounterMetricFamily("sqla_jobs_runs_started", "Runs that started.", labels=["task"])
     for task, histogram in waits.items():
         started.add_metric([task], sum(histogram[:-1]))
     yield started
@@ -101,7 +101,7 @@ def _histogram(name: str, text: str, of_tasks: Mapping[str, Histogram]) -> Metri
 
 
 def of_figures(figures: Figures | None, tasks: Labels, queues: Labels, limits: Labels) -> Iterator[Metric]:
-    """Yield the metrics of the database, or only that it is down."""
+    """Yield the metrics of the database; only `sqla_jobs_database_up` if it does not answer."""
     is_up = [((), float(figures is not None))]
     yield _gauge(
         "sqla_jobs_database_up", "1 if the database could be read, else 0, and its metrics are missing.", (), is_up

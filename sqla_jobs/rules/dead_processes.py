@@ -28,8 +28,8 @@ class Sightings:
     ) -> dict[uuid.UUID, int]:
         """Return the processes that had no new heartbeat for their lease, each with its heartbeat.
 
-        `heartbeats` has the heartbeat and the lease of each process. The silence is measured as its minimum: from the
-        answer that first showed the heartbeat to the question that showed it last.
+        `heartbeats` has the heartbeat and the lease of each process. The silence counts from the
+        answer that first showed the heartbeat to the question that showed it last, so it is never overestimated.
         """
         before = self._seen
         self._seen = {

@@ -82,7 +82,7 @@ def _meant(escape: re.Match[str]) -> str:
 
 
 def encodings(text: str) -> Iterator[str]:
-    """Yield the forms of a text as bytes and encoded, and those of the bytes that it encodes if it is base64."""
+    """Yield the encoded forms of a text and, if it is base64, those of the bytes inside."""
     written = text.encode("utf-8", "surrogatepass")
     yield written.decode("latin-1")
     yield from _of_bytes(written)

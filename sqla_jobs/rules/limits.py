@@ -25,7 +25,7 @@ MOST_RATE = 10_000
 MOST_LIMITS = 3
 """Maximum number of limits of a task."""
 PLACES = MOST_LIMITS + 2
-"""Maximum number of gates that limit one job: its task's, and two, one of each kind, that operators may add."""
+"""Maximum number of gates that limit one job: those of its task, and one of each kind that an operator adds."""
 MOST_GATES = PLACES + 1
 """Maximum number of gates of one job: those that limit it, and the last, by which it takes turns."""
 LONGEST_GATE = 500
@@ -177,11 +177,11 @@ def spell_alike(gates: Sequence[Gate]) -> None:
 
 
 HASHED_BY = "hashed_by"
-"""The name, in the column `declared`, of the list of tasks whose code hashes the keys of a limit. Absent for none."""
+"""The name, in the JSON column `declared`, of the tasks whose code hashes the limit's keys. Absent if none does."""
 
 
 def split_between(declared: Mapping[str, Any] | None, tasks: Sequence[str]) -> str | None:
-    """Return which tasks of a row hash its keys and which do not, such as those of two programs. None if they agree."""
+    """Describe which tasks of a row hash its keys and which do not. Return None if all do the same."""
     hashing = set((declared or {}).get(HASHED_BY, ())) & {*tasks}
     others = set(tasks) - hashing
     if not hashing or not others:
@@ -194,8 +194,8 @@ def split_between(declared: Mapping[str, Any] | None, tasks: Sequence[str]) -> s
 
 
 SPLIT_REMEDY = (
-    "declare the arguments of the key sensitive=[…] in each program that shares the limit; or give one of them a limit "
-    "of its own name="
+    "declare the key's arguments sensitive=[…] in each program that shares the limit; or give the limit of one program "
+    "another name="
 )
 
 

@@ -89,7 +89,7 @@ def type_name(kind: type[BaseException]) -> str:
 
 
 def storable(text: str, limit: int, *, keep_end: bool = False) -> str:
-    """Return `text` with NUL and lone surrogates, which PostgreSQL refuses, escaped, and cut to `limit` with a mark."""
+    """Cut `text` to `limit` with a mark, and escape NUL and lone surrogates, which PostgreSQL refuses."""
     cut = len(text) - limit
     if cut > 0:
         mark = f"… [{cut:,} characters left out] …"

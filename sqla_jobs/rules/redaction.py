@@ -27,17 +27,17 @@ _ANYWHERE = {str: 4, int: 8}
 _REST = 12
 """Minimum length of a piece of a secret to be masked."""
 _CUTTABLE = 28
-"""Length beyond which tools shorten a value and keep its end: the shortest is `reprlib`, with 30 including quotes."""
+"""Length beyond which tools cut the middle out of a value: `reprlib` does from 30 characters on, with quotes."""
 _MANY = 1_000
 """Number of secrets of a job beyond which only plain forms are masked."""
 _FEW = 64
 """Number of forms up to which a search for each is faster than a check at each place of the text."""
 _CUT = re.compile(r" \.\.\. \(\d+ (?:chars\)|characters truncated\) \.\.\. )")
-"""The cuts in the repr of psycopg's Json and Jsonb (at the end), and in SQLAlchemy's parameters (in the middle)."""
+"""The mark of a cut: psycopg's at the end of a Json or Jsonb, SQLAlchemy's in the middle of a parameter."""
 
 
 class Secrets:
-    """The stored values of sensitive arguments, and their removal from texts.
+    """Masks the stored values of sensitive arguments in texts and JSON.
 
     Each text and number inside dicts and lists is a secret, except values shorter than 3 characters; `true`, `false`
     and `null` are not. Texts of 3 characters, and numbers of fewer than 8, are masked only without a letter or digit
@@ -145,7 +145,7 @@ class Secrets:
 
     @cached_property
     def _heads(self) -> dict[int, dict[str, list[str]]]:
-        """Map the length of a beginning, and the beginning, to the forms that have it."""
+        """Index the forms by the length of their beginning, then by the beginning."""
         heads: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
         for form in self._forms:
             size = min(len(form), _REST)

@@ -19,7 +19,7 @@ MAX_DELAY = 365 * 86400.0
 
 
 _RANDOM = random.SystemRandom()
-"""Independent of the global generator: if a task seeds that one, all its retries would have equal delays."""
+"""A generator of its own, since a task may seed the global one, and its retries would then have equal delays."""
 
 
 class wait_backoff(wait_base):

@@ -1,1 +1,1 @@
-"""What is declared and enqueued."""
+"""Tasks: their declaration, arguments, enqueueing, schedules and hooks."""

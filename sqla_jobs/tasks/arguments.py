@@ -27,7 +27,7 @@ from sqla_jobs.tasks.signature import IMPORT_IT, Signature, injection_of
 MAX_BYTES = 1024 * 1024
 _RETURN = "return plain JSON, or nothing"
 _ERRORS = 5
-"""As many misfits are told at once."""
+"""Maximum number of errors in one message."""
 _PLAIN = (str, int, bool, str | None, int | None, bool | None)
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _EXPONENT = re.compile(rb"[0-9][eE]\+?[0-9]")
@@ -40,7 +40,7 @@ _CONFIG = ConfigDict(
 
 
 class Codec:
-    """Turns the arguments of one task into JSON and back, by the types it is annotated with."""
+    """Encodes the arguments of one task as JSON, and decodes them, by their annotated types."""
 
     def __init__(self, task: str, signature: Signature, sensitive: frozenset[str]) -> None:
         self._task = task
@@ -48,18 +48,18 @@ class Codec:
         self._sensitive = sensitive
 
     def encode(self, session: Session, values: Mapping[str, Any]) -> bytes:
-        """JSON of the given arguments, which reads back equal. Raises `ArgumentsError`.
+        """Return the arguments as JSON that decodes to equal values. Raises `ArgumentsError`.
 
-        No message of it shows a value. The session is flushed where an entity has no key yet.
+        No message shows a value. The session is flushed if an entity has no primary key yet.
         """
         return self._encoded(self._with_keys(session, values) if self.entities else values)[0]
 
     def stored(self, session: Session, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The same, as plain JSON values."""
+        """Encode the arguments like `encode`, and return them as plain JSON values."""
         return self._encoded(self._with_keys(session, values) if self.entities else values)[1]
 
     def encode_without_rows(self, values: Mapping[str, Any]) -> bytes:
-        """The same outside of a session, where no argument can be a row of the database."""
+        """Encode the arguments like `encode`, without a session. Raises `ArgumentsError` for a row of the database."""
         if rows := sorted(self.entities.keys() & values.keys()):
             raise ArgumentsError(
                 f"{self._where(rows[0])} is a row of the database, which a schedule cannot hold: "
@@ -73,7 +73,7 @@ class Codec:
 
     @property
     def is_resolvable(self) -> bool:
-        """Whether all names in the annotations are defined by now."""
+        """True if all names in the annotations are defined by now."""
         try:
             self.check()
         except DeclarationError:
@@ -81,7 +81,7 @@ class Codec:
         return True
 
     def _encoded(self, values: Mapping[str, Any]) -> tuple[bytes, dict[str, Any]]:
-        """As JSON text, and as the plain values that it reads as."""
+        """Return the arguments as JSON text, and as plain JSON values."""
         try:
             checked = self._adapter.validator.validate_python(values)
         except pydantic.ValidationError as error:
@@ -100,40 +100,40 @@ class Codec:
                 stored = from_json(encoded)
             except ValueError:  # a number too long for JSON
                 stored = {}
-            if stored == checked:  # texts and whole numbers are what JSON says: reading them as typed adds nothing
+            if stored == checked:  # texts and whole numbers need no second, typed decoding
                 return encoded, stored
         self._refuse_changed(checked, encoded)
         return encoded, from_json(encoded)
 
     @property
     def read(self) -> Callable[[str], dict[str, Any]]:
-        """`decode` without its words for what does not fit. Raises pydantic's `ValidationError`."""
+        """A `decode` that raises pydantic's `ValidationError`."""
         return self._adapter.validator.validate_json
 
     def decode(self, stored: str) -> dict[str, Any]:
-        """The arguments as their annotated types, entities as keys. Raises `ArgumentsError`."""
+        """Return the arguments with their annotated types, entities as keys. Raises `ArgumentsError`."""
         try:
             return self._adapter.validate_json(stored)
         except pydantic.ValidationError as error:
             raise self._unfit(error) from None
 
     def load(self, session: Session, values: dict[str, Any]) -> dict[str, Any]:
-        """`values` with each key of an entity replaced by its row. Raises `EntityGone`."""
+        """Replace each key of an entity in `values` by its row. Raises `EntityGone`."""
         for name, entity in self.entities.items():
             if name in values:
                 values[name] = entity.load(self._where(name), session, values[name], hide=name in self._sensitive)
         return values
 
     def check(self) -> None:
-        """Resolve every annotation now. Raises `DeclarationError` naming the one that does not."""
+        """Resolve every annotation. Raises `DeclarationError` that names one that cannot be resolved."""
         _ = self._adapter
 
     @property
     def digest(self) -> str:
-        """A short text that differs where the types of the arguments do, as far as a JSON schema shows that."""
+        """A short hash of the argument types, as far as their JSON schema shows them."""
         try:
             schema = self._adapter.json_schema(schema_generator=_Schema)
-        except Exception:  # noqa: BLE001 - a type of the application's may have its own way of making one
+        except Exception:  # noqa: BLE001 - a type of the application may make its own schema
             return ""
         return hashlib.sha256(json.dumps(schema, sort_keys=True).encode()).hexdigest()[:8]
 
@@ -190,18 +190,18 @@ class Codec:
 
     @cached_property
     def entities(self) -> dict[str, Entity]:
-        """The arguments that are rows."""
+        """The arguments that are rows of the database."""
         entities = {name: entity_of(note) for name, note in self._annotations.items()}
         return {name: entity for name, entity in entities.items() if entity}
 
     @cached_property
     def _is_plain(self) -> bool:
-        """Whether each argument is a text, a whole number, a truth value, or perhaps None."""
+        """True if each argument is a str, int or bool, perhaps optional."""
         return all(note in _PLAIN for note in self._types.values())
 
     @cached_property
     def _types(self) -> dict[str, Any]:
-        """Of each argument, the type of what is stored."""
+        """The stored type of each argument."""
         types = dict(self._annotations)
         for name, entity in self.entities.items():
             if not self._signature.wants_session:
@@ -225,7 +225,7 @@ class Codec:
     def _refuse_unusable(self, name: str, annotation: Any) -> None:
         try:
             _adapter_of({name: annotation})
-        except Exception as error:  # noqa: BLE001 - of many kinds, each told in its first line
+        except Exception as error:  # noqa: BLE001 - of many kinds; the message shows the first line
             remedy = f"; {IMPORT_IT}" if isinstance(error, NameError) else ""
             raise DeclarationError(
                 f"{self._where(name)}: {self._annotations[name]!r} cannot be stored: "
@@ -241,7 +241,7 @@ class Codec:
 
 
 class _Schema(GenerateJsonSchema):
-    """Without a word about defaults that are not JSON."""
+    """A generator without warnings about defaults that are not JSON."""
 
     ignored_warning_kinds: set[JsonSchemaWarningKind] = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012
 
@@ -249,17 +249,17 @@ class _Schema(GenerateJsonSchema):
 def _adapter_of(shape: dict[str, Any]) -> TypeAdapter[dict[str, Any]]:
     arguments = cast("Any", TypedDict)("Arguments", shape)
     arguments.__pydantic_config__ = _CONFIG
-    # `| None`, because an adapter takes no config for a TypedDict alone, and of the TypedDict's own one
-    # only what concerns reading would be heeded
+    # `| None`, because an adapter accepts no config for a bare TypedDict, and the TypedDict's own config only
+    # affects validation
     optional: Any = arguments | None
     adapter: TypeAdapter[dict[str, Any]] = TypeAdapter(optional, config=_CONFIG)
-    if hasattr(adapter, "rebuild"):  # from 2.10 on pydantic puts off what it cannot resolve
+    if hasattr(adapter, "rebuild"):  # pydantic 2.10 and newer defer unresolved names
         adapter.rebuild()
     return adapter
 
 
 def _as_jsonb(encoded: bytes) -> bytes:
-    """`encoded` as jsonb gives it back, which writes out all digits: 1e23 becomes a whole number."""
+    """Return `encoded` as jsonb returns it, with all digits written out: 1e23 becomes a whole number."""
     if not _EXPONENT.search(encoded):
         return encoded
     return json.dumps(json.loads(encoded, parse_float=_written_out)).encode()
@@ -271,10 +271,10 @@ def _written_out(number: str) -> int | float:
 
 
 def _is_same(one: Any, other: Any) -> bool:
-    """Whether both are equal, or of one type and made of the same parts.
+    """Return whether both are equal, or have one type and equal parts.
 
-    `==` alone would refuse an hour that a change of clocks repeats: such a moment of one zone equals
-    none of another zone (PEP 495).
+    `==` alone would refuse times in the hour that a change of clocks repeats: such a time in one zone equals
+    no time in another zone (PEP 495).
     """
     try:
         if bool(one == other):
@@ -297,7 +297,7 @@ def _is_same(one: Any, other: Any) -> bool:
 
 
 def decode_result(task: str, result: Any, expected: Any) -> Any:
-    """A stored result as a value of the type `expected`. Raises `ArgumentsError` where it is none."""
+    """Return a stored result as a value of the type `expected`. Raises `ArgumentsError` if it does not fit."""
     if result is None:
         return None
     try:
@@ -313,7 +313,7 @@ def decode_result(task: str, result: Any, expected: Any) -> Any:
 
 
 def encode_result(value: Any) -> str | None:
-    """A task's return value as JSON text, `None` for `None`. Raises `ArgumentsError` where it is not JSON."""
+    """Return a task's result as JSON text, `None` for `None`. Raises `ArgumentsError` if it is not JSON."""
     if value is None:
         return None
     try:
@@ -321,7 +321,7 @@ def encode_result(value: Any) -> str | None:
         from_json(encoded, allow_inf_nan=False)
     except (ValueError, TypeError, RecursionError) as error:
         if inspect.iscoroutine(value):
-            value.close()  # else Python warns, somewhere else, that nobody awaits it
+            value.close()  # else Python warns later that it was never awaited
             raise ArgumentsError(
                 f"it returned the coroutine {value.__qualname__}, which nothing awaits, so nothing of it ran: "
                 "declare the task with async def, and await it there"

@@ -1,4 +1,4 @@
-"""What a run can ask about itself."""
+"""`RunContext`: the facts of a run for its task."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from datetime import datetime
 
 
 def _nowhere(fraction: float, message: str | None) -> None:
-    """Progress of a run that nobody watches."""
+    """Discard progress."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class RunContext:
-    """Handed to a task that has a parameter annotated with this class."""
+    """The facts of a run, injected into a task that has a parameter annotated with this class."""
 
     job_id: int
     """The id of the job, the same in each attempt."""
     run_id: int
-    """The id that the row of `jobs.Run` for this attempt will have."""
+    """The future id of the row of `jobs.Run` for this attempt."""
     task: str
     """The name of the task, as it is stored with the job."""
     queue: str
@@ -30,28 +30,28 @@ class RunContext:
     max_attempts: int
     """The attempt after which a failure is final."""
     deadline: float | None = None
-    """When the attempt is interrupted, on the scale of `time.monotonic()`.
+    """The moment of `time.monotonic()` at which the attempt is interrupted.
 
-    `None` without a `timeout=` of the task or the worker.
+    `None` if neither the task nor the worker has a `timeout=`.
     """
     scheduled_for: datetime | None = None
-    """The tick of the schedule that enqueued the job; `None` where none did."""
+    """The tick of the schedule that enqueued the job; `None` if no schedule did."""
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
-    """What was given along with the job when it was enqueued, such as the id of the request."""
+    """The headers that were stored with the job, such as the id of a request."""
     cancel_requested: bool = False
-    """Whether somebody asked for this job to be cancelled; known within about a second."""
+    """True once the job's cancel was requested, with a delay of about a second."""
     publish: Callable[[float, str | None], None] = field(default=_nowhere, repr=False)
-    """Where `progress` goes."""
+    """The function that `progress` calls."""
 
     @property
     def remaining(self) -> float | None:
-        """Seconds until `deadline`, never below zero; `None` without one."""
+        """The seconds until `deadline`, never below zero; `None` without one."""
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
     def progress(self, fraction: float, message: str | None = None) -> None:
-        """Show how far the run is, a fraction from 0 to 1, as `Job.progress` and `Job.progress_message`.
+        """Publish the progress, a fraction from 0 to 1, as `Job.progress` and `Job.progress_message`.
 
-        Cheap to call often: a worker stores the newest value at most ten times a second.
+        Frequent calls are cheap: a worker stores the newest value at most ten times a second.
         """
         if not (math.isfinite(fraction) and 0 <= fraction <= 1):
             raise ValueError(f"progress must be a number from 0 to 1, got {fraction!r}")

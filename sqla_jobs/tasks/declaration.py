@@ -1,4 +1,4 @@
-"""How a task is declared: its name, its signature and its options, checked once."""
+"""The declaration of a task: its name, signature and options, checked once."""
 
 from __future__ import annotations
 
@@ -36,40 +36,40 @@ log: logging.Logger = logging.getLogger("sqla_jobs")
 
 
 class TaskOptions(TypedDict, total=False):
-    """What is said about a task where it is declared."""
+    """The options of a task's declaration."""
 
     name: str
-    """Stored with each job; by default the function's or the class's own name."""
+    """The name stored with each job; by default the name of the function or class."""
     queue: str
     """The queue of its jobs; by default `default`."""
     priority: int
-    """From -10 to 10, lower runs first; by default 0."""
+    """The priority of its jobs, from -10 to 10; lower runs first. By default 0."""
     max_attempts: int
-    """From 1 to 1,000,000; by default 25. Attempts lost to crashes count."""
+    """The maximum number of attempts, from 1 to 1,000,000; by default 25. Attempts lost to crashes count."""
     timeout: float | timedelta | None
-    """How long one attempt may take; a number is seconds. By default there is no limit but the worker's."""
+    """The time limit of one attempt; a number is seconds. By default only the worker's applies."""
     retry: tenacity.BaseRetrying
-    """When an attempt that raised is followed by another: `retry`, `stop` and `wait` of tenacity.
+    """The policy of retries: `retry`, `stop` and `wait` of tenacity.
 
-    By default the waits grow up to an hour.
+    By default the waits grow to an hour.
     """
     aliases: Sequence[str]
-    """Names it had before, under which jobs may still be waiting."""
+    """Former names of the task, under which jobs may still wait."""
     sensitive: Sequence[str]
     """Arguments that no log, error, command or page shows."""
     limits: Limit | Sequence[Limit]
-    """How many of its jobs may run at once, or start in a time, over all workers; all of them must admit a job."""
+    """Limits of its running jobs, or of starts in a period, over all workers. A job starts if all of them allow it."""
     fair_by: KeyOf
-    """An argument, several, or a function of the arguments: each value gets its turn, however many jobs others have."""
+    """An argument, several, or a function of the arguments. Its values take turns, however many jobs each has."""
     unique: Unique | None
-    """At most one live job a key, made from the arguments, and what becomes of an enqueue that finds it taken."""
+    """Allows one live job per key, and decides what a second enqueue does. The key is made from the arguments."""
     on_failure: Task[..., Any, Any]
-    """Enqueued in the commit that stores that a job has failed for good; its one argument is the id of that job."""
+    """A task that is enqueued by the commit that stores a job's final failure. It takes the job's id."""
 
 
 @dataclass(frozen=True)
 class Declaration:
-    """A task as it was declared and checked."""
+    """A declared and checked task."""
 
     name: str
     signature: Signature
@@ -83,7 +83,7 @@ class Declaration:
     unique: UniqueRule | None
 
     def gates_of(self, stored: Mapping[str, Any]) -> list[str]:
-        """The gates of a job with these arguments, as stored. Raises `ArgumentsError` for a key that is no JSON."""
+        """Return the gates of a job with these stored arguments. Raises `ArgumentsError` for a key that is no JSON."""
         if not self.gates:
             return []
         arguments = {**self.default_arguments, **stored}
@@ -95,11 +95,11 @@ class Declaration:
 
     @cached_property
     def gating(self) -> Callable[[Mapping[str, Any]], list[str]] | None:
-        """`gates_of`, or None where no job has gates."""
+        """`gates_of`; None if the task has no gates."""
         return self.gates_of if self.gates else None
 
     def gates_of_row(self, args: str) -> list[str]:
-        """The gates of a job with these arguments, JSON as plain SQL may have written it: keys that fail are null."""
+        """Return the gates of a job whose arguments plain SQL may have written, as JSON. A key that fails is null."""
         try:
             return self.gates_of(from_json(args))
         except BaseException as error:  # noqa: BLE001 - SystemExit in a key function would end a thread of the worker
@@ -108,7 +108,7 @@ class Declaration:
 
     @cached_property
     def takes(self) -> Takes:
-        """Which arguments this code takes, for other processes."""
+        """The arguments that this code takes, for other processes."""
         parameters = self.signature.arguments.parameters.values()
         required = tuple(one.name for one in parameters if one.default is one.empty)
         optional = tuple(one.name for one in parameters if one.default is not one.empty)
@@ -116,19 +116,19 @@ class Declaration:
 
     @cached_property
     def default_arguments(self) -> dict[str, Any]:
-        """What the arguments are that nobody gives, as JSON."""
+        """The default values of arguments, as JSON."""
         parameters = self.signature.arguments.parameters.values()
         defaults = {one.name: one.default for one in parameters if one.default is not one.empty}
         return {name: to_jsonable_python(value, fallback=repr) for name, value in defaults.items()}
 
     def result_of(self, job: JobMixin) -> Any:
-        """The result of a job that has succeeded, as the task returns it. Raises `ArgumentsError`."""
+        """Return the result of a succeeded job as the task's return type. Raises `ArgumentsError`."""
         if job.task not in (self.name, *self.aliases):
             raise ArgumentsError(f"job {job.id} is one of the task {job.task}, and this is {self.name}")
         return decode_result(self.name, job.result, self.signature.result)
 
     def secrets(self, stored: object) -> Secrets:
-        """What no text may show of arguments, as JSON or as its text; what is no object is kept back as a whole."""
+        """Return the secrets in stored arguments, given as JSON or text. Anything but an object is secret entirely."""
         if not self.sensitive:
             return NOTHING
         values = parse(stored) if isinstance(stored, str) else stored
@@ -137,7 +137,7 @@ class Declaration:
         return Secrets([value for name, value in cast("dict[str, Any]", values).items() if name in self.sensitive])
 
     def shown(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Arguments (as stored) as people may see them."""
+        """Return stored arguments without the sensitive values."""
         secrets = self.secrets(arguments)
         return {name: HIDDEN if name in self.sensitive else secrets.json(value) for name, value in arguments.items()}
 
@@ -145,7 +145,7 @@ class Declaration:
 def declare(target: Callable[..., Any], options: TaskOptions, job_class: type[Any]) -> Declaration:
     """Check a task, whose jobs are of `job_class`, and its options.
 
-    Raises `DeclarationError` that names what is wrong and the remedy.
+    Raises `DeclarationError` with the cause and the remedy.
     """
     unknown = options.keys() - TaskOptions.__annotations__.keys()
     if unknown:
@@ -206,7 +206,7 @@ def _limits(name: str, options: Mapping[str, Any]) -> Sequence[Limit]:
 
 
 def _follow_up(name: str, task: Any, job_class: type[Any]) -> dict[str, Any]:
-    """What a job stores of the task that follows its failure: enough to enqueue it without any code."""
+    """Return the data of an `on_failure` task that jobs store, enough to enqueue it in SQL."""
     declaration = getattr(task, "declaration", None)
     if not isinstance(declaration, Declaration):
         is_class = isinstance(task, type)
@@ -247,7 +247,7 @@ def _follow_up(name: str, task: Any, job_class: type[Any]) -> dict[str, Any]:
 
 
 def _takes_an_id(declaration: Declaration, argument: str, job_class: type[Any]) -> bool:
-    """Whether it is annotated as a number or a job; so too where a name in the annotation is defined later."""
+    """Return whether the argument is annotated as an int or a job, or with a name that is defined later."""
     try:
         declaration.codec.decode(json.dumps({argument: MAX_ID}))
         entity = declaration.codec.entities.get(argument)
@@ -271,6 +271,6 @@ def _refuse_rows_without_session(codec: Codec, signature: Signature) -> None:
         try:
             annotation = signature.annotation(name)
         except DeclarationError:
-            continue  # a name defined later: looked at again at the first enqueue
+            continue  # a name defined later: the first enqueue checks it
         if entity_of(annotation):
             raise codec.entity_without_session(name)

@@ -1,4 +1,4 @@
-"""`enqueue` as `help()` and `inspect.signature` show it: the session, and the arguments of one task."""
+"""Makes the `enqueue` of each task, so that `help()` and `inspect.signature` show the task's arguments."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class DescribedEnqueue:
 
     @cached_property
     def function(self) -> Callable[..., Any]:
-        """To be bound to an enqueuer. Made when it is first asked for: until then annotations may not be resolvable."""
+        """The function to bind to an enqueuer. Made on first use, since annotations may not be resolvable before."""
 
         def enqueue(enqueuer: _Adds, session: AnySession | None = None, /, *args: Any, **kwargs: Any) -> Any:
             return enqueuer.add(session, args, kwargs)
@@ -67,7 +67,7 @@ class DescribedEnqueue:
         return enqueue
 
     def _shown(self, parameter: inspect.Parameter) -> inspect.Parameter:
-        """With its type where that is known by now, else as written."""
+        """Return the parameter with its type, or as written if the type is not known yet."""
         if parameter.annotation is parameter.empty:
             return parameter
         try:

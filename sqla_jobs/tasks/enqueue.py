@@ -26,7 +26,7 @@ from sqla_jobs.tasks.hooks import check_headers
 
 J = TypeVar("J", bound=JobMixin)
 GatesOf = Callable[[Mapping[str, Any]], Sequence[str]]
-"""The gates of a job with these arguments, as stored."""
+"""Returns the gates of a job with these stored arguments."""
 T = TypeVar("T")
 
 _ROWS, _BYTES = 5_000, 4 * 1024 * 1024
@@ -34,31 +34,31 @@ _BATCH: Any = bindparam("batch", type_=Text)
 
 
 class EnqueueOptions(TypedDict, total=False):
-    """How one job is enqueued; each left out, or `None`, is as the task was declared."""
+    """Options of one enqueue. An option that is left out or `None` has the value of the task's declaration."""
 
     delay: timedelta | float | None
-    """From now, by the server's clock; a number is seconds."""
+    """The time until the job is due, from now by the server's clock; a number is seconds."""
     run_at: datetime | None
-    """Not before this moment; with a time zone."""
+    """The moment at which the job is due, with a time zone."""
     queue: str | None
     """The queue from which workers claim it."""
     priority: int | None
-    """From -10 to 10, lower runs first."""
+    """The priority, from -10 to 10; lower runs first."""
     max_attempts: int | None
-    """From 1 to 1,000,000; attempts lost to crashes count."""
+    """The maximum number of attempts, from 1 to 1,000,000. Attempts lost to crashes count."""
     unique_key: str | None
-    """At most one live job (scheduled, queued or running) has this key; it is returned if there is one, unless the
-    policy says otherwise."""
+    """A key that at most one live job (scheduled, queued or running) has. If there is one, the enqueue returns it,
+    unless the policy decides otherwise."""
     unique: Unique | None
-    """What becomes of an enqueue that finds its key taken; without `unique_key`, also what makes the key."""
+    """The policy for an enqueue that finds a live job with its key. Without `unique_key`, it also makes the key."""
     headers: Mapping[str, str] | None
-    """Texts that middleware and the run can read, and that no argument of the task is; at most 50."""
+    """At most 50 texts for middleware and the run, separate from the task's arguments."""
     columns: Mapping[str, Any] | None
     """Values for the columns of your own `job_class`."""
 
 
 def check_options(job_class: type[Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """`options` without its `None`s. Raises `ArgumentsError` for what no job could have."""
+    """Return `options` without `None`s. Raises `ArgumentsError` for an invalid option or value."""
     unknown = options.keys() - EnqueueOptions.__annotations__.keys()
     if unknown:
         raise ArgumentsError(
@@ -118,16 +118,16 @@ _LIBRARY_COLUMNS = frozenset(name for name in JobMixin.__annotations__) | {"posi
 
 
 def check_common(given: Mapping[str, Any]) -> None:
-    """The options that a task's declaration has too."""
+    """Check the options that tasks and schedules have, too."""
     check_queue(given.get("queue", "default"))
     check_integer("priority", given.get("priority", 0), least=PRIORITIES[0], most=PRIORITIES[-1])
     check_integer("max_attempts", given.get("max_attempts", 1), least=1, most=1_000_000)
 
 
 def job_values(task: str, defaults: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Column values of a new job; a timedelta as `run_at` is a delay by the server's clock.
+    """Return the column values of a new job. A timedelta as `run_at` is a delay by the server's clock.
 
-    One with a time is `scheduled`: only the server knows whether it is due.
+    A job with a `run_at` is `scheduled`, since only the server knows whether it is due.
     """
     chosen = {**defaults, **options}
     later = options.get("delay") or options.get("run_at")
@@ -144,7 +144,7 @@ def job_values(task: str, defaults: Mapping[str, Any], options: Mapping[str, Any
 
 
 def expressed(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The same, with a delay as an expression."""
+    """Return `values` with a delay as an SQL expression."""
     delay = values.get("run_at")
     return {**values, "run_at": func.clock_timestamp() + delay} if isinstance(delay, timedelta) else values
 
@@ -156,7 +156,7 @@ def add_one(
     args: dict[str, Any],
     gates_of: GatesOf | None,
 ) -> J:
-    """A job pending in the session."""
+    """Add a pending job to the session, and return it."""
     behind: dict[str, Any] = {}
     if gates_of is not None:
         gates = gates_of(args)
@@ -173,9 +173,9 @@ def add_many(
     encoded: Iterable[bytes],
     gates_of: GatesOf | None,
 ) -> Enqueued:
-    """One job for each JSON object of `encoded`, in order, in flat memory. Returns how many.
+    """Insert a job for each JSON object of `encoded`, in order, in constant memory. Return their number.
 
-    All or nothing: an error, also one that `encoded` raises, takes back what this call inserted.
+    An error, also one that `encoded` raises, undoes all inserts of this call.
     """
     job = models.Job
     element = func.jsonb_array_elements(cast(_BATCH, JSONB), type_=JSONB).column_valued("element")
@@ -190,7 +190,9 @@ def add_many(
         into += [job.gates, job.ordered_by]
         given = [*selected, element["args"], cast(element["gates"].astext, ARRAY(Text)), element["ordered_by"].astext]
         encoded = (_with_gates(item, gates_of) for item in encoded)
-    statement = insert(job).from_select(into, select(*given))  # the entity, so that the session's listeners see it
+    statement = insert(job).from_select(
+        into, select(*given)
+    )  # the entity and not the table, for the session's listeners
     count = 0
     with savepoint(session, job):
         for batch in batches(encoded, len):
@@ -209,12 +211,12 @@ def _with_gates(encoded: bytes, gates_of: GatesOf) -> bytes:
 
 
 def gate_columns(gates: Sequence[str]) -> dict[str, str | None]:
-    """The columns of a job with gates, as they go into JSON: an array is text there."""
+    """Return the columns `gates` and `ordered_by` for JSON, with the array as text."""
     return {"gates": names(tuple(gates)), "ordered_by": ordered_gate(gates)}
 
 
 def batches(items: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
-    """The items in lists that are large enough for one statement each, and small enough for memory."""
+    """Group items into lists for one statement each, limited by number and size."""
     batch: list[T] = []
     size = 0
     for item in items:

@@ -1,4 +1,4 @@
-"""What `enqueue_many` returns."""
+"""`Enqueued`, the return value of `enqueue_many`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing_extensions import deprecated
 
 
 class Enqueued(int):
-    """How many jobs were inserted, as a number; and what became of the items that found their unique key taken."""
+    """The number of inserted jobs, with the numbers of items that found a live job with their unique key."""
 
     replaced: int
-    """Items that changed a waiting job (`on_conflict="replace"` or `"update"`)."""
+    """Number of items that changed a waiting job (`on_conflict="replace"` or `"update"`)."""
     skipped: int
-    """Items that changed nothing, since another job has their key."""
+    """Number of items that changed nothing, since another job has their key."""
 
     def __new__(cls, inserted: int = 0, *, replaced: int = 0, skipped: int = 0) -> Enqueued:
-        """For `inserted` jobs."""
+        """Make the number of `inserted` jobs."""
         number = super().__new__(cls, inserted)
         number.replaced, number.skipped = replaced, skipped
         return number
@@ -29,7 +29,7 @@ class Enqueued(int):
 
     @classmethod
     def total(cls, parts: Iterable[Enqueued]) -> Enqueued:
-        """All parts together."""
+        """Return the sum of all parts."""
         known = list(parts)
         return cls(
             sum(known), replaced=sum(part.replaced for part in known), skipped=sum(part.skipped for part in known)

@@ -21,7 +21,7 @@ _AT_ONCE = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Entity:
-    """What a parameter annotated `Order`, `Order | None` or `list[Order]` takes."""
+    """The mapped class of a parameter annotated `Order`, `Order | None` or `list[Order]`."""
 
     mapper: Mapper[Any]
     many: bool = False
@@ -29,14 +29,14 @@ class Entity:
 
     @property
     def key_type(self) -> Any:
-        """The type of what is stored, as pydantic is to read it back."""
+        """The stored type, for pydantic to decode."""
         parts = [_python_type(column.type) for column in self.mapper.primary_key]
         key: Any = parts[0] if len(parts) == 1 else tuple[tuple(parts)]  # type: ignore[misc]
         whole = list[key] if self.many else key
         return whole | None if self.optional else whole
 
     def key_of(self, where: str, session: Session, value: Any) -> Any:
-        """The primary key, or a list of them; flushes the session where the row has none yet."""
+        """Return the primary key, or a list of keys. Flush the session if a row has no key yet."""
         if value is None and self.optional:
             return None
         if not self.many:
@@ -61,20 +61,20 @@ class Entity:
         return self._convert(state.identity, "process_bind_param")
 
     def as_code(self, key: Any) -> str:
-        """An expression for the row, or the list of rows, of a key as it is stored."""
+        """Return a Python expression for the row, or the list of rows, of a stored key."""
         if key is None:
             return "None"
         rows = [f"session.get({self._name}, {item!r})" for item in (key if self.many else [key])]
         return f"[{', '.join(rows)}]" if self.many else rows[0]
 
     def load(self, where: str, session: Session, key: Any, *, hide: bool) -> Any:
-        """The row, or the list of rows. Raises `EntityGone` where one is no longer there; `hide` its key."""
+        """Return the row, or the list of rows. Raises `EntityGone` if a row no longer exists; `hide` masks its key."""
         if key is None:
             return None
         keys = [self._convert(item, "process_result_value") for item in (key if self.many else [key])]
         known = list(self._rows(session, keys)) if self.many else []
         rows = [session.get(self.mapper, item) for item in keys]
-        del known  # until here: a session forgets what nobody refers to
+        del known  # kept until here, since a session references rows weakly
         for item, row in zip(keys, rows, strict=True):
             if row is None:
                 raise EntityGone(f"{where}: {self._name} {'***' if hide else item} is gone")
@@ -92,7 +92,7 @@ class Entity:
         return name
 
     def _convert(self, key: Any, method: str) -> Any:
-        """A key as the application's own column types turn it into what the database has, or back."""
+        """Convert a key by the application's own column types, to the stored form or back."""
         parts = key if isinstance(key, tuple) else (key,)
         columns = self.mapper.primary_key
         converted = tuple(_converted(column.type, method, part) for column, part in zip(columns, parts, strict=True))
@@ -116,7 +116,7 @@ def _python_type(kind: Any) -> Any:
 
 
 def entity_of(annotation: Any) -> Entity | None:
-    """What the annotation says about rows, `None` for any other one."""
+    """Return the entity of an annotation; `None` for an annotation without a mapped class."""
     origin: Any = typing.get_origin(annotation)
     args: list[Any] = [arg for arg in typing.get_args(annotation) if arg is not types.NoneType]
     if origin is typing.Annotated:

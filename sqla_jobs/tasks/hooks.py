@@ -1,4 +1,4 @@
-"""What an application has called around each run, at each enqueue, and after each outcome."""
+"""The application's middleware, header sources and event handlers."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ log: logging.Logger = logging.getLogger("sqla_jobs.run")
 EventName = Literal["started", "succeeded", "retried", "snoozed", "failed", "cancelled", "lost"]
 EVENTS: tuple[str, ...] = get_args(EventName)
 _LONGEST_NAME, LONGEST = 100, 2_000
-"""Characters of a header's name and of its value."""
+"""Maximum length of a header's name and of its value."""
 _MOST = 50
-"""Headers of a job."""
+"""Maximum number of headers of a job."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunEvent:
-    """What has become of an attempt at a job."""
+    """The start or the outcome of an attempt, for event handlers."""
 
     name: EventName
-    """`started`, or the outcome that is stored."""
+    """`started`, or the stored outcome."""
     job_id: int
     """The id of the job, the same in each attempt."""
     run_id: int
-    """The id of the row of `jobs.Run`; of `started` the id that it will have."""
+    """The id of the row of `jobs.Run`; for `started` its future id."""
     process_id: uuid.UUID | None
     """The process that ran it."""
     task: str
@@ -49,17 +49,17 @@ class RunEvent:
     max_attempts: int
     """The attempt after which a failure is final."""
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
-    """What was given along with the job when it was enqueued."""
+    """The headers that were stored with the job."""
     error_type: str | None = None
-    """Name of the exception, or of the reason of a cancelled or lost attempt."""
+    """The name of the exception, or of the reason for a cancelled or lost attempt."""
     error: str | None = None
-    """Its message, without the values of sensitive arguments."""
+    """The message of the error, without the values of sensitive arguments."""
     retry_in: float | None = None
-    """Seconds from the end of the attempt to the next one; None where none follows, or nobody knows when."""
+    """Seconds from the end of the attempt to the next one; None if there is none, or if its time is unknown."""
     seconds: float = 0.0
-    """How long the attempt ran."""
+    """Seconds that the attempt ran."""
     process_killed: bool = False
-    """Whether it overran its timeout and could not be interrupted, so that its process was killed."""
+    """True if the process was killed, since the attempt overran its timeout and could not be interrupted."""
 
 
 Middleware = Callable[[RunContext], AbstractContextManager[Any]]
@@ -71,11 +71,11 @@ H = TypeVar("H", bound=Handler)
 
 
 class Hooks:
-    """Those of one `Jobs`, in the order in which they were declared."""
+    """The hooks of one `Jobs`, in the order of their declaration."""
 
     def __init__(self, context_in: Callable[[Session], Context]) -> None:
         self.context_in = context_in
-        """Gives what is around each run of a test in a session, outside of the middleware."""
+        """Returns the context around each run of a test in a session, outside the middleware."""
         self.middleware: list[Middleware] = []
         self.tracing: Tracing | None = None
         """Makes spans of enqueues and runs."""
@@ -83,7 +83,7 @@ class Hooks:
         self._handlers: dict[str, list[Handler]] = {name: [] for name in EVENTS}
 
     def add_middleware(self, target: M) -> M:
-        """Raises `DeclarationError` for what is no function of a `RunContext` that returns a context manager."""
+        """Add a middleware. Raises `DeclarationError` unless it is a function of a `RunContext`."""
         _check(target, "middleware", "one argument, the RunContext", 1)
         if inspect.isgeneratorfunction(target):
             raise DeclarationError(
@@ -98,26 +98,26 @@ class Hooks:
         return target
 
     def add_source(self, target: S) -> S:
-        """Raises `DeclarationError` for what is no function without arguments."""
+        """Add a source of headers. Raises `DeclarationError` unless it is a function without arguments."""
         _check(target, "source of headers", "no argument", 0)
         _replace_or_add(self.sources, target)
         return target
 
     def add_handler(self, target: H, names: Iterable[str]) -> H:
-        """Raises `DeclarationError` for what is no function of a `RunEvent`."""
+        """Add an event handler. Raises `DeclarationError` unless it is a function of a `RunEvent`."""
         _check(target, "event handler", "one argument, the RunEvent", 1)
         for name in names:
             _replace_or_add(self._handlers[name], target)
         return target
 
     def wanted(self, names: Collection[str] = EVENTS) -> list[str]:
-        """The events among `names` that anybody handles."""
+        """Return the events among `names` that have a handler."""
         return [name for name in names if self._handlers[name]]
 
     def tell(self, event: RunEvent, *, caught: type[BaseException] = BaseException) -> None:
-        """Call each handler of the event. What one raises is logged, and the others are called all the same.
+        """Call each handler of the event. The exception of one is logged, and the others are still called.
 
-        What is not `caught` is raised at once.
+        An exception that is not a `caught` one is raised at once.
         """
         for handler in self._handlers[event.name]:
             try:
@@ -126,7 +126,7 @@ class Hooks:
                 log.exception("the handler %s of %s, job %s, raised", _name(handler), event.name, event.job_id)
 
     def headers(self, given: Mapping[str, str] | None) -> dict[str, str]:
-        """Those of a job that is enqueued now; `given` ones replace what sources add. Raises `ArgumentsError`."""
+        """Return the headers of a new job: `given` ones replace those of sources. Raises `ArgumentsError`."""
         found: dict[str, str] = {}
         for source in self.sources:
             found |= check_headers(source(), f"the headers of {_name(source)}")
@@ -134,7 +134,7 @@ class Hooks:
 
 
 def event_names(given: Iterable[object]) -> list[str]:
-    """The names of events. Raises `DeclarationError` for an unknown one, and where there is none."""
+    """Return the names of events. Raises `DeclarationError` for an unknown name, and for an empty list."""
     valid = f"valid events: {', '.join(EVENTS)}"
     chosen = list(given)
     if not chosen or callable(chosen[0]):
@@ -146,7 +146,7 @@ def event_names(given: Iterable[object]) -> list[str]:
 
 
 def surroundings(middleware: Middleware, run: RunContext) -> AbstractContextManager[Any]:
-    """The context manager of a middleware. Raises `ConfigurationError` where it returns none."""
+    """Call a middleware, and return its context manager. Raises `ConfigurationError` if it returns anything else."""
     made: object = middleware(run)
     if isinstance(made, AbstractContextManager):
         return made
@@ -157,7 +157,7 @@ def surroundings(middleware: Middleware, run: RunContext) -> AbstractContextMana
 
 
 def check_headers(headers: object, name: str = "headers") -> dict[str, str]:
-    """The same as a dict. Raises `ArgumentsError` for what is no mapping of short texts to short texts."""
+    """Return `headers` as a dict. Raises `ArgumentsError` unless it maps short texts to short texts."""
     if not isinstance(headers, Mapping) or len(headers) > _MOST:
         raise ArgumentsError(f"{name} must be a mapping of at most {_MOST} names to texts, got {headers!r:.60}")
     for key, value in headers.items():
@@ -182,7 +182,7 @@ def _check(target: object, what: str, takes: str, arguments: int) -> None:
 
 
 def _place(target: object) -> tuple[str, str] | None:
-    """Where a function stands; None of a lambda, a method, or what else there may be several of."""
+    """Return the module and name of a function; None for a lambda, a method or a local function."""
     name = getattr(target, "__qualname__", "<")
     is_bound = getattr(target, "__self__", None) is not None
     return None if "<" in name or is_bound else (target.__module__, name)
@@ -193,7 +193,7 @@ def _name(target: object) -> str:
 
 
 def _replace_or_add(targets: list[Any], target: Any) -> None:
-    """A function that is declared again, as by a reload, takes the place of the former."""
+    """Add a function, or replace the former one if it is declared again, as by a reload."""
     for number, other in enumerate(targets):
         if other is target or (_place(target) is not None and _place(other) == _place(target)):
             targets[number] = target

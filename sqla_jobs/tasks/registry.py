@@ -1,4 +1,4 @@
-"""The tasks of one `Jobs` by name, imported when somebody asks for one that is not there yet."""
+"""The tasks of one `Jobs` by name. A look-up of an unknown name imports the modules of `tasks=`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ J = TypeVar("J", bound=JobMixin)
 
 
 class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
-    """Tasks by name and by alias. `tasks["mail.send"]` imports the modules given as `tasks=` if need be."""
+    """Tasks by name and by alias. `tasks["mail.send"]` imports the modules given as `tasks=` if necessary."""
 
     def __init__(self, modules: tuple[str, ...]) -> None:
         for name in modules:
@@ -32,9 +32,9 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
         self._lock = threading.Lock()
 
     def add(self, task: Task[..., Any, J]) -> None:
-        """Register a task; the same function declared again (a reload) takes the place of the former.
+        """Register a task. A function that is declared again (a reload) replaces the former.
 
-        Raises `DeclarationError` where another one has the name.
+        Raises `DeclarationError` if another task has the name.
         """
         declaration = task.declaration
         with self._lock:
@@ -56,14 +56,14 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
                 spell_alike([gate for one in self._by_name.values() for gate in one.declaration.gates])
 
     def load(self) -> None:
-        """Import the modules given as `tasks=`. Raises `ConfigurationError` naming the one that fails."""
+        """Import the modules given as `tasks=`. Raises `ConfigurationError` that names a missing one."""
         for module in self._modules:
             import_named(module, f"tasks=[{module!r}]")
 
     def complete(self) -> list[str]:
-        """Import all tasks and complete their signatures. Returns their names.
+        """Import all tasks, complete their signatures, and return their names.
 
-        Raises `ConfigurationError` where there is none, and `DeclarationError` for a signature that names what is not.
+        Raises `ConfigurationError` if there is no task, and `DeclarationError` for an unresolvable annotation.
         """
         self.load()
         names = list(self)
@@ -77,7 +77,7 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
         return names
 
     def of_class(self, kind: type[Any]) -> Task[..., Any, J]:
-        """The task that this class is. Raises `UnknownTask`."""
+        """Return the task of a class. Raises `UnknownTask`."""
         task = self._by_class.get(kind)
         if issubclass(kind, Task):
             raise UnknownTask("a task that is a function is enqueued by itself: task.enqueue(session, …)")
@@ -89,27 +89,27 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
         return task
 
     def names(self, task: object) -> tuple[str, ...]:
-        """The names under which jobs of a task are stored, its own first: of a task, its class or one of its names.
+        """Return the names under which jobs of a task are stored, its own first.
 
-        Raises `UnknownTask`.
+        `task` is a task, its class, or one of its names. Raises `UnknownTask`.
         """
         found = task if isinstance(task, Task) else self.of_class(task) if isinstance(task, type) else self[str(task)]
         return (found.name, *found.declaration.aliases)
 
     def shown(self, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Stored arguments of a job as people may see them; those of a task nobody knows as they are."""
+        """Return stored arguments of a job without sensitive values. Those of an unknown task are unchanged."""
         task = self._known(name)
         return dict(arguments) if task is None else task.declaration.shown(arguments)
 
     def secrets(self, name: str, arguments: object) -> Secrets:
-        """What nothing may show of such a job, as far as the task is known."""
+        """Return the secrets of a job with these arguments; none if the task is unknown."""
         task = self._known(name)
         return NOTHING if task is None else task.declaration.secrets(arguments)
 
     def sensitive(self) -> dict[str, frozenset[str]]:
-        """The sensitive arguments of each task that has any, by name and alias.
+        """Return the sensitive arguments of each task that has any, by name and alias.
 
-        Nobody may search there: what is hidden could be guessed.
+        They must not be searched, since a search could guess a hidden value.
         """
         self.load()
         return {name: task.declaration.sensitive for name, task in self.items() if task.declaration.sensitive}
@@ -139,9 +139,9 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
 
 
 def import_named(module: str, given: str) -> ModuleType:
-    """The module that a person named as `given`. Raises `ConfigurationError` where there is none.
+    """Import a module that a person named as `given`. Raises `ConfigurationError` if it does not exist.
 
-    An error inside the module, also a missing import of its own, comes through as it is.
+    An error inside the module, also a missing import of its own, propagates unchanged.
     """
     try:
         return importlib.import_module(module)
@@ -155,7 +155,7 @@ def import_named(module: str, given: str) -> ModuleType:
 
 
 def _same_place(one: Task[..., Any, Any], other: Task[..., Any, Any]) -> bool:
-    """Whether both are the same definition: a reload, or one file run as a script and imported as well."""
+    """Return whether both have one definition: after a reload, or if a script is imported, too."""
     a, b = one.declaration.signature, other.declaration.signature
     as_script = "__main__" in (a.module, b.module) and a.code.co_filename == b.code.co_filename
     return a.qualname == b.qualname and (a.module == b.module or as_script)

@@ -1,4 +1,4 @@
-"""Schedules as code declares them."""
+"""The schedules that code declares."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ if TYPE_CHECKING:
 
 
 class ScheduleOptions(TypedDict, total=False):
-    """What is said about a schedule where it is declared."""
+    """The options of a schedule's declaration."""
 
     name: str
-    """Of its row; by default the task's name. Renaming it makes another schedule."""
+    """The name of its row; by default the task's name. A new name makes another schedule."""
     timezone: str
-    """Of IANA, such as "Europe/Paris"; UTC by default."""
+    """An IANA name, such as "Europe/Paris"; by default UTC."""
     args: Mapping[str, Any]
     """Values of the task's arguments, by name."""
     queue: str
     """The queue of its jobs; by default the task's."""
     priority: int
-    """From -10 to 10, lower runs first; by default the task's."""
+    """The priority of its jobs, from -10 to 10; lower runs first. By default the task's."""
     catch_up: CatchUp | Literal["skip", "latest", "all"]
-    """Ticks that nobody was there to fire: none of them, the newest, or all of them, oldest first, 100 at most."""
+    """Which missed ticks to fire: none, the newest, or all, the oldest first and at most 100."""
     overlap: Overlap | Literal["allow", "skip"]
-    """Whether a tick is passed over while the job of an earlier one has not ended."""
+    """Whether to fire a tick while the job of an earlier tick is live."""
     jitter: float | timedelta
-    """Seconds; each job is due up to that much after its tick."""
+    """The maximum random delay of each job after its tick; a number is seconds."""
     enabled: bool
-    """Whether it fires; by default True."""
+    """False declares the schedule disabled; by default True."""
 
 
 @dataclass(frozen=True)
 class Declared:
-    """One schedule in code."""
+    """One declared schedule."""
 
     name: str
     cron: Cron
@@ -53,11 +53,11 @@ class Declared:
 
     @property
     def rule(self) -> tuple[str, str, str]:
-        """What one declaration of a name must have in common with another: a module may be imported twice."""
+        """The part in which two declarations of one name must agree, such as those of a module imported twice."""
         return self.declaration.name, self.cron.text, self.cron.timezone
 
     def row(self) -> dict[str, Any]:
-        """The columns it is about, as JSON has them. Raises `ArgumentsError`, `DeclarationError`."""
+        """Return the declared columns as JSON values. Raises `ArgumentsError`, `DeclarationError`."""
         encoded = self.declaration.codec.encode_without_rows(self.args)
         return {
             "task": self.declaration.name,
@@ -69,7 +69,7 @@ class Declared:
 
 
 class Schedules(Mapping[str, Declared]):
-    """What code declares, by name. The clock makes rows of it."""
+    """The declared schedules by name. Clocks store them as rows."""
 
     def __init__(self) -> None:
         self._by_name: dict[str, Declared] = {}
@@ -77,7 +77,7 @@ class Schedules(Mapping[str, Declared]):
     def declare(
         self, declaration: Declaration, cron: str, arguments: Mapping[str, Any], options: ScheduleOptions
     ) -> None:
-        """Remember a schedule. Raises `ConfigurationError`, `ArgumentsError` or `DeclarationError`."""
+        """Add a schedule. Raises `ConfigurationError`, `ArgumentsError` or `DeclarationError`."""
         one = declared(declaration, cron, arguments, options)
         other = self._by_name.get(one.name)
         if other is not None and other.rule != one.rule:
@@ -98,8 +98,8 @@ class Schedules(Mapping[str, Declared]):
 
 
 def declared(declaration: Declaration, cron: str, arguments: Mapping[str, Any], options: ScheduleOptions) -> Declared:
-    """A schedule, checked. Raises `ConfigurationError`, `ArgumentsError` or `DeclarationError`."""
-    from sqla_jobs.cron import Cron  # croniter is imported where there are schedules
+    """Check and return a schedule. Raises `ConfigurationError`, `ArgumentsError` or `DeclarationError`."""
+    from sqla_jobs.cron import Cron  # imported late, since it imports croniter
 
     unknown = options.keys() - ScheduleOptions.__annotations__.keys()
     if unknown:
@@ -122,18 +122,18 @@ def declared(declaration: Declaration, cron: str, arguments: Mapping[str, Any], 
     except ArgumentsError as error:
         raise DeclarationError(f"schedule {name!r}: {error}") from None
     one = Declared(name, Cron.parse(cron, options.get("timezone", "UTC")), declaration, arguments, values)
-    if declaration.codec.is_resolvable:  # else names are defined later, and the clock looks again
+    if declaration.codec.is_resolvable:  # else names are defined later, and the clock checks
         one.row()
     return one
 
 
 def one_of(words: type[CatchUp] | type[Overlap], option: str, value: object) -> str:
-    """One of the words that there are for the option. Raises `ConfigurationError`."""
+    """Return the value of an option. Raises `ConfigurationError` unless it is one of `words`."""
     if value not in list(words):
         raise ConfigurationError(f"{option} must be one of {', '.join(words)}, got {value!r}")
     return str(value)
 
 
 def jitter_of(jitter: object) -> float:
-    """A jitter in seconds. Raises `ConfigurationError`."""
+    """Return a jitter in seconds. Raises `ConfigurationError`."""
     return check_seconds("jitter", jitter, most=DAY, error=ConfigurationError)

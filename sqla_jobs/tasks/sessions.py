@@ -1,4 +1,4 @@
-"""The sessions that applications pass around."""
+"""The kinds of sessions that applications pass."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ AnySession = Session | scoped_session[Any]
 
 
 def plain_session(session: AnySession | None, call: str | Callable[[], str]) -> Session:
-    """The `Session` behind what applications pass around. Raises `ArgumentsError` where there is none.
+    """Return the `Session` that an application passes, perhaps in a `scoped_session`. Raises `ArgumentsError`.
 
-    `call` is the right call in full, such as "jobs.cancel(session, job)", or makes that text.
+    `call` is the full correct call, such as "jobs.cancel(session, job)", or a function that makes that text.
     """
     if isinstance(session, Session):
         return session
@@ -34,7 +34,7 @@ def plain_session(session: AnySession | None, call: str | Callable[[], str]) -> 
 
 
 def synchronous_session(session: object) -> Session | None:
-    """The `Session` of an asynchronous one; `None` where it is not asynchronous."""
+    """Return the `Session` of an asynchronous session; `None` for anything else."""
     if not _is_async_session(session):
         return None
     found: Any = session
@@ -51,14 +51,14 @@ def _refusal(session: object, call: str) -> ArgumentsError:
         return ArgumentsError(f"the Session is missing: write {call}")
     if not _is_async_session(session):
         return ArgumentsError(f"{call} takes a Session or a scoped_session, got {type(session).__name__}")
-    given = "session" if hasattr(session, "run_sync") else "session()"  # that of a scope has no such method
+    given = "session" if hasattr(session, "run_sync") else "session()"  # an async_scoped_session has no such method
     return ArgumentsError(
         f"this takes a Session, got an AsyncSession: write await {given}.run_sync({_by_run_sync(call)})"
     )
 
 
 def _by_run_sync(call: str) -> str:
-    """What `run_sync` takes to make the call: "jobs.cancel, job" for "jobs.cancel(session, job)"."""
+    """Return the arguments of `run_sync` for a call: "jobs.cancel, job" for "jobs.cancel(session, job)"."""
     function, is_first, arguments = call.partition("(session")
     if not is_first:
         return f"lambda own: {call.replace('session', 'own')}"

@@ -1,4 +1,4 @@
-"""What a task asks for: which leading parameters are injected, and which are arguments."""
+"""The signature of a task: the injected parameters, which come first, and the arguments."""
 
 from __future__ import annotations
 
@@ -24,46 +24,46 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 
 @dataclasses.dataclass(frozen=True)
 class Signature:
-    """A task's target (a function, or a class with `execute`) and what it is called with."""
+    """A task's target (a function, or a class with `execute`) and its parameters."""
 
     target: Callable[..., Any]
     module: str
     qualname: str
     is_coroutine: bool
-    """Whether it is an `async def`, which a worker runs in its event loop."""
+    """True for an `async def`, which a worker runs in its event loop."""
     wants_session: bool
     wants_context: bool
     arguments: inspect.Signature
-    """The parameters that are stored, annotations as written."""
+    """The parameters whose values are stored, with annotations as written."""
 
     @property
     def code(self) -> types.CodeType:
-        """What runs, below all decorators."""
+        """The code of the function below all decorators."""
         code: types.CodeType = inspect.unwrap(getattr(self.target, "execute", self.target)).__code__
         return code
 
     @property
     def place(self) -> str:
-        """Where it is declared, for people."""
+        """The place of the declaration, for people."""
         return f"{self.module}.{self.qualname} ({self.code.co_filename}:{self.code.co_firstlineno})"
 
     @property
     def is_closure(self) -> bool:
-        """Whether it uses variables of a function around it."""
+        """True if it uses variables of an enclosing function."""
         return bool(set(self.code.co_freevars) - {"__class__"})
 
     def annotation(self, name: str) -> Any:
-        """The type that parameter `name` is annotated with, `Any` without an annotation."""
+        """Return the annotated type of the parameter `name`; `Any` without an annotation."""
         return _resolve(self.target, name, self.arguments.parameters[name].annotation)
 
     @property
     def result(self) -> Any:
-        """The type that the task is annotated to return, `Any` without an annotation."""
+        """The annotated return type of the task; `Any` without an annotation."""
         function = getattr(self.target, "execute", self.target)
         return _resolve(function, "return", inspect.signature(function).return_annotation)
 
     def bind(self, task: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The given arguments by name. Raises `ArgumentsError`; no message of it shows a value."""
+        """Return the given arguments by name. Raises `ArgumentsError`, whose message shows no value."""
         try:
             return self.arguments.bind(*args, **kwargs).arguments
         except TypeError as error:
@@ -74,7 +74,7 @@ class Signature:
         return ", ".join(p.name if p.default is p.empty else f"{p.name}=…" for p in parameters)
 
     def arguments_of(self, instance: object) -> dict[str, Any]:
-        """The arguments that an instance of a task class stands for, by parameter name."""
+        """Return the arguments that an instance of a task class holds, by parameter name."""
         fields = _fields(type(instance))
         return {name: getattr(instance, fields[name]) for name in self.arguments.parameters}
 
@@ -89,7 +89,7 @@ class Signature:
 
     @functools.cached_property
     def by_name(self) -> tuple[frozenset[str], frozenset[str]]:
-        """The arguments that a call by names alone must give, and those that it may give."""
+        """The arguments that a call only by names must give, and those that it may give."""
         parameters = self.arguments.parameters.values()
         names = frozenset(one.name for one in parameters if one.kind is not one.POSITIONAL_ONLY)
         return frozenset(one.name for one in parameters if one.default is one.empty), names
@@ -100,7 +100,7 @@ class Signature:
 
 
 def inspect_target(target: Callable[..., Any]) -> Signature:
-    """Look at a function or a class. Raises `DeclarationError` with the reason it cannot be a task."""
+    """Return the signature of a function or class. Raises `DeclarationError` with the reason if it cannot be a task."""
     if isinstance(target, type):
         return _inspect_class(target)
     if not inspect.isfunction(target):
@@ -188,7 +188,7 @@ def _refuse_unstorable_fields(target: type[Any], parameters: list[str]) -> None:
 
 
 def _fields(target: type[Any]) -> dict[str, str]:
-    """Attributes of a dataclass or pydantic model, by the parameter of its constructor that sets them."""
+    """Map parameters of the constructor of a dataclass or pydantic model to the attributes that they set."""
     if not issubclass(target, BaseModel):
         return {field.name: field.name for field in dataclasses.fields(target)}
     fields = target.model_fields.items()
@@ -199,7 +199,7 @@ def _fields(target: type[Any]) -> dict[str, str]:
 def _split(
     function: types.FunctionType, parameters: list[inspect.Parameter]
 ) -> tuple[list[str], list[inspect.Parameter]]:
-    """What is injected, in order, and the parameters after that."""
+    """Return the kinds of the injected parameters, in order, and the other parameters."""
     _refuse_parameters(function.__qualname__, parameters)
     kinds = [_injection(function, parameter) for parameter in parameters]
     _refuse_session_of_other_kind(function, kinds)
@@ -252,12 +252,12 @@ def _injection(owner: Callable[..., Any], parameter: inspect.Parameter) -> str |
     try:
         annotation = _resolve(owner, parameter.name, parameter.annotation)
     except DeclarationError:
-        return None  # a name defined later: the arguments' types are resolved at the first enqueue
+        return None  # a name defined later: the first enqueue resolves it
     return injection_of(owner.__qualname__, parameter.name, annotation)
 
 
 def injection_of(owner: str, name: str, annotation: Any) -> str | None:
-    """Whether a parameter of that type is injected: "session", "async session", "context" or `None`."""
+    """Return the kind of an injected parameter: "session", "async session" or "context"; `None` for an argument."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
         return injection_of(owner, name, args[0])
@@ -293,7 +293,7 @@ def _signature(target: Callable[..., Any]) -> inspect.Signature:
 
 
 def _resolve(owner: Callable[..., Any], name: str, annotation: Any) -> Any:
-    """The annotation as a type; a `DeclarationError` that names what could not be found."""
+    """Resolve an annotation to a type. Raises `DeclarationError` that names the missing name."""
     if annotation is inspect.Parameter.empty:
         return Any
     holder = types.SimpleNamespace(__annotations__={name: annotation})
@@ -306,7 +306,7 @@ def _resolve(owner: Callable[..., Any], name: str, annotation: Any) -> Any:
 
 
 def _scope(owner: Callable[..., Any], name: str) -> dict[str, Any]:
-    """The names that an annotation is written in terms of: those of the module that it stands in."""
+    """Return the names that an annotation can use: those of the module that contains it."""
     if isinstance(owner, type):
         writer = next((base for base in owner.__mro__ if name in vars(base).get("__annotations__", {})), owner)
         return vars(sys.modules[writer.__module__]) if writer.__module__ in sys.modules else {}

@@ -1,4 +1,4 @@
-"""A task: a function or class under a stable name, that can be called and enqueued."""
+"""A task: a function or class with a stable name, which can be called and enqueued."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 C = ParamSpec("C")
 P = ParamSpec("P")
-E = TypeVar("E", bound=Callable[..., Any])  # or mypy takes what the result of the call is assigned to
+E = TypeVar("E", bound=Callable[..., Any])  # unbound, mypy would infer the type that the result is assigned to
 E_co = TypeVar("E_co", covariant=True)
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -44,20 +44,20 @@ J_co = TypeVar("J_co", bound=JobMixin, covariant=True)
 
 
 class Enqueue(Protocol[P, J_co]):
-    """What `task.enqueue` is: a session, then the arguments of the task without those that are injected."""
+    """The type of `task.enqueue`: it takes a session, then the task's arguments without injected parameters."""
 
     def __call__(self, session: AnySession, /, *args: P.args, **kwargs: P.kwargs) -> J_co:
-        """Add a job to the caller's session; it exists if and only if the caller's transaction commits.
+        """Add a job to the caller's session. It exists if and only if the caller's transaction commits.
 
-        Returns the job, pending like any object that was added. One with a unique key is in the database
-        already, or it is the live job of that key. Raises `ArgumentsError` for arguments that
-        do not fit, and `JobExists` where the `Unique` says so, having changed nothing.
+        Return the job, pending like any added object. A job with a unique key is inserted already, or is the live job
+        with that key. Raises `ArgumentsError` for arguments that do not fit, and `JobExists` for
+        `Unique(on_conflict="raise")`; both change nothing.
         """
         ...
 
 
 class _Nobody:
-    """Only what takes anything takes one: `Any` comes first, or the task is known by its name alone."""
+    """Matches only callables whose signature is unknown, such as those of a task found by its name."""
 
 
 class _Injected(Protocol[C, E_co]):
@@ -65,11 +65,11 @@ class _Injected(Protocol[C, E_co]):
 
 
 class _EnqueueOf(Generic[C]):
-    """Chooses among the overloads where `task.enqueue` is looked up, so that a call has one signature to fit.
+    """Selects the overload when `task.enqueue` is looked up, so that a call has only one signature.
 
-    If `enqueue` itself were overloaded, a wrong call would be tried on each overload in turn, and fit
-    the last, for which what is injected are arguments like any other. (mypy moreover does not
-    compare the types that stand before a ParamSpec when it chooses by the type of `self`.)
+    If `enqueue` itself were overloaded, type checkers would try each overload for a wrong call and accept the last,
+    which treats injected parameters as arguments. (Moreover, mypy does not compare the types before a ParamSpec when
+    it selects by the type of `self`.)
     """
 
     @overload
@@ -79,11 +79,11 @@ class _EnqueueOf(Generic[C]):
     def __get__(self, enqueuer: _Injected[C, E] | None, owner: object = None, /) -> Any:
         if enqueuer is None:
             return enqueue
-        return enqueuer.without_injected(lambda *_, **__: None)  # of interest to type checkers alone
+        return enqueuer.without_injected(lambda *_, **__: None)  # only for type checkers
 
 
 class Enqueuer(Generic[C, J]):
-    """Enqueues one task with some options; what `options()` returns, and what a `Task` is."""
+    """Enqueues one task with some options. `options()` returns one, and a `Task` is one."""
 
     enqueue: _EnqueueOf[C] = _EnqueueOf()
 
@@ -104,32 +104,32 @@ class Enqueuer(Generic[C, J]):
 
     @property
     def declaration(self) -> Declaration:
-        """How the task was declared."""
+        """The declaration of the task."""
         return self._declaration
 
     @property
     def models(self) -> Models[J]:
-        """The classes of which its jobs are rows."""
+        """The mapped classes of the task's `Jobs`."""
         return self._models
 
     @property
     def hooks(self) -> Hooks:
-        """What is around its runs and enqueues."""
+        """The hooks of the task's `Jobs`."""
         return self._hooks
 
     @property
     def chosen(self) -> Mapping[str, Any]:
-        """The options that were given, checked."""
+        """The given options, checked."""
         return self._options
 
     @property
     def unique(self) -> UniqueRule | None:
-        """How its jobs are unique; `None` where they are not."""
+        """The rule of unique jobs; `None` if its jobs are not unique."""
         return self._unique
 
     @property
     def written(self) -> str:
-        """How code names it, for messages."""
+        """The expression for it in code, for messages."""
         declaration = self._declaration
         is_class = isinstance(declaration.signature.target, type)
         name = f"jobs.tasks[{declaration.name!r}]" if is_class else declaration.signature.target.__name__
@@ -146,11 +146,11 @@ class Enqueuer(Generic[C, J]):
     @overload
     def without_injected(self, target: Callable[P, object], /) -> Enqueue[P, J]: ...
     def without_injected(self, target: Callable[..., object], /) -> Enqueue[..., J]:
-        """How `enqueue` is called for a task of this kind."""
+        """Return `enqueue`, typed without the injected parameters."""
         return MethodType(self._described.function, self)
 
     def add(self, session: AnySession | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> J:
-        """Add a job to the caller's session; what `enqueue` does."""
+        """Add a job to the caller's session, as `enqueue` does."""
         if not isinstance(session, Session):
             session = plain_session(session, lambda: self._call(args, kwargs))
         if self._hooks.tracing is None:
@@ -161,7 +161,7 @@ class Enqueuer(Generic[C, J]):
         return added
 
     def _add(self, session: Session, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[J, int]:
-        """The job, and how many were inserted: 1 or 0."""
+        """Add a job. Return it, and how many were inserted: 1 or 0."""
         declaration, unique = self._declaration, self._unique
         check_open(session, self._models.Job)
         given = self.bind(args, kwargs)
@@ -176,24 +176,24 @@ class Enqueuer(Generic[C, J]):
         return added
 
     def enqueue_many(self, session: AnySession, arguments: Iterable[Mapping[str, Any]], /) -> Enqueued:
-        """Add a job for each mapping of arguments, in order, and return how many jobs that were.
+        """Add a job for each mapping of arguments, in order, and return the number of inserted jobs.
 
         - `session`: the `Session` or `scoped_session` of the caller. The jobs are inserted at once, in its
-          transaction, and exist if and only if that commits.
-        - `arguments`: any iterable of mappings from the names of the task's arguments to their values. Memory stays
-          flat, also with millions.
+          transaction, and exist if and only if it commits.
+        - `arguments`: any iterable of mappings from the names of the task's arguments to their values. Memory use is
+          constant, even for millions.
 
-        Of a unique task (or with `options(unique=…)`), an item whose key is taken is left out, replaces or updates the
-        job that waits, or raises `JobExists`; within the call too. The number that is returned counts inserted jobs;
-        its `replaced` and `skipped` count the others.
+        For a unique task (or with `options(unique=…)`), an item whose key a live job has is skipped, replaces or
+        updates the waiting job, or raises `JobExists`. So does an item with the key of an earlier item. The `replaced`
+        and `skipped` of the returned number count such items.
 
-        Raises `ArgumentsError` for an item that does not fit the task, and names its position; also for
-        `options(unique_key=…)`. After an error nothing of this call stays in the transaction.
+        Raises `ArgumentsError`, with the position, for an item that does not fit the task; also for
+        `options(unique_key=…)`. After an error nothing of this call remains in the transaction.
         """
         return self.enqueue_numbered(session, enumerate(arguments))
 
     def enqueue_numbered(self, session: AnySession, arguments: Iterable[tuple[int, Mapping[str, Any]]], /) -> Enqueued:
-        """The same, where each mapping comes with the number that an error is to name it by."""
+        """Do the same as `enqueue_many` for numbered mappings. Errors name the number of an item."""
         into = plain_session(session, lambda: f"{self.written}.enqueue_many(session, […])")
         declaration, unique = self._declaration, self._unique
 
@@ -223,7 +223,7 @@ class Enqueuer(Generic[C, J]):
         return count
 
     def _call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        """The call of `enqueue`, for messages, with the arguments by name."""
+        """Return the call of `enqueue` with the arguments by name, for messages."""
         parameters = self._declaration.signature.arguments.parameters.values()
         given = {one.name for one in [*parameters][: len(args)]} | kwargs.keys()
         named = [f", {one.name}=…" for one in parameters if one.name in given or one.default is one.empty]
@@ -237,7 +237,7 @@ class Enqueuer(Generic[C, J]):
 
     @cached_property
     def columns(self) -> Mapping[str, Any]:
-        """Column values of its jobs, without their arguments and what is made of these."""
+        """The column values of its jobs, except arguments and columns that are made from them."""
         return expressed(self._values)
 
     @cached_property
@@ -246,28 +246,28 @@ class Enqueuer(Generic[C, J]):
 
     @cached_property
     def _message(self) -> str:
-        """What workers are told of after a commit."""
+        """The notification for workers after a commit."""
         return str(self._values["queue"]) + LIMITS * bool(self._declaration.gates)
 
     def _with_headers(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The same, with the headers of this moment."""
+        """Return `values` with the present headers."""
         if not self._hooks.sources and "headers" not in self._options:
             return values
         headers = self._hooks.headers(self._options.get("headers"))
         return {**values, "headers": headers} if headers else values
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The arguments of the task by name. Raises `ArgumentsError` where they are not its arguments."""
+        """Return the arguments by name. Raises `ArgumentsError` if they are not those of the task."""
         required, names = self._declaration.signature.by_name
         if not args and required <= kwargs.keys() <= names:
-            return kwargs  # inspect would take fifteen times as long over it
+            return kwargs  # fifteen times as fast as inspect
         try:
             return self._declaration.signature.bind(self._declaration.name, args, kwargs)
         except ArgumentsError as error:
             raise self.unknown(kwargs) or error from None
 
     def unknown(self, kwargs: Mapping[str, Any]) -> ArgumentsError | None:
-        """The error about the first name that is no argument of the task; `None` where all are."""
+        """Return the error about a name that is no argument of the task; `None` if all names are."""
         task, parameters = self._declaration.name, self._declaration.signature.arguments.parameters
         name = min(kwargs.keys() - parameters.keys(), default=None)
         if name is None:
@@ -282,7 +282,7 @@ class Enqueuer(Generic[C, J]):
 
 
 class Task(Enqueuer[C, J], Generic[C, R_co, J]):
-    """A registered function. Call it to run it here and now, or enqueue it."""
+    """A registered function. Call it to run it in this process, or enqueue it."""
 
     def __init__(
         self, declaration: Declaration, models: Models[J], schedules: Schedules, hooks: Hooks, wait: _Wait[J]
@@ -302,19 +302,19 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
         return self._declaration.name
 
     def __call__(self, *args: C.args, **kwargs: C.kwargs) -> R_co:
-        """A plain call, in this process."""
+        """Call the function in this process."""
         return cast("R_co", self.__wrapped__(*args, **kwargs))
 
     def options(self, **options: Unpack[EnqueueOptions]) -> Enqueuer[C, J]:
-        """The same task, to be enqueued with these options. Each left out, or None, is as the task was declared.
+        """Return the task with these options for `enqueue`. An option that is left out or None is as declared.
 
         - `delay`: a timedelta, or seconds, from now by the server's clock; up to 100 years.
-        - `run_at`: a datetime with a time zone; the job is not run before. `PARKED` never comes by itself.
+        - `run_at`: a datetime with a time zone, before which the job does not run. `PARKED` is never reached.
         - `queue`: the name of a queue, 1 to 200 printable characters without = and ,.
         - `priority`: from -10 to 10, lower runs first.
         - `max_attempts`: from 1 to 1,000,000.
         - `unique_key`: text of 1 to 500 characters. At most one live job (scheduled, queued or running) has this key;
-          enqueueing returns that job where there is one, unless the policy says otherwise.
+          if there is one, the enqueue returns it, unless the policy decides otherwise.
         - `unique`: a `Unique`, the policy. Without `unique_key` it also makes the key.
         - `headers`: a mapping of at most 50 names to texts, which middleware and the `RunContext` show.
         - `columns`: a mapping of names to values, for the columns of your own `job_class`.
@@ -329,31 +329,31 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
     @overload
     def result(self, job: J | int, /, *, timeout: float | None = None) -> R_co: ...
     def result(self, job: J | int, /, *, timeout: float | None = None) -> Any:
-        """What the task returned for a job, as a value of the return type of the task. Waits until the job has ended.
+        """Wait until a job has ended, and return its result as the task's return type.
 
-        Raises `JobFailed` where the job fails for good or is cancelled, `TimeoutError` after `timeout` seconds,
-        `UnknownJob` where there is none, and `ArgumentsError` where it is a job of another task, or where what is
-        stored does not fit the return type.
+        Raises `JobFailed` if the job failed for good or was cancelled, `TimeoutError` after `timeout` seconds,
+        `UnknownJob` if there is no such job, and `ArgumentsError` if it is a job of another task, or if the stored
+        result does not fit the return type.
         """
         ended = self._wait(job, timeout=timeout)
         return self._declaration.result_of(ended)
 
     def schedule(self, cron: str, /, **options: Unpack[ScheduleOptions]) -> None:
-        """Declare that the task is enqueued by a cron rule. Workers and clocks make a row of it in the database.
+        """Declare a schedule that enqueues the task by a cron rule. Workers and clocks store it as a row.
 
-        - `cron`: five fields such as `30 2 * * *`, six with seconds first, or what `sqla_jobs.cron.every` returns.
+        - `cron`: five fields such as `30 2 * * *`, six with seconds first, or the result of `sqla_jobs.cron.every`.
         - `name`: the name of the row, by default the task's. Another name makes another schedule.
         - `timezone`: an IANA name such as "Europe/Paris"; by default UTC.
         - `args`: a mapping of the task's arguments to their values.
-        - `queue`, `priority`: of its jobs; by default those of the task.
-        - `catch_up`: which ticks fire that nobody was there for: "skip" none, "latest" (the default) the newest, "all"
-          of them, the oldest first, 100 at most.
-        - `overlap`: whether a tick fires while an earlier tick's job has not ended: "allow" (the default) or "skip".
-        - `jitter`: a timedelta, or seconds, up to a day. Each job is due up to that much after its tick.
+        - `queue`, `priority`: those of its jobs; by default the task's own.
+        - `catch_up`: which missed ticks to fire: "skip" none, "latest" (the default) the newest, "all" all of them, the
+          oldest first and at most 100.
+        - `overlap`: whether a tick fires while an earlier tick's job is live: "allow" (the default) or "skip".
+        - `jitter`: a timedelta, or seconds, up to a day: the maximum random delay of each job after its tick.
         - `enabled`: False declares it disabled.
 
-        An operator may change the row, and code does not take that back. Raises `ConfigurationError` for a rule, a
-        time zone or an option's value that cannot be; `ArgumentsError` for arguments that do not fit the task;
+        Operators may change the row, and code does not undo their changes. Raises `ConfigurationError` for an invalid
+        rule, time zone or option's value; `ArgumentsError` for arguments that do not fit the task;
         `DeclarationError` for an option that does not exist, and for a name that another task's schedule has.
         """
         self._schedules.declare(self._declaration, cron, self.bind((), dict(options.get("args", {}))), options)
@@ -367,11 +367,11 @@ class _Wait(Protocol[J]):
 
 
 TaskLike = Task[..., Any, Any] | type[Any] | str
-"""A task that is a function, the class of one, or its name."""
+"""A task, the class of a task, or the name of one."""
 
 
 class TaskDecorator(Protocol[J]):
-    """What `@jobs.task(…)` returns."""
+    """The return value of `@jobs.task(…)`."""
 
     @overload
     def __call__(self, target: type[T], /) -> type[T]: ...  # type: ignore[overload-overlap]  # a class is callable too

@@ -1,4 +1,4 @@
-"""What is told of each enqueue and of each run, to make spans of them."""
+"""The protocols by which enqueues and runs report to a tracer."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from sqla_jobs.tasks.context import RunContext
 
 
 class Sending(Protocol):
-    """One enqueue, which is told what came of it."""
+    """The span of one enqueue, which records the result."""
 
     def one(self, job: JobMixin, inserted: int) -> None:
-        """A job was returned. It may be an earlier one, which has the unique key: then `inserted` is 0."""
+        """Record the returned job. `inserted` is 0 for an earlier job with the same unique key."""
         ...
 
     def many(self, inserted: int) -> None:
-        """So many jobs were inserted."""
+        """Record the number of inserted jobs."""
         ...
 
 
@@ -31,11 +31,11 @@ class Tracing(Protocol):
     def sending(
         self, session: Session, job: type[JobMixin], task: str, queue: str
     ) -> AbstractContextManager[Sending, None]:
-        """Around an enqueue. Headers are asked for inside."""
+        """Return the context manager around an enqueue. The headers are made inside it."""
         ...
 
     def processing(self, run: RunContext) -> Callable[[Outcome], None]:
-        """A run begins in this thread. What is returned is called there with the outcome."""
+        """Start the span of a run in this thread. Return a function that is called there with the outcome."""
         ...
 
 
@@ -46,4 +46,4 @@ class _Untraced:
 
 
 UNTRACED: AbstractContextManager[Sending, None] = nullcontext(_Untraced())
-"""Around an enqueue of which nobody wants a span."""
+"""The context manager around an enqueue without tracing."""

@@ -1,4 +1,4 @@
-"""How the jobs of a task are unique: a policy, and what makes their keys."""
+"""The rule of a task's unique jobs: a policy, and the function that makes keys."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ class Keyed(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class UniqueRule:
-    """A policy, and what makes the key of a job from its arguments as stored."""
+    """A policy, and the function that makes the key of a job from its stored arguments."""
 
     policy: Unique
     key_of: Callable[[Mapping[str, Any]], str]
 
     def keyed(self, encoded: bytes) -> Keyed:
-        """The arguments of a job with its key. Raises `ArgumentsError` where that is no JSON."""
+        """Return the arguments of a job with its key. Raises `ArgumentsError` if the key is no JSON."""
         return Keyed(self.key_of(from_json(encoded)), encoded.decode())
 
 
 def declared_rule(
     task: str, unique: object, arguments: Collection[str], sensitive: frozenset[str]
 ) -> UniqueRule | None:
-    """The rule of a task that was declared `unique=`. Raises `DeclarationError`."""
+    """Return the rule of a task declared with `unique=`. Raises `DeclarationError`."""
     if unique is None:
         return None
     if not isinstance(unique, Unique):
@@ -43,5 +43,5 @@ def declared_rule(
 
 
 def literal_rule(policy: Unique, key: str) -> UniqueRule:
-    """The rule of jobs that have this very key."""
+    """Return the rule of jobs with a literal key."""
     return UniqueRule(policy, lambda _: key)

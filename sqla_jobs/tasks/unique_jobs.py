@@ -1,4 +1,4 @@
-"""Puts jobs of unique keys into the caller's transaction: each is inserted, or the job that has its key decides."""
+"""Enqueues jobs with unique keys in the caller's transaction: inserts each, or applies its policy to the live job."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from sqla_jobs.tasks.unique import Keyed, UniqueRule, declared_rule, literal_rul
 J = TypeVar("J", bound=JobMixin)
 
 _LONG = 0.5
-"""Seconds; a pause of that length follows a second of waiting for somebody else's lock."""
+"""Seconds of pause after each second of waiting for another session's lock."""
 _FRUITLESS = 20
-"""Rounds that find a key neither free nor taken, after which a unique index of the application's is the cause."""
+"""Rounds that find a key neither free nor taken. After so many, a unique index of the application is the cause."""
 
 
 def rule_for(declaration: Declaration, options: Mapping[str, Any]) -> UniqueRule | None:
-    """How the jobs of a task with these options are unique. Raises `DeclarationError`."""
+    """Return the rule of unique jobs for a task with these options. Raises `DeclarationError`."""
     declared, given = declaration.unique, options.get("unique")
     if "unique_key" in options:
         policy = given or (declared.policy if declared else Unique())
@@ -55,9 +55,9 @@ def add_unique(
     rule: UniqueRule,
     gates_of: GatesOf | None,
 ) -> tuple[J, int]:
-    """The job that was inserted, or the one that has its key, and how many were inserted: 1 or 0.
+    """Insert a job, or apply the policy to the live job with its key. Return the job, and 1 if it was inserted, else 0.
 
-    Raises `JobExists` where the policy says so.
+    Raises `JobExists` if the policy is "raise" and the key is taken.
     """
     _flush_jobs(session, models.Job)
     with _as_pending(session, models):
@@ -65,7 +65,7 @@ def add_unique(
         stored = _store(jobs, rule.policy, {item.key: item.args})
     _count(jobs, rule.policy, {item.key: 1}, stored.left_out)
     job: J = stored.holders[item.key].job
-    on_rollback(session, partial(_expire, session, models.Job, [job.id]))  # it would keep what is undone
+    on_rollback(session, partial(_expire, session, models.Job, [job.id]))  # else it would keep undone values
     if rule.policy.on_conflict == "raise" and stored.left_out:
         raise _exists(values["task"], item.key, job)
     return job, len(stored.inserted)
@@ -79,9 +79,9 @@ def add_many_unique(
     rule: UniqueRule,
     gates_of: GatesOf | None,
 ) -> Enqueued:
-    """The same for many, in flat memory, all or nothing. Those of one batch are inserted in the order of their keys.
+    """Add many jobs like `add_unique`, in constant memory; an error undoes all of them.
 
-    So two transactions that enqueue the same keys do not wait for each other, as far as one batch goes.
+    The jobs of a batch are inserted in the order of their keys, so that batches of two transactions cannot deadlock.
     """
     jobs = _unique_jobs(session, models, values, rule, gates_of, loads=False)
     try:
@@ -118,7 +118,7 @@ def _unique_jobs(
 
 
 class _Taken(Exception):
-    """A key is taken, and the policy is to raise: the savepoint is rolled back first."""
+    """Raised to roll back the savepoint if a key is taken and the policy is "raise"."""
 
     def __init__(self, key: str) -> None:
         super().__init__(key)
@@ -127,7 +127,7 @@ class _Taken(Exception):
 
 def _add_batch(jobs: UniqueJobs, job: type[Any], policy: Unique, batch: list[Keyed]) -> Enqueued:
     counts = Counter(item.key for item in batch)
-    order = batch if policy.changes else reversed(batch)  # of one key the last that is put in stays
+    order = batch if policy.changes else reversed(batch)  # the last item put in for a key wins
     chosen = dict(sorted({item.key: item.args for item in order}.items()))
     stored = _store(jobs, policy, chosen)
     if policy.on_conflict == "raise":
@@ -144,7 +144,7 @@ def _add_batch(jobs: UniqueJobs, job: type[Any], policy: Unique, batch: list[Key
 
 
 def _count(jobs: UniqueJobs, policy: Unique, times: Mapping[str, int], left_out: Mapping[str, Holder]) -> None:
-    """Count these enqueues, by key, where a job that waits for its time is the answer to them."""
+    """Count these enqueues, by key, if they returned a scheduled job."""
     if policy.on_conflict != "return":
         return
     models = jobs.statements.models
@@ -154,7 +154,7 @@ def _count(jobs: UniqueJobs, policy: Unique, times: Mapping[str, int], left_out:
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """What became of some keys, and the job that has each."""
+    """The effect on some keys, and the job that has each."""
 
     inserted: dict[str, Holder] = field(default_factory=dict[str, Holder])
     replaced: dict[str, Holder] = field(default_factory=dict[str, Holder])
@@ -170,9 +170,9 @@ class _Stored:
 
 
 def _store(jobs: UniqueJobs, policy: Unique, args: Mapping[str, str]) -> _Stored:
-    """Insert a job for each key that is free; of each other one, do with the job that has it as the policy says.
+    """Insert a job for each free key, and apply the policy to the job of each other key.
 
-    Whoever takes or changes one of the keys at the same time is waited for.
+    Wait for transactions that take or change one of the keys at the same time.
     """
     stored, pending = _Stored(), dict(args)
     pause, fruitless = 0.001, 0
@@ -189,7 +189,7 @@ def _store(jobs: UniqueJobs, policy: Unique, args: Mapping[str, str]) -> _Stored
             is_there, is_free_again = True, bool(pending) and jobs.give_up(pending)
         else:
             taken = jobs.taken(pending)
-            # of several, what is left out now would be waited for later, out of order
+            # of several jobs, one that is skipped now would be waited for later, out of order
             skip_locked = len(args) == 1 and pause < _LONG
             is_there = bool(taken)
             is_free_again = _settle(jobs, policy, pending, taken, stored, skip_locked=skip_locked)
@@ -198,7 +198,7 @@ def _store(jobs: UniqueJobs, policy: Unique, args: Mapping[str, str]) -> _Stored
             return stored
         fruitless = 0 if is_there else fruitless + 1
         if is_there and not is_free_again:
-            # somebody is claiming or changing one this very moment: what it is when they are done decides
+            # another session is claiming or changing a job: its state afterwards decides
             time.sleep(pause)
             pause = min(2 * pause, _LONG)
 
@@ -212,7 +212,7 @@ def _settle(
     *,
     skip_locked: bool,
 ) -> bool:
-    """Store what becomes of taken keys, but for those that somebody else holds. Returns whether one was made free."""
+    """Store the effect on taken keys, except those that another session holds. Return whether one became free."""
     live: dict[int, bool] = {}
     for one, is_of_period in taken:
         if one.state not in LIVE or (one.state == "running" and (is_of_period or not policy.changes)):
@@ -235,13 +235,13 @@ def _drop(pending: dict[str, str], keys: Iterable[str]) -> None:
 
 
 def _flush_jobs(session: Session, job: type[Any]) -> None:
-    """Flush, where the session would delete or change a job, which may be the one that has the key."""
+    """Flush if the session would delete or change a job, since it may be the one with the key."""
     if any(isinstance(one, job) for one in (*session.deleted, *session.dirty)):
         session.flush()
 
 
 def _as_pending(session: Session, models: Models[Any]) -> AbstractContextManager[Any]:
-    """What else is pending stays so, for the listeners of the commit; but for rows to which the job may refer."""
+    """Keep other objects pending, for the listeners of the commit, except rows to which the job may refer."""
     return nullcontext() if models.tables["jobs"].foreign_keys else session.no_autoflush
 
 
@@ -254,7 +254,7 @@ def _exists(task: str, key: str, job: JobMixin) -> JobExists:
 
 
 def _read_again(session: Session, job: type[Any], job_ids: Iterable[int]) -> None:
-    """What the session knows of them is out of date, and so it is where a savepoint takes the change back."""
+    """Expire these jobs in the session, now and when a savepoint undoes the change."""
     known = [one for one in job_ids if session.identity_key(job, one) in session.identity_map]
     _expire(session, job, known)
     on_rollback(session, partial(_expire, session, job, known))

@@ -181,7 +181,7 @@ _DEFERRED = text(
         bool_and(c.condeferred) AS is_deferred
       FROM pg_constraint c JOIN pg_namespace n ON n.oid = c.connamespace GROUP BY 1) named"""
 )
-"""Whether any constraint is deferrable, and the names of those that are initially deferred.
+"""Returns whether any constraint is deferrable, and the names of those that are initially deferred.
 
-SET CONSTRAINTS affects all constraints of a name, so a name is left out if a constraint that has it is not deferred.
+SET CONSTRAINTS affects all constraints with a name, so a name is included only if all of these are deferred.
 """

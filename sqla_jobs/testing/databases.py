@@ -72,8 +72,9 @@ class Databases:
             self._execute(f"CREATE DATABASE {name} TEMPLATE {template}{self._how}")
         except psycopg.errors.InsufficientPrivilege as error:
             raise ConfigurationError(
-                f"the user {self._server.username!r} may not create the databases of the tests: grant it "
-                f"ALTER ROLE … CREATEDB, or unset DATABASE_URL, and the tests start a server of their own ({error})"
+                f"the user {self._server.username!r} may not create the databases of the tests: give it "
+                "this right, ALTER ROLE … CREATEDB; or unset DATABASE_URL, and the tests start their own server "
+                f"({error})"
             ) from None
         return name
 

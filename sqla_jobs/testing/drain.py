@@ -141,8 +141,8 @@ def drain(
         while (job := find(process_id)) is not None:
             if runs == max_runs:
                 raise JobsError(
-                    f"after {plural(runs, 'run')} job {job.job_id} ({job.task}) is still due: raise max_runs=, or find "
-                    "the cause of the endless runs, such as a task that enqueues itself, or a long ahead="
+                    f"after {plural(runs, 'run')} job {job.job_id} ({job.task}) is still due: raise max_runs=; if "
+                    "the runs never end, look for a task that enqueues itself, or for a long ahead="
                 )
             attempt = Attempt(job, time.monotonic())
             body = _body(jobs, own, queries, attempt)

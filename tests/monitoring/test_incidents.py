@@ -208,9 +208,9 @@ class TestAUniqueJobFarAhead:
         wait_until(lambda: counted(session, job.id) == 3)
         assert counted(session, near.id) is None  # a worker may be about to queue it
         found, _ = doctor()[f"job {job.id}"]
-        assert found.endswith(" makes no new job; at least 3 enqueues were answered with it so far")
+        assert found.endswith("makes no new job; at least 3 enqueues returned this job so far")
         assert warned(session, f"job {job.id}")
-        assert "At least 3 enqueues of its unique key were answered with it meanwhile." in jobs.why(session, job)
+        assert "At least 3 enqueues with its unique key returned this job so far." in jobs.why(session, job)
         each = take.options(unique=Unique("item"), delay=7200)
         each.enqueue_many(session, [{"item": 1}])
         session.commit()
