@@ -1,4 +1,4 @@
-"""Who may look, who may change something, and that a change was asked for on a page of ours."""
+"""Access control: roles of visitors, and proof that a change comes from a form of this dashboard."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from sqla_jobs.errors import ConfigurationError
 
 
 class Role(StrEnum):
-    """What a visitor may do: look, or look and change."""
+    """The role of a visitor: a viewer may look, an operator may also change things."""
 
     viewer = "viewer"
     operator = "operator"
 
 
 Authorize = Callable[[], Role | Literal["viewer", "operator"] | Literal[False] | None]
-"""Asked before every page, with Flask's request at hand. `None` or `False`: the visitor sees nothing."""
+"""Returns the visitor's role before each page, from Flask's `request`. `None` or `False` refuses the visitor."""
 
 Actor = Callable[[], str | None]
-"""Who is asking, as the audit names them."""
+"""Returns the visitor's name for the audit."""
 
 _TOKEN_AGE = 7 * 86400
 _CSRF = "csrf"
@@ -44,12 +44,12 @@ HEADERS = {
 
 
 def allow_everyone() -> Role:
-    """An `authorize` for a dashboard that something else guards: whoever reaches it may change everything."""
+    """Make every visitor an operator. An `authorize` for a dashboard that something else guards."""
     return Role.operator
 
 
 def check_authorize(authorize: object) -> None:
-    """Raises `ConfigurationError` for what cannot decide."""
+    """Raise `ConfigurationError` unless `authorize` is callable."""
     if not callable(authorize):
         raise ConfigurationError(
             f"authorize={authorize!r}: give a function that returns Role.operator, Role.viewer or None for whoever "
@@ -58,7 +58,7 @@ def check_authorize(authorize: object) -> None:
 
 
 def check_secret(secret: object) -> None:
-    """Raises `ConfigurationError` where nothing could be signed."""
+    """Raise `ConfigurationError` if there is no secret to sign with."""
     if not secret:
         raise ConfigurationError(
             "the dashboard signs its forms with the application's SECRET_KEY, and there is none: "
@@ -67,7 +67,7 @@ def check_secret(secret: object) -> None:
 
 
 def role_of(authorize: Callable[[], Any]) -> Role | None:
-    """What the visitor may do. Raises `ConfigurationError` for an answer that says neither yes nor no."""
+    """Return the visitor's role, or None. Raises `ConfigurationError` for any other answer of `authorize`."""
     answer = authorize()
     if answer is None or answer is False:
         return None
@@ -84,17 +84,17 @@ def _signer(purpose: str) -> URLSafeTimedSerializer:
 
 
 class Cookies:
-    """The two small cookies of a dashboard, seen by its pages alone."""
+    """The two small cookies of a dashboard, which only its pages get."""
 
     def __init__(self, name: str) -> None:
         self._name = name
 
     def csrf_token(self) -> str:
-        """For the forms of this page; good together with the visitor's cookie, which is made if need be."""
+        """Return a token for the forms of this page. It matches the visitor's cookie, which is made if necessary."""
         return _signer(_CSRF).dumps(self._secret())  # type: ignore[no-any-return, unused-ignore]
 
     def check_csrf(self) -> None:
-        """Aborts with 400 where this change was not asked for by a form of ours."""
+        """Abort with 400 unless a form of this dashboard sent this change."""
         self.check_origin(request)
         cookie = request.cookies.get(self._cookie(_CSRF), "")
         try:
@@ -106,7 +106,7 @@ class Cookies:
 
     @staticmethod
     def check_origin(asked: Request) -> None:
-        """Aborts with 403 where another site sent the form."""
+        """Abort with 403 if another site sent the form."""
         site = asked.headers.get("Sec-Fetch-Site")
         origin = asked.headers.get("Origin")
         by_origin = origin is None or urlsplit(origin).netloc == asked.host
@@ -116,7 +116,7 @@ class Cookies:
 
     @property
     def is_missing_after_a_link(self) -> bool:
-        """Whether the visitor comes from another site, so that the browser kept the (strict) cookies back."""
+        """True if the visitor follows a link from another site, so that the browser sent no (strict) cookies."""
         return request.headers.get("Sec-Fetch-Site") == "cross-site" and not request.cookies.get(self._cookie(_CSRF))
 
     def leave_notice(self, response: Response, text: str) -> None:
@@ -124,7 +124,7 @@ class Cookies:
         self._set(response, "notice", _signer("notice").dumps(text), max_age=60)
 
     def notice(self) -> str | None:
-        """What the last change left to be shown."""
+        """Return the text that the last change left for this page."""
         given = request.cookies.get(self._cookie("notice"))
         if given is None or request.headers.get("X-Refresh"):
             return None
@@ -135,7 +135,7 @@ class Cookies:
             return None
 
     def finish(self, response: Response) -> None:
-        """Send what this page needs next time."""
+        """Set the cookies that the next request needs."""
         if secret := g.get("sqla_jobs_secret"):
             self._set(response, _CSRF, secret, max_age=None)
         if g.get("sqla_jobs_notice_shown"):

@@ -1,4 +1,4 @@
-"""The blueprint: which page is where, and what is checked before and said after each."""
+"""The blueprint: the addresses of pages, the checks before each request, and the headers after it."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ PAGES: tuple[tuple[str, str, str, View], ...] = (
 def create_blueprint(
     jobs: Jobs[Any], *, authorize: Authorize, actor: Actor | None = None, name: str = "sqla_jobs"
 ) -> Blueprint:
-    """A dashboard over `jobs`, to be registered on a Flask application under a `url_prefix` of its own.
+    """Return a dashboard of `jobs`, to register on a Flask application under its own `url_prefix`.
 
-    `authorize` is asked before every page and says what the visitor may do; `actor` names them for the
-    audit. A second dashboard in one application takes another `name`. Raises `ConfigurationError`, also
-    when it is registered on an application without a SECRET_KEY.
+    `authorize` returns the visitor's role before every page, and `actor` the visitor's name for the audit. A second
+    dashboard in one application needs another `name`. Raises `ConfigurationError`, also when it is registered on an
+    application without a SECRET_KEY.
     """
     check_authorize(authorize)
     site = Dashboard(jobs, authorize, actor, name)
@@ -103,7 +103,7 @@ def _before(site: Dashboard) -> Response | None:
     if any(isinstance(value, int) and value > MAX_ID for value in (request.view_args or {}).values()):
         abort(404, f"There is nothing of that number: ids go up to {MAX_ID}.")
     if request.method in ("GET", "HEAD", "OPTIONS"):
-        if site.cookies.is_missing_after_a_link:  # loaded once more, from here, the browser sends what it has
+        if site.cookies.is_missing_after_a_link:  # a reload from this site makes the browser send them
             return Response('<!doctype html><title>Jobs</title><meta http-equiv="refresh" content="0">')
         return None
     if role is not Role.operator:
@@ -121,7 +121,7 @@ def _after(site: Dashboard, response: Response) -> Response:
 
 
 def _refused(site: Dashboard, error: HTTPException) -> Any:
-    if error.code is None or error.code < 400:  # a redirect that authorize raised, say to a login page
+    if error.code is None or error.code < 400:  # a redirect that authorize raised, such as to a login page
         return error
     return site.render("error.html", None, error.code, title=error.name, message=error.description)
 

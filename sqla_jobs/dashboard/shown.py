@@ -1,4 +1,4 @@
-"""The arguments of a job, and what else a page shows of it, without what is sensitive."""
+"""The arguments and texts of a job for a page, without sensitive values."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from sqla_jobs.jobs import Jobs
 from sqla_jobs.rules.redaction import ERASED, HIDDEN, Secrets, parse
 
 READ = 2_000
-"""Characters that are read of an error of which the beginning is shown."""
+"""Maximum number of characters read from an error of which the beginning is shown."""
 _SAID = 300
 _MAY_BE_CUT = 200
-"""Characters at the end of what was read that may be too short a piece of a secret to be known."""
+"""Number of characters to drop after a cut, since they may be a piece of a secret too short to recognise."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """The arguments of one job as they may be seen; `None` where they are no JSON that can be read."""
+    """The arguments of one job without sensitive values; `None` if they are not readable JSON."""
 
     args: dict[str, Any] | None
     secrets: Secrets
     withheld: frozenset[str]
-    """The names of those that are not shown as they are."""
+    """The names of arguments that are masked."""
     is_erased: bool = False
 
     def text(self, text: str | None) -> str | None:
-        """`text` without secrets."""
+        """Return `text` without secrets."""
         return None if text is None else self.secrets.text(text)
 
     def beginning(self, text: str) -> str:
-        """The first characters of `text`, without secrets. The query reads at most `READ` characters of it."""
+        """Return the beginning of `text`, of which the query read at most `READ` characters, without secrets."""
         said = self.secrets.text(text)
         return (said[:-_MAY_BE_CUT] if len(text) >= READ else said)[:_SAID]
 
     def json(self, text: str) -> str:
-        """JSON over several lines, without secrets."""
+        """Return JSON over several lines, without secrets."""
         try:
             return json_text.pretty(self.secrets.json(json_text.parse(text)))
         except (ValueError, RecursionError):
@@ -44,14 +44,14 @@ class Shown:
 
     @property
     def pretty(self) -> str:
-        """The arguments over several lines."""
+        """The arguments, over several lines."""
         if self.args is None:
             return ERASED if self.is_erased else HIDDEN
         return json_text.pretty(self.args)
 
     @property
     def summary(self) -> str:
-        """On one line, as in a call, at most 160 characters."""
+        """The arguments on one line, as in a call, at most 160 characters."""
         if self.args is None:
             return ERASED if self.is_erased else "…"
         said = ", ".join(f"{name}={json_text.compact(value)}" for name, value in self.args.items())
@@ -59,7 +59,7 @@ class Shown:
 
 
 def shown(jobs: Jobs[Any], task: str, args: str) -> Shown:
-    """The stored arguments of a job of `task`. Those of an unknown task are shown as they are."""
+    """Return the stored arguments of a job of `task` for a page. Those of an unknown task are unchanged."""
     secrets = jobs.tasks.secrets(task, args)
     values = parse(args)
     if not isinstance(values, dict):

@@ -1,4 +1,4 @@
-"""What all pages share: the jobs they are about, how they read, change and are rendered."""
+"""The state that all pages of a dashboard share, and their rendering."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _HERE = Path(__file__).parent
 
 
 class Dashboard:
-    """One dashboard."""
+    """One dashboard: its jobs, access control, sessions and templates."""
 
     def __init__(self, jobs: Jobs[Any], authorize: Authorize, actor: Actor | None, name: str) -> None:
         self.jobs = jobs
@@ -41,7 +41,7 @@ class Dashboard:
 
     @cached_property
     def environment(self) -> Environment:
-        """Its own, so that no setting, filter or template of the application's changes what is escaped."""
+        """The template environment, separate from the application's, so that nothing there changes the escaping."""
         made = Environment(
             loader=PackageLoader("sqla_jobs.dashboard"),
             autoescape=True,
@@ -65,15 +65,15 @@ class Dashboard:
         return made
 
     def url(self, endpoint: str, **values: Any) -> str:
-        """The address of one of its pages."""
+        """Return the address of a page."""
         return url_for(f".{endpoint}", **{key: value for key, value in values.items() if value is not None})
 
     def _static(self, filename: str) -> str:
-        """With a mark of its contents, so that browsers may keep it."""
+        """Return the address of a static file, with a hash of its contents so that browsers can cache it."""
         return self.url("static", filename=filename, v=_digest(filename))
 
     def render(self, template: str, now: datetime | None = None, /, status: int = 200, **values: Any) -> Response:
-        """A page. `now` is the server's time, from which times on it are told."""
+        """Render a page. Relative times on it count from `now`, the server's time."""
         role: Role | None = g.get("sqla_jobs_role")
 
         def when(moment: datetime | None, empty: str = wording.NOTHING) -> Markup | str:
@@ -101,38 +101,38 @@ class Dashboard:
 
     @contextmanager
     def reading(self) -> Generator[tuple[Session, datetime]]:
-        """A session that can only read, and the server's time."""
+        """Yield a read-only session and the server's time."""
         with reading(self.jobs) as found:
             yield found
 
     def changing(self) -> AbstractContextManager[Changing]:
-        """A transaction for one change, committed at the end."""
+        """Open a transaction for one change. It commits at the end."""
         return changing(self.jobs.binding(), self.jobs.models, self.jobs.tasks, self.actor)
 
     @property
     def actor(self) -> str:
-        """Who is asking."""
+        """The visitor's name for the audit."""
         named = self._actor() if self._actor is not None else request.remote_user
         return str(named or "")[:200]
 
     def go(self, url: str, notice: str) -> AnyResponse:
-        """To a page that says what was done."""
+        """Redirect to a page that shows a notice."""
         response = redirect(url, 303)
         assert isinstance(response, Response)
         self.cookies.leave_notice(response, notice)
         return response
 
     def back(self, fallback: str) -> str:
-        """Where the form came from, if that is a page of this dashboard; else `fallback`."""
+        """Return the page that the form came from, if it belongs to this dashboard; else `fallback`."""
         return _own_page(request.form.get("back", "")) or fallback
 
     def shown(self, task: str, args: str) -> hiding.Shown:
-        """Arguments as they may be seen."""
+        """Return arguments without sensitive values."""
         return hiding.shown(self.jobs, task, args)
 
 
 def _own_page(address: str) -> str | None:
-    """The page of this dashboard that `address` names, made anew: what browsers read otherwise is not passed on."""
+    """Return the page of this dashboard that `address` names, rebuilt so that it cannot lead to another site."""
     adapter = current_app.create_url_adapter(request)
     if adapter is None or not address.isprintable() or "\\" in address:
         return None

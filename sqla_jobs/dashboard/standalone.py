@@ -1,4 +1,4 @@
-"""The dashboard as an application of its own, on loopback, for whoever holds a token that works once."""
+"""The dashboard as an application of its own, on loopback, behind a token that works once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sqla_jobs.jobs import Jobs
 
 
 class OneTimeToken:
-    """Lets in the browser that brings the token first; it then has a cookie that nobody can guess."""
+    """Lets in the first browser with the token, and gives it a cookie that cannot be guessed."""
 
     def __init__(self, token: str) -> None:
         self.token = token
@@ -25,12 +25,12 @@ class OneTimeToken:
         self._cookie = "sqla_jobs_dashboard"
 
     def open_on(self, port: int) -> None:
-        """Tell it where it is: cookies of one host are shared by all its ports, and names may be made to point here."""
+        """Set the port. Needed since all ports of a host share cookies, and other host names can point here."""
         self._hosts = frozenset({f"127.0.0.1:{port}", f"localhost:{port}"})
         self._cookie = f"sqla_jobs_dashboard_{port}"
 
     def let_in(self) -> Any:
-        """Before each request: takes the token, once, for a cookie."""
+        """Check a request, and exchange the token, once, for a cookie."""
         if request.host not in self._hosts:
             abort(403, "This dashboard answers to 127.0.0.1 alone.")
         given = request.args.get("token")
@@ -47,13 +47,13 @@ class OneTimeToken:
         return response
 
     def is_inside(self) -> bool:
-        """Whether this browser was let in."""
+        """Return whether this browser was let in."""
         given = request.cookies.get(self._cookie, "")
         return secrets.compare_digest(given.encode(), self._session.encode())
 
 
 def create_app(jobs: Jobs[Any], door: OneTimeToken, *, user: str, read_only: bool) -> Flask:
-    """A Flask application that is the dashboard and nothing else."""
+    """Return a Flask application with only the dashboard."""
     app = Flask("sqla_jobs.dashboard", static_folder=None)
     app.config["SECRET_KEY"] = secrets.token_bytes(32)
     role = Role.viewer if read_only else Role.operator

@@ -515,7 +515,7 @@ class TestMany:
         def key(arguments: Mapping[str, Any]) -> Any:
             return object() if arguments["account"] == 2 else 1
 
-        with pytest.raises(ArgumentsError, match="item 1: plain: what the key="):
+        with pytest.raises(ArgumentsError, match="item 1: plain: the value of the key="):
             plain.options(unique=Unique(key)).enqueue_many(session, [{"account": 1}, {"account": 2}])
 
     def test_one_literal_key_for_all_of_them_is_refused(self, session: Session) -> None:

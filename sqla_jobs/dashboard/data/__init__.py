@@ -1,1 +1,1 @@
-"""What pages read."""
+"""The queries of the pages."""

@@ -1,4 +1,4 @@
-"""The failures of the overview: runs that ended badly, by task and error."""
+"""The failures of the overview: failed, retried and lost runs, by task and error."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from sqla_jobs.rules.wording import Count
 
 BAD = ("failed", "retried", "lost")
 _LOOKED_AT = 5_000
-"""Newest failures that are grouped."""
+"""Maximum number of failures that are grouped, the newest first."""
 _KINDS = 5
-"""Errors of one task that are shown, the commonest."""
+"""Maximum number of errors shown for one task, the commonest first."""
 _SHOWN = 50
 
 
 @dataclass(frozen=True, slots=True)
 class FailureGroup:
-    """Runs of one task that ended badly by one kind of error, and the newest of them.
+    """The failed runs of one task with one type of error, and the newest of them.
 
-    `share` is the part of the whole task in all failures that were looked at, from 0 to 1.
+    `share` is the task's share of all examined failures, from 0 to 1.
     """
 
     task: str
@@ -39,15 +39,15 @@ class FailureGroup:
     error: str
     args_text: str = "{}"
     finished_at: datetime | None = None
-    """None where it was found by its job."""
+    """None if the failure was found by its job."""
 
 
 def failure_groups(session: Session, jobs: Jobs[Any], start: datetime, now: datetime) -> list[FailureGroup]:
-    """The failures since `start`: the commonest of each task first, then the others.
+    """Return the failures since `start`: the commonest of each task first, then the others.
 
-    Where there are more than can be looked at, the numbers are the least there are. Then a task that is not among the
-    newest failures is found by its jobs that failed or are tried again, in an index that a flood of another task does
-    not lengthen.
+    If there are more than can be examined, the numbers are minima. Then the tasks without a run among the newest
+    failures are found by their jobs that failed or wait for a retry, in an index whose cost does not depend on other
+    tasks.
     """
     rows = session.execute(_groups(jobs, start), bind_arguments={"mapper": jobs.Run}).all()
     if not rows:
@@ -72,7 +72,7 @@ def failure_groups(session: Session, jobs: Jobs[Any], start: datetime, now: date
         )
         for row in rows
     ]
-    # what their errors must not show is taken out already
+    # their errors contain no secrets any more
     return found + [
         FailureGroup(
             one.task,
@@ -97,7 +97,7 @@ def _groups(jobs: Jobs[Any], start: datetime) -> Any:
         .limit(_LOOKED_AT)
         .cte("bad")
     )
-    # LIMIT keeps each look-up one in the primary key
+    # LIMIT makes each look-up one of the primary key
     of_job = select(job.task).where(job.id == bad.c.job_id).limit(1).correlate(bad).lateral("of_job")
     task, count, newest = of_job.c.task, func.count(), func.max(bad.c.id)
     grouped = (
@@ -133,7 +133,7 @@ def _groups(jobs: Jobs[Any], start: datetime) -> Any:
 
 
 def _by_jobs(session: Session, jobs: Jobs[Any], known: set[str], within: timedelta) -> list[Failures]:
-    """Of tasks that are not known yet: what has failed, and what is tried again, as one."""
+    """Return failures and pending retries together, of tasks that are not known yet."""
     found = dict[tuple[str, str], Failures]()
     failed = read_failures(session, jobs, within=within, but_for=known)
     for one in (*failed, *read_retrying(session, jobs, but_for=known)):

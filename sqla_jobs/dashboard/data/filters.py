@@ -1,4 +1,4 @@
-"""What a visitor looks for: the part of an address that says which jobs."""
+"""Filters: the part of an address that selects jobs."""
 
 from __future__ import annotations
 
@@ -24,33 +24,33 @@ class BadFilter(JobsError):
 
 @dataclass(frozen=True)
 class Filter:
-    """The filters of an address, as they were written, and what they select."""
+    """The filters of an address as written, and the selection that they make."""
 
     given: Mapping[str, str]
     selection: Selection
 
     @property
     def state(self) -> JobState | None:
-        """The only state, if one was chosen."""
+        """The selected state; None without one."""
         return self.selection.states[0] if self.selection.states else None
 
     @property
     def has_more_than_state(self) -> bool:
-        """Whether anything was asked for beside the state."""
+        """True if there is any filter except the state."""
         return bool(self.given.keys() - {"state"})
 
     @property
     def has_rare_ones(self) -> bool:
-        """Whether any of those is set that a page folds away."""
+        """True if any of the filters is set that a page hides at first."""
         return bool(self.given.keys() & {"created_after", "created_before", "result", "key", "schedule"})
 
     def without(self, name: str) -> dict[str, str]:
-        """The address without one of them."""
+        """Return the filters without one, for an address."""
         return {key: value for key, value in self.given.items() if key != name}
 
 
 def read_filter(jobs: Jobs[Any], values: Mapping[str, str]) -> Filter:
-    """The filter in an address or a form. Raises `BadFilter` naming what cannot be understood."""
+    """Parse the filter in an address or a form. Raises `BadFilter` that names the invalid part."""
     given = {name: text for name in NAMES if (text := values.get(name, "").strip())}
     try:
         return Filter(given, _selection(jobs, given))
@@ -72,7 +72,7 @@ def _selection(jobs: Jobs[Any], given: Mapping[str, str]) -> Selection:
         schedules=(_whole_number("schedule", given["schedule"]),) if "schedule" in given else (),
         after=read_moment("created_after", given["created_after"]) if "created_after" in given else None,
         before=read_moment("created_before", given["created_before"]) if "created_before" in given else None,
-        # a unique key or a result may hold a secret, which could else be guessed
+        # a unique key or a result may hold a secret, which a search could guess
         not_tasks=tuple(jobs.tasks.sensitive()) if given.keys() & {"key", "result"} else (),
     )
 
@@ -90,7 +90,7 @@ def _whole_number(name: str, text: str) -> int:
 
 
 def _pairs_in(name: str, text: str) -> dict[str, Any]:
-    """`name=value, …`, values as JSON or plain text; or a JSON object."""
+    """Parse `name=value, …`, with values as JSON or plain text; or a JSON object."""
     try:
         return _object(text) if text.startswith("{") else _pairs(text)
     except (ValueError, RecursionError):
@@ -107,7 +107,7 @@ def _object(text: str) -> dict[str, Any]:
 
 
 def _pairs(text: str) -> dict[str, Any]:
-    """Each value is JSON as far as it goes, else the text up to the next comma."""
+    """Yield names and values. A value is JSON, or else the text up to the next comma."""
     found: dict[str, Any] = {}
     decoder = json.JSONDecoder(parse_constant=_refuse)
     while text.strip():

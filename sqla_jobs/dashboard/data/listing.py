@@ -1,4 +1,4 @@
-"""A page of jobs: found by an index, or, where no index helps, looked for in bounded steps within bounded time."""
+"""A page of jobs: from an index or, if no index helps, from a search in bounded steps and time."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from sqla_jobs.models.types import JobState
 
 SIZE = 50
 _WINDOWS = (5_000, 50_000)
-"""Jobs looked through in one statement where no index helps: the first time, and then."""
+"""Number of jobs that one statement of a search reads: the first one, and the next ones."""
 _BUDGET = 1.0
-"""Seconds after which a page is shown with what was found so far."""
+"""Seconds after which a search ends with the jobs found so far."""
 _MARGIN = timedelta(minutes=1)
-"""By which the order of ids and that of times of creation may differ."""
+"""Maximum difference between the order of ids and that of times of creation."""
 _SMALL = 2000
-"""Bytes of arguments, as stored, that a row of a list shows."""
+"""Maximum size, in bytes, of stored arguments that a row of a list shows."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A page. Keys are None where nothing is beyond; `searched_to` is where a search ran out of time."""
+    """One page, with the keys of its neighbours; None if there is none."""
 
     rows: Sequence[Any]
     next_key: Sequence[Any] | None
@@ -40,7 +40,7 @@ class Found:
 
 
 def orders(jobs: Jobs[Any], state: JobState | None) -> list[Order]:
-    """Those in which jobs of that state can be listed at any number; the first is the usual one."""
+    """Return the orders in which an index lists jobs of that state; the first is the default."""
     job: Any = jobs.Job
     columns: tuple[Any, ...]
     match state:
@@ -69,7 +69,7 @@ def find(
     after: Sequence[Any] | None = None,
     before: Sequence[Any] | None = None,
 ) -> Found:
-    """The page after one key or before another; without them the first."""
+    """Return the page after one key or before another; the first page without a key."""
     backwards = before is not None
     start = before if backwards else after
     if _is_indexed(selection):
@@ -101,7 +101,7 @@ def _is_indexed(selection: Selection) -> bool:
 
 
 def _from(jobs: Jobs[Any], selection: Selection, order: Order, start: Sequence[Any] | None, *, backwards: bool) -> Any:
-    """All jobs of the state from there on, in order: what an index gives."""
+    """Select the jobs of the state from a key on, in the order of an index."""
     job: Any = jobs.Job
     query: Any = select(*columns(job)).order_by(*order.by(backwards=backwards))
     if selection.states:
@@ -120,7 +120,10 @@ def _search(
     *,
     backwards: bool,
 ) -> tuple[list[Any], Sequence[Any] | None, int]:
-    """Window by window until the page is full, nothing is left, or the time is up: then also where that was."""
+    """Search window by window until the page is full, no job is left, or time runs out.
+
+    Return the rows, the key where time ran out, and the number of jobs searched.
+    """
     until = time.monotonic() + _BUDGET
     found: list[Any] = []
     searched, bounds = 0, _bounds(session, jobs, selection, order)
@@ -151,7 +154,7 @@ def _search(
 
 
 def _bounds(session: Session, jobs: Jobs[Any], selection: Selection, order: Order) -> list[Any]:
-    """What the index can be told of the time of creation."""
+    """Return conditions on the order's columns that bound the time of creation."""
     job: Any = jobs.Job
     bounds: list[Any] = []
     first, *_ = order.columns
@@ -170,7 +173,7 @@ def _bounds(session: Session, jobs: Jobs[Any], selection: Selection, order: Orde
 
 
 def where_since(session: Session, jobs: Jobs[Any], id_column: Any, column: Any, moment: datetime) -> tuple[int, int]:
-    """Between which ids the first row is whose `column` is `moment` or later, where both grow: by halving."""
+    """Return ids around the first row whose `column` is `moment` or later, by bisection: both must grow together."""
     on_jobs = {"mapper": jobs.Job}
     ends = session.execute(select(func.min(id_column), func.max(id_column)), bind_arguments=on_jobs).one()
     if ends[0] is None:
@@ -188,7 +191,7 @@ def where_since(session: Session, jobs: Jobs[Any], id_column: Any, column: Any, 
 
 
 def columns(job: Any) -> list[Any]:
-    """What a row of a list shows, and what it is ordered by. Large arguments are left out."""
+    """Return the columns of a row of a list. Large arguments are left out."""
     small = case((func.pg_column_size(job.args) <= _SMALL, cast(job.args, Text)))
     return [
         job.id,
@@ -222,7 +225,7 @@ def _run(session: Session, jobs: Jobs[Any], query: Any) -> list[Any]:
 
 
 def last_errors(session: Session, jobs: Jobs[Any], job_ids: Sequence[int]) -> dict[int, tuple[str, str]]:
-    """Of each of these jobs whose last run ended badly: the error's type and the beginning of its message."""
+    """Return the error's type and the beginning of its message for each job whose last run has an error."""
     run: Any = jobs.Run
     last = select(func.max(run.id)).where(run.job_id.in_(job_ids)).group_by(run.job_id)
     said = func.left(run.error, READ)

@@ -1,4 +1,4 @@
-"""The names that fields for a task and a queue complete to: those of declarations, of live rows and of new jobs."""
+"""The suggestions of fields for a task or a queue."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from sqla_jobs.monitoring.finding import ask
 from sqla_jobs.monitoring.queues import waiting_queues
 
 _NEWEST = 1_000
-"""Jobs whose names are read."""
+"""Maximum number of jobs whose names are read."""
 _MOST = 500
-"""Names of each kind that a page carries."""
+"""Maximum number of names of each kind on a page."""
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Tasks and queues, sorted. There may be others."""
+    """Names of tasks and queues, sorted and perhaps incomplete."""
 
     tasks: list[str]
     queues: list[str]
 
 
 def read_names(session: Session, jobs: Jobs[Any]) -> Names:
-    """Those that the application declares, that processes serve, that jobs wait in and that the newest jobs have."""
+    """Return the names that the application declares, processes serve, and waiting or new jobs have."""
     job, process, schedule = jobs.Job, jobs.Process, jobs.Schedule
     jobs.tasks.load()
     newest = select(job.task, job.queue).order_by(job.id.desc()).limit(_NEWEST).subquery("newest")

@@ -1,4 +1,4 @@
-"""Pages of a list by keyset: they stay where they are while rows come and go, and cost the same at any depth."""
+"""Keyset pagination: pages do not shift while rows come and go, and cost the same at any depth."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from sqla_jobs.rules.checks import check_text
 
 
 class BadCursor(JobsError):
-    """An address that names no place in the list."""
+    """An address without a valid place in the list."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """An order that an index serves; `columns` end with one that is unique, and go all the same way."""
+    """An order that an index provides. The last of `columns` is unique, and all have the same direction."""
 
     name: str
     title: str
@@ -29,15 +29,15 @@ class Order:
     is_descending: bool = False
 
     def by(self, *, backwards: bool = False) -> list[Any]:
-        """For ORDER BY."""
+        """Return the columns for ORDER BY."""
         down = self.is_descending != backwards
         return [column.desc() if down else column.asc() for column in self.columns]
 
     def beyond(self, key: Sequence[Any], *, backwards: bool = False) -> ColumnElement[bool]:
-        """The rows after the one with `key`, or before it.
+        """Return the condition for rows after the one with `key`, or before it.
 
-        Rows without a value in the first column stand where the server puts them: first where the order descends.
-        Where it ascends only the first page has them, since an index could not be told of both.
+        Rows without a value in the first column are where the server puts them: first in a descending order. In an
+        ascending order only the first page has them, since one index condition cannot express both.
         """
         first, *rest = self.columns
         if key[0] is None:
@@ -45,7 +45,7 @@ class Order:
             return or_(same, first.is_not(None)) if self.is_descending != backwards else same
         if self.is_descending != backwards:
             past = tuple_(*self.columns) < tuple_(*self._typed(key))
-            return and_(past, first <= literal(key[0], first.type))  # said again for the index
+            return and_(past, first <= literal(key[0], first.type))  # repeated for the index
         past = tuple_(*self.columns) > tuple_(*self._typed(key))
         return and_(past, first >= literal(key[0], first.type))
 
@@ -57,12 +57,12 @@ class Order:
         return [literal(value, column.type) for value, column in zip(key, self.columns, strict=True)]
 
     def write(self, key: Sequence[Any]) -> str:
-        """A key as an address has it."""
+        """Write a key for an address."""
         values = [value.isoformat() if isinstance(value, datetime) else value for value in key]
         return base64.urlsafe_b64encode(json.dumps(values, separators=(",", ":")).encode()).decode().rstrip("=")
 
     def read(self, text: str) -> list[Any]:
-        """The key in an address. Raises `BadCursor`."""
+        """Read the key in an address. Raises `BadCursor`."""
         try:
             values = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
             return [

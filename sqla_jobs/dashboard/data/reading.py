@@ -1,4 +1,4 @@
-"""Sessions in which pages read: short, read-only, and not able to hang."""
+"""Sessions for pages: short, read-only and with a timeout."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from sqla_jobs.jobs import Jobs
 from sqla_jobs.rules.wording import Count
 
 PATIENCE = 5.0
-"""Seconds that one statement of a page may take."""
+"""Timeout of a page's statement in seconds."""
 COUNTED = 5_000
-"""Rows that are counted one by one; of more than that the planner's estimate is shown."""
+"""Maximum number of rows that are counted exactly. Above it the planner's estimate is shown."""
 
 _SETTINGS = {
     "transaction_read_only": "on",
@@ -29,7 +29,7 @@ _SETTINGS = {
 
 @contextmanager
 def reading(jobs: Jobs[Any]) -> Generator[tuple[Session, datetime]]:
-    """A session that can only read, and the server's time. Raises `ConfigurationError` where none is bound."""
+    """Yield a read-only session and the server's time. Raises `ConfigurationError` without a bind."""
     with jobs.binding().session_factory() as session:
         said = [func.set_config(name, value, True) for name, value in _SETTINGS.items()]
         on_jobs = {"mapper": jobs.Job}
@@ -41,7 +41,7 @@ def reading(jobs: Jobs[Any]) -> Generator[tuple[Session, datetime]]:
 
 
 class _Explain(Executable, ClauseElement):
-    """EXPLAIN of a query; nothing is run."""
+    """EXPLAIN of a query, without running it."""
 
     inherit_cache = False
 
@@ -55,10 +55,10 @@ def _compile(element: _Explain, compiler: Any, **options: Any) -> str:
 
 
 def counted(session: Session, jobs: Jobs[Any], query: Select[Any]) -> Count:
-    """How many rows `query` has: exact up to `COUNTED`, else as the planner estimates it.
+    """Count the rows of `query`: exactly up to `COUNTED`, else by the planner's estimate.
 
-    The query says the order of an index: without one the planner would look for the first few thousand
-    by reading the table from its start.
+    The query must have the order of an index: without one, the planner would read the table from its start to find
+    the first few thousand rows.
     """
     on_jobs = {"mapper": jobs.Job}
     plan = session.connection(bind_arguments=on_jobs).execute(_Explain(query)).scalar_one()

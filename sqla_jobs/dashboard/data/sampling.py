@@ -1,4 +1,4 @@
-"""The runs of the last hour, day or week; an even sample of them where they are many, so that a page stays cheap."""
+"""The runs of the last hour, day or week, or an even sample of them, so that a page stays cheap."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sqla_jobs.jobs import Jobs
 
 @dataclass(frozen=True)
 class Sample:
-    """Each `step`th id of a run from `first` to `last`."""
+    """Every `step`th id of a run, from `first` to `last`."""
 
     first: int
     last: int
@@ -24,28 +24,28 @@ class Sample:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it has all runs."""
+        """True if the sample has all runs."""
         return self.step == 1
 
     @property
     def size(self) -> int:
-        """How many ids these are."""
+        """The number of ids."""
         return (self.last - self.first) // self.step
 
     def runs(self, jobs: Jobs[Any], columns: Sequence[Any], *conditions: Any) -> tuple[Any, Any]:
-        """What to select from, and in it the columns of the runs of the sample that meet the conditions."""
+        """Return a FROM clause with the runs of the sample that meet the conditions, and their columns in it."""
         if self.is_whole:
             runs: Any = select(*columns).where(*conditions).subquery("ended")
             return runs, runs.c
         series = func.generate_series(self.first, self.last, self.step)
         ids = series.table_valued(column("id", BigInteger), name="picked").render_derived()
-        # LIMIT keeps each look-up one in the primary key
+        # LIMIT makes each look-up one of the primary key
         runs = select(*columns).where(jobs.Run.id == ids.c.id, *conditions).limit(1).lateral("ended")
         return ids.join(runs, true()), runs.c
 
 
 def sample_since(session: Session, jobs: Jobs[Any], start: datetime, size: int) -> Sample:
-    """Of the runs that started since then: all, where they are fewer than twice `size`; of more about `size`."""
+    """Return a sample of the runs since `start`: all if they are fewer than twice `size`, else about `size`."""
     run: Any = jobs.Run
     first, _ = where_since(session, jobs, run.id, run.started_at, start)
     last = session.scalar(select(func.max(run.id))) or 0

@@ -1,7 +1,7 @@
-"""What the charts show: runs of the last hour, day or week, by outcome, and how long they waited and took.
+"""The figures of the charts: runs of the last hour, day or week, by outcome, with wait and run times.
 
-Up to `EXACT` runs everything is counted. Of more than that up to `EXACT` failures are still counted, and the rest is
-told from a sample, evenly spread over the ids, so that a page costs the same at any number.
+Up to `EXACT` runs are counted exactly. Of more runs, up to `EXACT` failures are counted exactly, and the other figures
+come from a sample, evenly spread over the ids. So a page costs the same at any number.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _EPOCH = datetime(2000, 1, 3, tzinfo=UTC)  # a Monday
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of time up to now, in buckets of one width."""
+    """A period up to now, in buckets of one width."""
 
     name: str
     title: str
@@ -35,7 +35,7 @@ class Span:
 
     @property
     def buckets(self) -> int:
-        """How many there are; the last is not over yet."""
+        """The number of buckets, including the present one."""
         return self.length // self.width
 
 
@@ -48,42 +48,42 @@ SPANS = {
 
 @dataclass
 class Bucket:
-    """Runs that ended in one stretch of time. Times in seconds, `None` where there were no runs."""
+    """The runs that ended in one bucket. Times are in seconds, `None` without runs."""
 
     start: datetime | None
     succeeded: float = 0
     failed: float = 0
     wait: tuple[float, float] | None = None
-    """The median and the 95th percentile of the time between due and started, of jobs that ended."""
+    """The median and the 95th percentile of the time from due to started, for jobs that ended."""
     run: tuple[float, float] | None = None
 
     @property
     def total(self) -> float:
-        """Runs that came to an end of their own."""
+        """The number of runs that succeeded or failed."""
         return self.succeeded + self.failed
 
 
 @dataclass
 class Statistics:
-    """All buckets, in order, and all of them as one."""
+    """All buckets, in order, and their sum."""
 
     span: Span
     buckets: list[Bucket]
     whole: Bucket
     sampled: int | None = None
-    """Runs that were looked at where not all were."""
+    """Number of examined runs; None if all were examined."""
     are_failures_counted: bool = True
-    """Whether failures were counted one by one; else the sample tells of them too."""
+    """True if failures were counted exactly, False if they come from the sample."""
     groups: list[FailureGroup] = field(default_factory=list[FailureGroup])
 
     @property
     def failure_rate(self) -> float | None:
-        """Of the runs that ended, from 0 to 1."""
+        """The share of failures in the runs that ended, from 0 to 1."""
         return self.whole.failed / self.whole.total if self.whole.total else None
 
 
 def read_statistics(session: Session, jobs: Jobs[Any], span: Span, now: datetime) -> Statistics:
-    """The figures of one span."""
+    """Return the figures of one span."""
     this = _EPOCH + (now - _EPOCH) // span.width * span.width
     start = this - span.width * (span.buckets - 1)
     by_start = {start + span.width * place: Bucket(start + span.width * place) for place in range(span.buckets)}
@@ -103,7 +103,7 @@ def read_statistics(session: Session, jobs: Jobs[Any], span: Span, now: datetime
 
 
 def pair(values: Sequence[float | None] | None) -> tuple[float, float] | None:
-    """A median and a 95th percentile as the database gives them, `None` where they are of nothing."""
+    """Return a median and a 95th percentile from the database; `None` if there are no values."""
     if values is None or values[0] is None or values[1] is None:
         return None
     return max(0.0, values[0]), max(0.0, values[1])
@@ -114,17 +114,17 @@ def _bucket(moment: Any, span: Span) -> Any:
 
 
 def seconds(interval: Any) -> Any:
-    """How many an interval has."""
+    """Return the seconds of an interval, in SQL."""
     return func.date_part("epoch", interval)
 
 
 def halves(values: Any) -> Any:
-    """The median and the 95th percentile of them."""
+    """Return the median and the 95th percentile of values, in SQL."""
     return func.percentile_cont(literal([0.5, 0.95], ARRAY(Double))).within_group(values)
 
 
 def _totals(jobs: Jobs[Any], span: Span, start: datetime, sample: Sample) -> Any:
-    """By bucket, and for all of them with a bucket of null."""
+    """Select the totals by bucket, and those of all buckets in a row without one."""
     job: Any = jobs.Job
     table: Any = jobs.Run
     named = [table.job_id, table.outcome, table.started_at, table.finished_at]
@@ -155,7 +155,7 @@ def _totals(jobs: Jobs[Any], span: Span, start: datetime, sample: Sample) -> Any
 def _count_failures(
     session: Session, jobs: Jobs[Any], span: Span, start: datetime, by_start: dict[datetime, Bucket], whole: Bucket
 ) -> bool:
-    """In place of what the sample says of them; False: there are so many that the sample says it well."""
+    """Replace the sample's failures by exact counts. Return False if there are too many to count."""
     run: Any = jobs.Run
     newest = (
         select(run.finished_at)

@@ -1,8 +1,8 @@
-"""What the page of tasks shows: of each task the attempts that started in a time, how they ended and what they took.
+"""The figures of the page of tasks: the attempts that started in a span, their outcomes and durations, by task.
 
-Where there are many attempts a sample tells of them, and up to `_FAILURES` failures are counted beside it: so the page
-costs the same at any number. A task that is so rare that the sample has next to none is told of by its schedules, if it
-has any: an index has their jobs.
+If there are many attempts, the figures come from a sample, and up to `_FAILURES` failures are counted exactly. So the
+page costs the same at any number. The figures of a task that is too rare for the sample come from the jobs of its
+schedules, if it has any, which an index finds.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from sqla_jobs.rules.wording import Count
 _SAMPLE = 5_000
 _FAILURES = 10_000
 _FEW = 3
-"""Attempts in a sample that tell of a task: of fewer its schedules know more."""
+"""Minimum number of a task's attempts in a sample. With fewer, the jobs of its schedules are better."""
 _SCHEDULED = 100
-"""Newest jobs of a schedule of a rare task."""
+"""Maximum number of jobs read from a schedule of a rare task, the newest first."""
 _MOST_SCHEDULED = 2_000
 _MARGIN = timedelta(minutes=1)
-"""By which the order of runs by id and that by their start may differ."""
+"""Maximum difference between the order of runs by id and by their start."""
 _LATEST = timedelta(days=1)
-"""By which an attempt may start later than the tick of its job, and still be found by that."""
+"""Maximum delay of an attempt after its job's tick, to be found by the tick."""
 
 
 class Seen(NamedTuple):
-    """Attempts at jobs of one task that were looked at."""
+    """The examined attempts at jobs of one task."""
 
     starts: int = 0
     failures: int = 0
@@ -47,37 +47,37 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TaskFigures:
-    """The attempts at jobs of one task that started in a time, and have ended."""
+    """The attempts at jobs of one task that started in a span and have ended."""
 
     task: str
     starts: Count
     failures: Count
-    """Those that failed, or were lost with their process."""
+    """Attempts that failed, or were lost with their process."""
     retries: Count
-    """Failures after which the job is tried again."""
+    """Failures that are retried."""
     running: int
-    """Its jobs that run now, those too that a worker has claimed ahead."""
+    """Its running jobs, including those that a worker has claimed ahead."""
     looked_at: int
-    """Attempts that wait and run time are told from."""
+    """Number of attempts from which `wait` and `run` are computed."""
     wait: tuple[float, float] | None
-    """The median and the 95th percentile, in seconds, from due to started, of attempts with which their jobs ended."""
+    """The median and the 95th percentile, in seconds, of the time from due to started, for last attempts."""
     run: tuple[float, float] | None
-    """Of the time that one attempt took."""
+    """The median and the 95th percentile, in seconds, of the duration of an attempt."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tasks:
-    """All tasks that the application declares, and others that ran."""
+    """The figures of all declared tasks, and of others that ran."""
 
     figures: list[TaskFigures]
     sampled: int | None
-    """Attempts that were looked at where not all were."""
+    """Number of examined attempts; None if all were examined."""
     are_failures_counted: bool
-    """Whether failures were counted one by one; else the sample tells of them too."""
+    """True if failures were counted exactly, False if they come from the sample."""
 
 
 def read_tasks(session: Session, jobs: Jobs[Any], span: Span, now: datetime) -> Tasks:
-    """The figures of all tasks in one span, by name; the tasks must have been imported."""
+    """Return the figures of all tasks in one span, by name. The tasks must have been imported."""
     start = now - span.length
     sample = sample_since(session, jobs, start - _MARGIN, _SAMPLE)
     seen = {row[0]: _seen(row) for row in ask(session, jobs, _of_sample(jobs, sample, start))}
@@ -105,7 +105,7 @@ def read_tasks(session: Session, jobs: Jobs[Any], span: Span, now: datetime) -> 
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    """What is known of a task beside the attempts that were looked at."""
+    """The facts about a task besides the examined attempts."""
 
     task: str
     running: int
@@ -113,11 +113,11 @@ class _Told:
     is_counted: bool
 
     def exactly(self, seen: Seen) -> TaskFigures:
-        """Where all attempts were looked at."""
+        """Return the figures if all attempts were examined."""
         return self._figures(seen, Count(seen.starts), Count(seen.failures), Count(seen.retries))
 
     def about(self, seen: Seen, step: int) -> TaskFigures:
-        """Where each `step`th was."""
+        """Return the figures if every `step`th attempt was examined."""
         counted = self.counted
         starts = _about(seen.starts * step, counted.failures)
         if self.is_counted:
@@ -126,7 +126,7 @@ class _Told:
         return self._figures(seen, starts, _about(failures, counted.failures), _about(retries, counted.retries))
 
     def at_least(self, seen: Seen) -> TaskFigures:
-        """Where some were, and there may be others."""
+        """Return the figures if some attempts were examined and there may be others."""
         counted = self.counted
         starts = Count(max(seen.starts, counted.failures), is_least=True)
         failures = Count(max(seen.failures, counted.failures), is_least=not self.is_counted)
@@ -179,7 +179,7 @@ def _needed(job: Any) -> list[Any]:
 
 
 def _by_task(source: Any, run: Any, of_job: Any) -> Any:
-    """The attempts in `source`."""
+    """Select the figures of the attempts in `source`, by task."""
     came_to_an_end = run.outcome.in_(["succeeded", *BAD])
     ended_its_job = and_(came_to_an_end, of_job.c.finished_at == run.finished_at)
     seen = (
@@ -204,7 +204,7 @@ def _by_task(source: Any, run: Any, of_job: Any) -> Any:
 
 
 def _newest_failures(jobs: Jobs[Any], start: datetime) -> Any:
-    """Failures and retries by task."""
+    """Count the newest failures and retries by task."""
     run: Any = jobs.Run
     bad = (
         select(run.job_id, run.attempt, run.outcome)
@@ -222,14 +222,14 @@ def _newest_failures(jobs: Jobs[Any], start: datetime) -> Any:
 
 
 def _job_of(jobs: Jobs[Any], run: Any) -> Any:
-    """The job of each of these runs; LIMIT keeps each look-up one in the primary key."""
+    """Select the job of each of these runs. LIMIT makes each look-up one of the primary key."""
     job: Any = jobs.Job
     found = select(*_needed(job)).where(job.id == run.job_id)
     return found.limit(1).lateral("of_job")
 
 
 def _is_retried(run: Any, of_job: Any) -> Any:
-    """Whether the job is tried again after this attempt failed."""
+    """Return the condition that a retry follows this attempt."""
     return or_(run.outcome == "retried", and_(run.outcome == "lost", run.attempt < of_job.c.max_attempts))
 
 

@@ -1,1 +1,1 @@
-"""How values look on a page: pure."""
+"""Texts and shapes of values on pages. Pure."""

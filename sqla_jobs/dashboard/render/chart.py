@@ -1,4 +1,4 @@
-"""Charts as numbers: where bars and lines go in a picture of 1000 by 100, and what the axes say. Pure."""
+"""Charts as numbers: bars and lines in a picture of 1000 by 100, with labels of the axes. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WIDTH, HEIGHT = 1000.0, 100.0
 
 @dataclass(frozen=True)
 class Bar:
-    """One stretch of time: two parts stacked on one another, and what it says when pointed at."""
+    """One bucket of a bar chart: two stacked parts, and the title on hover."""
 
     x: float
     width: float
@@ -26,13 +26,13 @@ class Bar:
 
     @property
     def top(self) -> float:
-        """Where the upper part begins."""
+        """The top of the upper part."""
         return HEIGHT - self.low - self.high
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line: for each unbroken part a path."""
+    """A line, with a path for each part without a gap."""
 
     name: str
     css: str
@@ -41,7 +41,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """One chart; `rows` say the same in words."""
+    """One chart. `rows` is the same data as a table."""
 
     id: str
     title: str
@@ -49,16 +49,16 @@ class Chart:
     bars: Sequence[Bar]
     lines: Sequence[Line]
     marks: Sequence[str]
-    """Of the vertical axis, from the top."""
+    """The labels of the vertical axis, from the top."""
     times: Sequence[str]
-    """Of the horizontal axis, from the left."""
+    """The labels of the horizontal axis, from the left."""
     heads: Sequence[str]
     rows: Sequence[Sequence[str]]
     is_empty: bool
 
 
 def nice(value: float) -> float:
-    """The next larger of 1, 2, 4, 5, 10 times a power of ten: an end of an axis whose half is round too."""
+    """Round up to 1, 2, 4, 5 or 10 times a power of ten: an end of an axis whose half is also round."""
     if value <= 0:
         return 1.0
     size = 10.0 ** math.floor(math.log10(value))
@@ -66,7 +66,7 @@ def nice(value: float) -> float:
 
 
 def _nice_seconds(value: float) -> float:
-    """The same in units in which durations are told."""
+    """Round up like `nice`, in the units of durations."""
     for unit, most in ((1.0, 60.0), (60.0, 3600.0), (3600.0, 86400.0)):
         if value <= most:
             return unit * nice(value / unit) if value / unit > 1 or unit == 1.0 else unit
@@ -74,7 +74,7 @@ def _nice_seconds(value: float) -> float:
 
 
 def _labels(figures: Statistics) -> list[str]:
-    """The start of each bucket, as told in a table."""
+    """Return the start of each bucket, for a table."""
     style = "%a %H:%M" if figures.span.length > timedelta(days=1) else "%H:%M"
     return [bucket.start.strftime(style) if bucket.start else "" for bucket in figures.buckets]
 
@@ -90,7 +90,7 @@ def _times(figures: Statistics) -> list[str]:
 
 
 def throughput(figures: Statistics) -> Chart:
-    """Runs that ended, succeeded below and failed above."""
+    """Return the chart of ended runs: succeeded below, failed above."""
     top = nice(max(1.0, *(bucket.total for bucket in figures.buckets)))
     slot = WIDTH / len(figures.buckets)
     labels = _labels(figures)
@@ -125,7 +125,7 @@ def throughput(figures: Statistics) -> Chart:
 
 
 def latency(figures: Statistics, name: str, title: str, of: Callable[[Bucket], tuple[float, float] | None]) -> Chart:
-    """A median and a 95th percentile over time."""
+    """Return the chart of a median and a 95th percentile over time."""
     values = [of(bucket) for bucket in figures.buckets]
     top = _nice_seconds(max([pair[1] for pair in values if pair] or [1.0]))
     labels = _labels(figures)
@@ -153,7 +153,7 @@ def latency(figures: Statistics, name: str, title: str, of: Callable[[Bucket], t
 
 
 def _paths(values: Sequence[float | None], top: float) -> list[str]:
-    """A path for each stretch without a gap; a single point is a short dash."""
+    """Return a path for each part without a gap. A single point is a short dash."""
     slot = WIDTH / len(values)
     paths: list[str] = []
     points: list[str] = []

@@ -1,4 +1,4 @@
-"""Numbers, times and durations as people read them: pure."""
+"""Numbers, times and durations for people. Pure."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from sqla_jobs.rules.wording import UNITS
 
 
 def number(value: float) -> str:
-    """1234567 as 1,234,567."""
+    """Return 1234567 as `1,234,567`."""
     return f"{value:,.0f}"
 
 
 def short(value: float) -> str:
-    """For an axis: 1,200 as 1.2k."""
+    """Return a number for an axis: 1,200 as `1.2k`."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.3g}{letter}"
@@ -25,7 +25,7 @@ def short(value: float) -> str:
 
 
 def ago(moment: datetime, now: datetime) -> str:
-    """How far `moment` is from `now`, in one unit."""
+    """Return the time from `moment` to `now`, or from `now` to `moment`, in one unit."""
     seconds = (now - moment).total_seconds()
     distance = abs(seconds)
     if distance < 1:
@@ -38,17 +38,17 @@ def ago(moment: datetime, now: datetime) -> str:
 
 
 def exact(moment: datetime) -> str:
-    """In UTC, to the millisecond."""
+    """Return a moment in UTC, to the millisecond."""
     if moment == PARKED:
         return "parked"
     return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + " UTC"
 
 
 def sentence(text: str) -> Markup:
-    """What stands between backticks is code."""
+    """Render a sentence: text between backticks is code."""
     return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704  # it is escaped
 
 
 def parted(name: str) -> Markup:
-    """A name of a task that may be broken between its parts."""
+    """Render a task's name so that it can wrap between its parts."""
     return Markup(re.sub(r"([._])(?=.)", r"\1<wbr>", str(escape(name))))  # noqa: S704  # it is escaped

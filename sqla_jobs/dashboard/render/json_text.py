@@ -1,4 +1,4 @@
-"""JSON for reading: indented, and each number with exactly the digits that are stored. Pure."""
+"""JSON for people: indented, and each number with exactly the stored digits. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sqla_jobs.rules.redaction import Digits, check_depth
 
 
 def parse(text: str) -> Any:
-    """What `text` says, numbers as `Digits`. Raises `ValueError` for what is no JSON, or nested too deep."""
+    """Parse JSON, with numbers as `Digits`. Raises `ValueError` if it is invalid, or nested too deep."""
     try:
         value = json.loads(text, parse_int=Digits, parse_float=Digits, parse_constant=Digits)
     except RecursionError:
@@ -18,7 +18,7 @@ def parse(text: str) -> Any:
 
 
 def pretty(value: Any, indent: str = "") -> str:
-    """Indented by two spaces; text as it is, with non-ASCII characters."""
+    """Write JSON indented by two spaces, with non-ASCII characters unescaped."""
     deeper = indent + "  "
     if isinstance(value, dict) and value:
         items = [f"{deeper}{_text(key)}: {pretty(item, deeper)}" for key, item in cast("dict[str, Any]", value).items()]
@@ -29,7 +29,7 @@ def pretty(value: Any, indent: str = "") -> str:
 
 
 def compact(value: Any) -> str:
-    """On one line."""
+    """Write JSON on one line."""
     if isinstance(value, Digits):
         return str(value)
     if isinstance(value, dict):
@@ -44,7 +44,7 @@ def _text(value: Any) -> str:
 
 
 def python(value: Any) -> str:
-    """As a Python literal."""
+    """Write a value as a Python literal."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{k!r}: {python(v)}" for k, v in cast("dict[str, Any]", value).items()) + "}"
     if isinstance(value, list):

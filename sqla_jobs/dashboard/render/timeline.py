@@ -1,4 +1,4 @@
-"""What happened to a job, in order: pure."""
+"""The timeline of a job. Pure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Event:
 
 
 def timeline(job: Any, runs: Sequence[Any], *, is_whole: bool) -> list[Event]:
-    """From its creation to where it stands; `runs` are its attempts, oldest first."""
+    """Return the events of a job from its creation to now. `runs` are its attempts, the oldest first."""
     events = [Event("Created", job.created_at, "scheduled", "by a schedule" if job.schedule_id is not None else "")]
     if not is_whole:
         events.append(Event("Earlier attempts", None, "snoozed", "on an older page of its runs"))

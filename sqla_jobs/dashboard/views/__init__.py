@@ -1,1 +1,1 @@
-"""The pages, and what their forms change."""
+"""The pages and their forms."""

@@ -1,4 +1,4 @@
-"""The page of what was changed through the dashboard, by whom and when."""
+"""The page of the audit: changes from the dashboard or the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Changing jobs: one from its page; many from a list, confirmed with the exact number, then batch by batch."""
+"""Changes of jobs: of one from its page, or of many from a list, confirmed by number and then done in batches."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from sqla_jobs.rules.checks import read_moment, read_priority
 
 _SAMPLE = 5
 _STRETCH = 50_000
-"""Ids that one transaction looks through at most."""
+"""Maximum number of ids that one transaction reads."""
 _STEP = 1.0
-"""Seconds that one request works."""
+"""Seconds of work in one request."""
 _MOST_IDS = 1_000
 
 
 @dataclass(frozen=True)
 class Offer:
-    """A change as people know it. What it `asks` are fields of the form, from which it is `made`."""
+    """A change that a form offers. `asks` are the fields of the form, from which `made` makes the change."""
 
     change: type[Change]
     made: Callable[[], Change]
@@ -125,12 +125,12 @@ def change_one(site: Dashboard, job_id: int, action: str) -> AnyResponse:
 
 
 def offered(state: JobState | None) -> list[tuple[str, Offer]]:
-    """What can be done to jobs of that state."""
+    """Return the changes for jobs of that state."""
     return [(name, offer) for name, offer in OFFERS.items() if state is None or state in offer.change.states]
 
 
 def _asked(site: Dashboard) -> tuple[str, Offer, Selection, dict[str, str], list[str]]:
-    """What the form asks for: the change, for which jobs, and the fields that say so again."""
+    """Return the action of the form, its change, the selection of jobs, and the fields and ids to repeat it."""
     action = request.form.get("action", "")
     if action not in OFFERS:
         abort(400, f"Unknown action {action!r:.40}; valid actions: {', '.join(OFFERS)}.")
@@ -146,12 +146,12 @@ def _asked(site: Dashboard) -> tuple[str, Offer, Selection, dict[str, str], list
         abort(400, "No job was selected: tick some first, or choose all that match the filter.")
     if len(ids) > _MOST_IDS or not all(one.isascii() and one.isdigit() and len(one) < 19 for one in ids):
         abort(400, f"Give ids of jobs, at most {_MOST_IDS:,} of them.")
-    # with the filter of the list in which they were ticked: one that does not match it any more has changed
+    # keep the filter of the list: a ticked job that no longer matches has changed since, and is left alone
     return action, OFFERS[action], replace(wanted.selection, ids=tuple(map(int, ids))), dict(wanted.given), ids
 
 
 def confirm(site: Dashboard) -> Response:
-    """POST /jobs/change: how many it would be, and some of them."""
+    """POST /jobs/change: show the number of jobs, and some of them."""
     action, offer, selection, fields, ids = _asked(site)
     job: Any = site.jobs.Job
     with site.reading() as (session, now):
@@ -191,12 +191,12 @@ def confirm(site: Dashboard) -> Response:
 
 
 def _is_narrowed(change: type[Change], fields: Mapping[str, str]) -> bool:
-    """Whether all that match are meant, of some states only."""
+    """Return whether the change applies to matching jobs of only some states."""
     return "all" in fields and "state" not in fields and change.by_default != change.states
 
 
 def run(site: Dashboard) -> Response:
-    """POST /jobs/change/run: works for a second, and shows how far it is; the page then asks for the next."""
+    """POST /jobs/change/run: work for a second and show the progress. The page then sends the next request."""
     action, offer, selection, fields, ids = _asked(site)
     until, done = _whole("until"), Progress(_whole("seen"), _whole("changed"), _whole("last"))
     start = _whole("start") or done.last

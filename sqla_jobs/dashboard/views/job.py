@@ -23,7 +23,7 @@ from sqla_jobs.rules.unique import RESERVED
 
 _RUNS = 20
 _LONG = 100_000
-"""Characters of arguments, results and the like that a page shows."""
+"""Maximum length of arguments, results and other texts on a page."""
 
 
 def show(site: Dashboard, job_id: int) -> Response:
@@ -65,7 +65,7 @@ def show(site: Dashboard, job_id: int) -> Response:
 
 
 class _Run:
-    """An attempt as it may be shown."""
+    """An attempt, without sensitive values."""
 
     def __init__(self, row: Any, shown: Shown) -> None:
         self.row = row
@@ -76,7 +76,7 @@ class _Run:
 
 
 def _key_url(site: Dashboard, job: Any) -> str:
-    """The jobs of the same unique key, or of the same task where keys cannot be searched for."""
+    """Return the address of jobs with the same unique key, or of the same task if its keys must not be searched."""
     is_hidden = job.task in site.jobs.tasks.sensitive()
     return site.url("jobs", task=job.task) if is_hidden else site.url("jobs", key=job.unique_key)
 
@@ -96,7 +96,7 @@ def _job(session: Session, jobs: Jobs[Any], job_id: int) -> Any:
 
 
 def _own_columns(jobs: Jobs[Any], job: Any, shown: Shown) -> list[tuple[str, str]]:
-    """The columns of an application's own job class that hold something."""
+    """Return the columns of an application's own job class that have a value."""
     values = _own_values(jobs, job).items()
     return [(name, _cut(shown.text(str(value)) or "")) for name, value in values if value is not None]
 
@@ -108,7 +108,7 @@ def _own_values(jobs: Jobs[Any], job: Any) -> dict[str, Any]:
 
 
 def _runs(session: Session, jobs: Jobs[Any], job_id: int, before: int | None) -> list[Any]:
-    """The newest first, one more than a page has; what the values are in the database as text, to the last digit."""
+    """Return one run more than a page has, the newest first, with results as text, which keeps every digit."""
     run: Any = jobs.Run
     columns = [column for column in run.__table__.c if column.name != "result"]
     query = (
@@ -122,7 +122,7 @@ def _runs(session: Session, jobs: Jobs[Any], job_id: int, before: int | None) ->
 
 
 def _keeps_key(session: Session, jobs: Jobs[Any], job_id: int) -> bool:
-    """Whether it failed and keeps the next jobs of its ordered key waiting."""
+    """Return whether the job failed and keeps the next jobs of its ordered key waiting."""
     query = select(keeps_others_waiting(jobs.models)).where(jobs.Job.id == job_id)
     return bool(session.execute(query, bind_arguments={"mapper": jobs.Job}).scalar())
 
@@ -136,7 +136,7 @@ def _process(session: Session, jobs: Jobs[Any], process_id: Any) -> Any:
 
 
 def _duplicates(session: Session, jobs: Jobs[Any], job: Any) -> Any:
-    """The live job of the same unique key, if that is another one."""
+    """Return another live job with the same unique key, if there is one."""
     if job.unique_key is None:
         return None
     other: Any = jobs.Job
@@ -147,7 +147,7 @@ def _duplicates(session: Session, jobs: Jobs[Any], job: Any) -> Any:
 
 
 def _as_code(jobs: Jobs[Any], job: Any, shown: Shown) -> str:
-    """A call that enqueues it again."""
+    """Return code that enqueues the job again."""
     task = jobs.tasks.get(job.task)
     said = f"jobs.tasks[{job.task!r}]"
     is_made = (job.unique_key or "").startswith(RESERVED)  # the task makes it again
@@ -156,7 +156,7 @@ def _as_code(jobs: Jobs[Any], job: Any, shown: Shown) -> str:
     usual = {"queue": "default", "priority": 0, "unique_key": None}
     changed = [f"{name}={value!r}" for name, value in options.items() if value != usual[name]]
     own = {name: repr(value) for name, value in _own_values(jobs, job).items() if value is not None}
-    if own:  # a value in which a secret is hidden is left out, as that argument is
+    if own:  # a value with a masked secret is left out, like a masked argument
         pairs = (f"{name!r}: {said if shown.text(said) == said else '...'}" for name, said in own.items())
         changed.append(f"columns={{{', '.join(pairs)}}}")
     if changed:

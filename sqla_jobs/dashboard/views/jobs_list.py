@@ -34,7 +34,7 @@ class Line:
 
     @property
     def told(self) -> tuple[str, datetime | None]:
-        """The time that matters most in its state, and what it is."""
+        """The most relevant time in the job's state, with a label."""
         job = self.job
         match job.state:
             case JobState.scheduled:
@@ -48,7 +48,7 @@ class Line:
 
     @property
     def ran_for(self) -> float | None:
-        """Seconds of its last attempt, where it ended in one."""
+        """The seconds of the attempt with which the job ended; None if there was none."""
         job = self.job
         if job.finished_at is None or job.started_at is None or job.state == JobState.running:
             return None
@@ -56,7 +56,7 @@ class Line:
 
 
 def lines(site: Dashboard, session: Session, rows: Sequence[Any]) -> list[Line]:
-    """Rows as they may be shown."""
+    """Return rows without sensitive values."""
     errors = last_errors(session, site.jobs, [row.id for row in rows]) if rows else {}
     made: list[Line] = []
     for row in rows:
@@ -109,7 +109,7 @@ def _read(site: Dashboard, wanted: Filter) -> tuple[Order, Found, list[Line], li
 
 
 def state_counts(session: Session, jobs: Jobs[Any]) -> list[tuple[str, Count]]:
-    """How many jobs there are in each state."""
+    """Count the jobs of each state."""
     job: Any = jobs.Job
     order = {
         JobState.scheduled: [job.run_at],

@@ -1,4 +1,4 @@
-"""The page of limits, and the forms that override what code declares and take that back."""
+"""The page of limits, and the forms that override declared limits and remove overrides."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _read(site: Dashboard, gate: str) -> LimitStatus:
 
 
 def _numbers(given: Mapping[str, str]) -> Any:
-    """What `set_limit` takes. Raises `ArgumentsError`."""
+    """Parse the arguments of `set_limit`. Raises `ArgumentsError`."""
     kinds = ((name, text, float if name == "per" else int) for name in _NUMBERS if (text := given[name]))
     return dict.fromkeys(_NUMBERS) | {name: read_number(name, text, kind) for name, text, kind in kinds}
 

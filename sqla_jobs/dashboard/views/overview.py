@@ -1,4 +1,4 @@
-"""The first page: how everything stands."""
+"""The first page: an overview of queues, failures and warnings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of processes: what each runs, and how it does."""
+"""The page of processes, with their running jobs."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from sqla_jobs.monitoring.finding import ask
 from sqla_jobs.monitoring.processes import ProcessStatus, read_held, read_processes
 
 _NEWEST = 5_000
-"""Runs that are looked at."""
+"""Maximum number of runs read, the newest first."""
 _STORED_WITHIN = 10.0
-"""Seconds within which the row of a process tells that a job has ended in it."""
+"""Seconds within which the row of a process shows the end of a job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def show(site: Dashboard) -> Response:
 def _last(
     process: ProcessStatus, last_jobs: Mapping[uuid.UUID, LastJob], now: datetime
 ) -> tuple[datetime | None, LastJob | None]:
-    """When a job last ended in the process, and which one, if that is known."""
+    """Return the time at which a job last ended in the process, and that job if it is known."""
     stored = None if process.idle is None else now - timedelta(seconds=process.idle)
     found = last_jobs.get(process.id)
     if found is None or (stored is not None and found.finished_at < stored - timedelta(seconds=_STORED_WITHIN)):
@@ -63,13 +63,13 @@ def _last(
 
 
 def _last_jobs(session: Session, jobs: Jobs[Any]) -> dict[uuid.UUID, LastJob]:
-    """The job that last ended in each process, found among the newest runs: no index has the runs of a process."""
+    """Return the job that last ended in each process, from the newest runs: no index has the runs of a process."""
     job, run = jobs.Job, jobs.Run
     named = (run.process_id, run.job_id, run.outcome, run.finished_at)
     newest = select(*named).order_by(run.id.desc()).limit(_NEWEST).subquery("newest")
     place = func.row_number().over(partition_by=newest.c.process_id, order_by=newest.c.finished_at.desc())
     last = select(newest, place.label("place")).where(newest.c.process_id.in_(select(jobs.Process.id))).subquery("last")
-    # LIMIT keeps each look-up one in the primary key
+    # LIMIT makes each look-up one of the primary key
     of_job = select(job.task).where(last.c.place == 1, job.id == last.c.job_id).limit(1).lateral("of_job")
     columns: Any = (last.c.process_id, last.c.job_id, of_job.c.task, last.c.outcome, last.c.finished_at)
     rows = ask(session, jobs, select(*columns).select_from(last.join(of_job, true())))

@@ -1,4 +1,4 @@
-"""The pages of schedules, the form that adds or edits one, and what else can be done to it."""
+"""The pages of schedules, the form that adds or edits one, and other changes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _EMPTY = {
 
 @dataclass(frozen=True)
 class Rule:
-    """A schedule's rule for reading."""
+    """A schedule's rule for people."""
 
     description: str
     upcoming: list[datetime]
@@ -56,7 +56,7 @@ class Rule:
 
 
 def _rule_of(cron: str, timezone: str, now: datetime, first: datetime | None = None, *, count: int = _UPCOMING) -> Rule:
-    """In plain English, and the next times, in its zone; or what is wrong with it."""
+    """Describe a rule in English, with its next times in its zone; or its error."""
     try:
         rule = Cron.parse(cron, timezone)
         said, upcoming = rule.description, list[datetime]()
@@ -100,7 +100,7 @@ def _columns(schedule: Any) -> list[Any]:
 
 
 def _recent(session: Session, site: Dashboard, schedule_ids: list[int]) -> dict[int, list[Any]]:
-    """The last jobs of each, newest first."""
+    """Return the last jobs of each schedule, the newest first."""
     if not schedule_ids:
         return {}
     job: Any = site.jobs.Job
@@ -125,7 +125,7 @@ def _recent(session: Session, site: Dashboard, schedule_ids: list[int]) -> dict[
 
 
 def _read_schedule(session: Session, site: Dashboard, schedule_id: int) -> tuple[Any, Shown]:
-    """The schedule, and its arguments as they may be shown. Raises `UnknownSchedule`."""
+    """Return the schedule, and its arguments without sensitive values. Raises `UnknownSchedule`."""
     schedule: Any = site.jobs.Schedule
     row = session.execute(
         select(*_columns(schedule)).where(schedule.id == schedule_id), bind_arguments={"mapper": schedule}
@@ -156,7 +156,7 @@ def show(site: Dashboard, schedule_id: int) -> Response:
 
 
 def _enqueued(session: Session, site: Dashboard, ticks: Sequence[TickReport]) -> dict[int | None, Line]:
-    """The jobs of these ticks, by id."""
+    """Return the jobs of these ticks, by id."""
     job: Any = site.jobs.Job
     ids = [tick.job_id for tick in ticks if tick.outcome == TickOutcome.enqueued]
     rows = session.execute(select(*columns(job)).where(job.id.in_(ids)), bind_arguments={"mapper": job}).all()
@@ -238,13 +238,13 @@ def save(site: Dashboard, schedule_id: int) -> AnyResponse:
 
 
 def _withheld(site: Dashboard, task: str, args: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments that the form did not show: they stay unless new ones are given."""
+    """Return the arguments that the form masked. They are kept unless new ones are given."""
     shown = site.jobs.tasks.shown(task, args)
     return {name: value for name, value in args.items() if shown[name] != value}
 
 
 def _values(site: Dashboard, given: Mapping[str, str], *, hidden: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of the form as a row has them. Raises `JobsError`."""
+    """Parse the fields of the form to column values. Raises `JobsError`."""
     jobs, task = site.jobs, given["task"]
     defaults = jobs.tasks[task].declaration.defaults if task in jobs.tasks else {"queue": "default", "priority": 0}
     return {

@@ -1,4 +1,4 @@
-"""The page of tasks: how often each ran, how it went and how long it took."""
+"""The page of tasks, with their runs, outcomes and durations."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from sqla_jobs.dashboard.data.tasks import TaskFigures, read_tasks
 from sqla_jobs.dashboard.site import Dashboard
 
 _SHOWN = 200
-"""Tasks on the page."""
+"""Maximum number of tasks on the page."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column of the table, by which it can be sorted."""
+    """One sortable column of the table."""
 
     name: str
     title: str
     of: Callable[[TaskFigures], Any]
     order: str = "desc"
-    """That in which it is sorted first: `asc` or `desc`."""
+    """The first direction of sorting: `asc` or `desc`."""
 
     def sorted(self, tasks: Sequence[TaskFigures], order: str) -> list[TaskFigures]:
-        """In that order; tasks without a value come last."""
+        """Sort the tasks by this column. Tasks without a value come last."""
         told = [task for task in tasks if self.of(task) is not None]
         others = [task for task in tasks if self.of(task) is None]
         return sorted(told, key=self.of, reverse=order == "desc") + others
 
 
 def _part(name: str, place: int) -> Callable[[TaskFigures], Any]:
-    """The median or the 95th percentile of one of the times, if there is any."""
+    """Return the median or the 95th percentile of one of the times; None without values."""
     return lambda task: None if (times := getattr(task, name)) is None else times[place]
 
 
@@ -57,7 +57,7 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Sorting:
-    """How the table is sorted, and the addresses that sort it in another way."""
+    """The order of the table, and the addresses of other orders."""
 
     site: Dashboard
     span: Span
@@ -65,12 +65,12 @@ class Sorting:
     order: str
 
     def url(self, column: Column) -> str:
-        """Sorted by that column; by the present one the other way round."""
+        """Return the address sorted by that column; reversed if it is the present one."""
         flipped = "asc" if self.order == "desc" else "desc"
         return self._page(self.span, column, flipped if column is self.column else column.order)
 
     def over(self, span: Span) -> str:
-        """Over another time, sorted as it is."""
+        """Return the address for another span, in the same order."""
         return self._page(span, self.column, self.order)
 
     def _page(self, span: Span, column: Column, order: str) -> str:
