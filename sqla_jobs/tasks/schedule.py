@@ -32,9 +32,9 @@ class ScheduleOptions(TypedDict, total=False):
     priority: int
     """The priority of its jobs, from -10 to 10; lower runs first. By default the task's."""
     catch_up: CatchUp | Literal["skip", "latest", "all"]
-    """Which missed ticks to fire: none, the newest, or all, the oldest first and at most 100."""
+    """The missed ticks to fire: none, the newest, or all, the oldest first and at most 100."""
     overlap: Overlap | Literal["allow", "skip"]
-    """Whether to fire a tick while the job of an earlier tick is live."""
+    """"skip" skips a tick while the job of an earlier tick is live; by default "allow"."""
     jitter: float | timedelta
     """The maximum random delay of each job after its tick; a number is seconds."""
     enabled: bool
