@@ -38,7 +38,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def run(database: Engine, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs a command on tests.shop; its exit code must be as expected."""
+    """Return a function that runs a command on tests.shop and checks the exit code."""
     monkeypatch.delenv("SQLA_JOBS_APP", raising=False)
 
     def run(*arguments: str, code: int = 0, answer: str = "") -> Result:
@@ -53,7 +53,7 @@ def run(database: Engine, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 @pytest.fixture
 def failed(database: Engine, session: Session) -> list[int]:
-    """Three jobs that failed."""
+    """Run three jobs that fail, and return their ids."""
     ids: list[int] = []
     for _ in range(3):
         job = shop.misbehave.enqueue(session, "base-exception")
@@ -72,7 +72,7 @@ def command(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Command:
-    """Runs `sqla-jobs …` in a folder of its own, bound to nothing and with none of the modules there imported."""
+    """Return a function that runs `sqla-jobs …` in an empty folder, without a bind and with fresh imports."""
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         with monkeypatch.context() as here:
@@ -95,7 +95,7 @@ def command(
 
 
 def read_status(run: Run) -> Any:
-    """The JSON alone: older versions of click mix the warnings on standard error in."""
+    """Parse the JSON of `status`. Older versions of click mix in the warnings on standard error."""
     return json.JSONDecoder().raw_decode(run("status", "--json").stdout)[0]
 
 
@@ -123,7 +123,7 @@ class TestWhichApplication:
         assert "Traceback" not in done.stderr
 
     @pytest.mark.parametrize("command", ["status", "list", "worker", "clock"])
-    def test_what_cannot_be_one_is_told_before_anything_is_imported(self, command: str) -> None:
+    def test_an_invalid_application_is_refused_before_anything_is_imported(self, command: str) -> None:
         done = CliRunner().invoke(main, [command, "--app", "tests.shop"])
         told = "Error: 'tests.shop': write MODULE:ATTR, such as shop:jobs or shop:create_app()\n"
         assert (done.exit_code, done.output) == (1, told)
@@ -181,7 +181,7 @@ class TestWhichApplication:
         assert "tables" not in done.output
 
     @pytest.mark.slow
-    def test_what_the_application_prints_is_not_in_the_output(self, command: Command, tmp_path: Path) -> None:
+    def test_prints_of_the_application_are_not_in_the_output(self, command: Command, tmp_path: Path) -> None:
         declaring = (
             "from sqlalchemy.orm import DeclarativeBase\nfrom sqla_jobs import Jobs\nprint('settings are read')\n"
         )
@@ -215,7 +215,7 @@ class TestWhichApplication:
 
 
 class TestStatus:
-    def test_it_tells_of_queues_processes_and_failures(
+    def test_it_shows_queues_processes_and_failures(
         self, run: Run, session: Session, failed: list[int], database: Engine
     ) -> None:
         shop.mark.options(queue="mail").enqueue(session, 1)
@@ -247,9 +247,7 @@ class TestStatus:
         session.commit()
         assert [one["per_minute"] for one in read_status(run)["queues"]] == [3]
 
-    def test_what_fails_and_is_tried_again_is_seen_before_it_is_given_up(
-        self, run: Run, session: Session, database: Engine
-    ) -> None:
+    def test_retries_are_shown_before_the_last_attempt(self, run: Run, session: Session, database: Engine) -> None:
         for _ in range(2):
             shop.fails_slowly.enqueue(session, "the bank is closed")
         session.commit()
@@ -281,7 +279,7 @@ class TestStatus:
         lines = [line.split() for line in run("status", "--exact").output.splitlines()]
         assert ["mark", ">", "99", "%", "ValueError", "30000"] in [line[:6] for line in lines]
 
-    def test_what_is_claimed_ahead_does_not_count_as_running(self, run: Run, session: Session) -> None:
+    def test_jobs_claimed_ahead_do_not_count_as_running(self, run: Run, session: Session) -> None:
         process = jobs.Process(host="here", pid=4711, queues={"default": 2, "mail": 8})
         session.add(process)
         session.flush()
@@ -309,7 +307,7 @@ class TestStatus:
         assert " ago 5 (+5 claimed) " in second
         assert str(process.id) not in run("status").output
 
-    def test_a_worker_tells_of_its_code_its_clock_and_its_last_job(
+    def test_a_worker_shows_its_version_its_clock_and_its_last_job(
         self, run: Run, session: Session, database: Engine
     ) -> None:
         with jobs.worker(bind=database):
@@ -327,7 +325,7 @@ class TestStatus:
         assert (clock["version"], clock["idle"]) == (version("sqla-jobs"), None)
 
     @pytest.mark.slow
-    def test_it_is_watched_until_somebody_has_seen_enough(self, database: Engine, database_url: str) -> None:
+    def test_watch_ends_at_a_signal(self, database: Engine, database_url: str) -> None:
         command = [sys.executable, "-m", "sqla_jobs", "status", "tests.shop:jobs", "--database-url", database_url]
         ours, theirs = pty.openpty()
         watching = subprocess.Popen([*command, "--watch"], cwd=ROOT, stdout=theirs, stderr=theirs, stdin=theirs)
@@ -345,7 +343,7 @@ class TestStatus:
         assert b"QUEUE" in seen
         assert b"workers: none is alive" in seen
 
-    def test_what_is_no_terminal_is_not_redrawn(self, run: Run) -> None:
+    def test_watch_needs_a_terminal(self, run: Run) -> None:
         for arguments in (["--watch"], ["--watch", "--json"]):
             assert "--watch redraws a terminal" in run("status", *arguments, code=2).output
 
@@ -427,7 +425,7 @@ class TestReading:
     def test_a_job_that_is_not_there_is_an_error(self, run: Run) -> None:
         assert "there is no job 4711; it may have been pruned" in run("show", "4711", code=1).output
 
-    def test_whole_numbers_are_shown_exactly_and_nothing_steers_the_terminal(self, run: Run, session: Session) -> None:
+    def test_integers_are_exact_and_control_characters_are_escaped(self, run: Run, session: Session) -> None:
         job = jobs.Job(task="x\x1b[2J", args={"n": 12345678901234567890, "text": "\x1b]0;title\x07"})
         session.add(job)
         session.commit()
@@ -438,7 +436,7 @@ class TestReading:
 
     @pytest.mark.slow
     @pytest.mark.usefixtures("database")
-    def test_what_is_sensitive_is_not_shown(self, command: Command, tmp_path: Path, database_url: str) -> None:
+    def test_sensitive_arguments_are_not_shown(self, command: Command, tmp_path: Path, database_url: str) -> None:
         tmp_path.joinpath("app.py").write_text(
             "from sqlalchemy.orm import DeclarativeBase\n"
             "from sqla_jobs import Jobs\n"
@@ -480,7 +478,7 @@ class TestChanging:
         assert f"job {failed[0]} is failed\nthere is no job 4711" in result.output
 
     @pytest.mark.parametrize(("answer", "after"), [("y\n", "queued"), ("n\n", "failed"), ("", "failed")])
-    def test_a_filter_tells_how_many_and_asks(
+    def test_a_filter_counts_and_asks(
         self, run: Run, session: Session, failed: list[int], answer: str, after: str
     ) -> None:
         result = run("retry", "--state", "failed", answer=answer, code=0 if after == "queued" else 1)
@@ -491,7 +489,7 @@ class TestChanging:
         assert run("delete", "--error", "directly", "--yes").output == "delete: 3 jobs\n"
         assert states(session) == {}
 
-    def test_nobody_changes_everything_by_saying_nothing(self, run: Run, session: Session, failed: list[int]) -> None:
+    def test_a_change_without_a_filter_is_refused(self, run: Run, session: Session, failed: list[int]) -> None:
         assert "no jobs are selected" in run("delete", code=2).output
         assert "exclude each other" in run("delete", "5", "--state", "failed", code=2).output
         assert len(states(session)) == 3
@@ -522,7 +520,7 @@ class TestChanging:
         assert set(states(session).values()) == {"failed", "scheduled"}
         assert run("audit", "--json").stdout == "[]\n"
 
-    def test_a_cancel_says_later_who_asked_for_it_and_why(self, run: Run, session: Session) -> None:
+    def test_why_shows_who_cancelled_a_job_and_the_reason(self, run: Run, session: Session) -> None:
         one, other = (shop.mark.enqueue(session, n=n) for n in range(2))
         session.commit()
         run("cancel", str(one.id), "--reason", "ordered twice", "--actor", "ada")
@@ -550,7 +548,7 @@ class TestChanging:
             other.execute(select(jobs.Job).where(jobs.Job.id == failed[2]).with_for_update())
             assert "somebody holds or has changed it" in run("retry", str(failed[2]), code=1).output
 
-    def test_a_retry_means_what_went_wrong_unless_a_state_is_named(
+    def test_a_retry_selects_failed_and_cancelled_jobs_by_default(
         self, run: Run, session: Session, failed: list[int], database: Engine
     ) -> None:
         good = shop.mark.enqueue(session, n=1)
@@ -593,9 +591,7 @@ class TestChanging:
         assert run("delete", "--ended-within", long_ago, "--yes").output == "delete: 1 job\n"
         assert "or a moment such as 2026-03-29T14:30" in run("list", "--ended-within", "soon", code=2).output
 
-    def test_a_list_that_is_empty_because_of_a_slip_says_so(
-        self, run: Run, session: Session, failed: list[int]
-    ) -> None:
+    def test_a_list_with_a_misspelt_name_is_refused(self, run: Run, session: Session, failed: list[int]) -> None:
         assert "did you mean 'misbehave'?" in run("list", "--task", "misbehav", code=1).output
         assert "did you mean 'default'?" in run("list", "--queue", "defualt", code=1).output
         assert run("list", "--task", "mark").output.split()[:2] == ["ID", "TASK"]
@@ -624,7 +620,7 @@ class TestChanging:
             "kill": True,
         }
 
-    def test_what_people_change_is_in_the_audit(self, run: Run, session: Session, failed: list[int]) -> None:
+    def test_each_change_is_in_the_audit(self, run: Run, session: Session, failed: list[int]) -> None:
         run("retry", str(failed[0]), "--actor", "ann")
         run("cancel", "--task", "misbehave", "--yes", "--actor", "ann")
         run("pause", "default", "--actor", "bob")
@@ -695,7 +691,7 @@ class TestChanging:
         assert "it is paused" not in run("status").output
         assert "is not paused" in run("resume", what[0], *what[1:2], code=1).output if "--task" in what else True
 
-    def test_a_task_that_nobody_knows_is_neither_paused_nor_resumed(self, run: Run, session: Session) -> None:
+    def test_an_unknown_task_is_neither_paused_nor_resumed(self, run: Run, session: Session) -> None:
         refused = run("pause", "--task", "mrak", code=1).output
         assert re.search(r"no task is named 'mrak'.*did you mean 'mark'", refused)
         run("pause", "--task", "mark")
@@ -720,7 +716,7 @@ class TestChanging:
         details = session.scalars(select(jobs.Audit.details).where(jobs.Audit.action == "retry many")).all()
         assert {one["over"] for one in details} == {"2:00:00"}
 
-    def test_what_is_limited_and_not_spread_is_queued(self, run: Run, session: Session, failed: list[int]) -> None:
+    def test_a_limited_retry_queues_at_once(self, run: Run, session: Session, failed: list[int]) -> None:
         result = run("retry", "--state", "failed", "--limit", "2", answer="y\n")
         assert "retry the oldest 2 of 3 failed jobs? [y/N]: y" in result.output
         assert list(states(session).values()) == ["queued", "queued", "failed"]
@@ -810,13 +806,13 @@ class TestEnqueue:
         ],
         ids=str,
     )
-    def test_what_cannot_be_is_refused_and_nothing_is_enqueued(
+    def test_invalid_arguments_are_refused_and_nothing_is_enqueued(
         self, run: Run, session: Session, arguments: list[str], code: int, reason: str
     ) -> None:
         assert reason in run("enqueue", *arguments, code=code).output
         assert states(session) == {}
 
-    def test_a_schedule_is_changed_where_it_stands(self, run: Run, session: Session) -> None:
+    def test_a_schedule_is_edited(self, run: Run, session: Session) -> None:
         session.add(jobs.Schedule(name="nightly", task="mrak", cron="30 2 * * *", args={"m": 1}))
         session.commit()
         assert "did you mean 'mark'" in run("schedule", "set", "nightly", "--task", "mrak", code=1).output
@@ -835,7 +831,7 @@ class TestEnqueue:
         assert "write a JSON object" in run("schedule", "set", "nightly", "--args", "{", code=2).output
         assert "there is no schedule 'x'" in run("schedule", "set", "x", "--cron", "@daily", code=1).output
 
-    def test_the_schedule_commands_do_what_they_say(self, run: Run, session: Session, database: Engine) -> None:
+    def test_the_schedule_commands_change_schedules(self, run: Run, session: Session, database: Engine) -> None:
         schedule = select(jobs.Schedule).execution_options(populate_existing=True)
         run("schedule", "add", "nightly", "mark", "30 2 * * *", '{"n": 1}', "--timezone", "Europe/Paris")
         one = session.scalars(schedule).one()
@@ -872,7 +868,7 @@ class TestEnqueue:
     def test_a_schedule_that_cannot_be_is_refused(self, run: Run, arguments: list[str], code: int, reason: str) -> None:
         assert reason in run("schedule", *arguments, code=code).output
 
-    def test_what_code_declares_is_not_removed(self, run: Run, session: Session) -> None:
+    def test_a_declared_schedule_is_not_removed(self, run: Run, session: Session) -> None:
         session.add(jobs.Schedule(name="x", task="mark", cron="@daily", declared=True))
         session.commit()
         assert "disable it instead" in run("schedule", "remove", "x", code=1).output
@@ -880,7 +876,7 @@ class TestEnqueue:
 
 class TestUpkeep:
     @pytest.mark.slow
-    def test_what_ended_long_ago_is_pruned(self, run: Run, session: Session, failed: list[int]) -> None:
+    def test_old_jobs_are_pruned(self, run: Run, session: Session, failed: list[int]) -> None:
         assert run("prune", "--older-than", "1h", "--yes").output == "delete: 0 jobs\n"
         session.execute(update(jobs.Job).values(finished_at=func.now() - timedelta(hours=2)))
         session.commit()
@@ -889,7 +885,7 @@ class TestUpkeep:
         assert run("prune", "--older-than", "1h", "--yes").output == "delete: 3 jobs\n"
         assert states(session) == {}
 
-    def test_the_doctor_tells_what_is_wrong_and_the_remedy(self, run: Run, session: Session, database: Engine) -> None:
+    def test_the_doctor_shows_problems_with_remedies(self, run: Run, session: Session, database: Engine) -> None:
         lease: dict[str, Any] = {"state": "running", "current_run_id": 1, "process_id": jobs.Process().id}
         lease["process_id"] = "00000000-0000-0000-0000-000000000001"
         session.add(jobs.Job(task="mark", args={"n": 1}, **lease))
@@ -907,7 +903,7 @@ class TestUpkeep:
             connection.exec_driver_sql("CREATE INDEX ON effects (job_id)")
         assert "CREATE INDEX" not in run("doctor").output
 
-    def test_the_doctor_names_the_command_for_jobs_that_nobody_claims(
+    def test_the_doctor_names_the_command_for_jobs_that_no_worker_claims(
         self, run: Run, session: Session, database: Engine
     ) -> None:
         session.add(jobs.Process(kind="worker", host="here", pid=4711, queues={"default": 1}, lease=60.0))
@@ -1039,5 +1035,5 @@ class TestUpkeep:
     ],
     ids=as_id,
 )
-def test_extreme_values_are_told_in_one_message(run: Run, arguments: list[str], code: int, said: str) -> None:
+def test_extreme_values_are_refused_in_one_message(run: Run, arguments: list[str], code: int, said: str) -> None:
     assert said in run(*arguments, code=code).output

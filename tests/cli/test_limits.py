@@ -28,7 +28,7 @@ def application() -> Jobs[Any]:
 
 @pytest.fixture
 def declared(database: Engine) -> Engine:
-    """A database in which a worker has stored what code declares."""
+    """A database in which a worker has stored the declared limits."""
     with jobs.worker():
         pass
     return database
@@ -63,7 +63,7 @@ def test_why_prints_the_reasons(declared: Engine, session: Session) -> None:
     assert "there is no job 17; it may have been pruned" in run("why", "17", code=1).output
 
 
-def test_limits_are_listed_with_what_is_used_and_what_waits(declared: Engine, session: Session) -> None:
+def test_limits_are_listed_with_used_places_and_waiting_jobs(declared: Engine, session: Session) -> None:
     enqueue(declared, shop.pair, ({"n": n} for n in range(5)))
     enqueue(declared, shop.keyed, ({"account": n % 2} for n in range(6)))
     enqueue(declared, shop.ordered, ({"account": 1, "n": n} for n in range(3)))
@@ -99,7 +99,7 @@ def test_limits_are_listed_with_what_is_used_and_what_waits(declared: Engine, se
     assert re.search(r"^keyed +7 +concurrency +3 at once +- +20", table, re.MULTILINE)
 
 
-def test_what_runs_behind_keys_counts_for_the_row_of_each_key(declared: Engine) -> None:
+def test_running_jobs_of_all_keys_count_for_the_row_of_each_key(declared: Engine) -> None:
     enqueue(declared, shop.keyed, ({"account": n, "seconds": 1.0} for n in (1, 2, 2)))
     with jobs.worker():
         wait_until(lambda: states(declared)["running"] == 2)
@@ -114,15 +114,15 @@ def test_the_keys_as_json_are_those_of_the_docs(declared: Engine) -> None:
 
 
 def _in_order(keys: list[str]) -> list[str]:
-    """Each `_is_least` after its number."""
+    """Move each `_is_least` after its number."""
     return [one for key in keys if not key.endswith("_is_least") for one in (key, f"{key}_is_least") if one in keys]
 
 
-def test_without_limits_the_list_says_where_they_come_from(database: Engine) -> None:
+def test_an_empty_list_explains_that_workers_store_limits(database: Engine) -> None:
     assert "A worker stores what code declares when it starts" in run("limits").output
 
 
-def test_many_groups_hide_none_and_are_counted_as_far_as_told(declared: Engine, session: Session) -> None:
+def test_many_groups_hide_none_and_are_counted_up_to_a_bound(declared: Engine, session: Session) -> None:
     many = (
         "INSERT INTO sqla_jobs (task, args, state, gates) SELECT 'keyed', '{\"account\": 1}', 'queued',"
         " ARRAY['#keyed=' || n % 1500] FROM generate_series(1, 30000) n"
@@ -140,7 +140,7 @@ def test_many_groups_hide_none_and_are_counted_as_far_as_told(declared: Engine, 
     assert found["#pair"]["waiting"] == 1
 
 
-def test_an_operator_sets_and_clears_a_limit_and_the_audit_says_so(declared: Engine, session: Session) -> None:
+def test_an_operator_sets_and_clears_a_limit_with_audit_lines(declared: Engine, session: Session) -> None:
     done = run("limit", "set", "stripe", "--running", "40", "--rate", "150", "--per", "2", "--actor", "ada")
     assert (
         done.output
@@ -186,7 +186,7 @@ def test_an_operator_sets_and_clears_a_limit_and_the_audit_says_so(declared: Eng
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else None,
 )
-def test_what_cannot_be_set_is_refused_and_changes_nothing(
+def test_an_invalid_limit_is_refused_and_changes_nothing(
     declared: Engine, session: Session, arguments: list[str], code: int, said: str
 ) -> None:
     before = read_limits()
@@ -206,7 +206,7 @@ def test_a_failed_job_that_holds_a_key_is_cancelled_by_its_id(declared: Engine, 
     assert [line[:2] for line in audit(session)] == [("cancel", "job 1")]
 
 
-def test_the_audit_says_who_changed_what_and_is_searched(declared: Engine, session: Session) -> None:
+def test_the_audit_shows_actors_and_subjects_and_is_searched(declared: Engine, session: Session) -> None:
     run("limit", "set", "stripe", "--running", "40", "--actor", "ada")
     run("limit", "set", "keyed", "--key", "17", "--running", "2", "--actor", "grace")
     run("limit", "clear", "stripe", "--actor", "ada")
@@ -231,7 +231,7 @@ def test_the_audit_says_who_changed_what_and_is_searched(declared: Engine, sessi
     assert run("audit", "--actor", "nul\0", code=2).output
 
 
-def test_who_set_a_limit_and_why_is_listed_and_told(declared: Engine, session: Session) -> None:
+def test_limits_and_why_show_who_set_a_limit_and_the_reason(declared: Engine, session: Session) -> None:
     run("limit", "set", "rated", "--rate", "0", "--per", "1", "--actor", "ada", "--reason", "they are down")
     run("limit", "set", "pair", "--running", "5", "--actor", "grace")
     found = read_limits()
@@ -248,7 +248,7 @@ def test_who_set_a_limit_and_why_is_listed_and_told(declared: Engine, session: S
     assert read_limits()["%rated"]["set_by"] is None
 
 
-def test_a_key_that_is_cleared_says_what_limits_it_now(declared: Engine) -> None:
+def test_clearing_a_key_prints_the_limit_that_applies_now(declared: Engine) -> None:
     run("limit", "set", "keyed", "--key", "17", "--running", "2")
     told = run("limit", "clear", "keyed", "--key", "17").output
     assert told == "limit keyed of key 17: 1 at once (that of each key)\n"

@@ -1,4 +1,4 @@
-"""What docs/cli.md promises to shells and to programs that read JSON, run in a shell as it is printed there."""
+"""The promises of docs/cli.md to shells and to programs that read JSON. The scripts of the page run in a shell."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Shell = Callable[[str], str]
 
 @pytest.fixture
 def bash(database: Engine, database_url: str, tmp_path: Path) -> Shell:
-    """Runs a script on tests.shop, where `sqla-jobs` is on the path as a package installs it."""
+    """Return a function that runs a script on tests.shop, with an installed `sqla-jobs` on the path."""
     program = tmp_path / "sqla-jobs"
     program.write_text(f"#!{sys.executable}\nfrom sqla_jobs.cli.main import main\nmain()\n")
     program.chmod(0o755)

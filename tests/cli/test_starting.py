@@ -1,4 +1,4 @@
-"""How the commands start: what they import, how the server sees them, and what they leave behind."""
+"""The start of commands: their imports, the names of their connections, and their exit codes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Python = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def python(tmp_path: Path) -> Python:
-    """Runs `python …` to its end, in an empty folder."""
+    """Return a function that runs `python …` to its end, in an empty folder."""
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         variables = os.environ | {"PYTHONPATH": str(ROOT)} | environment
@@ -45,7 +45,7 @@ def python(tmp_path: Path) -> Python:
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"]], ids=" ".join)
-def test_what_needs_no_application_imports_no_library(python: Python, arguments: list[str]) -> None:
+def test_commands_without_an_application_import_no_library(python: Python, arguments: list[str]) -> None:
     program = (
         "import atexit, json, sys\n"
         "sys.argv[1:] = json.loads(sys.argv[1])\n"
@@ -58,7 +58,7 @@ def test_what_needs_no_application_imports_no_library(python: Python, arguments:
     assert [name for name in HEAVY if name in json.loads(done.stderr)] == []
 
 
-def test_the_package_imports_what_is_asked_of_it(python: Python) -> None:
+def test_the_package_imports_names_on_demand(python: Python) -> None:
     program = (
         "import sys, sqla_jobs\n"
         f"assert not sys.modules.keys() & set({HEAVY})\n"
@@ -109,7 +109,7 @@ def test_no_command_leaves_a_connection_open(python: Python, database_url: str, 
 @pytest.mark.parametrize(
     ("parameters", "name"), [("", "sqla-jobs enqueue"), ("?application_name=shop", "shop")], ids=["ours", "theirs"]
 )
-def test_the_connections_of_a_command_say_which_it_is(
+def test_the_connections_of_a_command_have_its_name(
     python: Python, database: Engine, database_url: str, parameters: str, name: str
 ) -> None:
     with database.begin() as connection:
@@ -128,7 +128,7 @@ def test_the_connections_of_a_command_say_which_it_is(
         assert session.scalars(select(jobs.Job.note)).one() == name
 
 
-def test_the_connections_of_workers_and_clocks_say_so(database: Engine, database_url: str) -> None:
+def test_the_connections_of_workers_and_clocks_have_their_names(database: Engine, database_url: str) -> None:
     named = text(
         "SELECT DISTINCT application_name FROM pg_stat_activity "
         "WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name <> ''"
@@ -142,7 +142,7 @@ def test_the_connections_of_workers_and_clocks_say_so(database: Engine, database
 
 
 class TestExitCodes:
-    """2 is a wrong command line, 1 all else that goes wrong."""
+    """2 is a wrong command line, 1 any other error."""
 
     @pytest.mark.parametrize(
         ("arguments", "said"),

@@ -140,7 +140,7 @@ def test_an_operator_sets_limits_of_keys_queues_and_tasks_without_one(visitor: V
         ("clear", {"gate": "\0"}, 404, "There is no such limit in effect"),
     ],
 )
-def test_what_cannot_be_set_is_refused_and_changes_nothing(
+def test_an_invalid_limit_is_refused_and_changes_nothing(
     visitor: Visitor, session: Session, path: str, fields: dict[str, str], status: int, said: str
 ) -> None:
     before = words(visitor.get("/limits")).partition("Database time")[0]

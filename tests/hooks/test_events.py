@@ -81,7 +81,7 @@ def test_a_handler_that_raises_or_is_slow_harms_nothing(database: Engine, sessio
     assert sorted(set(names)) == ["started", "succeeded"]
 
 
-def test_a_retry_that_a_cancel_cuts_short_is_told_of_as_cancelled(database: Engine, session: Session) -> None:
+def test_a_retry_of_a_cancelled_job_is_the_event_cancelled(database: Engine, session: Session) -> None:
     heard: list[RunEvent] = []
     other = Jobs(type("Base", (DeclarativeBase,), {}), session_factory=database)
     other.on("retried", "cancelled", "succeeded")(partial(heard.append))

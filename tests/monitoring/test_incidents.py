@@ -1,4 +1,4 @@
-"""Incidents as they happen, and what `doctor`, `status` and `why` say of each: its cause, and what helps."""
+"""Incidents: `doctor`, `status` and `why` show the cause and the remedy of each."""
 
 from __future__ import annotations
 
@@ -66,19 +66,19 @@ def application() -> Jobs[Any]:
 
 
 def doctor() -> dict[str, tuple[str, str]]:
-    """What it warns of: what is found, and the remedy."""
+    """Return the warnings of `doctor`: for each subject, the finding and the remedy."""
     done = CliRunner().invoke(main, ["doctor", "--json", "--app", f"{__name__}:jobs"])
     assert done.exit_code == 0, done.output
     return {one["about"]: (one["found"], one["remedy"]) for one in json.loads(done.stdout) if one["verdict"] != "ok"}
 
 
 def warned(session: Session, about: str) -> bool:
-    """Whether `status` warns of it."""
+    """Return whether `status` warns about a subject."""
     return any(one.about == about for one in read_status(afresh(session), jobs).warnings)
 
 
 def afresh(session: Session) -> Session:
-    """The session, with nothing that it has seen."""
+    """Return the session in a new transaction, with all rows expired."""
     session.rollback()
     return session
 
@@ -90,7 +90,7 @@ def state_of(session: Session, job_id: int) -> str:
 class TestEverySlotWaitsForOneRow:
     @pytest.fixture
     def holder(self, database: Engine) -> Iterator[int]:
-        """The pid of a session that has locked the row, and does nothing more."""
+        """The pid of an idle session that has locked the row."""
         with database.begin() as connection:
             connection.execute(text("INSERT INTO stock VALUES (1, 9)"))
         with Session(database) as holder:
@@ -102,7 +102,7 @@ class TestEverySlotWaitsForOneRow:
     def waiting(
         self, database: Engine, session: Session, holder: int, monkeypatch: pytest.MonkeyPatch
     ) -> Iterator[int]:
-        """The id of a job that waits, while others run that wait for the row."""
+        """The id of a waiting job, while running jobs wait for the row."""
         monkeypatch.setattr(blocked, "_LONG", 0.1)
         made = [take.enqueue(session, item=1) for _ in range(2)]
         session.commit()
@@ -119,10 +119,10 @@ class TestEverySlotWaitsForOneRow:
 
     @staticmethod
     def blocked(session: Session) -> list[blocked.Blocked]:
-        session.rollback()  # a transaction sees the sessions as they were
+        session.rollback()  # pg_stat_activity does not change within a transaction
         return blocked.read_blocked(session, jobs)
 
-    def test_who_holds_it_is_told(self, session: Session, holder: int, waiting: int) -> None:
+    def test_the_session_that_holds_the_row_is_named(self, session: Session, holder: int, waiting: int) -> None:
         found, remedy = doctor()["running jobs"]
         form = (
             r"2 sessions wait for a lock, for .* so far; possibly those of job 1 \(take\), job 2 \(take\)\. "
@@ -146,7 +146,7 @@ class TestEverySlotWaitsForOneRow:
         assert re.search(ends, why), why
 
 
-def test_a_rate_that_failing_attempts_use_up_is_told_with_their_task(database: Engine, session: Session) -> None:
+def test_a_rate_that_failing_attempts_use_up_is_reported_with_their_task(database: Engine, session: Session) -> None:
     remind.enqueue(session, customer=1)
     session.commit()
     with jobs.worker():
@@ -167,7 +167,7 @@ def test_a_rate_that_failing_attempts_use_up_is_told_with_their_task(database: E
 
 
 class TestAUniqueJobFarAhead:
-    def test_it_is_told_with_what_it_swallows(self, database: Engine, session: Session) -> None:
+    def test_it_is_reported_with_the_enqueues_that_it_answers(self, database: Engine, session: Session) -> None:
         job = take.options(unique_key="sync", delay=30 * 86400).enqueue(session, item=1)
         near = take.options(unique_key="near", delay=7200).enqueue(session, item=1)
         session.commit()
@@ -191,7 +191,7 @@ class TestAUniqueJobFarAhead:
         session.commit()
         assert doctor()[f"job {job.id}"][0].endswith("; 2 ticks of a schedule were skipped for it")
 
-    def test_enqueues_that_it_was_the_answer_to_are_counted(self, database: Engine, session: Session) -> None:
+    def test_enqueues_that_returned_it_are_counted(self, database: Engine, session: Session) -> None:
         far = take.options(unique_key="far", delay=30 * 86400)
         job = far.enqueue(session, item=1)
         near = take.options(unique_key="near", delay=30).enqueue(session, item=1)
@@ -200,7 +200,9 @@ class TestAUniqueJobFarAhead:
         session.rollback()
         take.options(unique_key="near").enqueue(session, item=1)
         with Session(database) as other:
-            assert far.enqueue(other, item=1).id == job.id  # holds the job until it commits, and nobody waits for that
+            assert (
+                far.enqueue(other, item=1).id == job.id
+            )  # holds the job until it commits, and no other enqueue waits for that
             for number in range(2):
                 assert far.enqueue(session, item=number).id == job.id
                 session.commit()
@@ -225,7 +227,7 @@ def counted(session: Session, job_id: int) -> Any:
     return afresh(session).scalar(text("SELECT times_returned FROM sqla_jobs WHERE id = :id"), {"id": job_id})
 
 
-def test_a_debounce_that_never_comes_to_an_end_is_told(database: Engine, session: Session) -> None:
+def test_a_debounce_that_never_ends_is_reported(database: Engine, session: Session) -> None:
     job = index.options(delay=60).enqueue(session, page="/")
     for _ in range(3):
         session.commit()
@@ -246,7 +248,7 @@ def test_a_debounce_that_never_comes_to_an_end_is_told(database: Engine, session
 
 
 def test_the_remedy_for_jobs_of_a_renamed_task_looks_at_their_arguments(database: Engine, session: Session) -> None:
-    """An alias of a task whose arguments were renamed too would only turn waiting jobs into failed ones."""
+    """If arguments were renamed, too, an alias would only turn waiting jobs into failed ones."""
     session.add_all(
         [
             jobs.Job(task="reminder", args={"client": 1, "urgent": True}),
@@ -268,7 +270,7 @@ def test_the_remedy_for_jobs_of_a_renamed_task_looks_at_their_arguments(database
     assert "where that takes the same arguments (); where" in remedies["task zzz"]
 
 
-def test_a_schedule_of_a_task_that_is_gone_is_told(database: Engine, session: Session) -> None:
+def test_a_schedule_of_an_undeclared_task_is_reported(database: Engine, session: Session) -> None:
     session.add(jobs.Schedule(name="night run", task="tkae", cron="0 3 * * *"))
     session.commit()
     found, remedy = doctor()["schedule night run"]
@@ -279,7 +281,7 @@ def test_a_schedule_of_a_task_that_is_gone_is_told(database: Engine, session: Se
     assert "schedule night run" not in doctor()
 
 
-def test_an_event_loop_that_is_held_up_is_told_with_the_place(
+def test_a_blocked_event_loop_is_reported_with_the_line(
     database: Engine, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(event_loop, "_BLOCKED", 0.1)
@@ -314,7 +316,7 @@ def test_a_limit_that_an_operator_closed_is_no_warning_while_nothing_waits(datab
 
 @pytest.mark.slow
 @pytest.mark.needs(PGBOUNCER)
-def test_a_pooler_that_is_too_small_is_told(database: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pooler_that_is_too_small_is_reported(database: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "_WAITED", 0.0)
     with pgbouncer(database.url, pool_size=1, patience=1) as pooled:
         jobs.bind(pooled)

@@ -1,4 +1,4 @@
-"""What `doctor` and the dashboard tell of limits that hold up jobs for good."""
+"""Warnings of `doctor` and the dashboard about limits that hold up jobs for good."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def application() -> Jobs[Any]:
 
 @pytest.fixture
 def declared(database: Engine) -> Engine:
-    """A database in which a worker has stored what code declares."""
+    """A database in which a worker has stored the declared limits."""
     with jobs.worker():
         pass
     return database
@@ -39,7 +39,7 @@ def doctor() -> dict[str, tuple[str, str]]:
     return {one["about"]: (one["found"], one["remedy"]) for one in found if one["verdict"] == "warning"}
 
 
-def test_a_limit_that_has_let_nothing_start_for_a_day_is_told_of(declared: Engine, session: Session) -> None:
+def test_a_limit_that_has_let_nothing_start_for_a_day_is_reported(declared: Engine, session: Session) -> None:
     jobs.set_limit(session, shop.keyed, key="a b", running=0)
     jobs.set_limit(session, shop.keyed, key="of no job", running=0)
     jobs.set_limit(session, queue="default", running=0)
@@ -75,7 +75,7 @@ def test_a_limit_that_has_let_nothing_start_for_a_day_is_told_of(declared: Engin
     assert {"rate rated", "limit of queue default"} <= {one.about for one in read_status(session, jobs).warnings}
 
 
-def test_a_failed_job_that_keeps_a_key_is_told_of_while_others_wait(declared: Engine, session: Session) -> None:
+def test_a_failed_job_that_keeps_a_key_is_reported_while_others_wait(declared: Engine, session: Session) -> None:
     enqueue(declared, shop.held, [{"account": 1, "fails": True}, {"account": 2, "fails": True}, {"account": 1}])
     with jobs.worker():
         wait_until(lambda: states(declared) == {"failed": 2, "queued": 1})

@@ -1,4 +1,4 @@
-"""What `doctor` says about the server."""
+"""Findings of `doctor` about the server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SETTING = "idle_in_transaction_session_timeout"
 
 @jobs.task(max_attempts=1)
 def think(session: Session) -> None:
-    """Runs no statement for longer than the server allows in the test below."""
+    """Run no statement for longer than the server allows in the test below."""
     session.scalar(select(1))
     time.sleep(1)
     session.scalar(select(1))
@@ -45,7 +45,7 @@ def application() -> Jobs[Any]:
 
 
 def set_limit(engine: Engine, name: str, value: str) -> None:
-    """For connections that are made from now on."""
+    """Set the limit of idle transactions for new connections."""
     with engine.begin() as connection:
         connection.execute(text(f"ALTER DATABASE {engine.url.database} SET {name} = '{value}'"))
     engine.dispose()
@@ -82,7 +82,7 @@ def test_tasks_with_a_shorter_timeout_are_safe(database: Engine) -> None:
         assert (safe.verdict, safe.found) == ("ok", "30 s")
 
 
-def test_a_table_full_of_dead_rows_is_told_with_the_transaction_to_end_first(database: Engine) -> None:
+def test_a_table_full_of_dead_rows_is_reported_with_the_transaction_to_end_first(database: Engine) -> None:
     with Session(database.execution_options(isolation_level="REPEATABLE READ")) as old:
         pid = old.scalar(select(func.pg_backend_pid()).where(select(jobs.Job.id).exists().is_(False)))
         with Session(database) as session:
@@ -96,7 +96,7 @@ def test_a_table_full_of_dead_rows_is_told_with_the_transaction_to_end_first(dat
 
 
 @pytest.mark.slow
-def test_such_a_server_ends_a_slow_task_unless_the_task_says_otherwise(database: Engine, session: Session) -> None:
+def test_such_a_server_ends_a_slow_task_unless_its_session_disables_that(database: Engine, session: Session) -> None:
     set_limit(database, SETTING, "300ms")
     ended, peaceful = think.enqueue(session), think_in_peace.enqueue(session)
     session.commit()

@@ -1,4 +1,4 @@
-"""A session of the plugin's, for the application of `kit_shop` too."""
+"""Fixtures for the applications `kit_shop` and `coroutine_shop`."""
 
 from __future__ import annotations
 

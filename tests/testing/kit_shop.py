@@ -1,4 +1,4 @@
-"""An application whose tests use the kit: arguments of each kind, options, unique tasks and limits."""
+"""An application for tests of the kit: arguments of each kind, options, unique tasks and limits."""
 
 from __future__ import annotations
 

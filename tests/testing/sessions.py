@@ -13,7 +13,7 @@ DRIVERS = ["psycopg", "asyncpg"]
 
 @asynccontextmanager
 async def rolled_back(url: str, driver: str) -> AsyncGenerator[AsyncSession]:
-    """A session whose commits are savepoints of a transaction that is rolled back."""
+    """Yield a session whose commits are savepoints of a transaction that is rolled back."""
     engine = create_async_engine(make_url(url).set(drivername=f"postgresql+{driver}"))
     async with engine.connect() as connection, connection.begin() as transaction:
         async with AsyncSession(connection, join_transaction_mode="create_savepoint") as session:

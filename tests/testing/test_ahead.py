@@ -1,4 +1,4 @@
-"""`drain(…, ahead=…)` fires the ticks of schedules that are still to come, as they would come one after another."""
+"""`drain(…, ahead=…)` fires future ticks of schedules in their order."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ jobs = shop.jobs
 
 @pytest.fixture
 def scheduled(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Schedules that the test declares are forgotten after it."""
+    """Forget the schedules that the test declares."""
     declared: dict[str, Any] = {}
     monkeypatch.setattr(jobs.schedules, "_by_name", declared)
     return declared
 
 
 def ticks(session: Session, name: str) -> list[datetime]:
-    """The moments for which jobs were enqueued."""
+    """Return the moments for which jobs were enqueued."""
     rows = select(jobs.Job.scheduled_for).join(jobs.Schedule, jobs.Schedule.id == jobs.Job.schedule_id)
     found = session.scalars(rows.where(jobs.Schedule.name == name).order_by(jobs.Job.scheduled_for))
     return [moment for moment in found if moment is not None]
@@ -57,7 +57,7 @@ def test_retries_and_delays_alone_can_be_brought_forward(scheduled: dict[str, An
     assert (later.state, ticks(sqla_jobs_session, "hourly")) == ("succeeded", [])
 
 
-def test_a_stored_schedule_fires_what_is_overdue_first(scheduled: dict[str, Any], sqla_jobs_session: Session) -> None:
+def test_a_stored_schedule_fires_overdue_ticks_first(scheduled: dict[str, Any], sqla_jobs_session: Session) -> None:
     overdue = func.now() - timedelta(hours=3)
     rule = {"cron": "@every 3600", "planned_rule": "@every 3600 UTC", "next_run_at": overdue}
     schedule = jobs.Schedule(name="stored", task="write", args={"n": 1}, **rule)

@@ -1,4 +1,4 @@
-"""What was enqueued, as tests assert it, and what a failure shows."""
+"""Assertions about enqueued jobs, and their failures."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_job_is_found_by_its_options(kit_session: Session) -> None:
     assert enqueued(kit_session, send.options(unique=Unique(key="email"))) == [keyed]
 
 
-def test_a_job_is_found_whatever_has_become_of_it(kit_session: Session) -> None:
+def test_a_job_is_found_in_any_state(kit_session: Session) -> None:
     job = send.enqueue(kit_session, email="a@b.c")
     drain(jobs, kit_session)
     assert assert_enqueued(kit_session, send).state == "succeeded"
@@ -83,7 +83,7 @@ def test_a_task_that_is_a_class_is_known_by_its_name(kit_session: Session) -> No
     assert_enqueued(kit_session, jobs.tasks["Greet"], name="Ada")
 
 
-def test_a_failure_shows_the_nearest_jobs_as_a_difference(kit_session: Session) -> None:
+def test_a_failure_shows_a_diff_of_the_most_similar_jobs(kit_session: Session) -> None:
     far = send.options(queue="mail").enqueue(kit_session, email="x@y.z", body="bye")
     near = send.enqueue(kit_session, email="a@b.c", body="bye", tags=["new"])
     with pytest.raises(AssertionError) as raised:
@@ -131,7 +131,7 @@ def test_a_failure_shows_three_jobs_at_most(kit_session: Session) -> None:
         assert_enqueued(kit_session, send, email="a@b.c")
 
 
-def test_a_failure_says_what_else_was_enqueued(kit_session: Session) -> None:
+def test_a_failure_lists_the_other_enqueued_tasks(kit_session: Session) -> None:
     with pytest.raises(AssertionError) as raised:
         assert_enqueued(kit_session, send, email="a@b.c")
     assert message(raised) == (
@@ -145,7 +145,7 @@ def test_a_failure_says_what_else_was_enqueued(kit_session: Session) -> None:
         assert_enqueued(kit_session, send)
 
 
-def test_a_failure_lists_what_was_not_to_be_enqueued(kit_session: Session) -> None:
+def test_a_failure_lists_the_unexpected_jobs(kit_session: Session) -> None:
     assert_not_enqueued(kit_session, jobs)
     one = send.enqueue(kit_session, email="a@b.c")
     two = charge.enqueue(kit_session, amount=Decimal(1), token="hunter2")
@@ -170,7 +170,7 @@ def test_a_failure_shows_no_sensitive_argument(kit_session: Session) -> None:
     assert '+   "token": "(hidden), a different value"' in message(raised)
 
 
-def test_what_no_job_of_the_task_could_have_is_refused(kit_session: Session) -> None:
+def test_values_that_no_job_of_the_task_can_have_are_refused(kit_session: Session) -> None:
     with pytest.raises(ArgumentsError, match="unexpected keyword argument 'emial'; it takes: email, body, tags"):
         assert_enqueued(kit_session, send, emial="a@b.c")
     with pytest.raises(ArgumentsError, match=r"it is an option: send.options\(queue=…\)"):
@@ -238,7 +238,7 @@ HOW = r": write @jobs.task above a function; a class that is a task is given as 
 
 
 @pytest.mark.parametrize("what", [Greet, Greet("Ada"), a_function, "send"])
-def test_what_is_no_task_is_refused_with_what_to_write(kit_session: Session, what: Any) -> None:
+def test_anything_but_a_task_is_refused_with_the_remedy(kit_session: Session, what: Any) -> None:
     for call in (assert_enqueued, assert_unique):
         with pytest.raises(ArgumentsError, match=f"expected a task, got .*{HOW}"):
             call(kit_session, what)

@@ -140,7 +140,7 @@ async def test_limits_are_obeyed(asession: AsyncSession) -> None:
     assert await asession.run_sync(lambda own: drain(jobs, own, limits=True)) == 3
 
 
-async def test_what_cancels_the_test_is_no_outcome(asession: AsyncSession) -> None:
+async def test_a_cancel_of_the_test_is_no_outcome(asession: AsyncSession) -> None:
     await asession.run_sync(shop.wait_for_cancel.enqueue, n=1)
     draining = asyncio.create_task(asession.run_sync(lambda own: drain(jobs, own, errors="record")))
     async with asyncio.timeout(20):
@@ -191,7 +191,7 @@ def test_those_without_a_session_run_in_a_synchronous_test(session: Session) -> 
         drain(jobs, session)
 
 
-def test_those_with_a_session_say_what_the_test_needs(session: Session) -> None:
+def test_a_task_with_a_session_in_a_synchronous_test_is_refused(session: Session) -> None:
     one = shop.write.enqueue(session, n=1)
     with pytest.raises(ConfigurationError, match=r"write takes an AsyncSession.*session.run_sync\(lambda own: drain"):
         drain(jobs, session)
@@ -200,7 +200,7 @@ def test_those_with_a_session_say_what_the_test_needs(session: Session) -> None:
         run_job(session, shop.write)
 
 
-async def test_an_asynchronous_test_with_a_synchronous_session_is_told_so(session: Session) -> None:
+async def test_an_asynchronous_test_with_a_synchronous_session_is_refused(session: Session) -> None:
     one = shop.nap.enqueue(session, seconds=0.01)
     with pytest.raises(
         ConfigurationError, match="nap is a coroutine task, and drain would block its event loop: write"

@@ -1,4 +1,4 @@
-"""The databases of tests: quick copies of a template, dropped afterwards."""
+"""Databases for tests: quick copies of a template, dropped afterwards."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_database_without_metadata_is_empty(sqla_jobs_databases: Databases) ->
         engine.dispose()
 
 
-def test_what_is_no_metadata_is_refused(sqla_jobs_databases: Databases) -> None:
+def test_anything_but_a_metadata_is_refused(sqla_jobs_databases: Databases) -> None:
     with pytest.raises(ConfigurationError, match=r"sqla_jobs_metadata return Base\.metadata"):
         sqla_jobs_databases.new(registry()).__enter__()  # type: ignore[arg-type]
 

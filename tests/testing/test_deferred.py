@@ -22,7 +22,7 @@ def adds_a_line(session: Session, order: int, is_whole: bool, commits: bool = Fa
 
 @pytest.fixture
 def session(kit_session: Session) -> Session:
-    """One with tables whose foreign key is checked at the commit."""
+    """A session with tables whose foreign key is checked at the commit."""
     kit_session.execute(text("CREATE TABLE books (id int PRIMARY KEY, name text CONSTRAINT named CHECK (name <> ''))"))
     reference = 'CONSTRAINT "a:line %(s) has" REFERENCES books DEFERRABLE INITIALLY DEFERRED'
     kit_session.execute(text(f"CREATE TABLE lines (book int {reference})".replace(":", "\\:")))
@@ -41,7 +41,7 @@ def test_a_run_ends_as_its_commit_would(session: Session, commits: bool) -> None
     with pytest.raises(IntegrityError, match="a:line"):
         drain(jobs, session)
     assert (broken.state, broken.runs[0].error_type) == ("failed", "sqlalchemy.exc.IntegrityError")
-    if commits:  # the line stays, as no savepoint of the run is left
+    if commits:  # the line stays, since the run has no savepoint any more
         session.execute(text("DELETE FROM lines"))
     assert drain(jobs, session) == 1
     assert (whole.state, lines(session)) == ("succeeded", [2])
@@ -57,7 +57,7 @@ def test_constraints_are_deferred_again_for_the_next_run(session: Session) -> No
     assert lines(session) == [1, 2, 3]
 
 
-def test_what_the_test_itself_violates_is_not_laid_on_a_task(session: Session) -> None:
+def test_a_violation_by_the_test_itself_is_not_attributed_to_a_task(session: Session) -> None:
     adds_a_line.enqueue(session, order=1, is_whole=True)
     session.execute(text("INSERT INTO lines VALUES (9)"))
     with pytest.raises(IntegrityError, match="a:line"):

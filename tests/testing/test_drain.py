@@ -31,9 +31,7 @@ def session(sqla_jobs_session: Session, sqla_jobs_engine: Engine) -> Iterator[Se
         assert after.scalar(select(func.count()).select_from(jobs.Run)) == 0
 
 
-def test_it_runs_what_is_due_in_the_callers_thread_and_session(
-    session: Session, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_runs_due_jobs_in_the_callers_thread_and_session(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[object] = []
     one = shop.write.enqueue(session, n=3)
     session.flush()
@@ -103,7 +101,7 @@ def test_a_task_that_commits_its_session_does_not_end_the_test(session: Session)
 
 
 @pytest.mark.parametrize("ends", [Session.rollback, Session.close])
-def test_a_task_that_undoes_its_own_claim_is_told_of(session: Session, ends: Callable[[Session], None]) -> None:
+def test_a_task_that_undoes_its_own_claim_is_an_error(session: Session, ends: Callable[[Session], None]) -> None:
     @jobs.task(name="undoes")
     def undoes(session: Session) -> None:
         ends(session)
@@ -123,13 +121,13 @@ def test_a_scoped_session_will_do(sqla_jobs_engine: Engine) -> None:
     scoped.remove()
 
 
-def test_a_job_that_enqueues_itself_for_ever_is_told(session: Session) -> None:
+def test_a_job_that_enqueues_itself_for_ever_is_an_error(session: Session) -> None:
     shop.chain.enqueue(session, n=50)
     with pytest.raises(JobsError, match="after 10 runs"):
         drain(jobs, session, max_runs=10)
 
 
-def test_what_a_task_raises_for_good_reaches_the_test_once_it_is_recorded(session: Session) -> None:
+def test_a_final_exception_reaches_the_test_once_it_is_recorded(session: Session) -> None:
     broken = shop.write_and_fail.options(max_attempts=1).enqueue(session, n=1)
     after = shop.write.enqueue(session, n=2)
     with pytest.raises(RuntimeError, match="after the write") as raised:
@@ -142,7 +140,7 @@ def test_what_a_task_raises_for_good_reaches_the_test_once_it_is_recorded(sessio
     assert list(session.scalars(select(Effect.n))) == [2]
 
 
-def test_what_the_policy_retries_is_recorded_until_it_gives_up(session: Session) -> None:
+def test_retried_exceptions_are_recorded_until_the_policy_gives_up(session: Session) -> None:
     job = shop.fails_slowly.options(max_attempts=3).enqueue(session, message="not yet")
     drained = drain(jobs, session)
     assert (drained, job.state, job.runs[0].outcome) == (1, "scheduled", "retried")
@@ -212,7 +210,7 @@ def test_a_flush_that_fails_is_recorded_as_by_a_worker(session: Session, flush: 
     assert list(session.scalars(select(Effect.n))) == [99]
 
 
-def test_what_is_no_exception_reaches_the_test_also_where_the_policy_retries_it(session: Session) -> None:
+def test_a_base_exception_reaches_the_test_even_if_the_policy_retries_it(session: Session) -> None:
     @jobs.task(name="interrupted", sensitive=["token"])
     def interrupted(token: str) -> None:
         raise KeyboardInterrupt
@@ -237,7 +235,7 @@ def handled(*names: EventName, by: Callable[[RunEvent], object]) -> Jobs[Any]:
 
 @pytest.mark.parametrize("name", ["started", "succeeded"])
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, pytest.fail.Exception])
-def test_what_is_no_exception_comes_through_from_a_handler(
+def test_a_base_exception_of_a_handler_reaches_the_test(
     session: Session, name: EventName, kind: type[BaseException]
 ) -> None:
     def give_up(event: RunEvent) -> None:
@@ -255,7 +253,7 @@ def test_what_is_no_exception_comes_through_from_a_handler(
         assert session.get_one(other.Job, job.id).state == "succeeded"
 
 
-def test_a_retry_that_a_cancel_cuts_short_is_told_of_as_cancelled(session: Session) -> None:
+def test_a_retry_of_a_cancelled_job_is_the_event_cancelled(session: Session) -> None:
     heard: list[RunEvent] = []
     other = handled("retried", "cancelled", by=heard.append)
 
@@ -293,7 +291,7 @@ def test_an_option_that_cannot_be_is_refused(session: Session, options: dict[str
         drain(jobs, session, **options)
 
 
-def test_what_is_due_and_does_not_run_is_named(session: Session) -> None:
+def test_due_jobs_that_do_not_run_are_named(session: Session) -> None:
     paused = shop.write.options(queue="mail").enqueue(session, n=1)
     jobs.pause(session, "mail")
     session.add(unknown := jobs.Job(task="of.another.service", args={}))

@@ -1,4 +1,4 @@
-"""`drain` of the test kit, which passes limits over unless it is told to obey them."""
+"""`drain` with `limits=True`, which obeys limits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_limits_are_passed_over_by_default(session: Session) -> None:
     assert drain(jobs, session) == 8
 
 
-def test_limits_are_obeyed_and_what_waits_behind_them_is_named(session: Session) -> None:
+def test_limits_are_obeyed_and_jobs_behind_them_are_named(session: Session) -> None:
     jobs.set_limit(session, shop.rated, rate=5, per=3600)
     shop.rated.enqueue_many(session, ({"n": n} for n in range(8)))
     shop.plain.enqueue_many(session, ({"n": n} for n in range(3)))

@@ -1,4 +1,4 @@
-"""Jobs and runs in every state, as a page of an application shows them."""
+"""Factories of jobs and runs in every state."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RUNS = {
 
 
 @pytest.mark.parametrize("state", JobState)
-def test_a_job_of_each_state_has_what_belongs_to_it(kit_session: Session, state: JobState) -> None:
+def test_a_job_of_each_state_has_its_runs_and_times(kit_session: Session, state: JobState) -> None:
     attempt = 3 if RUNS[state] else None
     job = make_job(kit_session, send, state=state, args={"email": "a@b.c"}, attempt=attempt, tenant="acme")
     assert type(job) is ShopJob
@@ -125,7 +125,7 @@ def test_a_run_of_each_outcome_is_added_to_a_job(kit_session: Session) -> None:
     ],
     ids=str,
 )
-def test_what_no_job_could_be_is_refused(kit_session: Session, options: dict[str, object], complaint: str) -> None:
+def test_impossible_jobs_are_refused(kit_session: Session, options: dict[str, object], complaint: str) -> None:
     with pytest.raises(ArgumentsError, match=complaint):
         make_job(kit_session, send, **options)  # type: ignore[arg-type]
     assert kit_session.query(jobs.Job).count() == 0

@@ -46,7 +46,7 @@ CONFTEST = """
 
 @pytest.fixture
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callable[..., pytest.RunResult]:
-    """Runs pytest in a process of its own, in which the library is installed with its entry point."""
+    """Return a function that runs pytest in a process of its own, with the library's entry point installed."""
     metadata = pytester.path / "installed" / "installed-1.dist-info"
     metadata.mkdir(parents=True)
     (name, module), *none = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"][
@@ -121,7 +121,7 @@ def test_a_session_is_rolled_back_and_a_database_of_its_own_is_for_workers(
     assert databases(on_our_server).isdisjoint(made)
 
 
-def test_without_the_metadata_of_the_application_the_failure_says_what_to_write(
+def test_without_the_metadata_of_the_application_the_failure_shows_the_fixture(
     run: Callable[..., pytest.RunResult], pytester: pytest.Pytester, on_our_server: str
 ) -> None:
     pytester.makepyfile("def test_it(sqla_jobs_session): ...")
@@ -141,7 +141,7 @@ def test_without_the_metadata_of_the_application_the_failure_says_what_to_write(
         ("postgresql://127.0.0.1:1/shop", "The tests cannot connect to DATABASE_URL; *unset it*"),
     ],
 )
-def test_a_server_that_will_not_do_is_told_with_the_variable_that_names_it(
+def test_an_unusable_server_is_reported_with_the_variable_that_names_it(
     run: Callable[..., pytest.RunResult],
     pytester: pytest.Pytester,
     monkeypatch: pytest.MonkeyPatch,
@@ -157,7 +157,7 @@ def test_a_server_that_will_not_do_is_told_with_the_variable_that_names_it(
     result.stdout.no_fnmatch_line("*hunter2*")
 
 
-def test_a_user_who_may_create_no_database_is_told_the_right(on_our_server: str) -> None:
+def test_a_user_who_may_not_create_databases_is_shown_the_missing_right(on_our_server: str) -> None:
     role, url = f"tester_{uuid.uuid4().hex}", make_url(on_our_server)
     dsn = on_our_server.replace("+psycopg", "")
     with psycopg.connect(dsn, autocommit=True) as connection:
@@ -239,7 +239,7 @@ def test_the_workers_of_xdist_that_need_no_server_start_none(
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("sqla_jobs-")] == []
 
 
-def test_a_server_that_cannot_be_started_is_told_by_the_worker_that_asks(
+def test_a_server_that_cannot_start_is_reported_by_the_worker_that_asks(
     run: Callable[..., pytest.RunResult], pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("DATABASE_URL", raising=False)

@@ -42,7 +42,7 @@ async def test_jobs_run_and_nothing_stays(asession, n):
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_anyio_goes_on_beside_it(anyio_backend):
+async def test_anyio_works_beside_it(anyio_backend):
     await anyio.sleep(0)
     async with rolled_back(os.environ["SHOP"], "psycopg") as session:
         assert await run_job(session, shop.note)(n=3) == "attempt 1"

@@ -1,4 +1,4 @@
-"""What a worker refuses to start with, the kit refuses too: else tests pass of what no worker runs."""
+"""The kit refuses whatever keeps a worker from starting. Otherwise tests would pass that no worker could run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sqla_jobs.testing import drain, startable
 
 
 def application() -> Jobs[Any]:
-    """One with the tables of the other tests, and no task."""
+    """An application with the tables of the other tests, and no task."""
     return Jobs(type("Base", (DeclarativeBase,), {}))
 
 
@@ -41,7 +41,7 @@ def test_no_task_at_all(sqla_jobs_session: Session) -> None:
     check_refused(application(), sqla_jobs_session, r"these jobs have no task: name the modules .*tasks=\[")
 
 
-def test_a_task_whose_annotation_names_what_is_not(sqla_jobs_session: Session) -> None:
+def test_a_task_with_an_unresolvable_annotation(sqla_jobs_session: Session) -> None:
     jobs = application()
 
     def broken(what: Missing) -> None: ...  # type: ignore[name-defined]  # noqa: F821

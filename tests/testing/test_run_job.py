@@ -1,4 +1,4 @@
-"""A task called as a worker calls it, without a job."""
+"""`run_job` calls a task as a worker does, without a job."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_arguments_go_through_the_codec_and_the_rest_is_injected(kit_session: Se
         run_job(kit_session, settle)(order=7)  # type: ignore[arg-type]
 
 
-def test_what_it_raises_comes_through_and_its_writes_are_rolled_back(kit_session: Session) -> None:
+def test_its_exception_reaches_the_test_and_its_writes_are_rolled_back(kit_session: Session) -> None:
     kit_session.add(order := Order(status="mine"))
     with pytest.raises(ValueError, match="refused"):
         run_job(kit_session, settle)(order, status="refused")

@@ -1,4 +1,4 @@
-"""What limits, pauses and order let start now, asserted without a worker."""
+"""Assertions about startable jobs behind limits, pauses and orders, without a worker."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sqla_jobs.testing import assert_starts, assert_waits, drain, make_job, star
 from tests.testing.kit_shop import fetch, jobs, paced, send
 
 
-def test_what_may_start_is_told_in_order_and_does_not_start(kit_session: Session) -> None:
+def test_startable_jobs_are_listed_in_order_and_not_started(kit_session: Session) -> None:
     late = send.options(priority=5).enqueue(kit_session, email="late")
     soon = send.enqueue(kit_session, email="soon")
     mail = send.options(queue="mail").enqueue(kit_session, email="mail")
@@ -29,7 +29,7 @@ def test_what_may_start_is_told_in_order_and_does_not_start(kit_session: Session
     assert kit_session.scalar(select(func.count()).select_from(jobs.Limit)) == 0
 
 
-def test_a_concurrency_limit_counts_what_runs_and_what_would(kit_session: Session) -> None:
+def test_a_concurrency_limit_counts_running_and_startable_jobs(kit_session: Session) -> None:
     one = make_job(kit_session, fetch, state="running", args={"account": 1})
     same = fetch.enqueue(kit_session, account=1)
     first, second = (fetch.enqueue(kit_session, account=2) for _ in range(2))
@@ -103,7 +103,7 @@ def test_an_asynchronous_session_is_asked_too(kit_url: str, driver: str) -> None
     asyncio.run(run())
 
 
-def test_a_failure_says_why(kit_session: Session) -> None:
+def test_a_failure_shows_the_reasons(kit_session: Session) -> None:
     make_job(kit_session, fetch, state="running", args={"account": 1})
     waits = fetch.enqueue(kit_session, account=1)
     starts = fetch.enqueue(kit_session, account=2)
