@@ -54,8 +54,8 @@ def carry_out_each(jobs: Jobs[Any], wanted: Wanted, ids: tuple[int, ...], actor:
         states: dict[int, JobState] = {row[0]: row[1] for row in session.execute(rows)}
     unusual = [job_id for job_id in ids if states.get(job_id) in set(change.states) - set(change.by_default)]
     if ask and unusual:
-        told = ", ".join(f"job {job_id} is {states[job_id]}" for job_id in unusual)
-        click.confirm(f"{told}: {change.name} all the same?", abort=True, err=True)
+        note = ", ".join(f"job {job_id} is {states[job_id]}" for job_id in unusual)
+        click.confirm(f"{note}: {change.name} anyway?", abort=True, err=True)
     changed, missed = list[JobState](), list[str]()
     for job_id in dict.fromkeys(ids):
         try:
@@ -99,8 +99,8 @@ def carry_out(jobs: Jobs[Any], wanted: Wanted, selection: Selection, actor: str,
         by_state = change.count(session, jobs.models, meant)
         spared = change.count(session, jobs.models, selection, spared=True) if change.spares else {}
     if meant.half_searched:
-        told = f"sensitive arguments of {', '.join(meant.half_searched)}, and what may repeat them, are not searched"
-        click.echo(f"{told}: select such jobs by id or --task", err=True)
+        note = f"sensitive arguments of {', '.join(meant.half_searched)}, and what may repeat them, are not searched"
+        click.echo(f"{note}: select such jobs by id or --task", err=True)
     there = sum(by_state.values())
     number = there if wanted.most is None else min(there, wanted.most)
     some = f"the oldest {number:,} of " if number < there else ""

@@ -41,9 +41,9 @@ def limits(jobs: Jobs[Any], exact: bool, as_json: bool) -> None:
             "KEY",
             "KIND",
             "IN EFFECT",
-            "CODE SAYS",
-            "SET BY AN OPERATOR",
-            "WHY",
+            "DECLARED",
+            "OVERRIDDEN",
+            "REASON",
             "USED",
             "WAITING",
             "NEXT START",
@@ -144,5 +144,5 @@ def _print_limits(jobs: Jobs[Any], session: Session, gates: list[str]) -> None:
         one = now.get(gate) or now.get(f"{gate.partition('=')[0]}=")
         of_each = " (that of each key)" if one is not None and one.gate != gate else ""
         said = "nothing is limited" if one is None else f"{one.in_effect}{of_each}"
-        code = f" (code says {one.by_code})" if one is not None and one.set_at and one.by_code else ""
+        code = f" (declared: {one.by_code})" if one is not None and one.set_at and one.by_code else ""
         click.echo(shown(f"{titled(gate)}: {said}{code}"))

@@ -57,8 +57,8 @@ def find(jobs: Jobs[Any], words: str, limit: int, as_json: bool) -> None:
         [(one.where, one.job_id or NOTHING, one.name, one.at, one.found) for one in places],
     )
     if hidden := jobs.tasks.sensitive():
-        told = f"sensitive arguments of {', '.join(sorted(hidden))}, and what may repeat them, are not searched"
-        click.echo(told, err=True)
+        note = f"sensitive arguments of {', '.join(sorted(hidden))}, and what may repeat them, are not searched"
+        click.echo(note, err=True)
 
 
 @click.command("list", cls=ApplicationCommand)

@@ -73,7 +73,7 @@ def show(jobs: Jobs[Any], name: str, limit: int, as_json: bool) -> None:
     if refused:
         click.echo(f"\nthe due tick {shown(refused)}")
     if not ticks:
-        click.echo("\nno tick has come yet")
+        click.echo("\nno tick yet")
         return
     click.echo()
     print_table(["TICK", "OUTCOME", "JOB", "IS NOW", "LATE", ""], [_tick(tick) for tick in ticks])
@@ -93,10 +93,10 @@ def _tick(tick: TickReport) -> tuple[object, ...]:
                 f"job {tick.job_id} was still live, or had its unique key",
             )
         case _:
-            told = f"no clock came to {'it' if tick.count == 1 else 'them'} in time, one did at {shown(tick.at)}"
+            note = f"no clock fired {'it' if tick.count == 1 else 'them'} in time; found at {shown(tick.at)}"
             last = f" to {shown(tick.until)}" if tick.until != tick.scheduled_for else ""
             first = f"{shown(tick.scheduled_for)}{last}"
-            return first, tick.outcome, " ", " ", " ", told if tick.count == 1 else f"{tick.how_many}: {told}"
+            return first, tick.outcome, " ", " ", " ", note if tick.count == 1 else f"{tick.how_many}: {note}"
 
 
 def _row(jobs: Jobs[Any], one: ScheduleMixin) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def _behind(session: Session, jobs: Jobs[Any], order: str, head: int) -> str:
     if row is None or row.state == JobState.queued:
         return f"The jobs of {key} start in their order, and job {head} is before it."
     if row.state == JobState.failed:
-        return f"Job {head} failed and keeps the key {key} until somebody decides: {decide(head)}."
+        return f"Job {head} failed and keeps the key {key} until it is retried or cancelled: {decide(head)}."
     until = "is parked" if row.run_at == PARKED else f"waits until {moment(row.run_at)} for its next attempt"
     return f"The jobs of {key} start in their order, and job {head} {until}."
 

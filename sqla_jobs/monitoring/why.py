@@ -82,7 +82,7 @@ def _read(session: Session, jobs: Jobs[Any], job_id: int) -> Any:
 
 def _not_due(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
     if row.run_at == PARKED:
-        yield "It is parked: it waits until somebody reschedules or retries it."
+        yield "It is parked: it waits until it is rescheduled or retried."
         return
     left = (row.run_at - row.now).total_seconds()
     when = f"{moment(row.run_at)}, in {duration(left)}"

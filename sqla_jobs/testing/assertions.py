@@ -78,10 +78,12 @@ def assert_unique(session: AnySession, task: Enqueuer[..., J], /, **arguments: A
     live = [job for job in enqueued(own, task, **arguments) if job.state in LIVE]
     keys = {job.id: task.unique.key_of(arguments_of(job)) for job in live}
     if len(live) != 1 or live[0].unique_key != keys[live[0].id]:
-        told = [f"\n  job {job.id} has the key {job.unique_key!r}; its arguments make {keys[job.id]!r}" for job in live]
+        keyed = [
+            f"\n  job {job.id} has the key {job.unique_key!r}; its arguments make {keys[job.id]!r}" for job in live
+        ]
         raise AssertionError(
             f"expected one live job {asked_for(Criteria(own, task, arguments))}, with its unique key; "
-            f"there {are(live)}{''.join(told)}"
+            f"there {are(live)}{''.join(keyed)}"
         )
     return live[0]
 

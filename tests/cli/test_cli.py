@@ -561,7 +561,7 @@ class TestChanging:
         asked = run("retry", "--queue", "default", answer="y\n").output
         assert "retry 2 failed, 1 cancelled jobs? [y/N]" in asked
         assert states(session) == dict.fromkeys(failed, "queued") | {good.id: "succeeded", late.id: "scheduled"}
-        assert f"job {good.id} is succeeded: retry all the same? [y/N]" in run("retry", str(good.id), code=1).output
+        assert f"job {good.id} is succeeded: retry anyway? [y/N]" in run("retry", str(good.id), code=1).output
         assert states(session)[good.id] == "succeeded"
         assert run("retry", str(good.id), "--yes").output == "retry: 1 job\n"
 

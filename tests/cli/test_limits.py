@@ -144,7 +144,7 @@ def test_an_operator_sets_and_clears_a_limit_with_audit_lines(declared: Engine, 
     done = run("limit", "set", "stripe", "--running", "40", "--rate", "150", "--per", "2", "--actor", "ada")
     assert (
         done.output
-        == "limit stripe: 40 at once (code says 3 at once)\nrate stripe: 150 in 2 s (code says 1,000 in 1 s)\n"
+        == "limit stripe: 40 at once (declared: 3 at once)\nrate stripe: 150 in 2 s (declared: 1,000 in 1 s)\n"
     )
     assert run("limit", "set", "keyed", "--key", "17", "--running", "2").output == "limit keyed of key 17: 2 at once\n"
     assert (

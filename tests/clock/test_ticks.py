@@ -100,7 +100,7 @@ def test_ticks_at_which_no_clock_ran_are_told_as_missed(
     for tick in told:
         until = first + timedelta(hours=tick["count"] - 1)
         assert [datetime.fromisoformat(tick[name]) for name in ("scheduled_for", "until")] == [first, until]
-        assert f"{tick['count']} ticks: no clock came to them in time, one did at" in show("hourly")
+        assert f"{tick['count']} ticks: no clock fired them in time; found at" in show("hourly")
 
 
 def test_a_tick_is_skipped_for_the_job_that_had_not_ended(session: Session, hourly: Any, show: Show) -> None:
@@ -135,7 +135,7 @@ def test_a_day_of_missed_seconds_is_one_row(session: Session, hourly: Any, show:
     assert datetime.fromisoformat(missed["until"]) == datetime.fromisoformat(enqueued["scheduled_for"]) - timedelta(
         seconds=1
     )
-    assert "more than 1,000 ticks: no clock came to them in time" in show("hourly")
+    assert "more than 1,000 ticks: no clock fired them in time" in show("hourly")
 
 
 def test_a_tick_and_its_trace_are_one_transaction(session: Session, hourly: Any, show: Show) -> None:
@@ -204,7 +204,7 @@ def test_the_last_ones_are_shown_the_newest_first(session: Session, hourly: Any,
 
 
 def test_what_has_no_ticks_says_so_and_what_is_no_schedule_is_refused(hourly: Any, show: Show) -> None:
-    assert "no tick has come yet" in show("hourly")
+    assert "no tick yet" in show("hourly")
     assert "there is no schedule 'daily'" in show("daily", code=1)
 
 

@@ -63,7 +63,9 @@ def test_a_failed_job_that_keeps_a_key_says_so_and_is_cancelled(visitor: Visitor
     enqueue(database, shop.held, [{"account": 1, "fails": True}, {"account": 1}])
     with jobs.worker():
         wait_until(lambda: states(database) == {"failed": 1, "queued": 1})
-    assert "Job 1 failed and keeps the key held of key 1 until somebody decides" in words(visitor.get("/jobs/2"))
+    assert "Job 1 failed and keeps the key held of key 1 until it is retried or cancelled" in words(
+        visitor.get("/jobs/2")
+    )
     page = words(visitor.get("/jobs/1"))
     assert "It keeps the key held of key 1: sqla-jobs retry 1 runs it again" in page
     assert "Cancel this job" in page

@@ -121,8 +121,8 @@ def test_what_failed_and_holds_a_key_is_named_with_the_remedy(served: Session) -
     served.commit()
     (said,) = jobs.why(served, waiting)
     assert said == (
-        "Job 1 failed and keeps the key held of key 1 until somebody decides: `sqla-jobs retry 1` runs it again, "
-        "`sqla-jobs cancel 1` lets the next one start."
+        "Job 1 failed and keeps the key held of key 1 until it is retried or cancelled: "
+        "`sqla-jobs retry 1` runs it again, `sqla-jobs cancel 1` lets the next one start."
     )
     (said,) = jobs.why(served, failed)
     assert re.fullmatch(r"It failed at 20.* UTC after 1 attempt\. It keeps the key held of key 1: .*", said)
@@ -206,7 +206,7 @@ def test_a_scheduled_job_says_until_when_it_waits_and_why(served: Session, datab
     assert re.fullmatch(r"It is not due before 20.* UTC, in (2 h|1 h 59 min)\.", jobs.why(served, later)[0])
     parked.run_at = PARKED
     served.commit()
-    assert jobs.why(served, parked) == ["It is parked: it waits until somebody reschedules or retries it."]
+    assert jobs.why(served, parked) == ["It is parked: it waits until it is rescheduled or retried."]
 
 
 def test_a_job_that_waits_for_its_retry_says_which_attempt_failed(declared: Engine, session: Session) -> None:
