@@ -119,7 +119,7 @@ def _in_order(keys: list[str]) -> list[str]:
 
 
 def test_an_empty_list_explains_that_workers_store_limits(database: Engine) -> None:
-    assert "A worker stores what code declares when it starts" in run("limits").output
+    assert "A worker stores the limits that code declares when it starts" in run("limits").output
 
 
 def test_many_groups_hide_none_and_are_counted_up_to_a_bound(declared: Engine, session: Session) -> None:

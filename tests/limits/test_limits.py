@@ -301,7 +301,7 @@ def test_a_deploy_changes_a_number_unless_an_operator_has_set_it(database: Engin
             "_a: key='b' names no argument of the task",
         ),
         (lambda: jobs.task(fair_by=[])(_a), "name one, or leave it out"),
-        (lambda: jobs.task(limits=[ConcurrencyLimit(1), ConcurrencyLimit(2)])(_a), "give one of them a name="),
+        (lambda: jobs.task(limits=[ConcurrencyLimit(1), ConcurrencyLimit(2)])(_a), "give one of them another name="),
         (lambda: jobs.task(limits=ConcurrencyLimit(1, name="a=b"))(_a), "without '='"),
         (lambda: jobs.task(limits=cast("Any", 5))(_a), "limits must be"),
         (lambda: jobs.task(limits=[RateLimit(1, per=1, name=str(n)) for n in range(5)])(_a), "at most 3"),

@@ -267,7 +267,7 @@ def test_the_remedy_for_jobs_of_a_renamed_task_looks_at_their_arguments(database
     )
     assert "if arguments were renamed, too, declare a task with the old name and arguments" in about_reminder
     assert "index takes the same arguments; or cancel" in remedies["task indexes"]
-    assert "where that takes the same arguments (); where" in remedies["task zzz"]
+    assert "if that takes the same arguments (); if" in remedies["task zzz"]
 
 
 def test_a_schedule_of_an_undeclared_task_is_reported(database: Engine, session: Session) -> None:

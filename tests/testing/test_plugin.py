@@ -165,7 +165,7 @@ def test_a_user_who_may_not_create_databases_is_shown_the_missing_right(on_our_s
         try:
             weak = url.set(username=role, password="secret").render_as_string(hide_password=False)
             with (
-                pytest.raises(ConfigurationError, match=rf"'{role}' may not create .*CREATEDB, or unset DATABASE_URL"),
+                pytest.raises(ConfigurationError, match=rf"'{role}' may not create .*CREATEDB; or unset DATABASE_URL"),
                 Databases(weak) as databases,
                 databases.new(),
             ):
