@@ -38,7 +38,7 @@ def plain_errors() -> Generator[None]:
 
 
 def output_on_stderr() -> AbstractContextManager[object]:
-    """Redirect what the application prints to standard error, so that standard output holds only the command's own."""
+    """Redirect prints of the application to standard error. Standard output then holds only the command's output."""
     return redirect_stdout(sys.stderr)
 
 
@@ -70,7 +70,7 @@ class ApplicationCommand(click.Command):
 
 
 def named_application(given: str | None) -> str:
-    """MODULE:ATTR: `given`, else SQLA_JOBS_APP, else `[tool.sqla_jobs] app` in pyproject.toml.
+    """Return MODULE:ATTR: `given`, else SQLA_JOBS_APP, else `[tool.sqla_jobs] app` in pyproject.toml.
 
     Raises `ConfigurationError` if none is named, or if the name is malformed.
     """

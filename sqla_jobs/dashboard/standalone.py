@@ -25,7 +25,7 @@ class OneTimeToken:
         self._cookie = "sqla_jobs_dashboard"
 
     def open_on(self, port: int) -> None:
-        """Set the port. Needed since all ports of a host share cookies, and other host names can point here."""
+        """Set the port, for the name of the cookie, which all ports of a host share, and for the allowed host names."""
         self._hosts = frozenset({f"127.0.0.1:{port}", f"localhost:{port}"})
         self._cookie = f"sqla_jobs_dashboard_{port}"
 

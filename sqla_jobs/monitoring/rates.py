@@ -40,7 +40,7 @@ class Eaten:
 
 
 def read_eaten(session: Session, jobs: Jobs[Any], gate: str, per: float) -> Eaten | None:
-    """Return the failures of the last `per` seconds behind a gate, of the task with the most; None without any."""
+    """Return the failures of the last `per` seconds behind a gate, for the task with most of them; None without any."""
     job: Any = jobs.Job
     run = jobs.Run
     failed = run.outcome.in_(text("'failed', 'retried', 'lost'"))  # the predicate of its index

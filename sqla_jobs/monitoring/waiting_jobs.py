@@ -38,7 +38,7 @@ _UNHEARD = 30.0
 """Seconds in which a cancelled job should end."""
 _START = "start one: python -m sqla_jobs.worker MODULE:ATTR"
 _AHEAD, _FAR_AHEAD = 3600.0, 7 * 86_400.0
-"""Seconds of waiting before a warning about a job that keeps its unique key: with skipped ticks, and without."""
+"""Seconds of waiting before a warning about a job that keeps its unique key: if it made ticks skip, and if not."""
 _PUT_OFF = 3600.0
 """Seconds before a warning about a job that is put off again and again."""
 _IS_JOB = re.compile(r"job [1-9]\d{0,17}").fullmatch

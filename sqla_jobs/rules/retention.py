@@ -28,7 +28,8 @@ KEPT: Retention = MappingProxyType(
 
 
 def seconds_kept(given: Retention) -> dict[str, float]:
-    """Return the seconds for each name in `KEPT`, except those kept for ever. `KEPT` completes what is not `given`.
+    """Return the seconds for each name in `KEPT`, except those kept for ever. Names that are not `given` have
+    their value in `KEPT`.
 
     Raises `ConfigurationError` for an unknown name or an invalid duration.
     """

@@ -54,7 +54,7 @@ _FAILED = (RunOutcome.failed, RunOutcome.retried)
 
 
 class Drained(int):
-    """The return value of `drain`: the number of runs, and more."""
+    """The return value of `drain`: the number of runs, with the jobs left over and the recorded exceptions."""
 
     waiting: list[int]
     """The ids of jobs that are due and did not run; `jobs.why` explains why.

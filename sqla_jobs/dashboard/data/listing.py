@@ -173,7 +173,10 @@ def _bounds(session: Session, jobs: Jobs[Any], selection: Selection, order: Orde
 
 
 def where_since(session: Session, jobs: Jobs[Any], id_column: Any, column: Any, moment: datetime) -> tuple[int, int]:
-    """Return ids around the first row whose `column` is `moment` or later, by bisection: both must grow together."""
+    """Bisect for the first row whose `column` is `moment` or later, and return the ids around it.
+
+    Ids and `column` must grow together.
+    """
     on_jobs = {"mapper": jobs.Job}
     ends = session.execute(select(func.min(id_column), func.max(id_column)), bind_arguments=on_jobs).one()
     if ends[0] is None:
