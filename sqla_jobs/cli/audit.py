@@ -74,7 +74,7 @@ def audit(
         ],
     )
     if len(found) > limit:
-        click.echo(f"There are more: --limit, or --below {rows[-1]['id']}", err=True)
+        click.echo(f"There are more: raise --limit, or continue with --below {rows[-1]['id']}", err=True)
 
 
 def _details(details: dict[str, Any]) -> str:

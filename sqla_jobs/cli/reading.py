@@ -101,7 +101,7 @@ def list_jobs(jobs: Jobs[Any], selection: Selection, limit: int, below: int | No
         ],
     )
     if len(found) > limit:
-        click.echo(f"There are more: --limit, or --below {rows[-1]['id']}", err=True)
+        click.echo(f"There are more: raise --limit, or continue with --below {rows[-1]['id']}", err=True)
 
 
 _MOMENTS = {JobState.scheduled: "run_at", JobState.queued: "run_at", JobState.running: "started_at"}

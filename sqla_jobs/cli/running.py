@@ -99,7 +99,9 @@ def _log_options(command: Callable[..., None]) -> Callable[..., None]:
 )
 @click.option("--timeout", type=float, help="Timeout in seconds for tasks without one of their own.")
 @click.option("--max-jobs", default=0, help="Replace a process after this many jobs; 0: never.")
-@click.option("--max-memory", default=0, metavar="MB", help="Replace a process that has used more megabytes; 0: never.")
+@click.option(
+    "--max-memory", default=0, metavar="MB", help="Replace a process that has used more memory than this; 0: never."
+)
 @click.option(
     "--slow-after",
     default=300.0,

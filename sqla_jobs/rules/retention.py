@@ -28,8 +28,9 @@ KEPT: Retention = MappingProxyType(
 
 
 def seconds_kept(given: Retention) -> dict[str, float]:
-    """Return the seconds for each name in `KEPT`, except those kept for ever. Names that are not `given` have
-    their value in `KEPT`.
+    """Return the seconds for each name in `KEPT`, except names kept for ever.
+
+    A name that is not `given` has its value in `KEPT`.
 
     Raises `ConfigurationError` for an unknown name or an invalid duration.
     """

@@ -155,7 +155,7 @@ def import_named(module: str, given: str) -> ModuleType:
 
 
 def _same_place(one: Task[..., Any, Any], other: Task[..., Any, Any]) -> bool:
-    """Return whether both have one definition: after a reload, or if a script is imported, too."""
+    """Return whether both have one definition: after a reload, or if a script is also imported as a module."""
     a, b = one.declaration.signature, other.declaration.signature
     as_script = "__main__" in (a.module, b.module) and a.code.co_filename == b.code.co_filename
     return a.qualname == b.qualname and (a.module == b.module or as_script)

@@ -31,8 +31,8 @@ J = TypeVar("J", bound=JobMixin)
 def startable(session: AnySession, jobs: Jobs[J], /, *, queues: Iterable[str] | None = None) -> list[J]:
     """Return, in order, the jobs that workers with enough slots would start now. No job is started.
 
-    Jobs that are not due, are paused, have an undeclared task or wait behind a limit are left out. Running jobs take
-    their places of limits; `make_job(session, task, state="running")` makes such a job.
+    Jobs that are not due, are paused, have an undeclared task or wait behind a limit are left out. Running jobs
+    occupy their places behind limits; `make_job(session, task, state="running")` makes such a job.
 
     - `session`: the session of the test; it is flushed, and otherwise unchanged.
     - `queues`: the names of the queues; by default all. One that no task, job or schedule has is an error.

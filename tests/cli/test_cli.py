@@ -361,7 +361,10 @@ class TestReading:
         assert [job["args"]["n"] for job in first] == [4, 3, 2]
         rest = run("list", "--limit", "3", "--below", str(first[-1]["id"]))
         assert [line.split()[-1] for line in rest.output.splitlines()[2:]] == ["n=1", "n=0"]
-        assert f"There are more: --limit, or --below {first[-1]['id']}" in run("list", "--limit", "3").output
+        assert (
+            f"There are more: raise --limit, or continue with --below {first[-1]['id']}"
+            in run("list", "--limit", "3").output
+        )
 
     def test_a_filter_is_a_filter(self, run: Run, session: Session, failed: list[int]) -> None:
         shop.mark.options(queue="mail").enqueue(session, 7)

@@ -227,7 +227,7 @@ def test_the_audit_shows_actors_and_subjects_and_is_searched(declared: Engine, s
     assert lines()[2]["details"] == {"running": 40}
     told = run("audit", "--limit", "2").output
     assert re.search(r"ada +clear +limit stripe", told)
-    assert "There are more: --limit, or --below" in told
+    assert "There are more: raise --limit, or continue with --below" in told
     assert run("audit", "--actor", "nul\0", code=2).output
 
 
