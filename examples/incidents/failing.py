@@ -20,7 +20,7 @@ def a_flood_of_failures(scene: Scene) -> None:
     scene.run("sqla-jobs status", r"PAUSED TASK(?s:.)*mail\.send .*@")
     scene.say("the mail server is up again")
     scene.answer_mail()
-    scene.run("sqla-jobs resume --task mail.send", "task mail.send goes on")
+    scene.run("sqla-jobs resume --task mail.send", "task mail.send is resumed")
     scene.run("sqla-jobs retry --task mail.send --ended-within 2h --limit 10 --yes", "retry: 10 jobs")
     scene.until("ten mails are sent", lambda: scene.number(task="mail.send", state="succeeded") >= 10)
     scene.run("sqla-jobs retry --task mail.send --ended-within 2h --over 5s --yes", "retry: [0-9]+ jobs")

@@ -18,7 +18,7 @@ def a_paused_queue(scene: Scene) -> None:
     with scene.session() as session:
         make_report.enqueue_many(session, [{}] * 20)
     told = scene.run("sqla-jobs status", "paused .* by grace@example.com")
-    scene.run(pasted(told, "sqla-jobs resume"), "goes on")
+    scene.run(pasted(told, "sqla-jobs resume"), "is resumed")
     scene.until("its jobs are done", lambda: scene.number(state="succeeded") == 20)
 
 

@@ -293,7 +293,7 @@ def test_a_deploy_changes_a_number_unless_an_operator_has_set_it(database: Engin
     ("wrong", "told"),
     [
         (lambda: ConcurrencyLimit(-1), "from 0 to 1,000,000"),
-        (lambda: ConcurrencyLimit(2, key="a", ordered=True), "say 1"),  # type: ignore[call-overload]
+        (lambda: ConcurrencyLimit(2, key="a", ordered=True), "write 1"),  # type: ignore[call-overload]
         (lambda: ConcurrencyLimit(1, ordered=True), "needs key="),  # type: ignore[call-overload]
         (lambda: RateLimit(5, per=0.5), "from 1 s"),
         (
@@ -304,7 +304,7 @@ def test_a_deploy_changes_a_number_unless_an_operator_has_set_it(database: Engin
         (lambda: jobs.task(limits=[ConcurrencyLimit(1), ConcurrencyLimit(2)])(_a), "give one of them another name="),
         (lambda: jobs.task(limits=ConcurrencyLimit(1, name="a=b"))(_a), "without '='"),
         (lambda: jobs.task(limits=cast("Any", 5))(_a), "limits must be"),
-        (lambda: jobs.task(limits=[RateLimit(1, per=1, name=str(n)) for n in range(5)])(_a), "at most 3"),
+        (lambda: jobs.task(limits=[RateLimit(1, per=1, name=str(n)) for n in range(5)])(_a), "the maximum is 3"),
     ],
 )
 def test_a_limit_that_cannot_be_is_refused_where_it_is_declared(wrong: Any, told: str) -> None:

@@ -138,7 +138,7 @@ def test_a_queue_is_limited_or_paused_or_served_by_nobody(served: Session) -> No
     served.commit()
     said = jobs.why(served, second)
     assert re.match(r"The task 'plain' has been paused since 20.* UTC; `sqla-jobs resume --task plain` ", said[0])
-    assert re.match(r"The queue 'default' has been paused since 20.* UTC; `sqla-jobs resume default` lets", said[1])
+    assert re.match(r"The queue 'default' has been paused since 20.* UTC; `sqla-jobs resume default` ", said[1])
     assert len(said) == 3
     lonely = shop.plain.options(queue="lonely").enqueue(served, n=1)
     served.commit()
