@@ -18,6 +18,7 @@ from sqla_jobs.calls.statements import Calls, StoreEnds
 from sqla_jobs.calls.values import EVERYWHERE, MANY, PRIORITIES, Among, Claimed, Lease, Promotion, RunEnd
 from sqla_jobs.database.driver import driver_of_run
 from sqla_jobs.models.mapping import Models
+from sqla_jobs.queries.backfill import FewerGates, GiveGates, OperatorLimits
 from sqla_jobs.queries.begin import begin as begin_transaction
 from sqla_jobs.queries.begin import begin_elsewhere
 from sqla_jobs.queries.candidates import ToClaim, ToClaimLimited, ToPromote, ToRescue
@@ -27,10 +28,9 @@ from sqla_jobs.queries.due import IsDue, Poll, Promote, UnknownTo
 from sqla_jobs.queries.ending import Ending
 from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.queries.finish import Finish, FinishAny
-from sqla_jobs.queries.gate_states import GateStates, HeadOfKey, HeldKeys, KeysInUse, WaitingGroups
-from sqla_jobs.queries.gating import FewerGates, GiveGates, OperatorLimits
 from sqla_jobs.queries.leases import CancelRequests, Leases, StoreProgress, UnknownLeases
 from sqla_jobs.queries.limit_lock import ClaimLocked, ForgetStarts, Lock, Spend, TellOthers
+from sqla_jobs.queries.limit_status import GateStatuses, HeadOfKey, HeldKeys, KeysInUse, WaitingGroups
 from sqla_jobs.queries.processes import ShowSetAside, ShowStalled
 from sqla_jobs.queries.rescue import Beat, DeleteExpired, Heartbeats, Rescue, SignOff
 from sqla_jobs.queries.succeed import SucceedOne
@@ -51,12 +51,12 @@ class Queries(Calls):
         self.claim_limited: ClaimLocked = ClaimLocked(tables)
         self.forget_starts: ForgetStarts = ForgetStarts(tables)
         self.tell_others: TellOthers = TellOthers(tables)
-        self.ungated: FewerGates = FewerGates(tables)
+        self.lacking_gates: FewerGates = FewerGates(tables)
         self.give_gates: GiveGates = GiveGates(tables)
         self.lock_limits: Lock = Lock(tables)
         self.spend: Spend = Spend(tables)
         self.operator_limits: OperatorLimits = OperatorLimits(tables)
-        self.gate_states: GateStates = GateStates(tables)
+        self.gate_statuses: GateStatuses = GateStatuses(tables)
         self.head_of_key: HeadOfKey = HeadOfKey(tables)
         self.held_keys: HeldKeys = HeldKeys(tables)
         self.keys_in_use: KeysInUse = KeysInUse(tables)

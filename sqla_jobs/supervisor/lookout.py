@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 
 from sqla_jobs.calls.values import Among, Promotion
-from sqla_jobs.database.limits import LIMIT, warn_of_few_connections
+from sqla_jobs.database.connection_limits import LIMIT, warn_of_few_connections
 from sqla_jobs.database.subscribers import FOLLOWED_FOR, FOLLOWERS, LIMITS, SCHEDULES
 from sqla_jobs.runtime.listener import Listener
 from sqla_jobs.runtime.promoter import BUSY, SOON, Promoter

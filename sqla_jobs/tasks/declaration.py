@@ -94,7 +94,7 @@ class Declaration:
             raise ArgumentsError(f"{self.name}: the key of a limit cannot be made of the arguments ({kind})") from error
 
     @cached_property
-    def gating(self) -> Callable[[Mapping[str, Any]], list[str]] | None:
+    def make_gates(self) -> Callable[[Mapping[str, Any]], list[str]] | None:
         """`gates_of`, or None where no job has gates."""
         return self.gates_of if self.gates else None
 

@@ -167,11 +167,11 @@ class Enqueuer(Generic[C, J]):
         given = self.bind(args, kwargs)
         if unique is None:
             stored = declaration.codec.stored(session, given)
-            added = add_one(session, self._models, self._with_headers(self.columns), stored, declaration.gating), 1
+            added = add_one(session, self._models, self._with_headers(self.columns), stored, declaration.make_gates), 1
         else:
             item = unique.keyed(declaration.codec.encode(session, given))
             values = self._with_headers(self._values)
-            added = add_unique(session, self._models, values, item, unique, declaration.gating)
+            added = add_unique(session, self._models, values, item, unique, declaration.make_gates)
         after_commit(session, self._models.Job, self._models.channel, self._message)
         return added
 
@@ -209,7 +209,7 @@ class Enqueuer(Generic[C, J]):
         with self._sending(into) as sending:
             if unique is None:
                 columns = self._with_headers(self.columns)
-                count = add_many(into, self._models, columns, each(bytes), declaration.gating)
+                count = add_many(into, self._models, columns, each(bytes), declaration.make_gates)
             elif "unique_key" in self._options:
                 raise ArgumentsError(
                     "enqueue_many takes no unique_key: at most one of its jobs could be enqueued; "
@@ -217,7 +217,7 @@ class Enqueuer(Generic[C, J]):
                 )
             else:
                 values = self._with_headers(self._values)
-                count = add_many_unique(into, self._models, values, each(unique.keyed), unique, declaration.gating)
+                count = add_many_unique(into, self._models, values, each(unique.keyed), unique, declaration.make_gates)
             after_commit(into, self._models.Job, self._models.channel, self._message)
             sending.many(count)
         return count

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from sqla_jobs.queries import Among, Claimed
 from sqla_jobs.queries.limited import Gates
+from sqla_jobs.worker.backfill import Backfill
 from sqla_jobs.worker.backlog import Backlog
 from sqla_jobs.worker.claiming import Claiming
 from sqla_jobs.worker.floors import GateFloors
-from sqla_jobs.worker.gating import Gating
 
 _Claim = Callable[[Among], list[Claimed]]
 _GATHER = 0.003
@@ -47,7 +47,7 @@ class Round:
 class GroupWalk:
     """Walks through the groups of a queue. The jobs with the same gates are a group. For one thread at a time."""
 
-    def __init__(self, claiming: Claiming, gating: Gating, tasks: Sequence[str], backlog: Backlog) -> None:
+    def __init__(self, claiming: Claiming, backfill: Backfill, tasks: Sequence[str], backlog: Backlog) -> None:
         self.backlog = backlog
         self.is_first_fill: bool = True
         """True if the next claim that uses all its room is the first since a rest. Other workers may then find more."""
@@ -58,7 +58,7 @@ class GroupWalk:
         self._queries = claiming.shared.queries
         self._set_aside = claiming.shared.set_aside
         self._liveness = claiming.liveness
-        self._gating = gating
+        self._backfill = backfill
         self._tasks = tasks
         self._queue = backlog.name
         self._cursor = "{}"
@@ -131,7 +131,7 @@ class GroupWalk:
 
     def _claim(self, room: int, hints: Mapping[Gates, int]) -> list[Claimed]:
         left = room
-        tasks = [task for task in self._tasks if task not in self._gating.held_up]
+        tasks = [task for task in self._tasks if task not in self._backfill.held_up]
 
         def claim(which: Among) -> list[Claimed]:
             nonlocal left
@@ -163,7 +163,7 @@ class GroupWalk:
                     hints=hints,
                     floors=self._floors.of(began),
                     among=which,
-                    spread=self._gating.spreads,
+                    spread=self._backfill.spreads,
                 )
             self._floors.learn(look, began, time.monotonic())
             self._cursor = look.cursor
@@ -181,7 +181,7 @@ class GroupWalk:
     def _in_turn(self, claims: list[_Claim]) -> list[_Claim]:
         """Return the claims to try, in order. Only a limited queue gives jobs without gates: then the order
         alternates."""
-        if self._queue not in self._gating.queues:
+        if self._queue not in self._backfill.queues:
             return claims[:1]
         self._is_plain_first = not self._is_plain_first
         return claims[::-1] if self._is_plain_first else claims

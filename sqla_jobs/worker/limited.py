@@ -13,9 +13,9 @@ from sqla_jobs.queries import Claimed
 from sqla_jobs.queries.limited import Gates
 from sqla_jobs.rules.outcomes import Outcome
 from sqla_jobs.runtime.retrying import RetryLoop
+from sqla_jobs.worker.backfill import Backfill
 from sqla_jobs.worker.claiming import Claiming
 from sqla_jobs.worker.freed_places import FreedPlaces
-from sqla_jobs.worker.gating import Gating
 from sqla_jobs.worker.group_walk import GroupWalk
 
 _UNSURE = 0.05
@@ -35,7 +35,7 @@ class LimitedClaimer:
     It does nothing while neither code nor an operator limits anything.
     """
 
-    def __init__(self, claiming: Claiming, gating: Gating, tasks: Sequence[str]) -> None:
+    def __init__(self, claiming: Claiming, backfill: Backfill, tasks: Sequence[str]) -> None:
         shared = claiming.shared
         self._settings = shared.settings
         self._attempts = shared.attempts
@@ -43,9 +43,9 @@ class LimitedClaimer:
         self._liveness = claiming.liveness
         self._finisher = claiming.finisher
         self._lookout = claiming.lookout
-        self._gating = gating
+        self._backfill = backfill
         self._freed = FreedPlaces(claiming)
-        self._walks = [GroupWalk(claiming, gating, tuple(tasks), backlog) for backlog in claiming.backlogs]
+        self._walks = [GroupWalk(claiming, backfill, tuple(tasks), backlog) for backlog in claiming.backlogs]
         self._news = object()
         """An object that is replaced whenever there is news. A round that ends with the object with which it began has
         missed nothing."""
@@ -85,7 +85,7 @@ class LimitedClaimer:
     def is_meant(self, what: str) -> bool:
         """Return whether a message may concern limited jobs. Jobs limited only by operators are announced as plain
         ones."""
-        may_be_limited = self._gating.by_operators or self._gating.is_behind(self._news)
+        may_be_limited = self._backfill.by_operators or self._backfill.is_behind(self._news)
         return not what or what.endswith(LIMITS) or may_be_limited
 
     def poll(self) -> None:
@@ -96,12 +96,12 @@ class LimitedClaimer:
             for walk in self._walks:
                 walk.poll()
             self._wake.set()
-        elif self._gating.is_behind(self._news):
+        elif self._backfill.is_behind(self._news):
             self._wake.set()
 
     def ended(self, jobs: Sequence[Claimed]) -> None:
         """Free the places of jobs whose ends are stored: behind their limits and in their queues."""
-        queues, added = self._gating.queues, self._gating.added_to_tasks
+        queues, added = self._backfill.queues, self._backfill.added_to_tasks
         is_news = False
         for job in jobs:
             if job.gates or job.queue in queues or job.task in added:
@@ -115,7 +115,7 @@ class LimitedClaimer:
         if not self._is_of_use:
             return False
         self._news = object()
-        self._gating.look(self._engine.begin, self._news)
+        self._backfill.look(self._engine.begin, self._news)
         return self._look() or len(self._attempts) > 0 or not all(walk.rests(self._news) for walk in self._walks)
 
     def leave(self) -> None:
@@ -125,7 +125,7 @@ class LimitedClaimer:
 
     @property
     def _is_of_use(self) -> bool:
-        return self._gating.is_limited or self._lookout.has_limits
+        return self._backfill.is_limited or self._lookout.has_limits
 
     def _loop(self) -> None:
         while not self._stopping.is_set():
@@ -141,7 +141,9 @@ class LimitedClaimer:
         if not self._liveness.is_sure:
             return time.monotonic() + _UNSURE
         return min(
-            self._gating.due_at(self._news), self._freed.notify_at, *(walk.wakes_at(self._news) for walk in self._walks)
+            self._backfill.due_at(self._news),
+            self._freed.notify_at,
+            *(walk.wakes_at(self._news) for walk in self._walks),
         )
 
     def _look(self) -> bool:
@@ -150,7 +152,7 @@ class LimitedClaimer:
         with self._looking:
             try:
                 while not self._stopping.is_set() and self._liveness.is_sure:
-                    if self._gating.look_if_due(self._engine.begin, self._news):
+                    if self._backfill.look_if_due(self._engine.begin, self._news):
                         self._news = object()  # jobs that had no gates before may start now
                     hints = self._freed.take()
                     rooms = [(walk, room) for walk in self._walks if (room := walk.room(self._news))]
@@ -170,7 +172,7 @@ class LimitedClaimer:
         with self._attempts.claiming_limited:
             with self._attempts.expecting_unknown():
                 jobs = walk.claim(room, hints, self._news)
-                missing = self._gating.missing(self._engine.begin, jobs)
+                missing = self._backfill.missing(self._engine.begin, jobs)
             fresh = self._attempts.add(jobs, asked_at=asked_at)
         self._freed.refilled(jobs, walk.free)
         begins = {attempt.job.run_id for attempt in fresh if self._may_begin(attempt.job)} - missing

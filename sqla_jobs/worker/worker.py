@@ -38,6 +38,7 @@ from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.runtime.stopping import handled, stopped_by_signals
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.worker.attempts import Attempts, Shared
+from sqla_jobs.worker.backfill import Backfill
 from sqla_jobs.worker.backlog import Backlog
 from sqla_jobs.worker.bookkeeping import Bookkeeping
 from sqla_jobs.worker.claimer import Claimer
@@ -46,7 +47,6 @@ from sqla_jobs.worker.coroutines import Coroutines
 from sqla_jobs.worker.events import EventDelivery
 from sqla_jobs.worker.finisher import Finisher
 from sqla_jobs.worker.followers import Followers
-from sqla_jobs.worker.gating import Gating
 from sqla_jobs.worker.host import Alone, Host
 from sqla_jobs.worker.limited import LimitedClaimer
 from sqla_jobs.worker.liveness import Liveness
@@ -184,7 +184,7 @@ class Worker(Service):
                 # a task's own connection may have another search path, so the tables are named with their schema
                 queries = Queries(models, schema_of(connection, table))
             self._build(app, tasks, isolation, queries)
-            self._gating.declare(self._engine, models)
+            self._backfill.declare(self._engine, models)
             sessions = self._sessions_at_once(app, tasks)
             self._host.meet(self._shared, sessions)
             self._log_unserved(logging.INFO)
@@ -212,10 +212,10 @@ class Worker(Service):
         )
         self._finisher = Finisher(self._engine, queries, self._set_aside)
         self._lookout = self._host.lookout(shared, tasks)
-        self._gating = Gating(queries, declarations, list(self._settings.queues), self._set_aside)
+        self._backfill = Backfill(queries, declarations, list(self._settings.queues), self._set_aside)
         followers = Followers(self._attempts, app, self._jobs.models.channel)
         claiming = Claiming(shared, self._backlogs, self._liveness, self._finisher, self._lookout, followers)
-        self._limited = LimitedClaimer(claiming, self._gating, tasks)
+        self._limited = LimitedClaimer(claiming, self._backfill, tasks)
         plain = [name for name in tasks if not declarations[name].gates]
         self._claimer = Claimer(claiming, plain, all_tasks=tasks, limited=self._limited)
         self._events = EventDelivery(self._engine, queries, self._jobs.hooks, self._binding.context, tasks)

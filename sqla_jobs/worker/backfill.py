@@ -16,7 +16,7 @@ from sqla_jobs.database.refusals import in_parts
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries import Claimed, Queries
-from sqla_jobs.queries.gating import Gated, Ungated
+from sqla_jobs.queries.backfill import Gated, LacksGates
 from sqla_jobs.queries.limits import DeclaredLimit, declare
 from sqla_jobs.rules.limits import PLACES, SPLIT_REMEDY, described, ordered_gate, titled, worded
 from sqla_jobs.runtime.set_aside import SetAside
@@ -38,7 +38,7 @@ Begin = Callable[[], AbstractContextManager[Connection]]
 """Begins a transaction or savepoint that ends with the block."""
 
 
-class Gating:
+class Backfill:
     """Gives jobs the gates that they lack. Call it from one thread at a time."""
 
     def __init__(
@@ -144,19 +144,19 @@ class Gating:
             return
         began = time.monotonic()
         with begin() as connection:
-            ungated = self._queries.ungated(connection, expected, self._queues)
-        self.held_up = self._count_running(begin, expected, [one for one in ungated if one.is_running])
-        self._gave = self._give(begin, [one for one in ungated if not one.is_running])
-        self._left = len(ungated) - self._gave
+            lacking_gates = self._queries.lacking_gates(connection, expected, self._queues)
+        self.held_up = self._count_running(begin, expected, [one for one in lacking_gates if one.is_running])
+        self._gave = self._give(begin, [one for one in lacking_gates if not one.is_running])
+        self._left = len(lacking_gates) - self._gave
         if not self._gave and not self.held_up:
             self._rest = 20 * (time.monotonic() - began)
 
-    def _count_running(self, begin: Begin, expected: Mapping[str, int], running: Sequence[Ungated]) -> set[str]:
+    def _count_running(self, begin: Begin, expected: Mapping[str, int], running: Sequence[LacksGates]) -> set[str]:
         """Give gates to running jobs. Return the tasks that share a limit with a job whose row cannot be changed."""
         if self._give(begin, running) == len(running):
             return set()
         with begin() as connection:
-            left = [one for one in self._queries.ungated(connection, expected, []) if one.is_running]
+            left = [one for one in self._queries.lacking_gates(connection, expected, []) if one.is_running]
         uncounted = {row for one in left for row in self._rows(one.task)}
         return {name for name in self._declarations if not uncounted.isdisjoint(self._rows(name))}
 
@@ -177,7 +177,7 @@ class Gating:
             self._set_aside.add(job.job_id, _UNSTEADY)
         for job in claimed:
             self._made.pop(job.job_id, None)
-        self._give(begin, [Ungated(job.job_id, job.task, job.args, [*job.gates], True) for job in lacking])
+        self._give(begin, [LacksGates(job.job_id, job.task, job.args, [*job.gates], True) for job in lacking])
         return {job.run_id for job in lacking}
 
     def _is_unsteady(self, job: Claimed) -> bool:
@@ -185,7 +185,7 @@ class Gating:
         made = self._made.get(job.job_id)
         return made is not None and {*made} <= {*job.gates} and made != self._of_code(job.task, job.args)
 
-    def _give(self, begin: Begin, found: Iterable[Ungated]) -> int:
+    def _give(self, begin: Begin, found: Iterable[LacksGates]) -> int:
         """Store gates. Return the number of changed jobs. A job that the server refuses to change is set aside."""
         set_aside = self._set_aside.reasons
         free = [one for one in found if one.job_id not in set_aside]
@@ -197,7 +197,7 @@ class Gating:
 
         return sum(in_parts(gated, give, lambda one, error: self._set_aside.refused("its limit", one.job_id, error)))
 
-    def _joined(self, one: Ungated) -> list[str]:
+    def _joined(self, one: LacksGates) -> list[str]:
         """Return the gates of this code, then the job's others, which another version of the code may declare."""
         if len(self._made) >= _MOST_MADE:
             self._made.clear()

@@ -32,7 +32,7 @@ from sqla_jobs.queries.restrictions import is_of_operator
 from sqla_jobs.queries.statement import Statement
 
 
-class Ungated(NamedTuple):
+class LacksGates(NamedTuple):
     """A job with fewer gates than its task has now, or outside of the order of its key."""
 
     job_id: int
@@ -56,7 +56,7 @@ class FewerGates(Statement):
     Also those that plain SQL has put behind an ordered gate and not into its order, in which nothing finds them.
     """
 
-    def __call__(self, connection: Connection, expected: Mapping[str, int], queues: Sequence[str]) -> list[Ungated]:
+    def __call__(self, connection: Connection, expected: Mapping[str, int], queues: Sequence[str]) -> list[LacksGates]:
         """`expected` is the number of gates by task. Only waiting jobs of `queues` are found."""
         values = {
             "tasks": names(tuple(expected)),
@@ -64,7 +64,7 @@ class FewerGates(Statement):
             "queues": names(tuple(queues)),
             "limit": MANY,
         }
-        return [Ungated(*row) for row in self._run(connection, values)]
+        return [LacksGates(*row) for row in self._run(connection, values)]
 
     def sql(self) -> Any:
         jobs = self.tables.jobs

@@ -30,7 +30,7 @@ _GROUPS = 1_000
 _ALL = 1_000_000_000
 
 
-class GateState(NamedTuple):
+class GateStatus(NamedTuple):
     """A gate that something limits, at one moment."""
 
     gate: str
@@ -65,13 +65,13 @@ class GateState(NamedTuple):
         )
 
 
-class GateStates(Statement):
+class GateStatuses(Statement):
     """The states of those of the given gates that are limited, in the given order. `@mail` is a queue."""
 
-    def __call__(self, connection: SqlConnection, gates: Sequence[str], holders: int = 0) -> list[GateState]:
+    def __call__(self, connection: SqlConnection, gates: Sequence[str], holders: int = 0) -> list[GateStatus]:
         """Each state has at most `holders` ids of jobs."""
         rows = self._rows(connection, {"gates": names(tuple(gates)), "holders": holders, "counted": _COUNTED})
-        return [GateState(*row) for row in rows]
+        return [GateStatus(*row) for row in rows]
 
     def sql(self) -> Any:
         return filled_in(_STATES, self.tables)
