@@ -31,14 +31,23 @@ class _Written(TypeDecorator[str]):
 
 def filled_in(statement: str, tables: Tables) -> TextClause:
     """A statement made of the pieces below, with the names of tables in place of `{jobs}` and the like."""
-    filled = named(statement, tables)
-    return text(filled).bindparams(*(bindparam(name, type_=_Written()) for name in _ARRAYS.findall(filled)))
+    return with_arrays(named(statement, tables))
+
+
+def with_arrays(statement: str) -> TextClause:
+    """A statement whose array parameters are those that it casts to an array."""
+    return text(statement).bindparams(*(bindparam(name, type_=_Written()) for name in _ARRAYS.findall(statement)))
 
 
 def named(piece: str, tables: Tables) -> str:
     """One piece, with the names of tables."""
-    found = ("jobs", "limits", "starts", "processes", "queues", "paused_tasks", "run_ids")
-    return piece.format(**{name: quoted(getattr(tables, name)) for name in found})
+    return piece.format(**table_names(tables))
+
+
+def table_names(tables: Tables) -> dict[str, str]:
+    """The quoted names of the tables and the sequence that these pieces use."""
+    used = ("jobs", "limits", "starts", "processes", "queues", "paused_tasks", "run_ids")
+    return {name: quoted(getattr(tables, name)) for name in used}
 
 
 def _rows_of(gate: str) -> str:
