@@ -50,8 +50,10 @@ class Watch:
         self._changed = changed
 
     def see(self, update: JobUpdate | None) -> None:
-        """Take the answer of a read: `None` if there is no such job."""
+        """Take the answer of a read: `None` if there is no such job. A job that is deleted after its end has ended."""
         if update is None:
+            if self.newest is not None and self.newest.has_ended:
+                return
             self.is_gone = True
         elif update == self.newest:
             return
@@ -93,12 +95,11 @@ class Hub:
         self._wake.set()
 
     def remove(self, watch: Watch) -> None:
-        """Stop watching."""
+        """Stop watching. A forked child has a hub of its own, which does not know the watches of its parent."""
         with self._lock:
-            watches = self._watches[watch.job_id]
-            watches.remove(watch)
-            if not watches:
-                del self._watches[watch.job_id]
+            watches = [other for other in self._watches.pop(watch.job_id, ()) if other is not watch]
+            if watches:
+                self._watches[watch.job_id] = watches
             self._empty_since = time.monotonic()
         self._wake.set()  # the loop must compute its wait anew
 
@@ -131,7 +132,8 @@ class Hub:
         self._is_heard = False
         engine = own_engine(app, patience=_PATIENCE, most=2, name="sqla-jobs following")
         channel = followers_of(self._models.channel)
-        listener = Listener(partial(for_itself, engine), channel, self._heard, patience=_PATIENCE)
+        connect = partial(for_itself, engine)
+        listener = Listener(connect, channel, self._heard, what="changes of followed jobs", patience=_PATIENCE)
         with ExitStack() as closing:
             closing.callback(close_engine, engine)
             with engine.begin() as connection:
