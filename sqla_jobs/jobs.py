@@ -214,7 +214,7 @@ class Jobs(Generic[J]):
 
     def _register(self, target: Any, options: TaskOptions) -> Any:
         declared = declare(target, options, self.Job)
-        task: Task[..., Any, J] = Task(declared, self.models, self.schedules, self.hooks, self.wait)
+        task: Task[..., Any, J] = Task(declared, self.models, self.schedules, self.hooks, self)
         self.tasks.add(task)
         return target if isinstance(target, type) else task
 
