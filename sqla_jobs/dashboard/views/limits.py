@@ -9,7 +9,7 @@ from flask import Response, abort, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from sqla_jobs.actions import limits as actions
-from sqla_jobs.actions.limits import UNSAID
+from sqla_jobs.actions.limits import UNSET
 from sqla_jobs.dashboard.data.names import read_names
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.errors import JobsError
@@ -40,7 +40,7 @@ def add(site: Dashboard) -> AnyResponse:
     given = _given(_NEW)
     try:
         numbers = _numbers(given)
-        key = key_in(given["key"]) if given["key"] else UNSAID
+        key = key_in(given["key"]) if given["key"] else UNSET
         target = actions.target(site.jobs.tasks, given["which"] or None, queue=given["queue"] or None, key=key)
         with site.changing() as it:
             gates = actions.set_limit(it, target, **numbers)
