@@ -62,7 +62,7 @@ def test_the_quick_start_is_the_example() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("coming-from-celery", "coming-from-rq", "coroutines", "dashboard", "hooks", "index", "limits", "monitoring"),
+        *("coming-from-celery", "coming-from-rq", "coroutines", "hooks", "index", "limits", "monitoring"),
         *("schedules", "tasks", "transactions", "unique", "workers"),
     ],
 )
