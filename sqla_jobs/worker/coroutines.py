@@ -53,11 +53,13 @@ class Coroutines:
         wants_session = any(signature.wants_session for signature in signatures.values())
         self._sessions = binding.async_sessions(isolation) if wants_session else None
 
-    def transactions(self, queries: Queries, settings: Settings) -> WorkerTransactions | None:
+    def transactions(
+        self, kind: type[WorkerTransactions], queries: Queries, settings: Settings
+    ) -> WorkerTransactions | None:
         """Return the transactions of coroutine tasks. None if none of these tasks takes a session."""
         if self._sessions is None:
             return None
-        return WorkerTransactions(
+        return kind(
             self._sessions.begin,
             queries,
             lease=settings.lease,

@@ -25,7 +25,7 @@ from sqla_jobs.database.refusals import reason
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.executor import Executor
-from sqla_jobs.execution.transactions import Transactions, WorkerTransactions
+from sqla_jobs.execution.transactions import LazyTransactions, Transactions, WorkerTransactions
 from sqla_jobs.models.version import check_version, schema_of
 from sqla_jobs.queries import Lease, Queries, RunEnd
 from sqla_jobs.queries.due import waiting_queues
@@ -257,17 +257,22 @@ class Worker(Service):
     def _transactions(self, queries: Queries, isolation: str) -> Callable[[Declaration], Transactions]:
         """Return the function that selects a task's transactions."""
         settings = self._settings
-        plain = WorkerTransactions(
-            self._binding.run_session,
-            queries,
-            lease=settings.lease,
-            patience=settings.patience,
-            isolation=isolation,
-        )
-        awaited = self._coroutines.transactions(queries, settings)
+
+        def made(kind: type[WorkerTransactions]) -> tuple[Transactions, Transactions]:
+            plain = kind(
+                self._binding.run_session,
+                queries,
+                lease=settings.lease,
+                patience=settings.patience,
+                isolation=isolation,
+            )
+            return plain, self._coroutines.transactions(kind, queries, settings) or plain
+
+        eager, lazy = made(WorkerTransactions), made(LazyTransactions)
 
         def of(declaration: Declaration) -> Transactions:
-            return awaited if awaited is not None and declaration.signature.is_coroutine else plain
+            plain, awaited = lazy if declaration.begins_lazily else eager
+            return awaited if declaration.signature.is_coroutine else plain
 
         return of
 
