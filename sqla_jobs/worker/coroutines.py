@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any
 
 from sqla_jobs.database.binding import Binding
@@ -21,6 +21,8 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _CLOSE = 5.0
 """Seconds to close the connections of coroutine tasks."""
+_LOOK = 1.0
+"""Seconds between two looks whether the loop is still there."""
 _LEAVE = 10.0
 """Seconds that an asynchronous worker context has to end."""
 
@@ -73,9 +75,16 @@ class Coroutines:
             self.events.start()
 
     def awaited(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Await a coroutine in the loop, from another thread, and return its result."""
+        """Await a coroutine in the loop, from another thread, and return its result.
+
+        Raises `RuntimeError` if the application has closed the loop.
+        """
         assert self.events is not None, "something needs the loop"
-        return self.events.call(coroutine).result()
+        answer = self.events.call(coroutine)
+        while wait([answer], _LOOK).not_done:
+            if self.events.is_gone:
+                raise RuntimeError("the event loop was closed")
+        return answer.result()
 
     def awaited_last(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """The same, but only for a while: an abandoned coroutine may hold up the loop for ever."""
