@@ -45,6 +45,7 @@ class Queries(Calls):
     def __init__(self, models: Models[Any], schema: str | None = None) -> None:
         self._tables = tables = Tables(models, schema)
         self.connection: Callable[[Session], Connection] = tables.connection
+        self.is_of_jobs: Callable[[Session, Connection], bool] = tables.is_of_jobs
 
         self.claim: Claim = Claim(tables)
         self.claim_whatever_the_limits: ClaimWhateverTheLimits = ClaimWhateverTheLimits(tables)

@@ -99,6 +99,10 @@ class Tables:
         """Return the session's connection to the jobs' database."""
         return session.connection(bind_arguments=self._on)
 
+    def is_of_jobs(self, session: Session, connection: Connection) -> bool:
+        """Return whether a connection of the session is the one to the database of the jobs."""
+        return session.get_bind(self._on["mapper"]).engine is connection.engine
+
 
 def _table(model: type[Any], schema: str | None) -> Any:
     mapped = inspect(model).local_table

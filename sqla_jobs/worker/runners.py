@@ -70,9 +70,7 @@ class Runners:
         self._slots = [_Slots(backlog, frozenset(coroutines), events, self._at_work) for backlog in backlogs]
 
     def start(self, calls: Callbacks) -> None:
-        """Start to run the jobs that the backlogs begin."""
-        if self._events is not None:
-            self._events.start()
+        """Start to run the jobs that the backlogs begin. The event loop has started."""
         self._watchdog.start(calls.loop_gone)
         for slots in self._slots:
             slots.start(calls)
@@ -130,7 +128,6 @@ class _Slots:
         self._events = events
         self._at_work = at_work
         self.threads = Threads(backlog.name, backlog.concurrency, self._in_thread)
-        self._context = contextvars.copy_context()
 
     @property
     def is_busy(self) -> bool:
@@ -146,6 +143,7 @@ class _Slots:
 
     def start(self, calls: Callbacks) -> None:
         self._calls = calls
+        self._context = contextvars.copy_context()  # with what worker contexts have set
         self._backlog.begin, self._backlog.has_room = self._begin, calls.has_room
 
     def _begin(self, attempt: Attempt) -> None:

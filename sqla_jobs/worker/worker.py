@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -25,7 +25,7 @@ from sqla_jobs.database.refusals import reason
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.executor import Executor
-from sqla_jobs.execution.transactions import Transactions, WorkerTransactions
+from sqla_jobs.execution.transactions import LazyTransactions, Transactions, WorkerTransactions
 from sqla_jobs.models.version import check_version, schema_of
 from sqla_jobs.queries import Lease, Queries, RunEnd
 from sqla_jobs.queries.due import waiting_queues
@@ -43,6 +43,7 @@ from sqla_jobs.worker.backlog import Backlog
 from sqla_jobs.worker.bookkeeping import Bookkeeping
 from sqla_jobs.worker.claimer import Claimer
 from sqla_jobs.worker.claiming import Claiming
+from sqla_jobs.worker.contexts import Contexts
 from sqla_jobs.worker.coroutines import Coroutines
 from sqla_jobs.worker.events import EventDelivery
 from sqla_jobs.worker.finisher import Finisher
@@ -91,6 +92,8 @@ class Worker(Service):
         self._started = self._stopped = False
         self._loop: asyncio.AbstractEventLoop | None = None
         """The application's event loop, if it runs the worker inside one."""
+        self._context: Context | None = None
+        """A copy of the application's context, if it runs the worker inside that loop."""
         self._aside = ThreadPoolExecutor(1, "sqla_jobs-start")
         """Starts and stops the worker beside that loop, whose own threads may all be busy with jobs."""
 
@@ -170,7 +173,7 @@ class Worker(Service):
         log.info("worker %s serves %s", self._liveness.process_id, self._settings.queues)
 
     def _sign_on(self, app: Engine, tasks: list[str], isolation: str) -> None:
-        """Connect, build the parts, and register."""
+        """Connect, build the parts, enter the worker contexts, and register."""
         models, settings = self._jobs.models, self._settings
         table = models.tables["jobs"]
         with ExitStack() as made:
@@ -184,6 +187,10 @@ class Worker(Service):
                 # a task's own connection may have another search path, so the tables are named with their schema
                 queries = Queries(models, schema_of(connection, table))
             self._build(app, tasks, isolation, queries)
+            self._coroutines.start()
+            made.callback(self._coroutines.close)
+            self._contexts.enter(self._coroutines.awaited)
+            made.callback(self._contexts.leave, self._coroutines.awaited_last)
             self._backfill.declare(self._engine, models)
             sessions = self._sessions_at_once(app, tasks)
             self._host.meet(self._shared, sessions)
@@ -197,7 +204,9 @@ class Worker(Service):
             self._engine, self._claims, self._jobs.models, queries, self._settings, self._attempts, self._set_aside
         )
         declarations = {name: self._jobs.tasks[name].declaration for name in tasks}
-        self._coroutines = Coroutines(declarations, self._binding, isolation, self._loop)
+        self._contexts = Contexts(self._jobs.hooks.worker_contexts, self._binding.context)
+        need_loop = self._contexts.need_loop
+        self._coroutines = Coroutines(declarations, self._binding, isolation, self._loop, need_loop=need_loop)
         if (loop := self._coroutines.events) is not None:
             self._set_aside.notes[EVENT_LOOP] = lambda: loop.held_up_by
         takes = {name: one.takes for name, one in declarations.items()}
@@ -228,6 +237,7 @@ class Worker(Service):
             timeout=self._settings.timeout,
             middleware=self._jobs.hooks.middleware,
             tracing=self._jobs.hooks.tracing,
+            resources=self._contexts.resources,
             started=self._books.started,
             unfit=misfits.meet,
             progressed=self._liveness.wake,
@@ -247,17 +257,22 @@ class Worker(Service):
     def _transactions(self, queries: Queries, isolation: str) -> Callable[[Declaration], Transactions]:
         """Return the function that selects a task's transactions."""
         settings = self._settings
-        plain = WorkerTransactions(
-            self._binding.run_session,
-            queries,
-            lease=settings.lease,
-            patience=settings.patience,
-            isolation=isolation,
-        )
-        awaited = self._coroutines.transactions(queries, settings)
+
+        def made(kind: type[WorkerTransactions]) -> tuple[Transactions, Transactions]:
+            plain = kind(
+                self._binding.run_session,
+                queries,
+                lease=settings.lease,
+                patience=settings.patience,
+                isolation=isolation,
+            )
+            return plain, self._coroutines.transactions(kind, queries, settings) or plain
+
+        eager, lazy = made(WorkerTransactions), made(LazyTransactions)
 
         def of(declaration: Declaration) -> Transactions:
-            return awaited if awaited is not None and declaration.signature.is_coroutine else plain
+            plain, awaited = lazy if declaration.begins_lazily else eager
+            return awaited if declaration.signature.is_coroutine else plain
 
         return of
 
@@ -293,25 +308,27 @@ class Worker(Service):
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         # in the caller's context, from which coroutine tasks inherit
-        started = self._loop.run_in_executor(self._aside, copy_context().run, self.start)
+        self._context = copy_context()
+        started = self._loop.run_in_executor(self._aside, self._context.run, self.start)
         try:
             await asyncio.shield(started)
         except asyncio.CancelledError:
-            self._aside.submit(self.stop)
+            self._aside.submit(self._context.run, self.stop)
             raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._aside, self.stop)
+        assert self._context is not None, "the block has begun"
+        await asyncio.get_running_loop().run_in_executor(self._aside, self._context.run, self.stop)
         self._aside.shutdown(wait=False)
 
     def stop(self) -> None:
         """Stop claiming, give back jobs that have not started, let others end within `grace`, and store all ends.
 
         A job that still runs after that is recorded as `lost` and left to other workers. Its thread can no longer
-        commit anything through its session.
+        commit anything through its session. Worker contexts are left last.
         """
         if self._stopped or not self._started:
             return
@@ -349,6 +366,7 @@ class Worker(Service):
             self._liveness.stop()
         except DBAPIError as error:
             log.warning("could not sign off, the lease will run out by itself: %s", reason(error))
+        self._contexts.leave(self._coroutines.awaited_last)
         self._coroutines.close()
         self._claimer.thread.join(1.0)
         close_engine(self._engine)
@@ -385,7 +403,8 @@ class Worker(Service):
                 "Close the loop after the block `async with jobs.worker(…)`"
             )
             self._stop_requested.set()
-            self._aside.submit(self.stop)
+            assert self._context is not None, "the loop is the application's"
+            self._aside.submit(self._context.run, self.stop)
 
     def _on_unknown_leases(self, leases: list[Lease]) -> None:
         for lease in leases:
