@@ -20,7 +20,7 @@ from sqla_jobs.worker.event_loop import EventLoop
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _CLOSE = 5.0
-"""Seconds to close the connections of coroutine tasks."""
+"""Seconds allowed for closing the connections of coroutine tasks."""
 _LOOK = 1.0
 """Seconds between two looks whether the loop is still there."""
 _LEAVE = 10.0
@@ -42,7 +42,7 @@ class Coroutines:
         *,
         need_loop: bool,
     ) -> None:
-        """Prepare for the coroutine tasks. `loop` is the application's event loop, if they are to run in it.
+        """Prepare for the coroutine tasks. `loop` is the application's event loop, if the tasks are to run in it.
 
         `need_loop` is true if something else needs the loop, even without such tasks.
         """
@@ -58,7 +58,7 @@ class Coroutines:
     def transactions(
         self, kind: type[WorkerTransactions], queries: Queries, settings: Settings
     ) -> WorkerTransactions | None:
-        """Return the transactions of coroutine tasks. None if none of these tasks takes a session."""
+        """Return the transactions for coroutine tasks, or None if no such task takes a session."""
         if self._sessions is None:
             return None
         return kind(
@@ -92,11 +92,11 @@ class Coroutines:
         return self.events.call(coroutine).result(_LEAVE)
 
     def sessions(self, wanted: int) -> int:
-        """Return how many connections `wanted` coroutine jobs use at once."""
+        """Return how many connections `wanted` coroutine jobs use simultaneously."""
         return 0 if self._sessions is None else self._sessions.at_most(wanted)
 
     def close_idle(self) -> None:
-        """Close idle connections soon. Call this only while the loop runs."""
+        """Close idle connections soon. Call this only while the loop is running."""
         if self.events is not None and self.events.is_own and self._sessions is not None:
             self.events.call(self._sessions.close_idle()).add_done_callback(_warn_if_failed)
 

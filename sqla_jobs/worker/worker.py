@@ -1,4 +1,4 @@
-"""The worker: claim, execute, finish, in one process."""
+"""The worker, which claims, executes and finishes jobs in one process."""
 
 from __future__ import annotations
 
@@ -61,17 +61,17 @@ if TYPE_CHECKING:
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _SOME = 20
-"""The most queues that a log line names."""
+"""The maximum number of queues that a log line names."""
 _FLUSH = 10.0
-"""Seconds for storing the remaining ends when a worker stops."""
+"""Seconds allowed for storing the remaining ends when a worker stops."""
 
 
 class Worker(Service):
-    """Claims jobs of its queues and runs them until it is stopped. Plain tasks run in threads, coroutines in a loop.
+    """Claims jobs from its queues and runs them until it is stopped. Plain tasks run in threads, coroutines in a loop.
 
     `run()` blocks until SIGTERM or SIGINT. `start()` and `stop()`, or `with`, run it inside another program. `async
-    with` does so too, and runs coroutines in that program's event loop. `drain()` runs the jobs that are due and
-    returns. A worker can be used once.
+    with` does the same, and runs coroutines in that program's event loop. `drain()` runs the jobs that are due and
+    returns. A worker can be used only once.
     """
 
     def __init__(
@@ -95,10 +95,10 @@ class Worker(Service):
         self._context: Context | None = None
         """A copy of the application's context, if it runs the worker inside that loop."""
         self._aside = ThreadPoolExecutor(1, "sqla_jobs-start")
-        """Starts and stops the worker beside that loop, whose own threads may all be busy with jobs."""
+        """Starts and stops the worker outside that loop, whose own threads may all be busy with jobs."""
 
     def drain(self) -> int:
-        """Run the due jobs of its queues, and the jobs that these enqueue, until none is due.
+        """Run the due jobs of the worker's queues, and the jobs that they enqueue, until none is due.
 
         Return the number of runs. Queues other than `default` are served only if `queues=` names them.
         """
@@ -135,11 +135,14 @@ class Worker(Service):
 
     @property
     def last_error(self) -> str | None:
-        """The error that prevents claims now; `None` if the last claim succeeded."""
+        """The error that currently prevents claims; `None` if the last claim succeeded."""
         return (self._claimer.trouble or self._limited.trouble) if self._started else None
 
     def start(self) -> None:
-        """Start working in threads. Raises `ConfigurationError` if no task is known or the tables do not fit."""
+        """Start working in threads.
+
+        Raises `ConfigurationError` if no task is known or the tables do not fit this version.
+        """
         if self._started:
             raise ConfigurationError("this worker was started before: make a new one with jobs.worker(…)")
         tasks = self._jobs.tasks.complete()
@@ -285,15 +288,20 @@ class Worker(Service):
             log.log(level, "jobs are due in queues that this worker does not serve (--queues, queues=): %s", names)
 
     def _queues_of_sessions(self, tasks: list[str]) -> set[str]:
-        """Return the queues of plain tasks that take a session. Coroutines wait for connections of a separate pool."""
+        """Return the queues of plain tasks that take a session.
+
+        Coroutines wait for connections from a separate pool.
+        """
         declarations = [self._jobs.tasks[name].declaration for name in tasks]
         plain = [one for one in declarations if one.signature.wants_session and not one.signature.is_coroutine]
         return {one.defaults["queue"] for one in plain}
 
     def _sessions_at_once(self, app: Engine, tasks: list[str]) -> int:
-        """Return how many connections the jobs use at most. Pools set a bound. Coroutines without a session use none.
+        """Return the maximum number of connections that jobs use.
 
-        A job is expected in the queue of its task, or in a queue that is no task's default.
+        Pools limit it. Coroutines without a session use none.
+
+        A job is expected in its task's queue, or in a queue that is not the default of any task.
         """
         declarations = [self._jobs.tasks[name].declaration for name in tasks]
         others = {*self._settings.queues} - {one.defaults["queue"] for one in declarations}
@@ -307,7 +315,7 @@ class Worker(Service):
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        # in the caller's context, from which coroutine tasks inherit
+        # in the caller's context, which coroutine tasks inherit
         self._context = copy_context()
         started = self._loop.run_in_executor(self._aside, self._context.run, self.start)
         try:
@@ -325,10 +333,10 @@ class Worker(Service):
         self._aside.shutdown(wait=False)
 
     def stop(self) -> None:
-        """Stop claiming, give back jobs that have not started, let others end within `grace`, and store all ends.
+        """Stop claiming, give back jobs that have not started, let the others end within `grace`, and store all ends.
 
-        A job that still runs after that is recorded as `lost` and left to other workers. Its thread can no longer
-        commit anything through its session. Worker contexts are left last.
+        A job that is still running after that is recorded as `lost` and left to other workers. The job's thread can no
+        longer commit anything through its session. Worker contexts are left last.
         """
         if self._stopped or not self._started:
             return
@@ -354,7 +362,7 @@ class Worker(Service):
         for end in (attempt.ended(lost) for attempt in late):
             log_end(end.lease, end.outcome, end.finished - end.started)
         self._end(late, lost)
-        self._give_back()  # once more, for a claim that was slow to answer
+        self._give_back()  # once more, in case the reply to a claim came late
         if not self._finisher.close(_FLUSH):
             log.error("some outcomes could not be stored; their jobs are taken back when the lease ends")
         self._events.stop()
@@ -383,7 +391,7 @@ class Worker(Service):
             self._end(backlog.give_back(), Outcome.released())
 
     def _on_lost(self) -> None:
-        """Give back jobs after a lost lease. Interrupt those behind limits: a second start would exceed the limits."""
+        """Give back jobs after a lost lease. Interrupt running jobs behind limits: a second start would exceed them."""
         self._give_back()
         self._attempts.withdraw()
         for attempt in self._runners.running:
