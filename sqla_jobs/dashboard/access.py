@@ -18,7 +18,9 @@ class Role(StrEnum):
     """What a visitor may do: look, or look and change."""
 
     viewer = "viewer"
+    """May look."""
     operator = "operator"
+    """May look, and change jobs, queues, schedules and limits."""
 
 
 Authorize = Callable[[], Role | Literal["viewer", "operator"] | Literal[False] | None]

@@ -17,9 +17,11 @@ class JobUpdate:
     """The state of a job at one moment."""
 
     job_id: int
+    """The id of the job."""
     task: str
     """The name of its task, as it is stored."""
     state: JobState
+    """The state of the job."""
     attempt: int
     """Number of the current or last attempt; 0 before the first."""
     progress: float | None

@@ -49,9 +49,14 @@ class RunContext:
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
     def progress(self, fraction: float, message: str | None = None) -> None:
-        """Show how far the run is, a fraction from 0 to 1, as `Job.progress` and `Job.progress_message`.
+        """Show how far the run is, as `Job.progress` and `Job.progress_message`.
+
+        - `fraction`: from 0 to 1.
+        - `message`: text for people; None removes the former one.
 
         Cheap to call often: a worker stores the newest value at most ten times a second.
+
+        Raises `ValueError` for a fraction that is no number from 0 to 1.
         """
         if not (math.isfinite(fraction) and 0 <= fraction <= 1):
             raise ValueError(f"progress must be a number from 0 to 1, got {fraction!r}")

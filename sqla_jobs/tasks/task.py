@@ -49,9 +49,14 @@ class Enqueue(Protocol[P, J_co]):
     def __call__(self, session: AnySession, /, *args: P.args, **kwargs: P.kwargs) -> J_co:
         """Add a job to the caller's session; it exists if and only if the caller's transaction commits.
 
-        Returns the job, pending like any object that was added. One with a unique key is in the database
-        already, or it is the live job of that key. Raises `ArgumentsError` for arguments that
-        do not fit, and `JobExists` where the `Unique` says so, having changed nothing.
+        - `session`: the `Session` or `scoped_session` of the caller.
+        - `args`, `kwargs`: the arguments of the task, by position or by name, without those that are injected.
+
+        Returns the job, pending like any object that was added; its `id` is None until the session flushes. One with a
+        unique key is in the database already, or it is the live job of that key.
+
+        Raises `ArgumentsError` for arguments that do not fit, and `JobExists` if the `Unique` says so. The transaction
+        stays usable.
         """
         ...
 
@@ -329,11 +334,14 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
     @overload
     def result(self, job: J | int, /, *, timeout: float | None = None) -> R_co: ...
     def result(self, job: J | int, /, *, timeout: float | None = None) -> Any:
-        """What the task returned for a job, as a value of the return type of the task. Waits until the job has ended.
+        """Wait until a job has ended, and return its result as a value of the task's return type.
 
-        Raises `JobFailed` where the job fails for good or is cancelled, `TimeoutError` after `timeout` seconds,
-        `UnknownJob` where there is none, and `ArgumentsError` where it is a job of another task, or where what is
-        stored does not fit the return type.
+        - `job`: the job, or its id. It must be committed.
+        - `timeout`: seconds until `TimeoutError`; by default it waits for ever.
+
+        Raises `JobFailed` if the job fails for good or is cancelled, `TimeoutError` after `timeout` seconds,
+        `UnknownJob` if there is no such job, and `ArgumentsError` if it is a job of another task, or if the stored
+        result does not fit the return type.
         """
         ended = self._wait(job, timeout=timeout)
         return self._declaration.result_of(ended)

@@ -94,6 +94,7 @@ def drain(
     never committed or rolled back as a whole: in a test whose transaction is rolled back, all of it is. Deferred
     constraints are checked before the first run, and at the end of each as by its commit.
 
+    - `jobs`: the `Jobs`.
     - `errors`: "raise" raises what a task raised, once that is recorded, with a note that names the job; the jobs after
       it stay due. What the task's own `retry=` tries again is recorded alone, and the job comes again when it is due;
       a task without `retry=` expects no error, though workers try it again. "record" records all.

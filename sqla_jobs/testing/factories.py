@@ -111,8 +111,14 @@ def make_run(
 ) -> RunMixin:
     """One more run of a job that is in the database, added and flushed; the job stays as it is.
 
-    `attempt` is by default that of the job. `result` is kept where `outcome` is "succeeded"; `error`, by default a
-    `RuntimeError`, where it is "failed" or "retried". `columns` are other values of the row, by name.
+    - `session`: that of the test.
+    - `job`: a job in that session.
+    - `outcome`: a `RunOutcome` or its name.
+    - `attempt`: by default that of the job.
+    - `result`: what the run returned; kept if `outcome` is "succeeded".
+    - `error`: its exception, by default a `RuntimeError`; kept if `outcome` is "failed" or "retried".
+    - `columns`: other values of the row, by name.
+
     Raises `ArgumentsError` for an outcome or a column that does not exist.
     """
     own = plain_session(session, "make_run(session, job)")

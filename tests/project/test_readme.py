@@ -124,7 +124,7 @@ def test_the_application_of_several_modules_works(
 
 def test_every_page_is_run_by_a_test() -> None:
     included = {"quickstart", "changelog", "contributing", "security"}
-    structure = {"reference"}  # it holds directives only, which the build of the pages follows
+    made = {"reference"}  # by a command, as tests/project/test_reference.py checks
     prose = {"glossary"}  # no code
     compared = {"architecture"}  # with the code, by tests/project/test_architecture.py
     adopting = {"cli", "dashboard", "fastapi", "flask", "following", "migrations", "operating"}
@@ -133,7 +133,7 @@ def test_every_page_is_run_by_a_test() -> None:
     using = {"coroutines", "schedules", "several-modules", "tasks", "transactions", "unique", "workers"}
     observing = {"error-tracking", "hooks", "monitoring", "structlog", "tracing"}  # tests/project/test_observing.py too
     run = adopting | coming | using | testing | observing | {"index", "limits", "performance", "reliability"}
-    assert {page.stem for page in DOCS} == run | included | structure | prose | compared
+    assert {page.stem for page in DOCS} == run | included | made | prose | compared
 
 
 def test_the_table_of_daylight_saving_is_true() -> None:
