@@ -133,7 +133,9 @@ def test_every_page_is_run_by_a_test() -> None:
     following = {"tutorial", "tutorial-production"}  # from beginning to end, by tests/project/test_tutorial.py
     using = {"coroutines", "schedules", "several-modules", "tasks", "transactions", "unique", "workers"}
     observing = {"error-tracking", "hooks", "monitoring", "structlog", "tracing"}  # tests/project/test_observing.py too
-    run = adopting | coming | following | using | testing | observing | {"index", "limits", "performance", "reliability"}
+    run = (
+        adopting | coming | following | using | testing | observing | {"index", "limits", "performance", "reliability"}
+    )
     assert {page.stem for page in DOCS} == run | included | made | prose | compared
 
 
