@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class JobsError(Exception):
-    """The root of them all: its message names the value, the cause and the remedy."""
+    """The base of the library's errors. The message names the value, the cause and the remedy."""
 
 
 class ConfigurationError(JobsError):

@@ -15,7 +15,7 @@ from sqla_jobs.errors import ConfigurationError
 
 
 class Role(StrEnum):
-    """What a visitor may do: look, or look and change."""
+    """The rights of a visitor."""
 
     viewer = "viewer"
     """May look."""
@@ -27,7 +27,7 @@ Authorize = Callable[[], Role | Literal["viewer", "operator"] | Literal[False] |
 """Asked before every page, with Flask's request at hand. `None` or `False`: the visitor sees nothing."""
 
 Actor = Callable[[], str | None]
-"""Who is asking, as the audit names them."""
+"""Returns the name of the visitor for the audit."""
 
 _TOKEN_AGE = 7 * 86400
 _CSRF = "csrf"

@@ -65,7 +65,7 @@ PAGES: tuple[tuple[str, str, str, View], ...] = (
 def create_blueprint(
     jobs: Jobs[Any], *, authorize: Authorize, actor: Actor | None = None, name: str = "sqla_jobs"
 ) -> Blueprint:
-    """A dashboard over `jobs`, to be registered on a Flask application under a `url_prefix` of its own.
+    """Return a dashboard over `jobs`, to be registered on a Flask application under a `url_prefix` of its own.
 
     - `jobs`: the `Jobs`.
     - `authorize`: a function that is called before every page, and returns a `Role`, or None to refuse the visitor.

@@ -29,7 +29,7 @@ class JobUpdate:
     progress_message: str | None
     """The text reported with `progress`."""
     result: Any = None
-    """What the task returned, decoded from JSON, once the job has succeeded."""
+    """The task's return value, decoded from JSON, once the job has succeeded."""
     error_type: str | None = None
     """Name of the exception of the last attempt, such as `ValueError`, where the job has failed or was cancelled."""
     error: str | None = None

@@ -16,7 +16,7 @@ __all__ = ["collector"]
 
 
 def collector(jobs: Jobs[Any] | Mapping[str, Jobs[Any]]) -> Collector:
-    """A collector of the metrics of `jobs`, for a registry of your own: `REGISTRY.register(collector(jobs))`.
+    """Return a collector of the metrics of `jobs`, for a registry: `REGISTRY.register(collector(jobs))`.
 
     - `jobs`: a `Jobs`; or several by name, `{"shop": jobs, "billing": others}`, whose metrics have the name as their
       label `application`. A registry takes one collector.

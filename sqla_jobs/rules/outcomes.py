@@ -16,7 +16,7 @@ from sqla_jobs.rules.retry import MAX_DELAY, next_delay
 
 
 class RunOutcome(StrEnum):
-    """How one attempt ended."""
+    """The outcome of one attempt."""
 
     succeeded = "succeeded"
     """The task returned."""

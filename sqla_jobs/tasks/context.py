@@ -15,7 +15,7 @@ def _nowhere(fraction: float, message: str | None) -> None:
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class RunContext:
-    """Handed to a task that has a parameter annotated with this class."""
+    """One run of a task: its job, its attempt, its deadline. A leading parameter with this annotation receives it."""
 
     job_id: int
     """The id of the job, the same in each attempt."""
@@ -37,9 +37,9 @@ class RunContext:
     scheduled_for: datetime | None = None
     """The tick of the schedule that enqueued the job; `None` where none did."""
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
-    """What was given along with the job when it was enqueued, such as the id of the request."""
+    """The headers that were stored with the job when it was enqueued, such as the id of the request."""
     cancel_requested: bool = False
-    """Whether somebody asked for this job to be cancelled; known within about a second."""
+    """True once somebody has asked for this job to be cancelled; known within about a second."""
     publish: Callable[[float, str | None], None] = field(default=_nowhere, repr=False)
     """Where `progress` goes."""
 

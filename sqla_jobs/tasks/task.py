@@ -44,7 +44,7 @@ J_co = TypeVar("J_co", bound=JobMixin, covariant=True)
 
 
 class Enqueue(Protocol[P, J_co]):
-    """What `task.enqueue` is: a session, then the arguments of the task without those that are injected."""
+    """The call of `task.enqueue`: a session, then the arguments of the task without those that are injected."""
 
     def __call__(self, session: AnySession, /, *args: P.args, **kwargs: P.kwargs) -> J_co:
         """Add a job to the caller's session; it exists if and only if the caller's transaction commits.
@@ -311,7 +311,7 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
         return cast("R_co", self.__wrapped__(*args, **kwargs))
 
     def options(self, **options: Unpack[EnqueueOptions]) -> Enqueuer[C, J]:
-        """The same task, to be enqueued with these options. Each left out, or None, is as the task was declared.
+        """Return the task with options for its jobs. An option that is left out, or None, is as the task was declared.
 
         - `delay`: a timedelta, or seconds, from now by the server's clock; up to 100 years.
         - `run_at`: a datetime with a time zone; the job is not run before. `PARKED` never comes by itself.

@@ -21,7 +21,7 @@ J = TypeVar("J", bound=JobMixin)
 
 
 def enqueued(session: AnySession, what: Jobs[J] | Enqueuer[..., J], /, **arguments: Any) -> list[J]:
-    """The jobs that were enqueued, whatever has become of them since, the oldest first.
+    """Return the jobs that were enqueued, whatever their state is now, the oldest first.
 
     - `session`: that of the test; it is flushed.
     - `what`: a task, or `task.options(…)` for the jobs with these options too: a `delay` may be a second off, and

@@ -54,7 +54,7 @@ _FAILED = (RunOutcome.failed, RunOutcome.retried)
 
 
 class Drained(int):
-    """How many runs `drain` has run."""
+    """The number of runs that `drain` has executed."""
 
     waiting: list[int]
     """The ids of the jobs that are due and did not run; `jobs.why` tells why.
@@ -62,7 +62,7 @@ class Drained(int):
     They wait behind a limit that is obeyed, are paused or in a queue that was left out, or nobody declares their task.
     """
     errors: list[BaseException]
-    """What was raised by runs that failed or are tried again, and did not reach the test otherwise; in order."""
+    """The exceptions of runs that failed or are tried again, which did not reach the test otherwise; in order."""
 
     def __new__(cls, runs: int, waiting: Sequence[int], errors: Sequence[BaseException] = ()) -> Drained:
         drained = super().__new__(cls, runs)

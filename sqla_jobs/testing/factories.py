@@ -46,7 +46,7 @@ def make_job(
     error: BaseException | None = None,
     **columns: Any,
 ) -> J:
-    """A job in `state`, with the runs, the times and the live process that belong to it; added and flushed.
+    """Add a job in `state`, with the runs, the times and the live process that belong to it, and flush it.
 
     - `session`: that of the test.
     - `what`: the task of the job, or `task.options(…)`. A `Jobs` makes one of a task named `task=`, by default
@@ -109,7 +109,7 @@ def make_run(
     error: BaseException | None = None,
     **columns: Any,
 ) -> RunMixin:
-    """One more run of a job that is in the database, added and flushed; the job stays as it is.
+    """Add one more run of a job that is in the database, and flush it. The job stays as it is.
 
     - `session`: that of the test.
     - `job`: a job in that session.

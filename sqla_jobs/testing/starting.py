@@ -29,7 +29,7 @@ J = TypeVar("J", bound=JobMixin)
 
 
 def startable(session: AnySession, jobs: Jobs[J], /, *, queues: Iterable[str] | None = None) -> list[J]:
-    """The jobs that workers with room for all of them would start now, in their order. None of them does.
+    """Return the jobs that workers with room for all of them would start now, in their order. None of them starts.
 
     What is not due, is paused, has no declared task, or waits behind a limit is left out; what already runs counts
     (`make_job(session, task, state="running")` makes such a job).

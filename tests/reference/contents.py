@@ -12,8 +12,8 @@ INTRODUCTION = """\
 The names on this page are public. Everything else is internal and may change without notice. `session` is a `Session`
 or a `scoped_session` (such as Flask-SQLAlchemy's `db.session`); in an `AsyncSession` use its
 [`run_sync`](transactions.md#async-sessions). Everything that takes one works in its transaction and leaves the commit
-to you. The library raises [errors](#errors) of its own, whose messages name the value, the cause and the remedy; where it
-raises another one, such as `TimeoutError`, this page says so.
+to you. The library raises [errors](#errors) of its own, whose messages name the value, the cause and the remedy; where
+it raises another one, such as `TimeoutError`, this page says so.
 """
 
 
@@ -147,7 +147,7 @@ SECTIONS = (
     ),
     Section(
         "Flask",
-        "`from sqla_jobs.flask import FlaskJobs`. Guide: [Flask](flask.md). `cli` is the group of commands `flask jobs`; "
+        "`from sqla_jobs.flask import FlaskJobs`. Guide: [Flask](flask.md). `cli` is the command group `flask jobs`; "
         "worker processes import the application by `loaded`.",
         (
             Entry("sqla_jobs.flask:FlaskJobs", ("init_app", "use"), "flask_jobs", True),
