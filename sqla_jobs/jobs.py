@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, registry
 from sqla_jobs.actions import limits, pausing
 from sqla_jobs.actions.audit import Changing
 from sqla_jobs.actions.jobs import Cancel, Retry
-from sqla_jobs.actions.limits import UNSAID
+from sqla_jobs.actions.limits import UNSET
 from sqla_jobs.actions.pruning import prune_jobs
 from sqla_jobs.database.async_sessions import AsyncBind
 from sqla_jobs.database.binding import Bind, Binding, Context, SyncBind, both_binds
@@ -235,7 +235,7 @@ class Jobs(Generic[J]):
 
     def _register(self, target: Any, options: TaskOptions) -> Any:
         declared = declare(target, options, self.Job)
-        task: Task[..., Any, J] = Task(declared, self.models, self.schedules, self.hooks, self.wait)
+        task: Task[..., Any, J] = Task(declared, self.models, self.schedules, self.hooks, self)
         self.tasks.add(task)
         return target if isinstance(target, type) else task
 
@@ -462,7 +462,7 @@ class Jobs(Generic[J]):
         /,
         *,
         queue: str | None = None,
-        key: object = UNSAID,
+        key: object = UNSET,
         running: int | None = None,
         rate: int | None = None,
         per: float | timedelta | None = None,
@@ -492,7 +492,7 @@ class Jobs(Generic[J]):
         /,
         *,
         queue: str | None = None,
-        key: object = UNSAID,
+        key: object = UNSET,
     ) -> bool:
         """Remove a limit that `set_limit` set, from the caller's commit on: the declared limit applies again, or none.
 
@@ -506,7 +506,7 @@ class Jobs(Generic[J]):
         it = self._changing(session, f"jobs.clear_limit(session, {'task' if queue is None else f'{queue=!r:.60}'})")
         return bool(limits.clear_limit(it, target))
 
-    def spend(self, which: TaskLike, number: int = 1, /, *, key: object = UNSAID, bind: Bind | None = None) -> bool:
+    def spend(self, which: TaskLike, number: int = 1, /, *, key: object = UNSET, bind: Bind | None = None) -> bool:
         """Take `number` starts from the rate of a task or of a shared limit, for something that is no job.
 
         - `which`: a task, its name, or the name of a limit that tasks share.

@@ -1,1 +1,1 @@
-"""What people do to jobs, queues and schedules."""
+"""The changes that people make to jobs, queues, schedules and limits."""

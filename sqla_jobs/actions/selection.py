@@ -1,4 +1,4 @@
-"""Which jobs a person means."""
+"""The selection of jobs by a person."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from sqla_jobs.rules.redaction import HIDDEN
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """All jobs that fit everything given; a tuple means any of its members, and an empty one says nothing.
+    """All jobs that match each given field. A tuple means any of its members, and an empty tuple means any value.
 
-    `args` and `results` are values as they are stored, by name: at any depth of the arguments, or of the result of
-    one run, in an array too; a job may have more. `unsearched` arguments, by task, are not looked into. `error` is
-    part of the error of a job's last run, whatever its case; `before` and `after` are about `created_at`,
-    `ended_before` and `ended_after` about `finished_at`: a moment, or that long ago. Jobs of `not_tasks` never fit.
+    `args` and `results` are stored values by name, at any depth of the arguments or of the result of one run, also
+    within arrays. `unsearched` arguments, by task, are not searched. `error` is a part of the error of a job's last
+    run, in any case. `before` and `after` limit `created_at`, `ended_before` and `ended_after` limit `finished_at`: by
+    a moment, or by a timedelta before now. Jobs of `not_tasks` never match.
 
-    Raises `ArgumentsError` for what no job could have.
+    Raises `ArgumentsError` for an impossible value.
     """
 
     ids: tuple[int, ...] = ()
@@ -59,22 +59,22 @@ class Selection:
 
     @property
     def is_everything(self) -> bool:
-        """Whether nothing was given."""
+        """True if no field was given."""
         return self == Selection()
 
     @property
     def half_searched(self) -> list[str]:
-        """The tasks whose jobs may fit and are not found, since sensitive values are not looked for."""
+        """Return the tasks whose jobs may match and are not found, since sensitive values are not searched."""
         names = {*self.unsearched, *self.not_tasks}
         return sorted(names.intersection(self.tasks) if self.tasks else names)
 
     def described(self, *, hidden: Collection[str]) -> dict[str, Any]:
-        """What was given, for the audit, without the values of what is `hidden`."""
+        """Return the given fields for the audit, without the values of `hidden` ones."""
         given = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in _RESTRICTIONS}
         return {name: HIDDEN if name in hidden else _plain(value) for name, value in given.items() if value}
 
     def where(self, models: Models[Any]) -> list[ColumnElement[bool]]:
-        """The conditions on `models.Job`."""
+        """Return the conditions on `models.Job`."""
         job = models.Job
         found: list[ColumnElement[bool]] = []
         columns: list[tuple[Any, tuple[Any, ...]]] = [
@@ -110,7 +110,7 @@ _RESTRICTIONS = ("not_tasks", "unsearched")
 
 
 def without(args: Any, task: Any, unsearched: Mapping[str, Collection[str]]) -> Any:
-    """The arguments of a task, without those that are not looked into; of such a task NULL if they are no object."""
+    """Return the arguments of a task without unsearched ones; NULL if such a task's arguments are no object."""
     if not unsearched:
         return args
     names = case({name: cast(sorted(names), ARRAY(Text)) for name, names in unsearched.items()}, value=task)
@@ -133,7 +133,7 @@ def _plain(value: Any) -> Any:
 
 
 def by_server(given: datetime | timedelta) -> Any:
-    """A moment, or that long ago by the server's clock."""
+    """Return a moment, given as such or as a timedelta before now by the server's clock."""
     return given if isinstance(given, datetime) else func.statement_timestamp() - given
 
 

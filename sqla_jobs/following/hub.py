@@ -29,9 +29,9 @@ log: logging.Logger = logging.getLogger("sqla_jobs.following")
 APART = 0.05
 """The shortest time between two reads, in seconds: twenty a second, however many jobs are followed."""
 POLL = 5.0
-"""Seconds after which all jobs are read although no message came. Plain SQL, rescues and promotions send none."""
+"""Seconds after which all jobs are read even without a message. Plain SQL, rescues and promotions send none."""
 UNHEARD = 0.5
-"""The same while this process does not listen: behind a pooler, or before the server answers."""
+"""Seconds between two reads while this process does not listen: behind a pooler, or before the server answers."""
 _IDLE = 5.0
 """Seconds without a followed job after which thread and connections are closed."""
 _PATIENCE = 10.0
@@ -63,7 +63,7 @@ class Watch:
 
 
 class Hub:
-    """Reads the watched jobs when a worker notifies it that they have changed.
+    """Read the watched jobs when a worker notifies it that they have changed.
 
     Workers send such messages only while somebody follows jobs. So the hub announces itself when it begins to listen,
     and then periodically. A worker that receives the first announcement answers, and the hub then reads all jobs: it
@@ -88,7 +88,7 @@ class Hub:
         with self._lock:
             if self._thread is None:
                 thread = threading.Thread(target=self._loop, args=(app,), name="sqla_jobs-following", daemon=True)
-                thread.start()  # first: where it cannot start, nothing is left behind
+                thread.start()  # first: if it cannot start, nothing is left behind
                 self._thread = thread
             self._watches.setdefault(watch.job_id, []).append(watch)
             self._to_read.add(watch.job_id)
@@ -104,7 +104,7 @@ class Hub:
         self._wake.set()  # the loop must compute its wait anew
 
     def _heard(self, message: str) -> None:
-        """Note the ids of jobs that have changed; without any, all may have. The first message is the listener's."""
+        """Note the ids of changed jobs. A message without ids means all jobs. The first message is the listener's."""
         with self._lock:
             if message == GREETING or not self._is_heard:
                 self._is_heard, self._announce_at = True, 0.0
@@ -165,7 +165,7 @@ class Hub:
 
     @property
     def _idle_at(self) -> float:
-        """When to close thread and connections; infinite while a job is watched."""
+        """The time to close thread and connections; infinite while a job is watched."""
         with self._lock:
             return math.inf if self._watches else self._empty_since + _IDLE
 

@@ -11,12 +11,13 @@ from sqla_jobs.errors import JobsError
 
 
 class Ending(AbstractContextManager["Ending"]):
-    """The COMMIT on the connection of the jobs, and those of the same session in other databases.
+    """The COMMIT on the connection of the jobs, and on the session's connections to other databases.
 
-    Inside, committing on that connection also stores the end, waiting for the row, or raises `LeaseLost`.
+    Within the context, a commit on the connection of the jobs also stores the end. It waits for the row, or raises
+    `LeaseLost`.
 
-    SQLAlchemy commits a session's connections in no order. Here the others are committed once the lease has been
-    found to stand, and before the end is: should one of them fail, the job has not succeeded.
+    SQLAlchemy commits a session's connections in no order. Here the others are committed after the check of the lease
+    and before the end: if one of them fails, the job has not succeeded.
     """
 
     has_committed: bool = False
@@ -27,7 +28,7 @@ class Ending(AbstractContextManager["Ending"]):
         self._others: list[Connection] = []
 
     def watch(self, connection: Connection) -> None:
-        """Another connection of the session, unless it is the COMMIT's own."""
+        """Note another connection of the session. The connection of the jobs itself is ignored."""
         if connection is not self._connection:
             self._others.append(connection)
             event.listen(connection, "commit", self._before)
@@ -40,7 +41,7 @@ class Ending(AbstractContextManager["Ending"]):
             )
 
     def _store(self) -> None:
-        """Store the end in the transaction, which goes on. Raises `LeaseLost`."""
+        """Store the end in the transaction, and leave it open. Raises `LeaseLost`."""
         raise NotImplementedError
 
     def _before(self, connection: Connection) -> None:
@@ -58,15 +59,16 @@ class Ending(AbstractContextManager["Ending"]):
                 try:
                     other.dialect.do_commit(other.connection)
                 except BaseException as error:
-                    other.invalidate(error)  # it may be lost, and nobody else looks
+                    other.invalidate(error)  # the lease may be lost, and nothing else checks it
                     raise
 
 
 @contextmanager
 def rolled_back_by_an_error(connection: Connection) -> Generator[None]:
-    """For what is called as SQLAlchemy is about to commit: it takes a failed COMMIT to have ended the transaction.
+    """Roll back after an error of a function that runs in place of COMMIT.
 
-    Its pool would give the connection to somebody else, who would commit what is open there.
+    SQLAlchemy assumes that a failed COMMIT has ended the transaction. Its pool would give the connection to another
+    session, which would commit the open transaction.
     """
     try:
         yield

@@ -21,14 +21,14 @@ from sqla_jobs.rules.checks import DAY
 
 _SETTING = "current_setting('synchronous_commit')"
 _AT_LEAST_ON = f"CASE {_SETTING} WHEN 'off' THEN 'on' ELSE {_SETTING} END"
-"""Whatever the database's default is, a commit waits at least for the server's own disk."""
+"""The synchronous_commit with which a commit waits at least for the server's own disk."""
 
 
 class Lock(RenderedStatement):
-    """Only its holder looks for free places and takes them. The commit that ends the lock waits for the disk."""
+    """Take the lock of limits: only its holder looks for free places and takes them. Its commit waits for the disk."""
 
     def sql(self) -> Any:
-        # by the table itself: some name its schema, and others leave it to their search path
+        # by the table's oid: some programs name its schema, and others use their search path
         name = quoted(self.tables.jobs).replace("'", "''").replace(":", "\\:")
         key = f"hashtextextended('sqla_jobs limits', CAST(CAST('{name}' AS regclass) AS bigint))"
         return text(f"SELECT pg_advisory_xact_lock({key}){self._also}")
@@ -37,13 +37,16 @@ class Lock(RenderedStatement):
 
 
 class LockUnflushed(Lock):
-    """The next holder need not wait until the commit that ends this lock is on disk: see `Flush`."""
+    """Take the lock of limits.
+
+    Its commit does not wait for the disk, so the next holder gets it sooner: see `Flush`.
+    """
 
     _also = ", set_config('synchronous_commit', 'off', true)"
 
 
 class Flush(RenderedStatement):
-    """After its commit all earlier ones are on disk: no job starts under a claim that a crash can undo."""
+    """Flush all earlier commits to the disk, so that no job starts under a claim that a crash can undo."""
 
     def sql(self) -> Any:
         setting = f"set_config('synchronous_commit', {_AT_LEAST_ON}, true)"
@@ -51,7 +54,7 @@ class Flush(RenderedStatement):
 
 
 class ClaimLocked:
-    """Claims of limited jobs. Each counts in a snapshot taken after its lock, so two at once do not overshoot."""
+    """The claims of limited jobs. Each counts in a snapshot taken after its lock, so two at once do not overshoot."""
 
     def __init__(self, tables: Tables) -> None:
         self._lock = LockUnflushed(tables)
@@ -75,9 +78,9 @@ class ClaimLocked:
         among: Among = ALL,
         spread: bool = False,
     ) -> Look:
-        """Claim from behind gates, and commit, in two round trips: a process that stops in between holds no lock.
+        """Claim from behind gates, and commit, in two round trips. A process that stops in between holds no lock.
 
-        With `spread` within the bursts of rates, too.
+        With `spread` the claim keeps within the bursts of rates, too.
         """
         claim = self._spread if spread else self._behind_gates
         values = claim.values(process_id, queue, room, tasks, cursor=cursor, hints=hints, floors=floors, among=among)
@@ -94,7 +97,7 @@ class ClaimLocked:
         tasks: Sequence[str],
         among: Among = ALL,
     ) -> list[Claimed]:
-        """Claim jobs without gates, as far as the limit of their queue goes."""
+        """Claim jobs without gates, within the limit of their queue."""
         values = self._plain.values(process_id, {queue: room}, tasks, among=among)
         claimed = self._plain.claimed(connection, process_id, self._rows(connection, self._plain, values))
         self._flush_after(connection, claimed)
@@ -116,7 +119,7 @@ class ClaimLocked:
     ) -> tuple[list[Claimed], str]:
         """Claim one job in the caller's transaction, which keeps the lock until it ends.
 
-        Returns where the next look goes on too: `{}` after the last group.
+        Return the job, and the cursor of the next look: `{}` after the last group.
         """
         self._lock_to_end.run(session)
         if plain := self._plain(session, process_id, {queue: 1}, tasks):
@@ -126,12 +129,12 @@ class ClaimLocked:
 
 
 class TellOthers(RenderedStatement):
-    """Has all listeners look again, if a gate or a queue was full, has room now, and jobs wait."""
+    """Notify all workers if a gate or a queue was full, has room now, and jobs wait."""
 
     def __call__(self, connection: Connection, channel: str, ended: Mapping[str, int]) -> None:
-        """`ended` are places by gate, or by queue as `@mail`, that nobody has taken since jobs ended in this process.
+        """Notify. `ended` has, by gate or by queue as `@mail`, the places that jobs have freed in this process.
 
-        One was full if it has room for no more jobs than would have ended in all workers at that pace.
+        A gate counts as full before if it has room for no more jobs than all workers would have ended at that pace.
         """
         values = {"gates": names(tuple(ended)), "ended": numbers(ended.values())}
         self._run(connection, {"channel": channel, "what": LIMITS, **values})
@@ -153,7 +156,7 @@ WHERE EXISTS (
 
 
 class ForgetStarts(RenderedStatement):
-    """Deletes old starts, of gates behind which nothing has started for longer than any rate looks back."""
+    """Delete old starts, of gates behind which nothing has started for longer than any rate looks back."""
 
     def sql(self) -> Any:
         old = f"clock_timestamp() - interval '{DAY:.0f} s'"
@@ -164,10 +167,10 @@ class ForgetStarts(RenderedStatement):
 
 
 class Spend(RenderedStatement):
-    """Logs starts behind a gate for something that is no job. Needs the lock."""
+    """Log starts behind a gate for something that is no job. The caller holds the lock."""
 
     def __call__(self, connection: Connection, gate: str, number: int) -> bool:
-        """Returns whether `number` starts were free, and are taken now. Always so for a gate that nothing limits."""
+        """Return whether `number` starts were free, and are taken now. True for a gate that nothing limits."""
         ((is_limited, taken),) = self._run(connection, {"gate": gate, "number": number}).all()
         return taken == number or not is_limited
 

@@ -34,7 +34,7 @@ from sqla_jobs.queries.gates import (
 from sqla_jobs.queries.statement import SqlConnection
 from sqla_jobs.rules.limits import MOST_RUNNING
 
-_TOLD = 5
+_OF_LOOK = 5
 """The number of columns at the end of each row that describe the whole look."""
 _STEPS = 200
 """The largest number of groups that one look walks through."""
@@ -45,7 +45,7 @@ Gates = tuple[str, ...]
 
 
 class Floors(NamedTuple):
-    """Where scans start, so that they skip dead index entries of jobs that have run."""
+    """The places where scans start. Scans so skip dead index entries of jobs that have run."""
 
     groups: Mapping[str, tuple[int, int]]
     """By group, the priority and position at and below which no job waits."""
@@ -64,13 +64,13 @@ class Look(NamedTuple):
 
     claimed: list[Claimed]
     cursor: str
-    """Where the next look goes on; `{}` after the last group."""
+    """The cursor of the next look; `{}` after the last group."""
     next_in: float | None
     """Seconds until a rate that was full lets one more start."""
     lowest: Mapping[str, int]
     """By gate with a floor, the lowest run id behind it before this claim. 0 if no job ran there."""
     free: Mapping[Gates, int | None]
-    """By group of which jobs were claimed, how many could start before. None if nothing limits them."""
+    """By group of the claimed jobs, the number that could start before. None if nothing limits the group."""
     oldest: int
     """A transaction id: all before it had ended."""
     newest: int
@@ -80,11 +80,11 @@ class Look(NamedTuple):
 
 
 class ClaimLimited(ClaimStatement):
-    """Takes at most `room` jobs of one queue from behind gates, from each group in turn.
+    """Claim at most `room` jobs of one queue from behind gates, from each group in turn.
 
-    A group is the jobs with the same gates. The walk goes from one group to the next in the index, and past all
-    that wait behind a gate that is full. Of an ordered key only the head may start: what has begun, then the lowest
-    position, in whatever queue and group it is. Cursors and hints are arrays of gates, as PostgreSQL writes them.
+    A group is the jobs with the same gates. The walk goes from one group to the next in the index, and skips all
+    groups behind a full gate. Of an ordered key only the head may start: a job that has begun, then the job with the
+    lowest position, in any queue and group. Cursors and hints are arrays of gates, as PostgreSQL writes them.
     """
 
     def __call__(
@@ -106,10 +106,10 @@ class ClaimLimited(ClaimStatement):
         floors: Floors = NOWHERE,
         among: Among = ALL,
     ) -> dict[str, Any]:
-        """The parameters of the statement.
+        """Return the parameters of the statement.
 
-        Groups in `hints` come first, if the end of so many of their jobs here has freed a gate that was full. Then come
-        those after `cursor`, an array as PostgreSQL writes it.
+        Groups in `hints` come first, if the ends of so many of their jobs in this process have freed a full gate. The
+        groups after `cursor`, an array as PostgreSQL writes it, follow.
         """
         return {
             "process_id": process_id,
@@ -127,9 +127,9 @@ class ClaimLimited(ClaimStatement):
         }
 
     def look(self, connection: SqlConnection, rows: Sequence[Any], process_id: uuid.UUID) -> Look:
-        """The rows as the result of a look."""
-        cursor, next_in, lowest, oldest, newest = rows[0][-_TOLD:]
-        found = [row[:-_TOLD] for row in rows if row[0] is not None]
+        """Return the rows as the result of a look."""
+        cursor, next_in, lowest, oldest, newest = rows[0][-_OF_LOOK:]
+        found = [row[:-_OF_LOOK] for row in rows if row[0] is not None]
         gates = {job_id: tuple(its) for job_id, *_, its, _ in found}
         begun = [job_id for job_id, *_, was_started, _, _ in found if was_started]
         free = {gates[job_id]: free for job_id, *_, free in found}
@@ -141,10 +141,10 @@ class ClaimLimited(ClaimStatement):
 
 
 class ClaimSpread(ClaimLimited):
-    """The same where some rate has a burst.
+    """Claim as `ClaimLimited`, if some rate has a burst.
 
-    For all it would take 4 % more of the server's time where 8 jobs are claimed, and 19 % more of a look at 200 keys
-    that are used up.
+    This statement takes 4 % more of the server's time for a claim of 8 jobs, and 19 % more for a look at 200 keys that
+    are used up. So workers without bursts do not use it.
     """
 
     def sql(self) -> Any:

@@ -290,11 +290,11 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
     """A registered function. Call it to run it here and now, or enqueue it."""
 
     def __init__(
-        self, declaration: Declaration, models: Models[J], schedules: Schedules, hooks: Hooks, wait: _Wait[J]
+        self, declaration: Declaration, models: Models[J], schedules: Schedules, hooks: Hooks, waits: _Waits[J]
     ) -> None:
         super().__init__(declaration, models, {}, DescribedEnqueue(declaration, models.Job), hooks)
         self._schedules = schedules
-        self._wait = wait
+        self._waits = waits
         self.__name__: str = declaration.signature.qualname.rpartition(".")[2]
         self.__qualname__ = declaration.signature.qualname
         self.__module__ = declaration.signature.module
@@ -343,7 +343,27 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
         `UnknownJob` if there is no such job, and `ArgumentsError` if it is a job of another task, or if the stored
         result does not fit the return type.
         """
-        ended = self._wait(job, timeout=timeout)
+        ended = self._waits.wait(job, timeout=timeout)
+        return self._declaration.result_of(ended)
+
+    @overload
+    async def result_async(
+        self: Task[..., Coroutine[Any, Any, T], J],
+        job: J | int,
+        /,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - as in `result`
+    ) -> T: ...
+    @overload
+    async def result_async(self, job: J | int, /, *, timeout: float | None = None) -> R_co: ...  # noqa: ASYNC109
+    async def result_async(self, job: J | int, /, *, timeout: float | None = None) -> Any:  # noqa: ASYNC109
+        """Wait as `result` does, in an event loop: other coroutines run meanwhile.
+
+        - `job`, `timeout`: as for `result`.
+
+        Raises what `result` raises.
+        """
+        ended = await self._waits.wait_async(job, timeout=timeout)
         return self._declaration.result_of(ended)
 
     def schedule(self, cron: str, /, **options: Unpack[ScheduleOptions]) -> None:
@@ -370,8 +390,10 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
         return f"<Task {self.name} of {self.__module__}.{self.__qualname__}>"
 
 
-class _Wait(Protocol[J]):
-    def __call__(self, job: J | int, /, *, timeout: float | None = None) -> J: ...
+class _Waits(Protocol[J]):
+    def wait(self, job: J | int, /, *, timeout: float | None = None) -> J: ...
+
+    async def wait_async(self, job: J | int, /, *, timeout: float | None = None) -> J: ...  # noqa: ASYNC109
 
 
 TaskLike = Task[..., Any, Any] | type[Any] | str

@@ -156,7 +156,7 @@ def drain(
             if event := event_of(stored):
                 _tell(jobs, context, event)
                 if event.name == "failed":
-                    queries.mark_told(own, [event.run_id])
+                    queries.mark_delivered(own, [event.run_id])
             runs += 1
             expire_rows(jobs, own)
             if error is not None and end is not None and end.outcome.kind in _FAILED:

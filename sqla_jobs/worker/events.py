@@ -15,7 +15,7 @@ from sqla_jobs.calls.values import Claimed, RunEnd, read_headers
 from sqla_jobs.database.binding import Context
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.queries import Queries
-from sqla_jobs.queries.untold import Untold
+from sqla_jobs.queries.undelivered import Undelivered
 from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.tasks.hooks import EventName, Hooks, RunEvent
 
@@ -133,7 +133,7 @@ class EventDelivery:
 
     def _look(self) -> None:
         with self._engine.begin() as connection:
-            undelivered = self._queries.take_untold(connection, self._guaranteed, self._tasks)
+            undelivered = self._queries.take_undelivered(connection, self._guaranteed, self._tasks)
         for one in undelivered:
             if self._stopping.is_set():
                 return
@@ -144,7 +144,7 @@ class EventDelivery:
     def _mark(self) -> None:
         if self._delivered:
             with self._engine.begin() as connection:
-                self._queries.mark_told(connection, self._delivered)
+                self._queries.mark_delivered(connection, self._delivered)
             self._delivered = []
 
 
@@ -171,7 +171,7 @@ def event_of(end: RunEnd) -> RunEvent | None:
 
 def _event_of(
     name: EventName,
-    job: Claimed | Untold,
+    job: Claimed | Undelivered,
     *,
     error_type: str | None = None,
     error: str | None = None,
@@ -197,7 +197,7 @@ def _event_of(
     )
 
 
-def _event_of_row(row: Untold) -> RunEvent:
+def _event_of_row(row: Undelivered) -> RunEvent:
     return _event_of(
         cast("EventName", row.outcome),
         row,

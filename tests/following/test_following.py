@@ -139,8 +139,7 @@ def test_a_timeout_of_zero_looks_once(session: Session) -> None:
     assert settle.result(done, timeout=0) == 1
 
     async def look() -> int:
-        job = await jobs.wait_async(done.id, timeout=0)
-        return int(job.result)
+        return await settle.result_async(done, timeout=0)
 
     assert asyncio.run(look()) == 1
 

@@ -62,8 +62,8 @@ def test_the_quick_start_is_the_example() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("coming-from-celery", "coming-from-others", "coming-from-rq", "coroutines", "dashboard", "hooks", "index"),
-        *("limits", "monitoring", "schedules", "tasks", "transactions", "unique", "workers"),
+        *("coming-from-celery", "coming-from-others", "coming-from-rq", "coroutines", "hooks", "index", "limits"),
+        *("monitoring", "schedules", "tasks", "transactions", "unique", "workers"),
     ],
 )
 def test_the_python_of_a_page_runs_as_printed(name: str, page: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:

@@ -69,7 +69,10 @@ SECTIONS = (
         "`Jobs(tasks=…)` lists; an unknown one raises [`UnknownTask`](#unknowntask).",
         (
             Entry(
-                "sqla_jobs:Task", ("name", "options", "enqueue_many", "result", "schedule"), "task", hidden=("enqueue",)
+                "sqla_jobs:Task",
+                ("name", "options", "enqueue_many", "result", "result_async", "schedule"),
+                "task",
+                hidden=("enqueue",),
             ),
             Entry("sqla_jobs:Enqueue", ("__call__",), "task.enqueue"),
             Entry("sqla_jobs:TaskOptions"),
@@ -157,9 +160,11 @@ SECTIONS = (
     ),
     Section(
         "Dashboard",
-        "`from sqla_jobs.dashboard import create_blueprint, Role, allow_everyone`. Guide: [Dashboard](dashboard.md).",
+        "`from sqla_jobs.dashboard import …`. Guide: [Dashboard](dashboard.md).",
         (
             Entry("sqla_jobs.dashboard:create_blueprint"),
+            Entry("sqla_jobs.dashboard:create_wsgi"),
+            Entry("sqla_jobs.dashboard:create_asgi"),
             Entry("sqla_jobs.dashboard:Role"),
             Entry("sqla_jobs.dashboard:allow_everyone"),
         ),
@@ -234,5 +239,7 @@ TYPES = (
     ("OutcomeName", "sqla_jobs.testing.factories", "The names of `RunOutcome`."),
     ("Authorize", "sqla_jobs.dashboard.access", ""),
     ("Actor", "sqla_jobs.dashboard.access", ""),
+    ("AuthorizeRequest", "sqla_jobs.dashboard.mounted", ""),
+    ("ActorOf", "sqla_jobs.dashboard.mounted", ""),
 )
 """Names in signatures that stand for something else, with their modules; and in words if nothing stands below them."""

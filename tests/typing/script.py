@@ -92,6 +92,7 @@ def wait_for(session: Session) -> None:
 
 async def wait_in_a_loop(job: JobMixin) -> None:
     assert_type(await jobs.wait_async(job), JobMixin)
+    assert_type(await send_password.result_async(job, timeout=10), str)
     async for update in jobs.follow(job, timeout=1.5):
         assert_type(update.state, JobState)
 
