@@ -7,7 +7,7 @@ import re
 from sqla_jobs.models.columns import JobMixin
 from tests.project.test_public_names import PUBLIC
 from tests.reference.contents import MODELS
-from tests.reference.page import PAGE, page, undescribed
+from tests.reference.page import PAGE, page, undescribed, unlisted
 
 RENEW = "renew the reference: python -m tests.reference"
 
@@ -27,3 +27,8 @@ def test_every_public_name_is_in_the_reference() -> None:
 
 def test_every_parameter_and_field_of_the_reference_is_described() -> None:
     assert list(undescribed()) == []
+
+
+def test_every_method_and_property_is_in_the_reference() -> None:
+    """Or is named there as no part of the interface."""
+    assert list(unlisted()) == []

@@ -30,7 +30,7 @@ class Entry:
     shown: str = ""
     """Another heading than the name."""
     hidden: tuple[str, ...] = ()
-    """Fields that are no part of the interface."""
+    """Fields and methods that are no part of the interface."""
 
     @property
     def module(self) -> str:
@@ -60,7 +60,9 @@ _JOBS = (
 
 SECTIONS = (
     Section(
-        "Jobs", "`from sqla_jobs import Jobs`", (Entry("sqla_jobs:Jobs", _JOBS, "jobs", True, shown="class Jobs"),)
+        "Jobs",
+        "`from sqla_jobs import Jobs`",
+        (Entry("sqla_jobs:Jobs", _JOBS, "jobs", True, "class Jobs", ("context_in", "is_bound")),),
     ),
     Section(
         "Tasks",
@@ -136,7 +138,7 @@ SECTIONS = (
         "`from sqla_jobs.cron import Cron, every`",
         (
             Entry("sqla_jobs.cron:every"),
-            Entry("sqla_jobs.cron:Cron", ("parse", "next_after", "description"), "cron"),
+            Entry("sqla_jobs.cron:Cron", ("parse", "next_after", "description"), "cron", hidden=("check",)),
         ),
     ),
     Section(
@@ -153,7 +155,9 @@ SECTIONS = (
         "`from sqla_jobs.flask import FlaskJobs`. Guide: [Flask](flask.md). `cli` is the command group `flask jobs`; "
         "worker processes import the application by `loaded`.",
         (
-            Entry("sqla_jobs.flask:FlaskJobs", ("init_app", "use"), "flask_jobs", True),
+            Entry(
+                "sqla_jobs.flask:FlaskJobs", ("init_app", "use"), "flask_jobs", True, "", ("binding", "option_defaults")
+            ),
             Entry("sqla_jobs.flask:cli"),
             Entry("sqla_jobs.flask:loaded"),
         ),

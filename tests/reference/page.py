@@ -43,23 +43,35 @@ def undescribed() -> Iterator[str]:
     """Parameters and fields without a word of their own."""
     for entry in _ENTRIES.values():
         found = find(entry.module, entry.name)
-        nodes = [method(found, name) for name in entry.members if isinstance(found.node, ast.ClassDef)]
-        if isinstance(found.node, ast.FunctionDef) and not _scope(found.node):
-            nodes.append(found.node)
-        described = {node.name: (node, ast.get_docstring(node) or "") for node in nodes}
-        if isinstance(found.node, ast.ClassDef):
+        if isinstance(found.node, ast.FunctionDef):
+            yield from _undescribed(found.node, ast.get_docstring(found.node) or "")
+        elif isinstance(found.node, ast.ClassDef):
             if entry.is_constructed:
-                described[entry.name] = method(found, "__init__"), ast.get_docstring(found.node) or ""
+                yield from _undescribed(method(found, "__init__"), ast.get_docstring(found.node) or "")
             yield from (f"{entry.name}.{name}" for name, _, text in _fields(entry, found) if not text)
-        for name, (node, text) in described.items():
-            given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs, node.args.vararg, node.args.kwarg]
-            named_by_type = {one.arg for one in given if one is not None and "Unpack" in _written(one.annotation)}
-            wanted = (
-                {one.arg for one in given if one is not None} - named_by_type - {"self", "cls", "session", "context"}
-            )
-            yield from (f"{entry.name} {name}({one})" for one in sorted(wanted) if not re.search(f"`{one}[`=]", text))
-            if not text:
-                yield f"{entry.name} {name}"
+            for node in (method(found, name) for name in entry.members):
+                yield from _undescribed(node, ast.get_docstring(node) or "")
+
+
+def _undescribed(node: Function, text: str) -> Iterator[str]:
+    """Parameters that the docstring does not name. The introduction describes `session`, a type of its own options."""
+    if _scope(node) or _is_command(node):
+        return
+    given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs, node.args.vararg, node.args.kwarg]
+    names = [one.arg for one in given if one is not None and "Unpack" not in _written(one.annotation)]
+    for name in names:
+        if name not in ("self", "cls", "session") and not re.search(f"`{name}[`=]", text):
+            yield f"{node.name}({name})"
+
+
+def unlisted() -> Iterator[str]:
+    """Methods and properties of the classes on the page that are not on it."""
+    for entry in _ENTRIES.values():
+        node = find(entry.module, entry.name).node
+        body = node.body if isinstance(node, ast.ClassDef) and entry.receiver else []
+        for one in (one for one in body if isinstance(one, Function) and not _is_deprecated(one)):
+            if not one.name.startswith("_") and one.name not in (*entry.members, *entry.hidden):
+                yield f"{entry.name}.{one.name}"
 
 
 # one entry
@@ -80,12 +92,20 @@ def _function(node: ast.FunctionDef) -> Iterator[str]:
     if scope := _scope(node):
         gives = re.sub(r"^Iterator\[(.*)\]$", r"\1", _written(node.returns))
         yield f"A fixture of scope *{scope}* that gives `{gives}`.\n"
-    elif not any(one.startswith("click.") for one in decorators(node)):
+    elif not _is_command(node):
         yield _signature(node, node.name, is_method=False)
     yield _prose(ast.get_docstring(node), node.name)
 
 
-def _scope(node: ast.FunctionDef) -> str:
+def _is_command(node: Function) -> bool:
+    return any(one.startswith("click.") for one in decorators(node))
+
+
+def _is_deprecated(node: Function) -> bool:
+    return any(one.startswith("deprecated") for one in decorators(node))
+
+
+def _scope(node: Function) -> str:
     """The scope of a fixture; empty for what is none."""
     said = next((one for one in decorators(node) if one.startswith("pytest.fixture")), "")
     return ("session" if "session" in said else "function") if said else ""
