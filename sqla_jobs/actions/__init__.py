@@ -1,1 +1,1 @@
-"""The changes that people make to jobs, queues, schedules and limits."""
+"""Changes that people make to jobs, queues, schedules and limits."""

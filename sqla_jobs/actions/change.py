@@ -1,4 +1,4 @@
-"""A change of one job, or of many jobs in batches, each in a short transaction."""
+"""A change to one job, or to many jobs in batches, with a short transaction for each batch."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from sqla_jobs.tasks.registry import Tasks
 
 _BATCH = 500
 _PATIENCE = "1s"
-"""The longest wait for the lock of one job, which a worker holds for a moment when it claims the job."""
+"""The maximum wait for the lock on one job, which a worker holds briefly when it claims the job."""
 _LOCK_NOT_AVAILABLE = "55P03"
 BUSY = "somebody holds or has changed it, or the server refuses it and the log says why"
-"""The reason for any job to be skipped."""
+"""The reason for skipping any job for which there is no other obstacle."""
 
 Conditions: TypeAlias = Sequence[ColumnElement[bool]]
 Chosen: TypeAlias = Mapping[int, int]
-"""Ids of jobs, the newest first, each with its number among all changed jobs, from 0 for the oldest."""
+"""Job ids, the newest first, each with its number among all changed jobs, counted from 0 for the oldest."""
 States: TypeAlias = tuple[JobState, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The progress: of `seen` jobs with ids up to `last`, `changed` were changed."""
+    """The progress of a change: `changed` of the `seen` jobs with ids up to `last` have been changed."""
 
     seen: int = 0
     changed: int = 0
@@ -48,43 +48,43 @@ class Progress:
 
     @property
     def left_alone(self) -> int:
-        """The number of skipped jobs: locked, changed meanwhile, or kept from the change by an obstacle."""
+        """The number of skipped jobs: locked, changed in the meantime, or held back by an obstacle."""
         return self.seen - self.changed
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part of the jobs that a change would affect: those with the same values of these fields."""
+    """A part of the jobs that a change would affect: the jobs with the same values in these fields."""
 
     task: str
     state: JobState
     error_type: str | None
-    """The error type of the last run."""
+    """The error type of the job's last run."""
     day: str
-    """The day on which they ended or are due: `2026-03-29`, or `infinity` for parked jobs."""
+    """The day on which the jobs ended or are due: `2026-03-29`, or `infinity` for parked jobs."""
     jobs: int
 
 
 class Change:
-    """A kind of change. The class says which jobs allow it, and its fields are its parameters."""
+    """A kind of change. The class defines which jobs allow the change, and its fields are the change's parameters."""
 
     name: ClassVar[str]
     past: ClassVar[str]
     states: ClassVar[States]
     by_default: ClassVar[States]
-    """The states that a selection without states means."""
+    """The states that apply if a selection has no states."""
     spares: ClassVar[States] = ()
     """States in which selected jobs are skipped and reported."""
     hides: ClassVar[tuple[str, ...]] = ()
-    """Fields of the selection whose values the audit must not store."""
+    """Fields of the selection whose values the audit log must not store."""
     left_because: ClassVar[str] = BUSY
-    """The obstacle for any job of the change."""
+    """The text that covers every obstacle to this kind of change."""
     removes: ClassVar[bool] = False
-    """True if the change deletes the row. The audit then keeps its task."""
+    """True if the change deletes the row. The audit log then keeps the job's task."""
 
     @property
     def details(self) -> dict[str, Any]:
-        """Return the details for the audit."""
+        """Return the details for the audit log."""
         return {}
 
     def values(self, models: Models[Any], chosen: Chosen) -> dict[str, Any]:
@@ -92,11 +92,12 @@ class Change:
         return {}
 
     def apply(self, session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:
-        """Change those of the chosen jobs that meet the conditions. Return their number. Never wait for a locked row.
+        """Change the chosen jobs that meet the conditions.
 
-        The statement that locks the jobs checks the conditions. It skips a job that was changed after it began.
+        Return the number of changed jobs. Never wait for a locked row. The statement that locks the jobs checks the
+        conditions. It skips a job that has been changed since the statement began.
         """
-        after_commit(session, models.Job, models.channel, "")  # the next jobs of their keys may start
+        after_commit(session, models.Job, models.channel, "")  # the next jobs of the same keys may start
         return update_jobs(session, models, [*chosen], conditions, self.values(models, chosen))
 
     def for_many(self, number: int) -> Change:
@@ -105,35 +106,38 @@ class Change:
 
     @classmethod
     def obstacle(cls, session: Session, models: Models[Any], job_id: int) -> str | None:
-        """Return the obstacle to the change of one job, and the remedy; None if the job is `BUSY`."""
+        """Return the obstacle to changing one job, and the remedy; None if the reason is `BUSY`."""
         return None
 
     @classmethod
     def obstacles(cls, session: Session, models: Models[Any], conditions: Conditions) -> list[tuple[int, str]]:
-        """Return the number of jobs that meet the conditions by obstacle, with the remedy. The others are `BUSY`."""
+        """Return the number of jobs that meet the conditions for each obstacle, with its remedy.
+
+        Other jobs are `BUSY`.
+        """
         return []
 
     @classmethod
     def allowed(cls, models: Models[Any], *, named: bool) -> ColumnElement[bool]:
-        """Return whether the state of a job allows the change. `named`: a person has given its id."""
+        """Return the condition that a job's state allows the change. `named` is True if a person gave the job's id."""
         is_allowed: ColumnElement[bool] = models.Job.state.in_(cls.states)
         return is_allowed
 
     @classmethod
     def conditions(cls, models: Models[Any], selection: Selection) -> Conditions:
-        """Return the conditions on the selected jobs that allow the change."""
+        """Return the conditions that a job is selected and allows the change."""
         return [*selection.where(models), cls.allowed(models, named=bool(selection.ids))]
 
     @classmethod
     def meant(cls, selection: Selection) -> Selection:
-        """Return these conditions. A selection without ids and states means the states of the class."""
+        """Return the selection to use. A selection without ids and states gets the class's states."""
         return selection if selection.ids or selection.states else replace(selection, states=cls.by_default)
 
     @classmethod
     def count(
         cls, session: Session, models: Models[Any], selection: Selection, *, spared: bool = False
     ) -> dict[JobState, int]:
-        """Return the number of selected jobs in each state that allows the change, or that `spares` names."""
+        """Return the number of selected jobs in each state that allows the change or, with `spared`, is in `spares`."""
         states = cls.spares if spared else cls.states
         allowed = models.Job.state.in_(states) if spared else cls.allowed(models, named=bool(selection.ids))
         counted = select(models.Job.state, func.count()).where(*selection.where(models), allowed)
@@ -145,7 +149,7 @@ class Change:
         """Return the number of selected jobs that allow the change, by task, state, last error and day (in UTC)."""
         job, run = models.Job, models.Run
         of_job = aliased(run)
-        # + 0: else the planner may walk the index of ids backwards, past the runs of all other jobs
+        # + 0: without it the planner may walk the index of ids backwards, past the runs of all other jobs
         last = select(func.max(of_job.id + 0)).where(of_job.job_id == job.id).correlate(job).scalar_subquery()
         error = select(run.error_type).where(run.id == last).correlate(job).scalar_subquery()
         day = cast(cast(func.timezone("UTC", func.coalesce(job.finished_at, job.run_at)), Date), Text)
@@ -157,7 +161,7 @@ class Change:
 
     @classmethod
     def refusal(cls, session: Session, models: Models[Any], job_id: int) -> str:
-        """Return the error about one skipped job, with the reason that the database shows afterwards."""
+        """Return the error about one skipped job, with the reason judged by the state of the database afterwards."""
         state = session.scalar(select(models.Job.state).where(models.Job.id == job_id))
         if state is None:
             why = "somebody has deleted it"
@@ -171,7 +175,7 @@ class Change:
     def causes(
         cls, session: Session, models: Models[Any], selection: Selection, left_alone: int
     ) -> list[tuple[int, str]]:
-        """Return the reasons for skipped jobs, each with the number of jobs, as the database shows them afterwards."""
+        """Return the reasons for skipped jobs, each with its number of jobs, by the database's state afterwards."""
         found = cls.obstacles(session, models, cls.conditions(models, selection))
         named = [(min(number, left_alone), said) for number, said in found if number]
         busy = left_alone - sum(number for number, _ in named)
@@ -180,8 +184,8 @@ class Change:
     def one(self, it: Changing, job: JobMixin | int) -> bool:
         """Change one job. Return False if its state forbids the change.
 
-        It waits for the lock of the job, for a person a second at most. Raises `UnknownJob`, and `JobsError` for any
-        other obstacle.
+        Wait for the lock on the job, but at most a second if a person makes the change. Raises `UnknownJob`, and
+        `JobsError` for any other obstacle.
         """
         session, models = it.session, it.models
         job_id = id_of(session, job)
@@ -215,11 +219,11 @@ class Change:
         most: int | None = None,
         stretch: int | None = None,
     ) -> Iterator[Progress]:
-        """Change the selected jobs in order of their ids, each batch in a transaction. Yield the progress after each.
+        """Change the selected jobs in the order of their ids, each batch in its own transaction.
 
-        It continues after `done`, up to the id `until`, by default the newest: jobs enqueued meanwhile are left out. It
-        ends after `most` changed jobs. A batch looks through `stretch` ids at most. The caller may stop at any point:
-        all yielded progress is committed.
+        Yield the progress after each batch. The change continues after `done`, up to the id `until`, which is the
+        newest by default: jobs enqueued meanwhile are left out. It ends after `most` changed jobs. A batch looks
+        through at most `stretch` ids. The caller may stop at any point: all yielded progress is committed.
         """
         end = -1 if until is None else until
         if until is None:
@@ -233,7 +237,7 @@ class Change:
             yield done
 
     def _batch(self, it: Changing, selection: Selection, done: Progress, until: int, size: int) -> Progress:
-        """Change up to `size` of the selected jobs with ids up to `until`, after those that are `done`."""
+        """Change up to `size` more of the selected jobs, continuing after `done` and stopping at id `until`."""
         session, models, job = it.session, it.models, it.models.Job
         conditions = self.conditions(models, selection)
         wanted = select(job.id).where(*conditions, job.id > done.last, job.id <= until)
@@ -244,7 +248,7 @@ class Change:
             with session.begin_nested():
                 return self.apply(session, models, {job_id: places[job_id] for job_id in part}, conditions)
 
-        # of rivals for one unique key the newest is first
+        # among rivals for one unique key, the newest comes first
         changed = sum(in_parts(ids[::-1], step, partial(warn, self.name, "job")))
         last = ids[-1] if len(ids) == size else until
         if changed:
@@ -253,7 +257,7 @@ class Change:
         return Progress(done.seen + len(ids), done.changed + changed, last)
 
     def _chosen(self, selection: Selection, tasks: Tasks[Any]) -> dict[str, Any]:
-        """Return the selection as the audit stores it. An argument may be sensitive in some task."""
+        """Return the selection as stored in the audit log, without arguments that are sensitive in some task."""
         if selection.ids:
             return {"jobs": [*map(str, selection.ids)]}
         names = {*selection.args, *selection.results}

@@ -1,4 +1,4 @@
-"""The changes of one job or many: cancel, retry, move, reschedule, delete and erase."""
+"""The changes to one job or many: cancel, retry, move, reschedule, delete and erase."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from sqla_jobs.tasks.enqueue import check_common
 
 @dataclass(frozen=True, slots=True)
 class Cancel(Change):
-    """Cancel: a waiting job ends `cancelled`, and a running job is asked to stop.
+    """Cancel: a waiting job ends as `cancelled`, and a running job is asked to stop.
 
     A failed job that keeps its ordered key is cancelled if its id is given. With `kill`, the parent process kills the
-    process of a job that does not stop. A later request without `kill` does not withdraw it.
+    process of a job that does not stop. A later request without `kill` does not withdraw an earlier request to kill.
     """
 
     name: ClassVar[str] = "cancel"
@@ -68,11 +68,11 @@ _WAIT = "has its unique key; wait for that one, or cancel it"
 
 @dataclass(frozen=True, slots=True)
 class Retry(Change):
-    """Retry: a job that ended or waits is queued at once, with at least one attempt left.
+    """Retry: an ended or waiting job is queued immediately, with at least one attempt left.
 
-    With `over`, a timedelta or seconds, `number` jobs are due one by one, evenly spread over that time from now, the
-    oldest first. Of several jobs with one unique key, the newest is retried. A job whose key a live job has, and an
-    erased job, are not. Raises `ArgumentsError`.
+    With `over`, a timedelta or a number of seconds, `number` jobs become due one by one, evenly spread over that time
+    from now, the oldest first. Of several jobs with the same unique key, only the newest is retried. A job whose key
+    belongs to a live job is not retried, and neither is an erased job. Raises `ArgumentsError`.
     """
 
     name: ClassVar[str] = "retry"
@@ -157,7 +157,7 @@ class Retry(Change):
 
 
 def _has_arguments(models: Models[Any]) -> ColumnElement[bool]:
-    """Return a condition: the job can run again, since its arguments were not erased."""
+    """Return the condition that the job can run again, since its arguments have not been erased."""
     return func.jsonb_typeof(models.Job.args) == "object"
 
 
@@ -165,7 +165,7 @@ def _has_arguments(models: Models[Any]) -> ColumnElement[bool]:
 class Move(Change):
     """Move: a waiting job goes to the end of another queue or priority.
 
-    A job of an ordered key keeps its place in that order, whatever its queue and priority are. Raises `ArgumentsError`.
+    A job of an ordered key keeps its position in that order, whatever its queue and priority. Raises `ArgumentsError`.
     """
 
     name: ClassVar[str] = "move"
@@ -193,7 +193,7 @@ class Move(Change):
 
 @dataclass(frozen=True, slots=True)
 class Reschedule(Change):
-    """Reschedule: a waiting job waits until `run_at`, a moment with a time zone or a timedelta from now.
+    """Reschedule: a waiting job waits until `run_at`, a datetime with a time zone or a timedelta from now.
 
     Raises `ArgumentsError`.
     """
@@ -223,7 +223,7 @@ class Reschedule(Change):
 
 @dataclass(frozen=True, slots=True)
 class Delete(Change):
-    """Delete: a job that does not run is deleted with its runs, unless rows of the application refer to it."""
+    """Delete: a job that is not running is deleted with its runs, unless application rows refer to it."""
 
     name: ClassVar[str] = "delete"
     past: ClassVar[str] = "deleted"
@@ -234,7 +234,7 @@ class Delete(Change):
 
     def apply(self, session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:
         removal = Removal(models)
-        after_commit(session, models.Job, models.channel, "")  # the next jobs of their keys may start
+        after_commit(session, models.Job, models.channel, "")  # the next jobs of the same keys may start
         return removal.remove(session, [*chosen], conditions, removal.references(session))
 
     @classmethod
@@ -252,7 +252,7 @@ def _kept_by(key: Reference) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Erase(Change):
-    """Erase, for data protection: arguments, results and errors of an ended job are removed, and its rows stay."""
+    """Erase, for data protection: an ended job's arguments, results and errors are removed, but its rows stay."""
 
     name: ClassVar[str] = "erase"
     past: ClassVar[str] = "erased"

@@ -23,7 +23,7 @@ from sqla_jobs.tasks.registry import Tasks
 
 
 class Unset:
-    """The type of `UNSET`: no key was given. `None` is a key."""
+    """The type of `UNSET`, which means that no key was given. `None` is a key."""
 
 
 UNSET: Final = Unset()
@@ -36,7 +36,7 @@ class Target:
     concurrency: str
     rate: str
     tasks: tuple[str, ...]
-    """The names of the task. A new row limits these."""
+    """The task's names. A new row limits the jobs of all these names."""
     name: str = ""
     """The name of the limit; empty if one key was named."""
 
@@ -52,7 +52,7 @@ def target_of_row(gate: str, tasks: Sequence[str]) -> Target:
 
 
 def target(tasks: Tasks[Any], which: object, *, queue: object = None, key: object = UNSET) -> Target:
-    """Return the rows of a task (itself or its name), of a shared limit, or of a queue, which has no rate.
+    """Return the rows for a task (given itself or by name), a shared limit, or a queue, which has no rate.
 
     Raises `ArgumentsError`.
     """
@@ -76,7 +76,7 @@ def target(tasks: Tasks[Any], which: object, *, queue: object = None, key: objec
 
 
 def _whole(mine: Mapping[str, Gate], kinds: str, name: str, tasks: Collection[str]) -> str:
-    """Return the row without a key, else the row of all keys, else the row that a task could have."""
+    """Return the row without a key, or else the row of all keys, or else the row that a task could have."""
     found = sorted((row for row in mine if row[0] in kinds), key=lambda row: row.endswith("="))
     return found[0] if found else f"{kinds[0]}{name}" if tasks else ""
 
@@ -98,7 +98,7 @@ def set_limit(
     per: float | timedelta | None,
     reason: str = "",
 ) -> list[str]:
-    """Override the declared numbers, from the caller's commit on. Return the rows that were set."""
+    """Override the declared numbers, effective once the caller commits. Return the rows that were set."""
     row: Any = it.models.Limit
     why = {"reason": check_text("reason", reason)} if reason else {}
     found = _checked(target, running, rate, per)
@@ -113,7 +113,7 @@ def set_limit(
 
 
 def spend(engine: Engine, models: Models[Any], target: Target, number: int) -> bool:
-    """Take `number` starts from a rate, and commit. Return False, and take none, if fewer are free."""
+    """Take `number` starts from a rate, and commit. If fewer are free, take none and return False."""
     check_integer("number", number, least=1, most=MOST_RATE)
     if not target.rate:
         raise ArgumentsError("this rate is not declared with key=: leave key= out, or declare it so")
@@ -160,7 +160,7 @@ def _known(target: Target, gate: str, what: str) -> str:
 
 
 def clear_limit(it: Changing, target: Target) -> list[str]:
-    """Restore the declared numbers, from the caller's commit on. Return the rows that an operator had set."""
+    """Restore the declared numbers, effective once the caller commits. Return the rows that an operator had set."""
     row: Any = it.models.Limit
     rows = it.session.scalars(
         select(row)

@@ -1,4 +1,4 @@
-"""Pauses of queues and tasks, in a transaction of the caller."""
+"""Pauses of queues and tasks, in the caller's transaction."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sqla_jobs.rules.checks import INSTANT, check_moment, check_seconds, check_t
 from sqla_jobs.tasks.enqueue import check_common
 
 _REASON = 1_000
-"""The largest number of characters of a reason."""
+"""The maximum number of characters in a reason."""
 
 
 def pause(
@@ -28,11 +28,11 @@ def pause(
     reason: str | None = None,
     until: datetime | timedelta | None = None,
 ) -> str:
-    """Keep workers from claiming from `queue`, or jobs of `task` under any of its names, once the caller commits.
+    """Stop workers from claiming jobs from `queue`, or of `task` under any of its names, once the caller commits.
 
-    Running jobs are not interrupted. The pause ends by itself at `until`, a moment or a timedelta from now, by the
-    server's clock. A second pause keeps the beginning of the first, unless that one is over, and replaces its reason
-    and its end. Return a name of the pause, such as "queue mail". Raises `ArgumentsError` and `UnknownTask`.
+    Running jobs are not interrupted. The pause ends by itself at `until`, a datetime or a timedelta from now, by the
+    server's clock. A second pause keeps the start of the first, unless the first is over, and replaces its reason and
+    its end. Return a name for the pause, such as "queue mail". Raises `ArgumentsError` and `UnknownTask`.
     """
     paused, names = _named(it, queue, task)
     ends_at = _end(it.session, paused, until)
@@ -49,7 +49,7 @@ def pause(
             },
         )
     )
-    after_commit(it.session, it.models.Job, it.models.channel, "")  # workers look again when it ends
+    after_commit(it.session, it.models.Job, it.models.channel, "")  # workers look again when the pause ends
     said = {"reason": reason, "until": until}
     subject = f"{'task' if queue is None else 'queue'} {names[0]}"
     it.record("pause", subject, **{name: str(value) for name, value in said.items() if value is not None})
@@ -57,9 +57,10 @@ def pause(
 
 
 def resume(it: Changing, queue: str | None = None, *, task: object = None) -> str:
-    """Let workers claim from `queue`, or jobs of `task`, again, once the caller commits. Return its name.
+    """Let workers claim jobs from `queue`, or jobs of `task`, again once the caller commits.
 
-    The audit gets a line if it was paused. Raises `ArgumentsError`, and `UnknownTask` unless the task is paused.
+    Return the pause's name. A line is added to the audit log if the queue or task was paused. Raises `ArgumentsError`,
+    and `UnknownTask` unless the task is paused.
     """
     paused, names = _named(it, queue, task)
     resumed = it.session.scalars(delete(paused).where(paused.name.in_(names)).returning(is_paused(paused))).all()
@@ -93,7 +94,7 @@ def _checked(reason: object) -> str | None:
 
 
 def _end(session: Session, paused: Any, until: object) -> Any:
-    """Return the moment at which a pause ends. Raises `ArgumentsError` if the server's clock has passed it."""
+    """Return the time at which a pause ends. Raises `ArgumentsError` if the server's clock has passed that time."""
     now = func.clock_timestamp()
     if until is None:
         return None

@@ -1,4 +1,4 @@
-"""The deletion of old rows: ended jobs, runs whose job is gone, lines of the audit, ticks."""
+"""The deletion of old rows: ended jobs, runs whose job is gone, lines of the audit log, and ticks."""
 
 from __future__ import annotations
 
@@ -25,31 +25,34 @@ from sqla_jobs.rules.retention import AUDIT, TICKS
 
 BATCH = 1000
 LOOKED_AT = 10_000
-"""The number of runs that one statement searches for runs whose job is gone."""
+"""The number of runs among which one statement looks for those whose job is gone."""
 
 Transaction = Callable[[], AbstractContextManager[Session]]
 """Begins a transaction or a savepoint."""
 
 
 class Batch(NamedTuple):
-    """Ids of rows that are old enough. `beyond(deleted)` is the cursor after them; None at the end."""
+    """Ids of rows that are old enough.
+
+    `beyond(deleted)` is the cursor after these rows; `beyond` is None at the end.
+    """
 
     ids: Sequence[int]
     beyond: Callable[[int], Any] | None
 
 
 def _at(last: int | None, gone: int) -> int | None:
-    """Return a cursor that is an id, whatever the number of deleted rows is."""
+    """Return a cursor that is an id, whatever the number of deleted rows."""
     return last
 
 
 class Old(Protocol):
-    """A kind of rows to delete. `name` names one of them in the log."""
+    """A kind of row to delete. `name` is the word for one such row in the log."""
 
     @property
     def name(self) -> str: ...
     def find(self, session: Session, cursor: Any) -> Batch:
-        """Return the next rows after `cursor`, or the first ones."""
+        """Return the next rows after `cursor`, or the first rows if it is None."""
         ...
 
     def remove(self, session: Session, ids: Sequence[int]) -> int:
@@ -59,10 +62,10 @@ class Old(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EndedJobs:
-    """Jobs that ended in `state`, `older_than` seconds ago, without those to which a row refers.
+    """Jobs that ended in `state` over `older_than` seconds ago, except those to which a row refers.
 
-    The cursor is the number of jobs that stay. A keyset would need an index with the order of ids within one moment,
-    in which many jobs may have ended.
+    The cursor is the number of jobs that stay. A keyset cursor would need an index that orders jobs by id within one
+    instant, at which many jobs may have ended.
     """
 
     removal: Removal
@@ -87,7 +90,7 @@ class EndedJobs:
 
 @dataclass(frozen=True, slots=True)
 class OrphanedRuns:
-    """Runs that ended `older_than` seconds ago and whose job the application deleted. The cursor is an id."""
+    """Runs that ended over `older_than` seconds ago and whose job the application has deleted. The cursor is an id."""
 
     leftovers: Leftovers
     older_than: float
@@ -103,7 +106,7 @@ class OrphanedRuns:
 
 @dataclass(frozen=True, slots=True)
 class OldRows:
-    """Rows of the audit, or of ticks, that are `older_than` seconds old. The cursor is an id."""
+    """Rows of the audit log, or of ticks, that are over `older_than` seconds old. The cursor is an id."""
 
     leftovers: Leftovers
     noun: str
@@ -129,10 +132,11 @@ def prune(
     cursor: Any = None,
     passing_over: Container[int] = (),
 ) -> Iterator[tuple[int, Any]]:
-    """Delete old rows batch by batch. Yield, after each batch, the number of deleted rows and the cursor after it.
+    """Delete old rows batch by batch.
 
-    The caller may stop at any point. A row that the server refuses to delete stays, and `refused` is called with it.
-    The others of its batch are deleted.
+    After each batch, yield the number of deleted rows and the cursor after the batch. The caller may stop at any point.
+    A row that the server refuses to delete stays, and `refused` is called with its id and the error. The other rows in
+    its batch are deleted.
     """
 
     def remove(ids: Sequence[int]) -> int:
@@ -150,10 +154,10 @@ def prune(
 
 
 def prune_jobs(session: Session, models: Models[Any], *, older_than: timedelta | float) -> int:
-    """Delete the jobs that ended so long ago, with their runs, in the caller's transaction. Return their number.
+    """Delete the jobs that ended over `older_than` ago, with their runs, in the caller's transaction.
 
-    Locked jobs, and jobs to which rows of the application refer, stay. Runs that ended so long ago and whose job the
-    application deleted are deleted, too.
+    Return the number of deleted jobs. Locked jobs, and jobs to which application rows refer, stay. Runs that ended at
+    least that long ago and whose job the application has deleted are deleted, too.
     """
     seconds, removal = check_seconds("older_than", older_than, error=ConfigurationError), Removal(models)
     references = removal.references(session)

@@ -1,4 +1,4 @@
-"""The changes of schedules, in the caller's transaction. Its commit notifies clocks."""
+"""The changes to schedules, in the caller's transaction. The transaction's commit notifies clocks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sqla_jobs.tasks.registry import Tasks
 from sqla_jobs.tasks.schedule import jitter_of, one_of
 
 FIELDS = ("task", "cron", "timezone", "args", "queue", "priority", "catch_up", "overlap", "jitter")
-"""The fields of a schedule that can be set, beside its name."""
+"""The fields of a schedule that can be set, besides its name."""
 
 
 class UnknownSchedule(JobsError, LookupError):
@@ -31,7 +31,7 @@ class UnknownSchedule(JobsError, LookupError):
 
 
 def hold(it: Changing, which: int | str) -> ScheduleMixin:
-    """Return the schedule of that id or name, locked until the caller commits. Raises `UnknownSchedule`."""
+    """Return the schedule with that id or name, locked until the caller commits. Raises `UnknownSchedule`."""
     schedule = it.models.Schedule
     name = which if isinstance(which, str) else it.session.scalar(select(schedule.name).where(schedule.id == which))
     found = [] if name is None else ScheduleQueries(it.models).hold(it.session, [check_text("name", name)])
@@ -42,9 +42,9 @@ def hold(it: Changing, which: int | str) -> ScheduleMixin:
 
 
 def enable(it: Changing, which: int | str) -> ScheduleMixin:
-    """Enable a schedule: it fires from its next tick on, and catches up on nothing.
+    """Enable a schedule: it fires at its next tick, and does not catch up on missed ticks.
 
-    Raises `ConfigurationError` for a wrong rule.
+    Raises `ConfigurationError` for an invalid rule.
     """
     schedule = hold(it, which)
     Cron.parse(schedule.cron, schedule.timezone)
@@ -54,7 +54,7 @@ def enable(it: Changing, which: int | str) -> ScheduleMixin:
 
 
 def disable(it: Changing, which: int | str, reason: str) -> ScheduleMixin:
-    """Disable a schedule. The reason is shown with it, without sensitive arguments."""
+    """Disable a schedule. The reason is shown with the schedule, without sensitive arguments."""
     schedule = hold(it, which)
     said = it.tasks.secrets(schedule.task, schedule.args).text(check_text("reason", reason))
     schedule.enabled, schedule.disabled_reason = False, said or None
@@ -63,7 +63,7 @@ def disable(it: Changing, which: int | str, reason: str) -> ScheduleMixin:
 
 
 def add(it: Changing, name: str, values: Mapping[str, Any]) -> ScheduleMixin:
-    """Add a schedule of an operator. Raises `JobsError` if there is one of that name."""
+    """Add an operator's schedule. Raises `JobsError` if there is already a schedule with that name."""
     schedule = it.models.Schedule(name=check_name("a schedule name", name), **checked(it.tasks, values))
     try:
         with it.session.begin_nested():
@@ -77,7 +77,10 @@ def add(it: Changing, name: str, values: Mapping[str, Any]) -> ScheduleMixin:
 
 
 def edit(it: Changing, which: int | str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Set some of `FIELDS`. Return the changed fields with their old and new values. Code does not reset them."""
+    """Set some of `FIELDS`.
+
+    Return the changed fields with their old and new values. Code does not reset these fields.
+    """
     schedule = hold(it, which)
     now = {name: getattr(schedule, name) for name in FIELDS}
     wanted = checked(it.tasks, {**now, **values})
@@ -103,7 +106,7 @@ def remove(it: Changing, which: int | str) -> None:
 
 
 def fire(it: Changing, which: int | str) -> JobMixin:
-    """Enqueue a job as the schedule does, now and beside its ticks, even if the schedule is disabled."""
+    """Enqueue a job now as the schedule does, in addition to its ticks, even if the schedule is disabled."""
     schedule = hold(it, which)
     known = it.tasks[schedule.task].declaration.defaults if schedule.task in it.tasks else {}
     after_commit(it.session, it.models.Job, it.models.channel, "")
@@ -124,7 +127,7 @@ def fire(it: Changing, which: int | str) -> JobMixin:
 
 
 def checked(tasks: Tasks[Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `values` of all `FIELDS`, as a row has them. Raises `JobsError` for an impossible value."""
+    """Return the `values` of all `FIELDS`, as stored in a row. Raises `JobsError` for an invalid value."""
     found = {name: values[name] for name in FIELDS}
     cron = Cron.parse(found["cron"], found["timezone"])
     found["cron"], found["timezone"] = cron.text, cron.timezone

@@ -1,4 +1,4 @@
-"""The selection of jobs by a person."""
+"""A person's selection of jobs."""
 
 from __future__ import annotations
 
@@ -21,14 +21,13 @@ from sqla_jobs.rules.redaction import HIDDEN
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """All jobs that match each given field. A tuple means any of its members, and an empty tuple means any value.
+    """All jobs that match every given field.
 
-    `args` and `results` are stored values by name, at any depth of the arguments or of the result of one run, also
-    within arrays. `unsearched` arguments, by task, are not searched. `error` is a part of the error of a job's last
-    run, in any case. `before` and `after` limit `created_at`, `ended_before` and `ended_after` limit `finished_at`: by
-    a moment, or by a timedelta before now. Jobs of `not_tasks` never match.
-
-    Raises `ArgumentsError` for an impossible value.
+    A tuple matches any of its members, and an empty tuple matches any value. `args` and `results` map names to stored
+    values, at any depth of the arguments or of one run's result, even within arrays. `unsearched` names, by task, the
+    arguments that are not searched. `error` is a part of the error of a job's last run, ignoring case. `before` and
+    `after` limit `created_at`, and `ended_before` and `ended_after` limit `finished_at`; each is a datetime, or a
+    timedelta before now. Jobs of the tasks in `not_tasks` never match. Raises `ArgumentsError` for an invalid value.
     """
 
     ids: tuple[int, ...] = ()
@@ -64,12 +63,12 @@ class Selection:
 
     @property
     def half_searched(self) -> list[str]:
-        """Return the tasks whose jobs may match and are not found, since sensitive values are not searched."""
+        """Return the tasks whose jobs may match but are not found, since sensitive values are not searched."""
         names = {*self.unsearched, *self.not_tasks}
         return sorted(names.intersection(self.tasks) if self.tasks else names)
 
     def described(self, *, hidden: Collection[str]) -> dict[str, Any]:
-        """Return the given fields for the audit, without the values of `hidden` ones."""
+        """Return the given fields for the audit log, without the values of the fields in `hidden`."""
         given = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in _RESTRICTIONS}
         return {name: HIDDEN if name in hidden else _plain(value) for name, value in given.items() if value}
 
@@ -110,7 +109,7 @@ _RESTRICTIONS = ("not_tasks", "unsearched")
 
 
 def without(args: Any, task: Any, unsearched: Mapping[str, Collection[str]]) -> Any:
-    """Return the arguments of a task without unsearched ones; NULL if such a task's arguments are no object."""
+    """Return a task's arguments without the unsearched ones; NULL if such a task's arguments are not an object."""
     if not unsearched:
         return args
     names = case({name: cast(sorted(names), ARRAY(Text)) for name, names in unsearched.items()}, value=task)
@@ -133,7 +132,7 @@ def _plain(value: Any) -> Any:
 
 
 def by_server(given: datetime | timedelta) -> Any:
-    """Return a moment, given as such or as a timedelta before now by the server's clock."""
+    """Return a time, given as a datetime or as a timedelta before now, by the server's clock."""
     return given if isinstance(given, datetime) else func.statement_timestamp() - given
 
 

@@ -1,7 +1,7 @@
 """All statements that workers and clocks send; no other package locks rows.
 
-Each write to a running job names the lease that it expects, and returns the rows that it changed. The statements of
-the hot path are built once for each `Queries`, and load no ORM objects. All times are the server's.
+Each write to a running job names the lease that it expects, and returns the rows that it changed. The statements on the
+hot path are built once for each `Queries`, and load no ORM objects. All times are the server's.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = ["EVERYWHERE", "MANY", "PRIORITIES", "Among", "Claimed", "Lease", "Pro
 
 
 class Queries(Calls):
-    """The statements over one set of models. `schema` is that of the tables whose models name none."""
+    """The statements for one set of models. `schema` is the schema of the tables whose models do not name one."""
 
     def __init__(self, models: Models[Any], schema: str | None = None) -> None:
         self._tables = tables = Tables(models, schema)
@@ -92,23 +92,23 @@ class Queries(Calls):
         self.store_progress: StoreProgress = StoreProgress(tables)
 
     def begin(self, connection: Connection, *, noticed_within: float, patience: float) -> bool:
-        """Begin the transaction of a task on a connection of the application, in one round trip.
+        """Begin a task's transaction on one of the application's connections, in one round trip.
 
-        Return False if it is read-only. The server finds out within `noticed_within` seconds, or a minute, that the
-        client's host is gone. Raises psycopg's `OperationalError` after `patience` seconds without an answer. Other
-        errors are those of psycopg, or of SQLAlchemy for other drivers.
+        Return False if the transaction is read-only. The server notices within `noticed_within` seconds, and within a
+        minute at most, that the client's host is gone. Raises psycopg's `OperationalError` after `patience` seconds
+        without an answer. Other errors come from psycopg or, with other drivers, from SQLAlchemy.
         """
         if (raw := driver_of_run(connection)) is None:
             return begin_elsewhere(connection, noticed_within=noticed_within, patience=patience)
         return begin_transaction(raw, noticed_within=noticed_within, patience=patience)
 
     def store_last_progress(self, session: Session, end: RunEnd) -> None:
-        """Store the last progress of a run inside the run's own transaction."""
+        """Store a run's last progress inside the run's own transaction."""
         if end.progress is not None:
             self.store_progress(session, [(end.lease, *end.progress)])
 
     def ending(self, session: Session, end: RunEnd) -> Ending:
-        """Return a context in which the commit of this session also stores the end of the attempt.
+        """Return a context in which this session's commit also stores the end of the attempt.
 
         Raises `LeaseLost`.
         """

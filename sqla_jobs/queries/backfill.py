@@ -33,7 +33,7 @@ from sqla_jobs.queries.statement import Statement
 
 
 class LacksGates(NamedTuple):
-    """A job that has fewer gates than its task, or an ordered key without a place in its order."""
+    """A job that has fewer gates than its task declares, or an ordered key but no position in that order."""
 
     job_id: int
     task: str
@@ -51,15 +51,15 @@ class Gated(NamedTuple):
 
 
 class FewerGates(Statement):
-    """Find the jobs that lack gates: all running ones, and some that wait.
+    """Find the jobs that lack gates: all such running jobs, and some waiting ones.
 
-    Plain SQL can also give a job an ordered gate without a place in the order. No claim finds such a job.
+    Plain SQL can also give a job an ordered gate but no position in the order. No claim finds such a job.
     """
 
     def __call__(self, connection: Connection, expected: Mapping[str, int], queues: Sequence[str]) -> list[LacksGates]:
         """Return the jobs.
 
-        `expected` is the number of gates by task. Of waiting jobs only those of `queues` are found.
+        `expected` maps each task to its number of gates. Waiting jobs are found only in `queues`.
         """
         values = {
             "tasks": names(tuple(expected)),
@@ -92,7 +92,7 @@ class FewerGates(Statement):
 
 
 class GiveGates(Statement):
-    """Set the gates of jobs that wait or run. Locked rows are skipped."""
+    """Set the gates of waiting or running jobs. Locked rows are skipped."""
 
     def __call__(self, connection: Connection, gated: Sequence[Gated]) -> int:
         """Return the number of changed jobs."""
@@ -120,7 +120,7 @@ class GiveGates(Statement):
 
 
 class OperatorLimits(Statement):
-    """Find the limits of whole tasks and of queues that only operators made: each gate with the names of its tasks."""
+    """Find the limits on whole tasks and queues that only operators have set: each gate with its tasks' names."""
 
     def __call__(self, connection: Connection) -> list[tuple[str, list[str]]]:
         return [(gate, tasks) for gate, tasks in self._run(connection, {})]

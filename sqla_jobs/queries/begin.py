@@ -1,4 +1,4 @@
-"""The first message of a task's transaction. It lets the server find out soon that a worker's host is gone."""
+"""The first message of a task's transaction. It lets the server notice quickly that a worker's host is gone."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _PROBES = 3
 def begin(connection: Driver, *, noticed_within: float, patience: float) -> bool:
     """Begin a transaction, in one round trip. Return False if the server is read-only.
 
-    During the transaction the server probes the client's host, and finds out within so many seconds, or a minute,
-    that it is gone. The setting is not tcp_user_timeout, which would also end a transaction whose client reads a
-    large answer slowly. It holds for the transaction alone, since a pooler may hand the same session to another
-    client afterwards.
+    During the transaction the server probes the client's host, and notices within `noticed_within` seconds, and within
+    a minute at most, that the host is gone. tcp_user_timeout is not used: it would also end a transaction whose client
+    reads a large answer slowly. The settings apply to this transaction only, since a pooler may hand the same session
+    to another client afterwards.
     """
     answers = ask(connection, beginning(connection) + _question(noticed_within), patience)
     return answers[-1].get_value(0, 0) == b"off"

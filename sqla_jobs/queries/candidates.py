@@ -1,4 +1,4 @@
-"""The jobs that a statement would change. After the server has refused the statement, they are tried one by one."""
+"""The jobs that a statement would change. If the server refuses the statement, these jobs are tried one by one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sqla_jobs.queries.statement import SqlConnection, Statement
 
 
 class ToClaim(Statement):
-    """Find the queued jobs of one queue and of these tasks that have no gates."""
+    """In one queue, find these tasks' queued jobs that have no gates."""
 
     def __call__(self, connection: SqlConnection, queue: str, tasks: Sequence[str], which: Among) -> list[int]:
         values = {"queue": queue, "tasks": list(tasks), **which.parameters()}
@@ -33,7 +33,7 @@ class ToClaim(Statement):
 
 
 class ToClaimLimited(ToClaim):
-    """Find the queued jobs of one queue and of these tasks that have gates."""
+    """In one queue, find these tasks' queued jobs that have gates."""
 
     @staticmethod
     def _is_one(jobs: Any) -> Any:

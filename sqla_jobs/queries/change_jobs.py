@@ -15,7 +15,7 @@ from sqla_jobs.queries.expressions import array_of, locked
 from sqla_jobs.rules.redaction import ERASED
 
 IDS: Any = bindparam("all_ids", type_=ARRAY(BigInteger))
-"""The ids of the jobs to change, the oldest first."""
+"""The ids of the jobs to change, oldest first."""
 _HERE = {"synchronize_session": False}
 
 
@@ -34,9 +34,10 @@ def update_jobs(
     conditions: Sequence[ColumnElement[bool]],
     values: Mapping[str, Any],
 ) -> int:
-    """Update those of the jobs that meet the conditions. Return their number.
+    """Update the jobs in `ids` that meet the conditions.
 
-    Jobs that are locked, or were changed since the statement began, are skipped.
+    Return the number of updated jobs. Jobs that are locked, or have been changed since the statement began, are
+    skipped.
     """
     job = models.Job
     statement = update(job).where(_free(job, conditions)).values(values).returning(job.id)
@@ -44,10 +45,10 @@ def update_jobs(
 
 
 def erase(session: Session, models: Models[Any], ids: Sequence[int], conditions: Sequence[ColumnElement[bool]]) -> int:
-    """Erase arguments, results and errors of those of the jobs that have ended and meet the conditions.
+    """Erase the arguments, results and errors of the jobs in `ids` that have ended and meet the conditions.
 
-    Return their number. `update_jobs` says which jobs are skipped. The erased arguments are no JSON object, so the job
-    cannot be queued again.
+    Return the number of erased jobs. Locked or changed jobs are skipped, as in `update_jobs`. Erased arguments are not
+    a JSON object, so the job cannot be queued again.
     """
     job, jobs, runs = models.Job, models.tables["jobs"], models.tables["runs"]
     nothing = {"unique_key": null(), "progress_message": null(), "headers": null()}
@@ -69,6 +70,6 @@ def erase(session: Session, models: Models[Any], ids: Sequence[int], conditions:
 
 
 def _free(job: Any, conditions: Sequence[ColumnElement[bool]]) -> ColumnElement[bool]:
-    """Return a condition: the job is one of these, is not locked, and meets the conditions."""
+    """Return the condition that a job is among `IDS`, is not locked, and meets the conditions."""
     wanted = select(ctid.label("ctid")).select_from(job).where(job.id == any_(IDS), *conditions)
     return ctid == any_(array_of(select(locked(wanted, "free", of=job).c.ctid)))

@@ -1,4 +1,4 @@
-"""The COMMIT of a task's session, which also stores the end of the attempt."""
+"""The COMMIT of a task's session, which also stores the attempt's end."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from sqla_jobs.errors import JobsError
 
 
 class Ending(AbstractContextManager["Ending"]):
-    """The COMMIT on the connection of the jobs, and on the session's connections to other databases.
+    """The COMMIT on the connection to the jobs' database, and on the session's connections to other databases.
 
-    Within the context, a commit on the connection of the jobs also stores the end. It waits for the row, or raises
-    `LeaseLost`.
-
-    SQLAlchemy commits a session's connections in no order. Here the others are committed after the check of the lease
-    and before the end: if one of them fails, the job has not succeeded.
+    Within the context, a commit on the connection to the jobs' database also stores the attempt's end. It waits for the
+    job's row, or raises `LeaseLost`. SQLAlchemy commits a session's connections in no particular order. Here the other
+    connections are committed after the lease is checked and before the end is committed: if one of them fails, the job
+    has not succeeded.
     """
 
     has_committed: bool = False
@@ -28,7 +27,7 @@ class Ending(AbstractContextManager["Ending"]):
         self._others: list[Connection] = []
 
     def watch(self, connection: Connection) -> None:
-        """Note another connection of the session. The connection of the jobs itself is ignored."""
+        """Register another of the session's connections. The jobs' own connection is ignored."""
         if connection is not self._connection:
             self._others.append(connection)
             event.listen(connection, "commit", self._before)
@@ -41,7 +40,7 @@ class Ending(AbstractContextManager["Ending"]):
             )
 
     def _store(self) -> None:
-        """Store the end in the transaction, and leave it open. Raises `LeaseLost`."""
+        """Store the end in the transaction, and leave the transaction open. Raises `LeaseLost`."""
         raise NotImplementedError
 
     def _before(self, connection: Connection) -> None:
@@ -65,10 +64,10 @@ class Ending(AbstractContextManager["Ending"]):
 
 @contextmanager
 def rolled_back_by_an_error(connection: Connection) -> Generator[None]:
-    """Roll back after an error of a function that runs in place of COMMIT.
+    """Roll back after an error in a function that runs in place of COMMIT.
 
-    SQLAlchemy assumes that a failed COMMIT has ended the transaction. Its pool would give the connection to another
-    session, which would commit the open transaction.
+    SQLAlchemy assumes that a failed COMMIT has ended the transaction. Without the rollback, its pool would give the
+    connection to another session, which would commit the open transaction.
     """
     try:
         yield

@@ -51,26 +51,26 @@ _DIALECT: Any = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 
 
 def rendered(statement: Any) -> Rendered:
-    """Return a statement as psycopg takes it, and the parameters that are the same at each call."""
+    """Return a statement in psycopg's format, and the parameters that are the same in every call."""
     compiled = statement.compile(dialect=_DIALECT)
     return Rendered(str(compiled), dict(compiled.params))
 
 
 def written(condition: Callable[[Any], ColumnElement[bool]], row: str, *columns: str) -> str:
-    """Return the SQL text of a condition on a class or its columns, for a row that is named `row` in the text."""
+    """Return the SQL text of a condition on a class or its columns, for a row that the text calls `row`."""
     return rendered(condition(table(row, *map(column, columns)).c)).text
 
 
 def as_query(statement: str) -> sql.SQL:
-    """Return SQL text as psycopg takes it."""
+    """Return SQL text as a psycopg `SQL` object."""
     return sql.SQL(cast_type("Any", statement))
 
 
 class Tables:
     """The tables behind the mapped classes; their columns are looked up by name.
 
-    `jobs.c.ctid` is the place of a row's version. A row that the same statement has locked stays there, and is found
-    again without an index. A row that was changed after the statement began is not found.
+    `jobs.c.ctid` is the physical location of a row version. A row that the same statement has locked cannot move, so it
+    can be found again there without an index. A row that has been changed since the statement began is not found.
     """
 
     positions: Sequence
@@ -96,7 +96,7 @@ class Tables:
         )
 
     def connection(self, session: Session) -> Connection:
-        """Return the session's connection to the database of the jobs."""
+        """Return the session's connection to the jobs' database."""
         return session.connection(bind_arguments=self._on)
 
 
@@ -106,7 +106,7 @@ def _table(model: type[Any], schema: str | None) -> Any:
 
 
 def unnest(name: str, **columns: tuple[str, Any]) -> TableValuedAlias:
-    """Return array parameters, side by side, as the columns of a table: column=(parameter, type)."""
+    """Return array parameters as the columns of a table, given as column=(parameter, type)."""
     return _side_by_side(
         name,
         [bindparam(parameter, type_=ARRAY(kind)) for parameter, kind in columns.values()],
@@ -115,9 +115,9 @@ def unnest(name: str, **columns: tuple[str, Any]) -> TableValuedAlias:
 
 
 def unnest_text(name: str, **columns: tuple[str | ColumnElement[str], Any]) -> TableValuedAlias:
-    """Return `unnest` of arrays written by `numbers` and `texts`, which psycopg sends faster than lists.
+    """Return `unnest` of array literals from `numbers` and `texts`, which psycopg sends faster than lists.
 
-    The column of a shorter array is NULL in the rows after its end.
+    A shorter array's column is NULL in the rows after the array's end.
     """
     return _side_by_side(
         name,
@@ -135,16 +135,16 @@ def _side_by_side(name: str, arrays: list[Any], columns: dict[str, Any]) -> Tabl
 
 
 def in_state(jobs: Any, state: str) -> ColumnElement[bool]:
-    """Return a condition on the state, as a literal: a generic plan for a parameter could not use the index."""
+    """Return a condition on the state, given as a literal. With a parameter, a generic plan could not use the index."""
     said: ColumnElement[bool] = jobs.c.state == literal_column(f"'{state}'")
     return said
 
 
 def leased(jobs: Any, job_id: Any, run_id: Any, process_id: Any) -> ColumnElement[bool]:
-    """Return a condition: this lease still stands.
+    """Return the condition that this lease is still valid.
 
-    It says LIKE, so that the server looks the job up by its id, and not in the index of running jobs: under a held
-    snapshot that index keeps an entry for each job that has run.
+    The condition uses LIKE, so that the server looks the job up by its id and not in the index of running jobs. While a
+    snapshot is held, that index keeps an entry for each job that has run.
     """
     return and_(
         jobs.c.id == job_id,
@@ -155,15 +155,15 @@ def leased(jobs: Any, job_id: Any, run_id: Any, process_id: Any) -> ColumnElemen
 
 
 def is_among(jobs: Any) -> ColumnElement[bool]:
-    """Return a condition: the parameters of an `Among` include the job."""
+    """Return the condition that the parameters of an `Among` include the job."""
     only, set_aside = (cast(bindparam(name, type_=Text), ARRAY(BigInteger)) for name in ("only_ids", "set_aside_ids"))
     return and_(jobs.c.id != all_(set_aside), or_(only.is_(None), jobs.c.id == any_(only)))
 
 
 def committed_to_disk() -> ColumnElement[bool]:
-    """Return a condition that is always true, and makes COMMIT wait for the disk, whatever the database's default is.
+    """Return a condition that is always true and makes COMMIT wait for the disk, whatever the database's default.
 
-    A crash of the server can undo an asynchronous commit, and the numbers that a sequence has given out.
+    A server crash can undo an asynchronous commit, and with it the numbers that a sequence has handed out.
     """
     setting = "CASE current_setting('synchronous_commit') WHEN 'off' THEN set_config('synchronous_commit', 'on', true)"
     return literal_column(f"{setting} ELSE '' END", Text).is_not(None)
@@ -181,7 +181,7 @@ def losses(tables: Tables) -> Any:
 
 
 def loss_backoff(tables: Tables) -> ColumnElement[Any]:
-    """Return the wait after the third loss and later ones, by the library's own backoff (retry.BACKOFF)."""
+    """Return the wait after the third loss and each later one, from the library's own backoff (retry.BACKOFF)."""
     return func.least(func.power(2.0, func.least(losses(tables) - 1, 20)), 3600.0) * (0.75 + func.random() / 2)
 
 
@@ -200,7 +200,7 @@ _ENDED = [literal_column(f"'{state}'", Text) for state in ENDED]
 
 
 def without_lease(tables: Tables, state: Any, *, due_at: Any, finished_at: Any) -> dict[str, Any]:
-    """Return the columns of a job that stops running, for its new `state`."""
+    """Return the column values of a job that stops running and enters the new `state`."""
     jobs = tables.jobs
     return {
         "state": state,
@@ -213,7 +213,7 @@ def without_lease(tables: Tables, state: Any, *, due_at: Any, finished_at: Any) 
 
 
 def free_run_id(tables: Tables, run_id: Any) -> ColumnElement[int]:
-    """Return the run id of a lease, or a new one if it is no valid id or belongs to a stored run."""
+    """Return a lease's run id, or a new id if that one is not valid or belongs to a stored run."""
     runs = tables.runs
     taken = select(runs.c.id).where(runs.c.id == run_id).correlate_except(runs).scalar_subquery()
     is_free = and_(taken.is_(None), run_id > 0, run_id <= literal_column(str(MAX_ID)))
@@ -226,36 +226,37 @@ def seconds(value: Any) -> ColumnElement[Any]:
 
 
 def locked(rows: Any, name: str, *, of: Any) -> CTE:
-    """Return `rows`, locked once and then used as a table.
+    """Return a CTE that locks `rows` once.
 
-    NO KEY UPDATE: another session's open check of a foreign key to a job hides no job. MATERIALIZED: the planner
-    cannot lock more rows than the limit allows.
+    The lock is NO KEY UPDATE, so that no job is skipped because another session is checking a foreign key to it. The
+    CTE is MATERIALIZED, so that the planner cannot lock more rows than the limit allows.
     """
     chosen: Select[Any] = rows.with_for_update(skip_locked=True, key_share=True, of=of)
     return chosen.cte(name).prefix_with("MATERIALIZED")
 
 
 def each_locked(given: TableValuedAlias, found: Select[Any], name: str) -> CTE:
-    """Return the rows of `given`, in their order, each with the row that `found` finds for it, locked, as a table.
+    """Return a CTE of the rows of `given`, in their order, each with the row that `found` finds for it, locked.
 
-    They are looked up one by one: without statistics the planner would read the whole table.
+    The rows are looked up one by one: without statistics the planner would read the whole table.
     """
     free = found.with_for_update(skip_locked=True, key_share=True).correlate(given).lateral("found")
     return select(*given.c, *free.c).select_from(given.join(free, true())).cte(name).prefix_with("MATERIALIZED")
 
 
 def array_of(rows: SelectBase) -> ColumnElement[Any]:
-    """Return the one column of `rows` as an array.
+    """Return the single column of `rows` as an array.
 
-    The planner expects few elements in an array. So `key = ANY (array)` looks rows up, whatever their number is.
+    The planner expects few elements in an array, so `key = ANY (array)` looks each row up by its key, however many
+    there are.
     """
     return func.array(rows.scalar_subquery())
 
 
 def messages(tables: Tables, *rows: Select[Any], others: int = 0) -> ColumnElement[bool]:
-    """Return a condition that is always true, and sends each text of the rows once, if more than `others` workers live.
+    """Return a condition that is always true and sends each text in `rows` once if over `others` workers exist.
 
-    A text is the name of a queue, or one with `LIMITS`.
+    A text is a queue's name, or one with `LIMITS` appended.
     """
     message = union(*rows).cte("message").prefix_with("MATERIALIZED")
     said = select(func.count(func.pg_notify(literal(tables.channel, Text), message.exported_columns[0])))
@@ -265,7 +266,7 @@ def messages(tables: Tables, *rows: Select[Any], others: int = 0) -> ColumnEleme
 
 
 def message_of(jobs: Any) -> ColumnElement[str]:
-    """Return the message about a queued job: its queue, marked if the job waits behind limits."""
+    """Return the message about a queued job: its queue's name, marked if the job waits behind limits."""
     return func.concat(jobs.c.queue, case((jobs.c.gates.is_not(None), literal_column(f"'{LIMITS}'"))))
 
 

@@ -1,4 +1,4 @@
-"""The storing of attempts' ends: one fenced statement for any number of them."""
+"""Storage of attempts' ends, by one fenced statement for any number of ends."""
 
 from __future__ import annotations
 
@@ -111,9 +111,9 @@ class FinishAny(Statement, statements.FinishAny):
             )
             .cte("done")
         )
-        # a cancel that came in time turns a retry into the end, and its run says so
+        # a cancel that came in time turns a retry into the job's end, and its run records that
         cut_short = and_(mine.c.outcome == "retried", mine.c.state == "cancelled")
-        # without a traceback its own process was killed, and can deliver no event
+        # without a traceback, the attempt's own process was killed and cannot deliver the event
         is_undelivered = or_(
             mine.c.outcome.in_(_DELIVERED), and_(mine.c.outcome == "retried", mine.c.traceback.is_(None))
         )
@@ -159,19 +159,20 @@ class FinishAny(Statement, statements.FinishAny):
 
 
 class Finish:
-    """Store ends, successful ones by the cheaper statement."""
+    """Store the ends of attempts, with a cheaper statement for the successful ones."""
 
     def __init__(self, tables: Tables) -> None:
         self._succeed_many = SucceedMany(tables)
         self._finish_any = FinishAny(tables)
 
     def __call__(self, connection: Connection | Session, ends: Sequence[RunEnd]) -> dict[int, str]:
-        """Store the ends of attempts whose lease still stands. Never wait for a locked row.
+        """Store the ends of attempts whose lease is still valid.
 
-        Return a word by run id for each end that was not stored: "locked" (another session holds the row: try
-        again); "known" (its run is stored, since an earlier commit of this process went through); "rescued" (its run
-        is stored, as lost); "lost" (there is no run). If some of the successful ends could not be stored at once, those
-        that were are "known" too. A retry that a cancel cut short is stored, as "cancelled".
+        Never wait for a locked row. Return, by run id, one word for each end that was not stored: "locked" (another
+        session holds the row: try again); "known" (the run is already stored, since an earlier commit by this process
+        went through); "rescued" (the run is stored, as lost); "lost" (there is no run). If the cheaper statement could
+        store only some of the successful ends, those are "known" too. A retry that a cancel cut short is stored, and
+        returned, as "cancelled".
         """
         went_well, others = _apart(ends)
         if went_well and self._succeed_many(connection, went_well) < len(went_well):
@@ -180,7 +181,7 @@ class Finish:
 
 
 def _apart(ends: Sequence[RunEnd]) -> tuple[list[RunEnd], list[RunEnd]]:
-    """Return the successful ends without progress, under leases of one process, and the other ends."""
+    """Return the successful ends that have no progress and whose leases belong to one process, and the other ends."""
     went_well: list[RunEnd] = []
     others: list[RunEnd] = []
     process_id: UUID | None = None
@@ -189,6 +190,6 @@ def _apart(ends: Sequence[RunEnd]) -> tuple[list[RunEnd], list[RunEnd]]:
         theirs = end.lease.process_id
         if is_plain and process_id is None:
             process_id = theirs
-        is_alike = theirs is process_id or theirs == process_id  # an UUID compares itself in Python
+        is_alike = theirs is process_id or theirs == process_id  # comparing UUIDs runs Python code
         (went_well if is_plain and is_alike else others).append(end)
     return went_well, others

@@ -12,14 +12,15 @@ from sqla_jobs.models.types import MAX_ATTEMPTS
 from sqla_jobs.queries.expressions import Tables
 
 DELIVERED_WITHIN = 10.0
-"""Seconds that the process of a failed attempt has for its handlers, before another process calls them."""
+"""Seconds that a failed attempt's process has to call its handlers, before another process calls them."""
 
 
 def follow_ups(tables: Tables, changed: Any) -> Any:
     """Return a CTE that inserts the job of `on_failure` for each failed job in `changed`.
 
-    Its argument is the id of the failed job. `changed` is a CTE with the columns `id`, `state` and `on_failure`. The
-    constraint of `on_failure` guarantees that the values fit. Otherwise a failure could not be stored.
+    The new job's argument is the id of the failed job. `changed` is a CTE with the columns `id`, `state` and
+    `on_failure`. The constraint on `on_failure` guarantees that the values fit. Without it, a failure might be
+    impossible to store.
     """
     follows = changed.c.on_failure
     number = cast(follows["priority"].astext, SmallInteger)
@@ -38,6 +39,6 @@ def follow_ups(tables: Tables, changed: Any) -> Any:
 
 
 def queued_by(inserted: Any) -> Iterator[Any]:
-    """Yield the messages about these jobs. The claimer behind limits gives them their gates."""
+    """Yield the messages about these jobs. The claimer of limited jobs gives them their gates."""
     yield select(inserted.c.queue)
     yield select(inserted.c.queue + literal_column(f"'{LIMITS}'"))

@@ -1,4 +1,4 @@
-"""The free places of a gate, as SQL text: counts of running jobs and of logged starts."""
+"""The free places of a gate, as SQL text, computed from counts of running jobs and of logged starts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ARRAYS = re.compile(r"CAST\(:(\w+) AS \w+\[\]\)")
 
 
 class _Written(TypeDecorator[str]):
-    """An array as PostgreSQL writes it, bound as text for asyncpg, which would expect a list."""
+    """An array in PostgreSQL's text format, bound as text for asyncpg, which would otherwise expect a list."""
 
     impl = Text
     cache_ok = True
@@ -30,17 +30,17 @@ class _Written(TypeDecorator[str]):
 
 
 def filled_in(statement: str, tables: Tables) -> TextClause:
-    """Return a statement made of the pieces below, with the names of tables in place of `{jobs}` and the like."""
+    """Return a statement made of the pieces below, with table names in place of `{jobs}` and similar placeholders."""
     return with_arrays(named(statement, tables))
 
 
 def with_arrays(statement: str) -> TextClause:
-    """Return a statement. Its array parameters are those that it casts to an array."""
+    """Return a statement whose array parameters are those that its text casts to an array."""
     return text(statement).bindparams(*(bindparam(name, type_=_Written()) for name in _ARRAYS.findall(statement)))
 
 
 def named(piece: str, tables: Tables) -> str:
-    """Return one piece, with the names of tables."""
+    """Return one piece, with the table names filled in."""
     return piece.format(**table_names(tables))
 
 
@@ -59,9 +59,9 @@ _IN_EFFECT = written(restrictions.is_in_effect, "l", "running", "rate")
 
 
 def limit_of(gate: str) -> str:
-    """Return a FROM item: the row that limits a gate, its own or that of all keys.
+    """Return a FROM item for the row that limits a gate: the gate's own row or the row of all keys.
 
-    It is empty if nothing limits the gate.
+    The item is empty if nothing limits the gate.
     """
     return f"""(
         SELECT l.running, l.rate, l.per FROM {_rows_of(gate)} AND ({_IN_EFFECT})
@@ -69,20 +69,20 @@ def limit_of(gate: str) -> str:
 
 
 def held(gate: str, most: str) -> str:
-    """Return a number: the jobs that run behind a gate, counted up to `most`."""
+    """Return the number of jobs running behind a gate, counted up to `most`."""
     return f"(SELECT count(*) FROM ({_running(gate)} LIMIT {most}) held)"
 
 
 def holders(gate: str, most: str) -> str:
-    """Return an array: the ids of jobs that run behind a gate, the first `most` that started."""
+    """Return an array of the ids of the `most` jobs running behind a gate that started first."""
     found = f"{_running(gate, ' h.id, h.current_run_id')} ORDER BY current_run_id LIMIT {most}"
     return f"ARRAY(SELECT id FROM ({found}) holders)"
 
 
 def _running(gate: str, columns: str = "", above: str = "0") -> str:
-    """Return a query: the jobs `h` that run behind a gate and have a run id higher than `above`.
+    """Return a query for the jobs `h` that are running behind a gate and have a run id higher than `above`.
 
-    LIKE, as in their index.
+    LIKE is used because these jobs' index uses it.
     """
     return "\n          UNION ALL ".join(
         f"SELECT{columns} FROM {{jobs}} h "
@@ -92,53 +92,53 @@ def _running(gate: str, columns: str = "", above: str = "0") -> str:
 
 
 def keeps_order(gate: str) -> str:
-    """Return a condition: a job of the ordered key waits for an attempt, or failed and keeps the others waiting."""
+    """Return the condition that a job of the ordered key awaits an attempt, or failed and keeps the others waiting."""
     one = f"SELECT FROM {begun(gate)} AND h.state LIKE"
     return f"""left({gate}, 1) = '!' AND (EXISTS ({one} 'scheduled') OR {holds(gate)} AND EXISTS ({one} 'failed'))"""
 
 
 def holds(gate: str) -> str:
-    """Return a condition: a failed job of the ordered key keeps the others waiting."""
+    """Return the condition that a failed job of the ordered key keeps the others waiting."""
     return f"EXISTS (SELECT FROM {_rows_of(gate)} AND l.hold)"
 
 
 def begun(order: str) -> str:
-    """Return a FROM item: the jobs `h` of an ordered key that have begun and do not run."""
+    """Return a FROM item for the jobs `h` of an ordered key that have begun but are not running."""
     return f"{{jobs}} h WHERE h.ordered_by = {order} AND {_BEGUN}"
 
 
 def begun_among(row: str) -> str:
-    """Return a FROM item: the jobs `h` of all keys of a row, such as `!mail=`, that have begun and do not run.
+    """Return a FROM item for the jobs `h`, of all keys of a row like `!mail=`, that began but are not running.
 
-    In the order of bytes, > comes after =.
+    In byte order, `>` comes after `=`.
     """
     return f"{{jobs}} h WHERE h.ordered_by > {row} AND h.ordered_by < left({row}, -1) || '>' AND {_BEGUN}"
 
 
 def last_start(gate: str, before: str = "") -> str:
-    """Return a query: the last row of a gate's starts."""
+    """Return a query for the last row of a gate's starts."""
     return f"""SELECT s.started_at, s.total FROM {{starts}} s WHERE s.gate = {gate}{before}
         ORDER BY s.started_at DESC, s.total DESC LIMIT 1"""
 
 
 def edge(per: str) -> str:
-    """Return a condition on the starts `s`: before the last `per` seconds."""
+    """Return the condition that the starts `s` came before the last `per` seconds."""
     return f" AND s.started_at <= (SELECT now FROM moment) - {per} * interval '1 second'"
 
 
 def started(gate: str, per: str) -> str:
-    """Return a number: the starts behind a gate in the last `per` seconds."""
+    """Return the number of starts behind a gate in the last `per` seconds."""
     last, before = (f"(SELECT total FROM ({last_start(gate, which)}) one)" for which in ("", edge(per)))
-    # if all starts in the log are younger: the total before the first of them
+    # if all logged starts are more recent: the total before the first of them
     first = f"SELECT s.total - s.count FROM {{starts}} s WHERE s.gate = {gate} ORDER BY s.started_at, s.total LIMIT 1"
     return f"(coalesce({last}, 0) - coalesce({before}, ({first}), 0))"
 
 
 def windows(gate: str, *, spread: bool = True) -> str:
-    """Return a FROM item: of a limit `l` with a rate, the most starts `most` in any `per` seconds.
+    """Return a FROM item for a limit `l` with a rate: the maximum number of starts, `most`, in any `per` seconds.
 
-    With `spread` it has a row for the burst, too, which code declares even if an operator has set the rate. A burst
-    larger than the rate is ignored.
+    With `spread` the item also has a row for the burst, which code declares even if an operator has set the rate. A
+    burst larger than the rate is ignored.
     """
     if not spread:
         return "(SELECT l.rate AS most, l.per AS per)"
@@ -150,10 +150,11 @@ def windows(gate: str, *, spread: bool = True) -> str:
 
 
 def room(gate: str, above: str = "0", *, spread: bool = True) -> str:
-    """Return an array: the number of jobs that may start behind a gate, and the lowest run id behind it.
+    """Return an array of the number of jobs that may start behind a gate and the lowest run id behind that gate.
 
-    NULL if nothing limits the gate. The second number is 0 if no job runs, and NULL if the count stopped early. Only
-    run ids higher than `above` count. If no rate has a burst, a statement without `spread` costs less.
+    The array is NULL if nothing limits the gate. The second number is 0 if no job is running, and NULL if the count
+    stopped early. Only run ids higher than `above` count. If no rate has a burst, a statement without `spread` costs
+    less.
     """
     counted = f"SELECT * FROM ({_running(gate, ' h.current_run_id', above)} LIMIT l.running) h"
     lowest = "CASE WHEN count(*) < l.running THEN coalesce(min(held.current_run_id), 0) END"
@@ -168,19 +169,19 @@ def room(gate: str, above: str = "0", *, spread: bool = True) -> str:
 
 
 def free(gate: str) -> str:
-    """Return a number: the jobs that may start behind a gate. NULL if nothing limits it."""
+    """Return the number of jobs that may start behind a gate, or NULL if nothing limits the gate."""
     return f"({room(gate)})[1]"
 
 
 def queue_free(queue: str) -> str:
-    """Return a number: the jobs of a queue that may start. NULL if nothing limits it."""
+    """Return the number of a queue's jobs that may start, or NULL if nothing limits the queue."""
     running = f"SELECT FROM {{jobs}} h WHERE h.state = 'running' AND h.queue = {queue} LIMIT l.running"
     return f"""(SELECT greatest(0, l.running - (SELECT count(*) FROM ({running}) holders))
       FROM {{limits}} l WHERE l.gate = '@' || {queue} AND l.running IS NOT NULL)"""
 
 
 def next_start(gate: str, *, spread: bool = True) -> str:
-    """Return a number: the seconds until a rate that is used up lets one more job start. NULL if it never does."""
+    """Return the seconds until a used-up rate lets one more job start, or NULL if the rate never does."""
     return f"""(SELECT max(extract(epoch FROM first.started_at - (SELECT now FROM moment)) + w.per)
       FROM {limit_of(gate)} l CROSS JOIN LATERAL {windows(gate, spread=spread)} w
       CROSS JOIN LATERAL ({last_start(gate)}) last
@@ -193,9 +194,12 @@ def next_start(gate: str, *, spread: bool = True) -> str:
 
 
 def is_paused(row: str) -> str:
-    """Return a condition: the row pauses its queue or task now."""
+    """Return the condition that the row currently pauses its queue or task."""
     return written(restrictions.is_paused, row, "paused_at", "paused_until")
 
 
 MOMENT = "moment AS MATERIALIZED (SELECT clock_timestamp() AS now)"
-"""The CTE from which these pieces read the time. It is the time after the lock, not the statement's beginning."""
+"""The CTE from which these pieces read the time.
+
+This is the time after the lock was taken, not the time at which the statement began.
+"""

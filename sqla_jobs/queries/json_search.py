@@ -11,12 +11,12 @@ from sqlalchemy.dialects.postgresql.json import JSONPATH
 
 
 def holds(document: Any, name: str, value: object) -> ColumnElement[bool]:
-    """Return a condition: some `name` in the document, at any depth, has that value.
+    """Return the condition that some `name` in the document, at any depth, has that value.
 
-    It has the value itself, an array with it, or an object that contains it.
+    The name may hold the value itself, an array with the value, or an object that contains the value.
     """
     path = f"$.**.{json.dumps(name)}"
-    if not isinstance(value, dict | list):  # takes half the time
+    if not isinstance(value, dict | list):  # this takes half the time
         return func.jsonb_path_exists(
             document, cast(f"{path} ? (@ == $value)", JSONPATH), literal({"value": value}, JSONB)
         )

@@ -52,12 +52,12 @@ class CancelRequests(Statement, statements.CancelRequests):
 
 
 class StoreProgress(Statement):
-    """Store the newest progress of some attempts."""
+    """Store the latest progress of some attempts."""
 
     def __call__(
         self, connection: Connection | Session, progress: Sequence[tuple[Lease | Claimed, float, str | None]]
     ) -> None:
-        """Store progress of attempts whose lease still stands and whose row is free."""
+        """Store the progress of attempts whose lease is still valid and whose row is not locked."""
         values = {
             "job_ids": [lease.job_id for lease, _, _ in progress],
             "run_ids": [lease.run_id for lease, _, _ in progress],

@@ -1,4 +1,4 @@
-"""The claim of jobs behind gates, exactly within their limits. It needs the lock of limits."""
+"""The claim of jobs behind gates, exactly within their limits. The claim needs the limits lock."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from sqla_jobs.rules.limits import MOST_RUNNING
 _OF_LOOK = 5
 """The number of columns at the end of each row that describe the whole look."""
 _STEPS = 200
-"""The largest number of groups that one look walks through."""
+"""The maximum number of groups that one look walks through."""
 
 
 Gates = tuple[str, ...]
@@ -45,14 +45,14 @@ Gates = tuple[str, ...]
 
 
 class Floors(NamedTuple):
-    """The places where scans start. Scans so skip dead index entries of jobs that have run."""
+    """The points where scans start, so that they skip the dead index entries of jobs that have run."""
 
     groups: Mapping[str, tuple[int, int]]
-    """By group, the priority and position at and below which no job waits."""
+    """For each group, the priority and position at or below which no job is waiting."""
     orders: Mapping[str, int]
-    """By ordered key, the position at and below which no job waits."""
+    """For each ordered key, the position at or below which no job is waiting."""
     gates: Mapping[str, int]
-    """By gate, the run id at and below which no job runs."""
+    """For each gate, the run id at or below which no job is running."""
 
 
 NOWHERE = Floors({}, {}, {})
@@ -64,27 +64,27 @@ class Look(NamedTuple):
 
     claimed: list[Claimed]
     cursor: str
-    """The cursor of the next look; `{}` after the last group."""
+    """The cursor for the next look; `{}` after the last group."""
     next_in: float | None
-    """Seconds until a rate that was full lets one more start."""
+    """Seconds until a rate that was full lets one more job start."""
     lowest: Mapping[str, int]
-    """By gate with a floor, the lowest run id behind it before this claim. 0 if no job ran there."""
+    """For each gate with a floor, the lowest run id behind the gate before this claim; 0 if no job was running."""
     free: Mapping[Gates, int | None]
-    """By group of the claimed jobs, the number that could start before. None if nothing limits the group."""
+    """For each group of the claimed jobs, how many could start before this claim; None if nothing limits the group."""
     oldest: int
-    """A transaction id: all before it had ended."""
+    """A transaction id; all earlier transactions had ended."""
     newest: int
-    """A transaction id: this one and all later ones began after the look."""
+    """A transaction id; this transaction and all later ones began after the look."""
     begun: Collection[int]
-    """The ids of the claimed jobs that had begun before."""
+    """The ids of the claimed jobs that had already begun before the claim."""
 
 
 class ClaimLimited(ClaimStatement):
-    """Claim at most `room` jobs of one queue from behind gates, from each group in turn.
+    """Claim at most `room` jobs that are behind gates in one queue, from each group in turn.
 
-    A group is the jobs with the same gates. The walk goes from one group to the next in the index, and skips all
-    groups behind a full gate. Of an ordered key only the head may start: a job that has begun, then the job with the
-    lowest position, in any queue and group. Cursors and hints are arrays of gates, as PostgreSQL writes them.
+    A group consists of the jobs with the same gates. The walk goes from one group to the next in the index, and skips
+    all groups behind a full gate. Only the head of an ordered key may start: a job that has begun, or else the job with
+    the lowest position, in any queue and group. Cursors and hints are arrays of gates in PostgreSQL's format.
     """
 
     def __call__(
@@ -108,8 +108,8 @@ class ClaimLimited(ClaimStatement):
     ) -> dict[str, Any]:
         """Return the parameters of the statement.
 
-        Groups in `hints` come first, if the ends of so many of their jobs in this process have freed a full gate. The
-        groups after `cursor`, an array as PostgreSQL writes it, follow.
+        `hints` maps groups to the number of their jobs that have ended in this process. These groups come first, if
+        those ends freed a full gate. The groups after `cursor`, an array in PostgreSQL's format, follow.
         """
         return {
             "process_id": process_id,
@@ -141,10 +141,10 @@ class ClaimLimited(ClaimStatement):
 
 
 class ClaimSpread(ClaimLimited):
-    """Claim as `ClaimLimited`, if some rate has a burst.
+    """Claim as `ClaimLimited` does, if some rate has a burst.
 
-    This statement takes 4 % more of the server's time for a claim of 8 jobs, and 19 % more for a look at 200 keys that
-    are used up. So workers without bursts do not use it.
+    This statement takes 4 % more of the server's time for a claim of 8 jobs, and 19 % more for a look at 200 used-up
+    keys. So workers without bursts do not use this statement.
     """
 
     def sql(self) -> Any:
@@ -158,7 +158,7 @@ _IS_KNOWN = """j.task = ANY (CAST((SELECT tasks FROM begin) AS text[]))
 
 
 def _claim(tables: Tables, *, spread: bool) -> TextClause:
-    """Return the claim. With `spread` it counts within the bursts of rates, too."""
+    """Return the claim. With `spread` the claim also stays within the rates' bursts."""
     pieces = {
         "moment": MOMENT,
         "queue_free": queue_free(":queue"),

@@ -1,4 +1,4 @@
-"""Pauses and limits of whole tasks and queues, as conditions."""
+"""Conditions for pauses of whole tasks and queues, and for limits on them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from sqla_jobs.queries.expressions import Tables, array_of, message_of, unnest_t
 
 
 def is_paused(row: Any) -> ColumnElement[bool]:
-    """Return a condition: the row, given as a class or its columns, pauses its queue or task now."""
+    """Return the condition that the row, given as a class or its columns, currently pauses its queue or task."""
     lasts = row.paused_until > func.statement_timestamp()
     return and_(row.paused_at.is_not(None), lasts.is_not(false()))
 
@@ -38,12 +38,12 @@ def paused(rows: Any) -> Select[Any]:
 
 
 def is_in_effect(limit: Any) -> ColumnElement[bool]:
-    """Return a condition: the row of limits limits anything. A row stays after its limit was cleared."""
+    """Return the condition that a row of limits is in effect. A row remains after its limit has been cleared."""
     return or_(limit.running.is_not(None), limit.rate.is_not(None))
 
 
 def is_of_operator(limit: Any) -> ColumnElement[bool]:
-    """Return a condition: the row limits whole tasks or a queue, and only an operator has made it."""
+    """Return the condition that the row limits whole tasks or a queue and that only an operator has set it."""
     return and_(limit.declared.is_(None), is_in_effect(limit), func.strpos(limit.gate, "=") == 0)
 
 
@@ -54,16 +54,17 @@ def limited_tasks(tables: Tables) -> Select[Any]:
 
 
 def limited_queues(tables: Tables) -> Select[Any]:
-    """Return a query for the names of the queues that are limited themselves."""
+    """Return a query for the names of the queues that have a limit of their own."""
     limits = tables.limits
     is_one = and_(limits.c.gate >= literal_column("'@'"), limits.c.gate < literal_column("'A'"))
     return select(func.substr(limits.c.gate, 2)).where(is_one, limits.c.running.is_not(None))
 
 
 def freed_by(tables: Tables, changed: Any, is_given_up: ColumnElement[bool] | None = None) -> Iterator[Select[Any]]:
-    """Yield the messages about jobs, the rows of a CTE, that no longer belong to a process.
+    """Yield the messages about jobs that no longer belong to a process; these jobs are the rows of a CTE.
 
-    A queued job may start. Any other job leaves a place behind its limits or in its queue, so other jobs may start.
+    A job that is queued again may start. Any other job frees a place behind its limits or in its queue, so other jobs
+    may start.
     """
     given_up = true() if is_given_up is None else is_given_up
     queued = changed.c.state == literal_column("'queued'")
@@ -73,7 +74,7 @@ def freed_by(tables: Tables, changed: Any, is_given_up: ColumnElement[bool] | No
 
 
 def claimable_tasks(tables: Tables) -> ColumnElement[Any]:
-    """Return the parameter `tasks` without paused tasks, as an array that is made once for the statement."""
+    """Return the parameter `tasks` without paused tasks, as an array that is computed once per statement."""
     return _tasks_without(paused(tables.paused_tasks))
 
 

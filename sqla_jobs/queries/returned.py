@@ -1,4 +1,4 @@
-"""The count of enqueues that returned a job which already had their unique key."""
+"""The count of enqueues that returned a job that already had their unique key."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from sqla_jobs.queries.statement import Statement
 
 
 class CountReturned(Statement):
-    """Count enqueues that returned a waiting job which is due in more than a minute.
+    """Count enqueues that returned a waiting job that is due in more than a minute.
 
-    So its locks never delay a worker that queues due jobs. It skips locked jobs, such as those that an enqueuer holds
-    until the end of its transaction.
+    So the statement's locks never delay a worker that promotes due jobs. The statement skips locked jobs, such as those
+    that an enqueuer holds until its transaction ends.
     """
 
     def __call__(self, connection: Connection, times: Mapping[int, int]) -> set[int]:
-        """Count. `times` has the enqueues by the job's id. Return the ids of the counted jobs."""
+        """Count the enqueues. `times` maps a job's id to its number of enqueues. Return the ids of the counted jobs."""
         values = {"ids": numbers(times), "times": numbers(times.values())}
         return set(self._run(connection, values).scalars())
 

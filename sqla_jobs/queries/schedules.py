@@ -1,4 +1,4 @@
-"""The statements of the clock: due schedules, their jobs and their next ticks."""
+"""The clock's statements: due schedules, their jobs and their next ticks."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _MOMENT = DateTime(timezone=True)
 
 
 class ScheduleQueries:
-    """The statements over one set of models. All but `hold` run on a connection of the library's own."""
+    """The clock's statements for one set of models. All but `hold` run on one of the library's own connections."""
 
     def __init__(self, models: Models[Any]) -> None:
         self._models = models
@@ -58,7 +58,10 @@ class ScheduleQueries:
         return {row.schedule_id: row.oldest for row in found}
 
     def fire(self, connection: Connection, ticks: Sequence[Mapping[str, Any]]) -> list[Any]:
-        """Insert a job for each tick that has none. Return the new jobs: id, queue, and number of the tick."""
+        """Insert a job for each tick that has none.
+
+        Return each new job's id and queue, and its tick's schedule and time.
+        """
         return list(connection.execute(fire(self._tables), _columns(ticks)).all())
 
     def fire_unique(
@@ -84,7 +87,7 @@ class ScheduleQueries:
         return math.inf if found is None else float(found)
 
     def hold(self, session: Session, names: Sequence[str]) -> list[ScheduleMixin]:
-        """Lock the schedules of these names against clocks and operators until the caller commits, and return them."""
+        """Lock the schedules with these names against clocks and operators until commit, and return them."""
         return list(session.scalars(held(self._models), {"names": list(names)}))
 
 
@@ -94,9 +97,9 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 
 
 def due(tables: Tables) -> Any:
-    """Return a query: schedules that are due, were changed or disabled, locked, with the server's time.
+    """Return a query that locks the schedules that are due, changed or disabled, and adds the server's time.
 
-    It skips locked rows.
+    The query skips locked rows.
     """
     s = tables.schedules
     now = func.clock_timestamp()
@@ -111,7 +114,7 @@ def due(tables: Tables) -> Any:
 
 
 def still_live(tables: Tables) -> Any:
-    """Return a query: the schedules with a job that has not ended, and the oldest such job."""
+    """Return a query for the schedules with a job that has not ended, each with its oldest such job."""
     jobs = tables.jobs
     return (
         select(jobs.c.schedule_id, func.min(jobs.c.id).label("oldest"))
@@ -121,13 +124,13 @@ def still_live(tables: Tables) -> Any:
 
 
 def fire(tables: Tables) -> Any:
-    """Return an insert of a job for each tick that has none. It returns the new jobs."""
+    """Return a statement that inserts a job for each tick that has none, and returns the new jobs."""
     ticks = {"index_elements": ["schedule_id", "scheduled_for"], "index_where": text("schedule_id IS NOT NULL")}
     return fired(tables, {}).on_conflict_do_nothing(**ticks)
 
 
 def fired(tables: Tables, more: Mapping[str, ColumnElement[Any]]) -> Any:
-    """Return an insert of a job for each tick, with `more` columns. It returns the new jobs."""
+    """Return a statement that inserts a job for each tick, with `more` columns, and returns the new jobs."""
     jobs = tables.jobs
     tick = unnest(
         "tick",
@@ -158,7 +161,7 @@ def fired(tables: Tables, more: Mapping[str, ColumnElement[Any]]) -> Any:
 
 
 def record(tables: Tables) -> Any:
-    """Return an insert of ticks' outcomes: a row for each, or one row for several ticks missed in succession."""
+    """Return a statement that inserts ticks' outcomes: one row per tick, or one for several ticks missed in a row."""
     came = unnest(
         "came",
         schedule_id=("all_schedule_id", BigInteger),
@@ -174,7 +177,7 @@ def record(tables: Tables) -> Any:
 
 
 def advance(tables: Tables) -> Any:
-    """Return an update of schedules: the next tick, the last one fired, and the reason why one was disabled."""
+    """Return an update of schedules' next tick, last fired tick, and reason for being disabled."""
     s = tables.schedules
     plan = unnest(
         "plan",
@@ -199,17 +202,17 @@ def advance(tables: Tables) -> Any:
 
 
 def _is_changed(s: Any) -> Any:
-    """Return a condition: the next tick was computed for another rule."""
+    """Return the condition that the next tick was computed for a different rule."""
     return s.c.planned_rule.is_distinct_from(s.c.cron.concat(" ").concat(s.c.timezone))
 
 
 def _is_unplanned(s: Any) -> Any:
-    """Return a condition: a clock has to compute the next tick, or to forget it."""
+    """Return the condition that a clock has to compute the next tick or to forget it."""
     return case((s.c.enabled, or_(_is_changed(s), s.c.next_run_at.is_(None))), else_=s.c.planned_rule.is_not(None))
 
 
 def due_in(tables: Tables) -> Any:
-    """Return a query: the seconds until the next tick of all schedules; null if there is none."""
+    """Return a query for the seconds until the next tick of any schedule; null if there is none."""
     s = tables.schedules
     now = func.clock_timestamp()
     next_at = func.min(case((_is_unplanned(s), now), else_=s.c.next_run_at))
@@ -219,7 +222,7 @@ def due_in(tables: Tables) -> Any:
 
 
 def held(models: Any) -> Any:
-    """Return a query: the rows of some schedules, locked in the order of their names."""
+    """Return a query that locks the rows of some schedules, in the order of their names."""
     schedule = models.Schedule
     return (
         select(schedule)

@@ -1,4 +1,7 @@
-"""The base of statements: SQL, parameters and call, side by side. Calls that need no SQLAlchemy are in `calls`."""
+"""The base class of statements, which hold SQL, parameters and call side by side.
+
+Calls that need no SQLAlchemy are in `calls`.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +18,16 @@ SqlConnection = Connection | Session
 
 
 class Statement:
-    """A statement, built once, at its first call.
+    """A statement that is built once, at its first call.
 
-    A session executes it on its connection to the database of the jobs.
+    A session executes the statement on its connection to the jobs' database.
     """
 
     def __init__(self, tables: Tables) -> None:
         self.tables = tables
 
     def sql(self) -> Any:
-        """Return the statement, over the tables."""
+        """Return the statement, built from `tables`."""
         raise NotImplementedError
 
     @cached_property
@@ -33,7 +36,7 @@ class Statement:
 
     @cached_property
     def rendered(self) -> Rendered:
-        """The statement as psycopg takes it, for callers without SQLAlchemy."""
+        """The statement in psycopg's format, for callers without SQLAlchemy."""
         return rendered(self._built)
 
     def _rows(self, connection: SqlConnection, values: dict[str, Any]) -> list[Any]:
@@ -47,14 +50,14 @@ class Statement:
 
 
 class RenderedStatement(Statement):
-    """A statement that is compiled once, which halves the work of SQLAlchemy at each call.
+    """A statement that is compiled once, which halves SQLAlchemy's work in each call.
 
-    Results are as psycopg reads them.
+    Its results are the values that psycopg returns.
     """
 
     def _run(self, connection: SqlConnection, values: dict[str, Any]) -> Any:
         own = self._connection(connection)
-        if own.dialect.driver != "psycopg":  # the session of a test may use asyncpg
+        if own.dialect.driver != "psycopg":  # a test's session may use asyncpg
             return super()._run(own, values)
         return own.exec_driver_sql(*self.filled(values))
 
@@ -63,6 +66,6 @@ class RenderedStatement(Statement):
         self._run(connection, {})
 
     def filled(self, values: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        """Return the statement as psycopg takes it, with all parameters."""
+        """Return the statement in psycopg's format, with all parameters."""
         text, fixed = self.rendered
         return text, {**fixed, **values}

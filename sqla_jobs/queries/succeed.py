@@ -1,4 +1,4 @@
-"""The storing of successful ends, as cheaply as possible. `finish` stores the ends that this skips."""
+"""Storage of successful ends, as cheaply as possible. `finish` stores the ends that these statements skip."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ _PROCESS = bindparam("lease_process_id", type_=Uuid)
 
 
 class SucceedMany(Statement):
-    """Store ends whose lease still stands and whose row is not locked. The row count is their number."""
+    """Store ends whose lease is still valid and whose row is not locked. The row count is the number of stored ends."""
 
     def __call__(self, connection: Connection | Session, ends: Sequence[RunEnd]) -> int:
-        """Store successful ends, under leases of one process. Return the number of stored ends."""
+        """Store successful ends whose leases belong to one process. Return the number of stored ends."""
         leases, outcomes, started, finished, _ = zip(*in_order(ends), strict=True)
         values = {
             "job_ids": numbers([lease.job_id for lease in leases]),
@@ -77,10 +77,13 @@ class SucceedMany(Statement):
 
 
 class SucceedOne(Statement):
-    """Store one end, and wait for the row. The row count is 0 if the lease is lost."""
+    """Store one end, waiting for the job's row if necessary. The row count is 0 if the lease is lost."""
 
     def __call__(self, session: Session | Connection, end: RunEnd) -> None:
-        """Store a success inside the attempt's own transaction, and wait for the row. Raises `LeaseLost`."""
+        """Store a success inside the attempt's own transaction, waiting for the job's row if necessary.
+
+        Raises `LeaseLost`.
+        """
         if self._run(session, self.parameters(end)).rowcount != 1:
             raise LeaseLost
 
@@ -125,7 +128,7 @@ def _done(jobs: Any, finished_at: Any, which: Any, told: Sequence[Any]) -> Any:
 
 
 def _runs(tables: Tables, done: Any) -> Any:
-    """Return an insert of a run for each job that has ended."""
+    """Return a statement that inserts a run for each job that has ended."""
     rows = select(
         done.c.run_id,
         done.c.id,

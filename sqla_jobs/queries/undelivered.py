@@ -1,4 +1,4 @@
-"""Attempts whose events are undelivered: failed and lost ones, and those whose process ended with them."""
+"""Attempts whose events are undelivered: failed and lost attempts, and those whose process ended together with them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sqla_jobs.queries.statement import SqlConnection, Statement
 _MANY = 100
 """The number of events that one process delivers at a time."""
 _LATE = 3600.0
-"""Seconds after which an event is dropped. Otherwise the first handler that is deployed would get all old ones."""
+"""Seconds after which an event is dropped. Otherwise the first handler to be deployed would get all the old events."""
 _AGAIN = 60.0
 """Seconds after which another process delivers the events, unless this one has marked them as delivered."""
 
@@ -38,9 +38,9 @@ class Undelivered(NamedTuple):
 
 
 class TakeUndelivered(Statement):
-    """Take some undelivered attempts of these tasks, with one of these outcomes, that are due.
+    """Take some undelivered attempts that are due, of these tasks and with one of these outcomes.
 
-    No other process gets them for a minute. Events that have been due for an hour are dropped.
+    No other process gets these attempts for a minute. Events that have been due for an hour are dropped.
     """
 
     def __call__(

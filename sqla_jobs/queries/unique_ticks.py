@@ -14,14 +14,14 @@ from sqla_jobs.queries.expressions import Tables, seconds
 from sqla_jobs.queries.unique import start_of_period
 
 _PATIENCE = "100ms"
-"""The longest wait of one schedule's tick for an open transaction that has taken its key."""
+"""The maximum time that one schedule's tick waits for an open transaction that has taken its key."""
 _NOT_FREE = "55P03"
 
 UNIQUE: Mapping[str, ColumnElement[Any]] = {
     "unique_key": bindparam("unique_key", type_=Text),
     "unique_period": start_of_period(seconds(bindparam("per", type_=Double))),
 }
-"""The columns of a unique job."""
+"""The columns that a unique job has in addition."""
 
 
 class UniqueTick(NamedTuple):
@@ -35,9 +35,9 @@ class Fired(NamedTuple):
     """The result of firing the ticks of one schedule."""
 
     made: list[Any]
-    """The new jobs: id, queue, and number of the tick."""
+    """The new jobs, each with its id and queue, and its tick's schedule and time."""
     there_before: list[datetime]
-    """The ticks that had a job already."""
+    """The ticks that already had a job."""
     holder: int | None
     """The id of the job that has the key."""
 
