@@ -39,7 +39,12 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def every(*, days: float = 0, hours: float = 0, minutes: float = 0, seconds: float = 0) -> str:
-    """Return the text of an interval for `schedule`, such as "@every 300". Raises `ConfigurationError`."""
+    """Return the text of an interval for `schedule`, such as "@every 300".
+
+    - `days`, `hours`, `minutes`, `seconds`: their sum is the interval, from 1 second to ten years.
+
+    Raises `ConfigurationError` for an interval that is shorter or longer.
+    """
     total = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds).total_seconds()
     text = f"@every {total:f}".rstrip("0").rstrip(".")
     return Cron.parse(text).text
@@ -58,20 +63,31 @@ class Cron:
     """
 
     text: str
+    """The rule as it was given, with single spaces."""
     timezone: str = "UTC"
+    """The IANA time zone in which it is read."""
 
     @classmethod
     def parse(cls, text: str, timezone: str = "UTC") -> Cron:
-        """Return the rule. Raises `ConfigurationError`, which names the wrong field."""
+        """Return the rule, checked.
+
+        - `text`: five fields (minute hour day month weekday), six with seconds first, a name such as `@daily`, or
+          `@every SECONDS`; 200 characters at most.
+        - `timezone`: an IANA name such as "Europe/Paris".
+
+        Raises `ConfigurationError`, and names the field that is wrong.
+        """
         for name, value in {"cron": text, "timezone": timezone}.items():
             if not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
                 raise ConfigurationError(f"{name} must be text such as {_SUCH_AS[name]!r}, got {value!r:.60}")
         return _parsed(" ".join(text.split()) if len(text) <= _LENGTH else text, timezone)
 
     def next_after(self, moment: datetime) -> datetime:
-        """Return the first moment after `moment` at which the rule is due, in UTC.
+        """Return the first time it is due after a moment, in UTC.
 
-        `moment` has a time zone. Raises `ConfigurationError`.
+        - `moment`: a datetime with a time zone.
+
+        Raises `ConfigurationError` for one without.
         """
         if moment.utcoffset() is None:
             raise ConfigurationError(f"{moment!r} has no time zone: give an aware datetime")

@@ -75,10 +75,13 @@ def local_postgres(
 ) -> Generator[str]:
     """Run a PostgreSQL server for the length of the block, and give its SQLAlchemy URL.
 
-    Without `data_directory` the data is temporary, in a folder of its own below `temporary`, by default that of the
-    system. A directory is kept: made if it is missing or empty, used again if it was made here, refused otherwise.
-    `durable=False` is faster, and data may be lost in a power cut. `durable=True` keeps the server's own settings.
-    `programs` is the folder of the `initdb` and `postgres` to use, such as `/usr/lib/postgresql/15/bin`.
+    - `data_directory`: a folder that is kept: made if it is missing or empty, used again if it was made here, refused
+      otherwise. By default the data is temporary.
+    - `durable`: False gives up what protects data from a power cut, for speed. True leaves the server's own settings.
+    - `temporary`: the folder in which a folder for temporary data is made; by default that of the system.
+    - `programs`: the folder of the `initdb` and `postgres` to use, such as `/usr/lib/postgresql/15/bin`.
+
+    Raises `ConfigurationError` if there is no PostgreSQL to run, or the folder cannot be used.
     """
     with LocalServer(data_directory=data_directory, durable=durable, temporary=temporary, programs=programs) as server:
         yield server.url

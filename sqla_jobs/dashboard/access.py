@@ -16,17 +16,19 @@ from sqla_jobs.errors import ConfigurationError
 
 
 class Role(StrEnum):
-    """What a visitor may do: look, or look and change."""
+    """The rights of a visitor."""
 
     viewer = "viewer"
+    """May look."""
     operator = "operator"
+    """May look, and change jobs, queues, schedules and limits."""
 
 
 Authorize = Callable[[], Role | Literal["viewer", "operator"] | Literal[False] | None]
 """Asked before every page, with Flask's request at hand. `None` or `False`: the visitor sees nothing."""
 
 Actor = Callable[[], str | None]
-"""Who is asking, as the audit names them."""
+"""Returns the name of the visitor for the audit."""
 
 _TOKEN_AGE = 7 * 86400
 _CSRF = "csrf"
@@ -45,7 +47,10 @@ HEADERS = {
 
 
 def allow_everyone(request: object = None) -> Role:
-    """An `authorize` for a dashboard that something else guards: whoever reaches it may change everything."""
+    """An `authorize` for a dashboard that something else guards: whoever reaches it may change everything.
+
+    - `request`: as `create_wsgi` and `create_asgi` give it; ignored.
+    """
     return Role.operator
 
 

@@ -67,11 +67,15 @@ PAGES: tuple[tuple[str, str, str, View], ...] = (
 def create_blueprint(
     jobs: Jobs[Any], *, authorize: Authorize, actor: Actor | None = None, name: str = "sqla_jobs"
 ) -> Blueprint:
-    """A dashboard over `jobs`, to be registered on a Flask application under a `url_prefix` of its own.
+    """Return a dashboard over `jobs`, to be registered on a Flask application under a `url_prefix` of its own.
 
-    `authorize` is asked before every page and says what the visitor may do; `actor` names them for the
-    audit. A second dashboard in one application takes another `name`. Raises `ConfigurationError`, also
-    when it is registered on an application without a SECRET_KEY.
+    - `jobs`: the `Jobs`.
+    - `authorize`: a function that is called before every page, and returns a `Role`, or None to refuse the visitor.
+    - `actor`: a function that returns the visitor's name for the audit.
+    - `name`: the name of the blueprint. A second dashboard in one application takes another one.
+
+    Raises `ConfigurationError` for an `authorize` that is no function, and when it is registered on an application
+    without a SECRET_KEY.
     """
     check_authorize(authorize)
     site = Dashboard(jobs, authorize, actor, name)

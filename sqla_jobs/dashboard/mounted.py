@@ -29,9 +29,13 @@ def create_wsgi(
 ) -> WSGIApplication:
     """Return the dashboard over `jobs` as a WSGI application, to be mounted under any prefix.
 
-    `authorize` is called with werkzeug's request before every page and returns what the visitor may do; `actor` names
-    the visitor for the audit. `secret_key` signs the forms: a long random text, the same in all processes of the
-    server. Raises `ConfigurationError`.
+    - `jobs`: the `Jobs`.
+    - `authorize`: a function that is called with werkzeug's request before every page, and returns a `Role`, or None to
+      refuse the visitor.
+    - `actor`: a function of the request that returns the visitor's name for the audit.
+    - `secret_key`: signs the forms: a long random text, the same in all processes of the server.
+
+    Raises `ConfigurationError` for an `authorize` that is no function, and without a `secret_key`.
     """
     return _create(jobs, "create_wsgi", authorize, actor, secret_key).wsgi_app
 
@@ -41,8 +45,10 @@ def create_asgi(
 ) -> ASGIApplication:
     """Return the dashboard over `jobs` as an ASGI application, to be mounted under any prefix.
 
-    Takes what `create_wsgi` takes. Pages are made, and `authorize` and `actor` called, in threads; their
-    `request.environ["asgi.scope"]` is the scope of ASGI. Raises `ConfigurationError`.
+    - `jobs`, `authorize`, `actor`, `secret_key`: as for `create_wsgi`. `authorize` and `actor` are called in threads;
+      their `request.environ["asgi.scope"]` is the scope of ASGI.
+
+    Raises `ConfigurationError` as `create_wsgi` does, and if a2wsgi is not installed.
     """
     app = _create(jobs, "create_asgi", authorize, actor, secret_key)
     try:

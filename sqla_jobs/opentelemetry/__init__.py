@@ -34,6 +34,7 @@ def instrument(
 ) -> None:
     """Make a span of each enqueue and of each run of `jobs`, with metrics, by the conventions for messaging.
 
+    - `jobs`: the `Jobs`.
     - `parent`: True makes a run's span a child of the span that enqueued it. By default it begins a trace of its own,
       with a link to that span.
     - `tracer_provider`, `meter_provider`: by default the global ones, which may also be set later.

@@ -46,9 +46,14 @@ class _Keyed:
 class ConcurrencyLimit(_Keyed):
     """At most `running` jobs run at once, over all workers: of the task, of each key, or of tasks that share a name.
 
-    `key` is an argument's name, several, or a function of the arguments. `ordered`, only with 1, runs the jobs of
-    a key in the order in which they were committed; with "hold" a job that failed keeps the next ones waiting until
-    somebody retries, cancels or deletes it. Raises `DeclarationError`.
+    - `running`: the number of jobs, from 0 to 1,000,000.
+    - `key`: an argument's name, several, or a function of the arguments as they are stored: each value has a limit of
+      its own.
+    - `name`: tasks whose limits have the same name share one; by default the task's name.
+    - `ordered`: True, only with `running` 1 and a key, runs the jobs of a key in the order in which they were
+      committed. With "hold" a job that failed keeps the next ones waiting until it is retried, cancelled or deleted.
+
+    Raises `DeclarationError` for what no limit can have.
     """
 
     running: int
@@ -95,9 +100,13 @@ class ConcurrencyLimit(_Keyed):
 class RateLimit(_Keyed):
     """At most `rate` jobs start in any `per` seconds, over all workers; each attempt counts as a start.
 
-    `rate` is from 0 to 10,000, `per` a timedelta or seconds, from 1 to a day. `burst` is how many may start close
-    together, by default all; with less the starts are spread: at most `burst` in any `per * burst / rate` seconds.
-    `key` and `name` are as in `ConcurrencyLimit`. Raises `DeclarationError`.
+    - `rate`: the number of starts, from 0 to 10,000.
+    - `per`: a timedelta, or seconds, from 1 to a day.
+    - `burst`: the number that may start close together, by default all. With less the starts are spread: at most
+      `burst` in any `per * burst / rate` seconds.
+    - `key`, `name`: as for `ConcurrencyLimit`.
+
+    Raises `DeclarationError` for what no limit can have.
     """
 
     rate: int

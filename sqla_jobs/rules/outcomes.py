@@ -16,7 +16,7 @@ from sqla_jobs.rules.retry import MAX_DELAY, next_delay
 
 
 class RunOutcome(StrEnum):
-    """How one attempt ended."""
+    """The outcome of one attempt."""
 
     succeeded = "succeeded"
     """The task returned."""
@@ -38,7 +38,12 @@ MAX_TRACEBACK = 50_000
 
 
 class Snooze(Exception):
-    """Raised by a task to come back in `seconds` without using up an attempt."""
+    """Raised by a task to run again later without using up an attempt. The run's session is rolled back.
+
+    - `seconds`: seconds or a timedelta, at least 0, counted from the end of the run.
+
+    Raises `ValueError` for what is no finite number of seconds.
+    """
 
     def __init__(self, seconds: float | timedelta) -> None:
         wait = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
@@ -49,7 +54,10 @@ class Snooze(Exception):
 
 
 class Cancel(Exception):
-    """Raised by a task to end its job as `cancelled`, for `reason`."""
+    """Raised by a task to end its job as `cancelled`. The run's session is rolled back.
+
+    - `reason`: text for people, stored as the error of the run.
+    """
 
     def __init__(self, reason: str = "") -> None:
         self.reason: str = str(reason)

@@ -25,7 +25,7 @@ _MISSING: Any = object()
 
 @dataclass(frozen=True, init=False)
 class Unique:
-    """At most one live job (scheduled, queued or running) a key, and what an enqueue does that finds one.
+    """At most one live job (scheduled, queued or running) for each key, and what happens if the key is taken.
 
     - `key`: the names of the arguments that make the key, one or a list (an empty one: one job of the task); or a
       callable, given a mapping of the arguments as they are stored, that returns a JSON-able value; or None for all

@@ -36,7 +36,7 @@ log: logging.Logger = logging.getLogger("sqla_jobs")
 
 
 class TaskOptions(TypedDict, total=False):
-    """What is said about a task where it is declared."""
+    """The options of a task, given to `jobs.task`."""
 
     name: str
     """Stored with each job; by default the function's or the class's own name."""
@@ -47,22 +47,19 @@ class TaskOptions(TypedDict, total=False):
     max_attempts: int
     """From 1 to 1,000,000; by default 25. Attempts lost to crashes count."""
     timeout: float | timedelta | None
-    """How long one attempt may take; a number is seconds. By default there is no limit but the worker's."""
+    """The longest time of one attempt; a number is seconds. By default there is no limit but the worker's."""
     retry: tenacity.BaseRetrying
-    """When an attempt that raised is followed by another: `retry`, `stop` and `wait` of tenacity.
-
-    By default the waits grow up to an hour.
-    """
+    """The policy after an exception: `retry`, `stop` and `wait` of tenacity. By default waits grow up to an hour."""
     aliases: Sequence[str]
     """Names it had before, under which jobs may still be waiting."""
     sensitive: Sequence[str]
     """Arguments that no log, error, command or page shows."""
     limits: Limit | Sequence[Limit]
-    """How many of its jobs may run at once, or start in a time, over all workers; all of them must admit a job."""
+    """Limits on the jobs that run at once, or start in a period, over all workers. All of them must admit a job."""
     fair_by: KeyOf
     """An argument, several, or a function of the arguments: each value gets its turn, however many jobs others have."""
     unique: Unique | None
-    """At most one live job a key, made from the arguments, and what becomes of an enqueue that finds it taken."""
+    """At most one live job for each key of the arguments, and the handling of an enqueue whose key is taken."""
     on_failure: Task[..., Any, Any]
     """Enqueued in the commit that stores that a job has failed for good; its one argument is the id of that job."""
     lazy: bool

@@ -34,7 +34,7 @@ _BATCH: Any = bindparam("batch", type_=Text)
 
 
 class EnqueueOptions(TypedDict, total=False):
-    """How one job is enqueued; each left out, or `None`, is as the task was declared."""
+    """The options of a job, given to `task.options`. One that is left out, or `None`, is as the task was declared."""
 
     delay: timedelta | float | None
     """From now, by the server's clock; a number is seconds."""
@@ -50,7 +50,7 @@ class EnqueueOptions(TypedDict, total=False):
     """At most one live job (scheduled, queued or running) has this key; it is returned if there is one, unless the
     policy says otherwise."""
     unique: Unique | None
-    """What becomes of an enqueue that finds its key taken; without `unique_key`, also what makes the key."""
+    """The handling of an enqueue whose key is taken; without `unique_key`, also the key."""
     headers: Mapping[str, str] | None
     """Texts that middleware and the run can read, and that no argument of the task is; at most 50."""
     columns: Mapping[str, Any] | None

@@ -8,7 +8,7 @@ from typing_extensions import deprecated
 
 
 class Enqueued(int):
-    """How many jobs were inserted, as a number; and what became of the items that found their unique key taken."""
+    """The number of inserted jobs, with the numbers of items whose unique key was taken."""
 
     replaced: int
     """Items that changed a waiting job (`on_conflict="replace"` or `"update"`)."""

@@ -30,7 +30,7 @@ _MOST = 50
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunEvent:
-    """What has become of an attempt at a job."""
+    """The start of an attempt at a job, or its stored outcome."""
 
     name: EventName
     """`started`, or the outcome that is stored."""
@@ -49,7 +49,7 @@ class RunEvent:
     max_attempts: int
     """The attempt after which a failure is final."""
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
-    """What was given along with the job when it was enqueued."""
+    """The headers that were stored with the job when it was enqueued."""
     error_type: str | None = None
     """Name of the exception, or of the reason of a cancelled or lost attempt."""
     error: str | None = None
@@ -57,9 +57,9 @@ class RunEvent:
     retry_in: float | None = None
     """Seconds from the end of the attempt to the next one; None where none follows, or nobody knows when."""
     seconds: float = 0.0
-    """How long the attempt ran."""
+    """The duration of the attempt, in seconds; 0 when it starts."""
     process_killed: bool = False
-    """Whether it overran its timeout and could not be interrupted, so that its process was killed."""
+    """True if it overran its timeout and could not be interrupted, so that its process was killed."""
 
 
 AnyContextManager = AbstractContextManager[Any] | AbstractAsyncContextManager[Any]

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 class ScheduleOptions(TypedDict, total=False):
-    """What is said about a schedule where it is declared."""
+    """The options of a schedule, given to `task.schedule`."""
 
     name: str
-    """Of its row; by default the task's name. Renaming it makes another schedule."""
+    """The name of its row; by default the task's. Another name makes another schedule."""
     timezone: str
-    """Of IANA, such as "Europe/Paris"; UTC by default."""
+    """An IANA time zone such as "Europe/Paris"; by default UTC."""
     args: Mapping[str, Any]
     """Values of the task's arguments, by name."""
     queue: str
@@ -32,13 +32,14 @@ class ScheduleOptions(TypedDict, total=False):
     priority: int
     """From -10 to 10, lower runs first; by default the task's."""
     catch_up: CatchUp | Literal["skip", "latest", "all"]
-    """Ticks that nobody was there to fire: none of them, the newest, or all of them, oldest first, 100 at most."""
+    """The ticks that fire although no clock ran in time: none, the newest (by default), or all of them, the oldest
+    first, 100 at most."""
     overlap: Overlap | Literal["allow", "skip"]
-    """Whether a tick is passed over while the job of an earlier one has not ended."""
+    """"skip" passes a tick over while the job of an earlier one has not ended; by default "allow"."""
     jitter: float | timedelta
-    """Seconds; each job is due up to that much after its tick."""
+    """The longest random delay of each job after its tick; a number is seconds. By default none."""
     enabled: bool
-    """Whether it fires; by default True."""
+    """False declares it disabled; by default True."""
 
 
 @dataclass(frozen=True)

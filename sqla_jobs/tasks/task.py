@@ -44,14 +44,19 @@ J_co = TypeVar("J_co", bound=JobMixin, covariant=True)
 
 
 class Enqueue(Protocol[P, J_co]):
-    """What `task.enqueue` is: a session, then the arguments of the task without those that are injected."""
+    """The call of `task.enqueue`: a session, then the arguments of the task without those that are injected."""
 
     def __call__(self, session: AnySession, /, *args: P.args, **kwargs: P.kwargs) -> J_co:
         """Add a job to the caller's session; it exists if and only if the caller's transaction commits.
 
-        Returns the job, pending like any object that was added. One with a unique key is in the database
-        already, or it is the live job of that key. Raises `ArgumentsError` for arguments that
-        do not fit, and `JobExists` where the `Unique` says so, having changed nothing.
+        - `session`: the `Session` or `scoped_session` of the caller.
+        - `args`, `kwargs`: the arguments of the task, by position or by name, without those that are injected.
+
+        Returns the job, pending like any object that was added; its `id` is None until the session flushes. One with a
+        unique key is in the database already, or it is the live job of that key.
+
+        Raises `ArgumentsError` for arguments that do not fit, and `JobExists` if the `Unique` says so. The transaction
+        stays usable.
         """
         ...
 
@@ -306,7 +311,7 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
         return cast("R_co", self.__wrapped__(*args, **kwargs))
 
     def options(self, **options: Unpack[EnqueueOptions]) -> Enqueuer[C, J]:
-        """The same task, to be enqueued with these options. Each left out, or None, is as the task was declared.
+        """Return the task with options for its jobs. An option that is left out, or None, is as the task was declared.
 
         - `delay`: a timedelta, or seconds, from now by the server's clock; up to 100 years.
         - `run_at`: a datetime with a time zone; the job is not run before. `PARKED` never comes by itself.
@@ -329,11 +334,14 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
     @overload
     def result(self, job: J | int, /, *, timeout: float | None = None) -> R_co: ...
     def result(self, job: J | int, /, *, timeout: float | None = None) -> Any:
-        """What the task returned for a job, as a value of the return type of the task. Waits until the job has ended.
+        """Wait until a job has ended, and return its result as a value of the task's return type.
 
-        Raises `JobFailed` where the job fails for good or is cancelled, `TimeoutError` after `timeout` seconds,
-        `UnknownJob` where there is none, and `ArgumentsError` where it is a job of another task, or where what is
-        stored does not fit the return type.
+        - `job`: the job, or its id. It must be committed.
+        - `timeout`: seconds until `TimeoutError`; by default it waits for ever.
+
+        Raises `JobFailed` if the job fails for good or is cancelled, `TimeoutError` after `timeout` seconds,
+        `UnknownJob` if there is no such job, and `ArgumentsError` if it is a job of another task, or if the stored
+        result does not fit the return type.
         """
         ended = self._waits.wait(job, timeout=timeout)
         return self._declaration.result_of(ended)
@@ -349,7 +357,12 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
     @overload
     async def result_async(self, job: J | int, /, *, timeout: float | None = None) -> R_co: ...  # noqa: ASYNC109
     async def result_async(self, job: J | int, /, *, timeout: float | None = None) -> Any:  # noqa: ASYNC109
-        """`result` for an event loop: other coroutines run meanwhile."""
+        """Wait as `result` does, in an event loop: other coroutines run meanwhile.
+
+        - `job`, `timeout`: as for `result`.
+
+        Raises what `result` raises.
+        """
         ended = await self._waits.wait_async(job, timeout=timeout)
         return self._declaration.result_of(ended)
 

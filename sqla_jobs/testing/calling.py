@@ -54,7 +54,7 @@ T = TypeVar("T")
 
 
 class RunOptions(TypedDict, total=False):
-    """What the `RunContext` of a task that `run_job` runs says."""
+    """The values of the `RunContext` of a task that `run_job` runs."""
 
     attempt: int
     """The number of the attempt, from 1; by default 1."""
@@ -63,11 +63,11 @@ class RunOptions(TypedDict, total=False):
     scheduled_for: datetime
     """The tick of the schedule that enqueued the job; by default none did."""
     cancel_requested: bool
-    """Whether somebody asked for the job to be cancelled; by default False."""
+    """True: somebody has asked for the job to be cancelled. By default False."""
     resources: Iterable[object]
-    """What the task finds in `run.resources`, in place of what worker contexts yield, which are then not entered."""
+    """The objects in `run.resources`. The worker contexts are then not entered."""
     headers: Mapping[str, str]
-    """What is given along with the job, beside what `@jobs.headers` adds."""
+    """Headers of the job, beside those that `@jobs.headers` adds."""
 
 
 class Call(Protocol[P, R_co]):
@@ -163,7 +163,7 @@ def run_job(
 def run_job(
     session: AnySession | AnyAsyncSession, task: Task[C, Any, Any], /, **options: Unpack[RunOptions]
 ) -> Run[C, Any]:
-    """What runs the task as a worker would, here and without a job: `run_job(session, settle, attempt=3)(order=order)`.
+    """Return a call that runs a task as a worker would, but without a job: `run_job(session, settle)(order=order)`.
 
     It takes the arguments as `enqueue` does. They are encoded, decoded and checked as for a job, the session and a
     `RunContext` are injected, and the result must be one that can be stored. It returns that result, or raises what
@@ -176,7 +176,7 @@ def run_job(
 
     - `session`: that of the test. A coroutine task that takes a session needs an `AsyncSession`.
     - `task`: a task. One that is a class is `jobs.tasks["its name"]`.
-    - `options`: what the task's `RunContext` says: `attempt`, `max_attempts`, `scheduled_for`, `cancel_requested`,
+    - `options`: values of the task's `RunContext`: `attempt`, `max_attempts`, `scheduled_for`, `cancel_requested`,
       `headers`, `resources`. Without `resources=` the worker contexts are entered for the run.
 
     Raises `ArgumentsError` for arguments that do not fit, and for a result that cannot be stored;

@@ -55,7 +55,7 @@ _FAILED = (RunOutcome.failed, RunOutcome.retried)
 
 
 class Drained(int):
-    """How many runs `drain` has run."""
+    """The number of runs that `drain` has executed."""
 
     waiting: list[int]
     """The ids of the jobs that are due and did not run; `jobs.why` tells why.
@@ -63,7 +63,7 @@ class Drained(int):
     They wait behind a limit that is obeyed, are paused or in a queue that was left out, or nobody declares their task.
     """
     errors: list[BaseException]
-    """What was raised by runs that failed or are tried again, and did not reach the test otherwise; in order."""
+    """The exceptions of runs that failed or are tried again, which did not reach the test otherwise; in order."""
 
     def __new__(cls, runs: int, waiting: Sequence[int], errors: Sequence[BaseException] = ()) -> Drained:
         drained = super().__new__(cls, runs)
@@ -96,6 +96,7 @@ def drain(
     never committed or rolled back as a whole: in a test whose transaction is rolled back, all of it is. Deferred
     constraints are checked before the first run, and at the end of each as by its commit.
 
+    - `jobs`: the `Jobs`.
     - `errors`: "raise" raises what a task raised, once that is recorded, with a note that names the job; the jobs after
       it stay due. What the task's own `retry=` tries again is recorded alone, and the job comes again when it is due;
       a task without `retry=` expects no error, though workers try it again. "record" records all.

@@ -46,7 +46,7 @@ def make_job(
     error: BaseException | None = None,
     **columns: Any,
 ) -> J:
-    """A job in `state`, with the runs, the times and the live process that belong to it; added and flushed.
+    """Add a job in `state`, with the runs, the times and the live process that belong to it, and flush it.
 
     - `session`: that of the test.
     - `what`: the task of the job, or `task.options(…)`. A `Jobs` makes one of a task named `task=`, by default
@@ -109,10 +109,16 @@ def make_run(
     error: BaseException | None = None,
     **columns: Any,
 ) -> RunMixin:
-    """One more run of a job that is in the database, added and flushed; the job stays as it is.
+    """Add one more run of a job that is in the database, and flush it. The job stays as it is.
 
-    `attempt` is by default that of the job. `result` is kept where `outcome` is "succeeded"; `error`, by default a
-    `RuntimeError`, where it is "failed" or "retried". `columns` are other values of the row, by name.
+    - `session`: that of the test.
+    - `job`: a job in that session.
+    - `outcome`: a `RunOutcome` or its name.
+    - `attempt`: by default that of the job.
+    - `result`: what the run returned; kept if `outcome` is "succeeded".
+    - `error`: its exception, by default a `RuntimeError`; kept if `outcome` is "failed" or "retried".
+    - `columns`: other values of the row, by name.
+
     Raises `ArgumentsError` for an outcome or a column that does not exist.
     """
     own = plain_session(session, "make_run(session, job)")

@@ -29,13 +29,16 @@ J = TypeVar("J", bound=JobMixin)
 
 
 def startable(session: AnySession, jobs: Jobs[J], /, *, queues: Iterable[str] | None = None) -> list[J]:
-    """The jobs that workers with room for all of them would start now, in their order. None of them does.
+    """Return the jobs that workers with room for all of them would start now, in their order. None of them starts.
 
     What is not due, is paused, has no declared task, or waits behind a limit is left out; what already runs counts
     (`make_job(session, task, state="running")` makes such a job).
 
     - `session`: that of the test; it is flushed, and nothing else of it is changed.
-    - `queues`: the names of those to look at; by default all. One that no task, job or schedule has is an error.
+    - `jobs`: the `Jobs`.
+    - `queues`: the names of those to look at; by default all.
+
+    Raises `ConfigurationError` for a queue that no task, job or schedule has, and where a worker would refuse to start.
     """
     own = plain_session(session, "startable(session, jobs)")
     with _all_started(own, jobs, queues) as ids:
@@ -46,7 +49,13 @@ def startable(session: AnySession, jobs: Jobs[J], /, *, queues: Iterable[str] | 
 
 
 def assert_starts(session: AnySession, jobs: Jobs[J], job: J | int, /) -> None:
-    """Assert that a job is among those that are `startable`. The failure says why it waits."""
+    """Assert that a job is among those that are `startable`.
+
+    - `session`, `jobs`: as for `startable`.
+    - `job`: the job, or its id.
+
+    Raises `AssertionError`, which says why it waits; and what `startable` raises.
+    """
     __tracebackhide__ = True
     own = plain_session(session, "assert_starts(session, jobs, job)")
     job_id, why = id_of(own, job), list[str]()
@@ -60,7 +69,13 @@ def assert_starts(session: AnySession, jobs: Jobs[J], job: J | int, /) -> None:
 def assert_waits(session: AnySession, jobs: Jobs[J], job: J | int, /, *, because: str = "") -> None:
     """Assert that a job is not `startable`, and that one of the reasons of `jobs.why` contains the text `because`.
 
-    These are the reasons once all has started that may. The failure shows them.
+    - `session`, `jobs`: as for `startable`.
+    - `job`: the job, or its id.
+    - `because`: a part of the expected reason.
+
+    These are the reasons once all has started that may.
+
+    Raises `AssertionError`, which shows them; and what `startable` raises.
     """
     __tracebackhide__ = True
     own = plain_session(session, "assert_waits(session, jobs, job)")
