@@ -67,7 +67,7 @@ def sqla_jobs_metadata() -> MetaData:
 
 @pytest.fixture(scope="session")
 def sqla_jobs_databases(sqla_jobs_postgres: str) -> Iterator[Databases]:
-    """The factory for the databases of the other fixtures."""
+    """The maker of the other fixtures' databases."""
     import psycopg
 
     from sqla_jobs.testing.databases import Databases

@@ -13,11 +13,11 @@ from sqlalchemy.orm import registry
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import map_models
 from sqla_jobs.queries import (
+    backfill,
     claim,
     commit,
     due,
     finish,
-    gating,
     leases,
     limit_lock,
     limited,
@@ -45,8 +45,8 @@ def statements() -> dict[str, str]:
         "flush_claim": limit_lock.Flush(tables).sql(),
         "tell_others": limit_lock.TellOthers(tables).sql(),
         "spend": limit_lock.Spend(tables).sql(),
-        "fewer_gates": gating.FewerGates(tables).sql(),
-        "give_gates": gating.GiveGates(tables).sql(),
+        "fewer_gates": backfill.FewerGates(tables).sql(),
+        "give_gates": backfill.GiveGates(tables).sql(),
         "elapsed": claim.Elapsed(tables).sql(),
         "promote": due.Promote(tables).sql(),
         "poll": due.Poll(tables).sql(),

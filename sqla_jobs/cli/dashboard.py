@@ -1,4 +1,4 @@
-"""`dashboard`: serves the dashboard without Flask in the application, for one browser of this machine."""
+"""`dashboard`: for a look at a database from a terminal, without an application."""
 
 from __future__ import annotations
 

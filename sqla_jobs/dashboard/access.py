@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from enum import StrEnum
+from inspect import iscoroutinefunction
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -15,17 +16,19 @@ from sqla_jobs.errors import ConfigurationError
 
 
 class Role(StrEnum):
-    """The role of a visitor: a viewer may look, an operator may also change things."""
+    """The rights of a visitor."""
 
     viewer = "viewer"
+    """May look."""
     operator = "operator"
+    """May look, and change jobs, queues, schedules and limits."""
 
 
 Authorize = Callable[[], Role | Literal["viewer", "operator"] | Literal[False] | None]
 """Returns the visitor's role before each page, from Flask's `request`. `None` or `False` refuses the visitor."""
 
 Actor = Callable[[], str | None]
-"""Returns the visitor's name for the audit."""
+"""Returns the name of the visitor for the audit."""
 
 _TOKEN_AGE = 7 * 86400
 _CSRF = "csrf"
@@ -43,8 +46,11 @@ HEADERS = {
 }
 
 
-def allow_everyone() -> Role:
-    """Make every visitor an operator. An `authorize` for a dashboard that something else guards."""
+def allow_everyone(request: object = None) -> Role:
+    """An `authorize` for a dashboard that something else guards: whoever reaches it may change everything.
+
+    - `request`: as `create_wsgi` and `create_asgi` give it; ignored.
+    """
     return Role.operator
 
 
@@ -55,15 +61,17 @@ def check_authorize(authorize: object) -> None:
             f"authorize={authorize!r}: give a function that returns Role.operator, Role.viewer or None for whoever "
             "asks; authorize=allow_everyone where something else guards the dashboard"
         )
-
-
-def check_secret(secret: object) -> None:
-    """Raise `ConfigurationError` if there is no secret to sign with."""
-    if not secret:
+    if iscoroutinefunction(authorize):
         raise ConfigurationError(
-            "the dashboard signs its forms with the application's SECRET_KEY, and there is none: "
-            'set app.config["SECRET_KEY"] to a long random text before app.register_blueprint(…)'
+            f"authorize={authorize!r}: give a plain function, since pages are made in threads; what must be awaited, "
+            "find out in a middleware, and leave it in the scope of the request"
         )
+
+
+def check_secret(secret: object, remedy: str) -> None:
+    """Raises `ConfigurationError` with the remedy where nothing could be signed."""
+    if not secret:
+        raise ConfigurationError(remedy)
 
 
 def role_of(authorize: Callable[[], Any]) -> Role | None:

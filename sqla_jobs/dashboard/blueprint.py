@@ -31,6 +31,8 @@ from sqla_jobs.jobs import Jobs
 from sqla_jobs.rules.checks import MAX_ID
 
 View = Callable[..., Any]
+_STATIC = "/sqla_jobs_static"
+"""At the root of a Flask application, /static is the application's own folder."""
 
 PAGES: tuple[tuple[str, str, str, View], ...] = (
     ("GET", "/", "overview", overview.show),
@@ -65,15 +67,19 @@ PAGES: tuple[tuple[str, str, str, View], ...] = (
 def create_blueprint(
     jobs: Jobs[Any], *, authorize: Authorize, actor: Actor | None = None, name: str = "sqla_jobs"
 ) -> Blueprint:
-    """Return a dashboard of `jobs`, to register on a Flask application under its own `url_prefix`.
+    """Return a dashboard over `jobs`, to be registered on a Flask application under a `url_prefix` of its own.
 
-    `authorize` returns the visitor's role before every page, and `actor` the visitor's name for the audit. A second
-    dashboard in one application needs another `name`. Raises `ConfigurationError`, also when it is registered on an
-    application without a SECRET_KEY.
+    - `jobs`: the `Jobs`.
+    - `authorize`: a function that is called before every page, and returns a `Role`, or None to refuse the visitor.
+    - `actor`: a function that returns the visitor's name for the audit.
+    - `name`: the name of the blueprint. A second dashboard in one application takes another one.
+
+    Raises `ConfigurationError` for an `authorize` that is no function, and when it is registered on an application
+    without a SECRET_KEY.
     """
     check_authorize(authorize)
     site = Dashboard(jobs, authorize, actor, name)
-    made = Blueprint(name, __name__, static_folder="static", static_url_path="/static")
+    made = Blueprint(name, __name__, static_folder="static", static_url_path=_STATIC)
     made.record(_check)
     made.before_request(partial(_before, site))
     made.after_request(partial(_after, site))
@@ -86,7 +92,11 @@ def create_blueprint(
 
 
 def _check(state: BlueprintSetupState) -> None:
-    check_secret(state.app.secret_key)
+    check_secret(
+        state.app.secret_key,
+        "the dashboard signs its forms with the application's SECRET_KEY, and there is none: "
+        'set app.config["SECRET_KEY"] to a long random text before app.register_blueprint(…)',
+    )
 
 
 def _is_static() -> bool:

@@ -67,7 +67,7 @@ def _value(key: str, given: Any, option: click.Option) -> Any:
 
 
 def loaded() -> Flask:
-    """Load the application that `flask --app` or FLASK_APP names. Raises `ConfigurationError` if there is none."""
+    """Return the application that `flask --app` or FLASK_APP names. Raises `ConfigurationError` if there is none."""
     context = click.get_current_context(silent=True)
     info = context.find_object(ScriptInfo) if context else None
     try:

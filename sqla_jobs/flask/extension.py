@@ -28,9 +28,16 @@ AnyBind = Bind | scoped_session[Any]
 class FlaskJobs(Generic[J]):
     """Connects jobs to Flask applications: each run has an application context, and its session is `db.session`.
 
-    The database is that of Flask-SQLAlchemy or Flask-SQLAlchemy-Lite; the extensions may be initialised in any order.
-    Without these it is `bind`, or the bind of `jobs`: an engine, a session factory or a `scoped_session`. Each run is
-    also inside `context(run)`, with its `RunContext`. The extension itself opens no connection.
+    - `jobs`: the `Jobs`.
+    - `app`: the application; or a later `init_app`.
+    - `bind`: an engine, a session factory or a `scoped_session`. By default the database is that of Flask-SQLAlchemy or
+      Flask-SQLAlchemy-Lite, in whichever order the extensions are initialised; without these, what `jobs` is bound to.
+    - `context`: a function that is called with the `RunContext` and returns a context manager, inside of which each run
+      happens too.
+
+    Nothing connects before a worker, a clock or a command does.
+
+    Raises `ConfigurationError` as `init_app` does.
     """
 
     def __init__(
@@ -48,10 +55,12 @@ class FlaskJobs(Generic[J]):
             self.init_app(app)
 
     def init_app(self, app: Flask) -> None:
-        """Set `app.extensions["sqla_jobs"]` to this. Raises `ConfigurationError` for an unknown SQLA_JOBS_ setting.
+        """Put this into `app.extensions["sqla_jobs"]`.
 
-        Several applications may share the jobs, such as those that a factory makes in tests. A worker is for the
-        application in whose context it is made, or for the only one.
+        - `app`: the application. Several may carry the same jobs, as those of a factory in tests do: a worker is for
+          the one in whose context it is made, or the only one.
+
+        Raises `ConfigurationError` for an unknown SQLA_JOBS_ setting, and if the application carries other jobs.
         """
         if app.extensions.get("sqla_jobs", self) is not self:
             raise ConfigurationError(
@@ -67,7 +76,10 @@ class FlaskJobs(Generic[J]):
         return defaults_of(app.config)
 
     def use(self, app: Flask) -> None:
-        """Make workers, clocks and commands of this process use `app`, even outside its context."""
+        """Have workers, clocks and commands of this process work for `app`, also outside of its context.
+
+        - `app`: an application that carries this.
+        """
         _applications(self.jobs).used = app
 
     def binding(self, app: Flask, bind: Bind | None = None) -> _AppBinding:

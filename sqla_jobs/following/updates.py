@@ -17,9 +17,11 @@ class JobUpdate:
     """The state of a job at one moment."""
 
     job_id: int
+    """The id of the job."""
     task: str
     """The name of its task, as it is stored."""
     state: JobState
+    """The state of the job."""
     attempt: int
     """Number of the current or last attempt; 0 before the first."""
     progress: float | None
@@ -27,9 +29,9 @@ class JobUpdate:
     progress_message: str | None
     """The text reported with `progress`."""
     result: Any = None
-    """What the task returned, decoded from JSON, once the job has succeeded."""
+    """The task's return value, decoded from JSON, once the job has succeeded."""
     error_type: str | None = None
-    """Name of the exception of the last attempt, such as `ValueError`, where the job has failed or was cancelled."""
+    """Name of the exception of the last attempt, such as `ValueError`, if the job has failed or was cancelled."""
     error: str | None = None
     """The exception's message."""
 

@@ -21,8 +21,11 @@ STEPS: tuple[ModuleType, ...] = (v0001, v0002)
 def upgrade(op: Operations, *, from_: int, to: int, schema: str | None = None, prefix: str = "sqla_") -> None:
     """Bring the tables from version `from_` (0: there are none) up to version `to`, online or as SQL.
 
-    `op` is Alembic's. A migration must name fixed versions, since a later release has more of them. A missing
-    schema is made. Raises `ConfigurationError` before any change.
+    - `op`: Alembic's, `from alembic import op`.
+    - `from_`, `to`: fixed numbers, since a later release has more versions.
+    - `schema`, `prefix`: those of the `Jobs`. A missing schema is made.
+
+    Raises `ConfigurationError` before any change, for versions that this release does not know.
     """
     _check(op, from_, to, first=from_, last=to)
     names = Names.of(op, schema, prefix, are_new=from_ == 0)
@@ -34,8 +37,11 @@ def upgrade(op: Operations, *, from_: int, to: int, schema: str | None = None, p
 def downgrade(op: Operations, *, from_: int, to: int, schema: str | None = None, prefix: str = "sqla_") -> None:
     """Take the tables from version `from_` back to version `to`. Version 0 drops them with all their data.
 
-    Version 0 leaves nothing: a schema that `upgrade` made is dropped too, if it is empty. Raises
-    `ConfigurationError` before any change.
+    - `op`, `from_`, `to`, `schema`, `prefix`: as for `upgrade`.
+
+    Version 0 leaves nothing: a schema that `upgrade` made is dropped too, if it is empty.
+
+    Raises `ConfigurationError` before any change, for versions that this release does not know.
     """
     _check(op, from_, to, first=to, last=from_)
     names = Names.of(op, schema, prefix)

@@ -58,8 +58,11 @@ class TickOutcome(StrEnum):
     """The outcome of a tick of a schedule."""
 
     enqueued = "enqueued"
+    """A job was enqueued."""
     skipped = "skipped"
+    """No job was enqueued, since a former one had not ended or held the unique key."""
     missed = "missed"
+    """No clock ran in time, and `catch_up` passed the tick over."""
 
 
 WAITING = (JobState.scheduled, JobState.queued)

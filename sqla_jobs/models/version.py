@@ -15,7 +15,7 @@ from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.rules.wording import page
 
 LATEST = 2
-"""The version that this code makes."""
+"""The version of the tables that this release makes."""
 HELP = f"`sqla-jobs migrate`, or `alembic upgrade heads` where Alembic has them ({page('migrations')})"
 
 

@@ -15,7 +15,7 @@ from sqla_jobs.monitoring.finding import ask
 from sqla_jobs.monitoring.limits import misses_order, read_setters
 from sqla_jobs.monitoring.rates import read_eaten
 from sqla_jobs.queries import Queries
-from sqla_jobs.queries.gate_states import GateState
+from sqla_jobs.queries.limit_status import GateStatus
 from sqla_jobs.queries.restrictions import is_of_operator
 from sqla_jobs.rules.limits import described, named_on_command_line, ordered_gate, titled
 from sqla_jobs.rules.wording import duration, plural
@@ -44,7 +44,7 @@ def behind_gates(session: Session, jobs: Jobs[Any], job: Any) -> Iterator[str]:
         return
     gates = _gates(session, jobs, job)
     queries = Queries(jobs.models)
-    states = queries.gate_states(session, [*gates, f"@{job.queue}"], _NAMED)
+    states = queries.gate_statuses(session, [*gates, f"@{job.queue}"], _NAMED)
     full = [state for state in states if state.is_full]
     order = ordered_gate(gates)
     if order is not None and all(state.gate != order for state in full):
@@ -79,7 +79,7 @@ def _behind(session: Session, jobs: Jobs[Any], order: str, head: int) -> str:
     return f"The jobs of {key} start in their order, and job {head} {until}."
 
 
-def _full(session: Session, jobs: Jobs[Any], state: GateState) -> str:
+def _full(session: Session, jobs: Jobs[Any], state: GateStatus) -> str:
     name = titled(state.gate)
     if state.most == 0:
         return f"The {name} lets nothing start: {_who_closed(session, jobs, state.gate)}."
@@ -115,8 +115,8 @@ def _who_closed(session: Session, jobs: Jobs[Any], gate: str) -> str:
     return f"{by} set it to 0 at {moment(row.set_at)}{reason}; `{command}` removes that override"
 
 
-def _holders(state: GateState) -> str:
-    """Return text such as `2 run, jobs 4 and 5` or `40 run, jobs 4, 5 and 6 and 37 more`."""
+def _holders(state: GateStatus) -> str:
+    """2 run, jobs 4 and 5; 40 run, jobs 4, 5 and 6 and 37 more."""
     named = [str(job_id) for job_id in state.holders]
     run = f"{state.used:,} {'runs' if state.used == 1 else 'run'}"
     if not named:

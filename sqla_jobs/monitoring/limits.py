@@ -13,7 +13,7 @@ from sqla_jobs.jobs import Jobs
 from sqla_jobs.monitoring.finding import Finding, ask, warning
 from sqla_jobs.monitoring.queues import ALL, COUNTED
 from sqla_jobs.queries import Queries
-from sqla_jobs.queries.gate_states import WaitingGroup
+from sqla_jobs.queries.limit_status import WaitingGroup
 from sqla_jobs.queries.processes import age_of
 from sqla_jobs.queries.restrictions import is_in_effect
 from sqla_jobs.rules.limits import (
@@ -49,7 +49,7 @@ def read_limits(
     rows.sort(key=lambda row: (row.gate[0] == "@", row.gate[1:], row.gate))
     queries = Queries(jobs.models)
     gates = {row.gate for row in rows}
-    states = {state.gate: state for state in queries.gate_states(session, sorted(gates - set(_of_each(gates))))}
+    states = {state.gate: state for state in queries.gate_statuses(session, sorted(gates - set(_of_each(gates))))}
     used = queries.keys_in_use(session, [gate for gate in _of_each(gates) if not gate.startswith("%")])
     waiting = _waiting(session, jobs, gates, queries.waiting_groups(session, exact=exact), ALL if exact else COUNTED)
     setters = read_setters(session, jobs, {row.gate: row.set_at for row in rows})
@@ -179,7 +179,7 @@ def _waiting(
     """Count the jobs that wait behind each row."""
     numbers, least = dict.fromkeys(gates, 0), set[str]()
     for group in groups:
-        for row in _rows_of(group.gates) & numbers.keys():
+        for row in rows_of(group.gates) & numbers.keys():
             numbers[row] += group.waiting
             if group.is_least:
                 least.add(row)
@@ -187,8 +187,8 @@ def _waiting(
     return found | {gate: _queued(session, jobs, gate[1:], most) for gate in gates if gate.startswith("@")}
 
 
-def _rows_of(gates: Collection[str]) -> set[str]:
-    """Return the rows that can limit a job with these gates: those of its keys, and those for every key."""
+def rows_of(gates: Collection[str]) -> set[str]:
+    """The rows that can limit a job with these gates: its own and those of each key."""
     return {*gates, *(gate[: gate.index("=") + 1] for gate in gates if "=" in gate)}
 
 

@@ -71,7 +71,7 @@ def eaten_rates(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
                 waiting[gate] += group.waiting
                 least |= {gate} if group.is_least else set()
     longest = [gate for gate, _ in waiting.most_common(_SOME)]
-    for state in queries.gate_states(session, longest):
+    for state in queries.gate_statuses(session, longest):
         if not state.is_full or not state.most or state.per is None:
             continue
         eaten = read_eaten(session, jobs, state.gate, state.per)

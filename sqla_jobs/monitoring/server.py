@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from sqla_jobs.database.limits import LIMIT
+from sqla_jobs.database.connection_limits import LIMIT
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.monitoring.finding import Finding, Verdict, ask, session_named, table_names, warning, well
 from sqla_jobs.queries.processes import is_alive

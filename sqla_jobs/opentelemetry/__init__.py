@@ -34,8 +34,9 @@ def instrument(
 ) -> None:
     """Make a span for each enqueue and each run of `jobs`, with metrics, by the semantic conventions for messaging.
 
-    - `parent`: True makes a run's span a child of the enqueue's span. By default a run begins a trace of its own, with
-      a link to the enqueue's span.
+    - `jobs`: the `Jobs`.
+    - `parent`: True makes a run's span a child of the span that enqueued it. By default it begins a trace of its own,
+      with a link to that span.
     - `tracer_provider`, `meter_provider`: by default the global ones, which may also be set later.
 
     The global propagator writes the context into the headers of jobs and reads it from there. Metrics of an enqueue are

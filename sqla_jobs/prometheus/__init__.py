@@ -16,14 +16,15 @@ __all__ = ["collector"]
 
 
 def collector(jobs: Jobs[Any] | Mapping[str, Jobs[Any]]) -> Collector:
-    """Return a collector of the metrics of `jobs`, for your own registry: `REGISTRY.register(collector(jobs))`.
+    """Return a collector of the metrics of `jobs`, for a registry: `REGISTRY.register(collector(jobs))`.
 
-    A registry takes only one collector. Give several `Jobs` by name, `collector({"shop": jobs, "billing": others})`:
-    their metrics have the name as label `application`.
+    - `jobs`: a `Jobs`; or several by name, `{"shop": jobs, "billing": others}`, whose metrics have the name as their
+      label `application`. A registry takes one collector.
 
-    Scrapes read the database of `jobs` at most every 10 seconds, and each statement may take 3 seconds. They also show
-    the counters of workers of this process (`jobs.worker(…)`) since this call. Raises `ConfigurationError` if
-    prometheus-client is not installed, or if `jobs` is neither a `Jobs` nor a mapping with at least one.
+    A scrape reads the database that `jobs` is bound to, at most every 10 seconds, and each statement may take 3
+    seconds. It also shows what workers of this process (`jobs.worker(…)`) have counted since this was called.
+
+    Raises `ConfigurationError` if prometheus-client is not installed, or `jobs` is anything else, or an empty mapping.
     """
     from sqla_jobs.jobs import Jobs
     from sqla_jobs.prometheus.source import JobsSource, check_installed

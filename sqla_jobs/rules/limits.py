@@ -47,9 +47,14 @@ class _Keyed:
 class ConcurrencyLimit(_Keyed):
     """Lets at most `running` jobs run at once, over all workers: of a task, of each key, or of tasks with equal `name`.
 
-    `key` is an argument's name, several names, or a function of the arguments. `ordered`, allowed only with 1, runs the
-    jobs of a key in the order of their commits. With "hold", a failed job keeps the next ones waiting until it is
-    retried, cancelled or deleted. Raises `DeclarationError`.
+    - `running`: the number of jobs, from 0 to 1,000,000.
+    - `key`: an argument's name, several, or a function of the arguments as they are stored: each value has a limit of
+      its own.
+    - `name`: tasks whose limits have the same name share one; by default the task's name.
+    - `ordered`: True, only with `running` 1 and a key, runs the jobs of a key in the order in which they were
+      committed. With "hold" a job that failed keeps the next ones waiting until it is retried, cancelled or deleted.
+
+    Raises `DeclarationError` for what no limit can have.
     """
 
     running: int
@@ -96,9 +101,13 @@ class ConcurrencyLimit(_Keyed):
 class RateLimit(_Keyed):
     """Lets at most `rate` jobs start in any `per` seconds, over all workers. Each attempt counts as a start.
 
-    `rate` is from 0 to 10,000, `per` a timedelta or seconds, from 1 second to a day. `burst` is the number of jobs that
-    may start close together, by default all. A smaller number spreads the starts: at most `burst` in any
-    `per * burst / rate` seconds. `key` and `name` are as in `ConcurrencyLimit`. Raises `DeclarationError`.
+    - `rate`: the number of starts, from 0 to 10,000.
+    - `per`: a timedelta, or seconds, from 1 to a day.
+    - `burst`: the number that may start close together, by default all. With less the starts are spread: at most
+      `burst` in any `per * burst / rate` seconds.
+    - `key`, `name`: as for `ConcurrencyLimit`.
+
+    Raises `DeclarationError` for what no limit can have.
     """
 
     rate: int
@@ -155,12 +164,12 @@ class Gate:
         return self.row if self.key is None else self._with(key_of(self.key, arguments))
 
     def of_key(self, key: object) -> str:
-        """Return the gate of one key, given as itself or as its hash."""
-        return f"{self.row}{key}" if isinstance(key, str) and _HASHED.fullmatch(key) else self._with(key)
+        """The gate of one key, which may be said by the hash that people see of it."""
+        return f"{self.row}{key}" if isinstance(key, str) and is_hash(key) else self._with(key)
 
     def misspells(self, gate: str) -> bool:
-        """Return whether `gate` has a plain key of this row although its keys are hashed, as older code made it."""
-        return self.is_hidden and gate.startswith(self.row) and not _HASHED.fullmatch(gate[len(self.row) :])
+        """Whether that gate has a key of this row as it is, although it is hashed: made by code that knew less."""
+        return self.is_hidden and gate.startswith(self.row) and not is_hash(gate[len(self.row) :])
 
     def _with(self, key: object) -> str:
         return self.row + key_text(key, is_hidden=self.is_hidden)
@@ -255,6 +264,11 @@ def key_text(key: object, *, is_hidden: bool = False) -> str:
     """Return the end of a gate: the key as JSON, or its hash if it is long or hidden."""
     text = number_alike(as_json(key))
     return f"sha256:{sha256(text.encode()).hexdigest()[:40]}" if is_hidden or len(text) > _LONGEST else text
+
+
+def is_hash(key: str) -> bool:
+    """Whether a gate ends with the hash of a key, in place of the key."""
+    return _HASHED.fullmatch(key) is not None
 
 
 def ordered_gate(gates: Sequence[str]) -> str | None:

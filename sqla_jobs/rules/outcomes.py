@@ -38,7 +38,12 @@ MAX_TRACEBACK = 50_000
 
 
 class Snooze(Exception):
-    """Raised by a task to run again in `seconds` without using up an attempt."""
+    """Raised by a task to run again later without using up an attempt. The run's session is rolled back.
+
+    - `seconds`: seconds or a timedelta, at least 0, counted from the end of the run.
+
+    Raises `ValueError` for what is no finite number of seconds.
+    """
 
     def __init__(self, seconds: float | timedelta) -> None:
         wait = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
@@ -49,7 +54,10 @@ class Snooze(Exception):
 
 
 class Cancel(Exception):
-    """Raised by a task to end its job as `cancelled`, with a `reason`."""
+    """Raised by a task to end its job as `cancelled`. The run's session is rolled back.
+
+    - `reason`: text for people, stored as the error of the run.
+    """
 
     def __init__(self, reason: str = "") -> None:
         self.reason: str = str(reason)

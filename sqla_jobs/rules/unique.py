@@ -25,7 +25,7 @@ _MISSING: Any = object()
 
 @dataclass(frozen=True, init=False)
 class Unique:
-    """Allows at most one live job (scheduled, queued or running) per key, and decides what a second enqueue does.
+    """At most one live job (scheduled, queued or running) for each key, and what happens if the key is taken.
 
     - `key`: the name of the argument that makes the key, or a list of names (an empty list: one job of the task); or a
       callable that gets a mapping of the stored arguments and returns a JSON-able value; or None for all arguments.

@@ -22,7 +22,9 @@ class LeaseSettings:
     """
 
     heartbeat: float
+    """The time between two heartbeats."""
     lease: float
+    """The time without a heartbeat after which the process is taken for dead."""
 
     def __post_init__(self) -> None:
         _check_seconds(heartbeat=self.heartbeat, lease=self.lease)
@@ -46,12 +48,16 @@ class LeaseSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings(LeaseSettings):
-    """The settings of a worker. All times are seconds. `queues` gives the concurrency of each queue."""
+    """The settings of a worker. All times are seconds."""
 
     queues: dict[str, int]
+    """The number of jobs of each queue that run at once."""
     poll: float
+    """The longest time between two looks for jobs that no notification announced."""
     grace: float
+    """The time that running jobs have to end when the worker stops."""
     slow_after: float
+    """The time after which the stack of a run is logged."""
     timeout: float | None
     """The timeout of tasks without one of their own."""
     kill_after: float

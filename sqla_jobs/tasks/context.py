@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from sqla_jobs.tasks.resources import NO_RESOURCES, Resources
+
 
 def _nowhere(fraction: float, message: str | None) -> None:
     """Discard progress."""
@@ -15,7 +17,7 @@ def _nowhere(fraction: float, message: str | None) -> None:
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class RunContext:
-    """The facts of a run, injected into a task that has a parameter annotated with this class."""
+    """One run of a task: its job, its attempt, its deadline. A leading parameter with this annotation receives it."""
 
     job_id: int
     """The id of the job, the same in each attempt."""
@@ -37,9 +39,11 @@ class RunContext:
     scheduled_for: datetime | None = None
     """The tick of the schedule that enqueued the job; `None` if no schedule did."""
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
-    """The headers that were stored with the job, such as the id of a request."""
+    """The headers that were stored with the job when it was enqueued, such as the id of the request."""
     cancel_requested: bool = False
-    """True once the job's cancel was requested, with a delay of about a second."""
+    """True once somebody has asked for this job to be cancelled; known within about a second."""
+    resources: Resources = field(default=NO_RESOURCES, repr=False)
+    """The objects that the process's worker contexts have yielded, by type: `run.resources[httpx.Client]`."""
     publish: Callable[[float, str | None], None] = field(default=_nowhere, repr=False)
     """The function that `progress` calls."""
 
@@ -49,9 +53,14 @@ class RunContext:
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
     def progress(self, fraction: float, message: str | None = None) -> None:
-        """Publish the progress, a fraction from 0 to 1, as `Job.progress` and `Job.progress_message`.
+        """Show how far the run is, as `Job.progress` and `Job.progress_message`.
 
-        Frequent calls are cheap: a worker stores the newest value at most ten times a second.
+        - `fraction`: from 0 to 1.
+        - `message`: text for people; None removes the former one.
+
+        Cheap to call often: a worker stores the newest value at most ten times a second.
+
+        Raises `ValueError` for a fraction that is no number from 0 to 1.
         """
         if not (math.isfinite(fraction) and 0 <= fraction <= 1):
             raise ValueError(f"progress must be a number from 0 to 1, got {fraction!r}")

@@ -36,7 +36,7 @@ log: logging.Logger = logging.getLogger("sqla_jobs")
 
 
 class TaskOptions(TypedDict, total=False):
-    """The options of a task's declaration."""
+    """The options of a task, given to `jobs.task`."""
 
     name: str
     """The name stored with each job; by default the name of the function or class."""
@@ -47,24 +47,23 @@ class TaskOptions(TypedDict, total=False):
     max_attempts: int
     """The maximum number of attempts, from 1 to 1,000,000; by default 25. Attempts lost to crashes count."""
     timeout: float | timedelta | None
-    """The time limit of one attempt; a number is seconds. By default only the worker's applies."""
+    """The longest time of one attempt; a number is seconds. By default there is no limit but the worker's."""
     retry: tenacity.BaseRetrying
-    """The policy of retries: `retry`, `stop` and `wait` of tenacity.
-
-    By default the waits grow to an hour.
-    """
+    """The policy after an exception: `retry`, `stop` and `wait` of tenacity. By default waits grow up to an hour."""
     aliases: Sequence[str]
     """Former names of the task, under which jobs may still wait."""
     sensitive: Sequence[str]
     """Arguments that no log, error, command or page shows."""
     limits: Limit | Sequence[Limit]
-    """Limits of its running jobs, or of starts in a period, over all workers. A job starts if all of them allow it."""
+    """Limits on the jobs that run at once, or start in a period, over all workers. All of them must admit a job."""
     fair_by: KeyOf
     """An argument, several, or a function of the arguments. Its values take turns, however many jobs each has."""
     unique: Unique | None
-    """Allows one live job per key, and decides what a second enqueue does. The key is made from the arguments."""
+    """At most one live job for each key of the arguments, and the handling of an enqueue whose key is taken."""
     on_failure: Task[..., Any, Any]
-    """A task that is enqueued by the commit that stores a job's final failure. It takes the job's id."""
+    """Enqueued in the commit that stores that a job has failed for good; its one argument is the id of that job."""
+    lazy: bool
+    """Whether the transaction of a run begins only at the first use of its session; by default False."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +80,12 @@ class Declaration:
     gates: tuple[Gate, ...]
     defaults: Mapping[str, Any]
     unique: UniqueRule | None
+    lazy: bool
+
+    @property
+    def begins_lazily(self) -> bool:
+        """Whether the transaction of a run begins at the first use of its session. Loading an argument is one."""
+        return self.lazy and not self.codec.entities
 
     def gates_of(self, stored: Mapping[str, Any]) -> list[str]:
         """Return the gates of a job with these stored arguments. Raises `ArgumentsError` for a key that is no JSON."""
@@ -94,8 +99,8 @@ class Declaration:
             raise ArgumentsError(f"{self.name}: the key of a limit cannot be made of the arguments ({kind})") from error
 
     @cached_property
-    def gating(self) -> Callable[[Mapping[str, Any]], list[str]] | None:
-        """`gates_of`; None if the task has no gates."""
+    def make_gates(self) -> Callable[[Mapping[str, Any]], list[str]] | None:
+        """`gates_of`, or None where no job has gates."""
         return self.gates_of if self.gates else None
 
     def gates_of_row(self, args: str) -> list[str]:
@@ -185,6 +190,7 @@ def declare(target: Callable[..., Any], options: TaskOptions, job_class: type[An
         gates_of(name, _limits(name, options), options.get("fair_by"), signature.arguments.parameters, sensitive),
         {"queue": "default", "priority": 0, "max_attempts": MAX_ATTEMPTS} | given,
         declared_rule(name, options.get("unique"), signature.arguments.parameters, sensitive),
+        _lazy(name, options.get("lazy", False), signature),
     )
 
 
@@ -262,6 +268,18 @@ def _timeout(name: str, timeout: object) -> float | None:
     if timeout is None:
         return None
     return check_seconds(f"{name}: timeout", timeout, least=INSTANT, error=DeclarationError)
+
+
+def _lazy(name: str, lazy: object, signature: Signature) -> bool:
+    if not isinstance(lazy, bool):
+        raise DeclarationError(f"{name}: lazy must be True or False, got {lazy!r:.60}")
+    if lazy and not signature.wants_session:
+        kind = "AsyncSession" if signature.is_coroutine else "Session"
+        raise DeclarationError(
+            f"{name}: lazy=True says when the transaction of its session begins, and it takes none: annotate its first "
+            f"parameter as {kind}, or leave lazy out"
+        )
+    return lazy
 
 
 def _refuse_rows_without_session(codec: Codec, signature: Signature) -> None:

@@ -34,7 +34,7 @@ _BATCH: Any = bindparam("batch", type_=Text)
 
 
 class EnqueueOptions(TypedDict, total=False):
-    """Options of one enqueue. An option that is left out or `None` has the value of the task's declaration."""
+    """The options of a job, given to `task.options`. One that is left out, or `None`, is as the task was declared."""
 
     delay: timedelta | float | None
     """The time until the job is due, from now by the server's clock; a number is seconds."""
@@ -50,7 +50,7 @@ class EnqueueOptions(TypedDict, total=False):
     """A key that at most one live job (scheduled, queued or running) has. If there is one, the enqueue returns it,
     unless the policy decides otherwise."""
     unique: Unique | None
-    """The policy for an enqueue that finds a live job with its key. Without `unique_key`, it also makes the key."""
+    """The handling of an enqueue whose key is taken; without `unique_key`, also the key."""
     headers: Mapping[str, str] | None
     """At most 50 texts for middleware and the run, separate from the task's arguments."""
     columns: Mapping[str, Any] | None

@@ -8,7 +8,7 @@ from typing_extensions import deprecated
 
 
 class Enqueued(int):
-    """The number of inserted jobs, with the numbers of items that found a live job with their unique key."""
+    """The number of inserted jobs, with the numbers of items whose unique key was taken."""
 
     replaced: int
     """Number of items that changed a waiting job (`on_conflict="replace"` or `"update"`)."""

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 class ScheduleOptions(TypedDict, total=False):
-    """The options of a schedule's declaration."""
+    """The options of a schedule, given to `task.schedule`."""
 
     name: str
-    """The name of its row; by default the task's name. A new name makes another schedule."""
+    """The name of its row; by default the task's. Another name makes another schedule."""
     timezone: str
-    """An IANA name, such as "Europe/Paris"; by default UTC."""
+    """An IANA time zone such as "Europe/Paris"; by default UTC."""
     args: Mapping[str, Any]
     """Values of the task's arguments, by name."""
     queue: str
@@ -32,13 +32,14 @@ class ScheduleOptions(TypedDict, total=False):
     priority: int
     """The priority of its jobs, from -10 to 10; lower runs first. By default the task's."""
     catch_up: CatchUp | Literal["skip", "latest", "all"]
-    """The missed ticks to fire: none, the newest, or all, the oldest first and at most 100."""
+    """The ticks that fire although no clock ran in time: none, the newest (by default), or all of them, the oldest
+    first, 100 at most."""
     overlap: Overlap | Literal["allow", "skip"]
-    """"skip" skips a tick while the job of an earlier tick is live; by default "allow"."""
+    """"skip" passes a tick over while the job of an earlier one has not ended; by default "allow"."""
     jitter: float | timedelta
-    """The maximum random delay of each job after its tick; a number is seconds."""
+    """The longest random delay of each job after its tick; a number is seconds. By default none."""
     enabled: bool
-    """False declares the schedule disabled; by default True."""
+    """False declares it disabled; by default True."""
 
 
 @dataclass(frozen=True)

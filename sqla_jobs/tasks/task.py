@@ -44,14 +44,19 @@ J_co = TypeVar("J_co", bound=JobMixin, covariant=True)
 
 
 class Enqueue(Protocol[P, J_co]):
-    """The type of `task.enqueue`: it takes a session, then the task's arguments without injected parameters."""
+    """The call of `task.enqueue`: a session, then the arguments of the task without those that are injected."""
 
     def __call__(self, session: AnySession, /, *args: P.args, **kwargs: P.kwargs) -> J_co:
         """Add a job to the caller's session. It exists if and only if the caller's transaction commits.
 
-        Return the job, pending like any added object. A job with a unique key is inserted already, or is the live job
-        with that key. Raises `ArgumentsError` for arguments that do not fit, and `JobExists` for
-        `Unique(on_conflict="raise")`; both change nothing.
+        - `session`: the `Session` or `scoped_session` of the caller.
+        - `args`, `kwargs`: the arguments of the task, by position or by name, without those that are injected.
+
+        Returns the job, pending like any object that was added; its `id` is None until the session flushes. One with a
+        unique key is in the database already, or it is the live job of that key.
+
+        Raises `ArgumentsError` for arguments that do not fit, and `JobExists` if the `Unique` says so. The transaction
+        stays usable.
         """
         ...
 
@@ -167,11 +172,11 @@ class Enqueuer(Generic[C, J]):
         given = self.bind(args, kwargs)
         if unique is None:
             stored = declaration.codec.stored(session, given)
-            added = add_one(session, self._models, self._with_headers(self.columns), stored, declaration.gating), 1
+            added = add_one(session, self._models, self._with_headers(self.columns), stored, declaration.make_gates), 1
         else:
             item = unique.keyed(declaration.codec.encode(session, given))
             values = self._with_headers(self._values)
-            added = add_unique(session, self._models, values, item, unique, declaration.gating)
+            added = add_unique(session, self._models, values, item, unique, declaration.make_gates)
         after_commit(session, self._models.Job, self._models.channel, self._message)
         return added
 
@@ -209,7 +214,7 @@ class Enqueuer(Generic[C, J]):
         with self._sending(into) as sending:
             if unique is None:
                 columns = self._with_headers(self.columns)
-                count = add_many(into, self._models, columns, each(bytes), declaration.gating)
+                count = add_many(into, self._models, columns, each(bytes), declaration.make_gates)
             elif "unique_key" in self._options:
                 raise ArgumentsError(
                     "enqueue_many takes no unique_key: at most one of its jobs could be enqueued; "
@@ -217,7 +222,7 @@ class Enqueuer(Generic[C, J]):
                 )
             else:
                 values = self._with_headers(self._values)
-                count = add_many_unique(into, self._models, values, each(unique.keyed), unique, declaration.gating)
+                count = add_many_unique(into, self._models, values, each(unique.keyed), unique, declaration.make_gates)
             after_commit(into, self._models.Job, self._models.channel, self._message)
             sending.many(count)
         return count
@@ -285,11 +290,11 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
     """A registered function. Call it to run it in this process, or enqueue it."""
 
     def __init__(
-        self, declaration: Declaration, models: Models[J], schedules: Schedules, hooks: Hooks, wait: _Wait[J]
+        self, declaration: Declaration, models: Models[J], schedules: Schedules, hooks: Hooks, waits: _Waits[J]
     ) -> None:
         super().__init__(declaration, models, {}, DescribedEnqueue(declaration, models.Job), hooks)
         self._schedules = schedules
-        self._wait = wait
+        self._waits = waits
         self.__name__: str = declaration.signature.qualname.rpartition(".")[2]
         self.__qualname__ = declaration.signature.qualname
         self.__module__ = declaration.signature.module
@@ -306,7 +311,7 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
         return cast("R_co", self.__wrapped__(*args, **kwargs))
 
     def options(self, **options: Unpack[EnqueueOptions]) -> Enqueuer[C, J]:
-        """Return the task with these options for `enqueue`. An option that is left out or None is as declared.
+        """Return the task with options for its jobs. An option that is left out, or None, is as the task was declared.
 
         - `delay`: a timedelta, or seconds, from now by the server's clock; up to 100 years.
         - `run_at`: a datetime with a time zone, before which the job does not run. `PARKED` is never reached.
@@ -329,13 +334,36 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
     @overload
     def result(self, job: J | int, /, *, timeout: float | None = None) -> R_co: ...
     def result(self, job: J | int, /, *, timeout: float | None = None) -> Any:
-        """Wait until a job has ended, and return its result as the task's return type.
+        """Wait until a job has ended, and return its result as a value of the task's return type.
 
-        Raises `JobFailed` if the job failed for good or was cancelled, `TimeoutError` after `timeout` seconds,
+        - `job`: the job, or its id. It must be committed.
+        - `timeout`: seconds until `TimeoutError`; by default it waits for ever.
+
+        Raises `JobFailed` if the job fails for good or is cancelled, `TimeoutError` after `timeout` seconds,
         `UnknownJob` if there is no such job, and `ArgumentsError` if it is a job of another task, or if the stored
         result does not fit the return type.
         """
-        ended = self._wait(job, timeout=timeout)
+        ended = self._waits.wait(job, timeout=timeout)
+        return self._declaration.result_of(ended)
+
+    @overload
+    async def result_async(
+        self: Task[..., Coroutine[Any, Any, T], J],
+        job: J | int,
+        /,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - as in `result`
+    ) -> T: ...
+    @overload
+    async def result_async(self, job: J | int, /, *, timeout: float | None = None) -> R_co: ...  # noqa: ASYNC109
+    async def result_async(self, job: J | int, /, *, timeout: float | None = None) -> Any:  # noqa: ASYNC109
+        """Wait as `result` does, in an event loop: other coroutines run meanwhile.
+
+        - `job`, `timeout`: as for `result`.
+
+        Raises what `result` raises.
+        """
+        ended = await self._waits.wait_async(job, timeout=timeout)
         return self._declaration.result_of(ended)
 
     def schedule(self, cron: str, /, **options: Unpack[ScheduleOptions]) -> None:
@@ -362,8 +390,10 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
         return f"<Task {self.name} of {self.__module__}.{self.__qualname__}>"
 
 
-class _Wait(Protocol[J]):
-    def __call__(self, job: J | int, /, *, timeout: float | None = None) -> J: ...
+class _Waits(Protocol[J]):
+    def wait(self, job: J | int, /, *, timeout: float | None = None) -> J: ...
+
+    async def wait_async(self, job: J | int, /, *, timeout: float | None = None) -> J: ...  # noqa: ASYNC109
 
 
 TaskLike = Task[..., Any, Any] | type[Any] | str

@@ -21,7 +21,7 @@ J = TypeVar("J", bound=JobMixin)
 
 
 def enqueued(session: AnySession, what: Jobs[J] | Enqueuer[..., J], /, **arguments: Any) -> list[J]:
-    """Return the jobs that were enqueued, in any state, the oldest first.
+    """Return the jobs that were enqueued, whatever their state is now, the oldest first.
 
     - `session`: the session of the test; it is flushed.
     - `what`: a task, or `task.options(…)` to find only jobs with these options: a `delay` may differ by a second, and
@@ -38,7 +38,11 @@ def enqueued(session: AnySession, what: Jobs[J] | Enqueuer[..., J], /, **argumen
 def assert_enqueued(session: AnySession, task: Enqueuer[..., J], /, **arguments: Any) -> J:
     """Assert that `enqueued` finds a job, and return it; if it finds several, return the newest.
 
-    The failure shows a diff of the most similar jobs. Raises `ArgumentsError` as `enqueued` does.
+    - `session`, `arguments`: as for `enqueued`.
+    - `task`: a task, or `task.options(…)`.
+
+    Raises `AssertionError` if there is none, which shows the nearest jobs as a difference; `ArgumentsError` as
+    `enqueued` does.
     """
     __tracebackhide__ = True
     check_task(task)
@@ -53,7 +57,9 @@ def assert_enqueued(session: AnySession, task: Enqueuer[..., J], /, **arguments:
 def assert_not_enqueued(session: AnySession, what: Jobs[Any] | Enqueuer[..., Any], /, **arguments: Any) -> None:
     """Assert that `enqueued` finds no job; for a `Jobs`, that there is no job at all.
 
-    The failure lists the jobs that it finds. Raises `ArgumentsError` as `enqueued` does.
+    - `session`, `what`, `arguments`: as for `enqueued`.
+
+    Raises `AssertionError` if there are such jobs, which shows them; `ArgumentsError` as `enqueued` does.
     """
     __tracebackhide__ = True
     own = plain_session(session, call_of(assert_not_enqueued, what, arguments))
@@ -65,8 +71,13 @@ def assert_not_enqueued(session: AnySession, what: Jobs[Any] | Enqueuer[..., Any
 def assert_unique(session: AnySession, task: Enqueuer[..., J], /, **arguments: Any) -> J:
     """Assert that `enqueued` finds exactly one live job, with the unique key of its arguments, and return it.
 
-    A live job is scheduled, queued or running. The failure shows the live jobs with their keys. Raises
-    `ArgumentsError` as `enqueued` does, and for a task that is not unique.
+    - `session`, `arguments`: as for `enqueued`.
+    - `task`: a unique task, or `task.options(…)` that make it so.
+
+    Returns that job. Live are jobs that are scheduled, queued or running.
+
+    Raises `AssertionError`, which shows the live jobs with their keys; `ArgumentsError` as `enqueued` does, and for a
+    task that is not unique.
     """
     __tracebackhide__ = True
     check_task(task)

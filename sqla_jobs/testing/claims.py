@@ -21,7 +21,7 @@ from sqla_jobs.queries.limits import declare
 from sqla_jobs.rules.checks import check_queue
 from sqla_jobs.rules.wording import did_you_mean
 from sqla_jobs.testing.awaiting import around_test
-from sqla_jobs.worker.gating import Gating, declared_limits
+from sqla_jobs.worker.backfill import Backfill, declared_limits
 
 _FIRST = "{}"
 """The cursor before the first group of a queue."""
@@ -98,7 +98,7 @@ def within_limits(jobs: Jobs[Any], session: Session, queries: Queries) -> Claim:
 
     def claim(session: Session, process_id: uuid.UUID, slots: dict[str, int], tasks: Sequence[str]) -> list[Claimed]:
         ((queue, _),) = slots.items()
-        Gating(queries, declarations, [queue]).look(partial(_savepoint, session, queries), time.monotonic())
+        Backfill(queries, declarations, [queue]).look(partial(_savepoint, session, queries), time.monotonic())
         claimed, is_whole_round = queries.claim(session, process_id, slots, tasks), False
         while not claimed:
             cursor = cursors.get(queue, _FIRST)

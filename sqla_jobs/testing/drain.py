@@ -33,7 +33,7 @@ from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.hooks import RunEvent
 from sqla_jobs.tasks.sessions import AnySession, plain_session
-from sqla_jobs.testing.awaiting import body_of, is_test_cancelled
+from sqla_jobs.testing.awaiting import body_of, is_test_cancelled, resources_of_test
 from sqla_jobs.testing.claims import (
     Savepoints,
     check_known,
@@ -47,6 +47,7 @@ from sqla_jobs.testing.claims import (
     within_limits,
 )
 from sqla_jobs.testing.given import check_jobs
+from sqla_jobs.worker.contexts import Await
 from sqla_jobs.worker.events import event_of, started
 
 Errors = Literal["raise", "record"]
@@ -54,7 +55,7 @@ _FAILED = (RunOutcome.failed, RunOutcome.retried)
 
 
 class Drained(int):
-    """The return value of `drain`: the number of runs, with the jobs left over and the recorded exceptions."""
+    """The number of runs that `drain` has executed."""
 
     waiting: list[int]
     """The ids of jobs that are due and did not run; `jobs.why` explains why.
@@ -62,7 +63,7 @@ class Drained(int):
     They wait behind a limit, are paused, are in a queue that was not drained, or have an undeclared task.
     """
     errors: list[BaseException]
-    """The exceptions, in order, of runs that failed or will be retried and that `drain` did not raise."""
+    """The exceptions of runs that failed or are tried again, which did not reach the test otherwise; in order."""
 
     def __new__(cls, runs: int, waiting: Sequence[int], errors: Sequence[BaseException] = ()) -> Drained:
         drained = super().__new__(cls, runs)
@@ -87,6 +88,7 @@ def drain(
     max_runs: int = 1000,
     limits: bool = False,
     schedules: bool = True,
+    resources: Iterable[object] | None = None,
 ) -> Drained:
     """Run the due jobs, and those that they enqueue, in this session and thread. Return the number of runs.
 
@@ -94,22 +96,27 @@ def drain(
     `drain` never commits or rolls back `session` itself, so a test that rolls it back undoes everything. Deferred
     constraints are checked before the first run, and at the end of each run as by a commit.
 
-    - `errors`: "raise" records a task's exception and then raises it, with a note that names the job; the jobs after
-      it stay due. An exception that the task's own `retry=` covers is only recorded, and the job runs again when it
-      is due. A task without `retry=` expects no exception, although workers would retry it. "record" only records.
-    - `queues`: the names of the queues to run; by default all. A queue that no task, job or schedule has, even after
-      the last run, is an error.
-    - `ahead`: a timedelta, or seconds. Delayed jobs and retries that are due within that time also run, without
-      waiting. So do the ticks of declared and stored schedules: they fire in order of time, each when nothing else is
-      due. `schedules=False` fires none.
-    - `max_runs`: the maximum number of runs; more are an error.
-    - `limits`: True obeys the limits of tasks and queues and the turns of `fair_by`; False ignores them. Jobs behind a
-      full limit stay queued. The `waiting` of the returned number lists due jobs that did not run.
+    - `jobs`: the `Jobs`.
+    - `errors`: "raise" raises what a task raised, once that is recorded, with a note that names the job; the jobs after
+      it stay due. What the task's own `retry=` tries again is recorded alone, and the job comes again when it is due;
+      a task without `retry=` expects no error, though workers try it again. "record" records all.
+    - `queues`: the names of those to run; by default all, while a worker serves those alone that it is given. One that
+      no task, job or schedule has is an error, also after the last run.
+    - `ahead`: a timedelta, or seconds. Delayed jobs and retries that are due within that time from now run too,
+      without waiting. So do the ticks of schedules, declared and stored: they fire one moment after another, each
+      when nothing else is due. With `schedules=False` none fires.
+    - `resources`: what tasks find in `run.resources`. By default the worker contexts are entered before the first run,
+      left after the last, and what they yield is found.
+    - `max_runs`: more runs than these are an error.
+    - `limits`: True obeys the limits of tasks and queues, and the turns of `fair_by`, which are passed over otherwise.
+      What waits behind a limit is left. The returned number's `waiting` names the jobs that are due and did not run.
 
-    Each run is inside the middleware and the `context=` of `jobs.bind`, or a new application context of Flask's, whose
-    `db.session` is the test's session. Coroutine tasks are awaited in the event loop of an asynchronous test, which
-    writes `await session.run_sync(lambda own: drain(jobs, own))` with its `AsyncSession`; tasks get that session. In
-    a synchronous test, each coroutine task without a session runs in an event loop of its own.
+    Each run is inside of the middleware and of what workers put around it: the `context=` of `jobs.bind`, or a new
+    application context of Flask's, whose `db.session` is that of the test.
+    Coroutine tasks are awaited in the event loop of an asynchronous test, which writes
+    `await session.run_sync(lambda own: drain(jobs, own))` with its `AsyncSession`; that is what they are given. In a
+    synchronous test each of those without a session has an event loop of its own, or all have that of asynchronous
+    worker contexts.
 
     Raises the exception of a task; `JobsError` if jobs are still due after `max_runs`, or if a task rolls back or
     closes the session; `ConfigurationError` for a coroutine task that cannot be awaited, whose job stays due, and if
@@ -125,19 +132,20 @@ def drain(
     queries = Queries(jobs.models)
     context = jobs.context_in(own)
     raised, savepoints = _Raised(), _Ends(own, jobs.models, queries)
-    executor = Executor(
-        jobs.tasks,
-        lambda declaration: savepoints,
-        context=lambda run: raised.around(run, context),
-        middleware=jobs.hooks.middleware,
-        tracing=jobs.hooks.tracing,
-    )
     names = None if queues is None else check_queues(queues)
     ticks = Ticks(jobs, own, seconds) if seconds and schedules else None
     find = _finder(jobs, own, queries, names, seconds, ticks, limits=limits)
     savepoints.check_constraints()
     runs, recorded = 0, list[BaseException]()
-    with process(jobs, own) as process_id:
+    with resources_of_test(jobs.hooks, own, resources) as (found, awaited), process(jobs, own) as process_id:
+        executor = Executor(
+            jobs.tasks,
+            lambda declaration: savepoints,
+            context=lambda run: raised.around(run, context),
+            middleware=jobs.hooks.middleware,
+            tracing=jobs.hooks.tracing,
+            resources=found,
+        )
         while (job := find(process_id)) is not None:
             if runs == max_runs:
                 raise JobsError(
@@ -145,7 +153,7 @@ def drain(
                     "the runs never end, look for a task that enqueues itself, or for a long ahead="
                 )
             attempt = Attempt(job, time.monotonic())
-            body = _body(jobs, own, queries, attempt)
+            body = _body(jobs, own, queries, attempt, awaited)
             _tell(jobs, context, started(job))
             error, end = raised.by(executor, attempt, body)
             stored = attempt.ended(Outcome.succeeded()) if end is None else _finish(queries, own, end)
@@ -154,7 +162,7 @@ def drain(
             if event := event_of(stored):
                 _tell(jobs, context, event)
                 if event.name == "failed":
-                    queries.mark_told(own, [event.run_id])
+                    queries.mark_delivered(own, [event.run_id])
             runs += 1
             expire_rows(jobs, own)
             if error is not None and end is not None and end.outcome.kind in _FAILED:
@@ -172,10 +180,10 @@ def drain(
     return Drained(runs, _waiting(jobs, own), recorded)
 
 
-def _body(jobs: Jobs[Any], session: Session, queries: Queries, attempt: Attempt) -> Interruptible:
-    """Return the runner of the task. Release the job and raise `ConfigurationError` if nothing here can run it."""
+def _body(jobs: Jobs[Any], session: Session, queries: Queries, attempt: Attempt, awaited: Await) -> Interruptible:
+    """What runs the task. Gives the job back, and raises `ConfigurationError`, where nothing here can."""
     try:
-        return body_of(jobs.tasks[attempt.job.task].declaration, session)
+        return body_of(jobs.tasks[attempt.job.task].declaration, session, awaited)
     except ConfigurationError:
         _finish(queries, session, attempt.ended(Outcome.released()))
         raise

@@ -46,7 +46,7 @@ def make_job(
     error: BaseException | None = None,
     **columns: Any,
 ) -> J:
-    """Make a job in `state`, with the runs, times and live process of such a job; add and flush it.
+    """Add a job in `state`, with the runs, the times and the live process that belong to it, and flush it.
 
     - `session`: the session of the test.
     - `what`: the task of the job, or `task.options(…)`. A `Jobs` makes a job of the task named `task=`, by default
@@ -109,10 +109,16 @@ def make_run(
     error: BaseException | None = None,
     **columns: Any,
 ) -> RunMixin:
-    """Make one more run of a job that is in the database; add and flush it. The job does not change.
+    """Add one more run of a job that is in the database, and flush it. The job stays as it is.
 
-    `attempt` is by default the job's own. `result` is stored only if `outcome` is "succeeded"; `error`, by default a
-    `RuntimeError`, only if it is "failed" or "retried". `columns` are other values of the row, by name.
+    - `session`: that of the test.
+    - `job`: a job in that session.
+    - `outcome`: a `RunOutcome` or its name.
+    - `attempt`: by default that of the job.
+    - `result`: what the run returned; kept if `outcome` is "succeeded".
+    - `error`: its exception, by default a `RuntimeError`; kept if `outcome` is "failed" or "retried".
+    - `columns`: other values of the row, by name.
+
     Raises `ArgumentsError` for an outcome or a column that does not exist.
     """
     own = plain_session(session, "make_run(session, job)")

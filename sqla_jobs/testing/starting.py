@@ -29,13 +29,16 @@ J = TypeVar("J", bound=JobMixin)
 
 
 def startable(session: AnySession, jobs: Jobs[J], /, *, queues: Iterable[str] | None = None) -> list[J]:
-    """Return, in order, the jobs that workers with enough slots would start now. No job is started.
+    """Return the jobs that workers with room for all of them would start now, in their order. None of them starts.
 
     Jobs that are not due, are paused, have an undeclared task or wait behind a limit are left out. Running jobs
     occupy their places behind limits; `make_job(session, task, state="running")` makes such a job.
 
-    - `session`: the session of the test; it is flushed, and otherwise unchanged.
-    - `queues`: the names of the queues; by default all. One that no task, job or schedule has is an error.
+    - `session`: that of the test; it is flushed, and nothing else of it is changed.
+    - `jobs`: the `Jobs`.
+    - `queues`: the names of those to look at; by default all.
+
+    Raises `ConfigurationError` for a queue that no task, job or schedule has, and where a worker would refuse to start.
     """
     own = plain_session(session, "startable(session, jobs)")
     with _all_started(own, jobs, queues) as ids:
@@ -46,7 +49,13 @@ def startable(session: AnySession, jobs: Jobs[J], /, *, queues: Iterable[str] | 
 
 
 def assert_starts(session: AnySession, jobs: Jobs[J], job: J | int, /) -> None:
-    """Assert that `startable` returns the job. The failure shows why it waits."""
+    """Assert that a job is among those that are `startable`.
+
+    - `session`, `jobs`: as for `startable`.
+    - `job`: the job, or its id.
+
+    Raises `AssertionError`, which says why it waits; and what `startable` raises.
+    """
     __tracebackhide__ = True
     own = plain_session(session, "assert_starts(session, jobs, job)")
     job_id, why = id_of(own, job), list[str]()
@@ -60,7 +69,13 @@ def assert_starts(session: AnySession, jobs: Jobs[J], job: J | int, /) -> None:
 def assert_waits(session: AnySession, jobs: Jobs[J], job: J | int, /, *, because: str = "") -> None:
     """Assert that `startable` does not return the job, and that `jobs.why` has a reason that contains `because`.
 
-    The reasons hold after all startable jobs have started. The failure shows them.
+    - `session`, `jobs`: as for `startable`.
+    - `job`: the job, or its id.
+    - `because`: a part of the expected reason.
+
+    These are the reasons once all has started that may.
+
+    Raises `AssertionError`, which shows them; and what `startable` raises.
     """
     __tracebackhide__ = True
     own = plain_session(session, "assert_waits(session, jobs, job)")

@@ -13,29 +13,29 @@ from sqla_jobs.queries import Claimed
 from sqla_jobs.queries.limited import Gates
 from sqla_jobs.rules.outcomes import Outcome
 from sqla_jobs.runtime.retrying import RetryLoop
+from sqla_jobs.worker.backfill import Backfill
 from sqla_jobs.worker.claiming import Claiming
 from sqla_jobs.worker.freed_places import FreedPlaces
-from sqla_jobs.worker.gating import Gating
 from sqla_jobs.worker.group_walk import GroupWalk
 
 _UNSURE = 0.05
-"""Seconds between two looks while the last heartbeat is too old for claims."""
+"""Seconds between looks while the last heartbeat is too old for claims."""
 _POLLS = 3.9
-"""The number of polls between two looks that no message has caused."""
+"""The number of polls between looks that are not caused by a message."""
 
 
 class LimitedClaimer:
-    """Claims jobs behind limits. It repeats its look while anything is claimed.
+    """Claims jobs behind limits. It keeps looking as long as it claims anything.
 
-    A queue rests after a complete round through its groups that claimed nothing and began after the last news.
-    News, such as an enqueue, an end or a changed limit, wakes every queue. A rate that allows one more start wakes
-    its own queue. A slot that becomes free continues the round of a queue that does not rest. Polls make up for
-    lost messages.
+    A queue rests once a complete round through its groups, begun after the last news, has claimed nothing. News, such
+    as a new job, an ended attempt or a changed limit, wakes every queue. A rate that allows one more start wakes only
+    its own queue. When a slot becomes free in a queue that is not resting, the queue's round continues. Polls make up
+    for lost messages.
 
     It does nothing while neither code nor an operator limits anything.
     """
 
-    def __init__(self, claiming: Claiming, gating: Gating, tasks: Sequence[str]) -> None:
+    def __init__(self, claiming: Claiming, backfill: Backfill, tasks: Sequence[str]) -> None:
         shared = claiming.shared
         self._settings = shared.settings
         self._attempts = shared.attempts
@@ -43,12 +43,14 @@ class LimitedClaimer:
         self._liveness = claiming.liveness
         self._finisher = claiming.finisher
         self._lookout = claiming.lookout
-        self._gating = gating
+        self._backfill = backfill
         self._freed = FreedPlaces(claiming)
-        self._walks = [GroupWalk(claiming, gating, tuple(tasks), backlog) for backlog in claiming.backlogs]
+        self._walks = [GroupWalk(claiming, backfill, tuple(tasks), backlog) for backlog in claiming.backlogs]
         self._news = object()
-        """An object that is replaced whenever there is news. A round that ends with the object with which it began has
-        missed nothing."""
+        """An object that is replaced whenever there is news.
+
+        A round that ends with the same object as it began with has missed nothing.
+        """
         self._poll_at = 0.0
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -73,59 +75,59 @@ class LimitedClaimer:
         return self._retry.trouble
 
     def heard(self) -> None:
-        """Note news: jobs that could not start before may start now."""
+        """Record news: jobs that could not start before may start now."""
         self._news = object()
         if self._is_of_use:
             self._wake.set()
 
     def slot_freed(self) -> None:
-        """Wake the claim loop: a slot became free in a queue that does not rest."""
+        """Wake the claim loop: a slot has become free in a queue that is not resting."""
         self._wake.set()
 
     def is_meant(self, what: str) -> bool:
         """Return whether a message may concern limited jobs. Jobs limited only by operators are announced as plain
         ones."""
-        may_be_limited = self._gating.by_operators or self._gating.is_behind(self._news)
+        may_be_limited = self._backfill.by_operators or self._backfill.is_behind(self._news)
         return not what or what.endswith(LIMITS) or may_be_limited
 
     def poll(self) -> None:
-        """Look at some groups every four polls, to make up for lost messages; and at once after the first limit."""
+        """Look at some groups every four polls, to make up for lost messages, and immediately after the first limit."""
         now = time.monotonic()
         if now >= self._poll_at:
             self._poll_at = now + _POLLS * self._settings.poll
             for walk in self._walks:
                 walk.poll()
             self._wake.set()
-        elif self._gating.is_behind(self._news):
+        elif self._backfill.is_behind(self._news):
             self._wake.set()
 
     def ended(self, jobs: Sequence[Claimed]) -> None:
         """Free the places of jobs whose ends are stored: behind their limits and in their queues."""
-        queues, added = self._gating.queues, self._gating.added_to_tasks
+        queues, added = self._backfill.queues, self._backfill.added_to_tasks
         is_news = False
         for job in jobs:
             if job.gates or job.queue in queues or job.task in added:
-                gates = job.gates or tuple(added.get(job.task, ()))  # an operator may have added gates while it ran
+                gates = job.gates or tuple(added.get(job.task, ()))  # an operator may have added gates during the run
                 is_news |= self._freed.add(gates, job.queue if job.queue in queues else "")
         if is_news:
             self.heard()
 
     def claim_some(self) -> bool:
-        """Claim in the calling thread. Return False if no thread has claimed anything and all queues rest."""
+        """Claim in the calling thread. Return False if no thread has claimed anything and all queues are resting."""
         if not self._is_of_use:
             return False
         self._news = object()
-        self._gating.look(self._engine.begin, self._news)
+        self._backfill.look(self._engine.begin, self._news)
         return self._look() or len(self._attempts) > 0 or not all(walk.rests(self._news) for walk in self._walks)
 
     def leave(self) -> None:
-        """Notify other workers of the places that became free since this one stopped claiming."""
+        """Notify other workers of the places that have become free since this worker stopped claiming."""
         self._freed.take()
         self._freed.notify()
 
     @property
     def _is_of_use(self) -> bool:
-        return self._gating.is_limited or self._lookout.has_limits
+        return self._backfill.is_limited or self._lookout.has_limits
 
     def _loop(self) -> None:
         while not self._stopping.is_set():
@@ -141,16 +143,18 @@ class LimitedClaimer:
         if not self._liveness.is_sure:
             return time.monotonic() + _UNSURE
         return min(
-            self._gating.due_at(self._news), self._freed.notify_at, *(walk.wakes_at(self._news) for walk in self._walks)
+            self._backfill.due_at(self._news),
+            self._freed.notify_at,
+            *(walk.wakes_at(self._news) for walk in self._walks),
         )
 
     def _look(self) -> bool:
-        """Claim for the queues in turn, until each rests or has no room. Return whether anything was claimed."""
+        """Claim for the queues in turn, until each is resting or has no room. Return whether anything was claimed."""
         any_claimed = False
         with self._looking:
             try:
                 while not self._stopping.is_set() and self._liveness.is_sure:
-                    if self._gating.look_if_due(self._engine.begin, self._news):
+                    if self._backfill.look_if_due(self._engine.begin, self._news):
                         self._news = object()  # jobs that had no gates before may start now
                     hints = self._freed.take()
                     rooms = [(walk, room) for walk in self._walks if (room := walk.room(self._news))]
@@ -170,7 +174,7 @@ class LimitedClaimer:
         with self._attempts.claiming_limited:
             with self._attempts.expecting_unknown():
                 jobs = walk.claim(room, hints, self._news)
-                missing = self._gating.missing(self._engine.begin, jobs)
+                missing = self._backfill.missing(self._engine.begin, jobs)
             fresh = self._attempts.add(jobs, asked_at=asked_at)
         self._freed.refilled(jobs, walk.free)
         begins = {attempt.job.run_id for attempt in fresh if self._may_begin(attempt.job)} - missing
@@ -184,6 +188,8 @@ class LimitedClaimer:
         return bool(jobs)
 
     def _may_begin(self, job: Claimed) -> bool:
-        """Return whether the lease is surely valid. If this process was stopped meanwhile, others may take it for
-        dead."""
+        """Return whether the lease is certainly valid.
+
+        If this process was suspended meanwhile, others may consider it dead.
+        """
         return self._liveness.is_sure and job.process_id == self._liveness.process_id

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Session
 
 from sqla_jobs import Jobs
-from sqla_jobs.database.limits import LIMIT, warn_of_few_connections
+from sqla_jobs.database.connection_limits import LIMIT, warn_of_few_connections
 from sqla_jobs.monitoring.server import connections
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import sql
-from sqlalchemy import Engine, create_engine, event, func, make_url, select, text
+from sqlalchemy import Engine, create_engine, event, func, make_url, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
@@ -314,6 +314,22 @@ def test_what_a_savepoint_took_back_is_not_told(engine: Engine, sent: Sent) -> N
         session.commit()
     wait_until(sent)
     assert sent() == ["kept"]
+
+
+def test_what_changes_jobs_as_objects_is_told_and_what_adds_or_changes_rows_is_not(engine: Engine, sent: Sent) -> None:
+    """As the table of docs/workers.md says."""
+    with Session(engine) as session:
+        session.add(job := jobs.Job(task="write", args={"n": 1}))
+        session.commit()
+        session.execute(update(jobs.Job).values(priority=1))
+        session.commit()
+        shop.write.options(queue="after these").enqueue(session, n=1)
+        session.commit()
+        wait_until(sent)
+        assert sent() == ["after these"]
+        job.priority = 2
+        session.commit()
+        wait_until(lambda: sent()[1:] == [""])
 
 
 def no_token(*_: object) -> None:

@@ -17,8 +17,8 @@ from sqla_jobs.database.engines import close_engine, own_engine
 from sqla_jobs.queries import Claimed, Queries, RunEnd, processes
 from sqla_jobs.queries.limited import NOTHING_ENDED, NOWHERE, Floors, Gates, Look
 from sqla_jobs.rules.outcomes import Failure, Outcome
+from sqla_jobs.worker.backfill import Backfill
 from sqla_jobs.worker.floors import GateFloors
-from sqla_jobs.worker.gating import Gating
 from tests.helpers import WAITING_HERE
 
 
@@ -31,8 +31,8 @@ class Claims:
         self.queries = Queries(jobs.models, "public")  # as a worker names the tables
         self.tasks = list(jobs.tasks)
         declarations = {name: jobs.tasks[name].declaration for name in self.tasks}
-        self.gating = Gating(self.queries, declarations, queues)
-        self.gating.declare(engine, jobs.models)
+        self.backfill = Backfill(self.queries, declarations, queues)
+        self.backfill.declare(engine, jobs.models)
         with engine.begin() as connection:
             self.process_id = processes.register(connection, jobs.models, kind="worker", queues={}, lease=60)
 
@@ -47,7 +47,7 @@ class Claims:
         """Once through all groups of a queue, or as far as there is room."""
         began = time.monotonic()
         with self.engine.connect() as connection:
-            tasks = [task for task in self.tasks if task not in self.gating.held_up]
+            tasks = [task for task in self.tasks if task not in self.backfill.held_up]
             claim = self.queries.claim_limited
             begin = floors.of(began) if floors else NOWHERE
             look = claim(connection, self.process_id, queue, room, tasks, hints=hints, floors=begin)
@@ -61,7 +61,7 @@ class Claims:
 
     def repair(self) -> None:
         """What a worker does before it claims, whenever it did it last."""
-        self.gating.look(self.engine.begin)
+        self.backfill.look(self.engine.begin)
 
     def end(self, *claimed: Claimed, outcome: Outcome | None = None) -> None:
         with self.engine.begin() as connection:

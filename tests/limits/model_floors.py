@@ -36,7 +36,7 @@ class World:
     """So many jobs are inserted and so many more are committed to begin with. The others come at any time."""
     unflushed: int = 0
     """The first jobs are claimed, each with one behind some other gate, and that is not on disk."""
-    ungated: int = 0
+    lacking_gates: int = 0
     """The first jobs are without their gate, until it is given to them."""
     is_ordered: bool = False
     kinds: frozenset[str] = frozenset()
@@ -63,7 +63,7 @@ class World:
     def start(self) -> Database:
         """What is there to begin with."""
         states = ["open"] * self.opened + ["queued"] * self.queued + ["new"] * len(self.groups)
-        jobs = [Job(group, states[n], n >= self.ungated, position=n + 1) for n, group in enumerate(self.groups)]
+        jobs = [Job(group, states[n], n >= self.lacking_gates, position=n + 1) for n, group in enumerate(self.groups)]
         return Database(tuple(jobs))
 
     def explored(self) -> Explored:

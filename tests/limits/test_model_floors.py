@@ -14,10 +14,10 @@ pytestmark = pytest.mark.slow
 
 URGENT = World(queued=3, kinds=frozenset({"urgent"}), others=0)
 GROUPS = World(groups=(0, 1, 1), queued=3, kinds=frozenset({"urgent"}), others=0, again=0)
-GATES = World(queued=3, ungated=1, kinds=frozenset({"gate"}), others=0, again=0)
+GATES = World(queued=3, lacking_gates=1, kinds=frozenset({"gate"}), others=0, again=0)
 LATE = World(groups=(0, 0, 0, 0), opened=1, queued=2, is_ordered=True, faults=0, others=0, sweeps=False)
 RETRIED = World(queued=2, is_ordered=True, faults=0, others=0, again=2, sweeps=False)
-ORDER_GIVEN = World(queued=3, ungated=1, is_ordered=True, kinds=frozenset({"gate"}), others=0, again=0)
+ORDER_GIVEN = World(queued=3, lacking_gates=1, is_ordered=True, kinds=frozenset({"gate"}), others=0, again=0)
 NO_ANSWER = World(groups=(0, 0), queued=1, kinds=frozenset({"no answer"}), stops=True, again=0)
 CRASH = World(limit=2, queued=1, unflushed=1, kinds=frozenset({"unseen"}), again=0, sweeps=False, overlaps=False)
 FAILOVER = World(groups=(0, 0), queued=1, is_ordered=True, kinds=frozenset({"failover"}), again=0)

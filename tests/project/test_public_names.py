@@ -38,7 +38,7 @@ PUBLIC = {
     "sqla_jobs.postgres": {"local_postgres"},
     "sqla_jobs.opentelemetry": {"instrument"},
     "sqla_jobs.flask": {"FlaskJobs", "cli", "loaded"},
-    "sqla_jobs.dashboard": {"Role", "allow_everyone", "create_blueprint"},
+    "sqla_jobs.dashboard": {"Role", "allow_everyone", "create_asgi", "create_blueprint", "create_wsgi"},
     "sqla_jobs.migrations": {"LATEST", "downgrade", "upgrade"},
     "sqla_jobs.worker": {"Settings", "Worker"},
     "sqla_jobs.clock": {"Clock"},

@@ -20,7 +20,6 @@ from zoneinfo import ZoneInfo
 
 import pytest
 import yaml
-from httpx2 import AsyncClient
 from sqlalchemy import Engine, create_engine, select, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
@@ -62,8 +61,8 @@ def test_the_quick_start_is_the_example() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("coming-from-celery", "coming-from-rq", "coroutines", "dashboard", "hooks", "index", "limits", "monitoring"),
-        *("schedules", "tasks", "transactions", "unique", "workers"),
+        *("coming-from-celery", "coming-from-others", "coming-from-rq", "coroutines", "hooks", "index", "limits"),
+        *("monitoring", "schedules", "tasks", "transactions", "unique", "workers"),
     ],
 )
 def test_the_python_of_a_page_runs_as_printed(name: str, page: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,16 +123,19 @@ def test_the_application_of_several_modules_works(
 
 def test_every_page_is_run_by_a_test() -> None:
     included = {"quickstart", "changelog", "contributing", "security"}
-    structure = {"reference"}  # it holds directives only, which the build of the pages follows
+    made = {"reference"}  # by a command, as tests/project/test_reference.py checks
     prose = {"glossary"}  # no code
     compared = {"architecture"}  # with the code, by tests/project/test_architecture.py
     adopting = {"cli", "dashboard", "fastapi", "flask", "following", "migrations", "operating"}
-    coming = {"coming-from-celery", "coming-from-rq"}
+    coming = {"coming-from-celery", "coming-from-others", "coming-from-rq"}
     testing = {page.stem for page in DOCS if page.stem.startswith("testing")}
+    following = {"tutorial", "tutorial-production"}  # from beginning to end, by tests/project/test_tutorial.py
     using = {"coroutines", "schedules", "several-modules", "tasks", "transactions", "unique", "workers"}
     observing = {"error-tracking", "hooks", "monitoring", "structlog", "tracing"}  # tests/project/test_observing.py too
-    run = adopting | coming | using | testing | observing | {"index", "limits", "performance", "reliability"}
-    assert {page.stem for page in DOCS} == run | included | structure | prose | compared
+    run = (
+        adopting | coming | following | using | testing | observing | {"index", "limits", "performance", "reliability"}
+    )
+    assert {page.stem for page in DOCS} == run | included | made | prose | compared
 
 
 def test_the_table_of_daylight_saving_is_true() -> None:
@@ -190,7 +192,7 @@ def test_the_web_server_of_the_docs_runs_jobs(
     for block in blocks(ROOT / "docs/fastapi.md", "python"):
         shop.joinpath(block.code.splitlines()[0].removeprefix("# ")).write_text(block.code, encoding="utf-8")
     web = import_module("web")
-    assert isinstance(import_module("resources").client(), AsyncClient)
+    resources = import_module("resources")
 
     def status(order: int) -> Any:
         with engine.connect() as connection:
@@ -199,6 +201,10 @@ def test_the_web_server_of_the_docs_runs_jobs(
     with TestClient(web.app) as client:
         order = client.post("/orders").json()["order"]
         wait_until(lambda: status(order) == "announced")
+        with Session(engine) as session:
+            job = resources.look_up.enqueue(session)
+            session.commit()
+        assert resources.jobs.wait(job, timeout=20).runs[0].result >= 200
     assert _Partner.keys == [f"order-{order}"]
     with engine.connect() as connection:
         assert connection.scalar(text("SELECT count(*) FROM sqla_processes")) == 0

@@ -1,0 +1,3 @@
+from tests.reference.page import PAGE, page
+
+PAGE.write_text(page(), encoding="utf-8")
