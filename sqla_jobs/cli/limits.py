@@ -79,7 +79,7 @@ def _of_which(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def run(jobs: Jobs[Any], *args: Any, which: str | None, queue: str | None, key: object, **options: Any) -> None:
         if (which is None) == (queue is None):
-            raise click.UsageError("name a task or a limit, or else --queue NAME")
+            raise click.UsageError("name either a task or limit, or --queue NAME")
         if queue is not None and key is not UNSET:
             raise click.UsageError("--queue takes no --key: a queue has one limit")
         with right_usage():

@@ -53,7 +53,7 @@ class OneTimeToken:
 
 
 def create_app(jobs: Jobs[Any], door: OneTimeToken, *, user: str, read_only: bool) -> Flask:
-    """A Flask application that is the dashboard and nothing else."""
+    """Return a Flask application with only the dashboard."""
     role = Role.viewer if read_only else Role.operator
     app = mounted.create_app(
         jobs,

@@ -116,7 +116,7 @@ def _who_closed(session: Session, jobs: Jobs[Any], gate: str) -> str:
 
 
 def _holders(state: GateStatus) -> str:
-    """2 run, jobs 4 and 5; 40 run, jobs 4, 5 and 6 and 37 more."""
+    """Return text such as `2 run, jobs 4 and 5` or `40 run, jobs 4, 5 and 6 and 37 more`."""
     named = [str(job_id) for job_id in state.holders]
     run = f"{state.used:,} {'runs' if state.used == 1 else 'run'}"
     if not named:

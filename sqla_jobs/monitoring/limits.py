@@ -188,7 +188,7 @@ def _waiting(
 
 
 def rows_of(gates: Collection[str]) -> set[str]:
-    """The rows that can limit a job with these gates: its own and those of each key."""
+    """Return the rows that can limit a job with these gates: those of its keys, and those for every key."""
     return {*gates, *(gate[: gate.index("=") + 1] for gate in gates if "=" in gate)}
 
 

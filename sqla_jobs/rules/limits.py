@@ -164,11 +164,11 @@ class Gate:
         return self.row if self.key is None else self._with(key_of(self.key, arguments))
 
     def of_key(self, key: object) -> str:
-        """The gate of one key, which may be said by the hash that people see of it."""
+        """Return the gate of one key, given as itself or as its hash."""
         return f"{self.row}{key}" if isinstance(key, str) and is_hash(key) else self._with(key)
 
     def misspells(self, gate: str) -> bool:
-        """Whether that gate has a key of this row as it is, although it is hashed: made by code that knew less."""
+        """Return whether `gate` has a plain key of this row although its keys are hashed, as older code made it."""
         return self.is_hidden and gate.startswith(self.row) and not is_hash(gate[len(self.row) :])
 
     def _with(self, key: object) -> str:
@@ -267,7 +267,7 @@ def key_text(key: object, *, is_hidden: bool = False) -> str:
 
 
 def is_hash(key: str) -> bool:
-    """Whether a gate ends with the hash of a key, in place of the key."""
+    """Return whether a gate ends with the hash of a key instead of the key."""
     return _HASHED.fullmatch(key) is not None
 
 

@@ -61,9 +61,9 @@ class TaskOptions(TypedDict, total=False):
     unique: Unique | None
     """At most one live job for each key of the arguments, and the handling of an enqueue whose key is taken."""
     on_failure: Task[..., Any, Any]
-    """Enqueued in the commit that stores that a job has failed for good; its one argument is the id of that job."""
+    """A task that is enqueued by the commit that stores a job's final failure. It takes the job's id."""
     lazy: bool
-    """Whether the transaction of a run begins only at the first use of its session; by default False."""
+    """True begins the transaction of a run only at the first use of its session; by default False."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Declaration:
 
     @property
     def begins_lazily(self) -> bool:
-        """Whether the transaction of a run begins at the first use of its session. Loading an argument is one."""
+        """True if the transaction of a run begins at the first use of its session. Loading a row argument is a use."""
         return self.lazy and not self.codec.entities
 
     def gates_of(self, stored: Mapping[str, Any]) -> list[str]:
@@ -100,7 +100,7 @@ class Declaration:
 
     @cached_property
     def make_gates(self) -> Callable[[Mapping[str, Any]], list[str]] | None:
-        """`gates_of`, or None where no job has gates."""
+        """`gates_of`; None if the task has no gates."""
         return self.gates_of if self.gates else None
 
     def gates_of_row(self, args: str) -> list[str]:

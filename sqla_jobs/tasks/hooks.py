@@ -89,7 +89,7 @@ class Hooks:
         self._handlers: dict[str, list[Handler]] = {name: [] for name in EVENTS}
 
     def add_middleware(self, target: M) -> M:
-        """Raises `DeclarationError` for what is no function of a `RunContext` that returns a context manager."""
+        """Add a middleware. Raises `DeclarationError` unless it is a function of a `RunContext`."""
         _check_no_generator(target, "middleware", "@jobs.middleware")
         _check(target, "middleware", "one argument, the RunContext", 1)
         _replace_or_add(self.middleware, target)

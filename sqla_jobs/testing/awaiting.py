@@ -57,7 +57,7 @@ class InOwnLoop(Here):
     def run(
         self, owner: object, function: Callable[..., Any], args: Iterable[Any] = (), kwargs: Mapping[str, Any] = NONE
     ) -> Any:
-        """`await function(…)`."""
+        """Await `function` and return its result."""
         return self._awaited(function(*args, **kwargs))
 
 
@@ -98,7 +98,7 @@ def resources_of_test(
 
 
 def body_of(declaration: Declaration, session: Session, awaited: Await) -> Here:
-    """What runs a task in the test of this session. Raises `ConfigurationError` where nothing can await it."""
+    """Return the runner of a task in a test with this session. Raises `ConfigurationError` if nothing can await it."""
     if not declaration.signature.is_coroutine:
         return Here()
     remedy = _REMEDY
@@ -109,7 +109,9 @@ def body_of(declaration: Declaration, session: Session, awaited: Await) -> Here:
     if _is_in_greenlet():
         return InGreenlet()
     if _is_in_loop():
-        raise ConfigurationError(f"{declaration.name} is a coroutine task, and drain would hold up its loop: {remedy}")
+        raise ConfigurationError(
+            f"{declaration.name} is a coroutine task, and drain would block its event loop: {remedy}"
+        )
     return InOwnLoop(awaited)
 
 

@@ -181,7 +181,7 @@ def drain(
 
 
 def _body(jobs: Jobs[Any], session: Session, queries: Queries, attempt: Attempt, awaited: Await) -> Interruptible:
-    """What runs the task. Gives the job back, and raises `ConfigurationError`, where nothing here can."""
+    """Return the runner of the task. Release the job and raise `ConfigurationError` if nothing here can run it."""
     try:
         return body_of(jobs.tasks[attempt.job.task].declaration, session, awaited)
     except ConfigurationError:

@@ -1,7 +1,7 @@
-"""How limits were used over the last hour, and the keys by which they are used now.
+"""The use of limits over the last hour, and the keys that use them now.
 
-No table holds that. It is read from the running jobs, from the attempts that started in the hour, as many as the
-charts read, and from the starts behind rates. The gates of their jobs say which limits they had.
+No table holds the use. It is read from the running jobs, from the attempts that started in the hour, as many as the
+charts read, and from the starts behind rates. The gates of their jobs name their limits.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ class LimitUses:
     """The use of all limits, by gate."""
 
     start: datetime
-    """When the first stretch of time begins."""
+    """The start of the first bucket."""
     sampled: int | None
-    """The attempts that were looked at, where not all were."""
+    """Number of examined attempts; None if all were examined."""
     of: dict[str, LimitUse]
 
 
@@ -144,7 +144,7 @@ def _divide(uses: LimitUses, by_gate: dict[str, LimitStatus], start: datetime, n
 
 
 def _keys_running(running: Iterable[Any], by_gate: dict[str, LimitStatus]) -> defaultdict[str, Counter[str]]:
-    """How many jobs run behind each gate, by the row that goes for each key."""
+    """Count the running jobs behind each gate, for each row that applies to all keys."""
     found = defaultdict[str, Counter[str]](Counter)
     for gates, *_ in running:
         for gate in gates or ():
@@ -156,7 +156,7 @@ def _keys_running(running: Iterable[Any], by_gate: dict[str, LimitStatus]) -> de
 def _keys_started(
     session: Session, jobs: Jobs[Any], limit: LimitStatus, by_gate: dict[str, LimitStatus]
 ) -> Counter[str]:
-    """How many jobs started behind each gate of a rate of each key, in the last `per` seconds."""
+    """Count the jobs that started in the last `per` seconds behind each gate of a rate with a key."""
     start: Any = jobs.Start
     of_row = (start.gate > limit.gate, start.gate < f"{limit.gate[:-1]}>")  # which comes after =
     some = select(start.gate, start.count, start.started_at).where(*of_row).limit(_STARTS).subquery("some")
@@ -166,7 +166,7 @@ def _keys_started(
 
 
 def _shown(jobs: Jobs[Any], limit: LimitStatus, gate: str) -> str:
-    """The key in a gate. One that is hashed now may have been stored as it is by other code, and is not shown."""
+    """Return the key in a gate. A plain key that must be hashed now was stored by other code, and is not shown."""
     key = gate.removeprefix(limit.gate)
     declared = (gate for task in jobs.tasks.values() for gate in task.declaration.gates)
     is_secret = (limit.declared or {}).get(HASHED_BY) or any(one.misspells(gate) for one in declared)

@@ -39,7 +39,7 @@ class Span:
         return self.length // self.width
 
     def first(self, now: datetime) -> datetime:
-        """When the first of them begins."""
+        """Return the start of the first bucket."""
         return _EPOCH + (now - _EPOCH) // self.width * self.width - self.width * (self.buckets - 1)
 
 
@@ -87,7 +87,7 @@ class Statistics:
 
 
 def read_statistics(session: Session, jobs: Jobs[Any], span: Span, now: datetime) -> Statistics:
-    """The figures of one span."""
+    """Return the figures of one span."""
     start = span.first(now)
     by_start = {start + span.width * place: Bucket(start + span.width * place) for place in range(span.buckets)}
     figures = Statistics(span, list(by_start.values()), Bucket(None))
