@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from sqlalchemy.orm import Session, registry
 
@@ -262,14 +262,41 @@ class Jobs(Generic[J]):
         own = plain_session(session, lambda: f"jobs.enqueue(session, {type(instance).__name__}(…))")
         return task.options(**options).enqueue(own, **task.declaration.signature.arguments_of(instance))
 
+    @overload
     def enqueue_many(
-        self, session: AnySession, instances: Iterable[object], /, **options: Unpack[EnqueueOptions]
-    ) -> Enqueued:
+        self,
+        session: AnySession,
+        instances: Iterable[object],
+        /,
+        *,
+        returning: Literal[False] = False,
+        **options: Unpack[EnqueueOptions],
+    ) -> Enqueued: ...
+    @overload
+    def enqueue_many(
+        self,
+        session: AnySession,
+        instances: Iterable[object],
+        /,
+        *,
+        returning: Literal[True],
+        **options: Unpack[EnqueueOptions],
+    ) -> list[int]: ...
+    def enqueue_many(
+        self,
+        session: AnySession,
+        instances: Iterable[object],
+        /,
+        *,
+        returning: bool = False,
+        **options: Unpack[EnqueueOptions],
+    ) -> Enqueued | list[int]:
         """Add a job for each instance, in order, and return how many; all or nothing, in flat memory.
 
-        Of unique tasks, `replaced` and `skipped` of that number count the instances whose key was taken.
+        Of unique tasks, `replaced` and `skipped` of that number count the instances whose key was taken. With
+        `returning` it returns the ids of the jobs instead, as `Task.enqueue_many` does.
         """
-
+        ids: list[int] | None = [] if returning else None
         own = plain_session(session, "jobs.enqueue_many(session, […])")
 
         def grouped() -> Iterator[Enqueued]:
@@ -277,10 +304,11 @@ class Jobs(Generic[J]):
                 task = self.tasks.of_class(kind)
                 arguments_of = task.declaration.signature.arguments_of
                 numbered = ((number, arguments_of(instance)) for number, instance in group)
-                yield task.options(**options).enqueue_numbered(own, numbered)
+                yield task.options(**options).enqueue_numbered(own, numbered, ids)
 
         with savepoint(own, self.Job):
-            return Enqueued.total(grouped())
+            count = Enqueued.total(grouped())
+        return count if ids is None else ids
 
     def schedule(self, cron: str, instance: object, /, **options: Unpack[ScheduleOptions]) -> None:
         """Declare that a job for an instance of a task class is enqueued by a cron rule, as `Task.schedule` does."""

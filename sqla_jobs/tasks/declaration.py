@@ -63,6 +63,9 @@ class TaskOptions(TypedDict, total=False):
     """An argument, several, or a function of the arguments: each value gets its turn, however many jobs others have."""
     unique: Unique | None
     """At most one live job a key, made from the arguments, and what becomes of an enqueue that finds it taken."""
+    delay: float | timedelta | None
+    """How long after its enqueue a job is due; a number is seconds. `options(delay=…)` and `options(run_at=…)` override
+    it. It does not apply to ticks of schedules, to retries, and to jobs that `on_failure` enqueues."""
     on_failure: Task[..., Any, Any]
     """Enqueued in the commit that stores that a job has failed for good; its one argument is the id of that job."""
 
@@ -170,6 +173,8 @@ def declare(target: Callable[..., Any], options: TaskOptions, job_class: type[An
     except ArgumentsError as error:
         raise DeclarationError(f"{name}: {error}") from None
     codec = Codec(name, signature, sensitive)
+    if (delay := options.get("delay")) is not None:
+        given["delay"] = timedelta(seconds=check_seconds(f"{name}: delay", delay, error=DeclarationError))
     if (follow_up := options.get("on_failure")) is not None:
         given["on_failure"] = _follow_up(name, follow_up, job_class)
     policy = options.get("retry")

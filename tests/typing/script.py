@@ -215,6 +215,9 @@ def enqueue(session: Session, order: Order) -> None:
 
     count = send_email.enqueue_many(session, rows())
     assert_type(count + count.replaced + count.skipped, int)
+    assert_type(count.inserted, int)
+    assert_type(send_email.enqueue_many(session, rows(), returning=True), list[int])
+    assert_type(jobs.enqueue_many(session, [Invoice(7)], returning=True, queue="bulk"), list[int])
     send_email.options(queue="bulk").enqueue_many(session, [{"email": "a@b.c", "body": "hi"}])
 
     assert_type(jobs.enqueue(session, SendEmail(email="a@b.c", body="hi")), JobMixin)
