@@ -26,6 +26,7 @@ from sqla_jobs.queries.claim import Claim, ClaimWhateverTheLimits
 from sqla_jobs.queries.commit import Commit, EndingElsewhere
 from sqla_jobs.queries.due import IsDue, Poll, Promote, UnknownTo
 from sqla_jobs.queries.ending import Ending
+from sqla_jobs.queries.erasing import EraseRunning
 from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.queries.finish import Finish, FinishAny
 from sqla_jobs.queries.leases import CancelRequests, Leases, StoreProgress, UnknownLeases
@@ -69,6 +70,7 @@ class Queries(Calls):
         self.finish: StoreEnds = Finish(tables)
         self.finish_any: statements.FinishAny = FinishAny(tables)
         self.succeed: SucceedOne = SucceedOne(tables)
+        self.erase_running: EraseRunning = EraseRunning(tables)
 
         self.take_untold: TakeUntold = TakeUntold(tables)
         self.mark_told: MarkTold = MarkTold(tables)
@@ -102,10 +104,12 @@ class Queries(Calls):
             return begin_elsewhere(connection, noticed_within=noticed_within, patience=patience)
         return begin_transaction(raw, noticed_within=noticed_within, patience=patience)
 
-    def store_last_progress(self, session: Session, end: RunEnd) -> None:
-        """Store inside its own transaction what a run told of last."""
+    def store_before_end(self, session: Session, end: RunEnd) -> None:
+        """Store inside its own transaction what a run told of last, and erase its job if that is to be."""
         if end.progress is not None:
             self.store_progress(session, [(end.lease, *end.progress)])
+        if end.outcome.erases:
+            self.erase_running(session, end.lease)
 
     def ending(self, session: Session, end: RunEnd) -> Ending:
         """Inside, committing such a session also stores the end of its attempt. Raises `LeaseLost`."""

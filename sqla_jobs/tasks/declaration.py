@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
+from types import NoneType
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import tenacity
@@ -19,7 +20,8 @@ from sqla_jobs.rules.checks import INSTANT, MAX_ID, check_name, check_seconds
 from sqla_jobs.rules.fitting import Takes
 from sqla_jobs.rules.keys import KeyOf
 from sqla_jobs.rules.limits import ConcurrencyLimit, Gate, Limit, RateLimit, gates_of
-from sqla_jobs.rules.redaction import HIDDEN, NOTHING, Secrets, parse
+from sqla_jobs.rules.redaction import ERASED, HIDDEN, NOTHING, Secrets, parse
+from sqla_jobs.rules.retention import NO_RETENTION, OwnRetention, TaskRetention, own_retention
 from sqla_jobs.rules.retry import DEFAULT_POLICY, check_policy
 from sqla_jobs.rules.unique import Unique
 from sqla_jobs.tasks.arguments import Codec, decode_result
@@ -68,6 +70,9 @@ class TaskOptions(TypedDict, total=False):
     it. It does not apply to ticks of schedules, to retries, and to jobs that `on_failure` enqueues."""
     on_failure: Task[..., Any, Any]
     """Enqueued in the commit that stores that a job has failed for good; its one argument is the id of that job."""
+    retention: timedelta | float | TaskRetention | None
+    """How long its jobs are kept once they have ended, in place of what the worker says: a timedelta, seconds, or None
+    for ever; or a mapping of states to these. `{"succeeded": "erase"}` erases arguments and result on success."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,7 @@ class Declaration:
     gates: tuple[Gate, ...]
     defaults: Mapping[str, Any]
     unique: UniqueRule | None
+    retention: OwnRetention
 
     def gates_of(self, stored: Mapping[str, Any]) -> list[str]:
         """The gates of a job with these arguments, as stored. Raises `ArgumentsError` for a key that is no JSON."""
@@ -128,7 +134,14 @@ class Declaration:
         """The result of a job that has succeeded, as the task returns it. Raises `ArgumentsError`."""
         if job.task not in (self.name, *self.aliases):
             raise ArgumentsError(f"job {job.id} is one of the task {job.task}, and this is {self.name}")
-        return decode_result(self.name, job.result, self.signature.result)
+        expected = self.signature.result
+        stored: Any = job.args
+        if stored == ERASED and expected not in (None, NoneType, Any):
+            raise ArgumentsError(
+                f"the result of job {job.id} ({self.name}) was erased, with its arguments: wait for its end by "
+                "jobs.wait(job)"
+            )
+        return decode_result(self.name, job.result, expected)
 
     def secrets(self, stored: object) -> Secrets:
         """What no text may show of arguments, as JSON or as its text; what is no object is kept back as a whole."""
@@ -190,6 +203,7 @@ def declare(target: Callable[..., Any], options: TaskOptions, job_class: type[An
         gates_of(name, _limits(name, options), options.get("fair_by"), signature.arguments.parameters, sensitive),
         {"queue": "default", "priority": 0, "max_attempts": MAX_ATTEMPTS} | given,
         declared_rule(name, options.get("unique"), signature.arguments.parameters, sensitive),
+        own_retention(name, options["retention"]) if "retention" in options else NO_RETENTION,
     )
 
 

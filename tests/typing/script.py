@@ -119,7 +119,7 @@ def unique_jobs(session: Session) -> None:
     jobs.enqueue(session, Invoice(7), unique=Unique(key=None, on_conflict="return"))
 
 
-@jobs.task(timeout=timedelta(minutes=1))
+@jobs.task(timeout=timedelta(minutes=1), delay=60, retention={"succeeded": "erase", "failed": None, "cancelled": 60})
 def settle(session: Session, run: RunContext, order: Order, note: str = "") -> dict[str, Any]:
     run.progress(0.5, "half way")
     if run.cancel_requested:
@@ -144,7 +144,7 @@ def settle_traced(session: TracedSession, order: Order | None) -> None: ...
 def watch(run: RunContext, *, account: UUID, since: datetime) -> None: ...
 
 
-@jobs.task()
+@jobs.task(delay=timedelta(seconds=5), retention=timedelta(days=1))
 def import_rows(rows: list[dict[str, Any]], options: dict[str, Any] | None = None) -> Any:
     return rows
 
