@@ -139,6 +139,11 @@ class LocalServer:
         """The URL of the database `postgres`, as its superuser."""
         return f"postgresql+psycopg://postgres:{self._password}@127.0.0.1:{self.port}/postgres"
 
+    @property
+    def has_ended(self) -> bool:
+        """True if it was started and has ended by itself."""
+        return self._server is not None and self._server.poll() is not None
+
     def __enter__(self) -> Self:
         self.start()
         return self
