@@ -129,7 +129,8 @@ class LocalServer:
                 self._initialise(home)
             (home / _PASSWORD).chmod(0o600)  # earlier versions left it as the umask made it
             self._password = (home / _PASSWORD).read_text()
-            self.port: int = _free_port() if kept is None else _kept_port(home / _PORT)
+            self._port_file = home / _PORT
+            self.port: int = _kept_port(self._port_file)
         except BaseException:
             self.close()
             raise
@@ -163,6 +164,8 @@ class LocalServer:
                 if self._server.poll() is not None:
                     raise self._failure("PostgreSQL did not start")
                 time.sleep(0.01)
+            self._port_file.touch(mode=0o600)
+            self._port_file.write_text(str(self.port))
         except BaseException:
             self.close()
             raise
@@ -338,16 +341,13 @@ def _version(directory: Path) -> float:
 
 
 def _kept_port(file: Path) -> int:
-    """The port of the last time, so that the URL stays the same; another one where that is taken."""
+    """The port of the last start, so that the URL stays the same; another one where that is taken."""
     with suppress(OSError, ValueError), socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         port = int(file.read_text())
         probe.bind(("127.0.0.1", port))
         return port
-    port = _free_port()
-    file.touch(mode=0o600)
-    file.write_text(str(port))
-    return port
+    return _free_port()
 
 
 def _free_port() -> int:
