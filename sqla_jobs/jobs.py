@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from sqlalchemy.orm import Session, registry
 
@@ -318,18 +318,47 @@ class Jobs(Generic[J]):
         own = plain_session(session, lambda: f"jobs.enqueue(session, {type(instance).__name__}(…))")
         return task.options(**options).enqueue(own, **task.declaration.signature.arguments_of(instance))
 
+    @overload
     def enqueue_many(
-        self, session: AnySession, instances: Iterable[object], /, **options: Unpack[EnqueueOptions]
-    ) -> Enqueued:
+        self,
+        session: AnySession,
+        instances: Iterable[object],
+        /,
+        *,
+        returning: Literal[False] = False,
+        **options: Unpack[EnqueueOptions],
+    ) -> Enqueued: ...
+    @overload
+    def enqueue_many(
+        self,
+        session: AnySession,
+        instances: Iterable[object],
+        /,
+        *,
+        returning: Literal[True],
+        **options: Unpack[EnqueueOptions],
+    ) -> list[int]: ...
+    def enqueue_many(
+        self,
+        session: AnySession,
+        instances: Iterable[object],
+        /,
+        *,
+        returning: bool = False,
+        **options: Unpack[EnqueueOptions],
+    ) -> Enqueued | list[int]:
         """Add a job for each instance, in order, and return how many; all or nothing, in flat memory.
 
         - `instances`: any iterable of instances of classes under `@jobs.task`.
+        - `returning`: True returns the ids of the jobs, in the order of the instances. If a key is taken, it is the id
+          of the job that has the key.
         - `options`: `EnqueueOptions`, for all of them.
 
         Returns an `Enqueued`: for unique tasks, its `replaced` and `skipped` count the instances whose key was taken.
 
         Raises what `enqueue` raises; an `ArgumentsError` names the position of the instance.
         """
+        ids: list[int] | None = [] if returning else None
         own = plain_session(session, "jobs.enqueue_many(session, […])")
 
         def grouped() -> Iterator[Enqueued]:
@@ -337,10 +366,11 @@ class Jobs(Generic[J]):
                 task = self.tasks.of_class(kind)
                 arguments_of = task.declaration.signature.arguments_of
                 numbered = ((number, arguments_of(instance)) for number, instance in group)
-                yield task.options(**options).enqueue_numbered(own, numbered)
+                yield task.options(**options).enqueue_numbered(own, numbered, ids)
 
         with savepoint(own, self.Job):
-            return Enqueued.total(grouped())
+            count = Enqueued.total(grouped())
+        return count if ids is None else ids
 
     def schedule(self, cron: str, instance: object, /, **options: Unpack[ScheduleOptions]) -> None:
         """Declare that a job for an instance of a task class is enqueued by a cron rule, as `task.schedule` does.

@@ -137,7 +137,8 @@ class LocalServer:
                 self._initialise(home)
             (home / _PASSWORD).chmod(0o600)  # earlier versions made it with the rights of the umask
             self._password = (home / _PASSWORD).read_text()
-            self.port: int = _free_port() if kept is None else _kept_port(home / _PORT)
+            self._port_file = home / _PORT
+            self.port: int = _kept_port(self._port_file)
         except BaseException:
             self.close()
             raise
@@ -146,6 +147,11 @@ class LocalServer:
     def url(self) -> str:
         """The URL of the database `postgres`, as its superuser."""
         return f"postgresql+psycopg://postgres:{self._password}@127.0.0.1:{self.port}/postgres"
+
+    @property
+    def has_ended(self) -> bool:
+        """True if it was started and has ended by itself."""
+        return self._server is not None and self._server.poll() is not None
 
     def __enter__(self) -> Self:
         self.start()
@@ -166,6 +172,8 @@ class LocalServer:
                 if self._server.poll() is not None:
                     raise self._failure("PostgreSQL did not start")
                 time.sleep(0.01)
+            self._port_file.touch(mode=0o600)
+            self._port_file.write_text(str(self.port))
         except BaseException:
             self.close()
             raise
@@ -343,16 +351,13 @@ def _version(directory: Path) -> float:
 
 
 def _kept_port(file: Path) -> int:
-    """Return the port of the last time, so that the URL stays the same, or another one if it is taken."""
+    """Return the port of the last start, so that the URL stays the same, or another one if it is taken."""
     with suppress(OSError, ValueError), socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         port = int(file.read_text())
         probe.bind(("127.0.0.1", port))
         return port
-    port = _free_port()
-    file.touch(mode=0o600)
-    file.write_text(str(port))
-    return port
+    return _free_port()
 
 
 def _free_port() -> int:

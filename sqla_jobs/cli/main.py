@@ -13,6 +13,7 @@ COMMANDS = {
     "clock": ("running.clock", "Enqueue what schedules say, until SIGTERM or SIGINT."),
     "dashboard": ("dashboard.dashboard", "Serve the dashboard to this machine, until SIGINT."),
     "delete": ("jobs.delete", "Delete jobs that do not run, and their runs."),
+    "dev": ("dev.dev", "Run a database, a worker and the dashboard in this terminal, for development."),
     "doctor": ("upkeep.doctor", "What makes a queue slow or stuck, and what to do about it."),
     "enqueue": ("jobs.enqueue", "Enqueue TASK with the arguments in JSON"),
     "erase": ("jobs.erase", "Erase arguments, results and errors of jobs that ended."),

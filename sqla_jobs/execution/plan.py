@@ -16,7 +16,7 @@ from sqla_jobs.execution.interrupt import CancelRequested, Interrupt, LeaseGone,
 from sqla_jobs.execution.surroundings import Surrounded, awaited_within
 from sqla_jobs.execution.transactions import Transactions
 from sqla_jobs.rules.error_text import leaves
-from sqla_jobs.rules.outcomes import SUCCEEDED, Failure, Outcome, decide
+from sqla_jobs.rules.outcomes import ERASED, SUCCEEDED, Failure, Outcome, decide
 from sqla_jobs.rules.redaction import NOTHING
 from sqla_jobs.tasks.arguments import encode_result
 from sqla_jobs.tasks.context import RunContext
@@ -59,6 +59,9 @@ class Plan:
         is_coroutine = declaration.signature.is_coroutine
         self._awaited = [one for one in middleware if is_asynchronous(one)] if is_coroutine else []
         self._wants_context = declaration.signature.wants_context
+        self._erases = declaration.retention.erases
+        self._ended_well = ERASED if self._erases else SUCCEEDED
+        """The outcome of a run that returned `None`."""
         self._begins = begins
         self._unfit = unfit
         self._progressed = progressed
@@ -112,11 +115,12 @@ class Plan:
             target = partial(awaited_within, self._awaited, context_of(attempt), attempt, target)
         result = attempt.body.run(attempt, target, injected, arguments)
         if result is None:
-            return SUCCEEDED
+            return self._ended_well
         try:
-            return Outcome.succeeded(encode_result(result))
+            encoded = encode_result(result)
         except ArgumentsError as error:
             raise UnstorableResult(f"{attempt.job.task} (job {attempt.job.job_id}): {error}") from None
+        return ERASED if self._erases else Outcome.succeeded(encoded)
 
     def _limit(self, attempt: Attempt, deadline: float) -> None:
         attempt.deadline = deadline

@@ -139,7 +139,7 @@ class WorkerTransactions:
         return around(session)
 
     def commit(self, session: Session, end: RunEnd) -> None:
-        self._queries.store_last_progress(session, end)
+        self._queries.store_before_end(session, end)
         if session.twophase:  # the fence comes before everything that is committed
             self._queries.succeed(session, end)
             session.commit()

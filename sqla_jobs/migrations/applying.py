@@ -84,9 +84,13 @@ def _write_version(connection: Connection, models: Models[Any]) -> str:
     return f"version {LATEST}: the tables fit, and their comment says so again"
 
 
+def histories(connection: Connection) -> list[str]:
+    """Return the schemas of this database in which there is an Alembic history."""
+    return [*connection.scalars(_HISTORIES)]
+
+
 def _refuse_histories(connection: Connection) -> None:
-    schemas = connection.scalars(_HISTORIES).all()
-    if schemas:
+    if schemas := histories(connection):
         raise ConfigurationError(
             f"this database has an Alembic history (table {schemas[0]}.alembic_version), which would not know of what "
             "is done here: `sqla-jobs migrate --revision` writes a revision for it, or take the library's "

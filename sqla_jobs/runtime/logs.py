@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +25,7 @@ class LogOptions:
     """Options of logging, checked on creation. Raises `ConfigurationError`."""
 
     level: str = "INFO"
-    form: Literal["text", "json"] = "text"
+    form: Literal["text", "json", "short"] = "text"
     jobs: bool = False
     """True to also log a line for each job that succeeds."""
 
@@ -42,7 +43,7 @@ class LogOptions:
         for earlier in [one for one in root.handlers if isinstance(one, _Handler)]:
             root.removeHandler(earlier)
         handler = _Handler(sys.stderr)
-        handler.setFormatter(_Json() if self.form == "json" else logging.Formatter(_TEXT))
+        handler.setFormatter(_FORMATTERS[self.form]())
         logging.basicConfig(level=max(logging.WARNING, logging.getLevelNamesMapping()[level]), handlers=[handler])
         for name in ("sqla_jobs", _package(application)):
             logging.getLogger(name).setLevel(level)
@@ -56,9 +57,6 @@ class LogOptions:
             print(message, file=sys.stderr)  # noqa: T201
 
 
-_TEXT = "%(asctime)s %(process)d %(levelname)s %(name)s %(message)s"
-
-
 def _package(application: str) -> str:
     """Return the top-level name of the application's loggers. For Flask, FLASK_APP names the application."""
     named = application.partition(":")[0]
@@ -69,6 +67,24 @@ def _package(application: str) -> str:
 
 class _Handler(logging.StreamHandler[TextIO]):
     """A handler that `set_up` has installed."""
+
+
+class _Text(logging.Formatter):
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(process)d %(levelname)s %(name)s %(message)s")
+
+
+class _Short(logging.Formatter):
+    """Formats a record for a person who watches: the end of a run takes one line, without its traceback."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s", "%H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        if record.name == "sqla_jobs.run":
+            said = record.getMessage().partition("\n")[0]
+            return f"{self.formatTime(record, self.datefmt)} {said}"
+        return super().format(record)
 
 
 class _Json(logging.Formatter):
@@ -87,3 +103,6 @@ class _Json(logging.Formatter):
             "message": record.getMessage().removesuffix(f"\n{found.get('traceback')}"),
         }
         return json.dumps(line | found, default=str, ensure_ascii=False)
+
+
+_FORMATTERS: dict[str, Callable[[], logging.Formatter]] = {"text": _Text, "json": _Json, "short": _Short}

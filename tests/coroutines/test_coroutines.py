@@ -269,6 +269,17 @@ def test_a_factory_of_asynchronous_sessions_may_be_given_beside_an_engine(
     assert effects(session) == [2]
 
 
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+def test_a_job_is_erased_in_the_commit_of_its_coroutine(session: Session, database: Engine, driver: str) -> None:
+    jobs.bind(database, async_bind=asynchronous(database, driver))
+    one = shop.forget.enqueue(session, n=7)
+    session.commit()
+    drain()
+    ended = job(session, one.id)
+    assert (ended.state, str(ended.args), ended.result) == ("succeeded", "(erased)", None)
+    assert effects(session) == [7]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
 def test_an_attempt_that_lost_its_lease_commits_nothing(session: Session, database: Engine, driver: str) -> None:
