@@ -1,4 +1,4 @@
-"""The plan for the jobs of one task. It is made once, so that a run does not pay for unused features."""
+"""The plan for running one task's jobs. It is made once, so that a run does not pay for unused features."""
 
 from __future__ import annotations
 
@@ -45,9 +45,11 @@ class Plan:
         unfit: Callable[[Attempt, ArgumentsError], None] | None = None,
         progressed: Callable[[], None] | None = None,
     ) -> None:
-        """Compose `run`. The first of `surroundings` is the outermost, of the asynchronous ones of `middleware` too.
+        """Compose `run`.
 
-        These are around the task's own code if that is a coroutine, in its asyncio task.
+        The first of the `surroundings` is the outermost, and so is the first asynchronous one of `middleware`.
+
+        Asynchronous middleware surrounds the task's own code if that is a coroutine, in the coroutine's asyncio task.
         `transactions` is `None` for a task without a session. `timeout` applies to a task without one of its own.
         `begins` is called before the task. `unfit` is called if arguments do not fit the task; it raises `NotBegun`
         if the job is to be given back. `progressed` is called after a task with a `RunContext` has reported progress.
@@ -95,7 +97,7 @@ class Plan:
             return self._in_words(attempt)
 
     def _in_words(self, attempt: Attempt) -> dict[str, Any]:
-        """Raise the error that explains, without secrets, why the arguments do not fit, or `NotBegun`."""
+        """Raise the error that explains, without secrets, why the arguments do not fit, or raise `NotBegun`."""
         try:
             return self.declaration.codec.decode(attempt.job.args)
         except ArgumentsError as error:
@@ -170,7 +172,7 @@ def _target(signature: Signature) -> Callable[..., Any]:
 
 
 def context_of(attempt: Attempt) -> RunContext:
-    """Return the run's context for the task, middleware and tracing. Create it at the first call."""
+    """Return the run's context for the task, middleware and tracing. The first call creates it."""
     if attempt.context is None:
         job = attempt.job
         attempt.context = RunContext(

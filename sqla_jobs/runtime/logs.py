@@ -1,4 +1,4 @@
-"""Logging of workers and clocks started from the command line, and the formats of its lines."""
+"""Logging for workers and clocks started from the command line, and the formats of the log lines."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.rules.outcomes import type_name
 
 FIELDS = ("job_id", "task", "queue", "attempt", "outcome", "run_id", "worker")
-"""The fields of lines of `sqla_jobs.run` beside their message. Lines about errors also have those of `_ERROR`."""
+"""The fields of `sqla_jobs.run` log lines besides the message. Lines about errors also have the fields in `_ERROR`."""
 _ERROR = ("error_type", "traceback")
 
 
 @dataclass(frozen=True, slots=True)
 class LogOptions:
-    """Options of logging, checked on creation. Raises `ConfigurationError`."""
+    """Logging options, checked on creation. Raises `ConfigurationError`."""
 
     level: str = "INFO"
     form: Literal["text", "json", "short"] = "text"
@@ -34,9 +34,9 @@ class LogOptions:
             raise ConfigurationError(f"--log-level must be DEBUG, INFO, WARNING or ERROR, got {self.level}")
 
     def set_up(self, application: str) -> None:
-        """Log to standard error: this library and the application from `level` on, everything else from WARNING on.
+        """Log to standard error: this library and the application at `level` and above, all else at WARNING and above.
 
-        This may be called again. If the application has replaced the handler, its own stays.
+        This method may be called again. If the application has replaced the handler, the application's handler stays.
         """
         level = self.level.upper()
         root = logging.getLogger()
@@ -50,7 +50,7 @@ class LogOptions:
         logging.getLogger("sqla_jobs.run").setLevel(level if self.jobs or level == "DEBUG" else logging.WARNING)
 
     def tell(self, message: str) -> None:
-        """Show the person who started the process why it ends: as plain text, or as a line of JSON."""
+        """Tell the person who started the process why it is ending, in plain text or as a line of JSON."""
         if self.form == "json":
             logging.getLogger("sqla_jobs").critical(message)
         else:
@@ -75,7 +75,7 @@ class _Text(logging.Formatter):
 
 
 class _Short(logging.Formatter):
-    """Formats a record for a person who watches: the end of a run takes one line, without its traceback."""
+    """Formats a record for a person who is watching: a run's end takes one line, without a traceback."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s", "%H:%M:%S")

@@ -518,7 +518,7 @@ class TestNames:
         ({"retry": tenacity.Retrying(after=print, before_sleep=print)}, "after, before_sleep=…"),
         ({"retry": tenacity.Retrying(retry_error_callback=print)}, "retry_error_callback=…"),
         ({"retry": tenacity.Retrying(sleep=print)}, "sleep=…"),
-        ({"delay": 5}, "unknown task option 'delay'; valid options: name, queue, priority"),
+        ({"delays": 5}, "unknown task option 'delays'; valid options: name, queue, priority"),
     ],
     ids=as_id,
 )
