@@ -540,7 +540,8 @@ class TestMany:
     def test_their_ids_are_returned_in_the_order_of_the_items(self, session: Session) -> None:
         emails = [f"{number * 7919 % 12_345}" for number in range(12_345)]
         ids = send.options(delay=5).enqueue_many(session, ({"email": email} for email in emails), returning=True)
-        by_id: dict[int, str] = dict(session.execute(select(MyJob.id, MyJob.args["email"].astext)).tuples().all())
+        found = session.execute(select(MyJob.id, MyJob.args["email"].astext))
+        by_id: dict[int, str] = {row[0]: row[1] for row in found}
         assert [by_id[job_id] for job_id in ids] == emails
         assert send.enqueue_many(session, [], returning=True) == []
 
