@@ -40,6 +40,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("browser")
 
 
+def pytest_collection_finish() -> None:
+    """A test that collects garbage looks through what it has made, not through a million objects of what it imports."""
+    gc.freeze()
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Here and not in a fixture, so that all tests without their program are one line of the summary."""
     for mark in item.iter_markers("needs"):
