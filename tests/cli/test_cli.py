@@ -35,6 +35,37 @@ from tests.shop import jobs
 Run = Callable[..., Result]
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
+NO_MOVES = [
+    (["move", "1"], 2, "say where to: --to QUEUE, --priority N, or both"),
+    (["move", "1", "--to", "a,b"], 2, "queue must be 1 to 200 printable characters"),
+    (["move", "1", "--priority", "11"], 2, "priority must be an integer from -10 to 10"),
+    (["move", "1", "--to", "defualt"], 1, "has a queue 'defualt'; did you mean 'default'"),
+    (["move", "1", "--to", "default"], 1, "job 1 is failed"),
+    (["move", "99", "--to", "default"], 1, "there is no job 99"),
+    (["move", "--task", "mrak", "--to", "default"], 1, "did you mean 'mark'"),
+    (["reschedule", "1"], 2, "say when: either --at MOMENT or --in TIME"),
+    (["reschedule", "1", "--at", "2031-01-01", "--in", "2h"], 2, "say when: either"),
+    (["reschedule", "1", "--at", "soon"], 2, "is not a time"),
+    (["reschedule", "1", "--in", "2h"], 1, "job 1 is failed"),
+    (["retry", "--all", "--limit", "0"], 2, "0 is not in the range x>=1"),
+    (["retry", "--all", "--over", "soon"], 2, "is not a duration"),
+    (["retry", "--all", "--over", "99999w"], 2, "--over must be a timedelta"),
+    (["reschedule", "1", "--in", "99999w"], 2, "run_at must be a timedelta"),
+]
+NO_JOBS = [
+    (["mark", "{"], 2, "mark: "),
+    (["mark", '{"n": "many"}'], 2, "mark: n does not fit: "),
+    (["mark", "{}"], 2, "mark: n does not fit: "),
+    (["mark", '{"n": 1, "m": 2}'], 2, "mark: m does not fit: "),
+    (
+        ["mark", '{"n": 1}', "--queue", "defualt"],
+        1,
+        "did you mean 'default'?; --yes enqueues there all the same",
+    ),
+    (["no-such-task"], 1, "no task is named 'no-such-task'; registered: "),
+    (["mark", '{"n": 1}', "--priority", "11"], 2, "priority must be an integer from -10 to 10, got 11"),
+]
+
 
 @pytest.fixture
 def run(database: Engine, monkeypatch: pytest.MonkeyPatch) -> Run:
@@ -757,32 +788,14 @@ class TestChanging:
         details = session.scalars(select(jobs.Audit.details).order_by(jobs.Audit.id)).all()
         assert [one["run_at"] for one in details] == ["2031-02-03T04:05:00+00:00", "in 2:00:00"]
 
-    @pytest.mark.parametrize(
-        ("arguments", "code", "said"),
-        [
-            (["move", "1"], 2, "say where to: --to QUEUE, --priority N, or both"),
-            (["move", "1", "--to", "a,b"], 2, "queue must be 1 to 200 printable characters"),
-            (["move", "1", "--priority", "11"], 2, "priority must be an integer from -10 to 10"),
-            (["move", "1", "--to", "defualt"], 1, "has a queue 'defualt'; did you mean 'default'"),
-            (["move", "1", "--to", "default"], 1, "job 1 is failed"),
-            (["move", "99", "--to", "default"], 1, "there is no job 99"),
-            (["move", "--task", "mrak", "--to", "default"], 1, "did you mean 'mark'"),
-            (["reschedule", "1"], 2, "say when: either --at MOMENT or --in TIME"),
-            (["reschedule", "1", "--at", "2031-01-01", "--in", "2h"], 2, "say when: either"),
-            (["reschedule", "1", "--at", "soon"], 2, "is not a time"),
-            (["reschedule", "1", "--in", "2h"], 1, "job 1 is failed"),
-            (["retry", "--all", "--limit", "0"], 2, "0 is not in the range x>=1"),
-            (["retry", "--all", "--over", "soon"], 2, "is not a duration"),
-            (["retry", "--all", "--over", "99999w"], 2, "--over must be a timedelta"),
-            (["reschedule", "1", "--in", "99999w"], 2, "run_at must be a timedelta"),
-        ],
-        ids=as_id,
-    )
     def test_a_move_that_cannot_be_is_refused(
-        self, run: Run, session: Session, failed: list[int], arguments: list[str], code: int, said: str
+        self, run: Run, session: Session, failed: list[int], subtests: pytest.Subtests
     ) -> None:
-        assert said in " ".join(run(*arguments, code=code).output.split())
-        assert session.scalars(select(jobs.Audit)).all() == []
+        for arguments, code, said in NO_MOVES:
+            with subtests.test(" ".join(arguments)):
+                assert said in " ".join(run(*arguments, code=code).output.split())
+                assert session.scalars(select(jobs.Audit)).all() == []
+                assert set(states(session).values()) == {"failed"}
 
 
 class TestEnqueue:
@@ -792,28 +805,13 @@ class TestEnqueue:
         assert (job.task, job.args, job.queue, job.priority, job.state) == ("mark", {"n": 3}, "lane", -5, "scheduled")
         assert run("enqueue", "cooperative").output.strip().isdigit()
 
-    @pytest.mark.parametrize(
-        ("arguments", "code", "reason"),
-        [
-            (["mark", "{"], 2, "mark: "),
-            (["mark", '{"n": "many"}'], 2, "mark: n does not fit: "),
-            (["mark", "{}"], 2, "mark: n does not fit: "),
-            (["mark", '{"n": 1, "m": 2}'], 2, "mark: m does not fit: "),
-            (
-                ["mark", '{"n": 1}', "--queue", "defualt"],
-                1,
-                "did you mean 'default'?; --yes enqueues there all the same",
-            ),
-            (["no-such-task"], 1, "no task is named 'no-such-task'; registered: "),
-            (["mark", '{"n": 1}', "--priority", "11"], 2, "priority must be an integer from -10 to 10, got 11"),
-        ],
-        ids=str,
-    )
     def test_what_cannot_be_is_refused_and_nothing_is_enqueued(
-        self, run: Run, session: Session, arguments: list[str], code: int, reason: str
+        self, run: Run, session: Session, subtests: pytest.Subtests
     ) -> None:
-        assert reason in run("enqueue", *arguments, code=code).output
-        assert states(session) == {}
+        for arguments, code, reason in NO_JOBS:
+            with subtests.test(" ".join(arguments)):
+                assert reason in run("enqueue", *arguments, code=code).output
+                assert states(session) == {}
 
     def test_a_schedule_is_changed_where_it_stands(self, run: Run, session: Session) -> None:
         session.add(jobs.Schedule(name="nightly", task="mrak", cron="30 2 * * *", args={"m": 1}))

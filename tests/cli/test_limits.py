@@ -171,28 +171,28 @@ def test_an_operator_sets_and_clears_a_limit_and_the_audit_says_so(declared: Eng
     assert "no operator has set the limit stripe and rate stripe; `sqla-jobs limits` shows what is set" in refused
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "said"),
-    [
-        (["set", "strippe", "--running", "1"], 2, "no task and no limit is named 'strippe'; did you mean 'stripe'?"),
-        (["set", "--running", "1"], 2, "name a task or a limit, or else --queue NAME"),
-        (["set", "pair", "--queue", "default", "--running", "1"], 2, "name a task or a limit, or else --queue NAME"),
-        (["set", "--queue", "default", "--key", "1", "--running", "1"], 2, "--queue takes no --key"),
-        (["set", "pair"], 2, "say --running N, or --rate N with --per SECONDS"),
-        (["set", "pair", "--rate", "5"], 2, "--rate N and --per SECONDS go together"),
-        (["set", "pair", "--key", "1", "--running", "5"], 2, "no task declares this limit with key="),
-        (["set", "ordered", "--running", "2"], 2, "running must be"),
-        (["set", "--queue", "defualt", "--running", "2"], 1, "did you mean 'default'?; --yes limits it all the same"),
-    ],
-    ids=lambda value: "-".join(value) if isinstance(value, list) else None,
-)
+REFUSED: list[tuple[list[str], int, str]] = [
+    (["set", "strippe", "--running", "1"], 2, "no task and no limit is named 'strippe'; did you mean 'stripe'?"),
+    (["set", "--running", "1"], 2, "name a task or a limit, or else --queue NAME"),
+    (["set", "pair", "--queue", "default", "--running", "1"], 2, "name a task or a limit, or else --queue NAME"),
+    (["set", "--queue", "default", "--key", "1", "--running", "1"], 2, "--queue takes no --key"),
+    (["set", "pair"], 2, "say --running N, or --rate N with --per SECONDS"),
+    (["set", "pair", "--rate", "5"], 2, "--rate N and --per SECONDS go together"),
+    (["set", "pair", "--key", "1", "--running", "5"], 2, "no task declares this limit with key="),
+    (["set", "ordered", "--running", "2"], 2, "running must be"),
+    (["set", "--queue", "defualt", "--running", "2"], 1, "did you mean 'default'?; --yes limits it all the same"),
+]
+
+
 def test_what_cannot_be_set_is_refused_and_changes_nothing(
-    declared: Engine, session: Session, arguments: list[str], code: int, said: str
+    declared: Engine, session: Session, subtests: pytest.Subtests
 ) -> None:
     before = read_limits()
-    assert said in " ".join(run("limit", *arguments, code=code).output.split())
-    assert read_limits() == before
-    assert audit(session) == []
+    for arguments, code, said in REFUSED:
+        with subtests.test(" ".join(arguments)):
+            assert said in " ".join(run("limit", *arguments, code=code).output.split())
+            assert read_limits() == before
+            assert audit(session) == []
 
 
 def test_a_failed_job_that_holds_a_key_is_cancelled_by_its_id(declared: Engine, session: Session) -> None:
