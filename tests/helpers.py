@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import time
 from collections.abc import Callable
 
 from sqlalchemy import Engine, text
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, registry
 
+from sqla_jobs import JobMixin, Jobs
+from sqla_jobs.runtime.counters import Counters
+from sqla_jobs.tasks.hooks import Hooks
+from sqla_jobs.tasks.registry import Tasks
+from sqla_jobs.tasks.schedule import Schedules
+
+MAPPED: Jobs[JobMixin] = Jobs(registry())
 WAITING_HERE = """pg_locks WHERE NOT granted AND locktype = 'advisory'
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
 """Advisory locks that are waited for; other databases of the server are none of a test's business."""
@@ -26,6 +34,13 @@ def wait_until(
         if time.monotonic() > deadline:
             raise AssertionError(f"{message} (waited {timeout} s)")
         time.sleep(0.01)
+
+
+def new_jobs() -> Jobs[JobMixin]:
+    """Jobs of code that has declared nothing yet, on tables that are mapped once: that takes 30 ms."""
+    jobs = copy.copy(MAPPED)
+    jobs.tasks, jobs.schedules, jobs.hooks, jobs.counters = Tasks(()), Schedules(), Hooks(jobs.context_in), Counters()
+    return jobs
 
 
 def states(session: Session) -> dict[int, str]:
