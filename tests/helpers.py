@@ -28,12 +28,16 @@ def wait_until(
     timeout: float = 20.0,
     message: str = "the condition did not come true",
 ) -> None:
-    """Return once `condition()` is true; AssertionError with `message` after `timeout` seconds."""
-    deadline = time.monotonic() + timeout
+    """Return once `condition()` is true; AssertionError with `message` after `timeout` seconds.
+
+    It is asked ever more seldom: most of them ask the database, which takes as much time as what is waited for.
+    """
+    deadline, pause = time.monotonic() + timeout, 0.01
     while not condition():
         if time.monotonic() > deadline:
             raise AssertionError(f"{message} (waited {timeout} s)")
-        time.sleep(0.01)
+        time.sleep(pause)
+        pause = min(pause * 1.2, 0.03)
 
 
 def new_jobs() -> Jobs[JobMixin]:
