@@ -246,6 +246,7 @@ class TestWhichApplication:
 
 
 class TestStatus:
+    @pytest.mark.slow
     def test_it_tells_of_queues_processes_and_failures(
         self, run: Run, session: Session, failed: list[int], database: Engine
     ) -> None:
@@ -294,6 +295,7 @@ class TestStatus:
         assert line.split()[1:5] == ["100", "%", "ValueError", "2"]
         assert "the bank is closed" in line
 
+    @pytest.mark.slow
     def test_a_flood_of_one_task_hides_no_other(self, run: Run, session: Session) -> None:
         flood(session, "failed", rare=3, many=12_000)
         flood(session, "scheduled", rare=2, many=30_000)
@@ -340,6 +342,7 @@ class TestStatus:
         assert " ago 5 (+5 claimed) " in second
         assert str(process.id) not in run("status").output
 
+    @pytest.mark.slow
     def test_a_worker_tells_of_its_code_its_clock_and_its_last_job(
         self, run: Run, session: Session, database: Engine
     ) -> None:
@@ -625,6 +628,7 @@ class TestChanging:
         assert run("delete", "--ended-within", long_ago, "--yes").output == "delete: 1 job\n"
         assert "or a moment such as 2026-03-29T14:30" in run("list", "--ended-within", "soon", code=2).output
 
+    @pytest.mark.slow
     def test_a_list_that_is_empty_because_of_a_slip_says_so(
         self, run: Run, session: Session, failed: list[int]
     ) -> None:
@@ -686,6 +690,7 @@ class TestChanging:
         run("resume", "mail")
         assert jobs.worker(["mail"], bind=database).drain() == 1
 
+    @pytest.mark.slow
     def test_a_task_is_paused_and_resumed(self, run: Run, session: Session, database: Engine) -> None:
         shop.mark.enqueue(session, 1)
         session.commit()
@@ -703,6 +708,7 @@ class TestChanging:
         lines = session.execute(select(jobs.Audit.actor, jobs.Audit.action, jobs.Audit.subject)).all()
         assert [tuple(line[1:]) for line in lines] == [("pause", "task mark"), ("resume", "task mark")]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("what", [["mail", "--yes"], ["--task", "mark"]], ids=["queue", "task"])
     def test_a_pause_has_a_reason_and_an_end(self, run: Run, session: Session, what: list[str]) -> None:
         shop.mark.options(queue="mail").enqueue(session, 1)
@@ -915,6 +921,7 @@ class TestUpkeep:
         assert found["task mrak"]["found"].endswith("1 job is waiting for it; did you mean 'mark'?")
         assert found["task mrak"]["remedy"].endswith("sqla-jobs cancel --task mrak")
 
+    @pytest.mark.slow
     def test_the_doctor_names_jobs_that_will_not_end_by_themselves(
         self, run: Run, session: Session, database: Engine
     ) -> None:
@@ -999,6 +1006,7 @@ class TestUpkeep:
         ]
         assert "DROP TRIGGER early ON sqla_jobs" in found[0]["remedy"]
 
+    @pytest.mark.slow
     def test_retention_is_an_option_of_workers(self, run: Run) -> None:
         assert "'succeeded' is not STATE=TIME" in run("worker", "--retention", "succeeded", code=2).output
         assert "unknown retention 'x'; valid names: succeeded" in run("worker", "--retention", "x=7d", code=2).output

@@ -63,6 +63,7 @@ def test_why_prints_the_reasons(declared: Engine, session: Session) -> None:
     assert "there is no job 17; it may have been pruned" in run("why", "17", code=1).output
 
 
+@pytest.mark.slow
 def test_limits_are_listed_with_what_is_used_and_what_waits(declared: Engine, session: Session) -> None:
     enqueue(declared, shop.pair, ({"n": n} for n in range(5)))
     enqueue(declared, shop.keyed, ({"account": n % 2} for n in range(6)))
@@ -99,6 +100,7 @@ def test_limits_are_listed_with_what_is_used_and_what_waits(declared: Engine, se
     assert re.search(r"^keyed +7 +concurrency +3 at once +- +20", table, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_what_runs_behind_keys_counts_for_the_row_of_each_key(declared: Engine) -> None:
     enqueue(declared, shop.keyed, ({"account": n, "seconds": 1.0} for n in (1, 2, 2)))
     with jobs.worker():
@@ -122,6 +124,7 @@ def test_without_limits_the_list_says_where_they_come_from(database: Engine) -> 
     assert "A worker stores what code declares when it starts" in run("limits").output
 
 
+@pytest.mark.slow
 def test_many_groups_hide_none_and_are_counted_as_far_as_told(declared: Engine, session: Session) -> None:
     many = (
         "INSERT INTO sqla_jobs (task, args, state, gates) SELECT 'keyed', '{\"account\": 1}', 'queued',"
@@ -195,6 +198,7 @@ def test_what_cannot_be_set_is_refused_and_changes_nothing(
             assert audit(session) == []
 
 
+@pytest.mark.slow
 def test_a_failed_job_that_holds_a_key_is_cancelled_by_its_id(declared: Engine, session: Session) -> None:
     enqueue(declared, shop.held, [{"account": 1, "fails": True}, {"account": 1}])
     enqueue(declared, shop.ordered, [{"account": 1, "n": 1}])

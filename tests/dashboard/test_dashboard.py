@@ -504,6 +504,7 @@ def test_of_many_runs_a_sample_tells_and_failures_are_counted(visitor: Visitor, 
     assert "3 s p95" in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", ["failed", "scheduled"])
 def test_a_flood_of_one_task_hides_no_other(visitor: Visitor, session: Session, state: str) -> None:
     flood(session, "failed", rare=1, many=0)
@@ -929,6 +930,7 @@ def test_a_retry_that_meets_a_live_unique_key_says_so(visitor: Visitor, session:
     assert f"cannot be retried: live job {live.id} has its unique key" in response.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", ["cancel", "delete"])
 def test_a_job_that_somebody_holds_is_said_to_be_held_and_stays(
     visitor: Visitor, session: Session, database: Engine, action: str

@@ -59,6 +59,7 @@ def test_the_page_of_a_job_says_why_it_waits(visitor: Visitor, database: Engine,
     )
 
 
+@pytest.mark.slow
 def test_a_failed_job_that_keeps_a_key_says_so_and_is_cancelled(visitor: Visitor, database: Engine) -> None:
     enqueue(database, shop.held, [{"account": 1, "fails": True}, {"account": 1}])
     with jobs.worker():

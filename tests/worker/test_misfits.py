@@ -128,6 +128,7 @@ def test_a_job_that_old_code_cannot_run_is_left_to_new_code_uncharged(
     assert met(session) == 3
 
 
+@pytest.mark.slow
 def test_why_doctor_and_status_say_who_leaves_it_and_who_takes_it(
     session: Session, old: Jobs[Any], new: Jobs[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
