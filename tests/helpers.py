@@ -6,6 +6,7 @@ import copy
 import re
 import time
 from collections.abc import Callable
+from typing import Any
 
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session, registry
@@ -16,7 +17,7 @@ from sqla_jobs.tasks.hooks import Hooks
 from sqla_jobs.tasks.registry import Tasks
 from sqla_jobs.tasks.schedule import Schedules
 
-MAPPED: Jobs[JobMixin] = Jobs(registry())
+MAPPED: Jobs[Any] = Jobs(registry())
 WAITING_HERE = """pg_locks WHERE NOT granted AND locktype = 'advisory'
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
 """Advisory locks that are waited for; other databases of the server are none of a test's business."""

@@ -28,7 +28,7 @@ class Visitor:
         if self._token is None:
             found = re.search(r'name="csrf_token" value="([^"]+)"', self.get("/limits/new"))
             assert found
-            self._token = found[1]
+            self._token = str(found[1])
         return self._token
 
     def post(self, path: str, fields: dict[str, Any] | None = None, **headers: str) -> TestResponse:
