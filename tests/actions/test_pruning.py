@@ -367,6 +367,7 @@ class TestTheAudit:
         with jobs.worker(bind=tables):
             wait_until(lambda: left(session, Audit.id) == [])
 
+    @pytest.mark.slow
     def test_the_command_line_takes_it(self, session: Session, lines: list[int]) -> None:
         command = ["worker", "tests.actions.test_pruning:jobs", "--retention", "audit=soon"]
         result = CliRunner().invoke(main, command)

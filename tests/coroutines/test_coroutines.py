@@ -341,6 +341,7 @@ def test_workers_that_share_a_loop_leave_it_as_it_was_whichever_stops_first(
     assert seen == ["forgotten ended"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 @pytest.mark.parametrize("is_cancelled", [False, True], ids=["closed", "ended by asyncio"])
 def test_a_worker_whose_loop_is_closed_gives_back_what_it_holds_and_signs_off(

@@ -122,6 +122,7 @@ class TestEverySlotWaitsForOneRow:
         session.rollback()  # a transaction sees the sessions as they were
         return blocked.read_blocked(session, jobs)
 
+    @pytest.mark.slow
     def test_who_holds_it_is_told(self, session: Session, holder: int, waiting: int) -> None:
         found, remedy = doctor()["running jobs"]
         form = (
@@ -145,6 +146,7 @@ class TestEverySlotWaitsForOneRow:
         assert re.search(ends, why), why
 
 
+@pytest.mark.slow
 def test_a_rate_that_failing_attempts_use_up_is_told_with_their_task(database: Engine, session: Session) -> None:
     remind.enqueue(session, customer=1)
     session.commit()

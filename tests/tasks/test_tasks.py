@@ -28,7 +28,7 @@ from sqla_jobs.tasks.enqueue import EnqueueOptions
 from sqla_jobs.tasks.schedule import ScheduleOptions
 from sqla_jobs.tasks.task import Task
 from sqla_jobs.testing import drain
-from tests.helpers import as_id
+from tests.helpers import as_id, new_jobs
 
 
 class Base(DeclarativeBase):
@@ -46,7 +46,7 @@ class OwnSession(Session):
 
 @pytest.fixture
 def jobs() -> Jobs[JobMixin]:
-    return Jobs(registry())
+    return new_jobs()
 
 
 @pytest.fixture
