@@ -34,7 +34,7 @@ demo: $(VENV)/demo.stamp
 	@$(RUN) examples.demo
 
 fast: $(VENV)/dev.stamp
-	$(RUN) pytest tests -m "not slow" -n 2 --dist worksteal
+	$(RUN) pytest tests -m "not slow" -n 3 --dist worksteal
 
 test: $(VENV)/programs.stamp
 	$(RUN) pytest $(PYTEST_ARGS)

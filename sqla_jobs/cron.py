@@ -1,7 +1,7 @@
-"""Cron expressions and intervals in a time zone. Pure, over croniter.
+"""Cron expressions and intervals in a time zone: pure functions, built on croniter.
 
-Five fields, minute hour day month weekday; six with seconds first. `every(minutes=5)` and `@every 300` are
-intervals counted from 1970-01-01 UTC, so that they never drift.
+An expression has five fields (minute, hour, day, month, weekday), or six with seconds first. `every(minutes=5)` and
+`@every 300` are intervals counted from 1970-01-01 UTC, so that they never drift.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def every(*, days: float = 0, hours: float = 0, minutes: float = 0, seconds: flo
 
     - `days`, `hours`, `minutes`, `seconds`: their sum is the interval, from 1 second to ten years.
 
-    Raises `ConfigurationError` for an interval that is shorter or longer.
+    Raises `ConfigurationError` for a shorter or longer interval.
     """
     total = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds).total_seconds()
     text = f"@every {total:f}".rstrip("0").rstrip(".")
@@ -52,20 +52,21 @@ def every(*, days: float = 0, hours: float = 0, minutes: float = 0, seconds: flo
 
 @dataclass(frozen=True)
 class Cron:
-    """A rule for the moments at which a schedule is due.
+    """A rule for the times at which a schedule is due.
 
-    A rule with a fixed hour fires once on each day that it names. If daylight saving skips the time, it fires at the
-    first moment after the gap. If the time comes twice, it fires the first time. A rule whose hour is a wildcard (`*`,
-    `*/2`) follows the hours as they pass: it fires never in the gap, and in both passes of a repeated hour.
+    A rule with a fixed hour fires once on each day that it names. If daylight saving time skips the rule's time, the
+    rule fires at the first instant after the gap. If the time occurs twice, the rule fires the first time. A rule whose
+    hour is a wildcard (`*`, `*/2`) follows the hours as they pass: it never fires in the gap, and fires in both passes
+    of a repeated hour.
 
-    If both day fields are restricted, a day matches if either field does. A field that begins with `*` (even `*/2`) is
-    not restricted. If either is not restricted, a day must match both. This is the rule of crontab(5).
+    If both day fields are restricted, a day matches if either field matches. A field that begins with `*` (even `*/2`)
+    is not restricted. If either field is not restricted, a day must match both. These are the rules of crontab(5).
     """
 
     text: str
-    """The rule as it was given, with single spaces."""
+    """The rule as given, with single spaces."""
     timezone: str = "UTC"
-    """The IANA time zone in which it is read."""
+    """The IANA time zone in which the rule is interpreted."""
 
     @classmethod
     def parse(cls, text: str, timezone: str = "UTC") -> Cron:
@@ -75,7 +76,7 @@ class Cron:
           `@every SECONDS`; 200 characters at most.
         - `timezone`: an IANA name such as "Europe/Paris".
 
-        Raises `ConfigurationError`, and names the field that is wrong.
+        Raises a `ConfigurationError` that names the invalid field.
         """
         for name, value in {"cron": text, "timezone": timezone}.items():
             if not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
@@ -83,11 +84,11 @@ class Cron:
         return _parsed(" ".join(text.split()) if len(text) <= _LENGTH else text, timezone)
 
     def next_after(self, moment: datetime) -> datetime:
-        """Return the first time it is due after a moment, in UTC.
+        """Return the first time after `moment` at which the rule is due, in UTC.
 
         - `moment`: a datetime with a time zone.
 
-        Raises `ConfigurationError` for one without.
+        Raises `ConfigurationError` for a datetime without a time zone.
         """
         if moment.utcoffset() is None:
             raise ConfigurationError(f"{moment!r} has no time zone: give an aware datetime")
@@ -127,7 +128,7 @@ class Cron:
 
     @cached_property
     def _fields(self) -> list[str]:
-        """Return the fields as they are written, with seconds first."""
+        """Return the fields as written, with seconds first."""
         fields = self._expression.split()
         return fields if len(fields) == len(FIELDS) else ["0", *fields]
 
@@ -149,7 +150,7 @@ class Cron:
         return croniter(" ".join(self._expanded), second_at_beginning=True, day_or=self._is_either_enough)
 
     def check(self) -> None:
-        """Raise `ConfigurationError` if the text is no rule."""
+        """Raise `ConfigurationError` if the text is not a rule."""
         try:
             self._zone  # noqa: B018 - whether there is one
         except (ZoneInfoNotFoundError, ValueError, OSError, TypeError):
@@ -197,7 +198,7 @@ class Cron:
     def _next_day_by_day(self, moment: datetime) -> datetime:
         here = moment.astimezone(self._zone)
         local = here.replace(tzinfo=None)
-        if here.fold:  # a time that comes twice was due the first time
+        if here.fold:  # a time that occurs twice was due the first time
             change = self._change_between(moment - self._shift_at(local), moment)
             local = max(local, self._local(change) + self._shift_at(local) - _SECOND)
         while True:
@@ -230,7 +231,7 @@ class Cron:
         return local.replace(tzinfo=self._zone, fold=fold).astimezone(UTC)
 
     def _shift_at(self, local: datetime) -> timedelta:
-        """Return the seconds by which the clock is set back at a local time that comes twice, else 0 or less."""
+        """Return how far the clock is set back at a local time that occurs twice; 0 or less at other times."""
         return self._instant(local, 1) - self._instant(local, 0)
 
     def _change_between(self, before: datetime, after: datetime) -> datetime:

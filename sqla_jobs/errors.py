@@ -9,11 +9,11 @@ if TYPE_CHECKING:
 
 
 class JobsError(Exception):
-    """The base of all errors of this package. The message names the value, the cause and the remedy."""
+    """The base class of all errors in this package. The message names the value, the cause and the remedy."""
 
 
 class ConfigurationError(JobsError):
-    """The models, the database or the application are set up wrongly."""
+    """The models, the database or the application are configured incorrectly."""
 
 
 class DeclarationError(JobsError):
@@ -25,7 +25,7 @@ class ArgumentsError(JobsError):
 
 
 class UnknownTask(JobsError, KeyError):
-    """No task of that name is registered."""
+    """No task with that name is registered."""
 
     def __str__(self) -> str:
         return Exception.__str__(self)  # KeyError would show the message's repr
@@ -36,10 +36,10 @@ class UnknownJob(JobsError, LookupError):
 
 
 class JobExists(JobsError):
-    """Another job has the unique key, and `Unique(on_conflict="raise")` was asked for."""
+    """Another job holds the unique key, and `Unique(on_conflict="raise")` was requested."""
 
     job: JobMixin
-    """The job that has the key."""
+    """The job that holds the key."""
 
     def __init__(self, message: str, job: JobMixin) -> None:
         super().__init__(message)
@@ -47,10 +47,10 @@ class JobExists(JobsError):
 
 
 class JobFailed(JobsError):
-    """The job that the caller waits for has failed for good, or was cancelled."""
+    """The job that the caller is waiting for has failed for good or been cancelled."""
 
     job: JobMixin
-    """The job, with its runs, outside of any session."""
+    """The job, with its runs, detached from any session."""
 
     def __init__(self, message: str, job: JobMixin) -> None:
         super().__init__(message)
@@ -62,11 +62,11 @@ class UnstorableResult(JobsError):
 
 
 class EntityGone(JobsError):
-    """The row of an entity argument was deleted. The job ends `cancelled`."""
+    """The row behind an entity argument was deleted. The job ends as `cancelled`."""
 
 
 class LeaseLost(JobsError):
-    """The attempt no longer owns its job. Nothing of its transaction is committed."""
+    """The attempt no longer owns its job. None of its transaction is committed."""
 
     def __init__(self) -> None:
         super().__init__(

@@ -1,4 +1,4 @@
-"""`Jobs`: one application's job models, tasks and database, and everything that is done with them."""
+"""`Jobs`: one application's job models, tasks and database, and all the operations on them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from sqlalchemy.orm import Session, registry
 
@@ -61,29 +61,31 @@ JT = TypeVar("JT", bound=JobMixin)
 
 
 class Resolver(Protocol):
-    """Resolves `bind=` to a database; framework integrations set one."""
+    """Resolves `bind=` to a database. Framework integrations set a resolver."""
 
     def __call__(self, bind: Bind | None, /) -> Binding: ...
 
     def context_in(self, session: Session, /) -> Context:
-        """What surrounds the runs of a test in this session."""
+        """Return the context to put around a test's runs in this session."""
         ...
 
 
 class Jobs(Generic[J]):
     """The jobs of one application, on its own metadata and in its own database.
 
-    - `base`: any declarative base, Flask-SQLAlchemy's `db.Model`, or a `registry`. The models are mapped there at once.
-    - `job_class`: a subclass of `JobMixin` with columns of your own, left unmapped. `Job` is that class then.
-    - `schema`: the schema of the tables; by default that of the metadata, or the connection's.
-    - `prefix`: the beginning of the tables' names, before jobs, runs, schedules, ticks, processes, queues,
+    - `base`: any declarative base, Flask-SQLAlchemy's `db.Model`, or a `registry`. The models are mapped there
+      immediately.
+    - `job_class`: an unmapped subclass of `JobMixin` with your own columns. `Job` is then that class.
+    - `schema`: the tables' schema; by default the metadata's, or else the connection's.
+    - `prefix`: the prefix of the tables' names, before jobs, runs, schedules, ticks, processes, queues,
       paused_tasks, limits, starts and audit; up to 31 lower-case letters, digits and _.
-    - `tasks`: the names of the modules that declare tasks. Workers, clocks and commands import them, this does not.
+    - `tasks`: the names of the modules that declare tasks. Workers, clocks and commands import these modules; `Jobs`
+      does not.
     - `session_factory`: an engine or a session factory, as for `bind`. Workers connect with it. Enqueueing uses the
       caller's session and needs none.
 
-    Raises `ConfigurationError` for what is no base, for a table that the metadata already has, and for columns of
-    `job_class` that are named like those of the library, or NOT NULL without a server default.
+    Raises `ConfigurationError` for an object that is not a base, for a table that the metadata already has, and for
+    `job_class` columns that are named like the library's own, or are NOT NULL without a server default.
     """
 
     Job: type[J]
@@ -146,13 +148,13 @@ class Jobs(Generic[J]):
         tell_of_schedules(self.Schedule, self.Job, self.models.channel)
         tell_of_jobs(self.Job, self.models.channel)
         self.schedules: Schedules = Schedules()
-        """What code declares; the clock makes rows of it."""
+        """The schedules that code declares; the clock stores them as rows."""
         self.hooks: Hooks = Hooks(self.context_in)
-        """What is called around workers and runs, at each enqueue and after each outcome."""
+        """The functions called around workers and runs, at each enqueue and after each outcome."""
         self.counters: Counters = Counters()
-        """What workers of this process count, once somebody wants it."""
+        """The events counted by this process's workers, once the counts are wanted."""
         self.bound: SyncBind | None = None
-        """What was given by `session_factory=` or `bind`."""
+        """The engine or session factory given by `session_factory=` or `bind`."""
         self._async_bind: AsyncBind | None = None
         self._context: Context | None = None
         self._resolver: Resolver | None = None
@@ -168,24 +170,25 @@ class Jobs(Generic[J]):
     ) -> None:
         """Set the database that workers, clocks and commands connect to.
 
-        - `bind`: an engine or a session factory of the database with these tables. Of an asynchronous one, the library
-          makes a synchronous engine for itself and for plain tasks.
-        - `async_bind`: an `AsyncEngine`, or a factory of the `AsyncSession`s of coroutine tasks. By default an engine
-          is made of the address of `bind`.
-        - `context`: a function that returns a context manager. Each run happens inside one, for which it is called with
-          the `RunContext`; so does whatever else opens a session, for which it is called with `None`.
+        - `bind`: an engine or a session factory for the database with these tables. From an asynchronous one, the
+          library makes a synchronous engine for itself and for plain tasks.
+        - `async_bind`: an `AsyncEngine`, or a factory for coroutine tasks' `AsyncSession`s. By default an engine is
+          created from the address of `bind`.
+        - `context`: a function that returns a context manager. Each run happens inside one made with the `RunContext`;
+          so does everything else that opens a session, inside one made with `None`.
 
-        Raises `ConfigurationError` for what is no engine and no session factory, and for one of another database than
-        PostgreSQL.
+        Raises `ConfigurationError` for an object that is neither an engine nor a session factory, and for a database
+        other than PostgreSQL.
         """
         bound, async_bind = both_binds(bind, async_bind, self.Job)
-        Binding(bound, self.Job, async_bind=async_bind)  # refuses what is neither
+        # refuses anything that is neither an engine nor a session factory
+        Binding(bound, self.Job, async_bind=async_bind)
         self.bound, self._async_bind, self._context = bound, async_bind, context
 
     def binding(self, bind: Bind | None = None) -> Binding:
         """Return the database to work on.
 
-        - `bind`: an engine or a session factory; by default what was bound before.
+        - `bind`: an engine or a session factory; by default the one bound before.
 
         Raises `ConfigurationError` if there is none.
         """
@@ -203,16 +206,19 @@ class Jobs(Generic[J]):
         return Binding(chosen, self.Job, context=self._context, async_bind=async_bind)
 
     def context_in(self, session: Session) -> Context:
-        """What a test puts around its runs, which are in this session: what a worker puts around each run."""
+        """Return the context that a test puts around its runs in this session.
+
+        The one that a worker uses for each run.
+        """
         return self._resolver.context_in(session) if self._resolver is not None else self._context or nullcontext
 
     @property
     def is_bound(self) -> bool:
-        """Whether a database was given, or an application that has one."""
+        """True if a database was given, or an application that has one."""
         return self.bound is not None or self._resolver is not None
 
     @overload
-    def task(self, target: type[T], /) -> type[T]: ...  # type: ignore[overload-overlap]  # a class is callable too
+    def task(self, target: type[T], /) -> type[T]: ...  # type: ignore[overload-overlap]  # a class is also callable
     @overload
     def task(self, target: Callable[C, R], /) -> Task[C, R, J]: ...
     @overload
@@ -220,14 +226,13 @@ class Jobs(Generic[J]):
     def task(self, target: Any = None, /, **options: Unpack[TaskOptions]) -> Any:
         """Register a function, or a dataclass with `execute`, as a task.
 
-        A function becomes a `Task`: still callable, and enqueued by `.enqueue(session, …)`. A class stays
-        what it is, and its instances are enqueued by `jobs.enqueue(session, instance)`.
+        A function becomes a `Task`, which is still callable and is enqueued with `.enqueue(session, …)`. A class stays
+        unchanged, and its instances are enqueued with `jobs.enqueue(session, instance)`.
 
-        - `target`: the function or class, where it is used as `@jobs.task`.
-        - `options`: `TaskOptions`, where it is used as `@jobs.task(name="mail.send", …)`.
+        - `target`: the function or class, when used as `@jobs.task`.
+        - `options`: `TaskOptions`, when used as `@jobs.task(name="mail.send", …)`.
 
-        Raises `DeclarationError` for a signature or an option that no task can have, and for a name that another task
-        has.
+        Raises `DeclarationError` for an invalid signature or option, and for a name that another task already has.
         """
         if target is None:
             return partial(self._register, options=options)
@@ -240,56 +245,57 @@ class Jobs(Generic[J]):
         return target if isinstance(target, type) else task
 
     def middleware(self, target: M, /) -> M:
-        """Put a context manager around each run, in the thread of the run; the first that is declared is the outermost.
+        """Put a context manager around each run, in the run's thread. The first one declared is the outermost.
 
-        - `target`: a function that takes the `RunContext` and returns a context manager, such as one under
-          `@contextmanager`. It is returned. An `async def` under `@asynccontextmanager` surrounds coroutine tasks only,
-          inside their transaction and their asyncio task.
+        - `target`: a function that takes the `RunContext` and returns a context manager, such as one decorated with
+          `@contextmanager`. The function is returned. An `async def` decorated with `@asynccontextmanager` surrounds
+          only coroutine tasks, inside their transaction and their asyncio task.
 
-        Whatever the run raises passes through it, even a `Snooze` or a `Cancel`, and it cannot swallow that. If it
-        raises before the run, the attempt ends with that error. An error raised after the run is logged.
+        Any exception from the run passes through the context manager, even a `Snooze` or a `Cancel`, and cannot be
+        swallowed there. If the context manager raises before the run, the attempt ends with that error. An error raised
+        after the run is logged.
 
-        Raises `DeclarationError` for a generator, a coroutine function, and one that takes something else.
+        Raises `DeclarationError` for a generator, a coroutine function, and a function that takes other arguments.
         """
         return self.hooks.add_middleware(target)
 
     def worker_context(self, target: W, /) -> W:
-        """Put a context manager around the life of a worker, in each of its processes.
+        """Put a context manager around a worker's lifetime, in each of the worker's processes.
 
-        - `target`: a function that takes nothing and returns a context manager, such as one under `@contextmanager` or
-          `@asynccontextmanager`. It is returned.
+        - `target`: a function that takes no arguments and returns a context manager, such as one decorated with
+          `@contextmanager` or `@asynccontextmanager`. The function is returned.
 
-        Workers enter all contexts in the order of their declaration before they claim the first job, and leave them in
-        reverse order after the last job. Tasks find the yielded object by its type, as `run.resources[httpx.Client]`.
-        An asynchronous context is entered in the event loop of coroutine tasks. If a context raises as it is entered,
-        the worker does not start.
+        Workers enter all contexts in the order of declaration before they claim the first job, and exit them in reverse
+        order after the last job. Tasks find the yielded object by its type, as in `run.resources[httpx.Client]`. An
+        asynchronous context is entered in the coroutine tasks' event loop. If a context raises on entry, the worker
+        does not start.
 
-        Raises `DeclarationError` for a generator, a coroutine function, and a function that takes something.
+        Raises `DeclarationError` for a generator, a coroutine function, and a function that takes arguments.
         """
         return self.hooks.add_worker_context(target)
 
     def headers(self, target: S, /) -> S:
         """Call `target` at each enqueue, once for `enqueue_many`, and store the headers that it returns with the jobs.
 
-        - `target`: a function that takes nothing and returns a mapping of names to texts, such as the id of the
-          request. It is returned.
+        - `target`: a function that takes no arguments and returns a mapping of names to strings, such as the request's
+          id. The function is returned.
 
-        `options(headers=…)` replaces headers of the same name. The jobs of schedules have none.
+        `options(headers=…)` replaces headers of the same name. Schedules' jobs have no headers.
 
-        Raises `DeclarationError` for a coroutine function, and for one that takes something.
+        Raises `DeclarationError` for a coroutine function, and for a function that takes arguments.
         """
         return self.hooks.add_source(target)
 
     def on(self, *events: EventName | RunOutcome) -> Callable[[H], H]:
-        """Call the decorated function with a `RunEvent` when an attempt has started, or its outcome is stored.
+        """Call the decorated function with a `RunEvent` when an attempt has started, or its outcome has been stored.
 
         - `events`: `"started"`, and values of `RunOutcome` such as `"failed"`.
 
-        Handlers are called in a thread of the worker, one by one: what one raises is logged, and a slow one delays the
-        other handlers and no job. Events of `failed` and `lost` are delivered at least once, also where the process
-        dies before that. The others are delivered at most once.
+        Handlers are called one by one, in one of the worker's threads: an exception from a handler is logged, and a
+        slow handler delays the other handlers but no job. `failed` and `lost` events are delivered at least once, even
+        if the process dies first. The other events are delivered at most once.
 
-        Raises `DeclarationError` for an unknown event, and for a handler that takes anything but the event.
+        Raises `DeclarationError` for an unknown event, and for a handler that takes anything other than the event.
         """
         names = event_names(events)
 
@@ -299,15 +305,15 @@ class Jobs(Generic[J]):
         return add
 
     def enqueue(self, session: AnySession, instance: object, /, **options: Unpack[EnqueueOptions]) -> J:
-        """Add a job for an instance of a task class to the caller's session, as `task.enqueue` does for a function.
+        """Add a job for an instance of a task class to the caller's session, like `task.enqueue` for a function.
 
-        - `instance`: an instance of a class under `@jobs.task`; its fields are the arguments.
+        - `instance`: an instance of a class decorated with `@jobs.task`; its fields are the arguments.
         - `options`: `EnqueueOptions`.
 
         Returns the job, pending in the session.
 
         Raises `UnknownTask` for an instance of another class; `ArgumentsError` for arguments or options that do not
-        fit; `JobExists` where its `Unique` says so.
+        fit; `JobExists` if its key is taken and its `Unique` says to raise.
         """
         if isinstance(instance, type):
             raise ArgumentsError(
@@ -318,18 +324,47 @@ class Jobs(Generic[J]):
         own = plain_session(session, lambda: f"jobs.enqueue(session, {type(instance).__name__}(…))")
         return task.options(**options).enqueue(own, **task.declaration.signature.arguments_of(instance))
 
+    @overload
     def enqueue_many(
-        self, session: AnySession, instances: Iterable[object], /, **options: Unpack[EnqueueOptions]
-    ) -> Enqueued:
-        """Add a job for each instance, in order, and return how many; all or nothing, in flat memory.
+        self,
+        session: AnySession,
+        instances: Iterable[object],
+        /,
+        *,
+        returning: Literal[False] = False,
+        **options: Unpack[EnqueueOptions],
+    ) -> Enqueued: ...
+    @overload
+    def enqueue_many(
+        self,
+        session: AnySession,
+        instances: Iterable[object],
+        /,
+        *,
+        returning: Literal[True],
+        **options: Unpack[EnqueueOptions],
+    ) -> list[int]: ...
+    def enqueue_many(
+        self,
+        session: AnySession,
+        instances: Iterable[object],
+        /,
+        *,
+        returning: bool = False,
+        **options: Unpack[EnqueueOptions],
+    ) -> Enqueued | list[int]:
+        """Add a job for each instance, in order, and return their number: all or nothing, in constant memory.
 
-        - `instances`: any iterable of instances of classes under `@jobs.task`.
-        - `options`: `EnqueueOptions`, for all of them.
+        - `instances`: any iterable of instances of classes decorated with `@jobs.task`.
+        - `returning`: True to return the jobs' ids, in the order of the instances. If a key is taken, the id is that of
+          the job holding the key.
+        - `options`: `EnqueueOptions`, for all the jobs.
 
         Returns an `Enqueued`: for unique tasks, its `replaced` and `skipped` count the instances whose key was taken.
 
-        Raises what `enqueue` raises; an `ArgumentsError` names the position of the instance.
+        Raises the same errors as `enqueue`; an `ArgumentsError` names the instance's position.
         """
+        ids: list[int] | None = [] if returning else None
         own = plain_session(session, "jobs.enqueue_many(session, […])")
 
         def grouped() -> Iterator[Enqueued]:
@@ -337,19 +372,20 @@ class Jobs(Generic[J]):
                 task = self.tasks.of_class(kind)
                 arguments_of = task.declaration.signature.arguments_of
                 numbered = ((number, arguments_of(instance)) for number, instance in group)
-                yield task.options(**options).enqueue_numbered(own, numbered)
+                yield task.options(**options).enqueue_numbered(own, numbered, ids)
 
         with savepoint(own, self.Job):
-            return Enqueued.total(grouped())
+            count = Enqueued.total(grouped())
+        return count if ids is None else ids
 
     def schedule(self, cron: str, instance: object, /, **options: Unpack[ScheduleOptions]) -> None:
-        """Declare that a job for an instance of a task class is enqueued by a cron rule, as `task.schedule` does.
+        """Declare that a job for an instance of a task class is enqueued by a cron rule, like `task.schedule`.
 
         - `cron`: the rule, as for `task.schedule`.
-        - `instance`: an instance of a class under `@jobs.task`; its fields are the arguments.
+        - `instance`: an instance of a class decorated with `@jobs.task`; its fields are the arguments.
         - `options`: `ScheduleOptions`, without `args`.
 
-        Raises what `task.schedule` raises, and `UnknownTask` for an instance of another class.
+        Raises the same errors as `task.schedule`, and `UnknownTask` for an instance of another class.
         """
         if "args" in options:
             raise ArgumentsError("jobs.schedule takes the arguments from the instance: leave args= out")
@@ -358,11 +394,13 @@ class Jobs(Generic[J]):
         task.schedule(cron, **options)
 
     def why(self, session: AnySession, job: J | int, /) -> list[str]:
-        """Return why a job waits, in sentences: each reason that the database knows, such as a full limit and by whom.
+        """Return why a job is waiting, in sentences.
 
-        - `job`: the job, or its id. For one that runs or has ended, one sentence says that.
+        They give each reason that the database knows, such as a full limit and who fills it.
 
-        Reads only, and waits for no lock.
+        - `job`: the job, or its id. For a job that is running or has ended, one sentence says so.
+
+        The call only reads, and waits for no lock.
 
         Raises `UnknownJob` if there is no such job.
         """
@@ -371,60 +409,62 @@ class Jobs(Generic[J]):
         return why(plain_session(session, "jobs.why(session, job)"), self, job)
 
     def follow(self, job: J | int, /, *, timeout: float | None = None) -> Following:
-        """Return the updates of a job, for `for` and `async for`: its state now, then each change, until it has ended.
+        """Return a job's updates, for `for` and `async for`: its current state, then each change, until it has ended.
 
         - `job`: the job, or its id. It must be committed.
-        - `timeout`: seconds until `TimeoutError`; by default it waits for ever.
+        - `timeout`: seconds until `TimeoutError`; by default there is no limit.
 
-        Each is a `JobUpdate`. All jobs that are followed in a process share one connection that listens, and one that
-        reads them, at most twenty times a second.
+        Each update is a `JobUpdate`. All followed jobs in a process share one connection that listens, and another that
+        reads the jobs at most twenty times a second.
 
-        Raises `TimeoutError`, and `UnknownJob` for a job that is not there, or no longer, while it is iterated.
+        The iteration raises `TimeoutError`, and raises `UnknownJob` for a job that does not exist, or no longer exists.
         """
         from sqla_jobs.following.follow import follow
 
         return follow(self.binding().engine, self.models, job, timeout)
 
     def wait(self, job: J | int, /, *, timeout: float | None = None) -> J:
-        """Wait until a job has succeeded, and return it as it is then, with its runs, outside of any session.
+        """Wait until a job has succeeded, and return it in that state, with its runs, detached from any session.
 
         - `job`: the job, or its id. It must be committed.
-        - `timeout`: seconds until `TimeoutError`; by default it waits for ever.
+        - `timeout`: seconds until `TimeoutError`; by default there is no limit.
 
-        A task that waits for another job holds its slot meanwhile: if all slots wait, nothing runs.
+        A task that waits for another job holds its slot in the meantime: if all slots are waiting, no job runs.
 
-        Raises `JobFailed` if it fails for good or is cancelled, and what `follow` raises.
+        Raises `JobFailed` if the job fails for good or is cancelled, and the errors that `follow` raises.
         """
         from sqla_jobs.following.follow import wait
 
         return wait(self.binding().engine, self.models, job, timeout)
 
     async def wait_async(self, job: J | int, /, *, timeout: float | None = None) -> J:  # noqa: ASYNC109 - as in `wait`
-        """Wait as `wait` does, in an event loop: other coroutines run meanwhile.
+        """Wait like `wait`, but in an event loop: other coroutines run in the meantime.
 
         - `job`, `timeout`: as for `wait`.
 
-        Raises what `wait` raises.
+        Raises the same errors as `wait`.
         """
         from sqla_jobs.following.follow import wait_async
 
         return await wait_async(self.binding().engine, self.models, job, timeout)
 
     def cancel(self, session: AnySession, job: J | int, /, *, kill: bool = False) -> bool:
-        """Cancel a job once the caller commits: a waiting one ends `cancelled`, a running one is asked to stop.
+        """Cancel a job once the caller commits: a waiting job ends as `cancelled`, a running job is asked to stop.
 
         - `job`: the job, or its id.
-        - `kill`: True has a worker of the command line kill its child process if the job does not stop within
-          `--kill-after` seconds. Other jobs that run there lose an attempt.
+        - `kill`: True makes a command-line worker kill its child process if the job does not stop within `--kill-after`
+          seconds. Other jobs running in that process lose an attempt.
 
-        Returns False if it had ended already.
+        Returns False if the job had already ended.
 
         Raises `UnknownJob` if there is no such job.
         """
         return Cancel(kill=kill).one(self._changing(session, "jobs.cancel(session, job)"), job)
 
     def retry(self, session: AnySession, job: J | int, /) -> bool:
-        """Queue a job that ended, or waits for its time, once the caller commits; it gets at least one attempt more.
+        """Queue a job that has ended, or is waiting for its time, once the caller commits.
+
+        It gets at least one more attempt.
 
         - `job`: the job, or its id.
 
@@ -445,28 +485,28 @@ class Jobs(Generic[J]):
         reason: str | None = None,
         until: datetime | timedelta | None = None,
     ) -> None:
-        """Stop all claims from a queue, or of a task in all queues, once the caller commits. Running jobs continue.
+        """Stop all claiming from a queue, or of a task in all queues, once the caller commits. Running jobs continue.
 
         - `queue`: the name of a queue.
-        - `task`: in its place, a task, its class, its name or an alias. Jobs under all its names wait.
+        - `task`: instead of a queue, a task, its class, its name or an alias. Jobs under all of its names wait.
         - `reason`: text for people.
-        - `until`: a datetime with a time zone, or a timedelta from now, at which claims begin again by themselves, by
-          the server's clock. By default somebody has to `resume`.
+        - `until`: a datetime with a time zone, or a timedelta from now, when claiming resumes by itself, by the
+          server's clock. By default, `resume` must be called.
 
-        A second pause keeps the time of the first, with its own `reason` and `until`.
+        A second pause keeps the first one's start time, and sets its own `reason` and `until`.
 
-        Raises `ArgumentsError` unless one of `queue` and `task` is given, and for an `until` that has passed;
+        Raises `ArgumentsError` unless exactly one of `queue` and `task` is given, and for an `until` in the past;
         `UnknownTask` for a name that no task has.
         """
         it = self._changing(session, f"jobs.pause(session, {'task=…' if queue is None else repr(queue):.60})")
         pausing.pause(it, queue, task=task, reason=reason, until=until)
 
     def resume(self, session: AnySession, queue: str | None = None, /, *, task: TaskLike | None = None) -> None:
-        """Allow claims from a paused queue, or of a paused task, once the caller commits.
+        """Resume claiming from a paused queue, or of a paused task, once the caller commits.
 
         - `queue`, `task`: as for `pause`.
 
-        Raises what `pause` raises.
+        Raises the same errors as `pause`.
         """
         it = self._changing(session, f"jobs.resume(session, {'task=…' if queue is None else repr(queue):.60})")
         pausing.resume(it, queue, task=task)
@@ -483,17 +523,17 @@ class Jobs(Generic[J]):
         rate: int | None = None,
         per: float | timedelta | None = None,
     ) -> None:
-        """Override a declared limit, or set one that no code declares, from the caller's commit on.
+        """Override a declared limit, or set an undeclared one, once the caller commits.
 
         - `which`: a task, its name, or the name of a limit that tasks share.
-        - `queue`: in its place, the name of a queue, which takes `running` alone.
-        - `key`: sets the limit of this one key.
-        - `running`: the number of jobs at once, from 0 (nothing starts) to 1,000,000.
+        - `queue`: instead of `which`, the name of a queue, which takes only `running`.
+        - `key`: sets the limit for this key alone.
+        - `running`: the number of simultaneous jobs, from 0 (no job starts) to 1,000,000.
         - `rate`, `per`: the number of starts, from 0 to 10,000, in `per` seconds or a timedelta, from 1 s to a day.
 
         Running jobs continue.
 
-        Raises `ArgumentsError` for a number that no limit can have, and for a target that does not exist.
+        Raises `ArgumentsError` for an invalid number, and for a target that does not exist.
         """
         target = limits.target(self.tasks, which, queue=queue, key=key)
         it = self._changing(
@@ -510,11 +550,11 @@ class Jobs(Generic[J]):
         queue: str | None = None,
         key: object = UNSET,
     ) -> bool:
-        """Remove a limit that `set_limit` set, from the caller's commit on: the declared limit applies again, or none.
+        """Undo `set_limit` once the caller commits: the declared limit applies again, or no limit if none is declared.
 
         - `which`, `queue`, `key`: as for `set_limit`.
 
-        Returns False if none was set.
+        Returns False if no limit was set.
 
         Raises `ArgumentsError` for a target that does not exist.
         """
@@ -523,30 +563,31 @@ class Jobs(Generic[J]):
         return bool(limits.clear_limit(it, target))
 
     def spend(self, which: TaskLike, number: int = 1, /, *, key: object = UNSET, bind: Bind | None = None) -> bool:
-        """Take `number` starts from the rate of a task or of a shared limit, for something that is no job.
+        """Take `number` starts from a task's or a shared limit's rate, for something that is not a job.
 
         - `which`: a task, its name, or the name of a limit that tasks share.
         - `number`: the number of starts, from 1 to 10,000.
-        - `key`: the key from whose rate they are taken, if each key has its own.
-        - `bind`: the database; by default the one that `bind` was given.
+        - `key`: the key whose rate the starts are taken from, if each key has its own rate.
+        - `bind`: the database; by default the one set with `bind`.
 
-        Returns True if they are taken, in a transaction of its own: they count for the next `per` seconds. Also True
-        if nothing limits that rate. Returns False, and takes none, if so many are not free now.
+        Returns True if the starts were taken, in a separate transaction; they count for the next `per` seconds. Also
+        returns True if no limit applies to that rate. Returns False, and takes none, if fewer than `number` are free
+        now.
 
-        Raises `ArgumentsError` for a number or a target that cannot be.
+        Raises `ArgumentsError` for an invalid number or target.
         """
         return limits.spend(self.binding(bind).engine, self.models, limits.target(self.tasks, which, key=key), number)
 
     def prune(self, session: AnySession, /, *, older_than: timedelta | float) -> int:
-        """Delete old jobs that ended, and their runs, in the caller's transaction; return how many jobs.
+        """Delete old ended jobs with their runs, in the caller's transaction. Return the number of deleted jobs.
 
-        - `older_than`: a timedelta, or seconds, since they ended.
+        - `older_than`: how long ago they ended, as a timedelta or seconds.
 
-        Jobs that another session has locked stay, and so do those to which a row of the application refers, unless its
-        foreign key says ON DELETE CASCADE or SET NULL. Old runs whose job the application deleted itself go too.
-        Workers prune by themselves.
+        Jobs that another session has locked are kept, and so are jobs to which an application row refers, unless its
+        foreign key says ON DELETE CASCADE or SET NULL. Old runs whose job the application itself deleted are deleted
+        too. Workers prune by themselves.
 
-        Raises `ConfigurationError` for what is no length of time.
+        Raises `ConfigurationError` for an invalid length of time.
         """
         own = plain_session(session, "jobs.prune(session, older_than=…)")
         return prune_jobs(own, self.models, older_than=older_than)
@@ -569,24 +610,26 @@ class Jobs(Generic[J]):
         kill_after: float = 10.0,
         retention: Retention = KEPT,
     ) -> Worker:
-        """Return a worker, which has not started yet. All times are seconds.
+        """Return a worker, which is not started yet. All times are in seconds.
 
-        - `queues`: names of queues with the number of jobs of each to run at once, or names alone. All queues together
-          run up to 5,000 jobs.
-        - `concurrency`: the number of jobs at once of each queue that is named alone.
-        - `bind`: an engine or a session factory; by default what the `Jobs` is bound to.
+        - `queues`: names of queues, each with how many of its jobs to run simultaneously, or names alone. All queues
+          together run at most 5,000 jobs.
+        - `concurrency`: the number of simultaneous jobs for each queue named without a number.
+        - `bind`: an engine or a session factory; by default the one that the `Jobs` is bound to.
         - `heartbeat`: the time between two heartbeats.
-        - `lease`: the time without a heartbeat after which it is taken for dead; at least three times `heartbeat`.
-        - `poll`: the longest time between two looks for jobs that no notification announced.
-        - `grace`: the time that running jobs have to end when it is stopped.
-        - `slow_after`: the time after which the stack of a run is logged.
-        - `timeout`: a timedelta, or seconds: the timeout of tasks without one of their own. By default none.
+        - `lease`: the time without a heartbeat after which the worker is considered dead; at least three times
+          `heartbeat`.
+        - `poll`: the longest time between two looks for jobs that no notification has announced.
+        - `grace`: the time that running jobs have to end when the worker is stopped.
+        - `slow_after`: the time after which a run's stack is logged.
+        - `timeout`: the timeout, as a timedelta or seconds, for tasks without one of their own. By default there is
+          none.
         - `kill_after`: the time after a cancellation until a coroutine that has not ended is abandoned.
         - `retention`: the time after which rows are deleted, such as `{"succeeded": timedelta(days=1), "failed":
           None}`; None keeps them. By default 7 days for succeeded and cancelled jobs, 30 for failed ones and for
           "ticks", and 365 for "audit".
 
-        Raises `ConfigurationError` for a setting that cannot be, and if no database is known.
+        Raises `ConfigurationError` for an invalid setting, and if no database is known.
         """
         from sqla_jobs.worker import Settings, Worker
 
@@ -605,12 +648,12 @@ class Jobs(Generic[J]):
         return Worker(self, self.binding(bind), settings)
 
     def clock(self, *, bind: Bind | None = None, heartbeat: float = 5.0, lease: float = 30.0) -> Clock:
-        """Return a clock, which enqueues a job for each tick of each schedule, once however many clocks there are.
+        """Return a clock. It enqueues one job for each tick of each schedule, however many clocks there are.
 
-        - `bind`: an engine or a session factory; by default what the `Jobs` is bound to.
+        - `bind`: an engine or a session factory; by default the one that the `Jobs` is bound to.
         - `heartbeat`, `lease`: as for `worker`.
 
-        Raises `ConfigurationError` for a setting that cannot be, and if no database is known.
+        Raises `ConfigurationError` for an invalid setting, and if no database is known.
         """
         from sqla_jobs.clock import Clock
 
@@ -618,10 +661,10 @@ class Jobs(Generic[J]):
 
 
 def resolver_of(jobs: Jobs[Any]) -> Resolver | None:
-    """What a framework integration set to resolve `bind=`; None where there is no integration."""
+    """Return the resolver that a framework integration has set for `bind=`; None without an integration."""
     return jobs._resolver  # pyright: ignore[reportPrivateUsage]
 
 
 def set_resolver(jobs: Jobs[Any], resolver: Resolver) -> None:
-    """Have `resolver` choose the database from now on, in place of what `Jobs.bind` was given."""
+    """From now on, have `resolver` choose the database, instead of the arguments of `Jobs.bind`."""
     jobs._resolver = resolver  # pyright: ignore[reportPrivateUsage]

@@ -1,4 +1,4 @@
-"""The lookup of an application's `Jobs` by MODULE:ATTR, for the command lines."""
+"""The lookup of an application's `Jobs` by MODULE:ATTR, for the command line."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _ADDRESS = "postgresql+psycopg://user:password@host:port/database"
 
 
 def load_configured(spec: str) -> tuple[Jobs[Any], dict[str, dict[str, Any]]]:
-    """Return the `Jobs`, and the options that the application's config sets, by command and option."""
+    """Return the `Jobs`, and the option values that the application's config sets, by command and option."""
     found = _load_named(spec)
     read = getattr(_extension_of(found), "option_defaults", None)
     return _jobs_of(found, spec), read(found) if read is not None else {}
 
 
 def load_jobs(spec: str) -> Jobs[Any]:
-    """Return the `Jobs` that MODULE:ATTR names. The current folder is importable.
+    """Return the `Jobs` that MODULE:ATTR names. Modules in the current folder can be imported.
 
-    ATTR is a `Jobs`, an application with one in `extensions["sqla_jobs"]`, or a factory of either
-    (`shop:create_app()`, with the brackets or without). The `Jobs` of an application is bound to it. Raises
-    `ConfigurationError`. An error of the application itself is raised unchanged.
+    ATTR is a `Jobs`, an application with one in `extensions["sqla_jobs"]`, or a factory for either
+    (`shop:create_app()`, with or without the parentheses). An application's `Jobs` is bound to that application. Raises
+    `ConfigurationError`. The application's own errors are raised unchanged.
     """
     return _jobs_of(_load_named(spec), spec)
 
@@ -83,7 +83,7 @@ def _made_by(factory: Any, spec: str) -> Any:
 
 
 def _extension_of(found: Any) -> Any:
-    """Return `extensions["sqla_jobs"]` of an application; None if it has none, or if this is no application."""
+    """Return an application's `extensions["sqla_jobs"]`; None without one, or if `found` is not an application."""
     extensions = getattr(found, "extensions", {})
     return extensions.get("sqla_jobs") if isinstance(extensions, dict) else None
 
@@ -95,7 +95,10 @@ def _jobs_in(found: Any) -> Jobs[Any] | None:
 
 
 def bind_for_command_line(jobs: Jobs[Any], database_url: str | None) -> None:
-    """Bind to `database_url`, else keep an existing bind, else take DATABASE_URL. Raises `ConfigurationError`."""
+    """Bind to `database_url`; without it, keep an existing bind, or else use DATABASE_URL.
+
+    Raises `ConfigurationError`.
+    """
     if database_url and resolver_of(jobs) is not None:
         raise ConfigurationError(
             "--database-url: this application opens its sessions itself, and what its code writes through them would "

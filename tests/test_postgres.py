@@ -223,6 +223,8 @@ def test_a_directory_in_use_is_refused_and_its_server_lives_on(temporary: Path) 
 
         assert answers(url)
         assert len(list((temporary / "tmp").iterdir())) == 1
+    with local_postgres(data_directory=temporary / "kept") as again:
+        assert again == url
 
 
 FAILS = """#!/bin/sh

@@ -12,6 +12,7 @@ from sqlalchemy.sql.compiler import IdentifierPreparer
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
+from sqla_jobs.queries.erasing import ERASED_COLUMNS
 
 _GATES = ("gates", "ordered_by")
 _ENQUEUED = (
@@ -118,6 +119,9 @@ def _worker(name: _Names) -> Rights:
     yield name.columns("UPDATE", *_MOVED), tables["jobs"]
     yield from _changing(name)
     yield f"SELECT, INSERT, DELETE, {name.columns('UPDATE', 'traceback', 'untold_at')}", tables["runs"]
+    yield 'for tasks with retention={"succeeded": "erase"} only, grant these two as well:', ""
+    for noun, columns in ERASED_COLUMNS.items():
+        yield f"  {name.columns('UPDATE', *columns)} ON {tables[noun]}", ""
     for sequence in name.sequences:
         yield "USAGE", f"SEQUENCE {sequence}"
     yield f"SELECT, {name.columns('INSERT', 'name', *_DECLARED)}", tables["schedules"]

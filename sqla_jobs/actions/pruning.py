@@ -18,7 +18,7 @@ from sqla_jobs.database.refusals import in_parts, warn
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import ENDED
-from sqla_jobs.queries.delete_jobs import Removal
+from sqla_jobs.queries.delete_jobs import Place, Removal
 from sqla_jobs.queries.leftovers import Leftovers
 from sqla_jobs.rules.checks import check_seconds
 from sqla_jobs.rules.retention import AUDIT, TICKS
@@ -41,8 +41,8 @@ class Batch(NamedTuple):
     beyond: Callable[[int], Any] | None
 
 
-def _at(last: int | None, gone: int) -> int | None:
-    """Return a cursor that is an id, whatever the number of deleted rows."""
+def _at(last: Any, gone: int) -> Any:
+    """Return a cursor that is the last row of a look, whatever the number of deleted rows."""
     return last
 
 
@@ -85,6 +85,35 @@ class EndedJobs:
 
     def remove(self, session: Session, ids: Sequence[int]) -> int:
         conditions = self.removal.ended(self.state, self.older_than)
+        return self.removal.remove(session, ids, conditions, self.references)
+
+
+@dataclass(frozen=True, slots=True)
+class EndedJobsOfTasks:
+    """Jobs that ended in `state`, `older_than` seconds ago, and are of some tasks. The cursor is a place.
+
+    Jobs are found by state and time. Those of other tasks are read, too, so a look continues where another one ended.
+    A job that is left, since it is locked for example, is found by a look from the beginning.
+    """
+
+    removal: Removal
+    state: str
+    older_than: float
+    references: Sequence[ColumnElement[bool]]
+    is_of_tasks: ColumnElement[bool]
+
+    @property
+    def name(self) -> str:
+        return f"{self.state} job"
+
+    def find(self, session: Session, cursor: Place | None) -> Batch:
+        ids, beyond = self.removal.find_among(
+            session, self.state, self.older_than, self.is_of_tasks, beyond=cursor, looked_at=LOOKED_AT, limit=BATCH
+        )
+        return Batch(ids, None if beyond is None else partial(_at, beyond))
+
+    def remove(self, session: Session, ids: Sequence[int]) -> int:
+        conditions = [*self.removal.ended(self.state, self.older_than), self.is_of_tasks]
         return self.removal.remove(session, ids, conditions, self.references)
 
 

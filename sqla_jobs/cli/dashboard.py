@@ -15,6 +15,7 @@ from sqla_jobs.jobs import Jobs
 
 if TYPE_CHECKING:
     from flask import Flask
+    from werkzeug.serving import BaseWSGIServer
 
 _HOST = "127.0.0.1"
 
@@ -30,7 +31,18 @@ _HOST = "127.0.0.1"
 )
 @click.option("--read-only", is_flag=True, help="Allow no changes.")
 def dashboard(jobs: Jobs[Any], port: int, read_only: bool) -> None:
-    """Serve the dashboard to this machine, until SIGINT. The printed address works once, in one browser."""
+    """Serve the dashboard to this machine, until SIGINT. The address it prints lets one browser in, once."""
+    server, address = make(jobs, port, read_only=read_only)
+    click.echo(f"Open {address}")
+    click.echo("It works once, for one browser. Stop with Ctrl-C.")
+    try:
+        server.serve_forever()
+    finally:
+        server.server_close()
+
+
+def make(jobs: Jobs[Any], port: int, *, read_only: bool) -> tuple[BaseWSGIServer, str]:
+    """Return the server, and the address that lets one browser in. Raises `ConfigurationError`."""
     try:
         from werkzeug.serving import WSGIRequestHandler, make_server
 
@@ -54,9 +66,4 @@ def dashboard(jobs: Jobs[Any], port: int, read_only: bool) -> None:
             f"port {port} of {_HOST} is not available: give another --port, or 0 for any"
         ) from None
     door.open_on(server.server_port)
-    click.echo(f"Open http://{_HOST}:{server.server_port}/?token={door.token}")
-    click.echo("It works once, for one browser. Stop with Ctrl-C.")
-    try:
-        server.serve_forever()
-    finally:
-        server.server_close()
+    return server, f"http://{_HOST}:{server.server_port}/?token={door.token}"

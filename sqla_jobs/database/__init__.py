@@ -1,1 +1,1 @@
-"""Connections of the library: engines, sessions, timeouts and notifications."""
+"""The library's connections: engines, sessions, timeouts and notifications."""

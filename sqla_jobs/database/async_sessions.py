@@ -1,4 +1,4 @@
-"""The sessions of coroutine tasks."""
+"""The sessions for coroutine tasks."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ else:
 
 _REMEDY = "give create_async_engine('postgresql+psycopg://…') or an async_sessionmaker of one"
 _MOST = 20
-"""The size of the pool of an engine made here, if the application's has no limit. Coroutines wait for a connection."""
+"""The pool size of an engine created here, if the application's pool has no limit. Coroutines wait for a connection."""
 _ASYNC = "sqla_jobs.async_session"
 """The key in a session's `info` for the `AsyncSession` around it, during its run."""
 
 
 class AsyncSessions:
-    """Makes sessions of an asynchronous engine: the application's, or one made from its engine's address.
+    """Makes sessions on an asynchronous engine: the application's, or one created from its engine's address.
 
-    An engine made here has a pool as large as the application's, if that one is limited.
+    An engine created here has a pool as large as the application's, if the application's pool is limited.
     """
 
     def __init__(self, bind: AsyncBind | None, app: Engine, isolation: str, entity: type[Any]) -> None:
-        """Choose the engine. `isolation` is the level of an engine made here. Raises `ConfigurationError` for
+        """Choose the engine. `isolation` is the level for an engine created here. Raises `ConfigurationError` for
         autocommit."""
         from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
         self.is_made: bool = bind is None
-        """True if the engine was made here and belongs to nobody else."""
+        """True if the engine was created here and is used only here."""
         chosen = _engine_like(app, isolation) if bind is None else bind
         self._make: Callable[[], Any]
         if isinstance(chosen, AsyncEngine):
@@ -63,7 +63,7 @@ class AsyncSessions:
             )
         self._engine = engine_of(self._make, entity)
         self.isolation: str = isolation if self.is_made else _isolation_of(self._engine)
-        """The isolation level of the sessions."""
+        """The sessions' isolation level."""
         self._idle = IdleConnections(self._engine)
 
     def begin(self) -> Session:
@@ -75,15 +75,15 @@ class AsyncSessions:
         return session
 
     def at_most(self, wanted: int) -> int:
-        """Return how many of `wanted` connections the pool gives out at once."""
+        """Return how many of the `wanted` connections the pool will hand out at the same time."""
         return at_most(self._engine, wanted)
 
     async def close(self) -> None:
-        """Close the engine's connections, which belong to the loop that ends."""
+        """Close the engine's connections, which belong to the event loop that is ending."""
         await greenlet_spawn(self._engine.dispose)
 
     async def close_idle(self) -> None:
-        """Close the connections that nobody uses now."""
+        """Close the connections that nobody is using."""
         await greenlet_spawn(self._idle.close)
 
 
@@ -93,7 +93,7 @@ def around(session: Session) -> Any:
 
 
 def end_run(session: Session) -> None:
-    """Forbid new transactions on a session from `AsyncSessions`, even for a coroutine that still runs."""
+    """Forbid new transactions on a session from `AsyncSessions`, even for a coroutine that is still running."""
     if session.info.pop(_ASYNC, None) is not None:
         vars(session)["get_bind"] = _refuse
 
@@ -108,11 +108,11 @@ def _refuse(*_: object, **__: object) -> NoReturn:
 
 
 def synchronous_engine(bind: AsyncBind, entity: type[Any]) -> Engine:
-    """Return a synchronous engine of the same database."""
+    """Return a synchronous engine for the same database."""
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     engine = bind.sync_engine if isinstance(bind, AsyncEngine) else engine_of(bind, entity)
-    check_translation(engine, entity)  # a new engine for another driver would not translate
+    check_translation(engine, entity)  # a new engine for another driver would not translate schemas
     return by_psycopg(engine)
 
 
@@ -127,7 +127,7 @@ def engine_of(make: Callable[[], Any], entity: type[Any]) -> Engine:
 
 
 def _isolation_of(engine: Engine) -> str:
-    """Return the isolation level of a new connection: pooled ones may belong to a running loop."""
+    """Return the isolation level of a new connection, since pooled ones may belong to a running event loop."""
 
     def ask() -> str:
         pool = engine.pool.recreate()
@@ -137,7 +137,7 @@ def _isolation_of(engine: Engine) -> str:
         finally:
             pool.dispose()
 
-    with ThreadPoolExecutor(1) as thread:  # the caller's thread may run a loop
+    with ThreadPoolExecutor(1) as thread:  # the caller's thread may be running an event loop
         return thread.submit(asyncio.run, greenlet_spawn(ask)).result()
 
 

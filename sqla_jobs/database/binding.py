@@ -1,4 +1,4 @@
-"""The engine and the sessions of the application to which a `Jobs` is bound."""
+"""The application's engine and sessions, to which a `Jobs` is bound."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ SessionFactory = Callable[[], Session]
 SyncBind = Engine | SessionFactory
 Bind = SyncBind | AsyncBind
 Context = Callable[[Any], AbstractContextManager[Any]]
-"""Makes the context manager around a run from its `RunContext`, or from `None` outside runs."""
+"""Makes the context manager around a run from the run's `RunContext`, or from `None` outside runs."""
 
 
 class Binding:
     """One application's database. Raises `ConfigurationError` if jobs cannot run on it.
 
-    Each run happens inside a context of its own, such as Flask's application context. So does everything else that
-    opens a session or asks for the engine. Nothing is opened before it is needed.
+    Each run happens inside its own context, such as Flask's application context. So does everything else that opens a
+    session or asks for the engine. No context is opened before it is needed.
     """
 
     def __init__(
@@ -39,7 +39,10 @@ class Binding:
         self.session_factory: SessionFactory = _session_factory(bind)
         self.context: Context = context or nullcontext
         self.run_session: SessionFactory = run_session or self.session_factory
-        """Gives the session of a run, inside its context: a new one, or the one in which the application writes."""
+        """Returns a run's session, inside the run's context.
+
+        A new session, or the one in which the application writes.
+        """
         self._bind = bind
         self._entity = entity
         self._async_bind = async_bind
@@ -48,7 +51,10 @@ class Binding:
             check_translation(engine, entity)
 
     def async_sessions(self, isolation: str) -> AsyncSessions:
-        """Return the sessions of coroutine tasks. `isolation` applies if the application has no asynchronous engine."""
+        """Return the sessions for coroutine tasks.
+
+        `isolation` applies if the application has no asynchronous engine.
+        """
         return AsyncSessions(self._async_bind, self.engine, isolation, self._entity)
 
     @property
@@ -70,7 +76,7 @@ class Binding:
 
     @contextmanager
     def session(self) -> Generator[Session]:
-        """Open a new session of the application, closed at the end. Uncommitted changes are rolled back."""
+        """Open a new application session, and close it at the end. Uncommitted changes are rolled back."""
         with self.context(None), closing(self.session_factory()) as session:
             yield session
 
@@ -83,7 +89,7 @@ class Binding:
 
 
 def both_binds(bind: Bind, async_bind: AsyncBind | None, entity: type[Any]) -> tuple[SyncBind, AsyncBind | None]:
-    """Return a synchronous and an asynchronous bind. A missing synchronous one is made from the other's address."""
+    """Return a synchronous and an asynchronous bind. A missing synchronous bind is created from the other's address."""
     if not is_asynchronous(type(bind)):
         return cast("SyncBind", bind), async_bind
     given = cast("AsyncBind", bind)
@@ -94,9 +100,9 @@ def _session_factory(bind: Any) -> SessionFactory:
     if isinstance(bind, Engine):
         return sessionmaker(bind)
     if isinstance(bind, scoped_session):
-        return cast("SessionFactory", bind.session_factory)  # each run has a session of its own
+        return cast("SessionFactory", bind.session_factory)  # each run has its own session
     if callable(bind):
         return cast("SessionFactory", bind)
-    if isinstance(bind, str | URL):  # not shown, because it may contain a password
+    if isinstance(bind, str | URL):  # the URL is not shown, because it may contain a password
         raise ConfigurationError(f"bind must be an engine or a session factory, got a URL: {REMEDY}")
     raise ConfigurationError(f"bind must be an engine or a session factory, got {bind!r}: {REMEDY}")

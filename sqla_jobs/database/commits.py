@@ -1,4 +1,4 @@
-"""Callbacks after commits and rollbacks of sessions, and operations that are refused during a commit."""
+"""Callbacks after sessions' commits and rollbacks, and operations that are refused during a commit."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ _RELEASING = "sqla_jobs.database.commits.releasing"
 
 class _Call(NamedTuple):
     within: SessionTransaction | None
-    """The savepoint in which the call was requested, or else the outermost transaction."""
+    """The savepoint in which the call was requested, or the outermost transaction if there is none."""
     call: Callable[[], None]
     entity: type[Any] | None = None
-    """An entity whose database must commit. None for calls after a rollback."""
+    """An entity whose database must commit before the call. None for calls after a rollback."""
     once: Hashable = None
 
 
 class _Waiting:
-    """The calls that one session makes after its present transaction."""
+    """The calls that one session makes after its current transaction."""
 
     def __init__(self) -> None:
         self.entities: set[type[Any]] = set()
-        """Of what it is given, in this transaction or the next one."""
+        """The entities given to the session, in this transaction or the next one."""
         self.calls: list[_Call] = []
         self.once: set[Hashable] = set()
         self.committed = False
 
 
 def on_commit(session: Session, entity: type[Any], call: Callable[[], None], *, once: Hashable = None) -> None:
-    """Call `call` once the session's outermost transaction commits, unless the present savepoint is rolled back.
+    """Call `call` once the session's outermost transaction commits, unless the current savepoint is rolled back.
 
-    It is never called if the session has joined another owner's transaction in the database of `entity`, whose
-    commit cannot be observed. Of several requests with the same `once`, only one is called.
+    `call` is never called if, in the database of `entity`, the session has joined another owner's transaction, whose
+    commit cannot be observed. Of several requests with the same `once`, only one is carried out.
     """
     waiting: _Waiting = session.info.get(_INFO) or _wait(session)
     if once is not None:
@@ -57,14 +57,17 @@ def on_commit(session: Session, entity: type[Any], call: Callable[[], None], *, 
 
 
 def on_rollback(session: Session, call: Callable[[], None]) -> None:
-    """Call `call` if the present savepoint is rolled back. Do nothing outside savepoints."""
+    """Call `call` if the current savepoint is rolled back. Do nothing outside savepoints."""
     if session.in_nested_transaction():
         waiting: _Waiting = session.info.get(_INFO) or _wait(session)
         waiting.calls.append(_Call(_present(session), call))
 
 
 def committed_by(session: Session, entity: type[Any]) -> Engine | None:
-    """Return the engine of a transaction that the session itself commits. None: the transaction has another owner."""
+    """Return the engine if the session itself commits its transaction.
+
+    Return None if the transaction has another owner.
+    """
     bind = session.get_bind(entity)
     if isinstance(bind, Connection):
         return None if bind.in_transaction() else bind.engine
@@ -72,9 +75,9 @@ def committed_by(session: Session, entity: type[Any]) -> Engine | None:
 
 
 def check_open(session: Session, entity: type[Any]) -> None:
-    """Raise `ArgumentsError` if the session has ended its transaction, so that nothing added now would be committed.
+    """Raise `ArgumentsError` if the session has ended its transaction, so that anything added now would be lost.
 
-    Raises `ConfigurationError` if its connection puts the jobs into another schema than that of workers.
+    Raises `ConfigurationError` if the session's connection puts the jobs into a different schema from the workers'.
     """
     waiting: _Waiting = session.info.get(_INFO) or _wait(session)
     waiting.entities.add(entity)
@@ -86,7 +89,7 @@ def check_open(session: Session, entity: type[Any]) -> None:
     try:
         session.connection(bind_arguments={"mapper": entity})
     except PendingRollbackError:
-        return  # the next flush raises this too, with the cause
+        return  # the next flush raises this error too, with its cause
     except InvalidRequestError:
         raise ArgumentsError(
             "the session has just committed or rolled back, as in a listener of after_commit, and a job that it is "
@@ -96,10 +99,10 @@ def check_open(session: Session, entity: type[Any]) -> None:
 
 @contextmanager
 def savepoint(session: Session, entity: type[Any]) -> Generator[None]:
-    """Run the block as a whole or not at all, in a savepoint.
+    """Run the block in a savepoint, so that all of its changes are kept or none.
 
-    Raises `ArgumentsError` as `check_open` does. Raises `JobsError` inside a listener of `before_commit`: releasing
-    the savepoint would call that listener again, as a commit does.
+    Raises `ArgumentsError`, like `check_open`. Raises `JobsError` inside a `before_commit` listener: releasing the
+    savepoint would call that listener again, as a commit does.
     """
     check_open(session, entity)
     if _RELEASING in session.info:
@@ -127,7 +130,7 @@ def _wait(session: Session) -> _Waiting:
 
 @cache
 def listen_to_sessions() -> None:
-    """Install the listeners once, for the first `Jobs`: importing the package changes nothing."""
+    """Install the listeners once, for the first `Jobs`, since importing the package must change nothing."""
     event.listen(Session, "after_begin", _check_translation)
     event.listen(Session, "after_commit", _note_commit)
     event.listen(Session, "after_soft_rollback", _forget)
@@ -135,7 +138,7 @@ def listen_to_sessions() -> None:
 
 
 def _check_translation(session: Session, transaction: object, connection: Connection) -> None:
-    """Refuse to put the jobs of a session into another schema, in which no worker looks for them."""
+    """Refuse to put a session's jobs into another schema, in which no worker looks for them."""
     if "schema_translate_map" not in connection.get_execution_options():
         return
     session.info[_TRANSLATES] = True

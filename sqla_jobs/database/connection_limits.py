@@ -1,4 +1,4 @@
-"""The number of connections that the server allows, and a warning if they are too few."""
+"""The number of connections that the server allows, and a warning if there are too few."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LIMIT: LiteralString = """
       - coalesce(current_setting('reserved_connections', true), '0')::int
     FROM pg_stat_activity WHERE backend_type = 'client backend'
 """
-"""For all databases of the server: the connections in use, and the number allowed to ordinary roles."""
+"""Across the server's databases: the number of connections in use, and the number allowed to ordinary roles."""
 
 
 _NOT_ALLOWED = "42501"

@@ -1,4 +1,4 @@
-"""Access to psycopg's connections below SQLAlchemy. Undocumented behaviour of psycopg is used only here.
+"""Access to psycopg's connections below SQLAlchemy. Only this module relies on undocumented behaviour of psycopg.
 
 `tests/database/test_driver.py` checks that behaviour with the oldest and the newest psycopg.
 """
@@ -28,7 +28,7 @@ log: logging.Logger = logging.getLogger("sqla_jobs.database.engines")
 
 T = TypeVar("T")
 Driver = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
-"""The driver's connection. The asynchronous one is used inside an SQLAlchemy greenlet."""
+"""The driver's connection. An asynchronous connection is used inside an SQLAlchemy greenlet."""
 
 
 def driver(connection: Connection) -> psycopg.Connection[Any]:
@@ -37,7 +37,7 @@ def driver(connection: Connection) -> psycopg.Connection[Any]:
 
 
 def driver_of_run(connection: Connection) -> Driver | None:
-    """Return the driver's connection for a task's session. `None`: the driver is not psycopg."""
+    """Return the driver's connection for a task's session, or `None` if the driver is not psycopg."""
     raw = connection.connection.driver_connection
     return raw if isinstance(raw, psycopg.Connection | psycopg.AsyncConnection) else None
 
@@ -49,7 +49,7 @@ class NoAnswer(psycopg.OperationalError):
 def bound(connection: psycopg.Connection[Any], patience: float) -> None:
     """Make each wait of `connection` end with `NoAnswer` after `patience` seconds of silence.
 
-    Only silence counts: sending a large batch, or a slow stream of an answer, may take longer.
+    Only silence counts: sending a large batch, or receiving an answer slowly, may take longer.
     """
     plain = connection.wait
 
@@ -64,10 +64,10 @@ def bound(connection: psycopg.Connection[Any], patience: float) -> None:
 
 
 def ask(connection: Driver, question: str, patience: float | None = None) -> list[PGresult]:
-    """Return the answers to one or more statements, sent together, on a connection with another owner.
+    """Return the answers to one or more statements, sent together, on a connection that belongs to another owner.
 
-    Raises the error of a failed statement, after which the server skips the others. With `patience`, raises
-    `NoAnswer` after so many seconds of silence.
+    Raises a failed statement's error; the server skips the statements after it. With `patience`, raises `NoAnswer`
+    after that many seconds of silence.
     """
     if isinstance(connection, psycopg.AsyncConnection):
         answers = _wait_for(_awaited(connection, question, patience))
@@ -96,7 +96,10 @@ def _received(connection: psycopg.Connection[Any], question: str, patience: floa
 
 
 def _wait_for(awaitable: Awaitable[T]) -> T:
-    """Await inside an SQLAlchemy greenlet. The import is here because the parent of workers has no SQLAlchemy."""
+    """Await inside an SQLAlchemy greenlet.
+
+    The import is here because the workers' parent process does not import SQLAlchemy.
+    """
     from sqlalchemy.util import await_only
 
     return await_only(awaitable)
@@ -109,7 +112,7 @@ async def _awaited(connection: psycopg.AsyncConnection[Any], question: str, pati
         if patience is None:
             return await connection.wait(answers)
         try:
-            # no asyncio timeout: a cancelled psycopg waits for the server's answer to the cancellation
+            # no asyncio timeout: when cancelled, psycopg waits for the server's answer to the cancellation
             return await connection.wait(_listening(answers, connection, patience))
         except NoAnswer:
             await connection.close()
@@ -117,7 +120,7 @@ async def _awaited(connection: psycopg.AsyncConnection[Any], question: str, pati
 
 
 def within(patience: float, function: Callable[[], T]) -> T:
-    """Return `function()`, run in an SQLAlchemy greenlet. Raises `NoAnswer` after `patience` seconds."""
+    """Return the result of `function()`, run in an SQLAlchemy greenlet. Raises `NoAnswer` after `patience` seconds."""
     from sqlalchemy.util import greenlet_spawn
 
     async def awaited() -> T:
@@ -161,9 +164,9 @@ def _wait(connection: psycopg.Connection[Any], events: int, patience: float | No
 
 
 def _listening(gen: Any, connection: Driver, patience: float) -> Generator[Any, Any, Any]:
-    """Pass on what psycopg's own generator yields and returns. Raises `NoAnswer`.
+    """Pass on the values that psycopg's own generator yields and returns. Raises `NoAnswer`.
 
-    The readiness of the socket is checked again: psycopg 3.2 also says "ready" when its interval is over.
+    The socket's readiness is checked again: psycopg 3.2 says "ready" even when only its interval has passed.
     """
     try:
         heard_at, wanted = time.monotonic(), next(gen)
@@ -185,9 +188,9 @@ def _is_ready(fileno: int, wanted: int) -> bool:
 
 
 def _abandon(connection: psycopg.Connection[Any], patience: float) -> None:
-    """Close the connection, and ask the server to cancel its statement, so that its processes do not pile up.
+    """Close the connection, and ask the server to cancel its statement, so that server processes do not pile up.
 
-    Before libpq 17, such a request could block all threads for any length of time, so none is sent.
+    Before libpq 17, a cancel request could block all threads for any length of time, so none is sent there.
     """
     if capabilities.has_cancel_safe():
         try:
@@ -216,7 +219,7 @@ class CommittingBy(AbstractContextManager[None]):
         self._own["commit"] = self._mine
 
     def _once(self) -> None:
-        del self._own["commit"]  # before the commit: afterwards another owner may replace the method
+        del self._own["commit"]  # before the commit, since another owner may replace the method afterwards
         self._commit()
 
     def __exit__(self, *_: object) -> None:
@@ -238,14 +241,14 @@ def beginning(connection: Driver) -> str:
 
 
 Send = Callable[[str, dict[str, Any]], "psycopg.Cursor[Any]"]
-"""Sends a statement with its parameters. Its rows can be read after the block."""
+"""Sends a statement with its parameters. The statement's rows can be read after the block."""
 
 
 @contextmanager
 def committed_together(connection: psycopg.Connection[Any]) -> Generator[Send]:
-    """Send the statements of the block as one transaction, in one round trip.
+    """Send the block's statements as one transaction, in one round trip.
 
-    Each statement sees what was committed before it began, whatever the database's default isolation is.
+    Each statement sees all changes committed before it began, whatever the database's default isolation level.
     """
 
     def send(statement: str, values: dict[str, Any]) -> psycopg.Cursor[Any]:

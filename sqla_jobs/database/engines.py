@@ -20,13 +20,16 @@ from sqla_jobs.rules.wording import did_you_mean
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _OPTIONS = {"ssl": "sslmode", "async_fallback": None, "prepared_statement_cache_size": None}
-"""Options of asyncpg addresses and their psycopg names. None: psycopg has no such option."""
+"""Options in asyncpg addresses and their psycopg names; None if psycopg has no such option."""
 
 REMEDY = "give a create_engine('postgresql+psycopg://…') or a sessionmaker of one"
 
 
 def check_engine(engine: Engine) -> Engine:
-    """Return the engine. Raise `ConfigurationError` unless it is for PostgreSQL through psycopg 3, and synchronous."""
+    """Return the engine.
+
+    Raise `ConfigurationError` unless the engine is synchronous and uses PostgreSQL through psycopg 3.
+    """
     dialect = engine.dialect
     if (dialect.name, dialect.driver) != ("postgresql", "psycopg") or dialect.is_async:
         kind = "an asynchronous " if dialect.is_async else ""
@@ -38,7 +41,7 @@ def check_engine(engine: Engine) -> Engine:
 
 
 def check_translation(bind: Engine | Connection, entity: type[Any]) -> None:
-    """Raise `ConfigurationError` if SQLAlchemy translates the schema of the jobs: workers do not translate it."""
+    """Raise `ConfigurationError` if SQLAlchemy translates the jobs' schema, since workers do not translate it."""
     schema = entity.__table__.schema
     translated = (bind.get_execution_options().get("schema_translate_map") or {}).get(schema, schema)
     if translated != schema:
@@ -61,7 +64,7 @@ def checked_isolation(connection: Connection) -> str:
 
 
 def is_asynchronous(kind: type[Any]) -> bool:
-    """Return whether a class is from SQLAlchemy's asyncio. Do not import that, since it needs greenlet."""
+    """Return whether a class is from `sqlalchemy.ext.asyncio`, without importing that, since it needs greenlet."""
     return any(base.__module__.startswith("sqlalchemy.ext.asyncio") for base in kind.__mro__)
 
 
@@ -99,13 +102,13 @@ def own_engine(
     planning: LiteralString = PLANNED_ANEW,
     name: str = "sqla-jobs worker",
 ) -> Engine:
-    """Return a new engine with `most` connections, which connects as `app` does, whatever the settings of `app`.
+    """Return a new engine with `most` connections. It connects like `app`, whatever else `app` sets.
 
-    Its connections are called `name` in pg_stat_activity, unless the application names its own.
+    Its connections are called `name` in pg_stat_activity, unless the application names its own connections.
 
-    Each statement commits by itself, under READ COMMITTED. Statements are prepared, and planned according to
-    `planning`. Behind a pooler, which may give the server's session to other clients, nothing is prepared and
-    nothing set. Connecting and statements wait in silence for at most `patience` seconds. A connection that has
+    Each statement is its own transaction, under READ COMMITTED. Statements are prepared, and planned according to
+    `planning`. Behind a pooler, which may hand the server's session to other clients, no statement is prepared and
+    nothing is set. Connecting and statements tolerate at most `patience` seconds of silence. A connection that has
     become useless, such as one to a server that is now read-only, is closed.
     """
     engine = _connecting_as(app, "AUTOCOMMIT", patience, planning, most, name)
@@ -119,7 +122,7 @@ def own_engine(
 
 
 class IdleConnections:
-    """The connections of an engine that nobody uses now."""
+    """An engine's connections that nobody is using."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -127,11 +130,11 @@ class IdleConnections:
         event.listen(engine, "checkin", self._on_checkin)
 
     def _on_checkin(self, connection: object, record: object) -> None:
-        if connection is not None:  # None means that it was invalidated
+        if connection is not None:  # None means that the connection was invalidated
             self._are_there = True
 
     def close(self) -> None:
-        """Close the idle connections. They are made again when needed. Cheap if there are none."""
+        """Close the idle connections. New ones are opened when needed. The call is cheap if there are none."""
         pool = self._engine.pool
         if not self._are_there or not isinstance(pool, QueuePool):
             return
@@ -143,7 +146,7 @@ class IdleConnections:
 
 @contextmanager
 def for_itself(engine: Engine) -> Generator[psycopg.Connection[Any]]:
-    """Open a connection that nobody else gets afterwards."""
+    """Open a connection that is not reused afterwards."""
     connection = engine.connect()
     try:
         yield driver(connection)
@@ -153,8 +156,7 @@ def for_itself(engine: Engine) -> Generator[psycopg.Connection[Any]]:
 
 
 def close_engine(engine: Engine) -> None:
-    """Close the engine's connections. Those still in use, by a thread that has not ended, close when they are
-    returned."""
+    """Close the engine's connections. Those that a running thread is still using close when they are returned."""
 
     def close(connection: object, record: Any) -> None:
         record.invalidate()
@@ -164,14 +166,14 @@ def close_engine(engine: Engine) -> None:
 
 
 def at_most(engine: Engine, wanted: int) -> int:
-    """Return how many of `wanted` connections the engine's pool gives out at once."""
+    """Return how many of the `wanted` connections the engine's pool will hand out at the same time."""
     pool = engine.pool
     overflow: int = getattr(pool, "_max_overflow", -1)
     return min(wanted, pool.size() + overflow) if isinstance(pool, QueuePool) and overflow >= 0 else wanted
 
 
 def warn_of_small_pool(app: Engine, threads: int) -> None:
-    """Log a warning if the pool has fewer connections than `threads`, so that transactional tasks may wait in vain."""
+    """Log a warning if the pool has fewer than `threads` connections, so that transactional tasks may wait in vain."""
     if (most := at_most(app, threads)) < threads:
         log.warning(
             "the engine's pool gives out %d connections, but %d jobs may run at once, each with a session: "

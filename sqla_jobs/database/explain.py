@@ -1,4 +1,4 @@
-"""Explanations of errors for the person at the command line."""
+"""Explanations of errors, for the person at the command line."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from sqla_jobs.rules.error_text import message_of
 from sqla_jobs.rules.wording import page
 
 EXPLAINED = (JobsError, DBAPIError, psycopg.Error)
-"""Errors that a person can cause. They are shown as one message, without a traceback."""
+"""Errors that a user can cause. Each is shown as one message, without a traceback."""
 
 _OF_POOLER = ("query_wait_timeout", "max_client_conn", "server login has been failing", "client_login_timeout")
-"""Parts of PgBouncer's messages when it gives no connection."""
+"""Parts of PgBouncer's messages when it refuses a connection."""
 
 
 def explain(error: BaseException) -> str:
-    """Return the message for one of `EXPLAINED`."""
+    """Return the message for one of the errors in `EXPLAINED`."""
     if isinstance(error, ProgrammingError) and _is_of_tables(error):
         first_line = _message(error).splitlines()[0]
         return (
@@ -37,12 +37,12 @@ def explain(error: BaseException) -> str:
 
 
 def _is_of_tables(error: ProgrammingError) -> bool:
-    """Return whether the server did not find a table or column. Errors of psycopg itself have no code."""
+    """Return whether the server did not find a table or column. psycopg's own errors have no code."""
     code: str | None = getattr(error.orig, "sqlstate", None)
-    return code is not None and code[:2] in ("42", "3F") and code != "42501"  # 42501 is a missing right
+    return code is not None and code[:2] in ("42", "3F") and code != "42501"  # 42501 means a missing privilege
 
 
 def _message(error: DBAPIError | psycopg.Error) -> str:
-    """Return the message without the row that the server shows as DETAIL: its values may be secrets."""
+    """Return the message without the row that the server shows in DETAIL, since the row's values may be secrets."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     return message_of(cause).strip() if cause is not None else "nothing"

@@ -1,7 +1,7 @@
-"""Notifications of workers after a commit, so that they need not wait for their next poll.
+"""Notifications to workers after a commit, so that workers need not wait for their next poll.
 
-They are never sent in the caller's transaction, since NOTIFY makes commits wait for one another, but by a thread
-with a connection of its own. A lost message delays a job until the next poll at most.
+Notifications are sent by a thread with its own connection, never in the caller's transaction, since NOTIFY makes
+commits wait for one another. A lost message delays a job until the next poll at most.
 """
 
 from __future__ import annotations
@@ -31,30 +31,30 @@ from sqla_jobs.database.subscribers import SCHEDULES, followers_of, forget_subsc
 log: logging.Logger = logging.getLogger("sqla_jobs.database.notify")
 
 _APART = 0.01
-"""The shortest time between two messages of one process, in seconds. Commits in between share one message."""
+"""The shortest time between two messages from one process, in seconds. Commits in between share one message."""
 _IDLE = 30.0
 """Seconds without a message after which the thread and the connection are closed until the next one."""
 _PATIENCE = 10.0
-"""Seconds of silence after which the server counts as away."""
+"""Seconds of silence after which the server is considered unavailable."""
 _NAMED = 300
-"""Jobs that one message names at most: PostgreSQL takes 8,000 bytes."""
+"""The maximum number of jobs named in one message: PostgreSQL accepts 8,000 bytes."""
 _MOST_COUNTED = 1000
-"""Jobs whose enqueues are kept to be counted later."""
+"""The maximum number of jobs whose enqueues are kept to be counted later."""
 _EXIT = 1.0
-"""Seconds that a program which ends right after its commit may spend on the last message."""
+"""How many seconds a program that ends right after its commit may spend on the last message."""
 
 Count = Callable[[Connection, Mapping[int, int]], Collection[int]]
-"""Stores times by the ids of jobs, and returns the ids of those for which it could."""
+"""Stores numbers of enqueues by job id, and returns the ids of the jobs for which it could."""
 
 
 def notify(connection: Connection, channel: str, queues: Iterable[str]) -> None:
-    """Notify listeners on other connections of jobs in these queues; "" means every queue."""
+    """Tell listeners on other connections about jobs in these queues; "" means every queue."""
     for queue in queues:
         connection.execute(select(func.pg_notify(channel, queue)))
 
 
 def _send(engine: Engine, messages: Iterable[tuple[str, str]]) -> None:
-    """Notify listeners. That commits at once, without waiting for the disk, since no row is written."""
+    """Notify listeners. This commits at once, without waiting for the disk, since no row is written."""
     with engine.connect() as connection:
         try:
             ask(driver(connection), _question(frozenset(messages)), _PATIENCE)
@@ -71,24 +71,24 @@ def _question(messages: frozenset[tuple[str, str]]) -> str:
 
 
 def after_commit(session: Session, entity: type[Any], channel: str, queue: str) -> None:
-    """Notify workers of `queue` once the session's outermost transaction commits; "" means every queue."""
+    """Notify the workers of `queue` once the session's outermost transaction commits; "" means every queue."""
     on_commit(
         session, entity, partial(_notify_listeners, session, entity, channel, queue), once=(entity, channel, queue)
     )
 
 
 def count_after_commit(session: Session, entity: type[Any], count: Count, times: Mapping[int, int]) -> None:
-    """Have `count` store these times, in the notifier's thread, once the session's outermost transaction commits."""
+    """Have `count` store these numbers, in the notifier's thread, once the session's outermost transaction commits."""
     on_commit(session, entity, partial(_count, session, entity, count, times))
 
 
 def tell_of_schedules(entity: type[Any], job: type[Any], channel: str) -> None:
-    """Notify clocks from now on when sessions change rows of `entity`."""
+    """From now on, notify clocks when sessions change rows of `entity`."""
     _listen(entity, ("after_insert", "after_update", "after_delete"), job, channel, SCHEDULES)
 
 
 def tell_of_jobs(job: type[Any], channel: str) -> None:
-    """Notify workers from now on when sessions change or delete jobs as objects: other jobs may start then."""
+    """From now on, notify workers when sessions change or delete job objects, since other jobs may start then."""
     listen_to_sessions()
     _listen(job, ("after_update", "after_delete"), job, channel, "")
 
@@ -111,7 +111,7 @@ def _notify_listeners(session: Session, entity: type[Any], channel: str, queue: 
 
 
 def tell_followers(engine: Engine, channel: str, job_ids: Collection[int]) -> None:
-    """Notify processes that follow jobs, soon, of jobs that have changed. Without ids, any job may have changed."""
+    """Soon notify the processes that follow jobs about changed jobs. Without ids, any job may have changed."""
     _notifier(engine).send(engine, channel, ",".join(map(str, job_ids)) if len(job_ids) <= _NAMED else "")
 
 
@@ -122,30 +122,30 @@ def _count(session: Session, entity: type[Any], count: Count, times: Mapping[int
 
 @cache
 def _prepare() -> None:
-    """Prepare for the end of the program, and for forks."""
+    """Prepare for the program's exit, and for forks."""
     atexit.register(_flush_all)
     os.register_at_fork(after_in_child=forget_subscribers)
 
 
 class _Notifier:
-    """Sends the messages of this process to one database."""
+    """Sends this process's messages to one database."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._waiting: set[tuple[str, str]] = set()
         self._counts: dict[Count, Counter[int]] = {}
-        """What is to be stored: times by the ids of jobs."""
+        """The numbers of enqueues to store, by job id."""
         self._refused: set[Count] = set()
-        """Counts that this program has no right to store."""
+        """The counts that this program lacks the privilege to store."""
         self._there_is = threading.Event()
         self._sent = threading.Event()
         self._thread: threading.Thread | None = None
         self._hopeless_until = 0.0
 
     def send(self, app: Engine, channel: str, queue: str) -> None:
-        """Send a message soon, over a connection like those of `app`. Return at once, and never raise.
+        """Send a message soon, over a connection like those of `app`. Return immediately, and never raise.
 
-        The caller has committed already.
+        The caller has already committed.
         """
         with self._lock:
             if self._thread is not None or self._start(app):
@@ -153,7 +153,7 @@ class _Notifier:
                 self._wake()
 
     def count(self, app: Engine, count: Count, times: Mapping[int, int]) -> None:
-        """Store counts soon, as far as the rows are free. The caller has committed already."""
+        """Store counts soon, as far as the rows are free. The caller has already committed."""
         with self._lock:
             if count not in self._refused and (self._thread is not None or self._start(app)):
                 self._counts.setdefault(count, Counter()).update(times)
@@ -170,7 +170,7 @@ class _Notifier:
         thread = threading.Thread(target=self._loop, args=(app,), name="sqla_jobs-wakeup", daemon=True)
         try:
             thread.start()
-        except RuntimeError as error:  # the interpreter is ending, or the system allows no more threads
+        except RuntimeError as error:  # the interpreter is exiting, or the system allows no more threads
             log.debug("no wake-up can be sent, workers will poll: %s", error)
             return False
         self._thread = thread
@@ -206,7 +206,7 @@ class _Notifier:
         engine.dispose()
 
     def _store(self, engine: Engine, count: Count, times: Counter[int]) -> None:
-        """Store counts. Counts of jobs that are locked are kept, and stored with the next ones."""
+        """Store counts. Counts for locked jobs are kept, and stored with the next ones."""
         try:
             with engine.begin() as connection:
                 stored = count(connection, times)

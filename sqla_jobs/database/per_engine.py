@@ -1,4 +1,4 @@
-"""What a process has once for each engine, such as a thread with a connection, and a forked child makes anew."""
+"""Objects that a process keeps one of per engine, such as a thread with a connection. A forked child makes new ones."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ T = TypeVar("T")
 class PerEngine(Generic[T]):
     """One object for each engine, for as long as the engine lives.
 
-    A forked child forgets them all: neither their threads nor their connections are its own. Nothing is registered
-    before the first one is made, since importing the package changes nothing.
+    A forked child forgets all these objects, since their threads and connections belong to its parent. Nothing is
+    registered before the first object is made, since importing the package must change nothing.
     """
 
     def __init__(self, make: Callable[[], T]) -> None:
@@ -26,7 +26,7 @@ class PerEngine(Generic[T]):
         self._forget()
 
     def of(self, engine: Engine) -> T:
-        """Return the object of an engine, which is made when it is first asked for."""
+        """Return an engine's object. It is made when it is first requested."""
         self._registered  # noqa: B018 - once
         with self._lock:
             if engine not in self._objects:
@@ -34,7 +34,7 @@ class PerEngine(Generic[T]):
             return self._objects[engine]
 
     def all(self) -> list[T]:
-        """Return those that were made in this process."""
+        """Return the objects that were made in this process."""
         return list(self._objects.values())
 
     @cached_property

@@ -1,4 +1,4 @@
-"""The settings of the library's own connections, and the errors after which a connection is useless."""
+"""The settings for the library's own connections, and the errors after which a connection is useless."""
 
 from __future__ import annotations
 
@@ -11,17 +11,22 @@ from sqla_jobs.database.driver import bound
 from sqla_jobs.database.timeouts import connect_within, keep_alive
 
 PLANNED_ANEW: LiteralString = "SET plan_cache_mode = force_custom_plan"
-"""Plan a statement at each execution. A cached plan, made on an empty table, might scan for ever."""
+"""Plan a statement at each execution. A cached plan that was made on an empty table might scan the table forever."""
 PLANNED_ONCE: LiteralString = (
     "SET plan_cache_mode = force_generic_plan; SET jit = off; "
     "SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off"
 )
-"""Plan a statement once and cache the plan, which saves a third of a short statement's time. This is for statements
-that name the rows they look up. A cached plan does not know how many rows there are, so scans, bitmaps and sorts are
-off."""
+"""Plan a statement once and cache the plan, which saves a third of a short statement's time.
+
+This is for statements that name the rows they look up. A cached plan does not know how many rows there are, so
+sequential scans, bitmap scans and sorts are disabled.
+"""
 _OF_NO_MORE_USE = ("25006", "0A000")
-"""SQLSTATEs after which to connect again. The server takes no writes (a standby, such as the old primary after a
-failover), or a column has changed its type since a statement was prepared."""
+"""SQLSTATEs after which to reconnect.
+
+The server accepts no writes (a standby, such as the old primary after a failover), or a column's type has changed since
+a statement was prepared.
+"""
 
 
 def prepared(
@@ -31,17 +36,17 @@ def prepared(
     planning: LiteralString = PLANNED_ANEW,
     name: str = "sqla-jobs worker",
 ) -> psycopg.Connection[Any]:
-    """Return a new connection, called `name` in pg_stat_activity unless the application names its own.
+    """Return a new connection, called `name` in pg_stat_activity unless the application names its connections.
 
-    Its statements are prepared, and planned according to `planning`. Behind a pooler, which may give the server's
-    session to other clients, nothing is prepared and nothing set. Connecting and statements wait in silence for at
-    most `patience` seconds.
+    Its statements are prepared, and planned according to `planning`. Behind a pooler, which may hand the server's
+    session to other clients, no statement is prepared and nothing is set. Connecting and statements tolerate at most
+    `patience` seconds of silence.
     """
     connection = connect_within(patience, connect)
     try:
         bound(connection, patience)
         keep_alive(connection, patience)
-        connection.execute("SET client_encoding TO 'UTF8'")  # encodes all text; poolers know this setting
+        connection.execute("SET client_encoding TO 'UTF8'")  # UTF-8 can encode all text; poolers know this setting
         if is_direct(connection):
             connection.execute(planning)
             if not connection.info.parameter_status("application_name"):
@@ -56,11 +61,11 @@ def prepared(
 
 
 def is_direct(connection: psycopg.Connection[Any]) -> bool:
-    """Return whether no pooler stands before the server. A pooler shows another process id than the server."""
+    """Return whether no pooler is in front of the server. A pooler reports a different process id from the server's."""
     found = connection.execute("SELECT pg_backend_pid()", prepare=False).fetchone()
     return found is not None and found[0] == connection.info.backend_pid
 
 
 def is_useless_after(error: BaseException) -> bool:
-    """Return whether a connection that raised this error is useless, although it is not lost."""
+    """Return whether a connection that raised this error is useless, even though it is not lost."""
     return getattr(error, "sqlstate", None) in _OF_NO_MORE_USE

@@ -15,8 +15,10 @@ T = TypeVar("T")
 log: logging.Logger = logging.getLogger("sqla_jobs")
 
 _NO_ROWS_FAULT = ("08", "0A", "25", "28", "3D", "3F", "40", "42", "53", "55", "57", "58", "F0", "XX")
-"""Classes of SQLSTATE that blame no row: connections, transactions, rights, tables, resources, operators, the server.
-Any other code blames a row, such as 23 of a constraint, or P0001 of RAISE EXCEPTION in an application's trigger."""
+"""SQLSTATE classes that blame no row: connections, transactions, privileges, tables, resources, operators, the server.
+
+Any other code blames a row, such as 23 from a constraint, or P0001 from RAISE EXCEPTION in an application's trigger.
+"""
 
 
 def cause_of(error: BaseException) -> BaseException:
@@ -27,7 +29,7 @@ def cause_of(error: BaseException) -> BaseException:
 def blames_a_row(error: Exception) -> bool:
     """Return whether the same statement may succeed for other rows.
 
-    A plain `UnicodeError` is raised for text that the connection's encoding does not have.
+    A plain `UnicodeError` is raised for text that the connection's encoding cannot represent.
     """
     cause = cause_of(error)
     state: str | None = getattr(cause, "sqlstate", None)
@@ -38,9 +40,9 @@ def blames_a_row(error: Exception) -> bool:
 
 
 def in_parts(rows: Sequence[R], step: Callable[[Sequence[R]], T], refused: Callable[[R, Exception], None]) -> list[T]:
-    """Call `step(rows)`. If the server blames a row, call it for each half, down to single rows for `refused`.
+    """Call `step(rows)`. If the server blames a row, repeat with each half, down to single rows, which go to `refused`.
 
-    Each call of `step` is a transaction or savepoint of its own. Return the results of the steps, in order.
+    Each call of `step` is its own transaction or savepoint. Return the results of the successful calls, in order.
     """
     if not rows:
         return []

@@ -7,17 +7,17 @@ from collections.abc import Callable
 SCHEDULES = "=schedules"
 """The payload for a changed schedule. No queue's name contains "="."""
 LIMITS = "=limits"
-"""The suffix of a queue's name, or the whole payload for all queues, if jobs may start behind limits."""
+"""The suffix of a queue's name, or the whole payload for all queues, when jobs behind limits may start."""
 FOLLOWERS = "=followers"
-"""The payload by which processes that follow jobs ask workers to notify them of jobs that change."""
+"""The payload with which processes that follow jobs ask workers to notify them of changed jobs."""
 FOLLOWED_FOR = 60.0
-"""Seconds for which that holds. It is sent again after a third of them."""
+"""Seconds for which a `FOLLOWERS` request is valid. It is sent again after a third of this time."""
 GREETING = "?"
-"""The payload by which a worker that begins to listen asks processes that follow jobs to announce themselves."""
+"""The payload with which a worker that starts listening asks processes that follow jobs to announce themselves."""
 
 
 def followers_of(channel: str) -> str:
-    """Return the channel of the processes that follow jobs, beside that of the workers."""
+    """Return the channel for processes that follow jobs; `channel` is the workers' own."""
     return f"{channel[:50]}=followers"
 
 
@@ -32,11 +32,11 @@ def subscribe(channel: str, subscriber: Subscriber) -> Callable[[], None]:
 
 
 def notify_here(channel: str, what: str) -> None:
-    """Notify the subscribers of this process."""
+    """Notify the subscribers in this process."""
     for subscriber in list(_subscribers.get(channel, ())):
         subscriber(what)
 
 
 def forget_subscribers() -> None:
-    """Forget all subscribers: a forked child does not run their threads."""
+    """Forget all subscribers, since a forked child does not run their threads."""
     _subscribers.clear()

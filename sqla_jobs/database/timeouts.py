@@ -1,7 +1,7 @@
-"""Time limits for waits for the server, so that no wait lasts for ever.
+"""Time limits on waits for the server, so that no wait lasts forever.
 
-A connection whose other end is gone (a host without power, a firewall that forgot it) looks like one whose server
-is busy. psycopg waits for both without a limit. Here a wait ends after too long a silence.
+A connection whose other end is gone (the host lost power, or a firewall dropped the connection) looks like one whose
+server is busy. psycopg waits for both without a limit. With these limits, a wait ends after too long a silence.
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ _PROBES = 3
 
 
 def connect_within(patience: float, connect: Callable[[], T]) -> T:
-    """Return `connect()`. Raises `NoAnswer` after `patience` seconds; a connection that comes later is closed.
+    """Return the result of `connect()`.
 
-    `connect` runs in a thread, since name resolution and an application's creator can take any time.
+    Raises `NoAnswer` after `patience` seconds; a connection that arrives later is closed.
+
+    `connect` runs in a thread, since name resolution and an application's creator can take any length of time.
     """
     attempt: Future[T] = Future()
 
@@ -49,7 +51,7 @@ def _close(attempt: Future[Any]) -> None:
 
 
 def hang_up(connection: psycopg.Connection[Any]) -> None:
-    """End another thread's wait for data on this connection at once. The connection is useless afterwards."""
+    """Immediately end another thread's wait for data on this connection. The connection is useless afterwards."""
     with _end_of(connection) as end:
         end.shutdown(socket.SHUT_RD)
 
@@ -59,7 +61,7 @@ def _end_of(connection: psycopg.Connection[Any]) -> socket.socket:
 
 
 def keep_alive(connection: psycopg.Connection[Any], patience: float) -> None:
-    """Let the system detect within about twice `patience` seconds that the other end of an idle connection is gone."""
+    """Let the system detect within about 2 x `patience` seconds that an idle connection's other end is gone."""
     seconds = max(1, round(patience))
     with _end_of(connection) as end:
         if end.family == getattr(socket, "AF_UNIX", None):
@@ -71,5 +73,6 @@ def keep_alive(connection: psycopg.Connection[Any], patience: float) -> None:
             "TCP_KEEPCNT": _PROBES,
             "TCP_USER_TIMEOUT": 1000 * seconds,
         }.items():
-            if (option := getattr(socket, name, None)) is not None:  # each system has only some of them
+            # each operating system has only some of these options
+            if (option := getattr(socket, name, None)) is not None:
                 end.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -1,4 +1,4 @@
-"""A claimed job in the process that claimed it."""
+"""A claimed job, as handled in the process that claimed it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.resources import NO_RESOURCES, Resources
 
 _PROGRESS = 1000
-"""The most characters that are stored of a progress message."""
+"""The maximum number of characters stored from a progress message."""
 
 
 class Attempt:
@@ -24,19 +24,22 @@ class Attempt:
 
     started_at: float | None = None
     has_begun = False
-    """True once the `started` callback of the executor was called."""
+    """True once the executor's `started` callback has been called."""
     is_committed = False
-    """True if the task's own transaction stored the end."""
+    """True if the task's own transaction has stored the end."""
     context: RunContext | None = None
     progress: tuple[float, str | None] | None = None
-    """The last reported progress. Stored with the end, even if an earlier update was not."""
+    """The last reported progress. It is stored with the end, even if an earlier update was not stored."""
     sent_progress: tuple[float, str | None] | None = None
-    """The last progress that was sent to the database during the run. Sending skips a locked row."""
+    """The last progress sent to the database during the run. If the job's row is locked, the update is skipped."""
     is_silent = False
-    """True if progress is stored only with the end. An earlier update would change the row that the run's own
-    transaction changes at its end, and make that fail under an isolation stricter than READ COMMITTED."""
+    """True if progress is stored only with the end.
+
+    An earlier update would change the row that the run's own transaction changes at its end, and would make that
+    transaction fail at an isolation level stricter than READ COMMITTED.
+    """
     is_withdrawn: bool = False
-    """True if the attempt may no longer begin, and is given back."""
+    """True if the attempt may no longer begin and is being given back."""
     is_over: bool = False
     """True if the attempt has ended and its end is about to be stored."""
     deadline: float | None = None
@@ -44,11 +47,11 @@ class Attempt:
     slot: RunSlot | None = None
     """The shared memory in which the parent process sees that the attempt has begun."""
     declaration: Declaration | None = None
-    """The declaration of the task, once it is known."""
+    """The task's declaration, once it is known."""
     progressed: Callable[[], None] | None = None
     """Called after the task has reported progress."""
     resources: Resources = NO_RESOURCES
-    """What the worker contexts of this process have yielded."""
+    """The objects that this process's worker contexts have yielded."""
     body: Interruptible | None = None
     """The object that calls the task's code and can interrupt it."""
 
@@ -60,12 +63,12 @@ class Attempt:
 
     @cached_property
     def secrets(self) -> Secrets:
-        """The argument values that no log line, error or progress message of the attempt may show."""
+        """The argument values that none of the attempt's log lines, errors and progress messages may show."""
         return NOTHING if self.declaration is None else self.declaration.secrets(self.job.args)
 
     @property
     def waited(self) -> float:
-        """Seconds between the time when the job was due and the beginning of the attempt."""
+        """Seconds between the job's due time and the start of the attempt."""
         return self.job.waited + (self.started_at or self.claimed_at) - self.claimed_at
 
     @property
@@ -77,10 +80,10 @@ class Attempt:
         return f"job {self.job.job_id} {self.job.task} attempt {self.job.attempt}"
 
     def begin(self, body: Interruptible, slot: RunSlot | None) -> bool:
-        """Start the attempt. From here on, it is charged if this process dies.
+        """Start the attempt. From now on, the attempt is charged if this process dies.
 
-        Return False if the attempt may not start, because the parent process has given back earlier claims of this
-        process.
+        Return False if the attempt may not start, because the parent process has given back this process's earlier
+        claims.
         """
         started_at = time.monotonic()
         if slot is not None:
@@ -92,7 +95,7 @@ class Attempt:
         return True
 
     def conclude(self) -> None:
-        """Note that the attempt is over and its end is about to be stored."""
+        """Record that the attempt is over and its end is about to be stored."""
         self.is_over, self.body = True, None
         if self.slot is not None:
             self.slot.end()
@@ -105,14 +108,14 @@ class Attempt:
         self.interrupt(CancelRequested)
 
     def lose(self) -> None:
-        """Interrupt the attempt because its process was taken for dead. The attempt can no longer store anything."""
+        """Interrupt the attempt because its process was considered dead. The attempt can no longer store anything."""
         if self.context is not None:
             self.context.cancel_requested = True
         self.interrupt(LeaseGone)
 
     def interrupt(self, kind: type[Interrupt]) -> None:
-        """Raise `kind` in the task's code, if that code is running now."""
-        if (body := self.body) is not None:  # read once: another thread clears it when the run ends
+        """Raise `kind` in the task's code, if that code is currently running."""
+        if (body := self.body) is not None:  # read only once: another thread clears it when the run ends
             body.interrupt(self, kind)
 
     def publish(self, fraction: float, message: str | None) -> None:
@@ -122,7 +125,7 @@ class Attempt:
             self.progressed()
 
     def ended(self, outcome: Outcome) -> RunEnd:
-        """Return the end of this attempt, at the present time."""
+        """Return the end of this attempt, as of now."""
         started = self.started_at or self.claimed_at
         ended = time.monotonic() - self.claimed_at
         # the same as RunEnd(…), but faster: it calls no Python function

@@ -1,4 +1,4 @@
-"""The coroutine of a run: its cancellation, and the cleanup of asyncio tasks that it leaves behind."""
+"""A run's coroutine: its cancellation, and the cleanup of asyncio tasks that it leaves behind."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from sqla_jobs.rules.wording import plural
 log: logging.Logger = logging.getLogger("sqla_jobs.run")
 
 _ENDING = 1.0
-"""Seconds that asyncio tasks left behind by a run have to end after they are cancelled."""
+"""How many seconds the asyncio tasks left behind by a run have to end after they are cancelled."""
 
 _begun: ContextVar[set[asyncio.Future[Any]] | None] = ContextVar("sqla_jobs_begun", default=None)
-"""The asyncio tasks that the current run has started and that have not ended."""
+"""The unfinished asyncio tasks that the current run has started."""
 TaskFactory = Callable[..., "asyncio.Future[Any]"]
 
 
 class Noting:
-    """A task factory for an event loop, which notes the asyncio tasks that runs start.
+    """A task factory for an event loop, which records the asyncio tasks that runs start.
 
-    It creates tasks with the loop's own factory. It ignores tasks that a database driver starts, and tasks started
-    in a context of their own, because these may outlive the run. All workers of a loop share one factory; the last
-    worker removes it. Call it only in the thread of the loop.
+    It creates tasks with the loop's own factory. It ignores tasks that a database driver starts, and tasks started in
+    their own context, because such tasks may outlive the run. All workers in a loop share one factory; the last worker
+    removes it. Call the factory only from the event loop's thread.
     """
 
     def __init__(self, below: TaskFactory | None) -> None:
@@ -42,7 +42,7 @@ class Noting:
 
     @classmethod
     def begin(cls, loop: asyncio.AbstractEventLoop) -> Noting:
-        """Install the factory in this loop, if it is not there, and count one more worker."""
+        """Install the factory in this loop, unless it is already there, and count one more worker."""
         present: Any = loop.get_task_factory()
         noting = present if isinstance(present, Noting) else cls(present)
         if noting is not present:
@@ -51,7 +51,7 @@ class Noting:
         return noting
 
     def end(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Remove one worker from the count. Restore the loop's own factory after the last."""
+        """Remove one worker from the count. Restore the loop's own factory after the last worker."""
         self._workers -= 1
         present: Any = loop.get_task_factory()
         if not self._workers and present is self:  # otherwise the application has wrapped this factory
@@ -69,13 +69,13 @@ class Noting:
 
 
 def _is_of_driver(coroutine: Coroutine[Any, Any, Any]) -> bool:
-    """Return whether asyncpg started the coroutine. It cancels a query by a task, which must run to its end."""
+    """Return whether asyncpg started the coroutine. asyncpg cancels a query in a task, which must run to its end."""
     frame: FrameType | None = getattr(coroutine, "cr_frame", None)
     return frame is not None and str(frame.f_globals.get("__name__")).startswith("asyncpg.")
 
 
 def soon(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *args: object) -> None:
-    """Call `callback` in the thread of the loop. Do nothing if the application has closed the loop."""
+    """Call `callback` in the loop's thread. Do nothing if the application has closed the loop."""
     try:
         loop.call_soon_threadsafe(callback, *args)
     except RuntimeError as error:
@@ -89,9 +89,9 @@ def check_greenlet(task: str) -> None:
 
 
 class CoroutineBody:
-    """The cancellable part of a run: an asyncio task of its own. Flush, fence and commit are outside of it.
+    """The cancellable part of a run: its own asyncio task. Flush, fence and commit are outside this part.
 
-    Call `run` in an SQLAlchemy greenlet in the thread of the loop, and `interrupt` and `abandon` in any thread.
+    Call `run` in an SQLAlchemy greenlet in the loop's thread, and `interrupt` and `abandon` in any thread.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -100,7 +100,7 @@ class CoroutineBody:
         self._kind: type[Interrupt] | None = None
         """The reason for the cancellation."""
         self.cancelled_at: float | None = None
-        """When the coroutine was cancelled, by `time.monotonic()`. `None`: it was not cancelled, or has ended."""
+        """When the coroutine was cancelled, by `time.monotonic()`. `None` if it was not cancelled, or has ended."""
         self.task: asyncio.Task[Any] | None = None
         self._coroutine: Coroutine[Any, Any, Any] | None = None
         self._is_asked = False
@@ -114,7 +114,7 @@ class CoroutineBody:
         args: Iterable[Any] = (),
         kwargs: Mapping[str, Any] = NONE,
     ) -> Any:
-        """Await `function(…)`. Raises an `Interrupt` if the coroutine ends by a cancellation from `interrupt`."""
+        """Await `function(…)`. Raises an `Interrupt` if the coroutine ends because `interrupt` cancelled it."""
         self._coroutine = function(*args, **kwargs)
         context, begun = copy_context(), set[asyncio.Future[Any]]()
         context.run(_begun.set, begun)
@@ -123,7 +123,7 @@ class CoroutineBody:
         self.task = self._loop.create_task(self._contained(self._coroutine), context=context)
         try:
             await_only(self._is_over)
-        except asyncio.CancelledError:  # the owner of the loop cancels all its tasks
+        except asyncio.CancelledError:  # the loop's owner is cancelling all the loop's tasks
             self._cancel(owner, Stopped)
             await_only(asyncio.wait([self.task], timeout=_ENDING))
         finally:
@@ -140,7 +140,7 @@ class CoroutineBody:
             self._on_done()
 
     def _end_all(self, owner: object, left: list[asyncio.Future[Any]]) -> None:
-        """Cancel asyncio tasks that the run left behind. Wait for them if the run itself has ended."""
+        """Cancel the asyncio tasks that the run left behind. Wait for these tasks if the run itself has ended."""
         if not left:
             return
         for one in left:
@@ -172,13 +172,13 @@ class CoroutineBody:
                 raise
             raise self._kind().with_traceback(error.__traceback__) from None
         finally:
-            del task  # it references its exception, whose traceback references this frame
+            del task  # the task references its exception, whose traceback references this frame
         if isinstance(result, _Raised):
             raise result.error
         return result
 
     def interrupt(self, owner: object, kind: type[Interrupt]) -> None:
-        """Cancel the coroutine once, if it currently runs for `owner`."""
+        """Cancel the coroutine once, if it is currently running for `owner`."""
         if not self._is_asked:
             self._is_asked = True
             soon(self._loop, self._cancel, owner, kind)
@@ -191,8 +191,10 @@ class CoroutineBody:
             self.task.cancel()
 
     def abandon(self) -> bool:
-        """Stop waiting for a coroutine that still runs after its cancellation. Return False if it is abandoned
-        already."""
+        """Stop waiting for a coroutine that is still running after its cancellation.
+
+        Return False if it was already abandoned.
+        """
         was_abandoned, self._is_abandoned = self._is_abandoned, True
         if not was_abandoned:
             soon(self._loop, self._on_done)
@@ -203,7 +205,7 @@ class CoroutineBody:
             self._is_over.set_result(None)
 
     def stack(self) -> str:
-        """Return the stack of the coroutine, as text."""
+        """Return the coroutine's stack, as text."""
         if self._coroutine is None:
             return "its own code has not begun: it may wait for a connection"
         frames: list[FrameType] = []

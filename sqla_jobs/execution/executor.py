@@ -1,4 +1,4 @@
-"""The executor, which runs one claimed job and returns its outcome."""
+"""The executor, which runs a claimed job and returns the end of the attempt."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from sqla_jobs.tasks.tracing import Tracing
 
 
 class Executor:
-    """Runs jobs of `tasks`, each inside `context`. Transactional jobs run in a transaction of `transactions`."""
+    """Runs jobs of `tasks`, each inside `context`. Transactional jobs run in a transaction from `transactions`."""
 
     def __init__(
         self,
@@ -47,10 +47,10 @@ class Executor:
     ) -> None:
         """Prepare to run jobs. `timeout`, in seconds, applies to tasks without one of their own.
 
-        The first of `middleware` is the outermost. All middleware runs inside `context`, and `context` inside the
-        span that `tracing` makes. Tasks and middleware find `resources` in their `RunContext`. `started` is called when
-        a run begins, but not for a run that gets no transaction. `unfit` is called if arguments do not fit the task; it
-        raises `NotBegun` if the job is to be given back. `progressed` is called after a task has reported progress.
+        The first of `middleware` is the outermost. All middleware runs inside `context`, and `context` inside the span
+        that `tracing` opens. Tasks and middleware find `resources` in their `RunContext`. `started` is called when a
+        run begins, but not for a run that cannot get a transaction. `unfit` is called if arguments do not fit the task;
+        it raises `NotBegun` if the job is to be given back. `progressed` is called after a task has reported progress.
         """
         self._tasks = tasks
         self._transactions = transactions
@@ -67,14 +67,14 @@ class Executor:
         self._plans: dict[str, Plan] = {}
 
     def execute(self, attempt: Attempt, body: Interruptible) -> RunEnd | None:
-        """Run the job; never raise. Return the end to store, or `None` if nothing is left to store.
+        """Run the job, and never raise. Return the end to store, or `None` if nothing is left to store.
 
-        `body` calls the task's own code. For a coroutine task, call this method in an SQLAlchemy greenlet.
-        A job is given back if it was cancelled before its start, may not start, gets no transaction, or does not
-        fit this code. A cancelled job ends when it is given back.
-        A transactional task's writes, follow-up jobs, result and completion are one commit, made here. If that
-        commit fails, loses its answer or does not find the lease, the returned end is a failure. The fence stores
-        that failure only if the lease is still valid and the commit did not succeed.
+        `body` calls the task's own code. For a coroutine task, call this method in an SQLAlchemy greenlet. A job is
+        given back if it was cancelled before its start, may not start, cannot get a transaction, or does not fit this
+        code. A cancelled job ends when it is given back. A transactional task's writes, follow-up jobs, result and
+        completion are committed together, by this method. If that commit fails, gets no answer, or finds that the lease
+        is gone, the returned end is a failure. The fence stores that failure only if the lease is still valid and the
+        commit did not succeed.
         """
         if attempt.cancel_requested or attempt.is_withdrawn or not attempt.begin(body, self._slot and self._slot()):
             return attempt.ended(Outcome.released())
@@ -97,7 +97,7 @@ class Executor:
         return None if attempt.is_committed else attempt.ended(outcome)
 
     def prepare(self, task: str) -> Plan:
-        """Prepare the plan by which jobs of a task run."""
+        """Prepare the plan for running a task's jobs."""
         declaration = self._tasks[task].declaration
         plan = self._plans[task] = Plan(
             declaration,

@@ -20,12 +20,12 @@ NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 class Interrupt(BaseException):
-    """Raised inside a task from outside. It is no `Exception`, so `except Exception` does not catch it."""
+    """Raised in a task's code from outside. It is not an `Exception`, so `except Exception` does not catch it."""
 
     def __init__(self, *, is_abandoned: bool = False) -> None:
         super().__init__()
         self.is_abandoned = is_abandoned
-        """True if the task's own code still runs, and may still use its session."""
+        """True if the task's own code is still running and may still use its session."""
 
 
 class TimedOut(Interrupt):
@@ -33,11 +33,11 @@ class TimedOut(Interrupt):
 
 
 class CancelRequested(Interrupt):
-    """Somebody cancelled the job while it was running."""
+    """The job was cancelled while it was running."""
 
 
 class LeaseGone(Interrupt):
-    """The process was taken for dead, and its jobs were given to others."""
+    """The process was considered dead, and its jobs were given to others."""
 
 
 class Stopped(Interrupt):
@@ -45,7 +45,7 @@ class Stopped(Interrupt):
 
 
 class Interruptible(Protocol):
-    """Calls the code of a run and can interrupt it."""
+    """Calls a run's code, and can interrupt that code."""
 
     def run(
         self, owner: object, function: Callable[..., Any], args: Iterable[Any] = (), kwargs: Mapping[str, Any] = NONE
@@ -54,16 +54,16 @@ class Interruptible(Protocol):
         ...
 
     def interrupt(self, owner: object, kind: type[Interrupt]) -> object:
-        """Raise `kind` in the code once, if it currently runs for `owner`."""
+        """Raise `kind` in the code once, if the code is currently running for `owner`."""
         ...
 
     def stack(self) -> str:
-        """Return the stack of the code, as text."""
+        """Return the code's stack, as text."""
         ...
 
 
 class Body:
-    """The interruptible part of a run, one for each thread. Flush, fence and commit are outside of it."""
+    """The interruptible part of a run. Each thread has one `Body`. Flush, fence and commit are outside this part."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -87,12 +87,12 @@ class Body:
                     if self._was_interrupted:
                         _raise_in(self.thread, None)
                         self._was_interrupted = False
-                except Interrupt:  # it arrived after the function's end
+                except Interrupt:  # the interrupt arrived after the function's end
                     continue
                 break
 
     def interrupt(self, owner: object, kind: type[Interrupt]) -> bool:
-        """Raise `kind` in the thread if it currently runs for `owner`, or return False."""
+        """Raise `kind` in the thread if it is currently running code for `owner`. Otherwise return False."""
         with self._lock:
             if self._owner is not owner:
                 return False
@@ -102,7 +102,7 @@ class Body:
             return True
 
     def stack(self) -> str:
-        """Return the stack of the thread, as text."""
+        """Return the thread's stack, as text."""
         frame = sys._current_frames().get(self.thread)  # pyright: ignore[reportPrivateUsage]
         return stack_of(frame) if frame is not None else "its thread has ended"
 
@@ -116,7 +116,7 @@ _bodies = _Bodies()
 
 
 def body() -> Body:
-    """Return the body of the calling thread."""
+    """Return the calling thread's body."""
     return _bodies.body
 
 

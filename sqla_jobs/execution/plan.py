@@ -1,4 +1,4 @@
-"""The plan for the jobs of one task. It is made once, so that a run does not pay for unused features."""
+"""The plan for running one task's jobs. It is made once, so that a run does not pay for unused features."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sqla_jobs.execution.interrupt import CancelRequested, Interrupt, LeaseGone,
 from sqla_jobs.execution.surroundings import Surrounded, awaited_within
 from sqla_jobs.execution.transactions import Transactions
 from sqla_jobs.rules.error_text import leaves
-from sqla_jobs.rules.outcomes import SUCCEEDED, Failure, Outcome, decide
+from sqla_jobs.rules.outcomes import ERASED, SUCCEEDED, Failure, Outcome, decide
 from sqla_jobs.rules.redaction import NOTHING
 from sqla_jobs.tasks.arguments import encode_result
 from sqla_jobs.tasks.context import RunContext
@@ -45,9 +45,11 @@ class Plan:
         unfit: Callable[[Attempt, ArgumentsError], None] | None = None,
         progressed: Callable[[], None] | None = None,
     ) -> None:
-        """Compose `run`. The first of `surroundings` is the outermost, of the asynchronous ones of `middleware` too.
+        """Compose `run`.
 
-        These are around the task's own code if that is a coroutine, in its asyncio task.
+        The first of the `surroundings` is the outermost, and so is the first asynchronous one of `middleware`.
+
+        Asynchronous middleware surrounds the task's own code if that is a coroutine, in the coroutine's asyncio task.
         `transactions` is `None` for a task without a session. `timeout` applies to a task without one of its own.
         `begins` is called before the task. `unfit` is called if arguments do not fit the task; it raises `NotBegun`
         if the job is to be given back. `progressed` is called after a task with a `RunContext` has reported progress.
@@ -59,6 +61,9 @@ class Plan:
         is_coroutine = declaration.signature.is_coroutine
         self._awaited = [one for one in middleware if is_asynchronous(one)] if is_coroutine else []
         self._wants_context = declaration.signature.wants_context
+        self._erases = declaration.retention.erases
+        self._ended_well = ERASED if self._erases else SUCCEEDED
+        """The outcome of a run that returned `None`."""
         self._begins = begins
         self._unfit = unfit
         self._progressed = progressed
@@ -92,7 +97,7 @@ class Plan:
             return self._in_words(attempt)
 
     def _in_words(self, attempt: Attempt) -> dict[str, Any]:
-        """Raise the error that explains, without secrets, why the arguments do not fit, or `NotBegun`."""
+        """Raise the error that explains, without secrets, why the arguments do not fit, or raise `NotBegun`."""
         try:
             return self.declaration.codec.decode(attempt.job.args)
         except ArgumentsError as error:
@@ -112,11 +117,12 @@ class Plan:
             target = partial(awaited_within, self._awaited, context_of(attempt), attempt, target)
         result = attempt.body.run(attempt, target, injected, arguments)
         if result is None:
-            return SUCCEEDED
+            return self._ended_well
         try:
-            return Outcome.succeeded(encode_result(result))
+            encoded = encode_result(result)
         except ArgumentsError as error:
             raise UnstorableResult(f"{attempt.job.task} (job {attempt.job.job_id}): {error}") from None
+        return ERASED if self._erases else Outcome.succeeded(encoded)
 
     def _limit(self, attempt: Attempt, deadline: float) -> None:
         attempt.deadline = deadline
@@ -166,7 +172,7 @@ def _target(signature: Signature) -> Callable[..., Any]:
 
 
 def context_of(attempt: Attempt) -> RunContext:
-    """Return the run's context for the task, middleware and tracing. Create it at the first call."""
+    """Return the run's context for the task, middleware and tracing. The first call creates it."""
     if attempt.context is None:
         job = attempt.job
         attempt.context = RunContext(

@@ -1,4 +1,4 @@
-"""The started runs of a process, in memory that its parent can read after the process died."""
+"""A process's started runs, in memory that its parent can read even after the process has died."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 
 _PLACES = 10_000
-"""The most runs that have begun and whose ends are not stored. One more run waits until an end is stored."""
+"""The maximum number of started runs whose ends are not stored. Any further run waits until an end is stored."""
 _NEVER = -1.0
 
 
@@ -42,7 +42,7 @@ class Memory(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A run that has begun. Times are from `time.monotonic()`, which all processes of a host share."""
+    """A run that has begun. Times are from `time.monotonic()`, which all processes on a host share."""
 
     job_id: int
     claimed_at: float
@@ -50,12 +50,12 @@ class Entry:
     deadline: float
     """0 if there is no deadline; infinite once the run is over."""
     delay: float | None
-    """Seconds until the next attempt if this one exceeds its deadline. `None`: this is the last attempt."""
+    """Seconds until the next attempt if this one exceeds its deadline. `None` if this is the last attempt."""
     run_id: int
 
 
 class RunSlot:
-    """The place of one run in the shared memory."""
+    """One run's place in the shared memory."""
 
     __slots__ = ("_run", "_started")
 
@@ -64,10 +64,10 @@ class RunSlot:
         self._run = run
 
     def begin(self, job_id: int, run_id: int, claimed_at: float, started_at: float) -> None:
-        """Publish that the run begins. From here on, it is charged if the process dies.
+        """Publish that the run begins. From now on, the run is charged if the process dies.
 
-        The run id is written last and makes the entry valid. After that the process checks whether the run may
-        begin: see `StartedRuns.revoke`.
+        The run id is written last and makes the entry valid. The process then checks whether the run may begin: see
+        `StartedRuns.revoke`.
         """
         run = self._run
         run.job_id, run.claimed_at, run.started_at = job_id, claimed_at, started_at
@@ -80,16 +80,16 @@ class RunSlot:
         self._run.deadline = deadline
 
     def end(self) -> None:
-        """Mark the run as over, with its end not stored yet."""
+        """Mark the run as over, although its end is not stored yet."""
         self._run.deadline = math.inf
 
     @property
     def revoked_at(self) -> float:
-        """The time before which claimed jobs may not begin."""
+        """The claim time before which jobs may not begin."""
         return self._started.revoked_at
 
     def clear(self) -> None:
-        """Free the place: the end is stored, or the run did not begin after all."""
+        """Free the place, because the end is stored or the run did not begin after all."""
         self._run.run_id = 0
         self._started.free(self)
 
@@ -109,13 +109,13 @@ class StartedRuns:
         self._free.put(slot)
 
     def take(self) -> RunSlot:
-        """Take a place for a run. Wait until one is free."""
+        """Take a place for a run, waiting until one is free."""
         if self._free.empty() and (place := next(self._unused, None)) is not None:
             return RunSlot(self, self._memory.runs[place])
         return self._free.get()
 
     def entries(self) -> Iterator[Entry]:
-        """Yield the runs that have begun and whose ends may not be stored."""
+        """Yield the started runs whose ends may not have been stored yet."""
         for place, run_id in enumerate(self._run_ids.tolist()):
             if run_id:
                 run = self._memory.runs[place]
@@ -125,19 +125,19 @@ class StartedRuns:
     def revoke(self, moment: float) -> None:
         """Forbid jobs that were claimed before `moment` to begin. Only the parent calls this.
 
-        The process first publishes that a run begins and then checks this moment. The parent first writes this
-        moment and then looks for runs that have begun. So at least one of the two sees the other.
+        The process first publishes that a run begins and then reads this time. The parent first writes this time and
+        then looks for started runs. So at least one of the two sees what the other has written.
         """
         self._memory.revoked_at = moment
 
     @property
     def revoked_at(self) -> float:
-        """The time before which claimed jobs may not begin."""
+        """The claim time before which jobs may not begin."""
         return float(self._memory.revoked_at)
 
     @property
     def beat_at(self) -> float:
-        """When the last heartbeat of the process was stored in the database. Written by the parent."""
+        """When the process's last heartbeat was stored in the database. Written by the parent."""
         return float(self._memory.beat_at)
 
     @beat_at.setter
@@ -155,7 +155,7 @@ class StartedRuns:
 
     @property
     def has_free_slot(self) -> bool:
-        """True if a slot of the process waits for a job. Written by the process, at least twice a second."""
+        """True if one of the process's slots is waiting for a job. Written by the process, at least twice a second."""
         return bool(self._memory.has_free_slot)
 
     @has_free_slot.setter
@@ -164,7 +164,7 @@ class StartedRuns:
 
     @property
     def workers(self) -> int:
-        """The number of workers that share its queues, at least one. Written by the parent."""
+        """The number of workers that share this process's queues, at least one. Written by the parent."""
         return max(1, int(self._memory.workers))
 
     @workers.setter
@@ -173,7 +173,7 @@ class StartedRuns:
 
     @property
     def has_limits(self) -> bool:
-        """True if the table of limits has rows. Written by the parent."""
+        """True if the limits table has rows. Written by the parent."""
         return bool(self._memory.has_limits)
 
     @has_limits.setter

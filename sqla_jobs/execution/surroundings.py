@@ -1,4 +1,4 @@
-"""Context managers around a run. An error when they exit does not change the outcome."""
+"""Context managers around a run. An error on their exit does not change the run's outcome."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ log: logging.Logger = logging.getLogger("sqla_jobs.run")
 
 
 class Surrounded(AbstractContextManager[None]):
-    """Wraps `surroundings` so that its exit cannot change the outcome of the job.
+    """Wraps `surroundings` so that its exit cannot change the job's outcome.
 
-    An exception that it raises on exit is only logged. It cannot suppress the job's own exception.
+    An exception that `surroundings` raises on exit is only logged. `surroundings` cannot suppress the job's own
+    exception.
     """
 
     def __init__(self, surroundings: AbstractContextManager[Any], attempt: Attempt) -> None:
@@ -47,7 +48,7 @@ class Surrounded(AbstractContextManager[None]):
 
 
 class _AwaitedSurrounded(AbstractAsyncContextManager[None]):
-    """The same around an asynchronous middleware. Only a cancellation of the run goes on from its exit."""
+    """Wraps an asynchronous middleware like `Surrounded`. Only a cancellation of the run propagates from its exit."""
 
     def __init__(self, surroundings: AbstractAsyncContextManager[Any], attempt: Attempt) -> None:
         self._surroundings = surroundings
@@ -78,7 +79,7 @@ def _log_unless(raised: BaseException | None, error: BaseException, attempt: Att
 
 @contextmanager
 def within(middleware: Iterable[Middleware], run: RunContext, attempt: Attempt) -> Generator[None]:
-    """Enter all plain ones of `middleware`; the first is the outermost."""
+    """Enter all synchronous middleware in `middleware`; the first is the outermost."""
     with ExitStack() as entered:
         for one in middleware:
             if not is_asynchronous(one):
@@ -95,7 +96,7 @@ async def awaited_within(
     *args: Any,
     **kwargs: Any,
 ) -> Any:
-    """Return `await function(…)` inside `middleware`, which is asynchronous; the first is the outermost."""
+    """Return the result of `await function(…)` inside the asynchronous `middleware`; the first is the outermost."""
     async with AsyncExitStack() as entered:
         for one in middleware:
             surroundings = awaited_manager(one(run), one, "middleware")
@@ -104,7 +105,7 @@ async def awaited_within(
 
 
 def begin_span(tracing: Tracing, run: RunContext) -> Callable[[Outcome], None]:
-    """Begin a span for the run, and return the function that ends it. Errors of tracing are only logged."""
+    """Begin a span for the run, and return the function that ends it. Tracing errors are only logged."""
     try:
         end = tracing.processing(run)
     except Exception:

@@ -24,9 +24,9 @@ from sqla_jobs.queries import Queries, RunEnd
 log: logging.Logger = logging.getLogger("sqla_jobs.run")
 
 _AGAIN = (1.0, 2.0)
-"""Bounds, in seconds, of the random delay before a job without a transaction is tried again."""
+"""Bounds, in seconds, on the random delay before a job that got no transaction is tried again."""
 _SAY_AGAIN = 60.0
-"""Seconds between two warnings that jobs get no transaction."""
+"""Seconds between two warnings that jobs cannot get a transaction."""
 
 
 _CONNECTIONS = "sqla_jobs.database.engines"
@@ -34,7 +34,7 @@ _CONNECTIONS = "sqla_jobs.database.engines"
 _ENDING = "sqla_jobs.ending"
 """The key in a run's `session.info` for the COMMIT in progress."""
 _UNUSED = "sqla_jobs.unused"
-"""The key in a lazy run's `session.info` until its transaction begins."""
+"""The key in a lazy run's `session.info`, present until the run's transaction begins."""
 
 
 @cache
@@ -47,7 +47,7 @@ def _note_connection(session: Session, transaction: SessionTransaction, connecti
     if connections is None or connection in connections:
         return
     connections.append(connection)
-    if (ending := session.info.get(_ENDING)) is not None:  # a hook of the commit has begun this transaction
+    if (ending := session.info.get(_ENDING)) is not None:  # a commit hook has begun this transaction
         ending.watch(connection)
 
 
@@ -57,22 +57,25 @@ def _reason(error: Exception) -> str:
 
 
 def _is_of_database(error: Exception) -> bool:
-    """Return whether the error is the database's. Connection errors of asyncpg and the network are not wrapped."""
+    """Return whether the error comes from the database.
+
+    SQLAlchemy does not wrap asyncpg's and the network's connection errors.
+    """
     is_of_asyncpg = type(error).__module__.partition(".")[0] == "asyncpg"
     return is_of_asyncpg or isinstance(error, DBAPIError | PoolTimeout | psycopg.Error | OSError)
 
 
 class NotBegun(Exception):
-    """None of the task's code has run, for a reason outside the task: the job is given back."""
+    """None of the task's code has run, for a reason outside the task, and the job is given back."""
 
     def __init__(self, reason: str, delay: float | None) -> None:
         super().__init__(reason)
         self.delay: float | None = delay
-        """Seconds until the job is due again. `None`: at once."""
+        """Seconds until the job is due again; `None` for immediately."""
 
 
 def _no_transaction(reason: str) -> NotBegun:
-    """Return the error for a database that gives no writable transaction."""
+    """Return the error for a database that provides no writable transaction."""
     return NotBegun(reason, random.SystemRandom().uniform(*_AGAIN))  # a task may have seeded the global generator
 
 
@@ -83,7 +86,7 @@ class Transactions(Protocol):
     """The isolation level of the sessions."""
 
     def begin(self) -> AbstractContextManager[Session]:
-        """Open a session in a transaction, which rolls back without `commit`. Raises `NotBegun`."""
+        """Open a session in a transaction, which is rolled back unless `commit` is called. Raises `NotBegun`."""
         ...
 
     def around(self, session: Session) -> Any:
@@ -98,8 +101,8 @@ class Transactions(Protocol):
 class WorkerTransactions:
     """One transaction per run, in a session from `session`. If a process disappears, its locks are soon released.
 
-    The server notices a vanished host within about `lease` seconds, and a minute at most. `patience` is the time
-    that a pooled connection may be silent when a transaction begins on it.
+    The server notices a vanished host within about `lease` seconds, and within a minute at most. `patience` is how long
+    a pooled connection may stay silent when a transaction begins on it.
     """
 
     def __init__(
@@ -127,7 +130,7 @@ class WorkerTransactions:
             self._begin(session)
             yield session
         except Interrupt as interrupt:
-            if interrupt.is_abandoned:  # its code still runs, and must not hold locks
+            if interrupt.is_abandoned:  # the task's code is still running, and must not hold locks
                 end_run(session)
                 session.invalidate()
             raise
@@ -139,8 +142,8 @@ class WorkerTransactions:
         return around(session)
 
     def commit(self, session: Session, end: RunEnd) -> None:
-        self._queries.store_last_progress(session, end)
-        if session.twophase:  # the fence comes before everything that is committed
+        self._queries.store_before_end(session, end)
+        if session.twophase:  # the fence comes before anything is committed
             self._queries.succeed(session, end)
             session.commit()
         else:
@@ -171,14 +174,14 @@ class WorkerTransactions:
         except psycopg.Error:
             if connection.invalidated:
                 raise
-            connection.exec_driver_sql("SELECT 1")  # fails too, and makes SQLAlchemy invalidate its pool
+            connection.exec_driver_sql("SELECT 1")  # this fails too, and makes SQLAlchemy invalidate its pool
             raise
         if not is_writable:
-            connection.invalidate()  # the pool must reconnect, to the primary once there is one
+            connection.invalidate()  # the pool must reconnect, and to a primary once there is one
         return is_writable
 
     def _logged(self, error: NotBegun) -> NotBegun:
-        """Log the error as a warning once a minute; otherwise at DEBUG, since many jobs meet the same one."""
+        """Log the error as a warning once a minute, and otherwise at DEBUG, since many jobs meet the same error."""
         now = time.monotonic()
         level = logging.WARNING if now >= self._say_again_at else logging.DEBUG
         self._say_again_at = now + _SAY_AGAIN
@@ -187,9 +190,9 @@ class WorkerTransactions:
 
 
 class LazyTransactions(WorkerTransactions):
-    """The transactions of lazy tasks. Each begins at the first use of its session, or at the commit.
+    """The transactions of lazy tasks. Each transaction begins at the first use of its session, or at the commit.
 
-    If the database gives none then, the task has begun: its attempt fails.
+    If the database then provides no transaction, the attempt fails, since the task has already begun.
     """
 
     @contextmanager

@@ -92,7 +92,7 @@ def cli(context: click.Context) -> None:
     if context.meta[_HELP]:
         return
     with plain_errors():
-        if context.invoked_subcommand == "worker":  # the parent of workers imports no application code
+        if context.invoked_subcommand in ("worker", "dev"):  # the parent of workers imports no application code
             context.meta[HOST] = _named(context.ensure_object(ScriptInfo))
         else:
             with output_on_stderr():

@@ -25,15 +25,15 @@ from sqla_jobs.rules.wording import plural
 J = TypeVar("J", bound=JobMixin)
 
 FIRST_READ = 10.0
-"""Seconds that the first read may take, however short the timeout is: the server may have to accept a connection."""
+"""How many seconds the first read may take, whatever the timeout: the server may have to accept a connection."""
 
 
 class Following:
-    """The updates of one job, for `for` and for `async for`. The last one says how the job ended.
+    """One job's updates, for `for` and for `async for`. The last update says how the job ended.
 
-    Between two updates the job may have been in several states; the newest is given. The first update comes whatever
-    the timeout is. Raises `TimeoutError` if the job does not end in time, and `UnknownJob` if the database has no such
-    job, or no longer.
+    Between two updates the job may have been in several states; an update gives the newest one. The first update comes
+    whatever the timeout. Raises `TimeoutError` if the job does not end in time, and `UnknownJob` if the job does not
+    exist in the database, or no longer exists.
     """
 
     def __init__(self, engine: Engine, models: Models[Any], job_id: int, timeout: float | None) -> None:
@@ -59,7 +59,7 @@ class Following:
         loop, changed = asyncio.get_running_loop(), asyncio.Event()
 
         def wake() -> None:
-            with suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+            with suppress(RuntimeError):  # the loop is closed, and nobody is waiting any more
                 loop.call_soon_threadsafe(changed.set)
 
         began = time.monotonic()
@@ -77,7 +77,7 @@ class Following:
                     yield update
 
     def _left(self, began: float, seen: JobUpdate | None) -> float | None:
-        """Return the seconds that the next update may take. The first one comes even with `timeout=0`."""
+        """Return how many seconds the next update may take. The first update comes even with `timeout=0`."""
         if self._timeout is None:
             return None
         most = max(self._timeout, FIRST_READ) if seen is None else self._timeout
@@ -107,14 +107,14 @@ class Following:
 
 
 def follow(engine: Engine, models: Models[Any], job: JobMixin | int, timeout: float | None) -> Following:
-    """Return the updates of a job. Raises `ArgumentsError` if it has no id."""
+    """Return a job's updates. Raises `ArgumentsError` if it has no id."""
     if timeout is not None:
         timeout = check_seconds("timeout", timeout)
     return Following(engine, models, _id_of(job), timeout)
 
 
 def wait(engine: Engine, models: Models[J], job: JobMixin | int, timeout: float | None) -> J:
-    """Return the job once it has succeeded. Raises `JobFailed`, and the errors of `Following`."""
+    """Return the job once it has succeeded. Raises `JobFailed`, and the errors that `Following` raises."""
     *_, last = follow(engine, models, job, timeout)
     return _ended(engine, models, last)
 
@@ -130,7 +130,7 @@ def _id_of(job: JobMixin | int) -> int:
         return job
     if not isinstance(job, JobMixin):
         raise ArgumentsError(f"a job or its id is followed, got {job!r:.100}")
-    identity = instance_state(job).identity  # reading job.id would refresh it, on a connection of its session
+    identity = instance_state(job).identity  # reading job.id would refresh the job, on one of its session's connections
     if identity is None:
         raise ArgumentsError(
             "the job is not in the database yet, so it cannot be followed: follow it after session.commit()"
@@ -139,7 +139,10 @@ def _id_of(job: JobMixin | int) -> int:
 
 
 def _ended(engine: Engine, models: Models[J], last: JobUpdate) -> J:
-    """Return the job after its last update, with its runs, outside any session. Raises `JobFailed` and `UnknownJob`."""
+    """Return the job after its last update, with its runs, detached from any session.
+
+    Raises `JobFailed` and `UnknownJob`.
+    """
     with Session(engine) as session:
         job = session.get(models.Job, last.job_id, options=[selectinload(models.Job.runs)])
         if job is None:

@@ -1,4 +1,4 @@
-"""The jobs that are followed in this process: one thread and one LISTEN for all of them."""
+"""The jobs followed in this process, with one thread and one LISTEN for all of them."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from sqla_jobs.runtime.retrying import RetryLoop
 log: logging.Logger = logging.getLogger("sqla_jobs.following")
 
 APART = 0.05
-"""The shortest time between two reads, in seconds: twenty a second, however many jobs are followed."""
+"""The shortest time between two reads, in seconds: twenty reads a second, however many jobs are followed."""
 POLL = 5.0
-"""Seconds after which all jobs are read even without a message. Plain SQL, rescues and promotions send none."""
+"""Seconds after which all jobs are read even without a message. Plain SQL, rescues and promotions send no messages."""
 UNHEARD = 0.5
-"""Seconds between two reads while this process does not listen: behind a pooler, or before the server answers."""
+"""Seconds between two reads while this process is not listening: behind a pooler, or before the server answers."""
 _IDLE = 5.0
-"""Seconds without a followed job after which thread and connections are closed."""
+"""Seconds without a followed job after which the thread ends and the connections are closed."""
 _PATIENCE = 10.0
-"""Seconds of silence after which the server counts as away."""
+"""Seconds of silence after which the server is considered unavailable."""
 
 
 class Watch:
@@ -46,11 +46,14 @@ class Watch:
         self.newest: JobUpdate | None = None
         """The state of the job at the last read; `None` before the first."""
         self.is_gone: bool = False
-        """True if there is no such job, or no longer."""
+        """True if the job does not exist, or no longer exists."""
         self._changed = changed
 
     def see(self, update: JobUpdate | None) -> None:
-        """Take the answer of a read: `None` if there is no such job. A job that is deleted after its end has ended."""
+        """Take the result of a read: `None` if there is no such job.
+
+        A job deleted after its end still counts as ended.
+        """
         if update is None:
             if self.newest is not None and self.newest.has_ended:
                 return
@@ -63,11 +66,11 @@ class Watch:
 
 
 class Hub:
-    """Read the watched jobs when a worker notifies it that they have changed.
+    """Reads the watched jobs when a worker notifies the hub that they have changed.
 
-    Workers send such messages only while somebody follows jobs. So the hub announces itself when it begins to listen,
-    and then periodically. A worker that receives the first announcement answers, and the hub then reads all jobs: it
-    sees those that ended before the worker knew of it. A worker that starts asks for an announcement.
+    Workers send such messages only while some process follows jobs. So the hub announces itself when it starts
+    listening, and then periodically. A worker that receives the first announcement answers, and the hub then reads all
+    jobs: it thus sees jobs that ended before the worker knew of the hub. A starting worker asks for an announcement.
     """
 
     def __init__(self, models: Models[Any]) -> None:
@@ -84,27 +87,30 @@ class Hub:
         self._thread: threading.Thread | None = None
 
     def add(self, app: Engine, watch: Watch) -> None:
-        """Start to watch a job in the database of `app`."""
+        """Start watching a job in the database of `app`."""
         with self._lock:
             if self._thread is None:
                 thread = threading.Thread(target=self._loop, args=(app,), name="sqla_jobs-following", daemon=True)
-                thread.start()  # first: if it cannot start, nothing is left behind
+                thread.start()  # first: if the thread cannot start, nothing is left behind
                 self._thread = thread
             self._watches.setdefault(watch.job_id, []).append(watch)
             self._to_read.add(watch.job_id)
         self._wake.set()
 
     def remove(self, watch: Watch) -> None:
-        """Stop watching. A forked child has a hub of its own, which does not know the watches of its parent."""
+        """Stop watching. A forked child has its own hub, which does not know its parent's watches."""
         with self._lock:
             watches = [other for other in self._watches.pop(watch.job_id, ()) if other is not watch]
             if watches:
                 self._watches[watch.job_id] = watches
             self._empty_since = time.monotonic()
-        self._wake.set()  # the loop must compute its wait anew
+        self._wake.set()  # the loop must recompute its wait
 
     def _heard(self, message: str) -> None:
-        """Note the ids of changed jobs. A message without ids means all jobs. The first message is the listener's."""
+        """Record the ids of changed jobs.
+
+        A message without ids means all jobs. The first message comes from the listener.
+        """
         with self._lock:
             if message == GREETING or not self._is_heard:
                 self._is_heard, self._announce_at = True, 0.0
@@ -125,7 +131,7 @@ class Hub:
         try:
             self._serve(app)
         except Exception:
-            if self._watches:  # else nobody waits for the server to come back
+            if self._watches:  # otherwise nobody is waiting for the server to come back
                 raise
 
     def _serve(self, app: Engine) -> None:
@@ -165,7 +171,7 @@ class Hub:
 
     @property
     def _idle_at(self) -> float:
-        """The time to close thread and connections; infinite while a job is watched."""
+        """The time to end the thread and close the connections; infinite while a job is watched."""
         with self._lock:
             return math.inf if self._watches else self._empty_since + _IDLE
 
@@ -175,7 +181,7 @@ class Hub:
             notify(connection, self._models.channel, [FOLLOWERS])
 
     def _taken(self, *, all_of_them: bool) -> list[Watch]:
-        """Return the watches to read for now. One that is added later sees no answer older than itself."""
+        """Return the watches to read for now. A watch added later sees no answer that is older than the watch."""
         with self._lock:
             wanted = self._watches.keys() if self._read_all or all_of_them else self._to_read & self._watches.keys()
             watches = [watch for job_id in wanted for watch in self._watches[job_id]]
@@ -194,6 +200,6 @@ _hubs: PerEngine[dict[type[Any], Hub]] = PerEngine(dict)
 
 
 def hub_of(app: Engine, models: Models[Any]) -> Hub:
-    """Return the hub of a database in this process."""
+    """Return this process's hub for a database."""
     hubs = _hubs.of(app)
     return hubs.get(models.Job) or hubs.setdefault(models.Job, Hub(models))

@@ -1,4 +1,4 @@
-"""The state of followed jobs, and the statement that reads it."""
+"""The states of followed jobs, and the statement that reads them."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from sqla_jobs.queries.statement import Statement
 
 @dataclass(frozen=True, slots=True)
 class JobUpdate:
-    """The state of a job at one moment."""
+    """The state of a job at one point in time."""
 
     job_id: int
     """The id of the job."""
     task: str
-    """The name of its task, as it is stored."""
+    """The name of the job's task, as stored."""
     state: JobState
     """The state of the job."""
     attempt: int
-    """Number of the current or last attempt; 0 before the first."""
+    """The number of the current or last attempt; 0 before the first."""
     progress: float | None
-    """From 0 to 1, as the current or last attempt reported it."""
+    """The progress that the current or last attempt reported, from 0 to 1."""
     progress_message: str | None
     """The text reported with `progress`."""
     result: Any = None
     """The task's return value, decoded from JSON, once the job has succeeded."""
     error_type: str | None = None
-    """Name of the exception of the last attempt, such as `ValueError`, if the job has failed or was cancelled."""
+    """The name of the last attempt's exception, such as `ValueError`, if the job has failed or been cancelled."""
     error: str | None = None
     """The exception's message."""
 
@@ -42,7 +42,7 @@ class JobUpdate:
 
 
 class ReadUpdates(Statement):
-    """Read the state of some jobs, by id. Jobs that do not exist are missing from the answer."""
+    """Read the states of some jobs, by id. Jobs that do not exist are missing from the result."""
 
     def __call__(self, connection: Connection, job_ids: Collection[int]) -> dict[int, JobUpdate]:
         rows = self._run(connection, {"job_ids": list(job_ids)}).all()

@@ -1,4 +1,4 @@
-"""Migrations of the library's tables between versions, for use in an Alembic migration."""
+"""Migrations of the library's tables from version to version, for use in an Alembic migration."""
 
 from sqla_jobs.migrations.running import downgrade, upgrade
 from sqla_jobs.models.version import LATEST

@@ -1,4 +1,4 @@
-"""Upgrades of databases whose application has no Alembic history."""
+"""Upgrades of databases without an Alembic history."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _HISTORIES = text("""
 def migrate(engine: Engine, models: Models[Any]) -> list[str]:
     """Upgrade the tables to the latest version. Return a line for each step.
 
-    The upgrade is one transaction, except for steps that build an index online. If several callers run at once,
+    The upgrade is one transaction, except for steps that build an index online. If several callers run simultaneously,
     only one of them upgrades. Raises `ConfigurationError` if the database has an Alembic history.
     """
     with engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
@@ -44,7 +44,10 @@ def migrate(engine: Engine, models: Models[Any]) -> list[str]:
 
 
 def print_migration(engine: Engine | None, models: Models[Any], output: TextIO) -> None:
-    """Write the SQL of `migrate` for this database. Without an engine, write it for a database without these tables."""
+    """Write the SQL that `migrate` would run on this database.
+
+    Without an engine, assume that there are no tables yet.
+    """
     table = models.tables["jobs"]
     found: int | None = 0
     if engine is not None:
@@ -70,7 +73,7 @@ def _lines_of(found: int) -> list[str]:
 
 
 def _write_version(connection: Connection, models: Models[Any]) -> str:
-    """Write the missing comment with the version if everything else fits. Otherwise the version is unknown."""
+    """Write the missing version comment if everything else matches. Otherwise the version is unknown."""
     table = models.tables["jobs"]
     others = [one for one in compare(connection, models) if one.what != "version"]
     if others:
@@ -84,9 +87,13 @@ def _write_version(connection: Connection, models: Models[Any]) -> str:
     return f"version {LATEST}: the tables fit, and their comment says so again"
 
 
+def histories(connection: Connection) -> list[str]:
+    """Return this database's schemas that contain an Alembic history."""
+    return [*connection.scalars(_HISTORIES)]
+
+
 def _refuse_histories(connection: Connection) -> None:
-    schemas = connection.scalars(_HISTORIES).all()
-    if schemas:
+    if schemas := histories(connection):
         raise ConfigurationError(
             f"this database has an Alembic history (table {schemas[0]}.alembic_version), which would not know of what "
             "is done here: `sqla-jobs migrate --revision` writes a revision for it, or take the library's "

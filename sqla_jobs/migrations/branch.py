@@ -1,4 +1,7 @@
-"""The functions that the revisions in `versions/` call. They find the tables in the environment's metadata."""
+"""The functions that the revisions in `versions/` call.
+
+These functions find the tables in the Alembic environment's metadata.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,13 @@ if TYPE_CHECKING:
 
 
 def upgrade(op: Operations, *, from_: int, to: int) -> None:
-    """Call `migrations.upgrade` for the one `Jobs` of the environment's metadata. Raises `ConfigurationError`."""
+    """Call `migrations.upgrade` for the only `Jobs` in the environment's metadata. Raises `ConfigurationError`."""
     jobs = _jobs_of(op)
     running.upgrade(op, from_=from_, to=to, schema=jobs.schema, prefix=jobs.info[MARK])
 
 
 def downgrade(op: Operations, *, from_: int, to: int) -> None:
-    """Call `migrations.downgrade` for the one `Jobs` of the environment's metadata. Raises `ConfigurationError`."""
+    """Call `migrations.downgrade` for the only `Jobs` in the environment's metadata. Raises `ConfigurationError`."""
     jobs = _jobs_of(op)
     running.downgrade(op, from_=from_, to=to, schema=jobs.schema, prefix=jobs.info[MARK])
 

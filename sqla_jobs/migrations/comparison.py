@@ -1,9 +1,9 @@
-"""A comparison of the tables in a database with those that this version expects.
+"""A comparison of a database's tables with those that this version expects.
 
-The expected tables are made from the models, as temporary tables in a transaction that is rolled back. Both sets
-are then read from the server's catalogs, so that a server of any version describes both in the same words. This
-needs the right TEMPORARY, which every role has by default, and changes nothing of the application's. Stored
-descriptions would need no right, but servers of other versions phrase them differently.
+The expected tables are created from the models, as temporary tables in a transaction that is rolled back. Both sets are
+then read from the server's catalogs, so that any server version describes both in the same words. This needs the
+TEMPORARY privilege, which every role has by default, and changes nothing that belongs to the application. Stored
+descriptions would need no privilege, but other server versions phrase them differently.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sqla_jobs.models.mapping import Models, map_models
 from sqla_jobs.models.version import LATEST, found_version
 
 Facts = dict[tuple[str, str], dict[str, str]]
-"""The facts about one table: a description of each column, constraint and index, such as ("column", "id")."""
+"""The descriptions of one table's columns, constraints and indexes, under keys such as ("column", "id")."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +42,10 @@ class Difference:
 
 
 def compare(connection: Connection, models: Models[Any]) -> list[Difference]:
-    """Return all differences, table by table; none if the database is as this version expects it.
+    """Return all differences, table by table; none if the database matches what this version expects.
 
-    The application's own columns must exist. Indexes and constraints on them, and those declared on its model, are
-    not compared, nor is the order of columns. The temporary tables are rolled back.
+    The application's own columns must exist. Indexes and constraints on these columns, or declared on the application's
+    model, are not compared, nor is the order of columns. The temporary tables are rolled back.
     """
     live = read_tables(connection, models)
     with connection.begin_nested() as savepoint:
@@ -71,7 +71,7 @@ def compare(connection: Connection, models: Models[Any]) -> list[Difference]:
 
 
 def read_tables(connection: Connection, models: Models[Any]) -> dict[str, Facts]:
-    """Return the server's facts about the tables that exist, by table name without the prefix."""
+    """Return the server's facts about the existing tables, by table name without the prefix."""
     oids = {noun: _oid(connection, table) for noun, table in models.tables.items()}
     return {noun: _read(connection, oid) for noun, oid in oids.items() if oid is not None}
 
@@ -186,7 +186,7 @@ _BESIDE = text("""
 
 
 def _extra_tables(connection: Connection, models: Models[Any]) -> Iterator[Difference]:
-    """Yield tables that begin with the prefix, except those of the application or of another `Jobs`."""
+    """Yield the tables whose names begin with the prefix, except those of the application or another `Jobs`."""
     table = models.tables["jobs"]
     known = [one.name for one in table.metadata.tables.values()]
     given = {"jobs": _oid(connection, table), "prefix": models.prefix, "known": known}

@@ -1,4 +1,4 @@
-"""The names of the tables in one application."""
+"""The names of one application's tables."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Names:
     prefix: str
     schema: str | None
     are_new: bool
-    """True if the tables are made in this very migration: nobody uses them yet."""
+    """True if this migration itself creates the tables, so that nobody uses them yet."""
 
     @classmethod
     def of(cls, op: Operations, schema: str | None, prefix: str, *, are_new: bool = False) -> Names:
-        """Check and quote the names. Raises `ConfigurationError` for a schema or prefix that `Jobs` would refuse."""
+        """Check and quote the names. Raises `ConfigurationError` for a schema or prefix that `Jobs` would reject."""
         check_prefix(prefix)
         if schema == "":
             raise ConfigurationError("schema='': name a schema, or leave it out for the first of the search path")

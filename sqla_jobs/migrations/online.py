@@ -1,7 +1,7 @@
-"""Changes of tables that are in use.
+"""Changes to tables that are in use.
 
-Each change commits what its step did before. So a step that fails is run again from its start, and everything
-before the change must be repeatable. If the tables are made in the same migration, the change is a part of its
+Each change first commits what its step has done so far. So a failed step is run again from its start, and everything
+before the change must be repeatable. If the same migration creates the tables, the change is part of that migration's
 transaction.
 """
 
@@ -31,15 +31,17 @@ BEGIN
     RAISE lock_not_available USING MESSAGE = 'for ten minutes another transaction has held a lock on {table}',
         HINT = 'End it (pg_stat_activity shows it), or wait until it ends. Then run the migration again.';
 END $$"""
-"""A statement that takes a lock briefly. It waits at most 50 ms at a time, because all later users of the table wait
-behind it."""
+"""A statement that takes a lock briefly.
+
+It waits for the lock at most 50 ms at a time, because all later users of the table wait behind it.
+"""
 
 
 def build_index(op: Operations, names: Names, index: str, on: str, *, unique: bool = False) -> None:
-    """Build an index on a table that may be large, without locking out its writers.
+    """Build an index on a table that may be large, without blocking the table's writers.
 
     `index` is the index's name without the prefix. `on` is the table's noun and the columns, such as `"runs
-    (finished_at)"`. An invalid index from a failed build is dropped first.
+    (finished_at)"`. An invalid index left by a failed build is dropped first.
     """
     noun, _, definition = on.partition(" ")
     kind, online = "UNIQUE INDEX" if unique else "INDEX", "" if names.are_new else "CONCURRENTLY"
@@ -49,7 +51,10 @@ def build_index(op: Operations, names: Names, index: str, on: str, *, unique: bo
 
 
 def add_column(op: Operations, names: Names, noun: str, column: str) -> None:
-    """Add a column that is nullable or has a constant default. `column` is its name, type and options."""
+    """Add a column that is nullable or has a constant default.
+
+    `column` gives the new column's name, type and options.
+    """
     _alter(op, names, noun, f"ADD COLUMN IF NOT EXISTS {column}")
 
 
@@ -59,9 +64,10 @@ def drop_column(op: Operations, names: Names, noun: str, column: str) -> None:
 
 
 def replace_checks(op: Operations, names: Names, noun: str, rules: Mapping[str, str]) -> None:
-    """Replace a table's CHECKs by these rules, without locking out its writers during validation.
+    """Replace a table's CHECKs with these rules, without blocking the table's writers during validation.
 
-    `noun` is the table without the prefix. The name of a rule is its constraint's, without the table and `_check`.
+    `noun` is the table's name without the prefix. A rule's name is its constraint's name without the table and
+    `_check`.
     """
     constraints = {f"{names.prefix}{noun}_{name}_check": rule for name, rule in rules.items()}
     dropped = [f"DROP CONSTRAINT IF EXISTS {name}" for name in constraints]

@@ -1,4 +1,4 @@
-"""Runs the steps between two versions, for any migration."""
+"""The functions that run the steps between two versions, for any migration."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ STEPS: tuple[ModuleType, ...] = (v0001, v0002)
 
 
 def upgrade(op: Operations, *, from_: int, to: int, schema: str | None = None, prefix: str = "sqla_") -> None:
-    """Bring the tables from version `from_` (0: there are none) up to version `to`, online or as SQL.
+    """Upgrade the tables from version `from_` (0 if there are none) to version `to`, online or as SQL.
 
-    - `op`: Alembic's, `from alembic import op`.
-    - `from_`, `to`: fixed numbers, since a later release has more versions.
-    - `schema`, `prefix`: those of the `Jobs`. A missing schema is made.
+    - `op`: Alembic's `op`, from `from alembic import op`.
+    - `from_`, `to`: fixed numbers, since later releases add versions.
+    - `schema`, `prefix`: those of the `Jobs`. A missing schema is created.
 
-    Raises `ConfigurationError` before any change, for versions that this release does not know.
+    Raises `ConfigurationError`, before it changes anything, for versions that this release does not know.
     """
     _check(op, from_, to, first=from_, last=to)
     names = Names.of(op, schema, prefix, are_new=from_ == 0)
@@ -35,13 +35,13 @@ def upgrade(op: Operations, *, from_: int, to: int, schema: str | None = None, p
 
 
 def downgrade(op: Operations, *, from_: int, to: int, schema: str | None = None, prefix: str = "sqla_") -> None:
-    """Take the tables from version `from_` back to version `to`. Version 0 drops them with all their data.
+    """Downgrade the tables from version `from_` to version `to`. Version 0 drops the tables with all their data.
 
     - `op`, `from_`, `to`, `schema`, `prefix`: as for `upgrade`.
 
-    Version 0 leaves nothing: a schema that `upgrade` made is dropped too, if it is empty.
+    Version 0 leaves nothing behind: a schema that `upgrade` created is dropped too, if it is empty.
 
-    Raises `ConfigurationError` before any change, for versions that this release does not know.
+    Raises `ConfigurationError`, before it changes anything, for versions that this release does not know.
     """
     _check(op, from_, to, first=to, last=from_)
     names = Names.of(op, schema, prefix)

@@ -1,1 +1,1 @@
-"""The mapped classes: their columns, constraints and mapping on an application's metadata."""
+"""The mapped classes: their columns, their constraints, and their mapping on an application's metadata."""

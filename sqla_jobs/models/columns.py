@@ -1,6 +1,6 @@
-"""The columns of the models, as mixins. `mapping.py` maps them on an application's metadata.
+"""The models' columns, as mixins, which `mapping.py` maps on an application's metadata.
 
-Every column has an explicit type, so that an application's `type_annotation_map` changes nothing. Every column of a
+Every column has an explicit type, so that an application's `type_annotation_map` has no effect on it. Every column of a
 job except `task` and `args` has a server default or is nullable, so that a plain INSERT from any language is a
 valid enqueue.
 """
@@ -38,7 +38,10 @@ def _now() -> Any:
 
 
 class Row:
-    """The base of all models. Its constructor takes keywords, whatever constructor the application's registry has."""
+    """The base class of all models.
+
+    Its constructor takes keywords, whatever constructor the application's registry has.
+    """
 
     if TYPE_CHECKING:
         __table__: ClassVar[FromClause]
@@ -59,49 +62,51 @@ class Row:
 class JobMixin(Row):
     """One enqueued call of a task.
 
-    To add columns of your own (nullable, or with a server default), subclass it, leave the class unmapped, and pass
-    it as `Jobs(Base, job_class=…)`. In annotations it stands for `jobs.Job`.
+    To add your own columns (nullable, or with a server default), subclass `JobMixin`, leave the subclass unmapped, and
+    pass it as `Jobs(Base, job_class=…)`. In annotations `JobMixin` stands for `jobs.Job`.
 
-    A flush sets a new job's `id`. Other values from the server are loaded when they are first read.
+    A flush sets a new job's `id`. Other values set by the server are loaded when they are first read.
     """
 
-    # eager defaults would make SQLAlchemy compile the INSERT anew each time: a tenth of an enqueue
+    # eager defaults would make SQLAlchemy recompile the INSERT each time, at a tenth of an enqueue's cost
     __mapper_args__: ClassVar[dict[str, Any]] = {"eager_defaults": False}
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
-    """Given by the database when the job is inserted."""
+    """Assigned by the database when the job is inserted."""
     task: Mapped[str] = mapped_column(Text, nullable=False)
     """The task's name."""
     queue: Mapped[str] = mapped_column(Text, nullable=False, server_default="default")
-    """The queue from which workers claim it."""
+    """The queue from which workers claim the job."""
     priority: Mapped[int] = mapped_column(SmallInteger, nullable=False, server_default=text("0"))
-    """From -10 to 10; lower runs first."""
+    """The job's priority, from -10 to 10; lower values run first."""
     args: Mapped[dict[str, Any]] = mapped_column(JSONB, nullable=False)
     """The task's arguments as a JSON object, by name; `"(erased)"` if they were erased."""
     # 'scheduled' and due at once, so that a job inserted with only run_at does not start before that time
     state: Mapped[JobState] = mapped_column(WordType(JobState), nullable=False, server_default="scheduled")
     """The state of the job. A new row is `scheduled`, and becomes `queued` when it is due."""
     run_at: Mapped[datetime] = mapped_column(RunAtType, nullable=False, server_default=_now())
-    """When a scheduled job is due. 'infinity' in the database parks it; in Python that is the last day of the year
-    9999."""
+    """When a scheduled job is due. 'infinity' in the database parks the job.
+
+    In Python, the value is the last day of the year 9999.
+    """
     attempt: Mapped[int] = mapped_column(Integer, nullable=False, server_default=text("0"))
     """The number of the current or last attempt; 0 before the first."""
     max_attempts: Mapped[int] = mapped_column(Integer, nullable=False, server_default=text(str(MAX_ATTEMPTS)))
     """The attempt after which a failure is final."""
     current_run_id: Mapped[int | None] = mapped_column(BigInteger)
-    """The lease of the attempt in progress, which becomes the `id` of its run. Null unless running."""
+    """The lease of the current attempt, which becomes the `id` of that attempt's run. Null unless running."""
     process_id: Mapped[uuid.UUID | None] = mapped_column(Uuid)
-    """The process that runs the job. Null unless running."""
+    """The process that is running the job. Null unless running."""
     gates: Mapped[list[str] | None] = mapped_column(ARRAY(Text(collation="C")))
-    """The gates that limit its start, such as `#stripe` or `#mail=17`. Null if there are none."""
+    """The gates that the job must pass to start, such as `#stripe` or `#mail=17`. Null if there are none."""
     ordered_by: Mapped[str | None] = mapped_column(Text(collation="C"))
-    """The one of its gates whose jobs start in the order of their positions."""
+    """The ordered gate, among the job's gates: jobs of this gate start in the order of their positions."""
     unique_key: Mapped[str | None] = mapped_column(Text)
-    """At most one live job (scheduled, queued or running) has this key."""
+    """The unique key, which at most one live job (scheduled, queued or running) holds."""
     unique_period: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """The start of the period in which no other job may take the key, even after this job has ended."""
     headers: Mapped[dict[str, str] | None] = mapped_column(JSONB(none_as_null=True))
-    """Headers that middleware and tracing carry from the enqueue to the runs, as a JSON object. Null if there are
+    """Headers that middleware and tracing pass from the enqueue to the runs, as a JSON object. Null if there are
     none."""
     on_failure: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     """The job that is enqueued once this one has failed for good: its `task`, `queue`, `priority`, `max_attempts`, and
@@ -111,13 +116,13 @@ class JobMixin(Row):
     progress_message: Mapped[str | None] = mapped_column(Text)
     """The text reported with `progress`."""
     cancel_requested_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    """When somebody asked a running job to stop."""
+    """When a running job was asked to stop."""
     kill_requested: Mapped[bool] = mapped_column(Boolean, nullable=False, server_default=text("false"))
-    """True if the process of a running job is to be killed if the job does not stop."""
+    """True if a running job's process is to be killed should the job not stop."""
     schedule_id: Mapped[int | None] = mapped_column(BigInteger)
-    """The schedule that enqueued it."""
+    """The schedule that enqueued the job."""
     scheduled_for: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    """The tick of that schedule."""
+    """The tick for which that schedule enqueued the job."""
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
     """When the row was inserted."""
     started_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
@@ -125,22 +130,28 @@ class JobMixin(Row):
     finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """When the job ended as succeeded, failed or cancelled."""
     position: Mapped[int] = mapped_column(BigInteger, Identity(), nullable=False)
-    """Its place in the queue. A new one is taken from a sequence each time the job becomes queued, so positions only
-    grow."""
+    """The job's position in the queue.
+
+    A new one is taken from a sequence each time the job becomes queued, so positions only grow.
+    """
     times_replaced: Mapped[int | None] = mapped_column(Integer)
-    """The number of enqueues with its unique key that replaced or updated it. Null instead of 0, which costs no
-    space."""
+    """The number of enqueues with the job's unique key that replaced or updated it.
+
+    Null instead of 0, because null costs no space.
+    """
     times_returned: Mapped[int | None] = mapped_column(Integer)
-    """The number of enqueues with its unique key, at least, that returned it while it waited for its time. Null instead
-    of 0."""
+    """The minimum number of enqueues with the job's unique key that returned it while it was waiting for its time.
+
+    Null instead of 0.
+    """
 
     if TYPE_CHECKING:
         runs: Mapped[list[RunMixin]]
-        """Its attempts, oldest first; read only."""
+        """The job's attempts, oldest first; read-only."""
 
     @property
     def result(self) -> Any:
-        """The result of its last run, decoded from JSON; `None` while there is none."""
+        """The result of the job's last run, decoded from JSON; `None` while there is no result."""
         return self.runs[-1].result if self.runs else None
 
 
@@ -154,7 +165,7 @@ class RunMixin(Row):
     attempt: Mapped[int] = mapped_column(Integer, nullable=False)
     """The number of the attempt, from 1."""
     process_id: Mapped[uuid.UUID | None] = mapped_column(Uuid)
-    """The process that ran it."""
+    """The process that ran the attempt."""
     started_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
     """When the attempt began to run."""
     finished_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
@@ -162,7 +173,7 @@ class RunMixin(Row):
     outcome: Mapped[RunOutcome] = mapped_column(WordType(RunOutcome), nullable=False)
     """The outcome of the attempt."""
     result: Mapped[Any] = mapped_column(JSONB(none_as_null=True), nullable=True)
-    """The return value of the task, as JSON. Null if the task returned nothing or did not succeed."""
+    """The task's return value, as JSON. Null if the task returned nothing or did not succeed."""
     error_type: Mapped[str | None] = mapped_column(Text)
     """The name of the exception, such as `ValueError`."""
     error: Mapped[str | None] = mapped_column(Text)
@@ -170,35 +181,36 @@ class RunMixin(Row):
     traceback: Mapped[str | None] = mapped_column(Text)
     """The exception's traceback, without the values of sensitive arguments."""
     untold_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    """When handlers are to be notified of a failed or lost attempt, unless its own process does that first. Null once
-    they have been notified."""
+    """When handlers are to be notified of a failed or lost attempt, unless the attempt's own process notifies them
+    first. Null once they have been notified.
+    """
 
     if TYPE_CHECKING:
         job: Mapped[JobMixin | None]
-        """The job it was an attempt at; read only."""
+        """The job that this was an attempt at; read-only."""
 
 
 class ScheduleMixin(Row):
     """A cron rule that enqueues jobs."""
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
-    """Given by the database when the schedule is inserted."""
+    """Assigned by the database when the schedule is inserted."""
     name: Mapped[str] = mapped_column(Text, nullable=False)
-    """Unique among schedules; code and operators refer to it."""
+    """The schedule's name, unique among schedules. Code and operators refer to it."""
     task: Mapped[str] = mapped_column(Text, nullable=False)
-    """The name of the task that it enqueues."""
+    """The name of the task whose jobs the schedule enqueues."""
     cron: Mapped[str] = mapped_column(Text, nullable=False)
     """The rule: five fields, six with seconds first, or `@every SECONDS`."""
     timezone: Mapped[str] = mapped_column(Text, nullable=False, server_default="UTC")
-    """The IANA time zone in which the rule is read."""
+    """The IANA time zone in which the rule is interpreted."""
     args: Mapped[dict[str, Any]] = mapped_column(JSONB, nullable=False, server_default=text("'{}'"))
     """The arguments of each job, as a JSON object."""
     queue: Mapped[str] = mapped_column(Text, nullable=False, server_default="default")
-    """The queue of its jobs."""
+    """The queue for the schedule's jobs."""
     priority: Mapped[int] = mapped_column(SmallInteger, nullable=False, server_default=text("0"))
-    """The priority of its jobs, from -10 to 10; lower runs first."""
+    """The priority of the schedule's jobs, from -10 to 10; lower values run first."""
     catch_up: Mapped[CatchUp] = mapped_column(WordType(CatchUp), nullable=False, server_default="latest")
-    """The handling of ticks that no clock was running to fire."""
+    """The handling of ticks that were missed because no clock was running."""
     overlap: Mapped[Overlap] = mapped_column(WordType(Overlap), nullable=False, server_default="allow")
     """The handling of a tick while an earlier tick's job has not ended."""
     jitter: Mapped[float] = mapped_column(Double, nullable=False, server_default=text("0"))
@@ -206,19 +218,19 @@ class ScheduleMixin(Row):
     enabled: Mapped[bool] = mapped_column(Boolean, nullable=False, server_default=text("true"))
     """True if the schedule fires."""
     disabled_reason: Mapped[str | None] = mapped_column(Text)
-    """The reason why it is disabled, for the dashboard and the command line."""
+    """The reason why the schedule is disabled, for the dashboard and the command line."""
     next_run_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    """The next tick. The clock computes it, also after a change of `cron` or `timezone`."""
+    """The next tick. The clock computes it, and does so again after a change to `cron` or `timezone`."""
     last_run_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """The last tick for which a job was enqueued."""
     declared: Mapped[bool] = mapped_column(Boolean, nullable=False, server_default=text("false"))
-    """True if code declared it, False if an operator did."""
+    """True if code declared the schedule, False if an operator created it."""
     declared_values: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
-    """The last values that code declared. A value that differs from these was set by an operator."""
+    """The last values that code declared. A column that differs from its declared value was set by an operator."""
     declared_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    """When a process last had the schedule in its code."""
+    """When a process last declared the schedule."""
     retired_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    """When it was disabled because no code declared it any more."""
+    """When the schedule was disabled because no code declared it any more."""
     planned_rule: Mapped[str | None] = mapped_column(Text)
     """The rule from which `next_run_at` was computed."""
 
@@ -227,60 +239,69 @@ class TickMixin(Row):
     """The outcome of one tick of a schedule, or of several consecutive missed ticks. The clock only adds rows."""
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
-    """Given by the database when the row is inserted."""
+    """Assigned by the database when the row is inserted."""
     schedule_id: Mapped[int] = mapped_column(BigInteger, nullable=False)
     """The schedule, which may have been removed since."""
     scheduled_for: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
-    """The time of the tick, or of the first of several."""
+    """The time of the tick, or of the first tick of several."""
     until: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
-    """The last of several ticks, otherwise the same as `scheduled_for`."""
+    """The time of the last of several ticks; for a single tick, the same as `scheduled_for`."""
     count: Mapped[int | None] = mapped_column(Integer, server_default=text("1"))
     """The number of ticks. Null if there are too many to count."""
     outcome: Mapped[TickOutcome] = mapped_column(WordType(TickOutcome), nullable=False)
-    """`enqueued`; `skipped`, because a job had not ended or held the key; or `missed`, because no clock ran in time."""
+    """`enqueued`; `skipped`, because a job had not ended or held the key; or `missed`, because no clock was running in
+    time.
+    """
     job_id: Mapped[int | None] = mapped_column(BigInteger)
-    """The job that was enqueued, or because of which the tick was skipped. It may have been deleted since."""
+    """The job that was enqueued, or that caused the tick to be skipped. It may have been deleted since."""
     at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
     """When a clock handled the tick."""
 
 
 class ProcessMixin(Row):
-    """A live worker or clock. It is alive while `heartbeat_at` is younger than `lease` seconds."""
+    """A worker or clock. It counts as alive while `heartbeat_at` is less than `lease` seconds ago."""
 
     id: Mapped[uuid.UUID] = mapped_column(
         Uuid, primary_key=True, server_default=text("gen_random_uuid()"), default=uuid.uuid4
     )
-    """Made by the process when it starts."""
+    """Generated by the process when it starts."""
     kind: Mapped[str] = mapped_column(Text, nullable=False, server_default="worker")
     """`worker` or `clock`."""
     host: Mapped[str] = mapped_column(Text, nullable=False, server_default="")
-    """The name of its host."""
+    """The name of the process's host."""
     pid: Mapped[int] = mapped_column(Integer, nullable=False, server_default=text("0"))
-    """Its process id on that host."""
+    """The process id on that host."""
     queues: Mapped[dict[str, int]] = mapped_column(JSONB, nullable=False, server_default=text("'{}'"))
-    """Name and concurrency of each queue it serves."""
+    """The name and concurrency of each queue that the process serves."""
     tasks: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
-    """The tasks that a worker knows, by name and alias, with the parameters that its code takes. Null if not
-    reported."""
+    """The tasks that a worker knows, by name and alias, each with the parameters that the worker's code accepts.
+
+    Null if not reported.
+    """
     set_aside: Mapped[dict[str, str]] = mapped_column(JSONB, nullable=False, server_default=text("'{}'"))
-    """Things that hold up the process, each with the reason: rows that the server refuses to change, such as `job 17`,
-    and its `event loop`."""
+    """Obstacles for the process, each with its reason.
+
+    Rows that the server refuses to change, such as `job 17`, and a blocked `event loop`.
+    """
     connections: Mapped[int] = mapped_column(Integer, nullable=False, server_default=text("0"))
-    """The most connections to the server that it uses at once, including those of its jobs."""
+    """The maximum number of simultaneous server connections that the process uses, including its jobs' connections."""
     version: Mapped[str] = mapped_column(Text, nullable=False, server_default="")
-    """Its version of this library."""
+    """The version of this library that the process runs."""
     clock_offset: Mapped[float | None] = mapped_column(Double)
-    """Seconds by which its host's clock is ahead of the server's. Negative if the clock is behind."""
+    """Seconds by which the host's clock is ahead of the server's. Negative if the host's clock is behind."""
     last_finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    """When a job last ended in it, stored within some seconds. Null before the first."""
+    """When a job last ended in this process, stored with a delay of a few seconds. Null before the first."""
     stalled_since: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    """The time since which none of its Python code has run, as its parent sees it. Null while it makes progress."""
+    """The time since which the process has run no Python code, as observed by its parent.
+
+    Null while it makes progress.
+    """
     lease: Mapped[float] = mapped_column(Double, nullable=False, server_default=text("30"))
-    """Seconds without a heartbeat after which it is taken for dead."""
+    """Seconds without a heartbeat after which the process is considered dead."""
     started_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
-    """When it registered."""
+    """When the process registered."""
     heartbeat_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
-    """Its last heartbeat."""
+    """The time of the process's last heartbeat."""
 
 
 class QueueMixin(Row):
@@ -291,7 +312,7 @@ class QueueMixin(Row):
     paused_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """When the queue was paused. Null if it is not paused."""
     paused_until: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    """When the pause ends by itself. Null if somebody has to resume the queue."""
+    """When the pause ends by itself. Null if the queue must be resumed explicitly."""
     pause_reason: Mapped[str | None] = mapped_column(Text)
     """The reason for the pause."""
 
@@ -304,62 +325,68 @@ class PausedTaskMixin(Row):
     paused_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
     """When the task was paused."""
     paused_until: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    """When the pause ends by itself. Null if somebody has to resume the task."""
+    """When the pause ends by itself. Null if the task must be resumed explicitly."""
     pause_reason: Mapped[str | None] = mapped_column(Text)
     """The reason for the pause."""
 
 
 class LimitMixin(Row):
-    """A limit on jobs that run behind a gate at once, or start in a period. Code declares it, operators override it."""
+    """A limit on the jobs that run behind a gate simultaneously, or start in a period.
+
+    Code declares it; operators can override it.
+    """
 
     gate: Mapped[str] = mapped_column(Text(collation="C"), primary_key=True)
     """The gate, such as `#stripe`; `#mail=` for each key separately, `#mail=17` for one key; `@mail` for a queue."""
     running: Mapped[int | None] = mapped_column(Integer)
-    """The number of jobs that may run at once. Null: no limit."""
+    """The number of jobs that may run simultaneously. Null for no limit."""
     rate: Mapped[int | None] = mapped_column(Integer)
-    """The number of jobs that may start in any `per` seconds. Null: no limit."""
+    """The number of jobs that may start in any `per` seconds. Null for no limit."""
     per: Mapped[float | None] = mapped_column(Double)
     """The period of the rate, in seconds."""
     hold: Mapped[bool] = mapped_column(Boolean, nullable=False, server_default=text("false"))
-    """True if an ordered job that failed keeps the next jobs of its key waiting."""
+    """True if a failed ordered job keeps the next jobs with its key waiting."""
     tasks: Mapped[list[str]] = mapped_column(ARRAY(Text), nullable=False, server_default=text("'{}'"))
-    """The names of the tasks whose jobs it limits."""
+    """The names of the tasks whose jobs are limited."""
     declared: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
-    """The values that code declares. Null if no code declares it."""
+    """The values that code declares. Null if no code declares the limit."""
     set_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    """When an operator overrode the declared values. Null if they apply."""
+    """When an operator overrode the declared values. Null if the declared values apply."""
     changed_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
-    """When its numbers or its tasks last changed."""
+    """When the limit's numbers or tasks last changed."""
 
 
 class StartMixin(Row):
-    """The jobs that started behind a gate with a rate, at one moment.
+    """The jobs that started behind a rate-limited gate at one time.
 
-    Rows are only added, and deleted when they are old. Units that were taken by `Jobs.spend` count as jobs.
+    Rows are never updated, only added, and deleted when they are old. Units taken with `Jobs.spend` count as jobs.
     """
 
     gate: Mapped[str] = mapped_column(Text(collation="C"), primary_key=True)
     """The gate, such as `%stripe`."""
     started_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), primary_key=True)
-    """When they started."""
+    """When these jobs started."""
     total: Mapped[int] = mapped_column(BigInteger, primary_key=True)
     """The number of jobs that have started behind the gate so far, including these."""
     count: Mapped[int] = mapped_column(Integer, nullable=False)
-    """The number of jobs that started at this moment."""
+    """The number of jobs that started at this time."""
 
 
 class AuditMixin(Row):
-    """A change that a person made on the dashboard or the command line: who, when, what. Rows are only ever added."""
+    """A change that a person made on the dashboard or the command line: who changed what, and when.
+
+    Rows are only added.
+    """
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
-    """Given by the database when the line is added."""
+    """Assigned by the database when the line is added."""
     at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
     """When the change was made."""
     actor: Mapped[str] = mapped_column(Text, nullable=False, server_default="")
-    """The person who made it, as the application names the visitor."""
+    """The person who made the change, as the application identifies the visitor."""
     action: Mapped[str] = mapped_column(Text, nullable=False, server_default="")
     """The action, such as `retry`."""
     subject: Mapped[str] = mapped_column(Text, nullable=False, server_default="")
-    """The object of the action, such as `job 17`."""
+    """The thing changed by the action, such as `job 17`."""
     details: Mapped[dict[str, Any]] = mapped_column(JSONB, nullable=False, server_default=text("'{}'"))
     """The details of the change, as a JSON object."""

@@ -1,8 +1,8 @@
 """Constraints and indexes, by table.
 
-PostgreSQL parses all CHECKs of a table anew in each statement that writes to it: 4 µs for a kilobyte of
-`pg_constraint.conbin`. In that form, a range is half as long as two comparisons, and a literal array half as long
-as IN.
+PostgreSQL parses all of a table's CHECKs again in each statement that writes to it, which takes 4 µs per kilobyte of
+`pg_constraint.conbin`. In that form, a range is half as long as two comparisons, and a literal array is half as long as
+IN.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from sqla_jobs.rules.limits import LONGEST_GATE, MOST_GATES, MOST_RATE, MOST_RUN
 from sqla_jobs.rules.outcomes import RunOutcome
 
 BEGUN = "ordered_by IS NOT NULL AND started_at IS NOT NULL AND state NOT IN ('running', 'succeeded', 'cancelled')"
-"""The predicate of the index of jobs that have begun and have an ordered key."""
+"""The predicate of the index on started jobs that have an ordered key."""
 _IS_RATE = "ascii(gate) = 37"
-"""A condition: the gate begins with a percent sign, which drivers take for the beginning of a parameter."""
+"""The condition that the gate begins with a percent sign, which drivers take for the start of a parameter."""
 _ATTEMPTS = f"CAST('[1, {MOST_ATTEMPTS}]' AS int4range)"
 _PRIORITIES = "CAST('[-10, 10]' AS int4range)"
 _ON_FAILURE = (
@@ -32,7 +32,7 @@ _IS_PARKED = "run_at = 'infinity' AND state = ANY ('{scheduled,cancelled}')"
 
 
 def of_jobs(table: str) -> tuple[Any, ...]:
-    """Return the constraints of jobs, and one narrow index for each state that queries look for."""
+    """Return the constraints on jobs, and one narrow index for each state that queries look for."""
     moments = _in_range(
         *("created_at", "scheduled_for", "cancel_requested_at", "started_at", "finished_at", "unique_period")
     )
@@ -42,7 +42,7 @@ def of_jobs(table: str) -> tuple[Any, ...]:
         _check(table, "id", _ID),
         _check(table, "priority", f"{_PRIORITIES} @> CAST(priority AS integer)"),
         _check(table, "position", "position > 0"),
-        # only for waiting jobs: otherwise each change of a row would read its arguments, which may be large
+        # only for waiting jobs: otherwise each change to a row would read its arguments, which may be large
         _check(table, "args", "state <> ALL ('{scheduled,queued}') OR jsonb_typeof(args) = 'object'"),
         _check(
             table, "attempts", f"CAST('[0, {MOST_ATTEMPTS}]' AS int4range) @> attempt AND {_ATTEMPTS} @> max_attempts"
@@ -55,12 +55,12 @@ def of_jobs(table: str) -> tuple[Any, ...]:
             "AND ordered_by = ANY (gates)",
         ),
         _check(table, "headers", _object("headers")),
-        # the described job must be insertable, or else a failure could not be stored
+        # it must be possible to insert the described job, or else a failure could not be stored
         _check(table, "on_failure", _ON_FAILURE),
         _check(table, "progress", "CAST('[0, 1]' AS numrange) @> CAST(progress AS numeric)"),
         _check(table, "times", moments),
         _check(table, "run_at", f"{_in_range('run_at')} OR {_IS_PARKED}"),
-        # plain jobs come first, so that a claim of them does not pass those that wait behind limits
+        # plain jobs come first, so that a claim for them does not scan past jobs waiting behind limits
         Index(
             f"{table}_queued",
             "queue",
@@ -77,8 +77,8 @@ def of_jobs(table: str) -> tuple[Any, ...]:
             "position",
             postgresql_where=text("state LIKE 'queued' AND gates IS NOT NULL"),
         ),
-        # running jobs by gate: one index for each place that a gate may have among a job's gates. The predicates
-        # here, above and below say LIKE, so that the planner uses each index only for its own query
+        # running jobs by gate: one index for each position a gate can have among a job's gates. The predicates
+        # here, above and below use LIKE, so that the planner uses each index only for its own query
         *(
             Index(
                 f"{table}_holding{place}",
@@ -109,7 +109,7 @@ def of_jobs(table: str) -> tuple[Any, ...]:
             "finished_at",
             postgresql_where=text("state IN ('succeeded', 'failed', 'cancelled')"),
         ),
-        # find the failures of each task, however many another task has; successful jobs are in neither index
+        # find each task's failures, however many another task has; succeeded jobs are in neither index
         Index(f"{table}_failed", "task", "finished_at", postgresql_where=text("state = 'failed'")),
         Index(
             f"{table}_retrying",
@@ -141,7 +141,7 @@ def of_jobs(table: str) -> tuple[Any, ...]:
 
 
 def of_runs(table: str) -> tuple[Any, ...]:
-    """Return the constraints and indexes of runs."""
+    """Return the constraints and indexes on runs."""
     return (
         PrimaryKeyConstraint("id", name=conv(f"{table}_pkey")),
         _one_of(table, "outcome", RunOutcome),
@@ -149,7 +149,7 @@ def of_runs(table: str) -> tuple[Any, ...]:
         _check(table, "attempt", "attempt >= 0"),
         _check(table, "times", _in_range("started_at", "finished_at", "untold_at")),
         Index(f"{table}_job_id", "job_id"),
-        # for the dashboard's charts; both cost the finish of a successful job next to nothing
+        # for the dashboard's charts; both cost next to nothing when a successful job ends
         Index(f"{table}_finished_at", "finished_at", postgresql_using="brin"),
         Index(
             f"{table}_failed",
@@ -161,7 +161,7 @@ def of_runs(table: str) -> tuple[Any, ...]:
 
 
 def of_schedules(table: str) -> tuple[Any, ...]:
-    """Return the constraints of schedules."""
+    """Return the constraints on schedules."""
     return (
         PrimaryKeyConstraint("id", name=conv(f"{table}_pkey")),
         UniqueConstraint("name", name=conv(f"{table}_name_key")),
@@ -177,7 +177,7 @@ def of_schedules(table: str) -> tuple[Any, ...]:
 
 
 def of_ticks(table: str) -> tuple[Any, ...]:
-    """Return the constraints and the index of ticks."""
+    """Return the constraints and the index on ticks."""
     return (
         PrimaryKeyConstraint("id", name=conv(f"{table}_pkey")),
         _one_of(table, "outcome", TickOutcome),
@@ -189,7 +189,7 @@ def of_ticks(table: str) -> tuple[Any, ...]:
 
 
 def of_processes(table: str) -> tuple[Any, ...]:
-    """Return the constraints of processes."""
+    """Return the constraints on processes."""
     return (
         PrimaryKeyConstraint("id", name=conv(f"{table}_pkey")),
         _check(table, "queues", _object("queues")),
@@ -202,7 +202,7 @@ def of_processes(table: str) -> tuple[Any, ...]:
 
 
 def of_queues(table: str) -> tuple[Any, ...]:
-    """Return the constraints of queues."""
+    """Return the constraints on queues."""
     return (
         PrimaryKeyConstraint("name", name=conv(f"{table}_pkey")),
         _check(table, "times", _in_range("paused_at", "paused_until")),
@@ -210,7 +210,7 @@ def of_queues(table: str) -> tuple[Any, ...]:
 
 
 def of_paused_tasks(table: str) -> tuple[Any, ...]:
-    """Return the constraints of paused tasks."""
+    """Return the constraints on paused tasks."""
     return (
         PrimaryKeyConstraint("name", name=conv(f"{table}_pkey")),
         _check(table, "times", _in_range("paused_at", "paused_until")),
@@ -218,7 +218,7 @@ def of_paused_tasks(table: str) -> tuple[Any, ...]:
 
 
 def of_limits(table: str) -> tuple[Any, ...]:
-    """Return the constraints of limits."""
+    """Return the constraints on limits."""
     return (
         PrimaryKeyConstraint("gate", name=conv(f"{table}_pkey")),
         _check(
@@ -236,7 +236,7 @@ def of_limits(table: str) -> tuple[Any, ...]:
 
 
 def of_starts(table: str) -> tuple[Any, ...]:
-    """Return the constraints of starts behind gates."""
+    """Return the constraints on starts behind gates."""
     return (
         PrimaryKeyConstraint("gate", "started_at", "total", name=conv(f"{table}_pkey")),
         _check(table, "total", f"count BETWEEN 1 AND {MOST_RUNNING} AND total BETWEEN count AND {MAX_ID}"),
@@ -245,7 +245,7 @@ def of_starts(table: str) -> tuple[Any, ...]:
 
 
 def of_audit(table: str) -> tuple[Any, ...]:
-    """Return the constraints of the audit log."""
+    """Return the constraints on the audit log."""
     return (
         PrimaryKeyConstraint("id", name=conv(f"{table}_pkey")),
         _check(table, "id", _ID),
@@ -266,7 +266,7 @@ _ID = f"CAST('[1, {MAX_ID}]' AS int8range) @> id"
 
 
 def _object(column: str) -> str:
-    """Return a CHECK for an object whose depth and numbers every JSON parser can read. (NULL passes.)"""
+    """Return a CHECK for a JSON object whose depth and numbers every JSON parser can handle. (NULL passes.)"""
     is_sound = f"!exists (@.**{{{MAX_DEPTH}}}) && !exists (@.** ? (@ > 1e300 || @ < -1e300))"
     return f"{column} @? 'strict $ ? (@.type() == \"object\" && {is_sound})'"
 

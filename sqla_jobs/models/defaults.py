@@ -1,4 +1,4 @@
-"""The columns that the INSERT of a new job names."""
+"""The columns that a new job's INSERT names."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from sqla_jobs.models.columns import JobMixin
 
 
 def name_only_what_is_set(jobs: Table) -> None:
-    """Leave out of an INSERT the library's columns for which a new job has no value.
+    """Omit from an INSERT the library's columns for which a new job has no value.
 
-    Otherwise SQLAlchemy would set nullable columns without a default to NULL. Then everybody who enqueues would
-    need the right to insert columns such as `schedule_id` and `current_run_id`, and could take another job's tick
-    or run.
+    Otherwise SQLAlchemy would set nullable columns without a default to NULL. Every role that enqueues would then need
+    the privilege to insert columns such as `schedule_id` and `current_run_id`, and could take another job's tick or
+    run.
     """
     for name in JobMixin.__annotations__.keys() & jobs.columns.keys():
         column: Any = jobs.columns[name]

@@ -9,7 +9,7 @@ from sqla_jobs.rules.wording import page
 
 
 def check_dialect(dialect: Dialect) -> None:
-    """Raise `ConfigurationError` if the database is not PostgreSQL, before a table is made in it."""
+    """Raise `ConfigurationError` if the database is not PostgreSQL, before a table is created in it."""
     if dialect.name != "postgresql":
         raise ConfigurationError(
             f"the tables of sqla_jobs cannot be made in {dialect.name}+{dialect.driver}: they need PostgreSQL. For "

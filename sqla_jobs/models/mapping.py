@@ -1,4 +1,4 @@
-"""Mapping of the models on an application's registry and metadata, with names from schema and prefix."""
+"""Mapping of the models on an application's registry and metadata, with names built from schema and prefix."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ from sqla_jobs.models.version import LATEST, comment_of
 
 J = TypeVar("J", bound=JobMixin)
 MARK = "sqla_jobs"
-"""The key in the `info` of a jobs table under which its prefix is stored."""
+"""The key in a jobs table's `info` under which the prefix is stored."""
 _POSITIONS = "jobs_position_seq"
 
 
 _made: WeakValueDictionary[str, type[Any]] = WeakValueDictionary()
-"""The classes made here, by name. If several have one name, as in tests, the last one made."""
+"""The classes made here, by name. If several share a name, as in tests, only the last one made is kept."""
 
 if not TYPE_CHECKING:
 
@@ -76,23 +76,23 @@ class Models(Generic[J]):
 
     @property
     def tables(self) -> dict[str, Table]:
-        """The tables by name without the prefix: jobs, runs and so on."""
+        """The tables, by name without the prefix: jobs, runs and so on."""
         plain = (self.Job, self.Run, self.Schedule, self.Tick, self.Process, self.Queue, self.PausedTask)
         mapped = (*plain, self.Limit, self.Start, self.Audit)
         return {model.__tablename__.removeprefix(self.prefix): cast("Table", model.__table__) for model in mapped}
 
     @cached_property
     def channel(self) -> str:
-        """The channel by which processes notify one another of new jobs. PostgreSQL allows 63 bytes."""
+        """The channel on which processes notify one another of new jobs. PostgreSQL allows names of 63 bytes."""
         name = f"{self.positions.schema or ''}.{self.positions.name}"
         return name if len(name) < 64 else f"sqla_jobs_{sha256(name.encode()).hexdigest()[:32]}"
 
 
 def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_class: type[J]) -> Models[J]:
-    """Map `job_class` and its companions beside the application's own models.
+    """Map `job_class` and its companion classes alongside the application's own models.
 
     Raises `ConfigurationError` for an unusable base, schema, prefix or job class, before anything is mapped. Only
-    errors in the columns of a job class appear later, when it is mapped itself.
+    errors in a job class's columns appear later, when the class itself is mapped.
     """
     mapper_registry, metadata = _registry_of(base)
     check_prefix(prefix)
@@ -110,7 +110,7 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
         )
     _check_job_class(job_class)
     jobs, runs, schedules, ticks, processes, queues, paused_tasks, limits, starts, audit = names
-    # the sequences of the identity columns, by PostgreSQL's names
+    # the identity columns' sequences, by the names that PostgreSQL gives them
     positions = Sequence(f"{prefix}{_POSITIONS}", schema=schema)
     run_ids = Sequence(f"{runs}_id_seq", schema=schema)
     camel = "".join(part.title() for part in re.split(r"[^a-zA-Z0-9]+", f"{schema or ''}_{prefix}")) or "Sqla"
@@ -174,7 +174,7 @@ def _check_dialect(
 
 
 def check_prefix(prefix: str) -> None:
-    """Raise `ConfigurationError` for a prefix with which no table's name can begin."""
+    """Raise `ConfigurationError` for a prefix with which no table name can begin."""
     if not re.fullmatch(r"([a-z_][a-z0-9_]{0,30})?", prefix):
         raise ConfigurationError(f"prefix must be at most 31 lower-case letters, digits and _, got {prefix!r}")
 
@@ -213,13 +213,15 @@ def _check_job_class(job_class: type[Any]) -> None:
 
 
 def columns_of(entity: type[Any]) -> dict[str, Column[Any]]:
-    """Return the columns of the entity's table, by attribute. Computed ones, such as a `column_property`, are left
-    out."""
+    """Return the columns of the entity's table, by attribute name.
+
+    Computed columns, such as a `column_property`, are left out.
+    """
     return {name: column for name, column in _mapper(entity).columns.items() if isinstance(column, Column)}
 
 
 def _refuse_unmapped_columns(job_class: type[Any]) -> None:
-    """Refuse computed columns of an unmapped class: they would fail in each SELECT, without naming the cause."""
+    """Refuse computed columns of an unmapped class: every SELECT would fail, with an error that hides the cause."""
     for name, computed in _mapper(job_class).columns.items():
         if any(isinstance(part, Column) and getattr(part, "table", None) is None for part in iterate(computed)):
             raise ConfigurationError(
@@ -229,7 +231,7 @@ def _refuse_unmapped_columns(job_class: type[Any]) -> None:
 
 
 def _refuse_columns_to_fill(job_class: type[Any]) -> None:
-    """Refuse columns that every INSERT would have to fill: the command line, clocks and plain SQL do not know them."""
+    """Refuse columns that every INSERT would have to fill: the command line, clocks and plain SQL cannot fill them."""
     for name, column in columns_of(job_class).items():
         given = name in ("task", "args") or column.nullable
         if not given and column.server_default is None:

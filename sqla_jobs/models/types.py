@@ -1,4 +1,4 @@
-"""The enumerations and times of columns, in Python and in the database."""
+"""The columns' enumerations and times, in Python and in the database."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from sqlalchemy.types import TypeEngine
 Words = TypeVar("Words", bound=StrEnum)
 
 MAX_ATTEMPTS = 25
-"""The default for jobs, if neither the task nor the enqueue gives another number."""
+"""The default `max_attempts` of a job, if neither the task nor the enqueue gives another number."""
 MOST_ATTEMPTS = 1_000_000_000
-"""The largest number of attempts. The count stays there and never overflows."""
+"""The maximum number of attempts. The count stops there and never overflows."""
 
 
 class JobState(StrEnum):
-    """The state of a job. Equal to its plain string, in Python and in `where`."""
+    """The state of a job. It equals its plain string, in Python and in `where`."""
 
     scheduled = "scheduled"
-    """The job waits for its time."""
+    """The job is waiting for its time."""
     queued = "queued"
-    """The job waits for a worker."""
+    """The job is waiting for a worker."""
     running = "running"
-    """A worker has claimed it."""
+    """A worker has claimed the job."""
     succeeded = "succeeded"
     """The task returned."""
     failed = "failed"
-    """No attempt is left, or the policy of the task gave up."""
+    """No attempt is left, or the task's policy gave up."""
     cancelled = "cancelled"
-    """Somebody cancelled it, the task raised `Cancel`, or a row among its arguments is gone."""
+    """The job was cancelled, the task raised `Cancel`, or a row among the arguments is gone."""
 
 
 class CatchUp(StrEnum):
-    """A schedule's handling of ticks that no clock was running to fire."""
+    """A schedule's handling of ticks that were missed because no clock was running."""
 
     skip = "skip"
-    """None of them fires."""
+    """None of the ticks fires."""
     latest = "latest"
-    """The newest one fires."""
+    """Only the newest tick fires."""
     all = "all"
-    """All of them fire, oldest first, 100 at most."""
+    """All the ticks fire, oldest first, 100 at most."""
 
 
 class Overlap(StrEnum):
-    """A schedule's handling of a tick while the previous job has not ended."""
+    """A schedule's handling of a tick when the previous job has not ended."""
 
     allow = "allow"
     """The tick fires."""
@@ -55,36 +55,37 @@ class Overlap(StrEnum):
 
 
 class TickOutcome(StrEnum):
-    """The outcome of a tick of a schedule."""
+    """The outcome of a schedule's tick."""
 
     enqueued = "enqueued"
     """A job was enqueued."""
     skipped = "skipped"
-    """No job was enqueued, since a former one had not ended or held the unique key."""
+    """No job was enqueued, since an earlier one had not ended or held the unique key."""
     missed = "missed"
-    """No clock ran in time, and `catch_up` passed the tick over."""
+    """No clock was running in time, and `catch_up` skipped the tick."""
 
 
 WAITING = (JobState.scheduled, JobState.queued)
-"""The states of a job that has not started, or waits for another attempt."""
+"""The states of a job that has not started, or is waiting for another attempt."""
 
 LIVE = (*WAITING, JobState.running)
 """The states of a job that has not ended. At most one such job has a given `unique_key`."""
 
 ENDED = (JobState.succeeded, JobState.failed, JobState.cancelled)
-"""The states of a job that has ended, unless somebody retries it."""
+"""The final states, which a job leaves only if it is retried."""
 
 
 HAS_LIVE_KEY = f"unique_key IS NOT NULL AND state IN ({', '.join(repr(str(state)) for state in LIVE)})"
-"""The predicate of the unique index, in words that PostgreSQL recognises in ON CONFLICT."""
+"""The predicate of the unique index, in the wording that PostgreSQL recognises in ON CONFLICT."""
 
 
 class WordType(TypeDecorator[Words], Generic[Words]):
-    """Text in the database, a StrEnum in Python. A word that this version does not know stays plain text."""
+    """Text in the database, a StrEnum in Python. A word that this version does not know remains plain text."""
 
     impl: TypeEngine[Any] | type[TypeEngine[Any]] = Text
     cache_ok: bool | None = True
-    __module__ = "sqlalchemy.types"  # so that Alembic's autogenerate writes sa.Text(), which needs no import of ours
+    # so that Alembic's autogenerate writes sa.Text(), which does not need to import this library
+    __module__ = "sqlalchemy.types"
 
     def __init__(self, words: type[Words]) -> None:
         super().__init__()
@@ -108,7 +109,7 @@ def _word_type(words: type[Words]) -> WordType[Words]:
 
 
 PARKED = datetime(9999, 12, 31, tzinfo=UTC)
-"""A `run_at` that never comes: `'infinity'` in the database. The job waits until somebody gives it another one."""
+"""A `run_at` that never comes: `'infinity'` in the database. The job waits until it is given another `run_at`."""
 
 
 class RunAtType(TypeDecorator[datetime]):
@@ -116,7 +117,7 @@ class RunAtType(TypeDecorator[datetime]):
 
     impl: TypeEngine[Any] | type[TypeEngine[Any]] = DateTime
     cache_ok: bool | None = True
-    __module__ = "sqlalchemy.types"  # as above
+    __module__ = "sqlalchemy.types"  # for the same reason as above
 
     def __init__(self) -> None:
         super().__init__(timezone=True)

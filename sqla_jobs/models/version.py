@@ -1,7 +1,7 @@
-"""The version of the tables: the one that this code makes, and the one that a database has.
+"""The version of the tables: the version that this code creates, and the version in a database.
 
-It is stored in the comment of the jobs table, by `create_all` and by migrations. Code of version N runs on tables
-of version N and N + 1, so that the tables can be upgraded before the workers, while these run.
+`create_all` and migrations store it in the jobs table's comment. Code of version N runs on tables of versions N and N +
+1, so that the tables can be upgraded before the workers, while the workers are running.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.rules.wording import page
 
 LATEST = 2
-"""The version of the tables that this release makes."""
+"""The version of the tables that this release creates."""
 HELP = f"`sqla-jobs migrate`, or `alembic upgrade heads` where Alembic has them ({page('migrations')})"
 
 
 def comment_of(version: int) -> str:
-    """Return the comment of a jobs table of this version."""
+    """Return the comment for a jobs table of this version."""
     return f"sqla_jobs schema {version}"
 
 
 def found_version(connection: Connection, jobs: Table) -> int | None:
-    """Return the version of the tables in this database: 0 if there are none, None if their comment does not say."""
+    """Return the tables' version in this database: 0 if there are no tables, None if the comment does not say."""
     name: Any = connection.dialect.identifier_preparer.format_table(jobs)
     oid = func.to_regclass(name)
     is_there, comment = connection.execute(select(oid.is_not(None), func.obj_description(oid, "pg_class"))).one()
@@ -35,7 +35,7 @@ def found_version(connection: Connection, jobs: Table) -> int | None:
 
 
 def version_in(comment: str | None) -> int | None:
-    """Return the version in the comment of a jobs table, or None."""
+    """Return the version in a jobs table's comment, or None."""
     found = re.search(r"\bsqla_jobs schema ([1-9]\d*)\b", comment or "")
     return int(found[1]) if found else None
 
@@ -54,7 +54,7 @@ _SCHEMA = text(
 
 
 def check_version(connection: Connection, jobs: Table) -> None:
-    """Raise `ConfigurationError` if this code cannot work on the tables of this database."""
+    """Raise `ConfigurationError` if this code cannot work with this database's tables."""
     found = found_version(connection, jobs)
     if found == 0:
         raise ConfigurationError(

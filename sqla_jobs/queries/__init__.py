@@ -26,6 +26,7 @@ from sqla_jobs.queries.claim import Claim, ClaimWhateverTheLimits
 from sqla_jobs.queries.commit import Commit, EndingElsewhere
 from sqla_jobs.queries.due import IsDue, Poll, Promote, UnknownTo
 from sqla_jobs.queries.ending import Ending
+from sqla_jobs.queries.erasing import EraseRunning
 from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.queries.finish import Finish, FinishAny
 from sqla_jobs.queries.leases import CancelRequests, Leases, StoreProgress, UnknownLeases
@@ -70,6 +71,7 @@ class Queries(Calls):
         self.finish: StoreEnds = Finish(tables)
         self.finish_any: statements.FinishAny = FinishAny(tables)
         self.succeed: SucceedOne = SucceedOne(tables)
+        self.erase_running: EraseRunning = EraseRunning(tables)
 
         self.take_undelivered: TakeUndelivered = TakeUndelivered(tables)
         self.mark_delivered: MarkDelivered = MarkDelivered(tables)
@@ -103,10 +105,12 @@ class Queries(Calls):
             return begin_elsewhere(connection, noticed_within=noticed_within, patience=patience)
         return begin_transaction(raw, noticed_within=noticed_within, patience=patience)
 
-    def store_last_progress(self, session: Session, end: RunEnd) -> None:
-        """Store a run's last progress inside the run's own transaction."""
+    def store_before_end(self, session: Session, end: RunEnd) -> None:
+        """Store a run's last progress, and erase its job if its task says so, inside the run's own transaction."""
         if end.progress is not None:
             self.store_progress(session, [(end.lease, *end.progress)])
+        if end.outcome.erases:
+            self.erase_running(session, end.lease)
 
     def ending(self, session: Session, end: RunEnd) -> Ending:
         """Return a context in which this session's commit also stores the end of the attempt.

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, ColumnElement, any_, bindparam, func, null, select, update
+from sqlalchemy import ARRAY, BigInteger, ColumnElement, any_, bindparam, func, select, update
 from sqlalchemy.orm import Session
 
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import ENDED
 from sqla_jobs.queries.delete_jobs import ctid
+from sqla_jobs.queries.erasing import erased_job, erased_runs
 from sqla_jobs.queries.expressions import array_of, locked
-from sqla_jobs.rules.redaction import ERASED
 
 IDS: Any = bindparam("all_ids", type_=ARRAY(BigInteger))
 """The ids of the jobs to change, oldest first."""
@@ -47,25 +47,17 @@ def update_jobs(
 def erase(session: Session, models: Models[Any], ids: Sequence[int], conditions: Sequence[ColumnElement[bool]]) -> int:
     """Erase the arguments, results and errors of the jobs in `ids` that have ended and meet the conditions.
 
-    Return the number of erased jobs. Locked or changed jobs are skipped, as in `update_jobs`. Erased arguments are not
-    a JSON object, so the job cannot be queued again.
+    Return the number of erased jobs. Locked or changed jobs are skipped, as in `update_jobs`.
     """
-    job, jobs, runs = models.Job, models.tables["jobs"], models.tables["runs"]
-    nothing = {"unique_key": null(), "progress_message": null(), "headers": null()}
+    job, jobs = models.Job, models.tables["jobs"]
     erased = (
         update(jobs)
         .where(_free(job, [job.state.in_(ENDED), *conditions]))
-        .values(args=ERASED, **nothing)
+        .values(erased_job())
         .returning(jobs.c.id)
         .cte("erased")
     )
-    of_runs = (
-        update(runs)
-        .where(runs.c.job_id.in_(select(erased.c.id)))
-        .values({runs.c.result: null(), runs.c.error: null(), runs.c.traceback: null()})
-        .cte("of_runs")
-    )
-    statement = select(func.count()).select_from(erased).add_cte(of_runs)
+    statement = select(func.count()).select_from(erased).add_cte(erased_runs(models.tables["runs"], erased))
     return session.scalar(statement, {"all_ids": list(ids)}, bind_arguments={"mapper": job}) or 0
 
 

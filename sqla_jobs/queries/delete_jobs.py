@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ARRAY,
     BigInteger,
     ColumnElement,
+    Text,
+    all_,
     and_,
     any_,
     bindparam,
+    case,
     column,
     delete,
     exists,
     func,
+    literal,
     literal_column,
     select,
     table,
     text,
+    tuple_,
 )
 from sqlalchemy.orm import Session
 
@@ -72,6 +78,20 @@ class Reference(NamedTuple):
         return exists().select_from(referring).where(and_(*same))
 
 
+class Place(NamedTuple):
+    """A place among jobs in the order of their ends, and of their ids within one moment."""
+
+    moment: datetime
+    job_id: int
+
+
+class Found(NamedTuple):
+    """The ids of some jobs, and the place of the last of those that were looked at; None: there is no more."""
+
+    ids: list[int]
+    beyond: Place | None
+
+
 class Removal:
     """The deletion statements for one set of models. They run in a session's transaction."""
 
@@ -117,9 +137,55 @@ class Removal:
 
     def ended(self, state: str, older_than: float) -> list[ColumnElement[bool]]:
         """Return the conditions that a job ended in `state` over `older_than` seconds ago and keeps no job waiting."""
-        moment = func.statement_timestamp() - seconds(older_than)
-        ended = [self._job.state == literal_column(f"'{state}'"), self._job.finished_at < moment]
+        ended = self._is_older(state, older_than)
         return [*ended, ~keeps_others_waiting(self._models)] if state == JobState.failed else ended
+
+    def _is_older(self, state: str, older_than: float) -> list[ColumnElement[bool]]:
+        moment = func.statement_timestamp() - seconds(older_than)
+        return [self._job.state == literal_column(f"'{state}'"), self._job.finished_at < moment]
+
+    def is_of(self, tasks: Sequence[str]) -> ColumnElement[bool]:
+        """The condition on a job that it is stored under one of these names."""
+        return self._job.task == any_(literal([*tasks], ARRAY(Text)))  # type: ignore[no-any-return]
+
+    def is_of_none(self, tasks: Sequence[str]) -> ColumnElement[bool]:
+        """The condition on a job that it is stored under none of these names."""
+        return self._job.task != all_(literal([*tasks], ARRAY(Text)))  # type: ignore[no-any-return]
+
+    def find_among(
+        self,
+        session: Session,
+        state: str,
+        older_than: float,
+        condition: ColumnElement[bool],
+        *,
+        beyond: Place | None,
+        looked_at: int,
+        limit: int,
+    ) -> Found:
+        """Look at the next jobs that ended in `state`, `older_than` seconds ago, the oldest first.
+
+        Return at most `limit` of them that meet the condition.
+        """
+        job = self._job
+        order = [job.finished_at, job.id]  # mostly by the index alone: few jobs end at the same moment
+        place = func.row_number().over(order_by=order).label("place")
+        ended = select(job.id, job.finished_at, condition.label("is_wanted"), place)
+        ended = ended.where(*self._is_older(state, older_than)).order_by(*order)
+        if beyond is not None:
+            ended = ended.where(job.finished_at >= beyond.moment, tuple_(*order) > beyond)
+        seen = ended.limit(looked_at).cte("seen")
+        found = select(seen.c.id, seen.c.place).where(seen.c.is_wanted).order_by(seen.c.place).limit(limit).cte("found")
+        rows = {each: select(func.count()).select_from(each).scalar_subquery() for each in (found, seen)}
+        end = {each: select(func.max(each.c.place)).scalar_subquery() for each in (found, seen)}
+        last = case((rows[found] == limit, end[found]), (rows[seen] == looked_at, end[seen]))
+        wanted = func.array(select(found.c.id).scalar_subquery())
+        ends = [
+            select(column).where(seen.c.place == last).scalar_subquery() for column in (seen.c.finished_at, seen.c.id)
+        ]
+        row: Any = session.execute(select(wanted, *ends), bind_arguments=self._on).one()
+        ids, moment, job_id = row
+        return Found(ids, None if moment is None else Place(moment, job_id))
 
     def find(
         self,

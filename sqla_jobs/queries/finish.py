@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -29,6 +29,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.calls import statements
 from sqla_jobs.calls.values import RunEnd
+from sqla_jobs.queries.erasing import erased_on_success, erased_runs
 from sqla_jobs.queries.expressions import (
     Tables,
     array_of,
@@ -60,102 +61,129 @@ _ENDS, _GIVEN_BACK, _DELIVERED = (
 
 
 class FinishAny(Statement, statements.FinishAny):
+    def __init__(self, tables: Tables) -> None:
+        super().__init__(tables)
+        self._finish_erased = FinishErased(tables)
+
+    def __call__(self, connection: Connection | Session, ends: Sequence[RunEnd]) -> dict[int, str]:
+        erased = [end for end in ends if end.outcome.erases]
+        if not erased:
+            return super().__call__(connection, ends)
+        others = [end for end in ends if not end.outcome.erases]
+        fates = self._finish_erased(connection, erased)
+        return fates | super().__call__(connection, others) if others else fates
+
     def sql(self) -> Any:
-        tables, jobs, runs = self.tables, self.tables.jobs, self.tables.runs
-        ended = unnest_text(
-            "ended",
-            job_id=(case((committed_to_disk(), bindparam("job_ids", type_=Text))), BigInteger),
-            run_id=("run_ids", BigInteger),
-            process_id=("process_ids", Uuid),
-            outcome=("outcomes", Text),
-            delay=("delays", Double),
-            started=("started", Double),
-            finished=("finished", Double),
-            result=("results", Text),
-            error_type=("error_types", Text),
-            error=("errors", Text),
-            traceback=("tracebacks", Text),
-            fraction=("fractions", Double),
-            message=("messages", Text),
-        )
-        held = leased(jobs, ended.c.job_id, ended.c.run_id, ended.c.process_id)
-        finished_at = jobs.c.started_at + seconds(ended.c.finished)
-        state = case(
-            (ended.c.outcome.in_(_ENDS), ended.c.outcome),
-            (ended.c.outcome == "lost", state_after_loss(tables)),
-            (jobs.c.cancel_requested_at.is_not(None), "cancelled"),
-            (and_(ended.c.outcome == "released", ended.c.delay.is_(None)), "queued"),
-            else_="scheduled",
-        )
-        delay = case((ended.c.outcome == "lost", loss_backoff(tables)), else_=ended.c.delay)
-        found: Any = select(
-            jobs.c.attempt,
-            (jobs.c.started_at + seconds(ended.c.started)).label("started_at"),
-            finished_at.label("finished_at"),
-            (finished_at + seconds(delay)).label("due_at"),
-            state.label("state"),
-        ).where(held)
-        mine = each_locked(ended, found, "mine")
-        given_back = case((mine.c.outcome.in_(_GIVEN_BACK), 1), else_=0)
-        done = (
-            update(jobs)
-            .where(jobs.c.id == mine.c.job_id, jobs.c.id == any_(array_of(select(mine.c.job_id))))
-            .values(
-                attempt=func.greatest(mine.c.attempt - given_back, 0),
-                progress=func.coalesce(mine.c.fraction, jobs.c.progress),
-                progress_message=case((mine.c.fraction.is_(None), jobs.c.progress_message), else_=mine.c.message),
+        return _statement(self.tables, {})[0]
+
+
+class FinishErased(Statement, statements.FinishAny):
+    """Store successful ends, and erase the arguments and earlier runs of their jobs."""
+
+    def sql(self) -> Any:
+        statement, done = _statement(self.tables, erased_on_success(self.tables.jobs))
+        return statement.add_cte(erased_runs(self.tables.runs, done))
+
+
+def _statement(tables: Tables, also: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return the statement, which gives jobs the columns `also`, and its CTE of the jobs that it changes."""
+    jobs, runs = tables.jobs, tables.runs
+    ended = unnest_text(
+        "ended",
+        job_id=(case((committed_to_disk(), bindparam("job_ids", type_=Text))), BigInteger),
+        run_id=("run_ids", BigInteger),
+        process_id=("process_ids", Uuid),
+        outcome=("outcomes", Text),
+        delay=("delays", Double),
+        started=("started", Double),
+        finished=("finished", Double),
+        result=("results", Text),
+        error_type=("error_types", Text),
+        error=("errors", Text),
+        traceback=("tracebacks", Text),
+        fraction=("fractions", Double),
+        message=("messages", Text),
+    )
+    held = leased(jobs, ended.c.job_id, ended.c.run_id, ended.c.process_id)
+    finished_at = jobs.c.started_at + seconds(ended.c.finished)
+    state = case(
+        (ended.c.outcome.in_(_ENDS), ended.c.outcome),
+        (ended.c.outcome == "lost", state_after_loss(tables)),
+        (jobs.c.cancel_requested_at.is_not(None), "cancelled"),
+        (and_(ended.c.outcome == "released", ended.c.delay.is_(None)), "queued"),
+        else_="scheduled",
+    )
+    delay = case((ended.c.outcome == "lost", loss_backoff(tables)), else_=ended.c.delay)
+    found: Any = select(
+        jobs.c.attempt,
+        (jobs.c.started_at + seconds(ended.c.started)).label("started_at"),
+        finished_at.label("finished_at"),
+        (finished_at + seconds(delay)).label("due_at"),
+        state.label("state"),
+    ).where(held)
+    mine = each_locked(ended, found, "mine")
+    given_back = case((mine.c.outcome.in_(_GIVEN_BACK), 1), else_=0)
+    done = (
+        update(jobs)
+        .where(jobs.c.id == mine.c.job_id, jobs.c.id == any_(array_of(select(mine.c.job_id))))
+        .values(
+            {
+                "attempt": func.greatest(mine.c.attempt - given_back, 0),
+                "progress": func.coalesce(mine.c.fraction, jobs.c.progress),
+                "progress_message": case((mine.c.fraction.is_(None), jobs.c.progress_message), else_=mine.c.message),
                 **without_lease(tables, mine.c.state, due_at=mine.c.due_at, finished_at=mine.c.finished_at),
-            )
-            .returning(
-                mine.c.run_id, mine.c.outcome, jobs.c.id, jobs.c.state, jobs.c.queue, jobs.c.gates, jobs.c.on_failure
-            )
-            .cte("done")
+                **also,
+            }
         )
-        # a cancel that came in time turns a retry into the job's end, and its run records that
-        cut_short = and_(mine.c.outcome == "retried", mine.c.state == "cancelled")
-        # without a traceback, the attempt's own process was killed and cannot deliver the event
-        is_undelivered = or_(
-            mine.c.outcome.in_(_DELIVERED), and_(mine.c.outcome == "retried", mine.c.traceback.is_(None))
+        .returning(
+            mine.c.run_id, mine.c.outcome, jobs.c.id, jobs.c.state, jobs.c.queue, jobs.c.gates, jobs.c.on_failure
         )
-        stored = (
-            insert(runs)
-            .from_select(
-                _RUN_COLUMNS,
-                select(
-                    free_run_id(tables, mine.c.run_id),
-                    mine.c.job_id,
-                    mine.c.attempt,
-                    mine.c.process_id,
-                    mine.c.started_at,
-                    mine.c.finished_at,
-                    case((cut_short, "cancelled"), else_=mine.c.outcome),
-                    cast(mine.c.result, JSONB),
-                    mine.c.error_type,
-                    mine.c.error,
-                    mine.c.traceback,
-                    case((is_undelivered, func.clock_timestamp() + seconds(literal_column(str(DELIVERED_WITHIN))))),
-                ).where(mine.c.outcome != "released"),
-            )
-            .cte("stored")
+        .cte("done")
+    )
+    # a cancel that came in time turns a retry into the job's end, and its run records that
+    cut_short = and_(mine.c.outcome == "retried", mine.c.state == "cancelled")
+    # without a traceback, the attempt's own process was killed and cannot deliver the event
+    is_undelivered = or_(mine.c.outcome.in_(_DELIVERED), and_(mine.c.outcome == "retried", mine.c.traceback.is_(None)))
+    stored = (
+        insert(runs)
+        .from_select(
+            _RUN_COLUMNS,
+            select(
+                free_run_id(tables, mine.c.run_id),
+                mine.c.job_id,
+                mine.c.attempt,
+                mine.c.process_id,
+                mine.c.started_at,
+                mine.c.finished_at,
+                case((cut_short, "cancelled"), else_=mine.c.outcome),
+                cast(mine.c.result, JSONB),
+                mine.c.error_type,
+                mine.c.error,
+                mine.c.traceback,
+                case((is_undelivered, func.clock_timestamp() + seconds(literal_column(str(DELIVERED_WITHIN))))),
+            ).where(mine.c.outcome != "released"),
         )
-        # looked up one by one: EXISTS may read the whole table first
-        still = select(jobs.c.id).where(held).correlate(ended).scalar_subquery()
-        before = select(runs.c.outcome).where(runs.c.id == ended.c.run_id).correlate(ended).scalar_subquery()
-        fate = case(
-            (done.c.run_id.is_not(None), "cancelled"),
-            (still.is_not(None), "locked"),
-            else_=case({"": "lost", "lost": "rescued"}, value=func.coalesce(before, ""), else_="known"),
-        )
-        is_told = or_(done.c.run_id.is_(None), and_(ended.c.outcome == "retried", done.c.state == "cancelled"))
-        followed = follow_ups(tables, done)
-        others = done.c.outcome.in_([literal_column(f"'{word}'", Text) for word in ("released", "lost")])
-        return (
-            select(ended.c.run_id, fate.label("fate"))
-            .select_from(ended.outerjoin(done, done.c.run_id == ended.c.run_id))
-            # in this order: messages are sent even if no row is returned
-            .where(case((messages(tables, *freed_by(tables, done, others), *queued_by(followed)), is_told)))
-            .add_cte(stored)
-        )
+        .cte("stored")
+    )
+    # looked up one by one: EXISTS may read the whole table first
+    still = select(jobs.c.id).where(held).correlate(ended).scalar_subquery()
+    before = select(runs.c.outcome).where(runs.c.id == ended.c.run_id).correlate(ended).scalar_subquery()
+    fate = case(
+        (done.c.run_id.is_not(None), "cancelled"),
+        (still.is_not(None), "locked"),
+        else_=case({"": "lost", "lost": "rescued"}, value=func.coalesce(before, ""), else_="known"),
+    )
+    is_told = or_(done.c.run_id.is_(None), and_(ended.c.outcome == "retried", done.c.state == "cancelled"))
+    followed = follow_ups(tables, done)
+    others = done.c.outcome.in_([literal_column(f"'{word}'", Text) for word in ("released", "lost")])
+    statement = (
+        select(ended.c.run_id, fate.label("fate"))
+        .select_from(ended.outerjoin(done, done.c.run_id == ended.c.run_id))
+        # in this order: messages are sent even if no row is returned
+        .where(case((messages(tables, *freed_by(tables, done, others), *queued_by(followed)), is_told)))
+        .add_cte(stored)
+    )
+    return statement, done
 
 
 class Finish:
@@ -186,7 +214,8 @@ def _apart(ends: Sequence[RunEnd]) -> tuple[list[RunEnd], list[RunEnd]]:
     others: list[RunEnd] = []
     process_id: UUID | None = None
     for end in ends:
-        is_plain = end.outcome.kind is RunOutcome.succeeded and end.progress is None
+        outcome = end.outcome
+        is_plain = end.progress is None and outcome.kind is RunOutcome.succeeded and not outcome.erases
         theirs = end.lease.process_id
         if is_plain and process_id is None:
             process_id = theirs

@@ -116,6 +116,8 @@ class Outcome:
     delay: float | None = None
     """Seconds after the end until the job is due again; `None`: at once, or never."""
     failure: Failure | None = None
+    erases: bool = False
+    """True if the job's arguments are erased in the statement or transaction that stores the end."""
 
     @classmethod
     def succeeded(cls, result: str | None = None) -> Outcome:
@@ -154,7 +156,9 @@ class Outcome:
 
 
 SUCCEEDED = Outcome(RunOutcome.succeeded)
-"""The outcome of each task that returned `None`."""
+"""That of each task that returned `None`."""
+ERASED = Outcome(RunOutcome.succeeded, erases=True)
+"""That of each task that returned, and whose jobs are erased on success."""
 
 
 def decide(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from types import MappingProxyType
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, TypedDict, cast
 
-from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.errors import ConfigurationError, DeclarationError
 from sqla_jobs.rules.checks import check_seconds
 
 AUDIT, TICKS = "audit", "ticks"
@@ -25,6 +26,95 @@ KEPT: Retention = MappingProxyType(
     }
 )
 """The defaults. Failed jobs are kept longer, since they still need attention."""
+
+ERASE = "erase"
+
+
+class TaskRetention(TypedDict, total=False):
+    """How long the jobs of one task are kept, by the state in which they ended: a timedelta or seconds, None for ever.
+
+    A state that is left out is kept as the worker says.
+    """
+
+    succeeded: timedelta | float | Literal["erase"] | None
+    """"erase" keeps the row as long as the worker says, and erases arguments and result in the commit that stores the
+    success."""
+    failed: timedelta | float | None
+    cancelled: timedelta | float | None
+
+
+@dataclass(frozen=True, slots=True)
+class OwnRetention:
+    """What a task declares about its jobs that ended."""
+
+    kept: Mapping[str, float | None]
+    """Seconds by state; None to keep them for ever. Other states are kept as the worker says."""
+    erases: bool = False
+    """True if arguments and result are erased when a job succeeds."""
+
+
+NO_RETENTION = OwnRetention({})
+"""Of a task that declares none."""
+_STATES = TaskRetention.__annotations__
+
+
+def own_retention(task: str, given: object) -> OwnRetention:
+    """Return the retention of a task that was declared `retention=given`. Raises `DeclarationError`."""
+    by_state = cast("Mapping[str, object]", given if isinstance(given, Mapping) else dict.fromkeys(_STATES, given))
+    if unknown := by_state.keys() - _STATES.keys():
+        raise DeclarationError(
+            f"{task}: unknown state {min(unknown, key=str)!r} in retention; valid states: {', '.join(_STATES)}"
+        )
+    erases = by_state.get("succeeded") == ERASE
+    for state, kept in by_state.items():
+        if kept == ERASE and (state != "succeeded" or by_state is not given):
+            raise DeclarationError(
+                f"{task}: only a job that succeeded is erased: the others may be retried, which takes their arguments. "
+                "Write retention={'succeeded': 'erase', 'failed': 3600} to delete those that failed after an hour"
+            )
+    times = {state: kept for state, kept in by_state.items() if kept != ERASE}
+    return OwnRetention({state: _seconds(task, state, kept) for state, kept in times.items()}, erases)
+
+
+def _seconds(task: str, state: str, kept: object) -> float | None:
+    if kept is None:
+        return None
+    return check_seconds(f"{task}: retention of {state}", kept, error=DeclarationError)
+
+
+class Rule(NamedTuple):
+    """Jobs that ended in `state` and are to be deleted after `kept` seconds."""
+
+    state: str
+    kept: float
+    only: tuple[str, ...] = ()
+    """The names of the tasks whose jobs these are; empty for all but those of `others`."""
+    others: tuple[str, ...] = ()
+    """The names of tasks whose jobs are kept longer."""
+
+
+def rules(retention: Mapping[str, float], tasks: Iterable[tuple[Sequence[str], OwnRetention]]) -> Iterator[Rule]:
+    """Return what to delete by a worker's retention and that of tasks, each with its name and aliases.
+
+    A task that keeps its jobs for a shorter time is under the worker's rule, too: that is found more cheaply.
+    """
+    declared = [(names, own) for names, own in tasks if own.kept]
+    for state in _STATES:
+        usual = retention.get(state)
+        own_times: dict[float, list[str]] = {}
+        longer: list[str] = []
+        for names, own in declared:
+            if state not in own.kept:
+                continue
+            kept = own.kept[state]
+            if usual is not None and (kept is None or kept > usual):
+                longer += names
+            if kept is not None and kept != usual:
+                own_times.setdefault(kept, []).extend(names)
+        if usual is not None:
+            yield Rule(state, usual, others=tuple(longer))
+        for kept, of_tasks in own_times.items():
+            yield Rule(state, kept, only=tuple(of_tasks))
 
 
 def seconds_kept(given: Retention) -> dict[str, float]:

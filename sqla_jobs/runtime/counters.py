@@ -20,7 +20,7 @@ Histogram = list[float]
 
 @dataclass(slots=True)
 class Totals:
-    """Totals since the process began. No number ever decreases."""
+    """Totals since the process started. No number ever decreases."""
 
     claims: int = 0
     """Claims that returned at least one job."""
@@ -28,17 +28,17 @@ class Totals:
     heartbeats: int = 0
     """Heartbeats that were stored."""
     waits: dict[str, Histogram] = field(default_factory=dict[str, Histogram])
-    """For each task, a histogram of the seconds between a job's due time and the beginning of its run."""
+    """For each task, a histogram of the seconds between a job's due time and the start of its run."""
     runs: dict[str, Histogram] = field(default_factory=dict[str, Histogram])
-    """For each task, a histogram of the seconds between the beginning and the end of a run."""
+    """For each task, a histogram of the seconds between the start and the end of a run."""
     ends: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
-    """The number of ended runs by task and outcome."""
+    """The number of ended runs, by task and outcome."""
     tasks: set[str] = field(default_factory=set[str])
-    """The tasks that workers serve, whether they have run or not."""
+    """The tasks that workers serve, even those that have never run."""
 
     @classmethod
     def of(cls, parts: Iterable[Totals]) -> Totals:
-        """Return the sum of `parts`, which shares no data with them."""
+        """Return the sum of `parts`. The sum shares no data with them."""
         found = cls()
         for part in parts:
             found.claims += part.claims
@@ -57,18 +57,18 @@ EMPTY: Histogram = [0] * (len(BUCKETS) + 2)
 
 
 class Counters:
-    """Counts from several threads, once `is_wanted` is set. Until then it costs next to nothing."""
+    """Counts events from several threads, once `is_wanted` is set. Until then, calls cost next to nothing."""
 
     def __init__(self) -> None:
         self.is_wanted = False
-        """True if anybody reads the totals."""
+        """True if the totals are read."""
         self._totals = Totals()
         self._begun = deque[tuple[str, float]]()
-        """Runs that are not counted yet: a thread that begins a run must not wait for a lock."""
+        """Started runs that are not counted yet: a thread that starts a run must not wait for a lock."""
         self._lock = threading.Lock()
 
     def serves(self, tasks: Iterable[str]) -> None:
-        """Note that a worker serves these tasks."""
+        """Record that a worker serves these tasks."""
         with self._lock:
             self._totals.tasks.update(tasks)
 
@@ -86,7 +86,7 @@ class Counters:
                 self._totals.heartbeats += number
 
     def begun(self, task: str, waited: float) -> None:
-        """Count a run that begins `waited` seconds after its job was due."""
+        """Count a run that starts `waited` seconds after its job was due."""
         if self.is_wanted:
             self._begun.append((task, waited))
 
@@ -104,7 +104,7 @@ class Counters:
                     _observe(totals.runs, lease.task, end.finished - end.started)
 
     def lost(self, tasks: Iterable[str]) -> None:
-        """Count jobs of these tasks that were taken back from dead processes. Their run times are unknown."""
+        """Count jobs of these tasks that were rescued from dead processes. Their run times are unknown."""
         if self.is_wanted:
             with self._lock:
                 for task in tasks:

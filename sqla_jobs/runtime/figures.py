@@ -1,4 +1,7 @@
-"""The status of queues and limits, read in one process for people and metrics, and sent to one without SQLAlchemy."""
+"""The status of queues and limits, for people and metrics.
+
+One process reads it and can send it to one without SQLAlchemy.
+"""
 
 from __future__ import annotations
 
@@ -18,30 +21,30 @@ from sqla_jobs.rules.wording import Count
 
 @dataclass(frozen=True, slots=True)
 class QueueStatus:
-    """The status of one queue. `oldest_wait` is the seconds since the job that was queued first became due."""
+    """The status of one queue. `oldest_wait` is the number of seconds since the longest-queued job became due."""
 
     name: str
     queued: Count
     scheduled: Count
     running: int
-    """The most jobs that may have begun. `Held` explains why this is a bound."""
+    """The maximum number of jobs that may have started. `Held` explains why this is only a bound."""
     claimed: int
-    """Jobs that workers have claimed ahead."""
+    """Jobs that workers have claimed but not yet started."""
     oldest_wait: float | None
     paused: bool
     paused_until: datetime | None
     pause_reason: str | None
     is_served: bool
     per_minute: int
-    """Its jobs that succeeded or failed in the last minute, if that was read."""
+    """The number of the queue's jobs that succeeded or failed in the last minute, if that was read."""
     paused_at: datetime | None
     paused_by: str | None
-    """The person who paused it, if the audit log names one."""
+    """The person who paused the queue, if the audit log names one."""
 
 
 @dataclass(frozen=True, slots=True)
 class LimitStatus:
-    """A limit in effect. `used` counts the jobs that run behind it, or the starts in the last `per` seconds."""
+    """A limit in effect. `used` counts the jobs running behind the limit, or the starts in the last `per` seconds."""
 
     gate: str
     name: str
@@ -59,20 +62,20 @@ class LimitStatus:
     set_at: datetime | None
     """When an operator overrode the declared values."""
     set_by: str | None
-    """The person who overrode them, if that was done by the command line or the dashboard."""
+    """The person who overrode the declared values, if that was done on the command line or the dashboard."""
     set_reason: str | None
     """The reason for the override, if one was given."""
     changed_at: datetime
     used: int | None
-    """None for a rate of each key separately."""
+    """None for a rate that applies to each key separately."""
     waiting: Count
     """Queued jobs that must pass the limit."""
     next_at: datetime | None
-    """When a rate that is used up allows the next start."""
+    """When an exhausted rate allows the next start."""
 
     @property
     def title(self) -> str:
-        """The title of the limit, such as: rate mail.send of each key."""
+        """The limit's title, such as: rate mail.send of each key."""
         return titled(self.gate)
 
     @property
@@ -89,7 +92,7 @@ class LimitStatus:
 
     @property
     def most(self) -> int | None:
-        """The most jobs at once, or starts in `per` seconds."""
+        """The maximum number of simultaneous jobs, or of starts in `per` seconds."""
         return self.running if self.rate is None else self.rate
 
     @property
@@ -100,33 +103,32 @@ class LimitStatus:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """All figures, at one moment."""
+    """All figures, read at the same time."""
 
     queues: list[QueueStatus]
     jobs: dict[tuple[str, str], int]
-    """The number of jobs by state and task, up to a bound. Of queued and scheduled jobs, only the next ones are
-    counted."""
+    """The number of jobs by state and task, up to a bound. Only the next queued and scheduled jobs are counted."""
     limits: list[LimitStatus]
-    """The limits that are not limits of a single key."""
+    """The limits that do not apply to a single key only."""
     alive: dict[str, int]
     """The number of live processes by kind: workers and clocks."""
     dead: dict[str, int]
     """The number of processes by kind whose lease has expired but whose row still exists."""
     oldest_heartbeat: dict[str, float]
-    """The age in seconds of the oldest last heartbeat among live processes, by kind."""
+    """By kind of process, the age in seconds of the oldest last heartbeat among the live ones."""
 
 
 T = TypeVar("T")
 log: logging.Logger = logging.getLogger("sqla_jobs.monitoring")
 
 _REST = 20
-"""An answer is cached for at least this many times as long as it took, unless it is `None` or an error."""
+"""An answer is cached for at least this many times as long as getting it took, unless it is `None` or an error."""
 
 
 class Cached(Generic[T]):
-    """A cache for the answer of `ask`, valid for `seconds` after it arrived, even if it is `None` or an error.
+    """A cache for the answer of `ask`. An answer, even `None` or an error, is valid for `seconds` after it arrives.
 
-    `ask` runs in a thread of its own, once at a time, however many threads call `get`.
+    `ask` runs in its own thread, one call at a time, however many threads call `get`.
     """
 
     def __init__(self, ask: Callable[[], T], *, seconds: float, patience: float) -> None:

@@ -1,4 +1,4 @@
-"""Heartbeats, which show that a process lives, and the rescue of jobs whose process is dead."""
+"""Heartbeats, which show that a process is alive, and the rescue of jobs whose process is dead."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ from sqla_jobs.runtime.settings import LeaseSettings
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _REST = 50
-"""The pause after a search for jobs of dead processes, in multiples of the search's duration."""
+"""The pause after a search for dead processes' jobs, as a multiple of the search's duration."""
 
 
 def next_look(began: float, ended: float, *, longest: float) -> float:
-    """Return when to search the running jobs again: soon if a search was quick, after `longest` seconds at most.
+    """Return when to search the running jobs again: soon after a quick search, and in `longest` seconds at most.
 
-    A held snapshot makes searches slow: the index of running jobs then keeps an entry for each job that has run.
+    An old snapshot that is still held makes searches slow: the index of running jobs then keeps an entry for each job
+    that has run.
     """
     return ended + min(_REST * (ended - began), longest)
 
 
 class Heartbeat:
-    """Beats for the processes that `living` returns, and rescues the jobs of dead ones.
+    """Sends heartbeats for the processes that `living` returns, and rescues the jobs of dead ones.
 
-    A process is dead if this one has seen its heartbeat unchanged for a whole lease, while beating itself without a
-    gap. Otherwise, all processes would look dead after an outage of the server.
+    Another process is dead if its heartbeat has not changed for a whole lease, during which this process sent its own
+    heartbeats without a gap. Without that condition, all processes would look dead after a server outage.
     """
 
     def __init__(
@@ -47,10 +48,12 @@ class Heartbeat:
         gone: Callable[[uuid.UUID], None],
         lost: Callable[[Iterable[str]], None],
     ) -> None:
-        """Prepare to beat. `beaten` receives the processes whose heartbeat was stored, and when.
+        """Prepare to send heartbeats.
 
-        `gone` receives each process whose row is missing: others took it for dead. `lost` receives the task of each
-        rescued job.
+        `beaten` is called with the processes whose heartbeat was stored, and with the time.
+
+        `gone` is called with each process whose row is missing: another process considered it dead. `lost` is called
+        with the tasks of the rescued jobs.
         """
         self._engine: Transactions = engine
         self._queries: Calls = queries
@@ -71,7 +74,7 @@ class Heartbeat:
         return max(0.0, self._beat_at + self._lease_settings.heartbeat - time.monotonic())
 
     def beat_if_due(self) -> None:
-        """Write the heartbeats if they are due. Call this between the steps of anything that may take long."""
+        """Write the heartbeats if they are due. Call this between the steps of anything that may take a long time."""
         if self.due_in > 0:
             return
         now, living = time.monotonic(), self._living()
@@ -87,7 +90,7 @@ class Heartbeat:
                 self._gone(process_id)
 
     def rescue_if_due(self) -> None:
-        """Rescue the jobs of dead processes: once after each beat, and as soon as a silent process may be dead."""
+        """Rescue dead processes' jobs: once after each heartbeat, and as soon as a silent process may be dead."""
         if self._has_looked and time.monotonic() < self._sightings.due_at:
             return
         self._has_looked = True
@@ -98,7 +101,7 @@ class Heartbeat:
 
     @property
     def _has_gap(self) -> bool:
-        """True if this process has not beaten for so long that the silence of others proves nothing."""
+        """True if this process has sent no heartbeat for so long that the silence of others proves nothing."""
         return time.monotonic() - self._beat_at > self._lease_settings.lease / 2
 
     def _delete_expired(self) -> None:

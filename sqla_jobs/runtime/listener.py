@@ -1,4 +1,4 @@
-"""Listeners for notifications about new jobs, from this process and from others."""
+"""Listeners for notifications about new jobs, sent by this process and by others."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ Connect = Callable[[], AbstractContextManager[psycopg.Connection[Any]]]
 """Returns a connection that is not shared or reused afterwards."""
 
 _LOOK = 2.0
-"""The longest wait for notifications, in seconds, before the listener decides whether to test the connection."""
+"""The longest wait for notifications, in seconds, before the listener checks whether to test the connection."""
 _PAUSE = 0.5
-"""Seconds before the listener connects again."""
+"""Seconds before the listener reconnects."""
 _STOP = 1.0
-"""The most seconds that stopping may take."""
+"""The maximum number of seconds that stopping may take."""
 
 
 class Subscription:
-    """Receives only the notifications of this process."""
+    """Receives only notifications sent by this process."""
 
     connections = 0
 
@@ -47,17 +47,17 @@ class Subscription:
 
 
 class Listener:
-    """Receives notifications with LISTEN on a connection of its own.
+    """Receives notifications with LISTEN on its own connection.
 
-    Notifications are a shortcut: polling makes up for lost ones. `look_for(queue)` handles notifications of the
-    server, and may take its time. `heard(queue)` must return at once: it is called in the thread that commits jobs,
-    or in the middle of a statement.
+    Notifications are a shortcut: polling makes up for lost ones. `look_for(queue)` handles notifications from the
+    server, and may take a long time. `heard(queue)` must return immediately: it is called in the thread that commits
+    jobs, or in the middle of a statement.
 
     Every `patience` seconds, the listener checks that the server answers: a broken connection is as silent as an
     idle one.
 
-    It does not listen through a pooler such as PgBouncer, which would leave the LISTEN on a connection that it
-    gives to other clients. Then, and while the connection is lost, polling finds the new jobs of other processes.
+    The listener does not listen through a pooler such as PgBouncer, which would leave the LISTEN on a connection that
+    it hands to other clients. In that case, and while the connection is lost, polling finds other processes' new jobs.
     """
 
     connections = 1
@@ -73,9 +73,11 @@ class Listener:
         what: str = "new jobs",
         patience: float,
     ) -> None:
-        """`greets`: those that follow jobs are told that this process listens, and announce themselves.
+        """Prepare to listen.
 
-        `what` names in the log what the notifications are about.
+        With `greets`, processes that follow jobs are told that this one is listening, and announce themselves.
+
+        `what` is the log's name for the subject of the notifications.
         """
         self._what = what
         self._connect_alone = connect
@@ -98,7 +100,7 @@ class Listener:
     def stop(self) -> None:
         self._unsubscribe()
         self._stop.set()
-        with self._lock, suppress(psycopg.Error, OSError):  # the connection may be closed already
+        with self._lock, suppress(psycopg.Error, OSError):  # the connection may already be closed
             if self._listening is not None:
                 hang_up(self._listening)
         self._thread.join(_STOP)
@@ -111,7 +113,10 @@ class Listener:
                 self._listen(raw)
 
     def _connect(self) -> tuple[psycopg.Connection[Any], ExitStack] | None:
-        """Return a connection that listens, and what closes it. Return None if a pooler stands before the server."""
+        """Return a listening connection, and the stack that closes it.
+
+        Return None if a pooler is in front of the server.
+        """
         with ExitStack() as closing:
             raw = closing.enter_context(self._connect_alone())
             if not is_direct(raw):
@@ -129,7 +134,7 @@ class Listener:
         asked_at = time.monotonic()
         try:
             self._listening = raw
-            self._heard("")  # makes up for notifications that were missed before
+            self._heard("")  # makes up for notifications missed before the LISTEN
             while not self._stop.is_set():
                 for notify in raw.notifies(timeout=min(_LOOK, self._patience / 2)):
                     self._look_for(notify.payload)
@@ -145,7 +150,10 @@ class Listener:
                 self._listening = None
 
     def _ask(self, raw: psycopg.Connection[Any]) -> None:
-        """Check that the server answers, by repeating the LISTEN. Notifications that arrive meanwhile are passed on."""
+        """Check that the server answers, by repeating the LISTEN.
+
+        Notifications that arrive in the meantime are passed on.
+        """
         raw.add_notify_handler(self._on_notify)
         raw.execute(self._statement)
         raw.commit()

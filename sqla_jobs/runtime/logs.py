@@ -1,4 +1,4 @@
-"""Logging of workers and clocks started from the command line, and the formats of its lines."""
+"""Logging for workers and clocks started from the command line, and the formats of the log lines."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,16 +16,16 @@ from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.rules.outcomes import type_name
 
 FIELDS = ("job_id", "task", "queue", "attempt", "outcome", "run_id", "worker")
-"""The fields of lines of `sqla_jobs.run` beside their message. Lines about errors also have those of `_ERROR`."""
+"""The fields of `sqla_jobs.run` log lines besides the message. Lines about errors also have the fields in `_ERROR`."""
 _ERROR = ("error_type", "traceback")
 
 
 @dataclass(frozen=True, slots=True)
 class LogOptions:
-    """Options of logging, checked on creation. Raises `ConfigurationError`."""
+    """Logging options, checked on creation. Raises `ConfigurationError`."""
 
     level: str = "INFO"
-    form: Literal["text", "json"] = "text"
+    form: Literal["text", "json", "short"] = "text"
     jobs: bool = False
     """True to also log a line for each job that succeeds."""
 
@@ -33,30 +34,27 @@ class LogOptions:
             raise ConfigurationError(f"--log-level must be DEBUG, INFO, WARNING or ERROR, got {self.level}")
 
     def set_up(self, application: str) -> None:
-        """Log to standard error: this library and the application from `level` on, everything else from WARNING on.
+        """Log to standard error: this library and the application at `level` and above, all else at WARNING and above.
 
-        This may be called again. If the application has replaced the handler, its own stays.
+        This method may be called again. If the application has replaced the handler, the application's handler stays.
         """
         level = self.level.upper()
         root = logging.getLogger()
         for earlier in [one for one in root.handlers if isinstance(one, _Handler)]:
             root.removeHandler(earlier)
         handler = _Handler(sys.stderr)
-        handler.setFormatter(_Json() if self.form == "json" else logging.Formatter(_TEXT))
+        handler.setFormatter(_FORMATTERS[self.form]())
         logging.basicConfig(level=max(logging.WARNING, logging.getLevelNamesMapping()[level]), handlers=[handler])
         for name in ("sqla_jobs", _package(application)):
             logging.getLogger(name).setLevel(level)
         logging.getLogger("sqla_jobs.run").setLevel(level if self.jobs or level == "DEBUG" else logging.WARNING)
 
     def tell(self, message: str) -> None:
-        """Show the person who started the process why it ends: as plain text, or as a line of JSON."""
+        """Tell the person who started the process why it is ending, in plain text or as a line of JSON."""
         if self.form == "json":
             logging.getLogger("sqla_jobs").critical(message)
         else:
             print(message, file=sys.stderr)  # noqa: T201
-
-
-_TEXT = "%(asctime)s %(process)d %(levelname)s %(name)s %(message)s"
 
 
 def _package(application: str) -> str:
@@ -69,6 +67,24 @@ def _package(application: str) -> str:
 
 class _Handler(logging.StreamHandler[TextIO]):
     """A handler that `set_up` has installed."""
+
+
+class _Text(logging.Formatter):
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(process)d %(levelname)s %(name)s %(message)s")
+
+
+class _Short(logging.Formatter):
+    """Formats a record for a person who is watching: a run's end takes one line, without a traceback."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s", "%H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        if record.name == "sqla_jobs.run":
+            said = record.getMessage().partition("\n")[0]
+            return f"{self.formatTime(record, self.datefmt)} {said}"
+        return super().format(record)
 
 
 class _Json(logging.Formatter):
@@ -87,3 +103,6 @@ class _Json(logging.Formatter):
             "message": record.getMessage().removesuffix(f"\n{found.get('traceback')}"),
         }
         return json.dumps(line | found, default=str, ensure_ascii=False)
+
+
+_FORMATTERS: dict[str, Callable[[], logging.Formatter]] = {"text": _Text, "json": _Json, "short": _Short}

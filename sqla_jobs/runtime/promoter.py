@@ -16,20 +16,20 @@ from sqla_jobs.runtime.settings import Settings
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 SOON = 0.005
-"""Seconds until a promotion after a notification about new jobs: one of them may have a delay."""
+"""Seconds from a notification about new jobs to a promotion: one of those jobs may have a delay."""
 BUSY = 0.1
-"""Seconds until a promotion after such a notification if no slot is free."""
+"""Seconds from a notification about new jobs to a promotion if no slot is free."""
 _REPORT = 60.0
 """Seconds between two searches for queued jobs of unknown tasks."""
 
 
 def poll_in(settings: Settings) -> float:
-    """Return the seconds until the next poll. They are random, so that workers do not poll in step."""
+    """Return the seconds until the next poll. The number is random, so that workers do not poll in step."""
     return settings.poll * random.uniform(1.0, 1.4)  # noqa: S311
 
 
 class Promoter:
-    """Promotes at every poll and exactly when the next scheduled job is due. Call it from one thread at a time."""
+    """Promotes jobs at every poll and exactly when the next scheduled job is due. Use it from one thread at a time."""
 
     def __init__(
         self,
@@ -41,10 +41,12 @@ class Promoter:
         tasks: Sequence[str],
     ) -> None:
         self.at: float = 0.0
-        """When to promote next, by `time.monotonic()`."""
+        """When to promote jobs next, by `time.monotonic()`."""
         self.is_news: bool = False
-        """True if jobs may start after the last promotion: because it promoted some, or because a time that the server
-        had given, such as the end of a pause, has come."""
+        """True if jobs may have become ready at the last promotion.
+
+        Because it promoted some, or because a time that the server had announced, such as the end of a pause, has come.
+        """
         self._due_at = math.inf
         self._engine: Transactions = engine
         self._queries: Calls = queries
@@ -55,9 +57,9 @@ class Promoter:
         self._reported: set[str] = set()
 
     def expect(self, delay: float) -> bool:
-        """Expect a job to be due in `delay` seconds. Return whether that is before the next planned promotion.
+        """Expect a job to become due in `delay` seconds. Return whether that is before the next planned promotion.
 
-        If two threads call this at once, one call may be lost until the next poll.
+        If two threads call this simultaneously, one call may be lost until the next poll.
         """
         at = time.monotonic() + delay
         is_sooner = at < self.at
@@ -70,7 +72,7 @@ class Promoter:
         promotions = self._set_aside.around("its promotion", self._promote_among, self._candidates_among)
         self.is_news = now >= self._due_at or any(promotion.promoted for promotion in promotions)
         self._due_at = now + min((promotion.due_in for promotion in promotions), default=math.inf)
-        self.at = min(self.at, self._due_at)  # `expect` may have been called meanwhile
+        self.at = min(self.at, self._due_at)  # `expect` may have been called in the meantime
         if now >= self._report_at:
             self._report_at = now + _REPORT
             self._report_unknown()

@@ -1,4 +1,4 @@
-"""Retry loops, which log the first error, wait longer after each, and log the recovery."""
+"""Retry loops, which log the first error, wait longer after each further one, and log the recovery."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 
 class RetryLoop:
-    """Repeats calls until they succeed or `stop` is set. The waits are tenacity's, and `longest` at most."""
+    """Repeats calls until they succeed or `stop` is set. tenacity chooses the waits; `longest` is their maximum."""
 
     def __init__(self, what: str, stop: threading.Event, *, longest: float = 5.0) -> None:
         self.trouble: str | None = None
-        """The last error while calls fail, otherwise None."""
+        """The last error while calls are failing, otherwise None."""
         self._what = what
         self._retrying = tenacity.Retrying(
             wait=tenacity.wait_random_exponential(multiplier=0.1, max=longest),
@@ -32,14 +32,14 @@ class RetryLoop:
         )
 
     def call(self, step: Callable[[], T]) -> T:
-        """Call `step` until it succeeds. Raises its last error if `stop` is set before that."""
+        """Call `step` until it succeeds. Raises the last error from `step` if `stop` is set first."""
         try:
             return step()
         except Exception as error:  # noqa: BLE001 - tenacity decides about errors, and is not called without one
             return self._go_on(step, error)
 
     def _go_on(self, step: Callable[[], T], error: Exception) -> T:
-        """Retry after the first try failed with `error`."""
+        """Retry `step` after its first call has failed with `error`."""
         failed: list[Exception] = [error]
 
         def again() -> T:
@@ -55,7 +55,7 @@ class RetryLoop:
         return result
 
     def run(self, step: Callable[[], T]) -> T | None:
-        """Call `step` until it succeeds. If `stop` is set before that, log its last error and return None."""
+        """Call `step` until it succeeds. If `stop` is set first, log the last error from `step` and return None."""
         try:
             return self.call(step)
         except Exception as error:
@@ -81,7 +81,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _trace(error: BaseException | None) -> BaseException | None:
-    """Return the error, if its traceback may be logged. A database error's could show the application's data."""
+    """Return the error if its traceback may be logged. A database error's traceback could reveal application data."""
     return None if isinstance(error, psycopg.Error) or _is_sqlalchemys(error) else error
 
 

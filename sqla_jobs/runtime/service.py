@@ -1,4 +1,4 @@
-"""The common base of workers and clocks: starting, running and stopping."""
+"""The common base class of workers and clocks: starting, running and stopping."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sqla_jobs.runtime.stopping import StopRequest, stopped_by_signals
 
 
 class Service(ABC):
-    """Works in threads of its own until `stop_requested` is set or `stop()` is called."""
+    """Works in its own threads until `stop_requested` is set or `stop()` is called."""
 
     def __init__(self, stop_requested: StopRequest) -> None:
         self._stop_requested = stop_requested
@@ -24,10 +24,10 @@ class Service(ABC):
 
     @abstractmethod
     def stop(self) -> None:
-        """Stop in order, once. Do nothing if it was not started."""
+        """Stop gracefully, once. Do nothing if the service was not started."""
 
     def run(self) -> None:
-        """Work until SIGTERM or SIGINT (a second one ends the process at once), or until `stop()`."""
+        """Work until SIGTERM or SIGINT arrives (a second signal ends the process immediately), or until `stop()`."""
         with self._signals(), self, _settled():
             self._stop_requested.wait()
 
@@ -46,8 +46,10 @@ class Service(ABC):
 
 @contextmanager
 def _settled() -> Generator[None]:
-    """Exempt all present objects from garbage collection: those that exist when work begins live as long as the
-    process."""
+    """Exempt all current objects from garbage collection.
+
+    Objects that exist when work begins live as long as the process.
+    """
     gc.collect()
     gc.freeze()
     try:

@@ -1,4 +1,4 @@
-"""Rows that the server refuses to change. They are set aside, so that they do not block others."""
+"""Rows that the server refuses to change. They are set aside, so that they do not block other rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EVENT_LOOP = "event loop"
 
 
 class SetAside:
-    """The rows that this process currently skips, each with the reason. Safe for several threads."""
+    """The rows that this process currently skips, each with the reason. Thread-safe."""
 
     def __init__(self, kind: str = "job", *, again: float = 60.0) -> None:
         self._kind = kind
@@ -34,11 +34,14 @@ class SetAside:
         self._logged: set[int] = set()
         self._shown: tuple[uuid.UUID | None, dict[str, str]] = (None, {})
         self.notes: dict[str, Callable[[], str | None]] = {}
-        """Other reasons for delays, shown beside the rows. Each function returns a reason, or None if there is none."""
+        """Other reasons for delays, shown alongside the rows.
+
+        Each function returns a reason, or None if there is none.
+        """
 
     @property
     def reasons(self) -> dict[int, str]:
-        """The reasons by row id, for the rows that are skipped now."""
+        """The reasons by row id, for the rows that are currently being skipped."""
         if not self._until:
             return {}
         with self._lock:
@@ -66,7 +69,7 @@ class SetAside:
         )
 
     def pass_over(self, row_id: int, why: str, *, most: int) -> bool:
-        """Skip a row for a while without logging. Return False if `most` rows are skipped already."""
+        """Skip a row for a while without logging. Return False if `most` rows are already being skipped."""
         if len(self.reasons) >= most:
             return False
         self._keep(row_id, why)
@@ -77,7 +80,10 @@ class SetAside:
             self._reasons[row_id], self._until[row_id] = why, time.monotonic() + self._again
 
     def show(self, engine: Transactions, queries: Calls, process_id: uuid.UUID) -> None:
-        """Store the reasons in this process's row, beside those of others. Call this from one thread only."""
+        """Store the reasons in this process's row, alongside those from other sources.
+
+        Call this from one thread only.
+        """
         reasons = {f"{self._kind} {row_id}": why for row_id, why in self.reasons.items()}
         reasons |= {name: text for name, note in self.notes.items() if (text := note()) is not None}
         if (process_id, reasons) == self._shown or not (reasons or self._shown[1]):
@@ -89,11 +95,13 @@ class SetAside:
         self._shown = process_id, reasons
 
     def around(self, what: str, change: Callable[[Among], T], candidates: Callable[[Among], Sequence[int]]) -> list[T]:
-        """Apply `change` to all rows that are not set aside. Isolate and set aside those that the server refuses.
+        """Apply `change` to all rows that are not set aside.
 
-        First `change` is applied to all rows at once. If the server blames a row, `candidates` must return the ids
-        of the rows that `change` would process, and these are tried in ever smaller parts. Return the results of
-        all successful calls.
+        Isolate and set aside rows that the server refuses to change.
+
+        First, `change` is applied to all rows together. If the server blames a row, `candidates` must return the ids of
+        the rows that `change` would process, and these rows are tried in ever smaller parts. Return the results of all
+        successful calls.
         """
         others = Among(set_aside=self.reasons)
         try:

@@ -1,4 +1,4 @@
-"""The settings of a worker and of its lease, checked on creation."""
+"""The settings for a worker and its lease, checked on creation."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from sqla_jobs.rules.checks import DAY, INSTANT, check_integer, check_queue, che
 from sqla_jobs.rules.retention import Retention, seconds_kept
 
 _MOST = 5000
-"""The most jobs that a worker runs at once, over all its queues."""
+"""The maximum number of jobs that a worker runs simultaneously, over all its queues."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseSettings:
-    """The lease: a process beats every `heartbeat` seconds, and is taken for dead after `lease` seconds.
+    """The lease: a process sends a heartbeat every `heartbeat` seconds.
+
+    After `lease` seconds without one, it is considered dead.
 
     Raises `ConfigurationError`.
     """
@@ -24,7 +26,7 @@ class LeaseSettings:
     heartbeat: float
     """The time between two heartbeats."""
     lease: float
-    """The time without a heartbeat after which the process is taken for dead."""
+    """The time without a heartbeat after which the process is considered dead."""
 
     def __post_init__(self) -> None:
         _check_seconds(heartbeat=self.heartbeat, lease=self.lease)
@@ -36,43 +38,50 @@ class LeaseSettings:
 
     @property
     def patience(self) -> float:
-        """Seconds that the process's own connections wait for a silent server."""
+        """How many seconds the process's own connections wait for a silent server."""
         return max(1.0, self.lease / 3)
 
     @property
     def longest_wait(self) -> float:
-        """The most seconds between two tries to beat. After an outage, all live processes then beat before one of them
-        may take another for dead."""
+        """The maximum number of seconds between two tries to send a heartbeat.
+
+        After an outage, all live processes thus send one before any of them may consider another dead.
+        """
         return min(5.0, self.heartbeat)
 
 
 @dataclass(frozen=True, slots=True)
 class Settings(LeaseSettings):
-    """The settings of a worker. All times are seconds."""
+    """The settings for a worker. All times are in seconds."""
 
     queues: dict[str, int]
-    """The number of jobs of each queue that run at once."""
+    """For each queue, the number of jobs that run simultaneously."""
     poll: float
-    """The longest time between two looks for jobs that no notification announced."""
+    """The longest time between two looks for jobs that no notification has announced."""
     grace: float
     """The time that running jobs have to end when the worker stops."""
     slow_after: float
-    """The time after which the stack of a run is logged."""
+    """The time after which a run's stack is logged."""
     timeout: float | None
-    """The timeout of tasks without one of their own."""
+    """The timeout for tasks without one of their own."""
     kill_after: float
-    """Seconds after a cancellation until a run that has not ended is abandoned."""
+    """Seconds after its cancellation until a run that has not ended is abandoned."""
     retention: dict[str, float] | None
-    """Seconds after which rows are deleted: jobs by final state, "audit" and "ticks". Rows without an entry are kept
-    for ever. `None`: another process of the same worker prunes."""
+    """Seconds after which rows are deleted: jobs by final state, "audit" and "ticks".
+
+    Rows without an entry are kept forever. `None` if another process of the same worker prunes.
+    """
 
     @property
     def jobs_at_once(self) -> int:
-        """The number of jobs that run at once, over all queues."""
+        """The maximum number of simultaneously running jobs, over all queues."""
         return sum(self.queues.values())
 
     def jobs_of(self, queues: Iterable[str]) -> int:
-        """Return how many jobs of these queues may run at once. Queues that the worker does not serve count 0."""
+        """Return how many jobs from these queues may run simultaneously.
+
+        Queues that the worker does not serve count as 0.
+        """
         return sum(self.queues.get(queue, 0) for queue in queues)
 
     @classmethod
@@ -90,7 +99,7 @@ class Settings(LeaseSettings):
         kill_after: float,
         retention: Retention,
     ) -> Settings:
-        """Return the settings. Raises a `ConfigurationError` that names the invalid one."""
+        """Return the settings. Raises a `ConfigurationError` that names the invalid setting."""
         if isinstance(queues, str):
             raise ConfigurationError(
                 f"queues must be a list of names or a mapping of names to integers, got {queues!r}"

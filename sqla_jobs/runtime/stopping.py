@@ -13,23 +13,26 @@ from types import FrameType
 from typing import Any
 
 _ONE_SIGNAL = 0.3
-"""Seconds within which a second signal counts as the same: one was sent to the process, one to its group."""
+"""Seconds within which two signals count as one: one may be sent to the process and one to its group."""
 _STEP = 0.2
-"""The longest time, in seconds, until a waiting thread notices a signal."""
+"""The longest time, in seconds, that a waiting thread takes to notice a signal."""
 
 
 class StopRequest(threading.Event):
-    """A stop request. A signal handler sets `is_signalled`: it must not take the lock of the interrupted wait."""
+    """A stop request.
+
+    A signal handler sets `is_signalled`, since it must not take the lock of the wait that it interrupts.
+    """
 
     is_signalled = False
     grace: float = math.inf
-    """Seconds that running jobs have to end, if the requester allows fewer than the settings."""
+    """How many seconds running jobs have to end, if the requester allows fewer than the settings do."""
 
     def is_set(self) -> bool:
         return self.is_signalled or super().is_set()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait in short steps: a signal that arrives just before a wait does not end it."""
+        """Wait in short steps, since a signal that arrives just before a wait does not end that wait."""
         end = math.inf if timeout is None else time.monotonic() + timeout
         while not self.is_set() and (left := end - time.monotonic()) > 0:
             super().wait(min(left, _STEP))
@@ -38,8 +41,10 @@ class StopRequest(threading.Event):
 
 @contextmanager
 def handled(handlers: Mapping[int, Callable[[int, FrameType | None], None]]) -> Generator[None]:
-    """Handle signals with these functions within the block. Do nothing outside the main thread, where that is
-    impossible."""
+    """Handle signals with these functions within the block.
+
+    Do nothing outside the main thread, where signals cannot be handled.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -55,8 +60,8 @@ def handled(handlers: Mapping[int, Callable[[int, FrameType | None], None]]) -> 
 def stopped_by_signals(request: StopRequest, *, before_exit: Callable[[], None] = lambda: None) -> Generator[None]:
     """Stop on SIGTERM or SIGINT. A second signal ends the process at once, after `before_exit`.
 
-    A first signal does not end the process at once even if a stop was requested before it: a service manager
-    signals the children too, and a child that its parent is replacing or stopping must still end gracefully.
+    The first signal does not end the process at once, even if a stop was already requested: a service manager signals
+    the children too, and a child that its parent is replacing or stopping must still end gracefully.
     """
     signalled_at = 0.0
 

@@ -1,4 +1,4 @@
-"""Storage of the ends of attempts, even if the server refuses one of them."""
+"""Storage of attempts' ends, even if the server refuses one of them."""
 
 from __future__ import annotations
 
@@ -23,13 +23,12 @@ def store(
     *,
     before_each: Callable[[], None] = lambda: None,
 ) -> dict[int, str]:
-    """Store these ends. Return, by run id, the fate of each end that is not stored unchanged.
+    """Store these ends. Return, by run id, the fate of each end that was not stored unchanged.
 
-    Fates are those of `Queries.finish`, "replaced" and "refused". If the server refuses an end, a failure that says
-    so is stored instead ("replaced"). If the server refuses that too, the job is set aside ("refused"). The other
-    ends are stored.
-    After an error halfway, call this again with all ends. `before_each` is called before each transaction: many
-    refused ends need many transactions.
+    A fate is one from `Queries.finish`, "replaced" or "refused". If the server refuses an end, a failure that says so
+    is stored instead ("replaced"). If the server refuses the failure too, the job is set aside ("refused"). The other
+    ends are stored. After an error halfway through, call this again with all ends. `before_each` is called before each
+    transaction: many refused ends need many transactions.
     """
     fates: dict[int, str] = {}
 
@@ -47,7 +46,7 @@ def store(
 
 
 def as_stored(end: RunEnd, fate: str | None) -> RunEnd:
-    """Return the end with the outcome that its run has in the database. An end whose lease was gone is lost."""
+    """Return the end with the outcome that its run has in the database: `lost` if the lease was no longer valid."""
     match fate:
         case "replaced":
             return end._replace(outcome=_REPLACED)
@@ -65,7 +64,7 @@ def _store_failure(
     why = storable(reason(error), MAX_MESSAGE).encode("ascii", "replace").decode()
     failure = Outcome.failed(Failure("UnstorableOutcome", f"the outcome was refused by the server: {why}"))
     tries = [end] if end.outcome.kind == "released" else [end, RunEnd(end.lease, failure, end.started, end.finished)]
-    for one in tries:  # first the same end again, since `finish_any` may give its run another id
+    for one in tries:  # the same end is tried again first, since `finish_any` may give its run another id
         try:
             with engine.begin() as connection:
                 fate = queries.finish_any(connection, [one]).get(end.lease.run_id)

@@ -90,11 +90,14 @@ class Supervisor:
         self.runs: int = 0
         """The number of runs by children that have drained their queues."""
 
-    def run(self) -> int:
-        """Supervise until stopped, or until all queues are drained. Return the exit code."""
+    def run(self, *, hangup: Callable[[int, FrameType | None], None] | None = None) -> int:
+        """Supervise until stopped, or until all queues are drained. Return the exit code.
+
+        `hangup` handles SIGHUP, which also says that the terminal was closed, in place of replacing all children.
+        """
         with (
             stopped_by_signals(self._stop_requested, before_exit=self._kill_all),
-            handled(dict.fromkeys((signal.SIGHUP, signal.SIGUSR1), self._on_signal)),
+            handled({signal.SIGHUP: hangup or self._on_signal, signal.SIGUSR1: self._on_signal}),
         ):
             while not self._is_over():
                 self.report.turned()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
+from types import NoneType
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import tenacity
@@ -19,7 +20,8 @@ from sqla_jobs.rules.checks import INSTANT, MAX_ID, check_name, check_seconds
 from sqla_jobs.rules.fitting import Takes
 from sqla_jobs.rules.keys import KeyOf
 from sqla_jobs.rules.limits import ConcurrencyLimit, Gate, Limit, RateLimit, gates_of
-from sqla_jobs.rules.redaction import HIDDEN, NOTHING, Secrets, parse
+from sqla_jobs.rules.redaction import ERASED, HIDDEN, NOTHING, Secrets, parse
+from sqla_jobs.rules.retention import NO_RETENTION, OwnRetention, TaskRetention, own_retention
 from sqla_jobs.rules.retry import DEFAULT_POLICY, check_policy
 from sqla_jobs.rules.unique import Unique
 from sqla_jobs.tasks.arguments import Codec, decode_result
@@ -60,10 +62,16 @@ class TaskOptions(TypedDict, total=False):
     """An argument, several, or a function of the arguments. Its values take turns, however many jobs each has."""
     unique: Unique | None
     """At most one live job for each key of the arguments, and the handling of an enqueue whose key is taken."""
+    delay: float | timedelta | None
+    """The time from the enqueue of a job until it is due; a number is seconds. `options(delay=…)` and
+    `options(run_at=…)` override it. Ticks of schedules, retries and jobs of `on_failure` do not have it."""
     on_failure: Task[..., Any, Any]
     """A task that is enqueued by the commit that stores a job's final failure. It takes the job's id."""
     lazy: bool
-    """True begins the transaction of a run only at the first use of its session; by default False."""
+    """True: the transaction of a run begins only at the first use of its session. By default False."""
+    retention: timedelta | float | TaskRetention | None
+    """The time for which ended jobs of the task are kept, in place of the worker's: a timedelta, seconds, or None for
+    ever; or a mapping of states to these. `{"succeeded": "erase"}` erases arguments and result on success."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +89,11 @@ class Declaration:
     defaults: Mapping[str, Any]
     unique: UniqueRule | None
     lazy: bool
+    retention: OwnRetention
 
     @property
     def begins_lazily(self) -> bool:
-        """True if the transaction of a run begins at the first use of its session. Loading a row argument is a use."""
+        """True if the transaction of a run begins at the first use of its session. Loading an argument is one."""
         return self.lazy and not self.codec.entities
 
     def gates_of(self, stored: Mapping[str, Any]) -> list[str]:
@@ -130,7 +139,14 @@ class Declaration:
         """Return the result of a succeeded job as the task's return type. Raises `ArgumentsError`."""
         if job.task not in (self.name, *self.aliases):
             raise ArgumentsError(f"job {job.id} is one of the task {job.task}, and this is {self.name}")
-        return decode_result(self.name, job.result, self.signature.result)
+        expected = self.signature.result
+        stored: Any = job.args
+        if stored == ERASED and expected not in (None, NoneType, Any):
+            raise ArgumentsError(
+                f"the result of job {job.id} ({self.name}) was erased, with its arguments: wait for its end by "
+                "jobs.wait(job)"
+            )
+        return decode_result(self.name, job.result, expected)
 
     def secrets(self, stored: object) -> Secrets:
         """Return the secrets in stored arguments, given as JSON or text. Anything but an object is secret entirely."""
@@ -175,6 +191,8 @@ def declare(target: Callable[..., Any], options: TaskOptions, job_class: type[An
     except ArgumentsError as error:
         raise DeclarationError(f"{name}: {error}") from None
     codec = Codec(name, signature, sensitive)
+    if (delay := options.get("delay")) is not None:
+        given["delay"] = timedelta(seconds=check_seconds(f"{name}: delay", delay, error=DeclarationError))
     if (follow_up := options.get("on_failure")) is not None:
         given["on_failure"] = _follow_up(name, follow_up, job_class)
     policy = options.get("retry")
@@ -191,6 +209,7 @@ def declare(target: Callable[..., Any], options: TaskOptions, job_class: type[An
         {"queue": "default", "priority": 0, "max_attempts": MAX_ATTEMPTS} | given,
         declared_rule(name, options.get("unique"), signature.arguments.parameters, sensitive),
         _lazy(name, options.get("lazy", False), signature),
+        own_retention(name, options["retention"]) if "retention" in options else NO_RETENTION,
     )
 
 

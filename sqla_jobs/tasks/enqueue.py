@@ -37,7 +37,7 @@ class EnqueueOptions(TypedDict, total=False):
     """The options of a job, given to `task.options`. One that is left out, or `None`, is as the task was declared."""
 
     delay: timedelta | float | None
-    """The time until the job is due, from now by the server's clock; a number is seconds."""
+    """From now, by the server's clock; a number is seconds. 0 overrides a delay of the task."""
     run_at: datetime | None
     """The moment at which the job is due, with a time zone."""
     queue: str | None
@@ -130,7 +130,7 @@ def job_values(task: str, defaults: Mapping[str, Any], options: Mapping[str, Any
     A job with a `run_at` is `scheduled`, since only the server knows whether it is due.
     """
     chosen = {**defaults, **options}
-    later = options.get("delay") or options.get("run_at")
+    later = options["run_at"] if "run_at" in options else chosen.get("delay")
     values = {
         "task": task,
         "queue": chosen["queue"],
@@ -172,8 +172,9 @@ def add_many(
     values: Mapping[str, Any],
     encoded: Iterable[bytes],
     gates_of: GatesOf | None,
+    ids: list[int] | None,
 ) -> Enqueued:
-    """Insert a job for each JSON object of `encoded`, in order, in constant memory. Return their number.
+    """One job for each JSON object of `encoded`, in order, in flat memory. Returns how many, and adds theirs to `ids`.
 
     An error, also one that `encoded` raises, undoes all inserts of this call.
     """
@@ -190,18 +191,20 @@ def add_many(
         into += [job.gates, job.ordered_by]
         given = [*selected, element["args"], cast(element["gates"].astext, ARRAY(Text)), element["ordered_by"].astext]
         encoded = (_with_gates(item, gates_of) for item in encoded)
-    statement = insert(job).from_select(
-        into, select(*given)
-    )  # the entity and not the table, for the session's listeners
+    statement: Any = insert(job).from_select(into, select(*given))  # the entity, so that the session's listeners see it
+    if ids is not None:
+        statement = statement.returning(job.id)
     count = 0
     with savepoint(session, job):
         for batch in batches(encoded, len):
-            session.execute(
+            result = session.execute(
                 statement,
                 {"batch": "[" + b",".join(batch).decode() + "]"},
                 bind_arguments={"mapper": job},
                 execution_options={"dml_strategy": "raw"},
             )
+            if ids is not None:
+                ids += result.scalars()  # one row is inserted after the other, in the order of the array
             count += len(batch)
     return Enqueued(count)
 

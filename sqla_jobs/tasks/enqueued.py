@@ -10,6 +10,8 @@ from typing_extensions import deprecated
 class Enqueued(int):
     """The number of inserted jobs, with the numbers of items whose unique key was taken."""
 
+    inserted: int
+    """Items that became a new job: the number itself, by name."""
     replaced: int
     """Number of items that changed a waiting job (`on_conflict="replace"` or `"update"`)."""
     skipped: int
@@ -18,8 +20,14 @@ class Enqueued(int):
     def __new__(cls, inserted: int = 0, *, replaced: int = 0, skipped: int = 0) -> Enqueued:
         """Make the number of `inserted` jobs."""
         number = super().__new__(cls, inserted)
-        number.replaced, number.skipped = replaced, skipped
+        number.inserted, number.replaced, number.skipped = inserted, replaced, skipped
         return number
+
+    def __repr__(self) -> str:
+        """A failed `assert` shows it."""
+        return f"Enqueued(inserted={self.inserted}, replaced={self.replaced}, skipped={self.skipped})"
+
+    __str__ = int.__repr__
 
     @property
     @deprecated("Enqueued.left_out is named skipped since 0.2, and goes with 0.3")

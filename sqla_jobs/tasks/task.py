@@ -6,7 +6,19 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import cached_property
 from types import MethodType
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
 
 from sqlalchemy.orm import Session
 
@@ -180,25 +192,41 @@ class Enqueuer(Generic[C, J]):
         after_commit(session, self._models.Job, self._models.channel, self._message)
         return added
 
-    def enqueue_many(self, session: AnySession, arguments: Iterable[Mapping[str, Any]], /) -> Enqueued:
-        """Add a job for each mapping of arguments, in order, and return the number of inserted jobs.
+    @overload
+    def enqueue_many(
+        self, session: AnySession, arguments: Iterable[Mapping[str, Any]], /, *, returning: Literal[False] = False
+    ) -> Enqueued: ...
+    @overload
+    def enqueue_many(
+        self, session: AnySession, arguments: Iterable[Mapping[str, Any]], /, *, returning: Literal[True]
+    ) -> list[int]: ...
+    def enqueue_many(
+        self, session: AnySession, arguments: Iterable[Mapping[str, Any]], /, *, returning: bool = False
+    ) -> Enqueued | list[int]:
+        """Add a job for each mapping of arguments, in order, and return how many jobs that were.
 
         - `session`: the `Session` or `scoped_session` of the caller. The jobs are inserted at once, in its
-          transaction, and exist if and only if it commits.
-        - `arguments`: any iterable of mappings from the names of the task's arguments to their values. Memory use is
-          constant, even for millions.
+          transaction, and exist if and only if that commits.
+        - `arguments`: any iterable of mappings from the names of the task's arguments to their values. Memory stays
+          flat, also with millions.
+        - `returning`: True returns the ids of the jobs instead, one for each item, in the order of the items. An item
+          whose key is taken has the id of the job that has the key, as `enqueue` returns that job.
 
-        For a unique task (or with `options(unique=…)`), an item whose key a live job has is skipped, replaces or
-        updates the waiting job, or raises `JobExists`. So does an item with the key of an earlier item. The `replaced`
-        and `skipped` of the returned number count such items.
+        Of a unique task (or with `options(unique=…)`), an item whose key is taken is left out, replaces or updates the
+        job that waits, or raises `JobExists`; within the call too. The number that is returned counts inserted
+        jobs, as its `inserted` does; its `replaced` and `skipped` count the others.
 
         Raises `ArgumentsError`, with the position, for an item that does not fit the task; also for
         `options(unique_key=…)`. After an error nothing of this call remains in the transaction.
         """
-        return self.enqueue_numbered(session, enumerate(arguments))
+        ids: list[int] | None = [] if returning else None
+        count = self.enqueue_numbered(session, enumerate(arguments), ids)
+        return count if ids is None else ids
 
-    def enqueue_numbered(self, session: AnySession, arguments: Iterable[tuple[int, Mapping[str, Any]]], /) -> Enqueued:
-        """Do the same as `enqueue_many` for numbered mappings. Errors name the number of an item."""
+    def enqueue_numbered(
+        self, session: AnySession, arguments: Iterable[tuple[int, Mapping[str, Any]]], ids: list[int] | None, /
+    ) -> Enqueued:
+        """The same, where each mapping comes with the number that an error is to name it by. `ids` gets the ids."""
         into = plain_session(session, lambda: f"{self.written}.enqueue_many(session, […])")
         declaration, unique = self._declaration, self._unique
 
@@ -214,7 +242,7 @@ class Enqueuer(Generic[C, J]):
         with self._sending(into) as sending:
             if unique is None:
                 columns = self._with_headers(self.columns)
-                count = add_many(into, self._models, columns, each(bytes), declaration.make_gates)
+                count = add_many(into, self._models, columns, each(bytes), declaration.make_gates, ids)
             elif "unique_key" in self._options:
                 raise ArgumentsError(
                     "enqueue_many takes no unique_key: at most one of its jobs could be enqueued; "
@@ -222,7 +250,8 @@ class Enqueuer(Generic[C, J]):
                 )
             else:
                 values = self._with_headers(self._values)
-                count = add_many_unique(into, self._models, values, each(unique.keyed), unique, declaration.make_gates)
+                items = each(unique.keyed)
+                count = add_many_unique(into, self._models, values, items, unique, declaration.make_gates, ids)
             after_commit(into, self._models.Job, self._models.channel, self._message)
             sending.many(count)
         return count
@@ -313,8 +342,9 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
     def options(self, **options: Unpack[EnqueueOptions]) -> Enqueuer[C, J]:
         """Return the task with options for its jobs. An option that is left out, or None, is as the task was declared.
 
-        - `delay`: a timedelta, or seconds, from now by the server's clock; up to 100 years.
-        - `run_at`: a datetime with a time zone, before which the job does not run. `PARKED` is never reached.
+        - `delay`: a timedelta, or seconds, from now by the server's clock; up to 100 years. 0: now, whatever
+          the task declares.
+        - `run_at`: a datetime with a time zone; the job is not run before. `PARKED` never comes by itself.
         - `queue`: the name of a queue, 1 to 200 printable characters without = and ,.
         - `priority`: from -10 to 10, lower runs first.
         - `max_attempts`: from 1 to 1,000,000.

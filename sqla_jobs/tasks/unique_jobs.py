@@ -78,16 +78,18 @@ def add_many_unique(
     items: Iterable[Keyed],
     rule: UniqueRule,
     gates_of: GatesOf | None,
+    ids: list[int] | None,
 ) -> Enqueued:
     """Add many jobs like `add_unique`, in constant memory; an error undoes all of them.
 
-    The jobs of a batch are inserted in the order of their keys, so that batches of two transactions cannot deadlock.
+    So two transactions that enqueue the same keys do not wait for each other, as far as one batch goes. `ids` gets the
+    id of each item's job, in the order of the items: a new one, or the one that has its key.
     """
     jobs = _unique_jobs(session, models, values, rule, gates_of, loads=False)
     try:
         with savepoint(session, models.Job):
             count = Enqueued.total(
-                _add_batch(jobs, models.Job, rule.policy, batch)
+                _add_batch(jobs, models.Job, rule.policy, batch, ids)
                 for batch in batches(items, lambda item: len(item.args))
             )
     except _Taken as found:
@@ -125,7 +127,7 @@ class _Taken(Exception):
         self.key = key
 
 
-def _add_batch(jobs: UniqueJobs, job: type[Any], policy: Unique, batch: list[Keyed]) -> Enqueued:
+def _add_batch(jobs: UniqueJobs, job: type[Any], policy: Unique, batch: list[Keyed], ids: list[int] | None) -> Enqueued:
     counts = Counter(item.key for item in batch)
     order = batch if policy.changes else reversed(batch)  # the last item put in for a key wins
     chosen = dict(sorted({item.key: item.args for item in order}.items()))
@@ -133,6 +135,9 @@ def _add_batch(jobs: UniqueJobs, job: type[Any], policy: Unique, batch: list[Key
     if policy.on_conflict == "raise":
         for key in stored.left_out or [key for key, count in counts.items() if count > 1]:
             raise _Taken(key)
+    if ids is not None:
+        holders = stored.holders
+        ids += (holders[item.key].id for item in batch)
     _read_again(jobs.session, job, [one.id for one in stored.replaced.values()])
     again = sum(counts[key] - 1 for key in stored.inserted)
     replaced = sum(counts[key] for key in stored.replaced)

@@ -266,7 +266,7 @@ class _Ends(Savepoints):
 
     def commit(self, session: Session, end: RunEnd) -> None:
         self.check_constraints()
-        self._queries.store_last_progress(session, end)
+        self._queries.store_before_end(session, end)
         self._queries.succeed(session, end)
 
 

@@ -6,21 +6,22 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from sqla_jobs.actions.pruning import EndedJobs, Old, OldRows, OrphanedRuns, prune
+from sqla_jobs.actions.pruning import EndedJobs, EndedJobsOfTasks, Old, OldRows, OrphanedRuns, prune
 from sqla_jobs.database.refusals import reason, warn
 from sqla_jobs.models.mapping import Models
-from sqla_jobs.queries.delete_jobs import Removal
+from sqla_jobs.queries.delete_jobs import Place, Removal
 from sqla_jobs.queries.leftovers import Leftovers
-from sqla_jobs.rules.retention import AUDIT, TICKS
+from sqla_jobs.rules.retention import AUDIT, TICKS, Rule
 from sqla_jobs.rules.wording import plural
 from sqla_jobs.runtime.retrying import RetryLoop
 
@@ -34,6 +35,10 @@ _ORPHANED_FOR = 86400.0
 """Seconds for which a run without a job is kept after its end: a restore may insert runs before their jobs."""
 _MOST_REFUSED = 100
 """The number of refused deletions of one kind after which the rest waits for the next look."""
+_STEPS = 100
+"""The batches of one rule about tasks in one look; the next look continues."""
+_FROM_THE_BEGINNING = 86400.0
+"""Seconds after which such a rule looks at all jobs again: some were locked, or referred to."""
 _NOT_ALLOWED = "42501"
 _TRY_AGAIN = 3600.0
 """Seconds after which refused rows are tried again: the cause may be gone."""
@@ -42,15 +47,22 @@ _TRY_AGAIN = 3600.0
 class Pruner:
     """Deletes, in batches, the rows that are older than their retention.
 
-    `retention` maps the final states of jobs, "audit" and "ticks" to seconds. Several pruners can work simultaneously:
-    none waits for a row that another has locked. A row that the server refuses to delete is skipped, and logged once.
+    `retention` maps "audit" and "ticks" to seconds, and `rules` are about jobs. Several pruners can work
+    simultaneously: none waits for a row that another has locked. A row that the server refuses to delete is skipped,
+    and logged once.
     """
 
-    def __init__(self, engine: Engine, models: Models[Any], retention: Mapping[str, float]) -> None:
+    def __init__(
+        self, engine: Engine, models: Models[Any], retention: Mapping[str, float], rules: Sequence[Rule]
+    ) -> None:
         self._engine = engine
         self._removal = Removal(models)
         self._leftovers = Leftovers(models)
-        self._retention = retention
+        self._retention = {name: kept for name, kept in retention.items() if name in (AUDIT, TICKS)}
+        self._rules = rules
+        self._looked_at: dict[Rule, Place] = {}
+        """The place beyond which to look by a rule about tasks."""
+        self._forget_at = time.monotonic() + _FROM_THE_BEGINNING
         self._refused: set[tuple[str, int]] = set()
         self._logged: set[tuple[str, int]] = set()
         self._try_again_at = 0.0
@@ -80,13 +92,22 @@ class Pruner:
             self._try_again_at = time.monotonic() + _TRY_AGAIN
         with self._transaction() as session:
             references = self._removal.references(session)
+        if time.monotonic() > self._forget_at:
+            self._looked_at.clear()
+            self._forget_at = time.monotonic() + _FROM_THE_BEGINNING
         for name, kept in self._retention.items():
-            old: Old
-            if name in (AUDIT, TICKS):
-                old = OldRows(self._leftovers, name, kept)
-            else:
-                old = EndedJobs(self._removal, name, kept, references)
+            old: Old = OldRows(self._leftovers, name, kept)
             self._where_allowed(old.name, partial(self._prune_all, old))
+        for rule in self._rules:
+            removal, state, kept = self._removal, rule.state, rule.kept
+            if not rule.only and not rule.others:
+                old = EndedJobs(removal, state, kept, references)
+                step = partial(self._prune_all, old)
+            else:
+                of_tasks = removal.is_of(rule.only) if rule.only else removal.is_of_none(rule.others)
+                old = EndedJobsOfTasks(removal, state, kept, references, of_tasks)
+                step = partial(self._prune_some, old, rule)
+            self._where_allowed(old.name, step)
         orphans = OrphanedRuns(self._leftovers, _ORPHANED_FOR)
         self._where_allowed(orphans.name, partial(self._look_for_orphans, orphans))
 
@@ -104,6 +125,11 @@ class Pruner:
     def _prune_all(self, old: Old) -> None:
         for _ in self._prune(old):
             pass
+
+    def _prune_some(self, old: EndedJobsOfTasks, rule: Rule) -> None:
+        for _, cursor in islice(self._prune(old, self._looked_at.get(rule)), _STEPS):
+            if cursor is not None:
+                self._looked_at[rule] = cursor
 
     def _look_for_orphans(self, orphans: OrphanedRuns) -> None:
         """Look at the next runs in a cycle. Continue as long as some of them have no job.

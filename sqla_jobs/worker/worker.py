@@ -29,7 +29,9 @@ from sqla_jobs.execution.transactions import LazyTransactions, Transactions, Wor
 from sqla_jobs.models.version import check_version, schema_of
 from sqla_jobs.queries import Lease, Queries, RunEnd
 from sqla_jobs.queries.due import waiting_queues
+from sqla_jobs.queries.erasing import check_may_erase
 from sqla_jobs.rules.outcomes import Failure, Outcome
+from sqla_jobs.rules.retention import rules
 from sqla_jobs.rules.wording import plural
 from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.service import Service
@@ -187,6 +189,8 @@ class Worker(Service):
             # the worker needs three connections: one for listening, one for claims, one for everything else
             with self._engine.connect() as connection, self._engine.connect(), self._claims.connect():
                 check_version(connection, table)
+                if any(self._jobs.tasks[name].declaration.retention.erases for name in tasks):
+                    check_may_erase(connection, models)
                 # a task's own connection may have another search path, so the tables are named with their schema
                 queries = Queries(models, schema_of(connection, table))
             self._build(app, tasks, isolation, queries)
@@ -255,7 +259,12 @@ class Worker(Service):
             kill_after=self._settings.kill_after,
         )
         retention = self._settings.retention
-        self._pruner = None if retention is None else Pruner(self._engine, self._jobs.models, retention)
+        self._pruner = None
+        if retention is not None:
+            declared = [
+                (self._jobs.tasks.names(task), task.declaration.retention) for task in {*self._jobs.tasks.values()}
+            ]
+            self._pruner = Pruner(self._engine, self._jobs.models, retention, [*rules(retention, declared)])
 
     def _transactions(self, queries: Queries, isolation: str) -> Callable[[Declaration], Transactions]:
         """Return the function that selects a task's transactions."""

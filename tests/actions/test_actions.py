@@ -250,6 +250,7 @@ class TestPause:
         session.refresh(row)
         assert row.paused_at is not None
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("what", [(["mail"], {}), ([], {"task": "note"})], ids=["queue", "task"])
     def test_a_pause_ends_by_itself_by_the_servers_clock(self, engine: Engine, what: tuple[Any, Any]) -> None:
         Base.metadata.create_all(engine)

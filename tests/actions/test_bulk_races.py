@@ -137,6 +137,7 @@ def test_what_was_changed_after_the_choice_is_left_alone(
     assert "left alone" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["delete", "retry"])
 def test_what_was_changed_before_the_dashboards_confirmation_is_left_alone_where_it_was_ticked(
     database: Engine, session: Session, name: str

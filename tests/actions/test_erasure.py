@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 from flask import Flask
-from sqlalchemy import Engine, func, insert, or_, select, text
+from sqlalchemy import Engine, Text, event, func, insert, or_, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from tenacity import Retrying, wait_fixed
 
-from sqla_jobs import JobMixin, Jobs
+from sqla_jobs import ArgumentsError, DeclarationError, JobMixin, Jobs, RunContext, Unique
 from sqla_jobs.cli.main import main
 from sqla_jobs.dashboard import allow_everyone, create_blueprint
 from sqla_jobs.errors import JobsError
 from sqla_jobs.models.types import JobState
+from sqla_jobs.rules.retention import TaskRetention
+from sqla_jobs.testing import drain
 
 DATA = "Zoe-Zimmermann"
 """What is to be gone."""
@@ -24,6 +28,12 @@ DATA = "Zoe-Zimmermann"
 
 class Base(DeclarativeBase):
     pass
+
+
+class Customer(Base):
+    __tablename__ = "customers"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    note: Mapped[str] = mapped_column(Text)
 
 
 class CustomerJob(JobMixin):
@@ -40,6 +50,29 @@ def greet(customers: list[int], name: str = "") -> str:
 
 @jobs.task(sensitive=["customers"])
 def sign_in(customers: list[int]) -> None: ...
+
+
+ERASE: TaskRetention = {"succeeded": "erase"}
+again = Retrying(wait=wait_fixed(0))
+
+
+@jobs.task(retention=ERASE, retry=again)
+def plain(run: RunContext, name: str, fails: int = 0) -> dict[str, str]:
+    run.progress(0.5, name)
+    if run.attempt <= fails:
+        raise ValueError(name)
+    return {"name": name}
+
+
+@jobs.task(retention=ERASE, retry=again)
+def transactional(session: Session, run: RunContext, name: str, fails: int = 0) -> dict[str, str]:
+    session.execute(insert(Customer).values(note="written"))
+    return plain(run, name, fails)
+
+
+@jobs.task(retention=ERASE, unique=Unique("name", per=timedelta(days=36500)))
+def once(name: str) -> int:
+    return 17
 
 
 @pytest.fixture
@@ -218,4 +251,104 @@ def test_a_text_is_found_wherever_it_stands_but_not_in_secrets(session: Session)
     told = run("find", DATA)
     assert "greetings" in told.output
     assert "are not searched" in told.output
-    assert "give the text to search for" in run("find", " ", code=2).output
+    assert "say what to look for" in run("find", " ", code=2).output
+
+
+class TestOnSuccess:
+    """Tasks that declare it: the statement or the commit that stores the success erases arguments and result."""
+
+    @pytest.fixture(params=[plain, transactional], ids=["plain", "transactional"])
+    def task(self, request: pytest.FixtureRequest) -> Any:
+        return request.param
+
+    def test_nothing_of_it_is_left_but_the_rows(self, session: Session, database: Engine, task: Any) -> None:
+        job = task.options(headers={"for": DATA}, unique_key=DATA).enqueue(session, name=DATA, fails=1)
+        session.commit()
+        assert jobs.worker(bind=database).drain() == 2
+        assert holding(session) == []
+        assert (job.state, job.args, job.result, job.progress) == ("succeeded", "(erased)", None, 0.5)
+        assert [(run.outcome, run.error_type) for run in job.runs] == [("retried", "ValueError"), ("succeeded", None)]
+
+    def test_as_it_is_in_the_session_of_a_test(self, session: Session, database: Engine, task: Any) -> None:
+        job = task.enqueue(session, name=DATA)
+        drain(jobs, session)
+        assert (job.state, job.args, job.result) == ("succeeded", "(erased)", None)
+
+    def test_a_job_that_fails_keeps_its_arguments(self, session: Session, database: Engine, task: Any) -> None:
+        job = task.options(max_attempts=1).enqueue(session, name=DATA, fails=1)
+        session.commit()
+        jobs.worker(bind=database).drain()
+        assert (job.state, job.args["name"]) == ("failed", DATA)
+        jobs.retry(session, job)
+        session.commit()
+        jobs.worker(bind=database).drain()
+        assert holding(session) == []
+        assert job.state == "succeeded"
+
+    def test_a_success_that_is_not_stored_erases_nothing(self, session: Session, database: Engine, task: Any) -> None:
+        job = task.options(max_attempts=1).enqueue(session, name=DATA)
+        session.commit()
+        session.execute(
+            text(
+                "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.outcome = 'succeeded' "
+                "THEN RAISE EXCEPTION 'refused' USING ERRCODE = 'ZX001'; END IF; RETURN NEW; END $$"
+            )
+        )
+        session.execute(text("CREATE TRIGGER refuse BEFORE INSERT ON sqla_runs FOR EACH ROW EXECUTE FUNCTION refuse()"))
+        session.commit()
+        jobs.worker(bind=database).drain()
+        assert (job.state, job.args["name"]) == ("failed", DATA)
+        assert session.scalar(select(func.count()).select_from(Customer)) == 0
+
+    def test_many_are_erased_beside_others_in_one_batch(self, session: Session, database: Engine) -> None:
+        plain.enqueue_many(session, [{"name": DATA} for _ in range(50)])
+        kept = greet.enqueue_many(session, [{"customers": [], "name": DATA} for _ in range(50)], returning=True)
+        session.commit()
+        jobs.worker(bind=database).drain()
+        assert holding(session) == sorted(kept)
+
+    def test_a_key_counts_until_its_period_ends(self, session: Session, database: Engine) -> None:
+        job = once.enqueue(session, name=DATA)
+        session.commit()
+        jobs.worker(bind=database).drain()
+        assert once.enqueue(session, name=DATA) is job
+        assert (job.state, str(job.args)) == ("succeeded", "(erased)")
+
+    def test_there_is_no_result_to_return(self, session: Session, database: Engine) -> None:
+        job = once.enqueue(session, name=DATA)
+        session.commit()
+        jobs.worker(bind=database).drain()
+        jobs.bind(database)
+        with pytest.raises(
+            ArgumentsError, match=r"job \d+ \(once\) was erased, with its arguments: .* jobs\.wait\(job\)"
+        ):
+            once.result(job, timeout=30)
+        assert jobs.wait(job, timeout=30).state == "succeeded"
+
+    @pytest.mark.parametrize(
+        ("retention", "reason"),
+        [
+            ("erase", "only a job that succeeded is erased"),
+            ({"failed": "erase"}, "only a job that succeeded is erased"),
+            ({"ended": 5}, "unknown state 'ended' in retention; valid states: succeeded, failed, cancelled"),
+            ({"failed": "5"}, "odd: retention of failed must be a timedelta or a number of seconds, .*, got '5'"),
+            (-1, "odd: retention of succeeded must be .*, got -1"),
+        ],
+    )
+    def test_what_is_no_retention_is_refused(self, retention: Any, reason: str) -> None:
+        with pytest.raises(DeclarationError, match=reason):
+
+            @jobs.task(retention=retention)
+            def odd() -> None: ...
+
+
+def test_a_plain_job_sends_no_statement_more_for_it(session: Session, database: Engine) -> None:
+    sent: list[str] = []
+    event.listen(Engine, "before_cursor_execute", listener := lambda *call: sent.append(call[2]))
+    try:
+        greet.enqueue(session, customers=[])
+        session.commit()
+        jobs.worker(bind=database).drain()
+    finally:
+        event.remove(Engine, "before_cursor_execute", listener)
+    assert [statement for statement in sent if "(erased)" in statement] == []

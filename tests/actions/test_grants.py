@@ -16,7 +16,7 @@ from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tenacity import Retrying, wait_fixed
 
-from sqla_jobs import JobMixin, Jobs, RunContext, Snooze, Unique
+from sqla_jobs import ConfigurationError, JobMixin, Jobs, RunContext, Snooze, Unique
 from sqla_jobs.cli.main import main
 from sqla_jobs.dashboard import Role
 from tests import dashboard_shop, shop
@@ -68,6 +68,14 @@ def failing() -> None:
 def snoozing_once(session: Session, run: RunContext) -> None:
     if not session.scalar(select(Run.id).where(Run.job_id == run.job_id)):
         raise Snooze(0)
+
+
+forgetful = Jobs(Base, prefix="q_")
+
+
+@forgetful.task(retention={"succeeded": "erase"})
+def forget(name: str) -> str:
+    return name
 
 
 plain.schedule("@every 1", name="ticks", args={"n": 1})
@@ -248,6 +256,26 @@ class TestAnEnqueuer:
 
 
 class TestAWorker:
+    def test_erases_jobs_on_success_once_it_may(self, tables: Engine, session: Session, make_role: MakeRole) -> None:
+        """With what stands in the comments. Until then it does not start: it could store no success."""
+        worker = make_role("worker", "tests.actions.test_grants:forgetful")
+        role = worker.url.username or ""
+        reason = r"this role may not change args of q_jobs: grant what `sqla-jobs grants --worker"
+        with pytest.raises(ConfigurationError, match=reason):
+            forgetful.worker(bind=worker).drain()
+        told = CliRunner().invoke(main, ["grants", "tests.actions.test_grants:forgetful", "--worker", role]).output
+        comments = told.partition('"erase"')[2].splitlines()
+        rights = [line.removeprefix("--   ") for line in comments if line.startswith("--   ")]
+        assert len(rights) == 2
+        with tables.begin() as connection:
+            for right in rights:
+                to = tables.dialect.identifier_preparer.quote_identifier(role)
+                connection.exec_driver_sql(f"GRANT {right} TO {to}")
+        job = forget.enqueue(session, name="Zoe")
+        session.commit()
+        forgetful.worker(bind=worker).drain()
+        assert (job.state, str(job.args)) == ("succeeded", "(erased)")
+
     @pytest.mark.slow
     def test_works_fires_and_prunes(
         self, tables: Engine, session: Session, make_role: MakeRole, caplog: pytest.LogCaptureFixture

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -24,8 +25,9 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from sqla_jobs import JobMixin, Jobs
-from sqla_jobs.actions.pruning import LOOKED_AT
+from sqla_jobs.actions.pruning import LOOKED_AT, EndedJobsOfTasks
 from sqla_jobs.cli.main import main
+from sqla_jobs.queries.delete_jobs import Removal
 from sqla_jobs.queries.leftovers import Leftovers
 from tests.helpers import wait_until
 
@@ -365,6 +367,7 @@ class TestTheAudit:
         with jobs.worker(bind=tables):
             wait_until(lambda: left(session, Audit.id) == [])
 
+    @pytest.mark.slow
     def test_the_command_line_takes_it(self, session: Session, lines: list[int]) -> None:
         command = ["worker", "tests.actions.test_pruning:jobs", "--retention", "audit=soon"]
         result = CliRunner().invoke(main, command)
@@ -372,3 +375,82 @@ class TestTheAudit:
         assert "'soon' is not a duration" in result.output
         result = CliRunner().invoke(main, ["worker", "tests.actions.test_pruning:jobs", "--retention", "audits=7d"])
         assert "unknown retention 'audits'; valid names: succeeded, cancelled, failed, audit, ticks" in result.output
+
+
+@jobs.task(retention=DAY)
+def chatter() -> None: ...
+
+
+@jobs.task(retention={"succeeded": None, "failed": 60 * DAY}, aliases=["bookkeeping"])
+def ledger() -> None: ...
+
+
+class TestOfATask:
+    """A task's own retention stands in place of the worker's, longer or shorter, by the state of the end."""
+
+    def ended(self, session: Session, task: str, **days: float) -> dict[str, int]:
+        added = {state: add(session, state=state, days=number)[0] for state, number in days.items()}
+        session.execute(update(Job).where(Job.id.in_(added.values())).values(task=task))
+        session.commit()
+        return added
+
+    def test_workers_obey_it(self, tables: Engine, session: Session) -> None:
+        self.ended(session, "note", succeeded=8, failed=31)
+        self.ended(session, "chatter", succeeded=2, failed=2, cancelled=2)
+        self.ended(session, "ledger", failed=61, cancelled=8)
+        kept = [
+            *self.ended(session, "note", succeeded=6, failed=29).values(),
+            *self.ended(session, "chatter", succeeded=0.9, failed=0.9).values(),
+            *self.ended(session, "ledger", succeeded=4000, failed=59, cancelled=6).values(),
+            *self.ended(session, "bookkeeping", succeeded=4000).values(),
+        ]
+        with jobs.worker(bind=tables):
+            wait_until(lambda: left(session) == sorted(kept))
+        assert left(session, Run.job_id) == sorted(kept)
+
+    def test_also_where_the_worker_keeps_all_for_ever(self, tables: Engine, session: Session) -> None:
+        kept = self.ended(session, "note", succeeded=4000)["succeeded"]
+        self.ended(session, "chatter", succeeded=2)
+        with jobs.worker(bind=tables, retention={"succeeded": None}):
+            wait_until(lambda: left(session) == [kept])
+
+    def test_prune_by_hand_deletes_what_it_is_told(self, session: Session) -> None:
+        self.ended(session, "ledger", succeeded=3)
+        assert jobs.prune(session, older_than=2 * DAY) == 1
+
+    def test_jobs_among_very_many_of_others_are_found(self, tables: Engine, session: Session) -> None:
+        session.execute(
+            text(
+                "INSERT INTO sqla_jobs (task, args, state, finished_at) SELECT CASE n % 10 WHEN 0 THEN 'chatter' "
+                "ELSE 'note' END, '{}', 'succeeded', now() - interval '2 days' - n % 7 * interval '1 minute' "
+                "FROM generate_series(1, 40000) AS n"
+            )
+        )
+        session.commit()
+        with jobs.worker(bind=tables):
+            wait_until(lambda: session.scalar(select(func.count()).where(Job.task == "chatter")) == 0, timeout=60)
+        assert session.scalar(select(func.count()).select_from(Job)) == 36_000
+
+    def test_a_look_continues_where_the_last_one_ended(self, tables: Engine, session: Session) -> None:
+        session.execute(
+            text(
+                "INSERT INTO sqla_jobs (task, args, state, finished_at) SELECT 'note', '{}', 'succeeded', "
+                "now() - interval '6 days' + n * interval '1 second' FROM generate_series(1, 50000) AS n"
+            )
+        )
+        session.commit()
+        session.execute(text("ANALYZE sqla_jobs"))
+        late = self.ended(session, "chatter", succeeded=2)["succeeded"]
+        removal = Removal(jobs.models)
+        old = EndedJobsOfTasks(removal, "succeeded", 86400, [], removal.is_of(["chatter"]))
+        cursors: list[Any] = [None]
+        while (batch := old.find(session, cursors[-1])).beyond is not None:
+            cursors.append(batch.beyond(0))
+        assert (batch.ids, len(cursors)) == ([late], 6)
+        session.connection().invalidate()  # a new one has read nothing yet
+        session.rollback()
+        assert old.find(session, cursors[-1]).ids == [late]
+        read = session.execute(
+            text("SELECT seq_tup_read, idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'sqla_jobs'")
+        ).one()
+        assert (read[0], read[1] < 100) == (0, True)

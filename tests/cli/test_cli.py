@@ -35,6 +35,37 @@ from tests.shop import jobs
 Run = Callable[..., Result]
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
+NO_MOVES = [
+    (["move", "1"], 2, "say where to: --to QUEUE, --priority N, or both"),
+    (["move", "1", "--to", "a,b"], 2, "queue must be 1 to 200 printable characters"),
+    (["move", "1", "--priority", "11"], 2, "priority must be an integer from -10 to 10"),
+    (["move", "1", "--to", "defualt"], 1, "has a queue 'defualt'; did you mean 'default'"),
+    (["move", "1", "--to", "default"], 1, "job 1 is failed"),
+    (["move", "99", "--to", "default"], 1, "there is no job 99"),
+    (["move", "--task", "mrak", "--to", "default"], 1, "did you mean 'mark'"),
+    (["reschedule", "1"], 2, "say when: either --at MOMENT or --in TIME"),
+    (["reschedule", "1", "--at", "2031-01-01", "--in", "2h"], 2, "say when: either"),
+    (["reschedule", "1", "--at", "soon"], 2, "is not a time"),
+    (["reschedule", "1", "--in", "2h"], 1, "job 1 is failed"),
+    (["retry", "--all", "--limit", "0"], 2, "0 is not in the range x>=1"),
+    (["retry", "--all", "--over", "soon"], 2, "is not a duration"),
+    (["retry", "--all", "--over", "99999w"], 2, "--over must be a timedelta"),
+    (["reschedule", "1", "--in", "99999w"], 2, "run_at must be a timedelta"),
+]
+NO_JOBS = [
+    (["mark", "{"], 2, "mark: "),
+    (["mark", '{"n": "many"}'], 2, "mark: n does not fit: "),
+    (["mark", "{}"], 2, "mark: n does not fit: "),
+    (["mark", '{"n": 1, "m": 2}'], 2, "mark: m does not fit: "),
+    (
+        ["mark", '{"n": 1}', "--queue", "defualt"],
+        1,
+        "did you mean 'default'?; --yes enqueues there all the same",
+    ),
+    (["no-such-task"], 1, "no task is named 'no-such-task'; registered: "),
+    (["mark", '{"n": 1}', "--priority", "11"], 2, "priority must be an integer from -10 to 10, got 11"),
+]
+
 
 @pytest.fixture
 def run(database: Engine, monkeypatch: pytest.MonkeyPatch) -> Run:
@@ -215,7 +246,8 @@ class TestWhichApplication:
 
 
 class TestStatus:
-    def test_it_shows_queues_processes_and_failures(
+    @pytest.mark.slow
+    def test_it_tells_of_queues_processes_and_failures(
         self, run: Run, session: Session, failed: list[int], database: Engine
     ) -> None:
         shop.mark.options(queue="mail").enqueue(session, 1)
@@ -261,6 +293,7 @@ class TestStatus:
         assert line.split()[1:5] == ["100", "%", "ValueError", "2"]
         assert "the bank is closed" in line
 
+    @pytest.mark.slow
     def test_a_flood_of_one_task_hides_no_other(self, run: Run, session: Session) -> None:
         flood(session, "failed", rare=3, many=12_000)
         flood(session, "scheduled", rare=2, many=30_000)
@@ -307,7 +340,8 @@ class TestStatus:
         assert " ago 5 (+5 claimed) " in second
         assert str(process.id) not in run("status").output
 
-    def test_a_worker_shows_its_version_its_clock_and_its_last_job(
+    @pytest.mark.slow
+    def test_a_worker_tells_of_its_code_its_clock_and_its_last_job(
         self, run: Run, session: Session, database: Engine
     ) -> None:
         with jobs.worker(bind=database):
@@ -594,7 +628,10 @@ class TestChanging:
         assert run("delete", "--ended-within", long_ago, "--yes").output == "delete: 1 job\n"
         assert "or a moment such as 2026-03-29T14:30" in run("list", "--ended-within", "soon", code=2).output
 
-    def test_a_list_with_a_misspelt_name_is_refused(self, run: Run, session: Session, failed: list[int]) -> None:
+    @pytest.mark.slow
+    def test_a_list_that_is_empty_because_of_a_slip_says_so(
+        self, run: Run, session: Session, failed: list[int]
+    ) -> None:
         assert "did you mean 'misbehave'?" in run("list", "--task", "misbehav", code=1).output
         assert "did you mean 'default'?" in run("list", "--queue", "defualt", code=1).output
         assert run("list", "--task", "mark").output.split()[:2] == ["ID", "TASK"]
@@ -655,6 +692,7 @@ class TestChanging:
         run("resume", "mail")
         assert jobs.worker(["mail"], bind=database).drain() == 1
 
+    @pytest.mark.slow
     def test_a_task_is_paused_and_resumed(self, run: Run, session: Session, database: Engine) -> None:
         shop.mark.enqueue(session, 1)
         session.commit()
@@ -672,6 +710,7 @@ class TestChanging:
         lines = session.execute(select(jobs.Audit.actor, jobs.Audit.action, jobs.Audit.subject)).all()
         assert [tuple(line[1:]) for line in lines] == [("pause", "task mark"), ("resume", "task mark")]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("what", [["mail", "--yes"], ["--task", "mark"]], ids=["queue", "task"])
     def test_a_pause_has_a_reason_and_an_end(self, run: Run, session: Session, what: list[str]) -> None:
         shop.mark.options(queue="mail").enqueue(session, 1)
@@ -757,32 +796,14 @@ class TestChanging:
         details = session.scalars(select(jobs.Audit.details).order_by(jobs.Audit.id)).all()
         assert [one["run_at"] for one in details] == ["2031-02-03T04:05:00+00:00", "in 2:00:00"]
 
-    @pytest.mark.parametrize(
-        ("arguments", "code", "said"),
-        [
-            (["move", "1"], 2, "no target is given: give --to QUEUE, --priority N, or both"),
-            (["move", "1", "--to", "a,b"], 2, "queue must be 1 to 200 printable characters"),
-            (["move", "1", "--priority", "11"], 2, "priority must be an integer from -10 to 10"),
-            (["move", "1", "--to", "defualt"], 1, "has a queue 'defualt'; did you mean 'default'"),
-            (["move", "1", "--to", "default"], 1, "job 1 is failed"),
-            (["move", "99", "--to", "default"], 1, "there is no job 99"),
-            (["move", "--task", "mrak", "--to", "default"], 1, "did you mean 'mark'"),
-            (["reschedule", "1"], 2, "give the new time: either --at MOMENT or --in TIME"),
-            (["reschedule", "1", "--at", "2031-01-01", "--in", "2h"], 2, "give the new time: either"),
-            (["reschedule", "1", "--at", "soon"], 2, "is not a time"),
-            (["reschedule", "1", "--in", "2h"], 1, "job 1 is failed"),
-            (["retry", "--all", "--limit", "0"], 2, "0 is not in the range x>=1"),
-            (["retry", "--all", "--over", "soon"], 2, "is not a duration"),
-            (["retry", "--all", "--over", "99999w"], 2, "--over must be a timedelta"),
-            (["reschedule", "1", "--in", "99999w"], 2, "run_at must be a timedelta"),
-        ],
-        ids=as_id,
-    )
     def test_a_move_that_cannot_be_is_refused(
-        self, run: Run, session: Session, failed: list[int], arguments: list[str], code: int, said: str
+        self, run: Run, session: Session, failed: list[int], subtests: pytest.Subtests
     ) -> None:
-        assert said in " ".join(run(*arguments, code=code).output.split())
-        assert session.scalars(select(jobs.Audit)).all() == []
+        for arguments, code, said in NO_MOVES:
+            with subtests.test(" ".join(arguments)):
+                assert said in " ".join(run(*arguments, code=code).output.split())
+                assert session.scalars(select(jobs.Audit)).all() == []
+                assert set(states(session).values()) == {"failed"}
 
 
 class TestEnqueue:
@@ -792,28 +813,13 @@ class TestEnqueue:
         assert (job.task, job.args, job.queue, job.priority, job.state) == ("mark", {"n": 3}, "lane", -5, "scheduled")
         assert run("enqueue", "cooperative").output.strip().isdigit()
 
-    @pytest.mark.parametrize(
-        ("arguments", "code", "reason"),
-        [
-            (["mark", "{"], 2, "mark: "),
-            (["mark", '{"n": "many"}'], 2, "mark: n does not fit: "),
-            (["mark", "{}"], 2, "mark: n does not fit: "),
-            (["mark", '{"n": 1, "m": 2}'], 2, "mark: m does not fit: "),
-            (
-                ["mark", '{"n": 1}', "--queue", "defualt"],
-                1,
-                "did you mean 'default'?; --yes enqueues there all the same",
-            ),
-            (["no-such-task"], 1, "no task is named 'no-such-task'; registered: "),
-            (["mark", '{"n": 1}', "--priority", "11"], 2, "priority must be an integer from -10 to 10, got 11"),
-        ],
-        ids=str,
-    )
-    def test_invalid_arguments_are_refused_and_nothing_is_enqueued(
-        self, run: Run, session: Session, arguments: list[str], code: int, reason: str
+    def test_what_cannot_be_is_refused_and_nothing_is_enqueued(
+        self, run: Run, session: Session, subtests: pytest.Subtests
     ) -> None:
-        assert reason in run("enqueue", *arguments, code=code).output
-        assert states(session) == {}
+        for arguments, code, reason in NO_JOBS:
+            with subtests.test(" ".join(arguments)):
+                assert reason in run("enqueue", *arguments, code=code).output
+                assert states(session) == {}
 
     def test_a_schedule_is_edited(self, run: Run, session: Session) -> None:
         session.add(jobs.Schedule(name="nightly", task="mrak", cron="30 2 * * *", args={"m": 1}))
@@ -920,6 +926,7 @@ class TestUpkeep:
         assert found["task mrak"]["found"].endswith("1 job is waiting for it; did you mean 'mark'?")
         assert found["task mrak"]["remedy"].endswith("sqla-jobs cancel --task mrak")
 
+    @pytest.mark.slow
     def test_the_doctor_names_jobs_that_will_not_end_by_themselves(
         self, run: Run, session: Session, database: Engine
     ) -> None:
@@ -1004,6 +1011,7 @@ class TestUpkeep:
         ]
         assert "DROP TRIGGER early ON sqla_jobs" in found[0]["remedy"]
 
+    @pytest.mark.slow
     def test_retention_is_an_option_of_workers(self, run: Run) -> None:
         assert "'succeeded' is not STATE=TIME" in run("worker", "--retention", "succeeded", code=2).output
         assert "unknown retention 'x'; valid names: succeeded" in run("worker", "--retention", "x=7d", code=2).output

@@ -63,7 +63,8 @@ def test_why_prints_the_reasons(declared: Engine, session: Session) -> None:
     assert "there is no job 17; it may have been pruned" in run("why", "17", code=1).output
 
 
-def test_limits_are_listed_with_used_places_and_waiting_jobs(declared: Engine, session: Session) -> None:
+@pytest.mark.slow
+def test_limits_are_listed_with_what_is_used_and_what_waits(declared: Engine, session: Session) -> None:
     enqueue(declared, shop.pair, ({"n": n} for n in range(5)))
     enqueue(declared, shop.keyed, ({"account": n % 2} for n in range(6)))
     enqueue(declared, shop.ordered, ({"account": 1, "n": n} for n in range(3)))
@@ -99,7 +100,8 @@ def test_limits_are_listed_with_used_places_and_waiting_jobs(declared: Engine, s
     assert re.search(r"^keyed +7 +concurrency +3 at once +- +20", table, re.MULTILINE)
 
 
-def test_running_jobs_of_all_keys_count_for_the_row_of_each_key(declared: Engine) -> None:
+@pytest.mark.slow
+def test_what_runs_behind_keys_counts_for_the_row_of_each_key(declared: Engine) -> None:
     enqueue(declared, shop.keyed, ({"account": n, "seconds": 1.0} for n in (1, 2, 2)))
     with jobs.worker():
         wait_until(lambda: states(declared)["running"] == 2)
@@ -122,7 +124,8 @@ def test_an_empty_list_explains_that_workers_store_limits(database: Engine) -> N
     assert "A worker stores the limits that code declares when it starts" in run("limits").output
 
 
-def test_many_groups_hide_none_and_are_counted_up_to_a_bound(declared: Engine, session: Session) -> None:
+@pytest.mark.slow
+def test_many_groups_hide_none_and_are_counted_as_far_as_told(declared: Engine, session: Session) -> None:
     many = (
         "INSERT INTO sqla_jobs (task, args, state, gates) SELECT 'keyed', '{\"account\": 1}', 'queued',"
         " ARRAY['#keyed=' || n % 1500] FROM generate_series(1, 30000) n"
@@ -171,30 +174,31 @@ def test_an_operator_sets_and_clears_a_limit_with_audit_lines(declared: Engine, 
     assert "no operator has overridden the limit stripe and rate stripe; `sqla-jobs limits` shows" in refused
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "said"),
-    [
-        (["set", "strippe", "--running", "1"], 2, "no task and no limit is named 'strippe'; did you mean 'stripe'?"),
-        (["set", "--running", "1"], 2, "name either a task or limit, or --queue NAME"),
-        (["set", "pair", "--queue", "default", "--running", "1"], 2, "name either a task or limit, or --queue NAME"),
-        (["set", "--queue", "default", "--key", "1", "--running", "1"], 2, "--queue takes no --key"),
-        (["set", "pair"], 2, "give --running N, or --rate N with --per SECONDS"),
-        (["set", "pair", "--rate", "5"], 2, "--rate N and --per SECONDS go together"),
-        (["set", "pair", "--key", "1", "--running", "5"], 2, "no task declares this limit with key="),
-        (["set", "ordered", "--running", "2"], 2, "running must be"),
-        (["set", "--queue", "defualt", "--running", "2"], 1, "did you mean 'default'?; --yes limits it all the same"),
-    ],
-    ids=lambda value: "-".join(value) if isinstance(value, list) else None,
-)
-def test_an_invalid_limit_is_refused_and_changes_nothing(
-    declared: Engine, session: Session, arguments: list[str], code: int, said: str
+REFUSED: list[tuple[list[str], int, str]] = [
+    (["set", "strippe", "--running", "1"], 2, "no task and no limit is named 'strippe'; did you mean 'stripe'?"),
+    (["set", "--running", "1"], 2, "name a task or a limit, or else --queue NAME"),
+    (["set", "pair", "--queue", "default", "--running", "1"], 2, "name a task or a limit, or else --queue NAME"),
+    (["set", "--queue", "default", "--key", "1", "--running", "1"], 2, "--queue takes no --key"),
+    (["set", "pair"], 2, "say --running N, or --rate N with --per SECONDS"),
+    (["set", "pair", "--rate", "5"], 2, "--rate N and --per SECONDS go together"),
+    (["set", "pair", "--key", "1", "--running", "5"], 2, "no task declares this limit with key="),
+    (["set", "ordered", "--running", "2"], 2, "running must be"),
+    (["set", "--queue", "defualt", "--running", "2"], 1, "did you mean 'default'?; --yes limits it all the same"),
+]
+
+
+def test_what_cannot_be_set_is_refused_and_changes_nothing(
+    declared: Engine, session: Session, subtests: pytest.Subtests
 ) -> None:
     before = read_limits()
-    assert said in " ".join(run("limit", *arguments, code=code).output.split())
-    assert read_limits() == before
-    assert audit(session) == []
+    for arguments, code, said in REFUSED:
+        with subtests.test(" ".join(arguments)):
+            assert said in " ".join(run("limit", *arguments, code=code).output.split())
+            assert read_limits() == before
+            assert audit(session) == []
 
 
+@pytest.mark.slow
 def test_a_failed_job_that_holds_a_key_is_cancelled_by_its_id(declared: Engine, session: Session) -> None:
     enqueue(declared, shop.held, [{"account": 1, "fails": True}, {"account": 1}])
     enqueue(declared, shop.ordered, [{"account": 1, "n": 1}])

@@ -17,10 +17,29 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.cli.main import COMMANDS, main
 from tests.conftest import ROOT
-from tests.helpers import as_id
 from tests.shop import jobs
 
 HEAVY = ("sqlalchemy", "psycopg", "pydantic", "alembic", "rich", "flask")
+
+WRONG = [
+    (["worker", "--processes", "0"], "--processes must be an integer from 1 to 1,000, got 0"),
+    (["worker", "--log-level", "LOUD"], "--log-level must be DEBUG, INFO, WARNING or ERROR, got LOUD"),
+    (["clock", "--lease", "1"], "a worker that misses one heartbeat would lose its jobs"),
+    (["clock", "--log-level", "LOUD"], "--log-level must be DEBUG"),
+    (["migrate", "--sql", "--revision"], "--sql and --revision exclude each other"),
+    (["migrate", "--config", "x"], "--config x is for --revision only"),
+    (["dashboard", "--port", "70000"], "70000 is not in the range"),
+    (["enqueue", "mark", '{"n": 1}', "--priority", "11"], "priority must be an integer from -10 to 10, got 11"),
+    (["enqueue", "mark", "{}"], "mark: n does not fit: "),
+    (["schedule", "add", "x", "mark", "61 * * * *", '{"n": 1}'], "minute"),
+]
+WRONG_FOR_A_WORKER = [
+    (["--queues", "mail=many"], "'mail=many' is not NAME or NAME=NUMBER"),
+    (["--queues", "a,a"], "'a' is named twice"),
+    (["--concurrency", "0"], "concurrency of queue 'default' must be an integer from 1 to 5,000, got 0"),
+    (["--lease", "1"], "a worker that misses one heartbeat would lose its jobs"),
+    (["--retention", "x=7d"], "unknown retention 'x'"),
+]
 
 Python = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -58,7 +77,8 @@ def test_commands_without_an_application_import_no_library(python: Python, argum
     assert [name for name in HEAVY if name in json.loads(done.stderr)] == []
 
 
-def test_the_package_imports_names_on_demand(python: Python) -> None:
+@pytest.mark.slow
+def test_the_package_imports_what_is_asked_of_it(python: Python) -> None:
     program = (
         "import sys, sqla_jobs\n"
         f"assert not sys.modules.keys() & set({HEAVY})\n"
@@ -144,34 +164,22 @@ def test_the_connections_of_workers_and_clocks_have_their_names(database: Engine
 class TestExitCodes:
     """2 is a wrong command line, 1 any other error."""
 
-    @pytest.mark.parametrize(
-        ("arguments", "said"),
-        [
-            (["worker", "--queues", "mail=many"], "'mail=many' is not NAME or NAME=NUMBER"),
-            (["worker", "--queues", "a,a"], "'a' is named twice"),
-            (
-                ["worker", "--concurrency", "0"],
-                "concurrency of queue 'default' must be an integer from 1 to 5,000, got 0",
-            ),
-            (["worker", "--processes", "0"], "--processes must be an integer from 1 to 1,000, got 0"),
-            (["worker", "--lease", "1"], "a worker that misses one heartbeat would lose its jobs"),
-            (["worker", "--retention", "x=7d"], "unknown retention 'x'"),
-            (["worker", "--log-level", "LOUD"], "--log-level must be DEBUG, INFO, WARNING or ERROR, got LOUD"),
-            (["clock", "--lease", "1"], "a worker that misses one heartbeat would lose its jobs"),
-            (["clock", "--log-level", "LOUD"], "--log-level must be DEBUG"),
-            (["migrate", "--sql", "--revision"], "--sql and --revision exclude each other"),
-            (["migrate", "--config", "x"], "--config x is for --revision only"),
-            (["dashboard", "--port", "70000"], "70000 is not in the range"),
-            (["enqueue", "mark", '{"n": 1}', "--priority", "11"], "priority must be an integer from -10 to 10, got 11"),
-            (["enqueue", "mark", "{}"], "mark: n does not fit: "),
-            (["schedule", "add", "x", "mark", "61 * * * *", '{"n": 1}'], "minute"),
-        ],
-        ids=as_id,
-    )
     @pytest.mark.usefixtures("database")
-    def test_a_value_that_no_option_can_have_is_a_wrong_command_line(self, arguments: list[str], said: str) -> None:
-        done = CliRunner().invoke(main, [*arguments, "--app", "tests.shop:jobs"])
-        assert (done.exit_code, said in done.output) == (2, True), done.output
+    def test_a_value_that_no_option_can_have_is_a_wrong_command_line(self, subtests: pytest.Subtests) -> None:
+        for arguments, said in WRONG:
+            with subtests.test(" ".join(arguments)):
+                done = CliRunner().invoke(main, [*arguments, "--app", "tests.shop:jobs"])
+                assert (done.exit_code, said in done.output) == (2, True), done.output
+
+    @pytest.mark.slow
+    @pytest.mark.usefixtures("database")
+    def test_a_value_that_the_process_of_a_worker_refuses_is_a_wrong_command_line(
+        self, subtests: pytest.Subtests
+    ) -> None:
+        for arguments, said in WRONG_FOR_A_WORKER:
+            with subtests.test(" ".join(arguments)):
+                done = CliRunner().invoke(main, ["worker", *arguments, "--app", "tests.shop:jobs"])
+                assert (done.exit_code, said in done.output) == (2, True), done.output
 
     @pytest.mark.usefixtures("database")
     def test_reloading_without_watchfiles_is_one_line_with_the_remedy(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,7 +17,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, func, insert, select, text, update
-from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.orm import Session
 
 from sqla_jobs import Jobs, RunContext
 from sqla_jobs.clock import Clock
@@ -30,37 +29,30 @@ from sqla_jobs.models.types import CatchUp
 from sqla_jobs.queries import Queries
 from sqla_jobs.rules.dead_processes import Sightings
 from sqla_jobs.testing import drain
-from tests.helpers import refuse, wait_until
+from tests.helpers import new_jobs, refuse, wait_until
 
 seen: list[datetime | None] = []
 
 
-def application(engine: Engine) -> Jobs[Any]:
-    """A new one for each test: what code declares differs."""
-
-    class Base(DeclarativeBase):
-        pass
-
-    jobs = Jobs(Base)
+def deployed() -> Jobs[Any]:
+    """New ones for each test: what code declares differs."""
+    jobs = new_jobs()
 
     @jobs.task(max_attempts=7, queue="mail", priority=3, name="report")
     def report(run: RunContext, kind: str = "daily") -> None:
         seen.append(run.scheduled_for)
 
-    Base.metadata.create_all(engine)
-    jobs.bind(engine)
     return jobs
 
 
 @pytest.fixture
-def jobs(engine: Engine) -> Jobs[Any]:
-    return application(engine)
+def application() -> Jobs[Any]:
+    return deployed()
 
 
 @pytest.fixture
-def session(jobs: Jobs[Any], engine: Engine) -> Iterator[Session]:
-    with Session(engine) as session:
-        yield session
+def jobs(application: Jobs[Any], database: Engine) -> Jobs[Any]:
+    return application
 
 
 def enqueued(session: Session, jobs: Jobs[Any]) -> list[Any]:
@@ -190,13 +182,14 @@ def test_what_an_operator_set_stays_and_what_code_changed_follows(
     row = only(session, jobs)
     row.cron, row.enabled, row.disabled_reason = "0 5 * * *", False, "the printer is broken"
     session.commit()
-    deployed = application(engine)
-    deployed.tasks["report"].schedule("0 4 * * *", name="nightly", priority=7, timezone="Asia/Tokyo")
-    deployed.clock().tick()
+    after = deployed()
+    after.bind(engine)
+    after.tasks["report"].schedule("0 4 * * *", name="nightly", priority=7, timezone="Asia/Tokyo")
+    after.clock().tick()
     row = only(session, jobs)
     assert (row.cron, row.enabled, row.disabled_reason) == ("0 5 * * *", False, "the printer is broken")
     assert (row.priority, row.timezone) == (7, "Asia/Tokyo")
-    sync(session, deployed.models, deployed.schedules, reset=True)
+    sync(session, after.models, after.schedules, reset=True)
     row = only(session, jobs)
     assert (row.cron, row.enabled) == ("0 4 * * *", True)
 
@@ -233,7 +226,8 @@ def test_what_no_code_declares_is_disabled_after_a_day_says_why_and_comes_back(
     jobs.clock().tick()
     session.add(jobs.Schedule(name="an operator's", task="report", cron="@daily"))
     session.commit()
-    without = application(engine)
+    without = deployed()
+    without.bind(engine)
     without.clock().tick()
     enabled = select(jobs.Schedule.enabled).where(jobs.Schedule.name == "nightly")
     assert session.scalar(enabled) is True
@@ -255,7 +249,8 @@ def test_what_no_code_declares_is_disabled_after_a_day_says_why_and_comes_back(
 def test_prune_disables_at_once_and_old_code_does_not_switch_off_what_new_code_declares(
     session: Session, jobs: Jobs[Any], engine: Engine
 ) -> None:
-    old, new = jobs, application(engine)
+    old, new = jobs, deployed()
+    new.bind(engine)
     old.tasks["report"].schedule("@daily", name="both")
     old.tasks["report"].schedule("@daily", name="gone")
     new.tasks["report"].schedule("@daily", name="both")

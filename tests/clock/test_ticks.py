@@ -167,6 +167,7 @@ def test_a_tick_that_the_database_refuses_is_told_while_it_is_tried_again(
         assert "not this one" in show("hourly")
 
 
+@pytest.mark.slow
 def test_while_a_schedule_is_set_aside_the_clock_looks_no_more_often_and_fires_the_others(
     session: Session, hourly: Any
 ) -> None:

@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, delete, func, select, update
-from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.orm import Session
 
 from sqla_jobs import Jobs, Unique
 from sqla_jobs.testing import assert_unique
+from tests.helpers import new_jobs
 
 
 @pytest.fixture
-def jobs(engine: Engine) -> Jobs[Any]:
-    class Base(DeclarativeBase):
-        pass
-
-    jobs = Jobs(Base, session_factory=engine)
-    Base.metadata.create_all(engine)
-    return jobs
+def application() -> Jobs[Any]:
+    return new_jobs()
 
 
 @pytest.fixture
-def session(jobs: Jobs[Any], engine: Engine) -> Iterator[Session]:
-    with Session(engine) as session:
-        yield session
+def jobs(application: Jobs[Any], database: Engine) -> Jobs[Any]:
+    return application
 
 
 def import_region(region: str) -> None: ...

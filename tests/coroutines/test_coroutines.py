@@ -269,6 +269,17 @@ def test_a_factory_of_asynchronous_sessions_may_be_given_beside_an_engine(
     assert effects(session) == [2]
 
 
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+def test_a_job_is_erased_in_the_commit_of_its_coroutine(session: Session, database: Engine, driver: str) -> None:
+    jobs.bind(database, async_bind=asynchronous(database, driver))
+    one = shop.forget.enqueue(session, n=7)
+    session.commit()
+    drain()
+    ended = job(session, one.id)
+    assert (ended.state, str(ended.args), ended.result) == ("succeeded", "(erased)", None)
+    assert effects(session) == [7]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
 def test_an_attempt_that_lost_its_lease_commits_nothing(session: Session, database: Engine, driver: str) -> None:
@@ -330,6 +341,7 @@ def test_workers_that_share_a_loop_leave_it_as_it_was_whichever_stops_first(
     assert seen == ["forgotten ended"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 @pytest.mark.parametrize("is_cancelled", [False, True], ids=["closed", "ended by asyncio"])
 def test_a_worker_whose_loop_is_closed_gives_back_what_it_holds_and_signs_off(

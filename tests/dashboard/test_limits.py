@@ -65,6 +65,7 @@ def test_the_page_of_a_job_says_why_it_waits(visitor: Visitor, database: Engine,
     )
 
 
+@pytest.mark.slow
 def test_a_failed_job_that_keeps_a_key_says_so_and_is_cancelled(visitor: Visitor, database: Engine) -> None:
     enqueue(database, shop.held, [{"account": 1, "fails": True}, {"account": 1}])
     with jobs.worker():
@@ -221,31 +222,32 @@ def test_an_operator_sets_limits_of_keys_queues_and_tasks_without_one(visitor: V
     ]
 
 
-@pytest.mark.parametrize(
-    ("path", "fields", "status", "said"),
-    [
-        ("new", {"which": "strippe", "running": "1"}, 400, "did you mean 'stripe'?"),
-        ("new", {"running": "1"}, 400, "name a task or a limit, or else a queue"),
-        ("new", {"which": "pair", "queue": "default", "running": "1"}, 400, "and not both"),
-        ("new", {"which": "pair"}, 400, "say running= or rate= with per="),
-        ("new", {"which": "pair", "running": "many"}, 400, "running must be a number, got 'many'"),
-        ("new", {"which": "pair", "key": "1", "running": "1"}, 400, "no task declares this limit with key="),
-        ("edit", {"gate": "#pair", "running": "-1"}, 400, "running must be"),
-        ("edit", {"gate": "%rated", "rate": "1"}, 400, "rate= and per= go together"),
-        ("edit", {"gate": "#pair", "rate": "1", "per": "1"}, 400, "rate= cannot be set"),
-        ("edit", {"gate": "#nothing", "running": "1"}, 404, "There is no such limit in effect"),
-        ("clear", {"gate": "\0"}, 404, "There is no such limit in effect"),
-    ],
-)
-def test_an_invalid_limit_is_refused_and_changes_nothing(
-    visitor: Visitor, session: Session, path: str, fields: dict[str, str], status: int, said: str
+REFUSED: list[tuple[str, dict[str, str], int, str]] = [
+    ("new", {"which": "strippe", "running": "1"}, 400, "did you mean 'stripe'?"),
+    ("new", {"running": "1"}, 400, "name a task or a limit, or else a queue"),
+    ("new", {"which": "pair", "queue": "default", "running": "1"}, 400, "and not both"),
+    ("new", {"which": "pair"}, 400, "say running= or rate= with per="),
+    ("new", {"which": "pair", "running": "many"}, 400, "running must be a number, got 'many'"),
+    ("new", {"which": "pair", "key": "1", "running": "1"}, 400, "no task declares this limit with key="),
+    ("edit", {"gate": "#pair", "running": "-1"}, 400, "running must be"),
+    ("edit", {"gate": "%rated", "rate": "1"}, 400, "rate= and per= go together"),
+    ("edit", {"gate": "#pair", "rate": "1", "per": "1"}, 400, "rate= cannot be set"),
+    ("edit", {"gate": "#nothing", "running": "1"}, 404, "There is no such limit in effect"),
+    ("clear", {"gate": "\0"}, 404, "There is no such limit in effect"),
+]
+
+
+def test_what_cannot_be_set_is_refused_and_changes_nothing(
+    visitor: Visitor, session: Session, subtests: pytest.Subtests
 ) -> None:
     before = words(visitor.get("/limits")).partition("Database time")[0]
-    refused = visitor.post(f"/limits/{path}", fields)
-    assert refused.status_code == status
-    assert said in words(refused.text)
-    assert words(visitor.get("/limits")).partition("Database time")[0] == before
-    assert audit(session) == []
+    for path, fields, status, said in REFUSED:
+        with subtests.test(path=path, fields=fields):
+            refused = visitor.post(f"/limits/{path}", fields)
+            assert refused.status_code == status
+            assert said in words(refused.text)
+            assert words(visitor.get("/limits")).partition("Database time")[0] == before
+            assert audit(session) == []
 
 
 def test_a_viewer_sees_limits_and_changes_none(visitor: Visitor, session: Session) -> None:

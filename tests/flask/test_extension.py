@@ -117,8 +117,7 @@ def test_it_is_rolled_back_when_its_end_cannot_be_stored(
 
     monkeypatch.setattr(SucceedOne, "parameters", of_another_run)
     worker.start()
-    while not shop.teardowns[2:]:  # the engine, the isolation level, the run
-        pass
+    wait_until(lambda: shop.teardowns[2:])  # the engine, the isolation level, the run
     worker.stop()
     assert "LeaseLost" in repr(shop.teardowns[2])
     assert effects(shop, session) == []

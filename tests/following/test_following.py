@@ -41,6 +41,7 @@ def test_wait_returns_the_job_with_its_result(session: Session) -> None:
     assert plain.result == {"pages": 3, "title": "July"}, "by its own session, too"
 
 
+@pytest.mark.slow
 def test_a_job_that_ends_at_once_is_not_missed(session: Session) -> None:
     """Each is followed right after its commit, while the worker may be about to end it."""
     with jobs.worker():
@@ -122,6 +123,7 @@ def test_coroutines_follow_in_an_event_loop(session: Session) -> None:
     assert ended.result["pages"] == 5
 
 
+@pytest.mark.slow
 def test_one_that_does_not_end_in_time(session: Session) -> None:
     one = report.enqueue(session, pages=1)
     session.commit()
@@ -174,6 +176,7 @@ def test_the_result_of_another_task_or_type_is_refused(session: Session) -> None
         settle.result(one, timeout=20)
 
 
+@pytest.mark.slow
 def test_a_thousand_who_follow_share_twenty_looks_a_second(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     looks, read = list[int](), ReadUpdates.__call__
 

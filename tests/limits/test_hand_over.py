@@ -49,6 +49,7 @@ def test_a_key_that_had_room_takes_its_turn(database: Engine, claims: Claims) ->
     assert account(next_one) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "is_full"), [(shop.keyed, True), (shop.roomy, False)])
 def test_others_are_told_of_a_place_only_where_somebody_waited_for_it(
     database: Engine, claims: Claims, task: object, is_full: bool

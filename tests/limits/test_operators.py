@@ -62,6 +62,7 @@ def test_a_limit_of_each_key_that_code_drops_goes_with_what_an_operator_had_set(
     assert new.worker().drain() == 1
 
 
+@pytest.mark.slow
 def test_a_limit_of_a_task_that_code_drops_stays_where_an_operator_had_set_it(database: Engine) -> None:
     def limited(version: Jobs[Any]) -> None:
         @version.task(limits=ConcurrencyLimit(1))
@@ -128,6 +129,7 @@ def test_the_end_of_a_plain_job_lets_the_next_one_of_a_limited_queue_start(datab
         wait_until(lambda: left(database) == 0, timeout=10)
 
 
+@pytest.mark.slow
 def test_a_longer_time_of_a_rate_counts_what_started_in_it_and_not_all_that_ever_did(database: Engine) -> None:
     enqueue(database, shop.rated, ({"n": n} for n in range(20)))
     with jobs.worker({"default": 4}):
@@ -140,6 +142,7 @@ def test_a_longer_time_of_a_rate_counts_what_started_in_it_and_not_all_that_ever
         wait_until(lambda: left(database) == 0)  # what started before is logged no more, but for the last of it
 
 
+@pytest.mark.slow
 def test_a_key_that_no_code_holds_any_more_spares_no_failed_job(database: Engine) -> None:
     def holding(version: Jobs[Any]) -> None:
         @version.task(limits=ConcurrencyLimit(1, key="account", ordered="hold"), max_attempts=1)

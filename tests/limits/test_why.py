@@ -83,6 +83,7 @@ def test_each_key_is_full_by_itself(served: Session) -> None:
     assert "nothing holds it" in jobs.why(served, other)[0]
 
 
+@pytest.mark.slow
 def test_a_rate_says_when_the_next_may_start(declared: Engine, session: Session) -> None:
     with jobs.worker(["default"]):
         jobs.set_limit(session, shop.rated, rate=2, per=60)
@@ -218,6 +219,7 @@ def test_a_job_that_waits_for_its_retry_says_which_attempt_failed(declared: Engi
     assert re.fullmatch(form, said), said
 
 
+@pytest.mark.slow
 def test_running_and_ended_jobs_say_so(declared: Engine, session: Session) -> None:
     running = added(session, shop.plain, n=1, seconds=1.0)
     with jobs.worker():

@@ -379,6 +379,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("options", "code", "message"), REFUSED.values(), ids=REFUSED)
 def test_what_migrate_cannot_do_is_refused_with_the_remedy(
     options: list[str], code: int, message: str, tmp_path: Path, database_url: str
@@ -389,6 +390,7 @@ def test_what_migrate_cannot_do_is_refused_with_the_remedy(
     assert catalog(database_url) == [("schema", "public", "standard public schema")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", ["", "schema='ops', prefix='x_'"])
 def test_tables_that_autogenerate_has_made_are_known_by_their_version(
     options: str, tmp_path: Path, database_url: str

@@ -124,6 +124,7 @@ def test_a_downgrade_says_them_as_version_one_did(database: Engine, engine: Engi
     assert back == definitions(database)
 
 
+@pytest.mark.slow
 def test_writers_go_on_while_the_rules_change(database: Engine) -> None:
     """A transaction that has written a job holds up the change, and the change holds up nobody."""
     at_version_one(database)

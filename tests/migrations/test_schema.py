@@ -118,7 +118,6 @@ DIFFERENCES = {
 
 @pytest.mark.parametrize(("change", "told"), DIFFERENCES.items())
 def test_each_difference_is_named(change: str, told: str, connection: Connection) -> None:
-    assert compare(connection, jobs.models) == []
     connection.execute(text(change))
     found = [str(one) for one in compare(connection, jobs.models)]
     assert told in found

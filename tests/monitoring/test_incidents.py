@@ -122,7 +122,8 @@ class TestEverySlotWaitsForOneRow:
         session.rollback()  # pg_stat_activity does not change within a transaction
         return blocked.read_blocked(session, jobs)
 
-    def test_the_session_that_holds_the_row_is_named(self, session: Session, holder: int, waiting: int) -> None:
+    @pytest.mark.slow
+    def test_who_holds_it_is_told(self, session: Session, holder: int, waiting: int) -> None:
         found, remedy = doctor()["running jobs"]
         form = (
             r"2 sessions wait for a lock, for .* so far; possibly those of job 1 \(take\), job 2 \(take\)\. "
@@ -146,7 +147,8 @@ class TestEverySlotWaitsForOneRow:
         assert re.search(ends, why), why
 
 
-def test_a_rate_that_failing_attempts_use_up_is_reported_with_their_task(database: Engine, session: Session) -> None:
+@pytest.mark.slow
+def test_a_rate_that_failing_attempts_use_up_is_told_with_their_task(database: Engine, session: Session) -> None:
     remind.enqueue(session, customer=1)
     session.commit()
     with jobs.worker():

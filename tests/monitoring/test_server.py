@@ -82,7 +82,8 @@ def test_tasks_with_a_shorter_timeout_are_safe(database: Engine) -> None:
         assert (safe.verdict, safe.found) == ("ok", "30 s")
 
 
-def test_a_table_full_of_dead_rows_is_reported_with_the_transaction_to_end_first(database: Engine) -> None:
+@pytest.mark.slow
+def test_a_table_full_of_dead_rows_is_told_with_the_transaction_to_end_first(database: Engine) -> None:
     with Session(database.execution_options(isolation_level="REPEATABLE READ")) as old:
         pid = old.scalar(select(func.pg_backend_pid()).where(select(jobs.Job.id).exists().is_(False)))
         with Session(database) as session:

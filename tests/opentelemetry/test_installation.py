@@ -14,6 +14,7 @@ from tests.conftest import ROOT
 from tests.traced_shop import jobs
 
 
+@pytest.mark.slow
 def test_nothing_is_loaded_unless_it_is_asked_for() -> None:
     program = (
         "import sys, sqla_jobs.testing; from sqla_jobs import Jobs; import sqla_jobs.worker, sqla_jobs.clock; "

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 from tests.conftest import ROOT
+
+MYPY = (
+    *(sys.executable, "-m", "mypy", "--strict"),
+    *(f"--config-file={ROOT / 'pyproject.toml'}", f"--cache-dir={ROOT / '.mypy_cache'}"),
+)
+"""As `make types` does, whose cache it shares: most of the time goes into what SQLAlchemy and others declare."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from sqlalchemy import Engine
 
 from sqla_jobs.rules.outcomes import RunOutcome
@@ -21,6 +22,7 @@ def test_the_drawing_of_the_packages_is_what_they_import() -> None:
     assert kept("packages") == drawings.packages(), RENEW
 
 
+@pytest.mark.slow
 def test_the_drawing_of_a_job_is_what_its_statements_do(database: Engine) -> None:
     steps = list(drawings.way(database))
     assert kept("job") == drawings.life(steps), RENEW

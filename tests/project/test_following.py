@@ -52,6 +52,7 @@ def states(said: str) -> list[str]:
     return [json.loads(line.removeprefix("data: "))["state"] for line in said.splitlines() if line]
 
 
+@pytest.mark.slow
 def test_the_servers_of_the_page_tell_how_a_report_goes(reports: Path) -> None:
     from fastapi.testclient import TestClient
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.project.pages import MYPY
 
 pytestmark = pytest.mark.slow
 CASES = ROOT / "tests/typing"
@@ -20,13 +21,10 @@ Errors = dict[str, dict[int, str]]
 """By name of the file and number of the line."""
 
 
-def mypy(tmp_path_factory: pytest.TempPathFactory) -> Errors:
+def mypy() -> Errors:
     """What mypy --strict says."""
-    cache, config = tmp_path_factory.mktemp("mypy"), tmp_path_factory.mktemp("config") / "mypy.ini"
-    config.write_text("[mypy]\nstrict = true\n[mypy-cron_descriptor.*]\nignore_missing_imports = true\n")
     files = [str(path) for path in sorted(CASES.glob("*.py"))]
-    command = [sys.executable, "-m", "mypy", f"--config-file={config}", f"--cache-dir={cache}", *files]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = subprocess.run([*MYPY, *files], capture_output=True, text=True, check=False)
     assert result.returncode in (0, 1), result.stdout + result.stderr
     errors: Errors = {}
     for path, line, message in re.findall(r"^(.+\.py):(\d+): error: (.+)$", result.stdout, re.MULTILINE):
@@ -34,7 +32,7 @@ def mypy(tmp_path_factory: pytest.TempPathFactory) -> Errors:
     return errors
 
 
-def pyright(_: pytest.TempPathFactory) -> Errors:
+def pyright() -> Errors:
     """What pyright says in strict mode."""
     command = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable, "-p", str(CASES)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -52,9 +50,9 @@ def pyright(_: pytest.TempPathFactory) -> Errors:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("checker", [mypy, pyright])
 def test_applications_pass_the_strictest_checks_and_mistakes_are_refused_where_they_are_made(
-    checker: Callable[[pytest.TempPathFactory], Errors], tmp_path_factory: pytest.TempPathFactory
+    checker: Callable[[], Errors],
 ) -> None:
-    errors = checker(tmp_path_factory)
+    errors = checker()
     found = errors.pop(REFUSED.name)
     assert errors == {}
     lines = REFUSED.read_text().splitlines()

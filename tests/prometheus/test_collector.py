@@ -225,6 +225,7 @@ def orphan(session: Session, task: str) -> None:
     session.commit()
 
 
+@pytest.mark.slow
 def test_a_run_that_was_taken_back_from_a_living_process_is_counted_once(session: Session, database: Engine) -> None:
     seen = registry(jobs)
     shop.wait.enqueue(session, n=1)
@@ -369,6 +370,7 @@ def test_limits_are_told_by_name_and_never_by_key(engine: Engine, monkeypatch: p
     assert not any("41" in label for key in limits for label in key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "allowed"),
     [

@@ -294,6 +294,7 @@ def stored(session: Session) -> Iterator[tuple[str, str]]:
 def test_a_secret_comes_out_nowhere_however_the_task_raises(
     session: Session, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """What is stored is looked through for each way, what is shown for a third of them, others with each secret."""
     caplog.set_level(logging.DEBUG, "sqla_jobs")
     given: dict[str, Any] = {"blob": BLOBS[name]} if name in BLOBS else {"secret": TEXTS[name]}
     (secret,) = given.values()
@@ -314,7 +315,8 @@ def test_a_secret_comes_out_nowhere_however_the_task_raises(
     assert {str(one) for one in outcomes} == {"failed", "cancelled", "succeeded"}
     for where, output in stored(session):
         check(output, secret, where)
-    for where, output in outputs(session, [job.id for job in made]):
+    turn = [*TEXTS, *BLOBS].index(name) % 3
+    for where, output in outputs(session, [job.id for job in (*made[turn:-2:3], *made[-2:])]):
         check(output, secret, where)
     check(caplog.text, secret, "the log")
 

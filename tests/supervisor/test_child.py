@@ -25,6 +25,7 @@ def hasty_threads() -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hasty_threads")
 def test_a_child_can_die_while_its_parent_tells_it_of_jobs() -> None:
     """The listener would hear no more, and the main thread would end."""

@@ -23,7 +23,6 @@ from sqlalchemy.orm import (
     Session,
     mapped_column,
     object_session,
-    registry,
     relationship,
 )
 from tenacity import Retrying, wait_fixed
@@ -33,6 +32,7 @@ from sqla_jobs import ArgumentsError, DeclarationError, JobMixin, Jobs
 from sqla_jobs.tasks.task import Task
 from sqla_jobs.testing import drain
 from sqla_jobs.worker import misfits
+from tests.helpers import MAPPED, new_jobs
 
 
 class Base(DeclarativeBase):
@@ -178,13 +178,11 @@ Seen = list[Any]
 
 @pytest.fixture
 def jobs() -> Jobs[JobMixin]:
-    return Jobs(registry())
+    return new_jobs()
 
 
 def create_tables(engine: Engine) -> None:
-    own = registry()
-    Jobs(own)
-    own.metadata.create_all(engine)
+    MAPPED.Job.metadata.create_all(engine)
     Base.metadata.create_all(engine)
 
 

@@ -20,8 +20,9 @@ from sqlalchemy import Engine, Text, create_engine, delete, event, func, insert,
 from sqlalchemy.exc import IntegrityError, PendingRollbackError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
+from tenacity import Retrying, wait_fixed
 
-from sqla_jobs import ArgumentsError, JobMixin, Jobs, JobsError, JobState, Unique, UnknownTask
+from sqla_jobs import ArgumentsError, DeclarationError, JobMixin, Jobs, JobsError, JobState, Unique, UnknownTask
 from sqla_jobs.testing import drain
 from tests.helpers import as_id, wait_until
 
@@ -45,6 +46,11 @@ ran: list[Any] = []
 
 @jobs.task(queue="mail", priority=2, max_attempts=7)
 def send(email: str, body: str = "") -> None:
+    ran.append(email)
+
+
+@jobs.task(delay=timedelta(minutes=1))
+def remind(email: str) -> None:
     ran.append(email)
 
 
@@ -268,6 +274,38 @@ class TestTime:
 
     def test_no_delay_is_now(self, session: Session) -> None:
         assert stored(session, send.options(delay=0).enqueue(session, "ann")).state == "queued"
+
+    def test_a_delay_that_the_task_declares_is_that_of_its_jobs(self, session: Session) -> None:
+        before = session.scalars(select(func.clock_timestamp())).one()
+        remind.enqueue_many(session, [{"email": "bob"}])
+        remind.options(delay=None).enqueue(session, "cid")
+        for job in (stored(session, remind.enqueue(session, "ann")), *session.scalars(select(MyJob))):
+            assert timedelta(seconds=60) <= job.run_at - before < timedelta(seconds=70)
+            assert job.state == "scheduled"
+
+    def test_an_enqueue_overrides_the_delay_of_the_task(self, session: Session) -> None:
+        assert stored(session, remind.options(delay=0).enqueue(session, "ann")).state == "queued"
+        later = stored(session, remind.options(delay=3600).enqueue(session, "ann"))
+        assert timedelta(minutes=59) < later.run_at - later.created_at < timedelta(minutes=61)
+        moment = datetime(2999, 1, 1, tzinfo=UTC)
+        assert stored(session, remind.options(run_at=moment).enqueue(session, "ann")).run_at == moment
+
+    def test_a_retry_waits_as_the_policy_says(self, session: Session) -> None:
+        @jobs.task(delay=3600, retry=Retrying(wait=wait_fixed(7)))
+        def flaky() -> None:
+            raise OSError
+
+        job = flaky.options(delay=0).enqueue(session)
+        drain(jobs, session, errors="record")
+        session.refresh(job)
+        assert timedelta(seconds=6) < job.run_at - job.runs[0].finished_at < timedelta(seconds=8)
+
+    @pytest.mark.parametrize("delay", [-1, "5", timedelta.max], ids=as_id)
+    def test_a_task_cannot_declare_what_is_no_delay(self, delay: Any) -> None:
+        with pytest.raises(DeclarationError, match=r"late: delay must be a timedelta or .*, from 0 to 100 years, got"):
+
+            @jobs.task(delay=delay)
+            def late() -> None: ...
 
     def test_run_at_is_a_moment_in_whatever_zone(self, session: Session) -> None:
         moment = datetime(2999, 1, 1, tzinfo=UTC)
@@ -498,6 +536,29 @@ class TestMany:
         assert jobs.enqueue_many(session, iter(mixed)) == 5
         drain(jobs, session)
         assert ran == ["a", "b", 1, "c", 2]
+
+    def test_their_ids_are_returned_in_the_order_of_the_items(self, session: Session) -> None:
+        emails = [f"{number * 7919 % 12_345}" for number in range(12_345)]
+        ids = send.options(delay=5).enqueue_many(session, ({"email": email} for email in emails), returning=True)
+        found = session.execute(select(MyJob.id, MyJob.args["email"].astext))
+        by_id: dict[int, str] = {row[0]: row[1] for row in found}
+        assert [by_id[job_id] for job_id in ids] == emails
+        assert send.enqueue_many(session, [], returning=True) == []
+
+    def test_the_ids_of_instances_of_several_classes_are_returned_too(self, session: Session) -> None:
+        ids = jobs.enqueue_many(session, [Send("a"), Bill(amount=1), Send("b")], returning=True, priority=3)
+        stored = [session.get_one(MyJob, job_id) for job_id in ids]
+        assert [(job.task, job.priority) for job in stored] == [("Send", 3), ("Bill", 3), ("Send", 3)]
+        assert [job.args for job in stored[::2]] == [{"email": "a"}, {"email": "b"}]
+
+    def test_ids_cost_no_statement_more(self, session: Session) -> None:
+        items = [{"email": "ann"}] * 6000
+        sent: list[str] = []
+        event.listen(session.connection(), "before_cursor_execute", lambda *call: sent.append(call[2]))
+        send.enqueue_many(session, items)
+        plain = len(sent)
+        send.enqueue_many(session, items, returning=True)
+        assert (plain, len(sent)) == (plain, 2 * plain)
 
     def test_rows_are_flushed_and_loaded(self, session: Session) -> None:
         orders = [Order(), Order()]

@@ -28,7 +28,7 @@ from sqla_jobs.tasks.enqueue import EnqueueOptions
 from sqla_jobs.tasks.schedule import ScheduleOptions
 from sqla_jobs.tasks.task import Task
 from sqla_jobs.testing import drain
-from tests.helpers import as_id
+from tests.helpers import as_id, new_jobs
 
 
 class Base(DeclarativeBase):
@@ -46,7 +46,7 @@ class OwnSession(Session):
 
 @pytest.fixture
 def jobs() -> Jobs[JobMixin]:
-    return Jobs(registry())
+    return new_jobs()
 
 
 @pytest.fixture
@@ -518,7 +518,7 @@ class TestNames:
         ({"retry": tenacity.Retrying(after=print, before_sleep=print)}, "after, before_sleep=…"),
         ({"retry": tenacity.Retrying(retry_error_callback=print)}, "retry_error_callback=…"),
         ({"retry": tenacity.Retrying(sleep=print)}, "sleep=…"),
-        ({"delay": 5}, "unknown task option 'delay'; valid options: name, queue, priority"),
+        ({"delays": 5}, "unknown task option 'delays'; valid options: name, queue, priority"),
     ],
     ids=as_id,
 )

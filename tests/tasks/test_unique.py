@@ -504,6 +504,21 @@ class TestMany:
         assert (count, count.replaced, count.skipped) == (2, 1, 0)
         assert jobs.enqueue_many(session, []) == 0
 
+    @pytest.mark.parametrize("task", [bill, index, refresh])
+    def test_the_id_of_each_item_is_that_of_the_job_which_has_its_key(self, session: Session, task: Any) -> None:
+        there = task.enqueue(session, account=1)
+        session.flush()
+        ids = task.enqueue_many(session, ({"account": n} for n in (2, 1, 3, 2)), returning=True)
+        assert [session.get_one(MyJob, job_id).args["account"] for job_id in ids] == [2, 1, 3, 2]
+        assert (ids[0], ids[1]) == (ids[3], there.id)
+
+    def test_the_number_names_what_became_of_the_items(self, session: Session) -> None:
+        index.enqueue(session, account=1)
+        count = index.enqueue_many(session, [{"account": n} for n in (1, 2, 3)])
+        assert (count.inserted, count.replaced, count.skipped) == (2, 1, 0)
+        assert repr(count) == "Enqueued(inserted=2, replaced=1, skipped=0)"
+        assert (f"{count}", str(count), f"{count:>3}") == ("2", "2", "  2")
+
     @pytest.mark.parametrize("key", [None, "account"])
     def test_many_batches_are_one_call(self, session: Session, key: Any) -> None:
         many = plain.options(unique=Unique(key))

@@ -58,6 +58,7 @@ def test_groups_take_turns_as_with_workers(kit_session: Session) -> None:
     assert [*kit_session.scalars(select(jobs.Run.job_id).order_by(jobs.Run.id))] == [job.id for job in turns]
 
 
+@pytest.mark.slow
 def test_a_group_is_found_beyond_hundreds_that_are_full(kit_session: Session) -> None:
     for account in range(201):
         make_job(kit_session, fetch, state="running", args={"account": 1000 + account})
@@ -73,6 +74,7 @@ def test_a_pause_lets_nothing_start(kit_session: Session) -> None:
     assert_waits(kit_session, jobs, job, because="the provider is down")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("driver", ["psycopg", "psycopg_async", "asyncpg"])
 def test_an_asynchronous_session_is_asked_too(kit_url: str, driver: str) -> None:
     def look(session: Session) -> None:

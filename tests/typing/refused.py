@@ -133,6 +133,7 @@ def wrong_options(session: Session) -> None:
     jobs.enqueue(session, SendEmail("a@b.c"), queue=3)  # error
     jobs.enqueue_many(session, [SendEmail("a@b.c")], max_attempts="3")  # error
     send_email.enqueue_many(session, ["a@b.c"])  # error
+    send_email.enqueue_many(session, [], returning=1)  # error
     jobs.tasks["send_email"].options(when=5)  # error
     jobs.worker("default", threads=4)  # error
 
@@ -147,6 +148,18 @@ def wrong_type() -> None: ...
 
 @jobs.task(retry=3)  # error
 def wrong_policy() -> None: ...
+
+
+@jobs.task(retention="erase")  # error
+def wrong_retention() -> None: ...
+
+
+@jobs.task(retention={"failed": "erase"})  # error
+def wrong_erasure() -> None: ...
+
+
+@jobs.task(delay="5")  # error
+def wrong_delay() -> None: ...
 
 
 @jobs.task(unique="account")  # error

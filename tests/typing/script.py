@@ -121,7 +121,7 @@ def unique_jobs(session: Session) -> None:
     jobs.enqueue(session, Invoice(7), unique=Unique(key=None, on_conflict="return"))
 
 
-@jobs.task(timeout=timedelta(minutes=1))
+@jobs.task(timeout=timedelta(minutes=1), delay=60, retention={"succeeded": "erase", "failed": None, "cancelled": 60})
 def settle(session: Session, run: RunContext, order: Order, note: str = "") -> dict[str, Any]:
     run.progress(0.5, "half way")
     if run.cancel_requested:
@@ -170,7 +170,7 @@ def settle_traced(session: TracedSession, order: Order | None) -> None: ...
 def watch(run: RunContext, *, account: UUID, since: datetime) -> None: ...
 
 
-@jobs.task()
+@jobs.task(delay=timedelta(seconds=5), retention=timedelta(days=1))
 def import_rows(rows: list[dict[str, Any]], options: dict[str, Any] | None = None) -> Any:
     return rows
 
@@ -241,6 +241,9 @@ def enqueue(session: Session, order: Order) -> None:
 
     count = send_email.enqueue_many(session, rows())
     assert_type(count + count.replaced + count.skipped, int)
+    assert_type(count.inserted, int)
+    assert_type(send_email.enqueue_many(session, rows(), returning=True), list[int])
+    assert_type(jobs.enqueue_many(session, [Invoice(7)], returning=True, queue="bulk"), list[int])
     send_email.options(queue="bulk").enqueue_many(session, [{"email": "a@b.c", "body": "hi"}])
 
     assert_type(jobs.enqueue(session, SendEmail(email="a@b.c", body="hi")), JobMixin)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import tenacity
 from sqlalchemy import Engine, select, text
-from sqlalchemy.orm import Session, registry
+from sqlalchemy.orm import Session
 
 from sqla_jobs import ArgumentsError, ConcurrencyLimit, JobMixin, Jobs
 from sqla_jobs.execution.attempt import Attempt
@@ -20,7 +20,7 @@ from sqla_jobs.queries import Claimed
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.worker import misfits
 from sqla_jobs.worker.misfits import Misfits
-from tests.helpers import wait_until
+from tests.helpers import new_jobs, wait_until
 
 NARROW = tenacity.Retrying(retry=tenacity.retry_if_exception_type(OSError))
 KINDS = ["plain", "transactional", "coroutine", "limited"]
@@ -29,7 +29,7 @@ KINDS = ["plain", "transactional", "coroutine", "limited"]
 @pytest.fixture
 def old(database: Engine) -> Jobs[Any]:
     """Yesterday's code."""
-    jobs = Jobs(registry())
+    jobs = new_jobs()
     jobs.bind(database)
 
     @jobs.task(retry=NARROW)
@@ -50,7 +50,7 @@ def old(database: Engine) -> Jobs[Any]:
 @pytest.fixture
 def new(database: Engine) -> Jobs[Any]:
     """Today's: each task takes more, and there is one task more."""
-    jobs = Jobs(registry())
+    jobs = new_jobs()
     jobs.bind(database)
 
     @jobs.task
@@ -128,6 +128,7 @@ def test_a_job_that_old_code_cannot_run_is_left_to_new_code_uncharged(
     assert met(session) == 3
 
 
+@pytest.mark.slow
 def test_why_doctor_and_status_say_who_leaves_it_and_who_takes_it(
     session: Session, old: Jobs[Any], new: Jobs[Any], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from alembic.operations import Operations
 
 _MADE = "made by sqla_jobs"
-"""The comment that marks a schema as made here, so that it may be dropped again."""
+"""The comment that marks a schema as created here, so that it may be dropped again."""
 
 
 def upgrade(op: Operations, names: Names) -> None:
-    """Make the schema if it is missing, the tables and their indexes."""
+    """Create the schema if it is missing, the tables, and their indexes."""
     if names.schema:
         op.execute(_make_schema(names.schema))
     for statement in (*_jobs(names), *_runs(names), *_schedules(names), *_ticks(names), *_others(names)):
@@ -22,7 +22,7 @@ def upgrade(op: Operations, names: Names) -> None:
 
 
 def downgrade(op: Operations, names: Names) -> None:
-    """Drop the tables with everything that belongs to them, and the schema if it was made here and is empty."""
+    """Drop the tables with everything that belongs to them, and the schema if it was created here and is empty."""
     for noun in (
         "audit",
         "starts",
@@ -45,7 +45,7 @@ def _literal(text: str) -> str:
 
 
 def _make_schema(schema: str) -> str:
-    """Return SQL that makes a missing schema. IF NOT EXISTS needs the right to create even if the schema exists."""
+    """Return SQL that creates a missing schema. IF NOT EXISTS needs the CREATE privilege even if the schema exists."""
     return f"""
 DO $$
 BEGIN

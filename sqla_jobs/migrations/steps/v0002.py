@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Rule(NamedTuple):
-    """A CHECK before and after this step."""
+    """A CHECK, as it is before and after this step."""
 
     name: str
     before: str
@@ -20,7 +20,7 @@ class Rule(NamedTuple):
 
 
 def upgrade(op: Operations, names: Names) -> None:
-    """Shorten the CHECKs: the server parses them in half the time, in each statement that writes."""
+    """Shorten the CHECKs: in each writing statement, the server then parses them in half the time."""
     add_column(op, names, "jobs", "times_replaced integer")
     add_column(op, names, "jobs", "times_returned integer")
     check = f"CONSTRAINT {names.prefix}processes_tasks_check CHECK ({_object('tasks').after})"
@@ -30,7 +30,7 @@ def upgrade(op: Operations, names: Names) -> None:
 
 
 def downgrade(op: Operations, names: Names) -> None:
-    """Restore the longer CHECKs, and drop the columns that came with this version."""
+    """Restore the longer CHECKs, and drop the columns that this version added."""
     drop_column(op, names, "jobs", "times_replaced")
     drop_column(op, names, "jobs", "times_returned")
     drop_column(op, names, "processes", "tasks")
@@ -128,4 +128,4 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "starts": (_times("started_at"),),
     "audit": (_ID, _object("details"), _times("at")),
 }
-"""The rules of each table, without the prefix."""
+"""Each table's rules, by table name without the prefix."""

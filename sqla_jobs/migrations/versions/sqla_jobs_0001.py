@@ -11,7 +11,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the tables."""
+    """Create the tables."""
     branch.upgrade(op, from_=0, to=1)  # type: ignore[arg-type]
 
 

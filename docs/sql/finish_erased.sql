@@ -1,0 +1,161 @@
+WITH mine AS MATERIALIZED
+(SELECT ended.job_id AS job_id, ended.run_id AS run_id, ended.process_id AS process_id, ended.outcome AS
+    outcome, ended.delay AS delay, ended.started AS started, ended.finished AS finished, ended.result AS
+    result, ended.error_type AS error_type, ended.error AS error, ended.traceback AS traceback, ended.fraction
+    AS fraction, ended.message AS message, found.attempt AS attempt, found.started_at AS started_at,
+    found.finished_at AS finished_at, found.due_at AS due_at, found.state AS state
+FROM unnest(CAST(CASE WHEN (CASE current_setting('synchronous_commit') WHEN 'off' THEN
+    set_config('synchronous_commit', 'on', true) ELSE '' END IS NOT NULL) THEN %(job_ids)s::VARCHAR END AS
+    BIGINT[]), CAST(%(run_ids)s::VARCHAR AS BIGINT[]), CAST(%(process_ids)s::VARCHAR AS UUID[]),
+    CAST(%(outcomes)s::VARCHAR AS TEXT[]), CAST(%(delays)s::VARCHAR AS DOUBLE PRECISION[]),
+    CAST(%(started)s::VARCHAR AS DOUBLE PRECISION[]), CAST(%(finished)s::VARCHAR AS DOUBLE PRECISION[]),
+    CAST(%(results)s::VARCHAR AS TEXT[]), CAST(%(error_types)s::VARCHAR AS TEXT[]), CAST(%(errors)s::VARCHAR
+    AS TEXT[]), CAST(%(tracebacks)s::VARCHAR AS TEXT[]), CAST(%(fractions)s::VARCHAR AS DOUBLE PRECISION[]),
+    CAST(%(messages)s::VARCHAR AS TEXT[])) AS ended(job_id, run_id, process_id, outcome, delay, started,
+    finished, result, error_type, error, traceback, fraction, message) JOIN LATERAL (SELECT sqla_jobs.attempt
+    AS attempt, sqla_jobs.started_at + (CAST(ended.started AS DOUBLE PRECISION) * INTERVAL '1 second') AS
+    started_at, sqla_jobs.started_at + (CAST(ended.finished AS DOUBLE PRECISION) * INTERVAL '1 second') AS
+    finished_at, sqla_jobs.started_at + (CAST(ended.finished AS DOUBLE PRECISION) * INTERVAL '1 second') +
+    (CAST(CASE WHEN (ended.outcome = %(outcome_3)s::VARCHAR) THEN least(power(%(power_1)s, least((SELECT
+    count(*) AS count_1
+FROM sqla_runs
+WHERE sqla_runs.job_id = sqla_jobs.id AND sqla_runs.outcome = %(outcome_4)s::VARCHAR) - %(param_2)s::INTEGER,
+    %(least_1)s::INTEGER)), %(least_2)s) * (%(param_3)s + random() / CAST(%(random_1)s::INTEGER AS NUMERIC))
+    ELSE ended.delay END AS DOUBLE PRECISION) * INTERVAL '1 second') AS due_at, CASE WHEN (ended.outcome IN
+    ('succeeded', 'failed', 'cancelled')) THEN ended.outcome WHEN (ended.outcome = %(outcome_5)s::VARCHAR)
+    THEN CASE WHEN (sqla_jobs.cancel_requested_at IS NOT NULL) THEN %(param_4)s::VARCHAR WHEN
+    (sqla_jobs.attempt >= sqla_jobs.max_attempts) THEN %(param_5)s::VARCHAR WHEN ((SELECT count(*) AS count_2
+FROM sqla_runs
+WHERE sqla_runs.job_id = sqla_jobs.id AND sqla_runs.outcome = %(outcome_6)s::VARCHAR) < %(param_6)s::INTEGER)
+    THEN %(param_7)s::VARCHAR ELSE %(param_8)s::VARCHAR END WHEN (sqla_jobs.cancel_requested_at IS NOT NULL)
+    THEN %(param_9)s::VARCHAR WHEN (ended.outcome = %(outcome_7)s::VARCHAR AND ended.delay IS NULL) THEN
+    %(param_10)s::VARCHAR ELSE %(param_11)s::VARCHAR END AS state
+FROM sqla_jobs
+WHERE sqla_jobs.id = ended.job_id AND sqla_jobs.current_run_id = ended.run_id AND sqla_jobs.process_id =
+    ended.process_id AND sqla_jobs.state LIKE 'running' FOR NO KEY UPDATE SKIP LOCKED) AS found ON true),
+stored AS
+(INSERT INTO sqla_runs (id, job_id, attempt, process_id, started_at, finished_at, outcome, result, error_type,
+    error, traceback, untold_at) SELECT CASE WHEN ((SELECT sqla_runs.id
+FROM sqla_runs
+WHERE sqla_runs.id = mine.run_id) IS NULL AND mine.run_id > %(run_id_1)s::BIGINT AND mine.run_id <=
+    9000000000000000000) THEN mine.run_id ELSE nextval('sqla_runs_id_seq') END AS anon_1, mine.job_id AS
+    job_id, mine.attempt AS attempt, mine.process_id AS process_id, mine.started_at AS started_at,
+    mine.finished_at AS finished_at, CASE WHEN (mine.outcome = %(outcome_1)s::VARCHAR AND mine.state =
+    %(state_1)s::VARCHAR) THEN %(param_1)s::VARCHAR ELSE mine.outcome END AS anon_2, CAST(mine.result AS
+    JSONB) AS result, mine.error_type AS error_type, mine.error AS error, mine.traceback AS traceback, CASE
+    WHEN (mine.outcome IN ('failed', 'lost') OR mine.outcome = %(outcome_2)s::VARCHAR AND mine.traceback IS
+    NULL) THEN clock_timestamp() + (CAST(10.0 AS DOUBLE PRECISION) * INTERVAL '1 second') END AS anon_3
+FROM mine
+WHERE mine.outcome != %(outcome_8)s::VARCHAR),
+done AS
+(UPDATE sqla_jobs SET args='"(erased)"', state=mine.state, run_at=CASE WHEN (mine.state =
+    %(state_2)s::VARCHAR) THEN mine.due_at ELSE sqla_jobs.run_at END, attempt=greatest(mine.attempt - CASE
+    WHEN (mine.outcome IN ('released', 'snoozed')) THEN %(param_12)s::INTEGER ELSE %(param_13)s::INTEGER END,
+    %(greatest_1)s::INTEGER), current_run_id=NULL, process_id=NULL, unique_key=CASE WHEN
+    (sqla_jobs.unique_period IS NULL) THEN NULL ELSE sqla_jobs.unique_key END, headers=NULL,
+    progress=coalesce(mine.fraction, sqla_jobs.progress), progress_message=NULL, finished_at=CASE WHEN
+    (mine.state IN ('succeeded', 'failed', 'cancelled')) THEN mine.finished_at ELSE NULL END, position=CASE
+    WHEN (mine.state = %(state_3)s::VARCHAR) THEN nextval('sqla_jobs_position_seq') ELSE sqla_jobs.position
+    END FROM mine WHERE sqla_jobs.id = mine.job_id AND sqla_jobs.id = ANY (array((SELECT mine.job_id
+FROM mine))) RETURNING mine.run_id, mine.outcome, sqla_jobs.id, sqla_jobs.state, sqla_jobs.queue,
+    sqla_jobs.gates, sqla_jobs.on_failure),
+of_runs AS
+(UPDATE sqla_runs SET result=NULL, error=NULL, traceback=NULL WHERE sqla_runs.job_id = ANY (array((SELECT
+    done.id
+FROM done)))),
+follow_ups AS
+(INSERT INTO sqla_jobs (task, queue, priority, max_attempts, args, state) SELECT (done.on_failure ->>
+    %(on_failure_1)s::TEXT) AS anon_4, coalesce((done.on_failure ->> %(on_failure_2)s::TEXT), 'default') AS
+    coalesce_2, coalesce(CAST((done.on_failure ->> %(on_failure_3)s::TEXT) AS SMALLINT), 0) AS coalesce_3,
+    coalesce(CAST((done.on_failure ->> %(on_failure_4)s::TEXT) AS INTEGER), 25) AS coalesce_4,
+    jsonb_build_object(coalesce((done.on_failure ->> %(on_failure_5)s::TEXT), 'job_id'), done.id) AS
+    jsonb_build_object_1, 'queued'
+FROM done
+WHERE done.state = 'failed' AND done.on_failure IS NOT NULL RETURNING sqla_jobs.queue),
+message AS MATERIALIZED
+(SELECT concat(done.queue, CASE WHEN (done.gates IS NOT NULL) THEN '=limits' END) AS concat_1
+FROM done
+WHERE done.outcome IN ('released', 'lost') AND done.state = 'queued' UNION SELECT '=limits'
+FROM done
+WHERE done.outcome IN ('released', 'lost') AND (done.gates IS NOT NULL OR done.queue = ANY (array((SELECT
+    substr(sqla_limits.gate, %(substr_2)s::INTEGER) AS substr_1
+FROM sqla_limits
+WHERE sqla_limits.gate >= '@' AND sqla_limits.gate < 'A' AND sqla_limits.running IS NOT NULL)))) UNION SELECT
+    follow_ups.queue AS queue
+FROM follow_ups UNION SELECT follow_ups.queue || '=limits' AS anon_5
+FROM follow_ups)
+ SELECT ended.run_id, CASE WHEN (done.run_id IS NOT NULL) THEN %(param_14)s::VARCHAR WHEN ((SELECT
+    sqla_jobs.id
+FROM sqla_jobs
+WHERE sqla_jobs.id = ended.job_id AND sqla_jobs.current_run_id = ended.run_id AND sqla_jobs.process_id =
+    ended.process_id AND sqla_jobs.state LIKE 'running') IS NOT NULL) THEN %(param_15)s::VARCHAR ELSE CASE
+    coalesce((SELECT sqla_runs.outcome
+FROM sqla_runs
+WHERE sqla_runs.id = ended.run_id), %(coalesce_1)s::VARCHAR) WHEN %(param_16)s::VARCHAR THEN
+    %(param_17)s::VARCHAR WHEN %(param_18)s::VARCHAR THEN %(param_19)s::VARCHAR ELSE %(param_20)s::VARCHAR END
+    END AS fate
+FROM unnest(CAST(CASE WHEN (CASE current_setting('synchronous_commit') WHEN 'off' THEN
+    set_config('synchronous_commit', 'on', true) ELSE '' END IS NOT NULL) THEN %(job_ids)s::VARCHAR END AS
+    BIGINT[]), CAST(%(run_ids)s::VARCHAR AS BIGINT[]), CAST(%(process_ids)s::VARCHAR AS UUID[]),
+    CAST(%(outcomes)s::VARCHAR AS TEXT[]), CAST(%(delays)s::VARCHAR AS DOUBLE PRECISION[]),
+    CAST(%(started)s::VARCHAR AS DOUBLE PRECISION[]), CAST(%(finished)s::VARCHAR AS DOUBLE PRECISION[]),
+    CAST(%(results)s::VARCHAR AS TEXT[]), CAST(%(error_types)s::VARCHAR AS TEXT[]), CAST(%(errors)s::VARCHAR
+    AS TEXT[]), CAST(%(tracebacks)s::VARCHAR AS TEXT[]), CAST(%(fractions)s::VARCHAR AS DOUBLE PRECISION[]),
+    CAST(%(messages)s::VARCHAR AS TEXT[])) AS ended(job_id, run_id, process_id, outcome, delay, started,
+    finished, result, error_type, error, traceback, fraction, message) LEFT OUTER JOIN done ON done.run_id =
+    ended.run_id
+WHERE CASE WHEN ((SELECT count(pg_notify(%(param_21)s::VARCHAR, message.concat_1)) AS count_3
+FROM message
+WHERE (SELECT count(*) AS count_4
+FROM sqla_processes
+WHERE sqla_processes.kind = 'worker') > %(param_22)s::INTEGER) >= %(param_23)s::INTEGER) THEN done.run_id IS
+    NULL OR ended.outcome = %(outcome_9)s::VARCHAR AND done.state = %(state_4)s::VARCHAR END
+-- coalesce_1 = ''
+-- greatest_1 = 0
+-- least_1 = 20
+-- least_2 = 3600.0
+-- on_failure_1 = 'task'
+-- on_failure_2 = 'queue'
+-- on_failure_3 = 'priority'
+-- on_failure_4 = 'max_attempts'
+-- on_failure_5 = 'argument'
+-- outcome_1 = 'retried'
+-- outcome_2 = 'retried'
+-- outcome_3 = 'lost'
+-- outcome_4 = 'lost'
+-- outcome_5 = 'lost'
+-- outcome_6 = 'lost'
+-- outcome_7 = 'released'
+-- outcome_8 = 'released'
+-- outcome_9 = 'retried'
+-- param_1 = 'cancelled'
+-- param_10 = 'queued'
+-- param_11 = 'scheduled'
+-- param_12 = 1
+-- param_13 = 0
+-- param_14 = 'cancelled'
+-- param_15 = 'locked'
+-- param_16 = ''
+-- param_17 = 'lost'
+-- param_18 = 'lost'
+-- param_19 = 'rescued'
+-- param_2 = 1
+-- param_20 = 'known'
+-- param_21 = '.sqla_jobs_position_seq'
+-- param_22 = 0
+-- param_23 = 0
+-- param_3 = 0.75
+-- param_4 = 'cancelled'
+-- param_5 = 'failed'
+-- param_6 = 2
+-- param_7 = 'queued'
+-- param_8 = 'scheduled'
+-- param_9 = 'cancelled'
+-- power_1 = 2.0
+-- random_1 = 2
+-- run_id_1 = 0
+-- state_1 = 'cancelled'
+-- state_2 = 'scheduled'
+-- state_3 = 'queued'
+-- state_4 = 'cancelled'
+-- substr_2 = 2

@@ -1,0 +1,205 @@
+"""`dev`: all that an application needs on the machine of its developer, in one terminal."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager, suppress
+from multiprocessing.connection import Pipe
+from pathlib import Path
+from types import FrameType
+from typing import Self
+
+import click
+
+from sqla_jobs.cli.dev_messages import Answer, Failed, Order, Ready, Said, Unbound
+from sqla_jobs.cli.naming import ApplicationCommand, application_options, named_application, plain_errors, right_usage
+from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.postgres import LocalServer
+from sqla_jobs.rules.retention import KEPT
+from sqla_jobs.runtime.logs import LogOptions
+from sqla_jobs.runtime.settings import Settings
+from sqla_jobs.supervisor.reload import on_change
+from sqla_jobs.supervisor.spec import Application, ChildSpec, SupervisorOptions
+from sqla_jobs.supervisor.supervisor import Supervisor
+
+_FOLDER = Path(".sqla-jobs")
+_ENDS_WITHIN = 5.0
+"""Seconds that the dashboard's process has to end, and running jobs."""
+_LOOK = 0.2
+"""Seconds between two looks whether all processes live."""
+
+
+@click.command(cls=ApplicationCommand)
+@application_options
+@click.option("--queues", metavar="mail,default", help="Queues to serve; unless given, those of all tasks.")
+@click.option("--concurrency", default=8, show_default=True, help="Jobs at once, of each queue.")
+@click.option(
+    "--port",
+    default=8642,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="Of the dashboard; 0: any.",
+)
+def dev(application: str | None, database_url: str | None, queues: str | None, concurrency: int, port: int) -> None:
+    """Run a database, a worker and the dashboard in this terminal, for development. Ctrl-C ends all of them.
+
+    The database is --database-url, else the application's own, else DATABASE_URL. Where there is none, a PostgreSQL
+    server is started, which keeps its data in the folder .sqla-jobs. Tables are created or upgraded, unless the
+    application has an Alembic history. The worker starts anew when a Python file changes, and writes a line for each
+    job that ends. On Ctrl-C running jobs have 5 seconds to end.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with plain_errors(), ExitStack() as running:
+        if importlib.util.find_spec("watchfiles") is None:
+            raise ConfigurationError('`dev` needs watchfiles: pip install "sqla-jobs[reload]"')
+        name = named_application(application)
+        wanted = None if queues is None else [word.strip() for word in queues.split(",")]
+        with right_usage():
+            _settings(wanted or ["default"], concurrency)
+        logs = LogOptions("INFO", "short", jobs=True)
+        logs.set_up(name)
+        site, server = _Site(name, database_url, None, port), None
+        running.enter_context(site)
+        ready = site.answer()
+        if ready is None:
+            server = running.enter_context(_private_server())
+            os.environ["DATABASE_URL"] = server.url
+            site = running.enter_context(_Site(name, database_url, server.url, port))
+            ready = site.answer()
+        if ready is None:
+            raise ConfigurationError(f"{name} names no database, and takes none from DATABASE_URL: give --database-url")
+        click.echo(f"Dashboard (works once, for one browser): {ready.dashboard}")
+        settings = _settings(wanted or ready.queues, concurrency)
+        supervisor = _supervisor(Application(name, logs), database_url, settings)
+        on_change(supervisor.replace_all)
+        with _watching(site, server) as ended:
+            code = supervisor.run(hangup=_stop)
+        if ended:
+            raise click.ClickException(ended[0])
+    sys.exit(code)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _settings(queues: list[str], concurrency: int) -> Settings:
+    return Settings.checked(
+        queues,
+        concurrency=concurrency,
+        heartbeat=5.0,
+        lease=30.0,
+        poll=1.0,
+        grace=_ENDS_WITHIN,
+        slow_after=300.0,
+        timeout=None,
+        kill_after=10.0,
+        retention=KEPT,
+    )
+
+
+def _supervisor(application: Application, database_url: str | None, settings: Settings) -> Supervisor:
+    spec = ChildSpec(database_url, settings, drain=False, clock=True, logs=application.logs)
+    options = SupervisorOptions(reload=True)
+    return Supervisor(application, lambda _: (spec, options), options)
+
+
+@contextmanager
+def _private_server() -> Generator[LocalServer]:
+    _FOLDER.mkdir(exist_ok=True)
+    ignored = _FOLDER / ".gitignore"
+    if not ignored.exists():
+        ignored.write_text("*\n")
+    data = _FOLDER / "postgres"
+    with LocalServer(data_directory=data, durable=True) as server:
+        click.echo(f"PostgreSQL, with its data in {data}: DATABASE_URL={server.url}")
+        yield server
+
+
+class _Site:
+    """The process of `dev_site`."""
+
+    def __init__(self, application: str, database_url: str | None, private_url: str | None, port: int) -> None:
+        self._order = Order(sys.path, application, database_url, private_url, port)
+
+    def __enter__(self) -> Self:
+        self._pipe, theirs = Pipe()
+        with theirs:
+            self._process = subprocess.Popen[bytes](
+                [sys.executable, "-m", "sqla_jobs.cli.dev_site", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # Ctrl-C in the terminal is for this process
+            )
+        self._pipe.send(self._order)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pipe.close()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_ENDS_WITHIN)
+        self._process.kill()
+        self._process.wait()
+
+    @property
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def answer(self) -> Ready | None:
+        """Show what it says until it is ready. None: the application names no database. Raises `ClickException`."""
+        while True:
+            match self._received():
+                case Said(line):
+                    click.echo(line)
+                case Failed(reason):
+                    raise click.ClickException(reason)
+                case Ready() as ready:
+                    return ready
+                case Unbound():
+                    self._process.wait()
+                    return None
+
+    def how_it_ended(self) -> str:
+        """Return why it has ended, after it was ready."""
+        answer = self._received()
+        return answer.reason if isinstance(answer, Failed) else str(answer)
+
+    def _received(self) -> Answer:
+        try:
+            answer: Answer = self._pipe.recv()
+        except (EOFError, OSError):
+            code = self._process.wait()
+            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            return Failed(f"the process of the dashboard {how}")
+        return answer
+
+
+@contextmanager
+def _watching(site: _Site, server: LocalServer | None) -> Generator[list[str]]:
+    """Within the block, stop this process by a signal if one of them ends. Give the list that then holds the reason."""
+    ended: list[str] = []
+    is_over = threading.Event()
+
+    def watch() -> None:
+        while not is_over.wait(_LOOK):
+            if site.has_ended:
+                ended.append(site.how_it_ended())
+            elif server is not None and server.has_ended:
+                ended.append("the PostgreSQL server ended")
+            if ended:
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    thread = threading.Thread(target=watch, name="sqla_jobs-dev", daemon=True)
+    thread.start()
+    try:
+        yield ended
+    finally:
+        is_over.set()
+        thread.join()

@@ -1,0 +1,42 @@
+"""The messages between the two processes of `dev`."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Order(NamedTuple):
+    """From the parent: what to do."""
+
+    path: list[str]
+    application: str
+    database_url: str | None
+    private_url: str | None
+    """The server that the parent runs; None: another one is given, or none."""
+    port: int
+
+
+class Unbound(NamedTuple):
+    """To the parent: the application names no database."""
+
+
+class Said(NamedTuple):
+    """To the parent: a line to show."""
+
+    line: str
+
+
+class Failed(NamedTuple):
+    """To the parent: why this process ends."""
+
+    reason: str
+
+
+class Ready(NamedTuple):
+    """To the parent: the tables are there, and the dashboard is served."""
+
+    dashboard: str
+    queues: list[str]
+
+
+Answer = Unbound | Said | Failed | Ready

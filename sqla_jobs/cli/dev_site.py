@@ -1,0 +1,123 @@
+"""The process of `dev` that knows the application: it prepares the tables and serves the dashboard.
+
+It ends when its parent does: then the pipe between them ends.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import traceback
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine
+
+from sqla_jobs.cli.dashboard import make
+from sqla_jobs.cli.dev_messages import Failed, Order, Ready, Said, Unbound
+from sqla_jobs.cli.naming import told_apart
+from sqla_jobs.cli.output import remedy
+from sqla_jobs.database.explain import EXPLAINED, explain
+from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.loading import bind_for_command_line, load_jobs
+from sqla_jobs.migrations.applying import histories, migrate
+from sqla_jobs.models.version import check_version
+
+_FLASK_MIGRATE = "migrations/alembic.ini"
+_LOOK = 0.5
+"""Seconds between two looks whether somebody has migrated the tables."""
+
+
+def main() -> None:
+    """Obey the order that comes through the pipe with this descriptor."""
+    parent = Connection(int(sys.argv[1]))
+    order: Order = parent.recv()
+    sys.path[:] = order.path
+    threading.Thread(target=_end_with_parent, args=[parent], daemon=True).start()
+    try:
+        with told_apart():
+            _obey(order, parent)
+    except EXPLAINED as error:
+        parent.send(Failed(remedy(explain(error))))
+    except Exception:  # noqa: BLE001 - an error of the application, which its developer wants to see whole
+        parent.send(Failed(traceback.format_exc()))
+
+
+def _end_with_parent(parent: Connection) -> None:
+    try:
+        parent.recv()  # it sends no more
+    except (EOFError, OSError):
+        os._exit(0)
+
+
+def _obey(order: Order, parent: Connection) -> None:
+    has_url = order.database_url is not None or "DATABASE_URL" in os.environ
+    try:
+        jobs = load_jobs(order.application)
+    except Exception:
+        if has_url or "database_url" not in traceback.format_exc().lower():
+            raise
+        parent.send(Unbound())
+        return
+    bind_for_command_line(jobs, order.database_url)
+    if not jobs.is_bound:
+        parent.send(Unbound())
+        return
+    _prepare(jobs, order, parent)
+    server, address = make(jobs, order.port, read_only=False)
+    declared = {task.declaration.defaults["queue"] for task in jobs.tasks.values()}
+    parent.send(Ready(address, sorted({"default", *declared})))
+    server.serve_forever()
+
+
+def _prepare(jobs: Jobs[Any], order: Order, parent: Connection) -> None:
+    engine = jobs.binding().engine
+    history = _history(engine)
+    if history is not None:
+        _wait_for_tables(jobs, engine, order, parent, history)
+        return
+    if order.private_url is not None:
+        jobs.Job.metadata.create_all(engine)
+    for line in migrate(engine, jobs.models):
+        parent.send(Said(line))
+
+
+def _history(engine: Engine) -> str | None:
+    """Return where the application has its Alembic history; None where it has none."""
+    for path in ("alembic.ini", _FLASK_MIGRATE):
+        if Path(path).is_file():
+            return path
+    project = Path("pyproject.toml")
+    if project.is_file() and "[tool.alembic]" in project.read_text(encoding="utf-8"):
+        return str(project)
+    with engine.connect() as connection:
+        found = histories(connection)
+    return f"the table {found[0]}.alembic_version" if found else None
+
+
+def _wait_for_tables(jobs: Jobs[Any], engine: Engine, order: Order, parent: Connection, history: str) -> None:
+    said = ""
+    while True:
+        try:
+            with engine.connect() as connection:
+                check_version(connection, jobs.models.tables["jobs"])
+        except ConfigurationError as error:
+            if str(error) != said:
+                said = str(error)
+                command = "flask db upgrade" if history == _FLASK_MIGRATE else "alembic upgrade heads"
+                url = "" if order.private_url is None else f"DATABASE_URL={order.private_url} "
+                parent.send(Said(said))
+                how = f"Run in another terminal: {url}{command}"
+                what = f"The application has an Alembic history ({history}), so nothing is changed here."
+                parent.send(Said(f"{what} {how}"))
+            time.sleep(_LOOK)
+        else:
+            return
+
+
+if __name__ == "__main__":
+    main()

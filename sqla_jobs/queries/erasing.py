@@ -1,0 +1,79 @@
+"""What is erased of a job and its runs: data of people, while the rows stay."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import BigInteger, Connection, Uuid, any_, bindparam, case, func, literal_column, null, select, update
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Session
+
+from sqla_jobs.calls.values import Claimed, Lease
+from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.models.mapping import Models
+from sqla_jobs.queries.expressions import array_of, leased
+from sqla_jobs.queries.statement import Statement
+from sqla_jobs.rules.redaction import ERASED
+
+ERASED_COLUMNS = {
+    "jobs": ("args", "unique_key", "progress_message", "headers"),
+    "runs": ("result", "error", "traceback"),
+}
+"""The columns that are erased, by table."""
+
+
+def check_may_erase(connection: Connection, models: Models[Any]) -> None:
+    """Raise `ConfigurationError` if this role may not erase jobs: it could store no success of a task that erases."""
+    preparer = connection.dialect.identifier_preparer
+    for noun, columns in ERASED_COLUMNS.items():
+        name = preparer.format_table(models.tables[noun])
+        for column in columns:
+            if not connection.scalar(select(func.has_column_privilege(name, column, "UPDATE"))):
+                raise ConfigurationError(
+                    f"a task declares retention={{'succeeded': 'erase'}}, and this role may not change {column} of "
+                    f"{name}: grant what `sqla-jobs grants --worker ROLE` says about that, or leave that retention out"
+                )
+
+
+def erased_job() -> dict[str, Any]:
+    """Return the columns of a job that is erased. Arguments that are no object keep it from being queued again."""
+    nothing = dict.fromkeys(ERASED_COLUMNS["jobs"], null())
+    return {**nothing, "args": literal_column(f"'\"{ERASED}\"'", JSONB)}
+
+
+def erased_runs(runs: Any, jobs: Any) -> Any:
+    """Return a CTE that erases the runs of the jobs in the CTE `jobs`, which has their `id`."""
+    return (
+        update(runs)
+        .where(runs.c.job_id == any_(array_of(select(jobs.c.id))))
+        .values(dict.fromkeys(ERASED_COLUMNS["runs"], null()))
+        .cte("of_runs")
+    )
+
+
+def erased_on_success(jobs: Any) -> dict[str, Any]:
+    """Return the columns of a job that is erased when it succeeds. A key counts until the end of its period."""
+    return {**erased_job(), "unique_key": case((jobs.c.unique_period.is_(None), null()), else_=jobs.c.unique_key)}
+
+
+class EraseRunning(Statement):
+    """Erases a job that is about to succeed, in the transaction of its run, and its earlier runs."""
+
+    def __call__(self, session: Session | Connection, lease: Lease | Claimed) -> None:
+        """Erase the job if the lease still stands, waiting for its row."""
+        values = {
+            "lease_job_id": lease.job_id,
+            "lease_run_id": lease.run_id,
+            "lease_process_id": lease.process_id,
+        }
+        self._run(session, values)
+
+    def sql(self) -> Any:
+        jobs, runs = self.tables.jobs, self.tables.runs
+        lease = [
+            bindparam(name, type_=kind)
+            for name, kind in (("lease_job_id", BigInteger), ("lease_run_id", BigInteger), ("lease_process_id", Uuid))
+        ]
+        which = leased(jobs, *lease)
+        erased = update(jobs).where(which).values(erased_on_success(jobs)).returning(jobs.c.id).cte("erased")
+        return select(func.count()).select_from(erased).add_cte(erased_runs(runs, erased))
