@@ -31,7 +31,7 @@ _HOST = "127.0.0.1"
 )
 @click.option("--read-only", is_flag=True, help="Allow no changes.")
 def dashboard(jobs: Jobs[Any], port: int, read_only: bool) -> None:
-    """Serve the dashboard to this machine, until SIGINT. The address it prints lets one browser in, once."""
+    """Serve the dashboard to this machine, until SIGINT. The printed address opens it once, in one browser."""
     server, address = make(jobs, port, read_only=read_only)
     click.echo(f"Open {address}")
     click.echo("It works once, for one browser. Stop with Ctrl-C.")

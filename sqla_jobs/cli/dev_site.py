@@ -18,7 +18,7 @@ from sqlalchemy import Engine
 
 from sqla_jobs.cli.dashboard import make
 from sqla_jobs.cli.dev_messages import Failed, Order, Ready, Said, Unbound
-from sqla_jobs.cli.naming import told_apart
+from sqla_jobs.cli.naming import output_on_stderr
 from sqla_jobs.cli.output import remedy
 from sqla_jobs.database.explain import EXPLAINED, explain
 from sqla_jobs.errors import ConfigurationError
@@ -39,7 +39,7 @@ def main() -> None:
     sys.path[:] = order.path
     threading.Thread(target=_end_with_parent, args=[parent], daemon=True).start()
     try:
-        with told_apart():
+        with output_on_stderr():
             _obey(order, parent)
     except EXPLAINED as error:
         parent.send(Failed(remedy(explain(error))))

@@ -156,9 +156,9 @@ class Outcome:
 
 
 SUCCEEDED = Outcome(RunOutcome.succeeded)
-"""That of each task that returned `None`."""
+"""The outcome of each task that returned `None`."""
 ERASED = Outcome(RunOutcome.succeeded, erases=True)
-"""That of each task that returned, and whose jobs are erased on success."""
+"""The outcome of each task that returned and whose jobs are erased on success."""
 
 
 def decide(

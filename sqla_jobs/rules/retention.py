@@ -31,7 +31,7 @@ ERASE = "erase"
 
 
 class TaskRetention(TypedDict, total=False):
-    """How long the jobs of one task are kept, by the state in which they ended: a timedelta or seconds, None for ever.
+    """The retention of one task's jobs, by the state in which they ended: a timedelta or seconds, None for ever.
 
     A state that is left out is kept as the worker says.
     """
@@ -45,7 +45,7 @@ class TaskRetention(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class OwnRetention:
-    """What a task declares about its jobs that ended."""
+    """A task's declared retention of its ended jobs."""
 
     kept: Mapping[str, float | None]
     """Seconds by state; None to keep them for ever. Other states are kept as the worker says."""

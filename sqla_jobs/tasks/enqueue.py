@@ -191,7 +191,9 @@ def add_many(
         into += [job.gates, job.ordered_by]
         given = [*selected, element["args"], cast(element["gates"].astext, ARRAY(Text)), element["ordered_by"].astext]
         encoded = (_with_gates(item, gates_of) for item in encoded)
-    statement: Any = insert(job).from_select(into, select(*given))  # the entity, so that the session's listeners see it
+    statement: Any = insert(job).from_select(
+        into, select(*given)
+    )  # the entity and not the table, for the session's listeners
     if ids is not None:
         statement = statement.returning(job.id)
     count = 0

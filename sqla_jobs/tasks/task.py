@@ -226,7 +226,7 @@ class Enqueuer(Generic[C, J]):
     def enqueue_numbered(
         self, session: AnySession, arguments: Iterable[tuple[int, Mapping[str, Any]]], ids: list[int] | None, /
     ) -> Enqueued:
-        """The same, where each mapping comes with the number that an error is to name it by. `ids` gets the ids."""
+        """Do the same as `enqueue_many` for numbered mappings. Errors name the number of an item. `ids` gets ids."""
         into = plain_session(session, lambda: f"{self.written}.enqueue_many(session, […])")
         declaration, unique = self._declaration, self._unique
 
@@ -344,7 +344,7 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
 
         - `delay`: a timedelta, or seconds, from now by the server's clock; up to 100 years. 0: now, whatever
           the task declares.
-        - `run_at`: a datetime with a time zone; the job is not run before. `PARKED` never comes by itself.
+        - `run_at`: a datetime with a time zone, before which the job does not run. `PARKED` is never reached.
         - `queue`: the name of a queue, 1 to 200 printable characters without = and ,.
         - `priority`: from -10 to 10, lower runs first.
         - `max_attempts`: from 1 to 1,000,000.

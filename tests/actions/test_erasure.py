@@ -251,7 +251,7 @@ def test_a_text_is_found_wherever_it_stands_but_not_in_secrets(session: Session)
     told = run("find", DATA)
     assert "greetings" in told.output
     assert "are not searched" in told.output
-    assert "say what to look for" in run("find", " ", code=2).output
+    assert "give the text to search for" in run("find", " ", code=2).output
 
 
 class TestOnSuccess:

@@ -36,15 +36,15 @@ Run = Callable[..., Result]
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 NO_MOVES = [
-    (["move", "1"], 2, "say where to: --to QUEUE, --priority N, or both"),
+    (["move", "1"], 2, "no target is given: give --to QUEUE, --priority N, or both"),
     (["move", "1", "--to", "a,b"], 2, "queue must be 1 to 200 printable characters"),
     (["move", "1", "--priority", "11"], 2, "priority must be an integer from -10 to 10"),
     (["move", "1", "--to", "defualt"], 1, "has a queue 'defualt'; did you mean 'default'"),
     (["move", "1", "--to", "default"], 1, "job 1 is failed"),
     (["move", "99", "--to", "default"], 1, "there is no job 99"),
     (["move", "--task", "mrak", "--to", "default"], 1, "did you mean 'mark'"),
-    (["reschedule", "1"], 2, "say when: either --at MOMENT or --in TIME"),
-    (["reschedule", "1", "--at", "2031-01-01", "--in", "2h"], 2, "say when: either"),
+    (["reschedule", "1"], 2, "give the new time: either --at MOMENT or --in TIME"),
+    (["reschedule", "1", "--at", "2031-01-01", "--in", "2h"], 2, "give the new time: either"),
     (["reschedule", "1", "--at", "soon"], 2, "is not a time"),
     (["reschedule", "1", "--in", "2h"], 1, "job 1 is failed"),
     (["retry", "--all", "--limit", "0"], 2, "0 is not in the range x>=1"),

@@ -176,10 +176,10 @@ def test_an_operator_sets_and_clears_a_limit_with_audit_lines(declared: Engine, 
 
 REFUSED: list[tuple[list[str], int, str]] = [
     (["set", "strippe", "--running", "1"], 2, "no task and no limit is named 'strippe'; did you mean 'stripe'?"),
-    (["set", "--running", "1"], 2, "name a task or a limit, or else --queue NAME"),
-    (["set", "pair", "--queue", "default", "--running", "1"], 2, "name a task or a limit, or else --queue NAME"),
+    (["set", "--running", "1"], 2, "name either a task or limit, or --queue NAME"),
+    (["set", "pair", "--queue", "default", "--running", "1"], 2, "name either a task or limit, or --queue NAME"),
     (["set", "--queue", "default", "--key", "1", "--running", "1"], 2, "--queue takes no --key"),
-    (["set", "pair"], 2, "say --running N, or --rate N with --per SECONDS"),
+    (["set", "pair"], 2, "give --running N, or --rate N with --per SECONDS"),
     (["set", "pair", "--rate", "5"], 2, "--rate N and --per SECONDS go together"),
     (["set", "pair", "--key", "1", "--running", "5"], 2, "no task declares this limit with key="),
     (["set", "ordered", "--running", "2"], 2, "running must be"),
