@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from sqla_jobs.database.async_sessions import AsyncBind, AsyncSessions, synchronous_engine
 from sqla_jobs.database.engines import REMEDY, check_engine, check_translation, checked_isolation, is_asynchronous
+from sqla_jobs.database.session_classes import check_class, making
 from sqla_jobs.errors import ConfigurationError
 
 SessionFactory = Callable[[], Session]
@@ -50,6 +51,22 @@ class Binding:
     def async_sessions(self, isolation: str) -> AsyncSessions:
         """Return the sessions of coroutine tasks. `isolation` applies if the application has no asynchronous engine."""
         return AsyncSessions(self._async_bind, self.engine, isolation, self._entity)
+
+    def sessions_of(self, kind: type[Session], task: str) -> SessionFactory:
+        """Return what gives the sessions of the runs of `task`, which are of the class `kind`.
+
+        Raises `ConfigurationError` if the application's sessions are of another class.
+        """
+        if kind is Session:
+            return self.run_session
+        if self.run_session is not self.session_factory:  # the helpers of the application write in it, too
+            with self.session() as session:
+                check_class(session, kind, task)
+            return self.run_session
+        make = making(self.session_factory, kind, task)
+        with self.context(None), closing(make()) as session:
+            check_class(session, kind, task)
+        return make
 
     @property
     def engine(self) -> Engine:

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.util import await_only
 from sqlalchemy.util.concurrency import in_greenlet
 
+from sqla_jobs.database.session_classes import name_of
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.execution.interrupt import NONE, Interrupt
 from sqla_jobs.tasks.declaration import Declaration
@@ -55,6 +56,7 @@ class InOwnLoop(Here):
 
 def body_of(declaration: Declaration, session: Session) -> Here:
     """What runs a task in the test of this session. Raises `ConfigurationError` where nothing can await it."""
+    check_session(declaration, session)
     if not declaration.signature.is_coroutine:
         return Here()
     remedy = "write await session.run_sync(lambda own: drain(jobs, own)) with the AsyncSession of the test"
@@ -67,6 +69,17 @@ def body_of(declaration: Declaration, session: Session) -> Here:
     if _is_in_loop():
         raise ConfigurationError(f"{declaration.name} is a coroutine task, and drain would hold up its loop: {remedy}")
     return InOwnLoop()
+
+
+def check_session(declaration: Declaration, session: Session) -> None:
+    """Raise `ConfigurationError` if the session of the test is none of the class that the task takes."""
+    kind = declaration.signature.session_class
+    given = around_test(session) if declaration.signature.is_coroutine else session
+    if kind is not None and given is not None and not isinstance(given, kind):
+        raise ConfigurationError(
+            f"{declaration.name} takes a {name_of(kind)}, and the session of the test is a {name_of(type(given))}: "
+            "give one of that class (for sqla_jobs_session, the fixture sqla_jobs_session_class names it)"
+        )
 
 
 def around_test(session: Session) -> Any:

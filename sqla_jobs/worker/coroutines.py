@@ -45,12 +45,12 @@ class Coroutines:
         wants_session = any(signature.wants_session for signature in signatures.values())
         self._sessions = binding.async_sessions(isolation) if wants_session else None
 
-    def transactions(self, queries: Queries, settings: Settings) -> WorkerTransactions | None:
-        """Return the transactions of coroutine tasks. None if none of these tasks takes a session."""
-        if self._sessions is None:
-            return None
+    def transactions(self, declaration: Declaration, queries: Queries, settings: Settings) -> WorkerTransactions:
+        """Return the transactions of a coroutine task that takes a session."""
+        assert self._sessions is not None, "one of the tasks takes a session"
+        assert declaration.signature.session_class is not None
         return WorkerTransactions(
-            self._sessions.begin,
+            self._sessions.sessions_of(declaration.signature.session_class, declaration.name),
             queries,
             lease=settings.lease,
             patience=settings.patience,

@@ -247,17 +247,22 @@ class Worker(Service):
     def _transactions(self, queries: Queries, isolation: str) -> Callable[[Declaration], Transactions]:
         """Return the function that selects a task's transactions."""
         settings = self._settings
-        plain = WorkerTransactions(
-            self._binding.run_session,
-            queries,
-            lease=settings.lease,
-            patience=settings.patience,
-            isolation=isolation,
-        )
-        awaited = self._coroutines.transactions(queries, settings)
+        known: dict[type[Any], Transactions] = {}
 
         def of(declaration: Declaration) -> Transactions:
-            return awaited if awaited is not None and declaration.signature.is_coroutine else plain
+            kind = declaration.signature.session_class
+            assert kind is not None, "only tasks that take a session have transactions"
+            if kind not in known and declaration.signature.is_coroutine:
+                known[kind] = self._coroutines.transactions(declaration, queries, settings)
+            elif kind not in known:
+                known[kind] = WorkerTransactions(
+                    self._binding.sessions_of(kind, declaration.name),
+                    queries,
+                    lease=settings.lease,
+                    patience=settings.patience,
+                    isolation=isolation,
+                )
+            return known[kind]
 
         return of
 

@@ -33,7 +33,7 @@ PUBLIC = {
     },
     "sqla_jobs.pytest_plugin": {
         *("sqla_jobs_postgres", "sqla_jobs_metadata", "sqla_jobs_session", "sqla_jobs_connection", "sqla_jobs_engine"),
-        *("sqla_jobs_database", "sqla_jobs_databases"),
+        *("sqla_jobs_database", "sqla_jobs_databases", "sqla_jobs_session_class"),
     },
     "sqla_jobs.postgres": {"local_postgres"},
     "sqla_jobs.opentelemetry": {"instrument"},

@@ -127,7 +127,7 @@ def test_every_page_is_run_by_a_test() -> None:
     structure = {"reference"}  # it holds directives only, which the build of the pages follows
     prose = {"glossary"}  # no code
     compared = {"architecture"}  # with the code, by tests/project/test_architecture.py
-    adopting = {"cli", "dashboard", "fastapi", "flask", "following", "migrations", "operating"}
+    adopting = {"cli", "dashboard", "fastapi", "flask", "following", "migrations", "operating", "sqlmodel"}
     coming = {"coming-from-celery", "coming-from-rq"}
     testing = {page.stem for page in DOCS if page.stem.startswith("testing")}
     using = {"coroutines", "schedules", "several-modules", "tasks", "transactions", "unique", "workers"}
@@ -216,6 +216,7 @@ def test_the_web_server_of_the_docs_runs_jobs(
         ("testing-flask", 4),
         ("testing-fastapi", 8),
         ("testing-factory-boy", 2),
+        ("sqlmodel", 3),
     ],
 )
 def test_the_tests_of_a_page_pass(
@@ -235,7 +236,7 @@ def test_the_tests_of_a_page_pass(
 def test_the_modules_of_a_page_pass_the_strictest_check_of_types(tmp_path: Path) -> None:
     """One page after the other, so that what they import is read once."""
     testing = ("testing", "testing-unit", "testing-integration", "testing-workers", "testing-flask", "testing-fastapi")
-    for name in ("structlog", *testing):
+    for name in ("structlog", "sqlmodel", *testing):
         folder = tmp_path / name
         folder.mkdir()
         folder.joinpath("shop.py").write_text(QUICK_START.code, encoding="utf-8")
