@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from operator import methodcaller
 from typing import Any, cast
 
 from sqlalchemy import URL, Engine
@@ -41,6 +42,8 @@ class Binding:
         self.context: Context = context or nullcontext
         self.run_session: SessionFactory = run_session or self.session_factory
         """Gives the session of a run, inside its context: a new one, or the one in which the application writes."""
+        self.commit: Callable[[Session], None] = methodcaller("commit")
+        """Commits a session of the application, also that of a run."""
         self._bind = bind
         self._entity = entity
         self._async_bind = async_bind
@@ -96,7 +99,7 @@ class Binding:
         """Open a session that commits at the end, or rolls back after an error."""
         with self.session() as session:
             yield session
-            session.commit()
+            self.commit(session)
 
 
 def both_binds(bind: Bind, async_bind: AsyncBind | None, entity: type[Any]) -> tuple[SyncBind, AsyncBind | None]:

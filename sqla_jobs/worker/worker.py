@@ -261,6 +261,7 @@ class Worker(Service):
                     lease=settings.lease,
                     patience=settings.patience,
                     isolation=isolation,
+                    commit=self._binding.commit,
                 )
             return known[kind]
 

@@ -38,6 +38,7 @@ PUBLIC = {
     "sqla_jobs.postgres": {"local_postgres"},
     "sqla_jobs.opentelemetry": {"instrument"},
     "sqla_jobs.flask": {"FlaskJobs", "cli", "loaded"},
+    "sqla_jobs.pyramid": {"PyramidJobs", "includeme", "is_retryable"},
     "sqla_jobs.dashboard": {"Role", "allow_everyone", "create_blueprint"},
     "sqla_jobs.migrations": {"LATEST", "downgrade", "upgrade"},
     "sqla_jobs.worker": {"Settings", "Worker"},
