@@ -12,6 +12,7 @@ from pyramid.threadlocal import get_current_request
 from pyramid_retry import RetryableException
 from pyramid_tm import is_tm_active
 from sqlalchemy import create_engine, text
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 from tenacity import Retrying, retry_if_exception, wait_fixed
 
@@ -120,7 +121,8 @@ def by_hand(run: RunContext, n: int) -> bool:
 
 
 @jobs.task
-async def awaited(n: int) -> bool:
+async def awaited(session: AsyncSession, n: int) -> bool:
+    session.add(Effect(n=n))
     return get_current_request() is None
 
 
