@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 from functools import cached_property, partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
-from weakref import ref
 
 from pyramid.interfaces import IRequestExtensions, IRequestFactory
 from pyramid.request import Request
@@ -18,10 +17,11 @@ from pyramid.scripting import prepare
 from pyramid.threadlocal import get_current_registry, get_current_request
 from sqlalchemy.orm import Session
 
+from sqla_jobs.applications import Applications
 from sqla_jobs.cli.configured import defaults_of
 from sqla_jobs.database.binding import Bind, Binding, Context, both_binds
 from sqla_jobs.errors import ConfigurationError
-from sqla_jobs.jobs import Jobs, resolver_of, set_resolver
+from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.tasks.context import RunContext
 
@@ -50,7 +50,7 @@ def _add_jobs(config: Configurator, jobs: Any, *, session: str = "dbsession") ->
         raise ConfigurationError(f"config.add_jobs takes a Jobs or its dotted name, got {jobs!r:.80}")
     registry: Any = config.registry
     registry[_NAME] = carried = PyramidJobs(found, registry, session=session)
-    _applications(found).add(carried)
+    _Applications.of(found).add(carried)
     config.action((_NAME,))  # a second call conflicts with this one
 
 
@@ -86,7 +86,7 @@ class PyramidJobs(Generic[J]):
 
     def use(self, application: object = None) -> None:
         """Have workers, clocks and commands of this process work for this application, also outside its requests."""
-        _applications(self.jobs).used = self
+        _Applications.of(self.jobs).used = self
 
     def binding(self, bind: Bind | None = None) -> Binding:
         """Return the database of the application, or `bind`. Raises `ConfigurationError` if there is none."""
@@ -211,43 +211,15 @@ def _commit(session: Session) -> None:
     manager.commit()
 
 
-class _Applications:
-    """Those that carry one `Jobs`; says which one is meant."""
+class _Applications(Applications[PyramidJobs[Any]]):
+    remedy = "work inside a request of one, with pyramid.scripting.prepare(registry=app.registry): …"
 
-    def __init__(self) -> None:
-        self.used: PyramidJobs[Any] | None = None
-        self._carriers: list[ref[PyramidJobs[Any]]] = []
+    def active(self) -> PyramidJobs[Any] | None:
+        carried: PyramidJobs[Any] | None = get_current_registry().get(_NAME)
+        return carried if carried is not None and carried.jobs is self.jobs else None
 
-    def add(self, app: PyramidJobs[Any]) -> None:
-        self._carriers.append(ref(app))
-
-    def __call__(self, bind: Bind | None) -> Binding:
-        living = self._living()
-        app = self._active() or self.used or (living[0] if len(living) == 1 else None)
-        if app is None:
-            raise ConfigurationError(
-                f"{len(living)} applications carry these jobs, and none of them has the current request: work inside "
-                "a request of one, with pyramid.scripting.prepare(registry=app.registry): …"
-            )
+    def binding(self, app: PyramidJobs[Any], bind: Bind | None) -> Binding:
         return app.binding(bind)
 
-    def context_in(self, session: Session) -> Context:
-        """That of the application with the current request, else of the one that was configured last."""
-        app = self._active() or self.used or next(reversed(self._living()), None)
-        return nullcontext if app is None else partial(app.context_in, session)
-
-    def _active(self) -> PyramidJobs[Any] | None:
-        carried = get_current_registry().get(_NAME)
-        return carried if carried in self._living() else None
-
-    def _living(self) -> list[PyramidJobs[Any]]:
-        return [app for carrier in self._carriers if (app := carrier()) is not None]
-
-
-def _applications(jobs: Jobs[Any]) -> _Applications:
-    found = resolver_of(jobs)
-    if isinstance(found, _Applications):
-        return found
-    made = _Applications()
-    set_resolver(jobs, made)
-    return made
+    def surroundings(self, app: PyramidJobs[Any], session: Session) -> Context:
+        return partial(app.context_in, session)

@@ -297,7 +297,7 @@ class TestWhichApplication:
                 worker.drain()
                 session.refresh(job)
                 assert job.runs[0].result == app.config["NAME"]
-        with pytest.raises(ConfigurationError, match=r"2 applications were initialised .* inside the context of one"):
+        with pytest.raises(ConfigurationError, match=r"2 applications carry these jobs.* inside the context of one"):
             jobs.worker()
         with Session(engine) as session:  # a test takes the one that it made last
             assert run_job(session, jobs.tasks["where"])() == "two"
