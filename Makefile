@@ -3,13 +3,14 @@
 # make test      the whole test suite; it starts a PostgreSQL of its own unless DATABASE_URL is set
 # make check     lint, types and tests
 # make fastest   a comparison of what jobs cost with the commit in .ci/fastest: two minutes on a quiet machine
+# make servers   the fast tests on other versions of PostgreSQL: the oldest supported one, and those of Debian's packages
 # make mutants   mutation testing of rules/ and queries/: hours; MUTANTS="Claim FinishAny" for some statements alone
 # make docs      the documentation, as HTML in build/docs
 #
 # PYTHON=... chooses the interpreter, VENV=... and CONSTRAINTS=... another environment.
 
 .SUFFIXES:
-.PHONY: help demo fast test fastest mutants oldest lint format types check docs venv clean
+.PHONY: help demo fast test servers fastest mutants oldest lint format types check docs venv clean
 SHELL := /bin/sh
 VENV ?= .venv
 CONSTRAINTS ?=
@@ -27,7 +28,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 help:
-	@sed -n 's/^# //p' Makefile | head -n 7
+	@sed -n 's/^# //p' Makefile | head -n 8
 
 demo: $(VENV)/demo.stamp
 	@$(RUN) examples.demo
@@ -37,6 +38,9 @@ fast: $(VENV)/dev.stamp
 
 test: $(VENV)/programs.stamp
 	$(RUN) pytest $(PYTEST_ARGS)
+
+servers: $(VENV)/dev.stamp
+	$(RUN) tests.servers $(SERVERS)
 
 # Of CPU time alone: it is the same on a busy machine. .ci/fastest moves on whenever a commit is faster.
 fastest: $(VENV)/dev.stamp

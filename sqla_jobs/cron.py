@@ -1,7 +1,7 @@
-"""When a schedule is due: cron expressions and intervals, in a time zone. Pure, over croniter.
+"""Cron expressions and intervals in a time zone. Pure, over croniter.
 
 Five fields, minute hour day month weekday; six with seconds first. `every(minutes=5)` and `@every 300` are
-intervals counted from 1970-01-01 UTC, so that they neither drift nor depend on when anybody looked.
+intervals counted from 1970-01-01 UTC, so that they never drift.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def every(*, days: float = 0, hours: float = 0, minutes: float = 0, seconds: float = 0) -> str:
-    """The text of an interval for `schedule`, such as "@every 300". Raises `ConfigurationError`."""
+    """Return the text of an interval for `schedule`, such as "@every 300". Raises `ConfigurationError`."""
     total = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds).total_seconds()
     text = f"@every {total:f}".rstrip("0").rstrip(".")
     return Cron.parse(text).text
@@ -47,13 +47,14 @@ def every(*, days: float = 0, hours: float = 0, minutes: float = 0, seconds: flo
 
 @dataclass(frozen=True)
 class Cron:
-    """A rule that says when something is due.
+    """A rule for the moments at which a schedule is due.
 
-    A rule with a fixed hour fires once on every day that it names: where daylight saving skips its time, at
-    the first moment after the gap; where it comes twice, the first time. A rule whose hour is a wildcard
-    (`*`, `*/2`) follows the hours as they pass: nothing in the gap, and both passes of a repeated hour.
-    If both day fields are restricted, a day that matches either is enough. A field that begins with `*` (even
-    `*/2`) does not count as restricted; then a day must match both. This is the rule of crontab(5).
+    A rule with a fixed hour fires once on each day that it names. If daylight saving skips the time, it fires at the
+    first moment after the gap. If the time comes twice, it fires the first time. A rule whose hour is a wildcard (`*`,
+    `*/2`) follows the hours as they pass: it fires never in the gap, and in both passes of a repeated hour.
+
+    If both day fields are restricted, a day matches if either field does. A field that begins with `*` (even `*/2`) is
+    not restricted. If either is not restricted, a day must match both. This is the rule of crontab(5).
     """
 
     text: str
@@ -61,14 +62,17 @@ class Cron:
 
     @classmethod
     def parse(cls, text: str, timezone: str = "UTC") -> Cron:
-        """The rule. Raises `ConfigurationError`, naming the field that is wrong."""
+        """Return the rule. Raises `ConfigurationError`, which names the wrong field."""
         for name, value in {"cron": text, "timezone": timezone}.items():
             if not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
                 raise ConfigurationError(f"{name} must be text such as {_SUCH_AS[name]!r}, got {value!r:.60}")
         return _parsed(" ".join(text.split()) if len(text) <= _LENGTH else text, timezone)
 
     def next_after(self, moment: datetime) -> datetime:
-        """The first time it is due after `moment`, which must be aware; in UTC. Raises `ConfigurationError`."""
+        """Return the first moment after `moment` at which the rule is due, in UTC.
+
+        `moment` has a time zone. Raises `ConfigurationError`.
+        """
         if moment.utcoffset() is None:
             raise ConfigurationError(f"{moment!r} has no time zone: give an aware datetime")
         moment = moment.astimezone(UTC)
@@ -79,13 +83,13 @@ class Cron:
 
     @property
     def description(self) -> str:
-        """In plain English."""
+        """Return the rule in plain English."""
         if self._interval is not None:
             return f"Every {self._interval}"
         from cron_descriptor import Options, get_description  # pyright: ignore[reportMissingTypeStubs]
 
         try:
-            said = get_description(self._expression, Options(locale_code="en_US"))  # else the host's language
+            said = get_description(self._expression, Options(locale_code="en_US"))  # the default is the host's language
         except Exception:  # noqa: BLE001 - it has no words for some rules that are good, and several ways to say so
             said = self._expression
         if not self._is_either_enough:
@@ -107,13 +111,13 @@ class Cron:
 
     @cached_property
     def _fields(self) -> list[str]:
-        """What is written, with seconds first."""
+        """Return the fields as they are written, with seconds first."""
         fields = self._expression.split()
         return fields if len(fields) == len(FIELDS) else ["0", *fields]
 
     @cached_property
     def _expanded(self) -> list[str]:
-        """The same as lists of numbers."""
+        """Return the fields as lists of numbers."""
         return [field.expand(text) for field, text in zip(FIELDS, self._fields, strict=True)]
 
     @cached_property
@@ -129,7 +133,7 @@ class Cron:
         return croniter(" ".join(self._expanded), second_at_beginning=True, day_or=self._is_either_enough)
 
     def check(self) -> None:
-        """Raises `ConfigurationError` for what is no rule."""
+        """Raise `ConfigurationError` if the text is no rule."""
         try:
             self._zone  # noqa: B018 - whether there is one
         except (ZoneInfoNotFoundError, ValueError, OSError, TypeError):
@@ -170,14 +174,14 @@ class Cron:
             raise ConfigurationError(f"cron {self.text!r}: {weekday!r} needs * as its day of month")
 
     def _after(self, local: datetime) -> datetime:
-        """The next match in a calendar without time zones."""
+        """Return the next match in a calendar without time zones."""
         found: datetime = copy.copy(self._calendar).get_next(datetime, start_time=local)
         return found
 
     def _next_day_by_day(self, moment: datetime) -> datetime:
         here = moment.astimezone(self._zone)
         local = here.replace(tzinfo=None)
-        if here.fold:  # what comes twice was due the first time
+        if here.fold:  # a time that comes twice was due the first time
             change = self._change_between(moment - self._shift_at(local), moment)
             local = max(local, self._local(change) + self._shift_at(local) - _SECOND)
         while True:
@@ -210,11 +214,11 @@ class Cron:
         return local.replace(tzinfo=self._zone, fold=fold).astimezone(UTC)
 
     def _shift_at(self, local: datetime) -> timedelta:
-        """By how much the clock is set back at a local time that comes twice; 0 or less for all others."""
+        """Return the seconds by which the clock is set back at a local time that comes twice, else 0 or less."""
         return self._instant(local, 1) - self._instant(local, 0)
 
     def _change_between(self, before: datetime, after: datetime) -> datetime:
-        """The second at which the zone's offset changes, in (before, after]."""
+        """Return the second at which the zone's offset changes, in (before, after]."""
         offset = before.astimezone(self._zone).utcoffset()
         while after - before > _SECOND:
             middle = before + (after - before) // 2

@@ -1,4 +1,4 @@
-"""Every error this package raises on purpose."""
+"""The errors of this package."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ if TYPE_CHECKING:
 
 
 class JobsError(Exception):
-    """The root of them all: its message names the value, the cause and the remedy."""
+    """The base of all errors of this package. The message names the value, the cause and the remedy."""
 
 
 class ConfigurationError(JobsError):
-    """The models, the database or the application are set up in a way that cannot work."""
+    """The models, the database or the application are set up wrongly."""
 
 
 class DeclarationError(JobsError):
-    """A task or one of its options cannot be what it was declared to be."""
+    """The declaration of a task, or one of its options, is invalid."""
 
 
 class ArgumentsError(JobsError):
-    """Arguments do not fit their task, or could not be stored and read back unchanged."""
+    """Arguments do not fit their task, or cannot be stored and read back unchanged."""
 
 
 class UnknownTask(JobsError, KeyError):
@@ -47,7 +47,7 @@ class JobExists(JobsError):
 
 
 class JobFailed(JobsError):
-    """A job that somebody waited for has failed for good, or was cancelled."""
+    """The job that the caller waits for has failed for good, or was cancelled."""
 
     job: JobMixin
     """The job, with its runs, outside of any session."""
@@ -58,15 +58,15 @@ class JobFailed(JobsError):
 
 
 class UnstorableResult(JobsError):
-    """A task has returned a value that cannot be stored: its run fails, and is not tried again."""
+    """A task returned a value that cannot be stored. Its job fails without another attempt."""
 
 
 class EntityGone(JobsError):
-    """A row that was given as an argument has been deleted since: the run ends cancelled."""
+    """The row of an entity argument was deleted. The job ends `cancelled`."""
 
 
 class LeaseLost(JobsError):
-    """The end of an attempt changed no row in the transaction of its run, so that nothing of it is committed."""
+    """The attempt no longer owns its job. Nothing of its transaction is committed."""
 
     def __init__(self) -> None:
         super().__init__(

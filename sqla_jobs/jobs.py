@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, registry
 from sqla_jobs.actions import limits, pausing
 from sqla_jobs.actions.audit import Changing
 from sqla_jobs.actions.jobs import Cancel, Retry
-from sqla_jobs.actions.limits import UNSAID
+from sqla_jobs.actions.limits import UNSET
 from sqla_jobs.actions.pruning import prune_jobs
 from sqla_jobs.database.async_sessions import AsyncBind
 from sqla_jobs.database.binding import Bind, Binding, Context, SyncBind, both_binds
@@ -42,7 +42,7 @@ from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import TaskOptions, declare
 from sqla_jobs.tasks.enqueue import EnqueueOptions
 from sqla_jobs.tasks.enqueued import Enqueued
-from sqla_jobs.tasks.hooks import EventName, H, Hooks, M, S, event_names
+from sqla_jobs.tasks.hooks import EventName, H, Hooks, M, S, W, event_names
 from sqla_jobs.tasks.registry import Tasks
 from sqla_jobs.tasks.schedule import ScheduleOptions, Schedules
 from sqla_jobs.tasks.sessions import AnySession, plain_session
@@ -142,7 +142,7 @@ class Jobs(Generic[J]):
         self.schedules: Schedules = Schedules()
         """What code declares; the clock makes rows of it."""
         self.hooks: Hooks = Hooks(self.context_in)
-        """What is called around each run, at each enqueue and after each outcome."""
+        """What is called around workers and runs, at each enqueue and after each outcome."""
         self.counters: Counters = Counters()
         """What workers of this process count, once somebody wants it."""
         self.bound: SyncBind | None = None
@@ -214,7 +214,7 @@ class Jobs(Generic[J]):
 
     def _register(self, target: Any, options: TaskOptions) -> Any:
         declared = declare(target, options, self.Job)
-        task: Task[..., Any, J] = Task(declared, self.models, self.schedules, self.hooks, self.wait)
+        task: Task[..., Any, J] = Task(declared, self.models, self.schedules, self.hooks, self)
         self.tasks.add(task)
         return target if isinstance(target, type) else task
 
@@ -223,10 +223,22 @@ class Jobs(Generic[J]):
 
         `target` takes the `RunContext` and returns a context manager, as a function does under `@contextmanager`. What
         the run raises comes through it, also a `Snooze` or a `Cancel`, and goes on whether it swallows that or not. If
-        it raises before the run, the attempt ends with that; what it raises afterwards is logged. Raises
-        `DeclarationError`.
+        it raises before the run, the attempt ends with that; what it raises afterwards is logged. An `async def` under
+        `@asynccontextmanager` is around coroutine tasks alone: inside of their transaction, in their asyncio task.
+        Raises `DeclarationError`.
         """
         return self.hooks.add_middleware(target)
+
+    def worker_context(self, target: W, /) -> W:
+        """Put a context manager around the life of a worker, in each of its processes.
+
+        `target` takes nothing and returns a context manager, as a function does under `@contextmanager` or
+        `@asynccontextmanager`. Workers enter all of them in the order of their declaration before they claim the first
+        job, and leave them in reverse after the last job. Tasks find what it yields by its type, as
+        `run.resources[httpx.Client]`. An asynchronous one is entered in the event loop of coroutine tasks. If one
+        raises as it is entered, the worker does not start. Raises `DeclarationError`.
+        """
+        return self.hooks.add_worker_context(target)
 
     def headers(self, target: S, /) -> S:
         """Call `target` at each enqueue, once for `enqueue_many`, and give what it returns along with the jobs.
@@ -378,7 +390,7 @@ class Jobs(Generic[J]):
         /,
         *,
         queue: str | None = None,
-        key: object = UNSAID,
+        key: object = UNSET,
         running: int | None = None,
         rate: int | None = None,
         per: float | timedelta | None = None,
@@ -403,7 +415,7 @@ class Jobs(Generic[J]):
         /,
         *,
         queue: str | None = None,
-        key: object = UNSAID,
+        key: object = UNSET,
     ) -> bool:
         """Take back what `set_limit` set, from the caller's commit on: what code declares applies again, or no limit.
 
@@ -413,7 +425,7 @@ class Jobs(Generic[J]):
         it = self._changing(session, f"jobs.clear_limit(session, {'task' if queue is None else f'{queue=!r:.60}'})")
         return bool(limits.clear_limit(it, target))
 
-    def spend(self, which: TaskLike, number: int = 1, /, *, key: object = UNSAID, bind: Bind | None = None) -> bool:
+    def spend(self, which: TaskLike, number: int = 1, /, *, key: object = UNSET, bind: Bind | None = None) -> bool:
         """Take `number` starts from the rate of a task or of a shared limit, for something that is no job.
 
         True: they are taken, in a transaction of its own, and count for the next `per` seconds; also where nothing

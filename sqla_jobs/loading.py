@@ -1,4 +1,4 @@
-"""Finds an application's `Jobs` from MODULE:ATTR, for the command lines."""
+"""The lookup of an application's `Jobs` by MODULE:ATTR, for the command lines."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _ADDRESS = "postgresql+psycopg://user:password@host:port/database"
 
 
 def load_configured(spec: str) -> tuple[Jobs[Any], dict[str, dict[str, Any]]]:
-    """As `load_jobs`, and by command and option what the config of an application says about the options."""
+    """Return the `Jobs`, and the options that the application's config sets, by command and option."""
     found = _load_named(spec)
     read = getattr(_extension_of(found), "option_defaults", None)
     return _jobs_of(found, spec), read(found) if read is not None else {}
 
 
 def load_jobs(spec: str) -> Jobs[Any]:
-    """The `Jobs` that MODULE:ATTR names, with the current folder importable.
+    """Return the `Jobs` that MODULE:ATTR names. The current folder is importable.
 
     ATTR is a `Jobs`, an application with one in `extensions["sqla_jobs"]`, or a factory of either
-    (`shop:create_app()`, with the brackets or without); of an application, bound to that one. `production.ini` and
-    `production.ini#name` name an application of Pyramid. Raises
-    `ConfigurationError`; an error inside the application itself comes through as it is.
+    (`shop:create_app()`, with the brackets or without). The `Jobs` of an application is bound to it. `production.ini`
+    and `production.ini#name` name an application of Pyramid. Raises `ConfigurationError`. An error of the application
+    itself is raised unchanged.
     """
     return _jobs_of(_load_named(spec), spec)
 
@@ -52,7 +52,7 @@ def _jobs_of(found: Any, spec: str) -> Jobs[Any]:
 
 
 def _load_named(spec: str) -> Any:
-    """The `Jobs` or the application itself, as `load_jobs` finds it."""
+    """Return the `Jobs` or the application that `load_jobs` finds."""
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     if INI.fullmatch(spec):
@@ -103,7 +103,7 @@ def _made_by(factory: Any, spec: str) -> Any:
 
 
 def _extension_of(found: Any) -> Any:
-    """What an application of Flask or Pyramid carries as "sqla_jobs"; None where it carries nothing, or is none."""
+    """Return what an application of Flask or Pyramid carries as "sqla_jobs"; None if it is none, or carries nothing."""
     extensions = getattr(found, "extensions", None)  # Flask's
     carriers = extensions if isinstance(extensions, dict) else getattr(found, "registry", found)  # Pyramid's
     return carriers.get("sqla_jobs") if isinstance(carriers, dict) else None
@@ -116,7 +116,7 @@ def _jobs_in(found: Any) -> Jobs[Any] | None:
 
 
 def bind_for_command_line(jobs: Jobs[Any], database_url: str | None) -> None:
-    """Bind to `database_url`, else leave an existing bind, else take DATABASE_URL. Raises `ConfigurationError`."""
+    """Bind to `database_url`, else keep an existing bind, else take DATABASE_URL. Raises `ConfigurationError`."""
     if database_url and resolver_of(jobs) is not None:
         raise ConfigurationError(
             "--database-url: this application opens its sessions itself, and what its code writes through them would "
@@ -134,5 +134,5 @@ def bind_for_command_line(jobs: Jobs[Any], database_url: str | None) -> None:
         raise ConfigurationError(
             f"the database URL is of {parsed.drivername}, and jobs live in PostgreSQL: write {_ADDRESS}"
         )
-    address = address_by_psycopg(parsed)  # the application may take the same through asyncpg
-    jobs.bind(create_engine(address, max_overflow=-1))  # as many as the worker has threads
+    address = address_by_psycopg(parsed)  # the application may use the same URL with asyncpg
+    jobs.bind(create_engine(address, max_overflow=-1))  # as many connections as the worker has threads

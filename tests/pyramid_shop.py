@@ -84,6 +84,13 @@ def record(session: Session, n: int) -> list[object]:
     return [request.db is session, request.registry.settings["name"], bool(is_tm_active(request)), request.host_url]
 
 
+@jobs.task(lazy=True)
+def record_late(session: Session, n: int) -> bool:
+    is_unused = not session.in_transaction()
+    write(n)
+    return is_unused and bool(current().db is session)
+
+
 @jobs.task
 def nothing(session: Session) -> None: ...
 

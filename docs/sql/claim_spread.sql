@@ -117,13 +117,15 @@ WITH RECURSIVE owner AS MATERIALIZED (
 ), heads AS MATERIALIZED (
     SELECT s.gates, s.step, s.free, c.* FROM share s CROSS JOIN LATERAL (
       SELECT j.ctid, j.id, j.priority, j.position, j.started_at IS NOT NULL AS was_started FROM sqla_jobs j
-      WHERE s.ordered IS NOT NULL AND j.id = coalesce((SELECT h.id FROM sqla_jobs h WHERE h.ordered_by =
-    s.ordered AND h.ordered_by IS NOT NULL AND h.started_at IS NOT NULL AND h.state NOT IN ('running',
-    'succeeded', 'cancelled') AND h.state LIKE 'queued' ORDER BY h.position LIMIT 1), (SELECT h.id FROM
-    sqla_jobs h WHERE h.ordered_by = s.ordered AND h.position > coalesce(CAST((SELECT orders FROM floors) ->>
-    s.ordered AS bigint), 0) AND h.state LIKE 'queued' ORDER BY h.position LIMIT 1)) AND j.state LIKE 'queued'
-    AND j.queue = %(queue)s
-        AND j.gates = s.gates AND j.task = ANY (CAST((SELECT tasks FROM begin) AS text[]))
+      WHERE s.ordered IS NOT NULL AND j.id = coalesce(
+          (SELECT h.id FROM sqla_jobs h WHERE h.ordered_by = s.ordered AND h.ordered_by IS NOT NULL AND
+    h.started_at IS NOT NULL AND h.state NOT IN ('running', 'succeeded', 'cancelled') AND h.state LIKE
+    'queued' ORDER BY h.position LIMIT 1),
+          (SELECT h.id FROM sqla_jobs h WHERE h.ordered_by = s.ordered
+             AND h.position > coalesce(CAST((SELECT orders FROM floors) ->> s.ordered AS bigint), 0)
+             AND h.state LIKE 'queued' ORDER BY h.position LIMIT 1))
+        AND j.state LIKE 'queued' AND j.queue = %(queue)s AND j.gates = s.gates AND j.task = ANY (CAST((SELECT
+    tasks FROM begin) AS text[]))
       AND j.id <> ALL (CAST(%(set_aside_ids)s AS bigint[]))
       AND (CAST(%(only_ids)s AS bigint[]) IS NULL OR j.id = ANY (CAST(%(only_ids)s AS bigint[])))
       FOR NO KEY UPDATE SKIP LOCKED) c

@@ -1,1 +1,1 @@
-"""What people do to jobs, queues and schedules."""
+"""Changes that people make to jobs, queues, schedules and limits."""

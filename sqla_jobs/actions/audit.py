@@ -1,4 +1,4 @@
-"""Who changed what: a line beside each change that a person makes."""
+"""The audit log, with a line for each change that a person makes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sqla_jobs.tasks.registry import Tasks
 
 @dataclass(frozen=True, slots=True)
 class Changing:
-    """A transaction in which something is changed: a person's, or a program's that names no `actor`."""
+    """A transaction that makes changes for a person, or for a program that does not name an `actor`."""
 
     session: Session
     models: Models[Any]
@@ -24,13 +24,16 @@ class Changing:
     actor: str | None = None
 
     def record(self, action: str, subject: str, **details: Any) -> None:
-        """Write what a person changes to the audit; committed together with the change, or not at all."""
+        """Record a change made by a person in the audit log.
+
+        The line is committed together with the change, or not at all.
+        """
         if self.actor is not None:
             self.session.add(self.models.Audit(actor=self.actor, action=action, subject=subject, details=details))
 
 
 @contextmanager
 def changing(binding: Binding, models: Models[Any], tasks: Tasks[Any], actor: str) -> Generator[Changing]:
-    """A transaction of `actor`, committed at the end."""
+    """Open a transaction for `actor`, and commit it at the end."""
     with binding.transaction() as session:
         yield Changing(session, models, tasks, actor)

@@ -1,4 +1,4 @@
-"""A change of jobs: of one, or of many in batches of one short transaction each."""
+"""A change to one job, or to many jobs in batches, with a short transaction for each batch."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from sqla_jobs.tasks.registry import Tasks
 
 _BATCH = 500
 _PATIENCE = "1s"
-"""How long a person waits for one job that somebody else holds, as a worker does for a moment when it claims it."""
+"""The maximum wait for the lock on one job, which a worker holds briefly when it claims the job."""
 _LOCK_NOT_AVAILABLE = "55P03"
 BUSY = "somebody holds or has changed it, or the server refuses it and the log says why"
-"""Why any job may be left alone."""
+"""The reason for skipping any job for which there is no other obstacle."""
 
 Conditions: TypeAlias = Sequence[ColumnElement[bool]]
 Chosen: TypeAlias = Mapping[int, int]
-"""Ids of jobs, the newest first, each with its place among all that are changed, from 0 for the oldest."""
+"""Job ids, the newest first, each with its number among all changed jobs, counted from 0 for the oldest."""
 States: TypeAlias = tuple[JobState, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """`seen` jobs were looked at and `changed` of them changed, all with ids up to `last`."""
+    """The progress of a change: `changed` of the `seen` jobs with ids up to `last` have been changed."""
 
     seen: int = 0
     changed: int = 0
@@ -48,93 +48,96 @@ class Progress:
 
     @property
     def left_alone(self) -> int:
-        """Those that somebody held or changed meanwhile, or that something forbids to change."""
+        """The number of skipped jobs: locked, changed in the meantime, or held back by an obstacle."""
         return self.seen - self.changed
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Of the jobs that a change would be made of, those that have this in common."""
+    """A part of the jobs that a change would affect: the jobs with the same values in these fields."""
 
     task: str
     state: JobState
     error_type: str | None
-    """Of the last run."""
+    """The error type of the job's last run."""
     day: str
-    """When they ended or are due: `2026-03-29`, or `infinity` where they are parked."""
+    """The day on which the jobs ended or are due: `2026-03-29`, or `infinity` for parked jobs."""
     jobs: int
 
 
 class Change:
-    """What can be done to jobs. The class says to which of them, and its fields say how."""
+    """A kind of change. The class defines which jobs allow the change, and its fields are the change's parameters."""
 
     name: ClassVar[str]
     past: ClassVar[str]
     states: ClassVar[States]
     by_default: ClassVar[States]
-    """The states that are meant where nobody names one."""
+    """The states that apply if a selection has no states."""
     spares: ClassVar[States] = ()
-    """States in which jobs that fit are left alone, and whoever asked is told of them."""
+    """States in which selected jobs are skipped and reported."""
     hides: ClassVar[tuple[str, ...]] = ()
-    """Fields of the selection whose values the audit must not keep."""
+    """Fields of the selection whose values the audit log must not store."""
     left_because: ClassVar[str] = BUSY
-    """Why any of them may not be changed."""
+    """The text that covers every obstacle to this kind of change."""
     removes: ClassVar[bool] = False
-    """Whether the row goes: the audit keeps its task."""
+    """True if the change deletes the row. The audit log then keeps the job's task."""
 
     @property
     def details(self) -> dict[str, Any]:
-        """What the audit says of it."""
+        """Return the details for the audit log."""
         return {}
 
     def values(self, models: Models[Any], chosen: Chosen) -> dict[str, Any]:
-        """What it sets in each job."""
+        """Return the columns that the change sets in each job."""
         return {}
 
     def apply(self, session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:
-        """Change those of the chosen jobs that meet the conditions. Returns how many; waits for no locked row.
+        """Change the chosen jobs that meet the conditions.
 
-        The conditions are asked in the statement that locks the jobs, and a job that somebody changed after that
-        statement began is left alone.
+        Return the number of changed jobs. Never wait for a locked row. The statement that locks the jobs checks the
+        conditions. It skips a job that has been changed since the statement began.
         """
-        after_commit(session, models.Job, models.channel, "")  # the next jobs of their keys may start
+        after_commit(session, models.Job, models.channel, "")  # the next jobs of the same keys may start
         return update_jobs(session, models, [*chosen], conditions, self.values(models, chosen))
 
     def for_many(self, number: int) -> Change:
-        """The same change of `number` jobs."""
+        """Return the same change for `number` jobs."""
         return self
 
     @classmethod
     def obstacle(cls, session: Session, models: Models[Any], job_id: int) -> str | None:
-        """What keeps one job from being changed, and the remedy; None where it is `BUSY`."""
+        """Return the obstacle to changing one job, and the remedy; None if the reason is `BUSY`."""
         return None
 
     @classmethod
     def obstacles(cls, session: Session, models: Models[Any], conditions: Conditions) -> list[tuple[int, str]]:
-        """How many of those that meet the conditions each such thing keeps, and the remedy; the others are `BUSY`."""
+        """Return the number of jobs that meet the conditions for each obstacle, with its remedy.
+
+        Other jobs are `BUSY`.
+        """
         return []
 
     @classmethod
     def allowed(cls, models: Models[Any], *, named: bool) -> ColumnElement[bool]:
-        """Whether the state of a job, which is `named` by its id or not, allows the change."""
+        """Return the condition that a job's state allows the change. `named` is True if a person gave the job's id."""
         is_allowed: ColumnElement[bool] = models.Job.state.in_(cls.states)
         return is_allowed
 
     @classmethod
     def conditions(cls, models: Models[Any], selection: Selection) -> Conditions:
-        """Which of the selected jobs allow it."""
+        """Return the conditions that a job is selected and allows the change."""
         return [*selection.where(models), cls.allowed(models, named=bool(selection.ids))]
 
     @classmethod
     def meant(cls, selection: Selection) -> Selection:
-        """The same, of the states that are meant where neither ids nor states are given."""
+        """Return the selection to use. A selection without ids and states gets the class's states."""
         return selection if selection.ids or selection.states else replace(selection, states=cls.by_default)
 
     @classmethod
     def count(
         cls, session: Session, models: Models[Any], selection: Selection, *, spared: bool = False
     ) -> dict[JobState, int]:
-        """How many of the selected jobs there are in each state that allows it, or that `spares` names."""
+        """Return the number of selected jobs in each state that allows the change or, with `spared`, is in `spares`."""
         states = cls.spares if spared else cls.states
         allowed = models.Job.state.in_(states) if spared else cls.allowed(models, named=bool(selection.ids))
         counted = select(models.Job.state, func.count()).where(*selection.where(models), allowed)
@@ -143,10 +146,10 @@ class Change:
 
     @classmethod
     def preview(cls, session: Session, models: Models[Any], selection: Selection) -> list[Part]:
-        """How many of the selected jobs allow it, by their task, state, last error and day (in UTC)."""
+        """Return the number of selected jobs that allow the change, by task, state, last error and day (in UTC)."""
         job, run = models.Job, models.Run
         of_job = aliased(run)
-        # + 0, else the planner may look for the greatest id of all that is of this job, and pass all the others
+        # + 0: without it the planner may walk the index of ids backwards, past the runs of all other jobs
         last = select(func.max(of_job.id + 0)).where(of_job.job_id == job.id).correlate(job).scalar_subquery()
         error = select(run.error_type).where(run.id == last).correlate(job).scalar_subquery()
         day = cast(cast(func.timezone("UTC", func.coalesce(job.finished_at, job.run_at)), Date), Text)
@@ -158,7 +161,7 @@ class Change:
 
     @classmethod
     def refusal(cls, session: Session, models: Models[Any], job_id: int) -> str:
-        """Say why one job was left alone, as far as the database tells afterwards."""
+        """Return the error about one skipped job, with the reason judged by the state of the database afterwards."""
         state = session.scalar(select(models.Job.state).where(models.Job.id == job_id))
         if state is None:
             why = "somebody has deleted it"
@@ -172,16 +175,17 @@ class Change:
     def causes(
         cls, session: Session, models: Models[Any], selection: Selection, left_alone: int
     ) -> list[tuple[int, str]]:
-        """Why so many of the selected jobs were left alone: how many of them by what, as it is afterwards."""
+        """Return the reasons for skipped jobs, each with its number of jobs, by the database's state afterwards."""
         found = cls.obstacles(session, models, cls.conditions(models, selection))
         named = [(min(number, left_alone), said) for number, said in found if number]
         busy = left_alone - sum(number for number, _ in named)
         return [*named, (busy, BUSY)] if busy > 0 else named
 
     def one(self, it: Changing, job: JobMixin | int) -> bool:
-        """Change one job, and wait for its lock: a person waits a second. False: its state does not allow it.
+        """Change one job. Return False if its state forbids the change.
 
-        Raises `UnknownJob`, and `JobsError` where anything else keeps it from being changed.
+        Wait for the lock on the job, but at most a second if a person makes the change. Raises `UnknownJob`, and
+        `JobsError` for any other obstacle.
         """
         session, models = it.session, it.models
         job_id = id_of(session, job)
@@ -215,11 +219,11 @@ class Change:
         most: int | None = None,
         stretch: int | None = None,
     ) -> Iterator[Progress]:
-        """Change the selected jobs in order of their ids, each batch in a transaction; tells how far it is.
+        """Change the selected jobs in the order of their ids, each batch in its own transaction.
 
-        It goes on where `done` ended, up to the id `until`, by default the newest: jobs enqueued meanwhile are not
-        among them. It ends after `most` changed ones. A batch looks through `stretch` ids at most. It may be left at
-        any point: what was told is committed.
+        Yield the progress after each batch. The change continues after `done`, up to the id `until`, which is the
+        newest by default: jobs enqueued meanwhile are left out. It ends after `most` changed jobs. A batch looks
+        through at most `stretch` ids. The caller may stop at any point: all yielded progress is committed.
         """
         end = -1 if until is None else until
         if until is None:
@@ -233,7 +237,7 @@ class Change:
             yield done
 
     def _batch(self, it: Changing, selection: Selection, done: Progress, until: int, size: int) -> Progress:
-        """Change up to `size` of the selected jobs with ids up to `until`, beyond those that are `done`."""
+        """Change up to `size` more of the selected jobs, continuing after `done` and stopping at id `until`."""
         session, models, job = it.session, it.models, it.models.Job
         conditions = self.conditions(models, selection)
         wanted = select(job.id).where(*conditions, job.id > done.last, job.id <= until)
@@ -244,7 +248,7 @@ class Change:
             with session.begin_nested():
                 return self.apply(session, models, {job_id: places[job_id] for job_id in part}, conditions)
 
-        # of rivals for one unique key the newest is first
+        # among rivals for one unique key, the newest comes first
         changed = sum(in_parts(ids[::-1], step, partial(warn, self.name, "job")))
         last = ids[-1] if len(ids) == size else until
         if changed:
@@ -253,7 +257,7 @@ class Change:
         return Progress(done.seen + len(ids), done.changed + changed, last)
 
     def _chosen(self, selection: Selection, tasks: Tasks[Any]) -> dict[str, Any]:
-        """Which jobs were meant, as the audit keeps it. An argument may be sensitive in some task."""
+        """Return the selection as stored in the audit log, without arguments that are sensitive in some task."""
         if selection.ids:
             return {"jobs": [*map(str, selection.ids)]}
         names = {*selection.args, *selection.results}
@@ -262,7 +266,7 @@ class Change:
 
 
 def id_of(session: Session, job: JobMixin | int) -> int:
-    """The id of a job, which is flushed if it has none yet. Raises `ArgumentsError` for what is no job."""
+    """Return the id of a job. Flush the job if it has none yet. Raises `ArgumentsError` for any other object."""
     if isinstance(job, int):
         return job
     if not isinstance(job, JobMixin):
@@ -273,6 +277,6 @@ def id_of(session: Session, job: JobMixin | int) -> int:
 
 
 def counted(by_state: Mapping[JobState, int]) -> str:
-    """300 failed, 9 cancelled jobs."""
+    """Return a text such as `300 failed, 9 cancelled jobs`."""
     counts = ", ".join(f"{count:,} {state}" for state, count in by_state.items())
     return f"{counts} job{'' if sum(by_state.values()) == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""The rights that enqueuers, workers and viewers need in the database, and no more, as SQL."""
+"""The minimum database rights of enqueuers, workers and viewers, as SQL."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _ENQUEUED = (
     *_GATES,
 )
 _TICK = ("schedule_id", "scheduled_for")
-"""Of a job that a clock enqueues: whoever may insert these can take the place of a tick."""
+"""Columns of a job that a clock enqueues. A role that may insert into them can enqueue a job in place of a tick."""
 _LOCKING = "progress_message"
-"""Who locks a row needs the right to update a column of it: this one is only shown, and emptied at each claim."""
+"""The column whose UPDATE right allows a role to lock rows. The column is only displayed, and each claim empties it."""
 _MOVED = (
     *("state", "position", "run_at", "attempt", "current_run_id", "process_id"),
     *("started_at", "finished_at", "progress", "progress_message"),
@@ -40,7 +40,7 @@ _STAMPED = ("heartbeat_at", "set_aside", "clock_offset", "last_finished_at", "st
 
 @dataclass(frozen=True)
 class Roles:
-    """The names of roles of the database, by what they do. Raises `ConfigurationError`."""
+    """The names of database roles, by their purpose. Raises `ConfigurationError`."""
 
     enqueuers: Sequence[str] = ()
     workers: Sequence[str] = ()
@@ -58,7 +58,7 @@ class Roles:
 
 
 def grants(models: Models[Any], roles: Roles) -> Iterator[str]:
-    """The statements, and comments on them, line by line. They add rights, and take none away."""
+    """Yield the statements, and comments on them, line by line. The statements add rights, and revoke none."""
     name = _Names(models)
     for role in roles.enqueuers:
         yield from _to(role, "enqueues", name, _enqueuer(name))
@@ -69,14 +69,14 @@ def grants(models: Models[Any], roles: Roles) -> Iterator[str]:
 
 
 class _Names:
-    """Tables, sequences and columns, with quotes where they need any."""
+    """The names of tables, sequences and columns, quoted if necessary."""
 
     def __init__(self, models: Models[Any]) -> None:
         self._preparer: IdentifierPreparer = postgresql.dialect().identifier_preparer  # type: ignore[no-untyped-call]
         self.schema = models.positions.schema
         self.tables = {noun: self._preparer.format_table(table) for noun, table in models.tables.items()}
         self.sequences = [self._preparer.format_sequence(one) for one in (models.positions, models.run_ids)]
-        # a job_class may name its columns otherwise than its attributes
+        # a job_class may give a column a different name from its attribute
         ours = set(JobMixin.__annotations__)
         self.own = [column.name for column in models.tables["jobs"].columns if column.name not in ours]
 
@@ -91,7 +91,7 @@ class _Names:
 
 
 Rights = Iterator[tuple[str, str]]
-"""Pairs of a right and the table it is granted on. A pair whose table is empty is a comment."""
+"""Pairs of a right and the table on which it is granted. A pair without a table is a comment."""
 
 
 def _to(role: str, does: str, name: _Names, rights: Rights) -> Iterator[str]:
@@ -133,7 +133,10 @@ def _worker(name: _Names) -> Rights:
 
 
 def _changing(name: _Names) -> Rights:
-    """Not granted by itself: whoever has it may change the jobs of others that wait."""
+    """Yield rights as comments.
+
+    These rights are not granted by default: with them, a role could change other roles' waiting jobs.
+    """
     yield 'for on_conflict="replace" and "update" only, which change jobs that wait, grant these two as well:', ""
     yield (
         f"  {name.columns('UPDATE', *_ENQUEUED, 'position', 'times_replaced', *name.own)} ON {name.tables['jobs']}",

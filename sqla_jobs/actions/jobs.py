@@ -1,4 +1,4 @@
-"""What people do to jobs, one or many: cancel, retry, move, reschedule, delete and erase."""
+"""The changes to one job or many: cancel, retry, move, reschedule, delete and erase."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from sqla_jobs.tasks.enqueue import check_common
 
 @dataclass(frozen=True, slots=True)
 class Cancel(Change):
-    """A waiting job ends `cancelled`, a running one is asked to; one that keeps its ordered key, if it is named.
+    """Cancel: a waiting job ends as `cancelled`, and a running job is asked to stop.
 
-    With `kill`, the process of one that does not stop is killed by its parent. A request to kill is not taken back by
-    one without.
+    A failed job that keeps its ordered key is cancelled if its id is given. With `kill`, the parent process kills the
+    process of a job that does not stop. A later request without `kill` does not withdraw an earlier request to kill.
     """
 
     name: ClassVar[str] = "cancel"
@@ -68,11 +68,11 @@ _WAIT = "has its unique key; wait for that one, or cancel it"
 
 @dataclass(frozen=True, slots=True)
 class Retry(Change):
-    """A job that ended or waits is queued at once, with at least one attempt left.
+    """Retry: an ended or waiting job is queued immediately, with at least one attempt left.
 
-    With `over`, a timedelta or seconds, `number` jobs are due one by one, evenly spread over that time from now, the
-    oldest first. Of several that would have one unique key the newest is retried; none whose key a live job has, or
-    that was erased. Raises `ArgumentsError`.
+    With `over`, a timedelta or a number of seconds, `number` jobs become due one by one, evenly spread over that time
+    from now, the oldest first. Of several jobs with the same unique key, only the newest is retried. A job whose key
+    belongs to a live job is not retried, and neither is an erased job. Raises `ArgumentsError`.
     """
 
     name: ClassVar[str] = "retry"
@@ -124,11 +124,11 @@ class Retry(Change):
         return Change.apply(self, session, models, chosen, wanted)
 
     def one(self, it: Changing, job: JobMixin | int) -> bool:
-        it.session.flush()  # what is wrong with the caller's own rows is told as it is
+        it.session.flush()  # an error about the caller's own rows is raised unchanged
         try:
             with savepoint(it.session, it.models.Job):
                 return Change.one(self, it, job)
-        except IntegrityError as error:  # the job that has its key was committed meanwhile
+        except IntegrityError as error:  # another job with the key was committed meanwhile
             if not isinstance(error.orig, UniqueViolation):
                 raise
             raise JobsError(f"job {id_of(it.session, job)} cannot be retried: another live job {_WAIT}") from error
@@ -157,16 +157,15 @@ class Retry(Change):
 
 
 def _has_arguments(models: Models[Any]) -> ColumnElement[bool]:
-    """Whether the job could run again: its arguments were not erased."""
+    """Return the condition that the job can run again, since its arguments have not been erased."""
     return func.jsonb_typeof(models.Job.args) == "object"
 
 
 @dataclass(frozen=True, slots=True)
 class Move(Change):
-    """A waiting job goes to the end of another queue or priority.
+    """Move: a waiting job goes to the end of another queue or priority.
 
-    A job of an ordered key keeps its place there: queue and priority change nothing in that order. Raises
-    `ArgumentsError`.
+    A job of an ordered key keeps its position in that order, whatever its queue and priority. Raises `ArgumentsError`.
     """
 
     name: ClassVar[str] = "move"
@@ -194,7 +193,10 @@ class Move(Change):
 
 @dataclass(frozen=True, slots=True)
 class Reschedule(Change):
-    """A waiting job waits until `run_at`, a moment with a time zone or that long from now. Raises `ArgumentsError`."""
+    """Reschedule: a waiting job waits until `run_at`, a datetime with a time zone or a timedelta from now.
+
+    Raises `ArgumentsError`.
+    """
 
     name: ClassVar[str] = "reschedule"
     past: ClassVar[str] = "rescheduled"
@@ -221,7 +223,7 @@ class Reschedule(Change):
 
 @dataclass(frozen=True, slots=True)
 class Delete(Change):
-    """A job that does not run goes with its runs, unless rows of the application refer to it."""
+    """Delete: a job that is not running is deleted with its runs, unless application rows refer to it."""
 
     name: ClassVar[str] = "delete"
     past: ClassVar[str] = "deleted"
@@ -232,7 +234,7 @@ class Delete(Change):
 
     def apply(self, session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:
         removal = Removal(models)
-        after_commit(session, models.Job, models.channel, "")  # the next jobs of their keys may start
+        after_commit(session, models.Job, models.channel, "")  # the next jobs of the same keys may start
         return removal.remove(session, [*chosen], conditions, removal.references(session))
 
     @classmethod
@@ -250,7 +252,7 @@ def _kept_by(key: Reference) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Erase(Change):
-    """What a job that ended, and its runs, hold of people goes, and their rows stay, for data protection."""
+    """Erase, for data protection: an ended job's arguments, results and errors are removed, but its rows stay."""
 
     name: ClassVar[str] = "erase"
     past: ClassVar[str] = "erased"

@@ -22,37 +22,37 @@ from sqla_jobs.rules.wording import did_you_mean
 from sqla_jobs.tasks.registry import Tasks
 
 
-class Unsaid:
-    """Means that no key was given: `None` is a key too."""
+class Unset:
+    """The type of `UNSET`, which means that no key was given. `None` is a key."""
 
 
-UNSAID: Final = Unsaid()
+UNSET: Final = Unset()
 
 
 @dataclass(frozen=True)
 class Target:
-    """The rows of limits that somebody named: the concurrency limit and the rate limit, each "" if there is none."""
+    """The rows of limits that a person named: the concurrency limit and the rate limit, each "" if there is none."""
 
     concurrency: str
     rate: str
     tasks: tuple[str, ...]
-    """The names of the task; a row that is not there yet limits these."""
+    """The task's names. A new row limits the jobs of all these names."""
     name: str = ""
-    """The name of the limit; empty where one key was named."""
+    """The name of the limit; empty if one key was named."""
 
 
 def gates_of(target: Target) -> list[str]:
-    """The one or two rows that a target names."""
+    """Return the one or two rows that a target names."""
     return [gate for gate in (target.concurrency, target.rate) if gate]
 
 
 def target_of_row(gate: str, tasks: Sequence[str]) -> Target:
-    """An existing row of limits, with the tasks that it names."""
+    """Return an existing row of limits as a target, with the tasks that it names."""
     return Target("", gate, tuple(tasks)) if gate.startswith("%") else Target(gate, "", tuple(tasks))
 
 
-def target(tasks: Tasks[Any], which: object, *, queue: object = None, key: object = UNSAID) -> Target:
-    """The rows of a task, given as itself or by name, of a shared limit, or of a queue, which has no rate.
+def target(tasks: Tasks[Any], which: object, *, queue: object = None, key: object = UNSET) -> Target:
+    """Return the rows for a task (given itself or by name), a shared limit, or a queue, which has no rate.
 
     Raises `ArgumentsError`.
     """
@@ -69,14 +69,14 @@ def target(tasks: Tasks[Any], which: object, *, queue: object = None, key: objec
     if not mine and not is_task:
         known = {gate.row[1:].partition("=")[0] for gate in gates} | {*tasks}
         raise ArgumentsError(f"no task and no limit is named {name!r:.60}{did_you_mean(name, known)}")
-    if not isinstance(key, Unsaid):
+    if not isinstance(key, Unset):
         return Target(_keyed(mine, "#!", name, key), _keyed(mine, "%", name, key), ())
     concurrency, rate = _whole(mine, "#!", name, names), _whole(mine, "%", name, names)
     return Target(concurrency, rate, names, name)
 
 
 def _whole(mine: Mapping[str, Gate], kinds: str, name: str, tasks: Collection[str]) -> str:
-    """The row without a key, else the row of each key, else the row that a task could have."""
+    """Return the row without a key, or else the row of all keys, or else the row that a task could have."""
     found = sorted((row for row in mine if row[0] in kinds), key=lambda row: row.endswith("="))
     return found[0] if found else f"{kinds[0]}{name}" if tasks else ""
 
@@ -98,7 +98,7 @@ def set_limit(
     per: float | timedelta | None,
     reason: str = "",
 ) -> list[str]:
-    """Override the declared numbers, from the caller's commit on. Returns the rows that were set."""
+    """Override the declared numbers, effective once the caller commits. Return the rows that were set."""
     row: Any = it.models.Limit
     why = {"reason": check_text("reason", reason)} if reason else {}
     found = _checked(target, running, rate, per)
@@ -113,7 +113,7 @@ def set_limit(
 
 
 def spend(engine: Engine, models: Models[Any], target: Target, number: int) -> bool:
-    """Take `number` starts from a rate, and commit. False: so many are not free, and none is taken."""
+    """Take `number` starts from a rate, and commit. If fewer are free, take none and return False."""
     check_integer("number", number, least=1, most=MOST_RATE)
     if not target.rate:
         raise ArgumentsError("this rate is not declared with key=: leave key= out, or declare it so")
@@ -160,7 +160,7 @@ def _known(target: Target, gate: str, what: str) -> str:
 
 
 def clear_limit(it: Changing, target: Target) -> list[str]:
-    """Restore the declared numbers, from the caller's commit on. Returns the rows that an operator had set."""
+    """Restore the declared numbers, effective once the caller commits. Return the rows that an operator had set."""
     row: Any = it.models.Limit
     rows = it.session.scalars(
         select(row)

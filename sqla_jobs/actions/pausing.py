@@ -1,4 +1,4 @@
-"""Pausing queues and tasks, in a transaction of the caller's."""
+"""Pauses of queues and tasks, in the caller's transaction."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sqla_jobs.rules.checks import INSTANT, check_moment, check_seconds, check_t
 from sqla_jobs.tasks.enqueue import check_common
 
 _REASON = 1_000
-"""Characters of a reason."""
+"""The maximum number of characters in a reason."""
 
 
 def pause(
@@ -28,11 +28,11 @@ def pause(
     reason: str | None = None,
     until: datetime | timedelta | None = None,
 ) -> str:
-    """No worker claims from `queue`, or jobs of `task` under any of its names, once the caller commits.
+    """Stop workers from claiming jobs from `queue`, or of `task` under any of its names, once the caller commits.
 
-    Running jobs go on. By the server's clock it goes on by itself at `until`, or that long from now. A second pause
-    keeps the time of the first, unless that one is over; its reason and its end take their place. Returns what is
-    paused, such as "queue mail". Raises `ArgumentsError` and `UnknownTask`.
+    Running jobs are not interrupted. The pause ends by itself at `until`, a datetime or a timedelta from now, by the
+    server's clock. A second pause keeps the start of the first, unless the first is over, and replaces its reason and
+    its end. Return a name for the pause, such as "queue mail". Raises `ArgumentsError` and `UnknownTask`.
     """
     paused, names = _named(it, queue, task)
     ends_at = _end(it.session, paused, until)
@@ -49,7 +49,7 @@ def pause(
             },
         )
     )
-    after_commit(it.session, it.models.Job, it.models.channel, "")  # for who is to look when it ends
+    after_commit(it.session, it.models.Job, it.models.channel, "")  # workers look again when the pause ends
     said = {"reason": reason, "until": until}
     subject = f"{'task' if queue is None else 'queue'} {names[0]}"
     it.record("pause", subject, **{name: str(value) for name, value in said.items() if value is not None})
@@ -57,10 +57,10 @@ def pause(
 
 
 def resume(it: Changing, queue: str | None = None, *, task: object = None) -> str:
-    """Workers claim from `queue`, or jobs of `task`, again, once the caller commits. Returns what goes on.
+    """Let workers claim jobs from `queue`, or jobs of `task`, again once the caller commits.
 
-    The audit has a line where it was paused. Raises `ArgumentsError`, and `UnknownTask`, but for a paused one that no
-    code declares any more.
+    Return the pause's name. A line is added to the audit log if the queue or task was paused. Raises `ArgumentsError`,
+    and `UnknownTask` unless the task is paused.
     """
     paused, names = _named(it, queue, task)
     resumed = it.session.scalars(delete(paused).where(paused.name.in_(names)).returning(is_paused(paused))).all()
@@ -72,7 +72,7 @@ def resume(it: Changing, queue: str | None = None, *, task: object = None) -> st
 
 
 def _named(it: Changing, queue: str | None, task: object) -> tuple[Any, tuple[Any, ...]]:
-    """The model and the names of the rows that pause the queue or the task, its own name first."""
+    """Return the model and the names of the rows that pause the queue or the task, its own name first."""
     if queue is not None and task is not None:
         raise ArgumentsError(f"queue {queue!r:.60} and task={task!r:.60} exclude each other: name one of them")
     if queue is None and task is None:
@@ -94,7 +94,7 @@ def _checked(reason: object) -> str | None:
 
 
 def _end(session: Session, paused: Any, until: object) -> Any:
-    """The moment at which a pause ends. Raises `ArgumentsError` for one that the server's clock has passed."""
+    """Return the time at which a pause ends. Raises `ArgumentsError` if the server's clock has passed that time."""
     now = func.clock_timestamp()
     if until is None:
         return None

@@ -1,4 +1,4 @@
-"""What is deleted because of its age: jobs that ended, runs whose job is gone, lines of the audit, ticks."""
+"""The deletion of old rows: ended jobs, runs whose job is gone, lines of the audit log, and ticks."""
 
 from __future__ import annotations
 
@@ -25,44 +25,47 @@ from sqla_jobs.rules.retention import AUDIT, TICKS
 
 BATCH = 1000
 LOOKED_AT = 10_000
-"""Runs that are looked at together for one whose job is gone."""
+"""The number of runs among which one statement looks for those whose job is gone."""
 
 Transaction = Callable[[], AbstractContextManager[Session]]
-"""Opens a transaction or a savepoint."""
+"""Begins a transaction or a savepoint."""
 
 
 class Batch(NamedTuple):
-    """The ids of some rows that are old enough, and the cursor beyond them, given how many went: None at the end."""
+    """Ids of rows that are old enough.
+
+    `beyond(deleted)` is the cursor after these rows; `beyond` is None at the end.
+    """
 
     ids: Sequence[int]
     beyond: Callable[[int], Any] | None
 
 
 def _at(last: int | None, gone: int) -> int | None:
-    """A cursor that is an id, however many rows went."""
+    """Return a cursor that is an id, whatever the number of deleted rows."""
     return last
 
 
 class Old(Protocol):
-    """One kind of rows to delete. The log calls one of them `name`."""
+    """A kind of row to delete. `name` is the word for one such row in the log."""
 
     @property
     def name(self) -> str: ...
     def find(self, session: Session, cursor: Any) -> Batch:
-        """The next ones beyond `cursor`, or the first ones."""
+        """Return the next rows after `cursor`, or the first rows if it is None."""
         ...
 
     def remove(self, session: Session, ids: Sequence[int]) -> int:
-        """Delete those of `ids` that are still old enough. Returns how many were deleted."""
+        """Delete those of `ids` that are still old enough. Return the number of deleted rows."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class EndedJobs:
-    """Jobs that ended in `state`, `older_than` seconds ago, but those to which a row refers.
+    """Jobs that ended in `state` over `older_than` seconds ago, except those to which a row refers.
 
-    The cursor is how many stay. A keyset would need an order by id within one moment, in which many may have ended,
-    and no index has that.
+    The cursor is the number of jobs that stay. A keyset cursor would need an index that orders jobs by id within one
+    instant, at which many jobs may have ended.
     """
 
     removal: Removal
@@ -87,7 +90,7 @@ class EndedJobs:
 
 @dataclass(frozen=True, slots=True)
 class OrphanedRuns:
-    """Runs that ended `older_than` seconds ago and whose job was deleted by somebody else. The cursor is an id."""
+    """Runs that ended over `older_than` seconds ago and whose job the application has deleted. The cursor is an id."""
 
     leftovers: Leftovers
     older_than: float
@@ -103,7 +106,7 @@ class OrphanedRuns:
 
 @dataclass(frozen=True, slots=True)
 class OldRows:
-    """Rows of the audit, or of ticks, that are `older_than` seconds old. The cursor is an id."""
+    """Rows of the audit log, or of ticks, that are over `older_than` seconds old. The cursor is an id."""
 
     leftovers: Leftovers
     noun: str
@@ -129,9 +132,11 @@ def prune(
     cursor: Any = None,
     passing_over: Container[int] = (),
 ) -> Iterator[tuple[int, Any]]:
-    """Delete them batch by batch. Tells of each how many went, and the cursor beyond it; may be left at any point.
+    """Delete old rows batch by batch.
 
-    A row that the server refuses to delete stays, and `refused` is told; the others of its batch go.
+    After each batch, yield the number of deleted rows and the cursor after the batch. The caller may stop at any point.
+    A row that the server refuses to delete stays, and `refused` is called with its id and the error. The other rows in
+    its batch are deleted.
     """
 
     def remove(ids: Sequence[int]) -> int:
@@ -149,10 +154,10 @@ def prune(
 
 
 def prune_jobs(session: Session, models: Models[Any], *, older_than: timedelta | float) -> int:
-    """Delete the jobs that ended so long ago, with their runs, in the caller's transaction; returns how many.
+    """Delete the jobs that ended over `older_than` ago, with their runs, in the caller's transaction.
 
-    What somebody holds locked, and what rows of the application refer to, stays. Runs that ended so long ago, and
-    whose job somebody else deleted, go too.
+    Return the number of deleted jobs. Locked jobs, and jobs to which application rows refer, stay. Runs that ended at
+    least that long ago and whose job the application has deleted are deleted, too.
     """
     seconds, removal = check_seconds("older_than", older_than, error=ConfigurationError), Removal(models)
     references = removal.references(session)

@@ -1,4 +1,4 @@
-"""What people do to schedules, in a transaction of theirs. Clocks are told when it commits."""
+"""The changes to schedules, in the caller's transaction. The transaction's commit notifies clocks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sqla_jobs.tasks.registry import Tasks
 from sqla_jobs.tasks.schedule import jitter_of, one_of
 
 FIELDS = ("task", "cron", "timezone", "args", "queue", "priority", "catch_up", "overlap", "jitter")
-"""What can be set of a schedule, beside its name."""
+"""The fields of a schedule that can be set, besides its name."""
 
 
 class UnknownSchedule(JobsError, LookupError):
@@ -31,7 +31,7 @@ class UnknownSchedule(JobsError, LookupError):
 
 
 def hold(it: Changing, which: int | str) -> ScheduleMixin:
-    """The schedule of that id or name, locked until the caller commits. Raises `UnknownSchedule`."""
+    """Return the schedule with that id or name, locked until the caller commits. Raises `UnknownSchedule`."""
     schedule = it.models.Schedule
     name = which if isinstance(which, str) else it.session.scalar(select(schedule.name).where(schedule.id == which))
     found = [] if name is None else ScheduleQueries(it.models).hold(it.session, [check_text("name", name)])
@@ -42,7 +42,10 @@ def hold(it: Changing, which: int | str) -> ScheduleMixin:
 
 
 def enable(it: Changing, which: int | str) -> ScheduleMixin:
-    """It fires from its next tick on, and catches up on nothing. Raises `ConfigurationError` for a wrong rule."""
+    """Enable a schedule: it fires at its next tick, and does not catch up on missed ticks.
+
+    Raises `ConfigurationError` for an invalid rule.
+    """
     schedule = hold(it, which)
     Cron.parse(schedule.cron, schedule.timezone)
     schedule.enabled, schedule.disabled_reason, schedule.retired_at = True, None, None
@@ -51,7 +54,7 @@ def enable(it: Changing, which: int | str) -> ScheduleMixin:
 
 
 def disable(it: Changing, which: int | str, reason: str) -> ScheduleMixin:
-    """It fires nothing more. The reason is for whoever finds it so, and shows no sensitive argument."""
+    """Disable a schedule. The reason is shown with the schedule, without sensitive arguments."""
     schedule = hold(it, which)
     said = it.tasks.secrets(schedule.task, schedule.args).text(check_text("reason", reason))
     schedule.enabled, schedule.disabled_reason = False, said or None
@@ -60,7 +63,7 @@ def disable(it: Changing, which: int | str, reason: str) -> ScheduleMixin:
 
 
 def add(it: Changing, name: str, values: Mapping[str, Any]) -> ScheduleMixin:
-    """A new schedule of an operator's. Raises `JobsError` where there is one of that name."""
+    """Add an operator's schedule. Raises `JobsError` if there is already a schedule with that name."""
     schedule = it.models.Schedule(name=check_name("a schedule name", name), **checked(it.tasks, values))
     try:
         with it.session.begin_nested():
@@ -74,7 +77,10 @@ def add(it: Changing, name: str, values: Mapping[str, Any]) -> ScheduleMixin:
 
 
 def edit(it: Changing, which: int | str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Set some of `FIELDS`. Returns what changed, as it was and as it is. Code does not take it back."""
+    """Set some of `FIELDS`.
+
+    Return the changed fields with their old and new values. Code does not reset these fields.
+    """
     schedule = hold(it, which)
     now = {name: getattr(schedule, name) for name in FIELDS}
     wanted = checked(it.tasks, {**now, **values})
@@ -83,7 +89,7 @@ def edit(it: Changing, which: int | str, values: Mapping[str, Any]) -> dict[str,
     }
     for name in changed:
         setattr(schedule, name, wanted[name])
-    if "args" in changed:  # not shown: some of them may be sensitive
+    if "args" in changed:  # without values: some of them may be sensitive
         changed["args"] = "changed"
     if changed:
         it.record("edit", f"schedule {schedule.name}", **changed)
@@ -91,7 +97,7 @@ def edit(it: Changing, which: int | str, values: Mapping[str, Any]) -> dict[str,
 
 
 def remove(it: Changing, which: int | str) -> None:
-    """Delete a schedule that an operator added. Raises `JobsError` where code declares it."""
+    """Delete a schedule that an operator added. Raises `JobsError` if code declares it."""
     schedule = hold(it, which)
     if schedule.declared and schedule.retired_at is None:
         raise JobsError(f"{schedule.name!r} is declared in code, and would come back: disable it instead")
@@ -100,7 +106,7 @@ def remove(it: Changing, which: int | str) -> None:
 
 
 def fire(it: Changing, which: int | str) -> JobMixin:
-    """A job as the schedule enqueues them, now and beside its ticks, whether or not it is enabled."""
+    """Enqueue a job now as the schedule does, in addition to its ticks, even if the schedule is disabled."""
     schedule = hold(it, which)
     known = it.tasks[schedule.task].declaration.defaults if schedule.task in it.tasks else {}
     after_commit(it.session, it.models.Job, it.models.channel, "")
@@ -121,7 +127,7 @@ def fire(it: Changing, which: int | str) -> JobMixin:
 
 
 def checked(tasks: Tasks[Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` of all `FIELDS`, as a row has them. Raises `JobsError` for what no schedule could have."""
+    """Return the `values` of all `FIELDS`, as stored in a row. Raises `JobsError` for an invalid value."""
     found = {name: values[name] for name in FIELDS}
     cron = Cron.parse(found["cron"], found["timezone"])
     found["cron"], found["timezone"] = cron.text, cron.timezone

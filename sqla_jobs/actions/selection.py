@@ -1,4 +1,4 @@
-"""Which jobs a person means."""
+"""A person's selection of jobs."""
 
 from __future__ import annotations
 
@@ -21,14 +21,13 @@ from sqla_jobs.rules.redaction import HIDDEN
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """All jobs that fit everything given; a tuple means any of its members, and an empty one says nothing.
+    """All jobs that match every given field.
 
-    `args` and `results` are values as they are stored, by name: at any depth of the arguments, or of the result of
-    one run, in an array too; a job may have more. `unsearched` arguments, by task, are not looked into. `error` is
-    part of the error of a job's last run, whatever its case; `before` and `after` are about `created_at`,
-    `ended_before` and `ended_after` about `finished_at`: a moment, or that long ago. Jobs of `not_tasks` never fit.
-
-    Raises `ArgumentsError` for what no job could have.
+    A tuple matches any of its members, and an empty tuple matches any value. `args` and `results` map names to stored
+    values, at any depth of the arguments or of one run's result, even within arrays. `unsearched` names, by task, the
+    arguments that are not searched. `error` is a part of the error of a job's last run, ignoring case. `before` and
+    `after` limit `created_at`, and `ended_before` and `ended_after` limit `finished_at`; each is a datetime, or a
+    timedelta before now. Jobs of the tasks in `not_tasks` never match. Raises `ArgumentsError` for an invalid value.
     """
 
     ids: tuple[int, ...] = ()
@@ -59,22 +58,22 @@ class Selection:
 
     @property
     def is_everything(self) -> bool:
-        """Whether nothing was given."""
+        """True if no field was given."""
         return self == Selection()
 
     @property
     def half_searched(self) -> list[str]:
-        """The tasks whose jobs may fit and are not found, since sensitive values are not looked for."""
+        """Return the tasks whose jobs may match but are not found, since sensitive values are not searched."""
         names = {*self.unsearched, *self.not_tasks}
         return sorted(names.intersection(self.tasks) if self.tasks else names)
 
     def described(self, *, hidden: Collection[str]) -> dict[str, Any]:
-        """What was given, for the audit, without the values of what is `hidden`."""
+        """Return the given fields for the audit log, without the values of the fields in `hidden`."""
         given = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in _RESTRICTIONS}
         return {name: HIDDEN if name in hidden else _plain(value) for name, value in given.items() if value}
 
     def where(self, models: Models[Any]) -> list[ColumnElement[bool]]:
-        """The conditions on `models.Job`."""
+        """Return the conditions on `models.Job`."""
         job = models.Job
         found: list[ColumnElement[bool]] = []
         columns: list[tuple[Any, tuple[Any, ...]]] = [
@@ -110,7 +109,7 @@ _RESTRICTIONS = ("not_tasks", "unsearched")
 
 
 def without(args: Any, task: Any, unsearched: Mapping[str, Collection[str]]) -> Any:
-    """The arguments of a task, without those that are not looked into; of such a task NULL if they are no object."""
+    """Return a task's arguments without the unsearched ones; NULL if such a task's arguments are not an object."""
     if not unsearched:
         return args
     names = case({name: cast(sorted(names), ARRAY(Text)) for name, names in unsearched.items()}, value=task)
@@ -133,7 +132,7 @@ def _plain(value: Any) -> Any:
 
 
 def by_server(given: datetime | timedelta) -> Any:
-    """A moment, or that long ago by the server's clock."""
+    """Return a time, given as a datetime or as a timedelta before now, by the server's clock."""
     return given if isinstance(given, datetime) else func.statement_timestamp() - given
 
 

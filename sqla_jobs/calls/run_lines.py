@@ -9,13 +9,13 @@ from sqla_jobs.calls.values import Claimed, Lease, Rescued
 from sqla_jobs.rules.outcomes import Outcome, RunOutcome
 
 log: logging.Logger = logging.getLogger("sqla_jobs.run")
-log.setLevel(logging.WARNING)  # by default a worker that runs 10,000 jobs a second does not log as many lines
+log.setLevel(logging.WARNING)  # so that by default a worker that runs 10,000 jobs a second does not log as many lines
 
 
 def log_end(run: Lease | Claimed, outcome: Outcome, seconds: float) -> None:
     """Log the end of an attempt: INFO if it succeeded or snoozed, ERROR if it failed, otherwise WARNING.
 
-    ERROR lines include the traceback. The others include it only if the log level is DEBUG.
+    ERROR lines include the traceback. The other lines include it only if the log level is DEBUG.
     """
     level = _LEVELS.get(outcome.kind, logging.WARNING)
     if not log.isEnabledFor(level):
@@ -40,7 +40,7 @@ def log_end(run: Lease | Claimed, outcome: Outcome, seconds: float) -> None:
 
 
 def log_rescued(job: Rescued) -> None:
-    """Log that a job was taken back from a dead process."""
+    """Log that a job was rescued from a dead process."""
     level = logging.ERROR if job.state == "failed" else logging.WARNING
     fields = run_fields(job, RunOutcome.lost)
     log.log(level, "job %s %s lost its process and is %s now", job.job_id, job.task, job.state, extra=fields)

@@ -1,4 +1,4 @@
-"""The statements that a process without SQLAlchemy also sends, with their parameters and results.
+"""The statements that even a process without SQLAlchemy sends, with their parameters and results.
 
 Their SQL is in `queries`, whose classes inherit the calls from here. A worker sends the statements through
 SQLAlchemy. Its parent process sends the text that a child has rendered, through psycopg.
@@ -16,7 +16,7 @@ from sqla_jobs.calls.values import ALL, MANY, Among, Lease, Promotion, Rescued, 
 from sqla_jobs.rules.outcomes import storable
 
 Sender: TypeAlias = Any
-"""A connection or session of SQLAlchemy, or a connection of psycopg: the value that `Transactions.begin` gives."""
+"""An SQLAlchemy connection or session, or a psycopg connection: the value that `Transactions.begin` provides."""
 StoreEnds = Callable[[Sender, Sequence[RunEnd]], dict[int, str]]
 
 
@@ -24,7 +24,10 @@ class Transactions(Protocol):
     """An SQLAlchemy engine, or its replacement in a process without SQLAlchemy."""
 
     def begin(self) -> AbstractContextManager[Sender]:
-        """Return a connection. The statements of one block commit together at its end, or each commits by itself."""
+        """Return a connection.
+
+        The statements in one block commit together at the end of the block, or each commits by itself.
+        """
         ...
 
 
@@ -36,8 +39,10 @@ class Rendered(NamedTuple):
 
 
 class Call:
-    """A rendered statement, sent through psycopg. The classes in `queries` override this to send theirs by
-    SQLAlchemy."""
+    """A rendered statement, sent through psycopg.
+
+    The classes in `queries` override this to send their statements through SQLAlchemy.
+    """
 
     def __init__(self, rendered: Rendered) -> None:
         self._sent = rendered
@@ -52,7 +57,10 @@ class Beat(Call):
     """Write the heartbeats of processes."""
 
     def __call__(self, connection: Sender, process_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, bool]:
-        """Return, for each process that has a row, whether its heartbeat was written. False: its row is locked."""
+        """Return, for each process that has a row, whether its heartbeat was written.
+
+        False means that its row is locked.
+        """
         return dict(self._rows(connection, {"process_ids": list(process_ids)}))
 
 
@@ -76,13 +84,16 @@ class SignOff(Call):
     """Delete the row of a process that ended."""
 
     def __call__(self, connection: Sender, process_id: uuid.UUID) -> bool:
-        """Return whether the row is gone. False: a claim of the process is still under way at the server."""
+        """Return whether the row is gone.
+
+        False means that a claim by the process is still in progress on the server.
+        """
         ((is_gone,),) = self._rows(connection, {"process_id": process_id})
         return bool(is_gone)
 
 
 class Rescue(Call):
-    """Take back running jobs whose process has no row, each with a `lost` run."""
+    """Rescue running jobs whose process has no row, and store a `lost` run for each job."""
 
     def __call__(self, connection: Sender, *, limit: int = MANY, among: Among = ALL) -> list[Rescued]:
         return [Rescued(*row) for row in self._rows(connection, {"limit": limit, **among.parameters()})]
@@ -103,15 +114,15 @@ class Leases(Call):
 
 
 class CancelRequests(Call):
-    """Find the runs of one process, among the given jobs, that somebody asked to cancel."""
+    """Among the runs of the given jobs in one process, find those that somebody asked to cancel."""
 
     def __call__(self, connection: Sender, process_id: uuid.UUID, job_ids: Collection[int]) -> dict[int, bool]:
-        """Return, by run id, whether the process is to be killed to end the run."""
+        """Return, by run id, whether the process must be killed to end the run."""
         return dict(self._rows(connection, {"process_id": process_id, "ids": list(job_ids)}))
 
 
 class ShowSetAside(Call):
-    """Record in a process's row the rows that it skips, each with the reason. Remove the names in `gone`."""
+    """Record in a process's row the rows that the process skips, each with the reason. Remove the names in `gone`."""
 
     def __call__(
         self, connection: Sender, process_id: uuid.UUID, *, reasons: Mapping[str, str], gone: Collection[str]
@@ -124,7 +135,7 @@ class ShowStalled(Call):
     """Record in a process's row that it has executed nothing for `silence` seconds; with `None`, that it runs again."""
 
     def __call__(self, connection: Sender, process_id: uuid.UUID, silence: float | None) -> bool:
-        """Return whether that was stored. False: the row is locked or does not exist."""
+        """Return whether that was stored. False means that the row is locked or does not exist."""
         return bool(self._rows(connection, {"process_id": process_id, "silence": silence}))
 
 

@@ -18,7 +18,7 @@ EVERYWHERE = (-1,) * len(PRIORITIES)
 
 
 MANY = 1000
-"""The most jobs that one statement changes."""
+"""The maximum number of jobs that one statement changes."""
 
 
 class Lease(NamedTuple):
@@ -28,14 +28,14 @@ class Lease(NamedTuple):
     run_id: int
     process_id: uuid.UUID
     task: str = ""
-    """Empty if the lease was not read from the database. So are the fields below."""
+    """Empty, like the fields below, if the lease was not read from the database."""
     queue: str = ""
     attempt: int = 0
     max_attempts: int = 0
 
 
 class Rescued(NamedTuple):
-    """A job that was taken back from a dead process, and its new state."""
+    """A job that was rescued from a dead process, and its new state."""
 
     job_id: int
     state: str
@@ -47,8 +47,10 @@ class Rescued(NamedTuple):
 
 
 class Claimed(NamedTuple):
-    """A job that this process holds, with its lease. `args` is JSON text; `elapsed` is seconds since its first
-    start."""
+    """A job that this process holds, with its lease.
+
+    `args` is JSON text; `elapsed` is the number of seconds since the job's first start.
+    """
 
     job_id: int
     run_id: int
@@ -85,7 +87,7 @@ class Among(NamedTuple):
     set_aside: Collection[int] = ()
 
     def parameters(self) -> dict[str, str | None]:
-        """Return the parameters of a statement with `is_among`."""
+        """Return the parameters for a statement that uses `is_among`."""
         return {
             "only_ids": None if self.only is None else numbers(self.only),
             "set_aside_ids": numbers(self.set_aside),
@@ -100,13 +102,13 @@ class Promotion(NamedTuple):
 
     promoted: int
     due_in: float
-    """Seconds until the next scheduled job is due. Infinite: there is none. 0: more may be due now."""
+    """Seconds until the next scheduled job is due; infinite if there is none, and 0 if more jobs may be due now."""
     workers: int
     """The number of workers that serve any of the given queues."""
     has_limits: bool
     """True if code or an operator ever declared a limit, or a job waits behind a gate."""
     is_more: bool = False
-    """True if other jobs were queued already. Only a poll sets it."""
+    """True if other jobs were already queued. Only a poll sets this field."""
 
 
 class RunEnd(NamedTuple):
@@ -117,11 +119,11 @@ class RunEnd(NamedTuple):
     started: float = 0.0
     finished: float = 0.0
     progress: tuple[float, str | None] | None = None
-    """The last progress that the run reported, if it is not stored yet."""
+    """The last progress that the run reported, if not yet stored."""
 
 
 def in_order(ends: Iterable[RunEnd]) -> list[RunEnd]:
-    """Sort by job id. Two writers of the same rows lock them in this order, and cannot deadlock."""
+    """Sort ends by job id. Two writers of the same rows lock them in this order, so they cannot deadlock."""
     return sorted(ends, key=_JOB_ID)
 
 

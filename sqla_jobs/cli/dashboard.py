@@ -1,4 +1,4 @@
-"""`dashboard`: for applications on another framework than Flask, and for a look at a database from a terminal."""
+"""`dashboard`: for a look at a database from a terminal, without an application."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import click
 from sqlalchemy.orm import Session
 
 from sqla_jobs.actions import limits as actions
-from sqla_jobs.actions.limits import UNSAID, Target
+from sqla_jobs.actions.limits import UNSET, Target
 from sqla_jobs.cli.application import audited, changing, on_application
 from sqla_jobs.cli.naming import ApplicationCommand, right_usage
 from sqla_jobs.cli.output import as_json, exact_numbers, print_json, print_table, shown
@@ -67,7 +67,7 @@ def limit() -> None:
 
 
 def _key(context: click.Context, option: click.Parameter, given: str | None) -> object:
-    return UNSAID if given is None else key_in(given)
+    return UNSET if given is None else key_in(given)
 
 
 def _of_which(command: Callable[..., None]) -> Callable[..., None]:
@@ -80,7 +80,7 @@ def _of_which(command: Callable[..., None]) -> Callable[..., None]:
     def run(jobs: Jobs[Any], *args: Any, which: str | None, queue: str | None, key: object, **options: Any) -> None:
         if (which is None) == (queue is None):
             raise click.UsageError("name a task or a limit, or else --queue NAME")
-        if queue is not None and key is not UNSAID:
+        if queue is not None and key is not UNSET:
             raise click.UsageError("--queue takes no --key: a queue has one limit")
         with right_usage():
             target = actions.target(jobs.tasks, which, queue=queue, key=key)

@@ -10,17 +10,17 @@ from sqla_jobs.cron import Cron
 from sqla_jobs.models.types import CatchUp
 
 MOST = 100
-"""The most missed ticks that `catch_up="all"` makes up for: the newest ones."""
+"""The maximum number of missed ticks, the newest ones, that `catch_up="all"` makes up for."""
 COUNTED = 1_000
-"""The most missed ticks that are counted. Each costs about 30 µs while the schedules are locked."""
+"""The maximum number of missed ticks to count. Each takes about 30 µs while the schedules are locked."""
 _LATE = timedelta(seconds=30)
-"""A tick that is later than this counts as missed."""
+"""A tick that is late by more than this counts as missed."""
 _WINDOWS = [timedelta(seconds=1) * 60**power for power in range(1, 6)]
 
 
 @dataclass(frozen=True, slots=True)
 class Missed:
-    """Consecutive ticks that are not fired. `count` is None if there are more than `COUNTED`."""
+    """Consecutive ticks that were not fired. `count` is None if there are more than `COUNTED`."""
 
     first: datetime
     last: datetime
@@ -29,7 +29,7 @@ class Missed:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """The ticks of a schedule that are due: those to fire, oldest first, those that were missed, and the next tick."""
+    """The due ticks of a schedule: those to fire (oldest first), those that were missed, and the next tick."""
 
     fired: list[datetime]
     missed: Missed | None

@@ -49,10 +49,12 @@ _LOCKED_AGAIN = 5.0
 
 
 class Clock(Service):
-    """Enqueues a job for each tick of each schedule. Any number of clocks may run, in any number of processes.
+    """A service that enqueues a job for each tick of each schedule.
+
+    Any number of clocks may run, in any number of processes.
 
     `run()` blocks until SIGTERM or SIGINT. `start()` and `stop()`, or `with`, run the clock inside another program.
-    `tick()` enqueues what is due once. The first look stores the schedules that code declares.
+    `tick()` enqueues all due jobs once. The clock's first look stores the schedules that code declares.
     """
 
     def __init__(
@@ -80,7 +82,7 @@ class Clock(Service):
         self._stopped = False
 
     def start(self) -> None:
-        """Start in a thread. Raises `ConfigurationError` and database errors."""
+        """Start the clock in a thread. Raises `ConfigurationError` and database errors."""
         if self._thread.ident is not None:
             raise ConfigurationError("this clock was started before: make a new one with jobs.clock()")
         self._jobs.tasks.load()
@@ -101,7 +103,7 @@ class Clock(Service):
         log.info("clock %s runs, with %s in its code", self._process_id, number)
 
     def stop(self) -> None:
-        """Stop. A tick in progress is finished."""
+        """Stop the clock. A tick in progress is finished first."""
         if self._thread.ident is None or self._stopped:
             return
         self._stopped = True
@@ -117,7 +119,7 @@ class Clock(Service):
         close_engine(self._engine)
 
     def tick(self) -> int:
-        """Enqueue the jobs that are due now, once. Return how many."""
+        """Enqueue the jobs that are due now, once. Return the number of jobs."""
         self._jobs.tasks.load()
         engine = self._connect()
         try:
@@ -162,14 +164,15 @@ class Clock(Service):
         return count
 
     def _limited(self, queues: set[str]) -> set[str]:
-        """Return the extra payloads that notify workers of jobs which may be limited."""
+        """Return the extra payloads that notify workers of jobs that may be limited."""
         is_limited = any(task.declaration.gates for task in self._jobs.tasks.values())
         return {queue + LIMITS for queue in queues} if is_limited else set()
 
     def _declare(self, engine: Engine) -> None:
-        """Store the declared schedules at first; later confirm them, and disable those that no process declares.
+        """Store the declared schedules on the first call.
 
-        Do not wait for rows that another session has locked: due schedules fire meanwhile.
+        On later calls, confirm them and disable those that no process declares. Do not wait for rows that another
+        session has locked, so that due schedules fire in the meantime.
         """
         if time.monotonic() < self._declare_at:
             return
@@ -211,7 +214,7 @@ class Clock(Service):
         self._vitals = Vitals(self._engine, self._jobs.models)
 
     def _beat(self) -> None:
-        """Write this clock's heartbeat. Rescuing jobs is left to workers: no locked row of a job delays a tick."""
+        """Write this clock's heartbeat. Rescuing jobs is left to workers, so that no job's locked row delays a tick."""
         due_at = time.monotonic() + self._lease_settings.heartbeat
         with self._engine.begin() as connection:
             alive = self._queries.beat(connection, [self._process_id])
@@ -233,7 +236,7 @@ class Clock(Service):
             self._wake.clear()
 
     def _step(self) -> float:
-        """Do one round of work. Return the seconds until the next."""
+        """Do one round of work. Return the seconds until the next round."""
         self._declare(self._engine)
         if time.monotonic() >= self._beat_at:
             self._beat()

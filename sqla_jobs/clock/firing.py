@@ -27,7 +27,7 @@ from sqla_jobs.rules.outcomes import storable
 log: logging.Logger = logging.getLogger("sqla_jobs.clock")
 
 BATCH = 1000
-"""The most schedules that one transaction handles."""
+"""The maximum number of schedules that one transaction handles."""
 
 
 def fire_due(
@@ -42,7 +42,7 @@ def fire_due(
 def fire(
     connection: Connection, queries: ScheduleQueries, tasks: Mapping[str, Any], due: Sequence[Any]
 ) -> list[str] | None:
-    """Enqueue the ticks of each of these schedules up to its `now`. Return the queue of each job.
+    """Enqueue each schedule's ticks up to the schedule's `now`. Return the queue of each job.
 
     Return `None`, and store nothing, if open transactions hold the unique keys of all schedules.
     """
@@ -80,7 +80,7 @@ class _Plan:
     missed: Missed | None = None
     skipped: datetime | None = None
     skipped_for: int | None = None
-    """The earlier job of the schedule, which has not ended."""
+    """The schedule's earlier job that has not ended."""
     unique: UniqueTick | None = None
     """The unique key and policy of its ticks, if the task is unique."""
     left_out: list[tuple[datetime, int | None]] = field(default_factory=list[tuple[datetime, int | None]])
@@ -106,7 +106,7 @@ def _fire_unique(
 ) -> list[Any] | None:
     """Enqueue the ticks of a unique task, and return its jobs. Ticks whose key is taken are noted in the plan.
 
-    Return `None` if an open transaction holds the key. The schedule stays due, and does not delay the others.
+    Return `None` if an open transaction holds the key. The schedule then stays due, and does not delay the others.
     """
     came = queries.fire_unique(connection, jobs, unique)
     if came is None:
@@ -144,7 +144,7 @@ def _due(row: Any, values: dict[str, Any], live_job: int | None) -> _Plan:
     if row.is_changed or row.next_run_at is None:
         return _Plan(row, values | {"next_run_at": cron.next_after(row.now)})
     catch_up = CatchUp(row.catch_up)
-    if row.overlap == Overlap.skip and catch_up == CatchUp.all:  # the schedule may have one job at a time
+    if row.overlap == Overlap.skip and catch_up == CatchUp.all:  # the schedule may have only one job at a time
         catch_up = CatchUp.latest
     due = ticks_due(cron, row.next_run_at, row.now, catch_up)
     values = values | {"next_run_at": due.upcoming}

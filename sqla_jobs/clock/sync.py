@@ -1,4 +1,4 @@
-"""Stores the schedules that code declares, without overwriting an operator's changes."""
+"""Store the schedules that code declares, without overwriting an operator's changes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sqla_jobs.queries.schedules import ScheduleQueries
 from sqla_jobs.tasks.schedule import Declared
 
 UNDECLARED_FOR = timedelta(hours=24)
-"""A schedule is disabled after it has been declared by no process for this long."""
+"""A schedule is disabled once no process has declared it for this long."""
 
 
 def sync(session: Session, models: Models[Any], declared: Mapping[str, Declared], *, reset: bool = False) -> None:
@@ -62,7 +62,10 @@ def still_declared(session: Session, models: Models[Any], declared: Mapping[str,
 
 
 def retire(session: Session, models: Models[Any], declared: Mapping[str, Declared], after: timedelta) -> list[str]:
-    """Disable the schedules that code once declared and that no process declared within `after`. Return their names."""
+    """Disable the schedules that code once declared but that no process has declared within the last `after`.
+
+    Return their names.
+    """
     schedule = models.Schedule
     why = func.concat("no code declares it any more; the last did at ", schedule.declared_at)
     return list(

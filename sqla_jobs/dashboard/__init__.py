@@ -1,6 +1,10 @@
-"""The dashboard: a Flask blueprint over the jobs of one application. Needs Flask: `sqla-jobs[dashboard]`."""
+"""The dashboard over the jobs of one application: a Flask blueprint, or a WSGI or ASGI application.
+
+Needs Flask: `sqla-jobs[dashboard]`.
+"""
 
 from sqla_jobs.dashboard.access import Role, allow_everyone
 from sqla_jobs.dashboard.blueprint import create_blueprint
+from sqla_jobs.dashboard.mounted import create_asgi, create_wsgi
 
-__all__ = ["Role", "allow_everyone", "create_blueprint"]
+__all__ = ["Role", "allow_everyone", "create_asgi", "create_blueprint", "create_wsgi"]

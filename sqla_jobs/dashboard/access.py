@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from enum import StrEnum
+from inspect import iscoroutinefunction
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -43,7 +44,7 @@ HEADERS = {
 }
 
 
-def allow_everyone() -> Role:
+def allow_everyone(request: object = None) -> Role:
     """An `authorize` for a dashboard that something else guards: whoever reaches it may change everything."""
     return Role.operator
 
@@ -55,15 +56,17 @@ def check_authorize(authorize: object) -> None:
             f"authorize={authorize!r}: give a function that returns Role.operator, Role.viewer or None for whoever "
             "asks; authorize=allow_everyone where something else guards the dashboard"
         )
-
-
-def check_secret(secret: object) -> None:
-    """Raises `ConfigurationError` where nothing could be signed."""
-    if not secret:
+    if iscoroutinefunction(authorize):
         raise ConfigurationError(
-            "the dashboard signs its forms with the application's SECRET_KEY, and there is none: "
-            'set app.config["SECRET_KEY"] to a long random text before app.register_blueprint(…)'
+            f"authorize={authorize!r}: give a plain function, since pages are made in threads; what must be awaited, "
+            "find out in a middleware, and leave it in the scope of the request"
         )
+
+
+def check_secret(secret: object, remedy: str) -> None:
+    """Raises `ConfigurationError` with the remedy where nothing could be signed."""
+    if not secret:
+        raise ConfigurationError(remedy)
 
 
 def role_of(authorize: Callable[[], Any]) -> Role | None:

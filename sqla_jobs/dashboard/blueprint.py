@@ -31,6 +31,8 @@ from sqla_jobs.jobs import Jobs
 from sqla_jobs.rules.checks import MAX_ID
 
 View = Callable[..., Any]
+_STATIC = "/sqla_jobs_static"
+"""At the root of a Flask application, /static is the application's own folder."""
 
 PAGES: tuple[tuple[str, str, str, View], ...] = (
     ("GET", "/", "overview", overview.show),
@@ -73,7 +75,7 @@ def create_blueprint(
     """
     check_authorize(authorize)
     site = Dashboard(jobs, authorize, actor, name)
-    made = Blueprint(name, __name__, static_folder="static", static_url_path="/static")
+    made = Blueprint(name, __name__, static_folder="static", static_url_path=_STATIC)
     made.record(_check)
     made.before_request(partial(_before, site))
     made.after_request(partial(_after, site))
@@ -86,7 +88,11 @@ def create_blueprint(
 
 
 def _check(state: BlueprintSetupState) -> None:
-    check_secret(state.app.secret_key)
+    check_secret(
+        state.app.secret_key,
+        "the dashboard signs its forms with the application's SECRET_KEY, and there is none: "
+        'set app.config["SECRET_KEY"] to a long random text before app.register_blueprint(…)',
+    )
 
 
 def _is_static() -> bool:

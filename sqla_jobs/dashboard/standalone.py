@@ -8,8 +8,8 @@ from typing import Any
 
 from flask import Flask, Response, abort, redirect, request
 
+from sqla_jobs.dashboard import mounted
 from sqla_jobs.dashboard.access import HEADERS, Role
-from sqla_jobs.dashboard.blueprint import create_blueprint
 from sqla_jobs.jobs import Jobs
 
 
@@ -54,14 +54,15 @@ class OneTimeToken:
 
 def create_app(jobs: Jobs[Any], door: OneTimeToken, *, user: str, read_only: bool) -> Flask:
     """A Flask application that is the dashboard and nothing else."""
-    app = Flask("sqla_jobs.dashboard", static_folder=None)
-    app.config["SECRET_KEY"] = secrets.token_bytes(32)
     role = Role.viewer if read_only else Role.operator
+    app = mounted.create_app(
+        jobs,
+        authorize=lambda: role if door.is_inside() else None,
+        actor=lambda: user,
+        secret_key=secrets.token_bytes(32),
+    )
     app.before_request(door.let_in)
     app.after_request(_guard)
-    app.register_blueprint(
-        create_blueprint(jobs, authorize=lambda: role if door.is_inside() else None, actor=lambda: user)
-    )
     return app
 
 

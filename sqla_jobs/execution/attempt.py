@@ -13,6 +13,7 @@ from sqla_jobs.rules.outcomes import Outcome, storable
 from sqla_jobs.rules.redaction import NOTHING, Secrets
 from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import Declaration
+from sqla_jobs.tasks.resources import NO_RESOURCES, Resources
 
 _PROGRESS = 1000
 """The most characters that are stored of a progress message."""
@@ -46,6 +47,8 @@ class Attempt:
     """The declaration of the task, once it is known."""
     progressed: Callable[[], None] | None = None
     """Called after the task has reported progress."""
+    resources: Resources = NO_RESOURCES
+    """What the worker contexts of this process have yielded."""
     body: Interruptible | None = None
     """The object that calls the task's code and can interrupt it."""
 

@@ -21,7 +21,8 @@ from sqla_jobs.execution.transactions import NotBegun, Transactions
 from sqla_jobs.queries import RunEnd
 from sqla_jobs.rules.outcomes import Failure, Outcome
 from sqla_jobs.tasks.declaration import Declaration
-from sqla_jobs.tasks.hooks import Middleware, surroundings
+from sqla_jobs.tasks.hooks import Middleware, is_asynchronous, surroundings
+from sqla_jobs.tasks.resources import NO_RESOURCES, Resources
 from sqla_jobs.tasks.task import Task
 from sqla_jobs.tasks.tracing import Tracing
 
@@ -39,6 +40,7 @@ class Executor:
         timeout: float | None = None,
         middleware: Sequence[Middleware] = (),
         tracing: Tracing | None = None,
+        resources: Resources = NO_RESOURCES,
         started: Callable[[Attempt], None] | None = None,
         unfit: Callable[[Attempt, ArgumentsError], None] | None = None,
         progressed: Callable[[], None] | None = None,
@@ -46,16 +48,18 @@ class Executor:
         """Prepare to run jobs. `timeout`, in seconds, applies to tasks without one of their own.
 
         The first of `middleware` is the outermost. All middleware runs inside `context`, and `context` inside the
-        span that `tracing` makes. `started` is called when a run begins, but not for a run that gets no
-        transaction. `unfit` is called if arguments do not fit the task; it raises `NotBegun` if the job is to be
-        given back. `progressed` is called after a task has reported progress.
+        span that `tracing` makes. Tasks and middleware find `resources` in their `RunContext`. `started` is called when
+        a run begins, but not for a run that gets no transaction. `unfit` is called if arguments do not fit the task; it
+        raises `NotBegun` if the job is to be given back. `progressed` is called after a task has reported progress.
         """
         self._tasks = tasks
         self._transactions = transactions
         self._slot = slot
         self._timeout = timeout
         self._surroundings: list[Surroundings] = [] if context is nullcontext else [context]
-        self._surroundings += [partial(surroundings, one) for one in middleware]
+        self._surroundings += [partial(surroundings, one) for one in middleware if not is_asynchronous(one)]
+        self._middleware = middleware
+        self._resources = resources
         self._tracing = tracing
         self._started = started
         self._unfit = unfit
@@ -74,6 +78,7 @@ class Executor:
         """
         if attempt.cancel_requested or attempt.is_withdrawn or not attempt.begin(body, self._slot and self._slot()):
             return attempt.ended(Outcome.released())
+        attempt.resources = self._resources
         end_span = None if self._tracing is None else begin_span(self._tracing, context_of(attempt))
         plan: Plan | None = None
         try:
@@ -99,6 +104,7 @@ class Executor:
             timeout=self._timeout,
             transactions=self._transactions(declaration) if declaration.signature.wants_session else None,
             surroundings=self._surroundings,
+            middleware=self._middleware,
             begins=None if self._started is None else self._begun,
             unfit=self._unfit,
             progressed=self._progressed,

@@ -13,7 +13,7 @@ from sqla_jobs.calls.values import read_headers
 from sqla_jobs.errors import ArgumentsError, EntityGone, UnstorableResult
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.interrupt import CancelRequested, Interrupt, LeaseGone, Stopped, TimedOut
-from sqla_jobs.execution.surroundings import Surrounded
+from sqla_jobs.execution.surroundings import Surrounded, awaited_within
 from sqla_jobs.execution.transactions import Transactions
 from sqla_jobs.rules.error_text import leaves
 from sqla_jobs.rules.outcomes import SUCCEEDED, Failure, Outcome, decide
@@ -21,6 +21,7 @@ from sqla_jobs.rules.redaction import NOTHING
 from sqla_jobs.tasks.arguments import encode_result
 from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import Declaration
+from sqla_jobs.tasks.hooks import Middleware, is_asynchronous
 from sqla_jobs.tasks.signature import Signature
 
 Surroundings = Callable[[RunContext], AbstractContextManager[Any]]
@@ -39,12 +40,14 @@ class Plan:
         timeout: float | None,
         transactions: Transactions | None,
         surroundings: Iterable[Surroundings],
+        middleware: Iterable[Middleware] = (),
         begins: Callable[[Attempt], None] | None,
         unfit: Callable[[Attempt, ArgumentsError], None] | None = None,
         progressed: Callable[[], None] | None = None,
     ) -> None:
-        """Compose `run`. The first of `surroundings` is the outermost.
+        """Compose `run`. The first of `surroundings` is the outermost, of the asynchronous ones of `middleware` too.
 
+        These are around the task's own code if that is a coroutine, in its asyncio task.
         `transactions` is `None` for a task without a session. `timeout` applies to a task without one of its own.
         `begins` is called before the task. `unfit` is called if arguments do not fit the task; it raises `NotBegun`
         if the job is to be given back. `progressed` is called after a task with a `RunContext` has reported progress.
@@ -53,6 +56,8 @@ class Plan:
         self.timeout: float | None = timeout if declaration.timeout is None else declaration.timeout
         self._read = declaration.codec.read
         self._target = _target(declaration.signature)
+        is_coroutine = declaration.signature.is_coroutine
+        self._awaited = [one for one in middleware if is_asynchronous(one)] if is_coroutine else []
         self._wants_context = declaration.signature.wants_context
         self._begins = begins
         self._unfit = unfit
@@ -102,7 +107,10 @@ class Plan:
             attempt.progressed = self._progressed
             injected.append(context_of(attempt))
         assert attempt.body is not None, "the attempt has begun"
-        result = attempt.body.run(attempt, self._target, injected, arguments)
+        target = self._target
+        if self._awaited:
+            target = partial(awaited_within, self._awaited, context_of(attempt), attempt, target)
+        result = attempt.body.run(attempt, target, injected, arguments)
         if result is None:
             return SUCCEEDED
         try:
@@ -172,6 +180,7 @@ def context_of(attempt: Attempt) -> RunContext:
             scheduled_for=job.scheduled_for,
             headers=_NO_HEADERS if job.headers is None else read_headers(job.headers),
             cancel_requested=attempt.cancel_requested,
+            resources=attempt.resources,
             publish=attempt.publish,
         )
     return attempt.context

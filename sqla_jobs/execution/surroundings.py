@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable, Generator, Iterable
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Coroutine, Generator, Iterable
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    AsyncExitStack,
+    ExitStack,
+    contextmanager,
+)
 from types import TracebackType
 from typing import Any
 
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.rules.outcomes import Failure, Outcome
 from sqla_jobs.tasks.context import RunContext
-from sqla_jobs.tasks.hooks import Middleware, surroundings
+from sqla_jobs.tasks.hooks import Middleware, awaited_manager, is_asynchronous, surroundings
 from sqla_jobs.tasks.tracing import Tracing
 
 log: logging.Logger = logging.getLogger("sqla_jobs.run")
@@ -36,21 +43,64 @@ class Surrounded(AbstractContextManager[None]):
         try:
             self._surroundings.__exit__(kind, raised, at)
         except BaseException as error:  # noqa: BLE001
-            if error is not raised:
-                log.error(  # noqa: TRY400 - its own traceback may show secrets
-                    "%s: its context or middleware did not end well\n%s",
-                    self._attempt,
-                    Failure.of(error, secrets=self._attempt.secrets).traceback,
-                )
+            _log_unless(raised, error, self._attempt)
+
+
+class _AwaitedSurrounded(AbstractAsyncContextManager[None]):
+    """The same around an asynchronous middleware. Only a cancellation of the run goes on from its exit."""
+
+    def __init__(self, surroundings: AbstractAsyncContextManager[Any], attempt: Attempt) -> None:
+        self._surroundings = surroundings
+        self._attempt = attempt
+
+    async def __aenter__(self) -> None:
+        await self._surroundings.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, raised: BaseException | None, at: TracebackType | None
+    ) -> None:
+        try:
+            await self._surroundings.__aexit__(kind, raised, at)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001
+            _log_unless(raised, error, self._attempt)
+
+
+def _log_unless(raised: BaseException | None, error: BaseException, attempt: Attempt) -> None:
+    if error is not raised:
+        log.error(
+            "%s: its context or middleware did not end well\n%s",
+            attempt,
+            Failure.of(error, secrets=attempt.secrets).traceback,  # the error's own may show secrets
+        )
 
 
 @contextmanager
 def within(middleware: Iterable[Middleware], run: RunContext, attempt: Attempt) -> Generator[None]:
-    """Enter all of `middleware`; the first is the outermost."""
+    """Enter all plain ones of `middleware`; the first is the outermost."""
     with ExitStack() as entered:
         for one in middleware:
-            entered.enter_context(Surrounded(surroundings(one, run), attempt))
+            if not is_asynchronous(one):
+                entered.enter_context(Surrounded(surroundings(one, run), attempt))
         yield
+
+
+async def awaited_within(
+    middleware: Iterable[Middleware],
+    run: RunContext,
+    attempt: Attempt,
+    function: Callable[..., Coroutine[Any, Any, Any]],
+    /,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """Return `await function(…)` inside `middleware`, which is asynchronous; the first is the outermost."""
+    async with AsyncExitStack() as entered:
+        for one in middleware:
+            surroundings = awaited_manager(one(run), one, "middleware")
+            await entered.enter_async_context(_AwaitedSurrounded(surroundings, attempt))
+        return await function(*args, **kwargs)
 
 
 def begin_span(tracing: Tracing, run: RunContext) -> Callable[[Outcome], None]:

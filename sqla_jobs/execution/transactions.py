@@ -18,6 +18,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, SessionTransaction
 
 from sqla_jobs.database.async_sessions import around, end_run
+from sqla_jobs.errors import JobsError
 from sqla_jobs.execution.interrupt import Interrupt
 from sqla_jobs.queries import Queries, RunEnd
 
@@ -33,6 +34,8 @@ _CONNECTIONS = "sqla_jobs.database.engines"
 """The key in a run's `session.info` for the connections on which the session has begun transactions."""
 _ENDING = "sqla_jobs.ending"
 """The key in a run's `session.info` for the COMMIT in progress."""
+_UNUSED = "sqla_jobs.unused"
+"""The key in a lazy run's `session.info` until its transaction begins."""
 
 
 @cache
@@ -156,7 +159,7 @@ class WorkerTransactions:
     def _begin(self, session: Session) -> None:
         session.info[_CONNECTIONS] = list[Connection]()  # the factory may return the same session again
         try:
-            is_writable = self._is_begun(session)
+            is_writable = self._is_begun(self._queries.connection(session))
         except Exception as error:
             if not _is_of_database(error):
                 raise
@@ -164,9 +167,8 @@ class WorkerTransactions:
         if not is_writable:
             raise self._logged(_no_transaction("the server is read-only"))
 
-    def _is_begun(self, session: Session) -> bool:
+    def _is_begun(self, connection: Connection) -> bool:
         """Begin the transaction. Return False if the server accepts no writes."""
-        connection = self._queries.connection(session)
         try:
             is_writable = self._queries.begin(connection, noticed_within=self._lease, patience=self._patience)
         except psycopg.Error:
@@ -185,3 +187,34 @@ class WorkerTransactions:
         self._say_again_at = now + _SAY_AGAIN
         log.log(level, "transactional jobs get no transaction, and come again, uncharged: %.500s", error)
         return error
+
+
+class LazyTransactions(WorkerTransactions):
+    """The transactions of lazy tasks. Each begins at the first use of its session, or at the commit.
+
+    If the database gives none then, the task has begun: its attempt fails.
+    """
+
+    @contextmanager
+    def begin(self) -> Generator[Session]:
+        with super().begin() as session:
+            event.listen(session, "after_begin", self._after_begin)  # after the listeners of the application
+            try:
+                yield session
+            finally:  # the factory may return the same session again
+                event.remove(session, "after_begin", self._after_begin)
+                session.info.pop(_UNUSED, None)
+
+    def _begin(self, session: Session) -> None:
+        if session.in_transaction():  # the session is that of the application, whose middleware has used it
+            super()._begin(session)
+            return
+        session.info[_CONNECTIONS] = list[Connection]()
+        session.info[_UNUSED] = True
+
+    def _after_begin(self, session: Session, transaction: SessionTransaction, connection: Connection) -> None:
+        if _UNUSED not in session.info or not self._queries.is_of_jobs(session, connection):
+            return
+        del session.info[_UNUSED]
+        if not self._is_begun(connection):
+            raise JobsError("the server is read-only, so the run gets no transaction: the attempt fails by its policy")

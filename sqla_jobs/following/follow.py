@@ -24,12 +24,16 @@ from sqla_jobs.rules.wording import plural
 
 J = TypeVar("J", bound=JobMixin)
 
+FIRST_READ = 10.0
+"""Seconds that the first read may take, however short the timeout is: the server may have to accept a connection."""
+
 
 class Following:
     """The updates of one job, for `for` and for `async for`. The last one says how the job ended.
 
-    Between two updates the job may have been in several states; the newest is given. Raises `TimeoutError` when the
-    job has not ended in time, and `UnknownJob` where it is not in the database, or no more.
+    Between two updates the job may have been in several states; the newest is given. The first update comes whatever
+    the timeout is. Raises `TimeoutError` if the job does not end in time, and `UnknownJob` if the database has no such
+    job, or no longer.
     """
 
     def __init__(self, engine: Engine, models: Models[Any], job_id: int, timeout: float | None) -> None:
@@ -40,11 +44,11 @@ class Following:
 
     def __iter__(self) -> Generator[JobUpdate]:
         changed = threading.Event()
-        deadline = self._deadline()
+        began = time.monotonic()
         with self._watched(changed.set) as watch:
             seen: JobUpdate | None = None
             while seen is None or not seen.has_ended:
-                if not changed.wait(None if deadline is None else max(0.0, deadline - time.monotonic())):
+                if not changed.wait(self._left(began, seen)):
                     raise self._late(seen)
                 changed.clear()
                 if (update := self._newest(watch)) != seen:
@@ -58,12 +62,12 @@ class Following:
             with suppress(RuntimeError):  # the loop is closed, and nobody waits any more
                 loop.call_soon_threadsafe(changed.set)
 
-        deadline = self._deadline()
+        began = time.monotonic()
         with self._watched(wake) as watch:
             seen: JobUpdate | None = None
             while seen is None or not seen.has_ended:
                 try:
-                    async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
+                    async with asyncio.timeout(self._left(began, seen)):
                         await changed.wait()
                 except TimeoutError:
                     raise self._late(seen) from None
@@ -72,8 +76,12 @@ class Following:
                     seen = update
                     yield update
 
-    def _deadline(self) -> float | None:
-        return None if self._timeout is None else time.monotonic() + self._timeout
+    def _left(self, began: float, seen: JobUpdate | None) -> float | None:
+        """Return the seconds that the next update may take. The first one comes even with `timeout=0`."""
+        if self._timeout is None:
+            return None
+        most = max(self._timeout, FIRST_READ) if seen is None else self._timeout
+        return max(0.0, began + most - time.monotonic())
 
     @contextmanager
     def _watched(self, changed: Callable[[], None]) -> Generator[Watch]:
@@ -140,5 +148,5 @@ def _ended(engine: Engine, models: Models[J], last: JobUpdate) -> J:
     if last.state != JobState.succeeded:
         why = f": {last.error_type}: {last.error}" if last.error_type else ""
         how = "was cancelled" if last.state == JobState.cancelled else f"failed after {plural(last.attempt, 'attempt')}"
-        raise JobFailed(f"job {last.job_id} {last.task} {how}{why}", job)
+        raise JobFailed(f"job {last.job_id} ({last.task}) {how}{why}", job)
     return job

@@ -29,9 +29,9 @@ log: logging.Logger = logging.getLogger("sqla_jobs.following")
 APART = 0.05
 """The shortest time between two reads, in seconds: twenty a second, however many jobs are followed."""
 POLL = 5.0
-"""Seconds after which all jobs are read although no message came. Plain SQL, rescues and promotions send none."""
+"""Seconds after which all jobs are read even without a message. Plain SQL, rescues and promotions send none."""
 UNHEARD = 0.5
-"""The same while this process does not listen: behind a pooler, or before the server answers."""
+"""Seconds between two reads while this process does not listen: behind a pooler, or before the server answers."""
 _IDLE = 5.0
 """Seconds without a followed job after which thread and connections are closed."""
 _PATIENCE = 10.0
@@ -50,8 +50,10 @@ class Watch:
         self._changed = changed
 
     def see(self, update: JobUpdate | None) -> None:
-        """Take the answer of a read: `None` if there is no such job."""
+        """Take the answer of a read: `None` if there is no such job. A job that is deleted after its end has ended."""
         if update is None:
+            if self.newest is not None and self.newest.has_ended:
+                return
             self.is_gone = True
         elif update == self.newest:
             return
@@ -61,7 +63,7 @@ class Watch:
 
 
 class Hub:
-    """Reads the watched jobs when a worker notifies it that they have changed.
+    """Read the watched jobs when a worker notifies it that they have changed.
 
     Workers send such messages only while somebody follows jobs. So the hub announces itself when it begins to listen,
     and then periodically. A worker that receives the first announcement answers, and the hub then reads all jobs: it
@@ -86,24 +88,23 @@ class Hub:
         with self._lock:
             if self._thread is None:
                 thread = threading.Thread(target=self._loop, args=(app,), name="sqla_jobs-following", daemon=True)
-                thread.start()  # first: where it cannot start, nothing is left behind
+                thread.start()  # first: if it cannot start, nothing is left behind
                 self._thread = thread
             self._watches.setdefault(watch.job_id, []).append(watch)
             self._to_read.add(watch.job_id)
         self._wake.set()
 
     def remove(self, watch: Watch) -> None:
-        """Stop watching."""
+        """Stop watching. A forked child has a hub of its own, which does not know the watches of its parent."""
         with self._lock:
-            watches = self._watches[watch.job_id]
-            watches.remove(watch)
-            if not watches:
-                del self._watches[watch.job_id]
+            watches = [other for other in self._watches.pop(watch.job_id, ()) if other is not watch]
+            if watches:
+                self._watches[watch.job_id] = watches
             self._empty_since = time.monotonic()
         self._wake.set()  # the loop must compute its wait anew
 
     def _heard(self, message: str) -> None:
-        """Note the ids of jobs that have changed; without any, all may have. The first message is the listener's."""
+        """Note the ids of changed jobs. A message without ids means all jobs. The first message is the listener's."""
         with self._lock:
             if message == GREETING or not self._is_heard:
                 self._is_heard, self._announce_at = True, 0.0
@@ -131,7 +132,8 @@ class Hub:
         self._is_heard = False
         engine = own_engine(app, patience=_PATIENCE, most=2, name="sqla-jobs following")
         channel = followers_of(self._models.channel)
-        listener = Listener(partial(for_itself, engine), channel, self._heard, patience=_PATIENCE)
+        connect = partial(for_itself, engine)
+        listener = Listener(connect, channel, self._heard, what="changes of followed jobs", patience=_PATIENCE)
         with ExitStack() as closing:
             closing.callback(close_engine, engine)
             with engine.begin() as connection:
@@ -163,7 +165,7 @@ class Hub:
 
     @property
     def _idle_at(self) -> float:
-        """When to close thread and connections; infinite while a job is watched."""
+        """The time to close thread and connections; infinite while a job is watched."""
         with self._lock:
             return math.inf if self._watches else self._empty_since + _IDLE
 

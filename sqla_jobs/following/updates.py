@@ -29,7 +29,7 @@ class JobUpdate:
     result: Any = None
     """What the task returned, decoded from JSON, once the job has succeeded."""
     error_type: str | None = None
-    """Name of the exception of the last attempt, such as `ValueError`, where the job has failed or was cancelled."""
+    """Name of the exception of the last attempt, such as `ValueError`, if the job has failed or was cancelled."""
     error: str | None = None
     """The exception's message."""
 

@@ -179,7 +179,7 @@ def _waiting(
     """How many jobs wait behind each row."""
     numbers, least = dict.fromkeys(gates, 0), set[str]()
     for group in groups:
-        for row in _rows_of(group.gates) & numbers.keys():
+        for row in rows_of(group.gates) & numbers.keys():
             numbers[row] += group.waiting
             if group.is_least:
                 least.add(row)
@@ -187,7 +187,7 @@ def _waiting(
     return found | {gate: _queued(session, jobs, gate[1:], most) for gate in gates if gate.startswith("@")}
 
 
-def _rows_of(gates: Collection[str]) -> set[str]:
+def rows_of(gates: Collection[str]) -> set[str]:
     """The rows that can limit a job with these gates: its own and those of each key."""
     return {*gates, *(gate[: gate.index("=") + 1] for gate in gates if "=" in gate)}
 

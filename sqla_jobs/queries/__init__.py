@@ -1,7 +1,7 @@
-"""Every statement of a job's way through a worker, and the only place that says FOR UPDATE.
+"""All statements that workers and clocks send; no other package locks rows.
 
-Each write to a running job names the lease it expects and tells which rows it changed. The statements
-of the hot path are built once for each `Queries` and load no ORM objects. All times are the server's.
+Each write to a running job names the lease that it expects, and returns the rows that it changed. The statements on the
+hot path are built once for each `Queries`, and load no ORM objects. All times are the server's.
 """
 
 from __future__ import annotations
@@ -34,17 +34,18 @@ from sqla_jobs.queries.limit_status import GateStatuses, HeadOfKey, HeldKeys, Ke
 from sqla_jobs.queries.processes import ShowSetAside, ShowStalled
 from sqla_jobs.queries.rescue import Beat, DeleteExpired, Heartbeats, Rescue, SignOff
 from sqla_jobs.queries.succeed import SucceedOne
-from sqla_jobs.queries.untold import MarkTold, TakeUntold
+from sqla_jobs.queries.undelivered import MarkDelivered, TakeUndelivered
 
 __all__ = ["EVERYWHERE", "MANY", "PRIORITIES", "Among", "Claimed", "Lease", "Promotion", "Queries", "RunEnd"]
 
 
 class Queries(Calls):
-    """The statements over one set of models, in `schema` where these name none: else wherever a session finds them."""
+    """The statements for one set of models. `schema` is the schema of the tables whose models do not name one."""
 
     def __init__(self, models: Models[Any], schema: str | None = None) -> None:
         self._tables = tables = Tables(models, schema)
         self.connection: Callable[[Session], Connection] = tables.connection
+        self.is_of_jobs: Callable[[Session, Connection], bool] = tables.is_of_jobs
 
         self.claim: Claim = Claim(tables)
         self.claim_whatever_the_limits: ClaimWhateverTheLimits = ClaimWhateverTheLimits(tables)
@@ -70,8 +71,8 @@ class Queries(Calls):
         self.finish_any: statements.FinishAny = FinishAny(tables)
         self.succeed: SucceedOne = SucceedOne(tables)
 
-        self.take_untold: TakeUntold = TakeUntold(tables)
-        self.mark_told: MarkTold = MarkTold(tables)
+        self.take_undelivered: TakeUndelivered = TakeUndelivered(tables)
+        self.mark_delivered: MarkDelivered = MarkDelivered(tables)
 
         self.beat: statements.Beat = Beat(tables)
         self.heartbeats: statements.Heartbeats = Heartbeats(tables)
@@ -92,23 +93,26 @@ class Queries(Calls):
         self.store_progress: StoreProgress = StoreProgress(tables)
 
     def begin(self, connection: Connection, *, noticed_within: float, patience: float) -> bool:
-        """Begin the transaction of a task on a connection of the application's, in one round trip. False: read-only.
+        """Begin a task's transaction on one of the application's connections, in one round trip.
 
-        The server notices within `noticed_within` seconds, or a minute, that the client's host is gone.
-        Raises psycopg's `OperationalError` after `patience` seconds without an answer; else its errors, or those of
-        SQLAlchemy for other drivers.
+        Return False if the transaction is read-only. The server notices within `noticed_within` seconds, and within a
+        minute at most, that the client's host is gone. Raises psycopg's `OperationalError` after `patience` seconds
+        without an answer. Other errors come from psycopg or, with other drivers, from SQLAlchemy.
         """
         if (raw := driver_of_run(connection)) is None:
             return begin_elsewhere(connection, noticed_within=noticed_within, patience=patience)
         return begin_transaction(raw, noticed_within=noticed_within, patience=patience)
 
     def store_last_progress(self, session: Session, end: RunEnd) -> None:
-        """Store inside its own transaction what a run told of last."""
+        """Store a run's last progress inside the run's own transaction."""
         if end.progress is not None:
             self.store_progress(session, [(end.lease, *end.progress)])
 
     def ending(self, session: Session, end: RunEnd) -> Ending:
-        """Inside, committing such a session also stores the end of its attempt. Raises `LeaseLost`."""
+        """Return a context in which this session's commit also stores the end of the attempt.
+
+        Raises `LeaseLost`.
+        """
         connection = self.connection(session)
         if (raw := driver_of_run(connection)) is None:
             return EndingElsewhere(connection, partial(self.succeed, connection, end))

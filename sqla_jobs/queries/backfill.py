@@ -1,4 +1,4 @@
-"""Gives gates to jobs that lack some: those enqueued by plain SQL, by a schedule, or before there was a limit."""
+"""The backfill of gates, for jobs enqueued by plain SQL, by a schedule, or before a limit was declared."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from sqla_jobs.queries.statement import Statement
 
 
 class LacksGates(NamedTuple):
-    """A job with fewer gates than its task has now, or outside of the order of its key."""
+    """A job that has fewer gates than its task declares, or an ordered key but no position in that order."""
 
     job_id: int
     task: str
@@ -43,7 +43,7 @@ class LacksGates(NamedTuple):
 
 
 class Gated(NamedTuple):
-    """The gates that a job is to have."""
+    """The gates to store for a job."""
 
     job_id: int
     gates: Sequence[str]
@@ -51,13 +51,16 @@ class Gated(NamedTuple):
 
 
 class FewerGates(Statement):
-    """Jobs with fewer gates than their task has: all running ones, and some that wait.
+    """Find the jobs that lack gates: all such running jobs, and some waiting ones.
 
-    Also those that plain SQL has put behind an ordered gate and not into its order, in which nothing finds them.
+    Plain SQL can also give a job an ordered gate but no position in the order. No claim finds such a job.
     """
 
     def __call__(self, connection: Connection, expected: Mapping[str, int], queues: Sequence[str]) -> list[LacksGates]:
-        """`expected` is the number of gates by task. Only waiting jobs of `queues` are found."""
+        """Return the jobs.
+
+        `expected` maps each task to its number of gates. Waiting jobs are found only in `queues`.
+        """
         values = {
             "tasks": names(tuple(expected)),
             "numbers": numbers(expected.values()),
@@ -89,10 +92,10 @@ class FewerGates(Statement):
 
 
 class GiveGates(Statement):
-    """Sets the gates of jobs that wait or run. Rows that somebody holds locked are left alone."""
+    """Set the gates of waiting or running jobs. Locked rows are skipped."""
 
     def __call__(self, connection: Connection, gated: Sequence[Gated]) -> int:
-        """Returns how many were changed."""
+        """Return the number of changed jobs."""
         values = {
             "ids": numbers([one.job_id for one in gated]),
             "gates": texts([names(tuple(one.gates)) for one in gated]),
@@ -117,7 +120,7 @@ class GiveGates(Statement):
 
 
 class OperatorLimits(Statement):
-    """Limits of whole tasks and of queues that only operators made: gates, each with the names of its tasks."""
+    """Find the limits on whole tasks and queues that only operators have set: each gate with its tasks' names."""
 
     def __call__(self, connection: Connection) -> list[tuple[str, list[str]]]:
         return [(gate, tasks) for gate, tasks in self._run(connection, {})]

@@ -1,4 +1,4 @@
-"""The first message of a task's transaction. It makes the server notice soon that a worker's host is gone."""
+"""The first message of a task's transaction. It lets the server notice quickly that a worker's host is gone."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ _PROBES = 3
 
 
 def begin(connection: Driver, *, noticed_within: float, patience: float) -> bool:
-    """Begin a transaction, in one round trip. False: the server takes no writes.
+    """Begin a transaction, in one round trip. Return False if the server is read-only.
 
-    Until it ends the server looks whether the client's host is still there, and notices within so many
-    seconds, or a minute, that it is not. Not by tcp_user_timeout: that would also end a transaction whose
-    client reads a large answer slowly. It is set for the transaction alone: a pooler may hand the same
-    session to somebody else afterwards.
+    During the transaction the server probes the client's host, and notices within `noticed_within` seconds, and within
+    a minute at most, that the host is gone. tcp_user_timeout is not used: it would also end a transaction whose client
+    reads a large answer slowly. The settings apply to this transaction only, since a pooler may hand the same session
+    to another client afterwards.
     """
     answers = ask(connection, beginning(connection) + _question(noticed_within), patience)
     return answers[-1].get_value(0, 0) == b"off"
 
 
 def begin_elsewhere(connection: Connection, *, noticed_within: float, patience: float) -> bool:
-    """The same through SQLAlchemy, for drivers other than psycopg, which are asynchronous."""
+    """Begin a transaction through SQLAlchemy, for the asynchronous drivers other than psycopg."""
     settings = _settings(noticed_within).items()
     told = select(
         func.current_setting("transaction_read_only"),

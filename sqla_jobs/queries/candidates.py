@@ -1,4 +1,4 @@
-"""The jobs that a statement would change, so that they can be tried one by one after the server has refused it."""
+"""The jobs that a statement would change. If the server refuses the statement, these jobs are tried one by one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sqla_jobs.queries.statement import SqlConnection, Statement
 
 
 class ToClaim(Statement):
-    """Queued jobs of one queue and of these tasks, without gates."""
+    """In one queue, find these tasks' queued jobs that have no gates."""
 
     def __call__(self, connection: SqlConnection, queue: str, tasks: Sequence[str], which: Among) -> list[int]:
         values = {"queue": queue, "tasks": list(tasks), **which.parameters()}
@@ -33,7 +33,7 @@ class ToClaim(Statement):
 
 
 class ToClaimLimited(ToClaim):
-    """Queued jobs of one queue and of these tasks, behind gates."""
+    """In one queue, find these tasks' queued jobs that have gates."""
 
     @staticmethod
     def _is_one(jobs: Any) -> Any:
@@ -41,7 +41,7 @@ class ToClaimLimited(ToClaim):
 
 
 class ToPromote(Statement, statements.Candidates):
-    """Scheduled jobs that are due."""
+    """Find the scheduled jobs that are due."""
 
     def sql(self) -> Any:
         jobs = self.tables.jobs
@@ -50,7 +50,7 @@ class ToPromote(Statement, statements.Candidates):
 
 
 class ToRescue(Statement, statements.Candidates):
-    """Running jobs whose process has no row."""
+    """Find the running jobs whose process has no row."""
 
     def sql(self) -> Any:
         return _some(self.tables, select(self.tables.jobs.c.id).where(is_orphaned(self.tables)))

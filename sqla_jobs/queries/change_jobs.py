@@ -1,4 +1,4 @@
-"""Jobs that a person changes: held, updated, or erased while their rows stay."""
+"""Changes that a person makes to jobs: locking, updating, and erasing their data."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from sqla_jobs.queries.expressions import array_of, locked
 from sqla_jobs.rules.redaction import ERASED
 
 IDS: Any = bindparam("all_ids", type_=ARRAY(BigInteger))
-"""The ids of the jobs to change, the oldest first."""
+"""The ids of the jobs to change, oldest first."""
 _HERE = {"synchronize_session": False}
 
 
 def hold(session: Session, models: Models[Any], job_id: int) -> str | None:
-    """Lock a job until the caller's transaction ends, and return its task. None: there is no such job."""
+    """Lock a job until the caller's transaction ends, and return its task. Return None if there is no such job."""
     task: str | None = session.scalar(
         select(models.Job.task).where(models.Job.id == job_id).with_for_update(key_share=True)
     )
@@ -34,9 +34,10 @@ def update_jobs(
     conditions: Sequence[ColumnElement[bool]],
     values: Mapping[str, Any],
 ) -> int:
-    """Update those of the jobs that meet the conditions. Returns how many they were.
+    """Update the jobs in `ids` that meet the conditions.
 
-    Left alone are those that are locked, or were changed since the statement began.
+    Return the number of updated jobs. Jobs that are locked, or have been changed since the statement began, are
+    skipped.
     """
     job = models.Job
     statement = update(job).where(_free(job, conditions)).values(values).returning(job.id)
@@ -44,10 +45,10 @@ def update_jobs(
 
 
 def erase(session: Session, models: Models[Any], ids: Sequence[int], conditions: Sequence[ColumnElement[bool]]) -> int:
-    """Erase what those of the jobs that have ended and meet the conditions, and their runs, hold of people.
+    """Erase the arguments, results and errors of the jobs in `ids` that have ended and meet the conditions.
 
-    Returns how many they were. Left alone are the same as by `update_jobs`. Arguments that are no object keep a job
-    from being queued again.
+    Return the number of erased jobs. Locked or changed jobs are skipped, as in `update_jobs`. Erased arguments are not
+    a JSON object, so the job cannot be queued again.
     """
     job, jobs, runs = models.Job, models.tables["jobs"], models.tables["runs"]
     nothing = {"unique_key": null(), "progress_message": null(), "headers": null()}
@@ -69,6 +70,6 @@ def erase(session: Session, models: Models[Any], ids: Sequence[int], conditions:
 
 
 def _free(job: Any, conditions: Sequence[ColumnElement[bool]]) -> ColumnElement[bool]:
-    """Whether it is one of the jobs that nobody else holds and that meet the conditions."""
+    """Return the condition that a job is among `IDS`, is not locked, and meets the conditions."""
     wanted = select(ctid.label("ctid")).select_from(job).where(job.id == any_(IDS), *conditions)
     return ctid == any_(array_of(select(locked(wanted, "free", of=job).c.ctid)))

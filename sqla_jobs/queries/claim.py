@@ -1,4 +1,4 @@
-"""The claim of jobs."""
+"""The statements that claim jobs."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _moment_of(microseconds: int) -> datetime:
-    """The moment so many microseconds after 1970-01-01 UTC."""
+    """Return the datetime that is `microseconds` after 1970-01-01 UTC."""
     return _EPOCH + timedelta(microseconds=microseconds)
 
 
 def _epoch(moment: Any) -> Any:
-    """Seconds since 1970; infinite where the moment is."""
+    """Return the seconds from 1970 to `moment`; infinite if `moment` is infinite."""
     return func.date_part(literal_column("'epoch'"), moment)
 
 
 class ClaimStatement(RenderedStatement):
-    """What all claims share: how their rows are read."""
+    """The base class of all claims, which reads the rows that they return."""
 
     def __init__(self, tables: Tables) -> None:
         super().__init__(tables)
@@ -70,11 +70,11 @@ class ClaimStatement(RenderedStatement):
         rows: Sequence[Any],
         gates: Mapping[int, tuple[str, ...]] = MappingProxyType({}),
     ) -> list[Claimed]:
-        """The rows as jobs, in claim order. `gates` are those of each job that has any."""
+        """Return the rows as jobs, in claim order. `gates` maps the id of each job with gates to those gates."""
         again = [row[0] for row in rows if row[-1]]
         elapsed = self._elapsed(connection, again) if again else {}
         claimed = [
-            # what Claimed(…) does, but for a call of a function in Python
+            # like Claimed(…), but without calling a Python function
             tuple.__new__(
                 Claimed,
                 (
@@ -93,7 +93,7 @@ class ClaimStatement(RenderedStatement):
 
 
 class Claim(ClaimStatement):
-    """Takes jobs without limits from several queues at once."""
+    """Claim jobs without limits from several queues in one statement."""
 
     def __call__(
         self,
@@ -104,10 +104,10 @@ class Claim(ClaimStatement):
         floors: Mapping[str, Sequence[int]] | None = None,
         among: Among = ALL,
     ) -> list[Claimed]:
-        """Take at most `slots[queue]` queued jobs of each queue, in claim order; none of a paused queue or task.
+        """Claim at most `slots[queue]` queued jobs from each queue, in claim order.
 
-        Those of a priority lie above its place in `floors[queue]`, where that is given. A process without a
-        row gets none.
+        Jobs of paused queues and tasks are not claimed. At each priority, only jobs above that priority's position in
+        `floors[queue]` are found. A process without a row gets no jobs.
         """
         rows = self._rows(connection, self.values(process_id, slots, tasks, floors, among))
         return self.claimed(connection, process_id, rows)
@@ -120,7 +120,7 @@ class Claim(ClaimStatement):
         floors: Mapping[str, Sequence[int]] | None = None,
         among: Among = ALL,
     ) -> dict[str, Any]:
-        """The parameters of the statement."""
+        """Return the parameters of the statement."""
         return {
             "process_id": process_id,
             "tasks": names(tuple(tasks)),
@@ -131,7 +131,10 @@ class Claim(ClaimStatement):
         }
 
     def _may_start(self, jobs: Any) -> tuple[Any, ...]:
-        """Conditions on the jobs, seen in the claim's own snapshot: limits and pauses come at any time."""
+        """Return the conditions under which a job may start.
+
+        The conditions read the claim's own snapshot, since limits and pauses can change at any time.
+        """
         return jobs.c.gates.is_(None), jobs.c.task == any_(unlimited_tasks(self.tables))
 
     def _queues_left_out(self) -> Any:
@@ -142,10 +145,11 @@ class Claim(ClaimStatement):
 
     def sql(self) -> Any:
         tables, jobs, processes = self.tables, self.tables.jobs, self.tables.processes
-        # what was undone by a crash of the server would be given out again, under the same lease
+        # a claim that a server crash undid would be handed out again, under the same lease
         lanes = case((committed_to_disk(), bindparam("lanes", type_=Text)))
-        # until this commits nobody can delete the row of the process, and without one it gets nothing: no claim that
-        # was still under way gives jobs to a process that has been taken for dead
+        # until this commits nobody can delete the process's row, and without that row it gets no jobs: no claim
+        # that
+        # is still in progress can give jobs to a process that is considered dead
         process_id = bindparam("process_id", type_=Uuid)
         owner: Any = (
             select(processes.c.id)
@@ -156,8 +160,8 @@ class Claim(ClaimStatement):
         lane = unnest_text("lane", queue=(lanes, Text), slots=("slots", Integer), floors=("floors", Text))
         priorities: ColumnElement[str] = literal_column(f"'{numbers(PRIORITIES)}'")
         probe = unnest_text("probe", priority=(priorities, SmallInteger), floor=(lane.c.floors, BigInteger))
-        # one probe a priority, each an ordered index scan from its own floor: an ORDER BY above them
-        # would lock every row they offer, and not only those that the limit lets through
+        # one probe for each priority, an ordered index scan from its own floor: an ORDER BY above the probes
+        # would lock every row that the probes return, and not only those within the limit
         found = (
             select(jobs.c.ctid, jobs.c.id, jobs.c.started_at)
             .where(
@@ -188,7 +192,7 @@ class Claim(ClaimStatement):
             .cte("due")
             .prefix_with("MATERIALIZED")
         )
-        # only then: a lock is written to the disk, and most looks of an idle worker find nothing
+        # only if there are jobs: a row lock is written to disk, and most of an idle worker's looks find nothing
         locked = case((exists(select(due.c.ctid)), select(owner.c.id).scalar_subquery()))
         return (
             update(jobs)
@@ -214,7 +218,7 @@ class Claim(ClaimStatement):
                 jobs.c.max_attempts,
                 cast(jobs.c.headers, Text),
                 cast(_epoch(func.statement_timestamp()) - _epoch(jobs.c.run_at), REAL),
-                # a number: whatever moment that is, and however the session writes moments, the driver can read it
+                # a number: the driver can read it whatever the time is, and whatever the session's DateStyle
                 cast(func.extract("epoch", jobs.c.scheduled_for) * 1_000_000, BigInteger),
                 jobs.c.id == any_(array_of(select(due.c.id).where(due.c.started_at.is_not(None)))),
             )
@@ -222,7 +226,7 @@ class Claim(ClaimStatement):
 
 
 class ClaimFromLimitedQueue(Claim):
-    """Takes jobs without gates from queues that are limited themselves. Needs the lock of limits."""
+    """Claim jobs without gates from queues that have a limit of their own. The caller holds the limits lock."""
 
     def _queues_left_out(self) -> Any:
         return array_of(paused(self.tables.queues))
@@ -232,7 +236,7 @@ class ClaimFromLimitedQueue(Claim):
 
 
 class ClaimWhateverTheLimits(ClaimFromLimitedQueue):
-    """Takes any job, for tests of applications, where one job runs at a time."""
+    """Claim any job, for applications' tests, in which one job runs at a time."""
 
     def _may_start(self, jobs: Any) -> tuple[Any, ...]:
         return (jobs.c.task == any_(claimable_tasks(self.tables)),)
@@ -242,7 +246,7 @@ class ClaimWhateverTheLimits(ClaimFromLimitedQueue):
 
 
 class Elapsed(Statement):
-    """Seconds since the first start of each of these jobs, which were started before."""
+    """Return the seconds since the first start of each of these jobs, all of which have been started before."""
 
     def __call__(self, connection: Connection | Session, job_ids: Sequence[int]) -> dict[int, float]:
         return dict(self._run(connection, {"ids": job_ids}).all())

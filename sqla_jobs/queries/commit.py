@@ -1,4 +1,4 @@
-"""The end of a task's transaction: that the attempt went well, and COMMIT, in one message to the server."""
+"""The end of a task's transaction: the attempt's success and the COMMIT, in one message to the server."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _NO_LEASE = "sqla_jobs: no lease"
 
 
 class Commit:
-    """Stores the end of an attempt as the last statement of its transaction, and commits where the lease stands.
+    """Store the end of an attempt as the last statement of its transaction, and commit if the lease is valid.
 
-    On a connection that is used again the statement is prepared, unless the application wants nothing
-    prepared there or a pooler stands before the server. Its plan reads no table as a whole: one made while
-    there are few jobs, and kept, would do so later too.
+    On a reused connection the statement is prepared, unless the application forbids prepared statements or there is a
+    pooler in front of the server. The statement's plan never scans a whole table: a plan made while there are few jobs
+    would be kept, and would still scan the table later.
     """
 
     def __init__(self, tables: Tables) -> None:
-        # where nothing was stored the cast fails, and the COMMIT that follows in the message is not reached
+        # if nothing was stored the cast fails, and the server skips the COMMIT that follows in the message
         told: ColumnElement[int] = literal_column(f"CASE count(*) WHEN 1 THEN '1' ELSE '{_NO_LEASE}' END::integer")
         stored = SucceedOne(tables).sql().returning(tables.runs.c.id).cte("stored")
         self._plain, parameters = rendered(select(told).select_from(stored))
@@ -46,24 +46,27 @@ class Commit:
         self._prepared = f"SAVEPOINT {self._name}; {execute}"
 
     def storing(self, connection: Connection, raw: Driver, end: RunEnd) -> Ending:
-        """The COMMIT of a connection; `raw` is what is below it."""
+        """Return the COMMIT for a connection; `raw` is the driver's own connection."""
         return _Ending(self, connection, raw, end)
 
     def store(self, raw: Driver, end: RunEnd) -> None:
-        """Store the end in the transaction, which goes on. Raises `LeaseLost`."""
+        """Store the end in the transaction, and leave the transaction open. Raises `LeaseLost`."""
         self._ask(raw, f"{beginning(raw)}{self._plain}", end)
 
     def store_and_commit(self, raw: Driver, known: dict[Any, Any], end: RunEnd) -> None:
-        """Both in one message. `known` says what to send on this connection. Raises `LeaseLost`."""
+        """Store the end and commit, in one message to the server.
+
+        `known` holds the statements to send on this connection. Raises `LeaseLost`.
+        """
         statements: str = known.get(self._name, self._first)
         if statements == self._preparing:
-            known[self._name] = self._prepared  # whatever follows: no rollback undoes PREPARE
+            known[self._name] = self._prepared  # before the result is known: no rollback undoes PREPARE
         try:
             answers = self._ask(raw, f"{beginning(raw)}{statements}; COMMIT", end)
         except InvalidSqlStatementName:
             if statements != self._prepared:
                 raise
-            # it was thrown away: psycopg does so after a ROLLBACK, a pool may with DISCARD ALL
+            # the statement was deallocated: by psycopg after a ROLLBACK, or by a pool with DISCARD ALL
             del known[self._name]
             self._ask(raw, f"ROLLBACK TO SAVEPOINT {self._name}; {self._plain}; COMMIT", end)
             return
@@ -74,7 +77,7 @@ class Commit:
 
     def _ask(self, raw: Driver, statements: str, end: RunEnd) -> list[PGresult]:
         values = SucceedOne.parameters(end)
-        # psycopg would write them into the text by a cursor of its own, in 70 calls
+        # psycopg would write the values into the text with a cursor of its own, in 70 calls
         values |= {
             "lease_process_id": f"'{end.lease.process_id}'::uuid",
             "all_results": quoted(raw, end.outcome.result),
@@ -93,7 +96,8 @@ class _Ending(Ending):
         self._commit = commit
         self._raw = raw
         self._end = end
-        # what SQLAlchemy calls last, after the session's flush and hooks; an error here it wraps, and mends its pool
+        # SQLAlchemy calls this last, after the session's flush and hooks; it wraps an error raised here, and repairs
+        # its pool
         self._committing = CommittingBy(raw, self._commit_or_roll_back)
 
     def __enter__(self) -> Self:
@@ -111,17 +115,18 @@ class _Ending(Ending):
         try:
             self._commit_last()
         except BaseException:
-            # SQLAlchemy takes a failed COMMIT to have ended the transaction; what failed may stand before it
-            with suppress(psycopg.Error):  # then the connection is lost, and what failed first is told
+            # SQLAlchemy assumes that a failed COMMIT has ended the transaction, but the failed statement may precede
+            # it
+            with suppress(psycopg.Error):  # if this fails, the connection is lost, and the first error is raised
                 roll_back(self._raw)
             raise
 
     def _commit_last(self) -> None:
-        """Commit, after the others. Raises `LeaseLost`."""
+        """Commit this connection after the session's other ones. Raises `LeaseLost`."""
         if self._others:
             self._store_once()
             self._commit_others()
-            if ask(self._raw, "COMMIT")[-1].command_status != b"COMMIT":  # of a transaction that an error has aborted
+            if ask(self._raw, "COMMIT")[-1].command_status != b"COMMIT":  # an error has aborted the transaction
                 raise LeaseLost
         else:
             self._commit.store_and_commit(self._raw, self._connection.info, self._end)
@@ -129,7 +134,7 @@ class _Ending(Ending):
 
 
 class EndingElsewhere(Ending):
-    """`store` stores the end in the transaction, which goes on."""
+    """The COMMIT for other drivers; `store` stores the end, and leaves the transaction open."""
 
     def __init__(self, connection: Connection, store: Callable[[], None]) -> None:
         super().__init__(connection)
@@ -147,7 +152,7 @@ class EndingElsewhere(Ending):
         self._store_by()
 
     def _before_own(self, own: Connection) -> None:
-        """Store the end, and commit the others."""
+        """Store the end, and commit the other connections."""
         with rolled_back_by_an_error(own):
             self._store_once()
             self._commit_others()

@@ -1,4 +1,4 @@
-"""Deleting jobs together with their runs, but not those that rows of the application refer to."""
+"""The deletion of jobs and their runs. Jobs that application rows refer to are kept."""
 
 from __future__ import annotations
 
@@ -29,20 +29,22 @@ from sqla_jobs.queries.expressions import array_of, seconds
 from sqla_jobs.queries.limits import keeps_others_waiting
 
 ctid: ColumnElement[Any] = literal_column("ctid")
-"""Where a version of a row lies, in a statement over one table. A row that the statement has locked stays there.
+"""The physical location of a row version, in a statement over one table.
 
-A row that somebody changed after the statement's snapshot is locked in its new version, which that snapshot does not
-see: looked for by its ctid it is not found, and left alone. By its id it would be found, and conditions that look at
-other rows (its last error, a rival for its key) would have been asked of the old version."""
+A row that the statement has locked cannot move. If another session has changed a row since the statement's snapshot,
+the statement locks the new version, which the snapshot does not see. A lookup by ctid does not find that row, and so
+skips it. A lookup by id would find the row, although conditions on other rows (the job's last error, a rival for its
+key) were checked against the old version.
+"""
 
 
 class Reference(NamedTuple):
-    """A foreign key to jobs that forbids their deletion: `columns` of `schema.table` refer to the jobs' `targets`."""
+    """A foreign key to jobs that prevents their deletion: `columns` of `schema.table` refer to the jobs' `targets`."""
 
     name: str
-    """With quotes where it needs any, as it is in SQL."""
+    """The name as SQL, quoted if necessary."""
     qualified: str
-    """`schema.table`, likewise."""
+    """`schema.table` as SQL, quoted if necessary."""
     schema: str
     table: str
     columns: tuple[str, ...]
@@ -53,16 +55,16 @@ class Reference(NamedTuple):
 
     @property
     def remedy(self) -> str:
-        """How to let the jobs go, and what not to do."""
+        """Return the remedy: how to make the jobs deletable, and what not to do."""
         return (
             "To let jobs go and keep those rows, declare it ON DELETE SET NULL, or do without the foreign key: "
             f"ALTER TABLE {self.qualified} DROP CONSTRAINT {self.name}; ON DELETE CASCADE would delete those rows, too"
         )
 
     def to(self, jobs: str) -> ColumnElement[bool]:
-        """Whether a row refers to the job at hand; `jobs` is the name of their table, with quotes where it needs any.
+        """Return the condition that a row refers to the job.
 
-        A key of several columns of which one is NULL refers to nothing, and equals nothing.
+        `jobs` is the quoted name of the jobs table. A multi-column key with a NULL in one column refers to nothing.
         """
         referring = table(self.table, *map(column, self.columns), schema=self.schema)
         pairs = zip(self.columns, self.targets, strict=True)
@@ -71,7 +73,7 @@ class Reference(NamedTuple):
 
 
 class Removal:
-    """The statements over one set of models; on a session, in its transaction."""
+    """The deletion statements for one set of models. They run in a session's transaction."""
 
     def __init__(self, models: Models[Any]) -> None:
         self._models = models
@@ -81,20 +83,20 @@ class Removal:
         self._on = {"mapper": models.Job}
 
     def references(self, session: Session) -> list[ColumnElement[bool]]:
-        """For each foreign key that forbids deleting a job to which a row refers, whether one does.
+        """Return, for each foreign key that forbids a deletion, the condition that a row refers to the job.
 
-        Not of tables that this role may not read: there the server says so when the job is to go.
+        Tables that this role may not read are left out. For those tables, the server itself refuses the deletion.
         """
         return [refers for _, refers in self._references(session)]
 
     def referring(self, session: Session, job_id: int) -> list[Reference]:
-        """The foreign keys by which rows refer to the job, where they forbid deleting it."""
+        """Return the foreign keys through which rows refer to the job and prevent its deletion."""
         return [reference for reference, number in self.kept(session, [self._job.id == job_id]) if number]
 
     def kept(
         self, session: Session, conditions: Sequence[ColumnElement[bool]], *, most: int | None = None
     ) -> list[tuple[Reference, int]]:
-        """How many jobs that meet the conditions each foreign key keeps from being deleted, counted up to `most`."""
+        """Return each foreign key with the number of jobs that it keeps from being deleted, counted up to `most`."""
         found: list[tuple[Reference, int]] = []
         for reference, refers in self._references(session):
             some: Any = select(literal_column("1")).select_from(self._job).where(*conditions, refers).limit(most)
@@ -103,7 +105,7 @@ class Removal:
         return found
 
     def _references(self, session: Session) -> list[tuple[Reference, ColumnElement[bool]]]:
-        """Each such foreign key, and whether a row refers by it to the job at hand."""
+        """Return each such foreign key with the condition that a row refers to the job through that key."""
         preparer = session.connection(self._on).dialect.identifier_preparer
         jobs = preparer.format_table(self._table)
         rows = session.execute(_REFERENCES, {"jobs": jobs}, bind_arguments=self._on)
@@ -114,7 +116,7 @@ class Removal:
         return [(reference, reference.to(jobs)) for reference in found]
 
     def ended(self, state: str, older_than: float) -> list[ColumnElement[bool]]:
-        """The conditions on a job that it ended in `state`, `older_than` seconds ago, and keeps no other waiting."""
+        """Return the conditions that a job ended in `state` over `older_than` seconds ago and keeps no job waiting."""
         moment = func.statement_timestamp() - seconds(older_than)
         ended = [self._job.state == literal_column(f"'{state}'"), self._job.finished_at < moment]
         return [*ended, ~keeps_others_waiting(self._models)] if state == JobState.failed else ended
@@ -128,7 +130,7 @@ class Removal:
         offset: int,
         limit: int,
     ) -> list[int]:
-        """At most `limit` jobs that meet the conditions and to which no row refers, the oldest first."""
+        """Return at most `limit` jobs that meet the conditions and to which no row refers, oldest first."""
         job = self._job
         wanted = select(job.id).where(*conditions, *(~one for one in references)).order_by(job.finished_at)
         return [*session.scalars(wanted.offset(offset).limit(limit), bind_arguments=self._on)]
@@ -140,9 +142,10 @@ class Removal:
         conditions: Sequence[ColumnElement[bool]],
         references: Sequence[ColumnElement[bool]],
     ) -> int:
-        """Delete those of the jobs, with their runs, that meet the conditions still. Returns how many went.
+        """Delete the jobs in `ids` that still meet the conditions, with their runs.
 
-        Left alone are those that run, are locked, were changed since the statement began, or are referred to.
+        Return the number of deleted jobs. Jobs that are running, are locked, have been changed since the statement
+        began, or are referred to, are skipped.
         """
         job, runs = self._job, self._runs
         named = job.id == any_(bindparam("ids", type_=ARRAY(BigInteger)))
@@ -153,7 +156,7 @@ class Removal:
         going = self._table.alias("going")
         gone = select(going.c.id).where(literal_column("going.ctid") == chosen)
         without = delete(runs).where(runs.c.job_id.in_(gone)).cte("without")
-        # of the entity, so that listeners of the session see it
+        # on the entity, so that the session's listeners see the statement
         statement = delete(job).where(ctid == chosen).returning(job.id).add_cte(without)
         options = {"synchronize_session": False}
         removed = session.execute(statement, {"ids": list(ids)}, bind_arguments=self._on, execution_options=options)

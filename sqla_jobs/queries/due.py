@@ -1,4 +1,4 @@
-"""Which jobs are due: promoting scheduled ones, polling, and jobs of tasks that nobody here knows."""
+"""Due jobs: promotion of scheduled jobs, polling, and jobs of tasks that this process does not know."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Promote(RenderedStatement, statements.Promote):
         is_due = jobs.c.run_at <= now + seconds(bindparam("ahead"))
         rows = select(jobs.c.ctid).where(in_state(jobs, "scheduled"), is_due, is_among(jobs))
         due = locked(rows.order_by(jobs.c.run_at).limit(bindparam("limit")), "due", of=jobs)
-        # in this order, whatever the one in which the planner has the rows changed
+        # numbered in this order, in whatever order the planner updates the rows
         position = tables.positions.next_value().label("position")
         numbered = select(due.c.ctid, position).cte("numbered").prefix_with("MATERIALIZED")
         promoted = (
@@ -51,7 +51,7 @@ class Promote(RenderedStatement, statements.Promote):
             .returning(jobs.c.id, jobs.c.queue, jobs.c.gates)
             .cte("promoted")
         )
-        # only what lies ahead: a due row that somebody holds locked would make the caller look again at once, for ever
+        # only jobs that are due later: a locked row that is due would make the caller look again endlessly
         ahead = and_(jobs.c.run_at > now, jobs.c.run_at < literal_column("'infinity'"))
         next_due = select(func.min(jobs.c.run_at)).where(in_state(jobs, "scheduled"), ahead).scalar_subquery()
         next_at = func.least(next_due, *(_next_end(paused, now) for paused in (tables.queues, tables.paused_tasks)))
@@ -62,14 +62,14 @@ class Promote(RenderedStatement, statements.Promote):
         serves = processes.c.queues.has_any(cast(bindparam("queues", type_=Text), ARRAY(Text)))
         workers = select(func.count()).where(processes.c.kind == literal_column("'worker'"), serves).scalar_subquery()
         count = select(func.count()).select_from(promoted).scalar_subquery()
-        # jobs that other code enqueued may wait behind gates without a row
+        # jobs enqueued by other code may have gates that have no row
         behind = exists().where(jobs.c.state.like(literal_column("'queued'")), jobs.c.gates.is_not(None))
         told = messages(tables, select(message_of(promoted)).distinct(), others=1)
         return select(count, due_in, workers, or_(exists(select(tables.limits.c.gate)), behind)).where(told)
 
 
 def _next_end(paused: Any, now: Any) -> Any:
-    """When the next pause ends by itself."""
+    """Return the time at which the next pause ends by itself."""
     ahead = and_(paused.c.paused_until > now, paused.c.paused_until < literal_column("'infinity'"))
     return select(func.min(paused.c.paused_until)).where(ahead).scalar_subquery()
 
@@ -78,7 +78,7 @@ _QUEUES, _TASKS = (any_(bindparam(name, type_=ARRAY(Text))) for name in ("queues
 
 
 class IsDue(Statement):
-    """Whether a plain claim or a promotion would find a job now. Rows that others hold locked do not count."""
+    """Return whether a plain claim or a promotion would find a job now. Locked rows do not count."""
 
     def __call__(
         self, connection: Connection | Session, queues: Sequence[str], tasks: Sequence[str], among: Among = ALL
@@ -124,7 +124,7 @@ class UnknownTo(Statement, statements.UnknownTo):
 
 
 def waiting_queues(job: Any) -> Select[Any]:
-    """The names of the queues in which jobs are queued: the index gives one after another. `job` is the entity."""
+    """Return a query for the names of queues that have queued jobs. The query walks the index. `job` is the entity."""
     name = select(func.min(job.queue).label("name")).where(job.state == "queued").cte("names", recursive=True)
     following = (
         select(func.min(job.queue)).where(job.state == "queued", job.queue > name.c.name).correlate(name)

@@ -1,4 +1,4 @@
-"""The COMMIT of a task's session, which also stores the end of the attempt."""
+"""The COMMIT of a task's session, which also stores the attempt's end."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from sqla_jobs.errors import JobsError
 
 
 class Ending(AbstractContextManager["Ending"]):
-    """The COMMIT on the connection of the jobs, and those of the same session in other databases.
+    """The COMMIT on the connection to the jobs' database, and on the session's connections to other databases.
 
-    Inside, committing on that connection also stores the end, waiting for the row, or raises `LeaseLost`.
-
-    SQLAlchemy commits a session's connections in no order. Here the others are committed once the lease has been
-    found to stand, and before the end is: should one of them fail, the job has not succeeded.
+    Within the context, a commit on the connection to the jobs' database also stores the attempt's end. It waits for the
+    job's row, or raises `LeaseLost`. SQLAlchemy commits a session's connections in no particular order. Here the other
+    connections are committed after the lease is checked and before the end is committed: if one of them fails, the job
+    has not succeeded.
     """
 
     has_committed: bool = False
@@ -27,7 +27,7 @@ class Ending(AbstractContextManager["Ending"]):
         self._others: list[Connection] = []
 
     def watch(self, connection: Connection) -> None:
-        """Another connection of the session, unless it is the COMMIT's own."""
+        """Register another of the session's connections. The jobs' own connection is ignored."""
         if connection is not self._connection:
             self._others.append(connection)
             event.listen(connection, "commit", self._before)
@@ -40,7 +40,7 @@ class Ending(AbstractContextManager["Ending"]):
             )
 
     def _store(self) -> None:
-        """Store the end in the transaction, which goes on. Raises `LeaseLost`."""
+        """Store the end in the transaction, and leave the transaction open. Raises `LeaseLost`."""
         raise NotImplementedError
 
     def _before(self, connection: Connection) -> None:
@@ -58,15 +58,16 @@ class Ending(AbstractContextManager["Ending"]):
                 try:
                     other.dialect.do_commit(other.connection)
                 except BaseException as error:
-                    other.invalidate(error)  # it may be lost, and nobody else looks
+                    other.invalidate(error)  # the lease may be lost, and nothing else checks it
                     raise
 
 
 @contextmanager
 def rolled_back_by_an_error(connection: Connection) -> Generator[None]:
-    """For what is called as SQLAlchemy is about to commit: it takes a failed COMMIT to have ended the transaction.
+    """Roll back after an error in a function that runs in place of COMMIT.
 
-    Its pool would give the connection to somebody else, who would commit what is open there.
+    SQLAlchemy assumes that a failed COMMIT has ended the transaction. Without the rollback, its pool would give the
+    connection to another session, which would commit the open transaction.
     """
     try:
         yield

@@ -51,26 +51,26 @@ _DIALECT: Any = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 
 
 def rendered(statement: Any) -> Rendered:
-    """A statement as psycopg takes it, and the parameters that are the same at each call."""
+    """Return a statement in psycopg's format, and the parameters that are the same in every call."""
     compiled = statement.compile(dialect=_DIALECT)
     return Rendered(str(compiled), dict(compiled.params))
 
 
 def written(condition: Callable[[Any], ColumnElement[bool]], row: str, *columns: str) -> str:
-    """The SQL text of a condition on a class or its columns, for a row that is named `row` there."""
+    """Return the SQL text of a condition on a class or its columns, for a row that the text calls `row`."""
     return rendered(condition(table(row, *map(column, columns)).c)).text
 
 
 def as_query(statement: str) -> sql.SQL:
-    """SQL text as psycopg takes it."""
+    """Return SQL text as a psycopg `SQL` object."""
     return sql.SQL(cast_type("Any", statement))
 
 
 class Tables:
     """The tables behind the mapped classes; their columns are looked up by name.
 
-    `jobs.c.ctid` is where a version of a row lies. A row that the same statement has locked stays there, and
-    needs no index to be found again; one that was changed after the statement began is not found.
+    `jobs.c.ctid` is the physical location of a row version. A row that the same statement has locked cannot move, so it
+    can be found again there without an index. A row that has been changed since the statement began is not found.
     """
 
     positions: Sequence
@@ -89,15 +89,19 @@ class Tables:
         self.schedules: Any = _table(models.Schedule, schema)
         self.ticks: Any = _table(models.Tick, schema)
         self.channel: str = models.channel
-        """Where workers hear of jobs that may start."""
+        """The channel on which workers are notified of jobs that may start."""
         self._on = {"mapper": models.Job}
         self.positions, self.run_ids = (
             Sequence(sequence.name, schema=sequence.schema or schema) for sequence in (models.positions, models.run_ids)
         )
 
     def connection(self, session: Session) -> Connection:
-        """The session's connection to the database of the jobs."""
+        """Return the session's connection to the jobs' database."""
         return session.connection(bind_arguments=self._on)
+
+    def is_of_jobs(self, session: Session, connection: Connection) -> bool:
+        """Return whether a connection of the session is the one to the database of the jobs."""
+        return session.get_bind(self._on["mapper"]).engine is connection.engine
 
 
 def _table(model: type[Any], schema: str | None) -> Any:
@@ -106,7 +110,7 @@ def _table(model: type[Any], schema: str | None) -> Any:
 
 
 def unnest(name: str, **columns: tuple[str, Any]) -> TableValuedAlias:
-    """Arrays bound as parameters, side by side as the columns of a table: column=(parameter, type)."""
+    """Return array parameters as the columns of a table, given as column=(parameter, type)."""
     return _side_by_side(
         name,
         [bindparam(parameter, type_=ARRAY(kind)) for parameter, kind in columns.values()],
@@ -115,9 +119,9 @@ def unnest(name: str, **columns: tuple[str, Any]) -> TableValuedAlias:
 
 
 def unnest_text(name: str, **columns: tuple[str | ColumnElement[str], Any]) -> TableValuedAlias:
-    """`unnest` of arrays written by `numbers` and `texts`: psycopg takes longer over lists.
+    """Return `unnest` of array literals from `numbers` and `texts`, which psycopg sends faster than lists.
 
-    Where one is shorter than the others, its column is NULL from there on.
+    A shorter array's column is NULL in the rows after the array's end.
     """
     return _side_by_side(
         name,
@@ -135,16 +139,16 @@ def _side_by_side(name: str, arrays: list[Any], columns: dict[str, Any]) -> Tabl
 
 
 def in_state(jobs: Any, state: str) -> ColumnElement[bool]:
-    """The state is a literal, not a parameter: a generic plan could not use the partial index otherwise."""
+    """Return a condition on the state, given as a literal. With a parameter, a generic plan could not use the index."""
     said: ColumnElement[bool] = jobs.c.state == literal_column(f"'{state}'")
     return said
 
 
 def leased(jobs: Any, job_id: Any, run_id: Any, process_id: Any) -> ColumnElement[bool]:
-    """Whether this lease still stands.
+    """Return the condition that this lease is still valid.
 
-    LIKE, so that the job is looked up by its id and not in the index of those that run: under a held snapshot
-    that one keeps an entry for each job that has run.
+    The condition uses LIKE, so that the server looks the job up by its id and not in the index of running jobs. While a
+    snapshot is held, that index keeps an entry for each job that has run.
     """
     return and_(
         jobs.c.id == job_id,
@@ -155,22 +159,22 @@ def leased(jobs: Any, job_id: Any, run_id: Any, process_id: Any) -> ColumnElemen
 
 
 def is_among(jobs: Any) -> ColumnElement[bool]:
-    """Whether the parameters of an `Among` include the job."""
+    """Return the condition that the parameters of an `Among` include the job."""
     only, set_aside = (cast(bindparam(name, type_=Text), ARRAY(BigInteger)) for name in ("only_ids", "set_aside_ids"))
     return and_(jobs.c.id != all_(set_aside), or_(only.is_(None), jobs.c.id == any_(only)))
 
 
 def committed_to_disk() -> ColumnElement[bool]:
-    """Makes the transaction's COMMIT wait for the disk, also where the database says otherwise. Always true.
+    """Return a condition that is always true and makes COMMIT wait for the disk, whatever the database's default.
 
-    A crash of the server can undo an asynchronous one, also together with what a sequence gave out.
+    A server crash can undo an asynchronous commit, and with it the numbers that a sequence has handed out.
     """
     setting = "CASE current_setting('synchronous_commit') WHEN 'off' THEN set_config('synchronous_commit', 'on', true)"
     return literal_column(f"{setting} ELSE '' END", Text).is_not(None)
 
 
 def losses(tables: Tables) -> Any:
-    """How often the job has lost its process before."""
+    """Return the number of times that the job has lost its process."""
     runs = tables.runs
     return (
         select(func.count())
@@ -181,12 +185,12 @@ def losses(tables: Tables) -> Any:
 
 
 def loss_backoff(tables: Tables) -> ColumnElement[Any]:
-    """The wait after a loss that is not the first or second, by the library's own backoff (retry.BACKOFF)."""
+    """Return the wait after the third loss and each later one, from the library's own backoff (retry.BACKOFF)."""
     return func.least(func.power(2.0, func.least(losses(tables) - 1, 20)), 3600.0) * (0.75 + func.random() / 2)
 
 
 def state_after_loss(tables: Tables) -> ColumnElement[str]:
-    """The next state of a job that has lost its process. A cancel request rules out another attempt."""
+    """Return the next state of a job that has lost its process. A cancel request rules out another attempt."""
     jobs = tables.jobs
     return case(
         (jobs.c.cancel_requested_at.is_not(None), "cancelled"),
@@ -200,7 +204,7 @@ _ENDED = [literal_column(f"'{state}'", Text) for state in ENDED]
 
 
 def without_lease(tables: Tables, state: Any, *, due_at: Any, finished_at: Any) -> dict[str, Any]:
-    """The columns of a job that stops running and goes on in `state`."""
+    """Return the column values of a job that stops running and enters the new `state`."""
     jobs = tables.jobs
     return {
         "state": state,
@@ -213,7 +217,7 @@ def without_lease(tables: Tables, state: Any, *, due_at: Any, finished_at: Any) 
 
 
 def free_run_id(tables: Tables, run_id: Any) -> ColumnElement[int]:
-    """The run id of a lease, or a new one if it is no valid id or a run has it already."""
+    """Return a lease's run id, or a new id if that one is not valid or belongs to a stored run."""
     runs = tables.runs
     taken = select(runs.c.id).where(runs.c.id == run_id).correlate_except(runs).scalar_subquery()
     is_free = and_(taken.is_(None), run_id > 0, run_id <= literal_column(str(MAX_ID)))
@@ -221,42 +225,42 @@ def free_run_id(tables: Tables, run_id: Any) -> ColumnElement[int]:
 
 
 def seconds(value: Any) -> ColumnElement[Any]:
-    """A number of seconds as an interval."""
+    """Return a number of seconds as an interval."""
     return cast(value, Double).op("*", return_type=Interval())(literal_column("INTERVAL '1 second'"))
 
 
 def locked(rows: Any, name: str, *, of: Any) -> CTE:
-    """`rows`, locked once and then used as a table.
+    """Return a CTE that locks `rows` once.
 
-    NO KEY UPDATE, so that a foreign key to a job, checked by somebody's open transaction, hides no job;
-    MATERIALIZED, so that the planner cannot lock more rows than the limit lets through.
+    The lock is NO KEY UPDATE, so that no job is skipped because another session is checking a foreign key to it. The
+    CTE is MATERIALIZED, so that the planner cannot lock more rows than the limit allows.
     """
     chosen: Select[Any] = rows.with_for_update(skip_locked=True, key_share=True, of=of)
     return chosen.cte(name).prefix_with("MATERIALIZED")
 
 
 def each_locked(given: TableValuedAlias, found: Select[Any], name: str) -> CTE:
-    """The rows of `given`, in their order, each with what `found` finds for it, locked, and then used as a table.
+    """Return a CTE of the rows of `given`, in their order, each with the row that `found` finds for it, locked.
 
-    One by one, whatever the planner knows or believes: it would read the whole table where it has no statistics.
+    The rows are looked up one by one: without statistics the planner would read the whole table.
     """
     free = found.with_for_update(skip_locked=True, key_share=True).correlate(given).lateral("found")
     return select(*given.c, *free.c).select_from(given.join(free, true())).cte(name).prefix_with("MATERIALIZED")
 
 
 def array_of(rows: SelectBase) -> ColumnElement[Any]:
-    """The one column of `rows` as an array.
+    """Return the single column of `rows` as an array.
 
-    Rows whose key is ANY of it are looked up, whatever the planner believes of their number and of the table:
-    of an array it expects few elements.
+    The planner expects few elements in an array, so `key = ANY (array)` looks each row up by its key, however many
+    there are.
     """
     return func.array(rows.scalar_subquery())
 
 
 def messages(tables: Tables, *rows: Select[Any], others: int = 0) -> ColumnElement[bool]:
-    """Tells workers of what the rows name, once each, if more than `others` workers live. Always true.
+    """Return a condition that is always true and sends each text in `rows` once if over `others` workers exist.
 
-    Each row is a text: the name of a queue, or one with `LIMITS`.
+    A text is a queue's name, or one with `LIMITS` appended.
     """
     message = union(*rows).cte("message").prefix_with("MATERIALIZED")
     said = select(func.count(func.pg_notify(literal(tables.channel, Text), message.exported_columns[0])))
@@ -266,12 +270,12 @@ def messages(tables: Tables, *rows: Select[Any], others: int = 0) -> ColumnEleme
 
 
 def message_of(jobs: Any) -> ColumnElement[str]:
-    """What workers are told of a job that is queued: its queue, and whether it waits behind limits."""
+    """Return the message about a queued job: its queue's name, marked if the job waits behind limits."""
     return func.concat(jobs.c.queue, case((jobs.c.gates.is_not(None), literal_column(f"'{LIMITS}'"))))
 
 
 def quoted(named: Any) -> str:
-    """The quoted name of a table or a sequence."""
+    """Return the quoted name of a table or a sequence."""
     preparer = _DIALECT.identifier_preparer
     is_sequence = isinstance(named, Sequence)
     return str(preparer.format_sequence(named) if is_sequence else preparer.format_table(named))

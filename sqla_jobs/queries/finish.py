@@ -1,4 +1,4 @@
-"""Storing the ends of attempts: one fenced statement for any number of them."""
+"""Storage of attempts' ends, by one fenced statement for any number of ends."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from sqla_jobs.queries.expressions import (
     unnest_text,
     without_lease,
 )
-from sqla_jobs.queries.follow_ups import TOLD_WITHIN, follow_ups, queued_by
+from sqla_jobs.queries.follow_ups import DELIVERED_WITHIN, follow_ups, queued_by
 from sqla_jobs.queries.restrictions import freed_by
 from sqla_jobs.queries.statement import Statement
 from sqla_jobs.queries.succeed import SucceedMany
@@ -53,7 +53,7 @@ _RUN_COLUMNS = [
     *("id", "job_id", "attempt", "process_id", "started_at", "finished_at"),
     *("outcome", "result", "error_type", "error", "traceback", "untold_at"),
 ]
-_ENDS, _GIVEN_BACK, _TOLD = (
+_ENDS, _GIVEN_BACK, _DELIVERED = (
     [literal_column(f"'{word}'", Text) for word in words]
     for words in (("succeeded", "failed", "cancelled"), ("released", "snoozed"), ("failed", "lost"))
 )
@@ -111,10 +111,12 @@ class FinishAny(Statement, statements.FinishAny):
             )
             .cte("done")
         )
-        # a cancel that came in time turns a retry into the end, and its run says so
+        # a cancel that came in time turns a retry into the job's end, and its run records that
         cut_short = and_(mine.c.outcome == "retried", mine.c.state == "cancelled")
-        # without a traceback its own process was killed, and can tell of it no more
-        is_to_tell = or_(mine.c.outcome.in_(_TOLD), and_(mine.c.outcome == "retried", mine.c.traceback.is_(None)))
+        # without a traceback, the attempt's own process was killed and cannot deliver the event
+        is_undelivered = or_(
+            mine.c.outcome.in_(_DELIVERED), and_(mine.c.outcome == "retried", mine.c.traceback.is_(None))
+        )
         stored = (
             insert(runs)
             .from_select(
@@ -131,7 +133,7 @@ class FinishAny(Statement, statements.FinishAny):
                     mine.c.error_type,
                     mine.c.error,
                     mine.c.traceback,
-                    case((is_to_tell, func.clock_timestamp() + seconds(literal_column(str(TOLD_WITHIN))))),
+                    case((is_undelivered, func.clock_timestamp() + seconds(literal_column(str(DELIVERED_WITHIN))))),
                 ).where(mine.c.outcome != "released"),
             )
             .cte("stored")
@@ -150,26 +152,27 @@ class FinishAny(Statement, statements.FinishAny):
         return (
             select(ended.c.run_id, fate.label("fate"))
             .select_from(ended.outerjoin(done, done.c.run_id == ended.c.run_id))
-            # in this order: who may start what is told even if nothing is answered
+            # in this order: messages are sent even if no row is returned
             .where(case((messages(tables, *freed_by(tables, done, others), *queued_by(followed)), is_told)))
             .add_cte(stored)
         )
 
 
 class Finish:
-    """By the cheaper statement where all went well."""
+    """Store the ends of attempts, with a cheaper statement for the successful ones."""
 
     def __init__(self, tables: Tables) -> None:
         self._succeed_many = SucceedMany(tables)
         self._finish_any = FinishAny(tables)
 
     def __call__(self, connection: Connection | Session, ends: Sequence[RunEnd]) -> dict[int, str]:
-        """Store the ends of attempts whose lease still stands; never waits for a locked row.
+        """Store the ends of attempts whose lease is still valid.
 
-        Returns by run id what became of those that were not stored: "locked" (somebody holds the row: try
-        again); "known" (its run is there already, an earlier commit of ours went through); "rescued" (its run is
-        there, and says that the attempt was lost); "lost" (there is no run). Where not all that went well could be
-        stored at once, those that were are "known" too. A retry that a cancel cut short is stored, as "cancelled".
+        Never wait for a locked row. Return, by run id, one word for each end that was not stored: "locked" (another
+        session holds the row: try again); "known" (the run is already stored, since an earlier commit by this process
+        went through); "rescued" (the run is stored, as lost); "lost" (there is no run). If the cheaper statement could
+        store only some of the successful ends, those are "known" too. A retry that a cancel cut short is stored, and
+        returned, as "cancelled".
         """
         went_well, others = _apart(ends)
         if went_well and self._succeed_many(connection, went_well) < len(went_well):
@@ -178,7 +181,7 @@ class Finish:
 
 
 def _apart(ends: Sequence[RunEnd]) -> tuple[list[RunEnd], list[RunEnd]]:
-    """Those that went well and have nothing to add, under leases of one process; and the rest."""
+    """Return the successful ends that have no progress and whose leases belong to one process, and the other ends."""
     went_well: list[RunEnd] = []
     others: list[RunEnd] = []
     process_id: UUID | None = None
@@ -187,6 +190,6 @@ def _apart(ends: Sequence[RunEnd]) -> tuple[list[RunEnd], list[RunEnd]]:
         theirs = end.lease.process_id
         if is_plain and process_id is None:
             process_id = theirs
-        is_alike = theirs is process_id or theirs == process_id  # an UUID compares itself in Python
+        is_alike = theirs is process_id or theirs == process_id  # comparing UUIDs runs Python code
         (went_well if is_plain and is_alike else others).append(end)
     return went_well, others

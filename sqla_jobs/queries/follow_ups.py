@@ -1,4 +1,4 @@
-"""The job that follows one that has failed for good, in the statement that stores the failure."""
+"""The follow-up of a job that failed for good, inserted by the statement that stores the failure."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.models.types import MAX_ATTEMPTS
 from sqla_jobs.queries.expressions import Tables
 
-TOLD_WITHIN = 10.0
-"""Seconds that the process of a failed attempt has to tell its handlers, before another one does."""
+DELIVERED_WITHIN = 10.0
+"""Seconds that a failed attempt's process has to call its handlers, before another process calls them."""
 
 
 def follow_ups(tables: Tables, changed: Any) -> Any:
-    """A CTE that inserts what `on_failure` of the jobs in `changed` says, with the failed job's id as its argument.
+    """Return a CTE that inserts the job of `on_failure` for each failed job in `changed`.
 
-    `changed` is a CTE with the columns `id`, `state` and `on_failure`. The constraint of `on_failure` makes sure that
-    the values fit: else a failure could not be stored.
+    The new job's argument is the id of the failed job. `changed` is a CTE with the columns `id`, `state` and
+    `on_failure`. The constraint on `on_failure` guarantees that the values fit. Without it, a failure might be
+    impossible to store.
     """
     follows = changed.c.on_failure
     number = cast(follows["priority"].astext, SmallInteger)
@@ -38,6 +39,6 @@ def follow_ups(tables: Tables, changed: Any) -> Any:
 
 
 def queued_by(inserted: Any) -> Iterator[Any]:
-    """What workers are told of these jobs: they get their gates from whoever claims behind limits."""
+    """Yield the messages about these jobs. The claimer of limited jobs gives them their gates."""
     yield select(inserted.c.queue)
     yield select(inserted.c.queue + literal_column(f"'{LIMITS}'"))

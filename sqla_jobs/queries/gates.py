@@ -1,4 +1,4 @@
-"""How many places a gate has free, as SQL text. It counts running jobs and logged starts."""
+"""The free places of a gate, as SQL text, computed from counts of running jobs and of logged starts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ARRAYS = re.compile(r"CAST\(:(\w+) AS \w+\[\]\)")
 
 
 class _Written(TypeDecorator[str]):
-    """An array as PostgreSQL writes it. asyncpg wants to be told that it is a text: it would write a list itself."""
+    """An array in PostgreSQL's text format, bound as text for asyncpg, which would otherwise expect a list."""
 
     impl = Text
     cache_ok = True
@@ -30,15 +30,24 @@ class _Written(TypeDecorator[str]):
 
 
 def filled_in(statement: str, tables: Tables) -> TextClause:
-    """A statement made of the pieces below, with the names of tables in place of `{jobs}` and the like."""
-    filled = named(statement, tables)
-    return text(filled).bindparams(*(bindparam(name, type_=_Written()) for name in _ARRAYS.findall(filled)))
+    """Return a statement made of the pieces below, with table names in place of `{jobs}` and similar placeholders."""
+    return with_arrays(named(statement, tables))
+
+
+def with_arrays(statement: str) -> TextClause:
+    """Return a statement whose array parameters are those that its text casts to an array."""
+    return text(statement).bindparams(*(bindparam(name, type_=_Written()) for name in _ARRAYS.findall(statement)))
 
 
 def named(piece: str, tables: Tables) -> str:
-    """One piece, with the names of tables."""
-    found = ("jobs", "limits", "starts", "processes", "queues", "paused_tasks", "run_ids")
-    return piece.format(**{name: quoted(getattr(tables, name)) for name in found})
+    """Return one piece, with the table names filled in."""
+    return piece.format(**table_names(tables))
+
+
+def table_names(tables: Tables) -> dict[str, str]:
+    """Return the quoted names of the tables and the sequence that these pieces use."""
+    used = ("jobs", "limits", "starts", "processes", "queues", "paused_tasks", "run_ids")
+    return {name: quoted(getattr(tables, name)) for name in used}
 
 
 def _rows_of(gate: str) -> str:
@@ -50,25 +59,31 @@ _IN_EFFECT = written(restrictions.is_in_effect, "l", "running", "rate")
 
 
 def limit_of(gate: str) -> str:
-    """A FROM item: the row that limits a gate, which is its own or that of each key. Empty if nothing does."""
+    """Return a FROM item for the row that limits a gate: the gate's own row or the row of all keys.
+
+    The item is empty if nothing limits the gate.
+    """
     return f"""(
         SELECT l.running, l.rate, l.per FROM {_rows_of(gate)} AND ({_IN_EFFECT})
         ORDER BY length(l.gate) DESC LIMIT 1)"""
 
 
 def held(gate: str, most: str) -> str:
-    """A number: the jobs that run behind a gate, `most` at most."""
+    """Return the number of jobs running behind a gate, counted up to `most`."""
     return f"(SELECT count(*) FROM ({_running(gate)} LIMIT {most}) held)"
 
 
 def holders(gate: str, most: str) -> str:
-    """An array: the ids of jobs that run behind a gate, the first `most` that started."""
+    """Return an array of the ids of the `most` jobs running behind a gate that started first."""
     found = f"{_running(gate, ' h.id, h.current_run_id')} ORDER BY current_run_id LIMIT {most}"
     return f"ARRAY(SELECT id FROM ({found}) holders)"
 
 
 def _running(gate: str, columns: str = "", above: str = "0") -> str:
-    """The jobs `h` that run behind a gate, of those with a run id `above`. LIKE, as their index says it."""
+    """Return a query for the jobs `h` that are running behind a gate and have a run id higher than `above`.
+
+    LIKE is used because these jobs' index uses it.
+    """
     return "\n          UNION ALL ".join(
         f"SELECT{columns} FROM {{jobs}} h "
         f"WHERE h.state LIKE 'running' AND h.gates[{place}] = {gate} AND h.current_run_id > {above}"
@@ -77,49 +92,53 @@ def _running(gate: str, columns: str = "", above: str = "0") -> str:
 
 
 def keeps_order(gate: str) -> str:
-    """Whether a job of an ordered key waits for its next attempt, or failed where that keeps the others waiting."""
+    """Return the condition that a job of the ordered key awaits an attempt, or failed and keeps the others waiting."""
     one = f"SELECT FROM {begun(gate)} AND h.state LIKE"
     return f"""left({gate}, 1) = '!' AND (EXISTS ({one} 'scheduled') OR {holds(gate)} AND EXISTS ({one} 'failed'))"""
 
 
 def holds(gate: str) -> str:
-    """Whether a failed job of an ordered key keeps the others waiting."""
+    """Return the condition that a failed job of the ordered key keeps the others waiting."""
     return f"EXISTS (SELECT FROM {_rows_of(gate)} AND l.hold)"
 
 
 def begun(order: str) -> str:
-    """The jobs `h` of an ordered key that have begun and do not run."""
+    """Return a FROM item for the jobs `h` of an ordered key that have begun but are not running."""
     return f"{{jobs}} h WHERE h.ordered_by = {order} AND {_BEGUN}"
 
 
 def begun_among(row: str) -> str:
-    """The jobs `h` of all keys of a row, such as `!mail=`, that have begun and do not run. After = comes >."""
+    """Return a FROM item for the jobs `h`, of all keys of a row like `!mail=`, that began but are not running.
+
+    In byte order, `>` comes after `=`.
+    """
     return f"{{jobs}} h WHERE h.ordered_by > {row} AND h.ordered_by < left({row}, -1) || '>' AND {_BEGUN}"
 
 
 def last_start(gate: str, before: str = "") -> str:
-    """The last row of a gate's starts."""
+    """Return a query for the last row of a gate's starts."""
     return f"""SELECT s.started_at, s.total FROM {{starts}} s WHERE s.gate = {gate}{before}
         ORDER BY s.started_at DESC, s.total DESC LIMIT 1"""
 
 
 def edge(per: str) -> str:
-    """A condition on the starts `s`: before the last `per` seconds."""
+    """Return the condition that the starts `s` came before the last `per` seconds."""
     return f" AND s.started_at <= (SELECT now FROM moment) - {per} * interval '1 second'"
 
 
 def started(gate: str, per: str) -> str:
-    """A number: the starts behind a gate in the last `per` seconds."""
+    """Return the number of starts behind a gate in the last `per` seconds."""
     last, before = (f"(SELECT total FROM ({last_start(gate, which)}) one)" for which in ("", edge(per)))
-    # where all starts in the log are younger: the total before the first of them
+    # if all logged starts are more recent: the total before the first of them
     first = f"SELECT s.total - s.count FROM {{starts}} s WHERE s.gate = {gate} ORDER BY s.started_at, s.total LIMIT 1"
     return f"(coalesce({last}, 0) - coalesce({before}, ({first}), 0))"
 
 
 def windows(gate: str, *, spread: bool = True) -> str:
-    """A FROM item: of a limit `l` with a rate, the most starts `most` in any `per` seconds.
+    """Return a FROM item for a limit `l` with a rate: the maximum number of starts, `most`, in any `per` seconds.
 
-    With `spread` also those of its burst, as code says it, whoever has set the rate. One that is larger is none.
+    With `spread` the item also has a row for the burst, which code declares even if an operator has set the rate. A
+    burst larger than the rate is ignored.
     """
     if not spread:
         return "(SELECT l.rate AS most, l.per AS per)"
@@ -131,10 +150,11 @@ def windows(gate: str, *, spread: bool = True) -> str:
 
 
 def room(gate: str, above: str = "0", *, spread: bool = True) -> str:
-    """An array: how many more jobs may start behind a gate, and the lowest run id behind it. NULL if nothing limits it.
+    """Return an array of the number of jobs that may start behind a gate and the lowest run id behind that gate.
 
-    The second number is 0 if no job runs, and NULL if the count stopped early. Only run ids higher than `above` count.
-    Where no rate has a burst, a statement without `spread` says the same for less.
+    The array is NULL if nothing limits the gate. The second number is 0 if no job is running, and NULL if the count
+    stopped early. Only run ids higher than `above` count. If no rate has a burst, a statement without `spread` costs
+    less.
     """
     counted = f"SELECT * FROM ({_running(gate, ' h.current_run_id', above)} LIMIT l.running) h"
     lowest = "CASE WHEN count(*) < l.running THEN coalesce(min(held.current_run_id), 0) END"
@@ -149,19 +169,19 @@ def room(gate: str, above: str = "0", *, spread: bool = True) -> str:
 
 
 def free(gate: str) -> str:
-    """A number: how many more jobs may start behind a gate. NULL if nothing limits it."""
+    """Return the number of jobs that may start behind a gate, or NULL if nothing limits the gate."""
     return f"({room(gate)})[1]"
 
 
 def queue_free(queue: str) -> str:
-    """A number: how many more jobs of a queue may start. NULL if nothing limits it."""
+    """Return the number of a queue's jobs that may start, or NULL if nothing limits the queue."""
     running = f"SELECT FROM {{jobs}} h WHERE h.state = 'running' AND h.queue = {queue} LIMIT l.running"
     return f"""(SELECT greatest(0, l.running - (SELECT count(*) FROM ({running}) holders))
       FROM {{limits}} l WHERE l.gate = '@' || {queue} AND l.running IS NOT NULL)"""
 
 
 def next_start(gate: str, *, spread: bool = True) -> str:
-    """Seconds until a rate that is used up lets one more job start. NULL if it never does."""
+    """Return the seconds until a used-up rate lets one more job start, or NULL if the rate never does."""
     return f"""(SELECT max(extract(epoch FROM first.started_at - (SELECT now FROM moment)) + w.per)
       FROM {limit_of(gate)} l CROSS JOIN LATERAL {windows(gate, spread=spread)} w
       CROSS JOIN LATERAL ({last_start(gate)}) last
@@ -174,9 +194,12 @@ def next_start(gate: str, *, spread: bool = True) -> str:
 
 
 def is_paused(row: str) -> str:
-    """Whether the row pauses its queue or task now."""
+    """Return the condition that the row currently pauses its queue or task."""
     return written(restrictions.is_paused, row, "paused_at", "paused_until")
 
 
 MOMENT = "moment AS MATERIALIZED (SELECT clock_timestamp() AS now)"
-"""The CTE from which these pieces read the time: that after the lock, not that when the statement began."""
+"""The CTE from which these pieces read the time.
+
+This is the time after the lock was taken, not the time at which the statement began.
+"""

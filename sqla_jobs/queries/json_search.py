@@ -1,4 +1,4 @@
-"""Looks for a value in a JSON document, wherever in it the value is."""
+"""The search for a value at any depth of a JSON document."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from sqlalchemy.dialects.postgresql.json import JSONPATH
 
 
 def holds(document: Any, name: str, value: object) -> ColumnElement[bool]:
-    """Whether some `name` in it, at any depth, has that value: as it is, in an array, or as a part of an object."""
+    """Return the condition that some `name` in the document, at any depth, has that value.
+
+    The name may hold the value itself, an array with the value, or an object that contains the value.
+    """
     path = f"$.**.{json.dumps(name)}"
-    if not isinstance(value, dict | list):  # in half the time
+    if not isinstance(value, dict | list):  # this takes half the time
         return func.jsonb_path_exists(
             document, cast(f"{path} ? (@ == $value)", JSONPATH), literal({"value": value}, JSONB)
         )

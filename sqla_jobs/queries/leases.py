@@ -1,4 +1,4 @@
-"""What a process asks about the jobs it holds, and writes to them while they run."""
+"""The leases of a process, and the progress of its running jobs."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Leases(Statement, statements.Leases):
 
 
 class UnknownLeases(Leases):
-    """Leases from claims whose answers never arrived."""
+    """Find leases from claims whose answers never arrived."""
 
     def __call__(
         self, connection: SqlConnection, process_id: uuid.UUID, known: Collection[int] = (), *, age: float = 0.0
     ) -> list[Lease]:
-        """Leases of this process that are not in `known` and are older than `age` seconds."""
+        """Return the leases of this process that are not in `known` and are older than `age` seconds."""
         values = {"process_id": process_id, "known": list(known), "age": age}
         return [Lease(*row) for row in self._rows(connection, values)]
 
@@ -52,12 +52,12 @@ class CancelRequests(Statement, statements.CancelRequests):
 
 
 class StoreProgress(Statement):
-    """The newest progress of some attempts."""
+    """Store the latest progress of some attempts."""
 
     def __call__(
         self, connection: Connection | Session, progress: Sequence[tuple[Lease | Claimed, float, str | None]]
     ) -> None:
-        """Store progress of attempts whose lease still stands and whose row is free."""
+        """Store the progress of attempts whose lease is still valid and whose row is not locked."""
         values = {
             "job_ids": [lease.job_id for lease, _, _ in progress],
             "run_ids": [lease.run_id for lease, _, _ in progress],

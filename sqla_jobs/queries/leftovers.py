@@ -1,4 +1,4 @@
-"""What is left over: runs of jobs that the application deleted itself, old lines of the audit, old ticks."""
+"""Rows to prune: runs of jobs that the application itself deleted, old lines of the audit log, and old ticks."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _in_order: Any = aggregate_order_by  # SQLAlchemy 2.0 has no types for it
 
 
 class Found(NamedTuple):
-    """Rows to delete, and the id up to which rows were looked at: None at the end of the table."""
+    """Rows to delete, and the highest id that the search has reached, or None at the end of the table."""
 
     ids: list[int]
     last: int | None
 
 
 class Leftovers:
-    """The statements over one set of models; on a session, in its transaction."""
+    """The pruning statements for one set of models. They run in a session's transaction."""
 
     def __init__(self, models: Models[Any]) -> None:
         self._jobs = models.tables["jobs"]
@@ -33,14 +33,14 @@ class Leftovers:
         self._on = {"mapper": models.Job}
 
     def last_run(self, session: Session) -> int:
-        """The highest id of a run."""
+        """Return the highest run id."""
         return session.scalar(select(func.max(self._runs.c.id)), bind_arguments=self._on) or 0
 
     def find_orphans(self, session: Session, *, after: int, older_than: float, limit: int) -> Found:
-        """Of the next `limit` runs those that ended `older_than` seconds ago and whose job is gone.
+        """Among the next `limit` runs, return those that ended over `older_than` seconds ago and whose job is gone.
 
-        A run is stored by the statement that ends its attempt, when its job has long been committed: whoever
-        sees the run sees the job, or that it was deleted.
+        The statement that ends an attempt stores its run, long after the job was committed. So a snapshot that contains
+        the run but not the job shows that the job was deleted.
         """
         runs = self._runs
         columns = [runs.c.id, runs.c.job_id, runs.c.finished_at]
@@ -49,25 +49,26 @@ class Leftovers:
         return self._found(session, looked, limit, conditions)
 
     def remove_orphans(self, session: Session, ids: Sequence[int]) -> int:
-        """Delete those of these runs that still have no job, and that nobody has locked. Returns how many went."""
+        """Delete the runs in `ids` that still have no job and are not locked. Return the number of deleted runs."""
         runs = self._runs
         free = select(runs.c.id).where(self._named(runs), self._has_no_job(runs)).order_by(runs.c.id)
         locked = free.with_for_update(skip_locked=True, of=runs).cte("locked").prefix_with("MATERIALIZED")
         return self._delete(session, delete(runs).where(runs.c.id.in_(select(locked.c.id))), ids)
 
     def find_old(self, session: Session, noun: str, *, after: int, older_than: float, limit: int) -> Found:
-        """Of the next `limit` rows of the audit, or of ticks, those that are `older_than` seconds old.
+        """Among the next `limit` rows of the audit log or of ticks, return those over `older_than` seconds old.
 
-        Their ids grow with time, so nearly.
+        Ids nearly always grow with time, so the oldest rows come first.
         """
         rows = self._kept[noun]
         looked = select(rows.c.id, rows.c.at).where(rows.c.id > after).order_by(rows.c.id).limit(limit).cte("looked")
         return self._found(session, looked, limit, [self._is_old(looked.c.at, older_than)])
 
     def remove_old(self, session: Session, noun: str, ids: Sequence[int]) -> int:
-        """Delete these rows. Returns how many went.
+        """Delete these rows.
 
-        They are not locked first, since that takes a right to change them, which nobody needs.
+        Return the number of deleted rows. The rows are not locked first: a lock needs the right to update them, which
+        no role needs otherwise.
         """
         return self._delete(session, delete(self._kept[noun]).where(self._named(self._kept[noun])), ids)
 
@@ -90,6 +91,6 @@ class Leftovers:
         return is_old
 
     def _has_no_job(self, runs: Any) -> ColumnElement[bool]:
-        """Looked up one by one, by the primary key: for NOT EXISTS the planner may read all jobs first."""
+        """Return a condition that looks jobs up by their ids: with NOT EXISTS the planner might read all jobs first."""
         job = select(self._jobs.c.id).where(self._jobs.c.id == runs.c.job_id).correlate(runs).scalar_subquery()
         return job.is_(None)

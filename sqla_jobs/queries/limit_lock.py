@@ -1,4 +1,4 @@
-"""The lock of limits, and the claims and other statements that need it."""
+"""The limits lock, and the claims and other statements that need it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,17 @@ from sqla_jobs.rules.checks import DAY
 
 _SETTING = "current_setting('synchronous_commit')"
 _AT_LEAST_ON = f"CASE {_SETTING} WHEN 'off' THEN 'on' ELSE {_SETTING} END"
-"""Whatever the database's default is, a commit waits at least for the server's own disk."""
+"""The synchronous_commit setting with which a commit waits for at least the server's own disk."""
 
 
 class Lock(RenderedStatement):
-    """Only its holder looks for free places and takes them. The commit that ends the lock waits for the disk."""
+    """Take the limits lock: only its holder looks for free places and takes them.
+
+    The holder's commit waits for the disk.
+    """
 
     def sql(self) -> Any:
-        # by the table itself: some name its schema, and others leave it to their search path
+        # by the table's oid: some programs name its schema, and others use their search path
         name = quoted(self.tables.jobs).replace("'", "''").replace(":", "\\:")
         key = f"hashtextextended('sqla_jobs limits', CAST(CAST('{name}' AS regclass) AS bigint))"
         return text(f"SELECT pg_advisory_xact_lock({key}){self._also}")
@@ -37,13 +40,16 @@ class Lock(RenderedStatement):
 
 
 class LockUnflushed(Lock):
-    """The next holder need not wait until the commit that ends this lock is on disk: see `Flush`."""
+    """Take the limits lock.
+
+    The holder's commit does not wait for the disk, so the next holder gets the lock sooner: see `Flush`.
+    """
 
     _also = ", set_config('synchronous_commit', 'off', true)"
 
 
 class Flush(RenderedStatement):
-    """After its commit all earlier ones are on disk: no job starts under a claim that a crash can undo."""
+    """Flush all earlier commits to disk, so that no job starts under a claim that a crash can undo."""
 
     def sql(self) -> Any:
         setting = f"set_config('synchronous_commit', {_AT_LEAST_ON}, true)"
@@ -51,7 +57,10 @@ class Flush(RenderedStatement):
 
 
 class ClaimLocked:
-    """Claims of limited jobs. Each counts in a snapshot taken after its lock, so two at once do not overshoot."""
+    """The claims of limited jobs.
+
+    Each claim counts in a snapshot taken after it has the lock, so two concurrent claims do not overshoot.
+    """
 
     def __init__(self, tables: Tables) -> None:
         self._lock = LockUnflushed(tables)
@@ -75,9 +84,9 @@ class ClaimLocked:
         among: Among = ALL,
         spread: bool = False,
     ) -> Look:
-        """Claim from behind gates, and commit, in two round trips: a process that stops in between holds no lock.
+        """Claim jobs behind gates, and commit, in two round trips.
 
-        With `spread` within the bursts of rates, too.
+        A process that stops between the two holds no lock. With `spread` the claim also stays within the rates' bursts.
         """
         claim = self._spread if spread else self._behind_gates
         values = claim.values(process_id, queue, room, tasks, cursor=cursor, hints=hints, floors=floors, among=among)
@@ -94,7 +103,7 @@ class ClaimLocked:
         tasks: Sequence[str],
         among: Among = ALL,
     ) -> list[Claimed]:
-        """Claim jobs without gates, as far as the limit of their queue goes."""
+        """Claim jobs without gates, within the limit of their queue."""
         values = self._plain.values(process_id, {queue: room}, tasks, among=among)
         claimed = self._plain.claimed(connection, process_id, self._rows(connection, self._plain, values))
         self._flush_after(connection, claimed)
@@ -114,9 +123,9 @@ class ClaimLocked:
     def inside(
         self, session: Session, process_id: uuid.UUID, queue: str, tasks: Sequence[str], *, cursor: str
     ) -> tuple[list[Claimed], str]:
-        """Claim one job in the caller's transaction, which keeps the lock until it ends.
+        """Claim one job in the caller's transaction, which keeps the lock until the transaction ends.
 
-        Returns where the next look goes on too: `{}` after the last group.
+        Return the job, and the cursor for the next look: `{}` after the last group.
         """
         self._lock_to_end.run(session)
         if plain := self._plain(session, process_id, {queue: 1}, tasks):
@@ -126,12 +135,13 @@ class ClaimLocked:
 
 
 class TellOthers(RenderedStatement):
-    """Has all listeners look again, if a gate or a queue was full, has room now, and jobs wait."""
+    """Notify all workers if a gate or a queue that was full has room now and jobs are waiting."""
 
     def __call__(self, connection: Connection, channel: str, ended: Mapping[str, int]) -> None:
-        """`ended` are places by gate, or by queue as `@mail`, that nobody has taken since jobs ended in this process.
+        """Notify workers if necessary.
 
-        One was full if it has room for no more jobs than would have ended in all workers at that pace.
+        `ended` maps a gate, or a queue such as `@mail`, to the number of places that jobs have freed in this process. A
+        gate is taken to have been full if it has room for no more jobs than all workers would have ended at that pace.
         """
         values = {"gates": names(tuple(ended)), "ended": numbers(ended.values())}
         self._run(connection, {"channel": channel, "what": LIMITS, **values})
@@ -153,7 +163,7 @@ WHERE EXISTS (
 
 
 class ForgetStarts(RenderedStatement):
-    """Deletes old starts, of gates behind which nothing has started for longer than any rate looks back."""
+    """Delete the old starts of gates behind which nothing has started for longer than any rate looks back."""
 
     def sql(self) -> Any:
         old = f"clock_timestamp() - interval '{DAY:.0f} s'"
@@ -164,10 +174,10 @@ class ForgetStarts(RenderedStatement):
 
 
 class Spend(RenderedStatement):
-    """Logs starts behind a gate for something that is no job. Needs the lock."""
+    """Log starts behind a gate for something that is not a job. The caller holds the limits lock."""
 
     def __call__(self, connection: Connection, gate: str, number: int) -> bool:
-        """Returns whether `number` starts were free, and are taken now. Always so for a gate that nothing limits."""
+        """Return whether `number` starts were free and are now taken. The result is True if nothing limits the gate."""
         ((is_limited, taken),) = self._run(connection, {"gate": gate, "number": number}).all()
         return taken == number or not is_limited
 

@@ -1,4 +1,4 @@
-"""How full gates are, for people who ask why a job waits. Nothing is locked."""
+"""The status of limits, for people who ask why a job is waiting. Nothing is locked."""
 
 from __future__ import annotations
 
@@ -24,52 +24,52 @@ from sqla_jobs.queries.statement import SqlConnection, Statement
 from sqla_jobs.rules.limits import PLACES
 
 _COUNTED = 10_000
-"""At most so many running jobs behind a gate are counted, and twice as many waiting ones in all."""
+"""The maximum number of running jobs to count behind a gate. In total, twice as many waiting jobs are counted."""
 _GROUPS = 1_000
-"""At most so many groups of waiting jobs are looked at."""
+"""The maximum number of groups of waiting jobs to look at."""
 _ALL = 1_000_000_000
 
 
 class GateStatus(NamedTuple):
-    """A gate that something limits, at one moment."""
+    """The status, at one point in time, of a gate that something limits."""
 
     gate: str
     running: int | None
     rate: int | None
     per: float | None
     used: int
-    """The jobs that run behind it, or the starts in the last `per` seconds."""
+    """The number of jobs running behind the gate, or of starts in the last `per` seconds."""
     holders: list[int]
     """The ids of some of the running jobs."""
     next_in: float | None
-    """Seconds until a rate that is used up lets one more start; None: unknown, or never."""
+    """Seconds until a used-up rate lets one more job start; None if that is unknown or will never happen."""
     now: datetime
     close: list[float] | None = None
-    """The burst of a rate that is used up, and the seconds in which no more may start."""
+    """The size of a rate's used-up burst, and the seconds in which no more than that may start."""
 
     @property
     def most(self) -> int:
-        """The largest number that `used` may be."""
+        """Return the largest value allowed for `used`."""
         return (self.rate if self.running is None else self.running) or 0
 
     @property
     def is_full(self) -> bool:
-        """Whether nothing may start now."""
+        """True if no job may start now."""
         return self.used >= self.most or self.close is not None
 
     @property
     def next_at(self) -> datetime | None:
-        """When a rate lets one more start, by the server's clock; None where it is not used up, or never does."""
+        """Return when a rate lets one more job start, by the server's clock. None: it is not used up, or never."""
         return (
             self.now + timedelta(seconds=max(0.0, self.next_in)) if self.is_full and self.next_in is not None else None
         )
 
 
 class GateStatuses(Statement):
-    """The states of those of the given gates that are limited, in the given order. `@mail` is a queue."""
+    """Read the status of the limited ones among the given gates, in the given order. `@mail` stands for a queue."""
 
     def __call__(self, connection: SqlConnection, gates: Sequence[str], holders: int = 0) -> list[GateStatus]:
-        """Each state has at most `holders` ids of jobs."""
+        """Return the status of each gate, with at most `holders` job ids."""
         rows = self._rows(connection, {"gates": names(tuple(gates)), "holders": holders, "counted": _COUNTED})
         return [GateStatus(*row) for row in rows]
 
@@ -78,7 +78,7 @@ class GateStatuses(Statement):
 
 
 class KeysInUse(Statement):
-    """How many jobs run behind the keys of each row such as `#mail=`."""
+    """Count, for each row such as `#mail=`, the running jobs of all its keys together."""
 
     def __call__(self, connection: SqlConnection, rows: Sequence[str]) -> dict[str, int]:
         return dict(self._rows(connection, {"gates": names(tuple(rows)), "counted": _COUNTED}))
@@ -93,14 +93,17 @@ class WaitingGroup(NamedTuple):
     gates: list[str]
     waiting: int
     is_least: bool
-    """Whether `waiting` may be too low."""
+    """True if `waiting` may be too low."""
 
 
 class WaitingGroups(Statement):
-    """How many jobs wait behind which gates. Many jobs of one group do not hide the others."""
+    """Count the waiting jobs of each group. Many jobs in one group do not hide the other groups."""
 
     def __call__(self, connection: SqlConnection, *, exact: bool = False) -> list[WaitingGroup]:
-        """The first groups. If there are more, the last one has `is_least`. With `exact` all, counted to the end."""
+        """Return the first groups.
+
+        If there are more, `is_least` is set for the last group. With `exact`, return all groups, with exact counts.
+        """
         groups, counted = (_ALL, _ALL**2) if exact else (_GROUPS, 2 * _COUNTED)
         rows = self._rows(connection, {"groups": groups, "counted": counted})
         most = max(1, counted // max(1, len(rows)))
@@ -114,7 +117,7 @@ class WaitingGroups(Statement):
 
 
 class HeldKey(NamedTuple):
-    """A failed job that keeps an ordered key, and how many queued jobs wait behind it, at most 10,000."""
+    """A failed job that keeps an ordered key, and the number of queued jobs behind it, counted up to 10,000."""
 
     job_id: int
     gate: str
@@ -122,7 +125,7 @@ class HeldKey(NamedTuple):
 
 
 class HeldKeys(Statement):
-    """Some of the ordered keys that a failed job keeps while others wait."""
+    """Find some of the ordered keys that a failed job keeps while other jobs wait."""
 
     def __call__(self, connection: SqlConnection, most: int) -> list[HeldKey]:
         return [HeldKey(*row) for row in self._rows(connection, {"most": most, "counted": _COUNTED})]
@@ -132,10 +135,10 @@ class HeldKeys(Statement):
 
 
 class HeadOfKey(Statement):
-    """The first job of an ordered key: one that waits for an attempt, one that failed and holds it, or a queued one."""
+    """Find the first job of an ordered key: one that has begun, one that failed and keeps the key, or a queued one."""
 
     def __call__(self, connection: SqlConnection, order: str) -> int | None:
-        """Returns the job's id; None where nothing waits."""
+        """Return the job's id; None if nothing waits."""
         return self._run(connection, {"order": order}).scalar()  # type: ignore[no-any-return]
 
     def sql(self) -> Any:
@@ -161,7 +164,7 @@ ORDER BY e.place
 
 _IN_ROW = "\n    UNION ALL ".join(
     f"SELECT FROM {{jobs}} h WHERE h.state LIKE 'running' AND h.gates[{place}] > e.gate"
-    f" AND h.gates[{place}] < left(e.gate, -1) || '>'"  # which comes after =
+    f" AND h.gates[{place}] < left(e.gate, -1) || '>'"  # in byte order, > comes after =
     for place in range(1, PLACES + 1)
 )
 _IN_USE = f"""

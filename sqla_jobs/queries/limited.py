@@ -1,37 +1,43 @@
-"""The claim of jobs behind gates, exactly within their limits. It needs the lock of limits."""
+"""The claim of jobs behind gates, exactly within their limits. The claim needs the limits lock."""
 
 from __future__ import annotations
 
 import json
 import uuid
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from string import Template
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from sqlalchemy import TextClause
 from sqlalchemy.orm import Session
 
 from sqla_jobs.calls.values import ALL, Among, Claimed, names, numbers
 from sqla_jobs.models.types import MOST_ATTEMPTS
 from sqla_jobs.queries.claim import ClaimStatement
+from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.queries.gates import (
     MOMENT,
     begun,
     edge,
-    filled_in,
     is_paused,
     last_start,
     limit_of,
+    named,
     next_start,
     queue_free,
     room,
+    table_names,
+    with_arrays,
 )
 from sqla_jobs.queries.statement import SqlConnection
 from sqla_jobs.rules.limits import MOST_RUNNING
 
-_TOLD = 5
+_OF_LOOK = 5
 """The number of columns at the end of each row that describe the whole look."""
 _STEPS = 200
-"""The largest number of groups that one look walks through."""
+"""The maximum number of groups that one look walks through."""
 
 
 Gates = tuple[str, ...]
@@ -39,14 +45,14 @@ Gates = tuple[str, ...]
 
 
 class Floors(NamedTuple):
-    """Where scans start, so that they skip dead index entries of jobs that have run."""
+    """The points where scans start, so that they skip the dead index entries of jobs that have run."""
 
     groups: Mapping[str, tuple[int, int]]
-    """By group, the priority and position at and below which no job waits."""
+    """For each group, the priority and position at or below which no job is waiting."""
     orders: Mapping[str, int]
-    """By ordered key, the position at and below which no job waits."""
+    """For each ordered key, the position at or below which no job is waiting."""
     gates: Mapping[str, int]
-    """By gate, the run id at and below which no job runs."""
+    """For each gate, the run id at or below which no job is running."""
 
 
 NOWHERE = Floors({}, {}, {})
@@ -58,27 +64,27 @@ class Look(NamedTuple):
 
     claimed: list[Claimed]
     cursor: str
-    """Where the next look goes on; `{}` after the last group."""
+    """The cursor for the next look; `{}` after the last group."""
     next_in: float | None
-    """Seconds until a rate that was full lets one more start."""
+    """Seconds until a rate that was full lets one more job start."""
     lowest: Mapping[str, int]
-    """By gate with a floor, the lowest run id behind it before this claim. 0 if no job ran there."""
+    """For each gate with a floor, the lowest run id behind the gate before this claim; 0 if no job was running."""
     free: Mapping[Gates, int | None]
-    """By group of which jobs were claimed, how many could start before. None if nothing limits them."""
+    """For each group of the claimed jobs, how many could start before this claim; None if nothing limits the group."""
     oldest: int
-    """A transaction id: all before it had ended."""
+    """A transaction id; all earlier transactions had ended."""
     newest: int
-    """A transaction id: this one and all later ones began after the look."""
+    """A transaction id; this transaction and all later ones began after the look."""
     begun: Collection[int]
-    """The ids of the claimed jobs that had begun before."""
+    """The ids of the claimed jobs that had already begun before the claim."""
 
 
 class ClaimLimited(ClaimStatement):
-    """Takes at most `room` jobs of one queue from behind gates, from each group in turn.
+    """Claim at most `room` jobs that are behind gates in one queue, from each group in turn.
 
-    A group is the jobs with the same gates. The walk goes from one group to the next in the index, and past all
-    that wait behind a gate that is full. Of an ordered key only the head may start: what has begun, then the lowest
-    position, in whatever queue and group it is. Cursors and hints are arrays of gates, as PostgreSQL writes them.
+    A group consists of the jobs with the same gates. The walk goes from one group to the next in the index, and skips
+    all groups behind a full gate. Only the head of an ordered key may start: a job that has begun, or else the job with
+    the lowest position, in any queue and group. Cursors and hints are arrays of gates in PostgreSQL's format.
     """
 
     def __call__(
@@ -100,10 +106,10 @@ class ClaimLimited(ClaimStatement):
         floors: Floors = NOWHERE,
         among: Among = ALL,
     ) -> dict[str, Any]:
-        """The parameters of the statement.
+        """Return the parameters of the statement.
 
-        Groups in `hints` come first, if the end of so many of their jobs here has freed a gate that was full. Then come
-        those after `cursor`, an array as PostgreSQL writes it.
+        `hints` maps groups to the number of their jobs that have ended in this process. These groups come first, if
+        those ends freed a full gate. The groups after `cursor`, an array in PostgreSQL's format, follow.
         """
         return {
             "process_id": process_id,
@@ -121,9 +127,9 @@ class ClaimLimited(ClaimStatement):
         }
 
     def look(self, connection: SqlConnection, rows: Sequence[Any], process_id: uuid.UUID) -> Look:
-        """The rows as the result of a look."""
-        cursor, next_in, lowest, oldest, newest = rows[0][-_TOLD:]
-        found = [row[:-_TOLD] for row in rows if row[0] is not None]
+        """Return the rows as the result of a look."""
+        cursor, next_in, lowest, oldest, newest = rows[0][-_OF_LOOK:]
+        found = [row[:-_OF_LOOK] for row in rows if row[0] is not None]
         gates = {job_id: tuple(its) for job_id, *_, its, _ in found}
         begun = [job_id for job_id, *_, was_started, _, _ in found if was_started]
         free = {gates[job_id]: free for job_id, *_, free in found}
@@ -131,156 +137,42 @@ class ClaimLimited(ClaimStatement):
         return Look(claimed, cursor, next_in, lowest or {}, free, oldest, newest, begun)
 
     def sql(self) -> Any:
-        return filled_in(_claim(spread=False), self.tables)
+        return _claim(self.tables, spread=False)
 
 
 class ClaimSpread(ClaimLimited):
-    """The same where some rate has a burst.
+    """Claim as `ClaimLimited` does, if some rate has a burst.
 
-    For all it would take 4 % more of the server's time where 8 jobs are claimed, and 19 % more of a look at 200 keys
-    that are used up.
+    This statement takes 4 % more of the server's time for a claim of 8 jobs, and 19 % more for a look at 200 used-up
+    keys. So workers without bursts do not use this statement.
     """
 
     def sql(self) -> Any:
-        return filled_in(_claim(spread=True), self.tables)
+        return _claim(self.tables, spread=True)
 
 
-_WAITING = "j.state LIKE 'queued' AND j.gates IS NOT NULL AND j.queue = :queue"
-_KNOWN = """j.task = ANY (CAST((SELECT tasks FROM begin) AS text[]))
+_TEMPLATE = Template(Path(__file__).with_name("claim_limited.sql").read_text(encoding="utf-8"))
+_IS_KNOWN = """j.task = ANY (CAST((SELECT tasks FROM begin) AS text[]))
       AND j.id <> ALL (CAST(:set_aside_ids AS bigint[]))
       AND (CAST(:only_ids AS bigint[]) IS NULL OR j.id = ANY (CAST(:only_ids AS bigint[])))"""
-_TAKEN = "j.ctid, j.id, j.priority, j.position, j.started_at IS NOT NULL AS was_started"
 
 
-def _head(order: str) -> str:
-    first = "AND h.state LIKE 'queued' ORDER BY h.position LIMIT 1"
-    above = f"coalesce(CAST((SELECT orders FROM floors) ->> {order} AS bigint), 0)"
-    fresh = f"SELECT h.id FROM {{jobs}} h WHERE h.ordered_by = {order} AND h.position > {above}"
-    return f"coalesce((SELECT h.id FROM {begun(order)} {first}), ({fresh} {first}))"
-
-
-def _claim(*, spread: bool) -> str:
-    """With `spread` it counts within the bursts of rates, too."""
-    return f"""
-WITH RECURSIVE owner AS MATERIALIZED (
-    SELECT id FROM {{processes}} WHERE id = CAST(:process_id AS uuid) FOR KEY SHARE SKIP LOCKED
-), {MOMENT}, floors AS MATERIALIZED (
-    SELECT CAST(:gate_floors AS jsonb) AS gates, CAST(:order_floors AS jsonb) AS orders
-), hot AS MATERIALIZED (
-    SELECT CAST(h.key AS text[]) COLLATE "C" AS gates, CAST(h.value ->> 0 AS smallint) AS priority,
-      CAST(h.value ->> 1 AS bigint) AS position
-    FROM jsonb_each(CAST(:group_floors AS jsonb)) h
-), begin AS MATERIALIZED (
-    SELECT least(:room, {queue_free(":queue")}) AS room, CAST(:hints AS text[]) AS hints,
-      CAST(:ended AS int[]) AS ended, cardinality(CAST(:hints AS text[])) AS hinted,
-      ARRAY(SELECT t.name FROM unnest(CAST(:tasks AS text[])) t (name)
-        WHERE t.name <> ALL (ARRAY(SELECT p.name FROM {{paused_tasks}} p WHERE {is_paused("p")}))) AS tasks
-    FROM owner WHERE NOT EXISTS (SELECT FROM {{queues}} q WHERE q.name = :queue AND {is_paused("q")})
-), walk AS (
-    SELECT -b.hinted AS step, CAST(:cursor AS text[]) COLLATE "C" AS gates, CAST(NULL AS bigint[]) AS rooms,
-      CAST(0 AS bigint) AS full_at, 0 AS found FROM begin b
-  UNION ALL
-    SELECT w.step + 1, n.gates, f.rooms,
-      CASE WHEN f.free > n.ended THEN -1 ELSE coalesce(f.full_at, 0) END,
-      w.found + CASE WHEN w.step >= 0 AND f.full_at IS NULL THEN 1 ELSE 0 END
-    FROM walk w
-    CROSS JOIN LATERAL (
-      SELECT CASE WHEN w.step <= 0 THEN CAST(:cursor AS text[]) COLLATE "C"
-        WHEN w.full_at > 0 THEN w.gates[1\\:w.full_at] || chr(127) ELSE w.gates END AS after OFFSET 0) p
-    CROSS JOIN LATERAL (SELECT (SELECT min(hot.gates) FROM hot WHERE hot.gates > p.after) AS gates OFFSET 0) h
-    CROSS JOIN LATERAL (
-      SELECT CASE WHEN w.step < 0
-        THEN (SELECT CAST(b.hints[b.hinted + w.step + 1] AS text[]) COLLATE "C" FROM begin b)
-        ELSE coalesce((
-          SELECT j.gates FROM {{jobs}} j
-          WHERE {_WAITING} AND j.gates > p.after AND j.gates < coalesce(h.gates, ARRAY[chr(127)] COLLATE "C")
-          ORDER BY j.gates LIMIT 1), h.gates) END AS gates,
-        CASE WHEN w.step < 0 THEN (SELECT b.ended[b.hinted + w.step + 1] FROM begin b) END AS ended OFFSET 0) n
-    CROSS JOIN LATERAL (
-      SELECT min(e.place) FILTER (WHERE r.room[1] <= 0) AS full_at,
-        coalesce(min(r.room[1]) FILTER (WHERE left(e.gate, 1) <> '%'), {MOST_RUNNING}) AS free,
-        array_agg(coalesce(r.room, CAST('{{{{NULL,NULL}}}}' AS bigint[])) ORDER BY e.place) AS rooms
-      FROM unnest(n.gates) WITH ORDINALITY e (gate, place)
-      CROSS JOIN LATERAL (
-        SELECT coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint), 0) AS run_id OFFSET 0) above
-      CROSS JOIN LATERAL (SELECT {room("e.gate", "above.run_id", spread=spread)} AS room OFFSET 0) r OFFSET 0) f
-    WHERE n.gates IS NOT NULL AND w.step < :steps AND w.found < (SELECT room FROM begin)
-), looked AS MATERIALIZED (
-    SELECT step, gates, rooms, full_at FROM walk WHERE step > (SELECT -hinted FROM begin)
-), open AS MATERIALIZED (
-    SELECT DISTINCT ON (gates) gates, step, rooms,
-      (SELECT o.gate FROM unnest(gates) o (gate) WHERE left(o.gate, 1) = '!') AS ordered
-    FROM looked WHERE full_at = 0 ORDER BY gates, step
-), gate AS MATERIALIZED (
-    SELECT d.gate, d.free, l.rate, l.per, last.started_at AS last_at, coalesce(last.total, 0) AS total
-    FROM (
-      SELECT e.gate COLLATE "C" AS gate, min(o.rooms[e.place][1]) AS free
-      FROM open o CROSS JOIN LATERAL unnest(o.gates) WITH ORDINALITY e (gate, place) GROUP BY e.gate COLLATE "C") d
-    LEFT JOIN LATERAL {limit_of("d.gate")} l ON true
-    LEFT JOIN LATERAL ({last_start("d.gate")}) last ON l.rate IS NOT NULL
-), share AS MATERIALIZED (
-    SELECT o.*, f.free, greatest(0, least(
-      ceil(CAST((SELECT room FROM begin) AS float8) / (SELECT count(*) FROM open)), f.free)) AS most
-    FROM open o CROSS JOIN LATERAL (SELECT min(g.free) AS free FROM gate g WHERE g.gate = ANY (o.gates)) f
-), loose AS MATERIALIZED (
-    SELECT s.gates, s.step, s.free, c.* FROM share s LEFT JOIN hot f ON f.gates = s.gates CROSS JOIN LATERAL (
-      SELECT {_TAKEN} FROM {{jobs}} j
-      WHERE s.ordered IS NULL AND {_WAITING} AND j.gates = s.gates AND {_KNOWN}
-        AND (j.priority, j.position) > (coalesce(f.priority, -11), coalesce(f.position, 0))
-      ORDER BY j.priority, j.position LIMIT s.most FOR NO KEY UPDATE SKIP LOCKED) c
-), heads AS MATERIALIZED (
-    SELECT s.gates, s.step, s.free, c.* FROM share s CROSS JOIN LATERAL (
-      SELECT {_TAKEN} FROM {{jobs}} j
-      WHERE s.ordered IS NOT NULL AND j.id = {_head("s.ordered")} AND j.state LIKE 'queued' AND j.queue = :queue
-        AND j.gates = s.gates AND {_KNOWN}
-      FOR NO KEY UPDATE SKIP LOCKED) c
-), candidate AS MATERIALIZED (
-    SELECT c.*, row_number() OVER (PARTITION BY step ORDER BY priority, position) AS nth
-    FROM (SELECT * FROM loose UNION ALL SELECT * FROM heads) c
-), placed AS (
-    SELECT c.ctid, c.step, c.nth, g.free, row_number() OVER (PARTITION BY e.gate ORDER BY c.nth, c.step) AS place
-    FROM candidate c CROSS JOIN LATERAL unnest(c.gates) e (gate) LEFT JOIN gate g ON g.gate = e.gate
-), admitted AS MATERIALIZED (
-    SELECT ctid, step, nth FROM placed GROUP BY ctid, step, nth
-    HAVING bool_and(free IS NULL OR place <= free) ORDER BY nth, step LIMIT (SELECT room FROM begin)
-), at AS MATERIALIZED (
-    SELECT greatest((SELECT now FROM moment), (SELECT max(last_at) FROM gate)) AS at
-), logged AS (
-    INSERT INTO {{starts}} (gate, started_at, total, count)
-    SELECT g.gate, (SELECT at FROM at), g.total + count(*), count(*)
-    FROM admitted a JOIN candidate c ON c.step = a.step AND c.nth = a.nth
-    JOIN gate g ON g.gate = ANY (c.gates) AND g.rate IS NOT NULL
-    GROUP BY g.gate, g.total
-), forgotten AS (
-    DELETE FROM {{starts}} s USING gate g
-    WHERE g.rate IS NOT NULL AND s.gate = g.gate AND s.started_at < (
-      SELECT e.started_at FROM ({last_start("g.gate", edge("g.per"))}) e)
-), claimed AS (
-    UPDATE {{jobs}} j SET state = 'running', attempt = least(j.attempt, {MOST_ATTEMPTS - 1}) + 1,
-      current_run_id = nextval('{{run_ids}}'), process_id = CAST(:process_id AS uuid),
-      started_at = (SELECT at FROM at), progress = NULL, progress_message = NULL
-    WHERE j.ctid = ANY (ARRAY(SELECT ctid FROM admitted))
-    RETURNING j.id, j.current_run_id, j.task, j.queue, j.priority, j.position, CAST(j.args AS text) AS args, j.attempt,
-      j.max_attempts, CAST(j.headers AS text) AS headers,
-      CAST(date_part('epoch', (SELECT at FROM at)) - date_part('epoch', j.run_at) AS real) AS waited,
-      CAST(extract(epoch FROM j.scheduled_for) * 1000000 AS bigint) AS scheduled_for
-)
-SELECT claimed.*, c.was_started, c.gates, c.free, look.*
-FROM (
-    SELECT
-      CASE WHEN max(step) >= :steps
-          OR count(*) FILTER (WHERE step > 0 AND full_at = 0) >= (SELECT greatest(room, 1) FROM begin)
-        THEN (array_agg(CAST(gates AS text) ORDER BY step DESC))[1] ELSE '{{{{}}}}' END AS cursor,
-      (SELECT min({next_start("f.gate", spread=spread)}) FROM (
-         SELECT DISTINCT b.gates[b.full_at] AS gate FROM looked b WHERE b.full_at > 0) f
-       WHERE left(f.gate, 1) = '%') AS next_in,
-      (SELECT jsonb_object_agg(e.gate, k.rooms[e.place][2])
-       FROM looked k CROSS JOIN LATERAL unnest(k.gates) WITH ORDINALITY e (gate, place)
-       WHERE k.rooms[e.place][2] IS NOT NULL AND (SELECT gates FROM floors) ? e.gate) AS lowest,
-      CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint) AS oldest,
-      CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint) AS newest
-    FROM looked
-) look
-LEFT JOIN claimed ON true
-LEFT JOIN candidate c ON c.id = claimed.id
-"""
+def _claim(tables: Tables, *, spread: bool) -> TextClause:
+    """Return the claim. With `spread` the claim also stays within the rates' bursts."""
+    pieces = {
+        "moment": MOMENT,
+        "queue_free": queue_free(":queue"),
+        "queue_is_paused": is_paused("q"),
+        "task_is_paused": is_paused("p"),
+        "room": room("e.gate", "above.run_id", spread=spread),
+        "limit_of_gate": limit_of("d.gate"),
+        "last_start": last_start("d.gate"),
+        "start_before_window": last_start("g.gate", edge("g.per")),
+        "next_start": next_start("f.gate", spread=spread),
+        "is_known": _IS_KNOWN,
+        "begun_of_order": begun("s.ordered"),
+        "most_running": str(MOST_RUNNING),
+        "most_attempts_before": str(MOST_ATTEMPTS - 1),
+    }
+    named_pieces = {name: named(piece, tables) for name, piece in pieces.items()}
+    return with_arrays(_TEMPLATE.substitute(table_names(tables), **named_pieces))

@@ -1,4 +1,4 @@
-"""The rows of limits: their declared numbers, and those that operators set instead."""
+"""The rows of limits: the numbers declared in code, and the numbers that operators set instead."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ NUMBERS = ("running", "rate", "per")
 
 @dataclass(frozen=True)
 class DeclaredLimit:
-    """One row of limits as code declares it."""
+    """One row of limits, as declared in code."""
 
     gate: str
     values: Mapping[str, Any]
-    """Its `running`, `rate`, `per` and `hold`, and its `burst` where it has one."""
+    """The row's `running`, `rate`, `per` and `hold`, and its `burst` if it has one."""
     tasks: frozenset[str]
-    """The names of those tasks known here that it limits."""
+    """The names of this program's tasks that the row limits."""
     is_hashed: bool
-    """Whether they hash its keys."""
+    """True if these tasks hash the row's keys."""
 
     def stored(self, hashed_by_others: Collection[str] = ()) -> dict[str, Any]:
-        """The column `declared`."""
+        """Return the value for the column `declared`."""
         hashed_by = sorted({*hashed_by_others, *(self.tasks if self.is_hashed else ())})
         return {**self.values, **({HASHED_BY: hashed_by} if hashed_by else {})}
 
 
 def keeps_others_waiting(models: Models[Any]) -> Any:
-    """Whether the job failed and keeps its ordered key until somebody retries, cancels or deletes it."""
+    """Return the condition that a failed job keeps its ordered key until a person retries, cancels or deletes it."""
     job, limit = models.Job, models.Limit
     of_each_key = func.substr(job.ordered_by, 1, func.strpos(job.ordered_by, "="))
     holds = exists().where(limit.gate.in_([job.ordered_by, of_each_key]), limit.hold)
@@ -47,10 +47,10 @@ def keeps_others_waiting(models: Models[Any]) -> Any:
 def declare(
     session: Session, models: Models[Any], known: Collection[str], declared: Iterable[DeclaredLimit]
 ) -> dict[str, str]:
-    """Store the declared limits of the tasks known here, in the caller's transaction.
+    """Store the declared limits of this program's tasks, in the caller's transaction.
 
-    An operator's numbers stay, and so do tasks of other programs in rows that are shared. Returns the rows whose keys
-    other programs spell in another way, and how.
+    Numbers set by an operator are kept, and so are other programs' tasks in shared rows. Return, for each row, how
+    other programs spell the row's keys differently.
     """
     split: dict[str, str] = {}
     wanted = {one.gate: one for one in sorted(declared, key=lambda one: one.gate)}
@@ -83,7 +83,7 @@ def _insert(session: Session, models: Models[Any], one: DeclaredLimit) -> None:
 
 
 def _bring_up_to_date(row: LimitMixin, one: DeclaredLimit, others: Set[str]) -> None:
-    """`others` are tasks of other programs."""
+    """Update the numbers and tasks stored in a row. `others` are other programs' tasks."""
     tasks = sorted(others | one.tasks)
     declared = one.stored(others & {*(row.declared or {}).get(HASHED_BY, ())})
     if row.declared == declared and row.tasks == tasks:
@@ -94,7 +94,10 @@ def _bring_up_to_date(row: LimitMixin, one: DeclaredLimit, others: Set[str]) -> 
 
 
 def _retire(row: LimitMixin, tasks: list[str]) -> None:
-    """No known code declares the row any more. An operator's limit of a whole task stays: it needs no key from code."""
+    """Retire a row that no known code declares.
+
+    An operator's limit on a whole task stays: it needs no key from code.
+    """
     row.changed_at = _now()
     if tasks:
         row.tasks = tasks

@@ -1,4 +1,4 @@
-"""The rows of live processes: how they are made and taken away."""
+"""The rows of live processes: registration, health and removal."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from sqla_jobs.queries.statement import Statement
 
 @cache
 def code_version() -> str:
-    """The version of the installed library; empty if it is not installed."""
+    """Return the version of the installed library; empty if it is not installed."""
     try:
         return version("sqla-jobs")
     except PackageNotFoundError:
@@ -45,7 +45,7 @@ def code_version() -> str:
 
 
 def clock_offset(connection: Connection) -> float:
-    """Seconds by which this host's clock is ahead of the server's, to within half of a round trip."""
+    """Return the seconds by which this host's clock is ahead of the server's, accurate to half a round trip."""
     before = time.time()
     server = connection.exec_driver_sql("SELECT extract(epoch FROM clock_timestamp())::float8").scalar_one()
     return (before + time.time()) / 2 - float(server)
@@ -61,7 +61,10 @@ def register(
     lease: float,
     tasks: Mapping[str, Any] | None = None,
 ) -> uuid.UUID:
-    """A row for this process under a new id, never used before. `tasks` is what each task of a worker takes."""
+    """Insert a row for this process under a new id that has never been used before.
+
+    `tasks` holds, for each of a worker's tasks, the parameters that its code accepts.
+    """
     process_id = uuid.uuid4()
     offset = clock_offset(connection)
     connection.execute(
@@ -82,18 +85,18 @@ def register(
 
 
 def age_of(moment: Any) -> ColumnElement[float]:
-    """Seconds since then, by the server's clock."""
+    """Return the seconds since a given time, by the server's clock."""
     return cast(func.extract("epoch", func.clock_timestamp() - moment), Double)
 
 
 def is_alive(process: Any) -> ColumnElement[bool]:
-    """Whether its last heartbeat is within its lease."""
+    """Return the condition that the process's last heartbeat is within its lease."""
     found: ColumnElement[bool] = age_of(process.heartbeat_at) < process.lease
     return found
 
 
 def live_code(models: Models[Any]) -> Any:
-    """The queues and tasks of live workers, each combination once."""
+    """Return a query for the queues and tasks of live workers, each combination once."""
     process = models.Process
     return select(process.queues, process.tasks).where(process.kind == "worker", is_alive(process)).distinct()
 
@@ -101,7 +104,7 @@ def live_code(models: Models[Any]) -> Any:
 def stamp(
     connection: Connection, models: Models[Any], process_id: uuid.UUID, *, idle: float | None, offset: float | None
 ) -> None:
-    """Store that a job ended `idle` seconds ago, and how far the clock is off, unless the row is locked."""
+    """Record that a job ended `idle` seconds ago, and record the clock's offset. Skip a locked row."""
     process = models.Process
     free = locked(select(process.id).where(process.id == process_id), "free", of=process)
     values: dict[str, Any] = {}
@@ -113,9 +116,9 @@ def stamp(
 
 
 def unregister(connection: Connection, models: Models[Any], process_id: uuid.UUID) -> None:
-    """Delete the row of a process that ends: what it still held is free at once.
+    """Delete the row of a process that is ending, so that other workers rescue its jobs immediately.
 
-    Others are told, since only this process knew when its retries are due.
+    Other workers are notified, since only this process knew when its retries were due.
     """
     connection.execute(delete(models.Process).where(models.Process.id == process_id))
     notify(connection, models.channel, [""])

@@ -1,4 +1,4 @@
-"""Which processes live, and taking jobs back from those that do not."""
+"""Live processes, and the rescue of jobs from dead ones."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Rescue(Statement, statements.Rescue):
         orphan = locked(chosen, "orphan", of=jobs)
         done = (
             update(jobs)
-            # a job that changed after the snapshot lies elsewhere and is left: rescued and claimed again meanwhile, it
+            # a job changed since the snapshot is skipped: if it was rescued and claimed again in the meantime, it
             # may belong to a process that this statement cannot see
             .where(jobs.c.ctid == orphan.c.ctid, jobs.c.ctid == any_(array_of(select(orphan.c.ctid))))
             .values(without_lease(tables, orphan.c.state, due_at=now + seconds(orphan.c.delay), finished_at=now))
@@ -105,7 +105,7 @@ class Rescue(Statement, statements.Rescue):
 
 
 def is_orphaned(tables: Tables) -> Any:
-    """Whether the job at hand runs and its process has no row."""
+    """Return the condition that the job is running and its process has no row."""
     jobs = tables.jobs
     return and_(jobs.c.state == "running", jobs.c.process_id.not_in(select(tables.processes.c.id)))
 
@@ -128,7 +128,7 @@ class DeleteExpired(Statement, statements.DeleteExpired):
         rows = select(processes.c.id).select_from(processes.join(seen, silent))
         free = rows.with_for_update(skip_locked=True, of=processes).cte("free").prefix_with("MATERIALIZED")
         gone = delete(processes).where(processes.c.id.in_(select(free.c.id))).returning(processes.c.id).cte("gone")
-        # only such a process knows when its retries are due
+        # only these processes knew when their retries were due
         any_queue = select(literal_column("''", Text).label("queue")).where(exists().select_from(gone))
         return select(gone.c.id).where(messages(self.tables, any_queue))
 

@@ -1,4 +1,4 @@
-"""What keeps the jobs of whole tasks and queues from starting: pauses, and limits."""
+"""Conditions for pauses of whole tasks and queues, and for limits on them."""
 
 from __future__ import annotations
 
@@ -27,43 +27,44 @@ from sqla_jobs.queries.expressions import Tables, array_of, message_of, unnest_t
 
 
 def is_paused(row: Any) -> ColumnElement[bool]:
-    """Whether a row, given as a class or its columns, pauses its queue or task now."""
+    """Return the condition that the row, given as a class or its columns, currently pauses its queue or task."""
     lasts = row.paused_until > func.statement_timestamp()
     return and_(row.paused_at.is_not(None), lasts.is_not(false()))
 
 
 def paused(rows: Any) -> Select[Any]:
-    """The names of the queues, or of the tasks, that are paused."""
+    """Return a query for the names of the paused queues, or of the paused tasks."""
     return select(rows.c.name).where(is_paused(rows.c))
 
 
 def is_in_effect(limit: Any) -> ColumnElement[bool]:
-    """Whether a row of limits, given likewise, limits anything. A row stays after its limit was taken back."""
+    """Return the condition that a row of limits is in effect. A row remains after its limit has been cleared."""
     return or_(limit.running.is_not(None), limit.rate.is_not(None))
 
 
 def is_of_operator(limit: Any) -> ColumnElement[bool]:
-    """Whether such a row limits whole tasks or a queue and is an operator's alone: no code declares it."""
+    """Return the condition that the row limits whole tasks or a queue and that only an operator has set it."""
     return and_(limit.declared.is_(None), is_in_effect(limit), func.strpos(limit.gate, "=") == 0)
 
 
 def limited_tasks(tables: Tables) -> Select[Any]:
-    """The names of the tasks that any row of limits names."""
+    """Return a query for the names of the tasks that any row of limits names."""
     limits = tables.limits
     return select(func.unnest(limits.c.tasks)).where(is_in_effect(limits.c))
 
 
 def limited_queues(tables: Tables) -> Select[Any]:
-    """The names of the queues that are limited themselves."""
+    """Return a query for the names of the queues that have a limit of their own."""
     limits = tables.limits
     is_one = and_(limits.c.gate >= literal_column("'@'"), limits.c.gate < literal_column("'A'"))
     return select(func.substr(limits.c.gate, 2)).where(is_one, limits.c.running.is_not(None))
 
 
 def freed_by(tables: Tables, changed: Any, is_given_up: ColumnElement[bool] | None = None) -> Iterator[Select[Any]]:
-    """What workers are told of jobs, the rows of a CTE, that were taken from a process: they, or others, may start.
+    """Yield the messages about jobs that no longer belong to a process; these jobs are the rows of a CTE.
 
-    A job that is queued may start; one that is not leaves a place behind its limits or in its queue.
+    A job that is queued again may start. Any other job frees a place behind its limits or in its queue, so other jobs
+    may start.
     """
     given_up = true() if is_given_up is None else is_given_up
     queued = changed.c.state == literal_column("'queued'")
@@ -73,12 +74,12 @@ def freed_by(tables: Tables, changed: Any, is_given_up: ColumnElement[bool] | No
 
 
 def claimable_tasks(tables: Tables) -> ColumnElement[Any]:
-    """The parameter `tasks` without paused ones, as an array that is made once for the statement."""
+    """Return the parameter `tasks` without paused tasks, as an array that is computed once per statement."""
     return _tasks_without(paused(tables.paused_tasks))
 
 
 def unlimited_tasks(tables: Tables) -> ColumnElement[Any]:
-    """The parameter `tasks` without those that are paused or limited."""
+    """Return the parameter `tasks` without paused and limited tasks."""
     return _tasks_without(union_all(paused(tables.paused_tasks), limited_tasks(tables)))
 
 

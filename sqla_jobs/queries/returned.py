@@ -1,4 +1,4 @@
-"""Counts the enqueues that a job of a unique key has been the answer to."""
+"""The count of enqueues that returned a job that already had their unique key."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from sqla_jobs.queries.statement import Statement
 
 
 class CountReturned(Statement):
-    """Counts enqueues that were answered with a job that waits for its time, more than a minute ahead.
+    """Count enqueues that returned a waiting job that is due in more than a minute.
 
-    So no worker that queues jobs which are due meets its lock. It waits for nobody's: a job that somebody else holds,
-    as who enqueues does until the end of its transaction, is left out.
+    So the statement's locks never delay a worker that promotes due jobs. The statement skips locked jobs, such as those
+    that an enqueuer holds until its transaction ends.
     """
 
     def __call__(self, connection: Connection, times: Mapping[int, int]) -> set[int]:
-        """`times` are enqueues by the job's id. Returns the ids of those that were counted."""
+        """Count the enqueues. `times` maps a job's id to its number of enqueues. Return the ids of the counted jobs."""
         values = {"ids": numbers(times), "times": numbers(times.values())}
         return set(self._run(connection, values).scalars())
 
@@ -42,5 +42,5 @@ class CountReturned(Statement):
 
 @lru_cache(maxsize=16)
 def count_returned(models: Models[Any]) -> CountReturned:
-    """The statement for the jobs of these models."""
+    """Return the statement for the jobs of these models."""
     return CountReturned(Tables(models))

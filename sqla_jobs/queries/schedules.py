@@ -1,4 +1,4 @@
-"""What the clock asks and writes: due schedules, their jobs, their next ticks."""
+"""The clock's statements: due schedules, their jobs and their next ticks."""
 
 from __future__ import annotations
 
@@ -42,31 +42,34 @@ _MOMENT = DateTime(timezone=True)
 
 
 class ScheduleQueries:
-    """The statements over one set of models; all but `hold` on a connection of the library's own."""
+    """The clock's statements for one set of models. All but `hold` run on one of the library's own connections."""
 
     def __init__(self, models: Models[Any]) -> None:
         self._models = models
         self._tables = Tables(models)
 
     def due(self, connection: Connection, which: Among, *, limit: int) -> list[Any]:
-        """Schedules that are due or whose rule was changed, locked: rows with `is_changed` and the server's `now`."""
+        """Lock the schedules that are due or changed, and return them with `is_changed` and the server's `now`."""
         return list(connection.execute(due(self._tables), {"limit": limit, **which.parameters()}).all())
 
     def still_live(self, connection: Connection, schedule_ids: Sequence[int]) -> dict[int, int]:
-        """The schedules with a job that has not ended, each with the oldest one."""
+        """Return the schedules with a job that has not ended, each with its oldest such job."""
         found = connection.execute(still_live(self._tables), {"ids": list(schedule_ids)})
         return {row.schedule_id: row.oldest for row in found}
 
     def fire(self, connection: Connection, ticks: Sequence[Mapping[str, Any]]) -> list[Any]:
-        """A job for each tick, unless there is one; returns those that were made: id, queue, and which tick it is."""
+        """Insert a job for each tick that has none.
+
+        Return each new job's id and queue, and its tick's schedule and time.
+        """
         return list(connection.execute(fire(self._tables), _columns(ticks)).all())
 
     def fire_unique(
         self, connection: Connection, ticks: Sequence[Mapping[str, Any]], unique: UniqueTick
     ) -> Fired | None:
-        """The same for ticks of one schedule, of which none is fired while another job has their key.
+        """Fire the ticks of one schedule, unless another job has their key.
 
-        None where a transaction that has it is still open.
+        Return None if an open transaction has taken the key.
         """
         return fire_unique(connection, self._tables, fired(self._tables, UNIQUE), _columns(ticks), unique)
 
@@ -79,22 +82,25 @@ class ScheduleQueries:
         connection.execute(advance(self._tables), _columns(plans))
 
     def due_in(self, connection: Connection, which: Among) -> float:
-        """Seconds until the next tick of any schedule, 0 where one was changed; infinite where there is none."""
+        """Return the seconds until the next tick of any schedule; 0 if one was changed, infinite if there is none."""
         found = connection.execute(due_in(self._tables), which.parameters()).scalar()
         return math.inf if found is None else float(found)
 
     def hold(self, session: Session, names: Sequence[str]) -> list[ScheduleMixin]:
-        """The schedules of these names, locked against clocks and operators until the caller commits."""
+        """Lock the schedules with these names against clocks and operators until commit, and return them."""
         return list(session.scalars(held(self._models), {"names": list(names)}))
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Rows as the arrays that a statement takes."""
+    """Return rows as the arrays that a statement takes."""
     return {f"all_{name}": [row[name] for row in rows] for name in rows[0]}
 
 
 def due(tables: Tables) -> Any:
-    """Schedules that are due, were changed or disabled, locked, with the server's time; not what others hold."""
+    """Return a query that locks the schedules that are due, changed or disabled, and adds the server's time.
+
+    The query skips locked rows.
+    """
     s = tables.schedules
     now = func.clock_timestamp()
     is_due = or_(_is_unplanned(s), and_(s.c.enabled, s.c.next_run_at <= now))
@@ -108,7 +114,7 @@ def due(tables: Tables) -> Any:
 
 
 def still_live(tables: Tables) -> Any:
-    """Those of the schedules that have a job which has not ended, and the oldest one."""
+    """Return a query for the schedules with a job that has not ended, each with its oldest such job."""
     jobs = tables.jobs
     return (
         select(jobs.c.schedule_id, func.min(jobs.c.id).label("oldest"))
@@ -118,13 +124,13 @@ def still_live(tables: Tables) -> Any:
 
 
 def fire(tables: Tables) -> Any:
-    """One job for each tick, unless it is there already; returns these jobs."""
+    """Return a statement that inserts a job for each tick that has none, and returns the new jobs."""
     ticks = {"index_elements": ["schedule_id", "scheduled_for"], "index_where": text("schedule_id IS NOT NULL")}
     return fired(tables, {}).on_conflict_do_nothing(**ticks)
 
 
 def fired(tables: Tables, more: Mapping[str, ColumnElement[Any]]) -> Any:
-    """The insert of a job for each tick, with `more` columns; returns these jobs."""
+    """Return a statement that inserts a job for each tick, with `more` columns, and returns the new jobs."""
     jobs = tables.jobs
     tick = unnest(
         "tick",
@@ -155,7 +161,7 @@ def fired(tables: Tables, more: Mapping[str, ColumnElement[Any]]) -> Any:
 
 
 def record(tables: Tables) -> Any:
-    """The outcomes of ticks: a row for each, or one for several that were missed in succession."""
+    """Return a statement that inserts ticks' outcomes: one row per tick, or one for several ticks missed in a row."""
     came = unnest(
         "came",
         schedule_id=("all_schedule_id", BigInteger),
@@ -171,7 +177,7 @@ def record(tables: Tables) -> Any:
 
 
 def advance(tables: Tables) -> Any:
-    """The plan of each schedule: its next tick, the last one fired, and why it was disabled."""
+    """Return an update of schedules' next tick, last fired tick, and reason for being disabled."""
     s = tables.schedules
     plan = unnest(
         "plan",
@@ -196,17 +202,17 @@ def advance(tables: Tables) -> Any:
 
 
 def _is_changed(s: Any) -> Any:
-    """Whether the next tick was computed for another rule."""
+    """Return the condition that the next tick was computed for a different rule."""
     return s.c.planned_rule.is_distinct_from(s.c.cron.concat(" ").concat(s.c.timezone))
 
 
 def _is_unplanned(s: Any) -> Any:
-    """Whether a clock has to compute the next tick, or to forget it."""
+    """Return the condition that a clock has to compute the next tick or to forget it."""
     return case((s.c.enabled, or_(_is_changed(s), s.c.next_run_at.is_(None))), else_=s.c.planned_rule.is_not(None))
 
 
 def due_in(tables: Tables) -> Any:
-    """Seconds until the next tick of all; null where there is none."""
+    """Return a query for the seconds until the next tick of any schedule; null if there is none."""
     s = tables.schedules
     now = func.clock_timestamp()
     next_at = func.min(case((_is_unplanned(s), now), else_=s.c.next_run_at))
@@ -216,7 +222,7 @@ def due_in(tables: Tables) -> Any:
 
 
 def held(models: Any) -> Any:
-    """The rows of some schedules, locked in the order of their names."""
+    """Return a query that locks the rows of some schedules, in the order of their names."""
     schedule = models.Schedule
     return (
         select(schedule)

@@ -1,4 +1,7 @@
-"""One statement: its SQL, its parameters and its call, side by side; a call that needs no SQLAlchemy is in `calls`."""
+"""The base class of statements, which hold SQL, parameters and call side by side.
+
+Calls that need no SQLAlchemy are in `calls`.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,16 @@ SqlConnection = Connection | Session
 
 
 class Statement:
-    """Built once, at its first call. A session executes it on its connection to the database of the jobs."""
+    """A statement that is built once, at its first call.
+
+    A session executes the statement on its connection to the jobs' database.
+    """
 
     def __init__(self, tables: Tables) -> None:
         self.tables = tables
 
     def sql(self) -> Any:
-        """The statement, over the tables."""
+        """Return the statement, built from `tables`."""
         raise NotImplementedError
 
     @cached_property
@@ -30,7 +36,7 @@ class Statement:
 
     @cached_property
     def rendered(self) -> Rendered:
-        """As psycopg takes it, for whoever sends it without SQLAlchemy."""
+        """The statement in psycopg's format, for callers without SQLAlchemy."""
         return rendered(self._built)
 
     def _rows(self, connection: SqlConnection, values: dict[str, Any]) -> list[Any]:
@@ -44,19 +50,22 @@ class Statement:
 
 
 class RenderedStatement(Statement):
-    """Compiled once, which halves the work of SQLAlchemy at each call. Results are as psycopg reads them."""
+    """A statement that is compiled once, which halves SQLAlchemy's work in each call.
+
+    Its results are the values that psycopg returns.
+    """
 
     def _run(self, connection: SqlConnection, values: dict[str, Any]) -> Any:
         own = self._connection(connection)
-        if own.dialect.driver != "psycopg":  # a test's session may be one of asyncpg's
+        if own.dialect.driver != "psycopg":  # a test's session may use asyncpg
             return super()._run(own, values)
         return own.exec_driver_sql(*self.filled(values))
 
     def run(self, connection: SqlConnection) -> None:
-        """Execute it, without parameters of its own."""
+        """Execute the statement, without parameters."""
         self._run(connection, {})
 
     def filled(self, values: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        """As psycopg takes it, with all parameters."""
+        """Return the statement in psycopg's format, with all parameters."""
         text, fixed = self.rendered
         return text, {**fixed, **values}

@@ -1,4 +1,4 @@
-"""Storing the ends of attempts that went well, as cheaply as possible. `finish` stores what this leaves out."""
+"""Storage of successful ends, as cheaply as possible. `finish` stores the ends that these statements skip."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ _PROCESS = bindparam("lease_process_id", type_=Uuid)
 
 
 class SucceedMany(Statement):
-    """Stores ends whose lease still stands and whose row is free. Its row count says how many."""
+    """Store ends whose lease is still valid and whose row is not locked. The row count is the number of stored ends."""
 
     def __call__(self, connection: Connection | Session, ends: Sequence[RunEnd]) -> int:
-        """Store ends that went well, under leases of one process. Returns how many were."""
+        """Store successful ends whose leases belong to one process. Return the number of stored ends."""
         leases, outcomes, started, finished, _ = zip(*in_order(ends), strict=True)
         values = {
             "job_ids": numbers([lease.job_id for lease in leases]),
@@ -77,16 +77,19 @@ class SucceedMany(Statement):
 
 
 class SucceedOne(Statement):
-    """Stores one end, and waits for the row. Its row count is 0 if the lease is lost."""
+    """Store one end, waiting for the job's row if necessary. The row count is 0 if the lease is lost."""
 
     def __call__(self, session: Session | Connection, end: RunEnd) -> None:
-        """Store inside its own transaction that an attempt went well, waiting for the row. Raises `LeaseLost`."""
+        """Store a success inside the attempt's own transaction, waiting for the job's row if necessary.
+
+        Raises `LeaseLost`.
+        """
         if self._run(session, self.parameters(end)).rowcount != 1:
             raise LeaseLost
 
     @staticmethod
     def parameters(end: RunEnd) -> dict[str, Any]:
-        """The parameters of the statement."""
+        """Return the parameters of the statement."""
         return {
             "job_id": end.lease.job_id,
             "run_id": end.lease.run_id,
@@ -119,13 +122,13 @@ class SucceedOne(Statement):
 
 
 def _done(jobs: Any, finished_at: Any, which: Any, told: Sequence[Any]) -> Any:
-    """Ends the jobs."""
+    """Return a CTE that ends the jobs."""
     values = {"state": literal_column("'succeeded'"), "current_run_id": null(), "process_id": null()}
     return update(jobs).values(finished_at=finished_at, **values).where(which).returning(*told).cte("done")
 
 
 def _runs(tables: Tables, done: Any) -> Any:
-    """Inserts a run for each job that has ended."""
+    """Return a statement that inserts a run for each job that has ended."""
     rows = select(
         done.c.run_id,
         done.c.id,

@@ -1,4 +1,4 @@
-"""Jobs of unique keys: inserted where a key is free, or found, held and changed where it is not."""
+"""Jobs with unique keys: inserted if the key is free, otherwise found, locked and changed."""
 
 from __future__ import annotations
 
@@ -45,21 +45,27 @@ from sqla_jobs.rules.unique import Unique
 
 _KEYS, _IDS = (
     any_(bindparam(name, type_=ARRAY(kind)))
-    for name, kind in (("keys", Text), ("ids", BigInteger))  # one plan for any number
+    for name, kind in (("keys", Text), ("ids", BigInteger))  # one plan for any number of values
 )
 _IS_LIVE: ColumnElement[bool] = literal_column(f"({HAS_LIVE_KEY})", Boolean)
 _LIVE_KEY: Any = {"index_elements": ["unique_key"], "index_where": text(HAS_LIVE_KEY)}
 _IS_NEW: ColumnElement[bool] = literal_column("xmax = 0", Boolean)
-"""Of a row that an INSERT returns. One that it has changed instead was locked first, and bears the mark of that."""
+"""True for a row that an INSERT has created.
+
+A row that the INSERT changed instead was locked first, as its xmax shows.
+"""
 _EPOCH: ColumnElement[Any] = literal_column("TIMESTAMPTZ '1970-01-01 UTC'", DateTime(timezone=True))
 _NEW = "new_"
-"""What the names of parameters begin with that are values of columns."""
+"""The prefix of parameters that hold column values."""
 _CHANGED = ("task", "priority", "max_attempts", "args", "headers", "on_failure", "gates", "ordered_by")
-"""Columns that a job is given which is replaced or updated."""
+"""The columns that are set in a replaced or updated job."""
 
 
 def start_of_period(length: Any) -> ColumnElement[Any]:
-    """When the present period of that length began, by the server's clock. Periods are aligned to 1970-01-01 UTC."""
+    """Return the start of the current period of this length, by the server's clock.
+
+    Periods are aligned to 1970-01-01 UTC.
+    """
     return func.date_bin(length, func.clock_timestamp(), _EPOCH)
 
 
@@ -70,40 +76,41 @@ class Holder(NamedTuple):
     key: str
     state: str
     job: Any = None
-    """The entity, where it was asked for."""
+    """The entity, if the caller asked for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class UniqueJobs:
-    """What is done about the keys of jobs that have these values, in the session of the caller."""
+    """The unique-key statements for jobs with these values, in the caller's session."""
 
     session: Session
     statements: Statements
     values: Mapping[str, Any]
-    """Column values of each job; a timedelta as `run_at` is a delay by the server's clock."""
+    """The column values of each job. A timedelta in `run_at` is a delay, measured by the server's clock."""
     gates_of: Callable[[str], Mapping[str, str | None]] | None = None
-    """The columns `gates` and `ordered_by` of a job with these arguments (JSON), where jobs have gates."""
+    """The function that returns a job's `gates` and `ordered_by`, given its arguments (JSON), if jobs have gates."""
 
     def insert(self, jobs: Mapping[str, str], *, any_conflict: bool) -> list[Holder]:
-        """A job for each key of `jobs` that is free, with these arguments (JSON).
+        """Insert a job for each free key in `jobs`, which maps keys to arguments (JSON).
 
-        It waits for transactions that have taken one of the keys and are still open. With `any_conflict` every
-        unique index counts, and not only that of live keys.
+        The insert waits for open transactions that have taken one of the keys. With `any_conflict` a conflict in any
+        unique index counts, not only one in the index of live keys.
         """
         insert = self.statements.insert_unless_any if any_conflict else self.statements.insert
         return [holder for holder, _ in self._put(insert, jobs)]
 
     def change(self, jobs: Mapping[str, str]) -> list[tuple[Holder, bool]]:
-        """The same, and each job that waits is replaced or updated. One that runs stays as it is, and is held.
+        """Insert as `insert` does, and replace or update each waiting job that has a key.
 
-        It waits for whoever has locked one of the jobs. With each job it says whether that is new.
+        A running job is locked and not changed. The statement waits for locks on these jobs. For each job, also return
+        whether the job is new.
         """
         return self._put(self.statements.change, jobs)
 
     def taken(self, keys: Collection[str]) -> list[tuple[Holder, bool]]:
-        """The jobs that have these keys: the live one, else the one of the present period.
+        """Return the job that has each of these keys: the live job, or else the job of the current period.
 
-        With each it says whether a job of the key, this one or another, was made in the present period.
+        With each job, return whether this or another job with the key was created in the current period.
         """
         by_key: dict[str, tuple[Holder, bool]] = {}
         for holder, is_of_period in self._found(self.statements.taken, {"keys": list(keys)}):
@@ -111,15 +118,16 @@ class UniqueJobs:
         return list(by_key.values())
 
     def hold(self, ids: Sequence[int], *, skip_locked: bool) -> list[Holder]:
-        """Hold those that still wait, so that none starts before the caller commits; to change them also running ones.
+        """Lock the jobs that are still waiting, so that none starts before the caller commits.
 
-        They are locked in the order of inserts, so that two callers do not deadlock.
+        If jobs may be changed, lock running ones too. The jobs are locked in the order in which inserts lock them, so
+        that two callers do not deadlock.
         """
         held = self.statements.held.with_for_update(**self.statements.lock, skip_locked=skip_locked)
         return [holder for holder, _ in self._found(held, {"ids": list(ids)})]
 
     def give_up(self, keys: Collection[str]) -> bool:
-        """Running jobs that are held go on without these keys. Returns whether there was one."""
+        """Remove these keys from running jobs, which the caller has locked. Return whether there was such a job."""
         given_up = self._execute(self.statements.give_up, {"keys": list(keys)}, synchronize_session="fetch")
         return bool(given_up.all())
 
@@ -146,9 +154,10 @@ class UniqueJobs:
 def statements_for(
     models: Models[Any], policy: Unique, values: Mapping[str, Any], *, gated: bool, loads: bool
 ) -> Statements:
-    """The statements for jobs that have values for these columns, built once unless there are expressions among them.
+    """Return the statements for jobs with values in these columns.
 
-    With `loads` they return entities, as the database has them now.
+    The statements are built once unless a value is an expression. With `loads` they return entities in their current
+    state in the database.
     """
     is_delayed = isinstance(values.get("run_at"), timedelta)
     shape = models, (policy.on_conflict, policy.max_delay, policy.per), tuple(values), is_delayed, gated, loads
@@ -158,9 +167,9 @@ def statements_for(
 
 
 class Statements:
-    """The statements for jobs of one policy. All times are the server's.
+    """The statements for jobs under one policy.
 
-    They are about the entity, so whoever listens to the session sees what they write.
+    All times are the server's. The statements use the entity, so the session's listeners see the written rows.
     """
 
     def __init__(
@@ -187,17 +196,17 @@ class Statements:
 
     @cached_property
     def insert(self) -> Any:
-        """A job for each of the parameter `rows` whose key no live job has."""
+        """Return a statement that inserts a job for each row in the parameter `rows` whose key no live job has."""
         return self._insert.on_conflict_do_nothing(**_LIVE_KEY).returning(*self._holder, _IS_NEW)
 
     @cached_property
     def insert_unless_any(self) -> Any:
-        """The same, where no unique index forbids it."""
+        """Return a statement that inserts a job for each row in `rows` that no unique index forbids."""
         return self._insert.on_conflict_do_nothing().returning(*self._holder, _IS_NEW)
 
     @cached_property
     def change(self) -> Any:
-        """The same as `insert`, and the jobs that wait are replaced or updated."""
+        """Return a statement that inserts as `insert` does, and also replaces or updates waiting jobs."""
         new, waits = self._insert.excluded, self.models.Job.state.in_(WAITING)
         changes = self._replaced(new) if self._on_conflict == "replace" else self._updated(new)
         changed = self._insert.on_conflict_do_update(**_LIVE_KEY, set_=changes, where=waits)
@@ -205,7 +214,7 @@ class Statements:
 
     @cached_property
     def taken(self) -> Any:
-        """The live job of each key, after that of the present period."""
+        """Return a query for each key's job of the current period, followed by the key's live job."""
         job = self.models.Job
         is_of_period = false() if self._per is None else job.unique_period.is_not_distinct_from(self._period)
         return (
@@ -220,19 +229,19 @@ class Statements:
 
     @cached_property
     def held(self) -> Any:
-        """Those that still wait, and have a key; to change them also those that run."""
+        """Return a query for the jobs that have a key and are still waiting or, if jobs may be changed, running."""
         job, states = self.models.Job, LIVE if self._changes else WAITING
         wanted = (job.id == _IDS, job.state.in_(states), job.unique_key.is_not(None))
         return select(*self._holder, true()).where(*wanted).order_by(job.unique_key.collate("C"))
 
     @property
     def lock(self) -> dict[str, bool]:
-        """How they are locked."""
+        """Return the options of the row lock, for `with_for_update`."""
         return {"key_share": True} if self._changes else {"read": True}
 
     @cached_property
     def give_up(self) -> Any:
-        """Running jobs lose their keys."""
+        """Return an update that removes the keys of running jobs."""
         job = self.models.Job
         running = update(job).where(job.unique_key == _KEYS, job.state == "running")
         return running.values(unique_key=null(), unique_period=null()).returning(job.id)
@@ -251,7 +260,10 @@ class Statements:
         return (job,) if self.loads else (job.id, job.unique_key, job.state)
 
     def _replaced(self, new: Any) -> dict[Any, Any]:
-        """They become as if enqueued now. One that was delayed for `max_delay` keeps its place."""
+        """Return the columns of a replaced job, as if it were enqueued now.
+
+        A job that has been delayed for `max_delay` keeps its position.
+        """
         job = self.models.Job
         latest = None if self._max_delay is None else job.created_at + timedelta(seconds=self._max_delay)
         is_late = false() if latest is None else and_(job.state == "queued", latest <= func.clock_timestamp())
@@ -264,7 +276,7 @@ class Statements:
         }
 
     def _updated(self, new: Any) -> dict[Any, Any]:
-        """They get what was given, and stay due as before."""
+        """Return the columns of an updated job, whose due time does not change."""
         columns = inspect(self.models.Job).columns
         given = {columns[name] for name in self._given}
         return {
@@ -273,27 +285,30 @@ class Statements:
         }
 
     def _changed(self, new: Any, moves: ColumnElement[bool]) -> dict[Any, Any]:
-        """Those that move go to the end."""
+        """Return the changed columns and the position: a job that moves goes to the end."""
         job = self.models.Job
         position = case((moves, new.position), else_=job.position)
         again = {"position": position, "times_replaced": func.coalesce(job.times_replaced, 0) + 1}
         return {name: new[name] for name in _CHANGED} | again
 
     def _is_elsewhere(self, new: Any, *also: ColumnElement[bool]) -> ColumnElement[bool]:
-        """Whether they wait among others from now on: of an ordered key only another key has other ones."""
+        """Return the condition that the job now waits among different jobs.
+
+        For an ordered key, that means a different key.
+        """
         job = self.models.Job
         is_elsewhere = or_(job.priority != new.priority, job.gates.is_distinct_from(new.gates), *also)
         return case((job.ordered_by == new.ordered_by, false()), else_=is_elsewhere)
 
     @property
     def _own_columns(self) -> list[Any]:
-        """Columns of the application that can be set."""
+        """Return the application's own columns that can be set."""
         columns = inspect(self.models.Job).local_table.columns
         return [one for one in columns if one.key not in JobMixin.__annotations__ and one.computed is None]
 
     @property
     def _period(self) -> Any:
-        """The start of the present period, where there are periods."""
+        """Return the start of the current period, if there are periods."""
         return start_of_period(timedelta(seconds=self._per or 0))
 
 
@@ -301,7 +316,7 @@ _built = lru_cache(maxsize=256)(Statements)
 
 
 def _rows() -> Any:
-    """The parameter `rows` as a table of arguments by key."""
+    """Return the parameter `rows` as a table of arguments by key."""
     columns = column("unique_key", Text), column("args", JSONB), column("gates", Text), column("ordered_by", Text)
     return (
         func.jsonb_to_recordset(cast(bindparam("rows", type_=Text), JSONB))

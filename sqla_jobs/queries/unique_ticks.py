@@ -1,4 +1,4 @@
-"""Jobs that a clock makes of the ticks of a unique task."""
+"""Jobs for the ticks of a unique task."""
 
 from __future__ import annotations
 
@@ -14,38 +14,41 @@ from sqla_jobs.queries.expressions import Tables, seconds
 from sqla_jobs.queries.unique import start_of_period
 
 _PATIENCE = "100ms"
-"""How long one schedule's tick may wait for an open transaction that has taken its key."""
+"""The maximum time that one schedule's tick waits for an open transaction that has taken its key."""
 _NOT_FREE = "55P03"
 
 UNIQUE: Mapping[str, ColumnElement[Any]] = {
     "unique_key": bindparam("unique_key", type_=Text),
     "unique_period": start_of_period(seconds(bindparam("per", type_=Double))),
 }
-"""Columns of such a job."""
+"""The columns that a unique job has in addition."""
 
 
 class UniqueTick(NamedTuple):
-    """The key that the ticks of one schedule take, and for how many seconds its period lasts."""
+    """The key that the ticks of one schedule take, and the length of its period in seconds."""
 
     unique_key: str
     per: float | None
 
 
 class Fired(NamedTuple):
-    """What became of the ticks of one schedule."""
+    """The result of firing the ticks of one schedule."""
 
     made: list[Any]
-    """Jobs: id, queue, and which tick it is."""
+    """The new jobs, each with its id and queue, and its tick's schedule and time."""
     there_before: list[datetime]
-    """Ticks that had their job already."""
+    """The ticks that already had a job."""
     holder: int | None
-    """The job that has the key."""
+    """The id of the job that has the key."""
 
 
 def fire_unique(
     connection: Connection, tables: Tables, fired: Any, ticks: Mapping[str, Any], unique: UniqueTick
 ) -> Fired | None:
-    """A job for each tick, unless another job has their key. None where a transaction that has it is still open."""
+    """Insert a job for each tick, unless another job has their key.
+
+    Return None if an open transaction has taken the key.
+    """
     connection.execute(select(func.set_config("lock_timeout", _PATIENCE, True)))
     jobs = tables.jobs
     of_ticks = and_(

@@ -155,11 +155,11 @@ class Gate:
 
     def of_key(self, key: object) -> str:
         """The gate of one key, which may be said by the hash that people see of it."""
-        return f"{self.row}{key}" if isinstance(key, str) and _HASHED.fullmatch(key) else self._with(key)
+        return f"{self.row}{key}" if isinstance(key, str) and is_hash(key) else self._with(key)
 
     def misspells(self, gate: str) -> bool:
         """Whether that gate has a key of this row as it is, although it is hashed: made by code that knew less."""
-        return self.is_hidden and gate.startswith(self.row) and not _HASHED.fullmatch(gate[len(self.row) :])
+        return self.is_hidden and gate.startswith(self.row) and not is_hash(gate[len(self.row) :])
 
     def _with(self, key: object) -> str:
         return self.row + key_text(key, is_hidden=self.is_hidden)
@@ -254,6 +254,11 @@ def key_text(key: object, *, is_hidden: bool = False) -> str:
     """The end of a gate: the key as JSON, or its hash if it is long or hidden."""
     text = number_alike(as_json(key))
     return f"sha256:{sha256(text.encode()).hexdigest()[:40]}" if is_hidden or len(text) > _LONGEST else text
+
+
+def is_hash(key: str) -> bool:
+    """Whether a gate ends with the hash of a key, in place of the key."""
+    return _HASHED.fullmatch(key) is not None
 
 
 def ordered_gate(gates: Sequence[str]) -> str | None:

@@ -70,9 +70,14 @@ class Listener:
         *,
         look_for: Callable[[str], object] | None = None,
         greets: bool = False,
+        what: str = "new jobs",
         patience: float,
     ) -> None:
-        """`greets`: those that follow jobs are told that this process listens, and announce themselves."""
+        """`greets`: those that follow jobs are told that this process listens, and announce themselves.
+
+        `what` names in the log what the notifications are about.
+        """
+        self._what = what
         self._connect_alone = connect
         self._channel = channel
         self._statement = sql.SQL("LISTEN {}").format(sql.Identifier(channel))
@@ -99,7 +104,7 @@ class Listener:
         self._thread.join(_STOP)
 
     def _loop(self) -> None:
-        retry = RetryLoop("listening for new jobs", self._stop)
+        retry = RetryLoop(f"listening for {self._what}", self._stop)
         while not self._stop.is_set() and (connected := retry.run(self._connect)) is not None:
             raw, closing = connected
             with closing:
@@ -110,7 +115,7 @@ class Listener:
         with ExitStack() as closing:
             raw = closing.enter_context(self._connect_alone())
             if not is_direct(raw):
-                log.info("a pooler stands before the server: new jobs of other processes are found by polling")
+                log.info("a pooler stands before the server: %s of other processes are found by polling", self._what)
                 return None
             raw.execute(self._statement)
             raw.commit()
@@ -133,7 +138,7 @@ class Listener:
                     asked_at = time.monotonic()
         except psycopg.Error as error:
             if not self._stop.is_set():
-                log.warning("the connection that listened for new jobs is lost, and made anew: %s", error)
+                log.warning("the connection that listened for %s is lost, and made anew: %s", self._what, error)
                 self._stop.wait(_PAUSE)
         finally:
             with self._lock:

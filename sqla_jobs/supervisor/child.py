@@ -36,23 +36,26 @@ class ChildProcess:
         self.number = number
         self.started: StartedRuns = StartedRuns(memory)
         self.process_id: uuid.UUID | None = None
-        """The id of its row in the database, while the parent beats for it."""
+        """The id of the child's row in the database, while the parent sends heartbeats for the child."""
         self.has_left = False
-        """True once it is deleting its row and about to end."""
+        """True once the child is deleting its row and about to end."""
         self.ready_at: float | None = None
         self.kill_at: float = math.inf
         self.is_hung = False
-        """True if the parent found that it makes no progress. Its jobs that have not begun are then given back."""
+        """True if the parent has found that the child makes no progress.
+
+        Jobs that the child has not begun are then given back.
+        """
         self.killed_after: float | None = None
-        """Seconds without progress for which the child was killed."""
+        """Seconds without progress after which the child was killed."""
         self.trouble: str | None = None
-        """The reason why it cannot claim, from its last report."""
+        """The reason why the child cannot claim, according to its last report."""
         self._is_killed = False
         self._watched_since = time.monotonic()
         self._suspects: set[tuple[int, float]] = set()
         self._overdue: set[int] = set()
         self._condemned: dict[int, float] = {}
-        """The time of each request to kill the process if the run does not stop, by run id."""
+        """The time of each request to kill the process if a run does not stop, by run id."""
         self._sending = threading.Lock()
 
     @property
@@ -66,7 +69,7 @@ class ChildProcess:
 
     @property
     def is_leaving(self) -> bool:
-        """True if it was asked to stop."""
+        """True if the child was asked to stop."""
         return self.kill_at < math.inf
 
     def messages(self) -> Iterator[ToParent]:
@@ -81,7 +84,7 @@ class ChildProcess:
         except (EOFError, OSError):
             with self._sending:  # close it only here: another thread may be about to write
                 self.pipe.close()
-            self.kill_at = min(self.kill_at, time.monotonic() + 10)  # it is about to end, or cannot be reached
+            self.kill_at = min(self.kill_at, time.monotonic() + 10)  # the child is about to end, or cannot be reached
 
     def send(self, message: object) -> None:
         """Send a message. Do nothing if the child is gone."""
@@ -90,13 +93,13 @@ class ChildProcess:
                 self.pipe.send(message)
 
     def hint(self, message: object) -> None:
-        """Send a message unless that may block. The next poll makes up for a message that is not sent."""
+        """Send a message unless sending it may block. The next poll makes up for an unsent message."""
         with self._sending, suppress(OSError):
             if not self.pipe.closed and keeps_up(self.pipe):
                 self.pipe.send(message)
 
     def ask_to_stop(self, within: float) -> None:
-        """Ask the child to end. It is killed after `within` seconds."""
+        """Ask the child to end. It is killed if it is still running after `within` seconds."""
         self.kill_at = time.monotonic() + within
         if self.ready_at is None:
             self.process.terminate()
@@ -116,12 +119,12 @@ class ChildProcess:
             self.process.kill()
 
     def watch_anew(self) -> None:
-        """Measure its silence from now on: the parent was delayed, and perhaps the child was too."""
+        """Restart measuring the child's silence: the parent was delayed, and perhaps the child was too."""
         self._watched_since = time.monotonic()
 
     @property
     def silence(self) -> float:
-        """Seconds since the child last executed Python code, but not counted before `watch_anew`."""
+        """Seconds since the child last executed Python code, or since `watch_anew` if that was later."""
         return time.monotonic() - max(self.started.alive_at, self._watched_since)
 
     @property
@@ -132,7 +135,7 @@ class ChildProcess:
     def revoke(self) -> list[int]:
         """Forbid the child to begin jobs that it holds. Return the run ids of those that have begun.
 
-        The pause lets a start become visible that the child published before it could see the revocation.
+        During the pause, any start that the child published before it could see the revocation becomes visible.
         """
         self.started.revoke(time.monotonic())
         time.sleep(0.01)

@@ -51,17 +51,17 @@ from sqla_jobs.worker.lookout import JobListener, Lookout, OwnLookout
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _LOOK = 0.5
-"""Seconds between two updates of this process's number of runs and memory."""
+"""Seconds between updates of this process's number of runs and its memory figure."""
 _REPORT = 1.0
-"""Seconds between two reports of the worker's state, if the parent wants them."""
+"""Seconds between reports of the worker's state, if the parent wants them."""
 _UNIT = 1 if sys.platform == "darwin" else 1024
 """The unit of getrusage's memory figure, in bytes."""
 
 
 class ParentConnection:
-    """The host of a worker under a parent. The parent beats, finds work, and can read the runs that have begun.
+    """The host of a worker whose parent sends heartbeats, finds work, and can read the runs that have begun.
 
-    If the parent dies, the worker stops. Its jobs then have half a lease to end.
+    If the parent dies, the worker stops. The worker's jobs then have half a lease in which to end.
     """
 
     connections = OF_CHILD - 2
@@ -69,7 +69,7 @@ class ParentConnection:
     def __init__(self, pipe: Connection, memory: Memory) -> None:
         self.all_connections: int = 0
         self.sessions: int = 0
-        """The most connections that the jobs use at once."""
+        """The maximum number of connections that the jobs use simultaneously."""
         self.stop: StopRequest = StopRequest()
         self.runs: Callable[[], int] = lambda: 0
         """Returns the number of runs that have ended in this process."""
@@ -93,9 +93,9 @@ class ParentConnection:
         threading.Thread(target=self._listen, name="sqla_jobs-parent", daemon=True).start()
 
     def configured(self, defaults: dict[str, dict[str, Any]]) -> ChildSpec:
-        """Send the options from the application's config. Return the spec that the parent answers with."""
+        """Send the options from the application's config. Return the spec with which the parent replies."""
         self.send(Configured(defaults))
-        spec = self._specs.get()  # wait for the answer; if the parent dies instead, so does this process
+        spec = self._specs.get()  # wait for the reply; if the parent dies instead, so does this process
         self._lease, self._drains, self.all_connections = spec.settings.lease, spec.drain, spec.connections
         return spec
 
@@ -117,7 +117,7 @@ class ParentConnection:
         self._close_idle.append(close_idle)
 
     def set_listener(self, listener: JobListener | None) -> None:
-        """Pass notifications about new jobs to `listener` from now on. None: drop them."""
+        """Pass notifications about new jobs to `listener` from now on. If `listener` is None, drop them."""
         self._job_listener = listener
 
     def meet(self, shared: Shared, sessions: int) -> None:
@@ -134,7 +134,10 @@ class ParentConnection:
             send_address(connection.connection.driver_connection, None)  # type: ignore[arg-type]
 
     def lookout(self, shared: Shared, tasks: Sequence[str]) -> Lookout:
-        """Return the source of notifications. A draining worker looks for itself, since it ends when nothing is due."""
+        """Return the source of notifications.
+
+        A draining worker looks for work itself, since it ends when nothing is due.
+        """
         return OwnLookout(shared, tasks) if self._drains else ForwardedLookout(self, shared, tasks)
 
     def registered(self, process_id: uuid.UUID) -> None:
@@ -143,7 +146,7 @@ class ParentConnection:
 
     @property
     def due_in(self) -> float:
-        return math.inf  # the parent beats
+        return math.inf  # the parent sends the heartbeats
 
     def keep(self, process_id: uuid.UUID) -> bool:
         if self._gone == process_id:
@@ -158,7 +161,7 @@ class ParentConnection:
         self.hint(Kill(run_id))
 
     def rest(self) -> None:
-        """Close idle connections except the one for claims: many children may be idle, and the server has few."""
+        """Close idle connections except the one for claims: many children may be idle, and connections are scarce."""
         for close in self._close_idle:
             close()
 
@@ -174,12 +177,18 @@ class ParentConnection:
                 self._orphaned()
 
     def hint(self, message: object) -> None:
-        """Send a message to the parent unless that may block. Its next poll makes up for a message that is not sent."""
+        """Send a message to the parent unless sending may block.
+
+        The parent's next poll makes up for an unsent message.
+        """
         if keeps_up(self._pipe):
             self.send(message)
 
     def _send_address_anew(self) -> None:
-        """Send the address again, from a new connection. The parent no longer beats: its password may have expired."""
+        """Send the address again, from a new connection.
+
+        The parent sends no heartbeats: its password may have expired.
+        """
         assert self._shared is not None, "meet() comes first"
         pool = self._shared.engine.pool.recreate()
         pool.connect().close()
@@ -210,7 +219,7 @@ class ParentConnection:
             self.hint(self.observe())
 
     def send_last_report(self) -> None:
-        """Send a last report after the worker's end, if the parent wants reports."""
+        """Send a last report after the worker has ended, if the parent wants reports."""
         if self.observe is not None:
             self.send(self.observe())
 
@@ -250,7 +259,7 @@ class ParentConnection:
 
 
 class ForwardedLookout:
-    """A child's lookout. The parent listens, polls and promotes. The child only hears of its own jobs' enqueues."""
+    """A child's lookout. The parent listens, polls and promotes. The child hears only of jobs that it enqueues."""
 
     promote_at: float = math.inf
 
@@ -273,7 +282,7 @@ class ForwardedLookout:
         return False
 
     def expect(self, delay: float) -> bool:
-        """Send the delay to the parent, unless its next poll comes earlier."""
+        """Send the delay to the parent, unless the parent's next poll comes earlier."""
         now = time.monotonic()
         at = now + delay
         if delay < self._longest and not now < self._expected_at <= at:

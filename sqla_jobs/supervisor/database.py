@@ -1,4 +1,4 @@
-"""A parent's connection to the database, without the application or SQLAlchemy. Children send it the address."""
+"""A parent's database connection, without the application or SQLAlchemy. Children send the server's address."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LIMIT = "SELECT set_config('idle_in_transaction_session_timeout', %s, true)"
 
 
 class DatabaseInfo:
-    """Data about the database from children: the latest address, and the statements of the first child."""
+    """Data about the database, sent by children: the latest address, and the first child's statements."""
 
     def __init__(self) -> None:
         self._address: Address | None = None
@@ -45,7 +45,7 @@ class DatabaseInfo:
 class Database:
     """A connection for one thread, to the latest address. It is replaced if it breaks.
 
-    Each statement commits by itself, under READ COMMITTED.
+    Each statement commits separately, under READ COMMITTED.
     """
 
     def __init__(self, info: DatabaseInfo, *, patience: float) -> None:
@@ -61,7 +61,7 @@ class Database:
 
     @contextmanager
     def begin(self) -> Generator[psycopg.Connection[Any]]:
-        """Return the connection. Each statement on it commits by itself."""
+        """Return the connection. Each statement on it commits separately."""
         with self._usable() as connection, self._transaction(connection) if self._is_strict else nullcontext():
             yield connection
 
@@ -115,6 +115,6 @@ class Database:
     @contextmanager
     def _transaction(self, connection: psycopg.Connection[Any]) -> Generator[None]:
         with connection.transaction():
-            if self._is_strict:  # limits how long a process that vanishes before its COMMIT holds locks
+            if self._is_strict:  # limits how long locks are held if this process vanishes before its COMMIT
                 connection.execute(_LIMIT, [f"{1000 * self._patience:.0f}"])
             yield

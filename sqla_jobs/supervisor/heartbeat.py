@@ -32,21 +32,21 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _LOOK = 0.5
 _AGAIN = 0.1
-"""Seconds between two tries to settle the work of a dead process."""
+"""Seconds between tries to settle the work of a dead process."""
 _SOME = 500
-"""The most ends that are stored at once. A heartbeat may be due between two such batches."""
+"""The maximum number of ends that are stored in one batch. A heartbeat may be due between batches."""
 _STORED = (None, "cancelled", "replaced")
 """The fates of ends that are stored, unchanged or with another outcome."""
 
 
 @dataclass(slots=True)
 class AbandonedWork:
-    """The work of a dead process: the ends of the runs that had begun. Its other jobs are given back."""
+    """The work of a dead process: the ends of its runs that had begun. The process's other jobs are given back."""
 
     process_id: uuid.UUID
     begun: list[RunEnd]
     refused: set[int] = field(init=False, default_factory=set[int])
-    """Run ids whose ends the server refuses. A rescue takes their jobs back."""
+    """The ids of runs whose ends the server refuses. Their jobs are left to a rescue."""
 
 
 class ParentHeartbeat:
@@ -75,20 +75,23 @@ class ParentHeartbeat:
             self._thread.start()
 
     def settle(self, abandoned: AbandonedWork) -> None:
-        """Queue a dead process's work: the ends of its begun runs are stored, and its other jobs are given back."""
+        """Queue a dead process's work.
+
+        The ends of the runs it had begun are stored, and its other jobs are given back.
+        """
         self._abandoned.append(abandoned)
         self._wake.set()
 
     def relieve(self, process_id: uuid.UUID, revoke: Callable[[], list[int]]) -> None:
-        """Queue the jobs of a hung process that have not begun, to be given back.
+        """Queue the jobs that a hung process has not begun, so that they are given back.
 
-        `revoke` forbids the process to begin them, and returns the run ids of those that have begun.
+        `revoke` forbids the process to begin them, and returns the run ids of jobs that have begun.
         """
         self._hung.append((process_id, revoke))
         self._wake.set()
 
     def close(self, timeout: float) -> bool:
-        """Settle the remaining work for at most `timeout` seconds. Return whether all of it is settled."""
+        """Spend at most `timeout` seconds settling the remaining work. Return whether all of it is settled."""
         if self._thread is None:
             return True
         deadline = time.monotonic() + timeout
@@ -126,7 +129,10 @@ class ParentHeartbeat:
         self._counters.beaten(len(process_ids))
 
     def _tick(self, database: Database, calls: ParentCalls, heartbeat: Heartbeat) -> None:
-        """Do one round of work. Beat first: errors with dead processes must not cost the live ones their leases."""
+        """Do one round of work.
+
+        Send heartbeats first: errors with dead processes must not cost live ones their leases.
+        """
         heartbeat.beat_if_due()
         for process_id in self._children.living()[:1]:  # the parent has no row of its own
             self._set_aside.show(database, calls, process_id)
@@ -186,7 +192,7 @@ class ParentHeartbeat:
 def _settle(
     database: Database, calls: ParentCalls, abandoned: AbandonedWork, set_aside: SetAside, heartbeat: Heartbeat
 ) -> list[RunEnd]:
-    """Store some of the ends, and give back some of the other jobs. Return the ends as they are stored.
+    """Store some of the ends, and give back some of the other jobs. Return the ends as stored.
 
     Locked rows are left for the next call.
     """
@@ -197,7 +203,7 @@ def _settle(
     some = [end._replace(lease=held.pop(end.lease.run_id, end.lease)) for end in some]
     ends = [*some, *(RunEnd(lease, Outcome.released()) for lease in [*held.values()][:_SOME])]
     fates = store(database, calls, ends, set_aside, before_each=heartbeat.beat_if_due)
-    # not earlier: after an error above, everything is repeated
+    # only now: after an error above, everything is repeated
     abandoned.begun = rest + [end for end in some if fates.get(end.lease.run_id) == "locked"]
     abandoned.refused |= {run_id for run_id, fate in fates.items() if fate == "refused"}
     stored = [as_stored(end, fate) for end in ends if (fate := fates.get(end.lease.run_id)) in _STORED]
@@ -208,9 +214,9 @@ def _settle(
 
 
 def _sign_off(database: Database, calls: ParentCalls, abandoned: AbandonedWork) -> bool:
-    """Delete the row of the process if it holds no jobs. Return False if it does, or a claim of it is in progress.
+    """Delete the process's row if the process holds no jobs. Return False if it holds some or a claim is in progress.
 
-    Both happen in one transaction: while its row is locked, no claim can give it a job.
+    The check and the deletion happen in one transaction: while the row is locked, no claim can give the process a job.
     """
     with database.transaction() as connection:
         is_through = calls.sign_off(connection, abandoned.process_id) and not calls.leases(

@@ -29,9 +29,9 @@ _REST = 20
 class ParentLookout:
     """A thread that polls and promotes, and another that listens. Notifications go to one idle child at a time.
 
-    A child passes a notification on if it has no free slot, or finds more jobs than it has room for. Then the next
-    child is notified. If no other child shows a free slot, all are notified, and look when a slot becomes free. The
-    next poll makes up for lost messages.
+    A child passes a notification on if it has no free slot or finds more jobs than it has room for. The next child is
+    then notified. If no other child shows a free slot, all children are notified, and look when a slot becomes free.
+    The next poll makes up for lost messages.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class ParentLookout:
     def serve(self, tasks: tuple[str, ...], settings: Settings, connections: int) -> None:
         """Look for jobs of these tasks from now on.
 
-        `connections` is the number that this worker may use at once, in all its processes.
+        `connections` is the number that this worker may use simultaneously, across all its processes.
         """
         self._tasks, self._queues = tasks, settings.queues
         if self._thread is None:
@@ -94,7 +94,7 @@ class ParentLookout:
             self.expect(SOON if idle else BUSY)
 
     def pass_on(self, queue: str, hops: int, sender: ChildProcess) -> None:
-        """Notify an idle child other than `sender`. After `hops` messages, notify all others."""
+        """Notify an idle child other than `sender`. After `hops` messages, notify all other children."""
         idle = [child for child in self._idle() if child is not sender]
         self._notify(queue, idle, hops=min(hops - 1, len(idle)), sender=sender)
 
@@ -182,7 +182,10 @@ class _PollingPromoter(Promoter):
         self._is_poll = False
 
     def rests(self, now: float) -> bool:
-        """Return whether the next poll is far off because the last one took long. A child should look meanwhile."""
+        """Return whether the next poll is far off because the last one took long.
+
+        A child should look in the meantime.
+        """
         return self.poll_at > now + 2 * self._settings.poll
 
     def _poll_after(self, now: float) -> float:

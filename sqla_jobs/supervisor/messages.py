@@ -26,7 +26,10 @@ def keeps_up(pipe: Connection) -> bool:
 
 
 def session_of(connection: psycopg.Connection[Any]) -> dict[str, str]:
-    """Return the session settings by which tables are found. An application may set them on each new connection."""
+    """Return the session settings that determine how tables are found.
+
+    An application may set them on each new connection.
+    """
     settings = dict(connection.execute(_SESSION).fetchall())
     connection.rollback()
     return settings
@@ -42,7 +45,7 @@ class Configured:
 
 @dataclass(frozen=True, slots=True)
 class Statements:
-    """To the parent, before any `Address`: the statements for it, by name, and the channel for LISTEN."""
+    """To the parent, before any `Address`: the parent's statements, by name, and the channel for LISTEN."""
 
     channel: str
     rendered: dict[str, Rendered]
@@ -50,7 +53,7 @@ class Statements:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """To the parent: the address of the database, as the application uses it now."""
+    """To the parent: the database address that the application currently uses."""
 
     parameters: dict[str, Any]
     session: dict[str, str]
@@ -69,7 +72,7 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """To the parent: beat for this process from now on, and for no other row of this child."""
+    """To the parent: from now on, send heartbeats for this process and for no other row of this child."""
 
     process_id: uuid.UUID
 
@@ -80,7 +83,7 @@ class Serving:
 
     tasks: tuple[str, ...]
     sessions: int
-    """The most connections that the jobs of one child use at once."""
+    """The maximum number of connections that one child's jobs use simultaneously."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +106,7 @@ class PassOn:
 
 @dataclass(frozen=True, slots=True)
 class Leaving:
-    """To the parent: this child now deletes its row. Stop beating for it."""
+    """To the parent: this child is now deleting its row. Send no more heartbeats for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,16 +125,16 @@ class Drained:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """To the parent, each second on request and at the end: the state of the worker."""
+    """To the parent, every second if requested, and at the end: the worker's state."""
 
     totals: Totals
     trouble: str | None
-    """The reason why it cannot claim, if any."""
+    """The reason why the worker cannot claim, if any."""
 
 
 @dataclass(frozen=True, slots=True)
 class FiguresRead:
-    """To the parent, in answer to `ReadFigures`. `None`: the figures could not be read."""
+    """To the parent, in answer to `ReadFigures`. `None` means that the figures could not be read."""
 
     figures: Figures | None
 
@@ -156,8 +159,8 @@ ToParent = (
 class Heard:
     """To the child: there are new jobs in this queue.
 
-    If it may have no free slot for them, it answers `PassOn` with the same `hops`. With 0, all processes have been
-    notified.
+    If the child may have no free slot for them, it replies with `PassOn` and the same `hops`. If `hops` is 0, all
+    processes have been notified.
     """
 
     queue: str
@@ -166,7 +169,7 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class LookAgain:
-    """To the child: jobs are queued somewhere, perhaps in a place that no child looks at. `hops` is as in `Heard`."""
+    """To the child: jobs are queued somewhere, perhaps where no child looks. `hops` works as in `Heard`."""
 
     hops: int = 0
 
@@ -183,6 +186,6 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """To the child: its row with this id was taken for dead."""
+    """To the child: its process with this id was considered dead."""
 
     process_id: uuid.UUID

@@ -1,4 +1,4 @@
-"""Oversight of children, which kills those that make no progress or whose jobs overrun."""
+"""Oversight of children: it kills those that make no progress or whose jobs overrun."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NO_ANSWER = 2.0
 
 
 class Oversight:
-    """Finds children that hang because C code holds their interpreter, or because they were stopped.
+    """Finds children that are hung because C code holds their interpreter, or because they were suspended.
 
     `relieve` gives back the jobs that such a child has not begun.
     """
@@ -42,7 +42,7 @@ class Oversight:
                 self._look_whether_hung(child, child.silence, options)
 
     def _notice_absence(self) -> None:
-        """Measure all silences from now on if the parent was delayed: perhaps its children were too."""
+        """Restart measuring all silences if the parent was delayed: perhaps its children were too."""
         looked_at, self._looked_at = self._looked_at, time.monotonic()
         if self._looked_at - looked_at > _ABSENT:
             for child in self._children:
@@ -69,7 +69,7 @@ class Oversight:
 
 
 def ask_for_stacks(child: ChildProcess) -> None:
-    """Make a child log the stacks of its jobs, or log why it cannot."""
+    """Make a child log the stacks of its jobs. If the child cannot, log the reason here."""
     child.show_stacks()
     if child.started.alive_at and child.silence > _NO_ANSWER:
         log.warning(

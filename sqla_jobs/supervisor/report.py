@@ -24,7 +24,7 @@ _CACHED = 10.0
 _PATIENCE = 5.0
 """Seconds that a scrape waits for the figures."""
 _STUCK = 10.0
-"""Seconds without a turn of the main loop after which it is stuck. It normally turns ten times a second."""
+"""Seconds without an iteration after which the main loop counts as stuck. It normally iterates ten times a second."""
 
 
 class Report:
@@ -50,11 +50,11 @@ class Report:
         self._counters.is_wanted = spec.is_observed
 
     def turned(self) -> None:
-        """Note a turn of the main loop."""
+        """Record an iteration of the main loop."""
         self._turned_at = time.monotonic()
 
     def hear(self, child: ChildProcess, message: Observed) -> None:
-        """Store a child's report of its worker."""
+        """Store a child's report on its worker."""
         child.trouble = message.trouble
         with self._lock:
             self._totals[child.pid] = message.totals
@@ -65,7 +65,7 @@ class Report:
             self._answer.set_result(figures)
 
     def take_over(self, child: ChildProcess) -> None:
-        """Add the counts of a child that has ended to those of earlier ones."""
+        """Add an ended child's counts to those of the children that ended earlier."""
         with self._lock:
             self._gone = Totals.of([self._gone, self._totals.pop(child.pid, Totals())])
 
@@ -75,11 +75,14 @@ class Report:
             return Totals.of([self._gone, self._counters.totals(), *self._totals.values()])
 
     def figures(self) -> Figures | None:
-        """Return the figures, read by a child. `None` if no child answers in time."""
+        """Return the figures that a child has read, or `None` if no child replies in time."""
         return self._figures.get() if self.can_ask() else None
 
     def can_ask(self) -> bool:
-        """Return whether any child is at work. None is while the worker starts or stops, or while all are stalled."""
+        """Return whether any child is at work.
+
+        No child is while the worker starts or stops, or while all are stalled.
+        """
         return bool(self._children.claiming())
 
     def stalled(self) -> int:
@@ -87,7 +90,7 @@ class Report:
         return len(self._children.hung())
 
     def _ask(self) -> Figures | None:
-        """Ask one child for the figures. The child logs why it cannot read them."""
+        """Ask one child for the figures. If the child cannot read them, it logs why."""
         self._answer = Future()
         for child in self._children.claiming()[:1]:
             child.hint(ReadFigures())
@@ -96,12 +99,12 @@ class Report:
         return None
 
     def why_not_alive(self) -> str | None:
-        """Return why the process should be restarted. `None`: its main loop turns."""
+        """Return why the process should be restarted, or `None` if its main loop is running."""
         since = time.monotonic() - self._turned_at
         return f"the main loop has not turned for {duration(since)}" if since > _STUCK else None
 
     def why_not_ready(self) -> str | None:
-        """Return why no child takes jobs. `None`: a child does, and its last heartbeat is younger than half a lease."""
+        """Return why no child takes jobs, or `None` if one does and its last heartbeat is younger than half a lease."""
         registered = [child for child in self._children if child.process_id is not None]
         if not registered:
             return "no worker process is registered in the database"

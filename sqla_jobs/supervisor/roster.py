@@ -11,7 +11,7 @@ from sqla_jobs.supervisor.child import ChildProcess
 from sqla_jobs.supervisor.messages import Gone
 
 _HEALTHY = 60.0
-"""If a child was ready for longer than this many seconds, its failure counts as the first again."""
+"""If a child was ready for more than this many seconds, its failure counts as a first failure again."""
 _MAX_BACKOFF = 30.0
 
 
@@ -68,7 +68,7 @@ class Roster:
         yield from list(self._leaving)
 
     def make_room(self, processes: int) -> None:
-        """Add slots, up to `processes`."""
+        """Add slots, up to `processes` in total."""
         self.slots += map(Slot, range(len(self.slots) + 1, processes + 1))
 
     @property
@@ -92,7 +92,7 @@ class Roster:
         return next(slot for slot in self.slots if child in slot.children)
 
     def finished(self, child: ChildProcess) -> None:
-        """Note that the child has drained its queues. Its slot stays empty, unless the child was asked to stop."""
+        """Record that the child has drained its queues. Its slot stays empty, unless the child was asked to stop."""
         for slot in self.slots:
             slot.is_done = slot.is_done or (slot.child is child and not child.is_leaving)
 
@@ -109,14 +109,14 @@ class Roster:
         return [child for child in self if child.is_hung]
 
     def gone(self, process_id: uuid.UUID) -> None:
-        """Notify the child whose process was taken for dead."""
+        """Notify the child whose process was considered dead."""
         for child in self:
             if child.process_id == process_id:
                 child.process_id = None
                 child.send(Gone(process_id))
 
     def beaten(self, process_ids: set[uuid.UUID], moment: float) -> None:
-        """Note that the heartbeats of these processes were stored at `moment`."""
+        """Record that the heartbeats of these processes were stored at `moment`."""
         for child in self:
             if child.process_id in process_ids:
                 child.started.beat_at = max(child.started.beat_at, moment)

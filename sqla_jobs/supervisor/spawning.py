@@ -1,6 +1,6 @@
 """Starts child processes that share only a pipe and some memory with their parent.
 
-`multiprocessing` would start a helper process beside the children, which takes 13 MB.
+`multiprocessing` would start a helper process in addition to the children, and this takes 13 MB.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def spawn(application: Application) -> tuple[subprocess.Popen[bytes], Any, Memor
 
 
 def inherited(pipe: int, memory: int) -> tuple[Application, Connection, Memory]:
-    """In the child: return what `spawn` passed on, and set `sys.path` to that of the parent."""
+    """In the child: return the values that `spawn` passed on, and set `sys.path` to the parent's."""
     connection = Connection(pipe)
     path, application = connection.recv()
     sys.path[:] = path
@@ -58,6 +58,6 @@ def _shared_file() -> Any:
 
 
 def _interpreter_options() -> dict[str, str]:
-    """Return environment variables that give the children the options of this interpreter."""
+    """Return environment variables that give the children this interpreter's options."""
     options = {"PYTHONWARNINGS": ",".join(sys.warnoptions), "PYTHONDEVMODE": "1" if sys.flags.dev_mode else ""}
     return {name: value for name, value in options.items() if value}

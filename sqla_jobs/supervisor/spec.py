@@ -11,12 +11,15 @@ from sqla_jobs.runtime.settings import Settings
 
 OF_CHILD, OF_PARENT, OF_CLOCK = 4, 3, 1
 """The number of connections to the server. A child has two for claims, one of which is for limits, and two for storing
-ends. A parent beats, polls and listens. The clock of a child does not listen."""
+ends. A parent has one each for heartbeats, polls and listening. A child's clock does not listen."""
 
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """The name of the application that a child loads, and its logging. The parent does not import the application."""
+    """The name of the application that a child loads, and its logging options.
+
+    The parent does not import the application.
+    """
 
     name: str
     logs: LogOptions
@@ -24,7 +27,7 @@ class Application:
 
 @dataclass(frozen=True, slots=True)
 class ChildSpec:
-    """To the child, in answer to its application's config: its configuration."""
+    """To the child, in reply to its application's config: the child's configuration."""
 
     database_url: str | None
     settings: Settings
@@ -35,7 +38,7 @@ class ChildSpec:
     is_observed: bool = False
     """True to report the worker's state to the parent each second."""
     connections: int = OF_CHILD + OF_PARENT
-    """The connections of this child, except those of the clock and of its jobs."""
+    """The number of this child's connections, except those of the clock and of the jobs."""
 
     def connections_of(self, processes: int, sessions: int) -> int:
         """Return how many connections all children, their jobs, their parent and the clock may use.
@@ -59,7 +62,7 @@ _SILENT = 5.0
 
 @dataclass(frozen=True, slots=True)
 class SupervisorOptions:
-    """The number of children, and when one is replaced or killed. Times are in seconds, memory in bytes."""
+    """The number of children, and when a child is replaced or killed. Times are in seconds, memory in bytes."""
 
     processes: int = 1
     max_jobs: int = 0
@@ -68,9 +71,9 @@ class SupervisorOptions:
     kill_after: float = 10.0
     """Seconds after a job's timeout until its process is killed, if the job cannot be interrupted."""
     hung_after: float = 300.0
-    """Seconds without any progress until a process is killed; 0 for never."""
+    """Seconds without any progress after which a process is killed; 0 means never."""
     reload: bool = False
-    """True to try again if the application cannot be imported: somebody is editing it."""
+    """True to try again if the application cannot be imported, since somebody is editing it."""
 
     def __post_init__(self) -> None:
         check_integer("--processes", self.processes, least=1, most=MOST_PROCESSES, error=ConfigurationError)

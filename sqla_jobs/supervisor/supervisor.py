@@ -46,24 +46,24 @@ from sqla_jobs.supervisor.spec import Application, ChildSpec, SupervisorOptions
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _LOOK = 0.1
-"""Seconds between two looks at the children."""
+"""Seconds between looks at the children."""
 _MARGIN = 20.0
-"""Seconds after the grace period that a child has for storing ends. Then it is killed."""
+"""Seconds that a child has for storing ends after the grace period, before it is killed."""
 _SETTLE = 5.0
-"""Seconds at the end for storing the ends of killed children's runs."""
+"""Seconds allowed, when the parent stops, for storing the ends of killed children's runs."""
 
 Plan = Callable[[dict[str, dict[str, Any]]], tuple[ChildSpec, SupervisorOptions]]
 """Makes the children's spec and the parent's options from the options in an application's config."""
 
 
 class Supervisor:
-    """Runs `application` in child processes, as many as `plan` returns.
+    """Runs `application` in as many child processes as `plan` specifies.
 
-    `plan` is called with the application's config, which the first child sends. Until then `options` apply, as the
-    command line gives them.
+    `plan` is called with the application's config, which the first child sends. Until then `options` apply, as given on
+    the command line.
 
-    SIGTERM and SIGINT stop all children gracefully, a second signal at once. SIGHUP replaces them one by one with
-    new processes, which import the application anew. SIGUSR1 makes each child log the stacks of its jobs.
+    SIGTERM and SIGINT stop all children gracefully; a second signal stops them immediately. SIGHUP replaces them one by
+    one with new processes, which import the application anew. SIGUSR1 makes each child log the stacks of its jobs.
     """
 
     def __init__(self, application: Application, plan: Plan, options: SupervisorOptions) -> None:
@@ -81,14 +81,14 @@ class Supervisor:
         self.report: Report = Report(self._children, counters)
         """The state of the parent and its children, for any thread."""
         self._is_replacing = False
-        """True while all children are replaced on request. The end of the replacement is logged."""
+        """True while all children are being replaced on request. The end of the replacement is logged."""
         self._has_worked = False
         self._signals: set[int] = set()
         self._stop_requested = StopRequest()
         self._stop_within = _MARGIN
         self._exit_code = 0
         self.runs: int = 0
-        """The number of runs of children that have drained."""
+        """The number of runs by children that have drained their queues."""
 
     def run(self) -> int:
         """Supervise until stopped, or until all queues are drained. Return the exit code."""

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from sqla_jobs.tasks.resources import NO_RESOURCES, Resources
+
 
 def _nowhere(fraction: float, message: str | None) -> None:
     """Progress of a run that nobody watches."""
@@ -40,6 +42,8 @@ class RunContext:
     """What was given along with the job when it was enqueued, such as the id of the request."""
     cancel_requested: bool = False
     """Whether somebody asked for this job to be cancelled; known within about a second."""
+    resources: Resources = field(default=NO_RESOURCES, repr=False)
+    """What the worker contexts of the process have yielded, by type: `run.resources[httpx.Client]`."""
     publish: Callable[[float, str | None], None] = field(default=_nowhere, repr=False)
     """Where `progress` goes."""
 

@@ -65,6 +65,8 @@ class TaskOptions(TypedDict, total=False):
     """At most one live job a key, made from the arguments, and what becomes of an enqueue that finds it taken."""
     on_failure: Task[..., Any, Any]
     """Enqueued in the commit that stores that a job has failed for good; its one argument is the id of that job."""
+    lazy: bool
+    """Whether the transaction of a run begins only at the first use of its session; by default False."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,12 @@ class Declaration:
     gates: tuple[Gate, ...]
     defaults: Mapping[str, Any]
     unique: UniqueRule | None
+    lazy: bool
+
+    @property
+    def begins_lazily(self) -> bool:
+        """Whether the transaction of a run begins at the first use of its session. Loading an argument is one."""
+        return self.lazy and not self.codec.entities
 
     def gates_of(self, stored: Mapping[str, Any]) -> list[str]:
         """The gates of a job with these arguments, as stored. Raises `ArgumentsError` for a key that is no JSON."""
@@ -185,6 +193,7 @@ def declare(target: Callable[..., Any], options: TaskOptions, job_class: type[An
         gates_of(name, _limits(name, options), options.get("fair_by"), signature.arguments.parameters, sensitive),
         {"queue": "default", "priority": 0, "max_attempts": MAX_ATTEMPTS} | given,
         declared_rule(name, options.get("unique"), signature.arguments.parameters, sensitive),
+        _lazy(name, options.get("lazy", False), signature),
     )
 
 
@@ -262,6 +271,18 @@ def _timeout(name: str, timeout: object) -> float | None:
     if timeout is None:
         return None
     return check_seconds(f"{name}: timeout", timeout, least=INSTANT, error=DeclarationError)
+
+
+def _lazy(name: str, lazy: object, signature: Signature) -> bool:
+    if not isinstance(lazy, bool):
+        raise DeclarationError(f"{name}: lazy must be True or False, got {lazy!r:.60}")
+    if lazy and not signature.wants_session:
+        kind = "AsyncSession" if signature.is_coroutine else "Session"
+        raise DeclarationError(
+            f"{name}: lazy=True says when the transaction of its session begins, and it takes none: annotate its first "
+            f"parameter as {kind}, or leave lazy out"
+        )
+    return lazy
 
 
 def _refuse_rows_without_session(codec: Codec, signature: Signature) -> None:

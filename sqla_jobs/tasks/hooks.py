@@ -1,4 +1,4 @@
-"""What an application has called around each run, at each enqueue, and after each outcome."""
+"""The application's code around each worker and each run, at each enqueue, and after each outcome."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import inspect
 import logging
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args
 
@@ -62,12 +62,15 @@ class RunEvent:
     """Whether it overran its timeout and could not be interrupted, so that its process was killed."""
 
 
-Middleware = Callable[[RunContext], AbstractContextManager[Any]]
+AnyContextManager = AbstractContextManager[Any] | AbstractAsyncContextManager[Any]
+Middleware = Callable[[RunContext], AnyContextManager]
+WorkerContext = Callable[[], AnyContextManager]
 HeaderSource = Callable[[], Mapping[str, str]]
 Handler = Callable[[RunEvent], None]
 M = TypeVar("M", bound=Middleware)
 S = TypeVar("S", bound=HeaderSource)
 H = TypeVar("H", bound=Handler)
+W = TypeVar("W", bound=WorkerContext)
 
 
 class Hooks:
@@ -77,6 +80,9 @@ class Hooks:
         self.context_in = context_in
         """Gives what is around each run of a test in a session, outside of the middleware."""
         self.middleware: list[Middleware] = []
+        """Around each run. Asynchronous ones are around the runs of coroutine tasks alone."""
+        self.worker_contexts: list[WorkerContext] = []
+        """Around the life of a worker, in each process."""
         self.tracing: Tracing | None = None
         """Makes spans of enqueues and runs."""
         self.sources: list[HeaderSource] = []
@@ -84,17 +90,16 @@ class Hooks:
 
     def add_middleware(self, target: M) -> M:
         """Raises `DeclarationError` for what is no function of a `RunContext` that returns a context manager."""
+        _check_no_generator(target, "middleware", "@jobs.middleware")
         _check(target, "middleware", "one argument, the RunContext", 1)
-        if inspect.isgeneratorfunction(target):
-            raise DeclarationError(
-                f"the middleware {_name(target)} is a generator: write @contextmanager between @jobs.middleware and it"
-            )
-        if inspect.isasyncgenfunction(inspect.unwrap(target)):
-            raise DeclarationError(
-                f"the middleware {_name(target)} is an asynchronous context manager: write "
-                "@contextmanager and def in place of @asynccontextmanager and async def"
-            )
         _replace_or_add(self.middleware, target)
+        return target
+
+    def add_worker_context(self, target: W) -> W:
+        """Raises `DeclarationError` for what is no function without arguments that returns a context manager."""
+        _check_no_generator(target, "worker context", "@jobs.worker_context")
+        _check(target, "worker context", "no argument", 0)
+        _replace_or_add(self.worker_contexts, target)
         return target
 
     def add_source(self, target: S) -> S:
@@ -123,13 +128,13 @@ class Hooks:
             try:
                 handler(event)
             except caught:
-                log.exception("the handler %s of %s, job %s, raised", _name(handler), event.name, event.job_id)
+                log.exception("the handler %s of %s, job %s, raised", name_of(handler), event.name, event.job_id)
 
     def headers(self, given: Mapping[str, str] | None) -> dict[str, str]:
         """Those of a job that is enqueued now; `given` ones replace what sources add. Raises `ArgumentsError`."""
         found: dict[str, str] = {}
         for source in self.sources:
-            found |= check_headers(source(), f"the headers of {_name(source)}")
+            found |= check_headers(source(), f"the headers of {name_of(source)}")
         return check_headers(found | dict(given or {})) if found else dict(given or {})
 
 
@@ -138,22 +143,43 @@ def event_names(given: Iterable[object]) -> list[str]:
     valid = f"valid events: {', '.join(EVENTS)}"
     chosen = list(given)
     if not chosen or callable(chosen[0]):
-        above = f" above {_name(chosen[0])}" if chosen else ""
+        above = f" above {name_of(chosen[0])}" if chosen else ""
         raise DeclarationError(f"no event is named: write @jobs.on('failed'){above}; {valid}")
     if unknown := [name for name in chosen if name not in EVENTS]:
         raise DeclarationError(f"unknown event {unknown[0]!r:.60}; {valid}")
     return [str(name) for name in chosen]
 
 
+def is_asynchronous(target: Middleware | WorkerContext) -> bool:
+    """Return whether a middleware or worker context is an asynchronous generator under `@asynccontextmanager`."""
+    return inspect.isasyncgenfunction(inspect.unwrap(target))
+
+
 def surroundings(middleware: Middleware, run: RunContext) -> AbstractContextManager[Any]:
-    """The context manager of a middleware. Raises `ConfigurationError` where it returns none."""
-    made: object = middleware(run)
+    """Return the context manager of a plain middleware. Raises `ConfigurationError` if it returns none."""
+    return plain_manager(middleware(run), middleware, "middleware")
+
+
+def plain_manager(made: object, target: Middleware | WorkerContext, what: str) -> AbstractContextManager[Any]:
+    """Return `made`, which `target` has returned. Raises `ConfigurationError` if it is no context manager."""
     if isinstance(made, AbstractContextManager):
         return made
-    raise ConfigurationError(
-        f"the middleware {_name(middleware)} returned {made!r:.60}, which is no context manager: write "
-        "@contextmanager between @jobs.middleware and a function with one yield"
-    )
+    raise _no_manager(made, target, what, "@contextmanager above a function with one yield")
+
+
+def awaited_manager(made: object, target: Middleware | WorkerContext, what: str) -> AbstractAsyncContextManager[Any]:
+    """Return `made`, which `target` has returned. Raises `ConfigurationError` if it is no asynchronous one."""
+    if isinstance(made, AbstractAsyncContextManager):
+        return made
+    raise _no_manager(made, target, what, "@asynccontextmanager above an async def with one yield")
+
+
+def _no_manager(made: object, target: object, what: str, remedy: str) -> ConfigurationError:
+    if isinstance(made, AbstractAsyncContextManager):
+        why, remedy = "an asynchronous context manager", "@asynccontextmanager above an async def with one yield"
+    else:
+        why = "no context manager"
+    return ConfigurationError(f"the {what} {name_of(target)} returned {made!r:.60}, which is {why}: write {remedy}")
 
 
 def check_headers(headers: object, name: str = "headers") -> dict[str, str]:
@@ -170,15 +196,26 @@ def check_headers(headers: object, name: str = "headers") -> dict[str, str]:
     return dict(headers)
 
 
+def _check_no_generator(target: object, what: str, decorator: str) -> None:
+    for is_it, remedy in (
+        (inspect.isgeneratorfunction, "@contextmanager"),
+        (inspect.isasyncgenfunction, "@asynccontextmanager"),
+    ):
+        if is_it(target):
+            raise DeclarationError(
+                f"the {what} {name_of(target)} is a generator: write {remedy} between {decorator} and it"
+            )
+
+
 def _check(target: object, what: str, takes: str, arguments: int) -> None:
     if not callable(target) or isinstance(target, type):
         raise DeclarationError(f"a {what} must be a function of {takes}, got {target!r:.80}")
     if inspect.iscoroutinefunction(target) or inspect.isasyncgenfunction(target):
-        raise DeclarationError(f"the {what} {_name(target)} is a coroutine function: write def instead of async def")
+        raise DeclarationError(f"the {what} {name_of(target)} is a coroutine function: write def instead of async def")
     try:
         inspect.signature(target).bind(*[None] * arguments)
     except TypeError:
-        raise DeclarationError(f"the {what} {_name(target)} must take {takes}") from None
+        raise DeclarationError(f"the {what} {name_of(target)} must take {takes}") from None
 
 
 def _place(target: object) -> tuple[str, str] | None:
@@ -188,7 +225,8 @@ def _place(target: object) -> tuple[str, str] | None:
     return None if "<" in name or is_bound else (target.__module__, name)
 
 
-def _name(target: object) -> str:
+def name_of(target: object) -> str:
+    """Return the name of a function, for messages."""
     return str(getattr(target, "__qualname__", repr(target)))
 
 

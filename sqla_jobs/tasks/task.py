@@ -285,11 +285,11 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
     """A registered function. Call it to run it here and now, or enqueue it."""
 
     def __init__(
-        self, declaration: Declaration, models: Models[J], schedules: Schedules, hooks: Hooks, wait: _Wait[J]
+        self, declaration: Declaration, models: Models[J], schedules: Schedules, hooks: Hooks, waits: _Waits[J]
     ) -> None:
         super().__init__(declaration, models, {}, DescribedEnqueue(declaration, models.Job), hooks)
         self._schedules = schedules
-        self._wait = wait
+        self._waits = waits
         self.__name__: str = declaration.signature.qualname.rpartition(".")[2]
         self.__qualname__ = declaration.signature.qualname
         self.__module__ = declaration.signature.module
@@ -335,7 +335,22 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
         `UnknownJob` where there is none, and `ArgumentsError` where it is a job of another task, or where what is
         stored does not fit the return type.
         """
-        ended = self._wait(job, timeout=timeout)
+        ended = self._waits.wait(job, timeout=timeout)
+        return self._declaration.result_of(ended)
+
+    @overload
+    async def result_async(
+        self: Task[..., Coroutine[Any, Any, T], J],
+        job: J | int,
+        /,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - as in `result`
+    ) -> T: ...
+    @overload
+    async def result_async(self, job: J | int, /, *, timeout: float | None = None) -> R_co: ...  # noqa: ASYNC109
+    async def result_async(self, job: J | int, /, *, timeout: float | None = None) -> Any:  # noqa: ASYNC109
+        """`result` for an event loop: other coroutines run meanwhile."""
+        ended = await self._waits.wait_async(job, timeout=timeout)
         return self._declaration.result_of(ended)
 
     def schedule(self, cron: str, /, **options: Unpack[ScheduleOptions]) -> None:
@@ -362,8 +377,10 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
         return f"<Task {self.name} of {self.__module__}.{self.__qualname__}>"
 
 
-class _Wait(Protocol[J]):
-    def __call__(self, job: J | int, /, *, timeout: float | None = None) -> J: ...
+class _Waits(Protocol[J]):
+    def wait(self, job: J | int, /, *, timeout: float | None = None) -> J: ...
+
+    async def wait_async(self, job: J | int, /, *, timeout: float | None = None) -> J: ...  # noqa: ASYNC109
 
 
 TaskLike = Task[..., Any, Any] | type[Any] | str

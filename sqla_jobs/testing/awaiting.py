@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
+from contextlib import contextmanager
+from contextvars import copy_context
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -15,6 +17,9 @@ from sqla_jobs.database.session_classes import name_of
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.execution.interrupt import NONE, Interrupt
 from sqla_jobs.tasks.declaration import Declaration
+from sqla_jobs.tasks.hooks import Hooks
+from sqla_jobs.tasks.resources import Resources
+from sqla_jobs.worker.contexts import Await, Contexts
 
 
 class Here:
@@ -45,21 +50,60 @@ class InGreenlet(Here):
 
 
 class InOwnLoop(Here):
-    """Awaits each coroutine in an event loop of its own."""
+    """Awaits each coroutine in an event loop of its own, or in that of the worker contexts."""
+
+    def __init__(self, awaited: Await) -> None:
+        self._awaited = awaited
 
     def run(
         self, owner: object, function: Callable[..., Any], args: Iterable[Any] = (), kwargs: Mapping[str, Any] = NONE
     ) -> Any:
         """`await function(…)`."""
-        return asyncio.run(function(*args, **kwargs))
+        return self._awaited(function(*args, **kwargs))
 
 
-def body_of(declaration: Declaration, session: Session) -> Here:
+_REMEDY = "write await session.run_sync(lambda own: drain(jobs, own)) with the AsyncSession of the test"
+
+
+@contextmanager
+def resources_of_test(
+    hooks: Hooks, session: Session, given: Iterable[object] | None
+) -> Generator[tuple[Resources, Await]]:
+    """Enter the worker contexts, unless resources are `given` in place of theirs.
+
+    Returns the resources, and what awaits coroutines outside of any event loop. Raises `ConfigurationError`.
+    """
+    if given is not None:
+        yield Resources(given), asyncio.run
+        return
+    contexts = Contexts(hooks.worker_contexts, hooks.context_in(session))
+    if not contexts.need_loop:
+        with contexts.entered(asyncio.run):
+            yield contexts.resources, asyncio.run
+    elif _is_in_greenlet():
+        with contexts.entered(await_only):
+            yield contexts.resources, asyncio.run
+    elif _is_in_loop():
+        raise ConfigurationError(
+            f"a worker context is asynchronous, and to await it here would hold up the loop: {_REMEDY}, "
+            "await run_job(…) with it, or give resources=[…]"
+        )
+    else:
+        with asyncio.Runner() as runner:
+
+            def awaited(coroutine: Coroutine[Any, Any, Any]) -> Any:
+                return runner.run(coroutine, context=copy_context())
+
+            with contexts.entered(awaited):
+                yield contexts.resources, awaited
+
+
+def body_of(declaration: Declaration, session: Session, awaited: Await) -> Here:
     """What runs a task in the test of this session. Raises `ConfigurationError` where nothing can await it."""
     check_session(declaration, session)
     if not declaration.signature.is_coroutine:
         return Here()
-    remedy = "write await session.run_sync(lambda own: drain(jobs, own)) with the AsyncSession of the test"
+    remedy = _REMEDY
     if declaration.signature.wants_session and around_test(session) is None:
         raise ConfigurationError(
             f"{declaration.name} takes an AsyncSession, and drain was given a Session that belongs to none: {remedy}"
@@ -68,7 +112,7 @@ def body_of(declaration: Declaration, session: Session) -> Here:
         return InGreenlet()
     if _is_in_loop():
         raise ConfigurationError(f"{declaration.name} is a coroutine task, and drain would hold up its loop: {remedy}")
-    return InOwnLoop()
+    return InOwnLoop(awaited)
 
 
 def check_session(declaration: Declaration, session: Session) -> None:

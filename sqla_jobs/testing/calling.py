@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import datetime
+from functools import partial
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -26,16 +27,16 @@ from sqlalchemy.util import greenlet_spawn
 from sqla_jobs.errors import ArgumentsError, ConfigurationError
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.coroutine import check_greenlet
-from sqla_jobs.execution.surroundings import Surrounded, within
+from sqla_jobs.execution.surroundings import Surrounded, awaited_within, within
 from sqla_jobs.queries import Claimed
 from sqla_jobs.rules.checks import check_integer
 from sqla_jobs.tasks.arguments import encode_result
 from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import Declaration
-from sqla_jobs.tasks.hooks import check_headers
+from sqla_jobs.tasks.hooks import Middleware, check_headers, is_asynchronous
 from sqla_jobs.tasks.sessions import AnyAsyncSession, AnySession, plain_session, synchronous_session
 from sqla_jobs.tasks.task import Task
-from sqla_jobs.testing.awaiting import Here, InGreenlet, around_test, check_session
+from sqla_jobs.testing.awaiting import Here, InGreenlet, around_test, check_session, resources_of_test
 from sqla_jobs.testing.claims import Savepoints
 from sqla_jobs.testing.given import HOW_TO_GIVE_A_TASK
 
@@ -63,6 +64,8 @@ class RunOptions(TypedDict, total=False):
     """The tick of the schedule that enqueued the job; by default none did."""
     cancel_requested: bool
     """Whether somebody asked for the job to be cancelled; by default False."""
+    resources: Iterable[object]
+    """What the task finds in `run.resources`, in place of what worker contexts yield, which are then not entered."""
     headers: Mapping[str, str]
     """What is given along with the job, beside what `@jobs.headers` adds."""
 
@@ -119,17 +122,20 @@ class Run(Generic[C, R]):
         declaration = self._task.declaration
         hooks = self._task.hooks
         stored = declaration.codec.encode(self._session, self._task.bind(args, kwargs)).decode()
-        run = _context(declaration, {**self._options, "headers": hooks.headers(self._options.get("headers"))})
-        attempt = _attempt(declaration, run, stored)
+        headers = hooks.headers(self._options.get("headers"))
         context = hooks.context_in(self._session)
-        with Surrounded(context(run), attempt), within(hooks.middleware, run, attempt):
-            if not declaration.signature.wants_session:
-                return _called(declaration, self._session, run, stored, body)
-            savepoints = Savepoints(self._session, self._task.models)
-            with savepoints.begin():
-                result = _called(declaration, self._session, run, stored, body)
-                savepoints.check_constraints()
-                return result
+        with resources_of_test(hooks, self._session, self._options.get("resources")) as (resources, _):
+            run = _context(declaration, self._options, headers=headers, resources=resources)
+            attempt = _attempt(declaration, run, stored)
+            called = partial(_called, declaration, self._session, run, attempt, body, hooks.middleware)
+            with Surrounded(context(run), attempt), within(hooks.middleware, run, attempt):
+                if not declaration.signature.wants_session:
+                    return called()
+                savepoints = Savepoints(self._session, self._task.models)
+                with savepoints.begin():
+                    result = called()
+                    savepoints.check_constraints()
+                    return result
 
 
 class AwaitedRun(Run[C, R]):
@@ -171,7 +177,7 @@ def run_job(
     - `session`: that of the test. A coroutine task that takes a session needs an `AsyncSession`.
     - `task`: a task. One that is a class is `jobs.tasks["its name"]`.
     - `options`: what the task's `RunContext` says: `attempt`, `max_attempts`, `scheduled_for`, `cancel_requested`,
-      `headers`.
+      `headers`, `resources`. Without `resources=` the worker contexts are entered for the run.
 
     Raises `ArgumentsError` for arguments that do not fit, and for a result that cannot be stored;
     `ConfigurationError` for a coroutine task without what it needs.
@@ -203,9 +209,9 @@ def _checked(declaration: Declaration, options: RunOptions) -> RunOptions:
     return chosen
 
 
-def _context(declaration: Declaration, options: RunOptions) -> RunContext:
+def _context(declaration: Declaration, options: RunOptions, **others: Any) -> RunContext:
     deadline = None if declaration.timeout is None else time.monotonic() + declaration.timeout
-    known: dict[str, Any] = {"deadline": deadline, **options}
+    known: dict[str, Any] = {"deadline": deadline, **options, **others}
     return RunContext(job_id=0, run_id=0, task=declaration.name, queue=declaration.defaults["queue"], **known)
 
 
@@ -217,14 +223,24 @@ def _attempt(declaration: Declaration, run: RunContext, stored: str) -> Attempt:
     return attempt
 
 
-def _called(declaration: Declaration, session: Session, run: RunContext, stored: str, body: Here) -> Any:
+def _called(
+    declaration: Declaration,
+    session: Session,
+    run: RunContext,
+    attempt: Attempt,
+    body: Here,
+    middleware: Iterable[Middleware],
+) -> Any:
     signature = declaration.signature
-    arguments = declaration.codec.load(session, declaration.codec.decode(stored))
+    arguments = declaration.codec.load(session, declaration.codec.decode(attempt.job.args))
     injected: list[Any] = []
     if signature.wants_session:
         injected.append(around_test(session) if signature.is_coroutine else session)
     if signature.wants_context:
         injected.append(run)
-    result = body.run(run, signature.call, [injected, arguments])
+    call = signature.call
+    if signature.is_coroutine and (awaited := [one for one in middleware if is_asynchronous(one)]):
+        call = partial(awaited_within, awaited, run, attempt, call)
+    result = body.run(run, call, [injected, arguments])
     encode_result(result)
     return result

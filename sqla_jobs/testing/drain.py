@@ -33,7 +33,7 @@ from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.hooks import RunEvent
 from sqla_jobs.tasks.sessions import AnySession, plain_session
-from sqla_jobs.testing.awaiting import body_of, is_test_cancelled
+from sqla_jobs.testing.awaiting import body_of, is_test_cancelled, resources_of_test
 from sqla_jobs.testing.claims import (
     Savepoints,
     check_known,
@@ -47,6 +47,7 @@ from sqla_jobs.testing.claims import (
     within_limits,
 )
 from sqla_jobs.testing.given import check_jobs
+from sqla_jobs.worker.contexts import Await
 from sqla_jobs.worker.events import event_of, started
 
 Errors = Literal["raise", "record"]
@@ -87,6 +88,7 @@ def drain(
     max_runs: int = 1000,
     limits: bool = False,
     schedules: bool = True,
+    resources: Iterable[object] | None = None,
 ) -> Drained:
     """Run what is due, and what that enqueues, in this session and thread. Returns the number of runs.
 
@@ -102,6 +104,8 @@ def drain(
     - `ahead`: a timedelta, or seconds. Delayed jobs and retries that are due within that time from now run too,
       without waiting. So do the ticks of schedules, declared and stored: they fire one moment after another, each
       when nothing else is due. With `schedules=False` none fires.
+    - `resources`: what tasks find in `run.resources`. By default the worker contexts are entered before the first run,
+      left after the last, and what they yield is found.
     - `max_runs`: more runs than these are an error.
     - `limits`: True obeys the limits of tasks and queues, and the turns of `fair_by`, which are passed over otherwise.
       What waits behind a limit is left. The returned number's `waiting` names the jobs that are due and did not run.
@@ -110,7 +114,8 @@ def drain(
     application context of Flask's, whose `db.session` is that of the test.
     Coroutine tasks are awaited in the event loop of an asynchronous test, which writes
     `await session.run_sync(lambda own: drain(jobs, own))` with its `AsyncSession`; that is what they are given. In a
-    synchronous test each of those without a session has an event loop of its own.
+    synchronous test each of those without a session has an event loop of its own, or all have that of asynchronous
+    worker contexts.
 
     Raises what a task raised; `JobsError` where after `max_runs` there is still something due, and where a task rolls
     back or closes the session; `ConfigurationError` for a coroutine task that cannot be awaited, whose job stays due,
@@ -126,19 +131,20 @@ def drain(
     queries = Queries(jobs.models)
     context = jobs.context_in(own)
     raised, savepoints = _Raised(), _Ends(own, jobs.models, queries)
-    executor = Executor(
-        jobs.tasks,
-        lambda declaration: savepoints,
-        context=lambda run: raised.around(run, context),
-        middleware=jobs.hooks.middleware,
-        tracing=jobs.hooks.tracing,
-    )
     names = None if queues is None else check_queues(queues)
     ticks = Ticks(jobs, own, seconds) if seconds and schedules else None
     find = _finder(jobs, own, queries, names, seconds, ticks, limits=limits)
     savepoints.check_constraints()
     runs, recorded = 0, list[BaseException]()
-    with process(jobs, own) as process_id:
+    with resources_of_test(jobs.hooks, own, resources) as (found, awaited), process(jobs, own) as process_id:
+        executor = Executor(
+            jobs.tasks,
+            lambda declaration: savepoints,
+            context=lambda run: raised.around(run, context),
+            middleware=jobs.hooks.middleware,
+            tracing=jobs.hooks.tracing,
+            resources=found,
+        )
         while (job := find(process_id)) is not None:
             if runs == max_runs:
                 raise JobsError(
@@ -146,7 +152,7 @@ def drain(
                     "why there is no end, such as a task that enqueues itself, or a long ahead="
                 )
             attempt = Attempt(job, time.monotonic())
-            body = _body(jobs, own, queries, attempt)
+            body = _body(jobs, own, queries, attempt, awaited)
             _tell(jobs, context, started(job))
             error, end = raised.by(executor, attempt, body)
             stored = attempt.ended(Outcome.succeeded()) if end is None else _finish(queries, own, end)
@@ -155,7 +161,7 @@ def drain(
             if event := event_of(stored):
                 _tell(jobs, context, event)
                 if event.name == "failed":
-                    queries.mark_told(own, [event.run_id])
+                    queries.mark_delivered(own, [event.run_id])
             runs += 1
             expire_rows(jobs, own)
             if error is not None and end is not None and end.outcome.kind in _FAILED:
@@ -173,10 +179,10 @@ def drain(
     return Drained(runs, _waiting(jobs, own), recorded)
 
 
-def _body(jobs: Jobs[Any], session: Session, queries: Queries, attempt: Attempt) -> Interruptible:
+def _body(jobs: Jobs[Any], session: Session, queries: Queries, attempt: Attempt, awaited: Await) -> Interruptible:
     """What runs the task. Gives the job back, and raises `ConfigurationError`, where nothing here can."""
     try:
-        return body_of(jobs.tasks[attempt.job.task].declaration, session)
+        return body_of(jobs.tasks[attempt.job.task].declaration, session, awaited)
     except ConfigurationError:
         _finish(queries, session, attempt.ended(Outcome.released()))
         raise

@@ -1,4 +1,4 @@
-"""The worker, which runs jobs: `Worker`, and `python -m sqla_jobs.worker`."""
+"""The worker, which runs jobs: the class `Worker` and the command `python -m sqla_jobs.worker`."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ __all__ = ["Settings", "Worker"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import names on first use: the parent of worker processes works without them."""
+    """Import names on first use: the parent of worker processes does not need them."""
     if name == "Worker":
         from sqla_jobs.worker.worker import Worker
 

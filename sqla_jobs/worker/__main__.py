@@ -1,4 +1,4 @@
-"""`python -m sqla_jobs.worker MODULE:ATTR`."""
+"""The command `python -m sqla_jobs.worker MODULE:ATTR`."""
 
 from sqla_jobs.cli.running import worker
 

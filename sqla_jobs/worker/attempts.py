@@ -19,11 +19,11 @@ from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import Settings
 
 _DOUBTFUL = 600.0
-"""Seconds after a failed claim during which the server may still carry it out."""
+"""Seconds after a failed claim during which the server may still execute the claim."""
 
 
 class Attempts:
-    """A table of attempts by run id, each from its claim until its end is stored.
+    """A table of attempts by run id. It holds each attempt from its claim until its end is stored.
 
     The table has no lock: its reads and writes are single operations on a dictionary.
     """
@@ -34,11 +34,12 @@ class Attempts:
         self.claiming: threading.Lock = threading.Lock()
         """Held from the moment a claim is sent until its jobs are in the table."""
         self.claiming_limited: threading.Lock = threading.Lock()
-        """A second such lock for claims behind limits. These may wait for the lock of limits without delaying plain
-        claims."""
+        """A second such lock, for claims behind limits.
+
+        They can thus wait for the limits lock without delaying plain claims.
+        """
         self.unknown_until: float = 0.0
-        """The time until which the server may hold leases of this process that are not in the table, by
-        `time.monotonic()`."""
+        """The time, by `time.monotonic()`, until which the server may hold leases that are not in the table."""
         self.added_at: float = time.monotonic()
         """When a job was last added, by `time.monotonic()`."""
         self.runs: int = 0
@@ -46,7 +47,10 @@ class Attempts:
         self.ended_at: float | None = None
         """When the last run ended, by `time.monotonic()`."""
         self.changed: Callable[[Collection[int]], None] | None = None
-        """Gets the ids of jobs that were claimed, reported progress or ended; None while nobody follows jobs."""
+        """Receives the ids of jobs that were claimed, reported progress or ended.
+
+        None while no process follows jobs.
+        """
         self._table: dict[int, Attempt] = {}
         self._counting = threading.Lock()
 
@@ -54,19 +58,19 @@ class Attempts:
         return len(self._table)
 
     def add(self, jobs: Iterable[Claimed], *, asked_at: float) -> list[Attempt]:
-        """Add claimed jobs. Return the new attempts: a lease that is in the table already is ignored."""
+        """Add claimed jobs, ignoring leases that are already in the table. Return the new attempts."""
         now = time.monotonic()
         fresh = [Attempt(job, now, asked_at=asked_at) for job in jobs if job.run_id not in self._table]
         self._table.update({attempt.job.run_id: attempt for attempt in fresh})
         self.added_at = now if fresh else self.added_at
         self._counters.claimed(len(fresh))
-        if (changed := self.changed) is not None:  # read once: another thread may take it away
+        if (changed := self.changed) is not None:  # read once: another thread may reset it
             changed([attempt.job.job_id for attempt in fresh])
         return fresh
 
     @contextmanager
     def expecting_unknown(self) -> Generator[None]:
-        """Expect leases that are not in this table: the block sends a claim, whose answer may be lost."""
+        """Expect leases that are not in this table: the block sends a claim, and the server's reply may be lost."""
         self._expect_unknown(2 * self._heartbeat)
         try:
             yield
@@ -96,8 +100,10 @@ class Attempts:
             attempt.is_withdrawn = attempt.started_at is None
 
     def remove(self, ends: Iterable[RunEnd]) -> list[RunEnd]:
-        """Remove attempts whose ends are stored or whose leases are lost. Return the ends that were not removed
-        before."""
+        """Remove attempts whose ends are stored or whose leases are lost.
+
+        Return the ends whose attempts were still in the table.
+        """
         removed: list[RunEnd] = []
         for end in ends:
             attempt = self._table.pop(end.lease.run_id, None)

@@ -1,4 +1,4 @@
-"""Assignment of gates to jobs that lack them, from the code of this process and from operators' limits."""
+"""Assignment of gates to jobs that lack them, based on this process's code and on operators' limits."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from sqla_jobs.tasks.declaration import Declaration
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _SOON, _SELDOM = 1.0, 5.0
-"""Seconds between two looks for jobs without all their gates: with news, and without."""
+"""Seconds between looks for jobs that lack some of their gates: when there is news, and when there is none."""
 _FORGET = 3600.0
-"""Seconds between two deletions of old starts."""
+"""Seconds between deletions of old logged starts."""
 _MOST_MADE = 10_000
 _UNSTEADY = (
     "each time it is looked at its limits have another key: key= and fair_by= must make one key of the same arguments, "
@@ -48,7 +48,10 @@ class Backfill:
         queues: Sequence[str],
         set_aside: SetAside | None = None,
     ) -> None:
-        """Prepare for the given tasks. `declarations` has all known tasks, by name and by alias."""
+        """Prepare for the given tasks.
+
+        `declarations` maps the names and aliases of all known tasks to their declarations.
+        """
         self._queries = queries
         self._declarations = declarations
         self._queues = queues
@@ -59,22 +62,24 @@ class Backfill:
         self.queues: set[str] = set()
         """The queues that an operator has limited."""
         self.held_up: set[str] = set()
-        """Tasks that may not start now, because a running job behind the same limit is not counted: its row is
-        locked."""
+        """Tasks whose jobs may not start now.
+
+        A running job behind the same limit is not counted, because its row is locked.
+        """
         self.added_to_tasks: dict[str, list[str]] = {}
         """The gates that operators added, by task."""
         self._made: dict[int, list[str]] = {}
-        """The gates that code declares, by job id, for jobs that were given gates and have not begun since."""
+        """The gates that the code declares for jobs that were given gates and have not begun since then, by job id."""
         self._has_rows = False
         self._looked_at = self._rest = self._forget_at = 0.0
         self._news: object = None
-        """The news at the last look."""
+        """The news object as of the last look."""
         self._gave = self._left = 0
-        """The number of jobs that the last look gave gates, and the number that it left without."""
+        """The number of jobs to which the last look gave gates, and the number that it left without some."""
 
     @property
     def is_limited(self) -> bool:
-        """True if code limits any task, or there were rows of limits when this process began."""
+        """True if code limits any task, or the table of limits had rows when this process started."""
         return self._has_rows or any(declaration.gates for declaration in self._declarations.values())
 
     @property
@@ -83,7 +88,7 @@ class Backfill:
         return bool(self.added_to_tasks or self.queues)
 
     def declare(self, engine: Engine, models: Models[Any]) -> None:
-        """Store the declared limits. Raises `ConfigurationError` if two tasks declare one limit differently."""
+        """Store the declared limits. Raises `ConfigurationError` if two tasks declare the same limit differently."""
         with Session(engine.execution_options(isolation_level="READ COMMITTED")) as session, session.begin():
             limits = declared_limits(self._declarations.values())
             split = declare(session, models, list(self._declarations), limits)
@@ -104,7 +109,7 @@ class Backfill:
         return self._looked_at + max(after, self._rest)
 
     def look_if_due(self, begin: Begin, news: object) -> bool:
-        """Call `look` if its time has come. Return whether jobs may start now that could not before."""
+        """Call `look` if it is due. Return whether some jobs that could not start before may start now."""
         if time.monotonic() < self._due_at(news):
             return False
         return self.look(begin, news)
@@ -112,8 +117,8 @@ class Backfill:
     def look(self, begin: Begin, news: object = None) -> bool:
         """Read the operators' limits, and give jobs the gates that they lack.
 
-        Running jobs get gates first: no job starts behind a gate before all running ones are counted. Return
-        whether jobs may start now that could not before.
+        Running jobs get their gates first: no job starts behind a gate before all running jobs are counted. Return
+        whether some jobs that could not start before may start now.
         """
         before = self.queues, self.held_up
         self._looked_at = -math.inf  # if this fails, look again before anything is claimed
@@ -161,15 +166,15 @@ class Backfill:
         return {name for name in self._declarations if not uncounted.isdisjoint(self._rows(name))}
 
     def _rows(self, task: str) -> set[str]:
-        """Return the rows of limits that apply to a task."""
+        """Return the rows of the limits that apply to a task."""
         declaration = self._declarations[task]
         return {gate.row for gate in declaration.gates} | {*self._added_by_operators(declaration)}
 
     def missing(self, begin: Begin, claimed: Sequence[Claimed]) -> set[int]:
         """Give claimed jobs the gates that they lack. Return the run ids of those that lacked any.
 
-        A job whose key function returns a different key for the same arguments each time is set aside. Otherwise it
-        would be claimed and given back for ever.
+        A job whose key function returns a different key for the same arguments each time is set aside. Otherwise such a
+        job would be claimed and given back forever.
         """
         lacking = [job for job in claimed if not self._expected(job.task, job.args).keys() <= set(job.gates)]
         unsteady = [job for job in lacking if self._is_unsteady(job)]
@@ -181,7 +186,7 @@ class Backfill:
         return {job.run_id for job in lacking}
 
     def _is_unsteady(self, job: Claimed) -> bool:
-        """Return whether the job has the gates that this process gave it, but the code now makes others."""
+        """Return whether the job has the gates that this process gave it, but the code now returns different ones."""
         made = self._made.get(job.job_id)
         return made is not None and {*made} <= {*job.gates} and made != self._of_code(job.task, job.args)
 
@@ -198,7 +203,7 @@ class Backfill:
         return sum(in_parts(gated, give, lambda one, error: self._set_aside.refused("its limit", one.job_id, error)))
 
     def _joined(self, one: LacksGates) -> list[str]:
-        """Return the gates of this code, then the job's others, which another version of the code may declare."""
+        """Return this code's gates, then the job's other gates, which another version of the code may declare."""
         if len(self._made) >= _MOST_MADE:
             self._made.clear()
         declaration = self._declarations[one.task]
@@ -222,7 +227,10 @@ class Backfill:
 
 
 def declared_limits(declarations: Iterable[Declaration]) -> Iterator[DeclaredLimit]:
-    """Yield the rows of declared limits. Raises `ConfigurationError` if two tasks declare one limit differently."""
+    """Yield the rows of declared limits.
+
+    Raises `ConfigurationError` if two tasks declare the same limit differently.
+    """
     rows: dict[str, DeclaredLimit] = {}
     said_by: dict[str, str] = {}
     for declaration in declarations:

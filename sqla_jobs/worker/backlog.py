@@ -12,22 +12,22 @@ from contextlib import suppress
 from sqla_jobs.execution.attempt import Attempt
 
 MAX_PREFETCH = 2000
-"""The most jobs that are claimed ahead of a free slot."""
+"""The maximum number of jobs that are claimed before slots are free for them."""
 _BATCH = 1000
-"""The most jobs that are claimed at once."""
+"""The maximum number of jobs in one claim."""
 _AHEAD = 0.1
-"""Seconds of work, at the queue's recent rate, that are claimed ahead of free slots."""
+"""How much work is claimed before slots are free for it, in seconds at the queue's recent rate."""
 _SOON = 0.01
-"""Seconds of work, at the queue's recent rate, that are claimed from behind gates ahead of free slots."""
+"""How much work is claimed from behind gates before slots are free for it, in seconds at the queue's recent rate."""
 _STALLED = 0.5
-"""Jobs claimed ahead are given back after this many seconds in which no slot took a job."""
+"""Jobs claimed ahead are given back if no slot takes a job for this many seconds."""
 
 
 class Backlog:
-    """The jobs of one queue in this process. A claimer fills it, and each of `concurrency` slots runs one job.
+    """One queue's jobs in this process. A claimer fills the backlog, and each of `concurrency` slots runs one job.
 
-    `begin` is called with each new job that has a free slot. When a slot's job is over, `next` returns the slot's
-    next job. `has_room` is called when it is time to claim more.
+    `begin` is called with each new job for which a slot is free. When a slot's job is over, `next` returns the slot's
+    next job. `has_room` is called when it is time to claim more jobs.
     """
 
     def __init__(self, name: str, concurrency: int) -> None:
@@ -42,20 +42,20 @@ class Backlog:
         self._first: deque[Attempt] = deque()
         """Jobs that hold a place behind a gate. They run before the others."""
         self._ahead: deque[Attempt] = deque()
-        """Jobs that were claimed ahead of a free slot."""
+        """Jobs that were claimed before a slot was free for them."""
         self._left: deque[Attempt] = deque()
         """Jobs that arrived after the backlog was closed."""
         self.is_wanted: bool = False
-        """True if jobs may wait behind gates for a slot of this queue."""
+        """True if jobs behind gates may be waiting for a slot of this queue."""
         self._lock = threading.Lock()
         self._is_open = True
         self._running = 0
         self._taken_in = 0
-        """The number of jobs that have arrived and were not given back."""
+        """The number of jobs that have arrived and have not been given back."""
         self._measured = (time.monotonic(), 0)
         self._prefetch_some(0)
         self._has_asked = False
-        """True if `has_room` was called since the last call of `room`."""
+        """True if `has_room` has been called since the last call to `room`."""
         self._moved_at = time.monotonic()
         """When a job last entered or left the backlog."""
 
@@ -63,33 +63,33 @@ class Backlog:
         self._prefetch = jobs
         self._wanted = self.concurrency + jobs
         self._few = max(self.concurrency - 1, self._wanted - -(-min(self._wanted, _BATCH) // 2))
-        """The number of outstanding jobs at which to claim more: a slot is free, or half a batch fits."""
+        """The number of outstanding jobs at or below which to claim more: a slot is free, or half a batch fits."""
 
     @property
     def _outstanding(self) -> int:
-        """The number of jobs that run or were claimed ahead."""
+        """The number of jobs that are running or were claimed ahead."""
         return self._running + len(self._ahead) + len(self._first)
 
     def room(self, now: float) -> int:
-        """Return how many jobs to claim. 0 if the batch would be small and no slot waits for a job."""
-        self._has_asked = False  # before counting, so that a job that ends later calls `has_room`
+        """Return how many jobs to claim: 0 if the batch would be small and no slot is waiting for a job."""
+        self._has_asked = False  # reset before counting, so that a job that ends after the count calls `has_room`
         outstanding = self._outstanding
         is_time = outstanding <= self._few and now >= self.empty_until
         return min(self._wanted - outstanding, _BATCH) if is_time else 0
 
     @property
     def has_free_slot(self) -> bool:
-        """True if a slot waits for a job."""
+        """True if a slot is waiting for a job."""
         return self._outstanding < self.concurrency
 
     @property
     def busy(self) -> int:
-        """The number of slots that have a job, or are about to ask for the next one."""
+        """The number of slots that have a job or are about to ask for their next one."""
         return self._running
 
     def room_behind_gates(self) -> int:
         """Return how many jobs behind gates to claim, for slots that are free or soon will be at the recent rate."""
-        self.is_wanted = True  # before counting, so that a slot that becomes free later is reported
+        self.is_wanted = True  # set before counting, so that a slot that becomes free after the count is reported
         soon = min(self.concurrency, int(self._prefetch * _SOON / _AHEAD))
         room = max(0, max(self.concurrency - self._outstanding, soon) - len(self._first))
         self.is_wanted = room == 0
@@ -103,7 +103,7 @@ class Backlog:
     def rest(self, until: float, *, since: float) -> None:
         """Rest after a look that found no more jobs.
 
-        The look began at `since`. Look again at `until`, or at once if `wake` was called since.
+        The look began at `since`. Look again at `until`, or immediately if `wake` has been called since then.
         """
         if self._woken_at < since:
             self.empty_until = until
@@ -113,7 +113,7 @@ class Backlog:
         self._fill(self._ahead, jobs)
 
     def fill_first(self, jobs: list[Attempt]) -> None:
-        """Take jobs that hold places behind gates, and begin those for which slots are free, before all others."""
+        """Take jobs that hold places behind gates, and begin them before all others if slots are free for them."""
         self._fill(self._first, jobs)
 
     def _fill(self, part: deque[Attempt], jobs: list[Attempt]) -> None:
@@ -131,15 +131,15 @@ class Backlog:
     def _pop(self) -> Attempt | None:
         try:
             attempt = self._first.popleft() if self._first else self._ahead.popleft()
-        except IndexError:  # it is empty, or another slot was faster
+        except IndexError:  # the backlog is empty, or another slot took the job first
             return self._pop() if self._ahead else None
         self._moved_at = time.monotonic()
         return attempt
 
     def next(self) -> Attempt | None:
-        """Return the next job for a slot whose job is over. `None`: the slot is free."""
+        """Return the next job for a slot whose job is over. `None` means that the slot is now free."""
         attempt: Attempt | None
-        try:  # without the lock, since many slots come here at once
+        try:  # without the lock, since many slots get here simultaneously
             attempt = self._first.popleft() if self._first else self._ahead.popleft()
             self._moved_at = time.monotonic()
         except IndexError:
@@ -160,7 +160,7 @@ class Backlog:
         return attempt
 
     def measure(self, now: float) -> None:
-        """Set how many jobs to claim ahead: a tenth of a second's work, or half the last number if that is more."""
+        """Set how many jobs to claim ahead: a tenth of a second's work, or half the previous number if that is more."""
         since, done = self._measured
         if now - since >= _AHEAD / 10:
             done_now = self._taken_in - self._outstanding
@@ -177,11 +177,14 @@ class Backlog:
 
     @property
     def stalls_at(self) -> float:
-        """When jobs claimed ahead count as stalled, unless a slot takes one before."""
+        """When jobs claimed ahead count as stalled, unless a slot takes one before then."""
         return self._moved_at + _STALLED if self._ahead or self._first else math.inf
 
     def stalled(self, now: float) -> list[Attempt]:
-        """Remove and return jobs claimed ahead that have stalled behind long ones: other workers may run them."""
+        """Remove and return jobs claimed ahead that have stalled behind long-running ones.
+
+        Other workers can run them.
+        """
         if now < self.stalls_at:
             return []
         self._prefetch_some(0)

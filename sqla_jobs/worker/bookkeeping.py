@@ -1,4 +1,4 @@
-"""The consequences of starts and ends of attempts."""
+"""Bookkeeping when attempts start and end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sqla_jobs.worker.limited import LimitedClaimer
 class Bookkeeping:
     """Removes ended attempts from the table, counts them, notifies handlers, and frees their places.
 
-    Its methods are called by the thread that runs a job or has stored its end.
+    Its methods are called by the thread that runs a job or has stored the attempt's end.
     """
 
     def __init__(
@@ -41,13 +41,16 @@ class Bookkeeping:
             self._notify_started(attempt)
 
     def succeeded(self, attempt: Attempt) -> None:
-        """Handle a run whose transaction has committed, and its end with it."""
+        """Handle a run whose transaction has committed and has stored the attempt's end."""
         ends = [attempt.ended(SUCCEEDED)]
         self._events.ended(ends)
         self._remove(ends)
 
     def settled(self, ends: list[RunEnd], stored: list[RunEnd]) -> None:
-        """Handle ends that are stored or whose leases are lost. `stored` contains those that are stored unchanged."""
+        """Handle ends that are stored, or whose attempts lost their leases.
+
+        `stored` contains the ends stored unchanged.
+        """
         self._events.ended(stored)
         self._remove(ends)
         for outcome in [end.outcome for end in ends if end.outcome is not SUCCEEDED]:
@@ -57,7 +60,7 @@ class Bookkeeping:
                 self._limited.heard()
 
     def _remove(self, ends: list[RunEnd]) -> None:
-        # free the places first: else `drain` would see neither these jobs nor those that wait for their places
+        # free the places first: otherwise `drain` would see neither these jobs nor those waiting for their places
         self._limited.ended([end.lease for end in ends if isinstance(end.lease, Claimed)])
         ended = [end for end in self._attempts.remove(ends) if end.outcome.kind != "released"]
         self._attempts.count(len(ended))
@@ -70,5 +73,5 @@ class Bookkeeping:
 
 
 def _waited(end: RunEnd) -> float:
-    """Return the seconds between the time when the job was due and the beginning of its run."""
+    """Return the seconds from the time when the job was due to the beginning of its run."""
     return (end.lease.waited if isinstance(end.lease, Claimed) else 0.0) + end.started

@@ -1,4 +1,4 @@
-"""The claimer, which moves jobs from the database into the backlogs, on connections of its own."""
+"""The claimer, which moves jobs from the database into the backlogs over its own connections."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 _UNWRITTEN = 5000
 """Claiming pauses while this many ends wait to be stored."""
 _HELD_UP = 0.01
-"""Seconds between two looks while claiming is paused."""
+"""Seconds between looks while claiming is paused."""
 
 
 class Claimer:
-    """Promotes due jobs, claims jobs for its backlogs, and gives back stalled ones. Does one of these at a time.
+    """Promotes due jobs, claims jobs for its backlogs and gives back stalled jobs, one of these at a time.
 
-    It works in a thread of its own and in the listener's. It looks for work when its lookout says so, or at once
-    after `wake()`.
+    It works in its own thread and in the listener's. It looks for work when its lookout says so, or immediately after
+    `wake()`.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Claimer:
         self._looking = threading.RLock()
         self._retry = RetryLoop("claiming", self._stopping)
         self._again_at = math.inf
-        """When to ask the server again after an error. A look that asks nothing would count as a success."""
+        """When to query the server again after an error. A look that sends no query would count as a success."""
         self._resting = {backlog.name for backlog in self._backlogs}
         """Queues that had no more jobs at the last look."""
         self.thread: threading.Thread = threading.Thread(target=self._loop, name="sqla_jobs-claim", daemon=True)
@@ -77,13 +77,13 @@ class Claimer:
             self._wake.set()
 
     def look_again(self) -> bool:
-        """Look for jobs in all queues, also below the floors. Return the same as `heard`."""
+        """Look for jobs in all queues, even below the floors. Return the same as `heard`."""
         self._floors.sweep_soon()
         self._limited.poll()
         return self._is_heard("")
 
     def heard(self, queue: str) -> bool:
-        """Note new jobs in `queue`; "" means any queue. Return at once whether slots are free for them."""
+        """Record that `queue` has new jobs; "" means any queue. Return immediately whether slots are free for them."""
         if queue == FOLLOWERS:
             self._followers.announced()
             return True
@@ -107,18 +107,18 @@ class Claimer:
 
     @property
     def has_free_slot(self) -> bool:
-        """True if a slot of any queue waits for a job."""
+        """True if a slot of any queue is waiting for a job."""
         return any(backlog.has_free_slot for backlog in self._backlogs)
 
     def look_for(self, queue: str) -> None:
-        """Claim new jobs of `queue` in the calling thread, which is faster than waking the claim loop."""
+        """Claim new jobs from `queue` in the calling thread, which is faster than waking the claim loop."""
         if queue == FOLLOWERS or queue.endswith(LIMITS):
             self.heard(queue)
             return
         try:
             self._look_for_plain(queue)
         finally:
-            if self._limited.is_meant(queue):  # only now, so that it does not compete with the claim above
+            if self._limited.is_meant(queue):  # only now: the limited claimer must not compete with the claim above
                 self._limited.heard()
 
     def _look_for_plain(self, queue: str) -> None:
@@ -131,7 +131,7 @@ class Claimer:
                 log.debug("left to the claiming thread, which logs errors: %s", error)
             finally:
                 self._looking.release()
-        self._wake.set()  # the claim loop must look again after an error, or compute its next wait
+        self._wake.set()  # the claim loop must look again after an error, and otherwise compute its next wait
 
     def _expect_in(self, queue: str) -> bool:
         """Wake the backlogs of `queue`. Return whether one of them has a free slot."""
@@ -156,14 +156,14 @@ class Claimer:
         return self._retry.trouble
 
     def is_due(self) -> bool:
-        """Return whether a job of these queues is due in the database, or is claimed and has not ended."""
+        """Return whether a job in these queues is due in the database, or has been claimed and has not ended."""
         others = Among(set_aside=self._set_aside.reasons)
         with (
             self._attempts.claiming,
             self._attempts.claiming_limited,
             self._engine.begin() as connection,
         ):  # otherwise jobs locked by a claim in progress would be missed
-            if self._attempts:  # before the query, since a job that ends after it may be due again
+            if self._attempts:  # before the query, which finds a job that ends in between and is due again
                 return True
             return self._queries.is_due(connection, list(self._settings.queues), self._all_tasks, others)
 
@@ -181,7 +181,7 @@ class Claimer:
 
     @property
     def _may_claim(self) -> bool:
-        """True if the last heartbeat is recent and few ends wait to be stored."""
+        """True if the last heartbeat is recent and only a few ends are waiting to be stored."""
         return self._liveness.is_sure and self._finisher.waiting < _UNWRITTEN
 
     def _step(self) -> None:
@@ -248,8 +248,10 @@ class Claimer:
     def _hand_out(
         self, claimed: list[Attempt], slots: dict[str, int], not_swept: Collection[str], began: float
     ) -> None:
-        """Give claimed jobs to their backlogs. A backlog that got fewer than it had room for rests until a poll or a
-        sweep."""
+        """Give claimed jobs to their backlogs.
+
+        A backlog that gets fewer jobs than it has room for rests until the next poll or sweep.
+        """
         poll_at = began + self._lookout.poll_in()
         of_queue: dict[str, list[Attempt]] = {name: [] for name in slots}
         for attempt in claimed:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from concurrent.futures import Future
+from collections.abc import Coroutine, Mapping
+from concurrent.futures import Future, wait
+from typing import Any
 
 from sqla_jobs.database.binding import Binding
 from sqla_jobs.database.refusals import reason
@@ -19,11 +20,15 @@ from sqla_jobs.worker.event_loop import EventLoop
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _CLOSE = 5.0
-"""Seconds to close the connections of coroutine tasks."""
+"""Seconds allowed for closing the connections of coroutine tasks."""
+_LOOK = 1.0
+"""Seconds between two looks whether the loop is still there."""
+_LEAVE = 10.0
+"""Seconds that an asynchronous worker context has to end."""
 
 
 class Coroutines:
-    """The event loop and sessions for coroutine tasks; empty if there are no such tasks.
+    """The event loop and sessions for coroutine tasks; empty if nothing needs a loop.
 
     Raises `ConfigurationError` if greenlet is missing.
     """
@@ -34,22 +39,29 @@ class Coroutines:
         binding: Binding,
         isolation: str,
         loop: asyncio.AbstractEventLoop | None,
+        *,
+        need_loop: bool,
     ) -> None:
-        """Prepare for the coroutine tasks. `loop` is the application's event loop, if they are to run in it."""
+        """Prepare for the coroutine tasks. `loop` is the application's event loop, if the tasks are to run in it.
+
+        `need_loop` is true if something else needs the loop, even without such tasks.
+        """
         signatures = {name: one.signature for name, one in declarations.items() if one.signature.is_coroutine}
         self.tasks: frozenset[str] = frozenset(signatures)
         """The names of the coroutine tasks."""
         if signatures:
             check_greenlet(min(signatures))
-        self.events: EventLoop | None = EventLoop(loop) if signatures else None
+        self.events: EventLoop | None = EventLoop(loop) if signatures or need_loop else None
         wants_session = any(signature.wants_session for signature in signatures.values())
         self._sessions = binding.async_sessions(isolation) if wants_session else None
 
-    def transactions(self, declaration: Declaration, queries: Queries, settings: Settings) -> WorkerTransactions:
+    def transactions(
+        self, kind: type[WorkerTransactions], declaration: Declaration, queries: Queries, settings: Settings
+    ) -> WorkerTransactions:
         """Return the transactions of a coroutine task that takes a session."""
         assert self._sessions is not None, "one of the tasks takes a session"
         assert declaration.signature.session_class is not None
-        return WorkerTransactions(
+        return kind(
             self._sessions.sessions_of(declaration.signature.session_class, declaration.name),
             queries,
             lease=settings.lease,
@@ -57,12 +69,34 @@ class Coroutines:
             isolation=self._sessions.isolation,
         )
 
+    def start(self) -> None:
+        """Start the loop."""
+        if self.events is not None:
+            self.events.start()
+
+    def awaited(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Await a coroutine in the loop, from another thread, and return its result.
+
+        Raises `RuntimeError` if the application has closed the loop.
+        """
+        assert self.events is not None, "something needs the loop"
+        answer = self.events.call(coroutine)
+        while wait([answer], _LOOK).not_done:
+            if self.events.is_gone:
+                raise RuntimeError("the event loop was closed")
+        return answer.result()
+
+    def awaited_last(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """The same, but only for a while: an abandoned coroutine may hold up the loop for ever."""
+        assert self.events is not None, "something needs the loop"
+        return self.events.call(coroutine).result(_LEAVE)
+
     def sessions(self, wanted: int) -> int:
-        """Return how many connections `wanted` coroutine jobs use at once."""
+        """Return how many connections `wanted` coroutine jobs use simultaneously."""
         return 0 if self._sessions is None else self._sessions.at_most(wanted)
 
     def close_idle(self) -> None:
-        """Close idle connections soon. Call this only while the loop runs."""
+        """Close idle connections soon. Call this only while the loop is running."""
         if self.events is not None and self.events.is_own and self._sessions is not None:
             self.events.call(self._sessions.close_idle()).add_done_callback(_warn_if_failed)
 

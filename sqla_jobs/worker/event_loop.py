@@ -22,33 +22,33 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 _BLOCKED = 1.0
 """Seconds after which a loop that does not answer is reported as blocked."""
 _STOP = 5.0
-"""Seconds that the loop has to end."""
+"""Seconds allowed for the loop to end."""
 _GOES_ON = 1.0
-"""Seconds after which a loop whose tasks were all cancelled counts as running on."""
+"""Seconds after which a loop whose tasks were all cancelled counts as still running."""
 _RUNS = "_contained"
-"""The function that calls the task's own code. The stack of a blocked loop is logged from there on."""
+"""The function that calls the task's own code. The logged stack of a blocked loop starts at this function."""
 
 
 class EventLoop:
-    """The application's event loop, or one in a thread of its own, which is uvloop's if that is installed."""
+    """The application's event loop, or one in a thread of its own, made by uvloop if that is installed."""
 
     def __init__(self, app: asyncio.AbstractEventLoop | None = None) -> None:
-        """Use `app`, the application's loop, which runs in the calling thread, or make one."""
+        """Use `app`, the application's loop, which runs in the calling thread; without it, make a loop."""
         self.is_own: bool = app is None
         """True if the worker made the loop; False if it is the application's."""
         self._app = app
         self._thread = threading.Thread(target=self._run, name="sqla_jobs-loop", daemon=True)
         self._ident = 0
-        """The thread that runs the loop, known once the loop has answered."""
+        """The id of the thread that runs the loop, known once the loop has answered."""
         self._is_stopping = False
         self._asked_at: float | None = None
-        """When the pending answer was requested, if any."""
+        """When the pending answer was requested. None if no answer is pending."""
         self._is_logged = False
         self._held_up_by: str | None = None
 
     @property
     def held_up_by(self) -> str | None:
-        """The job that blocks the loop now, with its start and place, if that was logged."""
+        """The job that is blocking the loop, since when and at which place, if this was logged."""
         return self._held_up_by
 
     def start(self) -> None:
@@ -71,7 +71,7 @@ class EventLoop:
         self._answer()
 
     def _keep_watch(self) -> None:
-        """Have an asyncio task in the loop that is cancelled with all others."""
+        """Keep an asyncio task in the loop that is cancelled whenever all of the loop's tasks are."""
         self._watch = self.loop.create_task(asyncio.Event().wait(), name="sqla_jobs-watch")
         self._watch.add_done_callback(self._on_cancelled)
 
@@ -80,9 +80,10 @@ class EventLoop:
             self.loop.call_later(_GOES_ON, self._keep_watch)
 
     def begin(self, callback: Callable[..., object], *args: object, context: Context) -> None:
-        """Call it in the thread of the loop; not while somebody ends that, as `asyncio.run` does by cancelling all.
+        """Call `callback` in the loop's thread, but not while all of the loop's tasks are being cancelled.
 
-        What began then would be lost. Raises `RuntimeError` where the application has closed the loop.
+        `asyncio.run` ends a loop that way, and a job begun then would be lost. Raises `RuntimeError` if the application
+        has closed the loop.
         """
         self.loop.call_soon_threadsafe(self._call_unless_ending, callback, args, context, context=context)
 
@@ -113,7 +114,10 @@ class EventLoop:
             raise
 
     def look(self, now: float, current: Callable[[asyncio.Task[Any] | None], object]) -> None:
-        """Log the stack of a job that blocks the loop, once. `current` names the job of an asyncio task."""
+        """Log, once, the stack of a job that is blocking the loop.
+
+        `current` returns the name of an asyncio task's job.
+        """
         if self._asked_at is None:
             self._asked_at, self._is_logged = now, False
             soon(self.loop, self._answer)
@@ -148,7 +152,7 @@ class EventLoop:
             self.loop.close()
 
     def _run_on(self) -> None:
-        """Run the loop. Log an exit raised by an asyncio task or callback of a job: `_contained` does not catch it."""
+        """Run the loop. Log an exit raised by a job's asyncio task or callback, which `_contained` does not catch."""
         try:
             self.loop.run_forever()
         except (KeyboardInterrupt, SystemExit) as error:

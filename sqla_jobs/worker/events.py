@@ -15,31 +15,33 @@ from sqla_jobs.calls.values import Claimed, RunEnd, read_headers
 from sqla_jobs.database.binding import Context
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.queries import Queries
-from sqla_jobs.queries.untold import Untold
+from sqla_jobs.queries.undelivered import Undelivered
 from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.tasks.hooks import EventName, Hooks, RunEvent
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _MOST = 10_000
-"""The most events that wait for slow handlers. More are dropped."""
+"""The maximum number of events that wait for slow handlers. Further events are dropped."""
 _LOOK = 5.0
-"""Seconds between two looks for undelivered events of failed and lost attempts."""
+"""Seconds between looks for undelivered events of failed and lost attempts."""
 _SAY_AGAIN = 60.0
-"""Seconds between two log lines about dropped events."""
+"""Seconds between log lines about dropped events."""
 _STOP = 5.0
-"""Seconds that handlers have when the worker stops."""
+"""Seconds allowed for handlers when the worker stops."""
 _AT_LEAST_ONCE = ("failed", "lost")
 _LATE = (*_AT_LEAST_ONCE, "retried", "cancelled")
-"""The outcomes whose events can be delivered from rows. The last two are those of attempts whose process was killed for
-them."""
+"""The outcomes whose events can be delivered from rows.
+
+The last two are outcomes of attempts whose process was killed to end them.
+"""
 
 
 class EventDelivery:
     """Takes events from any thread, and calls the handlers one by one in its own thread, inside `context`.
 
-    Failed and lost attempts, and those whose process was killed for them, are marked in the database until their
-    handlers have returned. If this process dies before, another worker delivers the events.
+    Failed and lost attempts, and those whose process was killed to end them, are marked in the database until their
+    handlers have returned. If this process dies before that, another worker delivers the events.
     """
 
     def __init__(
@@ -76,7 +78,7 @@ class EventDelivery:
 
     @property
     def started(self) -> Callable[[Attempt], None] | None:
-        """Called when a run begins. None if no handler wants that event."""
+        """The callback for the beginning of a run. None if no handler wants that event."""
         return self._on_started if "started" in self._wanted else None
 
     def _on_started(self, attempt: Attempt) -> None:
@@ -133,7 +135,7 @@ class EventDelivery:
 
     def _look(self) -> None:
         with self._engine.begin() as connection:
-            undelivered = self._queries.take_untold(connection, self._guaranteed, self._tasks)
+            undelivered = self._queries.take_undelivered(connection, self._guaranteed, self._tasks)
         for one in undelivered:
             if self._stopping.is_set():
                 return
@@ -144,17 +146,17 @@ class EventDelivery:
     def _mark(self) -> None:
         if self._delivered:
             with self._engine.begin() as connection:
-                self._queries.mark_told(connection, self._delivered)
+                self._queries.mark_delivered(connection, self._delivered)
             self._delivered = []
 
 
 def started(job: Claimed) -> RunEvent:
-    """Return the event for an attempt that begins."""
+    """Return the event for the start of an attempt."""
     return _event_of("started", job)
 
 
 def event_of(end: RunEnd) -> RunEvent | None:
-    """Return the event for the end of an attempt. None if the attempt was given back."""
+    """Return the event for the end of an attempt, or None if the attempt was given back."""
     job, outcome = end.lease, end.outcome
     if not isinstance(job, Claimed) or outcome.kind == "released":
         return None
@@ -171,7 +173,7 @@ def event_of(end: RunEnd) -> RunEvent | None:
 
 def _event_of(
     name: EventName,
-    job: Claimed | Untold,
+    job: Claimed | Undelivered,
     *,
     error_type: str | None = None,
     error: str | None = None,
@@ -197,7 +199,7 @@ def _event_of(
     )
 
 
-def _event_of_row(row: Untold) -> RunEvent:
+def _event_of_row(row: Undelivered) -> RunEvent:
     return _event_of(
         cast("EventName", row.outcome),
         row,

@@ -1,4 +1,4 @@
-"""The finisher, which stores the ends of attempts in batches, on connections of its own, beside the claims."""
+"""The finisher, which stores the ends of attempts in batches on its own connections, in parallel with claims."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BATCH = 1000
 _CROWD = 500
 """The number of waiting ends at which a second thread helps to write."""
 _BATCH_SIZE = 8_000_000
-"""Characters of results and tracebacks after which a batch is full."""
+"""The number of characters in results and tracebacks at which a batch is full."""
 _LOCKED_AGAIN = 0.05
 """Seconds after which a locked row is tried again."""
 _REFUSED_AGAIN = 60.0
@@ -33,10 +33,10 @@ _REFUSED_AGAIN = 60.0
 
 
 class Finisher:
-    """Stores ends of attempts from any thread.
+    """Stores the ends of attempts, which any thread may pass to it.
 
-    While one batch is written, the next one gathers. So batches grow with the load, and a single end is written at
-    once. Under full load two batches are written at a time: while one waits for the disk, or for its turn in
+    While one batch is being written, the next one fills up. So batches grow with the load, and a single end is written
+    immediately. Under full load two batches are written at a time: while one waits for the disk, or for its turn in
     Python, the server works on the other. Each thread logs its own errors.
     """
 
@@ -51,7 +51,7 @@ class Finisher:
         self._putting_aside = threading.Lock()
         self._crowd = threading.Event()
         self._is_crowded = False
-        """True if the helper was called and has not looked since."""
+        """True if the helper has been called and has not looked since then."""
         self._may_help = True
         self._closing = False
         self._give_up = threading.Event()
@@ -62,8 +62,8 @@ class Finisher:
     def start(self, settled: Callable[[list[RunEnd], list[RunEnd]], None]) -> None:
         """Start. From now on `settled(ends, stored)` is called after each batch.
 
-        `ends` are stored or have lost their leases. Their outcomes are those in the database. `stored` are the ends
-        whose runs record the attempt's own outcome.
+        `ends` are those that were stored or whose leases were lost, with the outcomes in the database. `stored` are the
+        ends whose runs record the attempt's own outcome.
         """
         self._settled = settled
         self._thread.start()
@@ -85,7 +85,7 @@ class Finisher:
         return self._queue.qsize()
 
     def close(self, timeout: float) -> bool:
-        """Store the remaining ends for at most `timeout` seconds. Return whether all were stored."""
+        """Spend at most `timeout` seconds storing the remaining ends. Return whether all were stored."""
         deadline = time.monotonic() + timeout
         self._may_help = False
         self._crowd.set()
@@ -108,17 +108,17 @@ class Finisher:
     def _help(self) -> None:
         while self._crowd.wait():
             self._crowd.clear()
-            self._is_crowded = False  # before looking, so that a later end calls the helper again
+            self._is_crowded = False  # reset before looking, so that a later end calls the helper again
             if not self._may_help:
                 return
             self._store(self._take([]))
             if self._locked:
-                self._queue.put(None)  # wake the first thread, which may wait up to a minute for an end
-            if self._queue.qsize() >= _CROWD:  # no more ends may arrive while so many wait
+                self._queue.put(None)  # wake the first thread, which may be waiting up to a minute for an end
+            if self._queue.qsize() >= _CROWD:  # no further end may arrive to call the helper while so many wait
                 self._call_helper()
 
     def _store(self, batch: list[RunEnd]) -> None:
-        """Write a batch, however long the server is away. Keep the batch if the worker gives up."""
+        """Write a batch, however long the server is unavailable. Keep the batch if the worker gives up."""
         try:
             self._retry.call(partial(self._write_all, batch))
         except Exception as error:  # noqa: BLE001 - logged, and kept for `close` to see
@@ -181,7 +181,10 @@ class Finisher:
 
 
 def _is_stored(end: RunEnd, fate: str | None) -> bool:
-    """Return whether the run records the end. A run that existed before may be from a commit whose answer was lost."""
+    """Return whether the run records the end.
+
+    A run that already existed may come from a commit whose reply was lost.
+    """
     return fate in (None, "cancelled") or (fate == "known" and end.outcome.kind is RunOutcome.succeeded)
 
 

@@ -12,13 +12,13 @@ from sqla_jobs.queries.limited import NOWHERE, Floors, Look
 from sqla_jobs.rules.limits import ordered_gate
 
 _SHARED = 30.0
-"""The longest pause between two sweeps, in seconds, that other workers can cause."""
+"""The longest pause between sweeps that other workers can cause, in seconds."""
 
 
 class SweepTimer:
-    """When the next sweep is due: one second after the last, or twenty times a sweep's duration if that is longer.
+    """The time of the next sweep: one second after the last, or twenty times a sweep's duration if that is longer.
 
-    The shorter of the last two durations counts: the machine may have delayed one of them.
+    The shorter of the last two durations counts, since the machine may have delayed one of the sweeps.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,10 @@ class SweepTimer:
         self._took = math.inf
 
     def swept(self, began: float, ended: float, *, workers: int = 1) -> None:
-        """Note a sweep from `began` to `ended`. `workers` share the time for sweeps, up to half a minute each."""
+        """Record a sweep from `began` to `ended`.
+
+        Sharing sweeps among `workers` makes the pause up to half a minute long.
+        """
         rest = 20 * min(ended - began, self._took)
         self._took = ended - began
         self.at = ended + max(1.0, rest, min(rest * workers, _SHARED))
@@ -37,12 +40,12 @@ class ScanFloors:
     """Floors for each queue and priority. Claims start above them, to skip dead index entries of claimed jobs.
 
     A floor trails the highest claimed position by at least a second. A job whose transaction committed late may lie
-    below it. So there is a sweep without floors from time to time, as `SweepTimer` decides.
+    below it. So claims sweep without floors from time to time, as `SweepTimer` decides.
     """
 
     def __init__(self, queues: Iterable[str]) -> None:
         self.workers = 1
-        """The number of workers that serve some of these queues. They share the time for sweeps."""
+        """The number of workers that serve any of these queues and so share the time for sweeps."""
         self._floor = {queue: [*EVERYWHERE] for queue in queues}
         self._highest = {queue: [*EVERYWHERE] for queue in self._floor}
         self._trailing = {queue: [*EVERYWHERE] for queue in self._floor}
@@ -54,7 +57,7 @@ class ScanFloors:
         return {queue: self._floor[queue] for queue in queues if now < self._sweeps[queue].at}
 
     def swept(self, queues: Iterable[str], began: float, ended: float) -> None:
-        """Note that a claim from these queues without floors, a sweep, lasted from `began` to `ended`."""
+        """Record that a sweep, a claim from these queues without floors, lasted from `began` to `ended`."""
         for queue in queues:
             self._sweeps[queue].swept(began, ended, workers=self.workers)
 
@@ -68,11 +71,11 @@ class ScanFloors:
             sweep.at = 0.0
 
     def claimed(self, jobs: list[Claimed], now: float) -> None:
-        """Remember how far claims have come. `jobs` are in claim order."""
+        """Remember how far claims have advanced. `jobs` are in claim order."""
         highest = {(job.queue, job.priority - PRIORITIES.start): job.position for job in jobs}
         lowest = {(job.queue, job.priority - PRIORITIES.start): job.position for job in reversed(jobs)}
         for (queue, level), position in lowest.items():
-            if position <= self._floor[queue][level]:  # its commit was late, and other late ones may follow
+            if position <= self._floor[queue][level]:  # the job's commit was late, and other late commits may follow
                 self._floor[queue][level] = self._trailing[queue][level] = self._highest[queue][level] = -1
             self._highest[queue][level] = max(self._highest[queue][level], highest[queue, level])
         if now - self._moved_at >= 1.0:
@@ -83,9 +86,9 @@ class ScanFloors:
 _HOT = 200
 """The number of claimed jobs after which a group gets floors."""
 _MOST = 16
-"""The most groups that have floors: each step of a look compares all of them."""
+"""The maximum number of groups that have floors: each step of a look compares all these groups."""
 _FORGOTTEN = 10_000
-"""The number of groups after which the counts start anew."""
+"""The number of counted groups beyond which counting starts over."""
 
 
 Place = TypeVar("Place", int, tuple[int, int])
@@ -96,9 +99,9 @@ class GateFloors:
 
     Under a long-lived snapshot the index keeps an entry for each job that has run.
 
-    The floor of a group is the place of a claimed job. It applies once no transaction is left that may have
-    inserted a job below it, and a later look has found none. A job that gets a more urgent priority or a gate may
-    still lie below. So a sweep removes all floors, as often as `SweepTimer` decides.
+    A group's floor is the index position of a claimed job. The floor applies once no transaction that may have inserted
+    a job below it is left, and a later look has found no such job. A job that is given a more urgent priority or a gate
+    may still lie below the floor. So a sweep removes all floors, as often as `SweepTimer` decides.
     """
 
     def __init__(self) -> None:
@@ -107,7 +110,7 @@ class GateFloors:
         self.forget()
 
     def forget(self) -> None:
-        """Forget all floors after an error: a new primary may lack the last commits, and give out run ids again."""
+        """Forget all floors after an error: a new primary may lack the latest commits and reuse run ids."""
         self._groups = _Rising((PRIORITIES.start - 1, 0))
         self._orders = _Rising(0)
         self._gates: dict[str, int] = {}
@@ -122,13 +125,13 @@ class GateFloors:
         return NOWHERE if now >= self._sweeps.at else Floors(self._groups.floors, self._orders.floors, self._gates)
 
     def learn(self, look: Look, began: float, ended: float) -> None:
-        """Raise the floors to the results of a look. The jobs that it claimed are on disk."""
+        """Raise the floors according to the results of a look. The jobs that the look claimed are on disk."""
         if began >= self._sweeps.at:
             self._sweeps.swept(began, ended)
             self._sweep()
         for job in look.claimed:
             self._count(job, look)
-        if look.claimed:  # otherwise nothing was flushed: after a crash, run ids may be given out again
+        if look.claimed:  # otherwise nothing was flushed, and run ids may be reused after a crash
             self._raise_gates(look)
 
     def _sweep(self) -> None:
@@ -163,13 +166,13 @@ class GateFloors:
 class _Passed(NamedTuple, Generic[Place]):
     place: Place
     ended_at: int
-    """Once all transactions before this one have ended, no job can be inserted below `place`."""
+    """A transaction id: once all transactions before it have ended, no job can be inserted below `place`."""
     settled: Place
     """The place below which no job can be inserted any more."""
 
 
 class _Rising(Generic[Place]):
-    """Floors that follow the claims, for groups or for ordered keys."""
+    """Floors that rise with the claims, for groups or for ordered keys."""
 
     def __init__(self, ground: Place) -> None:
         self._ground: Place = ground
@@ -177,12 +180,15 @@ class _Rising(Generic[Place]):
         self.passed: dict[str, _Passed[Place]] = {}
 
     def sweep(self) -> None:
-        """Remove all floors. Each returns with the next claim from its key, at most as high as the claimed job."""
+        """Remove all floors. Each floor returns with the next claim from its key, no higher than the claimed job."""
         self.passed = {key: self.passed[key] for key in self.floors}
         self.floors = {}
 
     def claimed(self, key: str, place: Place, look: Look) -> None:
-        """Note a claim at `place`. Claims start at the floor, so they take late jobs before the floor passes them."""
+        """Record a claim at `place`.
+
+        Claims start at the floor, so they take late jobs before the floor passes those.
+        """
         passed = self.passed.get(key, _Passed(self._ground, 0, self._ground))
         if passed.ended_at <= look.oldest:
             passed = self.passed[key] = _Passed(place, look.newest, max(passed.place, passed.settled))

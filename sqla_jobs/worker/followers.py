@@ -1,4 +1,4 @@
-"""Messages to processes that follow jobs, while there are any."""
+"""Messages to the processes that follow jobs, while there are such processes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from sqla_jobs.worker.attempts import Attempts
 
 
 class Followers:
-    """Sends the ids of jobs that were claimed, reported progress or ended here, over the notifier's connection.
+    """Sends the ids of jobs claimed here, or that reported progress or ended here, over the notifier's connection.
 
-    A message is sent after the commit, so its receiver reads the new state. Nothing is called before the first
+    A message is sent after the commit, so its receiver reads the new state. No message is sent before the first
     announcement.
     """
 
@@ -26,7 +26,7 @@ class Followers:
         self._until = 0.0
 
     def announced(self) -> None:
-        """Note that processes follow jobs. The first answer makes them read all jobs, so they see earlier ends too."""
+        """Record that processes follow jobs. The first reply makes them read all jobs, so they see earlier ends too."""
         is_news = time.monotonic() > self._until
         self._until = time.monotonic() + FOLLOWED_FOR
         self._attempts.changed = self._tell

@@ -1,4 +1,4 @@
-"""Places behind limits that became free in this process. It fills them itself, or notifies other workers."""
+"""Places behind limits that became free in this process, which fills them itself or notifies other workers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sqla_jobs.rules.limits import holds_a_place
 from sqla_jobs.worker.claiming import Claiming
 
 _APART = 0.1
-"""The shortest time between two messages to other workers, in seconds."""
+"""The shortest time between messages to other workers, in seconds."""
 
 
 class FreedPlaces:
@@ -24,7 +24,7 @@ class FreedPlaces:
         self._queries = claiming.shared.queries
         self._channel = claiming.shared.models.channel
         self._ended = deque[tuple[Gates, str]]()
-        """The gates of each job that ended, and its queue if that is limited itself."""
+        """The gates of each ended job, and its queue if the queue itself is limited."""
         self._left = Counter[str]()
         """The number of places, by gate, that no job in this process has taken."""
         self._full = set[Gates]()
@@ -33,9 +33,9 @@ class FreedPlaces:
         self._rest = 0.0
 
     def add(self, gates: Gates, queue: str) -> bool:
-        """Count the places of an ended job, behind its gates and in its queue. `queue` is "" if it is not limited.
+        """Count the places of an ended job, behind its gates and in its queue. `queue` is "" if the queue is unlimited.
 
-        Return whether the job had any place. May be called from any thread.
+        Return whether the job held any place. May be called from any thread.
         """
         has_places = bool(queue) or any(map(holds_a_place, gates))
         if has_places:
@@ -43,7 +43,7 @@ class FreedPlaces:
         return has_places
 
     def take(self) -> Counter[Gates]:
-        """Return the groups that were full, with the number of their jobs that ended since the last call."""
+        """Return the groups that were full, each with the number of its jobs that have ended since the last call."""
         hints = Counter[Gates]()
         for _ in range(len(self._ended)):
             gates, queue = self._ended.popleft()
@@ -56,8 +56,10 @@ class FreedPlaces:
         return hints
 
     def refilled(self, jobs: Sequence[Claimed], free: Mapping[Gates, int | None]) -> None:
-        """Count the places that these jobs have taken. `free` has the free places before, by group; `None`:
-        unlimited."""
+        """Count the places that these jobs have taken.
+
+        `free` maps each group to the places that were free before; `None` means no limit.
+        """
         for gates, number in Counter(job.gates for job in jobs).items():
             before = free.get(gates)
             if before is not None and before <= number:

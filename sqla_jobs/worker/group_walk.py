@@ -1,4 +1,4 @@
-"""Claims of jobs behind gates in one queue. Each claim starts at the group at which the last one ended."""
+"""Claims of jobs behind gates in one queue. Each claim starts at the group where the last one ended."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from sqla_jobs.worker.floors import GateFloors
 
 _Claim = Callable[[Among], list[Claimed]]
 _GATHER = 0.003
-"""The longest wait for more slots after a claim, in seconds: the lock of limits allows some 1,200 claims a second."""
+"""The longest wait for more slots after a claim, in seconds: the limits lock allows about 1,200 claims a second."""
 
 
 class Round:
-    """A walk through all groups of a queue. After a round without claims only news makes another one useful."""
+    """A walk through all groups of a queue. After a round without claims, only news makes another round useful."""
 
     def __init__(self) -> None:
         self._began: object = None
@@ -45,15 +45,20 @@ class Round:
 
 
 class GroupWalk:
-    """Walks through the groups of a queue. The jobs with the same gates are a group. For one thread at a time."""
+    """Walks through the groups of a queue. Jobs with the same gates form a group. Call it from one thread at a time."""
 
     def __init__(self, claiming: Claiming, backfill: Backfill, tasks: Sequence[str], backlog: Backlog) -> None:
         self.backlog = backlog
         self.is_first_fill: bool = True
-        """True if the next claim that uses all its room is the first since a rest. Other workers may then find more."""
+        """True if the next claim that uses all its room is the first since a rest.
+
+        Other workers may then find more jobs.
+        """
         self.free: Mapping[Gates, int | None] = {}
-        """The number of jobs that could start before the last claim, for each group from which it took jobs. None: any
-        number."""
+        """For each group from which the last claim took jobs, the number that could start before it.
+
+        None means any number.
+        """
         self._engine = claiming.shared.claims
         self._queries = claiming.shared.queries
         self._set_aside = claiming.shared.set_aside
@@ -67,9 +72,9 @@ class GroupWalk:
         self._round = Round()
         self._is_polled = False
         self._small_at = 0.0
-        """When a claim of few jobs is worth its lock, by `time.monotonic()`."""
+        """When claiming only a few jobs is worth taking the lock, by `time.monotonic()`."""
         self._batch_at = math.inf
-        """When to claim few jobs anyway, while waiting for more free slots."""
+        """When to stop waiting for more free slots and claim even a few jobs."""
         self._rate_at = math.inf
         """When a rate that was used up in this round allows one more start, by `time.monotonic()`."""
 
@@ -79,7 +84,7 @@ class GroupWalk:
         return self._round.found_nothing_since(news) and not is_over
 
     def poll(self) -> None:
-        """Look at some groups, from the end of the last look on, even during a rest."""
+        """Look at some groups, starting where the last look ended, even during a rest."""
         self._is_polled = True
 
     def wakes_at(self, news: object) -> float:
@@ -91,8 +96,10 @@ class GroupWalk:
         return min(self._rate_at, self._floors.sweep_at)
 
     def room(self, news: object) -> int:
-        """Return how many jobs to claim now. 0 right after a claim if few slots are free: there will be more in a
-        moment."""
+        """Return how many jobs to claim now.
+
+        0 right after a claim if only a few slots are free, since there will soon be more.
+        """
         now = time.monotonic()
         self._batch_at = math.inf
         if self.rests(news):
@@ -106,8 +113,10 @@ class GroupWalk:
         return room
 
     def claim(self, room: int, hints: Mapping[Gates, int], news: object) -> list[Claimed]:
-        """Claim at most `room` jobs, first from the groups in `hints`. A limited queue also gives jobs without
-        gates."""
+        """Claim at most `room` jobs, first from the groups in `hints`.
+
+        From a limited queue, also claim jobs without gates.
+        """
         is_poll = self._is_polled and self._round.found_nothing_since(news)
         self._is_polled = False
         if self._cursor == "{}" and not is_poll:
@@ -125,7 +134,7 @@ class GroupWalk:
         return claimed
 
     def forget(self) -> None:
-        """Forget the floors and the present round after an error: another server may have taken over."""
+        """Forget the floors and the current round after an error: another server may have taken over."""
         self._floors.forget()
         self._round.spoil()
 
@@ -179,8 +188,10 @@ class GroupWalk:
         return [job for part in self._set_aside.around("its claim", claim, candidates) for job in part]
 
     def _in_turn(self, claims: list[_Claim]) -> list[_Claim]:
-        """Return the claims to try, in order. Only a limited queue gives jobs without gates: then the order
-        alternates."""
+        """Return the claims to try, in order.
+
+        Jobs without gates come only from a limited queue, for which the order alternates.
+        """
         if self._queue not in self._backfill.queues:
             return claims[:1]
         self._is_plain_first = not self._is_plain_first

@@ -1,4 +1,4 @@
-"""The host of a worker: its connection to the world outside, with or without a parent process."""
+"""A worker's host: its connection to the outside world, with or without a parent process."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from sqla_jobs.worker.lookout import Lookout, OwnLookout
 
 
 class Host(Protocol):
-    """Keeps one worker alive in the database and notifies it of work, by itself or through a parent process."""
+    """Keeps one worker marked as alive in the database and notifies it of work, itself or through a parent process."""
 
     stop: StopRequest
     connections: int
-    """The most connections that the worker uses, in addition to two for claims and those of its jobs."""
+    """The maximum number of connections that the worker uses, besides two for claims and those of its jobs."""
     all_connections: int
-    """The most connections that the worker and its parent use together, in addition to those of its jobs."""
+    """The maximum number of connections that the worker and its parent use together, besides those of its jobs."""
     slot: Callable[[], RunSlot] | None
-    """Gives a slot in which to publish a run that begins. None if no parent watches."""
+    """Returns a slot in which to publish the beginning of a run. None if no parent is watching."""
 
     @property
     def beat_at(self) -> float:
@@ -33,11 +33,14 @@ class Host(Protocol):
         ...
 
     def meet(self, shared: Shared, sessions: int) -> None:
-        """Learn the database, as the first call. The jobs use up to `sessions` connections at once."""
+        """Receive the database, before the worker registers.
+
+        The jobs use up to `sessions` connections simultaneously.
+        """
         ...
 
     def lookout(self, shared: Shared, tasks: Sequence[str]) -> Lookout:
-        """Return the lookout that finds work for a worker of these tasks."""
+        """Return the lookout that finds work for a worker that runs these tasks."""
         ...
 
     def may_close(self, close_idle: Callable[[], None]) -> None:
@@ -45,7 +48,7 @@ class Host(Protocol):
         ...
 
     def registered(self, process_id: uuid.UUID) -> None:
-        """Note that the worker has registered a row with this id."""
+        """Record that the worker has registered a row with this id."""
         ...
 
     @property
@@ -54,27 +57,27 @@ class Host(Protocol):
         ...
 
     def keep(self, process_id: uuid.UUID) -> bool:
-        """Beat if that is due. Return False if the worker was taken for dead."""
+        """Send a heartbeat if one is due. Return False if the worker was considered dead."""
         ...
 
     def kill_for(self, run_id: int) -> None:
-        """Have the process killed if this run does not stop. Called again and again."""
+        """Have the process killed if this run does not stop. Called repeatedly."""
         ...
 
     def rest(self) -> None:
-        """Save resources: the worker has been idle for a while, and sends no claim. Called again and again."""
+        """Save resources: the worker has been idle for a while and is sending no claims. Called repeatedly."""
         ...
 
     def leaving(self) -> None:
-        """Note that the worker is about to delete its row."""
+        """Record that the worker is about to delete its row."""
         ...
 
 
 class Alone:
-    """The host of a worker without a parent. It beats, and rescues the jobs of dead processes."""
+    """The host of a worker without a parent. It sends heartbeats and rescues the jobs of dead processes."""
 
     connections = 5
-    """One connection each for heartbeats, listening and pruning, and two for finishes: none waits for another."""
+    """One connection each for heartbeats, listening and pruning, and two for storing ends: none waits for another."""
     all_connections: int = connections + 2
     slot: Callable[[], RunSlot] | None = None
 
@@ -82,7 +85,7 @@ class Alone:
         self._counters = counters
         self.stop: StopRequest = StopRequest()
         self._process_ids = set[uuid.UUID]()
-        """The id of its row. Empty after it was taken for dead."""
+        """The id of the worker's row. Empty after the worker was considered dead."""
         self._beat_at = time.monotonic()
 
     @property

@@ -19,18 +19,18 @@ from sqla_jobs.worker.freed_places import FreedPlaces
 from sqla_jobs.worker.group_walk import GroupWalk
 
 _UNSURE = 0.05
-"""Seconds between two looks while the last heartbeat is too old for claims."""
+"""Seconds between looks while the last heartbeat is too old for claims."""
 _POLLS = 3.9
-"""The number of polls between two looks that no message has caused."""
+"""The number of polls between looks that are not caused by a message."""
 
 
 class LimitedClaimer:
-    """Claims jobs behind limits. It repeats its look while anything is claimed.
+    """Claims jobs behind limits. It keeps looking as long as it claims anything.
 
-    A queue rests after a complete round through its groups that claimed nothing and began after the last news.
-    News, such as an enqueue, an end or a changed limit, wakes every queue. A rate that allows one more start wakes
-    its own queue. A slot that becomes free continues the round of a queue that does not rest. Polls make up for
-    lost messages.
+    A queue rests once a complete round through its groups, begun after the last news, has claimed nothing. News, such
+    as a new job, an ended attempt or a changed limit, wakes every queue. A rate that allows one more start wakes only
+    its own queue. When a slot becomes free in a queue that is not resting, the queue's round continues. Polls make up
+    for lost messages.
 
     It does nothing while neither code nor an operator limits anything.
     """
@@ -47,8 +47,10 @@ class LimitedClaimer:
         self._freed = FreedPlaces(claiming)
         self._walks = [GroupWalk(claiming, backfill, tuple(tasks), backlog) for backlog in claiming.backlogs]
         self._news = object()
-        """An object that is replaced whenever there is news. A round that ends with the object with which it began has
-        missed nothing."""
+        """An object that is replaced whenever there is news.
+
+        A round that ends with the same object as it began with has missed nothing.
+        """
         self._poll_at = 0.0
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -73,13 +75,13 @@ class LimitedClaimer:
         return self._retry.trouble
 
     def heard(self) -> None:
-        """Note news: jobs that could not start before may start now."""
+        """Record news: jobs that could not start before may start now."""
         self._news = object()
         if self._is_of_use:
             self._wake.set()
 
     def slot_freed(self) -> None:
-        """Wake the claim loop: a slot became free in a queue that does not rest."""
+        """Wake the claim loop: a slot has become free in a queue that is not resting."""
         self._wake.set()
 
     def is_meant(self, what: str) -> bool:
@@ -89,7 +91,7 @@ class LimitedClaimer:
         return not what or what.endswith(LIMITS) or may_be_limited
 
     def poll(self) -> None:
-        """Look at some groups every four polls, to make up for lost messages; and at once after the first limit."""
+        """Look at some groups every four polls, to make up for lost messages, and immediately after the first limit."""
         now = time.monotonic()
         if now >= self._poll_at:
             self._poll_at = now + _POLLS * self._settings.poll
@@ -105,13 +107,13 @@ class LimitedClaimer:
         is_news = False
         for job in jobs:
             if job.gates or job.queue in queues or job.task in added:
-                gates = job.gates or tuple(added.get(job.task, ()))  # an operator may have added gates while it ran
+                gates = job.gates or tuple(added.get(job.task, ()))  # an operator may have added gates during the run
                 is_news |= self._freed.add(gates, job.queue if job.queue in queues else "")
         if is_news:
             self.heard()
 
     def claim_some(self) -> bool:
-        """Claim in the calling thread. Return False if no thread has claimed anything and all queues rest."""
+        """Claim in the calling thread. Return False if no thread has claimed anything and all queues are resting."""
         if not self._is_of_use:
             return False
         self._news = object()
@@ -119,7 +121,7 @@ class LimitedClaimer:
         return self._look() or len(self._attempts) > 0 or not all(walk.rests(self._news) for walk in self._walks)
 
     def leave(self) -> None:
-        """Notify other workers of the places that became free since this one stopped claiming."""
+        """Notify other workers of the places that have become free since this worker stopped claiming."""
         self._freed.take()
         self._freed.notify()
 
@@ -147,7 +149,7 @@ class LimitedClaimer:
         )
 
     def _look(self) -> bool:
-        """Claim for the queues in turn, until each rests or has no room. Return whether anything was claimed."""
+        """Claim for the queues in turn, until each is resting or has no room. Return whether anything was claimed."""
         any_claimed = False
         with self._looking:
             try:
@@ -186,6 +188,8 @@ class LimitedClaimer:
         return bool(jobs)
 
     def _may_begin(self, job: Claimed) -> bool:
-        """Return whether the lease is surely valid. If this process was stopped meanwhile, others may take it for
-        dead."""
+        """Return whether the lease is certainly valid.
+
+        If this process was suspended meanwhile, others may consider it dead.
+        """
         return self._liveness.is_sure and job.process_id == self._liveness.process_id

@@ -1,4 +1,4 @@
-"""The registration and heartbeat of a worker process, and the care for the jobs that it holds."""
+"""The registration and heartbeat of a worker process, and the supervision of the jobs that it holds."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from sqla_jobs.worker.misfits import Misfits
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _LOOK = 1.0
-"""Seconds between two looks at the held jobs, for cancel requests and to store progress."""
+"""Seconds between looks at the held jobs, to find cancel requests and store progress."""
 _PROGRESS = 0.1
-"""The shortest time between two writes of progress, in seconds."""
+"""The shortest time between writes of progress, in seconds."""
 _AT_REST = 10.0
 """Seconds without jobs after which a process is idle."""
 _SIGN_OFF = 5.0
@@ -34,11 +34,11 @@ _SIGN_OFF = 5.0
 
 
 class Liveness:
-    """Registers the process, has its host keep it alive, and watches its jobs, in a thread of its own.
+    """Registers the process, has its host send heartbeats, and watches the jobs, in a thread of its own.
 
-    `tasks` is stored in the process's row. `lost` is called after the process was taken for dead: the process
-    continues under a new id, and all its old leases belong to others. `unknown_leases` receives leases that the
-    server lists for this process and that are not in its table.
+    `tasks` is stored in the process's row. `lost` is called after the process was considered dead: the process
+    continues under a new id, and all its old leases belong to others. `unknown_leases` is called with leases that the
+    server lists for this process but that are not in its table.
     """
 
     def __init__(
@@ -72,13 +72,13 @@ class Liveness:
 
     @property
     def process_id(self) -> uuid.UUID:
-        """The id of the row under which this process lives now."""
+        """The id of the row under which this process is currently registered."""
         assert self._process_id is not None, "start() comes first"
         return self._process_id
 
     @property
     def is_sure(self) -> bool:
-        """True if the last heartbeat is recent enough to take new jobs."""
+        """True if the last heartbeat is recent enough for the process to take new jobs."""
         return time.monotonic() - self._host.beat_at < self._settings.lease / 2
 
     def start(self, sessions: int) -> None:
@@ -88,7 +88,7 @@ class Liveness:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop, and delete the row of the process. Other workers can then take its remaining jobs at once."""
+        """Stop, and delete the process's row. Other workers can then take its remaining jobs immediately."""
         self._stop.set()
         self._wake.set()
         self._thread.join(_SIGN_OFF)
@@ -129,7 +129,7 @@ class Liveness:
         return time.monotonic() + min(_LOOK, self._settings.heartbeat, self._host.due_in)
 
     def wake(self) -> None:
-        """Store progress soon: a task has reported some."""
+        """Store progress soon: a task has reported progress."""
         self._wake.set()
 
     def _store_progress(self) -> None:
@@ -162,7 +162,7 @@ class Liveness:
             self._unknown_at = max(now + self._settings.heartbeat, rested_at)
         self._busy_at = now if self._attempts else max(self._busy_at, self._attempts.added_at)
         is_at_rest = now >= max(self._busy_at + _AT_REST, self._attempts.unknown_until)
-        self._store_progress()  # also what middleware reports
+        self._store_progress()  # including progress that middleware reports
         if attempts := self._attempts.older_than(_LOOK / 2):
             with self._engine.begin() as connection:
                 self._look(connection, attempts)
@@ -170,11 +170,11 @@ class Liveness:
         self._shared.set_aside.show(self._engine, self._queries, self.process_id)
         if is_at_rest:
             self._host.rest()
-        else:  # an idle process would open a connection only for this
+        else:  # an idle process would open a connection just for this
             self._vitals.show(self.process_id, self._attempts.ended_at)
 
     def _give_back_unknown(self) -> None:
-        """Give back jobs of claims whose answer never arrived. Do nothing while a claim is in progress."""
+        """Give back the jobs of claims whose replies never arrived. Do nothing while a claim is in progress."""
         with ExitStack() as held:
             for claiming in (self._attempts.claiming, self._attempts.claiming_limited):
                 if not claiming.acquire(blocking=False):

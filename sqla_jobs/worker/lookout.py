@@ -1,4 +1,4 @@
-"""Lookouts, by which a worker learns of jobs to claim."""
+"""Lookouts, through which a worker learns of jobs to claim."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class JobListener(Protocol):
     """A receiver of notifications about new jobs in a queue; "" means any queue."""
 
     def heard(self, queue: str) -> bool:
-        """Note new jobs in `queue`. Return at once whether slots are free for them."""
+        """Record that `queue` has new jobs. Return immediately whether slots are free for them."""
         ...
 
     @property
     def has_free_slot(self) -> bool:
-        """True if a slot of any queue waits for a job."""
+        """True if a slot of any queue is waiting for a job."""
         ...
 
     def look_for(self, queue: str) -> None:
@@ -29,7 +29,7 @@ class JobListener(Protocol):
         ...
 
     def look_again(self) -> bool:
-        """Look for jobs in all queues, also below the floors. Return the same as `heard`."""
+        """Look for jobs in all queues, even below the floors. Return the same as `heard`."""
         ...
 
 
@@ -52,7 +52,7 @@ class Lookout(Protocol):
         ...
 
     def promote(self, now: float) -> bool:
-        """Queue jobs that are due. Return whether jobs may start now that could not before."""
+        """Queue the jobs that are due. Return whether some jobs that could not start before may start now."""
         ...
 
     def expect(self, delay: float) -> bool:
@@ -60,15 +60,15 @@ class Lookout(Protocol):
         ...
 
     def expect_new(self, *, is_busy: bool) -> None:
-        """Expect new jobs, one of which may have a delay. `is_busy`: no slot is free for them."""
+        """Expect new jobs, one of which may have a delay. `is_busy` means that no slot is free for them."""
         ...
 
     def poll_in(self) -> float:
-        """Return the seconds after which a queue without more jobs is asked again."""
+        """Return after how many seconds to look again in a queue that had no more jobs."""
         ...
 
     def found_more(self, queue: str) -> None:
-        """Note that the first claim after a rest used all its room, so that other workers may find more."""
+        """Record that the first claim after a rest used all its room, so other workers may find more jobs."""
         ...
 
     def start(self, job_listener: JobListener) -> None: ...

@@ -24,17 +24,20 @@ from sqla_jobs.runtime.set_aside import SetAside
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _FITS_NOWHERE = 60.0
-"""Seconds after which a job that fits no live worker fails an attempt. It is logged as often."""
+"""Seconds after which a job that fits no live worker fails an attempt. Also the interval between warnings."""
 _LATER = (30.0, 60.0)
 """Bounds, in seconds, of the random delay for jobs beyond `MOST_PASSED_OVER`."""
 _REMEMBERED = 10_000
 
 
 class Misfits:
-    """Gives misfits back, uncharged, to workers whose code they fit. All threads that run jobs use it."""
+    """Gives misfits back, without charging an attempt, to workers whose code they fit.
+
+    All threads that run jobs use it.
+    """
 
     def __init__(self, models: Models[Any], takes: Mapping[str, Takes], set_aside: SetAside) -> None:
-        """Prepare for the given tasks. `takes` has the parameters that this code accepts, by task."""
+        """Prepare for the given tasks. `takes` holds, for each task, the parameters that this code accepts."""
         self._models = models
         self._takes = takes
         self._set_aside = set_aside
@@ -45,7 +48,7 @@ class Misfits:
         self._live: list[Code] = []
 
     def meet(self, attempt: Attempt, error: ArgumentsError) -> None:
-        """Raise `NotBegun`, unless the job was first met a minute ago and no live worker can run it."""
+        """Raise `NotBegun`, unless the job was first met at least a minute ago and no live worker can run it."""
         job, now = attempt.job, time.monotonic()
         with self._lock:
             met_at = self._met_at.setdefault(job.job_id, now)

@@ -27,9 +27,9 @@ from sqla_jobs.runtime.retrying import RetryLoop
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _EVERY = 60.0
-"""The average time between two looks, in seconds."""
+"""The average time between looks, in seconds."""
 _PAUSE = 0.1
-"""Seconds between two batches, so that others can use the server."""
+"""Seconds between batches, so that others can use the server."""
 _ORPHANED_FOR = 86400.0
 """Seconds for which a run without a job is kept after its end: a restore may insert runs before their jobs."""
 _MOST_REFUSED = 100
@@ -42,9 +42,8 @@ _TRY_AGAIN = 3600.0
 class Pruner:
     """Deletes, in batches, the rows that are older than their retention.
 
-    `retention` maps the final states of jobs, "audit" and "ticks" to seconds. Several pruners may work at once:
-    none waits for a row that another has locked. A row that the server refuses to delete is skipped, and logged
-    once.
+    `retention` maps the final states of jobs, "audit" and "ticks" to seconds. Several pruners can work simultaneously:
+    none waits for a row that another has locked. A row that the server refuses to delete is skipped, and logged once.
     """
 
     def __init__(self, engine: Engine, models: Models[Any], retention: Mapping[str, float]) -> None:
@@ -61,7 +60,7 @@ class Pruner:
         self._thread = threading.Thread(target=self._loop, name="sqla_jobs-pruner", daemon=True)
 
     def start(self) -> None:
-        """Start, and look at once."""
+        """Start, and look immediately."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -92,7 +91,7 @@ class Pruner:
         self._where_allowed(orphans.name, partial(self._look_for_orphans, orphans))
 
     def _where_allowed(self, name: str, step: Callable[[], None]) -> None:
-        """Do one step. If this role may not delete such rows, log that once, so that the others are still pruned."""
+        """Do one step. If this role may not delete such rows, log that once, so that other rows are still pruned."""
         try:
             step()
         except DBAPIError as error:
@@ -107,10 +106,10 @@ class Pruner:
             pass
 
     def _look_for_orphans(self, orphans: OrphanedRuns) -> None:
-        """Look at the next runs in a cycle. Continue while some have no job.
+        """Look at the next runs in a cycle. Continue as long as some of them have no job.
 
         The first look begins at a random run: otherwise a worker that is replaced often would never reach the last
-        ones.
+        runs.
         """
         if self._next_run is None:
             with self._transaction() as session:

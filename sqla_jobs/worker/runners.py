@@ -24,9 +24,9 @@ from sqla_jobs.worker.watchdog import Watchdog
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _FINALLY = 2.0
-"""Seconds that coroutines have to end after the stopping worker has cancelled them."""
+"""Seconds allowed for coroutines to end after the stopping worker has cancelled them."""
 _IDLE = 0.1
-"""Seconds that idle threads have to end while another one is still busy."""
+"""Seconds allowed for idle threads to end while another thread is still busy."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ class Callbacks:
     ended: Callable[[RunEnd], None]
     """Receives each end that `execute` returned."""
     committed: Callable[[Attempt], None]
-    """Receives each job whose end is stored already."""
+    """Receives each job whose end is already stored."""
     has_room: Callable[[], None]
     """Requests a claim of more jobs."""
     is_free: Callable[[], None]
-    """Reports a free slot, if jobs may wait for one behind gates."""
+    """Reports a free slot, if jobs behind gates may be waiting for one."""
     loop_gone: Callable[[], None]
-    """Reports, repeatedly, that the application has closed the event loop of its coroutine tasks."""
+    """Reports, repeatedly, that the application has closed the event loop of the coroutine tasks."""
 
 
 class Runners:
@@ -61,25 +61,23 @@ class Runners:
     ) -> None:
         """Prepare slots. `coroutines` are the names of the tasks that run in `events`.
 
-        A coroutine that still runs `kill_after` seconds after its cancellation is abandoned.
+        A coroutine that is still running `kill_after` seconds after its cancellation is abandoned.
         """
         self._at_work: dict[int, Attempt] = {}
-        """Attempts by run id that run, or are on their way to the event loop."""
+        """The attempts that are running or on their way to the event loop, by run id."""
         self._events = events
         self._watchdog = Watchdog(self._at_work, events, slow_after=slow_after, kill_after=kill_after)
         self._slots = [_Slots(backlog, frozenset(coroutines), events, self._at_work) for backlog in backlogs]
 
     def start(self, calls: Callbacks) -> None:
-        """Start to run the jobs that the backlogs begin."""
-        if self._events is not None:
-            self._events.start()
+        """Start running the jobs that the backlogs begin. The event loop has started."""
         self._watchdog.start(calls.loop_gone)
         for slots in self._slots:
             slots.start(calls)
 
     @property
     def running(self) -> list[Attempt]:
-        """The attempts that run now."""
+        """The attempts that are running."""
         return [attempt for attempt in list(self._at_work.values()) if attempt.is_running]
 
     @property
@@ -92,9 +90,9 @@ class Runners:
         self._watchdog.stacks_wanted = True
 
     def wait(self, timeout: float) -> None:
-        """Wait up to `timeout` seconds for all jobs to end. After that, no job is interrupted any more.
+        """Wait up to `timeout` seconds for all jobs to end. When this returns, no more jobs are interrupted.
 
-        Coroutines that still run then are cancelled.
+        Coroutines that are still running after `timeout` seconds are cancelled first.
         """
         _wait_while(lambda: any(slots.is_busy for slots in self._slots), timeout)
         late = self._coroutines
@@ -130,11 +128,10 @@ class _Slots:
         self._events = events
         self._at_work = at_work
         self.threads = Threads(backlog.name, backlog.concurrency, self._in_thread)
-        self._context = contextvars.copy_context()
 
     @property
     def is_busy(self) -> bool:
-        """True while the queue has a job that runs or is about to run, except stranded ones."""
+        """True while the queue has a job, other than stranded ones, that is running or about to run."""
         return self._backlog.busy > len(self.stranded)
 
     @property
@@ -146,6 +143,7 @@ class _Slots:
 
     def start(self, calls: Callbacks) -> None:
         self._calls = calls
+        self._context = contextvars.copy_context()  # with what worker contexts have set
         self._backlog.begin, self._backlog.has_room = self._begin, calls.has_room
 
     def _begin(self, attempt: Attempt) -> None:
@@ -188,7 +186,7 @@ class _Slots:
             following = self._run(following, own)
 
     def _run(self, attempt: Attempt, body: Interruptible) -> Attempt | None:
-        """Run a job. Return the next one of its slot."""
+        """Run a job. Return the slot's next job."""
         run_id, calls = attempt.job.run_id, self._calls
         self._at_work[run_id] = attempt
         try:

@@ -25,7 +25,7 @@ class Threads:
         self._inbox: SimpleQueue[Attempt | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._idle = 0
-        """The number of waiting threads, minus the jobs that are queued for one."""
+        """The number of waiting threads, minus the number of jobs that are queued for a thread."""
 
     def begin(self, attempt: Attempt) -> None:
         """Run a job in a waiting thread, or in a new one."""
@@ -36,7 +36,10 @@ class Threads:
         self._inbox.put(attempt)
 
     def _can_start(self, attempt: Attempt) -> bool:
-        """Start a thread with a job. Return False if the system allows no more threads: a present one takes the job."""
+        """Start a thread with a job.
+
+        Return False if the system allows no more threads: an existing one takes the job.
+        """
         name = f"sqla_jobs-{self._name}-{len(self._threads)}"
         thread = threading.Thread(target=self._loop, args=(attempt,), name=name, daemon=True)
         try:
@@ -51,7 +54,7 @@ class Threads:
         return True
 
     def close(self) -> None:
-        """End each thread after its present job."""
+        """End each thread after its current job."""
         for _ in self._threads:
             self._inbox.put(None)
 

@@ -25,16 +25,16 @@ _EARLIER = 0.5
 class Watchdog:
     """Looks at the running jobs ten times a second, if there are any.
 
-    It logs the stack of a run that takes longer than `slow_after` seconds, and again each time that doubles.
-    Setting `stacks_wanted` logs the stacks of all runs. It abandons a coroutine that still runs `kill_after`
-    seconds after its cancellation. It reports jobs that block the event loop, and a loop that the application has
-    closed.
+    It logs the stack of a run that takes longer than `slow_after` seconds, and again each time its duration doubles.
+    Setting `stacks_wanted` logs the stacks of all runs. It abandons a coroutine that is still running `kill_after`
+    seconds after its cancellation. It reports jobs that block the event loop, and reports when the application has
+    closed the loop.
     """
 
     def __init__(
         self, at_work: Mapping[int, Attempt], events: EventLoop | None, *, slow_after: float, kill_after: float
     ) -> None:
-        """Prepare to watch. `at_work` has the attempts by run id."""
+        """Prepare to watch. `at_work` holds the attempts by run id."""
         self._at_work = at_work
         self._events = events
         self._slow_after = slow_after

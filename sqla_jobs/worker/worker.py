@@ -1,4 +1,4 @@
-"""The worker: claim, execute, finish, in one process."""
+"""The worker, which claims, executes and finishes jobs in one process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -25,7 +25,7 @@ from sqla_jobs.database.refusals import reason
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.executor import Executor
-from sqla_jobs.execution.transactions import Transactions, WorkerTransactions
+from sqla_jobs.execution.transactions import LazyTransactions, Transactions, WorkerTransactions
 from sqla_jobs.models.version import check_version, schema_of
 from sqla_jobs.queries import Lease, Queries, RunEnd
 from sqla_jobs.queries.due import waiting_queues
@@ -43,6 +43,7 @@ from sqla_jobs.worker.backlog import Backlog
 from sqla_jobs.worker.bookkeeping import Bookkeeping
 from sqla_jobs.worker.claimer import Claimer
 from sqla_jobs.worker.claiming import Claiming
+from sqla_jobs.worker.contexts import Contexts
 from sqla_jobs.worker.coroutines import Coroutines
 from sqla_jobs.worker.events import EventDelivery
 from sqla_jobs.worker.finisher import Finisher
@@ -60,17 +61,17 @@ if TYPE_CHECKING:
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _SOME = 20
-"""The most queues that a log line names."""
+"""The maximum number of queues that a log line names."""
 _FLUSH = 10.0
-"""Seconds for storing the remaining ends when a worker stops."""
+"""Seconds allowed for storing the remaining ends when a worker stops."""
 
 
 class Worker(Service):
-    """Claims jobs of its queues and runs them until it is stopped. Plain tasks run in threads, coroutines in a loop.
+    """Claims jobs from its queues and runs them until it is stopped. Plain tasks run in threads, coroutines in a loop.
 
     `run()` blocks until SIGTERM or SIGINT. `start()` and `stop()`, or `with`, run it inside another program. `async
-    with` does so too, and runs coroutines in that program's event loop. `drain()` runs the jobs that are due and
-    returns. A worker can be used once.
+    with` does the same, and runs coroutines in that program's event loop. `drain()` runs the jobs that are due and
+    returns. A worker can be used only once.
     """
 
     def __init__(
@@ -91,11 +92,13 @@ class Worker(Service):
         self._started = self._stopped = False
         self._loop: asyncio.AbstractEventLoop | None = None
         """The application's event loop, if it runs the worker inside one."""
+        self._context: Context | None = None
+        """A copy of the application's context, if it runs the worker inside that loop."""
         self._aside = ThreadPoolExecutor(1, "sqla_jobs-start")
-        """Starts and stops the worker beside that loop, whose own threads may all be busy with jobs."""
+        """Starts and stops the worker outside that loop, whose own threads may all be busy with jobs."""
 
     def drain(self) -> int:
-        """Run the due jobs of its queues, and the jobs that these enqueue, until none is due.
+        """Run the due jobs of the worker's queues, and the jobs that they enqueue, until none is due.
 
         Return the number of runs. Queues other than `default` are served only if `queues=` names them.
         """
@@ -132,11 +135,14 @@ class Worker(Service):
 
     @property
     def last_error(self) -> str | None:
-        """The error that prevents claims now; `None` if the last claim succeeded."""
+        """The error that currently prevents claims; `None` if the last claim succeeded."""
         return (self._claimer.trouble or self._limited.trouble) if self._started else None
 
     def start(self) -> None:
-        """Start working in threads. Raises `ConfigurationError` if no task is known or the tables do not fit."""
+        """Start working in threads.
+
+        Raises `ConfigurationError` if no task is known or the tables do not fit this version.
+        """
         if self._started:
             raise ConfigurationError("this worker was started before: make a new one with jobs.worker(…)")
         tasks = self._jobs.tasks.complete()
@@ -170,7 +176,7 @@ class Worker(Service):
         log.info("worker %s serves %s", self._liveness.process_id, self._settings.queues)
 
     def _sign_on(self, app: Engine, tasks: list[str], isolation: str) -> None:
-        """Connect, build the parts, and register."""
+        """Connect, build the parts, enter the worker contexts, and register."""
         models, settings = self._jobs.models, self._settings
         table = models.tables["jobs"]
         with ExitStack() as made:
@@ -184,6 +190,10 @@ class Worker(Service):
                 # a task's own connection may have another search path, so the tables are named with their schema
                 queries = Queries(models, schema_of(connection, table))
             self._build(app, tasks, isolation, queries)
+            self._coroutines.start()
+            made.callback(self._coroutines.close)
+            self._contexts.enter(self._coroutines.awaited)
+            made.callback(self._contexts.leave, self._coroutines.awaited_last)
             self._backfill.declare(self._engine, models)
             sessions = self._sessions_at_once(app, tasks)
             self._host.meet(self._shared, sessions)
@@ -197,7 +207,9 @@ class Worker(Service):
             self._engine, self._claims, self._jobs.models, queries, self._settings, self._attempts, self._set_aside
         )
         declarations = {name: self._jobs.tasks[name].declaration for name in tasks}
-        self._coroutines = Coroutines(declarations, self._binding, isolation, self._loop)
+        self._contexts = Contexts(self._jobs.hooks.worker_contexts, self._binding.context)
+        need_loop = self._contexts.need_loop
+        self._coroutines = Coroutines(declarations, self._binding, isolation, self._loop, need_loop=need_loop)
         if (loop := self._coroutines.events) is not None:
             self._set_aside.notes[EVENT_LOOP] = lambda: loop.held_up_by
         takes = {name: one.takes for name, one in declarations.items()}
@@ -228,6 +240,7 @@ class Worker(Service):
             timeout=self._settings.timeout,
             middleware=self._jobs.hooks.middleware,
             tracing=self._jobs.hooks.tracing,
+            resources=self._contexts.resources,
             started=self._books.started,
             unfit=misfits.meet,
             progressed=self._liveness.wake,
@@ -247,23 +260,27 @@ class Worker(Service):
     def _transactions(self, queries: Queries, isolation: str) -> Callable[[Declaration], Transactions]:
         """Return the function that selects a task's transactions."""
         settings = self._settings
-        known: dict[type[Any], Transactions] = {}
+        known: dict[tuple[type[WorkerTransactions], type[Any] | None], Transactions] = {}
+
+        def made(kind: type[WorkerTransactions], declaration: Declaration) -> Transactions:
+            if declaration.signature.is_coroutine:
+                return self._coroutines.transactions(kind, declaration, queries, settings)
+            assert declaration.signature.session_class is not None, "only transactional tasks have transactions"
+            return kind(
+                self._binding.sessions_of(declaration.signature.session_class, declaration.name),
+                queries,
+                lease=settings.lease,
+                patience=settings.patience,
+                isolation=isolation,
+                commit=self._binding.commit,
+            )
 
         def of(declaration: Declaration) -> Transactions:
-            kind = declaration.signature.session_class
-            assert kind is not None, "only tasks that take a session have transactions"
-            if kind not in known and declaration.signature.is_coroutine:
-                known[kind] = self._coroutines.transactions(declaration, queries, settings)
-            elif kind not in known:
-                known[kind] = WorkerTransactions(
-                    self._binding.sessions_of(kind, declaration.name),
-                    queries,
-                    lease=settings.lease,
-                    patience=settings.patience,
-                    isolation=isolation,
-                    commit=self._binding.commit,
-                )
-            return known[kind]
+            kind = LazyTransactions if declaration.begins_lazily else WorkerTransactions
+            key = (kind, declaration.signature.session_class)
+            if key not in known:
+                known[key] = made(kind, declaration)
+            return known[key]
 
         return of
 
@@ -276,15 +293,20 @@ class Worker(Service):
             log.log(level, "jobs are due in queues that this worker does not serve (--queues, queues=): %s", names)
 
     def _queues_of_sessions(self, tasks: list[str]) -> set[str]:
-        """Return the queues of plain tasks that take a session. Coroutines wait for connections of a separate pool."""
+        """Return the queues of plain tasks that take a session.
+
+        Coroutines wait for connections from a separate pool.
+        """
         declarations = [self._jobs.tasks[name].declaration for name in tasks]
         plain = [one for one in declarations if one.signature.wants_session and not one.signature.is_coroutine]
         return {one.defaults["queue"] for one in plain}
 
     def _sessions_at_once(self, app: Engine, tasks: list[str]) -> int:
-        """Return how many connections the jobs use at most. Pools set a bound. Coroutines without a session use none.
+        """Return the maximum number of connections that jobs use.
 
-        A job is expected in the queue of its task, or in a queue that is no task's default.
+        Pools limit it. Coroutines without a session use none.
+
+        A job is expected in its task's queue, or in a queue that is not the default of any task.
         """
         declarations = [self._jobs.tasks[name].declaration for name in tasks]
         others = {*self._settings.queues} - {one.defaults["queue"] for one in declarations}
@@ -298,26 +320,28 @@ class Worker(Service):
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        # in the caller's context, from which coroutine tasks inherit
-        started = self._loop.run_in_executor(self._aside, copy_context().run, self.start)
+        # in the caller's context, which coroutine tasks inherit
+        self._context = copy_context()
+        started = self._loop.run_in_executor(self._aside, self._context.run, self.start)
         try:
             await asyncio.shield(started)
         except asyncio.CancelledError:
-            self._aside.submit(self.stop)
+            self._aside.submit(self._context.run, self.stop)
             raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._aside, self.stop)
+        assert self._context is not None, "the block has begun"
+        await asyncio.get_running_loop().run_in_executor(self._aside, self._context.run, self.stop)
         self._aside.shutdown(wait=False)
 
     def stop(self) -> None:
-        """Stop claiming, give back jobs that have not started, let others end within `grace`, and store all ends.
+        """Stop claiming, give back jobs that have not started, let the others end within `grace`, and store all ends.
 
-        A job that still runs after that is recorded as `lost` and left to other workers. Its thread can no longer
-        commit anything through its session.
+        A job that is still running after that is recorded as `lost` and left to other workers. The job's thread can no
+        longer commit anything through its session. Worker contexts are left last.
         """
         if self._stopped or not self._started:
             return
@@ -343,7 +367,7 @@ class Worker(Service):
         for end in (attempt.ended(lost) for attempt in late):
             log_end(end.lease, end.outcome, end.finished - end.started)
         self._end(late, lost)
-        self._give_back()  # once more, for a claim that was slow to answer
+        self._give_back()  # once more, in case the reply to a claim came late
         if not self._finisher.close(_FLUSH):
             log.error("some outcomes could not be stored; their jobs are taken back when the lease ends")
         self._events.stop()
@@ -355,6 +379,7 @@ class Worker(Service):
             self._liveness.stop()
         except DBAPIError as error:
             log.warning("could not sign off, the lease will run out by itself: %s", reason(error))
+        self._contexts.leave(self._coroutines.awaited_last)
         self._coroutines.close()
         self._claimer.thread.join(1.0)
         close_engine(self._engine)
@@ -371,7 +396,7 @@ class Worker(Service):
             self._end(backlog.give_back(), Outcome.released())
 
     def _on_lost(self) -> None:
-        """Give back jobs after a lost lease. Interrupt those behind limits: a second start would exceed the limits."""
+        """Give back jobs after a lost lease. Interrupt running jobs behind limits: a second start would exceed them."""
         self._give_back()
         self._attempts.withdraw()
         for attempt in self._runners.running:
@@ -391,7 +416,8 @@ class Worker(Service):
                 "Close the loop after the block `async with jobs.worker(…)`"
             )
             self._stop_requested.set()
-            self._aside.submit(self.stop)
+            assert self._context is not None, "the loop is the application's"
+            self._aside.submit(self._context.run, self.stop)
 
     def _on_unknown_leases(self, leases: list[Lease]) -> None:
         for lease in leases:

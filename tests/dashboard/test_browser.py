@@ -10,7 +10,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+import uvicorn
 from axe_playwright_python.sync_playwright import Axe  # pyright: ignore[reportMissingTypeStubs]
+from fastapi import FastAPI
 from flask import Flask
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 from sqlalchemy import create_engine, func, select, text
@@ -18,6 +20,7 @@ from sqlalchemy.orm import Session
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from examples import dashboard as example
+from sqla_jobs.dashboard import allow_everyone, create_asgi, create_blueprint
 from sqla_jobs.testing.databases import new_database
 from tests import dashboard_shop as shop
 from tests.conftest import ROOT
@@ -57,6 +60,20 @@ def served(app: Flask) -> Generator[str]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@contextmanager
+def served_by_uvicorn(app: FastAPI) -> Generator[str]:
+    """The same, over ASGI."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        wait_until(lambda: server.started)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 @pytest.fixture
@@ -458,6 +475,39 @@ def findings(page: Page, name: str) -> list[str]:
         for scheme, results in (("light", light), ("dark", dark))
         for one in results.response["violations"]
     ]
+
+
+def looks_and_works(page: Page, address: str, session: Session) -> None:
+    """Stylesheet and script are there, and a form comes back to a page below the same address."""
+    page.goto(address)
+    expect(page.locator(".top")).to_have_css("position", "sticky")
+    expect(page.get_by_role("button", name="Live")).to_be_visible()
+    page.get_by_role("button", name="Pause default").click()
+    said(page, "Queue default is paused")
+    assert page.url == address
+    page.get_by_role("link", name="Audit").click()
+    expect(page.get_by_role("row").last).to_contain_text("pause")
+    expect(page.locator(".top")).to_have_css("position", "sticky")
+
+
+@pytest.mark.parametrize("prefix", ["/", "/ops/jobs/"])
+def test_it_looks_and_works_mounted_in_fastapi(page: Page, session: Session, prefix: str) -> None:
+    shop.add.enqueue(session, a=1)
+    session.commit()
+    app = FastAPI()
+    app.mount(prefix.rstrip("/"), create_asgi(jobs, authorize=allow_everyone, secret_key="a key for tests"))
+    with served_by_uvicorn(app) as origin:
+        looks_and_works(page, origin + prefix, session)
+
+
+def test_it_looks_and_works_at_the_root_of_a_flask_application(page: Page, session: Session) -> None:
+    shop.add.enqueue(session, a=1)
+    session.commit()
+    app = Flask("tests.dashboard_shop")
+    app.secret_key = "a key for tests"
+    app.register_blueprint(create_blueprint(jobs, authorize=allow_everyone))
+    with served(app) as origin:
+        looks_and_works(page, f"{origin}/", session)
 
 
 def test_the_dark_scheme_has_other_colours_and_nothing_else() -> None:

@@ -263,7 +263,7 @@ AWAY = [
     "/\t\\evil.example", "///evil.example", "/ops//evil.example", "/ops/../../evil", "/ops/jobs/../../x",
     "javascript:alert(1)", "java\tscript:alert(1)", "data:text/html,x", "http:/ops/jobs", "http:jobs", "ops/jobs",
     "?x=1", "/%09/evil.example", "/%5Cevil.example", "/ops@evil.example", "//ops/jobs", "//[evil",
-    "/ops\t/../..//evil.example", "/elsewhere", "/opsevil/", "/ops/nothing", "/ops/static/dashboard.js",
+    "/ops\t/../..//evil.example", "/elsewhere", "/opsevil/", "/ops/nothing", "/ops/sqla_jobs_static/dashboard.js",
     "/ops/jobs/change", "", "/", "/x" * 5000,
 ]  # fmt: skip
 

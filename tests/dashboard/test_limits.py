@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from flask import Flask
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
 from sqla_jobs import Jobs
 from sqla_jobs.dashboard import allow_everyone, create_blueprint
 from sqla_jobs.dashboard.access import Authorize
+from sqla_jobs.dashboard.data import limit_use
+from sqla_jobs.dashboard.data.limit_use import HOUR
+from sqla_jobs.rules.redaction import HIDDEN
 from sqla_jobs.rules.wording import NOTHING
 from tests import limited_shop as shop
 from tests.counting import states
@@ -71,6 +77,11 @@ def test_a_failed_job_that_keeps_a_key_says_so_and_is_cancelled(visitor: Visitor
     assert "Cancel this job" not in page
 
 
+def said_by(page: str) -> str:
+    """What the page says beside its pictures."""
+    return words(re.sub("<svg.*?</svg>", "", page))
+
+
 def test_the_page_shows_what_is_used_what_waits_and_who_says_so(
     visitor: Visitor, database: Engine, session: Session
 ) -> None:
@@ -81,12 +92,96 @@ def test_the_page_shows_what_is_used_what_waits_and_who_says_so(
     enqueue(database, shop.rated, ({"n": n} for n in range(2)))
     with jobs.worker():
         wait_until(lambda: states(database, "rated") == {"succeeded": 1, "queued": 1})
-    page = words(visitor.get("/limits"))
-    told = f"Limit pair 0 at once code says 2 at once 0 3 {NOTHING} operator (now|\\d+ s ago) Edit the limit pair"
+    page = said_by(visitor.get("/limits"))
+    told = f"Limit pair 0 at once code says 2 at once 0 of 0 {NOTHING} 3 {NOTHING} operator (now|\\d+ s ago) Edit the"
     assert re.search(told, page)
-    assert re.search(r"Rate rated 1 in 3600 s code says 5 in 1 s 1 1 in 59 min operator", page)
-    assert f"Limit stripe charge , refund 3 at once 0 0 {NOTHING} code Edit the limit stripe" in page
-    assert f"Limit held of each key in order 1 at once, held by failures 0 0 {NOTHING} code" in page
+    assert re.search(
+        r"Rate rated 1 in 3600 s code says 5 in 1 s 1 of 1 1 started, at most 1 in 2 min 1 in 59 min operator", page
+    )
+    assert f"Limit stripe charge , refund 3 at once 0 of 3 {NOTHING} 0 {NOTHING} code Edit the limit stripe" in page
+    assert f"Limit held of each key in order 1 at once, held by failures no key {NOTHING} 0 {NOTHING} code" in page
+
+
+def running(*gates: str, queue: str = "default", since: datetime | None = None) -> Any:
+    """A job that runs behind these gates."""
+    of_process = {"current_run_id": next(_numbers), "process_id": uuid4(), "started_at": since or datetime.now(UTC)}
+    return jobs.Job(task="elsewhere", args={}, state="running", queue=queue, gates=list(gates) or None, **of_process)
+
+
+_numbers = itertools.count(1)
+
+
+def test_the_use_of_a_limit_is_a_bar_and_words(visitor: Visitor, session: Session) -> None:
+    session.add_all([running("#stripe"), running("#stripe")])
+    session.add_all([running(queue="mail") for _ in range(3)])
+    jobs.set_limit(session, queue="mail", running=3)
+    session.commit()
+    page = visitor.get("/limits")
+    assert "Limit stripe charge , refund 3 at once 2 of 3" in said_by(page)
+    assert "Limit of queue mail 3 at once 3 of 3" in said_by(page)
+    bars = re.findall(r'<span class="gauge([ \w]*)">.*?class="part" width="([\d.]+)"', page)
+    assert bars.count(("", "66.7")) == 1
+    assert bars.count((" full", "100")) == 1 or bars.count((" full", "100.0")) == 1
+
+
+def test_keys_are_shown_by_their_values_and_hidden_ones_by_their_hash(visitor: Visitor, session: Session) -> None:
+    hashed = f"sha256:{'0a' * 20}"
+    tasks, declared = ["elsewhere"], {"running": 2, "rate": None, "per": None, "hashed_by": ["elsewhere"]}
+    session.add(jobs.Limit(gate="#secret=", running=2, tasks=tasks, declared=declared))
+    session.add_all([running(f"#secret={hashed}"), running(f"#secret={hashed}"), running('#secret="a password"')])
+    session.add_all(running(f"#keyed={account}") for account in (17, 17, *range(100, 106)))
+    session.add(running('#refund=["acme",1]'))
+    jobs.set_limit(session, shop.roomy, key=3, running=9)
+    session.add_all([running("#roomy=3"), running("#roomy=4")])
+    now = session.scalars(select(func.clock_timestamp())).one()
+    long_ago = now - timedelta(hours=2)
+    session.add(jobs.Start(gate="%paced=8", started_at=now, total=4, count=4))
+    session.add(jobs.Start(gate="%paced=9", started_at=long_ago, total=5, count=5))
+    jobs.set_limit(session, shop.paced, rate=5, per=3600)
+    session.commit()
+    page = visitor.get("/limits")
+    assert "a password" not in page
+    said = said_by(page)
+    assert f"{hashed} 2 of 2 {HIDDEN} 1 of 2" in said
+    assert re.search(r"Limit keyed of each key 1 at once 17 2 of 1 100 1 of 1 .* and 2 other keys", said)
+    assert '["acme",1] 1 of 1' in said
+    assert re.search("Limit roomy of each key 5 at once 4 1 of 5", said)
+    assert re.search("Limit roomy of key 3 9 at once 1 of 9", said)
+    assert re.search("Rate paced of each key 5 in 3600 s code says 5 in 1 s 8 4 of 5", said)
+
+
+def test_the_last_hour_is_what_ran_at_once_and_what_started(visitor: Visitor, session: Session) -> None:
+    first = HOUR.first(session.scalars(select(func.clock_timestamp())).one())
+    begun = first + 5 * HOUR.width
+    half, long = (jobs.Job(task="elsewhere", args={}, gates=["%rated", "#pair"], state="succeeded") for _ in range(2))
+    session.add_all([half, long, running("#pair", since=first - HOUR.length), running("#stripe", since=begun)])
+    session.flush()
+    for job, seconds in ((half, 60), (half, 0), (long, 180)):
+        finished = begun + timedelta(seconds=seconds)
+        session.add(jobs.Run(job_id=job.id, attempt=1, outcome="succeeded", started_at=begun, finished_at=finished))
+    session.commit()
+    page = visitor.get("/limits")
+    told = re.findall(r"<title>(.*?)</title>", page)
+    at, after = (f"{moment:%H:%M}" for moment in (begun, begun + HOUR.width))
+    assert {f"{at}: 2.5 at once", f"{after}: 1.5 at once", f"{at}: 3 started"} <= set(told)
+    assert f"{first:%H:%M}: 1 at once" in told  # what began before the hour, and runs
+    said = said_by(page)
+    assert "Rate rated 5 in 1 s 0 of 5 3 started, at most 3 in 2 min" in said
+    assert re.search(r"Limit pair 2 at once 1 of 2 1(\.1)? at once, at most 2\.5", said)
+    assert re.search(r"Limit stripe charge , refund 3 at once 1 of 3 0\.[78] at once, at most 1", said)
+
+
+def test_of_many_attempts_an_even_sample_is_read_and_the_page_says_so(
+    visitor: Visitor, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limit_use, "_SAMPLE", 100)
+    session.add(job := jobs.Job(task="elsewhere", args={}, gates=["%rated"], state="succeeded"))
+    session.flush()
+    session.add_all(jobs.Run(job_id=job.id, attempt=1, outcome="succeeded") for _ in range(400))
+    session.commit()
+    said = said_by(visitor.get("/limits"))
+    assert re.search(r"Rate rated 5 in 1 s 0 of 5 about (39\d|40\d) started", said)
+    assert "from an even sample of" in said
 
 
 def test_an_operator_edits_a_limit_and_clears_it(visitor: Visitor, session: Session) -> None:
@@ -98,7 +193,7 @@ def test_an_operator_edits_a_limit_and_clears_it(visitor: Visitor, session: Sess
     assert "Clearing it brings back what code says, 2 at once. Clear" in words(visitor.get("/limits/edit?gate=%23pair"))
     page = words(visitor.change("/limits/clear", {"gate": "#pair"}))
     assert "The limit pair is as code says it." in page
-    assert f"Limit pair 2 at once 0 0 {NOTHING} code" in page
+    assert f"Limit pair 2 at once 0 of 2 {NOTHING} 0 {NOTHING} code" in page
     visitor.change("/limits/edit", {"gate": "%rated", "rate": "3", "per": "2.5"})
     assert "Rate rated 3 in 2.5 s" in words(visitor.get("/limits"))
     assert audit(session) == [

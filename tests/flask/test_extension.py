@@ -76,6 +76,24 @@ def test_its_class_is_that_of_the_application_and_another_one_is_refused(shop: S
         shop.jobs.worker().drain()
 
 
+def test_worker_contexts_are_entered_and_left_inside_an_application_context(shop: Shop, session: Session) -> None:
+    life = list[str]()
+
+    @shop.jobs.worker_context
+    @contextmanager
+    def names() -> Generator[list[str]]:
+        life.append(current_app.name)
+        yield life
+        life.append(current_app.name)
+
+    @shop.jobs.task(name="uses")
+    def uses(run: RunContext) -> int:
+        return len(run.resources[list])
+
+    assert ended(shop, session, "uses").runs[0].result == 1
+    assert life == ["tests.flask_shop"] * 2
+
+
 def test_it_is_rolled_back_when_the_task_fails_and_teardown_is_told(shop: Shop, session: Session) -> None:
     job = ended(shop, session, "fail", n=1)
     assert [str(run.outcome) for run in job.runs] == ["retried", "failed"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
 import pytest
@@ -212,7 +212,6 @@ def _generator(run: RunContext) -> Iterator[None]:
     yield
 
 
-@asynccontextmanager
 async def _asynchronous(run: RunContext) -> AsyncGenerator[None]:
     yield
 
@@ -220,7 +219,7 @@ async def _asynchronous(run: RunContext) -> AsyncGenerator[None]:
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        (_asynchronous, "_asynchronous is an asynchronous context manager: write @contextmanager and def"),
+        (_asynchronous, "_asynchronous is a generator: write @asynccontextmanager between @jobs.middleware and it"),
         (_coroutine, "the middleware _coroutine is a coroutine function: write def instead of async def"),
         (_generator, "the middleware _generator is a generator: write @contextmanager between"),
         (nullcontext, "a middleware must be a function of one argument, the RunContext"),

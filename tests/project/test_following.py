@@ -44,7 +44,8 @@ def reports(tmp_path: Path, database_url: str, engine: Engine, monkeypatch: pyte
     import_module("reports").Base.metadata.create_all(engine)
     yield tmp_path
     for name in ("reports", "reports_web", "reports_starlette", "reports_flask"):
-        sys.modules.pop(name, None)
+        if (program := sys.modules.pop(name, None)) is not None and hasattr(program, "engine"):
+            program.engine.dispose()
 
 
 def states(said: str) -> list[str]:
@@ -70,6 +71,9 @@ def test_the_servers_of_the_page_tell_how_a_report_goes(reports: Path) -> None:
             "result": {"month": "July", "pages": 3},
         }
         assert client.get("/reports/7777").status_code == 404
+        assert client.get("/reports/7777/events").status_code == 404
+        assert TestClient(starlette.app).get("/reports/7777/events").status_code == 404
+        assert flask.app.test_client().get("/reports/7777/events").status_code == 404
 
 
 def test_the_first_block_of_the_page_runs_as_printed(page: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,7 +39,7 @@ PUBLIC = {
     "sqla_jobs.opentelemetry": {"instrument"},
     "sqla_jobs.flask": {"FlaskJobs", "cli", "loaded"},
     "sqla_jobs.pyramid": {"PyramidJobs", "includeme", "is_retryable"},
-    "sqla_jobs.dashboard": {"Role", "allow_everyone", "create_blueprint"},
+    "sqla_jobs.dashboard": {"Role", "allow_everyone", "create_asgi", "create_blueprint", "create_wsgi"},
     "sqla_jobs.migrations": {"LATEST", "downgrade", "upgrade"},
     "sqla_jobs.worker": {"Settings", "Worker"},
     "sqla_jobs.clock": {"Clock"},

@@ -55,9 +55,11 @@ def test_the_wheel_holds_every_file_of_the_package_and_no_other(wheel: Path) -> 
     there = {path.relative_to(ROOT).as_posix() for path in package.rglob("*") if path.is_file()}
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
+        moments = {item.date_time for item in archive.infolist()}
         metadata = archive.read(next(name for name in archive.namelist() if name.endswith("METADATA"))).decode()
     assert names == {name for name in there if "__pycache__" not in name}
     assert "sqla_jobs/py.typed" in names
+    assert moments == {(2020, 2, 2, 0, 0, 0)}, "a second build gives the same bytes"
     assert "Background jobs for Python that live in your own SQLAlchemy metadata" in metadata
 
 

@@ -103,6 +103,12 @@ def test_what_a_helper_writes_through_its_request_is_in_the_fenced_commit(sessio
     assert len(finished) == 1
 
 
+def test_a_lazy_task_begins_its_transaction_late(session: Session, kind: str) -> None:
+    job = ended(session, "record_late", n=1)
+    assert [(run.error, run.result) for run in job.runs] == [(None, kind != "connection")]
+    assert effects(session) == [1]
+
+
 def test_so_is_the_end_of_a_task_that_writes_nothing(session: Session) -> None:
     job = ended(session, "nothing")
     assert (job.state, [run.error for run in job.runs]) == ("succeeded", [None])

@@ -208,7 +208,7 @@ def states(connection: Connection) -> dict[int, str]:
 def test_it_says_when_something_is_due_next(connection: Connection) -> None:
     assert QUERIES.promote(connection).due_in == math.inf
     scheduled(connection, text("interval '1 day'"), state="queued")
-    scheduled(connection, text("'infinity'::interval"))
+    scheduled(connection, HOUR, run_at=text("'infinity'"))
     assert QUERIES.promote(connection).due_in == math.inf
     for table, name, wait in (("queues", "mail", 300.0), ("paused_tasks", "mark", 200.0)):
         rows = jobs.models.tables[table]

@@ -165,6 +165,13 @@ def wrong_uniques(session: Session) -> None:
     jobs.enqueue(session, SendEmail("a@b.c"), unique="mail")  # error
 
 
+def wrong_hooks(run: RunContext) -> None:
+    jobs.worker_context(send_email)  # error
+    jobs.middleware(watch)  # error
+    run.resources["order"]  # error
+    run.resources[Order].nope = 1  # error
+
+
 def wrong_states(job: MyJob) -> None:
     job.state = JobState.nope  # error
     job.state = "nope"  # error

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -11,7 +12,7 @@ from typing import Any, assert_type
 from uuid import UUID
 
 from pydantic import BaseModel
-from sqlalchemy import ForeignKey, create_engine, func, select
+from sqlalchemy import Engine, ForeignKey, create_engine, func, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship, sessionmaker
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
@@ -92,6 +93,7 @@ def wait_for(session: Session) -> None:
 
 async def wait_in_a_loop(job: JobMixin) -> None:
     assert_type(await jobs.wait_async(job), JobMixin)
+    assert_type(await send_password.result_async(job, timeout=10), str)
     async for update in jobs.follow(job, timeout=1.5):
         assert_type(update.state, JobState)
 
@@ -129,6 +131,30 @@ def settle(session: Session, run: RunContext, order: Order, note: str = "") -> d
     session.add(order)
     send_email.enqueue(session, email="a@b.c", body=f"settled in attempt {run.attempt}")
     return {"total": str(order.total)}
+
+
+@jobs.worker_context
+@contextmanager
+def opened_engine() -> Generator[Engine]:
+    yield engine
+
+
+@jobs.worker_context
+@asynccontextmanager
+async def address() -> AsyncGenerator[Address]:
+    yield Address(city="Paris")
+
+
+@jobs.middleware
+@asynccontextmanager
+async def counted(run: RunContext) -> AsyncGenerator[None]:
+    yield
+
+
+@jobs.task
+def uses(run: RunContext, number: int) -> str:
+    assert_type(run.resources[Engine], Engine)
+    return run.resources[Address].city
 
 
 @jobs.task

@@ -38,6 +38,10 @@ class Span:
         """How many there are; the last is not over yet."""
         return self.length // self.width
 
+    def first(self, now: datetime) -> datetime:
+        """When the first of them begins."""
+        return _EPOCH + (now - _EPOCH) // self.width * self.width - self.width * (self.buckets - 1)
+
 
 SPANS = {
     "hour": Span("hour", "Last hour", timedelta(hours=1), timedelta(minutes=2)),
@@ -84,8 +88,7 @@ class Statistics:
 
 def read_statistics(session: Session, jobs: Jobs[Any], span: Span, now: datetime) -> Statistics:
     """The figures of one span."""
-    this = _EPOCH + (now - _EPOCH) // span.width * span.width
-    start = this - span.width * (span.buckets - 1)
+    start = span.first(now)
     by_start = {start + span.width * place: Bucket(start + span.width * place) for place in range(span.buckets)}
     figures = Statistics(span, list(by_start.values()), Bucket(None))
     run: Any = jobs.Run

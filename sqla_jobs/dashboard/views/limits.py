@@ -9,8 +9,10 @@ from flask import Response, abort, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from sqla_jobs.actions import limits as actions
-from sqla_jobs.actions.limits import UNSAID
+from sqla_jobs.actions.limits import UNSET
+from sqla_jobs.dashboard.data.limit_use import read_use
 from sqla_jobs.dashboard.data.names import read_names
+from sqla_jobs.dashboard.render.limit_hour import limit_hour
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.errors import JobsError
 from sqla_jobs.monitoring.limits import read_limits
@@ -27,7 +29,9 @@ def show(site: Dashboard) -> Response:
     """GET /limits"""
     with site.reading() as (session, now):
         found = read_limits(session, site.jobs)
-    return site.render("limits.html", now, limits=found)
+        uses = read_use(session, site.jobs, found, now)
+    hours = {one.gate: limit_hour(one, uses) for one in found}
+    return site.render("limits.html", now, limits=found, uses=uses, hours=hours)
 
 
 def new(site: Dashboard) -> Response:
@@ -40,7 +44,7 @@ def add(site: Dashboard) -> AnyResponse:
     given = _given(_NEW)
     try:
         numbers = _numbers(given)
-        key = key_in(given["key"]) if given["key"] else UNSAID
+        key = key_in(given["key"]) if given["key"] else UNSET
         target = actions.target(site.jobs.tasks, given["which"] or None, queue=given["queue"] or None, key=key)
         with site.changing() as it:
             gates = actions.set_limit(it, target, **numbers)

@@ -1,4 +1,4 @@
-"""Attempts of which handlers have not been told: failed and lost ones, and those that took their process along."""
+"""Attempts whose events are undelivered: failed and lost attempts, and those whose process ended together with them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from sqla_jobs.queries.expressions import array_of, locked, seconds
 from sqla_jobs.queries.statement import SqlConnection, Statement
 
 _MANY = 100
-"""Attempts that one process tells of at a time."""
+"""The number of events that one process delivers at a time."""
 _LATE = 3600.0
-"""Seconds after which nobody tells of them: else the first handler that is deployed would hear of all of them."""
+"""Seconds after which an event is dropped. Otherwise the first handler to be deployed would get all the old events."""
 _AGAIN = 60.0
-"""Seconds after which another process tells of them, unless this one says that it has."""
+"""Seconds after which another process delivers the events, unless this one has marked them as delivered."""
 
 
-class Untold(NamedTuple):
-    """A run and what its event needs of the job."""
+class Undelivered(NamedTuple):
+    """A run, and the columns of its job that its event needs."""
 
     run_id: int
     job_id: int
@@ -37,14 +37,16 @@ class Untold(NamedTuple):
     process_killed: bool
 
 
-class TakeUntold(Statement):
-    """Some attempts at jobs of these tasks, with one of these outcomes, that are due to be told of.
+class TakeUndelivered(Statement):
+    """Take some undelivered attempts that are due, of these tasks and with one of these outcomes.
 
-    No other process gets them for a minute. What has been due for an hour is told of no more.
+    No other process gets these attempts for a minute. Events that have been due for an hour are dropped.
     """
 
-    def __call__(self, connection: SqlConnection, outcomes: Collection[str], tasks: Collection[str]) -> list[Untold]:
-        return [Untold(*row) for row in self._rows(connection, {"outcomes": [*outcomes], "tasks": [*tasks]})]
+    def __call__(
+        self, connection: SqlConnection, outcomes: Collection[str], tasks: Collection[str]
+    ) -> list[Undelivered]:
+        return [Undelivered(*row) for row in self._rows(connection, {"outcomes": [*outcomes], "tasks": [*tasks]})]
 
     def sql(self) -> Any:
         jobs, runs = self.tables.jobs, self.tables.runs
@@ -62,7 +64,7 @@ class TakeUntold(Statement):
             .limit(_MANY)
         )
         mine = locked(due, "mine", of=runs)
-        # what the process of an attempt tells of itself has a traceback
+        # an attempt whose own process delivers the event has a traceback
         killed = and_(runs.c.outcome != "lost", runs.c.error_type == "TimeoutError", runs.c.traceback.is_(None))
         took = cast(func.extract("epoch", runs.c.finished_at - runs.c.started_at), Double)
         return (
@@ -78,8 +80,8 @@ class TakeUntold(Statement):
         )
 
 
-class MarkTold(Statement):
-    """Handlers have been told of these attempts."""
+class MarkDelivered(Statement):
+    """Mark the events of these attempts as delivered."""
 
     def __call__(self, connection: SqlConnection, run_ids: Collection[int]) -> None:
         self._run(connection, {"run_ids": [*run_ids]})

@@ -1,0 +1,128 @@
+"""The dashboard as a WSGI or ASGI application, to be mounted in an application of any framework."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
+
+from flask import Flask, Request, abort, redirect, request
+from flask.sessions import SessionInterface
+
+from sqla_jobs.dashboard.access import Actor, Authorize, Role, check_authorize, check_secret
+from sqla_jobs.dashboard.blueprint import create_blueprint
+from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.jobs import Jobs
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+ASGIApplication = Callable[[Any, Any, Any], Awaitable[None]]
+AuthorizeRequest = Callable[[Request], Role | Literal["viewer", "operator"] | Literal[False] | None]
+"""Called before every page. `None` or `False`: the visitor sees nothing."""
+ActorOf = Callable[[Request], str | None]
+"""Names the visitor for the audit."""
+_EVERY_METHOD = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+
+
+def create_wsgi(
+    jobs: Jobs[Any], *, authorize: AuthorizeRequest, actor: ActorOf | None = None, secret_key: str | bytes
+) -> WSGIApplication:
+    """Return the dashboard over `jobs` as a WSGI application, to be mounted under any prefix.
+
+    `authorize` is called with werkzeug's request before every page and returns what the visitor may do; `actor` names
+    the visitor for the audit. `secret_key` signs the forms: a long random text, the same in all processes of the
+    server. Raises `ConfigurationError`.
+    """
+    return _create(jobs, "create_wsgi", authorize, actor, secret_key).wsgi_app
+
+
+def create_asgi(
+    jobs: Jobs[Any], *, authorize: AuthorizeRequest, actor: ActorOf | None = None, secret_key: str | bytes
+) -> ASGIApplication:
+    """Return the dashboard over `jobs` as an ASGI application, to be mounted under any prefix.
+
+    Takes what `create_wsgi` takes. Pages are made, and `authorize` and `actor` called, in threads; their
+    `request.environ["asgi.scope"]` is the scope of ASGI. Raises `ConfigurationError`.
+    """
+    app = _create(jobs, "create_asgi", authorize, actor, secret_key)
+    try:
+        from a2wsgi import WSGIMiddleware
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f'create_asgi needs {error.name}, which is not installed: pip install "sqla-jobs[dashboard]"'
+        ) from None
+
+    def placed(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        root, path = split_path(environ["asgi.scope"])
+        environ["SCRIPT_NAME"], environ["PATH_INFO"] = (part.encode().decode("latin-1") for part in (root, path))
+        return app.wsgi_app(environ, start_response)
+
+    adapted: Any = placed  # it has types of its own for WSGI
+    return WSGIMiddleware(adapted)
+
+
+def create_app(jobs: Jobs[Any], *, authorize: Authorize, actor: Actor | None, secret_key: str | bytes) -> Flask:
+    """Return a Flask application that is the dashboard and nothing else."""
+    app = Flask("sqla_jobs.dashboard", static_folder=None)
+    app.secret_key = secret_key
+    app.session_interface = _NoSession()
+    app.before_request(_end_with_a_slash)
+    blueprint = create_blueprint(jobs, authorize=authorize, actor=actor)
+    # so that visitors who are not let in learn nothing, and the others get a page
+    blueprint.add_url_rule("/<path:path>", "missing", _missing, methods=_EVERY_METHOD)
+    app.register_blueprint(blueprint)
+    return app
+
+
+def split_path(scope: Any) -> tuple[str, str]:
+    """Return the prefix under which an ASGI application is mounted, and the rest of the request's path.
+
+    By the specification the path begins with the prefix. If a proxy has removed the beginning of that, and the server
+    has been told so by its `root_path`, the path begins with the end of the prefix.
+    """
+    root, path = str(scope.get("root_path") or "").rstrip("/"), str(scope["path"])
+    parts = root.split("/")
+    for place in range(1, len(parts)):
+        mount = f"/{'/'.join(parts[place:])}"
+        if path == mount or path.startswith(f"{mount}/"):
+            return root, path.removeprefix(mount)
+    return root, path
+
+
+def _create(
+    jobs: Jobs[Any], name: str, authorize: AuthorizeRequest, actor: ActorOf | None, secret_key: str | bytes
+) -> Flask:
+    check_authorize(authorize)
+    check_secret(secret_key, f"{name}(…, secret_key=…) signs the dashboard's forms: give it a long random text")
+    return create_app(
+        jobs,
+        authorize=lambda: authorize(_request()),
+        actor=None if actor is None else lambda: actor(_request()),
+        secret_key=secret_key,
+    )
+
+
+def _request() -> Request:
+    """The request itself, which a function of the application's may keep."""
+    proxy: Any = request
+    found: Request = proxy._get_current_object()
+    return found
+
+
+def _end_with_a_slash() -> Any:
+    """Send who asks for the prefix alone to the page below it, where the browser has the cookies."""
+    if request.environ.get("PATH_INFO") or request.method not in ("GET", "HEAD") or not request.root_path:
+        return None
+    query = request.query_string.decode("latin-1")
+    return redirect(f"{request.root_path}/{'?' if query else ''}{query}", 307)
+
+
+def _missing(path: str) -> NoReturn:
+    abort(404)
+
+
+class _NoSession(SessionInterface):
+    """No session: the cookie of that name belongs to the application that mounts the dashboard."""
+
+    def open_session(self, app: Flask, request: Request) -> None:
+        return None

@@ -1,0 +1,125 @@
+WITH RECURSIVE owner AS MATERIALIZED (
+    SELECT id FROM $processes WHERE id = CAST(:process_id AS uuid) FOR KEY SHARE SKIP LOCKED
+), $moment, floors AS MATERIALIZED (
+    SELECT CAST(:gate_floors AS jsonb) AS gates, CAST(:order_floors AS jsonb) AS orders
+), hot AS MATERIALIZED (
+    SELECT CAST(h.key AS text[]) COLLATE "C" AS gates, CAST(h.value ->> 0 AS smallint) AS priority,
+      CAST(h.value ->> 1 AS bigint) AS position
+    FROM jsonb_each(CAST(:group_floors AS jsonb)) h
+), begin AS MATERIALIZED (
+    SELECT least(:room, $queue_free) AS room, CAST(:hints AS text[]) AS hints,
+      CAST(:ended AS int[]) AS ended, cardinality(CAST(:hints AS text[])) AS hinted,
+      ARRAY(SELECT t.name FROM unnest(CAST(:tasks AS text[])) t (name)
+        WHERE t.name <> ALL (ARRAY(SELECT p.name FROM $paused_tasks p WHERE $task_is_paused))) AS tasks
+    FROM owner WHERE NOT EXISTS (SELECT FROM $queues q WHERE q.name = :queue AND $queue_is_paused)
+), walk AS (
+    SELECT -b.hinted AS step, CAST(:cursor AS text[]) COLLATE "C" AS gates, CAST(NULL AS bigint[]) AS rooms,
+      CAST(0 AS bigint) AS full_at, 0 AS found FROM begin b
+  UNION ALL
+    SELECT w.step + 1, n.gates, f.rooms,
+      CASE WHEN f.free > n.ended THEN -1 ELSE coalesce(f.full_at, 0) END,
+      w.found + CASE WHEN w.step >= 0 AND f.full_at IS NULL THEN 1 ELSE 0 END
+    FROM walk w
+    CROSS JOIN LATERAL (
+      SELECT CASE WHEN w.step <= 0 THEN CAST(:cursor AS text[]) COLLATE "C"
+        WHEN w.full_at > 0 THEN w.gates[1:w.full_at] || chr(127) ELSE w.gates END AS after OFFSET 0) p
+    CROSS JOIN LATERAL (SELECT (SELECT min(hot.gates) FROM hot WHERE hot.gates > p.after) AS gates OFFSET 0) h
+    CROSS JOIN LATERAL (
+      SELECT CASE WHEN w.step < 0
+        THEN (SELECT CAST(b.hints[b.hinted + w.step + 1] AS text[]) COLLATE "C" FROM begin b)
+        ELSE coalesce((
+          SELECT j.gates FROM $jobs j
+          WHERE j.state LIKE 'queued' AND j.gates IS NOT NULL AND j.queue = :queue AND j.gates > p.after AND j.gates < coalesce(h.gates, ARRAY[chr(127)] COLLATE "C")
+          ORDER BY j.gates LIMIT 1), h.gates) END AS gates,
+        CASE WHEN w.step < 0 THEN (SELECT b.ended[b.hinted + w.step + 1] FROM begin b) END AS ended OFFSET 0) n
+    CROSS JOIN LATERAL (
+      SELECT min(e.place) FILTER (WHERE r.room[1] <= 0) AS full_at,
+        coalesce(min(r.room[1]) FILTER (WHERE left(e.gate, 1) <> '%'), $most_running) AS free,
+        array_agg(coalesce(r.room, CAST('{NULL,NULL}' AS bigint[])) ORDER BY e.place) AS rooms
+      FROM unnest(n.gates) WITH ORDINALITY e (gate, place)
+      CROSS JOIN LATERAL (
+        SELECT coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint), 0) AS run_id OFFSET 0) above
+      CROSS JOIN LATERAL (SELECT $room AS room OFFSET 0) r OFFSET 0) f
+    WHERE n.gates IS NOT NULL AND w.step < :steps AND w.found < (SELECT room FROM begin)
+), looked AS MATERIALIZED (
+    SELECT step, gates, rooms, full_at FROM walk WHERE step > (SELECT -hinted FROM begin)
+), open AS MATERIALIZED (
+    SELECT DISTINCT ON (gates) gates, step, rooms,
+      (SELECT o.gate FROM unnest(gates) o (gate) WHERE left(o.gate, 1) = '!') AS ordered
+    FROM looked WHERE full_at = 0 ORDER BY gates, step
+), gate AS MATERIALIZED (
+    SELECT d.gate, d.free, l.rate, l.per, last.started_at AS last_at, coalesce(last.total, 0) AS total
+    FROM (
+      SELECT e.gate COLLATE "C" AS gate, min(o.rooms[e.place][1]) AS free
+      FROM open o CROSS JOIN LATERAL unnest(o.gates) WITH ORDINALITY e (gate, place) GROUP BY e.gate COLLATE "C") d
+    LEFT JOIN LATERAL $limit_of_gate l ON true
+    LEFT JOIN LATERAL ($last_start) last ON l.rate IS NOT NULL
+), share AS MATERIALIZED (
+    SELECT o.*, f.free, greatest(0, least(
+      ceil(CAST((SELECT room FROM begin) AS float8) / (SELECT count(*) FROM open)), f.free)) AS most
+    FROM open o CROSS JOIN LATERAL (SELECT min(g.free) AS free FROM gate g WHERE g.gate = ANY (o.gates)) f
+), loose AS MATERIALIZED (
+    SELECT s.gates, s.step, s.free, c.* FROM share s LEFT JOIN hot f ON f.gates = s.gates CROSS JOIN LATERAL (
+      SELECT j.ctid, j.id, j.priority, j.position, j.started_at IS NOT NULL AS was_started FROM $jobs j
+      WHERE s.ordered IS NULL AND j.state LIKE 'queued' AND j.gates IS NOT NULL AND j.queue = :queue AND j.gates = s.gates AND $is_known
+        AND (j.priority, j.position) > (coalesce(f.priority, -11), coalesce(f.position, 0))
+      ORDER BY j.priority, j.position LIMIT s.most FOR NO KEY UPDATE SKIP LOCKED) c
+), heads AS MATERIALIZED (
+    SELECT s.gates, s.step, s.free, c.* FROM share s CROSS JOIN LATERAL (
+      SELECT j.ctid, j.id, j.priority, j.position, j.started_at IS NOT NULL AS was_started FROM $jobs j
+      WHERE s.ordered IS NOT NULL AND j.id = coalesce(
+          (SELECT h.id FROM $begun_of_order AND h.state LIKE 'queued' ORDER BY h.position LIMIT 1),
+          (SELECT h.id FROM $jobs h WHERE h.ordered_by = s.ordered
+             AND h.position > coalesce(CAST((SELECT orders FROM floors) ->> s.ordered AS bigint), 0)
+             AND h.state LIKE 'queued' ORDER BY h.position LIMIT 1))
+        AND j.state LIKE 'queued' AND j.queue = :queue AND j.gates = s.gates AND $is_known
+      FOR NO KEY UPDATE SKIP LOCKED) c
+), candidate AS MATERIALIZED (
+    SELECT c.*, row_number() OVER (PARTITION BY step ORDER BY priority, position) AS nth
+    FROM (SELECT * FROM loose UNION ALL SELECT * FROM heads) c
+), placed AS (
+    SELECT c.ctid, c.step, c.nth, g.free, row_number() OVER (PARTITION BY e.gate ORDER BY c.nth, c.step) AS place
+    FROM candidate c CROSS JOIN LATERAL unnest(c.gates) e (gate) LEFT JOIN gate g ON g.gate = e.gate
+), admitted AS MATERIALIZED (
+    SELECT ctid, step, nth FROM placed GROUP BY ctid, step, nth
+    HAVING bool_and(free IS NULL OR place <= free) ORDER BY nth, step LIMIT (SELECT room FROM begin)
+), at AS MATERIALIZED (
+    SELECT greatest((SELECT now FROM moment), (SELECT max(last_at) FROM gate)) AS at
+), logged AS (
+    INSERT INTO $starts (gate, started_at, total, count)
+    SELECT g.gate, (SELECT at FROM at), g.total + count(*), count(*)
+    FROM admitted a JOIN candidate c ON c.step = a.step AND c.nth = a.nth
+    JOIN gate g ON g.gate = ANY (c.gates) AND g.rate IS NOT NULL
+    GROUP BY g.gate, g.total
+), forgotten AS (
+    DELETE FROM $starts s USING gate g
+    WHERE g.rate IS NOT NULL AND s.gate = g.gate AND s.started_at < (
+      SELECT e.started_at FROM ($start_before_window) e)
+), claimed AS (
+    UPDATE $jobs j SET state = 'running', attempt = least(j.attempt, $most_attempts_before) + 1,
+      current_run_id = nextval('$run_ids'), process_id = CAST(:process_id AS uuid),
+      started_at = (SELECT at FROM at), progress = NULL, progress_message = NULL
+    WHERE j.ctid = ANY (ARRAY(SELECT ctid FROM admitted))
+    RETURNING j.id, j.current_run_id, j.task, j.queue, j.priority, j.position, CAST(j.args AS text) AS args, j.attempt,
+      j.max_attempts, CAST(j.headers AS text) AS headers,
+      CAST(date_part('epoch', (SELECT at FROM at)) - date_part('epoch', j.run_at) AS real) AS waited,
+      CAST(extract(epoch FROM j.scheduled_for) * 1000000 AS bigint) AS scheduled_for
+)
+SELECT claimed.*, c.was_started, c.gates, c.free, look.*
+FROM (
+    SELECT
+      CASE WHEN max(step) >= :steps
+          OR count(*) FILTER (WHERE step > 0 AND full_at = 0) >= (SELECT greatest(room, 1) FROM begin)
+        THEN (array_agg(CAST(gates AS text) ORDER BY step DESC))[1] ELSE '{}' END AS cursor,
+      (SELECT min($next_start) FROM (
+         SELECT DISTINCT b.gates[b.full_at] AS gate FROM looked b WHERE b.full_at > 0) f
+       WHERE left(f.gate, 1) = '%') AS next_in,
+      (SELECT jsonb_object_agg(e.gate, k.rooms[e.place][2])
+       FROM looked k CROSS JOIN LATERAL unnest(k.gates) WITH ORDINALITY e (gate, place)
+       WHERE k.rooms[e.place][2] IS NOT NULL AND (SELECT gates FROM floors) ? e.gate) AS lowest,
+      CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint) AS oldest,
+      CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint) AS newest
+    FROM looked
+) look
+LEFT JOIN claimed ON true
+LEFT JOIN candidate c ON c.id = claimed.id

@@ -1,0 +1,65 @@
+"""The resources of a worker, such as an HTTP client, which its tasks share."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterable
+from typing import TypeVar
+
+from sqla_jobs.errors import ConfigurationError
+
+T = TypeVar("T")
+
+
+class Resources:
+    """The values that worker contexts yielded, by their type.
+
+    `run.resources[httpx.Client]` is the value of that class, or else the one of a subclass. Raises
+    `ConfigurationError` if there is none, or if several are of a subclass.
+    """
+
+    __slots__ = ("_values",)
+
+    def __init__(self, values: Iterable[object] = ()) -> None:
+        """Hold `values`. Raises `ConfigurationError` if two of them have the same type."""
+        self._values: list[object] = []
+        for value in values:
+            self.add(value)
+
+    def add(self, value: object) -> None:
+        """Add a value. `None` is no resource. Raises `ConfigurationError` if another one has the same type."""
+        if value is None:
+            return
+        if any(type(other) is type(value) for other in self._values):
+            raise ConfigurationError(
+                f"there are two resources of type {_name(type(value))}, and run.resources finds them by type: "
+                "yield one of them inside a class of its own, such as a dataclass"
+            )
+        self._values.append(value)
+
+    def __getitem__(self, kind: type[T]) -> T:
+        """Return the value of this class."""
+        expected: type[T] = typing.get_origin(kind) or kind
+        found = [value for value in self._values if isinstance(value, expected)]
+        exact = [value for value in found if type(value) is expected]
+        if len(exact or found) == 1:
+            return (exact or found)[0]
+        if found:
+            kinds = ", ".join(_name(type(value)) for value in found)
+            raise ConfigurationError(f"run.resources[{_name(expected)}]: several are of that class, {kinds}: name one")
+        known = ", ".join(_name(type(value)) for value in self._values) or "none at all"
+        raise ConfigurationError(
+            f"run.resources[{_name(expected)}]: no worker context yields one (they yield: {known}): declare it with "
+            "@jobs.worker_context in a module that workers import"
+        )
+
+    def __repr__(self) -> str:
+        return f"<Resources: {', '.join(_name(type(value)) for value in self._values) or 'none'}>"
+
+
+NO_RESOURCES = Resources()
+"""The resources where no worker context yields any."""
+
+
+def _name(kind: type[object]) -> str:
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

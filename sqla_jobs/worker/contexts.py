@@ -1,0 +1,113 @@
+"""The worker contexts of an application, entered in one process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Generator, Iterable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
+from typing import Any
+
+from sqla_jobs.database.binding import Context
+from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.tasks.hooks import WorkerContext, awaited_manager, is_asynchronous, name_of, plain_manager
+from sqla_jobs.tasks.resources import Resources
+
+log: logging.Logger = logging.getLogger("sqla_jobs.worker")
+
+_WHAT = "worker context"
+Await = Callable[[Coroutine[Any, Any, Any]], Any]
+"""Awaits a coroutine in the event loop of coroutine tasks, from outside of it, and returns its result."""
+
+
+class Contexts:
+    """The worker contexts of one process, and the resources that they yield."""
+
+    def __init__(self, contexts: Iterable[WorkerContext], around: Context) -> None:
+        """Prepare to enter `contexts`. Each is entered and left inside `around(None)`."""
+        self._contexts = list(contexts)
+        self._around = around
+        self._entered: list[tuple[str, AbstractContextManager[Any] | _Hosted]] = []
+        self.resources: Resources = Resources()
+
+    @property
+    def need_loop(self) -> bool:
+        """Whether one of them is asynchronous."""
+        return any(is_asynchronous(one) for one in self._contexts)
+
+    @contextmanager
+    def entered(self, awaited: Await) -> Generator[None]:
+        """Enter them for the block."""
+        self.enter(awaited)
+        try:
+            yield
+        finally:
+            self.leave(awaited)
+
+    def enter(self, awaited: Await) -> None:
+        """Enter them in order. Raises `ConfigurationError` if one fails, after it has left the others."""
+        for one in self._contexts:
+            try:
+                with self._around(None):
+                    self.resources.add(self._enter(one, awaited))
+            except BaseException as error:
+                self.leave(awaited)
+                if not isinstance(error, Exception):
+                    raise
+                name = f"{one.__module__}.{name_of(one)}"
+                log.exception("the worker context %s cannot be entered", name)
+                raise ConfigurationError(
+                    f"the worker context {name} cannot be entered, so the worker does not start: "
+                    f"{type(error).__name__}: {error!s:.500}"
+                ) from error
+
+    def _enter(self, target: WorkerContext, awaited: Await) -> Any:
+        if is_asynchronous(target):
+            hosted = _Hosted(awaited_manager(target(), target, _WHAT))
+            value = awaited(hosted.enter())
+            self._entered.append((name_of(target), hosted))
+            return value
+        manager = plain_manager(target(), target, _WHAT)
+        value = manager.__enter__()
+        self._entered.append((name_of(target), manager))
+        return value
+
+    def leave(self, awaited: Await) -> None:
+        """Leave them in reverse. An error of one is logged, and the others are left all the same."""
+        while self._entered:
+            name, one = self._entered.pop()
+            try:
+                with self._around(None):
+                    if isinstance(one, _Hosted):
+                        awaited(one.leave())
+                    else:
+                        one.__exit__(None, None, None)
+            except Exception:
+                log.exception("the worker context %s did not end well", name)
+
+
+class _Hosted:
+    """An asynchronous context manager in an asyncio task of its own: some must be left by the task that enters them."""
+
+    def __init__(self, manager: AbstractAsyncContextManager[Any]) -> None:
+        self._manager = manager
+
+    async def enter(self) -> Any:
+        """Enter it. Returns what it yields."""
+        self._leaving = asyncio.Event()
+        self._entered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._task = asyncio.create_task(self._run())
+        await asyncio.wait([self._task, self._entered], return_when=asyncio.FIRST_COMPLETED)
+        return self._entered.result() if self._entered.done() else self._task.result()
+
+    async def _run(self) -> None:
+        async with self._manager as value:
+            self._entered.set_result(value)
+            await self._leaving.wait()
+
+    async def leave(self) -> None:
+        """Leave it, unless the owner of the loop has cancelled all asyncio tasks, and with them this one."""
+        self._leaving.set()
+        await asyncio.wait([self._task])
+        if not self._task.cancelled():
+            self._task.result()

@@ -1,0 +1,326 @@
+"""The dashboard mounted in applications of other frameworks, and of Flask at the root."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+from flask import Flask
+from sqlalchemy import Engine, select
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.orm import Session
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.sessions import SessionMiddleware
+from starlette.requests import Request as StarletteRequest
+from starlette.routing import Mount
+from starlette.testclient import TestClient
+from werkzeug import Request
+from werkzeug.exceptions import abort
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+from werkzeug.utils import redirect
+
+from sqla_jobs.dashboard import Role, allow_everyone, create_asgi, create_blueprint, create_wsgi
+from sqla_jobs.errors import ConfigurationError
+from tests.dashboard.visitor import words
+from tests.dashboard_shop import jobs
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+pytestmark = pytest.mark.filterwarnings("ignore:'cgi' is deprecated:DeprecationWarning")  # by WebOb
+SECRET = "a key for tests"
+Client = httpx2.Client
+
+
+def of_wsgi(app: Any) -> Client:
+    return Client(transport=httpx2.WSGITransport(app), base_url="http://testserver")
+
+
+def of_asgi(app: Any, **options: Any) -> Client:
+    return TestClient(app, follow_redirects=False, **options)
+
+
+def host(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Set-Cookie", "session=of-the-host; Path=/")])
+    return [b"the host"]
+
+
+def wsgi(**options: Any) -> WSGIApplication:
+    options = {"authorize": allow_everyone, "secret_key": SECRET, **options}
+    return create_wsgi(jobs, **options)
+
+
+def asgi(**options: Any) -> Any:
+    options = {"authorize": allow_everyone, "secret_key": SECRET, **options}
+    return create_asgi(jobs, **options)
+
+
+def in_flask_at_the_root() -> Client:
+    app = Flask("tests.at_the_root")
+    app.secret_key = SECRET
+    app.register_blueprint(create_blueprint(jobs, authorize=allow_everyone))
+    return of_wsgi(app)
+
+
+def in_a_dispatcher() -> Client:
+    return of_wsgi(DispatcherMiddleware(host, {"/ops/jobs": wsgi()}))
+
+
+def in_pyramid() -> Client:
+    from pyramid.config import Configurator  # pyright: ignore[reportMissingTypeStubs]
+    from pyramid.wsgi import wsgiapp2  # pyright: ignore[reportMissingTypeStubs]
+
+    with Configurator() as config:
+        config.add_route("jobs", "/jobs/*subpath")
+        config.add_view(wsgiapp2(wsgi()), route_name="jobs")
+        return of_wsgi(config.make_wsgi_app())
+
+
+def in_starlette() -> Client:
+    return of_asgi(Starlette(routes=[Mount("/ops", routes=[Mount("/jobs", app=asgi())])]))
+
+
+def in_fastapi() -> Client:
+    app = FastAPI()
+    app.mount("/jobs", asgi())
+    return of_asgi(app)
+
+
+def in_fastapi_behind_a_proxy() -> Client:
+    """A proxy removes /api, and the server has been told so, as Hypercorn is by `--root-path`."""
+    app = FastAPI()
+    app.mount("/jobs", asgi())
+
+    async def proxy(scope: Any, receive: Any, send: Any) -> None:
+        path = scope["path"].removeprefix("/api")
+        await app({**scope, "root_path": "/api", "path": path, "raw_path": path.encode()}, receive, send)
+
+    return of_asgi(proxy)
+
+
+MOUNTS: dict[str, tuple[Callable[[], Client], str]] = {
+    "flask at the root": (in_flask_at_the_root, ""),
+    "wsgi at the root": (lambda: of_wsgi(wsgi()), ""),
+    "wsgi under a prefix": (in_a_dispatcher, "/ops/jobs"),
+    "pyramid": (in_pyramid, "/jobs"),
+    "asgi at the root": (lambda: of_asgi(asgi()), ""),
+    "asgi with a root path": (lambda: of_asgi(asgi(), root_path="/caf\u00e9/jobs"), "/caf%C3%A9/jobs"),
+    "starlette": (in_starlette, "/ops/jobs"),
+    "starlette at the root": (lambda: of_asgi(Starlette(routes=[Mount("/", app=asgi())])), ""),
+    "fastapi": (in_fastapi, "/jobs"),
+    "fastapi behind a proxy": (in_fastapi_behind_a_proxy, "/api/jobs"),
+}
+
+
+@pytest.fixture(params=list(MOUNTS))
+def mount(request: pytest.FixtureRequest, database: Engine) -> tuple[Client, str]:
+    made, prefix = MOUNTS[request.param]
+    return made(), prefix
+
+
+def token_in(page: str) -> str:
+    found = re.search(r'name="csrf_token" value="([^"]+)"', page)
+    assert found
+    return found[1]
+
+
+def test_pages_styles_and_scripts_are_found_wherever_it_is_mounted(mount: tuple[Client, str]) -> None:
+    client, prefix = mount
+    page = client.get(f"{prefix}/")
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
+    kinds = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+    files = re.findall(r'(?:href|src)="([^"]+\.(css|js|svg)\?v=\w+)"', page.text)
+    assert sorted(kind for _, kind in files) == sorted(kinds)
+    for address, kind in files:
+        assert address.startswith(f"{unquote(prefix)}/")
+        for answer in (client.get(address), client.head(address)):
+            assert answer.status_code == 200
+            assert answer.headers["content-type"].startswith(kinds[kind])
+            assert answer.headers["x-content-type-options"] == "nosniff"
+    whole = client.get(files[0][0])
+    again = client.get(files[0][0], headers={"If-None-Match": whole.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    links = set(re.findall(r'<li><a href="([^"]+)"', page.text))
+    assert len(links) == 7
+    for link in links:
+        assert link.startswith(f"{unquote(prefix)}/")
+        assert client.get(link).status_code == 200
+    only_head = client.head(f"{prefix}/jobs")
+    assert (only_head.status_code, only_head.content) == (200, b"")
+
+
+def test_a_change_works_wherever_it_is_mounted(mount: tuple[Client, str], session: Session) -> None:
+    client, prefix = mount
+    session.add(schedule := jobs.Schedule(name="s", task="add", cron="* * * * *", args={"a": 1}, enabled=False))
+    session.commit()
+    page = client.get(f"{prefix}/schedules/{schedule.id}")
+    path = re.escape(f"{prefix}/")
+    assert re.fullmatch(rf"sqla_jobs_csrf=[\w-]+; HttpOnly; Path={path}; SameSite=Strict", page.headers["set-cookie"])
+    fields = {"csrf_token": token_in(page.text), "back": f"{unquote(prefix)}/schedules"}
+    done = client.post(f"{prefix}/schedules/{schedule.id}/enable", data=fields)
+    leads_to = httpx2.URL(done.headers["location"]).raw_path.decode()  # WebOb puts the host before it
+    assert (done.status_code, leads_to) == (303, f"{prefix}/schedules")
+    assert "Schedule s is enabled" in words(client.get(done.headers["location"]).text)
+    forged = client.post(f"{prefix}/schedules/{schedule.id}/disable", data={"csrf_token": "x"})
+    assert (forged.status_code, "nothing was changed" in forged.text) == (400, True)
+    session.rollback()
+    assert session.scalars(select(jobs.Audit.action)).all() == ["enable"]
+
+
+def test_what_is_not_there_is_a_page_too(mount: tuple[Client, str]) -> None:
+    client, prefix = mount
+    for path in ["/jobs/17", *(["/no/such/page", "/static/app.css"] if prefix else [])]:
+        missing = client.get(prefix + path)
+        assert (missing.status_code, "To the overview" in missing.text) == (404, True)
+
+
+# --- who may see it
+
+
+def test_authorize_and_actor_read_the_session_and_the_scope_of_asgi(database: Engine, session: Session) -> None:
+    def email_of(request: Request) -> str | None:
+        scope = request.environ["asgi.scope"]
+        assert scope["state"]["of"] == "the host"
+        found: str | None = scope["session"].get("email")
+        return found
+
+    def authorize(request: Request) -> Role | None:
+        return {"ada": Role.operator, "bob": Role.viewer}.get(email_of(request) or "")
+
+    app = FastAPI(middleware=[Middleware(SessionMiddleware, secret_key="the secret of the host")])
+    app.mount("/jobs", asgi(authorize=authorize, actor=email_of))
+
+    @app.middleware("http")
+    async def leave_something(request: Any, call_next: Any) -> Any:
+        request.state.of = "the host"
+        return await call_next(request)
+
+    @app.get("/login/{email}")
+    async def login(request: StarletteRequest, email: str) -> None:
+        request.session["email"] = email
+
+    client = of_asgi(app)
+    for path in ("/jobs/", "/jobs/schedules", "/jobs/no/such/page"):
+        refused = client.get(path)
+        assert (refused.status_code, "You may not see this dashboard" in refused.text) == (403, True)
+        assert "Schedules" not in refused.text
+    client.get("/login/bob")
+    assert "read-only" in client.get("/jobs/").text
+    assert client.post("/jobs/queues/pause", data={"queue": "default"}).status_code == 403
+    client.get("/login/ada")
+    fields = {"csrf_token": token_in(client.get("/jobs/schedules/new").text), "queue": "default"}
+    assert client.post("/jobs/queues/pause", data=fields).status_code == 303
+    assert session.scalars(select(jobs.Audit.actor)).all() == ["ada"]
+
+
+def test_authorize_gets_a_request_that_it_may_keep(database: Engine) -> None:
+    kept: list[Request] = []
+
+    def authorize(request: Request) -> Role:
+        kept.append(request)
+        return Role.viewer
+
+    of_wsgi(wsgi(authorize=authorize)).get("/jobs?task=add", headers={"Cookie": "session=1", "X-Of": "a proxy"})
+    (request,) = kept
+    assert (request.path, request.args["task"], request.cookies["session"]) == ("/jobs", "add", "1")
+    assert request.headers["X-Of"] == "a proxy"
+
+
+def test_an_authorize_that_fails_shows_nothing(database: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    def broken(request: Request) -> Role:
+        raise LookupError("the directory of users is away")
+
+    def vague(request: Request) -> bool:
+        return True
+
+    for authorize, logged in ((broken, "directory of users"), (vague, "authorize returned True")):
+        answer = of_asgi(asgi(authorize=authorize)).get("/schedules")
+        assert (answer.status_code, "Internal Server Error" in answer.text) == (500, True)
+        assert "Schedules" not in answer.text
+        assert "directory" not in answer.text
+        assert answer.headers["x-frame-options"] == "DENY"
+        assert logged in caplog.text
+        caplog.clear()
+
+
+def test_authorize_may_send_visitors_to_a_login(database: Engine) -> None:
+    def authorize(request: Request) -> Role:
+        abort(redirect("/login"))
+
+    answer = of_asgi(asgi(authorize=authorize)).get("/")
+    assert (answer.status_code, answer.headers["location"]) == (302, "/login")
+
+
+async def _asynchronous(request: Request) -> Role:
+    return Role.operator
+
+
+@pytest.mark.parametrize("create", [create_asgi, create_wsgi])
+def test_what_could_guard_or_sign_nothing_is_refused(create: Any) -> None:
+    with pytest.raises(TypeError, match="authorize"):
+        create(jobs, secret_key=SECRET)
+    with pytest.raises(ConfigurationError, match="authorize=None: give a function"):
+        create(jobs, authorize=None, secret_key=SECRET)
+    with pytest.raises(ConfigurationError, match="give a plain function, since pages are made in threads"):
+        create(jobs, authorize=_asynchronous, secret_key=SECRET)
+    with pytest.raises(TypeError, match="secret_key"):
+        create(jobs, authorize=allow_everyone)
+    with pytest.raises(ConfigurationError, match=rf"{create.__name__}\(…, secret_key=…\) signs"):
+        create(jobs, authorize=allow_everyone, secret_key="")
+
+
+def test_without_the_adapter_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "a2wsgi", None)
+    with pytest.raises(ConfigurationError, match=r'create_asgi needs a2wsgi.*pip install "sqla-jobs\[dashboard\]"'):
+        asgi()
+    wsgi()
+
+
+# --- beside the application
+
+
+def test_cookies_of_the_host_stay_as_they_are(database: Engine) -> None:
+    client = in_a_dispatcher()
+    client.get("/")
+    assert client.cookies["session"] == "of-the-host"
+    page = client.get("/ops/jobs/")
+    assert "session" not in page.headers["set-cookie"]
+    assert client.get("/").request.headers["cookie"] == "session=of-the-host"  # and it gets none of the dashboard's
+
+
+@pytest.mark.parametrize("name", ["wsgi under a prefix", "starlette", "fastapi", "asgi with a root path"])
+def test_the_prefix_alone_leads_to_the_page_below_it(database: Engine, name: str) -> None:
+    made, prefix = MOUNTS[name]
+    answer = made().get(f"{prefix}?span=day")
+    assert answer.status_code == 307
+    assert httpx2.URL(answer.headers["location"]).raw_path.decode() == f"{prefix}/?span=day"
+
+
+def test_the_environment_of_the_process_moves_no_dashboard(database: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, "SCRIPT_NAME", "/elsewhere")
+    assert 'href="/jobs/schedules"' in in_fastapi().get("/jobs/").text
+
+
+def test_it_reads_through_the_synchronous_twin_of_an_asynchronous_engine(database: Engine, session: Session) -> None:
+    engine = create_async_engine(database.url)
+    jobs.bind(engine)
+    with session.begin():
+        session.add(jobs.Queue(name="of asyncio", paused_at=datetime.now(UTC)))
+    assert "of asyncio" in in_fastapi().get("/jobs/").text
+    jobs.binding().engine.dispose()
+
+
+def test_an_error_of_the_database_is_a_page(engine: Engine) -> None:
+    jobs.bind(engine)
+    answer = in_fastapi().get("/jobs/")
+    assert (answer.status_code, "metadata.create_all(engine)" in answer.text) == (503, True)

@@ -1,0 +1,338 @@
+"""Lazy tasks, whose transactions begin at the first use of their sessions."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+from sqlalchemy import (
+    Column,
+    Connection,
+    Engine,
+    ForeignKey,
+    Integer,
+    MetaData,
+    Table,
+    create_engine,
+    event,
+    func,
+    insert,
+    select,
+    text,
+)
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+from sqlalchemy.pool import QueuePool
+from tenacity import Retrying, wait_fixed
+
+from sqla_jobs import DeclarationError, Jobs
+from sqla_jobs.testing import drain
+from sqla_jobs.testing.databases import new_database
+from tests.coroutines.rows import asynchronous
+from tests.helpers import states, wait_until
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Order(Base):
+    __tablename__ = "orders"
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+class Line(Base):
+    __tablename__ = "lines"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    order_id: Mapped[int | None] = mapped_column(ForeignKey(Order.id))
+
+
+jobs = Jobs(Base)
+waiting, go_on = threading.Event(), threading.Event()
+used: list[Session] = []
+ONCE = Retrying(wait=wait_fixed(0))
+
+
+@pytest.fixture
+def application() -> Jobs[Any]:
+    waiting.clear()
+    go_on.clear()
+    used.clear()
+    return jobs
+
+
+def wait() -> None:
+    """Stand for a call of another service, which takes ten seconds."""
+    waiting.set()
+    assert go_on.wait(20)
+
+
+@jobs.task
+def follow_up() -> None: ...
+
+
+def write(session: Session, how: str) -> str:
+    used.append(session)
+    if how != "nothing":
+        session.add(Line())
+        follow_up.enqueue(session)
+    if how == "raises":
+        session.flush()
+        raise ValueError(how)
+    return how
+
+
+@jobs.task(lazy=True, max_attempts=1)
+def lazy(session: Session, how: str) -> str:
+    wait()
+    return write(session, how)
+
+
+@jobs.task(lazy=True, max_attempts=1)
+async def lazy_coroutine(session: AsyncSession, how: str) -> str:
+    await asyncio.to_thread(wait)
+    return await session.run_sync(write, how)
+
+
+@jobs.task(max_attempts=1)
+def eager(session: Session, how: str) -> str:
+    wait()
+    return write(session, how)
+
+
+@jobs.task(lazy=True)
+def with_row(session: Session, order: Order) -> str:
+    wait()
+    return "ended"
+
+
+LAZY = pytest.mark.parametrize("task", ["lazy", "lazy_coroutine", "lazy_coroutine by asyncpg"])
+
+
+def bind(database: Engine, task: str) -> str:
+    """Bind to the driver that `task` names, if any. Return the name of the task."""
+    name, _, driver = task.partition(" by ")
+    if driver:
+        jobs.bind(database, async_bind=asynchronous(database, driver))
+    return name
+
+
+def in_transaction(session: Session) -> int:
+    """The number of other sessions of the server that are inside of a transaction."""
+    session.rollback()
+    open_ones = """SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+        AND xact_start IS NOT NULL AND state = 'idle in transaction' AND pid <> pg_backend_pid()"""
+    found = session.execute(text(open_ones)).scalar_one()
+    session.rollback()
+    return int(found)
+
+
+def enqueued(session: Session, task: str, **arguments: Any) -> int:
+    job = jobs.tasks[task].enqueue(session, **arguments)
+    session.commit()
+    return job.id
+
+
+def ended(session: Session, job_id: int) -> list[tuple[str, Any, str | None]]:
+    session.rollback()
+    of_job = select(jobs.Run.outcome, jobs.Run.result, jobs.Run.error_type).where(jobs.Run.job_id == job_id)
+    return [(str(one.outcome), one.result, one.error_type) for one in session.execute(of_job.order_by(jobs.Run.id))]
+
+
+def lines(session: Session) -> int:
+    session.rollback()
+    return len(session.scalars(select(Line)).all())
+
+
+@pytest.mark.parametrize(
+    ("task", "number"), [("lazy", 0), ("lazy_coroutine", 0), ("lazy_coroutine by asyncpg", 0), ("eager", 1)]
+)
+def test_no_transaction_is_open_before_the_session_is_used(
+    session: Session, database: Engine, task: str, number: int
+) -> None:
+    name = bind(database, task)
+    job_id, pool = enqueued(session, name, how="writes"), database.pool
+    assert isinstance(pool, QueuePool)
+    with jobs.worker():
+        assert waiting.wait(20)
+        assert in_transaction(session) == number
+        session.close()
+        wait_until(lambda: pool.checkedout() == number)
+        go_on.set()
+        wait_until(lambda: list(states(session).values()) == ["succeeded", "succeeded"])  # the follow-up, too
+    assert ended(session, job_id) == [("succeeded", "writes", None)]
+    assert lines(session) == 1
+
+
+@LAZY
+@pytest.mark.parametrize(
+    ("how", "outcome"),
+    [
+        ("nothing", ("succeeded", "nothing", None)),
+        ("writes", ("succeeded", "writes", None)),
+        ("raises", ("failed", None, "ValueError")),
+    ],
+)
+def test_what_it_writes_and_its_outcome_are_one_commit(
+    session: Session, database: Engine, task: str, how: str, outcome: tuple[str, Any, str | None]
+) -> None:
+    name, begun, committed = bind(database, task), list[Session](), list[Session]()
+    go_on.set()
+    job_id = enqueued(session, name, how=how)
+
+    def note_begin(session: Session, *_: object) -> None:
+        begun.append(session)
+
+    def note_commit(session: Session) -> None:
+        committed.append(session)
+
+    event.listen(Session, "after_begin", note_begin)
+    event.listen(Session, "after_commit", note_commit)
+    try:
+        with jobs.worker() as worker:
+            wait_until(lambda: worker.runs >= 1)
+    finally:
+        event.remove(Session, "after_begin", note_begin)
+        event.remove(Session, "after_commit", note_commit)
+    assert ended(session, job_id) == [outcome]
+    assert lines(session) == (how == "writes")
+    (own,) = used
+    assert begun.count(own) == 1
+    assert committed.count(own) == (how != "raises")
+
+
+@LAZY
+def test_one_that_has_lost_its_job_commits_nothing(session: Session, database: Engine, task: str) -> None:
+    name = bind(database, task)
+    job_id = enqueued(session, name, how="writes")
+    with jobs.worker() as worker:
+        assert waiting.wait(20)
+        session.execute(text("UPDATE sqla_jobs SET current_run_id = nextval('sqla_runs_id_seq')"))
+        session.commit()
+        go_on.set()
+        wait_until(lambda: worker.runs == 1)
+    assert lines(session) == 0
+    assert ended(session, job_id) == []
+
+
+def test_a_row_among_its_arguments_begins_it(session: Session, database: Engine) -> None:
+    session.add(order := Order())
+    job_id = enqueued(session, "with_row", order=order)
+    with jobs.worker():
+        assert waiting.wait(20)
+        assert in_transaction(session) == 1
+        go_on.set()
+        wait_until(lambda: ended(session, job_id))
+    assert ended(session, job_id) == [("succeeded", "ended", None)]
+
+
+@jobs.task(lazy=True)
+def show(session: Session) -> Any:
+    return session.scalar(text("SHOW tcp_keepalives_idle"))
+
+
+def test_the_server_notices_soon_that_its_host_is_gone(session: Session) -> None:
+    job_id = enqueued(session, "show")
+    assert jobs.worker(lease=30).drain() == 1
+    assert ended(session, job_id) == [("succeeded", "15", None)]
+
+
+def test_a_session_that_has_begun_before_the_task_goes_on(session: Session, database: Engine) -> None:
+    """As where it is that of the application, and a middleware has used it."""
+
+    def begun() -> Session:
+        own = Session(database)
+        own.execute(text("SELECT 1"))
+        return own
+
+    job_id = enqueued(session, "lazy", how="writes")
+    with jobs.worker(bind=begun):
+        assert waiting.wait(20)
+        assert in_transaction(session) == 1
+        go_on.set()
+        wait_until(lambda: ended(session, job_id))
+    assert ended(session, job_id) == [("succeeded", "writes", None)]
+    assert lines(session) == 1
+
+
+ELSEWHERE = Table("elsewhere", MetaData(), Column("n", Integer))
+
+
+@jobs.task(lazy=True, max_attempts=1)
+def in_two(session: Session) -> str:
+    session.execute(insert(ELSEWHERE).values(n=1))
+    wait()
+    return write(session, "writes")
+
+
+def test_the_use_of_another_database_does_not_begin_it(session: Session, database: Engine, server_url: str) -> None:
+    with new_database(server_url) as url:
+        other = create_engine(url)
+        ELSEWHERE.metadata.create_all(other)
+        job_id = enqueued(session, "in_two")
+        with jobs.worker(bind=sessionmaker(database, binds={ELSEWHERE: other})):
+            assert waiting.wait(20)
+            assert in_transaction(session) == 0
+            go_on.set()
+            wait_until(lambda: ended(session, job_id))
+        with other.connect() as connection:
+            assert list(connection.scalars(select(ELSEWHERE.c.n))) == [1]
+        other.dispose()
+    assert ended(session, job_id) == [("succeeded", "writes", None)]
+    assert lines(session) == 1
+
+
+@jobs.task(lazy=True, retry=ONCE, max_attempts=2)
+def read(session: Session) -> int | None:
+    return session.scalar(select(func.count(Line.id)))
+
+
+def test_where_the_server_is_read_only_its_attempt_fails_and_the_next_one_connects_anew(
+    session: Session, database: Engine
+) -> None:
+    """As where the pool still leads to a server that is a standby now."""
+    other = create_engine(database.url)
+    seen, factory = list[int](), sessionmaker(other)
+
+    @event.listens_for(factory, "after_begin")
+    def first_only(session: Session, transaction: Any, connection: Connection) -> None:
+        seen.append(connection.scalar(select(func.pg_backend_pid())) or 0)
+        if seen[-1] == seen[0]:
+            connection.execute(text("SET TRANSACTION READ ONLY"))
+
+    job_id = enqueued(session, "read")
+    with jobs.worker(bind=factory):
+        wait_until(lambda: len(ended(session, job_id)) == 2)
+    other.dispose()
+    assert ended(session, job_id) == [("retried", None, "sqla_jobs.errors.JobsError"), ("succeeded", 0, None)]
+    error = session.scalars(select(jobs.Run.error).where(jobs.Run.error.is_not(None))).one()
+    assert error is not None
+    assert "the server is read-only" in error
+
+
+def test_tests_run_it_in_their_session(session: Session) -> None:
+    go_on.set()
+    lazy.enqueue(session, how="writes")
+    assert drain(jobs, session) == 2
+    assert session.scalars(select(Line)).all() != []
+
+
+def plain(n: int) -> None: ...
+
+
+async def coroutine(n: int) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("target", "lazy", "message"),
+    [
+        (plain, True, "plain: lazy=True says when .* it takes none: annotate its first parameter as Session, or"),
+        (coroutine, True, "annotate its first parameter as AsyncSession"),
+        (plain, "yes", "plain: lazy must be True or False, got 'yes'"),
+    ],
+)
+def test_a_task_that_cannot_be_lazy_is_refused_when_it_is_declared(target: Any, lazy: Any, message: str) -> None:
+    with pytest.raises(DeclarationError, match=message):
+        Jobs(type("Other", (DeclarativeBase,), {})).task(lazy=lazy)(target)
