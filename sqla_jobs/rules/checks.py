@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -19,6 +20,8 @@ MAX_ID = 9_000_000_000_000_000_000
 """Of any row: one more is a number that the server and drivers can take too."""
 MAX_DEPTH = 100
 """Levels of nested JSON in rows that people write, and in what is shown."""
+INI: re.Pattern[str] = re.compile(r"[^:#]+\.ini(#[^#]+)?")
+"""The name of a file of PasteDeploy, perhaps with that of an application in it."""
 MOMENTS = (datetime(1000, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC))
 """Between these lie the times that the database takes: every driver can read them in every time zone."""
 
