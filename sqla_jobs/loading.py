@@ -14,6 +14,7 @@ from sqlalchemy.exc import ArgumentError
 from sqla_jobs.database.engines import address_by_psycopg
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.jobs import Jobs, resolver_of
+from sqla_jobs.rules.checks import INI
 from sqla_jobs.rules.wording import did_you_mean
 from sqla_jobs.tasks.registry import import_named
 
@@ -31,8 +32,9 @@ def load_jobs(spec: str) -> Jobs[Any]:
     """Return the `Jobs` that MODULE:ATTR names. Modules in the current folder can be imported.
 
     ATTR is a `Jobs`, an application with one in `extensions["sqla_jobs"]`, or a factory for either
-    (`shop:create_app()`, with or without the parentheses). An application's `Jobs` is bound to that application. Raises
-    `ConfigurationError`. The application's own errors are raised unchanged.
+    (`shop:create_app()`, with or without the parentheses). An application's `Jobs` is bound to that application.
+    `production.ini` and `production.ini#name` name a Pyramid application. Raises `ConfigurationError`. The
+    application's own errors are raised unchanged.
     """
     return _jobs_of(_load_named(spec), spec)
 
@@ -42,7 +44,7 @@ def _jobs_of(found: Any, spec: str) -> Jobs[Any]:
     if jobs is None:
         raise ConfigurationError(
             f"{spec!r} gives a {type(found).__name__}: name a Jobs, an application with one in "
-            'extensions["sqla_jobs"], or a factory of either'
+            'extensions["sqla_jobs"] (of Pyramid: by config.add_jobs), or a factory of either'
         )
     if jobs is not found and hasattr(carried := _extension_of(found), "use"):
         carried.use(found)
@@ -53,6 +55,8 @@ def _load_named(spec: str) -> Any:
     """Return the `Jobs` or the application that `load_jobs` finds."""
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
+    if INI.fullmatch(spec):
+        return _named_by_ini(spec)
     module_name, _, attribute = spec.partition(":")
     if not module_name or not attribute:
         raise ConfigurationError(f"{spec!r}: write MODULE:ATTR, such as shop.jobs:jobs or shop:create_app()")
@@ -72,6 +76,22 @@ def _load_named(spec: str) -> Any:
     return found
 
 
+def _named_by_ini(spec: str) -> Any:
+    """The application that PasteDeploy makes; its registry, if a filter of the file hides the application."""
+    path = Path(spec.partition("#")[0])
+    if not path.is_file():
+        raise ConfigurationError(f"{spec!r}: there is no file {path.name} in {path.absolute().parent}")
+    try:
+        from pyramid.config import global_registries  # pyright: ignore[reportMissingTypeStubs]
+        from pyramid.paster import get_app  # pyright: ignore[reportMissingTypeStubs]
+    except ModuleNotFoundError:
+        raise ConfigurationError(
+            f"{spec!r}: an ini is read by Pyramid, which is not installed: pip install 'sqla-jobs[pyramid]'"
+        ) from None
+    app = get_app(spec)
+    return app if hasattr(app, "registry") else global_registries.last
+
+
 def _made_by(factory: Any, spec: str) -> Any:
     try:
         inspect.signature(factory).bind()
@@ -83,9 +103,10 @@ def _made_by(factory: Any, spec: str) -> Any:
 
 
 def _extension_of(found: Any) -> Any:
-    """Return an application's `extensions["sqla_jobs"]`; None without one, or if `found` is not an application."""
-    extensions = getattr(found, "extensions", {})
-    return extensions.get("sqla_jobs") if isinstance(extensions, dict) else None
+    """Return what an application of Flask or Pyramid carries as "sqla_jobs"; None if it is none, or carries nothing."""
+    extensions = getattr(found, "extensions", None)  # Flask's
+    carriers = extensions if isinstance(extensions, dict) else getattr(found, "registry", found)  # Pyramid's
+    return carriers.get("sqla_jobs") if isinstance(carriers, dict) else None
 
 
 def _jobs_in(found: Any) -> Jobs[Any] | None:
@@ -103,7 +124,7 @@ def bind_for_command_line(jobs: Jobs[Any], database_url: str | None) -> None:
         raise ConfigurationError(
             "--database-url: this application opens its sessions itself, and what its code writes through them would "
             "go to another database than its jobs; change the application's own setting instead, such as "
-            "SQLALCHEMY_DATABASE_URI"
+            "SQLALCHEMY_DATABASE_URI or sqlalchemy.url"
         )
     url = database_url or (None if jobs.is_bound else os.environ.get("DATABASE_URL"))
     if url is None:

@@ -31,6 +31,7 @@ __all__ = [
     "sqla_jobs_metadata",
     "sqla_jobs_postgres",
     "sqla_jobs_session",
+    "sqla_jobs_session_class",
 ]
 
 
@@ -108,12 +109,18 @@ def sqla_jobs_connection(sqla_jobs_engine: Engine) -> Iterator[Connection]:
         transaction.rollback()
 
 
-@pytest.fixture
-def sqla_jobs_session(sqla_jobs_connection: Connection) -> Iterator[Session]:
-    """A session that is rolled back after the test: its commits are savepoints."""
+@pytest.fixture(scope="session")
+def sqla_jobs_session_class() -> type[Session]:
+    """The class of `sqla_jobs_session`. Override it if tasks take another class, such as SQLModel's `Session`."""
     from sqlalchemy.orm import Session
 
-    with Session(sqla_jobs_connection, join_transaction_mode="create_savepoint") as session:
+    return Session
+
+
+@pytest.fixture
+def sqla_jobs_session(sqla_jobs_connection: Connection, sqla_jobs_session_class: type[Session]) -> Iterator[Session]:
+    """A session of which nothing stays after the test: its commits are savepoints."""
+    with sqla_jobs_session_class(sqla_jobs_connection, join_transaction_mode="create_savepoint") as session:
         yield session
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from sqla_jobs.errors import ArgumentsError, ConfigurationError, DeclarationError
+from sqla_jobs.rules.checks import INI
 
 HOST = "sqla_jobs.application"
 """The key of `Context.meta` under which a program that includes these commands, such as `flask`, puts MODULE:ATTR."""
@@ -66,7 +67,8 @@ class ApplicationCommand(click.Command):
         if given.get("application") or not given.get("words"):
             return False
         is_alone = len(self.params) == len(options) + 1
-        return is_alone or _SPEC.fullmatch(given["words"][0]) is not None
+        first = given["words"][0]
+        return is_alone or _SPEC.fullmatch(first) is not None or INI.fullmatch(first) is not None
 
 
 def named_application(given: str | None) -> str:
@@ -82,7 +84,7 @@ def named_application(given: str | None) -> str:
             "no application is named: give MODULE:ATTR, such as shop:jobs, or set SQLA_JOBS_APP, "
             'or write app = "shop:jobs" under [tool.sqla_jobs] in pyproject.toml'
         )
-    if ":" not in str(found):  # refused before anything is imported or started
+    if ":" not in str(found) and not INI.fullmatch(str(found)):  # before anything is imported or started
         raise ConfigurationError(f"{found!r}: write MODULE:ATTR, such as shop:jobs or shop:create_app()")
     if context:
         context.meta[NAMED] = str(found)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sqlalchemy import Connection, Engine
@@ -22,6 +23,7 @@ from sqla_jobs.database.engines import (
     checked_isolation,
     is_asynchronous,
 )
+from sqla_jobs.database.session_classes import check_class, making
 from sqla_jobs.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -66,9 +68,21 @@ class AsyncSessions:
         """The sessions' isolation level."""
         self._idle = IdleConnections(self._engine)
 
-    def begin(self) -> Session:
-        """Return the session inside a new `AsyncSession`, for use in an SQLAlchemy greenlet."""
-        made = self._make()
+    def sessions_of(self, kind: type[AsyncSession], task: str) -> Callable[[], Session]:
+        """Return what gives the session inside a new `AsyncSession` of the class `kind`, in an SQLAlchemy greenlet.
+
+        Raises `ConfigurationError` if the application's sessions are of another class than the one that `task` takes.
+        """
+        from sqlalchemy.ext.asyncio import AsyncSession
+
+        make = self._make
+        if kind is not AsyncSession:
+            make = making(make, kind, task)
+            check_class(make(), kind, task)
+        return partial(self._begin, make)
+
+    def _begin(self, make: Callable[[], Any]) -> Session:
+        made = make()
         session: Session = made.sync_session
         vars(session).pop("get_bind", None)  # the factory may return the same session again
         session.info[_ASYNC] = made

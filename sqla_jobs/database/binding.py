@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from operator import methodcaller
 from typing import Any, cast
 
 from sqlalchemy import URL, Engine
@@ -11,6 +12,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from sqla_jobs.database.async_sessions import AsyncBind, AsyncSessions, synchronous_engine
 from sqla_jobs.database.engines import REMEDY, check_engine, check_translation, checked_isolation, is_asynchronous
+from sqla_jobs.database.session_classes import check_class, making
 from sqla_jobs.errors import ConfigurationError
 
 SessionFactory = Callable[[], Session]
@@ -43,6 +45,8 @@ class Binding:
 
         A new session, or the one in which the application writes.
         """
+        self.commit: Callable[[Session], None] = methodcaller("commit")
+        """Commits a session of the application, even that of a run."""
         self._bind = bind
         self._entity = entity
         self._async_bind = async_bind
@@ -56,6 +60,22 @@ class Binding:
         `isolation` applies if the application has no asynchronous engine.
         """
         return AsyncSessions(self._async_bind, self.engine, isolation, self._entity)
+
+    def sessions_of(self, kind: type[Session], task: str) -> SessionFactory:
+        """Return what gives the sessions of the runs of `task`, which are of the class `kind`.
+
+        Raises `ConfigurationError` if the application's sessions are of another class.
+        """
+        if kind is Session:
+            return self.run_session
+        if self.run_session is not self.session_factory:  # the helpers of the application write in it, too
+            with self.session() as session:
+                check_class(session, kind, task)
+            return self.run_session
+        make = making(self.session_factory, kind, task)
+        with self.context(None), closing(make()) as session:
+            check_class(session, kind, task)
+        return make
 
     @property
     def engine(self) -> Engine:
@@ -85,7 +105,7 @@ class Binding:
         """Open a session that commits at the end, or rolls back after an error."""
         with self.session() as session:
             yield session
-            session.commit()
+            self.commit(session)
 
 
 def both_binds(bind: Bind, async_bind: AsyncBind | None, entity: type[Any]) -> tuple[SyncBind, AsyncBind | None]:

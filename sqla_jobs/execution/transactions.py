@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
+from operator import methodcaller
 from typing import Any, Protocol
 
 import psycopg
@@ -102,7 +103,7 @@ class WorkerTransactions:
     """One transaction per run, in a session from `session`. If a process disappears, its locks are soon released.
 
     The server notices a vanished host within about `lease` seconds, and within a minute at most. `patience` is how long
-    a pooled connection may stay silent when a transaction begins on it.
+    a pooled connection may stay silent when a transaction begins on it. `commit` commits the session.
     """
 
     def __init__(
@@ -113,11 +114,13 @@ class WorkerTransactions:
         lease: float,
         patience: float,
         isolation: str = "READ COMMITTED",
+        commit: Callable[[Session], None] = methodcaller("commit"),
     ) -> None:
         self.isolation: str = isolation
         """The isolation level of the sessions."""
         self._session = session
         self._queries = queries
+        self._commit = commit
         self._lease = lease
         self._patience = patience
         self._say_again_at = 0.0
@@ -145,14 +148,14 @@ class WorkerTransactions:
         self._queries.store_before_end(session, end)
         if session.twophase:  # the fence comes before anything is committed
             self._queries.succeed(session, end)
-            session.commit()
+            self._commit(session)
         else:
             with self._queries.ending(session, end) as ending:
                 for connection in session.info[_CONNECTIONS]:
                     ending.watch(connection)
                 session.info[_ENDING] = ending
                 try:
-                    session.commit()
+                    self._commit(session)
                 finally:
                     del session.info[_ENDING]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,14 @@ import click
 from flask import Flask
 from flask.cli import NoAppException, ScriptInfo
 
+from sqla_jobs.cli.configured import Defaults
+from sqla_jobs.cli.configured import defaults_of as settings_of
 from sqla_jobs.cli.main import Commands
 from sqla_jobs.cli.naming import HOST, output_on_stderr, plain_errors
 from sqla_jobs.cli.output import HISTORY
 from sqla_jobs.errors import ConfigurationError
 
-Defaults = dict[str, dict[str, Any]]
-"""Default values by name of the command and of the option."""
-
 _PREFIX = "SQLA_JOBS_"
-_NO_SETTINGS = {"application", "database_url", "drain", "reload"}
-"""Options of the worker that cannot be set in an application's config."""
 _LOADED = "sqla_jobs.flask:loaded"
 _HELP = "sqla_jobs.help"
 
@@ -31,39 +28,7 @@ def defaults_of(config: Mapping[str, Any]) -> Defaults:
 
     Raises `ConfigurationError` for an unknown setting or an invalid value.
     """
-    given = {key: value for key, value in config.items() if key.startswith(_PREFIX) and value is not None}
-    if not given:
-        return {}
-    from sqla_jobs.cli.running import clock, worker
-
-    known = {command: _settings(command) for command in (worker, clock)}
-    if unknown := given.keys() - known[worker].keys() - known[clock].keys():
-        names = ", ".join(sorted(known[worker] | known[clock]))
-        raise ConfigurationError(f"unknown setting app.config[{min(unknown)!r}]; valid settings: {names}")
-    return {
-        str(command.name): {
-            str(options[key].name): _value(key, given[key], options[key]) for key in options.keys() & given.keys()
-        }
-        for command, options in known.items()
-    }
-
-
-def _settings(command: click.Command) -> dict[str, click.Option]:
-    options = [option for option in command.params if isinstance(option, click.Option)]
-    return {_PREFIX + str(option.name).upper(): option for option in options if option.name not in _NO_SETTINGS}
-
-
-def _value(key: str, given: Any, option: click.Option) -> Any:
-    """Convert a setting like the command line: `{"default": 8, "mail": 2}` is `default=8,mail=2`."""
-    said = given
-    if isinstance(given, Mapping):
-        said = ",".join(f"{name}={number}" for name, number in given.items())
-    elif isinstance(given, Iterable) and not isinstance(given, str):
-        said = ",".join(map(str, given))
-    try:
-        return option.type(said)
-    except click.BadParameter as error:
-        raise ConfigurationError(f"app.config[{key!r}] = {given!r}: {error.message}") from None
+    return settings_of(config, _PREFIX, "app.config[{!r}]")
 
 
 def loaded() -> Flask:

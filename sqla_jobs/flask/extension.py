@@ -6,16 +6,16 @@ from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from functools import partial
 from typing import Any, Generic, TypeVar, cast
-from weakref import ref
 
 from flask import Flask, current_app, g, has_app_context
 from sqlalchemy.orm import Session, scoped_session
 from sqlalchemy.util import ThreadLocalRegistry
 
+from sqla_jobs.applications import Applications
 from sqla_jobs.database.binding import Bind, Binding, Context, SessionFactory, SyncBind
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.flask.cli import cli, defaults_of, loaded
-from sqla_jobs.jobs import Jobs, resolver_of, set_resolver
+from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.tasks.context import RunContext
 
@@ -69,7 +69,7 @@ class FlaskJobs(Generic[J]):
         defaults_of(app.config)
         if "sqla_jobs" not in app.extensions:
             app.extensions["sqla_jobs"] = self
-            _applications(self.jobs).add(app)
+            _Applications.of(self.jobs).add(app)
 
     def option_defaults(self, app: Flask) -> dict[str, dict[str, Any]]:
         """Return the defaults of `worker` and `clock` from the config of `app`, by command."""
@@ -80,7 +80,7 @@ class FlaskJobs(Generic[J]):
 
         - `app`: an application that carries this.
         """
-        _applications(self.jobs).used = app
+        _Applications.of(self.jobs).used = app
 
     def binding(self, app: Flask, bind: Bind | None = None) -> _AppBinding:
         """Return the binding to the database of `app`, or to `bind`, with a context of `app` around each run.
@@ -195,53 +195,20 @@ def _kept(shared: SessionFactory | None) -> Generator[None]:
             registry.set(mine)
 
 
-class _Applications:
-    """The applications that share one `Jobs`. Chooses the one that a worker or command uses."""
+class _Applications(Applications[Flask]):
+    remedy = "work inside the context of one, with app.app_context(): …"
 
-    def __init__(self, jobs: Jobs[Any]) -> None:
-        self.used: Flask | None = None
-        self._jobs = jobs
-        self._carriers: list[ref[Flask]] = []
-
-    def add(self, app: Flask) -> None:
-        self._carriers.append(ref(app))
-
-    def __call__(self, bind: Bind | None) -> Binding:
-        app = self._meant()
-        carried: FlaskJobs[Any] = app.extensions["sqla_jobs"]
-        return carried.binding(app, bind)
-
-    def context_in(self, session: Session) -> Context:
-        """Return the context of the active application, else of the one that was initialised last."""
-        living = [app for carrier in reversed(self._carriers) if (app := carrier())]
-        app = self._active() or self.used or next(iter(living), None)
-        if app is None:
-            return nullcontext
-        carried: FlaskJobs[Any] = app.extensions["sqla_jobs"]
-        return partial(carried.binding(app).context_in, session)
-
-    def _active(self) -> Flask | None:
-        if has_app_context() and self._is_carried_by(current_app):
+    def active(self) -> Flask | None:
+        if has_app_context() and getattr(current_app.extensions.get("sqla_jobs"), "jobs", None) is self.jobs:
             return cast("Any", current_app)._get_current_object()  # type: ignore[no-any-return]
         return None
 
-    def _meant(self) -> Flask:
-        app = self._active() or self.used or (self._carriers[0]() if len(self._carriers) == 1 else None)
-        if app is None:
-            raise ConfigurationError(
-                f"{len(self._carriers)} applications were initialised with these jobs, and none of them is active: "
-                "work inside the context of one, with app.app_context(): …"
-            )
-        return app
+    def binding(self, app: Flask, bind: Bind | None) -> Binding:
+        return self._bound(app, bind)
 
-    def _is_carried_by(self, app: Flask) -> bool:
-        return getattr(app.extensions.get("sqla_jobs"), "jobs", None) is self._jobs
+    def surroundings(self, app: Flask, session: Session) -> Context:
+        return partial(self._bound(app).context_in, session)
 
-
-def _applications(jobs: Jobs[Any]) -> _Applications:
-    found = resolver_of(jobs)
-    if isinstance(found, _Applications):
-        return found
-    made = _Applications(jobs)
-    set_resolver(jobs, made)
-    return made
+    def _bound(self, app: Flask, bind: Bind | None = None) -> _AppBinding:
+        carried: FlaskJobs[Any] = app.extensions["sqla_jobs"]
+        return carried.binding(app, bind)

@@ -30,11 +30,17 @@ class Signature:
     module: str
     qualname: str
     is_coroutine: bool
-    """True for an `async def`, which a worker runs in its event loop."""
-    wants_session: bool
+    """Whether it is an `async def`, which a worker runs in its event loop."""
+    session_class: type[Any] | None
+    """The class of the session that it takes: a `Session`, an `AsyncSession` or a subclass. None: it takes none."""
     wants_context: bool
     arguments: inspect.Signature
     """The parameters whose values are stored, with annotations as written."""
+
+    @property
+    def wants_session(self) -> bool:
+        """Whether it is a transactional task."""
+        return self.session_class is not None
 
     @property
     def code(self) -> types.CodeType:
@@ -109,13 +115,14 @@ def inspect_target(target: Callable[..., Any]) -> Signature:
             kind = f"a {type(target).__name__}"
         raise DeclarationError(f"{target!r} is {kind}: a task is a plain function or a dataclass with execute()")
     _refuse_function(target)
-    injected, rest = _split(target, list(_signature(target).parameters.values()))
+    parameters = list(_signature(target).parameters.values())
+    injected, rest = _split(target, parameters)
     return Signature(
         target,
         target.__module__,
         target.__qualname__,
         inspect.iscoroutinefunction(target),
-        wants_session="session" in injected,
+        session_class=_class_of(target, parameters[0]) if "session" in injected else None,
         wants_context="context" in injected,
         arguments=inspect.Signature(rest),
     )
@@ -148,7 +155,8 @@ def _inspect_class(target: type[Any]) -> Signature:
             f"{name} is neither a dataclass nor a pydantic model, so its arguments are not known: "
             "write @jobs.task above @dataclass"
         )
-    injected, rest = _split(execute, list(_signature(execute).parameters.values())[1:])
+    taken = list(_signature(execute).parameters.values())[1:]
+    injected, rest = _split(execute, taken)
     if rest:
         raise DeclarationError(
             f"{name}.execute(…, {rest[0].name}) can only take an injected Session and RunContext: "
@@ -167,7 +175,7 @@ def _inspect_class(target: type[Any]) -> Signature:
         target.__module__,
         name,
         inspect.iscoroutinefunction(execute),
-        wants_session="session" in injected,
+        session_class=_class_of(execute, taken[0]) if "session" in injected else None,
         wants_context="context" in injected,
         arguments=inspect.Signature(parameters),
     )
@@ -254,6 +262,15 @@ def _injection(owner: Callable[..., Any], parameter: inspect.Parameter) -> str |
     except DeclarationError:
         return None  # a name defined later: the first enqueue resolves it
     return injection_of(owner.__qualname__, parameter.name, annotation)
+
+
+def _class_of(owner: Callable[..., Any], parameter: inspect.Parameter) -> type[Any]:
+    """The class of an injected parameter."""
+    annotation = _resolve(owner, parameter.name, parameter.annotation)
+    if typing.get_origin(annotation) is typing.Annotated:
+        annotation = typing.get_args(annotation)[0]
+    found: type[Any] = typing.get_origin(annotation) or annotation
+    return found
 
 
 def injection_of(owner: str, name: str, annotation: Any) -> str | None:

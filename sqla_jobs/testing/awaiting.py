@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.util import await_only
 from sqlalchemy.util.concurrency import in_greenlet
 
+from sqla_jobs.database.session_classes import name_of
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.execution.interrupt import NONE, Interrupt
 from sqla_jobs.tasks.declaration import Declaration
@@ -98,7 +99,8 @@ def resources_of_test(
 
 
 def body_of(declaration: Declaration, session: Session, awaited: Await) -> Here:
-    """Return the runner of a task in a test with this session. Raises `ConfigurationError` if nothing can await it."""
+    """What runs a task in the test of this session. Raises `ConfigurationError` where nothing can await it."""
+    check_session(declaration, session)
     if not declaration.signature.is_coroutine:
         return Here()
     remedy = _REMEDY
@@ -113,6 +115,17 @@ def body_of(declaration: Declaration, session: Session, awaited: Await) -> Here:
             f"{declaration.name} is a coroutine task, and drain would block its event loop: {remedy}"
         )
     return InOwnLoop(awaited)
+
+
+def check_session(declaration: Declaration, session: Session) -> None:
+    """Raise `ConfigurationError` if the session of the test is none of the class that the task takes."""
+    kind = declaration.signature.session_class
+    given = around_test(session) if declaration.signature.is_coroutine else session
+    if kind is not None and given is not None and not isinstance(given, kind):
+        raise ConfigurationError(
+            f"{declaration.name} takes a {name_of(kind)}, and the session of the test is a {name_of(type(given))}: "
+            "give one of that class (for sqla_jobs_session, the fixture sqla_jobs_session_class names it)"
+        )
 
 
 def around_test(session: Session) -> Any:

@@ -36,7 +36,7 @@ from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.hooks import Middleware, check_headers, is_asynchronous
 from sqla_jobs.tasks.sessions import AnyAsyncSession, AnySession, plain_session, synchronous_session
 from sqla_jobs.tasks.task import Task
-from sqla_jobs.testing.awaiting import Here, InGreenlet, around_test, resources_of_test
+from sqla_jobs.testing.awaiting import Here, InGreenlet, around_test, check_session, resources_of_test
 from sqla_jobs.testing.claims import Savepoints
 from sqla_jobs.testing.given import HOW_TO_GIVE_A_TASK
 
@@ -193,6 +193,7 @@ def run_job(
             f"{task.name} takes an AsyncSession, and run_job was given a Session that belongs to none: write "
             f"await run_job(session, {task.written})(…) with the AsyncSession of the test"
         )
+    check_session(task.declaration, own)
     if below is None and not signature.is_coroutine:
         return Run(own, task, checked)
     check_greenlet(task.name)

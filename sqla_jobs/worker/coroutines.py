@@ -56,13 +56,13 @@ class Coroutines:
         self._sessions = binding.async_sessions(isolation) if wants_session else None
 
     def transactions(
-        self, kind: type[WorkerTransactions], queries: Queries, settings: Settings
-    ) -> WorkerTransactions | None:
-        """Return the transactions for coroutine tasks, or None if no such task takes a session."""
-        if self._sessions is None:
-            return None
+        self, kind: type[WorkerTransactions], declaration: Declaration, queries: Queries, settings: Settings
+    ) -> WorkerTransactions:
+        """Return the transactions of a coroutine task that takes a session."""
+        assert self._sessions is not None, "one of the tasks takes a session"
+        assert declaration.signature.session_class is not None
         return kind(
-            self._sessions.begin,
+            self._sessions.sessions_of(declaration.signature.session_class, declaration.name),
             queries,
             lease=settings.lease,
             patience=settings.patience,

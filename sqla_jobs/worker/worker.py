@@ -269,22 +269,27 @@ class Worker(Service):
     def _transactions(self, queries: Queries, isolation: str) -> Callable[[Declaration], Transactions]:
         """Return the function that selects a task's transactions."""
         settings = self._settings
+        known: dict[tuple[type[WorkerTransactions], type[Any] | None], Transactions] = {}
 
-        def made(kind: type[WorkerTransactions]) -> tuple[Transactions, Transactions]:
-            plain = kind(
-                self._binding.run_session,
+        def made(kind: type[WorkerTransactions], declaration: Declaration) -> Transactions:
+            if declaration.signature.is_coroutine:
+                return self._coroutines.transactions(kind, declaration, queries, settings)
+            assert declaration.signature.session_class is not None, "only transactional tasks have transactions"
+            return kind(
+                self._binding.sessions_of(declaration.signature.session_class, declaration.name),
                 queries,
                 lease=settings.lease,
                 patience=settings.patience,
                 isolation=isolation,
+                commit=self._binding.commit,
             )
-            return plain, self._coroutines.transactions(kind, queries, settings) or plain
-
-        eager, lazy = made(WorkerTransactions), made(LazyTransactions)
 
         def of(declaration: Declaration) -> Transactions:
-            plain, awaited = lazy if declaration.begins_lazily else eager
-            return awaited if declaration.signature.is_coroutine else plain
+            kind = LazyTransactions if declaration.begins_lazily else WorkerTransactions
+            key = (kind, declaration.signature.session_class)
+            if key not in known:
+                known[key] = made(kind, declaration)
+            return known[key]
 
         return of
 

@@ -257,7 +257,10 @@ def test_nothing_holds_the_session_of_a_run_that_gets_no_transaction(database: E
         return sessions[-1]
 
     transactions = WorkerTransactions(
-        AsyncSessions(make, database, "READ COMMITTED", jobs.Job).begin, Queries(jobs.models), lease=30, patience=5
+        AsyncSessions(make, database, "READ COMMITTED", jobs.Job).sessions_of(AsyncSession, "rows"),
+        Queries(jobs.models),
+        lease=30,
+        patience=5,
     )
 
     def begin() -> None:

@@ -55,6 +55,27 @@ def test_what_a_helper_writes_through_its_own_session_is_in_the_fenced_commit(sh
     assert effects(shop, session) == [1]
 
 
+def test_its_class_is_that_of_the_application_and_another_one_is_refused(shop: Shop, session: Session) -> None:
+    class Other(Session): ...
+
+    with shop.app.app_context():
+        kinds: dict[str, Any] = {"right": type(shop.session()), "wrong": Other}
+
+    def declare(name: str) -> None:
+        def look(session: Any) -> bool:
+            return isinstance(session, kinds[name]) and session is shop.session()
+
+        look.__annotations__["session"] = kinds[name]
+        shop.jobs.task(name=name)(look)
+
+    declare("right")
+    assert ended(shop, session, "right").runs[0].result is True
+    declare("wrong")
+
+    with pytest.raises(ConfigurationError, match=r"wrong takes a .* and what is bound makes sessions of"):
+        shop.jobs.worker().drain()
+
+
 def test_worker_contexts_are_entered_and_left_inside_an_application_context(shop: Shop, session: Session) -> None:
     life = list[str]()
 
@@ -293,7 +314,7 @@ class TestWhichApplication:
                 worker.drain()
                 session.refresh(job)
                 assert job.runs[0].result == app.config["NAME"]
-        with pytest.raises(ConfigurationError, match=r"2 applications were initialised .* inside the context of one"):
+        with pytest.raises(ConfigurationError, match=r"2 applications carry these jobs.* inside the context of one"):
             jobs.worker()
         with Session(engine) as session:  # a test takes the one that it made last
             assert run_job(session, jobs.tasks["where"])() == "two"

@@ -33,11 +33,12 @@ PUBLIC = {
     },
     "sqla_jobs.pytest_plugin": {
         *("sqla_jobs_postgres", "sqla_jobs_metadata", "sqla_jobs_session", "sqla_jobs_connection", "sqla_jobs_engine"),
-        *("sqla_jobs_database", "sqla_jobs_databases"),
+        *("sqla_jobs_database", "sqla_jobs_databases", "sqla_jobs_session_class"),
     },
     "sqla_jobs.postgres": {"local_postgres"},
     "sqla_jobs.opentelemetry": {"instrument"},
     "sqla_jobs.flask": {"FlaskJobs", "cli", "loaded"},
+    "sqla_jobs.pyramid": {"PyramidJobs", "includeme", "is_retryable"},
     "sqla_jobs.dashboard": {"Role", "allow_everyone", "create_asgi", "create_blueprint", "create_wsgi"},
     "sqla_jobs.migrations": {"LATEST", "downgrade", "upgrade"},
     "sqla_jobs.worker": {"Settings", "Worker"},

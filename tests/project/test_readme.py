@@ -126,7 +126,7 @@ def test_every_page_is_run_by_a_test() -> None:
     made = {"reference"}  # by a command, as tests/project/test_reference.py checks
     prose = {"glossary"}  # no code
     compared = {"architecture"}  # with the code, by tests/project/test_architecture.py
-    adopting = {"cli", "dashboard", "fastapi", "flask", "following", "migrations", "operating"}
+    adopting = {"cli", "dashboard", "fastapi", "flask", "following", "migrations", "operating", "pyramid", "sqlmodel"}
     coming = {"coming-from-celery", "coming-from-others", "coming-from-rq"}
     testing = {page.stem for page in DOCS if page.stem.startswith("testing")}
     following = {"tutorial", "tutorial-production"}  # from beginning to end, by tests/project/test_tutorial.py
@@ -222,6 +222,7 @@ def test_the_web_server_of_the_docs_runs_jobs(
         ("testing-flask", 4),
         ("testing-fastapi", 8),
         ("testing-factory-boy", 2),
+        ("sqlmodel", 3),
     ],
 )
 def test_the_tests_of_a_page_pass(
@@ -241,7 +242,7 @@ def test_the_tests_of_a_page_pass(
 @pytest.mark.timeout(300)
 def test_the_modules_of_a_page_pass_the_strictest_check_of_types(tmp_path: Path) -> None:
     testing = ("testing", "testing-unit", "testing-integration", "testing-workers", "testing-flask", "testing-fastapi")
-    for name in ("structlog", *testing):
+    for name in ("structlog", "sqlmodel", *testing):
         folder = tmp_path / name
         folder.mkdir()
         folder.joinpath("shop.py").write_text(QUICK_START.code, encoding="utf-8")
@@ -285,6 +286,67 @@ def test_the_flask_applications_of_the_docs_work(
         "print(*defaults_of(vars(config))['worker'].values())"
     )
     assert set(python("-c", code).split()) == {"2", "default=8,mail=2"}
+
+
+def test_the_pyramid_application_of_the_docs_works(
+    tmp_path: Path, database_url: str, engine: Engine, server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for block in [*blocks(ROOT / "docs/pyramid.md", "python"), *blocks(ROOT / "docs/pyramid.md", "ini")]:
+        code = re.sub("sqlalchemy.url = .*", f"sqlalchemy.url = {database_url}", block.code)
+        tmp_path.joinpath(code.splitlines()[0].removeprefix("# ")).write_text(code, encoding="utf-8")
+    monkeypatch.setenv("DATABASE_URL", server_url)
+
+    def python(*arguments: str) -> str:
+        command = [sys.executable, *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    assert "1 passed" in python("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio", ".")
+    in_shop = f"from shop import *; from webtest import TestApp; settings = {{'sqlalchemy.url': {database_url!r}}}; "
+    python("-c", f"{in_shop}Base.metadata.create_all(engine_from_config(settings))")
+    requests = "import contextlib; client = TestApp(main({}, **settings)); client.post('/orders')"
+    python("-c", f"{in_shop}{requests}\nwith contextlib.suppress(RuntimeError): client.post('/orders?fail=1')")
+    assert python("-m", "sqla_jobs", "worker", "production.ini", "--drain") == "1 run\n"
+    with engine.connect() as connection:
+        notes = list(connection.scalars(text("SELECT text FROM notes")))
+    assert notes == ["settled: https://shop.example/orders/1"]
+
+    tmp_path.joinpath("program.py").write_text(
+        """
+import cleaning
+from charging import charge
+from layer import *
+from mails import thank
+from pyramid.scripting import prepare
+from shop import *
+
+config = Configurator(settings={"sqlalchemy.url": URL})
+app = main({}, **config.registry.settings)
+with Configurator(registry=app.registry, introspection=False) as config:
+    config.include("layer")
+    config.scan("mails")
+with prepare(registry=app.registry) as env:
+    request = env["request"]
+    with request.tm:
+        request.enqueue(thank, customer="Ada")
+        request.dbsession.add(order := Order())
+        charge.options(max_attempts=1).enqueue(request.dbsession, order=order)
+    assert jobs.worker(["default", "mail"]).drain() == 2
+    with request.tm:
+        print([note.text for note in request.dbsession.query(Note).order_by(Note.id)])
+        print([order.status for order in request.dbsession.query(Order).order_by(Order.id)])
+        cleaning.forget_notes.enqueue(request.dbsession)
+    assert jobs.worker().drain() == 1
+    with request.tm:
+        print(request.dbsession.query(Note).count())
+""".replace("URL", repr(database_url))
+    )
+    assert python("program.py").splitlines() == [
+        "['settled: https://shop.example/orders/1', 'thank you, Ada']",
+        "['settled', 'new']",
+        "0",
+    ]
 
 
 def test_the_sql_of_the_docs_enqueues(page: ModuleType, engine: Engine) -> None:

@@ -163,6 +163,23 @@ SECTIONS = (
         ),
     ),
     Section(
+        "Pyramid",
+        '`config.include("sqla_jobs.pyramid")`. Guide: [Pyramid](pyramid.md).',
+        (
+            Entry("sqla_jobs.pyramid:includeme"),
+            Entry("sqla_jobs.pyramid:is_retryable"),
+            Entry(
+                "sqla_jobs.pyramid:PyramidJobs",
+                ("use",),
+                'registry["sqla_jobs"]',
+                hidden=(
+                    *("jobs", "registry", "session", "option_defaults", "binding", "has_manager", "session_of"),
+                    *("request", "context_in", "takes_request", "takes_session"),
+                ),
+            ),
+        ),
+    ),
+    Section(
         "Dashboard",
         "`from sqla_jobs.dashboard import …`. Guide: [Dashboard](dashboard.md).",
         (
@@ -200,7 +217,16 @@ SECTIONS = (
         "pytest finds them by itself ([The fixtures](testing.md#the-fixtures)).",
         tuple(
             Entry(f"sqla_jobs.pytest_plugin:sqla_jobs_{name}")
-            for name in ("metadata", "session", "connection", "engine", "database", "databases", "postgres")
+            for name in (
+                "metadata",
+                "session",
+                "session_class",
+                "connection",
+                "engine",
+                "database",
+                "databases",
+                "postgres",
+            )
         ),
     ),
     Section(

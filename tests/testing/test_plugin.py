@@ -205,7 +205,7 @@ def test_every_fixture_of_the_plugin_has_the_prefix_and_a_docstring(
     result = run("-p", "no:xdist", "--fixtures")
     ours = result.stdout.str().partition("fixtures defined from sqla_jobs.pytest_plugin")[2]
     named = [line for line in ours.splitlines() if "sqla_jobs/pytest_plugin.py" in line]
-    assert len(named) == 7
+    assert len(named) == 8
     assert all(line.startswith("sqla_jobs_") for line in named)
     assert "no docstring available" not in ours
 

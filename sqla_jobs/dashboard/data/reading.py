@@ -29,8 +29,8 @@ _SETTINGS = {
 
 @contextmanager
 def reading(jobs: Jobs[Any]) -> Generator[tuple[Session, datetime]]:
-    """Yield a read-only session and the server's time. Raises `ConfigurationError` without a bind."""
-    with jobs.binding().session_factory() as session:
+    """A session that can only read, and the server's time. Raises `ConfigurationError` where none is bound."""
+    with jobs.binding().session() as session:
         said = [func.set_config(name, value, True) for name, value in _SETTINGS.items()]
         on_jobs = {"mapper": jobs.Job}
         row = session.execute(select(func.clock_timestamp(), *said), bind_arguments=on_jobs).one()

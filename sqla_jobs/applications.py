@@ -1,0 +1,70 @@
+"""The applications of a web framework that carry one `Jobs`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import nullcontext
+from typing import Any, Generic, Self, TypeVar
+from weakref import ref
+
+from sqlalchemy.orm import Session
+
+from sqla_jobs.database.binding import Bind, Binding, Context
+from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.jobs import Jobs, resolver_of, set_resolver
+
+A = TypeVar("A")
+
+
+class Applications(ABC, Generic[A]):
+    """Resolves `bind=` to the database of the application that is meant. It keeps no application alive."""
+
+    remedy: str
+    """What to do where several are there, in words and code."""
+
+    def __init__(self, jobs: Jobs[Any]) -> None:
+        self.used: A | None = None
+        """The one that is meant where none is active."""
+        self.jobs = jobs
+        self._carriers: list[ref[A]] = []
+
+    @classmethod
+    def of(cls, jobs: Jobs[Any]) -> Self:
+        """Return the applications that carry `jobs`."""
+        found = resolver_of(jobs)
+        if not isinstance(found, cls):
+            set_resolver(jobs, found := cls(jobs))
+        return found
+
+    def add(self, app: A) -> None:
+        """Add an application."""
+        self._carriers.append(ref(app))
+
+    @abstractmethod
+    def active(self) -> A | None:
+        """Return the application in whose context or request the caller is, if it carries these jobs."""
+
+    @abstractmethod
+    def binding(self, app: A, bind: Bind | None) -> Binding:
+        """Return the database of an application, or `bind`. Raises `ConfigurationError`."""
+
+    @abstractmethod
+    def surroundings(self, app: A, session: Session) -> Context:
+        """Return what an application puts around the runs of a test in this session."""
+
+    def __call__(self, bind: Bind | None) -> Binding:
+        living = self._living()
+        app = self.active() or self.used or (living[0] if len(living) == 1 else None)
+        if app is None:
+            raise ConfigurationError(
+                f"{len(living)} applications carry these jobs, and none of them is active: {self.remedy}"
+            )
+        return self.binding(app, bind)
+
+    def context_in(self, session: Session) -> Context:
+        """That of the active application, else of the one that was added last."""
+        app = self.active() or self.used or next(reversed(self._living()), None)
+        return nullcontext if app is None else self.surroundings(app, session)
+
+    def _living(self) -> list[A]:
+        return [app for carrier in self._carriers if (app := carrier()) is not None]

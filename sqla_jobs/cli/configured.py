@@ -1,0 +1,59 @@
+"""Options of `worker` and `clock` among the settings of an application."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import click
+
+from sqla_jobs.errors import ConfigurationError
+
+Defaults = dict[str, dict[str, Any]]
+"""By name of the command and of the option."""
+
+_ONLY_SAID = {"application", "database_url", "drain", "reload"}
+"""Options of the worker that are no settings of an application."""
+
+
+def defaults_of(settings: Mapping[str, Any], prefix: str, shown: str) -> Defaults:
+    """Return what the settings that begin with `prefix` say about the options of `worker` and `clock`.
+
+    `shown` is a format that shows the name of a setting. Raises `ConfigurationError` for an unknown option or a value
+    that it cannot have.
+    """
+    given = {key: value for key, value in settings.items() if key.startswith(prefix) and value is not None}
+    if not given:
+        return {}
+    from sqla_jobs.cli.running import clock, worker
+
+    known = {command: _settings(command, prefix) for command in (worker, clock)}
+    if unknown := given.keys() - known[worker].keys() - known[clock].keys():
+        names = ", ".join(sorted(known[worker] | known[clock]))
+        raise ConfigurationError(f"unknown setting {shown.format(min(unknown))}; valid settings: {names}")
+    return {
+        str(command.name): {
+            str(options[key].name): _value(shown.format(key), given[key], options[key])
+            for key in options.keys() & given.keys()
+        }
+        for command, options in known.items()
+    }
+
+
+def _settings(command: click.Command, prefix: str) -> dict[str, click.Option]:
+    options = [option for option in command.params if isinstance(option, click.Option)]
+    names = {str(option.name): option for option in options if option.name not in _ONLY_SAID}
+    return {prefix + (name.upper() if prefix.isupper() else name): option for name, option in names.items()}
+
+
+def _value(shown: str, given: Any, option: click.Option) -> Any:
+    """As on the command line: `{"default": 8, "mail": 2}` is `default=8,mail=2`."""
+    said = given
+    if isinstance(given, Mapping):
+        said = ",".join(f"{name}={number}" for name, number in given.items())
+    elif isinstance(given, Iterable) and not isinstance(given, str):
+        said = ",".join(map(str, given))
+    try:
+        return option.type(said)
+    except click.BadParameter as error:
+        raise ConfigurationError(f"{shown} = {given!r}: {error.message}") from None

@@ -1,0 +1,235 @@
+"""Pyramid: each run in a request of its own, whose session and transaction manager are those of the run."""
+
+# pyright: reportMissingTypeStubs=false
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+from functools import cached_property, partial
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from pyramid.interfaces import IRequestExtensions, IRequestFactory
+from pyramid.request import Request
+from pyramid.scripting import prepare
+from pyramid.threadlocal import get_current_registry, get_current_request
+from sqlalchemy.orm import Session
+
+from sqla_jobs.applications import Applications
+from sqla_jobs.cli.configured import defaults_of
+from sqla_jobs.database.binding import Bind, Binding, Context, both_binds
+from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.models.columns import JobMixin
+from sqla_jobs.tasks.context import RunContext
+
+if TYPE_CHECKING:
+    from pyramid.config import Configurator
+
+__all__ = ["PyramidJobs", "includeme", "is_retryable"]
+
+J = TypeVar("J", bound=JobMixin)
+_NAME = "sqla_jobs"
+_BASE_URL = "sqla_jobs.base_url"
+
+
+def includeme(config: Configurator) -> None:
+    """Add the directive `config.add_jobs(jobs, session="dbsession")`, for `config.include("sqla_jobs.pyramid")`.
+
+    - `config`: the configurator of the application.
+
+    The directive takes a `Jobs` or its dotted name, and the name of the attribute of requests that is their session.
+    """
+    config.add_directive("add_jobs", _add_jobs)
+
+
+def _add_jobs(config: Configurator, jobs: Any, *, session: str = "dbsession") -> None:
+    """Let the application carry `jobs`, a `Jobs` or its dotted name. `session` names an attribute of its requests.
+
+    It is there at once, for what is scanned later. Raises `ConfigurationError` for an unknown setting.
+    """
+    found = config.maybe_dotted(jobs)
+    if not isinstance(found, Jobs):
+        raise ConfigurationError(f"config.add_jobs takes a Jobs or its dotted name, got {jobs!r:.80}")
+    registry: Any = config.registry
+    registry[_NAME] = carried = PyramidJobs(found, registry, session=session)
+    _Applications.of(found).add(carried)
+    config.action((_NAME,))  # a second call conflicts with this one
+
+
+def is_retryable(error: BaseException) -> bool:
+    """Return whether pyramid_retry, or pyramid_tm for a transient error of the database, has marked an error.
+
+    - `error`: an exception that a task has raised.
+
+    `retry=Retrying(retry=retry_if_exception(is_retryable))` retries marked errors only.
+    """
+    from pyramid_retry import IRetryableError, RetryableException
+
+    return isinstance(error, RetryableException) or IRetryableError.providedBy(error)
+
+
+class PyramidJobs(Generic[J]):
+    """The jobs of one application of Pyramid, in `registry["sqla_jobs"]`.
+
+    Each run of a plain task is in a new request, the current one of its thread. The attribute `session` of that
+    request is the run's session. If the application includes pyramid_tm, `request.tm` of a task that takes a session
+    has begun, and its commit is that of the run. Raises `ConfigurationError` for an unknown setting.
+    """
+
+    def __init__(self, jobs: Jobs[J], registry: Any, *, session: str = "dbsession") -> None:
+        self.jobs = jobs
+        self.registry = registry
+        self.session = session
+        self.option_defaults()
+
+    def option_defaults(self, application: object = None) -> dict[str, dict[str, Any]]:
+        """Return what the settings of the application say about the options of `worker` and `clock`, by command."""
+        settings: Mapping[str, Any] = self.registry.settings or {}
+        options = {name: value for name, value in settings.items() if name != _BASE_URL}
+        return defaults_of(options, f"{_NAME}.", "{!r}")
+
+    def use(self, application: object = None) -> None:
+        """Make this process's workers, clocks and commands work for this application, even outside its requests.
+
+        - `application`: ignored; commands pass the application that they have loaded.
+        """
+        _Applications.of(self.jobs).used = self
+
+    def binding(self, bind: Bind | None = None) -> Binding:
+        """Return the database of the application, or `bind`. Raises `ConfigurationError` if there is none."""
+        return _AppBinding(self, bind or self.jobs.bound)
+
+    @cached_property
+    def has_manager(self) -> bool:
+        """Whether requests of the application have the `request.tm` of pyramid_tm."""
+        extensions = self.registry.queryUtility(IRequestExtensions)
+        return extensions is not None and "tm" in extensions.descriptors and find_spec("pyramid_tm") is not None
+
+    def session_of(self, request: Request) -> Session:
+        """Return the application's session of a request. Raises `ConfigurationError` if it has none."""
+        if not hasattr(type(request), self.session):
+            raise ConfigurationError(
+                f"requests of this application have no {self.session!r}: name the attribute that is their session, "
+                f"config.add_jobs(jobs, session=…), or bind an engine, jobs.bind(engine)"
+            )
+        found: Session = getattr(request, self.session)
+        return found
+
+    @contextmanager
+    def request(self, run: RunContext | None = None, *, begins: bool) -> Generator[Request]:
+        """Make a request the current one, with its transaction begun or not. What is left of that is aborted."""
+        registry = self.registry
+        made = registry.queryUtility(IRequestFactory, default=Request)
+        request = made.blank("/", base_url=(registry.settings or {}).get(_BASE_URL))
+        request.registry = registry
+        if run is not None:  # for pyramid_retry's is_last_attempt
+            request.environ.update({"retry.attempt": run.attempt - 1, "retry.attempts": run.max_attempts})
+        if begins := begins and self.has_manager:
+            _begin(request)
+        with prepare(request, registry), _marking(request) if begins else nullcontext():
+            yield request
+
+    def context_in(self, session: Session, run: RunContext | None) -> AbstractContextManager[Any]:
+        """Return the surroundings of a run in a test, in whose request the session is that of the test."""
+        return self._request_with(session, run) if self.takes_request(run) else nullcontext()
+
+    @contextmanager
+    def _request_with(self, session: Session, run: RunContext | None) -> Generator[None]:
+        with self.request(run, begins=self.takes_session(run)) as request:
+            setattr(request, self.session, session)
+            yield
+
+    def takes_request(self, run: RunContext | None) -> bool:
+        """Whether the run, or what runs outside of runs, has a request: all coroutines share one thread."""
+        return run is None or not self.jobs.tasks[run.task].declaration.signature.is_coroutine
+
+    def takes_session(self, run: RunContext | None) -> bool:
+        """Whether the run is one of a transactional task."""
+        return run is not None and self.jobs.tasks[run.task].declaration.signature.wants_session
+
+
+class _AppBinding(Binding):
+    """The database of one application: its requests' sessions, or those of `bind`, set on its requests."""
+
+    def __init__(self, app: PyramidJobs[Any], bind: Bind | None) -> None:
+        own, async_bind = (None, None) if bind is None else both_binds(bind, None, app.jobs.Job)
+        super().__init__(self._session, app.jobs.Job, context=self._context, async_bind=async_bind)
+        self._app = app
+        self._own = None if own is None else Binding(own, app.jobs.Job).session_factory
+        if app.has_manager:
+            if find_spec("zope.sqlalchemy") is None:
+                raise ConfigurationError(
+                    "the application includes pyramid_tm, whose transactions take sessions in by zope.sqlalchemy, "
+                    "which is not installed: pip install zope.sqlalchemy"
+                )
+            self.commit: Callable[[Session], None] = _commit
+
+    @contextmanager
+    def session(self) -> Generator[Session]:
+        with self._app.request(begins=True), closing(self.session_factory()) as session:
+            yield session
+
+    def _session(self) -> Session:
+        """The session of the current request."""
+        request = get_current_request()
+        if self._own is None:
+            return self._app.session_of(request)
+        session = self._own()
+        setattr(request, self._app.session, session)
+        return session
+
+    def _context(self, run: RunContext | None) -> AbstractContextManager[Any]:
+        app = self._app
+        return app.request(run, begins=app.takes_session(run)) if app.takes_request(run) else nullcontext()
+
+
+def _begin(request: Request) -> None:
+    """Begin the transaction of a request, as pyramid_tm does."""
+    from pyramid_tm import create_tm
+
+    manager = create_tm(request)
+    manager.begin()
+    request.environ.update({"tm.active": True, "tm.manager": manager})
+
+
+@contextmanager
+def _marking(request: Request) -> Generator[None]:
+    """Mark a transient error, as pyramid_tm does, and abort what the run has not committed."""
+    from pyramid_tm import maybe_tag_retryable
+    from transaction.interfaces import NoTransaction
+
+    try:
+        yield
+    except Exception:
+        with suppress(NoTransaction):
+            maybe_tag_retryable(request, sys.exc_info())
+        raise
+    finally:
+        with suppress(NoTransaction):
+            request.environ["tm.manager"].abort()
+
+
+def _commit(session: Session) -> None:
+    """Commit the transaction of the current request, with a session in which perhaps nobody has written."""
+    from zope.sqlalchemy import mark_changed
+
+    manager = get_current_request().environ["tm.manager"]
+    mark_changed(session, manager)
+    manager.commit()
+
+
+class _Applications(Applications[PyramidJobs[Any]]):
+    remedy = "work inside a request of one, with pyramid.scripting.prepare(registry=app.registry): …"
+
+    def active(self) -> PyramidJobs[Any] | None:
+        carried: PyramidJobs[Any] | None = get_current_registry().get(_NAME)
+        return carried if carried is not None and carried.jobs is self.jobs else None
+
+    def binding(self, app: PyramidJobs[Any], bind: Bind | None) -> Binding:
+        return app.binding(bind)
+
+    def surroundings(self, app: PyramidJobs[Any], session: Session) -> Context:
+        return partial(app.context_in, session)

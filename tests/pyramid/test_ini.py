@@ -1,0 +1,108 @@
+"""Commands on the application that an ini names."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+from sqla_jobs import Jobs
+from tests.conftest import ROOT
+from tests.pyramid_shop import Effect, jobs, record
+
+pytestmark = pytest.mark.slow
+INI = """
+[app:main]
+use = call:tests.pyramid_shop:main
+kind = cookiecutter
+sqlalchemy.url = URL
+sqla_jobs.queues = mail=2
+sqla_jobs.clock = false
+
+[app:other]
+use = main
+sqla_jobs.queues = default
+
+[pipeline:filtered]
+pipeline = outermost other
+
+[filter:outermost]
+use = call:tests.pyramid.test_ini:filter_factory
+
+[app:without]
+use = call:pyramid.config:Configurator
+"""
+Run = Callable[..., str]
+
+
+def filter_factory(_: object) -> Callable[[Any], Any]:
+    """Of PasteDeploy: what it makes hides the application."""
+    return _Filter
+
+
+class _Filter:
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+
+@pytest.fixture
+def application() -> Jobs[Any]:
+    return jobs
+
+
+@pytest.fixture
+def run(tmp_path: Path, database: Engine, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs a command in the folder of the ini. The order of a job is there: 1 in `mail`, 2 in `default`."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    tmp_path.joinpath("production.ini").write_text(INI.replace("URL", database_url.replace("%", "%%")))
+    with Session(database) as session:
+        record.options(queue="mail").enqueue(session, n=1)
+        session.flush()
+        record.enqueue(session, n=2)
+        session.commit()
+
+    def run(*arguments: str, code: int = 0) -> str:
+        command = [sys.executable, "-W", "ignore::DeprecationWarning", "-m", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + (done.stderr if code else "")
+
+    return run
+
+
+def effects(engine: Engine) -> list[int]:
+    with Session(engine) as session:
+        return sorted(one.n for one in session.query(Effect))
+
+
+def test_a_worker_serves_the_queues_of_its_settings(run: Run, database: Engine) -> None:
+    assert run("sqla_jobs.worker", "production.ini", "--drain") == "1 run\n"
+    assert effects(database) == [1]
+    assert run("sqla_jobs.worker", "production.ini#other", "--drain") == "1 run\n"
+    assert effects(database) == [1, 2]
+
+
+def test_an_application_behind_a_filter_is_found(run: Run, database: Engine) -> None:
+    assert run("sqla_jobs", "worker", "--app", "production.ini#filtered", "--drain") == "1 run\n"
+    assert effects(database) == [2]
+
+
+def test_commands_show_and_change_its_jobs(run: Run) -> None:
+    assert "queued" in run("sqla_jobs", "show", "production.ini", "1")
+    run("sqla_jobs", "cancel", "production.ini", "1")
+    assert "cancelled" in run("sqla_jobs", "show", "production.ini", "1")
+    assert "default" in run("sqla_jobs", "status", "production.ini")
+
+
+def test_what_is_wrong_is_told(run: Run, tmp_path: Path) -> None:
+    told = run("sqla_jobs", "status", "staging.ini", code=1)
+    assert told == f"Error: 'staging.ini': there is no file staging.ini in {tmp_path}\n"
+    assert "config.add_jobs" in run("sqla_jobs", "status", "production.ini#without", code=1)
+    told = run("sqla_jobs", "status", "production.ini", "--database-url", "postgresql://localhost/other", code=1)
+    assert "sqlalchemy.url" in told

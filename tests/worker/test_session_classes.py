@@ -1,0 +1,168 @@
+"""A task gets an instance of the class of session that it is annotated with, whatever is bound."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import sqlmodel
+from sqlalchemy import Engine, event
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Session, scoped_session, sessionmaker
+from sqlmodel.ext.asyncio.session import AsyncSession as AsyncSessionOfSQLModel
+
+from sqla_jobs import ConfigurationError, Jobs
+from tests import sqlmodel_shop
+from tests.conftest import ROOT
+from tests.sqlmodel_shop import Audited, Line, NeedsMore, Order, Routing, jobs, pack, settle, settle_awaited
+
+
+@pytest.fixture
+def application() -> Jobs[Any]:
+    return jobs
+
+
+@pytest.fixture
+def async_engine(database_url: str) -> Iterator[AsyncEngine]:
+    engine = create_async_engine(database_url)
+    yield engine
+    asyncio.run(engine.dispose())
+
+
+def placed(engine: Engine, task: Any = settle) -> int:
+    """The id of a job of that task, which settles an order."""
+    with sqlmodel.Session(engine) as session:
+        session.add(order := Order())
+        job = task.enqueue(session, order=order)
+        session.commit()
+        return int(job.id)
+
+
+def result(engine: Engine, job: int) -> object:
+    with Session(engine) as session:
+        found = session.get_one(jobs.Job, job)
+        assert [run.error for run in found.runs] == [None]
+        return found.runs[0].result
+
+
+BINDS: dict[str, Callable[[Engine], Any]] = {
+    "an engine": lambda engine: engine,
+    "a sessionmaker": sessionmaker,
+    "one of SQLModel's": lambda engine: sessionmaker(engine, class_=sqlmodel.Session),
+    "one of a subclass of that": lambda engine: sessionmaker(engine, class_=Audited),
+    "one of another subclass": lambda engine: sessionmaker(engine, class_=Routing),
+    "a scoped_session": lambda engine: scoped_session(sessionmaker(engine)),
+    "a function": lambda engine: lambda: sqlmodel.Session(engine),
+}
+
+
+@pytest.mark.parametrize("bind", BINDS)
+def test_a_task_gets_a_session_of_sqlmodel(database: Engine, bind: str) -> None:
+    job = placed(database)
+    jobs.bind(BINDS[bind](database))
+    assert jobs.worker().drain() == 1
+    assert result(database, job) == [1]
+
+
+def test_of_a_database_url_too(database: Engine, database_url: str) -> None:
+    job = placed(database)
+    command = [sys.executable, "-m", "sqla_jobs.worker", "tests.sqlmodel_shop:jobs", "--drain"]
+    subprocess.run([*command, "--database-url", database_url], cwd=ROOT, check=True, capture_output=True)
+    assert result(database, job) == [1]
+
+
+@pytest.mark.parametrize("bind", ["none", "an engine", "a sessionmaker", "one of SQLModel's"])
+def test_a_coroutine_gets_an_async_session_of_sqlmodel(database: Engine, async_engine: AsyncEngine, bind: str) -> None:
+    job = placed(database, settle_awaited)
+    async_bind: dict[str, Any] = {
+        "none": None,
+        "an engine": async_engine,
+        "a sessionmaker": async_sessionmaker(async_engine),
+        "one of SQLModel's": async_sessionmaker(async_engine, class_=AsyncSessionOfSQLModel),
+    }
+    jobs.bind(database, async_bind=async_bind[bind])
+    assert jobs.worker().drain() == 1
+    assert result(database, job) == [1]
+
+
+def test_a_bound_async_sessionmaker_serves_both_kinds_of_tasks(database: Engine, async_engine: AsyncEngine) -> None:
+    of_plain, of_coroutine = placed(database), placed(database, settle_awaited)
+    jobs.bind(async_sessionmaker(async_engine))
+    assert jobs.worker().drain() == 2
+    assert [result(database, of_plain), result(database, of_coroutine)] != [None, None]
+    jobs.binding().engine.dispose()
+
+
+def test_rows_and_models_of_sqlmodel_are_arguments(database: Engine) -> None:
+    with Session(database) as session:
+        job = pack.enqueue(session, lines=[Line(product="tea", amount=2), Line(product="cup")])
+        session.commit()
+        number = job.id
+    assert jobs.worker().drain() == 1
+    assert result(database, number) == 3
+
+
+def test_its_options_and_listeners_are_those_of_the_bound_sessionmaker(database: Engine) -> None:
+    own, (job, seen) = application_of(Audited), (0, list[Any]())
+    bound = sessionmaker(database, info={"tenant": "a"}, expire_on_commit=False)
+    event.listen(bound, "before_commit", seen.append)
+    own.bind(bound)
+    bound.configure(autoflush=False)
+    with Session(database) as session:
+        job = own.tasks["look"].enqueue(session).id or 0
+        session.commit()
+    worker = own.worker()
+    bound.configure(info={"tenant": "b"})
+    assert (job, worker.drain()) == (0, 1)
+    assert [(type(one).__name__, isinstance(one, Audited)) for one in seen] == [("Audited", True)]
+    assert (seen[0].info["tenant"], seen[0].autoflush, seen[0].expire_on_commit) == ("b", False, False)
+
+
+def application_of(kind: type[Any]) -> Jobs[Any]:
+    """One with a task that is annotated with this class."""
+
+    class Base(DeclarativeBase): ...
+
+    own = Jobs(Base)
+
+    def look(session: Any) -> None:
+        assert isinstance(session, kind)
+
+    look.__annotations__["session"] = kind
+    own.task(name="look")(look)
+    return own
+
+
+@pytest.mark.parametrize(
+    ("kind", "bind", "said"),
+    [
+        (Audited, "one of another subclass", "makes sessions of tests.sqlmodel_shop.Routing: bind"),
+        (Audited, "a function", "makes sessions of sqlmodel.orm.session.Session: bind"),
+        (NeedsMore, "an engine", "cannot be made as"),
+    ],
+)
+def test_a_worker_refuses_to_start_where_it_cannot_make_one(
+    database: Engine, kind: type[Any], bind: str, said: str
+) -> None:
+    own = application_of(kind)
+    own.bind(BINDS[bind](database))
+    with pytest.raises(ConfigurationError, match=said) as refused:
+        own.worker().drain()
+    assert "look" in str(refused.value)
+    assert kind.__name__ in str(refused.value)
+
+
+def test_an_async_factory_of_another_class_is_refused(database: Engine, async_engine: AsyncEngine) -> None:
+    jobs.bind(database, async_bind=lambda: AsyncSession(async_engine))
+    with pytest.raises(ConfigurationError, match="settle_awaited"):
+        jobs.worker().drain()
+
+
+def test_a_task_annotated_with_session_gets_what_is_bound(database: Engine) -> None:
+    own = application_of(Session)
+    own.bind(sessionmaker(database, class_=sqlmodel_shop.Routing))
+    assert own.worker().drain() == 0
