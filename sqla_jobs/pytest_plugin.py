@@ -119,7 +119,7 @@ def sqla_jobs_session_class() -> type[Session]:
 
 @pytest.fixture
 def sqla_jobs_session(sqla_jobs_connection: Connection, sqla_jobs_session_class: type[Session]) -> Iterator[Session]:
-    """A session of which nothing stays after the test: its commits are savepoints."""
+    """A session that is rolled back after the test: its commits are savepoints."""
     with sqla_jobs_session_class(sqla_jobs_connection, join_transaction_mode="create_savepoint") as session:
         yield session
 

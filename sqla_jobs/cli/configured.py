@@ -47,7 +47,7 @@ def _settings(command: click.Command, prefix: str) -> dict[str, click.Option]:
 
 
 def _value(shown: str, given: Any, option: click.Option) -> Any:
-    """As on the command line: `{"default": 8, "mail": 2}` is `default=8,mail=2`."""
+    """Convert a setting like the command line: `{"default": 8, "mail": 2}` is `default=8,mail=2`."""
     said = given
     if isinstance(given, Mapping):
         said = ",".join(f"{name}={number}" for name, number in given.items())

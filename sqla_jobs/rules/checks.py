@@ -19,7 +19,7 @@ INSTANT = 0.001
 MAX_ID = 9_000_000_000_000_000_000
 """The maximum id of a row. The server and drivers can still add 1 to it."""
 MAX_DEPTH = 100
-"""Levels of nested JSON in rows that people write, and in what is shown."""
+"""Maximum depth of nested JSON that is stored or shown."""
 INI: re.Pattern[str] = re.compile(r"[^:#]+\.ini(#[^#]+)?")
 """The name of a file of PasteDeploy, perhaps with that of an application in it."""
 MOMENTS = (datetime(1000, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC))

@@ -30,7 +30,7 @@ class Signature:
     module: str
     qualname: str
     is_coroutine: bool
-    """Whether it is an `async def`, which a worker runs in its event loop."""
+    """True for an `async def`, which a worker runs in its event loop."""
     session_class: type[Any] | None
     """The class of the session that it takes: a `Session`, an `AsyncSession` or a subclass. None: it takes none."""
     wants_context: bool
@@ -39,7 +39,7 @@ class Signature:
 
     @property
     def wants_session(self) -> bool:
-        """Whether it is a transactional task."""
+        """True for a transactional task."""
         return self.session_class is not None
 
     @property

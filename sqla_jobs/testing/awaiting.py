@@ -99,7 +99,7 @@ def resources_of_test(
 
 
 def body_of(declaration: Declaration, session: Session, awaited: Await) -> Here:
-    """What runs a task in the test of this session. Raises `ConfigurationError` where nothing can await it."""
+    """Return the runner of a task in a test with this session. Raises `ConfigurationError` if nothing can await it."""
     check_session(declaration, session)
     if not declaration.signature.is_coroutine:
         return Here()

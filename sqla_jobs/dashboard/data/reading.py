@@ -29,7 +29,7 @@ _SETTINGS = {
 
 @contextmanager
 def reading(jobs: Jobs[Any]) -> Generator[tuple[Session, datetime]]:
-    """A session that can only read, and the server's time. Raises `ConfigurationError` where none is bound."""
+    """Yield a read-only session and the server's time. Raises `ConfigurationError` without a bind."""
     with jobs.binding().session() as session:
         said = [func.set_config(name, value, True) for name, value in _SETTINGS.items()]
         on_jobs = {"mapper": jobs.Job}
