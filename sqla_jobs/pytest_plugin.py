@@ -92,7 +92,7 @@ def sqla_jobs_database(sqla_jobs_databases: Databases, sqla_jobs_metadata: MetaD
 
 @pytest.fixture(scope="session")
 def sqla_jobs_engine(sqla_jobs_databases: Databases, sqla_jobs_metadata: MetaData) -> Iterator[Engine]:
-    """An engine on a database with all tables, for tests that commit nothing: each xdist worker has one."""
+    """An engine on a database with all tables, for tests that commit nothing: each xdist worker has its own."""
     from sqlalchemy import create_engine
 
     with sqla_jobs_databases.new(sqla_jobs_metadata) as url:
@@ -160,7 +160,7 @@ class _SharedServer:
 
     @property
     def address(self) -> tuple[str, bytes]:
-        """The arguments of `_ask`."""
+        """The arguments for `_ask`."""
         return str(self._listener.address), self._key
 
     def close(self) -> None:
@@ -207,7 +207,7 @@ _SHARED_SERVER = pytest.StashKey[_SharedServer]()
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Give a worker of pytest-xdist the address to ask for the server's URL."""
+    """Give a pytest-xdist worker the address at which to ask for the server's URL."""
     stash: pytest.Stash = node.config.stash
     if _SHARED_SERVER not in stash:
         stash[_SHARED_SERVER] = _SharedServer()

@@ -1,4 +1,4 @@
-"""Commands that run on one application and its database, and the audit entries of those that change it."""
+"""Commands that run on one application and its database, and audit log entries for commands that change it."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def on_application(command: Callable[Concatenate[Jobs[Any], P], None]) -> Callab
 
 @contextmanager
 def _own_connections(jobs: Jobs[Any]) -> Generator[None]:
-    """Name the engine's connections after the command, unless they have a name. Close them when the program ends."""
+    """Name the engine's connections after the command, unless already named. Close them when the program ends."""
     context = click.get_current_context()
     path = context.command_path.removeprefix(context.find_root().command_path).strip()
-    name = f"sqla-jobs {path.removeprefix('jobs ')}"  # `flask jobs status` is `sqla-jobs status`
+    name = f"sqla-jobs {path.removeprefix('jobs ')}"  # `flask jobs status` becomes `sqla-jobs status`
 
     def connect(dialect: object, record: object, positional: object, parameters: dict[str, Any]) -> None:
         parameters.setdefault("fallback_application_name", name)
@@ -61,7 +61,7 @@ def _own_connections(jobs: Jobs[Any]) -> Generator[None]:
 
 
 def audited(command: Callable[..., None]) -> Callable[..., None]:
-    """Give the command an `actor` for the audit."""
+    """Give the command an `actor` for the audit log."""
 
     @click.option("--actor", help="Who makes the change, for the audit; USER@HOST by default.")
     @wraps(command)
@@ -72,5 +72,5 @@ def audited(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def changing(jobs: Jobs[Any], actor: str) -> AbstractContextManager[audit.Changing]:
-    """Return a transaction on the application's database that writes audit entries for `actor`."""
+    """Return a transaction on the application's database that writes audit log entries for `actor`."""
     return audit.changing(jobs.binding(), jobs.models, jobs.tasks, actor)

@@ -1,4 +1,4 @@
-"""Change jobs from the command line: one by one by their ids, or in batches by a filter."""
+"""Change jobs from the command line: one by one, given their ids, or in batches selected by a filter."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from sqla_jobs.rules.wording import plural, they_are
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A change to make, to at most `most` jobs."""
+    """A change to make to at most `most` jobs."""
 
     change: Change
     most: int | None = None
@@ -35,7 +35,7 @@ class Wanted:
     to_running: str = ""
     """The effect on running jobs, if it differs from the effect on the others."""
     is_for_many: bool = False
-    """True if its options apply only to several jobs."""
+    """True if the change's options are allowed only with a filter or `--all`."""
 
 
 def _print_running(wanted: Wanted, number: int) -> None:
@@ -75,7 +75,7 @@ def carry_out_each(jobs: Jobs[Any], wanted: Wanted, ids: tuple[int, ...], actor:
 
 
 def preview(jobs: Jobs[Any], wanted: Wanted, selection: Selection) -> None:
-    """Print which jobs the change would affect, by day and error, without changing them."""
+    """Print how many jobs the change would affect, by day and error, without changing them."""
     change = wanted.change
     with jobs.binding().transaction() as session:
         parts = change.preview(session, jobs.models, change.meant(selection))
@@ -120,7 +120,7 @@ def carry_out(jobs: Jobs[Any], wanted: Wanted, selection: Selection, actor: str,
 
 
 def _with_progress(name: str, steps: Iterator[Done], total: int) -> Done:
-    """Run `steps` to the last and return it, with a progress bar on standard error.
+    """Run all `steps`, with a progress bar on standard error, and return the last result.
 
     Raises `JobsError` with the number of changed jobs on Ctrl-C.
     """

@@ -54,7 +54,7 @@ def make(jobs: Jobs[Any], port: int, *, read_only: bool) -> tuple[BaseWSGIServer
 
     class Quiet(WSGIRequestHandler):
         def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002 - its name there
-            """Log nothing: addresses of requests hold the texts that people search for."""
+            """Log nothing: request URLs contain the texts that people search for."""
 
     jobs.tasks.load()
     door = OneTimeToken(secrets.token_urlsafe(24))

@@ -1,4 +1,4 @@
-"""Callbacks that parse the durations and moments of options."""
+"""Callbacks that parse the durations and times given as options."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def duration(context: click.Context, option: click.Parameter, text: str) -> time
 
 
 def since(context: click.Context, option: click.Parameter, text: str | None) -> datetime | timedelta | None:
-    """Parse a duration, or a moment such as 2026-03-29T14:30, in UTC if it has no offset."""
+    """Parse a duration, or a date and time such as 2026-03-29T14:30, in UTC if it has no offset."""
     if text is None or re.fullmatch(r"\d{1,5}[smhdw]", text.strip()):
         return optional(context, option, text)
     try:
@@ -35,11 +35,11 @@ def since(context: click.Context, option: click.Parameter, text: str | None) -> 
 
 
 ahead = since
-"""Parse a duration from now, or a moment, for an option about the future."""
+"""Parse a duration from now, or a date and time, for an option about the future."""
 
 
 def moment(context: click.Context, option: click.Parameter, text: str | None) -> datetime | None:
-    """Parse a moment such as 2026-03-29T14:30, in UTC if it has no offset; None without the option."""
+    """Parse a date and time such as 2026-03-29T14:30, in UTC if it has no offset. Return None without the option."""
     try:
         return None if text is None else read_moment(option.opts[0], text)
     except ArgumentsError as error:
@@ -47,7 +47,7 @@ def moment(context: click.Context, option: click.Parameter, text: str | None) ->
 
 
 def optional(context: click.Context, option: click.Parameter, text: str | None) -> timedelta | None:
-    """Parse a duration; None without the option."""
+    """Parse a duration; return None without the option."""
     return None if text is None else duration(context, option, text)
 
 

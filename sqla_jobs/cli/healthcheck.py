@@ -22,9 +22,9 @@ _TIMEOUT = 5.0
 @click.command(cls=ApplicationCommand)
 @on_application
 def healthcheck(jobs: Jobs[Any]) -> None:
-    """Check that a worker of this host is alive.
+    """Check that a worker on this host is alive.
 
-    Exits with 0 if one stored a heartbeat within half its lease, else with 1.
+    Exits with 0 if one has stored a heartbeat within half its lease, else with 1.
     """
     host = socket.gethostname()
     with brief(jobs, _TIMEOUT) as session:

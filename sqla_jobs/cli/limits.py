@@ -1,4 +1,4 @@
-"""`limits`, and `limit set` and `limit clear`."""
+"""`limits`, `limit set` and `limit clear`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from sqla_jobs.runtime.figures import LimitStatus
 @exact_numbers
 @as_json
 def limits(jobs: Jobs[Any], exact: bool, as_json: bool) -> None:
-    """List limits: their numbers, how much of each is used, and how many jobs wait."""
+    """List limits: their numbers, how much of each is used, and how many jobs are waiting."""
     with jobs.binding().transaction() as session:
         found = read_limits(session, jobs, exact=exact)
     if as_json:
@@ -63,7 +63,7 @@ def _line(one: LimitStatus) -> tuple[object, ...]:
 
 @click.group()
 def limit() -> None:
-    """Override the numbers of a limit, or return to what code declares."""
+    """Override a limit's numbers, or return to the declared ones."""
 
 
 def _key(context: click.Context, option: click.Parameter, given: str | None) -> object:

@@ -1,4 +1,4 @@
-"""The group of all commands. It imports a command only to run it, since some take seconds to import."""
+"""The group of all commands. It imports a command only when it runs that command, since some take seconds to import."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 COMMANDS = {
     "audit": ("audit.audit", "List changes made from the command line or the dashboard, the newest first."),
     "cancel": ("jobs.cancel", "Cancel waiting jobs, and ask running ones to end."),
-    "check": ("schema.check", "Compare the tables with what this version expects"),
+    "check": ("schema.check", "Compare the tables with those that this version expects."),
     "clock": ("running.clock", "Enqueue the jobs of schedules, until SIGTERM or SIGINT."),
     "dashboard": ("dashboard.dashboard", "Serve the dashboard to this machine, until SIGINT."),
     "delete": ("jobs.delete", "Delete jobs that are not running, with their runs."),
@@ -17,30 +17,30 @@ COMMANDS = {
     "doctor": ("upkeep.doctor", "Find out what makes a queue slow or stuck, with a remedy for each finding."),
     "enqueue": ("jobs.enqueue", "Enqueue TASK with arguments in a JSON object"),
     "erase": ("jobs.erase", "Erase arguments, results and errors of ended jobs."),
-    "find": ("reading.find", "Search for TEXT in jobs, runs, schedules and the audit."),
+    "find": ("reading.find", "Search for TEXT in jobs, runs, schedules and the audit log."),
     "grants": ("grants.grants", "Print the SQL that grants database roles exactly the rights they need."),
-    "healthcheck": ("healthcheck.healthcheck", "Check that a worker of this host is alive."),
-    "limit": ("limits.limit", "Override the numbers of a limit, or return to what code declares."),
-    "limits": ("limits.limits", "List limits: their numbers, how much of each is used, and how many jobs wait."),
+    "healthcheck": ("healthcheck.healthcheck", "Check that a worker on this host is alive."),
+    "limit": ("limits.limit", "Override a limit's numbers, or return to the declared ones."),
+    "limits": ("limits.limits", "List limits: their numbers, how much of each is used, and how many jobs are waiting."),
     "list": ("reading.list_jobs", "List jobs, the newest first."),
     "migrate": ("schema.migrate", "Create or upgrade the tables, in a database without an Alembic history."),
     "move": ("jobs.move", "Move waiting jobs to another queue or priority."),
     "pause": ("pausing.pause", "Pause QUEUE or a task: no more jobs start, running jobs continue."),
-    "prune": ("upkeep.prune", "Delete ended jobs of that age, with their runs, in batches."),
+    "prune": ("upkeep.prune", "Delete jobs that ended more than TIME ago, with their runs, in batches."),
     "reschedule": ("jobs.reschedule", "Change the due time of waiting jobs."),
     "resume": ("pausing.resume", "Resume a paused QUEUE or task."),
     "retry": ("jobs.retry", "Queue ended or scheduled jobs again."),
     "schedule": ("schedules.schedule", "List and change schedules: cron rules that enqueue jobs."),
     "show": ("reading.show", "Show a job: its arguments, and every run with its error."),
     "status": ("status.status", "Show queues, processes, failures and warnings."),
-    "why": ("reading.why", "Explain why a job waits."),
+    "why": ("reading.why", "Explain why a job is waiting."),
     "worker": ("running.worker", "Run jobs until SIGTERM or SIGINT"),
 }
-"""For each command, its place below `sqla_jobs.cli` and the beginning of its help."""
+"""For each command, its location below `sqla_jobs.cli` and the beginning of its help."""
 
 
 class Commands(click.Group):
-    """Imports a command only to run it, and none to list them."""
+    """Imports a command only when it runs that command, and imports none to list them all."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(COMMANDS)

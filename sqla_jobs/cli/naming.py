@@ -1,4 +1,4 @@
-"""The application of a command, and errors in one message. Imports no SQLAlchemy."""
+"""Finds a command's application, and reports errors in one message. Does not import SQLAlchemy."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from sqla_jobs.errors import ArgumentsError, ConfigurationError, DeclarationErro
 from sqla_jobs.rules.checks import INI
 
 HOST = "sqla_jobs.application"
-"""The key of `Context.meta` under which a program that includes these commands, such as `flask`, puts MODULE:ATTR."""
+"""The key in `Context.meta` under which a host program, such as `flask`, stores MODULE:ATTR."""
 NAMED = "sqla_jobs.named"
-"""The key of `Context.meta` under which a command puts the MODULE:ATTR that it found, for messages."""
+"""The key in `Context.meta` under which a command stores the MODULE:ATTR that it found, for messages."""
 _SPEC = re.compile(r"[^\W\d][\w.]*:[^\W\d][\w.]*(\(\))?")
 
 
 @contextmanager
 def plain_errors() -> Generator[None]:
-    """Turn an error that a person can cause into one message and exit code 1, without a traceback."""
+    """Turn an error that a user can cause into one message and exit code 1, without a traceback."""
     try:
         yield
     except Exception as error:
@@ -39,7 +39,7 @@ def plain_errors() -> Generator[None]:
 
 
 def output_on_stderr() -> AbstractContextManager[object]:
-    """Redirect prints of the application to standard error. Standard output then holds only the command's output."""
+    """Redirect the application's prints to standard error. Standard output then contains only the command's output."""
     return redirect_stdout(sys.stderr)
 
 
@@ -60,7 +60,7 @@ class ApplicationCommand(click.Command):
         return super().parse_args(ctx, args if is_named else ["", *args])
 
     def _names_application(self, args: list[str]) -> bool:
-        """Return whether the first argument is the application: click has no optional argument before others."""
+        """Return whether the first argument is the application: click cannot put an optional argument before others."""
         options = [parameter for parameter in self.params if isinstance(parameter, click.Option)]
         look = click.Command(self.name, params=[*options, click.Argument(["words"], nargs=-1)])
         given = look.make_context(self.name, [*args], resilient_parsing=True).params

@@ -23,17 +23,17 @@ from sqla_jobs.models.types import PARKED
 from sqla_jobs.rules.wording import Count, duration
 
 HISTORY = "sqla_jobs.history"
-"""The key of `Context.meta` under which a program that includes these commands puts the path of its alembic.ini."""
+"""The key in `Context.meta` under which a host program stores the path to its alembic.ini."""
 _WIDE = 10_000
 _SHORT = 8
-"""A column whose values have at most so many characters is never wrapped."""
+"""A column whose values have at most this many characters is never wrapped."""
 
 _STDOUT = "sqla_jobs.stdout"
-"""The key of `Context.meta` for the stream that was standard output before its redirection."""
+"""The key in `Context.meta` for the stream that was standard output before it was redirected."""
 
 
 def as_json(command: Callable[..., None]) -> Callable[..., None]:
-    """Give the command an `as_json` option. With it, output of the application's code goes to standard error."""
+    """Give the command an `as_json` option. With that option, the application's own output goes to standard error."""
 
     @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
     @wraps(command)
@@ -54,7 +54,7 @@ exact_numbers: Callable[[Callable[..., None]], Callable[..., None]] = click.opti
 
 
 def print_json(data: Any) -> None:
-    """Print one JSON document; moments in ISO 8601, durations in seconds."""
+    """Print one JSON document, with times in ISO 8601 and durations in seconds."""
     document = json.dumps(data, default=_plain, indent=2, ensure_ascii=False)
     click.echo(document, file=click.get_current_context().meta[_STDOUT])
 
@@ -72,13 +72,13 @@ def _plain(value: Any) -> Any:
 
 
 def _fields(value: Any) -> dict[str, Any]:
-    """Return the fields by name; each count gets a second one that says whether it is a minimum."""
+    """Return the fields by name. Each count gets a second field that says whether the count is a minimum."""
     found = {field.name: getattr(value, field.name) for field in fields(value)}
     return found | {f"{name}_is_least": one.is_least for name, one in found.items() if isinstance(one, Count)}
 
 
 def print_table(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table, numbers to the right. Nothing is wrapped if standard output is no terminal."""
+    """Print a table, with numbers right-aligned. Nothing is wrapped if standard output is not a terminal."""
     lines = [list(row) for row in rows]
     is_seen = sys.stdout.isatty()
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
@@ -94,12 +94,12 @@ def print_table(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
 
 
 def short(process_id: uuid.UUID | None) -> str:
-    """Return the beginning of a process's id, which distinguishes it from the others in the table."""
+    """Return the beginning of a process's id, enough to distinguish it from the others in the table."""
     return str(process_id or "")[:8]
 
 
 def remedy(text: str) -> str:
-    """Return a remedy with the commands of the program that prints it, such as `flask jobs worker`."""
+    """Return a remedy with commands for the program that prints it, such as `flask jobs worker`."""
     context = click.get_current_context(silent=True)
     if context is not None and HOST in context.meta:
         program = context.find_root().info_name or "flask"
@@ -112,13 +112,13 @@ def remedy(text: str) -> str:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Return a console on the terminal, or one wide enough never to wrap if the stream is no terminal."""
+    """Return a console on the terminal; if the stream is not a terminal, one wide enough never to wrap."""
     stream = sys.stderr if stderr else sys.stdout
     return Console(file=stream, width=None if stream.isatty() else _WIDE, highlight=False, markup=False, emoji=False)
 
 
 def shown(value: object) -> str:
-    """Return a value for people. Control characters are escaped."""
+    """Return a value as text for people. Control characters are escaped."""
     match value:
         case None | "":
             return "-"
@@ -135,7 +135,7 @@ def shown(value: object) -> str:
 
 
 def till(end: datetime | timedelta | None) -> str:
-    """Return ` for 5 min` or ` until MOMENT`, to end a sentence; an empty text for None."""
+    """Return ` for 5 min` or ` until MOMENT`, to end a sentence; an empty string for None."""
     match end:
         case None:
             return ""

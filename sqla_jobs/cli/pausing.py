@@ -22,7 +22,7 @@ from sqla_jobs.rules.wording import did_you_mean
 
 
 def _queue_or_task(command: Callable[..., None]) -> Callable[..., None]:
-    """Give the command a `queue` or a `task`, and None for the other."""
+    """Give the command a `queue` or a `task`, and None for the other one."""
 
     @click.argument("queue", required=False)
     @click.option("--task", help="A task, by name or alias, in all queues.")

@@ -39,9 +39,9 @@ from sqla_jobs.rules.wording import NOTHING, duration
 )
 @as_json
 def find(jobs: Jobs[Any], words: str, limit: int, as_json: bool) -> None:
-    """Search for TEXT in jobs, runs, schedules and the audit.
+    """Search for TEXT in jobs, runs, schedules and the audit log.
 
-    It reads arguments, headers, progress, results and errors. Sensitive arguments are not searched.
+    The search covers arguments, headers, progress, results and errors. Sensitive arguments are not searched.
     """
     jobs.tasks.load()
     with right_usage():
@@ -153,7 +153,7 @@ def show(jobs: Jobs[Any], job_id: int, as_json: bool) -> None:
 @click.argument("job_id", metavar="ID", type=JOB_ID)
 @as_json
 def why(jobs: Jobs[Any], job_id: int, as_json: bool) -> None:
-    """Explain why a job waits."""
+    """Explain why a job is waiting."""
     jobs.tasks.load()
     with jobs.binding().transaction() as session:
         reasons = jobs.why(session, job_id)
@@ -169,7 +169,7 @@ def _print_reasons(reasons: Iterable[str]) -> None:
 
 
 def _state(job: dict[str, Any]) -> str:
-    """Return the job's state in a word, "cancelling" for a running job that was asked to end."""
+    """Return the job's state in one word; "cancelling" for a running job whose cancel was requested."""
     is_cancelling = job["state"] == JobState.running and job["cancel_requested_at"] is not None
     return "cancelling" if is_cancelling else str(job["state"])
 
@@ -182,11 +182,11 @@ def _value(name: str, value: Any) -> object:
 
 _OF_RUNS = frozenset({"result", "error", "traceback"})
 _OF_JOBS = frozenset({"unique_key", "progress_message"})
-"""Columns with free text of tasks and callers. Columns of a `job_class` count as such, too."""
+"""Columns with free text from tasks and callers. A `job_class`'s own columns are treated like these, too."""
 
 
 def _jobs(jobs: Jobs[Any]) -> Any:
-    """Select jobs, with their arguments as text, which can be read even if no JSON parser accepts them."""
+    """Select jobs, with their arguments as text, which is readable even if no JSON parser accepts it."""
     return select(jobs.Job, cast(jobs.Job.args, Text)).options(defer(jobs.Job.args))
 
 
@@ -196,7 +196,7 @@ def _runs(jobs: Jobs[Any]) -> Any:
 
 
 def _read(stored: str | None) -> Any:
-    """Parse JSON; return the text itself if it is invalid or nested too deep to be shown."""
+    """Parse JSON; return the text itself if it is invalid or nested too deeply to be shown."""
     try:
         return None if stored is None else check_depth(json.loads(stored))
     except (ValueError, RecursionError):
@@ -219,7 +219,7 @@ def _job(jobs: Jobs[Any], job: JobMixin, stored: str) -> dict[str, Any]:
 
 
 def _as_dict(row: JobMixin | RunMixin, secrets: Secrets, free: Set[str], **read: Any) -> dict[str, Any]:
-    """Return the row's columns by name, `read` in place of stored values, and without secrets in the `free` ones."""
+    """Return the row's columns by name. `read` replaces stored values; secrets in the `free` columns are masked."""
     mapper: Any = inspect(type(row))
     names = [attribute.key for attribute in mapper.column_attrs]
     values = {name: read[name] if name in read else getattr(row, name) for name in names}

@@ -32,7 +32,7 @@ from sqla_jobs.supervisor.supervisor import Supervisor
 def _configured(given: dict[str, Any], defaults: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Return the command's options, with defaults from the application's config, such as Flask's SQLA_JOBS_QUEUES.
 
-    An option that the command line gives wins.
+    An option given on the command line takes precedence.
     """
     context = click.get_current_context()
     options = {str(option.name): option for option in context.command.params}
@@ -57,7 +57,7 @@ def _parse_queues(text: str | None, concurrency: int) -> dict[str, int]:
 
 
 def _log_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give the command the options about logging."""
+    """Give the command the logging options."""
     level = click.option("--log-level", default="INFO", show_default=True, help="DEBUG logs every job.")
     form = click.option(
         "--log-format",
@@ -123,7 +123,7 @@ def _log_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--log-jobs", is_flag=True, help="Log a line for each job that succeeds, too.")
 @_log_options
 def worker(application: str | None, drain: bool, reload: bool, **options: Any) -> None:
-    """Run jobs until SIGTERM or SIGINT; a second signal ends at once. SIGHUP restarts the processes one by one."""
+    """Run jobs until SIGTERM or SIGINT; a second signal ends immediately. SIGHUP restarts the processes one by one."""
     with plain_errors():
         name = named_application(application)
 

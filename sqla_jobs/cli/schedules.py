@@ -155,7 +155,7 @@ def add_schedule(jobs: Jobs[Any], /, actor: str, name: str, task: str, cron: str
 @click.option("--jitter", type=float, metavar="SECONDS", help="Delay each job by a random time up to this.")
 @audited
 def set_schedule(jobs: Jobs[Any], /, actor: str, name: str, task: str | None, args: str | None, **given: Any) -> None:
-    """Change what NAME enqueues, or when. Only `schedule sync --reset` restores what code declares."""
+    """Change what NAME enqueues, or when. Only `schedule sync --reset` restores the values that code declares."""
     values = {option: value for option, value in given.items() if value is not None}
     jobs.tasks.load()
     if task is not None:
@@ -188,7 +188,7 @@ def _named(jobs: Jobs[Any], session: Session, name: str) -> ScheduleMixin:
 @click.argument("name")
 @audited
 def enable(jobs: Jobs[Any], actor: str, name: str) -> None:
-    """Enable NAME: it fires again, from its next tick on."""
+    """Enable NAME: it fires again, starting with its next tick."""
     with changing(jobs, actor) as it:
         schedule_actions.enable(it, name)
 
@@ -199,7 +199,7 @@ def enable(jobs: Jobs[Any], actor: str, name: str) -> None:
 @click.option("--reason", help="The reason, shown by `schedule list`.")
 @audited
 def disable(jobs: Jobs[Any], actor: str, name: str, reason: str | None) -> None:
-    """Disable NAME: it fires no more, until `schedule enable`."""
+    """Disable NAME: it does not fire again until `schedule enable`."""
     with changing(jobs, actor) as it:
         schedule_actions.disable(it, name, reason or "")
 
@@ -209,7 +209,7 @@ def disable(jobs: Jobs[Any], actor: str, name: str, reason: str | None) -> None:
 @click.argument("name")
 @audited
 def remove(jobs: Jobs[Any], actor: str, name: str) -> None:
-    """Delete NAME, a schedule that an operator added. One that code declares would come back: disable it instead."""
+    """Delete NAME, a schedule that an operator added. A declared schedule would come back: disable it instead."""
     with changing(jobs, actor) as it:
         schedule_actions.remove(it, name)
 
@@ -219,7 +219,7 @@ def remove(jobs: Jobs[Any], actor: str, name: str) -> None:
 @click.argument("name")
 @audited
 def run_now(jobs: Jobs[Any], actor: str, name: str) -> None:
-    """Enqueue a job of NAME at once, whatever its rule, and print the job's id."""
+    """Enqueue a job of NAME immediately, whatever its rule, and print the job's id."""
     jobs.tasks.load()
     with changing(jobs, actor) as it:
         job_id = schedule_actions.fire(it, name).id

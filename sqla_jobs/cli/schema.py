@@ -62,7 +62,7 @@ def _write_revision(jobs: Jobs[Any], config: str | None) -> None:
 @on_application
 @as_json
 def check(jobs: Jobs[Any], as_json: bool) -> None:
-    """Compare the tables with what this version expects. Exits with 1 and a line for each difference."""
+    """Compare the tables with those that this version expects. Exits with 1 and prints a line for each difference."""
     with jobs.binding().engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
         found = compare(connection, jobs.models)
     if as_json:

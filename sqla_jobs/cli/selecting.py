@@ -26,7 +26,7 @@ JOB_ID = click.IntRange(0, MAX_ID)
 
 
 def _arguments(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:
-    """Parse `order=17`. A value that is not JSON is a text."""
+    """Parse `order=17`. A value that is not JSON is taken as text."""
     found: dict[str, Any] = {}
     for item in given:
         name, equals, value = item.partition("=")
@@ -73,7 +73,7 @@ _OPTIONS = (
 
 
 def selecting(command: Callable[..., None]) -> Callable[..., None]:
-    """Give the command a `selection` made of these options."""
+    """Give the command a `selection` made from these options."""
 
     @wraps(command)
     def run(

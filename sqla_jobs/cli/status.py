@@ -178,5 +178,5 @@ def _how_it_is(process: ProcessStatus) -> str:
 
 
 def _running(begun: int, claimed: int) -> object:
-    """Return the number of running jobs, and of jobs claimed ahead."""
+    """Return the number of running jobs, and the number of jobs claimed ahead."""
     return f"{begun} (+{claimed} claimed)" if claimed else begun

@@ -39,9 +39,10 @@ from sqla_jobs.rules.wording import plural
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @audited
 def prune(jobs: Jobs[Any], actor: str, older_than: timedelta, states: tuple[str, ...], yes: bool) -> None:
-    """Delete ended jobs of that age, with their runs, in batches. Workers do so too, by their --retention.
+    """Delete jobs that ended more than TIME ago, with their runs, in batches.
 
-    Without --state, runs of that age whose job no longer exists are deleted, too.
+    Workers do so too, according to --retention. Without --state, runs that ended more than TIME ago and whose job no
+    longer exists are deleted, too.
     """
     wanted = tuple(JobState(state) for state in states) or ENDED
     carry_out(jobs, Wanted(Delete()), Selection(states=wanted, ended_before=older_than), actor, ask=not yes)
@@ -58,7 +59,7 @@ def prune(jobs: Jobs[Any], actor: str, older_than: timedelta, states: tuple[str,
 @click.option("--strict", is_flag=True, help="Exit with 1 also for warnings.")
 @as_json
 def doctor(jobs: Jobs[Any], strict: bool, as_json: bool) -> None:
-    """Find out what makes a queue slow or stuck, with a remedy for each finding. Exits with 1 if one is an error."""
+    """Find out what makes a queue slow or stuck, with a remedy for each finding. Exits with 1 if any is an error."""
     jobs.tasks.load()
     with jobs.binding().transaction() as session:
         findings = examine(session, jobs)

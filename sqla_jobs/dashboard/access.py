@@ -1,4 +1,4 @@
-"""Access control: roles of visitors, and proof that a change comes from a form of this dashboard."""
+"""Access control: visitors' roles, and proof that a change comes from a form of this dashboard."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def check_secret(secret: object, remedy: str) -> None:
 
 
 def role_of(authorize: Callable[[], Any]) -> Role | None:
-    """Return the visitor's role, or None. Raises `ConfigurationError` for any other answer of `authorize`."""
+    """Return the visitor's role, or None. Raises `ConfigurationError` if `authorize` returns anything else."""
     answer = authorize()
     if answer is None or answer is False:
         return None
@@ -92,7 +92,7 @@ def _signer(purpose: str) -> URLSafeTimedSerializer:
 
 
 class Cookies:
-    """The two small cookies of a dashboard, which only its pages get."""
+    """A dashboard's two small cookies, which are sent only to its pages."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -102,7 +102,7 @@ class Cookies:
         return _signer(_CSRF).dumps(self._secret())  # type: ignore[no-any-return, unused-ignore]
 
     def check_csrf(self) -> None:
-        """Abort with 400 unless a form of this dashboard sent this change."""
+        """Abort with 400 unless this change comes from a form of this dashboard."""
         self.check_origin(request)
         cookie = request.cookies.get(self._cookie(_CSRF), "")
         try:

@@ -1,4 +1,4 @@
-"""The blueprint: the addresses of pages, the checks before each request, and the headers after it."""
+"""The blueprint: the pages' URLs, the checks before each request, and the headers set after it."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from sqla_jobs.jobs import Jobs
 from sqla_jobs.rules.redaction import ERASED, HIDDEN, Secrets, parse
 
 READ = 2_000
-"""Maximum number of characters read from an error of which the beginning is shown."""
+"""Maximum number of characters read from an error whose beginning is shown."""
 _SAID = 300
 _MAY_BE_CUT = 200
 """Number of characters to drop after a cut, since they may be a piece of a secret too short to recognise."""
@@ -31,12 +31,12 @@ class Shown:
         return None if text is None else self.secrets.text(text)
 
     def beginning(self, text: str) -> str:
-        """Return the beginning of `text`, of which the query read at most `READ` characters, without secrets."""
+        """Return the beginning of `text`, without secrets. The query read at most `READ` characters of the text."""
         said = self.secrets.text(text)
         return (said[:-_MAY_BE_CUT] if len(text) >= READ else said)[:_SAID]
 
     def json(self, text: str) -> str:
-        """Return JSON over several lines, without secrets."""
+        """Return JSON on several lines, without secrets."""
         try:
             return json_text.pretty(self.secrets.json(json_text.parse(text)))
         except (ValueError, RecursionError):
@@ -44,7 +44,7 @@ class Shown:
 
     @property
     def pretty(self) -> str:
-        """The arguments, over several lines."""
+        """The arguments, on several lines."""
         if self.args is None:
             return ERASED if self.is_erased else HIDDEN
         return json_text.pretty(self.args)

@@ -41,7 +41,7 @@ class Dashboard:
 
     @cached_property
     def environment(self) -> Environment:
-        """The template environment, separate from the application's, so that nothing there changes the escaping."""
+        """The template environment, separate from the application's, so that the latter cannot change the escaping."""
         made = Environment(
             loader=PackageLoader("sqla_jobs.dashboard"),
             autoescape=True,
@@ -111,7 +111,7 @@ class Dashboard:
 
     @property
     def actor(self) -> str:
-        """The visitor's name for the audit."""
+        """The visitor's name for the audit log."""
         named = self._actor() if self._actor is not None else request.remote_user
         return str(named or "")[:200]
 

@@ -14,7 +14,7 @@ from sqla_jobs.jobs import Jobs
 
 
 class OneTimeToken:
-    """Lets in the first browser with the token, and gives it a cookie that cannot be guessed."""
+    """Lets in the first browser that presents the token, and gives it a cookie that cannot be guessed."""
 
     def __init__(self, token: str) -> None:
         self.token = token
@@ -25,7 +25,7 @@ class OneTimeToken:
         self._cookie = "sqla_jobs_dashboard"
 
     def open_on(self, port: int) -> None:
-        """Set the port, for the name of the cookie, which all ports of a host share, and for the allowed host names."""
+        """Set the port, for the allowed host names and for the cookie's name: a host's ports share their cookies."""
         self._hosts = frozenset({f"127.0.0.1:{port}", f"localhost:{port}"})
         self._cookie = f"sqla_jobs_dashboard_{port}"
 
@@ -47,7 +47,7 @@ class OneTimeToken:
         return response
 
     def is_inside(self) -> bool:
-        """Return whether this browser was let in."""
+        """Return whether this browser has been let in."""
         given = request.cookies.get(self._cookie, "")
         return secrets.compare_digest(given.encode(), self._session.encode())
 

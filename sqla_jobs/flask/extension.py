@@ -83,7 +83,7 @@ class FlaskJobs(Generic[J]):
         _Applications.of(self.jobs).used = app
 
     def binding(self, app: Flask, bind: Bind | None = None) -> _AppBinding:
-        """Return the binding to the database of `app`, or to `bind`, with a context of `app` around each run.
+        """Return the binding to the database of `app`, or to `bind`, with an application context around each run.
 
         Raises `ConfigurationError` if there is no database, or more than one.
         """
@@ -107,7 +107,7 @@ class FlaskJobs(Generic[J]):
 
 
 class _AppBinding(Binding):
-    """The database of one application. `shared` returns the `db.session` of the present context."""
+    """The database of one application. `shared` returns the `db.session` of the current context."""
 
     def __init__(
         self, app: Flask, bind: AnyBind, entity: type[Any], shared: SessionFactory | None, inner: Context
@@ -141,7 +141,7 @@ class _AppBinding(Binding):
 
     @contextmanager
     def context_in(self, session: Session, run: RunContext | None) -> Generator[None]:
-        """Enter a new application context in which `db.session` is the session of a test, which stays open."""
+        """Enter a new application context in which `db.session` is a test's session, which stays open."""
         with _kept(self._shared), self._app.app_context(), _shared_as(session, self._shared), self._inner(run):
             yield
 
@@ -151,7 +151,7 @@ class _AppBinding(Binding):
 
 
 def _sessions_of(db: Any) -> tuple[AnyBind, SessionFactory]:
-    """Return a factory of sessions and a function that returns `db.session`. Both need an application context."""
+    """Return a session factory and a function that returns `db.session`. Both need an application context."""
     session = vars(db).get("session")
     if isinstance(session, scoped_session):
         return session, session

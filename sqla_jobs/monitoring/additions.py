@@ -1,4 +1,4 @@
-"""Findings about an application's own foreign keys, policies and triggers on the tables of jobs."""
+"""Findings about an application's own foreign keys, policies and triggers on the jobs' tables."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _UNINDEXED = text(
 )
 
 _MANY = 1_000
-"""Jobs past their retention that a foreign key may keep without a warning, since some are kept on purpose."""
+"""Number of jobs past their retention that a foreign key may keep before a warning: some are kept on purpose."""
 _COUNTED = 100_000
 """Maximum number of jobs counted in each state."""
 
 
 def foreign_keys(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Find foreign keys to jobs that have no index."""
+    """Find foreign keys to jobs whose columns have no index."""
     rows = _ask(session, jobs, _UNINDEXED, ["jobs"])
     if not rows:
         yield well("foreign keys to jobs", "all have an index, or there is none")
@@ -71,7 +71,7 @@ _SECURED = text(
 
 
 def row_level_security(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Find tables with row level security."""
+    """Find tables with row-level security."""
     for table, applies_to_us in _ask(session, jobs, _SECURED):
         role = "it applies to this role" if applies_to_us else "this role is exempt"
         yield warning(
@@ -109,6 +109,6 @@ def triggers(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
 def _ask(
     session: Session, jobs: Jobs[Any], question: TextClause, nouns: Sequence[str] = (), **values: int
 ) -> list[Any]:
-    """Ask about the tables with these nouns, by default about all tables."""
+    """Run a query about the tables with these nouns, by default about all tables."""
     names = table_names(session, jobs, nouns or jobs.models.tables)
     return [*ask(session, jobs, question, tables=names, **values)]

@@ -1,4 +1,4 @@
-"""Sessions that wait for a lock while jobs run, and the session that holds it."""
+"""Sessions that wait for a lock while jobs are running, and the session that holds the lock."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from sqla_jobs.monitoring.finding import Finding, ask, session_named, warning
 from sqla_jobs.rules.wording import duration, plural
 
 _LONG = 2.0
-"""Seconds of waiting before a warning."""
+"""Seconds that a session waits before a warning."""
 _CANDIDATES = 3
-"""At most so many running jobs are named as candidates for a waiting session."""
+"""Maximum number of running jobs named as candidates for a waiting session."""
 
 _WAITING = text(
     """
@@ -39,7 +39,7 @@ _SESSIONS = text(
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """The session that blocks others and does not wait itself."""
+    """The session that blocks others and is not waiting itself."""
 
     pid: int
     said: str
@@ -53,7 +53,7 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """A session that waits for a lock, the start of its transaction, and the seconds that it has waited."""
+    """A session that is waiting for a lock, the start of its transaction, and the seconds that it has waited."""
 
     pid: int
     since: datetime
@@ -62,9 +62,9 @@ class Blocked:
 
 
 def read_blocked(session: Session, jobs: Jobs[Any]) -> list[Blocked]:
-    """Return sessions that have waited for some seconds, the oldest transaction first.
+    """Return sessions that have been waiting for a few seconds, the oldest transaction first.
 
-    Sessions that this role may not see are missing.
+    Sessions that this role may not see are left out.
     """
     rows: list[Any] = ask(session, jobs, _WAITING).all()
     blockers: dict[int, list[int]] = {row[0]: row[3] for row in rows}
@@ -78,7 +78,7 @@ def read_blocked(session: Session, jobs: Jobs[Any]) -> list[Blocked]:
 
 
 def _head(pid: int, blockers: Mapping[int, Sequence[int]]) -> int:
-    """Return the first session in the chain of blockers that waits for no other; 0 if there is none."""
+    """Return the first session in the chain of blockers that is not blocked itself; 0 if there is none."""
     seen, ahead = {pid}, [*blockers[pid]]
     while ahead:
         one = ahead.pop(0)
@@ -100,7 +100,7 @@ def _holders(session: Session, jobs: Jobs[Any], pids: set[int]) -> dict[int, Hol
 
 
 def blocked_jobs(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Find sessions that block others which may belong to running jobs."""
+    """Find sessions that block other sessions, if the blocked ones may belong to running jobs."""
     by_holder = dict[Holder, list[Blocked]]()
     for one in read_blocked(session, jobs):
         by_holder.setdefault(one.holder, []).append(one)
@@ -118,9 +118,9 @@ def blocked_jobs(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
 
 
 def _running_since(session: Session, jobs: Jobs[Any], moment: datetime) -> str:
-    """Name the running jobs that had started by then, the oldest first: job 4 (mail.send), job 5 (…) and more.
+    """Name the running jobs that had started by `moment`, the oldest first: job 4 (mail.send), job 5 (…) and more.
 
-    PostgreSQL does not know which job a session runs, so each of them is a candidate.
+    PostgreSQL does not know which job a session is running, so each of these jobs is a candidate.
     """
     job = jobs.Job
     running = select(job.id, job.task).where(job.state == "running", job.started_at <= moment)
@@ -130,6 +130,6 @@ def _running_since(session: Session, jobs: Jobs[Any], moment: datetime) -> str:
 
 
 def nearest(blocked: Sequence[Blocked], started_at: datetime | None) -> Blocked | None:
-    """Return the session whose transaction began first after a job was claimed: it is most likely that job's."""
+    """Return the session whose transaction was the first to begin after a job's claim: most likely the job's own."""
     since = [one for one in blocked if started_at is not None and one.since >= started_at]
     return min(since, key=lambda one: one.since, default=None)

@@ -39,7 +39,7 @@ _LOOKS: tuple[Callable[[Session, Jobs[Any]], Iterator[Finding]], ...] = (
 
 
 def examine(session: Session, jobs: Jobs[Any]) -> list[Finding]:
-    """Return all findings of `sqla-jobs doctor`. Writes nothing and needs only the application's own rights."""
+    """Return all findings of `sqla-jobs doctor`. Writes nothing and needs only the application's own privileges."""
     found = [finding for look in _LOOKS for finding in look(session, jobs)]
     queues, processes = read_work(session, jobs)
     return [*found, *_of_work(session, jobs, queues, processes)]
@@ -48,7 +48,7 @@ def examine(session: Session, jobs: Jobs[Any]) -> list[Finding]:
 def problems(
     session: Session, jobs: Jobs[Any], queues: Sequence[QueueStatus], processes: Sequence[ProcessStatus]
 ) -> list[Finding]:
-    """Return the findings about work and the oldest transaction, cheap enough for a page to read every few seconds."""
+    """Return the findings about work and the oldest transaction. A page can afford to read these every few seconds."""
     found = [*_of_work(session, jobs, queues, processes), *server.oldest_transaction(session, jobs)]
     return [finding for finding in found if finding.verdict is not Verdict.ok]
 

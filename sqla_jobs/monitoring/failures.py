@@ -1,4 +1,4 @@
-"""Failures by task and error. Tasks are counted separately, so many failures of one hide no other."""
+"""Failures by task and error. Tasks are counted separately, so that many failures of one do not hide another's."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TASKS = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Failures:
-    """The jobs of one task that failed with one type of error. `last_job_id` is the newest of them.
+    """The jobs of one task that failed with one type of error. `last_job_id` is the newest of these jobs.
 
     `share` is the task's share of all counted failures, from 0 to 1.
     """
@@ -37,7 +37,7 @@ class Failures:
 
 @dataclass(frozen=True, slots=True)
 class Retrying(Failures):
-    """The jobs of one task that failed with one type of error and wait for a retry, the first at `next_at`."""
+    """One task's jobs that failed with one type of error and are waiting for a retry, the first at `next_at`."""
 
     next_at: datetime
 
@@ -50,9 +50,9 @@ def read_failures(
     but_for: Collection[str] = (),
     most: int = LOOKED_AT,
 ) -> list[Failures]:
-    """Return the failures of the time `within`, except those of the tasks `but_for`; the most frequent first.
+    """Return the failures in the last `within`, except those of the tasks `but_for`; the most frequent first.
 
-    The last errors of at most `most` jobs are read.
+    The last error of at most `most` jobs is read.
     """
     job = jobs.Job
     failed = job.state == text("'failed'")
@@ -64,7 +64,7 @@ def read_failures(
 def read_retrying(
     session: Session, jobs: Jobs[Any], *, but_for: Collection[str] = (), most: int = LOOKED_AT
 ) -> list[Retrying]:
-    """Return the failures that wait for a retry, except those of the tasks `but_for`; the most frequent first."""
+    """Return the failures that are waiting for a retry, except those of tasks `but_for`; the most frequent first."""
     job, run = jobs.Job, jobs.Run
     tried = text("'scheduled', 'queued'")
     waiting = job.state.in_(tried) & job.started_at.is_not(None)
@@ -100,9 +100,9 @@ def _by_task(
         .lateral("some")
     )
     of_job = aliased(run)
-    # + 0, else the planner may walk the primary key backwards until it meets a run of this job
+    # + 0, since otherwise the planner may walk the primary key backwards until it finds a run of this job
     last = select(func.max(of_job.id + 0)).where(of_job.job_id == some.c.id).correlate(some).scalar_subquery()
-    # LIMIT makes each look-up one of the primary key
+    # LIMIT makes the planner look up each row by primary key
     ended = select(run.id, run.error_type).where(run.id == last, *of_last_run).limit(1).correlate(some).lateral("ended")
     kind, count, newest = func.coalesce(ended.c.error_type, ""), func.count(), func.max(ended.c.id)
     grouped = (
@@ -133,7 +133,7 @@ def _by_task(
 
 
 def tasks_of(session: Session, jobs: Jobs[Any], condition: ColumnElement[bool]) -> list[str]:
-    """Return the tasks of jobs that meet `condition`, with one look at the index for each task, not each job."""
+    """Return the tasks of jobs that meet `condition`, with one index look-up for each task, not for each job."""
     job = jobs.Job
     task = select(func.min(job.task).label("name")).where(condition).cte("tasks", recursive=True)
     following = select(func.min(job.task)).where(condition, job.task > task.c.name).correlate(task).scalar_subquery()

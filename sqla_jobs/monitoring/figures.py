@@ -1,4 +1,4 @@
-"""The figures of a database. The cost does not grow with the number of jobs."""
+"""A database's figures. The cost of reading them does not grow with the number of jobs."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _TIMEOUT = 3.0
 
 
 def read_figures(session: Session, jobs: Jobs[Any]) -> Figures:
-    """Return all figures. Queued jobs of a queue are counted up to `DEEP`, everything else up to `COUNTED`.
+    """Return all figures. Each queue's queued jobs are counted up to `DEEP`, everything else up to `COUNTED`.
 
-    Limits of single keys are omitted, since an application may have one for each of its customers.
+    Limits on single keys are omitted, since an application may have one for each of its customers.
     """
     limit: Any = jobs.Limit
     queues, processes = read_work(session, jobs, most=DEEP, most_scheduled=COUNTED)
@@ -43,7 +43,7 @@ def read_figures(session: Session, jobs: Jobs[Any]) -> Figures:
 
 
 def read_briefly(jobs: Jobs[Any]) -> Figures:
-    """Return all figures. Raises the database's error if a statement takes longer than some seconds."""
+    """Return all figures. Raises the database's error if a statement takes longer than a few seconds."""
     with brief(jobs, _TIMEOUT) as session:
         return read_figures(session, jobs)
 
@@ -57,7 +57,7 @@ def _oldest_heartbeats(processes: Sequence[ProcessStatus]) -> dict[str, float]:
 
 
 def _by_state(session: Session, jobs: Jobs[Any], queues: Sequence[str]) -> Iterator[tuple[str, str, int]]:
-    """Yield state, task and number. Each count follows the order of an index, so it reads only rows that it counts."""
+    """Yield state, task and number. Each count follows an index's order, so it reads only the rows that it counts."""
     job: Any = jobs.Job
     first = select(job.task).where(job.state == "scheduled").order_by(job.run_at).limit(COUNTED).subquery()
     running = select(job.task).where(job.state == "running").subquery()

@@ -1,4 +1,4 @@
-"""Findings about a database, and helpers to read it."""
+"""Findings about a database, and helpers for reading it."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def warning(about: str, found: str, remedy: str) -> Finding:
 
 
 def ask(session: Session, jobs: Jobs[Any], question: Executable, **values: Any) -> Any:
-    """Execute a statement on the database that holds the jobs, even if the session has several."""
+    """Execute a statement on the jobs' database, even if the session uses several databases."""
     return session.execute(question, values, bind_arguments={"mapper": jobs.Job})
 
 
 @contextmanager
 def brief(jobs: Jobs[Any], seconds: float) -> Generator[Session]:
-    """Open a transaction on the jobs' database, in which the server ends statements that take over `seconds`."""
+    """Open a transaction on the jobs' database in which the server cancels statements that take over `seconds`."""
     with jobs.binding().transaction() as session:
         ask(session, jobs, select(func.set_config("statement_timeout", f"{1000 * seconds:.0f}", True)))
         yield session
@@ -65,5 +65,5 @@ def table_names(session: Session, jobs: Jobs[Any], nouns: Iterable[str]) -> list
 
 
 def session_named(pid: int, user: str, address: str | None, program: str | None) -> str:
-    """Describe a session of the server, for people."""
+    """Describe a server session, for people."""
     return f"pid {pid} of {user} from {address or 'this host'} ({program or 'no application_name'})"

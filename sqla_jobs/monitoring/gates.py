@@ -1,4 +1,4 @@
-"""The gates behind which a job waits: which are full, which jobs fill them, and until when."""
+"""The gates behind which a job is waiting: which are full, which jobs fill them, and until when."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NAMED = 3
 
 
 def moment(at: datetime) -> str:
-    """Return a moment in UTC, for people."""
+    """Return a time in UTC, for people."""
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
@@ -35,9 +35,9 @@ def decide(job_id: int) -> str:
 
 
 def behind_gates(session: Session, jobs: Jobs[Any], job: Any) -> Iterator[str]:
-    """Yield the reasons, from its limits and the order of its key, why a queued job does not start now.
+    """Yield the reasons, among its limits and its key's order, why a queued job does not start now.
 
-    `job` is a row of jobs with its arguments as `args_text`.
+    `job` is a row of the jobs table, with its arguments as `args_text`.
     """
     if job.ordered_by is None and (missed := misses_order(jobs, job)) is not None:
         yield f"It never starts: {missed[0]}. Remedy: {missed[1]}."

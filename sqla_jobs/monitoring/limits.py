@@ -29,17 +29,17 @@ from sqla_jobs.rules.wording import Count, duration, they_are
 from sqla_jobs.runtime.figures import LimitStatus
 
 EACH = "each"
-"""Stands for a key: the row applies to each key that has no row of its own. No key looks like it: texts have quotes."""
+"""Stands for a key: the row applies to each key without its own row. No key looks like it: text keys have quotes."""
 KINDS = {"#": "concurrency", "!": "ordered", "%": "rate", "@": "queue"}
-"""The kind of limit for each first character of a gate."""
+"""The kind of limit that each first character of a gate stands for."""
 
 
 def read_limits(
     session: Session, jobs: Jobs[Any], *which: ColumnElement[bool], exact: bool = False
 ) -> list[LimitStatus]:
-    """Return the limits in effect that meet the conditions: limits of all keys before those of one, queues last.
+    """Return the limits in effect that meet the conditions: limits on all keys before those on one key, queues last.
 
-    With `exact`, all waiting jobs are counted, which takes longer the more there are.
+    With `exact`, all waiting jobs are counted; the more there are, the longer it takes.
     """
     limit: Any = jobs.Limit
     in_effect = select(*limit.__table__.c).where(is_in_effect(limit), *which).order_by(limit.gate)
@@ -78,7 +78,7 @@ def read_limits(
 def read_setters(
     session: Session, jobs: Jobs[Any], set_at: Mapping[str, datetime | None]
 ) -> dict[str, tuple[str, str | None]]:
-    """Return who overrode each of these limits at that moment, and the reason, if the audit has the line."""
+    """Return who overrode each of these limits at that time, and the reason, if the audit log has the entry."""
     moments = {titled(gate): (gate, at) for gate, at in set_at.items() if at is not None}
     line = jobs.Audit
     last = select(func.max(line.id)).where(line.action == "set", line.subject.in_([*moments])).group_by(line.subject)
@@ -117,7 +117,7 @@ def closed_limits(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
 
 
 def split_limits(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Find limits whose keys one program hashes and another does not."""
+    """Find limits whose keys are hashed by one program but not by another."""
     limit: Any = jobs.Limit
     rows = select(limit.gate, limit.declared, limit.tasks).where(limit.declared.has_key(HASHED_BY)).order_by(limit.gate)
     for gate, declared, tasks in ask(session, jobs, rows):
@@ -137,7 +137,7 @@ def held_keys(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
 
 
 def out_of_order(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Find jobs that plain SQL inserted with an ordered gate and without `ordered_by`, and that no worker repairs."""
+    """Find jobs that plain SQL inserted with an ordered gate but without `ordered_by`, and that no worker repairs."""
     job: Any = jobs.Job
     waits = (job.state.like("queued"), job.gates.is_not(None), job.ordered_by.is_(None))
     first = select(job.id, job.task, job.gates).where(*waits).limit(COUNTED).subquery("first")
@@ -148,7 +148,7 @@ def out_of_order(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
 
 
 def misses_order(jobs: Jobs[Any], row: Any) -> tuple[str, str] | None:
-    """Return why such a queued job never starts, and the remedy. None if it starts; workers repair limited tasks."""
+    """Return why such a queued job never starts, and the remedy. None if it starts: workers repair limited tasks."""
     order, task = ordered_gate(row.gates or ()), jobs.tasks.get(row.task)
     if order is None or (task is not None and task.declaration.gates):
         return None
@@ -176,7 +176,7 @@ def _named(gate: str) -> tuple[str, str, str | None]:
 def _waiting(
     session: Session, jobs: Jobs[Any], gates: Collection[str], groups: Collection[WaitingGroup], most: int
 ) -> dict[str, Count]:
-    """Count the jobs that wait behind each row."""
+    """Count the jobs that are waiting behind each row's limit."""
     numbers, least = dict.fromkeys(gates, 0), set[str]()
     for group in groups:
         for row in rows_of(group.gates) & numbers.keys():

@@ -1,4 +1,4 @@
-"""Findings about sessions that hold the rows of jobs."""
+"""Findings about sessions that hold locks on the rows of jobs."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from sqla_jobs.rules.wording import duration
 _LONG = 2.0
 """Seconds before a warning about a lock. Claims and ends hold theirs for milliseconds."""
 _SOME = 20
-"""Maximum number of waiting jobs examined in each queue, and of overdue ones: the next to run."""
+"""Maximum number of waiting jobs examined in each queue, and of overdue jobs in all: the next ones to run."""
 _CANDIDATES = 3
 """Maximum number of running jobs named as possible holders."""
 
-# pg_locks has no row locks: the row's xmax names the transaction, which holds a lock on its own number
+# pg_locks shows no row locks: the row's xmax names the transaction, which holds a lock on its own id
 _HELD = """
     WITH waiting AS (
       (SELECT id, state, xmax AS holder FROM {jobs}
@@ -71,7 +71,7 @@ def locked_jobs(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
 
 
 def held_jobs(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Find waiting jobs that no worker can claim, since a session holds their rows.
+    """Find waiting jobs that no worker can claim because a session has locked their rows.
 
     A row lock that several sessions share is not found.
     """
@@ -104,18 +104,18 @@ _HOLDER = """
 
 
 def read_holder(session: Session, jobs: Jobs[Any], job_id: int) -> Any:
-    """Return the session that holds a job's row: pid, user, address, program and seconds.
+    """Return the session that holds the lock on a job's row: pid, user, address, program and seconds.
 
-    None if no session does, or if several share the lock.
+    Return None if no session holds it, or if several share it.
     """
     (table,) = table_names(session, jobs, ["jobs"])
     return ask(session, jobs, text(_HOLDER.format(jobs=table)), job_id=job_id).first()
 
 
 def _possible_holders(session: Session, jobs: Jobs[Any], since: Any) -> list[tuple[int, str]]:
-    """Return the running transactional jobs that had been claimed when that transaction began; none if there are many.
+    """Return the running transactional jobs that had been claimed by `since`, a transaction's start; none if many.
 
-    PostgreSQL does not know which job a session runs, so each of them is a candidate.
+    PostgreSQL does not know which job a session is running, so each of these jobs is a candidate.
     """
     job = jobs.Job
     tasks = [name for name in jobs.tasks if jobs.tasks[name].declaration.signature.wants_session]

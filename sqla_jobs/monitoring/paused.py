@@ -1,4 +1,4 @@
-"""Paused queues and tasks, with the actor if the audit has the line."""
+"""Paused queues and tasks, with the actor if the audit log has the entry."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sqla_jobs.queries.restrictions import is_paused
 
 @dataclass(frozen=True, slots=True)
 class PausedTask:
-    """A paused task. `names` are those under which its jobs are stored: its name and aliases."""
+    """A paused task. `names` are the names under which its jobs are stored: its own name and its aliases."""
 
     task: str
     names: tuple[str, ...]
@@ -86,7 +86,7 @@ def _paused(what: Any) -> Any:
 
 
 def _pausers(session: Session, jobs: Jobs[Any], subjects: list[str]) -> dict[str, str]:
-    """Return the actor of the last pause of each subject."""
+    """Return the actor who last paused each subject."""
     audit = jobs.Audit
     last = select(func.max(audit.id)).where(audit.action == "pause", audit.subject.in_(subjects))
     rows = ask(session, jobs, select(audit.subject, audit.actor).where(audit.id.in_(last.group_by(audit.subject))))

@@ -1,4 +1,4 @@
-"""Workers and clocks, and the jobs that each runs."""
+"""Workers and clocks, and the jobs that each is running."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SHOWN = 10
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A job that a process has claimed, and the `seconds` since then."""
+    """A job that a process has claimed, and the `seconds` since the claim."""
 
     job_id: int
     task: str
@@ -29,7 +29,7 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class ProcessStatus:
-    """One process. `beat_age` is the age of its last heartbeat in seconds, `running` its oldest running jobs."""
+    """One process. `beat_age` is the age of its last heartbeat in seconds; `running` holds its oldest running jobs."""
 
     id: uuid.UUID
     kind: str
@@ -40,24 +40,24 @@ class ProcessStatus:
     alive: bool
     running: list[Running]
     begun: int
-    """Number of running jobs without those that it has claimed ahead."""
+    """Number of running jobs, not counting those that the process has claimed ahead."""
     claimed: int
-    """Number of jobs that it has claimed ahead and not started."""
+    """Number of jobs that the process has claimed ahead but not started."""
     version: str
-    """Version of this library in that process."""
+    """Version of this library that the process uses."""
     clock_offset: float | None
     """Seconds by which its host's clock is ahead of the server's."""
     idle: float | None
-    """Seconds since its last job ended, accurate to some seconds."""
+    """Seconds since its last job ended, accurate to a few seconds."""
     age: float
-    """Seconds since it started."""
+    """Seconds since the process started."""
     stalled: float | None
     """Seconds without progress, measured by its parent; `None` while it makes progress or has no parent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """The age of a process's last heartbeat, and the lease: the age at which the process counts as dead."""
+    """The age of a process's last heartbeat, and the lease: the age at which the process is considered dead."""
 
     pid: int
     beat_age: float
@@ -66,10 +66,10 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The jobs of one queue that a process has claimed: at most `begun` have started, `claimed` were claimed ahead.
+    """The jobs of one queue that a process has claimed: at most `begun` have started, and `claimed` were claimed ahead.
 
-    Slots are filled before jobs are claimed ahead, so `begun` is at most the queue's concurrency in the process.
-    If the process has vanished, all may have started.
+    Slots are filled before jobs are claimed ahead, so `begun` is at most the queue's concurrency in the process. If the
+    process has vanished, all may have started.
     """
 
     queue: str
@@ -96,7 +96,7 @@ def read_held(session: Session, jobs: Jobs[Any]) -> list[Held]:
 
 
 def places(queues: dict[str, Any] | None, queue: str, otherwise: int) -> int:
-    """Return the concurrency of `queue` from the `queues` of a process's row; `otherwise` if it has none."""
+    """Return the concurrency of `queue` from the `queues` in a process's row; `otherwise` if it is not there."""
     found = (queues or {}).get(queue)
     return found if isinstance(found, int) and found > 0 else otherwise
 
@@ -131,7 +131,7 @@ def read_processes(session: Session, jobs: Jobs[Any], held: Sequence[Held]) -> l
 
 
 def read_freshest(session: Session, jobs: Jobs[Any], host: str) -> Heartbeat | None:
-    """Return the freshest heartbeat of a worker process of `host`; `None` if the host has none."""
+    """Return the freshest heartbeat of a worker process on `host`; `None` if the host has no worker."""
     process: Any = jobs.Process
     age = age_of(process.heartbeat_at)
     here = select(process.pid, age, process.lease).where(process.kind == "worker", process.host == host)
@@ -140,7 +140,7 @@ def read_freshest(session: Session, jobs: Jobs[Any], host: str) -> Heartbeat | N
 
 
 def _begun(held: list[tuple[str, int, Running]], queues: dict[str, Any]) -> list[Running]:
-    """Return the oldest jobs of each queue, up to its concurrency: those may have started."""
+    """Return each queue's oldest jobs, up to the queue's concurrency: these may have started."""
     return [job for queue, place, job in held if place <= places(queues, queue, _SHOWN)][:_SHOWN]
 
 

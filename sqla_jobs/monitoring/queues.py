@@ -1,4 +1,4 @@
-"""The status of queues. The cost does not grow with the number of waiting jobs."""
+"""The status of queues. The cost of reading it does not grow with the number of waiting jobs."""
 
 from __future__ import annotations
 
@@ -33,9 +33,10 @@ def read_work(
     most: int = COUNTED,
     most_scheduled: int | None = None,
 ) -> tuple[list[QueueStatus], list[ProcessStatus]]:
-    """Return queues and all processes. Queues are those with live jobs, paused, served, or in `per_minute`.
+    """Return queues and all processes.
 
-    At most `most` queued jobs are counted in each queue, and `most_scheduled` (default `most`) scheduled ones in all.
+    The queues are those that have live jobs, are paused or served, or are in `per_minute`. At most `most` queued jobs
+    are counted in each queue, and at most `most_scheduled` (default `most`) scheduled jobs in total.
     """
     held = read_held(session, jobs)
     processes = read_processes(session, jobs, held)
@@ -102,7 +103,7 @@ def _queued(session: Session, jobs: Jobs[Any], names: list[str], most: int) -> d
     number = select(func.count()).select_from(some).scalar_subquery()
     level = values(column("is_plain", Boolean), column("priority", SmallInteger), name="level")
     level = level.data([*product((True, False), PRIORITIES)])
-    head = (  # the first job of each part of the index
+    head = (  # the first job in each part of the index
         select(job.run_at)
         .where(*here, job.gates.is_(None) == level.c.is_plain, job.priority == level.c.priority)
         .order_by(job.position)

@@ -1,4 +1,4 @@
-"""Findings about rates that failing attempts use up."""
+"""Findings about rate limits that failing attempts use up."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _READ = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Eaten:
-    """The failed attempts among the starts that a rate counted, of the task with most of them."""
+    """The failed attempts among the starts that a rate counted, for the task with the most of them."""
 
     task: str
     failed: int
     jobs: int
-    """Number of jobs with these attempts."""
+    """Number of jobs to which these attempts belong."""
     job_id: int
     """The newest of these jobs."""
 
@@ -40,10 +40,10 @@ class Eaten:
 
 
 def read_eaten(session: Session, jobs: Jobs[Any], gate: str, per: float) -> Eaten | None:
-    """Return the failures of the last `per` seconds behind a gate, for the task with most of them; None without any."""
+    """Return the failures behind a gate in the last `per` seconds, for the task with the most; None without any."""
     job: Any = jobs.Job
     run = jobs.Run
-    failed = run.outcome.in_(text("'failed', 'retried', 'lost'"))  # the predicate of its index
+    failed = run.outcome.in_(text("'failed', 'retried', 'lost'"))  # written like the index's predicate
     since = func.clock_timestamp() - timedelta(seconds=per)
     last = select(run.job_id, run.started_at).where(failed, run.finished_at > since)
     some = last.order_by(run.finished_at.desc()).limit(_READ).subquery("some")
@@ -61,7 +61,7 @@ def read_eaten(session: Session, jobs: Jobs[Any], gate: str, per: float) -> Eate
 
 
 def eaten_rates(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Find exhausted rates of which failing attempts used more than half."""
+    """Find exhausted rates for which failing attempts used more than half of the starts."""
     queries = Queries(jobs.models)
     waiting = Counter[str]()
     least = set[str]()

@@ -1,4 +1,4 @@
-"""Search for a text in jobs, runs, schedules and the audit."""
+"""Search for a text in jobs, runs, schedules and the audit log."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Place:
     where: str
     """`arguments`, `headers`, `unique key`, `progress`, `result`, `error`, `schedule` or `audit`."""
     job_id: int | None
-    """The job that has the text, or whose run has it."""
+    """The job that contains the text, or whose run contains it."""
     name: str
-    """The task, the schedule, or the subject of a line of the audit."""
+    """The task, the schedule, or the subject of an audit log entry."""
     at: datetime | None
-    """The time of the job's enqueue, the run's end, the schedule's next tick or the audit line."""
+    """The time of the job's enqueue, the run's end, the schedule's next tick or the audit log entry."""
     found: str
     """The text with its surroundings."""
 
@@ -38,7 +38,8 @@ class Place:
 def find(session: Session, jobs: Jobs[Any], words: str, most: int) -> Iterator[Place]:
     """Yield the newest occurrences, at most `most` of each kind. Scans whole tables.
 
-    Skips sensitive arguments, and what may repeat them: results, errors, unique keys and progress of tasks with any.
+    Skips sensitive arguments, and texts that may repeat them: results, errors, unique keys and progress of tasks with
+    sensitive arguments.
     """
     job, run, schedule, audit = jobs.Job, jobs.Run, jobs.Schedule, jobs.Audit
     hidden = jobs.tasks.sensitive()

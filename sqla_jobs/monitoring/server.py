@@ -37,7 +37,7 @@ def version(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
 
 
 def pooler(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Detect a pooler in front of the server, and how long a statement waits for it. Must run first."""
+    """Detect a pooler in front of the server, and measure how long a statement waits for it. Must run first."""
     began = time.monotonic()
     there = ask(session, jobs, select(func.pg_backend_pid())).scalar_one()
     waited = time.monotonic() - began
@@ -87,7 +87,7 @@ _LONG = 3600.0
 
 
 def idle_transactions(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Check that the server does not end idle transactions sooner than the slowest transactional task may take."""
+    """Check that the server does not end idle transactions sooner than the slowest transactional task may finish."""
     limit = ask(session, jobs, _LIMIT, name=_IDLE).scalar_one()
     declared = {task.declaration.name: task.declaration for task in jobs.tasks.values()}
     needed = {name: one.timeout or _LONG for name, one in declared.items() if one.signature.wants_session}
@@ -148,7 +148,7 @@ _OLDEST = text(
 
 
 def _what_holds_up_vacuum(session: Session, jobs: Jobs[Any]) -> str:
-    """Return the beginning of a remedy that names the transaction to end first; empty if none is old."""
+    """Return the beginning of a remedy, which names the transaction to end first; an empty string if none is old."""
     row = ask(session, jobs, _OLDEST).one_or_none()
     if row is None or row.age < _SHORT:
         return ""
@@ -159,7 +159,7 @@ def _what_holds_up_vacuum(session: Session, jobs: Jobs[Any]) -> str:
 
 
 def oldest_transaction(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Check the age of the oldest transaction of other connections to this database that this user may see."""
+    """Check the age of the oldest transaction on other connections to this database, as far as this user may see."""
     row = ask(session, jobs, _OLDEST).one_or_none()
     if row is None:
         yield well("oldest transaction", "no other transaction")

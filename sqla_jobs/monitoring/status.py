@@ -1,4 +1,4 @@
-"""The present status of queues and processes, for people."""
+"""The current status of queues and processes, for people."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Status:
 def read_status(session: Session, jobs: Jobs[Any], *, exact: bool = False) -> Status:
     """Return the status of all queues and processes. The warnings need the tasks to be imported.
 
-    With `exact`, all jobs are counted, which takes longer the more there are.
+    With `exact`, all jobs are counted; the more there are, the longer it takes.
     """
     ended = _ended_per_minute(session, jobs)
     queues, processes = read_work(session, jobs, per_minute=ended, most=ALL if exact else _COUNTED)

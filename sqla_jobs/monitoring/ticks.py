@@ -21,7 +21,7 @@ class TickReport:
 
     scheduled_for: datetime
     until: datetime
-    """The last tick; equal to `scheduled_for` for a single one."""
+    """The last tick; equal to `scheduled_for` for a single tick."""
     count: int | None
     """Number of ticks; None if there were too many to count."""
     outcome: TickOutcome
@@ -30,9 +30,9 @@ class TickReport:
     late: float
     """Seconds from the tick until `at`."""
     job_id: int | None
-    """The job that was enqueued, or for which the tick was skipped."""
+    """The job that was enqueued, or because of which the tick was skipped."""
     job_state: JobState | None
-    """The job's present state; None if the job was deleted."""
+    """The job's current state; None if the job was deleted."""
 
     @property
     def how_many(self) -> str:
@@ -68,7 +68,7 @@ def read_ticks(session: Session, jobs: Jobs[Any], schedule_id: int, limit: int) 
 
 
 def read_refusal(session: Session, jobs: Jobs[Any], schedule_id: int) -> str | None:
-    """Return why the present tick is refused, if a clock has set it aside; else None."""
+    """Return why the current tick is refused, if a clock has set it aside; otherwise None."""
     process = jobs.Process
     why = process.set_aside[f"schedule {schedule_id}"].astext
     found: str | None = ask(session, jobs, select(why).where(why.is_not(None)).limit(1)).scalar()

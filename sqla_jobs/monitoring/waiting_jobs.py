@@ -1,4 +1,4 @@
-"""Findings about jobs that wait, or that do not end."""
+"""Findings about waiting jobs, and about jobs that do not end."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ from sqla_jobs.runtime.figures import QueueStatus
 from sqla_jobs.runtime.set_aside import EVENT_LOOP
 
 _LOOKED_AT = 2_000
-"""Number of jobs at the head of each queue, with gates and without, that are searched for unknown tasks.
+"""Number of jobs searched for unknown tasks at the head of each queue, both with and without gates.
 
-Workers pass over such jobs, so they gather at the head.
+Workers pass over jobs of unknown tasks, so these gather at the head.
 """
 _SOME = 20
 """Maximum number of findings of one kind."""
 _UNHEARD = 30.0
-"""Seconds in which a cancelled job should end."""
+"""Seconds within which a job should end once its cancel was requested."""
 _START = "start one: python -m sqla_jobs.worker MODULE:ATTR"
 _AHEAD, _FAR_AHEAD = 3600.0, 7 * 86_400.0
-"""Seconds of waiting before a warning about a job that keeps its unique key: if it made ticks skip, and if not."""
+"""Minimum wait, in seconds, for a warning about a kept unique key: if ticks were skipped for it, and if not."""
 _PUT_OFF = 3600.0
-"""Seconds before a warning about a job that is put off again and again."""
+"""Seconds before a warning about a job that is postponed again and again."""
 _IS_JOB = re.compile(r"job [1-9]\d{0,17}").fullmatch
 _LATE = 60.0
 """Seconds before a warning about an overdue tick or job."""
 
 
 def workers(queues: Sequence[QueueStatus], processes: Sequence[ProcessStatus]) -> Iterator[Finding]:
-    """Find queues with waiting jobs that are paused or that no worker serves."""
+    """Find queues that have waiting jobs but are paused, or that no worker serves."""
     waiting = [queue for queue in queues if queue.queued]
     for queue in waiting:
         if queue.paused:
@@ -72,7 +72,7 @@ def workers(queues: Sequence[QueueStatus], processes: Sequence[ProcessStatus]) -
 
 
 def stalled_processes(processes: Sequence[ProcessStatus]) -> Iterator[Finding]:
-    """Find live processes that make no progress."""
+    """Find live processes that are making no progress."""
     for process in processes:
         if process.alive and process.stalled is not None:
             yield warning(
@@ -86,7 +86,7 @@ def stalled_processes(processes: Sequence[ProcessStatus]) -> Iterator[Finding]:
 
 
 def unclaimed_tasks(session: Session, jobs: Jobs[Any], queues: Sequence[QueueStatus]) -> Iterator[Finding]:
-    """Find tasks of waiting jobs that are paused, or unknown to all live workers or to this application."""
+    """Find waiting jobs' tasks that are paused, or that are unknown to all live workers or to this application."""
     names = [queue.name for queue in queues if queue.queued]
     if not names:
         return
@@ -95,7 +95,7 @@ def unclaimed_tasks(session: Session, jobs: Jobs[Any], queues: Sequence[QueueSta
     paused = {name: one for one in read_paused_tasks(session, jobs) for name in one.names}
     each = values(column("name", TextType), column("is_plain", Boolean), name="each")
     each = each.data([*product(names, (True, False))])
-    first = (  # the first jobs of each part of the index
+    first = (  # the first jobs in each part of the index
         select(job.queue, job.task, job.id)
         .where(job.state == "queued", job.queue == each.c.name, job.gates.is_(None) == each.c.is_plain)
         .order_by(job.priority, job.position)
@@ -141,7 +141,7 @@ def unclaimed_tasks(session: Session, jobs: Jobs[Any], queues: Sequence[QueueSta
 
 
 def _replacement(session: Session, jobs: Jobs[Any], task: str, job_id: int) -> str:
-    """Return the remedy that lets another task run the jobs of a missing one. `job_id` is one of these jobs."""
+    """Return the remedy that lets another task run a missing task's jobs. `job_id` is one of these jobs."""
     job: Any = jobs.Job
     given = ask(session, jobs, select(func.jsonb_object_keys(job.args)).where(job.id == job_id, job.state == "queued"))
     names = {*given.scalars()}
@@ -212,7 +212,7 @@ def killers(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
 
 
 def overdue_jobs(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Find scheduled jobs that are due and that no worker has queued."""
+    """Find scheduled jobs that are due but that no worker has queued."""
     job: Any = jobs.Job
     first = (
         select(job.id, age_of(job.run_at).label("late"))
@@ -265,7 +265,7 @@ def set_aside(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
 
 
 def put_off(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Find jobs that have never started, since each enqueue of their unique key put them off again."""
+    """Find jobs that have never started, since each enqueue with their unique key postponed them again."""
     job: Any = jobs.Job
     columns = (job.id, job.task, job.times_replaced, job.created_at, job.run_at, job.started_at)
     scheduled = select(*columns).where(job.state == "scheduled").order_by(job.run_at)
@@ -315,7 +315,7 @@ def undeclared_schedules(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]
 
 
 class _Parked(NamedTuple):
-    """A job with a unique key that waits for long."""
+    """A job with a unique key that will wait for a long time."""
 
     id: int
     task: str
@@ -333,7 +333,7 @@ class _Parked(NamedTuple):
 
     @property
     def swallows(self) -> bool:
-        """True if it has stood for others, except for some hours or days, which may be intended."""
+        """True if ticks were skipped for it, or if enqueues returned it and its wait is too long to be intended."""
         return self.ticks > 0 or (self.enqueues > 0 and self.is_far)
 
     @property
@@ -351,12 +351,12 @@ class _Parked(NamedTuple):
 
 
 def parked_keys(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Find jobs that keep a unique key for very long, and that no enqueue has returned yet."""
+    """Find jobs that keep a unique key for a very long time but that no enqueue has returned yet."""
     yield from (one.finding for one in _parked(session, jobs) if one.is_far and not one.swallows)
 
 
 def swallowing_keys(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Find jobs that keep a unique key for long, and that took the place of enqueues or ticks."""
+    """Find jobs that keep a unique key for a long time and that took the place of new jobs."""
     yield from (one.finding for one in _parked(session, jobs) if one.swallows)
 
 
@@ -380,7 +380,7 @@ def _parked(session: Session, jobs: Jobs[Any]) -> list[_Parked]:
 
 
 def misfits(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Find waiting jobs whose arguments do not fit the code of a worker, by task."""
+    """Find waiting jobs, by task, whose arguments do not fit a worker's code."""
     process: Any = jobs.Process
     rows = ask(session, jobs, select(process.host, process.pid, process.set_aside).where(is_alive(process)))
     shown = [

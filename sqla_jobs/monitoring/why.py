@@ -1,4 +1,4 @@
-"""`why`: the reasons why a job waits, in sentences."""
+"""`why`: the reasons why a job is waiting, in sentences."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from sqla_jobs.rules.wording import Count, did_you_mean, duration, plural, they_
 from sqla_jobs.runtime.set_aside import EVENT_LOOP
 
 _IS_MINE: Any = literal_column("xmin = CAST(pg_current_xact_id_if_assigned() AS xid)", Boolean)
-"""True if the asking transaction wrote the present version of the row."""
+"""True if the asking transaction wrote the current version of the row."""
 _READ = (
     *("id", "task", "queue", "priority", "position", "state", "run_at", "attempt", "max_attempts", "gates"),
     *(
@@ -45,13 +45,13 @@ _READ = (
     "cancel_requested_at",
 )
 _AHEAD = 3600.0
-"""Seconds of waiting from which `why` mentions that a job keeps its unique key."""
+"""Minimum wait, in seconds, for `why` to mention that a job keeps its unique key."""
 _COUNTED = 10_000
-"""Maximum number of jobs counted before this one."""
+"""Maximum number of jobs ahead of this one that are counted."""
 
 
 def why(session: Session, jobs: Jobs[Any], job: Any) -> list[str]:
-    """Return the reasons why a job waits, or its outcome, as sentences. Raises `UnknownJob`."""
+    """Return the reasons why a job is waiting, or its outcome, as sentences. Raises `UnknownJob`."""
     row = _read(session, jobs, id_of(session, job))
     match row.state:
         case JobState.queued:
@@ -105,7 +105,7 @@ def _not_due(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
 
 
 def _of_key(row: Any) -> Iterator[str]:
-    """Yield sentences about the enqueues that its unique key has answered."""
+    """Yield sentences about the enqueues that returned or replaced the job because of its unique key."""
     if row.times_replaced and row.started_at is None:
         age = duration((row.now - row.created_at).total_seconds())
         have = (
@@ -129,7 +129,7 @@ def _held_up(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
 
 
 def _not_served(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
-    """Yield the reasons that hold up all jobs of its task or queue."""
+    """Yield the reasons that hold up all jobs of this job's task or queue."""
     if row.task not in jobs.tasks:
         yield (
             f"This application does not declare the task {row.task!r:.200}{did_you_mean(row.task, jobs.tasks) or '.'} "
@@ -147,7 +147,7 @@ def _not_served(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
 
 
 def _fits_no_code(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
-    """Yield a reason if not all live workers of its queue can run it."""
+    """Yield a reason if not all live workers that serve the job's queue can run it."""
     process: Any = jobs.Process
     serves = (process.kind == "worker", is_alive(process), process.queues.has_key(row.queue))
     known = process.tasks[row.task]
@@ -213,7 +213,7 @@ def _refused(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
         who = session_named(pid, user, address, program)
         since = (
             "" if age is None else f", for {duration(age)}"
-        )  # NULL for sessions of other users without pg_read_all_stats
+        )  # NULL for other users' sessions without pg_read_all_stats
         yield f"Its row is held by {who}{since}: no worker can take it before that transaction ends."
 
 
@@ -280,7 +280,7 @@ def _running(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
 
 
 def _cancelled_by(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
-    """Yield who cancelled the job and why, if the audit has the line."""
+    """Yield who cancelled the job and why, if the audit log has the entry."""
     if row.state != JobState.cancelled:
         return
     line = jobs.Audit

@@ -32,14 +32,14 @@ def instrument(
     tracer_provider: TracerProvider | None = None,
     meter_provider: MeterProvider | None = None,
 ) -> None:
-    """Make a span for each enqueue and each run of `jobs`, with metrics, by the semantic conventions for messaging.
+    """Make a span for each enqueue and each run of `jobs`, and metrics, by the semantic conventions for messaging.
 
     - `jobs`: the `Jobs`.
     - `parent`: True makes a run's span a child of the span that enqueued it. By default it begins a trace of its own,
       with a link to that span.
     - `tracer_provider`, `meter_provider`: by default the global ones, which may also be set later.
 
-    The global propagator writes the context into the headers of jobs and reads it from there. Metrics of an enqueue are
+    The global propagator writes the context into the jobs' headers and reads it from there. An enqueue's metrics are
     recorded after its commit. Call `instrument` where `jobs` is made, so that workers call it, too. A second call
     replaces the first. Raises `ConfigurationError` for arguments of other types.
     """
@@ -70,6 +70,6 @@ def _check(what: str, given: object, wanted: str, *, fits: bool) -> None:
 
 
 def _spans(jobs: Jobs[Any]) -> Spans:
-    """Return the `Spans` of the last call of `instrument`."""
+    """Return the `Spans` from the last call of `instrument`."""
     assert isinstance(jobs.hooks.tracing, Spans), "instrument() alone sets it"
     return jobs.hooks.tracing

@@ -17,7 +17,7 @@ _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.
 
 
 class Metrics:
-    """Counters and durations, named by the conventions."""
+    """Counters and durations, named according to the conventions."""
 
     def __init__(self, provider: MeterProvider | None) -> None:
         meter = get_meter(NAME, code_version(), provider, SCHEMA)

@@ -1,4 +1,4 @@
-"""Names of the semantic conventions for messaging."""
+"""Names from the semantic conventions for messaging."""
 
 from __future__ import annotations
 

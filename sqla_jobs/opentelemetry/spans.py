@@ -32,7 +32,7 @@ _UNCOUNTED = frozenset({"lost", "released"})
 
 
 class Spans:
-    """Makes the spans of one `Jobs` and records its metrics. With `parent`, runs continue the trace of the enqueue."""
+    """Makes the spans of one `Jobs` and records its metrics. With `parent`, runs continue the enqueue's trace."""
 
     def __init__(self, provider: TracerProvider | None, metrics: Metrics, *, parent: bool) -> None:
         self._tracer = trace.get_tracer(NAME, code_version(), provider, SCHEMA)
@@ -40,13 +40,13 @@ class Spans:
         self._is_parent = parent
 
     def headers(self) -> dict[str, str]:
-        """Return the present context as headers. A value too long for a header, such as much baggage, is left out."""
+        """Return the current context as headers. A value too long for a header, such as large baggage, is left out."""
         carrier: dict[str, str] = {}
         propagate.inject(carrier)
         return {name: value for name, value in carrier.items() if len(value) <= LONGEST}
 
     def sending(self, session: Session, job: type[JobMixin], task: str, queue: str) -> _Sending:
-        """Start the PRODUCER span of an enqueue. Its metrics follow after the commit."""
+        """Start the PRODUCER span of an enqueue. Its metrics are recorded after the commit."""
         attributes = attributes_of("send", queue, task)
         span = self._tracer.start_span(f"send {queue}", kind=SpanKind.PRODUCER, attributes=attributes)
 
@@ -120,7 +120,7 @@ class Spans:
 
 
 class _Sending(AbstractContextManager["_Sending", None]):
-    """The span of one enqueue. Jobs that are enqueued inside get its context."""
+    """The span of one enqueue. Jobs that are enqueued inside it get its context."""
 
     def __init__(self, span: Span, sent: Callable[[int, float, JobMixin | None], None]) -> None:
         self._span = span
@@ -156,7 +156,7 @@ class _Sending(AbstractContextManager["_Sending", None]):
 
 
 def _inside(span: Span, context: Context) -> Context:
-    """Return a context whose current span is `span`; or `context` if the span is invalid, as without an SDK."""
+    """Return a context whose current span is `span`; or `context` if the span is invalid, as it is without an SDK."""
     return set_span_in_context(span, context) if span.get_span_context().is_valid else context
 
 
@@ -182,7 +182,7 @@ class Carried(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def carried(propagator: TextMapPropagator, headers: frozenset[tuple[str, str]]) -> Carried:
-    """Extract the context from headers. Cached, since the jobs of a batch have equal headers."""
+    """Extract the context from headers. Cached, since the jobs in a batch have equal headers."""
     context = propagator.extract(dict(headers), Context())
     span = trace.get_current_span(context)
     found = span.get_span_context()

@@ -67,12 +67,14 @@ def of_stalled(number: int) -> Metric:
 
 
 def _served(totals: Totals) -> dict[str, Histogram]:
-    """Return the tasks whose series start at 0; none if there are too many, so that running tasks get the labels."""
+    """Return the tasks whose series start at 0; none if there are too many, so that tasks that run get the labels."""
     return dict.fromkeys(sorted(totals.tasks), EMPTY) if len(totals.tasks) <= MOST else {}
 
 
 def _ends(totals: Totals, begun: Iterable[str], tasks: Labels) -> Mapping[tuple[str, str], int]:
-    """Return the counts of ends. Each served or started task has all outcomes, from 0 on, so that increases show.
+    """Return the counts of ends.
+
+    Each served or started task has all outcomes, starting at 0, so that increases are visible.
 
     Tasks known only from the database have `lost` at 0: this worker may rescue and count their jobs.
     """
@@ -101,7 +103,7 @@ def _histogram(name: str, text: str, of_tasks: Mapping[str, Histogram]) -> Metri
 
 
 def of_figures(figures: Figures | None, tasks: Labels, queues: Labels, limits: Labels) -> Iterator[Metric]:
-    """Yield the metrics of the database; only `sqla_jobs_database_up` if it does not answer."""
+    """Yield the database's metrics; only `sqla_jobs_database_up` if the database does not answer."""
     is_up = [((), float(figures is not None))]
     yield _gauge(
         "sqla_jobs_database_up", "1 if the database could be read, else 0, and its metrics are missing.", (), is_up

@@ -1,4 +1,4 @@
-"""The HTTP server of a worker: /metrics, /healthz and /readyz, in threads of its own."""
+"""A worker's HTTP server: /metrics, /healthz and /readyz, in threads of its own."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Report(Source, Protocol):
 
 
 def serve(address: str, report: Report) -> None:
-    """Answer GET and HEAD on PORT of all interfaces, or on HOST:PORT, until the process ends.
+    """Answer GET and HEAD requests to PORT on all interfaces, or to HOST:PORT, until the process ends.
 
     Raises `ConfigurationError` if the address is invalid or in use.
     """
@@ -80,7 +80,7 @@ class _Server(ThreadingMixIn, TCPServer):
         super().server_bind()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log errors of requests only as DEBUG: clients often close their connection."""
+        """Log request errors only at level DEBUG: clients often close their connections."""
         log.debug("a request could not be answered: %s", sys.exc_info()[1])
 
 

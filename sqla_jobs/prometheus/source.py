@@ -27,7 +27,7 @@ class Source(Protocol):
         ...
 
     def figures(self) -> Figures | None:
-        """Return the figures of the database; `None` if it does not answer."""
+        """Return the database's figures; `None` if the database does not answer."""
         ...
 
     def can_ask(self) -> bool:
@@ -35,12 +35,12 @@ class Source(Protocol):
         ...
 
     def stalled(self) -> int | None:
-        """Return how many processes of a worker make no progress; `None` if that is unknown."""
+        """Return how many of a worker's processes are making no progress; `None` if that is unknown."""
         ...
 
 
 class JobsSource:
-    """The database of an application, and its workers in this process."""
+    """An application's database, and the application's workers in this process."""
 
     def __init__(self, jobs: Jobs[Any]) -> None:
         from sqla_jobs.monitoring.figures import read_briefly
@@ -63,7 +63,7 @@ class JobsSource:
 
 
 def check_installed(what: str) -> None:
-    """Raise `ConfigurationError` if prometheus-client is not installed, which `what` needs."""
+    """Raise `ConfigurationError` if prometheus-client, which `what` needs, is not installed."""
     if find_spec("prometheus_client") is None:
         raise ConfigurationError(
             f"{what} needs prometheus-client, which is not installed: pip install 'sqla-jobs[prometheus]'"

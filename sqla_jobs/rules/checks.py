@@ -1,4 +1,4 @@
-"""Checks of values before they go to the database. They refuse values that it cannot hold, with the reason. Pure."""
+"""Checks of values before they go to the database. They refuse values that it cannot store, with the reason. Pure."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from sqla_jobs.errors import ArgumentsError, JobsError
 from sqla_jobs.rules.wording import duration
 
 CENTURY = 100 * 365 * 86400.0
-"""Seconds: the maximum of every duration."""
+"""The maximum of every duration, in seconds."""
 DAY = 86400.0
 INSTANT = 0.001
-"""Seconds: the minimum of a duration that must not be 0."""
+"""The minimum of a duration that must not be 0, in seconds."""
 MAX_ID = 9_000_000_000_000_000_000
 """The maximum id of a row. The server and drivers can still add 1 to it."""
 MAX_DEPTH = 100
@@ -45,7 +45,7 @@ def check_integer(what: str, number: object, *, least: int, most: int, error: ty
 
 
 def check_name(what: str, name: object, *, without: str = "", error: type[JobsError] = ArgumentsError) -> str:
-    """Return `name`. Raises `error` if it is no text, is empty or too long, or contains a character of `without`."""
+    """Return `name`. Raises `error` if it is not text, is empty or too long, or contains a character in `without`."""
     if not isinstance(name, str) or not 0 < len(name) <= 200 or not name.isprintable() or set(name) & set(without):
         also = f" without {' and '.join(map(repr, without))}" if without else ""
         raise error(f"{what} must be 1 to 200 printable characters{also}, got {name!r:.60}")
@@ -102,7 +102,7 @@ def _parts(what: str, value: object) -> Iterable[object]:
 
 
 def read_moment(what: str, text: str) -> datetime:
-    """Parse a time as UTC. Raises `ArgumentsError` for an invalid time, or one out of the range `MOMENTS`."""
+    """Parse a time as UTC. Raises `ArgumentsError` for an invalid time, or one outside the range `MOMENTS`."""
     try:
         moment = datetime.fromisoformat(text)
         moment = moment.replace(tzinfo=UTC) if moment.utcoffset() is None else moment.astimezone(UTC)
@@ -112,7 +112,7 @@ def read_moment(what: str, text: str) -> datetime:
 
 
 def check_moment(what: str, moment: datetime) -> datetime:
-    """Return `moment`. Raises `ArgumentsError` if it is out of the range `MOMENTS`."""
+    """Return `moment`. Raises `ArgumentsError` if it is outside the range `MOMENTS`."""
     first, end = MOMENTS
     if not first <= moment < end:
         raise ArgumentsError(

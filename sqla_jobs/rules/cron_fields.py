@@ -1,7 +1,7 @@
-"""The fields of a cron rule. Each expands its text to the numbers that it names. Pure.
+"""The fields of a cron rule. Each field expands its text to the numbers that the text names. Pure.
 
-The grammar is that of crontab(5), without random times and with three more forms: `5/15` (from 5 to the end by 15),
-`L` (the last day of a month, and in `L5` the last Friday) and `5#2` (the second Friday).
+The grammar is that of crontab(5), without random times and with three more forms: `5/15` (from 5 to the end in steps of
+15), `L` (the last day of a month, and in `L5` the last Friday) and `5#2` (the second Friday).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _OF_MONTH = re.compile(r"(L)?([0-7]|[A-Z]{3})(?:#([1-5]))?", re.ASCII)
 
 @dataclass(frozen=True)
 class Field:
-    """A field of a rule: its range of numbers, and the names of the first of these."""
+    """A field of a rule: its range of numbers, and the names of the first numbers in it."""
 
     name: str
     low: int
@@ -33,7 +33,7 @@ class Field:
         return f"{self.low}-{self.high}{named}{special}"
 
     def expand(self, text: str) -> str:
-        """Return the numbers that `text` names, in order, with commas; or `*`. Raises `ValueError` with the reason."""
+        """Return the sorted numbers that `text` names, with commas; or `*`. Raises `ValueError` with the reason."""
         text = text.upper()
         if text == "*" or (text == "?" and (self.has_last_day or self.has_weeks)):
             return "*"

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 
 
 class Sightings:
-    """The moments at which each process was first seen with its present heartbeat, by `time.monotonic()`.
+    """The times at which each process was first seen with its current heartbeat, by `time.monotonic()`.
 
-    Only this process's own clock counts: the server's may step, and those of two servers differ.
+    Only this process's own clock counts: the server's clock may step, and two servers' clocks differ.
     """
 
     due_at: float = math.inf
-    """The next moment at which a process will have been silent for its lease, if no new heartbeat comes."""
+    """The next time at which a process will have been silent for its whole lease, if no new heartbeat comes."""
 
     def __init__(self) -> None:
         self._seen: dict[uuid.UUID, tuple[int, float]] = {}
@@ -26,10 +26,10 @@ class Sightings:
     def silent(
         self, heartbeats: Mapping[uuid.UUID, tuple[int, float]], *, asked_at: float, answered_at: float
     ) -> dict[uuid.UUID, int]:
-        """Return the processes that had no new heartbeat for their lease, each with its heartbeat.
+        """Return the processes that have had no new heartbeat for their whole lease, each with its heartbeat.
 
-        `heartbeats` has the heartbeat and the lease of each process. The silence counts from the
-        answer that first showed the heartbeat to the question that showed it last, so it is never overestimated.
+        `heartbeats` holds the heartbeat and the lease of each process. The silence is measured from the answer that
+        first showed the heartbeat to the question that last showed it, so it is never overestimated.
         """
         before = self._seen
         self._seen = {

@@ -1,7 +1,7 @@
 """The text of exceptions, without the application's data that database errors show. Pure.
 
-SQLAlchemy shows the parameters of a statement, and PostgreSQL the refused row (DETAIL, CONTEXT). Both may be data of
-any task, so neither is kept. The server's primary message and the SQL are.
+SQLAlchemy shows a statement's parameters, and PostgreSQL shows the refused row (DETAIL, CONTEXT). Both may contain any
+task's data, so neither is kept. The server's primary message and the SQL are kept.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any, cast
 
 _LIBRARY = str(Path(__file__).parents[1])
 _STAND_INS = "sqlalchemy.dialects.postgresql.asyncpg"
-"""The module of SQLAlchemy's stand-ins for asyncpg's errors. In some versions their text has DETAIL."""
+"""The module of SQLAlchemy's stand-ins for asyncpg's errors. In some versions their text includes DETAIL."""
 _AFTER_FIRST_LINE = re.compile(r"(Original exception was: [^\n]*).*", re.DOTALL)
-"""The earlier error in the text of a `PendingRollbackError`. Its first line has the primary message."""
+"""The earlier error in the text of a `PendingRollbackError`. Its first line contains the primary message."""
 
 
 def leaves(error: BaseException) -> list[BaseException]:
-    """Return the errors in a group, including those in nested groups; or `[error]` if it is no group. Never raises."""
+    """Return the errors in a group, including those in nested groups; or `[error]` if it is not one. Never raises."""
     found: list[BaseException] = []
     waiting = [error]
     while waiting:
@@ -51,7 +51,7 @@ def traceback_of(error: BaseException, clean: Callable[[str], str]) -> str:
 
 
 def stack_of(frame: FrameType, *, since: str | None = None) -> str:
-    """Return the stack of a thread that runs a job: after this library's function `since`, and from the task on."""
+    """Return the stack of a thread running a job, after this library's function `since` and starting at the task."""
     stack = traceback.extract_stack(frame)
     if places := [place for place, one in enumerate(stack) if one.name == since and one.filename.startswith(_LIBRARY)]:
         del stack[: places[-1]]
@@ -66,13 +66,13 @@ def stack_of_frames(frames: Iterable[FrameType]) -> str:
 
 
 def _begin_at_the_task(shown: traceback.TracebackException) -> None:
-    """Leave out the frames of this library that lead to the application's."""
+    """Leave out this library's frames that lead to the application's."""
     ours = next((place for place, frame in enumerate(shown.stack) if not frame.filename.startswith(_LIBRARY)), 0)
     del shown.stack[:ours]
 
 
 def _replace_messages(shown: Any, error: BaseException, clean: Callable[[str], str]) -> None:
-    """Replace the messages in `shown`, which was made of `error`."""
+    """Replace the messages in `shown`, which was made from `error`."""
     waiting: list[tuple[Any, Any]] = [(shown, error)]
     while waiting:
         shown, error = waiting.pop()
@@ -94,7 +94,7 @@ def _own_message(error: BaseException) -> str:
 
 
 def _of_database(error: BaseException) -> str | None:
-    """Return the message to keep of an error of SQLAlchemy or a driver, recognised by name and attributes; or None."""
+    """Return the message to keep from an SQLAlchemy or driver error, recognised by name and attributes; or None."""
     kind = type(error)
     if kind.__name__ == "PendingRollbackError":
         return _AFTER_FIRST_LINE.sub(r"\1", _text_of(error))
@@ -115,7 +115,7 @@ def _of_database(error: BaseException) -> str | None:
 
 
 def _original(error: BaseException) -> BaseException | None:
-    """Return the driver's error inside one of SQLAlchemy's. Before 2.1 a stand-in has it only as its cause."""
+    """Return the driver's error inside one of SQLAlchemy's. Before 2.1, a stand-in holds it only as its cause."""
     found = _part(error, "orig")
     if found is None and type(error).__module__ == _STAND_INS:
         found = error.__cause__

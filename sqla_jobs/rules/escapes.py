@@ -49,7 +49,7 @@ class Plain:
         self.text: str = "".join((*parts, text[end:])) if parts else text
 
     def origin(self, begin: int, end: int) -> tuple[int, int]:
-        """Return the span of the original for a span of the plain text."""
+        """Return the span in the original that corresponds to a span in the plain text."""
         first = bisect_right(self._places, begin) - 1
         last = bisect_left(self._places, end)
         if last == len(self._places) or self._places[last] > end:
@@ -61,7 +61,7 @@ class Plain:
 
 
 def _meant(escape: re.Match[str]) -> str:
-    """Return the character that an escape stands for; an empty text for a backslash."""
+    """Return the character that an escape stands for; an empty string for a backslash."""
     match escape.lastgroup:
         case "low":
             return (bytes.fromhex(escape["high"] + escape["low"])).decode("utf-16-be")

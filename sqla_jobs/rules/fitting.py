@@ -1,4 +1,4 @@
-"""The arguments that each process's tasks take, as published in the rows of processes. Pure."""
+"""The arguments that each process's tasks take, as published in the processes' rows. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ UNFIT = "its arguments do not fit this code"
 """The beginning of the reason why a process passes over a job that other processes may run."""
 
 MOST_PASSED_OVER = 100
-"""Maximum number of jobs that a process passes over at a time, since each claim reads them. Others are delayed."""
+"""Maximum number of jobs that a process passes over at a time, since each claim reads them. Other such jobs wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,19 +22,19 @@ class Takes:
     types: str
 
     def shown(self) -> dict[str, Any]:
-        """Return the form for the row of a process."""
+        """Return the form that is stored in a process's row."""
         return {"required": [*self.required], "optional": [*self.optional], "types": self.types}
 
     @classmethod
     def read(cls, shown: object) -> Takes | None:
-        """Parse the form from the row of a process; return `None` for other data."""
+        """Parse the form that is stored in a process's row; return `None` for other data."""
         if not isinstance(shown, dict):
             return None
         found = cast("dict[str, object]", shown)
         return cls(_names(found.get("required")), _names(found.get("optional")), str(found.get("types", "")))
 
     def fits(self, given: Collection[str]) -> bool:
-        """Return whether the task takes arguments of these names. Their values may still not fit."""
+        """Return whether the task takes arguments with these names. Their values may still not fit."""
         return set(self.required) <= set(given) <= {*self.required, *self.optional}
 
     def __str__(self) -> str:
@@ -60,7 +60,7 @@ class Code:
         return queue in self.queues and (self.tasks is None or task in self.tasks)
 
     def may_run(self, task: str, queue: str, given: Collection[str], *, unlike: Takes) -> bool:
-        """Return whether the worker may run such a job, which does not fit code that takes `unlike`."""
+        """Return whether the worker may run a job that does not fit code that takes `unlike`."""
         if not self.may_know(task, queue):
             return False
         takes = None if self.tasks is None else Takes.read(self.tasks[task])

@@ -1,4 +1,4 @@
-"""Keys made of some of a job's arguments, or by a function of them. Pure."""
+"""Keys made from some of a job's arguments, or by a function of the arguments. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ as_json: partial[str] = partial(json.dumps, sort_keys=True, separators=(",", ":"
 
 
 def number_alike(key: str) -> str:
-    """Return the JSON text with whole numbers as integers, 1.0 as 1, since PostgreSQL and languages write either."""
+    """Return the JSON text with whole numbers as integers (1.0 as 1): PostgreSQL and languages write either form."""
     return as_json(json.loads(key, parse_float=_number)) if key[0] not in '"tfn' and not key.isdecimal() else key
 
 
@@ -38,7 +38,7 @@ def argument_names(what: str, key: object) -> tuple[str, ...]:
 
 
 def check_arguments(what: str, names: Sequence[str], arguments: Collection[str]) -> None:
-    """Raise `DeclarationError` for a name that is no argument of the task."""
+    """Raise `DeclarationError` for a name that is not an argument of the task."""
     for name in names:
         if name not in arguments:
             known = ", ".join(arguments) or "none"
@@ -46,7 +46,7 @@ def check_arguments(what: str, names: Sequence[str], arguments: Collection[str])
 
 
 def key_in(text: str) -> object:
-    """Parse a key as JSON, such as 17; anything else is a text."""
+    """Parse a key as JSON, such as 17; anything else is taken as text."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

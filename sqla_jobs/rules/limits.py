@@ -2,8 +2,8 @@
 
 A gate is text: the kind, the limit's name and, for a limit with a key, `=` and the key as JSON. `#stripe` limits
 concurrent jobs, `%stripe` limits starts in a period, `!mail=17` orders the jobs of a key, and `~mail=17` makes keys
-take turns.
-A row of limits is named by a gate, or by a gate without its key, such as `#mail=`: then it applies to each key.
+take turns. A row of the limits table is named by a gate, or by a gate without its key, such as `#mail=`; the latter
+applies to each key.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from sqla_jobs.rules.keys import KeyOf, argument_names, as_json, check_arguments
 MOST_RUNNING = 1_000_000
 MOST_RATE = 10_000
 MOST_LIMITS = 3
-"""Maximum number of limits of a task."""
+"""Maximum number of limits on a task."""
 PLACES = MOST_LIMITS + 2
 """Maximum number of gates that limit one job: those of its task, and one of each kind that an operator adds."""
 MOST_GATES = PLACES + 1
-"""Maximum number of gates of one job: those that limit it, and the last, by which it takes turns."""
+"""Maximum number of gates of one job: those that limit it, and a last one, by which it takes turns."""
 LONGEST_GATE = 500
 """Maximum length of a gate in characters."""
 _LONGEST_NAME = 200
 _LONGEST = 120
 """Maximum length of a key in characters. A longer key is replaced by its hash."""
 _HASHED = re.compile("sha256:[0-9a-f]{40}")
-"""The hash that replaces a key. No key looks like it, since texts have quotes."""
+"""The hash that replaces a key. No key looks like it, since text keys have quotes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class _Keyed:
 
 @dataclass(frozen=True, init=False)
 class ConcurrencyLimit(_Keyed):
-    """Lets at most `running` jobs run at once, over all workers: of a task, of each key, or of tasks with equal `name`.
+    """Lets at most `running` jobs run at a time, over all workers: per task, per key, or per shared `name`.
 
     - `running`: the number of jobs, from 0 to 1,000,000.
     - `key`: an argument's name, several, or a function of the arguments as they are stored: each value has a limit of
@@ -103,8 +103,8 @@ class RateLimit(_Keyed):
 
     - `rate`: the number of starts, from 0 to 10,000.
     - `per`: a timedelta, or seconds, from 1 to a day.
-    - `burst`: the number that may start close together, by default all. With less the starts are spread: at most
-      `burst` in any `per * burst / rate` seconds.
+    - `burst`: the number that may start close together, by default all of them. With less the starts are spread: at
+      most `burst` in any `per * burst / rate` seconds.
     - `key`, `name`: as for `ConcurrencyLimit`.
 
     Raises `DeclarationError` for what no limit can have.
@@ -164,11 +164,11 @@ class Gate:
         return self.row if self.key is None else self._with(key_of(self.key, arguments))
 
     def of_key(self, key: object) -> str:
-        """Return the gate of one key, given as itself or as its hash."""
+        """Return the gate of one key, given in plain form or as its hash."""
         return f"{self.row}{key}" if isinstance(key, str) and is_hash(key) else self._with(key)
 
     def misspells(self, gate: str) -> bool:
-        """Return whether `gate` has a plain key of this row although its keys are hashed, as older code made it."""
+        """Return whether `gate`, made by older code, has a plain key although this row's keys are hashed."""
         return self.is_hidden and gate.startswith(self.row) and not is_hash(gate[len(self.row) :])
 
     def _with(self, key: object) -> str:
@@ -176,7 +176,7 @@ class Gate:
 
 
 def spell_alike(gates: Sequence[Gate]) -> None:
-    """Make all tasks that share a row hash its keys if one does.
+    """Make all tasks that share a row hash its keys if one of them does.
 
     Otherwise one key would have two gates, and twice as many of its jobs could start.
     """
@@ -186,7 +186,7 @@ def spell_alike(gates: Sequence[Gate]) -> None:
 
 
 HASHED_BY = "hashed_by"
-"""The name, in the JSON column `declared`, of the tasks whose code hashes the limit's keys. Absent if none does."""
+"""The name in the JSON column `declared` for the tasks whose code hashes the limit's keys. Absent if none does."""
 
 
 def split_between(declared: Mapping[str, Any] | None, tasks: Sequence[str]) -> str | None:
@@ -295,7 +295,7 @@ def titled(gate: str) -> str:
 
 
 def named_on_command_line(gate: str) -> str:
-    """Return the arguments of `sqla-jobs limit` for a gate or a row of limits."""
+    """Return the arguments that name a gate or a row of limits to `sqla-jobs limit`."""
     name, _, key = gate[1:].partition("=")
     if gate.startswith("@"):
         return f"--queue {quote(gate[1:])}"
@@ -303,7 +303,7 @@ def named_on_command_line(gate: str) -> str:
 
 
 def worded(values: Mapping[str, Any]) -> str:
-    """Describe `running`, `rate`, `per`, `hold` and `burst` of a limit: `3 at once`, `150 in 1 s`."""
+    """Describe a limit's `running`, `rate`, `per`, `hold` and `burst`: `3 at once`, `150 in 1 s`."""
     if values["rate"] is not None:
         spread = f", {values['burst']:,} close together" if values.get("burst") else ""
         return f"{values['rate']:,} in {values['per']:g} s{spread}"

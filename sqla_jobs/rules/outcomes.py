@@ -29,7 +29,7 @@ class RunOutcome(StrEnum):
     snoozed = "snoozed"
     """The task raised `Snooze`; the attempt does not count."""
     lost = "lost"
-    """The process of the attempt died or lost the job."""
+    """The attempt's process died or lost the job."""
 
 
 MAX_MESSAGE = 10_000
@@ -74,9 +74,9 @@ class Failure:
 
     @classmethod
     def of(cls, error: BaseException, *, secrets: Secrets = NOTHING) -> Failure:
-        """Describe `error` without secrets, and without the application's data that the database shows.
+        """Describe `error` without secrets, and without the application's data that database errors show.
 
-        A group of one error, such as an `asyncio.TaskGroup` raises, has the type and message of that error.
+        A group of one error, such as an `asyncio.TaskGroup` raises, gets that error's type and message.
         """
         raised = leaves(error)
         shown = raised[0] if len(raised) == 1 else error
@@ -97,7 +97,7 @@ def type_name(kind: type[BaseException]) -> str:
 
 
 def storable(text: str, limit: int, *, keep_end: bool = False) -> str:
-    """Cut `text` to `limit` with a mark, and escape NUL and lone surrogates, which PostgreSQL refuses."""
+    """Cut `text` to `limit` characters, with a mark. Escape NUL and lone surrogates, which PostgreSQL refuses."""
     cut = len(text) - limit
     if cut > 0:
         mark = f"… [{cut:,} characters left out] …"
@@ -114,7 +114,7 @@ class Outcome:
     result: str | None = None
     """JSON text; `None` for a task that returned `None`."""
     delay: float | None = None
-    """Seconds after the end until the job is due again; `None`: at once, or never."""
+    """Seconds after the end until the job is due again; `None` means immediately, or never."""
     failure: Failure | None = None
     erases: bool = False
     """True if the job's arguments are erased in the statement or transaction that stores the end."""
@@ -151,7 +151,7 @@ class Outcome:
 
     @classmethod
     def released(cls, delay: float | None = None) -> Self:
-        """Return the outcome of a claimed attempt that was never started: due again at once or in `delay` seconds."""
+        """Return the outcome of a claimed attempt that was never started: due again now or in `delay` seconds."""
         return cls("released", delay=delay)
 
 
@@ -172,9 +172,10 @@ def decide(
 ) -> Outcome:
     """Return the outcome of `error`, raised by attempt number `attempt`, `elapsed` seconds after the first start.
 
-    The job ends with the policy's `stop` or with `max_attempts`, whichever comes first. A policy that raises also ends
-    the job, and the failure shows both errors. In a group, such as an `asyncio.TaskGroup` raises, a `Cancel` decides,
-    else a `Snooze`; otherwise the policy must accept each of the errors, and the longest wait counts.
+    The job ends when the policy's `stop` applies or `max_attempts` is reached, whichever comes first. A policy that
+    raises also ends the job, and the failure shows both errors. In a group, such as an `asyncio.TaskGroup` raises, a
+    `Cancel` takes precedence, then a `Snooze`; otherwise the policy must accept each of the errors, and the longest
+    wait counts.
     """
     raised = leaves(error)
     for one in raised:

@@ -23,15 +23,15 @@ ERASED = "(erased)"
 _SHORTEST = 3
 """Minimum length of a secret. Shorter values occur in every text and are not masked."""
 _ANYWHERE = {str: 4, int: 8}
-"""Minimum length of a text or a number that is also masked inside longer words and numbers."""
+"""Minimum length of a text or a number that is masked even inside longer words and numbers."""
 _REST = 12
-"""Minimum length of a piece of a secret to be masked."""
+"""Minimum length of a piece of a secret that is masked."""
 _CUTTABLE = 28
-"""Length beyond which tools cut the middle out of a value: `reprlib` does from 30 characters on, with quotes."""
+"""Length beyond which tools cut the middle out of a value: `reprlib` does so from 30 characters, including quotes."""
 _MANY = 1_000
-"""Number of secrets of a job beyond which only plain forms are masked."""
+"""Number of secrets in a job beyond which only plain forms are masked."""
 _FEW = 64
-"""Number of forms up to which a search for each is faster than a check at each place of the text."""
+"""Number of forms up to which searching for each form is faster than a check at each position in the text."""
 _CUT = re.compile(r" \.\.\. \(\d+ (?:chars\)|characters truncated\) \.\.\. )")
 """The mark of a cut: psycopg's at the end of a Json or Jsonb, SQLAlchemy's in the middle of a parameter."""
 
@@ -39,9 +39,9 @@ _CUT = re.compile(r" \.\.\. \(\d+ (?:chars\)|characters truncated\) \.\.\. )")
 class Secrets:
     """Masks the stored values of sensitive arguments in texts and JSON.
 
-    Each text and number inside dicts and lists is a secret, except values shorter than 3 characters; `true`, `false`
-    and `null` are not. Texts of 3 characters, and numbers of fewer than 8, are masked only without a letter or digit
-    beside them; all others anywhere.
+    Each text and number, even inside dicts and lists, is a secret, except values shorter than 3 characters; `true`,
+    `false` and `null` are not secrets. Texts of 3 characters, and numbers of fewer than 8, are masked only where no
+    letter or digit is beside them; all other secrets are masked anywhere.
     """
 
     def __init__(self, values: Iterable[object]) -> None:
@@ -50,8 +50,9 @@ class Secrets:
     def text(self, text: str) -> str:
         """Return `text` with a mark for each secret in it: plain, escaped, encoded or cut.
 
-        A cut secret is masked if its beginning, or its end if it is longer than 28, has at least 12 characters. Beside
-        the marks by which psycopg and SQLAlchemy show that they cut a parameter, shorter pieces are masked, too.
+        A cut secret is masked if at least 12 characters remain of its beginning or, if it is longer than 28, of its
+        end. Beside the marks with which psycopg and SQLAlchemy show that they cut a parameter, shorter pieces are
+        masked, too.
         """
         if not self._forms:
             return text
@@ -62,7 +63,7 @@ class Secrets:
         return _masked(text, spans)
 
     def json(self, value: Any) -> Any:
-        """Return JSON, or a column's value, with marks in texts and keys, and in place of other values with secrets."""
+        """Return JSON, or a column's value, with secrets masked: in texts, in keys, and in other values as text."""
         try:
             return self._json(value) if self._forms else value
         except RecursionError:
@@ -120,7 +121,7 @@ class Secrets:
             at += step
 
     def _reach(self, text: str, at: int, forms: Iterable[str]) -> tuple[int, int]:
-        """Return the length of the longest form, whole or cut, at this place, and the step to the next place."""
+        """Return the length of the longest form, whole or cut, at this position, and the step to the next one."""
         longest, is_whole = 0, False
         for form in forms:
             length = _agreeing(text, at, form)
@@ -175,7 +176,7 @@ NOTHING = Secrets(())
 
 
 def parse(stored: str) -> Any:
-    """Parse JSON, and keep numbers as they are written. Return invalid JSON unchanged."""
+    """Parse JSON, keeping numbers as they are written. Return invalid JSON unchanged."""
     try:
         return check_depth(json.loads(stored, parse_int=Digits, parse_float=Digits))
     except (ValueError, RecursionError):
@@ -212,7 +213,7 @@ class Digits(str):
 
 
 def _leaves(values: Iterable[object]) -> Iterator[object]:
-    """Yield all texts and numbers, also those inside a text that is JSON itself."""
+    """Yield all texts and numbers, including those inside a text that is itself JSON."""
     waiting = list(values)
     while waiting:
         value = waiting.pop()
@@ -235,7 +236,7 @@ def _is_number(text: str) -> bool:
 
 
 def _agreeing(text: str, at: int, form: str) -> int:
-    """Return how many characters of `form` the text has at this place."""
+    """Return how many characters of `form` match the text at this position."""
     if text.startswith(form, at):
         return len(form)
     known, step = 0, _REST

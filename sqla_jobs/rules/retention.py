@@ -1,4 +1,4 @@
-"""The retention of ended jobs, lines of the audit and ticks."""
+"""The retention of ended jobs, audit log entries and ticks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sqla_jobs.rules.checks import check_seconds
 AUDIT, TICKS = "audit", "ticks"
 Kept: TypeAlias = Literal["succeeded", "failed", "cancelled", "audit", "ticks"]
 Retention: TypeAlias = Mapping[Kept, "timedelta | float | None"]
-"""A timedelta or seconds for each state of ended jobs, "audit" and "ticks"; None to keep them for ever."""
+"""A timedelta or seconds for each state of ended jobs, for "audit" and for "ticks"; None to keep them forever."""
 
 KEPT: Retention = MappingProxyType(
     {
@@ -118,9 +118,9 @@ def rules(retention: Mapping[str, float], tasks: Iterable[tuple[Sequence[str], O
 
 
 def seconds_kept(given: Retention) -> dict[str, float]:
-    """Return the seconds for each name in `KEPT`, except names kept for ever.
+    """Return the seconds for each name in `KEPT`, except names kept forever.
 
-    A name that is not `given` has its value in `KEPT`.
+    A name that is not in `given` has its value from `KEPT`.
 
     Raises `ConfigurationError` for an unknown name or an invalid duration.
     """

@@ -1,4 +1,4 @@
-"""The delay of retries. It evaluates tenacity's strategies once, on stored facts."""
+"""The delay before a retry, from tenacity's strategies, evaluated once on stored facts."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tenacity.wait import wait_base, wait_none
 from sqla_jobs.errors import DeclarationError
 
 MAX_DELAY = 365 * 86400.0
-"""Seconds: the maximum wait. Longer ones are clamped."""
+"""The maximum wait in seconds. Longer waits are clamped."""
 
 
 _RANDOM = random.SystemRandom()
-"""A generator of its own, since a task may seed the global one, and its retries would then have equal delays."""
+"""A separate generator: a task may seed the global one, and its retries would then have equal delays."""
 
 
 class wait_backoff(wait_base):
@@ -58,8 +58,8 @@ def check_policy(policy: object) -> tenacity.BaseRetrying:
 def next_delay(policy: tenacity.BaseRetrying, error: BaseException, *, attempt: int, elapsed: float) -> float | None:
     """Return the seconds before the next attempt, from 0 to `MAX_DELAY`; `None` for no retry.
 
-    `attempt` counts from 1; `elapsed` is the seconds since the job was first started. The order is
-    tenacity's own: `retry`, then `wait`, then `stop` (which may use the coming wait).
+    `attempt` counts from 1; `elapsed` is the number of seconds since the job was first started. The order is
+    tenacity's own: `retry`, then `wait`, then `stop` (which may use the upcoming wait).
     """
     state = tenacity.RetryCallState(policy, fn=None, args=(), kwargs={})
     state.attempt_number = attempt

@@ -16,7 +16,7 @@ from sqla_jobs.rules.keys import KeyOf, argument_names, as_json, check_arguments
 OnConflict = Literal["return", "raise", "replace", "update"]
 
 RESERVED = "unique:"
-"""The beginning of keys made from arguments. Literal keys must not have it."""
+"""The beginning of keys made from arguments. Literal keys must not begin with it."""
 MAX_KEY = 500
 """Maximum length of a key in characters."""
 _WORDS: tuple[str, ...] = get_args(OnConflict)
@@ -28,7 +28,8 @@ class Unique:
     """At most one live job (scheduled, queued or running) for each key, and what happens if the key is taken.
 
     - `key`: the name of the argument that makes the key, or a list of names (an empty list: one job of the task); or a
-      callable that gets a mapping of the stored arguments and returns a JSON-able value; or None for all arguments.
+      callable that gets a mapping of the stored arguments and returns a JSON-serializable value; or None for all
+      arguments.
     - `on_conflict`: "return" the live job, "raise" `JobExists`, "replace" the arguments, priority, queue and run_at
       of a waiting job, or "update" its arguments and priority.
     - `max_delay`: required with "replace": seconds or a timedelta after the first enqueue; later replacements do not
@@ -115,7 +116,7 @@ class KeyMaker:
             check_arguments(f"{self.task}: key", self.key, sorted(self.arguments))
 
     def __call__(self, arguments: Mapping[str, Any]) -> str:
-        """Return the key of a job with these stored arguments. Raises `ArgumentsError` if it is no JSON.
+        """Return the key of a job with these stored arguments. Raises `ArgumentsError` if it is not JSON.
 
         A key that is long, or that could show a sensitive argument, is replaced by its hash.
         """

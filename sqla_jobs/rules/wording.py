@@ -83,13 +83,13 @@ def near_names(given: str, known: Iterable[str]) -> list[str]:
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """Return the end of a refusal, such as `; did you mean 'mail'?`; empty if no known name is similar."""
+    """Return the end of an error message, `; did you mean 'mail'?`; an empty string if no known name is similar."""
     near = near_names(given, known)
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 REPOSITORY = "https://github.com/sqla-jobs/sqla-jobs"
-"""The address in `[project.urls]` and in the links of the README, too."""
+"""The address that `[project.urls]` and the README's links use, too."""
 
 
 def page(name: str) -> str:

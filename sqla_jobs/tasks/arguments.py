@@ -40,7 +40,7 @@ _CONFIG = ConfigDict(
 
 
 class Codec:
-    """Encodes the arguments of one task as JSON, and decodes them, by their annotated types."""
+    """Encodes one task's arguments as JSON, and decodes them, according to their annotated types."""
 
     def __init__(self, task: str, signature: Signature, sensitive: frozenset[str]) -> None:
         self._task = task
@@ -50,7 +50,7 @@ class Codec:
     def encode(self, session: Session, values: Mapping[str, Any]) -> bytes:
         """Return the arguments as JSON that decodes to equal values. Raises `ArgumentsError`.
 
-        No message shows a value. The session is flushed if an entity has no primary key yet.
+        No error message shows a value. The session is flushed if an entity has no primary key yet.
         """
         return self._encoded(self._with_keys(session, values) if self.entities else values)[0]
 
@@ -59,7 +59,7 @@ class Codec:
         return self._encoded(self._with_keys(session, values) if self.entities else values)[1]
 
     def encode_without_rows(self, values: Mapping[str, Any]) -> bytes:
-        """Encode the arguments like `encode`, without a session. Raises `ArgumentsError` for a row of the database."""
+        """Encode the arguments like `encode`, without a session. Raises `ArgumentsError` for a database row."""
         if rows := sorted(self.entities.keys() & values.keys()):
             raise ArgumentsError(
                 f"{self._where(rows[0])} is a row of the database, which a schedule cannot hold: "
@@ -73,7 +73,7 @@ class Codec:
 
     @property
     def is_resolvable(self) -> bool:
-        """True if all names in the annotations are defined by now."""
+        """True if all names in the annotations are already defined."""
         try:
             self.check()
         except DeclarationError:
@@ -107,7 +107,7 @@ class Codec:
 
     @property
     def read(self) -> Callable[[str], dict[str, Any]]:
-        """A `decode` that raises pydantic's `ValidationError`."""
+        """A variant of `decode` that raises pydantic's `ValidationError`."""
         return self._adapter.validator.validate_json
 
     def decode(self, stored: str) -> dict[str, Any]:
@@ -118,14 +118,14 @@ class Codec:
             raise self._unfit(error) from None
 
     def load(self, session: Session, values: dict[str, Any]) -> dict[str, Any]:
-        """Replace each key of an entity in `values` by its row. Raises `EntityGone`."""
+        """Replace each entity's key in `values` with the entity's row. Raises `EntityGone`."""
         for name, entity in self.entities.items():
             if name in values:
                 values[name] = entity.load(self._where(name), session, values[name], hide=name in self._sensitive)
         return values
 
     def check(self) -> None:
-        """Resolve every annotation. Raises `DeclarationError` that names one that cannot be resolved."""
+        """Resolve every annotation. Raises a `DeclarationError` that names an annotation that cannot be resolved."""
         _ = self._adapter
 
     @property
@@ -190,7 +190,7 @@ class Codec:
 
     @cached_property
     def entities(self) -> dict[str, Entity]:
-        """The arguments that are rows of the database."""
+        """The arguments that are database rows."""
         entities = {name: entity_of(note) for name, note in self._annotations.items()}
         return {name: entity for name, entity in entities.items() if entity}
 
@@ -271,10 +271,10 @@ def _written_out(number: str) -> int | float:
 
 
 def _is_same(one: Any, other: Any) -> bool:
-    """Return whether both are equal, or have one type and equal parts.
+    """Return whether both are equal, or have the same type and equal parts.
 
-    `==` alone would refuse times in the hour that a change of clocks repeats: such a time in one zone equals
-    no time in another zone (PEP 495).
+    `==` alone would refuse times in the hour that a clock change repeats: such a time in one zone equals no time in
+    another zone (PEP 495).
     """
     try:
         if bool(one == other):

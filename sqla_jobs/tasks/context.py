@@ -1,4 +1,4 @@
-"""`RunContext`: the facts of a run for its task."""
+"""`RunContext`: the facts about a run, for the run's task."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class RunContext:
     job_id: int
     """The id of the job, the same in each attempt."""
     run_id: int
-    """The future id of the row of `jobs.Run` for this attempt."""
+    """The id that this attempt's row of `jobs.Run` will have."""
     task: str
-    """The name of the task, as it is stored with the job."""
+    """The name of the task, as stored with the job."""
     queue: str
     """The queue from which the job was claimed."""
     attempt: int
-    """The number of this attempt, from 1."""
+    """The number of this attempt, counted from 1."""
     max_attempts: int
     """The attempt after which a failure is final."""
     deadline: float | None = None
-    """The moment of `time.monotonic()` at which the attempt is interrupted.
+    """The value of `time.monotonic()` at which the attempt is interrupted.
 
     `None` if neither the task nor the worker has a `timeout=`.
     """
@@ -49,7 +49,7 @@ class RunContext:
 
     @property
     def remaining(self) -> float | None:
-        """The seconds until `deadline`, never below zero; `None` without one."""
+        """The seconds until `deadline`, never below zero; `None` without a deadline."""
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
     def progress(self, fraction: float, message: str | None = None) -> None:

@@ -53,13 +53,13 @@ class TaskOptions(TypedDict, total=False):
     retry: tenacity.BaseRetrying
     """The policy after an exception: `retry`, `stop` and `wait` of tenacity. By default waits grow up to an hour."""
     aliases: Sequence[str]
-    """Former names of the task, under which jobs may still wait."""
+    """Former names of the task, under which jobs may still be waiting."""
     sensitive: Sequence[str]
     """Arguments that no log, error, command or page shows."""
     limits: Limit | Sequence[Limit]
     """Limits on the jobs that run at once, or start in a period, over all workers. All of them must admit a job."""
     fair_by: KeyOf
-    """An argument, several, or a function of the arguments. Its values take turns, however many jobs each has."""
+    """An argument, several arguments, or a function of them. The values take turns, however many jobs each has."""
     unique: Unique | None
     """At most one live job for each key of the arguments, and the handling of an enqueue whose key is taken."""
     delay: float | timedelta | None
@@ -97,7 +97,7 @@ class Declaration:
         return self.lazy and not self.codec.entities
 
     def gates_of(self, stored: Mapping[str, Any]) -> list[str]:
-        """Return the gates of a job with these stored arguments. Raises `ArgumentsError` for a key that is no JSON."""
+        """Return the gates of a job with these stored arguments. Raises `ArgumentsError` for a key that is not JSON."""
         if not self.gates:
             return []
         arguments = {**self.default_arguments, **stored}
@@ -113,7 +113,7 @@ class Declaration:
         return self.gates_of if self.gates else None
 
     def gates_of_row(self, args: str) -> list[str]:
-        """Return the gates of a job whose arguments plain SQL may have written, as JSON. A key that fails is null."""
+        """Return a job's gates from its JSON arguments, which plain SQL may have written. A key that fails is null."""
         try:
             return self.gates_of(from_json(args))
         except BaseException as error:  # noqa: BLE001 - SystemExit in a key function would end a thread of the worker
@@ -149,7 +149,7 @@ class Declaration:
         return decode_result(self.name, job.result, expected)
 
     def secrets(self, stored: object) -> Secrets:
-        """Return the secrets in stored arguments, given as JSON or text. Anything but an object is secret entirely."""
+        """Return the secrets in stored arguments, given as JSON or text. Anything but an object is entirely secret."""
         if not self.sensitive:
             return NOTHING
         values = parse(stored) if isinstance(stored, str) else stored
@@ -231,7 +231,7 @@ def _limits(name: str, options: Mapping[str, Any]) -> Sequence[Limit]:
 
 
 def _follow_up(name: str, task: Any, job_class: type[Any]) -> dict[str, Any]:
-    """Return the data of an `on_failure` task that jobs store, enough to enqueue it in SQL."""
+    """Return the data about an `on_failure` task that jobs store, enough to enqueue the task in SQL."""
     declaration = getattr(task, "declaration", None)
     if not isinstance(declaration, Declaration):
         is_class = isinstance(task, type)

@@ -47,7 +47,7 @@ enqueue.__doc__ = f"""Add a job of the task to the caller's session, and return 
 
 
 class DescribedEnqueue:
-    """`enqueue` of one task."""
+    """The `enqueue` method of one task."""
 
     def __init__(self, declaration: Declaration, job_class: type[Any]) -> None:
         self._declaration = declaration

@@ -39,16 +39,18 @@ class EnqueueOptions(TypedDict, total=False):
     delay: timedelta | float | None
     """From now, by the server's clock; a number is seconds. 0 overrides a delay of the task."""
     run_at: datetime | None
-    """The moment at which the job is due, with a time zone."""
+    """The time at which the job is due, with a time zone."""
     queue: str | None
-    """The queue from which workers claim it."""
+    """The queue from which workers claim the job."""
     priority: int | None
     """The priority, from -10 to 10; lower runs first."""
     max_attempts: int | None
     """The maximum number of attempts, from 1 to 1,000,000. Attempts lost to crashes count."""
     unique_key: str | None
-    """A key that at most one live job (scheduled, queued or running) has. If there is one, the enqueue returns it,
-    unless the policy decides otherwise."""
+    """A key that at most one live job (scheduled, queued or running) can have.
+
+    If there is such a job, the enqueue returns it, unless the policy decides otherwise.
+    """
     unique: Unique | None
     """The handling of an enqueue whose key is taken; without `unique_key`, also the key."""
     headers: Mapping[str, str] | None
@@ -118,14 +120,14 @@ _LIBRARY_COLUMNS = frozenset(name for name in JobMixin.__annotations__) | {"posi
 
 
 def check_common(given: Mapping[str, Any]) -> None:
-    """Check the options that tasks and schedules have, too."""
+    """Check the options that tasks and schedules also have."""
     check_queue(given.get("queue", "default"))
     check_integer("priority", given.get("priority", 0), least=PRIORITIES[0], most=PRIORITIES[-1])
     check_integer("max_attempts", given.get("max_attempts", 1), least=1, most=1_000_000)
 
 
 def job_values(task: str, defaults: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the column values of a new job. A timedelta as `run_at` is a delay by the server's clock.
+    """Return the column values of a new job. In `run_at`, a timedelta is a delay by the server's clock.
 
     A job with a `run_at` is `scheduled`, since only the server knows whether it is due.
     """

@@ -18,7 +18,7 @@ class Enqueued(int):
     """Number of items that changed nothing, since another job has their key."""
 
     def __new__(cls, inserted: int = 0, *, replaced: int = 0, skipped: int = 0) -> Enqueued:
-        """Make the number of `inserted` jobs."""
+        """Create the number from `inserted`."""
         number = super().__new__(cls, inserted)
         number.inserted, number.replaced, number.skipped = inserted, replaced, skipped
         return number

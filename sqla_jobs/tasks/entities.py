@@ -1,4 +1,4 @@
-"""Arguments that are rows of the database: stored as primary keys, loaded from the run's session."""
+"""Arguments that are database rows: stored as primary keys, loaded in the run's session."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ class Entity:
         return self._convert(state.identity, "process_bind_param")
 
     def as_code(self, key: Any) -> str:
-        """Return a Python expression for the row, or the list of rows, of a stored key."""
+        """Return a Python expression for the row, or the list of rows, that a stored key identifies."""
         if key is None:
             return "None"
         rows = [f"session.get({self._name}, {item!r})" for item in (key if self.many else [key])]
         return f"[{', '.join(rows)}]" if self.many else rows[0]
 
     def load(self, where: str, session: Session, key: Any, *, hide: bool) -> Any:
-        """Return the row, or the list of rows. Raises `EntityGone` if a row no longer exists; `hide` masks its key."""
+        """Return the row, or the list of rows. Raises `EntityGone` if a row no longer exists; `hide` masks the key."""
         if key is None:
             return None
         keys = [self._convert(item, "process_result_value") for item in (key if self.many else [key])]
@@ -92,7 +92,7 @@ class Entity:
         return name
 
     def _convert(self, key: Any, method: str) -> Any:
-        """Convert a key by the application's own column types, to the stored form or back."""
+        """Convert a key with the application's own column types, to the stored form or back."""
         parts = key if isinstance(key, tuple) else (key,)
         columns = self.mapper.primary_key
         converted = tuple(_converted(column.type, method, part) for column, part in zip(columns, parts, strict=True))

@@ -25,7 +25,7 @@ EVENTS: tuple[str, ...] = get_args(EventName)
 _LONGEST_NAME, LONGEST = 100, 2_000
 """Maximum length of a header's name and of its value."""
 _MOST = 50
-"""Maximum number of headers of a job."""
+"""Maximum number of headers per job."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,15 +37,15 @@ class RunEvent:
     job_id: int
     """The id of the job, the same in each attempt."""
     run_id: int
-    """The id of the row of `jobs.Run`; for `started` its future id."""
+    """The id of the row of `jobs.Run`; for `started`, the id that the row will have."""
     process_id: uuid.UUID | None
-    """The process that ran it."""
+    """The id of the process that ran the attempt."""
     task: str
-    """The name of the task, as it is stored with the job."""
+    """The name of the task, as stored with the job."""
     queue: str
     """The queue from which the job was claimed."""
     attempt: int
-    """The number of this attempt, from 1."""
+    """The number of this attempt, counted from 1."""
     max_attempts: int
     """The attempt after which a failure is final."""
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -55,7 +55,7 @@ class RunEvent:
     error: str | None = None
     """The message of the error, without the values of sensitive arguments."""
     retry_in: float | None = None
-    """Seconds from the end of the attempt to the next one; None if there is none, or if its time is unknown."""
+    """Seconds from the end of the attempt to the next one; None if there is none or its time is unknown."""
     seconds: float = 0.0
     """The duration of the attempt, in seconds; 0 when it starts."""
     process_killed: bool = False
@@ -78,18 +78,18 @@ class Hooks:
 
     def __init__(self, context_in: Callable[[Session], Context]) -> None:
         self.context_in = context_in
-        """Returns the context around each run of a test in a session, outside the middleware."""
+        """Returns, for a test's session, the context around each run, outside the middleware."""
         self.middleware: list[Middleware] = []
         """Around each run. Asynchronous ones are around the runs of coroutine tasks alone."""
         self.worker_contexts: list[WorkerContext] = []
         """Around the life of a worker, in each process."""
         self.tracing: Tracing | None = None
-        """Makes spans of enqueues and runs."""
+        """Makes spans for enqueues and runs."""
         self.sources: list[HeaderSource] = []
         self._handlers: dict[str, list[Handler]] = {name: [] for name in EVENTS}
 
     def add_middleware(self, target: M) -> M:
-        """Add a middleware. Raises `DeclarationError` unless it is a function of a `RunContext`."""
+        """Add a middleware. Raises `DeclarationError` unless it is a function that takes a `RunContext`."""
         _check_no_generator(target, "middleware", "@jobs.middleware")
         _check(target, "middleware", "one argument, the RunContext", 1)
         _replace_or_add(self.middleware, target)
@@ -103,13 +103,13 @@ class Hooks:
         return target
 
     def add_source(self, target: S) -> S:
-        """Add a source of headers. Raises `DeclarationError` unless it is a function without arguments."""
+        """Add a header source. Raises `DeclarationError` unless it is a function without arguments."""
         _check(target, "source of headers", "no argument", 0)
         _replace_or_add(self.sources, target)
         return target
 
     def add_handler(self, target: H, names: Iterable[str]) -> H:
-        """Add an event handler. Raises `DeclarationError` unless it is a function of a `RunEvent`."""
+        """Add an event handler. Raises `DeclarationError` unless it is a function that takes a `RunEvent`."""
         _check(target, "event handler", "one argument, the RunEvent", 1)
         for name in names:
             _replace_or_add(self._handlers[name], target)
@@ -120,9 +120,10 @@ class Hooks:
         return [name for name in names if self._handlers[name]]
 
     def tell(self, event: RunEvent, *, caught: type[BaseException] = BaseException) -> None:
-        """Call each handler of the event. The exception of one is logged, and the others are still called.
+        """Call each handler of the event.
 
-        An exception that is not a `caught` one is raised at once.
+        If one raises, its exception is logged, and the others are still called. An exception that is not a `caught` one
+        is raised immediately.
         """
         for handler in self._handlers[event.name]:
             try:
@@ -131,7 +132,7 @@ class Hooks:
                 log.exception("the handler %s of %s, job %s, raised", name_of(handler), event.name, event.job_id)
 
     def headers(self, given: Mapping[str, str] | None) -> dict[str, str]:
-        """Return the headers of a new job: `given` ones replace those of sources. Raises `ArgumentsError`."""
+        """Return the headers of a new job: `given` ones override those from sources. Raises `ArgumentsError`."""
         found: dict[str, str] = {}
         for source in self.sources:
             found |= check_headers(source(), f"the headers of {name_of(source)}")
@@ -231,7 +232,7 @@ def name_of(target: object) -> str:
 
 
 def _replace_or_add(targets: list[Any], target: Any) -> None:
-    """Add a function, or replace the former one if it is declared again, as by a reload."""
+    """Add a function, or replace its earlier version if it is declared again, as by a reload."""
     for number, other in enumerate(targets):
         if other is target or (_place(target) is not None and _place(other) == _place(target)):
             targets[number] = target

@@ -1,4 +1,4 @@
-"""The tasks of one `Jobs` by name. A look-up of an unknown name imports the modules of `tasks=`."""
+"""The tasks of one `Jobs`, by name. A look-up of an unknown name imports the modules of `tasks=`."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
         self._lock = threading.Lock()
 
     def add(self, task: Task[..., Any, J]) -> None:
-        """Register a task. A function that is declared again (a reload) replaces the former.
+        """Register a task. A function that is declared again (by a reload) replaces its earlier version.
 
-        Raises `DeclarationError` if another task has the name.
+        Raises `DeclarationError` if another task has the same name.
         """
         declaration = task.declaration
         with self._lock:
@@ -56,7 +56,7 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
                 spell_alike([gate for one in self._by_name.values() for gate in one.declaration.gates])
 
     def load(self) -> None:
-        """Import the modules given as `tasks=`. Raises `ConfigurationError` that names a missing one."""
+        """Import the modules given as `tasks=`. Raises a `ConfigurationError` that names a missing module."""
         for module in self._modules:
             import_named(module, f"tasks=[{module!r}]")
 
@@ -109,7 +109,7 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
     def sensitive(self) -> dict[str, frozenset[str]]:
         """Return the sensitive arguments of each task that has any, by name and alias.
 
-        They must not be searched, since a search could guess a hidden value.
+        These arguments must not be searched, since a search could guess a hidden value.
         """
         self.load()
         return {name: task.declaration.sensitive for name, task in self.items() if task.declaration.sensitive}
@@ -139,9 +139,10 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
 
 
 def import_named(module: str, given: str) -> ModuleType:
-    """Import a module that a person named as `given`. Raises `ConfigurationError` if it does not exist.
+    """Import a module that a user named as `given`.
 
-    An error inside the module, also a missing import of its own, propagates unchanged.
+    Raises `ConfigurationError` if it does not exist. An error inside the module, even a failed import of its own,
+    propagates unchanged.
     """
     try:
         return importlib.import_module(module)
@@ -155,7 +156,7 @@ def import_named(module: str, given: str) -> ModuleType:
 
 
 def _same_place(one: Task[..., Any, Any], other: Task[..., Any, Any]) -> bool:
-    """Return whether both have one definition: after a reload, or if a script is also imported as a module."""
+    """Return whether both have the same definition: after a reload, or if a script is also imported as a module."""
     a, b = one.declaration.signature, other.declaration.signature
     as_script = "__main__" in (a.module, b.module) and a.code.co_filename == b.code.co_filename
     return a.qualname == b.qualname and (a.module == b.module or as_script)

@@ -54,7 +54,7 @@ class Declared:
 
     @property
     def rule(self) -> tuple[str, str, str]:
-        """The part in which two declarations of one name must agree, such as those of a module imported twice."""
+        """The part in which two declarations of the same name must agree, such as those in a module imported twice."""
         return self.declaration.name, self.cron.text, self.cron.timezone
 
     def row(self) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def declared(declaration: Declaration, cron: str, arguments: Mapping[str, Any], 
     except ArgumentsError as error:
         raise DeclarationError(f"schedule {name!r}: {error}") from None
     one = Declared(name, Cron.parse(cron, options.get("timezone", "UTC")), declaration, arguments, values)
-    if declaration.codec.is_resolvable:  # else names are defined later, and the clock checks
+    if declaration.codec.is_resolvable:  # otherwise names are defined later, and the clock checks
         one.row()
     return one
 

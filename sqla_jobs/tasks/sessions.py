@@ -23,7 +23,7 @@ AnySession = Session | scoped_session[Any]
 def plain_session(session: AnySession | None, call: str | Callable[[], str]) -> Session:
     """Return the `Session` that an application passes, perhaps in a `scoped_session`. Raises `ArgumentsError`.
 
-    `call` is the full correct call, such as "jobs.cancel(session, job)", or a function that makes that text.
+    `call` is the full correct call, such as "jobs.cancel(session, job)", or a function that returns that text.
     """
     if isinstance(session, Session):
         return session

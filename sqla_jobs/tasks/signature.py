@@ -44,18 +44,18 @@ class Signature:
 
     @property
     def code(self) -> types.CodeType:
-        """The code of the function below all decorators."""
+        """The code of the function underneath all decorators."""
         code: types.CodeType = inspect.unwrap(getattr(self.target, "execute", self.target)).__code__
         return code
 
     @property
     def place(self) -> str:
-        """The place of the declaration, for people."""
+        """The location of the declaration, for people."""
         return f"{self.module}.{self.qualname} ({self.code.co_filename}:{self.code.co_firstlineno})"
 
     @property
     def is_closure(self) -> bool:
-        """True if it uses variables of an enclosing function."""
+        """True if the function uses variables of an enclosing function."""
         return bool(set(self.code.co_freevars) - {"__class__"})
 
     def annotation(self, name: str) -> Any:
@@ -95,7 +95,7 @@ class Signature:
 
     @functools.cached_property
     def by_name(self) -> tuple[frozenset[str], frozenset[str]]:
-        """The arguments that a call only by names must give, and those that it may give."""
+        """The arguments that a call with only keyword arguments must give, and those that it may give."""
         parameters = self.arguments.parameters.values()
         names = frozenset(one.name for one in parameters if one.kind is not one.POSITIONAL_ONLY)
         return frozenset(one.name for one in parameters if one.default is one.empty), names
@@ -196,7 +196,7 @@ def _refuse_unstorable_fields(target: type[Any], parameters: list[str]) -> None:
 
 
 def _fields(target: type[Any]) -> dict[str, str]:
-    """Map parameters of the constructor of a dataclass or pydantic model to the attributes that they set."""
+    """Map a dataclass's or pydantic model's constructor parameters to the attributes that they set."""
     if not issubclass(target, BaseModel):
         return {field.name: field.name for field in dataclasses.fields(target)}
     fields = target.model_fields.items()
@@ -310,7 +310,7 @@ def _signature(target: Callable[..., Any]) -> inspect.Signature:
 
 
 def _resolve(owner: Callable[..., Any], name: str, annotation: Any) -> Any:
-    """Resolve an annotation to a type. Raises `DeclarationError` that names the missing name."""
+    """Resolve an annotation to a type. Raises a `DeclarationError` that shows the missing name."""
     if annotation is inspect.Parameter.empty:
         return Any
     holder = types.SimpleNamespace(__annotations__={name: annotation})

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 C = ParamSpec("C")
 P = ParamSpec("P")
-E = TypeVar("E", bound=Callable[..., Any])  # unbound, mypy would infer the type that the result is assigned to
+E = TypeVar("E", bound=Callable[..., Any])  # else mypy would infer the type that the result is assigned to
 E_co = TypeVar("E_co", covariant=True)
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -100,7 +100,7 @@ class _EnqueueOf(Generic[C]):
 
 
 class Enqueuer(Generic[C, J]):
-    """Enqueues one task with some options. `options()` returns one, and a `Task` is one."""
+    """Enqueues one task with some options. `options()` returns an `Enqueuer`, and a `Task` is itself one."""
 
     enqueue: _EnqueueOf[C] = _EnqueueOf()
 
@@ -141,12 +141,12 @@ class Enqueuer(Generic[C, J]):
 
     @property
     def unique(self) -> UniqueRule | None:
-        """The rule of unique jobs; `None` if its jobs are not unique."""
+        """The rule for unique jobs; `None` if the task's jobs are not unique."""
         return self._unique
 
     @property
     def written(self) -> str:
-        """The expression for it in code, for messages."""
+        """The code expression for this enqueuer, for messages."""
         declaration = self._declaration
         is_class = isinstance(declaration.signature.target, type)
         name = f"jobs.tasks[{declaration.name!r}]" if is_class else declaration.signature.target.__name__
@@ -178,7 +178,7 @@ class Enqueuer(Generic[C, J]):
         return added
 
     def _add(self, session: Session, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[J, int]:
-        """Add a job. Return it, and how many were inserted: 1 or 0."""
+        """Add a job. Return the job, and the number of inserted jobs: 1 or 0."""
         declaration, unique = self._declaration, self._unique
         check_open(session, self._models.Job)
         given = self.bind(args, kwargs)
@@ -226,7 +226,7 @@ class Enqueuer(Generic[C, J]):
     def enqueue_numbered(
         self, session: AnySession, arguments: Iterable[tuple[int, Mapping[str, Any]]], ids: list[int] | None, /
     ) -> Enqueued:
-        """Do the same as `enqueue_many` for numbered mappings. Errors name the number of an item. `ids` gets ids."""
+        """Do the same as `enqueue_many` for numbered mappings. Errors name the item's number. `ids` gets ids."""
         into = plain_session(session, lambda: f"{self.written}.enqueue_many(session, […])")
         declaration, unique = self._declaration, self._unique
 
@@ -271,7 +271,7 @@ class Enqueuer(Generic[C, J]):
 
     @cached_property
     def columns(self) -> Mapping[str, Any]:
-        """The column values of its jobs, except arguments and columns that are made from them."""
+        """The column values of the task's jobs, except arguments and columns that are made from them."""
         return expressed(self._values)
 
     @cached_property
@@ -284,14 +284,14 @@ class Enqueuer(Generic[C, J]):
         return str(self._values["queue"]) + LIMITS * bool(self._declaration.gates)
 
     def _with_headers(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return `values` with the present headers."""
+        """Return `values` with the current headers."""
         if not self._hooks.sources and "headers" not in self._options:
             return values
         headers = self._hooks.headers(self._options.get("headers"))
         return {**values, "headers": headers} if headers else values
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Return the arguments by name. Raises `ArgumentsError` if they are not those of the task."""
+        """Return the arguments by name. Raises `ArgumentsError` if they do not match the task's."""
         required, names = self._declaration.signature.by_name
         if not args and required <= kwargs.keys() <= names:
             return kwargs  # fifteen times as fast as inspect
@@ -301,7 +301,7 @@ class Enqueuer(Generic[C, J]):
             raise self.unknown(kwargs) or error from None
 
     def unknown(self, kwargs: Mapping[str, Any]) -> ArgumentsError | None:
-        """Return the error about a name that is no argument of the task; `None` if all names are."""
+        """Return the error about a name that is not an argument of the task; `None` if all names are arguments."""
         task, parameters = self._declaration.name, self._declaration.signature.arguments.parameters
         name = min(kwargs.keys() - parameters.keys(), default=None)
         if name is None:
@@ -345,7 +345,7 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
         - `delay`: a timedelta, or seconds, from now by the server's clock; up to 100 years. 0: now, whatever
           the task declares.
         - `run_at`: a datetime with a time zone, before which the job does not run. `PARKED` is never reached.
-        - `queue`: the name of a queue, 1 to 200 printable characters without = and ,.
+        - `queue`: the name of a queue, 1 to 200 printable characters without `=` and `,`.
         - `priority`: from -10 to 10, lower runs first.
         - `max_attempts`: from 1 to 1,000,000.
         - `unique_key`: text of 1 to 500 characters. At most one live job (scheduled, queued or running) has this key;
@@ -408,11 +408,10 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
           oldest first and at most 100.
         - `overlap`: whether a tick fires while an earlier tick's job is live: "allow" (the default) or "skip".
         - `jitter`: a timedelta, or seconds, up to a day: the maximum random delay of each job after its tick.
-        - `enabled`: False declares it disabled.
-
-        Operators may change the row, and code does not undo their changes. Raises `ConfigurationError` for an invalid
-        rule, time zone or option's value; `ArgumentsError` for arguments that do not fit the task;
-        `DeclarationError` for an option that does not exist, and for a name that another task's schedule has.
+        - `enabled`: False declares the schedule disabled. Operators may change the row, and code does not undo their
+          changes. Raises `ConfigurationError` for an invalid rule, time zone or option value; `ArgumentsError` for
+          arguments that do not fit the task; `DeclarationError` for an option that does not exist, and for a name that
+          another task's schedule has.
         """
         self._schedules.declare(self._declaration, cron, self.bind((), dict(options.get("args", {}))), options)
 
@@ -427,7 +426,7 @@ class _Waits(Protocol[J]):
 
 
 TaskLike = Task[..., Any, Any] | type[Any] | str
-"""A task, the class of a task, or the name of one."""
+"""A task, a task's class, or a task's name."""
 
 
 class TaskDecorator(Protocol[J]):

@@ -26,7 +26,7 @@ class Sending(Protocol):
 
 
 class Tracing(Protocol):
-    """Makes spans of the enqueues and runs of one `Jobs`."""
+    """Makes spans for the enqueues and runs of one `Jobs`."""
 
     def sending(
         self, session: Session, job: type[JobMixin], task: str, queue: str
@@ -35,7 +35,7 @@ class Tracing(Protocol):
         ...
 
     def processing(self, run: RunContext) -> Callable[[Outcome], None]:
-        """Start the span of a run in this thread. Return a function that is called there with the outcome."""
+        """Start the span of a run in this thread. Return a function to call there with the outcome."""
         ...
 
 

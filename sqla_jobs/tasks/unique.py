@@ -1,4 +1,4 @@
-"""The rule of a task's unique jobs: a policy, and the function that makes keys."""
+"""The rule for a task's unique jobs: a policy, and the function that makes keys."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class UniqueRule:
     key_of: Callable[[Mapping[str, Any]], str]
 
     def keyed(self, encoded: bytes) -> Keyed:
-        """Return the arguments of a job with its key. Raises `ArgumentsError` if the key is no JSON."""
+        """Return the arguments of a job with its key. Raises `ArgumentsError` if the key is not JSON."""
         return Keyed(self.key_of(from_json(encoded)), encoded.decode())
 
 
 def declared_rule(
     task: str, unique: object, arguments: Collection[str], sensitive: frozenset[str]
 ) -> UniqueRule | None:
-    """Return the rule of a task declared with `unique=`. Raises `DeclarationError`."""
+    """Return the rule for a task declared with `unique=`. Raises `DeclarationError`."""
     if unique is None:
         return None
     if not isinstance(unique, Unique):
@@ -43,5 +43,5 @@ def declared_rule(
 
 
 def literal_rule(policy: Unique, key: str) -> UniqueRule:
-    """Return the rule of jobs with a literal key."""
+    """Return the rule for jobs with a literal key."""
     return UniqueRule(policy, lambda _: key)

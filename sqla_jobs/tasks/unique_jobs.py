@@ -30,13 +30,13 @@ from sqla_jobs.tasks.unique import Keyed, UniqueRule, declared_rule, literal_rul
 J = TypeVar("J", bound=JobMixin)
 
 _LONG = 0.5
-"""Seconds of pause after each second of waiting for another session's lock."""
+"""Seconds to pause after each second of waiting for another session's lock."""
 _FRUITLESS = 20
-"""Rounds that find a key neither free nor taken. After so many, a unique index of the application is the cause."""
+"""Rounds that find a key neither free nor taken, after which a unique index of the application's is the cause."""
 
 
 def rule_for(declaration: Declaration, options: Mapping[str, Any]) -> UniqueRule | None:
-    """Return the rule of unique jobs for a task with these options. Raises `DeclarationError`."""
+    """Return the rule for unique jobs of a task with these options. Raises `DeclarationError`."""
     declared, given = declaration.unique, options.get("unique")
     if "unique_key" in options:
         policy = given or (declared.policy if declared else Unique())
@@ -65,7 +65,7 @@ def add_unique(
         stored = _store(jobs, rule.policy, {item.key: item.args})
     _count(jobs, rule.policy, {item.key: 1}, stored.left_out)
     job: J = stored.holders[item.key].job
-    on_rollback(session, partial(_expire, session, models.Job, [job.id]))  # else it would keep undone values
+    on_rollback(session, partial(_expire, session, models.Job, [job.id]))  # otherwise it would keep undone values
     if rule.policy.on_conflict == "raise" and stored.left_out:
         raise _exists(values["task"], item.key, job)
     return job, len(stored.inserted)
@@ -129,7 +129,7 @@ class _Taken(Exception):
 
 def _add_batch(jobs: UniqueJobs, job: type[Any], policy: Unique, batch: list[Keyed], ids: list[int] | None) -> Enqueued:
     counts = Counter(item.key for item in batch)
-    order = batch if policy.changes else reversed(batch)  # the last item put in for a key wins
+    order = batch if policy.changes else reversed(batch)  # the last item inserted for a key wins
     chosen = dict(sorted({item.key: item.args for item in order}.items()))
     stored = _store(jobs, policy, chosen)
     if policy.on_conflict == "raise":
@@ -159,7 +159,7 @@ def _count(jobs: UniqueJobs, policy: Unique, times: Mapping[str, int], left_out:
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """The effect on some keys, and the job that has each."""
+    """The effect on some keys, and the job that has each key."""
 
     inserted: dict[str, Holder] = field(default_factory=dict[str, Holder])
     replaced: dict[str, Holder] = field(default_factory=dict[str, Holder])
@@ -177,7 +177,7 @@ class _Stored:
 def _store(jobs: UniqueJobs, policy: Unique, args: Mapping[str, str]) -> _Stored:
     """Insert a job for each free key, and apply the policy to the job of each other key.
 
-    Wait for transactions that take or change one of the keys at the same time.
+    Wait for transactions that are taking or changing one of the keys at the same time.
     """
     stored, pending = _Stored(), dict(args)
     pause, fruitless = 0.001, 0
@@ -194,7 +194,7 @@ def _store(jobs: UniqueJobs, policy: Unique, args: Mapping[str, str]) -> _Stored
             is_there, is_free_again = True, bool(pending) and jobs.give_up(pending)
         else:
             taken = jobs.taken(pending)
-            # of several jobs, one that is skipped now would be waited for later, out of order
+            # with several jobs, one that is skipped now would be waited for later, out of order
             skip_locked = len(args) == 1 and pause < _LONG
             is_there = bool(taken)
             is_free_again = _settle(jobs, policy, pending, taken, stored, skip_locked=skip_locked)
@@ -217,7 +217,7 @@ def _settle(
     *,
     skip_locked: bool,
 ) -> bool:
-    """Store the effect on taken keys, except those that another session holds. Return whether one became free."""
+    """Store the effect on taken keys, except those that another session holds. Return whether a key became free."""
     live: dict[int, bool] = {}
     for one, is_of_period in taken:
         if one.state not in LIVE or (one.state == "running" and (is_of_period or not policy.changes)):
@@ -240,13 +240,13 @@ def _drop(pending: dict[str, str], keys: Iterable[str]) -> None:
 
 
 def _flush_jobs(session: Session, job: type[Any]) -> None:
-    """Flush if the session would delete or change a job, since it may be the one with the key."""
+    """Flush if the session would delete or change a job, since that job may be the one with the key."""
     if any(isinstance(one, job) for one in (*session.deleted, *session.dirty)):
         session.flush()
 
 
 def _as_pending(session: Session, models: Models[Any]) -> AbstractContextManager[Any]:
-    """Keep other objects pending, for the listeners of the commit, except rows to which the job may refer."""
+    """Keep other objects pending, for the commit's listeners, except rows to which the job may refer."""
     return nullcontext() if models.tables["jobs"].foreign_keys else session.no_autoflush
 
 

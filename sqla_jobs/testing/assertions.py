@@ -23,11 +23,11 @@ J = TypeVar("J", bound=JobMixin)
 def enqueued(session: AnySession, what: Jobs[J] | Enqueuer[..., J], /, **arguments: Any) -> list[J]:
     """Return the jobs that were enqueued, whatever their state is now, the oldest first.
 
-    - `session`: the session of the test; it is flushed.
+    - `session`: the test's session; it is flushed.
     - `what`: a task, or `task.options(…)` to find only jobs with these options: a `delay` may differ by a second, and
-      `unique=` matches the key that it makes. A `Jobs` finds all jobs.
-    - `arguments`: some of the task's arguments, by name. They are compared after decoding, and a default counts as
-      given. A task that is a class is `jobs.tasks["its name"]`.
+      `unique=` matches the key that it makes. With a `Jobs`, all jobs are found.
+    - `arguments`: some of the task's arguments, by name. They are compared after decoding, and a default counts as a
+      given argument. Write a task that is a class as `jobs.tasks["its name"]`.
 
     Raises `ArgumentsError` for an argument that the task does not take, or a value that does not fit.
     """
@@ -69,7 +69,7 @@ def assert_not_enqueued(session: AnySession, what: Jobs[Any] | Enqueuer[..., Any
 
 
 def assert_unique(session: AnySession, task: Enqueuer[..., J], /, **arguments: Any) -> J:
-    """Assert that `enqueued` finds exactly one live job, with the unique key of its arguments, and return it.
+    """Assert that `enqueued` finds exactly one live job, with the unique key that its arguments make, and return it.
 
     - `session`, `arguments`: as for `enqueued`.
     - `task`: a unique task, or `task.options(…)` that make it so.

@@ -1,4 +1,4 @@
-"""Runs tasks in tests: coroutines in the test's event loop or, if the test has none, each in a loop of its own."""
+"""Runs tasks in tests. Coroutines run in the test's event loop or, if there is none, each in a loop of its own."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Here:
 
 
 class InGreenlet(Here):
-    """Awaits coroutines in the event loop of the test, below a `run_sync`."""
+    """Awaits coroutines in the test's event loop, inside a `run_sync`."""
 
     def run(
         self, owner: object, function: Callable[..., Any], args: Iterable[Any] = (), kwargs: Mapping[str, Any] = NONE
@@ -99,7 +99,7 @@ def resources_of_test(
 
 
 def body_of(declaration: Declaration, session: Session, awaited: Await) -> Here:
-    """Return the runner of a task in a test with this session. Raises `ConfigurationError` if nothing can await it."""
+    """Return a task's runner in a test with this session. Raises `ConfigurationError` if nothing can await the task."""
     check_session(declaration, session)
     if not declaration.signature.is_coroutine:
         return Here()

@@ -1,4 +1,4 @@
-"""`run_job`: calls a task as a worker does, without a job."""
+"""`run_job`: calls a task as a worker would, but without a job."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
 C = ParamSpec("C")
-E = TypeVar("E", bound=Callable[..., Any])  # unbound, mypy would infer the awaited result
+E = TypeVar("E", bound=Callable[..., Any])  # without the bound, mypy would infer the awaited result
 E_co = TypeVar("E_co", covariant=True)
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -57,9 +57,9 @@ class RunOptions(TypedDict, total=False):
     """The values of the `RunContext` of a task that `run_job` runs."""
 
     attempt: int
-    """The number of the attempt, from 1; by default 1."""
+    """The number of the attempt, counted from 1; by default 1."""
     max_attempts: int
-    """The attempt after which a failure is final; by default the task's own."""
+    """The attempt after which a failure is final; by default the task's own maximum."""
     scheduled_for: datetime
     """The tick of the schedule that enqueued the job; by default no schedule did."""
     cancel_requested: bool
@@ -77,7 +77,7 @@ class Call(Protocol[P, R_co]):
 
 
 class _Nobody:
-    """Matches only callables whose signature is unknown, such as a task found by its name; only `Any` is one."""
+    """Matches only callables of unknown signature, such as a task looked up by name; only `Any` is a `_Nobody`."""
 
 
 class _Injected(Protocol[C, E_co]):
@@ -85,7 +85,7 @@ class _Injected(Protocol[C, E_co]):
 
 
 class _CallOf(Generic[C]):
-    """Selects the overload at the call of a run, as `task.enqueue` does."""
+    """Selects the overload when a run is called, like `task.enqueue`."""
 
     def __get__(self, run: _Injected[C, E], owner: object = None, /) -> E:
         return run.without_injected(lambda *_, **__: None)  # only for type checkers
@@ -139,7 +139,7 @@ class Run(Generic[C, R]):
 
 
 class AwaitedRun(Run[C, R]):
-    """A run that is awaited: of a coroutine task, or with an `AsyncSession`."""
+    """A run that must be awaited: one of a coroutine task, or one with an `AsyncSession`."""
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         body = InGreenlet() if self._task.declaration.signature.is_coroutine else Here()
@@ -169,19 +169,18 @@ def run_job(
     a `RunContext`, and checks that the result can be stored. It returns the result, or raises the task's exception.
     Nothing is recorded, retried or interrupted, and no event handler is called.
 
-    The task runs inside the middleware of its `Jobs` and the `context=` of `jobs.bind`, or a new application context
-    of Flask's, whose `db.session` is the test's session. A task with a session runs in a savepoint of `session`. The
-    end of the savepoint checks deferred constraints; an exception rolls it back.
+    The task runs inside its `Jobs`' middleware and the `context=` of `jobs.bind` or, with Flask, a new application
+    context whose `db.session` is the test's session. A task with a session runs in a savepoint of `session`. Deferred
+    constraints are checked at the savepoint's end; an exception rolls the savepoint back. For a coroutine task, or with
+    an `AsyncSession`, await the call: `await run_job(session, fetch)(url=url)`.
 
-    For a coroutine task, and with an `AsyncSession`, await the call: `await run_job(session, fetch)(url=url)`.
-
-    - `session`: the session of the test. A coroutine task that takes a session needs an `AsyncSession`.
-    - `task`: a task. One that is a class is `jobs.tasks["its name"]`.
+    - `session`: the test's session. A coroutine task that takes a session needs an `AsyncSession`.
+    - `task`: a task. Write a task that is a class as `jobs.tasks["its name"]`.
     - `options`: values of the task's `RunContext`: `attempt`, `max_attempts`, `scheduled_for`, `cancel_requested`,
       `headers`, `resources`. Without `resources=` the worker contexts are entered for the run.
 
     Raises `ArgumentsError` for arguments that do not fit, and for a result that cannot be stored;
-    `ConfigurationError` for a coroutine task without an `AsyncSession` or greenlet that it needs.
+    `ConfigurationError` for a coroutine task without the `AsyncSession` or greenlet that it needs.
     """
     if not isinstance(task, Task):
         raise ArgumentsError(f"run_job takes a task, got {task!r:.200}: {HOW_TO_GIVE_A_TASK}")

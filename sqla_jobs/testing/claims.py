@@ -1,4 +1,4 @@
-"""Claims in a test's own transaction, by the statements of workers. The claiming process is not committed either."""
+"""Claims in a test's own transaction, by the workers' statements. The claiming process is not committed either."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Claim = Callable[[Session, uuid.UUID, dict[str, int], Sequence[str]], list[Claim
 
 
 def connection_of(jobs: Jobs[Any], session: Session) -> Connection:
-    """Return the session's connection to the database of the jobs."""
+    """Return the session's connection to the jobs' database."""
     return session.connection(bind_arguments={"mapper": jobs.Job})
 
 
@@ -90,7 +90,7 @@ def queues_of_waiting(jobs: Jobs[Any], session: Session) -> list[str]:
 def within_limits(jobs: Jobs[Any], session: Session, queries: Queries) -> Claim:
     """Store the declared limits in the session's transaction, and return a claim that obeys them.
 
-    Like a worker's, the claim takes jobs from each group in turn.
+    Like a worker's claim, it takes jobs from each group in turn.
     """
     declarations = {name: jobs.tasks[name].declaration for name in jobs.tasks}
     declare(session, jobs.models, list(declarations), declared_limits(declarations.values()))
@@ -125,7 +125,7 @@ def expire_rows(jobs: Jobs[Any], session: Session) -> None:
 
 
 class Savepoints:
-    """The transactions of runs in tests: savepoints of the test's transaction. No setting is changed in them."""
+    """The transactions of runs in tests: savepoints in the test's transaction. They change no settings."""
 
     isolation: str = "READ COMMITTED"
 
@@ -147,7 +147,7 @@ class Savepoints:
 
     @contextmanager
     def begin(self) -> Generator[Session]:
-        """Open the run's savepoint. A task that commits or rolls back itself has ended it already."""
+        """Open the run's savepoint. A task that itself commits or rolls back has already ended it."""
         savepoint = self._session.begin_nested()
         try:
             yield self._session
@@ -167,7 +167,7 @@ class Savepoints:
         return self._session.connection(bind_arguments={"mapper": self._entity})
 
     def _is_open(self, savepoint: SessionTransaction) -> bool:
-        """Return whether the savepoint is still open. After a failed flush it is open, though not active."""
+        """Return whether the savepoint is still open. After a failed flush it is still open, though not active."""
         innermost = self._session.get_nested_transaction()
         while innermost is not None and innermost is not savepoint:
             innermost = innermost.parent
@@ -183,5 +183,5 @@ _DEFERRED = text(
 )
 """Returns whether any constraint is deferrable, and the names of those that are initially deferred.
 
-SET CONSTRAINTS affects all constraints with a name, so a name is included only if all of these are deferred.
+SET CONSTRAINTS affects all constraints of the same name, so a name is included only if all of these are deferred.
 """

@@ -42,7 +42,7 @@ class Databases:
 
     @contextmanager
     def new(self, metadata: MetaData | None = None) -> Generator[str]:
-        """Yield the URL of a new database with the tables of `metadata`, or an empty one. Drop it afterwards."""
+        """Yield the URL of a new database with the tables of `metadata`, or of an empty one. Drop it afterwards."""
         name = self._create("template0" if metadata is None else self._template(metadata))
         try:
             yield self._url(name)

@@ -58,7 +58,7 @@ class Drained(int):
     """The number of runs that `drain` has executed."""
 
     waiting: list[int]
-    """The ids of jobs that are due and did not run; `jobs.why` explains why.
+    """The ids of jobs that are due but did not run; `jobs.why` explains why.
 
     They wait behind a limit, are paused, are in a queue that was not drained, or have an undeclared task.
     """
@@ -94,7 +94,7 @@ def drain(
 
     Jobs go through the real claim, execution and finish. Each transactional task runs in a savepoint of `session`.
     `drain` never commits or rolls back `session` itself, so a test that rolls it back undoes everything. Deferred
-    constraints are checked before the first run, and at the end of each run as by a commit.
+    constraints are checked before the first run, and, as by a commit, at the end of each run.
 
     - `jobs`: the `Jobs`.
     - `errors`: "raise" raises what a task raised, once that is recorded, with a note that names the job; the jobs after
@@ -118,7 +118,7 @@ def drain(
     synchronous test each of those without a session has an event loop of its own, or all have that of asynchronous
     worker contexts.
 
-    Raises the exception of a task; `JobsError` if jobs are still due after `max_runs`, or if a task rolls back or
+    Raises a task's exception; `JobsError` if jobs are still due after `max_runs`, or if a task rolls back or
     closes the session; `ConfigurationError` for a coroutine task that cannot be awaited, whose job stays due, and if
     a worker would refuse to start, such as when two tasks declare one limit differently.
     """
@@ -181,7 +181,7 @@ def drain(
 
 
 def _body(jobs: Jobs[Any], session: Session, queries: Queries, attempt: Attempt, awaited: Await) -> Interruptible:
-    """Return the runner of the task. Release the job and raise `ConfigurationError` if nothing here can run it."""
+    """Return the task's runner. If nothing here can run the task, release the job and raise `ConfigurationError`."""
     try:
         return body_of(jobs.tasks[attempt.job.task].declaration, session, awaited)
     except ConfigurationError:
@@ -224,7 +224,7 @@ class _Raised:
     def by(
         self, executor: Executor, attempt: Attempt, body: Interruptible
     ) -> tuple[BaseException | None, RunEnd | None]:
-        """Execute the attempt. Return its exception, and its end unless that is stored already."""
+        """Execute the attempt. Return its exception, and its end unless the end is already stored."""
         self._error = None
         end = executor.execute(attempt, body)
         error, self._error = self._error, None
@@ -232,7 +232,7 @@ class _Raised:
 
 
 def _is_expected(declaration: Declaration, error: BaseException, end: RunEnd) -> bool:
-    """Return whether the task's own `retry=` covers the error. None covers Ctrl-C or `pytest.fail`."""
+    """Return whether the task's own `retry=` covers the error. No `retry=` covers Ctrl-C or `pytest.fail`."""
     is_retried = end.outcome.kind == RunOutcome.retried and isinstance(error, Exception)
     return is_retried and declaration.policy is not DEFAULT_POLICY
 
@@ -310,7 +310,7 @@ class Ticks:
     """The ticks of all schedules, declared and stored, within `ahead` seconds from now."""
 
     def __init__(self, jobs: Jobs[Any], session: Session, ahead: float) -> None:
-        """Store the declared schedules and fire the due ticks, as a starting clock does."""
+        """Store the declared schedules and fire the due ticks, as a clock does when it starts."""
         self._jobs = jobs
         self._session = session
         self._ahead = timedelta(seconds=ahead)
@@ -321,7 +321,7 @@ class Ticks:
         expire_rows(jobs, session)
 
     def fire_next(self) -> bool:
-        """Fire the ticks of the next moment that has any, as if it were now. Return False if there is none."""
+        """Fire the ticks of the next time that has any, as if that time were now. Return False if there is none."""
         schedule: Any = self._jobs.Schedule
         horizon = func.clock_timestamp() + self._ahead
         upcoming = select(func.min(schedule.next_run_at)).where(schedule.enabled, schedule.next_run_at <= horizon)

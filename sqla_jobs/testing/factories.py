@@ -48,14 +48,13 @@ def make_job(
 ) -> J:
     """Add a job in `state`, with the runs, the times and the live process that belong to it, and flush it.
 
-    - `session`: the session of the test.
-    - `what`: the task of the job, or `task.options(…)`. A `Jobs` makes a job of the task named `task=`, by default
-      "example", whose `args` are any JSON object.
-    - `state`: a `JobState` or its name. A scheduled job is due in an hour; a running one belongs to a process that is
-      alive for a day.
-    - `args`: some of the task's arguments; those without a value are left out.
+    - `session`: the test's session. - `what`: the job's task, or `task.options(…)`. With a `Jobs`, the job's task is
+      the one named by `task=`, by default "example", and `args` is any JSON object.
+    - `state`: a `JobState` or its name. A scheduled job is due in an hour; a running one belongs to a process that
+      stays alive for a day.
+    - `args`: some of the task's arguments; arguments without a value are left out.
     - `attempt`: the number of started attempts: by default 1 for a job that is running, succeeded or failed, else 0.
-      Each attempt that ended has a run; all before the last were retried.
+      Each attempt that has ended has a run; all attempts before the last were retried.
     - `result`: the result of the last run of a job that succeeded.
     - `error`: the exception of its failed and retried runs; by default a `RuntimeError`.
     - `columns`: other values of the row, by name, such as `queue="mail"`, `finished_at=…`, and columns of your own.
@@ -212,7 +211,7 @@ def _times(state: JobState, attempt: int, last: datetime) -> dict[str, Any]:
 
 
 def _lease(session: Session, models: Models[Any], queue: str) -> dict[str, Any]:
-    """Add a live process, and return the columns of a job that it runs."""
+    """Add a live process, and return the columns of a job that it is running."""
     process = models.Process(kind="worker", host="example", pid=1, queues={queue: 1}, lease=86400.0)
     session.add(process)
     session.flush()

@@ -1,4 +1,4 @@
-"""Checks of the arguments of the kit's functions."""
+"""Checks of the arguments to the test kit's functions."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def check_jobs(jobs: object) -> None:
 
 
 def check_columns(model: type[Any], columns: Mapping[str, Any]) -> None:
-    """Raise `ArgumentsError` for a name that is no column of the model, and for a time without a time zone."""
+    """Raise `ArgumentsError` for a name that is not a column of the model, and for a time without a time zone."""
     for name, value in columns.items():
         if not hasattr(model, name):
             mapper: Mapper[Any] = inspect(model, raiseerr=True)

@@ -21,7 +21,7 @@ from sqla_jobs.tasks.task import Enqueuer
 
 _ANOTHER = f"{HIDDEN}, a different value"
 _CLOSE = 1.0
-"""Seconds by which a delay may differ: it counts from a moment shortly before the row's `created_at`."""
+"""Seconds by which a delay may differ: it is counted from shortly before the row's `created_at`."""
 _ABSENT: Any = object()
 
 
@@ -81,7 +81,7 @@ class Criteria:
             elif name == "columns":
                 for column, value in wanted.items():
                     yield self._option(job, column, value, getattr(job, column))
-            elif name == "headers":  # sources of headers may have added some
+            elif name == "headers":  # header sources may have added some
                 found = {header: (job.headers or {}).get(header) for header in wanted}
                 yield self._option(job, name, wanted, found)
             elif name != "unique":
@@ -114,7 +114,7 @@ def some_arguments(session: Session, declaration: Declaration, arguments: Mappin
 
 
 def _of_some(declaration: Declaration) -> Codec:
-    """Return a codec of the task in which all arguments are optional."""
+    """Return a codec for the task in which all arguments are optional."""
     parameters = [
         one.replace(kind=inspect.Parameter.KEYWORD_ONLY, default=None)
         for one in declaration.signature.arguments.parameters.values()

@@ -21,7 +21,7 @@ _LISTED = 10
 def call_of(
     function: Callable[..., Any], what: Jobs[Any] | Enqueuer[..., Any], arguments: Iterable[str]
 ) -> Callable[[], str]:
-    """Return a function that makes the text of a call, `assert_enqueued(session, send, email=…)`."""
+    """Return a function that makes the text of a call, such as `assert_enqueued(session, send, email=…)`."""
 
     def call() -> str:
         named = "jobs" if isinstance(what, Jobs) else what.written

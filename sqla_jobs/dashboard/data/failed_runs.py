@@ -1,4 +1,4 @@
-"""The failures of the overview: failed, retried and lost runs, by task and error."""
+"""The failures on the overview page: failed, retried and lost runs, by task and error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BAD = ("failed", "retried", "lost")
 _LOOKED_AT = 5_000
 """Maximum number of failures that are grouped, the newest first."""
 _KINDS = 5
-"""Maximum number of errors shown for one task, the commonest first."""
+"""Maximum number of errors shown for one task, the most common first."""
 _SHOWN = 50
 
 
@@ -39,15 +39,15 @@ class FailureGroup:
     error: str
     args_text: str = "{}"
     finished_at: datetime | None = None
-    """None if the failure was found by its job."""
+    """None if the failure was found through its job."""
 
 
 def failure_groups(session: Session, jobs: Jobs[Any], start: datetime, now: datetime) -> list[FailureGroup]:
-    """Return the failures since `start`: the commonest of each task first, then the others.
+    """Return the failures since `start`: the most common of each task first, then the others.
 
-    If there are more than can be examined, the numbers are minima. Then the tasks without a run among the newest
-    failures are found by their jobs that failed or wait for a retry, in an index whose cost does not depend on other
-    tasks.
+    If there are more than can be examined, the numbers are minima. In that case, the tasks without a run among the
+    newest failures are found through their jobs that failed or are waiting for a retry, in an index whose cost does not
+    depend on other tasks.
     """
     rows = session.execute(_groups(jobs, start), bind_arguments={"mapper": jobs.Run}).all()
     if not rows:
@@ -97,7 +97,7 @@ def _groups(jobs: Jobs[Any], start: datetime) -> Any:
         .limit(_LOOKED_AT)
         .cte("bad")
     )
-    # LIMIT makes each look-up one of the primary key
+    # LIMIT makes the planner look up each row by primary key
     of_job = select(job.task).where(job.id == bad.c.job_id).limit(1).correlate(bad).lateral("of_job")
     task, count, newest = of_job.c.task, func.count(), func.max(bad.c.id)
     grouped = (
@@ -133,7 +133,7 @@ def _groups(jobs: Jobs[Any], start: datetime) -> Any:
 
 
 def _by_jobs(session: Session, jobs: Jobs[Any], known: set[str], within: timedelta) -> list[Failures]:
-    """Return failures and pending retries together, of tasks that are not known yet."""
+    """Return failures and pending retries together, for tasks that are not known yet."""
     found = dict[tuple[str, str], Failures]()
     failed = read_failures(session, jobs, within=within, but_for=known)
     for one in (*failed, *read_retrying(session, jobs, but_for=known)):

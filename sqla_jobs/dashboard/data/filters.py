@@ -1,4 +1,4 @@
-"""Filters: the part of an address that selects jobs."""
+"""Filters: the part of a URL that selects jobs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class BadFilter(JobsError):
 
 @dataclass(frozen=True)
 class Filter:
-    """The filters of an address as written, and the selection that they make."""
+    """The filters in a URL, as written, and the selection that they make."""
 
     given: Mapping[str, str]
     selection: Selection
@@ -41,16 +41,16 @@ class Filter:
 
     @property
     def has_rare_ones(self) -> bool:
-        """True if any of the filters is set that a page hides at first."""
+        """True if any filter that a page hides at first is set."""
         return bool(self.given.keys() & {"created_after", "created_before", "result", "key", "schedule"})
 
     def without(self, name: str) -> dict[str, str]:
-        """Return the filters without one, for an address."""
+        """Return all filters but one, for a URL."""
         return {key: value for key, value in self.given.items() if key != name}
 
 
 def read_filter(jobs: Jobs[Any], values: Mapping[str, str]) -> Filter:
-    """Parse the filter in an address or a form. Raises `BadFilter` that names the invalid part."""
+    """Parse the filter in a URL or a form. Raises a `BadFilter` that names the invalid part."""
     given = {name: text for name in NAMES if (text := values.get(name, "").strip())}
     try:
         return Filter(given, _selection(jobs, given))
@@ -107,7 +107,7 @@ def _object(text: str) -> dict[str, Any]:
 
 
 def _pairs(text: str) -> dict[str, Any]:
-    """Yield names and values. A value is JSON, or else the text up to the next comma."""
+    """Return names and values. A value is JSON, or else the text up to the next comma."""
     found: dict[str, Any] = {}
     decoder = json.JSONDecoder(parse_constant=_refuse)
     while text.strip():

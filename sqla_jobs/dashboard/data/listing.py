@@ -19,18 +19,18 @@ from sqla_jobs.models.types import JobState
 
 SIZE = 50
 _WINDOWS = (5_000, 50_000)
-"""Number of jobs that one statement of a search reads: the first one, and the next ones."""
+"""Number of jobs that each statement of a search reads: the first statement, and the later ones."""
 _BUDGET = 1.0
 """Seconds after which a search ends with the jobs found so far."""
 _MARGIN = timedelta(minutes=1)
-"""Maximum difference between the order of ids and that of times of creation."""
+"""Maximum difference between the order of ids and that of creation times."""
 _SMALL = 2000
 """Maximum size, in bytes, of stored arguments that a row of a list shows."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """One page, with the keys of its neighbours; None if there is none."""
+    """One page, with the keys of its neighbours; None for a neighbour that does not exist."""
 
     rows: Sequence[Any]
     next_key: Sequence[Any] | None
@@ -40,7 +40,7 @@ class Found:
 
 
 def orders(jobs: Jobs[Any], state: JobState | None) -> list[Order]:
-    """Return the orders in which an index lists jobs of that state; the first is the default."""
+    """Return the orders in which an index lists jobs in that state; the first is the default."""
     job: Any = jobs.Job
     columns: tuple[Any, ...]
     match state:
@@ -101,7 +101,7 @@ def _is_indexed(selection: Selection) -> bool:
 
 
 def _from(jobs: Jobs[Any], selection: Selection, order: Order, start: Sequence[Any] | None, *, backwards: bool) -> Any:
-    """Select the jobs of the state from a key on, in the order of an index."""
+    """Select the jobs in the state, starting at a key, in an index's order."""
     job: Any = jobs.Job
     query: Any = select(*columns(job)).order_by(*order.by(backwards=backwards))
     if selection.states:
@@ -154,7 +154,7 @@ def _search(
 
 
 def _bounds(session: Session, jobs: Jobs[Any], selection: Selection, order: Order) -> list[Any]:
-    """Return conditions on the order's columns that bound the time of creation."""
+    """Return conditions on the order's columns that bound the creation time."""
     job: Any = jobs.Job
     bounds: list[Any] = []
     first, *_ = order.columns
@@ -194,7 +194,7 @@ def where_since(session: Session, jobs: Jobs[Any], id_column: Any, column: Any, 
 
 
 def columns(job: Any) -> list[Any]:
-    """Return the columns of a row of a list. Large arguments are left out."""
+    """Return the columns for a row in a list. Large arguments are left out."""
     small = case((func.pg_column_size(job.args) <= _SMALL, cast(job.args, Text)))
     return [
         job.id,

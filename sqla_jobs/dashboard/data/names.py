@@ -1,4 +1,4 @@
-"""The suggestions of fields for a task or a queue."""
+"""The suggestions in form fields for a task or a queue."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Names:
 
 
 def read_names(session: Session, jobs: Jobs[Any]) -> Names:
-    """Return the names that the application declares, processes serve, and waiting or new jobs have."""
+    """Return the names that the application declares, that processes serve, and that waiting or new jobs have."""
     job, process, schedule = jobs.Job, jobs.Process, jobs.Schedule
     jobs.tasks.load()
     newest = select(job.task, job.queue).order_by(job.id.desc()).limit(_NEWEST).subquery("newest")

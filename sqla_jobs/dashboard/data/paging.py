@@ -16,7 +16,7 @@ from sqla_jobs.rules.checks import check_text
 
 
 class BadCursor(JobsError):
-    """An address without a valid place in the list."""
+    """A URL without a valid position in the list."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,12 @@ class Order:
         return [literal(value, column.type) for value, column in zip(key, self.columns, strict=True)]
 
     def write(self, key: Sequence[Any]) -> str:
-        """Write a key for an address."""
+        """Write a key for a URL."""
         values = [value.isoformat() if isinstance(value, datetime) else value for value in key]
         return base64.urlsafe_b64encode(json.dumps(values, separators=(",", ":")).encode()).decode().rstrip("=")
 
     def read(self, text: str) -> list[Any]:
-        """Read the key in an address. Raises `BadCursor`."""
+        """Read the key in a URL. Raises `BadCursor`."""
         try:
             values = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
             return [

@@ -17,7 +17,7 @@ from sqla_jobs.rules.wording import Count
 PATIENCE = 5.0
 """Timeout of a page's statement in seconds."""
 COUNTED = 5_000
-"""Maximum number of rows that are counted exactly. Above it the planner's estimate is shown."""
+"""Maximum number of rows that are counted exactly. Above that number, the planner's estimate is shown."""
 
 _SETTINGS = {
     "transaction_read_only": "on",
@@ -57,7 +57,7 @@ def _compile(element: _Explain, compiler: Any, **options: Any) -> str:
 def counted(session: Session, jobs: Jobs[Any], query: Select[Any]) -> Count:
     """Count the rows of `query`: exactly up to `COUNTED`, else by the planner's estimate.
 
-    The query must have the order of an index: without one, the planner would read the table from its start to find
+    The query must have an index's order: without an order, the planner would read the table from its start to find
     the first few thousand rows.
     """
     on_jobs = {"mapper": jobs.Job}

@@ -16,7 +16,7 @@ from sqla_jobs.jobs import Jobs
 
 @dataclass(frozen=True)
 class Sample:
-    """Every `step`th id of a run, from `first` to `last`."""
+    """Every `step`th run id, from `first` to `last`."""
 
     first: int
     last: int
@@ -24,7 +24,7 @@ class Sample:
 
     @property
     def is_whole(self) -> bool:
-        """True if the sample has all runs."""
+        """True if the sample contains all runs."""
         return self.step == 1
 
     @property
@@ -39,7 +39,7 @@ class Sample:
             return runs, runs.c
         series = func.generate_series(self.first, self.last, self.step)
         ids = series.table_valued(column("id", BigInteger), name="picked").render_derived()
-        # LIMIT makes each look-up one of the primary key
+        # LIMIT makes the planner look up each row by primary key
         runs = select(*columns).where(jobs.Run.id == ids.c.id, *conditions).limit(1).lateral("ended")
         return ids.join(runs, true()), runs.c
 

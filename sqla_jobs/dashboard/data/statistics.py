@@ -1,7 +1,7 @@
-"""The figures of the charts: runs of the last hour, day or week, by outcome, with wait and run times.
+"""The figures in the charts: runs of the last hour, day or week, by outcome, with wait and run times.
 
 Up to `EXACT` runs are counted exactly. Of more runs, up to `EXACT` failures are counted exactly, and the other figures
-come from a sample, evenly spread over the ids. So a page costs the same at any number.
+come from a sample, evenly spread over the ids. So a page costs the same for any number of runs.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Span:
 
     @property
     def buckets(self) -> int:
-        """The number of buckets, including the present one."""
+        """The number of buckets, including the current one."""
         return self.length // self.width
 
     def first(self, now: datetime) -> datetime:
@@ -58,7 +58,7 @@ class Bucket:
     succeeded: float = 0
     failed: float = 0
     wait: tuple[float, float] | None = None
-    """The median and the 95th percentile of the time from due to started, for jobs that ended."""
+    """The median and the 95th percentile of the time from being due to starting, for jobs that ended."""
     run: tuple[float, float] | None = None
 
     @property
@@ -127,7 +127,7 @@ def halves(values: Any) -> Any:
 
 
 def _totals(jobs: Jobs[Any], span: Span, start: datetime, sample: Sample) -> Any:
-    """Select the totals by bucket, and those of all buckets in a row without one."""
+    """Select the totals by bucket, and those of all buckets in a row without a bucket."""
     job: Any = jobs.Job
     table: Any = jobs.Run
     named = [table.job_id, table.outcome, table.started_at, table.finished_at]
@@ -158,7 +158,7 @@ def _totals(jobs: Jobs[Any], span: Span, start: datetime, sample: Sample) -> Any
 def _count_failures(
     session: Session, jobs: Jobs[Any], span: Span, start: datetime, by_start: dict[datetime, Bucket], whole: Bucket
 ) -> bool:
-    """Replace the sample's failures by exact counts. Return False if there are too many to count."""
+    """Replace the sample's failures with exact counts. Return False if there are too many to count."""
     run: Any = jobs.Run
     newest = (
         select(run.finished_at)

@@ -1,8 +1,8 @@
-"""The figures of the page of tasks: the attempts that started in a span, their outcomes and durations, by task.
+"""The figures on the page of tasks: the attempts that started in a span, their outcomes and durations, by task.
 
 If there are many attempts, the figures come from a sample, and up to `_FAILURES` failures are counted exactly. So the
-page costs the same at any number. The figures of a task that is too rare for the sample come from the jobs of its
-schedules, if it has any, which an index finds.
+page costs the same for any number of attempts. The figures of a task that is too rare for the sample come from the jobs
+of its schedules, if it has any, which an index finds.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _SCHEDULED = 100
 """Maximum number of jobs read from a schedule of a rare task, the newest first."""
 _MOST_SCHEDULED = 2_000
 _MARGIN = timedelta(minutes=1)
-"""Maximum difference between the order of runs by id and by their start."""
+"""Maximum difference between the order of runs by id and that by start."""
 _LATEST = timedelta(days=1)
-"""Maximum delay of an attempt after its job's tick, to be found by the tick."""
+"""Maximum delay of an attempt after its job's tick for the attempt to be found by that tick."""
 
 
 class Seen(NamedTuple):
@@ -60,7 +60,7 @@ class TaskFigures:
     looked_at: int
     """Number of attempts from which `wait` and `run` are computed."""
     wait: tuple[float, float] | None
-    """The median and the 95th percentile, in seconds, of the time from due to started, for last attempts."""
+    """The median and the 95th percentile, in seconds, of the time from being due to starting, for last attempts."""
     run: tuple[float, float] | None
     """The median and the 95th percentile, in seconds, of the duration of an attempt."""
 
@@ -105,7 +105,7 @@ def read_tasks(session: Session, jobs: Jobs[Any], span: Span, now: datetime) -> 
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    """The facts about a task besides the examined attempts."""
+    """The facts about a task apart from the examined attempts."""
 
     task: str
     running: int
@@ -222,7 +222,7 @@ def _newest_failures(jobs: Jobs[Any], start: datetime) -> Any:
 
 
 def _job_of(jobs: Jobs[Any], run: Any) -> Any:
-    """Select the job of each of these runs. LIMIT makes each look-up one of the primary key."""
+    """Select the job of each of these runs. LIMIT makes the planner look up each row by primary key."""
     job: Any = jobs.Job
     found = select(*_needed(job)).where(job.id == run.job_id)
     return found.limit(1).lateral("of_job")

@@ -1,4 +1,4 @@
-"""Charts as numbers: bars and lines in a picture of 1000 by 100, with labels of the axes. Pure."""
+"""Charts as numbers: bars and lines in a picture of 1000 by 100, with axis labels. Pure."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """One chart. `rows` is the same data as a table."""
+    """One chart. `rows` holds the same data as a table."""
 
     id: str
     title: str
@@ -58,7 +58,7 @@ class Chart:
 
 
 def nice(value: float) -> float:
-    """Round up to 1, 2, 4, 5 or 10 times a power of ten: an end of an axis whose half is also round."""
+    """Round up to 1, 2, 4, 5 or 10 times a power of ten: an axis end whose half is round, too."""
     if value <= 0:
         return 1.0
     size = 10.0 ** math.floor(math.log10(value))

@@ -38,7 +38,7 @@ def ago(moment: datetime, now: datetime) -> str:
 
 
 def exact(moment: datetime) -> str:
-    """Return a moment in UTC, to the millisecond."""
+    """Return a time in UTC, to the millisecond."""
     if moment == PARKED:
         return "parked"
     return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + " UTC"

@@ -9,7 +9,7 @@ from sqla_jobs.rules.redaction import Digits, check_depth
 
 
 def parse(text: str) -> Any:
-    """Parse JSON, with numbers as `Digits`. Raises `ValueError` if it is invalid, or nested too deep."""
+    """Parse JSON, with numbers as `Digits`. Raises `ValueError` if it is invalid, or nested too deeply."""
     try:
         value = json.loads(text, parse_int=Digits, parse_float=Digits, parse_constant=Digits)
     except RecursionError:

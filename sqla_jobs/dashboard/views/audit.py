@@ -1,4 +1,4 @@
-"""The page of the audit: changes from the dashboard or the command line."""
+"""The page of the audit log: changes from the dashboard or the command line."""
 
 from __future__ import annotations
 

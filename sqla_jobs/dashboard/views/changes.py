@@ -1,4 +1,4 @@
-"""Changes of jobs: of one from its page, or of many from a list, confirmed by number and then done in batches."""
+"""Changes to jobs: to one from its page, or to many from a list, confirmed by number and then made in batches."""
 
 from __future__ import annotations
 
@@ -125,12 +125,12 @@ def change_one(site: Dashboard, job_id: int, action: str) -> AnyResponse:
 
 
 def offered(state: JobState | None) -> list[tuple[str, Offer]]:
-    """Return the changes for jobs of that state."""
+    """Return the changes that are offered for jobs in that state."""
     return [(name, offer) for name, offer in OFFERS.items() if state is None or state in offer.change.states]
 
 
 def _asked(site: Dashboard) -> tuple[str, Offer, Selection, dict[str, str], list[str]]:
-    """Return the action of the form, its change, the selection of jobs, and the fields and ids to repeat it."""
+    """Return the form's action, its change, the selection of jobs, and the fields and ids needed to repeat it."""
     action = request.form.get("action", "")
     if action not in OFFERS:
         abort(400, f"Unknown action {action!r:.40}; valid actions: {', '.join(OFFERS)}.")
@@ -146,7 +146,7 @@ def _asked(site: Dashboard) -> tuple[str, Offer, Selection, dict[str, str], list
         abort(400, "No job was selected: tick some first, or choose all that match the filter.")
     if len(ids) > _MOST_IDS or not all(one.isascii() and one.isdigit() and len(one) < 19 for one in ids):
         abort(400, f"Give ids of jobs, at most {_MOST_IDS:,} of them.")
-    # keep the filter of the list: a ticked job that no longer matches has changed since, and is left alone
+    # keep the list's filter: a ticked job that no longer matches has changed since then, and is left alone
     return action, OFFERS[action], replace(wanted.selection, ids=tuple(map(int, ids))), dict(wanted.given), ids
 
 

@@ -96,7 +96,7 @@ def _job(session: Session, jobs: Jobs[Any], job_id: int) -> Any:
 
 
 def _own_columns(jobs: Jobs[Any], job: Any, shown: Shown) -> list[tuple[str, str]]:
-    """Return the columns of an application's own job class that have a value."""
+    """Return those columns of an application's own job class that have a value."""
     values = _own_values(jobs, job).items()
     return [(name, _cut(shown.text(str(value)) or "")) for name, value in values if value is not None]
 
@@ -108,7 +108,7 @@ def _own_values(jobs: Jobs[Any], job: Any) -> dict[str, Any]:
 
 
 def _runs(session: Session, jobs: Jobs[Any], job_id: int, before: int | None) -> list[Any]:
-    """Return one run more than a page has, the newest first, with results as text, which keeps every digit."""
+    """Return one run more than a page shows, the newest first, with results as text, which keeps every digit."""
     run: Any = jobs.Run
     columns = [column for column in run.__table__.c if column.name != "result"]
     query = (

@@ -48,7 +48,7 @@ class Line:
 
     @property
     def ran_for(self) -> float | None:
-        """The seconds of the attempt with which the job ended; None if there was none."""
+        """The duration in seconds of the attempt that ended the job; None if there was none."""
         job = self.job
         if job.finished_at is None or job.started_at is None or job.state == JobState.running:
             return None

@@ -20,7 +20,7 @@ from sqla_jobs.monitoring.processes import ProcessStatus, read_held, read_proces
 _NEWEST = 5_000
 """Maximum number of runs read, the newest first."""
 _STORED_WITHIN = 10.0
-"""Seconds within which the row of a process shows the end of a job."""
+"""Seconds within which a process's row shows that a job has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +63,13 @@ def _last(
 
 
 def _last_jobs(session: Session, jobs: Jobs[Any]) -> dict[uuid.UUID, LastJob]:
-    """Return the job that last ended in each process, from the newest runs: no index has the runs of a process."""
+    """Return the job that last ended in each process, from the newest runs: no index covers the runs of a process."""
     job, run = jobs.Job, jobs.Run
     named = (run.process_id, run.job_id, run.outcome, run.finished_at)
     newest = select(*named).order_by(run.id.desc()).limit(_NEWEST).subquery("newest")
     place = func.row_number().over(partition_by=newest.c.process_id, order_by=newest.c.finished_at.desc())
     last = select(newest, place.label("place")).where(newest.c.process_id.in_(select(jobs.Process.id))).subquery("last")
-    # LIMIT makes each look-up one of the primary key
+    # LIMIT makes the planner look up each row by primary key
     of_job = select(job.task).where(last.c.place == 1, job.id == last.c.job_id).limit(1).lateral("of_job")
     columns: Any = (last.c.process_id, last.c.job_id, of_job.c.task, last.c.outcome, last.c.finished_at)
     rows = ask(session, jobs, select(*columns).select_from(last.join(of_job, true())))

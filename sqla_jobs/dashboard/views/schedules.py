@@ -244,7 +244,7 @@ def _withheld(site: Dashboard, task: str, args: Mapping[str, Any]) -> dict[str, 
 
 
 def _values(site: Dashboard, given: Mapping[str, str], *, hidden: Mapping[str, Any]) -> dict[str, Any]:
-    """Parse the fields of the form to column values. Raises `JobsError`."""
+    """Parse the form's fields into column values. Raises `JobsError`."""
     jobs, task = site.jobs, given["task"]
     defaults = jobs.tasks[task].declaration.defaults if task in jobs.tasks else {"queue": "default", "priority": 0}
     return {

@@ -25,7 +25,7 @@ class Column:
     title: str
     of: Callable[[TaskFigures], Any]
     order: str = "desc"
-    """The first direction of sorting: `asc` or `desc`."""
+    """The initial sort direction: `asc` or `desc`."""
 
     def sorted(self, tasks: Sequence[TaskFigures], order: str) -> list[TaskFigures]:
         """Sort the tasks by this column. Tasks without a value come last."""
@@ -65,12 +65,12 @@ class Sorting:
     order: str
 
     def url(self, column: Column) -> str:
-        """Return the address sorted by that column; reversed if it is the present one."""
+        """Return the URL of the table sorted by that column; reversed if it is the current one."""
         flipped = "asc" if self.order == "desc" else "desc"
         return self._page(self.span, column, flipped if column is self.column else column.order)
 
     def over(self, span: Span) -> str:
-        """Return the address for another span, in the same order."""
+        """Return the URL for another span, in the same order."""
         return self._page(span, self.column, self.order)
 
     def _page(self, span: Span, column: Column, order: str) -> str:
