@@ -214,6 +214,7 @@ class LazyTransactions(WorkerTransactions):
             return
         session.info[_CONNECTIONS] = list[Connection]()
         session.info[_UNUSED] = True
+        session.begin()  # no connection yet. The task cannot open, and so commit, a transaction of its own
 
     def _after_begin(self, session: Session, transaction: SessionTransaction, connection: Connection) -> None:
         if _UNUSED not in session.info or not self._queries.is_of_jobs(session, connection):

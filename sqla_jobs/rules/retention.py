@@ -79,6 +79,11 @@ def own_retention(task: str, given: object) -> OwnRetention:
 def _seconds(task: str, state: str, kept: object) -> float | None:
     if kept is None:
         return None
+    if isinstance(kept, str):
+        raise DeclarationError(
+            f"{task}: retention of {state} is {kept!r:.60}: give seconds, a timedelta, None to keep the jobs "
+            "forever, or 'erase' for the state 'succeeded'"
+        )
     return check_seconds(f"{task}: retention of {state}", kept, error=DeclarationError)
 
 

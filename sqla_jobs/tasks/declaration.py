@@ -184,15 +184,19 @@ def declare(target: Callable[..., Any], options: TaskOptions, job_class: type[An
     for word in (name, *aliases):
         check_name("a task name", word, error=DeclarationError)
     if missing := sensitive - signature.arguments.parameters.keys():
-        raise DeclarationError(f"{name}: sensitive={sorted(missing)} names no argument of {signature.qualname}")
+        known = ", ".join(signature.arguments.parameters) or "none"
+        raise DeclarationError(
+            f"{name}: sensitive={sorted(missing)} names no argument of {signature.qualname}; it takes: {known}"
+        )
     given = {key: value for key, value in options.items() if key in ("queue", "priority", "max_attempts")}
     try:
         check_common(given)
     except ArgumentsError as error:
         raise DeclarationError(f"{name}: {error}") from None
     codec = Codec(name, signature, sensitive)
+    unique = declared_rule(name, options.get("unique"), signature.arguments.parameters, sensitive)
     if (delay := options.get("delay")) is not None:
-        given["delay"] = timedelta(seconds=check_seconds(f"{name}: delay", delay, error=DeclarationError))
+        given["delay"] = timedelta(seconds=_delay(name, delay, unique))
     if (follow_up := options.get("on_failure")) is not None:
         given["on_failure"] = _follow_up(name, follow_up, job_class)
     policy = options.get("retry")
@@ -207,10 +211,21 @@ def declare(target: Callable[..., Any], options: TaskOptions, job_class: type[An
         sensitive,
         gates_of(name, _limits(name, options), options.get("fair_by"), signature.arguments.parameters, sensitive),
         {"queue": "default", "priority": 0, "max_attempts": MAX_ATTEMPTS} | given,
-        declared_rule(name, options.get("unique"), signature.arguments.parameters, sensitive),
+        unique,
         _lazy(name, options.get("lazy", False), signature),
         own_retention(name, options["retention"]) if "retention" in options else NO_RETENTION,
     )
+
+
+def _delay(name: str, delay: object, unique: UniqueRule | None) -> float:
+    seconds = check_seconds(f"{name}: delay", delay, error=DeclarationError)
+    longest = None if unique is None else unique.policy.max_delay
+    if longest is not None and seconds > longest:
+        raise DeclarationError(
+            f"{name}: delay={seconds:g} is longer than max_delay={longest:g}, so the first replacement would make the "
+            "job due earlier: make max_delay= at least as long"
+        )
+    return seconds
 
 
 def _words(option: str, options: Mapping[str, Any]) -> tuple[str, ...]:

@@ -102,6 +102,20 @@ def eager(session: Session, how: str) -> str:
     return write(session, how)
 
 
+@jobs.task(lazy=True, max_attempts=1)
+def begins_itself(session: Session, how: str) -> None:
+    with session.begin():
+        session.add(Line())
+    raise ValueError(how)
+
+
+@jobs.task(lazy=True, max_attempts=1)
+async def coroutine_begins_itself(session: AsyncSession, how: str) -> None:
+    async with session.begin():
+        session.add(Line())
+    raise ValueError(how)
+
+
 @jobs.task(lazy=True)
 def with_row(session: Session, order: Order) -> str:
     wait()
@@ -144,6 +158,15 @@ def ended(session: Session, job_id: int) -> list[tuple[str, Any, str | None]]:
 def lines(session: Session) -> int:
     session.rollback()
     return len(session.scalars(select(Line)).all())
+
+
+@pytest.mark.parametrize("task", ["begins_itself", "coroutine_begins_itself"])
+def test_a_task_cannot_begin_and_commit_a_transaction_of_its_own(session: Session, database: Engine, task: str) -> None:
+    job_id = enqueued(session, task, how="fails")
+    with jobs.worker():
+        wait_until(lambda: states(session) == {job_id: "failed"})
+    assert ended(session, job_id) == [("failed", None, "sqlalchemy.exc.InvalidRequestError")]
+    assert lines(session) == 0
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,16 @@ from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, registry, scoped_session
 
-from sqla_jobs import ArgumentsError, ConfigurationError, DeclarationError, JobMixin, Jobs, RunContext, UnknownTask
+from sqla_jobs import (
+    ArgumentsError,
+    ConfigurationError,
+    DeclarationError,
+    JobMixin,
+    Jobs,
+    RunContext,
+    Unique,
+    UnknownTask,
+)
 from sqla_jobs.tasks.enqueue import EnqueueOptions
 from sqla_jobs.tasks.schedule import ScheduleOptions
 from sqla_jobs.tasks.task import Task
@@ -518,6 +527,11 @@ class TestNames:
         ({"retry": tenacity.Retrying(after=print, before_sleep=print)}, "after, before_sleep=…"),
         ({"retry": tenacity.Retrying(retry_error_callback=print)}, "retry_error_callback=…"),
         ({"retry": tenacity.Retrying(sleep=print)}, "sleep=…"),
+        (
+            {"delay": 30, "unique": Unique("email", on_conflict="replace", max_delay=10)},
+            "delay=30 is longer than max_delay=10",
+        ),
+        ({"retention": {"succeeded": "delete"}}, "retention of succeeded is 'delete': give seconds, .* or 'erase'"),
         ({"delays": 5}, "unknown task option 'delays'; valid options: name, queue, priority"),
     ],
     ids=as_id,
