@@ -30,6 +30,7 @@ def an_old_transaction(scene: Scene) -> None:
         with scene.session() as session:
             session.execute(delete(jobs.Job))
         scene.until("the server has counted", lambda: scene.ask(DEAD) > 10_000)
+        scene.until("the transaction is older than those of jobs", lambda: scene.ask(AGE) > 3)
         told = scene.run("sqla-jobs doctor", "SELECT pg_terminate_backend")
         scene.psql(pasted(told, "SELECT pg_terminate_backend"))
         old.invalidate()
@@ -37,6 +38,7 @@ def an_old_transaction(scene: Scene) -> None:
     scene.run("sqla-jobs doctor", "ok +table sqla_jobs ")
 
 
+AGE = text("SELECT extract(epoch FROM now() - min(xact_start)) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
 DEAD = text("SELECT n_dead_tup FROM pg_stat_user_tables WHERE relid = 'sqla_jobs'::regclass")
 
 
