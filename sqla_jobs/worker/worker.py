@@ -258,13 +258,16 @@ class Worker(Service):
             slow_after=self._settings.slow_after,
             kill_after=self._settings.kill_after,
         )
+        self._pruner = self._make_pruner()
+
+    def _make_pruner(self) -> Pruner | None:
+        """Return the pruner; `None` if another process of the same worker prunes."""
         retention = self._settings.retention
-        self._pruner = None
-        if retention is not None:
-            declared = [
-                (self._jobs.tasks.names(task), task.declaration.retention) for task in {*self._jobs.tasks.values()}
-            ]
-            self._pruner = Pruner(self._engine, self._jobs.models, retention, [*rules(retention, declared)])
+        if retention is None:
+            return None
+        tasks = self._jobs.tasks
+        declared = [(tasks.names(task), task.declaration.retention) for task in {*tasks.values()}]
+        return Pruner(self._engine, self._jobs.models, retention, [*rules(retention, declared)])
 
     def _log_unserved(self, level: int) -> None:
         """Log the queues that have due jobs and are not served by this worker."""
