@@ -132,12 +132,12 @@ class PyramidJobs(Generic[J]):
         with prepare(request, registry), _marking(request) if begins else nullcontext():
             yield request
 
-    def context_in(self, session: Session, run: RunContext | None) -> AbstractContextManager[Any]:
-        """Return the surroundings of a run in a test, in whose request the session is that of the test."""
-        return self._request_with(session, run) if self.takes_request(run) else nullcontext()
-
     @contextmanager
-    def _request_with(self, session: Session, run: RunContext | None) -> Generator[None]:
+    def context_in(self, session: Session, run: RunContext | None) -> Generator[None]:
+        """Return the surroundings of a run in a test, in whose request the session is that of the test."""
+        if not self.takes_request(run):
+            yield
+            return
         with self.request(run, begins=self.takes_session(run)) as request:
             setattr(request, self.session, session)
             yield

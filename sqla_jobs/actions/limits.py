@@ -70,7 +70,7 @@ def target(tasks: Tasks[Any], which: object, *, queue: object = None, key: objec
         known = {gate.row[1:].partition("=")[0] for gate in gates} | {*tasks}
         raise ArgumentsError(f"no task and no limit is named {name!r:.60}{did_you_mean(name, known)}")
     if not isinstance(key, Unset):
-        return Target(_keyed(mine, "#!", name, key), _keyed(mine, "%", name, key), ())
+        return Target(_keyed(mine, "#!", key), _keyed(mine, "%", key), ())
     concurrency, rate = _whole(mine, "#!", name, names), _whole(mine, "%", name, names)
     return Target(concurrency, rate, names, name)
 
@@ -81,7 +81,7 @@ def _whole(mine: Mapping[str, Gate], kinds: str, name: str, tasks: Collection[st
     return found[0] if found else f"{kinds[0]}{name}" if tasks else ""
 
 
-def _keyed(mine: Mapping[str, Gate], kinds: str, name: str, key: object) -> str:
+def _keyed(mine: Mapping[str, Gate], kinds: str, key: object) -> str:
     gate = next((gate for row, gate in mine.items() if row[0] in kinds and row.endswith("=")), None)
     try:
         return "" if gate is None else gate.of_key(key)

@@ -32,7 +32,6 @@ Actor = Callable[[], str | None]
 
 _TOKEN_AGE = 7 * 86400
 _CSRF = "csrf"
-_SAFE = ("GET", "HEAD", "OPTIONS")
 
 HEADERS = {
     "Content-Security-Policy": (

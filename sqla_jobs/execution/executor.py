@@ -58,7 +58,7 @@ class Executor:
         self._timeout = timeout
         self._surroundings: list[Surroundings] = [] if context is nullcontext else [context]
         self._surroundings += [partial(surroundings, one) for one in middleware if not is_asynchronous(one)]
-        self._middleware = middleware
+        self._awaited = [one for one in middleware if is_asynchronous(one)]
         self._resources = resources
         self._tracing = tracing
         self._started = started
@@ -104,7 +104,7 @@ class Executor:
             timeout=self._timeout,
             transactions=self._transactions(declaration) if declaration.signature.wants_session else None,
             surroundings=self._surroundings,
-            middleware=self._middleware,
+            awaited=self._awaited,
             begins=None if self._started is None else self._begun,
             unfit=self._unfit,
             progressed=self._progressed,

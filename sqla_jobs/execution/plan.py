@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from types import MappingProxyType
@@ -21,7 +21,7 @@ from sqla_jobs.rules.redaction import NOTHING
 from sqla_jobs.tasks.arguments import encode_result
 from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import Declaration
-from sqla_jobs.tasks.hooks import Middleware, is_asynchronous
+from sqla_jobs.tasks.hooks import Middleware
 from sqla_jobs.tasks.signature import Signature
 
 Surroundings = Callable[[RunContext], AbstractContextManager[Any]]
@@ -40,26 +40,26 @@ class Plan:
         timeout: float | None,
         transactions: Transactions | None,
         surroundings: Iterable[Surroundings],
-        middleware: Iterable[Middleware] = (),
+        awaited: Sequence[Middleware],
         begins: Callable[[Attempt], None] | None,
         unfit: Callable[[Attempt, ArgumentsError], None] | None = None,
         progressed: Callable[[], None] | None = None,
     ) -> None:
         """Compose `run`.
 
-        The first of the `surroundings` is the outermost, and so is the first asynchronous one of `middleware`.
+        The first of the `surroundings` is the outermost, and so is the first of `awaited`.
 
-        Asynchronous middleware surrounds the task's own code if that is a coroutine, in the coroutine's asyncio task.
-        `transactions` is `None` for a task without a session. `timeout` applies to a task without one of its own.
-        `begins` is called before the task. `unfit` is called if arguments do not fit the task; it raises `NotBegun`
-        if the job is to be given back. `progressed` is called after a task with a `RunContext` has reported progress.
+        The asynchronous middleware `awaited` surrounds the task's own code if that is a coroutine, in the coroutine's
+        asyncio task. `transactions` is `None` for a task without a session. `timeout` applies to a task without one of
+        its own. `begins` is called before the task. `unfit` is called if arguments do not fit the task; it raises
+        `NotBegun` if the job is to be given back. `progressed` is called after a task with a `RunContext` has reported
+        progress.
         """
         self.declaration = declaration
         self.timeout: float | None = timeout if declaration.timeout is None else declaration.timeout
         self._read = declaration.codec.read
         self._target = _target(declaration.signature)
-        is_coroutine = declaration.signature.is_coroutine
-        self._awaited = [one for one in middleware if is_asynchronous(one)] if is_coroutine else []
+        self._awaited = awaited if declaration.signature.is_coroutine else ()
         self._wants_context = declaration.signature.wants_context
         self._erases = declaration.retention.erases
         self._ended_well = ERASED if self._erases else SUCCEEDED

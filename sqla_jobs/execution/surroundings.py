@@ -99,8 +99,8 @@ async def awaited_within(
     """Return the result of `await function(…)` inside the asynchronous `middleware`; the first is the outermost."""
     async with AsyncExitStack() as entered:
         for one in middleware:
-            surroundings = awaited_manager(one(run), one, "middleware")
-            await entered.enter_async_context(_AwaitedSurrounded(surroundings, attempt))
+            manager = awaited_manager(one(run), one, "middleware")
+            await entered.enter_async_context(_AwaitedSurrounded(manager, attempt))
         return await function(*args, **kwargs)
 
 

@@ -129,6 +129,7 @@ class WorkerTransactions:
     @contextmanager
     def begin(self) -> Generator[Session]:
         session = self._session()
+        session.info[_CONNECTIONS] = list[Connection]()  # the factory may return the same session again
         try:
             self._begin(session)
             yield session
@@ -160,9 +161,8 @@ class WorkerTransactions:
                     del session.info[_ENDING]
 
     def _begin(self, session: Session) -> None:
-        session.info[_CONNECTIONS] = list[Connection]()  # the factory may return the same session again
         try:
-            is_writable = self._is_begun(self._queries.connection(session))
+            is_writable = self._begin_on(self._queries.connection(session))
         except Exception as error:
             if not _is_of_database(error):
                 raise
@@ -170,7 +170,7 @@ class WorkerTransactions:
         if not is_writable:
             raise self._logged(_no_transaction("the server is read-only"))
 
-    def _is_begun(self, connection: Connection) -> bool:
+    def _begin_on(self, connection: Connection) -> bool:
         """Begin the transaction. Return False if the server accepts no writes."""
         try:
             is_writable = self._queries.begin(connection, noticed_within=self._lease, patience=self._patience)
@@ -211,14 +211,13 @@ class LazyTransactions(WorkerTransactions):
     def _begin(self, session: Session) -> None:
         if session.in_transaction():  # the session is that of the application, whose middleware has used it
             super()._begin(session)
-            return
-        session.info[_CONNECTIONS] = list[Connection]()
-        session.info[_UNUSED] = True
-        session.begin()  # no connection yet. The task cannot open, and so commit, a transaction of its own
+        else:
+            session.info[_UNUSED] = True
+            session.begin()  # no connection yet. The task cannot open, and so commit, a transaction of its own
 
     def _after_begin(self, session: Session, transaction: SessionTransaction, connection: Connection) -> None:
         if _UNUSED not in session.info or not self._queries.is_of_jobs(session, connection):
             return
         del session.info[_UNUSED]
-        if not self._is_begun(connection):
+        if not self._begin_on(connection):
             raise JobsError("the server is read-only, so the run gets no transaction: the attempt fails by its policy")

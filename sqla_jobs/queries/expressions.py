@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
-from typing import cast as cast_type
 
-from psycopg import sql
 from sqlalchemy import (
     ARRAY,
     CTE,
@@ -59,11 +57,6 @@ def rendered(statement: Any) -> Rendered:
 def written(condition: Callable[[Any], ColumnElement[bool]], row: str, *columns: str) -> str:
     """Return the SQL text of a condition on a class or its columns, for a row that the text calls `row`."""
     return rendered(condition(table(row, *map(column, columns)).c)).text
-
-
-def as_query(statement: str) -> sql.SQL:
-    """Return SQL text as a psycopg `SQL` object."""
-    return sql.SQL(cast_type("Any", statement))
 
 
 class Tables:

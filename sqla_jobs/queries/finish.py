@@ -87,8 +87,25 @@ class FinishErased(Statement, statements.FinishAny):
 
 def _statement(tables: Tables, also: Mapping[str, Any]) -> tuple[Any, Any]:
     """Return the statement, which gives jobs the columns `also`, and its CTE of the jobs that it changes."""
-    jobs, runs = tables.jobs, tables.runs
-    ended = unnest_text(
+    ended = _ended()
+    mine = _mine(tables, ended)
+    done = _done(tables, mine, also)
+    is_told = or_(done.c.run_id.is_(None), and_(ended.c.outcome == "retried", done.c.state == "cancelled"))
+    followed = follow_ups(tables, done)
+    others = done.c.outcome.in_([literal_column(f"'{word}'", Text) for word in ("released", "lost")])
+    statement = (
+        select(ended.c.run_id, _fate(tables, ended, done).label("fate"))
+        .select_from(ended.outerjoin(done, done.c.run_id == ended.c.run_id))
+        # in this order: messages are sent even if no row is returned
+        .where(case((messages(tables, *freed_by(tables, done, others), *queued_by(followed)), is_told)))
+        .add_cte(_stored(tables, mine))
+    )
+    return statement, done
+
+
+def _ended() -> Any:
+    """Return the ends that are given, as a table."""
+    return unnest_text(
         "ended",
         job_id=(case((committed_to_disk(), bindparam("job_ids", type_=Text))), BigInteger),
         run_id=("run_ids", BigInteger),
@@ -104,7 +121,15 @@ def _statement(tables: Tables, also: Mapping[str, Any]) -> tuple[Any, Any]:
         fraction=("fractions", Double),
         message=("messages", Text),
     )
-    held = leased(jobs, ended.c.job_id, ended.c.run_id, ended.c.process_id)
+
+
+def _is_held(jobs: Any, ended: Any) -> Any:
+    return leased(jobs, ended.c.job_id, ended.c.run_id, ended.c.process_id)
+
+
+def _mine(tables: Tables, ended: Any) -> Any:
+    """Return a CTE of the ends whose lease is valid, with what follows for their jobs, which it locks."""
+    jobs = tables.jobs
     finished_at = jobs.c.started_at + seconds(ended.c.finished)
     state = case(
         (ended.c.outcome.in_(_ENDS), ended.c.outcome),
@@ -120,10 +145,15 @@ def _statement(tables: Tables, also: Mapping[str, Any]) -> tuple[Any, Any]:
         finished_at.label("finished_at"),
         (finished_at + seconds(delay)).label("due_at"),
         state.label("state"),
-    ).where(held)
-    mine = each_locked(ended, found, "mine")
+    ).where(_is_held(jobs, ended))
+    return each_locked(ended, found, "mine")
+
+
+def _done(tables: Tables, mine: Any, also: Mapping[str, Any]) -> Any:
+    """Return a CTE that changes the jobs of `mine`, and gives them the columns `also`."""
+    jobs = tables.jobs
     given_back = case((mine.c.outcome.in_(_GIVEN_BACK), 1), else_=0)
-    done = (
+    return (
         update(jobs)
         .where(jobs.c.id == mine.c.job_id, jobs.c.id == any_(array_of(select(mine.c.job_id))))
         .values(
@@ -140,50 +170,42 @@ def _statement(tables: Tables, also: Mapping[str, Any]) -> tuple[Any, Any]:
         )
         .cte("done")
     )
+
+
+def _stored(tables: Tables, mine: Any) -> Any:
+    """Return a CTE that inserts the runs of `mine`."""
     # a cancel that came in time turns a retry into the job's end, and its run records that
     cut_short = and_(mine.c.outcome == "retried", mine.c.state == "cancelled")
     # without a traceback, the attempt's own process was killed and cannot deliver the event
     is_undelivered = or_(mine.c.outcome.in_(_DELIVERED), and_(mine.c.outcome == "retried", mine.c.traceback.is_(None)))
-    stored = (
-        insert(runs)
-        .from_select(
-            _RUN_COLUMNS,
-            select(
-                free_run_id(tables, mine.c.run_id),
-                mine.c.job_id,
-                mine.c.attempt,
-                mine.c.process_id,
-                mine.c.started_at,
-                mine.c.finished_at,
-                case((cut_short, "cancelled"), else_=mine.c.outcome),
-                cast(mine.c.result, JSONB),
-                mine.c.error_type,
-                mine.c.error,
-                mine.c.traceback,
-                case((is_undelivered, func.clock_timestamp() + seconds(literal_column(str(DELIVERED_WITHIN))))),
-            ).where(mine.c.outcome != "released"),
-        )
-        .cte("stored")
-    )
+    rows = select(
+        free_run_id(tables, mine.c.run_id),
+        mine.c.job_id,
+        mine.c.attempt,
+        mine.c.process_id,
+        mine.c.started_at,
+        mine.c.finished_at,
+        case((cut_short, "cancelled"), else_=mine.c.outcome),
+        cast(mine.c.result, JSONB),
+        mine.c.error_type,
+        mine.c.error,
+        mine.c.traceback,
+        case((is_undelivered, func.clock_timestamp() + seconds(literal_column(str(DELIVERED_WITHIN))))),
+    ).where(mine.c.outcome != "released")
+    return insert(tables.runs).from_select(_RUN_COLUMNS, rows).cte("stored")
+
+
+def _fate(tables: Tables, ended: Any, done: Any) -> Any:
+    """Return the word for an end that is not stored."""
+    jobs, runs = tables.jobs, tables.runs
     # looked up one by one: EXISTS may read the whole table first
-    still = select(jobs.c.id).where(held).correlate(ended).scalar_subquery()
+    still = select(jobs.c.id).where(_is_held(jobs, ended)).correlate(ended).scalar_subquery()
     before = select(runs.c.outcome).where(runs.c.id == ended.c.run_id).correlate(ended).scalar_subquery()
-    fate = case(
+    return case(
         (done.c.run_id.is_not(None), "cancelled"),
         (still.is_not(None), "locked"),
         else_=case({"": "lost", "lost": "rescued"}, value=func.coalesce(before, ""), else_="known"),
     )
-    is_told = or_(done.c.run_id.is_(None), and_(ended.c.outcome == "retried", done.c.state == "cancelled"))
-    followed = follow_ups(tables, done)
-    others = done.c.outcome.in_([literal_column(f"'{word}'", Text) for word in ("released", "lost")])
-    statement = (
-        select(ended.c.run_id, fate.label("fate"))
-        .select_from(ended.outerjoin(done, done.c.run_id == ended.c.run_id))
-        # in this order: messages are sent even if no row is returned
-        .where(case((messages(tables, *freed_by(tables, done, others), *queued_by(followed)), is_told)))
-        .add_cte(stored)
-    )
-    return statement, done
 
 
 class Finish:

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,7 +42,7 @@ class LogOptions:
         for earlier in [one for one in root.handlers if isinstance(one, _Handler)]:
             root.removeHandler(earlier)
         handler = _Handler(sys.stderr)
-        handler.setFormatter(_FORMATTERS[self.form]())
+        handler.setFormatter(_FORMATTERS[self.form])
         logging.basicConfig(level=max(logging.WARNING, logging.getLevelNamesMapping()[level]), handlers=[handler])
         for name in ("sqla_jobs", _package(application)):
             logging.getLogger(name).setLevel(level)
@@ -69,16 +68,8 @@ class _Handler(logging.StreamHandler[TextIO]):
     """A handler that `set_up` has installed."""
 
 
-class _Text(logging.Formatter):
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(process)d %(levelname)s %(name)s %(message)s")
-
-
 class _Short(logging.Formatter):
     """Formats a record for a person who is watching: a run's end takes one line, without a traceback."""
-
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s", "%H:%M:%S")
 
     def format(self, record: logging.LogRecord) -> str:
         if record.name == "sqla_jobs.run":
@@ -105,4 +96,8 @@ class _Json(logging.Formatter):
         return json.dumps(line | found, default=str, ensure_ascii=False)
 
 
-_FORMATTERS: dict[str, Callable[[], logging.Formatter]] = {"text": _Text, "json": _Json, "short": _Short}
+_FORMATTERS: dict[str, logging.Formatter] = {
+    "text": logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s %(message)s"),
+    "json": _Json(),
+    "short": _Short("%(asctime)s %(levelname)s %(name)s %(message)s", "%H:%M:%S"),
+}

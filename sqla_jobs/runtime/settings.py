@@ -72,11 +72,6 @@ class Settings(LeaseSettings):
     Rows without an entry are kept forever. `None` if another process of the same worker prunes.
     """
 
-    @property
-    def jobs_at_once(self) -> int:
-        """The maximum number of simultaneously running jobs, over all queues."""
-        return sum(self.queues.values())
-
     def jobs_of(self, queues: Iterable[str]) -> int:
         """Return how many jobs from these queues may run simultaneously.
 

@@ -74,7 +74,7 @@ class TaskOptions(TypedDict, total=False):
     ever; or a mapping of states to these. `{"succeeded": "erase"}` erases arguments and result on success."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Declaration:
     """A declared and checked task."""
 
@@ -179,12 +179,13 @@ def declare(target: Callable[..., Any], options: TaskOptions, job_class: type[An
             f"{signature.qualname} is a closure, which a worker finds only if importing the application creates "
             "it: give it a name= of its own, or move it to the top of a module"
         )
+    parameters = signature.arguments.parameters
     aliases, sensitive = _words("aliases", options), frozenset(_words("sensitive", options))
     name = options.get("name", target.__name__)
     for word in (name, *aliases):
         check_name("a task name", word, error=DeclarationError)
-    if missing := sensitive - signature.arguments.parameters.keys():
-        known = ", ".join(signature.arguments.parameters) or "none"
+    if missing := sensitive - parameters.keys():
+        known = ", ".join(parameters) or "none"
         raise DeclarationError(
             f"{name}: sensitive={sorted(missing)} names no argument of {signature.qualname}; it takes: {known}"
         )
@@ -194,7 +195,7 @@ def declare(target: Callable[..., Any], options: TaskOptions, job_class: type[An
     except ArgumentsError as error:
         raise DeclarationError(f"{name}: {error}") from None
     codec = Codec(name, signature, sensitive)
-    unique = declared_rule(name, options.get("unique"), signature.arguments.parameters, sensitive)
+    unique = declared_rule(name, options.get("unique"), parameters, sensitive)
     if (delay := options.get("delay")) is not None:
         given["delay"] = timedelta(seconds=_delay(name, delay, unique))
     if (follow_up := options.get("on_failure")) is not None:
@@ -202,18 +203,18 @@ def declare(target: Callable[..., Any], options: TaskOptions, job_class: type[An
     policy = options.get("retry")
     _refuse_rows_without_session(codec, signature)
     return Declaration(
-        name,
-        signature,
-        codec,
-        DEFAULT_POLICY if policy is None else check_policy(policy),
-        _timeout(name, options.get("timeout")),
-        aliases,
-        sensitive,
-        gates_of(name, _limits(name, options), options.get("fair_by"), signature.arguments.parameters, sensitive),
-        {"queue": "default", "priority": 0, "max_attempts": MAX_ATTEMPTS} | given,
-        unique,
-        _lazy(name, options.get("lazy", False), signature),
-        own_retention(name, options["retention"]) if "retention" in options else NO_RETENTION,
+        name=name,
+        signature=signature,
+        codec=codec,
+        policy=DEFAULT_POLICY if policy is None else check_policy(policy),
+        timeout=_timeout(name, options.get("timeout")),
+        aliases=aliases,
+        sensitive=sensitive,
+        gates=gates_of(name, _limits(name, options), options.get("fair_by"), parameters, sensitive),
+        defaults={"queue": "default", "priority": 0, "max_attempts": MAX_ATTEMPTS} | given,
+        unique=unique,
+        lazy=_lazy(name, options.get("lazy", False), signature),
+        retention=own_retention(name, options["retention"]) if "retention" in options else NO_RETENTION,
     )
 
 

@@ -62,14 +62,14 @@ class Contexts:
                 ) from error
 
     def _enter(self, target: WorkerContext, awaited: Await) -> Any:
+        one: AbstractContextManager[Any] | _Hosted
         if is_asynchronous(target):
-            hosted = _Hosted(awaited_manager(target(), target, _WHAT))
-            value = awaited(hosted.enter())
-            self._entered.append((name_of(target), hosted))
-            return value
-        manager = plain_manager(target(), target, _WHAT)
-        value = manager.__enter__()
-        self._entered.append((name_of(target), manager))
+            one = _Hosted(awaited_manager(target(), target, _WHAT))
+            value = awaited(one.enter())
+        else:
+            one = plain_manager(target(), target, _WHAT)
+            value = one.__enter__()
+        self._entered.append((name_of(target), one))
         return value
 
     def leave(self, awaited: Await) -> None:

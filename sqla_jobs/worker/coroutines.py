@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future, wait
 from typing import Any
 
@@ -12,8 +12,6 @@ from sqla_jobs.database.binding import Binding
 from sqla_jobs.database.refusals import reason
 from sqla_jobs.execution.coroutine import check_greenlet
 from sqla_jobs.execution.transactions import WorkerTransactions
-from sqla_jobs.queries import Queries
-from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.worker.event_loop import EventLoop
 
@@ -55,17 +53,12 @@ class Coroutines:
         wants_session = any(signature.wants_session for signature in signatures.values())
         self._sessions = binding.async_sessions(isolation) if wants_session else None
 
-    def transactions(
-        self, kind: type[WorkerTransactions], declaration: Declaration, queries: Queries, settings: Settings
-    ) -> WorkerTransactions:
-        """Return the transactions of a coroutine task that takes a session."""
+    def transactions(self, make: Callable[..., WorkerTransactions], declaration: Declaration) -> WorkerTransactions:
+        """Return the transactions of a coroutine task that takes a session, made by `make`."""
         assert self._sessions is not None, "one of the tasks takes a session"
         assert declaration.signature.session_class is not None
-        return kind(
+        return make(
             self._sessions.sessions_of(declaration.signature.session_class, declaration.name),
-            queries,
-            lease=settings.lease,
-            patience=settings.patience,
             isolation=self._sessions.isolation,
         )
 

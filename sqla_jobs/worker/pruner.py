@@ -12,7 +12,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Engine
+from sqlalchemy import ColumnElement, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -96,20 +96,22 @@ class Pruner:
             self._looked_at.clear()
             self._forget_at = time.monotonic() + _FROM_THE_BEGINNING
         for name, kept in self._retention.items():
-            old: Old = OldRows(self._leftovers, name, kept)
-            self._where_allowed(old.name, partial(self._prune_all, old))
+            rows = OldRows(self._leftovers, name, kept)
+            self._where_allowed(rows.name, partial(self._prune_all, rows))
         for rule in self._rules:
-            removal, state, kept = self._removal, rule.state, rule.kept
-            if not rule.only and not rule.others:
-                old = EndedJobs(removal, state, kept, references)
-                step = partial(self._prune_all, old)
-            else:
-                of_tasks = removal.is_of(rule.only) if rule.only else removal.is_of_none(rule.others)
-                old = EndedJobsOfTasks(removal, state, kept, references, of_tasks)
-                step = partial(self._prune_some, old, rule)
-            self._where_allowed(old.name, step)
+            self._prune_by(rule, references)
         orphans = OrphanedRuns(self._leftovers, _ORPHANED_FOR)
         self._where_allowed(orphans.name, partial(self._look_for_orphans, orphans))
+
+    def _prune_by(self, rule: Rule, references: Sequence[ColumnElement[bool]]) -> None:
+        removal = self._removal
+        if rule.only or rule.others:
+            is_of_tasks = removal.is_of(rule.only) if rule.only else removal.is_of_none(rule.others)
+            some = EndedJobsOfTasks(removal, rule.state, rule.kept, references, is_of_tasks)
+            self._where_allowed(some.name, partial(self._prune_some, some, rule))
+        else:
+            every = EndedJobs(removal, rule.state, rule.kept, references)
+            self._where_allowed(every.name, partial(self._prune_all, every))
 
     def _where_allowed(self, name: str, step: Callable[[], None]) -> None:
         """Do one step. If this role may not delete such rows, log that once, so that other rows are still pruned."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from contextvars import Context, copy_context
@@ -18,14 +18,13 @@ from typing_extensions import deprecated
 
 from sqla_jobs.calls.run_lines import log_end
 from sqla_jobs.database.binding import Binding
-from sqla_jobs.database.engines import at_most, close_engine, own_engine, warn_of_small_pool
+from sqla_jobs.database.engines import close_engine, own_engine, warn_of_small_pool
 from sqla_jobs.database.explain import explain
 from sqla_jobs.database.preparing import PLANNED_ONCE
 from sqla_jobs.database.refusals import reason
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.executor import Executor
-from sqla_jobs.execution.transactions import LazyTransactions, Transactions, WorkerTransactions
 from sqla_jobs.models.version import check_version, schema_of
 from sqla_jobs.queries import Lease, Queries, RunEnd
 from sqla_jobs.queries.due import waiting_queues
@@ -56,6 +55,7 @@ from sqla_jobs.worker.liveness import Liveness
 from sqla_jobs.worker.misfits import Misfits
 from sqla_jobs.worker.pruner import Pruner
 from sqla_jobs.worker.runners import Callbacks, Runners
+from sqla_jobs.worker.sessions import TaskTransactions, queues_of_sessions, sessions_at_once
 
 if TYPE_CHECKING:
     from sqla_jobs.jobs import Jobs
@@ -147,16 +147,16 @@ class Worker(Service):
         """
         if self._started:
             raise ConfigurationError("this worker was started before: make a new one with jobs.worker(…)")
-        tasks = self._jobs.tasks.complete()
+        declarations = {name: self._jobs.tasks[name].declaration for name in self._jobs.tasks.complete()}
         app = self._binding.engine
         isolation = self._binding.check_isolation()
-        warn_of_small_pool(app, self._settings.jobs_of(self._queues_of_sessions(tasks)))
+        warn_of_small_pool(app, self._settings.jobs_of(queues_of_sessions(declarations.values())))
         try:
-            self._sign_on(app, tasks, isolation)
+            self._sign_on(app, declarations, isolation)
         except ProgrammingError as error:
             raise ConfigurationError(explain(error)) from error
         self._started = True
-        self._jobs.counters.serves(self._jobs.tasks[name].name for name in tasks)
+        self._jobs.counters.serves(one.name for one in declarations.values())
         self._finisher.start(self._books.settled)
         self._events.start()
         self._runners.start(
@@ -177,7 +177,7 @@ class Worker(Service):
             self._pruner.start()
         log.info("worker %s serves %s", self._liveness.process_id, self._settings.queues)
 
-    def _sign_on(self, app: Engine, tasks: list[str], isolation: str) -> None:
+    def _sign_on(self, app: Engine, declarations: dict[str, Declaration], isolation: str) -> None:
         """Connect, build the parts, enter the worker contexts, and register."""
         models, settings = self._jobs.models, self._settings
         table = models.tables["jobs"]
@@ -189,28 +189,28 @@ class Worker(Service):
             # the worker needs three connections: one for listening, one for claims, one for everything else
             with self._engine.connect() as connection, self._engine.connect(), self._claims.connect():
                 check_version(connection, table)
-                if any(self._jobs.tasks[name].declaration.retention.erases for name in tasks):
+                if any(one.retention.erases for one in declarations.values()):
                     check_may_erase(connection, models)
                 # a task's own connection may have another search path, so the tables are named with their schema
                 queries = Queries(models, schema_of(connection, table))
-            self._build(app, tasks, isolation, queries)
+            self._build(app, declarations, isolation, queries)
             self._coroutines.start()
             made.callback(self._coroutines.close)
             self._contexts.enter(self._coroutines.awaited)
             made.callback(self._contexts.leave, self._coroutines.awaited_last)
             self._backfill.declare(self._engine, models)
-            sessions = self._sessions_at_once(app, tasks)
+            sessions = sessions_at_once(declarations.values(), settings, app, self._coroutines)
             self._host.meet(self._shared, sessions)
             self._log_unserved(logging.INFO)
             self._liveness.start(sessions)
             made.pop_all()
 
-    def _build(self, app: Engine, tasks: list[str], isolation: str, queries: Queries) -> None:
+    def _build(self, app: Engine, declarations: dict[str, Declaration], isolation: str, queries: Queries) -> None:
         """Build the parts without starting them."""
         self._shared = shared = Shared(
             self._engine, self._claims, self._jobs.models, queries, self._settings, self._attempts, self._set_aside
         )
-        declarations = {name: self._jobs.tasks[name].declaration for name in tasks}
+        tasks = list(declarations)
         self._contexts = Contexts(self._jobs.hooks.worker_contexts, self._binding.context)
         need_loop = self._contexts.need_loop
         self._coroutines = Coroutines(declarations, self._binding, isolation, self._loop, need_loop=need_loop)
@@ -238,7 +238,7 @@ class Worker(Service):
         self._books = Bookkeeping(self._attempts, self._jobs.counters, self._events, self._claimer, self._limited)
         self._executor = Executor(
             self._jobs.tasks,
-            self._transactions(queries, isolation),
+            TaskTransactions(self._binding, self._coroutines, queries, self._settings, isolation).of,
             context=self._binding.context,
             slot=self._host.slot,
             timeout=self._settings.timeout,
@@ -258,40 +258,16 @@ class Worker(Service):
             slow_after=self._settings.slow_after,
             kill_after=self._settings.kill_after,
         )
+        self._pruner = self._make_pruner()
+
+    def _make_pruner(self) -> Pruner | None:
+        """Return the pruner; `None` if another process of the same worker prunes."""
         retention = self._settings.retention
-        self._pruner = None
-        if retention is not None:
-            declared = [
-                (self._jobs.tasks.names(task), task.declaration.retention) for task in {*self._jobs.tasks.values()}
-            ]
-            self._pruner = Pruner(self._engine, self._jobs.models, retention, [*rules(retention, declared)])
-
-    def _transactions(self, queries: Queries, isolation: str) -> Callable[[Declaration], Transactions]:
-        """Return the function that selects a task's transactions."""
-        settings = self._settings
-        known: dict[tuple[type[WorkerTransactions], type[Any] | None], Transactions] = {}
-
-        def made(kind: type[WorkerTransactions], declaration: Declaration) -> Transactions:
-            if declaration.signature.is_coroutine:
-                return self._coroutines.transactions(kind, declaration, queries, settings)
-            assert declaration.signature.session_class is not None, "only transactional tasks have transactions"
-            return kind(
-                self._binding.sessions_of(declaration.signature.session_class, declaration.name),
-                queries,
-                lease=settings.lease,
-                patience=settings.patience,
-                isolation=isolation,
-                commit=self._binding.commit,
-            )
-
-        def of(declaration: Declaration) -> Transactions:
-            kind = LazyTransactions if declaration.begins_lazily else WorkerTransactions
-            key = (kind, declaration.signature.session_class)
-            if key not in known:
-                known[key] = made(kind, declaration)
-            return known[key]
-
-        return of
+        if retention is None:
+            return None
+        tasks = self._jobs.tasks
+        declared = [(tasks.names(task), task.declaration.retention) for task in {*tasks.values()}]
+        return Pruner(self._engine, self._jobs.models, retention, [*rules(retention, declared)])
 
     def _log_unserved(self, level: int) -> None:
         """Log the queues that have due jobs and are not served by this worker."""
@@ -300,32 +276,6 @@ class Worker(Service):
         if others := [name for name in waiting if name not in self._settings.queues]:
             names = ", ".join(others[:_SOME])
             log.log(level, "jobs are due in queues that this worker does not serve (--queues, queues=): %s", names)
-
-    def _queues_of_sessions(self, tasks: list[str]) -> set[str]:
-        """Return the queues of plain tasks that take a session.
-
-        Coroutines wait for connections from a separate pool.
-        """
-        declarations = [self._jobs.tasks[name].declaration for name in tasks]
-        plain = [one for one in declarations if one.signature.wants_session and not one.signature.is_coroutine]
-        return {one.defaults["queue"] for one in plain}
-
-    def _sessions_at_once(self, app: Engine, tasks: list[str]) -> int:
-        """Return the maximum number of connections that jobs use.
-
-        Pools limit it. Coroutines without a session use none.
-
-        A job is expected in its task's queue, or in a queue that is not the default of any task.
-        """
-        declarations = [self._jobs.tasks[name].declaration for name in tasks]
-        others = {*self._settings.queues} - {one.defaults["queue"] for one in declarations}
-
-        def jobs_of(some: list[Declaration]) -> int:
-            return self._settings.jobs_of({*others, *(one.defaults["queue"] for one in some)}) if some else 0
-
-        plain = [one for one in declarations if not one.signature.is_coroutine]
-        awaited = [one for one in declarations if one.signature.is_coroutine and one.signature.wants_session]
-        return at_most(app, jobs_of(plain)) + self._coroutines.sessions(jobs_of(awaited))
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()

@@ -21,7 +21,6 @@ from sqlalchemy.orm import Session
 from sqla_jobs.database.driver import driver
 from sqla_jobs.database.preparing import PLANNED_ANEW, PLANNED_ONCE
 from sqla_jobs.queries import Among, Queries, RunEnd, processes
-from sqla_jobs.queries.expressions import as_query
 from sqla_jobs.queries.rescue import Rescue
 from sqla_jobs.queries.statement import RenderedStatement, Statement
 from sqla_jobs.rules.outcomes import Failure, Outcome
@@ -88,10 +87,10 @@ class Explained:
             if asked not in self._prepared:
                 self._prepared[asked] = f"explained_{len(self._prepared)}"
                 numbered = asked % {name: f"${number}" for number, name in enumerate(given, 1)}
-                cursor.execute(as_query(f"PREPARE {self._prepared[asked]} AS {numbered}"))
+                cursor.execute(f"PREPARE {self._prepared[asked]} AS {numbered}".encode())
             arguments = ", ".join(f"%({name})s" for name in given)
             execute = f"EXPLAIN (ANALYZE, WAL, FORMAT JSON) EXECUTE {self._prepared[asked]} ({arguments})"
-            ((told,),) = cursor.execute(as_query(execute), given).fetchall()
+            ((told,),) = cursor.execute(execute.encode(), given).fetchall()
             self.plans.append(told[0]["Plan"])
             return connection.execute(select(text("1")).where(text("false")))
 

@@ -1,0 +1,80 @@
+"""The sessions of a worker's tasks: their transactions, and how many of them are open at the same time."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import partial
+from typing import Any
+
+from sqlalchemy import Engine
+
+from sqla_jobs.database.binding import Binding
+from sqla_jobs.database.engines import at_most
+from sqla_jobs.execution.transactions import LazyTransactions, Transactions, WorkerTransactions
+from sqla_jobs.queries import Queries
+from sqla_jobs.runtime.settings import Settings
+from sqla_jobs.tasks.declaration import Declaration
+from sqla_jobs.worker.coroutines import Coroutines
+
+
+class TaskTransactions:
+    """Selects a task's transactions. Tasks whose sessions are alike share them."""
+
+    def __init__(
+        self, binding: Binding, coroutines: Coroutines, queries: Queries, settings: Settings, isolation: str
+    ) -> None:
+        """Use the sessions of `binding` for plain tasks, and those of `coroutines` for the others."""
+        self._binding = binding
+        self._coroutines = coroutines
+        self._queries = queries
+        self._settings = settings
+        self._isolation = isolation
+        self._known: dict[tuple[type[WorkerTransactions], type[Any] | None], Transactions] = {}
+
+    def of(self, declaration: Declaration) -> Transactions:
+        """Return the transactions of a task that takes a session."""
+        kind = LazyTransactions if declaration.begins_lazily else WorkerTransactions
+        key = (kind, declaration.signature.session_class)
+        if key not in self._known:
+            self._known[key] = self._made(kind, declaration)
+        return self._known[key]
+
+    def _made(self, kind: type[WorkerTransactions], declaration: Declaration) -> Transactions:
+        settings = self._settings
+        make = partial(kind, queries=self._queries, lease=settings.lease, patience=settings.patience)
+        if declaration.signature.is_coroutine:
+            return self._coroutines.transactions(make, declaration)
+        assert declaration.signature.session_class is not None, "only transactional tasks have transactions"
+        return make(
+            self._binding.sessions_of(declaration.signature.session_class, declaration.name),
+            isolation=self._isolation,
+            commit=self._binding.commit,
+        )
+
+
+def queues_of_sessions(declarations: Collection[Declaration]) -> set[str]:
+    """Return the queues of plain tasks that take a session.
+
+    Coroutines wait for connections from a separate pool.
+    """
+    plain = [one for one in declarations if one.signature.wants_session and not one.signature.is_coroutine]
+    return {one.defaults["queue"] for one in plain}
+
+
+def sessions_at_once(
+    declarations: Collection[Declaration], settings: Settings, app: Engine, coroutines: Coroutines
+) -> int:
+    """Return the maximum number of connections that jobs use.
+
+    Pools limit it. Coroutines without a session use none.
+
+    A job is expected in its task's queue, or in a queue that is not the default of any task.
+    """
+    others = {*settings.queues} - {one.defaults["queue"] for one in declarations}
+
+    def jobs_of(some: list[Declaration]) -> int:
+        return settings.jobs_of({*others, *(one.defaults["queue"] for one in some)}) if some else 0
+
+    plain = [one for one in declarations if not one.signature.is_coroutine]
+    awaited = [one for one in declarations if one.signature.is_coroutine and one.signature.wants_session]
+    return at_most(app, jobs_of(plain)) + coroutines.sessions(jobs_of(awaited))
