@@ -331,7 +331,7 @@ class TestOnSuccess:
             ("erase", "only a job that succeeded is erased"),
             ({"failed": "erase"}, "only a job that succeeded is erased"),
             ({"ended": 5}, "unknown state 'ended' in retention; valid states: succeeded, failed, cancelled"),
-            ({"failed": "5"}, "odd: retention of failed must be a timedelta or a number of seconds, .*, got '5'"),
+            ({"failed": "5"}, "odd: retention of failed is '5': give seconds, a timedelta"),
             (-1, "odd: retention of succeeded must be .*, got -1"),
         ],
     )

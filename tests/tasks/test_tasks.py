@@ -7,6 +7,7 @@ import functools
 import importlib
 import inspect
 import pydoc
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
@@ -715,7 +716,7 @@ class TestHelp:
     def test_help_of_the_other_ways_shows_their_arguments_and_errors(self, task: Any) -> None:
         for enqueuer in (task, task.options(queue="mail")):
             shown = help_of(enqueuer.enqueue_many)
-            assert "enqueue_many(session: " in shown
+            assert re.search(r"enqueue_many\(\s*session: ", shown)  # from 3.13 on, long signatures are wrapped
             assert all(word in shown for word in ("- `session`: ", "- `arguments`: ", "ArgumentsError"))
         shown = help_of(task.schedule)
         assert "schedule(cron: " in shown

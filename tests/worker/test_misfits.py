@@ -119,13 +119,13 @@ def test_a_job_that_old_code_cannot_run_is_left_to_new_code_uncharged(
 ) -> None:
     job = enqueue(new, session, kind, a=1, b="two")
     with old.worker():
-        wait_until(lambda: met(session) == 1 and now(session, new, job) == ("queued", 0, []))
+        wait_until(lambda: met(session) >= 1 and now(session, new, job) == ("queued", 0, []))
         also = enqueue(new, session, "plain", a=1)
         wait_until(lambda: now(session, new, also) == ("succeeded", 1, ["succeeded"]))
         with new.worker():
             wait_until(lambda: now(session, new, job) == ("succeeded", 1, ["succeeded"]))
     assert job.runs[0].result == "1 two"
-    assert met(session) == 3
+    assert met(session) in (3, 4), "a look that is on its way as the job is given back may claim it once more"
 
 
 @pytest.mark.slow
