@@ -111,7 +111,7 @@ def test_what_runs_behind_keys_counts_for_the_row_of_each_key(declared: Engine) 
 
 def test_the_keys_as_json_are_those_of_the_docs(declared: Engine) -> None:
     page = ROOT.joinpath("docs/cli.md").read_text(encoding="utf-8")
-    said = page.partition("`limits --json`")[2].partition(". A kind")[0]
+    said = page.partition("`limits --json`")[2].partition("A `kind`")[0]
     assert re.findall(r"`(\w+)`", said) == _in_order([*read_limits()["#stripe"]])
 
 
