@@ -32,7 +32,14 @@ WHERE sqla_runs.job_id = sqla_jobs.id AND sqla_runs.outcome = %(outcome_6)s::VAR
     %(param_10)s::VARCHAR ELSE %(param_11)s::VARCHAR END AS state
 FROM sqla_jobs
 WHERE sqla_jobs.id = ended.job_id AND sqla_jobs.current_run_id = ended.run_id AND sqla_jobs.process_id =
-    ended.process_id AND sqla_jobs.state LIKE 'running' FOR NO KEY UPDATE SKIP LOCKED) AS found ON true),
+    ended.process_id AND sqla_jobs.state LIKE 'running' AND (SELECT count(*) AS count_3
+FROM (SELECT sqla_runs.id AS id
+FROM sqla_runs
+WHERE sqla_runs.job_id = sqla_jobs.id) AS every) = (SELECT count(*) AS count_4
+FROM (SELECT sqla_runs.id AS id
+FROM sqla_runs
+WHERE sqla_runs.job_id = sqla_jobs.id FOR NO KEY UPDATE SKIP LOCKED) AS free) FOR NO KEY UPDATE SKIP LOCKED)
+    AS found ON true),
 stored AS
 (INSERT INTO sqla_runs (id, job_id, attempt, process_id, started_at, finished_at, outcome, result, error_type,
     error, traceback, untold_at) SELECT CASE WHEN ((SELECT sqla_runs.id
@@ -104,9 +111,9 @@ FROM unnest(CAST(CASE WHEN (CASE current_setting('synchronous_commit') WHEN 'off
     CAST(%(messages)s::VARCHAR AS TEXT[])) AS ended(job_id, run_id, process_id, outcome, delay, started,
     finished, result, error_type, error, traceback, fraction, message) LEFT OUTER JOIN done ON done.run_id =
     ended.run_id
-WHERE CASE WHEN ((SELECT count(pg_notify(%(param_21)s::VARCHAR, message.concat_1)) AS count_3
+WHERE CASE WHEN ((SELECT count(pg_notify(%(param_21)s::VARCHAR, message.concat_1)) AS count_5
 FROM message
-WHERE (SELECT count(*) AS count_4
+WHERE (SELECT count(*) AS count_6
 FROM sqla_processes
 WHERE sqla_processes.kind = 'worker') > %(param_22)s::INTEGER) >= %(param_23)s::INTEGER) THEN done.run_id IS
     NULL OR ended.outcome = %(outcome_9)s::VARCHAR AND done.state = %(state_4)s::VARCHAR END

@@ -52,6 +52,15 @@ def _note_connection(session: Session, transaction: SessionTransaction, connecti
         ending.watch(connection)
 
 
+def _roll_back(session: Session) -> None:
+    """Roll back after an interrupt, which may have struck while a query was in flight: no error replaces it."""
+    try:
+        session.rollback()
+    except Exception as error:  # noqa: BLE001 - the connection cannot be used any more
+        log.debug("the connection of an interrupted run is closed: %s", _reason(error))
+        session.invalidate()
+
+
 def _reason(error: Exception) -> str:
     cause = getattr(error, "orig", None) or error
     return str(cause).strip() or type(cause).__name__
@@ -137,6 +146,8 @@ class WorkerTransactions:
             if interrupt.is_abandoned:  # the task's code is still running, and must not hold locks
                 end_run(session)
                 session.invalidate()
+            else:
+                _roll_back(session)
             raise
         finally:
             end_run(session)

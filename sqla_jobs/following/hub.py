@@ -76,7 +76,7 @@ class Hub:
     def __init__(self, models: Models[Any]) -> None:
         self._models = models
         self._lock = threading.Lock()
-        self._watches: dict[int, list[Watch]] = {}
+        self._watches: dict[int, set[Watch]] = {}
         self._to_read = set[int]()
         self._read_all = False
         self._announce_at = 0.0
@@ -93,16 +93,17 @@ class Hub:
                 thread = threading.Thread(target=self._loop, args=(app,), name="sqla_jobs-following", daemon=True)
                 thread.start()  # first: if the thread cannot start, nothing is left behind
                 self._thread = thread
-            self._watches.setdefault(watch.job_id, []).append(watch)
+            self._watches.setdefault(watch.job_id, set()).add(watch)
             self._to_read.add(watch.job_id)
         self._wake.set()
 
     def remove(self, watch: Watch) -> None:
         """Stop watching. A forked child has its own hub, which does not know its parent's watches."""
         with self._lock:
-            watches = [other for other in self._watches.pop(watch.job_id, ()) if other is not watch]
-            if watches:
-                self._watches[watch.job_id] = watches
+            watches = self._watches.get(watch.job_id, set())
+            watches.discard(watch)
+            if not watches:
+                self._watches.pop(watch.job_id, None)
             self._empty_since = time.monotonic()
         self._wake.set()  # the loop must recompute its wait
 

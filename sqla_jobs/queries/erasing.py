@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, Uuid, any_, bindparam, case, func, literal_column, null, select, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Uuid,
+    any_,
+    bindparam,
+    case,
+    func,
+    literal_column,
+    null,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
@@ -51,8 +64,17 @@ def erased_runs(runs: Any, jobs: Any) -> Any:
     )
 
 
+def no_run_is_locked(runs: Any, jobs: Any) -> ColumnElement[bool]:
+    """Lock the runs of a job, and return the condition that no other session has locked one of them."""
+    of_job = select(runs.c.id).where(runs.c.job_id == jobs.c.id).correlate(jobs)
+    free = of_job.with_for_update(key_share=True, skip_locked=True).subquery("free")
+    every = of_job.subquery("every")
+    number, free_number = (select(func.count()).select_from(one).scalar_subquery() for one in (every, free))
+    return number == free_number
+
+
 def erased_on_success(jobs: Any) -> dict[str, Any]:
-    """Return the columns of a job that is erased when it succeeds. A key counts until the end of its period."""
+    """Return the columns of a job that is erased when it succeeds. A key with a period stays."""
     return {**erased_job(), "unique_key": case((jobs.c.unique_period.is_(None), null()), else_=jobs.c.unique_key)}
 
 

@@ -29,7 +29,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.calls import statements
 from sqla_jobs.calls.values import RunEnd
-from sqla_jobs.queries.erasing import erased_on_success, erased_runs
+from sqla_jobs.queries.erasing import erased_on_success, erased_runs, no_run_is_locked
 from sqla_jobs.queries.expressions import (
     Tables,
     array_of,
@@ -81,14 +81,18 @@ class FinishErased(Statement, statements.FinishAny):
     """Store successful ends, and erase the arguments and earlier runs of their jobs."""
 
     def sql(self) -> Any:
-        statement, done = _statement(self.tables, erased_on_success(self.tables.jobs))
+        jobs, runs = self.tables.jobs, self.tables.runs
+        statement, done = _statement(self.tables, erased_on_success(jobs), no_run_is_locked(runs, jobs))
         return statement.add_cte(erased_runs(self.tables.runs, done))
 
 
-def _statement(tables: Tables, also: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Return the statement, which gives jobs the columns `also`, and its CTE of the jobs that it changes."""
+def _statement(tables: Tables, also: Mapping[str, Any], *where: Any) -> tuple[Any, Any]:
+    """Return the statement, and its CTE of the jobs that it changes.
+
+    It gives jobs the columns `also`. A job that does not meet the conditions `where` counts as locked.
+    """
     ended = _ended()
-    mine = _mine(tables, ended)
+    mine = _mine(tables, ended, *where)
     done = _done(tables, mine, also)
     is_told = or_(done.c.run_id.is_(None), and_(ended.c.outcome == "retried", done.c.state == "cancelled"))
     followed = follow_ups(tables, done)
@@ -127,7 +131,7 @@ def _is_held(jobs: Any, ended: Any) -> Any:
     return leased(jobs, ended.c.job_id, ended.c.run_id, ended.c.process_id)
 
 
-def _mine(tables: Tables, ended: Any) -> Any:
+def _mine(tables: Tables, ended: Any, *where: Any) -> Any:
     """Return a CTE of the ends whose lease is valid, with what follows for their jobs, which it locks."""
     jobs = tables.jobs
     finished_at = jobs.c.started_at + seconds(ended.c.finished)
@@ -145,7 +149,7 @@ def _mine(tables: Tables, ended: Any) -> Any:
         finished_at.label("finished_at"),
         (finished_at + seconds(delay)).label("due_at"),
         state.label("state"),
-    ).where(_is_held(jobs, ended))
+    ).where(_is_held(jobs, ended), *where)
     return each_locked(ended, found, "mine")
 
 

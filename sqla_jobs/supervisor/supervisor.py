@@ -248,6 +248,7 @@ class Supervisor:
             slot.successor = None
             self._to_replace.clear()
             self._is_replacing = False
+            slot.hold_back(child)
             log.error("a new process %s before it was ready: the old ones go on", child.how_it_ended())
             return
         slot.succeed()
@@ -264,7 +265,7 @@ class Supervisor:
             self._exit_code = 1
             self._stop_requested.set()
             return
-        if child.process.returncode == 0:
+        if child.process.returncode == 0 and child.ready_at is not None:
             slot.start_at = 0.0
             return
         seconds = slot.hold_back(child)
@@ -272,7 +273,9 @@ class Supervisor:
 
     def _replace(self) -> None:
         for slot in self._children.slots:
-            if slot.child and slot not in self._to_replace and self._options.is_spent(*slot.child.started.vitals):
+            if slot.child is None or slot in self._to_replace or time.monotonic() < slot.start_at:
+                continue
+            if self._options.is_spent(*slot.child.started.vitals):
                 self._to_replace.append(slot)
         is_changing = self._children.is_changing
         if self._to_replace and not self._stop_requested.is_set() and not is_changing:

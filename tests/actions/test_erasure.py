@@ -21,6 +21,7 @@ from sqla_jobs.errors import JobsError
 from sqla_jobs.models.types import JobState
 from sqla_jobs.rules.retention import TaskRetention
 from sqla_jobs.testing import drain
+from tests.helpers import states, wait_until
 
 DATA = "Zoe-Zimmermann"
 """What is to be gone."""
@@ -306,6 +307,21 @@ class TestOnSuccess:
         session.commit()
         jobs.worker(bind=database).drain()
         assert holding(session) == sorted(kept)
+
+    def test_a_locked_row_of_an_earlier_run_delays_no_other_job(self, session: Session, database: Engine) -> None:
+        job, other = plain.enqueue(session, name=DATA), greet.enqueue(session, customers=[])
+        session.flush()
+        earlier = """INSERT INTO sqla_runs (id, job_id, attempt, started_at, finished_at, outcome, error)
+            VALUES (nextval('sqla_runs_id_seq'), :job_id, 1, now(), now(), 'retried', :error)"""
+        session.execute(text(earlier), {"job_id": job.id, "error": DATA})
+        session.commit()
+        with database.connect() as holder:
+            holder.execute(text("SELECT FROM sqla_runs FOR UPDATE"))
+            with jobs.worker():
+                wait_until(lambda: states(session) == {job.id: "running", other.id: "succeeded"})
+                holder.rollback()
+                wait_until(lambda: states(session)[job.id] == "succeeded")
+        assert holding(session) == []
 
     def test_a_key_counts_until_its_period_ends(self, session: Session, database: Engine) -> None:
         job = once.enqueue(session, name=DATA)
