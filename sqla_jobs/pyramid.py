@@ -120,7 +120,22 @@ class PyramidJobs(Generic[J]):
 
     @contextmanager
     def request(self, run: RunContext | None = None, *, begins: bool) -> Generator[Request]:
-        """Make a request the current one, with its transaction begun or not. What is left of that is aborted."""
+        """Make a request the current one, with its transaction begun or not. What is left open is ended."""
+        made: dict[str, Any] = {}
+        try:
+            with self._current(run, begins=begins) as request:
+                made = vars(request)
+                try:
+                    yield request
+                finally:
+                    if self.has_manager and not begins and (run is not None or made.keys() & {"tm", self.session}):
+                        _abort(request.tm)
+        finally:
+            if isinstance(session := made.get(self.session), Session):
+                session.close()
+
+    @contextmanager
+    def _current(self, run: RunContext | None, *, begins: bool) -> Generator[Request]:
         registry = self.registry
         made = registry.queryUtility(IRequestFactory, default=Request)
         request = made.blank("/", base_url=(registry.settings or {}).get(_BASE_URL))
@@ -138,7 +153,7 @@ class PyramidJobs(Generic[J]):
         if not self.takes_request(run):
             yield
             return
-        with self.request(run, begins=self.takes_session(run)) as request:
+        with self._current(run, begins=self.takes_session(run)) as request:
             setattr(request, self.session, session)
             yield
 
@@ -208,8 +223,15 @@ def _marking(request: Request) -> Generator[None]:
             maybe_tag_retryable(request, sys.exc_info())
         raise
     finally:
-        with suppress(NoTransaction):
-            request.environ["tm.manager"].abort()
+        _abort(request.environ["tm.manager"])
+
+
+def _abort(manager: Any) -> None:
+    """Abort the transaction of a manager, if it has one."""
+    from transaction.interfaces import NoTransaction
+
+    with suppress(NoTransaction):
+        manager.abort()
 
 
 def _commit(session: Session) -> None:

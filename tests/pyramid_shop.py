@@ -128,6 +128,14 @@ def by_hand(run: RunContext, n: int) -> bool:
 
 
 @jobs.task
+def look() -> int:
+    """It has no session of its own, and does not end what it begins."""
+    if "tm.manager_hook" in current().registry.settings:  # an explicit manager
+        current().tm.begin()
+    return int(current().db.scalar(text("SELECT 1")))
+
+
+@jobs.task
 async def awaited(session: AsyncSession, n: int) -> bool:
     session.add(Effect(n=n))
     return get_current_request() is None

@@ -161,6 +161,12 @@ def test_a_task_without_a_session_commits_as_a_script_does(session: Session) -> 
     assert effects(session) == [1]
 
 
+def test_what_a_task_without_a_session_leaves_open_is_ended(app: Any, session: Session) -> None:
+    job = ended(session, "look")
+    assert (job.state, [run.error for run in job.runs]) == ("succeeded", [None])
+    assert app.registry["engine"].pool.checkedout() == 0
+
+
 def test_a_coroutine_task_has_a_session_and_no_request(session: Session) -> None:
     assert ended(session, "awaited", n=1).runs[0].result is True
     assert effects(session) == [1]
