@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.applications import Applications
 from sqla_jobs.cli.configured import defaults_of
-from sqla_jobs.database.binding import Bind, Binding, Context, both_binds
+from sqla_jobs.database.binding import MEMBERS_OF_TEST, Bind, Binding, Context, both_binds
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
@@ -155,7 +155,14 @@ class PyramidJobs(Generic[J]):
             return
         with self._current(run, begins=self.takes_session(run)) as request:
             setattr(request, self.session, session)
-            yield
+            if (manager := request.environ.get("tm.manager")) is None:
+                yield
+                return
+            session.info[MEMBERS_OF_TEST] = manager.commit
+            try:
+                yield
+            finally:
+                session.info.pop(MEMBERS_OF_TEST, None)
 
     def takes_request(self, run: RunContext | None) -> bool:
         """Whether the run, or what runs outside of runs, has a request: all coroutines share one thread."""

@@ -86,7 +86,7 @@ def record(session: Session, n: int) -> list[object]:
 
 @jobs.task(lazy=True)
 def record_late(session: Session, n: int) -> bool:
-    is_unused = not session.in_transaction()
+    is_unused = not vars(session.get_transaction())["_connections"]
     write(n)
     return is_unused and bool(current().db is session)
 
@@ -99,6 +99,22 @@ def nothing(session: Session) -> None: ...
 def doom(session: Session, n: int) -> None:
     write(n)
     current().tm.doom()
+
+
+def refuse() -> None:
+    raise ValueError("a hook refuses the commit")
+
+
+@jobs.task(max_attempts=1)
+def end(session: Session, how: str) -> None:
+    """It ends its transaction itself, or lets it fail."""
+    write(1)
+    manager = current().tm
+    Mail(manager, mails, how)
+    if how == "hook":
+        manager.get().addBeforeCommitHook(refuse)
+    else:
+        getattr(manager, how)()
 
 
 @jobs.task(retry=MARKED, max_attempts=3)

@@ -206,6 +206,32 @@ def test_runs_of_a_test_have_its_session_in_their_requests(session: Session, kin
     assert list(session.scalars(select(Effect.n).order_by(Effect.n)))[:2] == [1, 2]
 
 
+def test_what_takes_part_in_the_transaction_ends_in_a_test_as_in_a_worker(session: Session, kind: str) -> None:
+    has_manager = kind != "plain"
+    jobs.tasks["record"].enqueue(session, n=1)
+    drain(jobs, session)
+    assert mails == [1] * has_manager
+    run_job(session, pyramid_shop.record)(n=2)
+    assert mails == [1, 2] * has_manager
+    jobs.tasks["fail"].enqueue(session, n=3, marked=False)
+    drain(jobs, session, errors="record")
+    assert mails[2:] == ["aborted 3"] * has_manager
+
+
+@pytest.mark.parametrize("how", ["doom", "abort", "hook"])
+@pytest.mark.parametrize("kind", ["cookiecutter", "connection"])
+def test_what_fails_the_commit_of_a_worker_fails_that_of_a_test(session: Session, how: str) -> None:
+    by_worker = ended(session, "end", how=how)
+    job = jobs.tasks["end"].enqueue(session, how=how)
+    drain(jobs, session, errors="record")
+    assert (job.state, job.runs[0].error) == (by_worker.state, by_worker.runs[0].error)
+    assert job.state == "failed"
+    assert mails == [f"aborted {how}"] * 2
+    with pytest.raises(Exception, match=f"^{job.runs[0].error}$"):
+        run_job(session, pyramid_shop.end)(how=how)
+    assert list(session.scalars(select(Effect.n))) == []
+
+
 def test_a_functional_test_drains_what_requests_enqueued_in_its_doomed_transaction(make: Make, engine: Engine) -> None:
     app = make("cookiecutter")
     manager: Any = transaction.TransactionManager(explicit=True)
