@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 from functools import cached_property, partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from urllib.parse import urlsplit
 
 from pyramid.interfaces import IRequestExtensions, IRequestFactory
 from pyramid.request import Request
@@ -83,13 +84,13 @@ class PyramidJobs(Generic[J]):
         self.jobs = jobs
         self.registry = registry
         self.session = session
+        self._base_url = _checked((registry.settings or {}).get(_BASE_URL))
         self.option_defaults()
 
     def option_defaults(self, application: object = None) -> dict[str, dict[str, Any]]:
         """Return what the settings of the application say about the options of `worker` and `clock`, by command."""
         settings: Mapping[str, Any] = self.registry.settings or {}
-        options = {name: value for name, value in settings.items() if name != _BASE_URL}
-        return defaults_of(options, f"{_NAME}.", "{!r}")
+        return defaults_of(settings, f"{_NAME}.", "{!r}", others=[_BASE_URL])
 
     def use(self, application: object = None) -> None:
         """Make this process's workers, clocks and commands work for this application, even outside its requests.
@@ -138,7 +139,7 @@ class PyramidJobs(Generic[J]):
     def _current(self, run: RunContext | None, *, begins: bool) -> Generator[Request]:
         registry = self.registry
         made = registry.queryUtility(IRequestFactory, default=Request)
-        request = made.blank("/", base_url=(registry.settings or {}).get(_BASE_URL))
+        request = made.blank("/", base_url=self._base_url)
         request.registry = registry
         if run is not None:  # for pyramid_retry's is_last_attempt
             request.environ.update({"retry.attempt": run.attempt - 1, "retry.attempts": run.max_attempts})
@@ -206,6 +207,16 @@ class _AppBinding(Binding):
     def _context(self, run: RunContext | None) -> AbstractContextManager[Any]:
         app = self._app
         return app.request(run, begins=app.takes_session(run)) if app.takes_request(run) else nullcontext()
+
+
+def _checked(base_url: str | None) -> str | None:
+    """Return the address of the application without a slash at its end. Raises `ConfigurationError`."""
+    if base_url is None:
+        return None
+    parts = urlsplit(base_url)
+    if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
+        raise ConfigurationError(f"{_BASE_URL!r} = {base_url!r}: write an address such as https://shop.example")
+    return base_url.rstrip("/")
 
 
 def _begin(request: Request) -> None:

@@ -284,8 +284,9 @@ def test_a_worker_on_another_engine_gives_its_session_to_requests(
         other.dispose()
 
 
-def test_links_have_the_address_that_the_settings_name(make: Make, engine: Engine) -> None:
-    make("cookiecutter", **{"sqla_jobs.base_url": "https://shop.example"})
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_links_have_the_address_that_the_settings_name(make: Make, engine: Engine, slash: str) -> None:
+    make("cookiecutter", **{"sqla_jobs.base_url": "https://shop.example" + slash})
     with Session(engine) as session:
         assert ended(session, "record", n=1).runs[0].result[3] == "https://shop.example"
 
@@ -294,6 +295,9 @@ def test_links_have_the_address_that_the_settings_name(make: Make, engine: Engin
     ("setting", "value", "said"),
     [
         ("sqla_jobs.queus", "mail", "unknown setting 'sqla_jobs.queus'; valid settings: .*sqla_jobs.queues"),
+        ("sqla_jobs.quues", "mail", "valid settings: sqla_jobs.base_url, "),
+        ("sqla_jobs.base_url", "shop.example", "'sqla_jobs.base_url' = 'shop.example': write an address such as"),
+        ("sqla_jobs.base_url", "ftp://shop.example", "'sqla_jobs.base_url' = 'ftp://shop.example': write an address"),
         ("sqla_jobs.processes", "many", "'sqla_jobs.processes' = 'many': "),
     ],
 )
