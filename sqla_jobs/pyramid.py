@@ -114,7 +114,8 @@ class PyramidJobs(Generic[J]):
         if not hasattr(type(request), self.session):
             raise ConfigurationError(
                 f"requests of this application have no {self.session!r}: name the attribute that is their session, "
-                f"config.add_jobs(jobs, session=…), or bind an engine, jobs.bind(engine)"
+                f"config.add_jobs(jobs, session=…), or bind an engine, jobs.bind(engine). A configurator that is not "
+                f"committed has none of its own yet: return config.make_wsgi_app(), or call config.commit()"
             )
         found: Session = getattr(request, self.session)
         return found

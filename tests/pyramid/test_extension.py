@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -338,3 +339,22 @@ def test_an_application_whose_requests_have_no_such_session_is_told_the_remedy()
     config.commit()
     with prepare(registry=config.registry), pytest.raises(ConfigurationError, match="have no 'dbsesion': name"):
         jobs.binding().engine  # noqa: B018
+
+
+def test_a_configurator_that_is_not_committed_is_told_the_remedy() -> None:
+    config = Configurator()
+    config.include("sqla_jobs.pyramid")
+    config.add_request_method(lambda request: Session(), "db", reify=True)  # pyright: ignore[reportUnknownLambdaType]
+    config.add_jobs(jobs, session="db")
+    with prepare(registry=config.registry), pytest.raises(ConfigurationError, match=r"or call config\.commit\(\)"):
+        jobs.binding().engine  # noqa: B018
+
+
+def test_jobs_whose_application_is_gone_are_told_to_keep_it() -> None:
+    app = Configurator()
+    app.include("sqla_jobs.pyramid")
+    app.add_jobs(jobs)
+    del app
+    gc.collect()
+    with pytest.raises(ConfigurationError, match="the application that carried these jobs is gone: keep it"):
+        jobs.binding()
