@@ -123,7 +123,7 @@ class PyramidJobs(Generic[J]):
     @contextmanager
     def request(self, run: RunContext | None = None, *, begins: bool) -> Generator[Request]:
         """Make a request the current one, with its transaction begun or not. What is left open is ended."""
-        made: dict[str, Any] = {}
+        made: Mapping[str, Any] = {}
         try:
             with self._current(run, begins=begins) as request:
                 made = vars(request)

@@ -81,7 +81,12 @@ def record(session: Session, n: int) -> list[object]:
     write(n)
     if hasattr(request, "tm"):
         Mail(request.tm, mails, n)
-    return [request.db is session, request.registry.settings["name"], bool(is_tm_active(request)), request.application_url]
+    return [
+        request.db is session,
+        request.registry.settings["name"],
+        bool(is_tm_active(request)),
+        request.application_url,
+    ]
 
 
 @jobs.task(lazy=True)

@@ -19,8 +19,8 @@ _ONLY_SAID = {"application", "database_url", "drain", "reload"}
 def defaults_of(settings: Mapping[str, Any], prefix: str, shown: str, *, others: Collection[str] = ()) -> Defaults:
     """Return what the settings that begin with `prefix` say about the options of `worker` and `clock`.
 
-    `shown` is a format that shows the name of a setting. `others` are settings that are no options. Raises `ConfigurationError` for an unknown option or a value
-    that it cannot have.
+    `shown` is a format that shows the name of a setting. `others` are valid settings that are no options. Raises
+    `ConfigurationError` for an unknown setting or a value that it cannot have.
     """
     given = {key: value for key, value in settings.items() if key.startswith(prefix) and value is not None}
     for other in others:
