@@ -18,6 +18,8 @@ from sqla_jobs.rules.checks import INI
 from sqla_jobs.rules.wording import did_you_mean
 from sqla_jobs.tasks.registry import import_named
 
+_APPLICATIONS = ("app", "application", "composite", "composit", "pipeline", "filter-app")
+"""What the sections of an ini that name an application begin with."""
 _ADDRESS = "postgresql+psycopg://user:password@host:port/database"
 
 
@@ -83,12 +85,22 @@ def _named_by_ini(spec: str) -> Any:
         raise ConfigurationError(f"{spec!r}: there is no file {path.name} in {path.absolute().parent}")
     try:
         from pyramid.config import global_registries  # pyright: ignore[reportMissingTypeStubs]
-        from pyramid.paster import get_app  # pyright: ignore[reportMissingTypeStubs]
+        from pyramid.paster import get_app, get_config_loader  # pyright: ignore[reportMissingTypeStubs]
     except ModuleNotFoundError:
         raise ConfigurationError(
             f"{spec!r}: an ini is read by Pyramid, which is not installed: pip install 'sqla-jobs[pyramid]'"
         ) from None
-    app = get_app(spec)
+    try:
+        app = get_app(spec)
+    except LookupError:
+        sections: list[str] = get_config_loader(spec).get_sections()
+        names = [one.partition(":")[2].strip() for one in sections if one.partition(":")[0].strip() in _APPLICATIONS]
+        if (name := spec.partition("#")[2] or "main") in names:
+            raise  # the application's own
+        raise ConfigurationError(
+            f"{spec!r}: {path.name} has no application {name!r}; its applications: {', '.join(names) or 'none'}"
+            f"{did_you_mean(name, names)}"
+        ) from None
     return app if hasattr(app, "registry") else global_registries.last
 
 

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 from functools import cached_property, partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from urllib.parse import urlsplit
 
 from pyramid.interfaces import IRequestExtensions, IRequestFactory
 from pyramid.request import Request
@@ -19,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.applications import Applications
 from sqla_jobs.cli.configured import defaults_of
-from sqla_jobs.database.binding import Bind, Binding, Context, both_binds
+from sqla_jobs.database.binding import MEMBERS_OF_TEST, Bind, Binding, Context, both_binds
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
@@ -83,13 +84,13 @@ class PyramidJobs(Generic[J]):
         self.jobs = jobs
         self.registry = registry
         self.session = session
+        self._base_url = _checked((registry.settings or {}).get(_BASE_URL))
         self.option_defaults()
 
     def option_defaults(self, application: object = None) -> dict[str, dict[str, Any]]:
         """Return what the settings of the application say about the options of `worker` and `clock`, by command."""
         settings: Mapping[str, Any] = self.registry.settings or {}
-        options = {name: value for name, value in settings.items() if name != _BASE_URL}
-        return defaults_of(options, f"{_NAME}.", "{!r}")
+        return defaults_of(settings, f"{_NAME}.", "{!r}", others=[_BASE_URL])
 
     def use(self, application: object = None) -> None:
         """Make this process's workers, clocks and commands work for this application, even outside its requests.
@@ -113,17 +114,33 @@ class PyramidJobs(Generic[J]):
         if not hasattr(type(request), self.session):
             raise ConfigurationError(
                 f"requests of this application have no {self.session!r}: name the attribute that is their session, "
-                f"config.add_jobs(jobs, session=…), or bind an engine, jobs.bind(engine)"
+                f"config.add_jobs(jobs, session=…), or bind an engine, jobs.bind(engine). A configurator that is not "
+                f"committed has none of its own yet: return config.make_wsgi_app(), or call config.commit()"
             )
         found: Session = getattr(request, self.session)
         return found
 
     @contextmanager
     def request(self, run: RunContext | None = None, *, begins: bool) -> Generator[Request]:
-        """Make a request the current one, with its transaction begun or not. What is left of that is aborted."""
+        """Make a request the current one, with its transaction begun or not. What is left open is ended."""
+        made: Mapping[str, Any] = {}
+        try:
+            with self._current(run, begins=begins) as request:
+                made = vars(request)
+                try:
+                    yield request
+                finally:
+                    if self.has_manager and not begins and (run is not None or made.keys() & {"tm", self.session}):
+                        _abort(request.tm)
+        finally:
+            if isinstance(session := made.get(self.session), Session):
+                session.close()
+
+    @contextmanager
+    def _current(self, run: RunContext | None, *, begins: bool) -> Generator[Request]:
         registry = self.registry
         made = registry.queryUtility(IRequestFactory, default=Request)
-        request = made.blank("/", base_url=(registry.settings or {}).get(_BASE_URL))
+        request = made.blank("/", base_url=self._base_url)
         request.registry = registry
         if run is not None:  # for pyramid_retry's is_last_attempt
             request.environ.update({"retry.attempt": run.attempt - 1, "retry.attempts": run.max_attempts})
@@ -138,9 +155,16 @@ class PyramidJobs(Generic[J]):
         if not self.takes_request(run):
             yield
             return
-        with self.request(run, begins=self.takes_session(run)) as request:
+        with self._current(run, begins=self.takes_session(run)) as request:
             setattr(request, self.session, session)
-            yield
+            if (manager := request.environ.get("tm.manager")) is None:
+                yield
+                return
+            session.info[MEMBERS_OF_TEST] = manager.commit
+            try:
+                yield
+            finally:
+                session.info.pop(MEMBERS_OF_TEST, None)
 
     def takes_request(self, run: RunContext | None) -> bool:
         """Whether the run, or what runs outside of runs, has a request: all coroutines share one thread."""
@@ -186,6 +210,16 @@ class _AppBinding(Binding):
         return app.request(run, begins=app.takes_session(run)) if app.takes_request(run) else nullcontext()
 
 
+def _checked(base_url: str | None) -> str | None:
+    """Return the address of the application without a slash at its end. Raises `ConfigurationError`."""
+    if base_url is None:
+        return None
+    parts = urlsplit(base_url)
+    if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
+        raise ConfigurationError(f"{_BASE_URL!r} = {base_url!r}: write an address such as https://shop.example")
+    return base_url.rstrip("/")
+
+
 def _begin(request: Request) -> None:
     """Begin the transaction of a request, as pyramid_tm does."""
     from pyramid_tm import create_tm
@@ -208,8 +242,15 @@ def _marking(request: Request) -> Generator[None]:
             maybe_tag_retryable(request, sys.exc_info())
         raise
     finally:
-        with suppress(NoTransaction):
-            request.environ["tm.manager"].abort()
+        _abort(request.environ["tm.manager"])
+
+
+def _abort(manager: Any) -> None:
+    """Abort the transaction of a manager, if it has one."""
+    from transaction.interfaces import NoTransaction
+
+    with suppress(NoTransaction):
+        manager.abort()
 
 
 def _commit(session: Session) -> None:

@@ -81,12 +81,17 @@ def record(session: Session, n: int) -> list[object]:
     write(n)
     if hasattr(request, "tm"):
         Mail(request.tm, mails, n)
-    return [request.db is session, request.registry.settings["name"], bool(is_tm_active(request)), request.host_url]
+    return [
+        request.db is session,
+        request.registry.settings["name"],
+        bool(is_tm_active(request)),
+        request.application_url,
+    ]
 
 
 @jobs.task(lazy=True)
 def record_late(session: Session, n: int) -> bool:
-    is_unused = not session.in_transaction()
+    is_unused = not vars(session.get_transaction())["_connections"]
     write(n)
     return is_unused and bool(current().db is session)
 
@@ -99,6 +104,22 @@ def nothing(session: Session) -> None: ...
 def doom(session: Session, n: int) -> None:
     write(n)
     current().tm.doom()
+
+
+def refuse() -> None:
+    raise ValueError("a hook refuses the commit")
+
+
+@jobs.task(max_attempts=1)
+def end(session: Session, how: str) -> None:
+    """It ends its transaction itself, or lets it fail."""
+    write(1)
+    manager = current().tm
+    Mail(manager, mails, how)
+    if how == "hook":
+        manager.get().addBeforeCommitHook(refuse)
+    else:
+        getattr(manager, how)()
 
 
 @jobs.task(retry=MARKED, max_attempts=3)
@@ -125,6 +146,14 @@ def by_hand(run: RunContext, n: int) -> bool:
         write(n)
         request.db.commit()
     return bool(request.environ["retry.attempts"] == run.max_attempts)
+
+
+@jobs.task
+def look() -> int:
+    """It has no session of its own, and does not end what it begins."""
+    if "tm.manager_hook" in current().registry.settings:  # an explicit manager
+        current().tm.begin()
+    return int(current().db.scalar(text("SELECT 1")))
 
 
 @jobs.task

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import click
@@ -16,20 +16,22 @@ _ONLY_SAID = {"application", "database_url", "drain", "reload"}
 """Options of the worker that are no settings of an application."""
 
 
-def defaults_of(settings: Mapping[str, Any], prefix: str, shown: str) -> Defaults:
+def defaults_of(settings: Mapping[str, Any], prefix: str, shown: str, *, others: Collection[str] = ()) -> Defaults:
     """Return what the settings that begin with `prefix` say about the options of `worker` and `clock`.
 
-    `shown` is a format that shows the name of a setting. Raises `ConfigurationError` for an unknown option or a value
-    that it cannot have.
+    `shown` is a format that shows the name of a setting. `others` are valid settings that are no options. Raises
+    `ConfigurationError` for an unknown setting or a value that it cannot have.
     """
     given = {key: value for key, value in settings.items() if key.startswith(prefix) and value is not None}
+    for other in others:
+        given.pop(other, None)
     if not given:
         return {}
     from sqla_jobs.cli.running import clock, worker
 
     known = {command: _settings(command, prefix) for command in (worker, clock)}
     if unknown := given.keys() - known[worker].keys() - known[clock].keys():
-        names = ", ".join(sorted(known[worker] | known[clock]))
+        names = ", ".join(sorted({*known[worker], *known[clock], *others}))
         raise ConfigurationError(f"unknown setting {shown.format(min(unknown))}; valid settings: {names}")
     return {
         str(command.name): {

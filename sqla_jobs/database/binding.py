@@ -20,6 +20,8 @@ SyncBind = Engine | SessionFactory
 Bind = SyncBind | AsyncBind
 Context = Callable[[Any], AbstractContextManager[Any]]
 """Makes the context manager around a run from the run's `RunContext`, or from `None` outside runs."""
+MEMBERS_OF_TEST = "sqla_jobs.database.binding.members"
+"""The key in `Session.info` of a test for a function that commits all else that takes part in a run's transaction."""
 
 
 class Binding:

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, select, text, union
 from sqlalchemy.orm import Session, SessionTransaction
 
+from sqla_jobs.database.binding import MEMBERS_OF_TEST
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.mapping import Models
@@ -151,6 +152,8 @@ class Savepoints:
         savepoint = self._session.begin_nested()
         try:
             yield self._session
+            if (commit_members := self._session.info.get(MEMBERS_OF_TEST)) is not None:
+                commit_members()
             if savepoint.is_active:
                 savepoint.commit()
         except BaseException:

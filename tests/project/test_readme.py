@@ -302,7 +302,7 @@ def test_the_pyramid_application_of_the_docs_works(
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    assert "1 passed" in python("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio", ".")
+    assert "3 passed" in python("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio", ".")
     in_shop = f"from shop import *; from webtest import TestApp; settings = {{'sqlalchemy.url': {database_url!r}}}; "
     python("-c", f"{in_shop}Base.metadata.create_all(engine_from_config(settings))")
     requests = "import contextlib; client = TestApp(main({}, **settings)); client.post('/orders')"

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -161,6 +162,12 @@ def test_a_task_without_a_session_commits_as_a_script_does(session: Session) -> 
     assert effects(session) == [1]
 
 
+def test_what_a_task_without_a_session_leaves_open_is_ended(app: Any, session: Session) -> None:
+    job = ended(session, "look")
+    assert (job.state, [run.error for run in job.runs]) == ("succeeded", [None])
+    assert app.registry["engine"].pool.checkedout() == 0
+
+
 def test_a_coroutine_task_has_a_session_and_no_request(session: Session) -> None:
     assert ended(session, "awaited", n=1).runs[0].result is True
     assert effects(session) == [1]
@@ -198,6 +205,32 @@ def test_runs_of_a_test_have_its_session_in_their_requests(session: Session, kin
     assert run_job(session, pyramid_shop.record)(n=2)[:2] == [True, kind]
     assert run_job(session, pyramid_shop.by_hand)(n=3) is True
     assert list(session.scalars(select(Effect.n).order_by(Effect.n)))[:2] == [1, 2]
+
+
+def test_what_takes_part_in_the_transaction_ends_in_a_test_as_in_a_worker(session: Session, kind: str) -> None:
+    has_manager = kind != "plain"
+    jobs.tasks["record"].enqueue(session, n=1)
+    drain(jobs, session)
+    assert mails == [1] * has_manager
+    run_job(session, pyramid_shop.record)(n=2)
+    assert mails == [1, 2] * has_manager
+    jobs.tasks["fail"].enqueue(session, n=3, marked=False)
+    drain(jobs, session, errors="record")
+    assert mails[2:] == ["aborted 3"] * has_manager
+
+
+@pytest.mark.parametrize("how", ["doom", "abort", "hook"])
+@pytest.mark.parametrize("kind", ["cookiecutter", "connection"])
+def test_what_fails_the_commit_of_a_worker_fails_that_of_a_test(session: Session, how: str) -> None:
+    by_worker = ended(session, "end", how=how)
+    job = jobs.tasks["end"].enqueue(session, how=how)
+    drain(jobs, session, errors="record")
+    assert (job.state, job.runs[0].error) == (by_worker.state, by_worker.runs[0].error)
+    assert job.state == "failed"
+    assert mails == [f"aborted {how}"] * 2
+    with pytest.raises(Exception, match=f"^{job.runs[0].error}$"):
+        run_job(session, pyramid_shop.end)(how=how)
+    assert list(session.scalars(select(Effect.n))) == []
 
 
 def test_a_functional_test_drains_what_requests_enqueued_in_its_doomed_transaction(make: Make, engine: Engine) -> None:
@@ -252,8 +285,9 @@ def test_a_worker_on_another_engine_gives_its_session_to_requests(
         other.dispose()
 
 
-def test_links_have_the_address_that_the_settings_name(make: Make, engine: Engine) -> None:
-    make("cookiecutter", **{"sqla_jobs.base_url": "https://shop.example"})
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_links_have_the_address_that_the_settings_name(make: Make, engine: Engine, slash: str) -> None:
+    make("cookiecutter", **{"sqla_jobs.base_url": "https://shop.example" + slash})
     with Session(engine) as session:
         assert ended(session, "record", n=1).runs[0].result[3] == "https://shop.example"
 
@@ -262,6 +296,9 @@ def test_links_have_the_address_that_the_settings_name(make: Make, engine: Engin
     ("setting", "value", "said"),
     [
         ("sqla_jobs.queus", "mail", "unknown setting 'sqla_jobs.queus'; valid settings: .*sqla_jobs.queues"),
+        ("sqla_jobs.quues", "mail", "valid settings: sqla_jobs.base_url, "),
+        ("sqla_jobs.base_url", "shop.example", "'sqla_jobs.base_url' = 'shop.example': write an address such as"),
+        ("sqla_jobs.base_url", "ftp://shop.example", "'sqla_jobs.base_url' = 'ftp://shop.example': write an address"),
         ("sqla_jobs.processes", "many", "'sqla_jobs.processes' = 'many': "),
     ],
 )
@@ -302,3 +339,22 @@ def test_an_application_whose_requests_have_no_such_session_is_told_the_remedy()
     config.commit()
     with prepare(registry=config.registry), pytest.raises(ConfigurationError, match="have no 'dbsesion': name"):
         jobs.binding().engine  # noqa: B018
+
+
+def test_a_configurator_that_is_not_committed_is_told_the_remedy() -> None:
+    config = Configurator()
+    config.include("sqla_jobs.pyramid")
+    config.add_request_method(lambda request: Session(), "db", reify=True)  # pyright: ignore[reportUnknownLambdaType]
+    config.add_jobs(jobs, session="db")
+    with prepare(registry=config.registry), pytest.raises(ConfigurationError, match=r"or call config\.commit\(\)"):
+        jobs.binding().engine  # noqa: B018
+
+
+def test_jobs_whose_application_is_gone_are_told_to_keep_it() -> None:
+    app = Configurator()
+    app.include("sqla_jobs.pyramid")
+    app.add_jobs(jobs)
+    del app
+    gc.collect()
+    with pytest.raises(ConfigurationError, match="the application that carried these jobs is gone: keep it"):
+        jobs.binding()

@@ -103,6 +103,11 @@ def test_commands_show_and_change_its_jobs(run: Run) -> None:
 def test_what_is_wrong_is_told(run: Run, tmp_path: Path) -> None:
     told = run("sqla_jobs", "status", "staging.ini", code=1)
     assert told == f"Error: 'staging.ini': there is no file staging.ini in {tmp_path}\n"
+    told = run("sqla_jobs.worker", "production.ini#othr", code=1)
+    assert told == (
+        "Error: 'production.ini#othr': production.ini has no application 'othr'; its applications: main, other, "
+        "filtered, without; did you mean 'other'?\n"
+    )
     assert "config.add_jobs" in run("sqla_jobs", "status", "production.ini#without", code=1)
     told = run("sqla_jobs", "status", "production.ini", "--database-url", "postgresql://localhost/other", code=1)
     assert "sqlalchemy.url" in told
