@@ -28,7 +28,7 @@ from sqla_jobs.queries.expressions import array_of, leased
 from sqla_jobs.queries.statement import Statement
 from sqla_jobs.rules.redaction import ERASED
 
-ERASED_COLUMNS = {
+ERASED_COLUMNS: dict[str, tuple[str, ...]] = {
     "jobs": ("args", "unique_key", "progress_message", "headers"),
     "runs": ("result", "error", "traceback"),
 }

@@ -27,7 +27,9 @@ class Enqueued(int):
         """A failed `assert` shows it."""
         return f"Enqueued(inserted={self.inserted}, replaced={self.replaced}, skipped={self.skipped})"
 
-    __str__ = int.__repr__
+    def __str__(self) -> str:
+        """Return the number itself."""
+        return int.__repr__(self)
 
     @property
     @deprecated("Enqueued.left_out is named skipped since 0.2, and goes with 0.3")

@@ -268,12 +268,10 @@ def test_under_load_two_batches_of_ends_are_stored_at_a_time_and_none_is_lost(se
     session.execute(
         text(
             "CREATE FUNCTION held_up() RETURNS trigger LANGUAGE plpgsql "
-            "AS $$ BEGIN PERFORM pg_advisory_xact_lock_shared(42); RETURN NULL; END $$"
+            "AS $$ BEGIN PERFORM pg_advisory_xact_lock_shared(42); RETURN NEW; END $$"
         )
     )
-    session.execute(
-        text("CREATE TRIGGER held_up BEFORE INSERT ON sqla_runs FOR EACH STATEMENT EXECUTE FUNCTION held_up()")
-    )
+    session.execute(text("CREATE TRIGGER held_up BEFORE INSERT ON sqla_runs FOR EACH ROW EXECUTE FUNCTION held_up()"))
     session.commit()
     held_up = select(func.count()).select_from(text(WAITING_HERE))
     running = select(jobs.Job.id).where(jobs.Job.state == "running").with_for_update(skip_locked=True).limit(1200)
