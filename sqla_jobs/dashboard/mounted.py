@@ -61,7 +61,8 @@ def create_asgi(
     def placed(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         root, path = split_path(environ["asgi.scope"])
         environ["SCRIPT_NAME"], environ["PATH_INFO"] = (part.encode().decode("latin-1") for part in (root, path))
-        return app.wsgi_app(environ, start_response)
+        answer: Iterable[bytes] = app.wsgi_app(environ, start_response)
+        return answer
 
     adapted: Any = placed  # it has types of its own for WSGI
     return WSGIMiddleware(adapted)
