@@ -59,7 +59,7 @@ def erased_runs(runs: Any, jobs: Any) -> Any:
     return (
         update(runs)
         .where(runs.c.job_id == any_(array_of(select(jobs.c.id))))
-        .values(dict.fromkeys(ERASED_COLUMNS["runs"], null()))
+        .values({runs.c[name]: null() for name in ERASED_COLUMNS["runs"]})
         .cte("of_runs")
     )
 
