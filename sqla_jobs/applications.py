@@ -1,4 +1,4 @@
-"""The applications of a web framework that carry one `Jobs`."""
+"""The applications of a web framework that share one `Jobs`."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ A = TypeVar("A")
 
 
 class Applications(ABC, Generic[A]):
-    """Resolves `bind=` to the database of the application that is meant. It keeps no application alive."""
+    """Resolves `bind=` to the database of the selected application. It keeps no application alive."""
 
     remedy: str
-    """What to do where several are there, in words and code."""
+    """The remedy if there are several applications, in words and code."""
 
     def __init__(self, jobs: Jobs[Any]) -> None:
         self.used: A | None = None
-        """The one that is meant where none is active."""
+        """The application to use if none is active."""
         self.jobs = jobs
         self._carriers: list[ref[A]] = []
 
@@ -50,7 +50,7 @@ class Applications(ABC, Generic[A]):
 
     @abstractmethod
     def surroundings(self, app: A, session: Session) -> Context:
-        """Return what an application puts around the runs of a test in this session."""
+        """Return the context that an application puts around a test's runs in this session."""
 
     def __call__(self, bind: Bind | None) -> Binding:
         living = self._living()
@@ -67,7 +67,7 @@ class Applications(ABC, Generic[A]):
         return self.binding(app, bind)
 
     def context_in(self, session: Session) -> Context:
-        """That of the active application, else of the one that was added last."""
+        """Return the context of the active application, or else of the one added last."""
         app = self.active() or self.used or next(reversed(self._living()), None)
         return nullcontext if app is None else self.surroundings(app, session)
 

@@ -15,10 +15,10 @@ M = TypeVar("M", bound=Callable[[], Any])
 
 
 def making(make: M, kind: type[Any], task: str) -> M:
-    """Return what makes sessions of the class `kind`, with the options and listeners of `make`.
+    """Return a factory for sessions of the class `kind`, with the options and listeners of the factory `make`.
 
-    `make` itself is returned if it makes such sessions, and if it makes sessions of an unrelated class, which
-    `check_class` refuses. Raises `ConfigurationError` if a session of `kind` needs more than these options.
+    Return `make` itself if it makes such sessions, or sessions of an unrelated class, which `check_class` refuses.
+    Raises `ConfigurationError` if a session of `kind` needs more than these options.
     """
     made: type[Any] | None = getattr(make, "class_", None)
     if made is None or issubclass(made, kind):
@@ -39,7 +39,7 @@ def making(make: M, kind: type[Any], task: str) -> M:
 
 
 def check_class(session: object, kind: type[Any], task: str) -> None:
-    """Raise `ConfigurationError` if the bound session is none of the class with which the task is annotated."""
+    """Raise `ConfigurationError` unless the bound session is an instance of the class in the task's annotation."""
     if not isinstance(session, kind):
         raise ConfigurationError(
             f"{task} takes a {name_of(kind)}, and what is bound makes sessions of {name_of(type(session))}: bind a "
@@ -48,7 +48,10 @@ def check_class(session: object, kind: type[Any], task: str) -> None:
 
 
 def name_of(kind: type[Any]) -> str:
-    """The name under which a class can be imported. Those that sessionmakers derive have none."""
+    """Return the name under which a class can be imported.
+
+    For a class that a sessionmaker derived, that of its base.
+    """
     found = (one for one in kind.__mro__ if getattr(sys.modules.get(one.__module__), one.__name__, None) is one)
     known = next((one for one in found if one is not object), kind)
     return f"{known.__module__}.{known.__qualname__}"

@@ -13,14 +13,14 @@ from sqla_jobs.runtime.figures import LimitStatus
 
 @dataclass(frozen=True)
 class LimitHour:
-    """The picture, and the same in words. Without bars nothing has run."""
+    """The picture, and its content in words. There are no bars if nothing has run."""
 
     bars: Sequence[Bar]
     words: str
 
 
 def limit_hour(limit: LimitStatus, uses: LimitUses) -> LimitHour:
-    """The last hour of a limit: a full bar is its maximum, or what was most where each key has a maximum of its own."""
+    """Return a limit's last hour. A full bar is the maximum, or the highest value if each key has its own maximum."""
     values = uses.of[limit.gate].buckets
     if not any(values):
         return LimitHour([], "")
@@ -45,7 +45,7 @@ def limit_hour(limit: LimitStatus, uses: LimitUses) -> LimitHour:
 
 
 def _most(limit: LimitStatus) -> float:
-    """The largest value that one bar can have; 0 where each key has a maximum of its own."""
+    """Return the largest value that a bar can have; 0 if each key has its own maximum."""
     if limit.key == EACH or not limit.most:
         return 0.0
     return limit.most if limit.per is None else limit.most * max(1.0, HOUR.width.total_seconds() / limit.per)
