@@ -122,11 +122,9 @@ class Listener:
             if not is_direct(raw):
                 log.info("a pooler stands before the server: %s of other processes are found by polling", self._what)
                 return None
-            raw.execute(self._statement)
-            raw.commit()
+            self._execute(raw, self._statement)
             if self._greeting is not None:
-                raw.execute(self._greeting)
-                raw.commit()
+                self._execute(raw, self._greeting)
             return raw, closing.pop_all()
 
     def _listen(self, raw: psycopg.Connection[Any]) -> None:
@@ -139,7 +137,7 @@ class Listener:
                 for notify in raw.notifies(timeout=min(_LOOK, self._patience / 2)):
                     self._look_for(notify.payload)
                 if time.monotonic() - asked_at > self._patience:
-                    self._ask(raw)
+                    self._execute(raw, self._statement)  # check that the server answers
                     asked_at = time.monotonic()
         except psycopg.Error as error:
             if not self._stop.is_set():
@@ -149,13 +147,13 @@ class Listener:
             with self._lock:
                 self._listening = None
 
-    def _ask(self, raw: psycopg.Connection[Any]) -> None:
-        """Check that the server answers, by repeating the LISTEN.
+    def _execute(self, raw: psycopg.Connection[Any], statement: sql.Composed) -> None:
+        """Execute a statement and commit. Pass on the notifications that arrive with the answer.
 
-        Notifications that arrive in the meantime are passed on.
+        Without a handler, older versions of psycopg drop them, and the reply to a greeting may be among them.
         """
         raw.add_notify_handler(self._on_notify)
-        raw.execute(self._statement)
+        raw.execute(statement)
         raw.commit()
         raw.remove_notify_handler(self._on_notify)
 
