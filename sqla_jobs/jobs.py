@@ -35,6 +35,7 @@ from sqla_jobs.models.columns import (
 )
 from sqla_jobs.models.defaults import name_only_what_is_set
 from sqla_jobs.models.mapping import Models, map_models
+from sqla_jobs.models.workflow_columns import BatchMixin, EdgeMixin, SignalMixin, StepMixin
 from sqla_jobs.rules.outcomes import RunOutcome
 from sqla_jobs.rules.retention import KEPT, Retention
 from sqla_jobs.runtime.counters import Counters
@@ -98,6 +99,10 @@ class Jobs(Generic[J]):
     Limit: type[LimitMixin]
     Start: type[StartMixin]
     Audit: type[AuditMixin]
+    Batch: type[BatchMixin]
+    Edge: type[EdgeMixin]
+    Step: type[StepMixin]
+    Signal: type[SignalMixin]
 
     @overload
     def __init__(
@@ -144,6 +149,10 @@ class Jobs(Generic[J]):
         self.Limit = self.models.Limit
         self.Start = self.models.Start
         self.Audit = self.models.Audit
+        self.Batch = self.models.Batch
+        self.Edge = self.models.Edge
+        self.Step = self.models.Step
+        self.Signal = self.models.Signal
         self.tasks: Tasks[J] = Tasks(tuple(tasks))
         tell_of_schedules(self.Schedule, self.Job, self.models.channel)
         tell_of_jobs(self.Job, self.models.channel)

@@ -152,7 +152,9 @@ _FACTS: Mapping[str, str] = {
         WHERE attrelid = :oid AND attnum > 0 AND NOT attisdropped
     """,
     "constraint": """
-        SELECT conname AS name, pg_get_constraintdef(c.oid) AS definition,
+        SELECT conname AS name,
+            regexp_replace(pg_get_constraintdef(c.oid), ' REFERENCES ("([^"]|"")+"|[^".(]+)[.]', ' REFERENCES ')
+            AS definition,
             (SELECT string_agg(attname, ' ' ORDER BY attnum) FROM pg_attribute
              WHERE attrelid = conrelid AND attnum = ANY(conkey)) AS columns
         FROM pg_constraint c WHERE conrelid = :oid AND contype IN ('p', 'u', 'c', 'f', 'x')

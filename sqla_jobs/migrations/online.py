@@ -50,6 +50,33 @@ def build_index(op: Operations, names: Names, index: str, on: str, *, unique: bo
         op.execute(f"CREATE {kind} {online} {names.prefix}{index} ON {names.table(noun)} {definition}")
 
 
+def replace_unique_index(op: Operations, names: Names, index: str, on: str) -> None:
+    """Replace a unique index by one with another predicate, without a moment in which neither is there."""
+    old, new = names.table(index), f"{index}_new"
+    build_index(op, names, new, on, unique=True)
+    rename = f"DROP INDEX IF EXISTS {old}; ALTER INDEX {names.table(new)} RENAME TO {names.prefix}{index}"
+    with _outside_transaction(op, names):
+        op.execute(_PATIENT.format(table=names.table(on.partition(" ")[0]), statement=rename))
+
+
+def add_foreign_keys(op: Operations, names: Names, noun: str, keys: Mapping[str, str]) -> None:
+    """Add foreign keys to a table without rows. `keys` gives, for each column, what it references."""
+    constraints = {f"{names.prefix}{noun}_{column}_fkey": (column, references) for column, references in keys.items()}
+    dropped = [f"DROP CONSTRAINT IF EXISTS {name}" for name in constraints]
+    added = [
+        f"ADD CONSTRAINT {name} FOREIGN KEY ({column}) {references}"
+        for name, (column, references) in constraints.items()
+    ]
+    _alter(op, names, noun, ", ".join([*dropped, *added]))
+
+
+def drop_table(op: Operations, names: Names, noun: str) -> None:
+    """Drop a table, with its foreign keys to other tables."""
+    table = names.table(noun)
+    with _outside_transaction(op, names):
+        op.execute(_PATIENT.format(table=table, statement=f"DROP TABLE IF EXISTS {table}"))
+
+
 def add_column(op: Operations, names: Names, noun: str, column: str) -> None:
     """Add a column that is nullable or has a constant default.
 

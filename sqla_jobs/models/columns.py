@@ -29,7 +29,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.orm.attributes import instance_state
 
-from sqla_jobs.models.types import MAX_ATTEMPTS, CatchUp, JobState, Overlap, RunAtType, TickOutcome, WordType
+from sqla_jobs.models.types import MAX_ATTEMPTS, CatchUp, IfFailed, JobState, Overlap, RunAtType, TickOutcome, WordType
 from sqla_jobs.rules.outcomes import RunOutcome
 
 
@@ -102,7 +102,7 @@ class JobMixin(Row):
     ordered_by: Mapped[str | None] = mapped_column(Text(collation="C"))
     """The ordered gate, among the job's gates: jobs of this gate start in the order of their positions."""
     unique_key: Mapped[str | None] = mapped_column(Text)
-    """The unique key, which at most one live job (scheduled, queued or running) holds."""
+    """The unique key, which at most one live job (blocked, scheduled, queued or running) holds."""
     unique_period: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """The start of the period in which no other job may take the key, even after this job has ended."""
     headers: Mapped[dict[str, str] | None] = mapped_column(JSONB(none_as_null=True))
@@ -134,6 +134,17 @@ class JobMixin(Row):
 
     A new one is taken from a sequence each time the job becomes queued, so positions only grow.
     """
+    waits_for: Mapped[int | None] = mapped_column(BigInteger)
+    """The job that a blocked job is waiting for at present: one of those that it was enqueued after.
+
+    If a cancelled job has it, the end of that job cancelled this one.
+    """
+    waits_at: Mapped[int | None] = mapped_column(Integer)
+    """The place of that job, or of its batch, among the jobs and batches that this one was enqueued after, from 1."""
+    if_failed: Mapped[IfFailed | None] = mapped_column(WordType(IfFailed))
+    """The handling of a job that this one was enqueued after and that fails or is cancelled. Null if there is none."""
+    batch_id: Mapped[int | None] = mapped_column(BigInteger)
+    """The job's batch."""
     times_replaced: Mapped[int | None] = mapped_column(Integer)
     """The number of enqueues with the job's unique key that replaced or updated it.
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import CheckConstraint, Index, PrimaryKeyConstraint, UniqueConstraint, text
+from sqlalchemy import CheckConstraint, ForeignKeyConstraint, Index, PrimaryKeyConstraint, UniqueConstraint, text
 from sqlalchemy.sql.elements import conv
 
-from sqla_jobs.models.types import HAS_LIVE_KEY, MOST_ATTEMPTS, CatchUp, JobState, Overlap, TickOutcome
+from sqla_jobs.models.types import HAS_LIVE_KEY, MOST_ATTEMPTS, CatchUp, JobState, Overlap, StepKind, TickOutcome
 from sqla_jobs.rules.checks import MAX_DEPTH, MAX_ID
 from sqla_jobs.rules.limits import LONGEST_GATE, MOST_GATES, MOST_RATE, MOST_RUNNING, PLACES
 from sqla_jobs.rules.outcomes import RunOutcome
@@ -43,7 +43,7 @@ def of_jobs(table: str) -> tuple[Any, ...]:
         _check(table, "priority", f"{_PRIORITIES} @> CAST(priority AS integer)"),
         _check(table, "position", "position > 0"),
         # only for waiting jobs: otherwise each change to a row would read its arguments, which may be large
-        _check(table, "args", "state <> ALL ('{scheduled,queued}') OR jsonb_typeof(args) = 'object'"),
+        _check(table, "args", "state <> ALL ('{blocked,scheduled,queued}') OR jsonb_typeof(args) = 'object'"),
         _check(
             table, "attempts", f"CAST('[0, {MOST_ATTEMPTS}]' AS int4range) @> attempt AND {_ATTEMPTS} @> max_attempts"
         ),
@@ -54,6 +54,7 @@ def of_jobs(table: str) -> tuple[Any, ...]:
             f"array_dims(gates) ~ '^.1:[1-{MOST_GATES}].$' AND array_position(gates, NULL) IS NULL "
             "AND ordered_by = ANY (gates)",
         ),
+        _check(table, "if_failed", "if_failed = ANY ('{cancel,run,hold}')"),
         _check(table, "headers", _object("headers")),
         # it must be possible to insert the described job, or else a failure could not be stored
         _check(table, "on_failure", _ON_FAILURE),
@@ -117,6 +118,8 @@ def of_jobs(table: str) -> tuple[Any, ...]:
             "run_at",
             postgresql_where=text("state IN ('scheduled', 'queued') AND started_at IS NOT NULL"),
         ),
+        Index(f"{table}_waits_for", "waits_for", postgresql_where=text("waits_for IS NOT NULL")),
+        Index(f"{table}_batch", "batch_id", "state", "id", postgresql_where=text("batch_id IS NOT NULL")),
         Index(
             f"{table}_ticks",
             "schedule_id",
@@ -242,6 +245,58 @@ def of_starts(table: str) -> tuple[Any, ...]:
         _check(table, "total", f"count BETWEEN 1 AND {MOST_RUNNING} AND total BETWEEN count AND {MAX_ID}"),
         _check(table, "times", _in_range("started_at")),
     )
+
+
+def of_batches(table: str) -> tuple[Any, ...]:
+    """Return the constraints on batches."""
+    return (
+        PrimaryKeyConstraint("id", name=conv(f"{table}_pkey")),
+        _check(table, "id", _ID),
+        _check(table, "times", _in_range("created_at", "closed_at")),
+    )
+
+
+def of_edges(table: str, job_id: Any) -> tuple[Any, ...]:
+    """Return the constraints and indexes on edges between jobs. `job_id` is the column of jobs that they refer to.
+
+    The job that is needed cannot be deleted while an edge refers to it, which the pruner of every version respects. The
+    constraint is deferred, so that one transaction can delete both jobs in any order.
+    """
+    return (
+        PrimaryKeyConstraint("job_id", "place", name=conv(f"{table}_pkey")),
+        _of_job(table, "job_id", job_id, ondelete="CASCADE"),
+        _of_job(table, "needs_id", job_id, deferrable=True, initially="DEFERRED"),
+        _check(table, "place", "place > 0"),
+        _check(table, "needs_id", "needs_id < job_id AND batch_id IS NULL"),
+        Index(f"{table}_needs_id", "needs_id", postgresql_where=text("needs_id IS NOT NULL")),
+        Index(f"{table}_batch_id", "batch_id", postgresql_where=text("batch_id IS NOT NULL")),
+    )
+
+
+def of_steps(table: str, job_id: Any) -> tuple[Any, ...]:
+    """Return the constraints on steps."""
+    return (
+        PrimaryKeyConstraint("job_id", "name", name=conv(f"{table}_pkey")),
+        _of_job(table, "job_id", job_id, ondelete="CASCADE"),
+        _one_of(table, "kind", StepKind),
+        _check(table, "number", "number BETWEEN 1 AND 1000"),
+        _check(table, "times", _in_range("started_at", "finished_at", "until")),
+    )
+
+
+def of_signals(table: str, job_id: Any) -> tuple[Any, ...]:
+    """Return the constraints and the index on signals."""
+    return (
+        PrimaryKeyConstraint("id", name=conv(f"{table}_pkey")),
+        _of_job(table, "job_id", job_id, ondelete="CASCADE"),
+        _check(table, "id", _ID),
+        _check(table, "times", _in_range("sent_at")),
+        Index(f"{table}_job_id", "job_id", "name", "id"),
+    )
+
+
+def _of_job(table: str, column: str, job_id: Any, **options: Any) -> ForeignKeyConstraint:
+    return ForeignKeyConstraint([column], [job_id], name=conv(f"{table}_{column}_fkey"), **options)
 
 
 def of_audit(table: str) -> tuple[Any, ...]:

@@ -33,6 +33,7 @@ from sqla_jobs.models.columns import (
 )
 from sqla_jobs.models.dialect import check_dialect
 from sqla_jobs.models.version import LATEST, comment_of
+from sqla_jobs.models.workflow_columns import BatchMixin, EdgeMixin, SignalMixin, StepMixin
 
 J = TypeVar("J", bound=JobMixin)
 MARK = "sqla_jobs"
@@ -66,6 +67,10 @@ class Models(Generic[J]):
     Limit: type[LimitMixin]
     Start: type[StartMixin]
     Audit: type[AuditMixin]
+    Batch: type[BatchMixin]
+    Edge: type[EdgeMixin]
+    Step: type[StepMixin]
+    Signal: type[SignalMixin]
     positions: Sequence
     run_ids: Sequence
 
@@ -78,7 +83,7 @@ class Models(Generic[J]):
     def tables(self) -> dict[str, Table]:
         """The tables, by name without the prefix: jobs, runs and so on."""
         plain = (self.Job, self.Run, self.Schedule, self.Tick, self.Process, self.Queue, self.PausedTask)
-        mapped = (*plain, self.Limit, self.Start, self.Audit)
+        mapped = (*plain, self.Limit, self.Start, self.Audit, self.Batch, self.Edge, self.Step, self.Signal)
         return {model.__tablename__.removeprefix(self.prefix): cast("Table", model.__table__) for model in mapped}
 
     @cached_property
@@ -101,7 +106,10 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
     schema = schema if schema is not None else metadata.schema
     if schema and "%" in schema:
         raise ConfigurationError(f"schema must not contain %, which marks parameters in statements, got {schema!r}")
-    nouns = ("jobs", "runs", "schedules", "ticks", "processes", "queues", "paused_tasks", "limits", "starts", "audit")
+    nouns = (
+        *("jobs", "runs", "schedules", "ticks", "processes", "queues", "paused_tasks", "limits", "starts", "audit"),
+        *("batches", "edges", "steps", "signals"),
+    )
     names = [f"{prefix}{noun}" for noun in nouns]
     taken = [name for name in names if (f"{schema}.{name}" if schema else name) in metadata.tables]
     if taken:
@@ -109,7 +117,8 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
             f"the metadata already has a table {taken[0]!r}: a second Jobs on one base needs its own prefix= or schema="
         )
     _check_job_class(job_class)
-    jobs, runs, schedules, ticks, processes, queues, paused_tasks, limits, starts, audit = names
+    jobs, runs, schedules, ticks, processes, queues, paused_tasks, limits, starts, audit, *of_workflows = names
+    batches, edges, steps, signals = of_workflows
     # the identity columns' sequences, by the names that PostgreSQL gives them
     positions = Sequence(f"{prefix}{_POSITIONS}", schema=schema)
     run_ids = Sequence(f"{runs}_id_seq", schema=schema)
@@ -122,7 +131,7 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
             "__table_args__": (*args, {"schema": schema, **options}),
             "metadata": metadata,
         }
-        if mixin.__module__ == JobMixin.__module__:
+        if mixin.__module__ in (JobMixin.__module__, BatchMixin.__module__):
             noun = mixin.__name__.removesuffix("Mixin")
             mixin = type(f"{camel}{noun}", (mixin,), attributes | {"__module__": __name__})
             _made[mixin.__name__] = mixin
@@ -147,6 +156,11 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
     Limit = mapped(LimitMixin, limits, *constraints.of_limits(limits))
     Start = mapped(StartMixin, starts, *constraints.of_starts(starts))
     Audit = mapped(AuditMixin, audit, *constraints.of_audit(audit))
+    Batch = mapped(BatchMixin, batches, *constraints.of_batches(batches))
+    job_id = Job.__table__.c.id
+    Edge = mapped(EdgeMixin, edges, *constraints.of_edges(edges, job_id))
+    Step = mapped(StepMixin, steps, *constraints.of_steps(steps, job_id))
+    Signal = mapped(SignalMixin, signals, *constraints.of_signals(signals, job_id))
 
     _mapper(Job).add_property(
         "runs",
@@ -161,7 +175,11 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
         "job",
         relationship(Job, primaryjoin=lambda: foreign(Run.job_id) == Job.id, viewonly=True, uselist=False),
     )
-    models = Models(Job, Run, Schedule, Tick, Process, Queue, PausedTask, Limit, Start, Audit, positions, run_ids)
+    models = Models(
+        *(Job, Run, Schedule, Tick, Process, Queue, PausedTask, Limit, Start, Audit, Batch, Edge, Step, Signal),
+        positions=positions,
+        run_ids=run_ids,
+    )
     event.listen(metadata, "before_create", partial(_check_dialect, set(models.tables.values())))
     return models
 

@@ -20,6 +20,8 @@ MOST_ATTEMPTS = 1_000_000_000
 class JobState(StrEnum):
     """The state of a job. It equals its plain string, in Python and in `where`."""
 
+    blocked = "blocked"
+    """The job is waiting for other jobs to end."""
     scheduled = "scheduled"
     """The job is waiting for its time."""
     queued = "queued"
@@ -32,6 +34,28 @@ class JobState(StrEnum):
     """No attempt is left, or the task's policy gave up."""
     cancelled = "cancelled"
     """The job was cancelled, the task raised `Cancel`, or a row among the arguments is gone."""
+
+
+class IfFailed(StrEnum):
+    """A job's handling of a job that it was enqueued after and that fails, is cancelled or is deleted."""
+
+    cancel = "cancel"
+    """The job is cancelled, too."""
+    run = "run"
+    """The job runs once the other jobs have ended."""
+    hold = "hold"
+    """The job waits until a person retries the other job, or this one."""
+
+
+class StepKind(StrEnum):
+    """What a step of a job does."""
+
+    step = "step"
+    """It calls a function and keeps the result."""
+    sleep = "sleep"
+    """It waits for a time."""
+    signal = "signal"
+    """It waits for a signal."""
 
 
 class CatchUp(StrEnum):
@@ -68,7 +92,7 @@ class TickOutcome(StrEnum):
 WAITING = (JobState.scheduled, JobState.queued)
 """The states of a job that has not started, or is waiting for another attempt."""
 
-LIVE = (*WAITING, JobState.running)
+LIVE = (JobState.blocked, *WAITING, JobState.running)
 """The states of a job that has not ended. At most one such job has a given `unique_key`."""
 
 ENDED = (JobState.succeeded, JobState.failed, JobState.cancelled)

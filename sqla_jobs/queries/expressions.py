@@ -81,6 +81,10 @@ class Tables:
         self.starts: Any = _table(models.Start, schema)
         self.schedules: Any = _table(models.Schedule, schema)
         self.ticks: Any = _table(models.Tick, schema)
+        self.batches: Any = _table(models.Batch, schema)
+        self.edges: Any = _table(models.Edge, schema)
+        self.steps: Any = _table(models.Step, schema)
+        self.signals: Any = _table(models.Signal, schema)
         self.channel: str = models.channel
         """The channel on which workers are notified of jobs that may start."""
         self._on = {"mapper": models.Job}

@@ -75,7 +75,8 @@ def catalog(url: str) -> list[tuple[Any, ...]]:
 def execute(url: str, sql: str) -> None:
     """As psql does: one statement after another, each committed unless it stands between BEGIN and COMMIT."""
     with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
-        connection.execute(sql.encode())
+        for statement in sql.split(";\n\n"):
+            connection.execute(statement.encode())
 
 
 def objects(url: str) -> list[tuple[Any, ...]]:
@@ -331,7 +332,7 @@ def jobs(engine: Engine) -> Jobs[Any]:
 
 MADE = [
     "version 1: The tables.",
-    "version 2: Shorter rules of rows; the tasks that workers know; how often a job was replaced.",
+    "version 2: Workflows; shorter rules of rows; the tasks that workers know; how often a job was replaced.",
 ]
 
 
@@ -554,4 +555,8 @@ def test_a_metadata_with_a_schema_of_its_own_says_where_the_tables_are() -> None
         "limits",
         "starts",
         "audit",
+        "batches",
+        "edges",
+        "steps",
+        "signals",
     ]

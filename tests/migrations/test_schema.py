@@ -283,6 +283,11 @@ WIDENED = {
     for rule in rules
 } | {
     (2, "the constraint sqla_processes_tasks_check forbids what was allowed"): "it is of a new column",
+    (2, "the constraint sqla_jobs_if_failed_check forbids what was allowed"): "it is of a new column",
+    (
+        2,
+        "the unique index sqla_jobs_unique_key is gone or another, which ON CONFLICT may name",
+    ): "its predicate follows from the one that version 1 names, as PostgreSQL finds out for itself",
 }
 """Constraints of a version that forbid nothing more than before, and why that is certain."""
 
