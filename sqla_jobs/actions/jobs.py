@@ -15,12 +15,14 @@ from sqla_jobs.actions.audit import Changing
 from sqla_jobs.actions.change import BUSY, Change, Chosen, Conditions, States, id_of
 from sqla_jobs.database.commits import savepoint
 from sqla_jobs.database.notify import after_commit
+from sqla_jobs.database.subscribers import BLOCKED
 from sqla_jobs.errors import ArgumentsError, JobsError
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
-from sqla_jobs.models.types import ENDED, LIVE, MOST_ATTEMPTS, PARKED, WAITING, JobState
+from sqla_jobs.models.types import ENDED, LIVE, MOST_ATTEMPTS, NOT_RUNNING, PARKED, WAITING, JobState
 from sqla_jobs.queries import change_jobs
 from sqla_jobs.queries.delete_jobs import Reference, Removal
+from sqla_jobs.queries.edges import revive
 from sqla_jobs.queries.expressions import seconds
 from sqla_jobs.queries.limits import keeps_others_waiting
 from sqla_jobs.rules.checks import check_moment, check_seconds
@@ -59,6 +61,8 @@ class Cancel(Change):
             "finished_at": case((runs, null()), else_=func.clock_timestamp()),
             "cancel_requested_at": func.coalesce(job.cancel_requested_at, func.clock_timestamp()),
             "kill_requested": True if self.kill else job.kill_requested,
+            # a job that a person cancels is not revived by the retry of another one
+            "waits_for": case((runs, job.waits_for), else_=null()),
         }
 
 
@@ -68,7 +72,9 @@ _WAIT = "has its unique key; wait for that one, or cancel it"
 
 @dataclass(frozen=True, slots=True)
 class Retry(Change):
-    """Retry: an ended or waiting job is queued immediately, with at least one attempt left.
+    """Retry: an ended, waiting or blocked job is queued immediately, with at least one attempt left.
+
+    Jobs that were cancelled because the job had failed wait for it again.
 
     With `over`, a timedelta or a number of seconds, `number` jobs become due one by one, evenly spread over that time
     from now, the oldest first. Of several jobs with the same unique key, only the newest is retried. A job whose key
@@ -77,7 +83,7 @@ class Retry(Change):
 
     name: ClassVar[str] = "retry"
     past: ClassVar[str] = "retried"
-    states: ClassVar[States] = (*ENDED, JobState.scheduled)
+    states: ClassVar[States] = (*ENDED, JobState.scheduled, JobState.blocked)
     by_default: ClassVar[States] = (JobState.failed, JobState.cancelled)
     left_because: ClassVar[str] = (
         f"its arguments were erased, another job that lives, or is newer, has its unique key, or {BUSY}"
@@ -106,6 +112,8 @@ class Retry(Change):
             "finished_at": null(),
             "cancel_requested_at": null(),
             "kill_requested": False,
+            "waits_for": null(),
+            "waits_at": null(),
         }
         if self.over is None:
             return queued
@@ -121,7 +129,10 @@ class Retry(Change):
             or_(other.state.in_(LIVE), other.id.in_([*chosen]) & other.state.in_(ENDED) & (other.id > job.id)),
         )
         wanted = [*conditions, _has_arguments(models), ~has_rival.exists()]
-        return Change.apply(self, session, models, chosen, wanted)
+        changed = Change.apply(self, session, models, chosen, wanted)
+        if changed and revive(session, models, [*chosen]):
+            after_commit(session, models.Job, models.channel, BLOCKED)
+        return changed
 
     def one(self, it: Changing, job: JobMixin | int) -> bool:
         it.session.flush()  # an error about the caller's own rows is raised unchanged
@@ -227,8 +238,8 @@ class Delete(Change):
 
     name: ClassVar[str] = "delete"
     past: ClassVar[str] = "deleted"
-    states: ClassVar[States] = (*ENDED, *WAITING)
-    by_default: ClassVar[States] = (*ENDED, *WAITING)
+    states: ClassVar[States] = (*ENDED, *NOT_RUNNING)
+    by_default: ClassVar[States] = (*ENDED, *NOT_RUNNING)
     left_because: ClassVar[str] = f"rows of the application refer to it, or {BUSY}"
     removes: ClassVar[bool] = True
 

@@ -107,6 +107,8 @@ class Promotion(NamedTuple):
     """The number of workers that serve any of the given queues."""
     has_limits: bool
     """True if code or an operator ever declared a limit, or a job waits behind a gate."""
+    has_blocked: bool
+    """True if a job is blocked."""
     is_more: bool = False
     """True if other jobs were already queued. Only a poll sets this field."""
 

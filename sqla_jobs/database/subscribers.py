@@ -8,6 +8,8 @@ SCHEDULES = "=schedules"
 """The payload for a changed schedule. No queue's name contains "="."""
 LIMITS = "=limits"
 """The suffix of a queue's name, or the whole payload for all queues, when jobs behind limits may start."""
+BLOCKED = "=blocked"
+"""The payload when jobs are blocked that may not need to be: they wait for jobs that may have ended meanwhile."""
 FOLLOWERS = "=followers"
 """The payload with which processes that follow jobs ask workers to notify them of changed jobs."""
 FOLLOWED_FOR = 60.0

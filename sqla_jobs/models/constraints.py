@@ -118,7 +118,7 @@ def of_jobs(table: str) -> tuple[Any, ...]:
             "run_at",
             postgresql_where=text("state IN ('scheduled', 'queued') AND started_at IS NOT NULL"),
         ),
-        Index(f"{table}_waits_for", "waits_for", postgresql_where=text("waits_for IS NOT NULL")),
+        Index(f"{table}_waits_for", "state", "waits_for", postgresql_where=text("waits_for IS NOT NULL")),
         Index(f"{table}_batch", "batch_id", "state", "id", postgresql_where=text("batch_id IS NOT NULL")),
         Index(
             f"{table}_ticks",
@@ -270,6 +270,8 @@ def of_edges(table: str, job_id: Any) -> tuple[Any, ...]:
         _check(table, "needs_id", "needs_id < job_id AND batch_id IS NULL"),
         Index(f"{table}_needs_id", "needs_id", postgresql_where=text("needs_id IS NOT NULL")),
         Index(f"{table}_batch_id", "batch_id", postgresql_where=text("batch_id IS NOT NULL")),
+        # the few edges of a job that lead to batches, beside perhaps thousands that lead to jobs
+        Index(f"{table}_batches", "job_id", postgresql_where=text("batch_id IS NOT NULL")),
     )
 
 

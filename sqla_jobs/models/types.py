@@ -92,7 +92,10 @@ class TickOutcome(StrEnum):
 WAITING = (JobState.scheduled, JobState.queued)
 """The states of a job that has not started, or is waiting for another attempt."""
 
-LIVE = (JobState.blocked, *WAITING, JobState.running)
+NOT_RUNNING = (JobState.blocked, *WAITING)
+"""The states of a job that has not ended and is not running."""
+
+LIVE = (*NOT_RUNNING, JobState.running)
 """The states of a job that has not ended. At most one such job has a given `unique_key`."""
 
 ENDED = (JobState.succeeded, JobState.failed, JobState.cancelled)

@@ -22,10 +22,12 @@ from sqlalchemy import (
     func,
     literal,
     literal_column,
+    null,
     select,
     table,
     text,
     tuple_,
+    update,
 )
 from sqlalchemy.orm import Session
 
@@ -100,6 +102,7 @@ class Removal:
         self._job: Any = models.Job
         self._table = models.tables["jobs"]
         self._runs = models.tables["runs"]
+        self._edges = models.tables["edges"]
         self._on = {"mapper": models.Job}
 
     def references(self, session: Session) -> list[ColumnElement[bool]]:
@@ -128,7 +131,8 @@ class Removal:
         """Return each such foreign key with the condition that a row refers to the job through that key."""
         preparer = session.connection(self._on).dialect.identifier_preparer
         jobs = preparer.format_table(self._table)
-        rows = session.execute(_REFERENCES, {"jobs": jobs}, bind_arguments=self._on)
+        edges = preparer.format_table(self._edges)
+        rows = session.execute(_REFERENCES, {"jobs": jobs, "edges": edges}, bind_arguments=self._on)
         found = [
             Reference(name, qualified, schema, referring, (*mine,), (*map(preparer.quote, theirs),))
             for name, qualified, schema, referring, mine, theirs in rows
@@ -222,8 +226,11 @@ class Removal:
         going = self._table.alias("going")
         gone = select(going.c.id).where(literal_column("going.ctid") == chosen)
         without = delete(runs).where(runs.c.job_id.in_(gone)).cte("without")
+        edges = self._edges
+        # for a job that waits, a deleted one counts as cancelled
+        cut = update(edges).where(edges.c.needs_id == any_(array_of(gone))).values(needs_id=null()).cte("cut")
         # on the entity, so that the session's listeners see the statement
-        statement = delete(job).where(ctid == chosen).returning(job.id).add_cte(without)
+        statement = delete(job).where(ctid == chosen).returning(job.id).add_cte(without, cut)
         options = {"synchronize_session": False}
         removed = session.execute(statement, {"ids": list(ids)}, bind_arguments=self._on, execution_options=options)
         return len(removed.all())
@@ -247,7 +254,7 @@ _REFERENCES = text(
       JOIN pg_attribute ON attrelid = reference.confrelid AND attnum = key.number
     ) AS theirs(names)
     WHERE reference.confrelid = CAST(:jobs AS regclass) AND reference.contype = 'f'
-      AND reference.confdeltype IN ('a', 'r')
+      AND reference.confdeltype IN ('a', 'r') AND reference.conrelid IS DISTINCT FROM to_regclass(:edges)
       AND has_schema_privilege(space.oid, 'USAGE')
       AND (SELECT bool_and(has_column_privilege(conrelid, number, 'SELECT')) FROM unnest(conkey) AS number)
     ORDER BY 3, 4, 1

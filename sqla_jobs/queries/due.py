@@ -64,8 +64,10 @@ class Promote(RenderedStatement, statements.Promote):
         count = select(func.count()).select_from(promoted).scalar_subquery()
         # jobs enqueued by other code may have gates that have no row
         behind = exists().where(jobs.c.state.like(literal_column("'queued'")), jobs.c.gates.is_not(None))
+        are_blocked = exists().where(in_state(jobs, "blocked"), jobs.c.waits_for.is_not(None))
         told = messages(tables, select(message_of(promoted)).distinct(), others=1)
-        return select(count, due_in, workers, or_(exists(select(tables.limits.c.gate)), behind)).where(told)
+        has_limits = or_(exists(select(tables.limits.c.gate)), behind)
+        return select(count, due_in, workers, has_limits, are_blocked).where(told)
 
 
 def _next_end(paused: Any, now: Any) -> Any:

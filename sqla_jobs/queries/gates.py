@@ -46,7 +46,10 @@ def named(piece: str, tables: Tables) -> str:
 
 def table_names(tables: Tables) -> dict[str, str]:
     """Return the quoted names of the tables and the sequence that these pieces use."""
-    used = ("jobs", "limits", "starts", "processes", "queues", "paused_tasks", "run_ids")
+    used = (
+        *("jobs", "limits", "starts", "processes", "queues", "paused_tasks", "run_ids", "positions"),
+        *("batches", "edges"),
+    )
     return {name: quoted(getattr(tables, name)) for name in used}
 
 

@@ -40,7 +40,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
-from sqla_jobs.models.types import HAS_LIVE_KEY, LIVE, WAITING
+from sqla_jobs.models.types import HAS_LIVE_KEY, LIVE, NOT_RUNNING
 from sqla_jobs.rules.unique import Unique
 
 _KEYS, _IDS = (
@@ -207,7 +207,7 @@ class Statements:
     @cached_property
     def change(self) -> Any:
         """Return a statement that inserts as `insert` does, and also replaces or updates waiting jobs."""
-        new, waits = self._insert.excluded, self.models.Job.state.in_(WAITING)
+        new, waits = self._insert.excluded, self.models.Job.state.in_(NOT_RUNNING)
         changes = self._replaced(new) if self._on_conflict == "replace" else self._updated(new)
         changed = self._insert.on_conflict_do_update(**_LIVE_KEY, set_=changes, where=waits)
         return changed.returning(*self._holder, _IS_NEW)
@@ -230,7 +230,7 @@ class Statements:
     @cached_property
     def held(self) -> Any:
         """Return a query for the jobs that have a key and are still waiting or, if jobs may be changed, running."""
-        job, states = self.models.Job, LIVE if self._changes else WAITING
+        job, states = self.models.Job, LIVE if self._changes else NOT_RUNNING
         wanted = (job.id == _IDS, job.state.in_(states), job.unique_key.is_not(None))
         return select(*self._holder, true()).where(*wanted).order_by(job.unique_key.collate("C"))
 
@@ -271,7 +271,7 @@ class Statements:
             **self._changed(new, or_(not_(is_late), self._is_elsewhere(new, job.queue != new.queue))),
             **{own: new[own.key] for own in self._own_columns},
             "queue": new.queue,
-            "state": case((is_late, "queued"), else_=new.state),
+            "state": case((is_late, "queued"), (job.state == "blocked", "blocked"), else_=new.state),
             "run_at": new.run_at if latest is None else func.least(new.run_at, latest),
         }
 

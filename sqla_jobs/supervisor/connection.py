@@ -278,6 +278,11 @@ class ForwardedLookout:
     def has_limits(self) -> bool:
         return self._parent.has_limits
 
+    @property
+    def has_blocked(self) -> bool:
+        """False: the parent sends a message when it finds blocked jobs."""
+        return False
+
     def promote(self, now: float) -> bool:
         return False
 

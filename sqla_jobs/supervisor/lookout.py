@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from sqla_jobs.calls.values import Among, Promotion
 from sqla_jobs.database.connection_limits import LIMIT, warn_of_few_connections
-from sqla_jobs.database.subscribers import FOLLOWED_FOR, FOLLOWERS, LIMITS, SCHEDULES
+from sqla_jobs.database.subscribers import BLOCKED, FOLLOWED_FOR, FOLLOWERS, LIMITS, SCHEDULES
 from sqla_jobs.runtime.listener import Listener
 from sqla_jobs.runtime.promoter import BUSY, SOON, Promoter
 from sqla_jobs.runtime.retrying import RetryLoop
@@ -82,7 +82,7 @@ class ParentLookout:
         """Notify children of new jobs in `queue`; "" means any queue."""
         if queue == FOLLOWERS:
             self._followed_until = time.monotonic() + FOLLOWED_FOR
-        if queue in (SCHEDULES, FOLLOWERS):
+        if queue in (SCHEDULES, FOLLOWERS, BLOCKED):
             for child in self._children():
                 child.hint(Heard(queue))
             return
@@ -152,6 +152,8 @@ class ParentLookout:
             had_limits, child.started.has_limits = child.started.has_limits, has_limits
             if has_limits and not had_limits:
                 child.hint(Heard(LIMITS))
+        if promoter.has_polled and any(promotion.has_blocked for promotion in promotions):
+            self.heard(BLOCKED)
         idle = self._idle()
         if promoter.is_news:
             self.heard("")
@@ -180,6 +182,11 @@ class _PollingPromoter(Promoter):
         self._calls = calls
         self.poll_at = 0.0
         self._is_poll = False
+
+    @property
+    def has_polled(self) -> bool:
+        """True if the last promotion was a poll."""
+        return self._is_poll
 
     def rests(self, now: float) -> bool:
         """Return whether the next poll is far off because the last one took long.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, TypedDict, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar
 
 from pydantic_core import from_json, to_json
 from sqlalchemy import ARRAY, ColumnElement, Text, bindparam, cast, func, insert, inspect, literal, select
@@ -17,10 +17,12 @@ from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models, columns_of
 from sqla_jobs.models.types import PARKED, JobState
+from sqla_jobs.models.workflow_columns import BatchMixin
 from sqla_jobs.rules.checks import check_integer, check_moment, check_queue, check_seconds
 from sqla_jobs.rules.limits import ordered_gate
 from sqla_jobs.rules.outcomes import storable
 from sqla_jobs.rules.unique import MAX_KEY, RESERVED, Unique
+from sqla_jobs.tasks.after import check_after
 from sqla_jobs.tasks.enqueued import Enqueued
 from sqla_jobs.tasks.hooks import check_headers
 
@@ -57,6 +59,12 @@ class EnqueueOptions(TypedDict, total=False):
     """At most 50 texts for middleware and the run, separate from the task's arguments."""
     columns: Mapping[str, Any] | None
     """Values for the columns of your own `job_class`."""
+    after: JobMixin | BatchMixin | Sequence[JobMixin | BatchMixin] | None
+    """The jobs and batches that must end before the job starts."""
+    if_failed: Literal["cancel", "run", "hold"] | None
+    """What becomes of the job if one of those fails or is cancelled: "cancel" (the default), "run" or "hold"."""
+    batch: BatchMixin | None
+    """The batch that the job joins."""
 
 
 def check_options(job_class: type[Any], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,6 +89,7 @@ def check_options(job_class: type[Any], options: Mapping[str, Any]) -> dict[str,
         check_moment("run_at", run_at)
     check_common(given)
     _check_unique(given.get("unique_key"), given.get("unique"))
+    check_after(given)
     if "headers" in given:
         given["headers"] = check_headers(given["headers"])
     if "columns" not in given:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from types import MethodType
 from typing import (
@@ -22,12 +22,13 @@ from typing import (
 
 from sqlalchemy.orm import Session
 
-from sqla_jobs.database.commits import check_open
+from sqla_jobs.database.commits import check_open, savepoint
 from sqla_jobs.database.notify import after_commit
 from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
+from sqla_jobs.tasks.after import Waiting
 from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.described import DescribedEnqueue, enqueue
@@ -118,6 +119,12 @@ class Enqueuer(Generic[C, J]):
         self._hooks = hooks
         self._described = described
         self._unique = rule_for(declaration, options)
+        self._waiting = Waiting(models, options) if options.keys() & {"after", "batch"} else None
+        if self._waiting and self._waiting.is_blocked and self._unique and self._unique.policy.changes:
+            raise ArgumentsError(
+                f"{declaration.name}: after= does not fit Unique(on_conflict={self._unique.policy.on_conflict!r}): the "
+                "job with the key may wait for other jobs, or has begun; use 'return' or 'raise'"
+            )
 
     @property
     def declaration(self) -> Declaration:
@@ -182,13 +189,17 @@ class Enqueuer(Generic[C, J]):
         declaration, unique = self._declaration, self._unique
         check_open(session, self._models.Job)
         given = self.bind(args, kwargs)
+        joined = {} if self._waiting is None else self._waiting.begin(session)
         if unique is None:
             stored = declaration.codec.stored(session, given)
-            added = add_one(session, self._models, self._with_headers(self.columns), stored, declaration.make_gates), 1
+            values = self._with_headers(self.columns)
+            added = add_one(session, self._models, {**values, **joined}, stored, declaration.make_gates), 1
         else:
             item = unique.keyed(declaration.codec.encode(session, given))
             values = self._with_headers(self._values)
-            added = add_unique(session, self._models, values, item, unique, declaration.make_gates)
+            added = add_unique(session, self._models, {**values, **joined}, item, unique, declaration.make_gates)
+        if self._waiting is not None:
+            self._waiting.end_one(session, added[0])
         after_commit(session, self._models.Job, self._models.channel, self._message)
         return added
 
@@ -239,9 +250,9 @@ class Enqueuer(Generic[C, J]):
                 except ArgumentsError as error:
                     raise ArgumentsError(f"item {number}: {error}") from None
 
-        with self._sending(into) as sending:
+        with self._sending(into) as sending, self._entering(into, ids) as (joined, ids):
             if unique is None:
-                columns = self._with_headers(self.columns)
+                columns = {**self._with_headers(self.columns), **joined}
                 count = add_many(into, self._models, columns, each(bytes), declaration.make_gates, ids)
             elif "unique_key" in self._options:
                 raise ArgumentsError(
@@ -249,12 +260,30 @@ class Enqueuer(Generic[C, J]):
                     "give a Unique, which makes a key of the arguments of each"
                 )
             else:
-                values = self._with_headers(self._values)
+                values = {**self._with_headers(self._values), **joined}
                 items = each(unique.keyed)
                 count = add_many_unique(into, self._models, values, items, unique, declaration.make_gates, ids)
             after_commit(into, self._models.Job, self._models.channel, self._message)
             sending.many(count)
         return count
+
+    @contextmanager
+    def _entering(
+        self, session: Session, ids: list[int] | None
+    ) -> Generator[tuple[Mapping[str, Any], list[int] | None]]:
+        """Yield the columns of jobs that wait or are of a batch, and a list for the ids of new jobs if it is needed."""
+        if self._waiting is None:
+            yield {}, ids
+            return
+        if not self._waiting.is_blocked:
+            yield self._waiting.begin(session), ids
+            return
+        new: list[int] = []
+        with savepoint(session, self._models.Job):
+            yield self._waiting.begin(session), new
+            self._waiting.end(session, new)
+        if ids is not None:
+            ids += new
 
     def _call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
         """Return the call of `enqueue` with the arguments by name, for messages."""
@@ -353,6 +382,12 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
         - `unique`: a `Unique`, the policy. Without `unique_key` it also makes the key.
         - `headers`: a mapping of at most 50 names to texts, which middleware and the `RunContext` show.
         - `columns`: a mapping of names to values, for the columns of your own `job_class`.
+        - `after`: a job or a batch, or a list of these, that must end before the job starts. Each is in the database
+          already, or pending in the same session.
+        - `if_failed`: what becomes of the job if one of those fails, is cancelled or is deleted. "cancel" (the default)
+          cancels it, and in turn the jobs after it; "run" runs it once all of them have ended; "hold" keeps it waiting
+          until a person retries one of the two.
+        - `batch`: the batch that the job joins.
 
         Raises `ArgumentsError` for an option that does not exist, and for a value that no job can have.
         """

@@ -18,7 +18,7 @@ from sqla_jobs.database.notify import count_after_commit
 from sqla_jobs.errors import ArgumentsError, JobExists
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
-from sqla_jobs.models.types import LIVE, WAITING
+from sqla_jobs.models.types import LIVE, NOT_RUNNING
 from sqla_jobs.queries.returned import count_returned
 from sqla_jobs.queries.unique import Holder, UniqueJobs, statements_for
 from sqla_jobs.rules.unique import Unique
@@ -228,7 +228,7 @@ def _settle(
     if not policy.changes:
         stored.left_out.update({one.key: one for one in held})
         return False
-    if waiting := {one.key: args[one.key] for one in held if one.state in WAITING}:
+    if waiting := {one.key: args[one.key] for one in held if one.state in NOT_RUNNING}:
         stored.change(jobs, waiting)
     running = [one.key for one in held if one.state == "running" and not live[one.id]]
     return bool(running) and jobs.give_up(running)

@@ -13,6 +13,7 @@ from sqla_jobs.worker.attempts import Attempts
 from sqla_jobs.worker.claimer import Claimer
 from sqla_jobs.worker.events import EventDelivery
 from sqla_jobs.worker.limited import LimitedClaimer
+from sqla_jobs.worker.resolver import Resolver
 
 
 class Bookkeeping:
@@ -22,13 +23,20 @@ class Bookkeeping:
     """
 
     def __init__(
-        self, attempts: Attempts, counters: Counters, events: EventDelivery, claimer: Claimer, limited: LimitedClaimer
+        self,
+        attempts: Attempts,
+        counters: Counters,
+        events: EventDelivery,
+        claimer: Claimer,
+        limited: LimitedClaimer,
+        resolver: Resolver,
     ) -> None:
         self._attempts = attempts
         self._counters = counters
         self._events = events
         self._claimer = claimer
         self._limited = limited
+        self._resolver = resolver
         self._notify_started = events.started
         self.started: Callable[[Attempt], None] | None = None
         """Called when a run begins. None if neither handlers nor counters need it."""
@@ -60,6 +68,7 @@ class Bookkeeping:
                 self._limited.heard()
 
     def _remove(self, ends: list[RunEnd]) -> None:
+        self._resolver.ended(ends)
         # free the places first: otherwise `drain` would see neither these jobs nor those waiting for their places
         self._limited.ended([end.lease for end in ends if isinstance(end.lease, Claimed)])
         ended = [end for end in self._attempts.remove(ends) if end.outcome.kind != "released"]

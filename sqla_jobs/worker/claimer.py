@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Collection, Sequence
 
-from sqla_jobs.database.subscribers import FOLLOWERS, LIMITS
+from sqla_jobs.database.subscribers import BLOCKED, FOLLOWERS, LIMITS
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.queries import Among, Claimed
 from sqla_jobs.rules.outcomes import Outcome
@@ -47,6 +47,7 @@ class Claimer:
         self._finisher = claiming.finisher
         self._lookout = claiming.lookout
         self._followers = claiming.followers
+        self._resolver = claiming.resolver
         self._tasks = tuple(tasks)
         self._all_tasks = tuple(all_tasks)
         self._limited = limited
@@ -87,6 +88,11 @@ class Claimer:
         if queue == FOLLOWERS:
             self._followers.announced()
             return True
+        if queue == BLOCKED:
+            self._resolver.told()
+            return True
+        if not queue:
+            self._resolver.told_of_changes()
         if self._limited.is_meant(queue):
             self._limited.heard()
         if not queue.endswith(LIMITS):
@@ -112,9 +118,11 @@ class Claimer:
 
     def look_for(self, queue: str) -> None:
         """Claim new jobs from `queue` in the calling thread, which is faster than waking the claim loop."""
-        if queue == FOLLOWERS or queue.endswith(LIMITS):
+        if queue in (FOLLOWERS, BLOCKED) or queue.endswith(LIMITS):
             self.heard(queue)
             return
+        if not queue:
+            self._resolver.told_of_changes()
         try:
             self._look_for_plain(queue)
         finally:
@@ -207,6 +215,8 @@ class Claimer:
     def _promote(self, now: float) -> None:
         with self._attempts.claiming:
             is_news = self._lookout.promote(now)
+        if self._lookout.has_blocked:
+            self._resolver.expect()
         if is_news:
             self._limited.heard()
             for backlog in self._backlogs:

@@ -51,6 +51,11 @@ class Lookout(Protocol):
         """True if the table of limits has rows."""
         ...
 
+    @property
+    def has_blocked(self) -> bool:
+        """True if jobs are blocked."""
+        ...
+
     def promote(self, now: float) -> bool:
         """Queue the jobs that are due. Return whether some jobs that could not start before may start now."""
         ...
@@ -81,6 +86,7 @@ class OwnLookout:
     def __init__(self, shared: Shared, tasks: Sequence[str]) -> None:
         self.workers: int = 1
         self.has_limits: bool = False
+        self.has_blocked: bool = False
         self._engine = shared.engine
         self._settings = shared.settings
         self._channel = shared.models.channel
@@ -94,6 +100,7 @@ class OwnLookout:
         promotions = self._promoter.promote(now)
         self.workers = max((promotion.workers for promotion in promotions), default=self.workers)
         self.has_limits = any(promotion.has_limits for promotion in promotions)
+        self.has_blocked = any(promotion.has_blocked for promotion in promotions)
         return self._promoter.is_news
 
     def expect(self, delay: float) -> bool:

@@ -54,6 +54,7 @@ from sqla_jobs.worker.limited import LimitedClaimer
 from sqla_jobs.worker.liveness import Liveness
 from sqla_jobs.worker.misfits import Misfits
 from sqla_jobs.worker.pruner import Pruner
+from sqla_jobs.worker.resolver import Resolver
 from sqla_jobs.worker.runners import Callbacks, Runners
 from sqla_jobs.worker.sessions import TaskTransactions, queues_of_sessions, sessions_at_once
 
@@ -108,7 +109,7 @@ class Worker(Service):
             retry = RetryLoop("looking for work", self._stop_requested)
             while not self._stop_requested.is_set():
                 if not self._attempts and not retry.call(self._limited.claim_some):
-                    if not retry.call(self._claimer.is_due):
+                    if not retry.call(self._claimer.is_due) and not retry.call(self._resolver.resolve_all):
                         break
                     self._claimer.look_again()
                 self._stop_requested.wait(0.005)
@@ -172,6 +173,7 @@ class Worker(Service):
         self._host.may_close(self._coroutines.close_idle)
         self._claimer.start()
         self._limited.start()
+        self._resolver.start(self._claimer.look_for)
         self._lookout.start(self._claimer)
         if self._pruner is not None:
             self._pruner.start()
@@ -230,12 +232,17 @@ class Worker(Service):
         self._lookout = self._host.lookout(shared, tasks)
         self._backfill = Backfill(queries, declarations, list(self._settings.queues), self._set_aside)
         followers = Followers(self._attempts, app, self._jobs.models.channel)
-        claiming = Claiming(shared, self._backlogs, self._liveness, self._finisher, self._lookout, followers)
+        self._resolver = Resolver(self._engine, queries, self._attempts)
+        claiming = Claiming(
+            shared, self._backlogs, self._liveness, self._finisher, self._lookout, followers, self._resolver
+        )
         self._limited = LimitedClaimer(claiming, self._backfill, tasks)
         plain = [name for name in tasks if not declarations[name].gates]
         self._claimer = Claimer(claiming, plain, all_tasks=tasks, limited=self._limited)
         self._events = EventDelivery(self._engine, queries, self._jobs.hooks, self._binding.context, tasks)
-        self._books = Bookkeeping(self._attempts, self._jobs.counters, self._events, self._claimer, self._limited)
+        self._books = Bookkeeping(
+            self._attempts, self._jobs.counters, self._events, self._claimer, self._limited, self._resolver
+        )
         self._executor = Executor(
             self._jobs.tasks,
             TaskTransactions(self._binding, self._coroutines, queries, self._settings, isolation).of,
@@ -329,6 +336,7 @@ class Worker(Service):
         self._give_back()  # once more, in case the reply to a claim came late
         if not self._finisher.close(_FLUSH):
             log.error("some outcomes could not be stored; their jobs are taken back when the lease ends")
+        self._resolver.stop(_FLUSH)
         self._events.stop()
         try:
             self._limited.leave()

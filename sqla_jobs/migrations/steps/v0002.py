@@ -37,7 +37,7 @@ def upgrade(op: Operations, names: Names) -> None:
     add_column(op, names, "processes", f"tasks JSONB {check}")
     for noun, rules in RULES.items():
         replace_checks(op, names, noun, {rule.name: rule.after for rule in rules})
-    build_index(op, names, "jobs_waits_for", "jobs (waits_for) WHERE waits_for IS NOT NULL")
+    build_index(op, names, "jobs_waits_for", "jobs (state, waits_for) WHERE waits_for IS NOT NULL")
     build_index(op, names, "jobs_batch", "jobs (batch_id, state, id) WHERE batch_id IS NOT NULL")
     replace_unique_index(op, names, "jobs_unique_key", f"jobs (unique_key) WHERE {_has_live_key('blocked', *_LIVE)}")
     for statement in _tables(names):
@@ -106,6 +106,7 @@ CREATE TABLE IF NOT EXISTS {edges} (
 )""",
         f"CREATE INDEX IF NOT EXISTS {prefix}edges_needs_id ON {edges} (needs_id) WHERE needs_id IS NOT NULL",
         f"CREATE INDEX IF NOT EXISTS {prefix}edges_batch_id ON {edges} (batch_id) WHERE batch_id IS NOT NULL",
+        f"CREATE INDEX IF NOT EXISTS {prefix}edges_batches ON {edges} (job_id) WHERE batch_id IS NOT NULL",
         f"""
 CREATE TABLE IF NOT EXISTS {names.table("steps")} (
     job_id BIGINT NOT NULL,

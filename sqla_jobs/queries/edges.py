@@ -1,0 +1,172 @@
+"""Edges between jobs: their insertion in the caller's transaction, and what hangs on jobs that are retried."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy.orm import Session
+
+from sqla_jobs.calls.values import numbers
+from sqla_jobs.models.mapping import Models
+from sqla_jobs.queries.expressions import Tables
+from sqla_jobs.queries.gates import filled_in
+from sqla_jobs.queries.statement import SqlConnection, Statement
+
+
+class Existing(NamedTuple):
+    """The jobs and batches that exist, and that cannot be deleted before the caller's transaction ends."""
+
+    job_ids: list[int]
+    batch_ids: list[int]
+    open_batch_ids: list[int]
+    """Those batches that jobs can still join."""
+
+
+class HoldExisting(Statement):
+    """Lock jobs and batches against deletion, and batches against closing. Workers may go on with the jobs."""
+
+    def __call__(self, connection: SqlConnection, job_ids: Sequence[int], batch_ids: Sequence[int]) -> Existing:
+        ((jobs, batches, are_open),) = self._rows(
+            connection, {"job_ids": numbers(job_ids), "batch_ids": numbers(batch_ids)}
+        )
+        return Existing(jobs, batches, are_open)
+
+    def sql(self) -> Any:
+        return filled_in(_HOLD, self.tables)
+
+
+class AddEdges(Statement):
+    """Insert the edges of new blocked jobs: one for each job or batch that they are enqueued after."""
+
+    def __call__(
+        self, connection: SqlConnection, ids: Sequence[int], needs: Sequence[int | None], batches: Sequence[int | None]
+    ) -> list[int]:
+        """Return the ids of the new jobs among `ids`. The others have a unique key that was taken."""
+        values = {"ids": numbers(ids), "needs": _numbers(needs), "batches": _numbers(batches)}
+        return [job_id for (job_id,) in self._rows(connection, values)]
+
+    def sql(self) -> Any:
+        return filled_in(_ADD, self.tables)
+
+
+class HangsOn(Statement):
+    """Return whether any of some jobs waits, directly or through other jobs, for a batch."""
+
+    def __call__(self, connection: SqlConnection, ids: Sequence[int], batch_ids: Sequence[int], batch_id: int) -> bool:
+        values = {"ids": numbers(ids), "batches": numbers(batch_ids), "batch": batch_id}
+        ((hangs,),) = self._rows(connection, values)
+        return bool(hangs)
+
+    def sql(self) -> Any:
+        return filled_in(_HANGS, self.tables)
+
+
+class LockDependents(Statement):
+    """Lock the jobs that hang on some jobs, directly or through others, and that are blocked or were cancelled."""
+
+    def __call__(self, connection: SqlConnection, ids: Collection[int]) -> bool:
+        """Return whether there are any."""
+        return bool(self._rows(connection, {"ids": numbers(ids)}))
+
+    def sql(self) -> Any:
+        return filled_in(_LOCK, self.tables)
+
+
+class Revive(Statement):
+    """Block jobs again that were cancelled because of jobs that live now, and reopen the batches that these are in."""
+
+    def __call__(self, connection: SqlConnection, ids: Collection[int]) -> int:
+        """Return the number of jobs that are blocked again."""
+        return len(self._rows(connection, {"ids": numbers(ids)}))
+
+    def sql(self) -> Any:
+        return filled_in(_REVIVE, self.tables)
+
+
+def revive(session: Session, models: Models[Any], ids: Sequence[int]) -> int:
+    """Block the jobs again that were cancelled because of these jobs, which have been retried. Return their number.
+
+    All jobs that hang on the retried ones are locked first. Otherwise a worker that has seen the failure, and not the
+    retry, could cancel one of them afterwards.
+    """
+    tables = Tables(models)
+    return Revive(tables)(session, ids) if LockDependents(tables)(session, ids) else 0
+
+
+def _numbers(given: Sequence[int | None]) -> str:
+    return numbers("NULL" if value is None else value for value in given)
+
+
+_HOLD = """
+WITH held AS MATERIALIZED (
+    SELECT j.id FROM {jobs} j WHERE j.id = ANY (CAST(:job_ids AS bigint[])) ORDER BY j.id FOR KEY SHARE
+), kept AS MATERIALIZED (
+    SELECT b.id, b.closed_at FROM {batches} b
+    WHERE b.id = ANY (CAST(:batch_ids AS bigint[])) ORDER BY b.id FOR KEY SHARE
+)
+SELECT ARRAY(SELECT id FROM held), ARRAY(SELECT id FROM kept), ARRAY(SELECT id FROM kept WHERE closed_at IS NULL)
+"""
+
+_ADD = """
+WITH added AS (
+    INSERT INTO {edges} (job_id, place, needs_id, batch_id)
+    SELECT j.id, n.place, n.needs_id, n.batch_id
+    FROM {jobs} j CROSS JOIN unnest(CAST(:needs AS bigint[]), CAST(:batches AS bigint[]))
+      WITH ORDINALITY n (needs_id, batch_id, place)
+    WHERE j.id = ANY (CAST(:ids AS bigint[])) AND j.state = 'blocked' AND j.waits_for IS NULL
+    RETURNING job_id, place
+)
+SELECT job_id FROM added WHERE place = 1 ORDER BY job_id
+"""
+
+_HANGS = """
+WITH RECURSIVE above (job_id, batch_id) AS (
+    SELECT * FROM unnest(CAST(:ids AS bigint[]), CAST(:batches AS bigint[]))
+  UNION
+    SELECT n.job_id, n.batch_id FROM above a CROSS JOIN LATERAL (
+      SELECT e.needs_id AS job_id, e.batch_id FROM {edges} e WHERE e.job_id = a.job_id
+      UNION ALL
+      SELECT m.id, NULL FROM {jobs} m WHERE m.batch_id = a.batch_id
+        AND EXISTS (SELECT FROM {edges} e WHERE e.job_id = m.id)) n
+)
+SELECT EXISTS (SELECT FROM above WHERE batch_id = :batch)
+"""
+
+_DEPENDENTS = """
+    SELECT e.job_id FROM {{edges}} e WHERE e.needs_id = {job_id}
+    UNION ALL
+    SELECT e.job_id FROM {{edges}} e WHERE e.batch_id = (
+      SELECT m.batch_id FROM {{jobs}} m WHERE m.id = {job_id})"""
+_LOCK = f"""
+WITH RECURSIVE below (id) AS (
+    SELECT d.job_id FROM unnest(CAST(:ids AS bigint[])) g (id)
+    CROSS JOIN LATERAL ({_DEPENDENTS.format(job_id="g.id")}) d
+  UNION
+    SELECT d.job_id FROM below g CROSS JOIN LATERAL ({_DEPENDENTS.format(job_id="g.id")}) d
+)
+SELECT j.id FROM {{jobs}} j
+WHERE j.id = ANY (ARRAY(SELECT id FROM below)) AND j.state IN ('blocked', 'cancelled')
+ORDER BY j.id FOR NO KEY UPDATE
+"""
+
+_RIVAL = """
+    SELECT FROM {jobs} r WHERE r.unique_key = j.unique_key
+    AND r.state IN ('blocked', 'scheduled', 'queued', 'running')"""
+_REVIVE = f"""
+WITH RECURSIVE back (id) AS (
+    SELECT j.id FROM {{jobs}} p JOIN {{jobs}} j ON j.state = 'cancelled' AND j.waits_for = p.id
+    WHERE p.id = ANY (CAST(:ids AS bigint[])) AND p.state NOT IN ('failed', 'cancelled')
+      AND NOT EXISTS ({_RIVAL})
+  UNION
+    SELECT j.id FROM back b JOIN {{jobs}} j ON j.state = 'cancelled' AND j.waits_for = b.id
+    WHERE NOT EXISTS ({_RIVAL})
+), opened AS (
+    UPDATE {{batches}} b SET closed_at = NULL
+    WHERE b.closed_at IS NOT NULL AND b.id = ANY (ARRAY(
+      SELECT m.batch_id FROM {{jobs}} m
+      WHERE m.id = ANY (CAST(:ids AS bigint[]) || ARRAY(SELECT id FROM back)) AND m.batch_id IS NOT NULL))
+)
+UPDATE {{jobs}} j SET state = 'blocked', finished_at = NULL, cancel_requested_at = NULL
+WHERE j.id = ANY (ARRAY(SELECT id FROM back)) RETURNING j.id
+"""

@@ -1,0 +1,195 @@
+"""Blocked jobs: each watches one of the jobs that it was enqueued after, until none is left that it has to wait for.
+
+Nothing is counted. A job that has ended is looked up among the jobs that are watched. Those who watch it are locked,
+and then look, in a later statement, for the next job to watch; one that finds none is queued. After the commit they
+look once more whether the job that they watch now has ended in the meantime. So of two jobs that end at the same
+moment, the later one is always seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+
+from sqla_jobs.calls.values import numbers
+from sqla_jobs.database.subscribers import LIMITS
+from sqla_jobs.queries.gates import filled_in
+from sqla_jobs.queries.statement import SqlConnection, Statement
+
+MOST = 500
+"""The maximum number of jobs that one transaction resolves."""
+NOBODY = 0
+"""The `waits_for` of a blocked job that has nothing to watch, but cannot be queued yet: it is looked at again soon."""
+DELETED = -1
+"""The `waits_for` of a job whose prerequisite has been deleted."""
+
+
+class Watchers(NamedTuple):
+    """The jobs that watch some ended jobs, and that are now locked."""
+
+    ids: list[int]
+    batches: list[int]
+    """Batches that these jobs wait for, and that are now locked, so that no job can join."""
+    is_all: bool
+    """True if no job watches the ended ones but was skipped, since there were too many or it was locked."""
+
+
+class Settled(NamedTuple):
+    """What has become of a blocked job."""
+
+    job_id: int
+    state: str
+    """Its state now; "joining" if it is still blocked because somebody is adding jobs to a batch that it waits for."""
+    message: str
+    """The message for workers about the job, if it is `queued` or `scheduled`."""
+    watches: int
+    """The job that it watches now, if it is `blocked`."""
+
+
+class LockWatchers(Statement):
+    """Lock jobs that watch any of some ended jobs. Locked jobs are skipped."""
+
+    def __call__(self, connection: SqlConnection, ended: Collection[int]) -> Watchers:
+        ((ids, batches, number),) = self._rows(connection, {"ended": numbers(ended), "most": MOST})
+        return Watchers(ids, batches, is_all=number == len(ids))
+
+    def sql(self) -> Any:
+        return filled_in(_LOCK, self.tables)
+
+
+class Settle(Statement):
+    """Find what blocked jobs still have to wait for, and queue or cancel those that do not have to wait any more.
+
+    The caller has locked the jobs, or has inserted them. The batches in `locked` are locked.
+    """
+
+    def __call__(self, connection: SqlConnection, ids: Sequence[int], locked: Sequence[int] = ()) -> list[Settled]:
+        values = {"ids": numbers(ids), "locked": numbers(locked), "channel": self.tables.channel}
+        return [Settled(*row) for row in self._rows(connection, values)]
+
+    def sql(self) -> Any:
+        return filled_in(_SETTLE, self.tables)
+
+
+class FindEnded(Statement):
+    """Find jobs that are watched although they have ended, or are gone."""
+
+    def __call__(self, connection: SqlConnection, watched: Collection[int] | None = None) -> list[int]:
+        """Return some of them. Only those in `watched` are looked at, if it is given."""
+        values = {"watched": None if watched is None else numbers(watched), "most": MOST}
+        return [job_id for (job_id,) in self._rows(connection, values)]
+
+    def sql(self) -> Any:
+        return filled_in(_ENDED, self.tables)
+
+
+class Look(Statement):
+    """Return whether any job is blocked, and whether a worker lives that does not know of blocked jobs."""
+
+    def __call__(self, connection: SqlConnection) -> tuple[bool, bool]:
+        ((are_blocked, is_old),) = self._rows(connection, {})
+        return are_blocked, is_old
+
+    def sql(self) -> Any:
+        return filled_in(_LOOK, self.tables)
+
+
+_LOCK = """
+WITH watchers AS MATERIALIZED (
+    SELECT w.id FROM {jobs} w WHERE w.state = 'blocked' AND w.waits_for = ANY (CAST(:ended AS bigint[]))
+    ORDER BY w.id LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
+), locked AS MATERIALIZED (
+    SELECT b.id FROM {batches} b
+    WHERE b.closed_at IS NULL AND b.id = ANY (ARRAY(
+      SELECT e.batch_id FROM {edges} e
+      WHERE e.batch_id IS NOT NULL AND e.job_id = ANY (ARRAY(SELECT id FROM watchers))))
+    ORDER BY b.id FOR UPDATE SKIP LOCKED
+)
+SELECT ARRAY(SELECT id FROM watchers), ARRAY(SELECT id FROM locked),
+  (SELECT count(*) FROM {jobs} w WHERE w.state = 'blocked' AND w.waits_for = ANY (CAST(:ended AS bigint[])))
+"""
+
+# Of a job's edges to other jobs, those before waits_at are satisfied for good. Its batches can still grow, so they are
+# looked at each time. A job that is gone counts as cancelled.
+_SETTLE = f"""
+WITH waiting AS MATERIALIZED (
+    SELECT w.id, coalesce(w.waits_at, 0) AS waits_at, w.waits_for, w.run_at, w.queue, w.gates,
+      coalesce(w.if_failed, 'cancel') AS if_failed
+    FROM {{jobs}} w WHERE w.id = ANY (CAST(:ids AS bigint[])) AND w.state = 'blocked'
+), found AS MATERIALIZED (
+    SELECT w.*, a.place, n.needs, n.state
+    FROM waiting w
+    LEFT JOIN LATERAL (
+      SELECT e.place, e.needs_id AS needs, coalesce(p.state, 'cancelled') AS state
+      FROM {{edges}} e LEFT JOIN LATERAL (SELECT j.state FROM {{jobs}} j WHERE j.id = e.needs_id OFFSET 0) p ON true
+      WHERE e.job_id = w.id AND e.place >= w.waits_at AND e.batch_id IS NULL
+        AND p.state IS DISTINCT FROM 'succeeded'
+        AND (w.if_failed <> 'run' OR p.state NOT IN ('failed', 'cancelled'))
+      ORDER BY e.place LIMIT 1) a ON true
+    LEFT JOIN LATERAL (
+      SELECT m.id AS needs, m.state
+      FROM {{edges}} e CROSS JOIN LATERAL (
+        (SELECT j.id, j.state FROM {{jobs}} j WHERE j.batch_id = e.batch_id AND w.if_failed <> 'run'
+         AND j.state = ANY ('{{{{failed,cancelled}}}}') LIMIT 1)
+        UNION ALL
+        (SELECT j.id, j.state FROM {{jobs}} j WHERE j.batch_id = e.batch_id
+         AND j.state = ANY ('{{{{blocked,scheduled,queued,running}}}}') ORDER BY j.state, j.id DESC LIMIT 1)
+        UNION ALL
+        SELECT {NOBODY}, 'joining' FROM {{batches}} b
+        WHERE b.id = e.batch_id AND b.closed_at IS NULL AND b.id <> ALL (CAST(:locked AS bigint[]))) m
+      WHERE e.job_id = w.id AND e.batch_id IS NOT NULL
+      ORDER BY m.state = 'joining', m.state IN ('failed', 'cancelled') DESC LIMIT 1) b ON true
+    CROSS JOIN LATERAL (
+      SELECT a.needs, a.state WHERE a.place IS NOT NULL AND (b.state IS NULL OR b.state NOT IN ('failed', 'cancelled'))
+      UNION ALL
+      SELECT b.needs, b.state WHERE a.place IS NULL OR b.state IN ('failed', 'cancelled')) n
+), decided AS MATERIALIZED (
+    SELECT f.*, CASE
+      WHEN f.state IS NULL AND f.run_at > statement_timestamp() THEN 'scheduled'
+      WHEN f.state IS NULL THEN 'queued'
+      WHEN f.state = 'joining' THEN 'joining'
+      WHEN f.state IN ('failed', 'cancelled') AND f.if_failed = 'cancel' THEN 'cancelled'
+      ELSE 'blocked' END AS becomes
+    FROM found f ORDER BY f.id
+), numbered AS MATERIALIZED (
+    SELECT d.*, CASE WHEN d.becomes = 'queued' THEN nextval('{{positions}}') END AS position FROM decided d
+), settled AS (
+    UPDATE {{jobs}} j SET
+      state = CASE n.becomes WHEN 'joining' THEN 'blocked' ELSE n.becomes END,
+      position = coalesce(n.position, j.position),
+      waits_for = CASE WHEN n.becomes IN ('queued', 'scheduled') THEN NULL ELSE coalesce(n.needs, {DELETED}) END,
+      waits_at = CASE WHEN n.becomes IN ('queued', 'scheduled') THEN NULL ELSE coalesce(n.place, 2147483647) END,
+      finished_at = CASE n.becomes WHEN 'cancelled' THEN clock_timestamp() END
+    FROM numbered n WHERE j.id = n.id AND j.id = ANY (CAST(:ids AS bigint[]))
+    RETURNING j.id, n.becomes AS state, j.queue || CASE WHEN j.gates IS NULL THEN '' ELSE '{LIMITS}' END AS message,
+      coalesce(j.waits_for, {NOBODY}) AS watches
+), closed AS (
+    UPDATE {{batches}} b SET closed_at = clock_timestamp()
+    WHERE b.id = ANY (CAST(:locked AS bigint[])) AND b.id = ANY (ARRAY(
+      SELECT e.batch_id FROM {{edges}} e
+      WHERE e.batch_id IS NOT NULL
+        AND e.job_id = ANY (ARRAY(SELECT s.id FROM settled s WHERE s.state IN ('queued', 'scheduled')))))
+)
+SELECT s.id, s.state, s.message, s.watches FROM settled s
+WHERE (
+  SELECT count(pg_notify(CAST(:channel AS text), m.message)) FROM (
+    SELECT DISTINCT s.message FROM settled s WHERE s.state IN ('queued', 'scheduled')) m
+  WHERE (SELECT count(*) FROM {{processes}} WHERE kind = 'worker') > 1) >= 0
+ORDER BY s.id
+"""
+
+_ENDED = f"""
+SELECT d.waits_for FROM (
+  SELECT DISTINCT w.waits_for, w.if_failed FROM {{jobs}} w
+  WHERE w.state = 'blocked' AND w.waits_for IS NOT NULL
+    AND (CAST(:watched AS bigint[]) IS NULL OR w.waits_for = ANY (CAST(:watched AS bigint[])))) d
+CROSS JOIN LATERAL (SELECT (SELECT p.state FROM {{jobs}} p WHERE p.id = d.waits_for) AS state OFFSET 0) p
+WHERE d.waits_for = {NOBODY} OR p.state = 'succeeded'
+  OR (p.state IS NULL OR p.state IN ('failed', 'cancelled')) AND d.if_failed IS DISTINCT FROM 'hold'
+LIMIT :most
+"""
+
+_LOOK = """
+SELECT EXISTS (SELECT FROM {jobs} w WHERE w.state = 'blocked' AND w.waits_for IS NOT NULL),
+  EXISTS (SELECT FROM {processes} WHERE kind = 'worker' AND tasks IS NULL)
+"""

@@ -1,0 +1,140 @@
+"""The options `after`, `if_failed` and `batch`: jobs that wait for other jobs, and jobs of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import instance_state
+
+from sqla_jobs.database.notify import after_commit
+from sqla_jobs.database.subscribers import BLOCKED
+from sqla_jobs.errors import ArgumentsError
+from sqla_jobs.models.columns import JobMixin
+from sqla_jobs.models.mapping import Models
+from sqla_jobs.models.types import IfFailed
+from sqla_jobs.models.workflow_columns import BatchMixin
+from sqla_jobs.queries.edges import AddEdges, HangsOn, HoldExisting
+from sqla_jobs.queries.expressions import Tables
+from sqla_jobs.queries.resolve import Settle
+from sqla_jobs.rules.wording import plural
+
+_MOST_EDGES = 1_000_000
+"""The maximum number of edges that one enqueue inserts."""
+
+
+def check_after(given: dict[str, Any]) -> None:
+    """Check the three options, and make a tuple of `after`. Raises `ArgumentsError`."""
+    if "after" in given:
+        given["after"] = _checked(given["after"])
+        if not given["after"]:
+            del given["after"]
+            given.pop("if_failed", None)
+    if "if_failed" in given and "after" not in given:
+        raise ArgumentsError(f"if_failed={given['if_failed']!r:.60} needs after=, the jobs or batches that may fail")
+    if "if_failed" in given and given["if_failed"] not in list(IfFailed):
+        words = " or ".join(f"{word.value!r}" for word in IfFailed)
+        raise ArgumentsError(f"if_failed must be {words}, got {given['if_failed']!r:.60}")
+    if "batch" in given and not isinstance(given["batch"], BatchMixin):
+        raise ArgumentsError(f"batch must be a batch, such as jobs.batch(session), got {given['batch']!r:.60}")
+
+
+def _checked(after: object) -> tuple[JobMixin | BatchMixin, ...]:
+    several = after if isinstance(after, Sequence) and not isinstance(after, str) else [after]
+    for one in several:
+        if not isinstance(one, JobMixin | BatchMixin):
+            hint = ": give the job itself, session.get(jobs.Job, id)" if isinstance(one, int) else ""
+            raise ArgumentsError(f"after takes jobs and batches, one or a list, got {one!r:.60}{hint}")
+    return tuple(dict.fromkeys(several))
+
+
+class Waiting:
+    """What the jobs of one enqueue wait for, and the batch that they join."""
+
+    def __init__(self, models: Models[Any], options: Mapping[str, Any]) -> None:
+        self._models = models
+        self._after: tuple[JobMixin | BatchMixin, ...] = options.get("after", ())
+        self._batch: BatchMixin | None = options.get("batch")
+        self._if_failed = IfFailed(options.get("if_failed", IfFailed.cancel))
+        self.is_blocked: bool = bool(self._after)
+        """True if the jobs wait for others."""
+
+    def begin(self, session: Session) -> dict[str, Any]:
+        """Hold what is named, and return the column values of the jobs. Raises `ArgumentsError`."""
+        needs, batches = self._named(session)
+        joined = [] if self._batch is None else [self._id(session, self._batch)]
+        every = [*dict.fromkeys([*(one for one in batches if one is not None), *joined])]
+        tables = Tables(self._models)
+        found = HoldExisting(tables)(session, [one for one in needs if one is not None], every)
+        self._check("job", [one for one in needs if one is not None], found.job_ids)
+        self._check("batch", every, found.batch_ids)
+        values: dict[str, Any] = {}
+        for batch_id in joined:
+            if batch_id not in found.open_batch_ids:
+                raise ArgumentsError(
+                    f"batch {batch_id} is finished, and a job after it could start: no job can join it; "
+                    "enqueue jobs from jobs of the batch, which keeps it open, or make a new batch"
+                )
+            if self.is_blocked and HangsOn(tables)(session, needs_of(needs), needs_of(batches), batch_id):
+                raise ArgumentsError(
+                    f"a job of batch {batch_id} cannot wait for that batch: each would wait for the other for ever"
+                )
+            values["batch_id"] = batch_id
+        if self.is_blocked:
+            values |= {"state": "blocked", "if_failed": self._if_failed}
+        return values
+
+    def end_one(self, session: Session, job: JobMixin) -> None:
+        """Do the same as `end` for one job, which may be pending."""
+        if self.is_blocked:
+            session.flush()
+            self.end(session, [job.id])
+            session.expire(job, ["state", "position", "waits_for", "waits_at", "finished_at"])
+
+    def end(self, session: Session, ids: Sequence[int]) -> None:
+        """Insert the edges of the inserted jobs, and find out what these wait for."""
+        if not self.is_blocked:
+            return
+        if len(ids) * len(self._after) > _MOST_EDGES:
+            raise ArgumentsError(
+                f"{plural(len(ids), 'job')} after {len(self._after):,} jobs are more than {_MOST_EDGES:,} pairs: "
+                "put those jobs into a batch, and enqueue after the batch"
+            )
+        tables = Tables(self._models)
+        needs, batches = self._named(session)
+        if new := AddEdges(tables)(session, ids, needs, batches):
+            Settle(tables)(session, new)
+            after_commit(session, self._models.Job, self._models.channel, BLOCKED)
+
+    def _named(self, session: Session) -> tuple[list[int | None], list[int | None]]:
+        """Return the ids of the jobs and of the batches, side by side, in the order of `after`."""
+        ids = [self._id(session, one) for one in self._after]
+        are_jobs = [isinstance(one, JobMixin) for one in self._after]
+        pairs = list(zip(ids, are_jobs, strict=True))
+        return [one if is_job else None for one, is_job in pairs], [None if is_job else one for one, is_job in pairs]
+
+    def _id(self, session: Session, one: JobMixin | BatchMixin) -> int:
+        if not isinstance(one, (self._models.Job, self._models.Batch)):
+            raise ArgumentsError(f"{one!r} belongs to another Jobs")
+        state = instance_state(one)
+        if state.pending and state.session is session:
+            session.flush()
+        if state.key is not None:
+            return int(state.key[1][0])
+        if one.id is None or state.pending:
+            raise ArgumentsError(f"{one!r} is not in the database: enqueue it in this session first, or commit it")
+        return one.id
+
+    @staticmethod
+    def _check(noun: str, wanted: Sequence[int], found: Sequence[int]) -> None:
+        if missing := set(wanted).difference(found):
+            raise ArgumentsError(
+                f"there is no {noun} {min(missing)}: it has been deleted, or the transaction that adds it "
+                "has not committed; commit that first, or enqueue both in one transaction"
+            )
+
+
+def needs_of(given: Sequence[int | None]) -> list[int]:
+    """Return the ids without the gaps."""
+    return [one for one in given if one is not None]

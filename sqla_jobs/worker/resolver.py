@@ -1,0 +1,176 @@
+"""The resolver, which queues blocked jobs once the jobs that they were enqueued after have ended."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterable
+
+from sqlalchemy import Engine
+
+from sqla_jobs.queries import Queries, RunEnd
+from sqla_jobs.queries.resolve import Settled
+from sqla_jobs.runtime.retrying import RetryLoop
+from sqla_jobs.worker.attempts import Attempts
+
+log: logging.Logger = logging.getLogger("sqla_jobs.worker")
+
+_SOON, _SELDOM = 1.0, 60.0
+"""Seconds between two looks at all blocked jobs: first, and after many looks that found nothing."""
+_LOCKED_AGAIN = 0.05
+"""Seconds after which locked rows are tried again."""
+_REST = 20
+"""The pause after a look at all blocked jobs, in multiples of its duration."""
+_WAITS_LONGEST = 3600.0
+
+
+class Resolver:
+    """Resolves the jobs that end in this worker, in a thread of its own, while any job is blocked.
+
+    It also looks at all blocked jobs: after a message that some may not need to be blocked any more, and from time to
+    time, since the process that ended a job may have died before it resolved the job. While no job is blocked it does
+    nothing.
+    """
+
+    def __init__(self, engine: Engine, queries: Queries, attempts: Attempts) -> None:
+        self._engine = engine
+        self._queries = queries
+        self._attempts = attempts
+        self._ended: deque[int] = deque()
+        self._is_wanted = False
+        """True while jobs may be blocked."""
+        self._is_told = False
+        """True if a message has come since the last look at all blocked jobs."""
+        self._look_at = 0.0
+        self._rests_until = 0.0
+        self._pause = _SOON
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._working = threading.Lock()
+        self._retry = RetryLoop("resolving blocked jobs", self._stop)
+        self._thread: threading.Thread | None = None
+
+    def start(self, claim: Callable[[str], None]) -> None:
+        """Look once, since jobs may be blocked already. `claim` is called with each message about queued jobs."""
+        self._claim = claim
+        self._thread = threading.Thread(target=self._loop, name="sqla_jobs-resolver", daemon=True)
+        self._is_wanted = self._is_told = True
+        self._thread.start()
+
+    def stop(self, timeout: float) -> None:
+        """Resolve what has ended so far, for at most `timeout` seconds."""
+        self._stop.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(timeout)
+
+    def told(self) -> None:
+        """Look at all blocked jobs soon: there may be new ones, or some that can be queued."""
+        self._is_wanted = self._is_told = True
+        self._wake.set()
+
+    def told_of_changes(self) -> None:
+        """Look at all blocked jobs soon if there are any: somebody has cancelled, deleted or changed jobs."""
+        if self._is_wanted:
+            self.told()
+
+    def expect(self) -> None:
+        """Resolve jobs from now on: some are blocked."""
+        if not self._is_wanted:
+            self.told()
+
+    def ended(self, ends: Iterable[RunEnd]) -> None:
+        """Resolve the jobs of these ends soon."""
+        if self._is_wanted:
+            self._ended.extend(end.lease.job_id for end in ends)
+            self._wake.set()
+
+    def resolve_all(self) -> bool:
+        """Look at all blocked jobs now, in this thread. Return whether any was queued."""
+        with self._working:
+            self._take()
+            return self._look()
+
+    def _loop(self) -> None:
+        while True:
+            self._wake.wait(self._next_look_in())
+            self._wake.clear()
+            is_last = self._stop.is_set()
+            with self._working:
+                self._retry.run(self._step)
+            if is_last:
+                return
+
+    def _next_look_in(self) -> float:
+        if not self._is_wanted:
+            return _WAITS_LONGEST
+        look_at = max(self._rests_until, 0.0 if self._is_told else self._look_at)
+        return max(0.0, look_at - time.monotonic())
+
+    def _step(self) -> None:
+        if ended := self._take():
+            try:
+                self._resolve(ended)
+            except Exception:
+                self._ended.extend(ended)
+                raise
+        if self._is_wanted and self._next_look_in() == 0.0:
+            self._look()
+
+    def _take(self) -> set[int]:
+        taken = set[int]()
+        while self._ended:
+            taken.add(self._ended.popleft())
+        return taken
+
+    def _look(self) -> bool:
+        """Resolve all jobs that are watched although they have ended. Return whether any job was queued."""
+        began, self._is_told = time.monotonic(), False
+        try:
+            with self._engine.begin() as connection:
+                are_blocked, is_old = self._queries.look_for_blocked(connection)
+                ended = self._queries.find_ended(connection) if are_blocked else []
+        except Exception:
+            self._is_told = True
+            raise
+        now = time.monotonic()
+        self._rests_until = now + _REST * (now - began)
+        self._pause = _SOON if ended or is_old else min(2 * self._pause, _SELDOM)
+        self._look_at = now + self._pause
+        if not are_blocked and not self._is_told:
+            self._is_wanted = False
+            if self._is_told:  # a message has come in between
+                self._is_wanted = True
+        return self._resolve(ended)
+
+    def _resolve(self, ended: Collection[int]) -> bool:
+        """Settle the jobs that watch the ended ones, and the jobs after those that are cancelled in turn."""
+        is_any_queued = False
+        while ended:
+            with self._engine.begin() as connection:
+                watchers = self._queries.lock_watchers(connection, ended)
+                settled = self._queries.settle(connection, watchers.ids, watchers.batches) if watchers.ids else []
+            is_any_queued |= self._tell(settled)
+            watched = {one.watches for one in settled if one.state in ("blocked", "joining")}
+            if not watchers.is_all:
+                watched.update(ended)
+            again: list[int] = []
+            if watched:
+                with self._engine.begin() as connection:
+                    again = self._queries.find_ended(connection, watched)
+            if again and all(one.state == "joining" for one in settled) and self._stop.wait(_LOCKED_AGAIN):
+                break
+            ended = {*again, *(one.job_id for one in settled if one.state == "cancelled")}
+        return is_any_queued
+
+    def _tell(self, settled: Collection[Settled]) -> bool:
+        """Claim jobs that are queued now, and notify those who follow jobs. Return whether any is queued."""
+        moved = [one for one in settled if one.state not in ("blocked", "joining")]
+        if moved and (changed := self._attempts.changed) is not None:
+            changed([one.job_id for one in moved])
+        queued = {one.message for one in moved if one.state in ("queued", "scheduled")}
+        for message in queued:
+            self._claim(message)
+        return bool(queued)

@@ -1,0 +1,213 @@
+"""Jobs after other jobs, as their users see them: `after=`, `if_failed=`, and who hears of an end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, select
+from sqlalchemy.orm import Session
+
+from sqla_jobs import ArgumentsError, JobMixin, JobState, Unique
+from sqla_jobs.actions.jobs import Delete
+from sqla_jobs.worker import Worker
+from tests import shop
+from tests.helpers import states, wait_until
+from tests.shop import jobs
+
+
+@pytest.fixture
+def worker(database: Engine) -> Iterator[Worker]:
+    """A worker of this process."""
+    shop.gate.clear()
+    with jobs.worker(concurrency=4, bind=database) as worker:
+        yield worker
+        shop.gate.set()
+
+
+def state_of(session: Session, job: JobMixin) -> str:
+    session.rollback()
+    return str(session.scalar(select(jobs.Job.state).where(jobs.Job.id == job.id)))
+
+
+def reaches(session: Session, job: JobMixin, state: str) -> None:
+    wait_until(lambda: state_of(session, job) == state, message=f"job {job.id} is {state_of(session, job)}")
+
+
+def test_a_job_starts_once_the_job_before_it_has_succeeded(session: Session, worker: Worker) -> None:
+    first = shop.wait.enqueue(session, n=1)
+    second = shop.mark.options(after=first).enqueue(session, n=2)
+    session.commit()
+    assert second.state is JobState.blocked
+    assert second.waits_for == first.id
+    reaches(session, first, "running")
+    assert state_of(session, second) == "blocked"
+    shop.gate.set()
+    reaches(session, second, "succeeded")
+    assert second.started_at is not None
+    assert first.finished_at is not None
+    assert second.started_at >= first.finished_at
+
+
+def test_a_transactional_end_and_a_plain_one_release_alike(session: Session, worker: Worker) -> None:
+    first = shop.write.enqueue(session, n=1)
+    second = shop.mark.options(after=first).enqueue(session, n=2)
+    third = shop.write.options(after=[first, second]).enqueue(session, n=3)
+    session.commit()
+    reaches(session, third, "succeeded")
+
+
+def test_a_job_after_jobs_that_have_ended_is_queued_at_once(session: Session, database: Engine) -> None:
+    first = shop.mark.enqueue(session, n=1)
+    session.commit()
+    jobs.worker(bind=database).drain()
+    second = shop.mark.options(after=first).enqueue(session, n=2)
+    later = shop.mark.options(after=first, delay=timedelta(hours=1)).enqueue(session, n=3)
+    assert (second.state, later.state) == (JobState.queued, JobState.scheduled)
+    session.commit()
+
+
+def test_a_chain_a_fan_out_and_a_fan_in_drain_in_order(session: Session, database: Engine) -> None:
+    top = shop.mark.enqueue(session, n=0)
+    middle = [shop.mark.options(after=top).enqueue(session, n=n) for n in range(1, 20)]
+    bottom = shop.mark.options(after=middle).enqueue(session, n=20)
+    session.commit()
+    assert jobs.worker(bind=database, concurrency=4).drain() == 21
+    runs = session.scalars(select(jobs.Run).order_by(jobs.Run.started_at)).all()
+    assert runs[0].job_id == top.id
+    assert runs[-1].job_id == bottom.id
+
+
+@pytest.mark.parametrize("policy", ["cancel", "run", "hold"])
+def test_what_becomes_of_a_job_after_one_that_fails(policy: Any, session: Session, database: Engine) -> None:
+    bad = shop.flaky.options(max_attempts=1).enqueue(session, good_from=2)
+    after = shop.mark.options(after=bad, if_failed=policy).enqueue(session, n=2)
+    last = shop.mark.options(after=after).enqueue(session, n=3)
+    session.commit()
+    jobs.worker(bind=database).drain()
+    session.refresh(after)
+    expected = {"cancel": ["cancelled"] * 2, "run": ["succeeded"] * 2, "hold": ["blocked"] * 2}
+    assert [state_of(session, after), state_of(session, last)] == expected[policy]
+    if policy != "run":
+        assert after.waits_for == bad.id
+
+
+@pytest.mark.parametrize("policy", ["cancel", "hold"])
+def test_a_retry_revives_what_the_failure_stopped(policy: Any, session: Session, database: Engine) -> None:
+    bad = shop.flaky.options(max_attempts=1).enqueue(session, good_from=2)
+    after = shop.mark.options(after=bad, if_failed=policy).enqueue(session, n=2)
+    last = shop.mark.options(after=after).enqueue(session, n=3)
+    session.commit()
+    jobs.worker(bind=database).drain()
+    jobs.retry(session, bad)
+    session.commit()
+    assert states(session) == {bad.id: "queued", after.id: "blocked", last.id: "blocked"}
+    assert jobs.worker(bind=database).drain() == 3
+    assert set(states(session).values()) == {"succeeded"}
+
+
+def test_a_person_releases_a_held_job_and_cancels_another(session: Session, worker: Worker) -> None:
+    bad = shop.flaky.options(max_attempts=1).enqueue(session, good_from=2)
+    held = shop.mark.options(after=bad, if_failed="hold").enqueue(session, n=2)
+    other = shop.mark.options(after=bad, if_failed="hold").enqueue(session, n=3)
+    last = shop.mark.options(after=other).enqueue(session, n=3)
+    session.commit()
+    reaches(session, bad, "failed")
+    jobs.retry(session, held)
+    jobs.cancel(session, other)
+    session.commit()
+    reaches(session, held, "succeeded")
+    reaches(session, last, "cancelled")
+
+
+def test_a_cancel_releases_or_cancels_what_waits(session: Session, worker: Worker) -> None:
+    first = shop.mark.options(delay=3600).enqueue(session, n=1)
+    cancelled = shop.mark.options(after=first).enqueue(session, n=2)
+    runs = shop.mark.options(after=first, if_failed="run").enqueue(session, n=3)
+    session.commit()
+    jobs.cancel(session, first)
+    session.commit()
+    reaches(session, cancelled, "cancelled")
+    reaches(session, runs, "succeeded")
+
+
+def test_a_deleted_prerequisite_counts_as_cancelled(session: Session, worker: Worker) -> None:
+    first = shop.mark.options(delay=3600).enqueue(session, n=1)
+    second = shop.mark.options(delay=3600).enqueue(session, n=1)
+    cancelled = shop.mark.options(after=[second, first]).enqueue(session, n=2)
+    runs = shop.mark.options(after=first, if_failed="run").enqueue(session, n=3)
+    held = shop.mark.options(after=first, if_failed="hold").enqueue(session, n=4)
+    session.commit()
+    assert Delete().one(jobs._changing(session, "delete"), first)
+    session.commit()
+    reaches(session, runs, "succeeded")
+    jobs.cancel(session, second)
+    session.commit()
+    reaches(session, cancelled, "cancelled")
+    assert state_of(session, held) == "blocked"
+
+
+def test_what_cannot_be_waited_for_is_refused_and_changes_nothing(session: Session, database: Engine) -> None:
+    with Session(database) as other:
+        unseen = shop.mark.enqueue(other, n=1)
+        other.flush()
+        for wrong, told in (
+            (7, "takes jobs and batches"),
+            ("7", "takes jobs and batches"),
+            (shop.mark, "takes jobs and batches"),
+            (jobs.Job(task="mark"), "is not in the database"),
+            (unseen, "the transaction that adds it has not committed"),
+        ):
+            with pytest.raises(ArgumentsError, match=told):
+                shop.mark.options(after=wrong).enqueue(session, n=2)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentsError, match="if_failed must be"):
+        shop.mark.options(after=jobs.Job(), if_failed="stop")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentsError, match="needs after="):
+        shop.mark.options(if_failed="run")
+    assert states(session) == {}
+
+
+def test_many_jobs_after_one_and_one_of_a_unique_key(session: Session, worker: Worker) -> None:
+    first = shop.wait.enqueue(session, n=1)
+    ids = shop.mark.options(after=first).enqueue_many(session, ({"n": n} for n in range(1000)), returning=True)
+    once = shop.mark.options(after=first, unique_key="once").enqueue(session, n=1001)
+    again = shop.mark.options(after=first, unique_key="once").enqueue(session, n=1002)
+    assert again is once
+    session.commit()
+    assert len(ids) == 1000
+    reaches(session, first, "running")
+    assert [*states(session).values()].count("blocked") == 1001
+    shop.gate.set()
+    wait_until(lambda: {*states(session).values()} == {"succeeded"})
+
+
+def test_a_replacing_policy_is_refused(session: Session) -> None:
+    first = shop.wait.enqueue(session, n=1)
+    with pytest.raises(ArgumentsError, match="does not fit Unique"):
+        shop.mark.options(after=first, unique=Unique(on_conflict="replace", max_delay=None)).enqueue(session, n=1)
+    session.rollback()
+
+
+def test_a_replacement_leaves_a_blocked_job_blocked(session: Session, database: Engine) -> None:
+    first = shop.mark.enqueue(session, n=1)
+    blocked = shop.mark.options(after=first, unique_key="k").enqueue(session, n=2)
+    replace = Unique(on_conflict="replace", max_delay=None)
+    assert shop.mark.options(unique_key="k", unique=replace).enqueue(session, n=3) is blocked
+    assert (blocked.state, blocked.args) == (JobState.blocked, {"n": 3})
+    session.commit()
+    assert jobs.worker(bind=database).drain() == 2
+
+
+def test_an_end_between_the_enqueue_and_its_commit_is_not_lost(session: Session, worker: Worker) -> None:
+    """The worker that ended the job could not see the one that waits for it."""
+    first = shop.wait.enqueue(session, n=1)
+    session.commit()
+    reaches(session, first, "running")
+    second = shop.mark.options(after=first).enqueue(session, n=2)
+    shop.gate.set()
+    with Session(worker._engine) as beside:
+        wait_until(lambda: states(beside)[first.id] == "succeeded")
+    session.commit()
+    reaches(session, second, "succeeded")
