@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, Ty
 
 from sqlalchemy.orm import Session, registry
 
-from sqla_jobs.actions import limits, pausing
+from sqla_jobs.actions import batches, limits, pausing
 from sqla_jobs.actions.audit import Changing
+from sqla_jobs.actions.batches import BatchCounts
 from sqla_jobs.actions.jobs import Cancel, Retry
 from sqla_jobs.actions.limits import UNSET
 from sqla_jobs.actions.pruning import prune_jobs
@@ -36,6 +37,7 @@ from sqla_jobs.models.columns import (
 from sqla_jobs.models.defaults import name_only_what_is_set
 from sqla_jobs.models.mapping import Models, map_models
 from sqla_jobs.models.workflow_columns import BatchMixin, EdgeMixin, SignalMixin, StepMixin
+from sqla_jobs.rules.checks import check_text
 from sqla_jobs.rules.outcomes import RunOutcome
 from sqla_jobs.rules.retention import KEPT, Retention
 from sqla_jobs.runtime.counters import Counters
@@ -457,31 +459,68 @@ class Jobs(Generic[J]):
 
         return await wait_async(self.binding().engine, self.models, job, timeout)
 
-    def cancel(self, session: AnySession, job: J | int, /, *, kill: bool = False) -> bool:
+    def batch(self, session: AnySession, /, *, name: str = "") -> BatchMixin:
+        """Add a batch to the caller's session. Jobs join it by `options(batch=…)`, and other jobs run after it.
+
+        - `name`: a text for people, of at most 200 characters.
+
+        Returns the batch, pending in the session. Jobs may join it in this transaction, in later ones, and from its own
+        jobs while these run, until all its jobs have ended and a job after the batch could start. A batch without jobs
+        has ended.
+
+        Raises `ArgumentsError` for a name that cannot be stored.
+        """
+        own = plain_session(session, "jobs.batch(session)")
+        check_text("name", name)
+        batch = self.Batch(name=name)
+        own.add(batch)
+        return batch
+
+    def counts(self, session: AnySession, batch: BatchMixin, /) -> BatchCounts:
+        """Return the number of the batch's jobs in each state, with its progress.
+
+        Raises `ArgumentsError` for a batch that is not in the database.
+        """
+        return batches.count(plain_session(session, "jobs.counts(session, batch)"), self.models, batch)
+
+    @overload
+    def cancel(self, session: AnySession, job: J | int, /, *, kill: bool = False) -> bool: ...
+    @overload
+    def cancel(self, session: AnySession, batch: BatchMixin, /, *, kill: bool = False) -> int: ...
+    def cancel(self, session: AnySession, job: J | int | BatchMixin, /, *, kill: bool = False) -> bool | int:
         """Cancel a job once the caller commits: a waiting job ends as `cancelled`, a running job is asked to stop.
 
-        - `job`: the job, or its id.
+        - `job`: the job, or its id; or a batch.
         - `kill`: True makes a command-line worker kill its child process if the job does not stop within `--kill-after`
           seconds. Other jobs running in that process lose an attempt.
 
-        Returns False if the job had already ended.
+        Returns False if the job had already ended. For a batch, all its live jobs are cancelled; returns their number.
 
         Raises `UnknownJob` if there is no such job.
         """
+        if isinstance(job, BatchMixin):
+            return batches.cancel(self._changing(session, "jobs.cancel(session, batch)"), job, kill=kill)
         return Cancel(kill=kill).one(self._changing(session, "jobs.cancel(session, job)"), job)
 
-    def retry(self, session: AnySession, job: J | int, /) -> bool:
-        """Queue a job that has ended, or is waiting for its time, once the caller commits.
+    @overload
+    def retry(self, session: AnySession, job: J | int, /) -> bool: ...
+    @overload
+    def retry(self, session: AnySession, batch: BatchMixin, /) -> int: ...
+    def retry(self, session: AnySession, job: J | int | BatchMixin, /) -> bool | int:
+        """Queue a job that has ended, or is waiting for its time or for other jobs, once the caller commits.
 
-        It gets at least one more attempt.
+        It gets at least one more attempt. Jobs that were cancelled because it had failed wait for it again.
 
-        - `job`: the job, or its id.
+        - `job`: the job, or its id; or a batch.
 
-        Returns False if it is queued or running.
+        Returns False if it is queued or running. For a batch, all its jobs that failed or were cancelled are retried;
+        returns their number.
 
         Raises `UnknownJob` if there is no such job, and `JobsError` if another live job has its unique key, or its
         arguments were erased.
         """
+        if isinstance(job, BatchMixin):
+            return batches.retry(self._changing(session, "jobs.retry(session, batch)"), job)
         return Retry().one(self._changing(session, "jobs.retry(session, job)"), job)
 
     def pause(

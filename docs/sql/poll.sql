@@ -35,6 +35,8 @@ FROM sqla_limits)) OR (EXISTS (SELECT *
 FROM sqla_jobs
 WHERE sqla_jobs.state LIKE 'queued' AND sqla_jobs.gates IS NOT NULL)) AS anon_3, EXISTS (SELECT *
 FROM sqla_jobs
+WHERE sqla_jobs.state = 'blocked' AND sqla_jobs.waits_for IS NOT NULL) AS anon_4, EXISTS (SELECT *
+FROM sqla_jobs
 WHERE sqla_jobs.state = 'queued' AND sqla_jobs.queue = ANY (CAST(%(queues)s::VARCHAR AS TEXT[])) AND
     sqla_jobs.queue != ALL (array((SELECT sqla_queues.name
 FROM sqla_queues
@@ -46,7 +48,7 @@ FROM sqla_paused_tasks
 WHERE sqla_paused_tasks.paused_at IS NOT NULL AND (sqla_paused_tasks.paused_until > statement_timestamp()) IS
     NOT false)))))) AND sqla_jobs.id != ALL (CAST(%(set_aside_ids)s::VARCHAR AS BIGINT[])) AND
     (CAST(%(only_ids)s::VARCHAR AS BIGINT[]) IS NULL OR sqla_jobs.id = ANY (CAST(%(only_ids)s::VARCHAR AS
-    BIGINT[])))) AS anon_4
+    BIGINT[])))) AS anon_5
 WHERE (SELECT count(pg_notify(%(param_2)s::VARCHAR, message.concat_1)) AS count_3
 FROM message
 WHERE (SELECT count(*) AS count_4

@@ -33,7 +33,9 @@ WHERE sqla_processes.kind = 'worker' AND sqla_processes.queues ?| CAST(%(queues)
     anon_2, (EXISTS (SELECT sqla_limits.gate
 FROM sqla_limits)) OR (EXISTS (SELECT *
 FROM sqla_jobs
-WHERE sqla_jobs.state LIKE 'queued' AND sqla_jobs.gates IS NOT NULL)) AS anon_3
+WHERE sqla_jobs.state LIKE 'queued' AND sqla_jobs.gates IS NOT NULL)) AS anon_3, EXISTS (SELECT *
+FROM sqla_jobs
+WHERE sqla_jobs.state = 'blocked' AND sqla_jobs.waits_for IS NOT NULL) AS anon_4
 WHERE (SELECT count(pg_notify(%(param_2)s::VARCHAR, message.concat_1)) AS count_3
 FROM message
 WHERE (SELECT count(*) AS count_4

@@ -20,6 +20,9 @@ _ENQUEUED = (
     *("headers", "on_failure"),
     *_GATES,
 )
+_AFTER = ("waits_for", "waits_at", "if_failed", "batch_id", "finished_at")
+"""Columns of a job that is enqueued after others, or in a batch."""
+_EDGE = ("job_id", "place", "needs_id", "batch_id")
 _TICK = ("schedule_id", "scheduled_for")
 """Columns of a job that a clock enqueues. A role that may insert into them can enqueue a job in place of a tick."""
 _LOCKING = "progress_message"
@@ -27,7 +30,7 @@ _LOCKING = "progress_message"
 _MOVED = (
     *("state", "position", "run_at", "attempt", "current_run_id", "process_id"),
     *("started_at", "finished_at", "progress", "progress_message"),
-    "times_returned",
+    *("times_returned", "waits_for", "waits_at"),
     *_GATES,
 )
 _DECLARED = (
@@ -111,12 +114,24 @@ def _enqueuer(name: _Names) -> Rights:
     yield "SELECT", jobs
     yield name.columns("UPDATE", _LOCKING, "times_returned"), jobs
     yield from _changing(name)
+    yield from _in_workflows(name)
+
+
+def _in_workflows(name: _Names) -> Rights:
+    """Yield rights as comments: with them, a role can lock jobs of other roles, and read them."""
+    tables = name.tables
+    yield "for after= and batch= only, grant these as well:", ""
+    yield f"  SELECT, {name.columns('INSERT', *_AFTER)}, {name.columns('UPDATE', _LOCKING)} ON {tables['jobs']}", ""
+    yield f"  SELECT, {name.columns('INSERT', *_EDGE)} ON {tables['edges']}", ""
+    yield f"  SELECT, {name.columns('INSERT', 'name')}, {name.columns('UPDATE', 'name')} ON {tables['batches']}", ""
 
 
 def _worker(name: _Names) -> Rights:
     tables: Mapping[str, str] = name.tables
-    yield f"SELECT, DELETE, {name.columns('INSERT', *_ENQUEUED, *_TICK, *name.own)}", tables["jobs"]
+    yield f"SELECT, DELETE, {name.columns('INSERT', *_ENQUEUED, *_TICK, *_AFTER, *name.own)}", tables["jobs"]
     yield name.columns("UPDATE", *_MOVED), tables["jobs"]
+    yield f"SELECT, DELETE, {name.columns('INSERT', *_EDGE)}, {name.columns('UPDATE', 'needs_id')}", tables["edges"]
+    yield f"SELECT, DELETE, {name.columns('INSERT', 'name')}, {name.columns('UPDATE', 'closed_at')}", tables["batches"]
     yield from _changing(name)
     yield f"SELECT, INSERT, DELETE, {name.columns('UPDATE', 'traceback', 'untold_at')}", tables["runs"]
     yield 'for tasks with retention={"succeeded": "erase"} only, grant these two as well:', ""

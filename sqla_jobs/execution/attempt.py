@@ -9,6 +9,7 @@ from functools import cached_property
 from sqla_jobs.execution.interrupt import CancelRequested, Interrupt, Interruptible, LeaseGone
 from sqla_jobs.execution.shared_memory import RunSlot
 from sqla_jobs.queries import Claimed, RunEnd
+from sqla_jobs.queries.upstream import Upstream
 from sqla_jobs.rules.outcomes import Outcome, storable
 from sqla_jobs.rules.redaction import NOTHING, Secrets
 from sqla_jobs.tasks.context import RunContext
@@ -52,6 +53,8 @@ class Attempt:
     """Called after the task has reported progress."""
     resources: Resources = NO_RESOURCES
     """The objects that this process's worker contexts have yielded."""
+    upstream: Upstream | None = None
+    """Reads the results of the jobs before this one."""
     body: Interruptible | None = None
     """The object that calls the task's code and can interrupt it."""
 

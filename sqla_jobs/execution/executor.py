@@ -19,6 +19,7 @@ from sqla_jobs.execution.shared_memory import RunSlot
 from sqla_jobs.execution.surroundings import begin_span
 from sqla_jobs.execution.transactions import NotBegun, Transactions
 from sqla_jobs.queries import RunEnd
+from sqla_jobs.queries.upstream import Upstream
 from sqla_jobs.rules.outcomes import Failure, Outcome
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.hooks import Middleware, is_asynchronous, surroundings
@@ -41,6 +42,7 @@ class Executor:
         middleware: Sequence[Middleware] = (),
         tracing: Tracing | None = None,
         resources: Resources = NO_RESOURCES,
+        upstream: Upstream | None = None,
         started: Callable[[Attempt], None] | None = None,
         unfit: Callable[[Attempt, ArgumentsError], None] | None = None,
         progressed: Callable[[], None] | None = None,
@@ -48,9 +50,10 @@ class Executor:
         """Prepare to run jobs. `timeout`, in seconds, applies to tasks without one of their own.
 
         The first of `middleware` is the outermost. All middleware runs inside `context`, and `context` inside the span
-        that `tracing` opens. Tasks and middleware find `resources` in their `RunContext`. `started` is called when a
-        run begins, but not for a run that cannot get a transaction. `unfit` is called if arguments do not fit the task;
-        it raises `NotBegun` if the job is to be given back. `progressed` is called after a task has reported progress.
+        that `tracing` opens. Tasks and middleware find `resources` and `upstream` in their `RunContext`. `started` is
+        called when a run begins, but not for a run that cannot get a transaction. `unfit` is called if arguments do not
+        fit the task; it raises `NotBegun` if the job is to be given back. `progressed` is called after a task has
+        reported progress.
         """
         self._tasks = tasks
         self._transactions = transactions
@@ -60,6 +63,7 @@ class Executor:
         self._surroundings += [partial(surroundings, one) for one in middleware if not is_asynchronous(one)]
         self._awaited = [one for one in middleware if is_asynchronous(one)]
         self._resources = resources
+        self._upstream = upstream
         self._tracing = tracing
         self._started = started
         self._unfit = unfit
@@ -78,7 +82,7 @@ class Executor:
         """
         if attempt.cancel_requested or attempt.is_withdrawn or not attempt.begin(body, self._slot and self._slot()):
             return attempt.ended(Outcome.released())
-        attempt.resources = self._resources
+        attempt.resources, attempt.upstream = self._resources, self._upstream
         end_span = None if self._tracing is None else begin_span(self._tracing, context_of(attempt))
         plan: Plan | None = None
         try:

@@ -187,6 +187,7 @@ def context_of(attempt: Attempt) -> RunContext:
             headers=_NO_HEADERS if job.headers is None else read_headers(job.headers),
             cancel_requested=attempt.cancel_requested,
             resources=attempt.resources,
+            upstream=attempt.upstream,
             publish=attempt.publish,
         )
     return attempt.context

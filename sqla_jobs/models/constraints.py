@@ -267,7 +267,7 @@ def of_edges(table: str, job_id: Any) -> tuple[Any, ...]:
         _of_job(table, "job_id", job_id, ondelete="CASCADE"),
         _of_job(table, "needs_id", job_id, deferrable=True, initially="DEFERRED"),
         _check(table, "place", "place > 0"),
-        _check(table, "needs_id", "needs_id < job_id AND batch_id IS NULL"),
+        _check(table, "needs_id", "needs_id < job_id AND num_nonnulls(needs_id, batch_id) < 2"),
         Index(f"{table}_needs_id", "needs_id", postgresql_where=text("needs_id IS NOT NULL")),
         Index(f"{table}_batch_id", "batch_id", postgresql_where=text("batch_id IS NOT NULL")),
         # the few edges of a job that lead to batches, beside perhaps thousands that lead to jobs

@@ -7,6 +7,7 @@ hot path are built once for each `Queries`, and load no ORM objects. All times a
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import cached_property, partial
 from typing import Any
 
@@ -37,6 +38,7 @@ from sqla_jobs.queries.rescue import Beat, DeleteExpired, Heartbeats, Rescue, Si
 from sqla_jobs.queries.resolve import FindEnded, LockWatchers, Look, Settle
 from sqla_jobs.queries.succeed import SucceedOne
 from sqla_jobs.queries.undelivered import MarkDelivered, TakeUndelivered
+from sqla_jobs.queries.upstream import Upstream
 
 __all__ = ["EVERYWHERE", "MANY", "PRIORITIES", "Among", "Claimed", "Lease", "Promotion", "Queries", "RunEnd"]
 
@@ -45,6 +47,7 @@ class Queries(Calls):
     """The statements for one set of models. `schema` is the schema of the tables whose models do not name one."""
 
     def __init__(self, models: Models[Any], schema: str | None = None) -> None:
+        self._models = models
         self._tables = tables = Tables(models, schema)
         self.connection: Callable[[Session], Connection] = tables.connection
         self.is_of_jobs: Callable[[Session, Connection], bool] = tables.is_of_jobs
@@ -127,6 +130,10 @@ class Queries(Calls):
         if (raw := driver_of_run(connection)) is None:
             return EndingElsewhere(connection, partial(self.succeed, connection, end))
         return self._commit.storing(connection, raw, end)
+
+    def upstream(self, begin: Callable[[], AbstractContextManager[Any]]) -> Upstream:
+        """Return the reader of what is before a job, which reads in transactions from `begin`."""
+        return Upstream(self._models, self._tables, begin)
 
     @cached_property
     def _commit(self) -> Commit:

@@ -1,9 +1,9 @@
-"""Edges between jobs: their insertion in the caller's transaction, and what hangs on jobs that are retried."""
+"""Edges between jobs: their insertion, and the jobs that hang on others."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy.orm import Session
 
@@ -14,37 +14,15 @@ from sqla_jobs.queries.gates import filled_in
 from sqla_jobs.queries.statement import SqlConnection, Statement
 
 
-class Existing(NamedTuple):
-    """The jobs and batches that exist, and that cannot be deleted before the caller's transaction ends."""
-
-    job_ids: list[int]
-    batch_ids: list[int]
-    open_batch_ids: list[int]
-    """Those batches that jobs can still join."""
-
-
-class HoldExisting(Statement):
-    """Lock jobs and batches against deletion, and batches against closing. Workers may go on with the jobs."""
-
-    def __call__(self, connection: SqlConnection, job_ids: Sequence[int], batch_ids: Sequence[int]) -> Existing:
-        ((jobs, batches, are_open),) = self._rows(
-            connection, {"job_ids": numbers(job_ids), "batch_ids": numbers(batch_ids)}
-        )
-        return Existing(jobs, batches, are_open)
-
-    def sql(self) -> Any:
-        return filled_in(_HOLD, self.tables)
-
-
 class AddEdges(Statement):
-    """Insert the edges of new blocked jobs: one for each job or batch that they are enqueued after."""
+    """Insert the edges of new jobs: one for each job or batch that they are enqueued after."""
 
     def __call__(
         self, connection: SqlConnection, ids: Sequence[int], needs: Sequence[int | None], batches: Sequence[int | None]
-    ) -> list[int]:
-        """Return the ids of the new jobs among `ids`. The others have a unique key that was taken."""
+    ) -> None:
+        """Insert them. Jobs among `ids` that are not new, since their unique key was taken, have theirs already."""
         values = {"ids": numbers(ids), "needs": _numbers(needs), "batches": _numbers(batches)}
-        return [job_id for (job_id,) in self._rows(connection, values)]
+        self._run(connection, values)
 
     def sql(self) -> Any:
         return filled_in(_ADD, self.tables)
@@ -98,26 +76,13 @@ def _numbers(given: Sequence[int | None]) -> str:
     return numbers("NULL" if value is None else value for value in given)
 
 
-_HOLD = """
-WITH held AS MATERIALIZED (
-    SELECT j.id FROM {jobs} j WHERE j.id = ANY (CAST(:job_ids AS bigint[])) ORDER BY j.id FOR KEY SHARE
-), kept AS MATERIALIZED (
-    SELECT b.id, b.closed_at FROM {batches} b
-    WHERE b.id = ANY (CAST(:batch_ids AS bigint[])) ORDER BY b.id FOR KEY SHARE
-)
-SELECT ARRAY(SELECT id FROM held), ARRAY(SELECT id FROM kept), ARRAY(SELECT id FROM kept WHERE closed_at IS NULL)
-"""
-
 _ADD = """
-WITH added AS (
-    INSERT INTO {edges} (job_id, place, needs_id, batch_id)
-    SELECT j.id, n.place, n.needs_id, n.batch_id
-    FROM {jobs} j CROSS JOIN unnest(CAST(:needs AS bigint[]), CAST(:batches AS bigint[]))
-      WITH ORDINALITY n (needs_id, batch_id, place)
-    WHERE j.id = ANY (CAST(:ids AS bigint[])) AND j.state = 'blocked' AND j.waits_for IS NULL
-    RETURNING job_id, place
-)
-SELECT job_id FROM added WHERE place = 1 ORDER BY job_id
+INSERT INTO {edges} (job_id, place, needs_id, batch_id)
+SELECT j.id, n.place, n.needs_id, n.batch_id
+FROM {jobs} j CROSS JOIN unnest(CAST(:needs AS bigint[]), CAST(:batches AS bigint[]))
+  WITH ORDINALITY n (needs_id, batch_id, place)
+WHERE j.id = ANY (CAST(:ids AS bigint[])) AND j.if_failed IS NOT NULL
+  AND NOT EXISTS (SELECT FROM {edges} e WHERE e.job_id = j.id)
 """
 
 _HANGS = """

@@ -48,7 +48,7 @@ def table_names(tables: Tables) -> dict[str, str]:
     """Return the quoted names of the tables and the sequence that these pieces use."""
     used = (
         *("jobs", "limits", "starts", "processes", "queues", "paused_tasks", "run_ids", "positions"),
-        *("batches", "edges"),
+        *("batches", "edges", "runs"),
     )
     return {name: quoted(getattr(tables, name)) for name in used}
 

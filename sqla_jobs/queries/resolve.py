@@ -18,6 +18,8 @@ from sqla_jobs.queries.statement import SqlConnection, Statement
 
 MOST = 500
 """The maximum number of jobs that one transaction resolves."""
+AFTER_ALL = 2147483647
+"""The `waits_at` of a job that waits for batches alone: all other jobs before it have ended."""
 NOBODY = 0
 """The `waits_for` of a blocked job that has nothing to watch, but cannot be queued yet: it is looked at again soon."""
 DELETED = -1
@@ -49,18 +51,66 @@ class Settled(NamedTuple):
 class LockWatchers(Statement):
     """Lock jobs that watch any of some ended jobs. Locked jobs are skipped."""
 
-    def __call__(self, connection: SqlConnection, ended: Collection[int]) -> Watchers:
-        ((ids, batches, number),) = self._rows(connection, {"ended": numbers(ended), "most": MOST})
+    def __call__(self, connection: SqlConnection, ended: Collection[int], *, idle: float | None = None) -> Watchers:
+        """Lock the jobs until the transaction ends.
+
+        If `idle` is given, the server ends the transaction after that many seconds in which this process is silent, and
+        the commit does not wait for the disk: what a crash undoes is found again.
+        """
+        milliseconds = None if idle is None else f"{1000 * idle:.0f}"
+        values = {"ended": numbers(ended), "most": MOST, "idle": milliseconds}
+        ((ids, batches, number),) = self._rows(connection, values)
         return Watchers(ids, batches, is_all=number == len(ids))
 
     def sql(self) -> Any:
         return filled_in(_LOCK, self.tables)
 
 
+class Judgement(NamedTuple):
+    """What new jobs wait for, and which of the jobs and batches that they name exist."""
+
+    job_ids: list[int]
+    batch_ids: list[int]
+    open_batch_ids: list[int]
+    """Those batches that jobs can still join."""
+    place: int | None
+    """The place of the first job that has not ended as it should."""
+    needs: int | None
+    """The job to watch; None if there is none, or if `state` is None."""
+    state: str | None
+    """The state of that job; None if there is nothing to wait for."""
+
+
+class Judge(Statement):
+    """Find what new jobs have to wait for, and lock that against deletion. Workers can go on with the jobs."""
+
+    def __call__(
+        self,
+        connection: SqlConnection,
+        needs: Sequence[int | None],
+        batches: Sequence[int | None],
+        joined: Sequence[int],
+        if_failed: str,
+    ) -> Judgement:
+        """Return the judgement on jobs after `needs` and `batches`, side by side, that join the batches `joined`."""
+        values = {
+            "needs": numbers("NULL" if one is None else one for one in needs),
+            "batches": numbers("NULL" if one is None else one for one in batches),
+            "joined": numbers(joined),
+            "if_failed": if_failed,
+            "locked": "{}",
+        }
+        (row,) = self._rows(connection, values)
+        return Judgement(*row)
+
+    def sql(self) -> Any:
+        return filled_in(_JUDGE, self.tables)
+
+
 class Settle(Statement):
     """Find what blocked jobs still have to wait for, and queue or cancel those that do not have to wait any more.
 
-    The caller has locked the jobs, or has inserted them. The batches in `locked` are locked.
+    The caller has locked the jobs, and the batches in `locked`.
     """
 
     def __call__(self, connection: SqlConnection, ids: Sequence[int], locked: Sequence[int] = ()) -> list[Settled]:
@@ -107,42 +157,48 @@ WITH watchers AS MATERIALIZED (
 )
 SELECT ARRAY(SELECT id FROM watchers), ARRAY(SELECT id FROM locked),
   (SELECT count(*) FROM {jobs} w WHERE w.state = 'blocked' AND w.waits_for = ANY (CAST(:ended AS bigint[])))
+WHERE CASE WHEN CAST(:idle AS text) IS NULL THEN true ELSE
+  (set_config('idle_in_transaction_session_timeout', CAST(:idle AS text), true),
+   set_config('synchronous_commit', 'off', true)) IS NOT NULL END
 """
 
 # Of a job's edges to other jobs, those before waits_at are satisfied for good. Its batches can still grow, so they are
-# looked at each time. A job that is gone counts as cancelled.
-_SETTLE = f"""
-WITH waiting AS MATERIALIZED (
-    SELECT w.id, coalesce(w.waits_at, 0) AS waits_at, w.waits_for, w.run_at, w.queue, w.gates,
-      coalesce(w.if_failed, 'cancel') AS if_failed
-    FROM {{jobs}} w WHERE w.id = ANY (CAST(:ids AS bigint[])) AND w.state = 'blocked'
-), found AS MATERIALIZED (
-    SELECT w.*, a.place, n.needs, n.state
-    FROM waiting w
-    LEFT JOIN LATERAL (
+# looked at each time. A job that is gone counts as cancelled. `w` is the job, and `e` its edges.
+_FIRST_JOB = """
       SELECT e.place, e.needs_id AS needs, coalesce(p.state, 'cancelled') AS state
-      FROM {{edges}} e LEFT JOIN LATERAL (SELECT j.state FROM {{jobs}} j WHERE j.id = e.needs_id OFFSET 0) p ON true
-      WHERE e.job_id = w.id AND e.place >= w.waits_at AND e.batch_id IS NULL
-        AND p.state IS DISTINCT FROM 'succeeded'
+      FROM {edges_of_jobs} LEFT JOIN LATERAL (SELECT j.state FROM {{jobs}} j WHERE j.id = e.needs_id OFFSET 0) p ON true
+      WHERE e.place >= w.waits_at AND e.batch_id IS NULL AND p.state IS DISTINCT FROM 'succeeded'
         AND (w.if_failed <> 'run' OR p.state NOT IN ('failed', 'cancelled'))
-      ORDER BY e.place LIMIT 1) a ON true
-    LEFT JOIN LATERAL (
+      ORDER BY e.place LIMIT 1"""
+_FIRST_MEMBER = f"""
       SELECT m.id AS needs, m.state
-      FROM {{edges}} e CROSS JOIN LATERAL (
-        (SELECT j.id, j.state FROM {{jobs}} j WHERE j.batch_id = e.batch_id AND w.if_failed <> 'run'
-         AND j.state = ANY ('{{{{failed,cancelled}}}}') LIMIT 1)
+      FROM {{edges_of_batches}} CROSS JOIN LATERAL (
+        (SELECT j.id, j.state FROM {{{{jobs}}}} j WHERE j.batch_id = e.batch_id AND w.if_failed <> 'run'
+         AND j.state = ANY ('{{{{{{{{failed,cancelled}}}}}}}}') LIMIT 1)
         UNION ALL
-        (SELECT j.id, j.state FROM {{jobs}} j WHERE j.batch_id = e.batch_id
-         AND j.state = ANY ('{{{{blocked,scheduled,queued,running}}}}') ORDER BY j.state, j.id DESC LIMIT 1)
+        (SELECT j.id, j.state FROM {{{{jobs}}}} j WHERE j.batch_id = e.batch_id
+         AND j.state = ANY ('{{{{{{{{blocked,scheduled,queued,running}}}}}}}}') ORDER BY j.state, j.id DESC LIMIT 1)
         UNION ALL
-        SELECT {NOBODY}, 'joining' FROM {{batches}} b
+        SELECT {NOBODY}, 'joining' FROM {{{{batches}}}} b
         WHERE b.id = e.batch_id AND b.closed_at IS NULL AND b.id <> ALL (CAST(:locked AS bigint[]))) m
-      WHERE e.job_id = w.id AND e.batch_id IS NOT NULL
-      ORDER BY m.state = 'joining', m.state IN ('failed', 'cancelled') DESC LIMIT 1) b ON true
+      WHERE e.batch_id IS NOT NULL
+      ORDER BY m.state = 'joining', m.state IN ('failed', 'cancelled') DESC LIMIT 1"""
+# one that has failed comes before one that lives
+_NEXT = f"""
+    LEFT JOIN LATERAL ({_FIRST_JOB}) a ON true
+    LEFT JOIN LATERAL ({_FIRST_MEMBER}) b ON true
     CROSS JOIN LATERAL (
       SELECT a.needs, a.state WHERE a.place IS NOT NULL AND (b.state IS NULL OR b.state NOT IN ('failed', 'cancelled'))
       UNION ALL
-      SELECT b.needs, b.state WHERE a.place IS NULL OR b.state IN ('failed', 'cancelled')) n
+      SELECT b.needs, b.state WHERE a.place IS NULL OR b.state IN ('failed', 'cancelled')) n"""
+_OF_JOB = "(SELECT * FROM {edges} e WHERE e.job_id = w.id) e"
+_SETTLE = f"""
+WITH waiting AS MATERIALIZED (
+    SELECT w.id, coalesce(w.waits_at, 0) AS waits_at, w.run_at, coalesce(w.if_failed, 'cancel') AS if_failed
+    FROM {{jobs}} w WHERE w.id = ANY (CAST(:ids AS bigint[])) AND w.state = 'blocked'
+), found AS MATERIALIZED (
+    SELECT w.*, a.place, n.needs, n.state
+    FROM waiting w {_NEXT.format(edges_of_jobs=_OF_JOB, edges_of_batches=_OF_JOB)}
 ), decided AS MATERIALIZED (
     SELECT f.*, CASE
       WHEN f.state IS NULL AND f.run_at > statement_timestamp() THEN 'scheduled'
@@ -158,7 +214,7 @@ WITH waiting AS MATERIALIZED (
       state = CASE n.becomes WHEN 'joining' THEN 'blocked' ELSE n.becomes END,
       position = coalesce(n.position, j.position),
       waits_for = CASE WHEN n.becomes IN ('queued', 'scheduled') THEN NULL ELSE coalesce(n.needs, {DELETED}) END,
-      waits_at = CASE WHEN n.becomes IN ('queued', 'scheduled') THEN NULL ELSE coalesce(n.place, 2147483647) END,
+      waits_at = CASE WHEN n.becomes IN ('queued', 'scheduled') THEN NULL ELSE coalesce(n.place, {AFTER_ALL}) END,
       finished_at = CASE n.becomes WHEN 'cancelled' THEN clock_timestamp() END
     FROM numbered n WHERE j.id = n.id AND j.id = ANY (CAST(:ids AS bigint[]))
     RETURNING j.id, n.becomes AS state, j.queue || CASE WHEN j.gates IS NULL THEN '' ELSE '{LIMITS}' END AS message,
@@ -176,6 +232,20 @@ WHERE (
     SELECT DISTINCT s.message FROM settled s WHERE s.state IN ('queued', 'scheduled')) m
   WHERE (SELECT count(*) FROM {{processes}} WHERE kind = 'worker') > 1) >= 0
 ORDER BY s.id
+"""
+
+_GIVEN = "unnest(CAST(:needs AS bigint[]), CAST(:batches AS bigint[])) WITH ORDINALITY e (needs_id, batch_id, place)"
+_JUDGE = f"""
+WITH held AS MATERIALIZED (
+    SELECT j.id FROM {{jobs}} j WHERE j.id = ANY (CAST(:needs AS bigint[])) ORDER BY j.id FOR KEY SHARE
+), kept AS MATERIALIZED (
+    SELECT b.id, b.closed_at FROM {{batches}} b
+    WHERE b.id = ANY (CAST(:batches AS bigint[]) || CAST(:joined AS bigint[])) ORDER BY b.id FOR KEY SHARE
+)
+SELECT ARRAY(SELECT id FROM held), ARRAY(SELECT id FROM kept), ARRAY(SELECT id FROM kept WHERE closed_at IS NULL),
+  a.place, n.needs, n.state
+FROM (SELECT 0 AS waits_at, CAST(:if_failed AS text) AS if_failed) w
+{_NEXT.format(edges_of_jobs=_GIVEN, edges_of_batches=_GIVEN)}
 """
 
 _ENDED = f"""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sqlalchemy import func
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import instance_state
 
@@ -13,11 +14,11 @@ from sqla_jobs.database.subscribers import BLOCKED
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
-from sqla_jobs.models.types import IfFailed
+from sqla_jobs.models.types import IfFailed, JobState
 from sqla_jobs.models.workflow_columns import BatchMixin
-from sqla_jobs.queries.edges import AddEdges, HangsOn, HoldExisting
+from sqla_jobs.queries.edges import AddEdges, HangsOn
 from sqla_jobs.queries.expressions import Tables
-from sqla_jobs.queries.resolve import Settle
+from sqla_jobs.queries.resolve import AFTER_ALL, Judge, Judgement
 from sqla_jobs.rules.wording import plural
 
 _MOST_EDGES = 1_000_000
@@ -56,56 +57,53 @@ class Waiting:
         self._models = models
         self._after: tuple[JobMixin | BatchMixin, ...] = options.get("after", ())
         self._batch: BatchMixin | None = options.get("batch")
+        self.is_after: bool = bool(self._after)
+        """True if the jobs are after others."""
         self._if_failed = IfFailed(options.get("if_failed", IfFailed.cancel))
-        self.is_blocked: bool = bool(self._after)
-        """True if the jobs wait for others."""
+        self._tables = Tables(models)
 
     def begin(self, session: Session) -> dict[str, Any]:
-        """Hold what is named, and return the column values of the jobs. Raises `ArgumentsError`."""
+        """Judge what the jobs wait for, and return their column values. Raises `ArgumentsError`."""
         needs, batches = self._named(session)
         joined = [] if self._batch is None else [self._id(session, self._batch)]
-        every = [*dict.fromkeys([*(one for one in batches if one is not None), *joined])]
-        tables = Tables(self._models)
-        found = HoldExisting(tables)(session, [one for one in needs if one is not None], every)
-        self._check("job", [one for one in needs if one is not None], found.job_ids)
-        self._check("batch", every, found.batch_ids)
-        values: dict[str, Any] = {}
+        found = Judge(self._tables)(session, needs, batches, joined, self._if_failed)
+        self._check_exist("job", needs, found.job_ids)
+        self._check_exist("batch", [*batches, *joined], found.batch_ids)
         for batch_id in joined:
             if batch_id not in found.open_batch_ids:
                 raise ArgumentsError(
                     f"batch {batch_id} is finished, and a job after it could start: no job can join it; "
                     "enqueue jobs from jobs of the batch, which keeps it open, or make a new batch"
                 )
-            if self.is_blocked and HangsOn(tables)(session, needs_of(needs), needs_of(batches), batch_id):
+            if self._after and HangsOn(self._tables)(session, _given(needs), _given(batches), batch_id):
                 raise ArgumentsError(
                     f"a job of batch {batch_id} cannot wait for that batch: each would wait for the other for ever"
                 )
-            values["batch_id"] = batch_id
-        if self.is_blocked:
-            values |= {"state": "blocked", "if_failed": self._if_failed}
-        return values
+        values = {"batch_id": joined[0]} if joined else {}
+        return {**values, **self._waits(found)} if self._after else values
 
-    def end_one(self, session: Session, job: JobMixin) -> None:
-        """Do the same as `end` for one job, which may be pending."""
-        if self.is_blocked:
-            session.flush()
-            self.end(session, [job.id])
-            session.expire(job, ["state", "position", "waits_for", "waits_at", "finished_at"])
+    def _waits(self, found: Judgement) -> dict[str, Any]:
+        """Return the column values of a job that is after others."""
+        if found.state is None:
+            return {"if_failed": self._if_failed}
+        has_failed = found.state in ("failed", "cancelled") and self._if_failed is IfFailed.cancel
+        ended = {"state": JobState.cancelled, "finished_at": func.clock_timestamp()}
+        return {
+            **(ended if has_failed else {"state": JobState.blocked}),
+            "if_failed": self._if_failed,
+            "waits_for": found.needs,
+            "waits_at": found.place or AFTER_ALL,
+        }
 
     def end(self, session: Session, ids: Sequence[int]) -> None:
-        """Insert the edges of the inserted jobs, and find out what these wait for."""
-        if not self.is_blocked:
-            return
+        """Insert the edges of the inserted jobs."""
         if len(ids) * len(self._after) > _MOST_EDGES:
             raise ArgumentsError(
                 f"{plural(len(ids), 'job')} after {len(self._after):,} jobs are more than {_MOST_EDGES:,} pairs: "
                 "put those jobs into a batch, and enqueue after the batch"
             )
-        tables = Tables(self._models)
-        needs, batches = self._named(session)
-        if new := AddEdges(tables)(session, ids, needs, batches):
-            Settle(tables)(session, new)
-            after_commit(session, self._models.Job, self._models.channel, BLOCKED)
+        AddEdges(self._tables)(session, ids, *self._named(session))
+        after_commit(session, self._models.Job, self._models.channel, BLOCKED)
 
     def _named(self, session: Session) -> tuple[list[int | None], list[int | None]]:
         """Return the ids of the jobs and of the batches, side by side, in the order of `after`."""
@@ -127,14 +125,14 @@ class Waiting:
         return one.id
 
     @staticmethod
-    def _check(noun: str, wanted: Sequence[int], found: Sequence[int]) -> None:
-        if missing := set(wanted).difference(found):
+    def _check_exist(noun: str, wanted: Sequence[int | None], found: Sequence[int]) -> None:
+        if missing := set(_given(wanted)).difference(found):
             raise ArgumentsError(
                 f"there is no {noun} {min(missing)}: it has been deleted, or the transaction that adds it "
                 "has not committed; commit that first, or enqueue both in one transaction"
             )
 
 
-def needs_of(given: Sequence[int | None]) -> list[int]:
+def _given(ids: Sequence[int | None]) -> list[int]:
     """Return the ids without the gaps."""
-    return [one for one in given if one is not None]
+    return [one for one in ids if one is not None]

@@ -146,7 +146,11 @@ class Declaration:
                 f"the result of job {job.id} ({self.name}) was erased, with its arguments: wait for its end by "
                 "jobs.wait(job)"
             )
-        return decode_result(self.name, job.result, expected)
+        return self.as_result(job.result)
+
+    def as_result(self, stored: Any) -> Any:
+        """Return a stored result as the task's return type. Raises `ArgumentsError`."""
+        return decode_result(self.name, stored, self.signature.result)
 
     def secrets(self, stored: object) -> Secrets:
         """Return the secrets in stored arguments, given as JSON or text. Anything but an object is entirely secret."""

@@ -120,7 +120,7 @@ class Enqueuer(Generic[C, J]):
         self._described = described
         self._unique = rule_for(declaration, options)
         self._waiting = Waiting(models, options) if options.keys() & {"after", "batch"} else None
-        if self._waiting and self._waiting.is_blocked and self._unique and self._unique.policy.changes:
+        if self._waiting and self._waiting.is_after and self._unique and self._unique.policy.changes:
             raise ArgumentsError(
                 f"{declaration.name}: after= does not fit Unique(on_conflict={self._unique.policy.on_conflict!r}): the "
                 "job with the key may wait for other jobs, or has begun; use 'return' or 'raise'"
@@ -198,8 +198,9 @@ class Enqueuer(Generic[C, J]):
             item = unique.keyed(declaration.codec.encode(session, given))
             values = self._with_headers(self._values)
             added = add_unique(session, self._models, {**values, **joined}, item, unique, declaration.make_gates)
-        if self._waiting is not None:
-            self._waiting.end_one(session, added[0])
+        if self._waiting is not None and self._waiting.is_after:
+            session.flush()
+            self._waiting.end(session, [added[0].id])
         after_commit(session, self._models.Job, self._models.channel, self._message)
         return added
 
@@ -275,7 +276,7 @@ class Enqueuer(Generic[C, J]):
         if self._waiting is None:
             yield {}, ids
             return
-        if not self._waiting.is_blocked:
+        if not self._waiting.is_after:
             yield self._waiting.begin(session), ids
             return
         new: list[int] = []

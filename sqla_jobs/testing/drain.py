@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -44,6 +44,7 @@ from sqla_jobs.testing.claims import (
     process,
     promote,
     queues_of_waiting,
+    resolve,
     within_limits,
 )
 from sqla_jobs.testing.given import check_jobs
@@ -145,6 +146,7 @@ def drain(
             middleware=jobs.hooks.middleware,
             tracing=jobs.hooks.tracing,
             resources=found,
+            upstream=queries.upstream(lambda: nullcontext(own)),
         )
         while (job := find(process_id)) is not None:
             if runs == max_runs:
@@ -285,6 +287,7 @@ def _finder(
 
     def claimed(process_id: Any) -> Claimed | None:
         session.flush()
+        resolve(session, queries)
         promote(session, queries, ahead=ahead)
         for queue in queues_of_waiting(jobs, session) if queues is None else queues:
             if found := claim(session, process_id, {queue: 1}, list(jobs.tasks)):

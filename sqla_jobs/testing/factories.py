@@ -25,7 +25,7 @@ from sqla_jobs.testing.matching import some_arguments
 from sqla_jobs.testing.messages import call_of
 
 J = TypeVar("J", bound=JobMixin)
-StateName = Literal["scheduled", "queued", "running", "succeeded", "failed", "cancelled"]
+StateName = Literal["blocked", "scheduled", "queued", "running", "succeeded", "failed", "cancelled"]
 OutcomeName = Literal["succeeded", "failed", "cancelled", "retried", "snoozed", "lost"]
 
 _BEGUN = (JobState.running, JobState.succeeded, JobState.failed)

@@ -34,8 +34,10 @@ class Resolver:
     nothing.
     """
 
-    def __init__(self, engine: Engine, queries: Queries, attempts: Attempts) -> None:
+    def __init__(self, engine: Engine, queries: Queries, attempts: Attempts, patience: float) -> None:
         self._engine = engine
+        self._locking = engine.execution_options(isolation_level="READ COMMITTED")
+        self._patience = patience
         self._queries = queries
         self._attempts = attempts
         self._ended: deque[int] = deque()
@@ -46,6 +48,8 @@ class Resolver:
         self._look_at = 0.0
         self._rests_until = 0.0
         self._pause = _SOON
+        self._has_queued = False
+        """True if a job was queued since the last call of `resolve_all`."""
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._working = threading.Lock()
@@ -88,10 +92,11 @@ class Resolver:
             self._wake.set()
 
     def resolve_all(self) -> bool:
-        """Look at all blocked jobs now, in this thread. Return whether any was queued."""
+        """Look at all blocked jobs now, in this thread. Return whether any was queued since the last call."""
         with self._working:
-            self._take()
-            return self._look()
+            self._look()
+            has_queued, self._has_queued = self._has_queued, False
+            return has_queued
 
     def _loop(self) -> None:
         while True:
@@ -125,8 +130,8 @@ class Resolver:
             taken.add(self._ended.popleft())
         return taken
 
-    def _look(self) -> bool:
-        """Resolve all jobs that are watched although they have ended. Return whether any job was queued."""
+    def _look(self) -> None:
+        """Resolve all jobs that are watched although they have ended."""
         began, self._is_told = time.monotonic(), False
         try:
             with self._engine.begin() as connection:
@@ -143,16 +148,15 @@ class Resolver:
             self._is_wanted = False
             if self._is_told:  # a message has come in between
                 self._is_wanted = True
-        return self._resolve(ended)
+        self._resolve(ended)
 
-    def _resolve(self, ended: Collection[int]) -> bool:
+    def _resolve(self, ended: Collection[int]) -> None:
         """Settle the jobs that watch the ended ones, and the jobs after those that are cancelled in turn."""
-        is_any_queued = False
         while ended:
-            with self._engine.begin() as connection:
-                watchers = self._queries.lock_watchers(connection, ended)
+            with self._locking.begin() as connection:
+                watchers = self._queries.lock_watchers(connection, ended, idle=self._patience)
                 settled = self._queries.settle(connection, watchers.ids, watchers.batches) if watchers.ids else []
-            is_any_queued |= self._tell(settled)
+            self._tell(settled)
             watched = {one.watches for one in settled if one.state in ("blocked", "joining")}
             if not watchers.is_all:
                 watched.update(ended)
@@ -163,14 +167,13 @@ class Resolver:
             if again and all(one.state == "joining" for one in settled) and self._stop.wait(_LOCKED_AGAIN):
                 break
             ended = {*again, *(one.job_id for one in settled if one.state == "cancelled")}
-        return is_any_queued
 
-    def _tell(self, settled: Collection[Settled]) -> bool:
-        """Claim jobs that are queued now, and notify those who follow jobs. Return whether any is queued."""
+    def _tell(self, settled: Collection[Settled]) -> None:
+        """Claim jobs that are queued now, and notify those who follow jobs."""
         moved = [one for one in settled if one.state not in ("blocked", "joining")]
         if moved and (changed := self._attempts.changed) is not None:
             changed([one.job_id for one in moved])
         queued = {one.message for one in moved if one.state in ("queued", "scheduled")}
+        self._has_queued |= bool(queued)
         for message in queued:
             self._claim(message)
-        return bool(queued)

@@ -232,7 +232,7 @@ class Worker(Service):
         self._lookout = self._host.lookout(shared, tasks)
         self._backfill = Backfill(queries, declarations, list(self._settings.queues), self._set_aside)
         followers = Followers(self._attempts, app, self._jobs.models.channel)
-        self._resolver = Resolver(self._engine, queries, self._attempts)
+        self._resolver = Resolver(self._engine, queries, self._attempts, self._settings.patience)
         claiming = Claiming(
             shared, self._backlogs, self._liveness, self._finisher, self._lookout, followers, self._resolver
         )
@@ -252,6 +252,7 @@ class Worker(Service):
             middleware=self._jobs.hooks.middleware,
             tracing=self._jobs.hooks.tracing,
             resources=self._contexts.resources,
+            upstream=queries.upstream(self._engine.begin),
             started=self._books.started,
             unfit=misfits.meet,
             progressed=self._liveness.wake,

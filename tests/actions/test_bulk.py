@@ -73,15 +73,15 @@ def all_of(change: Change, selection: Selection | None = None) -> tuple[int, int
     return done.seen, done.changed
 
 
-STATES = ["scheduled", "queued", "running", "succeeded", "failed", "cancelled"]
+STATES = ["blocked", "scheduled", "queued", "running", "succeeded", "failed", "cancelled"]
 
 
 @pytest.mark.parametrize(
     ("change", "changed", "state"),
     [
-        (Cancel(), {"scheduled", "queued", "running"}, "cancelled"),
-        (Retry(), {"scheduled", "succeeded", "failed", "cancelled"}, "queued"),
-        (Delete(), {"scheduled", "queued", "succeeded", "failed", "cancelled"}, None),
+        (Cancel(), {"blocked", "scheduled", "queued", "running"}, "cancelled"),
+        (Retry(), {"blocked", "scheduled", "succeeded", "failed", "cancelled"}, "queued"),
+        (Delete(), {"blocked", "scheduled", "queued", "succeeded", "failed", "cancelled"}, None),
     ],
     ids=["cancel", "retry", "delete"],
 )
@@ -210,7 +210,7 @@ class TestPrune:
         assert jobs.prune(session, older_than=3 * hour) == 0
         assert jobs.prune(session, older_than=hour) == 3
         session.rollback()
-        assert len(states(session)) == 7
+        assert len(states(session)) == 8
         assert jobs.prune(session, older_than=3600) == 3
         session.commit()
         assert states(session).keys() == {ids["scheduled"], ids["queued"], ids["running"], young}

@@ -150,6 +150,7 @@ def allowed(engine: Engine, table: Any, right: str) -> set[str]:
 
 
 TABLES = jobs.models.tables
+AFTER = {"waits_for", "waits_at", "if_failed", "batch_id", "finished_at"}
 ENQUEUED = {
     *("task", "queue", "priority", "args", "state", "run_at", "max_attempts", "note"),
     *("unique_key", "unique_period", "gates", "ordered_by", "headers", "on_failure"),
@@ -378,7 +379,7 @@ class TestAWorker:
         worker = make_role("worker", "tests.actions.test_grants:jobs")
         assert allowed(worker, TABLES["jobs"], "UPDATE").isdisjoint({"id", "task", "args", "queue", "unique_key"})
         assert allowed(worker, TABLES["runs"], "UPDATE") == {"traceback", "untold_at"}
-        assert allowed(worker, TABLES["jobs"], "INSERT") == ENQUEUED | {"schedule_id", "scheduled_for"}
+        assert allowed(worker, TABLES["jobs"], "INSERT") == ENQUEUED | AFTER | {"schedule_id", "scheduled_for"}
         for noun in ("queues", "paused_tasks", "audit"):
             assert allowed(worker, TABLES[noun], "INSERT") == allowed(worker, TABLES[noun], "UPDATE") == set()
         assert allowed(worker, TABLES["ticks"], "UPDATE") == set()
@@ -511,4 +512,4 @@ def test_several_roles_each_have_their_own_and_no_database_is_asked() -> None:
         CliRunner().invoke(main, ["grants", "tests.shop:jobs", *roles, "--database-url", "postgresql://nowhere"]).output
     )
     assert 'GRANT SELECT ON sqla_runs TO "b""; DROP ROLE x; --";' in said
-    assert said.count('TO "a";') == 10 + 4
+    assert said.count('TO "a";') == 14 + 4

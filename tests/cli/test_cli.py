@@ -656,7 +656,7 @@ class TestChanging:
         assert session.scalars(select(jobs.Audit.details)).first() == {
             "changed": 1,
             "up_to": job.id,
-            "filter": {"tasks": ["mark"], "states": ["scheduled", "queued", "running"]},
+            "filter": {"tasks": ["mark"], "states": ["blocked", "scheduled", "queued", "running"]},
             "kill": True,
         }
 
@@ -679,7 +679,7 @@ class TestChanging:
         assert (action, subject) == ("run now", "schedule nightly")
         assert re.fullmatch(r".+@.+", actor)
         details = session.scalars(select(jobs.Audit.details).where(jobs.Audit.action == "cancel many")).one()
-        meant = {"tasks": ["misbehave"], "states": ["scheduled", "queued", "running"]}
+        meant = {"tasks": ["misbehave"], "states": ["blocked", "scheduled", "queued", "running"]}
         assert details == {"changed": 1, "up_to": failed[2], "filter": meant}
         (paused,) = [line for line in run("status").output.splitlines() if line.startswith("default")]
         assert paused.endswith("by bob")

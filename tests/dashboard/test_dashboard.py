@@ -736,7 +736,7 @@ def test_a_search_that_runs_out_of_time_says_so_and_goes_on(
 @pytest.mark.parametrize(
     ("query", "said"),
     [
-        ("state=wrong", "one of scheduled, queued"),
+        ("state=wrong", "one of blocked, scheduled, queued"),
         ("args=nonsense", "write name=value"),
         ("args={", "a JSON object"),
         ("created_after=yesterday", "is not a time: write one such as"),
@@ -1093,7 +1093,7 @@ def test_retrying_many_leaves_out_those_whose_key_is_taken(visitor: Visitor, ses
         ({"action": "retry"}, "No job was selected"),
         ({"action": "retry", "ids": ["x"]}, "Give ids of jobs"),
         ({"action": "retry", "ids": ["1"] * 1001}, "at most 1,000"),
-        ({"action": "retry", "all": "1", "state": "x"}, "one of scheduled"),
+        ({"action": "retry", "all": "1", "state": "x"}, "one of blocked, scheduled"),
     ],
 )
 def test_a_change_of_many_that_makes_no_sense_is_refused(visitor: Visitor, fields: dict[str, Any], said: str) -> None:

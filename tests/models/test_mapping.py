@@ -193,6 +193,10 @@ def test_the_models_are_classes_on_the_metadata_of_the_base() -> None:
         "sqla_limits",
         "sqla_starts",
         "sqla_audit",
+        "sqla_batches",
+        "sqla_edges",
+        "sqla_steps",
+        "sqla_signals",
     }
     names = [model.__name__ for model in (jobs.Job, jobs.Run, jobs.Schedule, jobs.Tick, jobs.Process, jobs.Queue)]
     assert names == ["SqlaJob", "SqlaRun", "SqlaSchedule", "SqlaTick", "SqlaProcess", "SqlaQueue"]
@@ -235,7 +239,7 @@ def test_a_relationship_by_name_finds_the_job_model_of_the_application() -> None
 def test_a_naming_convention_renames_nothing_in_the_database(engine: Engine) -> None:
     def names(schema: str) -> list[tuple[str, str]]:
         query = """
-            SELECT conname, pg_get_constraintdef(c.oid) FROM pg_constraint c
+            SELECT conname, replace(pg_get_constraintdef(c.oid), :schema || '.', '') FROM pg_constraint c
             WHERE connamespace::regnamespace::text = :schema
             UNION ALL
             SELECT indexname, replace(indexdef, schemaname || '.', '') FROM pg_indexes WHERE schemaname = :schema

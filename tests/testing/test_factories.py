@@ -14,6 +14,7 @@ from tests.testing.kit_shop import Order, ShopJob, call_the_bank, fetch, jobs, s
 
 ENDED = datetime(2026, 1, 2, tzinfo=UTC)
 RUNS = {
+    "blocked": [],
     "scheduled": [],
     "queued": [],
     "running": ["retried", "retried"],
@@ -104,7 +105,7 @@ def test_a_run_of_each_outcome_is_added_to_a_job(kit_session: Session) -> None:
     [
         (
             {"state": "done"},
-            "state must be one of scheduled, .*, cancelled, got 'done'",
+            "state must be one of blocked, .*, cancelled, got 'done'",
         ),
         ({"state": "failed", "attempt": 0}, "attempt"),
         ({"state": "failed", "result": 1}, "a job that is failed has no result"),

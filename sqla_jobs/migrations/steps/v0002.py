@@ -102,7 +102,7 @@ CREATE TABLE IF NOT EXISTS {edges} (
     batch_id BIGINT,
     CONSTRAINT {prefix}edges_pkey PRIMARY KEY (job_id, place),
     CONSTRAINT {prefix}edges_place_check CHECK (place > 0),
-    CONSTRAINT {prefix}edges_needs_id_check CHECK (needs_id < job_id AND batch_id IS NULL)
+    CONSTRAINT {prefix}edges_needs_id_check CHECK (needs_id < job_id AND num_nonnulls(needs_id, batch_id) < 2)
 )""",
         f"CREATE INDEX IF NOT EXISTS {prefix}edges_needs_id ON {edges} (needs_id) WHERE needs_id IS NOT NULL",
         f"CREATE INDEX IF NOT EXISTS {prefix}edges_batch_id ON {edges} (batch_id) WHERE batch_id IS NOT NULL",

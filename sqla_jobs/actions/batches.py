@@ -1,0 +1,117 @@
+"""Batches: how many of their jobs are in each state, and changes to all of their jobs at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.orm import InstanceState, Session
+from sqlalchemy.orm.attributes import instance_state
+
+from sqla_jobs.actions.audit import Changing
+from sqla_jobs.actions.change import Change
+from sqla_jobs.actions.jobs import Cancel, Retry
+from sqla_jobs.errors import ArgumentsError
+from sqla_jobs.models.mapping import Models
+from sqla_jobs.models.types import ENDED, LIVE
+from sqla_jobs.models.workflow_columns import BatchMixin
+
+_PART = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class BatchCounts:
+    """The number of a batch's jobs in each state."""
+
+    blocked: int = 0
+    """Jobs that wait for other jobs."""
+    scheduled: int = 0
+    """Jobs that wait for their time."""
+    queued: int = 0
+    """Jobs that wait for a worker."""
+    running: int = 0
+    """Jobs that run."""
+    succeeded: int = 0
+    """Jobs that have succeeded."""
+    failed: int = 0
+    """Jobs that have failed for good."""
+    cancelled: int = 0
+    """Jobs that were cancelled."""
+    age: float = 0.0
+    """Seconds since the batch was made, by the server's clock."""
+
+    @property
+    def total(self) -> int:
+        """The number of jobs in the batch."""
+        return self.ended + sum(int(getattr(self, state)) for state in LIVE)
+
+    @property
+    def ended(self) -> int:
+        """The number of jobs that have ended."""
+        return sum(int(getattr(self, state)) for state in ENDED)
+
+    @property
+    def progress(self) -> float:
+        """The part of the jobs that has ended, from 0 to 1; 1 for an empty batch."""
+        return self.ended / self.total if self.total else 1.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds until the last job ends if the others take as long as those so far; None before the first end."""
+        return self.age * (self.total - self.ended) / self.ended if self.ended else None
+
+
+def count(session: Session, models: Models[Any], batch: BatchMixin) -> BatchCounts:
+    """Return the numbers, read from one index. Raises `ArgumentsError` for a batch that is not in the database."""
+    job, batch_id = models.Job, id_of(session, models, batch)
+    by_state = select(job.state, func.count()).where(job.batch_id == batch_id).group_by(job.state)
+    numbers = {str(state): number for state, number in session.execute(by_state)}
+    seconds = func.extract("epoch", func.clock_timestamp() - models.Batch.created_at)
+    age = session.scalar(select(seconds).where(models.Batch.id == batch_id))
+    return BatchCounts(**numbers, age=float(age or 0.0))
+
+
+def id_of(session: Session, models: Models[Any], batch: object) -> int:
+    """Return a batch's id, flushing a pending one."""
+    if not isinstance(batch, models.Batch):
+        raise ArgumentsError(f"{batch!r:.60} is not a batch of this Jobs")
+    state: InstanceState[Any] = instance_state(batch)
+    if state.pending:
+        session.flush()
+    if state.identity is None:
+        raise ArgumentsError("the batch is not in the database: make it by jobs.batch(session)")
+    return int(state.identity[0])
+
+
+def cancel(it: Changing, batch: BatchMixin, *, kill: bool) -> int:
+    """Cancel all live jobs of the batch. Return their number."""
+    job = it.models.Job
+    return _change(it, batch, Cancel(kill=kill), job.state.in_(LIVE))
+
+
+def retry(it: Changing, batch: BatchMixin) -> int:
+    """Retry the jobs of the batch that failed or were cancelled themselves. Return their number.
+
+    Those that were cancelled because another job had failed wait for that job again.
+    """
+    job = it.models.Job
+    return _change(it, batch, Retry(), job.state.in_(Retry.by_default), job.waits_for.is_(None))
+
+
+def _change(it: Changing, batch: BatchMixin, change: Change, *which: ColumnElement[bool]) -> int:
+    """Apply the change to the batch's jobs that meet the conditions, after waiting for the locks on them."""
+    session, models, job = it.session, it.models, it.models.Job
+    batch_id = id_of(session, models, batch)
+    session.flush()
+    wanted = select(job.id).where(job.batch_id == batch_id, *which).order_by(job.id)
+    ids: Sequence[int] = session.scalars(wanted.with_for_update(key_share=True)).all()
+    number = 0
+    for start in range(0, len(ids), _PART):
+        part = ids[start : start + _PART]
+        number += change.apply(session, models, dict.fromkeys(part, 0), [job.id.in_(part)])
+    if number:
+        it.record(f"{change.name} batch", f"batch {batch_id}", changed=number, **change.details)
+        session.expire_all()
+    return number
