@@ -19,6 +19,7 @@ from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import ENDED
 from sqla_jobs.queries.delete_jobs import Place, Removal
+from sqla_jobs.queries.graphs import find_empty_batches, remove_batches
 from sqla_jobs.queries.leftovers import Leftovers
 from sqla_jobs.rules.checks import check_seconds
 from sqla_jobs.rules.retention import AUDIT, TICKS
@@ -85,7 +86,7 @@ class EndedJobs:
 
     def remove(self, session: Session, ids: Sequence[int]) -> int:
         conditions = self.removal.ended(self.state, self.older_than)
-        return self.removal.remove(session, ids, conditions, self.references)
+        return self.removal.prune(session, ids, conditions, self.references)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ class EndedJobsOfTasks:
 
     def remove(self, session: Session, ids: Sequence[int]) -> int:
         conditions = [*self.removal.ended(self.state, self.older_than), self.is_of_tasks]
-        return self.removal.remove(session, ids, conditions, self.references)
+        return self.removal.prune(session, ids, conditions, self.references)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +152,21 @@ class OldRows:
 
     def remove(self, session: Session, ids: Sequence[int]) -> int:
         return self.leftovers.remove_old(session, self.noun, ids)
+
+
+@dataclass(frozen=True, slots=True)
+class EmptyBatches:
+    """Batches that no job is of or after any more."""
+
+    models: Models[Any]
+    older_than: float
+    name: str = "empty batch"
+
+    def find(self, session: Session, cursor: Any) -> Batch:
+        return Batch(find_empty_batches(session, self.models, older_than=self.older_than, limit=BATCH), None)
+
+    def remove(self, session: Session, ids: Sequence[int]) -> int:
+        return remove_batches(session, self.models, [*ids])
 
 
 def prune(

@@ -11,6 +11,7 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Text,
+    TextClause,
     all_,
     and_,
     any_,
@@ -34,6 +35,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import JobState
 from sqla_jobs.queries.expressions import array_of, seconds
+from sqla_jobs.queries.graphs import is_of_ended_graph
 from sqla_jobs.queries.limits import keeps_others_waiting
 
 ctid: ColumnElement[Any] = literal_column("ctid")
@@ -205,11 +207,21 @@ class Removal:
         wanted = select(job.id).where(*conditions, *(~one for one in references)).order_by(job.finished_at)
         return [*session.scalars(wanted.offset(offset).limit(limit), bind_arguments=self._on)]
 
-    def remove(
+    def prune(
         self,
         session: Session,
         ids: Sequence[int],
         conditions: Sequence[ColumnElement[bool]],
+        references: Sequence[ColumnElement[bool]],
+    ) -> int:
+        """Do the same as `remove`, except for jobs of a graph that has not ended."""
+        return self.remove(session, ids, [*conditions, is_of_ended_graph(self._models)], references)
+
+    def remove(
+        self,
+        session: Session,
+        ids: Sequence[int],
+        conditions: Sequence[ColumnElement[bool] | TextClause],
         references: Sequence[ColumnElement[bool]],
     ) -> int:
         """Delete the jobs in `ids` that still meet the conditions, with their runs.

@@ -98,7 +98,7 @@ WITH RECURSIVE above (job_id, batch_id) AS (
 SELECT EXISTS (SELECT FROM above WHERE batch_id = :batch)
 """
 
-_DEPENDENTS = """
+DEPENDENTS = """
     SELECT e.job_id FROM {{edges}} e WHERE e.needs_id = {job_id}
     UNION ALL
     SELECT e.job_id FROM {{edges}} e WHERE e.batch_id = (
@@ -106,9 +106,9 @@ _DEPENDENTS = """
 _LOCK = f"""
 WITH RECURSIVE below (id) AS (
     SELECT d.job_id FROM unnest(CAST(:ids AS bigint[])) g (id)
-    CROSS JOIN LATERAL ({_DEPENDENTS.format(job_id="g.id")}) d
+    CROSS JOIN LATERAL ({DEPENDENTS.format(job_id="g.id")}) d
   UNION
-    SELECT d.job_id FROM below g CROSS JOIN LATERAL ({_DEPENDENTS.format(job_id="g.id")}) d
+    SELECT d.job_id FROM below g CROSS JOIN LATERAL ({DEPENDENTS.format(job_id="g.id")}) d
 )
 SELECT j.id FROM {{jobs}} j
 WHERE j.id = ANY (ARRAY(SELECT id FROM below)) AND j.state IN ('blocked', 'cancelled')

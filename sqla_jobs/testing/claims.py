@@ -196,7 +196,7 @@ _DEFERRED = text(
         bool_and(c.condeferred) AS is_deferred
       FROM pg_constraint c JOIN pg_namespace n ON n.oid = c.connamespace GROUP BY 1) named"""
 )
-"""Returns whether any constraint is deferrable, except the library's own, and the names of those that are initially deferred.
+"""Returns whether any constraint is deferrable, except the library's own, and the names of the initially deferred ones.
 
 SET CONSTRAINTS affects all constraints of the same name, so a name is included only if all of these are deferred.
 """

@@ -13,7 +13,7 @@ from sqla_jobs.worker.attempts import Attempts
 from sqla_jobs.worker.claimer import Claimer
 from sqla_jobs.worker.events import EventDelivery
 from sqla_jobs.worker.limited import LimitedClaimer
-from sqla_jobs.worker.resolver import Resolver
+from sqla_jobs.worker.resolver import JobResolver
 
 
 class Bookkeeping:
@@ -29,7 +29,7 @@ class Bookkeeping:
         events: EventDelivery,
         claimer: Claimer,
         limited: LimitedClaimer,
-        resolver: Resolver,
+        resolver: JobResolver,
     ) -> None:
         self._attempts = attempts
         self._counters = counters

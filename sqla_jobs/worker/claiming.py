@@ -11,7 +11,7 @@ from sqla_jobs.worker.finisher import Finisher
 from sqla_jobs.worker.followers import Followers
 from sqla_jobs.worker.liveness import Liveness
 from sqla_jobs.worker.lookout import Lookout
-from sqla_jobs.worker.resolver import Resolver
+from sqla_jobs.worker.resolver import JobResolver
 
 
 @dataclass(frozen=True)
@@ -24,4 +24,4 @@ class Claiming:
     finisher: Finisher
     lookout: Lookout
     followers: Followers
-    resolver: Resolver
+    resolver: JobResolver

@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from sqla_jobs.actions.pruning import EndedJobs, EndedJobsOfTasks, Old, OldRows, OrphanedRuns, prune
+from sqla_jobs.actions.pruning import EmptyBatches, EndedJobs, EndedJobsOfTasks, Old, OldRows, OrphanedRuns, prune
 from sqla_jobs.database.refusals import reason, warn
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries.delete_jobs import Place, Removal
@@ -33,6 +33,8 @@ _PAUSE = 0.1
 """Seconds between batches, so that others can use the server."""
 _ORPHANED_FOR = 86400.0
 """Seconds for which a run without a job is kept after its end: a restore may insert runs before their jobs."""
+_EMPTY_FOR = 30 * 86400.0
+"""Seconds after which a batch is deleted that has no jobs any more, or never had any."""
 _MOST_REFUSED = 100
 """The number of refused deletions of one kind after which the rest waits for the next look."""
 _STEPS = 100
@@ -56,6 +58,7 @@ class Pruner:
         self, engine: Engine, models: Models[Any], retention: Mapping[str, float], rules: Sequence[Rule]
     ) -> None:
         self._engine = engine
+        self._models = models
         self._removal = Removal(models)
         self._leftovers = Leftovers(models)
         self._retention = {name: kept for name, kept in retention.items() if name in (AUDIT, TICKS)}
@@ -102,6 +105,8 @@ class Pruner:
             self._prune_by(rule, references)
         orphans = OrphanedRuns(self._leftovers, _ORPHANED_FOR)
         self._where_allowed(orphans.name, partial(self._look_for_orphans, orphans))
+        empty = EmptyBatches(self._models, _EMPTY_FOR)
+        self._where_allowed(empty.name, partial(self._prune_all, empty))
 
     def _prune_by(self, rule: Rule, references: Sequence[ColumnElement[bool]]) -> None:
         removal = self._removal

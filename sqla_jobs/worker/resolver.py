@@ -26,7 +26,7 @@ _REST = 20
 _WAITS_LONGEST = 3600.0
 
 
-class Resolver:
+class JobResolver:
     """Resolves the jobs that end in this worker, in a thread of its own, while any job is blocked.
 
     It also looks at all blocked jobs: after a message that some may not need to be blocked any more, and from time to

@@ -54,7 +54,7 @@ from sqla_jobs.worker.limited import LimitedClaimer
 from sqla_jobs.worker.liveness import Liveness
 from sqla_jobs.worker.misfits import Misfits
 from sqla_jobs.worker.pruner import Pruner
-from sqla_jobs.worker.resolver import Resolver
+from sqla_jobs.worker.resolver import JobResolver
 from sqla_jobs.worker.runners import Callbacks, Runners
 from sqla_jobs.worker.sessions import TaskTransactions, queues_of_sessions, sessions_at_once
 
@@ -232,7 +232,7 @@ class Worker(Service):
         self._lookout = self._host.lookout(shared, tasks)
         self._backfill = Backfill(queries, declarations, list(self._settings.queues), self._set_aside)
         followers = Followers(self._attempts, app, self._jobs.models.channel)
-        self._resolver = Resolver(self._engine, queries, self._attempts, self._settings.patience)
+        self._resolver = JobResolver(self._engine, queries, self._attempts, self._settings.patience)
         claiming = Claiming(
             shared, self._backlogs, self._liveness, self._finisher, self._lookout, followers, self._resolver
         )

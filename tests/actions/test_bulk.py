@@ -213,8 +213,8 @@ class TestPrune:
         assert len(states(session)) == 8
         assert jobs.prune(session, older_than=3600) == 3
         session.commit()
-        assert states(session).keys() == {ids["scheduled"], ids["queued"], ids["running"], young}
-        assert session.scalar(select(func.count()).select_from(jobs.Run)) == 4
+        assert states(session).keys() == {ids["blocked"], ids["scheduled"], ids["queued"], ids["running"], young}
+        assert session.scalar(select(func.count()).select_from(jobs.Run)) == 5
 
     @pytest.mark.parametrize("wrong", [-1, True, "7d", float("nan"), None])
     def test_what_is_no_length_of_time_is_refused(self, session: Session, wrong: Any) -> None:
