@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import func
@@ -50,6 +51,19 @@ def _checked(after: object) -> tuple[JobMixin | BatchMixin, ...]:
     return tuple(dict.fromkeys(several))
 
 
+class _Statements:
+    """The statements of one application, built once."""
+
+    def __init__(self, models: Models[Any]) -> None:
+        tables = Tables(models)
+        self.judge = Judge(tables)
+        self.hangs_on = HangsOn(tables)
+        self.add_edges = AddEdges(tables)
+
+
+_statements_of = lru_cache(maxsize=256)(_Statements)
+
+
 class Waiting:
     """What the jobs of one enqueue wait for, and the batch that they join."""
 
@@ -60,13 +74,13 @@ class Waiting:
         self.is_after: bool = bool(self._after)
         """True if the jobs are after others."""
         self._if_failed = IfFailed(options.get("if_failed", IfFailed.cancel))
-        self._tables = Tables(models)
+        self._statements = _statements_of(models)
 
     def begin(self, session: Session) -> dict[str, Any]:
         """Judge what the jobs wait for, and return their column values. Raises `ArgumentsError`."""
         needs, batches = self._named(session)
         joined = [] if self._batch is None else [self._id(session, self._batch)]
-        found = Judge(self._tables)(session, needs, batches, joined, self._if_failed)
+        found = self._statements.judge(session, needs, batches, joined, self._if_failed)
         self._check_exist("job", needs, found.job_ids)
         self._check_exist("batch", [*batches, *joined], found.batch_ids)
         for batch_id in joined:
@@ -75,7 +89,7 @@ class Waiting:
                     f"batch {batch_id} is finished, and a job after it could start: no job can join it; "
                     "enqueue jobs from jobs of the batch, which keeps it open, or make a new batch"
                 )
-            if self._after and HangsOn(self._tables)(session, _given(needs), _given(batches), batch_id):
+            if self._after and self._statements.hangs_on(session, _given(needs), _given(batches), batch_id):
                 raise ArgumentsError(
                     f"a job of batch {batch_id} cannot wait for that batch: each would wait for the other for ever"
                 )
@@ -102,7 +116,7 @@ class Waiting:
                 f"{plural(len(ids), 'job')} after {len(self._after):,} jobs are more than {_MOST_EDGES:,} pairs: "
                 "put those jobs into a batch, and enqueue after the batch"
             )
-        AddEdges(self._tables)(session, ids, *self._named(session))
+        self._statements.add_edges(session, ids, *self._named(session))
         after_commit(session, self._models.Job, self._models.channel, BLOCKED)
 
     def _named(self, session: Session) -> tuple[list[int | None], list[int | None]]:
