@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sqla_jobs.actions.batches import BatchCounts
     from sqla_jobs.errors import (
         ArgumentsError,
         ConfigurationError,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from sqla_jobs.jobs import Jobs
     from sqla_jobs.models.columns import JobMixin
     from sqla_jobs.models.types import PARKED, JobState
+    from sqla_jobs.models.workflow_columns import BatchMixin
     from sqla_jobs.rules.limits import ConcurrencyLimit, RateLimit
     from sqla_jobs.rules.outcomes import Cancel, RunOutcome, Snooze
     from sqla_jobs.rules.unique import Unique
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = [
     "PARKED",
     "ArgumentsError",
+    "BatchCounts",
+    "BatchMixin",
     "Cancel",
     "ConcurrencyLimit",
     "ConfigurationError",
@@ -60,6 +64,8 @@ __all__ = [
 _MODULES = {
     "Jobs": "jobs",
     "JobMixin": "models.columns",
+    "BatchCounts": "actions.batches",
+    "BatchMixin": "models.workflow_columns",
     "PARKED": "models.types",
     "JobState": "models.types",
     "JobUpdate": "following.updates",

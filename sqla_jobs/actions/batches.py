@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import ENDED, LIVE
 from sqla_jobs.models.workflow_columns import BatchMixin
+from sqla_jobs.queries.change_jobs import hold_all
 
 _PART = 5000
 
@@ -105,8 +105,7 @@ def _change(it: Changing, batch: BatchMixin, change: Change, *which: ColumnEleme
     session, models, job = it.session, it.models, it.models.Job
     batch_id = id_of(session, models, batch)
     session.flush()
-    wanted = select(job.id).where(job.batch_id == batch_id, *which).order_by(job.id)
-    ids: Sequence[int] = session.scalars(wanted.with_for_update(key_share=True)).all()
+    ids = hold_all(session, models, [job.batch_id == batch_id, *which])
     number = 0
     for start in range(0, len(ids), _PART):
         part = ids[start : start + _PART]

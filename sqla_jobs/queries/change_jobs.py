@@ -27,6 +27,12 @@ def hold(session: Session, models: Models[Any], job_id: int) -> str | None:
     return task
 
 
+def hold_all(session: Session, models: Models[Any], conditions: Sequence[ColumnElement[bool]]) -> list[int]:
+    """Lock the jobs that meet the conditions until the caller's transaction ends. Return their ids, oldest first."""
+    wanted = select(models.Job.id).where(*conditions).order_by(models.Job.id)
+    return [*session.scalars(wanted.with_for_update(key_share=True))]
+
+
 def update_jobs(
     session: Session,
     models: Models[Any],

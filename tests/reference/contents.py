@@ -53,7 +53,20 @@ class Section:
 
 
 _JOBS = (
-    *("bind", "binding", "task", "enqueue", "enqueue_many", "schedule", "cancel", "retry", "pause", "resume"),
+    *(
+        "bind",
+        "binding",
+        "task",
+        "enqueue",
+        "enqueue_many",
+        "schedule",
+        "batch",
+        "counts",
+        "cancel",
+        "retry",
+        "pause",
+        "resume",
+    ),
     *("set_limit", "clear_limit", "spend", "why", "follow", "wait", "wait_async", "prune"),
     *("worker_context", "middleware", "headers", "on", "worker", "clock"),
 )
@@ -90,10 +103,21 @@ SECTIONS = (
         "Within a task",
         "`from sqla_jobs import RunContext, Snooze, Cancel`",
         (
-            Entry("sqla_jobs:RunContext", ("remaining", "progress"), "run", hidden=("publish",)),
+            Entry(
+                "sqla_jobs:RunContext",
+                ("remaining", "progress", "results", "batch"),
+                "run",
+                hidden=("publish", "upstream"),
+            ),
             Entry("sqla_jobs:Snooze", is_constructed=True),
             Entry("sqla_jobs:Cancel", is_constructed=True),
         ),
+    ),
+    Section(
+        "Batches",
+        "`from sqla_jobs import BatchCounts, BatchMixin`. In annotations, `BatchMixin` stands for `jobs.Batch`. Guide: "
+        "[Workflows](workflows.md).",
+        (Entry("sqla_jobs:BatchCounts", ("total", "ended", "progress", "seconds_left"), "counts"),),
     ),
     Section(
         "Following and events",
