@@ -56,7 +56,9 @@ FROM sqla_limits
 WHERE sqla_limits.gate >= '@' AND sqla_limits.gate < 'A' AND sqla_limits.running IS NOT NULL))) UNION SELECT
     follow_ups.queue AS queue
 FROM follow_ups UNION SELECT follow_ups.queue || '=limits' AS anon_3
-FROM follow_ups)
+FROM follow_ups UNION SELECT '' AS queue
+FROM done
+WHERE done.state IN ('failed', 'cancelled'))
  SELECT done.id, done.state, done.task, done.queue, done.attempt, done.current_run_id, done.process_id
 FROM done
 WHERE (SELECT count(pg_notify(%(param_8)s::VARCHAR, message.concat_4)) AS count_3

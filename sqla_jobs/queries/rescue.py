@@ -40,6 +40,7 @@ from sqla_jobs.queries.follow_ups import follow_ups, queued_by
 from sqla_jobs.queries.restrictions import freed_by
 from sqla_jobs.queries.statement import Statement
 
+_ENDED = [literal_column(f"'{state}'", Text) for state in ("failed", "cancelled")]
 _RUN_COLUMNS = [
     *("id", "job_id", "attempt", "process_id", "started_at", "finished_at"),
     *("outcome", "error_type", "error", "untold_at"),
@@ -101,7 +102,10 @@ class Rescue(Statement, statements.Rescue):
         told = select(done.c.id, done.c.state, done.c.task, done.c.queue)
         told = told.add_columns(done.c.attempt, done.c.current_run_id, done.c.process_id)
         followed = follow_ups(tables, done)
-        return told.where(messages(tables, *freed_by(tables, done), *queued_by(followed))).add_cte(stored)
+        # the jobs after one that has ended, which any worker can find
+        ended = select(literal_column("''", Text).label("queue")).where(done.c.state.in_(_ENDED))
+        said = messages(tables, *freed_by(tables, done), *queued_by(followed), ended)
+        return told.where(said).add_cte(stored)
 
 
 def is_orphaned(tables: Tables) -> Any:

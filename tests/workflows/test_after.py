@@ -7,11 +7,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import Session
 
 from sqla_jobs import ArgumentsError, JobMixin, JobState, Unique
 from sqla_jobs.actions.jobs import Delete
+from sqla_jobs.queries import Queries
 from sqla_jobs.worker import Worker
 from tests import shop
 from tests.helpers import states, wait_until
@@ -210,4 +211,19 @@ def test_an_end_between_the_enqueue_and_its_commit_is_not_lost(session: Session,
     with Session(worker._engine) as beside:
         wait_until(lambda: states(beside)[first.id] == "succeeded")
     session.commit()
+    reaches(session, second, "succeeded")
+
+
+def test_a_rescued_job_that_fails_for_good_is_heard_of(session: Session, database: Engine, worker: Worker) -> None:
+    """The process that takes the job back is not the one that ended it."""
+    first = shop.wait.options(max_attempts=1, delay=3600).enqueue(session, n=1)
+    second = shop.mark.options(after=first, if_failed="run").enqueue(session, n=2)
+    session.commit()
+    dead = "00000000-0000-0000-0000-000000000001"
+    claimed = "state = 'running', attempt = 1, current_run_id = 900, process_id = :dead, started_at = now()"
+    session.execute(text(f"UPDATE sqla_jobs SET {claimed} WHERE id = :id"), {"dead": dead, "id": first.id})
+    session.commit()
+    with database.begin() as connection:
+        assert [one.job_id for one in Queries(jobs.models).rescue(connection)] == [first.id]
+    assert state_of(session, first) == "failed"
     reaches(session, second, "succeeded")
