@@ -130,6 +130,16 @@ def test_a_transaction_that_the_task_dooms_fails_the_attempt(session: Session) -
     assert effects(session) == []
 
 
+@pytest.mark.parametrize("kind", [one for one in KINDS[:-1] if one != "two phases"])
+def test_a_member_that_fails_after_the_commit_is_logged(session: Session, caplog: pytest.LogCaptureFixture) -> None:
+    job = ended(session, "bounce")
+    assert (job.state, [run.error for run in job.runs]) == ("succeeded", [None])
+    assert effects(session) == [1]
+    (line,) = [one.getMessage() for one in caplog.records if one.name == "sqla_jobs.run"]
+    assert "raised after the commit" in line
+    assert "the mail server is gone" in line
+
+
 def test_a_transient_error_of_the_database_is_marked(session: Session, kind: str) -> None:
     job = ended(session, "collide")
     assert [str(run.outcome) for run in job.runs] == (["failed"] if kind == "plain" else ["retried", "failed"])
