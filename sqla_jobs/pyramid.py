@@ -34,6 +34,8 @@ __all__ = ["PyramidJobs", "includeme", "is_retryable"]
 J = TypeVar("J", bound=JobMixin)
 _NAME = "sqla_jobs"
 _BASE_URL = "sqla_jobs.base_url"
+_TRANSIENT = ("40001", "40P01")
+"""The SQLSTATEs of serialization failures and deadlocks."""
 
 
 def includeme(config: Configurator) -> None:
@@ -61,15 +63,18 @@ def _add_jobs(config: Configurator, jobs: Any, *, session: str = "dbsession") ->
 
 
 def is_retryable(error: BaseException) -> bool:
-    """Return whether pyramid_retry, or pyramid_tm for a transient error of the database, has marked an error.
+    """Return whether pyramid_retry or pyramid_tm has marked an error, or it is a transient one of the database.
 
     - `error`: an exception that a task has raised.
 
-    `retry=Retrying(retry=retry_if_exception(is_retryable))` retries marked errors only.
+    `retry=Retrying(retry=retry_if_exception(is_retryable))` retries such errors only. Deadlocks and serialization
+    failures are transient, also in sessions that are not registered with zope.sqlalchemy.
     """
     from pyramid_retry import IRetryableError, RetryableException
 
-    return isinstance(error, RetryableException) or IRetryableError.providedBy(error)
+    if isinstance(error, RetryableException) or IRetryableError.providedBy(error):
+        return True
+    return getattr(getattr(error, "orig", error), "sqlstate", None) in _TRANSIENT
 
 
 class PyramidJobs(Generic[J]):

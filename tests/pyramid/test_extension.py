@@ -15,12 +15,13 @@ from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationConflictError
 from pyramid.scripting import prepare
 from pyramid.threadlocal import get_current_request
-from sqlalchemy import Engine, create_engine, func, select
+from sqlalchemy import Engine, create_engine, func, select, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from webtest import TestApp
 
 from sqla_jobs import ConfigurationError, Jobs
-from sqla_jobs.pyramid import PyramidJobs
+from sqla_jobs.pyramid import PyramidJobs, is_retryable
 from sqla_jobs.queries import RunEnd
 from sqla_jobs.queries.succeed import SucceedOne
 from sqla_jobs.testing import drain, run_job
@@ -140,9 +141,15 @@ def test_a_member_that_fails_after_the_commit_is_logged(session: Session, caplog
     assert "the mail server is gone" in line
 
 
-def test_a_transient_error_of_the_database_is_marked(session: Session, kind: str) -> None:
+def test_a_transient_error_of_the_database_is_retryable(session: Session) -> None:
     job = ended(session, "collide")
-    assert [str(run.outcome) for run in job.runs] == (["failed"] if kind == "plain" else ["retried", "failed"])
+    assert [str(run.outcome) for run in job.runs] == ["retried", "failed"]
+
+
+def test_an_error_of_the_database_that_would_come_again_is_not_retryable(session: Session) -> None:
+    with pytest.raises(DBAPIError) as caught:
+        session.execute(text("SELECT 1 / 0"))
+    assert not is_retryable(caught.value)
 
 
 def test_all_is_aborted_where_the_end_cannot_be_stored(
