@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 from webtest import TestApp
 
 from sqla_jobs import ConfigurationError, Jobs
-from sqla_jobs.pyramid import PyramidJobs, is_retryable
+from sqla_jobs.pyramid import is_retryable
 from sqla_jobs.queries import RunEnd
 from sqla_jobs.queries.succeed import SucceedOne
 from sqla_jobs.testing import drain, run_job
@@ -191,10 +191,9 @@ def test_a_coroutine_task_has_a_session_and_no_request(session: Session) -> None
 
 
 def test_a_class_of_sessions_that_the_application_does_not_make_is_refused(make: Make) -> None:
-    app = make("cookiecutter")
-    carried: PyramidJobs[Any] = app.registry["sqla_jobs"]
+    make("cookiecutter")
     with pytest.raises(ConfigurationError, match=r"look takes a .* and what is bound makes sessions of"):
-        carried.binding().sessions_of(Other, "look")
+        jobs.binding().sessions_of(Other, "look")
 
 
 def test_enqueued_in_a_request_it_is_committed_or_aborted_with_it(app: Any, session: Session) -> None:

@@ -53,7 +53,19 @@ class Section:
 
 
 _JOBS = (
-    *("bind", "binding", "task", "enqueue", "enqueue_many", "schedule", "cancel", "retry", "pause", "resume"),
+    *(
+        "bind",
+        "binding",
+        "is_bound",
+        "task",
+        "enqueue",
+        "enqueue_many",
+        "schedule",
+        "cancel",
+        "retry",
+        "pause",
+        "resume",
+    ),
     *("set_limit", "clear_limit", "spend", "why", "follow", "wait", "wait_async", "prune"),
     *("worker_context", "middleware", "headers", "on", "worker", "clock"),
 )
@@ -62,7 +74,7 @@ SECTIONS = (
     Section(
         "Jobs",
         "`from sqla_jobs import Jobs`",
-        (Entry("sqla_jobs:Jobs", _JOBS, "jobs", True, "class Jobs", ("context_in", "is_bound")),),
+        (Entry("sqla_jobs:Jobs", _JOBS, "jobs", True, "class Jobs"),),
     ),
     Section(
         "Tasks",
@@ -155,9 +167,7 @@ SECTIONS = (
         "`from sqla_jobs.flask import FlaskJobs`. Guide: [Flask](flask.md). `cli` is the command group `flask jobs`; "
         "worker processes import the application by `loaded`.",
         (
-            Entry(
-                "sqla_jobs.flask:FlaskJobs", ("init_app", "use"), "flask_jobs", True, "", ("binding", "option_defaults")
-            ),
+            Entry("sqla_jobs.flask:FlaskJobs", ("init_app", "use"), "flask_jobs", True),
             Entry("sqla_jobs.flask:cli"),
             Entry("sqla_jobs.flask:loaded"),
         ),
@@ -172,10 +182,7 @@ SECTIONS = (
                 "sqla_jobs.pyramid:PyramidJobs",
                 ("use",),
                 'registry["sqla_jobs"]',
-                hidden=(
-                    *("jobs", "registry", "session", "option_defaults", "binding", "has_manager", "session_of"),
-                    *("request", "context_in", "takes_request", "takes_session"),
-                ),
+                hidden=("jobs",),
             ),
         ),
     ),
