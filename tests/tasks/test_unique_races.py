@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -220,7 +221,7 @@ def test_many_at_once_do_not_deadlock_while_their_jobs_end(racing: Engine, name:
     with ExitStack() as stack:
         stack.enter_context(Ending(racing))
         pool = stack.enter_context(ThreadPoolExecutor(6))
-        assert list(pool.map(lambda seed: enqueue_often(racing, policy, seed), range(6))) == [None] * 6
+        assert list(pool.map(partial(enqueue_often, racing, policy), range(6))) == [None] * 6
     with Session(racing) as session:
         deadlocks = text("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
         assert session.scalar(deadlocks) == 0
