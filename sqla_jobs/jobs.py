@@ -160,7 +160,7 @@ class Jobs(Generic[J]):
         tell_of_jobs(self.Job, self.models.channel)
         self.schedules: Schedules = Schedules()
         """The schedules that code declares; the clock stores them as rows."""
-        self.hooks: Hooks = Hooks(self.context_in)
+        self.hooks: Hooks = Hooks(self._context_in)
         """The functions called around workers and runs, at each enqueue and after each outcome."""
         self.counters: Counters = Counters()
         """The events counted by this process's workers, once the counts are wanted."""
@@ -216,11 +216,8 @@ class Jobs(Generic[J]):
             )
         return Binding(chosen, self.Job, context=self._context, async_bind=async_bind)
 
-    def context_in(self, session: Session) -> Context:
-        """Return the context that a test puts around its runs in this session.
-
-        The one that a worker uses for each run.
-        """
+    def _context_in(self, session: Session) -> Context:
+        """Return the context that a test puts around its runs in this session: the one of a worker's runs."""
         return self._resolver.context_in(session) if self._resolver is not None else self._context or nullcontext
 
     @property

@@ -33,7 +33,11 @@ __all__ = ["PyramidJobs", "includeme", "is_retryable"]
 
 J = TypeVar("J", bound=JobMixin)
 _NAME = "sqla_jobs"
+_APPLICATION = "sqla_jobs.application"
+"""The key in the registry of what runs jobs in requests of its application."""
 _BASE_URL = "sqla_jobs.base_url"
+_TRANSIENT = ("40001", "40P01")
+"""The SQLSTATEs of serialization failures and deadlocks."""
 
 
 def includeme(config: Configurator) -> None:
@@ -55,21 +59,23 @@ def _add_jobs(config: Configurator, jobs: Any, *, session: str = "dbsession") ->
     if not isinstance(found, Jobs):
         raise ConfigurationError(f"config.add_jobs takes a Jobs or its dotted name, got {jobs!r:.80}")
     registry: Any = config.registry
-    registry[_NAME] = carried = PyramidJobs(found, registry, session=session)
-    _Applications.of(found).add(carried)
+    registry[_NAME] = PyramidJobs(found, registry, session=session)
     config.action((_NAME,))  # a second call conflicts with this one
 
 
 def is_retryable(error: BaseException) -> bool:
-    """Return whether pyramid_retry, or pyramid_tm for a transient error of the database, has marked an error.
+    """Return whether pyramid_retry or pyramid_tm has marked an error, or it is a transient one of the database.
 
     - `error`: an exception that a task has raised.
 
-    `retry=Retrying(retry=retry_if_exception(is_retryable))` retries marked errors only.
+    `retry=Retrying(retry=retry_if_exception(is_retryable))` retries such errors only. Deadlocks and serialization
+    failures are transient, also in sessions that are not registered with zope.sqlalchemy.
     """
     from pyramid_retry import IRetryableError, RetryableException
 
-    return isinstance(error, RetryableException) or IRetryableError.providedBy(error)
+    if isinstance(error, RetryableException) or IRetryableError.providedBy(error):
+        return True
+    return getattr(getattr(error, "orig", error), "sqlstate", None) in _TRANSIENT
 
 
 class PyramidJobs(Generic[J]):
@@ -82,14 +88,13 @@ class PyramidJobs(Generic[J]):
 
     def __init__(self, jobs: Jobs[J], registry: Any, *, session: str = "dbsession") -> None:
         self.jobs = jobs
-        self.registry = registry
-        self.session = session
-        self._base_url = _checked((registry.settings or {}).get(_BASE_URL))
-        self.option_defaults()
+        self._app = registry[_APPLICATION] = _Application(jobs, registry, session)
+        self._option_defaults()
+        _Applications.of(jobs).add(self._app)
 
-    def option_defaults(self, application: object = None) -> dict[str, dict[str, Any]]:
+    def _option_defaults(self, application: object = None) -> dict[str, dict[str, Any]]:
         """Return what the settings of the application say about the options of `worker` and `clock`, by command."""
-        settings: Mapping[str, Any] = self.registry.settings or {}
+        settings: Mapping[str, Any] = self._app.registry.settings or {}
         return defaults_of(settings, f"{_NAME}.", "{!r}", others=[_BASE_URL])
 
     def use(self, application: object = None) -> None:
@@ -97,7 +102,17 @@ class PyramidJobs(Generic[J]):
 
         - `application`: ignored; commands pass the application that they have loaded.
         """
-        _Applications.of(self.jobs).used = self
+        _Applications.of(self.jobs).used = self._app
+
+
+class _Application:
+    """The requests of one application, in which its jobs run. `session` is the name of their session."""
+
+    def __init__(self, jobs: Jobs[Any], registry: Any, session: str) -> None:
+        self.jobs = jobs
+        self.registry = registry
+        self.session = session
+        self._base_url = _checked((registry.settings or {}).get(_BASE_URL))
 
     def binding(self, bind: Bind | None = None) -> Binding:
         """Return the database of the application, or `bind`. Raises `ConfigurationError` if there is none."""
@@ -178,7 +193,7 @@ class PyramidJobs(Generic[J]):
 class _AppBinding(Binding):
     """The database of one application: its requests' sessions, or those of `bind`, set on its requests."""
 
-    def __init__(self, app: PyramidJobs[Any], bind: Bind | None) -> None:
+    def __init__(self, app: _Application, bind: Bind | None) -> None:
         own, async_bind = (None, None) if bind is None else both_binds(bind, None, app.jobs.Job)
         super().__init__(self._session, app.jobs.Job, context=self._context, async_bind=async_bind)
         self._app = app
@@ -262,15 +277,15 @@ def _commit(session: Session) -> None:
     manager.commit()
 
 
-class _Applications(Applications[PyramidJobs[Any]]):
+class _Applications(Applications[_Application]):
     remedy = "work inside a request of one, with pyramid.scripting.prepare(registry=app.registry): …"
 
-    def active(self) -> PyramidJobs[Any] | None:
-        carried: PyramidJobs[Any] | None = get_current_registry().get(_NAME)
+    def active(self) -> _Application | None:
+        carried: _Application | None = get_current_registry().get(_APPLICATION)
         return carried if carried is not None and carried.jobs is self.jobs else None
 
-    def binding(self, app: PyramidJobs[Any], bind: Bind | None) -> Binding:
+    def binding(self, app: _Application, bind: Bind | None) -> Binding:
         return app.binding(bind)
 
-    def surroundings(self, app: PyramidJobs[Any], session: Session) -> Context:
+    def surroundings(self, app: _Application, session: Session) -> Context:
         return partial(app.context_in, session)

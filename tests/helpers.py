@@ -44,7 +44,12 @@ def wait_until(
 def new_jobs() -> Jobs[JobMixin]:
     """Jobs of code that has declared nothing yet, on tables that are mapped once: that takes 30 ms."""
     jobs = copy.copy(MAPPED)
-    jobs.tasks, jobs.schedules, jobs.hooks, jobs.counters = Tasks(()), Schedules(), Hooks(jobs.context_in), Counters()
+    jobs.tasks, jobs.schedules, jobs.hooks, jobs.counters = (
+        Tasks(()),
+        Schedules(),
+        Hooks(jobs.hooks.context_in),
+        Counters(),
+    )
     return jobs
 
 

@@ -50,6 +50,8 @@ class Mail:
     def commit(self, _: object) -> None: ...
     def tpc_vote(self, _: object) -> None: ...
     def tpc_finish(self, _: object) -> None:
+        if self._what == "bounced":
+            raise ConnectionError("the mail server is gone")
         self._sent.append(self._what)
 
     def tpc_abort(self, _: object) -> None:
@@ -120,6 +122,12 @@ def end(session: Session, how: str) -> None:
         manager.get().addBeforeCommitHook(refuse)
     else:
         getattr(manager, how)()
+
+
+@jobs.task(max_attempts=1)
+def bounce(session: Session) -> None:
+    write(1)
+    Mail(current().tm, mails, "bounced")
 
 
 @jobs.task(retry=MARKED, max_attempts=3)

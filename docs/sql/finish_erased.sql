@@ -55,7 +55,7 @@ WHERE sqla_runs.id = mine.run_id) IS NULL AND mine.run_id > %(run_id_1)s::BIGINT
 FROM mine
 WHERE mine.outcome != %(outcome_8)s::VARCHAR),
 done AS
-(UPDATE sqla_jobs SET args='"(erased)"', state=mine.state, run_at=CASE WHEN (mine.state =
+(UPDATE sqla_jobs SET args='{"(erased)": true}', state=mine.state, run_at=CASE WHEN (mine.state =
     %(state_2)s::VARCHAR) THEN mine.due_at ELSE sqla_jobs.run_at END, attempt=greatest(mine.attempt - CASE
     WHEN (mine.outcome IN ('released', 'snoozed')) THEN %(param_12)s::INTEGER ELSE %(param_13)s::INTEGER END,
     %(greatest_1)s::INTEGER), current_run_id=NULL, process_id=NULL, unique_key=CASE WHEN

@@ -23,6 +23,7 @@ from sqla_jobs.models.types import ENDED, LIVE, MOST_ATTEMPTS, NOT_RUNNING, PARK
 from sqla_jobs.queries import change_jobs
 from sqla_jobs.queries.delete_jobs import Reference, Removal
 from sqla_jobs.queries.edges import revive
+from sqla_jobs.queries.erasing import has_arguments
 from sqla_jobs.queries.expressions import seconds
 from sqla_jobs.queries.limits import keeps_others_waiting
 from sqla_jobs.rules.checks import check_moment, check_seconds
@@ -128,7 +129,7 @@ class Retry(Change):
             other.id != job.id,
             or_(other.state.in_(LIVE), other.id.in_([*chosen]) & other.state.in_(ENDED) & (other.id > job.id)),
         )
-        wanted = [*conditions, _has_arguments(models), ~has_rival.exists()]
+        wanted = [*conditions, has_arguments(models.Job.args), ~has_rival.exists()]
         changed = Change.apply(self, session, models, chosen, wanted)
         if changed and revive(session, models, [*chosen]):
             after_commit(session, models.Job, models.channel, BLOCKED)
@@ -147,7 +148,7 @@ class Retry(Change):
     @classmethod
     def obstacle(cls, session: Session, models: Models[Any], job_id: int) -> str | None:
         job, other = models.Job, aliased(models.Job)
-        if session.scalar(select(job.id).where(job.id == job_id, ~_has_arguments(models))) is not None:
+        if session.scalar(select(job.id).where(job.id == job_id, ~has_arguments(models.Job.args))) is not None:
             return _ERASED
         rivals = select(other.id).join(job, job.unique_key == other.unique_key)
         rival = session.scalar(rivals.where(job.id == job_id, other.id != job_id, other.state.in_(LIVE)))
@@ -158,18 +159,13 @@ class Retry(Change):
         job, other = models.Job, aliased(models.Job)
         rival = select(other.id).where(other.unique_key == job.unique_key, other.id != job.id, other.state.in_(LIVE))
         reasons = {
-            _ERASED: ~_has_arguments(models),
-            f"a live job {_WAIT}": _has_arguments(models) & rival.exists(),
+            _ERASED: ~has_arguments(models.Job.args),
+            f"a live job {_WAIT}": has_arguments(models.Job.args) & rival.exists(),
         }
         return [
             (session.scalar(select(func.count()).select_from(job).where(*conditions, is_so)) or 0, said)
             for said, is_so in reasons.items()
         ]
-
-
-def _has_arguments(models: Models[Any]) -> ColumnElement[bool]:
-    """Return the condition that the job can run again, since its arguments have not been erased."""
-    return func.jsonb_typeof(models.Job.args) == "object"
 
 
 @dataclass(frozen=True, slots=True)

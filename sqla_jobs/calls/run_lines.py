@@ -6,7 +6,8 @@ import logging
 from typing import Any
 
 from sqla_jobs.calls.values import Claimed, Lease, Rescued
-from sqla_jobs.rules.outcomes import Outcome, RunOutcome
+from sqla_jobs.errors import LeaseLost
+from sqla_jobs.rules.outcomes import Outcome, RunOutcome, type_name
 
 log: logging.Logger = logging.getLogger("sqla_jobs.run")
 log.setLevel(logging.WARNING)  # so that by default a worker that runs 10,000 jobs a second does not log as many lines
@@ -15,12 +16,15 @@ log.setLevel(logging.WARNING)  # so that by default a worker that runs 10,000 jo
 def log_end(run: Lease | Claimed, outcome: Outcome, seconds: float) -> None:
     """Log the end of an attempt: INFO if it succeeded or snoozed, ERROR if it failed, otherwise WARNING.
 
-    ERROR lines include the traceback. The other lines include it only if the log level is DEBUG.
+    An attempt that has lost its lease gets a WARNING too: its job runs again, or another process ends it. ERROR lines
+    include the traceback. The other lines include it only if the log level is DEBUG.
     """
     level = _LEVELS.get(outcome.kind, logging.WARNING)
     if not log.isEnabledFor(level):
         return
     failure = outcome.failure
+    if failure is not None and failure.type == _LEASE_LOST:
+        level = logging.WARNING
     is_full = level == logging.ERROR or log.isEnabledFor(logging.DEBUG)
     traceback = failure.traceback if failure is not None and is_full else None
     log.log(
@@ -64,6 +68,7 @@ def run_fields(
     return {name: value for name, value in fields.items() if value is not None}
 
 
+_LEASE_LOST = type_name(LeaseLost)
 _LEVELS: dict[str, int] = {
     RunOutcome.succeeded: logging.INFO,
     RunOutcome.snoozed: logging.INFO,

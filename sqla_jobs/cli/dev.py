@@ -19,6 +19,7 @@ import click
 
 from sqla_jobs.cli.dev_messages import Answer, Failed, Order, Ready, Said, Unbound
 from sqla_jobs.cli.naming import ApplicationCommand, application_options, named_application, plain_errors, right_usage
+from sqla_jobs.cli.running import parse_queues
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.postgres import LocalServer
 from sqla_jobs.rules.retention import KEPT
@@ -37,7 +38,9 @@ _LOOK = 0.2
 
 @click.command(cls=ApplicationCommand)
 @application_options
-@click.option("--queues", metavar="mail,default", help="Queues to serve; unless given, those of all tasks.")
+@click.option(
+    "--queues", metavar="mail=2,default", help="Queues to serve; unless given, those configured, or of all tasks."
+)
 @click.option("--concurrency", default=8, show_default=True, help="Jobs at once, of each queue.")
 @click.option(
     "--port",
@@ -59,9 +62,8 @@ def dev(application: str | None, database_url: str | None, queues: str | None, c
         if importlib.util.find_spec("watchfiles") is None:
             raise ConfigurationError('`dev` needs watchfiles: pip install "sqla-jobs[reload]"')
         name = named_application(application)
-        wanted = None if queues is None else [word.strip() for word in queues.split(",")]
         with right_usage():
-            _settings(wanted or ["default"], concurrency)
+            _settings(queues, concurrency)
         logs = LogOptions("INFO", "short", jobs=True)
         logs.set_up(name)
         site, server = _Site(name, database_url, None, port), None
@@ -75,7 +77,7 @@ def dev(application: str | None, database_url: str | None, queues: str | None, c
         if ready is None:
             raise ConfigurationError(f"{name} names no database, and takes none from DATABASE_URL: give --database-url")
         click.echo(f"Dashboard (works once, for one browser): {ready.dashboard}")
-        settings = _settings(wanted or ready.queues, concurrency)
+        settings = _settings(ready.queues if queues is None else queues, concurrency)
         supervisor = _supervisor(Application(name, logs), database_url, settings)
         on_change(supervisor.replace_all)
         with _watching(site, server) as ended:
@@ -89,9 +91,9 @@ def _stop(number: int, frame: FrameType | None) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _settings(queues: list[str], concurrency: int) -> Settings:
+def _settings(queues: str | None, concurrency: int) -> Settings:
     return Settings.checked(
-        queues,
+        parse_queues(queues, concurrency),
         concurrency=concurrency,
         heartbeat=5.0,
         lease=30.0,

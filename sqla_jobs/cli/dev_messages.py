@@ -36,7 +36,8 @@ class Ready(NamedTuple):
     """To the parent: the tables are there, and the dashboard is served."""
 
     dashboard: str
-    queues: list[str]
+    queues: str
+    """The queues that the application configures, or else those of all tasks, as `--queues` takes them."""
 
 
 Answer = Unbound | Said | Failed | Ready

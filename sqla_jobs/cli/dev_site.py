@@ -23,7 +23,7 @@ from sqla_jobs.cli.output import remedy
 from sqla_jobs.database.explain import EXPLAINED, explain
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.loading import bind_for_command_line, load_jobs
+from sqla_jobs.loading import bind_for_command_line, load_configured
 from sqla_jobs.migrations.applying import histories, migrate
 from sqla_jobs.models.version import check_version
 
@@ -57,7 +57,7 @@ def _end_with_parent(parent: Connection) -> None:
 def _obey(order: Order, parent: Connection) -> None:
     has_url = order.database_url is not None or "DATABASE_URL" in os.environ
     try:
-        jobs = load_jobs(order.application)
+        jobs, defaults = load_configured(order.application)
     except Exception:
         if has_url or "database_url" not in traceback.format_exc().lower():
             raise
@@ -69,8 +69,8 @@ def _obey(order: Order, parent: Connection) -> None:
         return
     _prepare(jobs, order, parent)
     server, address = make(jobs, order.port, read_only=False)
-    declared = {task.declaration.defaults["queue"] for task in jobs.tasks.values()}
-    parent.send(Ready(address, sorted({"default", *declared})))
+    declared = {"default", *(task.declaration.defaults["queue"] for task in jobs.tasks.values())}
+    parent.send(Ready(address, defaults.get("worker", {}).get("queues") or ",".join(sorted(declared))))
     server.serve_forever()
 
 

@@ -43,7 +43,7 @@ def _configured(given: dict[str, Any], defaults: dict[str, dict[str, Any]]) -> d
     }
 
 
-def _parse_queues(text: str | None, concurrency: int) -> dict[str, int]:
+def parse_queues(text: str | None, concurrency: int) -> dict[str, int]:
     """Parse `mail=2,default=8`. A name without a number gets `concurrency`. Raises `ConfigurationError`."""
     queues: dict[str, int] = {}
     for item in ("default" if text is None else text).split(","):
@@ -198,7 +198,7 @@ def _child_spec(
     **_: Any,
 ) -> ChildSpec:
     settings = Settings.checked(
-        _parse_queues(queues, concurrency),
+        parse_queues(queues, concurrency),
         concurrency=concurrency,
         heartbeat=heartbeat,
         lease=lease,

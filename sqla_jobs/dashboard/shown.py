@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from sqla_jobs.dashboard.render import json_text
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.rules.redaction import ERASED, HIDDEN, Secrets, parse
+from sqla_jobs.rules.redaction import ERASED, HIDDEN, Secrets, is_erased, parse
 
 READ = 2_000
 """Maximum number of characters read from an error whose beginning is shown."""
@@ -62,8 +62,8 @@ def shown(jobs: Jobs[Any], task: str, args: str) -> Shown:
     """Return the stored arguments of a job of `task` for a page. Those of an unknown task are unchanged."""
     secrets = jobs.tasks.secrets(task, args)
     values = parse(args)
-    if not isinstance(values, dict):
-        return Shown(None, secrets, frozenset(), is_erased=values == ERASED)
+    if is_erased(values) or not isinstance(values, dict):
+        return Shown(None, secrets, frozenset(), is_erased=is_erased(values))
     values = cast("dict[str, Any]", values)
     seen = jobs.tasks.shown(task, values)
     return Shown(seen, secrets, frozenset(name for name, value in values.items() if seen[name] != value))

@@ -13,8 +13,8 @@ from sqla_jobs.calls.values import read_headers
 from sqla_jobs.errors import ArgumentsError, EntityGone, UnstorableResult
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.interrupt import CancelRequested, Interrupt, LeaseGone, Stopped, TimedOut
-from sqla_jobs.execution.surroundings import Surrounded, awaited_within
-from sqla_jobs.execution.transactions import Transactions
+from sqla_jobs.execution.surroundings import Surrounded, awaited_within, log_after_commit
+from sqla_jobs.execution.transactions import RaisedAfterCommit, Transactions
 from sqla_jobs.rules.error_text import leaves
 from sqla_jobs.rules.outcomes import ERASED, SUCCEEDED, Failure, Outcome, decide
 from sqla_jobs.rules.redaction import NOTHING
@@ -86,7 +86,10 @@ class Plan:
             loaded = declaration.codec.load(session, arguments)
             given = transactions.around(session) if declaration.signature.is_coroutine else session
             outcome = self._call(attempt, [given], loaded)
-            transactions.commit(session, attempt.ended(outcome))
+            try:
+                transactions.commit(session, attempt.ended(outcome))
+            except RaisedAfterCommit as after:
+                log_after_commit(after.__cause__ or after, attempt)
         attempt.is_committed = True
         return outcome
 

@@ -70,11 +70,17 @@ class _AwaitedSurrounded(AbstractAsyncContextManager[None]):
 
 def _log_unless(raised: BaseException | None, error: BaseException, attempt: Attempt) -> None:
     if error is not raised:
-        log.error(
-            "%s: its context or middleware did not end well\n%s",
-            attempt,
-            Failure.of(error, secrets=attempt.secrets).traceback,  # the error's own may show secrets
-        )
+        _log(error, "its context or middleware did not end well", attempt)
+
+
+def log_after_commit(error: BaseException, attempt: Attempt) -> None:
+    """Log the error of an attempt whose transaction has committed."""
+    _log(error, "it has succeeded, but its session or a listener raised after the commit", attempt)
+
+
+def _log(error: BaseException, what: str, attempt: Attempt) -> None:
+    shown = Failure.of(error, secrets=attempt.secrets)  # the error's own traceback may show secrets
+    log.error("%s: %s\n%s", attempt, what, shown.traceback)
 
 
 @contextmanager

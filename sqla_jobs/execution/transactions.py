@@ -21,9 +21,9 @@ from sqla_jobs.database.async_sessions import around, end_run
 from sqla_jobs.errors import JobsError
 from sqla_jobs.execution.interrupt import Interrupt
 from sqla_jobs.queries import Queries, RunEnd
+from sqla_jobs.queries.ending import Ending
 
 log: logging.Logger = logging.getLogger("sqla_jobs.run")
-
 _AGAIN = (1.0, 2.0)
 """Bounds, in seconds, on the random delay before a job that got no transaction is tried again."""
 _SAY_AGAIN = 60.0
@@ -34,6 +34,8 @@ _CONNECTIONS = "sqla_jobs.database.engines"
 """The key in a run's `session.info` for the connections on which the session has begun transactions."""
 _ENDING = "sqla_jobs.ending"
 """The key in a run's `session.info` for the COMMIT in progress."""
+_COMMITTED = "sqla_jobs.committed"
+"""The key in a run's `session.info`, present during its last commit, that says whether the database has committed."""
 _UNUSED = "sqla_jobs.unused"
 """The key in a lazy run's `session.info`, present until the run's transaction begins."""
 
@@ -41,6 +43,7 @@ _UNUSED = "sqla_jobs.unused"
 @cache
 def _listen_to_sessions() -> None:
     event.listen(Session, "after_begin", _note_connection)
+    event.listen(Session, "after_commit", _note_commit, insert=True)  # before the application's, which may raise
 
 
 def _note_connection(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
@@ -50,6 +53,11 @@ def _note_connection(session: Session, transaction: SessionTransaction, connecti
     connections.append(connection)
     if (ending := session.info.get(_ENDING)) is not None:  # a commit hook has begun this transaction
         ending.watch(connection)
+
+
+def _note_commit(session: Session) -> None:
+    if _COMMITTED in session.info and not session.in_nested_transaction():
+        session.info[_COMMITTED] = True
 
 
 def _roll_back(session: Session) -> None:
@@ -84,6 +92,10 @@ class NotBegun(Exception):
         """Seconds until the job is due again; `None` for immediately."""
 
 
+class RaisedAfterCommit(Exception):
+    """The transaction has committed, and the code that runs after that, such as a listener, has raised the cause."""
+
+
 def _no_transaction(reason: str) -> NotBegun:
     """Return the error for a database that provides no writable transaction."""
     return NotBegun(reason, random.SystemRandom().uniform(*_AGAIN))  # a task may have seeded the global generator
@@ -104,7 +116,10 @@ class Transactions(Protocol):
         ...
 
     def commit(self, session: Session, end: RunEnd) -> None:
-        """Record the end of the attempt in the transaction's last statement, and commit. Raises `LeaseLost`."""
+        """Record the end of the attempt in the transaction's last statement, and commit.
+
+        Raises `LeaseLost` and `RaisedAfterCommit`.
+        """
         ...
 
 
@@ -157,19 +172,29 @@ class WorkerTransactions:
         return around(session)
 
     def commit(self, session: Session, end: RunEnd) -> None:
-        self._queries.store_before_end(session, end)
-        if session.twophase:  # the fence comes before anything is committed
-            self._queries.succeed(session, end)
-            self._commit(session)
-        else:
-            with self._queries.ending(session, end) as ending:
-                for connection in session.info[_CONNECTIONS]:
-                    ending.watch(connection)
-                session.info[_ENDING] = ending
-                try:
-                    self._commit(session)
-                finally:
-                    del session.info[_ENDING]
+        ending: Ending | None = None
+        session.info[_COMMITTED] = False
+        try:
+            self._queries.store_before_end(session, end)
+            if session.twophase:  # the fence comes before anything is committed
+                self._queries.succeed(session, end)
+                self._commit(session)
+            else:
+                with self._queries.ending(session, end) as ending:
+                    for connection in session.info[_CONNECTIONS]:
+                        ending.watch(connection)
+                    session.info[_ENDING] = ending
+                    try:
+                        self._commit(session)
+                    finally:
+                        del session.info[_ENDING]
+        except Exception as error:
+            # a session that has joined an outer transaction is told of a commit, too
+            if session.info[_COMMITTED] and (ending is None or ending.has_committed):
+                raise RaisedAfterCommit from error
+            raise
+        finally:
+            del session.info[_COMMITTED]
 
     def _begin(self, session: Session) -> None:
         try:

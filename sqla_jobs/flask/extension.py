@@ -49,8 +49,8 @@ class FlaskJobs(Generic[J]):
         context: Callable[[RunContext | None], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self.jobs = jobs
-        self.bind = bind
-        self.context = context
+        self._bind = bind
+        self._context = context
         if app is not None:
             self.init_app(app)
 
@@ -71,7 +71,7 @@ class FlaskJobs(Generic[J]):
             app.extensions["sqla_jobs"] = self
             _Applications.of(self.jobs).add(app)
 
-    def option_defaults(self, app: Flask) -> dict[str, dict[str, Any]]:
+    def _option_defaults(self, app: Flask) -> dict[str, dict[str, Any]]:
         """Return the defaults of `worker` and `clock` from the config of `app`, by command."""
         return defaults_of(app.config)
 
@@ -82,12 +82,12 @@ class FlaskJobs(Generic[J]):
         """
         _Applications.of(self.jobs).used = app
 
-    def binding(self, app: Flask, bind: Bind | None = None) -> _AppBinding:
+    def _binding(self, app: Flask, bind: Bind | None = None) -> _AppBinding:
         """Return the binding to the database of `app`, or to `bind`, with an application context around each run.
 
         Raises `ConfigurationError` if there is no database, or more than one.
         """
-        chosen = bind or self.bind
+        chosen = bind or self._bind
         db, bound = app.extensions.get("sqlalchemy"), self.jobs.bound
         if chosen is None and db is None and bound is None:
             raise ConfigurationError(
@@ -101,9 +101,9 @@ class FlaskJobs(Generic[J]):
             )
         if (chosen := chosen or bound) is not None:
             own = chosen if isinstance(chosen, scoped_session) else None
-            return _AppBinding(app, chosen, self.jobs.Job, own, self.context)
+            return _AppBinding(app, chosen, self.jobs.Job, own, self._context)
         make, shared = _sessions_of(db)
-        return _AppBinding(app, make, self.jobs.Job, shared, self.context)
+        return _AppBinding(app, make, self.jobs.Job, shared, self._context)
 
 
 class _AppBinding(Binding):
@@ -211,4 +211,4 @@ class _Applications(Applications[Flask]):
 
     def _bound(self, app: Flask, bind: Bind | None = None) -> _AppBinding:
         carried: FlaskJobs[Any] = app.extensions["sqla_jobs"]
-        return carried.binding(app, bind)
+        return carried._binding(app, bind)  # pyright: ignore[reportPrivateUsage]

@@ -80,7 +80,7 @@ class JobMixin(Row):
     priority: Mapped[int] = mapped_column(SmallInteger, nullable=False, server_default=text("0"))
     """The job's priority, from -10 to 10; lower values run first."""
     args: Mapped[dict[str, Any]] = mapped_column(JSONB, nullable=False)
-    """The task's arguments as a JSON object, by name; `"(erased)"` if they were erased."""
+    """The task's arguments as a JSON object, by name; `{"(erased)": true}` if they were erased."""
     # 'scheduled' and due at once, so that a job inserted with only run_at does not start before that time
     state: Mapped[JobState] = mapped_column(WordType(JobState), nullable=False, server_default="scheduled")
     """The state of the job. A new row is `scheduled`, and becomes `queued` when it is due."""

@@ -7,6 +7,7 @@ IN.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from sqlalchemy import CheckConstraint, ForeignKeyConstraint, Index, PrimaryKeyConstraint, UniqueConstraint, text
@@ -16,6 +17,7 @@ from sqla_jobs.models.types import HAS_LIVE_KEY, MOST_ATTEMPTS, CatchUp, JobStat
 from sqla_jobs.rules.checks import MAX_DEPTH, MAX_ID
 from sqla_jobs.rules.limits import LONGEST_GATE, MOST_GATES, MOST_RATE, MOST_RUNNING, PLACES
 from sqla_jobs.rules.outcomes import RunOutcome
+from sqla_jobs.rules.redaction import ERASED_ARGS
 
 BEGUN = "ordered_by IS NOT NULL AND started_at IS NOT NULL AND state NOT IN ('running', 'succeeded', 'cancelled')"
 """The predicate of the index on started jobs that have an ordered key."""
@@ -43,7 +45,12 @@ def of_jobs(table: str) -> tuple[Any, ...]:
         _check(table, "priority", f"{_PRIORITIES} @> CAST(priority AS integer)"),
         _check(table, "position", "position > 0"),
         # only for waiting jobs: otherwise each change to a row would read its arguments, which may be large
-        _check(table, "args", "state <> ALL ('{blocked,scheduled,queued}') OR jsonb_typeof(args) = 'object'"),
+        _check(
+            table,
+            "args",
+            "state <> ALL ('{blocked,scheduled,queued}') OR jsonb_typeof(args) = 'object' AND args <> "
+            f"'{json.dumps(ERASED_ARGS)}'",
+        ),
         _check(
             table, "attempts", f"CAST('[0, {MOST_ATTEMPTS}]' AS int4range) @> attempt AND {_ATTEMPTS} @> max_attempts"
         ),

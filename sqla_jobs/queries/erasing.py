@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from sqlalchemy import (
@@ -9,6 +10,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Uuid,
+    and_,
     any_,
     bindparam,
     case,
@@ -26,13 +28,14 @@ from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries.expressions import array_of, leased
 from sqla_jobs.queries.statement import Statement
-from sqla_jobs.rules.redaction import ERASED
+from sqla_jobs.rules.redaction import ERASED_ARGS
 
 ERASED_COLUMNS: dict[str, tuple[str, ...]] = {
     "jobs": ("args", "unique_key", "progress_message", "headers"),
     "runs": ("result", "error", "traceback"),
 }
 """The columns that are erased, by table."""
+_ERASED_ARGS: ColumnElement[Any] = literal_column(f"'{json.dumps(ERASED_ARGS)}'", JSONB)
 
 
 def check_may_erase(connection: Connection, models: Models[Any]) -> None:
@@ -49,9 +52,13 @@ def check_may_erase(connection: Connection, models: Models[Any]) -> None:
 
 
 def erased_job() -> dict[str, Any]:
-    """Return the columns of a job that is erased. Arguments that are no object keep it from being queued again."""
-    nothing = dict.fromkeys(ERASED_COLUMNS["jobs"], null())
-    return {**nothing, "args": literal_column(f"'\"{ERASED}\"'", JSONB)}
+    """Return the columns of a job that is erased."""
+    return {**dict.fromkeys(ERASED_COLUMNS["jobs"], null()), "args": _ERASED_ARGS}
+
+
+def has_arguments(args: Any) -> ColumnElement[bool]:
+    """Return the condition that arguments have not been erased. Version 0.1 left a text in their place."""
+    return and_(func.jsonb_typeof(args) == "object", args != _ERASED_ARGS)
 
 
 def erased_runs(runs: Any, jobs: Any) -> Any:

@@ -107,15 +107,15 @@ class UniqueJobs:
         """
         return self._put(self.statements.change, jobs)
 
-    def taken(self, keys: Collection[str]) -> list[tuple[Holder, bool]]:
-        """Return the job that has each of these keys: the live job, or else the job of the current period.
+    def taken(self, keys: Collection[str]) -> dict[str, tuple[Holder, bool]]:
+        """Return the job that has each of these keys, by key: the live job, or else the job of the current period.
 
         With each job, return whether this or another job with the key was created in the current period.
         """
         by_key: dict[str, tuple[Holder, bool]] = {}
         for holder, is_of_period in self._found(self.statements.taken, {"keys": list(keys)}):
             by_key[holder.key] = holder, is_of_period or holder.key in by_key
-        return list(by_key.values())
+        return by_key
 
     def hold(self, ids: Sequence[int], *, skip_locked: bool) -> list[Holder]:
         """Lock the jobs that are still waiting, so that none starts before the caller commits.
@@ -126,10 +126,13 @@ class UniqueJobs:
         held = self.statements.held.with_for_update(**self.statements.lock, skip_locked=skip_locked)
         return [holder for holder, _ in self._found(held, {"ids": list(ids)})]
 
-    def give_up(self, keys: Collection[str]) -> bool:
-        """Remove these keys from running jobs, which the caller has locked. Return whether there was such a job."""
-        given_up = self._execute(self.statements.give_up, {"keys": list(keys)}, synchronize_session="fetch")
-        return bool(given_up.all())
+    def begun(self, ids: Sequence[int]) -> list[Holder]:
+        """Return those of these jobs that are running, or have run and ended."""
+        return [holder for holder, _ in self._found(self.statements.begun, {"ids": list(ids)})]
+
+    def give_up(self, keys: Collection[str]) -> None:
+        """Remove these keys from running jobs, which the caller has locked."""
+        self._execute(self.statements.give_up, {"keys": list(keys)}, synchronize_session="fetch").all()
 
     def _put(self, statement: Any, jobs: Mapping[str, str]) -> list[tuple[Holder, bool]]:
         given = {f"{_NEW}{name}": value for name, value in self.values.items() if not isinstance(value, ColumnElement)}
@@ -233,6 +236,12 @@ class Statements:
         job, states = self.models.Job, LIVE if self._changes else NOT_RUNNING
         wanted = (job.id == _IDS, job.state.in_(states), job.unique_key.is_not(None))
         return select(*self._holder, true()).where(*wanted).order_by(job.unique_key.collate("C"))
+
+    @cached_property
+    def begun(self) -> Any:
+        """Return a query for the jobs that are running, or have run and ended."""
+        job = self.models.Job
+        return select(*self._holder, true()).where(job.id == _IDS, job.state.in_(("running", "succeeded", "failed")))
 
     @property
     def lock(self) -> dict[str, bool]:

@@ -18,6 +18,9 @@ MARK = "***"
 HIDDEN = "(hidden)"
 """Replaces a whole sensitive argument."""
 ERASED = "(erased)"
+"""What is shown in place of erased arguments."""
+ERASED_ARGS = {ERASED: True}
+"""The arguments of an erased job. No parameter has such a name, so no task takes them."""
 """Replaces the arguments of an erased job."""
 
 _SHORTEST = 3
@@ -173,6 +176,11 @@ class Secrets:
 
 NOTHING = Secrets(())
 """No secrets: changes nothing."""
+
+
+def is_erased(args: object) -> bool:
+    """Return whether the arguments of a job were erased. Version 0.1 left a text in their place."""
+    return args in (ERASED_ARGS, ERASED)
 
 
 def parse(stored: str) -> Any:

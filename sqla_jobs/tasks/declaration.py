@@ -20,7 +20,7 @@ from sqla_jobs.rules.checks import INSTANT, MAX_ID, check_name, check_seconds
 from sqla_jobs.rules.fitting import Takes
 from sqla_jobs.rules.keys import KeyOf
 from sqla_jobs.rules.limits import ConcurrencyLimit, Gate, Limit, RateLimit, gates_of
-from sqla_jobs.rules.redaction import ERASED, HIDDEN, NOTHING, Secrets, parse
+from sqla_jobs.rules.redaction import HIDDEN, NOTHING, Secrets, is_erased, parse
 from sqla_jobs.rules.retention import NO_RETENTION, OwnRetention, TaskRetention, own_retention
 from sqla_jobs.rules.retry import DEFAULT_POLICY, check_policy
 from sqla_jobs.rules.unique import Unique
@@ -140,8 +140,7 @@ class Declaration:
         if job.task not in (self.name, *self.aliases):
             raise ArgumentsError(f"job {job.id} is one of the task {job.task}, and this is {self.name}")
         expected = self.signature.result
-        stored: Any = job.args
-        if stored == ERASED and expected not in (None, NoneType, Any):
+        if is_erased(job.args) and expected not in (None, NoneType, Any):
             raise ArgumentsError(
                 f"the result of job {job.id} ({self.name}) was erased, with its arguments: wait for its end by "
                 "jobs.wait(job)"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -32,7 +32,10 @@ J = TypeVar("J", bound=JobMixin)
 _LONG = 0.5
 """Seconds to pause after each second of waiting for another session's lock."""
 _FRUITLESS = 20
-"""Rounds that find a key neither free nor taken, after which a unique index of the application's is the cause."""
+"""Rounds that find a key neither free nor taken, after which a unique index of the application's is the cause.
+
+Also the number of turns after which a batch takes its keys in any order.
+"""
 
 
 def rule_for(declaration: Declaration, options: Mapping[str, Any]) -> UniqueRule | None:
@@ -62,7 +65,7 @@ def add_unique(
     _flush_jobs(session, models.Job)
     with _as_pending(session, models):
         jobs = _unique_jobs(session, models, values, rule, gates_of, loads=True)
-        stored = _store(jobs, rule.policy, {item.key: item.args})
+        stored = _store(jobs, rule.policy, item.key, item.args)
     _count(jobs, rule.policy, {item.key: 1}, stored.left_out)
     job: J = stored.holders[item.key].job
     on_rollback(session, partial(_expire, session, models.Job, [job.id]))  # otherwise it would keep undone values
@@ -82,25 +85,15 @@ def add_many_unique(
 ) -> Enqueued:
     """Add many jobs like `add_unique`, in constant memory; an error undoes all of them.
 
-    So two transactions that enqueue the same keys do not wait for each other, as far as one batch goes. `ids` gets the
-    id of each item's job, in the order of the items: a new one, or the one that has its key.
+    Two transactions that enqueue the same keys do not deadlock, as far as one batch goes. `ids` gets the id of each
+    item's job, in the order of the items: a new one, or the one that has its key.
     """
     jobs = _unique_jobs(session, models, values, rule, gates_of, loads=False)
-    try:
-        with savepoint(session, models.Job):
-            count = Enqueued.total(
-                _add_batch(jobs, models.Job, rule.policy, batch, ids)
-                for batch in batches(items, lambda item: len(item.args))
-            )
-    except _Taken as found:
-        taken = _unique_jobs(session, models, values, rule, gates_of, loads=True).taken([found.key])
-        if not taken:
-            raise ArgumentsError(
-                f"{values['task']}: two of the items have the unique key {found.key!r:.200}, "
-                "and its policy is to raise: leave one of them out"
-            ) from None
-        raise _exists(values["task"], found.key, taken[0][0].job) from None
-    return count
+    with savepoint(session, models.Job):
+        return Enqueued.total(
+            _add_batch(jobs, models.Job, rule.policy, batch, ids)
+            for batch in batches(items, lambda item: len(item.args))
+        )
 
 
 def _unique_jobs(
@@ -119,22 +112,21 @@ def _unique_jobs(
     return UniqueJobs(session, statements, values, None if gates_of is None else columns)
 
 
-class _Taken(Exception):
-    """Raised to roll back the savepoint if a key is taken and the policy is "raise"."""
-
-    def __init__(self, key: str) -> None:
-        super().__init__(key)
-        self.key = key
+class _Again(Exception):
+    """Raised to roll back a batch, which then begins again: going on could wait for keys out of order."""
 
 
 def _add_batch(jobs: UniqueJobs, job: type[Any], policy: Unique, batch: list[Keyed], ids: list[int] | None) -> Enqueued:
     counts = Counter(item.key for item in batch)
     order = batch if policy.changes else reversed(batch)  # the last item inserted for a key wins
     chosen = dict(sorted({item.key: item.args for item in order}.items()))
-    stored = _store(jobs, policy, chosen)
-    if policy.on_conflict == "raise":
-        for key in stored.left_out or [key for key, count in counts.items() if count > 1]:
-            raise _Taken(key)
+    stored = _store_batch(jobs, job, policy, chosen)
+    if policy.on_conflict == "raise" and len(chosen) < len(batch):
+        key = counts.most_common(1)[0][0]
+        raise ArgumentsError(
+            f"{jobs.values['task']}: two of the items have the unique key {key!r:.200}, "
+            "and its policy is to raise: leave one of them out"
+        )
     if ids is not None:
         holders = stored.holders
         ids += (holders[item.key].id for item in batch)
@@ -148,6 +140,23 @@ def _add_batch(jobs: UniqueJobs, job: type[Any], policy: Unique, batch: list[Key
     return Enqueued(len(stored.inserted), replaced=replaced, skipped=left_out + again)
 
 
+def _store_batch(jobs: UniqueJobs, job: type[Any], policy: Unique, args: Mapping[str, str]) -> _Stored:
+    """Store the effect on the keys in `args`, which are sorted. Raises `JobExists` if the policy is "raise"."""
+    known: _Taken = {}
+    turns = 0
+    while True:
+        turns += 1
+        with suppress(_Again), savepoint(jobs.session, job):
+            stored = _store_many(jobs, policy, args, known, in_order=turns < _FRUITLESS)
+            if policy.on_conflict == "raise":
+                for key, one in stored.left_out.items():
+                    if (found := jobs.session.get(job, one.id, populate_existing=True)) is None:
+                        del known[key]  # the job has been deleted since
+                        raise _Again
+                    raise _exists(jobs.values["task"], key, found)
+            return stored
+
+
 def _count(jobs: UniqueJobs, policy: Unique, times: Mapping[str, int], left_out: Mapping[str, Holder]) -> None:
     """Count these enqueues, by key, if they returned a scheduled job."""
     if policy.on_conflict != "return":
@@ -155,6 +164,10 @@ def _count(jobs: UniqueJobs, policy: Unique, times: Mapping[str, int], left_out:
     models = jobs.statements.models
     if delayed := {one.id: times[key] for key, one in left_out.items() if one.state == "scheduled"}:
         count_after_commit(jobs.session, models.Job, count_returned(models), delayed)
+
+
+_Taken = dict[str, tuple[Holder, bool]]
+"""The job that has each key, and whether it or another job with the key was created in the current period."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,69 +187,103 @@ class _Stored:
             (self.inserted if is_new else self.replaced)[holder.key] = holder
 
 
-def _store(jobs: UniqueJobs, policy: Unique, args: Mapping[str, str]) -> _Stored:
-    """Insert a job for each free key, and apply the policy to the job of each other key.
+def _store(jobs: UniqueJobs, policy: Unique, key: str, args: str) -> _Stored:
+    """Insert a job if the key is free, otherwise apply the policy to the job that has it.
 
-    Wait for transactions that are taking or changing one of the keys at the same time.
+    Wait for transactions that are taking the key or changing its job at the same time.
     """
-    stored, pending = _Stored(), dict(args)
-    pause, fruitless = 0.001, 0
-    has_periods = policy.per is not None
+    stored, pause, fruitless = _Stored(), 0.001, 0
     while True:
-        inserted = jobs.insert(pending, any_conflict=has_periods and fruitless < _FRUITLESS)
+        inserted = jobs.insert({key: args}, any_conflict=policy.per is not None and fruitless < _FRUITLESS)
         stored.inserted.update({one.key: one for one in inserted})
-        _drop(pending, stored.holders)
-        if not pending:
+        if not inserted:
+            if policy.changes and policy.per is None:
+                return _change(jobs, {key: args})
+            taken = jobs.taken([key])
+            _settle(jobs, policy, {key: args}, taken, stored, skip_locked=pause < _LONG)
+            fruitless = 0 if taken else fruitless + 1
+        if stored.holders:
             return stored
-        if policy.changes and not has_periods:
-            stored.change(jobs, pending)
-            _drop(pending, stored.holders)
-            is_there, is_free_again = True, bool(pending) and jobs.give_up(pending)
-        else:
-            taken = jobs.taken(pending)
-            # with several jobs, one that is skipped now would be waited for later, out of order
-            skip_locked = len(args) == 1 and pause < _LONG
-            is_there = bool(taken)
-            is_free_again = _settle(jobs, policy, pending, taken, stored, skip_locked=skip_locked)
-            _drop(pending, stored.holders)
-        if not pending:
-            return stored
-        fruitless = 0 if is_there else fruitless + 1
-        if is_there and not is_free_again:
-            # another session is claiming or changing a job: its state afterwards decides
+        if not fruitless:
+            # another session is claiming or changing the job: its state afterwards decides
             time.sleep(pause)
             pause = min(2 * pause, _LONG)
+
+
+def _store_many(jobs: UniqueJobs, policy: Unique, args: Mapping[str, str], known: _Taken, *, in_order: bool) -> _Stored:
+    """Store the effect on several keys, like `_store`.
+
+    First take the free keys in the order of `args`, then lock the jobs that have the others, in the same order. With
+    `in_order`, raise `_Again` instead of waiting out of this order. `known` is kept for that turn: jobs that have begun
+    while this call looks at them count as running.
+    """
+    if policy.changes and policy.per is None:
+        return _change(jobs, args)
+    stored, rounds = _Stored(), 0
+    has_locked = False
+    while pending := {key: args[key] for key in args if key not in stored.holders}:
+        found = jobs.taken(pending.keys() - known.keys())
+        taken = {key: known[key] for key in pending if key in known} | found
+        if not policy.changes:
+            known.update(found)
+        if free := {key: pending[key] for key in pending if key not in taken}:
+            if in_order and stored.holders:
+                raise _Again
+            rounds += 1
+            inserted = jobs.insert(free, any_conflict=policy.per is not None and rounds < _FRUITLESS)
+            stored.inserted.update({one.key: one for one in inserted})
+            if len(inserted) < len(free):
+                continue
+        if in_order and has_locked and any(one.state in LIVE for one, _ in taken.values()):
+            raise _Again
+        for key in _settle(jobs, policy, args, taken, stored, skip_locked=False):
+            known.pop(key, None)
+        has_locked = True
+    return stored
+
+
+def _change(jobs: UniqueJobs, args: Mapping[str, str]) -> _Stored:
+    """Insert a job for each free key, change waiting jobs, and replace running ones.
+
+    The first statement takes the keys and locks their jobs in the order of `args`. Nothing waits after that.
+    """
+    stored = _Stored()
+    stored.change(jobs, args)
+    while running := {key: args[key] for key in args if key not in stored.holders}:
+        jobs.give_up(running)
+        stored.change(jobs, running)
+    return stored
 
 
 def _settle(
     jobs: UniqueJobs,
     policy: Unique,
     args: Mapping[str, str],
-    taken: Collection[tuple[Holder, bool]],
+    taken: _Taken,
     stored: _Stored,
     *,
     skip_locked: bool,
-) -> bool:
-    """Store the effect on taken keys, except those that another session holds. Return whether a key became free."""
-    live: dict[int, bool] = {}
-    for one, is_of_period in taken:
+) -> set[str]:
+    """Store the effect on taken keys. Return those whose job has meanwhile ended, or is held by another session."""
+    live: dict[int, tuple[str, bool]] = {}
+    for key, (one, is_of_period) in taken.items():
         if one.state not in LIVE or (one.state == "running" and (is_of_period or not policy.changes)):
-            stored.left_out[one.key] = one
+            stored.left_out[key] = one
         else:
-            live[one.id] = is_of_period
+            live[one.id] = key, is_of_period
     held = jobs.hold(list(live), skip_locked=skip_locked) if live else []
     if not policy.changes:
         stored.left_out.update({one.key: one for one in held})
-        return False
-    if waiting := {one.key: args[one.key] for one in held if one.state in NOT_RUNNING}:
-        stored.change(jobs, waiting)
-    running = [one.key for one in held if one.state == "running" and not live[one.id]]
-    return bool(running) and jobs.give_up(running)
-
-
-def _drop(pending: dict[str, str], keys: Iterable[str]) -> None:
-    for key in keys:
-        pending.pop(key, None)
+        if missed := [] if skip_locked else list(live.keys() - {one.id for one in held}):
+            begun = ((live[one.id][0], one) for one in jobs.begun(missed))
+            stored.left_out.update(begun)
+    else:
+        if waiting := {one.key: args[one.key] for one in held if one.state in NOT_RUNNING}:
+            stored.change(jobs, waiting)
+        if running := {one.key: args[one.key] for one in held if one.state == "running" and not live[one.id][1]}:
+            jobs.give_up(running)
+            stored.inserted.update({one.key: one for one in jobs.insert(running, any_conflict=True)})
+    return taken.keys() - stored.holders.keys()
 
 
 def _flush_jobs(session: Session, job: type[Any]) -> None:

@@ -131,7 +131,7 @@ def drain(
     check_integer("max_runs", max_runs, least=0, most=1_000_000_000)
     known_tasks(jobs, own)
     queries = Queries(jobs.models)
-    context = jobs.context_in(own)
+    context = jobs.hooks.context_in(own)
     raised, savepoints = _Raised(), _Ends(own, jobs.models, queries)
     names = None if queues is None else check_queues(queues)
     ticks = Ticks(jobs, own, seconds) if seconds and schedules else None

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.models.columns import JobMixin
-from sqla_jobs.rules.redaction import HIDDEN
+from sqla_jobs.rules.redaction import HIDDEN, is_erased
 from sqla_jobs.tasks.arguments import Codec
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.task import Enqueuer
@@ -125,5 +125,4 @@ def _of_some(declaration: Declaration) -> Codec:
 
 def arguments_of(job: JobMixin) -> Mapping[str, Any]:
     """Return the stored arguments; none if they were erased."""
-    stored: object = job.args
-    return stored if isinstance(stored, dict) else {}
+    return {} if is_erased(job.args) else job.args

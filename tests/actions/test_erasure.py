@@ -184,9 +184,19 @@ def test_an_erased_job_is_shown_as_such_and_refuses_to_be_retried(session: Sessi
         session.execute(text("UPDATE sqla_jobs SET state = 'queued'"))
     session.rollback()
     (row,) = json.loads(run("list", "--json").output)
-    assert (row["args"], row["state"], row["unique_key"]) == ("(erased)", "failed", None)
+    assert (row["args"], row["state"], row["unique_key"]) == ({"(erased)": True}, "failed", None)
     assert "(erased)" in run("show", str(job_id)).output
     assert DATA not in run("status").output
+
+
+def test_a_job_that_version_0_1_erased_is_known_as_such(session: Session) -> None:
+    job_id = add(session, "failed")
+    session.execute(text("""UPDATE sqla_jobs SET args = '"(erased)"'"""))
+    session.commit()
+    with pytest.raises(JobsError, match="its arguments were erased"):
+        jobs.retry(session, job_id)
+    assert "1 job left alone: its arguments were erased" in run("retry", "--state", "failed", "--yes").output
+    assert "(erased)" in run("show", str(job_id)).output
 
 
 def test_what_somebody_holds_or_retries_is_left_alone(session: Session, database: Engine) -> None:
@@ -197,7 +207,7 @@ def test_what_somebody_holds_or_retries_is_left_alone(session: Session, database
         assert "erase: 1 job\n" in done.output
         assert "1 job left alone: somebody holds or has changed it" in done.output
     assert holding(session) == [held]
-    assert str(session.get_one(jobs.Job, free).args) == "(erased)"
+    assert session.get_one(jobs.Job, free).args == {"(erased)": True}
 
 
 def test_the_dashboard_erases_many(session: Session) -> None:
@@ -267,13 +277,13 @@ class TestOnSuccess:
         session.commit()
         assert jobs.worker(bind=database).drain() == 2
         assert holding(session) == []
-        assert (job.state, job.args, job.result, job.progress) == ("succeeded", "(erased)", None, 0.5)
+        assert (job.state, job.args, job.result, job.progress) == ("succeeded", {"(erased)": True}, None, 0.5)
         assert [(run.outcome, run.error_type) for run in job.runs] == [("retried", "ValueError"), ("succeeded", None)]
 
     def test_as_it_is_in_the_session_of_a_test(self, session: Session, database: Engine, task: Any) -> None:
         job = task.enqueue(session, name=DATA)
         drain(jobs, session)
-        assert (job.state, job.args, job.result) == ("succeeded", "(erased)", None)
+        assert (job.state, job.args, job.result) == ("succeeded", {"(erased)": True}, None)
 
     def test_a_job_that_fails_keeps_its_arguments(self, session: Session, database: Engine, task: Any) -> None:
         job = task.options(max_attempts=1).enqueue(session, name=DATA, fails=1)
@@ -328,7 +338,7 @@ class TestOnSuccess:
         session.commit()
         jobs.worker(bind=database).drain()
         assert once.enqueue(session, name=DATA) is job
-        assert (job.state, str(job.args)) == ("succeeded", "(erased)")
+        assert (job.state, job.args) == ("succeeded", {"(erased)": True})
 
     def test_there_is_no_result_to_return(self, session: Session, database: Engine) -> None:
         job = once.enqueue(session, name=DATA)

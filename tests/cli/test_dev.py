@@ -213,6 +213,19 @@ def test_flask_runs_it_for_its_application(terminal: Terminal, write: Callable[[
 
 
 @pytest.mark.slow
+def test_it_serves_the_queues_that_the_application_configures(terminal: Terminal, write: Callable[[str], None]) -> None:
+    write(
+        FLASK.replace('Flask("shop")\n', 'Flask("shop")\n    app.config["SQLA_JOBS_QUEUES"] = {"mail": 2, "slow": 1}\n')
+    )
+    terminal.run(program=("sqla_jobs", "dev", "shop:create_app()"))
+    terminal.wait_for("serves {'mail': 2, 'slow': 1}")
+    assert terminal.interrupt() == 0
+    terminal.run("--queues", "mail=3,default", program=("sqla_jobs", "dev", "shop:create_app()"))
+    terminal.wait_for("serves {'mail': 3, 'default': 8}")
+    assert terminal.interrupt() == 0
+
+
+@pytest.mark.slow
 def test_a_database_that_is_given_is_used_and_gets_no_table_but_those_of_jobs(
     write: Callable[[str], None], folder: Path, database_url: str
 ) -> None:
@@ -281,7 +294,7 @@ def test_when_it_is_killed_itself_no_process_is_left(terminal: Terminal, write: 
         ("jobs = 1 +", [], "SyntaxError: invalid syntax"),
         ("jobs = 1", [], "'shop:jobs' gives a int: name a Jobs"),
         (APPLICATION, ["--database-url", "sqlite://"], "the database URL is of sqlite, and jobs live in PostgreSQL"),
-        (APPLICATION, ["--concurrency", "0"], "concurrency must be an integer from 1"),
+        (APPLICATION, ["--concurrency", "0"], "must be an integer from 1"),
     ],
     ids=["syntax", "no jobs", "no PostgreSQL", "no concurrency"],
 )

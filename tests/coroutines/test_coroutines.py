@@ -276,7 +276,7 @@ def test_a_job_is_erased_in_the_commit_of_its_coroutine(session: Session, databa
     session.commit()
     drain()
     ended = job(session, one.id)
-    assert (ended.state, str(ended.args), ended.result) == ("succeeded", "(erased)", None)
+    assert (ended.state, ended.args, ended.result) == ("succeeded", {"(erased)": True}, None)
     assert effects(session) == [7]
 
 

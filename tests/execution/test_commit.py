@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Column, Engine, Integer, MetaData, Table, create_engine, event, insert, select, text
-from sqlalchemy.orm import Session, scoped_session, sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Session, scoped_session, sessionmaker
 
+from sqla_jobs import Jobs, RunEvent
 from sqla_jobs.postgres import LocalServer
 from sqla_jobs.testing import drain
 from sqla_jobs.testing.databases import new_database
@@ -62,7 +63,9 @@ def test_what_the_application_writes_before_each_commit_is_part_of_it(app: Engin
     assert effects(app) == {1: "transactional", 100: "before commit"}
 
 
-def test_nothing_that_is_written_before_a_commit_stays_where_the_lease_was_lost(app: Engine) -> None:
+def test_nothing_that_is_written_before_a_commit_stays_where_the_lease_was_lost(
+    app: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
     factory, is_taken = sessionmaker(app), threading.Event()
 
     def take_away(session: Session) -> None:
@@ -73,13 +76,14 @@ def test_nothing_that_is_written_before_a_commit_stays_where_the_lease_was_lost(
 
     event.listen(factory, "before_commit", take_away)
     with Session(app) as session:
-        job = shop.write.enqueue(session, n=1)
+        job = shop.write.options(max_attempts=1).enqueue(session, n=1)
         session.commit()
         with jobs.worker(bind=factory, concurrency=1):
             assert is_taken.wait(20)
         session.refresh(job)
         assert (job.state, job.runs) == ("running", [])
     assert effects(app) == {}
+    assert {one.levelname for one in caplog.records if one.name.startswith("sqla_jobs")} == {"WARNING"}
     assert app.pool.checkedout() == 0  # type: ignore[attr-defined]
     with app.connect() as first, app.connect() as second:  # and both are as good as new
         assert [first.scalar(text("SELECT 1")), second.scalar(text("SELECT 1"))] == [1, 1]
@@ -131,6 +135,49 @@ def test_a_transaction_in_two_phases(app: Engine) -> None:
     else:
         assert "max_prepared_transactions" in str(found)
         assert effects(app) == {}
+
+
+class Listened(DeclarativeBase):
+    pass
+
+
+listened = Jobs(Listened)
+
+
+@listened.task
+def note(session: Session, word: str) -> None: ...
+
+
+@pytest.mark.parametrize("twophase", [False, True])
+def test_an_error_after_the_commit_is_logged_as_one_and_the_job_has_succeeded(
+    app: Engine, caplog: pytest.LogCaptureFixture, twophase: bool
+) -> None:
+    with app.connect() as connection:
+        if twophase and connection.scalar(text("SHOW max_prepared_transactions")) == "0":
+            pytest.skip("the server has no prepared transactions")
+    Listened.metadata.create_all(app)
+    factory, told = sessionmaker(app, twophase=twophase), list[str]()
+
+    def fail(session: Session) -> None:
+        if session.info:  # that of a run
+            raise ConnectionError("the search index is gone")
+
+    event.listen(factory, "after_commit", fail)
+
+    @listened.on("succeeded", "failed", "retried")
+    def hear(heard: RunEvent) -> None:
+        told.append(heard.name)
+
+    with Session(app) as session:
+        note.options(max_attempts=1).enqueue(session, word="a")
+        session.commit()
+    with listened.worker(bind=factory, concurrency=1):
+        wait_until(lambda: told != [])
+    assert told == ["succeeded"]
+    assert states(app) == {"succeeded": 1}
+    (line,) = [one.getMessage() for one in caplog.records if one.levelname == "ERROR"]
+    assert "raised after the commit" in line
+    assert "the search index is gone" in line
 
 
 @pytest.mark.slow

@@ -15,12 +15,13 @@ from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationConflictError
 from pyramid.scripting import prepare
 from pyramid.threadlocal import get_current_request
-from sqlalchemy import Engine, create_engine, func, select
+from sqlalchemy import Engine, create_engine, func, select, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from webtest import TestApp
 
 from sqla_jobs import ConfigurationError, Jobs
-from sqla_jobs.pyramid import PyramidJobs
+from sqla_jobs.pyramid import is_retryable
 from sqla_jobs.queries import RunEnd
 from sqla_jobs.queries.succeed import SucceedOne
 from sqla_jobs.testing import drain, run_job
@@ -130,9 +131,25 @@ def test_a_transaction_that_the_task_dooms_fails_the_attempt(session: Session) -
     assert effects(session) == []
 
 
-def test_a_transient_error_of_the_database_is_marked(session: Session, kind: str) -> None:
+@pytest.mark.parametrize("kind", [one for one in KINDS[:-1] if one != "two phases"])
+def test_a_member_that_fails_after_the_commit_is_logged(session: Session, caplog: pytest.LogCaptureFixture) -> None:
+    job = ended(session, "bounce")
+    assert (job.state, [run.error for run in job.runs]) == ("succeeded", [None])
+    assert effects(session) == [1]
+    (line,) = [one.getMessage() for one in caplog.records if one.name == "sqla_jobs.run"]
+    assert "raised after the commit" in line
+    assert "the mail server is gone" in line
+
+
+def test_a_transient_error_of_the_database_is_retryable(session: Session) -> None:
     job = ended(session, "collide")
-    assert [str(run.outcome) for run in job.runs] == (["failed"] if kind == "plain" else ["retried", "failed"])
+    assert [str(run.outcome) for run in job.runs] == ["retried", "failed"]
+
+
+def test_an_error_of_the_database_that_would_come_again_is_not_retryable(session: Session) -> None:
+    with pytest.raises(DBAPIError) as caught:
+        session.execute(text("SELECT 1 / 0"))
+    assert not is_retryable(caught.value)
 
 
 def test_all_is_aborted_where_the_end_cannot_be_stored(
@@ -174,10 +191,9 @@ def test_a_coroutine_task_has_a_session_and_no_request(session: Session) -> None
 
 
 def test_a_class_of_sessions_that_the_application_does_not_make_is_refused(make: Make) -> None:
-    app = make("cookiecutter")
-    carried: PyramidJobs[Any] = app.registry["sqla_jobs"]
+    make("cookiecutter")
     with pytest.raises(ConfigurationError, match=r"look takes a .* and what is bound makes sessions of"):
-        carried.binding().sessions_of(Other, "look")
+        jobs.binding().sessions_of(Other, "look")
 
 
 def test_enqueued_in_a_request_it_is_committed_or_aborted_with_it(app: Any, session: Session) -> None:

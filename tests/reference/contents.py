@@ -56,6 +56,7 @@ _JOBS = (
     *(
         "bind",
         "binding",
+        "is_bound",
         "task",
         "enqueue",
         "enqueue_many",
@@ -75,7 +76,7 @@ SECTIONS = (
     Section(
         "Jobs",
         "`from sqla_jobs import Jobs`",
-        (Entry("sqla_jobs:Jobs", _JOBS, "jobs", True, "class Jobs", ("context_in", "is_bound")),),
+        (Entry("sqla_jobs:Jobs", _JOBS, "jobs", True, "class Jobs"),),
     ),
     Section(
         "Tasks",
@@ -179,9 +180,7 @@ SECTIONS = (
         "`from sqla_jobs.flask import FlaskJobs`. Guide: [Flask](flask.md). `cli` is the command group `flask jobs`; "
         "worker processes import the application by `loaded`.",
         (
-            Entry(
-                "sqla_jobs.flask:FlaskJobs", ("init_app", "use"), "flask_jobs", True, "", ("binding", "option_defaults")
-            ),
+            Entry("sqla_jobs.flask:FlaskJobs", ("init_app", "use"), "flask_jobs", True),
             Entry("sqla_jobs.flask:cli"),
             Entry("sqla_jobs.flask:loaded"),
         ),
@@ -196,10 +195,7 @@ SECTIONS = (
                 "sqla_jobs.pyramid:PyramidJobs",
                 ("use",),
                 'registry["sqla_jobs"]',
-                hidden=(
-                    *("jobs", "registry", "session", "option_defaults", "binding", "has_manager", "session_of"),
-                    *("request", "context_in", "takes_request", "takes_session"),
-                ),
+                hidden=("jobs",),
             ),
         ),
     ),

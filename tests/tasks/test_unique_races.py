@@ -6,11 +6,12 @@ import random
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, func, select, text
+from sqlalchemy import Engine, create_engine, event, func, select, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -20,6 +21,7 @@ from tests.helpers import wait_until
 
 pytestmark = pytest.mark.slow
 RACERS, ROUNDS, KEYS = 16, 15, 3
+LEASE = "current_run_id = 1, process_id = '00000000-0000-0000-0000-000000000001'"
 
 
 class Base(DeclarativeBase):
@@ -57,6 +59,11 @@ POLICIES: dict[str, Unique] = {
     "update": Unique("key", on_conflict="update"),
     "once": Unique("key", per=86400 * 36500),
     "once, replace": Unique("key", on_conflict="replace", max_delay=None, per=86400 * 36500),
+}
+
+PERIODS = {
+    "each second": Unique("key", per=1),
+    "replaced each second": Unique("key", on_conflict="replace", max_delay=None, per=1),
 }
 
 
@@ -206,3 +213,144 @@ def test_many_at_once_take_their_keys_in_one_order(racing: Engine, name: str) ->
         assert session.scalar(select(func.count()).select_from(jobs.Job)) == 300
         deadlocks = text("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
         assert session.scalar(deadlocks) == 0
+
+
+@pytest.mark.parametrize("name", ["return", "raise", "replace", "update", *PERIODS])
+def test_many_at_once_do_not_deadlock_while_their_jobs_end(racing: Engine, name: str) -> None:
+    policy = (POLICIES | PERIODS)[name]
+    with ExitStack() as stack:
+        stack.enter_context(Ending(racing))
+        pool = stack.enter_context(ThreadPoolExecutor(6))
+        assert list(pool.map(partial(enqueue_often, racing, policy), range(6))) == [None] * 6
+    with Session(racing) as session:
+        deadlocks = text("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+        assert session.scalar(deadlocks) == 0
+
+
+def enqueue_often(engine: Engine, policy: Unique, seed: int) -> None:
+    choose = random.Random(seed)
+    for _ in range(40):
+        items = [{"key": key, "token": str(seed)} for key in choose.sample(range(60), 40)]
+        with Session(engine) as session:
+            with suppress(JobExists):
+                note.options(unique=policy).enqueue_many(session, items)
+            session.commit()
+
+
+class Ending:
+    """Runs and ends waiting jobs, a few at a time."""
+
+    STATEMENTS = tuple(
+        text(f"""
+            WITH found AS (
+                SELECT id FROM sqla_jobs WHERE state = '{state}' ORDER BY random() LIMIT 7 FOR UPDATE SKIP LOCKED
+            )
+            {change} WHERE id IN (SELECT id FROM found)
+        """)
+        for state, change in (
+            ("queued", f"UPDATE sqla_jobs SET state = 'running', {LEASE}"),
+            ("running", "UPDATE sqla_jobs SET state = 'succeeded', current_run_id = NULL, process_id = NULL"),
+        )
+    )
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._end_jobs)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _end_jobs(self) -> None:
+        while not self._ended.is_set():
+            for statement in self.STATEMENTS:
+                with self._engine.begin() as connection:
+                    connection.execute(statement)
+
+
+class Interlude:
+    """Calls a function once, after the statement of a session that is the first to contain some words."""
+
+    def __init__(self, session: Session, words: str, call: Any) -> None:
+        self.words, self.call = words, call
+        event.listen(session.connection(), "after_cursor_execute", self._after)
+
+    def _after(self, connection: Any, cursor: Any, statement: str, *_: object) -> None:
+        if self.call is not None and self.words in statement:
+            call, self.call = self.call, None
+            call()
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_job_that_ends_between_two_statements_does_not_reverse_the_order_of_keys(racing: Engine, name: str) -> None:
+    """Another session has taken its key, and waits for a key that this one has taken."""
+    task = note.options(unique=POLICIES[name])
+    with Session(racing) as first:
+        task.enqueue(first, key=1, token="old")
+        first.commit()
+
+    def enqueue_both(token: str) -> None:
+        with Session(racing) as other, suppress(JobExists):
+            task.enqueue_many(other, [{"key": 1, "token": token}, {"key": 2, "token": token}])
+            other.commit()
+
+    def end_it_and_wait_for_the_other() -> None:
+        with racing.begin() as connection:
+            connection.execute(text("SET LOCAL lock_timeout = '2s'"))
+            with suppress(OperationalError):
+                connection.execute(text("UPDATE sqla_jobs SET state = 'succeeded' WHERE args ->> 'token' = 'old'"))
+        others.append(pool.submit(enqueue_both, "other"))
+        wait_until(lambda: bool(others[0].done() or waiting_for_a_lock(racing)))
+
+    others: list[Any] = []
+    with ThreadPoolExecutor(1) as pool, Session(racing) as session:
+        Interlude(session, "INSERT INTO sqla_jobs", end_it_and_wait_for_the_other)
+        with suppress(JobExists):
+            task.enqueue_many(session, [{"key": 1, "token": "mine"}, {"key": 2, "token": "mine"}])
+        session.commit()
+        others[0].result()
+
+
+def test_raise_hands_over_the_job_that_ends_meanwhile(racing: Engine) -> None:
+    task = note.options(unique=POLICIES["raise"])
+    with Session(racing) as session:
+        job_id = task.enqueue(session, key=1, token="old").id
+        session.execute(text(f"UPDATE sqla_jobs SET state = 'running', {LEASE}"))
+        session.commit()
+
+    def end_it() -> None:
+        with racing.begin() as connection:
+            connection.execute(Ending.STATEMENTS[1])
+
+    with Session(racing) as session:
+        Interlude(session, "sqla_jobs.unique_key = ANY", end_it)
+        with pytest.raises(JobExists) as caught:
+            task.enqueue_many(session, [{"key": 1, "token": "a"}, {"key": 2, "token": "a"}])
+        assert caught.value.job.id == job_id
+        assert session.scalar(select(func.count()).select_from(jobs.Job)) == 1
+
+
+def test_raise_goes_on_if_the_job_is_deleted_meanwhile(racing: Engine) -> None:
+    task = note.options(unique=POLICIES["raise"])
+    with Session(racing) as session:
+        task.enqueue(session, key=1, token="old")
+        session.execute(text(f"UPDATE sqla_jobs SET state = 'running', {LEASE}"))
+        session.commit()
+
+    def delete_it() -> None:
+        with racing.begin() as connection:
+            connection.execute(text("DELETE FROM sqla_jobs"))
+
+    with Session(racing) as session:
+        Interlude(session, "sqla_jobs.unique_key = ANY", delete_it)
+        assert task.enqueue_many(session, [{"key": 1, "token": "a"}, {"key": 2, "token": "a"}]) == 2
+
+
+def waiting_for_a_lock(engine: Engine) -> int:
+    with engine.connect() as connection:
+        of_database = "FROM pg_stat_activity WHERE datname = current_database()"
+        return connection.scalar(text(f"SELECT count(*) {of_database} AND wait_event_type = 'Lock'")) or 0

@@ -176,7 +176,8 @@ RULES: dict[str, tuple[Rule, ...]] = {
         Rule(
             "args",
             "state NOT IN ('scheduled', 'queued') OR jsonb_typeof(args) = 'object'",
-            "state <> ALL ('{blocked,scheduled,queued}') OR jsonb_typeof(args) = 'object'",
+            "state <> ALL ('{blocked,scheduled,queued}') OR jsonb_typeof(args) = 'object' "
+            "AND args <> '{\"(erased)\": true}'",
         ),
         Rule(
             "attempts",
