@@ -23,7 +23,7 @@ PUBLIC = {
         *("Unique", "JobExists", "JobFailed", "JobUpdate"),
         *("Task", "Enqueue", "TaskOptions", "EnqueueOptions"),
         *("JobsError", "ArgumentsError", "ConfigurationError", "DeclarationError", "UnknownJob", "UnknownTask"),
-        "UnstorableResult",
+        *("UnstorableResult", "SignalTimeout"),
         *("ConcurrencyLimit", "RateLimit"),
     },
     "sqla_jobs.cron": {"Cron", "every"},

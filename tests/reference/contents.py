@@ -53,7 +53,8 @@ class Section:
 
 
 _JOBS = (
-    *("bind", "binding", "task", "enqueue", "enqueue_many", "schedule", "cancel", "retry", "pause", "resume"),
+    *("bind", "binding", "task", "enqueue", "enqueue_many", "schedule", "cancel", "retry", "signal"),
+    *("pause", "resume"),
     *("set_limit", "clear_limit", "spend", "why", "follow", "wait", "wait_async", "prune"),
     *("worker_context", "middleware", "headers", "on", "worker", "clock"),
 )
@@ -88,9 +89,14 @@ SECTIONS = (
     ),
     Section(
         "Within a task",
-        "`from sqla_jobs import RunContext, Snooze, Cancel`",
+        "`from sqla_jobs import RunContext, Snooze, Cancel`. Guide: [Steps, sleeps and signals](steps.md).",
         (
-            Entry("sqla_jobs:RunContext", ("remaining", "progress"), "run", hidden=("publish",)),
+            Entry(
+                "sqla_jobs:RunContext",
+                ("remaining", "progress", "step", "sleep", "sleep_async", "wait_for", "wait_for_async"),
+                "run",
+                hidden=("publish", "begin_steps"),
+            ),
             Entry("sqla_jobs:Snooze", is_constructed=True),
             Entry("sqla_jobs:Cancel", is_constructed=True),
         ),
@@ -236,12 +242,14 @@ SECTIONS = (
             Entry(f"sqla_jobs:{name}")
             for name in (
                 *("JobsError", "ConfigurationError", "DeclarationError", "ArgumentsError", "JobExists", "JobFailed"),
-                *("UnknownTask", "UnknownJob", "UnstorableResult"),
+                *("UnknownTask", "UnknownJob", "UnstorableResult", "SignalTimeout"),
             )
         ),
     ),
 )
-MODELS = ("Job", "Run", "Schedule", "Tick", "Process", "Queue", "PausedTask", "Limit", "Start", "Audit")
+_OTHERS = ("Job", "Run", "Schedule", "Tick", "Process", "Queue", "PausedTask", "Limit", "Start", "Audit")
+OF_WORKFLOWS = ("Step", "Signal")
+MODELS = (*_OTHERS, *OF_WORKFLOWS)
 _SESSIONS, _BINDS = "sqla_jobs.tasks.sessions", "sqla_jobs.database.binding"
 TYPES = (
     ("J", "", "`JobMixin`, or your `job_class`: the class of `jobs.Job`."),
