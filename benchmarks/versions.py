@@ -82,7 +82,7 @@ class Pair:
     def drain(self, count: int) -> Drain:
         """Enqueue so many in one transaction. The worker is idle, and begins them as that commits."""
         with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.execute(text("TRUNCATE sqla_jobs, sqla_runs"))
+            connection.execute(text("TRUNCATE sqla_jobs, sqla_runs CASCADE"))
             claimed = connection.execute(_CLAIMED).scalar_one()
             used = self.worker.ask("usage")
             self.client.ask("fill", count)

@@ -102,7 +102,7 @@ def settle(engine: Engine) -> None:
 def empty(engine: Engine) -> None:
     with engine.begin() as connection:
         tables = (f"{SCHEMA}.sqla_{name}" for name in ("jobs", "runs", "limits", "starts"))
-        connection.execute(text(f"TRUNCATE {', '.join(tables)}"))
+        connection.execute(text(f"TRUNCATE {', '.join(tables)} CASCADE"))
     settle(engine)
 
 

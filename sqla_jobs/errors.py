@@ -58,7 +58,11 @@ class JobFailed(JobsError):
 
 
 class UnstorableResult(JobsError):
-    """A task returned a value that cannot be stored. Its job fails without another attempt."""
+    """A task or a step returned a value that cannot be stored. The job fails without another attempt."""
+
+
+class SignalTimeout(JobsError, TimeoutError):
+    """The signal that `run.wait_for` waited for did not come in time. Later attempts of the job are told the same."""
 
 
 class EntityGone(JobsError):

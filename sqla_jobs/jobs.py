@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, Ty
 
 from sqlalchemy.orm import Session, registry
 
-from sqla_jobs.actions import batches, limits, pausing
+from sqla_jobs.actions import batches, limits, pausing, signals
 from sqla_jobs.actions.audit import Changing
 from sqla_jobs.actions.batches import BatchCounts
 from sqla_jobs.actions.jobs import Cancel, Retry
@@ -519,6 +519,22 @@ class Jobs(Generic[J]):
         if isinstance(job, BatchMixin):
             return batches.retry(self._changing(session, "jobs.retry(session, batch)"), job)
         return Retry().one(self._changing(session, "jobs.retry(session, job)"), job)
+
+    def signal(self, session: AnySession, job: J | int, name: str, payload: object = None, /) -> bool:
+        """Send a signal to a job, which receives it by `run.wait_for`, as part of the session's transaction.
+
+        A job that waits for it is queued, and the workers are notified once the transaction commits. Otherwise the
+        signal is kept until a run of the job asks for it. Several of one name are received one by one, in the order of
+        their commits under the lock of the job's row, which the transaction holds from now on.
+
+        - `job`: a job or its id.
+        - `name`: the signal's name, 1 to 200 characters.
+        - `payload`: any value that pydantic can write as JSON, 1 MiB at most. `run.wait_for` names the type to read.
+
+        Return False for a job that has ended, which receives nothing. Raises `UnknownJob` if there is no such job,
+        `ArgumentsError` for a name or payload that cannot be stored.
+        """
+        return signals.send(self._changing(session, "jobs.signal(session, job, name, payload)"), job, name, payload)
 
     def pause(
         self,

@@ -205,6 +205,7 @@ class _AppBinding(Binding):
                     "which is not installed: pip install zope.sqlalchemy"
                 )
             self.commit: Callable[[Session], None] = _commit
+            self.begin_anew: Callable[[Session], None] | None = _begin_anew
 
     @contextmanager
     def session(self) -> Generator[Session]:
@@ -275,6 +276,13 @@ def _commit(session: Session) -> None:
     manager = get_current_request().environ["tm.manager"]
     mark_changed(session, manager)
     manager.commit()
+
+
+def _begin_anew(session: Session) -> None:
+    """Begin another transaction in the current request, after the end of one, or in place of one."""
+    manager = get_current_request().environ["tm.manager"]
+    _abort(manager)
+    manager.begin()
 
 
 class _Applications(Applications[_Application]):

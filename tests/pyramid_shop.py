@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import zope.sqlalchemy
@@ -96,6 +97,33 @@ def record_late(session: Session, n: int) -> bool:
     is_unused = not vars(session.get_transaction())["_connections"]
     write(n)
     return is_unused and bool(current().db is session)
+
+
+def add(n: int) -> int:
+    write(n)
+    return n
+
+
+def change(effect: Effect) -> int:
+    effect.n += 10
+    return effect.n
+
+
+def broken() -> None:
+    write(7)
+    raise ValueError("no")
+
+
+@jobs.task(retry=Retrying(wait=wait_fixed(0)))
+def in_steps(session: Session, run: RunContext, effect: Effect) -> list[int]:
+    first = run.step("add", add, 1)
+    with suppress(ValueError):
+        run.step("broken", broken)
+    changed = run.step("change", change, effect)
+    effect.n += 100
+    if run.attempt == 1:
+        raise ValueError("after the steps")
+    return [first, changed, effect.n]
 
 
 @jobs.task

@@ -24,6 +24,7 @@ from sqla_jobs.queries import (
     limited,
     rescue,
     schedules,
+    steps,
     succeed,
 )
 from sqla_jobs.queries.begin import _question
@@ -64,6 +65,14 @@ def statements() -> dict[str, str]:
         "unknown_leases": leases.UnknownLeases(tables).sql(),
         "cancel_requests": leases.CancelRequests(tables).sql(),
         "store_progress": leases.StoreProgress(tables).sql(),
+        "steps_load": steps.LoadSteps(tables).sql(),
+        "steps_hold": steps.HoldLease(tables).sql(),
+        "steps_record": steps.RecordStep(tables).sql(),
+        "waits_look": steps.LookAtWait(tables).sql(),
+        "waits_open": steps.OpenWait(tables).sql(),
+        "waits_end": steps.EndWait(tables).sql(),
+        "waits_take_signal": steps.TakeSignal(tables).sql(),
+        "waits_put_off": steps.PutOff(tables).sql(),
         "schedules_due": schedules.due(tables),
         "schedules_fire": schedules.fire(tables),
         "schedules_record": schedules.record(tables),

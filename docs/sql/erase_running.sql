@@ -6,6 +6,12 @@ WITH erased AS
 of_runs AS
 (UPDATE sqla_runs SET result=NULL, error=NULL, traceback=NULL WHERE sqla_runs.job_id = ANY (array((SELECT
     erased.id
+FROM erased)))),
+of_steps AS
+(UPDATE sqla_steps SET result=NULL WHERE sqla_steps.job_id = ANY (array((SELECT erased.id
+FROM erased)))),
+of_signals AS
+(DELETE FROM sqla_signals WHERE sqla_signals.job_id = ANY (array((SELECT erased.id
 FROM erased))))
  SELECT count(*) AS count_1
 FROM erased

@@ -70,6 +70,12 @@ of_runs AS
 (UPDATE sqla_runs SET result=NULL, error=NULL, traceback=NULL WHERE sqla_runs.job_id = ANY (array((SELECT
     done.id
 FROM done)))),
+of_steps AS
+(UPDATE sqla_steps SET result=NULL WHERE sqla_steps.job_id = ANY (array((SELECT done.id
+FROM done)))),
+of_signals AS
+(DELETE FROM sqla_signals WHERE sqla_signals.job_id = ANY (array((SELECT done.id
+FROM done)))),
 follow_ups AS
 (INSERT INTO sqla_jobs (task, queue, priority, max_attempts, args, state) SELECT (done.on_failure ->>
     %(on_failure_1)s::TEXT) AS anon_4, coalesce((done.on_failure ->> %(on_failure_2)s::TEXT), 'default') AS

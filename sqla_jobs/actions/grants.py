@@ -39,6 +39,8 @@ _DECLARED = (
 )
 _PLANNED = ("next_run_at", "last_run_at", "planned_rule", "disabled_reason", "retired_at")
 _LIMIT = ("running", "rate", "per", "hold", "tasks", "declared", "changed_at")
+_STEP = ("kind", "finished_at", "result")
+_WOKEN = ("state", "position", "run_at")
 _STAMPED = ("heartbeat_at", "set_aside", "clock_offset", "last_finished_at", "stalled_since")
 
 
@@ -115,6 +117,7 @@ def _enqueuer(name: _Names) -> Rights:
     yield name.columns("UPDATE", _LOCKING, "times_returned"), jobs
     yield from _changing(name)
     yield from _in_workflows(name)
+    yield from _signalling(name)
 
 
 def _in_workflows(name: _Names) -> Rights:
@@ -126,6 +129,15 @@ def _in_workflows(name: _Names) -> Rights:
     yield f"  SELECT, {name.columns('INSERT', 'name')}, {name.columns('UPDATE', 'name')} ON {tables['batches']}", ""
 
 
+def _signalling(name: _Names) -> Rights:
+    """Yield the rights to send signals, as comments: with them, a role could queue other roles' waiting jobs."""
+    yield "for jobs.signal only, grant these as well:", ""
+    yield f"  SELECT, INSERT ON {name.tables['signals']}", ""
+    yield f"  SELECT ON {name.tables['steps']}", ""
+    yield f"  SELECT, {name.columns('UPDATE', *_WOKEN)} ON {name.tables['jobs']}", ""
+    yield f"  USAGE ON SEQUENCE {name.sequences[0]}", ""
+
+
 def _worker(name: _Names) -> Rights:
     tables: Mapping[str, str] = name.tables
     yield f"SELECT, DELETE, {name.columns('INSERT', *_ENQUEUED, *_TICK, *_AFTER, *name.own)}", tables["jobs"]
@@ -133,8 +145,9 @@ def _worker(name: _Names) -> Rights:
     yield f"SELECT, DELETE, {name.columns('INSERT', *_EDGE)}, {name.columns('UPDATE', 'needs_id')}", tables["edges"]
     yield f"SELECT, DELETE, {name.columns('INSERT', 'name')}, {name.columns('UPDATE', 'closed_at')}", tables["batches"]
     yield from _changing(name)
+    yield from _signalling(name)
     yield f"SELECT, INSERT, DELETE, {name.columns('UPDATE', 'traceback', 'untold_at')}", tables["runs"]
-    yield 'for tasks with retention={"succeeded": "erase"} only, grant these two as well:', ""
+    yield 'for tasks with retention={"succeeded": "erase"} only, grant these as well:', ""
     for noun, columns in ERASED_COLUMNS.items():
         yield f"  {name.columns('UPDATE', *columns)} ON {tables[noun]}", ""
     for sequence in name.sequences:
@@ -147,6 +160,8 @@ def _worker(name: _Names) -> Rights:
     yield "SELECT", tables["paused_tasks"]
     yield f"SELECT, INSERT, {name.columns('UPDATE', *_LIMIT)}", tables["limits"]
     yield "SELECT, INSERT, DELETE", tables["starts"]
+    yield f"SELECT, INSERT, DELETE, {name.columns('UPDATE', *_STEP)}", tables["steps"]
+    yield "SELECT, DELETE", tables["signals"]
     yield "for the retention of the audit; without it its lines are kept", ""
     yield "SELECT, DELETE", tables["audit"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Set
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 from typing import cast as cast_type
@@ -22,6 +23,7 @@ from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin, RunMixin
 from sqla_jobs.models.types import JobState
 from sqla_jobs.monitoring import search
+from sqla_jobs.monitoring.steps import StepRow, read_steps
 from sqla_jobs.rules.checks import check_text
 from sqla_jobs.rules.redaction import Secrets, check_depth
 from sqla_jobs.rules.wording import NOTHING, duration
@@ -112,7 +114,7 @@ _MOMENTS = {JobState.scheduled: "run_at", JobState.queued: "run_at", JobState.ru
 @click.argument("job_id", metavar="ID", type=JOB_ID)
 @as_json
 def show(jobs: Jobs[Any], job_id: int, as_json: bool) -> None:
-    """Show a job: its arguments, and every run with its error."""
+    """Show a job: its arguments, its steps, and every run with its error."""
     jobs.tasks.load()
     with jobs.binding().transaction() as session:
         found: Any = session.execute(_jobs(jobs).where(jobs.Job.id == job_id)).one_or_none()
@@ -123,9 +125,10 @@ def show(jobs: Jobs[Any], job_id: int, as_json: bool) -> None:
         secrets = jobs.tasks.secrets(job.task, args)
         stored: Any = session.execute(_runs(jobs).where(jobs.Run.job_id == job_id).order_by(jobs.Run.id))
         runs = [_as_dict(run, secrets, _OF_RUNS, result=_read(result)) for run, result in stored]
+        steps = [_step(step, secrets) for step in read_steps(session, jobs, job_id)]
         reasons = jobs.why(session, job_id)
     if as_json:
-        print_json(row | {"runs": runs, "why": reasons})
+        print_json(row | {"runs": runs, "steps": steps, "why": reasons})
         return
     arguments = row.pop("args")
     said = row | {"state": _state(row)}
@@ -136,6 +139,9 @@ def show(jobs: Jobs[Any], job_id: int, as_json: bool) -> None:
     _print_reasons(reasons)
     click.echo("\narguments")
     console().print_json(data=arguments)
+    if steps:
+        click.echo()
+        _print_steps(steps)
     for run in runs:
         took = (run["finished_at"] - run["started_at"]).total_seconds()
         click.echo(
@@ -166,6 +172,31 @@ def why(jobs: Jobs[Any], job_id: int, as_json: bool) -> None:
 def _print_reasons(reasons: Iterable[str]) -> None:
     for reason in reasons:
         click.echo(remedy(reason))
+
+
+def _step(step: StepRow, secrets: Secrets) -> dict[str, Any]:
+    """Return a step's values by name, with secrets masked in its result."""
+    return asdict(step) | {"seconds": step.seconds, "result": secrets.json(_read(step.result))}
+
+
+def _print_steps(steps: Iterable[dict[str, Any]]) -> None:
+    rows = [
+        (
+            step["name"],
+            step["kind"],
+            step["run_id"],
+            step["finished_at"] or "-",
+            "-" if step["seconds"] is None else duration(step["seconds"]),
+            step["until"] or "-",
+            _cut(step["result"]),
+        )
+        for step in steps
+    ]
+    print_table(["STEP", "KIND", "RUN", "ENDED", "TOOK", "UNTIL", "RESULT"], rows)
+
+
+def _cut(result: Any) -> str:
+    return "-" if result is None else f"{json.dumps(result, ensure_ascii=False):.80}"
 
 
 def _state(job: dict[str, Any]) -> str:

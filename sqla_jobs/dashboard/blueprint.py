@@ -44,6 +44,7 @@ PAGES: tuple[tuple[str, str, str, View], ...] = (
     ("POST", "/jobs/change", "bulk", changes.confirm),
     ("POST", "/jobs/change/run", "bulk_run", changes.run),
     ("GET", "/jobs/<int:job_id>", "job", job.show),
+    ("POST", "/jobs/<int:job_id>/signal", "signal_job", changes.signal),
     ("POST", "/jobs/<int:job_id>/<action>", "change_job", changes.change_one),
     ("GET", "/schedules", "schedules", schedules.show_all),
     ("GET", "/schedules/new", "new_schedule", schedules.new),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import instance_state
 from sqlalchemy.pool import QueuePool
 from sqlalchemy.util import greenlet_spawn
 
@@ -104,6 +105,22 @@ class AsyncSessions:
 def around(session: Session) -> Any:
     """Return the `AsyncSession` around a session from `AsyncSessions`, until its run is over."""
     return session.info[_ASYNC]
+
+
+def is_awaited(session: Session) -> bool:
+    """Return whether a session is from `AsyncSessions`, and its run is not over."""
+    return _ASYNC in session.info
+
+
+def read_anew(session: Session) -> None:
+    """Read the expired rows that a coroutine still has, since reading an attribute of one cannot await the database.
+
+    A row that is gone stays expired.
+    """
+    for row in list(session.identity_map.values()):
+        if instance_state(row).expired:
+            with suppress(InvalidRequestError):
+                session.refresh(row)
 
 
 def end_run(session: Session) -> None:

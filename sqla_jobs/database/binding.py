@@ -49,6 +49,8 @@ class Binding:
         """
         self.commit: Callable[[Session], None] = methodcaller("commit")
         """Commits a session of the application, even that of a run."""
+        self.begin_anew: Callable[[Session], None] | None = None
+        """Prepares a run's session for another transaction after the end of one. None if nothing is to be done."""
         self._bind = bind
         self._entity = entity
         self._async_bind = async_bind

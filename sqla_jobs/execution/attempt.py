@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from functools import cached_property
 
+from sqlalchemy.orm import Session
+
 from sqla_jobs.execution.interrupt import CancelRequested, Interrupt, Interruptible, LeaseGone
 from sqla_jobs.execution.shared_memory import RunSlot
 from sqla_jobs.queries import Claimed, RunEnd
@@ -15,6 +17,7 @@ from sqla_jobs.rules.redaction import NOTHING, Secrets
 from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.resources import NO_RESOURCES, Resources
+from sqla_jobs.tasks.steps import Steps, no_steps
 
 _PROGRESS = 1000
 """The maximum number of characters stored from a progress message."""
@@ -57,6 +60,14 @@ class Attempt:
     """Reads the results of the jobs before this one."""
     body: Interruptible | None = None
     """The object that calls the task's code and can interrupt it."""
+    session: Session | None = None
+    """The session of a task that takes one."""
+    make_steps: Callable[[Attempt], Steps] | None = None
+    """Makes the run's steps. None before the task's code runs."""
+    steps: Steps | None = None
+    """The run's steps, if it has asked for them."""
+    suspended: RunEnd | None = None
+    """The end of a run that sleeps or waits for a signal. It is stored already, with the sleep or the wait."""
 
     def __init__(self, job: Claimed, claimed_at: float, *, asked_at: float = 0.0) -> None:
         self.job = job
@@ -126,6 +137,12 @@ class Attempt:
         self.progress = (fraction, said)
         if self.progressed is not None:
             self.progressed()
+
+    def begin_steps(self) -> Steps:
+        """Return the run's steps. Raises `JobsError` outside the task's own code."""
+        if self.steps is None:
+            self.steps = no_steps() if self.make_steps is None else self.make_steps(self)
+        return self.steps
 
     def ended(self, outcome: Outcome) -> RunEnd:
         """Return the end of this attempt, as of now."""

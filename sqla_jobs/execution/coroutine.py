@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
+from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
 from importlib.util import find_spec
 from types import CodeType, FrameType
@@ -106,6 +107,10 @@ class CoroutineBody:
         self._is_asked = False
         """True while a cancellation is on its way to the loop."""
         self._is_abandoned = False
+        self._shields = 0
+        """The number of shielded parts of the coroutine that are under way."""
+        self._held_back: type[Interrupt] | None = None
+        """The reason for a cancellation that waits for their end."""
 
     def run(
         self,
@@ -185,10 +190,26 @@ class CoroutineBody:
 
     def _cancel(self, owner: object, kind: type[Interrupt]) -> None:
         self._is_asked = False
-        if self._owner is owner and self._kind is None and self.task is not None:
+        if self._owner is not owner or self._kind is not None or self.task is None:
+            return
+        if self._shields:
+            self._held_back = self._held_back or kind
+        else:
             self._kind, self.cancelled_at = kind, time.monotonic()
             self.task.add_done_callback(self._on_done)  # the task may not have started
             self.task.cancel()
+
+    @contextmanager
+    def shielded(self) -> Generator[None]:
+        """Within the context, hold a cancellation back. Call it in the loop's thread."""
+        self._shields += 1
+        try:
+            yield
+        finally:
+            self._shields -= 1
+            if not self._shields and self._held_back is not None:
+                kind, self._held_back = self._held_back, None
+                self._cancel(self._owner, kind)
 
     def abandon(self) -> bool:
         """Stop waiting for a coroutine that is still running after its cancellation.

@@ -16,6 +16,7 @@ from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.interrupt import Interruptible
 from sqla_jobs.execution.plan import Plan, Surroundings, context_of
 from sqla_jobs.execution.shared_memory import RunSlot
+from sqla_jobs.execution.steps import StepsFactory
 from sqla_jobs.execution.surroundings import begin_span
 from sqla_jobs.execution.transactions import NotBegun, Transactions
 from sqla_jobs.queries import RunEnd
@@ -46,6 +47,7 @@ class Executor:
         started: Callable[[Attempt], None] | None = None,
         unfit: Callable[[Attempt, ArgumentsError], None] | None = None,
         progressed: Callable[[], None] | None = None,
+        steps: StepsFactory | None = None,
     ) -> None:
         """Prepare to run jobs. `timeout`, in seconds, applies to tasks without one of their own.
 
@@ -54,6 +56,7 @@ class Executor:
         called when a run begins, but not for a run that cannot get a transaction. `unfit` is called if arguments do not
         fit the task; it raises `NotBegun` if the job is to be given back. `progressed` is called after a task has
         reported progress.
+        `steps` makes the steps of runs that ask for them.
         """
         self._tasks = tasks
         self._transactions = transactions
@@ -68,6 +71,7 @@ class Executor:
         self._started = started
         self._unfit = unfit
         self._progressed = progressed
+        self._steps = steps
         self._plans: dict[str, Plan] = {}
 
     def execute(self, attempt: Attempt, body: Interruptible) -> RunEnd | None:
@@ -103,15 +107,17 @@ class Executor:
     def prepare(self, task: str) -> Plan:
         """Prepare the plan for running a task's jobs."""
         declaration = self._tasks[task].declaration
+        transactions = self._transactions(declaration) if declaration.signature.wants_session else None
         plan = self._plans[task] = Plan(
             declaration,
             timeout=self._timeout,
-            transactions=self._transactions(declaration) if declaration.signature.wants_session else None,
+            transactions=transactions,
             surroundings=self._surroundings,
             awaited=self._awaited,
             begins=None if self._started is None else self._begun,
             unfit=self._unfit,
             progressed=self._progressed,
+            make_steps=None if self._steps is None else self._steps.of(transactions, declaration.signature),
         )
         return plan
 

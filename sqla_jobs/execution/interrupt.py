@@ -9,7 +9,8 @@ from __future__ import annotations
 import ctypes
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -57,6 +58,10 @@ class Interruptible(Protocol):
         """Raise `kind` in the code once, if the code is currently running for `owner`."""
         ...
 
+    def shielded(self) -> AbstractContextManager[None]:
+        """Return a context, in the code, at whose end an interrupt is raised that arrives within it."""
+        ...
+
     def stack(self) -> str:
         """Return the code's stack, as text."""
         ...
@@ -70,6 +75,10 @@ class Body:
         self.thread: int = threading.get_ident()
         self._owner: object = None
         self._was_interrupted = False
+        self._shielded: object = None
+        """The owner of the code while no interrupt may strike it."""
+        self._held_back: type[Interrupt] | None = None
+        """The interrupt that has arrived meanwhile."""
 
     def run(
         self, owner: object, function: Callable[..., Any], args: Iterable[Any] = (), kwargs: Mapping[str, Any] = NONE
@@ -94,12 +103,35 @@ class Body:
     def interrupt(self, owner: object, kind: type[Interrupt]) -> bool:
         """Raise `kind` in the thread if it is currently running code for `owner`. Otherwise return False."""
         with self._lock:
+            if self._shielded is owner is not None:
+                self._held_back = self._held_back or kind
+                return True
             if self._owner is not owner:
                 return False
             self._was_interrupted = True
             _raise_in(self.thread, kind)
             self._owner = None  # interrupt only once: the task's code may be cleaning up
             return True
+
+    @contextmanager
+    def shielded(self) -> Generator[None]:
+        """Within the context, hold interrupts back. At its end the first of them is raised.
+
+        Enter it in the thread, inside of `run`. An interrupt that is under way strikes before the block begins.
+        """
+        with self._lock:
+            owner, self._owner = self._owner, None
+            self._shielded = owner
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._shielded, self._owner = None, owner
+                kind, self._held_back = self._held_back, None
+                if kind is not None:
+                    self._owner = None  # interrupt only once, as above
+            if kind is not None:
+                raise kind
 
     def stack(self) -> str:
         """Return the thread's stack, as text."""

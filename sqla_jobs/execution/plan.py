@@ -23,6 +23,7 @@ from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.hooks import Middleware
 from sqla_jobs.tasks.signature import Signature
+from sqla_jobs.tasks.steps import Steps
 
 Surroundings = Callable[[RunContext], AbstractContextManager[Any]]
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
@@ -44,6 +45,7 @@ class Plan:
         begins: Callable[[Attempt], None] | None,
         unfit: Callable[[Attempt, ArgumentsError], None] | None = None,
         progressed: Callable[[], None] | None = None,
+        make_steps: Callable[[Attempt], Steps] | None = None,
     ) -> None:
         """Compose `run`.
 
@@ -53,7 +55,7 @@ class Plan:
         asyncio task. `transactions` is `None` for a task without a session. `timeout` applies to a task without one of
         its own. `begins` is called before the task. `unfit` is called if arguments do not fit the task; it raises
         `NotBegun` if the job is to be given back. `progressed` is called after a task with a `RunContext` has reported
-        progress.
+        progress. `make_steps` makes such a run's steps.
         """
         self.declaration = declaration
         self.timeout: float | None = timeout if declaration.timeout is None else declaration.timeout
@@ -67,6 +69,7 @@ class Plan:
         self._begins = begins
         self._unfit = unfit
         self._progressed = progressed
+        self._make_steps = make_steps
         self.run = self._run if transactions is None else partial(self._run_in_transaction, transactions)
         for around in [*surroundings][::-1]:
             self.run = partial(_run_inside, around, self.run)
@@ -84,6 +87,7 @@ class Plan:
             if self._begins is not None:
                 self._begins(attempt)
             loaded = declaration.codec.load(session, arguments)
+            attempt.session = session
             given = transactions.around(session) if declaration.signature.is_coroutine else session
             outcome = self._call(attempt, [given], loaded)
             try:
@@ -113,6 +117,7 @@ class Plan:
             self._limit(attempt, time.monotonic() + self.timeout)
         if self._wants_context:
             attempt.progressed = self._progressed
+            attempt.make_steps = self._make_steps
             injected.append(context_of(attempt))
         assert attempt.body is not None, "the attempt has begun"
         target = self._target
@@ -136,6 +141,8 @@ class Plan:
 
     def outcome_of(self, error: BaseException, attempt: Attempt, *, at: float | None = None) -> Outcome:
         """Return the outcome of a run that raised `error`, now or, for a forecast, at the time `at`."""
+        if attempt.suspended is not None:
+            return attempt.suspended.outcome
         error = next((one for one in leaves(error) if isinstance(one, Interrupt)), error)
         if isinstance(error, EntityGone):
             return Outcome.cancelled(Failure("EntityGone", attempt.secrets.text(str(error))))
@@ -192,5 +199,6 @@ def context_of(attempt: Attempt) -> RunContext:
             resources=attempt.resources,
             upstream=attempt.upstream,
             publish=attempt.publish,
+            begin_steps=attempt.begin_steps,
         )
     return attempt.context

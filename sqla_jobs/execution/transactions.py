@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from operator import methodcaller
@@ -16,12 +16,15 @@ from sqlalchemy import Connection, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.orm.attributes import instance_state
 
-from sqla_jobs.database.async_sessions import around, end_run
+from sqla_jobs.database.async_sessions import around, end_run, is_awaited, read_anew
 from sqla_jobs.errors import JobsError
 from sqla_jobs.execution.interrupt import Interrupt
 from sqla_jobs.queries import Queries, RunEnd
+from sqla_jobs.queries.begin import has_written
 from sqla_jobs.queries.ending import Ending
+from sqla_jobs.queries.steps import NewStep
 
 log: logging.Logger = logging.getLogger("sqla_jobs.run")
 _AGAIN = (1.0, 2.0)
@@ -67,6 +70,14 @@ def _roll_back(session: Session) -> None:
     except Exception as error:  # noqa: BLE001 - the connection cannot be used any more
         log.debug("the connection of an interrupted run is closed: %s", _reason(error))
         session.invalidate()
+
+
+def _take_back(session: Session, rows: Iterable[Any]) -> None:
+    """Add rows again that a transaction manager has taken out of a session when it closed that."""
+    for row in rows:
+        if instance_state(row).detached:
+            session.add(row)
+            session.expire(row)
 
 
 def _reason(error: Exception) -> str:
@@ -122,12 +133,28 @@ class Transactions(Protocol):
         """
         ...
 
+    def has_written(self, session: Session) -> bool:
+        """Return whether a session has changes, or its transaction has written or locked rows."""
+        ...
+
+    def commit_part(self, session: Session, step: NewStep) -> None:
+        """Commit what the run has written so far, together with a step. Raises `LeaseLost`.
+
+        The run then goes on in a new transaction, its rows expired, or read anew for a coroutine.
+        """
+        ...
+
+    def undo_part(self, session: Session) -> None:
+        """Roll back what the run has written since the last commit, and go on in a new transaction."""
+        ...
+
 
 class WorkerTransactions:
     """One transaction per run, in a session from `session`. If a process disappears, its locks are soon released.
 
     The server notices a vanished host within about `lease` seconds, and within a minute at most. `patience` is how long
-    a pooled connection may stay silent when a transaction begins on it. `commit` commits the session.
+    a pooled connection may stay silent when a transaction begins on it. `commit` commits the session. `begin_anew`
+    prepares it for another transaction after that.
     """
 
     def __init__(
@@ -139,12 +166,14 @@ class WorkerTransactions:
         patience: float,
         isolation: str = "READ COMMITTED",
         commit: Callable[[Session], None] = methodcaller("commit"),
+        begin_anew: Callable[[Session], None] | None = None,
     ) -> None:
         self.isolation: str = isolation
         """The isolation level of the sessions."""
         self._session = session
         self._queries = queries
         self._commit = commit
+        self._begin_anew = begin_anew
         self._lease = lease
         self._patience = patience
         self._say_again_at = 0.0
@@ -180,14 +209,8 @@ class WorkerTransactions:
                 self._queries.succeed(session, end)
                 self._commit(session)
             else:
-                with self._queries.ending(session, end) as ending:
-                    for connection in session.info[_CONNECTIONS]:
-                        ending.watch(connection)
-                    session.info[_ENDING] = ending
-                    try:
-                        self._commit(session)
-                    finally:
-                        del session.info[_ENDING]
+                ending = self._queries.ending(session, end)
+                self._commit_by(session, ending)
         except Exception as error:
             # a session that has joined an outer transaction is told of a commit, too
             if session.info[_COMMITTED] and (ending is None or ending.has_committed):
@@ -195,6 +218,53 @@ class WorkerTransactions:
             raise
         finally:
             del session.info[_COMMITTED]
+
+    def _commit_by(self, session: Session, ending: Ending) -> None:
+        with ending:
+            for connection in session.info[_CONNECTIONS]:
+                ending.watch(connection)
+            session.info[_ENDING] = ending
+            try:
+                self._commit(session)
+            finally:
+                del session.info[_ENDING]
+
+    def has_written(self, session: Session) -> bool:
+        if session.new or session.deleted or any(map(session.is_modified, session.dirty)):
+            return True
+        begun = [one for one in session.info[_CONNECTIONS] if not one.closed and one.in_transaction()]
+        return any(map(has_written, begun))
+
+    def commit_part(self, session: Session, step: NewStep) -> None:
+        rows = list(session.identity_map.values())
+        if session.twophase:
+            session.flush()
+            self._queries.steps.record(self._queries.connection(session), step)
+            self._commit(session)
+        else:
+            self._commit_by(session, self._queries.step_ending(session, step))
+        self._go_on(session, rows)
+
+    def undo_part(self, session: Session) -> None:
+        rows = list(session.identity_map.values())
+        _roll_back(session)
+        self._go_on(session, rows)
+
+    def _go_on(self, session: Session, rows: Iterable[Any]) -> None:
+        """Begin the transaction in which the run goes on, with the `rows` that it had before.
+
+        Raises `JobsError` if the database provides no transaction.
+        """
+        session.info[_CONNECTIONS].clear()
+        if self._begin_anew is not None:
+            self._begin_anew(session)
+            _take_back(session, rows)
+        try:
+            self._begin(session)
+        except NotBegun as error:
+            raise JobsError(f"the run cannot go on in a new transaction: {error}") from error
+        if is_awaited(session):
+            read_anew(session)
 
     def _begin(self, session: Session) -> None:
         try:

@@ -56,6 +56,8 @@ class StepKind(StrEnum):
     """It waits for a time."""
     signal = "signal"
     """It waits for a signal."""
+    timeout = "timeout"
+    """It waited for a signal, which did not come in time."""
 
 
 class CatchUp(StrEnum):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
+from shlex import quote
 from typing import Any
 
 from sqlalchemy import Boolean, Text, and_, cast, func, literal_column, or_, select
@@ -12,13 +13,14 @@ from sqlalchemy.orm import Session
 from sqla_jobs.actions.change import id_of
 from sqla_jobs.errors import UnknownJob
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.models.types import PARKED, JobState
+from sqla_jobs.models.types import PARKED, JobState, StepKind
 from sqla_jobs.monitoring.blocked import Blocked, nearest, read_blocked
 from sqla_jobs.monitoring.finding import ask, session_named
 from sqla_jobs.monitoring.gates import behind_gates, decide, moment
 from sqla_jobs.monitoring.locks import read_holder
 from sqla_jobs.monitoring.paused import names_of, read_paused_queues, read_paused_tasks
 from sqla_jobs.monitoring.processes import places
+from sqla_jobs.monitoring.steps import signal_of
 from sqla_jobs.queries.limits import keeps_others_waiting
 from sqla_jobs.queries.processes import age_of, is_alive
 from sqla_jobs.rules.fitting import UNFIT, Takes
@@ -81,6 +83,9 @@ def _read(session: Session, jobs: Jobs[Any], job_id: int) -> Any:
 
 
 def _not_due(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
+    if (wait := _in_step(session, jobs, row)) is not None:
+        yield wait
+        return
     if row.run_at == PARKED:
         yield "It is parked: it waits until it is rescheduled or retried."
         return
@@ -102,6 +107,23 @@ def _not_due(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
         yield f"It snoozes until {when}."
     else:
         yield f"It is not due before {when}."
+
+
+def _in_step(session: Session, jobs: Jobs[Any], row: Any) -> str | None:
+    """Return a sentence about the sleep, or the wait for a signal, that the job is in; None if it is in none."""
+    step: Any = jobs.Step
+    waits = select(step.name, step.kind, step.until).where(step.job_id == row.id, step.finished_at.is_(None))
+    wait = ask(session, jobs, waits.order_by(step.number.desc()).limit(1)).first()
+    if wait is None or (wait.until or PARKED) != row.run_at:  # somebody has rescheduled it
+        return None
+    until = ""
+    if wait.until is not None:
+        until = f" until {moment(wait.until)}, in {duration((wait.until - row.now).total_seconds())}"
+    if wait.kind == StepKind.sleep:
+        return f"It sleeps in the step {wait.name!r:.200}{until}."
+    name = signal_of(wait.name)
+    how = f"`sqla-jobs signal {row.id} {quote(name)} JSON` sends it"
+    return f"It waits for the signal {name!r:.200}{until}; {how}."
 
 
 def _of_key(row: Any) -> Iterator[str]:

@@ -24,7 +24,7 @@ from sqla_jobs.queries.begin import begin as begin_transaction
 from sqla_jobs.queries.begin import begin_elsewhere
 from sqla_jobs.queries.candidates import ToClaim, ToClaimLimited, ToPromote, ToRescue
 from sqla_jobs.queries.claim import Claim, ClaimWhateverTheLimits
-from sqla_jobs.queries.commit import Commit, EndingElsewhere
+from sqla_jobs.queries.commit import Commit, EndingElsewhere, StepCommit
 from sqla_jobs.queries.due import IsDue, Poll, Promote, UnknownTo
 from sqla_jobs.queries.ending import Ending
 from sqla_jobs.queries.erasing import EraseRunning
@@ -36,6 +36,7 @@ from sqla_jobs.queries.limit_status import GateStatuses, HeadOfKey, HeldKeys, Ke
 from sqla_jobs.queries.processes import ShowSetAside, ShowStalled
 from sqla_jobs.queries.rescue import Beat, DeleteExpired, Heartbeats, Rescue, SignOff
 from sqla_jobs.queries.resolve import FindEnded, LockWatchers, Look, Settle
+from sqla_jobs.queries.steps import NewStep, StepQueries
 from sqla_jobs.queries.succeed import SucceedOne
 from sqla_jobs.queries.undelivered import MarkDelivered, TakeUndelivered
 from sqla_jobs.queries.upstream import Upstream
@@ -134,6 +135,22 @@ class Queries(Calls):
     def upstream(self, begin: Callable[[], AbstractContextManager[Any]]) -> Upstream:
         """Return the reader of what is before a job, which reads in transactions from `begin`."""
         return Upstream(self._models, self._tables, begin)
+
+    def step_ending(self, session: Session, step: NewStep) -> Ending:
+        """Return a context in which this session's commit also stores a step. Raises `LeaseLost`."""
+        connection = self.connection(session)
+        if (raw := driver_of_run(connection)) is None:
+            return EndingElsewhere(connection, partial(self.steps.record, connection, step))
+        return self._step_commit.storing(connection, raw, step)
+
+    @cached_property
+    def steps(self) -> StepQueries:
+        """The statements about steps and signals. Few workers need them."""
+        return StepQueries(self._tables)
+
+    @cached_property
+    def _step_commit(self) -> StepCommit:
+        return StepCommit(self._tables)
 
     @cached_property
     def _commit(self) -> Commit:

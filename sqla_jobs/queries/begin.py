@@ -33,6 +33,16 @@ def begin_elsewhere(connection: Connection, *, noticed_within: float, patience: 
     return bool(within(patience, lambda: connection.execute(told).one())[0] == "off")
 
 
+def has_written(connection: Connection) -> bool:
+    """Return whether the connection's transaction has written or locked rows, by the server's account.
+
+    Return False for another database than PostgreSQL, which is not asked.
+    """
+    if connection.dialect.name != "postgresql":
+        return False
+    return bool(connection.scalar(select(func.pg_current_xact_id_if_assigned().is_not(None))))
+
+
 def _settings(noticed_within: float) -> dict[str, int]:
     limit = min(noticed_within, 60.0)
     return {

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import ENDED
 from sqla_jobs.queries.delete_jobs import ctid
-from sqla_jobs.queries.erasing import erased_job, erased_runs
+from sqla_jobs.queries.erasing import erased_job, erased_with
 from sqla_jobs.queries.expressions import array_of, locked
 
 IDS: Any = bindparam("all_ids", type_=ARRAY(BigInteger))
@@ -63,7 +63,7 @@ def erase(session: Session, models: Models[Any], ids: Sequence[int], conditions:
         .returning(jobs.c.id)
         .cte("erased")
     )
-    statement = select(func.count()).select_from(erased).add_cte(erased_runs(models.tables["runs"], erased))
+    statement = select(func.count()).select_from(erased).add_cte(*erased_with(models.tables, erased))
     return session.scalar(statement, {"all_ids": list(ids)}, bind_arguments={"mapper": job}) or 0
 
 

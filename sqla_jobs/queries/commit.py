@@ -1,10 +1,10 @@
-"""The end of a task's transaction: the attempt's success and the COMMIT, in one message to the server."""
+"""The end of a task's transaction: the attempt's success, or a step, and the COMMIT, in one message to the server."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Self
+from typing import Any, Generic, Protocol, Self, TypeVar
 from zlib import crc32
 
 import psycopg
@@ -12,14 +12,17 @@ from psycopg.errors import InvalidSqlStatementName, InvalidTextRepresentation
 from psycopg.pq.abc import PGresult
 from sqlalchemy import ColumnElement, Connection, event, literal_column, select
 
+from sqla_jobs.calls.statements import Rendered
 from sqla_jobs.calls.values import RunEnd
 from sqla_jobs.database.driver import CommittingBy, Driver, ask, beginning, quoted, roll_back
 from sqla_jobs.errors import LeaseLost
 from sqla_jobs.queries.ending import Ending, rolled_back_by_an_error
 from sqla_jobs.queries.expressions import Tables, rendered
+from sqla_jobs.queries.steps import NewStep, RecordStep
 from sqla_jobs.queries.succeed import SucceedOne
 
 _NO_LEASE = "sqla_jobs: no lease"
+Stored_contra = TypeVar("Stored_contra", contravariant=True)
 
 
 class Commit:
@@ -31,10 +34,7 @@ class Commit:
     """
 
     def __init__(self, tables: Tables) -> None:
-        # if nothing was stored the cast fails, and the server skips the COMMIT that follows in the message
-        told: ColumnElement[int] = literal_column(f"CASE count(*) WHEN 1 THEN '1' ELSE '{_NO_LEASE}' END::integer")
-        stored = SucceedOne(tables).sql().returning(tables.runs.c.id).cte("stored")
-        self._plain, parameters = rendered(select(told).select_from(stored))
+        self._plain, parameters = _or_no_lease(SucceedOne(tables).sql().returning(tables.runs.c.id))
         self._name = f"sqla_jobs_{crc32(self._plain.encode()):08x}"
         numbered = self._plain % {name: f"${number}" for number, name in enumerate(parameters, 1)}
         arguments = ", ".join(f"%({name})s" for name in parameters)
@@ -82,20 +82,73 @@ class Commit:
             "lease_process_id": f"'{end.lease.process_id}'::uuid",
             "all_results": quoted(raw, end.outcome.result),
         }
-        try:
-            return ask(raw, statements % values)
-        except InvalidTextRepresentation as error:
-            if _NO_LEASE not in str(error):
-                raise
-            raise LeaseLost from None
+        return _ask(raw, statements % values)
 
 
-class _Ending(Ending):
-    def __init__(self, commit: Commit, connection: Connection, raw: Driver, end: RunEnd) -> None:
+class StepCommit:
+    """Store a step as the last statement of its transaction, and commit if the lease is valid, in one message.
+
+    So a process that is frozen at any moment holds the job's row no longer than the server takes for that.
+    """
+
+    def __init__(self, tables: Tables) -> None:
+        self._plain = _or_no_lease(RecordStep(tables).sql())[0]
+
+    def storing(self, connection: Connection, raw: Driver, step: NewStep) -> Ending:
+        """Return the COMMIT for a connection; `raw` is the driver's own connection."""
+        return _Ending(self, connection, raw, step)
+
+    def store(self, raw: Driver, step: NewStep) -> None:
+        """Store the step in the transaction, and leave the transaction open. Raises `LeaseLost`."""
+        self._ask(raw, step, "")
+
+    def store_and_commit(self, raw: Driver, known: dict[Any, Any], step: NewStep) -> None:
+        """Store the step and commit, in one message to the server. Raises `LeaseLost`."""
+        self._ask(raw, step, "; COMMIT")
+
+    def _ask(self, raw: Driver, step: NewStep, then: str) -> None:
+        values = RecordStep.parameters(step)
+        values |= {
+            "lease_process_id": f"'{step.lease.process_id}'::uuid",
+            "step": quoted(raw, step.name),
+            "step_result": quoted(raw, step.result),
+        }
+        _ask(raw, f"{beginning(raw)}{self._plain % values}{then}")
+
+
+def _or_no_lease(stored: Any) -> Rendered:
+    """Return a statement that fails, with `_NO_LEASE`, unless `stored` stores one row.
+
+    The server then skips the COMMIT that follows in the message.
+    """
+    stored = stored.cte("stored")
+    told: ColumnElement[int] = literal_column(f"CASE count(*) WHEN 1 THEN '1' ELSE '{_NO_LEASE}' END::integer")
+    return rendered(select(told).select_from(stored))
+
+
+def _ask(raw: Driver, statements: str) -> list[PGresult]:
+    """Return the answers to statements. Raises `LeaseLost` for `_NO_LEASE`."""
+    try:
+        return ask(raw, statements)
+    except InvalidTextRepresentation as error:
+        if _NO_LEASE not in str(error):
+            raise
+        raise LeaseLost from None
+
+
+class _Commits(Protocol[Stored_contra]):
+    def store(self, raw: Driver, stored: Stored_contra, /) -> None: ...
+    def store_and_commit(self, raw: Driver, known: dict[Any, Any], stored: Stored_contra, /) -> None: ...
+
+
+class _Ending(Ending, Generic[Stored_contra]):
+    def __init__(
+        self, commit: _Commits[Stored_contra], connection: Connection, raw: Driver, stored: Stored_contra
+    ) -> None:
         super().__init__(connection)
         self._commit = commit
         self._raw = raw
-        self._end = end
+        self._stored = stored
         # SQLAlchemy calls this last, after the session's flush and hooks; it wraps an error raised here, and repairs
         # its pool
         self._committing = CommittingBy(raw, self._commit_or_roll_back)
@@ -109,7 +162,7 @@ class _Ending(Ending):
         super().__exit__(kind)
 
     def _store(self) -> None:
-        self._commit.store(self._raw, self._end)
+        self._commit.store(self._raw, self._stored)
 
     def _commit_or_roll_back(self) -> None:
         try:
@@ -129,7 +182,7 @@ class _Ending(Ending):
             if ask(self._raw, "COMMIT")[-1].command_status != b"COMMIT":  # an error has aborted the transaction
                 raise LeaseLost
         else:
-            self._commit.store_and_commit(self._raw, self._connection.info, self._end)
+            self._commit.store_and_commit(self._raw, self._connection.info, self._stored)
         self.has_committed = True
 
 

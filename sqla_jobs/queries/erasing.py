@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import (
+    CTE,
     BigInteger,
     ColumnElement,
     Connection,
@@ -14,6 +16,7 @@ from sqlalchemy import (
     any_,
     bindparam,
     case,
+    delete,
     func,
     literal_column,
     null,
@@ -33,22 +36,27 @@ from sqla_jobs.rules.redaction import ERASED_ARGS
 ERASED_COLUMNS: dict[str, tuple[str, ...]] = {
     "jobs": ("args", "unique_key", "progress_message", "headers"),
     "runs": ("result", "error", "traceback"),
+    "steps": ("result",),
 }
-"""The columns that are erased, by table."""
+"""The columns that are erased, by table. The signals that nobody has received are deleted."""
 _ERASED_ARGS: ColumnElement[Any] = literal_column(f"'{json.dumps(ERASED_ARGS)}'", JSONB)
 
 
 def check_may_erase(connection: Connection, models: Models[Any]) -> None:
     """Raise `ConfigurationError` if this role may not erase jobs: it could store no success of a task that erases."""
     preparer = connection.dialect.identifier_preparer
-    for noun, columns in ERASED_COLUMNS.items():
-        name = preparer.format_table(models.tables[noun])
-        for column in columns:
-            if not connection.scalar(select(func.has_column_privilege(name, column, "UPDATE"))):
-                raise ConfigurationError(
-                    f"a task declares retention={{'succeeded': 'erase'}}, and this role may not change {column} of "
-                    f"{name}: grant what `sqla-jobs grants --worker ROLE` says about that, or leave that retention out"
-                )
+    names = {noun: preparer.format_table(models.tables[noun]) for noun in (*ERASED_COLUMNS, "signals")}
+    rights = [
+        (func.has_column_privilege(names[noun], column, "UPDATE"), f"change {column} of {names[noun]}")
+        for noun, columns in ERASED_COLUMNS.items()
+        for column in columns
+    ]
+    for right, what in (*rights, (func.has_table_privilege(names["signals"], "DELETE"), f"delete {names['signals']}")):
+        if not connection.scalar(select(right)):
+            raise ConfigurationError(
+                f"a task declares retention={{'succeeded': 'erase'}}, and this role may not {what}: grant what "
+                "`sqla-jobs grants --worker ROLE` says about that, or leave that retention out"
+            )
 
 
 def erased_job() -> dict[str, Any]:
@@ -61,14 +69,24 @@ def has_arguments(args: Any) -> ColumnElement[bool]:
     return and_(func.jsonb_typeof(args) == "object", args != _ERASED_ARGS)
 
 
-def erased_runs(runs: Any, jobs: Any) -> Any:
-    """Return a CTE that erases the runs of the jobs in the CTE `jobs`, which has their `id`."""
-    return (
+def erased_with(tables: Mapping[str, Any], jobs: Any) -> list[CTE]:
+    """Return CTEs that erase the runs, steps and signals of the jobs in the CTE `jobs`, which has their `id`.
+
+    `tables` holds these tables by name.
+    """
+    ids = array_of(select(jobs.c.id))
+    runs, steps, signals = tables["runs"], tables["steps"], tables["signals"]
+    return [
         update(runs)
-        .where(runs.c.job_id == any_(array_of(select(jobs.c.id))))
+        .where(runs.c.job_id == any_(ids))
         .values({runs.c[name]: null() for name in ERASED_COLUMNS["runs"]})
-        .cte("of_runs")
-    )
+        .cte("of_runs"),
+        update(steps)
+        .where(steps.c.job_id == any_(ids))
+        .values({steps.c[name]: null() for name in ERASED_COLUMNS["steps"]})
+        .cte("of_steps"),
+        delete(signals).where(signals.c.job_id == any_(ids)).cte("of_signals"),
+    ]
 
 
 def no_run_is_locked(runs: Any, jobs: Any) -> ColumnElement[bool]:
@@ -98,11 +116,11 @@ class EraseRunning(Statement):
         self._run(session, values)
 
     def sql(self) -> Any:
-        jobs, runs = self.tables.jobs, self.tables.runs
+        jobs = self.tables.jobs
         lease = [
             bindparam(name, type_=kind)
             for name, kind in (("lease_job_id", BigInteger), ("lease_run_id", BigInteger), ("lease_process_id", Uuid))
         ]
         which = leased(jobs, *lease)
         erased = update(jobs).where(which).values(erased_on_success(jobs)).returning(jobs.c.id).cte("erased")
-        return select(func.count()).select_from(erased).add_cte(erased_runs(runs, erased))
+        return select(func.count()).select_from(erased).add_cte(*erased_with(vars(self.tables), erased))

@@ -29,7 +29,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.calls import statements
 from sqla_jobs.calls.values import RunEnd
-from sqla_jobs.queries.erasing import erased_on_success, erased_runs, no_run_is_locked
+from sqla_jobs.queries.erasing import erased_on_success, erased_with, no_run_is_locked
 from sqla_jobs.queries.expressions import (
     Tables,
     array_of,
@@ -83,7 +83,7 @@ class FinishErased(Statement, statements.FinishAny):
     def sql(self) -> Any:
         jobs, runs = self.tables.jobs, self.tables.runs
         statement, done = _statement(self.tables, erased_on_success(jobs), no_run_is_locked(runs, jobs))
-        return statement.add_cte(erased_runs(self.tables.runs, done))
+        return statement.add_cte(*erased_with(vars(self.tables), done))
 
 
 def _statement(tables: Tables, also: Mapping[str, Any], *where: Any) -> tuple[Any, Any]:

@@ -29,7 +29,7 @@ _RETURN = "return plain JSON, or nothing"
 _ERRORS = 5
 """Maximum number of errors in one message."""
 _PLAIN = (str, int, bool, str | None, int | None, bool | None)
-_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _EXPONENT = re.compile(rb"[0-9][eE]\+?[0-9]")
 _CONFIG = ConfigDict(
     extra="forbid",
@@ -92,8 +92,8 @@ class Codec:
                 f"{self._task}: the arguments are {len(encoded):,} bytes of JSON, at most {MAX_BYTES:,} are taken; "
                 "store the data and pass its key"
             )
-        if b"\\u0000" in encoded and _NUL.search(encoded):
-            culprit = next(name for name, value in checked.items() if _NUL.search(self._dump({name: value})))
+        if b"\\u0000" in encoded and NUL.search(encoded):
+            culprit = next(name for name, value in checked.items() if NUL.search(self._dump({name: value})))
             raise ArgumentsError(f"{self._where(culprit)} holds a NUL character, which PostgreSQL cannot store")
         if self._is_plain:
             try:
@@ -154,13 +154,13 @@ class Codec:
 
     def _refuse_changed(self, checked: dict[str, Any], encoded: bytes) -> None:
         try:
-            back = self._adapter.validator.validate_json(_as_jsonb(encoded))
+            back = self._adapter.validator.validate_json(as_jsonb(encoded))
         except pydantic.ValidationError as error:
             raise self._unfit(error, "does not read back from JSON") from None
         except (ValueError, RecursionError):
             raise ArgumentsError(f"{self._task}: the arguments hold numbers too long for JSON") from None
         for name, value in checked.items():
-            if not _is_same(back[name], value):
+            if not is_same(back[name], value):
                 raise ArgumentsError(
                     f"{self._where(name)}: the {type(value).__name__} does not read back from JSON as it was; "
                     "annotate the parameter with the exact type, or pass plain JSON"
@@ -216,7 +216,7 @@ class Codec:
             annotation = self._types[name]
             shape[name] = annotation if parameter.default is parameter.empty else NotRequired[annotation]
         try:
-            return _adapter_of(shape)
+            return adapter_of(shape)
         except Exception:
             for name, annotation in shape.items():
                 self._refuse_unusable(name, annotation)
@@ -224,7 +224,7 @@ class Codec:
 
     def _refuse_unusable(self, name: str, annotation: Any) -> None:
         try:
-            _adapter_of({name: annotation})
+            adapter_of({name: annotation})
         except Exception as error:  # noqa: BLE001 - of many kinds; the message shows the first line
             remedy = f"; {IMPORT_IT}" if isinstance(error, NameError) else ""
             raise DeclarationError(
@@ -246,7 +246,7 @@ class _Schema(GenerateJsonSchema):
     ignored_warning_kinds: set[JsonSchemaWarningKind] = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012
 
 
-def _adapter_of(shape: dict[str, Any]) -> TypeAdapter[dict[str, Any]]:
+def adapter_of(shape: dict[str, Any]) -> TypeAdapter[dict[str, Any]]:
     arguments = cast("Any", TypedDict)("Arguments", shape)
     arguments.__pydantic_config__ = _CONFIG
     # `| None`, because an adapter accepts no config for a bare TypedDict, and the TypedDict's own config only
@@ -258,7 +258,7 @@ def _adapter_of(shape: dict[str, Any]) -> TypeAdapter[dict[str, Any]]:
     return adapter
 
 
-def _as_jsonb(encoded: bytes) -> bytes:
+def as_jsonb(encoded: bytes) -> bytes:
     """Return `encoded` as jsonb returns it, with all digits written out: 1e23 becomes a whole number."""
     if not _EXPONENT.search(encoded):
         return encoded
@@ -270,7 +270,7 @@ def _written_out(number: str) -> int | float:
     return float(number) if "." in digits else int(digits)
 
 
-def _is_same(one: Any, other: Any) -> bool:
+def is_same(one: Any, other: Any) -> bool:
     """Return whether both are equal, or have the same type and equal parts.
 
     `==` alone would refuse times in the hour that a clock change repeats: such a time in one zone equals no time in
@@ -284,13 +284,13 @@ def _is_same(one: Any, other: Any) -> bool:
         if isinstance(one, datetime):
             return one.utcoffset() is not None and one.astimezone(UTC) == other.astimezone(UTC)
         if isinstance(one, dict):
-            return one.keys() == other.keys() and all(_is_same(one[key], other[key]) for key in one)
+            return one.keys() == other.keys() and all(is_same(one[key], other[key]) for key in one)
         if isinstance(one, list | tuple):
-            return len(one) == len(other) and all(map(_is_same, one, other))
+            return len(one) == len(other) and all(map(is_same, one, other))
         if isinstance(one, BaseModel):
-            return _is_same(one.__getstate__(), other.__getstate__())
+            return is_same(one.__getstate__(), other.__getstate__())
         if is_dataclass(one):
-            return all(_is_same(getattr(one, field.name), getattr(other, field.name)) for field in fields(one))
+            return all(is_same(getattr(one, field.name), getattr(other, field.name)) for field in fields(one))
     except Exception:  # noqa: BLE001 - an == that raises, or answers with an array, is not equal
         return False
     return False
@@ -301,7 +301,7 @@ def decode_result(task: str, result: Any, expected: Any) -> Any:
     if result is None:
         return None
     try:
-        return _adapter_of({"result": expected}).validate_json(to_json({"result": result}))["result"]
+        return adapter_of({"result": expected}).validate_json(to_json({"result": result}))["result"]
     except pydantic.ValidationError as error:
         fault = error.errors(include_url=False, include_input=False)[0]["msg"]
     except pydantic.PydanticUserError as error:
@@ -329,6 +329,6 @@ def encode_result(value: Any) -> str | None:
         raise ArgumentsError(f"the result, a {type(value).__name__}, is not JSON: {error}; {_RETURN}") from None
     if len(encoded) > MAX_BYTES:
         raise ArgumentsError(f"the result is {len(encoded):,} bytes of JSON, at most {MAX_BYTES:,} are kept; {_RETURN}")
-    if _NUL.search(encoded):
+    if NUL.search(encoded):
         raise ArgumentsError(f"the result holds a NUL character, which PostgreSQL cannot store; {_RETURN}")
     return encoded.decode()

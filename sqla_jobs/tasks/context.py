@@ -6,16 +6,18 @@ import math
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from sqla_jobs.tasks.resources import NO_RESOURCES, Resources
+from sqla_jobs.tasks.steps import Steps, no_steps
 
 if TYPE_CHECKING:
     from sqla_jobs.models.workflow_columns import BatchMixin
     from sqla_jobs.queries.upstream import Upstream
     from sqla_jobs.tasks.task import Task
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -56,6 +58,8 @@ class RunContext:
     """Reads the results of the jobs before this one. `None` outside of workers."""
     publish: Callable[[float, str | None], None] = field(default=_nowhere, repr=False)
     """The function that `progress` calls."""
+    begin_steps: Callable[[], Steps] = field(default=no_steps, repr=False)
+    """The function that returns the run's steps. The first call makes them."""
 
     @property
     def remaining(self) -> float | None:
@@ -103,3 +107,85 @@ class RunContext:
         if not (math.isfinite(fraction) and 0 <= fraction <= 1):
             raise ValueError(f"progress must be a number from 0 to 1, got {fraction!r}")
         self.publish(float(fraction), message)
+
+    @overload
+    def step(
+        self, name: str, function: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, T]: ...
+    @overload
+    def step(self, name: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    def step(self, name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Call a function once in the life of the job, and return its result; later attempts get the stored result.
+
+        In a task with a session, what the function writes through it is committed with the result, and the run goes on
+        in a new transaction, with its rows read anew. So these effects happen exactly once. In other tasks, and beyond
+        that session, they happen at least once: a process may die between the call and the storage of the result.
+
+        - `name`: 1 to 200 characters, different for each step of the job. A stored result belongs to the name.
+        - `function`: called with `args` and `kwargs`. A coroutine task gives an `async def`, and awaits the call.
+          The annotation of what it returns says how the result is stored and read: as pydantic does it with the type.
+          Without one the result must be plain JSON. At most 1 MiB are stored, and 1,000 steps of a job.
+
+        An exception of the function is raised as it is; then nothing is stored, what it wrote through the session is
+        rolled back, and the next attempt calls it again.
+
+        Raises `UnstorableResult` for a result that does not read back as it was; `ArgumentsError` for a stored one that
+        does not fit the type; `JobsError` for a name that this run has used, a step inside of a step, and if the task
+        has written through its session outside of steps, which a further attempt would write again.
+        """
+        return self.begin_steps().call(name, function, args, kwargs)
+
+    def sleep(self, name: str, length: float | timedelta, /) -> None:
+        """Go on later from here, on any worker. Meanwhile the job takes no place of a worker or behind a limit.
+
+        The task is left, and called anew when the time has come: with its steps stored it arrives here again, and goes
+        on. That takes no attempt. Code before that is no step runs again.
+
+        - `name`: 1 to 200 characters, different for each step of the job.
+        - `length`: seconds or a timedelta, up to 100 years, counted by the database from the first arrival.
+
+        In a coroutine task await `sleep_async`. Raises `JobsError` as `step` does.
+        """
+        self.begin_steps().sleep(name, length)
+
+    def sleep_async(self, name: str, length: float | timedelta, /) -> Coroutine[Any, Any, None]:
+        """Go on later from here, in a coroutine task: `await run.sleep_async("cool down", 3600)`.
+
+        `name` and `length` are those of `sleep`, which promises the same.
+        """
+        return self.begin_steps().sleep_awaited(name, length)
+
+    @overload
+    def wait_for(self, name: str, kind: type[T], /, *, timeout: float | timedelta | None) -> T: ...
+    @overload
+    def wait_for(self, name: str, kind: Any, /, *, timeout: float | timedelta | None) -> Any: ...
+    def wait_for(self, name: str, kind: Any, /, *, timeout: float | timedelta | None) -> Any:
+        """Return the payload of a signal that `jobs.signal` sends to this job; leave the run until it comes.
+
+        Meanwhile the job takes no place of a worker or behind a limit. When the signal comes, or the time is over, the
+        task is called anew, and with its steps stored it arrives here again. That takes no attempt. Signals that came
+        before are received as well, several of one name in order, by one call each.
+
+        - `name`: the signal's name, 1 to 200 characters.
+        - `kind`: the type of the payload, as which pydantic reads it; None for a signal without one.
+        - `timeout`: seconds or a timedelta, counted by the database from the first arrival; None waits for ever.
+
+        In a coroutine task await `wait_for_async`. Raises `SignalTimeout`, a `TimeoutError`, in this and later attempts
+        if none came in time; `ArgumentsError` for a payload that does not fit the type; `JobsError` as `step` does.
+        """
+        return self.begin_steps().wait_for(name, kind, timeout)
+
+    @overload
+    def wait_for_async(
+        self, name: str, kind: type[T], /, *, timeout: float | timedelta | None
+    ) -> Coroutine[Any, Any, T]: ...
+    @overload
+    def wait_for_async(
+        self, name: str, kind: Any, /, *, timeout: float | timedelta | None
+    ) -> Coroutine[Any, Any, Any]: ...
+    def wait_for_async(self, name: str, kind: Any, /, *, timeout: float | timedelta | None) -> Coroutine[Any, Any, Any]:
+        """Return the payload of a signal, in a coroutine task: `await run.wait_for_async("approved", Approval, …)`.
+
+        `name`, `kind` and `timeout` are those of `wait_for`, which promises the same.
+        """
+        return self.begin_steps().wait_for_awaited(name, kind, timeout)

@@ -60,13 +60,13 @@ class Signature:
 
     def annotation(self, name: str) -> Any:
         """Return the annotated type of the parameter `name`; `Any` without an annotation."""
-        return _resolve(self.target, name, self.arguments.parameters[name].annotation)
+        return resolve(self.target, name, self.arguments.parameters[name].annotation)
 
     @property
     def result(self) -> Any:
         """The annotated return type of the task; `Any` without an annotation."""
         function = getattr(self.target, "execute", self.target)
-        return _resolve(function, "return", inspect.signature(function).return_annotation)
+        return resolve(function, "return", inspect.signature(function).return_annotation)
 
     def bind(self, task: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """Return the given arguments by name. Raises `ArgumentsError`, whose message shows no value."""
@@ -258,7 +258,7 @@ def _refuse_parameters(name: str, parameters: list[inspect.Parameter]) -> None:
 
 def _injection(owner: Callable[..., Any], parameter: inspect.Parameter) -> str | None:
     try:
-        annotation = _resolve(owner, parameter.name, parameter.annotation)
+        annotation = resolve(owner, parameter.name, parameter.annotation)
     except DeclarationError:
         return None  # a name defined later: the first enqueue resolves it
     return injection_of(owner.__qualname__, parameter.name, annotation)
@@ -266,7 +266,7 @@ def _injection(owner: Callable[..., Any], parameter: inspect.Parameter) -> str |
 
 def _class_of(owner: Callable[..., Any], parameter: inspect.Parameter) -> type[Any]:
     """The class of an injected parameter."""
-    annotation = _resolve(owner, parameter.name, parameter.annotation)
+    annotation = resolve(owner, parameter.name, parameter.annotation)
     if typing.get_origin(annotation) is typing.Annotated:
         annotation = typing.get_args(annotation)[0]
     found: type[Any] = typing.get_origin(annotation) or annotation
@@ -309,7 +309,7 @@ def _signature(target: Callable[..., Any]) -> inspect.Signature:
     return inspect.signature(target)
 
 
-def _resolve(owner: Callable[..., Any], name: str, annotation: Any) -> Any:
+def resolve(owner: Callable[..., Any], name: str, annotation: Any) -> Any:
     """Resolve an annotation to a type. Raises a `DeclarationError` that shows the missing name."""
     if annotation is inspect.Parameter.empty:
         return Any

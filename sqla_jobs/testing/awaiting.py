@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import copy_context
 from typing import Any
 
@@ -33,6 +33,10 @@ class Here:
 
     def interrupt(self, owner: object, kind: type[Interrupt]) -> None:
         """Do nothing: runs in tests are not interrupted."""
+
+    def shielded(self) -> AbstractContextManager[None]:
+        """Return a context that does nothing: nothing interrupts."""
+        return nullcontext()
 
     def stack(self) -> str:
         """Return a fixed text: the test's own traceback shows the place."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import (
@@ -27,6 +27,7 @@ from sqlalchemy.util import greenlet_spawn
 from sqla_jobs.errors import ArgumentsError, ConfigurationError
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.coroutine import check_greenlet
+from sqla_jobs.execution.steps import RunSteps
 from sqla_jobs.execution.surroundings import Surrounded, awaited_within, within
 from sqla_jobs.queries import Claimed
 from sqla_jobs.rules.checks import check_integer
@@ -39,6 +40,7 @@ from sqla_jobs.tasks.task import Task
 from sqla_jobs.testing.awaiting import Here, InGreenlet, around_test, check_session, resources_of_test
 from sqla_jobs.testing.claims import Savepoints
 from sqla_jobs.testing.given import HOW_TO_GIVE_A_TASK
+from sqla_jobs.testing.steps import MemoryStore
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -68,6 +70,8 @@ class RunOptions(TypedDict, total=False):
     """The objects in `run.resources`. The worker contexts are then not entered."""
     headers: Mapping[str, str]
     """Headers of the job, beside those that `@jobs.headers` adds."""
+    signals: Mapping[str, Sequence[object]]
+    """The payloads of signals that the job receives, by name; by default none, so that waits run out of time."""
 
 
 class Call(Protocol[P, R_co]):
@@ -125,17 +129,33 @@ class Run(Generic[C, R]):
         headers = hooks.headers(self._options.get("headers"))
         context = hooks.context_in(self._session)
         with resources_of_test(hooks, self._session, self._options.get("resources")) as (resources, _):
-            run = _context(declaration, self._options, headers=headers, resources=resources)
-            attempt = _attempt(declaration, run, stored)
+            attempt = _attempt(declaration, self._options, stored)
+            run = _context(
+                declaration, self._options, headers=headers, resources=resources, begin_steps=attempt.begin_steps
+            )
             called = partial(_called, declaration, self._session, run, attempt, body, hooks.middleware)
             with Surrounded(context(run), attempt), within(hooks.middleware, run, attempt):
                 if not declaration.signature.wants_session:
+                    attempt.make_steps = self._steps(None, body)
                     return called()
                 savepoints = Savepoints(self._session, self._task.models)
+                attempt.session = self._session
+                attempt.make_steps = self._steps(savepoints, body)
                 with savepoints.begin():
                     result = called()
                     savepoints.check_constraints()
                     return result
+
+    def _steps(self, savepoints: Savepoints | None, body: Here) -> Callable[[Attempt], RunSteps]:
+        """Return what makes the run's steps, in memory."""
+        store = MemoryStore(self._session, savepoints, self._options.get("signals", {}))
+        is_coroutine = self._task.declaration.signature.is_coroutine
+
+        def made(attempt: Attempt) -> RunSteps:
+            attempt.body = body
+            return RunSteps(attempt, store, is_coroutine=is_coroutine)
+
+        return made
 
 
 class AwaitedRun(Run[C, R]):
@@ -177,7 +197,10 @@ def run_job(
     - `session`: the test's session. A coroutine task that takes a session needs an `AsyncSession`.
     - `task`: a task. Write a task that is a class as `jobs.tasks["its name"]`.
     - `options`: values of the task's `RunContext`: `attempt`, `max_attempts`, `scheduled_for`, `cancel_requested`,
-      `headers`, `resources`. Without `resources=` the worker contexts are entered for the run.
+      `headers`, `resources`. Without `resources=` the worker contexts are entered for the run. `signals` gives the
+      payloads that `run.wait_for` returns, by the signals' names: `signals={"approved": [Approval(by="ada")]}`.
+
+    Each step is called, a sleep is over at once, and so is the timeout of a wait for a signal that is not given.
 
     Raises `ArgumentsError` for arguments that do not fit, and for a result that cannot be stored;
     `ConfigurationError` for a coroutine task without the `AsyncSession` or greenlet that it needs.
@@ -212,13 +235,15 @@ def _checked(declaration: Declaration, options: RunOptions) -> RunOptions:
 def _context(declaration: Declaration, options: RunOptions, **others: Any) -> RunContext:
     deadline = None if declaration.timeout is None else time.monotonic() + declaration.timeout
     known: dict[str, Any] = {"deadline": deadline, **options, **others}
+    known.pop("signals", None)
     return RunContext(job_id=0, run_id=0, task=declaration.name, queue=declaration.defaults["queue"], **known)
 
 
-def _attempt(declaration: Declaration, run: RunContext, stored: str) -> Attempt:
-    """Return an attempt for the middleware and context around the run."""
-    of_job = (run.job_id, run.run_id, uuid.UUID(int=0), run.task, run.queue, 0, 0, stored)
-    attempt = Attempt(Claimed(*of_job, run.attempt, run.max_attempts, None, 0.0, None, 0.0), time.monotonic())
+def _attempt(declaration: Declaration, options: RunOptions, stored: str) -> Attempt:
+    """Return an attempt for the steps, middleware and context of the run."""
+    of_job = (0, 0, uuid.UUID(int=0), declaration.name, declaration.defaults["queue"], 0, 0, stored)
+    attempts = (options.get("attempt", 1), options.get("max_attempts", 1))
+    attempt = Attempt(Claimed(*of_job, *attempts, None, 0.0, None, 0.0), time.monotonic())
     attempt.declaration = declaration
     return attempt
 

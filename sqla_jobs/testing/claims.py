@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, select, text, union
 from sqlalchemy.orm import Session, SessionTransaction
 
+from sqla_jobs.database.async_sessions import read_anew
 from sqla_jobs.database.binding import MEMBERS_OF_TEST
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.jobs import Jobs
@@ -19,6 +20,7 @@ from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.version import check_version
 from sqla_jobs.queries import Claimed, Queries, processes
 from sqla_jobs.queries.limits import declare
+from sqla_jobs.queries.steps import NewStep
 from sqla_jobs.rules.checks import check_queue
 from sqla_jobs.rules.wording import did_you_mean
 from sqla_jobs.testing.awaiting import around_test
@@ -143,6 +145,7 @@ class Savepoints:
     def __init__(self, session: Session, models: Models[Any]) -> None:
         self._session = session
         self._entity = models.Job
+        self._is_inside = False
         edges = self._connection.dialect.identifier_preparer.format_table(models.tables["edges"])
         self._are_deferrable, self._deferred = self._connection.execute(_DEFERRED, {"edges": edges}).one()
 
@@ -160,17 +163,75 @@ class Savepoints:
     @contextmanager
     def begin(self) -> Generator[Session]:
         """Open the run's savepoint. A task that itself commits or rolls back has already ended it."""
-        savepoint = self._session.begin_nested()
+        self._renew()
         try:
             yield self._session
+            savepoint = self._savepoint
             if (commit_members := self._session.info.get(MEMBERS_OF_TEST)) is not None:
                 commit_members()
             if savepoint.is_active:
                 savepoint.commit()
         except BaseException:
-            if self._is_open(savepoint):
-                savepoint.rollback()
+            if self._is_open(self._savepoint):
+                self._savepoint.rollback()
             raise
+        finally:
+            self._is_inside = False
+
+    def has_written(self, session: Session) -> bool:
+        """Return whether the session has changes, or has changed rows since the savepoint began."""
+        is_changed = session.new or session.deleted or any(map(session.is_modified, session.dirty))
+        return bool(is_changed) or self._changes() != self._changes_before
+
+    def commit_part(self, session: Session, step: NewStep) -> None:
+        """Release the savepoint, after the row of the step is stored, and begin another."""
+        session.flush()
+        self.check_constraints()
+        self.record(step)
+        self._go_on(self._savepoint.commit)
+
+    def record(self, step: NewStep) -> None:
+        """Store nothing: a run without a job has no rows."""
+
+    def undo_part(self, session: Session) -> None:
+        """Roll the savepoint back, and begin another."""
+        self._go_on(self._savepoint.rollback)
+
+    @contextmanager
+    def outside(self) -> Generator[Connection]:
+        """Write outside of the run's savepoint, in which nothing is written, and which a sleep rolls back."""
+        if not self._is_inside:
+            with self._session.begin_nested():
+                yield self._connection
+            return
+        self._savepoint.commit()
+        try:
+            with self._session.begin_nested():
+                yield self._connection
+        finally:
+            self._renew()
+
+    @contextmanager
+    def once(self) -> Generator[Connection]:
+        """Yield the connection, for one statement."""
+        yield self._connection
+
+    def _go_on(self, end: Callable[[], None]) -> None:
+        if self._is_open(self._savepoint):
+            end()
+        if self._session.expire_on_commit:
+            self._session.expire_all()
+        self._renew()
+        if around_test(self._session) is not None:
+            read_anew(self._session)
+
+    def _renew(self) -> None:
+        self._savepoint = self._session.begin_nested()
+        self._is_inside = True
+        self._changes_before = self._changes()
+
+    def _changes(self) -> int:
+        return int(self._connection.scalar(_CHANGES) or 0)
 
     def around(self, session: Session) -> Any:
         """Return the `AsyncSession` that the test's session belongs to."""
@@ -187,6 +248,9 @@ class Savepoints:
             innermost = innermost.parent
         return innermost is savepoint
 
+
+_CHANGES = text("SELECT sum(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_xact_user_tables")
+"""The number of rows that the transaction has inserted, changed or deleted."""
 
 _DEFERRED = text(
     """SELECT bool_or(is_deferrable), string_agg(name, ', ') FILTER (WHERE is_deferred)

@@ -20,10 +20,12 @@ from sqla_jobs.errors import ConfigurationError, JobsError
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.executor import Executor
 from sqla_jobs.execution.interrupt import Interruptible
+from sqla_jobs.execution.steps import StepsFactory
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries import Claimed, Queries, RunEnd
 from sqla_jobs.queries.schedules import ScheduleQueries
+from sqla_jobs.queries.steps import NewStep
 from sqla_jobs.rules.checks import check_integer, check_seconds
 from sqla_jobs.rules.outcomes import Outcome, RunOutcome
 from sqla_jobs.rules.retry import DEFAULT_POLICY
@@ -48,6 +50,7 @@ from sqla_jobs.testing.claims import (
     within_limits,
 )
 from sqla_jobs.testing.given import check_jobs
+from sqla_jobs.testing.steps import ConnectionsOfTest
 from sqla_jobs.worker.contexts import Await
 from sqla_jobs.worker.events import event_of, started
 
@@ -95,7 +98,8 @@ def drain(
 
     Jobs go through the real claim, execution and finish. Each transactional task runs in a savepoint of `session`.
     `drain` never commits or rolls back `session` itself, so a test that rolls it back undoes everything. Deferred
-    constraints are checked before the first run, and, as by a commit, at the end of each run.
+    constraints are checked before the first run, and, as by a commit, at the end of each run. So is a step's: its
+    writes stay, whatever becomes of the run, as those that are committed with a worker.
 
     - `jobs`: the `Jobs`.
     - `errors`: "raise" raises what a task raised, once that is recorded, with a note that names the job; the jobs after
@@ -105,7 +109,8 @@ def drain(
       no task, job or schedule has is an error, also after the last run.
     - `ahead`: a timedelta, or seconds. Delayed jobs and retries that are due within that time from now run too,
       without waiting. So do the ticks of schedules, declared and stored: they fire one moment after another, each
-      when nothing else is due. With `schedules=False` none fires.
+      when nothing else is due. With `schedules=False` none fires. Sleeps and waits for signals that end within that
+      time are over when their job comes again.
     - `resources`: what tasks find in `run.resources`. By default the worker contexts are entered before the first run,
       left after the last, and what they yield is found.
     - `max_runs`: more runs than these are an error.
@@ -147,6 +152,7 @@ def drain(
             tracing=jobs.hooks.tracing,
             resources=found,
             upstream=queries.upstream(lambda: nullcontext(own)),
+            steps=StepsFactory(queries, ConnectionsOfTest(savepoints), ahead=seconds),
         )
         while (job := find(process_id)) is not None:
             if runs == max_runs:
@@ -158,7 +164,8 @@ def drain(
             body = _body(jobs, own, queries, attempt, awaited)
             _tell(jobs, context, started(job))
             error, end = raised.by(executor, attempt, body)
-            stored = attempt.ended(Outcome.succeeded()) if end is None else _finish(queries, own, end)
+            is_stored = attempt.suspended or attempt.ended(Outcome.succeeded())
+            stored = is_stored if end is None else _finish(queries, own, end)
             if stored.outcome.kind == RunOutcome.lost:
                 raise _unrecorded(job) from error
             if event := event_of(stored):
@@ -270,6 +277,9 @@ class _Ends(Savepoints):
         self.check_constraints()
         self._queries.store_before_end(session, end)
         self._queries.succeed(session, end)
+
+    def record(self, step: NewStep) -> None:
+        self._queries.steps.record(self._connection, step)
 
 
 def _finder(

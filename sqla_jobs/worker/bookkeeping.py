@@ -48,8 +48,11 @@ class Bookkeeping:
         if self._notify_started is not None:
             self._notify_started(attempt)
 
-    def succeeded(self, attempt: Attempt) -> None:
-        """Handle a run whose transaction has committed and has stored the attempt's end."""
+    def committed(self, attempt: Attempt) -> None:
+        """Handle a run that has itself stored the attempt's end: its success, or a sleep or wait."""
+        if attempt.suspended is not None:
+            self.settled([attempt.suspended], [attempt.suspended])
+            return
         ends = [attempt.ended(SUCCEEDED)]
         self._events.ended(ends)
         self._remove(ends)

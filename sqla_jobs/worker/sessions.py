@@ -49,6 +49,7 @@ class TaskTransactions:
             self._binding.sessions_of(declaration.signature.session_class, declaration.name),
             isolation=self._isolation,
             commit=self._binding.commit,
+            begin_anew=self._binding.begin_anew,
         )
 
 

@@ -25,6 +25,7 @@ from sqla_jobs.database.refusals import reason
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.executor import Executor
+from sqla_jobs.execution.steps import StepsFactory
 from sqla_jobs.models.version import check_version, schema_of
 from sqla_jobs.queries import Lease, Queries, RunEnd
 from sqla_jobs.queries.due import waiting_queues
@@ -57,6 +58,7 @@ from sqla_jobs.worker.pruner import Pruner
 from sqla_jobs.worker.resolver import JobResolver
 from sqla_jobs.worker.runners import Callbacks, Runners
 from sqla_jobs.worker.sessions import TaskTransactions, queues_of_sessions, sessions_at_once
+from sqla_jobs.worker.step_connections import StepConnections
 
 if TYPE_CHECKING:
     from sqla_jobs.jobs import Jobs
@@ -164,7 +166,7 @@ class Worker(Service):
             Callbacks(
                 execute=self._executor.execute,
                 ended=self._finisher.put,
-                committed=self._books.succeeded,
+                committed=self._books.committed,
                 has_room=self._claimer.wake,
                 is_free=self._limited.slot_freed,
                 loop_gone=self._on_loop_gone,
@@ -243,6 +245,7 @@ class Worker(Service):
         self._books = Bookkeeping(
             self._attempts, self._jobs.counters, self._events, self._claimer, self._limited, self._resolver
         )
+        self._step_connections = StepConnections(app, patience=self._settings.patience)
         self._executor = Executor(
             self._jobs.tasks,
             TaskTransactions(self._binding, self._coroutines, queries, self._settings, isolation).of,
@@ -256,6 +259,7 @@ class Worker(Service):
             started=self._books.started,
             unfit=misfits.meet,
             progressed=self._liveness.wake,
+            steps=StepsFactory(queries, self._step_connections),
         )
         for name in tasks:
             self._executor.prepare(name)
@@ -352,6 +356,7 @@ class Worker(Service):
         self._claimer.thread.join(1.0)
         close_engine(self._engine)
         close_engine(self._claims)
+        self._step_connections.close()
         log.info("worker stopped after %s", plural(self.runs, "run"))
 
     def _end(self, attempts: list[Attempt], outcome: Outcome) -> None:

@@ -32,7 +32,7 @@ PUBLIC = {
             "UnknownJob",
             "UnknownTask",
         ),
-        "UnstorableResult",
+        *("UnstorableResult", "SignalTimeout"),
         *("ConcurrencyLimit", "RateLimit"),
     },
     "sqla_jobs.cron": {"Cron", "every"},

@@ -62,7 +62,7 @@ def test_the_quick_start_is_the_example() -> None:
     "name",
     [
         *("coming-from-celery", "coming-from-others", "coming-from-rq", "coroutines", "hooks", "index", "limits"),
-        *("monitoring", "schedules", "tasks", "transactions", "unique", "workers"),
+        *("monitoring", "schedules", "steps", "tasks", "transactions", "unique", "workers"),
     ],
 )
 def test_the_python_of_a_page_runs_as_printed(name: str, page: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,7 +130,7 @@ def test_every_page_is_run_by_a_test() -> None:
     coming = {"coming-from-celery", "coming-from-others", "coming-from-rq"}
     testing = {page.stem for page in DOCS if page.stem.startswith("testing")}
     following = {"tutorial", "tutorial-production"}  # from beginning to end, by tests/project/test_tutorial.py
-    using = {"coroutines", "schedules", "several-modules", "tasks", "transactions", "unique", "workers"}
+    using = {"coroutines", "schedules", "several-modules", "steps", "tasks", "transactions", "unique", "workers"}
     observing = {"error-tracking", "hooks", "monitoring", "structlog", "tracing"}  # tests/project/test_observing.py too
     run = (
         adopting | coming | following | using | testing | observing | {"index", "limits", "performance", "reliability"}

@@ -111,6 +111,15 @@ def test_a_lazy_task_begins_its_transaction_late(session: Session, kind: str) ->
     assert effects(session) == [1]
 
 
+def test_steps_are_committed_one_by_one_with_what_they_write_through_the_request(session: Session) -> None:
+    session.add(effect := Effect(n=5))
+    job = pyramid_shop.in_steps.enqueue(session, effect=effect)
+    session.commit()
+    assert jobs.worker().drain() == 2
+    assert job.result == [1, 15, 115]
+    assert sorted(session.scalars(select(Effect.n))) == [1, 115]
+
+
 def test_so_is_the_end_of_a_task_that_writes_nothing(session: Session) -> None:
     job = ended(session, "nothing")
     assert (job.state, [run.error for run in job.runs]) == ("succeeded", [None])

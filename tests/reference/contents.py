@@ -65,6 +65,7 @@ _JOBS = (
         "counts",
         "cancel",
         "retry",
+        "signal",
         "pause",
         "resume",
     ),
@@ -102,13 +103,16 @@ SECTIONS = (
     ),
     Section(
         "Within a task",
-        "`from sqla_jobs import RunContext, Snooze, Cancel`",
+        "`from sqla_jobs import RunContext, Snooze, Cancel`. Guide: [Steps, sleeps and signals](steps.md).",
         (
             Entry(
                 "sqla_jobs:RunContext",
-                ("remaining", "progress", "results", "batch"),
+                (
+                    *("remaining", "progress", "results", "batch"),
+                    *("step", "sleep", "sleep_async", "wait_for", "wait_for_async"),
+                ),
                 "run",
-                hidden=("publish", "upstream"),
+                hidden=("publish", "upstream", "begin_steps"),
             ),
             Entry("sqla_jobs:Snooze", is_constructed=True),
             Entry("sqla_jobs:Cancel", is_constructed=True),
@@ -256,12 +260,14 @@ SECTIONS = (
             Entry(f"sqla_jobs:{name}")
             for name in (
                 *("JobsError", "ConfigurationError", "DeclarationError", "ArgumentsError", "JobExists", "JobFailed"),
-                *("UnknownTask", "UnknownJob", "UnstorableResult"),
+                *("UnknownTask", "UnknownJob", "UnstorableResult", "SignalTimeout"),
             )
         ),
     ),
 )
-MODELS = ("Job", "Run", "Schedule", "Tick", "Process", "Queue", "PausedTask", "Limit", "Start", "Audit")
+_OTHERS = ("Job", "Run", "Schedule", "Tick", "Process", "Queue", "PausedTask", "Limit", "Start", "Audit")
+OF_WORKFLOWS = ("Step", "Signal")
+MODELS = (*_OTHERS, *OF_WORKFLOWS)
 _SESSIONS, _BINDS = "sqla_jobs.tasks.sessions", "sqla_jobs.database.binding"
 TYPES = (
     ("J", "", "`JobMixin`, or your `job_class`: the class of `jobs.Job`."),

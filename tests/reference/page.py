@@ -16,7 +16,7 @@ from sqla_jobs.cli.running import worker
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import map_models
 from tests.conftest import ROOT
-from tests.reference.contents import INTRODUCTION, MODELS, SECTIONS, TYPES, Entry
+from tests.reference.contents import INTRODUCTION, MODELS, OF_WORKFLOWS, SECTIONS, TYPES, Entry
 from tests.reference.sources import Found, Function, below, decorators, fields, find, method, named
 
 PAGE = ROOT / "docs/reference.md"
@@ -189,7 +189,7 @@ def _models() -> Iterator[str]:
     """The columns of each model: their Python types from the annotations, those of the database from the tables."""
     mapped = map_models(registry(), None, "sqla_", JobMixin)
     for model in MODELS:
-        mixin = find("sqla_jobs.models.columns", f"{model}Mixin")
+        mixin = find(f"sqla_jobs.models.{'workflow_' if model in OF_WORKFLOWS else ''}columns", f"{model}Mixin")
         assert isinstance(mixin.node, ast.ClassDef)
         made = getattr(mapped, model).__table__
         yield f"### `jobs.{model}`\n"

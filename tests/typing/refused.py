@@ -236,3 +236,27 @@ async def wrong_coroutines(session: Session, asession: AsyncSession, run: RunCon
     await run_job(session, archive)(order=Order())  # error
     run_job(asession, settle)(order=Order(), lines=[]) + 1  # error
     run_job(asession.bind, ping)  # error
+
+
+def wrong_steps(session: Session, asession: AsyncSession, run: RunContext) -> None:
+    run.step("sum", add, 1)  # error
+    run.step("sum", add, 1, "2")  # error
+    run.step("sum", add, 1, 2).upper()  # error
+    run.step(add, 1, 2)  # error
+    run.step("ping", ping_once, "x") + 1  # error
+    run.sleep("rest")  # error
+    run.sleep("rest", "1 h")  # error
+    run.wait_for("approved", Order)  # error
+    run.wait_for("approved", Order, 5)  # error
+    run.wait_for("approved", Order, timeout=5).nope = 1  # error
+    jobs.signal(asession, 7, "approved")  # error
+    jobs.signal(session, "7", "approved")  # error
+    jobs.signal(session, 7)  # error
+
+
+def add(one: int, other: int) -> int:
+    return one + other
+
+
+async def ping_once(url: str) -> int:
+    return 1

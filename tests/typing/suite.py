@@ -261,3 +261,40 @@ async def coroutine_tasks_without_a_job(
     run_job(plain, anything)(3)
     assert_type(await run_job(session, jobs.tasks["Wave"])(name="Ada"), Any)
     assert_type(await session.run_sync(partial(drain, jobs)), Drained)
+
+
+def charge(order: Order, cents: int, *, note: str = "") -> Receipt:
+    return Receipt(cents)
+
+
+async def charge_later(order: Order, cents: int, *, note: str = "") -> Receipt:
+    return Receipt(cents)
+
+
+@dataclass
+class Receipt:
+    cents: int
+
+
+def steps(session: Session, run: RunContext, order: Order) -> None:
+    assert_type(run.step("charge", charge, order, 5), Receipt)
+    assert_type(run.step("charge", charge, order, cents=5, note="x"), Receipt)
+    assert_type(run.step("make", Receipt, 5), Receipt)
+    assert_type(run.step("nothing", session.flush), None)
+    run.sleep("rest", 5)
+    run.sleep("rest", timedelta(days=1))
+    assert_type(run.wait_for("approved", Receipt, timeout=None), Receipt)
+    either: Receipt | None = run.wait_for("approved", Receipt | None, timeout=timedelta(days=1))
+    assert either is not None
+    assert_type(run.wait_for("approved", None, timeout=5), Any)
+    assert_type(jobs.signal(session, 7, "approved", Receipt(5)), bool)
+    assert_type(jobs.signal(session, jobs.Job(), "approved"), bool)
+    assert_type(run_job(session, refund, signals={"approved": [Receipt(5)]})(order), dict[str, int])
+
+
+async def awaited_steps(session: AsyncSession, run: RunContext, order: Order) -> None:
+    assert_type(await run.step("charge", charge_later, order, 5), Receipt)
+    assert_type(await run.step("charge", charge_later, order, cents=5, note="x"), Receipt)
+    await run.sleep_async("rest", 5)
+    assert_type(await run.wait_for_async("approved", Receipt, timeout=None), Receipt)
+    assert_type(await session.run_sync(jobs.signal, 7, "approved", Receipt(5)), bool)

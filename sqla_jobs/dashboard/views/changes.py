@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from werkzeug.wrappers import Response as AnyResponse
 
 from sqla_jobs.actions import jobs as actions
+from sqla_jobs.actions import signals
 from sqla_jobs.actions.change import Change, Progress, counted
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.dashboard.data.filters import NAMES, BadFilter, read_filter
@@ -122,6 +123,16 @@ def change_one(site: Dashboard, job_id: int, action: str) -> AnyResponse:
             raise JobsError(change.refusal(it.session, it.models, job_id))
     page = site.url("jobs") if change.removes else site.url("job", job_id=job_id)
     return site.go(page, f"Job {job_id} is {OFFERS[action].done}.")
+
+
+def signal(site: Dashboard, job_id: int) -> AnyResponse:
+    """POST /jobs/<id>/signal"""
+    name = request.form.get("signal", "").strip()
+    payload = signals.read_payload(request.form.get("payload", ""))
+    with site.changing() as it:
+        if not signals.send(it, job_id, name, payload):
+            raise JobsError(f"job {job_id} has ended, and receives no signal")
+    return site.go(site.url("job", job_id=job_id), f"Job {job_id} has the signal “{name}”.")
 
 
 def offered(state: JobState | None) -> list[tuple[str, Offer]]:

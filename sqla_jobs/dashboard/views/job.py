@@ -17,6 +17,7 @@ from sqla_jobs.errors import UnknownJob
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.types import ENDED, LIVE, WAITING
+from sqla_jobs.monitoring.steps import StepRow, read_steps
 from sqla_jobs.queries.limits import keeps_others_waiting
 from sqla_jobs.rules.checks import read_id
 from sqla_jobs.rules.unique import RESERVED
@@ -34,6 +35,7 @@ def show(site: Dashboard, job_id: int) -> Response:
         shown = site.shown(job.task, job.args_text)
         runs = _runs(session, jobs, job_id, before)
         keeps_key = _keeps_key(session, jobs, job_id)
+        steps = read_steps(session, jobs, job_id)
         schedule = session.get(jobs.Schedule, job.schedule_id) if job.schedule_id is not None else None
         session.expunge_all()
         return site.render(
@@ -44,6 +46,8 @@ def show(site: Dashboard, job_id: int) -> Response:
             arguments=_cut(shown.pretty),
             code=_cut(_as_code(jobs, job, shown)),
             runs=[_Run(run, shown) for run in runs[:_RUNS]],
+            steps=[_Step(step, shown) for step in steps],
+            awaited=next((step.awaited for step in steps if step.awaited and job.state in WAITING), None),
             older=runs[_RUNS - 1].id if len(runs) > _RUNS else None,
             is_first_page=before is None,
             schedule=schedule,
@@ -73,6 +77,14 @@ class _Run:
         self.error = shown.text(row.error)
         self.traceback = shown.text(row.traceback)
         self.result = None if row.result_text is None else _cut(shown.json(row.result_text))
+
+
+class _Step:
+    """A step, without sensitive values."""
+
+    def __init__(self, row: StepRow, shown: Shown) -> None:
+        self.row = row
+        self.result = None if row.result is None else _cut(shown.json(row.result))
 
 
 def _key_url(site: Dashboard, job: Any) -> str:

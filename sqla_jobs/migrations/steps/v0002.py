@@ -119,7 +119,7 @@ CREATE TABLE IF NOT EXISTS {names.table("steps")} (
     until TIMESTAMP WITH TIME ZONE,
     result JSONB,
     CONSTRAINT {prefix}steps_pkey PRIMARY KEY (job_id, name),
-    CONSTRAINT {prefix}steps_kind_check CHECK (kind = ANY ('{{step,sleep,signal}}')),
+    CONSTRAINT {prefix}steps_kind_check CHECK (kind = ANY ('{{step,sleep,signal,timeout}}')),
     CONSTRAINT {prefix}steps_number_check CHECK (number BETWEEN 1 AND 1000),
     CONSTRAINT {prefix}steps_times_check CHECK ({_times("started_at", "finished_at", "until").after})
 )""",

@@ -1,0 +1,253 @@
+"""The storage of a run's steps, sleeps and waits, under the lease of the run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar
+
+import tenacity
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.util import greenlet_spawn
+
+from sqla_jobs.errors import LeaseLost
+from sqla_jobs.execution.attempt import Attempt
+from sqla_jobs.execution.interrupt import LeaseGone
+from sqla_jobs.execution.transactions import Transactions
+from sqla_jobs.models.types import StepKind
+from sqla_jobs.queries import Queries, RunEnd
+from sqla_jobs.queries.steps import NewStep, StoredStep, Wait
+from sqla_jobs.rules.outcomes import Outcome, RunOutcome
+from sqla_jobs.tasks.steps import Suspension
+
+T = TypeVar("T")
+_TRIES = 5
+"""The maximum number of tries to store something while the server is unavailable."""
+
+
+class Connections(Protocol):
+    """The connections on which steps are stored beside the sessions of tasks."""
+
+    def spawn(self, function: Callable[[], Any], /) -> Coroutine[Any, Any, Any]:
+        """Call a function that uses them, for a coroutine."""
+        ...
+
+    def begin(self) -> AbstractContextManager[Connection]:
+        """Open a transaction, and commit it at the end."""
+        ...
+
+    def once(self) -> AbstractContextManager[Connection]:
+        """Open a connection for one statement, which is a transaction of its own."""
+        ...
+
+
+class Received(NamedTuple):
+    """What a run is told that has waited for a signal."""
+
+    kind: StepKind
+    """`signal`, or `timeout`: none came in time."""
+    payload: str | None
+    """JSON text."""
+
+
+class Store(Protocol):
+    """The storage of one run's steps."""
+
+    def spawn(self, function: Callable[[], Any], /) -> Coroutine[Any, Any, Any]:
+        """Call `load`, `sleep` or `receive`, inside of `function`, for a coroutine."""
+        ...
+
+    def spawn_in_session(self, function: Callable[[], Any], /) -> Coroutine[Any, Any, Any]:
+        """Call one of the other methods, inside of `function`, for a coroutine."""
+        ...
+
+    def load(self) -> list[StoredStep]:
+        """Return the job's steps."""
+        ...
+
+    def has_written(self) -> bool:
+        """Return whether the run's transaction has writes of its own, which a step would commit with its result."""
+        ...
+
+    def undo(self) -> None:
+        """Undo what a step that failed has written in the run's transaction."""
+        ...
+
+    def keep(self, name: str, number: int, result: str | None, *, took: float) -> StoredStep | None:
+        """Store a step's result. Return the step that is there already, by a commit without an answer.
+
+        Raises `LeaseGone`.
+        """
+        ...
+
+    def sleep(self, name: str, number: int, length: float) -> None:
+        """Return once the sleep is over. Raises `Suspension`, after the run's end is stored, if it is not."""
+        ...
+
+    def receive(self, name: str, number: int, signal: str, timeout: float | None) -> Received:
+        """Return the signal, or that none came in time. Raises `Suspension`, after the run's end is stored."""
+        ...
+
+
+class StepStore:
+    """Stores the steps of plain tasks, in transactions of their own."""
+
+    ahead: float = 0.0
+    """Seconds by which a sleep or wait counts as over earlier, once its job comes again."""
+
+    def __init__(self, queries: Queries, connections: Connections, attempt: Attempt) -> None:
+        self._queries = queries
+        self._steps = queries.steps
+        self._connections = connections
+        self._attempt = attempt
+        self._job = attempt.job
+
+    def spawn(self, function: Callable[[], Any], /) -> Coroutine[Any, Any, Any]:
+        return self._connections.spawn(function)
+
+    def spawn_in_session(self, function: Callable[[], Any], /) -> Coroutine[Any, Any, Any]:
+        return self._connections.spawn(function)
+
+    def load(self) -> list[StoredStep]:
+        def loaded() -> list[StoredStep]:
+            with self._connections.once() as connection:
+                return self._steps.load(connection, self._job.job_id)
+
+        return _tried(loaded)
+
+    def has_written(self) -> bool:
+        return False
+
+    def undo(self) -> None: ...
+
+    def keep(self, name: str, number: int, result: str | None, *, took: float) -> StoredStep | None:
+        step = NewStep(self._job, name, number, result, took)
+
+        def store() -> StoredStep | None:
+            try:
+                with self._connections.once() as connection:
+                    self._steps.record(connection, step)
+            except LeaseLost:
+                raise LeaseGone from None
+            except IntegrityError:
+                if (stored := self._recall(name)) is None:
+                    raise
+                return stored
+            return None
+
+        return _tried(store)
+
+    def _recall(self, name: str) -> StoredStep | None:
+        """Return the stored step of this name, once no COMMIT of it can be under way any more. Raises `LeaseGone`."""
+        with self._held() as connection:
+            return next((one for one in self._steps.load(connection, self._job.job_id) if one.name == name), None)
+
+    @contextmanager
+    def _held(self) -> Generator[Connection]:
+        """Open a transaction that holds the job's row, and commit it at the end. Raises `LeaseGone`."""
+        with self._connections.begin() as connection:
+            if not self._steps.hold(connection, self._job):
+                raise LeaseGone
+            yield connection
+
+    def sleep(self, name: str, number: int, length: float) -> None:
+        def slept() -> RunEnd | None:
+            with self._held() as connection:
+                wait = self._waits(connection, name, number, StepKind.sleep, length)
+                if not wait.is_over:
+                    return self._put_off(connection, name, wait)
+                self._steps.end_wait(connection, self._job.job_id, name, kind=StepKind.sleep)
+                return None
+
+        if (end := _tried(slept)) is not None:
+            self._suspend(end)
+
+    def receive(self, name: str, number: int, signal: str, timeout: float | None) -> Received:
+        def received() -> Received | RunEnd:
+            with self._held() as connection:  # the sender locks the row, too, and each looks after it has the lock
+                job_id = self._job.job_id
+                payload = self._steps.take_signal(connection, job_id, signal)
+                wait = self._waits(connection, name, number, StepKind.signal, timeout)
+                if payload is None and not wait.is_over:
+                    return self._put_off(connection, name, wait)
+                kind = StepKind.timeout if payload is None else StepKind.signal
+                self._steps.end_wait(connection, job_id, name, kind=kind, result=payload)
+                return Received(kind, payload)
+
+        found = _tried(received)
+        return found if isinstance(found, Received) else self._suspend(found)
+
+    def _waits(self, connection: Connection, name: str, number: int, kind: StepKind, length: float | None) -> Wait:
+        """Return the sleep or wait of this name, which begins now if it has not begun before."""
+        found = self._steps.look_at_wait(connection, self._job.job_id, name, ahead=self.ahead)
+        return found or self._steps.open_wait(connection, self._job, name, number, kind, length=length)
+
+    def _put_off(self, connection: Connection, name: str, wait: Wait) -> RunEnd:
+        """Store the run's end in the transaction that has looked, so that no signal comes in between. Return it."""
+        end = self._attempt.ended(Outcome(RunOutcome.snoozed, delay=wait.left))
+        if self._queries.finish_any(connection, [end._replace(outcome=Outcome.snoozed(0.0))]):
+            raise LeaseGone
+        self._steps.put_off(connection, self._job.job_id, name)
+        return end
+
+    def _suspend(self, end: RunEnd) -> NoReturn:
+        """Leave the task's code. Its end is stored, and nothing else may be."""
+        self._attempt.suspended = end
+        self._attempt.is_committed = True
+        raise Suspension
+
+
+class SessionStepStore(StepStore):
+    """Stores the steps of transactional tasks: each result is committed with what the step wrote."""
+
+    def __init__(
+        self, queries: Queries, connections: Connections, attempt: Attempt, transactions: Transactions
+    ) -> None:
+        super().__init__(queries, connections, attempt)
+        self._transactions = transactions
+        assert attempt.session is not None, "the task takes a session"
+        self._session = attempt.session
+
+    def spawn_in_session(self, function: Callable[[], Any], /) -> Coroutine[Any, Any, Any]:
+        return greenlet_spawn(function)
+
+    def has_written(self) -> bool:
+        return self._transactions.has_written(self._session)
+
+    def undo(self) -> None:
+        with suppress(Exception):  # the step's own error is the one to see; a lost connection shows at its next use
+            self._transactions.undo_part(self._session)
+
+    def keep(self, name: str, number: int, result: str | None, *, took: float) -> StoredStep | None:
+        try:
+            self._transactions.commit_part(self._session, NewStep(self._job, name, number, result, took))
+        except LeaseLost:
+            raise LeaseGone from None
+        except Exception:
+            self.undo()  # else this transaction may itself hold the row for which `_recall` waits
+            if (stored := self._recall(name)) is None:
+                raise
+            return stored
+        return None
+
+
+def _tried(call: Callable[[], T]) -> T:
+    """Return the result of `call`, which is called again for some seconds while the server is unavailable."""
+    return _RETRYING.copy()(call)
+
+
+def _is_passing(error: BaseException) -> bool:
+    is_lost = isinstance(error, DBAPIError) and error.connection_invalidated
+    return is_lost or isinstance(error, OperationalError | InterfaceError | PoolTimeout)
+
+
+_RETRYING = tenacity.Retrying(
+    retry=tenacity.retry_if_exception(_is_passing),
+    stop=tenacity.stop_after_attempt(_TRIES),
+    wait=tenacity.wait_random_exponential(multiplier=0.2, max=3.0),
+    sleep=time.sleep,
+    reraise=True,
+)

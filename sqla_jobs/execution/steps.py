@@ -1,0 +1,328 @@
+"""The steps of a run: what is known of them, and when each is called, stored and read."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+import time
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import Any, TypeVar
+
+from sqla_jobs.errors import ArgumentsError, DeclarationError, JobsError, SignalTimeout, UnstorableResult
+from sqla_jobs.execution.attempt import Attempt
+from sqla_jobs.execution.step_store import Connections, Received, SessionStepStore, StepStore, Store
+from sqla_jobs.execution.transactions import Transactions
+from sqla_jobs.models.types import StepKind
+from sqla_jobs.queries import Queries
+from sqla_jobs.queries.steps import StoredStep
+from sqla_jobs.rules.checks import check_name, check_seconds
+from sqla_jobs.tasks.signature import Signature
+from sqla_jobs.tasks.values import ValueCodec, returned_type
+
+T = TypeVar("T")
+MOST_STEPS = 1000
+"""The maximum number of steps of a job."""
+
+
+class RunSteps:
+    """The steps of one run, for its `RunContext`."""
+
+    def __init__(self, attempt: Attempt, store: Store, *, is_coroutine: bool) -> None:
+        """Prepare for a run, of a coroutine task if `is_coroutine`."""
+        assert attempt.body is not None, "the task's code is running"
+        self._attempt = attempt
+        self._shielded = attempt.body.shielded
+        self._store = store
+        self._is_coroutine = is_coroutine
+        self._one_at_a_time = attempt.session is not None or not is_coroutine
+        self._known: dict[str, StoredStep] = {}
+        """The stored steps, by name."""
+        self._are_known = False
+        """False before they are read, and after one may have been stored without an answer."""
+        self._used: set[str] = set()
+        """The names that this run has used."""
+        self._inside: str | None = None
+        """The step that is under way, if there can be only one: coroutines without a session may gather theirs."""
+
+    # steps
+
+    def call(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        function_kind = "a coroutine function" if _is_coroutine(function) else "a plain function"
+        if self._is_coroutine != _is_coroutine(function):
+            other = (
+                "is a coroutine task, whose steps are coroutine functions: write async def, and call what blocks by "
+                "asyncio.to_thread"
+                if self._is_coroutine
+                else "is a plain task, which nothing awaits: write the task with async def, or the step without"
+            )
+            raise JobsError(f"{self._said(name)} calls {function_kind}, and {self._attempt.job.task} {other}")
+        try:
+            codec = ValueCodec(f"the result of {self._said(name)}", returned_type(function))
+        except (ArgumentsError, DeclarationError) as error:
+            raise UnstorableResult(str(error)) from None
+        if self._is_coroutine:
+            return self._call_awaited(name, partial(function, *args, **kwargs), codec)
+        with self._used_as(name, StepKind.step):
+            self._learn_now()
+            if (stored := self._stored(name, StepKind.step)) is not None:
+                return codec.decode(stored.result)
+            self._number(name)
+            self._refuse_written(name, self._store.has_written())
+            began = time.monotonic()
+            try:
+                result = function(*args, **kwargs)
+                encoded, back = codec.encode(result)
+            except Exception:
+                self._safely(self._store.undo)
+                raise
+            number = self._reserve(name)
+            took = time.monotonic() - began
+            with self._reserved(name):
+                stored = self._safely(partial(self._store.keep, name, number, encoded, took=took))
+            return back if stored is None else codec.decode(stored.result)
+
+    async def _call_awaited(self, name: str, call: Callable[[], Awaitable[Any]], codec: ValueCodec) -> Any:
+        store = self._store
+        with self._used_as(name, StepKind.step):
+            await self._learn_awaited()
+            if (stored := self._stored(name, StepKind.step)) is not None:
+                return codec.decode(stored.result)
+            self._number(name)
+            self._refuse_written(name, await store.spawn_in_session(store.has_written))
+            began = time.monotonic()
+            try:
+                result = await call()
+                encoded, back = codec.encode(result)
+            except (Exception, asyncio.CancelledError):
+                await self._safely_awaited(store.spawn_in_session(store.undo))
+                raise
+            number = self._reserve(name)
+            keep = partial(store.keep, name, number, encoded, took=time.monotonic() - began)
+            with self._reserved(name):
+                stored = await self._safely_awaited(store.spawn_in_session(keep))
+            return back if stored is None else codec.decode(stored.result)
+
+    # sleeps
+
+    def sleep(self, name: str, length: float | timedelta) -> None:
+        self._refuse_coroutine("sleep")
+        seconds = self._checked_sleep(name, length)
+        with self._used_as(name, StepKind.sleep):
+            self._learn_now()
+            if self._stored(name, StepKind.sleep) is None:
+                self._refuse_written(name, self._store.has_written())
+                self._safely(partial(self._store.sleep, name, self._number(name), seconds))
+
+    async def sleep_awaited(self, name: str, length: float | timedelta) -> None:
+        self._refuse_plain("sleep")
+        store, seconds = self._store, self._checked_sleep(name, length)
+        with self._used_as(name, StepKind.sleep):
+            await self._learn_awaited()
+            if self._stored(name, StepKind.sleep) is None:
+                self._refuse_written(name, await store.spawn_in_session(store.has_written))
+                await self._safely_awaited(store.spawn(partial(store.sleep, name, self._number(name), seconds)))
+
+    def _checked_sleep(self, name: str, length: float | timedelta) -> float:
+        return check_seconds(f"the length of the sleep {name!r:.60}", length)
+
+    # signals
+
+    def wait_for(self, name: str, kind: Any, timeout: float | timedelta | None) -> Any:
+        self._refuse_coroutine("wait_for")
+        codec, seconds, step = self._prepared(name, kind, timeout)
+        with self._used_as(step, StepKind.signal):
+            self._learn_now()
+            if (stored := self._stored(step, StepKind.signal)) is not None:
+                return self._told(name, Received(StepKind(stored.kind), stored.result), codec)
+            self._refuse_written(step, self._store.has_written())
+            receive = partial(self._store.receive, step, self._number(step), name, seconds)
+            received = self._safely(receive)
+        return self._told(name, received, codec)
+
+    async def wait_for_awaited(self, name: str, kind: Any, timeout: float | timedelta | None) -> Any:  # noqa: ASYNC109
+        self._refuse_plain("wait_for")
+        store = self._store
+        codec, seconds, step = self._prepared(name, kind, timeout)
+        with self._used_as(step, StepKind.signal):
+            await self._learn_awaited()
+            if (stored := self._stored(step, StepKind.signal)) is not None:
+                return self._told(name, Received(StepKind(stored.kind), stored.result), codec)
+            self._refuse_written(step, await store.spawn_in_session(store.has_written))
+            receive = partial(store.receive, step, self._number(step), name, seconds)
+            received = await self._safely_awaited(store.spawn(receive))
+        return self._told(name, received, codec)
+
+    def _prepared(
+        self, name: str, kind: Any, timeout: float | timedelta | None
+    ) -> tuple[ValueCodec, float | None, str]:
+        """Return what decodes the signal, the timeout in seconds, and the name of the step."""
+        check_name("the name of a signal", name, error=JobsError)
+        what = f"the signal {name!r}"
+        seconds = None if timeout is None else check_seconds(f"the timeout of {what}", timeout)
+        step, times = name, 1
+        while step in self._used:  # several signals of one name are received one by one
+            times += 1
+            step = f"{name} ({times})"
+        return ValueCodec(f"{what} to job {self._attempt.job.job_id}", kind), seconds, step
+
+    def _told(self, name: str, received: Received, codec: ValueCodec) -> Any:
+        if received.kind == StepKind.timeout:
+            raise SignalTimeout(f"the signal {name!r} did not come to job {self._attempt.job.job_id} in time")
+        return codec.decode(received.payload)
+
+    # what is known
+
+    def _learn(self, stored: list[StoredStep]) -> None:
+        self._known = {one.name: one for one in stored}
+        self._are_known = True
+
+    def _learn_now(self) -> None:
+        if not self._are_known:
+            self._learn(self._safely(self._store.load))
+
+    async def _learn_awaited(self) -> None:
+        if not self._are_known:
+            self._learn(await self._safely_awaited(self._store.spawn(self._store.load)))
+
+    def _stored(self, name: str, kind: StepKind) -> StoredStep | None:
+        """Return the finished step of this name. Raises `JobsError` if it is stored as something else."""
+        stored = self._known.get(name)
+        if stored is None:
+            return None
+        stored_kind = StepKind.signal if stored.kind == StepKind.timeout else stored.kind
+        if stored_kind != kind:
+            raise JobsError(
+                f"{self._said(name)} is stored as a {_WORDS[StepKind(stored_kind)]}, by run {stored.run_id}, and is a "
+                f"{_WORDS[kind]} in this code: give it another name"
+            )
+        return stored if stored.is_finished else None
+
+    def _number(self, name: str) -> int:
+        """Return the number of a step that is about to be stored. Raises `JobsError` if there are too many."""
+        if name not in self._known and len(self._known) >= MOST_STEPS:
+            raise JobsError(
+                f"{self._said(name)} would be its {len(self._known) + 1:,}th, and {MOST_STEPS:,} are kept: enqueue a "
+                "job for each part of the work, or put more of it into one step"
+            )
+        return len(self._known) + 1
+
+    def _reserve(self, name: str) -> int:
+        """Return the number of a step, which nothing else gets while the step is being stored."""
+        number = self._number(name)
+        self._known[name] = StoredStep(name, StepKind.step, self._attempt.job.run_id, is_finished=False, result=None)
+        return number
+
+    @contextmanager
+    def _reserved(self, name: str) -> Generator[None]:
+        try:
+            yield
+        except BaseException:
+            self._are_known = False  # it may be stored all the same
+            raise
+
+    # rules
+
+    @contextmanager
+    def _used_as(self, name: str, kind: StepKind) -> Generator[None]:
+        """Use a name for the block. After an error it may be used again, since nothing is stored."""
+        check_name(f"the name of a {_WORDS[kind]}", name, error=JobsError)
+        if name in self._used:
+            raise JobsError(
+                f"{self._said(name)} is there twice in one run, and a stored result belongs to one name: give each its "
+                'own, such as f"charge {order.id}" in a loop'
+            )
+        if self._inside is not None:
+            raise JobsError(
+                f"{self._said(name)} begins while the step {self._inside!r} is under way, whose writes it would commit "
+                "without that step's result: call one after the other"
+            )
+        self._refuse_other_thread(name)
+        self._used.add(name)
+        self._inside = name if self._one_at_a_time else None
+        try:
+            yield
+        except (Exception, asyncio.CancelledError):  # a timeout of the task's own may cancel a step, and the task go on
+            self._used.discard(name)
+            raise
+        finally:
+            self._inside = None
+
+    def _refuse_written(self, name: str, has_written: bool) -> None:
+        if has_written:
+            raise JobsError(
+                f"{self._said(name)} begins after the task has written or locked rows outside of its steps: a further "
+                "attempt would write that again, while the step is done. Write inside of a step, or after the last one"
+            )
+
+    def _refuse_other_thread(self, name: str) -> None:
+        thread = getattr(self._attempt.body, "thread", None)
+        if thread is not None and thread != threading.get_ident():
+            raise JobsError(f"{self._said(name)} is called in another thread than the task: call it in the task's own")
+
+    def _refuse_coroutine(self, method: str) -> None:
+        if self._is_coroutine:
+            raise JobsError(f"{self._attempt.job.task} is a coroutine task: write await run.{method}_async(…)")
+
+    def _refuse_plain(self, method: str) -> None:
+        if not self._is_coroutine:
+            raise JobsError(f"{self._attempt.job.task} is a plain task, which nothing awaits: write run.{method}(…)")
+
+    def _said(self, name: object) -> str:
+        return f"step {name!r:.220} of job {self._attempt.job.job_id}"
+
+    # the database, where no interrupt may strike
+
+    def _safely(self, call: Callable[[], T]) -> T:
+        with self._shielded():
+            return call()
+
+    async def _safely_awaited(self, awaitable: Awaitable[T]) -> T:
+        """Await to the end, also if the task's code is cancelled meanwhile, which is told afterwards."""
+        with self._shielded():
+            under_way = asyncio.ensure_future(awaitable)
+            cancelled: asyncio.CancelledError | None = None
+            while not under_way.done():
+                try:
+                    await asyncio.wait([under_way])
+                except asyncio.CancelledError as error:
+                    cancelled = error
+            if cancelled is not None:
+                if not under_way.cancelled():
+                    under_way.exception()  # else asyncio warns that nobody has looked at it
+                raise cancelled
+            return under_way.result()
+
+
+@dataclass(frozen=True)
+class StepsFactory:
+    """Makes the steps of runs."""
+
+    queries: Queries
+    connections: Connections
+    ahead: float = 0.0
+    """Seconds by which a sleep or wait counts as over earlier, once its job comes again; in tests."""
+
+    def of(self, transactions: Transactions | None, signature: Signature) -> Callable[[Attempt], RunSteps]:
+        """Return a function that makes the steps of a run of a task; `transactions` is None without a session."""
+        return partial(self._made, transactions, signature)
+
+    def _made(self, transactions: Transactions | None, signature: Signature, attempt: Attempt) -> RunSteps:
+        store = (
+            StepStore(self.queries, self.connections, attempt)
+            if transactions is None
+            else SessionStepStore(self.queries, self.connections, attempt, transactions)
+        )
+        store.ahead = self.ahead
+        return RunSteps(attempt, store, is_coroutine=signature.is_coroutine)
+
+
+_WORDS = {StepKind.step: "step", StepKind.sleep: "sleep", StepKind.signal: "wait for a signal"}
+
+
+def _is_coroutine(function: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004

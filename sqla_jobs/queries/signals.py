@@ -1,0 +1,49 @@
+"""The sender's side of signals: the lock on the job's row, the signal's row, and the job that it wakes.
+
+The run that waits locks the job's row, too, and each side looks after it has the lock. So neither misses what the other
+has done.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Text, case, cast, func, insert, literal, or_, select, update
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Session
+
+from sqla_jobs.models.mapping import Models
+from sqla_jobs.models.types import JobState, StepKind
+
+
+def hold_state(session: Session, models: Models[Any], job_id: int) -> JobState | None:
+    """Lock a job until the caller's transaction ends, and return its state. Return None if there is no such job."""
+    job = models.Job
+    state: JobState | None = session.scalar(select(job.state).where(job.id == job_id).with_for_update(key_share=True))
+    return state
+
+
+def store(session: Session, models: Models[Any], job_id: int, name: str, payload: str) -> None:
+    """Store a signal, with its payload as JSON text."""
+    stored = cast(literal(payload, Text), JSONB)
+    session.execute(insert(models.Signal).values(job_id=job_id, name=name, payload=stored))
+
+
+def wake(session: Session, models: Models[Any], job_id: int, name: str) -> bool:
+    """Queue a job, whose row is locked, if it waits for a signal of this name. Return whether it does."""
+    job, step = models.Job, models.Step
+    waits = select(step.name).where(
+        step.job_id == job.id,
+        step.kind == StepKind.signal,
+        step.finished_at.is_(None),
+        or_(step.name == name, func.starts_with(step.name, f"{name} (")),  # the second wait is the step "name (2)"
+    )
+    position = case((job.ordered_by.is_not(None), job.position), else_=models.positions.next_value())
+    woken = session.execute(
+        update(job)
+        .where(job.id == job_id, job.state == "scheduled", waits.exists())
+        .values(state="queued", position=position, run_at=func.clock_timestamp())
+        .returning(job.id),
+        execution_options={"synchronize_session": False},
+    )
+    return woken.first() is not None

@@ -1,0 +1,274 @@
+"""The steps of running jobs, and the signals to them.
+
+Each write is in a transaction that has locked the job's row under the lease, and a step's record is a plain INSERT on
+its primary key. So a lease that was lost in between stores nothing, and a COMMIT that was given up stores nothing that
+another one has stored.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Double,
+    Integer,
+    Text,
+    Uuid,
+    bindparam,
+    case,
+    cast,
+    delete,
+    func,
+    insert,
+    literal_column,
+    null,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from sqla_jobs.calls.values import Claimed, Lease
+from sqla_jobs.errors import LeaseLost
+from sqla_jobs.queries.expressions import Tables, committed_to_disk, leased, seconds
+from sqla_jobs.queries.statement import Statement
+
+
+class StoredStep(NamedTuple):
+    """A step as it is stored."""
+
+    name: str
+    kind: str
+    """A word of `StepKind`."""
+    run_id: int
+    """The run that began it."""
+    is_finished: bool
+    """False while the job sleeps or waits."""
+    result: str | None
+    """JSON text."""
+
+
+class Wait(NamedTuple):
+    """A sleep, or a wait for a signal."""
+
+    kind: str
+    run_id: int
+    is_finished: bool
+    is_over: bool
+    """True if its time has come, by the server's clock."""
+    left: float | None
+    """Seconds until then; None if it has no end."""
+
+
+class StepQueries:
+    """The statements about steps and signals."""
+
+    def __init__(self, tables: Tables) -> None:
+        self.load: LoadSteps = LoadSteps(tables)
+        self.hold: HoldLease = HoldLease(tables)
+        self.record: RecordStep = RecordStep(tables)
+        self.look_at_wait: LookAtWait = LookAtWait(tables)
+        self.open_wait: OpenWait = OpenWait(tables)
+        self.end_wait: EndWait = EndWait(tables)
+        self.take_signal: TakeSignal = TakeSignal(tables)
+        self.put_off: PutOff = PutOff(tables)
+
+
+class LoadSteps(Statement):
+    """Read the steps of a job."""
+
+    def __call__(self, connection: Connection, job_id: int) -> list[StoredStep]:
+        """Return the steps of a job, in the order in which they began."""
+        return [StoredStep(*row) for row in self._rows(connection, {"of_job": job_id})]
+
+    def sql(self) -> Any:
+        steps = self.tables.steps
+        columns = (cast(steps.c.kind, Text), steps.c.run_id, steps.c.finished_at.is_not(None))
+        found = select(steps.c.name, *columns, cast(steps.c.result, Text))
+        return found.where(steps.c.job_id == _OF_JOB).order_by(steps.c.number, steps.c.started_at)
+
+
+class HoldLease(Statement):
+    """Lock a running job under its lease."""
+
+    def __call__(self, connection: Connection, lease: Lease | Claimed) -> bool:
+        """Lock the job's row until the transaction ends, waiting for it. Return False if the lease is lost."""
+        return bool(self._rows(connection, _of_lease(lease)))
+
+    def sql(self) -> Any:
+        return _held(self.tables)
+
+
+class NewStep(NamedTuple):
+    """A step that is about to be stored."""
+
+    lease: Lease | Claimed
+    name: str
+    number: int
+    result: str | None
+    """JSON text."""
+    took: float
+    """Seconds that the step took."""
+
+
+class RecordStep(Statement):
+    """Store the result of a step."""
+
+    def __call__(self, connection: Connection, step: NewStep) -> None:
+        """Store a step, and hold the job's row until the transaction ends.
+
+        Raises `LeaseLost`, and `IntegrityError` if the step is stored already.
+        """
+        if not self._rows(connection, self.parameters(step)):
+            raise LeaseLost
+
+    @staticmethod
+    def parameters(step: NewStep) -> dict[str, Any]:
+        """Return the parameters of the statement."""
+        values = {"step": step.name, "step_number": step.number, "step_result": step.result, "took": step.took}
+        return _of_lease(step.lease) | values
+
+    def sql(self) -> Any:
+        steps = self.tables.steps
+        held = _held(self.tables).cte("held").prefix_with("MATERIALIZED")
+        now = func.clock_timestamp()
+        row = select(
+            held.c.id,
+            _NAME,
+            literal_column("'step'"),
+            cast(bindparam("step_number", type_=Integer), Integer),
+            _RUN,
+            now - seconds(bindparam("took", type_=Double)),
+            now,
+            cast(bindparam("step_result", type_=Text), JSONB),
+        )
+        columns = ["job_id", "name", "kind", "number", "run_id", "started_at", "finished_at", "result"]
+        return insert(steps).from_select(columns, row).returning(steps.c.number)
+
+
+class LookAtWait(Statement):
+    """Read a sleep or a wait of a job, whose row is locked."""
+
+    def __call__(self, connection: Connection, job_id: int, name: str, *, ahead: float) -> Wait | None:
+        """Return the sleep or wait of this name, as it is `ahead` seconds from now; None if there is none."""
+        rows = self._rows(connection, {"of_job": job_id, "step": name, "ahead": ahead})
+        return Wait(*rows[0]) if rows else None
+
+    def sql(self) -> Any:
+        steps = self.tables.steps
+        now = func.clock_timestamp() + seconds(bindparam("ahead", type_=Double))
+        return select(*_wait(steps, now)).where(steps.c.job_id == _OF_JOB, steps.c.name == _NAME)
+
+
+class OpenWait(Statement):
+    """Begin a sleep or a wait of a job, whose row is locked."""
+
+    def __call__(
+        self, connection: Connection, lease: Lease | Claimed, name: str, number: int, kind: str, *, length: float | None
+    ) -> Wait:
+        """Begin a sleep or wait that ends after `length` seconds; None waits for ever. Return it."""
+        values: dict[str, Any] = {"of_job": lease.job_id, "lease_run_id": lease.run_id}
+        values |= {"step": name, "step_number": number, "step_kind": kind, "length": length}
+        return Wait(*self._rows(connection, values)[0])
+
+    def sql(self) -> Any:
+        steps = self.tables.steps
+        return (
+            insert(steps)
+            .values(
+                job_id=_OF_JOB,
+                name=_NAME,
+                kind=cast(bindparam("step_kind", type_=Text), Text),
+                number=bindparam("step_number", type_=Integer),
+                run_id=_RUN,
+                until=func.clock_timestamp() + seconds(bindparam("length", type_=Double)),
+            )
+            .returning(*_wait(steps, func.clock_timestamp()))
+        )
+
+
+class EndWait(Statement):
+    """End a sleep or a wait of a job, whose row is locked."""
+
+    def __call__(self, connection: Connection, job_id: int, name: str, *, kind: str, result: str | None = None) -> None:
+        """Store that the sleep or wait is over, as the step kind `kind`, with a signal's payload."""
+        values = {"of_job": job_id, "step": name, "step_kind": kind, "step_result": result}
+        self._run(connection, values)
+
+    def sql(self) -> Any:
+        steps = self.tables.steps
+        return (
+            update(steps)
+            .where(steps.c.job_id == _OF_JOB, steps.c.name == _NAME)
+            .values(
+                finished_at=func.clock_timestamp(),
+                kind=cast(bindparam("step_kind", type_=Text), Text),
+                result=cast(bindparam("step_result", type_=Text), JSONB),
+            )
+        )
+
+
+class TakeSignal(Statement):
+    """Take the oldest signal of a name from a job, whose row is locked."""
+
+    def __call__(self, connection: Connection, job_id: int, signal: str) -> str | None:
+        """Delete the oldest signal, and return its payload as JSON text; None if there is no signal."""
+        rows = self._rows(connection, {"of_job": job_id, "signal": signal})
+        return rows[0][0] if rows else None
+
+    def sql(self) -> Any:
+        signals = self.tables.signals
+        first = select(func.min(signals.c.id)).where(
+            signals.c.job_id == _OF_JOB, signals.c.name == bindparam("signal", type_=Text)
+        )
+        payload = func.coalesce(cast(signals.c.payload, Text), literal_column("'null'"))
+        return delete(signals).where(signals.c.id == first.scalar_subquery()).returning(payload)
+
+
+class PutOff(Statement):
+    """Make a job due when its sleep or wait ends."""
+
+    def __call__(self, connection: Connection, job_id: int, name: str) -> None:
+        """Set the due time of a job that has just been scheduled: the end of this wait, or never."""
+        self._run(connection, {"of_job": job_id, "step": name})
+
+    def sql(self) -> Any:
+        jobs, steps = self.tables.jobs, self.tables.steps
+        until = func.coalesce(steps.c.until, literal_column("TIMESTAMPTZ 'infinity'"))
+        is_wait = (steps.c.job_id == jobs.c.id) & (steps.c.name == _NAME)
+        is_scheduled = (jobs.c.id == _OF_JOB) & (jobs.c.state == literal_column("'scheduled'"))
+        return update(jobs).where(is_scheduled, is_wait).values(run_at=until)
+
+
+_OF_JOB = bindparam("of_job", type_=BigInteger)
+_NAME: Any = cast(bindparam("step", type_=Text), Text)
+_RUN: Any = cast(bindparam("lease_run_id", type_=BigInteger), BigInteger)
+
+
+def _of_lease(lease: Lease | Claimed) -> dict[str, Any]:
+    return {
+        "lease_job_id": lease.job_id,
+        "lease_run_id": lease.run_id,
+        "lease_process_id": lease.process_id,
+    }
+
+
+def _held(tables: Tables) -> Any:
+    jobs = tables.jobs
+    process = bindparam("lease_process_id", type_=Uuid)
+    lease = leased(jobs, bindparam("lease_job_id", type_=BigInteger), _RUN, process)
+    # NO KEY UPDATE, as everywhere: a step's own foreign key takes KEY SHARE
+    return select(jobs.c.id).where(lease, committed_to_disk()).with_for_update(key_share=True)
+
+
+def _wait(steps: Any, now: Any) -> tuple[Any, ...]:
+    left = cast(func.extract("epoch", steps.c.until - now), Double)
+    is_over = func.coalesce(steps.c.until <= now, literal_column("false"))
+    return (
+        cast(steps.c.kind, Text),
+        steps.c.run_id,
+        steps.c.finished_at.is_not(None),
+        is_over,
+        case((steps.c.until.is_(None), null()), else_=left),
+    )

@@ -1,0 +1,45 @@
+"""Steps of a run, as `RunContext` offers them: what is done once, however many attempts the job takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping
+from datetime import timedelta
+from typing import Any, NoReturn, Protocol
+
+from sqla_jobs.errors import JobsError
+
+
+class Suspension(BaseException):
+    """Leaves a task whose job sleeps or waits for a signal. It is not an `Exception`, so that code lets it through."""
+
+
+class Steps(Protocol):
+    """The steps of one run."""
+
+    def call(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Return a step's stored result, or call `function` and store what it returns. A coroutine task awaits it."""
+        ...
+
+    def sleep(self, name: str, length: float | timedelta) -> None:
+        """Leave the run until its time has come."""
+        ...
+
+    def sleep_awaited(self, name: str, length: float | timedelta) -> Coroutine[Any, Any, None]:
+        """Leave the run of a coroutine task until its time has come."""
+        ...
+
+    def wait_for(self, name: str, kind: Any, timeout: float | timedelta | None) -> Any:
+        """Return a signal's payload, or leave the run until one comes."""
+        ...
+
+    def wait_for_awaited(self, name: str, kind: Any, timeout: float | timedelta | None) -> Coroutine[Any, Any, Any]:
+        """Return a signal's payload, or leave the run of a coroutine task until one comes."""
+        ...
+
+
+def no_steps() -> NoReturn:
+    """Raise the error of a run that has no steps."""
+    raise JobsError(
+        "steps are recorded for a task that a worker runs, which takes a RunContext: in a test call it by "
+        "run_job(session, task)(…), and in a middleware leave steps to the task"
+    )

@@ -1,0 +1,118 @@
+"""Single values as JSON: the results of steps, and the payloads of signals."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any
+
+import pydantic
+from pydantic import TypeAdapter
+from pydantic_core import from_json, to_json
+
+from sqla_jobs.errors import ArgumentsError, UnstorableResult
+from sqla_jobs.rules.checks import check_json
+from sqla_jobs.tasks.arguments import MAX_BYTES, NUL, adapter_of, as_jsonb, is_same
+from sqla_jobs.tasks.signature import resolve
+
+_OPENING, _CLOSING = b'{"result":', b"}"
+
+
+class ValueCodec:
+    """Encodes values of one type as JSON text, and decodes them. `what` names the value in errors."""
+
+    def __init__(self, what: str, expected: Any) -> None:
+        """Prepare for the type `expected`. Raises `ArgumentsError` for one that JSON cannot hold."""
+        self._what = what
+        self._expected = expected
+        try:
+            self._adapter = _adapter(expected)
+        except Exception as error:  # noqa: BLE001 - of many kinds; the message shows the first line
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ArgumentsError(
+                f"{what}: the type {expected!r:.200} cannot be stored as JSON: {first}. Take one that pydantic knows, "
+                "such as the key of a row in place of the row"
+            ) from None
+
+    def encode(self, value: Any) -> tuple[str, Any]:
+        """Return JSON text, and what that decodes to, which equals `value`. Raises `UnstorableResult`."""
+        try:
+            whole = self._adapter.serializer.to_json({"result": value}, round_trip=True, by_alias=True, warnings=False)
+            back = self._adapter.validator.validate_json(as_jsonb(whole))["result"]
+        except (ValueError, TypeError, RecursionError) as error:  # pydantic's errors are ValueErrors
+            fault = _fault(error) if isinstance(error, pydantic.ValidationError) else str(error)
+            raise UnstorableResult(f"{self._what}, a {type(value).__name__}, cannot be stored: {fault}") from None
+        encoded = whole[len(_OPENING) : -len(_CLOSING)]
+        if not is_same(back, value):
+            raise UnstorableResult(
+                f"{self._what}, a {type(value).__name__}, does not read back from JSON as it was: annotate what the "
+                "function returns with the exact type, or return plain JSON"
+            )
+        if too_much := _too_much(encoded):
+            raise UnstorableResult(f"{self._what} {too_much}")
+        return encoded.decode(), back
+
+    def decode(self, text: str | None) -> Any:
+        """Return the value of stored JSON text; None stands for null. Raises `ArgumentsError` if it does not fit."""
+        try:
+            return self._adapter.validator.validate_json(_OPENING + (text or "null").encode() + _CLOSING)["result"]
+        except pydantic.ValidationError as error:
+            raise ArgumentsError(
+                f"{self._what} cannot be read as {self._expected!r:.200} ({_fault(error)}): it was stored by other "
+                "code. Take a type that accepts it, or another name"
+            ) from None
+
+
+def returned_type(function: Callable[..., Any]) -> Any:
+    """Return the type that a function says it returns; `Any` if it does not say. A class returns its instances.
+
+    Raises `DeclarationError` for an annotation whose names are not known.
+    """
+    while isinstance(function, partial):
+        function = function.func
+    if isinstance(function, type):
+        return function
+    if not inspect.isroutine(function):
+        function = type(function).__call__
+    annotation = getattr(inspect.unwrap(function), "__annotations__", {}).get("return", inspect.Parameter.empty)
+    return resolve(getattr(function, "__func__", function), "return", annotation)
+
+
+def encode_payload(what: str, value: Any) -> str:
+    """Return a signal's payload as JSON text, as pydantic writes a value of its type. Raises `ArgumentsError`."""
+    try:
+        encoded = to_json(value, by_alias=True, round_trip=True, inf_nan_mode="constants", bytes_mode="base64")
+        check_json(what, from_json(encoded, allow_inf_nan=False))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ArgumentsError(f"{what}, a {type(value).__name__}, cannot be written as JSON: {error}") from None
+    if fault := _too_much(encoded):
+        raise ArgumentsError(f"{what} {fault}")
+    return encoded.decode()
+
+
+def _too_much(encoded: bytes) -> str | None:
+    """Return why PostgreSQL, or this library, does not take the JSON; None if they do."""
+    if len(encoded) > MAX_BYTES:
+        return f"is {len(encoded):,} bytes of JSON, at most {MAX_BYTES:,} are kept: store the data and give its key"
+    if b"\\u0000" in encoded and NUL.search(encoded):
+        return "holds a NUL character, which PostgreSQL cannot store"
+    return None
+
+
+def _adapter(expected: Any) -> TypeAdapter[dict[str, Any]]:
+    try:
+        return _cached(expected)
+    except TypeError:  # the type cannot be hashed
+        return adapter_of({"result": expected})
+
+
+@lru_cache(maxsize=256)
+def _cached(expected: Any) -> TypeAdapter[dict[str, Any]]:
+    return adapter_of({"result": expected})
+
+
+def _fault(error: pydantic.ValidationError) -> str:
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    path = ".".join(str(part) for part in first["loc"][1:])
+    return f"{path}: {first['msg']}" if path else first["msg"]

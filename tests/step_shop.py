@@ -1,0 +1,468 @@
+"""An application of tasks with steps, sleeps and signals, for workers in this process and in others."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from decimal import Decimal
+
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from tenacity import Retrying, wait_fixed
+
+from sqla_jobs import ConcurrencyLimit, Jobs, RunContext, SignalTimeout
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+jobs = Jobs(Base)
+FAST = Retrying(wait=wait_fixed(0))
+calls: list[str] = []
+"""What was called in this process, in order."""
+begun, gate = threading.Event(), threading.Event()
+
+
+class Effect(Base):
+    """What a step did; a doubled one shows as two rows."""
+
+    __tablename__ = "effects"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+
+
+class Order(Base):
+    __tablename__ = "orders"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    paid: Mapped[int] = mapped_column(default=0)
+
+
+@dataclass
+class Receipt:
+    number: int
+    total: Decimal
+    lines: tuple[int, ...] = ()
+
+
+@dataclass
+class Approval:
+    by: str
+
+
+class Failed(Exception):
+    """What a task raises at the end of its first attempts."""
+
+
+def fail_until(run: RunContext, attempt: int) -> None:
+    if run.attempt < attempt:
+        raise Failed(f"attempt {run.attempt}")
+
+
+def charge(amount: Decimal) -> Receipt:
+    calls.append("charge")
+    return Receipt(len(calls), amount, (1, 2))
+
+
+def pair() -> tuple[int, str]:
+    calls.append("pair")
+    return 1, "one"
+
+
+def nothing() -> None:
+    calls.append("nothing")
+
+
+@jobs.task(retry=FAST)
+def plain(run: RunContext, amount: Decimal) -> list[str]:
+    receipt = run.step("charge", charge, amount)
+    both = run.step("pair", pair)
+    run.step("nothing", nothing)
+    fail_until(run, 3)
+    return [repr(receipt), repr(both)]
+
+
+async def charge_awaited(amount: Decimal) -> Receipt:
+    return charge(amount)
+
+
+@jobs.task(retry=FAST)
+async def awaited(run: RunContext, amount: Decimal) -> list[str]:
+    receipt = await run.step("charge", charge_awaited, amount)
+    fail_until(run, 3)
+    return [repr(receipt)]
+
+
+def write(session: Session, kind: str) -> str:
+    calls.append(kind)
+    session.add(Effect(kind=kind))
+    return kind
+
+
+def pay(session: Session, order: Order) -> int:
+    calls.append("pay")
+    order.paid += 1
+    session.add(Effect(kind="paid"))
+    return order.paid
+
+
+@jobs.task(retry=FAST)
+def transactional(session: Session, run: RunContext, order: Order) -> list[int]:
+    paid = run.step("pay", pay, session, order)
+    seen = order.paid
+    run.step("mail", write, session, "mailed")
+    session.add(Effect(kind="end"))
+    fail_until(run, 3)
+    return [paid, seen]
+
+
+@jobs.task(retry=FAST, lazy=True)
+def lazy(session: Session, run: RunContext) -> None:
+    run.step("first", nothing)
+    run.step("second", write, session, "second")
+    session.add(Effect(kind="end"))
+    fail_until(run, 2)
+
+
+async def write_awaited(session: AsyncSession, kind: str) -> str:
+    calls.append(kind)
+    session.add(Effect(kind=kind))
+    await session.flush()
+    return kind
+
+
+async def pay_awaited(session: AsyncSession, order: Order) -> int:
+    order.paid += 1
+    return order.paid
+
+
+@jobs.task(retry=FAST)
+async def transactional_awaited(session: AsyncSession, run: RunContext, order: Order) -> list[int]:
+    paid = await run.step("pay", pay_awaited, session, order)
+    seen = order.paid
+    await run.step("mail", write_awaited, session, "mailed")
+    session.add(Effect(kind="end"))
+    fail_until(run, 2)
+    return [paid, seen, order.paid]
+
+
+@jobs.task(max_attempts=1)
+def writes_before(session: Session, run: RunContext, how: str) -> None:
+    match how:
+        case "pending":
+            session.add(Effect(kind="before"))
+        case "changed":
+            session.get_one(Order, 1).paid = 7
+        case "flushed":
+            session.add(Effect(kind="before"))
+            session.flush()
+        case "locked":
+            session.scalars(select(Order).with_for_update()).all()
+        case "follow-up":
+            plain.enqueue(session, amount=Decimal(1))
+        case _:
+            session.scalars(select(Order)).all()
+    run.step("write", write, session, "inside")
+
+
+@jobs.task(max_attempts=1)
+def sleeps_after_write(session: Session, run: RunContext) -> None:
+    session.add(Effect(kind="before"))
+    run.sleep("rest", 1)
+
+
+@jobs.task(max_attempts=1)
+def writes_and_fails_in_step(session: Session, run: RunContext) -> str:
+    def broken() -> None:
+        write(session, "broken")
+        session.flush()
+        raise Failed("no")
+
+    with suppress(Failed):
+        run.step("write", broken)
+    return run.step("write", write, session, "whole")
+
+
+@jobs.task(retry=FAST)
+def twice(run: RunContext) -> None:
+    run.step("same", nothing)
+    run.step("same", nothing)
+
+
+@jobs.task(max_attempts=1)
+def nested(session: Session, run: RunContext) -> None:
+    run.step("outer", lambda: run.step("inner", write, session, "inner"))
+
+
+RETURNED: dict[str, object] = {
+    "set": {1},
+    "tuple": (1, 2),
+    "NUL": "a\0b",
+    "NaN": float("nan"),
+    "large": "x" * 1_100_000,
+}
+
+
+@jobs.task(retry=FAST)
+def unstorable(run: RunContext, what: str) -> None:
+    calls.append("run")
+    unannotated: Callable[[str], object] = globals()["_unannotated"]
+    run.step("value", unannotated, what)
+
+
+def _unannotated(what: str):  # type: ignore[no-untyped-def]
+    return RETURNED[what]
+
+
+@jobs.task(max_attempts=1)
+def many_steps(run: RunContext, number: int) -> None:
+    for n in range(number):
+        run.step(f"step {n}", int)
+
+
+@jobs.task(max_attempts=1)
+def long_name(run: RunContext, length: int) -> None:
+    run.step("x" * length, nothing)
+
+
+@jobs.task
+def sleeper(run: RunContext, seconds: float) -> int:
+    run.step("before", nothing)
+    run.sleep("rest", timedelta(seconds=seconds))
+    run.step("after", nothing)
+    return run.attempt
+
+
+@jobs.task
+async def awaited_sleeper(run: RunContext, seconds: float) -> int:
+    calls.append("before")
+    await run.sleep_async("rest", seconds)
+    calls.append("after")
+    return run.attempt
+
+
+@jobs.task
+def transactional_sleeper(session: Session, run: RunContext, seconds: float) -> None:
+    run.step("before", write, session, "before")
+    run.sleep("rest", seconds)
+    session.add(Effect(kind="after"))
+
+
+@jobs.task(retry=FAST)
+def approved(run: RunContext, timeout: float | None = None, fails: int = 0) -> str:
+    calls.append("run")
+    try:
+        approval = run.wait_for("approved", Approval, timeout=timeout)
+    except SignalTimeout:
+        fail_until(run, 1 + fails)
+        return "timeout"
+    fail_until(run, 1 + fails)
+    return approval.by
+
+
+@jobs.task
+def approved_twice(session: Session, run: RunContext) -> list[str]:
+    first = run.wait_for("approved", Approval, timeout=None)
+    second = run.wait_for("approved", Approval, timeout=None)
+    return [first.by, second.by]
+
+
+@jobs.task
+async def approved_awaited(run: RunContext, timeout: float | None = None) -> str:  # noqa: ASYNC109
+    approval = await run.wait_for_async("approved", Approval, timeout=timeout)
+    return approval.by
+
+
+@jobs.task
+async def approved_in_async_session(session: AsyncSession, run: RunContext) -> str:
+    await run.step("before", write_awaited, session, "before")
+    approval = await run.wait_for_async("approved", Approval, timeout=None)
+    await run.step("after", write_awaited, session, approval.by)
+    return approval.by
+
+
+@jobs.task
+def dies_in_step(session: Session, run: RunContext) -> None:
+    """Each of its steps commits, and the process is killed inside of the second and after the third."""
+    run.step("first", write, session, "first")
+    run.step("second", write_and_die, session, run.attempt)
+    run.step("third", write, session, "third")
+    session.add(Effect(kind="end"))
+    session.flush()
+    if run.attempt == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def write_and_die(session: Session, attempt: int) -> None:
+    write(session, "second")
+    session.flush()
+    if attempt == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@jobs.task
+def stopped_in_step(session: Session, run: RunContext, seconds: float) -> None:
+    run.step("first", write, session, "first")
+    run.step("second", write_slowly, session, seconds if run.attempt == 1 else 0.0)
+
+
+def write_slowly(session: Session, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(0.01)
+    write(session, "second")
+
+
+def effects(session: Session) -> dict[str, int]:
+    """How often each effect was committed."""
+    found = session.execute(select(Effect.kind, func.count()).group_by(Effect.kind))
+    return {row[0]: row[1] for row in found}
+
+
+@jobs.task
+def waits_at_the_gate(run: RunContext) -> str:
+    begun.set()
+    gate.wait(20)
+    return run.wait_for("approved", Approval, timeout=None).by
+
+
+@jobs.task(max_attempts=1)
+def loses_lease(run: RunContext) -> None:
+    begun.set()
+    gate.wait(20)
+    try:
+        run.step("inside", calls.append, "inside")
+    except Exception:  # noqa: BLE001
+        calls.append("caught")
+    calls.append("went on")
+
+
+@jobs.task(max_attempts=1)
+def loses_lease_in_transaction(session: Session, run: RunContext) -> None:
+    begun.set()
+    gate.wait(20)
+    try:
+        run.step("inside", write, session, "inside")
+    except Exception:  # noqa: BLE001
+        calls.append("caught")
+    calls.append("went on")
+
+
+@jobs.task(timeout=1.0, retry=FAST)
+def times_out(session: Session, run: RunContext) -> None:
+    run.step("slow", write, session, "slow")
+    session.add(Effect(kind="end"))
+
+
+@jobs.task(max_attempts=1)
+def in_a_thread(run: RunContext) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(run.step, "inside", nothing).result()
+
+
+@jobs.task(max_attempts=1)
+def calls_coroutine(run: RunContext) -> None:
+    _ = run.step("charge", charge_awaited, Decimal(1))
+
+
+@jobs.task(max_attempts=1)
+async def awaits_function(run: RunContext) -> None:
+    run.step("charge", charge, Decimal(1))
+
+
+async def number(n: int) -> int:
+    return n
+
+
+@jobs.task(max_attempts=1)
+async def gathers(run: RunContext) -> list[int]:
+    return await asyncio.gather(*(run.step(str(n), number, n) for n in (1, 2, 3)))
+
+
+@jobs.task(sensitive=["password"])
+def sensitive(run: RunContext, password: str) -> None:
+    run.step("log in", str, password)
+
+
+@jobs.task(retention={"succeeded": "erase"})
+def erased(run: RunContext) -> None:
+    run.step("pair", pair)
+
+
+@jobs.task(retention={"succeeded": "erase"})
+def erased_in_session(session: Session, run: RunContext) -> None:
+    run.step("write", write, session, "write")
+
+
+@jobs.task
+def no_steps(run: RunContext) -> None:
+    run.progress(0.5)
+
+
+async def write_and_hang(session: AsyncSession, kind: str) -> None:
+    await write_awaited(session, kind)
+    await asyncio.sleep(60)
+
+
+@jobs.task(max_attempts=1)
+async def cancels_its_step(session: AsyncSession, run: RunContext, order: Order) -> int:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await run.step("write", write_and_hang, session, "hung")
+    await run.step("write", write_awaited, session, "whole")
+    return order.paid
+
+
+def enqueue_another(session: Session) -> None:
+    plain.options(max_attempts=1).enqueue(session, amount=Decimal(1))
+
+
+@jobs.task
+def enqueues_in_step(session: Session, run: RunContext) -> None:
+    run.step("enqueue", enqueue_another, session)
+    assert gate.wait(20)
+
+
+@jobs.task(limits=[ConcurrencyLimit(1)])
+def limited_sleeper(run: RunContext, seconds: float) -> None:
+    run.sleep("rest", seconds)
+
+
+@jobs.task(max_attempts=100)
+def busy(session: Session, run: RunContext, n: int) -> None:
+    """Several steps, each of which takes a moment."""
+    for step in range(4):
+        run.step(f"step {step}", write_a_moment, session, f"{n}.{step}")
+    run.sleep("rest", 0.05)
+    write_a_moment(session, f"{n}.end")
+
+
+def write_a_moment(session: Session, kind: str) -> None:
+    write(session, kind)
+    session.flush()
+    time.sleep(0.02)
+
+
+@jobs.task(max_attempts=1)
+async def writes_before_awaited(session: AsyncSession, run: RunContext) -> None:
+    await write_awaited(session, "outside")
+    await run.step("write", write_awaited, session, "inside")
+
+
+def make_order() -> Order:
+    calls.append("made")
+    return Order()
+
+
+@jobs.task(retry=FAST)
+def keeps_a_row(run: RunContext) -> None:
+    run.step("order", make_order)

@@ -1,0 +1,243 @@
+"""Steps whose process dies, is stopped, loses its lease, or gets no answer to its COMMIT."""
+
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+import os
+import signal
+from decimal import Decimal
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from sqla_jobs.execution.interrupt import Body
+from sqla_jobs.execution.step_store import SessionStepStore
+from sqla_jobs.queries.commit import StepCommit
+from sqla_jobs.queries.steps import NewStep, RecordStep
+from tests import step_shop
+from tests.conftest import StartWorker
+from tests.helpers import wait_until
+from tests.step_shop import Order, calls, effects, jobs
+from tests.steps.test_signals import state
+from tests.steps.test_sleeps import outcomes
+from tests.steps.test_steps import drained, error_of, steps
+
+
+@pytest.mark.slow
+def test_a_process_killed_in_the_middle_of_steps_does_each_effect_once(
+    session: Session, database_url: str, start_worker: StartWorker
+) -> None:
+    job = step_shop.dies_in_step.enqueue(session)
+    session.commit()
+    start_worker(database_url, application="tests.step_shop:jobs")
+    wait_until(lambda: state(session, job) == "succeeded", timeout=40)
+    assert effects(session) == {"first": 1, "second": 1, "third": 1, "end": 1}
+    assert outcomes(session, job) == ["lost", "lost", "succeeded"]
+
+
+@pytest.mark.slow
+def test_a_stopped_process_that_goes_on_without_its_lease_stores_no_step(
+    session: Session, database_url: str, start_worker: StartWorker
+) -> None:
+    job = step_shop.stopped_in_step.enqueue(session, seconds=1.0)
+    session.commit()
+    frozen = start_worker(database_url, application="tests.step_shop:jobs")
+    wait_until(lambda: state(session, job) == "running" and effects(session) == {"first": 1})
+    os.killpg(frozen.pid, signal.SIGSTOP)
+    start_worker(database_url, application="tests.step_shop:jobs")
+    wait_until(lambda: state(session, job) == "succeeded", timeout=40)
+    os.killpg(frozen.pid, signal.SIGCONT)
+    frozen.send_signal(signal.SIGTERM)  # it lets its run go on to the end
+    assert frozen.wait(20) == 0
+    session.rollback()
+    assert effects(session) == {"first": 1, "second": 1}
+    assert outcomes(session, job) == ["lost", "succeeded"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_processes_killed_at_any_moment_do_each_step_once(
+    session: Session, database_url: str, start_worker: StartWorker
+) -> None:
+    step_shop.busy.enqueue_many(session, ({"n": n} for n in range(30)))
+    session.commit()
+
+    def done() -> int:
+        session.rollback()
+        return session.scalar(text("SELECT count(*) FROM effects")) or 0
+
+    for part in (20, 60, 100):
+        victim = start_worker(database_url, "--concurrency", "6", application="tests.step_shop:jobs")
+        wait_until(lambda part=part: done() > part, timeout=40)  # type: ignore[misc]
+        os.killpg(victim.pid, signal.SIGKILL)
+        victim.wait()
+    start_worker(database_url, "--concurrency", "8", application="tests.step_shop:jobs")
+    left = text("SELECT count(*) FROM sqla_jobs WHERE state <> 'succeeded'")
+    wait_until(lambda: session.rollback() or not session.scalar(left), timeout=60)  # type: ignore[func-returns-value]
+    kinds = [f"{n}.{step}" for n in range(30) for step in (0, 1, 2, 3, "end")]
+    assert effects(session) == dict.fromkeys(kinds, 1)
+    assert session.scalar(text("SELECT count(*) FROM sqla_runs WHERE outcome = 'lost'"))
+
+
+def take_lease_away(engine: Engine, job_id: int) -> None:
+    with engine.begin() as connection:
+        connection.execute(text(f"UPDATE sqla_jobs SET current_run_id = current_run_id + 1000 WHERE id = {job_id}"))
+
+
+@pytest.mark.parametrize("task", [step_shop.loses_lease, step_shop.loses_lease_in_transaction])
+def test_a_run_that_has_lost_its_lease_is_left_at_its_next_step(database: Engine, session: Session, task: Any) -> None:
+    job = task.enqueue(session)
+    session.commit()
+    with jobs.worker() as worker:
+        assert step_shop.begun.wait(20)
+        take_lease_away(database, job.id)
+        step_shop.gate.set()
+        wait_until(lambda: worker.runs)
+    assert (steps(session, job), effects(session), calls) == ([], {}, ["inside"])
+
+
+def without_answer(monkeypatch: pytest.MonkeyPatch, *, commits: bool) -> list[str]:
+    """The first commit of a step gets no answer; it is carried out if `commits`. Returns what happened."""
+    store_and_commit = StepCommit.store_and_commit
+    lost: list[str] = []
+
+    def committing(self: StepCommit, raw: Any, known: dict[Any, Any], step: NewStep) -> None:
+        if lost:
+            store_and_commit(self, raw, known, step)
+            return
+        lost.append("a commit")
+        if commits:
+            store_and_commit(self, raw, known, step)
+        raw.close()
+        raise psycopg.OperationalError("the connection is lost")
+
+    monkeypatch.setattr(StepCommit, "store_and_commit", committing)
+    return lost
+
+
+@pytest.mark.parametrize("commits", [True, False])
+def test_a_transactional_step_whose_commit_gets_no_answer_is_looked_up(
+    session: Session, monkeypatch: pytest.MonkeyPatch, commits: bool
+) -> None:
+    session.add(order := Order())
+    job = step_shop.transactional.enqueue(session, order=order)
+    session.commit()
+    lost = without_answer(monkeypatch, commits=commits)
+    assert drained(session) == 3
+    assert lost == ["a commit"]
+    assert effects(session) == {"paid": 1, "mailed": 1, "end": 1}
+    session.refresh(order)
+    assert (order.paid, job.result, calls.count("pay")) == (1, [1, 1], 1 if commits else 2)
+
+
+@pytest.mark.parametrize("after", [True, False])
+def test_a_plain_step_whose_storage_fails_once_is_stored_without_another_call(
+    session: Session, monkeypatch: pytest.MonkeyPatch, after: bool
+) -> None:
+    """Its connection is lost before, or after the server has stored it."""
+    record, left = RecordStep.__call__, [1]
+
+    def lost(self: RecordStep, connection: Connection, step: NewStep) -> None:
+        if after or not left:
+            record(self, connection, step)
+        if left:
+            left.pop()
+            raise OperationalError("", {}, psycopg.OperationalError("the connection is lost"))
+
+    monkeypatch.setattr(RecordStep, "__call__", lost)
+    job = step_shop.plain.enqueue(session, amount=Decimal(1))
+    assert drained(session) == 3
+    assert calls == ["charge", "pair", "nothing"]
+    assert [name for name, _, _ in steps(session, job)] == calls
+
+
+def test_a_step_that_another_commit_has_stored_is_read_and_its_own_writes_undone(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The forgotten COMMIT of the same step comes first: the primary key refuses the second."""
+    keep = SessionStepStore.keep
+
+    def late(self: Any, name: str, number: int, result: str | None, *, took: float) -> Any:
+        if name == "pay":
+            with self._connections.begin() as connection:
+                self._steps.record(connection, NewStep(self._job, name, number, "41", took))
+        return keep(self, name, number, result, took=took)
+
+    monkeypatch.setattr(SessionStepStore, "keep", late)
+    session.add(order := Order())
+    job = step_shop.transactional.enqueue(session, order=order)
+    drained(session)
+    session.refresh(order)
+    assert (order.paid, job.result, effects(session)) == (0, [41, 0], {"mailed": 1, "end": 1})
+
+
+def test_a_timeout_that_comes_during_a_commit_strikes_after_it(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step is stored, the run then timed out; the next attempt goes on after it."""
+    keep = SessionStepStore.keep
+    interrupted: list[str] = []
+
+    def slow(self: Any, name: str, *args: Any, **options: Any) -> Any:
+        if name == "slow" and not interrupted:
+            body: Body = self._attempt.body
+            wait_until(lambda: body._held_back)  # the watchdog has looked
+            interrupted.append(name)
+        return keep(self, name, *args, **options)
+
+    monkeypatch.setattr(SessionStepStore, "keep", slow)
+    job = step_shop.times_out.enqueue(session)
+    assert drained(session) == 2
+    assert (effects(session), interrupted, calls) == ({"slow": 1, "end": 1}, ["slow"], ["slow"])
+    assert outcomes(session, job) == ["retried", "succeeded"]
+    assert "longer than its timeout" in str(
+        session.scalar(text(f"SELECT error FROM sqla_runs WHERE job_id = {job.id} AND outcome = 'retried'"))
+    )
+
+
+def test_a_step_that_is_stored_as_something_else_is_an_error_that_names_both(session: Session) -> None:
+    job = step_shop.sleeper.options(max_attempts=1).enqueue(session, seconds=0)
+    session.flush()
+    session.execute(
+        text(
+            "INSERT INTO sqla_steps (job_id, name, kind, number, run_id, finished_at) "
+            f"VALUES ({job.id}, 'rest', 'step', 1, 5, now())"
+        )
+    )
+    drained(session)
+    assert "step 'rest' of job 1 is stored as a step, by run 5, and is a sleep in this code" in error_of(session, job)
+
+
+def test_a_stored_result_that_does_not_fit_the_new_type_is_an_error(session: Session) -> None:
+    job = step_shop.plain.options(max_attempts=1).enqueue(session, amount=Decimal(1))
+    session.flush()
+    session.execute(
+        text(
+            "INSERT INTO sqla_steps (job_id, name, number, run_id, finished_at, result) "
+            f"VALUES ({job.id}, 'charge', 1, 5, now(), '\"old\"')"
+        )
+    )
+    drained(session)
+    assert "the result of step 'charge' of job 1 cannot be read as" in error_of(session, job)
+
+
+def test_steps_in_threads_of_the_task_and_functions_of_the_wrong_kind_are_refused(session: Session) -> None:
+    threaded = step_shop.in_a_thread.enqueue(session)
+    plain = step_shop.calls_coroutine.enqueue(session)
+    awaited = step_shop.awaits_function.enqueue(session)
+    drained(session)
+    assert "is called in another thread than the task" in error_of(session, threaded)
+    assert "calls a coroutine function, and calls_coroutine is a plain task" in error_of(session, plain)
+    assert "calls a plain function, and awaits_function is a coroutine task" in error_of(session, awaited)
+
+
+def test_coroutines_without_a_session_may_gather_their_steps(session: Session) -> None:
+    job = step_shop.gathers.enqueue(session)
+    drained(session)
+    assert job.result == [1, 2, 3]
+    assert sorted(name for name, _, _ in steps(session, job)) == ["1", "2", "3"]

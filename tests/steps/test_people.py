@@ -1,0 +1,154 @@
+"""What people see of steps, sleeps and signals, and do with them: `why`, the command line, the dashboard."""
+
+from __future__ import annotations
+
+import json
+import re
+from decimal import Decimal
+from typing import Any
+
+from click.testing import CliRunner, Result
+from flask import Flask
+from sqlalchemy import Engine, select, text
+from sqlalchemy.orm import Session
+
+from sqla_jobs.actions.jobs import Erase
+from sqla_jobs.cli.main import main
+from sqla_jobs.dashboard import Role, create_blueprint
+from tests import step_shop
+from tests.dashboard.visitor import Visitor, words
+from tests.helpers import wait_until
+from tests.step_shop import Approval, jobs
+from tests.steps.test_signals import state
+from tests.steps.test_sleeps import let_time_pass
+from tests.steps.test_steps import drained, steps
+
+
+def run(*arguments: str, code: int = 0) -> Result:
+    result = CliRunner().invoke(main, [*arguments, "--app", "tests.step_shop:jobs"])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def visitor(role: Role = Role.operator) -> Visitor:
+    app = Flask("tests.step_shop")
+    app.config.update(SECRET_KEY="a key for tests", TESTING=True)
+    blueprint = create_blueprint(jobs, authorize=lambda: role, actor=lambda: "ada")
+    app.register_blueprint(blueprint, url_prefix="/ops")
+    return Visitor(app)
+
+
+def audit(session: Session) -> list[tuple[str, str, dict[str, Any]]]:
+    session.rollback()
+    return [(one.action, one.subject, one.details) for one in session.scalars(select(jobs.Audit))]
+
+
+def test_why_says_what_a_job_sleeps_in_and_waits_for(session: Session) -> None:
+    sleeping = step_shop.sleeper.enqueue(session, seconds=100)
+    waiting, ever = step_shop.approved.enqueue(session, timeout=100), step_shop.approved.enqueue(session)
+    drained(session)
+    assert re.match(r"It sleeps in the step 'rest' until 20.* UTC, in 1 min", jobs.why(session, sleeping)[0])
+    until = (
+        r"It waits for the signal 'approved' until 20.* UTC, in 1 min.*; `sqla-jobs signal 2 approved JSON` sends it."
+    )
+    assert re.match(until, jobs.why(session, waiting)[0])
+    assert jobs.why(session, ever)[0] == (
+        "It waits for the signal 'approved'; `sqla-jobs signal 3 approved JSON` sends it."
+    )
+
+
+def test_the_command_line_sends_a_signal_and_shows_the_steps(session: Session) -> None:
+    job = step_shop.approved.enqueue(session)
+    drained(session)
+    assert run("signal", "1", "approved", '{"by": "ada"}').output == "job 1 has the signal approved\n"
+    assert state(session, job) == "queued"
+    drained(session)
+    assert audit(session) == [("signal", "job 1", {"signal": "approved"})]
+    (step,) = json.loads(run("show", "1", "--json").stdout)["steps"]
+    assert (step["name"], step["kind"], step["result"]) == ("approved", "signal", {"by": "ada"})
+    assert re.search(r"approved +signal +1 +20.*\{\"by\": \"ada\"\}", run("show", "1").output)
+    assert "job 1 has ended, and receives no signal" in run("signal", "1", "approved", code=1).output
+    assert "the payload is not JSON" in run("signal", "1", "approved", "{by}", code=2).output
+    assert "there is no job 7" in run("signal", "7", "approved", code=1).output
+
+
+def test_the_page_of_a_job_shows_its_steps_and_sends_the_signal_it_waits_for(session: Session) -> None:
+    job = step_shop.approved.enqueue(session)
+    drained(session)
+    page = visitor().get("/jobs/1")
+    assert "Send signal" in words(page)
+    assert "approved signal without an end, begun by run 1" in words(page)
+    visitor().change("/jobs/1/signal", {"signal": "approved", "payload": '{"by": "ada"}'})
+    assert state(session, job) == "queued"
+    drained(session)
+    shown = words(visitor().get("/jobs/1"))
+    assert '"by": "ada"' in shown
+    assert "Send signal" not in shown
+    assert audit(session) == [("signal", "job 1", {"signal": "approved"})]
+
+
+def test_who_may_only_look_sends_no_signal(session: Session) -> None:
+    job = step_shop.approved.enqueue(session)
+    drained(session)
+    looking = visitor(Role.viewer)
+    assert "Send signal" not in words(looking.get("/jobs/1"))
+    assert looking.client.post("/ops/jobs/1/signal", data={"signal": "approved"}).status_code == 403
+    assert state(session, job) == "scheduled"
+
+
+def test_results_hide_sensitive_arguments(session: Session) -> None:
+    step_shop.sensitive.enqueue(session, password="sesame-12345")
+    drained(session)
+    assert "sesame" not in run("show", "1", "--json").output
+    assert "sesame" not in visitor().get("/jobs/1")
+
+
+def test_erasing_a_job_removes_the_results_of_its_steps_and_its_signals(session: Session) -> None:
+    erased = step_shop.erased.enqueue(session)
+    lazily = step_shop.erased_in_session.enqueue(session)
+    by_hand = step_shop.plain.options(max_attempts=1).enqueue(session, amount=Decimal(1))
+    for job in (erased, lazily, by_hand):
+        jobs.signal(session, job, "never", Approval("ada"))
+    drained(session)
+    run("erase", str(by_hand.id), "--yes")
+    assert Erase.name == "erase"
+    for job in (erased, lazily, by_hand):
+        session.rollback()
+        assert {result for _, _, result in steps(session, job)} == {None}
+        assert steps(session, job) != []
+    assert session.scalar(text("SELECT count(*) FROM sqla_signals")) == 0
+
+
+def test_deleting_a_job_deletes_its_steps_and_signals(session: Session) -> None:
+    job = step_shop.sleeper.enqueue(session, seconds=100)
+    jobs.signal(session, job, "never")
+    drained(session)
+    run("delete", "1", "--yes")
+    for table in ("sqla_jobs", "sqla_steps", "sqla_signals"):
+        assert session.scalar(text(f"SELECT count(*) FROM {table}")) == 0
+
+
+def test_a_retry_of_an_ended_job_keeps_its_steps(session: Session) -> None:
+    job = step_shop.sleeper.enqueue(session, seconds=100)
+    drained(session)
+    let_time_pass(session, job, 100)
+    drained(session)
+    jobs.retry(session, job)
+    drained(session)
+    assert step_shop.calls == ["nothing", "nothing"]
+
+
+def test_a_job_without_steps_opens_no_connection_for_them(database: Engine, session: Session) -> None:
+    step_shop.no_steps.enqueue(session)
+    session.commit()
+    with jobs.worker() as worker:
+        wait_until(lambda: worker.runs)
+        named = (
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE :name"
+        )
+        assert session.scalar(text(named), {"name": "sqla-jobs worker%"})
+        assert not session.scalar(text(named), {"name": "sqla-jobs steps%"})
+        step_shop.plain.options(max_attempts=1).enqueue(session, amount=Decimal(1))
+        session.commit()
+        wait_until(lambda: worker.runs == 2)
+        assert session.scalar(text(named), {"name": "sqla-jobs steps%"})
