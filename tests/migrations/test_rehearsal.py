@@ -1,0 +1,157 @@
+"""The upgrade from the released version, rehearsed: its workers and enqueuers work on while the tables change."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, text
+
+from sqla_jobs.models.version import LATEST
+from tests.helpers import wait_until
+from tests.migrations.rehearsing import Library, both
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+DOWN = f"""
+import sys
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from sqlalchemy import create_engine
+from sqla_jobs.migrations import downgrade
+with create_engine(sys.argv[1]).connect() as connection:
+    context = MigrationContext.configure(connection)
+    with context.begin_transaction():
+        downgrade(Operations(context), from_={LATEST}, to={LATEST - 1})
+"""
+ENDED = """
+    INSERT INTO sqla_jobs (task, args, state, attempt, started_at, finished_at)
+    SELECT 'plain', '{}', 'succeeded', 1, now(), now() FROM generate_series(1, 50000)
+"""
+UNDONE = """
+    SELECT s.kind, j.id, j.state, j.queue FROM sent s LEFT JOIN sqla_jobs j ON j.id = s.job_id
+    WHERE j.id IS NULL OR j.state <> 'succeeded'
+"""
+NOT_ONCE = """
+    SELECT s.kind, s.job_id, count(DISTINCT e.id) FROM sent s LEFT JOIN effects e ON e.job_id = s.job_id
+    GROUP BY s.kind, s.job_id HAVING count(DISTINCT e.id) <> 1
+"""
+RUNS = """
+    SELECT count(*) FROM sqla_runs r WHERE r.outcome <> 'succeeded' OR r.attempt <> 1
+"""
+LATE = """
+    SELECT s.kind, extract(epoch FROM max(e.at - s.due_at)), count(*)
+    FROM sent s JOIN effects e ON e.job_id = s.job_id WHERE s.kind <> 'graph' GROUP BY s.kind
+"""
+FOUND = """
+    SELECT d.job_id, extract(epoch FROM min(r.started_at) - max(p.finished_at)) AS seconds,
+        (array_agg(e.version ORDER BY p.finished_at DESC))[1] AS ended_by, min(w.version) AS started_by
+    FROM sqla_edges d
+    JOIN sqla_jobs m ON m.id = d.needs_id OR m.batch_id = d.batch_id
+    JOIN sqla_runs p ON p.job_id = m.id JOIN effects e ON e.job_id = m.id
+    JOIN sqla_runs r ON r.job_id = d.job_id JOIN effects w ON w.job_id = d.job_id
+    GROUP BY d.job_id
+"""
+"""Of each job that was blocked: the seconds since the last job before it ended, and the versions of both workers."""
+
+
+@pytest.fixture
+def libraries(tmp_path: Path, database_url: str, engine: Engine) -> Iterator[tuple[Library, Library]]:
+    """The released library, which has created its tables, and this one."""
+    with both(tmp_path, database_url) as (old, new):
+        old.create()
+        yield old, new
+
+
+class Shop:
+    """What the test sees of the database."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def rows(self, sql: str) -> list[Any]:
+        with self._engine.connect() as connection:
+            return [*connection.execute(text(sql))]
+
+    def value(self, sql: str) -> Any:
+        return self.rows(sql)[0][0]
+
+    def wait_for_effects(self, number: int, where: str = "true") -> None:
+        """Wait for so many more."""
+        count = f"SELECT count(*) FROM effects WHERE {where}"
+        wanted = self.value(count) + number
+        wait_until(lambda: self.value(count) >= wanted, timeout=60, message=f"no {number} effects more, {where}")
+
+    def wait_for_workers(self, version: int, number: int) -> None:
+        tasks = "tasks IS NULL" if version < LATEST else "tasks IS NOT NULL"
+        count = f"SELECT count(*) FROM sqla_processes WHERE kind = 'worker' AND {tasks}"
+        wait_until(lambda: self.value(count) >= number, message=f"no {number} workers of version {version}")
+
+
+def test_the_tables_change_while_workers_of_both_versions_work(
+    libraries: tuple[Library, Library], engine: Engine, database_url: str
+) -> None:
+    old, new = libraries
+    shop = Shop(engine)
+    figures: dict[str, object] = {}
+
+    def timed(name: str, do: Callable[[], object]) -> None:
+        began = time.monotonic()
+        do()
+        figures[name] = round(time.monotonic() - began, 2)
+
+    with engine.begin() as connection:
+        connection.execute(text(ENDED))
+    queues = "default=8,ended by the old=2"
+    old_worker = old.worker("--processes", "2", "--queues", queues)
+    simple = old.enqueuer("simple")
+    shop.wait_for_effects(200)
+
+    timed("upgrade", lambda: new.sqla_jobs("migrate"))
+    shop.wait_for_effects(100)
+    assert f"version {LATEST}" in new.sqla_jobs("check")
+
+    new_worker = new.worker("--processes", "2", "--queues", "default=8")
+    shop.wait_for_workers(LATEST, 2)
+    graph = new.enqueuer("graph")
+    shop.wait_for_effects(100, "job_id IN (SELECT job_id FROM sqla_edges) AND version = 2")
+    shop.wait_for_effects(50, "job_id IN (SELECT job_id FROM sqla_edges) AND version = 1")
+
+    graph.use("default")
+    wait_until(lambda: not shop.rows(f"{UNDONE} AND queue <> 'default'"))
+    old_worker.stop()
+    shop.wait_for_effects(200, f"version = {LATEST}")
+    longest_of_graphs = graph.stop()
+    wait_until(lambda: not shop.rows(f"{UNDONE} AND s.kind = 'graph'"))
+    found = shop.rows(FOUND)
+
+    old_worker = old.worker("--processes", "2", "--queues", queues)
+    shop.wait_for_effects(50, "version = 1")
+    new_worker.stop()
+    timed("downgrade", lambda: new.python("-c", DOWN, database_url))
+    assert old.sqla_jobs("check") == f"the tables are those of version {LATEST - 1}\n"
+    shop.wait_for_effects(200, "version = 1")
+    longest = simple.stop()
+    wait_until(lambda: not shop.rows(UNDONE))
+    old_worker.stop()
+
+    assert shop.rows(NOT_ONCE) == [], "lost or doubled"
+    assert shop.value(RUNS) == 0
+    late = {kind: round(float(seconds), 2) for kind, seconds, _ in shop.rows(LATE)}
+    assert set(late) == {"plain", "transactional", "limited", "unique", "delayed"}
+    assert max(late.values()) < 3.0
+    waited = {
+        version: [float(seconds) for _, seconds, ended_by, _ in found if ended_by == version] for version in (1, 2)
+    }
+    assert min(map(len, waited.values())) > 20
+    assert min(*waited[1], *waited[2]) > 0, "a blocked job was started"
+    assert max(waited[1]) < 2.5
+    assert longest < 2.0
+    figures["late"] = late
+    figures["found after an end by the old"] = round(max(waited[1]), 2)
+    figures["found after an end by the new"] = round(max(waited[2]), 2)
+    figures["longest enqueue"] = round(max(longest, longest_of_graphs), 3)
+    print("seconds:", figures)
