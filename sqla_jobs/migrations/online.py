@@ -7,9 +7,11 @@ transaction.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from sqlalchemy.exc import InvalidRequestError
 
 from sqla_jobs.migrations.names import Names
 
@@ -142,5 +144,25 @@ def quoted(name: str) -> str:
     return name.replace("'", "''")
 
 
-def _outside_transaction(op: Operations, names: Names) -> AbstractContextManager[None]:
-    return nullcontext() if names.are_new else op.get_context().autocommit_block()
+@contextmanager
+def _outside_transaction(op: Operations, names: Names) -> Generator[None]:
+    """Commit what came before, and execute the statements of the block one by one.
+
+    When a statement has lost its connection, or was interrupted, Alembic's own error at the end of the block would hide
+    the cause.
+    """
+    if names.are_new:
+        yield
+        return
+    cause: BaseException | None = None
+    try:
+        with op.get_context().autocommit_block():
+            try:
+                yield
+            except BaseException as error:
+                cause = error
+                raise
+    except InvalidRequestError:
+        if cause is None:
+            raise
+        raise cause from None
