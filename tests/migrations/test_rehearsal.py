@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from sqlalchemy import Engine, text
 from sqla_jobs.models.version import LATEST
 from tests.helpers import wait_until
 from tests.migrations.rehearsing import Library, both
+from tests.migrations.test_migrations import catalog
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -158,3 +160,78 @@ def test_the_tables_change_while_workers_of_both_versions_work(
     figures["found after an end by the new"] = round(max(waited[2]), 2)
     figures["longest enqueue"] = round(max(longest, longest_of_graphs), 3)
     print("seconds:", figures)
+
+
+ENQUEUE = """
+import sys
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session
+from rehearsed_shop import jobs, transactional
+engine = create_engine(sys.argv[1])
+with Session(engine) as session:
+    print([transactional.options(unique_key="k").enqueue(session).id for _ in range(2)])
+    session.commit()
+"""
+GRAPH = """
+import sys
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session
+from rehearsed_shop import jobs, transactional
+engine = create_engine(sys.argv[1])
+with Session(engine) as session:
+    first = transactional.enqueue(session)
+    second = transactional.options(after=first, if_failed="hold").enqueue(session)
+    other = transactional.enqueue(session)
+    session.flush()
+    for job, state in ((first, "failed"), (other, "failed")):
+        job.state, job.attempt = state, 1
+    session.flush()
+    print([first.id, second.id, other.id])
+    session.commit()
+"""
+
+
+def test_the_released_library_finds_the_key_of_a_job_by_the_new_index(
+    libraries: tuple[Library, Library], engine: Engine, database_url: str
+) -> None:
+    old, new = libraries
+    before = old.python("-c", ENQUEUE, database_url)
+    new.sqla_jobs("migrate")
+    assert old.python("-c", ENQUEUE, database_url) == before
+    assert new.python("-c", ENQUEUE, database_url) == before
+    assert Shop(engine).value("SELECT count(*) FROM sqla_jobs") == 1
+
+
+def test_the_released_library_deletes_no_job_that_a_blocked_one_waits_for(
+    libraries: tuple[Library, Library], engine: Engine, database_url: str
+) -> None:
+    old, new = libraries
+    new.sqla_jobs("migrate")
+    needed, blocked, other = json.loads(new.python("-c", GRAPH, database_url))
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE sqla_jobs SET finished_at = now() - interval '1 d' WHERE state = 'failed'"))
+    worker = old.worker("--retention", "failed=1h")
+    shop = Shop(engine)
+    left = [(needed, "failed"), (blocked, "blocked")]
+    wait_until(lambda: shop.rows("SELECT id, state FROM sqla_jobs ORDER BY id") == left)
+    worker.stop()
+    assert other not in (needed, blocked), "the rest of its batch is gone"
+    told = old.sqla_jobs("prune", "--older-than", "1h", "--yes")
+    assert "delete: 0 jobs\n1 job left alone: rows of the application refer to it" in told
+    assert shop.rows("SELECT id, state FROM sqla_jobs ORDER BY id") == left
+
+
+def test_a_downgrade_is_refused_while_a_job_is_blocked(
+    libraries: tuple[Library, Library], engine: Engine, database_url: str
+) -> None:
+    _, new = libraries
+    new.sqla_jobs("migrate")
+    _, blocked, _ = json.loads(new.python("-c", GRAPH, database_url))
+    before = catalog(database_url)
+    told = new.python("-c", DOWN, database_url, code=1)
+    assert f"job {blocked} is blocked, which code of version 1 does not understand: nothing has been changed" in told
+    assert "`sqla-jobs cancel --state blocked`" in told
+    assert catalog(database_url) == before
+    new.sqla_jobs("cancel", "--state", "blocked", "--yes")
+    new.python("-c", DOWN, database_url)
+    assert Shop(engine).value("SELECT obj_description('sqla_jobs'::regclass)") == "sqla_jobs schema 1"
