@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -110,6 +111,14 @@ class Enqueuer:
     def _hear(self) -> str:
         assert self._process.stdout is not None
         return self._process.stdout.readline().strip()
+
+
+def released_version() -> int:
+    """Return the version of the tables that the released library creates."""
+    command = ["git", "-C", str(ROOT), "show", f"{RELEASED}:sqla_jobs/models/version.py"]
+    source = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    (found,) = re.findall(r"^LATEST = (\d+)$", source, re.MULTILINE)
+    return int(found)
 
 
 @contextmanager

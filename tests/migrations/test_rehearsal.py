@@ -12,8 +12,9 @@ import pytest
 from sqlalchemy import Engine, text
 
 from sqla_jobs.models.version import LATEST
+from tests.conftest import ROOT
 from tests.helpers import wait_until
-from tests.migrations.rehearsing import Library, both
+from tests.migrations.rehearsing import Library, both, released_version
 from tests.migrations.test_migrations import catalog
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -67,6 +68,10 @@ FOUND = """
 @pytest.fixture
 def libraries(tmp_path: Path, database_url: str, engine: Engine) -> Iterator[tuple[Library, Library]]:
     """The released library, which has created its tables, and this one."""
+    if not ROOT.joinpath(".git").exists():
+        pytest.skip("this is no repository, from which to take the released library")
+    if released_version() != LATEST - 1:
+        pytest.skip("the tables are still those of the released library")
     with both(tmp_path, database_url) as (old, new):
         old.create()
         yield old, new
@@ -216,6 +221,10 @@ def test_the_released_library_deletes_no_job_that_a_blocked_one_waits_for(
     wait_until(lambda: shop.rows("SELECT id, state FROM sqla_jobs ORDER BY id") == left)
     worker.stop()
     assert other not in (needed, blocked), "the rest of its batch is gone"
+    assert "blocked" in old.sqla_jobs("list")
+    assert "blocked" in old.sqla_jobs("show", str(blocked))
+    for command in ("cancel", "retry"):
+        assert f"job {blocked} is blocked" in old.sqla_jobs(command, str(blocked), "--yes", code=1)
     told = old.sqla_jobs("prune", "--older-than", "1h", "--yes")
     assert "delete: 0 jobs\n1 job left alone: rows of the application refer to it" in told
     assert shop.rows("SELECT id, state FROM sqla_jobs ORDER BY id") == left
