@@ -126,7 +126,7 @@ def main(mode: str, url: str) -> None:
             Base.metadata.create_all(engine)
         case "simple":
             enqueue(engine, simple, 0.01)
-        case "graph":
+        case _:
             enqueue(engine, graph, 0.1)
     engine.dispose()
 

@@ -99,10 +99,10 @@ def test_a_migration_that_was_killed_at_any_statement_is_run_again(
     assert killed("up", 0) == "done"
     tables["up"] = catalog(database_url)
     assert killed("down", 0) == "done"
-    number = 0
+    number, ended = 0, set[str]()
     with second_of_a_key(database_url) as found:
         for number in range(1, 100):
-            ended = set[str]()
+            ended.clear()
             for direction in ("up", "down"):
                 ended.add(how := killed(direction, number))
                 if how == "killed":
