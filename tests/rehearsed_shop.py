@@ -89,8 +89,7 @@ def graph(session: Session, queue: str) -> None:
     """A job after a job of `queue`, and one after a batch of two, with the key that `simple` uses sometimes."""
     first = transactional.options(queue=queue).enqueue(session)
     then = transactional.options(after=first).enqueue(session)
-    batch = jobs.Batch(name="two")
-    session.add(batch)
+    batch = jobs.batch(session, name="two")
     members = [
         transactional.options(batch=batch, queue=queue).enqueue(session),
         plain.options(batch=batch).enqueue(session),
