@@ -12,7 +12,7 @@ from sqla_jobs.cli.naming import ApplicationCommand
 from sqla_jobs.cli.output import HISTORY, as_json, print_json
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.migrations.comparison import compare
-from sqla_jobs.models.version import LATEST
+from sqla_jobs.models.version import LATEST, found_version, releases_on
 
 
 @click.command(cls=ApplicationCommand)
@@ -62,9 +62,13 @@ def _write_revision(jobs: Jobs[Any], config: str | None) -> None:
 @on_application
 @as_json
 def check(jobs: Jobs[Any], as_json: bool) -> None:
-    """Compare the tables with those that this version expects. Exits with 1 and prints a line for each difference."""
+    """Compare the tables with those that this version expects. Exits with 1 and prints a line for each difference.
+
+    The last line says which releases of sqla_jobs run on the tables.
+    """
     with jobs.binding().engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
         found = compare(connection, jobs.models)
+        version = found_version(connection, jobs.models.tables["jobs"])
     if as_json:
         print_json(found)
     else:
@@ -72,4 +76,6 @@ def check(jobs: Jobs[Any], as_json: bool) -> None:
             click.echo(one)
         if not found:
             click.echo(f"the tables are those of version {LATEST}")
+        if version and (releases := releases_on(version)):
+            click.echo(f"code of sqla_jobs {releases} runs on tables of version {version}")
     sys.exit(1 if found else 0)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 from alembic.migration import MigrationContext
@@ -15,7 +18,10 @@ from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.version import LATEST, comment_of, found_version
 from sqla_jobs.rules.wording import page
 
-_LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
+_LOCK = text("SELECT pg_try_advisory_xact_lock(hashtextextended(:name, 0))")
+_LOCKED_AGAIN = 0.2
+"""Seconds after which a locked upgrade is tried again."""
+_NO_LIMIT = text("SET LOCAL idle_in_transaction_session_timeout = 0")
 _HISTORIES = text("""
     SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relname = 'alembic_version' AND c.relkind IN ('r', 'p') ORDER BY 1
@@ -25,13 +31,12 @@ _HISTORIES = text("""
 def migrate(engine: Engine, models: Models[Any]) -> list[str]:
     """Upgrade the tables to the latest version. Return a line for each step.
 
-    The upgrade is one transaction, except for steps that build an index online. If several callers run simultaneously,
-    only one of them upgrades. Raises `ConfigurationError` if the database has an Alembic history.
+    If several callers run simultaneously, only one of them upgrades, and the others wait for it. Raises
+    `ConfigurationError` if the database has an Alembic history.
     """
-    with engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
+    with _alone(engine, models), engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
         context = MigrationContext.configure(connection)
         with context.begin_transaction():
-            connection.execute(_LOCK, {"name": f"migrate {models.channel}"})
             table = models.tables["jobs"]
             found = found_version(connection, table)
             if found is None:
@@ -41,6 +46,24 @@ def migrate(engine: Engine, models: Models[Any]) -> list[str]:
             _refuse_histories(connection)
             upgrade(Operations(context), from_=found, to=LATEST, schema=table.schema, prefix=models.prefix)
             return _lines_of(found)
+
+
+@contextmanager
+def _alone(engine: Engine, models: Models[Any]) -> Generator[None]:
+    """Wait until no other caller upgrades these tables, and let no other begin.
+
+    The lock belongs to a transaction of its own, since an upgrade consists of many. The build of an index waits for all
+    snapshots. So nobody waits for the lock in the server, and the last statement under it is no SELECT, which would
+    keep its snapshot until the next statement.
+    """
+    with engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
+        while True:
+            with connection.begin():
+                if connection.scalar(_LOCK, {"name": f"migrate {models.channel}"}):
+                    connection.execute(_NO_LIMIT)
+                    yield
+                    return
+            time.sleep(_LOCKED_AGAIN)
 
 
 def print_migration(engine: Engine | None, models: Models[Any], output: TextIO) -> None:

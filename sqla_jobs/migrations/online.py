@@ -7,9 +7,11 @@ transaction.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from sqlalchemy.exc import InvalidRequestError
 
 from sqla_jobs.migrations.names import Names
 
@@ -19,22 +21,61 @@ if TYPE_CHECKING:
 _PATIENT = """
 DO $$
 BEGIN
-    SET LOCAL lock_timeout = '50ms';
     FOR try IN 1..600 LOOP
+        SET LOCAL lock_timeout = '50ms';
+        SET LOCAL synchronous_commit = off;
         BEGIN
             {statement};
             RETURN;
         EXCEPTION WHEN lock_not_available THEN
-            PERFORM pg_sleep(0.5 + random());
+            NULL;
         END;
+        COMMIT;
+        PERFORM pg_sleep(0.5 + random());
     END LOOP;
     RAISE lock_not_available USING MESSAGE = 'for ten minutes another transaction has held a lock on {table}',
         HINT = 'End it (pg_stat_activity shows it), or wait until it ends. Then run the migration again.';
 END $$"""
 """A statement that takes a lock briefly.
 
-It waits for the lock at most 50 ms at a time, because all later users of the table wait behind it.
+It waits for the lock at most 50 ms at a time, because all later users of the table wait behind it, and it does not wait
+for the disk while it has the lock: the commit of the version does. Each try is a transaction, since the build of an
+index elsewhere would wait for a long one.
 """
+
+
+def alter(
+    op: Operations,
+    names: Names,
+    noun: str,
+    *,
+    add: Iterable[str] = (),
+    drop: Iterable[str] = (),
+    checks: Mapping[str, str] | None = None,
+    unless: str = "",
+) -> None:
+    """Add columns, replace CHECKs, and drop columns, without blocking the table's writers for long.
+
+    - `noun`: the table's name without the prefix.
+    - `add`: each new column's name and type, and its default if that is constant. It has no CHECK here: the server
+      would look through all rows under its lock.
+    - `checks`: the new rules. A rule's name is its constraint's name without the table and `_check`. The rows are
+      validated while other sessions write.
+    - `unless`: statements that raise an error, under the lock, if nothing may be changed.
+    """
+    constraints = {f"{names.prefix}{noun}_{name}_check": rule for name, rule in (checks or {}).items()}
+    changes = [
+        *(f"DROP CONSTRAINT IF EXISTS {name}" for name in constraints),
+        *(f"DROP COLUMN IF EXISTS {column}" for column in drop),
+        *(f"ADD COLUMN IF NOT EXISTS {column}" for column in add),
+        *(f"ADD CONSTRAINT {name} CHECK ({rule}) NOT VALID" for name, rule in constraints.items()),
+    ]
+    table = names.table(noun)
+    _patiently(op, names, noun, f"ALTER TABLE {table} {', '.join(changes)}{unless and '; '}{unless}")
+    if constraints:
+        validated = [f"VALIDATE CONSTRAINT {name}" for name in constraints]
+        with _outside_transaction(op, names):
+            op.execute(f"ALTER TABLE {table} {', '.join(validated)}")
 
 
 def build_index(op: Operations, names: Names, index: str, on: str, *, unique: bool = False) -> None:
@@ -52,64 +93,76 @@ def build_index(op: Operations, names: Names, index: str, on: str, *, unique: bo
 
 def replace_unique_index(op: Operations, names: Names, index: str, on: str) -> None:
     """Replace a unique index by one with another predicate, without a moment in which neither is there."""
-    old, new = names.table(index), f"{index}_new"
-    build_index(op, names, new, on, unique=True)
-    rename = f"DROP INDEX IF EXISTS {old}; ALTER INDEX {names.table(new)} RENAME TO {names.prefix}{index}"
-    with _outside_transaction(op, names):
-        op.execute(_PATIENT.format(table=names.table(on.partition(" ")[0]), statement=rename))
+    old, new = names.table(index), names.table(f"{index}_new")
+    build_index(op, names, f"{index}_new", on, unique=True)
+    statement = f"""
+            IF EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass('{quoted(new)}') AND indisvalid) THEN
+                DROP INDEX IF EXISTS {old};
+                ALTER INDEX {new} RENAME TO {names.prefix}{index};
+            ELSE
+                RAISE EXCEPTION 'there is no valid index {quoted(new)}: run the migration again';
+            END IF"""
+    _patiently(op, names, on.partition(" ")[0], statement)
 
 
-def add_foreign_keys(op: Operations, names: Names, noun: str, keys: Mapping[str, str]) -> None:
-    """Add foreign keys to a table without rows. `keys` gives, for each column, what it references."""
-    constraints = {f"{names.prefix}{noun}_{column}_fkey": (column, references) for column, references in keys.items()}
-    dropped = [f"DROP CONSTRAINT IF EXISTS {name}" for name in constraints]
-    added = [
-        f"ADD CONSTRAINT {name} FOREIGN KEY ({column}) {references}"
-        for name, (column, references) in constraints.items()
+def add_foreign_keys(op: Operations, names: Names, references: Mapping[tuple[str, str], str], *, to: str) -> None:
+    """Add foreign keys to tables with few rows.
+
+    `references` gives, for each table's noun and column, what follows `FOREIGN KEY … REFERENCES … (id)`. `to` is the
+    noun of the table that all of them reference.
+    """
+    keys = {
+        (
+            names.table(noun),
+            f"{names.prefix}{noun}_{column}_fkey",
+        ): f"({column}) REFERENCES {names.table(to)} (id) {how}"
+        for (noun, column), how in references.items()
+    }
+    statements = [
+        f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {name}, ADD CONSTRAINT {name} FOREIGN KEY {key} NOT VALID"
+        for (table, name), key in keys.items()
     ]
-    _alter(op, names, noun, ", ".join([*dropped, *added]))
-
-
-def drop_table(op: Operations, names: Names, noun: str) -> None:
-    """Drop a table, with its foreign keys to other tables."""
-    table = names.table(noun)
+    _patiently(op, names, to, "; ".join(statements))
     with _outside_transaction(op, names):
-        op.execute(_PATIENT.format(table=table, statement=f"DROP TABLE IF EXISTS {table}"))
+        for table, name in keys:
+            op.execute(f"ALTER TABLE {table} VALIDATE CONSTRAINT {name}")
 
 
-def add_column(op: Operations, names: Names, noun: str, column: str) -> None:
-    """Add a column that is nullable or has a constant default.
+def drop_tables(op: Operations, names: Names, *nouns: str, referenced: str) -> None:
+    """Drop tables, with their foreign keys to the table with the noun `referenced`."""
+    tables = ", ".join(names.table(noun) for noun in nouns)
+    _patiently(op, names, referenced, f"DROP TABLE IF EXISTS {tables}")
 
-    `column` gives the new column's name, type and options.
+
+def _patiently(op: Operations, names: Names, noun: str, statement: str) -> None:
+    with _outside_transaction(op, names):
+        op.execute(_PATIENT.format(table=quoted(names.table(noun)), statement=statement))
+
+
+def quoted(name: str) -> str:
+    """Return the name for use inside a string of SQL."""
+    return name.replace("'", "''")
+
+
+@contextmanager
+def _outside_transaction(op: Operations, names: Names) -> Generator[None]:
+    """Commit what came before, and execute the statements of the block one by one.
+
+    When a statement has lost its connection, or was interrupted, Alembic's own error at the end of the block would hide
+    the cause.
     """
-    _alter(op, names, noun, f"ADD COLUMN IF NOT EXISTS {column}")
-
-
-def drop_column(op: Operations, names: Names, noun: str, column: str) -> None:
-    """Drop a column."""
-    _alter(op, names, noun, f"DROP COLUMN IF EXISTS {column}")
-
-
-def replace_checks(op: Operations, names: Names, noun: str, rules: Mapping[str, str]) -> None:
-    """Replace a table's CHECKs with these rules, without blocking the table's writers during validation.
-
-    `noun` is the table's name without the prefix. A rule's name is its constraint's name without the table and
-    `_check`.
-    """
-    constraints = {f"{names.prefix}{noun}_{name}_check": rule for name, rule in rules.items()}
-    dropped = [f"DROP CONSTRAINT IF EXISTS {name}" for name in constraints]
-    added = [f"ADD CONSTRAINT {name} CHECK ({rule}) NOT VALID" for name, rule in constraints.items()]
-    validated = [f"VALIDATE CONSTRAINT {name}" for name in constraints]
-    _alter(op, names, noun, ", ".join([*dropped, *added]))
-    with _outside_transaction(op, names):
-        op.execute(f"ALTER TABLE {names.table(noun)} {', '.join(validated)}")
-
-
-def _alter(op: Operations, names: Names, noun: str, change: str) -> None:
-    table = names.table(noun)
-    with _outside_transaction(op, names):
-        op.execute(_PATIENT.format(table=table, statement=f"ALTER TABLE {table} {change}"))
-
-
-def _outside_transaction(op: Operations, names: Names) -> AbstractContextManager[None]:
-    return nullcontext() if names.are_new else op.get_context().autocommit_block()
+    if names.are_new:
+        yield
+        return
+    cause: BaseException | None = None
+    try:
+        with op.get_context().autocommit_block():
+            try:
+                yield
+            except BaseException as error:
+                cause = error
+                raise
+    except InvalidRequestError:
+        if cause is None:
+            raise
+        raise cause from None

@@ -16,6 +16,8 @@ from sqla_jobs.rules.wording import page
 
 LATEST = 2
 """The version of the tables that this release creates."""
+RELEASES: dict[int, str] = {1: "0.1", 2: "0.2"}
+"""The releases by the version of the tables that each creates."""
 HELP = f"`sqla-jobs migrate`, or `alembic upgrade heads` where Alembic has them ({page('migrations')})"
 
 
@@ -32,6 +34,11 @@ def found_version(connection: Connection, jobs: Table) -> int | None:
     if not is_there:
         return 0
     return version_in(comment)
+
+
+def releases_on(version: int) -> str:
+    """Return the releases whose code runs on tables of this version, for people, such as `0.1 and 0.2`."""
+    return " and ".join(RELEASES[one] for one in (version - 1, version) if one in RELEASES)
 
 
 def version_in(comment: str | None) -> int | None:

@@ -22,7 +22,11 @@ _SOON, _SELDOM = 1.0, 60.0
 _LOCKED_AGAIN = 0.05
 """Seconds after which locked rows are tried again."""
 _REST = 20
-"""The pause after a look at all blocked jobs, in multiples of its duration."""
+"""The pause after a look at all blocked jobs, in multiples of its duration.
+
+The shorter one of the last two counts: one that had to wait for a connection or for the processor says nothing about
+the next one.
+"""
 _WAITS_LONGEST = 3600.0
 
 
@@ -47,6 +51,8 @@ class JobResolver:
         """True if a message has come since the last look at all blocked jobs."""
         self._look_at = 0.0
         self._rests_until = 0.0
+        self._took = 0.0
+        """The seconds that the last look took."""
         self._pause = _SOON
         self._has_queued = False
         """True if a job was queued since the last call of `resolve_all`."""
@@ -141,7 +147,8 @@ class JobResolver:
             self._is_told = True
             raise
         now = time.monotonic()
-        self._rests_until = now + _REST * (now - began)
+        took, self._took = self._took, now - began
+        self._rests_until = now + _REST * min(took, self._took)
         self._pause = _SOON if ended or is_old else min(2 * self._pause, _SELDOM)
         self._look_at = now + self._pause
         if not are_blocked and not self._is_told:

@@ -108,6 +108,8 @@ def fresh(folder: Path, url: str, variant: dict[str, str], template: str = "gene
     return app
 
 
+FIT = f"the tables are those of version {LATEST}\ncode of sqla_jobs 0.1 and 0.2 runs on tables of version {LATEST}\n"
+"""What `sqla-jobs check` says of tables as they should be."""
 LOCATIONS = ("%(here)s/alembic/versions", "sqla_jobs:migrations/versions")
 
 
@@ -223,14 +225,14 @@ def test_a_migrated_database_is_a_created_one_and_alembic_finds_nothing_to_do(
     before = catalog(database_url)
     way(app)
     assert "No new upgrade operations" in app.alembic("check")
-    assert app.sqla_jobs("check", "shop:jobs") == f"the tables are those of version {LATEST}\n"
+    assert app.sqla_jobs("check", "shop:jobs") == FIT
     run_a_job(app.shop())
 
     with new_database(server_url) as created:
         other = Application(tmp_path, created)
         create(other.shop(), created)
         assert objects(created) == objects(database_url)
-        assert other.sqla_jobs("check", "shop:jobs") == f"the tables are those of version {LATEST}\n"
+        assert other.sqla_jobs("check", "shop:jobs") == FIT
         other.alembic("stamp", "heads")
         assert "No new upgrade operations" in other.alembic("check")
 
@@ -403,7 +405,7 @@ def test_tables_that_autogenerate_has_made_are_known_by_their_version(
     app.alembic("revision", "--autogenerate", "-m", "everything")
     import_as_old_alembics_forget_to(app.folder / "alembic")
     app.alembic("upgrade", "head")
-    assert app.sqla_jobs("check", "shop:jobs") == f"the tables are those of version {LATEST}\n"
+    assert app.sqla_jobs("check", "shop:jobs") == FIT
     nothing = f"nothing to write: the history reaches version {LATEST}\n"
     assert app.sqla_jobs("migrate", "shop:jobs", "--revision") == nothing
     app.write_shop(more=JOBS.format(options="prefix='other_'"))

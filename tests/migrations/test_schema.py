@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,8 +21,9 @@ from sqla_jobs.migrations import upgrade
 from sqla_jobs.migrations.comparison import Facts, compare, read_tables
 from sqla_jobs.migrations.steps.v0002 import RULES
 from sqla_jobs.models import version
-from sqla_jobs.models.version import LATEST, comment_of
+from sqla_jobs.models.version import LATEST, RELEASES, comment_of, releases_on
 from tests import shop
+from tests.conftest import ROOT
 
 
 class Base(DeclarativeBase):
@@ -153,7 +155,8 @@ def test_check_prints_a_line_for_each_difference_and_exits_with_one(database: En
         done = CliRunner().invoke(main, ["check", "tests.shop:jobs", *options])
         return done.exit_code, done.output
 
-    assert check() == (0, f"the tables are those of version {LATEST}\n")
+    runs = "code of sqla_jobs 0.1 and 0.2 runs on tables of version 2"
+    assert check() == (0, f"the tables are those of version {LATEST}\n{runs}\n")
     assert check("--json") == (0, "[]\n")
     with database.begin() as connection:
         connection.execute(text("ALTER TABLE sqla_jobs ALTER queue DROP NOT NULL; DROP TABLE sqla_audit"))
@@ -162,6 +165,7 @@ def test_check_prints_a_line_for_each_difference_and_exits_with_one(database: En
     assert lines.splitlines() == [
         "sqla_jobs: nullability of column queue is NULL, expected NOT NULL",
         "table sqla_audit is missing",
+        runs,
     ]
     code, listed = check("--json")
     assert code == 1
@@ -169,6 +173,20 @@ def test_check_prints_a_line_for_each_difference_and_exits_with_one(database: En
         {"table": "sqla_jobs", "what": "nullability of column queue", "expected": "NOT NULL", "found": "NULL"},
         {"table": "sqla_audit", "what": "table", "expected": "", "found": None},
     ]
+
+
+def test_the_releases_that_run_on_tables_are_those_of_their_version_and_of_the_one_before() -> None:
+    assert [releases_on(version) for version in (1, 2)] == ["0.1", "0.1 and 0.2"]
+    assert [*RELEASES] == [*range(1, LATEST + 1)]
+    project = tomllib.loads(ROOT.joinpath("pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert ".".join(project["version"].split(".")[:2]) in RELEASES[LATEST]
+
+
+@pytest.mark.slow
+def test_check_says_what_runs_on_tables_of_the_version_before(database: Engine) -> None:
+    say(database, comment_of(LATEST - 1))
+    done = CliRunner().invoke(main, ["check", "tests.shop:jobs"])
+    assert (done.exit_code, done.output.splitlines()[-1]) == (1, "code of sqla_jobs 0.1 runs on tables of version 1")
 
 
 def say(engine: Engine, comment: str) -> None:

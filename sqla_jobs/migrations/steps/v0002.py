@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sqla_jobs.migrations.names import Names
 from sqla_jobs.migrations.online import (
-    add_column,
     add_foreign_keys,
+    alter,
     build_index,
-    drop_column,
-    drop_table,
-    replace_checks,
+    drop_tables,
+    quoted,
     replace_unique_index,
 )
 
@@ -29,51 +28,74 @@ class Rule(NamedTuple):
 
 def upgrade(op: Operations, names: Names) -> None:
     """Add workflows; shorten the CHECKs, which the server then parses in half the time in each writing statement."""
-    for column, kind in _OF_JOBS.items():
-        add_column(op, names, "jobs", f"{column} {kind}")
-    check = f"CONSTRAINT {names.prefix}jobs_if_failed_check CHECK (if_failed = ANY ('{{cancel,run,hold}}'))"
-    add_column(op, names, "jobs", f"if_failed text {check}")
-    check = f"CONSTRAINT {names.prefix}processes_tasks_check CHECK ({_object('tasks').after})"
-    add_column(op, names, "processes", f"tasks JSONB {check}")
     for noun, rules in RULES.items():
-        replace_checks(op, names, noun, {rule.name: rule.after for rule in rules})
+        checks = {rule.name: rule.after for rule in (*rules, *_NEW_RULES.get(noun, ()))}
+        alter(
+            op, names, noun, add=[f"{column} {kind}" for column, kind in _COLUMNS.get(noun, {}).items()], checks=checks
+        )
     build_index(op, names, "jobs_waits_for", "jobs (state, waits_for) WHERE waits_for IS NOT NULL")
     build_index(op, names, "jobs_batch", "jobs (batch_id, state, id) WHERE batch_id IS NOT NULL")
     replace_unique_index(op, names, "jobs_unique_key", f"jobs (unique_key) WHERE {_has_live_key('blocked', *_LIVE)}")
     for statement in _tables(names):
         op.execute(statement)
-    to_jobs = f"REFERENCES {names.table('jobs')} (id)"
-    for noun in ("edges", "steps", "signals"):
-        keys = {"job_id": f"{to_jobs} ON DELETE CASCADE"}
-        if noun == "edges":
-            keys["needs_id"] = f"{to_jobs} DEFERRABLE INITIALLY DEFERRED"
-        add_foreign_keys(op, names, noun, keys)
+    references = {(noun, "job_id"): "ON DELETE CASCADE" for noun in ("edges", "steps", "signals")}
+    add_foreign_keys(op, names, references | {("edges", "needs_id"): "DEFERRABLE INITIALLY DEFERRED"}, to="jobs")
 
 
 def downgrade(op: Operations, names: Names) -> None:
     """Drop what belongs to workflows, restore the longer CHECKs, and drop the columns that this version added.
 
-    The server refuses this while a job is blocked, because version 1 does not know that state.
+    An error says so, and nothing is changed, while a job is blocked or goes on from steps that it has done: code of
+    version 1 would never start it, or would do these steps again.
     """
+    blocked = _refuse(names, "SELECT j.id FROM {jobs} j WHERE j.state = 'blocked' {more}", "is blocked")
+    begun = _refuse(names, _BEGUN, "has done steps and has not ended")
+    op.execute(f"DO $$ BEGIN {blocked.format(more='')}; {begun}; END $$")
+    again = "SET LOCAL enable_seqscan = off; " + blocked.format(more="AND j.waits_for IS NOT NULL")
     for noun, rules in RULES.items():
-        replace_checks(op, names, noun, {rule.name: rule.before for rule in rules})
-    for noun in ("signals", "steps", "edges", "batches"):
-        drop_table(op, names, noun)
+        checks = {rule.name: rule.before for rule in rules}
+        alter(op, names, noun, checks=checks, unless=again if noun == "jobs" else "")
+    drop_tables(op, names, "signals", "steps", "edges", "batches", referenced="jobs")
     replace_unique_index(op, names, "jobs_unique_key", f"jobs (unique_key) WHERE {_has_live_key(*_LIVE)}")
-    for column in (*_OF_JOBS, "if_failed"):
-        drop_column(op, names, "jobs", column)
-    drop_column(op, names, "processes", "tasks")
+    for noun, columns in _COLUMNS.items():
+        alter(op, names, noun, drop=columns)
 
 
-_OF_JOBS = {
-    "times_replaced": "integer",
-    "times_returned": "integer",
-    "waits_for": "bigint",
-    "waits_at": "integer",
-    "batch_id": "bigint",
+_COLUMNS = {
+    "jobs": {
+        "times_replaced": "integer",
+        "times_returned": "integer",
+        "waits_for": "bigint",
+        "waits_at": "integer",
+        "batch_id": "bigint",
+        "if_failed": "text",
+    },
+    "processes": {"tasks": "jsonb"},
 }
-"""The new columns of jobs, with their types."""
+"""The new columns of each table, with their types."""
 _LIVE = ("scheduled", "queued", "running")
+_BEGUN = """
+    SELECT j.id FROM {steps} s JOIN {jobs} j ON j.id = s.job_id
+    WHERE j.state = ANY ('{{blocked,scheduled,queued,running}}')"""
+"""Jobs that go on from steps that they have done."""
+
+
+def _refuse(names: Names, jobs: str, why: str) -> str:
+    """Return statements that raise an error if there are such jobs.
+
+    While a downgrade is repeated, some of the tables and columns are gone. The server does not read statements that it
+    does not come to.
+    """
+    found = jobs.format(jobs=names.table("jobs"), steps=names.table("steps"), more="{more}")
+    return f"""
+        IF to_regclass('{quoted(names.table("signals"))}') IS NOT NULL THEN
+            IF EXISTS ({found}) THEN
+                RAISE object_not_in_prerequisite_state USING MESSAGE = 'job ' || ({found} LIMIT 1)
+                    || ' {why}, which code of version 1 does not understand: nothing has been changed',
+                HINT = 'Wait until no job is in such a state, or cancel them, for example with '
+                    '`sqla-jobs cancel --state blocked`. Then downgrade again.';
+            END IF;
+        END IF"""
 
 
 def _has_live_key(*states: str) -> str:
@@ -164,6 +186,11 @@ def _times(*columns: str) -> Rule:
 
 
 _ID = Rule("id", "id > 0 AND id <= 9000000000000000000", "CAST('[1, 9000000000000000000]' AS int8range) @> id")
+_NEW_RULES: dict[str, tuple[Rule, ...]] = {
+    "jobs": (Rule("if_failed", "", "if_failed = ANY ('{cancel,run,hold}')"),),
+    "processes": (_object("tasks"),),
+}
+"""The rules of the new columns."""
 RULES: dict[str, tuple[Rule, ...]] = {
     "jobs": (
         Rule(

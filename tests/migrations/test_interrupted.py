@@ -1,0 +1,177 @@
+"""A migration that ends in the middle is run again, and the next one ends with the same tables."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from sqlalchemy import Engine, text
+
+from sqla_jobs.migrations import LATEST, downgrade, upgrade
+from sqla_jobs.migrations.applying import migrate
+from sqla_jobs.migrations.comparison import compare
+from tests.conftest import ROOT
+from tests.helpers import MAPPED, wait_until
+from tests.migrations.test_migrations import catalog
+
+INSERT = "INSERT INTO sqla_jobs (task, args, unique_key) VALUES ('write', '{}', 'the only one')"
+BUILDS = text("SELECT count(*) FROM pg_stat_progress_create_index")
+PATIENT = text("SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%lock_timeout%FOR try%'")
+
+
+def run(engine: Engine, step: Callable[[Operations], None]) -> None:
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection)
+        with context.begin_transaction():
+            step(Operations(context))
+
+
+def down(engine: Engine) -> None:
+    run(engine, lambda op: downgrade(op, from_=LATEST, to=LATEST - 1))
+
+
+@pytest.fixture
+def before(engine: Engine) -> Engine:
+    """An engine on a database with the tables of the version before."""
+    run(engine, lambda op: upgrade(op, from_=0, to=LATEST - 1))
+    return engine
+
+
+@pytest.fixture
+def killed(database_url: str) -> Iterator[Callable[[str, int], str]]:
+    """Migrates `up` or `down` in another process, which is killed before a statement."""
+    command = [sys.executable, "-m", "tests.migrations.killed", database_url]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        said, heard = process.stdin, process.stdout
+        assert said is not None
+        assert heard is not None
+        assert heard.readline() == "ready\n"
+
+        def run(direction: str, last: int) -> str:
+            print(direction, last, file=said, flush=True)
+            return heard.readline().strip()
+
+        yield run
+        said.close()
+        assert process.wait(20) == 0
+
+
+@contextmanager
+def second_of_a_key(url: str) -> Generator[list[str]]:
+    """All the while, insert a second job of one unique key. Yield what becomes of it, without repetitions."""
+    found = list[str]()
+    stop = threading.Event()
+
+    def insert() -> None:
+        with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+            while not stop.is_set():
+                try:
+                    connection.execute(INSERT)
+                    found.append("inserted")
+                except psycopg.errors.UniqueViolation as error:
+                    if (name := str(error.diag.constraint_name)) not in found:
+                        found.append(name)
+
+    thread = threading.Thread(target=insert)
+    thread.start()
+    yield found
+    stop.set()
+    thread.join()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_a_migration_that_was_killed_at_any_statement_is_run_again(
+    before: Engine, database_url: str, killed: Callable[[str, int], str]
+) -> None:
+    """One job of a unique key is live all the time, and no second one gets in."""
+    tables = {"down": catalog(database_url)}
+    with before.begin() as connection:
+        connection.execute(text(INSERT))
+    assert killed("up", 0) == "done"
+    tables["up"] = catalog(database_url)
+    assert killed("down", 0) == "done"
+    number, ended = 0, set[str]()
+    with second_of_a_key(database_url) as found:
+        for number in range(1, 100):
+            ended.clear()
+            for direction in ("up", "down"):
+                ended.add(how := killed(direction, number))
+                if how == "killed":
+                    assert killed(direction, 0) == "done"
+                assert catalog(database_url) == tables[direction], f"{direction}, killed at statement {number}"
+            if ended == {"done"}:
+                break
+    assert ended == {"done"}
+    assert number > 20
+    assert set(found) <= {"sqla_jobs_unique_key", "sqla_jobs_unique_key_new"}
+
+
+@pytest.mark.slow
+def test_the_next_migration_waits_for_what_a_killed_one_has_left_in_the_server(
+    before: Engine, database_url: str
+) -> None:
+    """The server ends the build of an index although nobody waits for it any more."""
+    command = [sys.executable, "-m", "sqla_jobs", "migrate", "tests.helpers:MAPPED", "--database-url", database_url]
+    snapshot = before.connect().execution_options(isolation_level="REPEATABLE READ")
+    with snapshot, before.connect().execution_options(isolation_level="AUTOCOMMIT") as beside:
+        snapshot.execute(text("SELECT 1"))
+        with subprocess.Popen(command, cwd=ROOT) as first:
+            wait_until(lambda: beside.scalar(BUILDS), message="no index is built")
+            first.send_signal(signal.SIGKILL)
+        second = threading.Thread(target=migrate, args=(before, MAPPED.models))
+        second.start()
+        wait_until(lambda: beside.scalar(PATIENT), message="the second does not wait for a lock")
+        assert beside.scalar(BUILDS) == 1, "that of the first"
+        snapshot.rollback()
+        second.join(30)
+        assert not second.is_alive()
+    assert_migrated(before)
+
+
+@pytest.mark.slow
+def test_an_interrupted_migration_is_run_again(before: Engine, database_url: str) -> None:
+    command = [sys.executable, "-m", "sqla_jobs", "migrate", "tests.helpers:MAPPED", "--database-url", database_url]
+    with before.connect().execution_options(isolation_level="REPEATABLE READ") as snapshot:
+        snapshot.execute(text("SELECT 1"))
+        with (
+            before.connect().execution_options(isolation_level="AUTOCOMMIT") as beside,
+            subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as first,
+        ):
+            wait_until(lambda: beside.scalar(BUILDS), message="no index is built")
+            first.send_signal(signal.SIGINT)
+            assert first.wait(20) == 1
+            assert first.stderr is not None
+            assert "Traceback" not in first.stderr.read()
+            assert beside.scalar(BUILDS) == 0, "Ctrl-C ends the statement in the server, too"
+    migrate(before, MAPPED.models)
+    assert_migrated(before)
+
+
+@pytest.mark.slow
+def test_of_several_migrations_at_once_one_does_it_and_the_others_wait(before: Engine) -> None:
+    lines = list[list[str]]()
+
+    def upgrade_one() -> None:
+        lines.append(migrate(before, MAPPED.models))
+
+    threads = [threading.Thread(target=upgrade_one) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(map(len, lines)) == [0, 0, 0, 1]
+    assert_migrated(before)
+
+
+def assert_migrated(engine: Engine) -> None:
+    with engine.connect() as connection:
+        assert compare(connection, MAPPED.models) == []

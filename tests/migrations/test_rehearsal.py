@@ -1,0 +1,246 @@
+"""The upgrade from the released version, rehearsed: its workers and enqueuers work on while the tables change."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, text
+
+from sqla_jobs.models.version import LATEST
+from tests.conftest import ROOT
+from tests.helpers import wait_until
+from tests.migrations.rehearsing import Library, both, released_version
+from tests.migrations.test_migrations import catalog
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+DOWN = f"""
+import sys
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from sqlalchemy import create_engine
+from sqla_jobs.migrations import downgrade
+with create_engine(sys.argv[1]).connect() as connection:
+    context = MigrationContext.configure(connection)
+    with context.begin_transaction():
+        downgrade(Operations(context), from_={LATEST}, to={LATEST - 1})
+"""
+ENDED = """
+    INSERT INTO sqla_jobs (task, args, state, attempt, started_at, finished_at)
+    SELECT 'plain', '{}', 'succeeded', 1, now(), now() FROM generate_series(1, 50000)
+"""
+UNDONE = """
+    SELECT s.kind, j.id, j.state, j.queue FROM sent s LEFT JOIN sqla_jobs j ON j.id = s.job_id
+    WHERE j.id IS NULL OR j.state <> 'succeeded'
+"""
+NOT_ONCE = """
+    SELECT s.kind, j.task, s.job_id, e.effects, r.runs
+    FROM sent s JOIN sqla_jobs j ON j.id = s.job_id
+    LEFT JOIN LATERAL (SELECT json_agg(e) AS effects FROM effects e WHERE e.job_id = s.job_id) e ON true
+    LEFT JOIN LATERAL (
+      SELECT json_agg(json_build_object('run', r.id, 'attempt', r.attempt, 'outcome', r.outcome, 'error', r.error,
+        'process', r.process_id, 'started', r.started_at, 'finished', r.finished_at)) AS runs
+      FROM sqla_runs r WHERE r.job_id = s.job_id) r ON true
+    WHERE coalesce(json_array_length(e.effects), 0) <> 1 OR coalesce(json_array_length(r.runs), 0) <> 1
+      OR r.runs -> 0 ->> 'outcome' <> 'succeeded' OR r.runs -> 0 ->> 'attempt' <> '1'
+"""
+LATE = """
+    SELECT s.kind, extract(epoch FROM max(e.at - s.due_at)), count(*)
+    FROM sent s JOIN effects e ON e.job_id = s.job_id WHERE s.kind <> 'graph' GROUP BY s.kind
+"""
+FOUND = """
+    SELECT d.job_id, extract(epoch FROM min(r.started_at) - max(p.finished_at)) AS seconds,
+        (array_agg(e.version ORDER BY p.finished_at DESC))[1] AS ended_by, min(w.version) AS started_by
+    FROM sqla_edges d
+    JOIN sqla_jobs m ON m.id = d.needs_id OR m.batch_id = d.batch_id
+    JOIN sqla_runs p ON p.job_id = m.id JOIN effects e ON e.job_id = m.id
+    JOIN sqla_runs r ON r.job_id = d.job_id JOIN effects w ON w.job_id = d.job_id
+    GROUP BY d.job_id
+"""
+"""Of each job that was blocked: the seconds since the last job before it ended, and the versions of both workers."""
+
+
+@pytest.fixture
+def libraries(tmp_path: Path, database_url: str, engine: Engine) -> Iterator[tuple[Library, Library]]:
+    """The released library, which has created its tables, and this one."""
+    if not ROOT.joinpath(".git").exists():
+        pytest.skip("this is no repository, from which to take the released library")
+    if released_version() != LATEST - 1:
+        pytest.skip("the tables are still those of the released library")
+    with both(tmp_path, database_url) as (old, new):
+        old.create()
+        yield old, new
+
+
+class Shop:
+    """What the test sees of the database."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def rows(self, sql: str) -> list[Any]:
+        with self._engine.connect() as connection:
+            return [*connection.execute(text(sql))]
+
+    def value(self, sql: str) -> Any:
+        return self.rows(sql)[0][0]
+
+    def wait_for_effects(self, number: int, where: str = "true") -> None:
+        """Wait for so many more."""
+        count = f"SELECT count(*) FROM effects WHERE {where}"
+        wanted = self.value(count) + number
+        wait_until(lambda: self.value(count) >= wanted, timeout=60, message=f"no {number} effects more, {where}")
+
+    def wait_for_workers(self, version: int, number: int) -> None:
+        tasks = "tasks IS NULL" if version < LATEST else "tasks IS NOT NULL"
+        count = f"SELECT count(*) FROM sqla_processes WHERE kind = 'worker' AND {tasks}"
+        wait_until(lambda: self.value(count) >= number, message=f"no {number} workers of version {version}")
+
+
+def test_the_tables_change_while_workers_of_both_versions_work(
+    libraries: tuple[Library, Library], engine: Engine, database_url: str
+) -> None:
+    old, new = libraries
+    shop = Shop(engine)
+    figures: dict[str, object] = {}
+
+    def timed(name: str, do: Callable[[], object]) -> None:
+        began = time.monotonic()
+        do()
+        figures[name] = round(time.monotonic() - began, 2)
+
+    with engine.begin() as connection:
+        connection.execute(text(ENDED))
+    queues = "default=8,ended by the old=2"
+    old_worker = old.worker("--processes", "2", "--queues", queues)
+    simple = old.enqueuer("simple")
+    shop.wait_for_effects(200)
+
+    timed("upgrade", lambda: new.sqla_jobs("migrate"))
+    shop.wait_for_effects(100)
+    assert f"version {LATEST}" in new.sqla_jobs("check")
+
+    new_worker = new.worker("--processes", "2", "--queues", "default=8")
+    shop.wait_for_workers(LATEST, 2)
+    graph = new.enqueuer("graph")
+    shop.wait_for_effects(100, "job_id IN (SELECT job_id FROM sqla_edges) AND version = 2")
+    shop.wait_for_effects(50, "job_id IN (SELECT job_id FROM sqla_edges) AND version = 1")
+
+    graph.use("default")
+    wait_until(lambda: not shop.rows(f"{UNDONE} AND queue <> 'default'"))
+    old_worker.stop()
+    shop.wait_for_effects(200, f"version = {LATEST}")
+    longest_of_graphs = graph.stop()
+    wait_until(lambda: not shop.rows(f"{UNDONE} AND s.kind = 'graph'"))
+    found = shop.rows(FOUND)
+
+    old_worker = old.worker("--processes", "2", "--queues", queues)
+    shop.wait_for_effects(50, "version = 1")
+    new_worker.stop()
+    timed("downgrade", lambda: new.python("-c", DOWN, database_url))
+    assert old.sqla_jobs("check") == f"the tables are those of version {LATEST - 1}\n"
+    shop.wait_for_effects(200, "version = 1")
+    longest = simple.stop()
+    wait_until(lambda: not shop.rows(UNDONE))
+    old_worker.stop()
+
+    assert shop.rows(NOT_ONCE) == [], "lost or doubled"
+    late = {kind: round(float(seconds), 2) for kind, seconds, _ in shop.rows(LATE)}
+    assert set(late) == {"plain", "transactional", "limited", "unique", "delayed"}
+    assert max(late.values()) < 3.0
+    waited = {
+        version: [float(seconds) for _, seconds, ended_by, _ in found if ended_by == version] for version in (1, 2)
+    }
+    assert min(map(len, waited.values())) > 20
+    assert min(*waited[1], *waited[2]) > 0, "a blocked job was started"
+    assert max(waited[1]) < 2.5
+    assert longest < 2.0
+    figures["late"] = late
+    figures["found after an end by the old"] = round(max(waited[1]), 2)
+    figures["found after an end by the new"] = round(max(waited[2]), 2)
+    figures["longest enqueue"] = round(max(longest, longest_of_graphs), 3)
+    print("seconds:", figures)
+
+
+ENQUEUE = """
+import sys
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session
+from rehearsed_shop import jobs, transactional
+engine = create_engine(sys.argv[1])
+with Session(engine) as session:
+    print([transactional.options(unique_key="k").enqueue(session).id for _ in range(2)])
+    session.commit()
+"""
+GRAPH = """
+import sys
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session
+from rehearsed_shop import jobs, transactional
+engine = create_engine(sys.argv[1])
+with Session(engine) as session:
+    first = transactional.enqueue(session)
+    second = transactional.options(after=first, if_failed="hold").enqueue(session)
+    other = transactional.enqueue(session)
+    session.flush()
+    for job, state in ((first, "failed"), (other, "failed")):
+        job.state, job.attempt = state, 1
+    session.flush()
+    print([first.id, second.id, other.id])
+    session.commit()
+"""
+
+
+def test_the_released_library_finds_the_key_of_a_job_by_the_new_index(
+    libraries: tuple[Library, Library], engine: Engine, database_url: str
+) -> None:
+    old, new = libraries
+    before = old.python("-c", ENQUEUE, database_url)
+    new.sqla_jobs("migrate")
+    assert old.python("-c", ENQUEUE, database_url) == before
+    assert new.python("-c", ENQUEUE, database_url) == before
+    assert Shop(engine).value("SELECT count(*) FROM sqla_jobs") == 1
+
+
+def test_the_released_library_deletes_no_job_that_a_blocked_one_waits_for(
+    libraries: tuple[Library, Library], engine: Engine, database_url: str
+) -> None:
+    old, new = libraries
+    new.sqla_jobs("migrate")
+    needed, blocked, other = json.loads(new.python("-c", GRAPH, database_url))
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE sqla_jobs SET finished_at = now() - interval '1 d' WHERE state = 'failed'"))
+    worker = old.worker("--retention", "failed=1h")
+    shop = Shop(engine)
+    left = [(needed, "failed"), (blocked, "blocked")]
+    wait_until(lambda: shop.rows("SELECT id, state FROM sqla_jobs ORDER BY id") == left)
+    worker.stop()
+    assert other not in (needed, blocked), "the rest of its batch is gone"
+    assert "blocked" in old.sqla_jobs("list")
+    assert "blocked" in old.sqla_jobs("show", str(blocked))
+    for command in ("cancel", "retry"):
+        assert f"job {blocked} is blocked" in old.sqla_jobs(command, str(blocked), "--yes", code=1)
+    told = old.sqla_jobs("prune", "--older-than", "1h", "--yes")
+    assert "delete: 0 jobs\n1 job left alone: rows of the application refer to it" in told
+    assert shop.rows("SELECT id, state FROM sqla_jobs ORDER BY id") == left
+
+
+def test_a_downgrade_is_refused_while_a_job_is_blocked(
+    libraries: tuple[Library, Library], engine: Engine, database_url: str
+) -> None:
+    _, new = libraries
+    new.sqla_jobs("migrate")
+    _, blocked, _ = json.loads(new.python("-c", GRAPH, database_url))
+    before = catalog(database_url)
+    told = new.python("-c", DOWN, database_url, code=1)
+    assert f"job {blocked} is blocked, which code of version 1 does not understand: nothing has been changed" in told
+    assert "`sqla-jobs cancel --state blocked`" in told
+    assert catalog(database_url) == before
+    new.sqla_jobs("cancel", "--state", "blocked", "--yes")
+    new.python("-c", DOWN, database_url)
+    assert Shop(engine).value("SELECT obj_description('sqla_jobs'::regclass)") == "sqla_jobs schema 1"
