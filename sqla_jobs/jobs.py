@@ -476,6 +476,8 @@ class Jobs(Generic[J]):
     def counts(self, session: AnySession, batch: BatchMixin, /) -> BatchCounts:
         """Return the number of the batch's jobs in each state, with its progress.
 
+        - `batch`: a batch of this `Jobs`.
+
         Raises `ArgumentsError` for a batch that is not in the database.
         """
         return batches.count(plain_session(session, "jobs.counts(session, batch)"), self.models, batch)
