@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import func
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstanceState, Session
 from sqlalchemy.orm.attributes import instance_state
 
 from sqla_jobs.database.notify import after_commit
@@ -129,14 +129,12 @@ class Waiting:
     def _id(self, session: Session, one: JobMixin | BatchMixin) -> int:
         if not isinstance(one, (self._models.Job, self._models.Batch)):
             raise ArgumentsError(f"{one!r} belongs to another Jobs")
-        state = instance_state(one)
+        state: InstanceState[Any] = instance_state(one)
         if state.pending and state.session is session:
             session.flush()
-        if state.key is not None:
-            return int(state.key[1][0])
-        if one.id is None or state.pending:
+        if state.identity is None:
             raise ArgumentsError(f"{one!r} is not in the database: enqueue it in this session first, or commit it")
-        return one.id
+        return int(state.identity[0])
 
     @staticmethod
     def _check_exist(noun: str, wanted: Sequence[int | None], found: Sequence[int]) -> None:

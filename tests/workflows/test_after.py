@@ -11,6 +11,7 @@ from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import Session
 
 from sqla_jobs import ArgumentsError, JobMixin, JobState, Unique
+from sqla_jobs.actions.audit import Changing
 from sqla_jobs.actions.jobs import Delete
 from sqla_jobs.queries import Queries
 from sqla_jobs.worker import Worker
@@ -141,7 +142,7 @@ def test_a_deleted_prerequisite_counts_as_cancelled(session: Session, worker: Wo
     runs = shop.mark.options(after=first, if_failed="run").enqueue(session, n=3)
     held = shop.mark.options(after=first, if_failed="hold").enqueue(session, n=4)
     session.commit()
-    assert Delete().one(jobs._changing(session, "delete"), first)
+    assert Delete().one(Changing(session, jobs.models, jobs.tasks), first)
     session.commit()
     reaches(session, runs, "succeeded")
     jobs.cancel(session, second)
@@ -201,14 +202,16 @@ def test_a_replacement_leaves_a_blocked_job_blocked(session: Session, database: 
     assert jobs.worker(bind=database).drain() == 2
 
 
-def test_an_end_between_the_enqueue_and_its_commit_is_not_lost(session: Session, worker: Worker) -> None:
+def test_an_end_between_the_enqueue_and_its_commit_is_not_lost(
+    session: Session, database: Engine, worker: Worker
+) -> None:
     """The worker that ended the job could not see the one that waits for it."""
     first = shop.wait.enqueue(session, n=1)
     session.commit()
     reaches(session, first, "running")
     second = shop.mark.options(after=first).enqueue(session, n=2)
     shop.gate.set()
-    with Session(worker._engine) as beside:
+    with Session(database) as beside:
         wait_until(lambda: states(beside)[first.id] == "succeeded")
     session.commit()
     reaches(session, second, "succeeded")
