@@ -20,8 +20,8 @@ from sqla_jobs.execution.steps import StepsFactory
 from sqla_jobs.execution.surroundings import begin_span
 from sqla_jobs.execution.transactions import NotBegun, Transactions
 from sqla_jobs.queries import RunEnd
-from sqla_jobs.queries.upstream import Upstream
 from sqla_jobs.rules.outcomes import Failure, Outcome
+from sqla_jobs.tasks.context import Upstream
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.hooks import Middleware, is_asynchronous, surroundings
 from sqla_jobs.tasks.resources import NO_RESOURCES, Resources

@@ -39,7 +39,7 @@ from sqla_jobs.queries.resolve import FindEnded, LockWatchers, Look, Settle
 from sqla_jobs.queries.steps import NewStep, StepQueries
 from sqla_jobs.queries.succeed import SucceedOne
 from sqla_jobs.queries.undelivered import MarkDelivered, TakeUndelivered
-from sqla_jobs.queries.upstream import Upstream
+from sqla_jobs.queries.upstream import StoredUpstream
 
 __all__ = ["EVERYWHERE", "MANY", "PRIORITIES", "Among", "Claimed", "Lease", "Promotion", "Queries", "RunEnd"]
 
@@ -132,9 +132,9 @@ class Queries(Calls):
             return EndingElsewhere(connection, partial(self.succeed, connection, end))
         return self._commit.storing(connection, raw, end)
 
-    def upstream(self, begin: Callable[[], AbstractContextManager[Any]]) -> Upstream:
+    def upstream(self, begin: Callable[[], AbstractContextManager[Any]]) -> StoredUpstream:
         """Return the reader of what is before a job, which reads in transactions from `begin`."""
-        return Upstream(self._models, self._tables, begin)
+        return StoredUpstream(self._models, self._tables, begin)
 
     def step_ending(self, session: Session, step: NewStep) -> Ending:
         """Return a context in which this session's commit also stores a step. Raises `LeaseLost`."""

@@ -38,7 +38,7 @@ class ReadBatch(Statement):
         return filled_in("SELECT j.batch_id FROM {jobs} j WHERE j.id = :job_id", self.tables)
 
 
-class Upstream:
+class StoredUpstream:
     """Reads in transactions of its own: whatever a run may see has been committed before the run began."""
 
     def __init__(self, models: Models[Any], tables: Tables, begin: Callable[[], AbstractContextManager[Any]]) -> None:

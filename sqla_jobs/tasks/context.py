@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
 from sqla_jobs.tasks.resources import NO_RESOURCES, Resources
 from sqla_jobs.tasks.steps import Steps, no_steps
 
 if TYPE_CHECKING:
     from sqla_jobs.models.workflow_columns import BatchMixin
-    from sqla_jobs.queries.upstream import Upstream
     from sqla_jobs.tasks.task import Task
 
 P = ParamSpec("P")
@@ -23,6 +22,16 @@ T = TypeVar("T")
 
 def _nowhere(fraction: float, message: str | None) -> None:
     """Discard progress."""
+
+
+class Upstream(Protocol):
+    """What a run can read of the workflow around its job."""
+
+    def results(self, job_id: int, tasks: Sequence[str]) -> list[Any]:
+        """Return the stored results of the jobs before this one that are of these tasks."""
+
+    def batch(self, job_id: int) -> BatchMixin | None:
+        """Return the job's batch."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -76,7 +85,8 @@ class RunContext:
         - `task`: a task. Only its jobs count, and of these only those that succeeded.
 
         They come in the order of `after=`; the jobs of a batch in the order of their ids. They are read from the
-        database at each call.
+        database at each call. A coroutine task calls `await asyncio.to_thread(run.results, task)`, so that its event
+        loop does not wait for the server.
 
         Raises `ArgumentsError` if a stored result does not fit the return type.
         """

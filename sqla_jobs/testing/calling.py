@@ -21,6 +21,7 @@ from typing import (
     overload,
 )
 
+from pydantic_core import from_json
 from sqlalchemy.orm import Session
 from sqlalchemy.util import greenlet_spawn
 
@@ -72,6 +73,8 @@ class RunOptions(TypedDict, total=False):
     """Headers of the job, beside those that `@jobs.headers` adds."""
     signals: Mapping[str, Sequence[object]]
     """The payloads of signals that the job receives, by name; by default none, so that waits run out of time."""
+    results: Mapping[Task[..., Any, Any], Sequence[object]]
+    """The results of the jobs before this one, by task: what `run.results` returns. By default there are none."""
 
 
 class Call(Protocol[P, R_co]):
@@ -199,6 +202,7 @@ def run_job(
     - `options`: values of the task's `RunContext`: `attempt`, `max_attempts`, `scheduled_for`, `cancel_requested`,
       `headers`, `resources`. Without `resources=` the worker contexts are entered for the run. `signals` gives the
       payloads that `run.wait_for` returns, by the signals' names: `signals={"approved": [Approval(by="ada")]}`.
+      `results` gives what `run.results` returns, by task: `results={fetch: ["a", "b"]}`.
 
     Each step is called, a sleep is over at once, and so is the timeout of a wait for a signal that is not given.
 
@@ -222,6 +226,22 @@ def run_job(
     return AwaitedRun(own, task, checked)
 
 
+class GivenResults:
+    """The results that a test gives. They are encoded, as if jobs had stored them."""
+
+    def __init__(self, given: Mapping[Task[..., Any, Any], Sequence[object]]) -> None:
+        self._stored = {
+            task.name: [from_json(encode_result(value) or "null") for value in values] for task, values in given.items()
+        }
+
+    def results(self, job_id: int, tasks: Sequence[str]) -> list[Any]:
+        """Return the results given for a task of one of these names."""
+        return [value for name in tasks for value in self._stored.get(name, ())]
+
+    def batch(self, job_id: int) -> None:
+        """Return None: without a row the job is in no batch."""
+
+
 def _checked(declaration: Declaration, options: RunOptions) -> RunOptions:
     if unknown := options.keys() - RunOptions.__annotations__.keys():
         raise ArgumentsError(f"unknown option {min(unknown)!r}; valid options: {', '.join(RunOptions.__annotations__)}")
@@ -236,6 +256,7 @@ def _context(declaration: Declaration, options: RunOptions, **others: Any) -> Ru
     deadline = None if declaration.timeout is None else time.monotonic() + declaration.timeout
     known: dict[str, Any] = {"deadline": deadline, **options, **others}
     known.pop("signals", None)
+    known["upstream"] = GivenResults(known.pop("results", {}))
     return RunContext(job_id=0, run_id=0, task=declaration.name, queue=declaration.defaults["queue"], **known)
 
 

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs import ArgumentsError, JobState, RunContext
 from sqla_jobs.actions.batches import BatchCounts
 from sqla_jobs.models.workflow_columns import BatchMixin
-from sqla_jobs.testing import drain
+from sqla_jobs.testing import drain, run_job
 from sqla_jobs.worker import Worker
 from tests import shop
 from tests.helpers import new_jobs, states, wait_until
@@ -164,3 +164,19 @@ def test_drain_of_the_test_kit_runs_graphs_in_the_session_of_the_test(session: S
     assert below.state is JobState.succeeded
     assert never.state is JobState.cancelled
     assert session.scalars(select(shop.Effect.n).order_by(shop.Effect.id)).all() == [1, 2]
+
+
+def test_run_job_gives_the_results_that_a_test_gives(session: Session) -> None:
+    own = new_jobs()
+
+    @own.task(name="size")
+    def size(n: int) -> tuple[int, str]:
+        return n, "b"
+
+    @own.task(name="total")
+    def total(run: RunContext) -> int:
+        assert run.batch is None
+        return sum(n for n, _ in run.results(size))
+
+    assert run_job(session, total)() == 0
+    assert run_job(session, total, results={size: [(1, "a"), (2, "b")]})() == 3
