@@ -52,7 +52,10 @@ class LockDependents(Statement):
 
 
 class Revive(Statement):
-    """Block jobs again that were cancelled because of jobs that live now, and reopen the batches that these are in."""
+    """Block jobs again that were cancelled because of jobs that live now, and reopen the batches that these are in.
+
+    Of several jobs with the same unique key, only the newest is blocked again.
+    """
 
     def __call__(self, connection: SqlConnection, ids: Collection[int]) -> int:
         """Return the number of jobs that are blocked again."""
@@ -133,5 +136,8 @@ WITH RECURSIVE back (id) AS (
       WHERE m.id = ANY (CAST(:ids AS bigint[]) || ARRAY(SELECT id FROM back)) AND m.batch_id IS NOT NULL))
 )
 UPDATE {{jobs}} j SET state = 'blocked', finished_at = NULL, cancel_requested_at = NULL
-WHERE j.id = ANY (ARRAY(SELECT id FROM back)) RETURNING j.id
+WHERE j.id = ANY (ARRAY(
+  SELECT max(j.id) FROM {{jobs}} j WHERE j.id = ANY (ARRAY(SELECT id FROM back))
+  GROUP BY coalesce(j.unique_key, CAST(j.id AS text)), j.unique_key IS NULL))
+RETURNING j.id
 """

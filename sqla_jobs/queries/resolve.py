@@ -235,14 +235,17 @@ ORDER BY s.id
 """
 
 _GIVEN = "unnest(CAST(:needs AS bigint[]), CAST(:batches AS bigint[])) WITH ORDINALITY e (needs_id, batch_id, place)"
+# FOR SHARE, since FOR KEY SHARE lets a transaction with an old snapshot join a batch that has been closed since then
 _JUDGE = f"""
 WITH held AS MATERIALIZED (
     SELECT j.id FROM {{jobs}} j WHERE j.id = ANY (CAST(:needs AS bigint[])) ORDER BY j.id FOR KEY SHARE
 ), kept AS MATERIALIZED (
-    SELECT b.id, b.closed_at FROM {{batches}} b
-    WHERE b.id = ANY (CAST(:batches AS bigint[]) || CAST(:joined AS bigint[])) ORDER BY b.id FOR KEY SHARE
+    SELECT b.id FROM {{batches}} b WHERE b.id = ANY (CAST(:batches AS bigint[])) ORDER BY b.id FOR KEY SHARE
+), joined AS MATERIALIZED (
+    SELECT b.id, b.closed_at FROM {{batches}} b WHERE b.id = ANY (CAST(:joined AS bigint[])) ORDER BY b.id FOR SHARE
 )
-SELECT ARRAY(SELECT id FROM held), ARRAY(SELECT id FROM kept), ARRAY(SELECT id FROM kept WHERE closed_at IS NULL),
+SELECT ARRAY(SELECT id FROM held), ARRAY(SELECT id FROM kept UNION SELECT id FROM joined),
+  ARRAY(SELECT id FROM joined WHERE closed_at IS NULL),
   a.place, n.needs, n.state
 FROM (SELECT 0 AS waits_at, CAST(:if_failed AS text) AS if_failed) w
 {_NEXT.format(edges_of_jobs=_GIVEN, edges_of_batches=_GIVEN)}
@@ -254,7 +257,7 @@ SELECT d.waits_for FROM (
   WHERE w.state = 'blocked' AND w.waits_for IS NOT NULL
     AND (CAST(:watched AS bigint[]) IS NULL OR w.waits_for = ANY (CAST(:watched AS bigint[])))) d
 CROSS JOIN LATERAL (SELECT (SELECT p.state FROM {{jobs}} p WHERE p.id = d.waits_for) AS state OFFSET 0) p
-WHERE d.waits_for = {NOBODY} OR p.state = 'succeeded'
+WHERE d.waits_for = {NOBODY} OR p.state = 'succeeded' OR p.state IS NULL AND d.waits_for <> {DELETED}
   OR (p.state IS NULL OR p.state IN ('failed', 'cancelled')) AND d.if_failed IS DISTINCT FROM 'hold'
 LIMIT :most
 """

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import func
 from sqlalchemy.orm import InstanceState, Session
 from sqlalchemy.orm.attributes import instance_state
 
@@ -97,13 +96,15 @@ class Waiting:
         return {**values, **self._waits(found)} if self._after else values
 
     def _waits(self, found: Judgement) -> dict[str, Any]:
-        """Return the column values of a job that is after others."""
+        """Return the column values of a job that is after others.
+
+        A worker cancels a job after one that has failed: somebody may be retrying that one, and could not revive a job
+        whose insertion has not been committed.
+        """
         if found.state is None:
             return {"if_failed": self._if_failed}
-        has_failed = found.state in ("failed", "cancelled") and self._if_failed is IfFailed.cancel
-        ended = {"state": JobState.cancelled, "finished_at": func.clock_timestamp()}
         return {
-            **(ended if has_failed else {"state": JobState.blocked}),
+            "state": JobState.blocked,
             "if_failed": self._if_failed,
             "waits_for": found.needs,
             "waits_at": found.place or AFTER_ALL,

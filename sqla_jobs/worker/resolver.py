@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable
 from sqlalchemy import Engine
 
 from sqla_jobs.queries import Queries, RunEnd
-from sqla_jobs.queries.resolve import Settled
+from sqla_jobs.queries.resolve import MOST, Settled
 from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.worker.attempts import Attempts
 
@@ -45,6 +45,8 @@ class JobResolver:
         self._queries = queries
         self._attempts = attempts
         self._ended: deque[int] = deque()
+        self._held: set[int] = set()
+        """Ended jobs that are watched by jobs which somebody holds locked, or whose batch somebody is joining."""
         self._is_wanted = False
         """True while jobs may be blocked."""
         self._is_told = False
@@ -98,15 +100,22 @@ class JobResolver:
             self._wake.set()
 
     def resolve_all(self) -> bool:
-        """Look at all blocked jobs now, in this thread. Return whether any was queued since the last call."""
+        """Look at all blocked jobs now, in this thread.
+
+        Return whether any was queued since the last call, or may be queued once a lock on it is gone.
+        """
         with self._working:
             self._look()
+            while self._is_told and not self._held and not self._stop.is_set():  # there are more than one look finds
+                self._look()
             has_queued, self._has_queued = self._has_queued, False
-            return has_queued
+        if self._held:
+            self._stop.wait(_LOCKED_AGAIN)
+        return has_queued or bool(self._held)
 
     def _loop(self) -> None:
         while True:
-            self._wake.wait(self._next_look_in())
+            self._wake.wait(self._next_step_in())
             self._wake.clear()
             is_last = self._stop.is_set()
             with self._working:
@@ -114,24 +123,25 @@ class JobResolver:
             if is_last:
                 return
 
-    def _next_look_in(self) -> float:
+    def _next_step_in(self) -> float:
+        if self._held:
+            return _LOCKED_AGAIN
         if not self._is_wanted:
             return _WAITS_LONGEST
-        look_at = max(self._rests_until, 0.0 if self._is_told else self._look_at)
-        return max(0.0, look_at - time.monotonic())
+        return max(0.0, self._look_due_at - time.monotonic())
+
+    @property
+    def _look_due_at(self) -> float:
+        return max(self._rests_until, 0.0 if self._is_told else self._look_at)
 
     def _step(self) -> None:
         if ended := self._take():
-            try:
-                self._resolve(ended)
-            except Exception:
-                self._ended.extend(ended)
-                raise
-        if self._is_wanted and self._next_look_in() == 0.0:
+            self._resolve(ended)
+        if self._is_wanted and time.monotonic() >= self._look_due_at:
             self._look()
 
     def _take(self) -> set[int]:
-        taken = set[int]()
+        taken, self._held = self._held, set()
         while self._ended:
             taken.add(self._ended.popleft())
         return taken
@@ -150,6 +160,7 @@ class JobResolver:
         took, self._took = self._took, now - began
         self._rests_until = now + _REST * min(took, self._took)
         self._pause = _SOON if ended or is_old else min(2 * self._pause, _SELDOM)
+        self._is_told |= len(ended) >= MOST
         self._look_at = now + self._pause
         if not are_blocked and not self._is_told:
             self._is_wanted = False
@@ -158,22 +169,35 @@ class JobResolver:
         self._resolve(ended)
 
     def _resolve(self, ended: Collection[int]) -> None:
-        """Settle the jobs that watch the ended ones, and the jobs after those that are cancelled in turn."""
-        while ended:
-            with self._locking.begin() as connection:
-                watchers = self._queries.lock_watchers(connection, ended, idle=self._patience)
-                settled = self._queries.settle(connection, watchers.ids, watchers.batches) if watchers.ids else []
-            self._tell(settled)
-            watched = {one.watches for one in settled if one.state in ("blocked", "joining")}
-            if not watchers.is_all:
-                watched.update(ended)
-            again: list[int] = []
-            if watched:
-                with self._engine.begin() as connection:
-                    again = self._queries.find_ended(connection, watched)
-            if again and all(one.state == "joining" for one in settled) and self._stop.wait(_LOCKED_AGAIN):
-                break
-            ended = {*again, *(one.job_id for one in settled if one.state == "cancelled")}
+        """Settle the jobs that watch the ended ones, and the jobs after those that are cancelled in turn.
+
+        After an error nobody knows what was committed: all blocked jobs are looked at, and all queues.
+        """
+        try:
+            while ended:
+                ended = self._resolve_some(ended)
+        except Exception:
+            self.told()
+            self._claim("")
+            raise
+
+    def _resolve_some(self, ended: Collection[int]) -> set[int]:
+        """Return the jobs to resolve next."""
+        with self._locking.begin() as connection:
+            watchers = self._queries.lock_watchers(connection, ended, idle=self._patience)
+            settled = self._queries.settle(connection, watchers.ids, watchers.batches) if watchers.ids else []
+        self._tell(settled)
+        watched = {one.watches for one in settled if one.state in ("blocked", "joining")}
+        if not watchers.is_all:
+            watched.update(ended)
+        again: list[int] = []
+        if watched:
+            with self._engine.begin() as connection:
+                again = self._queries.find_ended(connection, watched)
+        if again and all(one.state == "joining" for one in settled):  # somebody holds the rest: others go first
+            self._held.update(again)
+            return set()
+        return {*again, *(one.job_id for one in settled if one.state == "cancelled")}
 
     def _tell(self, settled: Collection[Settled]) -> None:
         """Claim jobs that are queued now, and notify those who follow jobs."""

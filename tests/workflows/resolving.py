@@ -1,0 +1,145 @@
+"""Workers at the level of statements: what a test does can come between two statements of a resolver."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Any
+
+from sqlalchemy import Engine, text
+from sqlalchemy.orm import Session
+
+from sqla_jobs import JobMixin
+from sqla_jobs.queries import Claimed, Queries
+from sqla_jobs.worker.attempts import Attempts
+from sqla_jobs.worker.resolver import Resolver
+from tests.helpers import wait_until
+from tests.limits.claims import Claims, as_worker
+from tests.shop import jobs
+
+Actions = Mapping[str, Callable[[], object]]
+"""What to do before a statement, by its name; `settle 2` is the second one of that name."""
+
+
+class Interrupted:
+    """The statements of a resolver. Before some of them a test does something."""
+
+    def __init__(self, queries: Queries) -> None:
+        self._queries = queries
+        self._before: dict[str, Callable[[], object]] = {}
+        self._seen = Counter[str]()
+
+    def expect(self, before: Actions) -> None:
+        self._before, self._seen = dict(before), Counter()
+
+    @property
+    def left(self) -> list[str]:
+        """The statements that have not come."""
+        return [*self._before]
+
+    def __getattr__(self, name: str) -> Any:
+        self._seen[name] += 1
+        key = name if self._seen[name] == 1 else f"{name} {self._seen[name]}"
+        if (action := self._before.pop(key, None)) is not None:
+            action()
+        return getattr(self._queries, name)
+
+
+class Process:
+    """A worker process without threads: it claims and ends jobs, and resolves what it is told has ended."""
+
+    def __init__(self, claims: Claims) -> None:
+        self.claims = claims
+        self.statements = Interrupted(claims.queries)
+        statements: Any = self.statements
+        self.resolver = Resolver(claims.engine, statements, Attempts(1.0, jobs.counters), 20.0)
+        self.resolver._is_wanted = True
+        self.resolver._claim = lambda message: None
+        self.running: dict[int, Claimed] = {}
+
+    def claim(self, room: int = 100) -> list[int]:
+        """Start what is queued, and return the ids."""
+        claimed = self.claims.plain(room)
+        self.running.update((one.job_id, one) for one in claimed)
+        return [one.job_id for one in claimed]
+
+    def end(self, *ended: JobMixin | int) -> None:
+        """Store that these have succeeded, and resolve nothing yet."""
+        self.claims.end(*(self.running.pop(_id(one)) for one in ended))
+
+    def fail(self, *failed: JobMixin | int) -> None:
+        """Store that these have failed for good, and resolve nothing yet."""
+        for one in failed:
+            self.claims.fail(self.running.pop(_id(one)))
+
+    def resolve(self, *ended: JobMixin | int, before: Actions = MappingProxyType({})) -> None:
+        """Resolve these ends. In between, do what `before` says."""
+        self.statements.expect(before)
+        self.resolver._resolve({_id(one) for one in ended})
+        assert self.statements.left == [], "these did not come"
+
+    def again(self) -> None:
+        """Resolve once more what somebody held locked."""
+        self.resolver._resolve(self.resolver._take())
+
+    def look(self) -> None:
+        """Look at all blocked jobs, as after a message."""
+        self.resolver.resolve_all()
+
+    def succeed_all(self) -> None:
+        """Run all that is queued, and all that this queues, without a look at all blocked jobs."""
+        while self.claim() or self.running:
+            for job_id in [*self.running]:
+                self.end(job_id)
+                self.resolve(job_id)
+            self.again()
+
+
+def _id(job: JobMixin | int) -> int:
+    return job if isinstance(job, int) else int(job.__dict__.get("id") or job.id)
+
+
+@contextmanager
+def process(engine: Engine) -> Generator[Process]:
+    with as_worker(engine, jobs) as claims:
+        yield Process(claims)
+
+
+class RowWaiters:
+    """Threads that wait for a row which somebody holds locked."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._threads = ThreadPoolExecutor(2)
+
+    def __enter__(self) -> RowWaiters:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._threads.shutdown()
+
+    def for_row(self, work: Callable[[], Any]) -> Future[Any]:
+        """Begin the work, and return once it waits."""
+        future = self._threads.submit(work)
+        wait_until(lambda: future.done() or waiting_for_rows(self._engine))
+        assert not future.done(), future.result()
+        return future
+
+
+def waiting_for_rows(engine: Engine) -> int:
+    """How many sessions of this database wait for a row that another one has locked."""
+    with engine.connect() as connection:
+        waiting = text(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        return connection.scalar(waiting) or 0
+
+
+def state(engine: Engine, job: JobMixin | int) -> str:
+    """The job's state as committed."""
+    with Session(engine) as session:
+        found = session.scalar(text("SELECT state FROM sqla_jobs WHERE id = :id"), {"id": _id(job)})
+    return "gone" if found is None else str(found)

@@ -1,0 +1,595 @@
+"""What can happen between two statements of a resolver: one test for each way in which a job might wait for ever.
+
+No test has a look at all blocked jobs where ends alone must do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.orm import Session
+
+from sqla_jobs import ArgumentsError, JobMixin, JobsError, JobState
+from sqla_jobs.actions.jobs import Delete
+from tests import shop
+from tests.helpers import states
+from tests.limits.claims import beside
+from tests.shop import jobs
+from tests.workflows.resolving import Process, RowWaiters, process, state
+
+
+@pytest.fixture
+def one(database: Engine) -> Iterator[Process]:
+    with process(database) as one:
+        yield one
+
+
+@pytest.fixture
+def two(database: Engine) -> Iterator[Process]:
+    with process(database) as two:
+        yield two
+
+
+@pytest.fixture
+def other(database: Engine) -> Iterator[Session]:
+    """A session of somebody else."""
+    with Session(database) as other:
+        yield other
+
+
+def mark(session: Session, n: int = 1, **options: Any) -> JobMixin:
+    return shop.mark.options(**options).enqueue(session, n=n)
+
+
+def pair(session: Session, **options: Any) -> tuple[JobMixin, JobMixin, JobMixin]:
+    """Two jobs, and one after both."""
+    first, second = mark(session), mark(session)
+    session.flush()
+    last = mark(session, after=[first, second], **options)
+    session.commit()
+    for job in (first, second, last):
+        session.refresh(job)
+    return first, second, last
+
+
+# --- two ends at once
+
+
+@pytest.mark.parametrize("place", ["lock_watchers", "settle", "find_ended"])
+@pytest.mark.parametrize("order", ["as watched", "the other way round"])
+def test_the_later_of_two_last_ends_is_seen(
+    place: str, order: str, session: Session, database: Engine, one: Process, two: Process
+) -> None:
+    first, second, last = pair(session)
+    if order != "as watched":
+        first, second = second, first
+    one.claim()
+    one.end(first)
+
+    def meanwhile() -> None:
+        two.running.update(one.running)
+        two.end(second)
+        two.resolve(second)
+
+    is_watched = order == "as watched" or place == "lock_watchers"
+    one.resolve(first, before={place: meanwhile} if is_watched else {})
+    if not is_watched:
+        meanwhile()
+    two.again()
+    assert state(database, last) == "queued"
+
+
+def test_what_somebody_else_resolves_is_left_to_them_only_while_they_do(
+    session: Session, database: Engine, one: Process, two: Process, other: Session
+) -> None:
+    """The other resolver may have looked before the end, or may be killed before its commit."""
+    first, second, last = pair(session)
+    one.claim()
+    one.end(first, second)
+    with two.claims.engine.execution_options(isolation_level="READ COMMITTED").connect() as connection:
+        watchers = two.claims.queries.lock_watchers(connection, [first.id])
+        assert watchers.ids == [last.id]
+        one.resolve(first, second)
+        assert state(database, last) == "blocked"
+        connection.rollback()
+    one.again()
+    assert state(database, last) == "queued"
+
+
+def test_a_locked_job_holds_up_no_other(session: Session, database: Engine, one: Process, other: Session) -> None:
+    first, second = mark(session), mark(session)
+    session.flush()
+    held, free = mark(session, after=first), mark(session, after=second)
+    session.commit()
+    one.claim()
+    other.execute(text("SELECT FROM sqla_jobs WHERE id = :id FOR UPDATE"), {"id": held.id})
+    one.end(first, second)
+    with beside(lambda: one.resolve(first)) as resolving:
+        try:
+            resolving.result(5.0)
+            one.resolve(second)
+            assert (state(database, held), state(database, free)) == ("blocked", "queued")
+        finally:
+            other.rollback()
+    one.again()
+    assert state(database, held) == "queued"
+
+
+@pytest.mark.parametrize("place", ["lock_watchers", "settle", "find_ended"])
+def test_an_error_between_two_statements_loses_no_end(
+    place: str, session: Session, database: Engine, one: Process
+) -> None:
+    first, second, last = pair(session)
+    below = mark(session, after=last)
+    session.commit()
+    one.claim()
+    one.end(first)
+
+    def fail() -> None:
+        one.fail(second)
+        raise OperationalError("", None, Exception("the connection is lost"))
+
+    one.resolver._ended.append(first.id)
+    one.statements.expect({place: fail})
+    one.resolver._look_at = float("inf")
+    with suppress(OperationalError):
+        one.resolver._step()
+    assert one.statements.left == []
+    one.resolver._rests_until = 0.0
+    one.resolver._step()
+    assert (state(database, last), state(database, below)) == ("cancelled", "cancelled")
+
+
+def test_an_error_between_two_rounds_loses_no_cancelled_job(session: Session, database: Engine, one: Process) -> None:
+    first, _, last = pair(session)
+    below = mark(session, after=last)
+    session.commit()
+    one.claim()
+    one.fail(first)
+
+    def fail() -> None:
+        raise OperationalError("", None, Exception("the connection is lost"))
+
+    one.resolver._ended.append(first.id)
+    one.statements.expect({"lock_watchers 2": fail})
+    one.resolver._look_at = float("inf")
+    with suppress(OperationalError):
+        one.resolver._step()
+    assert (state(database, last), state(database, below)) == ("cancelled", "blocked")
+    one.resolver._rests_until = 0.0
+    one.resolver._step()
+    assert (state(database, last), state(database, below)) == ("cancelled", "cancelled")
+
+
+# --- an enqueue beside an end
+
+
+@pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
+@pytest.mark.parametrize("outcome", ["end", "fail"])
+def test_an_end_beside_an_enqueue_is_found_after_its_commit(
+    level: str, outcome: str, session: Session, database: Engine, one: Process
+) -> None:
+    """The resolver cannot see the new job, and the enqueue saw the job before it at work."""
+    first = mark(session)
+    session.commit()
+    one.claim()
+    with Session(database.execution_options(isolation_level=level)) as enqueuing:
+        before = enqueuing.get_one(jobs.Job, first.id)
+        last = mark(enqueuing, after=before)
+        assert last.state is JobState.blocked
+        getattr(one, outcome)(first)
+        one.resolve(first)
+        enqueuing.commit()
+        last_id = last.id
+    one.look()
+    assert state(database, last_id) == {"end": "queued", "fail": "cancelled"}[outcome]
+
+
+@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+def test_an_enqueue_with_a_snapshot_from_before_the_end(
+    level: str, session: Session, database: Engine, one: Process
+) -> None:
+    first = mark(session)
+    session.commit()
+    one.claim()
+    with Session(database.execution_options(isolation_level=level)) as enqueuing:
+        before = enqueuing.get_one(jobs.Job, first.id)
+        one.end(first)
+        one.resolve(first)
+        last = mark(enqueuing, after=before)
+        enqueuing.commit()
+        last_id = last.id
+    one.look()
+    assert state(database, last_id) == "queued"
+
+
+def test_a_retry_beside_an_enqueue_after_a_failed_job(
+    session: Session, database: Engine, one: Process, other: Session
+) -> None:
+    """The retry cannot see the new job, and the enqueue saw the failure."""
+    first = mark(session)
+    session.commit()
+    one.claim()
+    one.fail(first)
+    last = mark(session, after=first)
+    assert jobs.retry(other, first.id)
+    other.commit()
+    session.commit()
+    one.look()
+    assert state(database, last) == "blocked"
+    one.succeed_all()
+    assert state(database, last) == "succeeded"
+
+
+# --- a retry beside a resolve
+
+
+class Shape:
+    """A graph with failed jobs on top, which a person retries."""
+
+    def __init__(self, session: Session, one: Process, kind: str) -> None:
+        batch = jobs.batch(session) if kind == "batch" else None
+        self.top = [mark(session, n, batch=batch) for n in range(1 if kind == "one" else 3)]
+        session.flush()
+        self.middle = mark(session, after=batch or self.top)
+        self.last = mark(session, after=self.middle)
+        self.below = [self.middle, self.last]
+        session.commit()
+        self.ids = [job.id for job in self.top]
+        one.claim()
+        one.fail(*self.ids)
+        for job in (*self.top, *self.below):
+            session.refresh(job)
+
+    def retry(self, session: Session) -> None:
+        for job_id in self.ids:
+            assert jobs.retry(session, job_id)
+
+
+@pytest.fixture(params=["one", "several failures", "batch"])
+def shape(request: pytest.FixtureRequest, session: Session, one: Process) -> Shape:
+    return Shape(session, one, request.param)
+
+
+def retried(shape: Shape, session: Session) -> None:
+    shape.retry(session)
+    session.commit()
+
+
+@pytest.mark.parametrize("place", ["settle", "settle 2"])
+def test_a_retry_waits_for_the_resolver_and_revives_what_that_cancels(
+    place: str, shape: Shape, database: Engine, one: Process, two: Process, other: Session
+) -> None:
+    futures: list[Any] = []
+    with RowWaiters(database) as waiting:
+        one.resolve(*shape.ids, before={place: lambda: futures.append(waiting.for_row(partial(retried, shape, other)))})
+        futures[0].result(20)
+    one.again()
+    assert [state(database, job) for job in shape.below] == ["blocked", "blocked"]
+    two.succeed_all()
+    assert [state(database, job) for job in shape.below] == ["succeeded", "succeeded"]
+
+
+@pytest.mark.parametrize("place", ["lock_watchers", "settle", "find_ended", "lock_watchers 2"])
+def test_a_resolve_beside_a_retry_that_has_not_committed(
+    place: str, shape: Shape, database: Engine, one: Process, two: Process, other: Session
+) -> None:
+    """The retry holds what hangs on it, from before the resolve on until one of its statements."""
+    if place.startswith("lock_watchers"):
+        one.resolve(*shape.ids, before={place: partial(retried, shape, other)})
+    else:
+        shape.retry(other)
+        one.resolve(*shape.ids, before={"find_ended": other.commit} if place == "find_ended" else {})
+        other.commit()
+    one.again()
+    assert [state(database, job) for job in shape.below] == ["blocked", "blocked"]
+    two.succeed_all()
+    assert [state(database, job) for job in shape.below] == ["succeeded", "succeeded"]
+
+
+def test_a_retry_that_is_rolled_back_leaves_the_failure(
+    shape: Shape, database: Engine, one: Process, other: Session
+) -> None:
+    shape.retry(other)
+    one.resolve(*shape.ids)
+    other.rollback()
+    one.again()
+    assert [state(database, job) for job in shape.below] == ["cancelled", "cancelled"]
+
+
+def test_of_several_revived_jobs_of_one_unique_key_the_newest_waits_again(
+    session: Session, database: Engine, one: Process, two: Process
+) -> None:
+    first = mark(session)
+    session.commit()
+    one.claim()
+    one.fail(first)
+    cancelled: list[JobMixin] = []
+    for _ in range(2):
+        cancelled.append(mark(session, after=first, unique_key="k"))
+        session.commit()
+        one.look()
+    assert [state(database, job) for job in cancelled] == ["cancelled", "cancelled"]
+    assert jobs.retry(session, first)
+    session.commit()
+    assert [state(database, job) for job in cancelled] == ["cancelled", "blocked"]
+    two.succeed_all()
+    assert [state(database, job) for job in cancelled] == ["cancelled", "succeeded"]
+
+
+# --- a person's cancel beside a resolve
+
+
+def test_a_cancel_that_has_not_committed_wins(session: Session, database: Engine, one: Process, other: Session) -> None:
+    first, second, last = pair(session)
+    below = mark(session, after=last, if_failed="run")
+    session.commit()
+    one.claim()
+    one.end(first, second)
+    assert jobs.cancel(other, last.id)
+    one.resolve(first, second)
+    other.commit()
+    one.again()
+    assert state(database, last) == "cancelled"
+    one.look()
+    assert state(database, below) == "queued"
+
+
+@pytest.mark.parametrize("outcome", ["end", "fail"])
+def test_a_cancel_waits_for_the_resolver(
+    outcome: str, session: Session, database: Engine, one: Process, other: Session
+) -> None:
+    first = mark(session)
+    session.flush()
+    last = mark(session, after=first)
+    session.commit()
+    one.claim()
+    getattr(one, outcome)(first)
+    answers: list[Any] = []
+
+    def cancel() -> bool:
+        is_cancelled = jobs.cancel(other, last.id)
+        other.commit()
+        return is_cancelled
+
+    with RowWaiters(database) as waiting:
+        one.resolve(first, before={"settle": lambda: answers.append(waiting.for_row(cancel))})
+        assert answers[0].result(20) is (outcome == "end")
+    assert state(database, last) == "cancelled"
+
+
+# --- who joins a batch beside its closing
+
+
+@pytest.mark.parametrize("place", ["lock_watchers", "settle", "find_ended", "after"])
+@pytest.mark.parametrize("ends", ["commit", "rollback"])
+def test_a_batch_stays_open_for_whoever_is_joining(
+    place: str, ends: str, session: Session, database: Engine, one: Process, other: Session
+) -> None:
+    batch = jobs.batch(session)
+    first = mark(session, batch=batch)
+    session.flush()
+    report = mark(session, after=batch)
+    session.commit()
+    one.claim()
+    one.end(first)
+    joined = mark(other, batch=other.merge(batch, load=False))
+    other.flush()
+    joined_id = joined.id
+    finish = other.commit if ends == "commit" else other.rollback
+    one.resolve(first, before={} if place == "after" else {place: finish})
+    if place == "after":
+        assert state(database, report) == "blocked"
+        finish()
+    one.again()
+    if ends == "commit":
+        assert state(database, report) == "blocked"
+        one.claim()
+        one.end(joined_id)
+        one.resolve(joined_id)
+    assert state(database, report) == "queued"
+
+
+@pytest.mark.parametrize("is_rolled_back", [False, True])
+def test_who_joins_waits_for_the_closing(
+    is_rolled_back: bool, session: Session, database: Engine, one: Process, other: Session
+) -> None:
+    batch = jobs.batch(session)
+    first = mark(session, batch=batch)
+    session.flush()
+    report = mark(session, after=batch)
+    session.commit()
+    one.claim()
+    one.end(first)
+    joining: list[Any] = []
+
+    def join() -> int:
+        joined = mark(other, batch=other.merge(batch, load=False))
+        other.commit()
+        return joined.id
+
+    def begin_to_join() -> None:
+        joining.append(waiting.for_row(join))
+        if is_rolled_back:
+            raise OperationalError("", None, Exception("the connection is lost"))
+
+    with RowWaiters(database) as waiting:
+        with suppress(OperationalError):
+            one.resolve(first, before={"settle": begin_to_join})
+        if is_rolled_back:
+            joined = joining[0].result(20)
+        else:
+            with pytest.raises(ArgumentsError, match="is finished"):
+                joining[0].result(20)
+    if is_rolled_back:
+        one.resolve(first)
+        assert state(database, report) == "blocked"
+        one.claim()
+        one.end(joined)
+        one.resolve(joined)
+    assert state(database, report) == "queued"
+
+
+@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+def test_nobody_joins_a_closed_batch_by_an_old_snapshot(
+    level: str, session: Session, database: Engine, one: Process
+) -> None:
+    batch = jobs.batch(session)
+    first = mark(session, batch=batch)
+    session.flush()
+    report = mark(session, after=batch)
+    session.commit()
+    one.claim()
+    one.end(first)
+    with Session(database.execution_options(isolation_level=level)) as joining:
+        mine = joining.get_one(jobs.Batch, batch.id)
+        one.resolve(first)
+        assert state(database, report) == "queued"
+        with pytest.raises(DBAPIError, match="could not serialize"):
+            mark(joining, batch=mine)
+
+
+def test_the_first_job_after_a_batch_closes_it(session: Session, database: Engine, one: Process) -> None:
+    batch = jobs.batch(session)
+    first = mark(session, batch=batch)
+    session.flush()
+    report = mark(session, after=batch, if_failed="run")
+    session.commit()
+    one.claim()
+    one.end(first)
+    one.resolve(first)
+    assert state(database, report) == "queued"
+    session.refresh(batch)
+    assert batch.closed_at is not None
+
+
+# --- rows that go
+
+
+_A_DAY_AGO = "UPDATE sqla_jobs SET finished_at = finished_at - interval '1 day' WHERE finished_at IS NOT NULL"
+
+
+def prune(session: Session) -> int:
+    """Prune all that has ended."""
+    session.execute(text(_A_DAY_AGO))
+    number = jobs.prune(session, older_than=60)
+    session.commit()
+    return number
+
+
+def test_what_a_blocked_job_still_needs_is_not_pruned(session: Session, database: Engine, one: Process) -> None:
+    first, second, last = pair(session)
+    one.claim()
+    one.end(second)
+    one.resolve(second)
+    assert prune(session) == 0
+    one.end(first)
+    one.resolve(first)
+    assert state(database, last) == "queued"
+    one.succeed_all()
+    assert prune(session) == 3
+
+
+def test_the_failed_job_of_a_batch_that_somebody_waits_for_is_not_pruned(
+    session: Session, database: Engine, one: Process
+) -> None:
+    batch = jobs.batch(session)
+    bad, good = mark(session, batch=batch), mark(session, batch=batch)
+    report = mark(session, after=[batch, mark(session)], if_failed="hold")
+    session.commit()
+    one.claim()
+    one.fail(bad)
+    one.resolve(bad)
+    assert prune(session) == 0
+    one.end(good)
+    one.resolve(good)
+    assert state(database, report) == "blocked"
+
+
+def test_what_is_enqueued_after_a_job_keeps_it_from_being_pruned(
+    session: Session, database: Engine, one: Process, other: Session
+) -> None:
+    first, _, _ = pair(session)
+    one.claim()
+    one.succeed_all()
+    mark(other, after=other.get_one(jobs.Job, first.id))
+    other.flush()
+    assert prune(session) == 2
+    assert state(database, first) == "succeeded"
+    other.commit()
+
+
+@pytest.mark.parametrize("ends", ["commit", "rollback"])
+def test_a_deletion_beside_an_enqueue_is_refused_until_that_has_ended(
+    ends: str, session: Session, database: Engine, one: Process, other: Session
+) -> None:
+    first = mark(session)
+    session.commit()
+    first_id, last_id = first.id, mark(session, after=first).id
+    with pytest.raises(JobsError, match="somebody holds"):
+        Delete().one(jobs._changing(other, "delete"), first_id)
+    other.rollback()
+    getattr(session, ends)()
+    assert Delete().one(jobs._changing(other, "delete"), first_id)
+    other.commit()
+    one.look()
+    assert state(database, last_id) == ("cancelled" if ends == "commit" else "gone")
+
+
+@pytest.mark.parametrize("ends", ["commit", "rollback"])
+def test_an_enqueue_waits_for_a_deletion(
+    ends: str, session: Session, database: Engine, one: Process, other: Session
+) -> None:
+    first = mark(session)
+    session.commit()
+    assert Delete().one(jobs._changing(other, "delete"), first.id)
+
+    def enqueue() -> int:
+        last = mark(session, after=first)
+        session.commit()
+        return last.id
+
+    with RowWaiters(database) as waiting:
+        enqueuing = waiting.for_row(enqueue)
+        getattr(other, ends)()
+        if ends == "commit":
+            with pytest.raises(ArgumentsError, match="has been deleted"):
+                enqueuing.result(20)
+        else:
+            assert state(database, enqueuing.result(20)) == "blocked"
+
+
+def test_a_held_job_goes_on_once_the_failed_job_of_its_batch_is_deleted(
+    session: Session, database: Engine, one: Process
+) -> None:
+    """As a job of another policy does, which looks at the jobs that the batch still has."""
+    batch = jobs.batch(session)
+    bad, good = mark(session, batch=batch), mark(session, batch=batch)
+    report = mark(session, after=batch, if_failed="hold")
+    session.commit()
+    one.claim()
+    one.fail(bad)
+    one.end(good)
+    one.resolve(bad, good)
+    assert state(database, report) == "blocked"
+    assert Delete().one(jobs._changing(session, "delete"), bad.id)
+    session.commit()
+    one.look()
+    assert state(database, report) == "queued"
+
+
+def test_nobody_is_looked_at_again_and_again(session: Session, database: Engine, one: Process) -> None:
+    """A job that holds because of a deleted one is settled once."""
+    first, _, last = pair(session, if_failed="hold")
+    assert Delete().one(jobs._changing(session, "delete"), first.id)
+    session.commit()
+    one.look()
+    assert states(session)[last.id] == "blocked"
+    with database.begin() as connection:
+        assert one.claims.queries.find_ended(connection) == []
