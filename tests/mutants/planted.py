@@ -20,7 +20,12 @@ _HOME = str(Path(sqla_jobs.queries.__file__).parent)
 _HELPERS = ("statement.py", "expressions.py")
 NAME = "name_of_statement"
 """What SQLAlchemy knows a statement and its compiled text by."""
-TWINS = {"ClaimSpread": "ClaimLimited", "FinishErased": "FinishAny", "Poll": "Promote"}
+TWINS = {
+    "ClaimSpread": "ClaimLimited",
+    "FinishErased": "FinishAny",
+    "Poll": "Promote",
+    "unique_ticks.fire_unique": "schedules.fire",
+}
 """Statements that the same code builds as another one. What is wrong with that one is wrong with both."""
 
 

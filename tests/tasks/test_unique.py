@@ -105,6 +105,12 @@ def set_state(session: Session, job: JobMixin, state: str) -> None:
     session.expire_all()
 
 
+def unique_jobs(session: Session) -> UniqueJobs:
+    values = {"task": "bill"}
+    statements = statements_for(jobs.models, Unique(on_conflict="update"), values, gated=False, loads=True)
+    return UniqueJobs(session, statements, values)
+
+
 def key_of(job: JobMixin) -> str:
     assert job.unique_key is not None
     return job.unique_key
@@ -378,15 +384,9 @@ class TestPolicies:
         session.expunge_all()
         assert bill.enqueue(session, 17).run_at == PARKED
 
-    @staticmethod
-    def statements(session: Session) -> UniqueJobs:
-        values = {"task": "bill"}
-        statements = statements_for(jobs.models, Unique(on_conflict="update"), values, gated=False, loads=True)
-        return UniqueJobs(session, statements, values)
-
     def test_a_change_that_finds_the_key_free_tells_so(self, session: Session) -> None:
         """It may have become free since the attempt to insert."""
-        unique = self.statements(session)
+        unique = unique_jobs(session)
         assert [is_new for _ in range(2) for _, is_new in unique.change({"k": "{}"})] == [True, False]
 
     @staticmethod
@@ -410,12 +410,24 @@ class TestPolicies:
         assert (job.unique_key, job.args["note"], job.state) == (None, "a", "running")
         assert key_of(new)
 
+    def test_only_a_live_job_with_a_key_is_held_and_that_in_the_order_of_keys(self, session: Session) -> None:
+        """One may have ended, or have given its key up, since it was found."""
+        found = [plain.options(unique_key=key).enqueue(session, 1) for key in "dcba"]
+        session.flush()
+        ended, gave_up, running, queued = found
+        set_state(session, ended, "succeeded")
+        set_state(session, running, "running")
+        gave_up.unique_key = None
+        session.flush()
+        held = unique_jobs(session).hold([job.id for job in found], skip_locked=False)
+        assert [one.job for one in held] == [queued, running]
+
     def test_no_other_job_gives_its_key_up(self, session: Session) -> None:
         """One may have been given back since it was found running."""
         kept, given, waits = (plain.options(unique_key=key).enqueue(session, 1) for key in "abc")
         set_state(session, kept, "running")
         set_state(session, given, "running")
-        assert self.statements(session).give_up(["b", "c"])
+        assert unique_jobs(session).give_up(["b", "c"])
         session.expire_all()
         assert [job.unique_key for job in (kept, given, waits)] == ["a", None, "c"]
 
@@ -629,6 +641,17 @@ class TestMany:
     def test_one_literal_key_for_all_of_them_is_refused(self, session: Session) -> None:
         with pytest.raises(ArgumentsError, match=r"enqueue_many takes no unique_key.*give a Unique"):
             plain.options(unique_key="k", unique=Unique()).enqueue_many(session, [])
+
+
+def test_a_job_that_is_held_to_be_changed_is_locked_and_rows_may_refer_to_it(engine: Engine) -> None:
+    Base.metadata.create_all(engine)
+    with Session(engine) as session, Session(engine) as other:
+        job = plain.options(unique_key="k").enqueue(session, 1)
+        session.commit()
+        assert unique_jobs(session).hold([job.id], skip_locked=True) != []
+        other.execute(text("SET lock_timeout = '1s'"))
+        assert unique_jobs(other).hold([job.id], skip_locked=True) == []
+        other.execute(text("SELECT FROM sqla_jobs FOR KEY SHARE NOWAIT"))
 
 
 def test_an_application_that_has_a_unique_column_of_its_own_hears_of_it(engine: Engine) -> None:
