@@ -17,7 +17,7 @@ from typing import Any
 from sqla_jobs.postgres import local_postgres, memory
 from tests.conftest import ROOT
 from tests.mutants import recording
-from tests.mutants.planted import TWINS, places, plant
+from tests.mutants.planted import RELATED, places, plant, related
 from tests.mutants.trial import Trials, with_tests
 from tests.mutants.verdicts import Place, Recorded, Verdicts
 
@@ -44,17 +44,21 @@ class Record(Recorded):
                 self.texts.setdefault(name, of_it)
             self.add(found["tests"], found["took"])
 
-        for name, twin in TWINS.items():
-            self.tests.setdefault(twin, set()).update(self.tests.get(name, ()))
+        for names in RELATED:
+            together = {test for name in names for test in self.tests.get(name, ())}
+            self.tests |= dict.fromkeys(names, together)
 
     def places(self, statement: str) -> list[Place]:
-        """The mutants of a statement, without those that its twin has as well."""
-        twin = {place._replace(statement=statement) for place in self._all(TWINS.get(statement))}
-        return [place for place in self._all(statement) if place not in twin]
+        """The mutants of a statement, without those that one before it in `RELATED` has as well."""
+        names = related(statement)
+        before = {
+            place._replace(statement=statement) for name in names[: names.index(statement)] for place in self._all(name)
+        }
+        return [place for place in self._all(statement) if place not in before]
 
-    def _all(self, statement: str | None) -> list[Place]:
-        text, fixed = self.texts.get(statement or "", ("", {}))
-        return [*places(statement or "", text, fixed)]
+    def _all(self, statement: str) -> list[Place]:
+        text, fixed = self.texts.get(statement, ("", {}))
+        return [*places(statement, text, fixed)]
 
 
 def main() -> None:

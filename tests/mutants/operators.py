@@ -93,7 +93,7 @@ def _swapped(text: str) -> Iterator[Mutant]:
 
 
 def _target(text: str, at: int) -> str:
-    return str(re.findall(r"UPDATE (\S+) (?:\w+ )?SET", text[:at])[-1])
+    return str(re.findall(r"UPDATE ((?:\"[^\"]+\"|\w)\S*) (?:\w+ )?SET", text[:at])[-1])
 
 
 def _is_quoted(text: str, at: int) -> bool:

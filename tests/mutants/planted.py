@@ -20,13 +20,18 @@ _HOME = str(Path(sqla_jobs.queries.__file__).parent)
 _HELPERS = ("statement.py", "expressions.py")
 NAME = "name_of_statement"
 """What SQLAlchemy knows a statement and its compiled text by."""
-TWINS = {
-    "ClaimSpread": "ClaimLimited",
-    "FinishErased": "FinishAny",
-    "Poll": "Promote",
-    "unique_ticks.fire_unique": "schedules.fire",
-}
-"""Statements that the same code builds as another one. What is wrong with that one is wrong with both."""
+RELATED = [
+    ["ClaimLimited", "ClaimSpread", "GateStatuses", "TellOthers"],
+    ["FinishAny", "FinishErased"],
+    ["Promote", "Poll"],
+    ["schedules.fire", "unique_ticks.fire_unique"],
+]
+"""Statements that the same code builds. What reads the same in several of them is wrong in all, and tried once."""
+
+
+def related(statement: str) -> list[str]:
+    """The statement, among those that it is related to."""
+    return next((several for several in RELATED if statement in several), [statement])
 
 
 def places(statement: str, text: str, fixed: dict[str, Any]) -> dict[Place, Mutant]:
@@ -57,12 +62,11 @@ def watch(seen: Callable[[str, str, dict[str, Any]], str]) -> None:
 
 
 def plant(place: Place) -> None:
-    """The statement is wrong in this place from now on, and so is its twin."""
+    """The statement is wrong in this place from now on, and so are those that are related to it."""
+    names = related(place.statement)
 
     def seen(name: str, text: str, fixed: dict[str, Any]) -> str:
-        if place.statement not in (name, TWINS.get(name)):
-            return text
-        mutant = places(place.statement, text, fixed).get(place)
+        mutant = places(place.statement, text, fixed).get(place) if name in names else None
         return text if mutant is None else mutant.applied(text)
 
     watch(seen)
