@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -14,47 +13,17 @@ from sqlalchemy import Connection, Engine, func, insert, select, text, update
 
 from sqla_jobs.calls.values import Among
 from sqla_jobs.models.types import MOST_ATTEMPTS
-from sqla_jobs.queries import Queries, processes
+from sqla_jobs.queries import Queries
 from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.queries.limited import ClaimLimited, ClaimSpread, Floors, Look
+from tests.queries.rows import limit, queued, register, running, started
 from tests.shop import jobs
 
 QUERIES = Queries(jobs.models)
 LIMITED, SPREAD = (kind(Tables(jobs.models)) for kind in (ClaimLimited, ClaimSpread))
 Job, Queue, PausedTask = jobs.Job, jobs.Queue, jobs.models.PausedTask
 Limit, Start = jobs.models.Limit, jobs.models.Start
-ME = uuid.UUID(int=1)
 SECOND = timedelta(seconds=1)
-
-
-def queued(connection: Connection, *gates: str, **values: Any) -> int:
-    plain = {"task": "mark", "queue": "default", "args": {"n": 1}, "state": "queued"}
-    given = {**plain, "gates": list(gates) or None, **values}
-    given["ordered_by"] = next((gate for gate in gates if gate[0] == "!"), None)
-    return connection.execute(insert(Job).values(given).returning(Job.id)).scalar_one()
-
-
-def running(connection: Connection, *gates: str, **values: Any) -> int:
-    run_id = connection.execute(jobs.models.run_ids.next_value()).scalar_one()
-    lease = {"current_run_id": run_id, "process_id": ME, "started_at": func.now()}
-    return queued(connection, *gates, state="running", **lease, **values)
-
-
-def limit(connection: Connection, gate: str, **values: Any) -> None:
-    connection.execute(insert(Limit).values({"gate": gate, "tasks": [], **values}))
-
-
-def started(connection: Connection, gate: str, *ago: float, counts: Sequence[int] = ()) -> None:
-    """One start so many seconds ago, for each."""
-    total = connection.scalar(select(func.coalesce(func.max(Start.total), 0)).where(Start.gate == gate)) or 0
-    for seconds, count in zip(ago, counts or [1] * len(ago), strict=True):
-        total += count
-        at = func.clock_timestamp() - timedelta(seconds=seconds)
-        connection.execute(insert(Start).values(gate=gate, started_at=at, total=total, count=count))
-
-
-def register(connection: Connection) -> uuid.UUID:
-    return processes.register(connection, jobs.models, kind="worker", queues={}, lease=30)
 
 
 def look(
@@ -202,6 +171,13 @@ class TestConcurrency:
         assert taken(connection) == ids[:1]
         assert taken(connection) == []
 
+    def test_the_first_run_of_all_counts(self, connection: Connection) -> None:
+        limit(connection, "#m", running=1)
+        one = running(connection, "#m")
+        connection.execute(update(Job).where(Job.id == one).values(current_run_id=1))
+        queued(connection, "#m")
+        assert taken(connection) == []
+
     def test_a_row_of_each_key_and_one_of_a_single_key(self, connection: Connection) -> None:
         limit(connection, "#m=", running=1)
         limit(connection, "#m=2", running=2)
@@ -262,13 +238,23 @@ class TestGroups:
         one = queued(connection, "#b")
         assert taken(connection, 1) == [one]
 
+    def test_one_of_another_queue_takes_none_of_the_room(self, connection: Connection) -> None:
+        queued(connection, "#a", queue="mail")
+        one = queued(connection, "#b")
+        assert taken(connection, 1) == [one]
+
+    def test_they_are_walked_through_in_their_order_and_not_in_that_of_the_rows(self, connection: Connection) -> None:
+        ids = [queued(connection, f"#{n}") for n in (3, 2, 1)]
+        assert [taken(connection, 1) for _ in range(3)] == [[one] for one in reversed(ids)]
+
     def test_all_that_begin_as_one_that_is_full_are_one_step(
         self, connection: Connection, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("sqla_jobs.queries.limited._STEPS", 3)
         limit(connection, "#b", running=0)
+        limit(connection, "#b2=", running=0)
         for other in range(5):
-            queued(connection, "#b", f"#{other}")
+            queued(connection, "#b", f"#b2={other}")
         one = queued(connection, "#c")
         assert taken(connection) == [one]
 
@@ -333,6 +319,14 @@ class TestHints:
         running(connection, "#m=2")
         assert taken(connection, 1, hints={("#m=2",): 1}) == [first]
         assert taken(connection, 1, hints={("#m=2",): 2}) == [second]
+
+    def test_one_was_full_if_one_of_its_gates_was(self, connection: Connection) -> None:
+        limit(connection, "#m", running=2)
+        limit(connection, "#n", running=9)
+        queued(connection, "#a")
+        one = queued(connection, "#m", "#n")
+        running(connection, "#m", "#n")
+        assert taken(connection, 1, hints={("#m", "#n"): 1}) == [one]
 
     def test_several_hints_each_with_its_number(self, connection: Connection) -> None:
         limit(connection, "#m=", running=2)
@@ -474,6 +468,14 @@ class TestOrder:
         fresh = queued(connection, "!l=1")
         assert sorted(taken(connection)) == ([other, fresh] if keeps else [waits, other, fresh])
 
+    def test_one_that_has_not_begun_or_was_given_back_keeps_none(self, connection: Connection) -> None:
+        limit(connection, "!k=", running=1, hold=True)
+        for state in ("failed", "scheduled"):
+            queued(connection, "!k=1", state=state)
+        one = queued(connection, "!k=1")
+        given_back = queued(connection, "!k=2", started_at=func.now())
+        assert sorted(taken(connection)) == [one, given_back]
+
     def test_a_failed_job_keeps_no_limit_without_an_order(self, connection: Connection) -> None:
         limit(connection, "#k=", running=1)
         queued(connection, "#k=1", state="scheduled", started_at=func.now())
@@ -509,14 +511,21 @@ class TestRates:
         assert taken(connection, of=of) == ids[:2]
 
     @pytest.mark.parametrize("of", [LIMITED, SPREAD])
+    def test_of_starts_at_one_moment_the_last_counts(self, connection: Connection, of: ClaimLimited) -> None:
+        limit(connection, "%m", rate=3, per=60)
+        started(connection, "%other", 70.0, counts=[50])
+        for total, ago in enumerate((100, 100, 10, 10), 1):
+            at = func.now() - timedelta(seconds=ago)
+            connection.execute(insert(Start).values(gate="%m", started_at=at, total=total, count=1))
+        ids = [queued(connection, "%m") for _ in range(3)]
+        assert taken(connection, of=of) == ids[:1]
+
+    @pytest.mark.parametrize("of", [LIMITED, SPREAD])
     def test_what_was_forgotten_does_not_count(self, connection: Connection, of: ClaimLimited) -> None:
         limit(connection, "%m", rate=4, per=60)
-        connection.execute(
-            insert(Start).values(gate="%m", started_at=func.clock_timestamp() - 10 * SECOND, total=10, count=2)
-        )
-        connection.execute(
-            insert(Start).values(gate="%m", started_at=func.clock_timestamp() - 5 * SECOND, total=11, count=1)
-        )
+        for gate, ago, total, count in (("%m", 5, 11, 1), ("%m", 10, 10, 2), ("%other", 20, 100, 1)):
+            at = func.now() - timedelta(seconds=ago)
+            connection.execute(insert(Start).values(gate=gate, started_at=at, total=total, count=count))
         ids = [queued(connection, "%m") for _ in range(4)]
         assert taken(connection, of=of) == ids[:1]
 
