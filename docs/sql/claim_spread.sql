@@ -102,8 +102,8 @@ WITH RECURSIVE owner AS MATERIALIZED (
     LEFT JOIN LATERAL (SELECT s.started_at, s.total FROM sqla_starts s WHERE s.gate = d.gate
         ORDER BY s.started_at DESC, s.total DESC LIMIT 1) last ON l.rate IS NOT NULL
 ), share AS MATERIALIZED (
-    SELECT o.*, f.free, greatest(0, least(
-      ceil(CAST((SELECT room FROM begin) AS float8) / (SELECT count(*) FROM open)), f.free)) AS most
+    SELECT o.*, f.free, least(
+      ceil(CAST((SELECT room FROM begin) AS float8) / (SELECT count(*) FROM open)), f.free) AS most
     FROM open o CROSS JOIN LATERAL (SELECT min(g.free) AS free FROM gate g WHERE g.gate = ANY (o.gates)) f
 ), loose AS MATERIALIZED (
     SELECT s.gates, s.step, s.free, c.* FROM share s LEFT JOIN hot f ON f.gates = s.gates CROSS JOIN LATERAL (

@@ -238,9 +238,10 @@ class TestGroups:
         one = queued(connection, "#b")
         assert taken(connection, 1) == [one]
 
-    def test_one_of_another_queue_takes_none_of_the_room(self, connection: Connection) -> None:
+    @pytest.mark.parametrize("gate", ["#a", "#b"])
+    def test_one_of_another_queue_takes_none_of_the_room(self, connection: Connection, gate: str) -> None:
         queued(connection, "#a", queue="mail")
-        one = queued(connection, "#b")
+        one = queued(connection, gate)
         assert taken(connection, 1) == [one]
 
     def test_they_are_walked_through_in_their_order_and_not_in_that_of_the_rows(self, connection: Connection) -> None:
@@ -519,6 +520,7 @@ class TestRates:
             connection.execute(insert(Start).values(gate="%m", started_at=at, total=total, count=1))
         ids = [queued(connection, "%m") for _ in range(3)]
         assert taken(connection, of=of) == ids[:1]
+        assert connection.scalar(select(func.max(Start.total)).where(Start.gate == "%m")) == 5
 
     @pytest.mark.parametrize("of", [LIMITED, SPREAD])
     def test_what_was_forgotten_does_not_count(self, connection: Connection, of: ClaimLimited) -> None:
@@ -592,15 +594,26 @@ class TestRates:
         queued(connection, "%m")
         assert look(connection).next_in == pytest.approx(30, abs=1)
 
-    def test_a_rate_of_a_single_key(self, connection: Connection) -> None:
+    def test_a_row_without_numbers_is_no_rate(self, connection: Connection) -> None:
         limit(connection, "%m=", rate=1, per=60)
+        limit(connection, "%m=1")
+        ids = [queued(connection, "%m=1") for _ in range(2)]
+        assert taken(connection) == ids[:1]
+        found = look(connection)
+        assert found.claimed == []
+        assert found.next_in == pytest.approx(60, abs=1)
+
+    def test_a_rate_of_a_single_key(self, connection: Connection) -> None:
+        limit(connection, "%m=", rate=1, per=1)
         limit(connection, "%m=1", rate=3, per=60)
         started(connection, "%m=1", 40.0, 30.0)
         one = queued(connection, "%m=1")
         queued(connection, "%m=1")
         found = look(connection)
         assert [job.job_id for job in found.claimed] == [one]
-        assert look(connection).next_in == pytest.approx(20, abs=1)
+        found = look(connection)
+        assert found.claimed == []
+        assert found.next_in == pytest.approx(20, abs=1)
 
     def test_a_burst_spreads_the_starts(self, connection: Connection) -> None:
         limit(connection, "%m", rate=6, per=60, declared={"burst": 2})
@@ -665,6 +678,19 @@ def test_what_somebody_holds_is_passed_over_and_what_is_referred_to_is_not(
         other.rollback()
         other.execute(text("SELECT FROM sqla_jobs FOR KEY SHARE"))
         assert taken(connection) == [a, b, c, d]
+
+
+def test_no_more_are_held_than_there_is_room_for(
+    shared: Engine, connection: Connection, committed: dict[str, int]
+) -> None:
+    for _ in range(2):
+        queued(connection, "#a")
+    limit(connection, "#a", running=9)
+    connection.commit()
+    assert taken(connection, 3) == [committed[gate] for gate in ("#a", "!c=1", "!d=1")]
+    with shared.connect() as other:
+        free = other.execute(text("SELECT FROM sqla_jobs WHERE gates = '{#a}' FOR UPDATE SKIP LOCKED")).all()
+    assert len(free) == 2
 
 
 def test_a_process_that_is_being_deleted_gets_nothing_and_one_that_beats_does(
