@@ -275,6 +275,18 @@ class TestGroups:
         assert [job.job_id for job in second.claimed] == ids[2:]
         assert look(connection, 2, cursor=second.cursor).cursor == "{}"
 
+    def test_a_look_for_one_goes_on_after_the_first(self, connection: Connection) -> None:
+        for gate in ("#a", "#b"):
+            queued(connection, gate)
+        assert look(connection, 1).cursor == "{#a}"
+
+    def test_a_group_that_comes_first_is_no_reason_to_go_on(self, connection: Connection) -> None:
+        limit(connection, "#m=", running=2)
+        running(connection, "#m=1")
+        ids = [queued(connection, gate) for gate in ("#m=1", "#n")]
+        found = look(connection, 2, hints={("#m=1",): 1}, cursor="{#m=1}")
+        assert ([job.job_id for job in found.claimed], found.cursor) == (ids, "{}")
+
     def test_a_look_that_finds_them_all_begins_anew(self, connection: Connection) -> None:
         queued(connection, "#a")
         assert look(connection, 2).cursor == "{}"
@@ -426,6 +438,11 @@ class TestOrder:
         connection.execute(update(Job).where(Job.id == first).values(state="succeeded"))
         assert taken(connection) == [second]
 
+    def test_the_head_is_that_with_the_lowest_position(self, connection: Connection) -> None:
+        later, first = (queued(connection, "!k=1", position=position) for position in (2, 1))
+        assert taken(connection) == [first]
+        assert taken(connection) == [later]
+
     @pytest.mark.parametrize("elsewhere", [{"queue": "mail"}, {"task": "unknown"}, {"gates": ["!k=1", "#x"]}], ids=str)
     def test_a_head_that_waits_elsewhere_keeps_the_others(
         self, connection: Connection, elsewhere: dict[str, Any]
@@ -441,8 +458,8 @@ class TestOrder:
     def test_what_has_begun_goes_first(self, connection: Connection) -> None:
         queued(connection, "!k=1")
         later, begun = (queued(connection, "!k=1", started_at=func.now()) for _ in range(2))
-        connection.execute(update(Job).where(Job.id == begun).values(position=1))
-        queued(connection, "!k=2", started_at=func.now())
+        connection.execute(update(Job).where(Job.id == begun).values(position=2))
+        queued(connection, "!k=2", started_at=func.now(), position=1)
         assert taken(connection, 1) == [begun]
         connection.execute(update(Job).where(Job.id == begun).values(state="failed"))
         assert taken(connection, 1) == [later]
@@ -535,7 +552,7 @@ class TestRates:
         limit(connection, "%m", rate=9, per=60)
         limit(connection, "#m", running=9)
         started(connection, "%m", 100.0, 90.0, 80.0, 10.0)
-        started(connection, "%other", 100.0, 90.0)
+        started(connection, "%other", 100.0, 70.0)
         started(connection, "#m", 100.0, 90.0)
         queued(connection, "#m", "%m")
         look(connection)
