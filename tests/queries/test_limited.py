@@ -586,8 +586,17 @@ class TestRates:
     def test_it_says_when_a_used_up_rate_lets_one_more_start(self, connection: Connection) -> None:
         limit(connection, "%m", rate=2, per=60)
         started(connection, "%m", 70.0, 40.0, 20.0)
+        started(connection, "%other", 55.0, 5.0, counts=[1, 50])
         queued(connection, "%m")
         assert look(connection).next_in == pytest.approx(20, abs=1)
+
+    def test_of_starts_at_one_moment_the_last_says_when_the_next_may_be(self, connection: Connection) -> None:
+        limit(connection, "%m", rate=2, per=60)
+        for total, ago in enumerate((40, 10, 10), 1):
+            at = func.now() - timedelta(seconds=ago)
+            connection.execute(insert(Start).values(gate="%m", started_at=at, total=total, count=1))
+        queued(connection, "%m")
+        assert look(connection).next_in == pytest.approx(50, abs=1)
 
     def test_of_several_used_up_rates_the_first_counts(self, connection: Connection) -> None:
         limit(connection, "%m=", rate=1, per=60)
@@ -641,6 +650,12 @@ class TestRates:
         assert found.claimed == []
         assert found.next_in == pytest.approx(5, abs=1)
         assert taken(connection) == ids[1:4], "a worker that knows no burst counts the rate alone"
+
+    def test_of_a_rate_and_its_burst_the_later_counts(self, connection: Connection) -> None:
+        limit(connection, "%m", rate=3, per=60, declared={"burst": 1})
+        started(connection, "%m", 59.0, 30.0, 5.0)
+        queued(connection, "%m")
+        assert look(connection, of=SPREAD).next_in == pytest.approx(15, abs=1)
 
     @pytest.mark.parametrize(("rate", "burst"), [(1, 2), (2, 2)])
     def test_a_burst_that_is_not_smaller_than_the_rate_counts_for_nothing(
