@@ -177,7 +177,7 @@ FROM (
         WHERE s.gate = f.gate AND s.total > last.total - w.most
           AND s.started_at > (SELECT now FROM moment) - w.per * interval '1 second'
         ORDER BY s.started_at, s.total LIMIT 1) first
-      WHERE l.rate > 0 AND first.before <= last.total - w.most)) FROM (
+      WHERE first.before <= last.total - w.most)) FROM (
          SELECT DISTINCT b.gates[b.full_at] AS gate FROM looked b WHERE b.full_at > 0) f
        WHERE left(f.gate, 1) = '%%') AS next_in,
       (SELECT jsonb_object_agg(e.gate, k.rooms[e.place][2])
