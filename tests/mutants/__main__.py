@@ -46,6 +46,7 @@ class Record(Recorded):
 
         for names in RELATED:
             together = {test for name in names for test in self.tests.get(name, ())}
+            self.others |= {name: together - self.tests.get(name, set()) for name in names}
             self.tests |= dict.fromkeys(names, together)
 
     def places(self, statement: str) -> list[Place]:

@@ -35,6 +35,8 @@ class Recorded:
     """Which tests execute what, and how long they take."""
 
     tests: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
+    others: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
+    """Those of them that execute only what is related to it: they come last."""
     took: dict[str, tuple[float, bool]] = field(default_factory=dict[str, tuple[float, bool]])
     """Seconds, and whether the test is slow."""
 
@@ -46,8 +48,12 @@ class Recorded:
 
     def of(self, name: str, first: str, *, slow: bool, seconds: float) -> list[str]:
         """Tests that execute it and take so long together: those in the folder `first` first, then the shortest."""
+
+        def order(test: str) -> tuple[bool, bool, float]:
+            return test in self.others.get(name, ()), not test.startswith(first), self.took[test][0]
+
         found: list[str] = []
-        for test in sorted(self.tests.get(name, ()), key=lambda test: (not test.startswith(first), self.took[test][0])):
+        for test in sorted(self.tests.get(name, ()), key=order):
             took, is_slow = self.took[test]
             if is_slow == slow and (seconds := seconds - took) > 0:
                 found.append(test)
