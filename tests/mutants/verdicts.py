@@ -126,5 +126,6 @@ def reason_for(place: Place) -> str | None:
     """Why no test can kill that mutant, if it is on the list."""
     for one in json.loads(EQUIVALENT.read_text(encoding="utf-8")):
         if re.fullmatch(one["statement"], place.statement) and re.search(one["change"], place.change):
-            return str(one["why"])
+            if one.get("nth", place.nth) == place.nth:
+                return str(one["why"])
     return None
