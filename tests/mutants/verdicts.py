@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -124,8 +124,14 @@ class Verdicts:
 
 def reason_for(place: Place) -> str | None:
     """Why no test can kill that mutant, if it is on the list."""
-    for one in json.loads(EQUIVALENT.read_text(encoding="utf-8")):
-        if re.fullmatch(one["statement"], place.statement) and re.search(one["change"], place.change):
-            if one.get("nth", place.nth) == place.nth:
-                return str(one["why"])
+    for one in _equivalent():
+        reads_so = re.fullmatch(one["statement"], place.statement) and re.search(one["change"], place.change)
+        if reads_so and one.get("nth", place.nth) == place.nth:
+            return str(one["why"])
     return None
+
+
+@cache
+def _equivalent() -> list[dict[str, Any]]:
+    listed: list[dict[str, Any]] = json.loads(EQUIVALENT.read_text(encoding="utf-8"))
+    return listed
