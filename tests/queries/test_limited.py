@@ -641,8 +641,17 @@ class TestRates:
         assert found.claimed == []
         assert found.next_in == pytest.approx(20, abs=1)
 
+    @pytest.mark.parametrize("of", [LIMITED, SPREAD])
+    def test_the_rate_of_a_single_key_says_when_the_next_may_be(self, connection: Connection, of: ClaimLimited) -> None:
+        limit(connection, "%m=", rate=1, per=3600)
+        limit(connection, "%m=1", rate=1, per=60)
+        started(connection, "%m=1", 40.0)
+        queued(connection, "%m=1")
+        assert look(connection, of=of).next_in == pytest.approx(20, abs=1)
+
     def test_a_burst_spreads_the_starts(self, connection: Connection) -> None:
         limit(connection, "%m", rate=6, per=60, declared={"burst": 2})
+        limit(connection, "%other", rate=6, per=60, declared={"burst": 3})
         started(connection, "%m", 15.0)
         ids = [queued(connection, "%m") for _ in range(4)]
         assert taken(connection, of=SPREAD) == ids[:1]
@@ -663,6 +672,7 @@ class TestRates:
     ) -> None:
         limit(connection, "%m=", rate=9, per=60, declared={"burst": burst})
         limit(connection, "%m=1", rate=rate, per=60)
+        started(connection, "%m=1", 100.0, 70.0)
         ids = [queued(connection, "%m=1") for _ in range(3)]
         assert taken(connection, of=SPREAD) == ids[:rate]
 
