@@ -98,6 +98,8 @@ class TestQueues:
     def test_those_that_began_first_are_named(self, connection: Connection) -> None:
         limit(connection, "@default", running=3)
         first, second = (running(connection) for _ in range(2))
+        running(connection, queue="mail")
+        queued(connection)
         connection.execute(update(Job).where(Job.id == first).values(current_run_id=10**9))
         assert one(connection, "@default", holders=9).holders == [second, first]
 
@@ -157,10 +159,12 @@ class TestRates:
         found = one(connection, "%m")
         assert (found.is_full, found.next_in) == (True, None)
 
-    def test_a_burst_that_is_used_up_closes_it(self, connection: Connection) -> None:
-        limit(connection, "%m", rate=6, per=60, declared={"burst": 2})
-        started(connection, "%m", 15.0, 5.0)
-        found = one(connection, "%m")
+    @pytest.mark.parametrize(("row", "gate"), [("%m", "%m"), ("%m=", "%m=1")])
+    def test_a_burst_that_is_used_up_closes_it(self, connection: Connection, row: str, gate: str) -> None:
+        limit(connection, row, rate=6, per=60, declared={"burst": 2})
+        limit(connection, "%other", rate=6, per=60, declared={"burst": 3})
+        started(connection, gate, 15.0, 5.0)
+        found = one(connection, gate)
         assert (found.used, found.close) == (2, [2, 20])
         assert found.next_in == pytest.approx(5, abs=1)
 

@@ -649,11 +649,12 @@ class TestRates:
         queued(connection, "%m=1")
         assert look(connection, of=of).next_in == pytest.approx(20, abs=1)
 
-    def test_a_burst_spreads_the_starts(self, connection: Connection) -> None:
-        limit(connection, "%m", rate=6, per=60, declared={"burst": 2})
+    @pytest.mark.parametrize(("row", "gate"), [("%m", "%m"), ("%m=", "%m=1")])
+    def test_a_burst_spreads_the_starts(self, connection: Connection, row: str, gate: str) -> None:
+        limit(connection, row, rate=6, per=60, declared={"burst": 2})
         limit(connection, "%other", rate=6, per=60, declared={"burst": 3})
-        started(connection, "%m", 15.0)
-        ids = [queued(connection, "%m") for _ in range(4)]
+        started(connection, gate, 15.0)
+        ids = [queued(connection, gate) for _ in range(4)]
         assert taken(connection, of=SPREAD) == ids[:1]
         found = look(connection, of=SPREAD)
         assert found.claimed == []
@@ -675,6 +676,12 @@ class TestRates:
         started(connection, "%m=1", 100.0, 70.0)
         ids = [queued(connection, "%m=1") for _ in range(3)]
         assert taken(connection, of=SPREAD) == ids[:rate]
+
+    def test_nobody_waits_for_a_burst_that_counts_for_nothing(self, connection: Connection) -> None:
+        limit(connection, "%m", rate=1, per=60, declared={"burst": 2})
+        started(connection, "%m", 70.0, 40.0)
+        queued(connection, "%m")
+        assert look(connection, of=SPREAD).next_in == pytest.approx(20, abs=1)
 
     def test_a_rate_of_zero_with_a_burst_lets_nothing_start(self, connection: Connection) -> None:
         limit(connection, "%m", rate=0, per=60, declared={"burst": 2})
