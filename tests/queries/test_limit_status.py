@@ -174,6 +174,34 @@ class TestRates:
         found = one(connection, "%m")
         assert (found.used, found.close, found.next_in) == (2, None, None)
 
+    @pytest.mark.parametrize(
+        ("ago", "is_closed"),
+        [((15, 15), True), ((30, 30, 5), False), ((40, 30, 30, 5), False), ((30, 15, 5), True), ((), False)],
+        ids=str,
+    )
+    def test_a_burst_counts_what_started_in_its_time(
+        self, connection: Connection, ago: tuple[int, ...], is_closed: bool
+    ) -> None:
+        limit(connection, "%m", rate=6, per=60, declared={"burst": 2})
+        limit(connection, "%n", rate=60, per=60, declared={"burst": 1})
+        started(connection, "%other", 31.0, 21.0, 2.0, counts=[10, 20, 40])
+        for total, seconds in enumerate(ago, 1):
+            at = func.now() - timedelta(seconds=seconds)
+            connection.execute(insert(Start).values(gate="%m", started_at=at, total=total, count=1))
+        assert one(connection, "%m").close == ([2, 20] if is_closed else None)
+        assert one(connection, "%n").close is None
+
+    @pytest.mark.parametrize(("counts", "is_closed"), [((1, 1), True), ((1,), False)])
+    def test_a_burst_does_not_count_what_was_forgotten(
+        self, connection: Connection, counts: tuple[int, ...], is_closed: bool
+    ) -> None:
+        limit(connection, "%m", rate=6, per=60, declared={"burst": 2})
+        started(connection, "%other", 15.0, counts=[5])
+        for total in range(10 + len(counts), 10, -1):
+            at = func.now() - timedelta(seconds=15 - total)
+            connection.execute(insert(Start).values(gate="%m", started_at=at, total=total, count=1))
+        assert one(connection, "%m").close == ([2, 20] if is_closed else None)
+
     def test_of_the_rate_and_its_burst_the_later_counts(self, connection: Connection) -> None:
         limit(connection, "%m", rate=3, per=60, declared={"burst": 1})
         started(connection, "%m", 59.0, 30.0, 5.0)
