@@ -20,6 +20,7 @@ FOUR = ["#a", "#b", "#c", "#d"]
 
 def status(connection: Connection, gate: str, holders: int = 0) -> GateStatus | None:
     found = QUERIES.gate_statuses(connection, [gate], holders)
+    assert len(found) <= 1
     return found[0] if found else None
 
 
@@ -230,7 +231,7 @@ class TestRates:
 class TestKeysInUse:
     @pytest.mark.parametrize("place", range(5))
     def test_what_runs_counts_at_each_place(self, connection: Connection, place: int) -> None:
-        for gate in ("#m=1", "#m=2", "#m", "#m2=1", "#l=1", "#n=1"):
+        for gate in ("#m=1", "#m=2", "#m", "#m>", "#m2=1", "#l=1", "#n=1"):
             running(connection, *FOUR[:place], gate)
         queued(connection, *FOUR[:place], "#m=3")
         assert QUERIES.keys_in_use(connection, ["#m=", "#none="]) == {"#m=": 2, "#none=": 0}
