@@ -250,6 +250,7 @@ class TestWaitingGroups:
         for gate, queue in (("#b", "default"), ("#a", "default"), ("#a", "default"), ("#a", "mail")):
             queued(connection, gate, queue=queue)
         queued(connection)
+        running(connection, "#0")
         running(connection, "#a")
         queued(connection, "#c", state="scheduled")
         found = QUERIES.waiting_groups(connection)
@@ -264,14 +265,18 @@ class TestWaitingGroups:
         assert QUERIES.waiting_groups(connection) == []
 
     def test_so_many_are_looked_at_and_counted(self, connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("sqla_jobs.queries.limit_status._GROUPS", 2)
-        monkeypatch.setattr("sqla_jobs.queries.limit_status._COUNTED", 2)
-        for gate, count in (("#a", 2), ("#b", 3), ("#c", 1)):
+        monkeypatch.setattr("sqla_jobs.queries.limit_status._GROUPS", 3)
+        monkeypatch.setattr("sqla_jobs.queries.limit_status._COUNTED", 3)
+        for gate, count in (("#a", 2), ("#b", 3), ("#c", 1), ("#d", 1)):
             for _ in range(count):
                 queued(connection, gate)
         found = QUERIES.waiting_groups(connection)
-        assert [(one.gates, one.waiting, one.is_least) for one in found] == [(["#a"], 2, False), (["#b"], 2, True)]
-        assert [one.waiting for one in QUERIES.waiting_groups(connection, exact=True)] == [2, 3, 1]
+        assert [(one.gates, one.waiting, one.is_least) for one in found] == [
+            (["#a"], 2, False),
+            (["#b"], 2, True),
+            (["#c"], 1, True),
+        ]
+        assert [one.waiting for one in QUERIES.waiting_groups(connection, exact=True)] == [2, 3, 1, 1]
 
     def test_at_least_one_of_each_is_counted(self, connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("sqla_jobs.queries.limit_status._COUNTED", 1)
@@ -287,6 +292,9 @@ class TestHeldKeys:
         failed = queued(connection, "!k=1", state="failed", started_at=func.now())
         for state in ("queued", "queued", "scheduled"):
             queued(connection, "!k=1", state=state)
+        queued(connection, "!k=2")
+        queued(connection, "!k>", state="failed", started_at=func.now())
+        queued(connection, "!k>")
         assert QUERIES.held_keys(connection, 9) == [(failed, "!k=1", 2)]
 
     @pytest.mark.parametrize(
@@ -305,8 +313,8 @@ class TestHeldKeys:
         self, connection: Connection, row: str, values: dict[str, Any], job: dict[str, Any]
     ) -> None:
         limit(connection, row, **values)
-        queued(connection, "!k=1", **{"state": "failed", "started_at": func.now(), **job})
-        queued(connection, "!k=1")
+        queued(connection, "!k=2", **{"state": "failed", "started_at": func.now(), **job})
+        queued(connection, "!k=2")
         assert QUERIES.held_keys(connection, 9) == []
 
     def test_nobody_waits(self, connection: Connection) -> None:
@@ -321,6 +329,7 @@ class TestHeldKeys:
         failed: list[int] = []
         for name in "nm":
             limit(connection, f"!{name}=", running=1, hold=True)
+        for name in "mn":
             for key in range(2):
                 gate = f"!{name}={key}"
                 failed.append(queued(connection, gate, state="failed", started_at=func.now()))
