@@ -4,7 +4,7 @@
 # make check     lint, types and tests
 # make fastest   a comparison of what jobs cost with the commit in .ci/fastest: two minutes on a quiet machine
 # make servers   the fast tests on other versions of PostgreSQL: the oldest supported one, and those of Debian's packages
-# make mutants   mutation testing of rules/ and queries/: hours; MUTANTS="Claim FinishAny" for some statements alone
+# make mutants   mutation testing of rules/ and queries/: an hour or two; MUTANTS="Claim FinishAny" for some statements alone
 # make docs      the documentation, as HTML in build/docs
 #
 # PYTHON=... chooses the interpreter, VENV=... and CONSTRAINTS=... another environment.
@@ -46,10 +46,10 @@ servers: $(VENV)/dev.stamp
 fastest: $(VENV)/dev.stamp
 	$(RUN) benchmarks --against "$$(cat .ci/fastest)" --at-most 1.10 --jobs 30000
 
-# Statements by mutants of our own, and the pure rules by mutmut. What was tried is not tried again: rm -r build/mutants mutants
+# Statements by mutants of our own, and the pure rules by those of mutmut. What was tried is not tried again: rm -r build/mutants
 mutants: $(VENV)/mutants.stamp
 	$(RUN) tests.mutants $(MUTANTS)
-	$(if $(MUTANTS),,$(RUN) mutmut run --max-children 2)
+	$(if $(MUTANTS),,$(RUN) tests.mutants.rules)
 
 # With the oldest supported dependencies, in an environment of their own. They lack some types.
 oldest:

@@ -97,8 +97,8 @@ WITH RECURSIVE owner AS MATERIALIZED (
     LEFT JOIN LATERAL (SELECT s.started_at, s.total FROM sqla_starts s WHERE s.gate = d.gate
         ORDER BY s.started_at DESC, s.total DESC LIMIT 1) last ON l.rate IS NOT NULL
 ), share AS MATERIALIZED (
-    SELECT o.*, f.free, greatest(0, least(
-      ceil(CAST((SELECT room FROM begin) AS float8) / (SELECT count(*) FROM open)), f.free)) AS most
+    SELECT o.*, f.free, least(
+      ceil(CAST((SELECT room FROM begin) AS float8) / (SELECT count(*) FROM open)), f.free) AS most
     FROM open o CROSS JOIN LATERAL (SELECT min(g.free) AS free FROM gate g WHERE g.gate = ANY (o.gates)) f
 ), loose AS MATERIALIZED (
     SELECT s.gates, s.step, s.free, c.* FROM share s LEFT JOIN hot f ON f.gates = s.gates CROSS JOIN LATERAL (
@@ -177,7 +177,7 @@ FROM (
         WHERE s.gate = f.gate AND s.total > last.total - w.most
           AND s.started_at > (SELECT now FROM moment) - w.per * interval '1 second'
         ORDER BY s.started_at, s.total LIMIT 1) first
-      WHERE l.rate > 0 AND first.before <= last.total - w.most)) FROM (
+      WHERE first.before <= last.total - w.most)) FROM (
          SELECT DISTINCT b.gates[b.full_at] AS gate FROM looked b WHERE b.full_at > 0) f
        WHERE left(f.gate, 1) = '%%') AS next_in,
       (SELECT jsonb_object_agg(e.gate, k.rooms[e.place][2])

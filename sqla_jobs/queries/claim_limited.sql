@@ -55,8 +55,8 @@ WITH RECURSIVE owner AS MATERIALIZED (
     LEFT JOIN LATERAL $limit_of_gate l ON true
     LEFT JOIN LATERAL ($last_start) last ON l.rate IS NOT NULL
 ), share AS MATERIALIZED (
-    SELECT o.*, f.free, greatest(0, least(
-      ceil(CAST((SELECT room FROM begin) AS float8) / (SELECT count(*) FROM open)), f.free)) AS most
+    SELECT o.*, f.free, least(
+      ceil(CAST((SELECT room FROM begin) AS float8) / (SELECT count(*) FROM open)), f.free) AS most
     FROM open o CROSS JOIN LATERAL (SELECT min(g.free) AS free FROM gate g WHERE g.gate = ANY (o.gates)) f
 ), loose AS MATERIALIZED (
     SELECT s.gates, s.step, s.free, c.* FROM share s LEFT JOIN hot f ON f.gates = s.gates CROSS JOIN LATERAL (

@@ -193,7 +193,7 @@ def next_start(gate: str, *, spread: bool = True) -> str:
         WHERE s.gate = {gate} AND s.total > last.total - w.most
           AND s.started_at > (SELECT now FROM moment) - w.per * interval '1 second'
         ORDER BY s.started_at, s.total LIMIT 1) first
-      WHERE l.rate > 0 AND first.before <= last.total - w.most)"""
+      WHERE first.before <= last.total - w.most)"""
 
 
 def is_paused(row: str) -> str:

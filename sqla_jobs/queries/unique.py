@@ -200,12 +200,12 @@ class Statements:
     @cached_property
     def insert(self) -> Any:
         """Return a statement that inserts a job for each row in the parameter `rows` whose key no live job has."""
-        return self._insert.on_conflict_do_nothing(**_LIVE_KEY).returning(*self._holder, _IS_NEW)
+        return self._insert.on_conflict_do_nothing(**_LIVE_KEY).returning(*self._holder, true())
 
     @cached_property
     def insert_unless_any(self) -> Any:
         """Return a statement that inserts a job for each row in `rows` that no unique index forbids."""
-        return self._insert.on_conflict_do_nothing().returning(*self._holder, _IS_NEW)
+        return self._insert.on_conflict_do_nothing().returning(*self._holder, true())
 
     @cached_property
     def change(self) -> Any:

@@ -76,6 +76,7 @@ def test_its_job_has_the_key_and_a_later_enqueue_finds_it(jobs: Jobs[Any], sessi
     task = declared(jobs, session, Unique("region", per=86400 * 36500))
     assert jobs.clock().tick() == 1
     job = assert_unique(session, task, region="eu")
+    assert job.state == "queued"
     assert job.unique_key == 'unique:["import_region",{"region":"eu"}]'
     assert job.unique_period == datetime(1970, 1, 1, tzinfo=UTC)
     assert task.enqueue(session, region="eu") is job

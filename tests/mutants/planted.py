@@ -7,27 +7,31 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy.sql.compiler import SQLCompiler
 
 import sqla_jobs.queries
 from sqla_jobs.queries.statement import Statement
 from tests.mutants.operators import Mutant, mutants
+from tests.mutants.verdicts import Place
 
 _HOME = str(Path(sqla_jobs.queries.__file__).parent)
 _HELPERS = ("statement.py", "expressions.py")
-_NAME = "name_of_statement"
+NAME = "name_of_statement"
+"""What SQLAlchemy knows a statement and its compiled text by."""
+RELATED = [
+    ["ClaimLimited", "ClaimSpread", "GateStatuses", "TellOthers"],
+    ["FinishAny", "FinishErased"],
+    ["Promote", "Poll"],
+    ["schedules.fire", "unique_ticks.fire_unique"],
+]
+"""Statements that the same code builds. What reads the same in several of them is wrong in all, and tried once."""
 
 
-class Place(NamedTuple):
-    """A change to a statement, found again in each text of it."""
-
-    statement: str
-    change: str
-    """The change, as `Mutant.named` has it."""
-    nth: int
-    """Which of those that read the same."""
+def related(statement: str) -> list[str]:
+    """The statement, among those that it is related to."""
+    return next((several for several in RELATED if statement in several), [statement])
 
 
 def places(statement: str, text: str, fixed: dict[str, Any]) -> dict[Place, Mutant]:
@@ -48,21 +52,22 @@ def watch(seen: Callable[[str, str, dict[str, Any]], str]) -> None:
     def compiled(self: Any, dialect: Any, statement: Any, *args: Any, **options: Any) -> None:
         compile_(self, dialect, statement, *args, **options)
         if statement is not None and dialect.driver == "psycopg":
-            name = statement._execution_options.get(_NAME) if hasattr(statement, "_execution_options") else None
+            name = statement._execution_options.get(NAME) if hasattr(statement, "_execution_options") else None
             if name or (name := _caller()):
                 self.string = seen(name, self.string, {**self.params})
+                setattr(self, NAME, name)
 
     SQLCompiler.__init__ = compiled  # type: ignore[method-assign]
     Statement._built = property(built)  # type: ignore[assignment]
 
 
 def plant(place: Place) -> None:
-    """The statement is wrong in this place from now on."""
+    """The statement is wrong in this place from now on, and so are those that are related to it."""
+    names = related(place.statement)
 
     def seen(name: str, text: str, fixed: dict[str, Any]) -> str:
-        if name != place.statement or (mutant := places(name, text, fixed).get(place)) is None:
-            return text
-        return mutant.applied(text)
+        mutant = places(place.statement, text, fixed).get(place) if name in names else None
+        return text if mutant is None else mutant.applied(text)
 
     watch(seen)
 
@@ -70,7 +75,7 @@ def plant(place: Place) -> None:
 def built(self: Statement) -> Any:
     """In place of `Statement._built`: the statement knows its name when it is compiled."""
     if "_marked" not in vars(self):
-        vars(self)["_marked"] = self.sql().execution_options(**{_NAME: type(self).__name__})
+        vars(self)["_marked"] = self.sql().execution_options(**{NAME: type(self).__name__})
     return vars(self)["_marked"]
 
 

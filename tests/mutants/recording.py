@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Engine, event
 
 from sqla_jobs.queries.commit import Commit
 from sqla_jobs.queries.statement import Statement
@@ -39,6 +40,13 @@ def pytest_configure() -> None:
         return ask(self, *given)
 
     Commit._ask = asked  # type: ignore[method-assign,assignment]
+    event.listen(Engine, "before_cursor_execute", _executed)
+
+
+def _executed(_connection: Any, _cursor: Any, _text: str, _parameters: Any, context: Any, _many: bool) -> None:
+    """It may have been compiled for an earlier test."""
+    if name := getattr(context.compiled, planted.NAME, None):
+        _tests[name].update(_current)
 
 
 def _rendered(self: Statement) -> Any:

@@ -195,3 +195,107 @@ def test_two_claims_of_one_process_and_its_beat_do_not_hinder_each_other(
         assert len(QUERIES.claim(other, me, {"default": 1}, ["mark"])) == 1
         assert len(QUERIES.claim(connection, me, {"default": 1}, ["mark"])) == 1
         assert QUERIES.beat(beating, [me]) == {me: True}
+
+
+class TestIsDue:
+    """Whether a worker that is woken up would find something."""
+
+    @staticmethod
+    def is_due(connection: Connection, **more: Any) -> bool:
+        return QUERIES.is_due(connection, ["default", "mail"], ["mark", "wait"], **more)
+
+    @pytest.mark.parametrize("state", ["queued", "scheduled"])
+    def test_a_job_that_could_be_taken(self, connection: Connection, state: str) -> None:
+        assert not self.is_due(connection)
+        queued(connection, state=state)
+        assert self.is_due(connection)
+
+    @pytest.mark.parametrize("state", ["queued", "scheduled"])
+    @pytest.mark.parametrize("values", [{"queue": "other"}, {"task": "unknown"}], ids=str)
+    def test_one_of_another_queue_or_task(self, connection: Connection, state: str, values: dict[str, Any]) -> None:
+        queued(connection, state=state, **values)
+        assert not self.is_due(connection)
+
+    @pytest.mark.parametrize(
+        "values",
+        [
+            {"state": "scheduled", "run_at": func.now() + HOUR},
+            {"state": "succeeded"},
+            {"gates": ["#a"]},
+        ],
+        ids=["later", "ended", "gates"],
+    )
+    def test_one_that_a_plain_claim_would_not_take(self, connection: Connection, values: dict[str, Any]) -> None:
+        queued(connection, **values)
+        assert not self.is_due(connection)
+
+    def test_one_with_gates_is_promoted_as_others_are(self, connection: Connection) -> None:
+        queued(connection, state="scheduled", gates=["#a"])
+        assert self.is_due(connection)
+
+    @pytest.mark.parametrize("state", ["queued", "scheduled"])
+    @pytest.mark.parametrize("pause", PAUSES)
+    @pytest.mark.parametrize("what", ["queue", "task"])
+    def test_a_pause_keeps_its_queue_or_task_while_it_lasts(
+        self, connection: Connection, state: str, what: str, pause: str
+    ) -> None:
+        values, lasts = PAUSES[pause]
+        paused, others = (Queue, ("mail", "default")) if what == "queue" else (PausedTask, ("wait", "mark"))
+        connection.execute(insert(paused).values(name=others[0], **values))
+        if what == "queue":
+            connection.execute(insert(Queue).values(name=others[1], **NOT_PAUSED))
+        queued(connection, state=state, task="wait", queue="mail")
+        assert self.is_due(connection) != lasts
+        queued(connection, state=state)
+        assert self.is_due(connection)
+
+    @pytest.mark.parametrize(
+        ("values", "is_limited"),
+        [
+            ({"gate": "#wait", "tasks": ["wait"], "running": 3}, True),
+            ({"gate": "%wait", "tasks": ["wait"], "rate": 3, "per": 60}, True),
+            ({"gate": "#wait", "tasks": ["wait"]}, False),
+            ({"gate": "@mail", "tasks": [], "running": 3}, True),
+            ({"gate": "@mail", "tasks": []}, False),
+            ({"gate": "!mail", "tasks": [], "running": 1}, False),
+        ],
+        ids=lambda given: f"{given['gate']}" if isinstance(given, dict) else "",
+    )
+    def test_what_is_limited_is_not_for_a_plain_claim_but_is_promoted(
+        self, connection: Connection, values: dict[str, Any], is_limited: bool
+    ) -> None:
+        connection.execute(insert(Limit).values(values))
+        one = queued(connection, task="wait", queue="mail")
+        assert self.is_due(connection) != is_limited
+        connection.execute(update(Job).where(Job.id == one).values(state="scheduled"))
+        assert self.is_due(connection)
+
+    @pytest.mark.parametrize("state", ["queued", "scheduled"])
+    def test_rows_that_cannot_be_read_do_not_count(self, connection: Connection, state: str) -> None:
+        one = queued(connection, state=state)
+        assert not self.is_due(connection, among=Among(set_aside=[one]))
+        assert not self.is_due(connection, among=Among(only=[]))
+        assert self.is_due(connection, among=Among(only=[one]))
+
+    @pytest.mark.parametrize("state", ["queued", "scheduled"])
+    def test_what_somebody_holds_does_not_count_and_what_is_referred_to_does(
+        self, shared: Engine, connection: Connection, committed: list[int], state: str
+    ) -> None:
+        connection.execute(update(Job).values(state=state))
+        connection.commit()
+        with shared.connect() as other:
+            other.execute(text("SELECT FROM sqla_jobs FOR NO KEY UPDATE"))
+            assert not self.is_due(connection)
+            other.rollback()
+            other.execute(text("SELECT FROM sqla_jobs FOR KEY SHARE"))
+            assert self.is_due(connection)
+
+    @pytest.mark.parametrize("state", ["queued", "scheduled"])
+    def test_one_of_many_is_held_while_it_looks(
+        self, shared: Engine, connection: Connection, committed: list[int], state: str
+    ) -> None:
+        connection.execute(update(Job).values(state=state))
+        connection.commit()
+        assert self.is_due(connection)
+        with shared.connect() as other:
+            assert len(other.execute(text("SELECT FROM sqla_jobs FOR NO KEY UPDATE SKIP LOCKED")).all()) == 1

@@ -13,7 +13,18 @@ from sqlalchemy import Engine, Text, event, func, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from sqla_jobs import PARKED, ArgumentsError, DeclarationError, JobExists, JobMixin, Jobs, JobState, Unique
+from sqla_jobs import (
+    PARKED,
+    ArgumentsError,
+    ConcurrencyLimit,
+    DeclarationError,
+    JobExists,
+    JobMixin,
+    Jobs,
+    JobState,
+    Unique,
+)
+from sqla_jobs.queries.unique import UniqueJobs, statements_for
 from sqla_jobs.tasks.enqueued import Enqueued
 
 
@@ -39,6 +50,13 @@ def close(account: int) -> None: ...
 
 @jobs.task(unique=Unique("account", on_conflict="replace", max_delay=600))
 def index(account: int, note: str = "") -> None: ...
+
+
+@jobs.task(
+    unique=Unique("account", on_conflict="replace", max_delay=600),
+    limits=ConcurrencyLimit(1, key="account", ordered=True),
+)
+def export(account: int) -> None: ...
 
 
 @jobs.task(unique=Unique("account", on_conflict="update"))
@@ -85,6 +103,12 @@ def set_state(session: Session, job: JobMixin, state: str) -> None:
     lease = {"current_run_id": 1, "process_id": "00000000-0000-0000-0000-000000000001"} if state == "running" else {}
     session.execute(update(MyJob).where(MyJob.id == job.id).values(state=state, **lease))
     session.expire_all()
+
+
+def unique_jobs(session: Session) -> UniqueJobs:
+    values = {"task": "bill"}
+    statements = statements_for(jobs.models, Unique(on_conflict="update"), values, gated=False, loads=True)
+    return UniqueJobs(session, statements, values)
 
 
 def key_of(job: JobMixin) -> str:
@@ -217,6 +241,11 @@ class TestPolicies:
         assert caught.value.job is job
         assert len(notes(session)) == 1
 
+    @pytest.mark.parametrize("options", [{}, {"delay": 60}])
+    def test_return_hands_over_the_job_whether_it_is_queued_or_delayed(self, session: Session, options: Any) -> None:
+        job = bill.options(**options).enqueue(session, 17)
+        assert bill.enqueue(session, 17) is job
+
     @pytest.mark.parametrize("task", [index, refresh])
     def test_a_waiting_job_gets_new_arguments_and_priority(self, session: Session, task: Any) -> None:
         job = task.enqueue(session, 17, "a")
@@ -311,11 +340,54 @@ class TestPolicies:
             index.options(**options).enqueue(session, 17, "b")
             assert (job.state, job.position, job.args["note"]) == ("queued", place, "b")
 
+    def test_one_that_is_queued_can_be_delayed_until_then(self, session: Session) -> None:
+        job = index.enqueue(session, 17)
+        index.options(delay=60).enqueue(session, 17)
+        assert job.state == "scheduled"
+
+    def test_one_that_is_due_and_not_queued_yet_is_left_to_the_promotion(self, session: Session) -> None:
+        """Which tells workers of it."""
+        job = index.options(delay=60).enqueue(session, 17)
+        place = job.position
+        self.age(session, job, 601)
+        index.options(delay=60).enqueue(session, 17)
+        assert job.state == "scheduled"
+        assert job.position > place
+
+    @pytest.mark.parametrize("change", [{"queue": "other"}, {"priority": 3}])
+    def test_one_that_keeps_its_place_loses_it_among_other_jobs(self, session: Session, change: Any) -> None:
+        job = index.enqueue(session, 17)
+        place = job.position
+        self.age(session, job, 601)
+        index.options(**change).enqueue(session, 17)
+        assert job.position > place
+
+    @pytest.mark.parametrize("change", [{"queue": "other"}, {"priority": 3}])
+    def test_one_that_keeps_its_place_in_an_ordered_key_keeps_it_in_another_queue(
+        self, session: Session, change: Any
+    ) -> None:
+        job = export.enqueue(session, 17)
+        place = job.position
+        self.age(session, job, 601)
+        export.options(**change).enqueue(session, 17)
+        assert job.position == place
+
     def test_without_max_delay_it_may_wait_for_ever(self, session: Session) -> None:
         job = jobs.enqueue(session, Sync(1), delay=60)
         self.age(session, job, 10_000)
         jobs.enqueue(session, Sync(1, "b"), run_at=PARKED)
         assert (job.run_at, job.args["note"]) == (PARKED, "b")
+
+    def test_a_parked_one_is_due_at_infinity_which_python_cannot_read(self, session: Session) -> None:
+        assert bill.options(run_at=PARKED).enqueue(session, 17).run_at == PARKED
+        assert session.scalars(text("SELECT run_at = 'infinity' FROM sqla_jobs")).all() == [True]
+        session.expunge_all()
+        assert bill.enqueue(session, 17).run_at == PARKED
+
+    def test_a_change_that_finds_the_key_free_tells_so(self, session: Session) -> None:
+        """It may have become free since the attempt to insert."""
+        unique = unique_jobs(session)
+        assert [is_new for _ in range(2) for _, is_new in unique.change({"k": "{}"})] == [True, False]
 
     @staticmethod
     def age(session: Session, job: JobMixin, seconds: int) -> None:
@@ -334,8 +406,30 @@ class TestPolicies:
         set_state(session, job, "running")
         new = task.enqueue(session, 17, "b")
         assert new is not job
+        session.expire_all()
         assert (job.unique_key, job.args["note"], job.state) == (None, "a", "running")
         assert key_of(new)
+
+    def test_only_a_live_job_with_a_key_is_held_and_that_in_the_order_of_keys(self, session: Session) -> None:
+        """One may have ended, or have given its key up, since it was found."""
+        found = [plain.options(unique_key=key).enqueue(session, 1) for key in "dcba"]
+        session.flush()
+        ended, gave_up, running, queued = found
+        set_state(session, ended, "succeeded")
+        set_state(session, running, "running")
+        gave_up.unique_key = None
+        session.flush()
+        held = unique_jobs(session).hold([job.id for job in found], skip_locked=False)
+        assert [one.job for one in held] == [queued, running]
+
+    def test_no_other_job_gives_its_key_up(self, session: Session) -> None:
+        """One may have been given back since it was found running."""
+        kept, given, waits = (plain.options(unique_key=key).enqueue(session, 1) for key in "abc")
+        set_state(session, kept, "running")
+        set_state(session, given, "running")
+        assert unique_jobs(session).give_up(["b", "c"])
+        session.expire_all()
+        assert [job.unique_key for job in (kept, given, waits)] == ["a", None, "c"]
 
     @pytest.mark.parametrize("task", [bill, index, refresh])
     def test_one_that_ended_has_given_it_back(self, session: Session, task: Any) -> None:
@@ -424,6 +518,7 @@ class TestPeriods:
         self.let_pass(session)
         set_state(session, job, "running")
         assert daily.enqueue(session, 17) is not job
+        session.expire_all()
         assert (job.unique_key, job.unique_period) == (None, None)
 
     def test_periods_begin_where_the_servers_clock_says(self, session: Session) -> None:
@@ -443,6 +538,16 @@ class TestPeriods:
         job = plain.options(unique_key="k", unique=Unique(per=timedelta(days=36500))).enqueue(session, 1)
         set_state(session, job, "succeeded")
         assert plain.options(unique_key="k").enqueue(session, 1) is not job
+
+    @pytest.mark.parametrize("state", ["scheduled", "queued", "running"])
+    def test_a_live_job_goes_before_one_of_the_period_that_ended(self, session: Session, state: str) -> None:
+        once = plain.options(unique_key="k", unique=Unique(per=timedelta(days=36500)))
+        ended = once.enqueue(session, 1)
+        set_state(session, ended, "succeeded")
+        live = plain.options(unique_key="k").enqueue(session, 1)
+        set_state(session, live, state)
+        set_state(session, ended, "failed")  # now it comes later in the table
+        assert once.enqueue(session, 1) is live
 
     def test_a_pruned_job_no_longer_counts(self, session: Session) -> None:
         job = welcome.enqueue(session, 17)
@@ -536,6 +641,17 @@ class TestMany:
     def test_one_literal_key_for_all_of_them_is_refused(self, session: Session) -> None:
         with pytest.raises(ArgumentsError, match=r"enqueue_many takes no unique_key.*give a Unique"):
             plain.options(unique_key="k", unique=Unique()).enqueue_many(session, [])
+
+
+def test_a_job_that_is_held_to_be_changed_is_locked_and_rows_may_refer_to_it(engine: Engine) -> None:
+    Base.metadata.create_all(engine)
+    with Session(engine) as session, Session(engine) as other:
+        job = plain.options(unique_key="k").enqueue(session, 1)
+        session.commit()
+        assert unique_jobs(session).hold([job.id], skip_locked=True) != []
+        other.execute(text("SET lock_timeout = '1s'"))
+        assert unique_jobs(other).hold([job.id], skip_locked=True) == []
+        other.execute(text("SELECT FROM sqla_jobs FOR KEY SHARE NOWAIT"))
 
 
 def test_an_application_that_has_a_unique_column_of_its_own_hears_of_it(engine: Engine) -> None:

@@ -1,0 +1,392 @@
+"""What is told of limits: one condition at a time, each beside a row that differs in nothing else."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, func, insert, select, update
+
+from sqla_jobs.queries import Queries
+from sqla_jobs.queries.limit_status import GateStatus
+from tests.queries.rows import limit, queued, running, started
+from tests.shop import jobs
+
+QUERIES = Queries(jobs.models)
+Job, Start = jobs.Job, jobs.models.Start
+FOUR = ["#a", "#b", "#c", "#d"]
+
+
+def status(connection: Connection, gate: str, holders: int = 0) -> GateStatus | None:
+    found = QUERIES.gate_statuses(connection, [gate], holders)
+    assert len(found) <= 1
+    return found[0] if found else None
+
+
+def one(connection: Connection, gate: str, holders: int = 0) -> GateStatus:
+    found = status(connection, gate, holders)
+    assert found is not None
+    return found
+
+
+class TestGates:
+    def test_they_are_told_in_the_order_in_which_they_were_asked_for(self, connection: Connection) -> None:
+        for gate in ("#a", "#b", "#c"):
+            limit(connection, gate, running=1)
+        assert [found.gate for found in QUERIES.gate_statuses(connection, ["#b", "#none", "#c", "#a"])] == [
+            "#b",
+            "#c",
+            "#a",
+        ]
+
+    @pytest.mark.parametrize("place", range(5))
+    def test_what_runs_counts_at_each_place(self, connection: Connection, place: int) -> None:
+        limit(connection, "#m", running=3)
+        first, second = (running(connection, *FOUR[:place], "#m") for _ in range(2))
+        running(connection, *FOUR, "#e")
+        queued(connection, *FOUR[:place], "#m")
+        found = one(connection, "#m", holders=1)
+        assert (found.running, found.rate, found.per, found.used, found.holders) == (3, None, None, 2, [first])
+        assert one(connection, "#m", holders=9).holders == [first, second]
+        assert not found.is_full
+
+    def test_those_that_began_first_are_named_whatever_the_place(self, connection: Connection) -> None:
+        limit(connection, "#m", running=3)
+        ids = [running(connection, *FOUR[:place], "#m") for place in (4, 2, 0)]
+        assert one(connection, "#m", holders=2).holders == ids[:2]
+
+    def test_the_first_run_of_all_counts(self, connection: Connection) -> None:
+        limit(connection, "#m", running=9)
+        ids = [running(connection, *FOUR[:place], "#m") for place in range(5)]
+        for job_id in ids:
+            connection.execute(update(Job).where(Job.id == job_id).values(current_run_id=1))
+            found = one(connection, "#m", holders=9)
+            assert (found.used, sorted(found.holders)) == (5, ids)
+
+    def test_no_more_are_counted_than_somebody_looks_at(
+        self, connection: Connection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("sqla_jobs.queries.limit_status._COUNTED", 2)
+        limit(connection, "#m", running=9)
+        limit(connection, "@default", running=9)
+        for place in range(5):
+            running(connection, *FOUR[:place], "#m")
+        assert (one(connection, "#m").used, one(connection, "@default").used) == (2, 2)
+
+    def test_a_row_of_each_key_and_one_of_a_single_key(self, connection: Connection) -> None:
+        limit(connection, "#m=", running=1)
+        limit(connection, "#m=2", running=2)
+        limit(connection, "#m=3")
+        assert [one(connection, f"#m={n}").running for n in (1, 2, 3)] == [1, 2, 1]
+        assert status(connection, "#m") is None
+        assert one(connection, "#m=").running == 1
+
+    def test_a_row_without_a_number_is_no_limit(self, connection: Connection) -> None:
+        limit(connection, "#m")
+        assert status(connection, "#m") is None
+
+
+class TestQueues:
+    def test_what_runs_in_it_counts(self, connection: Connection) -> None:
+        limit(connection, "@default", running=3)
+        ids = [running(connection) for _ in range(2)]
+        running(connection, queue="mail")
+        queued(connection)
+        found = one(connection, "@default", holders=1)
+        assert (found.running, found.used, found.holders) == (3, 2, [ids[0]])
+
+    def test_those_that_began_first_are_named(self, connection: Connection) -> None:
+        limit(connection, "@default", running=3)
+        first, second = (running(connection) for _ in range(2))
+        running(connection, queue="mail")
+        queued(connection)
+        connection.execute(update(Job).where(Job.id == first).values(current_run_id=10**9))
+        assert one(connection, "@default", holders=9).holders == [second, first]
+
+
+class TestRates:
+    def test_what_started_in_its_time_counts(self, connection: Connection) -> None:
+        limit(connection, "%m", rate=4, per=60)
+        started(connection, "%other", 65.0, counts=[50])
+        started(connection, "%m", 100.0, 90.0, 59.0, 10.0)
+        found = one(connection, "%m")
+        assert (found.running, found.rate, found.per, found.used, found.next_in) == (None, 4, 60, 2, None)
+        assert found.close is None
+
+    def test_what_was_forgotten_does_not_count(self, connection: Connection) -> None:
+        limit(connection, "%m", rate=4, per=60)
+        for gate, ago, total, count in (("%m", 5, 11, 1), ("%m", 10, 10, 2), ("%other", 20, 100, 1)):
+            at = func.now() - timedelta(seconds=ago)
+            connection.execute(insert(Start).values(gate=gate, started_at=at, total=total, count=count))
+        assert one(connection, "%m").used == 3
+
+    def test_nothing_has_started_yet(self, connection: Connection) -> None:
+        limit(connection, "%m", rate=4, per=60)
+        started(connection, "%other", 1.0)
+        assert one(connection, "%m").used == 0
+
+    def test_of_starts_at_one_moment_the_last_counts(self, connection: Connection) -> None:
+        limit(connection, "%m", rate=3, per=60)
+        for total, ago in enumerate((100, 100, 10, 10), 1):
+            at = func.now() - timedelta(seconds=ago)
+            connection.execute(insert(Start).values(gate="%m", started_at=at, total=total, count=1))
+        assert one(connection, "%m").used == 2
+
+    def test_one_that_is_used_up_says_when_the_next_may_start(self, connection: Connection) -> None:
+        limit(connection, "%m", rate=2, per=60)
+        started(connection, "%m", 70.0, 40.0, 20.0)
+        started(connection, "%other", 50.0, 45.0, 5.0)
+        found = one(connection, "%m")
+        assert found.is_full
+        assert found.next_in == pytest.approx(20, abs=1)
+
+    def test_several_that_started_together_end_together(self, connection: Connection) -> None:
+        limit(connection, "%m", rate=3, per=60)
+        started(connection, "%m", 50.0, 30.0, counts=[1, 3])
+        assert one(connection, "%m").next_in == pytest.approx(30, abs=1)
+
+    def test_of_two_that_wait_for_one_moment_the_first_counts(self, connection: Connection) -> None:
+        limit(connection, "%m", rate=2, per=60)
+        for total, ago in enumerate((40, 40, 10), 1):
+            at = func.now() - timedelta(seconds=ago)
+            connection.execute(insert(Start).values(gate="%m", started_at=at, total=total, count=1))
+        assert one(connection, "%m").next_in == pytest.approx(20, abs=1)
+
+    @pytest.mark.parametrize("declared", [None, {"burst": 2}])
+    def test_a_rate_of_zero_never_lets_one_start(self, connection: Connection, declared: Any) -> None:
+        limit(connection, "%m", rate=0, per=60, declared=declared)
+        started(connection, "%m", 10.0)
+        found = one(connection, "%m")
+        assert (found.is_full, found.next_in) == (True, None)
+
+    @pytest.mark.parametrize(("row", "gate"), [("%m", "%m"), ("%m=", "%m=1")])
+    def test_a_burst_that_is_used_up_closes_it(self, connection: Connection, row: str, gate: str) -> None:
+        limit(connection, row, rate=6, per=60, declared={"burst": 2})
+        limit(connection, "%other", rate=6, per=60, declared={"burst": 3})
+        started(connection, gate, 15.0, 5.0)
+        found = one(connection, gate)
+        assert (found.used, found.close) == (2, [2, 20])
+        assert found.next_in == pytest.approx(5, abs=1)
+
+    def test_a_burst_that_is_not_used_up_does_not(self, connection: Connection) -> None:
+        limit(connection, "%m", rate=6, per=60, declared={"burst": 2})
+        started(connection, "%m", 30.0, 5.0)
+        found = one(connection, "%m")
+        assert (found.used, found.close, found.next_in) == (2, None, None)
+
+    @pytest.mark.parametrize(
+        ("ago", "is_closed"),
+        [((15, 15), True), ((30, 30, 5), False), ((40, 30, 30, 5), False), ((30, 15, 5), True), ((), False)],
+        ids=str,
+    )
+    def test_a_burst_counts_what_started_in_its_time(
+        self, connection: Connection, ago: tuple[int, ...], is_closed: bool
+    ) -> None:
+        limit(connection, "%m", rate=6, per=60, declared={"burst": 2})
+        limit(connection, "%n", rate=60, per=60, declared={"burst": 1})
+        started(connection, "%other", 31.0, 21.0, 2.0, counts=[10, 20, 40])
+        for total, seconds in enumerate(ago, 1):
+            at = func.now() - timedelta(seconds=seconds)
+            connection.execute(insert(Start).values(gate="%m", started_at=at, total=total, count=1))
+        assert one(connection, "%m").close == ([2, 20] if is_closed else None)
+        assert one(connection, "%n").close is None
+
+    @pytest.mark.parametrize(("counts", "is_closed"), [((1, 1), True), ((1,), False)])
+    def test_a_burst_does_not_count_what_was_forgotten(
+        self, connection: Connection, counts: tuple[int, ...], is_closed: bool
+    ) -> None:
+        limit(connection, "%m", rate=6, per=60, declared={"burst": 2})
+        started(connection, "%other", 15.0, counts=[5])
+        for total in range(10 + len(counts), 10, -1):
+            at = func.now() - timedelta(seconds=15 - total)
+            connection.execute(insert(Start).values(gate="%m", started_at=at, total=total, count=1))
+        assert one(connection, "%m").close == ([2, 20] if is_closed else None)
+
+    def test_of_the_rate_and_its_burst_the_later_counts(self, connection: Connection) -> None:
+        limit(connection, "%m", rate=3, per=60, declared={"burst": 1})
+        started(connection, "%m", 59.0, 30.0, 5.0)
+        found = one(connection, "%m")
+        assert found.close == [1, 20]
+        assert found.next_in == pytest.approx(15, abs=1)
+        limit(connection, "%n", rate=2, per=60, declared={"burst": 1})
+        started(connection, "%n", 20.0, 19.0)
+        assert one(connection, "%n").next_in == pytest.approx(40, abs=1)
+
+    @pytest.mark.parametrize(("rate", "burst"), [(1, 2), (2, 2)])
+    def test_a_burst_that_is_not_smaller_than_the_rate_counts_for_nothing(
+        self, connection: Connection, rate: int, burst: int
+    ) -> None:
+        limit(connection, "%m=", rate=9, per=60, declared={"burst": burst})
+        limit(connection, "%m=1", rate=rate, per=60)
+        started(connection, "%m=1", 10.0, 5.0)
+        assert one(connection, "%m=1").close is None
+
+    def test_the_time_is_that_of_the_server(self, connection: Connection) -> None:
+        limit(connection, "%m", rate=1, per=60)
+        before = connection.execute(select(func.clock_timestamp())).scalar_one()
+        assert one(connection, "%m").now >= before
+
+
+class TestKeysInUse:
+    @pytest.mark.parametrize("place", range(5))
+    def test_what_runs_counts_at_each_place(self, connection: Connection, place: int) -> None:
+        for gate in ("#m=1", "#m=2", "#m", "#m>", "#m2=1", "#l=1", "#n=1"):
+            running(connection, *FOUR[:place], gate)
+        queued(connection, *FOUR[:place], "#m=3")
+        assert QUERIES.keys_in_use(connection, ["#m=", "#none="]) == {"#m=": 2, "#none=": 0}
+
+    def test_no_more_are_counted_than_somebody_looks_at(
+        self, connection: Connection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("sqla_jobs.queries.limit_status._COUNTED", 2)
+        for n in range(3):
+            running(connection, f"#m={n}")
+        assert QUERIES.keys_in_use(connection, ["#m="]) == {"#m=": 2}
+
+
+class TestWaitingGroups:
+    def test_each_group_of_each_queue_is_counted(self, connection: Connection) -> None:
+        for gate, queue in (("#b", "default"), ("#a", "default"), ("#a", "default"), ("#a", "mail")):
+            queued(connection, gate, queue=queue)
+        queued(connection)
+        queued(connection, queue="zoo")
+        running(connection, "#0")
+        running(connection, "#a")
+        queued(connection, "#c", state="scheduled")
+        found = QUERIES.waiting_groups(connection)
+        assert [(one.gates, one.waiting, one.is_least) for one in found] == [
+            (["#a"], 2, False),
+            (["#b"], 1, False),
+            (["#a"], 1, False),
+        ]
+        assert QUERIES.waiting_groups(connection, exact=True) == found
+
+    def test_nothing_waits(self, connection: Connection) -> None:
+        assert QUERIES.waiting_groups(connection) == []
+
+    def test_so_many_are_looked_at_and_counted(self, connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("sqla_jobs.queries.limit_status._GROUPS", 3)
+        monkeypatch.setattr("sqla_jobs.queries.limit_status._COUNTED", 3)
+        for gate, count in (("#a", 2), ("#b", 3), ("#c", 1), ("#d", 1)):
+            for _ in range(count):
+                queued(connection, gate)
+        found = QUERIES.waiting_groups(connection)
+        assert [(one.gates, one.waiting, one.is_least) for one in found] == [
+            (["#a"], 2, False),
+            (["#b"], 2, True),
+            (["#c"], 1, True),
+        ]
+        assert [one.waiting for one in QUERIES.waiting_groups(connection, exact=True)] == [2, 3, 1, 1]
+
+    def test_one_group_alone_is_counted_as_far_as_all_together(
+        self, connection: Connection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("sqla_jobs.queries.limit_status._COUNTED", 2)
+        for _ in range(4):
+            queued(connection, "#a")
+        assert [(one.waiting, one.is_least) for one in QUERIES.waiting_groups(connection)] == [(4, False)]
+
+    def test_at_least_one_of_each_is_counted(self, connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("sqla_jobs.queries.limit_status._COUNTED", 1)
+        for gate in ("#a", "#b", "#c"):
+            for _ in range(2):
+                queued(connection, gate)
+        assert [(one.waiting, one.is_least) for one in QUERIES.waiting_groups(connection)] == [(1, True)] * 3
+
+
+class TestHeldKeys:
+    def test_a_failed_job_that_keeps_a_key_while_others_wait(self, connection: Connection) -> None:
+        limit(connection, "!k=", running=1, hold=True)
+        failed = queued(connection, "!k=1", state="failed", started_at=func.now())
+        for state in ("queued", "queued", "scheduled"):
+            queued(connection, "!k=1", state=state)
+        queued(connection, "!k=2")
+        queued(connection, "!k>", state="failed", started_at=func.now())
+        queued(connection, "!k>")
+        assert QUERIES.held_keys(connection, 9) == [(failed, "!k=1", 2)]
+
+    @pytest.mark.parametrize(
+        ("row", "values", "job"),
+        [
+            ("!k=", {"running": 1}, {}),
+            ("!k=", {"hold": True}, {}),
+            ("!k=1", {"running": 1, "hold": True}, {}),
+            ("!j=", {"running": 1, "hold": True}, {}),
+            ("!l=", {"running": 1, "hold": True}, {}),
+            ("!k=", {"running": 1, "hold": True}, {"state": "scheduled"}),
+            ("!k=", {"running": 1, "hold": True}, {"started_at": None}),
+        ],
+    )
+    def test_one_that_keeps_none(
+        self, connection: Connection, row: str, values: dict[str, Any], job: dict[str, Any]
+    ) -> None:
+        limit(connection, row, **values)
+        queued(connection, "!k=2", **{"state": "failed", "started_at": func.now(), **job})
+        queued(connection, "!k=2")
+        assert QUERIES.held_keys(connection, 9) == []
+
+    def test_nobody_waits(self, connection: Connection) -> None:
+        limit(connection, "!k=", running=1, hold=True)
+        queued(connection, "!k=1", state="failed", started_at=func.now())
+        queued(connection, "!k=1", state="scheduled")
+        queued(connection, "!k=2")
+        assert QUERIES.held_keys(connection, 9) == []
+
+    def test_so_many_are_told_and_counted(self, connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("sqla_jobs.queries.limit_status._COUNTED", 2)
+        failed: list[int] = []
+        for name in "nm":
+            limit(connection, f"!{name}=", running=1, hold=True)
+        for name in "mn":
+            for key in range(2):
+                gate = f"!{name}={key}"
+                failed.append(queued(connection, gate, state="failed", started_at=func.now()))
+                for _ in range(3):
+                    queued(connection, gate)
+        found = QUERIES.held_keys(connection, 3)
+        assert [(held.job_id, held.waiting) for held in found] == [(job_id, 2) for job_id in failed[:3]]
+
+
+class TestHeadOfKey:
+    @pytest.fixture(autouse=True)
+    def limited(self, connection: Connection) -> None:
+        limit(connection, "!k=", running=1, hold=True)
+        for state in ("scheduled", "failed", "queued"):
+            queued(connection, "!k=2", state=state, started_at=func.now(), position=1)
+
+    def head(self, connection: Connection) -> int | None:
+        return QUERIES.head_of_key(connection, "!k=1")
+
+    def test_what_has_begun_goes_before_what_has_not(self, connection: Connection) -> None:
+        assert self.head(connection) is None
+        ranks = [("queued", False), ("queued", True), ("failed", True), ("scheduled", True)]
+        for number, (state, begun) in enumerate(ranks, 1):
+            later = {"started_at": func.now()} if begun else {}
+            places = (20 * number + 1, 20 * number)
+            _, first = (queued(connection, "!k=1", state=state, position=place, **later) for place in places)
+            assert self.head(connection) == first, (state, begun)
+
+    @pytest.mark.parametrize("state", ["scheduled", "failed"])
+    def test_one_that_has_not_begun_and_does_not_wait(self, connection: Connection, state: str) -> None:
+        queued(connection, "!k=1", state=state)
+        assert self.head(connection) is None
+
+    @pytest.mark.parametrize(("state", "is_head"), [("scheduled", True), ("failed", False)])
+    def test_a_limit_that_holds_nothing(self, connection: Connection, state: str, is_head: bool) -> None:
+        limit(connection, "!l=", running=1)
+        one = queued(connection, "!l=1", state=state, started_at=func.now())
+        assert QUERIES.head_of_key(connection, "!l=1") == (one if is_head else None)
+
+    @pytest.mark.parametrize("state", ["scheduled", "failed"])
+    def test_a_key_that_nothing_limits(self, connection: Connection, state: str) -> None:
+        limit(connection, "!l=", hold=True)
+        limit(connection, "!m", running=1, hold=True)
+        for gate in ("!l=1", "!m=1"):
+            queued(connection, gate, state=state, started_at=func.now())
+            assert QUERIES.head_of_key(connection, gate) is None
+
+    def test_the_limit_of_a_single_key(self, connection: Connection) -> None:
+        limit(connection, "!l=1", running=1, hold=True)
+        one = queued(connection, "!l=1", state="failed", started_at=func.now())
+        assert QUERIES.head_of_key(connection, "!l=1") == one

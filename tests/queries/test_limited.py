@@ -1,0 +1,763 @@
+"""Which jobs behind gates a claim takes: one condition at a time, each beside a job that differs in nothing else."""
+
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+import uuid
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Engine, func, insert, select, text, update
+
+from sqla_jobs.calls.values import Among
+from sqla_jobs.models.types import MOST_ATTEMPTS
+from sqla_jobs.queries import Queries
+from sqla_jobs.queries.expressions import Tables
+from sqla_jobs.queries.limited import ClaimLimited, ClaimSpread, Floors, Look
+from tests.queries.rows import limit, queued, register, running, started
+from tests.shop import jobs
+
+QUERIES = Queries(jobs.models)
+LIMITED, SPREAD = (kind(Tables(jobs.models)) for kind in (ClaimLimited, ClaimSpread))
+Job, Queue, PausedTask = jobs.Job, jobs.Queue, jobs.models.PausedTask
+Limit, Start = jobs.models.Limit, jobs.models.Start
+SECOND = timedelta(seconds=1)
+
+
+def look(
+    connection: Connection, room: int = 9, *, of: ClaimLimited = LIMITED, me: uuid.UUID | None = None, **more: Any
+) -> Look:
+    me = me or register(connection)
+    values = of.values(me, "default", room, ["mark", "wait"], **more)
+    return of.look(connection, of._rows(connection, values), me)
+
+
+def taken(connection: Connection, room: int = 9, **more: Any) -> list[int]:
+    return [job.job_id for job in look(connection, room, **more).claimed]
+
+
+def test_a_claim_is_written_in_full(connection: Connection) -> None:
+    again = queued(connection, "#a", attempt=2, progress=0.5, progress_message="half", headers={"a": "b"}, priority=3)
+    due = func.now() - text("interval '90 s'")
+    connection.execute(update(Job).where(Job.id == again).values(run_at=due, scheduled_for=due))
+    me = register(connection)
+    (lease,) = look(connection, me=me).claimed
+    job = connection.execute(select(Job.__table__).where(Job.id == again)).one()
+    assert (job.state, job.attempt, job.process_id, job.current_run_id) == ("running", 3, me, lease.run_id)
+    assert (job.progress, job.progress_message) == (None, None)
+    assert (job.started_at - job.run_at).total_seconds() == pytest.approx(lease.waited)
+    assert 90 <= lease.waited < 120
+    assert lease.scheduled_for == job.scheduled_for
+    told = (lease.job_id, lease.process_id, lease.task, lease.queue, lease.priority, lease.position, lease.attempt)
+    assert told == (again, me, "mark", "default", 3, job.position, 3)
+    assert (lease.args, lease.headers, lease.gates) == ('{"n": 1}', '{"a": "b"}', ("#a",))
+
+
+@pytest.mark.parametrize(("before", "after"), [(MOST_ATTEMPTS - 1, MOST_ATTEMPTS), (MOST_ATTEMPTS, MOST_ATTEMPTS)])
+def test_attempts_are_counted_as_far_as_numbers_go(connection: Connection, before: int, after: int) -> None:
+    queued(connection, "#a", attempt=before)
+    assert [job.attempt for job in look(connection).claimed] == [after]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"state": "scheduled"}, {"queue": "mail"}, {"task": "unknown"}],
+    ids=str,
+)
+@pytest.mark.parametrize("gate", ["#a", "!a=1"])
+def test_jobs_are_taken_that_are_queued_in_its_queue_of_its_tasks(
+    connection: Connection, gate: str, other: dict[str, Any]
+) -> None:
+    queued(connection, gate, **other)
+    assert taken(connection) == []
+    one = queued(connection, "#b")
+    assert taken(connection) == [one]
+
+
+def test_jobs_without_gates_are_left_to_other_claims(connection: Connection) -> None:
+    queued(connection)
+    assert taken(connection) == []
+
+
+@pytest.mark.parametrize("gate", ["#a", "!a=1"])
+def test_rows_that_cannot_be_read_are_passed_over_and_some_are_asked_for_alone(
+    connection: Connection, gate: str
+) -> None:
+    first, second = queued(connection, gate), queued(connection, "#b")
+    assert taken(connection, among=Among(only=[])) == []
+    assert taken(connection, among=Among(set_aside=[first])) == [second]
+    assert taken(connection, among=Among(only=[second])) == []
+    assert taken(connection, among=Among(only=[first])) == [first]
+
+
+PAUSES: dict[str, tuple[dict[str, Any], bool]] = {
+    "for ever": ({"paused_at": func.now()}, True),
+    "for an hour": ({"paused_at": func.now(), "paused_until": func.now() + 3600 * SECOND}, True),
+    "until an hour ago": ({"paused_at": func.now(), "paused_until": func.now() - 3600 * SECOND}, False),
+}
+NOT_PAUSED: dict[str, Any] = {"paused_at": None, "paused_until": func.now() + 3600 * SECOND}
+
+
+@pytest.mark.parametrize("pause", PAUSES)
+def test_a_pause_keeps_its_task_while_it_lasts(connection: Connection, pause: str) -> None:
+    values, lasts = PAUSES[pause]
+    paused, other = queued(connection, "#a", task="wait"), queued(connection, "#a")
+    connection.execute(insert(PausedTask).values(name="wait", **values))
+    assert taken(connection) == ([other] if lasts else [paused, other])
+
+
+@pytest.mark.parametrize("pause", PAUSES)
+def test_a_pause_keeps_its_queue_while_it_lasts(connection: Connection, pause: str) -> None:
+    values, lasts = PAUSES[pause]
+    one = queued(connection, "#a")
+    connection.execute(insert(Queue).values(name="default", **values))
+    assert taken(connection) == ([] if lasts else [one])
+
+
+def test_a_queue_that_is_not_paused_and_the_pause_of_another_one(connection: Connection) -> None:
+    one = queued(connection, "#a")
+    connection.execute(insert(Queue).values(name="default", **NOT_PAUSED))
+    connection.execute(insert(Queue).values(name="mail", paused_at=func.now()))
+    assert taken(connection) == [one]
+
+
+def test_a_process_without_a_row_gets_nothing_and_another_row_does_not_help(connection: Connection) -> None:
+    one = queued(connection, "#a")
+    register(connection)
+    assert taken(connection, me=uuid.uuid4()) == []
+    assert taken(connection) == [one]
+
+
+class TestQueues:
+    def test_no_more_run_than_its_limit(self, connection: Connection) -> None:
+        limit(connection, "@default", running=3)
+        limit(connection, "@mail", running=1)
+        running(connection)
+        running(connection, queue="mail")
+        queued(connection)
+        ids = [queued(connection, "#a") for _ in range(3)]
+        assert taken(connection) == ids[:2]
+        assert taken(connection) == []
+
+    def test_more_than_its_limit_run_already(self, connection: Connection) -> None:
+        limit(connection, "@default", running=1)
+        running(connection)
+        running(connection)
+        queued(connection, "#a")
+        assert taken(connection) == []
+
+    def test_the_room_of_the_worker_counts_where_it_is_smaller(self, connection: Connection) -> None:
+        limit(connection, "@default", running=5)
+        ids = [queued(connection, "#a") for _ in range(3)]
+        assert taken(connection, 2) == ids[:2]
+
+    def test_a_row_without_a_number_limits_nothing(self, connection: Connection) -> None:
+        limit(connection, "@default")
+        one = queued(connection, "#a")
+        assert taken(connection) == [one]
+
+
+class TestConcurrency:
+    @pytest.mark.parametrize("place", range(5))
+    def test_what_runs_behind_the_gate_counts_at_each_place(self, connection: Connection, place: int) -> None:
+        limit(connection, "#m", running=2)
+        gates = ["#a", "#b", "#c", "#d"]
+        running(connection, *gates[:place], "#m", *gates[place:])
+        running(connection, *gates, "#e")
+        queued(connection, *gates[:place], "#m", *gates[place:], state="scheduled")
+        ids = [queued(connection, "#m") for _ in range(2)]
+        assert taken(connection) == ids[:1]
+        assert taken(connection) == []
+
+    def test_the_first_run_of_all_counts(self, connection: Connection) -> None:
+        limit(connection, "#m", running=1)
+        one = running(connection, "#m")
+        connection.execute(update(Job).where(Job.id == one).values(current_run_id=1))
+        queued(connection, "#m")
+        assert taken(connection) == []
+
+    def test_a_row_of_each_key_and_one_of_a_single_key(self, connection: Connection) -> None:
+        limit(connection, "#m=", running=1)
+        limit(connection, "#m=2", running=2)
+        limit(connection, "#n=", running=0)
+        ids = {gate: [queued(connection, gate) for _ in range(3)] for gate in ("#m=1", "#m=2", "#m=3", "#m")}
+        assert taken(connection, 20) == sorted([ids["#m=1"][0], *ids["#m=2"][:2], ids["#m=3"][0], *ids["#m"]])
+
+    def test_a_row_without_numbers_limits_nothing_and_that_of_each_key_counts_instead(
+        self, connection: Connection
+    ) -> None:
+        limit(connection, "#m=", running=1)
+        limit(connection, "#m=2")
+        ids = [queued(connection, "#m=2") for _ in range(2)]
+        assert taken(connection) == ids[:1]
+
+    def test_of_several_gates_the_narrowest_counts(self, connection: Connection) -> None:
+        limit(connection, "#a", running=3)
+        limit(connection, "#b", running=1)
+        limit(connection, "#c", running=2)
+        ids = [queued(connection, "#a", "#b", "#c") for _ in range(3)]
+        assert taken(connection) == ids[:1]
+
+    def test_groups_that_share_a_gate_share_its_room(self, connection: Connection) -> None:
+        limit(connection, "#a", running=3)
+        first = [queued(connection, "#a", "#x") for _ in range(3)]
+        second = [queued(connection, "#a", "#y") for _ in range(3)]
+        assert taken(connection) == sorted([*first[:2], second[0]])
+
+    def test_a_gate_without_a_row_is_open(self, connection: Connection) -> None:
+        limit(connection, "#a", running=0)
+        one = queued(connection, "#b")
+        assert taken(connection) == [one]
+
+
+class TestGroups:
+    def test_each_gets_its_share_of_the_room(self, connection: Connection) -> None:
+        first, second = ([queued(connection, gate) for _ in range(4)] for gate in ("#a", "#b"))
+        assert taken(connection, 3) == sorted([*first[:2], second[0]])
+
+    def test_within_a_group_the_most_urgent_goes_first_and_then_the_oldest(self, connection: Connection) -> None:
+        last, second, first = (queued(connection, "#a", priority=priority) for priority in (1, 0, -1))
+        third = queued(connection, "#a")
+        assert taken(connection, 1) == [first]
+        assert taken(connection, 1) == [second]
+        assert taken(connection, 2) == [third, last]
+
+    def test_one_that_is_full_is_passed_over_with_all_that_begin_as_it_does(self, connection: Connection) -> None:
+        limit(connection, "#b", running=0)
+        one = queued(connection, "#a", "#z")
+        for other in range(3):
+            queued(connection, "#b", f"#{other}")
+        after = queued(connection, "#c")
+        assert taken(connection) == [one, after]
+
+    def test_one_that_is_full_takes_none_of_the_room(self, connection: Connection) -> None:
+        limit(connection, "#a", running=0)
+        queued(connection, "#a")
+        one = queued(connection, "#b")
+        assert taken(connection, 1) == [one]
+
+    @pytest.mark.parametrize("gate", ["#a", "#b"])
+    def test_one_of_another_queue_takes_none_of_the_room(self, connection: Connection, gate: str) -> None:
+        queued(connection, "#a", queue="mail")
+        one = queued(connection, gate)
+        assert taken(connection, 1) == [one]
+
+    def test_they_are_walked_through_in_their_order_and_not_in_that_of_the_rows(self, connection: Connection) -> None:
+        ids = [queued(connection, f"#{n}") for n in (3, 2, 1)]
+        assert [taken(connection, 1) for _ in range(3)] == [[one] for one in reversed(ids)]
+
+    def test_all_that_begin_as_one_that_is_full_are_one_step(
+        self, connection: Connection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("sqla_jobs.queries.limited._STEPS", 3)
+        limit(connection, "#b", running=0)
+        limit(connection, "#b2=", running=0)
+        for other in range(5):
+            queued(connection, "#b", f"#b2={other}")
+        one = queued(connection, "#c")
+        assert taken(connection) == [one]
+
+    def test_one_that_is_full_at_its_second_gate_leaves_the_first_to_others(self, connection: Connection) -> None:
+        limit(connection, "#b", running=0)
+        queued(connection, "#a", "#b", "#c")
+        queued(connection, "#a", "#b", "#d")
+        one, two = queued(connection, "#a", "#c"), queued(connection, "#b2")
+        assert taken(connection) == [one, two]
+
+    def test_a_look_ends_where_the_room_is_taken_and_the_next_one_goes_on(self, connection: Connection) -> None:
+        ids = [queued(connection, f"#{n}") for n in range(4)]
+        first = look(connection, 2)
+        assert [job.job_id for job in first.claimed] == ids[:2]
+        assert first.cursor == "{#1}"
+        second = look(connection, 2, cursor=first.cursor)
+        assert [job.job_id for job in second.claimed] == ids[2:]
+        assert look(connection, 2, cursor=second.cursor).cursor == "{}"
+
+    def test_a_look_for_one_goes_on_after_the_first(self, connection: Connection) -> None:
+        for gate in ("#a", "#b"):
+            queued(connection, gate)
+        assert look(connection, 1).cursor == "{#a}"
+
+    def test_a_group_that_comes_first_is_no_reason_to_go_on(self, connection: Connection) -> None:
+        limit(connection, "#m=", running=2)
+        running(connection, "#m=1")
+        ids = [queued(connection, gate) for gate in ("#m=1", "#n")]
+        found = look(connection, 2, hints={("#m=1",): 1}, cursor="{#m=1}")
+        assert ([job.job_id for job in found.claimed], found.cursor) == (ids, "{}")
+
+    def test_a_look_that_finds_them_all_begins_anew(self, connection: Connection) -> None:
+        queued(connection, "#a")
+        assert look(connection, 2).cursor == "{}"
+        limit(connection, "#b", running=0)
+        queued(connection, "#a")
+        queued(connection, "#b")
+        assert look(connection, 2).cursor == "{}", "one that is full is not one that was found"
+
+    def test_a_look_goes_so_many_steps(self, connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("sqla_jobs.queries.limited._STEPS", 3)
+        limit(connection, "#m=", running=0)
+        for n in range(5):
+            queued(connection, f"#m={n}")
+        found = look(connection)
+        assert (found.claimed, found.cursor) == ([], "{#m=2}")
+
+    def test_a_queue_without_room_keeps_the_cursor_where_it_is(self, connection: Connection) -> None:
+        limit(connection, "@default", running=0)
+        queued(connection, "#a")
+        found = look(connection)
+        assert (found.claimed, found.cursor) == ([], "{}")
+
+    def test_what_somebody_took_meanwhile_leaves_room_to_the_others(self, connection: Connection) -> None:
+        """The groups are looked at before the jobs."""
+        first = [queued(connection, "#a", task="unknown"), queued(connection, "#a")]
+        second = queued(connection, "#b")
+        assert taken(connection) == [first[1], second]
+
+
+class TestHints:
+    def test_groups_of_which_jobs_have_ended_come_first_where_they_were_full(self, connection: Connection) -> None:
+        limit(connection, "#m=", running=2)
+        first = queued(connection, "#m=1")
+        second = queued(connection, "#m=2")
+        running(connection, "#m=2")
+        assert taken(connection, 1, hints={("#m=2",): 1}) == [second]
+        assert taken(connection, 1) == [first]
+
+    def test_one_that_was_not_full_takes_its_turn(self, connection: Connection) -> None:
+        limit(connection, "#m=", running=3)
+        first = queued(connection, "#m=1")
+        second = queued(connection, "#m=2")
+        running(connection, "#m=2")
+        assert taken(connection, 1, hints={("#m=2",): 1}) == [first]
+        assert taken(connection, 1, hints={("#m=2",): 2}) == [second]
+
+    def test_one_was_full_if_one_of_its_gates_was(self, connection: Connection) -> None:
+        limit(connection, "#m", running=2)
+        limit(connection, "#n", running=9)
+        queued(connection, "#a")
+        one = queued(connection, "#m", "#n")
+        running(connection, "#m", "#n")
+        assert taken(connection, 1, hints={("#m", "#n"): 1}) == [one]
+
+    def test_several_hints_each_with_its_number(self, connection: Connection) -> None:
+        limit(connection, "#m=", running=2)
+        ids = [queued(connection, f"#m={n}") for n in range(4)]
+        hints = {("#m=1",): 1, ("#m=3",): 2, ("#m=2",): 2}
+        assert taken(connection, 2, hints=hints) == [ids[2], ids[3]]
+
+    def test_a_rate_does_not_make_a_group_full(self, connection: Connection) -> None:
+        """Its room does not come from what ended."""
+        limit(connection, "%m", rate=2, per=60)
+        first, second = queued(connection, "#a"), queued(connection, "%m")
+        assert taken(connection, 1, hints={("%m",): 2}) == [first]
+        limit(connection, "#n", running=2)
+        third = queued(connection, "#n", "%m")
+        assert taken(connection, 1, hints={("#n", "%m"): 2}) == [third]
+        assert taken(connection, 1) == [second]
+
+    def test_a_group_that_comes_first_is_not_claimed_twice(self, connection: Connection) -> None:
+        limit(connection, "#m=", running=2)
+        ids = [queued(connection, "#m=1") for _ in range(3)]
+        found = look(connection, hints={("#m=1",): 2})
+        assert [job.job_id for job in found.claimed] == ids[:2]
+        assert found.cursor == "{}"
+
+    def test_a_hint_without_jobs_changes_nothing(self, connection: Connection) -> None:
+        limit(connection, "#m=", running=2)
+        one, two = queued(connection, "#m=1"), queued(connection, "#m=3")
+        found = look(connection, hints={("#m=2",): 2})
+        assert [job.job_id for job in found.claimed] == [one, two]
+
+
+class TestFloors:
+    def test_the_run_ids_at_and_below_the_floor_of_a_gate_do_not_count(self, connection: Connection) -> None:
+        limit(connection, "#m", running=3)
+        for _ in range(3):
+            running(connection, "#m")
+        runs = [run_id or 0 for run_id in connection.scalars(select(Job.current_run_id).order_by(Job.id))]
+        ids = [queued(connection, "#m") for _ in range(3)]
+        found = look(connection, floors=Floors({}, {}, {"#m": runs[0]}))
+        assert [job.job_id for job in found.claimed] == ids[:1]
+        assert found.lowest == {"#m": runs[1]}
+
+    @pytest.mark.parametrize("place", range(5))
+    def test_the_floor_holds_for_each_place(self, connection: Connection, place: int) -> None:
+        limit(connection, "#m", running=1)
+        running(connection, *["#a", "#b", "#c", "#d"][:place], "#m")
+        run_id = connection.scalar(select(func.max(Job.current_run_id))) or 0
+        one = queued(connection, "#m")
+        assert taken(connection, floors=Floors({}, {}, {"#m": run_id - 1})) == []
+        assert taken(connection, floors=Floors({}, {}, {"#m": run_id})) == [one]
+
+    def test_the_lowest_is_told_where_it_is_known_and_of_gates_with_a_floor(self, connection: Connection) -> None:
+        limit(connection, "#m=", running=2)
+        for gate in ("#m=1", "#m=2", "#m=2", "#m=4"):
+            running(connection, gate)
+        for gate in ("#m=1", "#m=2", "#m=3", "#m=4"):
+            queued(connection, gate)
+        run_ids = [*connection.scalars(select(Job.current_run_id).where(Job.state == "running").order_by(Job.id))]
+        floors = Floors({}, {}, dict.fromkeys(["#m=1", "#m=2", "#m=3"], 0))
+        assert look(connection, floors=floors).lowest == {"#m=1": run_ids[0], "#m=3": 0}
+
+    def test_a_group_is_looked_up_above_its_floor(self, connection: Connection) -> None:
+        below, at, above, urgent, later = (queued(connection, "#a", priority=p) for p in (0, 0, 0, -1, 1))
+        position = connection.execute(select(Job.position).where(Job.id == at)).scalar_one()
+        floors = Floors({"{#a}": (0, position)}, {}, {})
+        assert taken(connection, floors=floors) == [above, later]
+        assert sorted(taken(connection)) == [below, at, urgent]
+
+    def test_other_groups_are_not_below_it(self, connection: Connection) -> None:
+        first, second, third = (queued(connection, gate) for gate in ("#a", "#b", "#c"))
+        floors = Floors({"{#b}": (10, 10**9)}, {}, {})
+        assert taken(connection, floors=floors) == [first, third]
+        assert taken(connection) == [second]
+
+    def test_hot_groups_are_walked_through_in_their_order(self, connection: Connection) -> None:
+        ids = [queued(connection, f"#{n}") for n in range(4)]
+        floors = Floors({"{#1}": (-11, 0), "{#2}": (-11, 0)}, {}, {})
+        found = [look(connection, 1, floors=floors, cursor=f"{{#{n - 1}}}" if n else "{}") for n in range(4)]
+        assert [job.job_id for one in found for job in one.claimed] == ids
+
+    def test_the_head_of_an_ordered_key_is_looked_up_above_its_floor(self, connection: Connection) -> None:
+        below, above = (queued(connection, "!k=1") for _ in range(2))
+        position = connection.execute(select(Job.position).where(Job.id == below)).scalar_one()
+        assert taken(connection, floors=Floors({}, {"!k=1": position}, {})) == [above]
+        assert taken(connection, floors=Floors({}, {"!k=1": position - 1}, {})) == [below]
+
+
+class TestOrder:
+    def test_only_the_head_goes_whatever_its_priority(self, connection: Connection) -> None:
+        limit(connection, "!k=", running=1)
+        first = queued(connection, "!k=1", priority=5)
+        second = queued(connection, "!k=1")
+        other = queued(connection, "!k=2")
+        assert sorted(taken(connection)) == [first, other]
+        assert taken(connection) == []
+        connection.execute(update(Job).where(Job.id == first).values(state="succeeded"))
+        assert taken(connection) == [second]
+
+    def test_the_head_is_that_with_the_lowest_position(self, connection: Connection) -> None:
+        later, first = (queued(connection, "!k=1", position=position) for position in (2, 1))
+        assert taken(connection) == [first]
+        assert taken(connection) == [later]
+
+    @pytest.mark.parametrize("elsewhere", [{"queue": "mail"}, {"task": "unknown"}, {"gates": ["!k=1", "#x"]}], ids=str)
+    def test_a_head_that_waits_elsewhere_keeps_the_others(
+        self, connection: Connection, elsewhere: dict[str, Any]
+    ) -> None:
+        head = queued(connection, "!k=1")
+        connection.execute(update(Job).where(Job.id == head).values(**elsewhere))
+        one = queued(connection, "!k=1")
+        limit(connection, "#x", running=0)
+        assert taken(connection) == []
+        connection.execute(update(Job).where(Job.id == head).values(state="cancelled"))
+        assert taken(connection) == [one]
+
+    def test_what_has_begun_goes_first(self, connection: Connection) -> None:
+        queued(connection, "!k=1")
+        later, begun = (queued(connection, "!k=1", started_at=func.now()) for _ in range(2))
+        connection.execute(update(Job).where(Job.id == begun).values(position=2))
+        queued(connection, "!k=2", started_at=func.now(), position=1)
+        assert taken(connection, 1) == [begun]
+        connection.execute(update(Job).where(Job.id == begun).values(state="failed"))
+        assert taken(connection, 1) == [later]
+
+    def test_it_says_which_had_begun(self, connection: Connection) -> None:
+        queued(connection, "#a")
+        begun = [queued(connection, gate, started_at=func.now()) for gate in ("#b", "!k=1")]
+        queued(connection, "!k=2")
+        assert sorted(look(connection).begun) == begun
+
+    @pytest.mark.parametrize(
+        ("state", "holds", "keeps"),
+        [("scheduled", False, True), ("failed", True, True), ("failed", False, False), ("succeeded", True, False)],
+    )
+    @pytest.mark.parametrize("row", ["!k=", "!k=1"])
+    def test_a_key_is_kept_by_one_that_waits_for_its_retry_or_failed(
+        self, connection: Connection, state: str, holds: bool, keeps: bool, row: str
+    ) -> None:
+        limit(connection, row, running=1, hold=holds)
+        limit(connection, "!l=", running=1, hold=True)
+        queued(connection, "!k=1", state=state, started_at=func.now())
+        waits, other = queued(connection, "!k=1"), queued(connection, "!k=2")
+        queued(connection, "!l=1", state="scheduled")
+        fresh = queued(connection, "!l=1")
+        assert sorted(taken(connection)) == ([other, fresh] if keeps else [waits, other, fresh])
+
+    def test_one_that_has_not_begun_or_was_given_back_keeps_none(self, connection: Connection) -> None:
+        limit(connection, "!k=", running=1, hold=True)
+        for state in ("failed", "scheduled"):
+            queued(connection, "!k=1", state=state)
+        one = queued(connection, "!k=1")
+        given_back = queued(connection, "!k=2", started_at=func.now())
+        assert sorted(taken(connection)) == [one, given_back]
+
+    def test_a_failed_job_keeps_no_limit_without_an_order(self, connection: Connection) -> None:
+        limit(connection, "#k=", running=1)
+        queued(connection, "#k=1", state="scheduled", started_at=func.now())
+        one = queued(connection, "#k=1")
+        assert taken(connection) == [one]
+
+
+class TestRates:
+    @pytest.mark.parametrize("of", [LIMITED, SPREAD])
+    def test_no_more_start_than_the_rate_and_that_is_written_down(
+        self, connection: Connection, of: ClaimLimited
+    ) -> None:
+        limit(connection, "%m", rate=3, per=60)
+        limit(connection, "%n", rate=3, per=60)
+        started(connection, "%m", 30.0)
+        started(connection, "%n", 20.0, 10.0, 5.0)
+        ids = [queued(connection, "%m") for _ in range(4)]
+        found = look(connection, of=of)
+        assert [job.job_id for job in found.claimed] == ids[:2]
+        rows = connection.execute(
+            select(Start.total, Start.count, Start.started_at).where(Start.gate == "%m").order_by(Start.total)
+        ).all()
+        assert [row[:2] for row in rows] == [(1, 1), (3, 2)]
+        at = connection.scalar(select(Job.started_at).where(Job.id == ids[0]))
+        assert rows[-1].started_at == at
+        assert taken(connection, of=of) == []
+
+    @pytest.mark.parametrize("of", [LIMITED, SPREAD])
+    def test_what_started_before_its_time_does_not_count(self, connection: Connection, of: ClaimLimited) -> None:
+        limit(connection, "%m", rate=4, per=60)
+        started(connection, "%m", 100.0, 90.0, 59.0, 10.0)
+        ids = [queued(connection, "%m") for _ in range(4)]
+        assert taken(connection, of=of) == ids[:2]
+
+    @pytest.mark.parametrize("of", [LIMITED, SPREAD])
+    def test_of_starts_at_one_moment_the_last_counts(self, connection: Connection, of: ClaimLimited) -> None:
+        limit(connection, "%m", rate=3, per=60)
+        started(connection, "%other", 70.0, counts=[50])
+        for total, ago in enumerate((100, 100, 10, 10), 1):
+            at = func.now() - timedelta(seconds=ago)
+            connection.execute(insert(Start).values(gate="%m", started_at=at, total=total, count=1))
+        ids = [queued(connection, "%m") for _ in range(3)]
+        assert taken(connection, of=of) == ids[:1]
+        assert connection.scalar(select(func.max(Start.total)).where(Start.gate == "%m")) == 5
+
+    @pytest.mark.parametrize("of", [LIMITED, SPREAD])
+    def test_what_was_forgotten_does_not_count(self, connection: Connection, of: ClaimLimited) -> None:
+        limit(connection, "%m", rate=4, per=60)
+        for gate, ago, total, count in (("%m", 5, 11, 1), ("%m", 10, 10, 2), ("%other", 20, 100, 1)):
+            at = func.now() - timedelta(seconds=ago)
+            connection.execute(insert(Start).values(gate=gate, started_at=at, total=total, count=count))
+        ids = [queued(connection, "%m") for _ in range(4)]
+        assert taken(connection, of=of) == ids[:1]
+
+    def test_what_no_rate_looks_back_to_is_forgotten_but_for_the_last_one(self, connection: Connection) -> None:
+        limit(connection, "%m", rate=9, per=60)
+        limit(connection, "#m", running=9)
+        started(connection, "%m", 100.0, 90.0, 80.0, 10.0)
+        started(connection, "%other", 100.0, 70.0)
+        started(connection, "#m", 100.0, 90.0)
+        queued(connection, "#m", "%m")
+        look(connection)
+        left = connection.execute(select(Start.gate, Start.total).order_by(Start.gate, Start.total)).all()
+        assert sorted(map(tuple, left)) == [
+            ("#m", 1), ("#m", 2), ("%m", 3), ("%m", 4), ("%m", 5), ("%other", 1), ("%other", 2)
+        ]  # fmt: skip
+
+    def test_a_first_start_is_number_one(self, connection: Connection) -> None:
+        limit(connection, "%m=", rate=5, per=60)
+        started(connection, "%other", 1.0)
+        for gate in ("%m=1", "%m=1", "%m=2"):
+            queued(connection, gate)
+        queued(connection, "#a")
+        look(connection)
+        made = connection.execute(select(Start.gate, Start.total, Start.count).where(Start.gate != "%other"))
+        assert sorted(map(tuple, made)) == [("%m=1", 2, 2), ("%m=2", 1, 1)]
+
+    def test_a_start_is_never_before_the_last_one(self, connection: Connection) -> None:
+        """The server's clock may go back."""
+        limit(connection, "%m", rate=5, per=60)
+        limit(connection, "%n", rate=5, per=60)
+        started(connection, "%m", -30.0)
+        started(connection, "%n", 30.0)
+        one = queued(connection, "%m", "%n")
+        assert taken(connection) == [one]
+        last = connection.scalars(select(Start.started_at).where(Start.gate == "%m").order_by(Start.total)).all()
+        assert last[0] == last[1]
+        assert connection.scalar(select(Job.started_at).where(Job.id == one)) == last[0]
+
+    def test_it_says_when_a_used_up_rate_lets_one_more_start(self, connection: Connection) -> None:
+        limit(connection, "%m", rate=2, per=60)
+        started(connection, "%m", 70.0, 40.0, 20.0)
+        started(connection, "%other", 55.0, 5.0, counts=[1, 50])
+        queued(connection, "%m")
+        assert look(connection).next_in == pytest.approx(20, abs=1)
+
+    def test_of_starts_at_one_moment_the_last_says_when_the_next_may_be(self, connection: Connection) -> None:
+        limit(connection, "%m", rate=2, per=60)
+        for total, ago in enumerate((40, 10, 10), 1):
+            at = func.now() - timedelta(seconds=ago)
+            connection.execute(insert(Start).values(gate="%m", started_at=at, total=total, count=1))
+        queued(connection, "%m")
+        assert look(connection).next_in == pytest.approx(50, abs=1)
+
+    def test_of_several_used_up_rates_the_first_counts(self, connection: Connection) -> None:
+        limit(connection, "%m=", rate=1, per=60)
+        limit(connection, "%m=3", rate=0, per=60)
+        limit(connection, "#n", running=0)
+        for gate, ago in (("%m=1", 40.0), ("%m=2", 10.0), ("%m=3", 50.0), ("#n", 59.0)):
+            started(connection, gate, ago)
+            queued(connection, gate)
+        queued(connection, "%m=4")
+        assert look(connection).next_in == pytest.approx(20, abs=1)
+
+    def test_what_is_not_used_up_is_not_waited_for(self, connection: Connection) -> None:
+        limit(connection, "%m", rate=2, per=60)
+        started(connection, "%m", 40.0)
+        queued(connection, "%m")
+        assert look(connection).next_in is None
+
+    def test_a_burst_of_several_starts_ends_together(self, connection: Connection) -> None:
+        limit(connection, "%m", rate=3, per=60)
+        started(connection, "%m", 50.0, 30.0, counts=[1, 3])
+        queued(connection, "%m")
+        assert look(connection).next_in == pytest.approx(30, abs=1)
+
+    def test_a_row_without_numbers_is_no_rate(self, connection: Connection) -> None:
+        limit(connection, "%m=", rate=1, per=60)
+        limit(connection, "%m=1")
+        ids = [queued(connection, "%m=1") for _ in range(2)]
+        assert taken(connection) == ids[:1]
+        found = look(connection)
+        assert found.claimed == []
+        assert found.next_in == pytest.approx(60, abs=1)
+
+    def test_a_rate_of_a_single_key(self, connection: Connection) -> None:
+        limit(connection, "%m=", rate=1, per=1)
+        limit(connection, "%m=1", rate=3, per=60)
+        started(connection, "%m=1", 40.0, 30.0)
+        one = queued(connection, "%m=1")
+        queued(connection, "%m=1")
+        found = look(connection)
+        assert [job.job_id for job in found.claimed] == [one]
+        found = look(connection)
+        assert found.claimed == []
+        assert found.next_in == pytest.approx(20, abs=1)
+
+    @pytest.mark.parametrize("of", [LIMITED, SPREAD])
+    def test_the_rate_of_a_single_key_says_when_the_next_may_be(self, connection: Connection, of: ClaimLimited) -> None:
+        limit(connection, "%m=", rate=1, per=3600)
+        limit(connection, "%m=1", rate=1, per=60)
+        started(connection, "%m=1", 40.0)
+        queued(connection, "%m=1")
+        assert look(connection, of=of).next_in == pytest.approx(20, abs=1)
+
+    @pytest.mark.parametrize(("row", "gate"), [("%m", "%m"), ("%m=", "%m=1")])
+    def test_a_burst_spreads_the_starts(self, connection: Connection, row: str, gate: str) -> None:
+        limit(connection, row, rate=6, per=60, declared={"burst": 2})
+        limit(connection, "%other", rate=6, per=60, declared={"burst": 3})
+        started(connection, gate, 15.0)
+        ids = [queued(connection, gate) for _ in range(4)]
+        assert taken(connection, of=SPREAD) == ids[:1]
+        found = look(connection, of=SPREAD)
+        assert found.claimed == []
+        assert found.next_in == pytest.approx(5, abs=1)
+        assert taken(connection) == ids[1:4], "a worker that knows no burst counts the rate alone"
+
+    def test_of_a_rate_and_its_burst_the_later_counts(self, connection: Connection) -> None:
+        limit(connection, "%m", rate=3, per=60, declared={"burst": 1})
+        started(connection, "%m", 59.0, 30.0, 5.0)
+        queued(connection, "%m")
+        assert look(connection, of=SPREAD).next_in == pytest.approx(15, abs=1)
+
+    @pytest.mark.parametrize(("rate", "burst"), [(1, 2), (2, 2)])
+    def test_a_burst_that_is_not_smaller_than_the_rate_counts_for_nothing(
+        self, connection: Connection, rate: int, burst: int
+    ) -> None:
+        limit(connection, "%m=", rate=9, per=60, declared={"burst": burst})
+        limit(connection, "%m=1", rate=rate, per=60)
+        started(connection, "%m=1", 100.0, 70.0)
+        ids = [queued(connection, "%m=1") for _ in range(3)]
+        assert taken(connection, of=SPREAD) == ids[:rate]
+
+    def test_nobody_waits_for_a_burst_that_counts_for_nothing(self, connection: Connection) -> None:
+        limit(connection, "%m", rate=1, per=60, declared={"burst": 2})
+        started(connection, "%m", 70.0, 40.0)
+        queued(connection, "%m")
+        assert look(connection, of=SPREAD).next_in == pytest.approx(20, abs=1)
+
+    def test_a_rate_of_zero_with_a_burst_lets_nothing_start(self, connection: Connection) -> None:
+        limit(connection, "%m", rate=0, per=60, declared={"burst": 2})
+        queued(connection, "%m")
+        found = look(connection, of=SPREAD)
+        assert (found.claimed, found.next_in) == ([], None)
+
+
+def test_it_says_how_many_could_start(connection: Connection) -> None:
+    limit(connection, "#m", running=3)
+    limit(connection, "%m", rate=2, per=60)
+    queued(connection, "#m")
+    queued(connection, "#m", "%m")
+    queued(connection, "#n")
+    assert look(connection).free == {("#m",): 3, ("#m", "%m"): 2, ("#n",): None}
+
+
+def test_its_moment_is_the_one_after_the_lock(connection: Connection) -> None:
+    one = queued(connection, "#a")
+    before = connection.execute(select(func.clock_timestamp())).scalar_one()
+    look(connection)
+    at = connection.execute(select(Job.started_at).where(Job.id == one)).scalar_one()
+    assert at is not None
+    assert at >= before
+
+
+@pytest.fixture
+def committed(connection: Connection, emptied: None) -> dict[str, int]:
+    """Jobs that other connections see."""
+    ids = {gate: queued(connection, gate) for gate in ("#a", "#b", "!c=1", "!d=1")}
+    connection.commit()
+    return ids
+
+
+def test_what_somebody_holds_is_passed_over_and_what_is_referred_to_is_not(
+    shared: Engine, connection: Connection, committed: dict[str, int]
+) -> None:
+    a, b, c, d = committed.values()
+    with shared.connect() as other:
+        other.execute(text("SELECT FROM sqla_jobs WHERE id = ANY (:ids) FOR NO KEY UPDATE"), {"ids": [a, c]})
+        assert taken(connection) == [b, d]
+        connection.rollback()
+        other.rollback()
+        other.execute(text("SELECT FROM sqla_jobs FOR KEY SHARE"))
+        assert taken(connection) == [a, b, c, d]
+
+
+def test_no_more_are_held_than_there_is_room_for(
+    shared: Engine, connection: Connection, committed: dict[str, int]
+) -> None:
+    for _ in range(2):
+        queued(connection, "#a")
+    limit(connection, "#a", running=9)
+    connection.commit()
+    assert taken(connection, 3) == [committed[gate] for gate in ("#a", "!c=1", "!d=1")]
+    with shared.connect() as other:
+        free = other.execute(text("SELECT FROM sqla_jobs WHERE gates = '{#a}' FOR UPDATE SKIP LOCKED")).all()
+    assert len(free) == 2
+
+
+def test_a_process_that_is_being_deleted_gets_nothing_and_one_that_beats_does(
+    shared: Engine, connection: Connection, committed: dict[str, int]
+) -> None:
+    me = register(connection)
+    connection.commit()
+    with shared.connect() as other:
+        other.execute(text("SELECT FROM sqla_processes WHERE id = :me FOR UPDATE"), {"me": me})
+        assert taken(connection, me=me) == []
+        connection.rollback()
+        other.rollback()
+        assert QUERIES.beat(other, [me]) == {me: True}
+        assert len(taken(connection, me=me)) == 4
+
+
+def test_what_is_looked_at_is_not_newer_than_it_says(connection: Connection) -> None:
+    found = look(connection)
+    snapshot = "pg_snapshot_{}(pg_current_snapshot())::text::bigint"
+    now = connection.execute(text(f"SELECT {snapshot.format('xmin')}, {snapshot.format('xmax')}")).one()
+    assert (found.oldest, found.newest) == tuple(now)
