@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import InstanceState, Session
 from sqlalchemy.orm.attributes import instance_state
 
@@ -16,7 +17,10 @@ from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import ENDED, LIVE
 from sqla_jobs.models.workflow_columns import BatchMixin
+from sqla_jobs.queries.batches import CountBatches
 from sqla_jobs.queries.change_jobs import hold_all
+from sqla_jobs.queries.expressions import Tables
+from sqla_jobs.queries.statement import SqlConnection
 
 _PART = 5000
 
@@ -39,7 +43,7 @@ class BatchCounts:
     """Jobs that have failed for good."""
     cancelled: int = 0
     """Jobs that were cancelled."""
-    age: float = 0.0
+    age: float = field(default=0.0, compare=False)
     """Seconds since the batch was made, by the server's clock."""
 
     @property
@@ -51,6 +55,11 @@ class BatchCounts:
     def ended(self) -> int:
         """The number of jobs that have ended."""
         return sum(int(getattr(self, state)) for state in ENDED)
+
+    @property
+    def has_ended(self) -> bool:
+        """True if all jobs have ended, or there is none."""
+        return self.ended == self.total
 
     @property
     def progress(self) -> float:
@@ -65,12 +74,14 @@ class BatchCounts:
 
 def count(session: Session, models: Models[Any], batch: BatchMixin) -> BatchCounts:
     """Return the numbers, read from one index. Raises `ArgumentsError` for a batch that is not in the database."""
-    job, batch_id = models.Job, id_of(session, models, batch)
-    by_state = select(job.state, func.count()).where(job.batch_id == batch_id).group_by(job.state)
-    numbers = {str(state): number for state, number in session.execute(by_state)}
-    seconds = func.extract("epoch", func.clock_timestamp() - models.Batch.created_at)
-    age = session.scalar(select(seconds).where(models.Batch.id == batch_id))
-    return BatchCounts(**numbers, age=float(age or 0.0))
+    batch_id = id_of(session, models, batch)
+    return count_all(CountBatches(Tables(models)), session, [batch_id]).get(batch_id, BatchCounts())
+
+
+def count_all(read: CountBatches, connection: SqlConnection, ids: Collection[int]) -> dict[int, BatchCounts]:
+    """Return the numbers of several batches, by id. Batches that do not exist are left out."""
+    found = read(connection, ids) if ids else {}
+    return {one.batch_id: BatchCounts(**one.states, age=one.age) for one in found.values()}
 
 
 def id_of(session: Session, models: Models[Any], batch: object) -> int:
