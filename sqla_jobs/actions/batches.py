@@ -13,7 +13,7 @@ from sqlalchemy.orm.attributes import instance_state
 from sqla_jobs.actions.audit import Changing
 from sqla_jobs.actions.change import Change
 from sqla_jobs.actions.jobs import Cancel, Retry
-from sqla_jobs.errors import ArgumentsError
+from sqla_jobs.errors import ArgumentsError, UnknownJob
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import ENDED, LIVE
 from sqla_jobs.models.workflow_columns import BatchMixin
@@ -82,6 +82,21 @@ def count_all(read: CountBatches, connection: SqlConnection, ids: Collection[int
     """Return the numbers of several batches, by id. Batches that do not exist are left out."""
     found = read(connection, ids) if ids else {}
     return {one.batch_id: BatchCounts(**one.states, age=one.age) for one in found.values()}
+
+
+class UnknownBatch(UnknownJob):
+    """There is no batch with that id."""
+
+    def __init__(self, batch_id: int) -> None:
+        super().__init__(f"there is no batch {batch_id}; it may have been pruned")
+
+
+def get(it: Changing, batch_id: int) -> BatchMixin:
+    """Return a batch by its id. Raises `UnknownBatch`."""
+    batch = it.session.get(it.models.Batch, batch_id)
+    if batch is None:
+        raise UnknownBatch(batch_id)
+    return batch
 
 
 def id_of(session: Session, models: Models[Any], batch: object) -> int:

@@ -1,4 +1,4 @@
-"""The jobs and batches that a blocked job waits for, in sentences, and findings about blocked jobs that stay blocked."""
+"""The jobs and batches that a blocked job waits for, in sentences, and findings about jobs that stay blocked."""
 
 from __future__ import annotations
 

@@ -36,7 +36,8 @@ def read_work(
     """Return queues and all processes.
 
     The queues are those that have live jobs, are paused or served, or are in `per_minute`. At most `most` queued jobs
-    are counted in each queue, and at most `most_scheduled` (default `most`) scheduled and as many blocked jobs in total.
+    are counted in each queue, and at most `most_scheduled` (default `most`) scheduled jobs and as many blocked ones in
+    total.
     """
     held = read_held(session, jobs)
     processes = read_processes(session, jobs, held)
@@ -87,7 +88,7 @@ def _read_queues(
 
 
 def _by_queue(session: Session, jobs: Jobs[Any], in_order: Any, most: int) -> tuple[dict[str, int], bool]:
-    """Count the rows of a query for queues' names, up to `most` in total. Return the numbers by name, and whether there are more."""
+    """Count the names that a query selects, up to `most` in total. Return the numbers, and if there are more."""
     first = in_order.limit(most + 1).subquery("first")
     query = select(first.c.queue, func.count()).group_by(first.c.queue)
     found = {row[0]: row[1] for row in session.execute(query, bind_arguments={"mapper": jobs.Job})}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
@@ -88,7 +87,8 @@ def test_jobs_that_nobody_resolves_are_a_finding(session: Session, database: Eng
     session.commit()
     session.execute(
         text(
-            "UPDATE sqla_jobs SET state = 'succeeded', finished_at = clock_timestamp() - interval '5 min' WHERE id = :id"
+            "UPDATE sqla_jobs SET state = 'succeeded', finished_at = clock_timestamp() - interval '5 min'"
+            " WHERE id = :id"
         ),
         {"id": first.id},
     )
