@@ -61,4 +61,6 @@ def read_batch(session: Session, jobs: Jobs[Any], batch_id: int) -> BatchStatus:
 
 def _with_counts(session: Session, jobs: Jobs[Any], rows: Sequence[Any]) -> list[BatchStatus]:
     counts = count_all(CountBatches(Tables(jobs.models)), session, [row.id for row in rows])
-    return [BatchStatus(*row, counts.get(row.id, BatchCounts())) for row in rows]
+    return [
+        BatchStatus(row.id, row.name, row.created_at, row.closed_at, counts.get(row.id, BatchCounts())) for row in rows
+    ]
