@@ -51,12 +51,17 @@ def read_batches(session: Session, jobs: Jobs[Any], most: int, *, below: int | N
 
 def read_batch(session: Session, jobs: Jobs[Any], batch_id: int) -> BatchStatus:
     """Return one batch. Raises `UnknownBatch`."""
-    batch = jobs.Batch
-    wanted = select(batch.id, batch.name, batch.created_at, batch.closed_at).where(batch.id == batch_id)
-    found = _with_counts(session, jobs, ask(session, jobs, wanted).all())
+    found = read_statuses(session, jobs, [batch_id])
     if not found:
         raise UnknownBatch(batch_id)
     return found[0]
+
+
+def read_statuses(session: Session, jobs: Jobs[Any], ids: Sequence[int]) -> list[BatchStatus]:
+    """Return these batches, in the order of their ids."""
+    batch = jobs.Batch
+    wanted = select(batch.id, batch.name, batch.created_at, batch.closed_at).where(batch.id.in_(ids))
+    return _with_counts(session, jobs, ask(session, jobs, wanted.order_by(batch.id)).all()) if ids else []
 
 
 def _with_counts(session: Session, jobs: Jobs[Any], rows: Sequence[Any]) -> list[BatchStatus]:

@@ -92,11 +92,13 @@ class Criteria:
                 for column, value in wanted.items():
                     yield self._option(job, column, value, getattr(job, column))
             elif name == "after":
-                found = read_after(self._session, self._enqueuer.models, job)
-                yield self._option(job, name, self._waiting[name], found)
+                yield self._option(
+                    job, name, self._waiting[name], read_after(self._session, self._enqueuer.models, job)
+                )
             elif name == "batch":
-                found = read_batch(self._session, self._enqueuer.models, job)
-                yield self._option(job, name, self._waiting[name], found)
+                yield self._option(
+                    job, name, self._waiting[name], read_batch(self._session, self._enqueuer.models, job)
+                )
             elif name == "headers":  # header sources may have added some
                 found = {header: (job.headers or {}).get(header) for header in wanted}
                 yield self._option(job, name, wanted, found)

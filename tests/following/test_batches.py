@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from sqla_jobs import ArgumentsError, UnknownJob
+from sqla_jobs import ArgumentsError, BatchCounts, UnknownJob
 from sqla_jobs.queries.batches import CountBatches, Counted
 from tests.following.application import fail, gate, jobs, report, settle, step_by_step
 from tests.helpers import wait_until
@@ -33,6 +33,7 @@ def test_a_batch_is_followed_until_all_its_jobs_have_ended(session: Session) -> 
     step_by_step.options(batch=batch).enqueue(session)
     session.commit()
     seen: list[int] = []
+    counts = BatchCounts()
     with jobs.worker(concurrency=2):
         for counts in jobs.follow(batch, timeout=20):
             seen.append(counts.ended)

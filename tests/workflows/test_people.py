@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
+from sqla_jobs.actions.audit import Changing
 from sqla_jobs.actions.jobs import Delete
 from sqla_jobs.monitoring.examine import examine
 from sqla_jobs.monitoring.status import read_status
@@ -62,7 +63,7 @@ def test_a_held_job_names_the_failure_and_both_remedies(session: Session, databa
     found = [str(finding) for finding in examine(session, jobs)]
     assert f"held jobs: 1 job is held because a job before failed, such as job {held.id}" in found
     bad_id = bad.id
-    assert Delete().one(jobs._changing(session, "delete"), bad)
+    assert Delete().one(Changing(session, jobs.models, jobs.tasks), bad)
     session.commit()
     assert re.match(rf"It is held: (job {bad_id}|a job before it) was deleted\. ", reasons(session, held))
 
