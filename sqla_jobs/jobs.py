@@ -54,6 +54,7 @@ from sqla_jobs.tasks.task import Task, TaskDecorator, TaskLike
 if TYPE_CHECKING:
     from sqla_jobs.clock import Clock
     from sqla_jobs.following.follow import Following
+    from sqla_jobs.following.updates import JobUpdate
     from sqla_jobs.worker import Worker
 
 C = ParamSpec("C")
@@ -416,44 +417,70 @@ class Jobs(Generic[J]):
 
         return why(plain_session(session, "jobs.why(session, job)"), self, job)
 
-    def follow(self, job: J | int, /, *, timeout: float | None = None) -> Following:
+    @overload
+    def follow(self, job: J | int, /, *, timeout: float | None = None) -> Following[JobUpdate]: ...
+    @overload
+    def follow(self, batch: BatchMixin, /, *, timeout: float | None = None) -> Following[BatchCounts]: ...
+    def follow(self, job: J | int | BatchMixin, /, *, timeout: float | None = None) -> Following[Any]:
         """Return a job's updates, for `for` and `async for`: its current state, then each change, until it has ended.
 
-        - `job`: the job, or its id. It must be committed.
+        - `job`: the job, or its id; or a batch. It must be committed.
         - `timeout`: seconds until `TimeoutError`; by default there is no limit.
 
-        Each update is a `JobUpdate`. All followed jobs in a process share one connection that listens, and another that
-        reads the jobs at most twenty times a second.
+        Each update is a `JobUpdate`. For a batch it is a `BatchCounts`, and the last one comes when all its jobs have
+        ended, or at once if there are none. All that a process follows shares one connection that listens, and another
+        that reads the jobs at most twenty times a second.
 
-        The iteration raises `TimeoutError`, and raises `UnknownJob` for a job that does not exist, or no longer exists.
+        The iteration raises `TimeoutError`, and raises `UnknownJob` for a job or a batch that does not exist, or no
+        longer exists.
         """
         from sqla_jobs.following.follow import follow
 
         return follow(self.binding().engine, self.models, job, timeout)
 
-    def wait(self, job: J | int, /, *, timeout: float | None = None) -> J:
+    @overload
+    def wait(self, job: J | int, /, *, timeout: float | None = None) -> J: ...
+    @overload
+    def wait(self, batch: BatchMixin, /, *, timeout: float | None = None) -> BatchCounts: ...
+    def wait(self, job: J | int | BatchMixin, /, *, timeout: float | None = None) -> J | BatchCounts:
         """Wait until a job has succeeded, and return it in that state, with its runs, detached from any session.
 
-        - `job`: the job, or its id. It must be committed.
+        - `job`: the job, or its id; or a batch. It must be committed.
         - `timeout`: seconds until `TimeoutError`; by default there is no limit.
+
+        For a batch, wait until all its jobs have ended, however they ended, and return their `BatchCounts`.
 
         A task that waits for another job holds its slot in the meantime: if all slots are waiting, no job runs.
 
         Raises `JobFailed` if the job fails for good or is cancelled, and the errors that `follow` raises.
         """
-        from sqla_jobs.following.follow import wait
+        from sqla_jobs.following.follow import last_update, wait
 
+        if isinstance(job, BatchMixin):
+            return last_update(self.follow(job, timeout=timeout))
         return wait(self.binding().engine, self.models, job, timeout)
 
-    async def wait_async(self, job: J | int, /, *, timeout: float | None = None) -> J:  # noqa: ASYNC109 - as in `wait`
+    @overload
+    async def wait_async(self, job: J | int, /, *, timeout: float | None = None) -> J: ...  # noqa: ASYNC109
+    @overload
+    async def wait_async(self, batch: BatchMixin, /, *, timeout: float | None = None) -> BatchCounts: ...  # noqa: ASYNC109
+    async def wait_async(
+        self,
+        job: J | int | BatchMixin,
+        /,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - as in `wait`
+    ) -> J | BatchCounts:
         """Wait like `wait`, but in an event loop: other coroutines run in the meantime.
 
         - `job`, `timeout`: as for `wait`.
 
         Raises the same errors as `wait`.
         """
-        from sqla_jobs.following.follow import wait_async
+        from sqla_jobs.following.follow import last_update_async, wait_async
 
+        if isinstance(job, BatchMixin):
+            return await last_update_async(self.follow(job, timeout=timeout))
         return await wait_async(self.binding().engine, self.models, job, timeout)
 
     def batch(self, session: AnySession, /, *, name: str = "") -> BatchMixin:

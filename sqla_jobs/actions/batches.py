@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement
 from sqlalchemy.orm import InstanceState, Session
 from sqlalchemy.orm.attributes import instance_state
 
 from sqla_jobs.actions.audit import Changing
 from sqla_jobs.actions.change import Change
 from sqla_jobs.actions.jobs import Cancel, Retry
-from sqla_jobs.errors import ArgumentsError
+from sqla_jobs.errors import ArgumentsError, UnknownJob
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import ENDED, LIVE
 from sqla_jobs.models.workflow_columns import BatchMixin
+from sqla_jobs.queries.batches import CountBatches
 from sqla_jobs.queries.change_jobs import hold_all
+from sqla_jobs.queries.expressions import Tables
+from sqla_jobs.queries.statement import SqlConnection
+from sqla_jobs.rules.wording import plural
 
 _PART = 5000
 
@@ -39,7 +44,7 @@ class BatchCounts:
     """Jobs that have failed for good."""
     cancelled: int = 0
     """Jobs that were cancelled."""
-    age: float = 0.0
+    age: float = field(default=0.0, compare=False)
     """Seconds since the batch was made, by the server's clock."""
 
     @property
@@ -51,6 +56,16 @@ class BatchCounts:
     def ended(self) -> int:
         """The number of jobs that have ended."""
         return sum(int(getattr(self, state)) for state in ENDED)
+
+    @property
+    def has_ended(self) -> bool:
+        """True if all jobs have ended, or there is none."""
+        return self.ended == self.total
+
+    @property
+    def words(self) -> str:
+        """The progress in words."""
+        return f"{self.ended:,} of {plural(self.total, 'job')} ended"
 
     @property
     def progress(self) -> float:
@@ -65,12 +80,29 @@ class BatchCounts:
 
 def count(session: Session, models: Models[Any], batch: BatchMixin) -> BatchCounts:
     """Return the numbers, read from one index. Raises `ArgumentsError` for a batch that is not in the database."""
-    job, batch_id = models.Job, id_of(session, models, batch)
-    by_state = select(job.state, func.count()).where(job.batch_id == batch_id).group_by(job.state)
-    numbers = {str(state): number for state, number in session.execute(by_state)}
-    seconds = func.extract("epoch", func.clock_timestamp() - models.Batch.created_at)
-    age = session.scalar(select(seconds).where(models.Batch.id == batch_id))
-    return BatchCounts(**numbers, age=float(age or 0.0))
+    batch_id = id_of(session, models, batch)
+    return count_all(CountBatches(Tables(models)), session, [batch_id]).get(batch_id, BatchCounts())
+
+
+def count_all(read: CountBatches, connection: SqlConnection, ids: Collection[int]) -> dict[int, BatchCounts]:
+    """Return the numbers of several batches, by id. Batches that do not exist are left out."""
+    found = read(connection, ids) if ids else {}
+    return {one.batch_id: BatchCounts(**one.states, age=one.age) for one in found.values()}
+
+
+class UnknownBatch(UnknownJob):
+    """There is no batch with that id."""
+
+    def __init__(self, batch_id: int) -> None:
+        super().__init__(f"there is no batch {batch_id}; it may have been pruned")
+
+
+def get(it: Changing, batch_id: int) -> BatchMixin:
+    """Return a batch by its id. Raises `UnknownBatch`."""
+    batch = it.session.get(it.models.Batch, batch_id)
+    if batch is None:
+        raise UnknownBatch(batch_id)
+    return batch
 
 
 def id_of(session: Session, models: Models[Any], batch: object) -> int:

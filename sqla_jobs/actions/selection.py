@@ -42,6 +42,7 @@ class Selection:
     ended_before: datetime | timedelta | None = None
     ended_after: datetime | timedelta | None = None
     schedules: tuple[int, ...] = ()
+    batches: tuple[int, ...] = ()
     unique_keys: tuple[str, ...] = ()
     not_tasks: tuple[str, ...] = ()
     unsearched: Mapping[str, Collection[str]] = field(default_factory=dict[str, Collection[str]])
@@ -53,7 +54,7 @@ class Selection:
                 check_text(name, text)
         check_json("args", dict(self.args))
         check_json("results", dict(self.results))
-        if wrong := [one for one in (*self.ids, *self.schedules) if abs(one) > MAX_ID]:
+        if wrong := [one for one in (*self.ids, *self.schedules, *self.batches) if abs(one) > MAX_ID]:
             raise ArgumentsError(f"{wrong[0]} is not an id: ids go up to {MAX_ID}")
 
     @property
@@ -82,6 +83,7 @@ class Selection:
             (job.task, self.tasks),
             (job.queue, self.queues),
             (job.schedule_id, self.schedules),
+            (job.batch_id, self.batches),
             (job.unique_key, self.unique_keys),
         ]
         found += [column.in_(values) for column, values in columns if values]

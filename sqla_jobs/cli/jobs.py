@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from sqla_jobs.actions import batches
+from sqla_jobs.actions.audit import Changing
 from sqla_jobs.actions.jobs import Cancel, Delete, Erase, Move, Reschedule, Retry
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli import durations
@@ -15,10 +17,11 @@ from sqla_jobs.cli.application import audited, changing, on_application
 from sqla_jobs.cli.changing import Wanted, carry_out, carry_out_each, preview
 from sqla_jobs.cli.naming import ApplicationCommand, output_on_stderr, right_usage
 from sqla_jobs.cli.output import shown
-from sqla_jobs.cli.selecting import JOB_ID, check_queue, check_queues, check_tasks, selecting
-from sqla_jobs.errors import ArgumentsError
+from sqla_jobs.cli.selecting import JOB_ID, check_batches, check_queue, check_queues, check_tasks, selecting
+from sqla_jobs.errors import ArgumentsError, UnknownJob
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
+from sqla_jobs.models.types import IfFailed
 from sqla_jobs.rules.checks import check_seconds, check_text
 from sqla_jobs.rules.wording import duration
 
@@ -58,6 +61,7 @@ def _command(name: str, help: str, options: _Options, wanted: Callable[..., Want
         if not ids:
             check_tasks(jobs, selection.tasks)
             check_queues(jobs, selection.queues)
+            check_batches(jobs, selection.batches)
         if dry_run:
             preview(jobs, what, Selection(ids=ids) if ids else selection)
         elif ids:
@@ -138,9 +142,30 @@ reschedule: click.Command = _command("reschedule", "Change the due time of waiti
 @durations.duration_option("--delay", "delay", "Time until the job is due: 90s, 15m, 12h, 7d.")
 @click.option("--max-attempts", type=int)
 @click.option("--unique-key", help="A key that at most one live job has.")
+@click.option("--after", "after", multiple=True, type=JOB_ID, metavar="ID", help="Run after this job; repeatable.")
+@click.option(
+    *("--after-batch", "after_batches"),
+    multiple=True,
+    type=JOB_ID,
+    metavar="ID",
+    help="Run after all jobs of this batch; repeatable.",
+)
+@click.option("--if-failed", type=click.Choice([*IfFailed]), help="What to do if a job before it fails.")
+@click.option("--batch", "batch_id", type=JOB_ID, metavar="ID", help="The batch that the job joins.")
 @click.option("--yes", is_flag=True, help="Accept a queue that no job, worker or task of the application uses.")
 @audited
-def enqueue(jobs: Jobs[Any], /, actor: str, task: str, arguments: str, yes: bool, **given: Any) -> None:
+def enqueue(
+    jobs: Jobs[Any],
+    /,
+    actor: str,
+    task: str,
+    arguments: str,
+    yes: bool,
+    after: tuple[int, ...],
+    after_batches: tuple[int, ...],
+    batch_id: int | None,
+    **given: Any,
+) -> None:
     """Enqueue TASK with arguments in a JSON object, and print the job's id."""
     options = {name: value for name, value in given.items() if value is not None}
     with output_on_stderr():
@@ -149,6 +174,10 @@ def enqueue(jobs: Jobs[Any], /, actor: str, task: str, arguments: str, yes: bool
     with changing(jobs, actor) as it:
         if "queue" in options and not yes:
             check_queue(jobs, it.session, options["queue"], "; --yes enqueues there all the same")
+        if after or after_batches:
+            options["after"] = [*(_job(it, one) for one in after), *(batches.get(it, one) for one in after_batches)]
+        if batch_id is not None:
+            options["batch"] = batches.get(it, batch_id)
         with right_usage():
             decoded = codec.load(it.session, codec.decode(arguments))
             job: JobMixin = wanted.options(**options).enqueue(it.session, **decoded)
@@ -156,3 +185,10 @@ def enqueue(jobs: Jobs[Any], /, actor: str, task: str, arguments: str, yes: bool
         it.record("enqueue", f"job {job.id}", task=job.task)
         job_id = job.id
     click.echo(job_id)
+
+
+def _job(it: Changing, job_id: int) -> JobMixin:
+    found: JobMixin | None = it.session.get(it.models.Job, job_id)
+    if found is None:
+        raise UnknownJob(f"there is no job {job_id}; it may have been pruned")
+    return found

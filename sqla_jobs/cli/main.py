@@ -8,6 +8,7 @@ import click
 
 COMMANDS = {
     "audit": ("audit.audit", "List changes made from the command line or the dashboard, the newest first."),
+    "batch": ("batches.batch", "List, cancel and retry batches."),
     "cancel": ("jobs.cancel", "Cancel waiting jobs, and ask running ones to end."),
     "check": ("schema.check", "Compare the tables with those that this version expects."),
     "clock": ("running.clock", "Enqueue the jobs of schedules, until SIGTERM or SIGINT."),

@@ -17,7 +17,7 @@ from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli.application import on_application
 from sqla_jobs.cli.naming import ApplicationCommand, right_usage
 from sqla_jobs.cli.output import as_json, console, print_json, print_table, remedy, short, shown
-from sqla_jobs.cli.selecting import JOB_ID, check_queues, check_tasks, selecting
+from sqla_jobs.cli.selecting import JOB_ID, check_batches, check_queues, check_tasks, selecting
 from sqla_jobs.errors import ArgumentsError, UnknownJob
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin, RunMixin
@@ -84,6 +84,7 @@ def list_jobs(jobs: Jobs[Any], selection: Selection, limit: int, below: int | No
     if not rows:
         check_tasks(jobs, selection.tasks)
         check_queues(jobs, selection.queues)
+        check_batches(jobs, selection.batches)
     if as_json:
         print_json(rows)
         return

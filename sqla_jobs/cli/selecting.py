@@ -12,6 +12,7 @@ import click
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from sqla_jobs.actions.batches import UnknownBatch
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli import durations
 from sqla_jobs.cli.naming import right_usage
@@ -43,6 +44,7 @@ _OPTIONS = (
     click.option("--state", "states", multiple=True, type=click.Choice([*JobState]), help="A state; repeatable."),
     click.option("--task", "tasks", multiple=True, help="The name of a task; repeatable."),
     click.option("--queue", "queues", multiple=True, help="The name of a queue; repeatable."),
+    click.option("--batch", "batches", multiple=True, type=JOB_ID, metavar="ID", help="The id of a batch; repeatable."),
     click.option(
         *("--arg", "args"),
         multiple=True,
@@ -83,6 +85,7 @@ def selecting(command: Callable[..., None]) -> Callable[..., None]:
         states: tuple[str, ...],
         tasks: tuple[str, ...],
         queues: tuple[str, ...],
+        batches: tuple[int, ...],
         before: datetime | timedelta | None,
         after: datetime | timedelta | None,
         ended_after: datetime | timedelta | None,
@@ -96,6 +99,7 @@ def selecting(command: Callable[..., None]) -> Callable[..., None]:
                 states=tuple(JobState(state) for state in states),
                 tasks=tasks,
                 queues=queues,
+                batches=batches,
                 args=arguments,
                 unsearched=hidden if arguments else {},
                 results=results,
@@ -119,6 +123,14 @@ def check_tasks(jobs: Jobs[Any], tasks: Iterable[str]) -> None:
         for task in set(tasks) - known:
             if session.scalar(select(jobs.Job.id).where(jobs.Job.task == task).limit(1)) is None:
                 raise JobsError(f"no job is of task {task!r}, and no task has that name{did_you_mean(task, known)}")
+
+
+def check_batches(jobs: Jobs[Any], batches: Iterable[int]) -> None:
+    """Raise `UnknownBatch` for a batch that does not exist."""
+    with jobs.binding().transaction() as session:
+        for batch_id in batches:
+            if session.get(jobs.Batch, batch_id) is None:
+                raise UnknownBatch(batch_id)
 
 
 def check_queues(jobs: Jobs[Any], queues: Iterable[str]) -> None:

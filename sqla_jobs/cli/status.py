@@ -60,12 +60,13 @@ def _show(found: Status, as_json: bool) -> None:
 
 def _print_status(status: Status) -> None:
     print_table(
-        ["QUEUE", "QUEUED", "SCHEDULED", "RUNNING", "DONE/MIN", "OLDEST WAIT", ""],
+        ["QUEUE", "QUEUED", "SCHEDULED", "BLOCKED", "RUNNING", "DONE/MIN", "OLDEST WAIT", ""],
         [
             (
                 queue.name,
                 queue.queued,
                 queue.scheduled,
+                queue.blocked,
                 _running(queue.running, queue.claimed),
                 queue.per_minute,
                 duration(queue.oldest_wait),

@@ -16,6 +16,7 @@ from sqla_jobs.dashboard.access import HEADERS, Actor, Authorize, Role, check_au
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.dashboard.views import (
     audit,
+    batches,
     changes,
     job,
     jobs_list,
@@ -46,6 +47,9 @@ PAGES: tuple[tuple[str, str, str, View], ...] = (
     ("GET", "/jobs/<int:job_id>", "job", job.show),
     ("POST", "/jobs/<int:job_id>/signal", "signal_job", changes.signal),
     ("POST", "/jobs/<int:job_id>/<action>", "change_job", changes.change_one),
+    ("GET", "/batches", "batches", batches.show_all),
+    ("GET", "/batches/<int:batch_id>", "batch", batches.show),
+    ("POST", "/batches/<int:batch_id>/<action>", "change_batch", batches.change),
     ("GET", "/schedules", "schedules", schedules.show_all),
     ("GET", "/schedules/new", "new_schedule", schedules.new),
     ("POST", "/schedules/new", "add_schedule", schedules.add),

@@ -7,46 +7,48 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any, Generic, Literal, TypeVar, cast
 
 from sqlalchemy import Engine
-from sqlalchemy.orm import Session, selectinload
+from sqlalchemy.orm import InstanceState, Session, selectinload
 from sqlalchemy.orm.attributes import instance_state
 
 from sqla_jobs.errors import ArgumentsError, JobFailed, UnknownJob
 from sqla_jobs.following.hub import Watch, hub_of
-from sqla_jobs.following.updates import JobUpdate
+from sqla_jobs.following.updates import Followed, JobUpdate, Update
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import JobState
+from sqla_jobs.models.workflow_columns import BatchMixin
 from sqla_jobs.rules.checks import check_seconds
 from sqla_jobs.rules.wording import plural
 
 J = TypeVar("J", bound=JobMixin)
+U_co = TypeVar("U_co", bound=Update, covariant=True)
 
 FIRST_READ = 10.0
 """How many seconds the first read may take, whatever the timeout: the server may have to accept a connection."""
 
 
-class Following:
-    """One job's updates, for `for` and for `async for`. The last update says how the job ended.
+class Following(Generic[U_co]):
+    """The updates of a job or a batch, for `for` and for `async for`. The last update says how it ended.
 
-    Between two updates the job may have been in several states; an update gives the newest one. The first update comes
-    whatever the timeout. Raises `TimeoutError` if the job does not end in time, and `UnknownJob` if the job does not
-    exist in the database, or no longer exists.
+    Between two updates a job may have been in several states; an update gives the newest one. The first update comes
+    whatever the timeout. Raises `TimeoutError` if the end does not come in time, and `UnknownJob` if the job or the
+    batch does not exist in the database, or no longer exists.
     """
 
-    def __init__(self, engine: Engine, models: Models[Any], job_id: int, timeout: float | None) -> None:
+    def __init__(self, engine: Engine, models: Models[Any], followed: Followed, timeout: float | None) -> None:
         self._engine = engine
         self._models = models
-        self._job_id = job_id
+        self._followed = followed
         self._timeout = timeout
 
-    def __iter__(self) -> Generator[JobUpdate]:
+    def __iter__(self) -> Generator[U_co]:
         changed = threading.Event()
         began = time.monotonic()
         with self._watched(changed.set) as watch:
-            seen: JobUpdate | None = None
+            seen: U_co | None = None
             while seen is None or not seen.has_ended:
                 if not changed.wait(self._left(began, seen)):
                     raise self._late(seen)
@@ -55,7 +57,7 @@ class Following:
                     seen = update
                     yield update
 
-    async def __aiter__(self) -> AsyncGenerator[JobUpdate]:
+    async def __aiter__(self) -> AsyncGenerator[U_co]:
         loop, changed = asyncio.get_running_loop(), asyncio.Event()
 
         def wake() -> None:
@@ -64,7 +66,7 @@ class Following:
 
         began = time.monotonic()
         with self._watched(wake) as watch:
-            seen: JobUpdate | None = None
+            seen: U_co | None = None
             while seen is None or not seen.has_ended:
                 try:
                     async with asyncio.timeout(self._left(began, seen)):
@@ -76,7 +78,7 @@ class Following:
                     seen = update
                     yield update
 
-    def _left(self, began: float, seen: JobUpdate | None) -> float | None:
+    def _left(self, began: float, seen: Update | None) -> float | None:
         """Return how many seconds the next update may take. The first update comes even with `timeout=0`."""
         if self._timeout is None:
             return None
@@ -85,57 +87,72 @@ class Following:
 
     @contextmanager
     def _watched(self, changed: Callable[[], None]) -> Generator[Watch]:
-        watch = Watch(self._job_id, changed)
+        watch = Watch(self._followed, changed)
         hub_of(self._engine, self._models).add(self._engine, watch)
         try:
             yield watch
         finally:
             hub_of(self._engine, self._models).remove(watch)
 
-    def _newest(self, watch: Watch) -> JobUpdate:
+    def _newest(self, watch: Watch) -> U_co:
         if watch.is_gone:
+            adds = "enqueued" if self._followed.noun == "job" else "made"
             raise UnknownJob(
-                f"there is no job {self._job_id} in this database: it was deleted, or the transaction that enqueued it "
+                f"there is no {self._followed} in this database: it was deleted, or the transaction that {adds} it "
                 "has not committed, so follow it after session.commit()"
             )
         assert watch.newest is not None, "it has changed"
-        return watch.newest
+        return cast("U_co", watch.newest)
 
-    def _late(self, seen: JobUpdate | None) -> TimeoutError:
-        stands = "it has not been read yet" if seen is None else f"it is {seen.state}, attempt {seen.attempt}"
-        return TimeoutError(f"job {self._job_id} has not ended within {self._timeout:g} s: {stands}")
+    def _late(self, seen: Update | None) -> TimeoutError:
+        stands = "it has not been read yet" if seen is None else seen.words
+        return TimeoutError(f"{self._followed} has not ended within {self._timeout:g} s: {stands}")
 
 
-def follow(engine: Engine, models: Models[Any], job: JobMixin | int, timeout: float | None) -> Following:
-    """Return a job's updates. Raises `ArgumentsError` if it has no id."""
+def follow(
+    engine: Engine, models: Models[Any], what: JobMixin | int | BatchMixin, timeout: float | None
+) -> Following[Any]:
+    """Return the updates of a job or a batch. Raises `ArgumentsError` if it has no id."""
     if timeout is not None:
         timeout = check_seconds("timeout", timeout)
-    return Following(engine, models, _id_of(job), timeout)
+    noun: Literal["job", "batch"] = "batch" if isinstance(what, BatchMixin) else "job"
+    return Following(engine, models, Followed(noun, _id_of(what)), timeout)
 
 
 def wait(engine: Engine, models: Models[J], job: JobMixin | int, timeout: float | None) -> J:
     """Return the job once it has succeeded. Raises `JobFailed`, and the errors that `Following` raises."""
-    *_, last = follow(engine, models, job, timeout)
-    return _ended(engine, models, last)
+    return _ended(engine, models, last_update(follow(engine, models, job, timeout)))
 
 
 async def wait_async(engine: Engine, models: Models[J], job: JobMixin | int, timeout: float | None) -> J:  # noqa: ASYNC109
     """`wait` for an event loop."""
-    last = [update async for update in follow(engine, models, job, timeout)][-1]
+    last = await last_update_async(follow(engine, models, job, timeout))
     return await asyncio.to_thread(_ended, engine, models, last)
 
 
-def _id_of(job: JobMixin | int) -> int:
-    if isinstance(job, int):
-        return job
-    if not isinstance(job, JobMixin):
-        raise ArgumentsError(f"a job or its id is followed, got {job!r:.100}")
-    identity = instance_state(job).identity  # reading job.id would refresh the job, on one of its session's connections
-    if identity is None:
+def last_update(following: Following[U_co]) -> U_co:
+    """Return the last update, after the end."""
+    *_, last = following
+    return last
+
+
+async def last_update_async(following: Following[U_co]) -> U_co:
+    """`last_update` for an event loop."""
+    return [update async for update in following][-1]
+
+
+def _id_of(what: JobMixin | int | BatchMixin) -> int:
+    if isinstance(what, int):
+        return what
+    if not isinstance(what, JobMixin | BatchMixin):
+        raise ArgumentsError(f"a job, its id or a batch is followed, got {what!r:.100}")
+    state: InstanceState[Any] = instance_state(what)
+    if state.identity is None:  # reading its id would refresh it, on one of its session's connections
+        noun = "batch" if isinstance(what, BatchMixin) else "job"
         raise ArgumentsError(
-            "the job is not in the database yet, so it cannot be followed: follow it after session.commit()"
+            f"the {noun} is not in the database yet, so it cannot be followed: follow it after session.commit()"
         )
-    return int(identity[0])
+    return int(state.identity[0])
 
 
 def _ended(engine: Engine, models: Models[J], last: JobUpdate) -> J:

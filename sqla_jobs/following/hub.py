@@ -1,4 +1,4 @@
-"""The jobs followed in this process, with one thread and one LISTEN for all of them."""
+"""The jobs and batches followed in this process, with one thread and one LISTEN for all of them."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, Engine
 
+from sqla_jobs.actions.batches import count_all
 from sqla_jobs.database.engines import close_engine, for_itself, own_engine
 from sqla_jobs.database.notify import notify
 from sqla_jobs.database.per_engine import PerEngine
 from sqla_jobs.database.subscribers import FOLLOWED_FOR, FOLLOWERS, GREETING, followers_of
-from sqla_jobs.following.updates import JobUpdate, ReadUpdates
+from sqla_jobs.following.updates import Followed, ReadUpdates, Update
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.version import schema_of
+from sqla_jobs.queries.batches import CountBatches
 from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.runtime.listener import Listener
 from sqla_jobs.runtime.retrying import RetryLoop
@@ -32,27 +34,29 @@ POLL = 5.0
 """Seconds after which all jobs are read even without a message. Plain SQL, rescues and promotions send no messages."""
 UNHEARD = 0.5
 """Seconds between two reads while this process is not listening: behind a pooler, or before the server answers."""
+_REST = 9
+"""The pause after batches were counted, in multiples of the time that it took."""
 _IDLE = 5.0
-"""Seconds without a followed job after which the thread ends and the connections are closed."""
+"""Seconds without anything to follow after which the thread ends and the connections are closed."""
 _PATIENCE = 10.0
 """Seconds of silence after which the server is considered unavailable."""
 
 
 class Watch:
-    """A followed job. `changed` is called in the hub's thread when there is something new to read."""
+    """A followed job or batch. `changed` is called in the hub's thread when there is something new to read."""
 
-    def __init__(self, job_id: int, changed: Callable[[], None]) -> None:
-        self.job_id = job_id
-        self.newest: JobUpdate | None = None
-        """The state of the job at the last read; `None` before the first."""
+    def __init__(self, followed: Followed, changed: Callable[[], None]) -> None:
+        self.followed = followed
+        self.newest: Update | None = None
+        """The state at the last read; `None` before the first."""
         self.is_gone: bool = False
-        """True if the job does not exist, or no longer exists."""
+        """True if the job or the batch does not exist, or no longer exists."""
         self._changed = changed
 
-    def see(self, update: JobUpdate | None) -> None:
-        """Take the result of a read: `None` if there is no such job.
+    def see(self, update: Update | None) -> None:
+        """Take the result of a read: `None` if nothing was found.
 
-        A job deleted after its end still counts as ended.
+        A job or a batch deleted after its end still counts as ended.
         """
         if update is None:
             if self.newest is not None and self.newest.has_ended:
@@ -68,6 +72,9 @@ class Watch:
 class Hub:
     """Reads the watched jobs when a worker notifies the hub that they have changed.
 
+    The messages do not name the jobs' batches. So any message makes the hub count the watched batches, but counting
+    takes at most a tenth of the time, however large they are.
+
     Workers send such messages only while some process follows jobs. So the hub announces itself when it starts
     listening, and then periodically. A worker that receives the first announcement answers, and the hub then reads all
     jobs: it thus sees jobs that ended before the worker knew of the hub. A starting worker asks for an announcement.
@@ -76,8 +83,10 @@ class Hub:
     def __init__(self, models: Models[Any]) -> None:
         self._models = models
         self._lock = threading.Lock()
-        self._watches: dict[int, set[Watch]] = {}
-        self._to_read = set[int]()
+        self._watches: dict[Followed, set[Watch]] = {}
+        self._to_read = set[Followed]()
+        self._count_at = 0.0
+        """The time before which no batches are counted."""
         self._read_all = False
         self._announce_at = 0.0
         self._is_heard = False
@@ -87,23 +96,23 @@ class Hub:
         self._thread: threading.Thread | None = None
 
     def add(self, app: Engine, watch: Watch) -> None:
-        """Start watching a job in the database of `app`."""
+        """Start watching a job or a batch in the database of `app`."""
         with self._lock:
             if self._thread is None:
                 thread = threading.Thread(target=self._loop, args=(app,), name="sqla_jobs-following", daemon=True)
                 thread.start()  # first: if the thread cannot start, nothing is left behind
                 self._thread = thread
-            self._watches.setdefault(watch.job_id, set()).add(watch)
-            self._to_read.add(watch.job_id)
+            self._watches.setdefault(watch.followed, set()).add(watch)
+            self._to_read.add(watch.followed)
         self._wake.set()
 
     def remove(self, watch: Watch) -> None:
         """Stop watching. A forked child has its own hub, which does not know its parent's watches."""
         with self._lock:
-            watches = self._watches.get(watch.job_id, set())
+            watches = self._watches.get(watch.followed, set())
             watches.discard(watch)
             if not watches:
-                self._watches.pop(watch.job_id, None)
+                self._watches.pop(watch.followed, None)
             self._empty_since = time.monotonic()
         self._wake.set()  # the loop must recompute its wait
 
@@ -116,7 +125,8 @@ class Hub:
             if message == GREETING or not self._is_heard:
                 self._is_heard, self._announce_at = True, 0.0
             if message.replace(",", "").isdecimal():
-                self._to_read |= self._watches.keys() & set(map(int, message.split(",")))
+                named = {Followed("job", int(job_id)) for job_id in message.split(",")}
+                self._to_read |= {one for one in self._watches if one in named or one.noun == "batch"}
                 if not self._to_read:
                     return
             elif message != GREETING:
@@ -147,24 +157,45 @@ class Hub:
                 schema = schema_of(connection, self._models.tables["jobs"])
             listener.start()
             closing.callback(listener.stop)
-            self._look_until_idle(engine, ReadUpdates(Tables(self._models, schema)))
+            tables = Tables(self._models, schema)
+            self._look_until_idle(engine, ReadUpdates(tables), CountBatches(tables))
 
-    def _look_until_idle(self, engine: Engine, read: ReadUpdates) -> None:
+    def _look_until_idle(self, engine: Engine, read: ReadUpdates, count: CountBatches) -> None:
         poll_at = 0.0
         while time.monotonic() < self._idle_at:
             watches = self._taken(all_of_them=time.monotonic() >= poll_at)
             if watches or time.monotonic() >= self._next_announcement:
                 with engine.begin() as connection:
                     self._announce_if_due(connection)
-                    found = read(connection, {watch.job_id for watch in watches}) if watches else {}
+                    found = self._read(connection, read, count, {watch.followed for watch in watches})
                 for watch in watches:
-                    watch.see(found.get(watch.job_id))
+                    watch.see(found.get(watch.followed))
                 time.sleep(APART)
             now = time.monotonic()
             if watches or now >= poll_at:
                 poll_at = now + (POLL if self._is_heard else UNHEARD)
-            self._wake.wait(max(0.0, min(poll_at, self._next_announcement, self._idle_at) - now))
+            self._wake.wait(max(0.0, min(poll_at, self._next_announcement, self._idle_at, self._next_count) - now))
             self._wake.clear()
+
+    def _read(
+        self, connection: Connection, read: ReadUpdates, count: CountBatches, wanted: Collection[Followed]
+    ) -> dict[Followed, Update]:
+        found: dict[Followed, Update] = {}
+        if job_ids := {one.id for one in wanted if one.noun == "job"}:
+            found.update((Followed("job", job_id), update) for job_id, update in read(connection, job_ids).items())
+        if batch_ids := {one.id for one in wanted if one.noun == "batch"}:
+            began = time.monotonic()
+            counts = count_all(count, connection, batch_ids)
+            found.update((Followed("batch", batch_id), counts) for batch_id, counts in counts.items())
+            now = time.monotonic()
+            self._count_at = now + _REST * (now - began)
+        return found
+
+    @property
+    def _next_count(self) -> float:
+        """The time to count batches that have waited for it; infinite if there are none."""
+        with self._lock:
+            return self._count_at if any(one.noun == "batch" for one in self._to_read) else math.inf
 
     @property
     def _next_announcement(self) -> float:
@@ -184,9 +215,11 @@ class Hub:
     def _taken(self, *, all_of_them: bool) -> list[Watch]:
         """Return the watches to read for now. A watch added later sees no answer that is older than the watch."""
         with self._lock:
-            wanted = self._watches.keys() if self._read_all or all_of_them else self._to_read & self._watches.keys()
-            watches = [watch for job_id in wanted for watch in self._watches[job_id]]
-            self._read_all, self._to_read = False, set()
+            is_all = self._read_all or all_of_them
+            wanted = {*self._watches} if is_all else self._to_read & self._watches.keys()
+            later = {one for one in wanted if one.noun == "batch"} if time.monotonic() < self._count_at else set[Any]()
+            watches = [watch for one in wanted - later for watch in self._watches[one]]
+            self._read_all, self._to_read = False, later
         return watches
 
     def _may_end(self) -> bool:

@@ -1,10 +1,10 @@
-"""The states of followed jobs, and the statement that reads them."""
+"""The states of followed jobs and batches, and the statements that read them."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple, Protocol
 
 from sqlalchemy import ARRAY, BigInteger, Connection, any_, bindparam, func, select, true
 
@@ -36,9 +36,34 @@ class JobUpdate:
     """The exception's message."""
 
     @property
+    def words(self) -> str:
+        """The state in words."""
+        return f"it is {self.state}, attempt {self.attempt}"
+
+    @property
     def has_ended(self) -> bool:
         """True if the job has succeeded, failed or been cancelled."""
         return self.state in ENDED
+
+
+class Followed(NamedTuple):
+    """What is followed."""
+
+    noun: Literal["job", "batch"]
+    id: int
+
+    def __str__(self) -> str:
+        return f"{self.noun} {self.id}"
+
+
+class Update(Protocol):
+    """The state of what is followed, at one point in time."""
+
+    @property
+    def has_ended(self) -> bool: ...
+
+    @property
+    def words(self) -> str: ...
 
 
 class ReadUpdates(Statement):

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.monitoring import additions, blocked, limits, locks, rates, server, waiting_jobs
+from sqla_jobs.monitoring import additions, blocked, limits, locks, prerequisites, rates, server, waiting_jobs
 from sqla_jobs.monitoring.finding import Finding, Verdict
 from sqla_jobs.monitoring.processes import ProcessStatus
 from sqla_jobs.monitoring.queues import read_work
@@ -61,6 +61,8 @@ def _of_work(
     yield from blocked.blocked_jobs(session, jobs)
     yield from waiting_jobs.unclaimed_tasks(session, jobs, queues)
     yield from waiting_jobs.misfits(session, jobs)
+    yield from prerequisites.unresolved(session, jobs)
+    yield from prerequisites.held(session, jobs)
     yield from waiting_jobs.clocks(session, jobs, processes)
     yield from waiting_jobs.undeclared_schedules(session, jobs)
     yield from waiting_jobs.event_loops(session, jobs)

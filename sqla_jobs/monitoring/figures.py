@@ -61,7 +61,9 @@ def _by_state(session: Session, jobs: Jobs[Any], queues: Sequence[str]) -> Itera
     job: Any = jobs.Job
     first = select(job.task).where(job.state == "scheduled").order_by(job.run_at).limit(COUNTED).subquery()
     running = select(job.task).where(job.state == "running").subquery()
-    for state, some in (("scheduled", first), ("running", running)):
+    watching = select(job.task).where(job.state == "blocked", job.waits_for.is_not(None)).order_by(job.waits_for)
+    blocked = watching.limit(COUNTED).subquery()
+    for state, some in (("scheduled", first), ("blocked", blocked), ("running", running)):
         yield from _grouped(session, jobs, state, select(some.c.task, func.count()).group_by(some.c.task))
     if queues:
         each = _each(queues)

@@ -36,7 +36,8 @@ def read_work(
     """Return queues and all processes.
 
     The queues are those that have live jobs, are paused or served, or are in `per_minute`. At most `most` queued jobs
-    are counted in each queue, and at most `most_scheduled` (default `most`) scheduled jobs in total.
+    are counted in each queue, and at most `most_scheduled` (default `most`) scheduled jobs and as many blocked ones in
+    total.
     """
     held = read_held(session, jobs)
     processes = read_processes(session, jobs, held)
@@ -54,24 +55,23 @@ def _read_queues(
     most_scheduled: int,
 ) -> list[QueueStatus]:
     job: Any = jobs.Job
-    on_jobs = {"mapper": job}
     running, claimed = Counter[str](), Counter[str]()
     for part in held:
         running[part.queue] += part.begun
         claimed[part.queue] += part.claimed
     in_order = select(job.queue).where(job.state == "scheduled").order_by(job.run_at)
-    first = in_order.limit(most_scheduled + 1).subquery("first")
-    of_scheduled = select(first.c.queue, func.count()).group_by(first.c.queue)
-    scheduled = {row[0]: row[1] for row in session.execute(of_scheduled, bind_arguments=on_jobs)}
-    all_scheduled = sum(scheduled.values()) <= most_scheduled
+    scheduled, is_more_scheduled = _by_queue(session, jobs, in_order, most_scheduled)
+    watching = select(job.queue).where(job.state == "blocked", job.waits_for.is_not(None)).order_by(job.waits_for)
+    blocked, is_more_blocked = _by_queue(session, jobs, watching, most_scheduled)
     paused = read_paused_queues(session, jobs)
-    names = {*waiting_queues(session, jobs), *running, *scheduled, *paused, *served, *per_minute}
+    names = {*waiting_queues(session, jobs), *running, *scheduled, *blocked, *paused, *served, *per_minute}
     queued = _queued(session, jobs, sorted(names), most)
     return [
         QueueStatus(
             name,
             Count(min(queued[name][0], most), is_least=queued[name][0] > most),
-            Count(scheduled.get(name, 0), is_least=not all_scheduled),
+            Count(scheduled.get(name, 0), is_least=is_more_scheduled),
+            Count(blocked.get(name, 0), is_least=is_more_blocked),
             running[name],
             claimed[name],
             queued[name][1],
@@ -85,6 +85,14 @@ def _read_queues(
         )
         for name, pause in ((name, paused.get(name, NOT_PAUSED)) for name in sorted(names))
     ]
+
+
+def _by_queue(session: Session, jobs: Jobs[Any], in_order: Any, most: int) -> tuple[dict[str, int], bool]:
+    """Count the names that a query selects, up to `most` in total. Return the numbers, and if there are more."""
+    first = in_order.limit(most + 1).subquery("first")
+    query = select(first.c.queue, func.count()).group_by(first.c.queue)
+    found = {row[0]: row[1] for row in session.execute(query, bind_arguments={"mapper": jobs.Job})}
+    return found, sum(found.values()) > most
 
 
 def waiting_queues(session: Session, jobs: Jobs[Any]) -> list[str]:

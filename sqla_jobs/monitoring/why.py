@@ -19,6 +19,7 @@ from sqla_jobs.monitoring.finding import ask, session_named
 from sqla_jobs.monitoring.gates import behind_gates, decide, moment
 from sqla_jobs.monitoring.locks import read_holder
 from sqla_jobs.monitoring.paused import names_of, read_paused_queues, read_paused_tasks
+from sqla_jobs.monitoring.prerequisites import of_blocked, of_cancelled
 from sqla_jobs.monitoring.processes import places
 from sqla_jobs.monitoring.steps import signal_of
 from sqla_jobs.queries.limits import keeps_others_waiting
@@ -44,7 +45,7 @@ _READ = (
         "started_at",
         "finished_at",
     ),
-    "cancel_requested_at",
+    *("cancel_requested_at", "waits_for", "waits_at", "if_failed"),
 )
 _AHEAD = 3600.0
 """Minimum wait, in seconds, for `why` to mention that a job keeps its unique key."""
@@ -60,8 +61,12 @@ def why(session: Session, jobs: Jobs[Any], job: Any) -> list[str]:
             return [*_held_up(session, jobs, row)] or [*_next_in_line(session, jobs, row)]
         case JobState.scheduled:
             return [*_not_due(session, jobs, row), *_of_key(row), *_not_served(session, jobs, row)]
+        case JobState.blocked:
+            return [*of_blocked(session, jobs, row)]
         case JobState.running:
             return [*_running(session, jobs, row)]
+        case JobState.cancelled if row.waits_for is not None:
+            return [*of_cancelled(session, jobs, row)]
         case _:
             return [_ended(session, jobs, row), *_cancelled_by(session, jobs, row)]
 

@@ -132,6 +132,7 @@ def _of_queues(figures: Figures, queues: Labels) -> Iterator[Metric]:
             for state, number in (
                 ("queued", one.queued),
                 ("scheduled", one.scheduled),
+                ("blocked", one.blocked),
                 ("running", one.running),
                 ("claimed", one.claimed),
             )

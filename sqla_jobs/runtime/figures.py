@@ -26,6 +26,8 @@ class QueueStatus:
     name: str
     queued: Count
     scheduled: Count
+    blocked: Count
+    """Jobs that wait for other jobs."""
     running: int
     """The maximum number of jobs that may have started. `Held` explains why this is only a bound."""
     claimed: int

@@ -24,8 +24,9 @@ def enqueued(session: AnySession, what: Jobs[J] | Enqueuer[..., J], /, **argumen
     """Return the jobs that were enqueued, whatever their state is now, the oldest first.
 
     - `session`: the test's session; it is flushed.
-    - `what`: a task, or `task.options(…)` to find only jobs with these options: a `delay` may differ by a second, and
-      `unique=` matches the key that it makes. With a `Jobs`, all jobs are found.
+    - `what`: a task, or `task.options(…)` to find only jobs with these options: a `delay` may differ by a second,
+      `unique=` matches the key that it makes, and the order of `after=` does not matter. With a `Jobs`, all jobs are
+      found.
     - `arguments`: some of the task's arguments, by name. They are compared after decoding, and a default counts as a
       given argument. Write a task that is a class as `jobs.tasks["its name"]`.
 
@@ -74,7 +75,7 @@ def assert_unique(session: AnySession, task: Enqueuer[..., J], /, **arguments: A
     - `session`, `arguments`: as for `enqueued`.
     - `task`: a unique task, or `task.options(…)` that make it so.
 
-    Returns that job. Live are jobs that are scheduled, queued or running.
+    Returns that job. Live are jobs that are blocked, scheduled, queued or running.
 
     Raises `AssertionError`, which shows the live jobs with their keys; `ArgumentsError` as `enqueued` does, and for a
     task that is not unique.

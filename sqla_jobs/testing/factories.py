@@ -10,14 +10,17 @@ from typing import Any, Literal, TypeVar
 from sqlalchemy import func, inspect, select
 from sqlalchemy.orm import Mapper, Session
 
+from sqla_jobs.actions.batches import id_of
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin, RunMixin
 from sqla_jobs.models.mapping import Models
-from sqla_jobs.models.types import ENDED, LIVE, MAX_ATTEMPTS, JobState
+from sqla_jobs.models.types import ENDED, LIVE, MAX_ATTEMPTS, IfFailed, JobState
+from sqla_jobs.models.workflow_columns import BatchMixin
 from sqla_jobs.rules.checks import check_integer
 from sqla_jobs.rules.limits import ordered_gate
 from sqla_jobs.rules.outcomes import Failure, RunOutcome
+from sqla_jobs.tasks.after import Waiting, check_after
 from sqla_jobs.tasks.sessions import AnySession, plain_session
 from sqla_jobs.tasks.task import Enqueuer
 from sqla_jobs.testing.given import check_columns, check_error, check_task_or_jobs
@@ -26,9 +29,12 @@ from sqla_jobs.testing.messages import call_of
 
 J = TypeVar("J", bound=JobMixin)
 StateName = Literal["blocked", "scheduled", "queued", "running", "succeeded", "failed", "cancelled"]
+IfFailedName = Literal["cancel", "run", "hold"]
 OutcomeName = Literal["succeeded", "failed", "cancelled", "retried", "snoozed", "lost"]
 
 _BEGUN = (JobState.running, JobState.succeeded, JobState.failed)
+_KEEPS_WAITING = (JobState.blocked, JobState.cancelled)
+"""The states of a job that say which job it waits for, or waited for."""
 _FAILED = (RunOutcome.failed, RunOutcome.retried)
 _DEFAULTS = {"task": "example", "queue": "default", "priority": 0, "max_attempts": MAX_ATTEMPTS}
 _APART, _TOOK, _LATER = timedelta(seconds=10), timedelta(seconds=1), timedelta(hours=1)
@@ -39,8 +45,11 @@ def make_job(
     what: Jobs[J] | Enqueuer[..., J],
     /,
     *,
-    state: JobState | StateName = "queued",
+    state: JobState | StateName | None = None,
     args: Mapping[str, Any] | None = None,
+    after: JobMixin | BatchMixin | Sequence[JobMixin | BatchMixin] | None = None,
+    if_failed: IfFailed | IfFailedName | None = None,
+    batch: BatchMixin | None = None,
     attempt: int | None = None,
     result: Any = None,
     error: BaseException | None = None,
@@ -50,13 +59,14 @@ def make_job(
 
     - `session`: the test's session. - `what`: the job's task, or `task.options(…)`. With a `Jobs`, the job's task is
       the one named by `task=`, by default "example", and `args` is any JSON object.
-    - `state`: a `JobState` or its name. A scheduled job is due in an hour; a running one belongs to a process that
-      stays alive for a day.
+    - `state`: a `JobState` or its name, by default "queued", or the state of a job that is enqueued `after` those. A
+      scheduled job is due in an hour; a running one belongs to a process that stays alive for a day.
     - `args`: some of the task's arguments; arguments without a value are left out.
     - `attempt`: the number of started attempts: by default 1 for a job that is running, succeeded or failed, else 0.
       Each attempt that has ended has a run; all attempts before the last were retried.
     - `result`: the result of the last run of a job that succeeded.
     - `error`: the exception of its failed and retried runs; by default a `RuntimeError`.
+    - `after`, `if_failed`, `batch`: as for `task.options(…)`.
     - `columns`: other values of the row, by name, such as `queue="mail"`, `finished_at=…`, and columns of your own.
 
     Raises `ArgumentsError` for arguments that do not fit the task, and for values that no job in that state has.
@@ -64,7 +74,9 @@ def make_job(
     check_task_or_jobs(what)
     check_error(error)
     own = plain_session(session, call_of(make_job, what, {}))
-    reached, job_class = _state(state), what.models.Job
+    job_class = what.models.Job
+    waiting, waits = _waiting(own, what.models, after, if_failed)
+    reached = _state(state or waits.pop("state", "queued"))
     check_columns(job_class, columns)
     number = (1 if reached in _BEGUN else 0) if attempt is None else attempt
     check_integer("attempt", number, least=1 if reached in _BEGUN else 0, most=columns.get("max_attempts", 1_000_000))
@@ -82,6 +94,8 @@ def make_job(
         **_times(reached, number, last),
         "state": reached,
         "attempt": number,
+        **{name: value for name, value in waits.items() if reached in _KEEPS_WAITING or name == "if_failed"},
+        **({} if batch is None else {"batch_id": id_of(own, what.models, batch)}),
     }
     values["max_attempts"] = max(values["max_attempts"], number)
     if reached == JobState.running:
@@ -91,6 +105,8 @@ def make_job(
     job = job_class(**values)
     own.add(job)
     own.flush()
+    if waiting is not None:
+        waiting.end(own, [job.id])
     for index, outcome in enumerate(outcomes, start=1):
         ended = last - (number - index) * _APART
         make_run(own, job, outcome=outcome, attempt=index, result=result, error=error, finished_at=ended)
@@ -146,6 +162,54 @@ def make_run(
     own.flush()
     own.expire(job, ["runs"])
     return run
+
+
+def make_batch(
+    session: AnySession,
+    what: Jobs[Any] | Enqueuer[..., Any],
+    /,
+    *,
+    name: str = "",
+    states: Mapping[JobState | StateName, int] | None = None,
+    args: Mapping[str, Any] | None = None,
+    **columns: Any,
+) -> BatchMixin:
+    """Add a batch with jobs in these states, and flush it.
+
+    - `session`: the test's session. - `what`: the jobs' task, or `task.options(…)`, or the `Jobs`, as for `make_job`.
+    - `name`: the batch's name.
+    - `states`: the number of jobs in each state, such as `{"succeeded": 3, "failed": 1}`; by default none.
+    - `args`: the arguments of each job, as for `make_job`.
+    - `columns`: other values of the batch's row, by name, such as `created_at=…`.
+
+    Raises the same errors as `make_job`.
+    """
+    check_task_or_jobs(what)
+    own = plain_session(session, call_of(make_batch, what, {}))
+    check_columns(what.models.Batch, columns)
+    batch = what.models.Batch(name=name, **columns)
+    own.add(batch)
+    own.flush()
+    for state, number in (states or {}).items():
+        check_integer(f"states[{str(state)!r}]", number, least=0, most=10_000)
+        for _ in range(number):
+            make_job(own, what, state=state, args=args, batch=batch)
+    return batch
+
+
+def _waiting(
+    session: Session, models: Models[Any], after: Any, if_failed: IfFailed | IfFailedName | None
+) -> tuple[Waiting | None, dict[str, Any]]:
+    """Return what a job after these waits for, and the columns of a job that is enqueued now."""
+    options = {"after": after, "if_failed": if_failed}
+    given = {name: value for name, value in options.items() if value is not None}
+    check_after(given)
+    if "after" not in given:
+        return None, {}
+    waiting = Waiting(models, given)
+    values = waiting.begin(session)
+    values.pop("finished_at", None)
+    return waiting, values
 
 
 def _refuse_taken_key(session: Session, job_class: type[Any], values: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ from sqla_jobs.rules.redaction import HIDDEN, is_erased
 from sqla_jobs.tasks.arguments import Codec
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.task import Enqueuer
+from sqla_jobs.testing.prerequisites import name_of, named, read_after, read_batch
 
 _ANOTHER = f"{HIDDEN}, a different value"
 _CLOSE = 1.0
@@ -45,6 +46,7 @@ class Criteria:
     def __init__(self, session: Session, enqueuer: Enqueuer[..., Any], arguments: Mapping[str, Any]) -> None:
         if (error := enqueuer.unknown(arguments)) is not None:
             raise error
+        self._session = session
         self._enqueuer = enqueuer
         self._declaration = enqueuer.declaration
         self._stored = some_arguments(session, self._declaration, arguments)
@@ -59,8 +61,16 @@ class Criteria:
     def wanted(self) -> dict[str, Any]:
         """The expected arguments and options, as JSON without secrets."""
         secrets = self._declaration.secrets(self._stored)
-        chosen = to_jsonable_python(dict(self._enqueuer.chosen), timedelta_mode="float", fallback=repr)
+        chosen: dict[str, Any] = dict(self._enqueuer.chosen) | self._waiting
+        chosen = to_jsonable_python(chosen, timedelta_mode="float", fallback=repr)
         return {**self._declaration.shown(self._stored), **secrets.json(chosen)}
+
+    @cached_property
+    def _waiting(self) -> dict[str, Any]:
+        """The expected options `after` and `batch`, by name."""
+        chosen = self._enqueuer.chosen
+        after = {"after": named(chosen["after"])} if "after" in chosen else {}
+        return after | ({"batch": name_of(chosen["batch"])} if "batch" in chosen else {})
 
     def compare(self, job: JobMixin) -> list[Compared]:
         """Compare each expected value with the job's. A default counts as a given argument."""
@@ -81,6 +91,14 @@ class Criteria:
             elif name == "columns":
                 for column, value in wanted.items():
                     yield self._option(job, column, value, getattr(job, column))
+            elif name == "after":
+                yield self._option(
+                    job, name, self._waiting[name], read_after(self._session, self._enqueuer.models, job)
+                )
+            elif name == "batch":
+                yield self._option(
+                    job, name, self._waiting[name], read_batch(self._session, self._enqueuer.models, job)
+                )
             elif name == "headers":  # header sources may have added some
                 found = {header: (job.headers or {}).get(header) for header in wanted}
                 yield self._option(job, name, wanted, found)

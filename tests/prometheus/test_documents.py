@@ -25,6 +25,7 @@ QUEUE = QueueStatus(
     name="default",
     queued=Count(1),
     scheduled=Count(1),
+    blocked=Count(1),
     running=1,
     claimed=1,
     oldest_wait=1.0,

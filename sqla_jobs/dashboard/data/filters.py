@@ -14,7 +14,19 @@ from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import JobState
 from sqla_jobs.rules.checks import read_moment
 
-NAMES = ("state", "task", "queue", "error", "args", "result", "key", "schedule", "created_after", "created_before")
+NAMES = (
+    "state",
+    "task",
+    "queue",
+    "error",
+    "args",
+    "result",
+    "key",
+    "batch",
+    "schedule",
+    "created_after",
+    "created_before",
+)
 _PAIR = re.compile(r"\s*([^\W\d]\w*)\s*=\s*")
 
 
@@ -42,7 +54,7 @@ class Filter:
     @property
     def has_rare_ones(self) -> bool:
         """True if any filter that a page hides at first is set."""
-        return bool(self.given.keys() & {"created_after", "created_before", "result", "key", "schedule"})
+        return bool(self.given.keys() & {"created_after", "created_before", "result", "key", "batch", "schedule"})
 
     def without(self, name: str) -> dict[str, str]:
         """Return all filters but one, for a URL."""
@@ -70,6 +82,7 @@ def _selection(jobs: Jobs[Any], given: Mapping[str, str]) -> Selection:
         results=results,
         unique_keys=(given["key"],) if "key" in given else (),
         schedules=(_whole_number("schedule", given["schedule"]),) if "schedule" in given else (),
+        batches=(_whole_number("batch", given["batch"]),) if "batch" in given else (),
         after=read_moment("created_after", given["created_after"]) if "created_after" in given else None,
         before=read_moment("created_before", given["created_before"]) if "created_before" in given else None,
         # a unique key or a result may hold a secret, which a search could guess

@@ -46,6 +46,10 @@ def orders(jobs: Jobs[Any], state: JobState | None) -> list[Order]:
     match state:
         case None:
             return [Order("newest", "newest first", (job.id,), True), Order("oldest", "oldest first", (job.id,))]
+        case JobState.blocked:
+            columns = (job.waits_for, job.id)
+            said = "the job that it waits for"
+            return [Order("awaited", f"by {said}", columns), Order("newest", f"by {said}, newest first", columns, True)]
         case JobState.scheduled:
             columns = (job.run_at, job.id)
             return [Order("soonest", "next first", columns), Order("latest", "last first", columns, True)]
@@ -106,6 +110,8 @@ def _from(jobs: Jobs[Any], selection: Selection, order: Order, start: Sequence[A
     query: Any = select(*columns(job)).order_by(*order.by(backwards=backwards))
     if selection.states:
         query = query.where(job.state == selection.states[0])
+        if selection.states[0] == JobState.blocked:
+            query = query.where(job.waits_for.is_not(None))  # as the index says
     if start is not None:
         query = query.where(order.beyond(start, backwards=backwards))
     return query
@@ -167,6 +173,8 @@ def _bounds(session: Session, jobs: Jobs[Any], selection: Selection, order: Orde
             bounds.append(job.id <= high)
     elif first is job.finished_at and selection.after is not None:
         bounds.append(job.finished_at >= selection.after)
+    if selection.batches:
+        bounds.append(job.batch_id == selection.batches[0])
     if first is job.queue and selection.queues:
         bounds.append(job.queue == selection.queues[0])
     return bounds
@@ -211,12 +219,13 @@ def columns(job: Any) -> list[Any]:
         job.finished_at,
         job.cancel_requested_at,
         job.progress,
+        job.waits_for,
         small.label("args_text"),
     ]
 
 
 def _needed(job: Any) -> list[Any]:
-    return [job.args, job.schedule_id, job.unique_key]
+    return [job.args, job.schedule_id, job.unique_key, job.batch_id]
 
 
 def _keys(query: Any) -> set[str]:

@@ -32,6 +32,8 @@ def timeline(job: Any, runs: Sequence[Any], *, is_whole: bool) -> list[Event]:
     if job.cancel_requested_at is not None:
         events.append(Event("Cancel asked for", job.cancel_requested_at, "cancelled"))
     match job.state:
+        case JobState.blocked:
+            events.append(Event("Blocked", None, "blocked", "until the jobs before it have ended", is_ahead=True))
         case JobState.scheduled:
             events.append(Event("Due", job.run_at, "scheduled", "then it is queued", is_ahead=True))
         case JobState.queued:

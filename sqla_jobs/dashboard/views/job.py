@@ -9,14 +9,16 @@ from sqlalchemy import Text, cast, select
 from sqlalchemy.orm import Session
 
 from sqla_jobs.dashboard.data.names import read_names
+from sqla_jobs.dashboard.data.workflow import read_after, read_batch_of, read_before, read_workflow
 from sqla_jobs.dashboard.render import json_text
 from sqla_jobs.dashboard.render import timeline as story
+from sqla_jobs.dashboard.render.graph import graph
 from sqla_jobs.dashboard.shown import Shown
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.errors import UnknownJob
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
-from sqla_jobs.models.types import ENDED, LIVE, WAITING
+from sqla_jobs.models.types import ENDED, LIVE, NOT_RUNNING, WAITING, JobState
 from sqla_jobs.monitoring.steps import StepRow, read_steps
 from sqla_jobs.queries.limits import keeps_others_waiting
 from sqla_jobs.rules.checks import read_id
@@ -36,6 +38,11 @@ def show(site: Dashboard, job_id: int) -> Response:
         runs = _runs(session, jobs, job_id, before)
         keeps_key = _keeps_key(session, jobs, job_id)
         steps = read_steps(session, jobs, job_id)
+        after, before_it = (
+            read_after(session, jobs, job_id),
+            read_before(session, jobs, job_id, job.batch_id),
+        )
+        workflow = None if after.is_empty and before_it.is_empty else read_workflow(session, jobs, job_id)
         schedule = session.get(jobs.Schedule, job.schedule_id) if job.schedule_id is not None else None
         session.expunge_all()
         return site.render(
@@ -56,8 +63,14 @@ def show(site: Dashboard, job_id: int) -> Response:
             process=_process(session, jobs, job.process_id),
             timeline=story.timeline(job, runs[:_RUNS][::-1], is_whole=len(runs) <= _RUNS and before is None),
             is_known=job.task in jobs.tasks,
-            reasons=jobs.why(session, job_id) if job.state in WAITING or keeps_key else [],
+            reasons=jobs.why(session, job_id) if _has_reasons(job) or keeps_key else [],
             keeps_key=keeps_key,
+            is_blocked=job.state == JobState.blocked,
+            batch=read_batch_of(session, jobs, job.batch_id),
+            after=after,
+            before=before_it,
+            graph=workflow and graph(workflow, job_id),
+            is_whole=workflow is None or workflow.is_whole,
             is_ended=job.state in ENDED,
             is_waiting=job.state in WAITING,
             is_live=job.state in LIVE,
@@ -85,6 +98,12 @@ class _Step:
     def __init__(self, row: StepRow, shown: Shown) -> None:
         self.row = row
         self.result = None if row.result is None else _cut(shown.json(row.result))
+
+
+def _has_reasons(job: Any) -> bool:
+    """Return whether there is more to say about the job's state than the page shows anyway."""
+    is_stopped = job.state == JobState.cancelled and job.waits_for is not None
+    return is_stopped or job.state in NOT_RUNNING
 
 
 def _key_url(site: Dashboard, job: Any) -> str:

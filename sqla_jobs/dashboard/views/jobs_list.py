@@ -37,6 +37,8 @@ class Line:
         """The most relevant time in the job's state, with a label."""
         job = self.job
         match job.state:
+            case JobState.blocked:
+                return "blocked, since", job.created_at
             case JobState.scheduled:
                 return "due", job.run_at
             case JobState.queued:
@@ -112,6 +114,7 @@ def state_counts(session: Session, jobs: Jobs[Any]) -> list[tuple[str, Count]]:
     """Count the jobs of each state."""
     job: Any = jobs.Job
     order = {
+        JobState.blocked: [job.waits_for],
         JobState.scheduled: [job.run_at],
         JobState.queued: [job.queue, job.priority, job.position],
         JobState.running: [job.process_id],
@@ -122,7 +125,9 @@ def state_counts(session: Session, jobs: Jobs[Any]) -> list[tuple[str, Count]]:
             counted(
                 session,
                 jobs,
-                select(literal(1)).where(job.state == state).order_by(*order.get(state, [job.finished_at])),
+                select(literal(1))
+                .where(job.state == state, *([job.waits_for.is_not(None)] if state == JobState.blocked else []))
+                .order_by(*order.get(state, [job.finished_at])),
             ),
         )
         for state in JobState

@@ -1,0 +1,158 @@
+"""`batch list`, `batch show`, `batch cancel` and `batch retry`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import click
+from sqlalchemy import select
+
+from sqla_jobs.actions import batches as actions
+from sqla_jobs.cli.application import audited, changing, on_application
+from sqla_jobs.cli.naming import ApplicationCommand
+from sqla_jobs.cli.output import as_json, print_json, print_table, shown
+from sqla_jobs.cli.selecting import JOB_ID
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.monitoring.batches import BatchStatus, read_batch, read_batches
+from sqla_jobs.monitoring.prerequisites import titled
+from sqla_jobs.rules.wording import NOTHING, duration, percent, plural
+
+_FAILED = 20
+"""Maximum number of failed jobs that `batch show` lists."""
+
+
+@click.group()
+def batch() -> None:
+    """List, cancel and retry batches."""
+
+
+@batch.command("list", cls=ApplicationCommand)
+@on_application
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 1000), help="Maximum number of batches.")
+@click.option("--below", type=JOB_ID, metavar="ID", help="Only batches with a smaller id, for the next page.")
+@as_json
+def list_batches(jobs: Jobs[Any], limit: int, below: int | None, as_json: bool) -> None:
+    """List batches, the newest first."""
+    with jobs.binding().transaction() as session:
+        found = read_batches(session, jobs, limit + 1, below=below)
+    if as_json:
+        print_json([_as_dict(one) for one in found[:limit]])
+        return
+    print_table(
+        ["ID", "NAME", "MADE", "ENDED", "PROGRESS", "FAILED", "CANCELLED", "TIME LEFT"],
+        [
+            (
+                one.id,
+                one.name,
+                one.created_at,
+                f"{one.counts.ended:,} of {one.counts.total:,}",
+                percent(one.counts.progress),
+                one.counts.failed,
+                one.counts.cancelled,
+                _left(one),
+            )
+            for one in found[:limit]
+        ],
+    )
+    if len(found) > limit:
+        click.echo(f"There are more: raise --limit, or continue with --below {found[limit - 1].id}", err=True)
+
+
+@batch.command("show", cls=ApplicationCommand)
+@on_application
+@click.argument("batch_id", metavar="ID", type=JOB_ID)
+@as_json
+def show(jobs: Jobs[Any], batch_id: int, as_json: bool) -> None:
+    """Show a batch: the number of its jobs in each state, and its last failed jobs."""
+    with jobs.binding().transaction() as session:
+        one = read_batch(session, jobs, batch_id)
+        failed = _last_failed(session, jobs, batch_id)
+    if as_json:
+        print_json(_as_dict(one) | {"failed_jobs": failed})
+        return
+    print_table(["BATCH", str(one.id)], _facts(one))
+    if failed:
+        click.echo()
+        print_table(["FAILED JOB", "TASK", "AT"], [(row["id"], row["task"], row["finished_at"]) for row in failed])
+
+
+def _facts(one: BatchStatus) -> Iterator[tuple[str, object]]:
+    yield "name", one.name
+    yield "made", one.created_at
+    yield (
+        "progress",
+        f"{one.counts.words} ({percent(one.counts.progress)})",
+    )
+    if not one.counts.has_ended:
+        yield "time left", _left(one)
+    if one.closed_at is not None:
+        yield "finished", one.closed_at
+    yield from ((state, f"{number:,}") for state, number in one.kinds)
+
+
+def _last_failed(session: Any, jobs: Jobs[Any], batch_id: int) -> list[dict[str, Any]]:
+    job = jobs.Job
+    failed = select(job.id, job.task, job.finished_at).where(job.batch_id == batch_id, job.state == "failed")
+    return [dict(row) for row in session.execute(failed.order_by(job.id.desc()).limit(_FAILED)).mappings()]
+
+
+def _left(one: BatchStatus) -> str:
+    if one.counts.has_ended or one.counts.seconds_left is None:
+        return NOTHING
+    return f"about {duration(one.counts.seconds_left)}"
+
+
+def _as_dict(one: BatchStatus) -> dict[str, Any]:
+    counts = one.counts
+    named = {"total": counts.total, "ended": counts.ended, "progress": counts.progress}
+    seconds_left = 0.0 if counts.has_ended else counts.seconds_left
+    states = {name: getattr(counts, name) for name in counts.__slots__ if name != "age"}
+    times = {"created_at": one.created_at, "closed_at": one.closed_at}
+    return {"id": one.id, "name": one.name, **times, **named, "seconds_left": seconds_left, "states": states}
+
+
+@batch.command("cancel", cls=ApplicationCommand)
+@on_application
+@click.argument("batch_id", metavar="ID", type=JOB_ID)
+@click.option("--kill", is_flag=True, help="Kill the processes of jobs that do not stop.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@audited
+def cancel(jobs: Jobs[Any], actor: str, batch_id: int, kill: bool, yes: bool) -> None:
+    """Cancel all live jobs of a batch: waiting ones end, and running ones are asked to end."""
+    one = _read(jobs, batch_id)
+    live = one.counts.total - one.counts.ended
+    if live and not yes:
+        click.confirm(f"cancel {plural(live, 'job')} of the {shown(titled(one.id, one.name))}?", abort=True, err=True)
+    with changing(jobs, actor) as it:
+        number = actions.cancel(it, actions.get(it, batch_id), kill=kill)
+    click.echo(f"cancel: {plural(number, 'job')}")
+
+
+@batch.command("retry", cls=ApplicationCommand)
+@on_application
+@click.argument("batch_id", metavar="ID", type=JOB_ID)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@audited
+def retry(jobs: Jobs[Any], actor: str, batch_id: int, yes: bool) -> None:
+    """Retry the jobs of a batch that failed or were cancelled.
+
+    Jobs that were cancelled because another one had failed wait for that one again.
+    """
+    one = _read(jobs, batch_id)
+    lost = one.counts.failed + one.counts.cancelled
+    if lost and not yes:
+        click.confirm(
+            f"retry the {shown(titled(one.id, one.name))}: {one.counts.failed:,} failed, {one.counts.cancelled:,} "
+            "cancelled?",
+            abort=True,
+            err=True,
+        )
+    with changing(jobs, actor) as it:
+        number = actions.retry(it, actions.get(it, batch_id))
+    click.echo(f"retry: {plural(number, 'job')}")
+
+
+def _read(jobs: Jobs[Any], batch_id: int) -> BatchStatus:
+    with jobs.binding().transaction() as session:
+        return read_batch(session, jobs, batch_id)

@@ -1,0 +1,138 @@
+"""The workflow around a job: the jobs next to it, and all jobs and batches that edges connect with it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import func, or_, select, text
+from sqlalchemy.orm import Session
+
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.monitoring.batches import BatchStatus, read_batch, read_statuses
+from sqla_jobs.monitoring.finding import ask, table_names
+
+LISTED = 20
+"""Maximum number of jobs in a list."""
+COUNTED = 10_000
+"""Maximum number of jobs that are counted for a list."""
+READ = 5_000
+"""Maximum number of jobs and batches of a workflow that a page reads."""
+_EDGES = 20_000
+"""Maximum number of edges that a page reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Near:
+    """Jobs next to a job: the first ones, and the number of all."""
+
+    jobs: Sequence[Any]
+    """Rows with `id`, `task` and `state`."""
+    batches: Sequence[BatchStatus]
+    number: int
+
+    @property
+    def more(self) -> int:
+        """The number of jobs that are not listed."""
+        return self.number - len(self.jobs)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.jobs and not self.batches
+
+
+@dataclass(frozen=True, slots=True)
+class Workflow:
+    """Jobs, batches and the edges between them. A batch is after its jobs."""
+
+    jobs: Sequence[Any]
+    """Rows with `id`, `task`, `state` and `batch_id`, ordered by id."""
+    batches: Sequence[BatchStatus]
+    edges: Sequence[tuple[str, str]]
+    """Pairs of keys, such as `j17` and `b3`; the first one comes before the second one."""
+    is_whole: bool
+    """False if there are more jobs than a page reads."""
+
+
+def read_after(session: Session, jobs: Jobs[Any], job_id: int) -> Near:
+    """Return the jobs and batches that a job was enqueued after."""
+    job, edge = jobs.Job, jobs.Edge
+    near = select(job.id, job.task, job.state).join(edge, edge.needs_id == job.id).where(edge.job_id == job_id)
+    batches = select(edge.batch_id).where(edge.job_id == job_id, edge.batch_id.is_not(None)).order_by(edge.place)
+    ids = [*ask(session, jobs, batches.limit(LISTED)).scalars()]
+    return _near(session, jobs, near.order_by(edge.place), read_statuses(session, jobs, ids))
+
+
+def read_before(session: Session, jobs: Jobs[Any], job_id: int, batch_id: int | None) -> Near:
+    """Return the jobs that were enqueued after a job, or after its batch."""
+    edge = jobs.Edge
+    follows = edge.needs_id == job_id if batch_id is None else or_(edge.needs_id == job_id, edge.batch_id == batch_id)
+    return after_edges(session, jobs, follows)
+
+
+def after_edges(session: Session, jobs: Jobs[Any], which: Any) -> Near:
+    """Return the jobs that have an edge of some kind."""
+    job, edge = jobs.Job, jobs.Edge
+    ids = select(edge.job_id).where(which)
+    return _near(session, jobs, select(job.id, job.task, job.state).where(job.id.in_(ids)).order_by(job.id), [])
+
+
+def _near(session: Session, jobs: Jobs[Any], query: Any, batches: Sequence[BatchStatus]) -> Near:
+    rows = ask(session, jobs, query.limit(LISTED + 1)).all()
+    number = len(rows)
+    if number > LISTED:
+        counted = select(func.count()).select_from(query.order_by(None).limit(COUNTED).subquery())
+        number = ask(session, jobs, counted).scalar_one()
+    return Near(rows[:LISTED], batches, number)
+
+
+def read_batch_of(session: Session, jobs: Jobs[Any], batch_id: int | None) -> BatchStatus | None:
+    """Return a job's batch, or None."""
+    return None if batch_id is None else read_batch(session, jobs, batch_id)
+
+
+def read_workflow(session: Session, jobs: Jobs[Any], job_id: int) -> Workflow:
+    """Return all jobs and batches that edges connect with a job, up to `READ`, and the edges."""
+    names = dict(zip(("jobs", "edges"), table_names(session, jobs, ("jobs", "edges")), strict=True))
+    rows: list[Any] = ask(session, jobs, text(_CONNECTED.format(**names)), job_id=job_id, most=READ + 1).all()
+    job_ids = sorted({row.job_id for row in rows if row.job_id is not None} | {job_id})
+    batch_ids = sorted({row.batch_id for row in rows if row.batch_id is not None})
+    job = jobs.Job
+    found = select(job.id, job.task, job.state, job.batch_id).where(job.id.in_(job_ids)).order_by(job.id)
+    nodes: Sequence[Any] = ask(session, jobs, found).all()
+    known = {f"j{row.id}" for row in nodes} | {f"b{batch_id}" for batch_id in batch_ids}
+    members = [(f"j{row.id}", f"b{row.batch_id}") for row in nodes if row.batch_id in batch_ids]
+    edges = [pair for pair in [*_edges(session, jobs, job_ids), *members] if known.issuperset(pair)]
+    return Workflow(nodes, read_statuses(session, jobs, batch_ids), edges, is_whole=len(rows) <= READ)
+
+
+def _edges(session: Session, jobs: Jobs[Any], job_ids: Collection[int]) -> list[tuple[str, str]]:
+    edge = jobs.Edge
+    rows = select(edge.needs_id, edge.batch_id, edge.job_id).where(edge.job_id.in_(job_ids))
+    return [
+        (f"b{row.batch_id}" if row.needs_id is None else f"j{row.needs_id}", f"j{row.job_id}")
+        for row in ask(session, jobs, rows.order_by(edge.job_id, edge.place).limit(_EDGES))
+    ]
+
+
+# A batch that no job waits for connects nothing.
+_CONNECTED = """
+WITH RECURSIVE found (job_id, batch_id) AS (
+    SELECT CAST(:job_id AS bigint), CAST(NULL AS bigint)
+  UNION
+    SELECT n.job_id, n.batch_id FROM found f CROSS JOIN LATERAL (
+      SELECT e.needs_id AS job_id, e.batch_id FROM {edges} e
+      WHERE e.job_id = f.job_id AND num_nonnulls(e.needs_id, e.batch_id) > 0
+      UNION ALL
+      SELECT e.job_id, NULL FROM {edges} e WHERE e.needs_id = f.job_id
+      UNION ALL
+      SELECT e.job_id, NULL FROM {edges} e WHERE e.batch_id = f.batch_id
+      UNION ALL
+      SELECT NULL, j.batch_id FROM {jobs} j
+      WHERE j.id = f.job_id AND EXISTS (SELECT FROM {edges} e WHERE e.batch_id = j.batch_id)
+      UNION ALL
+      (SELECT m.id, NULL FROM {jobs} m WHERE m.batch_id = f.batch_id LIMIT :most)) n
+)
+SELECT job_id, batch_id FROM found LIMIT :most
+"""

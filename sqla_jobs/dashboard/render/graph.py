@@ -1,0 +1,168 @@
+"""A workflow as a picture: boxes in columns, each one right of all that it waits for. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqla_jobs.dashboard.data.workflow import Workflow
+
+NODES = 200
+"""Maximum number of boxes. The jobs of larger workflows are grouped by task and state."""
+_LINES = 2_000
+"""Maximum number of lines."""
+_WIDTH, _HEIGHT = 176, 46
+_APART, _BELOW = 56, 14
+_MARGIN = 6
+_LETTERS = 21
+"""Maximum number of letters of a task's name in a box."""
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A job, a group of jobs, or a batch."""
+
+    key: str
+    title: str
+    said: str
+    """The id or the number of jobs, and the state in words."""
+    state: str
+    whole_title: str
+    job_id: int | None = None
+    batch_id: int | None = None
+    part: float | None = None
+    """The part of a batch that has ended, from 0 to 1."""
+    is_here: bool = False
+    """True for the job whose page it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A box with its place in the picture."""
+
+    box: Box
+    x: float
+    y: float
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """The picture."""
+
+    width: float
+    height: float
+    boxes: Sequence[Placed]
+    lines: Sequence[str]
+    """Paths from the right side of one box to the left side of another."""
+    box_width: int = _WIDTH
+    box_height: int = _HEIGHT
+    is_grouped: bool = False
+
+    @property
+    def states(self) -> list[str]:
+        """The states in the picture."""
+        return sorted({one.box.state for one in self.boxes if one.box.batch_id is None})
+
+
+def graph(workflow: Workflow, here: int) -> Graph:
+    """Return the picture of a workflow, seen from the job `here`."""
+    edges = list(dict.fromkeys(workflow.edges))
+    batches = [_of_batch(one) for one in workflow.batches]
+    levels = _levels([*(f"j{job.id}" for job in workflow.jobs), *(box.key for box in batches)], edges)
+    boxes = [*(_of_job(job, here) for job in workflow.jobs), *batches]
+    if len(boxes) <= NODES:
+        return _placed(boxes, edges, levels)
+    group_of = {f"j{job.id}": f"{job.task} {job.state}" for job in workflow.jobs}
+    groups = _grouped(workflow.jobs, here)[: NODES - min(len(batches), NODES // 2)]
+    boxes = [*groups, *batches[: NODES // 2]]
+    keys = {box.key for box in boxes}
+    outer: dict[str, int] = {}
+    for key, level in levels.items():
+        name = group_of.get(key, key)
+        outer[name] = min(level, outer.get(name, level))
+    pairs = dict.fromkeys((group_of.get(one, one), group_of.get(other, other)) for one, other in edges)
+    forward = [(one, other) for one, other in pairs if {one, other} <= keys and outer[one] < outer[other]]
+    return _placed(boxes, forward, outer, is_grouped=True)
+
+
+def _of_job(job: Any, here: int) -> Box:
+    return Box(
+        f"j{job.id}", _short(job.task), f"#{job.id} {job.state}", job.state, job.task, job.id, is_here=job.id == here
+    )
+
+
+def _of_batch(one: Any) -> Box:
+    counts = one.counts
+    state = "failed" if counts.failed else "succeeded" if counts.has_ended else "running"
+    said = f"batch: {counts.ended:,} of {counts.total:,}"
+    return Box(f"b{one.id}", _short(one.title), said, state, one.title, batch_id=one.id, part=counts.progress)
+
+
+def _grouped(jobs: Iterable[Any], here: int) -> list[Box]:
+    jobs = list(jobs)
+    mine = {(job.task, str(job.state)) for job in jobs if job.id == here}
+    numbers = Counter((job.task, str(job.state)) for job in jobs)
+    return [
+        Box(f"{task} {state}", _short(task), f"{number:,} {state}", state, task, is_here=(task, state) in mine)
+        for (task, state), number in numbers.items()
+    ]
+
+
+def _levels(keys: Sequence[str], edges: Sequence[tuple[str, str]]) -> dict[str, int]:
+    """Return for each key the length of the longest path that leads to it."""
+    after: dict[str, list[str]] = defaultdict(list)
+    open_edges = Counter[str]()
+    for one, other in edges:
+        after[one].append(other)
+        open_edges[other] += 1
+    levels = dict.fromkeys(keys, 0)
+    ready = [key for key in keys if not open_edges[key]]
+    while ready:
+        one = ready.pop()
+        for other in after[one]:
+            levels[other] = max(levels[other], levels[one] + 1)
+            open_edges[other] -= 1
+            if not open_edges[other]:
+                ready.append(other)
+    return levels
+
+
+def _placed(
+    boxes: Sequence[Box], edges: Sequence[tuple[str, str]], levels: Mapping[str, int], *, is_grouped: bool = False
+) -> Graph:
+    used = {level: place for place, level in enumerate(sorted({levels[box.key] for box in boxes}))}
+    columns: list[list[Box]] = [[] for _ in used]
+    for box in boxes:
+        columns[used[levels[box.key]]].append(box)
+    before: dict[str, list[str]] = defaultdict(list)
+    for one, other in edges:
+        before[other].append(one)
+    step, tallest = _HEIGHT + _BELOW, max(map(len, columns))
+    placed: dict[str, Placed] = {}
+    for number, column in enumerate(columns):
+        ranks = {box.key: _rank(before[box.key], placed) for box in column}
+        column.sort(key=lambda box: ranks[box.key])  # below what it waits for, so that fewer lines cross
+        top = _MARGIN + (tallest - len(column)) * step / 2
+        x = _MARGIN + number * (_WIDTH + _APART)
+        placed |= {box.key: Placed(box, x, top + place * step) for place, box in enumerate(column)}
+    lines = [_line(placed[one], placed[other]) for one, other in edges[:_LINES]]
+    width = 2 * _MARGIN + len(columns) * (_WIDTH + _APART) - _APART
+    return Graph(width, 2 * _MARGIN + tallest * step - _BELOW, [*placed.values()], lines, is_grouped=is_grouped)
+
+
+def _rank(before: Sequence[str], placed: Mapping[str, Placed]) -> float:
+    """Return the average height of the boxes before one."""
+    heights = [placed[key].y for key in before if key in placed]
+    return sum(heights) / len(heights) if heights else 0.0
+
+
+def _line(one: Placed, other: Placed) -> str:
+    left, right = one.x + _WIDTH, other.x - 5
+    start, end, bend = one.y + _HEIGHT / 2, other.y + _HEIGHT / 2, _APART / 2
+    return f"M{left:g} {start:g} C{left + bend:g} {start:g} {right - bend:g} {end:g} {right:g} {end:g}"
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…"

@@ -1,0 +1,61 @@
+"""The pages of batches, and changes to a whole batch."""
+
+from __future__ import annotations
+
+from flask import Response, abort, request
+from sqlalchemy import select
+from werkzeug.wrappers import Response as AnyResponse
+
+from sqla_jobs.actions import batches as actions
+from sqla_jobs.dashboard.data.listing import columns
+from sqla_jobs.dashboard.data.workflow import after_edges
+from sqla_jobs.dashboard.site import Dashboard
+from sqla_jobs.dashboard.views.jobs_list import lines
+from sqla_jobs.monitoring.batches import read_batch, read_batches
+from sqla_jobs.rules.checks import read_id
+from sqla_jobs.rules.wording import plural
+
+_SIZE = 20
+_FAILED = 10
+
+
+def show_all(site: Dashboard) -> Response:
+    """GET /batches"""
+    below = request.args.get("below", type=read_id)
+    with site.reading() as (session, now):
+        found = read_batches(session, site.jobs, _SIZE + 1, below=below)
+    return site.render(
+        "batches.html",
+        now,
+        batches=found[:_SIZE],
+        is_first_page=below is None,
+        older=found[_SIZE - 1].id if len(found) > _SIZE else None,
+    )
+
+
+def show(site: Dashboard, batch_id: int) -> Response:
+    """GET /batches/<id>"""
+    jobs = site.jobs
+    job, edge = jobs.Job, jobs.Edge
+    with site.reading() as (session, now):
+        batch = read_batch(session, jobs, batch_id)
+        failed = select(*columns(job)).where(job.batch_id == batch_id, job.state == "failed").order_by(job.id.desc())
+        rows = session.execute(failed.limit(_FAILED), bind_arguments={"mapper": job}).all()
+        return site.render(
+            "batch.html",
+            now,
+            batch=batch,
+            failed=lines(site, session, rows),
+            before=after_edges(session, jobs, edge.batch_id == batch_id),
+        )
+
+
+def change(site: Dashboard, batch_id: int, action: str) -> AnyResponse:
+    """POST /batches/<id>/<action>"""
+    if action not in ("cancel", "retry"):
+        abort(404)
+    with site.changing() as it:
+        batch = actions.get(it, batch_id)
+        number = actions.cancel(it, batch, kill=False) if action == "cancel" else actions.retry(it, batch)
+    done = "cancelled, or asked to stop" if action == "cancel" else "queued"
+    return site.go(site.url("batch", batch_id=batch_id), f"{plural(number, 'job')} of this batch: {done}.")

@@ -1,0 +1,160 @@
+"""The jobs and batches that a blocked job waits for, in sentences, and findings about jobs that stay blocked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sqlalchemy import and_, func, literal, or_, select
+from sqlalchemy.orm import Session, aliased
+
+from sqla_jobs.actions.batches import count_all
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.models.types import ENDED, IfFailed, JobState
+from sqla_jobs.monitoring.finding import Finding, ask, warning
+from sqla_jobs.monitoring.gates import moment
+from sqla_jobs.queries.batches import CountBatches
+from sqla_jobs.queries.expressions import Tables
+from sqla_jobs.queries.processes import age_of, is_alive
+from sqla_jobs.queries.resolve import DELETED, NOBODY
+from sqla_jobs.rules.wording import Count, duration, they_are
+
+_COUNTED = 10_000
+"""Maximum number of prerequisites that are counted."""
+_BATCHES = 3
+"""Maximum number of batches that are named."""
+_UNRESOLVED = 60.0
+"""Seconds after which a blocked job should have been queued, once all that it waits for has ended."""
+_LOOKED_AT = 10_000
+"""Maximum number of blocked jobs that a check reads."""
+_FAILED = (JobState.failed, JobState.cancelled)
+
+
+def of_blocked(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
+    """Yield sentences about what a blocked job waits for. `row` has the columns of the job."""
+    watched = _named(session, jobs, row.waits_for)
+    if row.if_failed == IfFailed.hold and _stops(row, watched):
+        yield _held(row, watched)
+        return
+    waits = [*_for_jobs(session, jobs, row), *_for_batches(session, jobs, row)]
+    yield from waits or ["All that it waits for has ended: a worker looks at it again soon, and queues or cancels it."]
+
+
+def of_cancelled(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
+    """Yield why a job was cancelled, if that was the end of a job before it."""
+    if row.waits_for is None:
+        return
+    why = _ended_as(row, _named(session, jobs, row.waits_for))
+    remedy = "" if row.waits_for == DELETED else f" `sqla-jobs retry {row.waits_for}` runs that job and this one again."
+    yield f"It was cancelled at {moment(row.finished_at)} because {why}.{remedy}"
+
+
+def unresolved(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
+    """Find blocked jobs whose prerequisite ended more than a minute ago: no worker resolves them."""
+    some, before = _blocked(jobs), aliased(jobs.Job)
+    is_over = or_(
+        before.state == JobState.succeeded,
+        and_(before.state.in_(_FAILED), some.c.if_failed.is_distinct_from(IfFailed.hold)),
+    )
+    late: Any = age_of(before.finished_at)
+    query = select(func.count(), func.min(some.c.id), func.max(late))
+    query = query.select_from(some.join(before, before.id == some.c.waits_for)).where(is_over, late > _UNRESOLVED)
+    number, first, seconds = ask(session, jobs, query).one()
+    if number:
+        yield warning(
+            "blocked jobs",
+            f"{they_are(number, 'job')} blocked, such as job {first}, although what they wait for ended up to "
+            f"{duration(seconds)} ago",
+            f"only workers of this version queue such jobs: {_resolver(session, jobs)}",
+        )
+
+
+def held(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
+    """Find blocked jobs that are held because a job before them failed."""
+    some, before = _blocked(jobs), aliased(jobs.Job)
+    is_gone = before.id.is_(None) & (some.c.waits_for != NOBODY)
+    query = select(func.count(), func.min(some.c.id))
+    query = query.select_from(some.outerjoin(before, before.id == some.c.waits_for))
+    query = query.where(some.c.if_failed == IfFailed.hold, or_(before.state.in_(_FAILED), is_gone))
+    number, first = ask(session, jobs, query).one()
+    if number:
+        yield warning(
+            "held jobs",
+            f"{they_are(number, 'job')} held because a job before failed, such as job {first}",
+            f"sqla-jobs why {first} names the job that failed: retry that one, or retry the held one to run it without",
+        )
+
+
+def _blocked(jobs: Jobs[Any]) -> Any:
+    """Select the first blocked jobs of an index."""
+    job = jobs.Job
+    blocked = select(job.id, job.waits_for, job.if_failed).where(job.state == "blocked", job.waits_for.is_not(None))
+    return blocked.order_by(job.waits_for).limit(_LOOKED_AT).subquery("some")
+
+
+def _resolver(session: Session, jobs: Jobs[Any]) -> str:
+    """Return the remedy for the lack of one that queues blocked jobs."""
+    process: Any = jobs.Process
+    live = select(func.count()).where(process.kind == "worker", is_alive(process))
+    if ask(session, jobs, live).scalar_one():
+        return "the log of each worker shows what stops it; `sqla-jobs doctor` shows whether somebody holds the rows"
+    return "start one: python -m sqla_jobs.worker MODULE:ATTR"
+
+
+def _named(session: Session, jobs: Jobs[Any], job_id: int) -> Any:
+    """Return the id, the task, the state and the batch of a job, or None."""
+    job: Any = jobs.Job
+    return ask(session, jobs, select(job.id, job.task, job.state, job.batch_id).where(job.id == job_id)).one_or_none()
+
+
+def _stops(row: Any, watched: Any) -> bool:
+    """Return whether the job that is watched will not succeed."""
+    return row.waits_for != NOBODY if watched is None else watched.state in _FAILED
+
+
+def _held(row: Any, watched: Any) -> str:
+    said = f"It is held: {_ended_as(row, watched)}."
+    alone = f"`sqla-jobs retry {row.id}` runs this one without it"
+    if watched is None:
+        return f"{said} {alone}, `sqla-jobs cancel {row.id}` cancels it."
+    return f"{said} `sqla-jobs retry {watched.id}` runs that job again; {alone}."
+
+
+def _ended_as(row: Any, watched: Any) -> str:
+    if watched is None:
+        return "a job before it was deleted" if row.waits_for == DELETED else f"job {row.waits_for} was deleted"
+    how = "was cancelled" if watched.state == JobState.cancelled else "failed"
+    return f"job {watched.id} ({watched.task:.200}) {how}"
+
+
+def _for_jobs(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
+    edge, job = jobs.Edge, jobs.Job
+    is_open = job.state.not_in(ENDED)
+    query = select(job.id, job.task, job.state).join(edge, edge.needs_id == job.id)
+    query = query.where(edge.job_id == row.id, edge.place >= (row.waits_at or 0), is_open).order_by(edge.place)
+    first = ask(session, jobs, query.limit(1)).first()
+    if first is None:
+        return
+    number = ask(session, jobs, select(func.count()).select_from(query.limit(_COUNTED + 1).subquery())).scalar_one()
+    others = Count(min(number - 1, _COUNTED), is_least=number > _COUNTED)
+    more = f", and {'at least ' if others.is_least else ''}{others:,} more" if others else ""
+    yield f"It waits for job {first.id} ({first.task:.200}), which is {first.state}{more}."
+
+
+def _for_batches(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
+    edge, batch, job = jobs.Edge, jobs.Batch, jobs.Job
+    live = select(literal(1)).where(job.batch_id == batch.id, job.state.not_in(ENDED))
+    query = select(batch.id, batch.name).join(edge, edge.batch_id == batch.id).where(edge.job_id == row.id)
+    query = query.where(live.exists()).order_by(edge.place)
+    found: Sequence[Any] = ask(session, jobs, query.limit(_BATCHES + 1)).all()
+    counts = count_all(CountBatches(Tables(jobs.models)), session, [one.id for one in found])
+    for one in found[:_BATCHES]:
+        ended, total = counts[one.id].ended, counts[one.id].total
+        yield f"It waits for the {titled(one.id, one.name)}: {ended:,} of {total:,} have ended."
+    if len(found) > _BATCHES:
+        yield "It waits for more batches."
+
+
+def titled(batch_id: int, name: str) -> str:
+    """Return a batch's name for people: `batch 'import 17'`; its id if it has no name."""
+    return f"batch {name!r:.210}" if name else f"batch {batch_id}"

@@ -1,0 +1,99 @@
+"""`batch`, `--batch` and `enqueue --after`, as an operator uses them."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from sqlalchemy import Engine, select
+from sqlalchemy.orm import Session
+
+from sqla_jobs.cli.main import main
+from sqla_jobs.models.workflow_columns import BatchMixin
+from tests import shop
+from tests.helpers import states
+from tests.shop import jobs
+
+
+def run(*arguments: str, code: int = 0, answer: str = "") -> Result:
+    result = CliRunner().invoke(main, [*arguments, "--app", "tests.shop:jobs"], input=answer)
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.fixture
+def batch(session: Session, database: Engine) -> BatchMixin:
+    """A batch with a job that failed, one that was cancelled because of it, one that waits, and one that is done."""
+    batch = jobs.batch(session, name="import 17")
+    bad = shop.flaky.options(batch=batch, max_attempts=1).enqueue(session, good_from=2)
+    shop.mark.options(batch=batch, after=bad).enqueue(session, n=1)
+    shop.mark.options(batch=batch, delay=3600).enqueue(session, n=2)
+    shop.mark.options(batch=batch).enqueue(session, n=3)
+    shop.mark.enqueue(session, n=4)
+    session.commit()
+    jobs.worker(bind=database).drain()
+    return batch
+
+
+def test_batches_are_listed_the_newest_first(batch: BatchMixin, session: Session) -> None:
+    jobs.batch(session)
+    session.commit()
+    lines = run("batch", "list").stdout.splitlines()
+    assert re.match(r" *2 +- .* 0 of 0 +100 % +0 +0 ", lines[2]), lines
+    assert re.search(r" 1 +import 17 .* 3 of 4 +75 % +1 +1 +about ", lines[3]), lines
+    found: list[dict[str, Any]] = json.loads(run("batch", "list", "--json", "--below", "2").stdout)
+    assert [(one["id"], one["name"], one["ended"], one["total"]) for one in found] == [(1, "import 17", 3, 4)]
+    numbers = {state: number for state, number in found[0]["states"].items() if number}
+    assert numbers == {"scheduled": 1, "succeeded": 1, "failed": 1, "cancelled": 1}
+    assert "continue with --below 2" in run("batch", "list", "--limit", "1").stderr
+
+
+def test_a_batch_is_shown_with_its_failed_jobs(batch: BatchMixin) -> None:
+    said = re.sub(" +", " ", run("batch", "show", str(batch.id)).stdout)
+    assert "name import 17" in said
+    assert "progress 3 of 4 jobs ended (75 %)" in said
+    assert "failed 1" in said
+    assert re.search(r"FAILED JOB TASK AT ?\n.*\n ?1 flaky 20", said)
+    assert [one["id"] for one in json.loads(run("batch", "show", "1", "--json").stdout)["failed_jobs"]] == [1]
+    assert "there is no batch 7" in run("batch", "show", "7", code=1).stderr
+
+
+def test_a_batch_is_retried_and_cancelled(batch: BatchMixin, session: Session) -> None:
+    asked = run("batch", "retry", "1", answer="n\n", code=1)
+    assert "retry the batch 'import 17': 1 failed, 1 cancelled?" in asked.stderr
+    assert run("batch", "retry", "1", "--yes").stdout == "retry: 1 job\n"
+    assert states(session) == {1: "queued", 2: "blocked", 3: "scheduled", 4: "succeeded", 5: "succeeded"}
+    assert run("batch", "cancel", "1", answer="y\n").stdout == "cancel: 3 jobs\n"
+    assert [*states(session).values()].count("cancelled") == 3
+    lines = session.execute(select(jobs.Audit.action, jobs.Audit.subject, jobs.Audit.details["changed"].as_integer()))
+    assert {*map(tuple, lines)} == {("retry batch", "batch 1", 1), ("cancel batch", "batch 1", 3)}
+    assert "there is no batch 7" in run("batch", "cancel", "7", code=1).stderr
+
+
+def test_a_filter_takes_a_batch(batch: BatchMixin, session: Session) -> None:
+    run("batch", "retry", "1", "--yes")
+    listed = json.loads(run("list", "--batch", "1", "--state", "blocked", "--json").stdout)
+    assert [one["id"] for one in listed] == [2]
+    assert len(json.loads(run("list", "--batch", "1", "--json").stdout)) == 4
+    assert run("delete", "--batch", "1", "--state", "succeeded", "--yes").stdout == "delete: 1 job\n"
+    assert "there is no batch 9" in run("list", "--batch", "9", code=1).stderr
+    assert "there is no batch 9" in run("cancel", "--batch", "9", "--yes", code=1).stderr
+
+
+def test_a_job_is_enqueued_after_others(batch: BatchMixin, session: Session) -> None:
+    waiting = ("--after", "3", "--after-batch", "1", "--if-failed", "run")
+    job_id = int(run("enqueue", "mark", '{"n": 6}', *waiting).stdout)
+    joined = int(run("enqueue", "mark", '{"n": 7}', "--batch", "1").stdout)
+    job = session.get(jobs.Job, job_id)
+    assert job is not None
+    assert (job.state, job.if_failed, job.waits_for) == ("blocked", "run", 3)
+    assert session.scalars(select(jobs.Job.batch_id).where(jobs.Job.id == joined)).one() == 1
+    assert "It waits for job 3 (mark), which is scheduled" in run("why", str(job_id)).stdout
+    shown = run("show", str(job_id)).stdout
+    assert "It waits for the batch 'import 17'" in shown
+    assert "there is no job 99" in run("enqueue", "mark", '{"n": 6}', "--after", "99", code=1).stderr
+    assert "there is no batch 99" in run("enqueue", "mark", '{"n": 6}', "--batch", "99", code=1).stderr
+    assert "needs after=" in run("enqueue", "mark", '{"n": 6}', "--if-failed", "run", code=2).stderr

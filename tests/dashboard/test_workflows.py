@@ -1,0 +1,182 @@
+"""The dashboard's pages of batches, and what the page of a job shows of its workflow."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+from sqla_jobs.dashboard.access import Role
+from sqla_jobs.testing import make_batch
+from tests import dashboard_shop as shop
+from tests.dashboard.visitor import Visitor, words
+from tests.dashboard_shop import HOSTILE, create_app, jobs
+from tests.helpers import states
+
+
+@pytest.fixture
+def visitor(database: Engine) -> Visitor:
+    """A visitor with the role of an operator."""
+    return Visitor(create_app())
+
+
+def run_all(session: Session, database: Engine) -> None:
+    session.commit()
+    jobs.worker(bind=database).drain()
+
+
+def graph(page: str) -> str:
+    """The picture of the workflow."""
+    found = re.search(r'<svg width="\d.*?</svg>', page, re.DOTALL)
+    assert found
+    return found[0]
+
+
+def test_batches_are_listed_with_their_progress(visitor: Visitor, session: Session, database: Engine) -> None:
+    assert "There are no batches yet." in words(visitor.get("/batches"))
+    make_batch(session, shop.add, name=HOSTILE, states={"succeeded": 3, "failed": 1, "queued": 4})
+    jobs.batch(session)
+    session.commit()
+    page = visitor.get("/batches")
+    assert HOSTILE not in page
+    said = words(page)
+    assert "batch 2 0 of 0 ended 100 % no jobs" in said
+    assert "#1 4 of 8 ended 50 % 3 succeeded 1 failed 4 queued about" in said
+    assert 'href="/ops/jobs?batch=1&amp;state=failed"' in page
+    for _ in range(20):
+        jobs.batch(session)
+    session.commit()
+    assert 'href="/ops/batches?below=3"' in visitor.get("/batches")
+    assert 'href="/ops/batches/1"' in visitor.get("/batches?below=3")
+
+
+def test_a_batch_shows_its_states_failed_jobs_and_what_waits(
+    visitor: Visitor, session: Session, database: Engine
+) -> None:
+    batch = jobs.batch(session, name="import 17")
+    bad = shop.fail.options(batch=batch).enqueue(session, message="no paper")
+    shop.add.options(batch=batch).enqueue(session, a=1)
+    report = shop.add.options(after=batch).enqueue(session, a=2)
+    other = shop.add.options(batch=batch, delay=3600).enqueue(session, a=3)
+    run_all(session, database)
+    page = visitor.get(f"/batches/{batch.id}")
+    said = words(page)
+    assert f"import 17 #{batch.id} 2 of 3 ended 67 %" in said
+    assert "1 failed" in said
+    assert f"fail #{bad.id}" in said
+    assert "ValueError no paper" in said
+    assert f"Jobs that wait for this batch add #{report.id}" in said
+    assert "1 job will not run" in said
+    said = words(visitor.change(f"/batches/{batch.id}/retry"))
+    assert "1 job of this batch: queued." in said
+    assert f"add #{report.id} blocked" in said
+    said = words(visitor.change(f"/batches/{batch.id}/cancel"))
+    assert "2 jobs of this batch: cancelled, or asked to stop." in said
+    assert states(session)[other.id] == "cancelled"
+    assert "retry batch" in words(visitor.get(f"/audit?subject=batch+{batch.id}"))
+    assert "there is no batch 99" in words(visitor.get("/batches/99", 404))
+    assert visitor.post("/batches/99/retry").status_code == 404
+    assert visitor.post(f"/batches/{batch.id}/delete").status_code == 404
+
+
+def test_a_viewer_sees_batches_and_changes_none(session: Session) -> None:
+    batch = make_batch(session, shop.add, states={"failed": 1, "queued": 1}, args={"a": 1})
+    session.commit()
+    operator, viewer = Visitor(create_app()), Visitor(create_app(lambda: Role.viewer))
+    assert "Retry failed jobs" in operator.get(f"/batches/{batch.id}")
+    page = viewer.get(f"/batches/{batch.id}")
+    assert "Retry failed jobs" not in page
+    assert "Cancel this batch" not in page
+    answer = viewer.client.post(f"/ops/batches/{batch.id}/retry")
+    assert answer.status_code == 403
+
+
+def test_jobs_are_filtered_by_batch_and_by_blocked(visitor: Visitor, session: Session) -> None:
+    batch = jobs.batch(session)
+    first = shop.add.options(batch=batch).enqueue(session, a=1)
+    second = shop.add.options(batch=batch, after=first).enqueue(session, a=2)
+    third = shop.add.options(after=second).enqueue(session, a=3)
+    session.commit()
+    page = words(visitor.get("/jobs"))
+    assert "blocked 2 scheduled 0 queued 1" in page
+    for query, expected in (
+        ("state=blocked", [second.id, third.id]),
+        ("state=blocked&sort=newest", [third.id, second.id]),
+        (f"batch={batch.id}", [second.id, first.id]),
+        (f"batch={batch.id}&state=blocked", [second.id]),
+        (f"batch={batch.id}&state=queued", [first.id]),
+        ("batch=99", []),
+    ):
+        found = re.findall(r'<tr data-id="(\d+)">', visitor.get(f"/jobs?{query}"))
+        assert [*map(int, found)] == expected, query
+    assert "batch must be an integer" in words(visitor.get("/jobs?batch=x", 400))
+
+
+def test_the_page_of_a_job_shows_what_is_before_and_after_it(
+    visitor: Visitor, session: Session, database: Engine
+) -> None:
+    batch = jobs.batch(session, name="import 17")
+    bad = shop.fail.options(batch=batch).enqueue(session, message="no paper")
+    parts = [shop.add.options(batch=batch).enqueue(session, a=n) for n in range(25)]
+    report = shop.add.options(after=[batch, *parts], if_failed="hold").enqueue(session, a=99)
+    last = shop.add.options(after=report).enqueue(session, a=100)
+    session.commit()
+    page = visitor.get(f"/jobs/{report.id}")
+    said = words(page)
+    assert f"It waits for job {parts[0].id} (add), which is queued, and 24 more." in said
+    assert f"After import 17 batch, 0 of 26 ended add #{parts[0].id} queued" in said
+    assert "and 5 more" in said
+    assert f"Before add #{last.id} blocked" in said
+    assert "It starts once the jobs before it have ended." in said
+    assert "Run without waiting" in said
+    picture = graph(page)
+    assert picture.count('<g class="box') == 29
+    assert f"add, #{report.id} blocked, this job" in picture
+    assert f'href="/ops/batches/{batch.id}"' in picture
+    run_all(session, database)
+    said = words(visitor.get(f"/jobs/{report.id}"))
+    assert f"It is held: job {bad.id} (fail) failed." in said
+    assert "Batch import 17 , 26 of 26 ended" in words(visitor.get(f"/jobs/{bad.id}"))
+
+
+def test_a_cancelled_job_says_what_cancelled_it_and_a_lone_job_has_no_workflow(
+    visitor: Visitor, session: Session, database: Engine
+) -> None:
+    bad = shop.fail.enqueue(session, message="no paper")
+    after = shop.add.options(after=bad).enqueue(session, a=1)
+    alone = shop.add.enqueue(session, a=2)
+    run_all(session, database)
+    assert f"because job {bad.id} (fail) failed." in words(visitor.get(f"/jobs/{after.id}"))
+    assert "Workflow" not in visitor.get(f"/jobs/{alone.id}")
+
+
+def test_a_large_workflow_is_grouped_by_task_and_state(visitor: Visitor, session: Session, database: Engine) -> None:
+    first = shop.add.enqueue(session, a=1)
+    shop.add.options(after=first).enqueue_many(session, ({"a": n} for n in range(300)))
+    batch = jobs.batch(session, name="import 17")
+    shop.fail.options(after=first, batch=batch).enqueue_many(session, ({"message": "x"} for n in range(300)))
+    last = shop.add.options(after=batch, delay=1).enqueue(session, a=2)
+    session.commit()
+    page = visitor.get(f"/jobs/{last.id}")
+    picture = words(graph(page).replace("<title", "<p").replace("</title", "</p"))
+    assert "Jobs are grouped by task and state." in words(page)
+    assert graph(page).count('<g class="box') == 4
+    assert "add, 301 blocked" in picture
+    assert "fail, 300 blocked" in picture
+    assert "batch: 0 of 300" in picture
+
+
+def test_a_chain_is_drawn_from_left_to_right(visitor: Visitor, session: Session) -> None:
+    chain = [shop.add.enqueue(session, a=0)]
+    for n in range(5):
+        chain.append(shop.add.options(after=chain[-1]).enqueue(session, a=n))
+    session.commit()
+    picture = graph(visitor.get(f"/jobs/{chain[2].id}"))
+    places = re.findall(r'translate\(([\d.]+) ([\d.]+)\)">\s*<a href="/ops/jobs/(\d+)', picture)
+    assert [int(job_id) for _, _, job_id in sorted(places, key=lambda place: float(place[0]))] == [
+        job.id for job in chain
+    ]
+    assert len({y for _, y, _ in places}) == 1
+    assert picture.count('<path class="edge"') == 5

@@ -1,0 +1,111 @@
+"""Following batches: with polls off, so whatever is seen late was not told."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+from sqla_jobs import ArgumentsError, BatchCounts, UnknownJob
+from sqla_jobs.queries.batches import CountBatches, Counted
+from tests.following.application import fail, gate, jobs, report, settle, step_by_step
+from tests.helpers import wait_until
+
+
+@pytest.fixture
+def session(database: Engine) -> Iterator[Session]:
+    gate.clear()
+    with Session(database) as session:
+        yield session
+    gate.set()
+
+
+def test_a_batch_is_followed_until_all_its_jobs_have_ended(session: Session) -> None:
+    batch = jobs.batch(session)
+    settle.options(batch=batch).enqueue_many(session, ({"n": n} for n in range(20)))
+    fail.options(batch=batch, max_attempts=1).enqueue(session, message="no paper")
+    step_by_step.options(batch=batch).enqueue(session)
+    session.commit()
+    seen: list[int] = []
+    counts = BatchCounts()
+    with jobs.worker(concurrency=2):
+        for counts in jobs.follow(batch, timeout=20):
+            seen.append(counts.ended)
+            if counts.ended == 21:
+                gate.set()
+    assert (counts.succeeded, counts.failed, counts.total) == (21, 1, 22)
+    assert seen == sorted(seen)
+    assert seen[-1] == 22
+
+
+def test_wait_returns_the_counts_of_a_batch(session: Session) -> None:
+    batch, empty = jobs.batch(session), jobs.batch(session)
+    report.options(batch=batch).enqueue(session, pages=3)
+    session.commit()
+    assert jobs.wait(empty, timeout=20).total == 0
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(jobs.wait, batch, timeout=20)
+        with jobs.worker():
+            assert waiting.result(20).succeeded == 1
+
+    async def wait() -> int:
+        updates = [counts async for counts in jobs.follow(batch, timeout=20)]
+        return (await jobs.wait_async(batch, timeout=20)).succeeded + len(updates)
+
+    assert asyncio.run(wait()) == 2
+
+
+def test_a_batch_that_grows_is_followed_to_its_new_end(session: Session) -> None:
+    batch = jobs.batch(session)
+    step_by_step.options(batch=batch).enqueue(session)
+    session.commit()
+    with jobs.worker(), ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(jobs.wait, batch, timeout=20)
+        settle.options(batch=batch).enqueue(session, n=1)
+        session.commit()
+        wait_until(lambda: jobs.counts(session, batch).succeeded == 1)
+        assert not waiting.done()
+        gate.set()
+        assert waiting.result(20).succeeded == 2
+
+
+def test_a_batch_that_is_not_there_or_does_not_end(session: Session) -> None:
+    with pytest.raises(ArgumentsError, match=r"the batch is not in the database yet.*after session\.commit\(\)"):
+        jobs.wait(jobs.batch(session))
+    other = jobs.batch(session)
+    session.flush()
+    with pytest.raises(UnknownJob, match=r"there is no batch .* has not committed"):
+        jobs.wait(other, timeout=20)
+    settle.options(batch=other).enqueue(session, n=1)
+    session.commit()
+    with pytest.raises(TimeoutError, match=rf"batch {other.id} has not ended within 0 s: 0 of 1 job ended"):
+        jobs.wait(other, timeout=0)
+
+
+@pytest.mark.slow
+def test_a_thousand_who_follow_batches_share_twenty_counts_a_second(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, read = list[int](), CountBatches.__call__
+
+    def counted(self: CountBatches, connection: Any, ids: Collection[int]) -> dict[int, Counted]:
+        looks.append(len(ids))
+        return read(self, connection, ids)
+
+    monkeypatch.setattr(CountBatches, "__call__", counted)
+    batches = [jobs.batch(session) for _ in range(200)]
+    for n, batch in enumerate(batches):
+        settle.options(batch=batch).enqueue_many(session, ({"n": n} for _ in range(3)))
+    session.commit()
+    began = time.monotonic()
+    with ThreadPoolExecutor(1000) as threads:
+        waiting = [threads.submit(jobs.wait, batches[n % 200], timeout=60) for n in range(1000)]
+        with jobs.worker():
+            assert {done.result(60).succeeded for done in waiting} == {3}
+    assert len(looks) <= 20 * (time.monotonic() - began) + 1

@@ -1,0 +1,110 @@
+"""Blocked jobs, held jobs and batches, as the people see them who run the application."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from sqlalchemy import Engine, text
+from sqlalchemy.orm import Session
+
+from sqla_jobs.actions.audit import Changing
+from sqla_jobs.actions.jobs import Delete
+from sqla_jobs.monitoring.examine import examine
+from sqla_jobs.monitoring.status import read_status
+from tests import shop
+from tests.shop import jobs
+
+
+def reasons(session: Session, job: Any) -> str:
+    """Why it waits, without what is about the workers."""
+    session.rollback()
+    return " ".join(jobs.why(session, job))
+
+
+def run_all(session: Session, database: Engine) -> None:
+    session.commit()
+    jobs.worker(bind=database).drain()
+
+
+def test_a_blocked_job_says_what_it_waits_for(session: Session) -> None:
+    first = shop.mark.enqueue(session, n=1)
+    others = [shop.mark.enqueue(session, n=n) for n in range(12)]
+    alone = shop.mark.options(after=first).enqueue(session, n=20)
+    last = shop.mark.options(after=[first, *others]).enqueue(session, n=20)
+    session.commit()
+    assert reasons(session, alone) == f"It waits for job {first.id} (mark), which is queued."
+    assert reasons(session, last) == f"It waits for job {first.id} (mark), which is queued, and 12 more."
+
+
+def test_a_job_after_a_batch_says_how_far_that_is(session: Session, database: Engine) -> None:
+    batch, nameless = jobs.batch(session, name="import 17"), jobs.batch(session)
+    shop.mark.options(batch=batch).enqueue_many(session, ({"n": n} for n in range(3)))
+    session.commit()
+    run_all(session, database)
+    shop.mark.options(batch=batch).enqueue(session, n=4)
+    shop.mark.options(batch=nameless, delay=3600).enqueue(session, n=4)
+    report = shop.mark.options(after=[batch, nameless]).enqueue(session, n=5)
+    session.commit()
+    assert reasons(session, report) == (
+        "It waits for the batch 'import 17': 3 of 4 have ended. "
+        f"It waits for the batch {nameless.id}: 0 of 1 have ended."
+    )
+
+
+def test_a_held_job_names_the_failure_and_both_remedies(session: Session, database: Engine) -> None:
+    bad = shop.flaky.options(max_attempts=1).enqueue(session, good_from=2)
+    held = shop.mark.options(after=bad, if_failed="hold").enqueue(session, n=2)
+    run_all(session, database)
+    assert reasons(session, held) == (
+        f"It is held: job {bad.id} (flaky) failed. `sqla-jobs retry {bad.id}` runs that job again; "
+        f"`sqla-jobs retry {held.id}` runs this one without it."
+    )
+    found = [str(finding) for finding in examine(session, jobs)]
+    assert f"held jobs: 1 job is held because a job before failed, such as job {held.id}" in found
+    bad_id = bad.id
+    assert Delete().one(Changing(session, jobs.models, jobs.tasks), bad)
+    session.commit()
+    assert re.match(rf"It is held: (job {bad_id}|a job before it) was deleted\. ", reasons(session, held))
+
+
+def test_a_cancelled_job_names_the_job_that_it_waited_for(session: Session, database: Engine) -> None:
+    bad = shop.flaky.options(max_attempts=1).enqueue(session, good_from=2)
+    after = shop.mark.options(after=bad).enqueue(session, n=2)
+    last = shop.mark.options(after=after).enqueue(session, n=2)
+    by_hand = shop.mark.options(after=shop.mark.options(delay=3600).enqueue(session, n=1)).enqueue(session, n=3)
+    run_all(session, database)
+    jobs.cancel(session, by_hand)
+    session.commit()
+    said = reasons(session, after)
+    assert re.match(rf"It was cancelled at .* because job {bad.id} \(flaky\) failed\. `sqla-jobs retry {bad.id}`", said)
+    assert f"because job {after.id} (mark) was cancelled." in reasons(session, last)
+    assert "because" not in reasons(session, by_hand)
+
+
+def test_jobs_that_nobody_resolves_are_a_finding(session: Session, database: Engine) -> None:
+    first = shop.mark.enqueue(session, n=1)
+    waits = shop.mark.options(after=first).enqueue(session, n=2)
+    session.commit()
+    session.execute(
+        text(
+            "UPDATE sqla_jobs SET state = 'succeeded', finished_at = clock_timestamp() - interval '5 min'"
+            " WHERE id = :id"
+        ),
+        {"id": first.id},
+    )
+    session.commit()
+    (found,) = (one for one in examine(session, jobs) if one.about == "blocked jobs")
+    assert f"1 job is blocked, such as job {waits.id}, although what they wait for ended up to 5 min" in str(found)
+    assert "start one: python -m sqla_jobs.worker" in found.remedy
+    assert reasons(session, waits).startswith("All that it waits for has ended: a worker looks at it again soon")
+
+
+def test_status_counts_blocked_jobs(session: Session) -> None:
+    first = shop.mark.enqueue(session, n=1)
+    shop.mark.options(after=first, queue="mail").enqueue_many(session, ({"n": n} for n in range(3)))
+    session.commit()
+    assert {one.name: (one.queued, one.blocked) for one in read_status(session, jobs).queues} == {
+        "default": (1, 0),
+        "mail": (0, 3),
+    }
