@@ -22,8 +22,10 @@ from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from mutmut.mutation import trampoline
-from mutmut.mutation.file_mutation import mutate_file_contents
+from mutmut.mutation import trampoline  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
+from mutmut.mutation.file_mutation import (  # pyright: ignore[reportMissingImports]
+    mutate_file_contents,  # pyright: ignore[reportUnknownVariableType]
+)
 
 if TYPE_CHECKING:
     from tests.mutants.trial import Trials
@@ -96,7 +98,7 @@ class _Recording:
         self._tests: defaultdict[str, set[str]] = defaultdict(set)
         self._took: dict[str, tuple[float, bool]] = {}
         self._current: list[str] = []
-        trampoline.record_trampoline_hit = self._hit  # type: ignore[attr-defined] # pyright: ignore[reportPrivateImportUsage]
+        trampoline.record_trampoline_hit = self._hit
         trampoline.set_mutant_under_test("stats")
 
     def _hit(self, name: str, caller: str | None = None) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs import JobMixin
 from sqla_jobs.queries import Claimed, Queries
 from sqla_jobs.worker.attempts import Attempts
-from sqla_jobs.worker.resolver import Resolver
+from sqla_jobs.worker.resolver import JobResolver
 from tests.helpers import wait_until
 from tests.limits.claims import Claims, as_worker
 from tests.shop import jobs
@@ -55,7 +55,7 @@ class Process:
         self.claims = claims
         self.statements = Interrupted(claims.queries)
         statements: Any = self.statements
-        self.resolver = Resolver(claims.engine, statements, Attempts(1.0, jobs.counters), 20.0)
+        self.resolver = JobResolver(claims.engine, statements, Attempts(1.0, jobs.counters), 20.0)
         self.resolver._is_wanted = True
         self.resolver._claim = lambda message: None
         self.running: dict[int, Claimed] = {}

@@ -43,7 +43,7 @@ def other(database: Engine) -> Iterator[Session]:
         yield other
 
 
-def mark(session: Session, n: int = 1, **options: Any) -> JobMixin:
+def mark(session: Session, n: int = 1, **options: Any) -> shop.MyJob:
     return shop.mark.options(**options).enqueue(session, n=n)
 
 
@@ -310,7 +310,7 @@ def test_of_several_revived_jobs_of_one_unique_key_the_newest_waits_again(
     session.commit()
     one.claim()
     one.fail(first)
-    cancelled: list[JobMixin] = []
+    cancelled: list[shop.MyJob] = []
     for _ in range(2):
         cancelled.append(mark(session, after=first, unique_key="k"))
         session.commit()
