@@ -14,6 +14,7 @@ import pytest
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
 
 from sqla_jobs.migrations import LATEST, downgrade, upgrade
 from sqla_jobs.migrations.applying import migrate
@@ -170,6 +171,26 @@ def test_of_several_migrations_at_once_one_does_it_and_the_others_wait(before: E
         thread.join(60)
     assert sorted(map(len, lines)) == [0, 0, 0, 1]
     assert_migrated(before)
+
+
+STEP = """
+    WITH job AS (INSERT INTO sqla_jobs (task, args) VALUES ('write', '{}') RETURNING id)
+    INSERT INTO sqla_steps (job_id, name, number, run_id) SELECT id, 'charge', 1, 1 FROM job
+"""
+
+
+def test_a_downgrade_is_refused_while_a_job_goes_on_from_its_steps(before: Engine, database_url: str) -> None:
+    """Code of version 1 would do them again."""
+    migrate(before, MAPPED.models)
+    with before.begin() as connection:
+        connection.execute(text(STEP))
+    tables = catalog(database_url)
+    with pytest.raises(DBAPIError, match="job 1 has done steps and has not ended"):
+        down(before)
+    assert catalog(database_url) == tables
+    with before.begin() as connection:
+        connection.execute(text("UPDATE sqla_jobs SET state = 'cancelled', finished_at = now()"))
+    down(before)
 
 
 def assert_migrated(engine: Engine) -> None:
