@@ -216,7 +216,7 @@ WITH waiting AS MATERIALIZED (
       waits_for = CASE WHEN n.becomes IN ('queued', 'scheduled') THEN NULL ELSE coalesce(n.needs, {DELETED}) END,
       waits_at = CASE WHEN n.becomes IN ('queued', 'scheduled') THEN NULL ELSE coalesce(n.place, {AFTER_ALL}) END,
       finished_at = CASE n.becomes WHEN 'cancelled' THEN clock_timestamp() END
-    FROM numbered n WHERE j.id = n.id AND j.id = ANY (CAST(:ids AS bigint[]))
+    FROM numbered n WHERE j.id = n.id AND j.id = ANY (CAST(:ids AS bigint[])) AND j.state = 'blocked'
     RETURNING j.id, n.becomes AS state, j.queue || CASE WHEN j.gates IS NULL THEN '' ELSE '{LIMITS}' END AS message,
       coalesce(j.waits_for, {NOBODY}) AS watches
 ), closed AS (
