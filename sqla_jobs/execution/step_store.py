@@ -16,6 +16,7 @@ from sqlalchemy.util import greenlet_spawn
 from sqla_jobs.errors import LeaseLost
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.interrupt import LeaseGone
+from sqla_jobs.execution.surroundings import log_after_commit
 from sqla_jobs.execution.transactions import Transactions
 from sqla_jobs.models.types import StepKind
 from sqla_jobs.queries import Queries, RunEnd
@@ -226,10 +227,12 @@ class SessionStepStore(StepStore):
             self._transactions.commit_part(self._session, NewStep(self._job, name, number, result, took))
         except LeaseLost:
             raise LeaseGone from None
-        except Exception:
+        except Exception as error:
             self.undo()  # else this transaction may itself hold the row for which `_recall` waits
             if (stored := self._recall(name)) is None:
                 raise
+            if stored.run_id == self._job.run_id and not _is_passing(error):
+                log_after_commit(error, self._attempt, f"the step {name!r:.200} is stored")
             return stored
         return None
 

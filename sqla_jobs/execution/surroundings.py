@@ -73,9 +73,9 @@ def _log_unless(raised: BaseException | None, error: BaseException, attempt: Att
         _log(error, "its context or middleware did not end well", attempt)
 
 
-def log_after_commit(error: BaseException, attempt: Attempt) -> None:
-    """Log the error of an attempt whose transaction has committed."""
-    _log(error, "it has succeeded, but its session or a listener raised after the commit", attempt)
+def log_after_commit(error: BaseException, attempt: Attempt, what: str = "it has succeeded") -> None:
+    """Log the error of an attempt whose transaction has committed. `what` says what that has stored."""
+    _log(error, f"{what}, but its session or a listener raised after the commit", attempt)
 
 
 def _log(error: BaseException, what: str, attempt: Attempt) -> None:

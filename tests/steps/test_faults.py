@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
@@ -174,6 +174,29 @@ def test_a_step_that_another_commit_has_stored_is_read_and_its_own_writes_undone
     drained(session)
     session.refresh(order)
     assert (order.paid, job.result, effects(session)) == (0, [41, 0], {"mailed": 1, "end": 1})
+
+
+def test_an_error_after_the_commit_of_a_step_is_logged_and_the_run_goes_on(
+    session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    def hook(own: Session) -> None:
+        if own.info.get("sqla_jobs.database.engines") is not None and not failed:
+            failed.append("once")
+            raise ValueError("the hook is broken")
+
+    failed: list[str] = []
+    session.add(order := Order())
+    job = step_shop.transactional.enqueue(session, order=order)
+    session.commit()
+    event.listen(Session, "after_commit", hook)
+    try:
+        assert jobs.worker().drain() == 3
+    finally:
+        event.remove(Session, "after_commit", hook)
+    assert effects(session) == {"paid": 1, "mailed": 1, "end": 1}
+    assert (job.result, failed) == ([1, 1], ["once"])
+    assert "the step 'pay' is stored, but its session or a listener raised after the commit" in caplog.text
+    assert "the hook is broken" in caplog.text
 
 
 def test_a_timeout_that_comes_during_a_commit_strikes_after_it(
