@@ -29,9 +29,11 @@ class Upstream(Protocol):
 
     def results(self, job_id: int, tasks: Sequence[str]) -> list[Any]:
         """Return the stored results of the jobs before this one that are of these tasks."""
+        ...
 
     def batch(self, job_id: int) -> BatchMixin | None:
         """Return the job's batch."""
+        ...
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
