@@ -21,7 +21,6 @@ from sqla_jobs.queries.batches import CountBatches
 from sqla_jobs.queries.change_jobs import hold_all
 from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.queries.statement import SqlConnection
-from sqla_jobs.rules.wording import plural
 
 _PART = 5000
 
@@ -61,11 +60,6 @@ class BatchCounts:
     def has_ended(self) -> bool:
         """True if all jobs have ended, or there is none."""
         return self.ended == self.total
-
-    @property
-    def words(self) -> str:
-        """The progress in words."""
-        return f"{self.ended:,} of {plural(self.total, 'job')} ended"
 
     @property
     def progress(self) -> float:

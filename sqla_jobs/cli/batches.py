@@ -82,7 +82,7 @@ def _facts(one: BatchStatus) -> Iterator[tuple[str, object]]:
     yield "made", one.created_at
     yield (
         "progress",
-        f"{one.counts.words} ({percent(one.counts.progress)})",
+        (f"{one.counts.ended:,} of {plural(one.counts.total, 'job')} ended ({percent(one.counts.progress)})"),
     )
     if not one.counts.has_ended:
         yield "time left", _left(one)

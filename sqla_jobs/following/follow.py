@@ -15,7 +15,7 @@ from sqlalchemy.orm.attributes import instance_state
 
 from sqla_jobs.errors import ArgumentsError, JobFailed, UnknownJob
 from sqla_jobs.following.hub import Watch, hub_of
-from sqla_jobs.following.updates import Followed, JobUpdate, Update
+from sqla_jobs.following.updates import Followed, JobUpdate, Update, in_words
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import JobState
@@ -105,7 +105,7 @@ class Following(Generic[U_co]):
         return cast("U_co", watch.newest)
 
     def _late(self, seen: Update | None) -> TimeoutError:
-        stands = "it has not been read yet" if seen is None else seen.words
+        stands = "it has not been read yet" if seen is None else in_words(seen)
         return TimeoutError(f"{self._followed} has not ended within {self._timeout:g} s: {stands}")
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import ARRAY, BigInteger, Connection, any_, bindparam, func, select, true
 
+from sqla_jobs.actions.batches import BatchCounts
 from sqla_jobs.models.types import ENDED, JobState
 from sqla_jobs.queries.statement import Statement
+from sqla_jobs.rules.wording import plural
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +38,6 @@ class JobUpdate:
     """The exception's message."""
 
     @property
-    def words(self) -> str:
-        """The state in words."""
-        return f"it is {self.state}, attempt {self.attempt}"
-
-    @property
     def has_ended(self) -> bool:
         """True if the job has succeeded, failed or been cancelled."""
         return self.state in ENDED
@@ -56,14 +53,15 @@ class Followed(NamedTuple):
         return f"{self.noun} {self.id}"
 
 
-class Update(Protocol):
-    """The state of what is followed, at one point in time."""
+Update = JobUpdate | BatchCounts
+"""The state of what is followed, at one point in time."""
 
-    @property
-    def has_ended(self) -> bool: ...
 
-    @property
-    def words(self) -> str: ...
+def in_words(update: Update) -> str:
+    """Return the state as the end of a sentence."""
+    if isinstance(update, JobUpdate):
+        return f"it is {update.state}, attempt {update.attempt}"
+    return f"{update.ended:,} of {plural(update.total, 'job')} ended"
 
 
 class ReadUpdates(Statement):

@@ -126,9 +126,9 @@ def test_the_page_of_a_job_shows_what_is_before_and_after_it(
     page = visitor.get(f"/jobs/{report.id}")
     said = words(page)
     assert f"It waits for job {parts[0].id} (add), which is queued, and 24 more." in said
-    assert f"After import 17 batch, 0 of 26 ended add #{parts[0].id} queued" in said
+    assert f"Runs after import 17 batch, 0 of 26 ended add #{parts[0].id} queued" in said
     assert "and 5 more" in said
-    assert f"Before add #{last.id} blocked" in said
+    assert f"Runs before add #{last.id} blocked" in said
     assert "It starts once the jobs before it have ended." in said
     assert "Run without waiting" in said
     picture = graph(page)

@@ -70,7 +70,7 @@ def test_queues_and_tasks_are_counted_by_state(session: Session) -> None:
     found = scrape(registry(jobs))
     assert found["sqla_jobs_database_up",] == 1
     of_mail = {key[2]: value for key, value in found.items() if key[:2] == ("sqla_jobs_queue_jobs", "mail")}
-    assert of_mail == {"queued": 3, "scheduled": 1, "running": 0, "claimed": 0}
+    assert of_mail == {"queued": 3, "scheduled": 1, "blocked": 0, "running": 0, "claimed": 0}
     assert 90 <= found["sqla_jobs_queue_oldest_wait_seconds", "mail"] < 150
     assert found["sqla_jobs_queue_oldest_wait_seconds", "default"] < 60
     paused = {key[1]: value for key, value in found.items() if key[0] == "sqla_jobs_queue_paused"}

@@ -122,7 +122,7 @@ SECTIONS = (
         "Batches",
         "`from sqla_jobs import BatchCounts, BatchMixin`. In annotations, `BatchMixin` stands for `jobs.Batch`. Guide: "
         "[Workflows](workflows.md).",
-        (Entry("sqla_jobs:BatchCounts", ("total", "ended", "progress", "seconds_left"), "counts"),),
+        (Entry("sqla_jobs:BatchCounts", ("total", "ended", "has_ended", "progress", "seconds_left"), "counts"),),
     ),
     Section(
         "Following and events",
@@ -232,7 +232,7 @@ SECTIONS = (
             Entry("sqla_jobs.testing:drain"),
             Entry("sqla_jobs.testing:Drained"),
             *(Entry(f"sqla_jobs.testing:{name}") for name in ("startable", "assert_starts", "assert_waits")),
-            *(Entry(f"sqla_jobs.testing:{name}") for name in ("make_job", "make_run")),
+            *(Entry(f"sqla_jobs.testing:{name}") for name in ("make_job", "make_batch", "make_run")),
             Entry("sqla_jobs.postgres:local_postgres"),
         ),
     ),

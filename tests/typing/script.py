@@ -18,6 +18,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 
 from sqla_jobs import (
     ArgumentsError,
+    BatchCounts,
     Cancel,
     JobExists,
     JobMixin,
@@ -91,9 +92,18 @@ def wait_for(session: Session) -> None:
         assert_type(update.progress, float | None)
 
 
+def wait_for_a_batch(session: Session) -> None:
+    batch = jobs.batch(session, name="import 17")
+    assert_type(jobs.wait(batch, timeout=10), BatchCounts)
+    for counts in jobs.follow(batch):
+        assert_type(counts, BatchCounts)
+        assert_type(counts.seconds_left, float | None)
+
+
 async def wait_in_a_loop(job: JobMixin) -> None:
     assert_type(await jobs.wait_async(job), JobMixin)
     assert_type(await send_password.result_async(job, timeout=10), str)
+    assert_type(await jobs.wait_async(jobs.Batch()), BatchCounts)
     async for update in jobs.follow(job, timeout=1.5):
         assert_type(update.state, JobState)
 

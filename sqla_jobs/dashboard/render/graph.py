@@ -16,6 +16,8 @@ _LINES = 2_000
 _WIDTH, _HEIGHT = 176, 46
 _APART, _BELOW = 56, 14
 _MARGIN = 6
+_SEEN = 9
+"""Number of boxes in a column that are seen without scrolling."""
 _LETTERS = 21
 """Maximum number of letters of a task's name in a box."""
 
@@ -144,7 +146,7 @@ def _placed(
     for number, column in enumerate(columns):
         ranks = {box.key: _rank(before[box.key], placed) for box in column}
         column.sort(key=lambda box: ranks[box.key])  # below what it waits for, so that fewer lines cross
-        top = _MARGIN + (tallest - len(column)) * step / 2
+        top = _MARGIN + max(0, min(tallest, _SEEN) - len(column)) * step / 2
         x = _MARGIN + number * (_WIDTH + _APART)
         placed |= {box.key: Placed(box, x, top + place * step) for place, box in enumerate(column)}
     lines = [_line(placed[one], placed[other]) for one, other in edges[:_LINES]]

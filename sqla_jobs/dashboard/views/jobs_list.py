@@ -38,7 +38,7 @@ class Line:
         job = self.job
         match job.state:
             case JobState.blocked:
-                return "blocked, since", job.created_at
+                return "blocked since", job.created_at
             case JobState.scheduled:
                 return "due", job.run_at
             case JobState.queued:
