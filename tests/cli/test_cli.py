@@ -257,8 +257,8 @@ class TestStatus:
         session.commit()
         with jobs.worker(bind=database):
             out = run("status").output
-        assert ["mail", "1", "0", "0", "0", "2", "h", "paused"] in [line.split()[:8] for line in out.splitlines()]
-        assert ["default", "0", "0", "0", "3", NOTHING] in [line.split() for line in out.splitlines()]
+        assert ["mail", "1", "0", "0", "0", "0", "2", "h", "paused"] in [line.split()[:9] for line in out.splitlines()]
+        assert ["default", "0", "0", "0", "0", "3", NOTHING] in [line.split() for line in out.splitlines()]
         assert "default=8" in out
         line = ["misbehave", "100", "%", "GeneratorExit", "3", str(failed[-1]), "directly"]
         assert line in [line.split() for line in out.splitlines()]
@@ -267,8 +267,9 @@ class TestStatus:
     def test_programs_read_json(self, run: Run, session: Session, failed: list[int]) -> None:
         data = read_status(run)
         assert data["queues"] == [
-            {"name": "default", "queued": 0, "scheduled": 0, "running": 0, "claimed": 0, "oldest_wait": None}
-            | {"queued_is_least": False, "scheduled_is_least": False}
+            {"name": "default", "queued": 0, "scheduled": 0, "blocked": 0}
+            | {"queued_is_least": False, "scheduled_is_least": False, "blocked_is_least": False}
+            | {"running": 0, "claimed": 0, "oldest_wait": None}
             | {"paused": False, "is_served": False, "per_minute": 3, "paused_at": None, "paused_by": None}
             | {"paused_until": None, "pause_reason": None}
         ]
@@ -334,7 +335,7 @@ class TestStatus:
         assert {"PROCESS STARTED RUNNING LAST JOB ENDED CLOCK VERSION", "RUNNING JOB TASK ATTEMPT FOR PROCESS"} <= {
             *lines
         }
-        assert any(line.startswith("default 0 0 2 (+5 claimed) 0") for line in lines)
+        assert any(line.startswith("default 0 0 0 2 (+5 claimed) 0") for line in lines)
         first, second = [line for line in lines if line.startswith(str(process.id)[:8])]
         assert "here 4711" in first
         assert " ago 5 (+5 claimed) " in second

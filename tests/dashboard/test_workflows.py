@@ -156,7 +156,7 @@ def test_a_large_workflow_is_grouped_by_task_and_state(visitor: Visitor, session
     first = shop.add.enqueue(session, a=1)
     shop.add.options(after=first).enqueue_many(session, ({"a": n} for n in range(300)))
     batch = jobs.batch(session, name="import 17")
-    shop.fail.options(after=first, batch=batch).enqueue_many(session, ({"message": "x"} for n in range(300)))
+    shop.fail.options(after=first, batch=batch).enqueue_many(session, ({"message": "x"} for _ in range(300)))
     last = shop.add.options(after=batch, delay=1).enqueue(session, a=2)
     session.commit()
     page = visitor.get(f"/jobs/{last.id}")
