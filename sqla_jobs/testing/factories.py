@@ -76,7 +76,8 @@ def make_job(
     own = plain_session(session, call_of(make_job, what, {}))
     job_class = what.models.Job
     waiting, waits = _waiting(own, what.models, after, if_failed)
-    reached = _state(state or waits.pop("state", "queued"))
+    by_default = waits.pop("state", "queued")
+    reached = _state(state or by_default)
     check_columns(job_class, columns)
     number = (1 if reached in _BEGUN else 0) if attempt is None else attempt
     check_integer("attempt", number, least=1 if reached in _BEGUN else 0, most=columns.get("max_attempts", 1_000_000))

@@ -45,7 +45,9 @@ def test_a_job_is_made_after_others_and_in_a_batch(kit_session: Session) -> None
     assert (blocked.state, blocked.waits_for, blocked.batch_id) == ("blocked", live.id, batch.id)
     assert make_job(kit_session, send, after=done).state == "queued"
     failed = make_job(kit_session, send, state="failed")
-    assert make_job(kit_session, send, after=failed).state == "cancelled"
+    assert make_job(kit_session, send, after=failed).state == "blocked", "a worker cancels it"
+    cancelled = make_job(kit_session, send, state="cancelled", after=failed)
+    assert f"because job {failed.id} (send) failed" in jobs.why(kit_session, cancelled)[0]
     held = make_job(kit_session, send, after=failed, if_failed="hold")
     assert jobs.why(kit_session, held)[0].startswith(f"It is held: job {failed.id} (send) failed.")
     ended = make_job(kit_session, send, state="succeeded", after=live)
