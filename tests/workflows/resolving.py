@@ -51,11 +51,11 @@ class Interrupted:
 class Process:
     """A worker process without threads: it claims and ends jobs, and resolves what it is told has ended."""
 
-    def __init__(self, claims: Claims) -> None:
+    def __init__(self, claims: Claims, patience: float) -> None:
         self.claims = claims
         self.statements = Interrupted(claims.queries)
         statements: Any = self.statements
-        self.resolver = JobResolver(claims.engine, statements, Attempts(1.0, jobs.counters), 20.0)
+        self.resolver = JobResolver(claims.engine, statements, Attempts(1.0, jobs.counters), patience)
         self.resolver._is_wanted = True
         self.resolver._claim = lambda message: None
         self.running: dict[int, Claimed] = {}
@@ -103,9 +103,9 @@ def _id(job: JobMixin | int) -> int:
 
 
 @contextmanager
-def process(engine: Engine) -> Generator[Process]:
+def process(engine: Engine, *, patience: float = 20.0) -> Generator[Process]:
     with as_worker(engine, jobs) as claims:
-        yield Process(claims)
+        yield Process(claims, patience)
 
 
 class RowWaiters:
