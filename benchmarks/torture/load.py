@@ -169,7 +169,7 @@ class Load:
             with Session(self._engine, expire_on_commit=False) as session:
                 graph = Graph(session, rng, len(tasks)) if len(tasks) > 1 and rng.random() < _GRAPHS else None
                 for n, (name, oddity) in numbered.items():
-                    links = {} if graph is None else graph.links(name, oddity)
+                    links: EnqueueOptions = {} if graph is None else graph.links(name, oddity)
                     made.append(self._add(session, rng, n, name, oddity, links))
                     if graph is not None and oddity is None:
                         graph.jobs.append(made[-1])

@@ -6,7 +6,6 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
@@ -81,7 +80,7 @@ def read_facts(session: Session, second: Session) -> Facts:
         select(*columns, job.cancel_requested_at.is_not(None)).where(judged)
     ):
         facts[job_id] = JobFact(job_id, n, task, str(state), attempt, most, asked, if_failed)
-    for job_id, needs_id in session.execute(_needs()):
+    for job_id, needs_id in _needs(session):
         if job_id in facts and needs_id in facts:
             facts[job_id].needs.append(facts[needs_id])
     strays: list[str] = []
@@ -107,11 +106,12 @@ def read_facts(session: Session, second: Session) -> Facts:
     return Facts(facts, strays, list(session.scalars(select(jobs.Process.pid))))
 
 
-def _needs() -> Any:
+def _needs(session: Session) -> list[tuple[int, int]]:
     """Each job that is after another one, with that one."""
     edge, job = jobs.models.tables["edges"].c, jobs.Job
     of_batches = select(edge.job_id, job.id).where(job.batch_id == edge.batch_id)
-    return select(edge.job_id, edge.needs_id).where(edge.needs_id.is_not(None)).union_all(of_batches)
+    rows = session.execute(select(edge.job_id, edge.needs_id).where(edge.needs_id.is_not(None)).union_all(of_batches))
+    return [(row[0], row[1]) for row in rows]
 
 
 def breaches(facts: Facts, ledger: Ledger, services: Collection[Collection[int]]) -> list[str]:

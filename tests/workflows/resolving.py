@@ -1,5 +1,7 @@
 """Workers at the level of statements: what a test does can come between two statements of a resolver."""
 
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 from collections import Counter
@@ -48,6 +50,10 @@ class Interrupted:
         return getattr(self._queries, name)
 
 
+def _hear(message: str) -> None:
+    """Claim nothing: a test does that when it wants."""
+
+
 class Process:
     """A worker process without threads: it claims and ends jobs, and resolves what it is told has ended."""
 
@@ -57,7 +63,7 @@ class Process:
         statements: Any = self.statements
         self.resolver = JobResolver(claims.engine, statements, Attempts(1.0, jobs.counters), patience)
         self.resolver._is_wanted = True
-        self.resolver._claim = lambda message: None
+        self.resolver._claim = _hear
         self.running: dict[int, Claimed] = {}
 
     def claim(self, room: int = 100) -> list[int]:

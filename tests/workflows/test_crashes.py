@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -120,6 +121,10 @@ def layers(session: Session, depth: int, width: int, *, seconds: float) -> int:
     return number
 
 
+def _have_succeeded(engine: Engine, enough: int) -> bool:
+    return states(engine)["succeeded"] >= enough
+
+
 def kill_now_and_then(
     engine: Engine, workers: Sequence[subprocess.Popen[bytes]], number: int, *, kills: int, seed: int
 ) -> None:
@@ -128,7 +133,7 @@ def kill_now_and_then(
     wait_until(lambda: len(worker_pids(engine)) == len(workers))
     for kill in range(kills):
         enough = number * (kill + 1) // (kills + 2)
-        wait_until(lambda enough=enough: states(engine)["succeeded"] >= enough, timeout=60)
+        wait_until(partial(_have_succeeded, engine, enough), timeout=60)
         time.sleep(rng.uniform(0.0, 0.05))  # at no particular moment
         if victims := sorted(children_of(rng.choice(workers))):
             with suppress(ProcessLookupError):
@@ -236,11 +241,10 @@ def graph(session: Session) -> list[tuple[int, str]]:
 
 
 def ends_as_it_should(engine: Engine, graph: list[tuple[int, str]]) -> None:
-    for job_id, expected in graph:
-        wait_until(
-            lambda job_id=job_id, expected=expected: state(engine, job_id) == expected,
-            message=f"job {job_id} is {state(engine, job_id)}, and should be {expected}",
-        )
+    wait_until(
+        lambda: all(state(engine, job_id) == expected for job_id, expected in graph),
+        message="not all came to what they should",
+    )
     with Session(engine) as session:
         done = select(shop.Effect.n).where(shop.Effect.kind == "transactional")
         assert sorted(session.scalars(done)) == [3, 4, 7]

@@ -1,5 +1,7 @@
 """Graphs that grow, fail, are cancelled, retried and deleted at random, against a plain model of what is to become."""
 
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 from contextlib import ExitStack
@@ -288,6 +290,10 @@ def test_any_graph_comes_to_what_the_model_says(database: Engine) -> None:
     run_state_machine_as_test(
         Graph,
         settings=settings(
-            max_examples=15, stateful_step_count=30, deadline=None, suppress_health_check=[*HealthCheck], database=None
+            max_examples=15,
+            stateful_step_count=30,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+            database=None,
         ),
     )
