@@ -212,6 +212,7 @@ def hang(n: int, seconds: float) -> None:
 CHAINS = {"chain", "chain_awaited"}
 AWAITED = {"write_awaited", "overrun_awaited"}
 TRANSACTIONAL = CHAINS | AWAITED | {"write", "both", "follow", "snooze", "flaky", "overrun", "hopeless"}
+ORDERED = {"flaky"}
 PLAIN = {"mark", "once"}
 STOPPING = {"poison", "hang"}
 """They take all jobs of their process with them."""

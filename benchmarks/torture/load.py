@@ -10,7 +10,7 @@ from collections import Counter, deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
@@ -19,6 +19,8 @@ from sqlalchemy.orm import Session
 from benchmarks.torture import app
 from sqla_jobs import JobMixin
 from sqla_jobs.errors import JobsError
+from sqla_jobs.models.workflow_columns import BatchMixin
+from sqla_jobs.tasks.enqueue import EnqueueOptions
 from sqla_jobs.tasks.task import Task
 
 _WEIGHTS = {
@@ -35,6 +37,8 @@ _WEIGHTS = {
     "both": 6,
     "once": 6,
 }
+_GRAPHS = 0.5
+"""Of the transactions that enqueue several jobs, those whose jobs are after one another."""
 _ROLLED_BACK = 0.02
 _DELAYED = 0.15
 _LONG = 0.05
@@ -76,6 +80,33 @@ class Ledger:
     @property
     def answers(self) -> Counter[str]:
         return Counter(str(answer) for _, answer in list(self.enqueued.values()))
+
+
+class Graph:
+    """Jobs of one transaction that are after one another, and perhaps after a batch of the first of them.
+
+    Nothing is after a job that is odd, which a trigger may hold up. A job of an ordered key is after nothing: the order
+    of its key is that of the enqueues.
+    """
+
+    def __init__(self, session: Session, rng: random.Random, number: int) -> None:
+        self.jobs: list[JobMixin] = []
+        """Those that others can be after."""
+        self._rng = rng
+        self._members = number // 2
+        self._batch = app.jobs.batch(session, name="torture") if rng.random() < _GRAPHS else None
+
+    def links(self, name: str, oddity: str | None) -> EnqueueOptions:
+        """The options of the next job."""
+        if name in app.ORDERED or oddity is not None or not self.jobs:
+            return {}
+        after: list[JobMixin | BatchMixin] = [*self._rng.sample(self.jobs, min(len(self.jobs), 2))]
+        if_failed: Literal["cancel", "run"] = self._rng.choice(["cancel", "run"])
+        if self._batch is None:
+            return {"after": after, "if_failed": if_failed}
+        if len(self.jobs) <= self._members:
+            return {"after": after[:1], "if_failed": if_failed, "batch": self._batch}
+        return {"after": [self._batch, *after[1:]], "if_failed": if_failed}
 
 
 class Load:
@@ -136,7 +167,12 @@ class Load:
         answer, made = Answer.refused, list[JobMixin]()
         try:
             with Session(self._engine, expire_on_commit=False) as session:
-                made = [self._add(session, rng, n, *chosen) for n, chosen in numbered.items()]
+                graph = Graph(session, rng, len(tasks)) if len(tasks) > 1 and rng.random() < _GRAPHS else None
+                for n, (name, oddity) in numbered.items():
+                    links: EnqueueOptions = {} if graph is None else graph.links(name, oddity)
+                    made.append(self._add(session, rng, n, name, oddity, links))
+                    if graph is not None and oddity is None:
+                        graph.jobs.append(made[-1])
                 session.flush()
                 if rng.random() < _ROLLED_BACK:
                     session.rollback()
@@ -174,11 +210,13 @@ class Load:
                 self._ledger.cancels[job_id] = answer
         return True
 
-    def _add(self, session: Session, rng: random.Random, n: int, name: str, oddity: str | None) -> JobMixin:
+    def _add(
+        self, session: Session, rng: random.Random, n: int, name: str, oddity: str | None, links: EnqueueOptions
+    ) -> JobMixin:
         task: Task[Any, Any, app.TortureJob] = app.jobs.tasks[name]
         delay = rng.uniform(0.2, 5.0) if rng.random() < _DELAYED else None
         is_long = name in _MAY_BE_LONG and rng.random() < _LONG
         seconds = rng.uniform(1.0, 6.0) if is_long else rng.choice([0.0, 0.02, 0.1, 0.3, 0.3])
         priority = rng.choice([0, 0, 0, 0, -5, 5])
-        options = task.options(delay=delay, priority=priority, columns={"oddity": oddity})
-        return options.enqueue(session, n=n, seconds=self._hang_for if name == "hang" else seconds)
+        options: EnqueueOptions = {**links, "delay": delay, "priority": priority, "columns": {"oddity": oddity}}
+        return task.options(**options).enqueue(session, n=n, seconds=self._hang_for if name == "hang" else seconds)

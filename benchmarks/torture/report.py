@@ -19,6 +19,8 @@ def report(
     never_begun = sum(job.task == "once" and job.state == "failed" and not job.effects for job in facts.jobs.values())
     click.echo("jobs:    " + counts(states))
     click.echo("runs:    " + counts(Counter(run.outcome for job in facts.jobs.values() for run in job.runs)))
+    after = [job for job in facts.jobs.values() if job.needs]
+    click.echo("graphs:  " + counts(Counter(f"{job.state} after others" for job in after)))
     click.echo("commits: " + counts(ledger.answers))
     click.echo("cancels: " + counts(Counter(str(answer) for answer in ledger.cancels.values())))
     click.echo("faults:  " + counts(faults))

@@ -50,7 +50,7 @@ _HANG_FOR, _HANG_SHORTLY = 3600.0, 20.0
 """Seconds for which a job hangs its process: where that is killed for it, and where nobody does."""
 _STOP = 60.0
 """Seconds a worker may take to end after SIGTERM; more than its grace and its last writes."""
-_LIVE = jobs.Job.state.in_(["scheduled", "queued", "running"])
+_LIVE = jobs.Job.state.in_(["blocked", "scheduled", "queued", "running"])
 
 
 class Torture:

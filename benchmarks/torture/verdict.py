@@ -14,7 +14,8 @@ from benchmarks.torture.app import CHAINS, PLAIN, STOPPING, TRANSACTIONAL, Echo,
 from benchmarks.torture.load import Answer, Ledger
 from benchmarks.torture.refusals import AT_WORK
 
-_LIVE = ("scheduled", "queued", "running")
+_LIVE = ("blocked", "scheduled", "queued", "running")
+_BAD = ("failed", "cancelled")
 _MAY_FAIL = {"hopeless", "once", *STOPPING}
 
 
@@ -36,6 +37,9 @@ class JobFact:
     attempt: int
     max_attempts: int
     cancel_requested: bool
+    if_failed: str | None = None
+    needs: list[JobFact] = field(default_factory=list["JobFact"])
+    """The jobs that it is after, also through batches."""
     runs: list[RunFact] = field(default_factory=list[RunFact])
     effects: list[int] = field(default_factory=list[int])
     echoes: list[int] = field(default_factory=list[int])
@@ -68,14 +72,17 @@ class Facts:
 def read_facts(session: Session, second: Session) -> Facts:
     """All of it, from both databases, but for hostile rows; for some 100,000 jobs it fits into memory."""
     job, run = jobs.Job, jobs.Run
-    columns = (job.id, job.args["n"].as_integer(), job.task, job.state, job.attempt, job.max_attempts)
+    columns = (job.id, job.args["n"].as_integer(), job.task, job.state, job.attempt, job.max_attempts, job.if_failed)
     facts: dict[int, JobFact] = {}
     judged = or_(job.oddity.is_(None), job.oddity.in_(AT_WORK))
     left_out = set(session.scalars(select(job.id).where(~judged)))
-    for job_id, n, task, state, attempt, most, asked in session.execute(
+    for job_id, n, task, state, attempt, most, if_failed, asked in session.execute(
         select(*columns, job.cancel_requested_at.is_not(None)).where(judged)
     ):
-        facts[job_id] = JobFact(job_id, n, task, str(state), attempt, most, asked)
+        facts[job_id] = JobFact(job_id, n, task, str(state), attempt, most, asked, if_failed)
+    for job_id, needs_id in _needs(session):
+        if job_id in facts and needs_id in facts:
+            facts[job_id].needs.append(facts[needs_id])
     strays: list[str] = []
     taken: set[int] = set()
     for run_id, job_id, outcome, process_id in session.execute(
@@ -97,6 +104,14 @@ def read_facts(session: Session, second: Session) -> Facts:
         if echo.job_id in facts:
             facts[echo.job_id].echoes.append(echo.run_id)
     return Facts(facts, strays, list(session.scalars(select(jobs.Process.pid))))
+
+
+def _needs(session: Session) -> list[tuple[int, int]]:
+    """Each job that is after another one, with that one."""
+    edge, job = jobs.models.tables["edges"].c, jobs.Job
+    of_batches = select(edge.job_id, job.id).where(job.batch_id == edge.batch_id)
+    rows = session.execute(select(edge.job_id, edge.needs_id).where(edge.needs_id.is_not(None)).union_all(of_batches))
+    return [(row[0], row[1]) for row in rows]
 
 
 def breaches(facts: Facts, ledger: Ledger, services: Collection[Collection[int]]) -> list[str]:
@@ -160,7 +175,8 @@ def _outcome(job: JobFact, ledger: Ledger) -> Iterator[str]:
     for ended in ("succeeded", "failed", "cancelled"):
         if ended in outcomes[:-1]:
             yield f"a run after one that {ended}"
-    if job.state == "cancelled" and not job.cancel_requested:
+    is_after_failure = job.if_failed == "cancel" and any(need.state in _BAD for need in job.needs)
+    if job.state == "cancelled" and not job.cancel_requested and not is_after_failure:
         yield "cancelled, and nobody asked for it"
     if job.state == "succeeded" and job.task in ("hopeless", "poison"):
         yield "succeeded, which this task never does"
@@ -168,6 +184,17 @@ def _outcome(job: JobFact, ledger: Ledger) -> Iterator[str]:
         yield "failed, and should have been tried again"
     if job.task == "poison" and outcomes != ["lost"] * job.max_attempts:
         yield "a job that kills its process was not lost as often as it may be tried"
+
+
+def _graphs(job: JobFact, ledger: Ledger) -> Iterator[str]:
+    """A job begins once all that it is after have ended, and as they should."""
+    for need in job.needs:
+        if job.runs and need.state in _LIVE:
+            yield f"begun before the end of {need}"
+        if job.runs and need.state in _BAD and job.if_failed == "cancel":
+            yield f"begun after the failure of {need}"
+        if job.effects and need.effects and min(job.effects) < max(need.effects):
+            yield f"begun before {need}"
 
 
 def _cancels(job: JobFact, ledger: Ledger) -> Iterator[str]:
@@ -178,7 +205,7 @@ def _cancels(job: JobFact, ledger: Ledger) -> Iterator[str]:
         yield "nobody cancelled it, and it says so"
 
 
-_RULES: list[Callable[[JobFact, Ledger], Iterator[str]]] = [_ended, _effects, _attempts, _outcome, _cancels]
+_RULES: list[Callable[[JobFact, Ledger], Iterator[str]]] = [_ended, _effects, _attempts, _outcome, _graphs, _cancels]
 
 
 def _follow_ups(facts: Facts) -> Iterator[str]:

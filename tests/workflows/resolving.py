@@ -1,5 +1,7 @@
 """Workers at the level of statements: what a test does can come between two statements of a resolver."""
 
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 from collections import Counter
@@ -48,16 +50,20 @@ class Interrupted:
         return getattr(self._queries, name)
 
 
+def _hear(message: str) -> None:
+    """Claim nothing: a test does that when it wants."""
+
+
 class Process:
     """A worker process without threads: it claims and ends jobs, and resolves what it is told has ended."""
 
-    def __init__(self, claims: Claims) -> None:
+    def __init__(self, claims: Claims, patience: float) -> None:
         self.claims = claims
         self.statements = Interrupted(claims.queries)
         statements: Any = self.statements
-        self.resolver = JobResolver(claims.engine, statements, Attempts(1.0, jobs.counters), 20.0)
+        self.resolver = JobResolver(claims.engine, statements, Attempts(1.0, jobs.counters), patience)
         self.resolver._is_wanted = True
-        self.resolver._claim = lambda message: None
+        self.resolver._claim = _hear
         self.running: dict[int, Claimed] = {}
 
     def claim(self, room: int = 100) -> list[int]:
@@ -103,9 +109,9 @@ def _id(job: JobMixin | int) -> int:
 
 
 @contextmanager
-def process(engine: Engine) -> Generator[Process]:
+def process(engine: Engine, *, patience: float = 20.0) -> Generator[Process]:
     with as_worker(engine, jobs) as claims:
-        yield Process(claims)
+        yield Process(claims, patience)
 
 
 class RowWaiters:

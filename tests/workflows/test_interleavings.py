@@ -3,6 +3,8 @@
 No test has a look at all blocked jobs where ends alone must do.
 """
 
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -422,12 +424,11 @@ def test_who_joins_waits_for_the_closing(
     with RowWaiters(database) as waiting:
         with suppress(OperationalError):
             one.resolve(first, before={"settle": begin_to_join})
-        if is_rolled_back:
-            joined = joining[0].result(20)
-        else:
+        if not is_rolled_back:
             with pytest.raises(ArgumentsError, match="is finished"):
                 joining[0].result(20)
     if is_rolled_back:
+        joined = joining[0].result(20)
         one.resolve(first)
         assert state(database, report) == "blocked"
         one.claim()

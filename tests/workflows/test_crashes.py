@@ -1,0 +1,282 @@
+"""Graphs whose workers and server are killed: each job runs once, its effects are there once, and nothing is stuck."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, create_engine, func, select
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from sqla_jobs import JobMixin, Jobs
+from sqla_jobs.postgres import LocalServer
+from tests import graph_shop, shop
+from tests.conftest import ROOT, StartWorker
+from tests.counting import children_of, states, worker_pids
+from tests.graph_shop import Effect, jobs, nothing, unpack, write
+from tests.helpers import wait_until
+from tests.workflows.resolving import state
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def application(request: pytest.FixtureRequest) -> Jobs[Any]:
+    return shop.jobs if "graph" in request.fixturenames else jobs
+
+
+@pytest.fixture
+def start(start_worker: StartWorker) -> Callable[..., subprocess.Popen[bytes]]:
+    def start(url: str, *options: str) -> subprocess.Popen[bytes]:
+        return start_worker(url, "--concurrency", "4", *options, application="tests.graph_shop:jobs")
+
+    return start
+
+
+Start = Callable[..., subprocess.Popen[bytes]]
+
+
+def runs(engine: Engine) -> Counter[int]:
+    """How often each job ran to its end."""
+    with Session(engine) as session:
+        return Counter(session.scalars(select(jobs.Run.job_id).where(jobs.Run.outcome == "succeeded")))
+
+
+def effects(engine: Engine) -> Counter[int]:
+    with Session(engine) as session:
+        return Counter(session.scalars(select(Effect.n)))
+
+
+def all_succeed(engine: Engine, number: int, *, timeout: float = 60.0) -> None:
+    wait_until(lambda: states(engine)["succeeded"] == number, timeout=timeout, message=f"the jobs are {states(engine)}")
+    assert states(engine) == {"succeeded": number}
+    assert set(runs(engine).values()) == {1}
+    with Session(engine) as session:
+        before, after = select(jobs.Job).subquery("before").c, select(jobs.Job).subquery("after").c
+        edge = jobs.models.tables["edges"].c
+        early = select(func.count()).where(
+            edge.job_id == after.id, edge.needs_id == before.id, after.started_at < before.finished_at
+        )
+        assert session.scalar(early) == 0, "a job started before one that it is after had ended"
+
+
+# --- wide and long ones
+
+
+def test_ten_thousand_jobs_after_one_and_one_after_ten_thousand(
+    database: Engine, database_url: str, start: Start
+) -> None:
+    with Session(database) as session:
+        top = nothing.enqueue(session, n=0)
+        ids = nothing.options(after=top).enqueue_many(session, ({"n": n} for n in range(10_000)), returning=True)
+        middle = session.scalars(select(jobs.Job).where(jobs.Job.id.in_(ids))).all()
+        nothing.options(after=middle).enqueue(session, n=1)
+        session.commit()
+    for _ in range(2):
+        start(database_url)
+    all_succeed(database, 10_002, timeout=100)
+
+
+def test_a_chain_of_a_thousand(database: Engine, database_url: str, start: Start) -> None:
+    with Session(database) as session:
+        last = nothing.enqueue(session, n=0)
+        for n in range(1, 1000):
+            last = nothing.options(after=last).enqueue(session, n=n)
+        session.commit()
+    for _ in range(2):
+        start(database_url)
+    all_succeed(database, 1000, timeout=100)
+
+
+# --- killed workers, and a server that crashes
+
+
+def layers(session: Session, depth: int, width: int, *, seconds: float) -> int:
+    """A diamond of diamonds. Returns the number of jobs, whose numbers begin at 0."""
+    number = 0
+
+    def job(after: Sequence[JobMixin]) -> JobMixin:
+        nonlocal number
+        options = write.options(after=after) if after else write
+        number += 1
+        return options.enqueue(session, n=number - 1, seconds=seconds)
+
+    corners = [job([])]
+    for _ in range(depth):
+        sides = [job(corners) for _ in range(width)]
+        inner = [[job([side]) for _ in range(2)] for side in sides]
+        corners = [job([*pair, side]) for pair, side in zip(inner, sides, strict=True)]
+        corners = [job(corners)]
+    return number
+
+
+def _have_succeeded(engine: Engine, enough: int) -> bool:
+    return states(engine)["succeeded"] >= enough
+
+
+def kill_now_and_then(
+    engine: Engine, workers: Sequence[subprocess.Popen[bytes]], number: int, *, kills: int, seed: int
+) -> None:
+    """Kill a child, or a whole worker, at random moments."""
+    rng = random.Random(seed)
+    wait_until(lambda: len(worker_pids(engine)) == len(workers))
+    for kill in range(kills):
+        enough = number * (kill + 1) // (kills + 2)
+        wait_until(partial(_have_succeeded, engine, enough), timeout=60)
+        time.sleep(rng.uniform(0.0, 0.05))  # at no particular moment
+        if victims := sorted(children_of(rng.choice(workers))):
+            with suppress(ProcessLookupError):
+                os.kill(rng.choice(victims), signal.SIGKILL)
+
+
+def test_killed_workers_lose_and_double_no_job_of_a_graph(database: Engine, database_url: str, start: Start) -> None:
+    with Session(database) as session:
+        number = layers(session, 4, 8, seconds=0.01)
+        session.commit()
+    workers = [start(database_url) for _ in range(2)]
+    kill_now_and_then(database, workers, number, kills=4, seed=1)
+    all_succeed(database, number)
+    assert effects(database) == dict.fromkeys(range(number), 1)
+
+
+def test_killed_workers_lose_no_job_of_batches_in_batches(database: Engine, database_url: str, start: Start) -> None:
+    with Session(database) as session:
+        outer = jobs.batch(session, name="outer")
+        for n in range(12):
+            unpack.options(batch=outer).enqueue(session, n=100 * n, width=5)
+        report = write.options(after=outer).enqueue(session, n=-1)
+        session.commit()
+        report_id = report.id
+    workers = [start(database_url) for _ in range(2)]
+    kill_now_and_then(database, workers, 12 * 7, kills=3, seed=3)
+    all_succeed(database, 12 * 7 + 1)
+    assert set(effects(database).values()) == {1}
+    with Session(database) as session:
+        last = session.scalar(select(func.max(jobs.Job.finished_at)).where(jobs.Job.id != report_id))
+        started = session.get_one(jobs.Job, report_id).started_at
+        assert last is not None
+        assert started is not None
+        assert last <= started
+
+
+def test_a_host_that_is_killed_leaves_its_graph_to_another(database: Engine, database_url: str, start: Start) -> None:
+    """Also jobs that ended there and whose ends nobody has resolved."""
+    with Session(database) as session:
+        number = layers(session, 3, 6, seconds=0.01)
+        session.commit()
+    victim = start(database_url)
+    wait_until(lambda: states(database)["succeeded"] > number // 4)
+    start(database_url)
+    os.killpg(victim.pid, signal.SIGKILL)
+    victim.wait()
+    all_succeed(database, number)
+    assert effects(database) == dict.fromkeys(range(number), 1)
+
+
+@contextmanager
+def _engine(url: str) -> Generator[Engine]:
+    engine = create_engine(url, pool_pre_ping=True)
+    yield engine
+    engine.dispose()
+
+
+def _tried(condition: Callable[[], bool]) -> bool:
+    """False while the server is away."""
+    try:
+        return condition()
+    except DBAPIError:
+        return False
+
+
+def test_a_crash_of_the_server_in_the_middle_of_a_graph(start: Start) -> None:
+    """It undoes resolves, whose commits do not wait for the disk."""
+    with LocalServer(durable=True) as server, _engine(server.url) as engine:
+        graph_shop.Base.metadata.create_all(engine)
+        with Session(engine) as session:
+            number = layers(session, 4, 8, seconds=0.01)
+            session.commit()
+        for _ in range(2):
+            start(server.url)
+        wait_until(lambda: states(engine)["succeeded"] > number // 3, timeout=60)
+        server.crash()
+        server.start()
+        wait_until(lambda: _tried(lambda: states(engine) == {"succeeded": number}), timeout=60)
+        all_succeed(engine, number)
+        assert effects(engine) == dict.fromkeys(range(number), 1)
+
+
+# --- at each statement
+
+
+def dying(url: str, name: str, statement: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.workflows.dying", url, name, str(statement)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.fixture
+def graph(session: Session) -> list[tuple[int, str]]:
+    """Three jobs that are queued, and what those after them are to come to in the end."""
+    first, second = shop.mark.enqueue(session, n=1), shop.mark.enqueue(session, n=2)
+    bad = shop.flaky.enqueue(session, good_from=99)
+    session.flush()
+    both = shop.write.options(after=[first, second]).enqueue(session, n=3)
+    after = shop.write.options(after=both).enqueue(session, n=4)
+    never = shop.write.options(after=[first, bad]).enqueue(session, n=5)
+    nor = shop.write.options(after=never).enqueue(session, n=6)
+    anyway = shop.write.options(after=[bad, nor], if_failed="run").enqueue(session, n=7)
+    session.commit()
+    ended = {"succeeded": (both, after, anyway), "cancelled": (never, nor)}
+    return [(job.id, state) for state, its in ended.items() for job in its]
+
+
+def ends_as_it_should(engine: Engine, graph: list[tuple[int, str]]) -> None:
+    wait_until(
+        lambda: all(state(engine, job_id) == expected for job_id, expected in graph),
+        message="not all came to what they should",
+    )
+    with Session(engine) as session:
+        done = select(shop.Effect.n).where(shop.Effect.kind == "transactional")
+        assert sorted(session.scalars(done)) == [3, 4, 7]
+
+
+@pytest.mark.parametrize("statement", range(1, 11))
+def test_a_worker_killed_at_any_statement_of_a_resolve_leaves_the_rest_to_others(
+    statement: int, database: Engine, database_url: str, graph: list[tuple[int, str]]
+) -> None:
+    process = dying(database_url, "SIGKILL", statement)
+    said, _ = process.communicate(timeout=60)
+    if said == "resolved\n":
+        assert statement > 8, "there are more statements"
+    with shop.jobs.worker(bind=database, concurrency=4):
+        ends_as_it_should(database, graph)
+
+
+@pytest.mark.parametrize("statement", [2, 3])
+def test_a_worker_suspended_in_the_middle_of_a_resolve_holds_up_its_graph_for_its_patience(
+    statement: int, database: Engine, database_url: str, session: Session, graph: list[tuple[int, str]]
+) -> None:
+    """The server ends its transaction after 2 s. Other graphs go on meanwhile."""
+    process = dying(database_url, "SIGSTOP", statement)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "now\n"
+        with shop.jobs.worker(bind=database, concurrency=4):
+            other = shop.mark.options(after=shop.mark.enqueue(session, n=10)).enqueue(session, n=11)
+            session.commit()
+            wait_until(lambda: state(database, other.id) == "succeeded", timeout=10)
+            ends_as_it_should(database, graph)
+    finally:
+        process.send_signal(signal.SIGCONT)
+        process.communicate(timeout=60)
+    assert process.returncode != 0, "its transaction was ended"

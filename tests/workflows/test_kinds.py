@@ -1,0 +1,367 @@
+"""Jobs after jobs in every kind of session and transaction, and of every kind of task."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, event, select, text
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Session, registry
+
+from sqla_jobs import ArgumentsError, ConcurrencyLimit, Jobs, JobState, RunContext, Snooze, Unique
+from sqla_jobs.testing import drain
+from tests import shop
+from tests.conftest import StartWorker
+from tests.helpers import new_jobs, states, wait_until
+from tests.pooler import pgbouncer
+from tests.programs import PGBOUNCER
+from tests.shop import FAST, jobs
+from tests.workflows.resolving import state
+
+Run = Callable[[], int]
+
+
+@pytest.fixture
+def run(database: Engine) -> Run:
+    """Run all that is due, and what that queues."""
+    return lambda: jobs.worker(bind=database, concurrency=4).drain()
+
+
+# --- sessions and transactions
+
+
+def test_a_job_of_a_savepoint_that_was_rolled_back_is_refused(session: Session, run: Run) -> None:
+    with session.begin_nested() as savepoint:
+        gone = shop.mark.enqueue(session, n=1)
+        session.flush()
+        savepoint.rollback()
+    with pytest.raises(ArgumentsError, match="is not in the database"):
+        shop.mark.options(after=gone).enqueue(session, n=2)
+    session.commit()
+    assert run() == 0
+
+
+def test_what_a_savepoint_rolls_back_leaves_the_others(session: Session, run: Run) -> None:
+    first = shop.mark.enqueue(session, n=1)
+    with session.begin_nested() as savepoint:
+        shop.mark.options(after=first).enqueue(session, n=2)
+        savepoint.rollback()
+    with session.begin_nested():
+        kept = shop.mark.options(after=first).enqueue(session, n=3)
+    session.commit()
+    assert run() == 2
+    assert set(states(session)) == {first.id, kept.id}
+
+
+def test_expired_and_detached_jobs_are_known_by_their_identity(session: Session, database: Engine, run: Run) -> None:
+    first = shop.mark.enqueue(session, n=1)
+    batch = jobs.batch(session)
+    session.commit()
+    session.expunge_all()
+    selects: list[str] = []
+    event.listen(database, "before_cursor_execute", lambda *call: selects.append(call[2]))
+    last = shop.mark.options(after=[first, batch], batch=jobs.batch(session)).enqueue(session, n=2)
+    assert not [one for one in selects if one.startswith("SELECT sqla_jobs.id")]
+    session.commit()
+    assert run() == 2
+    session.refresh(last)
+    assert last.state is JobState.succeeded
+
+
+def test_a_job_that_is_gone_meanwhile_is_refused(session: Session) -> None:
+    first = shop.mark.enqueue(session, n=1)
+    session.commit()
+    with Session(session.get_bind()) as other:
+        other.execute(text("DELETE FROM sqla_jobs"))
+        other.commit()
+    with pytest.raises(ArgumentsError, match=f"there is no job {first.__dict__.get('id', 1)}"):
+        shop.mark.options(after=first).enqueue(session, n=2)
+
+
+def test_a_job_of_another_jobs_is_refused(session: Session) -> None:
+    other = Jobs(registry(), prefix="other_")
+    for foreign in (other.Job(id=1), other.Batch(id=1)):
+        with pytest.raises(ArgumentsError, match="belongs to another Jobs"):
+            shop.mark.options(after=foreign).enqueue(session, n=2)
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+def test_an_async_session(driver: str, session: Session, database: Engine, run: Run) -> None:
+    async def enqueue() -> int:
+        engine = create_async_engine(database.url.set(drivername=f"postgresql+{driver}"))
+        async with AsyncSession(engine) as own:
+            batch = await own.run_sync(jobs.batch)
+            first = await own.run_sync(shop.mark.options(batch=batch).enqueue, n=1)
+            ids = await own.run_sync(
+                shop.mark.options(after=first).enqueue_many, [{"n": n} for n in range(2, 5)], returning=True
+            )
+            last = await own.run_sync(shop.mark.options(after=[batch, first], if_failed="run").enqueue, n=5)
+            last_id = last.id
+            await own.commit()
+        await engine.dispose()
+        assert len(ids) == 3
+        return last_id
+
+    last_id = asyncio.run(enqueue())
+    assert run() == 5
+    assert states(session)[last_id] == "succeeded"
+
+
+def test_a_session_that_joins_a_transaction(session: Session, database: Engine, run: Run) -> None:
+    with database.connect() as connection, connection.begin():
+        with Session(connection, join_transaction_mode="create_savepoint") as joined:
+            first = shop.mark.enqueue(joined, n=1)
+            shop.mark.options(after=first).enqueue(joined, n=2)
+            joined.commit()
+        with Session(connection, join_transaction_mode="create_savepoint") as joined:
+            shop.mark.options(after=joined.get_one(jobs.Job, 1)).enqueue(joined, n=3)
+            joined.rollback()
+    assert run() == 2
+
+
+@pytest.mark.needs(PGBOUNCER)
+@pytest.mark.slow
+def test_behind_a_pooler(session: Session, database: Engine, database_url: str, start_worker: StartWorker) -> None:
+    with pgbouncer(database.url) as pooled:
+        start_worker(pooled.url.render_as_string(hide_password=False), "--poll", "0.2")
+        with Session(pooled) as enqueuing:
+            last = shop.write.enqueue(enqueuing, n=0)
+            for n in range(1, 5):
+                last = shop.write.options(after=last).enqueue(enqueuing, n=n)
+            enqueuing.commit()
+            last_id = last.id
+        wait_until(lambda: state(database, last_id) == "succeeded")
+
+
+def test_a_schema_and_a_prefix(database: Engine) -> None:
+    class Own(DeclarativeBase):
+        pass
+
+    own = Jobs(Own, schema="ops", prefix="q_")
+
+    @own.task(name="nothing")
+    def nothing(n: int) -> int:
+        return n
+
+    @own.task(name="total")
+    def total(run: RunContext) -> int:
+        return sum(run.results(nothing))
+
+    with database.begin() as connection:
+        connection.execute(text("CREATE SCHEMA ops"))
+    Own.metadata.create_all(database)
+    with Session(database) as session:
+        batch = own.batch(session)
+        nothing.options(batch=batch).enqueue_many(session, [{"n": 1}, {"n": 2}])
+        last = total.options(after=batch).enqueue(session)
+        session.commit()
+        assert own.worker(bind=database).drain() == 3
+        session.refresh(last)
+        assert last.result == 3
+
+
+# --- tasks
+
+
+@pytest.fixture
+def own() -> Jobs[Any]:
+    return new_jobs()
+
+
+def drained(own: Jobs[Any], database: Engine) -> int:
+    return own.worker(bind=database, concurrency=4).drain()
+
+
+def test_tasks_behind_limits_and_ordered_keys(own: Jobs[Any], session: Session, database: Engine) -> None:
+    began: list[int] = []
+
+    @own.task(name="one_by_one", limits=ConcurrencyLimit(1, key="key", ordered=True))
+    def one_by_one(key: int, n: int) -> None:
+        began.append(n)
+
+    @own.task(name="narrow", limits=ConcurrencyLimit(1))
+    def narrow(n: int) -> None:
+        began.append(n)
+
+    first = narrow.enqueue(session, n=0)
+    session.flush()
+    for n in (1, 2, 3):
+        one_by_one.options(after=first).enqueue(session, key=1, n=n)
+    session.flush()
+    last = session.scalars(select(own.Job).where(own.Job.task == "one_by_one")).all()
+    narrow.options(after=last).enqueue(session, n=4)
+    session.commit()
+    assert drained(own, database) == 5
+    assert began == [0, 1, 2, 3, 4]
+
+
+def test_a_priority_counts_once_a_job_is_queued(own: Jobs[Any], session: Session, database: Engine) -> None:
+    began: list[int] = []
+
+    @own.task(name="note")
+    def note(n: int) -> None:
+        began.append(n)
+
+    first = note.enqueue(session, n=0)
+    session.flush()
+    for n, priority in ((3, 5), (2, 0), (1, -5)):
+        note.options(after=first, priority=priority).enqueue(session, n=n)
+    session.commit()
+    assert own.worker(bind=database, concurrency=1).drain() == 4
+    assert sorted(began) == [0, 1, 2, 3]
+
+
+def test_a_delay_counts_from_the_enqueue(session: Session, database: Engine, run: Run) -> None:
+    first = shop.mark.enqueue(session, n=1)
+    later = shop.mark.options(after=first, delay=3600).enqueue(session, n=2)
+    past = shop.mark.options(after=first, delay=0.01).enqueue(session, n=3)
+    session.commit()
+    with jobs.worker(bind=database):
+        wait_until(lambda: states(session)[past.id] == "succeeded")
+        wait_until(lambda: states(session)[later.id] == "scheduled")
+
+
+def test_a_unique_key_is_held_while_its_job_is_blocked(session: Session, run: Run) -> None:
+    first = shop.mark.options(delay=3600).enqueue(session, n=1)
+    policy = Unique(on_conflict="return")
+    blocked = shop.mark.options(after=first, unique_key="k", unique=policy).enqueue(session, n=2)
+    session.commit()
+    assert shop.mark.options(unique_key="k").enqueue(session, n=3) is blocked
+    other = shop.mark.options(delay=3600).enqueue(session, n=4)
+    assert shop.mark.options(after=other, unique_key="k").enqueue(session, n=5) is blocked
+    session.commit()
+    edge = jobs.models.tables["edges"].c
+    assert session.scalars(select(edge.needs_id).where(edge.job_id == blocked.id)).all() == [first.id]
+
+
+def test_coroutine_tasks_before_and_after_others(own: Jobs[Any], session: Session, database: Engine) -> None:
+    @own.task(name="fetch")
+    async def fetch(n: int) -> int:
+        await asyncio.sleep(0)
+        return n
+
+    @own.task(name="add")
+    async def add(session: AsyncSession, run: RunContext) -> int:
+        return sum(run.results(fetch))
+
+    @own.task(name="plain")
+    def plain(run: RunContext) -> int:
+        return run.results(add)[0]
+
+    own.bind(database)
+    numbers = [fetch.enqueue(session, n=n) for n in (1, 2, 3)]
+    total = add.options(after=numbers).enqueue(session)
+    last = plain.options(after=total).enqueue(session)
+    session.commit()
+    assert drained(own, database) == 5
+    session.refresh(last)
+    assert last.result == 6
+
+
+def test_snoozes_retries_and_failures(own: Jobs[Any], session: Session, database: Engine) -> None:
+    told: list[int] = []
+
+    @own.task(name="snooze")
+    def snooze(session: Session, run: RunContext) -> None:
+        if not session.scalar(select(own.Run.id).where(own.Run.job_id == run.job_id)):
+            raise Snooze(0)
+
+    @own.task(name="flaky", retry=FAST, max_attempts=3)
+    def flaky(run: RunContext) -> None:
+        if run.attempt < 3:
+            raise ValueError
+
+    @own.task(name="tell")
+    def tell(job_id: int) -> None:
+        told.append(job_id)
+
+    @own.task(name="bad", max_attempts=1, on_failure=tell)
+    def bad() -> None:
+        raise ValueError
+
+    own.bind(database)
+    tried = [snooze.enqueue(session), flaky.enqueue(session)]
+    failing = bad.options(after=tried).enqueue(session)
+    anyway = flaky.options(after=failing, if_failed="run").enqueue(session)
+    never = flaky.options(after=[failing, anyway]).enqueue(session)
+    session.commit()
+    assert drained(own, database) == 2 + 3 + 1 + 1 + 3
+    assert told == [failing.id]
+    found = states(session)
+    assert [found[job.id] for job in (failing, anyway, never)] == ["failed", "succeeded", "cancelled"]
+
+
+def test_the_jobs_of_a_schedule_can_be_waited_for(own: Jobs[Any], session: Session, database: Engine) -> None:
+    @own.task(name="nightly")
+    def nightly() -> None: ...
+
+    nightly.schedule("0 3 * * *", name="nightly")
+    clock = own.clock(bind=database)
+    clock.tick()
+    session.execute(text("UPDATE sqla_schedules SET next_run_at = now() - interval '1 minute'"))
+    session.commit()
+    assert clock.tick() == 1
+    tick = session.scalars(select(own.Job)).one()
+    last = nightly.options(after=tick).enqueue(session)
+    session.commit()
+    assert drained(own, database) == 2
+    session.refresh(last)
+    assert last.state is JobState.succeeded
+
+
+# --- drains
+
+
+@pytest.mark.slow
+def test_a_worker_that_drains_ends_after_the_whole_graph(
+    session: Session, database_url: str, start_worker: StartWorker
+) -> None:
+    bad = shop.flaky.options(max_attempts=1).enqueue(session, good_from=2)
+    last = shop.write.enqueue(session, n=0)
+    for n in range(1, 20):
+        last = shop.write.options(after=last).enqueue(session, n=n)
+    held = shop.write.options(after=bad, if_failed="hold").enqueue(session, n=30)
+    end = shop.write.options(after=[bad, last], if_failed="run").enqueue(session, n=31)
+    session.commit()
+    worker = start_worker(database_url, "--drain")
+    assert worker.wait(40) == 0
+    found = states(session)
+    assert [found[job.id] for job in (last, held, end)] == ["succeeded", "blocked", "succeeded"]
+
+
+def test_a_drain_cancels_more_jobs_than_one_look_finds(session: Session, run: Run) -> None:
+    """None of them is queued, so it might take the first look for all there is."""
+    session.execute(
+        text(
+            "INSERT INTO sqla_jobs (task, args, state, finished_at) SELECT 'mark', '{\"n\": 1}', 'failed', now() "
+            "FROM generate_series(1, 1200)"
+        )
+    )
+    session.execute(
+        text(
+            "WITH made AS (INSERT INTO sqla_jobs (task, args, state, waits_for, waits_at, if_failed) "
+            "SELECT 'mark', '{\"n\": 2}', 'blocked', id, 1, 'cancel' FROM sqla_jobs RETURNING id, waits_for) "
+            "INSERT INTO sqla_edges (job_id, place, needs_id) SELECT id, 1, waits_for FROM made"
+        )
+    )
+    session.commit()
+    assert run() == 0
+    assert set(states(session).values()) == {"failed", "cancelled"}
+
+
+def test_the_drain_of_the_test_kit(session: Session) -> None:
+    batch = jobs.batch(session)
+    first = shop.snooze_once.options(batch=batch).enqueue(session, n=1)
+    bad = shop.write_and_fail.options(after=first, batch=batch).enqueue(session, n=2)
+    anyway = shop.write.options(after=batch, if_failed="run", priority=5).enqueue(session, n=3)
+    held = shop.write.options(after=bad, if_failed="hold").enqueue(session, n=4)
+    never = shop.write.options(after=[batch, anyway]).enqueue(session, n=5)
+    later = shop.write.options(after=anyway, delay=3600).enqueue(session, n=6)
+    drain(jobs, session, errors="record")
+    found = [job.state.value for job in (first, bad, anyway, held, never, later)]
+    assert found == ["succeeded", "failed", "succeeded", "blocked", "cancelled", "scheduled"]
+    drain(jobs, session, errors="record", ahead=7200)
+    assert later.state is JobState.succeeded
