@@ -58,7 +58,9 @@ WHERE sqla_limits.gate >= '@' AND sqla_limits.gate < 'A' AND sqla_limits.running
 FROM follow_ups UNION SELECT follow_ups.queue || '=limits' AS anon_3
 FROM follow_ups UNION SELECT '' AS queue
 FROM done
-WHERE done.state IN ('failed', 'cancelled'))
+WHERE done.state IN ('failed', 'cancelled') AND (EXISTS (SELECT *
+FROM sqla_jobs AS watcher
+WHERE watcher.state = 'blocked' AND watcher.waits_for = done.id)))
  SELECT done.id, done.state, done.task, done.queue, done.attempt, done.current_run_id, done.process_id
 FROM done
 WHERE (SELECT count(pg_notify(%(param_8)s::VARCHAR, message.concat_4)) AS count_3

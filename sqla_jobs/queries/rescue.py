@@ -27,6 +27,7 @@ from sqla_jobs.queries.expressions import (
     Tables,
     array_of,
     free_run_id,
+    in_state,
     is_among,
     locked,
     loss_backoff,
@@ -102,8 +103,10 @@ class Rescue(Statement, statements.Rescue):
         told = select(done.c.id, done.c.state, done.c.task, done.c.queue)
         told = told.add_columns(done.c.attempt, done.c.current_run_id, done.c.process_id)
         followed = follow_ups(tables, done)
-        # the jobs after one that has ended, which any worker can find
-        ended = select(literal_column("''", Text).label("queue")).where(done.c.state.in_(_ENDED))
+        watcher = jobs.alias("watcher")
+        is_watched = exists().where(in_state(watcher, "blocked"), watcher.c.waits_for == done.c.id)
+        # any worker can find the jobs after one that has ended
+        ended = select(literal_column("''", Text).label("queue")).where(done.c.state.in_(_ENDED), is_watched)
         said = messages(tables, *freed_by(tables, done), *queued_by(followed), ended)
         return told.where(said).add_cte(stored)
 

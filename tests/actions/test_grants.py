@@ -267,7 +267,7 @@ class TestAWorker:
         told = CliRunner().invoke(main, ["grants", "tests.actions.test_grants:forgetful", "--worker", role]).output
         comments = told.partition('"erase"')[2].splitlines()
         rights = [line.removeprefix("--   ") for line in comments if line.startswith("--   ")]
-        assert len(rights) == 2
+        assert len(rights) == 3
         with tables.begin() as connection:
             for right in rights:
                 to = tables.dialect.identifier_preparer.quote_identifier(role)
