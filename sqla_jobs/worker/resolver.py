@@ -181,23 +181,22 @@ class JobResolver:
             self._claim("")
             raise
 
-    def _resolve_some(self, ended: Collection[int]) -> set[int]:
-        """Return the jobs to resolve next."""
+    def _resolve_some(self, candidates: Collection[int]) -> set[int]:
+        """Settle the jobs that watch those of the candidates that have ended. Return the next candidates."""
+        with self._engine.begin() as connection:
+            ended = self._queries.find_ended(connection, candidates)
+        if not ended:
+            return set()
         with self._locking.begin() as connection:
             watchers = self._queries.lock_watchers(connection, ended, idle=self._patience)
             settled = self._queries.settle(connection, watchers.ids, watchers.batches) if watchers.ids else []
         self._tell(settled)
-        watched = {one.watches for one in settled if one.state in ("blocked", "joining")}
-        if not watchers.is_all:
-            watched.update(ended)
-        again: list[int] = []
-        if watched:
-            with self._engine.begin() as connection:
-                again = self._queries.find_ended(connection, watched)
-        if again and all(one.state == "joining" for one in settled):  # somebody holds the rest: others go first
-            self._held.update(again)
+        if all(one.state == "joining" for one in settled):  # somebody holds them all: others go first
+            self._held.update(ended)
             return set()
-        return {*again, *(one.job_id for one in settled if one.state == "cancelled")}
+        left = set(candidates) if len(ended) >= MOST or not watchers.is_all else set[int]()
+        watched = {one.watches for one in settled if one.state in ("blocked", "joining")}
+        return left | watched | {one.job_id for one in settled if one.state == "cancelled"}
 
     def _tell(self, settled: Collection[Settled]) -> None:
         """Claim jobs that are queued now, and notify those who follow jobs."""
