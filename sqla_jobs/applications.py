@@ -50,7 +50,7 @@ class Applications(ABC, Generic[A]):
 
     @abstractmethod
     def surroundings(self, app: A, session: Session) -> Context:
-        """Return the context that an application puts around a test's runs in this session."""
+        """Return the context for a test's runs, in which the application's session is this one."""
 
     def __call__(self, bind: Bind | None) -> Binding:
         living = self._living()

@@ -182,8 +182,8 @@ class Jobs(Generic[J]):
     ) -> None:
         """Set the database that workers, clocks and commands connect to.
 
-        - `bind`: an engine or a session factory for the database with these tables. From an asynchronous one, the
-          library makes a synchronous engine for itself and for plain tasks.
+        - `bind`: an engine or a session factory for the database with these tables. If it is asynchronous, the library
+          makes a synchronous engine from it, for itself and for plain tasks.
         - `async_bind`: an `AsyncEngine`, or a factory for coroutine tasks' `AsyncSession`s. By default an engine is
           created from the address of `bind`.
         - `context`: a function that returns a context manager. Each run happens inside one made with the `RunContext`;
@@ -428,8 +428,8 @@ class Jobs(Generic[J]):
         - `timeout`: seconds until `TimeoutError`; by default there is no limit.
 
         Each update is a `JobUpdate`. For a batch it is a `BatchCounts`, and the last one comes when all its jobs have
-        ended, or at once if there are none. All that a process follows shares one connection that listens, and another
-        that reads the jobs at most twenty times a second.
+        ended, or at once if there are none. A process uses two connections for everything that it follows: one listens,
+        and the other reads the jobs at most twenty times a second.
 
         The iteration raises `TimeoutError`, and raises `UnknownJob` for a job or a batch that does not exist, or no
         longer exists.
@@ -539,8 +539,8 @@ class Jobs(Generic[J]):
 
         - `job`: the job, or its id; or a batch.
 
-        Returns False if it is queued or running. For a batch, all its jobs that failed or were cancelled are retried;
-        returns their number.
+        Returns False if it is queued or running. For a batch, all its jobs that failed or that somebody cancelled are
+        retried; returns their number.
 
         Raises `UnknownJob` if there is no such job, and `JobsError` if another live job has its unique key, or its
         arguments were erased.

@@ -34,7 +34,7 @@ __all__ = ["PyramidJobs", "includeme", "is_retryable"]
 J = TypeVar("J", bound=JobMixin)
 _NAME = "sqla_jobs"
 _APPLICATION = "sqla_jobs.application"
-"""The key in the registry of what runs jobs in requests of its application."""
+"""The key in the registry for the object that runs jobs in requests of the application."""
 _BASE_URL = "sqla_jobs.base_url"
 _TRANSIENT = ("40001", "40P01")
 """The SQLSTATEs of serialization failures and deadlocks."""
@@ -45,7 +45,7 @@ def includeme(config: Configurator) -> None:
 
     - `config`: the configurator of the application.
 
-    The directive takes a `Jobs` or its dotted name, and the name of the attribute of requests that is their session.
+    The directive takes a `Jobs` or its dotted name, and the name of the request attribute that holds the session.
     """
     config.add_directive("add_jobs", _add_jobs)
 
@@ -53,7 +53,8 @@ def includeme(config: Configurator) -> None:
 def _add_jobs(config: Configurator, jobs: Any, *, session: str = "dbsession") -> None:
     """Let the application carry `jobs`, a `Jobs` or its dotted name. `session` names an attribute of its requests.
 
-    It is there at once, for what is scanned later. Raises `ConfigurationError` for an unknown setting.
+    This takes effect at once, so that code that is scanned later finds the jobs. Raises `ConfigurationError` for an
+    unknown setting.
     """
     found = config.maybe_dotted(jobs)
     if not isinstance(found, Jobs):
@@ -64,12 +65,12 @@ def _add_jobs(config: Configurator, jobs: Any, *, session: str = "dbsession") ->
 
 
 def is_retryable(error: BaseException) -> bool:
-    """Return whether pyramid_retry or pyramid_tm has marked an error, or it is a transient one of the database.
+    """Return whether pyramid_retry or pyramid_tm has marked an error, or it is a transient error of the database.
 
     - `error`: an exception that a task has raised.
 
     `retry=Retrying(retry=retry_if_exception(is_retryable))` retries such errors only. Deadlocks and serialization
-    failures are transient, also in sessions that are not registered with zope.sqlalchemy.
+    failures are transient, even in sessions that are not registered with zope.sqlalchemy.
     """
     from pyramid_retry import IRetryableError, RetryableException
 
@@ -81,9 +82,10 @@ def is_retryable(error: BaseException) -> bool:
 class PyramidJobs(Generic[J]):
     """The jobs of one application of Pyramid, in `registry["sqla_jobs"]`.
 
-    Each run of a plain task is in a new request, the current one of its thread. The attribute `session` of that
-    request is the run's session. If the application includes pyramid_tm, `request.tm` of a task that takes a session
-    has begun, and its commit is that of the run. Raises `ConfigurationError` for an unknown setting.
+    Each run of a plain task has a new request, which is the current request of its thread. The attribute of that
+    request which `session` names is the run's session. If the application includes pyramid_tm and the task takes a
+    session, the transaction of `request.tm` has begun, and its commit is the commit of the run. Raises
+    `ConfigurationError` for an unknown setting.
     """
 
     def __init__(self, jobs: Jobs[J], registry: Any, *, session: str = "dbsession") -> None:
@@ -137,7 +139,7 @@ class _Application:
 
     @contextmanager
     def request(self, run: RunContext | None = None, *, begins: bool) -> Generator[Request]:
-        """Make a request the current one, with its transaction begun or not. What is left open is ended."""
+        """Make a request the current one, and begin its transaction if `begins`. End what is left open afterwards."""
         made: Mapping[str, Any] = {}
         try:
             with self._current(run, begins=begins) as request:
@@ -166,7 +168,7 @@ class _Application:
 
     @contextmanager
     def context_in(self, session: Session, run: RunContext | None) -> Generator[None]:
-        """Return the surroundings of a run in a test, in whose request the session is that of the test."""
+        """Surround a run in a test with a request whose session is the session of the test."""
         if not self.takes_request(run):
             yield
             return
@@ -182,7 +184,7 @@ class _Application:
                 session.info.pop(MEMBERS_OF_TEST, None)
 
     def takes_request(self, run: RunContext | None) -> bool:
-        """Whether the run, or what runs outside of runs, has a request: all coroutines share one thread."""
+        """Whether the run, or code outside of runs, has a request. Coroutine tasks have none: they share one thread."""
         return run is None or not self.jobs.tasks[run.task].declaration.signature.is_coroutine
 
     def takes_session(self, run: RunContext | None) -> bool:
@@ -213,7 +215,7 @@ class _AppBinding(Binding):
             yield session
 
     def _session(self) -> Session:
-        """The session of the current request."""
+        """Return the session of the current request."""
         request = get_current_request()
         if self._own is None:
             return self._app.session_of(request)
@@ -270,7 +272,7 @@ def _abort(manager: Any) -> None:
 
 
 def _commit(session: Session) -> None:
-    """Commit the transaction of the current request, with a session in which perhaps nobody has written."""
+    """Commit the transaction of the current request, even if nothing was written through the session."""
     from zope.sqlalchemy import mark_changed
 
     manager = get_current_request().environ["tm.manager"]

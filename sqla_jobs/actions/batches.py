@@ -58,17 +58,17 @@ class BatchCounts:
 
     @property
     def has_ended(self) -> bool:
-        """True if all jobs have ended, or there is none."""
+        """True if all jobs have ended, or if there are none."""
         return self.ended == self.total
 
     @property
     def progress(self) -> float:
-        """The part of the jobs that has ended, from 0 to 1; 1 for an empty batch."""
+        """The share of the jobs that have ended, from 0 to 1; 1 for an empty batch."""
         return self.ended / self.total if self.total else 1.0
 
     @property
     def seconds_left(self) -> float | None:
-        """Seconds until the last job ends if the others take as long as those so far; None before the first end."""
+        """Estimated seconds until the last job ends, at the average rate so far; None before any job has ended."""
         return self.age * (self.total - self.ended) / self.ended if self.ended else None
 
 
@@ -118,9 +118,9 @@ def cancel(it: Changing, batch: BatchMixin, *, kill: bool) -> int:
 
 
 def retry(it: Changing, batch: BatchMixin) -> int:
-    """Retry the jobs of the batch that failed or were cancelled themselves. Return their number.
+    """Retry the jobs of the batch that failed, or that somebody cancelled. Return their number.
 
-    Those that were cancelled because another job had failed wait for that job again.
+    Jobs that were cancelled because one of the retried jobs had failed wait for it again.
     """
     job = it.models.Job
     return _change(it, batch, Retry(), job.state.in_(Retry.by_default), job.waits_for.is_(None))

@@ -137,7 +137,7 @@ def cancel(jobs: Jobs[Any], actor: str, batch_id: int, kill: bool, yes: bool) ->
 def retry(jobs: Jobs[Any], actor: str, batch_id: int, yes: bool) -> None:
     """Retry the jobs of a batch that failed or were cancelled.
 
-    Jobs that were cancelled because another one had failed wait for that one again.
+    Jobs that were cancelled because one of these had failed wait for it again.
     """
     one = _read(jobs, batch_id)
     lost = one.counts.failed + one.counts.cancelled

@@ -10,17 +10,17 @@ import click
 from sqla_jobs.errors import ConfigurationError
 
 Defaults = dict[str, dict[str, Any]]
-"""By name of the command and of the option."""
+"""By the names of the command and of the option."""
 
 _ONLY_SAID = {"application", "database_url", "drain", "reload"}
-"""Options of the worker that are no settings of an application."""
+"""Options of the worker that are not settings of an application."""
 
 
 def defaults_of(settings: Mapping[str, Any], prefix: str, shown: str, *, others: Collection[str] = ()) -> Defaults:
     """Return what the settings that begin with `prefix` say about the options of `worker` and `clock`.
 
-    `shown` is a format that shows the name of a setting. `others` are valid settings that are no options. Raises
-    `ConfigurationError` for an unknown setting or a value that it cannot have.
+    `shown` is a format that shows the name of a setting. `others` are valid settings that are not options. Raises
+    `ConfigurationError` for an unknown setting or an invalid value.
     """
     given = {key: value for key, value in settings.items() if key.startswith(prefix) and value is not None}
     for other in others:

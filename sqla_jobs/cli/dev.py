@@ -31,15 +31,15 @@ from sqla_jobs.supervisor.supervisor import Supervisor
 
 _FOLDER = Path(".sqla-jobs")
 _ENDS_WITHIN = 5.0
-"""Seconds that the dashboard's process has to end, and running jobs."""
+"""Seconds within which the dashboard's process and running jobs have to end."""
 _LOOK = 0.2
-"""Seconds between two looks whether all processes live."""
+"""Seconds between two checks that all processes are alive."""
 
 
 @click.command(cls=ApplicationCommand)
 @application_options
 @click.option(
-    "--queues", metavar="mail=2,default", help="Queues to serve; unless given, those configured, or of all tasks."
+    "--queues", metavar="mail=2,default", help="Queues to serve; by default those configured, or all tasks' queues."
 )
 @click.option("--concurrency", default=8, show_default=True, help="Jobs at once, of each queue.")
 @click.option(
@@ -47,15 +47,15 @@ _LOOK = 0.2
     default=8642,
     show_default=True,
     type=click.IntRange(0, 65535),
-    help="Of the dashboard; 0: any.",
+    help="Port of the dashboard; 0: any free one.",
 )
 def dev(application: str | None, database_url: str | None, queues: str | None, concurrency: int, port: int) -> None:
     """Run a database, a worker and the dashboard in this terminal, for development. Ctrl-C ends all of them.
 
-    The database is --database-url, else the application's own, else DATABASE_URL. Where there is none, a PostgreSQL
-    server is started, which keeps its data in the folder .sqla-jobs. Tables are created or upgraded, unless the
-    application has an Alembic history. The worker starts anew when a Python file changes, and writes a line for each
-    job that ends. On Ctrl-C running jobs have 5 seconds to end.
+    The database is --database-url, else the application's own, else DATABASE_URL. If there is none, a PostgreSQL server
+    is started, which keeps its data in the folder .sqla-jobs. Tables are created or upgraded, unless the application
+    has an Alembic history. The worker restarts when a Python file changes, and writes a line for each job that ends.
+    After Ctrl-C, running jobs have 5 seconds to end.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with plain_errors(), ExitStack() as running:
@@ -154,7 +154,10 @@ class _Site:
         return self._process.poll() is not None
 
     def answer(self) -> Ready | None:
-        """Show what it says until it is ready. None: the application names no database. Raises `ClickException`."""
+        """Show what the process says until it is ready. Return None if the application names no database.
+
+        Raises `ClickException`.
+        """
         while True:
             match self._received():
                 case Said(line):
@@ -184,7 +187,7 @@ class _Site:
 
 @contextmanager
 def _watching(site: _Site, server: LocalServer | None) -> Generator[list[str]]:
-    """Within the block, stop this process by a signal if one of them ends. Give the list that then holds the reason."""
+    """Stop this process by a signal if one of them ends during the block. Yield a list that then holds the reason."""
     ended: list[str] = []
     is_over = threading.Event()
 

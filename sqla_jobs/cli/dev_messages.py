@@ -12,7 +12,7 @@ class Order(NamedTuple):
     application: str
     database_url: str | None
     private_url: str | None
-    """The server that the parent runs; None: another one is given, or none."""
+    """The address of the server that the parent runs; None if it runs none."""
     port: int
 
 
@@ -37,7 +37,7 @@ class Ready(NamedTuple):
 
     dashboard: str
     queues: str
-    """The queues that the application configures, or else those of all tasks, as `--queues` takes them."""
+    """The queues that the application configures, or else those of all tasks, in the form of `--queues`."""
 
 
 Answer = Unbound | Said | Failed | Ready

@@ -1,6 +1,6 @@
 """The process of `dev` that knows the application: it prepares the tables and serves the dashboard.
 
-It ends when its parent does: then the pipe between them ends.
+It ends when its parent does, because that closes the pipe between them.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from sqla_jobs.models.version import check_version
 
 _FLASK_MIGRATE = "migrations/alembic.ini"
 _LOOK = 0.5
-"""Seconds between two looks whether somebody has migrated the tables."""
+"""Seconds between two checks whether somebody has migrated the tables."""
 
 
 def main() -> None:
-    """Obey the order that comes through the pipe with this descriptor."""
+    """Carry out the order that comes through the pipe whose descriptor is the argument."""
     parent = Connection(int(sys.argv[1]))
     order: Order = parent.recv()
     sys.path[:] = order.path
@@ -49,7 +49,7 @@ def main() -> None:
 
 def _end_with_parent(parent: Connection) -> None:
     try:
-        parent.recv()  # it sends no more
+        parent.recv()  # the parent sends nothing more
     except (EOFError, OSError):
         os._exit(0)
 

@@ -1,4 +1,4 @@
-"""The steps of a run: what is known of them, and when each is called, stored and read."""
+"""The steps of a run: what is known about them, and when each is called, stored and read."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class RunSteps:
         self._known: dict[str, StoredStep] = {}
         """The stored steps, by name."""
         self._are_known = False
-        """False before they are read, and after one may have been stored without an answer."""
+        """False before they are read, and after a COMMIT without an answer, which may have stored one."""
         self._used: set[str] = set()
         """The names that this run has used."""
         self._inside: str | None = None
-        """The step that is under way, if there can be only one: coroutines without a session may gather theirs."""
+        """The step under way, if there can be only one: coroutines without a session may run several at once."""
 
     # steps
 
@@ -160,7 +160,7 @@ class RunSteps:
     def _prepared(
         self, name: str, kind: Any, timeout: float | timedelta | None
     ) -> tuple[ValueCodec, float | None, str]:
-        """Return what decodes the signal, the timeout in seconds, and the name of the step."""
+        """Return the codec of the signal, the timeout in seconds, and the name of the step."""
         check_name("the name of a signal", name, error=JobsError)
         what = f"the signal {name!r}"
         seconds = None if timeout is None else check_seconds(f"the timeout of {what}", timeout)
@@ -212,7 +212,7 @@ class RunSteps:
         return len(self._known) + 1
 
     def _reserve(self, name: str) -> int:
-        """Return the number of a step, which nothing else gets while the step is being stored."""
+        """Return the number of a step, and keep it from other steps while this one is being stored."""
         number = self._number(name)
         self._known[name] = StoredStep(name, StepKind.step, self._attempt.job.run_id, is_finished=False, result=None)
         return number
@@ -222,14 +222,14 @@ class RunSteps:
         try:
             yield
         except BaseException:
-            self._are_known = False  # it may be stored all the same
+            self._are_known = False  # the step may have been stored
             raise
 
     # rules
 
     @contextmanager
     def _used_as(self, name: str, kind: StepKind) -> Generator[None]:
-        """Use a name for the block. After an error it may be used again, since nothing is stored."""
+        """Use a name for the block. After an error the name may be used again, since nothing is stored."""
         check_name(f"the name of a {_WORDS[kind]}", name, error=JobsError)
         if name in self._used:
             raise JobsError(
@@ -246,7 +246,7 @@ class RunSteps:
         self._inside = name if self._one_at_a_time else None
         try:
             yield
-        except (Exception, asyncio.CancelledError):  # a timeout of the task's own may cancel a step, and the task go on
+        except (Exception, asyncio.CancelledError):  # a timeout in the task may cancel a step, and the task continues
             self._used.discard(name)
             raise
         finally:
@@ -282,7 +282,7 @@ class RunSteps:
             return call()
 
     async def _safely_awaited(self, awaitable: Awaitable[T]) -> T:
-        """Await to the end, also if the task's code is cancelled meanwhile, which is told afterwards."""
+        """Await to the end, even if the task's code is cancelled meanwhile. Raise that cancellation afterwards."""
         with self._shielded():
             under_way = asyncio.ensure_future(awaitable)
             cancelled: asyncio.CancelledError | None = None
@@ -305,7 +305,7 @@ class StepsFactory:
     queries: Queries
     connections: Connections
     ahead: float = 0.0
-    """Seconds by which a sleep or wait counts as over earlier, once its job comes again; in tests."""
+    """For tests: sleeps and waits that end within so many seconds count as over when their job runs again."""
 
     def of(self, transactions: Transactions | None, signature: Signature) -> Callable[[Attempt], RunSteps]:
         """Return a function that makes the steps of a run of a task; `transactions` is None without a session."""

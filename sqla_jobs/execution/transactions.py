@@ -64,7 +64,7 @@ def _note_commit(session: Session) -> None:
 
 
 def _roll_back(session: Session) -> None:
-    """Roll back after an interrupt, which may have struck while a query was in flight: no error replaces it."""
+    """Roll back after an interrupt, which may have struck during a query. An error must not replace the interrupt."""
     try:
         session.rollback()
     except Exception as error:  # noqa: BLE001 - the connection cannot be used any more
@@ -73,7 +73,7 @@ def _roll_back(session: Session) -> None:
 
 
 def _take_back(session: Session, rows: Iterable[Any]) -> None:
-    """Add rows again that a transaction manager has taken out of a session when it closed that."""
+    """Add rows to a session again that a transaction manager removed when it closed the session."""
     for row in rows:
         if instance_state(row).detached:
             session.add(row)
@@ -104,7 +104,7 @@ class NotBegun(Exception):
 
 
 class RaisedAfterCommit(Exception):
-    """The transaction has committed, and the code that runs after that, such as a listener, has raised the cause."""
+    """The transaction has committed, but code that runs after that, such as a listener, has raised the cause."""
 
 
 def _no_transaction(reason: str) -> NotBegun:
@@ -140,12 +140,12 @@ class Transactions(Protocol):
     def commit_part(self, session: Session, step: NewStep) -> None:
         """Commit what the run has written so far, together with a step. Raises `LeaseLost`.
 
-        The run then goes on in a new transaction, its rows expired, or read anew for a coroutine.
+        The run then continues in a new transaction. Its rows are expired, or loaded again for a coroutine task.
         """
         ...
 
     def undo_part(self, session: Session) -> None:
-        """Roll back what the run has written since the last commit, and go on in a new transaction."""
+        """Roll back what the run has written since the last commit, and continue in a new transaction."""
         ...
 
 
@@ -251,7 +251,7 @@ class WorkerTransactions:
         self._go_on(session, rows)
 
     def _go_on(self, session: Session, rows: Iterable[Any]) -> None:
-        """Begin the transaction in which the run goes on, with the `rows` that it had before.
+        """Begin the transaction in which the run continues, with the `rows` that it had before.
 
         Raises `JobsError` if the database provides no transaction.
         """
@@ -315,7 +315,7 @@ class LazyTransactions(WorkerTransactions):
                 session.info.pop(_UNUSED, None)
 
     def _begin(self, session: Session) -> None:
-        if session.in_transaction():  # the session is that of the application, whose middleware has used it
+        if session.in_transaction():  # it is the application's session, and its middleware has used it
             super()._begin(session)
         else:
             session.info[_UNUSED] = True

@@ -38,9 +38,9 @@ BEGIN
 END $$"""
 """A statement that takes a lock briefly.
 
-It waits for the lock at most 50 ms at a time, because all later users of the table wait behind it, and it does not wait
-for the disk while it has the lock: the commit of the version does. Each try is a transaction, since the build of an
-index elsewhere would wait for a long one.
+It waits for the lock at most 50 ms at a time, because all later users of the table wait behind it. It does not wait for
+the disk while it has the lock; the commit that stores the version does. Each try is a transaction of its own: a long
+transaction would delay the build of an index elsewhere.
 """
 
 
@@ -57,8 +57,8 @@ def alter(
     """Add columns, replace CHECKs, and drop columns, without blocking the table's writers for long.
 
     - `noun`: the table's name without the prefix.
-    - `add`: each new column's name and type, and its default if that is constant. It has no CHECK here: the server
-      would look through all rows under its lock.
+    - `add`: each new column's name and type, and its default if that is constant. Give it no CHECK here: the server
+      would scan all rows while it holds its lock.
     - `checks`: the new rules. A rule's name is its constraint's name without the table and `_check`. The rows are
       validated while other sessions write.
     - `unless`: statements that raise an error, under the lock, if nothing may be changed.
@@ -92,7 +92,7 @@ def build_index(op: Operations, names: Names, index: str, on: str, *, unique: bo
 
 
 def replace_unique_index(op: Operations, names: Names, index: str, on: str) -> None:
-    """Replace a unique index by one with another predicate, without a moment in which neither is there."""
+    """Replace a unique index with one that has another predicate. At every moment at least one of them exists."""
     old, new = names.table(index), names.table(f"{index}_new")
     build_index(op, names, f"{index}_new", on, unique=True)
     statement = f"""
@@ -148,8 +148,8 @@ def quoted(name: str) -> str:
 def _outside_transaction(op: Operations, names: Names) -> Generator[None]:
     """Commit what came before, and execute the statements of the block one by one.
 
-    When a statement has lost its connection, or was interrupted, Alembic's own error at the end of the block would hide
-    the cause.
+    If a statement has lost its connection or was interrupted, raise its error, which Alembic's own error at the end of
+    the block would hide.
     """
     if names.are_new:
         yield

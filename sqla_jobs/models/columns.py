@@ -198,7 +198,7 @@ class RunMixin(Row):
 
     if TYPE_CHECKING:
         job: Mapped[JobMixin | None]
-        """The job that this was an attempt at; read-only."""
+        """The job that this attempt belongs to; read-only."""
 
 
 class ScheduleMixin(Row):

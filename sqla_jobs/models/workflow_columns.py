@@ -27,7 +27,7 @@ class BatchMixin(Row):
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
     """When the row was inserted."""
     closed_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    """When all its jobs had ended and a job after the batch could start. No more jobs can join."""
+    """When all its jobs had ended, so that a job after the batch could start. No more jobs can join."""
 
 
 class EdgeMixin(Row):
@@ -44,7 +44,7 @@ class EdgeMixin(Row):
 
 
 class StepMixin(Row):
-    """A step of a job: its name and its result, which further attempts do not compute again."""
+    """A step of a job: its name and its result, which later attempts use instead of calling the step again."""
 
     job_id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
     """The job."""

@@ -1,4 +1,4 @@
-"""Batches as people see them: their name, and how far their jobs are."""
+"""Batches as people see them: their names, and how many of their jobs are in each state."""
 
 from __future__ import annotations
 

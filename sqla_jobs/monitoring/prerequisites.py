@@ -41,7 +41,7 @@ def of_blocked(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
 
 
 def of_cancelled(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
-    """Yield why a job was cancelled, if that was the end of a job before it."""
+    """Yield why a job was cancelled, if the reason was how a job before it ended."""
     if row.waits_for is None:
         return
     why = _ended_as(row, _named(session, jobs, row.waits_for))
@@ -86,14 +86,14 @@ def held(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
 
 
 def _blocked(jobs: Jobs[Any]) -> Any:
-    """Select the first blocked jobs of an index."""
+    """Return a query for the first blocked jobs, in the order of an index."""
     job = jobs.Job
     blocked = select(job.id, job.waits_for, job.if_failed).where(job.state == "blocked", job.waits_for.is_not(None))
     return blocked.order_by(job.waits_for).limit(_LOOKED_AT).subquery("some")
 
 
 def _resolver(session: Session, jobs: Jobs[Any]) -> str:
-    """Return the remedy for the lack of one that queues blocked jobs."""
+    """Return the remedy if no worker queues blocked jobs."""
     process: Any = jobs.Process
     live = select(func.count()).where(process.kind == "worker", is_alive(process))
     if ask(session, jobs, live).scalar_one():

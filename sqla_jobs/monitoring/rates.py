@@ -25,7 +25,7 @@ _READ = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Eaten:
-    """The failed attempts among the starts that a rate counted, for the task with the most of them."""
+    """How many of the starts that a rate counted have failed, for the task with the most failures."""
 
     task: str
     failed: int

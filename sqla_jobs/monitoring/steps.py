@@ -41,12 +41,12 @@ class StepRow:
 
     @property
     def awaited(self) -> str | None:
-        """The name of the signal that the job waits for; None if the step is no unfinished wait."""
+        """The name of the signal that the job waits for; None if the step is not an unfinished wait."""
         return signal_of(self.name) if self.kind == StepKind.signal and self.finished_at is None else None
 
 
 def signal_of(step: str) -> str:
-    """Return the name of the signal for which a step waits: the second wait for "paid" is the step "paid (2)"."""
+    """Return the name of the signal that a step waits for: the second wait for "paid" is the step "paid (2)"."""
     return _AGAIN.sub("", step)
 
 

@@ -356,7 +356,7 @@ def parked_keys(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
 
 
 def swallowing_keys(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Find jobs that keep a unique key for a long time and that took the place of new jobs."""
+    """Find jobs that keep a unique key for a long time, so that enqueues returned them and added no job."""
     yield from (one.finding for one in _parked(session, jobs) if one.swallows)
 
 

@@ -1,4 +1,4 @@
-"""Edges between jobs: their insertion, and the jobs that hang on others."""
+"""Edges between jobs: how they are inserted, and which jobs depend on others."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class AddEdges(Statement):
     def __call__(
         self, connection: SqlConnection, ids: Sequence[int], needs: Sequence[int | None], batches: Sequence[int | None]
     ) -> None:
-        """Insert them. Jobs among `ids` that are not new, since their unique key was taken, have theirs already."""
+        """Insert them. Jobs in `ids` whose unique key was taken are not new, and keep the edges that they have."""
         values = {"ids": numbers(ids), "needs": _numbers(needs), "batches": _numbers(batches)}
         self._run(connection, values)
 
@@ -41,7 +41,7 @@ class HangsOn(Statement):
 
 
 class LockDependents(Statement):
-    """Lock the jobs that hang on some jobs, directly or through others, and that are blocked or were cancelled."""
+    """Lock the blocked and cancelled jobs that depend on some jobs, directly or through others."""
 
     def __call__(self, connection: SqlConnection, ids: Collection[int]) -> bool:
         """Return whether there are any."""
@@ -52,7 +52,7 @@ class LockDependents(Statement):
 
 
 class Revive(Statement):
-    """Block jobs again that were cancelled because of jobs that live now, and reopen the batches that these are in.
+    """Block jobs again that were cancelled because of jobs that are live now, and reopen the batches of all of them.
 
     Of several jobs with the same unique key, only the newest is blocked again.
     """
@@ -66,10 +66,10 @@ class Revive(Statement):
 
 
 def revive(session: Session, models: Models[Any], ids: Sequence[int]) -> int:
-    """Block the jobs again that were cancelled because of these jobs, which have been retried. Return their number.
+    """Block again the jobs that were cancelled because of these jobs, which have been retried. Return their number.
 
-    All jobs that hang on the retried ones are locked first. Otherwise a worker that has seen the failure, and not the
-    retry, could cancel one of them afterwards.
+    All jobs that depend on the retried ones are locked first. Otherwise a worker that has seen the failure but not the
+    retry could cancel one of them afterwards.
     """
     tables = Tables(models)
     return Revive(tables)(session, ids) if LockDependents(tables)(session, ids) else 0

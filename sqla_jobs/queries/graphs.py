@@ -14,16 +14,16 @@ from sqla_jobs.queries.gates import named
 
 
 def is_of_ended_graph(models: Models[Any]) -> TextClause:
-    """Return the condition that no live job hangs on the job, directly or through others, or is of its batch.
+    """Return the condition that no live job is in the job's batch or depends on the job, directly or through others.
 
-    It is for a statement about the jobs in the parameter `ids`: the jobs that hang on them are looked up once for all.
+    Use it in a statement about the jobs in the parameter `ids`: the jobs that depend on them are looked up only once.
     """
     condition = named(_IS_OF_ENDED_GRAPH, Tables(models))
     return text(condition).bindparams(bindparam("ids", type_=ARRAY(BigInteger)))
 
 
 def find_empty_batches(session: Session, models: Models[Any], *, older_than: float, limit: int) -> list[int]:
-    """Return batches that were made over `older_than` seconds ago, and that no job is of or after."""
+    """Return batches made over `older_than` seconds ago that have no jobs, and that no job was enqueued after."""
     found = text(named(_EMPTY, Tables(models)))
     values = {"older_than": older_than, "limit": limit}
     return [*session.scalars(found, values, bind_arguments={"mapper": models.Job})]

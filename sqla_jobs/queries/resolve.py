@@ -1,9 +1,8 @@
-"""Blocked jobs: each watches one of the jobs that it was enqueued after, until none is left that it has to wait for.
+"""Blocked jobs. Each watches one of the jobs that it was enqueued after, until it has nothing left to wait for.
 
-Nothing is counted. A job that has ended is looked up among the jobs that are watched. Those who watch it are locked,
-and then look, in a later statement, for the next job to watch; one that finds none is queued. After the commit they
-look once more whether the job that they watch now has ended in the meantime. So of two jobs that end at the same
-moment, the later one is always seen.
+There are no counters. When a job has ended, a worker locks the blocked jobs that watch it. A later statement finds the
+next job for each of them to watch, and queues those that have none. After the commit, the worker checks whether any job
+that is watched now has ended in the meantime. So of two jobs that end at the same moment, the later one is always seen.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ from sqla_jobs.queries.statement import SqlConnection, Statement
 MOST = 500
 """The maximum number of jobs that one transaction resolves."""
 AFTER_ALL = 2147483647
-"""The `waits_at` of a job that waits for batches alone: all other jobs before it have ended."""
+"""The `waits_at` of a job that waits only for batches: it no longer waits for single jobs."""
 NOBODY = 0
-"""The `waits_for` of a blocked job that has nothing to watch, but cannot be queued yet: it is looked at again soon."""
+"""The `waits_for` of a blocked job that has nothing to watch but cannot be queued yet: it is checked again soon."""
 DELETED = -1
 """The `waits_for` of a job whose prerequisite has been deleted."""
 
@@ -33,7 +32,7 @@ class Watchers(NamedTuple):
     batches: list[int]
     """Batches that these jobs wait for, and that are now locked, so that no job can join."""
     is_all: bool
-    """True if no job watches the ended ones but was skipped, since there were too many or it was locked."""
+    """False if jobs that watch the ended ones were skipped, because there were too many or they were locked."""
 
 
 class Settled(NamedTuple):
@@ -54,8 +53,8 @@ class LockWatchers(Statement):
     def __call__(self, connection: SqlConnection, ended: Collection[int], *, idle: float | None = None) -> Watchers:
         """Lock the jobs until the transaction ends.
 
-        If `idle` is given, the server ends the transaction after that many seconds in which this process is silent, and
-        the commit does not wait for the disk: what a crash undoes is found again.
+        If `idle` is given, the server ends the transaction once this process has been silent for that many seconds, and
+        the commit does not wait for the disk. If a crash undoes the commit, a later look finds the jobs again.
         """
         milliseconds = None if idle is None else f"{1000 * idle:.0f}"
         values = {"ended": numbers(ended), "most": MOST, "idle": milliseconds}
@@ -82,7 +81,7 @@ class Judgement(NamedTuple):
 
 
 class Judge(Statement):
-    """Find what new jobs have to wait for, and lock that against deletion. Workers can go on with the jobs."""
+    """Find what new jobs have to wait for, and lock it against deletion. Workers can still run those jobs."""
 
     def __call__(
         self,
@@ -92,7 +91,7 @@ class Judge(Statement):
         joined: Sequence[int],
         if_failed: str,
     ) -> Judgement:
-        """Return the judgement on jobs after `needs` and `batches`, side by side, that join the batches `joined`."""
+        """Return the judgement on jobs that are after `needs` and `batches`, and that join the batches `joined`."""
         values = {
             "needs": numbers("NULL" if one is None else one for one in needs),
             "batches": numbers("NULL" if one is None else one for one in batches),
@@ -122,10 +121,10 @@ class Settle(Statement):
 
 
 class FindEnded(Statement):
-    """Find jobs that are watched although they have ended, or are gone."""
+    """Find jobs that are still watched although they have ended or have been deleted."""
 
     def __call__(self, connection: SqlConnection, watched: Collection[int] | None = None) -> list[int]:
-        """Return some of them. Only those in `watched` are looked at, if it is given."""
+        """Return some of them. If `watched` is given, look only at those jobs."""
         values = {"watched": None if watched is None else numbers(watched), "most": MOST}
         return [job_id for (job_id,) in self._rows(connection, values)]
 
@@ -134,7 +133,7 @@ class FindEnded(Statement):
 
 
 class Look(Statement):
-    """Return whether any job is blocked, and whether a worker lives that does not know of blocked jobs."""
+    """Return whether any job is blocked, and whether any live worker does not know about blocked jobs."""
 
     def __call__(self, connection: SqlConnection) -> tuple[bool, bool]:
         ((are_blocked, is_old),) = self._rows(connection, {})
@@ -162,8 +161,8 @@ WHERE CASE WHEN CAST(:idle AS text) IS NULL THEN true ELSE
    set_config('synchronous_commit', 'off', true)) IS NOT NULL END
 """
 
-# Of a job's edges to other jobs, those before waits_at are satisfied for good. Its batches can still grow, so they are
-# looked at each time. A job that is gone counts as cancelled. `w` is the job, and `e` its edges.
+# Of a job's edges to other jobs, those before waits_at are satisfied for good. Its batches can still grow, so all of
+# them are checked each time. A deleted job counts as cancelled. `w` is the job, and `e` its edges.
 _FIRST_JOB = """
       SELECT e.place, e.needs_id AS needs, coalesce(p.state, 'cancelled') AS state
       FROM {edges_of_jobs} LEFT JOIN LATERAL (SELECT j.state FROM {{jobs}} j WHERE j.id = e.needs_id OFFSET 0) p ON true
@@ -183,7 +182,7 @@ _FIRST_MEMBER = f"""
         WHERE b.id = e.batch_id AND b.closed_at IS NULL AND b.id <> ALL (CAST(:locked AS bigint[]))) m
       WHERE e.batch_id IS NOT NULL
       ORDER BY m.state = 'joining', m.state IN ('failed', 'cancelled') DESC LIMIT 1"""
-# one that has failed comes before one that lives
+# a failed prerequisite comes before a live one
 _NEXT = f"""
     LEFT JOIN LATERAL ({_FIRST_JOB}) a ON true
     LEFT JOIN LATERAL ({_FIRST_MEMBER}) b ON true

@@ -1,7 +1,7 @@
 """The sender's side of signals: the lock on the job's row, the signal's row, and the job that it wakes.
 
-The run that waits locks the job's row, too, and each side looks after it has the lock. So neither misses what the other
-has done.
+A run that is about to wait locks the same row. Each side takes the lock first and reads afterwards, so neither misses
+what the other has done.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def store(session: Session, models: Models[Any], job_id: int, name: str, payload
 
 
 def wake(session: Session, models: Models[Any], job_id: int, name: str) -> bool:
-    """Queue a job, whose row is locked, if it waits for a signal of this name. Return whether it does."""
+    """Queue a job, whose row is locked, if it waits for a signal of this name. Return whether it was queued."""
     job, step = models.Job, models.Step
     waits = select(step.name).where(
         step.job_id == job.id,

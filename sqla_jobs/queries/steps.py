@@ -1,8 +1,8 @@
 """The steps of running jobs, and the signals to them.
 
-Each write is in a transaction that has locked the job's row under the lease, and a step's record is a plain INSERT on
-its primary key. So a lease that was lost in between stores nothing, and a COMMIT that was given up stores nothing that
-another one has stored.
+Each write happens in a transaction that has locked the job's row and checked its lease. So a run that has lost the
+lease stores nothing. The record of a step is a plain INSERT with a primary key. So a COMMIT that was given up stores
+nothing that another one has stored.
 """
 
 from __future__ import annotations
@@ -90,10 +90,10 @@ class LoadSteps(Statement):
 
 
 class HoldLease(Statement):
-    """Lock a running job under its lease."""
+    """Lock a running job if the lease is still valid."""
 
     def __call__(self, connection: Connection, lease: Lease | Claimed) -> bool:
-        """Lock the job's row until the transaction ends, waiting for it. Return False if the lease is lost."""
+        """Wait for the job's row, and lock it until the transaction ends. Return False if the lease is lost."""
         return bool(self._rows(connection, _of_lease(lease)))
 
     def sql(self) -> Any:
@@ -151,7 +151,7 @@ class LookAtWait(Statement):
     """Read a sleep or a wait of a job, whose row is locked."""
 
     def __call__(self, connection: Connection, job_id: int, name: str, *, ahead: float) -> Wait | None:
-        """Return the sleep or wait of this name, as it is `ahead` seconds from now; None if there is none."""
+        """Return the sleep or wait of this name, as it will be in `ahead` seconds; None if there is none."""
         rows = self._rows(connection, {"of_job": job_id, "step": name, "ahead": ahead})
         return Wait(*rows[0]) if rows else None
 

@@ -38,7 +38,7 @@ class SucceedMany(Statement):
     """Store ends whose lease is still valid and whose row is not locked. The row count is the number of stored ends."""
 
     def __call__(self, connection: Connection | Session, ends: Sequence[RunEnd]) -> int:
-        """Store successful ends whose leases belong to one process. Return the number of stored ends."""
+        """Store the ends of successful runs, all of one process. Return the number of stored ends."""
         leases, outcomes, started, finished, _ = zip(*in_order(ends), strict=True)
         values = {
             "job_ids": numbers([lease.job_id for lease in leases]),

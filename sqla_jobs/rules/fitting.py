@@ -60,7 +60,7 @@ class Code:
         return queue in self.queues and (self.tasks is None or task in self.tasks)
 
     def may_run(self, task: str, queue: str, given: Collection[str], *, unlike: Takes) -> bool:
-        """Return whether the worker may run a job that does not fit code that takes `unlike`."""
+        """Return whether the worker may run a job whose arguments do not fit the code that takes `unlike`."""
         if not self.may_know(task, queue):
             return False
         takes = None if self.tasks is None else Takes.read(self.tasks[task])

@@ -2,8 +2,8 @@
 
 A gate is text: the kind, the limit's name and, for a limit with a key, `=` and the key as JSON. `#stripe` limits
 concurrent jobs, `%stripe` limits starts in a period, `!mail=17` orders the jobs of a key, and `~mail=17` makes keys
-take turns. A row of the limits table is named by a gate, or by a gate without its key, such as `#mail=`; the latter
-applies to each key.
+take turns. The name of a row in the limits table is a gate, or a gate without its key, such as `#mail=`. A gate without
+its key applies to each key.
 """
 
 from __future__ import annotations

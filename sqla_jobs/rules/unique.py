@@ -25,11 +25,11 @@ _MISSING: Any = object()
 
 @dataclass(frozen=True, init=False)
 class Unique:
-    """At most one live job (scheduled, queued or running) for each key, and what happens if the key is taken.
+    """At most one live job (blocked, scheduled, queued or running) for each key, and what happens if the key is taken.
 
-    - `key`: the name of the argument that makes the key, or a list of names (an empty list: one job of the task); or a
-      callable that gets a mapping of the stored arguments and returns a JSON-serializable value; or None for all
-      arguments.
+    - `key`: what makes the key. It is the name of an argument, a list of names, or a callable. An empty list allows one
+      job of the task. A callable gets a mapping of the stored arguments and returns a JSON-serializable value. None
+      stands for all arguments.
     - `on_conflict`: "return" the live job, "raise" `JobExists`, "replace" the arguments, priority, queue and run_at
       of a waiting job, or "update" its arguments and priority.
     - `max_delay`: required with "replace": seconds or a timedelta after the first enqueue; later replacements do not

@@ -155,7 +155,7 @@ class ParentHeartbeat:
                 self._abandoned.remove(abandoned)
 
     def _show_stalled(self, database: Database, calls: ParentCalls) -> None:
-        """Record which children stopped or resumed making progress. A locked row is tried again next time."""
+        """Record which children have stalled, and which make progress again. A locked row is tried again next time."""
         silences = {child.process_id: child.silence for child in self._children.hung()}
         for process_id in self._children.living():
             if (process_id in silences) is not (process_id in self._stalled):

@@ -71,12 +71,12 @@ class Waiting:
         self._after: tuple[JobMixin | BatchMixin, ...] = options.get("after", ())
         self._batch: BatchMixin | None = options.get("batch")
         self.is_after: bool = bool(self._after)
-        """True if the jobs are after others."""
+        """True if the jobs are enqueued after others."""
         self._if_failed = IfFailed(options.get("if_failed", IfFailed.cancel))
         self._statements = _statements_of(models)
 
     def begin(self, session: Session) -> dict[str, Any]:
-        """Judge what the jobs wait for, and return their column values. Raises `ArgumentsError`."""
+        """Find what the jobs have to wait for, and return their column values. Raises `ArgumentsError`."""
         needs, batches = self._named(session)
         joined = [] if self._batch is None else [self._id(session, self._batch)]
         found = self._statements.judge(session, needs, batches, joined, self._if_failed)
@@ -98,8 +98,8 @@ class Waiting:
     def _waits(self, found: Judgement) -> dict[str, Any]:
         """Return the column values of a job that is after others.
 
-        A worker cancels a job after one that has failed: somebody may be retrying that one, and could not revive a job
-        whose insertion has not been committed.
+        A job after a failed one is blocked too, and a worker cancels it later: somebody may be retrying the failed job,
+        and the retry could not revive a job whose insertion has not been committed.
         """
         if found.state is None:
             return {"if_failed": self._if_failed}
@@ -121,7 +121,7 @@ class Waiting:
         after_commit(session, self._models.Job, self._models.channel, BLOCKED)
 
     def _named(self, session: Session) -> tuple[list[int | None], list[int | None]]:
-        """Return the ids of the jobs and of the batches, side by side, in the order of `after`."""
+        """Return the ids of the jobs and of the batches, in the order of `after`, with gaps for the other kind."""
         ids = [self._id(session, one) for one in self._after]
         are_jobs = [isinstance(one, JobMixin) for one in self._after]
         pairs = list(zip(ids, are_jobs, strict=True))

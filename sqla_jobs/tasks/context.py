@@ -28,7 +28,7 @@ class Upstream(Protocol):
     """What a run can read of the workflow around its job."""
 
     def results(self, job_id: int, tasks: Sequence[str]) -> list[Any]:
-        """Return the stored results of the jobs before this one that are of these tasks."""
+        """Return the stored results of the jobs of these tasks that the job was enqueued after and that succeeded."""
         ...
 
     def batch(self, job_id: int) -> BatchMixin | None:
@@ -84,11 +84,11 @@ class RunContext:
     def results(self, task: Task[..., Any, Any], /) -> list[Any]:
         """Return the results of the jobs that this one was enqueued after, as values of the task's return type.
 
-        - `task`: a task. Only its jobs count, and of these only those that succeeded.
+        - `task`: only jobs of this task that succeeded count.
 
-        They come in the order of `after=`; the jobs of a batch in the order of their ids. They are read from the
-        database at each call. A coroutine task calls `await asyncio.to_thread(run.results, task)`, so that its event
-        loop does not wait for the server.
+        The results come in the order of `after=`, and those of a batch in the order of the jobs' ids. They are read
+        from the database at each call. A coroutine task calls `await asyncio.to_thread(run.results, task)`, so that its
+        event loop does not wait for the server.
 
         Raises `ArgumentsError` if a stored result does not fit the return type.
         """
@@ -110,11 +110,11 @@ class RunContext:
         """Show how far the run is, as `Job.progress` and `Job.progress_message`.
 
         - `fraction`: from 0 to 1.
-        - `message`: text for people; None removes the former one.
+        - `message`: text for people; None removes the previous one.
 
         Cheap to call often: a worker stores the newest value at most ten times a second.
 
-        Raises `ValueError` for a fraction that is no number from 0 to 1.
+        Raises `ValueError` for a fraction that is not a number from 0 to 1.
         """
         if not (math.isfinite(fraction) and 0 <= fraction <= 1):
             raise ValueError(f"progress must be a number from 0 to 1, got {fraction!r}")
@@ -127,43 +127,44 @@ class RunContext:
     @overload
     def step(self, name: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
     def step(self, name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Call a function once in the life of the job, and return its result; later attempts get the stored result.
+        """Call a function, store its result and return it; later attempts of the job return the stored result.
 
-        In a task with a session, what the function writes through it is committed with the result, and the run goes on
-        in a new transaction, with its rows read anew. So these effects happen exactly once. In other tasks, and beyond
-        that session, they happen at least once: a process may die between the call and the storage of the result.
+        In a task with a session, what the function writes through the session is committed with the result, so it
+        happens exactly once. The run then continues in a new transaction, and its rows are loaded again. All other
+        effects happen at least once: a process may die after the call and before the result is stored.
 
         - `name`: 1 to 200 characters, different for each step of the job. A stored result belongs to the name.
         - `function`: called with `args` and `kwargs`. A coroutine task gives an `async def`, and awaits the call.
-          The annotation of what it returns says how the result is stored and read: as pydantic does it with the type.
-          Without one the result must be plain JSON. At most 1 MiB are stored, and 1,000 steps of a job.
+          Pydantic stores and reads the result by the function's return annotation; without one the result must be plain
+          JSON. A result may have at most 1 MiB, and a job at most 1,000 steps.
 
-        An exception of the function is raised as it is; then nothing is stored, what it wrote through the session is
-        rolled back, and the next attempt calls it again.
+        An exception from the function is raised unchanged. Then no result is stored, what the function wrote through
+        the session is rolled back, and the next attempt calls it again.
 
-        Raises `UnstorableResult` for a result that does not read back as it was; `ArgumentsError` for a stored one that
-        does not fit the type; `JobsError` for a name that this run has used, a step inside of a step, and if the task
-        has written through its session outside of steps, which a further attempt would write again.
+        Raises `UnstorableResult` for a result that does not read back as it was; `ArgumentsError` for a stored result
+        that does not fit the type; `JobsError` for a name that this run has used, for a step inside another one, and if
+        the task has written through its session outside of its steps, since the next attempt would write that again.
         """
         return self.begin_steps().call(name, function, args, kwargs)
 
     def sleep(self, name: str, length: float | timedelta, /) -> None:
-        """Go on later from here, on any worker. Meanwhile the job takes no place of a worker or behind a limit.
+        """Continue later from here, on any worker. Meanwhile the job occupies no slot of a worker or a limit.
 
-        The task is left, and called anew when the time has come: with its steps stored it arrives here again, and goes
-        on. That takes no attempt. Code before that is no step runs again.
+        The task is left, and called again when the time has come. Its stored steps return their results, so it arrives
+        here again and continues. That uses up no attempt. Code outside of steps runs again.
 
         - `name`: 1 to 200 characters, different for each step of the job.
-        - `length`: seconds or a timedelta, up to 100 years, counted by the database from the first arrival.
+        - `length`: seconds or a timedelta, up to 100 years, counted by the database's clock from when the job first
+          arrives here.
 
         In a coroutine task await `sleep_async`. Raises `JobsError` as `step` does.
         """
         self.begin_steps().sleep(name, length)
 
     def sleep_async(self, name: str, length: float | timedelta, /) -> Coroutine[Any, Any, None]:
-        """Go on later from here, in a coroutine task: `await run.sleep_async("cool down", 3600)`.
+        """Continue later from here, in a coroutine task: `await run.sleep_async("cool down", 3600)`.
 
-        `name` and `length` are those of `sleep`, which promises the same.
+        The promises, `name` and `length` are those of `sleep`.
         """
         return self.begin_steps().sleep_awaited(name, length)
 
@@ -172,18 +173,20 @@ class RunContext:
     @overload
     def wait_for(self, name: str, kind: Any, /, *, timeout: float | timedelta | None) -> Any: ...
     def wait_for(self, name: str, kind: Any, /, *, timeout: float | timedelta | None) -> Any:
-        """Return the payload of a signal that `jobs.signal` sends to this job; leave the run until it comes.
+        """Return the payload of a signal that `jobs.signal` sends to this job. Leave the run until the signal comes.
 
-        Meanwhile the job takes no place of a worker or behind a limit. When the signal comes, or the time is over, the
-        task is called anew, and with its steps stored it arrives here again. That takes no attempt. Signals that came
-        before are received as well, several of one name in order, by one call each.
+        Meanwhile the job occupies no slot of a worker or a limit. When the signal comes, or the time is over, the task
+        is called again. Its stored steps return their results, so it arrives here again. That uses up no attempt. A
+        signal that came earlier is received too. Several signals of one name are received in order, one by each call.
 
         - `name`: the signal's name, 1 to 200 characters.
-        - `kind`: the type of the payload, as which pydantic reads it; None for a signal without one.
-        - `timeout`: seconds or a timedelta, counted by the database from the first arrival; None waits for ever.
+        - `kind`: the type that pydantic reads the payload as; None for a signal without a payload.
+        - `timeout`: seconds or a timedelta, counted by the database's clock from when the job first arrives here; None
+          waits for ever.
 
         In a coroutine task await `wait_for_async`. Raises `SignalTimeout`, a `TimeoutError`, in this and later attempts
-        if none came in time; `ArgumentsError` for a payload that does not fit the type; `JobsError` as `step` does.
+        if no signal came in time; `ArgumentsError` for a payload that does not fit the type; `JobsError` as `step`
+        does.
         """
         return self.begin_steps().wait_for(name, kind, timeout)
 
@@ -198,6 +201,6 @@ class RunContext:
     def wait_for_async(self, name: str, kind: Any, /, *, timeout: float | timedelta | None) -> Coroutine[Any, Any, Any]:
         """Return the payload of a signal, in a coroutine task: `await run.wait_for_async("approved", Approval, …)`.
 
-        `name`, `kind` and `timeout` are those of `wait_for`, which promises the same.
+        The promises, `name`, `kind` and `timeout` are those of `wait_for`.
         """
         return self.begin_steps().wait_for_awaited(name, kind, timeout)

@@ -49,7 +49,7 @@ class EnqueueOptions(TypedDict, total=False):
     max_attempts: int | None
     """The maximum number of attempts, from 1 to 1,000,000. Attempts lost to crashes count."""
     unique_key: str | None
-    """A key that at most one live job (scheduled, queued or running) can have.
+    """A key that at most one live job (blocked, scheduled, queued or running) can have.
 
     If there is such a job, the enqueue returns it, unless the policy decides otherwise.
     """

@@ -162,14 +162,14 @@ def surroundings(middleware: Middleware, run: RunContext) -> AbstractContextMana
 
 
 def plain_manager(made: object, target: Middleware | WorkerContext, what: str) -> AbstractContextManager[Any]:
-    """Return `made`, which `target` has returned. Raises `ConfigurationError` if it is no context manager."""
+    """Return `made`, which `target` has returned. Raises `ConfigurationError` if it is not a context manager."""
     if isinstance(made, AbstractContextManager):
         return made
     raise _no_manager(made, target, what, "@contextmanager above a function with one yield")
 
 
 def awaited_manager(made: object, target: Middleware | WorkerContext, what: str) -> AbstractAsyncContextManager[Any]:
-    """Return `made`, which `target` has returned. Raises `ConfigurationError` if it is no asynchronous one."""
+    """Return `made`, which `target` has returned. Raises `ConfigurationError` if it is not an asynchronous one."""
     if isinstance(made, AbstractAsyncContextManager):
         return made
     raise _no_manager(made, target, what, "@asynccontextmanager above an async def with one yield")

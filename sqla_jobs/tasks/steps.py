@@ -1,4 +1,4 @@
-"""Steps of a run, as `RunContext` offers them: what is done once, however many attempts the job takes."""
+"""The steps of a run, as `RunContext` offers them. Later attempts of the job use the results that are stored."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sqla_jobs.errors import JobsError
 
 
 class Suspension(BaseException):
-    """Leaves a task whose job sleeps or waits for a signal. It is not an `Exception`, so that code lets it through."""
+    """Leaves a task whose job sleeps or waits for a signal. It passes through `except Exception`, as it is not one."""
 
 
 class Steps(Protocol):

@@ -378,8 +378,8 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
         - `queue`: the name of a queue, 1 to 200 printable characters without `=` and `,`.
         - `priority`: from -10 to 10, lower runs first.
         - `max_attempts`: from 1 to 1,000,000.
-        - `unique_key`: text of 1 to 500 characters. At most one live job (scheduled, queued or running) has this key;
-          if there is one, the enqueue returns it, unless the policy decides otherwise.
+        - `unique_key`: text of 1 to 500 characters. At most one live job (blocked, scheduled, queued or running) has
+          this key; if there is one, the enqueue returns it, unless the policy decides otherwise.
         - `unique`: a `Unique`, the policy. Without `unique_key` it also makes the key.
         - `headers`: a mapping of at most 50 names to texts, which middleware and the `RunContext` show.
         - `columns`: a mapping of names to values, for the columns of your own `job_class`.

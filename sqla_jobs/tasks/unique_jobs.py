@@ -32,7 +32,7 @@ J = TypeVar("J", bound=JobMixin)
 _LONG = 0.5
 """Seconds to pause after each second of waiting for another session's lock."""
 _FRUITLESS = 20
-"""Rounds that find a key neither free nor taken, after which a unique index of the application's is the cause.
+"""Rounds with a key neither free nor taken, after which a unique index of the application must be the cause.
 
 Also the number of turns after which a batch takes its keys in any order.
 """
@@ -85,8 +85,8 @@ def add_many_unique(
 ) -> Enqueued:
     """Add many jobs like `add_unique`, in constant memory; an error undoes all of them.
 
-    Two transactions that enqueue the same keys do not deadlock, as far as one batch goes. `ids` gets the id of each
-    item's job, in the order of the items: a new one, or the one that has its key.
+    Within one batch, two transactions that enqueue the same keys do not deadlock. `ids` gets the id of each item's job,
+    in the order of the items: the new job, or the job that has the item's key.
     """
     jobs = _unique_jobs(session, models, values, rule, gates_of, loads=False)
     with savepoint(session, models.Job):
@@ -113,7 +113,7 @@ def _unique_jobs(
 
 
 class _Again(Exception):
-    """Raised to roll back a batch, which then begins again: going on could wait for keys out of order."""
+    """Raised to roll back a batch and begin it again: continuing could mean waiting for keys out of order."""
 
 
 def _add_batch(jobs: UniqueJobs, job: type[Any], policy: Unique, batch: list[Keyed], ids: list[int] | None) -> Enqueued:

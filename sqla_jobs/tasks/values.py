@@ -36,7 +36,7 @@ class ValueCodec:
             ) from None
 
     def encode(self, value: Any) -> tuple[str, Any]:
-        """Return JSON text, and what that decodes to, which equals `value`. Raises `UnstorableResult`."""
+        """Return `value` as JSON text, and the equal value that the text decodes to. Raises `UnstorableResult`."""
         try:
             whole = self._adapter.serializer.to_json({"result": value}, round_trip=True, by_alias=True, warnings=False)
             back = self._adapter.validator.validate_json(as_jsonb(whole))["result"]

@@ -72,7 +72,7 @@ class RunOptions(TypedDict, total=False):
     headers: Mapping[str, str]
     """Headers of the job, beside those that `@jobs.headers` adds."""
     signals: Mapping[str, Sequence[object]]
-    """The payloads of signals that the job receives, by name; by default none, so that waits run out of time."""
+    """The payloads of signals that the job receives, by name. By default there are none, so waits time out."""
     results: Mapping[Task[..., Any, Any], Sequence[object]]
     """The results of the jobs before this one, by task: what `run.results` returns. By default there are none."""
 
@@ -150,7 +150,7 @@ class Run(Generic[C, R]):
                     return result
 
     def _steps(self, savepoints: Savepoints | None, body: Here) -> Callable[[Attempt], RunSteps]:
-        """Return what makes the run's steps, in memory."""
+        """Return a function that makes the run's steps, in memory."""
         store = MemoryStore(self._session, savepoints, self._options.get("signals", {}))
         is_coroutine = self._task.declaration.signature.is_coroutine
 
@@ -204,7 +204,8 @@ def run_job(
       payloads that `run.wait_for` returns, by the signals' names: `signals={"approved": [Approval(by="ada")]}`.
       `results` gives what `run.results` returns, by task: `results={fetch: ["a", "b"]}`.
 
-    Each step is called, a sleep is over at once, and so is the timeout of a wait for a signal that is not given.
+    Each step is called, and each sleep is over at once. A wait for a signal that is not given times out at once, or
+    raises an error if it has no timeout.
 
     Raises `ArgumentsError` for arguments that do not fit, and for a result that cannot be stored;
     `ConfigurationError` for a coroutine task without the `AsyncSession` or greenlet that it needs.

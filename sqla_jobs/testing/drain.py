@@ -114,8 +114,8 @@ def drain(
     - `resources`: what tasks find in `run.resources`. By default the worker contexts are entered before the first run,
       left after the last, and what they yield is found.
     - `max_runs`: more runs than these are an error.
-    - `limits`: True obeys the limits of tasks and queues, and the turns of `fair_by`, which are passed over otherwise.
-      What waits behind a limit is left. The returned number's `waiting` names the jobs that are due and did not run.
+    - `limits`: True obeys the limits of tasks and queues, and the turns of `fair_by`, which are ignored otherwise. Jobs
+      that wait behind a limit do not run. The returned number's `waiting` names the jobs that are due and did not run.
 
     Each run is inside of the middleware and of what workers put around it: the `context=` of `jobs.bind`, or a new
     application context of Flask's, whose `db.session` is that of the test.

@@ -34,7 +34,7 @@ OutcomeName = Literal["succeeded", "failed", "cancelled", "retried", "snoozed", 
 
 _BEGUN = (JobState.running, JobState.succeeded, JobState.failed)
 _KEEPS_WAITING = (JobState.blocked, JobState.cancelled)
-"""The states of a job that say which job it waits for, or waited for."""
+"""The states in which a job can name another job that it waits for, or waited for."""
 _FAILED = (RunOutcome.failed, RunOutcome.retried)
 _DEFAULTS = {"task": "example", "queue": "default", "priority": 0, "max_attempts": MAX_ATTEMPTS}
 _APART, _TOOK, _LATER = timedelta(seconds=10), timedelta(seconds=1), timedelta(hours=1)

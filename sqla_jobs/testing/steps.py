@@ -33,7 +33,7 @@ class ConnectionsOfTest:
         return greenlet_spawn(function)
 
     def begin(self) -> AbstractContextManager[Connection]:
-        """Open a savepoint outside of that of the run."""
+        """Open a savepoint outside the savepoint of the run."""
         return self._savepoints.outside()
 
     def once(self) -> AbstractContextManager[Connection]:

@@ -109,7 +109,7 @@ class Backfill:
         return self._looked_at + max(after, self._rest)
 
     def look_if_due(self, begin: Begin, news: object) -> bool:
-        """Call `look` if it is due. Return whether some jobs that could not start before may start now."""
+        """Call `look` if it is due. Return whether any jobs that were held up may start now."""
         if time.monotonic() < self._due_at(news):
             return False
         return self.look(begin, news)
@@ -118,7 +118,7 @@ class Backfill:
         """Read the operators' limits, and give jobs the gates that they lack.
 
         Running jobs get their gates first: no job starts behind a gate before all running jobs are counted. Return
-        whether some jobs that could not start before may start now.
+        whether any jobs that were held up may start now.
         """
         before = self.queues, self.held_up
         self._looked_at = -math.inf  # if this fails, look again before anything is claimed

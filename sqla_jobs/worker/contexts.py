@@ -45,7 +45,7 @@ class Contexts:
             self.leave(awaited)
 
     def enter(self, awaited: Await) -> None:
-        """Enter them in order. Raises `ConfigurationError` if one fails, after it has left the others."""
+        """Enter them in order. If one fails, leave those already entered, and raise `ConfigurationError`."""
         for one in self._contexts:
             try:
                 with self._around(None):
@@ -73,7 +73,7 @@ class Contexts:
         return value
 
     def leave(self, awaited: Await) -> None:
-        """Leave them in reverse. An error of one is logged, and the others are left all the same."""
+        """Leave them in reverse order. Log an error of one, and leave the others nevertheless."""
         while self._entered:
             name, one = self._entered.pop()
             try:
@@ -93,7 +93,7 @@ class _Hosted:
         self._manager = manager
 
     async def enter(self) -> Any:
-        """Enter it. Returns what it yields."""
+        """Enter it, and return what it yields."""
         self._leaving = asyncio.Event()
         self._entered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._task = asyncio.create_task(self._run())

@@ -35,9 +35,9 @@ _REFUSED_AGAIN = 60.0
 class Finisher:
     """Stores the ends of attempts, which any thread may pass to it.
 
-    While one batch is being written, the next one fills up. So batches grow with the load, and a single end is written
-    immediately. Under full load two batches are written at a time: while one waits for the disk, or for its turn in
-    Python, the server works on the other. Each thread logs its own errors.
+    While one batch is being written, the next one fills up. So batches grow with the load, and an end that comes alone
+    is written immediately. Under full load two batches are written at a time: while one waits for the disk, or for its
+    turn in Python, the server works on the other. Each thread logs its own errors.
     """
 
     def __init__(self, engine: Engine, queries: Queries, set_aside: SetAside) -> None:

@@ -18,14 +18,14 @@ from sqla_jobs.worker.attempts import Attempts
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _SOON, _SELDOM = 1.0, 60.0
-"""Seconds between two looks at all blocked jobs: first, and after many looks that found nothing."""
+"""Seconds between two looks at all blocked jobs: at first, and after many looks that found nothing."""
 _LOCKED_AGAIN = 0.05
 """Seconds after which locked rows are tried again."""
 _REST = 20
 """The pause after a look at all blocked jobs, in multiples of its duration.
 
-The shorter one of the last two counts: one that had to wait for a connection or for the processor says nothing about
-the next one.
+The shorter of the last two durations counts: a look that had to wait for a connection or for the processor says nothing
+about the next one.
 """
 _WAITS_LONGEST = 3600.0
 
@@ -33,8 +33,8 @@ _WAITS_LONGEST = 3600.0
 class JobResolver:
     """Resolves the jobs that end in this worker, in a thread of its own, while any job is blocked.
 
-    It also looks at all blocked jobs: after a message that some may not need to be blocked any more, and from time to
-    time, since the process that ended a job may have died before it resolved the job. While no job is blocked it does
+    It also looks at all blocked jobs: after a message that some may no longer have to wait, and from time to time,
+    since the process that ended a job may have died before it resolved the job. While no job is blocked, it does
     nothing.
     """
 
@@ -46,7 +46,7 @@ class JobResolver:
         self._attempts = attempts
         self._ended: deque[int] = deque()
         self._held: set[int] = set()
-        """Ended jobs that are watched by jobs which somebody holds locked, or whose batch somebody is joining."""
+        """Ended jobs to resolve again: a watching job is locked, or waits for a batch that somebody is joining."""
         self._is_wanted = False
         """True while jobs may be blocked."""
         self._is_told = False
@@ -65,14 +65,14 @@ class JobResolver:
         self._thread: threading.Thread | None = None
 
     def start(self, claim: Callable[[str], None]) -> None:
-        """Look once, since jobs may be blocked already. `claim` is called with each message about queued jobs."""
+        """Start, and look once, since jobs may be blocked already. `claim` gets each message about queued jobs."""
         self._claim = claim
         self._thread = threading.Thread(target=self._loop, name="sqla_jobs-resolver", daemon=True)
         self._is_wanted = self._is_told = True
         self._thread.start()
 
     def stop(self, timeout: float) -> None:
-        """Resolve what has ended so far, for at most `timeout` seconds."""
+        """Stop, after resolving the jobs that have ended so far. Wait for that at most `timeout` seconds."""
         self._stop.set()
         self._wake.set()
         if self._thread is not None:
@@ -94,7 +94,7 @@ class JobResolver:
             self.told()
 
     def ended(self, ends: Iterable[RunEnd]) -> None:
-        """Resolve the jobs of these ends soon."""
+        """Resolve the jobs of these ended runs soon."""
         if self._is_wanted:
             self._ended.extend(end.lease.job_id for end in ends)
             self._wake.set()
@@ -169,9 +169,9 @@ class JobResolver:
         self._resolve(ended)
 
     def _resolve(self, ended: Collection[int]) -> None:
-        """Settle the jobs that watch the ended ones, and the jobs after those that are cancelled in turn.
+        """Settle the jobs that watch the ended ones. If that cancels some, settle the jobs after those as well.
 
-        After an error nobody knows what was committed: all blocked jobs are looked at, and all queues.
+        After an error it is unknown what was committed, so look at all blocked jobs and at all queues.
         """
         try:
             while ended:

@@ -17,7 +17,7 @@ _MOST = 4
 
 
 class StepConnections:
-    """A few connections, which are opened for the first step of the worker."""
+    """A few connections, which are opened at the worker's first step."""
 
     def __init__(self, app: Engine, *, patience: float) -> None:
         """Connect like `app`, and tolerate `patience` seconds of silence."""

@@ -25,7 +25,7 @@ _EDGES = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Near:
-    """Jobs next to a job: the first ones, and the number of all."""
+    """Jobs next to a job: the first ones, and their total number."""
 
     jobs: Sequence[Any]
     """Rows with `id`, `task` and `state`."""
@@ -72,7 +72,7 @@ def read_before(session: Session, jobs: Jobs[Any], job_id: int, batch_id: int | 
 
 
 def after_edges(session: Session, jobs: Jobs[Any], which: Any) -> Near:
-    """Return the jobs that have an edge of some kind."""
+    """Return the jobs that have an edge which meets the condition `which`."""
     job, edge = jobs.Job, jobs.Edge
     ids = select(edge.job_id).where(which)
     return _near(session, jobs, select(job.id, job.task, job.state).where(job.id.in_(ids)).order_by(job.id), [])

@@ -1,4 +1,4 @@
-"""A workflow as a picture: boxes in columns, each one right of all that it waits for. Pure."""
+"""A workflow as a picture: boxes in columns, each to the right of all that it waits for. Pure."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Box:
     job_id: int | None = None
     batch_id: int | None = None
     part: float | None = None
-    """The part of a batch that has ended, from 0 to 1."""
+    """The share of a batch's jobs that have ended, from 0 to 1."""
     is_here: bool = False
     """True for the job whose page it is."""
 

@@ -1,4 +1,4 @@
-"""Workflows; shorter rules of rows; the tasks that workers know; how often a job was replaced."""
+"""Workflows and steps; shorter CHECKs; the tasks that workers know; how often a job was replaced or returned."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Rule(NamedTuple):
 
 
 def upgrade(op: Operations, names: Names) -> None:
-    """Add workflows; shorten the CHECKs, which the server then parses in half the time in each writing statement."""
+    """Add workflows and steps, and shorten the CHECKs: each statement that writes parses them in half the time."""
     for noun, rules in RULES.items():
         checks = {rule.name: rule.after for rule in (*rules, *_NEW_RULES.get(noun, ()))}
         alter(
@@ -43,10 +43,10 @@ def upgrade(op: Operations, names: Names) -> None:
 
 
 def downgrade(op: Operations, names: Names) -> None:
-    """Drop what belongs to workflows, restore the longer CHECKs, and drop the columns that this version added.
+    """Drop workflows and steps, restore the longer CHECKs, and drop the columns that this version added.
 
-    An error says so, and nothing is changed, while a job is blocked or goes on from steps that it has done: code of
-    version 1 would never start it, or would do these steps again.
+    Raise an error, and change nothing, while a job is blocked, or has stored steps and has not ended. Code of version 1
+    would never start a blocked job, and would run the stored steps again.
     """
     blocked = _refuse(names, "SELECT j.id FROM {jobs} j WHERE j.state = 'blocked' {more}", "is blocked")
     begun = _refuse(names, _BEGUN, "has done steps and has not ended")
@@ -77,14 +77,14 @@ _LIVE = ("scheduled", "queued", "running")
 _BEGUN = """
     SELECT j.id FROM {steps} s JOIN {jobs} j ON j.id = s.job_id
     WHERE j.state = ANY ('{{blocked,scheduled,queued,running}}')"""
-"""Jobs that go on from steps that they have done."""
+"""Jobs that have stored steps and have not ended."""
 
 
 def _refuse(names: Names, jobs: str, why: str) -> str:
     """Return statements that raise an error if there are such jobs.
 
-    While a downgrade is repeated, some of the tables and columns are gone. The server does not read statements that it
-    does not come to.
+    When a downgrade is repeated, some of the tables and columns are gone already. The server does not parse statements
+    that it does not reach.
     """
     found = jobs.format(jobs=names.table("jobs"), steps=names.table("steps"), more="{more}")
     return f"""
@@ -103,7 +103,7 @@ def _has_live_key(*states: str) -> str:
 
 
 def _tables(names: Names) -> tuple[str, ...]:
-    """Return statements that create the new tables, without the foreign keys, and the tables' indexes."""
+    """Return statements that create the new tables without their foreign keys, and the tables' indexes."""
     prefix, edges = names.prefix, names.table("edges")
     return (
         f"""
