@@ -11,7 +11,7 @@ from sqlalchemy.orm import InstanceState, Session
 from sqlalchemy.orm.attributes import instance_state
 
 from sqla_jobs.actions.audit import Changing
-from sqla_jobs.actions.change import Change
+from sqla_jobs.actions.change import Change, short_waits
 from sqla_jobs.actions.jobs import Cancel, Retry
 from sqla_jobs.errors import ArgumentsError, UnknownJob
 from sqla_jobs.models.mapping import Models
@@ -131,7 +131,8 @@ def _change(it: Changing, batch: BatchMixin, change: Change, *which: ColumnEleme
     session, models, job = it.session, it.models, it.models.Job
     batch_id = id_of(session, models, batch)
     session.flush()
-    ids = hold_all(session, models, [job.batch_id == batch_id, *which])
+    with short_waits(it, f"batch {batch_id} cannot be {change.past}"):
+        ids = hold_all(session, models, [job.batch_id == batch_id, *which])
     number = 0
     for start in range(0, len(ids), _PART):
         part = ids[start : start + _PART]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, TypeAlias
@@ -189,17 +189,11 @@ class Change:
         """
         session, models = it.session, it.models
         job_id = id_of(session, job)
-        try:
-            if it.actor is not None:
-                session.execute(select(func.set_config("lock_timeout", _PATIENCE, True)))
+        with short_waits(it, f"job {job_id} cannot be {self.past}"):
             task = hold(session, models, job_id)
             if task is None:
                 raise UnknownJob(f"there is no job {job_id}; it may have been pruned")
             changed = self.apply(session, models, {job_id: 0}, self.conditions(models, Selection(ids=(job_id,))))
-        except DBAPIError as error:
-            if it.actor is None or getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
-                raise
-            raise JobsError(f"job {job_id} cannot be {self.past}: {BUSY}") from error
         if changed:
             it.record(self.name, f"job {job_id}", **self.details, **({"task": task} if self.removes else {}))
         elif session.scalar(select(models.Job.id).where(models.Job.id == job_id, self.allowed(models, named=True))):
@@ -263,6 +257,22 @@ class Change:
         names = {*selection.args, *selection.results}
         is_sensitive = names and any(names & sensitive for sensitive in tasks.sensitive().values())
         return {"filter": selection.described(hidden={*self.hides, *(("args", "results") if is_sensitive else ())})}
+
+
+@contextmanager
+def short_waits(it: Changing, impossible: str) -> Generator[None]:
+    """Wait at most a second for the lock on each job if a person makes the change.
+
+    Raises `JobsError`, with `impossible` and the reason, after that second.
+    """
+    try:
+        if it.actor is not None:
+            it.session.execute(select(func.set_config("lock_timeout", _PATIENCE, True)))
+        yield
+    except DBAPIError as error:
+        if it.actor is None or getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+            raise
+        raise JobsError(f"{impossible}: {BUSY}") from error
 
 
 def id_of(session: Session, job: JobMixin | int) -> int:

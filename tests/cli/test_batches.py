@@ -73,6 +73,14 @@ def test_a_batch_is_retried_and_cancelled(batch: BatchMixin, session: Session) -
     assert "there is no batch 7" in run("batch", "cancel", "7", code=1).stderr
 
 
+def test_a_job_that_somebody_holds_is_reported(batch: BatchMixin, session: Session, database: Engine) -> None:
+    with Session(database) as other:
+        other.execute(select(jobs.Job).where(jobs.Job.id == 3).with_for_update())
+        said = run("batch", "cancel", "1", "--yes", code=1).stderr
+    assert "batch 1 cannot be cancelled: somebody holds or has changed it" in said
+    assert states(session)[3] == "scheduled"
+
+
 def test_a_filter_takes_a_batch(batch: BatchMixin, session: Session) -> None:
     run("batch", "retry", "1", "--yes")
     listed = json.loads(run("list", "--batch", "1", "--state", "blocked", "--json").stdout)

@@ -21,6 +21,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 
 from examples import dashboard as example
 from sqla_jobs.dashboard import allow_everyone, create_asgi, create_blueprint
+from sqla_jobs.testing import make_batch, make_job
 from sqla_jobs.testing.databases import new_database
 from tests import dashboard_shop as shop
 from tests.conftest import ROOT
@@ -456,6 +457,47 @@ def test_axe_finds_nothing_and_nothing_is_wider_than_the_screen(
             page.locator("summary", has_text=menu).click()
             found += findings(page, menu)
     assert found == []
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_axe_finds_nothing_on_the_pages_of_batches_and_workflows(
+    browser: Browser, origin: str, session: Session, width: int
+) -> None:
+    states: dict[Any, int] = {"succeeded": 3, "failed": 1, "running": 1, "queued": 2, "cancelled": 1, "scheduled": 1}
+    batch = make_batch(session, shop.add, name="an import of many things " * 4, states=states, args={"a": 1})
+    failed = make_job(session, shop.fail, state="failed", args={"message": "no paper"})
+    held = make_job(session, shop.add, after=[failed, batch], if_failed="hold", args={"a": 2})
+    make_job(session, shop.add, after=held, args={"a": 3})
+    session.commit()
+    found: list[str] = []
+    with context_of(browser, viewport={"width": width, "height": 900}) as context:
+        page = context.new_page()
+        for path in ("/batches", f"/batches/{batch.id}", f"/jobs/{held.id}", "/jobs?state=blocked"):
+            page.goto(origin + path)
+            found += findings(page, path)
+            if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
+                found.append(f"{path}: wider than {width}")
+    assert found == []
+
+
+def test_a_batch_is_retried_and_cancelled_and_a_workflow_followed_by_its_boxes(
+    page: Page, origin: str, session: Session
+) -> None:
+    batch = make_batch(session, shop.add, name="import 17", states={"failed": 2, "succeeded": 2}, args={"a": 1})
+    report = make_job(session, shop.add, after=batch, if_failed="run", args={"a": 2})
+    report_id = report.id
+    session.commit()
+    page.goto(f"{origin}/jobs")
+    page.get_by_role("link", name="Batches").click()
+    page.get_by_role("link", name="import 17").click()
+    page.get_by_role("button", name="Retry failed jobs").click()
+    said(page, "2 jobs of this batch: queued.")
+    page.get_by_text("Cancel…").click()
+    page.get_by_role("button", name="Cancel this batch").click()
+    said(page, "2 jobs of this batch: cancelled, or asked to stop.")
+    page.get_by_role("link", name=f"add #{report_id}").click()
+    page.get_by_role("region", name="Workflow, from left to right").get_by_role("link", name="import 17").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text(f"import 17 #{batch.id}")
 
 
 COLOURS = {"runOnly": ["cat.color"], "resultTypes": ["violations"]}

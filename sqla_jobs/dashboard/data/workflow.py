@@ -116,8 +116,8 @@ def _edges(session: Session, jobs: Jobs[Any], job_ids: Collection[int]) -> list[
     ]
 
 
-# A batch that no job waits for connects nothing. Without IS NOT NULL, each job costs a scan of all jobs, and without the
-# order, which is that of an index, a small batch may cost one.
+# A batch that no job waits for connects nothing. Without IS NOT NULL, each job would cost a scan of all jobs. Without
+# the order, which is that of an index, a small batch might cost one.
 _CONNECTED = """
 WITH RECURSIVE found (job_id, batch_id) AS (
     SELECT CAST(:job_id AS bigint), CAST(NULL AS bigint)
