@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, delete, func, insert, select, text, u
 from sqla_jobs.calls.values import Among
 from sqla_jobs.queries import Claimed, Queries, RunEnd, processes
 from sqla_jobs.rules.checks import MAX_ID
-from sqla_jobs.rules.outcomes import Failure, Outcome
+from sqla_jobs.rules.outcomes import ERASED, Failure, Outcome
 from tests.shop import jobs
 
 QUERIES = Queries(jobs.models)
@@ -135,15 +135,16 @@ def test_an_attempt_that_is_given_back_is_never_less_than_none(connection: Conne
     assert a_job(connection, mine).attempt == 0
 
 
-def test_what_became_of_an_end_that_is_not_stored(connection: Connection) -> None:
+@pytest.mark.parametrize("outcome", [Outcome.failed(WHY), ERASED], ids=["failed", "erased"])
+def test_what_became_of_an_end_that_is_not_stored(connection: Connection, outcome: Outcome) -> None:
     known, rescued, gone, stored = begun(connection, 4)
     finish(connection, known, Outcome.failed(WHY))
     finish(connection, rescued, Outcome.lost(WHY))
     connection.execute(update(Job).where(Job.id == gone.job_id).values(process_id=uuid.uuid4()))
-    ends = [RunEnd(one, Outcome.failed(WHY)) for one in (known, rescued, gone, stored)]
+    ends = [RunEnd(one, outcome) for one in (known, rescued, gone, stored)]
     fates = QUERIES.finish_any(connection, ends)
     assert fates == {known.run_id: "known", rescued.run_id: "rescued", gone.run_id: "lost"}
-    assert a_job(connection, stored).state == "failed"
+    assert a_job(connection, stored).state == outcome.kind
 
 
 def lose(connection: Connection, leases: list[Claimed]) -> None:
@@ -343,3 +344,41 @@ def test_a_lease_that_no_longer_stands_erases_nothing(connection: Connection, wr
     QUERIES.erase_running(connection, lease)
     assert set(connection.scalars(select(Job.progress_message))) == {"half"}
     assert set(connection.scalars(select(Run.error))) == {"why"}
+
+
+@pytest.mark.parametrize("held", ["sqla_jobs WHERE id", "sqla_runs WHERE job_id"])
+def test_an_end_that_erases_leaves_what_somebody_changes_and_not_what_is_referred_to(
+    shared: Engine, connection: Connection, emptied: None, held: str
+) -> None:
+    lease, other_lease = erasable(connection)
+    connection.commit()
+    ends = [RunEnd(lease, ERASED, 0.25, 0.5)]
+    with shared.connect() as other:
+        other.execute(text(f"SELECT FROM {held} = {lease.job_id} FOR NO KEY UPDATE"))
+        assert QUERIES.finish_any(connection, ends) == {lease.run_id: "locked"}
+        connection.rollback()
+        other.rollback()
+        other.execute(text(f"SELECT FROM {held} = {other_lease.job_id} FOR NO KEY UPDATE"))
+        other.execute(text(f"SELECT FROM {held} = {lease.job_id} FOR KEY SHARE"))
+        assert QUERIES.finish_any(connection, ends) == {}
+    last, earlier = runs(connection, lease)
+    job = a_job(connection, lease)
+    assert (job.attempt, last.attempt) == (3, 3)
+    assert (job.state, job.current_run_id, job.process_id, job.progress_message) == ("succeeded", None, None, None)
+    assert job.finished_at is not None
+    assert (last.outcome, earlier.result, earlier.error, earlier.traceback) == ("succeeded", None, None, None)
+    assert [run.error for run in runs(connection, other_lease)] == ["why"]
+
+
+def test_an_end_leaves_a_job_that_somebody_changes_and_not_one_that_is_referred_to(
+    shared: Engine, connection: Connection, emptied: None
+) -> None:
+    (lease,) = begun(connection)
+    connection.commit()
+    with shared.connect() as other:
+        other.execute(text("SELECT FROM sqla_jobs FOR NO KEY UPDATE"))
+        assert finish(connection, lease, Outcome.failed(WHY)) == {lease.run_id: "locked"}
+        connection.rollback()
+        other.rollback()
+        other.execute(text("SELECT FROM sqla_jobs FOR KEY SHARE"))
+        assert finish(connection, lease, Outcome.failed(WHY)) == {}
