@@ -191,11 +191,11 @@ class JobResolver:
             watchers = self._queries.lock_watchers(connection, ended, idle=self._patience)
             settled = self._queries.settle(connection, watchers.ids, watchers.batches) if watchers.ids else []
         self._tell(settled)
-        if all(one.state == "joining" for one in settled):  # somebody holds them all: others go first
-            self._held.update(ended)
-            return set()
         left = set(candidates) if len(ended) >= MOST or not watchers.is_all else set[int]()
         watched = {one.watches for one in settled if one.state in ("blocked", "joining")}
+        if all(one.state == "joining" for one in settled):  # somebody holds them all: others go first
+            self._held |= left | watched
+            return set()
         return left | watched | {one.job_id for one in settled if one.state == "cancelled"}
 
     def _tell(self, settled: Collection[Settled]) -> None:
