@@ -25,6 +25,8 @@ from tests.limits.claims import beside
 from tests.shop import jobs
 from tests.workflows.resolving import Process, RowWaiters, process, state
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def one(database: Engine) -> Iterator[Process]:
