@@ -250,6 +250,7 @@ class TestWaitingGroups:
         for gate, queue in (("#b", "default"), ("#a", "default"), ("#a", "default"), ("#a", "mail")):
             queued(connection, gate, queue=queue)
         queued(connection)
+        queued(connection, queue="zoo")
         running(connection, "#0")
         running(connection, "#a")
         queued(connection, "#c", state="scheduled")
@@ -277,6 +278,14 @@ class TestWaitingGroups:
             (["#c"], 1, True),
         ]
         assert [one.waiting for one in QUERIES.waiting_groups(connection, exact=True)] == [2, 3, 1, 1]
+
+    def test_one_group_alone_is_counted_as_far_as_all_together(
+        self, connection: Connection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("sqla_jobs.queries.limit_status._COUNTED", 2)
+        for _ in range(4):
+            queued(connection, "#a")
+        assert [(one.waiting, one.is_least) for one in QUERIES.waiting_groups(connection)] == [(4, False)]
 
     def test_at_least_one_of_each_is_counted(self, connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("sqla_jobs.queries.limit_status._COUNTED", 1)
