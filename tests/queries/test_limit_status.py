@@ -360,9 +360,11 @@ class TestHeadOfKey:
 
     def test_what_has_begun_goes_before_what_has_not(self, connection: Connection) -> None:
         assert self.head(connection) is None
-        for state, begun in (("queued", False), ("queued", True), ("failed", True), ("scheduled", True)):
+        ranks = [("queued", False), ("queued", True), ("failed", True), ("scheduled", True)]
+        for number, (state, begun) in enumerate(ranks, 1):
             later = {"started_at": func.now()} if begun else {}
-            _, first = (queued(connection, "!k=1", state=state, position=place, **later) for place in (20, 10))
+            places = (20 * number + 1, 20 * number)
+            _, first = (queued(connection, "!k=1", state=state, position=place, **later) for place in places)
             assert self.head(connection) == first, (state, begun)
 
     @pytest.mark.parametrize("state", ["scheduled", "failed"])
