@@ -74,7 +74,7 @@ def test_the_first_run_of_all_counts(database: Engine, claims: Claims, tells: Te
     first = {"current_run_id": 1, "gates": ["#a", "#b", "#c", "#d", gate]}
     with database.begin() as connection:
         connection.execute(update(jobs.Job).where(jobs.Job.state == "running").values(first))
-    assert not tells({gate: 1})
+    assert not tells({gate: 2})
 
 
 def test_one_that_waits_is_queued_and_has_gates(database: Engine, claims: Claims, tells: Tells) -> None:

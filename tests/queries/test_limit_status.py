@@ -136,7 +136,7 @@ class TestRates:
     def test_one_that_is_used_up_says_when_the_next_may_start(self, connection: Connection) -> None:
         limit(connection, "%m", rate=2, per=60)
         started(connection, "%m", 70.0, 40.0, 20.0)
-        started(connection, "%other", 50.0, 45.0, 5.0)
+        started(connection, "%other", 50.0, 45.0, 5.0, counts=[10, 10, 10])
         found = one(connection, "%m")
         assert found.is_full
         assert found.next_in == pytest.approx(20, abs=1)
