@@ -299,3 +299,55 @@ class TestIsDue:
         assert self.is_due(connection)
         with shared.connect() as other:
             assert len(other.execute(text("SELECT FROM sqla_jobs FOR NO KEY UPDATE SKIP LOCKED")).all()) == 1
+
+
+class TestPoll:
+    """Whether other jobs were queued already, with limits and without."""
+
+    @staticmethod
+    def is_more(connection: Connection, **more: Any) -> bool:
+        return QUERIES.poll(connection, ["default", "mail"], ["mark", "wait"], **more).is_more
+
+    @pytest.mark.parametrize("gates", [None, ["#a"]], ids=str)
+    def test_a_job_that_could_be_taken(self, connection: Connection, gates: Any) -> None:
+        assert not self.is_more(connection)
+        queued(connection, gates=gates)
+        assert self.is_more(connection)
+
+    @pytest.mark.parametrize(
+        "values",
+        [{"queue": "other"}, {"task": "unknown"}, {"state": "succeeded"}, {"state": "scheduled"}],
+        ids=str,
+    )
+    def test_one_that_could_not(self, connection: Connection, values: dict[str, Any]) -> None:
+        queued(connection, **values)
+        assert not self.is_more(connection)
+
+    @pytest.mark.parametrize("pause", PAUSES)
+    @pytest.mark.parametrize("what", ["queue", "task"])
+    def test_a_pause_keeps_its_queue_or_task_while_it_lasts(
+        self, connection: Connection, what: str, pause: str
+    ) -> None:
+        values, lasts = PAUSES[pause]
+        if what == "queue":
+            connection.execute(insert(Queue).values(name="mail", **values))
+            connection.execute(insert(Queue).values(name="default", **NOT_PAUSED))
+        else:
+            connection.execute(insert(PausedTask).values(name="wait", **values))
+        queued(connection, task="wait", queue="mail")
+        assert self.is_more(connection) != lasts
+        queued(connection)
+        assert self.is_more(connection)
+
+    def test_rows_that_cannot_be_read_do_not_count(self, connection: Connection) -> None:
+        one = queued(connection)
+        assert not self.is_more(connection, among=Among(set_aside=[one]))
+        assert not self.is_more(connection, among=Among(only=[]))
+        assert self.is_more(connection, among=Among(only=[one]))
+
+    def test_it_says_whether_jobs_wait_behind_gates(self, connection: Connection) -> None:
+        queued(connection)
+        queued(connection, state="scheduled", run_at=func.now() + HOUR, gates=["#a"])
+        assert not QUERIES.poll(connection, ["default"], ["mark"]).has_limits
+        queued(connection, gates=["#a"])
+        assert QUERIES.poll(connection, ["default"], ["mark"]).has_limits

@@ -419,6 +419,8 @@ class TestPolicies:
         set_state(session, running, "running")
         gave_up.unique_key = None
         session.flush()
+        queued.priority = 3  # now it comes last in the table
+        session.flush()
         held = unique_jobs(session).hold([job.id for job in found], skip_locked=False)
         assert [one.job for one in held] == [queued, running]
 
