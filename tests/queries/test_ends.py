@@ -307,3 +307,39 @@ def test_a_rescue_leaves_what_somebody_changes_and_not_what_is_referred_to(
         other.execute(text(f"SELECT FROM sqla_jobs WHERE id = {leases[0].job_id} FOR {lock}"))
         assert len(QUERIES.rescue(connection)) == rescued
         connection.rollback()
+
+
+PERSONAL = {"result": {"n": 1}, "error": "why", "traceback": "where"}
+
+
+def erasable(connection: Connection) -> list[Claimed]:
+    """Two jobs in the middle of their attempts, each with an earlier run."""
+    leases = begun(connection, 2, unique_key=None, progress_message="half", headers={"a": "b"})
+    for lease in leases:
+        connection.execute(insert(Run).values(job_id=lease.job_id, attempt=1, outcome="retried", **PERSONAL))
+    return leases
+
+
+def test_a_job_that_is_about_to_succeed_is_erased_with_its_runs_and_no_other_is(connection: Connection) -> None:
+    lease, other = erasable(connection)
+    QUERIES.erase_running(connection, lease)
+    job, (run,) = a_job(connection, lease), runs(connection, lease)
+    assert (isinstance(job.args, str), job.progress_message, job.headers, job.state) == (True, None, None, "running")
+    assert (run.result, run.error, run.traceback) == (None, None, None)
+    job, (run,) = a_job(connection, other), runs(connection, other)
+    assert (job.args, job.progress_message, job.headers) == ({"n": 1}, "half", {"a": "b"})
+    assert (run.result, run.error, run.traceback) == tuple(PERSONAL.values())
+
+
+@pytest.mark.parametrize("wrong", ["job_id", "run_id", "process_id", "state"])
+def test_a_lease_that_no_longer_stands_erases_nothing(connection: Connection, wrong: str) -> None:
+    lease, other = erasable(connection)
+    if wrong == "state":
+        connection.execute(update(Job).where(Job.id == lease.job_id).values(state="succeeded"))
+    elif wrong == "process_id":
+        lease = lease._replace(process_id=uuid.uuid4())
+    else:
+        lease = lease._replace(**{wrong: getattr(other, wrong)})
+    QUERIES.erase_running(connection, lease)
+    assert set(connection.scalars(select(Job.progress_message))) == {"half"}
+    assert set(connection.scalars(select(Run.error))) == {"why"}
