@@ -235,8 +235,9 @@ def test_it_counts_the_workers_of_the_queues(connection: Connection) -> None:
 @pytest.mark.parametrize(
     ("workers", "expected"), [(0, []), (1, []), (2, ["a", "a=limits", "b"])], ids=["nobody", "alone", "two"]
 )
+@pytest.mark.parametrize("way", ["promote", "poll"])
 def test_what_was_queued_is_told_where_another_worker_lives(
-    connection: Connection, workers: int, expected: list[str]
+    connection: Connection, workers: int, expected: list[str], way: str
 ) -> None:
     for _ in range(workers):
         register(connection)
@@ -244,7 +245,8 @@ def test_what_was_queued_is_told_where_another_worker_lives(
     for queue, gates in (("a", None), ("a", None), ("b", None), ("a", ["#m"])):
         scheduled(connection, -SECOND, queue=queue, gates=gates)
     heard(connection)
-    assert QUERIES.promote(connection).promoted == 4
+    done = QUERIES.promote(connection) if way == "promote" else QUERIES.poll(connection, ["a"], ["mark"])
+    assert done.promoted == 4
     assert heard(connection) == expected
 
 

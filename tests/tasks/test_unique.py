@@ -421,7 +421,7 @@ class TestPolicies:
         session.flush()
         queued.priority = 3  # now it comes last in the table
         session.flush()
-        held = unique_jobs(session).hold([job.id for job in found], skip_locked=False)
+        held = unique_jobs(session).hold([job.id for job in found], skip_locked=True)
         assert [one.job for one in held] == [queued, running]
 
     def test_no_other_job_gives_its_key_up(self, session: Session) -> None:
