@@ -27,7 +27,7 @@ class Mutant(NamedTuple):
         return " ".join(f"{before[-30:]}[{old} -> {new}]{after[:30]}".split())
 
 
-_TABLE = re.compile(r"\b\w+\.sqla_|(?:\"Odd schema\"\.|(?<=\bOF ))[a-z]+_")
+_TABLE = re.compile(r"\b\w+\.sqla_|(?:\"?Odd schema\"?\.|(?<=\bOF ))[a-z]+_")
 """The beginning of a table's name; some tests have tables of other names."""
 _OTHER = {
     "off": "on",
