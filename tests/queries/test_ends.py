@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, delete, func, insert, select, text, u
 from sqla_jobs.calls.values import Among
 from sqla_jobs.queries import Claimed, Queries, RunEnd, processes
 from sqla_jobs.rules.checks import MAX_ID
-from sqla_jobs.rules.outcomes import Failure, Outcome
+from sqla_jobs.rules.outcomes import ERASED, Failure, Outcome
 from tests.shop import jobs
 
 QUERIES = Queries(jobs.models)
@@ -343,3 +343,22 @@ def test_a_lease_that_no_longer_stands_erases_nothing(connection: Connection, wr
     QUERIES.erase_running(connection, lease)
     assert set(connection.scalars(select(Job.progress_message))) == {"half"}
     assert set(connection.scalars(select(Run.error))) == {"why"}
+
+
+def test_an_end_that_erases_waits_for_whom_an_earlier_run_is_held_by_and_not_for_who_refers_to_it(
+    shared: Engine, connection: Connection, emptied: None
+) -> None:
+    lease, other_lease = erasable(connection)
+    connection.commit()
+    ends = [RunEnd(lease, ERASED, 0.25, 0.5)]
+    with shared.connect() as other:
+        other.execute(text(f"SELECT FROM sqla_runs WHERE job_id = {lease.job_id} FOR NO KEY UPDATE"))
+        assert QUERIES.finish_any(connection, ends) == {lease.run_id: "locked"}
+        connection.rollback()
+        other.rollback()
+        other.execute(text(f"SELECT FROM sqla_runs WHERE job_id = {other_lease.job_id} FOR NO KEY UPDATE"))
+        other.execute(text(f"SELECT FROM sqla_runs WHERE job_id = {lease.job_id} FOR KEY SHARE"))
+        assert QUERIES.finish_any(connection, ends) == {}
+    first, last = runs(connection, lease)
+    assert (first.result, first.error, first.traceback, last.outcome) == (None, None, None, "succeeded")
+    assert [run.error for run in runs(connection, other_lease)] == ["why"]
