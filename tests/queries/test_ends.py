@@ -345,20 +345,21 @@ def test_a_lease_that_no_longer_stands_erases_nothing(connection: Connection, wr
     assert set(connection.scalars(select(Run.error))) == {"why"}
 
 
-def test_an_end_that_erases_waits_for_whom_an_earlier_run_is_held_by_and_not_for_who_refers_to_it(
-    shared: Engine, connection: Connection, emptied: None
+@pytest.mark.parametrize("held", ["sqla_jobs WHERE id", "sqla_runs WHERE job_id"])
+def test_an_end_that_erases_leaves_what_somebody_changes_and_not_what_is_referred_to(
+    shared: Engine, connection: Connection, emptied: None, held: str
 ) -> None:
     lease, other_lease = erasable(connection)
     connection.commit()
     ends = [RunEnd(lease, ERASED, 0.25, 0.5)]
     with shared.connect() as other:
-        other.execute(text(f"SELECT FROM sqla_runs WHERE job_id = {lease.job_id} FOR NO KEY UPDATE"))
+        other.execute(text(f"SELECT FROM {held} = {lease.job_id} FOR NO KEY UPDATE"))
         assert QUERIES.finish_any(connection, ends) == {lease.run_id: "locked"}
         connection.rollback()
         other.rollback()
-        other.execute(text(f"SELECT FROM sqla_runs WHERE job_id = {other_lease.job_id} FOR NO KEY UPDATE"))
-        other.execute(text(f"SELECT FROM sqla_runs WHERE job_id = {lease.job_id} FOR KEY SHARE"))
+        other.execute(text(f"SELECT FROM {held} = {other_lease.job_id} FOR NO KEY UPDATE"))
+        other.execute(text(f"SELECT FROM {held} = {lease.job_id} FOR KEY SHARE"))
         assert QUERIES.finish_any(connection, ends) == {}
-    first, last = runs(connection, lease)
-    assert (first.result, first.error, first.traceback, last.outcome) == (None, None, None, "succeeded")
+    last, earlier = runs(connection, lease)
+    assert (last.outcome, earlier.result, earlier.error, earlier.traceback) == ("succeeded", None, None, None)
     assert [run.error for run in runs(connection, other_lease)] == ["why"]
