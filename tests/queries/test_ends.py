@@ -361,5 +361,6 @@ def test_an_end_that_erases_leaves_what_somebody_changes_and_not_what_is_referre
         other.execute(text(f"SELECT FROM {held} = {lease.job_id} FOR KEY SHARE"))
         assert QUERIES.finish_any(connection, ends) == {}
     last, earlier = runs(connection, lease)
+    assert (a_job(connection, lease).attempt, last.attempt) == (3, 3)
     assert (last.outcome, earlier.result, earlier.error, earlier.traceback) == ("succeeded", None, None, None)
     assert [run.error for run in runs(connection, other_lease)] == ["why"]
