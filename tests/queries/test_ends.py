@@ -135,15 +135,16 @@ def test_an_attempt_that_is_given_back_is_never_less_than_none(connection: Conne
     assert a_job(connection, mine).attempt == 0
 
 
-def test_what_became_of_an_end_that_is_not_stored(connection: Connection) -> None:
+@pytest.mark.parametrize("outcome", [Outcome.failed(WHY), ERASED], ids=["failed", "erased"])
+def test_what_became_of_an_end_that_is_not_stored(connection: Connection, outcome: Outcome) -> None:
     known, rescued, gone, stored = begun(connection, 4)
     finish(connection, known, Outcome.failed(WHY))
     finish(connection, rescued, Outcome.lost(WHY))
     connection.execute(update(Job).where(Job.id == gone.job_id).values(process_id=uuid.uuid4()))
-    ends = [RunEnd(one, Outcome.failed(WHY)) for one in (known, rescued, gone, stored)]
+    ends = [RunEnd(one, outcome) for one in (known, rescued, gone, stored)]
     fates = QUERIES.finish_any(connection, ends)
     assert fates == {known.run_id: "known", rescued.run_id: "rescued", gone.run_id: "lost"}
-    assert a_job(connection, stored).state == "failed"
+    assert a_job(connection, stored).state == outcome.kind
 
 
 def lose(connection: Connection, leases: list[Claimed]) -> None:
@@ -361,6 +362,9 @@ def test_an_end_that_erases_leaves_what_somebody_changes_and_not_what_is_referre
         other.execute(text(f"SELECT FROM {held} = {lease.job_id} FOR KEY SHARE"))
         assert QUERIES.finish_any(connection, ends) == {}
     last, earlier = runs(connection, lease)
-    assert (a_job(connection, lease).attempt, last.attempt) == (3, 3)
+    job = a_job(connection, lease)
+    assert (job.attempt, last.attempt) == (3, 3)
+    assert (job.state, job.current_run_id, job.process_id, job.progress_message) == ("succeeded", None, None, None)
+    assert job.finished_at is not None
     assert (last.outcome, earlier.result, earlier.error, earlier.traceback) == ("succeeded", None, None, None)
     assert [run.error for run in runs(connection, other_lease)] == ["why"]
