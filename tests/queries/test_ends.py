@@ -368,3 +368,17 @@ def test_an_end_that_erases_leaves_what_somebody_changes_and_not_what_is_referre
     assert job.finished_at is not None
     assert (last.outcome, earlier.result, earlier.error, earlier.traceback) == ("succeeded", None, None, None)
     assert [run.error for run in runs(connection, other_lease)] == ["why"]
+
+
+def test_an_end_leaves_a_job_that_somebody_changes_and_not_one_that_is_referred_to(
+    shared: Engine, connection: Connection, emptied: None
+) -> None:
+    (lease,) = begun(connection)
+    connection.commit()
+    with shared.connect() as other:
+        other.execute(text("SELECT FROM sqla_jobs FOR NO KEY UPDATE"))
+        assert finish(connection, lease, Outcome.failed(WHY)) == {lease.run_id: "locked"}
+        connection.rollback()
+        other.rollback()
+        other.execute(text("SELECT FROM sqla_jobs FOR KEY SHARE"))
+        assert finish(connection, lease, Outcome.failed(WHY)) == {}
