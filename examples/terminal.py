@@ -44,3 +44,10 @@ def table(heading: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
         return ("  " + "  ".join(cells)).rstrip()
 
     return "\n".join(map(laid_out, lines))
+
+
+def print_verdicts(promises: Sequence[tuple[str, bool, str]]) -> int:
+    """Each promise, whether it was kept, and what was counted. Returns the exit code: 0 if all were kept."""
+    rows = [["ok" if is_kept else "FAILED", promise, found] for promise, is_kept, found in promises]
+    print(f"\n{table(['', 'PROMISE', 'FOUND'], rows)}\n")
+    return 0 if all(is_kept for _, is_kept, _ in promises) else 1

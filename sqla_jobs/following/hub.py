@@ -150,7 +150,12 @@ class Hub:
         engine = own_engine(app, patience=_PATIENCE, most=2, name="sqla-jobs following")
         channel = followers_of(self._models.channel)
         connect = partial(for_itself, engine)
-        listener = Listener(connect, channel, self._heard, what="changes of followed jobs", patience=_PATIENCE)
+        listener = Listener(
+            *(connect, channel, self._heard),
+            what="changes of followed jobs",
+            is_wanted=lambda: bool(self._watches),
+            patience=_PATIENCE,
+        )
         with ExitStack() as closing:
             closing.callback(close_engine, engine)
             with engine.begin() as connection:
@@ -158,11 +163,11 @@ class Hub:
             listener.start()
             closing.callback(listener.stop)
             tables = Tables(self._models, schema)
-            self._look_until_idle(engine, ReadUpdates(tables), CountBatches(tables))
+            self._look_until_idle(engine, listener, ReadUpdates(tables), CountBatches(tables))
 
-    def _look_until_idle(self, engine: Engine, read: ReadUpdates, count: CountBatches) -> None:
+    def _look_until_idle(self, engine: Engine, listener: Listener, read: ReadUpdates, count: CountBatches) -> None:
         poll_at = 0.0
-        while time.monotonic() < self._idle_at:
+        while time.monotonic() < self._idle_at and not listener.has_ended:
             watches = self._taken(all_of_them=time.monotonic() >= poll_at)
             if watches or time.monotonic() >= self._next_announcement:
                 with engine.begin() as connection:

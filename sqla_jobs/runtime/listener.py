@@ -71,13 +71,15 @@ class Listener:
         look_for: Callable[[str], object] | None = None,
         greets: bool = False,
         what: str = "new jobs",
+        is_wanted: Callable[[], bool] = lambda: True,
         patience: float,
     ) -> None:
         """Prepare to listen.
 
         With `greets`, processes that follow jobs are told that this one is listening, and announce themselves.
 
-        `what` is the log's name for the subject of the notifications.
+        `what` is the log's name for the subject of the notifications. A connection that is lost while `is_wanted`
+        returns False is not made anew: the listener ends.
         """
         self._what = what
         self._connect_alone = connect
@@ -87,6 +89,7 @@ class Listener:
         self._greeting = greeting if greets else None
         self._heard = heard
         self._look_for = look_for or heard
+        self._is_wanted = is_wanted
         self._patience = patience
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -104,6 +107,11 @@ class Listener:
             if self._listening is not None:
                 hang_up(self._listening)
         self._thread.join(_STOP)
+
+    @property
+    def has_ended(self) -> bool:
+        """True if nothing is heard any more: it was stopped, or lost its connection when nobody wanted it."""
+        return self._stop.is_set()
 
     def _loop(self) -> None:
         retry = RetryLoop(f"listening for {self._what}", self._stop)
@@ -140,7 +148,9 @@ class Listener:
                     self._execute(raw, self._statement)  # check that the server answers
                     asked_at = time.monotonic()
         except psycopg.Error as error:
-            if not self._stop.is_set():
+            if not self._is_wanted():
+                self._stop.set()
+            elif not self._stop.is_set():
                 log.warning("the connection that listened for %s is lost, and made anew: %s", self._what, error)
                 self._stop.wait(_PAUSE)
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -60,6 +61,36 @@ def test_a_restart_of_the_server_is_survived(server: LocalServer) -> None:
         wait_until(lambda: state(engine, job_id) == "running")
         server.restart()
         assert waiting.result(60)[-1].state == "succeeded"
+    engine.dispose()
+
+
+def test_a_server_that_ends_after_the_last_follower_is_no_trouble(
+    server: LocalServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = create_engine(server.url)
+    Base.metadata.create_all(engine)
+    jobs.bind(engine)
+
+    def follow() -> None:
+        with Session(engine) as session:
+            job = settle.enqueue(session, n=1)
+            session.commit()
+        with jobs.worker(poll=60):
+            assert settle.result(job, timeout=20) == 1
+
+    def listens() -> bool:
+        return any(thread.name == "sqla_jobs-listener" for thread in threading.enumerate())
+
+    follow()
+    assert listens(), "for some seconds"
+    caplog.clear()
+    server.stop()
+    wait_until(lambda: not listens())
+    assert [record.getMessage() for record in caplog.records] == []
+    server.start()
+    engine.dispose()
+    follow()
+    assert listens()
     engine.dispose()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -10,7 +11,10 @@ import sys
 import uuid
 from contextlib import suppress
 from decimal import Decimal
+from importlib import import_module
 from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
 
 import pytest
 from sqlalchemy import Engine, create_engine, text
@@ -101,6 +105,102 @@ def test_the_crawler_tells_which_rule_it_broke(environment: dict[str, str], data
         "too many requests at once",
     }
     assert schemas(database_url) == ["public"]
+
+
+def test_the_import_does_everything_once_while_its_workers_are_killed(environment: dict[str, str]) -> None:
+    done = run([sys.executable, "-m", "examples.import"], environment)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    assert left_behind(environment) == []
+    assert done.stdout.count("kill -9") == 3
+    assert "of 100 chunks" in done.stdout
+    assert "It waits for the signal 'approved'" in done.stdout
+    assert re.findall(r"^  +(ok|FAILED)  (.*?)  +(.*)", done.stdout, re.MULTILINE)[:5] == [
+        ("ok", "each row is there once", "50,000 rows, 50,000 numbers"),
+        ("ok", "each chunk was loaded once", "100 of 100"),
+        ("ok", "the total is that of the file", "2,527,603.69 EUR"),
+        ("ok", "each step was done once", "{'add up': 1, 'publish': 1}"),
+        ("ok", "the report says so", "50,000 sales, 2,527,603.69 EUR, approved by Ada"),
+    ]
+    assert is_short("examples/import.py")
+
+
+def test_the_import_tells_which_promise_was_not_kept(engine: Engine, tmp_path: Path) -> None:
+    """Here each chunk is loaded twice, nothing is killed and nothing published."""
+    example: Any = import_module("examples.import")
+    example.Base.metadata.create_all(engine)
+    path = tmp_path / "sales.csv"
+    expected = example.write_file(path)
+    with Session(engine) as session:
+        for chunk in [*example.chunks(path)] * 2:
+            example.load(session, **chunk)
+        checked = example.check(session, path, expected, "")
+    engine.dispose()
+    assert [found for _, _, found in checked[:2]] == ["100,000 rows, 50,000 numbers", "200 of 100"]
+    assert [is_kept for _, is_kept, _ in checked] == [False] * 6
+
+
+def test_the_agent_calls_and_uses_each_tool_once_while_its_workers_are_killed(environment: dict[str, str]) -> None:
+    done = run([sys.executable, "-m", "examples.agent"], environment)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    assert left_behind(environment) == []
+    assert done.stdout.count("kill -9") == 2
+    assert "May I use the tool 'refund'?" in done.stdout
+    assert re.findall(r"^  +(ok|FAILED)  (.*?)  +(.*)", done.stdout, re.MULTILINE)[:2] == [
+        ("ok", "each call and each tool has one line", "call 1, tool 1, call 2, tool 2, call 3, tool 3, call 4"),
+        ("ok", "the bill is what the answer says", "57 and 57 tokens"),
+    ]
+    assert is_short("examples/agent.py")
+
+
+def test_the_agent_serves_a_page_to_a_person(environment: dict[str, str], database_url: str) -> None:
+    """Here by plain HTTP; and it works where DATABASE_URL points."""
+    command, where = [sys.executable, "-m", "examples.agent", "--serve"], environment | {"DATABASE_URL": database_url}
+    with subprocess.Popen(
+        command, cwd=ROOT, env=where, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stdout is not None
+        try:
+            address = program.stdout.readline().split()[1]
+            with urlopen(address, timeout=20) as page:
+                assert "EventSource" in page.read().decode()
+            with urlopen(f"{address}jobs", data=b"", timeout=20) as asked:
+                job = json.load(asked)["job"]
+            updates, approvals = list[dict[str, Any]](), list[bool]()
+            with urlopen(f"{address}jobs/{job}/events", timeout=60) as events:
+                for event in events:
+                    if event.strip():
+                        updates.append(json.loads(event.removeprefix(b"data: ")))
+                    if updates[-1]["state"] == "scheduled" and not approvals:
+                        with urlopen(f"{address}jobs/{job}/approve", data=b"", timeout=20) as approved:
+                            approvals.append(json.load(approved)["approved"])
+        finally:
+            program.terminate()
+            _, errors = program.communicate(timeout=60)
+    assert (approvals, updates[-1]["state"], updates[-1]["result"]["tokens"]) == ([True], "succeeded", 57)
+    assert any(update["progress_message"] for update in updates)
+    assert "Traceback" not in errors
+    assert program.returncode == 0
+    wait_until(lambda: not left_behind(environment))
+    assert schemas(database_url) == ["public"]
+
+
+def test_the_agent_tells_which_promise_was_not_kept(engine: Engine) -> None:
+    """Here a call was billed twice."""
+    example: Any = import_module("examples.agent")
+    example.Base.metadata.create_all(engine)
+    with Session(engine) as session:
+        session.add_all([example.Effect(step="call 1", tokens=12) for _ in range(2)])
+        checked = example.check(session, {"tokens": 12})
+    assert [(is_kept, found) for _, is_kept, found in checked] == [
+        (False, "call 1, call 1"),
+        (False, "24 and 12 tokens"),
+        (False, "0 runs lost"),
+    ]
+
+
+def is_short(path: str) -> bool:
+    """What is read as documentation."""
+    return len(ROOT.joinpath(path).read_text(encoding="utf-8").splitlines()) < 200
 
 
 def test_a_request_is_shown_as_a_tree_of_spans_and_counted_in_a_scrape(environment: dict[str, str]) -> None:

@@ -129,12 +129,12 @@ def test_every_page_is_run_by_a_test() -> None:
     adopting = {"cli", "dashboard", "fastapi", "flask", "following", "migrations", "operating", "pyramid", "sqlmodel"}
     coming = {"coming-from-celery", "coming-from-others", "coming-from-rq"}
     testing = {page.stem for page in DOCS if page.stem.startswith("testing")}
-    following = {"tutorial", "tutorial-production"}  # from beginning to end, by tests/project/test_tutorial.py
+    following = {"tutorial", "tutorial-production", "tutorial-workflows"}  # tests/project/test_tutorial.py
+    workflows = {"workflows"}  # tests/project/test_workflows_page.py
     using = {"coroutines", "schedules", "several-modules", "steps", "tasks", "transactions", "unique", "workers"}
     observing = {"error-tracking", "hooks", "monitoring", "structlog", "tracing"}  # tests/project/test_observing.py too
-    run = (
-        adopting | coming | following | using | testing | observing | {"index", "limits", "performance", "reliability"}
-    )
+    others = {"index", "limits", "performance", "reliability"}
+    run = adopting | coming | following | using | testing | observing | workflows | others
     assert {page.stem for page in DOCS} == run | included | made | prose | compared
 
 

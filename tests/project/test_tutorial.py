@@ -1,4 +1,4 @@
-"""Both parts of the tutorial, from beginning to end: files as they are printed, commands as they are typed."""
+"""All parts of the tutorial, from beginning to end: files as they are printed, commands as they are typed."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ import ast
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from sqla_jobs.cli.running import worker
 from tests.conftest import ROOT
+from tests.helpers import wait_until
 from tests.project.pages import Block, blocks
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-PARTS = ROOT / "docs/tutorial.md", ROOT / "docs/tutorial-production.md"
+PARTS = ROOT / "docs/tutorial.md", ROOT / "docs/tutorial-production.md", ROOT / "docs/tutorial-workflows.md"
 
 
 def steps(page: Path) -> list[Block]:
@@ -84,6 +87,26 @@ def test_the_second_part_goes_on_from_the_first(tmp_path: Path, database_url: st
         if block.language in ("python", "toml"):
             write(block, tmp_path)
     follow(PARTS[1], tmp_path, database_url)
+
+
+def test_the_third_part_works_as_printed_and_leaves_no_worker_behind(tmp_path: Path, database_url: str) -> None:
+    try:
+        follow(PARTS[2], tmp_path, database_url)
+        wait_until(lambda: not running_in(tmp_path))
+    finally:
+        for pid in running_in(tmp_path):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def running_in(folder: Path) -> list[int]:
+    """The processes whose current folder it is. (None are seen where no /proc is.)"""
+    found: list[int] = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it ended meanwhile
+            if process.joinpath("cwd").readlink() == folder:
+                found.append(int(process.name))
+    return found
 
 
 def test_the_service_of_the_tutorial_starts_a_worker_and_waits_for_its_grace() -> None:
