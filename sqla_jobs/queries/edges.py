@@ -43,9 +43,8 @@ class HangsOn(Statement):
 class LockDependents(Statement):
     """Lock the blocked and cancelled jobs that depend on some jobs, directly or through others."""
 
-    def __call__(self, connection: SqlConnection, ids: Collection[int]) -> bool:
-        """Return whether there are any."""
-        return bool(self._rows(connection, {"ids": numbers(ids)}))
+    def __call__(self, connection: SqlConnection, ids: Collection[int]) -> None:
+        self._run(connection, {"ids": numbers(ids)})
 
     def sql(self) -> Any:
         return filled_in(_LOCK, self.tables)
@@ -68,11 +67,12 @@ class Revive(Statement):
 def revive(session: Session, models: Models[Any], ids: Sequence[int]) -> int:
     """Block again the jobs that were cancelled because of these jobs, which have been retried. Return their number.
 
-    All jobs that depend on the retried ones are locked first. Otherwise a worker that has seen the failure but not the
+    Their batches are open again. All jobs that depend on the retried ones are locked first. Otherwise a worker that has seen the failure but not the
     retry could cancel one of them afterwards.
     """
     tables = Tables(models)
-    return Revive(tables)(session, ids) if LockDependents(tables)(session, ids) else 0
+    LockDependents(tables)(session, ids)
+    return Revive(tables)(session, ids)
 
 
 def _numbers(given: Sequence[int | None]) -> str:

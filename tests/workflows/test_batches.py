@@ -180,3 +180,17 @@ def test_run_job_gives_the_results_that_a_test_gives(session: Session) -> None:
 
     assert run_job(session, total)() == 0
     assert run_job(session, total, results={size: [(1, "a"), (2, "b")]})() == 3
+
+
+def test_a_retried_job_opens_its_batch_again(session: Session, database: Engine) -> None:
+    batch = jobs.batch(session)
+    bad = shop.flaky.options(batch=batch, max_attempts=1).enqueue(session, good_from=2)
+    shop.mark.options(after=batch, if_failed="run").enqueue(session, n=1)
+    session.commit()
+    assert jobs.worker(bind=database).drain() == 2
+    session.refresh(batch)
+    assert batch.closed_at is not None
+    assert jobs.retry(session, bad)
+    shop.mark.options(batch=batch).enqueue(session, n=2)
+    session.commit()
+    assert jobs.worker(bind=database).drain() == 2
