@@ -67,8 +67,8 @@ class Revive(Statement):
 def revive(session: Session, models: Models[Any], ids: Sequence[int]) -> int:
     """Block again the jobs that were cancelled because of these jobs, which have been retried. Return their number.
 
-    Their batches are open again. All jobs that depend on the retried ones are locked first. Otherwise a worker that has seen the failure but not the
-    retry could cancel one of them afterwards.
+    Their batches are open again. All jobs that depend on the retried ones are locked first. Otherwise a worker that has
+    seen the failure but not the retry could cancel one of them afterwards.
     """
     tables = Tables(models)
     LockDependents(tables)(session, ids)
