@@ -123,7 +123,7 @@ def _among_workers(engine: Engine, count: int) -> float:
 def _unanalyzed(engine: Engine, count: int) -> float:
     """The tables are new, a worker has run 20 jobs, one by one; then the rest is there at once, and no statistics."""
     names = [f"{SCHEMA}.sqla_{name}" for name in ("jobs", "runs")]
-    _execute(engine, *(f"DROP TABLE {name}" for name in names))
+    _execute(engine, *(f"DROP TABLE {name} CASCADE" for name in names))
     work.Base.metadata.create_all(engine)
     _execute(engine, *(f"ALTER TABLE {name} SET (autovacuum_enabled = off)" for name in names))
     with workers(engine) as (worker,), Session(engine) as session:
