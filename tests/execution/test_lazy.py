@@ -180,7 +180,7 @@ def test_no_transaction_is_open_before_the_session_is_used(
     assert isinstance(pool, QueuePool)
     with jobs.worker():
         assert waiting.wait(20)
-        assert in_transaction(session) == number
+        wait_until(lambda: in_transaction(session) == number)
         session.close()
         wait_until(lambda: pool.checkedout() == number)
         go_on.set()
@@ -245,7 +245,7 @@ def test_a_row_among_its_arguments_begins_it(session: Session, database: Engine)
     job_id = enqueued(session, "with_row", order=order)
     with jobs.worker():
         assert waiting.wait(20)
-        assert in_transaction(session) == 1
+        wait_until(lambda: in_transaction(session) == 1)
         go_on.set()
         wait_until(lambda: ended(session, job_id))
     assert ended(session, job_id) == [("succeeded", "ended", None)]
@@ -273,7 +273,7 @@ def test_a_session_that_has_begun_before_the_task_goes_on(session: Session, data
     job_id = enqueued(session, "lazy", how="writes")
     with jobs.worker(bind=begun):
         assert waiting.wait(20)
-        assert in_transaction(session) == 1
+        wait_until(lambda: in_transaction(session) == 1)
         go_on.set()
         wait_until(lambda: ended(session, job_id))
     assert ended(session, job_id) == [("succeeded", "writes", None)]
@@ -297,7 +297,7 @@ def test_the_use_of_another_database_does_not_begin_it(session: Session, databas
         job_id = enqueued(session, "in_two")
         with jobs.worker(bind=sessionmaker(database, binds={ELSEWHERE: other})):
             assert waiting.wait(20)
-            assert in_transaction(session) == 0
+            wait_until(lambda: in_transaction(session) == 0)
             go_on.set()
             wait_until(lambda: ended(session, job_id))
         with other.connect() as connection:

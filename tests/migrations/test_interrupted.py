@@ -140,7 +140,18 @@ def test_the_next_migration_waits_for_what_a_killed_one_has_left_in_the_server(
 
 @pytest.mark.slow
 def test_an_interrupted_migration_is_run_again(before: Engine, database_url: str) -> None:
-    command = [sys.executable, "-m", "sqla_jobs", "migrate", "tests.helpers:MAPPED", "--database-url", database_url]
+    """A shell starts what runs in its background with SIGINT ignored, also for all children: hence `env`."""
+    command = [
+        "env",
+        "--default-signal=INT",
+        sys.executable,
+        "-m",
+        "sqla_jobs",
+        "migrate",
+        "tests.helpers:MAPPED",
+        "--database-url",
+        database_url,
+    ]
     with before.connect().execution_options(isolation_level="REPEATABLE READ") as snapshot:
         snapshot.execute(text("SELECT 1"))
         with (

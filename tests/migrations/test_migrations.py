@@ -335,7 +335,10 @@ def jobs(engine: Engine) -> Jobs[Any]:
 
 MADE = [
     "version 1: The tables.",
-    "version 2: Workflows; shorter rules of rows; the tasks that workers know; how often a job was replaced.",
+    (
+        "version 2: Workflows and steps; shorter CHECKs; the tasks that workers know; how often a job was replaced or "
+        "returned."
+    ),
 ]
 
 
