@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
-from psycopg import sql
+from psycopg import Notify, sql
 from sqlalchemy import Engine, update
 from sqlalchemy.orm import Session
 
@@ -36,11 +36,17 @@ def tells(claims: Claims) -> Tells:
             raw = driver(connection)
             raw.execute(sql.SQL("LISTEN {}").format(sql.Identifier(jobs.models.channel)))
             raw.commit()
+            told: list[str] = []
+
+            def hear(notification: Notify) -> None:
+                told.append(notification.payload)
+
+            raw.add_notify_handler(hear)
             claims.queries.tell_others(connection, jobs.models.channel, ended)
             raw.commit()
-            told = [notify.payload for notify in raw.notifies(timeout=0)]
             raw.execute("UNLISTEN *")
             raw.commit()
+            raw.remove_notify_handler(hear)
         return LIMITS in told
 
     return ask
