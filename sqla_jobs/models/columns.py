@@ -16,47 +16,19 @@ from sqlalchemy import (
     Boolean,
     DateTime,
     Double,
-    FromClause,
     Identity,
     Integer,
     SmallInteger,
     Text,
     Uuid,
-    func,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
-from sqlalchemy.orm.attributes import instance_state
 
+from sqla_jobs.models.row import Row, now
 from sqla_jobs.models.types import MAX_ATTEMPTS, CatchUp, IfFailed, JobState, Overlap, RunAtType, TickOutcome, WordType
 from sqla_jobs.rules.outcomes import RunOutcome
-
-
-def _now() -> Any:
-    return func.clock_timestamp()
-
-
-class Row:
-    """The base class of all models.
-
-    Its constructor takes keywords, whatever constructor the application's registry has.
-    """
-
-    if TYPE_CHECKING:
-        __table__: ClassVar[FromClause]
-        __tablename__: ClassVar[str]
-
-    def __init__(self, **values: Any) -> None:
-        for name, value in values.items():
-            if not hasattr(type(self), name):
-                raise TypeError(f"{type(self).__name__} has no column {name!r}")
-            setattr(self, name, value)
-
-    def __repr__(self) -> str:
-        loaded = instance_state(self).dict
-        shown = {key: loaded[key] for key in ("id", "name", "task", "state", "outcome") if key in loaded}
-        return f"<{type(self).__name__} {' '.join(f'{key}={value!s}' for key, value in shown.items())}>"
 
 
 class JobMixin(Row):
@@ -84,7 +56,7 @@ class JobMixin(Row):
     # 'scheduled' and due at once, so that a job inserted with only run_at does not start before that time
     state: Mapped[JobState] = mapped_column(WordType(JobState), nullable=False, server_default="scheduled")
     """The state of the job. A new row is `scheduled`, and becomes `queued` when it is due."""
-    run_at: Mapped[datetime] = mapped_column(RunAtType, nullable=False, server_default=_now())
+    run_at: Mapped[datetime] = mapped_column(RunAtType, nullable=False, server_default=now())
     """When a scheduled job is due. 'infinity' in the database parks the job.
 
     In Python, the value is the last day of the year 9999.
@@ -123,7 +95,7 @@ class JobMixin(Row):
     """The schedule that enqueued the job."""
     scheduled_for: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """The tick for which that schedule enqueued the job."""
-    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=now())
     """When the row was inserted."""
     started_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """When the current or last attempt was claimed."""
@@ -177,9 +149,9 @@ class RunMixin(Row):
     """The number of the attempt, from 1."""
     process_id: Mapped[uuid.UUID | None] = mapped_column(Uuid)
     """The process that ran the attempt."""
-    started_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
+    started_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=now())
     """When the attempt began to run."""
-    finished_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
+    finished_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=now())
     """When the attempt ended."""
     outcome: Mapped[RunOutcome] = mapped_column(WordType(RunOutcome), nullable=False)
     """The outcome of the attempt."""
@@ -253,9 +225,9 @@ class TickMixin(Row):
     """Assigned by the database when the row is inserted."""
     schedule_id: Mapped[int] = mapped_column(BigInteger, nullable=False)
     """The schedule, which may have been removed since."""
-    scheduled_for: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
+    scheduled_for: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=now())
     """The time of the tick, or of the first tick of several."""
-    until: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
+    until: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=now())
     """The time of the last of several ticks; for a single tick, the same as `scheduled_for`."""
     count: Mapped[int | None] = mapped_column(Integer, server_default=text("1"))
     """The number of ticks. Null if there are too many to count."""
@@ -265,7 +237,7 @@ class TickMixin(Row):
     """
     job_id: Mapped[int | None] = mapped_column(BigInteger)
     """The job that was enqueued, or that caused the tick to be skipped. It may have been deleted since."""
-    at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
+    at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=now())
     """When a clock handled the tick."""
 
 
@@ -309,9 +281,9 @@ class ProcessMixin(Row):
     """
     lease: Mapped[float] = mapped_column(Double, nullable=False, server_default=text("30"))
     """Seconds without a heartbeat after which the process is considered dead."""
-    started_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
+    started_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=now())
     """When the process registered."""
-    heartbeat_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
+    heartbeat_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=now())
     """The time of the process's last heartbeat."""
 
 
@@ -333,7 +305,7 @@ class PausedTaskMixin(Row):
 
     name: Mapped[str] = mapped_column(Text, primary_key=True)
     """The task's name or one of its aliases."""
-    paused_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
+    paused_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=now())
     """When the task was paused."""
     paused_until: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """When the pause ends by itself. Null if the task must be resumed explicitly."""
@@ -363,7 +335,7 @@ class LimitMixin(Row):
     """The values that code declares. Null if no code declares the limit."""
     set_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """When an operator overrode the declared values. Null if the declared values apply."""
-    changed_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
+    changed_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=now())
     """When the limit's numbers or tasks last changed."""
 
 
@@ -391,7 +363,7 @@ class AuditMixin(Row):
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     """Assigned by the database when the line is added."""
-    at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
+    at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=now())
     """When the change was made."""
     actor: Mapped[str] = mapped_column(Text, nullable=False, server_default="")
     """The person who made the change, as the application identifies the visitor."""

@@ -5,16 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, DateTime, Identity, Integer, Text, func
+from sqlalchemy import BigInteger, DateTime, Identity, Integer, Text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-from sqla_jobs.models.columns import Row
+from sqla_jobs.models.row import Row, now
 from sqla_jobs.models.types import StepKind, WordType
-
-
-def _now() -> Any:
-    return func.clock_timestamp()
 
 
 class BatchMixin(Row):
@@ -24,7 +20,7 @@ class BatchMixin(Row):
     """Assigned by the database when the batch is inserted."""
     name: Mapped[str] = mapped_column(Text, nullable=False, server_default="")
     """The batch's name, for people."""
-    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=now())
     """When the row was inserted."""
     closed_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """When all its jobs had ended, so that a job after the batch could start. No more jobs can join."""
@@ -56,7 +52,7 @@ class StepMixin(Row):
     """The step's number within its job, from 1."""
     run_id: Mapped[int] = mapped_column(BigInteger, nullable=False)
     """The run that began the step."""
-    started_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
+    started_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=now())
     """When the step began."""
     finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """When the step ended. Null while the job sleeps or waits for a signal."""
@@ -77,5 +73,5 @@ class SignalMixin(Row):
     """The signal's name."""
     payload: Mapped[Any] = mapped_column(JSONB(none_as_null=True), nullable=True)
     """What was sent, as JSON. Null if nothing was sent."""
-    sent_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
+    sent_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=now())
     """When the signal was sent."""

@@ -1,0 +1,35 @@
+"""The base class of all models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from sqlalchemy import FromClause, func
+from sqlalchemy.orm.attributes import instance_state
+
+
+def now() -> Any:
+    """Return the server's clock, as a default."""
+    return func.clock_timestamp()
+
+
+class Row:
+    """The base class of all models.
+
+    Its constructor takes keywords, whatever constructor the application's registry has.
+    """
+
+    if TYPE_CHECKING:
+        __table__: ClassVar[FromClause]
+        __tablename__: ClassVar[str]
+
+    def __init__(self, **values: Any) -> None:
+        for name, value in values.items():
+            if not hasattr(type(self), name):
+                raise TypeError(f"{type(self).__name__} has no column {name!r}")
+            setattr(self, name, value)
+
+    def __repr__(self) -> str:
+        loaded = instance_state(self).dict
+        shown = {key: loaded[key] for key in ("id", "name", "task", "state", "outcome") if key in loaded}
+        return f"<{type(self).__name__} {' '.join(f'{key}={value!s}' for key, value in shown.items())}>"
