@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy.orm import InstanceState, Session
 from sqlalchemy.orm.attributes import instance_state
@@ -63,6 +63,17 @@ class _Statements:
 _statements_of = lru_cache(maxsize=256)(_Statements)
 
 
+class Begun(NamedTuple):
+    """What one enqueue has found, before it inserts jobs."""
+
+    values: Mapping[str, Any]
+    """The column values of the jobs."""
+    needs: Sequence[int | None]
+    """The ids of the jobs of `after`, in its order; None in the place of a batch."""
+    batches: Sequence[int | None]
+    """The ids of the batches, side by side with `needs`."""
+
+
 class Waiting:
     """What the jobs of one enqueue wait for, and the batch that they join."""
 
@@ -75,8 +86,8 @@ class Waiting:
         self._if_failed = IfFailed(options.get("if_failed", IfFailed.cancel))
         self._statements = _statements_of(models)
 
-    def begin(self, session: Session) -> dict[str, Any]:
-        """Find what the jobs have to wait for, and return their column values. Raises `ArgumentsError`."""
+    def begin(self, session: Session) -> Begun:
+        """Find what the jobs have to wait for. Raises `ArgumentsError`."""
         needs, batches = self._named(session)
         joined = [] if self._batch is None else [self._id(session, self._batch)]
         found = self._statements.judge(session, needs, batches, joined, self._if_failed)
@@ -93,7 +104,7 @@ class Waiting:
                     f"a job of batch {batch_id} cannot wait for that batch: each would wait for the other for ever"
                 )
         values = {"batch_id": joined[0]} if joined else {}
-        return {**values, **self._waits(found)} if self._after else values
+        return Begun({**values, **self._waits(found)} if self._after else values, needs, batches)
 
     def _waits(self, found: Judgement) -> dict[str, Any]:
         """Return the column values of a job that is after others.
@@ -110,14 +121,14 @@ class Waiting:
             "waits_at": found.place or AFTER_ALL,
         }
 
-    def end(self, session: Session, ids: Sequence[int]) -> None:
+    def end(self, session: Session, begun: Begun, ids: Sequence[int]) -> None:
         """Insert the edges of the inserted jobs."""
         if len(ids) * len(self._after) > _MOST_EDGES:
             raise ArgumentsError(
                 f"{plural(len(ids), 'job')} after {len(self._after):,} jobs are more than {_MOST_EDGES:,} pairs: "
                 "put those jobs into a batch, and enqueue after the batch"
             )
-        self._statements.add_edges(session, ids, *self._named(session))
+        self._statements.add_edges(session, ids, begun.needs, begun.batches)
         after_commit(session, self._models.Job, self._models.channel, BLOCKED)
 
     def _named(self, session: Session) -> tuple[list[int | None], list[int | None]]:

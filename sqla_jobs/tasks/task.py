@@ -28,7 +28,7 @@ from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
-from sqla_jobs.tasks.after import Waiting
+from sqla_jobs.tasks.after import Begun, Waiting
 from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.described import DescribedEnqueue, enqueue
@@ -189,18 +189,18 @@ class Enqueuer(Generic[C, J]):
         declaration, unique = self._declaration, self._unique
         check_open(session, self._models.Job)
         given = self.bind(args, kwargs)
-        joined = {} if self._waiting is None else self._waiting.begin(session)
+        begun = None if self._waiting is None else self._waiting.begin(session)
         if unique is None:
             stored = declaration.codec.stored(session, given)
-            values = self._with_headers(self.columns)
-            added = add_one(session, self._models, {**values, **joined}, stored, declaration.make_gates), 1
+            values = self._all_values(self.columns, begun)
+            added = add_one(session, self._models, values, stored, declaration.make_gates), 1
         else:
             item = unique.keyed(declaration.codec.encode(session, given))
-            values = self._with_headers(self._values)
-            added = add_unique(session, self._models, {**values, **joined}, item, unique, declaration.make_gates)
-        if self._waiting is not None and self._waiting.is_after:
+            values = self._all_values(self._values, begun)
+            added = add_unique(session, self._models, values, item, unique, declaration.make_gates)
+        if begun is not None and self._waiting is not None and self._waiting.is_after:
             session.flush()
-            self._waiting.end(session, [added[0].id])
+            self._waiting.end(session, begun, [added[0].id])
         after_commit(session, self._models.Job, self._models.channel, self._message)
         return added
 
@@ -251,9 +251,9 @@ class Enqueuer(Generic[C, J]):
                 except ArgumentsError as error:
                     raise ArgumentsError(f"item {number}: {error}") from None
 
-        with self._sending(into) as sending, self._entering(into, ids) as (joined, ids):
+        with self._sending(into) as sending, self._entering(into, ids) as (begun, ids):
             if unique is None:
-                columns = {**self._with_headers(self.columns), **joined}
+                columns = self._all_values(self.columns, begun)
                 count = add_many(into, self._models, columns, each(bytes), declaration.make_gates, ids)
             elif "unique_key" in self._options:
                 raise ArgumentsError(
@@ -261,7 +261,7 @@ class Enqueuer(Generic[C, J]):
                     "give a Unique, which makes a key of the arguments of each"
                 )
             else:
-                values = {**self._with_headers(self._values), **joined}
+                values = self._all_values(self._values, begun)
                 items = each(unique.keyed)
                 count = add_many_unique(into, self._models, values, items, unique, declaration.make_gates, ids)
             after_commit(into, self._models.Job, self._models.channel, self._message)
@@ -269,22 +269,20 @@ class Enqueuer(Generic[C, J]):
         return count
 
     @contextmanager
-    def _entering(
-        self, session: Session, ids: list[int] | None
-    ) -> Generator[tuple[Mapping[str, Any], list[int] | None]]:
-        """Yield the columns of jobs that wait or are of a batch, and a list for the ids of new jobs if it is needed."""
+    def _entering(self, session: Session, ids: list[int] | None) -> Generator[tuple[Begun | None, list[int] | None]]:
+        """Yield what jobs that wait or are of a batch have found, and a list for the ids of new jobs if needed."""
         if self._waiting is None:
-            yield {}, ids
-            return
-        if not self._waiting.is_after:
+            yield None, ids
+        elif not self._waiting.is_after:
             yield self._waiting.begin(session), ids
-            return
-        new: list[int] = []
-        with savepoint(session, self._models.Job):
-            yield self._waiting.begin(session), new
-            self._waiting.end(session, new)
-        if ids is not None:
-            ids += new
+        else:
+            new: list[int] = []
+            with savepoint(session, self._models.Job):
+                begun = self._waiting.begin(session)
+                yield begun, new
+                self._waiting.end(session, begun, new)
+            if ids is not None:
+                ids += new
 
     def _call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
         """Return the call of `enqueue` with the arguments by name, for messages."""
@@ -313,8 +311,10 @@ class Enqueuer(Generic[C, J]):
         """The notification for workers after a commit."""
         return str(self._values["queue"]) + LIMITS * bool(self._declaration.gates)
 
-    def _with_headers(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return `values` with the current headers."""
+    def _all_values(self, values: Mapping[str, Any], begun: Begun | None) -> Mapping[str, Any]:
+        """Return `values` with the current headers, and with what an enqueue after others, or into a batch, found."""
+        if begun is not None:
+            values = {**values, **begun.values}
         if not self._hooks.sources and "headers" not in self._options:
             return values
         headers = self._hooks.headers(self._options.get("headers"))

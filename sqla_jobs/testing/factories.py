@@ -20,7 +20,7 @@ from sqla_jobs.models.workflow_columns import BatchMixin
 from sqla_jobs.rules.checks import check_integer
 from sqla_jobs.rules.limits import ordered_gate
 from sqla_jobs.rules.outcomes import Failure, RunOutcome
-from sqla_jobs.tasks.after import Waiting, check_after
+from sqla_jobs.tasks.after import Begun, Waiting, check_after
 from sqla_jobs.tasks.sessions import AnySession, plain_session
 from sqla_jobs.tasks.task import Enqueuer
 from sqla_jobs.testing.given import check_columns, check_error, check_task_or_jobs
@@ -75,7 +75,8 @@ def make_job(
     check_error(error)
     own = plain_session(session, call_of(make_job, what, {}))
     job_class = what.models.Job
-    waiting, waits = _waiting(own, what.models, after, if_failed)
+    waiting = _waiting(own, what.models, after, if_failed)
+    waits = {} if waiting is None else {**waiting[1].values}
     by_default = waits.pop("state", "queued")
     reached = _state(state or by_default)
     check_columns(job_class, columns)
@@ -107,7 +108,8 @@ def make_job(
     own.add(job)
     own.flush()
     if waiting is not None:
-        waiting.end(own, [job.id])
+        others, begun = waiting
+        others.end(own, begun, [job.id])
     for index, outcome in enumerate(outcomes, start=1):
         ended = last - (number - index) * _APART
         make_run(own, job, outcome=outcome, attempt=index, result=result, error=error, finished_at=ended)
@@ -200,17 +202,15 @@ def make_batch(
 
 def _waiting(
     session: Session, models: Models[Any], after: Any, if_failed: IfFailed | IfFailedName | None
-) -> tuple[Waiting | None, dict[str, Any]]:
-    """Return what a job after these waits for, and the columns of a job that is enqueued now."""
+) -> tuple[Waiting, Begun] | None:
+    """Return what a job after these waits for, if enqueued now; None without any."""
     options = {"after": after, "if_failed": if_failed}
     given = {name: value for name, value in options.items() if value is not None}
     check_after(given)
     if "after" not in given:
-        return None, {}
+        return None
     waiting = Waiting(models, given)
-    values = waiting.begin(session)
-    values.pop("finished_at", None)
-    return waiting, values
+    return waiting, waiting.begin(session)
 
 
 def _refuse_taken_key(session: Session, job_class: type[Any], values: Mapping[str, Any]) -> None:
