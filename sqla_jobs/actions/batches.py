@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import ColumnElement
-from sqlalchemy.orm import InstanceState, Session
-from sqlalchemy.orm.attributes import instance_state
+from sqlalchemy.orm import Session
 
 from sqla_jobs.actions.audit import Changing
 from sqla_jobs.actions.change import Change, short_waits
 from sqla_jobs.actions.jobs import Cancel, Retry
 from sqla_jobs.errors import ArgumentsError, UnknownJob
 from sqla_jobs.models.mapping import Models
+from sqla_jobs.models.row import id_in
 from sqla_jobs.models.types import ENDED, LIVE
 from sqla_jobs.models.workflow_columns import BatchMixin
 from sqla_jobs.queries.batches import CountBatches
@@ -103,12 +103,9 @@ def id_of(session: Session, models: Models[Any], batch: object) -> int:
     """Return a batch's id, flushing a pending one."""
     if not isinstance(batch, models.Batch):
         raise ArgumentsError(f"{batch!r:.60} is not a batch of this Jobs")
-    state: InstanceState[Any] = instance_state(batch)
-    if state.pending:
-        session.flush()
-    if state.identity is None:
+    if (batch_id := id_in(session, batch)) is None:
         raise ArgumentsError("the batch is not in the database: make it by jobs.batch(session)")
-    return int(state.identity[0])
+    return batch_id
 
 
 def cancel(it: Changing, batch: BatchMixin, *, kill: bool) -> int:

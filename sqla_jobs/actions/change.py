@@ -190,12 +190,12 @@ class Change:
         session, models = it.session, it.models
         job_id = id_of(session, job)
         with short_waits(it, f"job {job_id} cannot be {self.past}"):
-            task = hold(session, models, job_id)
-            if task is None:
+            held = hold(session, models, job_id)
+            if held is None:
                 raise UnknownJob(f"there is no job {job_id}; it may have been pruned")
             changed = self.apply(session, models, {job_id: 0}, self.conditions(models, Selection(ids=(job_id,))))
         if changed:
-            it.record(self.name, f"job {job_id}", **self.details, **({"task": task} if self.removes else {}))
+            it.record(self.name, f"job {job_id}", **self.details, **({"task": held.task} if self.removes else {}))
         elif session.scalar(select(models.Job.id).where(models.Job.id == job_id, self.allowed(models, named=True))):
             raise JobsError(self.refusal(session, models, job_id))
         known = session.identity_map.get(session.identity_key(models.Job, job_id))

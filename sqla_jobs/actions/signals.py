@@ -13,6 +13,7 @@ from sqla_jobs.errors import ArgumentsError, UnknownJob
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.types import ENDED
 from sqla_jobs.queries import signals as queries
+from sqla_jobs.queries.change_jobs import hold
 from sqla_jobs.rules.checks import check_name
 from sqla_jobs.tasks.values import encode_payload
 
@@ -35,10 +36,10 @@ def send(it: Changing, job: JobMixin | int, name: str, payload: Any) -> bool:
     check_name("the name of a signal", name)
     encoded = encode_payload(f"the payload of the signal {name!r}", payload)
     job_id = id_of(session, job)
-    state = queries.hold_state(session, models, job_id)
-    if state is None:
+    held = hold(session, models, job_id)
+    if held is None:
         raise UnknownJob(f"there is no job {job_id}; it may have been pruned")
-    if state in ENDED:
+    if held.state in ENDED:
         return False
     queries.store(session, models, job_id, name, encoded)
     if queries.wake(session, models, job_id, name):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy import FromClause, func
+from sqlalchemy.orm import InstanceState, Session
 from sqlalchemy.orm.attributes import instance_state
 
 
@@ -33,3 +34,14 @@ class Row:
         loaded = instance_state(self).dict
         shown = {key: loaded[key] for key in ("id", "name", "task", "state", "outcome") if key in loaded}
         return f"<{type(self).__name__} {' '.join(f'{key}={value!s}' for key, value in shown.items())}>"
+
+
+def id_in(session: Session, row: Row) -> int | None:
+    """Return the id of a row, without loading the row. Flush it first if it is pending in the session.
+
+    Return None for a row that is not in the database.
+    """
+    state: InstanceState[Any] = instance_state(row)
+    if state.pending and state.session is session:
+        session.flush()
+    return None if state.identity is None else int(state.identity[0])

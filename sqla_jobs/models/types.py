@@ -104,7 +104,10 @@ ENDED = (JobState.succeeded, JobState.failed, JobState.cancelled)
 """The final states, which a job leaves only if it is retried."""
 
 
-HAS_LIVE_KEY = f"unique_key IS NOT NULL AND state IN ({', '.join(repr(str(state)) for state in LIVE)})"
+LIVE_WORDS = f"({', '.join(repr(str(state)) for state in LIVE)})"
+"""The live states as SQL, for `state IN …`."""
+
+HAS_LIVE_KEY = f"unique_key IS NOT NULL AND state IN {LIVE_WORDS}"
 """The predicate of the unique index, in the wording that PostgreSQL recognises in ON CONFLICT."""
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import ARRAY, BigInteger, ColumnElement, any_, bindparam, func, select, update
 from sqlalchemy.orm import Session
 
 from sqla_jobs.models.mapping import Models
-from sqla_jobs.models.types import ENDED
+from sqla_jobs.models.types import ENDED, JobState
 from sqla_jobs.queries.delete_jobs import ctid
 from sqla_jobs.queries.erasing import erased_job, erased_with
 from sqla_jobs.queries.expressions import array_of, locked
@@ -19,12 +19,18 @@ IDS: Any = bindparam("all_ids", type_=ARRAY(BigInteger))
 _HERE = {"synchronize_session": False}
 
 
-def hold(session: Session, models: Models[Any], job_id: int) -> str | None:
-    """Lock a job until the caller's transaction ends, and return its task. Return None if there is no such job."""
-    task: str | None = session.scalar(
-        select(models.Job.task).where(models.Job.id == job_id).with_for_update(key_share=True)
-    )
-    return task
+class Held(NamedTuple):
+    """A job that is locked."""
+
+    task: str
+    state: JobState
+
+
+def hold(session: Session, models: Models[Any], job_id: int) -> Held | None:
+    """Lock a job until the caller's transaction ends. Return None if there is no such job."""
+    job = models.Job
+    row = session.execute(select(job.task, job.state).where(job.id == job_id).with_for_update(key_share=True)).first()
+    return None if row is None else Held(*row)
 
 
 def hold_all(session: Session, models: Models[Any], conditions: Sequence[ColumnElement[bool]]) -> list[int]:

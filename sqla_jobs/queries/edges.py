@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.calls.values import numbers
 from sqla_jobs.models.mapping import Models
+from sqla_jobs.models.types import LIVE_WORDS
 from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.queries.gates import filled_in
 from sqla_jobs.queries.statement import SqlConnection, Statement
@@ -21,7 +22,7 @@ class AddEdges(Statement):
         self, connection: SqlConnection, ids: Sequence[int], needs: Sequence[int | None], batches: Sequence[int | None]
     ) -> None:
         """Insert them. Jobs in `ids` whose unique key was taken are not new, and keep the edges that they have."""
-        values = {"ids": numbers(ids), "needs": _numbers(needs), "batches": _numbers(batches)}
+        values = {"ids": numbers(ids), "needs": with_gaps(needs), "batches": with_gaps(batches)}
         self._run(connection, values)
 
     def sql(self) -> Any:
@@ -75,7 +76,8 @@ def revive(session: Session, models: Models[Any], ids: Sequence[int]) -> int:
     return Revive(tables)(session, ids)
 
 
-def _numbers(given: Sequence[int | None]) -> str:
+def with_gaps(given: Sequence[int | None]) -> str:
+    """Return an array literal of the numbers, with NULL for None."""
     return numbers("NULL" if value is None else value for value in given)
 
 
@@ -118,9 +120,7 @@ WHERE j.id = ANY (ARRAY(SELECT id FROM below)) AND j.state IN ('blocked', 'cance
 ORDER BY j.id FOR NO KEY UPDATE
 """
 
-_RIVAL = """
-    SELECT FROM {jobs} r WHERE r.unique_key = j.unique_key
-    AND r.state IN ('blocked', 'scheduled', 'queued', 'running')"""
+_RIVAL = f"SELECT FROM {{jobs}} r WHERE r.unique_key = j.unique_key AND r.state IN {LIVE_WORDS}"
 _REVIVE = f"""
 WITH RECURSIVE back (id) AS (
     SELECT j.id FROM {{jobs}} p JOIN {{jobs}} j ON j.state = 'cancelled' AND j.waits_for = p.id

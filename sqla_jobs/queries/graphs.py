@@ -8,6 +8,7 @@ from sqlalchemy import ARRAY, BigInteger, TextClause, bindparam, text
 from sqlalchemy.orm import Session
 
 from sqla_jobs.models.mapping import Models
+from sqla_jobs.models.types import LIVE_WORDS
 from sqla_jobs.queries.edges import DEPENDENTS
 from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.queries.gates import named
@@ -35,10 +36,9 @@ def remove_batches(session: Session, models: Models[Any], ids: list[int]) -> int
     return len(session.execute(removed, {"ids": ids}, bind_arguments={"mapper": models.Job}).all())
 
 
-_LIVE = "('blocked', 'scheduled', 'queued', 'running')"
 _IS_OF_ENDED_GRAPH = f"""
 ({{jobs}}.batch_id IS NULL OR NOT EXISTS (
-  SELECT FROM {{jobs}} m WHERE m.batch_id = {{jobs}}.batch_id AND m.state IN {_LIVE}))
+  SELECT FROM {{jobs}} m WHERE m.batch_id = {{jobs}}.batch_id AND m.state IN {LIVE_WORDS}))
 AND {{jobs}}.id <> ALL (ARRAY(
   WITH RECURSIVE below (id) AS (
     SELECT id FROM unnest(CAST(:ids AS bigint[])) g (id)
@@ -47,7 +47,7 @@ AND {{jobs}}.id <> ALL (ARRAY(
   ), needed (id) AS (
     SELECT b.id FROM below b
     CROSS JOIN LATERAL (SELECT (SELECT j.state FROM {{jobs}} j WHERE j.id = b.id) AS state OFFSET 0) j
-    WHERE j.state IN {_LIVE}
+    WHERE j.state IN {LIVE_WORDS}
   UNION
     SELECT b.id FROM needed n
     CROSS JOIN LATERAL (

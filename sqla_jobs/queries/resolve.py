@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 from sqla_jobs.calls.values import numbers
 from sqla_jobs.database.subscribers import LIMITS
+from sqla_jobs.models.types import LIVE_WORDS
+from sqla_jobs.queries.edges import with_gaps
 from sqla_jobs.queries.gates import filled_in
 from sqla_jobs.queries.statement import SqlConnection, Statement
 
@@ -93,8 +95,8 @@ class Judge(Statement):
     ) -> Judgement:
         """Return the judgement on jobs that are after `needs` and `batches`, and that join the batches `joined`."""
         values = {
-            "needs": numbers("NULL" if one is None else one for one in needs),
-            "batches": numbers("NULL" if one is None else one for one in batches),
+            "needs": with_gaps(needs),
+            "batches": with_gaps(batches),
             "joined": numbers(joined),
             "if_failed": if_failed,
             "locked": "{}",
@@ -173,10 +175,10 @@ _FIRST_MEMBER = f"""
       SELECT m.id AS needs, m.state
       FROM {{edges_of_batches}} CROSS JOIN LATERAL (
         (SELECT j.id, j.state FROM {{{{jobs}}}} j WHERE j.batch_id = e.batch_id AND w.if_failed <> 'run'
-         AND j.state = ANY ('{{{{{{{{failed,cancelled}}}}}}}}') LIMIT 1)
+         AND j.state IN ('failed', 'cancelled') LIMIT 1)
         UNION ALL
         (SELECT j.id, j.state FROM {{{{jobs}}}} j WHERE j.batch_id = e.batch_id
-         AND j.state = ANY ('{{{{{{{{blocked,scheduled,queued,running}}}}}}}}') ORDER BY j.state, j.id DESC LIMIT 1)
+         AND j.state IN {LIVE_WORDS} ORDER BY j.state, j.id DESC LIMIT 1)
         UNION ALL
         SELECT {NOBODY}, 'joining' FROM {{{{batches}}}} b
         WHERE b.id = e.batch_id AND b.closed_at IS NULL AND b.id <> ALL (CAST(:locked AS bigint[]))) m

@@ -1,4 +1,4 @@
-"""The sender's side of signals: the lock on the job's row, the signal's row, and the job that it wakes.
+"""The sender's side of signals, which has locked the job's row: the signal's row, and the job that it wakes.
 
 A run that is about to wait locks the same row. Each side takes the lock first and reads afterwards, so neither misses
 what the other has done.
@@ -13,14 +13,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from sqla_jobs.models.mapping import Models
-from sqla_jobs.models.types import JobState, StepKind
-
-
-def hold_state(session: Session, models: Models[Any], job_id: int) -> JobState | None:
-    """Lock a job until the caller's transaction ends, and return its state. Return None if there is no such job."""
-    job = models.Job
-    state: JobState | None = session.scalar(select(job.state).where(job.id == job_id).with_for_update(key_share=True))
-    return state
+from sqla_jobs.models.types import StepKind
 
 
 def store(session: Session, models: Models[Any], job_id: int, name: str, payload: str) -> None:

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from sqlalchemy.orm import InstanceState, Session
-from sqlalchemy.orm.attributes import instance_state
+from sqlalchemy.orm import Session
 
 from sqla_jobs.database.notify import after_commit
 from sqla_jobs.database.subscribers import BLOCKED
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
+from sqla_jobs.models.row import id_in
 from sqla_jobs.models.types import IfFailed, JobState
 from sqla_jobs.models.workflow_columns import BatchMixin
 from sqla_jobs.queries.edges import AddEdges, HangsOn
@@ -141,12 +141,9 @@ class Waiting:
     def _id(self, session: Session, one: JobMixin | BatchMixin) -> int:
         if not isinstance(one, (self._models.Job, self._models.Batch)):
             raise ArgumentsError(f"{one!r} belongs to another Jobs")
-        state: InstanceState[Any] = instance_state(one)
-        if state.pending and state.session is session:
-            session.flush()
-        if state.identity is None:
+        if (row_id := id_in(session, one)) is None:
             raise ArgumentsError(f"{one!r} is not in the database: enqueue it in this session first, or commit it")
-        return int(state.identity[0])
+        return row_id
 
     @staticmethod
     def _check_exist(noun: str, wanted: Sequence[int | None], found: Sequence[int]) -> None:

@@ -11,8 +11,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from sqla_jobs.errors import LeaseLost
+from sqla_jobs.models.types import JobState
 from sqla_jobs.queries import Claimed
-from sqla_jobs.queries.signals import hold_state, store, wake
+from sqla_jobs.queries.change_jobs import Held, hold
+from sqla_jobs.queries.signals import store, wake
 from sqla_jobs.queries.steps import NewStep, StepQueries, StoredStep
 from tests.queries.test_ends import QUERIES, begun
 from tests.shop import jobs
@@ -153,8 +155,8 @@ def test_a_signal_wakes_the_job_that_waits_for_it(connection: Connection) -> Non
         for one in (job_id, other):
             wait_of(session, one)
         before = session.scalar(select(func.max(Job.position)))
-        assert hold_state(session, jobs.models, job_id) == "scheduled"
-        assert hold_state(session, jobs.models, 99) is None
+        assert hold(session, jobs.models, job_id) == Held("mark", JobState.scheduled)
+        assert hold(session, jobs.models, 99) is None
         store(session, jobs.models, job_id, "paid", "null")
         assert session.scalar(text("SELECT payload = 'null' FROM sqla_signals")) is True
         assert wake(session, jobs.models, job_id, "paid")
