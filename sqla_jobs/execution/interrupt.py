@@ -94,11 +94,20 @@ class Body:
                     with self._lock:
                         self._owner = outer
                     if self._was_interrupted:
-                        _raise_in(self.thread, None)
                         self._was_interrupted = False
-                except Interrupt:  # the interrupt arrived after the function's end
+                        self._take_interrupt()
+                except Interrupt:  # it arrived after the function's end, or was taken
                     continue
                 break
+
+    def _take_interrupt(self) -> None:
+        """Raise an interrupt here, in place of one that may not have arrived yet.
+
+        Withdrawing it would not do: CPython 3.11 then looks for it for ever, and hangs once a function is traced.
+        """
+        _raise_in(self.thread, Interrupt)
+        while True:
+            pass
 
     def interrupt(self, owner: object, kind: type[Interrupt]) -> bool:
         """Raise `kind` in the thread if it is currently running code for `owner`. Otherwise return False."""
@@ -152,5 +161,5 @@ def body() -> Body:
     return _bodies.body
 
 
-def _raise_in(thread: int, kind: type[Interrupt] | None) -> None:
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), kind and ctypes.py_object(kind))
+def _raise_in(thread: int, kind: type[Interrupt]) -> None:
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(kind))

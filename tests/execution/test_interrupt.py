@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -139,3 +141,30 @@ def test_nothing_is_interrupted_before_or_after_the_body() -> None:
     assert issubclass(interrupt.CancelRequested, Interrupt)
     assert not issubclass(Interrupt, Exception)
     time.sleep(0)
+
+
+PROFILED = """
+import sys, threading, time
+from sqla_jobs.execution.interrupt import Body, TimedOut
+
+body, owner, calls = Body(), object(), []
+
+def endless():
+    threading.Thread(target=body.interrupt, args=[owner, TimedOut]).start()
+    while True:
+        time.sleep(0)
+
+try:
+    body.run(owner, endless)
+except TimedOut:
+    sys.setprofile(lambda *call: calls.append(call))
+    (lambda: None)()
+    sys.setprofile(None)
+    print("profiled" if calls else "not interrupted")
+"""
+
+
+def test_a_process_can_be_profiled_after_an_interrupt() -> None:
+    """CPython 3.11 never forgets about an exception that another thread has set and that was withdrawn."""
+    done = subprocess.run([sys.executable, "-c", PROFILED], capture_output=True, text=True, timeout=20, check=True)
+    assert done.stdout == "profiled\n"
