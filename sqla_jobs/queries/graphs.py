@@ -7,11 +7,12 @@ from typing import Any
 from sqlalchemy import ARRAY, BigInteger, TextClause, bindparam, text
 from sqlalchemy.orm import Session
 
+from sqla_jobs.calls.values import numbers
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import LIVE_WORDS
 from sqla_jobs.queries.edges import DEPENDENTS
 from sqla_jobs.queries.expressions import Tables
-from sqla_jobs.queries.gates import named
+from sqla_jobs.queries.gates import named, with_arrays
 
 
 def is_of_ended_graph(models: Models[Any]) -> TextClause:
@@ -31,9 +32,13 @@ def find_empty_batches(session: Session, models: Models[Any], *, older_than: flo
 
 
 def remove_batches(session: Session, models: Models[Any], ids: list[int]) -> int:
-    """Delete those batches that are still empty and that nobody is joining. Return their number."""
-    removed = text(named(_REMOVE, Tables(models))).bindparams(bindparam("ids", type_=ARRAY(BigInteger)))
-    return len(session.execute(removed, {"ids": ids}, bind_arguments={"mapper": models.Job}).all())
+    """Delete those batches that are still empty and that nobody is joining. Return their number.
+
+    They are locked first, in the transaction of the session. Only the next statement sees a job that has joined before.
+    """
+    tables, on = Tables(models), {"mapper": models.Job}
+    locked = session.scalars(with_arrays(named(_HOLD, tables)), {"ids": numbers(ids)}, bind_arguments=on).all()
+    return len(session.execute(with_arrays(named(_REMOVE, tables)), {"ids": numbers(locked)}, bind_arguments=on).all())
 
 
 _IS_OF_ENDED_GRAPH = f"""
@@ -67,9 +72,5 @@ SELECT b.id FROM {{batches}} b
 WHERE b.created_at < statement_timestamp() - :older_than * INTERVAL '1 second' AND {_IS_EMPTY}
 ORDER BY b.id LIMIT :limit
 """
-_REMOVE = f"""
-WITH free AS MATERIALIZED (
-    SELECT b.id FROM {{batches}} b WHERE b.id = ANY (CAST(:ids AS bigint[])) FOR UPDATE SKIP LOCKED
-)
-DELETE FROM {{batches}} b WHERE b.id = ANY (ARRAY(SELECT id FROM free)) AND {_IS_EMPTY} RETURNING b.id
-"""
+_HOLD = "SELECT b.id FROM {batches} b WHERE b.id = ANY (CAST(:ids AS bigint[])) FOR UPDATE SKIP LOCKED"
+_REMOVE = f"DELETE FROM {{batches}} b WHERE b.id = ANY (CAST(:ids AS bigint[])) AND {_IS_EMPTY} RETURNING b.id"

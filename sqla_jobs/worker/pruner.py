@@ -12,7 +12,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import ColumnElement, Engine
+from sqlalchemy import ColumnElement, Engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -41,6 +41,8 @@ _STEPS = 100
 """The batches of one rule about tasks in one look; the next look continues."""
 _FROM_THE_BEGINNING = 86400.0
 """Seconds after which such a rule looks at all jobs again: some were locked, or referred to."""
+_LIMIT_IDLING = text("SELECT set_config('idle_in_transaction_session_timeout', '10000', true)")
+"""Ends the transaction of a pruner that is frozen for ten seconds, since it holds rows locked."""
 _NOT_ALLOWED = "42501"
 _TRY_AGAIN = 3600.0
 """Seconds after which refused rows are tried again: the cause may be gone."""
@@ -57,7 +59,7 @@ class Pruner:
     def __init__(
         self, engine: Engine, models: Models[Any], retention: Mapping[str, float], rules: Sequence[Rule]
     ) -> None:
-        self._engine = engine
+        self._engine = engine.execution_options(isolation_level="READ COMMITTED")
         self._models = models
         self._removal = Removal(models)
         self._leftovers = Leftovers(models)
@@ -175,5 +177,6 @@ class Pruner:
     @contextmanager
     def _transaction(self) -> Generator[Session]:
         with Session(self._engine) as session:
+            session.execute(_LIMIT_IDLING)
             yield session
             session.commit()

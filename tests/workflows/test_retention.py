@@ -60,6 +60,20 @@ def test_a_batch_is_kept_while_a_job_of_it_or_after_it_lives(session: Session) -
     assert remove_batches(session, jobs.models, [batch.id]) == 1
 
 
+def test_a_batch_that_somebody_joins_meanwhile_is_kept(session: Session, database: Engine) -> None:
+    batch = jobs.batch(session)
+    session.commit()
+    with Session(database) as other:
+        shop.mark.options(batch=other.merge(batch)).enqueue(other, n=1)
+        other.flush()
+        assert remove_batches(session, jobs.models, [batch.id]) == 0, "it is locked"
+        session.rollback()
+        assert session.connection().get_isolation_level() == "READ COMMITTED"
+        remaining = find_empty_batches(session, jobs.models, older_than=0, limit=10)
+        other.commit()
+        assert remove_batches(session, jobs.models, remaining) == 0, "it has a job"
+
+
 def test_what_a_live_job_needs_cannot_be_deleted_by_a_plain_delete(session: Session) -> None:
     first = shop.mark.enqueue(session, n=1)
     second = shop.mark.options(after=first).enqueue(session, n=2)
