@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, create_engine, func, select
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from tests import shop
@@ -25,6 +27,22 @@ def states(engine: Engine, task: str | None = None) -> Counter[str]:
 def effects(engine: Engine, kind: str) -> Counter[int]:
     with Session(engine) as session:
         return Counter(session.scalars(select(Effect.n).where(Effect.kind == kind)))
+
+
+@contextmanager
+def engine_on(url: str) -> Generator[Engine]:
+    """An engine for a server that is restarted."""
+    engine = create_engine(url, pool_pre_ping=True)
+    yield engine
+    engine.dispose()
+
+
+def tried(condition: Callable[[], bool]) -> bool:
+    """The condition; False also while the server is away."""
+    try:
+        return condition()
+    except DBAPIError:
+        return False
 
 
 def runs(engine: Engine, outcome: str) -> int:

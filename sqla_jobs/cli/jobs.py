@@ -1,4 +1,4 @@
-"""`retry`, `cancel`, `delete`, `move`, `reschedule` and `enqueue`."""
+"""`retry`, `cancel`, `delete`, `move`, `reschedule`, `enqueue` and `signal`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from sqla_jobs.actions import batches
+from sqla_jobs.actions import batches, signals
 from sqla_jobs.actions.audit import Changing
 from sqla_jobs.actions.jobs import Cancel, Delete, Erase, Move, Reschedule, Retry
 from sqla_jobs.actions.selection import Selection
@@ -18,7 +18,7 @@ from sqla_jobs.cli.changing import Wanted, carry_out, carry_out_each, preview
 from sqla_jobs.cli.naming import ApplicationCommand, output_on_stderr, right_usage
 from sqla_jobs.cli.output import shown
 from sqla_jobs.cli.selecting import JOB_ID, check_batches, check_queue, check_queues, check_tasks, selecting
-from sqla_jobs.errors import ArgumentsError, UnknownJob
+from sqla_jobs.errors import ArgumentsError, JobsError, UnknownJob
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.types import IfFailed
@@ -192,3 +192,23 @@ def _job(it: Changing, job_id: int) -> JobMixin:
     if found is None:
         raise UnknownJob(f"there is no job {job_id}; it may have been pruned")
     return found
+
+
+@click.command(cls=ApplicationCommand)
+@on_application
+@click.argument("job_id", metavar="ID", type=JOB_ID)
+@click.argument("name")
+@click.argument("payload", metavar="JSON", default="null")
+@audited
+def signal(jobs: Jobs[Any], actor: str, job_id: int, name: str, payload: str) -> None:
+    """Send a signal to a job, which receives it by run.wait_for.
+
+    JSON is its payload, such as '{"by": "ada"}'. A job that waits for the signal is queued; otherwise the signal is
+    kept until the job asks for it.
+    """
+    with right_usage():
+        value = signals.read_payload(payload)
+    with changing(jobs, actor) as it:
+        if not signals.send(it, job_id, name, value):
+            raise JobsError(f"job {job_id} has ended, and receives no signal")
+    click.echo(f"job {job_id} has the signal {name}")

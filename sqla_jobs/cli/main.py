@@ -33,7 +33,7 @@ COMMANDS = {
     "retry": ("jobs.retry", "Queue ended or scheduled jobs again."),
     "schedule": ("schedules.schedule", "List and change schedules: cron rules that enqueue jobs."),
     "show": ("reading.show", "Show a job: its arguments, its steps, and every run with its error."),
-    "signal": ("signals.signal", "Send a signal to a job, which receives it by run.wait_for."),
+    "signal": ("jobs.signal", "Send a signal to a job, which receives it by run.wait_for."),
     "status": ("status.status", "Show queues, processes, failures and warnings."),
     "why": ("reading.why", "Explain why a job is waiting."),
     "worker": ("running.worker", "Run jobs until SIGTERM or SIGINT"),

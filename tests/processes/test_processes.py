@@ -7,23 +7,20 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, func, select, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Engine, func, select, text
 from sqlalchemy.orm import Session
 
 from sqla_jobs.postgres import LocalServer
 from sqla_jobs.runtime.logs import FIELDS
 from tests import shop
 from tests.conftest import ROOT, StartWorker
-from tests.counting import attempts_and_runs, effects, enqueue_both, runs, states
+from tests.counting import attempts_and_runs, effects, engine_on, enqueue_both, runs, states, tried
 from tests.helpers import wait_until
 from tests.shop import jobs
 
@@ -121,7 +118,7 @@ def test_cut_connections_cost_nothing(database: Engine, database_url: str, start
                     "WHERE datname = current_database() AND pid <> pg_backend_pid()"
                 )
             )
-    wait_until(lambda: _tried(lambda: states(database) == {"succeeded": 200}), timeout=60)
+    wait_until(lambda: tried(lambda: states(database) == {"succeeded": 200}), timeout=60)
     assert effects(database, "transactional") == dict.fromkeys(range(100), 1)
     assert set(effects(database, "plain")) == set(range(100))
     assert worker.poll() is None
@@ -134,34 +131,19 @@ def _more_than(engine: Engine, done: int) -> bool:
 def test_a_crash_of_the_server_is_survived_without_a_restart_of_the_worker(
     start_worker: StartWorker,
 ) -> None:
-    with LocalServer(durable=True) as server, _engine(server.url) as engine:
+    with LocalServer(durable=True) as server, engine_on(server.url) as engine:
         shop.Base.metadata.create_all(engine)
         enqueue_both(engine, 60, 0.05)
         worker = start_worker(server.url, "--concurrency", "4")
         wait_until(lambda: states(engine)["succeeded"] > 20)
         server.crash()
         server.start()
-        wait_until(lambda: _tried(lambda: states(engine) == {"succeeded": 120}), timeout=60)
+        wait_until(lambda: tried(lambda: states(engine) == {"succeeded": 120}), timeout=60)
         assert effects(engine, "transactional") == dict.fromkeys(range(60), 1)
         assert set(effects(engine, "plain")) == set(range(60))
         assert worker.poll() is None
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(20) == 0
-
-
-@contextmanager
-def _engine(url: str) -> Generator[Engine]:
-    engine = create_engine(url, pool_pre_ping=True)
-    yield engine
-    engine.dispose()
-
-
-def _tried(condition: Callable[[], bool]) -> bool:
-    """False also while the server is away."""
-    try:
-        return condition()
-    except DBAPIError:
-        return False
 
 
 def run_worker(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:

@@ -11,7 +11,8 @@ from sqlalchemy import Connection, Engine, func, insert, select, text, update
 
 from sqla_jobs.calls.values import EVERYWHERE, PRIORITIES, Among
 from sqla_jobs.models.types import MOST_ATTEMPTS
-from sqla_jobs.queries import Claimed, Queries, processes
+from sqla_jobs.queries import Claimed, Queries
+from tests.queries.rows import assert_claimed, queued, queued_again, register
 from tests.shop import jobs
 
 QUERIES = Queries(jobs.models)
@@ -19,13 +20,19 @@ Job, Queue, Limit, PausedTask = jobs.Job, jobs.Queue, jobs.models.Limit, jobs.mo
 HOUR = timedelta(hours=1)
 
 
-def queued(connection: Connection, **values: Any) -> int:
-    plain = {"task": "mark", "queue": "default", "args": {"n": 1}, "state": "queued"}
-    return connection.execute(insert(Job).values({**plain, **values}).returning(Job.id)).scalar_one()
-
-
-def register(connection: Connection) -> uuid.UUID:
-    return processes.register(connection, jobs.models, kind="worker", queues={}, lease=30)
+LIMITING = pytest.mark.parametrize(
+    ("values", "is_limited"),
+    [
+        ({"gate": "#wait", "tasks": ["wait"], "running": 3}, True),
+        ({"gate": "%wait", "tasks": ["wait"], "rate": 3, "per": 60}, True),
+        ({"gate": "#wait", "tasks": ["wait"]}, False),
+        ({"gate": "@mail", "tasks": [], "running": 3}, True),
+        ({"gate": "@mail", "tasks": []}, False),
+        ({"gate": "!mail", "tasks": [], "running": 1}, False),
+    ],
+    ids=lambda given: f"{given['gate']}" if isinstance(given, dict) else "",
+)
+"""Rows of limits, and whether they limit the task `wait` or the queue `mail`."""
 
 
 def claim(connection: Connection, slots: dict[str, int] | None = None, **more: Any) -> list[Claimed]:
@@ -37,20 +44,9 @@ def taken(connection: Connection, slots: dict[str, int] | None = None, **more: A
 
 
 def test_a_claim_is_written_in_full(connection: Connection) -> None:
-    again = queued(connection, attempt=2, progress=0.5, progress_message="half", headers={"a": "b"}, priority=3)
-    due = func.now() - text("interval '90 s'")
-    connection.execute(update(Job).where(Job.id == again).values(run_at=due, scheduled_for=due))
-    me = register(connection)
+    again, me = queued_again(connection), register(connection)
     (lease,) = QUERIES.claim(connection, me, {"default": 1}, ["mark"])
-    job = connection.execute(select(Job.__table__).where(Job.id == again)).one()
-    assert (job.state, job.attempt, job.process_id, job.current_run_id) == ("running", 3, me, lease.run_id)
-    assert (job.progress, job.progress_message) == (None, None)
-    assert (job.started_at - job.run_at).total_seconds() == pytest.approx(lease.waited)
-    assert 90 <= lease.waited < 120
-    assert lease.scheduled_for == job.scheduled_for
-    told = (lease.job_id, lease.process_id, lease.task, lease.queue, lease.priority, lease.position, lease.attempt)
-    assert told == (again, me, "mark", "default", 3, job.position, 3)
-    assert (lease.args, lease.headers) == ('{"n": 1}', '{"a": "b"}')
+    assert_claimed(connection, lease, again, me)
 
 
 @pytest.mark.parametrize(("before", "after"), [(MOST_ATTEMPTS - 1, MOST_ATTEMPTS), (MOST_ATTEMPTS, MOST_ATTEMPTS)])
@@ -137,18 +133,7 @@ def test_a_pause_keeps_its_queue_or_task_while_it_lasts(connection: Connection, 
     assert taken(connection, {"default": 1, "mail": 1}) == ([other] if lasts else [paused, other])
 
 
-@pytest.mark.parametrize(
-    ("values", "is_limited"),
-    [
-        ({"gate": "#wait", "tasks": ["wait"], "running": 3}, True),
-        ({"gate": "%wait", "tasks": ["wait"], "rate": 3, "per": 60}, True),
-        ({"gate": "#wait", "tasks": ["wait"]}, False),
-        ({"gate": "@mail", "tasks": [], "running": 3}, True),
-        ({"gate": "@mail", "tasks": []}, False),
-        ({"gate": "!mail", "tasks": [], "running": 1}, False),
-    ],
-    ids=lambda given: f"{given['gate']}" if isinstance(given, dict) else "",
-)
+@LIMITING
 def test_what_is_limited_is_left_to_those_who_count(
     connection: Connection, values: dict[str, Any], is_limited: bool
 ) -> None:
@@ -249,18 +234,7 @@ class TestIsDue:
         queued(connection, state=state)
         assert self.is_due(connection)
 
-    @pytest.mark.parametrize(
-        ("values", "is_limited"),
-        [
-            ({"gate": "#wait", "tasks": ["wait"], "running": 3}, True),
-            ({"gate": "%wait", "tasks": ["wait"], "rate": 3, "per": 60}, True),
-            ({"gate": "#wait", "tasks": ["wait"]}, False),
-            ({"gate": "@mail", "tasks": [], "running": 3}, True),
-            ({"gate": "@mail", "tasks": []}, False),
-            ({"gate": "!mail", "tasks": [], "running": 1}, False),
-        ],
-        ids=lambda given: f"{given['gate']}" if isinstance(given, dict) else "",
-    )
+    @LIMITING
     def test_what_is_limited_is_not_for_a_plain_claim_but_is_promoted(
         self, connection: Connection, values: dict[str, Any], is_limited: bool
     ) -> None:

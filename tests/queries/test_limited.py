@@ -16,7 +16,7 @@ from sqla_jobs.models.types import MOST_ATTEMPTS
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.queries.limited import ClaimLimited, ClaimSpread, Floors, Look
-from tests.queries.rows import limit, queued, register, running, started
+from tests.queries.rows import assert_claimed, limit, queued, queued_again, register, running, started
 from tests.shop import jobs
 
 QUERIES = Queries(jobs.models)
@@ -39,20 +39,10 @@ def taken(connection: Connection, room: int = 9, **more: Any) -> list[int]:
 
 
 def test_a_claim_is_written_in_full(connection: Connection) -> None:
-    again = queued(connection, "#a", attempt=2, progress=0.5, progress_message="half", headers={"a": "b"}, priority=3)
-    due = func.now() - text("interval '90 s'")
-    connection.execute(update(Job).where(Job.id == again).values(run_at=due, scheduled_for=due))
-    me = register(connection)
+    again, me = queued_again(connection, "#a"), register(connection)
     (lease,) = look(connection, me=me).claimed
-    job = connection.execute(select(Job.__table__).where(Job.id == again)).one()
-    assert (job.state, job.attempt, job.process_id, job.current_run_id) == ("running", 3, me, lease.run_id)
-    assert (job.progress, job.progress_message) == (None, None)
-    assert (job.started_at - job.run_at).total_seconds() == pytest.approx(lease.waited)
-    assert 90 <= lease.waited < 120
-    assert lease.scheduled_for == job.scheduled_for
-    told = (lease.job_id, lease.process_id, lease.task, lease.queue, lease.priority, lease.position, lease.attempt)
-    assert told == (again, me, "mark", "default", 3, job.position, 3)
-    assert (lease.args, lease.headers, lease.gates) == ('{"n": 1}', '{"a": "b"}', ("#a",))
+    assert_claimed(connection, lease, again, me)
+    assert lease.gates == ("#a",)
 
 
 @pytest.mark.parametrize(("before", "after"), [(MOST_ATTEMPTS - 1, MOST_ATTEMPTS), (MOST_ATTEMPTS, MOST_ATTEMPTS)])

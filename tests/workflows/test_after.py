@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -18,15 +17,6 @@ from sqla_jobs.worker import Worker
 from tests import shop
 from tests.helpers import states, wait_until
 from tests.shop import jobs
-
-
-@pytest.fixture
-def worker(database: Engine) -> Iterator[Worker]:
-    """A worker of this process."""
-    shop.gate.clear()
-    with jobs.worker(concurrency=4, bind=database) as worker:
-        yield worker
-        shop.gate.set()
 
 
 def state_of(session: Session, job: JobMixin) -> str:

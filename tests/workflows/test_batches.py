@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
@@ -16,15 +14,6 @@ from sqla_jobs.worker import Worker
 from tests import shop
 from tests.helpers import new_jobs, states, wait_until
 from tests.shop import jobs
-
-
-@pytest.fixture
-def worker(database: Engine) -> Iterator[Worker]:
-    """A worker of this process."""
-    shop.gate.clear()
-    with jobs.worker(concurrency=4, bind=database) as worker:
-        yield worker
-        shop.gate.set()
 
 
 def counts_of(session: Session, batch: BatchMixin) -> BatchCounts:

@@ -9,21 +9,20 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, func, select
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
 from sqla_jobs import JobMixin, Jobs
 from sqla_jobs.postgres import LocalServer
 from tests import graph_shop, shop
 from tests.conftest import ROOT, StartWorker
-from tests.counting import children_of, states, worker_pids
+from tests.counting import children_of, engine_on, states, tried, worker_pids
 from tests.graph_shop import Effect, jobs, nothing, unpack, write
 from tests.helpers import wait_until
 from tests.workflows.resolving import state
@@ -184,24 +183,9 @@ def test_a_host_that_is_killed_leaves_its_graph_to_another(database: Engine, dat
     assert effects(database) == dict.fromkeys(range(number), 1)
 
 
-@contextmanager
-def _engine(url: str) -> Generator[Engine]:
-    engine = create_engine(url, pool_pre_ping=True)
-    yield engine
-    engine.dispose()
-
-
-def _tried(condition: Callable[[], bool]) -> bool:
-    """False while the server is away."""
-    try:
-        return condition()
-    except DBAPIError:
-        return False
-
-
 def test_a_crash_of_the_server_in_the_middle_of_a_graph(start: Start) -> None:
     """It undoes resolves, whose commits do not wait for the disk."""
-    with LocalServer(durable=True) as server, _engine(server.url) as engine:
+    with LocalServer(durable=True) as server, engine_on(server.url) as engine:
         graph_shop.Base.metadata.create_all(engine)
         with Session(engine) as session:
             number = layers(session, 4, 8, seconds=0.01)
@@ -211,7 +195,7 @@ def test_a_crash_of_the_server_in_the_middle_of_a_graph(start: Start) -> None:
         wait_until(lambda: states(engine)["succeeded"] > number // 3, timeout=60)
         server.crash()
         server.start()
-        wait_until(lambda: _tried(lambda: states(engine) == {"succeeded": number}), timeout=60)
+        wait_until(lambda: tried(lambda: states(engine) == {"succeeded": number}), timeout=60)
         all_succeed(engine, number)
         assert effects(engine) == dict.fromkeys(range(number), 1)
 
