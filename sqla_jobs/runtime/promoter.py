@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+import threading
 import time
 from collections.abc import Sequence
 
@@ -29,7 +30,10 @@ def poll_in(settings: Settings) -> float:
 
 
 class Promoter:
-    """Promotes jobs at every poll and exactly when the next scheduled job is due. Use it from one thread at a time."""
+    """Promotes jobs at every poll and exactly when the next scheduled job is due.
+
+    Only one thread at a time may call `promote`.
+    """
 
     def __init__(
         self,
@@ -47,6 +51,7 @@ class Promoter:
 
         Because it promoted some, or because a time that the server had announced, such as the end of a pause, has come.
         """
+        self._planning = threading.Lock()
         self._due_at = math.inf
         self._engine: Transactions = engine
         self._queries: Calls = queries
@@ -57,13 +62,11 @@ class Promoter:
         self._reported: set[str] = set()
 
     def expect(self, delay: float) -> bool:
-        """Expect a job to become due in `delay` seconds. Return whether that is before the next planned promotion.
-
-        If two threads call this simultaneously, one call may be lost until the next poll.
-        """
+        """Expect a job to become due in `delay` seconds. Return whether that is before the next planned promotion."""
         at = time.monotonic() + delay
-        is_sooner = at < self.at
-        self.at = min(self.at, at)
+        with self._planning:
+            is_sooner = at < self.at
+            self.at = min(self.at, at)
         return is_sooner
 
     def promote(self, now: float) -> list[Promotion]:
@@ -72,7 +75,8 @@ class Promoter:
         promotions = self._set_aside.around("its promotion", self._promote_among, self._candidates_among)
         self.is_news = now >= self._due_at or any(promotion.promoted for promotion in promotions)
         self._due_at = now + min((promotion.due_in for promotion in promotions), default=math.inf)
-        self.at = min(self.at, self._due_at)  # `expect` may have been called in the meantime
+        with self._planning:  # `expect` may have been called in the meantime
+            self.at = min(self.at, self._due_at)
         if now >= self._report_at:
             self._report_at = now + _REPORT
             self._report_unknown()

@@ -206,6 +206,7 @@ class Supervisor:
                 assert self._spec is not None, "a child asks for it first"
                 connections = self._spec.connections_of(self._options.processes, sessions)
                 self._lookout.serve(tasks, self._settings, connections)
+                child.hint(Heard(""))  # of jobs since its first look, which were announced before it was known here
                 if self._lookout.is_followed:
                     child.hint(Heard(FOLLOWERS))
             case Expecting(delay):

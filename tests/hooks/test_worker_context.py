@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Session
 
@@ -397,6 +397,7 @@ def test_what_cannot_surround_a_worker_is_refused_when_it_is_declared(target: An
 
 APPLICATION = """
 import os
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -416,6 +417,8 @@ def model() -> Generator[dict[str, int]]:
         print(os.getpid(), file=file)
     if HERE.joinpath("broken").exists():
         raise LookupError("no MODEL_PATH")
+    while HERE.joinpath("wait").exists():
+        time.sleep(0.01)
     yield {"pid": os.getpid()}
     HERE.joinpath("left").touch()
 
@@ -466,9 +469,6 @@ def test_children_whose_contexts_no_longer_enter_replace_none_that_work(
     folder.joinpath("broken").touch()
     process.send_signal(signal.SIGHUP)
     wait_until(lambda: "before it was ready: the old ones go on" in log.read_text())
-    session.execute(text("INSERT INTO sqla_jobs (task, args) VALUES ('predict', '{}')"))
-    session.execute(text("SELECT pg_notify('sqla_jobs', 'default')"))
-    session.commit()
     assert len(entered.read_text().split()) == 2
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0
@@ -483,7 +483,7 @@ def test_a_child_that_is_to_be_replaced_is_not_replaced_in_a_hot_loop(
     wait_until(lambda: "serves" in log.read_text())
     folder.joinpath("broken").touch()
     session.execute(text("INSERT INTO sqla_jobs (task, args) VALUES ('predict', '{}')"))
-    session.execute(text("SELECT pg_notify('sqla_jobs', 'default')"))
+    session.execute(select(func.pg_notify(jobs.models.channel, "default")))
     session.commit()
     wait_until(lambda: log.read_text().count("before it was ready: the old ones go on") >= 2)
     begun = time.monotonic()
@@ -491,3 +491,32 @@ def test_a_child_that_is_to_be_replaced_is_not_replaced_in_a_hot_loop(
     assert time.monotonic() - begun > 2
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize("turn", range(3))  # two threads of the parent race when it goes on
+def test_a_new_child_finds_jobs_that_were_announced_before_its_parent_knew_of_it(
+    turn: int, session: Session, database_url: str, start_worker: StartWorker, folder: Path
+) -> None:
+    process = start_worker(database_url, "--heartbeat", "20", "--lease", "60", application="model_shop:jobs")
+    log, entered, wait = folder / "worker-0.log", folder / "entered", folder / "wait"
+    wait_until(lambda: "may use up to" in log.read_text() and "serves" in log.read_text())
+    wait.touch()
+    os.kill(int(entered.read_text()), signal.SIGKILL)
+    wait_until(lambda: len(entered.read_text().split()) == 2)
+    process.send_signal(signal.SIGSTOP)
+    wait.unlink()
+    looks = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        " AND state = 'idle' AND query LIKE '%probe.floor%'"
+    )
+
+    def has_looked() -> bool:
+        session.rollback()
+        return bool(session.execute(looks).scalar_one())
+
+    wait_until(has_looked)
+    session.execute(text("INSERT INTO sqla_jobs (task, state, args) VALUES ('predict', 'queued', '{}')"))
+    session.execute(select(func.pg_notify(jobs.models.channel, "default")))
+    session.commit()
+    process.send_signal(signal.SIGCONT)
+    wait_until(lambda: len(results(session)) == 1)
