@@ -12,11 +12,11 @@ from pathlib import Path
 import click
 from sqlalchemy import Engine
 
-from benchmarks import calls, conditions, cost, observed, page, report, speed, work
+from benchmarks import calls, conditions, cost, observed, page, report, speed, work, workflows
 from benchmarks.against import compare
 from benchmarks.report import Figure
 
-SECTIONS = ("speed", "held", "scale", "cost", "calls", "observed", "coroutines", "flow")
+SECTIONS = ("speed", "held", "scale", "cost", "calls", "observed", "coroutines", "workflows", "flow")
 
 
 @click.command(context_settings={"show_default": True})
@@ -48,6 +48,7 @@ def main(
         "calls": calls.measure,
         "observed": lambda engine: observed.measure(engine, count, repetitions),
         "coroutines": lambda engine: _coroutines(engine, count, repetitions),
+        "workflows": lambda engine: workflows.measure(engine, repetitions),
         "flow": lambda engine: _flow(engine, count, repetitions),
     }
     if write and set(only) != set(SECTIONS):

@@ -119,7 +119,7 @@ _PRIORITY = click.option("--priority", type=int, help="The new priority, from -1
 _AT = click.option("--at", metavar="MOMENT", callback=durations.moment, help="The new time: 2026-03-29T14:30, in UTC.")
 _IN = durations.duration_option("--in", "within", "The new time, from now: 90s, 15m, 12h, 7d.")
 
-retry: click.Command = _command("retry", "Queue ended or scheduled jobs again.", [_LIMIT, _OVER], _retry)
+retry: click.Command = _command("retry", "Queue ended, scheduled or blocked jobs.", [_LIMIT, _OVER], _retry)
 cancel: click.Command = _command(
     "cancel", "Cancel waiting jobs, and ask running ones to end.", [_KILL, _REASON], _cancel
 )

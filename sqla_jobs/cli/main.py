@@ -30,7 +30,7 @@ COMMANDS = {
     "prune": ("upkeep.prune", "Delete jobs that ended more than TIME ago, with their runs, in batches."),
     "reschedule": ("jobs.reschedule", "Change the due time of waiting jobs."),
     "resume": ("pausing.resume", "Resume a paused QUEUE or task."),
-    "retry": ("jobs.retry", "Queue ended or scheduled jobs again."),
+    "retry": ("jobs.retry", "Queue ended, scheduled or blocked jobs."),
     "schedule": ("schedules.schedule", "List and change schedules: cron rules that enqueue jobs."),
     "show": ("reading.show", "Show a job: its arguments, its steps, and every run with its error."),
     "signal": ("jobs.signal", "Send a signal to a job, which receives it by run.wait_for."),
