@@ -514,7 +514,7 @@ class Jobs(Generic[J]):
     @overload
     def cancel(self, session: AnySession, batch: BatchMixin, /, *, kill: bool = False) -> int: ...
     def cancel(self, session: AnySession, job: J | int | BatchMixin, /, *, kill: bool = False) -> bool | int:
-        """Cancel a job once the caller commits: a waiting job ends as `cancelled`, a running job is asked to stop.
+        """Cancel a job once the caller commits: a waiting job ends as `cancelled`; a running job is asked to stop.
 
         - `job`: the job, or its id; or a batch.
         - `kill`: True makes a command-line worker kill its child process if the job does not stop within `--kill-after`
@@ -533,7 +533,7 @@ class Jobs(Generic[J]):
     @overload
     def retry(self, session: AnySession, batch: BatchMixin, /) -> int: ...
     def retry(self, session: AnySession, job: J | int | BatchMixin, /) -> bool | int:
-        """Queue a job that has ended, or is waiting for its time or for other jobs, once the caller commits.
+        """Once the caller commits, queue a job that has ended, or that waits for its time or for other jobs.
 
         It gets at least one more attempt. Jobs that were cancelled because it had failed wait for it again.
 
@@ -580,8 +580,8 @@ class Jobs(Generic[J]):
         - `queue`: the name of a queue.
         - `task`: instead of a queue, a task, its class, its name or an alias. Jobs under all of its names wait.
         - `reason`: text for people.
-        - `until`: a datetime with a time zone, or a timedelta from now, when claiming resumes by itself, by the
-          server's clock. By default, `resume` must be called.
+        - `until`: when claiming resumes by itself, by the server's clock: a datetime with a time zone, or a timedelta
+          from now. By default, `resume` must be called.
 
         A second pause keeps the first one's start time, and sets its own `reason` and `until`.
 

@@ -54,7 +54,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part of the jobs that a change would affect: the jobs with the same values in these fields."""
+    """A group of the jobs that a change would affect, alike in task, state, error type and day."""
 
     task: str
     state: JobState
@@ -161,7 +161,7 @@ class Change:
 
     @classmethod
     def refusal(cls, session: Session, models: Models[Any], job_id: int) -> str:
-        """Return the error about one skipped job, with the reason judged by the state of the database afterwards."""
+        """Return the error about one skipped job, with a reason read from the database afterwards."""
         state = session.scalar(select(models.Job.state).where(models.Job.id == job_id))
         if state is None:
             why = "somebody has deleted it"

@@ -210,7 +210,10 @@ class UnknownTo(Call):
 
 
 class Calls:
-    """The statements that workers, clocks and the parents of workers share. Each takes a connection first."""
+    """The statements that workers, clocks and the parents of workers share.
+
+    Each one's first argument is a connection.
+    """
 
     beat: Beat
     heartbeats: Heartbeats

@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cache, lru_cache, partial
+from itertools import islice
 from typing import Any
 
 import psycopg
@@ -39,12 +40,12 @@ _PATIENCE = 10.0
 _NAMED = 300
 """The maximum number of jobs named in one message: PostgreSQL accepts 8,000 bytes."""
 _MOST_COUNTED = 1000
-"""The maximum number of jobs whose enqueues are kept to be counted later."""
+"""The maximum number of locked jobs whose enqueues are counted later."""
 _EXIT = 1.0
 """How many seconds a program that ends right after its commit may spend on the last message."""
 
 Count = Callable[[Connection, Mapping[int, int]], Collection[int]]
-"""Stores numbers of enqueues by job id, and returns the ids of the jobs for which it could."""
+"""Stores numbers of enqueues by job id. Returns the ids of the jobs for which it has to be called again."""
 
 
 def notify(connection: Connection, channel: str, queues: Iterable[str]) -> None:
@@ -153,7 +154,7 @@ class _Notifier:
                 self._wake()
 
     def count(self, app: Engine, count: Count, times: Mapping[int, int]) -> None:
-        """Store counts soon, as far as the rows are free. The caller has already committed."""
+        """Store counts soon, in rows that are not locked. The caller has already committed."""
         with self._lock:
             if count not in self._refused and (self._thread is not None or self._start(app)):
                 self._counts.setdefault(count, Counter()).update(times)
@@ -209,18 +210,16 @@ class _Notifier:
         """Store counts. Counts for locked jobs are kept, and stored with the next ones."""
         try:
             with engine.begin() as connection:
-                stored = count(connection, times)
+                again = count(connection, times)
         except ProgrammingError as error:
             log.debug("enqueues of unique keys are not counted: %s", error)
             self._refused.add(count)
         except Exception as error:  # noqa: BLE001 - the same
             log.debug("some enqueues of unique keys were not counted: %s", error)
         else:
-            left = {job_id: number for job_id, number in times.items() if job_id not in stored}
+            left = {job_id: times[job_id] for job_id in islice(again, _MOST_COUNTED)}
             with self._lock:
-                kept = self._counts.setdefault(count, Counter())
-                if len(kept) < _MOST_COUNTED:
-                    kept.update(left)
+                self._counts.setdefault(count, Counter()).update(left)
 
     def _take(self) -> tuple[set[tuple[str, str]], dict[Count, Counter[int]]]:
         with self._lock:

@@ -76,7 +76,7 @@ class Attempt:
 
     @cached_property
     def secrets(self) -> Secrets:
-        """The argument values that none of the attempt's log lines, errors and progress messages may show."""
+        """The argument values that the attempt's log lines, errors and progress messages must not show."""
         return NOTHING if self.declaration is None else self.declaration.secrets(self.job.args)
 
     @property

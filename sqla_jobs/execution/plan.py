@@ -30,7 +30,7 @@ _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class Plan:
-    """The prepared steps of a task's runs. `run` calls the task, and returns its outcome or raises its exception."""
+    """The prepared run of a task. `run` calls the task, and returns its outcome or raises its exception."""
 
     run: Callable[[Attempt], Outcome]
 

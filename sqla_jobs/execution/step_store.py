@@ -46,7 +46,7 @@ class Connections(Protocol):
 
 
 class Received(NamedTuple):
-    """What a run is told that has waited for a signal."""
+    """What a run learns after it has waited for a signal."""
 
     kind: StepKind
     """`signal`, or `timeout`: none came in time."""

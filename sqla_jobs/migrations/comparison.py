@@ -44,8 +44,8 @@ class Difference:
 def compare(connection: Connection, models: Models[Any]) -> list[Difference]:
     """Return all differences, table by table; none if the database matches what this version expects.
 
-    The application's own columns must exist. Indexes and constraints on these columns, or declared on the application's
-    model, are not compared, nor is the order of columns. The temporary tables are rolled back.
+    The application's own columns need only exist. Indexes and constraints on these columns, or declared on the
+    application's model, are not compared, nor is the order of columns. The temporary tables are rolled back.
     """
     live = read_tables(connection, models)
     with connection.begin_nested() as savepoint:

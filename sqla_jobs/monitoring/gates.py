@@ -35,7 +35,7 @@ def decide(job_id: int) -> str:
 
 
 def behind_gates(session: Session, jobs: Jobs[Any], job: Any) -> Iterator[str]:
-    """Yield the reasons, among its limits and its key's order, why a queued job does not start now.
+    """Yield the reasons why limits or the order of its key keep a queued job from starting now.
 
     `job` is a row of the jobs table, with its arguments as `args_text`.
     """

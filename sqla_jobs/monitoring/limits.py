@@ -31,7 +31,7 @@ from sqla_jobs.runtime.figures import LimitStatus
 EACH = "each"
 """Stands for a key: the row applies to each key without its own row. No key looks like it: text keys have quotes."""
 KINDS = {"#": "concurrency", "!": "ordered", "%": "rate", "@": "queue"}
-"""The kind of limit that each first character of a gate stands for."""
+"""The kind of limit, by the first character of its gate."""
 
 
 def read_limits(

@@ -18,8 +18,8 @@ __all__ = ["collector"]
 def collector(jobs: Jobs[Any] | Mapping[str, Jobs[Any]]) -> Collector:
     """Return a collector of the metrics of `jobs`, for a registry: `REGISTRY.register(collector(jobs))`.
 
-    - `jobs`: a `Jobs`; or several by name, `{"shop": jobs, "billing": others}`, whose metrics have the name as their
-      label `application`. A registry takes one collector.
+    - `jobs`: a `Jobs`, or a mapping such as `{"shop": jobs, "billing": others}`, whose keys become the label
+      `application`. A registry takes one collector.
 
     A scrape reads the database that `jobs` is bound to, at most every 10 seconds, and each statement may take 3
     seconds. It also shows what workers of this process (`jobs.worker(…)`) have counted since this was called.

@@ -147,8 +147,8 @@ class Claim(ClaimStatement):
         tables, jobs, processes = self.tables, self.tables.jobs, self.tables.processes
         # a claim that a server crash undid would be handed out again, under the same lease
         lanes = case((committed_to_disk(), bindparam("lanes", type_=Text)))
-        # until this commits nobody can delete the process's row, and without that row it gets no jobs: no claim that
-        # is still in progress can give jobs to a process that is considered dead
+        # a claim locks the process's row until it commits, and gives no jobs without it: no claim in progress can give
+        # jobs to a process that is considered dead
         process_id = bindparam("process_id", type_=Uuid)
         owner: Any = (
             select(processes.c.id)

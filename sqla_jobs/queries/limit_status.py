@@ -100,7 +100,7 @@ class WaitingGroups(Statement):
     """Count the waiting jobs of each group. Many jobs in one group do not hide the other groups."""
 
     def __call__(self, connection: SqlConnection, *, exact: bool = False) -> list[WaitingGroup]:
-        """Return the first groups.
+        """Return at most `_GROUPS` groups.
 
         If there are more, `is_least` is set for the last group. With `exact`, return all groups, with exact counts.
         """

@@ -22,7 +22,10 @@ class CountReturned(Statement):
     """
 
     def __call__(self, connection: Connection, times: Mapping[int, int]) -> set[int]:
-        """Count the enqueues. `times` maps a job's id to its number of enqueues. Return the ids of the counted jobs."""
+        """Count the enqueues. `times` maps a job's id to its number of enqueues.
+
+        Return the ids of the jobs whose enqueues are not counted because their rows are locked.
+        """
         values = {"ids": numbers(times), "times": numbers(times.values())}
         return set(self._run(connection, values).scalars())
 
@@ -36,8 +39,9 @@ class CountReturned(Statement):
             .where(in_state(jobs, "scheduled"), jobs.c.run_at > later)
         )
         mine = locked(rows, "mine", of=jobs)
-        counted = func.coalesce(jobs.c.times_returned, 0) + mine.c.times
-        return update(jobs).where(jobs.c.id == mine.c.id).values(times_returned=counted).returning(jobs.c.id)
+        number = func.coalesce(jobs.c.times_returned, 0) + mine.c.times
+        counted = update(jobs).where(jobs.c.id == mine.c.id).values(times_returned=number).cte("counted")
+        return rows.with_only_columns(jobs.c.id).where(jobs.c.id.not_in(select(mine.c.id))).add_cte(counted)
 
 
 @lru_cache(maxsize=16)

@@ -210,7 +210,7 @@ class EndWait(Statement):
 
 
 class TakeSignal(Statement):
-    """Take the oldest signal of a name from a job, whose row is locked."""
+    """Take the oldest signal with a given name from a job whose row is locked."""
 
     def __call__(self, connection: Connection, job_id: int, signal: str) -> str | None:
         """Delete the oldest signal, and return its payload as JSON text; None if there is no signal."""

@@ -48,7 +48,7 @@ class OwnRetention:
     """A task's declared retention of its ended jobs."""
 
     kept: Mapping[str, float | None]
-    """Seconds by state; None to keep them for ever. Other states are kept as the worker says."""
+    """Seconds by state; None to keep them for ever. For other states, the worker's retention applies."""
     erases: bool = False
     """True if arguments and result are erased when a job succeeds."""
 

@@ -177,7 +177,7 @@ class RunContext:
 
         Meanwhile the job occupies no slot of a worker or a limit. When the signal comes, or the time is over, the task
         is called again. Its stored steps return their results, so it arrives here again. That uses up no attempt. A
-        signal that came earlier is received too. Several signals of one name are received in order, one by each call.
+        signal that came earlier is received too. Several signals with one name are received in order, one per call.
 
         - `name`: the signal's name, 1 to 200 characters.
         - `kind`: the type that pydantic reads the payload as; None for a signal without a payload.

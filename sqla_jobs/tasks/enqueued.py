@@ -8,7 +8,7 @@ from typing_extensions import deprecated
 
 
 class Enqueued(int):
-    """The number of inserted jobs, with the numbers of items whose unique key was taken."""
+    """The number of inserted jobs. Attributes count the items whose unique key was taken."""
 
     inserted: int
     """Items that became a new job: the number itself, by name."""

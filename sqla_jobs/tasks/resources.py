@@ -14,7 +14,7 @@ T = TypeVar("T")
 class Resources:
     """The values that worker contexts yielded, by their type.
 
-    `run.resources[httpx.Client]` is the value of that class, or else the one of a subclass. Raises
+    `run.resources[httpx.Client]` is the value of that class, or else the only value of a subclass. Raises
     `ConfigurationError` if there is none, or if several are of a subclass.
     """
 

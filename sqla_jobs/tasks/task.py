@@ -387,7 +387,7 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
           already, or pending in the same session.
         - `if_failed`: what becomes of the job if one of those fails, is cancelled or is deleted. "cancel" (the default)
           cancels it, and in turn the jobs after it; "run" runs it once all of them have ended; "hold" keeps it waiting
-          until a person retries one of the two.
+          until a person retries the other job, or this one.
         - `batch`: the batch that the job joins.
 
         Raises `ArgumentsError` for an option that does not exist, and for a value that no job can have.

@@ -67,7 +67,7 @@ class Drained(int):
     They wait behind a limit, are paused, are in a queue that was not drained, or have an undeclared task.
     """
     errors: list[BaseException]
-    """The exceptions of runs that failed or are tried again, which did not reach the test otherwise; in order."""
+    """The exceptions of failed and retried runs that `drain` did not raise, in order."""
 
     def __new__(cls, runs: int, waiting: Sequence[int], errors: Sequence[BaseException] = ()) -> Drained:
         drained = super().__new__(cls, runs)

@@ -73,7 +73,7 @@ def assert_waits(session: AnySession, jobs: Jobs[J], job: J | int, /, *, because
     - `job`: the job, or its id.
     - `because`: a part of the expected reason.
 
-    These are the reasons once all has started that may.
+    The reasons are those left once every startable job has started.
 
     Raises `AssertionError`, which shows them; and what `startable` raises.
     """

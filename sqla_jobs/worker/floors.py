@@ -180,7 +180,7 @@ class _Rising(Generic[Place]):
         self.passed: dict[str, _Passed[Place]] = {}
 
     def sweep(self) -> None:
-        """Remove all floors. Each floor returns with the next claim from its key, no higher than the claimed job."""
+        """Remove all floors. The next claim from a key sets its floor again, no higher than the claimed job."""
         self.passed = {key: self.passed[key] for key in self.floors}
         self.floors = {}
 

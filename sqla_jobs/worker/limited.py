@@ -21,7 +21,7 @@ from sqla_jobs.worker.group_walk import GroupWalk
 _UNSURE = 0.05
 """Seconds between looks while the last heartbeat is too old for claims."""
 _POLLS = 3.9
-"""The number of polls between looks that are not caused by a message."""
+"""Even without a message, a look follows after this many polls."""
 
 
 class LimitedClaimer:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, event, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tenacity import Retrying, wait_fixed
 
@@ -223,6 +223,24 @@ class TestAUniqueJobFarAhead:
         collects = session.scalar(text("SELECT max(id) FROM sqla_jobs"))
         wait_until(lambda: counted(session, collects) == 2)
         assert f"job {collects}" not in doctor(), "it may be meant to collect them"
+
+    def test_enqueues_that_are_not_counted_are_forgotten(self, database: Engine, session: Session) -> None:
+        """Otherwise every later message of the process would send them again."""
+        near, far = (take.options(unique_key=f"in {delay}", delay=delay) for delay in (30, 7200))
+        asked: list[Any] = []
+        event.listen(Engine, "before_cursor_execute", listener := lambda *call: asked.append(call[3]))
+        try:
+            for one in (near, near, far, far):
+                job = one.enqueue(session, item=1)
+                session.commit()
+            wait_until(lambda: counted(session, job.id) == 1)
+            asked.clear()
+            far.enqueue(session, item=1)
+            session.commit()
+            wait_until(lambda: counted(session, job.id) == 2)
+        finally:
+            event.remove(Engine, "before_cursor_execute", listener)
+        assert [one["ids"] for one in asked if "times" in one] == [f"{{{job.id}}}"]
 
 
 def counted(session: Session, job_id: int) -> Any:

@@ -117,7 +117,7 @@ class _Told:
         return self._figures(seen, Count(seen.starts), Count(seen.failures), Count(seen.retries))
 
     def about(self, seen: Seen, step: int) -> TaskFigures:
-        """Return the figures if every `step`th attempt was examined."""
+        """Return the figures, estimated from every `step`th attempt."""
         counted = self.counted
         starts = _about(seen.starts * step, counted.failures)
         if self.is_counted:
