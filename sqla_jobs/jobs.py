@@ -159,6 +159,7 @@ class Jobs(Generic[J]):
         self.tasks: Tasks[J] = Tasks(tuple(tasks))
         tell_of_schedules(self.Schedule, self.Job, self.models.channel)
         tell_of_jobs(self.Job, self.models.channel)
+        batches.watch_deletions(self.models)
         self.schedules: Schedules = Schedules()
         """The schedules that code declares; the clock stores them as rows."""
         self.hooks: Hooks = Hooks(self._context_in)

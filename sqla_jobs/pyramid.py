@@ -214,6 +214,19 @@ class _AppBinding(Binding):
         with self._app.request(begins=True), closing(self.session_factory()) as session:
             yield session
 
+    @contextmanager
+    def transaction(self) -> Generator[Session]:
+        from transaction.interfaces import DoomedTransaction
+
+        try:
+            with super().transaction() as session:
+                yield session
+        except DoomedTransaction as error:
+            raise ConfigurationError(
+                "nothing was changed, since the application has doomed the transaction of its request (request.tm). "
+                "Applications do so while their database is read-only"
+            ) from error
+
     def _session(self) -> Session:
         """Return the session of the current request."""
         request = get_current_request()

@@ -222,6 +222,8 @@ def main(global_config: object = None, **settings: str) -> Any:
     def db(request: Any) -> Session:
         if (given := request.environ.get("app.dbsession")) is not None:
             return given  # type: ignore[no-any-return]
+        if "doomed" in settings:
+            request.tm.doom()
         if kind != "connection":
             session = factory(info={"request": request})
             if kind in ("cookiecutter", "two phases"):

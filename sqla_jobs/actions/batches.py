@@ -6,19 +6,21 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement
+from sqlalchemy import ColumnElement, Connection, event
 from sqlalchemy.orm import Session
 
 from sqla_jobs.actions.audit import Changing
 from sqla_jobs.actions.change import Change, short_waits
 from sqla_jobs.actions.jobs import Cancel, Retry
 from sqla_jobs.errors import ArgumentsError, UnknownJob
+from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.row import id_in
 from sqla_jobs.models.types import ENDED, LIVE
 from sqla_jobs.models.workflow_columns import BatchMixin
 from sqla_jobs.queries.batches import CountBatches
 from sqla_jobs.queries.change_jobs import hold_all
+from sqla_jobs.queries.edges import MarkDeleted
 from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.queries.statement import SqlConnection
 
@@ -138,3 +140,14 @@ def _change(it: Changing, batch: BatchMixin, change: Change, *which: ColumnEleme
         it.record(f"{change.name} batch", f"batch {batch_id}", changed=number, **change.details)
         session.expire_all()
     return number
+
+
+def watch_deletions(models: Models[Any]) -> None:
+    """From now on, record when sessions delete job objects that belong to a batch."""
+    mark = MarkDeleted(Tables(models))
+
+    def deleted(mapper: object, connection: Connection, job: JobMixin) -> None:
+        if job.batch_id is not None:
+            mark(connection, [job.batch_id])
+
+    event.listen(models.Job, "after_delete", deleted)

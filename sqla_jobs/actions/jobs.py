@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session, aliased
 
 from sqla_jobs.actions.audit import Changing
 from sqla_jobs.actions.change import BUSY, Change, Chosen, Conditions, States, id_of
+from sqla_jobs.actions.selection import Selection
 from sqla_jobs.database.commits import savepoint
 from sqla_jobs.database.notify import after_commit
 from sqla_jobs.database.subscribers import BLOCKED
@@ -238,11 +239,12 @@ class Delete(Change):
     by_default: ClassVar[States] = (*ENDED, *NOT_RUNNING)
     left_because: ClassVar[str] = f"rows of the application refer to it, or {BUSY}"
     removes: ClassVar[bool] = True
+    remove: ClassVar[Any] = staticmethod(Removal.remove)
 
     def apply(self, session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:
         removal = Removal(models)
         after_commit(session, models.Job, models.channel, "")  # the next jobs of the same keys may start
-        return removal.remove(session, [*chosen], conditions, removal.references(session))
+        return self.remove(removal, session, [*chosen], conditions, removal.references(session))  # type: ignore[no-any-return]
 
     @classmethod
     def obstacle(cls, session: Session, models: Models[Any], job_id: int) -> str | None:
@@ -251,6 +253,20 @@ class Delete(Change):
     @classmethod
     def obstacles(cls, session: Session, models: Models[Any], conditions: Conditions) -> list[tuple[int, str]]:
         return [(number, _kept_by(key)) for key, number in Removal(models).kept(session, conditions)]
+
+
+@dataclass(frozen=True, slots=True)
+class Prune(Delete):
+    """Prune: the same as `Delete`, except for jobs of a graph that has not ended."""
+
+    left_because: ClassVar[str] = f"a job of their graph has not ended, {Delete.left_because}"
+    remove: ClassVar[Any] = staticmethod(Removal.prune)
+
+    @classmethod
+    def causes(
+        cls, session: Session, models: Models[Any], selection: Selection, left_alone: int
+    ) -> list[tuple[int, str]]:
+        return [(left_alone, cls.left_because)]
 
 
 def _kept_by(key: Reference) -> str:

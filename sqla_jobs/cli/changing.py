@@ -49,7 +49,7 @@ def carry_out_each(jobs: Jobs[Any], wanted: Wanted, ids: tuple[int, ...], actor:
     Raises `JobsError` with a reason for each job that was not changed; the others stay changed.
     """
     change = wanted.change
-    with jobs.binding().transaction() as session:
+    with jobs.binding().session() as session:
         rows = select(jobs.Job.id, jobs.Job.state).where(jobs.Job.id.in_(ids))
         states: dict[int, JobState] = {row[0]: row[1] for row in session.execute(rows)}
     unusual = [job_id for job_id in ids if states.get(job_id) in set(change.states) - set(change.by_default)]
@@ -77,7 +77,7 @@ def carry_out_each(jobs: Jobs[Any], wanted: Wanted, ids: tuple[int, ...], actor:
 def preview(jobs: Jobs[Any], wanted: Wanted, selection: Selection) -> None:
     """Print how many jobs the change would affect, by day and error, without changing them."""
     change = wanted.change
-    with jobs.binding().transaction() as session:
+    with jobs.binding().session() as session:
         parts = change.preview(session, jobs.models, change.meant(selection))
     print_table(
         ["DAY", "TASK", "STATE", "LAST ERROR", "JOBS"],
@@ -95,7 +95,7 @@ def carry_out(jobs: Jobs[Any], wanted: Wanted, selection: Selection, actor: str,
     """Change the selected jobs in batches and print the result. With `ask`, first ask for confirmation."""
     change = wanted.change
     meant = change.meant(selection)
-    with jobs.binding().transaction() as session:
+    with jobs.binding().session() as session:
         by_state = change.count(session, jobs.models, meant)
         spared = change.count(session, jobs.models, selection, spared=True) if change.spares else {}
     if meant.half_searched:
@@ -111,7 +111,7 @@ def carry_out(jobs: Jobs[Any], wanted: Wanted, selection: Selection, actor: str,
     click.echo(f"{change.name}: {plural(done.changed, 'job')}")
     _print_running(wanted, min(done.changed, by_state.get(JobState.running, 0)))
     if done.left_alone:
-        with jobs.binding().transaction() as session:
+        with jobs.binding().session() as session:
             causes = change.causes(session, jobs.models, meant, done.left_alone)
         for count, cause in causes:
             click.echo(shown(f"{plural(count, 'job')} left alone: {cause}"), err=True)

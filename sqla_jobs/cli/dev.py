@@ -41,7 +41,7 @@ _LOOK = 0.2
 @click.option(
     "--queues", metavar="mail=2,default", help="Queues to serve; by default those configured, or all tasks' queues."
 )
-@click.option("--concurrency", default=8, show_default=True, help="Jobs at once, of each queue.")
+@click.option("--concurrency", default=4, show_default=True, help="Jobs at once, of each queue.")
 @click.option(
     "--port",
     default=8642,

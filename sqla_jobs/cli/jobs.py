@@ -94,7 +94,7 @@ def _move(jobs: Jobs[Any], yes: bool, to: str | None, priority: int | None) -> W
         raise click.UsageError("no target is given: give --to QUEUE, --priority N, or both")
     change = Move(to, priority)
     if to is not None and not yes:
-        with jobs.binding().transaction() as session:
+        with jobs.binding().session() as session:
             check_queue(jobs, session, to, "; --yes moves jobs there all the same")
     where = [*([f"queue {to}"] if to else []), *([f"priority {priority}"] if priority is not None else [])]
     return Wanted(change, how=f" to {' and '.join(where)}")

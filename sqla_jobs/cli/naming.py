@@ -33,9 +33,10 @@ def plain_errors() -> Generator[None]:
         from sqla_jobs.cli.output import remedy
         from sqla_jobs.database.explain import EXPLAINED, explain
 
-        if not isinstance(error, EXPLAINED):
+        known = next((one for one in (error, error.__cause__) if isinstance(one, EXPLAINED)), None)
+        if known is None:
             raise
-        raise click.ClickException(remedy(explain(error))) from error
+        raise click.ClickException(remedy(explain(known))) from error
 
 
 def output_on_stderr() -> AbstractContextManager[object]:

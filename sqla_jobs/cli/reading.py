@@ -49,7 +49,7 @@ def find(jobs: Jobs[Any], words: str, limit: int, as_json: bool) -> None:
     with right_usage():
         if not check_text("TEXT", words).strip():
             raise ArgumentsError("TEXT is empty: give the text to search for")
-    with jobs.binding().transaction() as session:
+    with jobs.binding().session() as session:
         places = [*search.find(session, jobs, words, limit)]
     if as_json:
         print_json(places)
@@ -78,7 +78,7 @@ def list_jobs(jobs: Jobs[Any], selection: Selection, limit: int, below: int | No
     wanted = _jobs(jobs).where(*selection.where(jobs.models)).order_by(job.id.desc()).limit(limit + 1)
     if below is not None:
         wanted = wanted.where(job.id < below)
-    with jobs.binding().transaction() as session:
+    with jobs.binding().session() as session:
         found = session.execute(wanted).all()
         rows = [_job(jobs, *one) for one in found[:limit]]
     if not rows:
@@ -117,7 +117,7 @@ _MOMENTS = {JobState.scheduled: "run_at", JobState.queued: "run_at", JobState.ru
 def show(jobs: Jobs[Any], job_id: int, as_json: bool) -> None:
     """Show a job: its arguments, its steps, and every run with its error."""
     jobs.tasks.load()
-    with jobs.binding().transaction() as session:
+    with jobs.binding().session() as session:
         found: Any = session.execute(_jobs(jobs).where(jobs.Job.id == job_id)).one_or_none()
         if found is None:
             raise UnknownJob(f"there is no job {job_id}; it may have been pruned")
@@ -162,7 +162,7 @@ def show(jobs: Jobs[Any], job_id: int, as_json: bool) -> None:
 def why(jobs: Jobs[Any], job_id: int, as_json: bool) -> None:
     """Explain why a job is waiting."""
     jobs.tasks.load()
-    with jobs.binding().transaction() as session:
+    with jobs.binding().session() as session:
         reasons = jobs.why(session, job_id)
     if as_json:
         print_json({"job_id": job_id, "why": reasons})

@@ -36,7 +36,7 @@ def schedule() -> None:
 def list_schedules(jobs: Jobs[Any], as_json: bool) -> None:
     """List all schedules, with their next ticks."""
     jobs.tasks.load()
-    with jobs.binding().transaction() as session:
+    with jobs.binding().session() as session:
         rows = [_row(jobs, one) for one in session.scalars(select(jobs.Schedule).order_by(jobs.Schedule.name))]
     if as_json:
         print_json(rows)
@@ -58,7 +58,7 @@ def list_schedules(jobs: Jobs[Any], as_json: bool) -> None:
 def show(jobs: Jobs[Any], name: str, limit: int, as_json: bool) -> None:
     """Show a schedule, and whether its last ticks were enqueued, skipped or missed."""
     jobs.tasks.load()
-    with jobs.binding().transaction() as session:
+    with jobs.binding().session() as session:
         one = _named(jobs, session, name)
         row, ticks = _row(jobs, one), read_ticks(session, jobs, one.id, limit)
         refusal = read_refusal(session, jobs, one.id)

@@ -119,7 +119,7 @@ def selecting(command: Callable[..., None]) -> Callable[..., None]:
 def check_tasks(jobs: Jobs[Any], tasks: Iterable[str]) -> None:
     """Raise `JobsError` for a task, probably misspelled, that neither the application nor any job has."""
     known = set(jobs.tasks)
-    with jobs.binding().transaction() as session:
+    with jobs.binding().session() as session:
         for task in set(tasks) - known:
             if session.scalar(select(jobs.Job.id).where(jobs.Job.task == task).limit(1)) is None:
                 raise JobsError(f"no job is of task {task!r}, and no task has that name{did_you_mean(task, known)}")
@@ -127,7 +127,7 @@ def check_tasks(jobs: Jobs[Any], tasks: Iterable[str]) -> None:
 
 def check_batches(jobs: Jobs[Any], batches: Iterable[int]) -> None:
     """Raise `UnknownBatch` for a batch that does not exist."""
-    with jobs.binding().transaction() as session:
+    with jobs.binding().session() as session:
         for batch_id in batches:
             if session.get(jobs.Batch, batch_id) is None:
                 raise UnknownBatch(batch_id)
@@ -135,7 +135,7 @@ def check_batches(jobs: Jobs[Any], batches: Iterable[int]) -> None:
 
 def check_queues(jobs: Jobs[Any], queues: Iterable[str]) -> None:
     """Raise `JobsError` for a queue that no job, worker or task uses."""
-    with jobs.binding().transaction() as session:
+    with jobs.binding().session() as session:
         for queue in queues:
             check_queue(jobs, session, queue)
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from sqla_jobs.actions import pruning
-from sqla_jobs.actions.jobs import Delete
+from sqla_jobs.actions.jobs import Prune
 from sqla_jobs.actions.pruning import OrphanedRuns
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli import durations
@@ -45,7 +45,7 @@ def prune(jobs: Jobs[Any], actor: str, older_than: timedelta, states: tuple[str,
     longer exists are deleted, too.
     """
     wanted = tuple(JobState(state) for state in states) or ENDED
-    carry_out(jobs, Wanted(Delete()), Selection(states=wanted, ended_before=older_than), actor, ask=not yes)
+    carry_out(jobs, Wanted(Prune()), Selection(states=wanted, ended_before=older_than), actor, ask=not yes)
     if states:
         return
     orphans = OrphanedRuns(Leftovers(jobs.models), older_than.total_seconds())
@@ -61,7 +61,7 @@ def prune(jobs: Jobs[Any], actor: str, older_than: timedelta, states: tuple[str,
 def doctor(jobs: Jobs[Any], strict: bool, as_json: bool) -> None:
     """Find out what makes a queue slow or stuck, with a remedy for each finding. Exits with 1 if any is an error."""
     jobs.tasks.load()
-    with jobs.binding().transaction() as session:
+    with jobs.binding().session() as session:
         findings = examine(session, jobs)
     if as_json:
         print_json(findings)

@@ -167,6 +167,14 @@ def _ended(engine: Engine, models: Models[J], last: JobUpdate) -> J:
         session.expunge_all()
     if last.state != JobState.succeeded:
         why = f": {last.error_type}: {last.error}" if last.error_type else ""
-        how = "was cancelled" if last.state == JobState.cancelled else f"failed after {plural(last.attempt, 'attempt')}"
-        raise JobFailed(f"job {last.job_id} ({last.task}) {how}{why}", job)
+        raise JobFailed(f"job {last.job_id} ({last.task}) {_how_it_ended(last, job)}{why}", job)
     return job
+
+
+def _how_it_ended(last: JobUpdate, job: JobMixin) -> str:
+    if last.state == JobState.failed:
+        return f"failed after {plural(last.attempt, 'attempt')}"
+    if not job.waits_for:
+        return "was cancelled"
+    before = f"job {job.waits_for}" if job.waits_for > 0 else "a job before it"
+    return f"was cancelled, since {before} did not succeed"

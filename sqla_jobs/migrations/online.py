@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import InvalidRequestError
 
+from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.migrations.names import Names
 
 if TYPE_CHECKING:
@@ -162,6 +163,12 @@ def _outside_transaction(op: Operations, names: Names) -> Generator[None]:
             except BaseException as error:
                 cause = error
                 raise
+    except AssertionError as error:  # Alembic's, about a transaction that it has not begun
+        raise ConfigurationError(
+            "this migration commits several times, but its connection was in a transaction before Alembic began one: "
+            "where env.py executes statements before context.configure(connection=connection), call "
+            "connection.commit() after them"
+        ) from error
     except InvalidRequestError:
         if cause is None:
             raise

@@ -32,9 +32,9 @@ class EdgeMixin(Row):
     job_id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
     """The job that waits."""
     place: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-    """The place in `after=`, from 1."""
+    """The place in `after=`, from 1. An edge at 2147483647 stands for deleted jobs of the batches before this job."""
     needs_id: Mapped[int | None] = mapped_column(BigInteger)
-    """The job that must end first. Null for a batch, and for a job that was deleted."""
+    """The job that must end first. Null for a batch, and for deleted jobs."""
     batch_id: Mapped[int | None] = mapped_column(BigInteger)
     """The batch whose jobs must end first. Null for a job."""
 

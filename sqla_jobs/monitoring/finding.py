@@ -53,7 +53,7 @@ def ask(session: Session, jobs: Jobs[Any], question: Executable, **values: Any) 
 @contextmanager
 def brief(jobs: Jobs[Any], seconds: float) -> Generator[Session]:
     """Open a transaction on the jobs' database in which the server cancels statements that take over `seconds`."""
-    with jobs.binding().transaction() as session:
+    with jobs.binding().session() as session:
         ask(session, jobs, select(func.set_config("statement_timeout", f"{1000 * seconds:.0f}", True)))
         yield session
 

@@ -57,7 +57,10 @@ def workers(queues: Sequence[QueueStatus], processes: Sequence[ProcessStatus]) -
     if not any(process.alive and process.kind == "worker" for process in processes):
         how_many = sum(queue.queued for queue in waiting)
         also = f", and {they_are(how_many, 'job')} waiting" if how_many else ""
-        yield warning("workers", f"none is alive{also}", f"{_START}; if one runs, its log shows why its processes end")
+        names = sorted({"default", *(queue.name for queue in waiting)})
+        serving = f" --queues {quote(','.join(names))}" if len(names) > 1 else ""
+        remedy = f"{_START}{serving}; if one runs, its log shows why its processes end"
+        yield warning("workers", f"none is alive{also}", remedy)
         return
     served = [queue.name for queue in queues if queue.is_served]
     for queue in waiting:

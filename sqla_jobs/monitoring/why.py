@@ -97,7 +97,7 @@ def _not_due(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
     left = (row.run_at - row.now).total_seconds()
     when = f"{moment(row.run_at)}, in {duration(left)}"
     if left <= 0:
-        yield f"It has been due for {duration(-left)}, and a worker queues it at its next poll."
+        yield f"It has been due for {duration(-left)}. Any live worker queues it at its next poll."
         return
     run: Any = jobs.Run
     last: Any = ask(

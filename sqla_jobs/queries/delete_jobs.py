@@ -34,7 +34,8 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import JobState
-from sqla_jobs.queries.expressions import array_of, seconds
+from sqla_jobs.queries.edges import MarkDeleted
+from sqla_jobs.queries.expressions import Tables, array_of, seconds
 from sqla_jobs.queries.graphs import is_of_ended_graph
 from sqla_jobs.queries.limits import keeps_others_waiting
 
@@ -242,10 +243,13 @@ class Removal:
         # for a job that waits, a deleted one counts as cancelled
         cut = update(edges).where(edges.c.needs_id == any_(array_of(gone))).values(needs_id=null()).cte("cut")
         # on the entity, so that the session's listeners see the statement
-        statement = delete(job).where(ctid == chosen).returning(job.id).add_cte(without, cut)
+        statement = delete(job).where(ctid == chosen).returning(job.batch_id).add_cte(without, cut)
         options = {"synchronize_session": False}
-        removed = session.execute(statement, {"ids": list(ids)}, bind_arguments=self._on, execution_options=options)
-        return len(removed.all())
+        removed = session.scalars(statement, {"ids": list(ids)}, bind_arguments=self._on, execution_options=options)
+        batches = removed.all()
+        if some := {batch_id for batch_id in batches if batch_id is not None}:
+            MarkDeleted(Tables(self._models))(session, some)
+        return len(batches)
 
 
 _REFERENCES = text(

@@ -14,6 +14,9 @@ from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.queries.gates import filled_in
 from sqla_jobs.queries.statement import SqlConnection, Statement
 
+AFTER_ALL = 2147483647
+"""The `waits_at` of a job that waits only for batches, and the place of its edge to deleted jobs of these batches."""
+
 
 class AddEdges(Statement):
     """Insert the edges of new jobs: one for each job or batch that they are enqueued after."""
@@ -65,6 +68,16 @@ class Revive(Statement):
         return filled_in(_REVIVE, self.tables)
 
 
+class MarkDeleted(Statement):
+    """Record that jobs of some batches were deleted: for the jobs after these batches, they count as cancelled."""
+
+    def __call__(self, connection: SqlConnection, batch_ids: Collection[int]) -> None:
+        self._run(connection, {"batches": numbers(batch_ids)})
+
+    def sql(self) -> Any:
+        return filled_in(_MARK, self.tables)
+
+
 def revive(session: Session, models: Models[Any], ids: Sequence[int]) -> int:
     """Block again the jobs that were cancelled because of these jobs, which have been retried. Return their number.
 
@@ -88,6 +101,14 @@ FROM {jobs} j CROSS JOIN unnest(CAST(:needs AS bigint[]), CAST(:batches AS bigin
   WITH ORDINALITY n (needs_id, batch_id, place)
 WHERE j.id = ANY (CAST(:ids AS bigint[])) AND j.if_failed IS NOT NULL
   AND NOT EXISTS (SELECT FROM {edges} e WHERE e.job_id = j.id)
+"""
+
+# an edge that leads nowhere stands for a deleted job; it is the last one, at a place that is always looked at
+_MARK = f"""
+INSERT INTO {{edges}} (job_id, place)
+SELECT DISTINCT e.job_id, {AFTER_ALL} FROM {{edges}} e JOIN {{jobs}} j ON j.id = e.job_id
+WHERE e.batch_id = ANY (CAST(:batches AS bigint[])) AND j.state IN ('blocked', 'cancelled')
+ON CONFLICT DO NOTHING
 """
 
 _HANGS = """

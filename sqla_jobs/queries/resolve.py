@@ -13,14 +13,12 @@ from typing import Any, NamedTuple
 from sqla_jobs.calls.values import numbers
 from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.models.types import LIVE_WORDS
-from sqla_jobs.queries.edges import with_gaps
+from sqla_jobs.queries.edges import AFTER_ALL, with_gaps
 from sqla_jobs.queries.gates import filled_in
 from sqla_jobs.queries.statement import SqlConnection, Statement
 
 MOST = 500
 """The maximum number of jobs that one transaction resolves."""
-AFTER_ALL = 2147483647
-"""The `waits_at` of a job that waits only for batches: it no longer waits for single jobs."""
 NOBODY = 0
 """The `waits_for` of a blocked job that has nothing to watch but cannot be queued yet: it is checked again soon."""
 DELETED = -1

@@ -16,9 +16,9 @@ from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.row import id_in
 from sqla_jobs.models.types import IfFailed, JobState
 from sqla_jobs.models.workflow_columns import BatchMixin
-from sqla_jobs.queries.edges import AddEdges, HangsOn
+from sqla_jobs.queries.edges import AFTER_ALL, AddEdges, HangsOn
 from sqla_jobs.queries.expressions import Tables
-from sqla_jobs.queries.resolve import AFTER_ALL, Judge, Judgement
+from sqla_jobs.queries.resolve import Judge, Judgement
 from sqla_jobs.rules.wording import plural
 
 _MOST_EDGES = 1_000_000

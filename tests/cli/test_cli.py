@@ -17,12 +17,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import click
+import psycopg
 import pytest
 from click.testing import CliRunner, Result
 from sqlalchemy import Engine, create_engine, func, make_url, select, text, update
 from sqlalchemy.orm import Session, configure_mappers
 
 from sqla_jobs.cli.main import main
+from sqla_jobs.cli.naming import plain_errors
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.types import PARKED
 from sqla_jobs.rules.wording import NOTHING
@@ -905,6 +908,7 @@ class TestUpkeep:
         assert found["jobs of vanished processes"]["verdict"] == "warning"
         assert found["foreign keys to jobs"]["found"] == "effects.job_id has no index"
         assert found["workers"]["found"] == "none is alive, and 1 job is waiting"
+        assert "--queues default,mail; if one runs" in found["workers"]["remedy"]
         assert found["server version"]["verdict"] == "ok"
         assert found["oldest transaction"]["verdict"] == "ok"
         out = run("doctor").output
@@ -1049,3 +1053,9 @@ class TestUpkeep:
 )
 def test_extreme_values_are_refused_in_one_message(run: Run, arguments: list[str], code: int, said: str) -> None:
     assert said in run(*arguments, code=code).output
+
+
+def test_an_error_of_the_database_that_the_application_wraps_is_one_message() -> None:
+    away = psycopg.OperationalError("it is away")
+    with pytest.raises(click.ClickException, match="the database says: it is away"), plain_errors():
+        raise RuntimeError("the shop has no database") from away

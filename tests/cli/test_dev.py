@@ -157,7 +157,7 @@ def test_everything_runs_until_ctrl_c_and_the_data_are_kept(
 ) -> None:
     write(APPLICATION)
     terminal.run()
-    terminal.wait_for("serves {'default': 8, 'mail': 8}")
+    terminal.wait_for("serves {'default': 4, 'mail': 4}")
     url = terminal.url()
     assert terminal.said.startswith(f"PostgreSQL, with its data in .sqla-jobs/postgres: DATABASE_URL={url}\n")
     terminal.call("enqueue", "shop:jobs", "settle", '{"order": 7}')
@@ -183,7 +183,7 @@ def test_everything_runs_until_ctrl_c_and_the_data_are_kept(
     wait_until(lambda: not terminal.processes)
 
     terminal.run()
-    terminal.wait_for("serves {'default': 8, 'mail': 8}")
+    terminal.wait_for("serves {'default': 4, 'mail': 4}")
     assert terminal.url() == url
     assert "succeeded" in terminal.call("show", "shop:jobs", "1")
     os.killpg(terminal.process.pid, signal.SIGHUP)  # the window is closed
@@ -198,7 +198,7 @@ def test_an_application_that_reads_its_database_from_the_environment(
 ) -> None:
     write(APPLICATION + FROM_ENVIRONMENT + bind)
     terminal.run()
-    terminal.wait_for("serves {'default': 8, 'mail': 8}")
+    terminal.wait_for("serves {'default': 4, 'mail': 4}")
     terminal.call("enqueue", "shop:jobs", "settle", '{"order": 7}')
     terminal.wait_for("job 1 settle attempt 1/25 succeeded")
 
@@ -207,7 +207,7 @@ def test_an_application_that_reads_its_database_from_the_environment(
 def test_flask_runs_it_for_its_application(terminal: Terminal, write: Callable[[str], None]) -> None:
     write(FLASK)
     terminal.run(program=["flask", "--app", "shop", "jobs", "dev"])
-    terminal.wait_for("serves {'default': 8}")
+    terminal.wait_for("serves {'default': 4}")
     terminal.call("enqueue", "shop:create_app", "settle", '{"order": 7}')
     terminal.wait_for("job 1 settle attempt 1/25 succeeded")
 
@@ -221,7 +221,7 @@ def test_it_serves_the_queues_that_the_application_configures(terminal: Terminal
     terminal.wait_for("serves {'mail': 2, 'slow': 1}")
     assert terminal.interrupt() == 0
     terminal.run("--queues", "mail=3,default", program=("sqla_jobs", "dev", "shop:create_app()"))
-    terminal.wait_for("serves {'mail': 3, 'default': 8}")
+    terminal.wait_for("serves {'mail': 3, 'default': 4}")
     assert terminal.interrupt() == 0
 
 
@@ -233,7 +233,7 @@ def test_a_database_that_is_given_is_used_and_gets_no_table_but_those_of_jobs(
     terminal = Terminal(folder, DATABASE_URL=database_url)
     process = terminal.run()
     try:
-        terminal.wait_for("serves {'default': 8, 'mail': 8}")
+        terminal.wait_for("serves {'default': 4, 'mail': 4}")
     finally:
         process.terminate()
         assert process.wait(30) == 0
@@ -258,7 +258,7 @@ def test_where_there_is_an_alembic_history_it_waits_for_that(
         assert "there is no table sqla_jobs in this database" in terminal.said
         make = f"import shop, sqlalchemy; shop.Base.metadata.create_all(sqlalchemy.create_engine({database_url!r}))"
         subprocess.run([sys.executable, "-c", make], cwd=folder, check=True, timeout=60)
-        terminal.wait_for("serves {'default': 8, 'mail': 8}")
+        terminal.wait_for("serves {'default': 4, 'mail': 4}")
     finally:
         process.terminate()
         assert process.wait(30) == 0
@@ -268,7 +268,7 @@ def test_where_there_is_an_alembic_history_it_waits_for_that(
 def test_when_one_process_is_killed_all_end_and_say_why(terminal: Terminal, write: Callable[[str], None]) -> None:
     write(APPLICATION)
     terminal.run()
-    terminal.wait_for("serves {'default': 8, 'mail': 8}")
+    terminal.wait_for("serves {'default': 4, 'mail': 4}")
     (site,) = (process for process in terminal.processes if "dev_site" in process)
     os.kill(int(site.partition(":")[0]), signal.SIGKILL)
     assert terminal.process.wait(30) == 1
@@ -280,7 +280,7 @@ def test_when_one_process_is_killed_all_end_and_say_why(terminal: Terminal, writ
 def test_when_it_is_killed_itself_no_process_is_left(terminal: Terminal, write: Callable[[str], None]) -> None:
     write(APPLICATION)
     terminal.run()
-    terminal.wait_for("serves {'default': 8, 'mail': 8}")
+    terminal.wait_for("serves {'default': 4, 'mail': 4}")
     assert len(terminal.processes) > 3
     terminal.process.kill()
     terminal.process.wait()

@@ -78,6 +78,10 @@ def test_what_failed_and_what_was_cancelled_is_raised(session: Session) -> None:
         jobs.wait(one, timeout=20)
     assert failed.value.job.id == one.id
     assert [run.outcome for run in failed.value.job.runs] == ["retried", "failed"]
+    after = report.options(after=one).enqueue(session, pages=1)
+    session.commit()
+    with jobs.worker(), pytest.raises(JobFailed, match=rf"was cancelled, since job {one.id} did not succeed"):
+        jobs.wait(after, timeout=20)
     other = report.enqueue(session, pages=1)
     session.commit()
     with ThreadPoolExecutor(1) as threads:

@@ -566,3 +566,13 @@ def test_a_metadata_with_a_schema_of_its_own_says_where_the_tables_are() -> None
         "steps",
         "signals",
     ]
+
+
+def test_an_environment_that_has_begun_a_transaction_is_told_to_commit_it(engine: Engine) -> None:
+    run(engine, lambda op: upgrade(op, from_=0, to=1))
+    with engine.connect() as connection:
+        connection.execute(text("SET lock_timeout = 4000"))
+        context = MigrationContext.configure(connection)
+        with pytest.raises(ConfigurationError, match=r"connection\.commit\(\)"), context.begin_transaction():
+            upgrade(Operations(context), from_=1, to=LATEST)
+    run(engine, lambda op: upgrade(op, from_=1, to=LATEST))

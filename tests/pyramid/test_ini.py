@@ -35,6 +35,10 @@ pipeline = outermost other
 [filter:outermost]
 use = call:tests.pyramid.test_ini:filter_factory
 
+[app:doomed]
+use = main
+doomed = true
+
 [app:without]
 use = call:pyramid.config:Configurator
 """
@@ -100,13 +104,21 @@ def test_commands_show_and_change_its_jobs(run: Run) -> None:
     assert "default" in run("sqla_jobs", "status", "production.ini")
 
 
+def test_commands_show_the_jobs_of_an_application_that_is_read_only_and_change_none(run: Run) -> None:
+    for command in (["show"], ["status"], ["doctor"], ["list"], ["limits"]):
+        run("sqla_jobs", *command, "production.ini#doomed", *(["1"] if command == ["show"] else []))
+    told = run("sqla_jobs", "pause", "production.ini#doomed", "mail", code=1)
+    assert told.startswith("Error: nothing was changed, since the application has doomed the transaction")
+    assert "queued" in run("sqla_jobs", "show", "production.ini", "1")
+
+
 def test_what_is_wrong_is_told(run: Run, tmp_path: Path) -> None:
     told = run("sqla_jobs", "status", "staging.ini", code=1)
     assert told == f"Error: 'staging.ini': there is no file staging.ini in {tmp_path}\n"
     told = run("sqla_jobs.worker", "production.ini#othr", code=1)
     assert told == (
         "Error: 'production.ini#othr': production.ini has no application 'othr'; its applications: main, other, "
-        "filtered, without; did you mean 'other'?\n"
+        "filtered, doomed, without; did you mean 'other'?\n"
     )
     assert "config.add_jobs" in run("sqla_jobs", "status", "production.ini#without", code=1)
     told = run("sqla_jobs", "status", "production.ini", "--database-url", "postgresql://localhost/other", code=1)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from click.testing import CliRunner
 from sqlalchemy import Engine, func, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from sqla_jobs import JobMixin
+from sqla_jobs.cli.main import main
 from sqla_jobs.queries.graphs import find_empty_batches, remove_batches
 from tests import shop
 from tests.helpers import states, wait_until
@@ -42,6 +44,21 @@ def test_a_chain_is_kept_until_its_last_job_has_ended(session: Session) -> None:
     assert jobs.prune(session, older_than=3600) == 5
     session.commit()
     assert session.scalar(select(func.count()).select_from(jobs.Edge)) == 0
+
+
+def test_the_command_keeps_a_batch_that_a_held_job_waits_for(session: Session, database: Engine) -> None:
+    batch = jobs.batch(session)
+    wrong = shop.fails_slowly.options(batch=batch, max_attempts=1).enqueue(session, message="no")
+    report = shop.mark.options(after=batch, if_failed="hold").enqueue(session, n=1)
+    session.commit()
+    jobs.worker(bind=database).drain()
+    session.execute(text("UPDATE sqla_jobs SET finished_at = now() - interval '1 day' WHERE finished_at IS NOT NULL"))
+    session.commit()
+    done = CliRunner().invoke(main, ["prune", "tests.shop:jobs", "--older-than", "1h", "--yes"])
+    assert "delete: 0 jobs\n" in done.output
+    assert "1 job left alone: a job of their graph has not ended, " in done.output
+    jobs.worker(bind=database).drain()
+    assert states(session) == {wrong.id: "failed", report.id: "blocked"}
 
 
 def test_a_batch_is_kept_while_a_job_of_it_or_after_it_lives(session: Session) -> None:
