@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.against import sources_of
+from sqla_jobs.models.version import LATEST
 from tests.conftest import ROOT
 
-RELEASED = ROOT.joinpath(".ci/released").read_text(encoding="utf-8").strip()
 SHOP = "rehearsed_shop"
 
 
@@ -113,9 +113,15 @@ class Enqueuer:
         return self._process.stdout.readline().strip()
 
 
-def released_version() -> int:
-    """Return the version of the tables that the released library creates."""
-    command = ["git", "-C", str(ROOT), "show", f"{RELEASED}:sqla_jobs/models/version.py"]
+def last_release_before(version: int) -> str:
+    """Return the commit of the newest release that creates older tables. `.ci/released` lists all, newest first."""
+    lines = ROOT.joinpath(".ci/released").read_text(encoding="utf-8").splitlines()
+    return next(commit for commit, _ in map(str.split, lines) if _version_at(commit) < version)
+
+
+def _version_at(commit: str) -> int:
+    """Return the version of the tables that a commit creates."""
+    command = ["git", "-C", str(ROOT), "show", f"{commit}:sqla_jobs/models/version.py"]
     source = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     (found,) = re.findall(r"^LATEST = (\d+)$", source, re.MULTILINE)
     return int(found)
@@ -125,7 +131,7 @@ def released_version() -> int:
 def both(folder: Path, url: str) -> Generator[tuple[Library, Library]]:
     """Yield the released library and this one. Whatever they started has ended afterwards."""
     with ExitStack() as stack:
-        sources = stack.enter_context(sources_of(RELEASED))
+        sources = stack.enter_context(sources_of(last_release_before(LATEST)))
         try:
             yield Library(sources, folder / "released", url, stack), Library(ROOT, folder / "now", url, stack)
         finally:
