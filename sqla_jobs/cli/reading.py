@@ -28,6 +28,9 @@ from sqla_jobs.rules.checks import check_text
 from sqla_jobs.rules.redaction import Secrets, check_depth
 from sqla_jobs.rules.wording import NOTHING, duration
 
+_SUMMARY = 60
+"""The maximum number of characters of an argument's value in the list of jobs."""
+
 
 @click.command(cls=ApplicationCommand)
 @on_application
@@ -238,9 +241,14 @@ def _read(stored: str | None) -> Any:
 def _summary(args: Any) -> str:
     match args:
         case dict():
-            return " ".join(f"{name}={value!r:.60}" for name, value in cast_type("dict[str, Any]", args).items())
+            return " ".join(f"{name}={_cut(value)}" for name, value in cast_type("dict[str, Any]", args).items())
         case _:
-            return f"{args!r:.60}"
+            return _cut(args)
+
+
+def _cut(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SUMMARY else f"{text[: _SUMMARY - 1]}…"
 
 
 def _job(jobs: Jobs[Any], job: JobMixin, stored: str) -> dict[str, Any]:

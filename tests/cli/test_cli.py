@@ -500,6 +500,11 @@ class TestReading:
             assert "hunter2" not in out
             assert "(hidden)" in out
 
+    def test_long_arguments_are_cut_visibly(self, run: Run, session: Session) -> None:
+        session.add(jobs.Job(task="mark", args={"n": "x" * 100, "m": 1}))
+        session.commit()
+        assert f"m=1 n='{'x' * 58}…\n" in run("list").output
+
 
 class TestChanging:
     @pytest.mark.slow
