@@ -12,7 +12,8 @@ from pyramid.config import Configurator
 from pyramid.threadlocal import get_current_request
 from pyramid_retry import RetryableException
 from pyramid_tm import is_tm_active
-from sqlalchemy import create_engine, text
+from sqlalchemy import engine_from_config, text
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 from tenacity import Retrying, retry_if_exception, wait_fixed
@@ -31,6 +32,9 @@ class Effect(Base):
     __tablename__ = "effects"
     id: Mapped[int] = mapped_column(primary_key=True)
     n: Mapped[int]
+
+
+class DatabaseNotAvailableError(Exception): ...
 
 
 class Mail:
@@ -212,7 +216,7 @@ def place(request: Any) -> dict[str, int]:
 def main(global_config: object = None, **settings: str) -> Any:
     """The application, for an ini too."""
     kind = settings["kind"]
-    engine = create_engine(settings["sqlalchemy.url"])
+    engine = engine_from_config(settings)
     factory = sessionmaker(engine, twophase=kind == "two phases")
     if kind == "thread":
         zope.sqlalchemy.register(factory)
@@ -229,7 +233,12 @@ def main(global_config: object = None, **settings: str) -> Any:
             if kind in ("cookiecutter", "two phases"):
                 zope.sqlalchemy.register(session, transaction_manager=request.tm)
             return session
-        connection = engine.connect()
+        try:
+            connection = engine.connect()
+        except PoolTimeout:
+            if "wraps" not in settings:
+                raise
+            raise DatabaseNotAvailableError  # noqa: B904 - as Warehouse does
         session = Session(connection)
         zope.sqlalchemy.register(session, transaction_manager=request.tm)
 

@@ -26,6 +26,8 @@ from sqla_jobs.queries import RunEnd
 from sqla_jobs.queries.succeed import SucceedOne
 from sqla_jobs.testing import drain, run_job
 from tests import pyramid_shop
+from tests.counting import states
+from tests.helpers import wait_until
 from tests.pyramid_shop import KINDS, Base, Effect, finished, jobs, mails, main
 
 pytestmark = pytest.mark.slow
@@ -148,6 +150,21 @@ def test_a_member_that_fails_after_the_commit_is_logged(session: Session, caplog
     (line,) = [one.getMessage() for one in caplog.records if one.name == "sqla_jobs.run"]
     assert "raised after the commit" in line
     assert "the mail server is gone" in line
+
+
+@pytest.mark.parametrize("wraps", [{}, {"wraps": "true"}])
+def test_a_run_whose_session_gets_no_connection_when_it_is_made_uses_no_attempt(
+    make: Make, engine: Engine, wraps: dict[str, str]
+) -> None:
+    pool = {"sqlalchemy.pool_size": "1", "sqlalchemy.max_overflow": "0", "sqlalchemy.pool_timeout": "0"}
+    app = make("connection", **pool, **wraps)
+    with Session(engine) as session, jobs.worker(["default"], concurrency=1):
+        with app.registry["engine"].connect():
+            job = jobs.tasks["record"].enqueue(session, n=1)
+            session.commit()
+            wait_until(lambda: states(engine) == {"scheduled": 1})
+        wait_until(lambda: states(engine) == {"succeeded": 1})
+        assert (job.attempt, [str(run.outcome) for run in job.runs]) == (1, ["succeeded"])
 
 
 def test_a_transient_error_of_the_database_is_retryable(session: Session) -> None:
