@@ -12,15 +12,19 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
+import psycopg
 from pyramid.interfaces import IRequestExtensions, IRequestFactory
 from pyramid.request import Request
 from pyramid.scripting import prepare
 from pyramid.threadlocal import get_current_registry, get_current_request
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from sqla_jobs.applications import Applications
 from sqla_jobs.cli.configured import defaults_of
 from sqla_jobs.database.binding import MEMBERS_OF_TEST, Bind, Binding, Context, both_binds
+from sqla_jobs.database.refusals import cause_of
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
@@ -36,8 +40,8 @@ _NAME = "sqla_jobs"
 _APPLICATION = "sqla_jobs.application"
 """The key in the registry for the object that runs jobs in requests of the application."""
 _BASE_URL = "sqla_jobs.base_url"
-_TRANSIENT = ("40001", "40P01")
-"""The SQLSTATEs of serialization failures and deadlocks."""
+_TRANSIENT = ("40001", "40P01", "08", "57P01", "57P02", "57P03", "53300")
+"""How SQLSTATEs of transient errors begin: serialization failures, deadlocks, lost connections, refused connections."""
 
 
 def includeme(config: Configurator) -> None:
@@ -69,14 +73,20 @@ def is_retryable(error: BaseException) -> bool:
 
     - `error`: an exception that a task has raised.
 
-    `retry=Retrying(retry=retry_if_exception(is_retryable))` retries such errors only. Deadlocks and serialization
-    failures are transient, even in sessions that are not registered with zope.sqlalchemy.
+    `retry=Retrying(retry=retry_if_exception(is_retryable))` retries such errors only. Deadlocks, serialization failures
+    and connections that are lost, refused or not free are transient, even in sessions that are not registered with
+    zope.sqlalchemy.
     """
     from pyramid_retry import IRetryableError, RetryableException
 
     if isinstance(error, RetryableException) or IRetryableError.providedBy(error):
         return True
-    return getattr(getattr(error, "orig", error), "sqlstate", None) in _TRANSIENT
+    if isinstance(error, PoolTimeout) or (isinstance(error, DBAPIError) and error.connection_invalidated):
+        return True
+    cause = cause_of(error)
+    if (state := getattr(cause, "sqlstate", None)) is None:
+        return isinstance(cause, psycopg.OperationalError)  # the client's own: it cannot connect, or is cut off
+    return str(state).startswith(_TRANSIENT)
 
 
 class PyramidJobs(Generic[J]):

@@ -175,6 +175,38 @@ def collide(session: Session) -> None:
     session.execute(text("DO $$ BEGIN RAISE EXCEPTION 'again' USING ERRCODE = '40001'; END $$"))
 
 
+@jobs.task(retry=MARKED, max_attempts=2)
+def lose_the_connection(session: Session) -> None:
+    session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+
+@jobs.task(max_attempts=1)
+def end_session(session: Session, how: str) -> None:
+    write(1)
+    session.flush()
+    getattr(session, how)()
+
+
+def write_around_a_savepoint() -> None:
+    write(1)
+    savepoint = current().tm.savepoint()
+    write(2)
+    current().db.flush()
+    savepoint.rollback()
+    write(3)
+
+
+@jobs.task
+def undo_part(session: Session) -> None:
+    write_around_a_savepoint()
+
+
+@jobs.task
+def undo_part_by_hand() -> None:
+    with current().tm:
+        write_around_a_savepoint()
+
+
 @jobs.task
 def by_hand(run: RunContext, n: int) -> bool:
     """It has no session of its own, and commits as a script of Pyramid does."""

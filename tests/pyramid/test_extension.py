@@ -8,6 +8,7 @@ import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psycopg
 import pytest
 import transaction
 import zope.sqlalchemy
@@ -16,8 +17,10 @@ from pyramid.exceptions import ConfigurationConflictError
 from pyramid.scripting import prepare
 from pyramid.threadlocal import get_current_request
 from sqlalchemy import Engine, create_engine, func, select, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import QueuePool
 from webtest import TestApp
 
 from sqla_jobs import ConfigurationError, Jobs
@@ -170,6 +173,27 @@ def test_a_run_whose_session_gets_no_connection_when_it_is_made_uses_no_attempt(
 def test_a_transient_error_of_the_database_is_retryable(session: Session) -> None:
     job = ended(session, "collide")
     assert [str(run.outcome) for run in job.runs] == ["retried", "failed"]
+
+
+def test_a_connection_that_is_lost_is_retryable(session: Session) -> None:
+    job = ended(session, "lose_the_connection")
+    assert [str(run.outcome) for run in job.runs] == ["retried", "failed"]
+
+
+@pytest.mark.parametrize("state", ["08006", "57P01", "57P02", "57P03", "53300", "40001"])
+def test_so_is_an_error_of_the_driver_that_nothing_has_wrapped(state: str) -> None:
+    assert is_retryable(psycopg.errors.lookup(state)())
+
+
+def test_so_is_a_connection_that_cannot_be_made() -> None:
+    with pytest.raises(OperationalError) as refused:
+        create_engine("postgresql+psycopg://localhost:1/none").connect()
+    assert is_retryable(refused.value)
+    assert is_retryable(refused.value.__cause__ or ValueError())
+    engine = create_engine("sqlite://", poolclass=QueuePool, pool_size=1, max_overflow=0, pool_timeout=0)
+    with engine.connect(), pytest.raises(PoolTimeout) as taken:
+        engine.connect()
+    assert is_retryable(taken.value)
 
 
 def test_an_error_of_the_database_that_would_come_again_is_not_retryable(session: Session) -> None:
