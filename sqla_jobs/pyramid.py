@@ -17,7 +17,7 @@ from pyramid.interfaces import IRequestExtensions, IRequestFactory
 from pyramid.request import Request
 from pyramid.scripting import prepare
 from pyramid.threadlocal import get_current_registry, get_current_request
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, ResourceClosedError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
@@ -25,7 +25,7 @@ from sqla_jobs.applications import Applications
 from sqla_jobs.cli.configured import defaults_of
 from sqla_jobs.database.binding import MEMBERS_OF_TEST, Bind, Binding, Context, both_binds
 from sqla_jobs.database.refusals import cause_of
-from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.errors import ConfigurationError, JobsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.tasks.context import RunContext
@@ -295,12 +295,22 @@ def _abort(manager: Any) -> None:
 
 
 def _commit(session: Session) -> None:
-    """Commit the transaction of the current request, even if nothing was written through the session."""
+    """Commit the transaction of the current request, even if nothing was written through the session.
+
+    Raises `JobsError` if the session's own transaction has ended, which zope.sqlalchemy cannot commit.
+    """
     from zope.sqlalchemy import mark_changed
 
     manager = get_current_request().environ["tm.manager"]
     mark_changed(session, manager)
-    manager.commit()
+    try:
+        manager.commit()
+    except ResourceClosedError as error:
+        raise JobsError(
+            "the transaction of request.tm cannot be committed: the task, its middleware or its context has rolled "
+            "back or closed its session, which takes part in it. In the task, undo with "
+            "`with session.begin_nested():` or request.tm.savepoint() instead of session.rollback()"
+        ) from error
 
 
 def _begin_anew(session: Session) -> None:

@@ -145,6 +145,18 @@ def test_a_transaction_that_the_task_dooms_fails_the_attempt(session: Session) -
     assert effects(session) == []
 
 
+@pytest.mark.parametrize("how", ["rollback", "close"])
+def test_a_task_that_ends_its_session_is_told_why_it_cannot_be_committed(session: Session, kind: str, how: str) -> None:
+    job = ended(session, "end_session", how=how)
+    assert effects(session) == []
+    if kind == "plain":
+        assert job.state == "succeeded"
+        return
+    assert (job.state, job.runs[0].error_type) == ("failed", "sqla_jobs.errors.JobsError")
+    assert "rolled back or closed its session" in job.runs[0].error
+    assert "session.begin_nested()" in job.runs[0].error
+
+
 @pytest.mark.parametrize("kind", [one for one in KINDS[:-1] if one != "two phases"])
 def test_a_member_that_fails_after_the_commit_is_logged(session: Session, caplog: pytest.LogCaptureFixture) -> None:
     job = ended(session, "bounce")
