@@ -182,7 +182,8 @@ class _Application:
         if not self.takes_request(run):
             yield
             return
-        with self._current(run, begins=self.takes_session(run)) as request:
+        begins = self.takes_session(run)
+        with self._current(run, begins=begins) as request, self._savepoints_in(session, request, begins=begins):
             setattr(request, self.session, session)
             if (manager := request.environ.get("tm.manager")) is None:
                 yield
@@ -192,6 +193,20 @@ class _Application:
                 yield
             finally:
                 session.info.pop(MEMBERS_OF_TEST, None)
+
+    @contextmanager
+    def _savepoints_in(self, session: Session, request: Request, *, begins: bool) -> Generator[None]:
+        """Let a test's session take part in savepoints of `request.tm`, whose transaction has begun if `begins`."""
+        if not self.has_manager:
+            yield
+            return
+        joining = _Joining(session, is_on=begins)  # a transaction that is open otherwise is the test's
+        request.tm.registerSynch(joining)
+        joining.is_on = True
+        try:
+            yield
+        finally:
+            request.tm.unregisterSynch(joining)
 
     def takes_request(self, run: RunContext | None) -> bool:
         """Whether the run, or code outside of runs, has a request. Coroutine tasks have none: they share one thread."""
@@ -292,6 +307,35 @@ def _abort(manager: Any) -> None:
 
     with suppress(NoTransaction):
         manager.abort()
+
+
+class _Joining:
+    """Makes the session of a test a member of each transaction that a manager has begun, while `is_on`."""
+
+    def __init__(self, session: Session, *, is_on: bool) -> None:
+        self._session = session
+        self.is_on = is_on
+
+    def newTransaction(self, transaction: Any) -> None:
+        if self.is_on:
+            transaction.join(_SavepointsOnly(self._session))
+
+    def beforeCompletion(self, transaction: Any) -> None: ...
+    def afterCompletion(self, transaction: Any) -> None: ...
+
+
+class _SavepointsOnly:
+    """The session of a test, as a member of a transaction. It takes part in savepoints, and not in the end."""
+
+    def __init__(self, session: Session) -> None:
+        self.savepoint: Callable[[], Any] = session.begin_nested
+
+    def _nothing(self, transaction: Any) -> None: ...
+
+    abort = tpc_begin = commit = tpc_vote = tpc_finish = tpc_abort = _nothing
+
+    def sortKey(self) -> str:
+        return _NAME
 
 
 def _commit(session: Session) -> None:

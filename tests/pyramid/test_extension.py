@@ -157,6 +157,18 @@ def test_a_task_that_ends_its_session_is_told_why_it_cannot_be_committed(session
     assert "session.begin_nested()" in job.runs[0].error
 
 
+@pytest.mark.parametrize("kind", KINDS[:-1])
+@pytest.mark.parametrize("name", ["undo_part", "undo_part_by_hand"])
+def test_a_savepoint_of_the_transaction_undoes_the_same_in_a_test_as_in_a_worker(session: Session, name: str) -> None:
+    ended(session, name)
+    assert effects(session) == [1, 3]
+    jobs.tasks[name].enqueue(session)
+    drain(jobs, session)
+    assert list(session.scalars(select(Effect.n).order_by(Effect.id))) == [1, 3] * 2
+    run_job(session, jobs.tasks[name])()
+    assert list(session.scalars(select(Effect.n).order_by(Effect.id))) == [1, 3] * 3
+
+
 @pytest.mark.parametrize("kind", [one for one in KINDS[:-1] if one != "two phases"])
 def test_a_member_that_fails_after_the_commit_is_logged(session: Session, caplog: pytest.LogCaptureFixture) -> None:
     job = ended(session, "bounce")
