@@ -12,16 +12,20 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
+import psycopg
 from pyramid.interfaces import IRequestExtensions, IRequestFactory
 from pyramid.request import Request
 from pyramid.scripting import prepare
 from pyramid.threadlocal import get_current_registry, get_current_request
+from sqlalchemy.exc import DBAPIError, ResourceClosedError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from sqla_jobs.applications import Applications
 from sqla_jobs.cli.configured import defaults_of
 from sqla_jobs.database.binding import MEMBERS_OF_TEST, Bind, Binding, Context, both_binds
-from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.database.refusals import cause_of
+from sqla_jobs.errors import ConfigurationError, JobsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.tasks.context import RunContext
@@ -36,8 +40,8 @@ _NAME = "sqla_jobs"
 _APPLICATION = "sqla_jobs.application"
 """The key in the registry for the object that runs jobs in requests of the application."""
 _BASE_URL = "sqla_jobs.base_url"
-_TRANSIENT = ("40001", "40P01")
-"""The SQLSTATEs of serialization failures and deadlocks."""
+_TRANSIENT = ("40001", "40P01", "08", "57P01", "57P02", "57P03", "53300")
+"""How SQLSTATEs of transient errors begin: serialization failures, deadlocks, lost connections, refused connections."""
 
 
 def includeme(config: Configurator) -> None:
@@ -69,14 +73,20 @@ def is_retryable(error: BaseException) -> bool:
 
     - `error`: an exception that a task has raised.
 
-    `retry=Retrying(retry=retry_if_exception(is_retryable))` retries such errors only. Deadlocks and serialization
-    failures are transient, even in sessions that are not registered with zope.sqlalchemy.
+    `retry=Retrying(retry=retry_if_exception(is_retryable))` retries such errors only. Deadlocks, serialization failures
+    and connections that are lost, refused or not free are transient, even in sessions that are not registered with
+    zope.sqlalchemy.
     """
     from pyramid_retry import IRetryableError, RetryableException
 
     if isinstance(error, RetryableException) or IRetryableError.providedBy(error):
         return True
-    return getattr(getattr(error, "orig", error), "sqlstate", None) in _TRANSIENT
+    if isinstance(error, PoolTimeout) or (isinstance(error, DBAPIError) and error.connection_invalidated):
+        return True
+    cause = cause_of(error)
+    if (state := getattr(cause, "sqlstate", None)) is None:
+        return isinstance(cause, psycopg.OperationalError)  # the client's own: it cannot connect, or is cut off
+    return str(state).startswith(_TRANSIENT)
 
 
 class PyramidJobs(Generic[J]):
@@ -172,7 +182,8 @@ class _Application:
         if not self.takes_request(run):
             yield
             return
-        with self._current(run, begins=self.takes_session(run)) as request:
+        begins = self.takes_session(run)
+        with self._current(run, begins=begins) as request, self._savepoints_in(session, request, begins=begins):
             setattr(request, self.session, session)
             if (manager := request.environ.get("tm.manager")) is None:
                 yield
@@ -182,6 +193,20 @@ class _Application:
                 yield
             finally:
                 session.info.pop(MEMBERS_OF_TEST, None)
+
+    @contextmanager
+    def _savepoints_in(self, session: Session, request: Request, *, begins: bool) -> Generator[None]:
+        """Let a test's session take part in savepoints of `request.tm`, whose transaction has begun if `begins`."""
+        if not self.has_manager:
+            yield
+            return
+        joining = _Joining(session, is_on=begins)  # a transaction that is open otherwise is the test's
+        request.tm.registerSynch(joining)
+        joining.is_on = True
+        try:
+            yield
+        finally:
+            request.tm.unregisterSynch(joining)
 
     def takes_request(self, run: RunContext | None) -> bool:
         """Whether the run, or code outside of runs, has a request. Coroutine tasks have none: they share one thread."""
@@ -284,13 +309,52 @@ def _abort(manager: Any) -> None:
         manager.abort()
 
 
+class _Joining:
+    """Makes the session of a test a member of each transaction that a manager has begun, while `is_on`."""
+
+    def __init__(self, session: Session, *, is_on: bool) -> None:
+        self._session = session
+        self.is_on = is_on
+
+    def newTransaction(self, transaction: Any) -> None:
+        if self.is_on:
+            transaction.join(_SavepointsOnly(self._session))
+
+    def beforeCompletion(self, transaction: Any) -> None: ...
+    def afterCompletion(self, transaction: Any) -> None: ...
+
+
+class _SavepointsOnly:
+    """The session of a test, as a member of a transaction. It takes part in savepoints, and not in the end."""
+
+    def __init__(self, session: Session) -> None:
+        self.savepoint: Callable[[], Any] = session.begin_nested
+
+    def _nothing(self, transaction: Any) -> None: ...
+
+    abort = tpc_begin = commit = tpc_vote = tpc_finish = tpc_abort = _nothing
+
+    def sortKey(self) -> str:
+        return _NAME
+
+
 def _commit(session: Session) -> None:
-    """Commit the transaction of the current request, even if nothing was written through the session."""
+    """Commit the transaction of the current request, even if nothing was written through the session.
+
+    Raises `JobsError` if the session's own transaction has ended, which zope.sqlalchemy cannot commit.
+    """
     from zope.sqlalchemy import mark_changed
 
     manager = get_current_request().environ["tm.manager"]
     mark_changed(session, manager)
-    manager.commit()
+    try:
+        manager.commit()
+    except ResourceClosedError as error:
+        raise JobsError(
+            "the transaction of request.tm cannot be committed: the task, its middleware or its context has rolled "
+            "back or closed its session, which takes part in it. In the task, undo with "
+            "`with session.begin_nested():` or request.tm.savepoint() instead of session.rollback()"
+        ) from error
 
 
 def _begin_anew(session: Session) -> None:

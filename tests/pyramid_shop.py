@@ -12,7 +12,8 @@ from pyramid.config import Configurator
 from pyramid.threadlocal import get_current_request
 from pyramid_retry import RetryableException
 from pyramid_tm import is_tm_active
-from sqlalchemy import create_engine, text
+from sqlalchemy import engine_from_config, text
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 from tenacity import Retrying, retry_if_exception, wait_fixed
@@ -31,6 +32,9 @@ class Effect(Base):
     __tablename__ = "effects"
     id: Mapped[int] = mapped_column(primary_key=True)
     n: Mapped[int]
+
+
+class DatabaseNotAvailableError(Exception): ...
 
 
 class Mail:
@@ -171,6 +175,38 @@ def collide(session: Session) -> None:
     session.execute(text("DO $$ BEGIN RAISE EXCEPTION 'again' USING ERRCODE = '40001'; END $$"))
 
 
+@jobs.task(retry=MARKED, max_attempts=2)
+def lose_the_connection(session: Session) -> None:
+    session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+
+@jobs.task(max_attempts=1)
+def end_session(session: Session, how: str) -> None:
+    write(1)
+    session.flush()
+    getattr(session, how)()
+
+
+def write_around_a_savepoint() -> None:
+    write(1)
+    savepoint = current().tm.savepoint()
+    write(2)
+    current().db.flush()
+    savepoint.rollback()
+    write(3)
+
+
+@jobs.task
+def undo_part(session: Session) -> None:
+    write_around_a_savepoint()
+
+
+@jobs.task
+def undo_part_by_hand() -> None:
+    with current().tm:
+        write_around_a_savepoint()
+
+
 @jobs.task
 def by_hand(run: RunContext, n: int) -> bool:
     """It has no session of its own, and commits as a script of Pyramid does."""
@@ -212,7 +248,7 @@ def place(request: Any) -> dict[str, int]:
 def main(global_config: object = None, **settings: str) -> Any:
     """The application, for an ini too."""
     kind = settings["kind"]
-    engine = create_engine(settings["sqlalchemy.url"])
+    engine = engine_from_config(settings)
     factory = sessionmaker(engine, twophase=kind == "two phases")
     if kind == "thread":
         zope.sqlalchemy.register(factory)
@@ -229,7 +265,12 @@ def main(global_config: object = None, **settings: str) -> Any:
             if kind in ("cookiecutter", "two phases"):
                 zope.sqlalchemy.register(session, transaction_manager=request.tm)
             return session
-        connection = engine.connect()
+        try:
+            connection = engine.connect()
+        except PoolTimeout:
+            if "wraps" not in settings:
+                raise
+            raise DatabaseNotAvailableError  # noqa: B904 - as Warehouse does
         session = Session(connection)
         zope.sqlalchemy.register(session, transaction_manager=request.tm)
 

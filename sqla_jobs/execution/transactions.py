@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import psycopg
 from sqlalchemy import Connection, event
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.orm.attributes import instance_state
@@ -92,6 +92,18 @@ def _is_of_database(error: Exception) -> bool:
     """
     is_of_asyncpg = type(error).__module__.partition(".")[0] == "asyncpg"
     return is_of_asyncpg or isinstance(error, DBAPIError | PoolTimeout | psycopg.Error | OSError)
+
+
+def _refusal(error: Exception) -> Exception | None:
+    """Return the error of the database or the pool that is `error` or led to it; `None` if there is none."""
+    chain: list[BaseException] = []
+    found: BaseException | None = error
+    while found is not None and found not in chain:
+        if isinstance(found, OperationalError | PoolTimeout | psycopg.OperationalError):
+            return found
+        chain.append(found)
+        found = found.__cause__ or found.__context__
+    return None
 
 
 class NotBegun(Exception):
@@ -181,7 +193,7 @@ class WorkerTransactions:
 
     @contextmanager
     def begin(self) -> Generator[Session]:
-        session = self._session()
+        session = self._made()
         session.info[_CONNECTIONS] = list[Connection]()  # the factory may return the same session again
         try:
             self._begin(session)
@@ -196,6 +208,15 @@ class WorkerTransactions:
         finally:
             end_run(session)
             session.close()
+
+    def _made(self) -> Session:
+        """Return a session of the factory, which may connect by itself. Raises `NotBegun` if it gets no connection."""
+        try:
+            return self._session()
+        except Exception as error:
+            if (refusal := _refusal(error)) is None:
+                raise
+            raise self._logged(_no_transaction(_reason(refusal))) from error
 
     def around(self, session: Session) -> Any:
         return around(session)

@@ -8,6 +8,7 @@ import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psycopg
 import pytest
 import transaction
 import zope.sqlalchemy
@@ -16,8 +17,10 @@ from pyramid.exceptions import ConfigurationConflictError
 from pyramid.scripting import prepare
 from pyramid.threadlocal import get_current_request
 from sqlalchemy import Engine, create_engine, func, select, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import QueuePool
 from webtest import TestApp
 
 from sqla_jobs import ConfigurationError, Jobs
@@ -26,6 +29,8 @@ from sqla_jobs.queries import RunEnd
 from sqla_jobs.queries.succeed import SucceedOne
 from sqla_jobs.testing import drain, run_job
 from tests import pyramid_shop
+from tests.counting import states
+from tests.helpers import wait_until
 from tests.pyramid_shop import KINDS, Base, Effect, finished, jobs, mails, main
 
 pytestmark = pytest.mark.slow
@@ -140,6 +145,30 @@ def test_a_transaction_that_the_task_dooms_fails_the_attempt(session: Session) -
     assert effects(session) == []
 
 
+@pytest.mark.parametrize("how", ["rollback", "close"])
+def test_a_task_that_ends_its_session_is_told_why_it_cannot_be_committed(session: Session, kind: str, how: str) -> None:
+    job = ended(session, "end_session", how=how)
+    assert effects(session) == []
+    if kind == "plain":
+        assert job.state == "succeeded"
+        return
+    assert (job.state, job.runs[0].error_type) == ("failed", "sqla_jobs.errors.JobsError")
+    assert "rolled back or closed its session" in job.runs[0].error
+    assert "session.begin_nested()" in job.runs[0].error
+
+
+@pytest.mark.parametrize("kind", KINDS[:-1])
+@pytest.mark.parametrize("name", ["undo_part", "undo_part_by_hand"])
+def test_a_savepoint_of_the_transaction_undoes_the_same_in_a_test_as_in_a_worker(session: Session, name: str) -> None:
+    ended(session, name)
+    assert effects(session) == [1, 3]
+    jobs.tasks[name].enqueue(session)
+    drain(jobs, session)
+    assert list(session.scalars(select(Effect.n).order_by(Effect.id))) == [1, 3] * 2
+    run_job(session, jobs.tasks[name])()
+    assert list(session.scalars(select(Effect.n).order_by(Effect.id))) == [1, 3] * 3
+
+
 @pytest.mark.parametrize("kind", [one for one in KINDS[:-1] if one != "two phases"])
 def test_a_member_that_fails_after_the_commit_is_logged(session: Session, caplog: pytest.LogCaptureFixture) -> None:
     job = ended(session, "bounce")
@@ -150,9 +179,45 @@ def test_a_member_that_fails_after_the_commit_is_logged(session: Session, caplog
     assert "the mail server is gone" in line
 
 
+@pytest.mark.parametrize("wraps", [{}, {"wraps": "true"}])
+def test_a_run_whose_session_gets_no_connection_when_it_is_made_uses_no_attempt(
+    make: Make, engine: Engine, wraps: dict[str, str]
+) -> None:
+    pool = {"sqlalchemy.pool_size": "1", "sqlalchemy.max_overflow": "0", "sqlalchemy.pool_timeout": "0"}
+    app = make("connection", **pool, **wraps)
+    with Session(engine) as session, jobs.worker(["default"], concurrency=1):
+        with app.registry["engine"].connect():
+            job = jobs.tasks["record"].enqueue(session, n=1)
+            session.commit()
+            wait_until(lambda: states(engine) == {"scheduled": 1})
+        wait_until(lambda: states(engine) == {"succeeded": 1})
+        assert (job.attempt, [str(run.outcome) for run in job.runs]) == (1, ["succeeded"])
+
+
 def test_a_transient_error_of_the_database_is_retryable(session: Session) -> None:
     job = ended(session, "collide")
     assert [str(run.outcome) for run in job.runs] == ["retried", "failed"]
+
+
+def test_a_connection_that_is_lost_is_retryable(session: Session) -> None:
+    job = ended(session, "lose_the_connection")
+    assert [str(run.outcome) for run in job.runs] == ["retried", "failed"]
+
+
+@pytest.mark.parametrize("state", ["08006", "57P01", "57P02", "57P03", "53300", "40001"])
+def test_so_is_an_error_of_the_driver_that_nothing_has_wrapped(state: str) -> None:
+    assert is_retryable(psycopg.errors.lookup(state)())
+
+
+def test_so_is_a_connection_that_cannot_be_made() -> None:
+    with pytest.raises(OperationalError) as refused:
+        create_engine("postgresql+psycopg://localhost:1/none").connect()
+    assert is_retryable(refused.value)
+    assert is_retryable(refused.value.__cause__ or ValueError())
+    engine = create_engine("sqlite://", poolclass=QueuePool, pool_size=1, max_overflow=0, pool_timeout=0)
+    with engine.connect(), pytest.raises(PoolTimeout) as taken:
+        engine.connect()
+    assert is_retryable(taken.value)
 
 
 def test_an_error_of_the_database_that_would_come_again_is_not_retryable(session: Session) -> None:
