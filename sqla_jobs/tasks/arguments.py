@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 from typing_extensions import TypedDict
 
 from sqla_jobs.errors import ArgumentsError, DeclarationError
-from sqla_jobs.tasks.entities import Entity, entity_of
+from sqla_jobs.tasks.entities import Entity, entity_of, refuse_rows
 from sqla_jobs.tasks.signature import IMPORT_IT, Signature, injection_of
 
 MAX_BYTES = 1024 * 1024
@@ -313,9 +313,10 @@ def decode_result(task: str, result: Any, expected: Any) -> Any:
 
 
 def encode_result(value: Any) -> str | None:
-    """Return a task's result as JSON text, `None` for `None`. Raises `ArgumentsError` if it is not JSON."""
+    """Return a task's result as JSON text, `None` for `None`. Raises `ArgumentsError` if it is not JSON, or a row."""
     if value is None:
         return None
+    refuse_rows("the result", value, remedy="return its key")
     try:
         encoded = to_json(value, inf_nan_mode="constants", bytes_mode="base64")
         from_json(encoded, allow_inf_nan=False)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
+from pydantic import BaseModel
 from sqlalchemy import Dialect, TypeDecorator, inspect, select, tuple_
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.orm import Mapper, Session, object_session
@@ -17,6 +18,7 @@ from sqla_jobs.errors import ArgumentsError, EntityGone
 
 _DIALECT: Dialect = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 _AT_ONCE = 1000
+_SCALARS = frozenset({str, int, float, bool, bytes, types.NoneType})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,3 +133,32 @@ def entity_of(annotation: Any) -> Entity | None:
 def _mapper_of(annotation: Any) -> Mapper[Any] | None:
     mapper = inspect(annotation, raiseerr=False) if isinstance(annotation, type) else None
     return mapper if isinstance(mapper, Mapper) else None
+
+
+def refuse_rows(what: str, value: Any, *, remedy: str) -> None:
+    """Raise `ArgumentsError` if `value` is a row or contains one, whose columns would all be stored."""
+    left, seen = [value], set[int]()
+    while left:
+        one = left.pop()
+        if type(one) in _SCALARS or id(one) in seen:
+            continue
+        seen.add(id(one))
+        if mapper := _mapper_of(type(one)):
+            holds = "is" if one is value else "contains"
+            raise ArgumentsError(f"{what} {holds} a row of {mapper.class_.__name__}: {remedy}")
+        left += _parts(one)
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    """Return the values that pydantic stores as parts of `value`."""
+    if isinstance(value, dict):
+        return value.values()
+    if isinstance(value, list | tuple | set | frozenset):
+        return value
+    if isinstance(value, BaseModel):
+        excluded = {name for name, field in type(value).model_fields.items() if field.exclude}
+        own = [part for name, part in value.__dict__.items() if name not in excluded]
+        return [*own, *(value.model_extra or {}).values()]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [getattr(value, field.name, None) for field in dataclasses.fields(value)]
+    return ()

@@ -14,6 +14,7 @@ from pydantic_core import from_json, to_json
 from sqla_jobs.errors import ArgumentsError, UnstorableResult
 from sqla_jobs.rules.checks import check_json
 from sqla_jobs.tasks.arguments import MAX_BYTES, NUL, adapter_of, as_jsonb, is_same
+from sqla_jobs.tasks.entities import entity_of, refuse_rows
 from sqla_jobs.tasks.signature import resolve
 
 _OPENING, _CLOSING = b'{"result":', b"}"
@@ -26,6 +27,11 @@ class ValueCodec:
         """Prepare for the type `expected`. Raises `ArgumentsError` for one that JSON cannot hold."""
         self._what = what
         self._expected = expected
+        if entity_of(expected):
+            raise ArgumentsError(
+                f"{what}: the type {expected!r:.200} cannot be stored as JSON: take the key of the row in place of the "
+                "row"
+            )
         try:
             self._adapter = _adapter(expected)
         except Exception as error:  # noqa: BLE001 - of many kinds; the message shows the first line
@@ -37,6 +43,10 @@ class ValueCodec:
 
     def encode(self, value: Any) -> tuple[str, Any]:
         """Return `value` as JSON text, and the equal value that the text decodes to. Raises `UnstorableResult`."""
+        try:
+            refuse_rows(self._what, value, remedy="return its key")
+        except ArgumentsError as error:
+            raise UnstorableResult(str(error)) from None
         try:
             whole = self._adapter.serializer.to_json({"result": value}, round_trip=True, by_alias=True, warnings=False)
             back = self._adapter.validator.validate_json(as_jsonb(whole))["result"]
@@ -81,6 +91,7 @@ def returned_type(function: Callable[..., Any]) -> Any:
 
 def encode_payload(what: str, value: Any) -> str:
     """Return a signal's payload as JSON text, as pydantic writes a value of its type. Raises `ArgumentsError`."""
+    refuse_rows(what, value, remedy="send its key")
     try:
         encoded = to_json(value, by_alias=True, round_trip=True, inf_nan_mode="constants", bytes_mode="base64")
         check_json(what, from_json(encoded, allow_inf_nan=False))

@@ -143,7 +143,7 @@ def test_a_type_that_cannot_be_stored_is_refused_before_the_call(session: Sessio
     job = step_shop.keeps_a_row.enqueue(session)
     assert drained(session) == 1
     assert "Order'> cannot be stored as JSON" in error_of(session, job)
-    assert "such as the key of a row in place of the row" in error_of(session, job)
+    assert "take the key of the row in place of the row" in error_of(session, job)
     assert (calls, job.state) == ([], "failed")
 
 
