@@ -44,6 +44,8 @@ from sqla_jobs.tasks.unique_jobs import add_many_unique, add_unique, rule_for
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
+MYPY = False
+"""True in the eyes of mypy."""
 C = ParamSpec("C")
 P = ParamSpec("P")
 E = TypeVar("E", bound=Callable[..., Any])  # else mypy would infer the type that the result is assigned to
@@ -94,10 +96,16 @@ class _EnqueueOf(Generic[C]):
     def __get__(self, enqueuer: None, owner: object = None, /) -> Callable[..., JobMixin]: ...
     @overload
     def __get__(self, enqueuer: _Injected[C, E], owner: object = None, /) -> E: ...
-    def __get__(self, enqueuer: _Injected[C, E] | None, owner: object = None, /) -> Any:
+
+    if not MYPY:  # ty finds no E for C: it takes this one, without checking the arguments
+
+        @overload
+        def __get__(self, enqueuer: _Injected[..., E], owner: object = None, /) -> E: ...
+
+    def __get__(self, enqueuer: Any, owner: object = None, /) -> Any:
         if enqueuer is None:
             return enqueue
-        return enqueuer.without_injected(lambda *_, **__: None)  # only for type checkers
+        return enqueuer.without_injected(enqueue)  # only for type checkers
 
 
 class Enqueuer(Generic[C, J]):
