@@ -6,6 +6,7 @@ These functions find the tables in the Alembic environment's metadata.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from sqlalchemy import MetaData, Table
@@ -18,19 +19,19 @@ if TYPE_CHECKING:
     from alembic.operations import Operations
 
 
-def upgrade(op: Operations, *, from_: int, to: int) -> None:
+def upgrade(op: Operations | ModuleType, *, from_: int, to: int) -> None:
     """Call `migrations.upgrade` for the only `Jobs` in the environment's metadata. Raises `ConfigurationError`."""
     jobs = _jobs_of(op)
     running.upgrade(op, from_=from_, to=to, schema=jobs.schema, prefix=jobs.info[MARK])
 
 
-def downgrade(op: Operations, *, from_: int, to: int) -> None:
+def downgrade(op: Operations | ModuleType, *, from_: int, to: int) -> None:
     """Call `migrations.downgrade` for the only `Jobs` in the environment's metadata. Raises `ConfigurationError`."""
     jobs = _jobs_of(op)
     running.downgrade(op, from_=from_, to=to, schema=jobs.schema, prefix=jobs.info[MARK])
 
 
-def _jobs_of(op: Operations) -> Table:
+def _jobs_of(op: Operations | ModuleType) -> Table:
     target = op.get_context().opts.get("target_metadata")
     several: Iterable[MetaData] = [target] if isinstance(target, MetaData) else target or ()
     found = [table for metadata in several for table in metadata.tables.values() if MARK in table.info]

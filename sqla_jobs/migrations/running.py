@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.migrations.names import Names
@@ -18,15 +18,18 @@ STEPS: tuple[ModuleType, ...] = (v0001, v0002)
 """The step to version 1, to version 2, and so on. A released step must not be changed."""
 
 
-def upgrade(op: Operations, *, from_: int, to: int, schema: str | None = None, prefix: str = "sqla_") -> None:
+def upgrade(
+    op: Operations | ModuleType, *, from_: int, to: int, schema: str | None = None, prefix: str = "sqla_"
+) -> None:
     """Upgrade the tables from version `from_` (0 if there are none) to version `to`, online or as SQL.
 
-    - `op`: Alembic's `op`, from `from alembic import op`.
+    - `op`: Alembic's `op`, from `from alembic import op`, or an `Operations`.
     - `from_`, `to`: fixed numbers, since later releases add versions.
     - `schema`, `prefix`: those of the `Jobs`. A missing schema is created.
 
     Raises `ConfigurationError`, before it changes anything, for versions that this release does not know.
     """
+    op = cast("Operations", op)
     _check(op, from_, to, first=from_, last=to)
     names = Names.of(op, schema, prefix, are_new=from_ == 0)
     for version in range(from_ + 1, to + 1):
@@ -34,7 +37,9 @@ def upgrade(op: Operations, *, from_: int, to: int, schema: str | None = None, p
         _say_version(op, names, version)
 
 
-def downgrade(op: Operations, *, from_: int, to: int, schema: str | None = None, prefix: str = "sqla_") -> None:
+def downgrade(
+    op: Operations | ModuleType, *, from_: int, to: int, schema: str | None = None, prefix: str = "sqla_"
+) -> None:
     """Downgrade the tables from version `from_` to version `to`. Version 0 drops the tables with all their data.
 
     - `op`, `from_`, `to`, `schema`, `prefix`: as for `upgrade`.
@@ -43,6 +48,7 @@ def downgrade(op: Operations, *, from_: int, to: int, schema: str | None = None,
 
     Raises `ConfigurationError`, before it changes anything, for versions that this release does not know.
     """
+    op = cast("Operations", op)
     _check(op, from_, to, first=to, last=from_)
     names = Names.of(op, schema, prefix)
     for version in range(from_, to, -1):

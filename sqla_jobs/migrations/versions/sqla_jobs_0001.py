@@ -12,9 +12,9 @@ depends_on = None
 
 def upgrade() -> None:
     """Create the tables."""
-    branch.upgrade(op, from_=0, to=1)  # type: ignore[arg-type]
+    branch.upgrade(op, from_=0, to=1)
 
 
 def downgrade() -> None:
     """Drop the tables."""
-    branch.downgrade(op, from_=1, to=0)  # type: ignore[arg-type]
+    branch.downgrade(op, from_=1, to=0)

@@ -12,9 +12,9 @@ depends_on = None
 
 def upgrade() -> None:
     """Shorten the CHECKs, and add the columns of version 2."""
-    branch.upgrade(op, from_=1, to=2)  # type: ignore[arg-type]
+    branch.upgrade(op, from_=1, to=2)
 
 
 def downgrade() -> None:
     """Restore the CHECKs of version 1, and drop the columns of version 2."""
-    branch.downgrade(op, from_=2, to=1)  # type: ignore[arg-type]
+    branch.downgrade(op, from_=2, to=1)
