@@ -2,11 +2,13 @@
 
 from sqla_jobs.testing.assertions import assert_enqueued, assert_not_enqueued, assert_unique, enqueued
 from sqla_jobs.testing.calling import run_job
+from sqla_jobs.testing.databases import Databases
 from sqla_jobs.testing.drain import Drained, drain
 from sqla_jobs.testing.factories import make_batch, make_job, make_run
 from sqla_jobs.testing.starting import assert_starts, assert_waits, startable
 
 __all__ = [
+    "Databases",
     "Drained",
     "assert_enqueued",
     "assert_not_enqueued",

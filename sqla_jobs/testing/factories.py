@@ -57,8 +57,9 @@ def make_job(
 ) -> J:
     """Add a job in `state`, with the runs, the times and the live process that belong to it, and flush it.
 
-    - `session`: the test's session. - `what`: the job's task, or `task.options(…)`. With a `Jobs`, the job's task is
-      the one named by `task=`, by default "example", and `args` is any JSON object.
+    - `session`: the test's session.
+    - `what`: the job's task, or `task.options(…)`. With a `Jobs`, the job's task is the one named by `task=`, by
+      default "example", and `args` is any JSON object.
     - `state`: a `JobState` or its name, by default "queued", or the state of a job that is enqueued `after` those. A
       scheduled job is due in an hour; a running one belongs to a process that stays alive for a day.
     - `args`: some of the task's arguments; arguments without a value are left out.
@@ -179,7 +180,8 @@ def make_batch(
 ) -> BatchMixin:
     """Add a batch with jobs in these states, and flush it.
 
-    - `session`: the test's session. - `what`: the jobs' task, or `task.options(…)`, or the `Jobs`, as for `make_job`.
+    - `session`: the test's session.
+    - `what`: the jobs' task, or `task.options(…)`, or the `Jobs`, as for `make_job`.
     - `name`: the batch's name.
     - `states`: the number of jobs in each state, such as `{"succeeded": 3, "failed": 1}`; by default none.
     - `args`: the arguments of each job, as for `make_job`.

@@ -143,7 +143,7 @@ SECTIONS = (
     ),
     Section(
         "Models",
-        "`jobs.Job`, `jobs.Run` and so on are mapped classes on the metadata of your base, "
+        "`jobs.Job`, `jobs.Run` and so on are mapped classes on the metadata of your base. "
         "Read them like rows of your own. Change jobs by the methods of `Jobs`, columns of your own as you like. A "
         "column whose Python type has no `None` is NOT NULL. *identity* is a number from a sequence, *now* the "
         "server's clock. Tables have the prefix `sqla_` unless `Jobs(prefix=…)` says otherwise.",
@@ -233,6 +233,7 @@ SECTIONS = (
             Entry("sqla_jobs.testing:Drained"),
             *(Entry(f"sqla_jobs.testing:{name}") for name in ("startable", "assert_starts", "assert_waits")),
             *(Entry(f"sqla_jobs.testing:{name}") for name in ("make_job", "make_batch", "make_run")),
+            Entry("sqla_jobs.testing:Databases", ("new",), "sqla_jobs_databases"),
             Entry("sqla_jobs.postgres:local_postgres"),
         ),
     ),
@@ -266,7 +267,7 @@ SECTIONS = (
     ),
 )
 _OTHERS = ("Job", "Run", "Schedule", "Tick", "Process", "Queue", "PausedTask", "Limit", "Start", "Audit")
-OF_WORKFLOWS = ("Step", "Signal")
+OF_WORKFLOWS = ("Batch", "Step", "Signal")
 MODELS = (*_OTHERS, *OF_WORKFLOWS)
 _SESSIONS, _BINDS = "sqla_jobs.tasks.sessions", "sqla_jobs.database.binding"
 TYPES = (

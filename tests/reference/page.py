@@ -91,7 +91,7 @@ def _entry(entry: Entry) -> Iterator[str]:
 def _function(node: ast.FunctionDef) -> Iterator[str]:
     if scope := _scope(node):
         gives = re.sub(r"^Iterator\[(.*)\]$", r"\1", _written(node.returns))
-        yield f"A fixture of scope *{scope}* that gives `{gives}`.\n"
+        yield _linked(f"A fixture of scope *{scope}* that gives `{gives}`.\n")
     elif not _is_command(node):
         yield _signature(node, node.name, is_method=False)
     yield _prose(ast.get_docstring(node), node.name)

@@ -18,6 +18,7 @@ from sqla_jobs import ArgumentsError, JobMixin, Jobs, JobState, RunContext, RunO
 from sqla_jobs.models.columns import RunMixin
 from sqla_jobs.postgres import local_postgres
 from sqla_jobs.testing import (
+    Databases,
     Drained,
     assert_enqueued,
     assert_not_enqueued,
@@ -298,3 +299,9 @@ async def awaited_steps(session: AsyncSession, run: RunContext, order: Order) ->
     await run.sleep_async("rest", 5)
     assert_type(await run.wait_for_async("approved", Receipt, timeout=None), Receipt)
     assert_type(await session.run_sync(jobs.signal, 7, "approved", Receipt(5)), bool)
+
+
+@pytest.fixture(scope="session")
+def sqla_jobs_engine(sqla_jobs_databases: Databases) -> Iterator[Engine]:
+    with sqla_jobs_databases.new(MetaData()) as url:
+        yield create_engine(url)
