@@ -425,7 +425,8 @@ class Jobs(Generic[J]):
     def follow(self, job: J | int | BatchMixin, /, *, timeout: float | None = None) -> Following[Any]:
         """Return a job's updates, for `for` and `async for`: its current state, then each change, until it has ended.
 
-        - `job`: the job, or its id; or a batch. It must be committed.
+        - `job`: the job, or its id; or a batch. It must be committed. A number is always the id of a job: load a batch
+          with `session.get(jobs.Batch, id)`.
         - `timeout`: seconds until `TimeoutError`; by default there is no limit.
 
         Each update is a `JobUpdate`. For a batch it is a `BatchCounts`, and the last one comes when all its jobs have
@@ -446,7 +447,8 @@ class Jobs(Generic[J]):
     def wait(self, job: J | int | BatchMixin, /, *, timeout: float | None = None) -> J | BatchCounts:
         """Wait until a job has succeeded, and return it in that state, with its runs, detached from any session.
 
-        - `job`: the job, or its id; or a batch. It must be committed.
+        - `job`: the job, or its id; or a batch. It must be committed. A number is always the id of a job: load a batch
+          with `session.get(jobs.Batch, id)`.
         - `timeout`: seconds until `TimeoutError`; by default there is no limit.
 
         For a batch, wait until all its jobs have ended, however they ended, and return their `BatchCounts`.
@@ -517,7 +519,8 @@ class Jobs(Generic[J]):
     def cancel(self, session: AnySession, job: J | int | BatchMixin, /, *, kill: bool = False) -> bool | int:
         """Cancel a job once the caller commits: a waiting job ends as `cancelled`; a running job is asked to stop.
 
-        - `job`: the job, or its id; or a batch.
+        - `job`: the job, or its id; or a batch. A number is always the id of a job: load a batch with
+          `session.get(jobs.Batch, id)`.
         - `kill`: True makes a command-line worker kill its child process if the job does not stop within `--kill-after`
           seconds. Other jobs running in that process lose an attempt.
 
@@ -538,7 +541,8 @@ class Jobs(Generic[J]):
 
         It gets at least one more attempt. Jobs that were cancelled because it had failed wait for it again.
 
-        - `job`: the job, or its id; or a batch.
+        - `job`: the job, or its id; or a batch. A number is always the id of a job: load a batch with
+          `session.get(jobs.Batch, id)`.
 
         Returns False if it is queued or running. For a batch, all its jobs that failed or that somebody cancelled are
         retried; returns their number.
