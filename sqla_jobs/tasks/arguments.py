@@ -14,14 +14,14 @@ from functools import cached_property
 from typing import Any, NotRequired, cast
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, SecretBytes, SecretStr, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaWarningKind
 from pydantic_core import from_json, to_json
 from sqlalchemy.orm import Session
 from typing_extensions import TypedDict
 
 from sqla_jobs.errors import ArgumentsError, DeclarationError
-from sqla_jobs.tasks.entities import Entity, entity_of, refuse_rows
+from sqla_jobs.tasks.entities import Entity, entity_of, refuse_rows, row_in
 from sqla_jobs.tasks.signature import IMPORT_IT, Signature, injection_of
 
 MAX_BYTES = 1024 * 1024
@@ -86,6 +86,8 @@ class Codec:
             checked = self._adapter.validator.validate_python(values)
         except pydantic.ValidationError as error:
             raise self._unfit(error) from None
+        if not self._is_plain:
+            self._refuse_rows(checked)
         encoded = self._dump(checked)
         if len(encoded) > MAX_BYTES:
             raise ArgumentsError(
@@ -152,15 +154,34 @@ class Codec:
                 self._dump({name: value})
             raise
 
+    def _refuse_rows(self, checked: dict[str, Any]) -> None:
+        for name, value in checked.items():
+            if (row := row_in(value)) is not None:
+                raise ArgumentsError(
+                    f"{self._where(name)}: a row of {row} is taken only as {row}, {row} | None or list[{row}]: "
+                    "pass keys"
+                )
+
+    def _refuse_secret(self, name: str, value: Any) -> None:
+        if isinstance(value, SecretStr | SecretBytes):
+            plain = "str" if isinstance(value, SecretStr) else "bytes"
+            raise ArgumentsError(
+                f"{self._where(name)}: a {type(value).__name__} is stored masked: annotate it as {plain}, with "
+                f"@jobs.task(sensitive=[{name!r}])"
+            )
+
     def _refuse_changed(self, checked: dict[str, Any], encoded: bytes) -> None:
         try:
             back = self._adapter.validator.validate_json(as_jsonb(encoded))
         except pydantic.ValidationError as error:
+            for name, value in checked.items():
+                self._refuse_secret(name, value)
             raise self._unfit(error, "does not read back from JSON") from None
         except (ValueError, RecursionError):
             raise ArgumentsError(f"{self._task}: the arguments hold numbers too long for JSON") from None
         for name, value in checked.items():
             if not is_same(back[name], value):
+                self._refuse_secret(name, value)
                 raise ArgumentsError(
                     f"{self._where(name)}: the {type(value).__name__} does not read back from JSON as it was; "
                     "annotate the parameter with the exact type, or pass plain JSON"

@@ -137,6 +137,13 @@ def _mapper_of(annotation: Any) -> Mapper[Any] | None:
 
 def refuse_rows(what: str, value: Any, *, remedy: str) -> None:
     """Raise `ArgumentsError` if `value` is a row or contains one, whose columns would all be stored."""
+    if (name := row_in(value)) is not None:
+        holds = "contains" if _mapper_of(type(value)) is None else "is"
+        raise ArgumentsError(f"{what} {holds} a row of {name}: {remedy}")
+
+
+def row_in(value: Any) -> str | None:
+    """Return the name of the mapped class if `value` is a row or contains one; else None."""
     left, seen = [value], set[int]()
     while left:
         one = left.pop()
@@ -144,9 +151,9 @@ def refuse_rows(what: str, value: Any, *, remedy: str) -> None:
             continue
         seen.add(id(one))
         if mapper := _mapper_of(type(one)):
-            holds = "is" if one is value else "contains"
-            raise ArgumentsError(f"{what} {holds} a row of {mapper.class_.__name__}: {remedy}")
+            return str(mapper.class_.__name__)
         left += _parts(one)
+    return None
 
 
 def _parts(value: Any) -> Iterable[Any]:

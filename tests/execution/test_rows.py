@@ -1,15 +1,15 @@
-"""A row is never stored by value: neither as a result, nor as that of a step, nor as the payload of a signal."""
+"""A row is never stored by value: neither as a result, nor as that of a step, a signal's payload or an argument."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, SecretBytes, SecretStr
 from sqlalchemy import Engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, declarative_base, mapped_column
 from sqlmodel import Session
 
 from sqla_jobs import ArgumentsError, Jobs, RunContext
@@ -150,3 +150,47 @@ def test_models_without_a_table_and_excluded_rows_are_stored(session: Session) -
     session.commit()
     jobs.worker().drain()
     assert job.result == [{"product": "tea", "amount": 1}, {"number": 1}]
+
+
+ARGUMENTS: dict[str, tuple[Any, Callable[[], object]]] = {
+    "a dictionary": (dict[str, Order], lambda: {"one": Order()}),
+    "a tuple": (tuple[Order, int], lambda: (Order(), 1)),
+    "a sequence": (Sequence[Order], lambda: [Order()]),
+    "a model": (Model, lambda: Model(order=Order())),
+    "a dataclass": (Pair, lambda: Pair(Order())),
+    "anything": (Any, Order),
+}
+
+
+@pytest.mark.parametrize("case", ARGUMENTS)
+def test_a_row_in_an_argument_of_another_shape_is_refused_with_the_shapes_that_are_taken(
+    application: Jobs[Any], session: Session, case: str
+) -> None:
+    annotation, make = ARGUMENTS[case]
+    taken = r"a row of Order is taken only as Order, Order \| None or list\[Order\]: pass keys"
+    with pytest.raises(ArgumentsError, match=f"argument 'value': {taken}"):
+        taking(annotation).enqueue(session, value=make())
+
+
+def test_a_plain_row_as_any_argument_is_refused_with_the_shapes_that_are_taken(session: Session) -> None:
+    with pytest.raises(ArgumentsError, match="argument 'value': a row of Plain is taken only as Plain, "):
+        taking(Any).enqueue(session, value={"one": Plain()})
+
+
+@pytest.mark.parametrize(
+    ("annotation", "plain"), [(SecretStr, "str"), (SecretBytes, "bytes"), (SecretStr | None, "str")]
+)
+def test_a_secret_argument_is_refused_with_the_remedy(session: Session, annotation: Any, plain: str) -> None:
+    secret = SecretBytes(b"hunter2") if plain == "bytes" else SecretStr("hunter2")
+    said = (
+        rf"a {type(secret).__name__} is stored masked: annotate it as {plain}, with @jobs.task\(sensitive=\['value'\]\)"
+    )
+    with pytest.raises(ArgumentsError, match=said):
+        taking(annotation).enqueue(session, value=secret)
+
+
+def taking(annotation: Any) -> Any:
+    def take(value: object) -> None: ...
+
+    take.__annotations__["value"] = annotation
+    return Jobs(declarative_base()).task(take)

@@ -371,7 +371,7 @@ REFUSED: list[tuple[Any, Any, str]] = [
     (Mail, {"to": "ann", "at": JANUARY, "cc": "hunter2"}, "value.cc does not fit: Extra inputs"),
     (Item, {"sku": "hunter2"}, "value.price does not fit: Field required"),
     (Literal["a"], "hunter2", "value does not fit"),
-    (SecretStr, SecretStr("hunter2"), "value.*the SecretStr does not read back from JSON as it was"),
+    (SecretStr, SecretStr("hunter2"), "'value': a SecretStr is stored masked: annotate it as str"),
     (Person, ANN.model_copy(update={"secret": SecretStr("hunter2")}), "'value': the Person does not read back"),
     (float, float("nan"), "value does not read back from JSON"),
     (float, float("-inf"), "value does not read back from JSON"),
