@@ -206,6 +206,16 @@ def test_the_web_server_of_the_docs_runs_jobs(
     del sys.modules["web"]
 
 
+def write_modules(name: str, folder: Path) -> None:
+    """Write each block of a page into the file that its first line names; some continue the file of another block."""
+    code: dict[str, str] = {}
+    for block in blocks(ROOT / f"docs/{name}.md", "python"):
+        file = block.code.splitlines()[0].removeprefix("# ").removesuffix(", continued")
+        code[file] = code.get(file, "") + block.code
+    for file, text_ in code.items():
+        folder.joinpath(file).write_text(text_, encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("name", "passed"),
     [
@@ -214,18 +224,19 @@ def test_the_web_server_of_the_docs_runs_jobs(
         ("testing-integration", 9),
         ("testing-workers", 3),
         ("testing-flask", 4),
-        ("testing-fastapi", 8),
+        ("testing-fastapi", 10),
         ("testing-factory-boy", 2),
         ("sqlmodel", 3),
     ],
 )
 def test_the_tests_of_a_page_pass(
-    name: str, passed: int, shop: Path, server_url: str, monkeypatch: pytest.MonkeyPatch
+    name: str, passed: int, shop: Path, server_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    if name == "testing":
+        begin_history(shop, database_url, "generic").alembic("revision", "--autogenerate", "-m", "tables")
     monkeypatch.setenv("DATABASE_URL", server_url)
-    for block in blocks(ROOT / f"docs/{name}.md", "python"):
-        file = block.code.splitlines()[0].removeprefix("# ")
-        shop.joinpath(file).write_text(block.code, encoding="utf-8")
+    write_modules(name, shop)
     command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "."]
     command += ["-p", "no:cacheprovider", "-p", "no:asyncio", "-p", "no:faker"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
@@ -240,9 +251,7 @@ def test_the_modules_of_a_page_pass_the_strictest_check_of_types(tmp_path: Path)
         folder = tmp_path / name
         folder.mkdir()
         folder.joinpath("shop.py").write_text(QUICK_START.code, encoding="utf-8")
-        for block in blocks(ROOT / f"docs/{name}.md", "python"):
-            file = block.code.splitlines()[0].removeprefix("# ")
-            folder.joinpath(file).write_text(block.code, encoding="utf-8")
+        write_modules(name, folder)
         done = subprocess.run([*MYPY, "."], cwd=folder, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
 
