@@ -23,6 +23,8 @@ _ENQUEUED = (
 _AFTER = ("waits_for", "waits_at", "if_failed", "batch_id", "finished_at")
 """Columns of a job that is enqueued after others, or in a batch."""
 _EDGE = ("job_id", "place", "needs_id", "batch_id")
+_BATCH = ("name", "closed_at")
+"""The second one too, since an INSERT of the ORM names each column without a default."""
 _TICK = ("schedule_id", "scheduled_for")
 """Columns of a job that a clock enqueues. A role that may insert into them can enqueue a job in place of a tick."""
 _LOCKING = "progress_message"
@@ -126,7 +128,7 @@ def _in_workflows(name: _Names) -> Rights:
     yield "for after= and batch= only, grant these as well:", ""
     yield f"  SELECT, {name.columns('INSERT', *_AFTER)}, {name.columns('UPDATE', _LOCKING)} ON {tables['jobs']}", ""
     yield f"  SELECT, {name.columns('INSERT', *_EDGE)} ON {tables['edges']}", ""
-    yield f"  SELECT, {name.columns('INSERT', 'name')}, {name.columns('UPDATE', 'name')} ON {tables['batches']}", ""
+    yield f"  SELECT, {name.columns('INSERT', *_BATCH)}, {name.columns('UPDATE', 'name')} ON {tables['batches']}", ""
 
 
 def _signalling(name: _Names) -> Rights:
@@ -143,7 +145,7 @@ def _worker(name: _Names) -> Rights:
     yield f"SELECT, DELETE, {name.columns('INSERT', *_ENQUEUED, *_TICK, *_AFTER, *name.own)}", tables["jobs"]
     yield name.columns("UPDATE", *_MOVED), tables["jobs"]
     yield f"SELECT, DELETE, {name.columns('INSERT', *_EDGE)}, {name.columns('UPDATE', 'needs_id')}", tables["edges"]
-    yield f"SELECT, DELETE, {name.columns('INSERT', 'name')}, {name.columns('UPDATE', 'closed_at')}", tables["batches"]
+    yield f"SELECT, DELETE, {name.columns('INSERT', *_BATCH)}, {name.columns('UPDATE', 'closed_at')}", tables["batches"]
     yield from _changing(name)
     yield from _signalling(name)
     yield f"SELECT, INSERT, DELETE, {name.columns('UPDATE', 'traceback', 'untold_at')}", tables["runs"]

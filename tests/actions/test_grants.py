@@ -56,7 +56,7 @@ def transactional(session: Session, run: RunContext) -> None:
     session.add(Receipt(job_id=None))
     session.flush()
     run.progress(0.5, "half")
-    plain.enqueue(session, n=7)
+    plain.options(batch=jobs.batch(session)).enqueue(session, n=7)
 
 
 @jobs.task(max_attempts=2, retry=Retrying(wait=wait_fixed(0)))
@@ -206,6 +206,9 @@ class TestAnEnqueuer:
             assert (job.args, job.priority) == ({"n": 3}, 3)
             every = plain.options(unique=Unique(per=3600))
             assert every.enqueue_many(mine, [{"n": 1}, {"n": 1}]).skipped == 1
+            outer, inner = jobs.batch(mine), jobs.batch(mine)
+            mine.commit()
+            assert plain.options(batch=outer, after=inner).enqueue(mine, n=4).state == "blocked"
 
     @pytest.mark.slow
     def test_needs_less_without_unique_keys(self, enqueuer: Engine, tables: Engine, session: Session) -> None:
