@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import pytest
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, select, text, update
 from sqlalchemy.orm import Session
 
 from sqla_jobs import ArgumentsError, JobMixin, JobState, RunContext
@@ -22,6 +22,8 @@ from tests.shop import jobs
 
 Delete_ = Callable[[Session, JobMixin], None]
 """Deletes a job."""
+HERE = """pg_locks WHERE locktype = 'advisory'
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
 
 
 def counts_of(session: Session, batch: BatchMixin) -> BatchCounts:
@@ -93,6 +95,80 @@ def test_a_batch_that_would_wait_for_itself_is_refused(session: Session) -> None
         with pytest.raises(ArgumentsError, match="wait for the other for ever"):
             shop.mark.options(after=before, batch=one).enqueue(session, n=4)
     session.commit()
+
+
+@pytest.fixture
+def other(database: Engine) -> Iterator[Session]:
+    """A session of somebody else."""
+    with Session(database) as other:
+        yield other
+
+
+def three_batches(session: Session) -> tuple[BatchMixin, ...]:
+    """Committed batches, with a job each."""
+    batches = tuple(jobs.batch(session) for _ in range(3))
+    for batch in batches:
+        shop.mark.options(batch=batch).enqueue(session, n=1)
+    session.commit()
+    return batches
+
+
+def join(session: Session, batch: BatchMixin, *after: BatchMixin | JobMixin) -> shop.MyJob:
+    """A job of the batch that is after others, not committed yet."""
+    mine = [session.merge(one) for one in after]
+    job = shop.mark.options(batch=session.merge(batch), after=mine).enqueue(session, n=2)
+    session.flush()
+    return job
+
+
+def test_of_two_transactions_that_make_batches_wait_for_each_other_one_is_refused(
+    session: Session, other: Session
+) -> None:
+    one, two, _ = three_batches(session)
+    join(session, one, two)
+    with pytest.raises(ArgumentsError, match=f"a job of batch {two.id} cannot wait for that batch"):
+        join(other, two, one)
+    session.rollback()
+    join(other, two, one)
+
+
+def test_of_three_transactions_that_make_batches_wait_for_each_other_one_is_refused(
+    session: Session, other: Session, database: Engine
+) -> None:
+    one, two, three = three_batches(session)
+    before = shop.mark.options(after=three).enqueue(session, n=3)
+    session.commit()
+    join(session, one, two)
+    join(other, two, before)
+    with Session(database) as last:
+        with pytest.raises(ArgumentsError, match="wait for the other for ever"):
+            join(last, three, one)
+        other.commit()
+        with pytest.raises(ArgumentsError, match="wait for the other for ever"):
+            join(last, three, one)
+
+
+def test_transactions_whose_batches_wait_in_one_direction_go_on_beside_one_another(
+    session: Session, other: Session, database: Engine
+) -> None:
+    one, two, three = three_batches(session)
+    with Session(database) as last:
+        join(session, one, two)
+        join(other, two, three)
+        join(last, one, two, three)
+        join(last, two, three)
+        assert last.scalar(text(f"SELECT count(*) FROM {HERE}")) == 8
+        for each in (last, other, session):
+            each.commit()
+    assert jobs.worker(bind=database).drain() == 7
+
+
+def test_batches_that_nobody_else_sees_take_no_lock(session: Session) -> None:
+    outer, *_ = three_batches(session)
+    join(session, outer, jobs.batch(session))
+    with session.begin_nested():
+        join(session, outer, jobs.batch(session))
+    assert session.scalar(text(f"SELECT count(*) FROM {HERE}")) == 0
 
 
 def test_a_batch_is_cancelled_and_retried_as_one(session: Session, database: Engine) -> None:
