@@ -439,6 +439,12 @@ def limited_sleeper(run: RunContext, seconds: float) -> None:
     run.sleep("rest", seconds)
 
 
+@jobs.task(limits=ConcurrencyLimit(1, key="account", ordered=True))
+def approved_in_order(run: RunContext, account: int) -> str:
+    run.sleep("rest", 0)
+    return run.wait_for("approved", Approval, timeout=None).by
+
+
 @jobs.task(max_attempts=100)
 def busy(session: Session, run: RunContext, n: int) -> None:
     """Several steps, each of which takes a moment."""

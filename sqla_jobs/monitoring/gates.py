@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import func, or_, select
@@ -14,19 +13,15 @@ from sqla_jobs.models.types import PARKED, JobState
 from sqla_jobs.monitoring.finding import ask
 from sqla_jobs.monitoring.limits import misses_order, read_setters
 from sqla_jobs.monitoring.rates import read_eaten
+from sqla_jobs.monitoring.steps import read_wait
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.limit_status import GateStatus
 from sqla_jobs.queries.restrictions import is_of_operator
 from sqla_jobs.rules.limits import described, named_on_command_line, ordered_gate, titled
-from sqla_jobs.rules.wording import duration, plural
+from sqla_jobs.rules.wording import duration, moment, plural
 
 _NAMED = 3
 """Maximum number of jobs named in a sentence."""
-
-
-def moment(at: datetime) -> str:
-    """Return a time in UTC, for people."""
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def decide(job_id: int) -> str:
@@ -75,7 +70,12 @@ def _behind(session: Session, jobs: Jobs[Any], order: str, head: int) -> str:
         return f"The jobs of {key} start in their order, and job {head} is before it."
     if row.state == JobState.failed:
         return f"Job {head} failed and keeps the key {key} until it is retried or cancelled: {decide(head)}."
-    until = "is parked" if row.run_at == PARKED else f"waits until {moment(row.run_at)} for its next attempt"
+    if (wait := read_wait(session, jobs, head, row.run_at)) is not None:
+        until = wait.words
+    elif row.run_at == PARKED:
+        until = "is parked"
+    else:
+        until = f"waits until {moment(row.run_at)} for its next attempt"
     return f"The jobs of {key} start in their order, and job {head} {until}."
 
 

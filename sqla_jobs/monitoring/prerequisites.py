@@ -12,12 +12,11 @@ from sqla_jobs.actions.batches import count_all
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import ENDED, IfFailed, JobState
 from sqla_jobs.monitoring.finding import Finding, ask, warning
-from sqla_jobs.monitoring.gates import moment
 from sqla_jobs.queries.batches import CountBatches
 from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.queries.processes import age_of, is_alive
 from sqla_jobs.queries.resolve import DELETED, NOBODY
-from sqla_jobs.rules.wording import Count, duration, they_are
+from sqla_jobs.rules.wording import Count, duration, moment, they_are
 
 _COUNTED = 10_000
 """Maximum number of prerequisites that are counted."""

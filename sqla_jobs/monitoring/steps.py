@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from shlex import quote
+from typing import Any, NamedTuple
 
-from sqlalchemy import Text, cast, select
+from sqlalchemy import Text, cast, func, select
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.models.types import StepKind
+from sqla_jobs.models.types import PARKED, StepKind
 from sqla_jobs.monitoring.finding import ask
+from sqla_jobs.rules.wording import duration, moment
 
 _AGAIN = re.compile(r" \([0-9]+\)$")
 
@@ -56,3 +58,29 @@ def read_steps(session: Session, jobs: Jobs[Any], job_id: int) -> list[StepRow]:
     names = ("name", "kind", "number", "run_id", "started_at", "finished_at", "until")
     stored = select(*(getattr(step, name) for name in names), cast(step.result, Text)).where(step.job_id == job_id)
     return [StepRow(*row) for row in ask(session, jobs, stored.order_by(step.number, step.started_at))]
+
+
+class StepWait(NamedTuple):
+    """The sleep, or the wait for a signal, that a scheduled job is in."""
+
+    words: str
+    """What the job does, such as "sleeps in the step 'cool down' until …"."""
+    signal: str | None
+    """The command that sends the signal; None for a sleep."""
+
+
+def read_wait(session: Session, jobs: Jobs[Any], job_id: int, run_at: datetime) -> StepWait | None:
+    """Return what a scheduled job that is due at `run_at` is in; None if it waits for something else."""
+    step: Any = jobs.Step
+    columns = (step.name, step.kind, step.until, func.clock_timestamp().label("now"))
+    waits = select(*columns).where(step.job_id == job_id, step.finished_at.is_(None))
+    wait = ask(session, jobs, waits.order_by(step.number.desc()).limit(1)).first()
+    if wait is None or (wait.until or PARKED) != run_at:  # somebody has rescheduled it
+        return None
+    until = ""
+    if wait.until is not None:
+        until = f" until {moment(wait.until)}, in {duration((wait.until - wait.now).total_seconds())}"
+    if wait.kind == StepKind.sleep:
+        return StepWait(f"sleeps in the step {wait.name!r:.200}{until}", None)
+    name = signal_of(wait.name)
+    return StepWait(f"waits for the signal {name!r:.200}{until}", f"sqla-jobs signal {job_id} {quote(name)} JSON")

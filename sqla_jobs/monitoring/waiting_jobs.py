@@ -17,13 +17,13 @@ from sqlalchemy.orm import Session
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import LIVE, PARKED
 from sqla_jobs.monitoring.finding import Finding, ask, warning, well
-from sqla_jobs.monitoring.gates import moment
 from sqla_jobs.monitoring.paused import paused_words, read_paused_tasks
 from sqla_jobs.monitoring.processes import ProcessStatus
 from sqla_jobs.monitoring.queues import COUNTED
+from sqla_jobs.monitoring.steps import StepWait, read_wait
 from sqla_jobs.queries.processes import age_of, is_alive, live_code
 from sqla_jobs.rules.fitting import MOST_PASSED_OVER, UNFIT, read_codes
-from sqla_jobs.rules.wording import Count, did_you_mean, duration, near_names, plural, they_are
+from sqla_jobs.rules.wording import Count, did_you_mean, duration, moment, near_names, plural, they_are
 from sqla_jobs.runtime.figures import QueueStatus
 from sqla_jobs.runtime.set_aside import EVENT_LOOP
 
@@ -329,6 +329,8 @@ class _Parked(NamedTuple):
     """Number of ticks that were skipped because this job was live."""
     enqueues: int
     """Minimum number of enqueues that returned this job instead of a new one."""
+    step: StepWait | None
+    """The sleep or the wait for a signal that it is in."""
 
     @property
     def is_far(self) -> bool:
@@ -341,7 +343,14 @@ class _Parked(NamedTuple):
 
     @property
     def finding(self) -> Finding:
-        until = "is parked" if self.run_at == PARKED else f"waits until {moment(self.run_at)}, in {duration(self.wait)}"
+        frees = f"sqla-jobs cancel {self.id} frees its key"
+        if self.step is not None:
+            until = self.step.words
+            remedy = frees if self.step.signal is None else f"{self.step.signal} sends it; or {frees}"
+        else:
+            is_parked = self.run_at == PARKED
+            until = "is parked" if is_parked else f"waits until {moment(self.run_at)}, in {duration(self.wait)}"
+            remedy = f"sqla-jobs retry {self.id} runs it now; or {frees}"
         ticks, enqueues = plural(self.ticks, "tick"), plural(self.enqueues, "enqueue")
         skipped = f"; {ticks} of a schedule {'was' if self.ticks == 1 else 'were'} skipped for it" if self.ticks else ""
         answered = f"; at least {enqueues} returned this job so far" if self.enqueues else ""
@@ -349,7 +358,7 @@ class _Parked(NamedTuple):
             f"job {self.id}",
             f"it {until}, and keeps its unique key meanwhile: an enqueue of {self.task[:200]} with that key makes "
             f"no new job{skipped}{answered}",
-            f"sqla-jobs retry {self.id} runs it now; or sqla-jobs cancel {self.id} frees its key",
+            remedy,
         )
 
 
@@ -379,7 +388,10 @@ def _parked(session: Session, jobs: Jobs[Any]) -> list[_Parked]:
     ids = [job_id for job_id, *_ in rows]
     skipped = select(tick.job_id, func.count()).where(tick.job_id.in_(ids), tick.outcome == "skipped")
     ticks: dict[int, int] = dict(ask(session, jobs, skipped.group_by(tick.job_id)).all()) if ids else {}
-    return [_Parked(one, task, run_at, wait, ticks.get(one, 0), times) for one, task, run_at, wait, times in rows]
+    return [
+        _Parked(one, task, run_at, wait, ticks.get(one, 0), times, read_wait(session, jobs, one, run_at))
+        for one, task, run_at, wait, times in rows
+    ]
 
 
 def misfits(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
-from shlex import quote
 from typing import Any
 
 from sqlalchemy import Boolean, Text, and_, cast, func, literal_column, or_, select
@@ -13,22 +12,22 @@ from sqlalchemy.orm import Session
 from sqla_jobs.actions.change import id_of
 from sqla_jobs.errors import UnknownJob
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.models.types import PARKED, JobState, StepKind
+from sqla_jobs.models.types import PARKED, JobState
 from sqla_jobs.monitoring.blocked import Blocked, nearest, read_blocked
 from sqla_jobs.monitoring.finding import ask, session_named
-from sqla_jobs.monitoring.gates import behind_gates, decide, moment
+from sqla_jobs.monitoring.gates import behind_gates, decide
 from sqla_jobs.monitoring.locks import read_holder
 from sqla_jobs.monitoring.paused import names_of, read_paused_queues, read_paused_tasks
 from sqla_jobs.monitoring.prerequisites import of_blocked, of_cancelled
 from sqla_jobs.monitoring.processes import places
-from sqla_jobs.monitoring.steps import signal_of
+from sqla_jobs.monitoring.steps import StepWait, read_wait
 from sqla_jobs.queries.limits import keeps_others_waiting
 from sqla_jobs.queries.processes import age_of, is_alive
 from sqla_jobs.rules.fitting import UNFIT, Takes
 from sqla_jobs.rules.limits import described
 from sqla_jobs.rules.outcomes import RunOutcome
 from sqla_jobs.rules.redaction import parse
-from sqla_jobs.rules.wording import Count, did_you_mean, duration, plural, they_are
+from sqla_jobs.rules.wording import Count, did_you_mean, duration, moment, plural, they_are
 from sqla_jobs.runtime.set_aside import EVENT_LOOP
 
 _IS_MINE: Any = literal_column("xmin = CAST(pg_current_xact_id_if_assigned() AS xid)", Boolean)
@@ -60,7 +59,9 @@ def why(session: Session, jobs: Jobs[Any], job: Any) -> list[str]:
         case JobState.queued:
             return [*_held_up(session, jobs, row)] or [*_next_in_line(session, jobs, row)]
         case JobState.scheduled:
-            return [*_not_due(session, jobs, row), *_of_key(row), *_not_served(session, jobs, row)]
+            wait = read_wait(session, jobs, row.id, row.run_at)
+            reasons = [_of_step(wait)] if wait is not None else _not_due(session, jobs, row)
+            return [*reasons, *_of_key(row, is_in_step=wait is not None), *_not_served(session, jobs, row)]
         case JobState.blocked:
             return [*of_blocked(session, jobs, row)]
         case JobState.running:
@@ -88,9 +89,6 @@ def _read(session: Session, jobs: Jobs[Any], job_id: int) -> Any:
 
 
 def _not_due(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
-    if (wait := _in_step(session, jobs, row)) is not None:
-        yield wait
-        return
     if row.run_at == PARKED:
         yield "It is parked: it waits until it is rescheduled or retried."
         return
@@ -114,24 +112,11 @@ def _not_due(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
         yield f"It is not due before {when}."
 
 
-def _in_step(session: Session, jobs: Jobs[Any], row: Any) -> str | None:
-    """Return a sentence about the sleep, or the wait for a signal, that the job is in; None if it is in none."""
-    step: Any = jobs.Step
-    waits = select(step.name, step.kind, step.until).where(step.job_id == row.id, step.finished_at.is_(None))
-    wait = ask(session, jobs, waits.order_by(step.number.desc()).limit(1)).first()
-    if wait is None or (wait.until or PARKED) != row.run_at:  # somebody has rescheduled it
-        return None
-    until = ""
-    if wait.until is not None:
-        until = f" until {moment(wait.until)}, in {duration((wait.until - row.now).total_seconds())}"
-    if wait.kind == StepKind.sleep:
-        return f"It sleeps in the step {wait.name!r:.200}{until}."
-    name = signal_of(wait.name)
-    how = f"`sqla-jobs signal {row.id} {quote(name)} JSON` sends it"
-    return f"It waits for the signal {name!r:.200}{until}; {how}."
+def _of_step(wait: StepWait) -> str:
+    return f"It {wait.words}." if wait.signal is None else f"It {wait.words}; `{wait.signal}` sends it."
 
 
-def _of_key(row: Any) -> Iterator[str]:
+def _of_key(row: Any, *, is_in_step: bool) -> Iterator[str]:
     """Yield sentences about the enqueues that returned or replaced the job because of its unique key."""
     if row.times_replaced and row.started_at is None:
         age = duration((row.now - row.created_at).total_seconds())
@@ -142,9 +127,10 @@ def _of_key(row: Any) -> Iterator[str]:
     if row.times_returned:
         yield f"At least {plural(row.times_returned, 'enqueue')} with its unique key returned this job so far."
     if row.unique_key is not None and (row.run_at - row.now).total_seconds() > _AHEAD:
+        now = "" if is_in_step else f"`sqla-jobs retry {row.id}` runs it now, "  # it would go back to its wait
         yield (
             "It keeps its unique key meanwhile: an enqueue with that key makes no new job. "
-            f"`sqla-jobs retry {row.id}` runs it now, `sqla-jobs cancel {row.id}` frees its key."
+            f"{now}`sqla-jobs cancel {row.id}` frees its key."
         )
 
 

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
 
 NOTHING = "\N{EN DASH}"
 """Shown for a missing value."""
 UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+
+
+def moment(at: datetime) -> str:
+    """Return a time in UTC, for people."""
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def duration(seconds: float | None) -> str:

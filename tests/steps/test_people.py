@@ -57,6 +57,28 @@ def test_why_says_what_a_job_sleeps_in_and_waits_for(session: Session) -> None:
     )
 
 
+def test_why_and_doctor_say_what_a_job_waits_for_while_it_keeps_a_key(session: Session) -> None:
+    waiting = step_shop.approved.options(unique_key="a").enqueue(session)
+    sleeping = step_shop.sleeper.options(unique_key="b").enqueue(session, seconds=30 * 86400)
+    first, second = (step_shop.approved_in_order.enqueue(session, account=1) for _ in range(2))
+    drained(session)
+    keeps = "It keeps its unique key meanwhile: an enqueue with that key makes no new job. `sqla-jobs cancel {} frees"
+    assert jobs.why(session, waiting)[1].startswith(keeps.format(f"{waiting.id}`"))
+    assert jobs.why(session, sleeping)[1].startswith(keeps.format(f"{sleeping.id}`"))
+    with jobs.worker():
+        (said,) = jobs.why(session, second)
+    assert said.endswith(f" start in their order, and job {first.id} waits for the signal 'approved'.")
+    findings = {one["about"]: one for one in json.loads(run("doctor", "--json").stdout)}
+    found = findings[f"job {waiting.id}"]
+    assert found["found"].startswith("it waits for the signal 'approved', and keeps its unique key meanwhile")
+    assert found["remedy"] == (
+        f"sqla-jobs signal {waiting.id} approved JSON sends it; or sqla-jobs cancel {waiting.id} frees its key"
+    )
+    found = findings[f"job {sleeping.id}"]
+    assert found["found"].startswith("it sleeps in the step 'rest' until 20")
+    assert found["remedy"] == f"sqla-jobs cancel {sleeping.id} frees its key"
+
+
 def test_the_command_line_sends_a_signal_and_shows_the_steps(session: Session) -> None:
     job = step_shop.approved.enqueue(session)
     drained(session)
