@@ -167,6 +167,8 @@ def writes_before(session: Session, run: RunContext, how: str) -> None:
             session.flush()
         case "locked":
             session.scalars(select(Order).with_for_update()).all()
+        case "numbered":
+            session.execute(select(func.nextval("effects_id_seq")))
         case "follow-up":
             plain.enqueue(session, amount=Decimal(1))
         case _:

@@ -89,7 +89,7 @@ def test_steps_are_committed_once_by_each_asynchronous_driver(database: Engine, 
     assert "written or locked rows outside of its steps" in error_of(session, refused)
 
 
-@pytest.mark.parametrize("how", ["pending", "changed", "flushed", "locked", "follow-up"])
+@pytest.mark.parametrize("how", ["pending", "changed", "flushed", "locked", "numbered", "follow-up"])
 def test_a_step_is_refused_after_the_transaction_has_written(session: Session, how: str) -> None:
     session.add(Order(id=1))
     job = step_shop.writes_before.enqueue(session, how=how)
