@@ -144,7 +144,10 @@ class StepStore:
     def _recall(self, name: str) -> StoredStep | None:
         """Return the stored step of this name, once no COMMIT of it can be under way any more. Raises `LeaseGone`."""
         with self._held() as connection:
-            return next((one for one in self._steps.load(connection, self._job.job_id) if one.name == name), None)
+            return self._find(connection, name)
+
+    def _find(self, connection: Connection, name: str) -> StoredStep | None:
+        return next((one for one in self._steps.load(connection, self._job.job_id) if one.name == name), None)
 
     @contextmanager
     def _held(self) -> Generator[Connection]:
@@ -170,8 +173,10 @@ class StepStore:
         def received() -> Received | RunEnd:
             with self._held() as connection:  # the sender locks the row, too, and each looks after it has the lock
                 job_id = self._job.job_id
-                payload = self._steps.take_signal(connection, job_id, signal)
                 wait = self._waits(connection, name, number, StepKind.signal, timeout)
+                if wait.is_finished and (stored := self._find(connection, name)):  # by a commit without an answer
+                    return Received(StepKind(stored.kind), stored.result)
+                payload = self._steps.take_signal(connection, job_id, signal)
                 if payload is None and not wait.is_over:
                     return self._put_off(connection, name, wait)
                 kind = StepKind.timeout if payload is None else StepKind.signal

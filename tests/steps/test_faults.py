@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Generator
+from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any
 
@@ -19,10 +21,11 @@ from sqla_jobs.execution.interrupt import Body
 from sqla_jobs.execution.step_store import SessionStepStore
 from sqla_jobs.queries.commit import StepCommit
 from sqla_jobs.queries.steps import NewStep, RecordStep
+from sqla_jobs.worker.step_connections import StepConnections
 from tests import step_shop
 from tests.conftest import StartWorker
 from tests.helpers import wait_until
-from tests.step_shop import Order, calls, effects, jobs
+from tests.step_shop import Approval, Order, calls, effects, jobs
 from tests.steps.test_signals import state
 from tests.steps.test_sleeps import outcomes
 from tests.steps.test_steps import drained, error_of, steps
@@ -154,6 +157,34 @@ def test_a_plain_step_whose_storage_fails_once_is_stored_without_another_call(
     assert drained(session) == 3
     assert calls == ["charge", "pair", "nothing"]
     assert [name for name, _, _ in steps(session, job)] == calls
+
+
+@pytest.mark.parametrize("commits", [True, False])
+@pytest.mark.parametrize("sent", [1, 2])
+def test_a_signal_whose_receipt_gets_no_answer_is_received_once(
+    session: Session, monkeypatch: pytest.MonkeyPatch, sent: int, commits: bool
+) -> None:
+    begin = StepConnections.begin
+    lost: list[str] = []
+
+    @contextmanager
+    def beginning(self: StepConnections) -> Generator[Connection]:
+        with begin(self) as connection:
+            yield connection
+            if not lost and not commits:
+                lost.append("a commit")
+                raise OperationalError("", {}, Exception("the connection is lost"))
+        if not lost:
+            lost.append("an answer")
+            raise OperationalError("", {}, Exception("the connection is lost"))
+
+    monkeypatch.setattr(StepConnections, "begin", beginning)
+    job = (step_shop.approved if sent == 1 else step_shop.approved_twice).enqueue(session)
+    for name in ("ada", "bob")[:sent]:
+        jobs.signal(session, job, "approved", Approval(name))
+    assert drained(session) == 1
+    assert lost == ["an answer" if commits else "a commit"]
+    assert (state(session, job), job.result) == ("succeeded", "ada" if sent == 1 else ["ada", "bob"])
 
 
 def test_a_step_that_another_commit_has_stored_is_read_and_its_own_writes_undone(
