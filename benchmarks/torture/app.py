@@ -6,13 +6,15 @@ import asyncio
 import ctypes
 import os
 import time
+import uuid
+from contextlib import suppress
 
 from sqlalchemy import BigInteger, Engine, NullPool, Text, create_engine, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tenacity import Retrying, wait_random
 
-from sqla_jobs import ConcurrencyLimit, JobMixin, Jobs, RateLimit, RunContext, Snooze
+from sqla_jobs import ConcurrencyLimit, JobMixin, Jobs, RateLimit, RunContext, SignalTimeout, Snooze
 
 POISONED = 86
 """The exit code of a process that a job has killed."""
@@ -45,6 +47,16 @@ class Effect(Base):
     task: Mapped[str] = mapped_column(Text)
     job_id: Mapped[int] = mapped_column(BigInteger)
     run_id: Mapped[int] = mapped_column(BigInteger)
+
+
+class Trace(Base):
+    """What one call of a step did, and the value that it returned."""
+
+    __tablename__ = "traces"
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    job_id: Mapped[int] = mapped_column(BigInteger)
+    step: Mapped[str] = mapped_column(Text)
+    value: Mapped[str] = mapped_column(Text)
 
 
 class Echo(SecondBase):
@@ -187,6 +199,90 @@ async def overrun_awaited(session: AsyncSession, run: RunContext, n: int, second
     await asyncio.sleep(60.0 if run.attempt == 1 else min(seconds, 0.1))
 
 
+def _trace(run: RunContext, step: str) -> Trace:
+    return Trace(job_id=run.job_id, step=step, value=uuid.uuid4().hex)
+
+
+def _fail_at_first(run: RunContext, n: int) -> None:
+    if run.attempt == 1 and n % 3 == 0:
+        raise RuntimeError("the first attempt fails")
+
+
+def _traced(session: Session, run: RunContext, step: str, seconds: float) -> str:
+    trace = _trace(run, step)
+    session.add(trace)
+    session.flush()
+    time.sleep(seconds)
+    return trace.value
+
+
+@jobs.task(retry=SOON)
+def stepped(session: Session, run: RunContext, n: int, seconds: float) -> list[str]:
+    """Steps with an effect each, an error after one of them, and a sleep."""
+    values = [run.step("first", _traced, session, run, "first", seconds / 3)]
+    _fail_at_first(run, n)
+    run.sleep("rest", seconds)
+    values += [run.step(name, _traced, session, run, name, seconds / 3) for name in ("second", "third")]
+    session.add(_effect(run, n))
+    return values
+
+
+async def _traced_awaited(session: AsyncSession, run: RunContext, step: str, seconds: float) -> str:
+    trace = _trace(run, step)
+    session.add(trace)
+    await session.flush()
+    await asyncio.sleep(seconds)
+    return trace.value
+
+
+@jobs.task(retry=SOON, limits=_STEPS)
+async def stepped_awaited(session: AsyncSession, run: RunContext, n: int, seconds: float) -> list[str]:
+    """What `stepped` does, in the event loop."""
+    values = [await run.step("first", _traced_awaited, session, run, "first", seconds / 3)]
+    _fail_at_first(run, n)
+    await run.sleep_async("rest", seconds)
+    values += [await run.step(name, _traced_awaited, session, run, name, seconds / 3) for name in ("second", "third")]
+    session.add(_effect(run, n))
+    return values
+
+
+def _traced_apart(run: RunContext, step: str, seconds: float) -> str:
+    trace = _trace(run, step)
+    value = trace.value
+    with jobs.binding().session_factory() as session:
+        session.add(trace)
+        session.commit()
+    time.sleep(seconds)
+    return value
+
+
+@jobs.task(retry=SOON)
+def stepped_apart(run: RunContext, n: int, seconds: float) -> list[str]:
+    """Steps of a plain task: each may be called again, and its first stored value counts."""
+    values = [run.step(name, _traced_apart, run, name, seconds / 3) for name in ("first", "second")]
+    _fail_at_first(run, n)
+    return [*values, run.step("third", _traced_apart, run, "third", seconds / 3)]
+
+
+@jobs.task(retry=SOON)
+def ask(session: Session, run: RunContext, n: int, seconds: float) -> list[int | None]:
+    """Waits for two signals, the second time not for ever, with a step in between."""
+    first = run.wait_for("told", int, timeout=None)
+    run.step("first", _traced, session, run, "first", seconds / 3)
+    _fail_at_first(run, n)
+    second: int | None = None
+    with suppress(SignalTimeout):
+        second = run.wait_for("told", int, timeout=0.2 + seconds)
+    session.add(_effect(run, n))
+    return [first, second]
+
+
+@jobs.task(retry=SOON, limits=ConcurrencyLimit(1, key=lambda arguments: arguments["n"] % 20))
+async def ask_awaited(run: RunContext, n: int, seconds: float) -> list[int]:
+    """Waits for two signals, for ever, in the event loop and without a session."""
+    return [await run.wait_for_async("told", int, timeout=None) for _ in range(2)]
+
+
 @jobs.task(retry=SOON, max_attempts=3)
 def hopeless(session: Session, run: RunContext, n: int, seconds: float) -> None:
     """Always fails, after it wrote."""
@@ -211,7 +307,11 @@ def hang(n: int, seconds: float) -> None:
 
 CHAINS = {"chain", "chain_awaited"}
 AWAITED = {"write_awaited", "overrun_awaited"}
-TRANSACTIONAL = CHAINS | AWAITED | {"write", "both", "follow", "snooze", "flaky", "overrun", "hopeless"}
+TRACED = {"stepped", "stepped_awaited", "ask"}
+"""Each call of a step leaves a trace in the transaction of that step."""
+TRACED_APART = {"stepped_apart"}
+ASKING = {"ask", "ask_awaited"}
+TRANSACTIONAL = CHAINS | AWAITED | TRACED | {"write", "both", "follow", "snooze", "flaky", "overrun", "hopeless"}
 ORDERED = {"flaky"}
 PLAIN = {"mark", "once"}
 STOPPING = {"poison", "hang"}

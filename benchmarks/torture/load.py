@@ -6,10 +6,11 @@ import itertools
 import random
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, Literal
 
 from sqlalchemy import Engine
@@ -36,6 +37,11 @@ _WEIGHTS = {
     "hopeless": 3,
     "both": 6,
     "once": 6,
+    "stepped": 4,
+    "stepped_awaited": 4,
+    "stepped_apart": 3,
+    "ask": 4,
+    "ask_awaited": 3,
 }
 _GRAPHS = 0.5
 """Of the transactions that enqueue several jobs, those whose jobs are after one another."""
@@ -44,7 +50,7 @@ _DELAYED = 0.15
 _LONG = 0.05
 """Jobs of some seconds: likely to be hit, and to run elsewhere while the one that lost them goes on."""
 _CANCELS = 0.06
-_MAY_BE_LONG = {"write", "write_awaited", "mark", "chain", "chain_awaited"}
+_MAY_BE_LONG = {"write", "write_awaited", "mark", "chain", "chain_awaited", "stepped", "stepped_awaited"}
 _CATCH_UP = 0.5
 """Seconds' worth of load that is made up for after an outage."""
 _AFTER_ERROR = 0.2
@@ -72,10 +78,25 @@ class Ledger:
     """Task and answer by the job's own number."""
     cancels: dict[int, Answer] = field(default_factory=dict[int, Answer])
     """By job id, of those that were not told that the job had ended."""
+    signals: dict[int, tuple[int, Answer]] = field(default_factory=dict[int, tuple[int, Answer]])
+    """Job id and answer by the payload, but for those to jobs that had ended."""
+    asking: deque[int] = field(default_factory=deque[int])
+    """Ids of jobs that wait for signals, and may not be there if their commit got no answer."""
     recent: list[int] = field(default_factory=list[int])
     """Ids of jobs that may be cancelled."""
     surprises: list[str] = field(default_factory=list[str])
     """What should not happen in any outage."""
+
+    def of_job(self, job_id: int) -> dict[int, Answer]:
+        """The answers to the signals to a job, by their payloads."""
+        return dict(self._of_jobs.get(job_id, ()))
+
+    @cached_property
+    def _of_jobs(self) -> dict[int, list[tuple[int, Answer]]]:
+        sent: dict[int, list[tuple[int, Answer]]] = defaultdict(list)
+        for payload, (job_id, answer) in self.signals.items():
+            sent[job_id].append((payload, answer))
+        return sent
 
     @property
     def answers(self) -> Counter[str]:
@@ -164,7 +185,7 @@ class Load:
     def _enqueue(self, rng: random.Random, tasks: list[tuple[str, str | None]]) -> bool:
         """One transaction. Returns whether the server answered."""
         numbered = {next(self._numbers): chosen for chosen in tasks}
-        answer, made = Answer.refused, list[JobMixin]()
+        answer, made, asking = Answer.refused, list[JobMixin](), list[int]()
         try:
             with Session(self._engine, expire_on_commit=False) as session:
                 graph = Graph(session, rng, len(tasks)) if len(tasks) > 1 and rng.random() < _GRAPHS else None
@@ -174,6 +195,7 @@ class Load:
                     if graph is not None and oddity is None:
                         graph.jobs.append(made[-1])
                 session.flush()
+                asking = [job.id for job in made if job.task in app.ASKING]
                 if rng.random() < _ROLLED_BACK:
                     session.rollback()
                 else:
@@ -184,6 +206,7 @@ class Load:
             return False
         finally:
             self._ledger.enqueued.update((n, (task, answer)) for n, (task, _) in numbered.items())
+            self._ledger.asking += asking if answer is not Answer.refused else ()
         if answer is Answer.acknowledged:
             self._ledger.recent += [job.id for job in made if job.task not in app.STOPPING]
             del self._ledger.recent[:-_CANCELLED_AMONG]

@@ -28,6 +28,7 @@ from benchmarks.torture.monitor import Monitor
 from benchmarks.torture.plan import plan
 from benchmarks.torture.report import counts
 from benchmarks.torture.services import Service, knows
+from benchmarks.torture.signals import Signals
 from benchmarks.torture.storm import Storm
 from benchmarks.torture.verdict import Facts, breaches, lost_by_step, read_facts
 from sqla_jobs.postgres import LocalServer
@@ -80,6 +81,8 @@ class Torture:
             options += ["--poll", f"{poll:g}"]
         hang_for = _HANG_FOR if is_killed else _HANG_SHORTLY
         self._load = Load(load_engine, self.ledger, seed=seed, rate=rate, hang_for=hang_for)
+        self._signals = Signals(load_engine, self.ledger, seed)
+        stack.callback(self._signals.stop)
         stack.callback(self._load.stop)
         stack.callback(load_proxy.go_on)  # what is held up would be waited for
         self.hostile = Hostile(self._engine, random.Random(f"hostile-{seed}"))
@@ -122,6 +125,7 @@ class Torture:
         self.storm.keep()
         self.monitor.start()
         self._load.start()
+        self._signals.start()
         self.storm.run(faults, seconds, faults_end=faults_end)
 
     def _repeat(self, every: float, action: Callable[[], object], *, end: float, begin: float = 0.0) -> None:
@@ -144,7 +148,8 @@ class Torture:
         First for all but those that triggers refuse, which are dropped then.
         """
         began = time.monotonic()
-        self._wait(lambda: not self._held_up(), timeout)
+        self._wait(lambda: self._signals.are_sent and not self._held_up(), timeout)
+        self._signals.stop()
         self._breaches += [f"while triggers refused other rows, {left}" for left in self._held_up()]
         self._wait(self._permitted, timeout)
         for service in self.services:

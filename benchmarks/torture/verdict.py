@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from benchmarks.torture.app import CHAINS, PLAIN, STOPPING, TRANSACTIONAL, Echo, Effect, jobs
+from benchmarks.torture.app import (
+    ASKING,
+    CHAINS,
+    PLAIN,
+    STOPPING,
+    TRACED,
+    TRACED_APART,
+    TRANSACTIONAL,
+    Echo,
+    Effect,
+    Trace,
+    jobs,
+)
 from benchmarks.torture.load import Answer, Ledger
 from benchmarks.torture.refusals import AT_WORK
+from sqla_jobs.models.types import StepKind
 
+_STEPS = 3
+"""Steps of each task of steps that asks for nothing."""
 _LIVE = ("blocked", "scheduled", "queued", "running")
 _BAD = ("failed", "cancelled")
 _MAY_FAIL = {"hopeless", "once", *STOPPING}
@@ -43,6 +59,16 @@ class JobFact:
     runs: list[RunFact] = field(default_factory=list[RunFact])
     effects: list[int] = field(default_factory=list[int])
     echoes: list[int] = field(default_factory=list[int])
+    steps: dict[str, Any] = field(default_factory=dict[str, Any])
+    """The stored result of each step."""
+    received: list[int] = field(default_factory=list[int])
+    """The payloads of the signals that it has received, in order."""
+    unread: list[int] = field(default_factory=list[int])
+    """The payloads of the signals that are there for it."""
+    traces: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    """Step and value of each call of a step."""
+    result: Any = None
+    """That of its last run which succeeded."""
     renamed: set[int] = field(default_factory=set[int])
     """Runs that left effects, and whose ids hostile rows have taken: they are stored under other ones."""
 
@@ -103,7 +129,29 @@ def read_facts(session: Session, second: Session) -> Facts:
     for echo in second.scalars(select(Echo).order_by(Echo.id)):
         if echo.job_id in facts:
             facts[echo.job_id].echoes.append(echo.run_id)
+    _read_steps(session, facts)
     return Facts(facts, strays, list(session.scalars(select(jobs.Process.pid))))
+
+
+def _read_steps(session: Session, facts: Mapping[int, JobFact]) -> None:
+    """Steps, signals, traces, and the results of the jobs that have them."""
+    step, sent, run = jobs.Step, jobs.Signal, jobs.Run
+    traced = [fact.id for fact in facts.values() if fact.task in TRACED | TRACED_APART | ASKING]
+    stored = select(step.job_id, step.name, step.kind, step.result).where(step.finished_at.is_not(None))
+    for job_id, name, kind, result in session.execute(stored.order_by(step.job_id, step.number, step.started_at)):
+        if job_id in facts and kind == StepKind.step:
+            facts[job_id].steps[name] = result
+        elif job_id in facts and kind == StepKind.signal:
+            facts[job_id].received.append(result)
+    for job_id, payload in session.execute(select(sent.job_id, sent.payload).order_by(sent.id)):
+        if job_id in facts:
+            facts[job_id].unread.append(payload)
+    for trace in session.scalars(select(Trace).order_by(Trace.id)):
+        if trace.job_id in facts:
+            facts[trace.job_id].traces.append((trace.step, trace.value))
+    results = select(run.job_id, run.result).where(run.outcome == "succeeded", run.job_id.in_(traced))
+    for job_id, result in session.execute(results):
+        facts[job_id].result = result
 
 
 def _needs(session: Session) -> list[tuple[int, int]]:
@@ -182,7 +230,7 @@ def _outcome(job: JobFact, ledger: Ledger) -> Iterator[str]:
         yield "succeeded, which this task never does"
     if job.state == "failed" and (job.task not in _MAY_FAIL or job.attempt < job.max_attempts):
         yield "failed, and should have been tried again"
-    if job.task == "poison" and outcomes != ["lost"] * job.max_attempts:
+    if job.task == "poison" and job.state != "cancelled" and outcomes != ["lost"] * job.max_attempts:
         yield "a job that kills its process was not lost as often as it may be tried"
 
 
@@ -205,7 +253,40 @@ def _cancels(job: JobFact, ledger: Ledger) -> Iterator[str]:
         yield "nobody cancelled it, and it says so"
 
 
-_RULES: list[Callable[[JobFact, Ledger], Iterator[str]]] = [_ended, _effects, _attempts, _outcome, _graphs, _cancels]
+def _steps(job: JobFact, ledger: Ledger) -> Iterator[str]:
+    """The effect of a step exactly once in a transaction, else at least once, and one result."""
+    stored = [*job.steps.items()]
+    if job.task in TRACED and sorted(job.traces) != sorted(stored):
+        yield f"its steps {stored} are not exactly those that had an effect, {job.traces}"
+    if job.task in TRACED_APART and not set(stored) <= set(job.traces):
+        yield f"its steps {stored} are not among those that had an effect, {job.traces}"
+    is_whole = job.result == [value for _, value in stored] and len(stored) == _STEPS
+    if job.task in (TRACED | TRACED_APART) - ASKING and job.state == "succeeded" and not is_whole:
+        yield f"it has seen {job.result}, and {stored} is stored"
+
+
+def _signals(job: JobFact, ledger: Ledger) -> Iterator[str]:
+    """Each signal that was sent is received once, or still there."""
+    there = [*job.received, *job.unread]
+    sent = ledger.of_job(job.id)
+    if len(set(there)) < len(there):
+        yield f"a signal is there twice, among {there}"
+    if lost := [payload for payload, answer in sent.items() if answer is Answer.acknowledged and payload not in there]:
+        yield f"the signals {lost} are lost, and {there} are there"
+    if strange := [payload for payload in there if sent.get(payload, Answer.refused) is Answer.refused]:
+        yield f"nobody sent the signals {strange}"
+    in_order = [payload for payload in there if sent.get(payload) is Answer.acknowledged]
+    if in_order != sorted(in_order):
+        yield f"the signals {job.received} came out of order, and {job.unread} are left"
+    seen = [payload for payload in job.result or () if payload is not None]
+    if job.task in ASKING and job.state == "succeeded" and seen != job.received:
+        yield f"it has seen the signals {job.result}, and {job.received} are stored"
+
+
+_RULES: list[Callable[[JobFact, Ledger], Iterator[str]]] = [
+    *(_ended, _effects, _attempts, _outcome, _graphs, _cancels),
+    *(_steps, _signals),
+]
 
 
 def _follow_ups(facts: Facts) -> Iterator[str]:

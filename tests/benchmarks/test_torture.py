@@ -10,11 +10,13 @@ import subprocess
 import sys
 import tempfile
 import uuid
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, delete, insert, select, text, update
+from sqlalchemy import Engine, case, delete, insert, literal, select, text, update
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.orm import Session
 
@@ -23,6 +25,7 @@ from benchmarks.torture import app, refusals
 from benchmarks.torture.hostile import ROWS, Hostile
 from benchmarks.torture.load import Answer, Ledger
 from benchmarks.torture.plan import KINDS, plan
+from benchmarks.torture.signals import Signals
 from benchmarks.torture.verdict import breaches, lost_by_step, read_facts
 from tests.conftest import ROOT, processes_of_ours
 from tests.helpers import wait_until
@@ -84,13 +87,39 @@ def ledger(engine: Engine) -> Ledger:
     app.SecondBase.metadata.create_all(engine)
     jobs.bind(engine)
     names = ["write", "mark", "chain", "snooze", "flaky", "hopeless", "write", "mark", "once", "write", "both"]
+    names += ["stepped", "stepped_apart", "ask"]
     with Session(engine) as session:
         for n, name in enumerate(names):
             jobs.tasks[name].enqueue(session, n=n, seconds=0.01)
+        asking = of(session, "ask")
+        for payload in (1, 2):
+            jobs.signal(session, asking, "told", payload)
         session.commit()
     with jobs.worker(bind=engine):
         _wait_until_ended(engine)
-    return Ledger({n: (name, Answer.acknowledged) for n, name in enumerate(names)})
+    return Ledger(
+        {n: (name, Answer.acknowledged) for n, name in enumerate(names)},
+        signals=dict.fromkeys((1, 2), (asking, Answer.acknowledged)),
+    )
+
+
+def test_each_job_that_asks_gets_its_signals_and_one_that_is_not_there_gets_none(engine: Engine) -> None:
+    app.Base.metadata.create_all(engine)
+    with Session(engine) as session:
+        job = app.ask_awaited.enqueue(session, n=1, seconds=0.0)
+        session.commit()
+        job_id = job.id
+    ledger = Ledger(asking=deque([job_id, job_id + 1]))
+    signals = Signals(engine, ledger, seed=1)
+    signals.start()
+    wait_until(lambda: len([1 for _, answer in ledger.signals.values() if answer is Answer.acknowledged]) == 2)
+    signals.stop()
+    assert not signals.are_sent
+    with Session(engine) as session:
+        sent = session.execute(select(jobs.Signal.job_id, jobs.Signal.payload)).all()
+    assert {(one, payload) for one, payload in sent} == {
+        (one, payload) for payload, (one, answer) in ledger.signals.items() if answer is Answer.acknowledged
+    }
 
 
 def _wait_until_ended(engine: Engine) -> None:
@@ -181,6 +210,45 @@ def lose_an_echo(session: Session) -> None:
     session.execute(delete(app.Echo).where(app.Echo.job_id == of(session, "both")))
 
 
+def call_a_step_twice(session: Session) -> None:
+    trace = app.Trace
+    columns = (trace.job_id, trace.step, trace.value)
+    chosen = select(*columns).where(trace.job_id == of(session, "stepped"), trace.step == "first")
+    session.execute(insert(trace).from_select([column.key for column in columns], chosen))
+
+
+def store_what_no_step_returned(session: Session) -> None:
+    step = jobs.Step
+    session.execute(update(step).where(step.job_id == of(session, "stepped_apart")).values(result="another"))
+
+
+def forget_a_step(session: Session) -> None:
+    of_job = jobs.Step.job_id == of(session, "stepped_apart")
+    session.execute(delete(jobs.Step).where(of_job, jobs.Step.name == "third"))
+
+
+def lose_a_signal(session: Session) -> None:
+    of_job = jobs.Step.job_id == of(session, "ask")
+    session.execute(delete(jobs.Step).where(of_job, jobs.Step.name == "told (2)"))
+
+
+def keep_a_signal(session: Session) -> None:
+    session.add(jobs.Signal(job_id=of(session, "ask"), name="told", payload=1))
+
+
+def send_a_signal(session: Session) -> None:
+    session.add(jobs.Signal(job_id=of(session, "ask"), name="told", payload=99))
+
+
+def swap_two_signals(session: Session) -> None:
+    step = jobs.Step
+    session.execute(
+        update(step)
+        .where(step.kind == "signal")
+        .values(result=case((step.name == "told", literal(2, JSONB)), else_=literal(1, JSONB)))
+    )
+
+
 def leave_a_row(session: Session) -> None:
     session.add(jobs.Process(pid=123))
 
@@ -207,6 +275,13 @@ def test_the_verdict_of_a_quiet_run_is_clean(engine: Engine, ledger: Ledger) -> 
         (cancel_by_itself, "cancelled, and nobody asked for it: job 6 (hopeless"),
         (begin_twice, "begun more often than it may be tried: job 9 (once"),
         (lose_an_echo, "succeeded, and what that run wrote to the second database is missing: job 11 (both"),
+        (call_a_step_twice, "its steps "),
+        (store_what_no_step_returned, "its steps "),
+        (forget_a_step, "it has seen "),
+        (lose_a_signal, "the signals [2] are lost, and [1] are there: job 14 (ask"),
+        (keep_a_signal, "a signal is there twice, among [1, 2, 1]: job 14 (ask"),
+        (send_a_signal, "nobody sent the signals [99]: job 14 (ask"),
+        (swap_two_signals, "the signals [2, 1] came out of order, and [] are left: job 14 (ask"),
         (leave_a_row, "a row is left of a process, pid 123, that is not there"),
     ],
 )

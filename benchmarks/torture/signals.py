@@ -1,0 +1,89 @@
+"""Sends signals to the jobs that ask for them, also across outages, and keeps what each commit was answered."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+import threading
+import time
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from benchmarks.torture import app
+from benchmarks.torture.load import Answer, Ledger
+from sqla_jobs.errors import JobsError, UnknownJob
+
+_EACH = 2
+"""Signals that each job asks for."""
+_WITHIN = 2.0
+"""Seconds after the enqueue within which they are sent at first."""
+_AGAIN = 0.3
+_TRIES = 100
+"""Tries, where there is no such job: its commit got no answer, and may be under way."""
+_PAUSE = 0.02
+
+
+class Signals:
+    """A thread that sends each signal until its commit is acknowledged, or the job has ended."""
+
+    def __init__(self, engine: Engine, ledger: Ledger, seed: int) -> None:
+        self._engine = engine
+        self._ledger = ledger
+        self._rng = random.Random(f"signals-{seed}")
+        self._payloads = itertools.count(1)
+        self._due: list[tuple[float, int, int]] = []
+        """When, to which job, and how often that was not there."""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="signals")
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    @property
+    def are_sent(self) -> bool:
+        """Whether nothing is left to send, once the load has ended."""
+        return not self._ledger.asking and not self._due
+
+    def _loop(self) -> None:
+        while not self._stop.wait(_PAUSE):
+            while self._ledger.asking:
+                for _ in range(_EACH):
+                    self._push(self._ledger.asking[0], self._rng.uniform(0.0, _WITHIN))
+                self._ledger.asking.popleft()
+            while self._due and self._due[0][0] <= time.monotonic() and not self._stop.is_set():
+                _, job_id, tries = self._due[0]
+                again = self._send(job_id, tries)
+                heapq.heappop(self._due)
+                if again:
+                    self._push(job_id, _AGAIN, tries + 1)
+
+    def _push(self, job_id: int, seconds: float, tries: int = 0) -> None:
+        heapq.heappush(self._due, (time.monotonic() + seconds, job_id, tries))
+
+    def _send(self, job_id: int, tries: int) -> bool:
+        """Send one signal. Returns whether to send another one, since this one may not have come."""
+        payload, answer = next(self._payloads), Answer.refused
+        try:
+            with Session(self._engine) as session:
+                if not app.jobs.signal(session, job_id, "told", payload):
+                    return False
+                answer = Answer.unknown
+                session.commit()
+                answer = Answer.acknowledged
+        except DBAPIError:
+            return True
+        except UnknownJob:
+            return tries < _TRIES
+        except JobsError as error:
+            self._ledger.surprises.append(f"signal to job {job_id}: {error}")
+        finally:
+            self._ledger.signals[payload] = (job_id, answer)
+        return False
