@@ -80,9 +80,9 @@ class RunSteps:
             except Exception:
                 self._safely(self._store.undo)
                 raise
-            number = self._reserve(name)
+            number = self._reserve(name, StepKind.step)
             took = time.monotonic() - began
-            with self._reserved(name):
+            with self._reserved():
                 stored = self._safely(partial(self._store.keep, name, number, encoded, took=took))
             return back if stored is None else codec.decode(stored.result)
 
@@ -101,9 +101,9 @@ class RunSteps:
             except (Exception, asyncio.CancelledError):
                 await self._safely_awaited(store.spawn_in_session(store.undo))
                 raise
-            number = self._reserve(name)
+            number = self._reserve(name, StepKind.step)
             keep = partial(store.keep, name, number, encoded, took=time.monotonic() - began)
-            with self._reserved(name):
+            with self._reserved():
                 stored = await self._safely_awaited(store.spawn_in_session(keep))
             return back if stored is None else codec.decode(stored.result)
 
@@ -116,7 +116,9 @@ class RunSteps:
             self._learn_now()
             if self._stored(name, StepKind.sleep) is None:
                 self._refuse_written(name, self._store.has_written())
-                self._safely(partial(self._store.sleep, name, self._number(name), seconds))
+                number = self._reserve(name, StepKind.sleep)
+                with self._reserved():
+                    self._safely(partial(self._store.sleep, name, number, seconds))
 
     async def sleep_awaited(self, name: str, length: float | timedelta) -> None:
         self._refuse_plain("sleep")
@@ -125,7 +127,9 @@ class RunSteps:
             await self._learn_awaited()
             if self._stored(name, StepKind.sleep) is None:
                 self._refuse_written(name, await store.spawn_in_session(store.has_written))
-                await self._safely_awaited(store.spawn(partial(store.sleep, name, self._number(name), seconds)))
+                sleep = partial(store.sleep, name, self._reserve(name, StepKind.sleep), seconds)
+                with self._reserved():
+                    await self._safely_awaited(store.spawn(sleep))
 
     def _checked_sleep(self, name: str, length: float | timedelta) -> float:
         return check_seconds(f"the length of the sleep {name!r:.60}", length)
@@ -140,8 +144,9 @@ class RunSteps:
             if (stored := self._stored(step, StepKind.signal)) is not None:
                 return self._told(name, Received(StepKind(stored.kind), stored.result), codec)
             self._refuse_written(step, self._store.has_written())
-            receive = partial(self._store.receive, step, self._number(step), name, seconds)
-            received = self._safely(receive)
+            receive = partial(self._store.receive, step, self._reserve(step, StepKind.signal), name, seconds)
+            with self._reserved():
+                received = self._safely(receive)
         return self._told(name, received, codec)
 
     async def wait_for_awaited(self, name: str, kind: Any, timeout: float | timedelta | None) -> Any:  # noqa: ASYNC109
@@ -153,8 +158,9 @@ class RunSteps:
             if (stored := self._stored(step, StepKind.signal)) is not None:
                 return self._told(name, Received(StepKind(stored.kind), stored.result), codec)
             self._refuse_written(step, await store.spawn_in_session(store.has_written))
-            receive = partial(store.receive, step, self._number(step), name, seconds)
-            received = await self._safely_awaited(store.spawn(receive))
+            receive = partial(store.receive, step, self._reserve(step, StepKind.signal), name, seconds)
+            with self._reserved():
+                received = await self._safely_awaited(store.spawn(receive))
         return self._told(name, received, codec)
 
     def _prepared(
@@ -211,14 +217,14 @@ class RunSteps:
             )
         return len(self._known) + 1
 
-    def _reserve(self, name: str) -> int:
+    def _reserve(self, name: str, kind: StepKind) -> int:
         """Return the number of a step, and keep it from other steps while this one is being stored."""
         number = self._number(name)
-        self._known[name] = StoredStep(name, StepKind.step, self._attempt.job.run_id, is_finished=False, result=None)
+        self._known[name] = StoredStep(name, kind, self._attempt.job.run_id, is_finished=False, result=None)
         return number
 
     @contextmanager
-    def _reserved(self, name: str) -> Generator[None]:
+    def _reserved(self) -> Generator[None]:
         try:
             yield
         except BaseException:

@@ -52,6 +52,20 @@ def test_a_running_worker_takes_a_woken_job_at_once(database: Engine, session: S
         wait_until(lambda: state(session, job) == "succeeded")
 
 
+def test_each_wait_of_a_run_counts_as_a_step(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    def told_twice() -> JobMixin:
+        job = step_shop.approved_twice.options(max_attempts=1).enqueue(session)
+        for _ in range(2):
+            jobs.signal(session, job, "approved", Approval("ada"))
+        drained(session)
+        return job
+
+    told_twice()
+    assert session.scalar(text("SELECT array_agg(number ORDER BY name) FROM sqla_steps")) == [1, 2]
+    monkeypatch.setattr("sqla_jobs.execution.steps.MOST_STEPS", 1)
+    assert "'approved (2)' of job 2 would be its 2th" in error_of(session, told_twice())
+
+
 def test_signals_that_come_early_are_kept_and_received_one_by_one_in_order(session: Session) -> None:
     job = step_shop.approved_twice.enqueue(session)
     jobs.signal(session, job, "approved", Approval("ada"))
