@@ -568,10 +568,9 @@ def test_an_enqueue_waits_for_a_deletion(
             assert state(database, enqueuing.result(20)) == "blocked"
 
 
-def test_a_held_job_goes_on_once_the_failed_job_of_its_batch_is_deleted(
+def test_a_held_job_is_settled_once_if_the_failed_job_of_its_batch_is_deleted(
     session: Session, database: Engine, one: Process
 ) -> None:
-    """As a job of another policy does, which looks at the jobs that the batch still has."""
     batch = jobs.batch(session)
     bad, good = mark(session, batch=batch), mark(session, batch=batch)
     report = mark(session, after=batch, if_failed="hold")
@@ -584,7 +583,9 @@ def test_a_held_job_goes_on_once_the_failed_job_of_its_batch_is_deleted(
     assert Delete().one(jobs._changing(session, "delete"), bad.id)
     session.commit()
     one.look()
-    assert state(database, report) == "queued"
+    assert state(database, report) == "blocked"
+    with database.begin() as connection:
+        assert one.claims.queries.find_ended(connection) == []
 
 
 def test_nobody_is_looked_at_again_and_again(session: Session, database: Engine, one: Process) -> None:
