@@ -13,13 +13,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
+from itertools import count
 
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tenacity import Retrying, wait_fixed
 
-from sqla_jobs import ConcurrencyLimit, Jobs, RunContext, SignalTimeout
+from sqla_jobs import ArgumentsError, ConcurrencyLimit, Jobs, RunContext, SignalTimeout
 
 
 class Base(DeclarativeBase):
@@ -276,6 +277,14 @@ def approved_twice(session: Session, run: RunContext) -> list[str]:
     first = run.wait_for("approved", Approval, timeout=None)
     second = run.wait_for("approved", Approval, timeout=None)
     return [first.by, second.by]
+
+
+@jobs.task
+def approved_patiently(run: RunContext) -> tuple[str, int]:
+    for refused in count():
+        with suppress(ArgumentsError):
+            return run.wait_for("approved", Approval, timeout=None).by, refused
+    raise AssertionError
 
 
 @jobs.task

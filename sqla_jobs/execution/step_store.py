@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, Operation
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.util import greenlet_spawn
 
-from sqla_jobs.errors import LeaseLost
+from sqla_jobs.errors import ArgumentsError, LeaseLost
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.interrupt import LeaseGone
 from sqla_jobs.execution.surroundings import log_after_commit
@@ -50,8 +50,18 @@ class Received(NamedTuple):
 
     kind: StepKind
     """`signal`, or `timeout`: none came in time."""
-    payload: str | None
-    """JSON text."""
+    payload: Any
+    """The value that the signal was sent with."""
+
+
+Read = Callable[[str | None], Any]
+"""Reads JSON text as the type that a task expects. Raises `ArgumentsError` if it does not fit."""
+
+
+def as_received(wait: StoredStep, read: Read) -> Received:
+    """Return what a finished wait has received."""
+    kind = StepKind(wait.kind)
+    return Received(kind, None if kind == StepKind.timeout else read(wait.result))
 
 
 class Store(Protocol):
@@ -88,8 +98,11 @@ class Store(Protocol):
         """Return once the sleep is over. Raises `Suspension`, after the run's end is stored, if it is not."""
         ...
 
-    def receive(self, name: str, number: int, signal: str, timeout: float | None) -> Received:
-        """Return the signal, or that none came in time. Raises `Suspension`, after the run's end is stored."""
+    def receive(self, name: str, number: int, signal: str, timeout: float | None, read: Read) -> Received:
+        """Return the signal, or that none came in time. Raises `Suspension`, after the run's end is stored.
+
+        A payload that does not fit is discarded, and the wait goes on: raises the error of `read`.
+        """
         ...
 
 
@@ -169,21 +182,27 @@ class StepStore:
         if (end := _tried(slept)) is not None:
             self._suspend(end)
 
-    def receive(self, name: str, number: int, signal: str, timeout: float | None) -> Received:
-        def received() -> Received | RunEnd:
+    def receive(self, name: str, number: int, signal: str, timeout: float | None, read: Read) -> Received:
+        def received() -> Received | RunEnd | ArgumentsError:
             with self._held() as connection:  # the sender locks the row, too, and each looks after it has the lock
                 job_id = self._job.job_id
                 wait = self._waits(connection, name, number, StepKind.signal, timeout)
                 if wait.is_finished and (stored := self._find(connection, name)):  # by a commit without an answer
-                    return Received(StepKind(stored.kind), stored.result)
+                    return as_received(stored, read)
                 payload = self._steps.take_signal(connection, job_id, signal)
                 if payload is None and not wait.is_over:
                     return self._put_off(connection, name, wait)
                 kind = StepKind.timeout if payload is None else StepKind.signal
+                try:
+                    value = None if payload is None else read(payload)
+                except ArgumentsError as error:
+                    return error  # to be raised after the commit: the signal is gone, and the wait is not
                 self._steps.end_wait(connection, job_id, name, kind=kind, result=payload)
-                return Received(kind, payload)
+                return Received(kind, value)
 
         found = _tried(received)
+        if isinstance(found, ArgumentsError):
+            raise found
         return found if isinstance(found, Received) else self._suspend(found)
 
     def _waits(self, connection: Connection, name: str, number: int, kind: StepKind, length: float | None) -> Wait:

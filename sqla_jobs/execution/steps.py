@@ -15,14 +15,14 @@ from typing import Any, TypeVar
 
 from sqla_jobs.errors import ArgumentsError, DeclarationError, JobsError, SignalTimeout, UnstorableResult
 from sqla_jobs.execution.attempt import Attempt
-from sqla_jobs.execution.step_store import Connections, Received, SessionStepStore, StepStore, Store
+from sqla_jobs.execution.step_store import Connections, Received, SessionStepStore, StepStore, Store, as_received
 from sqla_jobs.execution.transactions import Transactions
 from sqla_jobs.models.types import StepKind
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.steps import StoredStep
 from sqla_jobs.rules.checks import check_name, check_seconds
 from sqla_jobs.tasks.signature import Signature
-from sqla_jobs.tasks.values import ValueCodec, returned_type
+from sqla_jobs.tasks.values import DISCARDED, ValueCodec, returned_type
 
 T = TypeVar("T")
 MOST_STEPS = 1000
@@ -142,12 +142,13 @@ class RunSteps:
         with self._used_as(step, StepKind.signal):
             self._learn_now()
             if (stored := self._stored(step, StepKind.signal)) is not None:
-                return self._told(name, Received(StepKind(stored.kind), stored.result), codec)
+                return self._told(name, as_received(stored, codec.decode))
             self._refuse_written(step, self._store.has_written())
-            receive = partial(self._store.receive, step, self._reserve(step, StepKind.signal), name, seconds)
+            number, read = self._reserve(step, StepKind.signal), partial(codec.decode, end=DISCARDED)
             with self._reserved():
+                receive = partial(self._store.receive, step, number, name, seconds, read)
                 received = self._safely(receive)
-        return self._told(name, received, codec)
+        return self._told(name, received)
 
     async def wait_for_awaited(self, name: str, kind: Any, timeout: float | timedelta | None) -> Any:  # noqa: ASYNC109
         self._refuse_plain("wait_for")
@@ -156,12 +157,13 @@ class RunSteps:
         with self._used_as(step, StepKind.signal):
             await self._learn_awaited()
             if (stored := self._stored(step, StepKind.signal)) is not None:
-                return self._told(name, Received(StepKind(stored.kind), stored.result), codec)
+                return self._told(name, as_received(stored, codec.decode))
             self._refuse_written(step, await store.spawn_in_session(store.has_written))
-            receive = partial(store.receive, step, self._reserve(step, StepKind.signal), name, seconds)
+            number, read = self._reserve(step, StepKind.signal), partial(codec.decode, end=DISCARDED)
             with self._reserved():
+                receive = partial(store.receive, step, number, name, seconds, read)
                 received = await self._safely_awaited(store.spawn(receive))
-        return self._told(name, received, codec)
+        return self._told(name, received)
 
     def _prepared(
         self, name: str, kind: Any, timeout: float | timedelta | None
@@ -176,10 +178,10 @@ class RunSteps:
             step = f"{name} ({times})"
         return ValueCodec(f"{what} to job {self._attempt.job.job_id}", kind), seconds, step
 
-    def _told(self, name: str, received: Received, codec: ValueCodec) -> Any:
+    def _told(self, name: str, received: Received) -> Any:
         if received.kind == StepKind.timeout:
             raise SignalTimeout(f"the signal {name!r} did not come to job {self._attempt.job.job_id} in time")
-        return codec.decode(received.payload)
+        return received.payload
 
     # what is known
 

@@ -185,8 +185,8 @@ class RunContext:
           waits for ever.
 
         In a coroutine task await `wait_for_async`. Raises `SignalTimeout`, a `TimeoutError`, in this and later attempts
-        if no signal came in time; `ArgumentsError` for a payload that does not fit the type; `JobsError` as `step`
-        does.
+        if no signal came in time; `JobsError` as `step` does; `ArgumentsError` for a payload that does not fit the
+        type. That payload is discarded, and the next call, in this attempt or a later one, receives the next signal.
         """
         return self.begin_steps().wait_for(name, kind, timeout)
 

@@ -18,6 +18,9 @@ from sqla_jobs.tasks.entities import entity_of, refuse_rows
 from sqla_jobs.tasks.signature import resolve
 
 _OPENING, _CLOSING = b'{"result":', b"}"
+_OF_OTHER_CODE = ": it was stored by other code. Take a type that accepts it, or another name"
+DISCARDED: str = ", and is discarded: send another"
+"""The end of the error about a payload that nobody can receive any more."""
 
 
 class ValueCodec:
@@ -63,14 +66,16 @@ class ValueCodec:
             raise UnstorableResult(f"{self._what} {too_much}")
         return encoded.decode(), back
 
-    def decode(self, text: str | None) -> Any:
-        """Return the value of stored JSON text; None stands for null. Raises `ArgumentsError` if it does not fit."""
+    def decode(self, text: str | None, *, end: str = _OF_OTHER_CODE) -> Any:
+        """Return the value of stored JSON text; None stands for null.
+
+        Raises `ArgumentsError` if it does not fit, with `end` at the end of its message.
+        """
         try:
             return self._adapter.validator.validate_json(_OPENING + (text or "null").encode() + _CLOSING)["result"]
         except pydantic.ValidationError as error:
             raise ArgumentsError(
-                f"{self._what} cannot be read as {self._expected!r:.200} ({_fault(error)}): it was stored by other "
-                "code. Take a type that accepts it, or another name"
+                f"{self._what} cannot be read as {self._expected!r:.200} ({_fault(error)}){end}"
             ) from None
 
 

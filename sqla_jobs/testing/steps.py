@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.util import greenlet_spawn
 
 from sqla_jobs.errors import ArgumentsError
-from sqla_jobs.execution.step_store import Received
+from sqla_jobs.execution.step_store import Read, Received
 from sqla_jobs.models.types import StepKind
 from sqla_jobs.queries import Lease
 from sqla_jobs.queries.steps import NewStep, StoredStep
@@ -79,9 +79,9 @@ class MemoryStore:
 
     def sleep(self, name: str, number: int, length: float) -> None: ...
 
-    def receive(self, name: str, number: int, signal: str, timeout: float | None) -> Received:
+    def receive(self, name: str, number: int, signal: str, timeout: float | None, read: Read) -> Received:
         if left := self._signals.get(signal):
-            return Received(StepKind.signal, left.popleft())
+            return Received(StepKind.signal, read(left.popleft()))
         if timeout is None:
             raise ArgumentsError(
                 f"the task waits for the signal {signal!r} for ever, and the test gives none"

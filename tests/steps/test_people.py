@@ -100,6 +100,7 @@ def test_the_page_of_a_job_shows_its_steps_and_sends_the_signal_it_waits_for(ses
     page = visitor().get("/jobs/1")
     assert "Send signal" in words(page)
     assert "approved signal without an end, begun by run 1" in words(page)
+    assert re.search(r'<textarea name="payload"[^>]*></textarea>', page)
     visitor().change("/jobs/1/signal", {"signal": "approved", "payload": '{"by": "ada"}'})
     assert state(session, job) == "queued"
     drained(session)

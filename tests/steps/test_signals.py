@@ -132,11 +132,65 @@ def test_a_job_that_has_ended_receives_nothing_and_an_unknown_one_is_an_error(se
     assert session.scalar(text("SELECT count(*) FROM sqla_signals")) == 0
 
 
-def test_a_payload_that_does_not_fit_the_type_fails_the_attempt(session: Session) -> None:
-    job = step_shop.approved.options(max_attempts=1).enqueue(session)
+@pytest.mark.parametrize("task", WAITING_TASKS)
+def test_a_payload_that_does_not_fit_fails_the_attempt_and_a_further_signal_is_received(
+    session: Session, task: Any
+) -> None:
+    job = task.options(max_attempts=1).enqueue(session)
+    drained(session)
     jobs.signal(session, job, "approved", {"from": "ada"})
     drained(session)
-    assert "the signal 'approved' to job 1 cannot be read as" in error_of(session, job)
+    assert (state(session, job), steps(session, job)) == ("failed", [("approved", "signal", None)])
+    said = error_of(session, job)
+    assert "ArgumentsError: the signal 'approved' to job 1 cannot be read as" in said
+    assert said.endswith("(by: Field required), and is discarded: send another")
+    jobs.retry(session, job)
+    drained(session)
+    assert state(session, job) == "scheduled"
+    jobs.signal(session, job, "approved", Approval("ada"))
+    drained(session)
+    assert (job.result, outcomes(session, job)) == ("ada", ["snoozed", "failed", "snoozed", "succeeded"])
+    assert session.scalar(text("SELECT count(*) FROM sqla_signals")) == 0
+
+
+def test_the_timeout_of_the_first_wait_counts_after_a_payload_that_does_not_fit(session: Session) -> None:
+    job = step_shop.approved.enqueue(session, timeout=100)
+    jobs.signal(session, job, "approved", {"from": "ada"})
+    drained(session)
+    assert outcomes(session, job) == ["retried", "snoozed"]
+    row = job_row(session, job)
+    assert (row.state, row.due_in, row.is_due_then) == ("scheduled", 100, True)
+    let_time_pass(session, job, 100)
+    drained(session)
+    assert job.result == "timeout"
+
+
+def test_a_task_may_wait_again_at_once_after_a_payload_that_does_not_fit(session: Session) -> None:
+    job = step_shop.approved_patiently.enqueue(session)
+    for payload in ({"from": "ada"}, 1, Approval("ben")):
+        jobs.signal(session, job, "approved", payload)
+    drained(session)
+    assert (job.result, outcomes(session, job)) == (["ben", 2], ["succeeded"])
+    assert steps(session, job) == [("approved", "signal", {"by": "ben"})]
+
+
+def test_a_payload_that_earlier_code_has_stored_stays_as_it_is(session: Session) -> None:
+    job = step_shop.approved.options(max_attempts=2).enqueue(session, fails=1)
+    jobs.signal(session, job, "approved", Approval("ada"))
+    jobs.signal(session, job, "approved", Approval("ben"))
+    session.execute(text("UPDATE sqla_jobs SET run_at = 'infinity', state = 'scheduled'"))
+    session.execute(
+        text(
+            """INSERT INTO sqla_steps (job_id, name, kind, number, run_id, finished_at, result)
+            VALUES (:id, 'approved', 'signal', 1, 1, now(), '{"from": "eve"}')"""
+        ),
+        {"id": job.id},
+    )
+    jobs.retry(session, job)
+    drained(session)
+    assert "it was stored by other code" in error_of(session, job)
+    assert steps(session, job) == [("approved", "signal", {"from": "eve"})]
+    assert session.scalar(text("SELECT count(*) FROM sqla_signals")) == 2
 
 
 def test_a_task_with_an_async_session_waits_between_its_steps(session: Session) -> None:

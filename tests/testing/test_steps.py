@@ -39,6 +39,14 @@ def test_run_job_gives_the_signals_of_the_test_in_order(session: Session) -> Non
         run_job(session, step_shop.approved, signals={"approve": []})()
 
 
+def test_run_job_tells_the_task_of_a_payload_that_does_not_fit(session: Session) -> None:
+    wrong = {"from": "ada"}
+    with pytest.raises(ArgumentsError, match="and is discarded: send another"):
+        run_job(session, step_shop.approved, signals={"approved": [wrong]})()
+    signals = {"approved": [wrong, Approval("ada")]}
+    assert run_job(session, step_shop.approved_patiently, signals=signals)() == ("ada", 1)
+
+
 def test_run_job_refuses_a_step_after_a_write(session: Session) -> None:
     for how in ("pending", "flushed", "follow-up"):
         with pytest.raises(JobsError, match="outside of its steps"):
@@ -75,6 +83,17 @@ def test_drain_takes_signals_that_the_test_sends(session: Session) -> None:
     jobs.signal(session, awaited, "approved", Approval("cyd"))
     assert drain(jobs, session) == 2
     assert (job.result, awaited.result) == (["ada", "ben"], "cyd")
+
+
+def test_drain_discards_a_payload_that_does_not_fit(session: Session) -> None:
+    job = step_shop.approved.options(max_attempts=1).enqueue(session)
+    jobs.signal(session, job, "approved", {"from": "ada"})
+    with pytest.raises(ArgumentsError, match="and is discarded: send another"):
+        drain(jobs, session)
+    jobs.retry(session, job)
+    jobs.signal(session, job, "approved", Approval("ada"))
+    assert drain(jobs, session) == 1
+    assert job.result == "ada"
 
 
 def test_drain_refuses_a_step_or_sleep_after_a_write(session: Session) -> None:
