@@ -22,6 +22,7 @@ from sqla_jobs.errors import ArgumentsError, JobsError, UnknownJob
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.types import IfFailed
+from sqla_jobs.monitoring.steps import kept
 from sqla_jobs.rules.checks import check_seconds, check_text
 from sqla_jobs.rules.wording import duration
 
@@ -211,4 +212,5 @@ def signal(jobs: Jobs[Any], actor: str, job_id: int, name: str, payload: str) ->
     with changing(jobs, actor) as it:
         if not signals.send(it, job_id, name, value):
             raise JobsError(f"job {job_id} has ended, and receives no signal")
-    click.echo(f"job {job_id} has the signal {name}")
+        is_kept = kept(it.session, jobs, job_id, name)
+    click.echo(shown(is_kept or f"job {job_id} has the signal {name}"))

@@ -12,10 +12,12 @@ from sqlalchemy import Text, cast, func, select
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.models.types import PARKED, StepKind
+from sqla_jobs.models.types import PARKED, JobState, StepKind
 from sqla_jobs.monitoring.finding import ask
 from sqla_jobs.rules.wording import duration, moment
 
+_UNREAD = 5
+"""Maximum number of signals that are named."""
 _AGAIN = re.compile(r" \([0-9]+\)$")
 
 
@@ -50,6 +52,23 @@ class StepRow:
 def signal_of(step: str) -> str:
     """Return the name of the signal that a step waits for: the second wait for "paid" is the step "paid (2)"."""
     return _AGAIN.sub("", step)
+
+
+def kept(session: Session, jobs: Jobs[Any], job_id: int, sent: str) -> str | None:
+    """Return that a signal was kept since the job waits for another one, or None if the job waits for none."""
+    job: Any = jobs.Job
+    steps = [step.awaited for step in read_steps(session, jobs, job_id) if step.awaited]
+    is_woken = ask(session, jobs, select(job.state).where(job.id == job_id)).scalar_one() != JobState.scheduled
+    if is_woken or not steps or sent in steps:
+        return None
+    return f"job {job_id} waits for {steps[-1]!r:.200}, not {sent!r:.200}; it is kept until the job asks for it"
+
+
+def read_unread(session: Session, jobs: Jobs[Any], job_id: int) -> list[str]:
+    """Return the names of the first signals that a job has not received, the oldest first."""
+    signal: Any = jobs.Signal
+    first = select(signal.name).where(signal.job_id == job_id).group_by(signal.name).order_by(func.min(signal.id))
+    return [*ask(session, jobs, first.limit(_UNREAD)).scalars()]
 
 
 def read_steps(session: Session, jobs: Jobs[Any], job_id: int) -> list[StepRow]:

@@ -20,7 +20,7 @@ from sqla_jobs.monitoring.locks import read_holder
 from sqla_jobs.monitoring.paused import names_of, read_paused_queues, read_paused_tasks
 from sqla_jobs.monitoring.prerequisites import of_blocked, of_cancelled
 from sqla_jobs.monitoring.processes import places
-from sqla_jobs.monitoring.steps import StepWait, read_wait
+from sqla_jobs.monitoring.steps import StepWait, read_unread, read_wait
 from sqla_jobs.queries.limits import keeps_others_waiting
 from sqla_jobs.queries.processes import age_of, is_alive
 from sqla_jobs.rules.fitting import UNFIT, Takes
@@ -61,7 +61,8 @@ def why(session: Session, jobs: Jobs[Any], job: Any) -> list[str]:
         case JobState.scheduled:
             wait = read_wait(session, jobs, row.id, row.run_at)
             reasons = [_of_step(wait)] if wait is not None else _not_due(session, jobs, row)
-            return [*reasons, *_of_key(row, is_in_step=wait is not None), *_not_served(session, jobs, row)]
+            of_key = _of_key(row, is_in_step=wait is not None)
+            return [*reasons, *_unread(session, jobs, row), *of_key, *_not_served(session, jobs, row)]
         case JobState.blocked:
             return [*of_blocked(session, jobs, row)]
         case JobState.running:
@@ -114,6 +115,12 @@ def _not_due(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
 
 def _of_step(wait: StepWait) -> str:
     return f"It {wait.words}." if wait.signal is None else f"It {wait.words}; `{wait.signal}` sends it."
+
+
+def _unread(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
+    """Yield the signals that the job has not asked for."""
+    if names := read_unread(session, jobs, row.id):
+        yield f"It has signals that it has not asked for: {', '.join(f'{name!r:.200}' for name in names)}."
 
 
 def _of_key(row: Any, *, is_in_step: bool) -> Iterator[str]:

@@ -94,6 +94,28 @@ def test_the_command_line_sends_a_signal_and_shows_the_steps(session: Session) -
     assert "there is no job 7" in run("signal", "7", "approved", code=1).output
 
 
+def test_a_signal_that_the_job_does_not_wait_for_is_named_and_kept(session: Session) -> None:
+    job = step_shop.approved.enqueue(session)
+    drained(session)
+    said = "job 1 waits for 'approved', not 'aproved'; it is kept until the job asks for it"
+    assert run("signal", "1", "aproved", '{"by": "ada"}').output == f"{said}\n"
+    assert "It has signals that it has not asked for: 'aproved'." in run("why", "1").output
+    visitor().change("/jobs/1/signal", {"signal": "later", "payload": ""})
+    assert "It has signals that it has not asked for: 'aproved', 'later'." in words(visitor().get("/jobs/1"))
+    assert run("signal", "1", "approved", '{"by": "ada"}').output == "job 1 has the signal approved\n"
+    drained(session)
+    assert job.result == "ada"
+
+
+def test_the_command_waits_a_second_for_a_job_that_another_session_holds(session: Session) -> None:
+    job = step_shop.approved.enqueue(session)
+    drained(session)
+    jobs.signal(session, job, "other")
+    assert "job 1 cannot be sent a signal: somebody holds" in run("signal", "1", "approved", code=1).output
+    session.rollback()
+    run("signal", "1", "approved", '{"by": "ada"}')
+
+
 def test_the_page_of_a_job_shows_its_steps_and_sends_the_signal_it_waits_for(session: Session) -> None:
     job = step_shop.approved.enqueue(session)
     drained(session)

@@ -23,6 +23,7 @@ from sqla_jobs.dashboard.data.reading import PATIENCE
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.errors import JobsError
 from sqla_jobs.models.types import JobState
+from sqla_jobs.monitoring.steps import kept
 from sqla_jobs.rules.checks import read_moment, read_priority
 
 _SAMPLE = 5
@@ -132,7 +133,9 @@ def signal(site: Dashboard, job_id: int) -> AnyResponse:
     with site.changing() as it:
         if not signals.send(it, job_id, name, payload):
             raise JobsError(f"job {job_id} has ended, and receives no signal")
-    return site.go(site.url("job", job_id=job_id), f"Job {job_id} has the signal “{name}”.")
+        is_kept = kept(it.session, site.jobs, job_id, name)
+    said = f"Job {job_id} has the signal “{name}”." if is_kept is None else f"J{is_kept[1:]}."
+    return site.go(site.url("job", job_id=job_id), said)
 
 
 def offered(state: JobState | None) -> list[tuple[str, Offer]]:
