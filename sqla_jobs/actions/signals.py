@@ -7,7 +7,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from sqla_jobs.actions.audit import Changing
-from sqla_jobs.actions.change import id_of
+from sqla_jobs.actions.change import id_of, short_waits
 from sqla_jobs.database.notify import after_commit
 from sqla_jobs.errors import ArgumentsError, UnknownJob
 from sqla_jobs.models.columns import JobMixin
@@ -29,14 +29,15 @@ def read_payload(text: str) -> Any:
 def send(it: Changing, job: JobMixin | int, name: str, payload: Any) -> bool:
     """Store a signal for a job, and wake the job if it waits for it. Return False for a job that has ended.
 
-    The job's row stays locked until the transaction ends. Raises `UnknownJob`, and `ArgumentsError` for a name or
-    payload that cannot be stored.
+    The job's row stays locked until the transaction ends. Raises `UnknownJob`; `ArgumentsError` for a name or payload
+    that cannot be stored; `JobsError` if a person sends it, and somebody else holds that row for a second.
     """
     session, models = it.session, it.models
     check_name("the name of a signal", name)
     encoded = encode_payload(f"the payload of the signal {name!r}", payload)
     job_id = id_of(session, job)
-    held = hold(session, models, job_id)
+    with short_waits(it, f"job {job_id} cannot be sent a signal"):
+        held = hold(session, models, job_id)
     if held is None:
         raise UnknownJob(f"there is no job {job_id}; it may have been pruned")
     if held.state in ENDED:
