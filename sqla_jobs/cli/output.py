@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from dataclasses import fields, is_dataclass
 from datetime import datetime, timedelta
 from functools import wraps
+from shlex import quote
 from typing import Any
 
 import click
@@ -107,7 +108,7 @@ def remedy(text: str) -> str:
         text = text.replace("python -m sqla_jobs.clock MODULE:ATTR", f"{program} jobs clock")
         text = text.replace("sqla-jobs ", f"{program} jobs ")
     elif context is not None:
-        text = text.replace("MODULE:ATTR", context.meta.get(NAMED, "MODULE:ATTR"))
+        text = text.replace("MODULE:ATTR", quote(context.meta.get(NAMED, "MODULE:ATTR")))
     return shown(text)
 
 

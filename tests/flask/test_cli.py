@@ -99,13 +99,17 @@ def _count(session: Session, entity: type[Any]) -> int | None:
     return session.scalar(select(func.count()).select_from(entity))
 
 
-def test_the_commands_work_on_the_application_that_flask_loads(shop: Shop, session: Session, flask: Run) -> None:
+def test_the_commands_work_on_the_application_that_flask_loads(
+    shop: Shop, session: Session, flask: Run, start: Start
+) -> None:
     shop.jobs.tasks["record"].enqueue(session, n=1)
     session.commit()
     code, out, err = flask("status")
     remedy = "start one: python -m flask jobs worker; if one runs, its log shows why its processes end"
     assert (code, err) == (0, f"\nwarning: workers: none is alive, and 1 job is waiting\n    {remedy}\n")
     assert re.search(r"^default +1 ", out, re.MULTILINE)
+    _, err = start("sqla_jobs", "status", "tests.flask_shop:create_app()").communicate(timeout=60)
+    assert "start one: python -m sqla_jobs.worker 'tests.flask_shop:create_app()'; if one runs" in err
     assert flask("worker", "--drain", "--log-level", "ERROR") == (0, "1 run\n", "")
     assert session.scalar(select(func.count()).select_from(shop.Effect)) == 1
     assert flask("schedule", "sync") == (0, "0 schedules are declared in code\n", "")
