@@ -29,14 +29,18 @@ _LOOKED_AT = 10_000
 _FAILED = (JobState.failed, JobState.cancelled)
 
 
-def of_blocked(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
-    """Yield sentences about what a blocked job waits for. `row` has the columns of the job."""
+def of_blocked(session: Session, jobs: Jobs[Any], row: Any, *, is_free: bool) -> Iterator[str]:
+    """Yield sentences about what a blocked job waits for. `row` has the columns of the job.
+
+    `is_free` is false if something else keeps workers from the row.
+    """
     watched = _named(session, jobs, row.waits_for)
     if row.if_failed == IfFailed.hold and _stops(row, watched):
         yield _held(row, watched)
         return
     waits = [*_for_jobs(session, jobs, row), *_for_batches(session, jobs, row)]
-    yield from waits or ["All that it waits for has ended: a worker looks at it again soon, and queues or cancels it."]
+    soon = ": a worker looks at it again soon, and queues or cancels it" if is_free else ""
+    yield from waits or [f"All that it waits for has ended{soon}."]
 
 
 def of_cancelled(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:

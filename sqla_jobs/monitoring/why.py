@@ -64,7 +64,8 @@ def why(session: Session, jobs: Jobs[Any], job: Any) -> list[str]:
             of_key = _of_key(row, is_in_step=wait is not None)
             return [*reasons, *_unread(session, jobs, row), *of_key, *_not_served(session, jobs, row)]
         case JobState.blocked:
-            return [*of_blocked(session, jobs, row)]
+            refused = [*_refused(session, jobs, row)]
+            return [*refused, *of_blocked(session, jobs, row, is_free=not refused)]
         case JobState.running:
             return [*_running(session, jobs, row)]
         case JobState.cancelled if row.waits_for is not None:

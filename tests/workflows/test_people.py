@@ -37,6 +37,19 @@ def test_a_blocked_job_says_what_it_waits_for(session: Session) -> None:
     assert reasons(session, last) == f"It waits for job {first.id} (mark), which is queued, and 12 more."
 
 
+def test_a_blocked_job_whose_row_is_locked_names_the_session(session: Session, database: Engine) -> None:
+    first = shop.mark.enqueue(session, n=1)
+    waits = shop.mark.options(after=first).enqueue(session, n=2)
+    session.commit()
+    with database.connect() as other:
+        other.execute(text(f"SELECT 1 FROM sqla_jobs WHERE id = {waits.id} FOR UPDATE"))
+        pid = other.scalar(text("SELECT pg_backend_pid()"))
+        jobs.worker(bind=database).drain()
+        said = reasons(session, waits)
+        assert said.startswith(f"Its row is held by pid {pid} of ")
+        assert said.endswith("before that transaction ends. All that it waits for has ended.")
+
+
 def test_a_job_after_a_batch_says_how_far_that_is(session: Session, database: Engine) -> None:
     batch, nameless = jobs.batch(session, name="import 17"), jobs.batch(session)
     shop.mark.options(batch=batch).enqueue_many(session, ({"n": n} for n in range(3)))
