@@ -10,8 +10,9 @@ from sqlalchemy.orm import Session, aliased
 
 from sqla_jobs.actions.batches import count_all
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.models.types import ENDED, IfFailed, JobState
+from sqla_jobs.models.types import ENDED, LIVE, IfFailed, JobState
 from sqla_jobs.monitoring.finding import Finding, ask, warning
+from sqla_jobs.monitoring.steps import read_awaited
 from sqla_jobs.queries.batches import CountBatches
 from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.queries.processes import age_of, is_alive
@@ -26,6 +27,8 @@ _UNRESOLVED = 60.0
 """Seconds after which a blocked job should have been queued, once all that it waits for has ended."""
 _LOOKED_AT = 10_000
 """Maximum number of blocked jobs that a check reads."""
+_CHAIN = 1_000
+"""Maximum number of blocked jobs in a row that are followed."""
 _FAILED = (JobState.failed, JobState.cancelled)
 
 
@@ -36,7 +39,7 @@ def of_blocked(session: Session, jobs: Jobs[Any], row: Any, *, is_free: bool) ->
     """
     watched = _named(session, jobs, row.waits_for)
     if row.if_failed == IfFailed.hold and _stops(row, watched):
-        yield _held(row, watched)
+        yield _held(row, watched, _lost_batch(session, jobs, row, watched))
         return
     waits = [*_for_jobs(session, jobs, row), *_for_batches(session, jobs, row)]
     soon = ": a worker looks at it again soon, and queues or cancels it" if is_free else ""
@@ -47,9 +50,13 @@ def of_cancelled(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
     """Yield why a job was cancelled, if the reason was how a job before it ended."""
     if row.waits_for is None:
         return
-    why = _ended_as(row, _named(session, jobs, row.waits_for))
+    watched = _named(session, jobs, row.waits_for)
+    at = f"It was cancelled at {moment(row.finished_at)} because"
+    if (lost := _lost_batch(session, jobs, row, watched)) is not None:
+        yield f"{at} {lost}. `sqla-jobs batch retry {watched.batch_id}` runs these jobs and this one again."
+        return
     remedy = "" if row.waits_for == DELETED else f" `sqla-jobs retry {row.waits_for}` runs that job and this one again."
-    yield f"It was cancelled at {moment(row.finished_at)} because {why}.{remedy}"
+    yield f"{at} {_ended_as(row, watched)}.{remedy}"
 
 
 def unresolved(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
@@ -115,7 +122,29 @@ def _stops(row: Any, watched: Any) -> bool:
     return row.waits_for != NOBODY if watched is None else watched.state in _FAILED
 
 
-def _held(row: Any, watched: Any) -> str:
+def _lost_batch(session: Session, jobs: Jobs[Any], row: Any, watched: Any) -> str | None:
+    """Return how many jobs failed in the batch that the job waits for; None if it was at most one."""
+    if watched is None or watched.batch_id is None:
+        return None
+    edge, batch = jobs.Edge, jobs.Batch
+    waited_for = select(batch.id, batch.name).join(edge, edge.batch_id == batch.id)
+    found: Any = ask(session, jobs, waited_for.where(edge.job_id == row.id, batch.id == watched.batch_id)).first()
+    if found is None:
+        return None
+    counts = count_all(CountBatches(Tables(jobs.models)), session, [found.id])[found.id]
+    if counts.failed + counts.cancelled < 2:
+        return None
+    ends = ((counts.failed, "failed"), (counts.cancelled, f"{'was' if counts.cancelled == 1 else 'were'} cancelled"))
+    how = " and ".join(f"{number:,} {end}" for number, end in ends if number)
+    return f"of the jobs in the {titled(found.id, found.name)}, {how}, such as job {watched.id} ({watched.task:.200})"
+
+
+def _held(row: Any, watched: Any, lost: str | None) -> str:
+    if lost is not None:
+        return (
+            f"It is held: {lost}. `sqla-jobs batch retry {watched.batch_id}` runs these jobs again; "
+            f"`sqla-jobs retry {row.id}` runs this one without them."
+        )
     said = f"It is held: {_ended_as(row, watched)}."
     alone = f"`sqla-jobs retry {row.id}` runs this one without it"
     if watched is None:
@@ -126,8 +155,11 @@ def _held(row: Any, watched: Any) -> str:
 def _ended_as(row: Any, watched: Any) -> str:
     if watched is None:
         return "a job before it was deleted" if row.waits_for == DELETED else f"job {row.waits_for} was deleted"
-    how = "was cancelled" if watched.state == JobState.cancelled else "failed"
-    return f"job {watched.id} ({watched.task:.200}) {how}"
+    return f"job {watched.id} ({watched.task:.200}) {_how(watched)}"
+
+
+def _how(job: Any) -> str:
+    return "was cancelled" if job.state == JobState.cancelled else "failed"
 
 
 def _for_jobs(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
@@ -142,6 +174,27 @@ def _for_jobs(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
     others = Count(min(number - 1, _COUNTED), is_least=number > _COUNTED)
     more = f", and {'at least ' if others.is_least else ''}{others:,} more" if others else ""
     yield f"It waits for job {first.id} ({first.task:.200}), which is {first.state}{more}."
+    if first.state == JobState.blocked and (root := _root(session, jobs, first.id)) is not None:
+        yield root
+
+
+def _root(session: Session, jobs: Jobs[Any], job_id: int) -> str | None:
+    """Return a sentence about the first job of the chain before a blocked job; None if the chain is too long."""
+    job: Any = jobs.Job
+    columns = (job.id, job.task, job.state, job.waits_for, job.if_failed)
+    chain = select(*columns, literal(0).label("place")).where(job.id == job_id).cte("chain", recursive=True)
+    further = select(*columns, chain.c.place + 1).join(chain, job.id == chain.c.waits_for)
+    chain = chain.union_all(further.where(chain.c.state == "blocked", chain.c.place < _CHAIN))
+    last: Sequence[Any] = ask(session, jobs, select(chain).order_by(chain.c.place.desc()).limit(2)).all()
+    root, after = last[0], last[-1]
+    if root.state == JobState.blocked:
+        return None
+    said = f"The first job of that chain is job {root.id} ({root.task:.200}), which"
+    if root.state in _FAILED and after.if_failed == IfFailed.hold:
+        return f"{said} {_how(root)} and holds job {after.id}: `sqla-jobs why {after.id}` says more."
+    if (signal := read_awaited(session, jobs, root.id)) is not None:
+        return f"{said} waits for the signal {signal!r:.200}."
+    return f"{said} {'is ' if root.state in LIVE else ''}{root.state}: `sqla-jobs why {root.id}` says more."
 
 
 def _for_batches(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:

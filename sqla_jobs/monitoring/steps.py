@@ -56,12 +56,20 @@ def signal_of(step: str) -> str:
 
 def kept(session: Session, jobs: Jobs[Any], job_id: int, sent: str) -> str | None:
     """Return that a signal was kept since the job waits for another one, or None if the job waits for none."""
-    job: Any = jobs.Job
-    steps = [step.awaited for step in read_steps(session, jobs, job_id) if step.awaited]
-    is_woken = ask(session, jobs, select(job.state).where(job.id == job_id)).scalar_one() != JobState.scheduled
-    if is_woken or not steps or sent in steps:
+    awaited = read_awaited(session, jobs, job_id)
+    if awaited is None or awaited == sent:
         return None
-    return f"job {job_id} waits for {steps[-1]!r:.200}, not {sent!r:.200}; it is kept until the job asks for it"
+    return f"job {job_id} waits for {awaited!r:.200}, not {sent!r:.200}; it is kept until the job asks for it"
+
+
+def read_awaited(session: Session, jobs: Jobs[Any], job_id: int) -> str | None:
+    """Return the name of the signal that a job waits for, or None."""
+    job, step = jobs.Job, jobs.Step
+    waits = select(step.name).join(job, job.id == step.job_id)
+    waits = waits.where(job.id == job_id, job.state == JobState.scheduled)
+    waits = waits.where(step.kind == StepKind.signal, step.finished_at.is_(None)).order_by(step.number.desc())
+    found = ask(session, jobs, waits.limit(1)).scalar_one_or_none()
+    return None if found is None else signal_of(found)
 
 
 def read_unread(session: Session, jobs: Jobs[Any], job_id: int) -> list[str]:

@@ -107,6 +107,15 @@ def test_a_signal_that_the_job_does_not_wait_for_is_named_and_kept(session: Sess
     assert job.result == "ada"
 
 
+def test_why_names_the_signal_at_the_beginning_of_a_chain(session: Session) -> None:
+    job = step_shop.approved.enqueue(session)
+    for _ in range(3):
+        job = step_shop.approved.options(after=job).enqueue(session)
+    drained(session)
+    said = "The first job of that chain is job 1 (approved), which waits for the signal 'approved'."
+    assert jobs.why(session, job) == ["It waits for job 3 (approved), which is blocked.", said]
+
+
 def test_the_command_waits_a_second_for_a_job_that_another_session_holds(session: Session) -> None:
     job = step_shop.approved.enqueue(session)
     drained(session)
