@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import click
-from sqlalchemy import select
+from sqlalchemy import Text, cast, func, select
+from sqlalchemy.orm import aliased
 
 from sqla_jobs.actions import batches as actions
 from sqla_jobs.cli.application import audited, changing, on_application
@@ -18,8 +19,8 @@ from sqla_jobs.monitoring.batches import BatchStatus, read_batch, read_batches
 from sqla_jobs.monitoring.prerequisites import titled
 from sqla_jobs.rules.wording import NOTHING, duration, percent, plural
 
-_FAILED = 20
-"""Maximum number of failed jobs that `batch show` lists."""
+_LISTED = 20
+"""Maximum number of failed jobs, and of jobs after the batch, that `batch show` lists."""
 
 
 @click.group()
@@ -64,17 +65,22 @@ def list_batches(jobs: Jobs[Any], limit: int, below: int | None, as_json: bool) 
 @click.argument("batch_id", metavar="ID", type=JOB_ID)
 @as_json
 def show(jobs: Jobs[Any], batch_id: int, as_json: bool) -> None:
-    """Show a batch: the number of its jobs in each state, and its last failed jobs."""
+    """Show a batch: the number of its jobs in each state, its last failed jobs, and the jobs after it."""
+    jobs.tasks.load()
     with jobs.binding().session() as session:
         one = read_batch(session, jobs, batch_id)
-        failed = _last_failed(session, jobs, batch_id)
+        failed, after = _last_failed(session, jobs, batch_id), _jobs_after(session, jobs, batch_id)
     if as_json:
-        print_json(_as_dict(one) | {"failed_jobs": failed})
+        print_json(_as_dict(one) | {"failed_jobs": failed, "jobs_after": after})
         return
     print_table(["BATCH", str(one.id)], _facts(one))
     if failed:
         click.echo()
-        print_table(["FAILED JOB", "TASK", "AT"], [(row["id"], row["task"], row["finished_at"]) for row in failed])
+        rows = [(row["id"], row["task"], row["finished_at"], _error(row)) for row in failed]
+        print_table(["FAILED JOB", "TASK", "AT", "LAST ERROR"], rows)
+    if after:
+        click.echo()
+        print_table(["JOB AFTER IT", "TASK", "STATE"], [(row["id"], row["task"], row["state"]) for row in after])
 
 
 def _facts(one: BatchStatus) -> Iterator[tuple[str, object]]:
@@ -92,9 +98,25 @@ def _facts(one: BatchStatus) -> Iterator[tuple[str, object]]:
 
 
 def _last_failed(session: Any, jobs: Jobs[Any], batch_id: int) -> list[dict[str, Any]]:
-    job = jobs.Job
-    failed = select(job.id, job.task, job.finished_at).where(job.batch_id == batch_id, job.state == "failed")
-    return [dict(row) for row in session.execute(failed.order_by(job.id.desc()).limit(_FAILED)).mappings()]
+    job, run, of_job = jobs.Job, jobs.Run, aliased(jobs.Run)
+    last = select(func.max(of_job.id + 0)).where(of_job.job_id == job.id).scalar_subquery()
+    columns = (job.id, job.task, job.finished_at, run.error_type, run.error, cast(job.args, Text).label("args"))
+    failed = select(*columns).outerjoin(run, run.id == last).where(job.batch_id == batch_id, job.state == "failed")
+    rows = [dict(row) for row in session.execute(failed.order_by(job.id.desc()).limit(_LISTED)).mappings()]
+    for row in rows:
+        row["error"] = jobs.tasks.secrets(row["task"], row.pop("args")).text(row["error"] or "")
+    return rows
+
+
+def _error(row: dict[str, Any]) -> str:
+    first = row["error"].partition("\n")[0]
+    return f"{row['error_type']}: {first:.200}" if row["error_type"] else NOTHING
+
+
+def _jobs_after(session: Any, jobs: Jobs[Any], batch_id: int) -> list[dict[str, Any]]:
+    job, edge = jobs.Job, jobs.Edge
+    after = select(job.id, job.task, job.state).join(edge, edge.job_id == job.id).where(edge.batch_id == batch_id)
+    return [dict(row) for row in session.execute(after.order_by(job.id).limit(_LISTED)).mappings()]
 
 
 def _left(one: BatchStatus) -> str:

@@ -15,12 +15,14 @@ from sqlalchemy import select
 
 from sqla_jobs.actions.change import Change, counted
 from sqla_jobs.actions.change import Progress as Done
+from sqla_jobs.actions.jobs import Reschedule
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli.application import changing
 from sqla_jobs.cli.output import console, print_table, shown
 from sqla_jobs.errors import JobsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import JobState
+from sqla_jobs.monitoring.steps import read_awaited
 from sqla_jobs.rules.wording import plural, they_are
 
 
@@ -61,11 +63,15 @@ def carry_out_each(jobs: Jobs[Any], wanted: Wanted, ids: tuple[int, ...], actor:
         try:
             with changing(jobs, actor) as it:
                 is_changed = change.one(it, job_id)
+                signal = read_awaited(it.session, jobs, job_id) if isinstance(change, Reschedule) else None
         except JobsError as error:
             missed.append(str(error))
         else:
             if is_changed:
                 changed.append(states[job_id])
+                if signal is not None:
+                    note = f"job {job_id} waits for the signal {signal!r:.200}: at that time it only looks for it"
+                    click.echo(shown(note), err=True)
             else:
                 missed.append(f"job {job_id} is {states[job_id]}")
     click.echo(f"{change.name}: {plural(len(changed), 'job')}")

@@ -169,6 +169,8 @@ def enqueue(
 ) -> None:
     """Enqueue TASK with arguments in a JSON object, and print the job's id."""
     options = {name: value for name, value in given.items() if value is not None}
+    if "if_failed" in options and not after and not after_batches:
+        raise click.UsageError("--if-failed needs --after or --after-batch: the jobs or batches that may fail")
     with output_on_stderr():
         wanted = jobs.tasks[task]
     codec = wanted.declaration.codec

@@ -21,9 +21,9 @@ from sqla_jobs.cli.selecting import JOB_ID, check_batches, check_queues, check_t
 from sqla_jobs.errors import ArgumentsError, UnknownJob
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin, RunMixin
-from sqla_jobs.models.types import JobState
+from sqla_jobs.models.types import PARKED, JobState
 from sqla_jobs.monitoring import search
-from sqla_jobs.monitoring.steps import StepRow, read_steps
+from sqla_jobs.monitoring.steps import StepRow, read_awaiting, read_steps
 from sqla_jobs.rules.checks import check_text
 from sqla_jobs.rules.redaction import Secrets, check_depth
 from sqla_jobs.rules.wording import NOTHING, duration
@@ -84,6 +84,7 @@ def list_jobs(jobs: Jobs[Any], selection: Selection, limit: int, below: int | No
     with jobs.binding().session() as session:
         found = session.execute(wanted).all()
         rows = [_job(jobs, *one) for one in found[:limit]]
+        awaiting = read_awaiting(session, jobs, [row["id"] for row in rows if row["run_at"] == PARKED])
     if not rows:
         check_tasks(jobs, selection.tasks)
         check_queues(jobs, selection.queues)
@@ -99,7 +100,7 @@ def list_jobs(jobs: Jobs[Any], selection: Selection, limit: int, below: int | No
                 row["task"],
                 row["queue"],
                 _state(row),
-                row[_MOMENTS.get(row["state"], "finished_at")],
+                "waits for a signal" if row["id"] in awaiting else row[_MOMENTS.get(row["state"], "finished_at")],
                 f"{row['attempt']}/{row['max_attempts']}",
                 _summary(row["args"]),
             )

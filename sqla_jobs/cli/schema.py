@@ -9,10 +9,10 @@ import click
 
 from sqla_jobs.cli.application import on_application
 from sqla_jobs.cli.naming import ApplicationCommand
-from sqla_jobs.cli.output import HISTORY, as_json, print_json
+from sqla_jobs.cli.output import HISTORY, as_json, print_json, remedy
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.migrations.comparison import compare
-from sqla_jobs.models.version import LATEST, found_version, releases_on
+from sqla_jobs.models.version import LATEST, found_version, outdated, releases_on
 
 
 @click.command(cls=ApplicationCommand)
@@ -72,6 +72,8 @@ def check(jobs: Jobs[Any], as_json: bool) -> None:
     if as_json:
         print_json(found)
     else:
+        if version and version < LATEST:
+            click.echo(remedy(outdated(version)))
         for one in found:
             click.echo(one)
         if not found:

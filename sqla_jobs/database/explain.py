@@ -22,8 +22,8 @@ def explain(error: BaseException) -> str:
         first_line = _message(error).splitlines()[0]
         return (
             f"the tables are not as this version needs them ({first_line}): "
-            "`sqla-jobs check` names what differs; `sqla-jobs migrate`, your Alembic history or "
-            f"metadata.create_all(engine) makes them ({page('migrations')})"
+            "`sqla-jobs check` names what differs; `sqla-jobs migrate` makes and upgrades them, or your Alembic "
+            f"history does, with `sqla-jobs migrate --revision` ({page('migrations')})"
         )
     if isinstance(error, DBAPIError | psycopg.Error) and any(word in _message(error) for word in _OF_POOLER):
         return (

@@ -214,8 +214,8 @@ class RunSteps:
         """Return the number of a step that is about to be stored. Raises `JobsError` if there are too many."""
         if name not in self._known and len(self._known) >= MOST_STEPS:
             raise JobsError(
-                f"{self._said(name)} would be its {len(self._known) + 1:,}th, and {MOST_STEPS:,} are kept: enqueue a "
-                "job for each part of the work, or put more of it into one step"
+                f"{self._said(name)} would be number {len(self._known) + 1:,}, and {MOST_STEPS:,} are kept: enqueue "
+                "a job for each part of the work, or put more of it into one step"
             )
         return len(self._known) + 1
 

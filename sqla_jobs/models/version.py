@@ -18,7 +18,10 @@ LATEST = 2
 """The version of the tables that this release creates."""
 RELEASES: dict[int, str] = {1: "0.1", 2: "0.2"}
 """The releases by the version of the tables that each creates."""
-HELP = f"`sqla-jobs migrate`, or `alembic upgrade heads` where Alembic has them ({page('migrations')})"
+HELP = (
+    "`sqla-jobs migrate`, or `alembic upgrade heads` where Alembic has them, after `sqla-jobs migrate --revision` if "
+    f"they are in your own history ({page('migrations')})"
+)
 
 
 def comment_of(version: int) -> str:
@@ -39,6 +42,14 @@ def found_version(connection: Connection, jobs: Table) -> int | None:
 def releases_on(version: int) -> str:
     """Return the releases whose code runs on tables of this version, for people, such as `0.1 and 0.2`."""
     return " and ".join(RELEASES[one] for one in (version - 1, version) if one in RELEASES)
+
+
+def outdated(version: int) -> str:
+    """Return the message about tables of an older version than this code works on."""
+    return (
+        f"the tables are of version {version}, and this sqla_jobs works on {LATEST} and {LATEST + 1}: "
+        f"upgrade them with {HELP}"
+    )
 
 
 def version_in(comment: str | None) -> int | None:
@@ -74,10 +85,7 @@ def check_version(connection: Connection, jobs: Table) -> None:
             "without comments loses it: `sqla-jobs check` compares the tables, and `sqla-jobs migrate` writes it again"
         )
     if found < LATEST:
-        raise ConfigurationError(
-            f"the tables are of version {found}, and this sqla_jobs works on {LATEST} and {LATEST + 1}: "
-            f"upgrade them with {HELP}"
-        )
+        raise ConfigurationError(outdated(found))
     if found > LATEST + 1:
         raise ConfigurationError(
             f"the tables are of version {found}, and this sqla_jobs works on {LATEST} and {LATEST + 1}: "

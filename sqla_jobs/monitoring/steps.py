@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from shlex import quote
@@ -70,6 +71,14 @@ def read_awaited(session: Session, jobs: Jobs[Any], job_id: int) -> str | None:
     waits = waits.where(step.kind == StepKind.signal, step.finished_at.is_(None)).order_by(step.number.desc())
     found = ask(session, jobs, waits.limit(1)).scalar_one_or_none()
     return None if found is None else signal_of(found)
+
+
+def read_awaiting(session: Session, jobs: Jobs[Any], job_ids: Collection[int]) -> set[int]:
+    """Return those of these jobs that wait for a signal without an end."""
+    job, step = jobs.Job, jobs.Step
+    waits = select(job.id).join(step, step.job_id == job.id).where(job.id.in_(job_ids), job.run_at == PARKED)
+    waits = waits.where(step.kind == StepKind.signal, step.finished_at.is_(None), job.state == JobState.scheduled)
+    return {*ask(session, jobs, waits).scalars()}
 
 
 def read_unread(session: Session, jobs: Jobs[Any], job_id: int) -> list[str]:

@@ -51,13 +51,18 @@ def test_batches_are_listed_the_newest_first(batch: BatchMixin, session: Session
     assert "continue with --below 2" in run("batch", "list", "--limit", "1").output
 
 
-def test_a_batch_is_shown_with_its_failed_jobs(batch: BatchMixin) -> None:
+def test_a_batch_is_shown_with_its_failed_jobs_and_those_after_it(batch: BatchMixin, session: Session) -> None:
+    shop.mark.options(after=batch).enqueue(session, n=5)
+    session.commit()
     said = re.sub(" +", " ", run("batch", "show", str(batch.id)).stdout)
     assert "name import 17" in said
     assert "progress 3 of 4 jobs ended (75 %)" in said
     assert "failed 1" in said
-    assert re.search(r"FAILED JOB TASK AT ?\n.*\n ?1 flaky 20", said)
-    assert [one["id"] for one in json.loads(run("batch", "show", "1", "--json").stdout)["failed_jobs"]] == [1]
+    assert re.search(r"FAILED JOB TASK AT LAST ERROR ?\n.*\n ?1 flaky 20.* ValueError: attempt 1 is too early", said)
+    assert re.search(r"JOB AFTER IT TASK STATE ?\n.*\n ?6 mark blocked", said)
+    shown = json.loads(run("batch", "show", "1", "--json").stdout)
+    assert [(one["id"], one["error"]) for one in shown["failed_jobs"]] == [(1, "attempt 1 is too early")]
+    assert shown["jobs_after"] == [{"id": 6, "task": "mark", "state": "blocked"}]
     assert "there is no batch 7" in run("batch", "show", "7", code=1).output
 
 
@@ -104,4 +109,7 @@ def test_a_job_is_enqueued_after_others(batch: BatchMixin, session: Session) -> 
     assert "It waits for the batch 'import 17'" in shown
     assert "there is no job 99" in run("enqueue", "mark", '{"n": 6}', "--after", "99", code=1).output
     assert "there is no batch 99" in run("enqueue", "mark", '{"n": 6}', "--batch", "99", code=1).output
-    assert "needs after=" in run("enqueue", "mark", '{"n": 6}', "--if-failed", "run", code=2).output
+    assert (
+        "--if-failed needs --after or --after-batch"
+        in run("enqueue", "mark", '{"n": 6}', "--if-failed", "run", code=2).output
+    )

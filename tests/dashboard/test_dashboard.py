@@ -1315,7 +1315,7 @@ def test_a_page_that_takes_too_long_is_given_up(visitor: Visitor, database: Engi
 
 def test_where_there_are_no_tables_the_remedy_is_said(engine: Engine) -> None:
     jobs.bind(engine)
-    assert "metadata.create_all(engine)" in Visitor(create_app()).get("/", 503)
+    assert "sqla-jobs migrate --revision" in Visitor(create_app()).get("/", 503)
 
 
 def test_pages_only_read(visitor: Visitor, session: Session) -> None:

@@ -186,7 +186,12 @@ def test_the_releases_that_run_on_tables_are_those_of_their_version_and_of_the_o
 def test_check_says_what_runs_on_tables_of_the_version_before(database: Engine) -> None:
     say(database, comment_of(LATEST - 1))
     done = CliRunner().invoke(main, ["check", "tests.shop:jobs"])
-    assert (done.exit_code, done.output.splitlines()[-1]) == (1, "code of sqla_jobs 0.1 runs on tables of version 1")
+    lines = done.output.splitlines()
+    assert (done.exit_code, lines[-1]) == (1, "code of sqla_jobs 0.1 runs on tables of version 1")
+    assert lines[0].startswith(
+        "the tables are of version 1, and this sqla_jobs works on 2 and 3: upgrade them with `sqla-"
+    )
+    assert "`sqla-jobs migrate --revision`" in lines[0]
 
 
 def say(engine: Engine, comment: str) -> None:

@@ -116,6 +116,16 @@ def test_why_names_the_signal_at_the_beginning_of_a_chain(session: Session) -> N
     assert jobs.why(session, job) == ["It waits for job 3 (approved), which is blocked.", said]
 
 
+def test_the_list_and_reschedule_say_that_a_job_waits_for_a_signal(session: Session) -> None:
+    step_shop.approved.enqueue(session)
+    step_shop.sleeper.enqueue(session, seconds=100)
+    drained(session)
+    assert run("list").output.count("waits for a signal") == 1
+    said = run("reschedule", "1", "2", "--in", "1h")
+    assert said.stdout == "reschedule: 2 jobs\n"
+    assert said.stderr == "job 1 waits for the signal 'approved': at that time it only looks for it\n"
+
+
 def test_the_command_waits_a_second_for_a_job_that_another_session_holds(session: Session) -> None:
     job = step_shop.approved.enqueue(session)
     drained(session)

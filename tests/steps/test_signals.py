@@ -63,7 +63,7 @@ def test_each_wait_of_a_run_counts_as_a_step(session: Session, monkeypatch: pyte
     told_twice()
     assert session.scalar(text("SELECT array_agg(number ORDER BY name) FROM sqla_steps")) == [1, 2]
     monkeypatch.setattr("sqla_jobs.execution.steps.MOST_STEPS", 1)
-    assert "'approved (2)' of job 2 would be its 2th" in error_of(session, told_twice())
+    assert "'approved (2)' of job 2 would be number 2" in error_of(session, told_twice())
 
 
 def test_signals_that_come_early_are_kept_and_received_one_by_one_in_order(session: Session) -> None:
