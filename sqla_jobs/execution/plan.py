@@ -23,7 +23,7 @@ from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.hooks import Middleware
 from sqla_jobs.tasks.signature import Signature
-from sqla_jobs.tasks.steps import Steps
+from sqla_jobs.tasks.steps import Misuse, Steps
 
 Surroundings = Callable[[RunContext], AbstractContextManager[Any]]
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
@@ -152,7 +152,7 @@ class Plan:
             return Outcome.lost(Failure("Lost", "its process was taken for dead, and stopped it"))
         if isinstance(error, Stopped):
             return Outcome.lost(Failure("Lost", "the worker stopped, and this did not end within its grace"))
-        if isinstance(error, UnstorableResult):
+        if isinstance(error, UnstorableResult | Misuse):
             return Outcome.failed(Failure.of(error, secrets=attempt.secrets))
         if isinstance(error, TimedOut):
             overdue = TimeoutError(f"ran longer than its timeout of {self.timeout:g} s")

@@ -22,6 +22,7 @@ from sqla_jobs.queries import Queries
 from sqla_jobs.queries.steps import StoredStep
 from sqla_jobs.rules.checks import check_name, check_seconds
 from sqla_jobs.tasks.signature import Signature
+from sqla_jobs.tasks.steps import Misuse
 from sqla_jobs.tasks.values import DISCARDED, ValueCodec, returned_type
 
 T = TypeVar("T")
@@ -60,7 +61,7 @@ class RunSteps:
                 if self._is_coroutine
                 else "is a plain task, which nothing awaits: write the task with async def, or the step without"
             )
-            raise JobsError(f"{self._said(name)} calls {function_kind}, and {self._attempt.job.task} {other}")
+            raise Misuse(f"{self._said(name)} calls {function_kind}, and {self._attempt.job.task} {other}")
         try:
             codec = ValueCodec(f"the result of {self._said(name)}", returned_type(function))
         except (ArgumentsError, DeclarationError) as error:
@@ -240,12 +241,12 @@ class RunSteps:
         """Use a name for the block. After an error the name may be used again, since nothing is stored."""
         check_name(f"the name of a {_WORDS[kind]}", name, error=JobsError)
         if name in self._used:
-            raise JobsError(
+            raise Misuse(
                 f"{self._said(name)} is there twice in one run, and a stored result belongs to one name: give each its "
                 'own, such as f"charge {order.id}" in a loop'
             )
         if self._inside is not None:
-            raise JobsError(
+            raise Misuse(
                 f"{self._said(name)} begins while the step {self._inside!r} is under way, whose writes it would commit "
                 "without that step's result: call one after the other"
             )
@@ -274,11 +275,11 @@ class RunSteps:
 
     def _refuse_coroutine(self, method: str) -> None:
         if self._is_coroutine:
-            raise JobsError(f"{self._attempt.job.task} is a coroutine task: write await run.{method}_async(…)")
+            raise Misuse(f"{self._attempt.job.task} is a coroutine task: write await run.{method}_async(…)")
 
     def _refuse_plain(self, method: str) -> None:
         if not self._is_coroutine:
-            raise JobsError(f"{self._attempt.job.task} is a plain task, which nothing awaits: write run.{method}(…)")
+            raise Misuse(f"{self._attempt.job.task} is a plain task, which nothing awaits: write run.{method}(…)")
 
     def _said(self, name: object) -> str:
         return f"step {name!r:.220} of job {self._attempt.job.job_id}"

@@ -13,6 +13,10 @@ class Suspension(BaseException):
     """Leaves a task whose job sleeps or waits for a signal. It passes through `except Exception`, as it is not one."""
 
 
+class Misuse(JobsError):
+    """The task uses steps in a way that no further attempt makes right."""
+
+
 class Steps(Protocol):
     """The steps of one run."""
 

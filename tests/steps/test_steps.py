@@ -113,10 +113,11 @@ def test_a_step_that_fails_stores_nothing_and_its_writes_are_rolled_back(session
 
 
 def test_a_name_that_is_there_twice_and_a_step_in_a_step_are_refused(session: Session) -> None:
-    doubled = step_shop.twice.options(max_attempts=1).enqueue(session)
+    doubled = step_shop.twice.enqueue(session)
     nested = step_shop.nested.enqueue(session)
     drained(session)
     assert f"step 'same' of job {doubled.id} is there twice in one run" in error_of(session, doubled)
+    assert (doubled.state, doubled.attempt) == ("failed", 1)
     assert "begins while the step 'outer' is under way" in error_of(session, nested)
     assert effects(session) == {}
 
