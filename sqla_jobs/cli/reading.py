@@ -151,7 +151,7 @@ def show(jobs: Jobs[Any], job_id: int, as_json: bool) -> None:
         took = (run["finished_at"] - run["started_at"]).total_seconds()
         click.echo(
             f"\nattempt {run['attempt']}: {run['outcome']} at {shown(run['finished_at'])}, after {duration(took)}, "
-            f"in process {short(run['process_id']) or '-'}"
+            f"in process {short(run['process_id']) or '-'}, run {run['id']}"
         )
         if run["result"] is not None:
             console().print_json(data=run["result"])

@@ -145,7 +145,9 @@ def test_the_page_of_a_job_shows_its_steps_and_sends_the_signal_it_waits_for(ses
     visitor().change("/jobs/1/signal", {"signal": "approved", "payload": '{"by": "ada"}'})
     assert state(session, job) == "queued"
     drained(session)
+    assert re.search(r"attempt 1: snoozed at .*, run 1\n\nattempt 1: succeeded at .*, run 2\n", run("show", "1").output)
     shown = words(visitor().get("/jobs/1"))
+    assert re.search(r"Attempt 1 succeeded ended .*, run 2 .* Attempt 1 snoozed ended .*, run 1 ", shown)
     assert '"by": "ada"' in shown
     assert "Send signal" not in shown
     assert audit(session) == [("signal", "job 1", {"signal": "approved"})]
