@@ -242,12 +242,12 @@ def _read(stored: str | None) -> Any:
 def _summary(args: Any) -> str:
     match args:
         case dict():
-            return " ".join(f"{name}={_cut(value)}" for name, value in cast_type("dict[str, Any]", args).items())
+            return " ".join(f"{name}={_abridged(value)}" for name, value in cast_type("dict[str, Any]", args).items())
         case _:
-            return _cut(args)
+            return _abridged(args)
 
 
-def _cut(value: Any) -> str:
+def _abridged(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= _SUMMARY else f"{text[: _SUMMARY - 1]}…"
 
