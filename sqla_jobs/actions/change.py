@@ -79,6 +79,8 @@ class Change:
     """Fields of the selection whose values the audit log must not store."""
     left_because: ClassVar[str] = BUSY
     """The text that covers every obstacle to this kind of change."""
+    otherwise: ClassVar[str] = BUSY
+    """The cause of skipped jobs without an obstacle."""
     removes: ClassVar[bool] = False
     """True if the change deletes the row. The audit log then keeps the job's task."""
 
@@ -179,7 +181,7 @@ class Change:
         found = cls.obstacles(session, models, cls.conditions(models, selection))
         named = [(min(number, left_alone), said) for number, said in found if number]
         busy = left_alone - sum(number for number, _ in named)
-        return [*named, (busy, BUSY)] if busy > 0 else named
+        return [*named, (busy, cls.otherwise)] if busy > 0 else named
 
     def one(self, it: Changing, job: JobMixin | int) -> bool:
         """Change one job. Return False if its state forbids the change.

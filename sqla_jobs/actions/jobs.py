@@ -13,7 +13,6 @@ from sqlalchemy.orm import Session, aliased
 
 from sqla_jobs.actions.audit import Changing
 from sqla_jobs.actions.change import BUSY, Change, Chosen, Conditions, States, id_of
-from sqla_jobs.actions.selection import Selection
 from sqla_jobs.database.commits import savepoint
 from sqla_jobs.database.notify import after_commit
 from sqla_jobs.database.subscribers import BLOCKED
@@ -259,14 +258,8 @@ class Delete(Change):
 class Prune(Delete):
     """Prune: the same as `Delete`, except for jobs of a graph that has not ended."""
 
-    left_because: ClassVar[str] = f"a job of their graph has not ended, {Delete.left_because}"
+    otherwise: ClassVar[str] = f"a job of their graph has not ended, or {BUSY}"
     remove: ClassVar[Any] = staticmethod(Removal.prune)
-
-    @classmethod
-    def causes(
-        cls, session: Session, models: Models[Any], selection: Selection, left_alone: int
-    ) -> list[tuple[int, str]]:
-        return [(left_alone, cls.left_because)]
 
 
 def _kept_by(key: Reference) -> str:

@@ -323,4 +323,4 @@ def test_it_reads_through_the_synchronous_twin_of_an_asynchronous_engine(databas
 def test_an_error_of_the_database_is_a_page(engine: Engine) -> None:
     jobs.bind(engine)
     answer = in_fastapi().get("/jobs/")
-    assert (answer.status_code, "metadata.create_all(engine)" in answer.text) == (503, True)
+    assert (answer.status_code, "sqla-jobs migrate" in answer.text) == (503, True)
