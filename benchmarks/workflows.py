@@ -5,23 +5,28 @@ As a program it is the process of a worker, as `benchmarks.work` is, that knows 
 
 from __future__ import annotations
 
+import os
 import statistics
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from benchmarks import plain, speed, work
 from benchmarks.report import Figure
 from benchmarks.speed import drain, in_turn
-from benchmarks.work import jobs, nothing, workers
+from benchmarks.work import MARKS, jobs, nothing, workers
 from sqla_jobs import RunContext
 
 PROGRAM = "benchmarks.workflows"
 _WIDE, _TURNS = 10_000, 9
 _LINKS = 1000
 _STEPS, _STEPPED = 10, 300
+_ENDED, _BEGUN = 0, 1
 
 
 @jobs.task
@@ -43,37 +48,45 @@ def measure(engine: Engine, repetitions: int) -> Iterator[Figure]:
     yield Figure("steps of plain tasks", "beside 8 threads of sessions", "steps/s", steps, transactions)
 
 
+@jobs.task
+def pause(path: str) -> None:
+    """End alone, and say in a file when."""
+    time.sleep(0.5)
+    with Path(path).open("ab") as file:
+        file.write(MARKS.pack(_ENDED, time.monotonic()))
+
+
 def _fan_in(engine: Engine) -> Iterator[Figure]:
-    """The drain, and the time from the last end before the last job to its start."""
+    """The drain, and the time from the end of the last job before another to the start of that one."""
     names = {"after the jobs": _enqueue_after_jobs, "after their batch": _enqueue_after_batch}
-    gaps: dict[str, list[float]] = {name: [] for name in names}
-
-    def run(name: str) -> float:
-        rate = _drain(engine, names[name])
-        gaps[name].append(_gap(engine))
-        return rate
-
-    *rates, without = in_turn(_TURNS, *(partial(run, name) for name in names), partial(drain, engine, _WIDE))
+    *rates, without = in_turn(
+        _TURNS, *(partial(_drain, engine, enqueue) for enqueue in names.values()), partial(drain, engine, _WIDE)
+    )
     for name, rate in zip(names, rates, strict=True):
         yield Figure(f"drain of {_WIDE:,} and one after them, beside plain jobs", name, "jobs/s", rate, without)
-    for name in names:
-        yield Figure(
-            "jobs after others", f"one {name} of {_WIDE:,}: last end to start, p50", "ms", statistics.median(gaps[name])
-        )
+    gaps = in_turn(_TURNS, *(partial(_gap, engine, enqueue) for enqueue in names.values()))
+    for name, gap in zip(names, gaps, strict=True):
+        yield Figure("jobs after others", f"one {name} of {_WIDE:,}: last end to start, p50", "ms", gap)
 
 
-def _enqueue_after_jobs(session: Session) -> int:
+def _enqueue_after_jobs(session: Session, path: str = "") -> int:
+    """With a path, the last job pauses, and that file says when it ended and when the job after all began."""
     nothing.enqueue_many(session, ({"i": i} for i in range(_WIDE)))
+    if path:
+        pause.options(priority=10).enqueue(session, path=path)
     before = session.scalars(select(jobs.Job)).all()
-    nothing.options(after=before).enqueue(session, i=_WIDE)
-    return _WIDE + 1
+    work.mark.options(after=before).enqueue(session, i=_BEGUN, path=path or os.devnull)
+    return len(before) + 1
 
 
-def _enqueue_after_batch(session: Session) -> int:
+def _enqueue_after_batch(session: Session, path: str = "") -> int:
+    """Do the same with a batch."""
     batch = jobs.batch(session)
     nothing.options(batch=batch).enqueue_many(session, ({"i": i} for i in range(_WIDE)))
-    nothing.options(after=batch).enqueue(session, i=_WIDE)
-    return _WIDE + 1
+    if path:
+        pause.options(priority=10, batch=batch).enqueue(session, path=path)
+    work.mark.options(after=batch).enqueue(session, i=_BEGUN, path=path or os.devnull)
+    return _WIDE + bool(path) + 1
 
 
 def _enqueue_chain(session: Session) -> int:
@@ -86,7 +99,7 @@ def _enqueue_chain(session: Session) -> int:
 def _drain(engine: Engine, enqueue: Callable[[Session], int]) -> float:
     """Jobs a second, of what `enqueue` makes before the worker begins."""
     work.empty(engine)
-    with workers(engine) as (worker,):
+    with workers(engine, program=PROGRAM) as (worker,):
         with Session(engine) as session:
             count = enqueue(session)
             session.commit()
@@ -101,14 +114,12 @@ def _chain(engine: Engine) -> float:
     return 1000 / _drain(engine, _enqueue_chain)
 
 
-def _gap(engine: Engine) -> float:
-    """Milliseconds from the last end of the others to the start of the last job."""
-    run = jobs.Run
-    last = select(func.max(run.job_id)).scalar_subquery()
-    started = func.max(run.started_at).filter(run.job_id == last)
-    ended = func.max(run.finished_at).filter(run.job_id != last)
-    with engine.connect() as connection:
-        return 1000 * connection.execute(select(func.extract("epoch", started - ended))).scalar_one()
+def _gap(engine: Engine, enqueue: Callable[[Session, str], int]) -> float:
+    """Milliseconds from the last end before a job to the job's start."""
+    with tempfile.NamedTemporaryFile() as file:
+        _drain(engine, lambda session: enqueue(session, file.name))
+        moments: dict[int, float] = dict(MARKS.iter_unpack(Path(file.name).read_bytes()))
+    return 1000 * (moments[_BEGUN] - moments[_ENDED])
 
 
 if __name__ == "__main__":
