@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs.applications import Applications
 from sqla_jobs.cli.configured import defaults_of
 from sqla_jobs.database.binding import MEMBERS_OF_TEST, Bind, Binding, Context, both_binds
-from sqla_jobs.database.refusals import cause_of
+from sqla_jobs.database.refusals import cause_of, chain_of
 from sqla_jobs.errors import ConfigurationError, JobsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
@@ -75,12 +75,16 @@ def is_retryable(error: BaseException) -> bool:
 
     `retry=Retrying(retry=retry_if_exception(is_retryable))` retries such errors only. Deadlocks, serialization failures
     and connections that are lost, refused or not free are transient, even in sessions that are not registered with
-    zope.sqlalchemy.
+    zope.sqlalchemy, and where the application raised an error of its own in their place.
     """
     from pyramid_retry import IRetryableError, RetryableException
 
     if isinstance(error, RetryableException) or IRetryableError.providedBy(error):
         return True
+    return any(map(_is_transient, chain_of(error)))
+
+
+def _is_transient(error: BaseException) -> bool:
     if isinstance(error, PoolTimeout) or (isinstance(error, DBAPIError) and error.connection_invalidated):
         return True
     cause = cause_of(error)

@@ -31,10 +31,9 @@ def plain_errors() -> Generator[None]:
         yield
     except Exception as error:
         from sqla_jobs.cli.output import remedy
-        from sqla_jobs.database.explain import EXPLAINED, explain
+        from sqla_jobs.database.explain import explain, explained
 
-        known = next((one for one in (error, error.__cause__) if isinstance(one, EXPLAINED)), None)
-        if known is None:
+        if (known := explained(error)) is None:
             raise
         raise click.ClickException(remedy(explain(known))) from error
 

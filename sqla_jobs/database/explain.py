@@ -5,6 +5,7 @@ from __future__ import annotations
 import psycopg
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 
+from sqla_jobs.database.refusals import chain_of
 from sqla_jobs.errors import JobsError
 from sqla_jobs.rules.error_text import message_of
 from sqla_jobs.rules.wording import page
@@ -14,6 +15,11 @@ EXPLAINED = (JobsError, DBAPIError, psycopg.Error)
 
 _OF_POOLER = ("query_wait_timeout", "max_client_conn", "server login has been failing", "client_login_timeout")
 """Parts of PgBouncer's messages when it refuses a connection."""
+
+
+def explained(error: BaseException) -> BaseException | None:
+    """Return the error of `EXPLAINED` that `error` is, or that led to it; None if there is none."""
+    return next((one for one in chain_of(error) if isinstance(one, EXPLAINED)), None)
 
 
 def explain(error: BaseException) -> str:

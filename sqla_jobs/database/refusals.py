@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import psycopg
@@ -24,6 +24,16 @@ Any other code blames a row, such as 23 from a constraint, or P0001 from RAISE E
 def cause_of(error: BaseException) -> BaseException:
     """Return the driver's error that SQLAlchemy has wrapped, or the error itself. SQLAlchemy is not imported."""
     return getattr(error, "orig", None) or error
+
+
+def chain_of(error: BaseException) -> Iterator[BaseException]:
+    """Yield the error, then the errors that led to it: an application may raise its own in place of the database's."""
+    seen: list[BaseException] = []
+    found: BaseException | None = error
+    while found is not None and found not in seen:
+        yield found
+        seen.append(found)
+        found = found.__cause__ or found.__context__
 
 
 def blames_a_row(error: Exception) -> bool:

@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.orm.attributes import instance_state
 
 from sqla_jobs.database.async_sessions import around, end_run, is_awaited, read_anew
+from sqla_jobs.database.refusals import chain_of
 from sqla_jobs.errors import JobsError
 from sqla_jobs.execution.interrupt import Interrupt
 from sqla_jobs.queries import Queries, RunEnd
@@ -92,18 +93,6 @@ def _is_of_database(error: Exception) -> bool:
     """
     is_of_asyncpg = type(error).__module__.partition(".")[0] == "asyncpg"
     return is_of_asyncpg or isinstance(error, DBAPIError | PoolTimeout | psycopg.Error | OSError)
-
-
-def _refusal(error: Exception) -> Exception | None:
-    """Return the error of the database or the pool that is `error` or led to it; `None` if there is none."""
-    chain: list[BaseException] = []
-    found: BaseException | None = error
-    while found is not None and found not in chain:
-        if isinstance(found, OperationalError | PoolTimeout | psycopg.OperationalError):
-            return found
-        chain.append(found)
-        found = found.__cause__ or found.__context__
-    return None
 
 
 class NotBegun(Exception):
@@ -214,7 +203,8 @@ class WorkerTransactions:
         try:
             return self._session()
         except Exception as error:
-            if (refusal := _refusal(error)) is None:
+            refusals = OperationalError | PoolTimeout | psycopg.OperationalError
+            if (refusal := next((one for one in chain_of(error) if isinstance(one, refusals)), None)) is None:
                 raise
             raise self._logged(_no_transaction(_reason(refusal))) from error
 

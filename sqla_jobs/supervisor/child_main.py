@@ -15,7 +15,7 @@ from typing import Any
 
 from sqla_jobs.clock.clock import Clock
 from sqla_jobs.database.engines import IdleConnections
-from sqla_jobs.database.explain import EXPLAINED, explain
+from sqla_jobs.database.explain import explain, explained
 from sqla_jobs.execution.shared_memory import Memory
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.loading import bind_for_command_line, load_configured
@@ -59,11 +59,11 @@ def main(application: Application, pipe: Connection, memory: Memory) -> None:
             with clock if spec.clock else nullcontext():
                 worker.run()
             parent.send_last_report()
-    except EXPLAINED as error:
-        logs.tell(f"Error: {explain(error)}")
-        sys.exit(1)
-    except Exception:
-        log.critical("the application %s cannot be run", application.name, exc_info=True)
+    except Exception as error:
+        if (known := explained(error)) is not None:
+            logs.tell(f"Error: {explain(known)}")
+        else:
+            log.critical("the application %s cannot be run", application.name, exc_info=True)
         sys.exit(1)
     _leave_threads_behind()
 

@@ -1065,3 +1065,32 @@ def test_an_error_of_the_database_that_the_application_wraps_is_one_message() ->
     away = psycopg.OperationalError("it is away")
     with pytest.raises(click.ClickException, match="the database says: it is away"), plain_errors():
         raise RuntimeError("the shop has no database") from away
+
+
+AWAY = """
+import psycopg
+from sqlalchemy.orm import DeclarativeBase
+from sqla_jobs import Jobs
+
+class Base(DeclarativeBase): ...
+
+def connect():
+    try:
+        raise psycopg.OperationalError("it is away")
+    except psycopg.OperationalError:
+        raise RuntimeError("the shop has no database")
+
+jobs = Jobs(Base, session_factory=connect)
+
+@jobs.task
+def mark() -> None: ...
+"""
+
+
+@pytest.mark.parametrize("command", [["sqla_jobs.worker"], ["sqla_jobs", "status"]])
+def test_so_is_it_for_commands_and_workers(command: list[str], tmp_path: Path) -> None:
+    tmp_path.joinpath("away.py").write_text(AWAY)
+    done = subprocess.run(
+        [sys.executable, "-m", *command, "away:jobs"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (1, "Error: the database says: it is away\n")

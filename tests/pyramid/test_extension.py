@@ -220,6 +220,12 @@ def test_so_is_a_connection_that_cannot_be_made() -> None:
     assert is_retryable(taken.value)
 
 
+def test_so_is_an_error_of_the_application_that_such_a_one_led_to() -> None:
+    error = RuntimeError("the shop has no database")
+    error.__context__ = psycopg.OperationalError("it is away")
+    assert is_retryable(error)
+
+
 def test_an_error_of_the_database_that_would_come_again_is_not_retryable(session: Session) -> None:
     with pytest.raises(DBAPIError) as caught:
         session.execute(text("SELECT 1 / 0"))
