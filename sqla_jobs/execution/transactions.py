@@ -81,7 +81,7 @@ def _take_back(session: Session, rows: Iterable[Any]) -> None:
             session.expire(row)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     cause = getattr(error, "orig", None) or error
     return str(cause).strip() or type(cause).__name__
 

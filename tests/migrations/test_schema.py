@@ -178,8 +178,10 @@ def test_check_prints_a_line_for_each_difference_and_exits_with_one(database: En
 def test_the_releases_that_run_on_tables_are_those_of_their_version_and_of_the_one_before() -> None:
     assert [releases_on(version) for version in (1, 2)] == ["0.1", "0.1 and 0.2"]
     assert [*RELEASES] == [*range(1, LATEST + 1)]
-    project = tomllib.loads(ROOT.joinpath("pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert ".".join(project["version"].split(".")[:2]) in RELEASES[LATEST]
+    version = tomllib.loads(ROOT.joinpath("pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    released = [line.split()[1] for line in ROOT.joinpath(".ci/released").read_text(encoding="utf-8").splitlines()]
+    known = [released[0], version] if version.endswith(".dev0") else [version]
+    assert any(".".join(one.split(".")[:2]) in RELEASES[LATEST] for one in known)
 
 
 @pytest.mark.slow
