@@ -29,6 +29,8 @@ def plain_errors() -> Generator[None]:
     """Turn an error that a user can cause into one message and exit code 1, without a traceback."""
     try:
         yield
+    except (click.ClickException, click.exceptions.Exit, click.Abort):
+        raise
     except Exception as error:
         from sqla_jobs.cli.output import remedy
         from sqla_jobs.database.explain import explain, explained
