@@ -121,9 +121,9 @@ def test_the_list_and_reschedule_say_that_a_job_waits_for_a_signal(session: Sess
     step_shop.sleeper.enqueue(session, seconds=100)
     drained(session)
     assert run("list").output.count("waits for a signal") == 1
-    said = run("reschedule", "1", "2", "--in", "1h")
-    assert "reschedule: 2 jobs\n" in said.output
-    assert said.stderr == "job 1 waits for the signal 'approved': at that time it only looks for it\n"
+    said = run("reschedule", "1", "2", "--in", "1h").output
+    assert "reschedule: 2 jobs\n" in said
+    assert "job 1 waits for the signal 'approved': at that time it only looks for it\n" in said
 
 
 def test_the_command_waits_a_second_for_a_job_that_another_session_holds(session: Session) -> None:
