@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.exc import DBAPIError
 
 from benchmarks.torture.app import jobs
+from benchmarks.torture.background import Background
 
 _POLL = 0.05
 _HUNG = (
@@ -38,25 +39,18 @@ class _Watch:
         return newest_success > self.later_than if self.later_than is not None else not self.runs
 
 
-class Monitor:
-    """A thread that looks twenty times a second at what became of the jobs that each fault hit."""
+class Monitor(Background):
+    """A thread that looks twenty times a second at what became of the jobs that each fault hit.
+
+    What is not over when it is stopped is in `unrecovered`.
+    """
 
     def __init__(self, engine: Engine) -> None:
+        super().__init__("monitor")
         self._engine = engine
         self._lock = threading.Lock()
         self._watches: list[_Watch] = []
         self._seconds: dict[str, list[float]] = defaultdict(list)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="monitor")
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Look no more; what is not over by then is in `unrecovered`."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
 
     def hit(self, fault: str, pids: Collection[int]) -> int:
         """A fault hits these processes: watch what runs there now, and return how many jobs that are."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
-import threading
 import time
 
 from sqlalchemy import Engine
@@ -13,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from benchmarks.torture import app
+from benchmarks.torture.background import Background
 from benchmarks.torture.load import Answer, Ledger
 from sqla_jobs.errors import JobsError, UnknownJob
 
@@ -26,26 +26,17 @@ _TRIES = 100
 _PAUSE = 0.02
 
 
-class Signals:
+class Signals(Background):
     """A thread that sends each signal until its commit is acknowledged, or the job has ended."""
 
     def __init__(self, engine: Engine, ledger: Ledger, seed: int) -> None:
+        super().__init__("signals")
         self._engine = engine
         self._ledger = ledger
         self._rng = random.Random(f"signals-{seed}")
         self._payloads = itertools.count(1)
         self._due: list[tuple[float, int, int]] = []
         """When, to which job, and how often that was not there."""
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="signals")
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
 
     @property
     def are_sent(self) -> bool:
