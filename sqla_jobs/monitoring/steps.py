@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from shlex import quote
@@ -65,20 +65,23 @@ def kept(session: Session, jobs: Jobs[Any], job_id: int, sent: str) -> str | Non
 
 def read_awaited(session: Session, jobs: Jobs[Any], job_id: int) -> str | None:
     """Return the name of the signal that a job waits for, or None."""
-    job, step = jobs.Job, jobs.Step
-    waits = select(step.name).join(job, job.id == step.job_id)
-    waits = waits.where(job.id == job_id, job.state == JobState.scheduled)
-    waits = waits.where(step.kind == StepKind.signal, step.finished_at.is_(None)).order_by(step.number.desc())
+    step = jobs.Step
+    waits = _waits(jobs, step.name).where(step.job_id == job_id).order_by(step.number.desc())
     found = ask(session, jobs, waits.limit(1)).scalar_one_or_none()
     return None if found is None else signal_of(found)
 
 
 def read_awaiting(session: Session, jobs: Jobs[Any], job_ids: Collection[int]) -> set[int]:
     """Return those of these jobs that wait for a signal without an end."""
+    job = jobs.Job
+    return {*ask(session, jobs, _waits(jobs, job.id).where(job.id.in_(job_ids), job.run_at == PARKED)).scalars()}
+
+
+def _waits(jobs: Jobs[Any], column: Any) -> Any:
+    """Return a query for a column of the steps in which jobs wait for a signal, or of these jobs."""
     job, step = jobs.Job, jobs.Step
-    waits = select(job.id).join(step, step.job_id == job.id).where(job.id.in_(job_ids), job.run_at == PARKED)
-    waits = waits.where(step.kind == StepKind.signal, step.finished_at.is_(None), job.state == JobState.scheduled)
-    return {*ask(session, jobs, waits).scalars()}
+    waits = select(column).select_from(step).join(job, job.id == step.job_id)
+    return waits.where(job.state == JobState.scheduled, step.kind == StepKind.signal, step.finished_at.is_(None))
 
 
 def read_unread(session: Session, jobs: Jobs[Any], job_id: int) -> list[str]:
@@ -107,16 +110,27 @@ class StepWait(NamedTuple):
 
 def read_wait(session: Session, jobs: Jobs[Any], job_id: int, run_at: datetime) -> StepWait | None:
     """Return what a scheduled job that is due at `run_at` is in; None if it waits for something else."""
+    return read_waits(session, jobs, {job_id: run_at}).get(job_id)
+
+
+def read_waits(session: Session, jobs: Jobs[Any], due: Mapping[int, datetime]) -> dict[int, StepWait]:
+    """Do the same for several jobs, given with the time at which each is due."""
     step: Any = jobs.Step
-    columns = (step.name, step.kind, step.until, func.clock_timestamp().label("now"))
-    waits = select(*columns).where(step.job_id == job_id, step.finished_at.is_(None))
-    wait = ask(session, jobs, waits.order_by(step.number.desc()).limit(1)).first()
-    if wait is None or (wait.until or PARKED) != run_at:  # somebody has rescheduled it
-        return None
+    columns = (step.job_id, step.name, step.kind, step.until, func.clock_timestamp().label("now"))
+    waits = select(*columns).where(step.job_id.in_(due), step.finished_at.is_(None))
+    last = {wait.job_id: wait for wait in ask(session, jobs, waits.order_by(step.number))}
+    return {
+        job_id: _step_wait(wait)
+        for job_id, wait in last.items()
+        if (wait.until or PARKED) == due[job_id]  # otherwise somebody has rescheduled it
+    }
+
+
+def _step_wait(wait: Any) -> StepWait:
     until = ""
     if wait.until is not None:
         until = f" until {moment(wait.until)}, in {duration((wait.until - wait.now).total_seconds())}"
     if wait.kind == StepKind.sleep:
         return StepWait(f"sleeps in the step {wait.name!r:.200}{until}", None)
     name = signal_of(wait.name)
-    return StepWait(f"waits for the signal {name!r:.200}{until}", f"sqla-jobs signal {job_id} {quote(name)} JSON")
+    return StepWait(f"waits for the signal {name!r:.200}{until}", f"sqla-jobs signal {wait.job_id} {quote(name)} JSON")

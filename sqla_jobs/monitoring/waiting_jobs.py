@@ -20,7 +20,7 @@ from sqla_jobs.monitoring.finding import Finding, ask, warning, well
 from sqla_jobs.monitoring.paused import paused_words, read_paused_tasks
 from sqla_jobs.monitoring.processes import ProcessStatus
 from sqla_jobs.monitoring.queues import COUNTED
-from sqla_jobs.monitoring.steps import StepWait, read_wait
+from sqla_jobs.monitoring.steps import StepWait, read_waits
 from sqla_jobs.queries.processes import age_of, is_alive, live_code
 from sqla_jobs.rules.fitting import MOST_PASSED_OVER, UNFIT, read_codes
 from sqla_jobs.rules.wording import Count, did_you_mean, duration, moment, near_names, plural, they_are
@@ -388,8 +388,9 @@ def _parked(session: Session, jobs: Jobs[Any]) -> list[_Parked]:
     ids = [job_id for job_id, *_ in rows]
     skipped = select(tick.job_id, func.count()).where(tick.job_id.in_(ids), tick.outcome == "skipped")
     ticks: dict[int, int] = dict(ask(session, jobs, skipped.group_by(tick.job_id)).all()) if ids else {}
+    steps = read_waits(session, jobs, {job_id: run_at for job_id, _, run_at, *_ in rows}) if ids else {}
     return [
-        _Parked(one, task, run_at, wait, ticks.get(one, 0), times, read_wait(session, jobs, one, run_at))
+        _Parked(one, task, run_at, wait, ticks.get(one, 0), times, steps.get(one))
         for one, task, run_at, wait, times in rows
     ]
 
