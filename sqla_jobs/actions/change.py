@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeAlias
 
 from sqlalchemy import ColumnElement, Date, Text, cast, func, select
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import instance_state
 
 from sqla_jobs.actions.audit import Changing
@@ -22,6 +22,7 @@ from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import JobState
 from sqla_jobs.queries.change_jobs import hold, update_jobs
+from sqla_jobs.queries.expressions import last_run_of
 from sqla_jobs.rules.wording import plural
 from sqla_jobs.tasks.registry import Tasks
 
@@ -150,10 +151,7 @@ class Change:
     def preview(cls, session: Session, models: Models[Any], selection: Selection) -> list[Part]:
         """Return the number of selected jobs that allow the change, by task, state, last error and day (in UTC)."""
         job, run = models.Job, models.Run
-        of_job = aliased(run)
-        # + 0: without it the planner may walk the index of ids backwards, past the runs of all other jobs
-        last = select(func.max(of_job.id + 0)).where(of_job.job_id == job.id).correlate(job).scalar_subquery()
-        error = select(run.error_type).where(run.id == last).correlate(job).scalar_subquery()
+        error = select(run.error_type).where(run.id == last_run_of(run, job.id)).correlate(job).scalar_subquery()
         day = cast(cast(func.timezone("UTC", func.coalesce(job.finished_at, job.run_at)), Date), Text)
         chosen = select(job.task, job.state, error.label("error_type"), day.label("day"))
         some = chosen.where(*cls.conditions(models, selection)).subquery("some").c

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import click
-from sqlalchemy import Text, cast, func, select
-from sqlalchemy.orm import aliased
+from sqlalchemy import Text, cast, select
 
 from sqla_jobs.actions import batches as actions
 from sqla_jobs.cli.application import audited, changing, on_application
@@ -17,6 +16,7 @@ from sqla_jobs.cli.selecting import JOB_ID
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.monitoring.batches import BatchStatus, read_batch, read_batches
 from sqla_jobs.monitoring.prerequisites import titled
+from sqla_jobs.queries.expressions import last_run_of
 from sqla_jobs.rules.wording import NOTHING, duration, percent, plural
 
 _LISTED = 20
@@ -98,10 +98,13 @@ def _facts(one: BatchStatus) -> Iterator[tuple[str, object]]:
 
 
 def _last_failed(session: Any, jobs: Jobs[Any], batch_id: int) -> list[dict[str, Any]]:
-    job, run, of_job = jobs.Job, jobs.Run, aliased(jobs.Run)
-    last = select(func.max(of_job.id + 0)).where(of_job.job_id == job.id).scalar_subquery()
+    job, run = jobs.Job, jobs.Run
     columns = (job.id, job.task, job.finished_at, run.error_type, run.error, cast(job.args, Text).label("args"))
-    failed = select(*columns).outerjoin(run, run.id == last).where(job.batch_id == batch_id, job.state == "failed")
+    failed = (
+        select(*columns)
+        .outerjoin(run, run.id == last_run_of(run, job.id))
+        .where(job.batch_id == batch_id, job.state == "failed")
+    )
     rows = [dict(row) for row in session.execute(failed.order_by(job.id.desc()).limit(_LISTED)).mappings()]
     for row in rows:
         row["error"] = jobs.tasks.secrets(row["task"], row.pop("args")).text(row["error"] or "")

@@ -8,10 +8,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Integer, Text, cast, column, func, literal, select, text, true, values
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.monitoring.finding import ask
+from sqla_jobs.queries.expressions import last_run_of
 from sqla_jobs.rules.wording import Count
 
 LOOKED_AT = 20_000
@@ -99,9 +100,7 @@ def _by_task(
         .correlate(each)
         .lateral("some")
     )
-    of_job = aliased(run)
-    # + 0, since otherwise the planner may walk the primary key backwards until it finds a run of this job
-    last = select(func.max(of_job.id + 0)).where(of_job.job_id == some.c.id).correlate(some).scalar_subquery()
+    last = last_run_of(run, some.c.id)
     # LIMIT makes the planner look up each row by primary key
     ended = select(run.id, run.error_type).where(run.id == last, *of_last_run).limit(1).correlate(some).lateral("ended")
     kind, count, newest = func.coalesce(ended.c.error_type, ""), func.count(), func.max(ended.c.id)

@@ -36,8 +36,8 @@ from sqlalchemy import (
     union,
 )
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
-from sqlalchemy.orm import Session
-from sqlalchemy.sql.selectable import SelectBase, TableValuedAlias
+from sqlalchemy.orm import Session, aliased
+from sqlalchemy.sql.selectable import ScalarSelect, SelectBase, TableValuedAlias
 
 from sqla_jobs.calls.statements import Rendered
 from sqla_jobs.database.subscribers import LIMITS
@@ -243,6 +243,14 @@ def each_locked(given: TableValuedAlias, found: Select[Any], name: str) -> CTE:
     """
     free = found.with_for_update(skip_locked=True, key_share=True).correlate(given).lateral("found")
     return select(*given.c, *free.c).select_from(given.join(free, true())).cte(name).prefix_with("MATERIALIZED")
+
+
+def last_run_of(run: Any, job_id: Any) -> ScalarSelect[Any]:
+    """Return the id of a job's last run, as a subquery. `run` is the mapped class."""
+    of_job = aliased(run)
+    # + 0: without it the planner may walk the index of ids backwards, past the runs of all other jobs
+    last = select(func.max(of_job.id + 0)).where(of_job.job_id == job_id)
+    return last.correlate_except(of_job).scalar_subquery()
 
 
 def array_of(rows: SelectBase) -> ColumnElement[Any]:
