@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
@@ -238,12 +239,12 @@ class Delete(Change):
     by_default: ClassVar[States] = (*ENDED, *NOT_RUNNING)
     left_because: ClassVar[str] = f"rows of the application refer to it, or {BUSY}"
     removes: ClassVar[bool] = True
-    remove: ClassVar[Any] = staticmethod(Removal.remove)
+    remove: ClassVar[Callable[..., int]] = staticmethod(Removal.remove)
 
     def apply(self, session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:
         removal = Removal(models)
         after_commit(session, models.Job, models.channel, "")  # the next jobs of the same keys may start
-        return self.remove(removal, session, [*chosen], conditions, removal.references(session))  # type: ignore[no-any-return]
+        return self.remove(removal, session, [*chosen], conditions, removal.references(session))
 
     @classmethod
     def obstacle(cls, session: Session, models: Models[Any], job_id: int) -> str | None:
@@ -259,7 +260,7 @@ class Prune(Delete):
     """Prune: the same as `Delete`, except for jobs of a graph that has not ended."""
 
     otherwise: ClassVar[str] = f"a job of their graph has not ended, or {BUSY}"
-    remove: ClassVar[Any] = staticmethod(Removal.prune)
+    remove: ClassVar[Callable[..., int]] = staticmethod(Removal.prune)
 
 
 def _kept_by(key: Reference) -> str:
