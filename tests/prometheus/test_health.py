@@ -10,6 +10,7 @@ import time
 import pytest
 from click.testing import CliRunner
 from sqlalchemy import Engine, text
+from sqlalchemy.orm import Session
 
 from sqla_jobs.cli.main import main
 from sqla_jobs.runtime.counters import Counters
@@ -19,7 +20,7 @@ from tests.conftest import StartWorker
 from tests.counting import worker_pids
 from tests.helpers import wait_until
 from tests.prometheus.conftest import Observed, StartObserved, free_port
-from tests.shop import jobs
+from tests.shop import jobs, mark
 
 
 def healthcheck() -> tuple[int, str]:
@@ -30,6 +31,12 @@ def healthcheck() -> tuple[int, str]:
 def execute(engine: Engine, statement: str) -> None:
     with engine.begin() as connection:
         connection.execute(text(statement))
+
+
+def enqueue(engine: Engine, *, n: int, seconds: float = 0.0) -> None:
+    with Session(engine) as session:
+        mark.enqueue(session, n=n, seconds=seconds)
+        session.commit()
 
 
 @pytest.mark.slow
@@ -47,7 +54,7 @@ def test_a_worker_is_ready_while_heartbeats_are_stored_and_claims_work(
         assert worker.get("/healthz").status == 200
     wait_until(lambda: worker.get("/readyz").status == 200)
     execute(database, "ALTER TABLE sqla_paused_tasks RENAME TO gone")
-    execute(database, "INSERT INTO sqla_jobs (task, args) VALUES ('mark', '{\"n\": 1}')")
+    enqueue(database, n=1)
     wait_until(lambda: worker.get("/readyz").status == 503)
     assert f"process {pid}: it cannot claim: ProgrammingError: " in worker.get("/readyz").text
     execute(database, "ALTER TABLE gone RENAME TO sqla_paused_tasks")
@@ -59,7 +66,7 @@ def test_a_worker_is_not_ready_before_it_is_registered_and_while_it_stops(
     database: Engine, database_url: str, start_observed: StartObserved, start_worker: StartWorker
 ) -> None:
     worker = start_observed(database_url)
-    execute(database, "INSERT INTO sqla_jobs (task, args) VALUES ('mark', '{\"n\": 1, \"seconds\": 1.5}')")
+    enqueue(database, n=1, seconds=1.5)
     wait_until(lambda: jobs_running(database) == 1)
     worker.process.send_signal(signal.SIGTERM)
     wait_until(lambda: worker.get("/readyz").status == 503)
