@@ -15,7 +15,6 @@ from sqlalchemy import event
 
 from sqla_jobs.actions import audit
 from sqla_jobs.cli.naming import application_options, named_application, output_on_stderr, plain_errors
-from sqla_jobs.errors import JobsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.loading import bind_for_command_line, load_jobs
 
@@ -49,7 +48,7 @@ def _own_connections(jobs: Jobs[Any]) -> Generator[None]:
         parameters.setdefault("fallback_application_name", name)
 
     engine = None
-    with suppress(JobsError):  # some commands need no database
+    with suppress(Exception):  # some commands need no database; the others raise the error again
         engine = jobs.binding().engine
         event.listen(engine, "do_connect", connect)
         atexit.register(engine.dispose)

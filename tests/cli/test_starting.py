@@ -161,6 +161,23 @@ def test_the_connections_of_workers_and_clocks_have_their_names(database: Engine
     theirs.dispose()
 
 
+@pytest.mark.slow
+def test_a_command_that_needs_no_database_runs_while_it_is_away(python: Python, tmp_path: Path) -> None:
+    """The factory connects by itself, and raises an error of its own while the database is away."""
+    tmp_path.joinpath("away.py").write_text(
+        "from sqlalchemy.orm import DeclarativeBase\n"
+        "from sqla_jobs import Jobs\n\n"
+        "class Base(DeclarativeBase): ...\n\n"
+        "def connected_session():\n    raise RuntimeError('the database is away')\n\n"
+        "jobs = Jobs(Base)\n"
+        "jobs.bind(connected_session)\n"
+    )
+    without = python("-m", "sqla_jobs", "migrate", "away:jobs", "--revision")
+    assert (without.returncode, "there is no alembic.ini" in without.stderr) == (1, True), without.stderr
+    needed = python("-m", "sqla_jobs", "status", "away:jobs")
+    assert (needed.returncode, "the database is away" in needed.stderr) == (1, True), needed.stderr
+
+
 class TestExitCodes:
     """2 is a wrong command line, 1 any other error."""
 
