@@ -27,7 +27,7 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 _SOON, _SELDOM = 1.0, 5.0
 """Seconds between looks for jobs that lack some of their gates: when there is news, and when there is none."""
 _FORGET = 3600.0
-"""Seconds between deletions of old logged starts."""
+"""Seconds between deletions of old records of job starts."""
 _MOST_MADE = 10_000
 _UNSTEADY = (
     "each time it is looked at its limits have another key: key= and fair_by= must make one key of the same arguments, "
@@ -39,7 +39,7 @@ Begin = Callable[[], AbstractContextManager[Connection]]
 
 
 class Backfill:
-    """Gives jobs the gates that they lack. Call it from one thread at a time."""
+    """Gives jobs the gates that they lack. Its methods must be called from one thread at a time."""
 
     def __init__(
         self,
@@ -64,18 +64,18 @@ class Backfill:
         self.held_up: set[str] = set()
         """Tasks whose jobs may not start now.
 
-        A running job behind the same limit is not counted, because its row is locked.
+        A running job behind the same limit is not counted yet, because its row cannot be changed.
         """
         self.added_to_tasks: dict[str, list[str]] = {}
         """The gates that operators added, by task."""
         self._made: dict[int, list[str]] = {}
-        """The gates that the code declares for jobs that were given gates and have not begun since then, by job id."""
+        """By job id, the code's gates for each job that was given gates and has not been claimed since."""
         self._has_rows = False
         self._looked_at = self._rest = self._forget_at = 0.0
         self._news: object = None
-        """The news object as of the last look."""
+        """The `news` object that was passed to the last look."""
         self._gave = self._left = 0
-        """The number of jobs to which the last look gave gates, and the number that it left without some."""
+        """The number of waiting jobs that the last look gave gates, and of other jobs that it found lacking gates."""
 
     @property
     def is_limited(self) -> bool:
@@ -101,7 +101,10 @@ class Backfill:
         return news is not self._news
 
     def due_at(self, news: object) -> float:
-        """Return when to look next unless woken, by `time.monotonic()`. Infinite if no job is known to lack gates."""
+        """Return when to look next unless woken, by `time.monotonic()`.
+
+        Return infinity if there is no news and no job is known to lack gates.
+        """
         return self._due_at(news) if self.is_behind(news) or self._gave or self._left else math.inf
 
     def _due_at(self, news: object) -> float:
@@ -171,7 +174,7 @@ class Backfill:
         return {gate.row for gate in declaration.gates} | {*self._added_by_operators(declaration)}
 
     def missing(self, begin: Begin, claimed: Sequence[Claimed]) -> set[int]:
-        """Give claimed jobs the gates that they lack. Return the run ids of those that lacked any.
+        """Give claimed jobs the gates that they lack. Return the run ids of the jobs that lacked any.
 
         A job whose key function returns a different key for the same arguments each time is set aside. Otherwise such a
         job would be claimed and given back forever.

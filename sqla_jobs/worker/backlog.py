@@ -26,7 +26,7 @@ _STALLED = 0.5
 class Backlog:
     """One queue's jobs in this process. A claimer fills the backlog, and each of `concurrency` slots runs one job.
 
-    `begin` is called with each new job for which a slot is free. When a slot's job is over, `next` returns the slot's
+    `begin` is called with each new job for which a slot is free. When a slot's job has ended, `next` returns the slot's
     next job. `has_room` is called when it is time to claim more jobs.
     """
 
@@ -37,14 +37,14 @@ class Backlog:
         """Runs a job in a free slot."""
         self.has_room: Callable[[], None] = _unheard
         self.empty_until: float = 0.0
-        """The time before which the queue is not asked for jobs, unless `wake` is called."""
+        """The time until which no jobs are claimed from the queue, unless `wake` is called."""
         self._woken_at = 0.0
         self._first: deque[Attempt] = deque()
-        """Jobs that hold a place behind a gate. They run before the others."""
+        """Claimed jobs that hold a place behind a gate. They run before the backlog's other jobs."""
         self._ahead: deque[Attempt] = deque()
         """Jobs that were claimed before a slot was free for them."""
         self._left: deque[Attempt] = deque()
-        """Jobs that arrived after the backlog was closed."""
+        """Jobs that were waiting here when the backlog was closed, or that arrived later."""
         self.is_wanted: bool = False
         """True if jobs behind gates may be waiting for a slot of this queue."""
         self._lock = threading.Lock()
@@ -88,7 +88,7 @@ class Backlog:
         return self._running
 
     def room_behind_gates(self) -> int:
-        """Return how many jobs behind gates to claim, for slots that are free or soon will be at the recent rate."""
+        """Return how many jobs behind gates to claim, for slots that are free or, at the recent rate, soon will be."""
         self.is_wanted = True  # set before counting, so that a slot that becomes free after the count is reported
         soon = min(self.concurrency, int(self._prefetch * _SOON / _AHEAD))
         room = max(0, max(self.concurrency - self._outstanding, soon) - len(self._first))
@@ -101,9 +101,9 @@ class Backlog:
         self.empty_until = 0.0
 
     def rest(self, until: float, *, since: float) -> None:
-        """Rest after a look that found no more jobs.
+        """Rest after a look that began at `since` and found no more jobs.
 
-        The look began at `since`. Look again at `until`, or immediately if `wake` has been called since then.
+        Look again at `until`, or immediately if `wake` has been called after `since`.
         """
         if self._woken_at < since:
             self.empty_until = until
@@ -137,7 +137,7 @@ class Backlog:
         return attempt
 
     def next(self) -> Attempt | None:
-        """Return the next job for a slot whose job is over. `None` means that the slot is now free."""
+        """Return the next job for a slot whose job has ended. `None` means that the slot is now free."""
         attempt: Attempt | None
         try:  # without the lock, since many slots get here simultaneously
             attempt = self._first.popleft() if self._first else self._ahead.popleft()

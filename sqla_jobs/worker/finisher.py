@@ -23,7 +23,7 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _BATCH = 1000
 _CROWD = 500
-"""The number of waiting ends at which a second thread helps to write."""
+"""The number of waiting ends at which a second thread starts to help."""
 _BATCH_SIZE = 8_000_000
 """The number of characters in results and tracebacks at which a batch is full."""
 _LOCKED_AGAIN = 0.05
@@ -35,9 +35,9 @@ _REFUSED_AGAIN = 60.0
 class Finisher:
     """Stores the ends of attempts, which any thread may pass to it.
 
-    While one batch is being written, the next one fills up. So batches grow with the load, and an end that comes alone
-    is written immediately. Under full load two batches are written at a time: while one waits for the disk, or for its
-    turn in Python, the server works on the other. Each thread logs its own errors.
+    While one batch is being written, the next one fills up. So batches grow with the load, and a single end is written
+    immediately. Under full load two batches are written at a time: while one waits for the disk, or for the interpreter
+    lock, the server works on the other. Each thread logs its own errors.
     """
 
     def __init__(self, engine: Engine, queries: Queries, set_aside: SetAside) -> None:
@@ -51,7 +51,7 @@ class Finisher:
         self._putting_aside = threading.Lock()
         self._crowd = threading.Event()
         self._is_crowded = False
-        """True if the helper has been called and has not looked since then."""
+        """True if the helper thread has been called and has not looked for ends since then."""
         self._may_help = True
         self._closing = False
         self._give_up = threading.Event()
@@ -60,10 +60,10 @@ class Finisher:
         self._helper = threading.Thread(target=self._help, name="sqla_jobs-finisher-2", daemon=True)
 
     def start(self, settled: Callable[[list[RunEnd], list[RunEnd]], None]) -> None:
-        """Start. From now on `settled(ends, stored)` is called after each batch.
+        """Start the threads. From then on, `settled(ends, stored)` is called after each batch.
 
-        `ends` are those that were stored or whose leases were lost, with the outcomes in the database. `stored` are the
-        ends whose runs record the attempt's own outcome.
+        `ends` are those that were stored or whose leases were lost, each with the outcome that the database has.
+        `stored` are the ends whose runs record the attempt's own outcome.
         """
         self._settled = settled
         self._thread.start()
@@ -114,7 +114,7 @@ class Finisher:
             self._store(self._take([]))
             if self._locked:
                 self._queue.put(None)  # wake the first thread, which may be waiting up to a minute for an end
-            if self._queue.qsize() >= _CROWD:  # no further end may arrive to call the helper while so many wait
+            if self._queue.qsize() >= _CROWD:  # perhaps no further end arrives that would call the helper
                 self._call_helper()
 
     def _store(self, batch: list[RunEnd]) -> None:
@@ -143,7 +143,7 @@ class Finisher:
         return self._take(batch)
 
     def _take(self, batch: list[RunEnd]) -> list[RunEnd]:
-        """Add waiting ends to the batch, up to its size."""
+        """Add waiting ends to the batch until it is full. Return the batch."""
         size = sum(map(_size, batch))
         while len(batch) < _BATCH and size < _BATCH_SIZE:
             try:
@@ -181,9 +181,9 @@ class Finisher:
 
 
 def _is_stored(end: RunEnd, fate: str | None) -> bool:
-    """Return whether the run records the end.
+    """Return whether the stored run records this end.
 
-    A run that already existed may come from a commit whose reply was lost.
+    If the run already existed, a commit whose reply was lost may have stored it.
     """
     return fate in (None, "cancelled") or (fate == "known" and end.outcome.kind is RunOutcome.succeeded)
 

@@ -33,7 +33,7 @@ class Host(Protocol):
         ...
 
     def meet(self, shared: Shared, sessions: int) -> None:
-        """Receive the database, before the worker registers.
+        """Receive the worker's shared data, such as its database engine, before the worker registers.
 
         The jobs use up to `sessions` connections simultaneously.
         """
@@ -77,7 +77,7 @@ class Alone:
     """The host of a worker without a parent. It sends heartbeats and rescues the jobs of dead processes."""
 
     connections = 5
-    """One connection each for heartbeats, listening and pruning, and two for storing ends: none waits for another."""
+    """One connection each for heartbeats, listening and pruning, and two for storing ends: none has to wait."""
     all_connections: int = connections + 2
     slot: Callable[[], RunSlot] | None = None
 
@@ -113,7 +113,7 @@ class Alone:
         return OwnLookout(shared, tasks)
 
     def may_close(self, close_idle: Callable[[], None]) -> None:
-        """Do nothing: its few connections stay open."""
+        """Do nothing: the worker's few connections stay open."""
 
     def registered(self, process_id: uuid.UUID) -> None:
         self._process_ids.add(process_id)

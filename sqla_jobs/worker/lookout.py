@@ -25,11 +25,14 @@ class JobListener(Protocol):
         ...
 
     def look_for(self, queue: str) -> None:
-        """Do what `heard` does, and possibly claim before returning."""
+        """Handle new jobs as `heard` does, and possibly claim them before returning."""
         ...
 
     def look_again(self) -> bool:
-        """Look for jobs in all queues, even below the floors. Return the same as `heard`."""
+        """Request a look for jobs in all queues, even below the scan floors.
+
+        Return whether every queue has a free slot.
+        """
         ...
 
 
@@ -81,7 +84,7 @@ class Lookout(Protocol):
 
 
 class OwnLookout:
-    """The lookout of a worker without a parent, which listens and polls for itself."""
+    """The lookout of a worker that listens and polls for itself."""
 
     def __init__(self, shared: Shared, tasks: Sequence[str]) -> None:
         self.workers: int = 1

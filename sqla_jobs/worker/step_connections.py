@@ -1,4 +1,4 @@
-"""The connections of a worker on which its runs store their steps."""
+"""A worker's connections on which its runs store their steps."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from sqlalchemy import Connection, Engine
 from sqla_jobs.database.engines import close_engine, own_engine
 
 _MOST = 4
-"""The maximum number of connections. A step uses one for some milliseconds, unless it waits for the job's row."""
+"""The maximum number of connections. A step uses one for a few milliseconds, unless it waits for the job's row."""
 
 
 class StepConnections:
     """A few connections, which are opened at the worker's first step."""
 
     def __init__(self, app: Engine, *, patience: float) -> None:
-        """Connect like `app`, and tolerate `patience` seconds of silence."""
+        """Prepare connections like those of `app`. Each waits at most `patience` seconds for a silent server."""
         self._app = app
         self._patience = patience
         self._lock = threading.Lock()
@@ -31,7 +31,7 @@ class StepConnections:
         return asyncio.to_thread(function)
 
     def begin(self) -> AbstractContextManager[Connection]:
-        """Open a transaction, and commit it at the end."""
+        """Open a transaction, and commit it at the end of the block."""
         return self._opened().execution_options(isolation_level="READ COMMITTED").begin()
 
     def once(self) -> AbstractContextManager[Connection]:

@@ -38,7 +38,7 @@ class Threads:
     def _can_start(self, attempt: Attempt) -> bool:
         """Start a thread with a job.
 
-        Return False if the system allows no more threads: an existing one takes the job.
+        Return False if the system allows no more threads: an existing thread must take the job.
         """
         name = f"sqla_jobs-{self._name}-{len(self._threads)}"
         thread = threading.Thread(target=self._loop, args=(attempt,), name=name, daemon=True)
