@@ -51,7 +51,7 @@ from sqla_jobs.worker.lookout import JobListener, Lookout, OwnLookout
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _LOOK = 0.5
-"""Seconds between updates of this process's number of runs and its memory figure."""
+"""Seconds between updates of this process's number of runs and its memory usage."""
 _REPORT = 1.0
 """Seconds between reports of the worker's state, if the parent wants them."""
 _UNIT = 1 if sys.platform == "darwin" else 1024
@@ -59,7 +59,7 @@ _UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 class ParentConnection:
-    """The host of a worker whose parent sends heartbeats, finds work, and can read the runs that have begun.
+    """The host of a worker whose parent sends heartbeats, finds work, and can read which runs have begun.
 
     If the parent dies, the worker stops. The worker's jobs then have half a lease in which to end.
     """
@@ -134,7 +134,7 @@ class ParentConnection:
             send_address(connection.connection.driver_connection, None)  # type: ignore[arg-type]
 
     def lookout(self, shared: Shared, tasks: Sequence[str]) -> Lookout:
-        """Return the source of notifications.
+        """Return the lookout of this worker.
 
         A draining worker looks for work itself, since it ends when nothing is due.
         """
@@ -187,7 +187,7 @@ class ParentConnection:
     def _send_address_anew(self) -> None:
         """Send the address again, from a new connection.
 
-        The parent sends no heartbeats: its password may have expired.
+        The parent's heartbeats have stopped: its password may have expired.
         """
         assert self._shared is not None, "meet() comes first"
         pool = self._shared.engine.pool.recreate()
@@ -259,7 +259,10 @@ class ParentConnection:
 
 
 class ForwardedLookout:
-    """A child's lookout. The parent listens, polls and promotes. The child hears only of jobs that it enqueues."""
+    """A child's lookout, for which the parent listens, polls and promotes.
+
+    The child itself hears only of the jobs that it enqueues.
+    """
 
     promote_at: float = math.inf
 

@@ -45,7 +45,7 @@ class DatabaseInfo:
 class Database:
     """A connection for one thread, to the latest address. It is replaced if it breaks.
 
-    Each statement commits separately, under READ COMMITTED.
+    Outside `transaction()`, each statement commits separately, under READ COMMITTED.
     """
 
     def __init__(self, info: DatabaseInfo, *, patience: float) -> None:

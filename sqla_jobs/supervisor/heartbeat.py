@@ -41,7 +41,7 @@ _STORED = (None, "cancelled", "replaced")
 
 @dataclass(slots=True)
 class AbandonedWork:
-    """The work of a dead process: the ends of its runs that had begun. The process's other jobs are given back."""
+    """The work of a dead process: the ends of the runs that it had begun. Its other jobs are given back."""
 
     process_id: uuid.UUID
     begun: list[RunEnd]
@@ -75,15 +75,12 @@ class ParentHeartbeat:
             self._thread.start()
 
     def settle(self, abandoned: AbandonedWork) -> None:
-        """Queue a dead process's work.
-
-        The ends of the runs it had begun are stored, and its other jobs are given back.
-        """
+        """Arrange to store the ends of the runs that a dead process had begun, and to give back its other jobs."""
         self._abandoned.append(abandoned)
         self._wake.set()
 
     def relieve(self, process_id: uuid.UUID, revoke: Callable[[], list[int]]) -> None:
-        """Queue the jobs that a hung process has not begun, so that they are given back.
+        """Arrange to give back the jobs that a hung process has not begun.
 
         `revoke` forbids the process to begin them, and returns the run ids of jobs that have begun.
         """
@@ -131,7 +128,7 @@ class ParentHeartbeat:
     def _tick(self, database: Database, calls: ParentCalls, heartbeat: Heartbeat) -> None:
         """Do one round of work.
 
-        Send heartbeats first: errors with dead processes must not cost live ones their leases.
+        Send heartbeats first: errors in settling a dead process's work must not cost live processes their leases.
         """
         heartbeat.beat_if_due()
         for process_id in self._children.living()[:1]:  # the parent has no row of its own
@@ -182,7 +179,10 @@ class ParentHeartbeat:
     def _revoke(
         self, database: Database, calls: ParentCalls, process_id: uuid.UUID, revoke: Callable[[], list[int]]
     ) -> None:
-        """Give back the jobs that the process has not begun. Read its leases first: later claims are not revoked."""
+        """Give back the jobs that the process has not begun.
+
+        Read the leases before the revocation, which does not cover later claims.
+        """
         with database.begin() as connection:
             held = calls.leases(connection, process_id)
         begun = set(revoke())

@@ -29,9 +29,9 @@ _REST = 20
 class ParentLookout:
     """A thread that polls and promotes, and another that listens. Notifications go to one idle child at a time.
 
-    A child passes a notification on if it has no free slot or finds more jobs than it has room for. The next child is
-    then notified. If no other child shows a free slot, all children are notified, and look when a slot becomes free.
-    The next poll makes up for lost messages.
+    A child passes a notification on if it has no free slot or finds more jobs than it has room for. The parent then
+    notifies the next child. If no other child shows a free slot, all children are notified, and look when a slot
+    becomes free. The next poll makes up for lost messages.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class ParentLookout:
     def serve(self, tasks: tuple[str, ...], settings: Settings, connections: int) -> None:
         """Look for jobs of these tasks from now on.
 
-        `connections` is the number that this worker may use simultaneously, across all its processes.
+        `connections` is the maximum number that this worker uses simultaneously, across all its processes.
         """
         self._tasks, self._queues = tasks, settings.queues
         if self._thread is None:

@@ -45,7 +45,7 @@ class Configured:
 
 @dataclass(frozen=True, slots=True)
 class Statements:
-    """To the parent, before any `Address`: the parent's statements, by name, and the channel for LISTEN."""
+    """To the parent, before any `Address`: the parent's SQL statements, by name, and the channel for LISTEN."""
 
     channel: str
     rendered: dict[str, Rendered]
@@ -72,7 +72,7 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """To the parent: from now on, send heartbeats for this process and for no other row of this child."""
+    """To the parent: from now on, send heartbeats for the row with this id, and for no other row of this child."""
 
     process_id: uuid.UUID
 
@@ -169,7 +169,10 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class LookAgain:
-    """To the child: jobs are queued somewhere, perhaps where no child looks. `hops` works as in `Heard`."""
+    """To the child: some jobs are still queued, so look for them in all queues, even below the scan floors.
+
+    `hops` works as in `Heard`.
+    """
 
     hops: int = 0
 

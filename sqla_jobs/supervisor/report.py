@@ -45,7 +45,7 @@ class Report:
         self._lease = math.inf
 
     def observe(self, spec: ChildSpec) -> None:
-        """Take the lease and the options from the children's spec."""
+        """Read from the children's spec how long a lease is, and whether to count events."""
         self._lease = spec.settings.lease
         self._counters.is_wanted = spec.is_observed
 
@@ -79,9 +79,9 @@ class Report:
         return self._figures.get() if self.can_ask() else None
 
     def can_ask(self) -> bool:
-        """Return whether any child is at work.
+        """Return whether any child can be asked for the figures.
 
-        No child is while the worker starts or stops, or while all are stalled.
+        No child can be asked while the worker is starting or stopping, or while all children are hung.
         """
         return bool(self._children.claiming())
 

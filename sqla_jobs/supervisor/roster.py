@@ -50,7 +50,7 @@ class Slot:
         is_new = failed.ready_at is not None and now - failed.ready_at > _HEALTHY
         self._failures = 1 if is_new else self._failures + 1
         seconds = 0.0 if self._failures == 1 else min(_MAX_BACKOFF, 0.25 * 2**self._failures)
-        seconds *= random.uniform(0.75, 1.25)  # noqa: S311 - avoids that all start at once
+        seconds *= random.uniform(0.75, 1.25)  # noqa: S311 - keeps children from starting all at once
         self.start_at = now + seconds
         return seconds
 
