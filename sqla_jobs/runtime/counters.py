@@ -61,7 +61,7 @@ class Counters:
 
     def __init__(self) -> None:
         self.is_wanted = False
-        """True if the totals are read."""
+        """True if something reads the totals."""
         self._totals = Totals()
         self._begun = deque[tuple[str, float]]()
         """Started runs that are not counted yet: a thread that starts a run must not wait for a lock."""

@@ -1,6 +1,6 @@
 """The status of queues and limits, for people and metrics.
 
-One process reads it and can send it to one without SQLAlchemy.
+The process that reads it from the database can send it to a process without SQLAlchemy.
 """
 
 from __future__ import annotations
@@ -111,13 +111,13 @@ class Figures:
     jobs: dict[tuple[str, str], int]
     """The number of jobs by state and task, up to a bound. Only the next queued and scheduled jobs are counted."""
     limits: list[LimitStatus]
-    """The limits that do not apply to a single key only."""
+    """The limits, except those that apply to only one key."""
     alive: dict[str, int]
     """The number of live processes by kind: workers and clocks."""
     dead: dict[str, int]
     """The number of processes by kind whose lease has expired but whose row still exists."""
     oldest_heartbeat: dict[str, float]
-    """By kind of process, the age in seconds of the oldest last heartbeat among the live ones."""
+    """By kind of process, the longest time in seconds since a live process's last heartbeat."""
 
 
 T = TypeVar("T")

@@ -74,7 +74,7 @@ class Heartbeat:
         return max(0.0, self._beat_at + self._lease_settings.heartbeat - time.monotonic())
 
     def beat_if_due(self) -> None:
-        """Write the heartbeats if they are due. Call this between the steps of anything that may take a long time."""
+        """Write the heartbeats if they are due. Call this between the steps of any operation that may take long."""
         if self.due_in > 0:
             return
         now, living = time.monotonic(), self._living()

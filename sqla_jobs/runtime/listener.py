@@ -76,10 +76,10 @@ class Listener:
     ) -> None:
         """Prepare to listen.
 
-        With `greets`, processes that follow jobs are told that this one is listening, and announce themselves.
+        If `greets` is true, the listener greets the processes that follow jobs, and these then announce themselves.
 
-        `what` is the log's name for the subject of the notifications. A connection that is lost while `is_wanted`
-        returns False is not made anew: the listener ends.
+        `what` is the log's name for the subject of the notifications. If the connection is lost while `is_wanted`
+        returns False, the listener ends instead of reconnecting.
         """
         self._what = what
         self._connect_alone = connect
@@ -110,7 +110,7 @@ class Listener:
 
     @property
     def has_ended(self) -> bool:
-        """True if nothing is heard any more: it was stopped, or lost its connection when nobody wanted it."""
+        """True if the listener was stopped, or lost its connection while `is_wanted` returned False."""
         return self._stop.is_set()
 
     def _loop(self) -> None:
@@ -160,7 +160,8 @@ class Listener:
     def _execute(self, raw: psycopg.Connection[Any], statement: sql.Composed) -> None:
         """Execute a statement and commit. Pass on the notifications that arrive with the answer.
 
-        Without a handler, older versions of psycopg drop them, and the reply to a greeting may be among them.
+        Without a handler, older versions of psycopg drop these notifications, one of which may be the reply to a
+        greeting.
         """
         raw.add_notify_handler(self._on_notify)
         raw.execute(statement)

@@ -25,7 +25,7 @@ _REPORT = 60.0
 
 
 def poll_in(settings: Settings) -> float:
-    """Return the seconds until the next poll. The number is random, so that workers do not poll in step."""
+    """Return the seconds until the next poll. The number is random, so that workers do not all poll simultaneously."""
     return settings.poll * random.uniform(1.0, 1.4)  # noqa: S311
 
 
@@ -49,7 +49,8 @@ class Promoter:
         self.is_news: bool = False
         """True if jobs may have become ready at the last promotion.
 
-        Because it promoted some, or because a time that the server had announced, such as the end of a pause, has come.
+        That is so if it promoted some, or if a time that the server had announced, such as the end of a pause, has
+        come.
         """
         self._planning = threading.Lock()
         self._due_at = math.inf

@@ -16,11 +16,11 @@ _MOST = 5000
 
 @dataclass(frozen=True, slots=True)
 class LeaseSettings:
-    """The lease: a process sends a heartbeat every `heartbeat` seconds.
+    """The times for heartbeats and leases. A process sends a heartbeat every `heartbeat` seconds.
 
-    After `lease` seconds without one, it is considered dead.
+    A process that sends none for `lease` seconds is considered dead.
 
-    Raises `ConfigurationError`.
+    Raises `ConfigurationError` if a time is invalid.
     """
 
     heartbeat: float
@@ -45,7 +45,7 @@ class LeaseSettings:
     def longest_wait(self) -> float:
         """The maximum number of seconds between two tries to send a heartbeat.
 
-        After an outage, all live processes thus send one before any of them may consider another dead.
+        After an outage, each live process thus sends a heartbeat before another process may consider it dead.
         """
         return min(5.0, self.heartbeat)
 
@@ -57,7 +57,7 @@ class Settings(LeaseSettings):
     queues: dict[str, int]
     """For each queue, the number of jobs that run simultaneously."""
     poll: float
-    """The longest time between two looks for jobs that no notification has announced."""
+    """The approximate time between two looks for jobs that no notification has announced."""
     grace: float
     """The time that running jobs have to end when the worker stops."""
     slow_after: float
@@ -65,7 +65,7 @@ class Settings(LeaseSettings):
     timeout: float | None
     """The timeout for tasks without one of their own."""
     kill_after: float
-    """Seconds after its cancellation until a run that has not ended is abandoned."""
+    """Seconds from the cancellation of a coroutine until it is abandoned, if it is still running."""
     retention: dict[str, float] | None
     """Seconds after which rows are deleted: jobs by final state, "audit" and "ticks".
 

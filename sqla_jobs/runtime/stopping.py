@@ -21,7 +21,7 @@ _STEP = 0.2
 class StopRequest(threading.Event):
     """A stop request.
 
-    A signal handler sets `is_signalled`, since it must not take the lock of the wait that it interrupts.
+    A signal handler sets `is_signalled`, since it must not take the lock that the interrupted `wait` may hold.
     """
 
     is_signalled = False
