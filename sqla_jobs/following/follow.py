@@ -27,7 +27,7 @@ J = TypeVar("J", bound=JobMixin)
 U_co = TypeVar("U_co", bound=Update, covariant=True)
 
 FIRST_READ = 10.0
-"""How many seconds the first read may take, whatever the timeout: the server may have to accept a connection."""
+"""How many seconds the first read may take, even if the timeout is shorter: the process may first have to connect."""
 
 
 class Following(Generic[U_co]):

@@ -72,8 +72,8 @@ class Watch:
 class Hub:
     """Reads the watched jobs when a worker notifies the hub that they have changed.
 
-    The messages name jobs but not their batches. So any message makes the hub count the jobs of the watched batches.
-    Counting takes at most a tenth of the hub's time, however large the batches are.
+    The messages do not name the jobs' batches. So any message makes the hub count the watched batches. Counting takes
+    at most a tenth of the time, however large the batches are.
 
     Workers send messages about changed jobs only while some process follows jobs. So the hub announces itself when it
     starts listening, and then periodically. A worker that receives the first announcement answers, and the hub then
@@ -120,7 +120,7 @@ class Hub:
     def _heard(self, message: str) -> None:
         """Record the ids of changed jobs.
 
-        A message without ids means that any job may have changed. The listener itself sends the first message.
+        A message without ids means that any job may have changed. The first message comes from the listener.
         """
         with self._lock:
             if message == GREETING or not self._is_heard:
@@ -219,7 +219,7 @@ class Hub:
             notify(connection, self._models.channel, [FOLLOWERS])
 
     def _taken(self, *, all_of_them: bool) -> list[Watch]:
-        """Return the watches to read now. A watch that is added later never gets an answer that was read before."""
+        """Return the watches to read now. A watch added later never gets an answer that is older than the watch."""
         with self._lock:
             is_all = self._read_all or all_of_them
             wanted = {*self._watches} if is_all else self._to_read & self._watches.keys()

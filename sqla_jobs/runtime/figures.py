@@ -1,6 +1,6 @@
 """The status of queues and limits, for people and metrics.
 
-The process that reads it from the database can send it to a process without SQLAlchemy.
+The process that reads it can send it to a process without SQLAlchemy.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class LimitStatus:
     gate: str
     name: str
     kind: str
-    """concurrency, ordered, rate or queue."""
+    """One of: concurrency, ordered, rate, queue."""
     key: str | None
     """The key, as JSON; `each` if the limit applies to each key separately."""
     tasks: list[str]
@@ -69,7 +69,7 @@ class LimitStatus:
     """The reason for the override, if one was given."""
     changed_at: datetime
     used: int | None
-    """None for a rate that applies to each key separately."""
+    """The number of running jobs or recent starts. None for a rate that applies to each key."""
     waiting: Count
     """Queued jobs that must pass the limit."""
     next_at: datetime | None
@@ -113,9 +113,9 @@ class Figures:
     limits: list[LimitStatus]
     """The limits, except those that apply to only one key."""
     alive: dict[str, int]
-    """The number of live processes by kind: workers and clocks."""
+    """By kind, the number of live processes: workers and clocks."""
     dead: dict[str, int]
-    """The number of processes by kind whose lease has expired but whose row still exists."""
+    """By kind, the number of processes whose lease has expired but whose row still exists."""
     oldest_heartbeat: dict[str, float]
     """By kind of process, the longest time in seconds since a live process's last heartbeat."""
 
@@ -124,7 +124,7 @@ T = TypeVar("T")
 log: logging.Logger = logging.getLogger("sqla_jobs.monitoring")
 
 _REST = 20
-"""An answer is cached for at least this many times as long as getting it took, unless it is `None` or an error."""
+"""An answer other than `None` or an error is cached for at least this many times as long as it took to get."""
 
 
 class Cached(Generic[T]):

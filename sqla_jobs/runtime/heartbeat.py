@@ -33,7 +33,7 @@ class Heartbeat:
     """Sends heartbeats for the processes that `living` returns, and rescues the jobs of dead ones.
 
     Another process is dead if its heartbeat has not changed for a whole lease, during which this process sent its own
-    heartbeats without a gap. Without that condition, all processes would look dead after a server outage.
+    heartbeats without a gap. Without the second condition, all processes would look dead after a server outage.
     """
 
     def __init__(

@@ -21,7 +21,7 @@ _ERROR = ("error_type", "traceback")
 
 @dataclass(frozen=True, slots=True)
 class LogOptions:
-    """Logging options, checked on creation. Raises `ConfigurationError`."""
+    """Logging options, checked on creation. Raises `ConfigurationError` if the level is invalid."""
 
     level: str = "INFO"
     form: Literal["text", "json", "short"] = "text"

@@ -25,7 +25,7 @@ _REPORT = 60.0
 
 
 def poll_in(settings: Settings) -> float:
-    """Return the seconds until the next poll. The number is random, so that workers do not all poll simultaneously."""
+    """Return the seconds until the next poll. The number is random, so that workers do not poll simultaneously."""
     return settings.poll * random.uniform(1.0, 1.4)  # noqa: S311
 
 

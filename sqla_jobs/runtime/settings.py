@@ -16,9 +16,9 @@ _MOST = 5000
 
 @dataclass(frozen=True, slots=True)
 class LeaseSettings:
-    """The times for heartbeats and leases. A process sends a heartbeat every `heartbeat` seconds.
+    """The times for heartbeats and leases.
 
-    A process that sends none for `lease` seconds is considered dead.
+    A process sends a heartbeat every `heartbeat` seconds. After `lease` seconds without one, it is considered dead.
 
     Raises `ConfigurationError` if a time is invalid.
     """
@@ -63,7 +63,7 @@ class Settings(LeaseSettings):
     slow_after: float
     """The time after which a run's stack is logged."""
     timeout: float | None
-    """The timeout for tasks without one of their own."""
+    """The timeout for tasks that declare none."""
     kill_after: float
     """Seconds from the cancellation of a coroutine until it is abandoned, if it is still running."""
     retention: dict[str, float] | None

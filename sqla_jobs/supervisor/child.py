@@ -133,7 +133,7 @@ class ChildProcess:
         return ", ".join(f"job {entry.job_id}" for entry in self.started.entries()) or "no job that has begun"
 
     def revoke(self) -> list[int]:
-        """Forbid the child to begin the jobs that it holds. Return the run ids of the jobs that have begun.
+        """Forbid the child to begin jobs that it holds. Return the run ids of the jobs that have begun.
 
         A short pause makes visible any start that the child published before it could see the revocation.
         """
@@ -165,7 +165,7 @@ class ChildProcess:
         return min(entry.deadline or math.inf, self._condemned.get(entry.run_id, math.inf))
 
     def abandoned(self) -> AbandonedWork | None:
-        """Return the work that the process left behind when it died. None if it never registered."""
+        """Return the work that the process left behind when it died. Return None if it never registered."""
         if self.process_id is None:
             return None
         return AbandonedWork(self.process_id, [self._end(entry, self.process_id) for entry in self.started.entries()])

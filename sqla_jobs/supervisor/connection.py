@@ -74,7 +74,7 @@ class ParentConnection:
         self.runs: Callable[[], int] = lambda: 0
         """Returns the number of runs that have ended in this process."""
         self.observe: Callable[[], Observed] | None = None
-        """Returns the worker's state, if the parent wants it."""
+        """Returns the worker's state. None if the parent does not want it."""
         self.figures: Callable[[], Figures | None] = lambda: None
         """Reads the figures from the database."""
         self._report_at = 0.0
@@ -105,7 +105,7 @@ class ParentConnection:
 
     @property
     def workers(self) -> int:
-        """The number of workers on all hosts that serve any of the same queues."""
+        """The number of workers, on all machines, that serve any of this worker's queues."""
         return self._started.workers
 
     @property
@@ -219,7 +219,7 @@ class ParentConnection:
             self.hint(self.observe())
 
     def send_last_report(self) -> None:
-        """Send a last report after the worker has ended, if the parent wants reports."""
+        """Send a final report after the worker has ended, if the parent wants reports."""
         if self.observe is not None:
             self.send(self.observe())
 
@@ -290,7 +290,7 @@ class ForwardedLookout:
         return False
 
     def expect(self, delay: float) -> bool:
-        """Send the delay to the parent, unless the parent's next poll comes earlier."""
+        """Send the delay to the parent, unless the parent's next poll or another expected job comes earlier."""
         now = time.monotonic()
         at = now + delay
         if delay < self._longest and not now < self._expected_at <= at:

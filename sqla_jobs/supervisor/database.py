@@ -1,4 +1,4 @@
-"""A parent's database connection, without the application or SQLAlchemy. Children send the server's address."""
+"""A parent's database connection, made without the application or SQLAlchemy. Children send the server's address."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class DatabaseInfo:
 class Database:
     """A connection for one thread, to the latest address. It is replaced if it breaks.
 
-    Outside `transaction()`, each statement commits separately, under READ COMMITTED.
+    Except in `transaction()`, each statement commits separately, under READ COMMITTED.
     """
 
     def __init__(self, info: DatabaseInfo, *, patience: float) -> None:

@@ -46,11 +46,11 @@ class AbandonedWork:
     process_id: uuid.UUID
     begun: list[RunEnd]
     refused: set[int] = field(init=False, default_factory=set[int])
-    """The ids of runs whose ends the server refuses. Their jobs are left to a rescue."""
+    """The ids of runs whose ends the server refuses. Their jobs are rescued later."""
 
 
 class ParentHeartbeat:
-    """Sends heartbeats for all children, in a thread of its own, after a child has sent the server's address."""
+    """Sends heartbeats for all children, in a thread of its own, once a child has sent the server's address."""
 
     def __init__(self, info: DatabaseInfo, set_aside: SetAside, children: Roster, counters: Counters) -> None:
         self._children = children
@@ -128,7 +128,7 @@ class ParentHeartbeat:
     def _tick(self, database: Database, calls: ParentCalls, heartbeat: Heartbeat) -> None:
         """Do one round of work.
 
-        Send heartbeats first: errors in settling a dead process's work must not cost live processes their leases.
+        Send heartbeats first: errors in settling dead processes must not cost live processes their leases.
         """
         heartbeat.beat_if_due()
         for process_id in self._children.living()[:1]:  # the parent has no row of its own
@@ -172,7 +172,7 @@ class ParentHeartbeat:
             child.condemn(run_id)
 
     def _notify(self, database: Database) -> None:
-        """Notify all listeners that jobs or places are free, in any queue."""
+        """Notify all listeners that jobs or places may be available, in any queue."""
         with database.begin() as connection:
             connection.execute("SELECT pg_notify(%s, '')", [self._info.statements.channel])
 
@@ -192,7 +192,7 @@ class ParentHeartbeat:
 def _settle(
     database: Database, calls: ParentCalls, abandoned: AbandonedWork, set_aside: SetAside, heartbeat: Heartbeat
 ) -> list[RunEnd]:
-    """Store some of the ends, and give back some of the other jobs. Return the ends as stored.
+    """Store some of the ends, and give back some of the other jobs. Return the ends with their stored outcomes.
 
     Locked rows are left for the next call.
     """

@@ -23,7 +23,7 @@ from sqla_jobs.supervisor.statements import ParentCalls
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _REST = 20
-"""The pause after a poll, in multiples of its duration: under an old snapshot a poll reads all jobs ever queued."""
+"""The pause after a poll, in multiples of the poll's duration: while an old snapshot is held, polls are slow."""
 
 
 class ParentLookout:
@@ -52,7 +52,7 @@ class ParentLookout:
     def serve(self, tasks: tuple[str, ...], settings: Settings, connections: int) -> None:
         """Look for jobs of these tasks from now on.
 
-        `connections` is the maximum number that this worker uses simultaneously, across all its processes.
+        `connections` is the number that this worker may use simultaneously, across all its processes.
         """
         self._tasks, self._queues = tasks, settings.queues
         if self._thread is None:
@@ -189,9 +189,9 @@ class _PollingPromoter(Promoter):
         return self._is_poll
 
     def rests(self, now: float) -> bool:
-        """Return whether the next poll is far off because the last one took long.
+        """Return whether the next poll is far off because the last one took a long time.
 
-        A child should look in the meantime.
+        A child should look for jobs in the meantime.
         """
         return self.poll_at > now + 2 * self._settings.poll
 

@@ -169,7 +169,7 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class LookAgain:
-    """To the child: some jobs are still queued, so look for them in all queues, even below the scan floors.
+    """To the child: some jobs are still queued, so look for them even below the scan floors.
 
     `hops` works as in `Heard`.
     """

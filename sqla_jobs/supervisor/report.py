@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sqla_jobs.supervisor.spec import ChildSpec
 
 _CACHED = 10.0
-"""Seconds for which figures are cached, so that scrapes cannot load the database."""
+"""Seconds for which figures are cached, so that scrapes cannot overload the database."""
 _PATIENCE = 5.0
 """Seconds that a scrape waits for the figures."""
 _STUCK = 10.0
@@ -45,7 +45,7 @@ class Report:
         self._lease = math.inf
 
     def observe(self, spec: ChildSpec) -> None:
-        """Read from the children's spec how long a lease is, and whether to count events."""
+        """Read the lease, and whether to count events, from the children's spec."""
         self._lease = spec.settings.lease
         self._counters.is_wanted = spec.is_observed
 
@@ -81,7 +81,7 @@ class Report:
     def can_ask(self) -> bool:
         """Return whether any child can be asked for the figures.
 
-        No child can be asked while the worker is starting or stopping, or while all children are hung.
+        No child can while the worker starts or stops, or while all are hung.
         """
         return bool(self._children.claiming())
 

@@ -85,7 +85,7 @@ class Roster:
         return None
 
     def vacated(self, child: ChildProcess) -> Slot | None:
-        """Return the slot of a child that ended. None if another child has taken it."""
+        """Return the slot of a child that ended. Return None if another child has taken it."""
         if child in self._leaving:
             self._leaving.remove(child)
             return None

@@ -10,10 +10,10 @@ from sqla_jobs.runtime.logs import LogOptions
 from sqla_jobs.runtime.settings import Settings
 
 OF_CHILD, OF_PARENT, OF_CLOCK = 4, 3, 1
-"""The numbers of server connections of a child, of its parent and of its clock.
+"""The numbers of server connections of a child, its parent and its clock.
 
-A child has two for claims, one of which is for limits, and two for storing ends. A parent has one each for heartbeats,
-polls and listening. A child's clock has only one, since it does not listen.
+A child has two for claims, one of them for limits, and two for storing ends. A parent has one each for heartbeats,
+polls and listening. A child's clock does not listen.
 """
 
 
@@ -67,10 +67,7 @@ _SILENT = 5.0
 
 @dataclass(frozen=True, slots=True)
 class SupervisorOptions:
-    """The number of children, and the conditions for replacing or killing one.
-
-    Times are in seconds, and memory is in bytes.
-    """
+    """The number of children, and when to replace or kill one. Times are in seconds, and memory is in bytes."""
 
     processes: int = 1
     max_jobs: int = 0
@@ -96,5 +93,5 @@ class SupervisorOptions:
         return min(_SILENT, self.hung_after / 2) if self.hung_after else _SILENT
 
     def is_spent(self, runs: int, memory: int) -> bool:
-        """Return whether a child is to be replaced, given its number of runs and its memory."""
+        """Return whether a child is to be replaced, given its number of runs and its memory usage."""
         return runs > 0 and (0 < self.max_jobs <= runs or 0 < self.max_memory < memory)

@@ -59,8 +59,8 @@ Plan = Callable[[dict[str, dict[str, Any]]], tuple[ChildSpec, SupervisorOptions]
 class Supervisor:
     """Runs `application` in as many child processes as `plan` specifies.
 
-    `plan` is called with the application's config, which the first child sends. Until then, the given `options`, from
-    the command line, apply.
+    `plan` is called with the application's config, which the first child sends. Until then, `options` apply, which come
+    from the command line.
 
     SIGTERM and SIGINT stop all children gracefully; a second signal stops them immediately. SIGHUP replaces them one by
     one with new processes, which import the application anew. SIGUSR1 makes each child log the stacks of its jobs.
@@ -93,8 +93,7 @@ class Supervisor:
     def run(self, *, hangup: Callable[[int, FrameType | None], None] | None = None) -> int:
         """Supervise until stopped, or until all queues are drained. Return the exit code.
 
-        If given, `hangup` handles SIGHUP instead of replacing all children: the signal may mean that the terminal was
-        closed.
+        If given, `hangup` handles SIGHUP instead of replacing all children: the terminal may have been closed.
         """
         with (
             stopped_by_signals(self._stop_requested, before_exit=self._kill_all),
@@ -154,7 +153,7 @@ class Supervisor:
     def _start_missing(self) -> None:
         """Start children in vacant slots.
 
-        Start only one child until a child has registered, so that an error is logged only once.
+        Start only one until a child has registered, so that an error is logged only once.
         """
         if self._stop_requested.is_set():
             return

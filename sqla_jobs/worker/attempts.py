@@ -32,11 +32,11 @@ class Attempts:
         self._heartbeat = heartbeat
         self._counters = counters
         self.claiming: threading.Lock = threading.Lock()
-        """Held from the moment a plain claim is sent until its jobs are in the table."""
+        """Held from the moment a claim is sent until its jobs are in the table."""
         self.claiming_limited: threading.Lock = threading.Lock()
-        """Held from the moment a claim behind limits is sent until its jobs are in the table.
+        """The counterpart of `claiming` for claims behind limits.
 
-        Thanks to this separate lock, such a claim can wait for the limits lock without delaying plain claims.
+        Such claims can thus wait for the limits lock without delaying other claims.
         """
         self.unknown_until: float = 0.0
         """The time, by `time.monotonic()`, until which the server may hold leases that are not in the table."""
@@ -95,7 +95,7 @@ class Attempts:
         return [attempt for attempt in list(self._table.values()) if attempt.claimed_at < before]
 
     def withdraw(self) -> None:
-        """Cancel every attempt that has not started."""
+        """Keep attempts that have not started from starting."""
         for attempt in list(self._table.values()):
             attempt.is_withdrawn = attempt.started_at is None
 

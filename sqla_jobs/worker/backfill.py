@@ -39,7 +39,7 @@ Begin = Callable[[], AbstractContextManager[Connection]]
 
 
 class Backfill:
-    """Gives jobs the gates that they lack. Its methods must be called from one thread at a time."""
+    """Gives jobs the gates that they lack. Only one thread at a time may use it."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Backfill:
         self._news: object = None
         """The `news` object that was passed to the last look."""
         self._gave = self._left = 0
-        """The number of waiting jobs that the last look gave gates, and of other jobs that it found lacking gates."""
+        """The number of waiting jobs that the last look gave gates, and of other jobs found lacking gates."""
 
     @property
     def is_limited(self) -> bool:
@@ -97,7 +97,7 @@ class Backfill:
             log.warning("the %s is split: %s. Remedy: %s", titled(row), how, SPLIT_REMEDY)
 
     def is_behind(self, news: object) -> bool:
-        """Return whether the last look began before this news."""
+        """Return whether `news` has come since the last look began."""
         return news is not self._news
 
     def due_at(self, news: object) -> float:
@@ -206,7 +206,7 @@ class Backfill:
         return sum(in_parts(gated, give, lambda one, error: self._set_aside.refused("its limit", one.job_id, error)))
 
     def _joined(self, one: LacksGates) -> list[str]:
-        """Return this code's gates, then the job's other gates, which another version of the code may declare."""
+        """Return the gates that this code declares, then the job's other gates, which another version may declare."""
         if len(self._made) >= _MOST_MADE:
             self._made.clear()
         declaration = self._declarations[one.task]
@@ -230,7 +230,7 @@ class Backfill:
 
 
 def declared_limits(declarations: Iterable[Declaration]) -> Iterator[DeclaredLimit]:
-    """Yield the rows of declared limits.
+    """Yield a row for each declared limit.
 
     Raises `ConfigurationError` if two tasks declare the same limit differently.
     """

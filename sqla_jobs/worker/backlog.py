@@ -16,9 +16,9 @@ MAX_PREFETCH = 2000
 _BATCH = 1000
 """The maximum number of jobs in one claim."""
 _AHEAD = 0.1
-"""How much work is claimed before slots are free for it, in seconds at the queue's recent rate."""
+"""Seconds of work, at the queue's recent rate, that are claimed before slots are free for it."""
 _SOON = 0.01
-"""How much work is claimed from behind gates before slots are free for it, in seconds at the queue's recent rate."""
+"""Seconds of work behind gates, at the queue's recent rate, that are claimed before slots are free for it."""
 _STALLED = 0.5
 """Jobs claimed ahead are given back if no slot takes a job for this many seconds."""
 
@@ -40,7 +40,7 @@ class Backlog:
         """The time until which no jobs are claimed from the queue, unless `wake` is called."""
         self._woken_at = 0.0
         self._first: deque[Attempt] = deque()
-        """Claimed jobs that hold a place behind a gate. They run before the backlog's other jobs."""
+        """Jobs that hold a place behind a gate. They run before all others."""
         self._ahead: deque[Attempt] = deque()
         """Jobs that were claimed before a slot was free for them."""
         self._left: deque[Attempt] = deque()
@@ -63,7 +63,7 @@ class Backlog:
         self._prefetch = jobs
         self._wanted = self.concurrency + jobs
         self._few = max(self.concurrency - 1, self._wanted - -(-min(self._wanted, _BATCH) // 2))
-        """The number of outstanding jobs at or below which to claim more: a slot is free, or half a batch fits."""
+        """Claim more jobs at this number of outstanding ones or fewer: then a slot is free, or half a batch fits."""
 
     @property
     def _outstanding(self) -> int:
@@ -72,7 +72,7 @@ class Backlog:
 
     def room(self, now: float) -> int:
         """Return how many jobs to claim: 0 if the batch would be small and no slot is waiting for a job."""
-        self._has_asked = False  # reset before counting, so that a job that ends after the count calls `has_room`
+        self._has_asked = False  # reset before counting, so that `has_room` is called if a job ends after the count
         outstanding = self._outstanding
         is_time = outstanding <= self._few and now >= self.empty_until
         return min(self._wanted - outstanding, _BATCH) if is_time else 0
@@ -139,7 +139,7 @@ class Backlog:
     def next(self) -> Attempt | None:
         """Return the next job for a slot whose job has ended. `None` means that the slot is now free."""
         attempt: Attempt | None
-        try:  # without the lock, since many slots get here simultaneously
+        try:  # without the lock, since many slots ask for a job simultaneously
             attempt = self._first.popleft() if self._first else self._ahead.popleft()
             self._moved_at = time.monotonic()
         except IndexError:
@@ -191,7 +191,7 @@ class Backlog:
         return self.give_back()
 
     def close(self) -> None:
-        """Begin no more jobs. Jobs that arrive later are given back."""
+        """Begin no more jobs from now on. Jobs that arrive later are given back."""
         with self._lock:
             self._is_open = False
             self._left.extend([*_emptied(self._first), *_emptied(self._ahead)])

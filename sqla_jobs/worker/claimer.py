@@ -21,16 +21,16 @@ from sqla_jobs.worker.limited import LimitedClaimer
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _UNWRITTEN = 5000
-"""Claiming pauses while at least this many ends of runs wait to be stored."""
+"""Claiming pauses while at least this many ends wait to be stored."""
 _HELD_UP = 0.01
 """Seconds between checks while claiming is paused."""
 
 
 class Claimer:
-    """Promotes due jobs, claims jobs for its backlogs and gives back stalled jobs, doing one of these at a time.
+    """Promotes due jobs, claims jobs for its backlogs and gives back stalled jobs, one of these at a time.
 
-    It works in its own thread and in the listener's thread. It looks for work at the times that its lookout and its
-    backlogs set, and immediately after `wake()`.
+    It works in its own thread and in the listener's. It looks for work when its lookout or a backlog requires it, and
+    immediately after `wake()`.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Claimer:
         self._looking = threading.RLock()
         self._retry = RetryLoop("claiming", self._stopping)
         self._again_at = math.inf
-        """When to query the server again after an error. A step that sends no query would count as a success."""
+        """When to query the server again after an error: a step that sent no query would count as a success."""
         self._resting = {backlog.name for backlog in self._backlogs}
         """Queues that had no more jobs at the last look."""
         self.thread: threading.Thread = threading.Thread(target=self._loop, name="sqla_jobs-claim", daemon=True)
@@ -78,10 +78,7 @@ class Claimer:
             self._wake.set()
 
     def look_again(self) -> bool:
-        """Request a look for jobs in all queues, even below the scan floors.
-
-        Return whether every queue has a free slot.
-        """
+        """Request a look for jobs in all queues, even below the floors. Return whether each queue has a free slot."""
         self._floors.sweep_soon()
         self._limited.poll()
         return self._is_heard("")
@@ -263,7 +260,7 @@ class Claimer:
     ) -> None:
         """Give claimed jobs to their backlogs.
 
-        A backlog that gets fewer jobs than it has room for rests until the next poll or sweep.
+        If a backlog gets fewer jobs than it has room for, it rests until the next poll or sweep.
         """
         poll_at = began + self._lookout.poll_in()
         of_queue: dict[str, list[Attempt]] = {name: [] for name in slots}

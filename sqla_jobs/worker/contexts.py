@@ -37,7 +37,7 @@ class Contexts:
 
     @contextmanager
     def entered(self, awaited: Await) -> Generator[None]:
-        """Enter the contexts, and leave them at the end of the block."""
+        """Enter the contexts for the duration of the block."""
         self.enter(awaited)
         try:
             yield
@@ -93,7 +93,7 @@ class _Hosted:
         self._manager = manager
 
     async def enter(self) -> Any:
-        """Enter the context manager, and return the value that it yields."""
+        """Enter the manager, and return the value that it yields."""
         self._leaving = asyncio.Event()
         self._entered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._task = asyncio.create_task(self._run())
@@ -106,7 +106,7 @@ class _Hosted:
             await self._leaving.wait()
 
     async def leave(self) -> None:
-        """Leave the context manager, unless the loop's owner has cancelled all asyncio tasks, including this one."""
+        """Leave the manager, unless the loop's owner has cancelled all asyncio tasks, including this one."""
         self._leaving.set()
         await asyncio.wait([self._task])
         if not self._task.cancelled():

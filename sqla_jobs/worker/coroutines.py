@@ -26,7 +26,7 @@ _LEAVE = 10.0
 
 
 class Coroutines:
-    """The event loop and sessions for coroutine tasks. There is no loop if nothing needs one.
+    """The event loop and sessions for coroutine tasks; there is no loop if nothing needs one.
 
     Raises `ConfigurationError` if greenlet is missing.
     """
@@ -54,7 +54,7 @@ class Coroutines:
         self._sessions = binding.async_sessions(isolation) if wants_session else None
 
     def transactions(self, make: Callable[..., WorkerTransactions], declaration: Declaration) -> WorkerTransactions:
-        """Return the transactions of a coroutine task that takes a session, made by `make`."""
+        """Return the transactions, made by `make`, of a coroutine task that takes a session."""
         assert self._sessions is not None, "one of the tasks takes a session"
         assert declaration.signature.session_class is not None
         return make(
@@ -85,7 +85,7 @@ class Coroutines:
         return self.events.call(coroutine).result(_LEAVE)
 
     def sessions(self, wanted: int) -> int:
-        """Return how many connections `wanted` coroutine jobs use simultaneously."""
+        """Return how many connections `wanted` simultaneous jobs of coroutine tasks use."""
         return 0 if self._sessions is None else self._sessions.at_most(wanted)
 
     def close_idle(self) -> None:

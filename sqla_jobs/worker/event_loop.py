@@ -26,14 +26,14 @@ _STOP = 5.0
 _GOES_ON = 1.0
 """Seconds after which a loop whose tasks were all cancelled is assumed to continue running."""
 _RUNS = "_contained"
-"""The name of the function that calls the task's own code. The logged stack of a blocked loop starts there."""
+"""The function that calls the task's own code. The logged stack of a blocked loop starts at this function."""
 
 
 class EventLoop:
-    """The application's event loop, or one in a thread of its own, made by uvloop if that is installed."""
+    """The application's event loop, or one in its own thread, made by uvloop if that is installed."""
 
     def __init__(self, app: asyncio.AbstractEventLoop | None = None) -> None:
-        """Use `app`, the application's loop, which runs in the calling thread; without it, make a loop."""
+        """Use `app`, the application's running loop, if it is given; otherwise make a loop."""
         self.is_own: bool = app is None
         """True if the worker made the loop; False if it is the application's."""
         self._app = app
@@ -48,7 +48,7 @@ class EventLoop:
 
     @property
     def held_up_by(self) -> str | None:
-        """A text about the job that is blocking the loop: which job, since when, and where. None if none was logged."""
+        """A description of the job that is blocking the loop. None if no such job was logged."""
         return self._held_up_by
 
     def start(self) -> None:
@@ -161,7 +161,7 @@ class EventLoop:
         try:
             self.loop.run_forever()
         except (KeyboardInterrupt, SystemExit) as error:
-            log.error("%r was raised in the event loop, which goes on", error)  # noqa: TRY400 - it may show secrets
+            log.error("%r was raised in the event loop, which goes on", error)  # noqa: TRY400 - it may reveal secrets
 
 
 async def _end(left: set[asyncio.Task[Any]]) -> None:

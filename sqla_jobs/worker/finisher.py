@@ -23,13 +23,13 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _BATCH = 1000
 _CROWD = 500
-"""The number of waiting ends at which a second thread starts to help."""
+"""The number of waiting ends at which a second thread helps to write them."""
 _BATCH_SIZE = 8_000_000
 """The number of characters in results and tracebacks at which a batch is full."""
 _LOCKED_AGAIN = 0.05
 """Seconds after which a locked row is tried again."""
 _REFUSED_AGAIN = 60.0
-"""Seconds after which an end that the server refused in every form is tried again."""
+"""Seconds after which an end is tried again if the server refused both it and a failure in its place."""
 
 
 class Finisher:
@@ -62,8 +62,8 @@ class Finisher:
     def start(self, settled: Callable[[list[RunEnd], list[RunEnd]], None]) -> None:
         """Start the threads. From then on, `settled(ends, stored)` is called after each batch.
 
-        `ends` are those that were stored or whose leases were lost, each with the outcome that the database has.
-        `stored` are the ends whose runs record the attempt's own outcome.
+        `ends` are those that were stored or whose leases were lost, with their outcomes in the database. `stored` are
+        the ends whose runs record the attempt's own outcome.
         """
         self._settled = settled
         self._thread.start()
@@ -113,7 +113,7 @@ class Finisher:
                 return
             self._store(self._take([]))
             if self._locked:
-                self._queue.put(None)  # wake the first thread, which may be waiting up to a minute for an end
+                self._queue.put(None)  # wake the first thread, which may wait up to a minute for an end
             if self._queue.qsize() >= _CROWD:  # perhaps no further end arrives that would call the helper
                 self._call_helper()
 

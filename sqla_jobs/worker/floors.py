@@ -29,7 +29,7 @@ class SweepTimer:
     def swept(self, began: float, ended: float, *, workers: int = 1) -> None:
         """Record a sweep from `began` to `ended`.
 
-        The pause before the next sweep grows with the number of `workers` that share sweeps, up to half a minute.
+        The pause before the next one grows with the number of `workers`, up to half a minute.
         """
         rest = 20 * min(ended - began, self._took)
         self._took = ended - began
@@ -40,7 +40,7 @@ class ScanFloors:
     """Floors for each queue and priority. Claims start above them, to skip dead index entries of claimed jobs.
 
     A floor trails the highest claimed position by at least a second. A job whose transaction committed late may lie
-    below the floor. So claims sweep without floors from time to time, at the times that `SweepTimer` sets.
+    below the floor. So claims sweep without floors from time to time, as `SweepTimer` decides.
     """
 
     def __init__(self, queues: Iterable[str]) -> None:
@@ -97,12 +97,11 @@ Place = TypeVar("Place", int, tuple[int, int])
 class GateFloors:
     """The floors of one queue's groups. Claims start at them.
 
-    Without floors, claims would be slow while an old snapshot is held: the index then keeps an entry for each job that
-    has run.
+    They help while an old snapshot is held: the index then keeps an entry for each job that has run.
 
     A group's floor is the index position of a claimed job. The floor applies once all transactions that may have
     inserted a job below it have ended, and a later look has found no such job. A job that is given a gate or a more
-    urgent priority may still lie below the floor. So a sweep removes all floors, at the times that `SweepTimer` sets.
+    urgent priority may still lie below the floor. So sweeps remove all floors, at times that `SweepTimer` sets.
     """
 
     def __init__(self) -> None:
@@ -118,7 +117,7 @@ class GateFloors:
 
     @property
     def sweep_at(self) -> float:
-        """When the next sweep is due, by `time.monotonic()`. Infinite while there are no floors."""
+        """When the next sweep is due, by `time.monotonic()`. It is infinite while there are no floors."""
         return self._sweeps.at if self._groups.floors else math.inf
 
     def of(self, now: float) -> Floors:
@@ -126,7 +125,7 @@ class GateFloors:
         return NOWHERE if now >= self._sweeps.at else Floors(self._groups.floors, self._orders.floors, self._gates)
 
     def learn(self, look: Look, began: float, ended: float) -> None:
-        """Raise the floors according to the results of a look. The look's claims are already on disk."""
+        """Raise the floors according to the results of a look whose claims are on disk."""
         if began >= self._sweeps.at:
             self._sweeps.swept(began, ended)
             self._sweep()

@@ -28,7 +28,7 @@ class Followers:
     def announced(self) -> None:
         """Record that processes follow jobs. Reply if that is news.
 
-        The reply makes those processes read all their jobs, so that they also see the jobs that ended earlier.
+        The reply makes them read all their jobs, so that they also see earlier ends.
         """
         is_news = time.monotonic() > self._until
         self._until = time.monotonic() + FOLLOWED_FOR

@@ -35,7 +35,7 @@ class FreedPlaces:
     def add(self, gates: Gates, queue: str) -> bool:
         """Count the places of an ended job, behind its gates and in its queue. `queue` is "" if the queue is unlimited.
 
-        Return whether the job held any place. May be called from any thread.
+        Return whether the job held any place. Any thread may call this.
         """
         has_places = bool(queue) or any(map(holds_a_place, gates))
         if has_places:
@@ -71,7 +71,7 @@ class FreedPlaces:
 
     @property
     def notify_at(self) -> float:
-        """When other workers are to be notified, by `time.monotonic()`. Infinite if no place is left."""
+        """When other workers are to be notified, by `time.monotonic()`. It is infinite if no place is left."""
         return self._notified_at + max(_APART, self._rest) if self._left else math.inf
 
     def notify_if_due(self) -> None:

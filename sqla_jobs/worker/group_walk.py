@@ -45,12 +45,15 @@ class Round:
 
 
 class GroupWalk:
-    """Walks through the groups of a queue. Jobs with the same gates form a group. Call it from one thread at a time."""
+    """Walks through the groups of a queue. Jobs with the same gates form a group.
+
+    Only one thread at a time may use it.
+    """
 
     def __init__(self, claiming: Claiming, backfill: Backfill, tasks: Sequence[str], backlog: Backlog) -> None:
         self.backlog = backlog
         self.is_first_fill: bool = True
-        """True if the next claim that gets as many jobs as it asks for is the first such claim since a rest.
+        """True if the next claim that fills all its room is the first such claim since a rest.
 
         Other workers may then find more jobs.
         """
@@ -72,7 +75,7 @@ class GroupWalk:
         self._round = Round()
         self._is_polled = False
         self._small_at = 0.0
-        """When a claim of only a few jobs becomes worth taking the limits lock for, by `time.monotonic()`."""
+        """When a claim of only a few jobs becomes worth taking the limits lock, by `time.monotonic()`."""
         self._batch_at = math.inf
         """When to stop waiting for more free slots and claim even a few jobs."""
         self._rate_at = math.inf
@@ -101,7 +104,7 @@ class GroupWalk:
     def room(self, news: object) -> int:
         """Return how many jobs to claim now.
 
-        Return 0 during a rest, and right after a claim if only a few slots are free, since more will soon be free.
+        Return 0 during a rest, and right after a claim as long as only a few slots are free.
         """
         now = time.monotonic()
         self._batch_at = math.inf
@@ -118,7 +121,7 @@ class GroupWalk:
     def claim(self, room: int, hints: Mapping[Gates, int], news: object) -> list[Claimed]:
         """Claim at most `room` jobs, first from the groups in `hints`.
 
-        If the queue itself is limited, also claim jobs without gates.
+        If the queue is limited, also claim jobs without gates.
         """
         is_poll = self._is_polled and self._round.found_nothing_since(news)
         self._is_polled = False
@@ -193,7 +196,7 @@ class GroupWalk:
     def _in_turn(self, claims: list[_Claim]) -> list[_Claim]:
         """Return the kinds of claims to try, in order.
 
-        Jobs without gates are claimed here only if the queue is limited. The two kinds then take turns at being first.
+        Jobs without gates are claimed here only if the queue is limited. The order then alternates.
         """
         if self._queue not in self._backfill.queues:
             return claims[:1]

@@ -27,10 +27,10 @@ _POLLS = 3.9
 class LimitedClaimer:
     """Claims jobs behind limits. It keeps looking as long as it claims anything.
 
-    A queue rests once a complete round through its groups, begun after the last news, has claimed nothing. News, such
-    as a new job, an ended attempt or a changed limit, wakes every queue. A rate that allows one more start wakes only
-    its own queue. When a slot becomes free in a queue that is not resting, the queue's round continues. Polls make up
-    for lost messages.
+    A queue rests after a complete round through its groups that began after the last news and claimed nothing. News,
+    such as a new job, an ended attempt or a changed limit, wakes every queue. A rate that allows one more start wakes
+    only its own queue. When a slot becomes free in a queue that is not resting, the queue's round continues. Polls make
+    up for lost messages.
 
     The claimer does nothing while neither code nor an operator limits anything.
     """
@@ -87,16 +87,13 @@ class LimitedClaimer:
     def is_meant(self, what: str) -> bool:
         """Return whether a message may concern limited jobs.
 
-        Jobs that only operators limit are announced like jobs without limits.
+        Jobs that only operators limit are announced like unlimited ones.
         """
         may_be_limited = self._backfill.by_operators or self._backfill.is_behind(self._news)
         return not what or what.endswith(LIMITS) or may_be_limited
 
     def poll(self) -> None:
-        """Look at some groups every four polls, and immediately once the first limit is set.
-
-        The polls make up for lost messages.
-        """
+        """Look at some groups every four polls, to make up for lost messages, and once the first limit is set."""
         now = time.monotonic()
         if now >= self._poll_at:
             self._poll_at = now + _POLLS * self._settings.poll
@@ -120,7 +117,7 @@ class LimitedClaimer:
     def claim_some(self) -> bool:
         """Claim in the calling thread.
 
-        Return False if that claimed nothing, the worker holds no jobs, and all queues are resting.
+        Return False if nothing was claimed, the worker holds no jobs, and all queues are resting.
         """
         if not self._is_of_use:
             return False

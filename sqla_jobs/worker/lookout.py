@@ -29,10 +29,7 @@ class JobListener(Protocol):
         ...
 
     def look_again(self) -> bool:
-        """Request a look for jobs in all queues, even below the scan floors.
-
-        Return whether every queue has a free slot.
-        """
+        """Request a look for jobs in all queues, even below the floors. Return whether each queue has a free slot."""
         ...
 
 
@@ -46,7 +43,7 @@ class Lookout(Protocol):
 
     @property
     def workers(self) -> int:
-        """The number of workers that serve any of the same queues."""
+        """The number of workers that serve any of this worker's queues."""
         ...
 
     @property
@@ -76,7 +73,7 @@ class Lookout(Protocol):
         ...
 
     def found_more(self, queue: str) -> None:
-        """Record that the first claim after a rest used all its room, so other workers may find more jobs."""
+        """Record that the first claim after a rest filled all its room, so that other workers may find more jobs."""
         ...
 
     def start(self, job_listener: JobListener) -> None: ...

@@ -24,14 +24,14 @@ from sqla_jobs.runtime.set_aside import SetAside
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _FITS_NOWHERE = 60.0
-"""Seconds until a job that fits no live worker fails an attempt, and between warnings about jobs of one task."""
+"""Seconds until a job that fits no live worker fails an attempt, and between two warnings about a task."""
 _LATER = (30.0, 60.0)
 """Bounds, in seconds, of the random delay for jobs beyond `MOST_PASSED_OVER`."""
 _REMEMBERED = 10_000
 
 
 class Misfits:
-    """Gives back jobs whose arguments do not fit, without using an attempt, to workers whose code they fit.
+    """Gives back jobs whose arguments do not fit, without using an attempt, so that workers with other code run them.
 
     All threads that run jobs use it.
     """
@@ -43,15 +43,12 @@ class Misfits:
         self._set_aside = set_aside
         self._lock = threading.Lock()
         self._met_at: dict[int, float] = {}
-        """When each job that does not fit was first encountered, by job id."""
+        """When each job was first seen, by job id."""
         self._said_at: dict[str, float] = {}
         self._live: list[Code] = []
 
     def meet(self, attempt: Attempt, error: ArgumentsError) -> None:
-        """Raise `NotBegun`, so that the job is given back.
-
-        Return instead if the job was first encountered at least a minute ago and no live worker can run it.
-        """
+        """Raise `NotBegun`, unless the job was first seen at least a minute ago and no live worker can run it."""
         job, now = attempt.job, time.monotonic()
         with self._lock:
             met_at = self._met_at.setdefault(job.job_id, now)
@@ -73,7 +70,7 @@ class Misfits:
         raise NotBegun(why, None if is_passed_over else random.SystemRandom().uniform(*_LATER))
 
     def look(self, engine: Engine) -> None:
-        """Read which tasks the live workers run, if any job does not fit. Call this from one thread only."""
+        """Read the tasks of the live workers, if any job does not fit. Call this from one thread only."""
         if self._met_at:
             with engine.begin() as connection:
                 self._live = read_codes(connection.execute(live_code(self._models)))

@@ -38,9 +38,9 @@ _EMPTY_FOR = 30 * 86400.0
 _MOST_REFUSED = 100
 """The number of refused deletions of one kind after which the rest waits for the next look."""
 _STEPS = 100
-"""The maximum number of batches that one look deletes by a rule about tasks. The next look continues from there."""
+"""The maximum number of batches in one look by a rule about tasks. The next look continues from there."""
 _FROM_THE_BEGINNING = 86400.0
-"""Seconds after which a rule about tasks looks at all jobs again: some may have been locked or referenced."""
+"""Seconds after which a rule about tasks looks at all jobs again: some were locked or referenced."""
 _LIMIT_IDLING = text("SELECT set_config('idle_in_transaction_session_timeout', '10000', true)")
 """Ends a transaction whose pruner has been frozen for ten seconds, since the transaction holds row locks."""
 _NOT_ALLOWED = "42501"
@@ -65,7 +65,7 @@ class Pruner:
         self._retention = {name: kept for name, kept in retention.items() if name in (AUDIT, TICKS)}
         self._rules = rules
         self._looked_at: dict[Rule, Place] = {}
-        """For each rule about tasks, the place after which the next look continues."""
+        """For each rule about tasks, the place where the next look continues."""
         self._forget_at = time.monotonic() + _FROM_THE_BEGINNING
         self._refused: set[tuple[str, int]] = set()
         self._logged: set[tuple[str, int]] = set()

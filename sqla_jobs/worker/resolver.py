@@ -24,18 +24,17 @@ _LOCKED_AGAIN = 0.05
 _REST = 20
 """The pause after a look at all blocked jobs, in multiples of the look's duration.
 
-The shorter of the last two durations counts: a look that had to wait for a connection or for the processor does not
-show how long the next one takes.
+The shorter of the last two durations counts: one of the looks may have had to wait for a connection or for the
+processor.
 """
 _WAITS_LONGEST = 3600.0
 
 
 class JobResolver:
-    """Resolves blocked jobs when jobs that they wait for end in this worker, in a thread of its own.
+    """Resolves, in its own thread, the blocked jobs that wait for jobs that have ended in this worker.
 
-    It also looks at all blocked jobs: after a message that some may no longer have to wait, and from time to time,
-    since a process may have died after it ended a job and before it resolved the jobs that waited for that job. While
-    no job is blocked, it does nothing.
+    It also looks at all blocked jobs: after a message, and from time to time, since a process may die between ending a
+    job and resolving those that waited for it. While no job is blocked, it does nothing.
     """
 
     def __init__(self, engine: Engine, queries: Queries, attempts: Attempts, patience: float) -> None:
@@ -46,7 +45,7 @@ class JobResolver:
         self._attempts = attempts
         self._ended: deque[int] = deque()
         self._held: set[int] = set()
-        """Ended jobs to handle again: a waiting job is locked, or waits for a batch that somebody is adding jobs to."""
+        """Ended jobs to handle again: a job waiting for them is locked, or waits for a batch that is being filled."""
         self._is_wanted = False
         """True while jobs may be blocked."""
         self._is_told = False
@@ -75,7 +74,7 @@ class JobResolver:
         self._thread.start()
 
     def stop(self, timeout: float) -> None:
-        """Stop, after handling the jobs that have ended so far. Wait at most `timeout` seconds for that."""
+        """Stop, after handling the jobs that have ended so far for at most `timeout` seconds."""
         self._stop.set()
         self._wake.set()
         if self._thread is not None:
@@ -92,7 +91,7 @@ class JobResolver:
             self.told()
 
     def expect(self) -> None:
-        """Resolve blocked jobs from now on: there are some."""
+        """Resolve blocked jobs from now on."""
         if not self._is_wanted:
             self.told()
 
@@ -174,7 +173,7 @@ class JobResolver:
     def _resolve(self, ended: Collection[int]) -> None:
         """Resolve the jobs that wait for the ended jobs. Jobs that this cancels count as ended, too.
 
-        After an error, look at all blocked jobs and at all queues, since part of the work may have been committed.
+        After an error, look at all blocked jobs and at all queues: part of the work may be committed.
         """
         try:
             while ended:

@@ -48,7 +48,7 @@ class Callbacks:
 
 
 class Runners:
-    """Runs the jobs of all queues, until their ends are about to be stored."""
+    """Runs the jobs of all queues, and passes their ends on to be stored."""
 
     def __init__(
         self,
@@ -143,7 +143,7 @@ class _Slots:
 
     def start(self, calls: Callbacks) -> None:
         self._calls = calls
-        self._context = contextvars.copy_context()  # includes the context variables that worker contexts have set
+        self._context = contextvars.copy_context()  # includes variables that worker contexts have set
         self._backlog.begin, self._backlog.has_room = self._begin, calls.has_room
 
     def _begin(self, attempt: Attempt) -> None:

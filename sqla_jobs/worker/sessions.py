@@ -1,4 +1,4 @@
-"""The sessions of a worker's tasks: their transactions, and how many of them are open at the same time."""
+"""The sessions of a worker's tasks: their transactions, and the number of sessions open at the same time."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ def queues_of_sessions(declarations: Collection[Declaration]) -> set[str]:
 def sessions_at_once(
     declarations: Collection[Declaration], settings: Settings, app: Engine, coroutines: Coroutines
 ) -> int:
-    """Return the maximum number of connections that the worker's jobs use.
+    """Return the maximum number of connections that jobs use.
 
-    The connection pools limit this number. Coroutine tasks without a session use no connection.
+    Pool sizes limit this number. Coroutine tasks without a session use no connection.
 
-    Jobs of a task are expected in the task's queue, or in a queue that is not the default of any task.
+    Jobs are expected in their task's queue, or in a queue that is not the default of any task.
     """
     others = {*settings.queues} - {one.defaults["queue"] for one in declarations}
 

@@ -20,7 +20,7 @@ class StepConnections:
     """A few connections, which are opened at the worker's first step."""
 
     def __init__(self, app: Engine, *, patience: float) -> None:
-        """Prepare connections like those of `app`. Each waits at most `patience` seconds for a silent server."""
+        """Connect like `app`, but wait at most `patience` seconds for a silent server."""
         self._app = app
         self._patience = patience
         self._lock = threading.Lock()

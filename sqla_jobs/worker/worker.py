@@ -75,9 +75,8 @@ class Worker(Service):
     """Claims jobs from its queues and runs them until it is stopped.
 
     Plain tasks run in threads, and coroutine tasks in an event loop. `run()` blocks until SIGTERM or SIGINT arrives.
-    `start()` and `stop()`, or a `with` block, run the worker inside another program. So does `async with`, which runs
-    coroutine tasks in that program's event loop. `drain()` runs the jobs that are due and then returns. A worker can be
-    used only once.
+    `start()` and `stop()`, or `with`, run the worker inside another program. `async with` also runs coroutine tasks in
+    that program's event loop. `drain()` runs the jobs that are due and returns. A worker can be used only once.
     """
 
     def __init__(
@@ -99,7 +98,7 @@ class Worker(Service):
         self._loop: asyncio.AbstractEventLoop | None = None
         """The application's event loop, if the worker runs inside it."""
         self._context: Context | None = None
-        """A copy of the application's `contextvars` context, if the worker runs inside the application's event loop."""
+        """A copy of the application's `contextvars` context, if the worker runs inside its event loop."""
         self._aside = ThreadPoolExecutor(1, "sqla_jobs-start")
         """Starts and stops the worker in its own thread: the event loop's threads may all be busy with jobs."""
 
@@ -145,9 +144,9 @@ class Worker(Service):
         return (self._claimer.trouble or self._limited.trouble) if self._started else None
 
     def start(self) -> None:
-        """Start the worker's threads, and return.
+        """Start the worker's threads.
 
-        Raises `ConfigurationError` if there is no task, or if the tables do not fit this version of the library.
+        Raises `ConfigurationError` if there is no task or the tables do not fit this version of the library.
         """
         if self._started:
             raise ConfigurationError("this worker was started before: make a new one with jobs.worker(…)")
@@ -183,7 +182,7 @@ class Worker(Service):
         log.info("worker %s serves %s", self._liveness.process_id, self._settings.queues)
 
     def _sign_on(self, app: Engine, declarations: dict[str, Declaration], isolation: str) -> None:
-        """Connect, build the worker's parts, enter the worker contexts, and register the process."""
+        """Connect, build the parts, enter the worker contexts, and register the process."""
         models, settings = self._jobs.models, self._settings
         table = models.tables["jobs"]
         with ExitStack() as made:
@@ -211,7 +210,7 @@ class Worker(Service):
             made.pop_all()
 
     def _build(self, app: Engine, declarations: dict[str, Declaration], isolation: str, queries: Queries) -> None:
-        """Build the worker's parts without starting them."""
+        """Build the parts without starting them."""
         self._shared = shared = Shared(
             self._engine, self._claims, self._jobs.models, queries, self._settings, self._attempts, self._set_aside
         )
@@ -312,8 +311,8 @@ class Worker(Service):
     def stop(self) -> None:
         """Stop claiming, give back jobs that have not started, let running jobs end within `grace`, and store all ends.
 
-        A job that is still running after `grace` seconds is recorded as `lost`, and other workers may run it again. The
-        job's thread can no longer commit anything through its session. The worker contexts are exited last.
+        A job still running after `grace` seconds is recorded as `lost` and left to other workers. The job's thread can
+        no longer commit anything through its session. The worker contexts are exited last.
         """
         if self._stopped or not self._started:
             return
@@ -372,8 +371,7 @@ class Worker(Service):
     def _on_lost(self) -> None:
         """Give back waiting jobs after the leases are lost, and interrupt running jobs behind limits.
 
-        Another worker may start the interrupted jobs again: if they went on here, more jobs would run than a limit
-        allows.
+        Other workers may start those too, which would exceed the limits.
         """
         self._give_back()
         self._attempts.withdraw()
