@@ -31,11 +31,11 @@ FIRST_READ = 10.0
 
 
 class Following(Generic[U_co]):
-    """The updates of a job or a batch, to iterate over with `for` or `async for`. The last update shows how it ended.
+    """The updates of a job or a batch, to iterate over with `for` or `async for`.
 
-    Between two updates a job may have been in several states; an update gives the newest one. The first update comes
-    even with `timeout=0`. Raises `TimeoutError` if the job or the batch does not end in time, and `UnknownJob` if it
-    does not exist in the database, or no longer exists.
+    The last update shows how the job or batch ended. Between two updates a job may have been in several states; an
+    update gives the newest one. The first update comes even with `timeout=0`. Raises `TimeoutError` if the job or the
+    batch does not end in time, and `UnknownJob` if it does not exist in the database, or no longer exists.
     """
 
     def __init__(self, engine: Engine, models: Models[Any], followed: Followed, timeout: float | None) -> None:
@@ -112,7 +112,7 @@ class Following(Generic[U_co]):
 def follow(
     engine: Engine, models: Models[Any], what: JobMixin | int | BatchMixin, timeout: float | None
 ) -> Following[Any]:
-    """Return the updates of a job or a batch. Raises `ArgumentsError` if it has no id."""
+    """Return the updates of a job or a batch. Raises `ArgumentsError` if `what` has no id."""
     if timeout is not None:
         timeout = check_seconds("timeout", timeout)
     noun: Literal["job", "batch"] = "batch" if isinstance(what, BatchMixin) else "job"

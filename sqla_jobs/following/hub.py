@@ -199,7 +199,7 @@ class Hub:
 
     @property
     def _next_count(self) -> float:
-        """When to count the batches that wait to be counted. Infinite if there are none."""
+        """When to count the batches that wait to be counted. Infinite if no batch is waiting."""
         with self._lock:
             return self._count_at if any(one.noun == "batch" for one in self._to_read) else math.inf
 

@@ -1,6 +1,6 @@
 """The status of queues and limits, for people and metrics.
 
-The process that reads it can send it to a process without SQLAlchemy.
+The process that reads the status can send it to a process without SQLAlchemy.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class QueueStatus:
     blocked: Count
     """Jobs that wait for other jobs."""
     running: int
-    """The maximum number of jobs that may have started. `Held` explains why this is only a bound."""
+    """The maximum number of jobs that may have started. See `Held` for why this is only an upper bound."""
     claimed: int
     """Jobs that workers have claimed but not yet started."""
     oldest_wait: float | None
@@ -109,7 +109,10 @@ class Figures:
 
     queues: list[QueueStatus]
     jobs: dict[tuple[str, str], int]
-    """The number of jobs by state and task, up to a bound. Only the next queued and scheduled jobs are counted."""
+    """The number of jobs by state and task, up to a bound.
+
+    Of the queued and scheduled jobs, only those that come next are counted.
+    """
     limits: list[LimitStatus]
     """The limits, except those that apply to only one key."""
     alive: dict[str, int]

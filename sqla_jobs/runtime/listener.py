@@ -53,11 +53,12 @@ class Listener:
     server, and may take a long time. `heard(queue)` must return immediately: it is called in the thread that commits
     jobs, or in the middle of a statement.
 
-    Every `patience` seconds, the listener checks that the server answers: a broken connection is as silent as an
-    idle one.
+    Every `patience` seconds, the listener checks that the server answers: a broken connection is as silent as an idle
+    one.
 
     The listener does not listen through a pooler such as PgBouncer, which would leave the LISTEN on a connection that
-    it hands to other clients. In that case, and while the connection is lost, polling finds other processes' new jobs.
+    it hands to other clients. Behind a pooler, and while the connection is lost, polling finds other processes' new
+    jobs.
     """
 
     connections = 1

@@ -49,8 +49,7 @@ class Promoter:
         self.is_news: bool = False
         """True if jobs may have become ready at the last promotion.
 
-        That is so if it promoted some, or if a time that the server had announced, such as the end of a pause, has
-        come.
+        Either it promoted some, or a time that the server had announced has come, such as the end of a pause.
         """
         self._planning = threading.Lock()
         self._due_at = math.inf

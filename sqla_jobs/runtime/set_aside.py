@@ -1,4 +1,4 @@
-"""Rows that the server refuses to change. They are set aside, so that they do not block other rows."""
+"""Rows that the server refuses to change. Such rows are set aside, so that they do not block other rows."""
 
 from __future__ import annotations
 

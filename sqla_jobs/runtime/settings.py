@@ -18,7 +18,8 @@ _MOST = 5000
 class LeaseSettings:
     """The times for heartbeats and leases.
 
-    A process sends a heartbeat every `heartbeat` seconds. After `lease` seconds without one, it is considered dead.
+    A process sends a heartbeat every `heartbeat` seconds. A process without a heartbeat for `lease` seconds is
+    considered dead.
 
     Raises `ConfigurationError` if a time is invalid.
     """
@@ -69,7 +70,7 @@ class Settings(LeaseSettings):
     retention: dict[str, float] | None
     """Seconds after which rows are deleted: jobs by final state, "audit" and "ticks".
 
-    Rows without an entry are kept forever. `None` if another process of the same worker prunes.
+    Rows that have no entry here are kept forever. `None` if another process of the same worker prunes.
     """
 
     def jobs_of(self, queues: Iterable[str]) -> int:

@@ -16,7 +16,7 @@ _STAMP = 3.0
 _MEASURE = 60.0
 """Seconds between two comparisons of the host's and the server's clocks.
 
-The first one is made when the process registers.
+The first comparison is made when the process registers.
 """
 
 

@@ -99,7 +99,7 @@ class ChildProcess:
                 self.pipe.send(message)
 
     def ask_to_stop(self, within: float) -> None:
-        """Ask the child to end. It is killed if it is still running after `within` seconds."""
+        """Ask the child to end. The child is killed if it is still running after `within` seconds."""
         self.kill_at = time.monotonic() + within
         if self.ready_at is None:
             self.process.terminate()
@@ -165,7 +165,7 @@ class ChildProcess:
         return min(entry.deadline or math.inf, self._condemned.get(entry.run_id, math.inf))
 
     def abandoned(self) -> AbandonedWork | None:
-        """Return the work that the process left behind when it died. Return None if it never registered."""
+        """Return the work that the process left behind when it died. Return None if the process never registered."""
         if self.process_id is None:
             return None
         return AbandonedWork(self.process_id, [self._end(entry, self.process_id) for entry in self.started.entries()])

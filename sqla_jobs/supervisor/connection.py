@@ -117,7 +117,7 @@ class ParentConnection:
         self._close_idle.append(close_idle)
 
     def set_listener(self, listener: JobListener | None) -> None:
-        """Pass notifications about new jobs to `listener` from now on. If `listener` is None, drop them."""
+        """Pass notifications about new jobs to `listener` from now on, or drop them if `listener` is None."""
         self._job_listener = listener
 
     def meet(self, shared: Shared, sessions: int) -> None:
@@ -187,7 +187,7 @@ class ParentConnection:
     def _send_address_anew(self) -> None:
         """Send the address again, from a new connection.
 
-        The parent's heartbeats have stopped: its password may have expired.
+        The parent's heartbeats have stopped: the parent's password may have expired.
         """
         assert self._shared is not None, "meet() comes first"
         pool = self._shared.engine.pool.recreate()

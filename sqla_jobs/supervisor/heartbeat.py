@@ -41,12 +41,12 @@ _STORED = (None, "cancelled", "replaced")
 
 @dataclass(slots=True)
 class AbandonedWork:
-    """The work of a dead process: the ends of the runs that it had begun. Its other jobs are given back."""
+    """The work of a dead process: the ends of the runs that it had begun. The process's other jobs are given back."""
 
     process_id: uuid.UUID
     begun: list[RunEnd]
     refused: set[int] = field(init=False, default_factory=set[int])
-    """The ids of runs whose ends the server refuses. Their jobs are rescued later."""
+    """The ids of runs whose ends the server refuses. The jobs of these runs are rescued later."""
 
 
 class ParentHeartbeat:
@@ -82,13 +82,13 @@ class ParentHeartbeat:
     def relieve(self, process_id: uuid.UUID, revoke: Callable[[], list[int]]) -> None:
         """Arrange to give back the jobs that a hung process has not begun.
 
-        `revoke` forbids the process to begin them, and returns the run ids of jobs that have begun.
+        `revoke` forbids the process to begin those jobs, and returns the run ids of jobs that have begun.
         """
         self._hung.append((process_id, revoke))
         self._wake.set()
 
     def close(self, timeout: float) -> bool:
-        """Spend at most `timeout` seconds settling the remaining work. Return whether all of it is settled."""
+        """Spend at most `timeout` seconds settling the remaining work. Return whether all work is settled."""
         if self._thread is None:
             return True
         deadline = time.monotonic() + timeout
@@ -214,7 +214,7 @@ def _settle(
 
 
 def _sign_off(database: Database, calls: ParentCalls, abandoned: AbandonedWork) -> bool:
-    """Delete the process's row if the process holds no jobs. Return False if it holds some or a claim is in progress.
+    """Delete the process's row, unless the process holds jobs or a claim is in progress. Return whether it is deleted.
 
     The check and the deletion happen in one transaction: while the row is locked, no claim can give the process a job.
     """

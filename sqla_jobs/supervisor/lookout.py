@@ -109,7 +109,7 @@ class ParentLookout:
                 child.hint(Heard(queue))
 
     def _idle(self) -> list[ChildProcess]:
-        """Return the children with a free slot. Each call starts the list at the next child."""
+        """Return the children with a free slot. Successive calls begin the list with successive children."""
         idle = [child for child in self._children() if child.started.has_free_slot]
         self._turn += 1
         first = self._turn % len(idle) if idle else 0

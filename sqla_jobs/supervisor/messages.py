@@ -28,7 +28,7 @@ def keeps_up(pipe: Connection) -> bool:
 def session_of(connection: psycopg.Connection[Any]) -> dict[str, str]:
     """Return the session settings that determine how tables are found.
 
-    An application may set them on each new connection.
+    An application may set these on each new connection.
     """
     settings = dict(connection.execute(_SESSION).fetchall())
     connection.rollback()
@@ -97,7 +97,7 @@ class Expecting:
 class PassOn:
     """To the parent: this queue may have more jobs than this child has room for.
 
-    After `hops` such messages, all processes are notified.
+    After `hops` messages of this kind, all processes are notified.
     """
 
     queue: str
@@ -106,7 +106,7 @@ class PassOn:
 
 @dataclass(frozen=True, slots=True)
 class Leaving:
-    """To the parent: this child is now deleting its row. Send no more heartbeats for it."""
+    """To the parent: this child is now deleting its row. Send no more heartbeats for this child."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +159,7 @@ ToParent = (
 class Heard:
     """To the child: there are new jobs in this queue.
 
-    If the child may have no free slot for them, it replies with `PassOn` and the same `hops`. If `hops` is 0, all
+    If the child may have no free slot for the jobs, it replies with `PassOn` and the same `hops`. If `hops` is 0, all
     processes have been notified.
     """
 

@@ -24,7 +24,7 @@ _CACHED = 10.0
 _PATIENCE = 5.0
 """Seconds that a scrape waits for the figures."""
 _STUCK = 10.0
-"""Seconds without an iteration after which the main loop counts as stuck. It normally iterates ten times a second."""
+"""Seconds without an iteration after which the main loop counts as stuck. It should iterate every 0.1 s."""
 
 
 class Report:
@@ -81,7 +81,7 @@ class Report:
     def can_ask(self) -> bool:
         """Return whether any child can be asked for the figures.
 
-        No child can while the worker starts or stops, or while all are hung.
+        No child can be asked while the worker starts or stops, or while all children are hung.
         """
         return bool(self._children.claiming())
 
@@ -90,7 +90,7 @@ class Report:
         return len(self._children.hung())
 
     def _ask(self) -> Figures | None:
-        """Ask one child for the figures. If the child cannot read them, it logs why."""
+        """Ask one child for the figures. If the child cannot read the figures, it logs why."""
         self._answer = Future()
         for child in self._children.claiming()[:1]:
             child.hint(ReadFigures())

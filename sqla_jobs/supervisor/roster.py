@@ -85,14 +85,17 @@ class Roster:
         return None
 
     def vacated(self, child: ChildProcess) -> Slot | None:
-        """Return the slot of a child that ended. Return None if another child has taken it."""
+        """Return the slot of a child that ended. Return None if another child has taken the slot."""
         if child in self._leaving:
             self._leaving.remove(child)
             return None
         return next(slot for slot in self.slots if child in slot.children)
 
     def finished(self, child: ChildProcess) -> None:
-        """Record that the child has drained its queues. Its slot stays empty, unless the child was asked to stop."""
+        """Record that the child has drained its queues.
+
+        The child's slot stays empty, unless the child was asked to stop.
+        """
         for slot in self.slots:
             slot.is_done = slot.is_done or (slot.child is child and not child.is_leaving)
 

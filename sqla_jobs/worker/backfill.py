@@ -169,12 +169,12 @@ class Backfill:
         return {name for name in self._declarations if not uncounted.isdisjoint(self._rows(name))}
 
     def _rows(self, task: str) -> set[str]:
-        """Return the rows of the limits that apply to a task."""
+        """Return the names of the limits that apply to a task."""
         declaration = self._declarations[task]
         return {gate.row for gate in declaration.gates} | {*self._added_by_operators(declaration)}
 
     def missing(self, begin: Begin, claimed: Sequence[Claimed]) -> set[int]:
-        """Give claimed jobs the gates that they lack. Return the run ids of the jobs that lacked any.
+        """Give claimed jobs the gates that they lack. Return the run ids of the jobs that lacked gates.
 
         A job whose key function returns a different key for the same arguments each time is set aside. Otherwise such a
         job would be claimed and given back forever.

@@ -40,7 +40,7 @@ class Backlog:
         """The time until which no jobs are claimed from the queue, unless `wake` is called."""
         self._woken_at = 0.0
         self._first: deque[Attempt] = deque()
-        """Jobs that hold a place behind a gate. They run before all others."""
+        """Jobs that hold a place behind a gate. These jobs run before all others."""
         self._ahead: deque[Attempt] = deque()
         """Jobs that were claimed before a slot was free for them."""
         self._left: deque[Attempt] = deque()
@@ -183,7 +183,7 @@ class Backlog:
     def stalled(self, now: float) -> list[Attempt]:
         """Remove and return jobs claimed ahead that have stalled behind long-running ones.
 
-        Other workers can run them.
+        Other workers can run these jobs.
         """
         if now < self.stalls_at:
             return []

@@ -84,7 +84,10 @@ class Claimer:
         return self._is_heard("")
 
     def heard(self, queue: str) -> bool:
-        """Record that `queue` has new jobs; "" means any queue. Return immediately whether slots are free for them."""
+        """Record that `queue` has new jobs; "" means any queue.
+
+        Return immediately whether slots are free for those jobs.
+        """
         if queue == FOLLOWERS:
             self._followers.announced()
             return True
@@ -142,7 +145,7 @@ class Claimer:
         self._wake.set()  # the claim loop must look again after an error, and otherwise compute its next wait
 
     def _expect_in(self, queue: str) -> bool:
-        """Wake the backlogs of `queue`. Return whether one of them has a free slot."""
+        """Wake the backlogs of `queue`. Return whether any of these backlogs has a free slot."""
         backlogs = self._backlogs_of(queue)
         for backlog in backlogs:
             backlog.wake()

@@ -24,7 +24,7 @@ class Contexts:
     """The worker contexts of one process, and the resources that they yield."""
 
     def __init__(self, contexts: Iterable[WorkerContext], around: Context) -> None:
-        """Prepare to enter `contexts`. Each is entered and left inside `around(None)`."""
+        """Prepare to enter `contexts`. Each context is entered and left inside `around(None)`."""
         self._contexts = list(contexts)
         self._around = around
         self._entered: list[tuple[str, AbstractContextManager[Any] | _Hosted]] = []
@@ -45,7 +45,7 @@ class Contexts:
             self.leave(awaited)
 
     def enter(self, awaited: Await) -> None:
-        """Enter the contexts in order. If one fails, leave those already entered, and raise `ConfigurationError`."""
+        """Enter the contexts in order. If one fails, leave the earlier contexts, and raise `ConfigurationError`."""
         for one in self._contexts:
             try:
                 with self._around(None):
@@ -73,7 +73,7 @@ class Contexts:
         return value
 
     def leave(self, awaited: Await) -> None:
-        """Leave the contexts in reverse order. If one raises an error, log it and leave the rest nevertheless."""
+        """Leave the contexts in reverse order. If one raises an error, log it and leave the other contexts."""
         while self._entered:
             name, one = self._entered.pop()
             try:

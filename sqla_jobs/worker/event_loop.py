@@ -82,8 +82,8 @@ class EventLoop:
     def begin(self, callback: Callable[..., object], *args: object, context: Context) -> None:
         """Call `callback` in the loop's thread, but not while all of the loop's tasks are being cancelled.
 
-        `asyncio.run` cancels them before it ends a loop, and a job begun then would be lost. Raises `RuntimeError` if
-        the application has closed the loop.
+        `asyncio.run` cancels all tasks before it ends a loop, and a job begun then would be lost. Raises `RuntimeError`
+        if the application has closed the loop.
         """
         self.loop.call_soon_threadsafe(self._call_unless_ending, callback, args, context, context=context)
 

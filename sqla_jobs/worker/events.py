@@ -33,7 +33,7 @@ _AT_LEAST_ONCE = ("failed", "lost")
 _LATE = (*_AT_LEAST_ONCE, "retried", "cancelled")
 """The outcomes whose events can be delivered later, from the rows of runs.
 
-The last two are outcomes of attempts whose process was killed to end them.
+The last two outcomes are those of attempts whose process was killed to end them.
 """
 
 

@@ -62,8 +62,8 @@ class Finisher:
     def start(self, settled: Callable[[list[RunEnd], list[RunEnd]], None]) -> None:
         """Start the threads. From then on, `settled(ends, stored)` is called after each batch.
 
-        `ends` are those that were stored or whose leases were lost, with their outcomes in the database. `stored` are
-        the ends whose runs record the attempt's own outcome.
+        `ends` are the ends that were stored or whose leases were lost, with their outcomes in the database. `stored`
+        are the ends whose runs record the attempt's own outcome.
         """
         self._settled = settled
         self._thread.start()
@@ -85,7 +85,7 @@ class Finisher:
         return self._queue.qsize()
 
     def close(self, timeout: float) -> bool:
-        """Spend at most `timeout` seconds storing the remaining ends. Return whether all were stored."""
+        """Spend at most `timeout` seconds storing the remaining ends. Return whether all ends were stored."""
         deadline = time.monotonic() + timeout
         self._may_help = False
         self._crowd.set()
@@ -166,7 +166,7 @@ class Finisher:
         self._settled(batch, stored)
 
     def _put_aside(self, end: RunEnd, fate: str | None) -> bool:
-        """Keep an end for another try if its fate is "locked" or "refused". Return whether it is kept."""
+        """Keep an end for another try if its fate is "locked" or "refused". Return whether the end is kept."""
         if fate in ("lost", "rescued") and end.outcome.kind not in ("released", "lost"):
             what = "job %s was given to another process before its end could be stored"
             log.warning(what, end.lease.job_id, extra=run_fields(end.lease, RunOutcome.lost))

@@ -29,7 +29,7 @@ class SweepTimer:
     def swept(self, began: float, ended: float, *, workers: int = 1) -> None:
         """Record a sweep from `began` to `ended`.
 
-        The pause before the next one grows with the number of `workers`, up to half a minute.
+        The pause before the next sweep grows with the number of `workers`, up to half a minute.
         """
         rest = 20 * min(ended - began, self._took)
         self._took = ended - began
@@ -37,7 +37,7 @@ class SweepTimer:
 
 
 class ScanFloors:
-    """Floors for each queue and priority. Claims start above them, to skip dead index entries of claimed jobs.
+    """Floors for each queue and priority. Claims start above the floors, to skip dead index entries of claimed jobs.
 
     A floor trails the highest claimed position by at least a second. A job whose transaction committed late may lie
     below the floor. So claims sweep without floors from time to time, as `SweepTimer` decides.
@@ -95,9 +95,9 @@ Place = TypeVar("Place", int, tuple[int, int])
 
 
 class GateFloors:
-    """The floors of one queue's groups. Claims start at them.
+    """The floors of one queue's groups. Claims start at the floors.
 
-    They help while an old snapshot is held: the index then keeps an entry for each job that has run.
+    Floors help while an old snapshot is held: the index then keeps an entry for each job that has run.
 
     A group's floor is the index position of a claimed job. The floor applies once all transactions that may have
     inserted a job below it have ended, and a later look has found no such job. A job that is given a gate or a more

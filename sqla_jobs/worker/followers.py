@@ -26,9 +26,9 @@ class Followers:
         self._until = 0.0
 
     def announced(self) -> None:
-        """Record that processes follow jobs. Reply if that is news.
+        """Record that processes follow jobs. Reply to the first announcement.
 
-        The reply makes them read all their jobs, so that they also see earlier ends.
+        The reply makes those processes read all their jobs, and thus see earlier ends as well.
         """
         is_news = time.monotonic() > self._until
         self._until = time.monotonic() + FOLLOWED_FOR

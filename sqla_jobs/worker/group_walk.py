@@ -1,4 +1,4 @@
-"""Claims of jobs behind gates in one queue. Each claim starts at the group where the last one ended."""
+"""Claims of jobs behind gates in one queue. Each claim starts at the group where the last claim ended."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ class GroupWalk:
     def _in_turn(self, claims: list[_Claim]) -> list[_Claim]:
         """Return the kinds of claims to try, in order.
 
-        Jobs without gates are claimed here only if the queue is limited. The order then alternates.
+        Jobs without gates are claimed here only if the queue is limited. In that case, the order alternates.
         """
         if self._queue not in self._backfill.queues:
             return claims[:1]

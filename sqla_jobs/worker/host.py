@@ -88,7 +88,7 @@ class Alone:
         self._counters = counters
         self.stop: StopRequest = StopRequest()
         self._process_ids = set[uuid.UUID]()
-        """The id of the worker's row. Empty after the worker was considered dead."""
+        """The id of the worker's row. The set is empty after the worker was considered dead."""
         self._beat_at = time.monotonic()
 
     @property

@@ -87,7 +87,7 @@ class LimitedClaimer:
     def is_meant(self, what: str) -> bool:
         """Return whether a message may concern limited jobs.
 
-        Jobs that only operators limit are announced like unlimited ones.
+        Jobs that only operators limit are announced like unlimited jobs.
         """
         may_be_limited = self._backfill.by_operators or self._backfill.is_behind(self._news)
         return not what or what.endswith(LIMITS) or may_be_limited

@@ -88,7 +88,7 @@ class Liveness:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop, and delete the process's row. Other workers can then take its remaining jobs immediately."""
+        """Stop, and delete the process's row. Other workers can then take the process's remaining jobs immediately."""
         self._stop.set()
         self._wake.set()
         self._thread.join(_SIGN_OFF)

@@ -16,7 +16,7 @@ class JobListener(Protocol):
     """A receiver of notifications about new jobs in a queue; "" means any queue."""
 
     def heard(self, queue: str) -> bool:
-        """Record that `queue` has new jobs. Return immediately whether slots are free for them."""
+        """Record that `queue` has new jobs. Return immediately whether slots are free for those jobs."""
         ...
 
     @property
@@ -65,7 +65,7 @@ class Lookout(Protocol):
         ...
 
     def expect_new(self, *, is_busy: bool) -> None:
-        """Expect new jobs, one of which may have a delay. `is_busy` means that no slot is free for them."""
+        """Expect new jobs, one of which may have a delay. `is_busy` means that no slot is free for new jobs."""
         ...
 
     def poll_in(self) -> float:

@@ -33,7 +33,7 @@ _REMEMBERED = 10_000
 class Misfits:
     """Gives back jobs whose arguments do not fit, without using an attempt, so that workers with other code run them.
 
-    All threads that run jobs use it.
+    All threads that run jobs share one object.
     """
 
     def __init__(self, models: Models[Any], takes: Mapping[str, Takes], set_aside: SetAside) -> None:

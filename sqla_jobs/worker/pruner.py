@@ -38,7 +38,7 @@ _EMPTY_FOR = 30 * 86400.0
 _MOST_REFUSED = 100
 """The number of refused deletions of one kind after which the rest waits for the next look."""
 _STEPS = 100
-"""The maximum number of batches in one look by a rule about tasks. The next look continues from there."""
+"""The maximum number of batches in one look by a rule about tasks. The next look continues after them."""
 _FROM_THE_BEGINNING = 86400.0
 """Seconds after which a rule about tasks looks at all jobs again: some were locked or referenced."""
 _LIMIT_IDLING = text("SELECT set_config('idle_in_transaction_session_timeout', '10000', true)")
@@ -120,7 +120,7 @@ class Pruner:
             self._where_allowed(every.name, partial(self._prune_all, every))
 
     def _where_allowed(self, name: str, step: Callable[[], None]) -> None:
-        """Do one step. If the database role may not delete such rows, log that once: other rows are still pruned."""
+        """Call `step`. If the database role may not delete the rows, log that once: other rows are still pruned."""
         try:
             step()
         except DBAPIError as error:
@@ -140,7 +140,7 @@ class Pruner:
                 self._looked_at[rule] = cursor
 
     def _look_for_orphans(self, orphans: OrphanedRuns) -> None:
-        """Look at the next runs in a cycle. Continue as long as some of them have no job.
+        """Look at the next runs in a cycle. Continue as long as some of these runs have no job.
 
         The first look begins at a random run: otherwise a worker that is replaced often would never reach the last
         runs.

@@ -34,7 +34,7 @@ class JobResolver:
     """Resolves, in its own thread, the blocked jobs that wait for jobs that have ended in this worker.
 
     It also looks at all blocked jobs: after a message, and from time to time, since a process may die between ending a
-    job and resolving those that waited for it. While no job is blocked, it does nothing.
+    job and resolving the jobs that waited for it. While no job is blocked, it does nothing.
     """
 
     def __init__(self, engine: Engine, queries: Queries, attempts: Attempts, patience: float) -> None:

@@ -82,7 +82,7 @@ class Runners:
 
     @property
     def stranded(self) -> list[Attempt]:
-        """Attempts given to an event loop that the application has closed. They never end."""
+        """Attempts given to an event loop that the application has closed. These attempts never end."""
         return [attempt for slots in self._slots for attempt in slots.stranded]
 
     def show_stacks(self) -> None:

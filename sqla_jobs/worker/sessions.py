@@ -18,7 +18,7 @@ from sqla_jobs.worker.coroutines import Coroutines
 
 
 class TaskTransactions:
-    """Selects the `Transactions` of a task. Tasks with the same kind of session share one object."""
+    """Selects the `Transactions` of a task. Tasks with the same kind of session share one `Transactions` object."""
 
     def __init__(
         self, binding: Binding, coroutines: Coroutines, queries: Queries, settings: Settings, isolation: str
@@ -67,7 +67,7 @@ def sessions_at_once(
 ) -> int:
     """Return the maximum number of connections that jobs use.
 
-    Pool sizes limit this number. Coroutine tasks without a session use no connection.
+    Pool sizes limit the number of connections. Coroutine tasks without a session use no connection.
 
     Jobs are expected in their task's queue, or in a queue that is not the default of any task.
     """

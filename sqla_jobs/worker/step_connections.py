@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine
 from sqla_jobs.database.engines import close_engine, own_engine
 
 _MOST = 4
-"""The maximum number of connections. A step uses one for a few milliseconds, unless it waits for the job's row."""
+"""The maximum number of connections. A step uses one of them for milliseconds, unless it waits for the job's row."""
 
 
 class StepConnections:
@@ -45,7 +45,7 @@ class StepConnections:
             return self._engine
 
     def close(self) -> None:
-        """Close the connections. One that is still in use closes when it is returned."""
+        """Close the connections. A connection that is still in use closes when it is returned."""
         with self._lock:
             if self._engine is not None:
                 close_engine(self._engine)

@@ -14,7 +14,7 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 
 class Threads:
-    """Threads that are started on demand, up to `most` of them. Each runs one job after another."""
+    """Threads that are started on demand, up to `most` of them. Each thread runs one job after another."""
 
     def __init__(self, name: str, most: int, work: Callable[[Attempt], None]) -> None:
         """Prepare threads. `work` runs a job, and then further jobs while there are any for its thread."""

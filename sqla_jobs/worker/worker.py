@@ -371,7 +371,7 @@ class Worker(Service):
     def _on_lost(self) -> None:
         """Give back waiting jobs after the leases are lost, and interrupt running jobs behind limits.
 
-        Other workers may start those too, which would exceed the limits.
+        Other workers may start those jobs: if they also ran here, the limits would be exceeded.
         """
         self._give_back()
         self._attempts.withdraw()
