@@ -57,7 +57,7 @@ EMPTY: Histogram = [0] * (len(BUCKETS) + 2)
 
 
 class Counters:
-    """Counts events from several threads, once `is_wanted` is set. Before that, calls cost next to nothing."""
+    """Counts events from several threads while `is_wanted` is set. Otherwise, calls cost next to nothing."""
 
     def __init__(self) -> None:
         self.is_wanted = False

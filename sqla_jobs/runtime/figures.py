@@ -29,7 +29,7 @@ class QueueStatus:
     blocked: Count
     """Jobs that wait for other jobs."""
     running: int
-    """The maximum number of jobs that may have started. See `Held` for why this is only an upper bound."""
+    """An upper bound on the number of jobs that have started. See `Held` for why this is only an upper bound."""
     claimed: int
     """Jobs that workers have claimed but not yet started."""
     oldest_wait: float | None

@@ -20,7 +20,7 @@ from sqla_jobs.runtime.retrying import RetryLoop
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 Connect = Callable[[], AbstractContextManager[psycopg.Connection[Any]]]
-"""Returns a connection that is not shared or reused afterwards."""
+"""Returns a connection that nothing else uses, now or later."""
 
 _LOOK = 2.0
 """The longest wait for notifications, in seconds, before the listener checks whether to test the connection."""

@@ -21,7 +21,7 @@ SOON = 0.005
 BUSY = 0.1
 """Seconds from a notification about new jobs to a promotion if no slot is free."""
 _REPORT = 60.0
-"""Seconds between two searches for queued jobs of unknown tasks."""
+"""Seconds between two searches for queued jobs of tasks unknown to this worker."""
 
 
 def poll_in(settings: Settings) -> float:
@@ -62,7 +62,7 @@ class Promoter:
         self._reported: set[str] = set()
 
     def expect(self, delay: float) -> bool:
-        """Expect a job to become due in `delay` seconds. Return whether that is before the next planned promotion."""
+        """Expect a job to become due in `delay` seconds. Return whether the next promotion is now earlier."""
         at = time.monotonic() + delay
         with self._planning:
             is_sooner = at < self.at

@@ -1,4 +1,4 @@
-"""The common base class of workers and clocks: starting, running and stopping."""
+"""The common base class of workers and clocks, which starts, runs and stops them."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class Vitals:
         self._stamped_at = self._measured_at = time.monotonic()
 
     def show(self, process_id: uuid.UUID, ended_at: float | None = None) -> None:
-        """Update the row if that is due. `ended_at` is the time when the last job ended, by `time.monotonic()`."""
+        """Update the row if an update is due. `ended_at` is the time when the last job ended, by `time.monotonic()`."""
         now = time.monotonic()
         is_to_measure = now > self._measured_at + _MEASURE
         is_new = ended_at is not None and ended_at > self._stamped_at and now > self._stamped_at + _STAMP

@@ -87,7 +87,7 @@ def _pass_on_to_the_parent(number: int, frame: FrameType | None) -> None:
 
 
 def _leave_threads_behind() -> None:
-    """End the process if jobs have left threads running that would keep it alive forever."""
+    """End the process if threads that jobs left running would keep it alive forever."""
     ours = (threading.main_thread(), threading.current_thread())
     left = [thread.name for thread in threading.enumerate() if not thread.daemon and thread not in ours]
     if left:

@@ -61,7 +61,7 @@ class ParentHeartbeat:
         self._hung: list[tuple[uuid.UUID, Callable[[], list[int]]]] = []
         self._given_back: list[RunEnd] = []
         self._stalled: set[uuid.UUID] = set()
-        """Processes whose rows show that they make no progress."""
+        """Processes whose rows mark them as making no progress."""
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -214,7 +214,7 @@ def _settle(
 
 
 def _sign_off(database: Database, calls: ParentCalls, abandoned: AbandonedWork) -> bool:
-    """Delete the process's row, unless the process holds jobs or a claim is in progress. Return whether it is deleted.
+    """Delete the process's row unless the process holds jobs or is claiming. Return whether the row is deleted.
 
     The check and the deletion happen in one transaction: while the row is locked, no claim can give the process a job.
     """

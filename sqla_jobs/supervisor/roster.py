@@ -1,4 +1,4 @@
-"""The children of a parent and the slots that they hold. Only the main thread changes them."""
+"""The children of a parent and the slots that they hold. Only the main thread changes either."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Roster:
         return bool(self._leaving) or any(slot.successor for slot in self.slots)
 
     def take_over(self, child: ChildProcess) -> ChildProcess | None:
-        """Give a slot to its successor, which is ready. Return the child that it replaces, if any."""
+        """Give a slot to its successor, which is ready. Return the replaced child, if any."""
         for slot in self.slots:
             if slot.successor is child and (old := slot.succeed()) is not None:
                 self._leaving.append(old)

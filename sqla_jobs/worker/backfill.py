@@ -189,7 +189,7 @@ class Backfill:
         return {job.run_id for job in lacking}
 
     def _is_unsteady(self, job: Claimed) -> bool:
-        """Return whether the job has the gates that this process gave it, but the code now returns different ones."""
+        """Return whether the job has the gates that this process gave it, but the code now returns different gates."""
         made = self._made.get(job.job_id)
         return made is not None and {*made} <= {*job.gates} and made != self._of_code(job.task, job.args)
 

@@ -118,7 +118,7 @@ class Finisher:
                 self._call_helper()
 
     def _store(self, batch: list[RunEnd]) -> None:
-        """Write a batch, however long the server is unavailable. Keep the batch if the worker gives up."""
+        """Write a batch, and wait as long as the server is unavailable. Keep the batch if the worker gives up."""
         try:
             self._retry.call(partial(self._write_all, batch))
         except Exception as error:  # noqa: BLE001 - logged, and kept for `close` to see

@@ -75,7 +75,7 @@ class GroupWalk:
         self._round = Round()
         self._is_polled = False
         self._small_at = 0.0
-        """When a claim of only a few jobs becomes worth taking the limits lock, by `time.monotonic()`."""
+        """When taking the limits lock for only a few jobs becomes worthwhile, by `time.monotonic()`."""
         self._batch_at = math.inf
         """When to stop waiting for more free slots and claim even a few jobs."""
         self._rate_at = math.inf

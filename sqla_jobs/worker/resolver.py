@@ -108,7 +108,7 @@ class JobResolver:
         """
         with self._working:
             self._look()
-            while self._is_told and not self._held and not self._stop.is_set():  # one look finds only some of them
+            while self._is_told and not self._held and not self._stop.is_set():  # one look finds only some of the jobs
                 self._look()
             has_queued, self._has_queued = self._has_queued, False
         if self._held:
@@ -195,7 +195,7 @@ class JobResolver:
         self._tell(settled)
         left = set(candidates) if len(ended) >= MOST or not watchers.is_all else set[int]()
         watched = {one.watches for one in settled if one.state in ("blocked", "joining")}
-        if all(one.state == "joining" for one in settled):  # all wait for batches to which jobs are being added
+        if all(one.state == "joining" for one in settled):  # they all wait for batches to which jobs are being added
             self._held |= left | watched
             return set()
         return left | watched | {one.job_id for one in settled if one.state == "cancelled"}
