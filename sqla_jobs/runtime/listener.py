@@ -56,9 +56,8 @@ class Listener:
     Every `patience` seconds, the listener checks that the server answers: a broken connection is as silent as an idle
     one.
 
-    The listener does not listen through a pooler such as PgBouncer, which would leave the LISTEN on a connection that
-    it hands to other clients. Behind a pooler, and while the connection is lost, polling finds other processes' new
-    jobs.
+    The listener does not listen through a pooler such as PgBouncer, which would hand its connection to other clients.
+    Behind a pooler, and while the connection is lost, polling finds other processes' new jobs.
     """
 
     connections = 1

@@ -206,7 +206,7 @@ class Backfill:
         return sum(in_parts(gated, give, lambda one, error: self._set_aside.refused("its limit", one.job_id, error)))
 
     def _joined(self, one: LacksGates) -> list[str]:
-        """Return the gates that this code declares, then the job's other gates, which another version may declare."""
+        """Return the gates that this code declares, then the job's other gates, which other code may declare."""
         if len(self._made) >= _MOST_MADE:
             self._made.clear()
         declaration = self._declarations[one.task]

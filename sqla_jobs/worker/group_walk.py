@@ -53,9 +53,9 @@ class GroupWalk:
     def __init__(self, claiming: Claiming, backfill: Backfill, tasks: Sequence[str], backlog: Backlog) -> None:
         self.backlog = backlog
         self.is_first_fill: bool = True
-        """True if the next claim that fills all its room is the first such claim since a rest.
+        """True if no claim since the last rest has filled all its room.
 
-        Other workers may then find more jobs.
+        Once a claim does so, other workers may find more jobs, too.
         """
         self.free: Mapping[Gates, int | None] = {}
         """For each group from which the last claim took jobs, the number of jobs that could start before the claim.

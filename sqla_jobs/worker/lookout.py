@@ -69,7 +69,7 @@ class Lookout(Protocol):
         ...
 
     def poll_in(self) -> float:
-        """Return after how many seconds to look again in a queue that had no more jobs."""
+        """Return how many seconds to wait before looking again in a queue that had no more jobs."""
         ...
 
     def found_more(self, queue: str) -> None:
