@@ -38,7 +38,7 @@ _EMPTY_FOR = 30 * 86400.0
 _MOST_REFUSED = 100
 """The number of refused deletions of one kind after which the rest waits for the next look."""
 _STEPS = 100
-"""The maximum number of batches in one look by a rule about tasks. The next look continues after these."""
+"""The maximum number of batches that one look deletes by a rule about tasks, before the next look continues."""
 _FROM_THE_BEGINNING = 86400.0
 """Seconds after which a rule about tasks looks at all jobs again: some were locked or referenced."""
 _LIMIT_IDLING = text("SELECT set_config('idle_in_transaction_session_timeout', '10000', true)")
