@@ -1,4 +1,4 @@
-"""`jobs.follow` and `jobs.wait`."""
+"""The implementation of `jobs.follow` and `jobs.wait`."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ J = TypeVar("J", bound=JobMixin)
 U_co = TypeVar("U_co", bound=Update, covariant=True)
 
 FIRST_READ = 10.0
-"""How many seconds the first read may take, whatever the timeout: the server may have to accept a connection."""
+"""How many seconds the first read may take, even if the timeout is shorter: the process may first have to connect."""
 
 
 class Following(Generic[U_co]):
-    """The updates of a job or a batch, for `for` and for `async for`. The last update says how it ended.
+    """The updates of a job or a batch, to iterate over with `for` or `async for`.
 
-    Between two updates a job may have been in several states; an update gives the newest one. The first update comes
-    whatever the timeout. Raises `TimeoutError` if the end does not come in time, and `UnknownJob` if the job or the
-    batch does not exist in the database, or no longer exists.
+    The last update shows how the job or batch ended. Between two updates a job may have been in several states; an
+    update gives the newest one. The first update comes even with `timeout=0`. Raises `TimeoutError` if the job or the
+    batch does not end in time, and `UnknownJob` if it does not exist in the database, or no longer exists.
     """
 
     def __init__(self, engine: Engine, models: Models[Any], followed: Followed, timeout: float | None) -> None:
@@ -112,7 +112,7 @@ class Following(Generic[U_co]):
 def follow(
     engine: Engine, models: Models[Any], what: JobMixin | int | BatchMixin, timeout: float | None
 ) -> Following[Any]:
-    """Return the updates of a job or a batch. Raises `ArgumentsError` if it has no id."""
+    """Return the updates of a job or a batch. Raises `ArgumentsError` if `what` has no id."""
     if timeout is not None:
         timeout = check_seconds("timeout", timeout)
     noun: Literal["job", "batch"] = "batch" if isinstance(what, BatchMixin) else "job"
@@ -125,19 +125,19 @@ def wait(engine: Engine, models: Models[J], job: JobMixin | int, timeout: float 
 
 
 async def wait_async(engine: Engine, models: Models[J], job: JobMixin | int, timeout: float | None) -> J:  # noqa: ASYNC109
-    """`wait` for an event loop."""
+    """Do the same as `wait`, in an event loop."""
     last = await last_update_async(follow(engine, models, job, timeout))
     return await asyncio.to_thread(_ended, engine, models, last)
 
 
 def last_update(following: Following[U_co]) -> U_co:
-    """Return the last update, after the end."""
+    """Wait for the end, and return the last update."""
     *_, last = following
     return last
 
 
 async def last_update_async(following: Following[U_co]) -> U_co:
-    """`last_update` for an event loop."""
+    """Do the same as `last_update`, in an event loop."""
     return [update async for update in following][-1]
 
 

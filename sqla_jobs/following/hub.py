@@ -35,7 +35,7 @@ POLL = 5.0
 UNHEARD = 0.5
 """Seconds between two reads while this process is not listening: behind a pooler, or before the server answers."""
 _REST = 9
-"""The pause after batches were counted, in multiples of the time that it took."""
+"""The pause after counting batches, in multiples of the time that the count took."""
 _IDLE = 5.0
 """Seconds without anything to follow after which the thread ends and the connections are closed."""
 _PATIENCE = 10.0
@@ -72,12 +72,13 @@ class Watch:
 class Hub:
     """Reads the watched jobs when a worker notifies the hub that they have changed.
 
-    The messages do not name the jobs' batches. So any message makes the hub count the watched batches, but counting
-    takes at most a tenth of the time, however large they are.
+    The messages do not name the jobs' batches. So any message makes the hub count the watched batches. Counting takes
+    at most a tenth of the time, however large the batches are.
 
-    Workers send such messages only while some process follows jobs. So the hub announces itself when it starts
-    listening, and then periodically. A worker that receives the first announcement answers, and the hub then reads all
-    jobs: it thus sees jobs that ended before the worker knew of the hub. A starting worker asks for an announcement.
+    Workers send messages about changed jobs only while some process follows jobs. So the hub announces itself when it
+    starts listening, and then periodically. A worker that receives the first announcement answers, and the hub then
+    reads all jobs: it thus sees jobs that ended before the worker knew of the hub. A starting worker asks for an
+    announcement.
     """
 
     def __init__(self, models: Models[Any]) -> None:
@@ -119,7 +120,7 @@ class Hub:
     def _heard(self, message: str) -> None:
         """Record the ids of changed jobs.
 
-        A message without ids means all jobs. The first message comes from the listener.
+        A message without ids means that any job may have changed. The first message comes from the listener.
         """
         with self._lock:
             if message == GREETING or not self._is_heard:
@@ -198,7 +199,7 @@ class Hub:
 
     @property
     def _next_count(self) -> float:
-        """The time to count batches that have waited for it; infinite if there are none."""
+        """When to count the batches that wait to be counted. Infinite if no batch is waiting."""
         with self._lock:
             return self._count_at if any(one.noun == "batch" for one in self._to_read) else math.inf
 
@@ -208,7 +209,7 @@ class Hub:
 
     @property
     def _idle_at(self) -> float:
-        """The time to end the thread and close the connections; infinite while a job is watched."""
+        """When to end the thread and close the connections. Infinite while a job or a batch is watched."""
         with self._lock:
             return math.inf if self._watches else self._empty_since + _IDLE
 
@@ -218,7 +219,7 @@ class Hub:
             notify(connection, self._models.channel, [FOLLOWERS])
 
     def _taken(self, *, all_of_them: bool) -> list[Watch]:
-        """Return the watches to read for now. A watch added later sees no answer that is older than the watch."""
+        """Return the watches to read now. A watch added later never gets an answer that is older than the watch."""
         with self._lock:
             is_all = self._read_all or all_of_them
             wanted = {*self._watches} if is_all else self._to_read & self._watches.keys()

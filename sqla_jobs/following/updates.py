@@ -44,7 +44,7 @@ class JobUpdate:
 
 
 class Followed(NamedTuple):
-    """What is followed."""
+    """The job or batch that is followed."""
 
     noun: Literal["job", "batch"]
     id: int
@@ -54,7 +54,7 @@ class Followed(NamedTuple):
 
 
 Update = JobUpdate | BatchCounts
-"""The state of what is followed, at one point in time."""
+"""The state of a followed job or batch, at one point in time."""
 
 
 def in_words(update: Update) -> str:

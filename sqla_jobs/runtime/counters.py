@@ -38,7 +38,7 @@ class Totals:
 
     @classmethod
     def of(cls, parts: Iterable[Totals]) -> Totals:
-        """Return the sum of `parts`. The sum shares no data with them."""
+        """Return the sum of `parts`. The sum shares no data with the parts."""
         found = cls()
         for part in parts:
             found.claims += part.claims
@@ -57,11 +57,11 @@ EMPTY: Histogram = [0] * (len(BUCKETS) + 2)
 
 
 class Counters:
-    """Counts events from several threads, once `is_wanted` is set. Until then, calls cost next to nothing."""
+    """Counts events from several threads while `is_wanted` is set. Otherwise, calls cost next to nothing."""
 
     def __init__(self) -> None:
         self.is_wanted = False
-        """True if the totals are read."""
+        """True if something reads the totals."""
         self._totals = Totals()
         self._begun = deque[tuple[str, float]]()
         """Started runs that are not counted yet: a thread that starts a run must not wait for a lock."""
@@ -104,7 +104,7 @@ class Counters:
                     _observe(totals.runs, lease.task, end.finished - end.started)
 
     def lost(self, tasks: Iterable[str]) -> None:
-        """Count jobs of these tasks that were rescued from dead processes. Their run times are unknown."""
+        """Count jobs of these tasks that were rescued from dead processes. The run times of these jobs are unknown."""
         if self.is_wanted:
             with self._lock:
                 for task in tasks:

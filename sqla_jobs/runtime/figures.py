@@ -1,6 +1,6 @@
 """The status of queues and limits, for people and metrics.
 
-One process reads it and can send it to one without SQLAlchemy.
+The process that reads the status can send it to a process without SQLAlchemy.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class QueueStatus:
     blocked: Count
     """Jobs that wait for other jobs."""
     running: int
-    """The maximum number of jobs that may have started. `Held` explains why this is only a bound."""
+    """An upper bound on the number of jobs that have started. See `Held` for why this is only an upper bound."""
     claimed: int
     """Jobs that workers have claimed but not yet started."""
     oldest_wait: float | None
@@ -51,7 +51,7 @@ class LimitStatus:
     gate: str
     name: str
     kind: str
-    """concurrency, ordered, rate or queue."""
+    """One of: concurrency, ordered, rate, queue."""
     key: str | None
     """The key, as JSON; `each` if the limit applies to each key separately."""
     tasks: list[str]
@@ -69,7 +69,7 @@ class LimitStatus:
     """The reason for the override, if one was given."""
     changed_at: datetime
     used: int | None
-    """None for a rate that applies to each key separately."""
+    """The number of running jobs or recent starts. None for a rate that applies to each key."""
     waiting: Count
     """Queued jobs that must pass the limit."""
     next_at: datetime | None
@@ -109,22 +109,25 @@ class Figures:
 
     queues: list[QueueStatus]
     jobs: dict[tuple[str, str], int]
-    """The number of jobs by state and task, up to a bound. Only the next queued and scheduled jobs are counted."""
+    """The number of jobs by state and task, up to a bound.
+
+    Of the queued and scheduled jobs, only those that come next are counted.
+    """
     limits: list[LimitStatus]
-    """The limits that do not apply to a single key only."""
+    """The limits, except those that apply to only one key."""
     alive: dict[str, int]
-    """The number of live processes by kind: workers and clocks."""
+    """By kind, the number of live processes: workers and clocks."""
     dead: dict[str, int]
-    """The number of processes by kind whose lease has expired but whose row still exists."""
+    """By kind, the number of processes whose lease has expired but whose row still exists."""
     oldest_heartbeat: dict[str, float]
-    """By kind of process, the age in seconds of the oldest last heartbeat among the live ones."""
+    """By kind of process, the longest time in seconds since a live process's last heartbeat."""
 
 
 T = TypeVar("T")
 log: logging.Logger = logging.getLogger("sqla_jobs.monitoring")
 
 _REST = 20
-"""An answer is cached for at least this many times as long as getting it took, unless it is `None` or an error."""
+"""An answer other than `None` or an error is cached for at least this many times as long as it took to get."""
 
 
 class Cached(Generic[T]):

@@ -23,8 +23,8 @@ _REST = 50
 def next_look(began: float, ended: float, *, longest: float) -> float:
     """Return when to search the running jobs again: soon after a quick search, and in `longest` seconds at most.
 
-    An old snapshot that is still held makes searches slow: the index of running jobs then keeps an entry for each job
-    that has run.
+    While an old snapshot is held, searches are slow: the index of running jobs then keeps an entry for each job that
+    has run.
     """
     return ended + min(_REST * (ended - began), longest)
 
@@ -33,7 +33,8 @@ class Heartbeat:
     """Sends heartbeats for the processes that `living` returns, and rescues the jobs of dead ones.
 
     Another process is dead if its heartbeat has not changed for a whole lease, during which this process sent its own
-    heartbeats without a gap. Without that condition, all processes would look dead after a server outage.
+    heartbeats without a gap. If it ignored gaps in its own heartbeats, all processes would look dead after a server
+    outage.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Heartbeat:
         return max(0.0, self._beat_at + self._lease_settings.heartbeat - time.monotonic())
 
     def beat_if_due(self) -> None:
-        """Write the heartbeats if they are due. Call this between the steps of anything that may take a long time."""
+        """Write the heartbeats if they are due. Call this between the steps of any operation that may take long."""
         if self.due_in > 0:
             return
         now, living = time.monotonic(), self._living()

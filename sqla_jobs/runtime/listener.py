@@ -20,7 +20,7 @@ from sqla_jobs.runtime.retrying import RetryLoop
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 Connect = Callable[[], AbstractContextManager[psycopg.Connection[Any]]]
-"""Returns a connection that is not shared or reused afterwards."""
+"""Returns a connection that nothing else uses, now or later."""
 
 _LOOK = 2.0
 """The longest wait for notifications, in seconds, before the listener checks whether to test the connection."""
@@ -53,11 +53,11 @@ class Listener:
     server, and may take a long time. `heard(queue)` must return immediately: it is called in the thread that commits
     jobs, or in the middle of a statement.
 
-    Every `patience` seconds, the listener checks that the server answers: a broken connection is as silent as an
-    idle one.
+    Every `patience` seconds, the listener checks that the server answers: a broken connection is as silent as an idle
+    one.
 
-    The listener does not listen through a pooler such as PgBouncer, which would leave the LISTEN on a connection that
-    it hands to other clients. In that case, and while the connection is lost, polling finds other processes' new jobs.
+    The listener does not listen through a pooler such as PgBouncer, which would hand its connection to other clients.
+    Behind a pooler, and while the connection is lost, polling finds other processes' new jobs.
     """
 
     connections = 1
@@ -76,10 +76,10 @@ class Listener:
     ) -> None:
         """Prepare to listen.
 
-        With `greets`, processes that follow jobs are told that this one is listening, and announce themselves.
+        If `greets` is true, the listener greets the processes that follow jobs, and these then announce themselves.
 
-        `what` is the log's name for the subject of the notifications. A connection that is lost while `is_wanted`
-        returns False is not made anew: the listener ends.
+        `what` is the log's name for the subject of the notifications. If the connection is lost while `is_wanted`
+        returns False, the listener ends instead of reconnecting.
         """
         self._what = what
         self._connect_alone = connect
@@ -110,7 +110,7 @@ class Listener:
 
     @property
     def has_ended(self) -> bool:
-        """True if nothing is heard any more: it was stopped, or lost its connection when nobody wanted it."""
+        """True if the listener was stopped, or lost its connection while `is_wanted` returned False."""
         return self._stop.is_set()
 
     def _loop(self) -> None:
@@ -160,7 +160,8 @@ class Listener:
     def _execute(self, raw: psycopg.Connection[Any], statement: sql.Composed) -> None:
         """Execute a statement and commit. Pass on the notifications that arrive with the answer.
 
-        Without a handler, older versions of psycopg drop them, and the reply to a greeting may be among them.
+        Without a handler, older versions of psycopg drop these notifications, one of which may be the reply to a
+        greeting.
         """
         raw.add_notify_handler(self._on_notify)
         raw.execute(statement)

@@ -21,7 +21,7 @@ _ERROR = ("error_type", "traceback")
 
 @dataclass(frozen=True, slots=True)
 class LogOptions:
-    """Logging options, checked on creation. Raises `ConfigurationError`."""
+    """Logging options, checked on creation. Raises `ConfigurationError` if the level is invalid."""
 
     level: str = "INFO"
     form: Literal["text", "json", "short"] = "text"
@@ -79,7 +79,7 @@ class _Short(logging.Formatter):
 
 
 class _Json(logging.Formatter):
-    """Formats a record as one line of JSON. Its field names are stable and listed in docs/monitoring.md."""
+    """Formats a record as one line of JSON. The field names are stable and listed in docs/monitoring.md."""
 
     def format(self, record: logging.LogRecord) -> str:
         found = {name: vars(record)[name] for name in (*FIELDS, *_ERROR) if vars(record).get(name) is not None}

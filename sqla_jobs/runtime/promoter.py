@@ -21,11 +21,11 @@ SOON = 0.005
 BUSY = 0.1
 """Seconds from a notification about new jobs to a promotion if no slot is free."""
 _REPORT = 60.0
-"""Seconds between two searches for queued jobs of unknown tasks."""
+"""Seconds between two searches for queued jobs of tasks unknown to this worker."""
 
 
 def poll_in(settings: Settings) -> float:
-    """Return the seconds until the next poll. The number is random, so that workers do not poll in step."""
+    """Return the seconds until the next poll. The number is random, so that workers do not poll simultaneously."""
     return settings.poll * random.uniform(1.0, 1.4)  # noqa: S311
 
 
@@ -49,7 +49,7 @@ class Promoter:
         self.is_news: bool = False
         """True if jobs may have become ready at the last promotion.
 
-        Because it promoted some, or because a time that the server had announced, such as the end of a pause, has come.
+        Either it promoted some, or a time that the server had announced has come, such as the end of a pause.
         """
         self._planning = threading.Lock()
         self._due_at = math.inf
@@ -62,7 +62,7 @@ class Promoter:
         self._reported: set[str] = set()
 
     def expect(self, delay: float) -> bool:
-        """Expect a job to become due in `delay` seconds. Return whether that is before the next planned promotion."""
+        """Expect a job to become due in `delay` seconds. Return whether the next promotion is now earlier."""
         at = time.monotonic() + delay
         with self._planning:
             is_sooner = at < self.at

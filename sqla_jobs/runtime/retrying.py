@@ -35,7 +35,7 @@ class RetryLoop:
         """Call `step` until it succeeds. Raises the last error from `step` if `stop` is set first."""
         try:
             return step()
-        except Exception as error:  # noqa: BLE001 - tenacity decides about errors, and is not called without one
+        except Exception as error:  # noqa: BLE001 - tenacity handles errors; it is not called without one
             return self._go_on(step, error)
 
     def _go_on(self, step: Callable[[], T], error: Exception) -> T:

@@ -1,4 +1,4 @@
-"""The common base class of workers and clocks: starting, running and stopping."""
+"""The common base class of workers and clocks, which starts, runs and stops them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Service(ABC):
 def _settled() -> Generator[None]:
     """Exempt all current objects from garbage collection.
 
-    Objects that exist when work begins live as long as the process.
+    Objects that exist when work begins usually live as long as the process.
     """
     gc.collect()
     gc.freeze()

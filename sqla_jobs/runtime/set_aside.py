@@ -1,4 +1,4 @@
-"""Rows that the server refuses to change. They are set aside, so that they do not block other rows."""
+"""Rows that the server refuses to change. Such rows are set aside, so that they do not block other rows."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class SetAside:
             self._reasons[row_id], self._until[row_id] = why, time.monotonic() + self._again
 
     def show(self, engine: Transactions, queries: Calls, process_id: uuid.UUID) -> None:
-        """Store the reasons in this process's row, alongside those from other sources.
+        """Store the reasons in this process's row, alongside reasons from other sources.
 
         Call this from one thread only.
         """

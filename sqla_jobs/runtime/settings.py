@@ -16,11 +16,12 @@ _MOST = 5000
 
 @dataclass(frozen=True, slots=True)
 class LeaseSettings:
-    """The lease: a process sends a heartbeat every `heartbeat` seconds.
+    """The times for heartbeats and leases.
 
-    After `lease` seconds without one, it is considered dead.
+    A process sends a heartbeat every `heartbeat` seconds. A process without a heartbeat for `lease` seconds is
+    considered dead.
 
-    Raises `ConfigurationError`.
+    Raises `ConfigurationError` if a time is invalid.
     """
 
     heartbeat: float
@@ -45,7 +46,7 @@ class LeaseSettings:
     def longest_wait(self) -> float:
         """The maximum number of seconds between two tries to send a heartbeat.
 
-        After an outage, all live processes thus send one before any of them may consider another dead.
+        After an outage, each live process thus sends a heartbeat before another process may consider it dead.
         """
         return min(5.0, self.heartbeat)
 
@@ -57,19 +58,19 @@ class Settings(LeaseSettings):
     queues: dict[str, int]
     """For each queue, the number of jobs that run simultaneously."""
     poll: float
-    """The longest time between two looks for jobs that no notification has announced."""
+    """The approximate time between two looks for jobs that no notification has announced."""
     grace: float
     """The time that running jobs have to end when the worker stops."""
     slow_after: float
     """The time after which a run's stack is logged."""
     timeout: float | None
-    """The timeout for tasks without one of their own."""
+    """The timeout for tasks that declare none."""
     kill_after: float
-    """Seconds after its cancellation until a run that has not ended is abandoned."""
+    """Seconds from the cancellation of a coroutine until it is abandoned, if it is still running."""
     retention: dict[str, float] | None
     """Seconds after which rows are deleted: jobs by final state, "audit" and "ticks".
 
-    Rows without an entry are kept forever. `None` if another process of the same worker prunes.
+    Rows that have no entry here are kept forever. `None` if another process of the same worker prunes.
     """
 
     def jobs_of(self, queues: Iterable[str]) -> int:

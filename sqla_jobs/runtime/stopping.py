@@ -21,7 +21,7 @@ _STEP = 0.2
 class StopRequest(threading.Event):
     """A stop request.
 
-    A signal handler sets `is_signalled`, since it must not take the lock of the wait that it interrupts.
+    A signal handler sets `is_signalled`, since it must not take the lock that the interrupted `wait` may hold.
     """
 
     is_signalled = False
@@ -60,8 +60,8 @@ def handled(handlers: Mapping[int, Callable[[int, FrameType | None], None]]) -> 
 def stopped_by_signals(request: StopRequest, *, before_exit: Callable[[], None] = lambda: None) -> Generator[None]:
     """Stop on SIGTERM or SIGINT. A second signal ends the process at once, after `before_exit`.
 
-    The first signal does not end the process at once, even if a stop was already requested: a service manager signals
-    the children too, and a child that its parent is replacing or stopping must still end gracefully.
+    The first signal never ends the process at once: a service manager also signals children that their parent is
+    already stopping, and these must still end gracefully.
     """
     signalled_at = 0.0
 

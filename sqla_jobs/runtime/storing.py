@@ -25,10 +25,10 @@ def store(
 ) -> dict[int, str]:
     """Store these ends. Return, by run id, the fate of each end that was not stored unchanged.
 
-    A fate is one from `Queries.finish`, "replaced" or "refused". If the server refuses an end, a failure that says so
-    is stored instead ("replaced"). If the server refuses the failure too, the job is set aside ("refused"). The other
-    ends are stored. After an error halfway through, call this again with all ends. `before_each` is called before each
-    transaction: many refused ends need many transactions.
+    A fate is a value that `Queries.finish` returns, "replaced" or "refused". If the server refuses an end, a failure
+    that says so is stored instead ("replaced"). If the server refuses the failure too, the job is set aside
+    ("refused"). All other ends are stored. After an error halfway through, call this again with all ends. `before_each`
+    is called before each transaction: many refused ends need many transactions.
     """
     fates: dict[int, str] = {}
 

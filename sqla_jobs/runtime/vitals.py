@@ -1,4 +1,4 @@
-"""A process's health data for people: its host's clock offset, and when its last job ended."""
+"""A process's health data for people: its host's clock offset, and the time when its last job ended."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries import processes
 
 _STAMP = 3.0
-"""The shortest time, in seconds, between two stamps for ended jobs."""
+"""The shortest time, in seconds, between two updates of the time when the last job ended."""
 _MEASURE = 60.0
 """Seconds between two comparisons of the host's and the server's clocks.
 
-The first one is made when the process registers.
+The first comparison is made when the process registers.
 """
 
 
 class Vitals:
-    """Stamps a process's row, at most every few seconds, and only with new data."""
+    """Stores health data in a process's row, at most every few seconds, and only if it is new."""
 
     def __init__(self, engine: Engine, models: Models[Any]) -> None:
         self._engine = engine
@@ -29,7 +29,7 @@ class Vitals:
         self._stamped_at = self._measured_at = time.monotonic()
 
     def show(self, process_id: uuid.UUID, ended_at: float | None = None) -> None:
-        """Stamp the row if a stamp is due. `ended_at` is the time when the last job ended, by `time.monotonic()`."""
+        """Update the row if an update is due. `ended_at` is the time when the last job ended, by `time.monotonic()`."""
         now = time.monotonic()
         is_to_measure = now > self._measured_at + _MEASURE
         is_new = ended_at is not None and ended_at > self._stamped_at and now > self._stamped_at + _STAMP

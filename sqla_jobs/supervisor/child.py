@@ -55,7 +55,7 @@ class ChildProcess:
         self._suspects: set[tuple[int, float]] = set()
         self._overdue: set[int] = set()
         self._condemned: dict[int, float] = {}
-        """The time of each request to kill the process if a run does not stop, by run id."""
+        """By run id, the time of the request to kill the process if that run does not stop."""
         self._sending = threading.Lock()
 
     @property
@@ -82,7 +82,7 @@ class ChildProcess:
                     self.ready_at = self.ready_at or time.monotonic()
                 yield message
         except (EOFError, OSError):
-            with self._sending:  # close it only here: another thread may be about to write
+            with self._sending:  # close it only under this lock: another thread may be about to write
                 self.pipe.close()
             self.kill_at = min(self.kill_at, time.monotonic() + 10)  # the child is about to end, or cannot be reached
 
@@ -99,7 +99,7 @@ class ChildProcess:
                 self.pipe.send(message)
 
     def ask_to_stop(self, within: float) -> None:
-        """Ask the child to end. It is killed if it is still running after `within` seconds."""
+        """Ask the child to end. The child is killed if it is still running after `within` seconds."""
         self.kill_at = time.monotonic() + within
         if self.ready_at is None:
             self.process.terminate()
@@ -119,7 +119,7 @@ class ChildProcess:
             self.process.kill()
 
     def watch_anew(self) -> None:
-        """Restart measuring the child's silence: the parent was delayed, and perhaps the child was too."""
+        """Measure the child's silence only from now on: the parent was delayed, and perhaps the child was too."""
         self._watched_since = time.monotonic()
 
     @property
@@ -133,9 +133,9 @@ class ChildProcess:
         return ", ".join(f"job {entry.job_id}" for entry in self.started.entries()) or "no job that has begun"
 
     def revoke(self) -> list[int]:
-        """Forbid the child to begin jobs that it holds. Return the run ids of those that have begun.
+        """Forbid the child to begin jobs that it holds. Return the run ids of the jobs that have begun.
 
-        During the pause, any start that the child published before it could see the revocation becomes visible.
+        A short pause makes visible any start that the child published before it could see the revocation.
         """
         self.started.revoke(time.monotonic())
         time.sleep(0.01)
@@ -165,7 +165,7 @@ class ChildProcess:
         return min(entry.deadline or math.inf, self._condemned.get(entry.run_id, math.inf))
 
     def abandoned(self) -> AbandonedWork | None:
-        """Return the work that the process left behind when it died. None if it never registered."""
+        """Return the work that the process left behind when it died. Return None if the process never registered."""
         if self.process_id is None:
             return None
         return AbandonedWork(self.process_id, [self._end(entry, self.process_id) for entry in self.started.entries()])

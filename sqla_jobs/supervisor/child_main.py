@@ -30,7 +30,7 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 
 def main(application: Application, pipe: Connection, memory: Memory) -> None:
-    """Run the worker in this process. Exit with 1 after an error that only a person can correct."""
+    """Run the worker in this process. Exit with status 1 after an error that only a person can correct."""
     signal.signal(signal.SIGINT, _leave_it_to_the_parent)
     signal.signal(signal.SIGHUP, _pass_on_to_the_parent)
     logs = application.logs
@@ -69,7 +69,7 @@ def main(application: Application, pipe: Connection, memory: Memory) -> None:
 
 
 def _observe(parent: ParentConnection, jobs: Jobs[Any], worker: Worker) -> None:
-    """Report the worker's state and the database's figures to the parent."""
+    """Make `parent` report the worker's state, and figures from the database, to the parent process."""
     from sqla_jobs.monitoring.figures import read_briefly
 
     jobs.counters.is_wanted = True
@@ -87,7 +87,7 @@ def _pass_on_to_the_parent(number: int, frame: FrameType | None) -> None:
 
 
 def _leave_threads_behind() -> None:
-    """End the process if jobs have left threads running that would keep it alive forever."""
+    """End the process if threads that jobs left running would keep it alive forever."""
     ours = (threading.main_thread(), threading.current_thread())
     left = [thread.name for thread in threading.enumerate() if not thread.daemon and thread not in ours]
     if left:

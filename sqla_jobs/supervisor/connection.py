@@ -51,7 +51,7 @@ from sqla_jobs.worker.lookout import JobListener, Lookout, OwnLookout
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _LOOK = 0.5
-"""Seconds between updates of this process's number of runs and its memory figure."""
+"""Seconds between updates of this process's number of runs and its memory usage."""
 _REPORT = 1.0
 """Seconds between reports of the worker's state, if the parent wants them."""
 _UNIT = 1 if sys.platform == "darwin" else 1024
@@ -59,7 +59,7 @@ _UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 class ParentConnection:
-    """The host of a worker whose parent sends heartbeats, finds work, and can read the runs that have begun.
+    """The host of a worker whose parent sends heartbeats, finds work, and can read which runs have begun.
 
     If the parent dies, the worker stops. The worker's jobs then have half a lease in which to end.
     """
@@ -74,7 +74,7 @@ class ParentConnection:
         self.runs: Callable[[], int] = lambda: 0
         """Returns the number of runs that have ended in this process."""
         self.observe: Callable[[], Observed] | None = None
-        """Returns the worker's state, if the parent wants it."""
+        """Returns the worker's state. None if the parent does not want it."""
         self.figures: Callable[[], Figures | None] = lambda: None
         """Reads the figures from the database."""
         self._report_at = 0.0
@@ -105,7 +105,7 @@ class ParentConnection:
 
     @property
     def workers(self) -> int:
-        """The number of workers on all hosts that serve any of the same queues."""
+        """The number of workers, on all machines, that serve any of this worker's queues."""
         return self._started.workers
 
     @property
@@ -117,7 +117,7 @@ class ParentConnection:
         self._close_idle.append(close_idle)
 
     def set_listener(self, listener: JobListener | None) -> None:
-        """Pass notifications about new jobs to `listener` from now on. If `listener` is None, drop them."""
+        """Pass notifications about new jobs to `listener` from now on, or drop them if `listener` is None."""
         self._job_listener = listener
 
     def meet(self, shared: Shared, sessions: int) -> None:
@@ -134,7 +134,7 @@ class ParentConnection:
             send_address(connection.connection.driver_connection, None)  # type: ignore[arg-type]
 
     def lookout(self, shared: Shared, tasks: Sequence[str]) -> Lookout:
-        """Return the source of notifications.
+        """Return the lookout of this worker.
 
         A draining worker looks for work itself, since it ends when nothing is due.
         """
@@ -187,7 +187,7 @@ class ParentConnection:
     def _send_address_anew(self) -> None:
         """Send the address again, from a new connection.
 
-        The parent sends no heartbeats: its password may have expired.
+        The parent's heartbeats have stopped: the parent's password may have expired.
         """
         assert self._shared is not None, "meet() comes first"
         pool = self._shared.engine.pool.recreate()
@@ -219,7 +219,7 @@ class ParentConnection:
             self.hint(self.observe())
 
     def send_last_report(self) -> None:
-        """Send a last report after the worker has ended, if the parent wants reports."""
+        """Send a final report after the worker has ended, if the parent wants reports."""
         if self.observe is not None:
             self.send(self.observe())
 
@@ -259,7 +259,10 @@ class ParentConnection:
 
 
 class ForwardedLookout:
-    """A child's lookout. The parent listens, polls and promotes. The child hears only of jobs that it enqueues."""
+    """A child's lookout, for which the parent listens, polls and promotes.
+
+    The child itself hears only of the jobs that it enqueues.
+    """
 
     promote_at: float = math.inf
 
@@ -287,7 +290,7 @@ class ForwardedLookout:
         return False
 
     def expect(self, delay: float) -> bool:
-        """Send the delay to the parent, unless the parent's next poll comes earlier."""
+        """Send the delay to the parent, unless the parent's next poll or another expected job comes earlier."""
         now = time.monotonic()
         at = now + delay
         if delay < self._longest and not now < self._expected_at <= at:

@@ -1,4 +1,4 @@
-"""A parent's database connection, without the application or SQLAlchemy. Children send the server's address."""
+"""A parent's database connection, made without the application or SQLAlchemy. Children send the server's address."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class DatabaseInfo:
 
 
 class Database:
-    """A connection for one thread, to the latest address. It is replaced if it breaks.
+    """A connection for one thread, to the latest address. The connection is replaced if it breaks.
 
-    Each statement commits separately, under READ COMMITTED.
+    Except in `transaction()`, each statement commits separately, under READ COMMITTED.
     """
 
     def __init__(self, info: DatabaseInfo, *, patience: float) -> None:
@@ -56,12 +56,12 @@ class Database:
         """True if the database's default isolation is not READ COMMITTED."""
 
     def connect(self, stop: threading.Event) -> bool:
-        """Wait for the server. Return False if `stop` was set before it answered."""
+        """Wait for the server. Return False if `stop` was set before the server answered."""
         return RetryLoop("connecting", stop).run(self._open) is not None
 
     @contextmanager
     def begin(self) -> Generator[psycopg.Connection[Any]]:
-        """Return the connection. Each statement on it commits separately."""
+        """Return the connection. Each statement on the connection commits separately."""
         with self._usable() as connection, self._transaction(connection) if self._is_strict else nullcontext():
             yield connection
 

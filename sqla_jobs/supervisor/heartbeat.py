@@ -41,16 +41,16 @@ _STORED = (None, "cancelled", "replaced")
 
 @dataclass(slots=True)
 class AbandonedWork:
-    """The work of a dead process: the ends of its runs that had begun. The process's other jobs are given back."""
+    """The work of a dead process: the ends of the runs that it had begun. The process's other jobs are given back."""
 
     process_id: uuid.UUID
     begun: list[RunEnd]
     refused: set[int] = field(init=False, default_factory=set[int])
-    """The ids of runs whose ends the server refuses. Their jobs are left to a rescue."""
+    """The ids of runs whose ends the server refuses. The jobs of these runs are rescued later."""
 
 
 class ParentHeartbeat:
-    """Sends heartbeats for all children, in a thread of its own, after a child has sent the server's address."""
+    """Sends heartbeats for all children, in a thread of its own, once a child has sent the server's address."""
 
     def __init__(self, info: DatabaseInfo, set_aside: SetAside, children: Roster, counters: Counters) -> None:
         self._children = children
@@ -61,7 +61,7 @@ class ParentHeartbeat:
         self._hung: list[tuple[uuid.UUID, Callable[[], list[int]]]] = []
         self._given_back: list[RunEnd] = []
         self._stalled: set[uuid.UUID] = set()
-        """Processes whose rows show that they make no progress."""
+        """Processes whose rows mark them as making no progress."""
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -75,23 +75,20 @@ class ParentHeartbeat:
             self._thread.start()
 
     def settle(self, abandoned: AbandonedWork) -> None:
-        """Queue a dead process's work.
-
-        The ends of the runs it had begun are stored, and its other jobs are given back.
-        """
+        """Arrange to store the ends of the runs that a dead process had begun, and to give back its other jobs."""
         self._abandoned.append(abandoned)
         self._wake.set()
 
     def relieve(self, process_id: uuid.UUID, revoke: Callable[[], list[int]]) -> None:
-        """Queue the jobs that a hung process has not begun, so that they are given back.
+        """Arrange to give back the jobs that a hung process has not begun.
 
-        `revoke` forbids the process to begin them, and returns the run ids of jobs that have begun.
+        `revoke` forbids the process to begin those jobs, and returns the run ids of jobs that have begun.
         """
         self._hung.append((process_id, revoke))
         self._wake.set()
 
     def close(self, timeout: float) -> bool:
-        """Spend at most `timeout` seconds settling the remaining work. Return whether all of it is settled."""
+        """Spend at most `timeout` seconds settling the remaining work. Return whether all work is settled."""
         if self._thread is None:
             return True
         deadline = time.monotonic() + timeout
@@ -131,7 +128,7 @@ class ParentHeartbeat:
     def _tick(self, database: Database, calls: ParentCalls, heartbeat: Heartbeat) -> None:
         """Do one round of work.
 
-        Send heartbeats first: errors with dead processes must not cost live ones their leases.
+        Send heartbeats first: errors in settling dead processes must not cost live processes their leases.
         """
         heartbeat.beat_if_due()
         for process_id in self._children.living()[:1]:  # the parent has no row of its own
@@ -175,14 +172,17 @@ class ParentHeartbeat:
             child.condemn(run_id)
 
     def _notify(self, database: Database) -> None:
-        """Notify all listeners that jobs or places are free, in any queue."""
+        """Notify all listeners that jobs or places may be available, in any queue."""
         with database.begin() as connection:
             connection.execute("SELECT pg_notify(%s, '')", [self._info.statements.channel])
 
     def _revoke(
         self, database: Database, calls: ParentCalls, process_id: uuid.UUID, revoke: Callable[[], list[int]]
     ) -> None:
-        """Give back the jobs that the process has not begun. Read its leases first: later claims are not revoked."""
+        """Give back the jobs that the process has not begun.
+
+        Read the leases before the revocation, which does not cover later claims.
+        """
         with database.begin() as connection:
             held = calls.leases(connection, process_id)
         begun = set(revoke())
@@ -192,7 +192,7 @@ class ParentHeartbeat:
 def _settle(
     database: Database, calls: ParentCalls, abandoned: AbandonedWork, set_aside: SetAside, heartbeat: Heartbeat
 ) -> list[RunEnd]:
-    """Store some of the ends, and give back some of the other jobs. Return the ends as stored.
+    """Store some of the ends, and give back some of the other jobs. Return the ends with their stored outcomes.
 
     Locked rows are left for the next call.
     """
@@ -214,7 +214,7 @@ def _settle(
 
 
 def _sign_off(database: Database, calls: ParentCalls, abandoned: AbandonedWork) -> bool:
-    """Delete the process's row if the process holds no jobs. Return False if it holds some or a claim is in progress.
+    """Delete the process's row unless the process holds jobs or is claiming. Return whether the row is deleted.
 
     The check and the deletion happen in one transaction: while the row is locked, no claim can give the process a job.
     """

@@ -23,15 +23,15 @@ from sqla_jobs.supervisor.statements import ParentCalls
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _REST = 20
-"""The pause after a poll, in multiples of its duration: under an old snapshot a poll reads all jobs ever queued."""
+"""The pause after a poll, in multiples of the poll's duration: while an old snapshot is held, polls are slow."""
 
 
 class ParentLookout:
     """A thread that polls and promotes, and another that listens. Notifications go to one idle child at a time.
 
-    A child passes a notification on if it has no free slot or finds more jobs than it has room for. The next child is
-    then notified. If no other child shows a free slot, all children are notified, and look when a slot becomes free.
-    The next poll makes up for lost messages.
+    A child passes a notification on if it has no free slot or finds more jobs than it has room for. The parent then
+    notifies the next child. If no other child shows a free slot, all children are notified, and look when a slot
+    becomes free. The next poll makes up for lost messages.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class ParentLookout:
                 child.hint(Heard(queue))
 
     def _idle(self) -> list[ChildProcess]:
-        """Return the children with a free slot. Each call starts the list at the next child."""
+        """Return the children with a free slot. Successive calls begin the list with successive children."""
         idle = [child for child in self._children() if child.started.has_free_slot]
         self._turn += 1
         first = self._turn % len(idle) if idle else 0
@@ -189,9 +189,9 @@ class _PollingPromoter(Promoter):
         return self._is_poll
 
     def rests(self, now: float) -> bool:
-        """Return whether the next poll is far off because the last one took long.
+        """Return whether the next poll is far off because the last one took a long time.
 
-        A child should look in the meantime.
+        A child should look for jobs in the meantime.
         """
         return self.poll_at > now + 2 * self._settings.poll
 

@@ -28,7 +28,7 @@ def keeps_up(pipe: Connection) -> bool:
 def session_of(connection: psycopg.Connection[Any]) -> dict[str, str]:
     """Return the session settings that determine how tables are found.
 
-    An application may set them on each new connection.
+    An application may set these on each new connection.
     """
     settings = dict(connection.execute(_SESSION).fetchall())
     connection.rollback()
@@ -45,7 +45,7 @@ class Configured:
 
 @dataclass(frozen=True, slots=True)
 class Statements:
-    """To the parent, before any `Address`: the parent's statements, by name, and the channel for LISTEN."""
+    """To the parent, before any `Address`: the parent's SQL statements, by name, and the channel for LISTEN."""
 
     channel: str
     rendered: dict[str, Rendered]
@@ -72,7 +72,7 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """To the parent: from now on, send heartbeats for this process and for no other row of this child."""
+    """To the parent: from now on, send heartbeats for the row with this id, and for no other row of this child."""
 
     process_id: uuid.UUID
 
@@ -97,7 +97,7 @@ class Expecting:
 class PassOn:
     """To the parent: this queue may have more jobs than this child has room for.
 
-    After `hops` such messages, all processes are notified.
+    After `hops` messages of this kind, all processes are notified.
     """
 
     queue: str
@@ -106,7 +106,7 @@ class PassOn:
 
 @dataclass(frozen=True, slots=True)
 class Leaving:
-    """To the parent: this child is now deleting its row. Send no more heartbeats for it."""
+    """To the parent: this child is now deleting its row. Send no more heartbeats for this child."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +159,7 @@ ToParent = (
 class Heard:
     """To the child: there are new jobs in this queue.
 
-    If the child may have no free slot for them, it replies with `PassOn` and the same `hops`. If `hops` is 0, all
+    If the child may have no free slot for the jobs, it replies with `PassOn` and the same `hops`. If `hops` is 0, all
     processes have been notified.
     """
 
@@ -169,7 +169,10 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class LookAgain:
-    """To the child: jobs are queued somewhere, perhaps where no child looks. `hops` works as in `Heard`."""
+    """To the child: some jobs are still queued, so look for them even below the scan floors.
+
+    `hops` works as in `Heard`.
+    """
 
     hops: int = 0
 

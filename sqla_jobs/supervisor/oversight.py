@@ -1,4 +1,4 @@
-"""Oversight of children: it kills those that make no progress or whose jobs overrun."""
+"""Oversight of children: those that make no progress, or whose jobs overrun, are killed."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _NO_ANSWER = 2.0
 
 
 class Oversight:
-    """Finds children that are hung because C code holds their interpreter, or because they were suspended.
+    """Finds children that are hung because C code holds their interpreter lock, or because they were suspended.
 
-    `relieve` gives back the jobs that such a child has not begun.
+    `relieve` gives back the jobs that a hung child has not begun.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Oversight:
                 self._look_whether_hung(child, child.silence, options)
 
     def _notice_absence(self) -> None:
-        """Restart measuring all silences if the parent was delayed: perhaps its children were too."""
+        """Measure all silences only from now on if the parent was delayed: perhaps its children were too."""
         looked_at, self._looked_at = self._looked_at, time.monotonic()
         if self._looked_at - looked_at > _ABSENT:
             for child in self._children:

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from sqla_jobs.supervisor.spec import ChildSpec
 
 _CACHED = 10.0
-"""Seconds for which figures are cached, so that scrapes cannot load the database."""
+"""Seconds for which figures are cached, so that scrapes cannot overload the database."""
 _PATIENCE = 5.0
 """Seconds that a scrape waits for the figures."""
 _STUCK = 10.0
-"""Seconds without an iteration after which the main loop counts as stuck. It normally iterates ten times a second."""
+"""Seconds without an iteration after which the main loop counts as stuck. It should iterate every 0.1 s."""
 
 
 class Report:
@@ -45,7 +45,7 @@ class Report:
         self._lease = math.inf
 
     def observe(self, spec: ChildSpec) -> None:
-        """Take the lease and the options from the children's spec."""
+        """Read the lease, and whether to count events, from the children's spec."""
         self._lease = spec.settings.lease
         self._counters.is_wanted = spec.is_observed
 
@@ -79,9 +79,9 @@ class Report:
         return self._figures.get() if self.can_ask() else None
 
     def can_ask(self) -> bool:
-        """Return whether any child is at work.
+        """Return whether any child can be asked for the figures.
 
-        No child is while the worker starts or stops, or while all are stalled.
+        No child can be asked while the worker starts or stops, or while all children are hung.
         """
         return bool(self._children.claiming())
 
@@ -90,7 +90,7 @@ class Report:
         return len(self._children.hung())
 
     def _ask(self) -> Figures | None:
-        """Ask one child for the figures. If the child cannot read them, it logs why."""
+        """Ask one child for the figures. If the child cannot read the figures, it logs why."""
         self._answer = Future()
         for child in self._children.claiming()[:1]:
             child.hint(ReadFigures())

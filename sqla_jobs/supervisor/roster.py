@@ -1,4 +1,4 @@
-"""The children of a parent and the slots that they hold. Only the main thread changes them."""
+"""The children of a parent and the slots that they hold. Only the main thread changes either."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Slot:
         is_new = failed.ready_at is not None and now - failed.ready_at > _HEALTHY
         self._failures = 1 if is_new else self._failures + 1
         seconds = 0.0 if self._failures == 1 else min(_MAX_BACKOFF, 0.25 * 2**self._failures)
-        seconds *= random.uniform(0.75, 1.25)  # noqa: S311 - avoids that all start at once
+        seconds *= random.uniform(0.75, 1.25)  # noqa: S311 - keeps children from starting all at once
         self.start_at = now + seconds
         return seconds
 
@@ -77,7 +77,7 @@ class Roster:
         return bool(self._leaving) or any(slot.successor for slot in self.slots)
 
     def take_over(self, child: ChildProcess) -> ChildProcess | None:
-        """Give a slot to its successor, which is ready. Return the child that it replaces, if any."""
+        """Give a slot to its successor, which is ready. Return the replaced child, if any."""
         for slot in self.slots:
             if slot.successor is child and (old := slot.succeed()) is not None:
                 self._leaving.append(old)
@@ -85,14 +85,17 @@ class Roster:
         return None
 
     def vacated(self, child: ChildProcess) -> Slot | None:
-        """Return the slot of a child that ended. None if another child has taken it."""
+        """Return the slot of a child that ended. Return None if another child has taken the slot."""
         if child in self._leaving:
             self._leaving.remove(child)
             return None
         return next(slot for slot in self.slots if child in slot.children)
 
     def finished(self, child: ChildProcess) -> None:
-        """Record that the child has drained its queues. Its slot stays empty, unless the child was asked to stop."""
+        """Record that the child has drained its queues.
+
+        The child's slot stays empty, unless the child was asked to stop.
+        """
         for slot in self.slots:
             slot.is_done = slot.is_done or (slot.child is child and not child.is_leaving)
 

@@ -1,6 +1,6 @@
 """Starts child processes that share only a pipe and some memory with their parent.
 
-`multiprocessing` would start a helper process in addition to the children, and this takes 13 MB.
+`multiprocessing` would start a helper process as well, which takes 13 MB.
 """
 
 from __future__ import annotations
@@ -58,6 +58,6 @@ def _shared_file() -> Any:
 
 
 def _interpreter_options() -> dict[str, str]:
-    """Return environment variables that give the children this interpreter's options."""
+    """Return environment variables that pass this interpreter's options on to the children."""
     options = {"PYTHONWARNINGS": ",".join(sys.warnoptions), "PYTHONDEVMODE": "1" if sys.flags.dev_mode else ""}
     return {name: value for name, value in options.items() if value}

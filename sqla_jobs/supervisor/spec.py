@@ -10,8 +10,11 @@ from sqla_jobs.runtime.logs import LogOptions
 from sqla_jobs.runtime.settings import Settings
 
 OF_CHILD, OF_PARENT, OF_CLOCK = 4, 3, 1
-"""The number of connections to the server. A child has two for claims, one of which is for limits, and two for storing
-ends. A parent has one each for heartbeats, polls and listening. A child's clock does not listen."""
+"""The numbers of server connections of a child, its parent and its clock.
+
+A child has two connections for claims, one of them for limits, and two for storing ends. A parent has one connection
+each for heartbeats, polls and listening. A child's clock does not listen.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +51,10 @@ class ChildSpec:
         return OF_PARENT + (OF_CLOCK if self.clock else 0) + processes * (OF_CHILD + sessions)
 
     def of_number(self, number: int) -> ChildSpec:
-        """Return the spec of one of several children. Only the first runs the clock, prunes, and counts its parent's
-        connections."""
+        """Return the spec of one of several children.
+
+        Only the first child runs the clock, prunes, and counts its parent's connections.
+        """
         if number == 1:
             return self
         return replace(self, clock=False, connections=OF_CHILD, settings=replace(self.settings, retention=None))
@@ -62,12 +67,12 @@ _SILENT = 5.0
 
 @dataclass(frozen=True, slots=True)
 class SupervisorOptions:
-    """The number of children, and when a child is replaced or killed. Times are in seconds, memory in bytes."""
+    """The number of children, and when to replace or kill one. Times are in seconds, and memory is in bytes."""
 
     processes: int = 1
     max_jobs: int = 0
     max_memory: int = 0
-    """The memory at which a child is replaced. 0 sets no limit, here and for `max_jobs`."""
+    """The memory usage above which a child is replaced. 0 sets no limit, here and for `max_jobs`."""
     kill_after: float = 10.0
     """Seconds after a job's timeout until its process is killed, if the job cannot be interrupted."""
     hung_after: float = 300.0
@@ -88,5 +93,5 @@ class SupervisorOptions:
         return min(_SILENT, self.hung_after / 2) if self.hung_after else _SILENT
 
     def is_spent(self, runs: int, memory: int) -> bool:
-        """Return whether a child is to be replaced, given its number of runs and its memory."""
+        """Return whether a child is to be replaced, given its number of runs and its memory usage."""
         return runs > 0 and (0 < self.max_jobs <= runs or 0 < self.max_memory < memory)

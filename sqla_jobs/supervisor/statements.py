@@ -1,4 +1,4 @@
-"""The statements that a parent sends. A child renders them, since the parent does not import SQLAlchemy."""
+"""The statements that a parent sends. A child renders the SQL, since the parent does not import SQLAlchemy."""
 
 from __future__ import annotations
 

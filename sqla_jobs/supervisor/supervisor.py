@@ -1,4 +1,4 @@
-"""The parent of worker processes, which starts, watches and replaces them. It imports no application code."""
+"""The parent of worker processes, which starts, watches and replaces them. The parent imports no application code."""
 
 from __future__ import annotations
 
@@ -59,11 +59,12 @@ Plan = Callable[[dict[str, dict[str, Any]]], tuple[ChildSpec, SupervisorOptions]
 class Supervisor:
     """Runs `application` in as many child processes as `plan` specifies.
 
-    `plan` is called with the application's config, which the first child sends. Until then `options` apply, as given on
-    the command line.
+    `plan` is called with the application's config, which the first child sends. Until that call, `options` apply, which
+    come from the command line.
 
-    SIGTERM and SIGINT stop all children gracefully; a second signal stops them immediately. SIGHUP replaces them one by
-    one with new processes, which import the application anew. SIGUSR1 makes each child log the stacks of its jobs.
+    SIGTERM and SIGINT stop all children gracefully; a second signal stops them immediately. SIGHUP replaces all
+    children one by one with new processes, which import the application anew. SIGUSR1 makes each child log the stacks
+    of its jobs.
     """
 
     def __init__(self, application: Application, plan: Plan, options: SupervisorOptions) -> None:
@@ -81,7 +82,7 @@ class Supervisor:
         self.report: Report = Report(self._children, counters)
         """The state of the parent and its children, for any thread."""
         self._is_replacing = False
-        """True while all children are being replaced on request. The end of the replacement is logged."""
+        """True while all children are being replaced on request. When all children are replaced, that is logged."""
         self._has_worked = False
         self._signals: set[int] = set()
         self._stop_requested = StopRequest()
@@ -93,7 +94,7 @@ class Supervisor:
     def run(self, *, hangup: Callable[[int, FrameType | None], None] | None = None) -> int:
         """Supervise until stopped, or until all queues are drained. Return the exit code.
 
-        `hangup` handles SIGHUP, which also says that the terminal was closed, in place of replacing all children.
+        If given, `hangup` handles SIGHUP instead of replacing all children: the terminal may have been closed.
         """
         with (
             stopped_by_signals(self._stop_requested, before_exit=self._kill_all),
@@ -115,7 +116,7 @@ class Supervisor:
         return self._exit_code
 
     def replace_all(self) -> None:
-        """Replace all children, one by one. May be called from any thread or signal handler."""
+        """Replace all children, one by one. Any thread or signal handler may call this."""
         self._signals.add(signal.SIGHUP)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -151,8 +152,10 @@ class Supervisor:
         return self._stop_requested.is_set() or all(slot.is_done for slot in self._children.slots)
 
     def _start_missing(self) -> None:
-        """Start children in vacant slots. Start only one until a child has registered, so that an error is logged
-        once."""
+        """Start children in vacant slots.
+
+        Start only one child until one has registered, so that an error is logged only once.
+        """
         if self._stop_requested.is_set():
             return
         for slot in self._children.slots if self._has_worked else self._children.slots[:1]:
@@ -206,7 +209,7 @@ class Supervisor:
                 assert self._spec is not None, "a child asks for it first"
                 connections = self._spec.connections_of(self._options.processes, sessions)
                 self._lookout.serve(tasks, self._settings, connections)
-                child.hint(Heard(""))  # of jobs since its first look, which were announced before it was known here
+                child.hint(Heard(""))  # jobs may have come after its first look but before `serve`
                 if self._lookout.is_followed:
                     child.hint(Heard(FOLLOWERS))
             case Expecting(delay):

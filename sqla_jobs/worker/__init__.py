@@ -10,7 +10,7 @@ __all__ = ["Settings", "Worker"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import names on first use: the parent of worker processes does not need them."""
+    """Import `Worker` and `Settings` on first use: the parent of worker processes needs neither."""
     if name == "Worker":
         from sqla_jobs.worker.worker import Worker
 

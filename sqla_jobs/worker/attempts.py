@@ -34,9 +34,9 @@ class Attempts:
         self.claiming: threading.Lock = threading.Lock()
         """Held from the moment a claim is sent until its jobs are in the table."""
         self.claiming_limited: threading.Lock = threading.Lock()
-        """A second such lock, for claims behind limits.
+        """The counterpart of `claiming` for claims behind limits.
 
-        They can thus wait for the limits lock without delaying plain claims.
+        Such claims can thus wait for the limits lock without delaying other claims.
         """
         self.unknown_until: float = 0.0
         """The time, by `time.monotonic()`, until which the server may hold leases that are not in the table."""
@@ -49,7 +49,7 @@ class Attempts:
         self.changed: Callable[[Collection[int]], None] | None = None
         """Receives the ids of jobs that were claimed, reported progress or ended.
 
-        None while no process follows jobs.
+        None until a process has announced that it follows jobs.
         """
         self._table: dict[int, Attempt] = {}
         self._counting = threading.Lock()
@@ -64,7 +64,7 @@ class Attempts:
         self._table.update({attempt.job.run_id: attempt for attempt in fresh})
         self.added_at = now if fresh else self.added_at
         self._counters.claimed(len(fresh))
-        if (changed := self.changed) is not None:  # read once: another thread may reset it
+        if (changed := self.changed) is not None:  # read once: another thread may set it
             changed([attempt.job.job_id for attempt in fresh])
         return fresh
 
@@ -95,7 +95,7 @@ class Attempts:
         return [attempt for attempt in list(self._table.values()) if attempt.claimed_at < before]
 
     def withdraw(self) -> None:
-        """Cancel every attempt that has not started."""
+        """Keep attempts that have not started from starting."""
         for attempt in list(self._table.values()):
             attempt.is_withdrawn = attempt.started_at is None
 
@@ -116,7 +116,7 @@ class Attempts:
         return removed
 
     def count(self, runs: int) -> None:
-        """Count ended runs."""
+        """Add `runs` to the number of ended runs."""
         with self._counting:
             self.runs += runs
             self.ended_at = time.monotonic() if runs else self.ended_at

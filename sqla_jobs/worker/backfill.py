@@ -27,7 +27,7 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 _SOON, _SELDOM = 1.0, 5.0
 """Seconds between looks for jobs that lack some of their gates: when there is news, and when there is none."""
 _FORGET = 3600.0
-"""Seconds between deletions of old logged starts."""
+"""Seconds between deletions of old records of job starts."""
 _MOST_MADE = 10_000
 _UNSTEADY = (
     "each time it is looked at its limits have another key: key= and fair_by= must make one key of the same arguments, "
@@ -39,7 +39,7 @@ Begin = Callable[[], AbstractContextManager[Connection]]
 
 
 class Backfill:
-    """Gives jobs the gates that they lack. Call it from one thread at a time."""
+    """Gives jobs the gates that they lack. Only one thread at a time may use it."""
 
     def __init__(
         self,
@@ -64,18 +64,18 @@ class Backfill:
         self.held_up: set[str] = set()
         """Tasks whose jobs may not start now.
 
-        A running job behind the same limit is not counted, because its row is locked.
+        A running job behind the same limit is not counted yet, because its row cannot be changed.
         """
         self.added_to_tasks: dict[str, list[str]] = {}
         """The gates that operators added, by task."""
         self._made: dict[int, list[str]] = {}
-        """The gates that the code declares for jobs that were given gates and have not begun since then, by job id."""
+        """By job id, the code's gates for each job that was given gates and has not been claimed since."""
         self._has_rows = False
         self._looked_at = self._rest = self._forget_at = 0.0
         self._news: object = None
-        """The news object as of the last look."""
+        """The `news` object that was passed to the last look."""
         self._gave = self._left = 0
-        """The number of jobs to which the last look gave gates, and the number that it left without some."""
+        """The number of waiting jobs that the last look gave gates, and of other jobs found lacking gates."""
 
     @property
     def is_limited(self) -> bool:
@@ -97,11 +97,14 @@ class Backfill:
             log.warning("the %s is split: %s. Remedy: %s", titled(row), how, SPLIT_REMEDY)
 
     def is_behind(self, news: object) -> bool:
-        """Return whether the last look began before this news."""
+        """Return whether `news` has come since the last look began."""
         return news is not self._news
 
     def due_at(self, news: object) -> float:
-        """Return when to look next unless woken, by `time.monotonic()`. Infinite if no job is known to lack gates."""
+        """Return when to look next unless woken, by `time.monotonic()`.
+
+        Return infinity if there is no news and no job is known to lack gates.
+        """
         return self._due_at(news) if self.is_behind(news) or self._gave or self._left else math.inf
 
     def _due_at(self, news: object) -> float:
@@ -166,12 +169,12 @@ class Backfill:
         return {name for name in self._declarations if not uncounted.isdisjoint(self._rows(name))}
 
     def _rows(self, task: str) -> set[str]:
-        """Return the rows of the limits that apply to a task."""
+        """Return the names of the limits that apply to a task."""
         declaration = self._declarations[task]
         return {gate.row for gate in declaration.gates} | {*self._added_by_operators(declaration)}
 
     def missing(self, begin: Begin, claimed: Sequence[Claimed]) -> set[int]:
-        """Give claimed jobs the gates that they lack. Return the run ids of those that lacked any.
+        """Give claimed jobs the gates that they lack. Return the run ids of the jobs that lacked gates.
 
         A job whose key function returns a different key for the same arguments each time is set aside. Otherwise such a
         job would be claimed and given back forever.
@@ -186,7 +189,7 @@ class Backfill:
         return {job.run_id for job in lacking}
 
     def _is_unsteady(self, job: Claimed) -> bool:
-        """Return whether the job has the gates that this process gave it, but the code now returns different ones."""
+        """Return whether the job has the gates that this process gave it, but the code now returns different gates."""
         made = self._made.get(job.job_id)
         return made is not None and {*made} <= {*job.gates} and made != self._of_code(job.task, job.args)
 
@@ -203,7 +206,7 @@ class Backfill:
         return sum(in_parts(gated, give, lambda one, error: self._set_aside.refused("its limit", one.job_id, error)))
 
     def _joined(self, one: LacksGates) -> list[str]:
-        """Return this code's gates, then the job's other gates, which another version of the code may declare."""
+        """Return the gates that this code declares, then the job's other gates, which other code may declare."""
         if len(self._made) >= _MOST_MADE:
             self._made.clear()
         declaration = self._declarations[one.task]
@@ -227,7 +230,7 @@ class Backfill:
 
 
 def declared_limits(declarations: Iterable[Declaration]) -> Iterator[DeclaredLimit]:
-    """Yield the rows of declared limits.
+    """Yield a row for each declared limit.
 
     Raises `ConfigurationError` if two tasks declare the same limit differently.
     """

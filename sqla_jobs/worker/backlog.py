@@ -16,9 +16,9 @@ MAX_PREFETCH = 2000
 _BATCH = 1000
 """The maximum number of jobs in one claim."""
 _AHEAD = 0.1
-"""How much work is claimed before slots are free for it, in seconds at the queue's recent rate."""
+"""Seconds of work, at the queue's recent rate, that are claimed before slots are free for it."""
 _SOON = 0.01
-"""How much work is claimed from behind gates before slots are free for it, in seconds at the queue's recent rate."""
+"""Seconds of work behind gates, at the queue's recent rate, that are claimed before slots are free for it."""
 _STALLED = 0.5
 """Jobs claimed ahead are given back if no slot takes a job for this many seconds."""
 
@@ -26,7 +26,7 @@ _STALLED = 0.5
 class Backlog:
     """One queue's jobs in this process. A claimer fills the backlog, and each of `concurrency` slots runs one job.
 
-    `begin` is called with each new job for which a slot is free. When a slot's job is over, `next` returns the slot's
+    `begin` is called with each new job for which a slot is free. When a slot's job has ended, `next` returns the slot's
     next job. `has_room` is called when it is time to claim more jobs.
     """
 
@@ -37,14 +37,14 @@ class Backlog:
         """Runs a job in a free slot."""
         self.has_room: Callable[[], None] = _unheard
         self.empty_until: float = 0.0
-        """The time before which the queue is not asked for jobs, unless `wake` is called."""
+        """The time until which no jobs are claimed from the queue, unless `wake` is called."""
         self._woken_at = 0.0
         self._first: deque[Attempt] = deque()
-        """Jobs that hold a place behind a gate. They run before the others."""
+        """Jobs that hold a place behind a gate. These jobs run before all others."""
         self._ahead: deque[Attempt] = deque()
         """Jobs that were claimed before a slot was free for them."""
         self._left: deque[Attempt] = deque()
-        """Jobs that arrived after the backlog was closed."""
+        """Jobs that were waiting here when the backlog was closed, or that arrived later."""
         self.is_wanted: bool = False
         """True if jobs behind gates may be waiting for a slot of this queue."""
         self._lock = threading.Lock()
@@ -63,7 +63,7 @@ class Backlog:
         self._prefetch = jobs
         self._wanted = self.concurrency + jobs
         self._few = max(self.concurrency - 1, self._wanted - -(-min(self._wanted, _BATCH) // 2))
-        """The number of outstanding jobs at or below which to claim more: a slot is free, or half a batch fits."""
+        """Claim more jobs at this number of outstanding ones or fewer: then a slot is free, or half a batch fits."""
 
     @property
     def _outstanding(self) -> int:
@@ -72,7 +72,7 @@ class Backlog:
 
     def room(self, now: float) -> int:
         """Return how many jobs to claim: 0 if the batch would be small and no slot is waiting for a job."""
-        self._has_asked = False  # reset before counting, so that a job that ends after the count calls `has_room`
+        self._has_asked = False  # reset before counting, so that `has_room` is called if a job ends after the count
         outstanding = self._outstanding
         is_time = outstanding <= self._few and now >= self.empty_until
         return min(self._wanted - outstanding, _BATCH) if is_time else 0
@@ -88,7 +88,7 @@ class Backlog:
         return self._running
 
     def room_behind_gates(self) -> int:
-        """Return how many jobs behind gates to claim, for slots that are free or soon will be at the recent rate."""
+        """Return how many jobs behind gates to claim, for slots that are free or, at the recent rate, soon will be."""
         self.is_wanted = True  # set before counting, so that a slot that becomes free after the count is reported
         soon = min(self.concurrency, int(self._prefetch * _SOON / _AHEAD))
         room = max(0, max(self.concurrency - self._outstanding, soon) - len(self._first))
@@ -101,9 +101,9 @@ class Backlog:
         self.empty_until = 0.0
 
     def rest(self, until: float, *, since: float) -> None:
-        """Rest after a look that found no more jobs.
+        """Rest after a look that began at `since` and found no more jobs.
 
-        The look began at `since`. Look again at `until`, or immediately if `wake` has been called since then.
+        Look again at `until`, or immediately if `wake` has been called after `since`.
         """
         if self._woken_at < since:
             self.empty_until = until
@@ -137,9 +137,9 @@ class Backlog:
         return attempt
 
     def next(self) -> Attempt | None:
-        """Return the next job for a slot whose job is over. `None` means that the slot is now free."""
+        """Return the next job for a slot whose job has ended. `None` means that the slot is now free."""
         attempt: Attempt | None
-        try:  # without the lock, since many slots get here simultaneously
+        try:  # without the lock, since many slots ask for a job simultaneously
             attempt = self._first.popleft() if self._first else self._ahead.popleft()
             self._moved_at = time.monotonic()
         except IndexError:
@@ -183,7 +183,7 @@ class Backlog:
     def stalled(self, now: float) -> list[Attempt]:
         """Remove and return jobs claimed ahead that have stalled behind long-running ones.
 
-        Other workers can run them.
+        Other workers can run these jobs.
         """
         if now < self.stalls_at:
             return []
@@ -191,7 +191,7 @@ class Backlog:
         return self.give_back()
 
     def close(self) -> None:
-        """Begin no more jobs. Jobs that arrive later are given back."""
+        """Begin no more jobs from now on. Jobs that arrive later are given back."""
         with self._lock:
             self._is_open = False
             self._left.extend([*_emptied(self._first), *_emptied(self._ahead)])

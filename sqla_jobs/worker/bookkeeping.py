@@ -19,7 +19,7 @@ from sqla_jobs.worker.resolver import JobResolver
 class Bookkeeping:
     """Removes ended attempts from the table, counts them, notifies handlers, and frees their places.
 
-    Its methods are called by the thread that runs a job or has stored the attempt's end.
+    Its methods are called by the thread that runs a job or that has stored the attempt's end.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Bookkeeping:
             self._notify_started(attempt)
 
     def committed(self, attempt: Attempt) -> None:
-        """Handle a run that has itself stored the attempt's end: its success, or a sleep or wait."""
+        """Handle an attempt whose run has already stored its own end: a success, a sleep or a wait."""
         if attempt.suspended is not None:
             self.settled([attempt.suspended], [attempt.suspended])
             return
@@ -60,7 +60,7 @@ class Bookkeeping:
     def settled(self, ends: list[RunEnd], stored: list[RunEnd]) -> None:
         """Handle ends that are stored, or whose attempts lost their leases.
 
-        `stored` contains the ends stored unchanged.
+        `stored` contains the ends that were stored unchanged.
         """
         self._events.ended(stored)
         self._remove(ends)

@@ -21,16 +21,16 @@ from sqla_jobs.worker.limited import LimitedClaimer
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _UNWRITTEN = 5000
-"""Claiming pauses while this many ends wait to be stored."""
+"""Claiming pauses while at least this many ends wait to be stored."""
 _HELD_UP = 0.01
-"""Seconds between looks while claiming is paused."""
+"""Seconds between checks while claiming is paused."""
 
 
 class Claimer:
     """Promotes due jobs, claims jobs for its backlogs and gives back stalled jobs, one of these at a time.
 
-    It works in its own thread and in the listener's. It looks for work when its lookout says so, or immediately after
-    `wake()`.
+    It works in its own thread and in the listener's. It looks for work when its lookout or a backlog requires it, and
+    immediately after `wake()`.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Claimer:
         self._looking = threading.RLock()
         self._retry = RetryLoop("claiming", self._stopping)
         self._again_at = math.inf
-        """When to query the server again after an error. A look that sends no query would count as a success."""
+        """When to query the server again after an error: a step that sent no query would count as a success."""
         self._resting = {backlog.name for backlog in self._backlogs}
         """Queues that had no more jobs at the last look."""
         self.thread: threading.Thread = threading.Thread(target=self._loop, name="sqla_jobs-claim", daemon=True)
@@ -78,13 +78,16 @@ class Claimer:
             self._wake.set()
 
     def look_again(self) -> bool:
-        """Look for jobs in all queues, even below the floors. Return the same as `heard`."""
+        """Request a look for jobs in all queues, even below the floors. Return whether each queue has a free slot."""
         self._floors.sweep_soon()
         self._limited.poll()
         return self._is_heard("")
 
     def heard(self, queue: str) -> bool:
-        """Record that `queue` has new jobs; "" means any queue. Return immediately whether slots are free for them."""
+        """Record that `queue` has new jobs; "" means any queue.
+
+        Return immediately whether slots are free for those jobs.
+        """
         if queue == FOLLOWERS:
             self._followers.announced()
             return True
@@ -142,7 +145,7 @@ class Claimer:
         self._wake.set()  # the claim loop must look again after an error, and otherwise compute its next wait
 
     def _expect_in(self, queue: str) -> bool:
-        """Wake the backlogs of `queue`. Return whether one of them has a free slot."""
+        """Wake the backlogs of `queue`. Return whether any of these backlogs has a free slot."""
         backlogs = self._backlogs_of(queue)
         for backlog in backlogs:
             backlog.wake()
@@ -171,7 +174,7 @@ class Claimer:
             self._attempts.claiming_limited,
             self._engine.begin() as connection,
         ):  # otherwise jobs locked by a claim in progress would be missed
-            if self._attempts:  # before the query, which finds a job that ends in between and is due again
+            if self._attempts:  # checked first: the query finds a job that ends in between and is due again
                 return True
             return self._queries.is_due(connection, list(self._settings.queues), self._all_tasks, others)
 
@@ -260,7 +263,7 @@ class Claimer:
     ) -> None:
         """Give claimed jobs to their backlogs.
 
-        A backlog that gets fewer jobs than it has room for rests until the next poll or sweep.
+        If a backlog gets fewer jobs than it has room for, it rests until the next poll or sweep.
         """
         poll_at = began + self._lookout.poll_in()
         of_queue: dict[str, list[Attempt]] = {name: [] for name in slots}

@@ -17,14 +17,14 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _WHAT = "worker context"
 Await = Callable[[Coroutine[Any, Any, Any]], Any]
-"""Awaits a coroutine in the event loop of coroutine tasks, from outside of it, and returns its result."""
+"""Awaits a coroutine in the event loop of coroutine tasks, from another thread, and returns its result."""
 
 
 class Contexts:
     """The worker contexts of one process, and the resources that they yield."""
 
     def __init__(self, contexts: Iterable[WorkerContext], around: Context) -> None:
-        """Prepare to enter `contexts`. Each is entered and left inside `around(None)`."""
+        """Prepare to enter `contexts`. Each context is entered and left inside `around(None)`."""
         self._contexts = list(contexts)
         self._around = around
         self._entered: list[tuple[str, AbstractContextManager[Any] | _Hosted]] = []
@@ -32,12 +32,12 @@ class Contexts:
 
     @property
     def need_loop(self) -> bool:
-        """Whether one of them is asynchronous."""
+        """True if any of the contexts is asynchronous."""
         return any(is_asynchronous(one) for one in self._contexts)
 
     @contextmanager
     def entered(self, awaited: Await) -> Generator[None]:
-        """Enter them for the block."""
+        """Enter the contexts for the duration of the block."""
         self.enter(awaited)
         try:
             yield
@@ -45,7 +45,7 @@ class Contexts:
             self.leave(awaited)
 
     def enter(self, awaited: Await) -> None:
-        """Enter them in order. If one fails, leave those already entered, and raise `ConfigurationError`."""
+        """Enter the contexts in order. If one fails, leave the earlier contexts, and raise `ConfigurationError`."""
         for one in self._contexts:
             try:
                 with self._around(None):
@@ -73,7 +73,7 @@ class Contexts:
         return value
 
     def leave(self, awaited: Await) -> None:
-        """Leave them in reverse order. Log an error of one, and leave the others nevertheless."""
+        """Leave the contexts in reverse order. If one raises an error, log it and leave the other contexts."""
         while self._entered:
             name, one = self._entered.pop()
             try:
@@ -87,13 +87,13 @@ class Contexts:
 
 
 class _Hosted:
-    """An asynchronous context manager in an asyncio task of its own: some must be left by the task that enters them."""
+    """An asynchronous context manager in its own asyncio task: some must be left by the task that entered them."""
 
     def __init__(self, manager: AbstractAsyncContextManager[Any]) -> None:
         self._manager = manager
 
     async def enter(self) -> Any:
-        """Enter it, and return what it yields."""
+        """Enter the manager, and return the value that it yields."""
         self._leaving = asyncio.Event()
         self._entered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._task = asyncio.create_task(self._run())
@@ -106,7 +106,7 @@ class _Hosted:
             await self._leaving.wait()
 
     async def leave(self) -> None:
-        """Leave it, unless the owner of the loop has cancelled all asyncio tasks, and with them this one."""
+        """Leave the manager, unless the loop's owner has cancelled all asyncio tasks, including this one."""
         self._leaving.set()
         await asyncio.wait([self._task])
         if not self._task.cancelled():

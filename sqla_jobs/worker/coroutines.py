@@ -20,13 +20,13 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 _CLOSE = 5.0
 """Seconds allowed for closing the connections of coroutine tasks."""
 _LOOK = 1.0
-"""Seconds between two looks whether the loop is still there."""
+"""Seconds between two checks that the event loop has not been closed."""
 _LEAVE = 10.0
-"""Seconds that an asynchronous worker context has to end."""
+"""Seconds allowed for an asynchronous worker context to end."""
 
 
 class Coroutines:
-    """The event loop and sessions for coroutine tasks; empty if nothing needs a loop.
+    """The event loop and sessions for coroutine tasks; there is no loop if nothing needs one.
 
     Raises `ConfigurationError` if greenlet is missing.
     """
@@ -42,7 +42,7 @@ class Coroutines:
     ) -> None:
         """Prepare for the coroutine tasks. `loop` is the application's event loop, if the tasks are to run in it.
 
-        `need_loop` is true if something else needs the loop, even without such tasks.
+        `need_loop` is true if something other than coroutine tasks needs a loop.
         """
         signatures = {name: one.signature for name, one in declarations.items() if one.signature.is_coroutine}
         self.tasks: frozenset[str] = frozenset(signatures)
@@ -54,7 +54,7 @@ class Coroutines:
         self._sessions = binding.async_sessions(isolation) if wants_session else None
 
     def transactions(self, make: Callable[..., WorkerTransactions], declaration: Declaration) -> WorkerTransactions:
-        """Return the transactions of a coroutine task that takes a session, made by `make`."""
+        """Return the transactions, made by `make`, of a coroutine task that takes a session."""
         assert self._sessions is not None, "one of the tasks takes a session"
         assert declaration.signature.session_class is not None
         return make(
@@ -80,12 +80,12 @@ class Coroutines:
         return answer.result()
 
     def awaited_last(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """The same, but only for a while: an abandoned coroutine may hold up the loop for ever."""
+        """Do the same as `awaited`, but give up after a while: an abandoned coroutine may block the loop forever."""
         assert self.events is not None, "something needs the loop"
         return self.events.call(coroutine).result(_LEAVE)
 
     def sessions(self, wanted: int) -> int:
-        """Return how many connections `wanted` coroutine jobs use simultaneously."""
+        """Return how many connections `wanted` simultaneous jobs of coroutine tasks use."""
         return 0 if self._sessions is None else self._sessions.at_most(wanted)
 
     def close_idle(self) -> None:

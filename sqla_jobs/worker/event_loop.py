@@ -24,16 +24,16 @@ _BLOCKED = 1.0
 _STOP = 5.0
 """Seconds allowed for the loop to end."""
 _GOES_ON = 1.0
-"""Seconds after which a loop whose tasks were all cancelled counts as still running."""
+"""Seconds after which a loop whose tasks were all cancelled is assumed to continue running."""
 _RUNS = "_contained"
 """The function that calls the task's own code. The logged stack of a blocked loop starts at this function."""
 
 
 class EventLoop:
-    """The application's event loop, or one in a thread of its own, made by uvloop if that is installed."""
+    """The application's event loop, or one in its own thread, made by uvloop if that is installed."""
 
     def __init__(self, app: asyncio.AbstractEventLoop | None = None) -> None:
-        """Use `app`, the application's loop, which runs in the calling thread; without it, make a loop."""
+        """Use `app`, the application's running loop, if it is given; otherwise make a loop."""
         self.is_own: bool = app is None
         """True if the worker made the loop; False if it is the application's."""
         self._app = app
@@ -42,13 +42,13 @@ class EventLoop:
         """The id of the thread that runs the loop, known once the loop has answered."""
         self._is_stopping = False
         self._asked_at: float | None = None
-        """When the pending answer was requested. None if no answer is pending."""
+        """When the loop was last asked for an answer. None if no answer is pending."""
         self._is_logged = False
         self._held_up_by: str | None = None
 
     @property
     def held_up_by(self) -> str | None:
-        """The job that is blocking the loop, since when and at which place, if this was logged."""
+        """A description of the job that is blocking the loop. None if no such job was logged."""
         return self._held_up_by
 
     def start(self) -> None:
@@ -71,7 +71,7 @@ class EventLoop:
         self._answer()
 
     def _keep_watch(self) -> None:
-        """Keep an asyncio task in the loop that is cancelled whenever all of the loop's tasks are."""
+        """Keep an asyncio task in the loop, to notice when all of the loop's tasks are cancelled."""
         self._watch = self.loop.create_task(asyncio.Event().wait(), name="sqla_jobs-watch")
         self._watch.add_done_callback(self._on_cancelled)
 
@@ -82,8 +82,8 @@ class EventLoop:
     def begin(self, callback: Callable[..., object], *args: object, context: Context) -> None:
         """Call `callback` in the loop's thread, but not while all of the loop's tasks are being cancelled.
 
-        `asyncio.run` ends a loop that way, and a job begun then would be lost. Raises `RuntimeError` if the application
-        has closed the loop.
+        `asyncio.run` cancels all tasks before it ends a loop, and a job begun then would be lost. Raises `RuntimeError`
+        if the application has closed the loop.
         """
         self.loop.call_soon_threadsafe(self._call_unless_ending, callback, args, context, context=context)
 
@@ -105,8 +105,10 @@ class EventLoop:
         return not self.is_own and self.loop.is_closed()
 
     def call(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:
-        """Run a coroutine in the loop, from another thread. Raises `RuntimeError` if the application has closed the
-        loop."""
+        """Run a coroutine in the loop, from another thread.
+
+        Raises `RuntimeError` if the application has closed the loop.
+        """
         try:
             return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
         except RuntimeError:
@@ -152,11 +154,14 @@ class EventLoop:
             self.loop.close()
 
     def _run_on(self) -> None:
-        """Run the loop. Log an exit raised by a job's asyncio task or callback, which `_contained` does not catch."""
+        """Run the loop.
+
+        Log an exit that an asyncio task or callback of a job raises: `_contained` does not catch it.
+        """
         try:
             self.loop.run_forever()
         except (KeyboardInterrupt, SystemExit) as error:
-            log.error("%r was raised in the event loop, which goes on", error)  # noqa: TRY400 - it may show secrets
+            log.error("%r was raised in the event loop, which goes on", error)  # noqa: TRY400 - it may reveal secrets
 
 
 async def _end(left: set[asyncio.Task[Any]]) -> None:

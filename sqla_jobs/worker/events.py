@@ -31,16 +31,16 @@ _STOP = 5.0
 """Seconds allowed for handlers when the worker stops."""
 _AT_LEAST_ONCE = ("failed", "lost")
 _LATE = (*_AT_LEAST_ONCE, "retried", "cancelled")
-"""The outcomes whose events can be delivered from rows.
+"""The outcomes whose events can be delivered later, from the rows of runs.
 
-The last two are outcomes of attempts whose process was killed to end them.
+The last two outcomes are those of attempts whose process was killed to end them.
 """
 
 
 class EventDelivery:
     """Takes events from any thread, and calls the handlers one by one in its own thread, inside `context`.
 
-    Failed and lost attempts, and those whose process was killed to end them, are marked in the database until their
+    Failed and lost attempts, and attempts whose process was killed to end them, are marked in the database until their
     handlers have returned. If this process dies before that, another worker delivers the events.
     """
 
@@ -68,7 +68,7 @@ class EventDelivery:
             self._thread.start()
 
     def stop(self) -> None:
-        """Deliver the waiting events, for a few seconds at most."""
+        """Stop, after delivering the waiting events for a few seconds at most."""
         self._stopping.set()
         self._wake.set()
         if self._wanted:

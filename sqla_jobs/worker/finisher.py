@@ -23,21 +23,21 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _BATCH = 1000
 _CROWD = 500
-"""The number of waiting ends at which a second thread helps to write."""
+"""The number of waiting ends at which a second thread helps to write them."""
 _BATCH_SIZE = 8_000_000
 """The number of characters in results and tracebacks at which a batch is full."""
 _LOCKED_AGAIN = 0.05
 """Seconds after which a locked row is tried again."""
 _REFUSED_AGAIN = 60.0
-"""Seconds after which an end that the server refused in every form is tried again."""
+"""Seconds after which an end is tried again if the server refused both it and a failure in its place."""
 
 
 class Finisher:
     """Stores the ends of attempts, which any thread may pass to it.
 
-    While one batch is being written, the next one fills up. So batches grow with the load, and an end that comes alone
-    is written immediately. Under full load two batches are written at a time: while one waits for the disk, or for its
-    turn in Python, the server works on the other. Each thread logs its own errors.
+    While one batch is being written, the next one fills up. So batches grow with the load, and a single end is written
+    immediately. Under full load two batches are written at a time: while one waits for the disk, or for the interpreter
+    lock, the server works on the other. Each thread logs its own errors.
     """
 
     def __init__(self, engine: Engine, queries: Queries, set_aside: SetAside) -> None:
@@ -51,7 +51,7 @@ class Finisher:
         self._putting_aside = threading.Lock()
         self._crowd = threading.Event()
         self._is_crowded = False
-        """True if the helper has been called and has not looked since then."""
+        """True if the helper thread has been called and has not looked for ends since then."""
         self._may_help = True
         self._closing = False
         self._give_up = threading.Event()
@@ -60,10 +60,10 @@ class Finisher:
         self._helper = threading.Thread(target=self._help, name="sqla_jobs-finisher-2", daemon=True)
 
     def start(self, settled: Callable[[list[RunEnd], list[RunEnd]], None]) -> None:
-        """Start. From now on `settled(ends, stored)` is called after each batch.
+        """Start the threads. From then on, `settled(ends, stored)` is called after each batch.
 
-        `ends` are those that were stored or whose leases were lost, with the outcomes in the database. `stored` are the
-        ends whose runs record the attempt's own outcome.
+        `ends` are the ends that were stored or whose leases were lost, with their outcomes in the database. `stored`
+        are the ends whose runs record the attempt's own outcome.
         """
         self._settled = settled
         self._thread.start()
@@ -85,7 +85,7 @@ class Finisher:
         return self._queue.qsize()
 
     def close(self, timeout: float) -> bool:
-        """Spend at most `timeout` seconds storing the remaining ends. Return whether all were stored."""
+        """Spend at most `timeout` seconds storing the remaining ends. Return whether all ends were stored."""
         deadline = time.monotonic() + timeout
         self._may_help = False
         self._crowd.set()
@@ -113,12 +113,12 @@ class Finisher:
                 return
             self._store(self._take([]))
             if self._locked:
-                self._queue.put(None)  # wake the first thread, which may be waiting up to a minute for an end
-            if self._queue.qsize() >= _CROWD:  # no further end may arrive to call the helper while so many wait
+                self._queue.put(None)  # wake the first thread, which may wait up to a minute for an end
+            if self._queue.qsize() >= _CROWD:  # perhaps no further end arrives that would call the helper
                 self._call_helper()
 
     def _store(self, batch: list[RunEnd]) -> None:
-        """Write a batch, however long the server is unavailable. Keep the batch if the worker gives up."""
+        """Write a batch, and wait as long as the server is unavailable. Keep the batch if the worker gives up."""
         try:
             self._retry.call(partial(self._write_all, batch))
         except Exception as error:  # noqa: BLE001 - logged, and kept for `close` to see
@@ -143,7 +143,7 @@ class Finisher:
         return self._take(batch)
 
     def _take(self, batch: list[RunEnd]) -> list[RunEnd]:
-        """Add waiting ends to the batch, up to its size."""
+        """Add waiting ends to the batch until it is full. Return the batch."""
         size = sum(map(_size, batch))
         while len(batch) < _BATCH and size < _BATCH_SIZE:
             try:
@@ -166,7 +166,7 @@ class Finisher:
         self._settled(batch, stored)
 
     def _put_aside(self, end: RunEnd, fate: str | None) -> bool:
-        """Keep an end for another try if its fate is "locked" or "refused". Return whether it is kept."""
+        """Keep an end for another try if its fate is "locked" or "refused". Return whether the end is kept."""
         if fate in ("lost", "rescued") and end.outcome.kind not in ("released", "lost"):
             what = "job %s was given to another process before its end could be stored"
             log.warning(what, end.lease.job_id, extra=run_fields(end.lease, RunOutcome.lost))
@@ -181,9 +181,9 @@ class Finisher:
 
 
 def _is_stored(end: RunEnd, fate: str | None) -> bool:
-    """Return whether the run records the end.
+    """Return whether the stored run records this end.
 
-    A run that already existed may come from a commit whose reply was lost.
+    If the run already existed, a commit whose reply was lost may have stored it.
     """
     return fate in (None, "cancelled") or (fate == "known" and end.outcome.kind is RunOutcome.succeeded)
 

@@ -12,7 +12,7 @@ from sqla_jobs.queries.limited import NOWHERE, Floors, Look
 from sqla_jobs.rules.limits import ordered_gate
 
 _SHARED = 30.0
-"""The longest pause between sweeps that other workers can cause, in seconds."""
+"""The longest pause between sweeps, in seconds, that results from sharing them with other workers."""
 
 
 class SweepTimer:
@@ -29,7 +29,7 @@ class SweepTimer:
     def swept(self, began: float, ended: float, *, workers: int = 1) -> None:
         """Record a sweep from `began` to `ended`.
 
-        Sharing sweeps among `workers` makes the pause up to half a minute long.
+        The pause before the next sweep grows with the number of `workers`, up to half a minute.
         """
         rest = 20 * min(ended - began, self._took)
         self._took = ended - began
@@ -37,15 +37,15 @@ class SweepTimer:
 
 
 class ScanFloors:
-    """Floors for each queue and priority. Claims start above them, to skip dead index entries of claimed jobs.
+    """Floors for each queue and priority. Claims start above the floors, to skip dead index entries of claimed jobs.
 
     A floor trails the highest claimed position by at least a second. A job whose transaction committed late may lie
-    below it. So claims sweep without floors from time to time, as `SweepTimer` decides.
+    below the floor. So claims sweep without floors from time to time, as `SweepTimer` decides.
     """
 
     def __init__(self, queues: Iterable[str]) -> None:
         self.workers = 1
-        """The number of workers that serve any of these queues and so share the time for sweeps."""
+        """The number of workers that serve any of these queues and so share the sweeps."""
         self._floor = {queue: [*EVERYWHERE] for queue in queues}
         self._highest = {queue: [*EVERYWHERE] for queue in self._floor}
         self._trailing = {queue: [*EVERYWHERE] for queue in self._floor}
@@ -95,13 +95,13 @@ Place = TypeVar("Place", int, tuple[int, int])
 
 
 class GateFloors:
-    """The floors of one queue's groups.
+    """The floors of one queue's groups. Claims start at the floors.
 
-    Under a long-lived snapshot the index keeps an entry for each job that has run.
+    Floors help while an old snapshot is held: the index then keeps an entry for each job that has run.
 
-    A group's floor is the index position of a claimed job. The floor applies once no transaction that may have inserted
-    a job below it is left, and a later look has found no such job. A job that is given a more urgent priority or a gate
-    may still lie below the floor. So a sweep removes all floors, as often as `SweepTimer` decides.
+    A group's floor is the index position of a claimed job. The floor applies once all transactions that may have
+    inserted a job below it have ended, and a later look has found no such job. A job that is given a gate or a more
+    urgent priority may still lie below the floor. So sweeps remove all floors, at times that `SweepTimer` sets.
     """
 
     def __init__(self) -> None:
@@ -117,7 +117,7 @@ class GateFloors:
 
     @property
     def sweep_at(self) -> float:
-        """When the next sweep is due, by `time.monotonic()`. Infinite while there are no floors."""
+        """When the next sweep is due, by `time.monotonic()`. It is infinite while there are no floors."""
         return self._sweeps.at if self._groups.floors else math.inf
 
     def of(self, now: float) -> Floors:
@@ -125,7 +125,7 @@ class GateFloors:
         return NOWHERE if now >= self._sweeps.at else Floors(self._groups.floors, self._orders.floors, self._gates)
 
     def learn(self, look: Look, began: float, ended: float) -> None:
-        """Raise the floors according to the results of a look. The jobs that the look claimed are on disk."""
+        """Raise the floors according to the results of a look whose claims are on disk."""
         if began >= self._sweeps.at:
             self._sweeps.swept(began, ended)
             self._sweep()
@@ -137,7 +137,7 @@ class GateFloors:
     def _sweep(self) -> None:
         self._groups.sweep()
         self._orders.sweep()
-        self._gates = {}  # running jobs may have been given a gate meanwhile
+        self._gates = {}  # running jobs may have been given a gate in the meantime
 
     def _raise_gates(self, look: Look) -> None:
         # only for these gates: a claim proves nothing about other gates' running jobs
@@ -187,7 +187,7 @@ class _Rising(Generic[Place]):
     def claimed(self, key: str, place: Place, look: Look) -> None:
         """Record a claim at `place`.
 
-        Claims start at the floor, so they take late jobs before the floor passes those.
+        Claims start at the floor: a job that was committed late is claimed before the floor passes it.
         """
         passed = self.passed.get(key, _Passed(self._ground, 0, self._ground))
         if passed.ended_at <= look.oldest:

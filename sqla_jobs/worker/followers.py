@@ -1,4 +1,4 @@
-"""Messages to the processes that follow jobs, while there are such processes."""
+"""Messages to the processes that follow jobs, sent only while there are any."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from sqla_jobs.worker.attempts import Attempts
 
 
 class Followers:
-    """Sends the ids of jobs claimed here, or that reported progress or ended here, over the notifier's connection.
+    """Sends the ids of jobs that were claimed, reported progress or ended here, over the notifier's connection.
 
-    A message is sent after the commit, so its receiver reads the new state. No message is sent before the first
-    announcement.
+    A message is sent after the commit, so its receiver reads the new state. No message is sent before the first call of
+    `announced`.
     """
 
     def __init__(self, attempts: Attempts, app: Engine, channel: str) -> None:
@@ -26,7 +26,10 @@ class Followers:
         self._until = 0.0
 
     def announced(self) -> None:
-        """Record that processes follow jobs. The first reply makes them read all jobs, so they see earlier ends too."""
+        """Record that processes follow jobs. Reply to the first announcement.
+
+        The reply makes those processes read all their jobs, and thus see earlier ends as well.
+        """
         is_news = time.monotonic() > self._until
         self._until = time.monotonic() + FOLLOWED_FOR
         self._attempts.changed = self._tell

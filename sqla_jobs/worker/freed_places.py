@@ -1,4 +1,4 @@
-"""Places behind limits that became free in this process, which fills them itself or notifies other workers."""
+"""Places behind limits that have become free in this process, which fills them itself or notifies other workers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _APART = 0.1
 
 
 class FreedPlaces:
-    """Counts free places from the end of a job until another job takes them or other workers are notified."""
+    """Counts the places that ended jobs have freed, until other jobs take them or other workers are notified."""
 
     def __init__(self, claiming: Claiming) -> None:
         self._engine = claiming.shared.claims
@@ -26,7 +26,7 @@ class FreedPlaces:
         self._ended = deque[tuple[Gates, str]]()
         """The gates of each ended job, and its queue if the queue itself is limited."""
         self._left = Counter[str]()
-        """The number of places, by gate, that no job in this process has taken."""
+        """The number of free places, by gate, that no job in this process has taken."""
         self._full = set[Gates]()
         """Groups that a claim in this process has filled."""
         self._notified_at = -math.inf
@@ -35,7 +35,7 @@ class FreedPlaces:
     def add(self, gates: Gates, queue: str) -> bool:
         """Count the places of an ended job, behind its gates and in its queue. `queue` is "" if the queue is unlimited.
 
-        Return whether the job held any place. May be called from any thread.
+        Return whether the job held any place. Any thread may call this.
         """
         has_places = bool(queue) or any(map(holds_a_place, gates))
         if has_places:
@@ -58,7 +58,7 @@ class FreedPlaces:
     def refilled(self, jobs: Sequence[Claimed], free: Mapping[Gates, int | None]) -> None:
         """Count the places that these jobs have taken.
 
-        `free` maps each group to the places that were free before; `None` means no limit.
+        `free` maps each group to the number of places that were free before; `None` means no limit.
         """
         for gates, number in Counter(job.gates for job in jobs).items():
             before = free.get(gates)
@@ -71,7 +71,7 @@ class FreedPlaces:
 
     @property
     def notify_at(self) -> float:
-        """When other workers are to be notified, by `time.monotonic()`. Infinite if no place is left."""
+        """When other workers are to be notified, by `time.monotonic()`. It is infinite if no place is left."""
         return self._notified_at + max(_APART, self._rest) if self._left else math.inf
 
     def notify_if_due(self) -> None:
@@ -79,7 +79,7 @@ class FreedPlaces:
             self.notify()
 
     def notify(self) -> None:
-        """Notify other workers, which may serve other queues or tasks, of the remaining places."""
+        """Notify other workers, which may serve other queues or tasks, of the remaining free places."""
         if not self._left:
             return
         began = time.monotonic()

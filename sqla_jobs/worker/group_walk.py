@@ -1,4 +1,4 @@
-"""Claims of jobs behind gates in one queue. Each claim starts at the group where the last one ended."""
+"""Claims of jobs behind gates in one queue. Each claim starts at the group where the last claim ended."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Round:
         self._began, self._empty = news, None
 
     def spoil(self) -> None:
-        """Request another round after this one: a job was claimed, or some were skipped."""
+        """Request another round after this one: a job was claimed, or some jobs were skipped."""
         self._began = self._empty = None
 
     def end(self) -> None:
@@ -45,17 +45,20 @@ class Round:
 
 
 class GroupWalk:
-    """Walks through the groups of a queue. Jobs with the same gates form a group. Call it from one thread at a time."""
+    """Walks through the groups of a queue. Jobs with the same gates form a group.
+
+    Only one thread at a time may use it.
+    """
 
     def __init__(self, claiming: Claiming, backfill: Backfill, tasks: Sequence[str], backlog: Backlog) -> None:
         self.backlog = backlog
         self.is_first_fill: bool = True
-        """True if the next claim that uses all its room is the first since a rest.
+        """True if no claim since the last rest has filled all its room.
 
-        Other workers may then find more jobs.
+        Once a claim does so, other workers may find more jobs, too.
         """
         self.free: Mapping[Gates, int | None] = {}
-        """For each group from which the last claim took jobs, the number that could start before it.
+        """For each group from which the last claim took jobs, the number of jobs that could start before the claim.
 
         None means any number.
         """
@@ -72,7 +75,7 @@ class GroupWalk:
         self._round = Round()
         self._is_polled = False
         self._small_at = 0.0
-        """When a claim of only a few jobs becomes worth the lock, by `time.monotonic()`."""
+        """When taking the limits lock for only a few jobs becomes worthwhile, by `time.monotonic()`."""
         self._batch_at = math.inf
         """When to stop waiting for more free slots and claim even a few jobs."""
         self._rate_at = math.inf
@@ -84,11 +87,14 @@ class GroupWalk:
         return self._round.found_nothing_since(news) and not is_over
 
     def poll(self) -> None:
-        """Look at some groups, starting where the last look ended, even during a rest."""
+        """Request a look at some groups even during a rest, starting where the last look ended."""
         self._is_polled = True
 
     def wakes_at(self, news: object) -> float:
-        """Return when to look next unless woken, by `time.monotonic()`. Infinite if only a free slot is missing."""
+        """Return when to look next unless woken, by `time.monotonic()`.
+
+        Return infinity if only a free slot is missing.
+        """
         return self._again_at if self.rests(news) else self._batch_at
 
     @property
@@ -98,7 +104,7 @@ class GroupWalk:
     def room(self, news: object) -> int:
         """Return how many jobs to claim now.
 
-        0 right after a claim if only a few slots are free, since there will soon be more.
+        Return 0 during a rest, and right after a claim as long as only a few slots are free.
         """
         now = time.monotonic()
         self._batch_at = math.inf
@@ -115,7 +121,7 @@ class GroupWalk:
     def claim(self, room: int, hints: Mapping[Gates, int], news: object) -> list[Claimed]:
         """Claim at most `room` jobs, first from the groups in `hints`.
 
-        From a limited queue, also claim jobs without gates.
+        If the queue is limited, also claim jobs without gates.
         """
         is_poll = self._is_polled and self._round.found_nothing_since(news)
         self._is_polled = False
@@ -188,9 +194,9 @@ class GroupWalk:
         return [job for part in self._set_aside.around("its claim", claim, candidates) for job in part]
 
     def _in_turn(self, claims: list[_Claim]) -> list[_Claim]:
-        """Return the claims to try, in order.
+        """Return the kinds of claims to try, in order.
 
-        Jobs without gates come only from a limited queue, for which the order alternates.
+        Jobs without gates are claimed here only if the queue is limited. In that case, the order alternates.
         """
         if self._queue not in self._backfill.queues:
             return claims[:1]

@@ -17,7 +17,7 @@ from sqla_jobs.worker.lookout import Lookout, OwnLookout
 
 
 class Host(Protocol):
-    """Keeps one worker marked as alive in the database and notifies it of work, itself or through a parent process."""
+    """Keeps one worker marked as alive in the database and notifies it of work, directly or through a parent."""
 
     stop: StopRequest
     connections: int
@@ -33,7 +33,7 @@ class Host(Protocol):
         ...
 
     def meet(self, shared: Shared, sessions: int) -> None:
-        """Receive the database, before the worker registers.
+        """Receive the worker's shared data, before the worker registers.
 
         The jobs use up to `sessions` connections simultaneously.
         """
@@ -61,11 +61,14 @@ class Host(Protocol):
         ...
 
     def kill_for(self, run_id: int) -> None:
-        """Have the process killed if this run does not stop. Called repeatedly."""
+        """Have the process killed if this run does not stop. This is called repeatedly."""
         ...
 
     def rest(self) -> None:
-        """Save resources: the worker has been idle for a while and is sending no claims. Called repeatedly."""
+        """Save resources: the worker has been idle for a while and is sending no claims.
+
+        This is called repeatedly.
+        """
         ...
 
     def leaving(self) -> None:
@@ -77,7 +80,7 @@ class Alone:
     """The host of a worker without a parent. It sends heartbeats and rescues the jobs of dead processes."""
 
     connections = 5
-    """One connection each for heartbeats, listening and pruning, and two for storing ends: none waits for another."""
+    """One connection each for heartbeats, listening and pruning, and two for storing ends: none has to wait."""
     all_connections: int = connections + 2
     slot: Callable[[], RunSlot] | None = None
 
@@ -85,7 +88,7 @@ class Alone:
         self._counters = counters
         self.stop: StopRequest = StopRequest()
         self._process_ids = set[uuid.UUID]()
-        """The id of the worker's row. Empty after the worker was considered dead."""
+        """The id of the worker's row. The set is empty after the worker was considered dead."""
         self._beat_at = time.monotonic()
 
     @property
@@ -113,7 +116,7 @@ class Alone:
         return OwnLookout(shared, tasks)
 
     def may_close(self, close_idle: Callable[[], None]) -> None:
-        """Do nothing: its few connections stay open."""
+        """Do nothing: the worker's few connections stay open."""
 
     def registered(self, process_id: uuid.UUID) -> None:
         self._process_ids.add(process_id)
@@ -135,7 +138,7 @@ class Alone:
         return process_id in self._process_ids
 
     def kill_for(self, run_id: int) -> None:
-        """Do nothing: the process may be a web server, and is not the worker's to kill."""
+        """Do nothing: the process may be a web server, which the worker must not kill."""
 
     def rest(self) -> None:
         """Do nothing: heartbeats and polls continue."""

@@ -21,18 +21,18 @@ from sqla_jobs.worker.group_walk import GroupWalk
 _UNSURE = 0.05
 """Seconds between looks while the last heartbeat is too old for claims."""
 _POLLS = 3.9
-"""Even without a message, a look follows after this many polls."""
+"""The number of polls after which to look even without a message."""
 
 
 class LimitedClaimer:
     """Claims jobs behind limits. It keeps looking as long as it claims anything.
 
-    A queue rests once a complete round through its groups, begun after the last news, has claimed nothing. News, such
-    as a new job, an ended attempt or a changed limit, wakes every queue. A rate that allows one more start wakes only
-    its own queue. When a slot becomes free in a queue that is not resting, the queue's round continues. Polls make up
-    for lost messages.
+    A queue rests after a complete round through its groups that began after the last news and claimed nothing. News,
+    such as a new job, an ended attempt or a changed limit, wakes every queue. A rate that allows one more start wakes
+    only its own queue. When a slot becomes free in a queue that is not resting, the queue's round continues. Polls make
+    up for lost messages.
 
-    It does nothing while neither code nor an operator limits anything.
+    The claimer does nothing while neither code nor an operator limits anything.
     """
 
     def __init__(self, claiming: Claiming, backfill: Backfill, tasks: Sequence[str]) -> None:
@@ -49,7 +49,7 @@ class LimitedClaimer:
         self._news = object()
         """An object that is replaced whenever there is news.
 
-        A round that ends with the same object as it began with has missed nothing.
+        A round that begins and ends with the same object has missed no news.
         """
         self._poll_at = 0.0
         self._wake = threading.Event()
@@ -85,13 +85,15 @@ class LimitedClaimer:
         self._wake.set()
 
     def is_meant(self, what: str) -> bool:
-        """Return whether a message may concern limited jobs. Jobs limited only by operators are announced as plain
-        ones."""
+        """Return whether a message may concern limited jobs.
+
+        Jobs that only operators limit are announced like unlimited jobs.
+        """
         may_be_limited = self._backfill.by_operators or self._backfill.is_behind(self._news)
         return not what or what.endswith(LIMITS) or may_be_limited
 
     def poll(self) -> None:
-        """Look at some groups every four polls, to make up for lost messages, and immediately after the first limit."""
+        """Look at some groups every four polls, to make up for lost messages, and once the first limit is set."""
         now = time.monotonic()
         if now >= self._poll_at:
             self._poll_at = now + _POLLS * self._settings.poll
@@ -102,7 +104,7 @@ class LimitedClaimer:
             self._wake.set()
 
     def ended(self, jobs: Sequence[Claimed]) -> None:
-        """Free the places of jobs whose ends are stored: behind their limits and in their queues."""
+        """Free the places, behind limits and in limited queues, of jobs whose ends are stored."""
         queues, added = self._backfill.queues, self._backfill.added_to_tasks
         is_news = False
         for job in jobs:
@@ -113,7 +115,10 @@ class LimitedClaimer:
             self.heard()
 
     def claim_some(self) -> bool:
-        """Claim in the calling thread. Return False if no thread has claimed anything and all queues are resting."""
+        """Claim in the calling thread.
+
+        Return False if nothing was claimed, the worker holds no jobs, and all queues are resting.
+        """
         if not self._is_of_use:
             return False
         self._news = object()
@@ -188,8 +193,8 @@ class LimitedClaimer:
         return bool(jobs)
 
     def _may_begin(self, job: Claimed) -> bool:
-        """Return whether the lease is certainly valid.
+        """Return whether the lease of a claimed job is certainly still valid.
 
-        If this process was suspended meanwhile, others may consider it dead.
+        If this process was suspended in the meantime, other processes may consider it dead.
         """
         return self._liveness.is_sure and job.process_id == self._liveness.process_id

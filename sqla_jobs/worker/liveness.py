@@ -28,17 +28,17 @@ _LOOK = 1.0
 _PROGRESS = 0.1
 """The shortest time between writes of progress, in seconds."""
 _AT_REST = 10.0
-"""Seconds without jobs after which a process is idle."""
+"""Seconds without jobs after which a process counts as idle."""
 _SIGN_OFF = 5.0
 """Seconds that a heartbeat in progress may take when the worker stops."""
 
 
 class Liveness:
-    """Registers the process, has its host send heartbeats, and watches the jobs, in a thread of its own.
+    """Registers the process, makes its host send heartbeats, and watches the jobs, in a thread of its own.
 
     `tasks` is stored in the process's row. `lost` is called after the process was considered dead: the process
-    continues under a new id, and all its old leases belong to others. `unknown_leases` is called with leases that the
-    server lists for this process but that are not in its table.
+    continues under a new id, and has lost all its old leases. `unknown_leases` is called with leases that the server
+    lists for this process but that the process does not know of.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Liveness:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop, and delete the process's row. Other workers can then take its remaining jobs immediately."""
+        """Stop, and delete the process's row. Other workers can then take the process's remaining jobs immediately."""
         self._stop.set()
         self._wake.set()
         self._thread.join(_SIGN_OFF)

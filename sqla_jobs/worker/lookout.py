@@ -16,7 +16,7 @@ class JobListener(Protocol):
     """A receiver of notifications about new jobs in a queue; "" means any queue."""
 
     def heard(self, queue: str) -> bool:
-        """Record that `queue` has new jobs. Return immediately whether slots are free for them."""
+        """Record that `queue` has new jobs. Return immediately whether slots are free for those jobs."""
         ...
 
     @property
@@ -25,11 +25,11 @@ class JobListener(Protocol):
         ...
 
     def look_for(self, queue: str) -> None:
-        """Do what `heard` does, and possibly claim before returning."""
+        """Handle new jobs as `heard` does, and possibly claim them before returning."""
         ...
 
     def look_again(self) -> bool:
-        """Look for jobs in all queues, even below the floors. Return the same as `heard`."""
+        """Request a look for jobs in all queues, even below the floors. Return whether each queue has a free slot."""
         ...
 
 
@@ -43,7 +43,7 @@ class Lookout(Protocol):
 
     @property
     def workers(self) -> int:
-        """The number of workers that serve any of the same queues."""
+        """The number of workers that serve any of this worker's queues."""
         ...
 
     @property
@@ -65,15 +65,15 @@ class Lookout(Protocol):
         ...
 
     def expect_new(self, *, is_busy: bool) -> None:
-        """Expect new jobs, one of which may have a delay. `is_busy` means that no slot is free for them."""
+        """Expect new jobs, one of which may have a delay. `is_busy` means that no slot is free for new jobs."""
         ...
 
     def poll_in(self) -> float:
-        """Return after how many seconds to look again in a queue that had no more jobs."""
+        """Return how many seconds to wait before looking again in a queue that had no more jobs."""
         ...
 
     def found_more(self, queue: str) -> None:
-        """Record that the first claim after a rest used all its room, so other workers may find more jobs."""
+        """Record that the first claim after a rest filled all its room, so that other workers may find more jobs."""
         ...
 
     def start(self, job_listener: JobListener) -> None: ...
@@ -81,7 +81,7 @@ class Lookout(Protocol):
 
 
 class OwnLookout:
-    """The lookout of a worker without a parent, which listens and polls for itself."""
+    """The lookout of a worker that listens and polls for itself."""
 
     def __init__(self, shared: Shared, tasks: Sequence[str]) -> None:
         self.workers: int = 1

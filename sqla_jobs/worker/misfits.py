@@ -1,4 +1,4 @@
-"""Jobs whose stored arguments do not fit this code: a deploy changed the task, and this worker is older or newer."""
+"""Jobs whose stored arguments do not fit this code: a deploy changed the task, and this worker runs another version."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from sqla_jobs.runtime.set_aside import SetAside
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _FITS_NOWHERE = 60.0
-"""Seconds after which a job that fits no live worker fails an attempt. Also the interval between warnings."""
+"""Seconds until a job that fits no live worker fails an attempt, and between two warnings about a task."""
 _LATER = (30.0, 60.0)
 """Bounds, in seconds, of the random delay for jobs beyond `MOST_PASSED_OVER`."""
 _REMEMBERED = 10_000
 
 
 class Misfits:
-    """Gives misfits back, without charging an attempt, to workers whose code they fit.
+    """Gives back jobs whose arguments do not fit, without using an attempt, so that workers with other code run them.
 
-    All threads that run jobs use it.
+    All threads that run jobs share one object.
     """
 
     def __init__(self, models: Models[Any], takes: Mapping[str, Takes], set_aside: SetAside) -> None:
@@ -43,12 +43,12 @@ class Misfits:
         self._set_aside = set_aside
         self._lock = threading.Lock()
         self._met_at: dict[int, float] = {}
-        """When each job was first met, by job id."""
+        """When each job was first seen, by job id."""
         self._said_at: dict[str, float] = {}
         self._live: list[Code] = []
 
     def meet(self, attempt: Attempt, error: ArgumentsError) -> None:
-        """Raise `NotBegun`, unless the job was first met at least a minute ago and no live worker can run it."""
+        """Raise `NotBegun`, unless the job was first seen at least a minute ago and no live worker can run it."""
         job, now = attempt.job, time.monotonic()
         with self._lock:
             met_at = self._met_at.setdefault(job.job_id, now)
@@ -70,7 +70,7 @@ class Misfits:
         raise NotBegun(why, None if is_passed_over else random.SystemRandom().uniform(*_LATER))
 
     def look(self, engine: Engine) -> None:
-        """Read the tasks of the live workers, if there are misfits. Call this from one thread only."""
+        """Read the tasks of the live workers, if any job does not fit. Call this from one thread only."""
         if self._met_at:
             with engine.begin() as connection:
                 self._live = read_codes(connection.execute(live_code(self._models)))

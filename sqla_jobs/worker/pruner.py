@@ -34,15 +34,15 @@ _PAUSE = 0.1
 _ORPHANED_FOR = 86400.0
 """Seconds for which a run without a job is kept after its end: a restore may insert runs before their jobs."""
 _EMPTY_FOR = 30 * 86400.0
-"""Seconds after which a batch is deleted that has no jobs any more, or never had any."""
+"""Seconds after which a batch without jobs is deleted, whether or not it ever had any."""
 _MOST_REFUSED = 100
 """The number of refused deletions of one kind after which the rest waits for the next look."""
 _STEPS = 100
-"""The batches of one rule about tasks in one look; the next look continues."""
+"""The maximum number of batches that one look deletes by a rule about tasks, before the next look continues."""
 _FROM_THE_BEGINNING = 86400.0
-"""Seconds after which such a rule looks at all jobs again: some were locked, or referred to."""
+"""Seconds after which a rule about tasks looks at all jobs again: some were locked or referenced."""
 _LIMIT_IDLING = text("SELECT set_config('idle_in_transaction_session_timeout', '10000', true)")
-"""Ends the transaction of a pruner that is frozen for ten seconds, since it holds rows locked."""
+"""Ends a transaction whose pruner has been frozen for ten seconds, since the transaction holds row locks."""
 _NOT_ALLOWED = "42501"
 _TRY_AGAIN = 3600.0
 """Seconds after which refused rows are tried again: the cause may be gone."""
@@ -51,9 +51,8 @@ _TRY_AGAIN = 3600.0
 class Pruner:
     """Deletes, in batches, the rows that are older than their retention.
 
-    `retention` maps "audit" and "ticks" to seconds, and `rules` are about jobs. Several pruners can work
-    simultaneously: none waits for a row that another has locked. A row that the server refuses to delete is skipped,
-    and logged once.
+    `retention` maps "audit" and "ticks" to seconds, and `rules` apply to jobs. Several pruners can work simultaneously:
+    none waits for a row that another has locked. A row that the server refuses to delete is skipped, and logged once.
     """
 
     def __init__(
@@ -66,7 +65,7 @@ class Pruner:
         self._retention = {name: kept for name, kept in retention.items() if name in (AUDIT, TICKS)}
         self._rules = rules
         self._looked_at: dict[Rule, Place] = {}
-        """The place beyond which to look by a rule about tasks."""
+        """For each rule about tasks, the place where the next look continues."""
         self._forget_at = time.monotonic() + _FROM_THE_BEGINNING
         self._refused: set[tuple[str, int]] = set()
         self._logged: set[tuple[str, int]] = set()
@@ -121,7 +120,7 @@ class Pruner:
             self._where_allowed(every.name, partial(self._prune_all, every))
 
     def _where_allowed(self, name: str, step: Callable[[], None]) -> None:
-        """Do one step. If this role may not delete such rows, log that once, so that other rows are still pruned."""
+        """Call `step`. If the database role may not delete the rows, log that once: other rows are still pruned."""
         try:
             step()
         except DBAPIError as error:
@@ -141,7 +140,7 @@ class Pruner:
                 self._looked_at[rule] = cursor
 
     def _look_for_orphans(self, orphans: OrphanedRuns) -> None:
-        """Look at the next runs in a cycle. Continue as long as some of them have no job.
+        """Look at the next runs in a cycle. Continue as long as some of these runs have no job.
 
         The first look begins at a random run: otherwise a worker that is replaced often would never reach the last
         runs.
@@ -157,7 +156,7 @@ class Pruner:
                     return
 
     def _prune(self, old: Old, cursor: Any = None) -> Iterator[tuple[int, Any]]:
-        """Delete batch by batch, with a pause after each."""
+        """Delete rows batch by batch, with a pause after each batch."""
         passing_over = {row_id for name, row_id in self._refused if name == old.name}
         known = len(self._refused)
 

@@ -22,20 +22,19 @@ _SOON, _SELDOM = 1.0, 60.0
 _LOCKED_AGAIN = 0.05
 """Seconds after which locked rows are tried again."""
 _REST = 20
-"""The pause after a look at all blocked jobs, in multiples of its duration.
+"""The pause after a look at all blocked jobs, in multiples of the look's duration.
 
-The shorter of the last two durations counts: a look that had to wait for a connection or for the processor says nothing
-about the next one.
+The shorter of the last two durations counts: one of the looks may have had to wait for a connection or for the
+processor.
 """
 _WAITS_LONGEST = 3600.0
 
 
 class JobResolver:
-    """Resolves the jobs that end in this worker, in a thread of its own, while any job is blocked.
+    """Resolves, in its own thread, the blocked jobs that wait for jobs that have ended in this worker.
 
-    It also looks at all blocked jobs: after a message that some may no longer have to wait, and from time to time,
-    since the process that ended a job may have died before it resolved the job. While no job is blocked, it does
-    nothing.
+    It also looks at all blocked jobs: after a message, and from time to time, since a process may die between ending a
+    job and resolving the jobs that waited for it. While no job is blocked, it does nothing.
     """
 
     def __init__(self, engine: Engine, queries: Queries, attempts: Attempts, patience: float) -> None:
@@ -46,11 +45,11 @@ class JobResolver:
         self._attempts = attempts
         self._ended: deque[int] = deque()
         self._held: set[int] = set()
-        """Ended jobs to resolve again: a watching job is locked, or waits for a batch that somebody is joining."""
+        """Ended jobs to handle again: a job waiting for them is locked, or waits for a batch that is being filled."""
         self._is_wanted = False
         """True while jobs may be blocked."""
         self._is_told = False
-        """True if a message has come since the last look at all blocked jobs."""
+        """True if a message has arrived since the last look at all blocked jobs."""
         self._look_at = 0.0
         self._rests_until = 0.0
         self._took = 0.0
@@ -65,14 +64,17 @@ class JobResolver:
         self._thread: threading.Thread | None = None
 
     def start(self, claim: Callable[[str], None]) -> None:
-        """Start, and look once, since jobs may be blocked already. `claim` gets each message about queued jobs."""
+        """Start, and look once, since jobs may be blocked already.
+
+        `claim` is called with each message about queued jobs.
+        """
         self._claim = claim
         self._thread = threading.Thread(target=self._loop, name="sqla_jobs-resolver", daemon=True)
         self._is_wanted = self._is_told = True
         self._thread.start()
 
     def stop(self, timeout: float) -> None:
-        """Stop, after resolving the jobs that have ended so far. Wait for that at most `timeout` seconds."""
+        """Stop, after handling the jobs that have ended so far for at most `timeout` seconds."""
         self._stop.set()
         self._wake.set()
         if self._thread is not None:
@@ -89,12 +91,12 @@ class JobResolver:
             self.told()
 
     def expect(self) -> None:
-        """Resolve jobs from now on: some are blocked."""
+        """Resolve blocked jobs from now on."""
         if not self._is_wanted:
             self.told()
 
     def ended(self, ends: Iterable[RunEnd]) -> None:
-        """Resolve the jobs of these ended runs soon."""
+        """Soon resolve the blocked jobs that wait for the jobs of these ended runs."""
         if self._is_wanted:
             self._ended.extend(end.lease.job_id for end in ends)
             self._wake.set()
@@ -102,11 +104,11 @@ class JobResolver:
     def resolve_all(self) -> bool:
         """Look at all blocked jobs now, in this thread.
 
-        Return whether any was queued since the last call, or may be queued once a lock on it is gone.
+        Return whether any job has been queued since the last call, or may be queued once its lock is released.
         """
         with self._working:
             self._look()
-            while self._is_told and not self._held and not self._stop.is_set():  # there are more than one look finds
+            while self._is_told and not self._held and not self._stop.is_set():  # one look finds only some of the jobs
                 self._look()
             has_queued, self._has_queued = self._has_queued, False
         if self._held:
@@ -147,7 +149,7 @@ class JobResolver:
         return taken
 
     def _look(self) -> None:
-        """Resolve all jobs that are watched although they have ended."""
+        """Resolve all blocked jobs that wait for a job that has already ended."""
         began, self._is_told = time.monotonic(), False
         try:
             with self._engine.begin() as connection:
@@ -164,14 +166,14 @@ class JobResolver:
         self._look_at = now + self._pause
         if not are_blocked and not self._is_told:
             self._is_wanted = False
-            if self._is_told:  # a message has come in between
+            if self._is_told:  # a message has arrived in between
                 self._is_wanted = True
         self._resolve(ended)
 
     def _resolve(self, ended: Collection[int]) -> None:
-        """Settle the jobs that watch the ended ones. If that cancels some, settle the jobs after those as well.
+        """Resolve the jobs that wait for the ended jobs. Jobs that this cancels count as ended, too.
 
-        After an error it is unknown what was committed, so look at all blocked jobs and at all queues.
+        After an error, look at all blocked jobs and at all queues: part of the work may be committed.
         """
         try:
             while ended:
@@ -182,7 +184,7 @@ class JobResolver:
             raise
 
     def _resolve_some(self, candidates: Collection[int]) -> set[int]:
-        """Settle the jobs that watch those of the candidates that have ended. Return the next candidates."""
+        """Resolve the jobs that wait for those candidates that have ended. Return the next candidates."""
         with self._engine.begin() as connection:
             ended = self._queries.find_ended(connection, candidates)
         if not ended:
@@ -193,13 +195,13 @@ class JobResolver:
         self._tell(settled)
         left = set(candidates) if len(ended) >= MOST or not watchers.is_all else set[int]()
         watched = {one.watches for one in settled if one.state in ("blocked", "joining")}
-        if all(one.state == "joining" for one in settled):  # somebody holds them all: others go first
+        if all(one.state == "joining" for one in settled):  # they all wait for batches to which jobs are being added
             self._held |= left | watched
             return set()
         return left | watched | {one.job_id for one in settled if one.state == "cancelled"}
 
     def _tell(self, settled: Collection[Settled]) -> None:
-        """Claim jobs that are queued now, and notify those who follow jobs."""
+        """Claim the jobs that have been queued, and notify the processes that follow jobs."""
         moved = [one for one in settled if one.state not in ("blocked", "joining")]
         if moved and (changed := self._attempts.changed) is not None:
             changed([one.job_id for one in moved])

@@ -48,7 +48,7 @@ class Callbacks:
 
 
 class Runners:
-    """Runs the jobs of all queues, until their ends are about to be stored."""
+    """Runs the jobs of all queues, and passes their ends on to be stored."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Runners:
         self._slots = [_Slots(backlog, frozenset(coroutines), events, self._at_work) for backlog in backlogs]
 
     def start(self, calls: Callbacks) -> None:
-        """Start running the jobs that the backlogs begin. The event loop has started."""
+        """Start running the jobs that the backlogs begin. The event loop must have been started."""
         self._watchdog.start(calls.loop_gone)
         for slots in self._slots:
             slots.start(calls)
@@ -82,7 +82,7 @@ class Runners:
 
     @property
     def stranded(self) -> list[Attempt]:
-        """Attempts given to an event loop that the application has closed. They never end."""
+        """Attempts given to an event loop that the application has closed. These attempts never end."""
         return [attempt for slots in self._slots for attempt in slots.stranded]
 
     def show_stacks(self) -> None:
@@ -90,9 +90,9 @@ class Runners:
         self._watchdog.stacks_wanted = True
 
     def wait(self, timeout: float) -> None:
-        """Wait up to `timeout` seconds for all jobs to end. When this returns, no more jobs are interrupted.
+        """Wait up to `timeout` seconds for all jobs to end. Afterwards, no more jobs are interrupted.
 
-        Coroutines that are still running after `timeout` seconds are cancelled first.
+        Coroutines that are still running after `timeout` seconds are cancelled before this returns.
         """
         _wait_while(lambda: any(slots.is_busy for slots in self._slots), timeout)
         late = self._coroutines
@@ -118,7 +118,7 @@ def _wait_while(condition: Callable[[], bool], timeout: float) -> None:
 
 
 class _Slots:
-    """Runs the jobs of one queue in its slots. A slot runs one job after another, of either kind."""
+    """Runs the jobs of one queue in its slots. A slot runs jobs of plain and coroutine tasks, one after another."""
 
     def __init__(
         self, backlog: Backlog, coroutines: frozenset[str], events: EventLoop | None, at_work: dict[int, Attempt]
@@ -131,7 +131,7 @@ class _Slots:
 
     @property
     def is_busy(self) -> bool:
-        """True while the queue has a job, other than stranded ones, that is running or about to run."""
+        """True while any of the queue's jobs, apart from stranded ones, is running or about to run."""
         return self._backlog.busy > len(self.stranded)
 
     @property
@@ -143,7 +143,7 @@ class _Slots:
 
     def start(self, calls: Callbacks) -> None:
         self._calls = calls
-        self._context = contextvars.copy_context()  # with what worker contexts have set
+        self._context = contextvars.copy_context()  # includes variables that worker contexts have set
         self._backlog.begin, self._backlog.has_room = self._begin, calls.has_room
 
     def _begin(self, attempt: Attempt) -> None:

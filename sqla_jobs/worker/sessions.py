@@ -1,4 +1,4 @@
-"""The sessions of a worker's tasks: their transactions, and how many of them are open at the same time."""
+"""The sessions of a worker's tasks: their transactions, and the number of sessions open at the same time."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from sqla_jobs.worker.coroutines import Coroutines
 
 
 class TaskTransactions:
-    """Selects a task's transactions. Tasks whose sessions are alike share them."""
+    """Selects the `Transactions` of a task. Tasks with the same kind of session share one `Transactions` object."""
 
     def __init__(
         self, binding: Binding, coroutines: Coroutines, queries: Queries, settings: Settings, isolation: str
     ) -> None:
-        """Use the sessions of `binding` for plain tasks, and those of `coroutines` for the others."""
+        """Use the sessions of `binding` for plain tasks, and those of `coroutines` for coroutine tasks."""
         self._binding = binding
         self._coroutines = coroutines
         self._queries = queries
@@ -56,7 +56,7 @@ class TaskTransactions:
 def queues_of_sessions(declarations: Collection[Declaration]) -> set[str]:
     """Return the queues of plain tasks that take a session.
 
-    Coroutines wait for connections from a separate pool.
+    Coroutine tasks get their connections from a separate pool.
     """
     plain = [one for one in declarations if one.signature.wants_session and not one.signature.is_coroutine]
     return {one.defaults["queue"] for one in plain}
@@ -67,9 +67,9 @@ def sessions_at_once(
 ) -> int:
     """Return the maximum number of connections that jobs use.
 
-    Pools limit it. Coroutines without a session use none.
+    Pool sizes limit the number of connections. Coroutine tasks without a session use no connection.
 
-    A job is expected in its task's queue, or in a queue that is not the default of any task.
+    Jobs are expected in their task's queue, or in a queue that is not the default of any task.
     """
     others = {*settings.queues} - {one.defaults["queue"] for one in declarations}
 

@@ -1,4 +1,4 @@
-"""The connections of a worker on which its runs store their steps."""
+"""A worker's connections on which its runs store their steps."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from sqlalchemy import Connection, Engine
 from sqla_jobs.database.engines import close_engine, own_engine
 
 _MOST = 4
-"""The maximum number of connections. A step uses one for some milliseconds, unless it waits for the job's row."""
+"""The maximum number of connections. A step uses one of them for milliseconds, unless it waits for the job's row."""
 
 
 class StepConnections:
     """A few connections, which are opened at the worker's first step."""
 
     def __init__(self, app: Engine, *, patience: float) -> None:
-        """Connect like `app`, and tolerate `patience` seconds of silence."""
+        """Connect like `app`, but wait at most `patience` seconds for a silent server."""
         self._app = app
         self._patience = patience
         self._lock = threading.Lock()
@@ -31,7 +31,7 @@ class StepConnections:
         return asyncio.to_thread(function)
 
     def begin(self) -> AbstractContextManager[Connection]:
-        """Open a transaction, and commit it at the end."""
+        """Open a transaction, and commit it at the end of the block."""
         return self._opened().execution_options(isolation_level="READ COMMITTED").begin()
 
     def once(self) -> AbstractContextManager[Connection]:
@@ -45,7 +45,7 @@ class StepConnections:
             return self._engine
 
     def close(self) -> None:
-        """Close the connections. One that is still in use closes when it is returned."""
+        """Close the connections. A connection that is still in use closes when it is returned."""
         with self._lock:
             if self._engine is not None:
                 close_engine(self._engine)

@@ -14,7 +14,7 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 
 class Threads:
-    """Threads that are started on demand, up to `most` of them. Each runs one job after another."""
+    """Threads that are started on demand, up to `most` of them. Each thread runs one job after another."""
 
     def __init__(self, name: str, most: int, work: Callable[[Attempt], None]) -> None:
         """Prepare threads. `work` runs a job, and then further jobs while there are any for its thread."""
@@ -38,7 +38,7 @@ class Threads:
     def _can_start(self, attempt: Attempt) -> bool:
         """Start a thread with a job.
 
-        Return False if the system allows no more threads: an existing one takes the job.
+        Return False if the system allows no more threads: an existing thread must take the job.
         """
         name = f"sqla_jobs-{self._name}-{len(self._threads)}"
         thread = threading.Thread(target=self._loop, args=(attempt,), name=name, daemon=True)

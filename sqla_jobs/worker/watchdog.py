@@ -19,7 +19,7 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _LOOK, _LOOK_IDLE = 0.1, 0.25
 _EARLIER = 0.5
-"""A coroutine is abandoned this many seconds before a parent would kill the process, so that others can continue."""
+"""A coroutine is abandoned this many seconds before a parent would kill the process, so that other jobs continue."""
 
 
 class Watchdog:

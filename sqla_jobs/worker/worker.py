@@ -68,15 +68,15 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 _SOME = 20
 """The maximum number of queues that a log line names."""
 _FLUSH = 10.0
-"""Seconds allowed for storing the remaining ends when a worker stops."""
+"""Seconds allowed for storing the remaining ends of runs when a worker stops."""
 
 
 class Worker(Service):
-    """Claims jobs from its queues and runs them until it is stopped. Plain tasks run in threads, coroutines in a loop.
+    """Claims jobs from its queues and runs them until it is stopped.
 
-    `run()` blocks until SIGTERM or SIGINT. `start()` and `stop()`, or `with`, run it inside another program. `async
-    with` does the same, and runs coroutines in that program's event loop. `drain()` runs the jobs that are due and
-    returns. A worker can be used only once.
+    Plain tasks run in threads, and coroutine tasks in an event loop. `run()` blocks until SIGTERM or SIGINT arrives.
+    `start()` and `stop()`, or `with`, run the worker inside another program. `async with` also runs coroutine tasks in
+    that program's event loop. `drain()` runs the jobs that are due and returns. A worker can be used only once.
     """
 
     def __init__(
@@ -96,11 +96,11 @@ class Worker(Service):
         self._set_aside = SetAside()
         self._started = self._stopped = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        """The application's event loop, if it runs the worker inside one."""
+        """The application's event loop, if the worker runs inside it."""
         self._context: Context | None = None
-        """A copy of the application's context, if it runs the worker inside that loop."""
+        """A copy of the application's `contextvars` context, if the worker runs inside its event loop."""
         self._aside = ThreadPoolExecutor(1, "sqla_jobs-start")
-        """Starts and stops the worker outside that loop, whose own threads may all be busy with jobs."""
+        """Starts and stops the worker in its own thread: the event loop's threads may all be busy with jobs."""
 
     def drain(self) -> int:
         """Run the due jobs of the worker's queues, and the jobs that they enqueue, until none is due.
@@ -144,9 +144,9 @@ class Worker(Service):
         return (self._claimer.trouble or self._limited.trouble) if self._started else None
 
     def start(self) -> None:
-        """Start working in threads.
+        """Start the worker's threads.
 
-        Raises `ConfigurationError` if no task is known or the tables do not fit this version.
+        Raises `ConfigurationError` if there is no task or the tables do not fit this version of the library.
         """
         if self._started:
             raise ConfigurationError("this worker was started before: make a new one with jobs.worker(…)")
@@ -182,7 +182,7 @@ class Worker(Service):
         log.info("worker %s serves %s", self._liveness.process_id, self._settings.queues)
 
     def _sign_on(self, app: Engine, declarations: dict[str, Declaration], isolation: str) -> None:
-        """Connect, build the parts, enter the worker contexts, and register."""
+        """Connect, build the parts, enter the worker contexts, and register the process."""
         models, settings = self._jobs.models, self._settings
         table = models.tables["jobs"]
         with ExitStack() as made:
@@ -291,7 +291,7 @@ class Worker(Service):
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        # in the caller's context, which coroutine tasks inherit
+        # coroutine tasks inherit the caller's context
         self._context = copy_context()
         started = self._loop.run_in_executor(self._aside, self._context.run, self.start)
         try:
@@ -309,10 +309,10 @@ class Worker(Service):
         self._aside.shutdown(wait=False)
 
     def stop(self) -> None:
-        """Stop claiming, give back jobs that have not started, let the others end within `grace`, and store all ends.
+        """Stop claiming, give back jobs that have not started, let running jobs end within `grace`, and store all ends.
 
-        A job that is still running after that is recorded as `lost` and left to other workers. The job's thread can no
-        longer commit anything through its session. Worker contexts are left last.
+        A job still running after `grace` seconds is recorded as `lost` and left to other workers. The job's thread can
+        no longer commit anything through its session. The worker contexts are exited last.
         """
         if self._stopped or not self._started:
             return
@@ -364,12 +364,15 @@ class Worker(Service):
             self._finisher.put(attempt.ended(outcome))
 
     def _give_back(self) -> None:
-        """Give back the jobs that no thread has taken, whatever process id they were claimed under."""
+        """Give back the jobs that no slot has taken, even those claimed under an earlier process id."""
         for backlog in self._backlogs:
             self._end(backlog.give_back(), Outcome.released())
 
     def _on_lost(self) -> None:
-        """Give back jobs after a lost lease. Interrupt running jobs behind limits: a second start would exceed them."""
+        """Give back waiting jobs after the leases are lost, and interrupt running jobs behind limits.
+
+        Other workers may start those jobs: if they also ran here, the limits would be exceeded.
+        """
         self._give_back()
         self._attempts.withdraw()
         for attempt in self._runners.running:
