@@ -82,7 +82,7 @@ class FewerGates(Statement):
         gates = func.coalesce(jobs.c.gates, literal_column("'{}'::text[]", ARRAY(Text)))
         first_after_ordered = literal_column(
             """'"'""", Text
-        )  # gates are sorted by bytes, and ordered ones begin with !
+        )  # ordered gates begin with !, and " comes next in byte order
         is_outside = and_(jobs.c.ordered_by.is_(None), first_after_ordered > any_(jobs.c.gates))
         return (
             select(jobs.c.id, jobs.c.task, cast(jobs.c.args, Text), gates, is_running)

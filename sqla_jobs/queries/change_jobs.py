@@ -1,4 +1,4 @@
-"""Changes that a person makes to jobs: locking, updating, and erasing their data."""
+"""Statements for changes that a person makes to jobs: they lock jobs, update them, and erase their data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _HERE = {"synchronize_session": False}
 
 
 class Held(NamedTuple):
-    """A job that is locked."""
+    """A job that the caller's transaction has locked."""
 
     task: str
     state: JobState

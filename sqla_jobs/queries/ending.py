@@ -58,7 +58,7 @@ class Ending(AbstractContextManager["Ending"]):
                 try:
                     other.dialect.do_commit(other.connection)
                 except BaseException as error:
-                    other.invalidate(error)  # the lease may be lost, and nothing else checks it
+                    other.invalidate(error)  # else it could commit later, although nothing checks the lease again
                     raise
 
 
@@ -75,6 +75,6 @@ def rolled_back_by_an_error(connection: Connection) -> Generator[None]:
         if not connection.invalidated:
             try:
                 connection.dialect.do_rollback(connection.connection)
-            except Exception as error:  # noqa: BLE001 - then the connection is lost, and what failed first is told
+            except Exception as error:  # noqa: BLE001 - the connection is lost; the first error is raised
                 connection.invalidate(error)
         raise

@@ -55,7 +55,7 @@ def rendered(statement: Any) -> Rendered:
 
 
 def written(condition: Callable[[Any], ColumnElement[bool]], row: str, *columns: str) -> str:
-    """Return the SQL text of a condition on a class or its columns, for a row that the text calls `row`."""
+    """Return the SQL text of a condition on these columns of a row. The text calls the row `row`."""
     return rendered(condition(table(row, *map(column, columns)).c)).text
 
 
@@ -145,7 +145,7 @@ def leased(jobs: Any, job_id: Any, run_id: Any, process_id: Any) -> ColumnElemen
     """Return the condition that this lease is still valid.
 
     The condition uses LIKE, so that the server looks the job up by its id and not in the index of running jobs. While a
-    snapshot is held, that index keeps an entry for each job that has run.
+    snapshot is held, that index keeps an entry for each job that has run since.
     """
     return and_(
         jobs.c.id == job_id,
@@ -182,7 +182,7 @@ def losses(tables: Tables) -> Any:
 
 
 def loss_backoff(tables: Tables) -> ColumnElement[Any]:
-    """Return the wait after the third loss and each later one, from the library's own backoff (retry.BACKOFF)."""
+    """Return the wait in seconds after the third loss and each later one. It grows like `retry.BACKOFF`."""
     return func.least(func.power(2.0, func.least(losses(tables) - 1, 20)), 3600.0) * (0.75 + func.random() / 2)
 
 
@@ -227,7 +227,7 @@ def seconds(value: Any) -> ColumnElement[Any]:
 
 
 def locked(rows: Any, name: str, *, of: Any) -> CTE:
-    """Return a CTE that locks `rows` once.
+    """Return a CTE that locks `rows` once. Rows that are already locked are skipped.
 
     The lock is NO KEY UPDATE, so that no job is skipped because another session is checking a foreign key to it. The
     CTE is MATERIALIZED, so that the planner cannot lock more rows than the limit allows.
@@ -237,7 +237,7 @@ def locked(rows: Any, name: str, *, of: Any) -> CTE:
 
 
 def each_locked(given: TableValuedAlias, found: Select[Any], name: str) -> CTE:
-    """Return a CTE of the rows of `given`, in their order, each with the row that `found` finds for it, locked.
+    """Return a CTE that locks the row that `found` finds for each row of `given`, and joins the two rows, in order.
 
     The rows are looked up one by one: without statistics the planner would read the whole table.
     """
@@ -263,9 +263,9 @@ def array_of(rows: SelectBase) -> ColumnElement[Any]:
 
 
 def messages(tables: Tables, *rows: Select[Any], others: int = 0) -> ColumnElement[bool]:
-    """Return a condition that is always true and sends each text in `rows` once if over `others` workers exist.
+    """Return a condition that is always true and sends each text in `rows` once if more than `others` workers exist.
 
-    A text is a queue's name, or one with `LIMITS` appended.
+    A text is the name of a queue, or empty for any queue. `LIMITS` may be appended.
     """
     message = union(*rows).cte("message").prefix_with("MATERIALIZED")
     said = select(func.count(func.pg_notify(literal(tables.channel, Text), message.exported_columns[0])))

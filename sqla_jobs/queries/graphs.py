@@ -1,4 +1,4 @@
-"""Which jobs a graph still needs, so that pruning keeps a graph until all of it has ended."""
+"""Finds the jobs that a graph of dependent jobs still needs: pruning keeps a graph until all of it has ended."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def find_empty_batches(session: Session, models: Models[Any], *, older_than: flo
 def remove_batches(session: Session, models: Models[Any], ids: list[int]) -> int:
     """Delete those batches that are still empty and that nobody is joining. Return their number.
 
-    They are locked first, in the transaction of the session. Only the next statement sees a job that has joined before.
+    Lock the batches first, in the session's transaction, since only a later statement sees the jobs that joined before.
     """
     tables, on = Tables(models), {"mapper": models.Job}
     locked = session.scalars(with_arrays(named(_HOLD, tables)), {"ids": numbers(ids)}, bind_arguments=on).all()

@@ -90,7 +90,7 @@ def age_of(moment: Any) -> ColumnElement[float]:
 
 
 def is_alive(process: Any) -> ColumnElement[bool]:
-    """Return the condition that the process's last heartbeat is within its lease."""
+    """Return the condition that the process's lease has not run out since its last heartbeat."""
     found: ColumnElement[bool] = age_of(process.heartbeat_at) < process.lease
     return found
 
@@ -104,7 +104,7 @@ def live_code(models: Models[Any]) -> Any:
 def stamp(
     connection: Connection, models: Models[Any], process_id: uuid.UUID, *, idle: float | None, offset: float | None
 ) -> None:
-    """Record that a job ended `idle` seconds ago, and record the clock's offset. Skip a locked row."""
+    """Record the seconds since a job last ended and the clock's offset, unless they are None. Skip a locked row."""
     process = models.Process
     free = locked(select(process.id).where(process.id == process_id), "free", of=process)
     values: dict[str, Any] = {}
@@ -118,7 +118,7 @@ def stamp(
 def unregister(connection: Connection, models: Models[Any], process_id: uuid.UUID) -> None:
     """Delete the row of a process that is ending, so that other workers rescue its jobs immediately.
 
-    Other workers are notified, since only this process knew when its retries were due.
+    Other workers are notified, since only this process knew when the retries of its jobs were due.
     """
     connection.execute(delete(models.Process).where(models.Process.id == process_id))
     notify(connection, models.channel, [""])

@@ -53,7 +53,7 @@ class ScheduleQueries:
         return list(connection.execute(due(self._tables), {"limit": limit, **which.parameters()}).all())
 
     def still_live(self, connection: Connection, schedule_ids: Sequence[int]) -> dict[int, int]:
-        """Return the schedules with a job that has not ended, each with its oldest such job."""
+        """Return the schedules with a job that has not ended, each with the id of its oldest such job."""
         found = connection.execute(still_live(self._tables), {"ids": list(schedule_ids)})
         return {row.schedule_id: row.oldest for row in found}
 
@@ -92,12 +92,12 @@ class ScheduleQueries:
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Return rows as the arrays that a statement takes."""
+    """Return the rows as the statement's parameters: an array for each column."""
     return {f"all_{name}": [row[name] for row in rows] for name in rows[0]}
 
 
 def due(tables: Tables) -> Any:
-    """Return a query that locks the schedules that are due, changed or disabled, and adds the server's time.
+    """Return a query that locks the schedules that are due, changed or newly disabled, and adds the server's time.
 
     The query skips locked rows.
     """
@@ -114,7 +114,7 @@ def due(tables: Tables) -> Any:
 
 
 def still_live(tables: Tables) -> Any:
-    """Return a query for the schedules with a job that has not ended, each with its oldest such job."""
+    """Return a query for the schedules with a job that has not ended, each with the id of its oldest such job."""
     jobs = tables.jobs
     return (
         select(jobs.c.schedule_id, func.min(jobs.c.id).label("oldest"))
@@ -207,7 +207,7 @@ def _is_changed(s: Any) -> Any:
 
 
 def _is_unplanned(s: Any) -> Any:
-    """Return the condition that a clock has to compute the next tick or to forget it."""
+    """Return the condition that a clock has to compute the next tick, or to forget that of a disabled schedule."""
     return case((s.c.enabled, or_(_is_changed(s), s.c.next_run_at.is_(None))), else_=s.c.planned_rule.is_not(None))
 
 

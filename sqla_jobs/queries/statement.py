@@ -1,4 +1,4 @@
-"""The base class of statements, which hold SQL, parameters and call side by side.
+"""The base class of statements. Each subclass holds a statement's SQL, its parameters and its call.
 
 Calls that need no SQLAlchemy are in `calls`.
 """

@@ -122,7 +122,7 @@ class SucceedOne(Statement):
 
 
 def _done(jobs: Any, finished_at: Any, which: Any, told: Sequence[Any]) -> Any:
-    """Return a CTE that ends the jobs."""
+    """Return a CTE that ends the jobs as succeeded."""
     values = {"state": literal_column("'succeeded'"), "current_run_id": null(), "process_id": null()}
     return update(jobs).values(finished_at=finished_at, **values).where(which).returning(*told).cte("done")
 

@@ -1,4 +1,4 @@
-"""Attempts whose events are undelivered: failed and lost attempts, and those whose process ended together with them."""
+"""Attempts whose events are undelivered: failed and lost attempts, and those whose process was killed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sqla_jobs.queries.statement import SqlConnection, Statement
 _MANY = 100
 """The number of events that one process delivers at a time."""
 _LATE = 3600.0
-"""Seconds after which an event is dropped. Otherwise the first handler to be deployed would get all the old events."""
+"""Seconds after which an event is dropped. Otherwise the first handler ever deployed would get all old events."""
 _AGAIN = 60.0
 """Seconds after which another process delivers the events, unless this one has marked them as delivered."""
 

@@ -45,7 +45,7 @@ from sqla_jobs.rules.unique import Unique
 
 _KEYS, _IDS = (
     any_(bindparam(name, type_=ARRAY(kind)))
-    for name, kind in (("keys", Text), ("ids", BigInteger))  # one plan for any number of values
+    for name, kind in (("keys", Text), ("ids", BigInteger))  # an array gives one plan for any number of values
 )
 _IS_LIVE: ColumnElement[bool] = literal_column(f"({HAS_LIVE_KEY})", Boolean)
 _LIVE_KEY: Any = {"index_elements": ["unique_key"], "index_where": text(HAS_LIVE_KEY)}
@@ -81,7 +81,7 @@ class Holder(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class UniqueJobs:
-    """The unique-key statements for jobs with these values, in the caller's session."""
+    """Runs the unique-key statements for jobs with the same column values, in the caller's session."""
 
     session: Session
     statements: Statements
@@ -100,15 +100,15 @@ class UniqueJobs:
         return [holder for holder, _ in self._put(insert, jobs)]
 
     def change(self, jobs: Mapping[str, str]) -> list[tuple[Holder, bool]]:
-        """Insert as `insert` does, and replace or update each waiting job that has a key.
+        """Insert as `insert` does, and replace or update each waiting job that has one of the keys.
 
-        A running job is locked and not changed. The statement waits for locks on these jobs. For each job, also return
+        A running job is locked but not changed. The statement waits for locks on these jobs. For each job, also return
         whether the job is new.
         """
         return self._put(self.statements.change, jobs)
 
     def taken(self, keys: Collection[str]) -> dict[str, tuple[Holder, bool]]:
-        """Return the job that has each of these keys, by key: the live job, or else the job of the current period.
+        """Return, by key, the job that has the key: the live job, or else the job of the current period.
 
         With each job, return whether this or another job with the key was created in the current period.
         """
@@ -269,7 +269,7 @@ class Statements:
         return (job,) if self.loads else (job.id, job.unique_key, job.state)
 
     def _replaced(self, new: Any) -> dict[Any, Any]:
-        """Return the columns of a replaced job, as if it were enqueued now.
+        """Return the column values of a replaced job, as if it were enqueued now.
 
         A job that has been delayed for `max_delay` keeps its position.
         """
@@ -285,7 +285,7 @@ class Statements:
         }
 
     def _updated(self, new: Any) -> dict[Any, Any]:
-        """Return the columns of an updated job, whose due time does not change."""
+        """Return the column values of an updated job, whose due time does not change."""
         columns = inspect(self.models.Job).columns
         given = {columns[name] for name in self._given}
         return {
@@ -294,7 +294,7 @@ class Statements:
         }
 
     def _changed(self, new: Any, moves: ColumnElement[bool]) -> dict[Any, Any]:
-        """Return the changed columns and the position: a job that moves goes to the end."""
+        """Return the changed columns and the position. A job that moves goes to the end of its queue."""
         job = self.models.Job
         position = case((moves, new.position), else_=job.position)
         again = {"position": position, "times_replaced": func.coalesce(job.times_replaced, 0) + 1}
@@ -303,7 +303,7 @@ class Statements:
     def _is_elsewhere(self, new: Any, *also: ColumnElement[bool]) -> ColumnElement[bool]:
         """Return the condition that the job now waits among different jobs.
 
-        For an ordered key, that means a different key.
+        For a job with an ordered key, this means a different key.
         """
         job = self.models.Job
         is_elsewhere = or_(job.priority != new.priority, job.gates.is_distinct_from(new.gates), *also)

@@ -21,7 +21,7 @@ UNIQUE: Mapping[str, ColumnElement[Any]] = {
     "unique_key": bindparam("unique_key", type_=Text),
     "unique_period": start_of_period(seconds(bindparam("per", type_=Double))),
 }
-"""The columns that a unique job has in addition."""
+"""The additional columns of a unique job."""
 
 
 class UniqueTick(NamedTuple):
