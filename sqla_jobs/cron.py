@@ -59,8 +59,9 @@ class Cron:
     rule whose hour is a wildcard (`*`, `*/2`) follows the hours as they pass: it never fires in the gap, and fires in
     both passes of a repeated hour.
 
-    If both day fields are restricted, a day matches if either field matches. A field that begins with `*` (even `*/2`)
-    is not restricted. If either field is not restricted, a day must match both. These are the rules of crontab(5).
+    If both day fields (day and weekday) are restricted, a day matches if either field matches. A field that begins with
+    `*` (even `*/2`) is not restricted. If either field is not restricted, a day must match both. These are the rules of
+    crontab(5).
     """
 
     text: str

@@ -59,7 +59,7 @@ class Beat(Call):
     def __call__(self, connection: Sender, process_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, bool]:
         """Return, for each process that has a row, whether its heartbeat was written.
 
-        False means that its row is locked.
+        False means that the process's row is locked.
         """
         return dict(self._rows(connection, {"process_ids": list(process_ids)}))
 
@@ -72,7 +72,7 @@ class Heartbeats(Call):
 
 
 class DeleteExpired(Call):
-    """Delete the rows of processes whose heartbeat is still the given one. Skip locked rows."""
+    """Delete the rows of processes whose heartbeat still equals the given value. Skip locked rows."""
 
     def __call__(self, connection: Sender, silent: Mapping[uuid.UUID, int]) -> list[uuid.UUID]:
         """Return the ids of the deleted rows."""
@@ -122,7 +122,7 @@ class CancelRequests(Call):
 
 
 class ShowSetAside(Call):
-    """In a process's row, record the rows that the process has set aside, with the reasons. Remove those in `gone`."""
+    """Record in a process's row which rows it has set aside, with reasons. Remove the entries named in `gone`."""
 
     def __call__(
         self, connection: Sender, process_id: uuid.UUID, *, reasons: Mapping[str, str], gone: Collection[str]
@@ -132,7 +132,10 @@ class ShowSetAside(Call):
 
 
 class ShowStalled(Call):
-    """In a process's row, record that the process has executed nothing for `silence` seconds. `None`: it runs again."""
+    """Record in a process's row that the process has executed nothing for `silence` seconds.
+
+    A `silence` of `None` means that the process runs again.
+    """
 
     def __call__(self, connection: Sender, process_id: uuid.UUID, silence: float | None) -> bool:
         """Return whether the row was updated. False means that it is locked or does not exist."""
@@ -184,7 +187,7 @@ class Promote(Call):
 
 
 class Poll(Call):
-    """Promote as `Promote` does, and check whether other jobs are queued. Processes that do not claim jobs use this."""
+    """Promote as `Promote` does, and check whether other jobs are queued. Processes that do not claim jobs use it."""
 
     def __call__(
         self, connection: Sender, queues: Sequence[str], tasks: Sequence[str], among: Among = ALL

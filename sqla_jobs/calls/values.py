@@ -65,7 +65,7 @@ class Claimed(NamedTuple):
     headers: str | None
     """JSON text."""
     waited: float
-    """Seconds from the time when the job was due to its claim."""
+    """Seconds between the job's due time and its claim."""
     scheduled_for: datetime | None
     elapsed: float
     gates: tuple[str, ...] = ()

@@ -29,7 +29,7 @@ class Missed:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """The ticks of a schedule: those to fire (oldest first), those that were missed, and the next one."""
+    """The ticks of a schedule: the ticks to fire (oldest first), the missed ticks, and the next tick."""
 
     fired: list[datetime]
     missed: Missed | None

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 log: logging.Logger = logging.getLogger("sqla_jobs.clock")
 
 _LOOK = 2.0
-"""Seconds between two looks at the schedules, since another session may change one without a notification."""
+"""Seconds between two looks at the schedules: another session may change a schedule without a notification."""
 _HELD_AGAIN = 0.25
 """Seconds between two attempts to fire a due schedule that another session has locked."""
 _DECLARE_AGAIN = 3600.0
@@ -54,7 +54,7 @@ class Clock(Service):
     Any number of clocks may run, in any number of processes.
 
     `run()` blocks until SIGTERM or SIGINT. `start()` and `stop()`, or `with`, run the clock inside another program.
-    `tick()` enqueues all due jobs once. Each of them first stores the schedules that code declares.
+    `tick()` enqueues all due jobs once. Each of these methods first stores the schedules that code declares.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """One round of the clock, in one transaction.
 
-It locks the due schedules, inserts their jobs, stores their next ticks, and records the outcome of each tick that
-came due.
+The round locks the due schedules, inserts their jobs, stores their next ticks, and records the outcome of each tick
+that came due.
 """
 
 from __future__ import annotations

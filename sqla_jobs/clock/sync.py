@@ -64,7 +64,7 @@ def still_declared(session: Session, models: Models[Any], declared: Mapping[str,
 def retire(session: Session, models: Models[Any], declared: Mapping[str, Declared], after: timedelta) -> list[str]:
     """Disable the schedules that code once declared, but that no process has declared for the time `after`.
 
-    Return their names.
+    Return the names of the disabled schedules.
     """
     schedule = models.Schedule
     why = func.concat("no code declares it any more; the last did at ", schedule.declared_at)

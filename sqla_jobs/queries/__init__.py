@@ -133,7 +133,7 @@ class Queries(Calls):
         return self._commit.storing(connection, raw, end)
 
     def upstream(self, begin: Callable[[], AbstractContextManager[Any]]) -> StoredUpstream:
-        """Return a reader of the results of the jobs before a job, and of its batch. `begin` begins a transaction."""
+        """Return a reader of a job's batch and of the results of the jobs before it. `begin` opens a transaction."""
         return StoredUpstream(self._models, self._tables, begin)
 
     def step_ending(self, session: Session, step: NewStep) -> Ending:
@@ -145,7 +145,7 @@ class Queries(Calls):
 
     @cached_property
     def steps(self) -> StepQueries:
-        """The statements about steps and signals. Few workers need them."""
+        """The statements about steps and signals. Few workers need these statements."""
         return StepQueries(self._tables)
 
     @cached_property

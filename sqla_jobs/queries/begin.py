@@ -12,7 +12,7 @@ _PROBES = 3
 
 
 def begin(connection: Driver, *, noticed_within: float, patience: float) -> bool:
-    """Begin a transaction, in one round trip. Return False if it is read-only.
+    """Begin a transaction, in one round trip. Return False if the transaction is read-only.
 
     During the transaction the server probes the client's host. If the host disappears, the server notices within
     `noticed_within` seconds, or a minute if that is less. tcp_user_timeout is not used: it would also end a transaction
@@ -24,7 +24,7 @@ def begin(connection: Driver, *, noticed_within: float, patience: float) -> bool
 
 
 def begin_elsewhere(connection: Connection, *, noticed_within: float, patience: float) -> bool:
-    """Begin a transaction through SQLAlchemy, for the asynchronous drivers other than psycopg."""
+    """Begin a transaction through SQLAlchemy, for asynchronous drivers other than psycopg."""
     settings = _settings(noticed_within).items()
     told = select(
         func.current_setting("transaction_read_only"),

@@ -57,7 +57,7 @@ def _epoch(moment: Any) -> Any:
 
 
 class ClaimStatement(RenderedStatement):
-    """The base class of all claims. It makes jobs of the rows that a claim returns."""
+    """The base class of all claims, which makes `Claimed` jobs from the rows that a claim returns."""
 
     def __init__(self, tables: Tables) -> None:
         super().__init__(tables)
@@ -70,7 +70,7 @@ class ClaimStatement(RenderedStatement):
         rows: Sequence[Any],
         gates: Mapping[int, tuple[str, ...]] = MappingProxyType({}),
     ) -> list[Claimed]:
-        """Return the rows as jobs, in claim order. `gates` maps the id of each job with gates to those gates."""
+        """Return the rows as jobs, in claim order. `gates` maps the ids of the jobs with gates to their gates."""
         again = [row[0] for row in rows if row[-1]]
         elapsed = self._elapsed(connection, again) if again else {}
         claimed = [

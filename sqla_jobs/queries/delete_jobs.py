@@ -66,7 +66,7 @@ class Reference(NamedTuple):
 
     @property
     def remedy(self) -> str:
-        """Return the remedy: how to make the jobs deletable, and what not to do."""
+        """Return how to make the jobs deletable, and what not to do."""
         return (
             "To let jobs go and keep those rows, declare it ON DELETE SET NULL, or do without the foreign key: "
             f"ALTER TABLE {self.qualified} DROP CONSTRAINT {self.name}; ON DELETE CASCADE would delete those rows, too"
@@ -131,7 +131,7 @@ class Removal:
         return found
 
     def _references(self, session: Session) -> list[tuple[Reference, ColumnElement[bool]]]:
-        """Return each foreign key that forbids a deletion, with the condition that a row refers to a job through it."""
+        """Return each foreign key that forbids deletion, and the condition that a row refers to a job by that key."""
         preparer = session.connection(self._on).dialect.identifier_preparer
         jobs = preparer.format_table(self._table)
         edges = preparer.format_table(self._edges)
@@ -242,7 +242,7 @@ class Removal:
         edges = self._edges
         # for the jobs that wait for it, a deleted job counts as cancelled
         cut = update(edges).where(edges.c.needs_id == any_(array_of(gone))).values(needs_id=null()).cte("cut")
-        # on the entity, so that the session's listeners see the statement
+        # delete through the entity, so that the session's listeners see the statement
         statement = delete(job).where(ctid == chosen).returning(job.batch_id).add_cte(without, cut)
         options = {"synchronize_session": False}
         removed = session.scalars(statement, {"ids": list(ids)}, bind_arguments=self._on, execution_options=options)

@@ -126,7 +126,7 @@ class UnknownTo(Statement, statements.UnknownTo):
 
 
 def waiting_queues(job: Any) -> Select[Any]:
-    """Return a query for the names of queues that have queued jobs. It walks the index. `job` is the mapped class."""
+    """Return a query for the names of queues with queued jobs. The query walks an index. `job` is the mapped class."""
     name = select(func.min(job.queue).label("name")).where(job.state == "queued").cte("names", recursive=True)
     following = (
         select(func.min(job.queue)).where(job.state == "queued", job.queue > name.c.name).correlate(name)

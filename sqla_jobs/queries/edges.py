@@ -1,4 +1,4 @@
-"""Edges between jobs: how they are inserted, and which jobs depend on others."""
+"""Edges between jobs: statements that insert them, and that find dependent jobs."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class ReadJoins(Statement):
 
 
 class HangsOn(Statement):
-    """Return whether a job enqueued after some jobs and batches waits, directly or through others, for one batch."""
+    """Return whether a job enqueued after some jobs and batches waits for one batch, directly or through other jobs."""
 
     def __call__(
         self, connection: SqlConnection, ids: Sequence[int], batch_ids: Sequence[int], batch_id: int, joins: Joins
@@ -101,7 +101,7 @@ class Loops:
 
 
 class LockDependents(Statement):
-    """Lock the blocked and cancelled jobs that depend on some jobs, directly or through others."""
+    """Lock the blocked and cancelled jobs that depend on the given jobs, directly or through other jobs."""
 
     def __call__(self, connection: SqlConnection, ids: Collection[int]) -> None:
         self._run(connection, {"ids": numbers(ids)})
@@ -111,7 +111,7 @@ class LockDependents(Statement):
 
 
 class Revive(Statement):
-    """Block again the jobs that were cancelled because of jobs that have been retried. Reopen the batches of them all.
+    """Block again the jobs that were cancelled because of jobs that have been retried. Reopen all their batches.
 
     Of several jobs with the same unique key, only the newest is blocked again.
     """
@@ -125,7 +125,7 @@ class Revive(Statement):
 
 
 class MarkDeleted(Statement):
-    """Record that jobs of some batches were deleted. For jobs that wait for these batches, they count as cancelled."""
+    """Record that jobs of some batches were deleted. For jobs that wait for the batches, these count as cancelled."""
 
     def __call__(self, connection: SqlConnection, batch_ids: Collection[int]) -> None:
         self._run(connection, {"batches": numbers(batch_ids)})
@@ -135,10 +135,11 @@ class MarkDeleted(Statement):
 
 
 def revive(session: Session, models: Models[Any], ids: Sequence[int]) -> int:
-    """Block again the jobs that were cancelled because of these jobs, which have been retried. Return their number.
+    """Block again the jobs that were cancelled because of these jobs, which have been retried.
 
-    Reopen the batches of all these jobs. First lock all jobs that depend on the retried ones. Otherwise a worker that
-    has seen the failure but not the retry could cancel one of them afterwards.
+    Return the number of jobs that are blocked again. Reopen the batches of all these jobs. First lock all jobs that
+    depend on the retried jobs. Otherwise a worker that has seen the failure but not the retry could cancel a dependent
+    job afterwards.
     """
     tables = Tables(models)
     LockDependents(tables)(session, ids)

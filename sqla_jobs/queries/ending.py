@@ -13,10 +13,10 @@ from sqla_jobs.errors import JobsError
 class Ending(AbstractContextManager["Ending"]):
     """The COMMIT on the connection to the jobs' database, and on the session's connections to other databases.
 
-    Within the context, a commit on the connection to the jobs' database also stores the attempt's end. It waits for the
-    job's row, or raises `LeaseLost`. SQLAlchemy commits a session's connections in no particular order. Here the other
-    connections are committed after the lease is checked and before the end is committed: if one of them fails, the job
-    has not succeeded.
+    Within the context, a commit on the connection to the jobs' database also stores the attempt's end. The commit
+    waits for the job's row, or raises `LeaseLost`. SQLAlchemy commits a session's connections in no particular order.
+    Here the other connections are committed after the lease is checked, and before the attempt's end is committed. So
+    if another connection fails to commit, the job does not succeed.
     """
 
     has_committed: bool = False

@@ -1,4 +1,4 @@
-"""The erasure of personal data in jobs and their runs. The rows stay."""
+"""The erasure of personal data in jobs and their runs. The rows themselves remain."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def erased_job() -> dict[str, Any]:
 
 
 def has_arguments(args: Any) -> ColumnElement[bool]:
-    """Return the condition that arguments have not been erased. Version 0.1 left a text in their place."""
+    """Return the condition that arguments have not been erased. Version 0.1 replaced erased arguments by a text."""
     return and_(func.jsonb_typeof(args) == "object", args != _ERASED_ARGS)
 
 

@@ -55,7 +55,7 @@ def rendered(statement: Any) -> Rendered:
 
 
 def written(condition: Callable[[Any], ColumnElement[bool]], row: str, *columns: str) -> str:
-    """Return the SQL text of a condition on these columns of a row. The text calls the row `row`."""
+    """Return the SQL text of a condition on these columns of a row, which the text names `row`."""
     return rendered(condition(table(row, *map(column, columns)).c)).text
 
 
@@ -97,7 +97,7 @@ class Tables:
         return session.connection(bind_arguments=self._on)
 
     def is_of_jobs(self, session: Session, connection: Connection) -> bool:
-        """Return whether a connection of the session is the one to the database of the jobs."""
+        """Return whether this connection of the session is the connection to the jobs' database."""
         return session.get_bind(self._on["mapper"]).engine is connection.engine
 
 
@@ -162,7 +162,7 @@ def is_among(jobs: Any) -> ColumnElement[bool]:
 
 
 def committed_to_disk() -> ColumnElement[bool]:
-    """Return a condition that is always true and makes COMMIT wait for the disk, whatever the database's default.
+    """Return a condition that is always true and makes COMMIT wait for the disk, even if it does not by default.
 
     A server crash can undo an asynchronous commit, and with it the numbers that a sequence has handed out.
     """
@@ -182,7 +182,7 @@ def losses(tables: Tables) -> Any:
 
 
 def loss_backoff(tables: Tables) -> ColumnElement[Any]:
-    """Return the wait in seconds after the third loss and each later one. It grows like `retry.BACKOFF`."""
+    """Return the wait in seconds after the third loss and each later one. The wait grows like `retry.BACKOFF`."""
     return func.least(func.power(2.0, func.least(losses(tables) - 1, 20)), 3600.0) * (0.75 + func.random() / 2)
 
 
@@ -214,7 +214,7 @@ def without_lease(tables: Tables, state: Any, *, due_at: Any, finished_at: Any) 
 
 
 def free_run_id(tables: Tables, run_id: Any) -> ColumnElement[int]:
-    """Return a lease's run id, or a new id if that one is not valid or belongs to a stored run."""
+    """Return a lease's run id, or a new id if the lease's id is invalid or belongs to a stored run."""
     runs = tables.runs
     taken = select(runs.c.id).where(runs.c.id == run_id).correlate_except(runs).scalar_subquery()
     is_free = and_(taken.is_(None), run_id > 0, run_id <= literal_column(str(MAX_ID)))

@@ -89,7 +89,7 @@ class FinishErased(Statement, statements.FinishAny):
 def _statement(tables: Tables, also: Mapping[str, Any], *where: Any) -> tuple[Any, Any]:
     """Return the statement that stores ends, and its CTE of the jobs that it changes.
 
-    The statement also sets the columns `also`. A job that does not meet the conditions `where` counts as locked.
+    The statement also sets the columns in `also`. A job that does not meet the conditions `where` counts as locked.
     """
     ended = _ended()
     mine = _mine(tables, ended, *where)
@@ -154,7 +154,7 @@ def _mine(tables: Tables, ended: Any, *where: Any) -> Any:
 
 
 def _done(tables: Tables, mine: Any, also: Mapping[str, Any]) -> Any:
-    """Return a CTE that changes the jobs of `mine`, and also sets the columns `also`."""
+    """Return a CTE that changes the jobs of `mine`, and sets the columns in `also`."""
     jobs = tables.jobs
     given_back = case((mine.c.outcome.in_(_GIVEN_BACK), 1), else_=0)
     return (

@@ -1,4 +1,4 @@
-"""The free places of a gate, as SQL text, computed from counts of running jobs and of logged starts."""
+"""SQL text that computes the free places of a gate from the numbers of running jobs and of logged starts."""
 
 from __future__ import annotations
 

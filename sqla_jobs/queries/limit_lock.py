@@ -59,7 +59,7 @@ class Flush(RenderedStatement):
 class ClaimLocked:
     """The claims of limited jobs.
 
-    Each claim counts jobs in a snapshot taken after it got the lock, so concurrent claims together exceed no limit.
+    Each claim counts jobs in a snapshot taken while it holds the lock, so concurrent claims together exceed no limit.
     """
 
     def __init__(self, tables: Tables) -> None:
@@ -86,7 +86,7 @@ class ClaimLocked:
     ) -> Look:
         """Claim jobs behind gates, and commit, in two round trips.
 
-        A process that stops between the two holds no lock. With `spread` the claim also stays within the rates' bursts.
+        A process that stops between them holds no lock. With `spread` the claim also stays within the rates' bursts.
         """
         claim = self._spread if spread else self._behind_gates
         values = claim.values(process_id, queue, room, tasks, cursor=cursor, hints=hints, floors=floors, among=among)

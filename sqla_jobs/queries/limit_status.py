@@ -66,7 +66,7 @@ class GateStatus(NamedTuple):
 
 
 class GateStatuses(Statement):
-    """Read the status of those given gates that have a limit, in the given order. `@mail` stands for queue `mail`."""
+    """Read the status of the given gates that have a limit, in the given order. `@mail` stands for the queue `mail`."""
 
     def __call__(self, connection: SqlConnection, gates: Sequence[str], holders: int = 0) -> list[GateStatus]:
         """Return the status of each gate, with at most `holders` job ids."""

@@ -49,8 +49,8 @@ def declare(
 ) -> dict[str, str]:
     """Store the declared limits of this program's tasks, in the caller's transaction.
 
-    Keep numbers that an operator has set, and other programs' tasks in shared rows. For each row whose keys programs
-    spell differently, return a description of the difference.
+    Keep numbers that an operator has set, and other programs' tasks in shared rows. If other programs
+    spell the keys of a row differently, return a description of the difference for that row.
     """
     split: dict[str, str] = {}
     wanted = {one.gate: one for one in sorted(declared, key=lambda one: one.gate)}

@@ -37,7 +37,7 @@ from sqla_jobs.queries.statement import Statement
 
 @cache
 def code_version() -> str:
-    """Return the version of the installed library; empty if it is not installed."""
+    """Return the installed version of this library; empty if the library is not installed as a package."""
     try:
         return version("sqla-jobs")
     except PackageNotFoundError:
@@ -61,7 +61,7 @@ def register(
     lease: float,
     tasks: Mapping[str, Any] | None = None,
 ) -> uuid.UUID:
-    """Insert a row for this process under a new id that has never been used before.
+    """Insert a row for this process under an id that has never been used before.
 
     `tasks` holds, for each of a worker's tasks, the parameters that its code accepts.
     """

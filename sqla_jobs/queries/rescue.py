@@ -1,4 +1,4 @@
-"""Live processes, and the rescue of jobs from dead ones."""
+"""Live processes, and the rescue of jobs from dead processes."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 Each blocked job watches one of the jobs that it was enqueued after, until it has nothing left to wait for. There are no
 counters. When a job has ended, a worker locks the blocked jobs that watch it. A later statement finds the next job for
-each of them to watch, and queues those with nothing left to watch. After the commit, the worker checks whether any job
-that is watched now has ended in the meantime. So if two jobs end at the same moment, both ends are always noticed.
+each blocked job to watch, and queues those with nothing left to watch. After the commit, the worker checks whether any
+job that is watched now has ended in the meantime. So if two jobs end at the same moment, both ends are always noticed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Watchers(NamedTuple):
     batches: list[int]
     """Batches that these jobs wait for, and that are now locked, so that no job can join."""
     is_all: bool
-    """False if jobs that watch the ended ones were skipped, because there were too many or they were locked."""
+    """False if some watchers were skipped because they were locked, or because there were too many of them."""
 
 
 class Settled(NamedTuple):
@@ -67,7 +67,7 @@ class LockWatchers(Statement):
 
 
 class Judgement(NamedTuple):
-    """The job that new jobs have to wait for, and those of the named jobs and batches that exist."""
+    """The job that new jobs have to wait for, and which of the named jobs and batches exist."""
 
     job_ids: list[int]
     batch_ids: list[int]
@@ -128,7 +128,7 @@ class FindEnded(Statement):
     """Find jobs that are still watched although they have ended or have been deleted."""
 
     def __call__(self, connection: SqlConnection, watched: Collection[int] | None = None) -> list[int]:
-        """Return the ids of some of them. If `watched` is given, look only at the jobs in it."""
+        """Return the ids of some such jobs. If `watched` is given, look only at the jobs in it."""
         values = {"watched": None if watched is None else numbers(watched), "most": MOST}
         return [job_id for (job_id,) in self._rows(connection, values)]
 

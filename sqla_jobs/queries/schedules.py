@@ -67,7 +67,7 @@ class ScheduleQueries:
     def fire_unique(
         self, connection: Connection, ticks: Sequence[Mapping[str, Any]], unique: UniqueTick
     ) -> Fired | None:
-        """Fire the ticks of one schedule, unless another job has their key.
+        """Fire the ticks of one schedule, unless another job has the ticks' key.
 
         Return None if an open transaction has taken the key.
         """
@@ -82,7 +82,7 @@ class ScheduleQueries:
         connection.execute(advance(self._tables), _columns(plans))
 
     def due_in(self, connection: Connection, which: Among) -> float:
-        """Return the seconds until the next tick of any schedule; 0 if one was changed, infinite if there is none."""
+        """Return the seconds until the next tick; 0 if a schedule was changed, infinite if there is no next tick."""
         found = connection.execute(due_in(self._tables), which.parameters()).scalar()
         return math.inf if found is None else float(found)
 
@@ -161,7 +161,7 @@ def fired(tables: Tables, more: Mapping[str, ColumnElement[Any]]) -> Any:
 
 
 def record(tables: Tables) -> Any:
-    """Return a statement that inserts ticks' outcomes: one row per tick, or one for several ticks missed in a row."""
+    """Return a statement that inserts ticks' outcomes: one row for each tick, or for a series of missed ticks."""
     came = unnest(
         "came",
         schedule_id=("all_schedule_id", BigInteger),

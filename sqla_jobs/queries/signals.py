@@ -23,7 +23,7 @@ def store(session: Session, models: Models[Any], job_id: int, name: str, payload
 
 
 def wake(session: Session, models: Models[Any], job_id: int, name: str) -> bool:
-    """Queue a job, whose row is locked, if it waits for a signal of this name. Return whether it was queued."""
+    """Queue a job whose row is locked, if it waits for a signal of this name. Return whether the job was queued."""
     job, step = models.Job, models.Step
     waits = select(step.name).where(
         step.job_id == job.id,

@@ -36,7 +36,7 @@ from sqla_jobs.queries.statement import Statement
 
 
 class StoredStep(NamedTuple):
-    """A step as it is stored."""
+    """A stored step."""
 
     name: str
     kind: str
@@ -56,9 +56,9 @@ class Wait(NamedTuple):
     run_id: int
     is_finished: bool
     is_over: bool
-    """True if its end has come, by the server's clock."""
+    """True if the end of the wait has come, by the server's clock."""
     left: float | None
-    """Seconds until its end; None if it has no end."""
+    """Seconds until the end of the wait; None if it has no end."""
 
 
 class StepQueries:
@@ -167,7 +167,7 @@ class OpenWait(Statement):
     def __call__(
         self, connection: Connection, lease: Lease | Claimed, name: str, number: int, kind: str, *, length: float | None
     ) -> Wait:
-        """Begin a sleep or wait that ends after `length` seconds, or never if that is None. Return it."""
+        """Begin and return a sleep or wait, which ends after `length` seconds, or never if that is None."""
         values: dict[str, Any] = {"of_job": lease.job_id, "lease_run_id": lease.run_id}
         values |= {"step": name, "step_number": number, "step_kind": kind, "length": length}
         return Wait(*self._rows(connection, values)[0])

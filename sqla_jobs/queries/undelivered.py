@@ -16,7 +16,7 @@ _MANY = 100
 _LATE = 3600.0
 """Seconds after which an event is dropped. Otherwise the first handler ever deployed would get all old events."""
 _AGAIN = 60.0
-"""Seconds after which another process delivers the events, unless this one has marked them as delivered."""
+"""Seconds after which another process delivers the events, unless the first process has marked them as delivered."""
 
 
 class Undelivered(NamedTuple):

@@ -120,14 +120,14 @@ class UniqueJobs:
     def hold(self, ids: Sequence[int], *, skip_locked: bool) -> list[Holder]:
         """Lock the jobs that are still waiting, so that none starts before the caller commits.
 
-        If jobs may be changed, lock running ones too. The jobs are locked in the order in which inserts lock them, so
-        that two callers do not deadlock.
+        If the policy may change jobs, lock running jobs, too. The jobs are locked in the order in which inserts lock
+        them, so that two callers do not deadlock.
         """
         held = self.statements.held.with_for_update(**self.statements.lock, skip_locked=skip_locked)
         return [holder for holder, _ in self._found(held, {"ids": list(ids)})]
 
     def begun(self, ids: Sequence[int]) -> list[Holder]:
-        """Return those of these jobs that are running, or have run and ended."""
+        """Return the jobs in `ids` that are running, or have run and ended."""
         return [holder for holder, _ in self._found(self.statements.begun, {"ids": list(ids)})]
 
     def give_up(self, keys: Collection[str]) -> None:

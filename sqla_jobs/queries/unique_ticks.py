@@ -45,7 +45,7 @@ class Fired(NamedTuple):
 def fire_unique(
     connection: Connection, tables: Tables, fired: Any, ticks: Mapping[str, Any], unique: UniqueTick
 ) -> Fired | None:
-    """Insert a job for each tick, unless another job has their key.
+    """Insert a job for each tick, unless another job has the ticks' key.
 
     Return None if an open transaction has taken the key.
     """

@@ -39,7 +39,7 @@ class ReadBatch(Statement):
 
 
 class StoredUpstream:
-    """Reads in its own transactions, since all that a run may see was committed before the run began."""
+    """Reads the workflow in its own transactions, since all that a run may see was committed before the run began."""
 
     def __init__(self, models: Models[Any], tables: Tables, begin: Callable[[], AbstractContextManager[Any]]) -> None:
         self._models = models

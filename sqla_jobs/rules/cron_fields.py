@@ -55,7 +55,7 @@ class Field:
         return ",".join([*map(str, sorted(numbers)), *sorted(set(special))])
 
     def _special(self, item: str) -> str | None:
-        """Return `L`, `L5` or `5#2` in croniter's notation."""
+        """Return an item such as `L`, `L5` or `5#2` in croniter's notation; None for other items."""
         if self.has_last_day and item == "L":
             return "l"
         found = _OF_MONTH.fullmatch(item) if self.has_weeks else None

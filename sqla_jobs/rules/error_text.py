@@ -1,7 +1,7 @@
 """The text of exceptions, without the application's data that database errors show.
 
-SQLAlchemy shows a statement's parameters, and PostgreSQL shows the refused row (DETAIL, CONTEXT). Both may contain any
-task's data, so neither is kept. The server's primary message and the SQL are kept.
+SQLAlchemy shows a statement's parameters, and PostgreSQL shows the refused row (DETAIL, CONTEXT). Parameters and rows
+may contain any task's data, so they are not kept. The server's primary message and the SQL are kept.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any, cast
 
 _LIBRARY = str(Path(__file__).parents[1])
 _STAND_INS = "sqlalchemy.dialects.postgresql.asyncpg"
-"""The module of SQLAlchemy's stand-ins for asyncpg's errors. In some versions their text includes DETAIL."""
+"""The module of SQLAlchemy's stand-ins for asyncpg's errors. In some SQLAlchemy versions their text has DETAIL."""
 _AFTER_FIRST_LINE = re.compile(r"(Original exception was: [^\n]*).*", re.DOTALL)
-"""The earlier error in the text of a `PendingRollbackError`. Its first line contains the primary message."""
+"""Matches the earlier error in the text of a `PendingRollbackError`. Group 1 contains that error's primary message."""
 
 
 def leaves(error: BaseException) -> list[BaseException]:
-    """Return the errors in a group, including those in nested groups; or `[error]` for other errors. Never raises."""
+    """Return the errors in a group and in its nested groups, or `[error]` for any other error. Never raises."""
     found: list[BaseException] = []
     waiting = [error]
     while waiting:
@@ -51,7 +51,7 @@ def traceback_of(error: BaseException, clean: Callable[[str], str]) -> str:
 
 
 def stack_of(frame: FrameType, *, since: str | None = None) -> str:
-    """Return the stack of a thread that runs a job, from the task on. Omit all frames above the function `since`."""
+    """Return the stack of a thread that runs a job, from the task on. Omit the callers of the function `since`."""
     stack = traceback.extract_stack(frame)
     if places := [place for place, one in enumerate(stack) if one.name == since and one.filename.startswith(_LIBRARY)]:
         del stack[: places[-1]]
@@ -66,7 +66,7 @@ def stack_of_frames(frames: Iterable[FrameType]) -> str:
 
 
 def _begin_at_the_task(shown: traceback.TracebackException) -> None:
-    """Remove this library's frames above the first frame of other code."""
+    """Remove this library's frames that precede the first frame of other code."""
     ours = next((place for place, frame in enumerate(shown.stack) if not frame.filename.startswith(_LIBRARY)), 0)
     del shown.stack[:ours]
 

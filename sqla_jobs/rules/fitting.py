@@ -34,7 +34,7 @@ class Takes:
         return cls(_names(found.get("required")), _names(found.get("optional")), str(found.get("types", "")))
 
     def fits(self, given: Collection[str]) -> bool:
-        """Return whether the task takes arguments with these names. Their values may still not fit."""
+        """Return whether the task takes arguments with these names. The values may still not fit."""
         return set(self.required) <= set(given) <= {*self.required, *self.optional}
 
     def __str__(self) -> str:

@@ -25,9 +25,9 @@ MOST_RATE = 10_000
 MOST_LIMITS = 3
 """Maximum number of limits on a task."""
 PLACES = MOST_LIMITS + 2
-"""Maximum number of gates that limit one job: those of its task, and one of each kind that an operator adds."""
+"""Maximum number of gates that limit one job: the gates of its task, and one of each kind that an operator adds."""
 MOST_GATES = PLACES + 1
-"""Maximum number of gates of one job: those that limit it, and a last one, by which it takes turns."""
+"""Maximum number of gates of one job: the gates that limit it, and a last gate by which it takes turns."""
 LONGEST_GATE = 500
 """Maximum length of a gate in characters."""
 _LONGEST_NAME = 200
@@ -51,7 +51,7 @@ class ConcurrencyLimit(_Keyed):
     - `key`: an argument's name, several names, or a function of the stored arguments. Each value has its own limit.
     - `name`: tasks whose limits have the same name share one limit. The default is the task's name.
     - `ordered`: True runs the jobs of a key in the order in which they were committed. With "hold", a failed job also
-      keeps the next ones waiting until it is retried, cancelled or deleted. Both need `running` 1 and a key.
+      keeps the next jobs waiting until it is retried, cancelled or deleted. Both values need `running` 1 and a key.
 
     Raises `DeclarationError` for invalid values.
     """
@@ -87,12 +87,12 @@ class ConcurrencyLimit(_Keyed):
 
     @property
     def kind(self) -> str:
-        """The first character of its gates."""
+        """The first character of the limit's gates."""
         return "!" if self.ordered else "#"
 
     @property
     def values(self) -> dict[str, Any]:
-        """The values for its row of limits."""
+        """The values for the limit's row."""
         return {"running": self.running, "rate": None, "per": None, "hold": self.ordered == "hold"}
 
 
@@ -133,7 +133,7 @@ class RateLimit(_Keyed):
 
     @property
     def values(self) -> dict[str, Any]:
-        """The values for its row of limits."""
+        """The values for the limit's row."""
         burst = {} if self.burst is None else {"burst": self.burst}
         return {"running": None, "rate": self.rate, "per": self.per, "hold": False, **burst}
 

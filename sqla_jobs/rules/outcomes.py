@@ -1,4 +1,4 @@
-"""The outcomes of attempts. `decide` makes them without I/O, and `queries.finish` stores them."""
+"""The outcomes of attempts. `decide` determines them without I/O, and `queries.finish` stores them."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Failure:
     def of(cls, error: BaseException, *, secrets: Secrets = NOTHING) -> Failure:
         """Describe `error` without secrets, and without the application's data that database errors show.
 
-        A group of one error, such as `asyncio.TaskGroup` raises, gets that error's type and message.
+        A group of one error, which `asyncio.TaskGroup` may raise, is described by that error's type and message.
         """
         raised = leaves(error)
         shown = raised[0] if len(raised) == 1 else error
@@ -146,12 +146,12 @@ class Outcome:
 
     @classmethod
     def lost(cls, failure: Failure) -> Self:
-        """Return the outcome of a started attempt whose worker stopped before its end."""
+        """Return the outcome of a started attempt whose worker stopped before the attempt ended."""
         return cls(RunOutcome.lost, failure=failure)
 
     @classmethod
     def released(cls, delay: float | None = None) -> Self:
-        """Return the outcome of a claimed attempt that was never started: due again now or in `delay` seconds."""
+        """Return the outcome of a claimed attempt that was never started. Its job is due now or in `delay` seconds."""
         return cls("released", delay=delay)
 
 
@@ -174,8 +174,8 @@ def decide(
 
     The job ends when the policy's `stop` applies or `max_attempts` is reached, whichever comes first. A policy that
     raises also ends the job, and the failure shows both errors. In a group, such as `asyncio.TaskGroup` raises, a
-    `Cancel` takes precedence, then a `Snooze`. Otherwise the job is retried if the policy accepts each of the errors,
-    and the longest wait counts.
+    `Cancel` takes precedence, then a `Snooze`. Otherwise the job is retried, after the longest wait, if the policy
+    accepts each of the errors.
     """
     raised = leaves(error)
     for one in raised:

@@ -42,8 +42,8 @@ class Secrets:
     """Masks the stored values of sensitive arguments in texts and JSON.
 
     Each text and number of at least 3 characters is a secret, even inside dicts and lists. `true`, `false` and `null`
-    are not secrets. Texts of 3 characters, and numbers of fewer than 8, are masked only where no letter or digit is
-    beside them. All other secrets are masked anywhere.
+    are not secrets. Texts of 3 characters, and numbers of fewer than 8 characters, are masked only where no letter or
+    digit is beside them. All other secrets are masked anywhere.
     """
 
     def __init__(self, values: Iterable[object]) -> None:
@@ -52,8 +52,8 @@ class Secrets:
     def text(self, text: str) -> str:
         """Return `text` with a mark for each secret in it: plain, escaped, encoded or cut.
 
-        A cut secret is masked if at least 12 characters remain of its beginning or, if it is longer than 28, of its
-        end. Shorter pieces are masked, too, beside the marks with which psycopg and SQLAlchemy show that they cut a
+        A cut secret is masked if at least 12 characters remain of its beginning or, if the secret is longer than 28, of
+        its end. Shorter pieces are masked, too, beside the marks with which psycopg and SQLAlchemy show that they cut a
         parameter.
         """
         if not self._forms:
@@ -178,7 +178,7 @@ NOTHING = Secrets(())
 
 
 def is_erased(args: object) -> bool:
-    """Return whether the arguments of a job were erased. Version 0.1 left a text in their place."""
+    """Return whether the arguments of a job were erased. Version 0.1 replaced erased arguments by a text."""
     return args in (ERASED_ARGS, ERASED)
 
 

@@ -88,20 +88,21 @@ def _seconds(task: str, state: str, kept: object) -> float | None:
 
 
 class Rule(NamedTuple):
-    """Jobs that ended in `state` and are to be deleted after `kept` seconds."""
+    """A rule that deletes jobs `kept` seconds after they ended in `state`."""
 
     state: str
     kept: float
     only: tuple[str, ...] = ()
-    """The names of the tasks whose jobs these are. If empty, they are the jobs of all tasks except `others`."""
+    """The names of the tasks to which the rule applies. If empty, it applies to all tasks except `others`."""
     others: tuple[str, ...] = ()
     """The names of tasks whose jobs are kept longer."""
 
 
 def rules(retention: Mapping[str, float], tasks: Iterable[tuple[Sequence[str], OwnRetention]]) -> Iterator[Rule]:
-    """Yield the rules for a worker's retention and for that of each task, given with the task's name and aliases.
+    """Yield the rules for a worker's retention, and for the retention of each task.
 
-    The worker's rule also covers tasks with a shorter retention, since a search with fewer exceptions is cheaper.
+    `tasks` holds the name and aliases of each task, and the task's retention. The worker's rule also covers tasks with
+    a shorter retention, since a search with fewer exceptions is cheaper.
     """
     declared = [(names, own) for names, own in tasks if own.kept]
     for state in _STATES:
