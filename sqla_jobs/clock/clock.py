@@ -157,7 +157,7 @@ class Clock(Service):
             fired = self._set_aside.around("a tick of it", fire, candidates)
             queues = {queue for of_part, _ in fired for queue in of_part}
             is_more = any(is_full for _, is_full in fired)
-            if queues:  # after the commit, since NOTIFY in a transaction makes commits wait for one another
+            if queues:  # notify after the commit, since NOTIFY in a transaction makes commits wait for one another
                 with engine.begin() as connection:
                     notify(connection, self._jobs.models.channel, queues | self._limited(queues))
             count += sum(len(of_part) for of_part, _ in fired)

@@ -60,7 +60,7 @@ class Commit:
         """
         statements: str = known.get(self._name, self._first)
         if statements == self._preparing:
-            known[self._name] = self._prepared  # before the result is known, since no rollback undoes PREPARE
+            known[self._name] = self._prepared  # stored before the result is known: no rollback undoes PREPARE
         try:
             answers = self._ask(raw, f"{beginning(raw)}{statements}; COMMIT", end)
         except InvalidSqlStatementName:

@@ -242,7 +242,7 @@ class Removal:
         edges = self._edges
         # for the jobs that wait for it, a deleted job counts as cancelled
         cut = update(edges).where(edges.c.needs_id == any_(array_of(gone))).values(needs_id=null()).cte("cut")
-        # delete through the entity, so that the session's listeners see the statement
+        # delete through the mapped class, so that the session's listeners see the statement
         statement = delete(job).where(ctid == chosen).returning(job.batch_id).add_cte(without, cut)
         options = {"synchronize_session": False}
         removed = session.scalars(statement, {"ids": list(ids)}, bind_arguments=self._on, execution_options=options)

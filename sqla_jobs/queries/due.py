@@ -51,7 +51,7 @@ class Promote(RenderedStatement, statements.Promote):
             .returning(jobs.c.id, jobs.c.queue, jobs.c.gates)
             .cte("promoted")
         )
-        # only jobs that are due later: a locked row that is due would make the caller look again endlessly
+        # look only at jobs that are due later: a locked row that is due would make the caller look again endlessly
         ahead = and_(jobs.c.run_at > now, jobs.c.run_at < literal_column("'infinity'"))
         next_due = select(func.min(jobs.c.run_at)).where(in_state(jobs, "scheduled"), ahead).scalar_subquery()
         next_at = func.least(next_due, *(_next_end(paused, now) for paused in (tables.queues, tables.paused_tasks)))

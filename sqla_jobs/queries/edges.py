@@ -125,7 +125,10 @@ class Revive(Statement):
 
 
 class MarkDeleted(Statement):
-    """Record that jobs of some batches were deleted. For jobs that wait for the batches, these count as cancelled."""
+    """Record that jobs of some batches were deleted.
+
+    For jobs that wait for these batches, the deleted jobs count as cancelled.
+    """
 
     def __call__(self, connection: SqlConnection, batch_ids: Collection[int]) -> None:
         self._run(connection, {"batches": numbers(batch_ids)})

@@ -27,7 +27,7 @@ class Ending(AbstractContextManager["Ending"]):
         self._others: list[Connection] = []
 
     def watch(self, connection: Connection) -> None:
-        """Register another of the session's connections. The jobs' own connection is ignored."""
+        """Register another of the session's connections. The connection to the jobs' database is ignored."""
         if connection is not self._connection:
             self._others.append(connection)
             event.listen(connection, "commit", self._before)
@@ -66,8 +66,8 @@ class Ending(AbstractContextManager["Ending"]):
 def rolled_back_by_an_error(connection: Connection) -> Generator[None]:
     """Roll back after an error in a function that runs in place of COMMIT.
 
-    SQLAlchemy assumes that a failed COMMIT has ended the transaction. Without the rollback, its pool would give the
-    connection to another session, which would commit the open transaction.
+    SQLAlchemy assumes that a failed COMMIT has ended the transaction. Without the rollback, SQLAlchemy's pool would
+    give the connection to another session, which would commit the open transaction.
     """
     try:
         yield

@@ -100,7 +100,7 @@ def _statement(tables: Tables, also: Mapping[str, Any], *where: Any) -> tuple[An
     statement = (
         select(ended.c.run_id, _fate(tables, ended, done).label("fate"))
         .select_from(ended.outerjoin(done, done.c.run_id == ended.c.run_id))
-        # in this order, since messages are sent even if no row is returned
+        # in this order, so that messages are sent even if no row is returned
         .where(case((messages(tables, *freed_by(tables, done, others), *queued_by(followed)), is_told)))
         .add_cte(_stored(tables, mine))
     )
@@ -245,6 +245,6 @@ def _apart(ends: Sequence[RunEnd]) -> tuple[list[RunEnd], list[RunEnd]]:
         theirs = end.lease.process_id
         if is_plain and process_id is None:
             process_id = theirs
-        is_alike = theirs is process_id or theirs == process_id  # comparing UUIDs runs Python code
+        is_alike = theirs is process_id or theirs == process_id  # identity first: comparing UUIDs runs Python code
         (went_well if is_plain and is_alike else others).append(end)
     return went_well, others

@@ -40,7 +40,7 @@ def with_arrays(statement: str) -> TextClause:
 
 
 def named(piece: str, tables: Tables) -> str:
-    """Return one piece, with the table names filled in."""
+    """Return a piece of SQL with the table names filled in."""
     return piece.format(**table_names(tables))
 
 
@@ -132,7 +132,7 @@ def edge(per: str) -> str:
 def started(gate: str, per: str) -> str:
     """Return the number of starts behind a gate in the last `per` seconds."""
     last, before = (f"(SELECT total FROM ({last_start(gate, which)}) one)" for which in ("", edge(per)))
-    # if all logged starts are more recent: the total before the first of them
+    # the total before the first logged start, which counts if all logged starts are more recent
     first = f"SELECT s.total - s.count FROM {{starts}} s WHERE s.gate = {gate} ORDER BY s.started_at, s.total LIMIT 1"
     return f"(coalesce({last}, 0) - coalesce({before}, ({first}), 0))"
 

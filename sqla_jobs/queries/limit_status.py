@@ -24,7 +24,7 @@ from sqla_jobs.queries.statement import SqlConnection, Statement
 from sqla_jobs.rules.limits import PLACES
 
 _COUNTED = 10_000
-"""The maximum number of running jobs to count behind a gate. At most twice as many waiting jobs are counted in all."""
+"""The maximum number of running jobs to count behind a gate, and half the maximum number of waiting jobs to count."""
 _GROUPS = 1_000
 """The maximum number of groups of waiting jobs to look at."""
 _ALL = 1_000_000_000
@@ -138,7 +138,7 @@ class HeadOfKey(Statement):
     """Find the first job of an ordered key: one that has begun, one that failed and keeps the key, or a queued one."""
 
     def __call__(self, connection: SqlConnection, order: str) -> int | None:
-        """Return the job's id; None if nothing waits."""
+        """Return the job's id; None if no job waits."""
         return self._run(connection, {"order": order}).scalar()  # type: ignore[no-any-return]
 
     def sql(self) -> Any:

@@ -72,9 +72,9 @@ class Look(NamedTuple):
     free: Mapping[Gates, int | None]
     """For each group with claimed jobs, how many could start when the claim began; None if nothing limits the group."""
     oldest: int
-    """A transaction id. All transactions with lower ids had ended before the look."""
+    """The transaction id below which all transactions had ended before the look."""
     newest: int
-    """A transaction id. This transaction and all those with higher ids began after the look."""
+    """The transaction id from which on all transactions began after the look."""
     begun: Collection[int]
     """The ids of the claimed jobs that had already begun before the claim."""
 

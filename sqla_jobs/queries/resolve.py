@@ -1,9 +1,10 @@
 """The resolution of blocked jobs.
 
 Each blocked job watches one of the jobs that it was enqueued after, until it has nothing left to wait for. There are no
-counters. When a job has ended, a worker locks the blocked jobs that watch it. A later statement finds the next job for
-each blocked job to watch, and queues those with nothing left to watch. After the commit, the worker checks whether any
-job that is watched now has ended in the meantime. So if two jobs end at the same moment, both ends are always noticed.
+counters of open prerequisites. When a job has ended, a worker locks the blocked jobs that watch it. A later statement
+finds the next job for each blocked job to watch, and queues those with nothing left to watch. After the commit, the
+worker checks whether any job that is watched now has ended in the meantime. So if two jobs end at the same moment, both
+ends are always noticed.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class Statement:
 class RenderedStatement(Statement):
     """A statement that is compiled once, which halves SQLAlchemy's work in each call.
 
-    Its results are the values that psycopg returns.
+    The results are the values that psycopg returns.
     """
 
     def _run(self, connection: SqlConnection, values: dict[str, Any]) -> Any:

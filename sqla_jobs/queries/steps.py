@@ -258,7 +258,7 @@ def _held(tables: Tables) -> Any:
     jobs = tables.jobs
     process = bindparam("lease_process_id", type_=Uuid)
     lease = leased(jobs, bindparam("lease_job_id", type_=BigInteger), _RUN, process)
-    # NO KEY UPDATE, as everywhere: a step's own foreign key takes KEY SHARE
+    # NO KEY UPDATE, as everywhere, since the foreign key of a step takes KEY SHARE on the job
     return select(jobs.c.id).where(lease, committed_to_disk()).with_for_update(key_share=True)
 
 

@@ -14,7 +14,7 @@ from sqla_jobs.queries.statement import SqlConnection, Statement
 _MANY = 100
 """The number of events that one process delivers at a time."""
 _LATE = 3600.0
-"""Seconds after which an event is dropped. Otherwise the first handler ever deployed would get all old events."""
+"""Seconds after which an undelivered event is dropped: a newly deployed handler must not get all the old events."""
 _AGAIN = 60.0
 """Seconds after which another process delivers the events, unless the first process has marked them as delivered."""
 
@@ -38,7 +38,7 @@ class Undelivered(NamedTuple):
 
 
 class TakeUndelivered(Statement):
-    """Take some undelivered attempts that are due, of these tasks and with one of these outcomes.
+    """Take some due undelivered attempts of the given tasks, with any of the given outcomes.
 
     No other process gets these attempts for a minute. Events that have been due for an hour are dropped.
     """

@@ -76,7 +76,7 @@ class Holder(NamedTuple):
     key: str
     state: str
     job: Any = None
-    """The entity, if the caller asked for it."""
+    """The mapped object, if the caller asked for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +172,7 @@ def statements_for(
 class Statements:
     """The statements for jobs under one policy.
 
-    All times are the server's. The statements use the entity, so the session's listeners see the written rows.
+    All times are the server's. The statements use the mapped class, so the session's listeners see the written rows.
     """
 
     def __init__(
@@ -301,7 +301,7 @@ class Statements:
         return {name: new[name] for name in _CHANGED} | again
 
     def _is_elsewhere(self, new: Any, *also: ColumnElement[bool]) -> ColumnElement[bool]:
-        """Return the condition that the job now waits among different jobs.
+        """Return the condition that the changed job waits among other jobs than before.
 
         For a job with an ordered key, this means a different key.
         """

@@ -25,7 +25,7 @@ UNIQUE: Mapping[str, ColumnElement[Any]] = {
 
 
 class UniqueTick(NamedTuple):
-    """The key that the ticks of one schedule take, and the length of its period in seconds."""
+    """The key that the ticks of one schedule take, and the length of the key's period in seconds."""
 
     unique_key: str
     per: float | None

@@ -17,7 +17,7 @@ from sqla_jobs.queries.statement import SqlConnection, Statement
 
 
 class ReadResults(Statement):
-    """Read the results of succeeded jobs of some tasks that a job was enqueued after, in the order of its `after`."""
+    """Read the results of succeeded jobs of some tasks that a job was enqueued after, in the order of `after`."""
 
     def __call__(self, connection: SqlConnection, job_id: int, tasks: Sequence[str]) -> list[Any]:
         rows = self._rows(connection, {"job_id": job_id, "tasks": texts([*tasks])})

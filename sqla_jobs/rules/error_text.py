@@ -15,7 +15,7 @@ from typing import Any, cast
 
 _LIBRARY = str(Path(__file__).parents[1])
 _STAND_INS = "sqlalchemy.dialects.postgresql.asyncpg"
-"""The module of SQLAlchemy's stand-ins for asyncpg's errors. In some SQLAlchemy versions their text has DETAIL."""
+"""The module of SQLAlchemy's stand-ins for asyncpg's errors, whose text includes DETAIL in some versions."""
 _AFTER_FIRST_LINE = re.compile(r"(Original exception was: [^\n]*).*", re.DOTALL)
 """Matches the earlier error in the text of a `PendingRollbackError`. Group 1 contains that error's primary message."""
 

@@ -110,7 +110,7 @@ class Outcome:
     """The outcome of an attempt and its consequences. Use one of the class methods to make it."""
 
     kind: RunOutcome | Literal["released"]
-    """The name in rows and logs. A released attempt was never started and leaves no run."""
+    """The outcome's name in rows and logs. A released attempt was never started and leaves no run."""
     result: str | None = None
     """JSON text; `None` for a task that returned `None`."""
     delay: float | None = None
@@ -173,9 +173,9 @@ def decide(
     """Return the outcome of attempt number `attempt`, which raised `error` `elapsed` seconds after the first start.
 
     The job ends when the policy's `stop` applies or `max_attempts` is reached, whichever comes first. A policy that
-    raises also ends the job, and the failure shows both errors. In a group, such as `asyncio.TaskGroup` raises, a
-    `Cancel` takes precedence, then a `Snooze`. Otherwise the job is retried, after the longest wait, if the policy
-    accepts each of the errors.
+    raises an error also ends the job, and the failure shows both errors. In a group, such as `asyncio.TaskGroup`
+    raises, a `Cancel` takes precedence, then a `Snooze`. Otherwise the job is retried, after the longest wait, if the
+    policy accepts each of the errors.
     """
     raised = leaves(error)
     for one in raised:

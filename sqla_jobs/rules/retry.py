@@ -35,7 +35,7 @@ DEFAULT_POLICY = tenacity.Retrying(retry=tenacity.retry_if_exception_type(BaseEx
 
 
 def check_policy(policy: object) -> tenacity.BaseRetrying:
-    """Return the policy. Raises `DeclarationError` if a part of it could never take effect in a job."""
+    """Return the policy. Raises `DeclarationError` if a part of the policy could never take effect in a job."""
     if isinstance(policy, tenacity.AsyncRetrying) or not isinstance(policy, tenacity.BaseRetrying):
         raise DeclarationError(
             f"retry={policy!r} is not a tenacity.Retrying: write retry=tenacity.Retrying(stop=…, wait=…, retry=…)"
