@@ -22,7 +22,7 @@ from sqla_jobs.queries.statement import SqlConnection, Statement
 MOST = 500
 """The maximum number of jobs that one transaction resolves."""
 NOBODY = 0
-"""The `waits_for` of a blocked job that has nothing to watch but cannot be queued yet: it is checked again soon."""
+"""The `waits_for` of a blocked job with nothing to watch that cannot be queued yet. The job is checked again soon."""
 DELETED = -1
 """The `waits_for` of a job whose prerequisite has been deleted."""
 
@@ -166,8 +166,8 @@ WHERE CASE WHEN CAST(:idle AS text) IS NULL THEN true ELSE
    set_config('synchronous_commit', 'off', true)) IS NOT NULL END
 """
 
-# A job's edges to other jobs before waits_at are satisfied for good. Batches can still grow, so all edges to batches
-# are checked each time. A deleted job counts as cancelled. `w` is the blocked job, and `e` stands for its edges.
+# Edges to jobs, at places before waits_at, are satisfied for good. Batches can still grow, so all edges to batches are
+# checked each time. A deleted job counts as cancelled. `w` is the blocked job, and `e` stands for its edges.
 _FIRST_JOB = """
       SELECT e.place, e.needs_id AS needs, coalesce(p.state, 'cancelled') AS state
       FROM {edges_of_jobs} LEFT JOIN LATERAL (SELECT j.state FROM {{jobs}} j WHERE j.id = e.needs_id OFFSET 0) p ON true

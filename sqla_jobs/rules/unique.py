@@ -31,8 +31,8 @@ class Unique:
       returns a JSON-serializable value. None stands for all arguments. An empty list allows one job of the task.
     - `on_conflict`: what an enqueue does if the key is taken: "return" the live job, "raise" `JobExists`, "replace" the
       arguments, priority, queue and run_at of a waiting job, or "update" its arguments and priority.
-    - `max_delay`: required with "replace": the seconds or timedelta after the first enqueue beyond which replacements
-      do not delay the job. None sets no bound.
+    - `max_delay`: required with "replace": seconds or a timedelta, counted from the first enqueue. Replacements do not
+      delay the job beyond it. None sets no bound.
     - `per`: seconds or a timedelta. Each period of this length allows one job, whatever its outcome. Periods follow the
       server's clock and are aligned to 1970-01-01 UTC.
 
