@@ -26,7 +26,7 @@ class Transactions(Protocol):
     def begin(self) -> AbstractContextManager[Sender]:
         """Return a context manager that yields a connection.
 
-        The statements in its block commit together at the end of the block, or each commits by itself.
+        The statements in the `with` block commit together at its end, or each commits by itself.
         """
         ...
 

@@ -116,7 +116,7 @@ class Queries(Calls):
         return begin_transaction(raw, noticed_within=noticed_within, patience=patience)
 
     def store_before_end(self, session: Session, end: RunEnd) -> None:
-        """Inside the run's own transaction, store its last progress, and erase its job if the task demands that."""
+        """Store the run's last progress, and erase the job if its task declares that, in the run's own transaction."""
         if end.progress is not None:
             self.store_progress(session, [(end.lease, *end.progress)])
         if end.outcome.erases:

@@ -136,7 +136,10 @@ def _side_by_side(name: str, arrays: list[Any], columns: dict[str, Any]) -> Tabl
 
 
 def in_state(jobs: Any, state: str) -> ColumnElement[bool]:
-    """Return the condition that a job is in `state`, a literal. With a parameter, a generic plan could not use the index."""
+    """Return the condition that a job is in `state`.
+
+    The state is a literal, since a generic plan with a parameter could not use the index.
+    """
     said: ColumnElement[bool] = jobs.c.state == literal_column(f"'{state}'")
     return said
 
