@@ -54,13 +54,14 @@ def every(*, days: float = 0, hours: float = 0, minutes: float = 0, seconds: flo
 class Cron:
     """A rule for the times at which a schedule is due.
 
-    A rule with a fixed hour fires once on each day that it names. If daylight saving time skips the rule's time, the
-    rule fires at the first instant after the gap. If the time occurs twice, the rule fires the first time. A rule whose
-    hour is a wildcard (`*`, `*/2`) follows the hours as they pass: it never fires in the gap, and fires in both passes
-    of a repeated hour.
+    A rule with fixed hours fires once for each time that it names on a day. If daylight saving time skips that time,
+    the rule fires at the first instant after the gap. If the time occurs twice, the rule fires only the first time. A
+    rule whose hour is a wildcard (`*`, `*/2`) follows the hours as they pass: it never fires in the gap, and fires in
+    both passes of a repeated hour.
 
-    If both day fields are restricted, a day matches if either field matches. A field that begins with `*` (even `*/2`)
-    is not restricted. If either field is not restricted, a day must match both. These are the rules of crontab(5).
+    If both day fields (day and weekday) are restricted, a day matches if either field matches. A field that begins with
+    `*` (even `*/2`) is not restricted. If either field is not restricted, a day must match both. These are the rules of
+    crontab(5).
     """
 
     text: str
@@ -70,7 +71,7 @@ class Cron:
 
     @classmethod
     def parse(cls, text: str, timezone: str = "UTC") -> Cron:
-        """Return the rule, checked.
+        """Return the rule after checking it.
 
         - `text`: five fields (minute hour day month weekday), six with seconds first, a name such as `@daily`, or
           `@every SECONDS`; 200 characters at most.
@@ -107,7 +108,7 @@ class Cron:
 
         try:
             said = get_description(self._expression, Options(locale_code="en_US"))  # the default is the host's language
-        except Exception:  # noqa: BLE001 - it has no words for some rules that are good, and several ways to say so
+        except Exception:  # noqa: BLE001 - it fails, with various errors, for some rules that are valid
             said = self._expression
         if not self._is_either_enough:
             said = said.replace(", or on ", ", only on ")
@@ -150,9 +151,9 @@ class Cron:
         return croniter(" ".join(self._expanded), second_at_beginning=True, day_or=self._is_either_enough)
 
     def check(self) -> None:
-        """Raise `ConfigurationError` if the text is not a rule."""
+        """Raise `ConfigurationError` if the rule or its time zone is invalid."""
         try:
-            self._zone  # noqa: B018 - whether there is one
+            self._zone  # noqa: B018 - raises an error if there is no such zone
         except (ZoneInfoNotFoundError, ValueError, OSError, TypeError):
             raise ConfigurationError(
                 f"timezone={self.timezone!r:.100} is not an IANA time zone such as 'Europe/Paris'"
@@ -191,14 +192,14 @@ class Cron:
             raise ConfigurationError(f"cron {self.text!r}: {weekday!r} needs * as its day of month")
 
     def _after(self, local: datetime) -> datetime:
-        """Return the next match in a calendar without time zones."""
+        """Return the first match after `local`, a time without a time zone."""
         found: datetime = copy.copy(self._calendar).get_next(datetime, start_time=local)
         return found
 
     def _next_day_by_day(self, moment: datetime) -> datetime:
         here = moment.astimezone(self._zone)
         local = here.replace(tzinfo=None)
-        if here.fold:  # a time that occurs twice was due the first time
+        if here.fold:  # a time that occurs twice is due only the first time
             change = self._change_between(moment - self._shift_at(local), moment)
             local = max(local, self._local(change) + self._shift_at(local) - _SECOND)
         while True:

@@ -13,7 +13,7 @@ class JobsError(Exception):
 
 
 class ConfigurationError(JobsError):
-    """The models, the database or the application are configured incorrectly."""
+    """The models, the database or the application is configured incorrectly."""
 
 
 class DeclarationError(JobsError):
@@ -62,7 +62,7 @@ class UnstorableResult(JobsError):
 
 
 class SignalTimeout(JobsError, TimeoutError):
-    """The signal that `run.wait_for` waited for did not come in time. Later attempts of the job are told the same."""
+    """The signal that `run.wait_for` waited for did not come in time. Later attempts of the job get this error, too."""
 
 
 class EntityGone(JobsError):
@@ -70,7 +70,7 @@ class EntityGone(JobsError):
 
 
 class LeaseLost(JobsError):
-    """The attempt no longer owns its job. None of its transaction is committed."""
+    """The attempt no longer owns its job. Nothing in its transaction is committed."""
 
     def __init__(self) -> None:
         super().__init__(

@@ -1,1 +1,1 @@
-"""The callable side of the SQL statements: their parameters and results. `queries` builds their SQL."""
+"""How to call the SQL statements: their parameters and results. `queries` builds their SQL."""

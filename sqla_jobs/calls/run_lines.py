@@ -1,4 +1,4 @@
-"""Log lines about runs. Their field names are stable and listed in docs/monitoring.md."""
+"""Log lines about runs. The names of their fields are stable, and listed in docs/monitoring.md."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from sqla_jobs.errors import LeaseLost
 from sqla_jobs.rules.outcomes import Outcome, RunOutcome, type_name
 
 log: logging.Logger = logging.getLogger("sqla_jobs.run")
-log.setLevel(logging.WARNING)  # so that by default a worker that runs 10,000 jobs a second does not log as many lines
+log.setLevel(logging.WARNING)  # by default, a worker that runs 10,000 jobs a second must not log 10,000 lines a second
 
 
 def log_end(run: Lease | Claimed, outcome: Outcome, seconds: float) -> None:
     """Log the end of an attempt: INFO if it succeeded or snoozed, ERROR if it failed, otherwise WARNING.
 
-    An attempt that has lost its lease gets a WARNING too: its job runs again, or another process ends it. ERROR lines
-    include the traceback. The other lines include it only if the log level is DEBUG.
+    An attempt that has lost its lease also gets a WARNING: its job runs again, or another process ends the job. ERROR
+    lines include the traceback. Other lines include it only if the log level is DEBUG.
     """
     level = _LEVELS.get(outcome.kind, logging.WARNING)
     if not log.isEnabledFor(level):

@@ -1,7 +1,7 @@
-"""The statements that even a process without SQLAlchemy sends, with their parameters and results.
+"""The statements that a process can send without SQLAlchemy, with their parameters and results.
 
-Their SQL is in `queries`, whose classes inherit the calls from here. A worker sends the statements through
-SQLAlchemy. Its parent process sends the text that a child has rendered, through psycopg.
+Their SQL is in `queries`, whose classes inherit from the classes here. A worker sends the statements through
+SQLAlchemy. Its parent process uses psycopg to send the text that a child has rendered.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class Transactions(Protocol):
     """An SQLAlchemy engine, or its replacement in a process without SQLAlchemy."""
 
     def begin(self) -> AbstractContextManager[Sender]:
-        """Return a connection.
+        """Return a context manager that yields a connection.
 
-        The statements in one block commit together at the end of the block, or each commits by itself.
+        The statements in the `with` block commit together at its end, or each commits by itself.
         """
         ...
 
@@ -41,7 +41,7 @@ class Rendered(NamedTuple):
 class Call:
     """A rendered statement, sent through psycopg.
 
-    The classes in `queries` override this to send their statements through SQLAlchemy.
+    The classes in `queries` override `_rows` to send their statements through SQLAlchemy.
     """
 
     def __init__(self, rendered: Rendered) -> None:
@@ -59,7 +59,7 @@ class Beat(Call):
     def __call__(self, connection: Sender, process_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, bool]:
         """Return, for each process that has a row, whether its heartbeat was written.
 
-        False means that its row is locked.
+        False means that the process's row is locked.
         """
         return dict(self._rows(connection, {"process_ids": list(process_ids)}))
 
@@ -72,7 +72,7 @@ class Heartbeats(Call):
 
 
 class DeleteExpired(Call):
-    """Delete the rows of processes whose heartbeat is still the given one. Skip locked rows."""
+    """Delete the rows of processes whose heartbeat still equals the given value. Skip locked rows."""
 
     def __call__(self, connection: Sender, silent: Mapping[uuid.UUID, int]) -> list[uuid.UUID]:
         """Return the ids of the deleted rows."""
@@ -100,7 +100,7 @@ class Rescue(Call):
 
 
 class Candidates(Call):
-    """Find the ids of some jobs that a bulk statement would process, to try them one by one after an error."""
+    """Find the ids of some jobs that a bulk statement would process. After an error these jobs are tried one by one."""
 
     def __call__(self, connection: Sender, among: Among) -> list[int]:
         return [job_id for (job_id,) in self._rows(connection, among.parameters())]
@@ -114,7 +114,7 @@ class Leases(Call):
 
 
 class CancelRequests(Call):
-    """Among the runs of the given jobs in one process, find those that somebody asked to cancel."""
+    """Among one process's runs of the given jobs, find those that somebody has asked to cancel."""
 
     def __call__(self, connection: Sender, process_id: uuid.UUID, job_ids: Collection[int]) -> dict[int, bool]:
         """Return, by run id, whether the process must be killed to end the run."""
@@ -122,7 +122,7 @@ class CancelRequests(Call):
 
 
 class ShowSetAside(Call):
-    """Record in a process's row the rows that the process skips, each with the reason. Remove the names in `gone`."""
+    """Record in a process's row which rows it has set aside, with reasons. Remove the entries named in `gone`."""
 
     def __call__(
         self, connection: Sender, process_id: uuid.UUID, *, reasons: Mapping[str, str], gone: Collection[str]
@@ -132,18 +132,21 @@ class ShowSetAside(Call):
 
 
 class ShowStalled(Call):
-    """Record in a process's row that it has executed nothing for `silence` seconds; with `None`, that it runs again."""
+    """Record in a process's row that the process has executed nothing for `silence` seconds.
+
+    A `silence` of `None` means that the process runs again.
+    """
 
     def __call__(self, connection: Sender, process_id: uuid.UUID, silence: float | None) -> bool:
-        """Return whether that was stored. False means that the row is locked or does not exist."""
+        """Return whether the row was updated. False means that it is locked or does not exist."""
         return bool(self._rows(connection, {"process_id": process_id, "silence": silence}))
 
 
 class FinishAny(Call):
-    """Store each end whose lease is still valid and whose row is not locked. Replace a run id that is already taken."""
+    """Store the end of each attempt whose lease is valid and whose job is not locked. Replace taken run ids."""
 
     def __call__(self, connection: Sender, ends: Sequence[RunEnd]) -> dict[int, str]:
-        """Return, by run id, the fate of each end that was not stored unchanged, as `Finish` does."""
+        """Return, by run id, the fate of each end that was not stored unchanged. `Finish` explains the fates."""
         leases, outcomes, started, finished, progress = zip(*in_order(ends), strict=True)
         processes = {lease.process_id: str(lease.process_id) for lease in leases}
         failures = [outcome.failure for outcome in outcomes]
@@ -184,7 +187,7 @@ class Promote(Call):
 
 
 class Poll(Call):
-    """Promote as `Promote` does, and check for other queued jobs, for a process that does not claim."""
+    """Promote as `Promote` does, and check whether other jobs are queued. Processes that do not claim jobs use it."""
 
     def __call__(
         self, connection: Sender, queues: Sequence[str], tasks: Sequence[str], among: Among = ALL
@@ -212,7 +215,7 @@ class UnknownTo(Call):
 class Calls:
     """The statements that workers, clocks and the parents of workers share.
 
-    Each one's first argument is a connection.
+    The first argument of each statement is a connection.
     """
 
     beat: Beat

@@ -14,7 +14,7 @@ from sqla_jobs.rules.outcomes import Outcome
 
 PRIORITIES = range(-10, 11)
 EVERYWHERE = (-1,) * len(PRIORITIES)
-"""Scan floors that hide nothing, one per priority. A claim looks only at positions above its floor."""
+"""Scan floors that exclude no job, one per priority. A claim looks only at positions above the floor."""
 
 
 MANY = 1000
@@ -28,7 +28,7 @@ class Lease(NamedTuple):
     run_id: int
     process_id: uuid.UUID
     task: str = ""
-    """Empty, like the fields below, if the lease was not read from the database."""
+    """This field and those below are empty or 0 if the lease was not read from the database."""
     queue: str = ""
     attempt: int = 0
     max_attempts: int = 0
@@ -65,7 +65,7 @@ class Claimed(NamedTuple):
     headers: str | None
     """JSON text."""
     waited: float
-    """Seconds between the time when the job was due and its claim."""
+    """Seconds between the job's due time and its claim."""
     scheduled_for: datetime | None
     elapsed: float
     gates: tuple[str, ...] = ()
@@ -81,7 +81,7 @@ def read_headers(text: str | None) -> dict[str, str]:
 
 
 class Among(NamedTuple):
-    """A filter for a statement over many jobs: only the ids in `only` (None: all), never those in `set_aside`."""
+    """A filter for a statement over many jobs: the ids in `only` (None means all ids), without those in `set_aside`."""
 
     only: Collection[int] | None = None
     set_aside: Collection[int] = ()
@@ -98,11 +98,11 @@ ALL = Among()
 
 
 class Promotion(NamedTuple):
-    """The number of promoted jobs, the time until the next one is due, and the workers that serve the given queues."""
+    """The result of a promotion, and whether workers, limits and blocked jobs exist."""
 
     promoted: int
     due_in: float
-    """Seconds until the next scheduled job is due; infinite if there is none, and 0 if more jobs may be due now."""
+    """Seconds until a scheduled job is due or a pause ends, infinite if neither happens, 0 if more jobs may be due."""
     workers: int
     """The number of workers that serve any of the given queues."""
     has_limits: bool
@@ -114,14 +114,14 @@ class Promotion(NamedTuple):
 
 
 class RunEnd(NamedTuple):
-    """The end of one attempt. Both times are seconds after the claim, by this process's monotonic clock."""
+    """The end of one attempt. `started` and `finished` are seconds after the claim, by a monotonic clock."""
 
     lease: Lease | Claimed
     outcome: Outcome
     started: float = 0.0
     finished: float = 0.0
     progress: tuple[float, str | None] | None = None
-    """The last progress that the run reported, if not yet stored."""
+    """The last progress that the run reported, if it is not stored yet."""
 
 
 def in_order(ends: Iterable[RunEnd]) -> list[RunEnd]:

@@ -1,4 +1,4 @@
-"""`python -m sqla_jobs.clock MODULE:ATTR`."""
+"""The command `python -m sqla_jobs.clock MODULE:ATTR`."""
 
 from sqla_jobs.cli.running import clock
 

@@ -10,11 +10,11 @@ from sqla_jobs.cron import Cron
 from sqla_jobs.models.types import CatchUp
 
 MOST = 100
-"""The maximum number of missed ticks, the newest ones, that `catch_up="all"` makes up for."""
+"""With `catch_up="all"`, the maximum number of due ticks that fire: the newest ones."""
 COUNTED = 1_000
-"""The maximum number of missed ticks to count. Each takes about 30 µs while the schedules are locked."""
+"""The maximum number of missed ticks to count. Counting one takes about 30 µs, while the schedules are locked."""
 _LATE = timedelta(seconds=30)
-"""A tick that is late by more than this counts as missed."""
+"""With `catch_up="skip"`, a tick that is late by more than this is missed."""
 _WINDOWS = [timedelta(seconds=1) * 60**power for power in range(1, 6)]
 
 
@@ -29,7 +29,7 @@ class Missed:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """The due ticks of a schedule: those to fire (oldest first), those that were missed, and the next tick."""
+    """The ticks of a schedule: the ticks to fire (oldest first), the missed ticks, and the next tick."""
 
     fired: list[datetime]
     missed: Missed | None
@@ -37,7 +37,7 @@ class Due:
 
 
 def ticks_due(cron: Cron, first: datetime, now: datetime, catch_up: CatchUp) -> Due:
-    """Decide which ticks from `first` to `now` fire and which were missed. `first` is a tick, and is due."""
+    """Decide which ticks from `first` to `now` fire and which were missed. `first` is a due tick."""
     most = MOST if catch_up == CatchUp.all else 1
     upcoming = cron.next_after(first)
     newest = [first]
@@ -61,8 +61,10 @@ def _missed(cron: Cron, first: datetime, last: datetime) -> Missed:
 
 
 def _newest(cron: Cron, first: datetime, now: datetime, count: int) -> list[datetime]:
-    """Return the last `count` ticks in [first, now]. Search ever longer windows before `now`: there may be many
-    ticks."""
+    """Return the last `count` ticks in [first, now].
+
+    Search longer and longer windows before `now`, since there may be many ticks.
+    """
     before_first = first - timedelta(microseconds=1)
     found: deque[datetime] = deque(maxlen=count)
     for window in [*_WINDOWS, now - before_first]:

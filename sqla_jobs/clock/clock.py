@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 log: logging.Logger = logging.getLogger("sqla_jobs.clock")
 
 _LOOK = 2.0
-"""Seconds between two looks at the schedules: another session may change one without a notification."""
+"""Seconds between two looks at the schedules: another session may change a schedule without a notification."""
 _HELD_AGAIN = 0.25
-"""Seconds between two tries while a due schedule is locked by another session."""
+"""Seconds between two attempts to fire a due schedule that another session has locked."""
 _DECLARE_AGAIN = 3600.0
-"""Seconds between two confirmations of the schedules that the clock's code declares."""
+"""Seconds after which the clock confirms again that its code declares its schedules."""
 _LOCK_TIMEOUT, _LOCKED = "500ms", "55P03"
 """The time that the clock waits for a locked row, and the SQLSTATE of that timeout."""
 _LOCKED_AGAIN = 5.0
@@ -54,7 +54,7 @@ class Clock(Service):
     Any number of clocks may run, in any number of processes.
 
     `run()` blocks until SIGTERM or SIGINT. `start()` and `stop()`, or `with`, run the clock inside another program.
-    `tick()` enqueues all due jobs once. The clock's first look stores the schedules that code declares.
+    `tick()` enqueues all due jobs once. Each of these methods first stores the schedules that code declares.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Clock(Service):
         close_engine(self._engine)
 
     def tick(self) -> int:
-        """Enqueue the jobs that are due now, once. Return the number of jobs."""
+        """Enqueue the jobs that are due now. Return the number of jobs."""
         self._jobs.tasks.load()
         engine = self._connect()
         try:
@@ -157,7 +157,7 @@ class Clock(Service):
             fired = self._set_aside.around("a tick of it", fire, candidates)
             queues = {queue for of_part, _ in fired for queue in of_part}
             is_more = any(is_full for _, is_full in fired)
-            if queues:  # after the commit, since NOTIFY in a transaction makes commits wait for one another
+            if queues:  # notify after the commit, since NOTIFY in a transaction makes commits wait for one another
                 with engine.begin() as connection:
                     notify(connection, self._jobs.models.channel, queues | self._limited(queues))
             count += sum(len(of_part) for of_part, _ in fired)
@@ -169,10 +169,10 @@ class Clock(Service):
         return {queue + LIMITS for queue in queues} if is_limited else set()
 
     def _declare(self, engine: Engine) -> None:
-        """Store the declared schedules on the first call.
+        """Store the declared schedules on the first call, and confirm them on later calls.
 
-        On later calls, confirm them and disable those that no process declares. Do not wait for rows that another
-        session has locked, so that due schedules fire in the meantime.
+        Disable schedules that no process has declared for a day. Wait only briefly for rows that another session has
+        locked, so that due schedules fire in the meantime.
         """
         if time.monotonic() < self._declare_at:
             return
@@ -214,7 +214,7 @@ class Clock(Service):
         self._vitals = Vitals(self._engine, self._jobs.models)
 
     def _beat(self) -> None:
-        """Write this clock's heartbeat. Rescuing jobs is left to workers, so that no job's locked row delays a tick."""
+        """Write this clock's heartbeat. A clock rescues no jobs, so that no job's locked row delays a tick."""
         due_at = time.monotonic() + self._lease_settings.heartbeat
         with self._engine.begin() as connection:
             alive = self._queries.beat(connection, [self._process_id])

@@ -1,7 +1,7 @@
 """One round of the clock, in one transaction.
 
-It locks the due schedules, inserts their jobs, stores their next ticks, and records the outcome of each tick that
-came due.
+The round locks the due schedules, inserts their jobs, stores their next ticks, and records the outcome of each tick
+that came due.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def fire_due(
 def fire(
     connection: Connection, queries: ScheduleQueries, tasks: Mapping[str, Any], due: Sequence[Any]
 ) -> list[str] | None:
-    """Enqueue each schedule's ticks up to the schedule's `now`. Return the queue of each job.
+    """Enqueue jobs for the ticks of each schedule up to the schedule's `now`. Return the queue of each job.
 
     Return `None`, and store nothing, if open transactions hold the unique keys of all schedules.
     """
@@ -72,7 +72,7 @@ def fire(
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """The outcome of one schedule's round: the values to store, and its ticks."""
+    """The plan for one schedule in a round: the values to store in the schedule, and its ticks."""
 
     schedule: Any
     values: dict[str, Any]
@@ -80,14 +80,14 @@ class _Plan:
     missed: Missed | None = None
     skipped: datetime | None = None
     skipped_for: int | None = None
-    """The schedule's earlier job that has not ended."""
+    """The id of the schedule's earlier job that has not ended."""
     unique: UniqueTick | None = None
-    """The unique key and policy of its ticks, if the task is unique."""
+    """The unique key and period of the ticks, if the task is unique."""
     left_out: list[tuple[datetime, int | None]] = field(default_factory=list[tuple[datetime, int | None]])
-    """Ticks whose key was taken, each with the job that holds it."""
+    """Ticks whose key was taken, each with the id of the job that holds the key."""
 
     def unfired(self) -> Iterator[dict[str, Any]]:
-        """Return rows for the ticks that enqueue no job."""
+        """Yield a row for each tick that enqueues no job. The missed ticks share one row."""
         if self.missed is not None:
             missed = _tick(self.schedule.id, self.missed.first, TickOutcome.missed, None)
             yield missed | {"until": self.missed.last, "count": self.missed.count}
@@ -104,9 +104,9 @@ def _fire_unique(
     unique: UniqueTick,
     jobs: Sequence[Mapping[str, Any]],
 ) -> list[Any] | None:
-    """Enqueue the ticks of a unique task, and return its jobs. Ticks whose key is taken are noted in the plan.
+    """Enqueue jobs for the ticks of a unique task, and return them. In the plan, note the ticks whose key is taken.
 
-    Return `None` if an open transaction holds the key. The schedule then stays due, and does not delay the others.
+    Return `None` if an open transaction holds the key. The schedule then stays due, without delaying other schedules.
     """
     came = queries.fire_unique(connection, jobs, unique)
     if came is None:
@@ -127,7 +127,7 @@ def _plan(row: Any, live_job: int | None, tasks: Mapping[str, Any]) -> _Plan:
         "enabled": True,
         "disabled_reason": None,
     }
-    if not row.enabled:  # ticks of a disabled schedule are not made up for
+    if not row.enabled:  # the ticks of a disabled schedule are not fired later
         return _Plan(row, values | {"enabled": False, "planned_rule": None})
     try:
         plan = _due(row, values, live_job)

@@ -22,8 +22,8 @@ UNDECLARED_FOR = timedelta(hours=24)
 def sync(session: Session, models: Models[Any], declared: Mapping[str, Declared], *, reset: bool = False) -> None:
     """Insert new schedules and update those whose declaration changed, in the caller's transaction.
 
-    Keep a value that an operator set after code last declared it, unless `reset`. Enable a schedule again if it was
-    disabled because no code declared it.
+    Keep a value that an operator set after code last declared it, unless `reset` is true. Enable a schedule
+    again if it was disabled because no code declared it.
     """
     wanted = {name: declared[name].row() for name in sorted(declared)}
     if not wanted:
@@ -62,9 +62,9 @@ def still_declared(session: Session, models: Models[Any], declared: Mapping[str,
 
 
 def retire(session: Session, models: Models[Any], declared: Mapping[str, Declared], after: timedelta) -> list[str]:
-    """Disable the schedules that code once declared but that no process has declared within the last `after`.
+    """Disable the schedules that code once declared, but that no process has declared for the time `after`.
 
-    Return their names.
+    Return the names of the disabled schedules.
     """
     schedule = models.Schedule
     why = func.concat("no code declares it any more; the last did at ", schedule.declared_at)

@@ -107,16 +107,16 @@ class Queries(Calls):
     def begin(self, connection: Connection, *, noticed_within: float, patience: float) -> bool:
         """Begin a task's transaction on one of the application's connections, in one round trip.
 
-        Return False if the transaction is read-only. The server notices within `noticed_within` seconds, and within a
-        minute at most, that the client's host is gone. Raises psycopg's `OperationalError` after `patience` seconds
-        without an answer. Other errors come from psycopg or, with other drivers, from SQLAlchemy.
+        Return False if the transaction is read-only. If the client's host disappears, the server notices within
+        `noticed_within` seconds, or a minute if that is less. Raises psycopg's `OperationalError` after `patience`
+        seconds without an answer. Other errors come from psycopg or, with other drivers, from SQLAlchemy.
         """
         if (raw := driver_of_run(connection)) is None:
             return begin_elsewhere(connection, noticed_within=noticed_within, patience=patience)
         return begin_transaction(raw, noticed_within=noticed_within, patience=patience)
 
     def store_before_end(self, session: Session, end: RunEnd) -> None:
-        """Store a run's last progress, and erase its job if its task says so, inside the run's own transaction."""
+        """Store the run's last progress, and erase the job if its task declares that, in the run's own transaction."""
         if end.progress is not None:
             self.store_progress(session, [(end.lease, *end.progress)])
         if end.outcome.erases:
@@ -133,7 +133,7 @@ class Queries(Calls):
         return self._commit.storing(connection, raw, end)
 
     def upstream(self, begin: Callable[[], AbstractContextManager[Any]]) -> StoredUpstream:
-        """Return the reader of what is before a job, which reads in transactions from `begin`."""
+        """Return a reader of a job's batch and of the results of the jobs before it. `begin` opens a transaction."""
         return StoredUpstream(self._models, self._tables, begin)
 
     def step_ending(self, session: Session, step: NewStep) -> Ending:
@@ -145,7 +145,7 @@ class Queries(Calls):
 
     @cached_property
     def steps(self) -> StepQueries:
-        """The statements about steps and signals. Few workers need them."""
+        """The statements about steps and signals. Few workers need these statements."""
         return StepQueries(self._tables)
 
     @cached_property

@@ -51,13 +51,13 @@ class Gated(NamedTuple):
 
 
 class FewerGates(Statement):
-    """Find the jobs that lack gates: all such running jobs, and some waiting ones.
+    """Find the running jobs that lack gates, and some of the waiting jobs that lack gates.
 
-    Plain SQL can also give a job an ordered gate but no position in the order. No claim finds such a job.
+    Plain SQL can also give a job an ordered gate but no position in the order; no claim finds such a job.
     """
 
     def __call__(self, connection: Connection, expected: Mapping[str, int], queues: Sequence[str]) -> list[LacksGates]:
-        """Return the jobs.
+        """Return the jobs that lack gates.
 
         `expected` maps each task to its number of gates. Waiting jobs are found only in `queues`.
         """
@@ -82,7 +82,7 @@ class FewerGates(Statement):
         gates = func.coalesce(jobs.c.gates, literal_column("'{}'::text[]", ARRAY(Text)))
         first_after_ordered = literal_column(
             """'"'""", Text
-        )  # gates are sorted by bytes, and ordered ones begin with !
+        )  # ordered gates begin with !, and " comes next in byte order
         is_outside = and_(jobs.c.ordered_by.is_(None), first_after_ordered > any_(jobs.c.gates))
         return (
             select(jobs.c.id, jobs.c.task, cast(jobs.c.args, Text), gates, is_running)

@@ -1,4 +1,4 @@
-"""The numbers of jobs in batches."""
+"""The number of a batch's jobs in each state."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Counted(NamedTuple):
     age: float
     """Seconds since the batch was made."""
     states: dict[str, int]
-    """Only the states that some job is in."""
+    """The number of jobs by state. States that no job is in are left out."""
 
 
 class CountBatches(Statement):

@@ -12,19 +12,19 @@ _PROBES = 3
 
 
 def begin(connection: Driver, *, noticed_within: float, patience: float) -> bool:
-    """Begin a transaction, in one round trip. Return False if the server is read-only.
+    """Begin a transaction, in one round trip. Return False if the transaction is read-only.
 
-    During the transaction the server probes the client's host, and notices within `noticed_within` seconds, and within
-    a minute at most, that the host is gone. tcp_user_timeout is not used: it would also end a transaction whose client
-    reads a large answer slowly. The settings apply to this transaction only, since a pooler may hand the same session
-    to another client afterwards.
+    During the transaction the server probes the client's host. If the host disappears, the server notices within
+    `noticed_within` seconds, or a minute if that is less. tcp_user_timeout is not used: it would also end a transaction
+    whose client reads a large answer slowly. The settings apply to this transaction only, since a pooler may hand the
+    same session to another client afterwards.
     """
     answers = ask(connection, beginning(connection) + _question(noticed_within), patience)
     return answers[-1].get_value(0, 0) == b"off"
 
 
 def begin_elsewhere(connection: Connection, *, noticed_within: float, patience: float) -> bool:
-    """Begin a transaction through SQLAlchemy, for the asynchronous drivers other than psycopg."""
+    """Begin a transaction through SQLAlchemy, for asynchronous drivers other than psycopg."""
     settings = _settings(noticed_within).items()
     told = select(
         func.current_setting("transaction_read_only"),
@@ -34,9 +34,9 @@ def begin_elsewhere(connection: Connection, *, noticed_within: float, patience: 
 
 
 def has_written(connection: Connection) -> bool:
-    """Return whether the connection's transaction has written or locked rows, by the server's account.
+    """Return whether the connection's transaction has written or locked rows, according to the server.
 
-    Return False for another database than PostgreSQL, which is not asked.
+    Return False, without asking, for a database other than PostgreSQL.
     """
     if connection.dialect.name != "postgresql":
         return False

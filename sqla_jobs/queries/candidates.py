@@ -15,7 +15,7 @@ from sqla_jobs.queries.statement import SqlConnection, Statement
 
 
 class ToClaim(Statement):
-    """In one queue, find these tasks' queued jobs that have no gates."""
+    """Find the queued jobs of the given tasks, in one queue, that have no gates."""
 
     def __call__(self, connection: SqlConnection, queue: str, tasks: Sequence[str], which: Among) -> list[int]:
         values = {"queue": queue, "tasks": list(tasks), **which.parameters()}
@@ -33,7 +33,7 @@ class ToClaim(Statement):
 
 
 class ToClaimLimited(ToClaim):
-    """In one queue, find these tasks' queued jobs that have gates."""
+    """Find the queued jobs of the given tasks, in one queue, that have gates."""
 
     @staticmethod
     def _is_one(jobs: Any) -> Any:

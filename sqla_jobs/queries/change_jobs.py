@@ -1,4 +1,4 @@
-"""Changes that a person makes to jobs: locking, updating, and erasing their data."""
+"""Statements for changes that a person makes to jobs: they lock jobs, update them, and erase their data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _HERE = {"synchronize_session": False}
 
 
 class Held(NamedTuple):
-    """A job that is locked."""
+    """A job that the caller's transaction has locked."""
 
     task: str
     state: JobState
@@ -34,7 +34,7 @@ def hold(session: Session, models: Models[Any], job_id: int) -> Held | None:
 
 
 def hold_all(session: Session, models: Models[Any], conditions: Sequence[ColumnElement[bool]]) -> list[int]:
-    """Lock the jobs that meet the conditions until the caller's transaction ends. Return their ids, oldest first."""
+    """Lock the jobs that meet the conditions until the caller's transaction ends. Return the ids, oldest first."""
     wanted = select(models.Job.id).where(*conditions).order_by(models.Job.id)
     return [*session.scalars(wanted.with_for_update(key_share=True))]
 

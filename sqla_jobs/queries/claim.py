@@ -57,7 +57,7 @@ def _epoch(moment: Any) -> Any:
 
 
 class ClaimStatement(RenderedStatement):
-    """The base class of all claims, which reads the rows that they return."""
+    """The base class of all claims, which makes `Claimed` jobs from the rows that a claim returns."""
 
     def __init__(self, tables: Tables) -> None:
         super().__init__(tables)
@@ -70,7 +70,7 @@ class ClaimStatement(RenderedStatement):
         rows: Sequence[Any],
         gates: Mapping[int, tuple[str, ...]] = MappingProxyType({}),
     ) -> list[Claimed]:
-        """Return the rows as jobs, in claim order. `gates` maps the id of each job with gates to those gates."""
+        """Return the rows as jobs, in claim order. `gates` maps the ids of the jobs with gates to their gates."""
         again = [row[0] for row in rows if row[-1]]
         elapsed = self._elapsed(connection, again) if again else {}
         claimed = [
@@ -145,10 +145,10 @@ class Claim(ClaimStatement):
 
     def sql(self) -> Any:
         tables, jobs, processes = self.tables, self.tables.jobs, self.tables.processes
-        # a claim that a server crash undid would be handed out again, under the same lease
+        # if a server crash could undo a claim, another claim of the job might get the same lease
         lanes = case((committed_to_disk(), bindparam("lanes", type_=Text)))
-        # a claim locks the process's row until it commits, and gives no jobs without it: no claim in progress can give
-        # jobs to a process that is considered dead
+        # a claim locks the process's row until it commits, and takes no jobs without that lock: so no claim in progress
+        # can give jobs to a process that is considered dead
         process_id = bindparam("process_id", type_=Uuid)
         owner: Any = (
             select(processes.c.id)
@@ -159,7 +159,7 @@ class Claim(ClaimStatement):
         lane = unnest_text("lane", queue=(lanes, Text), slots=("slots", Integer), floors=("floors", Text))
         priorities: ColumnElement[str] = literal_column(f"'{numbers(PRIORITIES)}'")
         probe = unnest_text("probe", priority=(priorities, SmallInteger), floor=(lane.c.floors, BigInteger))
-        # one probe for each priority, an ordered index scan from its own floor: an ORDER BY above the probes
+        # each priority has its own probe, an ordered index scan from the priority's floor: an ORDER BY above the probes
         # would lock every row that the probes return, and not only those within the limit
         found = (
             select(jobs.c.ctid, jobs.c.id, jobs.c.started_at)
@@ -191,7 +191,7 @@ class Claim(ClaimStatement):
             .cte("due")
             .prefix_with("MATERIALIZED")
         )
-        # only if there are jobs: a row lock is written to disk, and most of an idle worker's looks find nothing
+        # lock only if there are jobs: a row lock is written to disk, and most claims of an idle worker find no job
         locked = case((exists(select(due.c.ctid)), select(owner.c.id).scalar_subquery()))
         return (
             update(jobs)
@@ -217,7 +217,7 @@ class Claim(ClaimStatement):
                 jobs.c.max_attempts,
                 cast(jobs.c.headers, Text),
                 cast(_epoch(func.statement_timestamp()) - _epoch(jobs.c.run_at), REAL),
-                # a number: the driver can read it whatever the time is, and whatever the session's DateStyle
+                # as a number, which the driver can read for any time and any DateStyle of the session
                 cast(func.extract("epoch", jobs.c.scheduled_for) * 1_000_000, BigInteger),
                 jobs.c.id == any_(array_of(select(due.c.id).where(due.c.started_at.is_not(None)))),
             )
@@ -235,7 +235,7 @@ class ClaimFromLimitedQueue(Claim):
 
 
 class ClaimWhateverTheLimits(ClaimFromLimitedQueue):
-    """Claim any job, for applications' tests, in which one job runs at a time."""
+    """Claim jobs regardless of limits. Applications' tests use this, and run one job at a time."""
 
     def _may_start(self, jobs: Any) -> tuple[Any, ...]:
         return (jobs.c.task == any_(claimable_tasks(self.tables)),)

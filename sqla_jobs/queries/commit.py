@@ -1,4 +1,4 @@
-"""The end of a task's transaction: the attempt's success, or a step, and the COMMIT, in one message to the server."""
+"""The end of a task's transaction: one message to the server stores the attempt's success or a step, and commits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Commit:
 
     On a reused connection the statement is prepared, unless the application forbids prepared statements or there is a
     pooler in front of the server. The statement's plan never scans a whole table: a plan made while there are few jobs
-    would be kept, and would still scan the table later.
+    would be kept, and would still scan the table when there are many.
     """
 
     def __init__(self, tables: Tables) -> None:
@@ -60,7 +60,7 @@ class Commit:
         """
         statements: str = known.get(self._name, self._first)
         if statements == self._preparing:
-            known[self._name] = self._prepared  # before the result is known: no rollback undoes PREPARE
+            known[self._name] = self._prepared  # stored before the result is known: no rollback undoes PREPARE
         try:
             answers = self._ask(raw, f"{beginning(raw)}{statements}; COMMIT", end)
         except InvalidSqlStatementName:
@@ -77,7 +77,7 @@ class Commit:
 
     def _ask(self, raw: Driver, statements: str, end: RunEnd) -> list[PGresult]:
         values = SucceedOne.parameters(end)
-        # psycopg would write the values into the text with a cursor of its own, in 70 calls
+        # psycopg would need a cursor of its own, and 70 calls, to write the values into the text
         values |= {
             "lease_process_id": f"'{end.lease.process_id}'::uuid",
             "all_results": quoted(raw, end.outcome.result),
@@ -88,7 +88,7 @@ class Commit:
 class StepCommit:
     """Store a step as the last statement of its transaction, and commit if the lease is valid, in one message.
 
-    So a process that is frozen at any moment holds the job's row no longer than the server takes for that.
+    Even if the process freezes, it locks the job's row only while the server handles this message.
     """
 
     def __init__(self, tables: Tables) -> None:
@@ -127,7 +127,7 @@ def _or_no_lease(stored: Any) -> Rendered:
 
 
 def _ask(raw: Driver, statements: str) -> list[PGresult]:
-    """Return the answers to statements. Raises `LeaseLost` for `_NO_LEASE`."""
+    """Send the statements, and return the answers. Raises `LeaseLost` if the error is `_NO_LEASE`."""
     try:
         return ask(raw, statements)
     except InvalidTextRepresentation as error:
@@ -168,14 +168,14 @@ class _Ending(Ending, Generic[Stored_contra]):
         try:
             self._commit_last()
         except BaseException:
-            # SQLAlchemy assumes that a failed COMMIT has ended the transaction, but the failed statement may precede
-            # it
+            # SQLAlchemy assumes that a failed COMMIT has ended the transaction, but the statement that failed may
+            # precede the COMMIT
             with suppress(psycopg.Error):  # if this fails, the connection is lost, and the first error is raised
                 roll_back(self._raw)
             raise
 
     def _commit_last(self) -> None:
-        """Commit this connection after the session's other ones. Raises `LeaseLost`."""
+        """Commit this connection after the session's other connections. Raises `LeaseLost`."""
         if self._others:
             self._store_once()
             self._commit_others()
@@ -187,7 +187,7 @@ class _Ending(Ending, Generic[Stored_contra]):
 
 
 class EndingElsewhere(Ending):
-    """The COMMIT for other drivers; `store` stores the end, and leaves the transaction open."""
+    """The COMMIT for drivers other than psycopg. `store` stores the end, and leaves the transaction open."""
 
     def __init__(self, connection: Connection, store: Callable[[], None]) -> None:
         super().__init__(connection)

@@ -66,7 +66,7 @@ class Reference(NamedTuple):
 
     @property
     def remedy(self) -> str:
-        """Return the remedy: how to make the jobs deletable, and what not to do."""
+        """Return how to make the jobs deletable, and what not to do."""
         return (
             "To let jobs go and keep those rows, declare it ON DELETE SET NULL, or do without the foreign key: "
             f"ALTER TABLE {self.qualified} DROP CONSTRAINT {self.name}; ON DELETE CASCADE would delete those rows, too"
@@ -84,14 +84,14 @@ class Reference(NamedTuple):
 
 
 class Place(NamedTuple):
-    """A place among jobs in the order of their ends, and of their ids within one moment."""
+    """A place in the order of jobs by the time when they ended, and by id if they ended at the same moment."""
 
     moment: datetime
     job_id: int
 
 
 class Found(NamedTuple):
-    """The ids of some jobs, and the place of the last of those that were looked at; None: there is no more."""
+    """The ids of the jobs found, and the place of the last job that was looked at, or None if no jobs are left."""
 
     ids: list[int]
     beyond: Place | None
@@ -131,7 +131,7 @@ class Removal:
         return found
 
     def _references(self, session: Session) -> list[tuple[Reference, ColumnElement[bool]]]:
-        """Return each such foreign key with the condition that a row refers to the job through that key."""
+        """Return each foreign key that forbids deletion, and the condition that a row refers to a job by that key."""
         preparer = session.connection(self._on).dialect.identifier_preparer
         jobs = preparer.format_table(self._table)
         edges = preparer.format_table(self._edges)
@@ -152,11 +152,11 @@ class Removal:
         return [self._job.state == literal_column(f"'{state}'"), self._job.finished_at < moment]
 
     def is_of(self, tasks: Sequence[str]) -> ColumnElement[bool]:
-        """The condition on a job that it is stored under one of these names."""
+        """Return the condition that the job's stored task is one of these names."""
         return self._job.task == any_(literal([*tasks], ARRAY(Text)))  # type: ignore[no-any-return]
 
     def is_of_none(self, tasks: Sequence[str]) -> ColumnElement[bool]:
-        """The condition on a job that it is stored under none of these names."""
+        """Return the condition that the job's stored task is none of these names."""
         return self._job.task != all_(literal([*tasks], ARRAY(Text)))  # type: ignore[no-any-return]
 
     def find_among(
@@ -170,12 +170,12 @@ class Removal:
         looked_at: int,
         limit: int,
     ) -> Found:
-        """Look at the next jobs that ended in `state`, `older_than` seconds ago, the oldest first.
+        """Look at the next `looked_at` jobs that ended in `state` over `older_than` seconds ago, the oldest first.
 
-        Return at most `limit` of them that meet the condition.
+        Return at most `limit` of those jobs that meet the condition.
         """
         job = self._job
-        order = [job.finished_at, job.id]  # mostly by the index alone: few jobs end at the same moment
+        order = [job.finished_at, job.id]  # the index gives almost this order: few jobs end at the same moment
         place = func.row_number().over(order_by=order).label("place")
         ended = select(job.id, job.finished_at, condition.label("is_wanted"), place)
         ended = ended.where(*self._is_older(state, older_than)).order_by(*order)
@@ -215,7 +215,7 @@ class Removal:
         conditions: Sequence[ColumnElement[bool]],
         references: Sequence[ColumnElement[bool]],
     ) -> int:
-        """Do the same as `remove`, except for jobs of a graph that has not ended."""
+        """Delete jobs as `remove` does, but skip jobs of a graph that has not ended."""
         return self.remove(session, ids, [*conditions, is_of_ended_graph(self._models)], references)
 
     def remove(
@@ -227,8 +227,8 @@ class Removal:
     ) -> int:
         """Delete the jobs in `ids` that still meet the conditions, with their runs.
 
-        Return the number of deleted jobs. Jobs that are running, are locked, have been changed since the statement
-        began, or are referred to, are skipped.
+        Return the number of deleted jobs. Skip jobs that are running, are locked, have been changed since the statement
+        began, or are referred to.
         """
         job, runs = self._job, self._runs
         named = job.id == any_(bindparam("ids", type_=ARRAY(BigInteger)))
@@ -240,9 +240,9 @@ class Removal:
         gone = select(going.c.id).where(literal_column("going.ctid") == chosen)
         without = delete(runs).where(runs.c.job_id.in_(gone)).cte("without")
         edges = self._edges
-        # for a job that waits, a deleted one counts as cancelled
+        # for the jobs that wait for it, a deleted job counts as cancelled
         cut = update(edges).where(edges.c.needs_id == any_(array_of(gone))).values(needs_id=null()).cte("cut")
-        # on the entity, so that the session's listeners see the statement
+        # delete through the mapped class, so that the session's listeners see the statement
         statement = delete(job).where(ctid == chosen).returning(job.batch_id).add_cte(without, cut)
         options = {"synchronize_session": False}
         removed = session.scalars(statement, {"ids": list(ids)}, bind_arguments=self._on, execution_options=options)

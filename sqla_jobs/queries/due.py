@@ -41,7 +41,7 @@ class Promote(RenderedStatement, statements.Promote):
         is_due = jobs.c.run_at <= now + seconds(bindparam("ahead"))
         rows = select(jobs.c.ctid).where(in_state(jobs, "scheduled"), is_due, is_among(jobs))
         due = locked(rows.order_by(jobs.c.run_at).limit(bindparam("limit")), "due", of=jobs)
-        # numbered in this order, in whatever order the planner updates the rows
+        # number the jobs in this order, whatever the order in which the planner updates the rows
         position = tables.positions.next_value().label("position")
         numbered = select(due.c.ctid, position).cte("numbered").prefix_with("MATERIALIZED")
         promoted = (
@@ -51,7 +51,7 @@ class Promote(RenderedStatement, statements.Promote):
             .returning(jobs.c.id, jobs.c.queue, jobs.c.gates)
             .cte("promoted")
         )
-        # only jobs that are due later: a locked row that is due would make the caller look again endlessly
+        # look only at jobs that are due later: a locked row that is due would make the caller look again endlessly
         ahead = and_(jobs.c.run_at > now, jobs.c.run_at < literal_column("'infinity'"))
         next_due = select(func.min(jobs.c.run_at)).where(in_state(jobs, "scheduled"), ahead).scalar_subquery()
         next_at = func.least(next_due, *(_next_end(paused, now) for paused in (tables.queues, tables.paused_tasks)))
@@ -62,7 +62,7 @@ class Promote(RenderedStatement, statements.Promote):
         serves = processes.c.queues.has_any(cast(bindparam("queues", type_=Text), ARRAY(Text)))
         workers = select(func.count()).where(processes.c.kind == literal_column("'worker'"), serves).scalar_subquery()
         count = select(func.count()).select_from(promoted).scalar_subquery()
-        # jobs enqueued by other code may have gates that have no row
+        # jobs enqueued by other code may have gates without a row of limits
         behind = exists().where(jobs.c.state.like(literal_column("'queued'")), jobs.c.gates.is_not(None))
         are_blocked = exists().where(in_state(jobs, "blocked"), jobs.c.waits_for.is_not(None))
         told = messages(tables, select(message_of(promoted)).distinct(), others=1)
@@ -80,7 +80,7 @@ _QUEUES, _TASKS = (any_(bindparam(name, type_=ARRAY(Text))) for name in ("queues
 
 
 class IsDue(Statement):
-    """Return whether a plain claim or a promotion would find a job now. Locked rows do not count."""
+    """Return whether a claim of jobs without limits, or a promotion, would find a job now. Ignore locked rows."""
 
     def __call__(
         self, connection: Connection | Session, queues: Sequence[str], tasks: Sequence[str], among: Among = ALL
@@ -126,7 +126,7 @@ class UnknownTo(Statement, statements.UnknownTo):
 
 
 def waiting_queues(job: Any) -> Select[Any]:
-    """Return a query for the names of queues that have queued jobs. The query walks the index. `job` is the entity."""
+    """Return a query for the names of queues with queued jobs. The query walks an index. `job` is the mapped class."""
     name = select(func.min(job.queue).label("name")).where(job.state == "queued").cte("names", recursive=True)
     following = (
         select(func.min(job.queue)).where(job.state == "queued", job.queue > name.c.name).correlate(name)

@@ -1,4 +1,4 @@
-"""Edges between jobs: how they are inserted, and which jobs depend on others."""
+"""Edges between jobs: statements that insert them, and that find dependent jobs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sqla_jobs.queries.gates import filled_in
 from sqla_jobs.queries.statement import SqlConnection, Statement
 
 AFTER_ALL = 2147483647
-"""The `waits_at` of a job that waits only for batches, and the place of its edge to deleted jobs of these batches."""
+"""The `waits_at` of a job that waits only for batches, and the place of the edge for deleted jobs of its batches."""
 
 
 class AddEdges(Statement):
@@ -24,7 +24,7 @@ class AddEdges(Statement):
     def __call__(
         self, connection: SqlConnection, ids: Sequence[int], needs: Sequence[int | None], batches: Sequence[int | None]
     ) -> None:
-        """Insert them. Jobs in `ids` whose unique key was taken are not new, and keep the edges that they have."""
+        """Insert the edges. Jobs in `ids` that are not new, since their unique key was taken, keep their old edges."""
         values = {"ids": numbers(ids), "needs": with_gaps(needs), "batches": with_gaps(batches)}
         self._run(connection, values)
 
@@ -33,13 +33,13 @@ class AddEdges(Statement):
 
 
 class AnnounceJoin(Statement):
-    """Tell other transactions, by advisory locks, that a job joins a batch and waits for others.
+    """Tell other transactions, with advisory locks, that a job joins a batch, and which batches it waits for.
 
-    They are of shared mode, so nobody waits for them. Only batches count that other transactions can see and join.
+    The locks are shared, so nobody waits for them. Batches that other transactions cannot see or join are left out.
     """
 
     def __call__(self, connection: SqlConnection, ids: Sequence[int], batch_ids: Sequence[int], joined: int) -> bool:
-        """Announce a job that is after `ids` and `batch_ids`. Return False if it waits for no batch of that kind."""
+        """Announce a job enqueued after `ids` and `batch_ids`. Return False if there is no batch to announce."""
         values = {"ids": numbers(ids), "batches": numbers(batch_ids), "joined": joined}
         return bool(self._rows(connection, values))
 
@@ -48,14 +48,14 @@ class AnnounceJoin(Statement):
 
 
 class Joins(NamedTuple):
-    """Batches that uncommitted jobs join, side by side with batches that these jobs wait for."""
+    """Batches that uncommitted jobs join, each paired with a batch that such a job waits for."""
 
     joined: Sequence[int] = ()
     reached: Sequence[int] = ()
 
 
 class ReadJoins(Statement):
-    """Read what other transactions have announced and not committed yet."""
+    """Read the joins that other transactions have announced but not committed yet."""
 
     def __call__(self, connection: SqlConnection, joined: int) -> Joins:
         """Return the joins; this transaction has announced that it joins the batch `joined`."""
@@ -67,7 +67,7 @@ class ReadJoins(Statement):
 
 
 class HangsOn(Statement):
-    """Return whether any of some jobs waits, directly or through other jobs, for a batch."""
+    """Return whether a job enqueued after some jobs and batches waits for one batch, directly or through other jobs."""
 
     def __call__(
         self, connection: SqlConnection, ids: Sequence[int], batch_ids: Sequence[int], batch_id: int, joins: Joins
@@ -84,9 +84,9 @@ class HangsOn(Statement):
 class Loops:
     """Finds jobs that would wait for themselves, since they join a batch that they wait for.
 
-    Of two transactions that each join the batch that the other one's job waits for, neither sees the other's job before
-    a commit. So each first announces its job, then reads what the others have announced, and then looks at what is
-    committed. Whoever reads last sees all the others, in one way or the other.
+    Two transactions may each join the batch that the other's job waits for, and neither sees the other's job before a
+    commit. So each transaction first announces its job, then reads the announcements of others, and then looks at
+    committed jobs. The transaction that reads last sees all other jobs: each is announced or committed.
     """
 
     def __init__(self, tables: Tables) -> None:
@@ -95,13 +95,13 @@ class Loops:
         self._hangs_on = HangsOn(tables)
 
     def has(self, connection: SqlConnection, ids: Sequence[int], batch_ids: Sequence[int], joined: int) -> bool:
-        """Return whether a job that is after `ids` and `batch_ids`, and joins a batch, would wait for that batch."""
+        """Return whether a job enqueued after `ids` and `batch_ids` would wait for the batch `joined` that it joins."""
         joins = self._read(connection, joined) if self._announce(connection, ids, batch_ids, joined) else Joins()
         return self._hangs_on(connection, ids, batch_ids, joined, joins)
 
 
 class LockDependents(Statement):
-    """Lock the blocked and cancelled jobs that depend on some jobs, directly or through others."""
+    """Lock the blocked and cancelled jobs that depend on the given jobs, directly or through other jobs."""
 
     def __call__(self, connection: SqlConnection, ids: Collection[int]) -> None:
         self._run(connection, {"ids": numbers(ids)})
@@ -111,7 +111,7 @@ class LockDependents(Statement):
 
 
 class Revive(Statement):
-    """Block jobs again that were cancelled because of jobs that are live now, and reopen the batches of all of them.
+    """Block again the jobs that were cancelled because of jobs that have been retried. Reopen all their batches.
 
     Of several jobs with the same unique key, only the newest is blocked again.
     """
@@ -125,7 +125,10 @@ class Revive(Statement):
 
 
 class MarkDeleted(Statement):
-    """Record that jobs of some batches were deleted: for the jobs after these batches, they count as cancelled."""
+    """Record that jobs of some batches were deleted.
+
+    For jobs that wait for these batches, the deleted jobs count as cancelled.
+    """
 
     def __call__(self, connection: SqlConnection, batch_ids: Collection[int]) -> None:
         self._run(connection, {"batches": numbers(batch_ids)})
@@ -135,10 +138,11 @@ class MarkDeleted(Statement):
 
 
 def revive(session: Session, models: Models[Any], ids: Sequence[int]) -> int:
-    """Block again the jobs that were cancelled because of these jobs, which have been retried. Return their number.
+    """Block again the jobs that were cancelled because of these jobs, which have been retried.
 
-    Their batches are open again. All jobs that depend on the retried ones are locked first. Otherwise a worker that has
-    seen the failure but not the retry could cancel one of them afterwards.
+    Return the number of jobs that are blocked again. Reopen the batches of all these jobs. First lock all jobs that
+    depend on the retried jobs. Otherwise a worker that has seen the failure but not the retry could cancel a dependent
+    job afterwards.
     """
     tables = Tables(models)
     LockDependents(tables)(session, ids)
@@ -159,7 +163,7 @@ WHERE j.id = ANY (CAST(:ids AS bigint[])) AND j.if_failed IS NOT NULL
   AND NOT EXISTS (SELECT FROM {edges} e WHERE e.job_id = j.id)
 """
 
-# an edge that leads nowhere stands for a deleted job; it is the last one, at a place that is always looked at
+# an edge without a job or batch stands for a deleted job; its place is the last one, which is always looked at
 _MARK = f"""
 INSERT INTO {{edges}} (job_id, place)
 SELECT DISTINCT e.job_id, {AFTER_ALL} FROM {{edges}} e JOIN {{jobs}} j ON j.id = e.job_id
@@ -184,13 +188,13 @@ WITH RECURSIVE above (job_id, batch_id) AS (
 SELECT EXISTS (SELECT FROM above WHERE batch_id = :batch)
 """
 
-# An advisory lock of two integers: the table and the kind of the lock, and the batch. Ids above 2,147,483,647 are cut.
+# An advisory lock has two integers: a hash of the lock's kind and the table, and the lower 31 bits of the batch's id.
 _CLASS = "CAST(hashtextextended('sqla_jobs {kind}', CAST(b.tableoid AS bigint)) >> 33 AS integer)"
 _JOINED, _REACHED = _CLASS.format(kind="joined"), _CLASS.format(kind="reached")
 _OWN = "CAST(CAST(pg_current_xact_id() AS text) AS bigint)"
 _LOCKED = "pg_advisory_xact_lock_shared({kind}, CAST({batch} & 2147483647 AS integer))"
-# A batch that this transaction has made is not committed, and its xmin is not below the id of the transaction. One that
-# is older than the transaction is not asked for that: ids of transactions come again.
+# Leave out a batch that this transaction has made: its xmin is not below the id of the transaction, and is in progress.
+# Do not check the xmin of a batch that is older than the transaction, since the ids of transactions wrap around.
 _ANNOUNCE = f"""
 WITH RECURSIVE above (job_id) AS (
     SELECT * FROM unnest(CAST(:ids AS bigint[]))

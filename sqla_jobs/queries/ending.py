@@ -13,10 +13,10 @@ from sqla_jobs.errors import JobsError
 class Ending(AbstractContextManager["Ending"]):
     """The COMMIT on the connection to the jobs' database, and on the session's connections to other databases.
 
-    Within the context, a commit on the connection to the jobs' database also stores the attempt's end. It waits for the
-    job's row, or raises `LeaseLost`. SQLAlchemy commits a session's connections in no particular order. Here the other
-    connections are committed after the lease is checked and before the end is committed: if one of them fails, the job
-    has not succeeded.
+    Within the context, a commit on the connection to the jobs' database also stores the attempt's end. The commit
+    waits for the job's row, or raises `LeaseLost`. SQLAlchemy commits a session's connections in no particular order.
+    Here the other connections are committed after the lease is checked, and before the attempt's end is committed. So
+    if another connection fails to commit, the job does not succeed.
     """
 
     has_committed: bool = False
@@ -27,7 +27,7 @@ class Ending(AbstractContextManager["Ending"]):
         self._others: list[Connection] = []
 
     def watch(self, connection: Connection) -> None:
-        """Register another of the session's connections. The jobs' own connection is ignored."""
+        """Register another of the session's connections. The connection to the jobs' database is ignored."""
         if connection is not self._connection:
             self._others.append(connection)
             event.listen(connection, "commit", self._before)
@@ -58,7 +58,7 @@ class Ending(AbstractContextManager["Ending"]):
                 try:
                     other.dialect.do_commit(other.connection)
                 except BaseException as error:
-                    other.invalidate(error)  # the lease may be lost, and nothing else checks it
+                    other.invalidate(error)  # else it could commit later, although nothing checks the lease again
                     raise
 
 
@@ -66,8 +66,8 @@ class Ending(AbstractContextManager["Ending"]):
 def rolled_back_by_an_error(connection: Connection) -> Generator[None]:
     """Roll back after an error in a function that runs in place of COMMIT.
 
-    SQLAlchemy assumes that a failed COMMIT has ended the transaction. Without the rollback, its pool would give the
-    connection to another session, which would commit the open transaction.
+    SQLAlchemy assumes that a failed COMMIT has ended the transaction. Without the rollback, SQLAlchemy's pool would
+    give the connection to another session, which would commit the open transaction.
     """
     try:
         yield
@@ -75,6 +75,6 @@ def rolled_back_by_an_error(connection: Connection) -> Generator[None]:
         if not connection.invalidated:
             try:
                 connection.dialect.do_rollback(connection.connection)
-            except Exception as error:  # noqa: BLE001 - then the connection is lost, and what failed first is told
+            except Exception as error:  # noqa: BLE001 - the connection is lost; the first error is raised
                 connection.invalidate(error)
         raise

@@ -1,4 +1,4 @@
-"""What is erased of a job and its runs: data of people, while the rows stay."""
+"""The erasure of personal data in jobs and their runs. The rows themselves remain."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ ERASED_COLUMNS: dict[str, tuple[str, ...]] = {
     "runs": ("result", "error", "traceback"),
     "steps": ("result",),
 }
-"""The columns that are erased, by table. The signals that nobody has received are deleted."""
+"""The columns that are erased, by table. Signals that no run has received are deleted."""
 _ERASED_ARGS: ColumnElement[Any] = literal_column(f"'{json.dumps(ERASED_ARGS)}'", JSONB)
 
 
 def check_may_erase(connection: Connection, models: Models[Any]) -> None:
-    """Raise `ConfigurationError` if this role may not erase jobs: it could store no success of a task that erases."""
+    """Raise `ConfigurationError` if this role may not erase jobs: no success that erases a job could be stored."""
     preparer = connection.dialect.identifier_preparer
     names = {noun: preparer.format_table(models.tables[noun]) for noun in (*ERASED_COLUMNS, "signals")}
     rights = [
@@ -60,19 +60,19 @@ def check_may_erase(connection: Connection, models: Models[Any]) -> None:
 
 
 def erased_job() -> dict[str, Any]:
-    """Return the columns of a job that is erased."""
+    """Return the column values of an erased job."""
     return {**dict.fromkeys(ERASED_COLUMNS["jobs"], null()), "args": _ERASED_ARGS}
 
 
 def has_arguments(args: Any) -> ColumnElement[bool]:
-    """Return the condition that arguments have not been erased. Version 0.1 left a text in their place."""
+    """Return the condition that arguments have not been erased. Version 0.1 replaced erased arguments by a text."""
     return and_(func.jsonb_typeof(args) == "object", args != _ERASED_ARGS)
 
 
 def erased_with(tables: Mapping[str, Any], jobs: Any) -> list[CTE]:
-    """Return CTEs that erase the runs, steps and signals of the jobs in the CTE `jobs`, which has their `id`.
+    """Return CTEs that erase the runs, steps and signals of the jobs in the CTE `jobs`, which has a column `id`.
 
-    `tables` holds these tables by name.
+    `tables` holds the tables by name.
     """
     ids = array_of(select(jobs.c.id))
     runs, steps, signals = tables["runs"], tables["steps"], tables["signals"]
@@ -99,15 +99,15 @@ def no_run_is_locked(runs: Any, jobs: Any) -> ColumnElement[bool]:
 
 
 def erased_on_success(jobs: Any) -> dict[str, Any]:
-    """Return the columns of a job that is erased when it succeeds. A key with a period stays."""
+    """Return the column values of a job that is erased when it succeeds. A unique key with a period stays."""
     return {**erased_job(), "unique_key": case((jobs.c.unique_period.is_(None), null()), else_=jobs.c.unique_key)}
 
 
 class EraseRunning(Statement):
-    """Erases a job that is about to succeed, in the transaction of its run, and its earlier runs."""
+    """Erase a job that is about to succeed, and its earlier runs, in the transaction of the current run."""
 
     def __call__(self, session: Session | Connection, lease: Lease | Claimed) -> None:
-        """Erase the job if the lease still stands, waiting for its row."""
+        """Wait for the job's row, and erase the job if the lease is still valid."""
         values = {
             "lease_job_id": lease.job_id,
             "lease_run_id": lease.run_id,

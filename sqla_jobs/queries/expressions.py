@@ -55,7 +55,7 @@ def rendered(statement: Any) -> Rendered:
 
 
 def written(condition: Callable[[Any], ColumnElement[bool]], row: str, *columns: str) -> str:
-    """Return the SQL text of a condition on a class or its columns, for a row that the text calls `row`."""
+    """Return the SQL text of a condition on these columns of a row, which the text names `row`."""
     return rendered(condition(table(row, *map(column, columns)).c)).text
 
 
@@ -97,7 +97,7 @@ class Tables:
         return session.connection(bind_arguments=self._on)
 
     def is_of_jobs(self, session: Session, connection: Connection) -> bool:
-        """Return whether a connection of the session is the one to the database of the jobs."""
+        """Return whether this connection of the session is the connection to the jobs' database."""
         return session.get_bind(self._on["mapper"]).engine is connection.engine
 
 
@@ -136,7 +136,10 @@ def _side_by_side(name: str, arrays: list[Any], columns: dict[str, Any]) -> Tabl
 
 
 def in_state(jobs: Any, state: str) -> ColumnElement[bool]:
-    """Return a condition on the state, given as a literal. With a parameter, a generic plan could not use the index."""
+    """Return the condition that a job is in `state`.
+
+    The state is a literal, since a generic plan with a parameter could not use the index.
+    """
     said: ColumnElement[bool] = jobs.c.state == literal_column(f"'{state}'")
     return said
 
@@ -145,7 +148,7 @@ def leased(jobs: Any, job_id: Any, run_id: Any, process_id: Any) -> ColumnElemen
     """Return the condition that this lease is still valid.
 
     The condition uses LIKE, so that the server looks the job up by its id and not in the index of running jobs. While a
-    snapshot is held, that index keeps an entry for each job that has run.
+    snapshot is held, that index keeps an entry for each job that has run since.
     """
     return and_(
         jobs.c.id == job_id,
@@ -162,7 +165,7 @@ def is_among(jobs: Any) -> ColumnElement[bool]:
 
 
 def committed_to_disk() -> ColumnElement[bool]:
-    """Return a condition that is always true and makes COMMIT wait for the disk, whatever the database's default.
+    """Return a condition that is always true and makes COMMIT wait for the disk, even if it does not by default.
 
     A server crash can undo an asynchronous commit, and with it the numbers that a sequence has handed out.
     """
@@ -182,7 +185,7 @@ def losses(tables: Tables) -> Any:
 
 
 def loss_backoff(tables: Tables) -> ColumnElement[Any]:
-    """Return the wait after the third loss and each later one, from the library's own backoff (retry.BACKOFF)."""
+    """Return the wait in seconds after the third loss and each later one. The wait grows like `retry.BACKOFF`."""
     return func.least(func.power(2.0, func.least(losses(tables) - 1, 20)), 3600.0) * (0.75 + func.random() / 2)
 
 
@@ -214,7 +217,7 @@ def without_lease(tables: Tables, state: Any, *, due_at: Any, finished_at: Any) 
 
 
 def free_run_id(tables: Tables, run_id: Any) -> ColumnElement[int]:
-    """Return a lease's run id, or a new id if that one is not valid or belongs to a stored run."""
+    """Return a lease's run id, or a new id if the lease's id is invalid or belongs to a stored run."""
     runs = tables.runs
     taken = select(runs.c.id).where(runs.c.id == run_id).correlate_except(runs).scalar_subquery()
     is_free = and_(taken.is_(None), run_id > 0, run_id <= literal_column(str(MAX_ID)))
@@ -227,7 +230,7 @@ def seconds(value: Any) -> ColumnElement[Any]:
 
 
 def locked(rows: Any, name: str, *, of: Any) -> CTE:
-    """Return a CTE that locks `rows` once.
+    """Return a CTE that locks `rows` once. Rows that are already locked are skipped.
 
     The lock is NO KEY UPDATE, so that no job is skipped because another session is checking a foreign key to it. The
     CTE is MATERIALIZED, so that the planner cannot lock more rows than the limit allows.
@@ -237,7 +240,7 @@ def locked(rows: Any, name: str, *, of: Any) -> CTE:
 
 
 def each_locked(given: TableValuedAlias, found: Select[Any], name: str) -> CTE:
-    """Return a CTE of the rows of `given`, in their order, each with the row that `found` finds for it, locked.
+    """Return a CTE that locks the row that `found` finds for each row of `given`, and joins the two rows, in order.
 
     The rows are looked up one by one: without statistics the planner would read the whole table.
     """
@@ -263,9 +266,9 @@ def array_of(rows: SelectBase) -> ColumnElement[Any]:
 
 
 def messages(tables: Tables, *rows: Select[Any], others: int = 0) -> ColumnElement[bool]:
-    """Return a condition that is always true and sends each text in `rows` once if over `others` workers exist.
+    """Return a condition that is always true and sends each text in `rows` once if more than `others` workers exist.
 
-    A text is a queue's name, or one with `LIMITS` appended.
+    A text is the name of a queue, or empty for any queue. `LIMITS` may be appended.
     """
     message = union(*rows).cte("message").prefix_with("MATERIALIZED")
     said = select(func.count(func.pg_notify(literal(tables.channel, Text), message.exported_columns[0])))

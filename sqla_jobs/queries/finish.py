@@ -1,4 +1,4 @@
-"""Storage of attempts' ends, by one fenced statement for any number of ends."""
+"""Storage of the ends of attempts, with one fenced statement for any number of ends."""
 
 from __future__ import annotations
 
@@ -87,9 +87,9 @@ class FinishErased(Statement, statements.FinishAny):
 
 
 def _statement(tables: Tables, also: Mapping[str, Any], *where: Any) -> tuple[Any, Any]:
-    """Return the statement, and its CTE of the jobs that it changes.
+    """Return the statement that stores ends, and its CTE of the jobs that it changes.
 
-    It gives jobs the columns `also`. A job that does not meet the conditions `where` counts as locked.
+    The statement also sets the columns in `also`. A job that does not meet the conditions `where` counts as locked.
     """
     ended = _ended()
     mine = _mine(tables, ended, *where)
@@ -100,7 +100,7 @@ def _statement(tables: Tables, also: Mapping[str, Any], *where: Any) -> tuple[An
     statement = (
         select(ended.c.run_id, _fate(tables, ended, done).label("fate"))
         .select_from(ended.outerjoin(done, done.c.run_id == ended.c.run_id))
-        # in this order: messages are sent even if no row is returned
+        # in this order, so that messages are sent even if no row is returned
         .where(case((messages(tables, *freed_by(tables, done, others), *queued_by(followed)), is_told)))
         .add_cte(_stored(tables, mine))
     )
@@ -108,7 +108,7 @@ def _statement(tables: Tables, also: Mapping[str, Any], *where: Any) -> tuple[An
 
 
 def _ended() -> Any:
-    """Return the ends that are given, as a table."""
+    """Return the parameters as a table with one row for each end."""
     return unnest_text(
         "ended",
         job_id=(case((committed_to_disk(), bindparam("job_ids", type_=Text))), BigInteger),
@@ -132,7 +132,7 @@ def _is_held(jobs: Any, ended: Any) -> Any:
 
 
 def _mine(tables: Tables, ended: Any, *where: Any) -> Any:
-    """Return a CTE of the ends whose lease is valid, with what follows for their jobs, which it locks."""
+    """Return a CTE of the ends whose lease is valid, with the new state of each job. The CTE locks the jobs."""
     jobs = tables.jobs
     finished_at = jobs.c.started_at + seconds(ended.c.finished)
     state = case(
@@ -154,7 +154,7 @@ def _mine(tables: Tables, ended: Any, *where: Any) -> Any:
 
 
 def _done(tables: Tables, mine: Any, also: Mapping[str, Any]) -> Any:
-    """Return a CTE that changes the jobs of `mine`, and gives them the columns `also`."""
+    """Return a CTE that changes the jobs of `mine`, and sets the columns in `also`."""
     jobs = tables.jobs
     given_back = case((mine.c.outcome.in_(_GIVEN_BACK), 1), else_=0)
     return (
@@ -178,9 +178,9 @@ def _done(tables: Tables, mine: Any, also: Mapping[str, Any]) -> Any:
 
 def _stored(tables: Tables, mine: Any) -> Any:
     """Return a CTE that inserts the runs of `mine`."""
-    # a cancel that came in time turns a retry into the job's end, and its run records that
+    # a cancel request that came in time turns a retry into a cancelled run, and ends the job
     cut_short = and_(mine.c.outcome == "retried", mine.c.state == "cancelled")
-    # without a traceback, the attempt's own process was killed and cannot deliver the event
+    # if a retry has no traceback, the attempt's own process was killed and cannot deliver the event
     is_undelivered = or_(mine.c.outcome.in_(_DELIVERED), and_(mine.c.outcome == "retried", mine.c.traceback.is_(None)))
     rows = select(
         free_run_id(tables, mine.c.run_id),
@@ -200,9 +200,9 @@ def _stored(tables: Tables, mine: Any) -> Any:
 
 
 def _fate(tables: Tables, ended: Any, done: Any) -> Any:
-    """Return the word for an end that is not stored."""
+    """Return the word for the fate of an end that was not stored unchanged."""
     jobs, runs = tables.jobs, tables.runs
-    # looked up one by one: EXISTS may read the whole table first
+    # rows are looked up one by one: EXISTS may read the whole table first
     still = select(jobs.c.id).where(_is_held(jobs, ended)).correlate(ended).scalar_subquery()
     before = select(runs.c.outcome).where(runs.c.id == ended.c.run_id).correlate(ended).scalar_subquery()
     return case(
@@ -225,8 +225,8 @@ class Finish:
         Never wait for a locked row. Return, by run id, one word for each end that was not stored: "locked" (another
         session holds the row: try again); "known" (the run is already stored, since an earlier commit by this process
         went through); "rescued" (the run is stored, as lost); "lost" (there is no run). If the cheaper statement could
-        store only some of the successful ends, those are "known" too. A retry that a cancel cut short is stored, and
-        returned, as "cancelled".
+        store only some of the successful ends, the ends that it stored are "known", too. A retry that a cancel cuts
+        short is stored, and returned, as "cancelled".
         """
         went_well, others = _apart(ends)
         if went_well and self._succeed_many(connection, went_well) < len(went_well):
@@ -245,6 +245,6 @@ def _apart(ends: Sequence[RunEnd]) -> tuple[list[RunEnd], list[RunEnd]]:
         theirs = end.lease.process_id
         if is_plain and process_id is None:
             process_id = theirs
-        is_alike = theirs is process_id or theirs == process_id  # comparing UUIDs runs Python code
+        is_alike = theirs is process_id or theirs == process_id  # identity first: comparing UUIDs runs Python code
         (went_well if is_plain and is_alike else others).append(end)
     return went_well, others

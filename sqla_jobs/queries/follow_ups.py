@@ -19,8 +19,8 @@ def follow_ups(tables: Tables, changed: Any) -> Any:
     """Return a CTE that inserts the job of `on_failure` for each failed job in `changed`.
 
     The new job's argument is the id of the failed job. `changed` is a CTE with the columns `id`, `state` and
-    `on_failure`. The constraint on `on_failure` guarantees that the values fit. Without it, a failure might be
-    impossible to store.
+    `on_failure`. A constraint guarantees that the values in `on_failure` fit. Without the constraint, a failure might
+    be impossible to store.
     """
     follows = changed.c.on_failure
     number = cast(follows["priority"].astext, SmallInteger)
@@ -39,6 +39,6 @@ def follow_ups(tables: Tables, changed: Any) -> Any:
 
 
 def queued_by(inserted: Any) -> Iterator[Any]:
-    """Yield the messages about these jobs. The claimer of limited jobs gives them their gates."""
+    """Yield the messages about inserted jobs. The second is for the claimer that gives limited jobs their gates."""
     yield select(inserted.c.queue)
     yield select(inserted.c.queue + literal_column(f"'{LIMITS}'"))

@@ -1,4 +1,4 @@
-"""The free places of a gate, as SQL text, computed from counts of running jobs and of logged starts."""
+"""SQL text that computes the free places of a gate from the numbers of running jobs and of logged starts."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ class _Written(TypeDecorator[str]):
 
 
 def filled_in(statement: str, tables: Tables) -> TextClause:
-    """Return a statement made of the pieces below, with table names in place of `{jobs}` and similar placeholders."""
+    """Return the statement with the names of tables in place of `{jobs}` and similar placeholders."""
     return with_arrays(named(statement, tables))
 
 
 def with_arrays(statement: str) -> TextClause:
-    """Return a statement whose array parameters are those that its text casts to an array."""
+    """Return a statement in which the parameters that the text casts to arrays are bound as arrays."""
     return text(statement).bindparams(*(bindparam(name, type_=_Written()) for name in _ARRAYS.findall(statement)))
 
 
 def named(piece: str, tables: Tables) -> str:
-    """Return one piece, with the table names filled in."""
+    """Return a piece of SQL with the table names filled in."""
     return piece.format(**table_names(tables))
 
 
 def table_names(tables: Tables) -> dict[str, str]:
-    """Return the quoted names of the tables and the sequence that these pieces use."""
+    """Return the quoted names of the tables and sequences that these pieces use."""
     used = (
         *("jobs", "limits", "starts", "processes", "queues", "paused_tasks", "run_ids", "positions"),
         *("batches", "edges", "runs"),
@@ -85,7 +85,7 @@ def holders(gate: str, most: str) -> str:
 def _running(gate: str, columns: str = "", above: str = "0") -> str:
     """Return a query for the jobs `h` that are running behind a gate and have a run id higher than `above`.
 
-    LIKE is used because these jobs' index uses it.
+    The query uses LIKE because the index of these jobs uses it.
     """
     return "\n          UNION ALL ".join(
         f"SELECT{columns} FROM {{jobs}} h "
@@ -95,13 +95,13 @@ def _running(gate: str, columns: str = "", above: str = "0") -> str:
 
 
 def keeps_order(gate: str) -> str:
-    """Return the condition that a job of the ordered key awaits an attempt, or failed and keeps the others waiting."""
+    """Return the condition that a job of the ordered key awaits a retry, or failed and keeps the other jobs waiting."""
     one = f"SELECT FROM {begun(gate)} AND h.state LIKE"
     return f"""left({gate}, 1) = '!' AND (EXISTS ({one} 'scheduled') OR {holds(gate)} AND EXISTS ({one} 'failed'))"""
 
 
 def holds(gate: str) -> str:
-    """Return the condition that a failed job of the ordered key keeps the others waiting."""
+    """Return the condition that a failed job of the ordered key keeps the other jobs waiting."""
     return f"EXISTS (SELECT FROM {_rows_of(gate)} AND l.hold)"
 
 
@@ -111,9 +111,9 @@ def begun(order: str) -> str:
 
 
 def begun_among(row: str) -> str:
-    """Return a FROM item for the jobs `h`, of all keys of a row like `!mail=`, that began but are not running.
+    """Return a FROM item for the jobs `h`, of all keys of a row like `!mail=`, that have begun but are not running.
 
-    In byte order, `>` comes after `=`.
+    The bound `>` comes right after `=` in byte order.
     """
     return f"{{jobs}} h WHERE h.ordered_by > {row} AND h.ordered_by < left({row}, -1) || '>' AND {_BEGUN}"
 
@@ -132,7 +132,7 @@ def edge(per: str) -> str:
 def started(gate: str, per: str) -> str:
     """Return the number of starts behind a gate in the last `per` seconds."""
     last, before = (f"(SELECT total FROM ({last_start(gate, which)}) one)" for which in ("", edge(per)))
-    # if all logged starts are more recent: the total before the first of them
+    # the total before the first logged start, which counts if all logged starts are more recent
     first = f"SELECT s.total - s.count FROM {{starts}} s WHERE s.gate = {gate} ORDER BY s.started_at, s.total LIMIT 1"
     return f"(coalesce({last}, 0) - coalesce({before}, ({first}), 0))"
 
@@ -153,7 +153,7 @@ def windows(gate: str, *, spread: bool = True) -> str:
 
 
 def room(gate: str, above: str = "0", *, spread: bool = True) -> str:
-    """Return an array of the number of jobs that may start behind a gate and the lowest run id behind that gate.
+    """Return an array: how many jobs may start behind a gate, and the lowest run id of the jobs running behind it.
 
     The array is NULL if nothing limits the gate. The second number is 0 if no job is running, and NULL if the count
     stopped early. Only run ids higher than `above` count. If no rate has a burst, a statement without `spread` costs

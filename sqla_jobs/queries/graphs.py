@@ -1,4 +1,4 @@
-"""Which jobs a graph still needs, so that pruning keeps a graph until all of it has ended."""
+"""Finds the jobs that a graph of dependent jobs still needs: pruning keeps a graph until all of it has ended."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sqla_jobs.queries.gates import named, with_arrays
 
 
 def is_of_ended_graph(models: Models[Any]) -> TextClause:
-    """Return the condition that no live job is in the job's batch or depends on the job, directly or through others.
+    """Return the condition that no live job is in the job's batch or depends on the job, even indirectly.
 
     Use it in a statement about the jobs in the parameter `ids`: the jobs that depend on them are looked up only once.
     """
@@ -32,9 +32,10 @@ def find_empty_batches(session: Session, models: Models[Any], *, older_than: flo
 
 
 def remove_batches(session: Session, models: Models[Any], ids: list[int]) -> int:
-    """Delete those batches that are still empty and that nobody is joining. Return their number.
+    """Delete those batches that are still empty and that nobody is joining.
 
-    They are locked first, in the transaction of the session. Only the next statement sees a job that has joined before.
+    Return the number of deleted batches. Lock the batches first, in the session's transaction, since only a later
+    statement sees the jobs that joined before.
     """
     tables, on = Tables(models), {"mapper": models.Job}
     locked = session.scalars(with_arrays(named(_HOLD, tables)), {"ids": numbers(ids)}, bind_arguments=on).all()

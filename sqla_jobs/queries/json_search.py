@@ -11,12 +11,12 @@ from sqlalchemy.dialects.postgresql.json import JSONPATH
 
 
 def holds(document: Any, name: str, value: object) -> ColumnElement[bool]:
-    """Return the condition that some `name` in the document, at any depth, has that value.
+    """Return the condition that the document contains `name`, at any depth, with this value.
 
     The name may hold the value itself, an array with the value, or an object that contains the value.
     """
     path = f"$.**.{json.dumps(name)}"
-    if not isinstance(value, dict | list):  # this takes half the time
+    if not isinstance(value, dict | list):  # this query takes half the time of the other
         return func.jsonb_path_exists(
             document, cast(f"{path} ? (@ == $value)", JSONPATH), literal({"value": value}, JSONB)
         )

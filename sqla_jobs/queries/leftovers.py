@@ -1,4 +1,4 @@
-"""Rows to prune: runs of jobs that the application itself deleted, old lines of the audit log, and old ticks."""
+"""Rows to prune: runs of jobs that the application itself deleted, old entries of the audit log, and old ticks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _in_order: Any = aggregate_order_by  # SQLAlchemy 2.0 has no types for it
 
 
 class Found(NamedTuple):
-    """Rows to delete, and the highest id that the search has reached, or None at the end of the table."""
+    """The ids of rows to delete, and the highest id that the search has reached, or None at the end of the table."""
 
     ids: list[int]
     last: int | None
@@ -39,8 +39,8 @@ class Leftovers:
     def find_orphans(self, session: Session, *, after: int, older_than: float, limit: int) -> Found:
         """Among the next `limit` runs, return those that ended over `older_than` seconds ago and whose job is gone.
 
-        The statement that ends an attempt stores its run, long after the job was committed. So a snapshot that contains
-        the run but not the job shows that the job was deleted.
+        A run is stored when its attempt ends, long after the job was committed. So a snapshot that contains the run but
+        not the job shows that the job was deleted.
         """
         runs = self._runs
         columns = [runs.c.id, runs.c.job_id, runs.c.finished_at]

@@ -31,7 +31,7 @@ class Lock(RenderedStatement):
     """
 
     def sql(self) -> Any:
-        # by the table's oid: some programs name its schema, and others use their search path
+        # the key is the table's oid, since some programs name the schema and others use their search path
         name = quoted(self.tables.jobs).replace("'", "''").replace(":", "\\:")
         key = f"hashtextextended('sqla_jobs limits', CAST(CAST('{name}' AS regclass) AS bigint))"
         return text(f"SELECT pg_advisory_xact_lock({key}){self._also}")
@@ -59,7 +59,7 @@ class Flush(RenderedStatement):
 class ClaimLocked:
     """The claims of limited jobs.
 
-    Each claim counts in a snapshot taken after it has the lock, so two concurrent claims do not overshoot.
+    Each claim counts jobs in a snapshot taken while it holds the lock, so concurrent claims together exceed no limit.
     """
 
     def __init__(self, tables: Tables) -> None:
@@ -86,7 +86,7 @@ class ClaimLocked:
     ) -> Look:
         """Claim jobs behind gates, and commit, in two round trips.
 
-        A process that stops between the two holds no lock. With `spread` the claim also stays within the rates' bursts.
+        A process that stops between them holds no lock. With `spread` the claim also stays within the rates' bursts.
         """
         claim = self._spread if spread else self._behind_gates
         values = claim.values(process_id, queue, room, tasks, cursor=cursor, hints=hints, floors=floors, among=among)
@@ -141,7 +141,7 @@ class TellOthers(RenderedStatement):
         """Notify workers if necessary.
 
         `ended` maps a gate, or a queue such as `@mail`, to the number of places that jobs have freed in this process. A
-        gate is taken to have been full if it has room for no more jobs than all workers would have ended at that pace.
+        gate is assumed to have been full if it has room for at most as many jobs as all workers end at this pace.
         """
         values = {"gates": names(tuple(ended)), "ended": numbers(ended.values())}
         self._run(connection, {"channel": channel, "what": LIMITS, **values})
@@ -163,7 +163,7 @@ WHERE EXISTS (
 
 
 class ForgetStarts(RenderedStatement):
-    """Delete the old starts of gates behind which nothing has started for longer than any rate looks back."""
+    """Delete the old starts of gates behind which nothing has started for a day, the longest period of a rate."""
 
     def sql(self) -> Any:
         old = f"clock_timestamp() - interval '{DAY:.0f} s'"

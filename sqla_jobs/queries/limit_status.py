@@ -24,14 +24,14 @@ from sqla_jobs.queries.statement import SqlConnection, Statement
 from sqla_jobs.rules.limits import PLACES
 
 _COUNTED = 10_000
-"""The maximum number of running jobs to count behind a gate. In total, twice as many waiting jobs are counted."""
+"""The maximum number of running jobs to count behind a gate, and half the maximum number of waiting jobs to count."""
 _GROUPS = 1_000
 """The maximum number of groups of waiting jobs to look at."""
 _ALL = 1_000_000_000
 
 
 class GateStatus(NamedTuple):
-    """The status, at one point in time, of a gate that something limits."""
+    """The status, at one point in time, of a gate that has a limit."""
 
     gate: str
     running: int | None
@@ -45,7 +45,7 @@ class GateStatus(NamedTuple):
     """Seconds until a used-up rate lets one more job start; None if that is unknown or will never happen."""
     now: datetime
     close: list[float] | None = None
-    """The size of a rate's used-up burst, and the seconds in which no more than that may start."""
+    """A rate's burst, if it is used up, and the number of seconds in which no more jobs than that may start."""
 
     @property
     def most(self) -> int:
@@ -59,14 +59,14 @@ class GateStatus(NamedTuple):
 
     @property
     def next_at(self) -> datetime | None:
-        """Return when a rate lets one more job start, by the server's clock. None: it is not used up, or never."""
+        """Return when a used-up rate lets one more job start, by the server's clock; None if never or not used up."""
         return (
             self.now + timedelta(seconds=max(0.0, self.next_in)) if self.is_full and self.next_in is not None else None
         )
 
 
 class GateStatuses(Statement):
-    """Read the status of the limited ones among the given gates, in the given order. `@mail` stands for a queue."""
+    """Read the status of the given gates that have a limit, in the given order. `@mail` stands for the queue `mail`."""
 
     def __call__(self, connection: SqlConnection, gates: Sequence[str], holders: int = 0) -> list[GateStatus]:
         """Return the status of each gate, with at most `holders` job ids."""
@@ -138,7 +138,7 @@ class HeadOfKey(Statement):
     """Find the first job of an ordered key: one that has begun, one that failed and keeps the key, or a queued one."""
 
     def __call__(self, connection: SqlConnection, order: str) -> int | None:
-        """Return the job's id; None if nothing waits."""
+        """Return the job's id; None if no job waits."""
         return self._run(connection, {"order": order}).scalar()  # type: ignore[no-any-return]
 
     def sql(self) -> Any:

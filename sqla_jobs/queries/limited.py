@@ -66,15 +66,15 @@ class Look(NamedTuple):
     cursor: str
     """The cursor for the next look; `{}` after the last group."""
     next_in: float | None
-    """Seconds until a rate that was full lets one more job start."""
+    """Seconds until a used-up rate lets one more job start."""
     lowest: Mapping[str, int]
     """For each gate with a floor, the lowest run id behind the gate before this claim; 0 if no job was running."""
     free: Mapping[Gates, int | None]
-    """For each group of the claimed jobs, how many could start before this claim; None if nothing limits the group."""
+    """For each group with claimed jobs, how many could start when the claim began; None if nothing limits the group."""
     oldest: int
-    """A transaction id; all earlier transactions had ended."""
+    """The transaction id below which all transactions had ended before the look."""
     newest: int
-    """A transaction id; this transaction and all later ones began after the look."""
+    """The transaction id from which on all transactions began after the look."""
     begun: Collection[int]
     """The ids of the claimed jobs that had already begun before the claim."""
 
@@ -108,8 +108,8 @@ class ClaimLimited(ClaimStatement):
     ) -> dict[str, Any]:
         """Return the parameters of the statement.
 
-        `hints` maps groups to the number of their jobs that have ended in this process. These groups come first, if
-        those ends freed a full gate. The groups after `cursor`, an array in PostgreSQL's format, follow.
+        `hints` maps groups to the number of their jobs that have ended in this process. The claim looks at
+        these groups first, if the ended jobs freed a full gate. Then it looks at the groups after `cursor`.
         """
         return {
             "process_id": process_id,
@@ -127,7 +127,7 @@ class ClaimLimited(ClaimStatement):
         }
 
     def look(self, connection: SqlConnection, rows: Sequence[Any], process_id: uuid.UUID) -> Look:
-        """Return the rows as the result of a look."""
+        """Return the result of a look, made from the statement's rows."""
         cursor, next_in, lowest, oldest, newest = rows[0][-_OF_LOOK:]
         found = [row[:-_OF_LOOK] for row in rows if row[0] is not None]
         gates = {job_id: tuple(its) for job_id, *_, its, _ in found}
@@ -141,10 +141,10 @@ class ClaimLimited(ClaimStatement):
 
 
 class ClaimSpread(ClaimLimited):
-    """Claim as `ClaimLimited` does, if some rate has a burst.
+    """Claim as `ClaimLimited` does, and also stay within the bursts of rates.
 
-    This statement takes 4 % more of the server's time for a claim of 8 jobs, and 19 % more for a look at 200 used-up
-    keys. So workers without bursts do not use this statement.
+    Compared with `ClaimLimited`, this statement takes 4 % more server time for a claim of 8 jobs, and 19 % more for a
+    look at 200 used-up keys. So workers use this statement only if some rate has a burst.
     """
 
     def sql(self) -> Any:

@@ -49,8 +49,8 @@ def declare(
 ) -> dict[str, str]:
     """Store the declared limits of this program's tasks, in the caller's transaction.
 
-    Numbers set by an operator are kept, and so are other programs' tasks in shared rows. Return, for each row, how
-    other programs spell the row's keys differently.
+    Keep numbers that an operator has set, and other programs' tasks in shared rows. If other programs
+    spell the keys of a row differently, return a description of the difference for that row.
     """
     split: dict[str, str] = {}
     wanted = {one.gate: one for one in sorted(declared, key=lambda one: one.gate)}

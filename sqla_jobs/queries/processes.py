@@ -37,7 +37,7 @@ from sqla_jobs.queries.statement import Statement
 
 @cache
 def code_version() -> str:
-    """Return the version of the installed library; empty if it is not installed."""
+    """Return the installed version of this library; empty if the library is not installed as a package."""
     try:
         return version("sqla-jobs")
     except PackageNotFoundError:
@@ -61,7 +61,7 @@ def register(
     lease: float,
     tasks: Mapping[str, Any] | None = None,
 ) -> uuid.UUID:
-    """Insert a row for this process under a new id that has never been used before.
+    """Insert a row for this process under an id that has never been used before.
 
     `tasks` holds, for each of a worker's tasks, the parameters that its code accepts.
     """
@@ -90,7 +90,7 @@ def age_of(moment: Any) -> ColumnElement[float]:
 
 
 def is_alive(process: Any) -> ColumnElement[bool]:
-    """Return the condition that the process's last heartbeat is within its lease."""
+    """Return the condition that the process's lease has not run out since its last heartbeat."""
     found: ColumnElement[bool] = age_of(process.heartbeat_at) < process.lease
     return found
 
@@ -104,7 +104,7 @@ def live_code(models: Models[Any]) -> Any:
 def stamp(
     connection: Connection, models: Models[Any], process_id: uuid.UUID, *, idle: float | None, offset: float | None
 ) -> None:
-    """Record that a job ended `idle` seconds ago, and record the clock's offset. Skip a locked row."""
+    """Record the seconds since a job last ended and the clock's offset, unless they are None. Skip a locked row."""
     process = models.Process
     free = locked(select(process.id).where(process.id == process_id), "free", of=process)
     values: dict[str, Any] = {}
@@ -118,7 +118,7 @@ def stamp(
 def unregister(connection: Connection, models: Models[Any], process_id: uuid.UUID) -> None:
     """Delete the row of a process that is ending, so that other workers rescue its jobs immediately.
 
-    Other workers are notified, since only this process knew when its retries were due.
+    Other workers are notified, since only this process knew when the retries of its jobs were due.
     """
     connection.execute(delete(models.Process).where(models.Process.id == process_id))
     notify(connection, models.channel, [""])

@@ -1,4 +1,4 @@
-"""Live processes, and the rescue of jobs from dead ones."""
+"""Live processes, and the rescue of jobs from dead processes."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ class Rescue(Statement, statements.Rescue):
         orphan = locked(chosen, "orphan", of=jobs)
         done = (
             update(jobs)
-            # a job changed since the snapshot is skipped: if it was rescued and claimed again in the meantime, it
-            # may belong to a process that this statement cannot see
+            # skip a job that has been changed since the snapshot: if it was rescued and claimed again, it may belong
+            # to a process that this statement cannot see
             .where(jobs.c.ctid == orphan.c.ctid, jobs.c.ctid == any_(array_of(select(orphan.c.ctid))))
             .values(without_lease(tables, orphan.c.state, due_at=now + seconds(orphan.c.delay), finished_at=now))
             .returning(
@@ -105,7 +105,7 @@ class Rescue(Statement, statements.Rescue):
         followed = follow_ups(tables, done)
         watcher = jobs.alias("watcher")
         is_watched = exists().where(in_state(watcher, "blocked"), watcher.c.waits_for == done.c.id)
-        # any worker can queue the jobs that wait for an ended one
+        # an empty message wakes any worker, which can queue the jobs that wait for an ended job
         ended = select(literal_column("''", Text).label("queue")).where(done.c.state.in_(_ENDED), is_watched)
         said = messages(tables, *freed_by(tables, done), *queued_by(followed), ended)
         return told.where(said).add_cte(stored)
@@ -135,7 +135,7 @@ class DeleteExpired(Statement, statements.DeleteExpired):
         rows = select(processes.c.id).select_from(processes.join(seen, silent))
         free = rows.with_for_update(skip_locked=True, of=processes).cte("free").prefix_with("MATERIALIZED")
         gone = delete(processes).where(processes.c.id.in_(select(free.c.id))).returning(processes.c.id).cte("gone")
-        # only these processes knew when their retries were due
+        # notify workers, since only the deleted processes knew when the retries of their jobs were due
         any_queue = select(literal_column("''", Text).label("queue")).where(exists().select_from(gone))
         return select(gone.c.id).where(messages(self.tables, any_queue))
 

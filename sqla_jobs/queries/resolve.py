@@ -1,8 +1,10 @@
-"""Blocked jobs. Each watches one of the jobs that it was enqueued after, until it has nothing left to wait for.
+"""The resolution of blocked jobs.
 
-There are no counters. When a job has ended, a worker locks the blocked jobs that watch it. A later statement finds the
-next job for each of them to watch, and queues those that have none. After the commit, the worker checks whether any job
-that is watched now has ended in the meantime. So of two jobs that end at the same moment, the later one is always seen.
+Each blocked job watches one of the jobs that it was enqueued after, until it has nothing left to wait for. There are no
+counters of open prerequisites. When a job has ended, a worker locks the blocked jobs that watch it. A later statement
+finds the next job for each blocked job to watch, and queues those with nothing left to watch. After the commit, the
+worker checks whether any job that is watched now has ended in the meantime. So if two jobs end at the same moment, both
+ends are always noticed.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from sqla_jobs.queries.statement import SqlConnection, Statement
 MOST = 500
 """The maximum number of jobs that one transaction resolves."""
 NOBODY = 0
-"""The `waits_for` of a blocked job that has nothing to watch but cannot be queued yet: it is checked again soon."""
+"""The `waits_for` of a blocked job with nothing to watch that cannot be queued yet. The job is checked again soon."""
 DELETED = -1
 """The `waits_for` of a job whose prerequisite has been deleted."""
 
@@ -32,23 +34,23 @@ class Watchers(NamedTuple):
     batches: list[int]
     """Batches that these jobs wait for, and that are now locked, so that no job can join."""
     is_all: bool
-    """False if jobs that watch the ended ones were skipped, because there were too many or they were locked."""
+    """False if some watchers were skipped because they were locked, or because there were too many of them."""
 
 
 class Settled(NamedTuple):
-    """What has become of a blocked job."""
+    """The new state of a job that was blocked."""
 
     job_id: int
     state: str
-    """Its state now; "joining" if it is still blocked because somebody is adding jobs to a batch that it waits for."""
+    """The job's state now; "joining" if it is still blocked because jobs are joining a batch that it waits for."""
     message: str
     """The message for workers about the job, if it is `queued` or `scheduled`."""
     watches: int
-    """The job that it watches now, if it is `blocked`."""
+    """The id of the job that it watches now, if it is `blocked`."""
 
 
 class LockWatchers(Statement):
-    """Lock jobs that watch any of some ended jobs. Locked jobs are skipped."""
+    """Lock jobs that watch any of the given ended jobs. Skip jobs that are already locked."""
 
     def __call__(self, connection: SqlConnection, ended: Collection[int], *, idle: float | None = None) -> Watchers:
         """Lock the jobs until the transaction ends.
@@ -66,22 +68,25 @@ class LockWatchers(Statement):
 
 
 class Judgement(NamedTuple):
-    """What new jobs wait for, and which of the jobs and batches that they name exist."""
+    """The job that new jobs have to wait for, and which of the named jobs and batches exist."""
 
     job_ids: list[int]
     batch_ids: list[int]
     open_batch_ids: list[int]
-    """Those batches that jobs can still join."""
+    """Those of the joined batches that are still open."""
     place: int | None
-    """The place of the first job that has not ended as it should."""
+    """The place, among the prerequisites, of the first job that has not ended as required."""
     needs: int | None
-    """The job to watch; None if there is none, or if `state` is None."""
+    """The id of the job to watch; None if there is none."""
     state: str | None
     """The state of that job; None if there is nothing to wait for."""
 
 
 class Judge(Statement):
-    """Find what new jobs have to wait for, and lock it against deletion. Workers can still run those jobs."""
+    """Find the job that new jobs have to wait for, and lock the prerequisites against deletion.
+
+    Workers can still run the locked jobs.
+    """
 
     def __call__(
         self,
@@ -91,7 +96,7 @@ class Judge(Statement):
         joined: Sequence[int],
         if_failed: str,
     ) -> Judgement:
-        """Return the judgement on jobs that are after `needs` and `batches`, and that join the batches `joined`."""
+        """Return the judgement on jobs enqueued after `needs` and `batches` that join the batches `joined`."""
         values = {
             "needs": with_gaps(needs),
             "batches": with_gaps(batches),
@@ -107,7 +112,7 @@ class Judge(Statement):
 
 
 class Settle(Statement):
-    """Find what blocked jobs still have to wait for, and queue or cancel those that do not have to wait any more.
+    """Find the next job that each blocked job has to wait for. Queue or cancel the jobs that no longer have to wait.
 
     The caller has locked the jobs, and the batches in `locked`.
     """
@@ -124,7 +129,7 @@ class FindEnded(Statement):
     """Find jobs that are still watched although they have ended or have been deleted."""
 
     def __call__(self, connection: SqlConnection, watched: Collection[int] | None = None) -> list[int]:
-        """Return some of them. If `watched` is given, look only at those jobs."""
+        """Return the ids of some such jobs. If `watched` is given, look only at the jobs in it."""
         values = {"watched": None if watched is None else numbers(watched), "most": MOST}
         return [job_id for (job_id,) in self._rows(connection, values)]
 
@@ -133,7 +138,7 @@ class FindEnded(Statement):
 
 
 class Look(Statement):
-    """Return whether any job is blocked, and whether any live worker does not know about blocked jobs."""
+    """Return whether any job is blocked, and whether any worker runs a version that does not know blocked jobs."""
 
     def __call__(self, connection: SqlConnection) -> tuple[bool, bool]:
         ((are_blocked, is_old),) = self._rows(connection, {})
@@ -161,8 +166,8 @@ WHERE CASE WHEN CAST(:idle AS text) IS NULL THEN true ELSE
    set_config('synchronous_commit', 'off', true)) IS NOT NULL END
 """
 
-# Of a job's edges to other jobs, those before waits_at are satisfied for good. Its batches can still grow, so all of
-# them are checked each time. A deleted job counts as cancelled. `w` is the job, and `e` its edges.
+# Edges to jobs, at places before waits_at, are satisfied for good. Batches can still grow, so all edges to batches are
+# checked each time. A deleted job counts as cancelled. `w` is the blocked job, and `e` stands for its edges.
 _FIRST_JOB = """
       SELECT e.place, e.needs_id AS needs, coalesce(p.state, 'cancelled') AS state
       FROM {edges_of_jobs} LEFT JOIN LATERAL (SELECT j.state FROM {{jobs}} j WHERE j.id = e.needs_id OFFSET 0) p ON true
@@ -182,7 +187,7 @@ _FIRST_MEMBER = f"""
         WHERE b.id = e.batch_id AND b.closed_at IS NULL AND b.id <> ALL (CAST(:locked AS bigint[]))) m
       WHERE e.batch_id IS NOT NULL
       ORDER BY m.state = 'joining', m.state IN ('failed', 'cancelled') DESC LIMIT 1"""
-# a failed prerequisite comes before a live one
+# a failed prerequisite takes precedence over a live one
 _NEXT = f"""
     LEFT JOIN LATERAL ({_FIRST_JOB}) a ON true
     LEFT JOIN LATERAL ({_FIRST_MEMBER}) b ON true
@@ -234,7 +239,7 @@ ORDER BY s.id
 """
 
 _GIVEN = "unnest(CAST(:needs AS bigint[]), CAST(:batches AS bigint[])) WITH ORDINALITY e (needs_id, batch_id, place)"
-# FOR SHARE, since FOR KEY SHARE lets a transaction with an old snapshot join a batch that has been closed since then
+# FOR SHARE, since FOR KEY SHARE would let a transaction with an old snapshot join a batch closed since then
 _JUDGE = f"""
 WITH held AS MATERIALIZED (
     SELECT j.id FROM {{jobs}} j WHERE j.id = ANY (CAST(:needs AS bigint[])) ORDER BY j.id FOR KEY SHARE

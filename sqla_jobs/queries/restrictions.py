@@ -61,10 +61,9 @@ def limited_queues(tables: Tables) -> Select[Any]:
 
 
 def freed_by(tables: Tables, changed: Any, is_given_up: ColumnElement[bool] | None = None) -> Iterator[Select[Any]]:
-    """Yield the messages about jobs that no longer belong to a process; these jobs are the rows of a CTE.
+    """Yield the messages about jobs that no longer belong to a process. `changed` is a CTE of these jobs.
 
-    A job that is queued again may start. Any other job frees a place behind its limits or in its queue, so other jobs
-    may start.
+    A job that is queued again may start. A job with gates or in a limited queue frees a place, so other jobs may start.
     """
     given_up = true() if is_given_up is None else is_given_up
     queued = changed.c.state == literal_column("'queued'")

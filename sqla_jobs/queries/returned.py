@@ -1,4 +1,4 @@
-"""The count of enqueues that returned a job that already had their unique key."""
+"""Counts the enqueues that returned an existing job with the same unique key."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from sqla_jobs.queries.statement import Statement
 class CountReturned(Statement):
     """Count enqueues that returned a waiting job that is due in more than a minute.
 
-    So the statement's locks never delay a worker that promotes due jobs. The statement skips locked jobs, such as those
-    that an enqueuer holds until its transaction ends.
+    Other jobs are left out, so that the statement's locks never delay a worker that promotes due jobs. The statement
+    skips locked jobs, such as those that an enqueuer holds until its transaction ends.
     """
 
     def __call__(self, connection: Connection, times: Mapping[int, int]) -> set[int]:

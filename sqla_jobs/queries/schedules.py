@@ -53,7 +53,7 @@ class ScheduleQueries:
         return list(connection.execute(due(self._tables), {"limit": limit, **which.parameters()}).all())
 
     def still_live(self, connection: Connection, schedule_ids: Sequence[int]) -> dict[int, int]:
-        """Return the schedules with a job that has not ended, each with its oldest such job."""
+        """Return the schedules with a job that has not ended, each with the id of its oldest such job."""
         found = connection.execute(still_live(self._tables), {"ids": list(schedule_ids)})
         return {row.schedule_id: row.oldest for row in found}
 
@@ -67,7 +67,7 @@ class ScheduleQueries:
     def fire_unique(
         self, connection: Connection, ticks: Sequence[Mapping[str, Any]], unique: UniqueTick
     ) -> Fired | None:
-        """Fire the ticks of one schedule, unless another job has their key.
+        """Fire the ticks of one schedule, unless another job has the ticks' key.
 
         Return None if an open transaction has taken the key.
         """
@@ -82,7 +82,7 @@ class ScheduleQueries:
         connection.execute(advance(self._tables), _columns(plans))
 
     def due_in(self, connection: Connection, which: Among) -> float:
-        """Return the seconds until the next tick of any schedule; 0 if one was changed, infinite if there is none."""
+        """Return the seconds until the next tick; 0 if a schedule was changed, infinite if there is no next tick."""
         found = connection.execute(due_in(self._tables), which.parameters()).scalar()
         return math.inf if found is None else float(found)
 
@@ -92,12 +92,12 @@ class ScheduleQueries:
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Return rows as the arrays that a statement takes."""
+    """Return the rows as the statement's parameters: an array for each column."""
     return {f"all_{name}": [row[name] for row in rows] for name in rows[0]}
 
 
 def due(tables: Tables) -> Any:
-    """Return a query that locks the schedules that are due, changed or disabled, and adds the server's time.
+    """Return a query that locks the schedules that are due, changed or newly disabled, and adds the server's time.
 
     The query skips locked rows.
     """
@@ -114,7 +114,7 @@ def due(tables: Tables) -> Any:
 
 
 def still_live(tables: Tables) -> Any:
-    """Return a query for the schedules with a job that has not ended, each with its oldest such job."""
+    """Return a query for the schedules with a job that has not ended, each with the id of its oldest such job."""
     jobs = tables.jobs
     return (
         select(jobs.c.schedule_id, func.min(jobs.c.id).label("oldest"))
@@ -161,7 +161,7 @@ def fired(tables: Tables, more: Mapping[str, ColumnElement[Any]]) -> Any:
 
 
 def record(tables: Tables) -> Any:
-    """Return a statement that inserts ticks' outcomes: one row per tick, or one for several ticks missed in a row."""
+    """Return a statement that inserts ticks' outcomes: one row for each tick, or for a series of missed ticks."""
     came = unnest(
         "came",
         schedule_id=("all_schedule_id", BigInteger),
@@ -207,7 +207,7 @@ def _is_changed(s: Any) -> Any:
 
 
 def _is_unplanned(s: Any) -> Any:
-    """Return the condition that a clock has to compute the next tick or to forget it."""
+    """Return the condition that a clock has to compute the next tick, or to forget that of a disabled schedule."""
     return case((s.c.enabled, or_(_is_changed(s), s.c.next_run_at.is_(None))), else_=s.c.planned_rule.is_not(None))
 
 

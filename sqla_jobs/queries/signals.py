@@ -1,7 +1,7 @@
-"""The sender's side of signals, which has locked the job's row: the signal's row, and the job that it wakes.
+"""The sender's side of signals: it stores the signal and wakes the job, whose row it has locked before.
 
 A run that is about to wait locks the same row. Each side takes the lock first and reads afterwards, so neither misses
-what the other has done.
+a write of the other.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ def store(session: Session, models: Models[Any], job_id: int, name: str, payload
 
 
 def wake(session: Session, models: Models[Any], job_id: int, name: str) -> bool:
-    """Queue a job, whose row is locked, if it waits for a signal of this name. Return whether it was queued."""
+    """Queue a job whose row is locked, if it waits for a signal of this name. Return whether the job was queued."""
     job, step = models.Job, models.Step
     waits = select(step.name).where(
         step.job_id == job.id,
         step.kind == StepKind.signal,
         step.finished_at.is_(None),
-        or_(step.name == name, func.starts_with(step.name, f"{name} (")),  # the second wait is the step "name (2)"
+        or_(step.name == name, func.starts_with(step.name, f"{name} (")),  # a second wait is the step "name (2)"
     )
     position = case((job.ordered_by.is_not(None), job.position), else_=models.positions.next_value())
     woken = session.execute(

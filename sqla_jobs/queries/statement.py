@@ -1,4 +1,4 @@
-"""The base class of statements, which hold SQL, parameters and call side by side.
+"""The base class of statements. Each subclass holds a statement's SQL, its parameters and its call.
 
 Calls that need no SQLAlchemy are in `calls`.
 """
@@ -52,7 +52,7 @@ class Statement:
 class RenderedStatement(Statement):
     """A statement that is compiled once, which halves SQLAlchemy's work in each call.
 
-    Its results are the values that psycopg returns.
+    The results are the values that psycopg returns.
     """
 
     def _run(self, connection: SqlConnection, values: dict[str, Any]) -> Any:

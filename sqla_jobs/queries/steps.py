@@ -1,8 +1,8 @@
 """The steps of running jobs, and the signals to them.
 
 Each write happens in a transaction that has locked the job's row and checked its lease. So a run that has lost the
-lease stores nothing. The record of a step is a plain INSERT with a primary key. So a COMMIT that was given up stores
-nothing that another one has stored.
+lease stores nothing. A step is recorded by a plain INSERT with a primary key. So if a COMMIT that was given up arrives
+late, it cannot store a step for a second time.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from sqla_jobs.queries.statement import Statement
 
 
 class StoredStep(NamedTuple):
-    """A step as it is stored."""
+    """A stored step."""
 
     name: str
     kind: str
-    """A word of `StepKind`."""
+    """A value of `StepKind`."""
     run_id: int
-    """The run that began it."""
+    """The id of the run that began the step."""
     is_finished: bool
     """False while the job sleeps or waits."""
     result: str | None
@@ -56,9 +56,9 @@ class Wait(NamedTuple):
     run_id: int
     is_finished: bool
     is_over: bool
-    """True if its time has come, by the server's clock."""
+    """True if the end of the wait has come, by the server's clock."""
     left: float | None
-    """Seconds until then; None if it has no end."""
+    """Seconds until the end of the wait; None if it has no end."""
 
 
 class StepQueries:
@@ -148,7 +148,7 @@ class RecordStep(Statement):
 
 
 class LookAtWait(Statement):
-    """Read a sleep or a wait of a job, whose row is locked."""
+    """Read a sleep or a wait of a job whose row is locked."""
 
     def __call__(self, connection: Connection, job_id: int, name: str, *, ahead: float) -> Wait | None:
         """Return the sleep or wait of this name, as it will be in `ahead` seconds; None if there is none."""
@@ -162,12 +162,12 @@ class LookAtWait(Statement):
 
 
 class OpenWait(Statement):
-    """Begin a sleep or a wait of a job, whose row is locked."""
+    """Begin a sleep or a wait of a job whose row is locked."""
 
     def __call__(
         self, connection: Connection, lease: Lease | Claimed, name: str, number: int, kind: str, *, length: float | None
     ) -> Wait:
-        """Begin a sleep or wait that ends after `length` seconds; None waits for ever. Return it."""
+        """Begin and return a sleep or wait, which ends after `length` seconds, or never if that is None."""
         values: dict[str, Any] = {"of_job": lease.job_id, "lease_run_id": lease.run_id}
         values |= {"step": name, "step_number": number, "step_kind": kind, "length": length}
         return Wait(*self._rows(connection, values)[0])
@@ -189,10 +189,10 @@ class OpenWait(Statement):
 
 
 class EndWait(Statement):
-    """End a sleep or a wait of a job, whose row is locked."""
+    """End a sleep or a wait of a job whose row is locked."""
 
     def __call__(self, connection: Connection, job_id: int, name: str, *, kind: str, result: str | None = None) -> None:
-        """Store that the sleep or wait is over, as the step kind `kind`, with a signal's payload."""
+        """Store the end of the sleep or wait, with the step kind `kind` and, if a signal came, its payload `result`."""
         values = {"of_job": job_id, "step": name, "step_kind": kind, "step_result": result}
         self._run(connection, values)
 
@@ -258,7 +258,7 @@ def _held(tables: Tables) -> Any:
     jobs = tables.jobs
     process = bindparam("lease_process_id", type_=Uuid)
     lease = leased(jobs, bindparam("lease_job_id", type_=BigInteger), _RUN, process)
-    # NO KEY UPDATE, as everywhere: a step's own foreign key takes KEY SHARE
+    # NO KEY UPDATE, as everywhere, since the foreign key of a step takes KEY SHARE on the job
     return select(jobs.c.id).where(lease, committed_to_disk()).with_for_update(key_share=True)
 
 

@@ -38,7 +38,7 @@ class SucceedMany(Statement):
     """Store ends whose lease is still valid and whose row is not locked. The row count is the number of stored ends."""
 
     def __call__(self, connection: Connection | Session, ends: Sequence[RunEnd]) -> int:
-        """Store the ends of successful runs, all of one process. Return the number of stored ends."""
+        """Store the ends of successful runs of one process. Return the number of stored ends."""
         leases, outcomes, started, finished, _ = zip(*in_order(ends), strict=True)
         values = {
             "job_ids": numbers([lease.job_id for lease in leases]),
@@ -77,7 +77,7 @@ class SucceedMany(Statement):
 
 
 class SucceedOne(Statement):
-    """Store one end, waiting for the job's row if necessary. The row count is 0 if the lease is lost."""
+    """Store the end of one run, waiting for the job's row if necessary. The row count is 0 if the lease is lost."""
 
     def __call__(self, session: Session | Connection, end: RunEnd) -> None:
         """Store a success inside the attempt's own transaction, waiting for the job's row if necessary.
@@ -122,7 +122,7 @@ class SucceedOne(Statement):
 
 
 def _done(jobs: Any, finished_at: Any, which: Any, told: Sequence[Any]) -> Any:
-    """Return a CTE that ends the jobs."""
+    """Return a CTE that ends the jobs as succeeded."""
     values = {"state": literal_column("'succeeded'"), "current_run_id": null(), "process_id": null()}
     return update(jobs).values(finished_at=finished_at, **values).where(which).returning(*told).cte("done")
 

@@ -1,4 +1,4 @@
-"""Attempts whose events are undelivered: failed and lost attempts, and those whose process ended together with them."""
+"""Attempts whose events are undelivered: failed and lost attempts, and those whose process was killed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from sqla_jobs.queries.statement import SqlConnection, Statement
 _MANY = 100
 """The number of events that one process delivers at a time."""
 _LATE = 3600.0
-"""Seconds after which an event is dropped. Otherwise the first handler to be deployed would get all the old events."""
+"""Seconds after which an undelivered event is dropped: a newly deployed handler must not get all the old events."""
 _AGAIN = 60.0
-"""Seconds after which another process delivers the events, unless this one has marked them as delivered."""
+"""Seconds after which another process delivers the events, unless the first process has marked them as delivered."""
 
 
 class Undelivered(NamedTuple):
@@ -38,7 +38,7 @@ class Undelivered(NamedTuple):
 
 
 class TakeUndelivered(Statement):
-    """Take some undelivered attempts that are due, of these tasks and with one of these outcomes.
+    """Take some due undelivered attempts of the given tasks, with any of the given outcomes.
 
     No other process gets these attempts for a minute. Events that have been due for an hour are dropped.
     """

@@ -45,7 +45,7 @@ from sqla_jobs.rules.unique import Unique
 
 _KEYS, _IDS = (
     any_(bindparam(name, type_=ARRAY(kind)))
-    for name, kind in (("keys", Text), ("ids", BigInteger))  # one plan for any number of values
+    for name, kind in (("keys", Text), ("ids", BigInteger))  # an array gives one plan for any number of values
 )
 _IS_LIVE: ColumnElement[bool] = literal_column(f"({HAS_LIVE_KEY})", Boolean)
 _LIVE_KEY: Any = {"index_elements": ["unique_key"], "index_where": text(HAS_LIVE_KEY)}
@@ -76,12 +76,12 @@ class Holder(NamedTuple):
     key: str
     state: str
     job: Any = None
-    """The entity, if the caller asked for it."""
+    """The mapped object, if the caller asked for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class UniqueJobs:
-    """The unique-key statements for jobs with these values, in the caller's session."""
+    """Runs the unique-key statements for jobs with the same column values, in the caller's session."""
 
     session: Session
     statements: Statements
@@ -100,15 +100,15 @@ class UniqueJobs:
         return [holder for holder, _ in self._put(insert, jobs)]
 
     def change(self, jobs: Mapping[str, str]) -> list[tuple[Holder, bool]]:
-        """Insert as `insert` does, and replace or update each waiting job that has a key.
+        """Insert as `insert` does, and replace or update each waiting job that has one of the keys.
 
-        A running job is locked and not changed. The statement waits for locks on these jobs. For each job, also return
+        A running job is locked but not changed. The statement waits for locks on these jobs. For each job, also return
         whether the job is new.
         """
         return self._put(self.statements.change, jobs)
 
     def taken(self, keys: Collection[str]) -> dict[str, tuple[Holder, bool]]:
-        """Return the job that has each of these keys, by key: the live job, or else the job of the current period.
+        """Return, by key, the job that has the key: the live job, or else the job of the current period.
 
         With each job, return whether this or another job with the key was created in the current period.
         """
@@ -120,14 +120,14 @@ class UniqueJobs:
     def hold(self, ids: Sequence[int], *, skip_locked: bool) -> list[Holder]:
         """Lock the jobs that are still waiting, so that none starts before the caller commits.
 
-        If jobs may be changed, lock running ones too. The jobs are locked in the order in which inserts lock them, so
-        that two callers do not deadlock.
+        If the policy may change jobs, lock running jobs, too. The jobs are locked in the order in which inserts lock
+        them, so that two callers do not deadlock.
         """
         held = self.statements.held.with_for_update(**self.statements.lock, skip_locked=skip_locked)
         return [holder for holder, _ in self._found(held, {"ids": list(ids)})]
 
     def begun(self, ids: Sequence[int]) -> list[Holder]:
-        """Return those of these jobs that are running, or have run and ended."""
+        """Return the jobs in `ids` that are running, or have run and ended."""
         return [holder for holder, _ in self._found(self.statements.begun, {"ids": list(ids)})]
 
     def give_up(self, keys: Collection[str]) -> None:
@@ -172,7 +172,7 @@ def statements_for(
 class Statements:
     """The statements for jobs under one policy.
 
-    All times are the server's. The statements use the entity, so the session's listeners see the written rows.
+    All times are the server's. The statements use the mapped class, so the session's listeners see the written rows.
     """
 
     def __init__(
@@ -269,7 +269,7 @@ class Statements:
         return (job,) if self.loads else (job.id, job.unique_key, job.state)
 
     def _replaced(self, new: Any) -> dict[Any, Any]:
-        """Return the columns of a replaced job, as if it were enqueued now.
+        """Return the column values of a replaced job, as if it were enqueued now.
 
         A job that has been delayed for `max_delay` keeps its position.
         """
@@ -285,7 +285,7 @@ class Statements:
         }
 
     def _updated(self, new: Any) -> dict[Any, Any]:
-        """Return the columns of an updated job, whose due time does not change."""
+        """Return the column values of an updated job, whose due time does not change."""
         columns = inspect(self.models.Job).columns
         given = {columns[name] for name in self._given}
         return {
@@ -294,16 +294,16 @@ class Statements:
         }
 
     def _changed(self, new: Any, moves: ColumnElement[bool]) -> dict[Any, Any]:
-        """Return the changed columns and the position: a job that moves goes to the end."""
+        """Return the changed columns and the position. A job that moves goes to the end of its queue."""
         job = self.models.Job
         position = case((moves, new.position), else_=job.position)
         again = {"position": position, "times_replaced": func.coalesce(job.times_replaced, 0) + 1}
         return {name: new[name] for name in _CHANGED} | again
 
     def _is_elsewhere(self, new: Any, *also: ColumnElement[bool]) -> ColumnElement[bool]:
-        """Return the condition that the job now waits among different jobs.
+        """Return the condition that the changed job waits among other jobs than before.
 
-        For an ordered key, that means a different key.
+        For a job with an ordered key, this means a different key.
         """
         job = self.models.Job
         is_elsewhere = or_(job.priority != new.priority, job.gates.is_distinct_from(new.gates), *also)

@@ -21,11 +21,11 @@ UNIQUE: Mapping[str, ColumnElement[Any]] = {
     "unique_key": bindparam("unique_key", type_=Text),
     "unique_period": start_of_period(seconds(bindparam("per", type_=Double))),
 }
-"""The columns that a unique job has in addition."""
+"""The additional columns of a unique job."""
 
 
 class UniqueTick(NamedTuple):
-    """The key that the ticks of one schedule take, and the length of its period in seconds."""
+    """The key that the ticks of one schedule take, and the length of the key's period in seconds."""
 
     unique_key: str
     per: float | None
@@ -45,7 +45,7 @@ class Fired(NamedTuple):
 def fire_unique(
     connection: Connection, tables: Tables, fired: Any, ticks: Mapping[str, Any], unique: UniqueTick
 ) -> Fired | None:
-    """Insert a job for each tick, unless another job has their key.
+    """Insert a job for each tick, unless another job has the ticks' key.
 
     Return None if an open transaction has taken the key.
     """

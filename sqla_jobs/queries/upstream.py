@@ -1,4 +1,4 @@
-"""What a run reads of the workflow around its job: the results of the jobs before it, and its batch."""
+"""Reads the workflow around a run's job: the results of the jobs before it, and its batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sqla_jobs.queries.statement import SqlConnection, Statement
 
 
 class ReadResults(Statement):
-    """Read the results of the succeeded jobs of some tasks that come before a job, in the order of `after`."""
+    """Read the results of succeeded jobs of some tasks that a job was enqueued after, in the order of `after`."""
 
     def __call__(self, connection: SqlConnection, job_id: int, tasks: Sequence[str]) -> list[Any]:
         rows = self._rows(connection, {"job_id": job_id, "tasks": texts([*tasks])})
@@ -39,7 +39,7 @@ class ReadBatch(Statement):
 
 
 class StoredUpstream:
-    """Reads in transactions of its own: all that a run may see was committed before the run began."""
+    """Reads the workflow in its own transactions, since all that a run may see was committed before the run began."""
 
     def __init__(self, models: Models[Any], tables: Tables, begin: Callable[[], AbstractContextManager[Any]]) -> None:
         self._models = models
@@ -48,7 +48,7 @@ class StoredUpstream:
         self._read_batch = ReadBatch(tables)
 
     def results(self, job_id: int, tasks: Sequence[str]) -> list[Any]:
-        """Return the stored results of the jobs of these tasks that the job was enqueued after and that succeeded."""
+        """Return the results of the succeeded jobs of these tasks that the job was enqueued after."""
         with self._begin() as connection:
             return self._read_results(connection, job_id, tasks)
 

@@ -1,4 +1,4 @@
-"""Checks of values before they go to the database. They refuse values that it cannot store, with the reason. Pure."""
+"""Checks of values that are to be stored. They refuse values that the database cannot store, and give the reason."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ DAY = 86400.0
 INSTANT = 0.001
 """The minimum of a duration that must not be 0, in seconds."""
 MAX_ID = 9_000_000_000_000_000_000
-"""The maximum id of a row. The server and drivers can still add 1 to it."""
+"""The maximum id of a row. The server and drivers can add 1 to it without overflow."""
 MAX_DEPTH = 100
 """Maximum depth of nested JSON that is stored or shown."""
 INI: re.Pattern[str] = re.compile(r"[^:#]+\.ini(#[^#]+)?")
-"""The name of a file of PasteDeploy, perhaps with that of an application in it."""
+"""Matches the name of a PasteDeploy file, optionally followed by `#` and the name of an application in it."""
 MOMENTS = (datetime(1000, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC))
 """The range of times that may be stored: every driver can read them in every time zone."""
 
@@ -102,7 +102,7 @@ def _parts(what: str, value: object) -> Iterable[object]:
 
 
 def read_moment(what: str, text: str) -> datetime:
-    """Parse a time as UTC. Raises `ArgumentsError` for an invalid time, or one outside the range `MOMENTS`."""
+    """Parse a time, in UTC unless it has an offset. Raises `ArgumentsError` if it is invalid or outside `MOMENTS`."""
     try:
         moment = datetime.fromisoformat(text)
         moment = moment.replace(tzinfo=UTC) if moment.utcoffset() is None else moment.astimezone(UTC)
@@ -122,7 +122,7 @@ def check_moment(what: str, moment: datetime) -> datetime:
 
 
 def read_priority(text: str) -> int:
-    """Parse a priority without checking its range. Raises `ArgumentsError`."""
+    """Parse a priority without checking its range. Raises `ArgumentsError` if it is not an integer."""
     try:
         return int(text)
     except ValueError:
@@ -132,7 +132,7 @@ def read_priority(text: str) -> int:
 
 
 def read_number(name: str, text: str, kind: type[int] | type[float]) -> Any:
-    """Parse a number. Raises `ArgumentsError`."""
+    """Parse a number. Raises `ArgumentsError` if the text is not a number."""
     try:
         return kind(text)
     except ValueError:
@@ -140,7 +140,7 @@ def read_number(name: str, text: str, kind: type[int] | type[float]) -> Any:
 
 
 def read_id(text: str) -> int:
-    """Parse an id. Raises `ValueError`."""
+    """Parse an id. Raises `ValueError` if the text is not an id."""
     if not (text.isascii() and text.isdigit() and len(text) <= len(str(MAX_ID)) and int(text) <= MAX_ID):
         raise ValueError(f"{text!r:.40} is not an id")
     return int(text)

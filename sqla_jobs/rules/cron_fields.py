@@ -1,7 +1,7 @@
-"""The fields of a cron rule. Each field expands its text to the numbers that the text names. Pure.
+"""The fields of a cron rule. Each field expands its text to the numbers that the text names.
 
 The grammar is that of crontab(5), without random times and with three more forms: `5/15` (from 5 to the end in steps of
-15), `L` (the last day of a month, and in `L5` the last Friday) and `5#2` (the second Friday).
+15), `L` (the last day of a month; `L5` is the last Friday) and `5#2` (the second Friday).
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class Field:
 
     @property
     def range(self) -> str:
-        """The allowed values, for people."""
+        """The allowed values, as text for error messages."""
         named = f" or {self.names[0]}-{self.names[-1]}" if self.names else ""
         special = " or L" if self.has_last_day else " or L5 or 5#2" if self.has_weeks else ""
         return f"{self.low}-{self.high}{named}{special}"
 
     def expand(self, text: str) -> str:
-        """Return the sorted numbers that `text` names, with commas; or `*`. Raises `ValueError` with the reason."""
+        """Return the sorted numbers that `text` names, with commas, or `*`. Raises `ValueError` with the reason."""
         text = text.upper()
         if text == "*" or (text == "?" and (self.has_last_day or self.has_weeks)):
             return "*"
@@ -55,7 +55,7 @@ class Field:
         return ",".join([*map(str, sorted(numbers)), *sorted(set(special))])
 
     def _special(self, item: str) -> str | None:
-        """Return `L`, `L5` or `5#2` in croniter's notation."""
+        """Return an item such as `L`, `L5` or `5#2` in croniter's notation; None for other items."""
         if self.has_last_day and item == "L":
             return "l"
         found = _OF_MONTH.fullmatch(item) if self.has_weeks else None

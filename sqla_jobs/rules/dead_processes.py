@@ -1,4 +1,4 @@
-"""Decides which processes are dead, by the clock of the process that observes them. Pure."""
+"""Decides which processes are dead, by the clock of the process that observes them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 class Sightings:
     """The times at which each process was first seen with its current heartbeat, by `time.monotonic()`.
 
-    Only this process's own clock counts: the server's clock may step, and two servers' clocks differ.
+    Only this process's own clock counts: the server's clock may be changed, and two servers' clocks differ.
     """
 
     due_at: float = math.inf
@@ -20,7 +20,7 @@ class Sightings:
         self._seen: dict[uuid.UUID, tuple[int, float]] = {}
 
     def forget(self) -> None:
-        """Start over, after a time without the server: other processes could not store heartbeats either."""
+        """Start over after the server was unavailable, since other processes could not store heartbeats either."""
         self._seen, self.due_at = {}, math.inf
 
     def silent(
@@ -28,8 +28,8 @@ class Sightings:
     ) -> dict[uuid.UUID, int]:
         """Return the processes that have had no new heartbeat for their whole lease, each with its heartbeat.
 
-        `heartbeats` holds the heartbeat and the lease of each process. The silence is measured from the answer that
-        first showed the heartbeat to the question that last showed it, so it is never overestimated.
+        `heartbeats` holds the heartbeat and the lease of each process. A silence is measured from the arrival of
+        the answer that first showed the heartbeat to the sending of the current query. So it is never overestimated.
         """
         before = self._seen
         self._seen = {

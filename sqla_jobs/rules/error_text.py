@@ -1,7 +1,7 @@
-"""The text of exceptions, without the application's data that database errors show. Pure.
+"""The text of exceptions, without the application's data that database errors show.
 
-SQLAlchemy shows a statement's parameters, and PostgreSQL shows the refused row (DETAIL, CONTEXT). Both may contain any
-task's data, so neither is kept. The server's primary message and the SQL are kept.
+SQLAlchemy shows a statement's parameters, and PostgreSQL shows the refused row (DETAIL, CONTEXT). Parameters and rows
+may contain any task's data, so they are not kept. The server's primary message and the SQL are kept.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any, cast
 
 _LIBRARY = str(Path(__file__).parents[1])
 _STAND_INS = "sqlalchemy.dialects.postgresql.asyncpg"
-"""The module of SQLAlchemy's stand-ins for asyncpg's errors. In some versions their text includes DETAIL."""
+"""The module of SQLAlchemy's stand-ins for asyncpg's errors, whose text includes DETAIL in some versions."""
 _AFTER_FIRST_LINE = re.compile(r"(Original exception was: [^\n]*).*", re.DOTALL)
-"""The earlier error in the text of a `PendingRollbackError`. Its first line contains the primary message."""
+"""Matches the earlier error in the text of a `PendingRollbackError`. Group 1 contains that error's primary message."""
 
 
 def leaves(error: BaseException) -> list[BaseException]:
-    """Return the errors in a group, including those in nested groups; or `[error]` if it is not one. Never raises."""
+    """Return the errors in a group and in its nested groups, or `[error]` for any other error. Never raises."""
     found: list[BaseException] = []
     waiting = [error]
     while waiting:
@@ -51,7 +51,7 @@ def traceback_of(error: BaseException, clean: Callable[[str], str]) -> str:
 
 
 def stack_of(frame: FrameType, *, since: str | None = None) -> str:
-    """Return the stack of a thread running a job, after this library's function `since` and starting at the task."""
+    """Return the stack of a thread that runs a job, from the task on. Omit the callers of the function `since`."""
     stack = traceback.extract_stack(frame)
     if places := [place for place, one in enumerate(stack) if one.name == since and one.filename.startswith(_LIBRARY)]:
         del stack[: places[-1]]
@@ -66,7 +66,7 @@ def stack_of_frames(frames: Iterable[FrameType]) -> str:
 
 
 def _begin_at_the_task(shown: traceback.TracebackException) -> None:
-    """Leave out this library's frames that lead to the application's."""
+    """Remove this library's frames that precede the first frame of other code."""
     ours = next((place for place, frame in enumerate(shown.stack) if not frame.filename.startswith(_LIBRARY)), 0)
     del shown.stack[:ours]
 
@@ -76,7 +76,7 @@ def _replace_messages(shown: Any, error: BaseException, clean: Callable[[str], s
     waiting: list[tuple[Any, Any]] = [(shown, error)]
     while waiting:
         shown, error = waiting.pop()
-        # the only way to change the message and keep what Python adds to it, such as "Did you mean"
+        # this is the only way to change the message and keep what Python adds to it, such as "Did you mean"
         shown._str = clean(_of_database(error) or shown._str)
         notes = getattr(shown, "__notes__", None)
         if isinstance(notes, list):
@@ -94,7 +94,7 @@ def _own_message(error: BaseException) -> str:
 
 
 def _of_database(error: BaseException) -> str | None:
-    """Return the message to keep from an SQLAlchemy or driver error, recognised by name and attributes; or None."""
+    """Return the message to keep of an SQLAlchemy or driver error, recognized by name and attributes, or None."""
     kind = type(error)
     if kind.__name__ == "PendingRollbackError":
         return _AFTER_FIRST_LINE.sub(r"\1", _text_of(error))
@@ -115,7 +115,7 @@ def _of_database(error: BaseException) -> str | None:
 
 
 def _original(error: BaseException) -> BaseException | None:
-    """Return the driver's error inside one of SQLAlchemy's. Before 2.1, a stand-in holds it only as its cause."""
+    """Return the driver's error in an SQLAlchemy error. Before version 2.1, a stand-in holds it only as its cause."""
     found = _part(error, "orig")
     if found is None and type(error).__module__ == _STAND_INS:
         found = error.__cause__
@@ -138,7 +138,7 @@ def _text_of(value: object) -> str:
 
 
 def _data_of(error: BaseException) -> list[tuple[str, str]]:
-    """Return the full texts of all database errors below `error`, each with its replacement, the longest first."""
+    """Return the full texts of all database errors in `_all_below`, longest first, each with its replacement."""
     found: dict[str, str] = {}
     for one in _all_below(error):
         full, shown = _text_of(one), _own_message(one)
@@ -155,7 +155,7 @@ def _without(data: list[tuple[str, str]], text: str) -> str:
 
 
 def _all_below(error: BaseException) -> Iterator[BaseException]:
-    """Yield `error`, its causes, and the members of groups."""
+    """Yield `error`, its causes and contexts, and the members of groups among them."""
     waiting: list[Any] = [error]
     seen: set[int] = set()
     while waiting:

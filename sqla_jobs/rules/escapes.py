@@ -1,4 +1,4 @@
-"""Undoes the escapes of `repr`, JSON, URLs, HTML and SQL, and lists the encodings of a text. Pure."""
+"""Undoes the escapes of `repr`, JSON, URLs, HTML and SQL, and lists the encodings of a text."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _meant(escape: re.Match[str]) -> str:
 
 
 def encodings(text: str) -> Iterator[str]:
-    """Yield the encoded forms of a text and, if it is base64, those of the bytes inside."""
+    """Yield the encoded forms of a text and, if it is base64, those of the decoded bytes."""
     written = text.encode("utf-8", "surrogatepass")
     yield written.decode("latin-1")
     yield from _of_bytes(written)

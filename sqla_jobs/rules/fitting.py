@@ -1,4 +1,4 @@
-"""The arguments that each process's tasks take, as published in the processes' rows. Pure."""
+"""The arguments that each process's tasks take, as published in the processes' rows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ UNFIT = "its arguments do not fit this code"
 """The beginning of the reason why a process passes over a job that other processes may run."""
 
 MOST_PASSED_OVER = 100
-"""Maximum number of jobs that a process passes over at a time, since each claim reads them. Other such jobs wait."""
+"""Maximum number of jobs that a process passes over at a time. Each claim reads their ids; further jobs are delayed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Takes:
         return cls(_names(found.get("required")), _names(found.get("optional")), str(found.get("types", "")))
 
     def fits(self, given: Collection[str]) -> bool:
-        """Return whether the task takes arguments with these names. Their values may still not fit."""
+        """Return whether the task takes arguments with these names. The values may still not fit."""
         return set(self.required) <= set(given) <= {*self.required, *self.optional}
 
     def __str__(self) -> str:
@@ -60,7 +60,7 @@ class Code:
         return queue in self.queues and (self.tasks is None or task in self.tasks)
 
     def may_run(self, task: str, queue: str, given: Collection[str], *, unlike: Takes) -> bool:
-        """Return whether the worker may run a job whose arguments do not fit the code that takes `unlike`."""
+        """Return whether the worker may be able to run a job whose arguments do not fit code that takes `unlike`."""
         if not self.may_know(task, queue):
             return False
         takes = None if self.tasks is None else Takes.read(self.tasks[task])

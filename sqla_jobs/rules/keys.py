@@ -1,4 +1,4 @@
-"""Keys made from some of a job's arguments, or by a function of the arguments. Pure."""
+"""Keys made from some of a job's arguments, or by a function of the arguments."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ as_json: partial[str] = partial(json.dumps, sort_keys=True, separators=(",", ":"
 
 
 def number_alike(key: str) -> str:
-    """Return the JSON text with whole numbers as integers (1.0 as 1): PostgreSQL and languages write either form."""
+    """Return the JSON text with whole numbers as integers (1.0 as 1), since different programs write either form."""
     return as_json(json.loads(key, parse_float=_number)) if key[0] not in '"tfn' and not key.isdecimal() else key
 
 
@@ -46,7 +46,7 @@ def check_arguments(what: str, names: Sequence[str], arguments: Collection[str])
 
 
 def key_in(text: str) -> object:
-    """Parse a key as JSON, such as 17; anything else is taken as text."""
+    """Parse a key as JSON, such as 17. Return any other text unchanged."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -54,7 +54,7 @@ def key_in(text: str) -> object:
 
 
 def may_show(key: KeyOf | None, hidden: frozenset[str]) -> bool:
-    """Return whether a key may show any of the `hidden` arguments. A function, and a key of all arguments, may."""
+    """Return whether a key may show a `hidden` argument. A function or a key of all arguments may show any of them."""
     if key is None or callable(key):
         return bool(hidden)
     return not hidden.isdisjoint(argument_names("key", key))

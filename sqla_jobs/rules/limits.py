@@ -1,4 +1,4 @@
-"""Declared limits, and the gates by which rows refer to them. Pure.
+"""Declared limits, and the gates by which jobs refer to them.
 
 A gate is text: the kind, the limit's name and, for a limit with a key, `=` and the key as JSON. `#stripe` limits
 concurrent jobs, `%stripe` limits starts in a period, `!mail=17` orders the jobs of a key, and `~mail=17` makes keys
@@ -25,9 +25,9 @@ MOST_RATE = 10_000
 MOST_LIMITS = 3
 """Maximum number of limits on a task."""
 PLACES = MOST_LIMITS + 2
-"""Maximum number of gates that limit one job: those of its task, and one of each kind that an operator adds."""
+"""Maximum number of gates that limit one job: the gates of its task, and one of each kind that an operator adds."""
 MOST_GATES = PLACES + 1
-"""Maximum number of gates of one job: those that limit it, and a last one, by which it takes turns."""
+"""Maximum number of gates of one job: the gates that limit it, and a last gate by which it takes turns."""
 LONGEST_GATE = 500
 """Maximum length of a gate in characters."""
 _LONGEST_NAME = 200
@@ -45,16 +45,15 @@ class _Keyed:
 
 @dataclass(frozen=True, init=False)
 class ConcurrencyLimit(_Keyed):
-    """Lets at most `running` jobs run at a time, over all workers: per task, per key, or per shared `name`.
+    """Lets at most `running` jobs run at a time, across all workers: per task, per key, or per shared `name`.
 
     - `running`: the number of jobs, from 0 to 1,000,000.
-    - `key`: an argument's name, several, or a function of the arguments as they are stored: each value has a limit of
-      its own.
-    - `name`: tasks whose limits have the same name share one; by default the task's name.
-    - `ordered`: True, only with `running` 1 and a key, runs the jobs of a key in the order in which they were
-      committed. With "hold" a job that failed keeps the next ones waiting until it is retried, cancelled or deleted.
+    - `key`: an argument's name, several names, or a function of the stored arguments. Each value has its own limit.
+    - `name`: tasks whose limits have the same name share one limit. The default is the task's name.
+    - `ordered`: True runs the jobs of a key in the order in which they were committed. With "hold", a failed job also
+      keeps the next jobs waiting until it is retried, cancelled or deleted. Both values need `running` 1 and a key.
 
-    Raises `DeclarationError` for what no limit can have.
+    Raises `DeclarationError` for invalid values.
     """
 
     running: int
@@ -88,26 +87,26 @@ class ConcurrencyLimit(_Keyed):
 
     @property
     def kind(self) -> str:
-        """The first character of its gates."""
+        """The first character of the limit's gates."""
         return "!" if self.ordered else "#"
 
     @property
     def values(self) -> dict[str, Any]:
-        """The numbers for its row of limits."""
+        """The values for the limit's row."""
         return {"running": self.running, "rate": None, "per": None, "hold": self.ordered == "hold"}
 
 
 @dataclass(frozen=True, init=False)
 class RateLimit(_Keyed):
-    """Lets at most `rate` jobs start in any `per` seconds, over all workers. Each attempt counts as a start.
+    """Lets at most `rate` jobs start in any `per` seconds, across all workers. Each attempt counts as a start.
 
     - `rate`: the number of starts, from 0 to 10,000.
-    - `per`: a timedelta, or seconds, from 1 to a day.
-    - `burst`: the number that may start close together, by default all of them. With less the starts are spread: at
-      most `burst` in any `per * burst / rate` seconds.
+    - `per`: a timedelta or seconds, from 1 second to a day.
+    - `burst`: the number of jobs that may start close together, by default `rate`. A lower number spreads the starts:
+      at most `burst` in any `per * burst / rate` seconds.
     - `key`, `name`: as for `ConcurrencyLimit`.
 
-    Raises `DeclarationError` for what no limit can have.
+    Raises `DeclarationError` for invalid values.
     """
 
     rate: int
@@ -134,7 +133,7 @@ class RateLimit(_Keyed):
 
     @property
     def values(self) -> dict[str, Any]:
-        """The numbers for its row of limits."""
+        """The values for the limit's row."""
         burst = {} if self.burst is None else {"burst": self.burst}
         return {"running": None, "rate": self.rate, "per": self.per, "hold": False, **burst}
 
@@ -147,14 +146,14 @@ class Gate:
     """One gate of a task: its row of limits, and the key that completes the gate of each job."""
 
     row: str
-    """The row of limits, such as `#stripe`, or `#mail=` if each key has a gate of its own."""
+    """The name of the row of limits, such as `#stripe`, or `#mail=` if each key has its own gate."""
     key: KeyOf | None
     hides: bool
     """True if the key may show sensitive arguments of this task."""
     limit: Limit | None
     """None if the gate only makes jobs take turns."""
     is_hidden: bool = field(init=False)
-    """True if keys are hashed. `spell_alike` makes this equal for all tasks that share the row."""
+    """True if keys are hashed. `spell_alike` gives this the same value in all tasks that share the row."""
 
     def __post_init__(self) -> None:
         self.is_hidden = self.hides
@@ -186,7 +185,7 @@ def spell_alike(gates: Sequence[Gate]) -> None:
 
 
 HASHED_BY = "hashed_by"
-"""The name in the JSON column `declared` for the tasks whose code hashes the limit's keys. Absent if none does."""
+"""The name, in the JSON column `declared`, of the list of tasks whose code hashes the limit's keys, if any."""
 
 
 def split_between(declared: Mapping[str, Any] | None, tasks: Sequence[str]) -> str | None:
@@ -213,7 +212,7 @@ def gates_of(
 ) -> tuple[Gate, ...]:
     """Return the gates of a task, in the order in which its jobs list them: the most widely shared first.
 
-    Raises `DeclarationError`.
+    Raises `DeclarationError` for limits that the task cannot have.
     """
     if len(limits) > MOST_LIMITS:
         raise DeclarationError(f"{task} has {len(limits)} limits; the maximum is {MOST_LIMITS}: combine some")

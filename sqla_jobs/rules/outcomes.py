@@ -1,4 +1,4 @@
-"""The outcomes of attempts. `decide` makes them without I/O, and `queries.finish` stores them."""
+"""The outcomes of attempts. `decide` determines them without I/O, and `queries.finish` stores them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class RunOutcome(StrEnum):
 
 MAX_MESSAGE = 10_000
 MAX_TRACEBACK = 50_000
-"""Maximum length, in characters, of a stored message and traceback."""
+"""The maximum lengths, in characters, of a stored message and of a stored traceback."""
 
 
 class Snooze(Exception):
@@ -42,7 +42,7 @@ class Snooze(Exception):
 
     - `seconds`: seconds or a timedelta, at least 0, counted from the end of the run.
 
-    Raises `ValueError` for what is no finite number of seconds.
+    Raises `ValueError` unless the number of seconds is finite and at least 0.
     """
 
     def __init__(self, seconds: float | timedelta) -> None:
@@ -76,7 +76,7 @@ class Failure:
     def of(cls, error: BaseException, *, secrets: Secrets = NOTHING) -> Failure:
         """Describe `error` without secrets, and without the application's data that database errors show.
 
-        A group of one error, such as an `asyncio.TaskGroup` raises, gets that error's type and message.
+        A group of one error, which `asyncio.TaskGroup` may raise, is described by that error's type and message.
         """
         raised = leaves(error)
         shown = raised[0] if len(raised) == 1 else error
@@ -107,14 +107,14 @@ def storable(text: str, limit: int, *, keep_end: bool = False) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The outcome of an attempt and its consequences. Made by one of the class methods."""
+    """The outcome of an attempt and its consequences. Use one of the class methods to make it."""
 
     kind: RunOutcome | Literal["released"]
-    """The name in rows and logs. A released attempt was never started and leaves no run."""
+    """The outcome's name in rows and logs. A released attempt was never started and leaves no run."""
     result: str | None = None
     """JSON text; `None` for a task that returned `None`."""
     delay: float | None = None
-    """Seconds after the end until the job is due again; `None` means immediately, or never."""
+    """Seconds from the end until the job is due again; `None` if it is due immediately, or never."""
     failure: Failure | None = None
     erases: bool = False
     """True if the job's arguments are erased in the statement or transaction that stores the end."""
@@ -146,19 +146,19 @@ class Outcome:
 
     @classmethod
     def lost(cls, failure: Failure) -> Self:
-        """Return the outcome of a started attempt whose worker stopped before its end."""
+        """Return the outcome of a started attempt whose worker stopped before the attempt ended."""
         return cls(RunOutcome.lost, failure=failure)
 
     @classmethod
     def released(cls, delay: float | None = None) -> Self:
-        """Return the outcome of a claimed attempt that was never started: due again now or in `delay` seconds."""
+        """Return the outcome of a claimed attempt that was never started. Its job is due now or in `delay` seconds."""
         return cls("released", delay=delay)
 
 
 SUCCEEDED = Outcome(RunOutcome.succeeded)
 """The outcome of each task that returned `None`."""
 ERASED = Outcome(RunOutcome.succeeded, erases=True)
-"""The outcome of each task that returned and whose jobs are erased on success."""
+"""The outcome of each task that returned, if its jobs are erased on success."""
 
 
 def decide(
@@ -170,12 +170,12 @@ def decide(
     elapsed: float,
     secrets: Secrets = NOTHING,
 ) -> Outcome:
-    """Return the outcome of `error`, raised by attempt number `attempt`, `elapsed` seconds after the first start.
+    """Return the outcome of attempt number `attempt`, which raised `error` `elapsed` seconds after the first start.
 
     The job ends when the policy's `stop` applies or `max_attempts` is reached, whichever comes first. A policy that
-    raises also ends the job, and the failure shows both errors. In a group, such as an `asyncio.TaskGroup` raises, a
-    `Cancel` takes precedence, then a `Snooze`; otherwise the policy must accept each of the errors, and the longest
-    wait counts.
+    raises an error also ends the job, and the failure shows both errors. In a group, such as `asyncio.TaskGroup`
+    raises, a `Cancel` takes precedence, then a `Snooze`. Otherwise the job is retried, after the longest wait, if the
+    policy accepts each of the errors.
     """
     raised = leaves(error)
     for one in raised:

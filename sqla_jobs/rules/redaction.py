@@ -1,4 +1,4 @@
-"""Keeps the values of sensitive arguments out of every text that is stored, logged or shown. Pure."""
+"""Keeps the values of sensitive arguments out of every text that is stored, logged or shown."""
 
 from __future__ import annotations
 
@@ -18,17 +18,16 @@ MARK = "***"
 HIDDEN = "(hidden)"
 """Replaces a whole sensitive argument."""
 ERASED = "(erased)"
-"""What is shown in place of erased arguments."""
+"""The text that is shown in place of erased arguments."""
 ERASED_ARGS = {ERASED: True}
 """The arguments of an erased job. No parameter has such a name, so no task takes them."""
-"""Replaces the arguments of an erased job."""
 
 _SHORTEST = 3
 """Minimum length of a secret. Shorter values occur in every text and are not masked."""
 _ANYWHERE = {str: 4, int: 8}
 """Minimum length of a text or a number that is masked even inside longer words and numbers."""
 _REST = 12
-"""Minimum length of a piece of a secret that is masked."""
+"""Minimum length at which a piece of a secret is masked."""
 _CUTTABLE = 28
 """Length beyond which tools cut the middle out of a value: `reprlib` does so from 30 characters, including quotes."""
 _MANY = 1_000
@@ -36,15 +35,15 @@ _MANY = 1_000
 _FEW = 64
 """Number of forms up to which searching for each form is faster than a check at each position in the text."""
 _CUT = re.compile(r" \.\.\. \(\d+ (?:chars\)|characters truncated\) \.\.\. )")
-"""The mark of a cut: psycopg's at the end of a Json or Jsonb, SQLAlchemy's in the middle of a parameter."""
+"""The mark that psycopg puts at the end of a cut Json or Jsonb, and SQLAlchemy in the middle of a cut parameter."""
 
 
 class Secrets:
     """Masks the stored values of sensitive arguments in texts and JSON.
 
-    Each text and number, even inside dicts and lists, is a secret, except values shorter than 3 characters; `true`,
-    `false` and `null` are not secrets. Texts of 3 characters, and numbers of fewer than 8, are masked only where no
-    letter or digit is beside them; all other secrets are masked anywhere.
+    Each text and number of at least 3 characters is a secret, even inside dicts and lists. `true`, `false` and `null`
+    are not secrets. Texts of 3 characters, and numbers of fewer than 8 characters, are masked only where no letter or
+    digit is beside them. All other secrets are masked anywhere.
     """
 
     def __init__(self, values: Iterable[object]) -> None:
@@ -53,9 +52,9 @@ class Secrets:
     def text(self, text: str) -> str:
         """Return `text` with a mark for each secret in it: plain, escaped, encoded or cut.
 
-        A cut secret is masked if at least 12 characters remain of its beginning or, if it is longer than 28, of its
-        end. Beside the marks with which psycopg and SQLAlchemy show that they cut a parameter, shorter pieces are
-        masked, too.
+        A cut secret is masked if at least 12 characters remain of its beginning or, if the secret is longer than 28, of
+        its end. Shorter pieces are masked, too, beside the marks with which psycopg and SQLAlchemy show that they cut a
+        parameter.
         """
         if not self._forms:
             return text
@@ -66,7 +65,7 @@ class Secrets:
         return _masked(text, spans)
 
     def json(self, value: Any) -> Any:
-        """Return JSON, or a column's value, with secrets masked: in texts, in keys, and in other values as text."""
+        """Return JSON, or a column's value, with secrets masked in texts, in keys, and in the text of other values."""
         try:
             return self._json(value) if self._forms else value
         except RecursionError:
@@ -84,7 +83,7 @@ class Secrets:
                 return value if (redacted := self.text(said := str(value))) == said else redacted
 
     def _found(self, text: str) -> Iterator[tuple[int, int]]:
-        """Yield the spans of secrets, in no order; some overlap."""
+        """Yield the spans of secrets, in no particular order. Some may overlap."""
         for size, heads in self._heads.items():
             yield from self._begun(text, heads, size)
         if self._tails:
@@ -124,7 +123,7 @@ class Secrets:
             at += step
 
     def _reach(self, text: str, at: int, forms: Iterable[str]) -> tuple[int, int]:
-        """Return the length of the longest form, whole or cut, at this position, and the step to the next one."""
+        """Return the length of the longest form, whole or cut, at this position, and the step to the next position."""
         longest, is_whole = 0, False
         for form in forms:
             length = _agreeing(text, at, form)
@@ -166,7 +165,7 @@ class Secrets:
 
     @cached_property
     def _tails(self) -> dict[str, list[str]]:
-        """Map beginnings to long forms, all reversed."""
+        """Index the long forms by their ends, with forms and ends reversed."""
         tails: dict[str, list[str]] = defaultdict(list)
         for form in self._forms:
             if len(form) > _CUTTABLE:
@@ -175,11 +174,11 @@ class Secrets:
 
 
 NOTHING = Secrets(())
-"""No secrets: changes nothing."""
+"""An instance without secrets, which changes nothing."""
 
 
 def is_erased(args: object) -> bool:
-    """Return whether the arguments of a job were erased. Version 0.1 left a text in their place."""
+    """Return whether the arguments of a job were erased. Version 0.1 replaced erased arguments by a text."""
     return args in (ERASED_ARGS, ERASED)
 
 

@@ -31,14 +31,14 @@ ERASE = "erase"
 
 
 class TaskRetention(TypedDict, total=False):
-    """The retention of one task's jobs, by the state in which they ended: a timedelta or seconds, None for ever.
+    """The retention of one task's jobs by final state: a timedelta or seconds, or None to keep them forever.
 
-    A state that is left out is kept as the worker says.
+    For a state that is left out, the worker's retention applies.
     """
 
     succeeded: timedelta | float | Literal["erase"] | None
-    """"erase" keeps the row as long as the worker says, and erases arguments and result in the commit that stores the
-    success."""
+    """"erase" erases arguments and result in the commit that stores the success. The row is kept as long as the
+    worker's retention says."""
     failed: timedelta | float | None
     cancelled: timedelta | float | None
 
@@ -48,18 +48,18 @@ class OwnRetention:
     """A task's declared retention of its ended jobs."""
 
     kept: Mapping[str, float | None]
-    """Seconds by state; None to keep them for ever. For other states, the worker's retention applies."""
+    """Seconds by state; None to keep the jobs forever. For other states, the worker's retention applies."""
     erases: bool = False
     """True if arguments and result are erased when a job succeeds."""
 
 
 NO_RETENTION = OwnRetention({})
-"""Of a task that declares none."""
+"""The retention of a task that declares none."""
 _STATES = TaskRetention.__annotations__
 
 
 def own_retention(task: str, given: object) -> OwnRetention:
-    """Return the retention of a task that was declared `retention=given`. Raises `DeclarationError`."""
+    """Return the retention of a task declared with `retention=given`. Raises `DeclarationError` if it is invalid."""
     by_state = cast("Mapping[str, object]", given if isinstance(given, Mapping) else dict.fromkeys(_STATES, given))
     if unknown := by_state.keys() - _STATES.keys():
         raise DeclarationError(
@@ -88,20 +88,21 @@ def _seconds(task: str, state: str, kept: object) -> float | None:
 
 
 class Rule(NamedTuple):
-    """Jobs that ended in `state` and are to be deleted after `kept` seconds."""
+    """A rule that deletes jobs `kept` seconds after they ended in `state`."""
 
     state: str
     kept: float
     only: tuple[str, ...] = ()
-    """The names of the tasks whose jobs these are; empty for all but those of `others`."""
+    """The names of the tasks to which the rule applies. If empty, it applies to all tasks except `others`."""
     others: tuple[str, ...] = ()
     """The names of tasks whose jobs are kept longer."""
 
 
 def rules(retention: Mapping[str, float], tasks: Iterable[tuple[Sequence[str], OwnRetention]]) -> Iterator[Rule]:
-    """Return what to delete by a worker's retention and that of tasks, each with its name and aliases.
+    """Yield the rules for a worker's retention, and for the retention of each task.
 
-    A task that keeps its jobs for a shorter time is under the worker's rule, too: that is found more cheaply.
+    `tasks` holds the name and aliases of each task, and the task's retention. The worker's rule also covers tasks with
+    a shorter retention, since a search with fewer exceptions is cheaper.
     """
     declared = [(names, own) for names, own in tasks if own.kept]
     for state in _STATES:
@@ -123,7 +124,7 @@ def rules(retention: Mapping[str, float], tasks: Iterable[tuple[Sequence[str], O
 
 
 def seconds_kept(given: Retention) -> dict[str, float]:
-    """Return the seconds for each name in `KEPT`, except names kept forever.
+    """Return the retention in seconds for each name in `KEPT`, except names that are kept forever.
 
     A name that is not in `given` has its value from `KEPT`.
 

@@ -1,4 +1,4 @@
-"""The delay before a retry, from tenacity's strategies, evaluated once on stored facts."""
+"""The delay before a retry, which tenacity's strategies compute from stored facts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _RANDOM = random.SystemRandom()
 
 
 class wait_backoff(wait_base):
-    """Waits 2, 4, 8 … seconds after each attempt, at most an hour, each ± 25 % so that retries spread out."""
+    """Waits 2, 4, 8 … seconds, at most an hour. Each wait varies by ± 25 %, so that retries spread out."""
 
     def __call__(self, retry_state: tenacity.RetryCallState) -> float:
         return min(2.0 ** min(retry_state.attempt_number, 12), 3600.0) * _RANDOM.uniform(0.75, 1.25)
@@ -35,7 +35,7 @@ DEFAULT_POLICY = tenacity.Retrying(retry=tenacity.retry_if_exception_type(BaseEx
 
 
 def check_policy(policy: object) -> tenacity.BaseRetrying:
-    """Return the policy. Raises `DeclarationError` if a part of it could never take effect in a job."""
+    """Return the policy. Raises `DeclarationError` if a part of the policy could never take effect in a job."""
     if isinstance(policy, tenacity.AsyncRetrying) or not isinstance(policy, tenacity.BaseRetrying):
         raise DeclarationError(
             f"retry={policy!r} is not a tenacity.Retrying: write retry=tenacity.Retrying(stop=…, wait=…, retry=…)"
@@ -71,7 +71,7 @@ def next_delay(policy: tenacity.BaseRetrying, error: BaseException, *, attempt: 
     delay = float(wait(state))
     if math.isnan(delay):
         delay = BACKOFF(state)
-    vars(state)["upcoming_sleep"] = delay  # from tenacity 8.4 on
+    vars(state)["upcoming_sleep"] = delay  # tenacity uses it from version 8.4 on
     if policy.stop and policy.stop(state):
         return None
     return min(max(delay, 0.0), MAX_DELAY)

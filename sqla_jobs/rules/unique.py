@@ -1,4 +1,4 @@
-"""Unique jobs: the key of a job, and the effect of an enqueue that finds a live job with its key. Pure."""
+"""Unique jobs: the key of a job, and the effect of an enqueue that finds a live job with its key."""
 
 from __future__ import annotations
 
@@ -25,17 +25,16 @@ _MISSING: Any = object()
 
 @dataclass(frozen=True, init=False)
 class Unique:
-    """At most one live job (blocked, scheduled, queued or running) for each key, and what happens if the key is taken.
+    """Allows at most one live job (blocked, scheduled, queued or running) for each key.
 
-    - `key`: what makes the key. It is the name of an argument, a list of names, or a callable. An empty list allows one
-      job of the task. A callable gets a mapping of the stored arguments and returns a JSON-serializable value. None
-      stands for all arguments.
-    - `on_conflict`: "return" the live job, "raise" `JobExists`, "replace" the arguments, priority, queue and run_at
-      of a waiting job, or "update" its arguments and priority.
-    - `max_delay`: required with "replace": seconds or a timedelta after the first enqueue; later replacements do not
+    - `key`: the name of an argument, a list of names, or a callable that gets a mapping of the stored arguments and
+      returns a JSON-serializable value. None stands for all arguments. An empty list allows one job of the task.
+    - `on_conflict`: what an enqueue does if the key is taken: "return" the live job, "raise" `JobExists`, "replace" the
+      arguments, priority, queue and run_at of a waiting job, or "update" its arguments and priority.
+    - `max_delay`: required with "replace": seconds or a timedelta, counted from the first enqueue. Replacements do not
       delay the job beyond it. None sets no bound.
-    - `per`: seconds or a timedelta: one job in each such period by the server's clock, aligned to 1970-01-01 UTC,
-      whatever the job's outcome.
+    - `per`: seconds or a timedelta. Each period of this length allows one job, whatever its outcome. Periods follow the
+      server's clock and are aligned to 1970-01-01 UTC.
 
     Raises `DeclarationError` for invalid values.
     """
@@ -116,7 +115,7 @@ class KeyMaker:
             check_arguments(f"{self.task}: key", self.key, sorted(self.arguments))
 
     def __call__(self, arguments: Mapping[str, Any]) -> str:
-        """Return the key of a job with these stored arguments. Raises `ArgumentsError` if it is not JSON.
+        """Return the key of a job with these stored arguments. Raises `ArgumentsError` if the key cannot be JSON.
 
         A key that is long, or that could show a sensitive argument, is replaced by its hash.
         """

@@ -11,7 +11,7 @@ UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 def moment(at: datetime) -> str:
-    """Return a time in UTC, for people."""
+    """Return a time in UTC, as text for people."""
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
@@ -82,8 +82,8 @@ _LONGEST_NAME = 200
 
 
 def near_names(given: str, known: Iterable[str]) -> list[str]:
-    """Return the known names similar to `given`, the most similar first. Compares only the beginning of a long name."""
-    from difflib import get_close_matches  # imported late: each worker imports this module
+    """Return the known names similar to `given`, the most similar first. Of a long name, compare only the beginning."""
+    from difflib import get_close_matches  # imported late, since each worker imports this module
 
     return get_close_matches(given[:_LONGEST_NAME], list(known), n=3)
 
@@ -95,9 +95,9 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
 
 
 REPOSITORY = "https://github.com/sqla-jobs/sqla-jobs"
-"""The address that `[project.urls]` and the README's links use, too."""
+"""The address of the repository. `[project.urls]` and the README's links use it, too."""
 
 
 def page(name: str) -> str:
-    """Return the address of a page of the documentation, for a message. An installed package has no docs."""
+    """Return the address of a page of the documentation, for a message. An installed package contains no docs."""
     return f"{REPOSITORY}/blob/main/docs/{name}.md"
