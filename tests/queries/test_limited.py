@@ -747,6 +747,7 @@ def test_a_process_that_is_being_deleted_gets_nothing_and_one_that_beats_does(
 
 
 def test_what_is_looked_at_is_not_newer_than_it_says(connection: Connection) -> None:
+    connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))  # one snapshot for both statements
     found = look(connection)
     snapshot = "pg_snapshot_{}(pg_current_snapshot())::text::bigint"
     now = connection.execute(text(f"SELECT {snapshot.format('xmin')}, {snapshot.format('xmax')}")).one()
