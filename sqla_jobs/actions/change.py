@@ -35,7 +35,7 @@ BUSY = "somebody holds or has changed it, or the server refuses it and the log s
 
 Conditions: TypeAlias = Sequence[ColumnElement[bool]]
 Chosen: TypeAlias = Mapping[int, int]
-"""Job ids, the newest first, each with its number among all changed jobs, counted from 0 for the oldest."""
+"""The ids of the jobs to change, newest first, each with its number among all changed jobs: 0 for the oldest."""
 States: TypeAlias = tuple[JobState, ...]
 
 
@@ -60,7 +60,7 @@ class Part:
     task: str
     state: JobState
     error_type: str | None
-    """The error type of the job's last run."""
+    """The error type of each job's last run."""
     day: str
     """The day on which the jobs ended or are due: `2026-03-29`, or `infinity` for parked jobs."""
     jobs: int
@@ -75,7 +75,7 @@ class Change:
     by_default: ClassVar[States]
     """The states that apply if a selection has no states."""
     spares: ClassVar[States] = ()
-    """States in which selected jobs are skipped and reported."""
+    """The states in which selected jobs are skipped, and counted for a message."""
     hides: ClassVar[tuple[str, ...]] = ()
     """Fields of the selection whose values the audit log must not store."""
     left_because: ClassVar[str] = BUSY
@@ -104,7 +104,7 @@ class Change:
         return update_jobs(session, models, [*chosen], conditions, self.values(models, chosen))
 
     def for_many(self, number: int) -> Change:
-        """Return the same change for `number` jobs."""
+        """Return the variant of this change for `number` jobs."""
         return self
 
     @classmethod
@@ -114,26 +114,26 @@ class Change:
 
     @classmethod
     def obstacles(cls, session: Session, models: Models[Any], conditions: Conditions) -> list[tuple[int, str]]:
-        """Return the number of jobs that meet the conditions for each obstacle, with its remedy.
+        """Return the obstacles, with remedies, of the jobs that meet the conditions, each with its number of jobs.
 
-        Other jobs are `BUSY`.
+        For all other jobs the reason is `BUSY`.
         """
         return []
 
     @classmethod
     def allowed(cls, models: Models[Any], *, named: bool) -> ColumnElement[bool]:
-        """Return the condition that a job's state allows the change. `named` is True if a person gave the job's id."""
+        """Return the condition under which a job allows the change. `named` is True if a person gave the job's id."""
         is_allowed: ColumnElement[bool] = models.Job.state.in_(cls.states)
         return is_allowed
 
     @classmethod
     def conditions(cls, models: Models[Any], selection: Selection) -> Conditions:
-        """Return the conditions that a job is selected and allows the change."""
+        """Return the conditions under which a job is selected and its state allows the change."""
         return [*selection.where(models), cls.allowed(models, named=bool(selection.ids))]
 
     @classmethod
     def meant(cls, selection: Selection) -> Selection:
-        """Return the selection to use. A selection without ids and states gets the class's states."""
+        """Return the selection to use. A selection with neither ids nor states gets the class's default states."""
         return selection if selection.ids or selection.states else replace(selection, states=cls.by_default)
 
     @classmethod
@@ -161,7 +161,7 @@ class Change:
 
     @classmethod
     def refusal(cls, session: Session, models: Models[Any], job_id: int) -> str:
-        """Return the error about one skipped job, with a reason read from the database afterwards."""
+        """Return the error message about one skipped job, with the reason as the database shows it afterwards."""
         state = session.scalar(select(models.Job.state).where(models.Job.id == job_id))
         if state is None:
             why = "somebody has deleted it"
@@ -175,7 +175,7 @@ class Change:
     def causes(
         cls, session: Session, models: Models[Any], selection: Selection, left_alone: int
     ) -> list[tuple[int, str]]:
-        """Return the reasons for skipped jobs, each with its number of jobs, by the database's state afterwards."""
+        """Return the reasons for skipping jobs, each with its number of jobs, as the database shows them afterwards."""
         found = cls.obstacles(session, models, cls.conditions(models, selection))
         named = [(min(number, left_alone), said) for number, said in found if number]
         busy = left_alone - sum(number for number, _ in named)
@@ -242,7 +242,7 @@ class Change:
             with session.begin_nested():
                 return self.apply(session, models, {job_id: places[job_id] for job_id in part}, conditions)
 
-        # among rivals for one unique key, the newest comes first
+        # among rivals for one unique key, the newest job comes first
         changed = sum(in_parts(ids[::-1], step, partial(warn, self.name, "job")))
         last = ids[-1] if len(ids) == size else until
         if changed:
@@ -251,7 +251,7 @@ class Change:
         return Progress(done.seen + len(ids), done.changed + changed, last)
 
     def _chosen(self, selection: Selection, tasks: Tasks[Any]) -> dict[str, Any]:
-        """Return the selection as stored in the audit log, without arguments that are sensitive in some task."""
+        """Return the selection for the audit log, without `args` and `results` if a name in them is sensitive."""
         if selection.ids:
             return {"jobs": [*map(str, selection.ids)]}
         names = {*selection.args, *selection.results}
