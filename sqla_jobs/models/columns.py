@@ -1,8 +1,8 @@
-"""The models' columns, as mixins, which `mapping.py` maps on an application's metadata.
+"""The columns of the models, as mixin classes, which `mapping.py` maps on an application's metadata.
 
 Every column has an explicit type, so that an application's `type_annotation_map` has no effect on it. Every column of a
-job except `task` and `args` has a server default or is nullable, so that a plain INSERT from any language is a
-valid enqueue.
+job except `task` and `args` has a server default or is nullable, so that a plain INSERT from any language is a valid
+enqueue.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class JobMixin(Row):
     gates: Mapped[list[str] | None] = mapped_column(ARRAY(Text(collation="C")))
     """The gates that the job must pass to start, such as `#stripe` or `#mail=17`. Null if there are none."""
     ordered_by: Mapped[str | None] = mapped_column(Text(collation="C"))
-    """The ordered gate, among the job's gates: jobs of this gate start in the order of their positions."""
+    """The one of the job's gates that is ordered: jobs with this gate start in the order of their positions."""
     unique_key: Mapped[str | None] = mapped_column(Text)
     """The unique key, which at most one live job (blocked, scheduled, queued or running) holds."""
     unique_period: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
@@ -90,7 +90,7 @@ class JobMixin(Row):
     cancel_requested_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """When a running job was asked to stop."""
     kill_requested: Mapped[bool] = mapped_column(Boolean, nullable=False, server_default=text("false"))
-    """True if a running job's process is to be killed should the job not stop."""
+    """True if the process of a running job is to be killed if the job does not stop."""
     schedule_id: Mapped[int | None] = mapped_column(BigInteger)
     """The schedule that enqueued the job."""
     scheduled_for: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
@@ -102,28 +102,29 @@ class JobMixin(Row):
     finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """When the job ended as succeeded, failed or cancelled."""
     position: Mapped[int] = mapped_column(BigInteger, Identity(), nullable=False)
-    """The job's position in the queue.
+    """The job's position in its queue.
 
-    A new one is taken from a sequence each time the job becomes queued, so positions only grow.
+    Each time the job becomes queued, it takes a new position from a sequence, so positions only grow.
     """
     waits_for: Mapped[int | None] = mapped_column(BigInteger)
-    """The job that a blocked job is waiting for at present: one of those that it was enqueued after.
+    """The job that a blocked job currently waits for, one of the jobs that it was enqueued after.
 
-    If a cancelled job has it, the end of that job cancelled this one.
+    In a cancelled job: the job whose end cancelled this one.
     """
     waits_at: Mapped[int | None] = mapped_column(Integer)
-    """The place of that job, or of its batch, among the jobs and batches that this one was enqueued after, from 1."""
+    """The place of the `waits_for` job, or of its batch, among the jobs and batches in `after=`, from 1."""
     if_failed: Mapped[IfFailed | None] = mapped_column(WordType(IfFailed))
-    """The handling of a job that this one was enqueued after and that fails or is cancelled. Null if there is none."""
+    """The handling of this job when one that it was enqueued after fails, is cancelled or is deleted. Null without
+    one."""
     batch_id: Mapped[int | None] = mapped_column(BigInteger)
     """The job's batch."""
     times_replaced: Mapped[int | None] = mapped_column(Integer)
     """The number of enqueues with the job's unique key that replaced or updated it.
 
-    Null instead of 0, because null costs no space.
+    Null instead of 0, since a null takes no space.
     """
     times_returned: Mapped[int | None] = mapped_column(Integer)
-    """The minimum number of enqueues with the job's unique key that returned it while it was waiting for its time.
+    """At least this many enqueues with the job's unique key returned it while it was scheduled.
 
     Null instead of 0.
     """
@@ -164,9 +165,8 @@ class RunMixin(Row):
     traceback: Mapped[str | None] = mapped_column(Text)
     """The exception's traceback, without the values of sensitive arguments."""
     untold_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    """When handlers are to be notified of a failed or lost attempt, unless the attempt's own process notifies them
-    first. Null once they have been notified.
-    """
+    """When another process is to notify handlers of a failed or lost attempt, if the attempt's own process has not done
+    so. Null once the handlers have been notified."""
 
     if TYPE_CHECKING:
         job: Mapped[JobMixin | None]
@@ -232,9 +232,8 @@ class TickMixin(Row):
     count: Mapped[int | None] = mapped_column(Integer, server_default=text("1"))
     """The number of ticks. Null if there are too many to count."""
     outcome: Mapped[TickOutcome] = mapped_column(WordType(TickOutcome), nullable=False)
-    """`enqueued`; `skipped`, because a job had not ended or held the key; or `missed`, because no clock was running in
-    time.
-    """
+    """`enqueued`; `skipped`, because an earlier job had not ended or had the unique key; or `missed`, because no clock
+    fired the tick in time."""
     job_id: Mapped[int | None] = mapped_column(BigInteger)
     """The job that was enqueued, or that caused the tick to be skipped. It may have been deleted since."""
     at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=now())
@@ -262,9 +261,9 @@ class ProcessMixin(Row):
     Null if not reported.
     """
     set_aside: Mapped[dict[str, str]] = mapped_column(JSONB, nullable=False, server_default=text("'{}'"))
-    """Obstacles for the process, each with its reason.
+    """The obstacles for the process, by name, each with its reason.
 
-    Rows that the server refuses to change, such as `job 17`, and a blocked `event loop`.
+    These are rows that the server refuses to change, such as `job 17`, and a blocked `event loop`.
     """
     connections: Mapped[int] = mapped_column(Integer, nullable=False, server_default=text("0"))
     """The maximum number of simultaneous server connections that the process uses, including its jobs' connections."""
@@ -342,7 +341,7 @@ class LimitMixin(Row):
 class StartMixin(Row):
     """The jobs that started behind a rate-limited gate at one time.
 
-    Rows are never updated, only added, and deleted when they are old. Units taken with `Jobs.spend` count as jobs.
+    Rows are never updated, only added, and deleted when they are old. Starts taken with `Jobs.spend` count as jobs.
     """
 
     gate: Mapped[str] = mapped_column(Text(collation="C"), primary_key=True)
@@ -350,7 +349,7 @@ class StartMixin(Row):
     started_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), primary_key=True)
     """When these jobs started."""
     total: Mapped[int] = mapped_column(BigInteger, primary_key=True)
-    """The number of jobs that have started behind the gate so far, including these."""
+    """The number of jobs that have started behind the gate so far, including those of this row."""
     count: Mapped[int] = mapped_column(Integer, nullable=False)
     """The number of jobs that started at this time."""
 
