@@ -17,7 +17,7 @@ A = TypeVar("A")
 
 
 class Applications(ABC, Generic[A]):
-    """Resolves `bind=` to the database of the selected application. It does not keep added applications alive."""
+    """Resolves `bind=` to the database of the selected application. `Applications` keeps no added application alive."""
 
     remedy: str
     """The remedy if there are several applications, for the error message."""
@@ -46,7 +46,7 @@ class Applications(ABC, Generic[A]):
 
     @abstractmethod
     def binding(self, app: A, bind: Bind | None) -> Binding:
-        """Return the database of an application, or `bind`. Raises `ConfigurationError`."""
+        """Return the database that `bind` gives, or without it the application's. Raises `ConfigurationError`."""
 
     @abstractmethod
     def surroundings(self, app: A, session: Session) -> Context:
@@ -67,7 +67,7 @@ class Applications(ABC, Generic[A]):
         return self.binding(app, bind)
 
     def context_in(self, session: Session) -> Context:
-        """Return the context of the active application, or else of the application in use or added last."""
+        """Return the context of the active application, or else of `used`, or else of the application added last."""
         app = self.active() or self.used or next(reversed(self._living()), None)
         return nullcontext if app is None else self.surroundings(app, session)
 

@@ -65,7 +65,7 @@ JT = TypeVar("JT", bound=JobMixin)
 
 
 class Resolver(Protocol):
-    """Resolves the argument `bind=` to a database. Framework integrations set a resolver."""
+    """Resolves `bind=` to a database. Framework integrations set a resolver."""
 
     def __call__(self, bind: Bind | None, /) -> Binding: ...
 
@@ -81,9 +81,8 @@ class Jobs(Generic[J]):
       immediately.
     - `job_class`: an unmapped subclass of `JobMixin` with your own columns. `Job` is then that class.
     - `schema`: the tables' schema; by default the metadata's, or else the connection's.
-    - `prefix`: the prefix of the tables' names, up to 31 lower-case letters, digits and _. The names after the prefix
-      are jobs, runs, schedules, ticks, processes, queues, paused_tasks, limits, starts, audit, batches, edges, steps
-      and signals.
+    - `prefix`: the prefix of the tables' names, such as `sqla_` for `sqla_jobs`, `sqla_runs` and so on; up to 31
+      lower-case letters, digits and _.
     - `tasks`: the names of the modules that declare tasks. Workers, clocks and commands import these modules; `Jobs`
       does not.
     - `session_factory`: an engine or a session factory, as for `bind`. Workers connect with it. Enqueueing uses the
@@ -184,12 +183,12 @@ class Jobs(Generic[J]):
     ) -> None:
         """Set the database that workers, clocks and commands connect to.
 
-        - `bind`: an engine or a session factory for the database with these tables. If it is asynchronous, the library
-          makes a synchronous engine from it, for itself and for plain tasks.
+        - `bind`: an engine or a session factory for the database with these tables. From an asynchronous engine or
+          factory, the library makes a synchronous engine, for itself and for plain tasks.
         - `async_bind`: an `AsyncEngine`, or a factory for coroutine tasks' `AsyncSession`s. By default an engine is
           created from the address of `bind`.
-        - `context`: a function that returns a context manager. Each run happens inside a context that is created with
-          the `RunContext`. Everything else that opens a session does so inside a context that is created with `None`.
+        - `context`: a function that returns a context manager. Each run happens inside a context made with the
+          `RunContext`. All other code that opens a session runs inside a context made with `None`.
 
         Raises `ConfigurationError` for an object that is neither an engine nor a session factory, and for a database
         other than PostgreSQL.
@@ -220,7 +219,7 @@ class Jobs(Generic[J]):
         return Binding(chosen, self.Job, context=self._context, async_bind=async_bind)
 
     def _context_in(self, session: Session) -> Context:
-        """Return the context that a test puts around its runs in this session: that of a worker's runs."""
+        """Return the context for a test's runs in this session: the one that a worker puts around its runs."""
         return self._resolver.context_in(session) if self._resolver is not None else self._context or nullcontext
 
     @property
@@ -286,7 +285,7 @@ class Jobs(Generic[J]):
         return self.hooks.add_worker_context(target)
 
     def headers(self, target: S, /) -> S:
-        """Call `target` at each enqueue, once for `enqueue_many`, and store the headers that it returns with the jobs.
+        """Call `target` at each enqueue, once for `enqueue_many`, and store the returned headers with the jobs.
 
         - `target`: a function that takes no arguments and returns a mapping of names to strings, such as the request's
           id. The function is returned.
@@ -364,7 +363,7 @@ class Jobs(Generic[J]):
         returning: bool = False,
         **options: Unpack[EnqueueOptions],
     ) -> Enqueued | list[int]:
-        """Add a job for each instance, in order, and return their number: all or nothing, in constant memory.
+        """Add a job for each instance, in order and in constant memory, or no job at all. Return the number of jobs.
 
         - `instances`: any iterable of instances of classes decorated with `@jobs.task`.
         - `returning`: True to return the jobs' ids, in the order of the instances. If a key is taken, the id is that of
@@ -407,9 +406,9 @@ class Jobs(Generic[J]):
     def why(self, session: AnySession, job: J | int, /) -> list[str]:
         """Return the reasons why a job is waiting, one sentence each.
 
-        These are all the reasons that the database shows, such as a full limit and the jobs that fill it.
+        The sentences give all reasons that the database shows, such as a full limit and the jobs that fill it.
 
-        - `job`: the job, or its id. For a job that is running or has ended, the only sentence states that.
+        - `job`: the job, or its id. For a job that is running or has ended, one sentence states that.
 
         The call only reads, and does not wait for locks.
 
@@ -426,14 +425,13 @@ class Jobs(Generic[J]):
     def follow(self, job: J | int | BatchMixin, /, *, timeout: float | None = None) -> Following[Any]:
         """Return a job's updates, to iterate over with `for` or `async for` until the job has ended.
 
-        - `job`: the job, or its id; or a batch. It must be committed. A number is always the id of a job: load a batch
-          with `session.get(jobs.Batch, id)`.
+        - `job`: the job, or its id; or a batch. The job or batch must be committed. A number is always the id of a job:
+          load a batch with `session.get(jobs.Batch, id)`.
         - `timeout`: seconds until `TimeoutError`; by default there is no limit.
 
-        Each update is a `JobUpdate`; the first one shows the current state. For a batch, each update is a
-        `BatchCounts`, and the last one comes when all jobs of the batch have ended, or at once if it has none. A
-        process uses two connections for all that it follows: one listens, and the other reads the jobs, at most twenty
-        times a second.
+        Each update is a `JobUpdate`; the first one shows the current state. For a batch, each is a `BatchCounts`, and
+        the last one comes when all jobs of the batch have ended, or at once if it has none. A process uses two
+        connections for all that it follows: one listens, and the other reads the jobs, at most twenty times a second.
 
         The iteration raises `TimeoutError` after `timeout` seconds, and `UnknownJob` for a job or batch that does not
         exist, or has been deleted.
@@ -449,8 +447,8 @@ class Jobs(Generic[J]):
     def wait(self, job: J | int | BatchMixin, /, *, timeout: float | None = None) -> J | BatchCounts:
         """Wait until a job has succeeded, and return it in that state, with its runs, detached from any session.
 
-        - `job`: the job, or its id; or a batch. It must be committed. A number is always the id of a job: load a batch
-          with `session.get(jobs.Batch, id)`.
+        - `job`: the job, or its id; or a batch. The job or batch must be committed. A number is always the id of a job:
+          load a batch with `session.get(jobs.Batch, id)`.
         - `timeout`: seconds until `TimeoutError`; by default there is no limit.
 
         For a batch, wait until all its jobs have ended, whatever their outcomes, and return its `BatchCounts`.
@@ -557,16 +555,15 @@ class Jobs(Generic[J]):
         return Retry().one(self._changing(session, "jobs.retry(session, job)"), job)
 
     def signal(self, session: AnySession, job: J | int, name: str, payload: object = None, /) -> bool:
-        """Send a signal to a job, which receives it by `run.wait_for`, as part of the session's transaction.
+        """Send a signal to a job, as part of the session's transaction. The job receives it by `run.wait_for`.
 
-        A job that waits for the signal is queued, and the workers are notified once the transaction commits. Otherwise
-        the signal is kept until a run of the job asks for it. Several signals with one name are received one by one, in
-        the order of their commits. For that order, the transaction holds a lock on the job's row from now on.
+        A job that waits for the signal is queued, and the workers are notified once the transaction commits. If the job
+        does not wait for it, the signal is kept until a run of the job asks for it. Several signals with one name are
+        received one by one, in the order of their commits: the transaction holds a lock on the job's row from now on.
 
         - `job`: a job or its id.
         - `name`: the signal's name, 1 to 200 characters.
-        - `payload`: any value that pydantic can write as JSON, 1 MiB at most. `run.wait_for` gives the type to read it
-          as.
+        - `payload`: any value that pydantic can write as JSON, 1 MiB at most. `run.wait_for` reads it as a given type.
 
         Returns False for a job that has ended: it receives nothing.
 
@@ -629,7 +626,8 @@ class Jobs(Generic[J]):
         - `queue`: instead of `which`, the name of a queue. A queue takes only `running`.
         - `key`: the only key to which the limit applies; by default, it applies to each key.
         - `running`: the number of simultaneous jobs, from 0 (no job starts) to 1,000,000.
-        - `rate`, `per`: the number of starts, from 0 to 10,000, in `per` seconds or a timedelta, from 1 s to a day.
+        - `rate`, `per`: the number of starts, from 0 to 10,000, allowed within `per`: seconds or a timedelta, from 1 s
+          to a day.
 
         Running jobs continue.
 
@@ -670,9 +668,8 @@ class Jobs(Generic[J]):
         - `key`: the key from whose rate the starts are taken, if each key has its own rate.
         - `bind`: the database; by default the one set with `bind`.
 
-        Returns True if the starts were taken, in a separate transaction; they count for the next `per` seconds. Also
-        returns True if no limit applies to that rate. Returns False, and takes none, if fewer than `number` are free
-        now.
+        Returns True if the starts were taken, in a separate transaction; they count for the next `per` seconds. Returns
+        True, too, if no limit applies to the rate. Returns False, and takes none, if fewer than `number` are free now.
 
         Raises `ArgumentsError` for an invalid number or target.
         """
@@ -685,7 +682,7 @@ class Jobs(Generic[J]):
 
         Jobs that another session has locked are kept, and so are jobs to which an application row refers, unless the
         row's foreign key is ON DELETE CASCADE or SET NULL. Old runs whose job the application itself deleted are
-        deleted too. Workers prune old jobs automatically.
+        deleted too. Workers prune automatically.
 
         Raises `ConfigurationError` for an invalid length of time.
         """
@@ -712,8 +709,8 @@ class Jobs(Generic[J]):
     ) -> Worker:
         """Return a worker, which is not started yet. All times are in seconds.
 
-        - `queues`: a mapping from names of queues to the number of jobs to run simultaneously, or only the names. All
-          queues together run at most 5,000 jobs.
+        - `queues`: names of queues, each with the number of its jobs to run simultaneously, or names alone. All queues
+          together run at most 5,000 jobs.
         - `concurrency`: the number of simultaneous jobs for each queue named without a number.
         - `bind`: an engine or a session factory; by default the one that the `Jobs` is bound to.
         - `heartbeat`: the time between two heartbeats.
@@ -721,14 +718,13 @@ class Jobs(Generic[J]):
           `heartbeat`.
         - `poll`: the maximum time between two searches for jobs that no notification has announced.
         - `grace`: the time that running jobs have to end when the worker is stopped.
-        - `slow_after`: the time after which the stack of a run that has not ended is logged.
+        - `slow_after`: the time after which a run's stack is logged.
         - `timeout`: the timeout, as a timedelta or seconds, for tasks without one of their own. By default there is
           none.
-        - `kill_after`: the time from the cancellation of a coroutine until the coroutine, if it has not ended, is
-          abandoned.
+        - `kill_after`: the time from the cancellation of a coroutine until it is abandoned, if it has not ended.
         - `retention`: the time after which rows are deleted, such as `{"succeeded": timedelta(days=1), "failed":
-          None}`. None keeps rows for ever. By default 7 days for succeeded and cancelled jobs, 30 for failed ones and
-          for "ticks", and 365 for "audit".
+          None}`. None keeps rows. By default 7 days for succeeded and cancelled jobs, 30 for failed ones and for
+          "ticks", and 365 for "audit".
 
         Raises `ConfigurationError` for an invalid setting, and if no database is known.
         """

@@ -150,4 +150,4 @@ def bind_for_command_line(jobs: Jobs[Any], database_url: str | None) -> None:
             f"the database URL is of {parsed.drivername}, and jobs live in PostgreSQL: write {_ADDRESS}"
         )
     address = address_by_psycopg(parsed)  # the application may use the same URL with asyncpg
-    jobs.bind(create_engine(address, max_overflow=-1))  # as many connections as the worker has threads
+    jobs.bind(create_engine(address, max_overflow=-1))  # no limit: each thread of a worker needs a connection

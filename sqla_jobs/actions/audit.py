@@ -1,4 +1,4 @@
-"""The audit log, which has a line for each change that a person makes."""
+"""The audit log, with a line for each change that a person makes."""
 
 from __future__ import annotations
 

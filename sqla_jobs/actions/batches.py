@@ -46,7 +46,7 @@ class BatchCounts:
     cancelled: int = 0
     """Jobs that were cancelled."""
     age: float = field(default=0.0, compare=False)
-    """Seconds since the batch was made, by the server's clock."""
+    """Seconds since the batch was created, by the server's clock."""
 
     @property
     def total(self) -> int:
@@ -143,7 +143,7 @@ def _change(it: Changing, batch: BatchMixin, change: Change, *which: ColumnEleme
 
 
 def watch_deletions(models: Models[Any]) -> None:
-    """From now on, when a session deletes a job object that belongs to a batch, mark the deletion in the database."""
+    """From now on, mark in the database when a session deletes a job object of a batch."""
     mark = MarkDeleted(Tables(models))
 
     def deleted(mapper: object, connection: Connection, job: JobMixin) -> None:

@@ -31,7 +31,7 @@ _PATIENCE = "1s"
 """The maximum wait for the lock on one job, which a worker holds briefly when it claims the job."""
 _LOCK_NOT_AVAILABLE = "55P03"
 BUSY = "somebody holds or has changed it, or the server refuses it and the log says why"
-"""The reason for skipping any job for which there is no other obstacle."""
+"""The reason for skipping a job if there is no other obstacle."""
 
 Conditions: TypeAlias = Sequence[ColumnElement[bool]]
 Chosen: TypeAlias = Mapping[int, int]
@@ -81,7 +81,7 @@ class Change:
     left_because: ClassVar[str] = BUSY
     """The text that covers every obstacle to this kind of change."""
     otherwise: ClassVar[str] = BUSY
-    """The cause of skipped jobs without an obstacle."""
+    """The reason for skipping jobs without an obstacle."""
     removes: ClassVar[bool] = False
     """True if the change deletes the row. The audit log then keeps the job's task."""
 
@@ -98,7 +98,7 @@ class Change:
         """Change the chosen jobs that meet the conditions.
 
         Return the number of changed jobs. Never wait for a locked row. The statement that locks the jobs checks the
-        conditions. It skips a job that has been changed since the statement began.
+        conditions. A job that has been changed since the statement began is skipped.
         """
         after_commit(session, models.Job, models.channel, "")  # the next jobs of the same keys may start
         return update_jobs(session, models, [*chosen], conditions, self.values(models, chosen))
@@ -114,7 +114,7 @@ class Change:
 
     @classmethod
     def obstacles(cls, session: Session, models: Models[Any], conditions: Conditions) -> list[tuple[int, str]]:
-        """Return the obstacles, with remedies, of the jobs that meet the conditions, each with its number of jobs.
+        """For each obstacle with its remedy, return the number of affected jobs among those that meet the conditions.
 
         For all other jobs the reason is `BUSY`.
         """
@@ -175,7 +175,7 @@ class Change:
     def causes(
         cls, session: Session, models: Models[Any], selection: Selection, left_alone: int
     ) -> list[tuple[int, str]]:
-        """Return the reasons for skipping jobs, each with its number of jobs, as the database shows them afterwards."""
+        """Return the reasons for skipping jobs, each with the number of jobs, as the database shows them afterwards."""
         found = cls.obstacles(session, models, cls.conditions(models, selection))
         named = [(min(number, left_alone), said) for number, said in found if number]
         busy = left_alone - sum(number for number, _ in named)
@@ -216,8 +216,8 @@ class Change:
         """Change the selected jobs in the order of their ids, each batch in its own transaction.
 
         Yield the progress after each batch. The change continues after `done`, up to the id `until`, which is the
-        newest by default: jobs enqueued meanwhile are left out. It ends after `most` changed jobs. A batch looks
-        through at most `stretch` ids. The caller may stop at any point: all yielded progress is committed.
+        newest by default: jobs enqueued meanwhile are left out. The change ends after `most` changed jobs. A batch
+        covers at most `stretch` ids. The caller may stop at any point: all yielded progress is committed.
         """
         end = -1 if until is None else until
         if until is None:

@@ -21,7 +21,7 @@ _ENQUEUED = (
     *_GATES,
 )
 _AFTER = ("waits_for", "waits_at", "if_failed", "batch_id", "finished_at")
-"""Columns of a job that is enqueued after others, or in a batch."""
+"""Columns of a job that is enqueued after other jobs, or in a batch."""
 _EDGE = ("job_id", "place", "needs_id", "batch_id")
 _BATCH = ("name", "closed_at")
 """`closed_at` is included because an INSERT by the ORM names each column that has no default."""
@@ -29,7 +29,7 @@ _TICK = ("schedule_id", "scheduled_for")
 """Columns of a job that a clock enqueues. A role that may insert into them can enqueue a job in the place of a tick's
 job."""
 _LOCKING = "progress_message"
-"""The column whose UPDATE privilege allows a role to lock rows. It is only displayed, and each claim empties it."""
+"""The column whose UPDATE privilege lets a role lock rows. The column is only displayed, and each claim empties it."""
 _MOVED = (
     *("state", "position", "run_at", "attempt", "current_run_id", "process_id"),
     *("started_at", "finished_at", "progress", "progress_message"),
@@ -124,7 +124,7 @@ def _enqueuer(name: _Names) -> Rights:
 
 
 def _in_workflows(name: _Names) -> Rights:
-    """Yield privileges as comments: a role that has them can lock and read the jobs of other roles."""
+    """Yield the privileges for workflows as comments, since they let a role lock and read other roles' jobs."""
     tables = name.tables
     yield "for after= and batch= only, grant these as well:", ""
     yield f"  SELECT, {name.columns('INSERT', *_AFTER)}, {name.columns('UPDATE', _LOCKING)} ON {tables['jobs']}", ""
@@ -133,7 +133,7 @@ def _in_workflows(name: _Names) -> Rights:
 
 
 def _signalling(name: _Names) -> Rights:
-    """Yield the privileges to send signals, as comments: a role that has them can queue other roles' waiting jobs."""
+    """Yield the privileges to send signals as comments, since they let a role queue other roles' waiting jobs."""
     yield "for jobs.signal only, grant these as well:", ""
     yield f"  SELECT, INSERT ON {name.tables['signals']}", ""
     yield f"  SELECT ON {name.tables['steps']}", ""
@@ -170,9 +170,9 @@ def _worker(name: _Names) -> Rights:
 
 
 def _changing(name: _Names) -> Rights:
-    """Yield privileges as comments.
+    """Yield the privileges to change waiting jobs, as comments.
 
-    They are not granted by default: a role that has them can change other roles' waiting jobs.
+    These privileges are not granted by default, since they let a role change other roles' jobs.
     """
     yield 'for on_conflict="replace" and "update" only, which change jobs that wait, grant these two as well:', ""
     yield (

@@ -172,7 +172,7 @@ class Retry(Change):
 
 @dataclass(frozen=True, slots=True)
 class Move(Change):
-    """Move: a waiting job goes to the end of another queue, or of another priority.
+    """Move: a waiting job goes to the end of another queue, or of another priority in its queue.
 
     A job of an ordered key keeps its position in that order, whatever its queue and priority. Raises `ArgumentsError`.
     """

@@ -57,7 +57,7 @@ def pause(
 
 
 def resume(it: Changing, queue: str | None = None, *, task: object = None) -> str:
-    """Let workers claim jobs from `queue`, or of `task`, again once the caller commits.
+    """Let workers claim jobs from `queue`, or jobs of `task`, again once the caller commits.
 
     Return the pause's name. The audit log gets a line if the queue or task was paused. Raises `ArgumentsError`, and
     `UnknownTask` unless the task is paused.

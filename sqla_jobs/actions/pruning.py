@@ -26,10 +26,10 @@ from sqla_jobs.rules.retention import AUDIT, TICKS
 
 BATCH = 1000
 LOOKED_AT = 10_000
-"""The number of runs, or of ended jobs, that one statement reads at most in its search for rows to delete."""
+"""The maximum number of runs, or of ended jobs, that one statement searches."""
 
 Transaction = Callable[[], AbstractContextManager[Session]]
-"""Begins a transaction or a savepoint."""
+"""A function that begins a transaction or a savepoint."""
 
 
 class Batch(NamedTuple):
@@ -57,13 +57,13 @@ class Old(Protocol):
         ...
 
     def remove(self, session: Session, ids: Sequence[int]) -> int:
-        """Delete those of `ids` that are still old enough. Return the number of deleted rows."""
+        """Delete the rows with these ids that are still old enough. Return the number of deleted rows."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class EndedJobs:
-    """Jobs that ended in `state` over `older_than` seconds ago, except those to which a row refers.
+    """Jobs that ended in `state` over `older_than` seconds ago, unless a row refers to them.
 
     The cursor is the number of jobs that stay. Many jobs may have ended at one instant, so a keyset cursor would need
     an index that also orders jobs by id.
@@ -202,8 +202,8 @@ def prune(
 def prune_jobs(session: Session, models: Models[Any], *, older_than: timedelta | float) -> int:
     """Delete the jobs that ended over `older_than` ago, with their runs, in the caller's transaction.
 
-    Return the number of deleted jobs. Locked jobs, and jobs to which application rows refer, stay. Runs that ended at
-    least that long ago and whose job the application has deleted are deleted, too.
+    Return the number of deleted jobs. Locked jobs, and jobs to which application rows refer, stay. Equally old runs
+    whose job the application has deleted are deleted, too.
     """
     seconds, removal = check_seconds("older_than", older_than, error=ConfigurationError), Removal(models)
     references = removal.references(session)

@@ -106,7 +106,7 @@ def remove(it: Changing, which: int | str) -> None:
 
 
 def fire(it: Changing, which: int | str) -> JobMixin:
-    """Enqueue a job now, like the one of a tick and in addition to all ticks, even if the schedule is disabled."""
+    """Enqueue a job now, as a tick would, even if the schedule is disabled. The schedule's ticks are unaffected."""
     schedule = hold(it, which)
     known = it.tasks[schedule.task].declaration.defaults if schedule.task in it.tasks else {}
     after_commit(it.session, it.models.Job, it.models.channel, "")

@@ -26,7 +26,7 @@ class Selection:
     A tuple matches any of its members, and an empty tuple matches any value. `args` and `results` map names to stored
     values, which match at any depth of the arguments or of one run's result, even within arrays. `unsearched` names, by
     task, the arguments that are not searched. `error` is a part of the error of a job's last run, matched
-    case-insensitively. `before` and `after` limit `created_at`, and `ended_before` and `ended_after` limit
+    case-insensitively. `before` and `after` restrict `created_at`, and `ended_before` and `ended_after` restrict
     `finished_at`; each is a datetime, or a timedelta before now. Jobs of the tasks in `not_tasks` never match. Raises
     `ArgumentsError` for an invalid value.
     """
@@ -112,7 +112,10 @@ _RESTRICTIONS = ("not_tasks", "unsearched")
 
 
 def without(args: Any, task: Any, unsearched: Mapping[str, Collection[str]]) -> Any:
-    """Return a task's arguments without the unsearched ones; NULL if these cannot be removed from a non-object."""
+    """Return a task's arguments without the unsearched ones.
+
+    If the task has unsearched ones, arguments that are not an object become NULL.
+    """
     if not unsearched:
         return args
     names = case({name: cast(sorted(names), ARRAY(Text)) for name, names in unsearched.items()}, value=task)

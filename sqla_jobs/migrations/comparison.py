@@ -1,9 +1,9 @@
 """A comparison of a database's tables with the tables that this version expects.
 
 The expected tables are created from the models, as temporary tables in a transaction that is rolled back. Both sets of
-tables are then read from the server's catalogs, so that one server describes both in the same words. This needs the
-TEMPORARY privilege, which every role has by default, and changes nothing that belongs to the application. Stored
-descriptions of the expected tables would need no privilege, but server versions differ in their wording.
+tables are then read from the server's catalogs, so that one server describes both in the same words. The comparison
+needs the TEMPORARY privilege, which every role has by default, and changes nothing that belongs to the application.
+Stored descriptions would need no privilege, but server versions differ in their wording.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Difference:
 def compare(connection: Connection, models: Models[Any]) -> list[Difference]:
     """Return all differences, table by table; none if the database matches what this version expects.
 
-    The application's own columns need only exist. Not compared are the order of columns, and indexes and constraints on
-    the application's columns or from its model.
+    The application's own columns need only exist. The order of columns is not compared, nor are indexes and constraints
+    on the application's columns or from its model.
     """
     live = read_tables(connection, models)
     with connection.begin_nested() as savepoint:

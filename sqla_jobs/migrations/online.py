@@ -37,11 +37,11 @@ BEGIN
     RAISE lock_not_available USING MESSAGE = 'for ten minutes another transaction has held a lock on {table}',
         HINT = 'End it (pg_stat_activity shows it), or wait until it ends. Then run the migration again.';
 END $$"""
-"""A block that executes a statement with a lock that it holds only briefly.
+"""A block that executes a statement under a briefly held lock.
 
-It waits for the lock at most 50 ms at a time, because all later users of the table wait behind it. While it holds the
-lock, its commit does not wait for the disk; the later commit that stores the version does. Each try is a transaction of
-its own, since a long transaction would delay the build of an index elsewhere.
+The block waits for the lock at most 50 ms at a time, because all later users of the table wait behind it. While it
+holds the lock, its commit does not wait for the disk; the later commit that stores the version does. Each try is a
+transaction of its own, since a long transaction would delay the build of an index elsewhere.
 """
 
 
@@ -58,8 +58,8 @@ def alter(
     """Add columns, replace CHECKs, and drop columns, without blocking the table's writers for long.
 
     - `noun`: the table's name without the prefix.
-    - `add`: each new column's name and type, and its default if that is constant. It must not have a CHECK: the server
-      would scan all rows under the lock.
+    - `add`: each new column's name and type, and its default if that is constant. The column must not have a CHECK: the
+      server would scan all rows under the lock.
     - `checks`: the new rules. A rule's name is its constraint's name without the table and `_check`. The rows are
       validated while other sessions write.
     - `unless`: statements that run under the lock, and raise an error if nothing may be changed.
@@ -83,7 +83,7 @@ def build_index(op: Operations, names: Names, index: str, on: str, *, unique: bo
     """Build an index on a table that may be large, without blocking the table's writers.
 
     `index` is the index's name without the prefix. `on` is the table's noun and the columns, such as `"runs
-    (finished_at)"`. An invalid index that a failed build has left is dropped first.
+    (finished_at)"`. An invalid index left by a failed build is dropped first.
     """
     noun, _, definition = on.partition(" ")
     kind, online = "UNIQUE INDEX" if unique else "INDEX", "" if names.are_new else "CONCURRENTLY"
@@ -141,7 +141,7 @@ def _patiently(op: Operations, names: Names, noun: str, statement: str) -> None:
 
 
 def quoted(name: str) -> str:
-    """Return the name for use inside a string of SQL."""
+    """Return the name for use inside an SQL string literal."""
     return name.replace("'", "''")
 
 

@@ -27,7 +27,7 @@ def write_revision(config: str | None, models: Models[Any]) -> Path | None:
     """Write a revision that upgrades the tables from the last version in the history. Return the revision's path.
 
     Return None if the history already reaches the latest version. `config` is an alembic.ini or a pyproject.toml. If it
-    is None, this function looks for both in the current folder, like Alembic. It needs no database. Raises
+    is None, this function looks for both in the current folder, like Alembic. No database is needed. Raises
     `ConfigurationError`.
     """
     try:

@@ -35,7 +35,7 @@ class JobMixin(Row):
     """One enqueued call of a task.
 
     To add your own columns (nullable, or with a server default), subclass `JobMixin`, leave the subclass unmapped, and
-    pass it as `Jobs(Base, job_class=…)`. In annotations `JobMixin` stands for `jobs.Job`.
+    pass it as `Jobs(Base, job_class=…)`. In annotations, use `JobMixin` for `jobs.Job`.
 
     A flush sets a new job's `id`. Other values set by the server are loaded when they are first read.
     """
@@ -53,7 +53,7 @@ class JobMixin(Row):
     """The job's priority, from -10 to 10; lower values run first."""
     args: Mapped[dict[str, Any]] = mapped_column(JSONB, nullable=False)
     """The task's arguments as a JSON object, by name; `{"(erased)": true}` if they were erased."""
-    # 'scheduled' and due at once, so that a job inserted with only run_at does not start before that time
+    # by default scheduled and due at once, so that a job inserted with only run_at does not start before that time
     state: Mapped[JobState] = mapped_column(WordType(JobState), nullable=False, server_default="scheduled")
     """The state of the job. A new row is `scheduled`, and becomes `queued` when it is due."""
     run_at: Mapped[datetime] = mapped_column(RunAtType, nullable=False, server_default=now())
@@ -90,7 +90,7 @@ class JobMixin(Row):
     cancel_requested_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """When a running job was asked to stop."""
     kill_requested: Mapped[bool] = mapped_column(Boolean, nullable=False, server_default=text("false"))
-    """True if the process of a running job is to be killed if the job does not stop."""
+    """True if the process of a running job is to be killed unless the job stops."""
     schedule_id: Mapped[int | None] = mapped_column(BigInteger)
     """The schedule that enqueued the job."""
     scheduled_for: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
@@ -114,19 +114,19 @@ class JobMixin(Row):
     waits_at: Mapped[int | None] = mapped_column(Integer)
     """The place of the `waits_for` job, or of its batch, among the jobs and batches in `after=`, from 1."""
     if_failed: Mapped[IfFailed | None] = mapped_column(WordType(IfFailed))
-    """The handling of this job when one that it was enqueued after fails, is cancelled or is deleted. Null without
-    one."""
+    """The handling of this job when one that it was enqueued after fails, is cancelled or is deleted. Null if there is
+    no such job."""
     batch_id: Mapped[int | None] = mapped_column(BigInteger)
     """The job's batch."""
     times_replaced: Mapped[int | None] = mapped_column(Integer)
     """The number of enqueues with the job's unique key that replaced or updated it.
 
-    Null instead of 0, since a null takes no space.
+    Null means 0, since a null takes no space.
     """
     times_returned: Mapped[int | None] = mapped_column(Integer)
     """At least this many enqueues with the job's unique key returned it while it was scheduled.
 
-    Null instead of 0.
+    Null means 0.
     """
 
     if TYPE_CHECKING:
@@ -203,7 +203,7 @@ class ScheduleMixin(Row):
     disabled_reason: Mapped[str | None] = mapped_column(Text)
     """The reason why the schedule is disabled, for the dashboard and the command line."""
     next_run_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    """The next tick. The clock computes it, and does so again after a change to `cron` or `timezone`."""
+    """The next tick. The clock computes it, and computes it again after a change to `cron` or `timezone`."""
     last_run_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """The last tick for which a job was enqueued."""
     declared: Mapped[bool] = mapped_column(Boolean, nullable=False, server_default=text("false"))
@@ -235,13 +235,13 @@ class TickMixin(Row):
     """`enqueued`; `skipped`, because an earlier job had not ended or had the unique key; or `missed`, because no clock
     fired the tick in time."""
     job_id: Mapped[int | None] = mapped_column(BigInteger)
-    """The job that was enqueued, or that caused the tick to be skipped. It may have been deleted since."""
+    """The job that was enqueued, or that caused the tick to be skipped. The job may have been deleted since."""
     at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=now())
     """When a clock handled the tick."""
 
 
 class ProcessMixin(Row):
-    """A worker or clock. It counts as alive while `heartbeat_at` is less than `lease` seconds ago."""
+    """A worker or clock. The process counts as alive while `heartbeat_at` is less than `lease` seconds ago."""
 
     id: Mapped[uuid.UUID] = mapped_column(
         Uuid, primary_key=True, server_default=text("gen_random_uuid()"), default=uuid.uuid4
@@ -263,7 +263,7 @@ class ProcessMixin(Row):
     set_aside: Mapped[dict[str, str]] = mapped_column(JSONB, nullable=False, server_default=text("'{}'"))
     """The obstacles for the process, by name, each with its reason.
 
-    These are rows that the server refuses to change, such as `job 17`, and a blocked `event loop`.
+    Obstacles are rows that the server refuses to change, such as `job 17`, and a blocked `event loop`.
     """
     connections: Mapped[int] = mapped_column(Integer, nullable=False, server_default=text("0"))
     """The maximum number of simultaneous server connections that the process uses, including its jobs' connections."""
@@ -276,7 +276,7 @@ class ProcessMixin(Row):
     stalled_since: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """The time since which the process has run no Python code, as observed by its parent.
 
-    Null while it makes progress.
+    Null while the process makes progress.
     """
     lease: Mapped[float] = mapped_column(Double, nullable=False, server_default=text("30"))
     """Seconds without a heartbeat after which the process is considered dead."""
@@ -357,7 +357,7 @@ class StartMixin(Row):
 class AuditMixin(Row):
     """A change that a person made on the dashboard or the command line: who changed what, and when.
 
-    Rows are only added.
+    Rows are never changed.
     """
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
@@ -369,6 +369,6 @@ class AuditMixin(Row):
     action: Mapped[str] = mapped_column(Text, nullable=False, server_default="")
     """The action, such as `retry`."""
     subject: Mapped[str] = mapped_column(Text, nullable=False, server_default="")
-    """The thing changed by the action, such as `job 17`."""
+    """The object of the action, such as `job 17`."""
     details: Mapped[dict[str, Any]] = mapped_column(JSONB, nullable=False, server_default=text("'{}'"))
     """The details of the change, as a JSON object."""

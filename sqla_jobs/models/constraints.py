@@ -34,7 +34,7 @@ _IS_PARKED = "run_at = 'infinity' AND state = ANY ('{scheduled,cancelled}')"
 
 
 def of_jobs(table: str) -> tuple[Any, ...]:
-    """Return the constraints on jobs, and one narrow index for each state that queries look for."""
+    """Return the constraints on jobs, and narrow indexes for the states that queries look for."""
     moments = _in_range(
         *("created_at", "scheduled_for", "cancel_requested_at", "started_at", "finished_at", "unique_period")
     )

@@ -97,7 +97,7 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
     """Map `job_class` and its companion classes alongside the application's own models.
 
     Raises `ConfigurationError` for an unusable base, schema, prefix or job class, before anything is mapped. Only
-    errors in the columns of a job class are found later, when that class itself is mapped.
+    errors in its columns are found later, when the job class itself is mapped.
     """
     mapper_registry, metadata = _registry_of(base)
     check_prefix(prefix)

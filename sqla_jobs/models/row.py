@@ -17,7 +17,7 @@ def now() -> Any:
 class Row:
     """The base class of all models.
 
-    Its constructor takes column values as keywords, whatever the constructor of the application's registry.
+    The constructor takes keywords, whatever the constructor of the application's registry.
     """
 
     if TYPE_CHECKING:

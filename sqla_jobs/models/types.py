@@ -18,7 +18,7 @@ MOST_ATTEMPTS = 1_000_000_000
 
 
 class JobState(StrEnum):
-    """The state of a job. It equals its plain string, in Python and in `where`."""
+    """The state of a job. Each state equals its plain string, in Python and in `where`."""
 
     blocked = "blocked"
     """The job is waiting for other jobs to end."""
@@ -53,7 +53,7 @@ class StepKind(StrEnum):
     step = "step"
     """The step calls a function, and its result is stored."""
     sleep = "sleep"
-    """The step sleeps."""
+    """The job sleeps."""
     signal = "signal"
     """The step waits for a signal."""
     timeout = "timeout"

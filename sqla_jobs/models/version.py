@@ -1,7 +1,7 @@
 """The version of the tables, both the one that this code creates and the one in a database.
 
-`create_all` and migrations store it in the jobs table's comment. Code of version N runs on tables of versions N and N +
-1, so that the tables can be upgraded before the workers, while the workers are running.
+`create_all` and migrations store the version in the jobs table's comment. Code of version N runs on tables of versions
+N and N + 1, so that the tables can be upgraded before the workers, while the workers are running.
 """
 
 from __future__ import annotations

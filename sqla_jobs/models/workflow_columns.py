@@ -32,7 +32,7 @@ class EdgeMixin(Row):
     job_id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
     """The job that waits."""
     place: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-    """The place in `after=`, from 1. An edge at 2147483647 stands for deleted jobs of these batches."""
+    """The place in `after=`, from 1. An edge at 2147483647 stands for deleted jobs of batches in `after=`."""
     needs_id: Mapped[int | None] = mapped_column(BigInteger)
     """The job that must end first. Null for a batch, and for deleted jobs."""
     batch_id: Mapped[int | None] = mapped_column(BigInteger)
@@ -72,6 +72,6 @@ class SignalMixin(Row):
     name: Mapped[str] = mapped_column(Text(collation="C"), nullable=False)
     """The signal's name."""
     payload: Mapped[Any] = mapped_column(JSONB(none_as_null=True), nullable=True)
-    """The signal's payload, as JSON. Null if it has none."""
+    """The signal's payload, as JSON. Null if the signal has none."""
     sent_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=now())
     """When the signal was sent."""

@@ -75,7 +75,7 @@ class Begun(NamedTuple):
 
 
 class Waiting:
-    """The jobs and batches that the jobs of one enqueue wait for, and the batch that these jobs join."""
+    """The options `after`, `if_failed` and `batch` of one enqueue."""
 
     def __init__(self, models: Models[Any], options: Mapping[str, Any]) -> None:
         self._models = models
@@ -110,9 +110,8 @@ class Waiting:
     def _waits(self, found: Judgement) -> dict[str, Any]:
         """Return the column values of a job that is enqueued after other jobs.
 
-        A job that is enqueued after a failed job is blocked at first, too, and a worker cancels it later. Somebody may
-        be retrying the failed job at this moment, and that retry cannot revive a job whose insertion is not committed
-        yet.
+        A job after a failed job is blocked, too, and a worker cancels it later: somebody may be retrying the failed
+        job, and that retry could not revive a job whose insertion is not yet committed.
         """
         if found.state is None:
             return {"if_failed": self._if_failed}
@@ -134,7 +133,7 @@ class Waiting:
         after_commit(session, self._models.Job, self._models.channel, BLOCKED)
 
     def _named(self, session: Session) -> tuple[list[int | None], list[int | None]]:
-        """Return the ids of the jobs and those of the batches in `after`, each with None in place of the other kind."""
+        """Return the ids of the jobs and of the batches in `after`: two lists, with None in place of the other kind."""
         ids = [self._id(session, one) for one in self._after]
         are_jobs = [isinstance(one, JobMixin) for one in self._after]
         pairs = list(zip(ids, are_jobs, strict=True))

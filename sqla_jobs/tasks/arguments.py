@@ -100,7 +100,7 @@ class Codec:
         if self._is_plain:
             try:
                 stored = from_json(encoded)
-            except ValueError:  # a number too long for JSON
+            except ValueError:  # a number is too long for JSON
                 stored = {}
             if stored == checked:  # texts and whole numbers need no second, typed decoding
                 return encoded, stored
@@ -334,7 +334,10 @@ def decode_result(task: str, result: Any, expected: Any) -> Any:
 
 
 def encode_result(value: Any) -> str | None:
-    """Return a task's result as JSON text, `None` for `None`. Raises `ArgumentsError` for a row or other non-JSON."""
+    """Return a task's result as JSON text, `None` for `None`.
+
+    Raises `ArgumentsError` for a row, and for a value that is not JSON.
+    """
     if value is None:
         return None
     refuse_rows("the result", value, remedy="return its key")

@@ -25,10 +25,10 @@ def _nowhere(fraction: float, message: str | None) -> None:
 
 
 class Upstream(Protocol):
-    """Reads from the database the workflow around a job."""
+    """Reads data about the jobs and the batch around a job."""
 
     def results(self, job_id: int, tasks: Sequence[str]) -> list[Any]:
-        """Return the stored results of the succeeded jobs, of these tasks, that the job was enqueued after."""
+        """Return the stored results of these tasks' succeeded jobs that the job was enqueued after."""
         ...
 
     def batch(self, job_id: int) -> BatchMixin | None:
@@ -62,7 +62,7 @@ class RunContext:
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     """The headers that were stored with the job when it was enqueued, such as the id of the request."""
     cancel_requested: bool = False
-    """True once somebody has asked to cancel this job. It becomes true within about a second of the request."""
+    """True once somebody has asked to cancel this job. The run learns of the request within about a second."""
     resources: Resources = field(default=NO_RESOURCES, repr=False)
     """The objects that the process's worker contexts have yielded, by type: `run.resources[httpx.Client]`."""
     upstream: Upstream | None = field(default=None, repr=False)
@@ -70,7 +70,7 @@ class RunContext:
     publish: Callable[[float, str | None], None] = field(default=_nowhere, repr=False)
     """The function that `progress` calls."""
     begin_steps: Callable[[], Steps] = field(default=no_steps, repr=False)
-    """The function that returns the run's steps. Its first call creates them."""
+    """The function that returns the run's steps. The first call creates the steps."""
 
     @property
     def remaining(self) -> float | None:
@@ -84,11 +84,11 @@ class RunContext:
     def results(self, task: Task[..., Any, Any], /) -> list[Any]:
         """Return the results of the jobs that this job was enqueued after, as values of the task's return type.
 
-        - `task`: the task of these jobs. Jobs of other tasks, and jobs that did not succeed, are left out.
+        - `task`: the task of these jobs. Only jobs that succeeded count.
 
-        The results are in the order of `after=`, and within a batch in the order of the jobs' ids. Each call reads them
-        from the database. A coroutine task calls `await asyncio.to_thread(run.results, task)`, so that its event loop
-        does not wait for the server.
+        The results are in the order of `after=`, and within a batch in the order of the jobs' ids. Each call reads the
+        results from the database. A coroutine task calls `await asyncio.to_thread(run.results, task)`, so that its
+        event loop does not wait for the server.
 
         Raises `ArgumentsError` if a stored result does not fit the return type.
         """
@@ -134,12 +134,12 @@ class RunContext:
         other effects happen at least once: a process may die after the call and before the result is stored.
 
         - `name`: 1 to 200 characters, different for each step of the job. The result is stored under this name.
-        - `function`: called with `args` and `kwargs`. A coroutine task passes an `async def`, and awaits `step`.
+        - `function`: called with `args` and `kwargs`. A coroutine task passes an `async def`, and awaits `run.step(…)`.
           Pydantic writes and reads the result by the function's return annotation; without an annotation, the result
           must be plain JSON. A result may have at most 1 MiB, and a job at most 1,000 steps.
 
-        An exception from the function is raised unchanged. In that case no result is stored, the function's writes
-        through the session are rolled back, and the next attempt calls the function again.
+        If the function raises, the exception propagates unchanged, no result is stored, the function's writes through
+        the session are rolled back, and the next attempt calls the function again.
 
         Raises `UnstorableResult` for a result that JSON would change; `ArgumentsError` for a stored result that does
         not fit the type; `JobsError` for a name that this run has already used, for a step inside another step, and if
@@ -150,9 +150,9 @@ class RunContext:
     def sleep(self, name: str, length: float | timedelta, /) -> None:
         """Continue later from here, on any worker. Meanwhile the job occupies no slot of a worker or a limit.
 
-        The call leaves the task, and a worker calls the task again when the time has come. The stored steps then return
-        their results, so the task arrives here again and continues. A sleep uses up no attempt. Code outside of steps
-        runs again.
+        The call leaves the task, and a worker calls the task again when the time has come. Stored steps return their
+        results, so the task arrives here again and continues. A sleep uses up no attempt. Code outside of steps runs
+        again.
 
         - `name`: 1 to 200 characters, different for each step of the job.
         - `length`: seconds or a timedelta, up to 100 years, counted by the database's clock from when the job first
@@ -177,9 +177,9 @@ class RunContext:
         """Return the payload of a signal that `jobs.signal` sends to this job. Leave the run until the signal comes.
 
         Meanwhile the job occupies no slot of a worker or a limit. When the signal comes, or the timeout has passed, a
-        worker calls the task again. The stored steps then return their results, so the task arrives here again. The
-        wait uses up no attempt. A signal sent before this call is received, too. Several signals with one name are
-        received in order, one per call.
+        worker calls the task again. Stored steps return their results, so the task arrives here again. A wait uses up
+        no attempt. A signal sent before this call is received, too. Several signals with one name are received in
+        order, one per call.
 
         - `name`: the signal's name, 1 to 200 characters.
         - `kind`: the type that pydantic reads the payload as; None for a signal without a payload.

@@ -43,9 +43,9 @@ class TaskOptions(TypedDict, total=False):
     name: str
     """The name stored with each job; by default the name of the function or class."""
     queue: str
-    """The queue of the task's jobs. The default is `default`."""
+    """The queue of the task's jobs, by default `default`."""
     priority: int
-    """The priority of the task's jobs, from -10 to 10; lower numbers run first. The default is 0."""
+    """The priority of the task's jobs, from -10 to 10; lower numbers run first. By default 0."""
     max_attempts: int
     """The maximum number of attempts, from 1 to 1,000,000; by default 25. Attempts lost to crashes count."""
     timeout: float | timedelta | None
@@ -57,19 +57,20 @@ class TaskOptions(TypedDict, total=False):
     sensitive: Sequence[str]
     """Arguments that no log, error, command or page shows."""
     limits: Limit | Sequence[Limit]
-    """Limits on the number of jobs that run simultaneously, or start in a period, across all workers. A job starts only
-    if each of its limits allows it."""
+    """Limits on the jobs that run simultaneously, or start in a period, across all workers. A job starts only if all of
+    its limits allow it."""
     fair_by: KeyOf
-    """An argument, several arguments, or a function of them, whose values take turns, however many jobs each has."""
+    """An argument, several arguments, or a function of them. The values take turns, whatever their numbers of jobs."""
     unique: Unique | None
     """The policy that allows at most one live job for each key, and that handles an enqueue whose key is taken."""
     delay: float | timedelta | None
     """The time from the enqueue of a job until it is due, as a timedelta or in seconds. `options(delay=…)` and
-    `options(run_at=…)` override it. It does not apply to jobs of schedules, retries and `on_failure` jobs."""
+    `options(run_at=…)` override it. The delay does not apply to jobs of schedules, retries and `on_failure` jobs."""
     on_failure: Task[..., Any, Any]
-    """A task to enqueue in the transaction that stores a job's final failure. It takes the id of the failed job."""
+    """A task to enqueue in the transaction that stores a job's final failure. The task takes the id of the failed
+    job."""
     lazy: bool
-    """If True, a run's transaction begins only when the run first uses its session. The default is False."""
+    """If True, a run's transaction begins only at the first use of its session. By default False."""
     retention: timedelta | float | TaskRetention | None
     """How long ended jobs of the task are kept, instead of the worker's retention: a timedelta, a number of seconds,
     None for ever, or a mapping from states to such values. `{"succeeded": "erase"}` erases a job's arguments and result
@@ -95,7 +96,7 @@ class Declaration:
 
     @property
     def begins_lazily(self) -> bool:
-        """True if a run's transaction begins at the first use of its session, and loading arguments is no such use."""
+        """True for a lazy task without entities, whose loading would begin the transaction earlier."""
         return self.lazy and not self.codec.entities
 
     def gates_of(self, stored: Mapping[str, Any]) -> list[str]:
@@ -127,7 +128,7 @@ class Declaration:
 
     @cached_property
     def takes(self) -> Takes:
-        """The arguments that this version of the task takes, as published to other processes."""
+        """The arguments that this version of the task takes, for other processes."""
         parameters = self.signature.arguments.parameters.values()
         required = tuple(one.name for one in parameters if one.default is one.empty)
         optional = tuple(one.name for one in parameters if one.default is not one.empty)
@@ -175,7 +176,7 @@ class Declaration:
 
 
 def declare(target: Callable[..., Any], options: TaskOptions, job_class: type[Any]) -> Declaration:
-    """Check a task and its options, and return its declaration. `job_class` is the class of its jobs.
+    """Check a task and its options. `job_class` is the class of the task's jobs.
 
     Raises `DeclarationError` with the cause and the remedy.
     """

@@ -28,7 +28,7 @@ from sqla_jobs.tasks.hooks import check_headers
 
 J = TypeVar("J", bound=JobMixin)
 GatesOf = Callable[[Mapping[str, Any]], Sequence[str]]
-"""A function that returns the gates of a job with the given stored arguments."""
+"""Returns the gates of a job with the given stored arguments."""
 T = TypeVar("T")
 
 _ROWS, _BYTES = 5_000, 4 * 1024 * 1024
@@ -39,8 +39,8 @@ class EnqueueOptions(TypedDict, total=False):
     """The options of a job, given to `task.options`. An option that is missing or None is as the task declares it."""
 
     delay: timedelta | float | None
-    """The time from now until the job is due, by the server's clock, as a timedelta or in seconds. 0 overrides a delay
-    that the task declares."""
+    """The time from now until the job is due, by the server's clock, as a timedelta or in seconds. 0 overrides the
+    task's delay."""
     run_at: datetime | None
     """The time at which the job is due, with a time zone."""
     queue: str | None
@@ -55,7 +55,7 @@ class EnqueueOptions(TypedDict, total=False):
     If there is such a job, the enqueue returns it, unless the `Unique` policy decides otherwise.
     """
     unique: Unique | None
-    """The policy for an enqueue whose key is taken. Without `unique_key`, it also makes the key."""
+    """The policy for an enqueue whose key is taken. Without `unique_key`, the policy also makes the key."""
     headers: Mapping[str, str] | None
     """At most 50 named texts for middleware and the run, separate from the task's arguments."""
     columns: Mapping[str, Any] | None
@@ -230,7 +230,7 @@ def _with_gates(encoded: bytes, gates_of: GatesOf) -> bytes:
 
 
 def gate_columns(gates: Sequence[str]) -> dict[str, str | None]:
-    """Return the values of the columns `gates` and `ordered_by`, for JSON: the array is given as text."""
+    """Return the columns `gates` and `ordered_by` for JSON, with the array as text."""
     return {"gates": names(tuple(gates)), "ordered_by": ordered_gate(gates)}
 
 

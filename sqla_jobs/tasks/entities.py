@@ -23,7 +23,7 @@ _SCALARS = frozenset({str, int, float, bool, bytes, types.NoneType})
 
 @dataclasses.dataclass(frozen=True)
 class Entity:
-    """The mapped class of a parameter whose annotation is, for example, `Order`, `Order | None` or `list[Order]`."""
+    """The mapped class of a parameter annotated as, for example, `Order`, `Order | None` or `list[Order]`."""
 
     mapper: Mapper[Any]
     many: bool = False
@@ -38,7 +38,7 @@ class Entity:
         return whole | None if self.optional else whole
 
     def key_of(self, where: str, session: Session, value: Any) -> Any:
-        """Return the primary key of a row, or the keys of several rows. Flush the session if a row has no key yet."""
+        """Return the primary key, or a list of keys. Flush the session if a row has no key yet."""
         if value is None and self.optional:
             return None
         if not self.many:

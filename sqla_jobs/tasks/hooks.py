@@ -1,4 +1,4 @@
-"""The application's functions that are called around workers and runs, at each enqueue, and after each outcome."""
+"""The application's functions called around workers and runs, at each enqueue, and after each outcome."""
 
 from __future__ import annotations
 
@@ -80,10 +80,9 @@ class Hooks:
         self.context_in = context_in
         """Returns the context to put around each run in a test's session, outside the middleware."""
         self.middleware: list[Middleware] = []
-        """The functions whose context managers surround runs. Asynchronous ones surround only runs of coroutine
-        tasks."""
+        """Functions that return the context managers around runs. Asynchronous ones surround only coroutine tasks."""
         self.worker_contexts: list[WorkerContext] = []
-        """The functions whose context managers surround the life of a worker, in each of its processes."""
+        """Functions that return the context managers around the life of a worker, in each process."""
         self.tracing: Tracing | None = None
         """Makes spans for enqueues and runs."""
         self.sources: list[HeaderSource] = []
@@ -124,7 +123,7 @@ class Hooks:
         """Call each handler of the event.
 
         If a handler raises, its exception is logged, and the other handlers are still called. An exception that is not
-        a `caught` is raised immediately.
+        of the class `caught` is raised immediately.
         """
         for handler in self._handlers[event.name]:
             try:
@@ -158,7 +157,7 @@ def is_asynchronous(target: Middleware | WorkerContext) -> bool:
 
 
 def surroundings(middleware: Middleware, run: RunContext) -> AbstractContextManager[Any]:
-    """Return the context manager of a plain middleware. Raises `ConfigurationError` if it returns something else."""
+    """Call a plain middleware and return its context manager. Raises `ConfigurationError` unless it returns one."""
     return plain_manager(middleware(run), middleware, "middleware")
 
 

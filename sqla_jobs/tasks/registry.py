@@ -89,7 +89,7 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
         return task
 
     def names(self, task: object) -> tuple[str, ...]:
-        """Return the names under which jobs of a task are stored, its own first.
+        """Return the names under which jobs of a task are stored, the task's own name first.
 
         `task` is a task, its class, or one of its names. Raises `UnknownTask`.
         """

@@ -15,7 +15,7 @@ class Resources:
     """The values that worker contexts yielded, found by type.
 
     `run.resources[httpx.Client]` is the value of exactly that class, or else the only value of a subclass. The look-up
-    raises `ConfigurationError` if there is no such value, or if there are several values of subclasses.
+    raises `ConfigurationError` if no value matches, or if several values of subclasses do.
     """
 
     __slots__ = ("_values",)
@@ -38,7 +38,7 @@ class Resources:
         self._values.append(value)
 
     def __getitem__(self, kind: type[T]) -> T:
-        """Return the value of this class."""
+        """Return the value of the class `kind`."""
         expected: type[T] = typing.get_origin(kind) or kind
         found = [value for value in self._values if isinstance(value, expected)]
         exact = [value for value in found if type(value) is expected]

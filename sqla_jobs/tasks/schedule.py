@@ -22,7 +22,7 @@ class ScheduleOptions(TypedDict, total=False):
     """The options of a schedule, given to `task.schedule`."""
 
     name: str
-    """The schedule's name; by default the task's name. A task can have several schedules with different names."""
+    """The schedule's name; by default the task's name. Each name makes a separate schedule."""
     timezone: str
     """An IANA time zone such as "Europe/Paris"; by default UTC."""
     args: Mapping[str, Any]
@@ -37,9 +37,9 @@ class ScheduleOptions(TypedDict, total=False):
     overlap: Overlap | Literal["allow", "skip"]
     """Whether a tick fires while the job of an earlier tick has not ended: "allow" (the default) or "skip"."""
     jitter: float | timedelta
-    """The maximum random delay of each job after its tick, as a timedelta or in seconds. By default there is none."""
+    """The maximum random delay of each job after its tick, as a timedelta or in seconds. By default none."""
     enabled: bool
-    """False declares the schedule as disabled. The default is True."""
+    """False declares the schedule as disabled. By default True."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Declared:
 
 
 class Schedules(Mapping[str, Declared]):
-    """The declared schedules by name. Clocks store them as rows."""
+    """The declared schedules by name. Clocks store the schedules as rows."""
 
     def __init__(self) -> None:
         self._by_name: dict[str, Declared] = {}

@@ -23,8 +23,7 @@ AnySession = Session | scoped_session[Any]
 def plain_session(session: AnySession | None, call: str | Callable[[], str]) -> Session:
     """Return the given `Session`, or the one inside a `scoped_session`. Raises `ArgumentsError` for any other object.
 
-    `call` is the correct call, for the error message, such as "jobs.cancel(session, job)", or a function that returns
-    this text.
+    `call` is the correct call as text, such as "jobs.cancel(session, job)", or a function that returns this text.
     """
     if isinstance(session, Session):
         return session

@@ -32,10 +32,10 @@ class Signature:
     is_coroutine: bool
     """True for an `async def`, which a worker runs in its event loop."""
     session_class: type[Any] | None
-    """The class of session that the task takes: `Session`, `AsyncSession` or a subclass. None if it takes none."""
+    """The class of session that the task takes: `Session`, `AsyncSession` or a subclass. None without a session."""
     wants_context: bool
     arguments: inspect.Signature
-    """The parameters whose values are stored, with their annotations as written in the code."""
+    """The parameters whose values are stored, with their annotations as written."""
 
     @property
     def wants_session(self) -> bool:

@@ -33,16 +33,16 @@ class Steps(Protocol):
         ...
 
     def wait_for(self, name: str, kind: Any, timeout: float | timedelta | None) -> Any:
-        """Return the payload of a signal, or leave the run until a signal comes."""
+        """Return a signal's payload, or leave the run until a signal comes."""
         ...
 
     def wait_for_awaited(self, name: str, kind: Any, timeout: float | timedelta | None) -> Coroutine[Any, Any, Any]:
-        """Return the payload of a signal, or leave the run of a coroutine task until a signal comes."""
+        """Return a signal's payload, or leave the run of a coroutine task until a signal comes."""
         ...
 
 
 def no_steps() -> NoReturn:
-    """Raise the error about the use of steps in a run that does not record them."""
+    """Raise the error about steps in a run that does not record them."""
     raise JobsError(
         "steps are recorded for a task that a worker runs, which takes a RunContext: in a test call it by "
         "run_job(session, task)(…), and in a middleware leave steps to the task"

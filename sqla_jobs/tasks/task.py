@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
 MYPY = False
-"""False at run time. Mypy considers this name to be true."""
+"""False at run time, but true for mypy."""
 C = ParamSpec("C")
 P = ParamSpec("P")
 E = TypeVar("E", bound=Callable[..., Any])  # without the bound, mypy infers E from an assignment's target
@@ -70,8 +70,8 @@ class Enqueue(Protocol[P, J_co]):
         Returns the job, pending like any object that was added; its `id` is None until the session flushes. A job with
         a unique key is in the database already: it is new, or it is the live job that has the key.
 
-        Raises `ArgumentsError` for arguments that do not fit, and `JobExists` if the key is taken and the `Unique`
-        policy is to raise. The transaction stays usable after these errors.
+        Raises `ArgumentsError` for arguments that do not fit, and `JobExists` for a taken key if the policy is to
+        raise. The transaction stays usable.
         """
         ...
 
@@ -151,7 +151,7 @@ class Enqueuer(Generic[C, J]):
 
     @property
     def chosen(self) -> Mapping[str, Any]:
-        """The options of this enqueuer, already checked."""
+        """The checked options of this enqueuer."""
         return self._options
 
     @property
@@ -229,14 +229,14 @@ class Enqueuer(Generic[C, J]):
           transaction, and exist if and only if that transaction commits.
         - `arguments`: any iterable of mappings from the names of the task's arguments to their values. Memory use stays
           constant, even for millions of mappings.
-        - `returning`: True to return the ids of the jobs instead, one for each mapping, in the same order. If the key
-          of a mapping is taken, its id is that of the job that has the key.
+        - `returning`: True returns the ids of the jobs instead, one for each mapping, in order. If a key is taken, the
+          id is that of the job that has the key.
 
-        If the task is unique, or with `options(unique=…)`, a mapping whose key is taken is skipped, replaces or updates
-        the waiting job, or raises `JobExists`. An earlier mapping of the same call may have taken the key. The
-        `replaced` and `skipped` of the returned number count the mappings whose key was taken.
+        If the task is unique, or with `options(unique=…)`, a mapping whose key is taken, even by an earlier mapping, is
+        skipped, replaces or updates the waiting job, or raises `JobExists`. The `replaced` and `skipped` of the
+        returned number count these mappings.
 
-        Raises `ArgumentsError`, with the position, for a mapping that does not fit the task; also for
+        Raises `ArgumentsError` for a mapping that does not fit the task, with the mapping's position; also for
         `options(unique_key=…)`, and for two mappings with one key if the policy is to raise. After an error, no job of
         this call remains in the transaction.
         """
@@ -333,7 +333,7 @@ class Enqueuer(Generic[C, J]):
         """Return the arguments by name. Raises `ArgumentsError` if they do not match the task's parameters."""
         required, names = self._declaration.signature.by_name
         if not args and required <= kwargs.keys() <= names:
-            return kwargs  # fifteen times as fast as inspect
+            return kwargs  # this shortcut is fifteen times as fast as inspect
         try:
             return self._declaration.signature.bind(self._declaration.name, args, kwargs)
         except ArgumentsError as error:
@@ -371,7 +371,7 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
 
     @property
     def name(self) -> str:
-        """The task's name, which is stored with each of its jobs."""
+        """The name stored with each of the task's jobs."""
         return self._declaration.name
 
     def __call__(self, *args: C.args, **kwargs: C.kwargs) -> R_co:
@@ -381,22 +381,23 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
     def options(self, **options: Unpack[EnqueueOptions]) -> Enqueuer[C, J]:
         """Return the task with options for its jobs. An option that is missing or None is as the task declares it.
 
-        - `delay`: a timedelta or a number of seconds from now, by the server's clock, up to 100 years. 0 makes the job
-          due now, even if the task declares a delay.
+        - `delay`: a timedelta, or seconds, from now by the server's clock, up to 100 years. 0 overrides the task's
+          delay.
         - `run_at`: a datetime with a time zone, before which the job does not run. `PARKED` is a time that never comes.
         - `queue`: the name of a queue, 1 to 200 printable characters without `=` and `,`.
         - `priority`: from -10 to 10; lower numbers run first.
         - `max_attempts`: from 1 to 1,000,000.
         - `unique_key`: text of 1 to 500 characters. At most one live job (blocked, scheduled, queued or running) has
           this key; if there is such a job, the enqueue returns it, unless the `Unique` policy decides otherwise.
-        - `unique`: a `Unique`, the policy for a key that is taken. Without `unique_key`, it also makes the key.
-        - `headers`: a mapping of at most 50 names to texts, which the task and middleware find in the `RunContext`.
+        - `unique`: a `Unique`, the policy for a key that is taken. Without `unique_key`, the `Unique` also makes the
+          key.
+        - `headers`: a mapping of at most 50 names to texts, for middleware and the `RunContext`.
         - `columns`: a mapping of names to values, for the columns of your own `job_class`.
-        - `after`: a job or a batch, or a list of these, that must end before the new job starts. Each of them is in the
-          database already, or pending in the same session.
+        - `after`: a job or a batch, or a list of these, that must end before the new job starts. Each job or batch is
+          in the database already, or pending in the same session.
         - `if_failed`: the handling of the new job if a job that it waits for fails, is cancelled or is deleted.
-          "cancel" (the default) cancels the new job, and in turn the jobs after it. "run" runs it once all the jobs
-          that it waits for have ended. "hold" keeps it waiting until somebody retries the failed job, or the new one.
+          "cancel" (the default) cancels it, and in turn the jobs after it. "run" runs it once all the jobs that it
+          waits for have ended. "hold" keeps it waiting until somebody retries the failed job, or the new one.
         - `batch`: the batch that the job joins.
 
         Raises `ArgumentsError` for an unknown option, and for an invalid value.
@@ -411,12 +412,12 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
     def result(self, job: J | int, /, *, timeout: float | None = None) -> Any:
         """Wait until a job has ended, and return its result as a value of the task's return type.
 
-        - `job`: the job, or its id. It must be committed.
+        - `job`: the job, or its id. The job must be committed.
         - `timeout`: seconds until `TimeoutError`; by default the call waits for ever.
 
         Raises `JobFailed` if the job fails for good or is cancelled, `TimeoutError` after `timeout` seconds,
-        `UnknownJob` if there is no such job, and `ArgumentsError` if it is a job of another task, or if the stored
-        result does not fit the return type.
+        `UnknownJob` if there is no such job, and `ArgumentsError` for a job of another task, and for a stored result
+        that does not fit the return type.
         """
         ended = self._waits.wait(job, timeout=timeout)
         return self._declaration.result_of(ended)
@@ -445,8 +446,7 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
         """Declare a schedule that enqueues the task by a cron rule. Workers and clocks store it as a row.
 
         - `cron`: five fields such as `30 2 * * *`, six with seconds first, or the result of `sqla_jobs.cron.every`.
-        - `name`: the schedule's name; by default the task's name. A task can have several schedules with different
-          names.
+        - `name`: the schedule's name; by default the task's name. Each name makes a separate schedule.
         - `timezone`: an IANA name such as "Europe/Paris"; by default UTC.
         - `args`: a mapping of the task's arguments to their values.
         - `queue`, `priority`: the queue and priority of the schedule's jobs; by default the task's own.

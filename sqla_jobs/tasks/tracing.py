@@ -17,7 +17,7 @@ class Sending(Protocol):
     """The span of one enqueue, which records the result."""
 
     def one(self, job: JobMixin, inserted: int) -> None:
-        """Record the returned job. `inserted` is 1, or 0 if this is an earlier job with the same unique key."""
+        """Record the returned job. `inserted` is 1, or 0 for an earlier job with the same unique key."""
         ...
 
     def many(self, inserted: int) -> None:
@@ -31,7 +31,7 @@ class Tracing(Protocol):
     def sending(
         self, session: Session, job: type[JobMixin], task: str, queue: str
     ) -> AbstractContextManager[Sending, None]:
-        """Return the context manager to enter around an enqueue. The job's headers are collected inside it."""
+        """Return the context manager around an enqueue. The job's headers are collected inside it."""
         ...
 
     def processing(self, run: RunContext) -> Callable[[Outcome], None]:

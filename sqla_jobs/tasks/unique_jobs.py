@@ -32,9 +32,9 @@ J = TypeVar("J", bound=JobMixin)
 _LONG = 0.5
 """The longest pause between two rounds, in seconds. Once it is reached, `_store` waits for locked rows."""
 _FRUITLESS = 20
-"""The rounds with a key neither free nor taken after which the cause must be a unique index of the application.
+"""After this many rounds with a key neither free nor taken, a unique index of the application must be the cause.
 
-Also the number of turns after which a batch takes its keys in any order.
+After this many turns, a batch takes its keys in any order.
 """
 
 
@@ -85,8 +85,8 @@ def add_many_unique(
 ) -> Enqueued:
     """Add many jobs like `add_unique`, in constant memory; an error undoes all of them.
 
-    Within one batch, two transactions that enqueue the same keys do not deadlock. `ids` receives an id for each item,
-    in the order of the items: the id of the new job, or of the job that has the item's key.
+    Within one batch, two transactions that enqueue the same keys do not deadlock. For each item, `ids` receives the id
+    of the new job, or of the job that has the item's key.
     """
     jobs = _unique_jobs(session, models, values, rule, gates_of, loads=False)
     with savepoint(session, models.Job):
@@ -173,7 +173,7 @@ period."""
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """The effect of an enqueue on some keys, with the job that has each key afterwards."""
+    """The effect on some keys, with the job that then has each key."""
 
     inserted: dict[str, Holder] = field(default_factory=dict[str, Holder])
     replaced: dict[str, Holder] = field(default_factory=dict[str, Holder])
@@ -215,8 +215,8 @@ def _store_many(jobs: UniqueJobs, policy: Unique, args: Mapping[str, str], known
     """Enqueue jobs for several keys, like `_store`.
 
     First take the free keys in the order of `args`, then lock the jobs that have the other keys, in the same order.
-    With `in_order`, raise `_Again` instead of waiting for locks in a different order. `known` keeps the jobs that were
-    found, also for the next turn. A job that has begun since it was found still counts as having its key.
+    With `in_order`, raise `_Again` instead of waiting for locks in a different order. `known` keeps the found jobs for
+    the next turn: a job that begins after it was found still counts as having its key.
     """
     if policy.changes and policy.per is None:
         return _change(jobs, args)

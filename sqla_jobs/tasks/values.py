@@ -108,7 +108,7 @@ def encode_payload(what: str, value: Any) -> str:
 
 
 def _too_much(encoded: bytes) -> str | None:
-    """Return why PostgreSQL, or this library, does not take the JSON; None if they do."""
+    """Return the reason why the JSON cannot be stored, or None if it can."""
     if len(encoded) > MAX_BYTES:
         return f"is {len(encoded):,} bytes of JSON, at most {MAX_BYTES:,} are kept: store the data and give its key"
     if b"\\u0000" in encoded and NUL.search(encoded):
