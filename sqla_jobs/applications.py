@@ -17,10 +17,10 @@ A = TypeVar("A")
 
 
 class Applications(ABC, Generic[A]):
-    """Resolves `bind=` to the database of the selected application. It keeps no application alive."""
+    """Resolves `bind=` to the database of the selected application. `Applications` keeps no added application alive."""
 
     remedy: str
-    """The remedy if there are several applications, in words and code."""
+    """The remedy if there are several applications, for the error message."""
 
     def __init__(self, jobs: Jobs[Any]) -> None:
         self.used: A | None = None
@@ -46,11 +46,11 @@ class Applications(ABC, Generic[A]):
 
     @abstractmethod
     def binding(self, app: A, bind: Bind | None) -> Binding:
-        """Return the database of an application, or `bind`. Raises `ConfigurationError`."""
+        """Return the database that `bind` gives, or without it the application's. Raises `ConfigurationError`."""
 
     @abstractmethod
     def surroundings(self, app: A, session: Session) -> Context:
-        """Return the context for a test's runs, in which the application's session is this one."""
+        """Return the context for a test's runs, inside which `session` is the application's session."""
 
     def __call__(self, bind: Bind | None) -> Binding:
         living = self._living()
@@ -67,7 +67,7 @@ class Applications(ABC, Generic[A]):
         return self.binding(app, bind)
 
     def context_in(self, session: Session) -> Context:
-        """Return the context of the active application, or else of the one added last."""
+        """Return the context of the active application, or else of `used`, or else of the application added last."""
         app = self.active() or self.used or next(reversed(self._living()), None)
         return nullcontext if app is None else self.surroundings(app, session)
 

@@ -81,15 +81,15 @@ class Jobs(Generic[J]):
       immediately.
     - `job_class`: an unmapped subclass of `JobMixin` with your own columns. `Job` is then that class.
     - `schema`: the tables' schema; by default the metadata's, or else the connection's.
-    - `prefix`: the prefix of the tables' names, before jobs, runs, schedules, ticks, processes, queues,
-      paused_tasks, limits, starts and audit; up to 31 lower-case letters, digits and _.
+    - `prefix`: the prefix of the tables' names, such as `sqla_` for `sqla_jobs`, `sqla_runs` and so on; up to 31
+      lower-case letters, digits and _.
     - `tasks`: the names of the modules that declare tasks. Workers, clocks and commands import these modules; `Jobs`
       does not.
     - `session_factory`: an engine or a session factory, as for `bind`. Workers connect with it. Enqueueing uses the
       caller's session and needs none.
 
-    Raises `ConfigurationError` for an object that is not a base, for a table that the metadata already has, and for
-    `job_class` columns that are named like the library's own, or are NOT NULL without a server default.
+    Raises `ConfigurationError` for an invalid base, for a table that the metadata already has, and for `job_class`
+    columns that have the name of one of the library's columns, or are NOT NULL without a server default.
     """
 
     Job: type[J]
@@ -165,7 +165,7 @@ class Jobs(Generic[J]):
         self.hooks: Hooks = Hooks(self._context_in)
         """The functions called around workers and runs, at each enqueue and after each outcome."""
         self.counters: Counters = Counters()
-        """The events counted by this process's workers, once the counts are wanted."""
+        """The event counts of this process's workers. Counting starts only once the counts are needed."""
         self.bound: SyncBind | None = None
         """The engine or session factory given by `session_factory=` or `bind`."""
         self._async_bind: AsyncBind | None = None
@@ -183,25 +183,25 @@ class Jobs(Generic[J]):
     ) -> None:
         """Set the database that workers, clocks and commands connect to.
 
-        - `bind`: an engine or a session factory for the database with these tables. If it is asynchronous, the library
-          makes a synchronous engine from it, for itself and for plain tasks.
+        - `bind`: an engine or a session factory for the database with these tables. From an asynchronous engine or
+          factory, the library makes a synchronous engine, for itself and for plain tasks.
         - `async_bind`: an `AsyncEngine`, or a factory for coroutine tasks' `AsyncSession`s. By default an engine is
           created from the address of `bind`.
-        - `context`: a function that returns a context manager. Each run happens inside one made with the `RunContext`;
-          so does everything else that opens a session, inside one made with `None`.
+        - `context`: a function that returns a context manager. Each run happens inside a context made with the
+          `RunContext`. All other code that opens a session runs inside a context made with `None`.
 
         Raises `ConfigurationError` for an object that is neither an engine nor a session factory, and for a database
         other than PostgreSQL.
         """
         bound, async_bind = both_binds(bind, async_bind, self.Job)
-        # refuses anything that is neither an engine nor a session factory
+        # raises for anything that is neither an engine nor a session factory
         Binding(bound, self.Job, async_bind=async_bind)
         self.bound, self._async_bind, self._context = bound, async_bind, context
 
     def binding(self, bind: Bind | None = None) -> Binding:
         """Return the database to work on.
 
-        - `bind`: an engine or a session factory; by default the one bound before.
+        - `bind`: an engine or a session factory; by default the one that the `Jobs` is bound to.
 
         Raises `ConfigurationError` if there is none.
         """
@@ -219,12 +219,12 @@ class Jobs(Generic[J]):
         return Binding(chosen, self.Job, context=self._context, async_bind=async_bind)
 
     def _context_in(self, session: Session) -> Context:
-        """Return the context that a test puts around its runs in this session: the one of a worker's runs."""
+        """Return the context for a test's runs in this session: the one that a worker puts around its runs."""
         return self._resolver.context_in(session) if self._resolver is not None else self._context or nullcontext
 
     @property
     def is_bound(self) -> bool:
-        """True if a database was given, or an application that has one."""
+        """True if a database was given, or an application that has a database."""
         return self.bound is not None or self._resolver is not None
 
     @overload
@@ -285,7 +285,7 @@ class Jobs(Generic[J]):
         return self.hooks.add_worker_context(target)
 
     def headers(self, target: S, /) -> S:
-        """Call `target` at each enqueue, once for `enqueue_many`, and store the headers that it returns with the jobs.
+        """Call `target` at each enqueue, once for `enqueue_many`, and store the returned headers with the jobs.
 
         - `target`: a function that takes no arguments and returns a mapping of names to strings, such as the request's
           id. The function is returned.
@@ -323,7 +323,7 @@ class Jobs(Generic[J]):
         Returns the job, pending in the session.
 
         Raises `UnknownTask` for an instance of another class; `ArgumentsError` for arguments or options that do not
-        fit; `JobExists` if its key is taken and its `Unique` says to raise.
+        fit; `JobExists` if the key is taken and the `Unique` policy is to raise.
         """
         if isinstance(instance, type):
             raise ArgumentsError(
@@ -363,7 +363,7 @@ class Jobs(Generic[J]):
         returning: bool = False,
         **options: Unpack[EnqueueOptions],
     ) -> Enqueued | list[int]:
-        """Add a job for each instance, in order, and return their number: all or nothing, in constant memory.
+        """Add a job for each instance, in order and in constant memory, or no job at all. Return the number of jobs.
 
         - `instances`: any iterable of instances of classes decorated with `@jobs.task`.
         - `returning`: True to return the jobs' ids, in the order of the instances. If a key is taken, the id is that of
@@ -389,7 +389,7 @@ class Jobs(Generic[J]):
         return count if ids is None else ids
 
     def schedule(self, cron: str, instance: object, /, **options: Unpack[ScheduleOptions]) -> None:
-        """Declare that a job for an instance of a task class is enqueued by a cron rule, like `task.schedule`.
+        """Declare a schedule that enqueues an instance of a task class by a cron rule, like `task.schedule`.
 
         - `cron`: the rule, as for `task.schedule`.
         - `instance`: an instance of a class decorated with `@jobs.task`; its fields are the arguments.
@@ -404,13 +404,13 @@ class Jobs(Generic[J]):
         task.schedule(cron, **options)
 
     def why(self, session: AnySession, job: J | int, /) -> list[str]:
-        """Return why a job is waiting, in sentences.
+        """Return the reasons why a job is waiting, one sentence each.
 
-        They give each reason that the database knows, such as a full limit and who fills it.
+        The sentences give all reasons that the database shows, such as a full limit and the jobs that fill it.
 
-        - `job`: the job, or its id. For a job that is running or has ended, one sentence says so.
+        - `job`: the job, or its id. For a job that is running or has ended, one sentence states that.
 
-        The call only reads, and waits for no lock.
+        The call only reads, and does not wait for locks.
 
         Raises `UnknownJob` if there is no such job.
         """
@@ -423,18 +423,18 @@ class Jobs(Generic[J]):
     @overload
     def follow(self, batch: BatchMixin, /, *, timeout: float | None = None) -> Following[BatchCounts]: ...
     def follow(self, job: J | int | BatchMixin, /, *, timeout: float | None = None) -> Following[Any]:
-        """Return a job's updates, for `for` and `async for`: its current state, then each change, until it has ended.
+        """Return a job's updates, to iterate over with `for` or `async for` until the job has ended.
 
-        - `job`: the job, or its id; or a batch. It must be committed. A number is always the id of a job: load a batch
-          with `session.get(jobs.Batch, id)`.
+        - `job`: the job, or its id; or a batch. The job or batch must be committed. A number is always the id of a job:
+          load a batch with `session.get(jobs.Batch, id)`.
         - `timeout`: seconds until `TimeoutError`; by default there is no limit.
 
-        Each update is a `JobUpdate`. For a batch it is a `BatchCounts`, and the last one comes when all its jobs have
-        ended, or at once if there are none. A process uses two connections for everything that it follows: one listens,
-        and the other reads the jobs at most twenty times a second.
+        Each update is a `JobUpdate`; the first one shows the current state. For a batch, each is a `BatchCounts`, and
+        the last one comes when all jobs of the batch have ended, or at once if it has none. A process uses two
+        connections for all that it follows: one listens, and the other reads the jobs, at most twenty times a second.
 
-        The iteration raises `TimeoutError`, and raises `UnknownJob` for a job or a batch that does not exist, or no
-        longer exists.
+        The iteration raises `TimeoutError` after `timeout` seconds, and `UnknownJob` for a job or batch that does not
+        exist, or has been deleted.
         """
         from sqla_jobs.following.follow import follow
 
@@ -447,11 +447,11 @@ class Jobs(Generic[J]):
     def wait(self, job: J | int | BatchMixin, /, *, timeout: float | None = None) -> J | BatchCounts:
         """Wait until a job has succeeded, and return it in that state, with its runs, detached from any session.
 
-        - `job`: the job, or its id; or a batch. It must be committed. A number is always the id of a job: load a batch
-          with `session.get(jobs.Batch, id)`.
+        - `job`: the job, or its id; or a batch. The job or batch must be committed. A number is always the id of a job:
+          load a batch with `session.get(jobs.Batch, id)`.
         - `timeout`: seconds until `TimeoutError`; by default there is no limit.
 
-        For a batch, wait until all its jobs have ended, however they ended, and return their `BatchCounts`.
+        For a batch, wait until all its jobs have ended, whatever their outcomes, and return its `BatchCounts`.
 
         A task that waits for another job holds its slot in the meantime: if all slots are waiting, no job runs.
 
@@ -487,13 +487,13 @@ class Jobs(Generic[J]):
         return await wait_async(self.binding().engine, self.models, job, timeout)
 
     def batch(self, session: AnySession, /, *, name: str = "") -> BatchMixin:
-        """Add a batch to the caller's session. Jobs join it by `options(batch=…)`, and other jobs run after it.
+        """Add a batch to the caller's session. Jobs join it with `options(batch=…)`, and other jobs can run after it.
 
         - `name`: a text for people, of at most 200 characters.
 
-        Returns the batch, pending in the session. Jobs may join it in this transaction, in later ones, and from its own
-        jobs while these run, until all its jobs have ended and a job after the batch could start. A batch without jobs
-        has ended.
+        Returns the batch, pending in the session. Jobs may join it in this transaction and in later ones, and its own
+        jobs may add jobs to it, until all its jobs have ended and a job after the batch could start. A batch without
+        jobs counts as ended.
 
         Raises `ArgumentsError` for a name that cannot be stored.
         """
@@ -524,7 +524,7 @@ class Jobs(Generic[J]):
         - `kill`: True makes a command-line worker kill its child process if the job does not stop within `--kill-after`
           seconds. Other jobs running in that process lose an attempt.
 
-        Returns False if the job had already ended. For a batch, all its live jobs are cancelled; returns their number.
+        Returns False if the job had already ended. For a batch, cancels all its live jobs, and returns their number.
 
         Raises `UnknownJob` if there is no such job.
         """
@@ -539,13 +539,13 @@ class Jobs(Generic[J]):
     def retry(self, session: AnySession, job: J | int | BatchMixin, /) -> bool | int:
         """Once the caller commits, queue a job that has ended, or that waits for its time or for other jobs.
 
-        It gets at least one more attempt. Jobs that were cancelled because it had failed wait for it again.
+        The job gets at least one more attempt. Jobs that were cancelled because this job had failed wait for it again.
 
         - `job`: the job, or its id; or a batch. A number is always the id of a job: load a batch with
           `session.get(jobs.Batch, id)`.
 
-        Returns False if it is queued or running. For a batch, all its jobs that failed or that somebody cancelled are
-        retried; returns their number.
+        Returns False if the job is queued or running. For a batch, retries all its jobs that failed or that somebody
+        cancelled, and returns their number.
 
         Raises `UnknownJob` if there is no such job, and `JobsError` if another live job has its unique key, or its
         arguments were erased.
@@ -555,18 +555,19 @@ class Jobs(Generic[J]):
         return Retry().one(self._changing(session, "jobs.retry(session, job)"), job)
 
     def signal(self, session: AnySession, job: J | int, name: str, payload: object = None, /) -> bool:
-        """Send a signal to a job, which receives it by `run.wait_for`, as part of the session's transaction.
+        """Send a signal to a job, as part of the session's transaction. The job receives it by `run.wait_for`.
 
-        A job that waits for it is queued, and the workers are notified once the transaction commits. Otherwise the
-        signal is kept until a run of the job asks for it. Several of one name are received one by one, in the order of
-        their commits under the lock of the job's row, which the transaction holds from now on.
+        A job that waits for the signal is queued, and the workers are notified once the transaction commits. If the job
+        does not wait for it, the signal is kept until a run of the job asks for it. Several signals with one name are
+        received one by one, in the order of their commits: the transaction holds a lock on the job's row from now on.
 
         - `job`: a job or its id.
         - `name`: the signal's name, 1 to 200 characters.
-        - `payload`: any value that pydantic can write as JSON, 1 MiB at most. `run.wait_for` names the type to read.
+        - `payload`: any value that pydantic can write as JSON, 1 MiB at most. `run.wait_for` reads it as a given type.
 
-        Return False for a job that has ended, which receives nothing. Raises `UnknownJob` if there is no such job,
-        `ArgumentsError` for a name or payload that cannot be stored.
+        Returns False for a job that has ended: it receives nothing.
+
+        Raises `UnknownJob` if there is no such job, and `ArgumentsError` for a name or payload that cannot be stored.
         """
         return signals.send(self._changing(session, "jobs.signal(session, job, name, payload)"), job, name, payload)
 
@@ -583,10 +584,11 @@ class Jobs(Generic[J]):
         """Stop all claiming from a queue, or of a task in all queues, once the caller commits. Running jobs continue.
 
         - `queue`: the name of a queue.
-        - `task`: instead of a queue, a task, its class, its name or an alias. Jobs under all of its names wait.
+        - `task`: instead of a queue, a task, its class, its name or an alias. The pause applies to jobs under all of
+          its names.
         - `reason`: text for people.
-        - `until`: when claiming resumes by itself, by the server's clock: a datetime with a time zone, or a timedelta
-          from now. By default, `resume` must be called.
+        - `until`: the time, by the server's clock, at which the pause ends by itself: a datetime with a time zone, or a
+          timedelta from now. By default, the pause lasts until `resume` is called.
 
         A second pause keeps the first one's start time, and sets its own `reason` and `until`.
 
@@ -621,10 +623,11 @@ class Jobs(Generic[J]):
         """Override a declared limit, or set an undeclared one, once the caller commits.
 
         - `which`: a task, its name, or the name of a limit that tasks share.
-        - `queue`: instead of `which`, the name of a queue, which takes only `running`.
-        - `key`: sets the limit for this key alone.
+        - `queue`: instead of `which`, the name of a queue. A queue takes only `running`.
+        - `key`: the only key to which the limit applies; by default, it applies to each key.
         - `running`: the number of simultaneous jobs, from 0 (no job starts) to 1,000,000.
-        - `rate`, `per`: the number of starts, from 0 to 10,000, in `per` seconds or a timedelta, from 1 s to a day.
+        - `rate`, `per`: the number of starts, from 0 to 10,000, allowed within `per`: seconds or a timedelta, from 1 s
+          to a day.
 
         Running jobs continue.
 
@@ -658,16 +661,15 @@ class Jobs(Generic[J]):
         return bool(limits.clear_limit(it, target))
 
     def spend(self, which: TaskLike, number: int = 1, /, *, key: object = UNSET, bind: Bind | None = None) -> bool:
-        """Take `number` starts from a task's or a shared limit's rate, for something that is not a job.
+        """Take `number` starts from the rate of a task or a shared limit, for work that is not a job.
 
         - `which`: a task, its name, or the name of a limit that tasks share.
         - `number`: the number of starts, from 1 to 10,000.
-        - `key`: the key whose rate the starts are taken from, if each key has its own rate.
+        - `key`: the key from whose rate the starts are taken, if each key has its own rate.
         - `bind`: the database; by default the one set with `bind`.
 
-        Returns True if the starts were taken, in a separate transaction; they count for the next `per` seconds. Also
-        returns True if no limit applies to that rate. Returns False, and takes none, if fewer than `number` are free
-        now.
+        Returns True if the starts were taken, in a separate transaction; they count for the next `per` seconds. Returns
+        True, too, if no limit applies to the rate. Returns False, and takes none, if fewer than `number` are free now.
 
         Raises `ArgumentsError` for an invalid number or target.
         """
@@ -676,11 +678,11 @@ class Jobs(Generic[J]):
     def prune(self, session: AnySession, /, *, older_than: timedelta | float) -> int:
         """Delete old ended jobs with their runs, in the caller's transaction. Return the number of deleted jobs.
 
-        - `older_than`: how long ago they ended, as a timedelta or seconds.
+        - `older_than`: the minimum time since the jobs ended, as a timedelta or in seconds.
 
-        Jobs that another session has locked are kept, and so are jobs to which an application row refers, unless its
-        foreign key says ON DELETE CASCADE or SET NULL. Old runs whose job the application itself deleted are deleted
-        too. Workers prune by themselves.
+        Jobs that another session has locked are kept, and so are jobs to which an application row refers, unless the
+        row's foreign key is ON DELETE CASCADE or SET NULL. Old runs whose job the application itself deleted are
+        deleted too. Workers prune automatically.
 
         Raises `ConfigurationError` for an invalid length of time.
         """
@@ -707,21 +709,21 @@ class Jobs(Generic[J]):
     ) -> Worker:
         """Return a worker, which is not started yet. All times are in seconds.
 
-        - `queues`: names of queues, each with how many of its jobs to run simultaneously, or names alone. All queues
+        - `queues`: names of queues, each with the number of its jobs to run simultaneously, or names alone. All queues
           together run at most 5,000 jobs.
         - `concurrency`: the number of simultaneous jobs for each queue named without a number.
         - `bind`: an engine or a session factory; by default the one that the `Jobs` is bound to.
         - `heartbeat`: the time between two heartbeats.
         - `lease`: the time without a heartbeat after which the worker is considered dead; at least three times
           `heartbeat`.
-        - `poll`: the longest time between two looks for jobs that no notification has announced.
+        - `poll`: the maximum time between two searches for jobs that no notification has announced.
         - `grace`: the time that running jobs have to end when the worker is stopped.
         - `slow_after`: the time after which a run's stack is logged.
         - `timeout`: the timeout, as a timedelta or seconds, for tasks without one of their own. By default there is
           none.
-        - `kill_after`: the time after a cancellation until a coroutine that has not ended is abandoned.
+        - `kill_after`: the time from the cancellation of a coroutine until it is abandoned, if it has not ended.
         - `retention`: the time after which rows are deleted, such as `{"succeeded": timedelta(days=1), "failed":
-          None}`; None keeps them. By default 7 days for succeeded and cancelled jobs, 30 for failed ones and for
+          None}`. None keeps rows. By default 7 days for succeeded and cancelled jobs, 30 for failed ones and for
           "ticks", and 365 for "audit".
 
         Raises `ConfigurationError` for an invalid setting, and if no database is known.
@@ -743,7 +745,7 @@ class Jobs(Generic[J]):
         return Worker(self, self.binding(bind), settings)
 
     def clock(self, *, bind: Bind | None = None, heartbeat: float = 5.0, lease: float = 30.0) -> Clock:
-        """Return a clock. It enqueues one job for each tick of each schedule, however many clocks there are.
+        """Return a clock, which enqueues one job for each tick of each schedule, however many clocks run.
 
         - `bind`: an engine or a session factory; by default the one that the `Jobs` is bound to.
         - `heartbeat`, `lease`: as for `worker`.
@@ -761,5 +763,5 @@ def resolver_of(jobs: Jobs[Any]) -> Resolver | None:
 
 
 def set_resolver(jobs: Jobs[Any], resolver: Resolver) -> None:
-    """From now on, have `resolver` choose the database, instead of the arguments of `Jobs.bind`."""
+    """Let `resolver` choose the database from now on, instead of the arguments of `Jobs.bind`."""
     jobs._resolver = resolver  # pyright: ignore[reportPrivateUsage]

@@ -19,7 +19,7 @@ from sqla_jobs.rules.wording import did_you_mean
 from sqla_jobs.tasks.registry import import_named
 
 _APPLICATIONS = ("app", "application", "composite", "composit", "pipeline", "filter-app")
-"""What the sections of an ini that name an application begin with."""
+"""The words before the colon in the names of ini sections that define an application."""
 _ADDRESS = "postgresql+psycopg://user:password@host:port/database"
 
 
@@ -79,7 +79,7 @@ def _load_named(spec: str) -> Any:
 
 
 def _named_by_ini(spec: str) -> Any:
-    """The application that PasteDeploy makes; its registry, if a filter of the file hides the application."""
+    """Return the application that PasteDeploy makes, or its registry if a filter in the file hides the application."""
     path = Path(spec.partition("#")[0])
     if not path.is_file():
         raise ConfigurationError(f"{spec!r}: there is no file {path.name} in {path.absolute().parent}")
@@ -96,7 +96,7 @@ def _named_by_ini(spec: str) -> Any:
         sections: list[str] = get_config_loader(spec).get_sections()
         names = [one.partition(":")[2].strip() for one in sections if one.partition(":")[0].strip() in _APPLICATIONS]
         if (name := spec.partition("#")[2] or "main") in names:
-            raise  # the application's own
+            raise  # the application's own error
         raise ConfigurationError(
             f"{spec!r}: {path.name} has no application {name!r}; its applications: {', '.join(names) or 'none'}"
             f"{did_you_mean(name, names)}"
@@ -115,7 +115,7 @@ def _made_by(factory: Any, spec: str) -> Any:
 
 
 def _extension_of(found: Any) -> Any:
-    """Return what an application of Flask or Pyramid carries as "sqla_jobs"; None if it is none, or carries nothing."""
+    """Return the extension "sqla_jobs" of a Flask or Pyramid application. None if there is no such extension."""
     extensions = getattr(found, "extensions", None)  # Flask's
     carriers = extensions if isinstance(extensions, dict) else getattr(found, "registry", found)  # Pyramid's
     return carriers.get("sqla_jobs") if isinstance(carriers, dict) else None
@@ -128,7 +128,7 @@ def _jobs_in(found: Any) -> Jobs[Any] | None:
 
 
 def bind_for_command_line(jobs: Jobs[Any], database_url: str | None) -> None:
-    """Bind to `database_url`; without it, keep an existing bind, or else use DATABASE_URL.
+    """Bind `jobs` to `database_url`. Without it, keep an existing bind, or else use DATABASE_URL.
 
     Raises `ConfigurationError`.
     """
@@ -150,4 +150,4 @@ def bind_for_command_line(jobs: Jobs[Any], database_url: str | None) -> None:
             f"the database URL is of {parsed.drivername}, and jobs live in PostgreSQL: write {_ADDRESS}"
         )
     address = address_by_psycopg(parsed)  # the application may use the same URL with asyncpg
-    jobs.bind(create_engine(address, max_overflow=-1))  # as many connections as the worker has threads
+    jobs.bind(create_engine(address, max_overflow=-1))  # no limit: each thread of a worker needs a connection

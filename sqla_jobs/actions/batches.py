@@ -1,4 +1,4 @@
-"""Batches: how many of their jobs are in each state, and changes to all of their jobs at once."""
+"""Batches: the number of their jobs in each state, and changes to all jobs of a batch."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class BatchCounts:
     queued: int = 0
     """Jobs that wait for a worker."""
     running: int = 0
-    """Jobs that run."""
+    """Jobs that are running."""
     succeeded: int = 0
     """Jobs that have succeeded."""
     failed: int = 0
@@ -46,7 +46,7 @@ class BatchCounts:
     cancelled: int = 0
     """Jobs that were cancelled."""
     age: float = field(default=0.0, compare=False)
-    """Seconds since the batch was made, by the server's clock."""
+    """Seconds since the batch was created, by the server's clock."""
 
     @property
     def total(self) -> int:
@@ -75,13 +75,13 @@ class BatchCounts:
 
 
 def count(session: Session, models: Models[Any], batch: BatchMixin) -> BatchCounts:
-    """Return the numbers, read from one index. Raises `ArgumentsError` for a batch that is not in the database."""
+    """Return the numbers of a batch's jobs, read from one index. Raises `ArgumentsError` for an unsaved batch."""
     batch_id = id_of(session, models, batch)
     return count_all(CountBatches(Tables(models)), session, [batch_id]).get(batch_id, BatchCounts())
 
 
 def count_all(read: CountBatches, connection: SqlConnection, ids: Collection[int]) -> dict[int, BatchCounts]:
-    """Return the numbers of several batches, by id. Batches that do not exist are left out."""
+    """Return the counts of several batches, by id. Batches that do not exist are left out."""
     found = read(connection, ids) if ids else {}
     return {one.batch_id: BatchCounts(**one.states, age=one.age) for one in found.values()}
 
@@ -102,7 +102,7 @@ def get(it: Changing, batch_id: int) -> BatchMixin:
 
 
 def id_of(session: Session, models: Models[Any], batch: object) -> int:
-    """Return a batch's id, flushing a pending one."""
+    """Return a batch's id. Flush the session if the batch is pending."""
     if not isinstance(batch, models.Batch):
         raise ArgumentsError(f"{batch!r:.60} is not a batch of this Jobs")
     if (batch_id := id_in(session, batch)) is None:
@@ -126,7 +126,7 @@ def retry(it: Changing, batch: BatchMixin) -> int:
 
 
 def _change(it: Changing, batch: BatchMixin, change: Change, *which: ColumnElement[bool]) -> int:
-    """Apply the change to the batch's jobs that meet the conditions, after waiting for the locks on them."""
+    """Wait for the locks on the batch's jobs that meet the conditions, and apply the change to these jobs."""
     session, models, job = it.session, it.models, it.models.Job
     batch_id = id_of(session, models, batch)
     session.flush()
@@ -143,7 +143,7 @@ def _change(it: Changing, batch: BatchMixin, change: Change, *which: ColumnEleme
 
 
 def watch_deletions(models: Models[Any]) -> None:
-    """From now on, record when sessions delete job objects that belong to a batch."""
+    """From now on, mark in the database when a session deletes a job object of a batch."""
     mark = MarkDeleted(Tables(models))
 
     def deleted(mapper: object, connection: Connection, job: JobMixin) -> None:

@@ -31,11 +31,11 @@ _PATIENCE = "1s"
 """The maximum wait for the lock on one job, which a worker holds briefly when it claims the job."""
 _LOCK_NOT_AVAILABLE = "55P03"
 BUSY = "somebody holds or has changed it, or the server refuses it and the log says why"
-"""The reason for skipping any job for which there is no other obstacle."""
+"""The reason for skipping a job if there is no other obstacle."""
 
 Conditions: TypeAlias = Sequence[ColumnElement[bool]]
 Chosen: TypeAlias = Mapping[int, int]
-"""Job ids, the newest first, each with its number among all changed jobs, counted from 0 for the oldest."""
+"""The ids of the jobs to change, newest first, each with its number among all changed jobs: 0 for the oldest."""
 States: TypeAlias = tuple[JobState, ...]
 
 
@@ -60,7 +60,7 @@ class Part:
     task: str
     state: JobState
     error_type: str | None
-    """The error type of the job's last run."""
+    """The error type of each job's last run."""
     day: str
     """The day on which the jobs ended or are due: `2026-03-29`, or `infinity` for parked jobs."""
     jobs: int
@@ -75,13 +75,13 @@ class Change:
     by_default: ClassVar[States]
     """The states that apply if a selection has no states."""
     spares: ClassVar[States] = ()
-    """States in which selected jobs are skipped and reported."""
+    """The states in which selected jobs are skipped, and counted for a message."""
     hides: ClassVar[tuple[str, ...]] = ()
     """Fields of the selection whose values the audit log must not store."""
     left_because: ClassVar[str] = BUSY
     """The text that covers every obstacle to this kind of change."""
     otherwise: ClassVar[str] = BUSY
-    """The cause of skipped jobs without an obstacle."""
+    """The reason for skipping jobs without an obstacle."""
     removes: ClassVar[bool] = False
     """True if the change deletes the row. The audit log then keeps the job's task."""
 
@@ -98,13 +98,13 @@ class Change:
         """Change the chosen jobs that meet the conditions.
 
         Return the number of changed jobs. Never wait for a locked row. The statement that locks the jobs checks the
-        conditions. It skips a job that has been changed since the statement began.
+        conditions. A job that has been changed since the statement began is skipped.
         """
         after_commit(session, models.Job, models.channel, "")  # the next jobs of the same keys may start
         return update_jobs(session, models, [*chosen], conditions, self.values(models, chosen))
 
     def for_many(self, number: int) -> Change:
-        """Return the same change for `number` jobs."""
+        """Return the variant of this change for `number` jobs."""
         return self
 
     @classmethod
@@ -114,26 +114,26 @@ class Change:
 
     @classmethod
     def obstacles(cls, session: Session, models: Models[Any], conditions: Conditions) -> list[tuple[int, str]]:
-        """Return the number of jobs that meet the conditions for each obstacle, with its remedy.
+        """For each obstacle with its remedy, return the number of affected jobs among those that meet the conditions.
 
-        Other jobs are `BUSY`.
+        For all other jobs the reason is `BUSY`.
         """
         return []
 
     @classmethod
     def allowed(cls, models: Models[Any], *, named: bool) -> ColumnElement[bool]:
-        """Return the condition that a job's state allows the change. `named` is True if a person gave the job's id."""
+        """Return the condition under which a job allows the change. `named` is True if a person gave the job's id."""
         is_allowed: ColumnElement[bool] = models.Job.state.in_(cls.states)
         return is_allowed
 
     @classmethod
     def conditions(cls, models: Models[Any], selection: Selection) -> Conditions:
-        """Return the conditions that a job is selected and allows the change."""
+        """Return the conditions under which a job is selected and its state allows the change."""
         return [*selection.where(models), cls.allowed(models, named=bool(selection.ids))]
 
     @classmethod
     def meant(cls, selection: Selection) -> Selection:
-        """Return the selection to use. A selection without ids and states gets the class's states."""
+        """Return the selection to use. A selection with neither ids nor states gets the class's default states."""
         return selection if selection.ids or selection.states else replace(selection, states=cls.by_default)
 
     @classmethod
@@ -161,7 +161,7 @@ class Change:
 
     @classmethod
     def refusal(cls, session: Session, models: Models[Any], job_id: int) -> str:
-        """Return the error about one skipped job, with a reason read from the database afterwards."""
+        """Return the error message about one skipped job, with the reason as the database shows it afterwards."""
         state = session.scalar(select(models.Job.state).where(models.Job.id == job_id))
         if state is None:
             why = "somebody has deleted it"
@@ -175,7 +175,7 @@ class Change:
     def causes(
         cls, session: Session, models: Models[Any], selection: Selection, left_alone: int
     ) -> list[tuple[int, str]]:
-        """Return the reasons for skipped jobs, each with its number of jobs, by the database's state afterwards."""
+        """Return the reasons for skipping jobs, each with the number of jobs, as the database shows them afterwards."""
         found = cls.obstacles(session, models, cls.conditions(models, selection))
         named = [(min(number, left_alone), said) for number, said in found if number]
         busy = left_alone - sum(number for number, _ in named)
@@ -216,8 +216,8 @@ class Change:
         """Change the selected jobs in the order of their ids, each batch in its own transaction.
 
         Yield the progress after each batch. The change continues after `done`, up to the id `until`, which is the
-        newest by default: jobs enqueued meanwhile are left out. It ends after `most` changed jobs. A batch looks
-        through at most `stretch` ids. The caller may stop at any point: all yielded progress is committed.
+        newest by default: jobs enqueued meanwhile are left out. The change ends after `most` changed jobs. A batch
+        covers at most `stretch` ids. The caller may stop at any point: all yielded progress is committed.
         """
         end = -1 if until is None else until
         if until is None:
@@ -242,7 +242,7 @@ class Change:
             with session.begin_nested():
                 return self.apply(session, models, {job_id: places[job_id] for job_id in part}, conditions)
 
-        # among rivals for one unique key, the newest comes first
+        # among rivals for one unique key, the newest job comes first
         changed = sum(in_parts(ids[::-1], step, partial(warn, self.name, "job")))
         last = ids[-1] if len(ids) == size else until
         if changed:
@@ -251,7 +251,7 @@ class Change:
         return Progress(done.seen + len(ids), done.changed + changed, last)
 
     def _chosen(self, selection: Selection, tasks: Tasks[Any]) -> dict[str, Any]:
-        """Return the selection as stored in the audit log, without arguments that are sensitive in some task."""
+        """Return the selection for the audit log, without `args` and `results` if a name in them is sensitive."""
         if selection.ids:
             return {"jobs": [*map(str, selection.ids)]}
         names = {*selection.args, *selection.results}

@@ -1,4 +1,4 @@
-"""The minimum database rights of enqueuers, workers and viewers, as SQL."""
+"""The minimum database privileges of enqueuers, workers and viewers, as SQL."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ _ENQUEUED = (
     *_GATES,
 )
 _AFTER = ("waits_for", "waits_at", "if_failed", "batch_id", "finished_at")
-"""Columns of a job that is enqueued after others, or in a batch."""
+"""Columns of a job that is enqueued after other jobs, or in a batch."""
 _EDGE = ("job_id", "place", "needs_id", "batch_id")
 _BATCH = ("name", "closed_at")
-"""The second one too, since an INSERT of the ORM names each column without a default."""
+"""`closed_at` is included because an INSERT by the ORM names each column that has no default."""
 _TICK = ("schedule_id", "scheduled_for")
-"""Columns of a job that a clock enqueues. A role that may insert into them can enqueue a job in place of a tick."""
+"""Columns of a job that a clock enqueues. A role that may insert into them can enqueue a job in the place of a tick's
+job."""
 _LOCKING = "progress_message"
-"""The column whose UPDATE right allows a role to lock rows. The column is only displayed, and each claim empties it."""
+"""The column whose UPDATE privilege lets a role lock rows. The column is only displayed, and each claim empties it."""
 _MOVED = (
     *("state", "position", "run_at", "attempt", "current_run_id", "process_id"),
     *("started_at", "finished_at", "progress", "progress_message"),
@@ -66,7 +67,7 @@ class Roles:
 
 
 def grants(models: Models[Any], roles: Roles) -> Iterator[str]:
-    """Yield the statements, and comments on them, line by line. The statements add rights, and revoke none."""
+    """Yield the statements, with comments, line by line. The statements grant privileges, and revoke none."""
     name = _Names(models)
     for role in roles.enqueuers:
         yield from _to(role, "enqueues", name, _enqueuer(name))
@@ -99,7 +100,7 @@ class _Names:
 
 
 Rights = Iterator[tuple[str, str]]
-"""Pairs of a right and the table on which it is granted. A pair without a table is a comment."""
+"""Pairs of a privilege and the table on which it is granted. If the table is empty, the pair is a comment."""
 
 
 def _to(role: str, does: str, name: _Names, rights: Rights) -> Iterator[str]:
@@ -123,7 +124,7 @@ def _enqueuer(name: _Names) -> Rights:
 
 
 def _in_workflows(name: _Names) -> Rights:
-    """Yield rights as comments: with them, a role can lock jobs of other roles, and read them."""
+    """Yield the privileges for workflows as comments, since they let a role lock and read other roles' jobs."""
     tables = name.tables
     yield "for after= and batch= only, grant these as well:", ""
     yield f"  SELECT, {name.columns('INSERT', *_AFTER)}, {name.columns('UPDATE', _LOCKING)} ON {tables['jobs']}", ""
@@ -132,7 +133,7 @@ def _in_workflows(name: _Names) -> Rights:
 
 
 def _signalling(name: _Names) -> Rights:
-    """Yield the rights to send signals, as comments: with them, a role could queue other roles' waiting jobs."""
+    """Yield the privileges to send signals as comments, since they let a role queue other roles' waiting jobs."""
     yield "for jobs.signal only, grant these as well:", ""
     yield f"  SELECT, INSERT ON {name.tables['signals']}", ""
     yield f"  SELECT ON {name.tables['steps']}", ""
@@ -169,9 +170,9 @@ def _worker(name: _Names) -> Rights:
 
 
 def _changing(name: _Names) -> Rights:
-    """Yield rights as comments.
+    """Yield the privileges to change waiting jobs, as comments.
 
-    These rights are not granted by default: with them, a role could change other roles' waiting jobs.
+    These privileges are not granted by default, since they let a role change other roles' jobs.
     """
     yield 'for on_conflict="replace" and "update" only, which change jobs that wait, grant these two as well:', ""
     yield (

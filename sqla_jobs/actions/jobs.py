@@ -1,4 +1,4 @@
-"""The changes to one job or many: cancel, retry, move, reschedule, delete and erase."""
+"""The kinds of changes to one job or many: cancel, retry, move, reschedule, delete and erase."""
 
 from __future__ import annotations
 
@@ -35,8 +35,9 @@ from sqla_jobs.tasks.enqueue import check_common
 class Cancel(Change):
     """Cancel: a waiting job ends as `cancelled`, and a running job is asked to stop.
 
-    A failed job that keeps its ordered key is cancelled if its id is given. With `kill`, the parent process kills the
-    process of a job that does not stop. A later request without `kill` does not withdraw an earlier request to kill.
+    A failed job that keeps other jobs of its ordered key waiting is cancelled if its id is given. With `kill`, the
+    parent process kills the process of a job that does not stop. A later request without `kill` does not withdraw an
+    earlier request to kill.
     """
 
     name: ClassVar[str] = "cancel"
@@ -63,7 +64,7 @@ class Cancel(Change):
             "finished_at": case((runs, null()), else_=func.clock_timestamp()),
             "cancel_requested_at": func.coalesce(job.cancel_requested_at, func.clock_timestamp()),
             "kill_requested": True if self.kill else job.kill_requested,
-            # a job that a person cancels is not revived by the retry of another one
+            # a retry of another job does not revive a job that a person has cancelled
             "waits_for": case((runs, job.waits_for), else_=null()),
         }
 
@@ -76,11 +77,11 @@ _WAIT = "has its unique key; wait for that one, or cancel it"
 class Retry(Change):
     """Retry: an ended, waiting or blocked job is queued immediately, with at least one attempt left.
 
-    Jobs that were cancelled because the job had failed wait for it again.
+    Jobs that were cancelled because this job had failed wait for it again.
 
-    With `over`, a timedelta or a number of seconds, `number` jobs become due one by one, evenly spread over that time
-    from now, the oldest first. Of several jobs with the same unique key, only the newest is retried. A job whose key
-    belongs to a live job is not retried, and neither is an erased job. Raises `ArgumentsError`.
+    With `over`, a timedelta or a number of seconds, the `number` jobs become due one by one, oldest first, evenly
+    spread over that time from now. Of several jobs with the same unique key, only the newest is retried. A job whose
+    key belongs to a live job is not retried, and neither is an erased job. Raises `ArgumentsError`.
     """
 
     name: ClassVar[str] = "retry"
@@ -137,11 +138,11 @@ class Retry(Change):
         return changed
 
     def one(self, it: Changing, job: JobMixin | int) -> bool:
-        it.session.flush()  # an error about the caller's own rows is raised unchanged
+        it.session.flush()  # errors about the caller's own rows are raised here, unchanged
         try:
             with savepoint(it.session, it.models.Job):
                 return Change.one(self, it, job)
-        except IntegrityError as error:  # another job with the key was committed meanwhile
+        except IntegrityError as error:  # another job with the key has been committed meanwhile
             if not isinstance(error.orig, UniqueViolation):
                 raise
             raise JobsError(f"job {id_of(it.session, job)} cannot be retried: another live job {_WAIT}") from error
@@ -171,7 +172,7 @@ class Retry(Change):
 
 @dataclass(frozen=True, slots=True)
 class Move(Change):
-    """Move: a waiting job goes to the end of another queue or priority.
+    """Move: a waiting job goes to the end of another queue, or of another priority in its queue.
 
     A job of an ordered key keeps its position in that order, whatever its queue and priority. Raises `ArgumentsError`.
     """
@@ -257,7 +258,7 @@ class Delete(Change):
 
 @dataclass(frozen=True, slots=True)
 class Prune(Delete):
-    """Prune: the same as `Delete`, except for jobs of a graph that has not ended."""
+    """Prune: like `Delete`, but keeps the jobs of a workflow that has not ended."""
 
     otherwise: ClassVar[str] = f"a job of their graph has not ended, or {BUSY}"
     remove: ClassVar[Callable[..., int]] = staticmethod(Removal.prune)

@@ -23,7 +23,7 @@ from sqla_jobs.tasks.registry import Tasks
 
 
 class Unset:
-    """The type of `UNSET`, which means that no key was given. `None` is a key."""
+    """The type of `UNSET`, which means that no key was given. (`None` is a valid key.)"""
 
 
 UNSET: Final = Unset()
@@ -31,14 +31,14 @@ UNSET: Final = Unset()
 
 @dataclass(frozen=True)
 class Target:
-    """The rows of limits that a person named: the concurrency limit and the rate limit, each "" if there is none."""
+    """The limits that a person named, as rows: the concurrency limit and the rate limit, each "" if there is none."""
 
     concurrency: str
     rate: str
     tasks: tuple[str, ...]
-    """The task's names. A new row limits the jobs of all these names."""
+    """The task's names. A new row limits the jobs with any of these names."""
     name: str = ""
-    """The name of the limit; empty if one key was named."""
+    """The name of the limit; empty if a single key was named."""
 
 
 def gates_of(target: Target) -> list[str]:
@@ -47,12 +47,12 @@ def gates_of(target: Target) -> list[str]:
 
 
 def target_of_row(gate: str, tasks: Sequence[str]) -> Target:
-    """Return an existing row of limits as a target, with the tasks that it names."""
+    """Return an existing limit, given by its row, as a target."""
     return Target("", gate, tuple(tasks)) if gate.startswith("%") else Target(gate, "", tuple(tasks))
 
 
 def target(tasks: Tasks[Any], which: object, *, queue: object = None, key: object = UNSET) -> Target:
-    """Return the rows for a task (given itself or by name), a shared limit, or a queue, which has no rate.
+    """Return the target for a task (given itself or by name), a shared limit, or a queue, which has no rate limit.
 
     Raises `ArgumentsError`.
     """
@@ -76,7 +76,7 @@ def target(tasks: Tasks[Any], which: object, *, queue: object = None, key: objec
 
 
 def _whole(mine: Mapping[str, Gate], kinds: str, name: str, tasks: Collection[str]) -> str:
-    """Return the row without a key, or else the row of all keys, or else the row that a task could have."""
+    """Return the row without a key, or else the row for all keys, or else the row that the task could have."""
     found = sorted((row for row in mine if row[0] in kinds), key=lambda row: row.endswith("="))
     return found[0] if found else f"{kinds[0]}{name}" if tasks else ""
 

@@ -31,8 +31,8 @@ def pause(
     """Stop workers from claiming jobs from `queue`, or of `task` under any of its names, once the caller commits.
 
     Running jobs are not interrupted. The pause ends by itself at `until`, a datetime or a timedelta from now, by the
-    server's clock. A second pause keeps the start of the first, unless the first is over, and replaces its reason and
-    its end. Return a name for the pause, such as "queue mail". Raises `ArgumentsError` and `UnknownTask`.
+    server's clock. A second pause replaces the reason and the end of the first, and keeps its start unless the first
+    has ended. Return a name for the pause, such as "queue mail". Raises `ArgumentsError` and `UnknownTask`.
     """
     paused, names = _named(it, queue, task)
     ends_at = _end(it.session, paused, until)
@@ -59,8 +59,8 @@ def pause(
 def resume(it: Changing, queue: str | None = None, *, task: object = None) -> str:
     """Let workers claim jobs from `queue`, or jobs of `task`, again once the caller commits.
 
-    Return the pause's name. A line is added to the audit log if the queue or task was paused. Raises `ArgumentsError`,
-    and `UnknownTask` unless the task is paused.
+    Return the pause's name. The audit log gets a line if the queue or task was paused. Raises `ArgumentsError`, and
+    `UnknownTask` unless the task is paused.
     """
     paused, names = _named(it, queue, task)
     resumed = it.session.scalars(delete(paused).where(paused.name.in_(names)).returning(is_paused(paused))).all()
@@ -72,7 +72,7 @@ def resume(it: Changing, queue: str | None = None, *, task: object = None) -> st
 
 
 def _named(it: Changing, queue: str | None, task: object) -> tuple[Any, tuple[Any, ...]]:
-    """Return the model and the names of the rows that pause the queue or the task, its own name first."""
+    """Return the model and the names of the rows that pause the queue or the task, the task's own name first."""
     if queue is not None and task is not None:
         raise ArgumentsError(f"queue {queue!r:.60} and task={task!r:.60} exclude each other: name one of them")
     if queue is None and task is None:

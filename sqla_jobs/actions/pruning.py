@@ -26,16 +26,16 @@ from sqla_jobs.rules.retention import AUDIT, TICKS
 
 BATCH = 1000
 LOOKED_AT = 10_000
-"""The number of runs among which one statement looks for those whose job is gone."""
+"""The maximum number of runs, or of ended jobs, that one statement searches."""
 
 Transaction = Callable[[], AbstractContextManager[Session]]
-"""Begins a transaction or a savepoint."""
+"""A function that begins a transaction or a savepoint."""
 
 
 class Batch(NamedTuple):
     """Ids of rows that are old enough.
 
-    `beyond(deleted)` is the cursor after these rows; `beyond` is None at the end.
+    `beyond(deleted)` is the cursor after these rows; `beyond` is None if there are no more rows.
     """
 
     ids: Sequence[int]
@@ -43,12 +43,12 @@ class Batch(NamedTuple):
 
 
 def _at(last: Any, gone: int) -> Any:
-    """Return a cursor that is the last row of a look, whatever the number of deleted rows."""
+    """Return the last row of a search as the cursor, whatever the number of deleted rows."""
     return last
 
 
 class Old(Protocol):
-    """A kind of row to delete. `name` is the word for one such row in the log."""
+    """A kind of old rows to delete. `name` is the word for one such row in the log."""
 
     @property
     def name(self) -> str: ...
@@ -57,16 +57,16 @@ class Old(Protocol):
         ...
 
     def remove(self, session: Session, ids: Sequence[int]) -> int:
-        """Delete those of `ids` that are still old enough. Return the number of deleted rows."""
+        """Delete the rows with these ids that are still old enough. Return the number of deleted rows."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class EndedJobs:
-    """Jobs that ended in `state` over `older_than` seconds ago, except those to which a row refers.
+    """Jobs that ended in `state` over `older_than` seconds ago, unless a row refers to them.
 
-    The cursor is the number of jobs that stay. A keyset cursor would need an index that orders jobs by id within one
-    instant, at which many jobs may have ended.
+    The cursor is the number of jobs that stay. Many jobs may have ended at one instant, so a keyset cursor would need
+    an index that also orders jobs by id.
     """
 
     removal: Removal
@@ -91,10 +91,11 @@ class EndedJobs:
 
 @dataclass(frozen=True, slots=True)
 class EndedJobsOfTasks:
-    """Jobs that ended in `state`, `older_than` seconds ago, and are of some tasks. The cursor is a place.
+    """Jobs of some tasks that ended in `state` over `older_than` seconds ago. The cursor is a `Place`.
 
-    Jobs are found by state and time. Those of other tasks are read, too, so a look continues where another one ended.
-    A job that is left, since it is locked for example, is found by a look from the beginning.
+    A search finds jobs by state and time, and so also reads jobs of other tasks. Each search therefore continues where
+    the last one ended. A job that was skipped, for example because it was locked, is found by a later search from the
+    start.
     """
 
     removal: Removal
@@ -156,7 +157,7 @@ class OldRows:
 
 @dataclass(frozen=True, slots=True)
 class EmptyBatches:
-    """Batches that no job is of or after any more."""
+    """Batches to which no job belongs, and after which no job was enqueued."""
 
     models: Models[Any]
     older_than: float
@@ -180,8 +181,8 @@ def prune(
     """Delete old rows batch by batch.
 
     After each batch, yield the number of deleted rows and the cursor after the batch. The caller may stop at any point.
-    A row that the server refuses to delete stays, and `refused` is called with its id and the error. The other rows in
-    its batch are deleted.
+    If the server refuses to delete a row, the row stays, `refused` is called with its id and the error, and the other
+    rows of its batch are deleted.
     """
 
     def remove(ids: Sequence[int]) -> int:
@@ -201,8 +202,8 @@ def prune(
 def prune_jobs(session: Session, models: Models[Any], *, older_than: timedelta | float) -> int:
     """Delete the jobs that ended over `older_than` ago, with their runs, in the caller's transaction.
 
-    Return the number of deleted jobs. Locked jobs, and jobs to which application rows refer, stay. Runs that ended at
-    least that long ago and whose job the application has deleted are deleted, too.
+    Return the number of deleted jobs. Locked jobs, and jobs to which application rows refer, stay. Equally old runs
+    whose job the application has deleted are deleted, too.
     """
     seconds, removal = check_seconds("older_than", older_than, error=ConfigurationError), Removal(models)
     references = removal.references(session)

@@ -54,7 +54,7 @@ def enable(it: Changing, which: int | str) -> ScheduleMixin:
 
 
 def disable(it: Changing, which: int | str, reason: str) -> ScheduleMixin:
-    """Disable a schedule. The reason is shown with the schedule, without sensitive arguments."""
+    """Disable a schedule. The reason is shown with the schedule. Sensitive arguments in the reason are masked."""
     schedule = hold(it, which)
     said = it.tasks.secrets(schedule.task, schedule.args).text(check_text("reason", reason))
     schedule.enabled, schedule.disabled_reason = False, said or None
@@ -79,7 +79,7 @@ def add(it: Changing, name: str, values: Mapping[str, Any]) -> ScheduleMixin:
 def edit(it: Changing, which: int | str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Set some of `FIELDS`.
 
-    Return the changed fields with their old and new values. Code does not reset these fields.
+    Return the changed fields with their old and new values. Declarations in code do not reset these fields.
     """
     schedule = hold(it, which)
     now = {name: getattr(schedule, name) for name in FIELDS}
@@ -89,7 +89,7 @@ def edit(it: Changing, which: int | str, values: Mapping[str, Any]) -> dict[str,
     }
     for name in changed:
         setattr(schedule, name, wanted[name])
-    if "args" in changed:  # without values: some of them may be sensitive
+    if "args" in changed:  # without values, since some of them may be sensitive
         changed["args"] = "changed"
     if changed:
         it.record("edit", f"schedule {schedule.name}", **changed)
@@ -106,7 +106,7 @@ def remove(it: Changing, which: int | str) -> None:
 
 
 def fire(it: Changing, which: int | str) -> JobMixin:
-    """Enqueue a job now as the schedule does, in addition to its ticks, even if the schedule is disabled."""
+    """Enqueue a job now, as a tick would, even if the schedule is disabled. The schedule's ticks are unaffected."""
     schedule = hold(it, which)
     known = it.tasks[schedule.task].declaration.defaults if schedule.task in it.tasks else {}
     after_commit(it.session, it.models.Job, it.models.channel, "")

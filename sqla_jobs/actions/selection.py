@@ -24,10 +24,11 @@ class Selection:
     """All jobs that match every given field.
 
     A tuple matches any of its members, and an empty tuple matches any value. `args` and `results` map names to stored
-    values, at any depth of the arguments or of one run's result, even within arrays. `unsearched` names, by task, the
-    arguments that are not searched. `error` is a part of the error of a job's last run, ignoring case. `before` and
-    `after` limit `created_at`, and `ended_before` and `ended_after` limit `finished_at`; each is a datetime, or a
-    timedelta before now. Jobs of the tasks in `not_tasks` never match. Raises `ArgumentsError` for an invalid value.
+    values, which match at any depth of the arguments or of one run's result, even within arrays. `unsearched` names, by
+    task, the arguments that are not searched. `error` is a part of the error of a job's last run, matched
+    case-insensitively. `before` and `after` restrict `created_at`, and `ended_before` and `ended_after` restrict
+    `finished_at`; each is a datetime, or a timedelta before now. Jobs of the tasks in `not_tasks` never match. Raises
+    `ArgumentsError` for an invalid value.
     """
 
     ids: tuple[int, ...] = ()
@@ -64,7 +65,7 @@ class Selection:
 
     @property
     def half_searched(self) -> list[str]:
-        """Return the tasks whose jobs may match but are not found, since sensitive values are not searched."""
+        """The tasks whose jobs may be missing from the matches, since sensitive values are not searched."""
         names = {*self.unsearched, *self.not_tasks}
         return sorted(names.intersection(self.tasks) if self.tasks else names)
 
@@ -111,7 +112,10 @@ _RESTRICTIONS = ("not_tasks", "unsearched")
 
 
 def without(args: Any, task: Any, unsearched: Mapping[str, Collection[str]]) -> Any:
-    """Return a task's arguments without the unsearched ones; NULL if such a task's arguments are not an object."""
+    """Return a task's arguments without the unsearched ones.
+
+    If the task has unsearched ones, arguments that are not an object become NULL.
+    """
     if not unsearched:
         return args
     names = case({name: cast(sorted(names), ARRAY(Text)) for name, names in unsearched.items()}, value=task)
@@ -134,7 +138,7 @@ def _plain(value: Any) -> Any:
 
 
 def by_server(given: datetime | timedelta) -> Any:
-    """Return a time, given as a datetime or as a timedelta before now, by the server's clock."""
+    """Return a time that is given as a datetime, or as a timedelta before now by the server's clock."""
     return given if isinstance(given, datetime) else func.statement_timestamp() - given
 
 

@@ -1,4 +1,4 @@
-"""Signals to jobs, as part of the sender's transaction."""
+"""Sends signals to jobs, as part of the sender's transaction."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sqla_jobs.tasks.values import encode_payload
 
 
 def read_payload(text: str) -> Any:
-    """Return the payload that a person has written as JSON; nothing stands for null. Raises `ArgumentsError`."""
+    """Return the payload that a person has written as JSON; empty text stands for null. Raises `ArgumentsError`."""
     try:
         return from_json(text.strip() or "null", allow_inf_nan=False)
     except ValueError as error:
@@ -27,10 +27,11 @@ def read_payload(text: str) -> Any:
 
 
 def send(it: Changing, job: JobMixin | int, name: str, payload: Any) -> bool:
-    """Store a signal for a job, and wake the job if it waits for it. Return False for a job that has ended.
+    """Store a signal for a job, and queue the job if it waits for the signal. Return False if the job has ended.
 
     The job's row stays locked until the transaction ends. Raises `UnknownJob`; `ArgumentsError` for a name or payload
-    that cannot be stored; `JobsError` if a person sends it, and somebody else holds that row for a second.
+    that cannot be stored; `JobsError` if a person sends the signal and another transaction locks the row for more than
+    a second.
     """
     session, models = it.session, it.models
     check_name("the name of a signal", name)

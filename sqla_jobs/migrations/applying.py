@@ -31,7 +31,7 @@ _HISTORIES = text("""
 def migrate(engine: Engine, models: Models[Any]) -> list[str]:
     """Upgrade the tables to the latest version. Return a line for each step.
 
-    If several callers run simultaneously, only one of them upgrades, and the others wait for it. Raises
+    If several callers run simultaneously, only one of them upgrades the tables, while the others wait. Raises
     `ConfigurationError` if the database has an Alembic history.
     """
     with _alone(engine, models), engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
@@ -50,11 +50,11 @@ def migrate(engine: Engine, models: Models[Any]) -> list[str]:
 
 @contextmanager
 def _alone(engine: Engine, models: Models[Any]) -> Generator[None]:
-    """Wait until no other caller upgrades these tables, and let no other begin.
+    """Wait until no other caller upgrades these tables, and keep other callers from starting.
 
-    The lock belongs to a transaction of its own, since an upgrade consists of many. The build of an index waits for all
-    snapshots. So nobody waits for the lock in the server, and the last statement under it is no SELECT, which would
-    keep its snapshot until the next statement.
+    The lock belongs to a transaction of its own, since an upgrade consists of many transactions. The build of an index
+    waits for all snapshots. Therefore no caller waits for the lock inside the server, and the last statement of the
+    lock's transaction is not a SELECT, which would keep its snapshot.
     """
     with engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
         while True:
@@ -96,7 +96,7 @@ def _lines_of(found: int) -> list[str]:
 
 
 def _write_version(connection: Connection, models: Models[Any]) -> str:
-    """Write the missing version comment if everything else matches. Otherwise the version is unknown."""
+    """Write the missing version comment if the tables match otherwise. Raises `ConfigurationError` if they do not."""
     table = models.tables["jobs"]
     others = [one for one in compare(connection, models) if one.what != "version"]
     if others:

@@ -1,9 +1,9 @@
-"""A comparison of a database's tables with those that this version expects.
+"""A comparison of a database's tables with the tables that this version expects.
 
-The expected tables are created from the models, as temporary tables in a transaction that is rolled back. Both sets are
-then read from the server's catalogs, so that any server version describes both in the same words. This needs the
-TEMPORARY privilege, which every role has by default, and changes nothing that belongs to the application. Stored
-descriptions would need no privilege, but other server versions phrase them differently.
+The expected tables are created from the models, as temporary tables in a transaction that is rolled back. Both sets of
+tables are then read from the server's catalogs, so that one server describes both in the same words. The comparison
+needs the TEMPORARY privilege, which every role has by default, and changes nothing that belongs to the application.
+Stored descriptions would need no privilege, but server versions differ in their wording.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Difference:
 def compare(connection: Connection, models: Models[Any]) -> list[Difference]:
     """Return all differences, table by table; none if the database matches what this version expects.
 
-    The application's own columns need only exist. Indexes and constraints on these columns, or declared on the
-    application's model, are not compared, nor is the order of columns. The temporary tables are rolled back.
+    The application's own columns need only exist. The order of columns is not compared, nor are indexes and constraints
+    on the application's columns or from its model.
     """
     live = read_tables(connection, models)
     with connection.begin_nested() as savepoint:

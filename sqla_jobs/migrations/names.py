@@ -33,5 +33,5 @@ class Names:
         return cls(prefix, schema and dialect.identifier_preparer.quote(schema), are_new)
 
     def table(self, noun: str) -> str:
-        """Return the name of a table or index, for statements other than its own CREATE."""
+        """Return the full name of a table or index, for all statements except the CREATE of an index."""
         return f"{self.schema}.{self.prefix}{noun}" if self.schema else f"{self.prefix}{noun}"

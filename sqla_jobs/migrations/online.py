@@ -1,8 +1,8 @@
 """Changes to tables that are in use.
 
-Each change first commits what its step has done so far. So a failed step is run again from its start, and everything
-before the change must be repeatable. If the same migration creates the tables, the change is part of that migration's
-transaction.
+Each change first commits the statements of its step so far. A failed step is run again from its start, so all
+statements before the change must be repeatable. If the same migration creates the tables, the change is part of that
+migration's transaction.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ BEGIN
     RAISE lock_not_available USING MESSAGE = 'for ten minutes another transaction has held a lock on {table}',
         HINT = 'End it (pg_stat_activity shows it), or wait until it ends. Then run the migration again.';
 END $$"""
-"""A statement that takes a lock briefly.
+"""A block that executes a statement under a briefly held lock.
 
-It waits for the lock at most 50 ms at a time, because all later users of the table wait behind it. It does not wait for
-the disk while it has the lock; the commit that stores the version does. Each try is a transaction of its own: a long
-transaction would delay the build of an index elsewhere.
+The block waits for the lock at most 50 ms at a time, because all later users of the table wait behind it. While it
+holds the lock, its commit does not wait for the disk; the later commit that stores the version does. Each try is a
+transaction of its own, since a long transaction would delay the build of an index elsewhere.
 """
 
 
@@ -58,11 +58,11 @@ def alter(
     """Add columns, replace CHECKs, and drop columns, without blocking the table's writers for long.
 
     - `noun`: the table's name without the prefix.
-    - `add`: each new column's name and type, and its default if that is constant. Give it no CHECK here: the server
-      would scan all rows while it holds its lock.
+    - `add`: each new column's name and type, and its default if that is constant. The column must not have a CHECK: the
+      server would scan all rows under the lock.
     - `checks`: the new rules. A rule's name is its constraint's name without the table and `_check`. The rows are
       validated while other sessions write.
-    - `unless`: statements that raise an error, under the lock, if nothing may be changed.
+    - `unless`: statements that run under the lock, and raise an error if nothing may be changed.
     """
     constraints = {f"{names.prefix}{noun}_{name}_check": rule for name, rule in (checks or {}).items()}
     changes = [
@@ -93,7 +93,7 @@ def build_index(op: Operations, names: Names, index: str, on: str, *, unique: bo
 
 
 def replace_unique_index(op: Operations, names: Names, index: str, on: str) -> None:
-    """Replace a unique index with one that has another predicate. At every moment at least one of them exists."""
+    """Replace a unique index with one that has another predicate. At least one of the two exists at every moment."""
     old, new = names.table(index), names.table(f"{index}_new")
     build_index(op, names, f"{index}_new", on, unique=True)
     statement = f"""
@@ -109,8 +109,8 @@ def replace_unique_index(op: Operations, names: Names, index: str, on: str) -> N
 def add_foreign_keys(op: Operations, names: Names, references: Mapping[tuple[str, str], str], *, to: str) -> None:
     """Add foreign keys to tables with few rows.
 
-    `references` gives, for each table's noun and column, what follows `FOREIGN KEY … REFERENCES … (id)`. `to` is the
-    noun of the table that all of them reference.
+    `references` maps each table's noun and column to the text that follows `FOREIGN KEY … REFERENCES … (id)`. `to` is
+    the noun of the table that all of them reference.
     """
     keys = {
         (
@@ -141,13 +141,13 @@ def _patiently(op: Operations, names: Names, noun: str, statement: str) -> None:
 
 
 def quoted(name: str) -> str:
-    """Return the name for use inside a string of SQL."""
+    """Return the name for use inside an SQL string literal."""
     return name.replace("'", "''")
 
 
 @contextmanager
 def _outside_transaction(op: Operations, names: Names) -> Generator[None]:
-    """Commit what came before, and execute the statements of the block one by one.
+    """Commit the earlier statements, and execute each statement of the block in its own transaction.
 
     If a statement has lost its connection or was interrupted, raise its error, which Alembic's own error at the end of
     the block would hide.
@@ -163,7 +163,7 @@ def _outside_transaction(op: Operations, names: Names) -> Generator[None]:
             except BaseException as error:
                 cause = error
                 raise
-    except AssertionError as error:  # Alembic's, about a transaction that it has not begun
+    except AssertionError as error:  # raised by Alembic for a transaction that it has not begun
         raise ConfigurationError(
             "this migration commits several times, but its connection was in a transaction before Alembic began one: "
             "where env.py executes statements before context.configure(connection=connection), call "

@@ -24,8 +24,8 @@ def upgrade(
     """Upgrade the tables from version `from_` (0 if there are none) to version `to`, online or as SQL.
 
     - `op`: Alembic's `op`, from `from alembic import op`, or an `Operations`.
-    - `from_`, `to`: fixed numbers, since later releases add versions.
-    - `schema`, `prefix`: those of the `Jobs`. A missing schema is created.
+    - `from_`, `to`: write fixed numbers, since later releases add versions.
+    - `schema`, `prefix`: the arguments of the `Jobs`. A missing schema is created.
 
     Raises `ConfigurationError`, before it changes anything, for versions that this release does not know.
     """

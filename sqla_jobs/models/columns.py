@@ -1,8 +1,8 @@
-"""The models' columns, as mixins, which `mapping.py` maps on an application's metadata.
+"""The columns of the models, as mixin classes, which `mapping.py` maps on an application's metadata.
 
 Every column has an explicit type, so that an application's `type_annotation_map` has no effect on it. Every column of a
-job except `task` and `args` has a server default or is nullable, so that a plain INSERT from any language is a
-valid enqueue.
+job except `task` and `args` has a server default or is nullable, so that a plain INSERT from any language is a valid
+enqueue.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class JobMixin(Row):
     """One enqueued call of a task.
 
     To add your own columns (nullable, or with a server default), subclass `JobMixin`, leave the subclass unmapped, and
-    pass it as `Jobs(Base, job_class=…)`. In annotations `JobMixin` stands for `jobs.Job`.
+    pass it as `Jobs(Base, job_class=…)`. In annotations, use `JobMixin` for `jobs.Job`.
 
     A flush sets a new job's `id`. Other values set by the server are loaded when they are first read.
     """
@@ -53,7 +53,7 @@ class JobMixin(Row):
     """The job's priority, from -10 to 10; lower values run first."""
     args: Mapped[dict[str, Any]] = mapped_column(JSONB, nullable=False)
     """The task's arguments as a JSON object, by name; `{"(erased)": true}` if they were erased."""
-    # 'scheduled' and due at once, so that a job inserted with only run_at does not start before that time
+    # by default scheduled and due at once, so that a job inserted with only run_at does not start before that time
     state: Mapped[JobState] = mapped_column(WordType(JobState), nullable=False, server_default="scheduled")
     """The state of the job. A new row is `scheduled`, and becomes `queued` when it is due."""
     run_at: Mapped[datetime] = mapped_column(RunAtType, nullable=False, server_default=now())
@@ -72,7 +72,7 @@ class JobMixin(Row):
     gates: Mapped[list[str] | None] = mapped_column(ARRAY(Text(collation="C")))
     """The gates that the job must pass to start, such as `#stripe` or `#mail=17`. Null if there are none."""
     ordered_by: Mapped[str | None] = mapped_column(Text(collation="C"))
-    """The ordered gate, among the job's gates: jobs of this gate start in the order of their positions."""
+    """The one of the job's gates that is ordered: jobs with this gate start in the order of their positions."""
     unique_key: Mapped[str | None] = mapped_column(Text)
     """The unique key, which at most one live job (blocked, scheduled, queued or running) holds."""
     unique_period: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
@@ -90,7 +90,7 @@ class JobMixin(Row):
     cancel_requested_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """When a running job was asked to stop."""
     kill_requested: Mapped[bool] = mapped_column(Boolean, nullable=False, server_default=text("false"))
-    """True if a running job's process is to be killed should the job not stop."""
+    """True if the process of a running job is to be killed unless the job stops."""
     schedule_id: Mapped[int | None] = mapped_column(BigInteger)
     """The schedule that enqueued the job."""
     scheduled_for: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
@@ -102,30 +102,31 @@ class JobMixin(Row):
     finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """When the job ended as succeeded, failed or cancelled."""
     position: Mapped[int] = mapped_column(BigInteger, Identity(), nullable=False)
-    """The job's position in the queue.
+    """The job's position in its queue.
 
-    A new one is taken from a sequence each time the job becomes queued, so positions only grow.
+    Each time the job becomes queued, it takes a new position from a sequence, so positions only grow.
     """
     waits_for: Mapped[int | None] = mapped_column(BigInteger)
-    """The job that a blocked job is waiting for at present: one of those that it was enqueued after.
+    """The job that a blocked job currently waits for, one of the jobs that it was enqueued after.
 
-    If a cancelled job has it, the end of that job cancelled this one.
+    In a cancelled job: the job whose end cancelled this one.
     """
     waits_at: Mapped[int | None] = mapped_column(Integer)
-    """The place of that job, or of its batch, among the jobs and batches that this one was enqueued after, from 1."""
+    """The place of the `waits_for` job, or of its batch, among the jobs and batches in `after=`, from 1."""
     if_failed: Mapped[IfFailed | None] = mapped_column(WordType(IfFailed))
-    """The handling of a job that this one was enqueued after and that fails or is cancelled. Null if there is none."""
+    """The handling of this job when one that it was enqueued after fails, is cancelled or is deleted. Null if there is
+    no such job."""
     batch_id: Mapped[int | None] = mapped_column(BigInteger)
     """The job's batch."""
     times_replaced: Mapped[int | None] = mapped_column(Integer)
     """The number of enqueues with the job's unique key that replaced or updated it.
 
-    Null instead of 0, because null costs no space.
+    Null means 0, since a null takes no space.
     """
     times_returned: Mapped[int | None] = mapped_column(Integer)
-    """The minimum number of enqueues with the job's unique key that returned it while it was waiting for its time.
+    """At least this many enqueues with the job's unique key returned it while it was scheduled.
 
-    Null instead of 0.
+    Null means 0.
     """
 
     if TYPE_CHECKING:
@@ -164,9 +165,8 @@ class RunMixin(Row):
     traceback: Mapped[str | None] = mapped_column(Text)
     """The exception's traceback, without the values of sensitive arguments."""
     untold_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    """When handlers are to be notified of a failed or lost attempt, unless the attempt's own process notifies them
-    first. Null once they have been notified.
-    """
+    """When another process is to notify handlers of a failed or lost attempt, if the attempt's own process has not done
+    so. Null once the handlers have been notified."""
 
     if TYPE_CHECKING:
         job: Mapped[JobMixin | None]
@@ -203,7 +203,7 @@ class ScheduleMixin(Row):
     disabled_reason: Mapped[str | None] = mapped_column(Text)
     """The reason why the schedule is disabled, for the dashboard and the command line."""
     next_run_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    """The next tick. The clock computes it, and does so again after a change to `cron` or `timezone`."""
+    """The next tick. The clock computes it, and computes it again after a change to `cron` or `timezone`."""
     last_run_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """The last tick for which a job was enqueued."""
     declared: Mapped[bool] = mapped_column(Boolean, nullable=False, server_default=text("false"))
@@ -232,17 +232,16 @@ class TickMixin(Row):
     count: Mapped[int | None] = mapped_column(Integer, server_default=text("1"))
     """The number of ticks. Null if there are too many to count."""
     outcome: Mapped[TickOutcome] = mapped_column(WordType(TickOutcome), nullable=False)
-    """`enqueued`; `skipped`, because a job had not ended or held the key; or `missed`, because no clock was running in
-    time.
-    """
+    """`enqueued`; `skipped`, because an earlier job had not ended or had the unique key; or `missed`, because no clock
+    fired the tick in time."""
     job_id: Mapped[int | None] = mapped_column(BigInteger)
-    """The job that was enqueued, or that caused the tick to be skipped. It may have been deleted since."""
+    """The job that was enqueued, or that caused the tick to be skipped. The job may have been deleted since."""
     at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=now())
     """When a clock handled the tick."""
 
 
 class ProcessMixin(Row):
-    """A worker or clock. It counts as alive while `heartbeat_at` is less than `lease` seconds ago."""
+    """A worker or clock. The process counts as alive while `heartbeat_at` is less than `lease` seconds ago."""
 
     id: Mapped[uuid.UUID] = mapped_column(
         Uuid, primary_key=True, server_default=text("gen_random_uuid()"), default=uuid.uuid4
@@ -262,9 +261,9 @@ class ProcessMixin(Row):
     Null if not reported.
     """
     set_aside: Mapped[dict[str, str]] = mapped_column(JSONB, nullable=False, server_default=text("'{}'"))
-    """Obstacles for the process, each with its reason.
+    """The obstacles for the process, by name, each with its reason.
 
-    Rows that the server refuses to change, such as `job 17`, and a blocked `event loop`.
+    Obstacles are rows that the server refuses to change, such as `job 17`, and a blocked `event loop`.
     """
     connections: Mapped[int] = mapped_column(Integer, nullable=False, server_default=text("0"))
     """The maximum number of simultaneous server connections that the process uses, including its jobs' connections."""
@@ -277,7 +276,7 @@ class ProcessMixin(Row):
     stalled_since: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """The time since which the process has run no Python code, as observed by its parent.
 
-    Null while it makes progress.
+    Null while the process makes progress.
     """
     lease: Mapped[float] = mapped_column(Double, nullable=False, server_default=text("30"))
     """Seconds without a heartbeat after which the process is considered dead."""
@@ -342,7 +341,7 @@ class LimitMixin(Row):
 class StartMixin(Row):
     """The jobs that started behind a rate-limited gate at one time.
 
-    Rows are never updated, only added, and deleted when they are old. Units taken with `Jobs.spend` count as jobs.
+    Rows are never updated, only added, and deleted when they are old. Starts taken with `Jobs.spend` count as jobs.
     """
 
     gate: Mapped[str] = mapped_column(Text(collation="C"), primary_key=True)
@@ -350,7 +349,7 @@ class StartMixin(Row):
     started_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), primary_key=True)
     """When these jobs started."""
     total: Mapped[int] = mapped_column(BigInteger, primary_key=True)
-    """The number of jobs that have started behind the gate so far, including these."""
+    """The number of jobs that have started behind the gate so far, including those of this row."""
     count: Mapped[int] = mapped_column(Integer, nullable=False)
     """The number of jobs that started at this time."""
 
@@ -358,7 +357,7 @@ class StartMixin(Row):
 class AuditMixin(Row):
     """A change that a person made on the dashboard or the command line: who changed what, and when.
 
-    Rows are only added.
+    Rows are never changed.
     """
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
@@ -370,6 +369,6 @@ class AuditMixin(Row):
     action: Mapped[str] = mapped_column(Text, nullable=False, server_default="")
     """The action, such as `retry`."""
     subject: Mapped[str] = mapped_column(Text, nullable=False, server_default="")
-    """The thing changed by the action, such as `job 17`."""
+    """The object of the action, such as `job 17`."""
     details: Mapped[dict[str, Any]] = mapped_column(JSONB, nullable=False, server_default=text("'{}'"))
     """The details of the change, as a JSON object."""

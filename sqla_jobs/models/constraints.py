@@ -1,8 +1,8 @@
 """Constraints and indexes, by table.
 
-PostgreSQL parses all of a table's CHECKs again in each statement that writes to it, which takes 4 µs per kilobyte of
-`pg_constraint.conbin`. In that form, a range is half as long as two comparisons, and a literal array is half as long as
-IN.
+PostgreSQL parses all of a table's CHECKs again in each statement that writes to the table, which takes 4 µs per
+kilobyte of `pg_constraint.conbin`. In `conbin`, a range is half as long as two comparisons, and a literal array is half
+as long as IN.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sqla_jobs.rules.redaction import ERASED_ARGS
 BEGUN = "ordered_by IS NOT NULL AND started_at IS NOT NULL AND state NOT IN ('running', 'succeeded', 'cancelled')"
 """The predicate of the index on started jobs that have an ordered key."""
 _IS_RATE = "ascii(gate) = 37"
-"""The condition that the gate begins with a percent sign, which drivers take for the start of a parameter."""
+"""The condition that the gate begins with %. Drivers would take a literal % for the start of a parameter."""
 _ATTEMPTS = f"CAST('[1, {MOST_ATTEMPTS}]' AS int4range)"
 _PRIORITIES = "CAST('[-10, 10]' AS int4range)"
 _ON_FAILURE = (
@@ -34,7 +34,7 @@ _IS_PARKED = "run_at = 'infinity' AND state = ANY ('{scheduled,cancelled}')"
 
 
 def of_jobs(table: str) -> tuple[Any, ...]:
-    """Return the constraints on jobs, and one narrow index for each state that queries look for."""
+    """Return the constraints on jobs, and narrow indexes for the states that queries look for."""
     moments = _in_range(
         *("created_at", "scheduled_for", "cancel_requested_at", "started_at", "finished_at", "unique_period")
     )
@@ -63,7 +63,7 @@ def of_jobs(table: str) -> tuple[Any, ...]:
         ),
         _check(table, "if_failed", "if_failed = ANY ('{cancel,run,hold}')"),
         _check(table, "headers", _object("headers")),
-        # it must be possible to insert the described job, or else a failure could not be stored
+        # if the `on_failure` job could not be inserted, the failure could not be stored
         _check(table, "on_failure", _ON_FAILURE),
         _check(table, "progress", "CAST('[0, 1]' AS numrange) @> CAST(progress AS numeric)"),
         _check(table, "times", moments),
@@ -85,8 +85,8 @@ def of_jobs(table: str) -> tuple[Any, ...]:
             "position",
             postgresql_where=text("state LIKE 'queued' AND gates IS NOT NULL"),
         ),
-        # running jobs by gate: one index for each position a gate can have among a job's gates. The predicates
-        # here, above and below use LIKE, so that the planner uses each index only for its own query
+        # running jobs by gate: one index for each position that a gate can have among a job's gates. Some predicates of
+        # these indexes use LIKE, so that the planner uses each index only for its own query
         *(
             Index(
                 f"{table}_holding{place}",
@@ -117,7 +117,7 @@ def of_jobs(table: str) -> tuple[Any, ...]:
             "finished_at",
             postgresql_where=text("state IN ('succeeded', 'failed', 'cancelled')"),
         ),
-        # find each task's failures, however many another task has; succeeded jobs are in neither index
+        # the next two indexes find each task's failures, however many another task has; they contain no succeeded jobs
         Index(f"{table}_failed", "task", "finished_at", postgresql_where=text("state = 'failed'")),
         Index(
             f"{table}_retrying",
@@ -159,7 +159,7 @@ def of_runs(table: str) -> tuple[Any, ...]:
         _check(table, "attempt", "attempt >= 0"),
         _check(table, "times", _in_range("started_at", "finished_at", "untold_at")),
         Index(f"{table}_job_id", "job_id"),
-        # for the dashboard's charts; both cost next to nothing when a successful job ends
+        # the next two indexes serve the dashboard's charts, and cost next to nothing when a successful job ends
         Index(f"{table}_finished_at", "finished_at", postgresql_using="brin"),
         Index(
             f"{table}_failed",
@@ -246,7 +246,7 @@ def of_limits(table: str) -> tuple[Any, ...]:
 
 
 def of_starts(table: str) -> tuple[Any, ...]:
-    """Return the constraints on starts behind gates."""
+    """Return the constraints on the starts of jobs behind gates."""
     return (
         PrimaryKeyConstraint("gate", "started_at", "total", name=conv(f"{table}_pkey")),
         _check(table, "total", f"count BETWEEN 1 AND {MOST_RUNNING} AND total BETWEEN count AND {MAX_ID}"),
@@ -266,8 +266,8 @@ def of_batches(table: str) -> tuple[Any, ...]:
 def of_edges(table: str, job_id: Any) -> tuple[Any, ...]:
     """Return the constraints and indexes on edges between jobs. `job_id` is the column of jobs that they refer to.
 
-    The job that is needed cannot be deleted while an edge refers to it, which the pruner of every version respects. The
-    constraint is deferred, so that one transaction can delete both jobs in any order.
+    The job in `needs_id` cannot be deleted while an edge refers to it, and the pruner of every version respects that.
+    The constraint is deferred, so that one transaction can delete both jobs of an edge in any order.
     """
     return (
         PrimaryKeyConstraint("job_id", "place", name=conv(f"{table}_pkey")),
@@ -277,7 +277,7 @@ def of_edges(table: str, job_id: Any) -> tuple[Any, ...]:
         _check(table, "needs_id", "needs_id < job_id AND num_nonnulls(needs_id, batch_id) < 2"),
         Index(f"{table}_needs_id", "needs_id", postgresql_where=text("needs_id IS NOT NULL")),
         Index(f"{table}_batch_id", "batch_id", postgresql_where=text("batch_id IS NOT NULL")),
-        # the few edges of a job that lead to batches, beside perhaps thousands that lead to jobs
+        # for the few edges of a job that lead to batches, among perhaps thousands that lead to jobs
         Index(f"{table}_batches", "job_id", postgresql_where=text("batch_id IS NOT NULL")),
     )
 

@@ -13,8 +13,7 @@ def name_only_what_is_set(jobs: Table) -> None:
     """Omit from an INSERT the library's columns for which a new job has no value.
 
     Otherwise SQLAlchemy would set nullable columns without a default to NULL. Every role that enqueues would then need
-    the privilege to insert columns such as `schedule_id` and `current_run_id`, and could take another job's tick or
-    run.
+    the privilege to set columns such as `schedule_id` and `current_run_id`, and could take another job's tick or run.
     """
     for name in JobMixin.__annotations__.keys() & jobs.columns.keys():
         column: Any = jobs.columns[name]

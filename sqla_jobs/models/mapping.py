@@ -1,4 +1,4 @@
-"""Mapping of the models on an application's registry and metadata, with names built from schema and prefix."""
+"""Maps the models on an application's registry and metadata, with table names made of schema and prefix."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ _POSITIONS = "jobs_position_seq"
 
 
 _made: WeakValueDictionary[str, type[Any]] = WeakValueDictionary()
-"""The classes made here, by name. If several share a name, as in tests, only the last one made is kept."""
+"""The classes created here, by name. If several share a name, as in tests, only the last one is kept."""
 
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> type[Any]:
-        """Return a class made here, for `pickle`, once a `Jobs` has made it in this process."""
+        """Return a class that a `Jobs` in this process has created here. `pickle` needs this function to find it."""
         if name in _made:
             return _made[name]
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -55,7 +55,7 @@ if not TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Models(Generic[J]):
-    """The mapped classes of one `Jobs`, and the sequences behind them."""
+    """The mapped classes of one `Jobs`, and the sequences of their identity columns."""
 
     Job: type[J]
     Run: type[RunMixin]
@@ -97,7 +97,7 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
     """Map `job_class` and its companion classes alongside the application's own models.
 
     Raises `ConfigurationError` for an unusable base, schema, prefix or job class, before anything is mapped. Only
-    errors in a job class's columns appear later, when the class itself is mapped.
+    errors in its columns are found later, when the job class itself is mapped.
     """
     mapper_registry, metadata = _registry_of(base)
     check_prefix(prefix)

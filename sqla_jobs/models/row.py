@@ -10,14 +10,14 @@ from sqlalchemy.orm.attributes import instance_state
 
 
 def now() -> Any:
-    """Return the server's clock, as a default."""
+    """Return the server's current time, as a column's default."""
     return func.clock_timestamp()
 
 
 class Row:
     """The base class of all models.
 
-    Its constructor takes keywords, whatever constructor the application's registry has.
+    The constructor takes keywords, whatever the constructor of the application's registry.
     """
 
     if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The columns' enumerations and times, in Python and in the database."""
+"""The enumerations and times in columns, and their types in Python and in the database."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST_ATTEMPTS = 1_000_000_000
 
 
 class JobState(StrEnum):
-    """The state of a job. It equals its plain string, in Python and in `where`."""
+    """The state of a job. Each state equals its plain string, in Python and in `where`."""
 
     blocked = "blocked"
     """The job is waiting for other jobs to end."""
@@ -37,7 +37,7 @@ class JobState(StrEnum):
 
 
 class IfFailed(StrEnum):
-    """A job's handling of a job that it was enqueued after and that fails, is cancelled or is deleted."""
+    """The handling of a job when a job that it was enqueued after fails, is cancelled or is deleted."""
 
     cancel = "cancel"
     """The job is cancelled, too."""
@@ -48,16 +48,16 @@ class IfFailed(StrEnum):
 
 
 class StepKind(StrEnum):
-    """What a step of a job does."""
+    """The kind of a step."""
 
     step = "step"
-    """It calls a function and keeps the result."""
+    """The step calls a function, and its result is stored."""
     sleep = "sleep"
-    """It waits for a time."""
+    """The job sleeps."""
     signal = "signal"
-    """It waits for a signal."""
+    """The step waits for a signal."""
     timeout = "timeout"
-    """It waited for a signal, which did not come in time."""
+    """The step has waited for a signal that did not come in time."""
 
 
 class CatchUp(StrEnum):
@@ -68,7 +68,7 @@ class CatchUp(StrEnum):
     latest = "latest"
     """Only the newest tick fires."""
     all = "all"
-    """All the ticks fire, oldest first, 100 at most."""
+    """The newest 100 ticks fire, oldest first."""
 
 
 class Overlap(StrEnum):
@@ -88,11 +88,11 @@ class TickOutcome(StrEnum):
     skipped = "skipped"
     """No job was enqueued, since an earlier one had not ended or held the unique key."""
     missed = "missed"
-    """No clock was running in time, and `catch_up` skipped the tick."""
+    """No clock fired the tick in time, and `catch_up` did not make up for it."""
 
 
 WAITING = (JobState.scheduled, JobState.queued)
-"""The states of a job that has not started, or is waiting for another attempt."""
+"""The states of a job that is not blocked, and waits for its first or another attempt."""
 
 NOT_RUNNING = (JobState.blocked, *WAITING)
 """The states of a job that has not ended and is not running."""
@@ -108,7 +108,7 @@ LIVE_WORDS = f"({', '.join(repr(str(state)) for state in LIVE)})"
 """The live states as SQL, for `state IN …`."""
 
 HAS_LIVE_KEY = f"unique_key IS NOT NULL AND state IN {LIVE_WORDS}"
-"""The predicate of the unique index, in the wording that PostgreSQL recognises in ON CONFLICT."""
+"""The predicate of the unique index. ON CONFLICT must repeat it in the same words."""
 
 
 class WordType(TypeDecorator[Words], Generic[Words]):
@@ -149,7 +149,7 @@ class RunAtType(TypeDecorator[datetime]):
 
     impl: TypeEngine[Any] | type[TypeEngine[Any]] = DateTime
     cache_ok: bool | None = True
-    __module__ = "sqlalchemy.types"  # for the same reason as above
+    __module__ = "sqlalchemy.types"  # for the same reason as in `WordType`
 
     def __init__(self) -> None:
         super().__init__(timezone=True)

@@ -1,7 +1,7 @@
-"""The version of the tables: the version that this code creates, and the version in a database.
+"""The version of the tables, both the one that this code creates and the one in a database.
 
-`create_all` and migrations store it in the jobs table's comment. Code of version N runs on tables of versions N and N +
-1, so that the tables can be upgraded before the workers, while the workers are running.
+`create_all` and migrations store the version in the jobs table's comment. Code of version N runs on tables of versions
+N and N + 1, so that the tables can be upgraded before the workers, while the workers are running.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sqla_jobs.rules.wording import page
 LATEST = 2
 """The version of the tables that this release creates."""
 RELEASES: dict[int, str] = {1: "0.1", 2: "0.2"}
-"""The releases by the version of the tables that each creates."""
+"""The releases, by the version of the tables that each release creates."""
 HELP = (
     "`sqla-jobs migrate`, or `alembic upgrade heads` where Alembic has them, after `sqla-jobs migrate --revision` if "
     f"they are in your own history ({page('migrations')})"
@@ -30,7 +30,7 @@ def comment_of(version: int) -> str:
 
 
 def found_version(connection: Connection, jobs: Table) -> int | None:
-    """Return the tables' version in this database: 0 if there are no tables, None if the comment does not say."""
+    """Return the tables' version in this database: 0 if there are no tables, None if the comment does not state it."""
     name: Any = connection.dialect.identifier_preparer.format_table(jobs)
     oid = func.to_regclass(name)
     is_there, comment = connection.execute(select(oid.is_not(None), func.obj_description(oid, "pg_class"))).one()
@@ -40,12 +40,12 @@ def found_version(connection: Connection, jobs: Table) -> int | None:
 
 
 def releases_on(version: int) -> str:
-    """Return the releases whose code runs on tables of this version, for people, such as `0.1 and 0.2`."""
+    """Return the releases whose code runs on tables of this version, as text such as `0.1 and 0.2`."""
     return " and ".join(RELEASES[one] for one in (version - 1, version) if one in RELEASES)
 
 
 def outdated(version: int) -> str:
-    """Return the message about tables of an older version than this code works on."""
+    """Return the error message about tables whose version is too old for this code."""
     return (
         f"the tables are of version {version}, and this sqla_jobs works on {LATEST} and {LATEST + 1}: "
         f"upgrade them with {HELP}"

@@ -32,7 +32,7 @@ class EdgeMixin(Row):
     job_id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
     """The job that waits."""
     place: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-    """The place in `after=`, from 1. An edge at 2147483647 stands for deleted jobs of the batches before this job."""
+    """The place in `after=`, from 1. An edge at 2147483647 stands for deleted jobs of batches in `after=`."""
     needs_id: Mapped[int | None] = mapped_column(BigInteger)
     """The job that must end first. Null for a batch, and for deleted jobs."""
     batch_id: Mapped[int | None] = mapped_column(BigInteger)
@@ -47,7 +47,7 @@ class StepMixin(Row):
     name: Mapped[str] = mapped_column(Text(collation="C"), primary_key=True)
     """The step's name, which is unique within its job."""
     kind: Mapped[StepKind] = mapped_column(WordType(StepKind), nullable=False, server_default="step")
-    """What the step does."""
+    """The kind of the step."""
     number: Mapped[int] = mapped_column(Integer, nullable=False)
     """The step's number within its job, from 1."""
     run_id: Mapped[int] = mapped_column(BigInteger, nullable=False)
@@ -57,7 +57,7 @@ class StepMixin(Row):
     finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """When the step ended. Null while the job sleeps or waits for a signal."""
     until: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    """The end of the sleep, or of the wait for a signal. Null for a wait without an end."""
+    """When the sleep, or the wait for a signal, ends. Null for a wait without a timeout."""
     result: Mapped[Any] = mapped_column(JSONB(none_as_null=True), nullable=True)
     """The step's result as JSON, or the signal's payload. Null if there is none."""
 
@@ -72,6 +72,6 @@ class SignalMixin(Row):
     name: Mapped[str] = mapped_column(Text(collation="C"), nullable=False)
     """The signal's name."""
     payload: Mapped[Any] = mapped_column(JSONB(none_as_null=True), nullable=True)
-    """What was sent, as JSON. Null if nothing was sent."""
+    """The signal's payload, as JSON. Null if the signal has none."""
     sent_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=now())
     """When the signal was sent."""

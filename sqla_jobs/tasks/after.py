@@ -1,4 +1,4 @@
-"""The options `after`, `if_failed` and `batch`: jobs that wait for other jobs, and jobs of a batch."""
+"""The options `after`, `if_failed` and `batch`, for jobs that wait for other jobs and for jobs in a batch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MOST_EDGES = 1_000_000
 
 
 def check_after(given: dict[str, Any]) -> None:
-    """Check the three options, and make a tuple of `after`. Raises `ArgumentsError`."""
+    """Check the options `after`, `if_failed` and `batch`, and make `after` a tuple. Raises `ArgumentsError`."""
     if "after" in given:
         given["after"] = _checked(given["after"])
         if not given["after"]:
@@ -51,7 +51,7 @@ def _checked(after: object) -> tuple[JobMixin | BatchMixin, ...]:
 
 
 class _Statements:
-    """The statements of one application, built once."""
+    """The SQL statements for one application's tables, built once."""
 
     def __init__(self, models: Models[Any]) -> None:
         tables = Tables(models)
@@ -64,30 +64,30 @@ _statements_of = lru_cache(maxsize=256)(_Statements)
 
 
 class Begun(NamedTuple):
-    """What one enqueue has found, before it inserts jobs."""
+    """The findings of one enqueue before it inserts jobs."""
 
     values: Mapping[str, Any]
-    """The column values of the jobs."""
+    """The column values of the new jobs."""
     needs: Sequence[int | None]
-    """The ids of the jobs of `after`, in its order; None in the place of a batch."""
+    """The ids of the jobs in `after`, in the same order, with None in place of each batch."""
     batches: Sequence[int | None]
-    """The ids of the batches, side by side with `needs`."""
+    """The ids of the batches in `after`, in the same order, with None in place of each job."""
 
 
 class Waiting:
-    """What the jobs of one enqueue wait for, and the batch that they join."""
+    """The options `after`, `if_failed` and `batch` of one enqueue."""
 
     def __init__(self, models: Models[Any], options: Mapping[str, Any]) -> None:
         self._models = models
         self._after: tuple[JobMixin | BatchMixin, ...] = options.get("after", ())
         self._batch: BatchMixin | None = options.get("batch")
         self.is_after: bool = bool(self._after)
-        """True if the jobs are enqueued after others."""
+        """True if the jobs are enqueued after other jobs or batches."""
         self._if_failed = IfFailed(options.get("if_failed", IfFailed.cancel))
         self._statements = _statements_of(models)
 
     def begin(self, session: Session) -> Begun:
-        """Find what the jobs have to wait for. Raises `ArgumentsError`."""
+        """Look up the jobs and batches to wait for, and the batch to join. Raises `ArgumentsError`."""
         needs, batches = self._named(session)
         joined = [] if self._batch is None else [self._id(session, self._batch)]
         found = self._statements.judge(session, needs, batches, joined, self._if_failed)
@@ -108,10 +108,10 @@ class Waiting:
         return Begun({**values, **self._waits(found)} if self._after else values, needs, batches)
 
     def _waits(self, found: Judgement) -> dict[str, Any]:
-        """Return the column values of a job that is after others.
+        """Return the column values of a job that is enqueued after other jobs.
 
-        A job after a failed one is blocked too, and a worker cancels it later: somebody may be retrying the failed job,
-        and the retry could not revive a job whose insertion has not been committed.
+        A job after a failed job is blocked, too, and a worker cancels it later: somebody may be retrying the failed
+        job, and that retry could not revive a job whose insertion is not yet committed.
         """
         if found.state is None:
             return {"if_failed": self._if_failed}
@@ -133,7 +133,7 @@ class Waiting:
         after_commit(session, self._models.Job, self._models.channel, BLOCKED)
 
     def _named(self, session: Session) -> tuple[list[int | None], list[int | None]]:
-        """Return the ids of the jobs and of the batches, in the order of `after`, with gaps for the other kind."""
+        """Return the ids of the jobs and of the batches in `after`: two lists, with None in place of the other kind."""
         ids = [self._id(session, one) for one in self._after]
         are_jobs = [isinstance(one, JobMixin) for one in self._after]
         pairs = list(zip(ids, are_jobs, strict=True))
@@ -156,5 +156,5 @@ class Waiting:
 
 
 def _given(ids: Sequence[int | None]) -> list[int]:
-    """Return the ids without the gaps."""
+    """Return the ids that are not None."""
     return [one for one in ids if one is not None]

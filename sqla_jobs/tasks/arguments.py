@@ -50,7 +50,7 @@ class Codec:
     def encode(self, session: Session, values: Mapping[str, Any]) -> bytes:
         """Return the arguments as JSON that decodes to equal values. Raises `ArgumentsError`.
 
-        No error message shows a value. The session is flushed if an entity has no primary key yet.
+        No error message shows a value. The session is flushed if a row has no primary key yet.
         """
         return self._encoded(self._with_keys(session, values) if self.entities else values)[0]
 
@@ -100,7 +100,7 @@ class Codec:
         if self._is_plain:
             try:
                 stored = from_json(encoded)
-            except ValueError:  # a number too long for JSON
+            except ValueError:  # a number is too long for JSON
                 stored = {}
             if stored == checked:  # texts and whole numbers need no second, typed decoding
                 return encoded, stored
@@ -113,7 +113,7 @@ class Codec:
         return self._adapter.validator.validate_json
 
     def decode(self, stored: str) -> dict[str, Any]:
-        """Return the arguments with their annotated types, entities as keys. Raises `ArgumentsError`."""
+        """Return the arguments as their annotated types, with keys in place of entities. Raises `ArgumentsError`."""
         try:
             return self._adapter.validate_json(stored)
         except pydantic.ValidationError as error:
@@ -262,7 +262,7 @@ class Codec:
 
 
 class _Schema(GenerateJsonSchema):
-    """A generator without warnings about defaults that are not JSON."""
+    """A schema generator that does not warn about defaults that are not JSON."""
 
     ignored_warning_kinds: set[JsonSchemaWarningKind] = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012
 
@@ -280,7 +280,7 @@ def adapter_of(shape: dict[str, Any]) -> TypeAdapter[dict[str, Any]]:
 
 
 def as_jsonb(encoded: bytes) -> bytes:
-    """Return `encoded` as jsonb returns it, with all digits written out: 1e23 becomes a whole number."""
+    """Return `encoded` as PostgreSQL's jsonb returns it, with all digits written out: 1e23 becomes a whole number."""
     if not _EXPONENT.search(encoded):
         return encoded
     return json.dumps(json.loads(encoded, parse_float=_written_out)).encode()
@@ -292,7 +292,7 @@ def _written_out(number: str) -> int | float:
 
 
 def is_same(one: Any, other: Any) -> bool:
-    """Return whether both are equal, or have the same type and equal parts.
+    """Return whether two values are equal, or have the same type and equal parts.
 
     `==` alone would refuse times in the hour that a clock change repeats: such a time in one zone equals no time in
     another zone (PEP 495).
@@ -312,7 +312,7 @@ def is_same(one: Any, other: Any) -> bool:
             return is_same(one.__getstate__(), other.__getstate__())
         if is_dataclass(one):
             return all(is_same(getattr(one, field.name), getattr(other, field.name)) for field in fields(one))
-    except Exception:  # noqa: BLE001 - an == that raises, or answers with an array, is not equal
+    except Exception:  # noqa: BLE001 - values whose == raises, or returns an array, are not equal
         return False
     return False
 
@@ -334,7 +334,10 @@ def decode_result(task: str, result: Any, expected: Any) -> Any:
 
 
 def encode_result(value: Any) -> str | None:
-    """Return a task's result as JSON text, `None` for `None`. Raises `ArgumentsError` if it is not JSON, or a row."""
+    """Return a task's result as JSON text, `None` for `None`.
+
+    Raises `ArgumentsError` for a row, and for a value that is not JSON.
+    """
     if value is None:
         return None
     refuse_rows("the result", value, remedy="return its key")
@@ -343,7 +346,7 @@ def encode_result(value: Any) -> str | None:
         from_json(encoded, allow_inf_nan=False)
     except (ValueError, TypeError, RecursionError) as error:
         if inspect.iscoroutine(value):
-            value.close()  # else Python warns later that it was never awaited
+            value.close()  # otherwise Python would warn that it was never awaited
             raise ArgumentsError(
                 f"it returned the coroutine {value.__qualname__}, which nothing awaits, so nothing of it ran: "
                 "declare the task with async def, and await it there"

@@ -21,24 +21,24 @@ T = TypeVar("T")
 
 
 def _nowhere(fraction: float, message: str | None) -> None:
-    """Discard progress."""
+    """Discard the reported progress."""
 
 
 class Upstream(Protocol):
-    """What a run can read of the workflow around its job."""
+    """Reads data about the jobs and the batch around a job."""
 
     def results(self, job_id: int, tasks: Sequence[str]) -> list[Any]:
-        """Return the stored results of the jobs of these tasks that the job was enqueued after and that succeeded."""
+        """Return the stored results of these tasks' succeeded jobs that the job was enqueued after."""
         ...
 
     def batch(self, job_id: int) -> BatchMixin | None:
-        """Return the job's batch."""
+        """Return the job's batch, or None."""
         ...
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class RunContext:
-    """One run of a task: its job, its attempt, its deadline. A leading parameter with this annotation receives it."""
+    """One run of a task: its job, attempt and deadline. A task receives it in a leading parameter of this type."""
 
     job_id: int
     """The id of the job, the same in each attempt."""
@@ -62,15 +62,15 @@ class RunContext:
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     """The headers that were stored with the job when it was enqueued, such as the id of the request."""
     cancel_requested: bool = False
-    """True once somebody has asked for this job to be cancelled; known within about a second."""
+    """True once somebody has asked to cancel this job. The run learns of the request within about a second."""
     resources: Resources = field(default=NO_RESOURCES, repr=False)
     """The objects that the process's worker contexts have yielded, by type: `run.resources[httpx.Client]`."""
     upstream: Upstream | None = field(default=None, repr=False)
-    """Reads the results of the jobs before this one. `None` outside of workers."""
+    """Reads the results of the jobs that this job was enqueued after. `None` outside of workers."""
     publish: Callable[[float, str | None], None] = field(default=_nowhere, repr=False)
     """The function that `progress` calls."""
     begin_steps: Callable[[], Steps] = field(default=no_steps, repr=False)
-    """The function that returns the run's steps. The first call makes them."""
+    """The function that returns the run's steps. The first call creates the steps."""
 
     @property
     def remaining(self) -> float | None:
@@ -82,12 +82,12 @@ class RunContext:
     @overload
     def results(self, task: Task[..., T, Any], /) -> list[T]: ...
     def results(self, task: Task[..., Any, Any], /) -> list[Any]:
-        """Return the results of the jobs that this one was enqueued after, as values of the task's return type.
+        """Return the results of the jobs that this job was enqueued after, as values of the task's return type.
 
-        - `task`: only jobs of this task that succeeded count.
+        - `task`: the task of these jobs. Only jobs that succeeded count.
 
-        The results come in the order of `after=`, and those of a batch in the order of the jobs' ids. They are read
-        from the database at each call. A coroutine task calls `await asyncio.to_thread(run.results, task)`, so that its
+        The results are in the order of `after=`, and within a batch in the order of the jobs' ids. Each call reads the
+        results from the database. A coroutine task calls `await asyncio.to_thread(run.results, task)`, so that its
         event loop does not wait for the server.
 
         Raises `ArgumentsError` if a stored result does not fit the return type.
@@ -100,19 +100,19 @@ class RunContext:
 
     @property
     def batch(self) -> BatchMixin | None:
-        """The job's batch, for `options(batch=…)` of jobs that join it; `None` if it has none.
+        """The job's batch, for use as `options(batch=…)` of jobs that join it; `None` if the job has no batch.
 
-        Its other attributes are not loaded: `session.merge(run.batch)` returns the row. It is read at each access.
+        Only its `id` is loaded: `session.merge(run.batch)` returns the whole row. Each access reads the database.
         """
         return None if self.upstream is None else self.upstream.batch(self.job_id)
 
     def progress(self, fraction: float, message: str | None = None) -> None:
-        """Show how far the run is, as `Job.progress` and `Job.progress_message`.
+        """Report the progress of the run, as `Job.progress` and `Job.progress_message`.
 
         - `fraction`: from 0 to 1.
         - `message`: text for people; None removes the previous one.
 
-        Cheap to call often: a worker stores the newest value at most ten times a second.
+        Frequent calls are cheap: a worker stores the newest value at most ten times a second.
 
         Raises `ValueError` for a fraction that is not a number from 0 to 1.
         """
@@ -129,42 +129,43 @@ class RunContext:
     def step(self, name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Call a function, store its result and return it; later attempts of the job return the stored result.
 
-        In a task with a session, what the function writes through the session is committed with the result, so it
-        happens exactly once. The run then continues in a new transaction, and its rows are loaded again. All other
-        effects happen at least once: a process may die after the call and before the result is stored.
+        In a task with a session, the function's writes through the session are committed with the result, so they
+        happen exactly once. The run then continues in a new transaction, and the session's rows are loaded again. All
+        other effects happen at least once: a process may die after the call and before the result is stored.
 
-        - `name`: 1 to 200 characters, different for each step of the job. A stored result belongs to the name.
-        - `function`: called with `args` and `kwargs`. A coroutine task gives an `async def`, and awaits the call.
-          Pydantic stores and reads the result by the function's return annotation; without one the result must be plain
-          JSON. A result may have at most 1 MiB, and a job at most 1,000 steps.
+        - `name`: 1 to 200 characters, different for each step of the job. The result is stored under this name.
+        - `function`: called with `args` and `kwargs`. A coroutine task passes an `async def`, and awaits `run.step(…)`.
+          Pydantic writes and reads the result by the function's return annotation; without an annotation, the result
+          must be plain JSON. A result may have at most 1 MiB, and a job at most 1,000 steps.
 
-        An exception from the function is raised unchanged. Then no result is stored, what the function wrote through
-        the session is rolled back, and the next attempt calls it again.
+        If the function raises, the exception propagates unchanged, no result is stored, the function's writes through
+        the session are rolled back, and the next attempt calls the function again.
 
-        Raises `UnstorableResult` for a result that does not read back as it was; `ArgumentsError` for a stored result
-        that does not fit the type; `JobsError` for a name that this run has used, for a step inside another one, and if
-        the task has written through its session outside of its steps, since the next attempt would write that again.
+        Raises `UnstorableResult` for a result that JSON would change; `ArgumentsError` for a stored result that does
+        not fit the type; `JobsError` for a name that this run has already used, for a step inside another step, and if
+        the task has written through its session outside of its steps, since the next attempt would repeat those writes.
         """
         return self.begin_steps().call(name, function, args, kwargs)
 
     def sleep(self, name: str, length: float | timedelta, /) -> None:
         """Continue later from here, on any worker. Meanwhile the job occupies no slot of a worker or a limit.
 
-        The task is left, and called again when the time has come. Its stored steps return their results, so it arrives
-        here again and continues. That uses up no attempt. Code outside of steps runs again.
+        The call leaves the task, and a worker calls the task again when the time has come. Stored steps return their
+        results, so the task arrives here again and continues. A sleep uses up no attempt. Code outside of steps runs
+        again.
 
         - `name`: 1 to 200 characters, different for each step of the job.
         - `length`: seconds or a timedelta, up to 100 years, counted by the database's clock from when the job first
           arrives here.
 
-        In a coroutine task await `sleep_async`. Raises `JobsError` as `step` does.
+        In a coroutine task, await `sleep_async`. Raises `JobsError` in the same cases as `step`.
         """
         self.begin_steps().sleep(name, length)
 
     def sleep_async(self, name: str, length: float | timedelta, /) -> Coroutine[Any, Any, None]:
         """Continue later from here, in a coroutine task: `await run.sleep_async("cool down", 3600)`.
 
-        The promises, `name` and `length` are those of `sleep`.
+        `name` and `length` are as for `sleep`, and so are the guarantees.
         """
         return self.begin_steps().sleep_awaited(name, length)
 
@@ -175,18 +176,20 @@ class RunContext:
     def wait_for(self, name: str, kind: Any, /, *, timeout: float | timedelta | None) -> Any:
         """Return the payload of a signal that `jobs.signal` sends to this job. Leave the run until the signal comes.
 
-        Meanwhile the job occupies no slot of a worker or a limit. When the signal comes, or the time is over, the task
-        is called again. Its stored steps return their results, so it arrives here again. That uses up no attempt. A
-        signal that came earlier is received too. Several signals with one name are received in order, one per call.
+        Meanwhile the job occupies no slot of a worker or a limit. When the signal comes, or the timeout has passed, a
+        worker calls the task again. Stored steps return their results, so the task arrives here again. A wait uses up
+        no attempt. A signal sent before this call is received, too. Several signals with one name are received in
+        order, one per call.
 
         - `name`: the signal's name, 1 to 200 characters.
         - `kind`: the type that pydantic reads the payload as; None for a signal without a payload.
         - `timeout`: seconds or a timedelta, counted by the database's clock from when the job first arrives here; None
           waits for ever.
 
-        In a coroutine task await `wait_for_async`. Raises `SignalTimeout`, a `TimeoutError`, in this and later attempts
-        if no signal came in time; `JobsError` as `step` does; `ArgumentsError` for a payload that does not fit the
-        type. That payload is discarded, and the next call, in this attempt or a later one, receives the next signal.
+        In a coroutine task, await `wait_for_async`. Raises `SignalTimeout`, a `TimeoutError`, in this and later
+        attempts if no signal came in time; `JobsError` in the same cases as `step`; `ArgumentsError` for a payload that
+        does not fit the type. A payload that does not fit is discarded, and the next call, in this attempt or a later
+        one, receives the next signal.
         """
         return self.begin_steps().wait_for(name, kind, timeout)
 
@@ -201,6 +204,6 @@ class RunContext:
     def wait_for_async(self, name: str, kind: Any, /, *, timeout: float | timedelta | None) -> Coroutine[Any, Any, Any]:
         """Return the payload of a signal, in a coroutine task: `await run.wait_for_async("approved", Approval, …)`.
 
-        The promises, `name`, `kind` and `timeout` are those of `wait_for`.
+        `name`, `kind` and `timeout` are as for `wait_for`, and so are the guarantees.
         """
         return self.begin_steps().wait_for_awaited(name, kind, timeout)

@@ -43,35 +43,38 @@ class TaskOptions(TypedDict, total=False):
     name: str
     """The name stored with each job; by default the name of the function or class."""
     queue: str
-    """The queue of its jobs; by default `default`."""
+    """The queue of the task's jobs, by default `default`."""
     priority: int
-    """The priority of its jobs, from -10 to 10; lower runs first. By default 0."""
+    """The priority of the task's jobs, from -10 to 10; lower numbers run first. By default 0."""
     max_attempts: int
     """The maximum number of attempts, from 1 to 1,000,000; by default 25. Attempts lost to crashes count."""
     timeout: float | timedelta | None
-    """The longest time of one attempt; a number is seconds. By default there is no limit but the worker's."""
+    """The time limit of one attempt, as a timedelta or in seconds. By default, only the worker's timeout applies."""
     retry: tenacity.BaseRetrying
-    """The policy after an exception: `retry`, `stop` and `wait` of tenacity. By default waits grow up to an hour."""
+    """The policy after an exception: tenacity's `retry`, `stop` and `wait`. By default, waits grow up to an hour."""
     aliases: Sequence[str]
     """Former names of the task, under which jobs may still be waiting."""
     sensitive: Sequence[str]
     """Arguments that no log, error, command or page shows."""
     limits: Limit | Sequence[Limit]
-    """Limits on the jobs that run at once, or start in a period, over all workers. All of them must admit a job."""
+    """Limits on the jobs that run simultaneously, or start in a period, across all workers. A job starts only if all of
+    its limits allow it."""
     fair_by: KeyOf
-    """An argument, several arguments, or a function of them. The values take turns, however many jobs each has."""
+    """An argument, several arguments, or a function of them. The values take turns, whatever their numbers of jobs."""
     unique: Unique | None
-    """At most one live job for each key of the arguments, and the handling of an enqueue whose key is taken."""
+    """The policy that allows at most one live job for each key, and that handles an enqueue whose key is taken."""
     delay: float | timedelta | None
-    """The time from the enqueue of a job until it is due; a number is seconds. `options(delay=…)` and
-    `options(run_at=…)` override it. Ticks of schedules, retries and jobs of `on_failure` do not have it."""
+    """The time from the enqueue of a job until it is due, as a timedelta or in seconds. `options(delay=…)` and
+    `options(run_at=…)` override it. The delay does not apply to jobs of schedules, retries and `on_failure` jobs."""
     on_failure: Task[..., Any, Any]
-    """A task that is enqueued by the commit that stores a job's final failure. It takes the job's id."""
+    """A task to enqueue in the transaction that stores a job's final failure. The task takes the id of the failed
+    job."""
     lazy: bool
-    """True: the transaction of a run begins only at the first use of its session. By default False."""
+    """If True, a run's transaction begins only at the first use of its session. By default False."""
     retention: timedelta | float | TaskRetention | None
-    """The time for which ended jobs of the task are kept, in place of the worker's: a timedelta, seconds, or None for
-    ever; or a mapping of states to these. `{"succeeded": "erase"}` erases arguments and result on success."""
+    """How long ended jobs of the task are kept, instead of the worker's retention: a timedelta, a number of seconds,
+    None for ever, or a mapping from states to such values. `{"succeeded": "erase"}` erases a job's arguments and result
+    once it succeeds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,11 +96,11 @@ class Declaration:
 
     @property
     def begins_lazily(self) -> bool:
-        """True if the transaction of a run begins at the first use of its session. Loading an argument is one."""
+        """True for a lazy task without entities, whose loading would begin the transaction earlier."""
         return self.lazy and not self.codec.entities
 
     def gates_of(self, stored: Mapping[str, Any]) -> list[str]:
-        """Return the gates of a job with these stored arguments. Raises `ArgumentsError` for a key that is not JSON."""
+        """Return the gates of a job with these stored arguments. Raises `ArgumentsError` if making a key fails."""
         if not self.gates:
             return []
         arguments = {**self.default_arguments, **stored}
@@ -109,11 +112,14 @@ class Declaration:
 
     @cached_property
     def make_gates(self) -> Callable[[Mapping[str, Any]], list[str]] | None:
-        """`gates_of`; None if the task has no gates."""
+        """The method `gates_of`, or None if the task has no gates."""
         return self.gates_of if self.gates else None
 
     def gates_of_row(self, args: str) -> list[str]:
-        """Return a job's gates from its JSON arguments, which plain SQL may have written. A key that fails is null."""
+        """Return a job's gates from its JSON arguments, which plain SQL may have written.
+
+        If making a key fails, all keys are null.
+        """
         try:
             return self.gates_of(from_json(args))
         except BaseException as error:  # noqa: BLE001 - SystemExit in a key function would end a thread of the worker
@@ -122,7 +128,7 @@ class Declaration:
 
     @cached_property
     def takes(self) -> Takes:
-        """The arguments that this code takes, for other processes."""
+        """The arguments that this version of the task takes, for other processes."""
         parameters = self.signature.arguments.parameters.values()
         required = tuple(one.name for one in parameters if one.default is one.empty)
         optional = tuple(one.name for one in parameters if one.default is not one.empty)
@@ -136,7 +142,7 @@ class Declaration:
         return {name: to_jsonable_python(value, fallback=repr) for name, value in defaults.items()}
 
     def result_of(self, job: JobMixin) -> Any:
-        """Return the result of a succeeded job as the task's return type. Raises `ArgumentsError`."""
+        """Return the result of a succeeded job as a value of the task's return type. Raises `ArgumentsError`."""
         if job.task not in (self.name, *self.aliases):
             raise ArgumentsError(f"job {job.id} is one of the task {job.task}, and this is {self.name}")
         expected = self.signature.result
@@ -148,11 +154,14 @@ class Declaration:
         return self.as_result(job.result)
 
     def as_result(self, stored: Any) -> Any:
-        """Return a stored result as the task's return type. Raises `ArgumentsError`."""
+        """Return a stored result as a value of the task's return type. Raises `ArgumentsError`."""
         return decode_result(self.name, stored, self.signature.result)
 
     def secrets(self, stored: object) -> Secrets:
-        """Return the secrets in stored arguments, given as JSON or text. Anything but an object is entirely secret."""
+        """Return the secrets in stored arguments, given decoded or as JSON text.
+
+        Arguments that are not an object are entirely secret.
+        """
         if not self.sensitive:
             return NOTHING
         values = parse(stored) if isinstance(stored, str) else stored
@@ -161,13 +170,13 @@ class Declaration:
         return Secrets([value for name, value in cast("dict[str, Any]", values).items() if name in self.sensitive])
 
     def shown(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Return stored arguments without the sensitive values."""
+        """Return stored arguments with the sensitive values masked."""
         secrets = self.secrets(arguments)
         return {name: HIDDEN if name in self.sensitive else secrets.json(value) for name, value in arguments.items()}
 
 
 def declare(target: Callable[..., Any], options: TaskOptions, job_class: type[Any]) -> Declaration:
-    """Check a task, whose jobs are of `job_class`, and its options.
+    """Check a task and its options. `job_class` is the class of the task's jobs.
 
     Raises `DeclarationError` with the cause and the remedy.
     """
@@ -250,7 +259,7 @@ def _limits(name: str, options: Mapping[str, Any]) -> Sequence[Limit]:
 
 
 def _follow_up(name: str, task: Any, job_class: type[Any]) -> dict[str, Any]:
-    """Return the data about an `on_failure` task that jobs store, enough to enqueue the task in SQL."""
+    """Return the data that jobs store about their `on_failure` task: enough to enqueue that task in SQL."""
     declaration = getattr(task, "declaration", None)
     if not isinstance(declaration, Declaration):
         is_class = isinstance(task, type)
@@ -327,6 +336,6 @@ def _refuse_rows_without_session(codec: Codec, signature: Signature) -> None:
         try:
             annotation = signature.annotation(name)
         except DeclarationError:
-            continue  # a name defined later: the first enqueue checks it
+            continue  # the name is defined later, and the first enqueue checks the annotation
         if entity_of(annotation):
             raise codec.entity_without_session(name)

@@ -1,4 +1,4 @@
-"""Makes the `enqueue` of each task, so that `help()` and `inspect.signature` show the task's arguments."""
+"""Makes the `enqueue` method of each task, so that `help()` and `inspect.signature` show the task's arguments."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.sessions import AnySession
 
-_PROMISE = "It exists if and only if the caller's transaction commits; nothing is committed here."
-_RETURNED = """Returns the job, pending like any object that was added. One with a unique key is in the database
-already, or it is the live job that has this key."""
+_PROMISE = "The job exists if and only if the caller's transaction commits; `enqueue` itself commits nothing."
+_RETURNED = """Returns the job, pending like any object that was added. A job with a unique key is in the database
+already: it is new, or it is the live job that has the key."""
 _RAISED = """Raises `ArgumentsError`, having changed nothing, for a session that is missing or asynchronous, and for
-arguments that do not fit the task or could not be stored; `DeclarationError` where an annotation of the
-task cannot be resolved; `JobExists` where `Unique(on_conflict="raise")` finds its key taken."""
+arguments that do not fit the task or cannot be stored; `DeclarationError` if an annotation of the task
+cannot be resolved; `JobExists` if `Unique(on_conflict="raise")` finds its key taken."""
 _SESSION = "- `session`: the `Session` or `scoped_session` of the caller."
 
 
@@ -38,7 +38,7 @@ enqueue.__doc__ = f"""Add a job of the task to the caller's session, and return 
 {_PROMISE}
 
 {_SESSION}
-- `*args`, `**kwargs`: the arguments of the task, by position or by name, without those that are injected.
+- `*args`, `**kwargs`: the arguments of the task, by position or by name, without injected parameters.
 
 {_RETURNED}
 
@@ -55,7 +55,7 @@ class DescribedEnqueue:
 
     @cached_property
     def function(self) -> Callable[..., Any]:
-        """The function to bind to an enqueuer. Made on first use, since annotations may not be resolvable before."""
+        """The function to bind to an enqueuer, made on first use, since annotations may be unresolvable earlier."""
 
         def enqueue(enqueuer: _Adds, session: AnySession | None = None, /, *args: Any, **kwargs: Any) -> Any:
             return enqueuer.add(session, args, kwargs)
@@ -67,7 +67,7 @@ class DescribedEnqueue:
         return enqueue
 
     def _shown(self, parameter: inspect.Parameter) -> inspect.Parameter:
-        """Return the parameter with its type, or as written if the type is not known yet."""
+        """Return the parameter with its annotation resolved, or unchanged if that is not possible yet."""
         if parameter.annotation is parameter.empty:
             return parameter
         try:

@@ -1,4 +1,4 @@
-"""Puts jobs into the caller's transaction: one by one, one per unique key, or many at once."""
+"""Checks the options of new jobs, and adds jobs to the caller's transaction, one by one or many at once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from sqla_jobs.tasks.hooks import check_headers
 
 J = TypeVar("J", bound=JobMixin)
 GatesOf = Callable[[Mapping[str, Any]], Sequence[str]]
-"""Returns the gates of a job with these stored arguments."""
+"""Returns the gates of a job with the given stored arguments."""
 T = TypeVar("T")
 
 _ROWS, _BYTES = 5_000, 4 * 1024 * 1024
@@ -36,39 +36,41 @@ _BATCH: Any = bindparam("batch", type_=Text)
 
 
 class EnqueueOptions(TypedDict, total=False):
-    """The options of a job, given to `task.options`. One that is left out, or `None`, is as the task was declared."""
+    """The options of a job, given to `task.options`. An option that is missing or None is as the task declares it."""
 
     delay: timedelta | float | None
-    """From now, by the server's clock; a number is seconds. 0 overrides a delay of the task."""
+    """The time from now until the job is due, by the server's clock, as a timedelta or in seconds. 0 overrides the
+    task's delay."""
     run_at: datetime | None
     """The time at which the job is due, with a time zone."""
     queue: str | None
     """The queue from which workers claim the job."""
     priority: int | None
-    """The priority, from -10 to 10; lower runs first."""
+    """The job's priority, from -10 to 10; lower numbers run first."""
     max_attempts: int | None
     """The maximum number of attempts, from 1 to 1,000,000. Attempts lost to crashes count."""
     unique_key: str | None
     """A key that at most one live job (blocked, scheduled, queued or running) can have.
 
-    If there is such a job, the enqueue returns it, unless the policy decides otherwise.
+    If there is such a job, the enqueue returns it, unless the `Unique` policy decides otherwise.
     """
     unique: Unique | None
-    """The handling of an enqueue whose key is taken; without `unique_key`, also the key."""
+    """The policy for an enqueue whose key is taken. Without `unique_key`, the policy also makes the key."""
     headers: Mapping[str, str] | None
-    """At most 50 texts for middleware and the run, separate from the task's arguments."""
+    """At most 50 named texts for middleware and the run, separate from the task's arguments."""
     columns: Mapping[str, Any] | None
     """Values for the columns of your own `job_class`."""
     after: JobMixin | BatchMixin | Sequence[JobMixin | BatchMixin] | None
     """The jobs and batches that must end before the job starts."""
     if_failed: Literal["cancel", "run", "hold"] | None
-    """What becomes of the job if one of those fails or is cancelled: "cancel" (the default), "run" or "hold"."""
+    """The handling of the job if a job that it waits for fails, is cancelled or is deleted: "cancel" (the default),
+    "run" or "hold"."""
     batch: BatchMixin | None
     """The batch that the job joins."""
 
 
 def check_options(job_class: type[Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `options` without `None`s. Raises `ArgumentsError` for an invalid option or value."""
+    """Return the checked options that are not None. Raises `ArgumentsError` for an invalid option or value."""
     unknown = options.keys() - EnqueueOptions.__annotations__.keys()
     if unknown:
         raise ArgumentsError(
@@ -129,14 +131,14 @@ _LIBRARY_COLUMNS = frozenset(name for name in JobMixin.__annotations__) | {"posi
 
 
 def check_common(given: Mapping[str, Any]) -> None:
-    """Check the options that tasks and schedules also have."""
+    """Check the options that jobs, tasks and schedules have in common. Raises `ArgumentsError`."""
     check_queue(given.get("queue", "default"))
     check_integer("priority", given.get("priority", 0), least=PRIORITIES[0], most=PRIORITIES[-1])
     check_integer("max_attempts", given.get("max_attempts", 1), least=1, most=1_000_000)
 
 
 def job_values(task: str, defaults: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the column values of a new job. In `run_at`, a timedelta is a delay by the server's clock.
+    """Return the column values of a new job. A timedelta in `run_at` is a delay, measured by the server's clock.
 
     A job with a `run_at` is `scheduled`, since only the server knows whether it is due.
     """
@@ -155,7 +157,7 @@ def job_values(task: str, defaults: Mapping[str, Any], options: Mapping[str, Any
 
 
 def expressed(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return `values` with a delay as an SQL expression."""
+    """Return `values`, with a delay in `run_at` as an SQL expression."""
     delay = values.get("run_at")
     return {**values, "run_at": func.clock_timestamp() + delay} if isinstance(delay, timedelta) else values
 
@@ -185,9 +187,10 @@ def add_many(
     gates_of: GatesOf | None,
     ids: list[int] | None,
 ) -> Enqueued:
-    """One job for each JSON object of `encoded`, in order, in flat memory. Returns how many, and adds theirs to `ids`.
+    """Add a job for each JSON object in `encoded`, in order and in constant memory. Return the number of jobs.
 
-    An error, also one that `encoded` raises, undoes all inserts of this call.
+    `ids`, if given, receives the ids of the jobs. An error, even one that `encoded` raises, undoes all inserts of this
+    call.
     """
     job = models.Job
     element = func.jsonb_array_elements(cast(_BATCH, JSONB), type_=JSONB).column_valued("element")
@@ -204,7 +207,7 @@ def add_many(
         encoded = (_with_gates(item, gates_of) for item in encoded)
     statement: Any = insert(job).from_select(
         into, select(*given)
-    )  # the entity and not the table, for the session's listeners
+    )  # the entity instead of the table, so that the session's listeners see the insert
     if ids is not None:
         statement = statement.returning(job.id)
     count = 0
@@ -217,7 +220,7 @@ def add_many(
                 execution_options={"dml_strategy": "raw"},
             )
             if ids is not None:
-                ids += result.scalars()  # one row is inserted after the other, in the order of the array
+                ids += result.scalars()  # rows are inserted one after another, in the order of the array
             count += len(batch)
     return Enqueued(count)
 
@@ -232,7 +235,7 @@ def gate_columns(gates: Sequence[str]) -> dict[str, str | None]:
 
 
 def batches(items: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
-    """Group items into lists for one statement each, limited by number and size."""
+    """Group items into lists, one for each statement, limited by number and size."""
     batch: list[T] = []
     size = 0
     for item in items:

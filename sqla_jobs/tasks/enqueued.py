@@ -8,10 +8,10 @@ from typing_extensions import deprecated
 
 
 class Enqueued(int):
-    """The number of inserted jobs. Attributes count the items whose unique key was taken."""
+    """The number of inserted jobs. `replaced` and `skipped` count the items whose unique key was taken."""
 
     inserted: int
-    """Items that became a new job: the number itself, by name."""
+    """Number of items that became new jobs: the value of this integer itself."""
     replaced: int
     """Number of items that changed a waiting job (`on_conflict="replace"` or `"update"`)."""
     skipped: int
@@ -24,7 +24,7 @@ class Enqueued(int):
         return number
 
     def __repr__(self) -> str:
-        """A failed `assert` shows it."""
+        """Return all three counts, as a failed `assert` shows them."""
         return f"Enqueued(inserted={self.inserted}, replaced={self.replaced}, skipped={self.skipped})"
 
     def __str__(self) -> str:

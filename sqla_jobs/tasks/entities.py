@@ -23,7 +23,7 @@ _SCALARS = frozenset({str, int, float, bool, bytes, types.NoneType})
 
 @dataclasses.dataclass(frozen=True)
 class Entity:
-    """The mapped class of a parameter annotated `Order`, `Order | None` or `list[Order]`."""
+    """The mapped class of a parameter annotated as, for example, `Order`, `Order | None` or `list[Order]`."""
 
     mapper: Mapper[Any]
     many: bool = False
@@ -31,7 +31,7 @@ class Entity:
 
     @property
     def key_type(self) -> Any:
-        """The stored type, for pydantic to decode."""
+        """The type of the stored key, or list of keys, for pydantic."""
         parts = [_python_type(column.type) for column in self.mapper.primary_key]
         key: Any = parts[0] if len(parts) == 1 else tuple[tuple(parts)]  # type: ignore[misc]
         whole = list[key] if self.many else key
@@ -70,7 +70,7 @@ class Entity:
         return f"[{', '.join(rows)}]" if self.many else rows[0]
 
     def load(self, where: str, session: Session, key: Any, *, hide: bool) -> Any:
-        """Return the row, or the list of rows. Raises `EntityGone` if a row no longer exists; `hide` masks the key."""
+        """Return the row, or the list of rows. Raises `EntityGone` for a missing row; `hide` masks its key."""
         if key is None:
             return None
         keys = [self._convert(item, "process_result_value") for item in (key if self.many else [key])]
@@ -136,7 +136,7 @@ def _mapper_of(annotation: Any) -> Mapper[Any] | None:
 
 
 def refuse_rows(what: str, value: Any, *, remedy: str) -> None:
-    """Raise `ArgumentsError` if `value` is a row or contains one, whose columns would all be stored."""
+    """Raise `ArgumentsError` if `value` is or contains a row, since all the columns of the row would be stored."""
     if (name := row_in(value)) is not None:
         holds = "contains" if _mapper_of(type(value)) is None else "is"
         raise ArgumentsError(f"{what} {holds} a row of {name}: {remedy}")

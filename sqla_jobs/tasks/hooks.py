@@ -1,4 +1,4 @@
-"""The application's code around each worker and each run, at each enqueue, and after each outcome."""
+"""The application's functions called around workers and runs, at each enqueue, and after each outcome."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MOST = 50
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunEvent:
-    """The start of an attempt at a job, or its stored outcome."""
+    """The start, or the stored outcome, of an attempt at a job."""
 
     name: EventName
     """`started`, or the stored outcome."""
@@ -55,11 +55,11 @@ class RunEvent:
     error: str | None = None
     """The message of the error, without the values of sensitive arguments."""
     retry_in: float | None = None
-    """Seconds from the end of the attempt to the next one; None if there is none or its time is unknown."""
+    """Seconds from the end of the attempt to the next attempt; None if there is none, or its time is unknown."""
     seconds: float = 0.0
-    """The duration of the attempt, in seconds; 0 when it starts."""
+    """The duration of the attempt, in seconds; 0 for `started`."""
     process_killed: bool = False
-    """True if it overran its timeout and could not be interrupted, so that its process was killed."""
+    """True if the attempt overran its timeout and could not be interrupted, so that its process was killed."""
 
 
 AnyContextManager = AbstractContextManager[Any] | AbstractAsyncContextManager[Any]
@@ -78,11 +78,11 @@ class Hooks:
 
     def __init__(self, context_in: Callable[[Session], Context]) -> None:
         self.context_in = context_in
-        """Returns, for a test's session, the context around each run, outside the middleware."""
+        """Returns the context to put around each run in a test's session, outside the middleware."""
         self.middleware: list[Middleware] = []
-        """Around each run. Asynchronous ones are around the runs of coroutine tasks alone."""
+        """Functions that return the context managers around runs. Asynchronous ones surround only coroutine tasks."""
         self.worker_contexts: list[WorkerContext] = []
-        """Around the life of a worker, in each process."""
+        """Functions that return the context managers around the life of a worker, in each process."""
         self.tracing: Tracing | None = None
         """Makes spans for enqueues and runs."""
         self.sources: list[HeaderSource] = []
@@ -96,7 +96,7 @@ class Hooks:
         return target
 
     def add_worker_context(self, target: W) -> W:
-        """Raises `DeclarationError` for what is no function without arguments that returns a context manager."""
+        """Add a worker context. Raises `DeclarationError` for a generator, and for a function that takes arguments."""
         _check_no_generator(target, "worker context", "@jobs.worker_context")
         _check(target, "worker context", "no argument", 0)
         _replace_or_add(self.worker_contexts, target)
@@ -122,8 +122,8 @@ class Hooks:
     def tell(self, event: RunEvent, *, caught: type[BaseException] = BaseException) -> None:
         """Call each handler of the event.
 
-        If one raises, its exception is logged, and the others are still called. An exception that is not a `caught` one
-        is raised immediately.
+        If a handler raises, its exception is logged, and the other handlers are still called. An exception that is not
+        of the class `caught` is raised immediately.
         """
         for handler in self._handlers[event.name]:
             try:
@@ -132,7 +132,7 @@ class Hooks:
                 log.exception("the handler %s of %s, job %s, raised", name_of(handler), event.name, event.job_id)
 
     def headers(self, given: Mapping[str, str] | None) -> dict[str, str]:
-        """Return the headers of a new job: `given` ones override those from sources. Raises `ArgumentsError`."""
+        """Return the headers of a new job. `given` overrides the headers from sources. Raises `ArgumentsError`."""
         found: dict[str, str] = {}
         for source in self.sources:
             found |= check_headers(source(), f"the headers of {name_of(source)}")
@@ -157,19 +157,19 @@ def is_asynchronous(target: Middleware | WorkerContext) -> bool:
 
 
 def surroundings(middleware: Middleware, run: RunContext) -> AbstractContextManager[Any]:
-    """Return the context manager of a plain middleware. Raises `ConfigurationError` if it returns none."""
+    """Call a plain middleware and return its context manager. Raises `ConfigurationError` unless it returns one."""
     return plain_manager(middleware(run), middleware, "middleware")
 
 
 def plain_manager(made: object, target: Middleware | WorkerContext, what: str) -> AbstractContextManager[Any]:
-    """Return `made`, which `target` has returned. Raises `ConfigurationError` if it is not a context manager."""
+    """Return `made`, the return value of `target`. Raises `ConfigurationError` if it is not a context manager."""
     if isinstance(made, AbstractContextManager):
         return made
     raise _no_manager(made, target, what, "@contextmanager above a function with one yield")
 
 
 def awaited_manager(made: object, target: Middleware | WorkerContext, what: str) -> AbstractAsyncContextManager[Any]:
-    """Return `made`, which `target` has returned. Raises `ConfigurationError` if it is not an asynchronous one."""
+    """Return `made`, the return value of `target`. Raises `ConfigurationError` if it is no async context manager."""
     if isinstance(made, AbstractAsyncContextManager):
         return made
     raise _no_manager(made, target, what, "@asynccontextmanager above an async def with one yield")

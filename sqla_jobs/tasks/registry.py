@@ -1,4 +1,4 @@
-"""The tasks of one `Jobs`, by name. A look-up of an unknown name imports the modules of `tasks=`."""
+"""The tasks of one `Jobs`, by name. Looking up an unknown name imports the modules given as `tasks=`."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
             import_named(module, f"tasks=[{module!r}]")
 
     def complete(self) -> list[str]:
-        """Import all tasks, complete their signatures, and return their names.
+        """Import all tasks, resolve their annotations, and return their names.
 
         Raises `ConfigurationError` if there is no task, and `DeclarationError` for an unresolvable annotation.
         """
@@ -77,7 +77,7 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
         return names
 
     def of_class(self, kind: type[Any]) -> Task[..., Any, J]:
-        """Return the task of a class. Raises `UnknownTask`."""
+        """Return the task that a class was registered as. Raises `UnknownTask`."""
         task = self._by_class.get(kind)
         if issubclass(kind, Task):
             raise UnknownTask("a task that is a function is enqueued by itself: task.enqueue(session, …)")
@@ -89,7 +89,7 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
         return task
 
     def names(self, task: object) -> tuple[str, ...]:
-        """Return the names under which jobs of a task are stored, its own first.
+        """Return the names under which jobs of a task are stored, the task's own name first.
 
         `task` is a task, its class, or one of its names. Raises `UnknownTask`.
         """
@@ -97,19 +97,19 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
         return (found.name, *found.declaration.aliases)
 
     def shown(self, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Return stored arguments of a job without sensitive values. Those of an unknown task are unchanged."""
+        """Return a job's stored arguments with sensitive values masked. An unknown task's arguments are unchanged."""
         task = self._known(name)
         return dict(arguments) if task is None else task.declaration.shown(arguments)
 
     def secrets(self, name: str, arguments: object) -> Secrets:
-        """Return the secrets of a job with these arguments; none if the task is unknown."""
+        """Return the secrets among the arguments of a job; none if the task is unknown."""
         task = self._known(name)
         return NOTHING if task is None else task.declaration.secrets(arguments)
 
     def sensitive(self) -> dict[str, frozenset[str]]:
         """Return the sensitive arguments of each task that has any, by name and alias.
 
-        These arguments must not be searched, since a search could guess a hidden value.
+        No search may cover these arguments, since a person could guess a hidden value by searching for it.
         """
         self.load()
         return {name: task.declaration.sensitive for name, task in self.items() if task.declaration.sensitive}
@@ -139,10 +139,10 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
 
 
 def import_named(module: str, given: str) -> ModuleType:
-    """Import a module that a user named as `given`.
+    """Import a module. `given` is the user's text that names it, for the error message.
 
-    Raises `ConfigurationError` if it does not exist. An error inside the module, even a failed import of its own,
-    propagates unchanged.
+    Raises `ConfigurationError` if the module does not exist. Errors that the module raises, even from a failed import,
+    propagate unchanged.
     """
     try:
         return importlib.import_module(module)
@@ -156,7 +156,7 @@ def import_named(module: str, given: str) -> ModuleType:
 
 
 def _same_place(one: Task[..., Any, Any], other: Task[..., Any, Any]) -> bool:
-    """Return whether both have the same definition: after a reload, or if a script is also imported as a module."""
+    """Return whether both tasks have one definition, as after a reload, or if a script is also imported as a module."""
     a, b = one.declaration.signature, other.declaration.signature
     as_script = "__main__" in (a.module, b.module) and a.code.co_filename == b.code.co_filename
     return a.qualname == b.qualname and (a.module == b.module or as_script)

@@ -1,4 +1,4 @@
-"""The resources of a worker, such as an HTTP client, which its tasks share."""
+"""The resources, such as an HTTP client, that the tasks of a worker share."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ T = TypeVar("T")
 
 
 class Resources:
-    """The values that worker contexts yielded, by their type.
+    """The values that worker contexts yielded, found by type.
 
-    `run.resources[httpx.Client]` is the value of that class, or else the only value of a subclass. Raises
-    `ConfigurationError` if there is none, or if several are of a subclass.
+    `run.resources[httpx.Client]` is the value of exactly that class, or else the only value of a subclass. The look-up
+    raises `ConfigurationError` if no value matches, or if several values of subclasses do.
     """
 
     __slots__ = ("_values",)
@@ -27,7 +27,7 @@ class Resources:
             self.add(value)
 
     def add(self, value: object) -> None:
-        """Add a value. `None` is no resource. Raises `ConfigurationError` if another one has the same type."""
+        """Add a value, unless it is `None`. Raises `ConfigurationError` if another value has the same type."""
         if value is None:
             return
         if any(type(other) is type(value) for other in self._values):
@@ -38,7 +38,7 @@ class Resources:
         self._values.append(value)
 
     def __getitem__(self, kind: type[T]) -> T:
-        """Return the value of this class."""
+        """Return the value of the class `kind`."""
         expected: type[T] = typing.get_origin(kind) or kind
         found = [value for value in self._values if isinstance(value, expected)]
         exact = [value for value in found if type(value) is expected]
@@ -58,7 +58,7 @@ class Resources:
 
 
 NO_RESOURCES = Resources()
-"""The resources where no worker context yields any."""
+"""Empty resources, for runs without worker contexts."""
 
 
 def _name(kind: type[object]) -> str:

@@ -22,24 +22,24 @@ class ScheduleOptions(TypedDict, total=False):
     """The options of a schedule, given to `task.schedule`."""
 
     name: str
-    """The name of its row; by default the task's. Another name makes another schedule."""
+    """The schedule's name; by default the task's name. Each name makes a separate schedule."""
     timezone: str
     """An IANA time zone such as "Europe/Paris"; by default UTC."""
     args: Mapping[str, Any]
     """Values of the task's arguments, by name."""
     queue: str
-    """The queue of its jobs; by default the task's."""
+    """The queue of the schedule's jobs; by default the task's queue."""
     priority: int
-    """The priority of its jobs, from -10 to 10; lower runs first. By default the task's."""
+    """The priority of the schedule's jobs, from -10 to 10; lower numbers run first. By default the task's priority."""
     catch_up: CatchUp | Literal["skip", "latest", "all"]
-    """The ticks that fire although no clock ran in time: none, the newest (by default), or all of them, the oldest
-    first, 100 at most."""
+    """Which ticks fire late if no clock ran in time: none, the newest (the default), or all, but at most the newest
+    100, oldest first."""
     overlap: Overlap | Literal["allow", "skip"]
-    """"skip" passes a tick over while the job of an earlier one has not ended; by default "allow"."""
+    """Whether a tick fires while the job of an earlier tick has not ended: "allow" (the default) or "skip"."""
     jitter: float | timedelta
-    """The longest random delay of each job after its tick; a number is seconds. By default none."""
+    """The maximum random delay of each job after its tick, as a timedelta or in seconds. By default none."""
     enabled: bool
-    """False declares it disabled; by default True."""
+    """False declares the schedule as disabled. By default True."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,11 @@ class Declared:
 
     @property
     def rule(self) -> tuple[str, str, str]:
-        """The part in which two declarations of the same name must agree, such as those in a module imported twice."""
+        """The values in which two declarations with one name must agree, as in a module that is imported twice."""
         return self.declaration.name, self.cron.text, self.cron.timezone
 
     def row(self) -> dict[str, Any]:
-        """Return the declared columns as JSON values. Raises `ArgumentsError`, `DeclarationError`."""
+        """Return the declared columns as JSON values. Raises `ArgumentsError` or `DeclarationError`."""
         encoded = self.declaration.codec.encode_without_rows(self.args)
         return {
             "task": self.declaration.name,
@@ -70,7 +70,7 @@ class Declared:
 
 
 class Schedules(Mapping[str, Declared]):
-    """The declared schedules by name. Clocks store them as rows."""
+    """The declared schedules by name. Clocks store the schedules as rows."""
 
     def __init__(self) -> None:
         self._by_name: dict[str, Declared] = {}
@@ -123,7 +123,7 @@ def declared(declaration: Declaration, cron: str, arguments: Mapping[str, Any], 
     except ArgumentsError as error:
         raise DeclarationError(f"schedule {name!r}: {error}") from None
     one = Declared(name, Cron.parse(cron, options.get("timezone", "UTC")), declaration, arguments, values)
-    if declaration.codec.is_resolvable:  # otherwise names are defined later, and the clock checks
+    if declaration.codec.is_resolvable:  # otherwise a name is defined later, and the clock checks the arguments
         one.row()
     return one
 

@@ -21,9 +21,9 @@ AnySession = Session | scoped_session[Any]
 
 
 def plain_session(session: AnySession | None, call: str | Callable[[], str]) -> Session:
-    """Return the `Session` that an application passes, perhaps in a `scoped_session`. Raises `ArgumentsError`.
+    """Return the given `Session`, or the one inside a `scoped_session`. Raises `ArgumentsError` for any other object.
 
-    `call` is the full correct call, such as "jobs.cancel(session, job)", or a function that returns that text.
+    `call` is the correct call as text, such as "jobs.cancel(session, job)", or a function that returns this text.
     """
     if isinstance(session, Session):
         return session
@@ -34,7 +34,7 @@ def plain_session(session: AnySession | None, call: str | Callable[[], str]) -> 
 
 
 def synchronous_session(session: object) -> Session | None:
-    """Return the `Session` of an asynchronous session; `None` for anything else."""
+    """Return the `Session` inside an asynchronous session, or `None` for any other object."""
     if not _is_async_session(session):
         return None
     found: Any = session
@@ -58,7 +58,7 @@ def _refusal(session: object, call: str) -> ArgumentsError:
 
 
 def _by_run_sync(call: str) -> str:
-    """Return the arguments of `run_sync` for a call: "jobs.cancel, job" for "jobs.cancel(session, job)"."""
+    """Return the arguments of `run_sync` that make a call: "jobs.cancel, job" for "jobs.cancel(session, job)"."""
     function, is_first, arguments = call.partition("(session")
     if not is_first:
         return f"lambda own: {call.replace('session', 'own')}"

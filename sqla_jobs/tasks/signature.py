@@ -32,10 +32,10 @@ class Signature:
     is_coroutine: bool
     """True for an `async def`, which a worker runs in its event loop."""
     session_class: type[Any] | None
-    """The class of the session that it takes: a `Session`, an `AsyncSession` or a subclass. None: it takes none."""
+    """The class of session that the task takes: `Session`, `AsyncSession` or a subclass. None without a session."""
     wants_context: bool
     arguments: inspect.Signature
-    """The parameters whose values are stored, with annotations as written."""
+    """The parameters whose values are stored, with their annotations as written."""
 
     @property
     def wants_session(self) -> bool:
@@ -50,7 +50,7 @@ class Signature:
 
     @property
     def place(self) -> str:
-        """The location of the declaration, for people."""
+        """The location of the declaration, for error messages."""
         return f"{self.module}.{self.qualname} ({self.code.co_filename}:{self.code.co_firstlineno})"
 
     @property
@@ -59,17 +59,17 @@ class Signature:
         return bool(set(self.code.co_freevars) - {"__class__"})
 
     def annotation(self, name: str) -> Any:
-        """Return the annotated type of the parameter `name`; `Any` without an annotation."""
+        """Return the annotated type of the parameter `name`, or `Any` if it has no annotation."""
         return resolve(self.target, name, self.arguments.parameters[name].annotation)
 
     @property
     def result(self) -> Any:
-        """The annotated return type of the task; `Any` without an annotation."""
+        """The annotated return type of the task, or `Any` if it has no annotation."""
         function = getattr(self.target, "execute", self.target)
         return resolve(function, "return", inspect.signature(function).return_annotation)
 
     def bind(self, task: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Return the given arguments by name. Raises `ArgumentsError`, whose message shows no value."""
+        """Return the given arguments by name. Raises `ArgumentsError`, whose message shows no argument values."""
         try:
             return self.arguments.bind(*args, **kwargs).arguments
         except TypeError as error:
@@ -95,7 +95,7 @@ class Signature:
 
     @functools.cached_property
     def by_name(self) -> tuple[frozenset[str], frozenset[str]]:
-        """The arguments that a call with only keyword arguments must give, and those that it may give."""
+        """The names of the required arguments, and the names of the arguments that can be passed by keyword."""
         parameters = self.arguments.parameters.values()
         names = frozenset(one.name for one in parameters if one.kind is not one.POSITIONAL_ONLY)
         return frozenset(one.name for one in parameters if one.default is one.empty), names
@@ -260,12 +260,12 @@ def _injection(owner: Callable[..., Any], parameter: inspect.Parameter) -> str |
     try:
         annotation = resolve(owner, parameter.name, parameter.annotation)
     except DeclarationError:
-        return None  # a name defined later: the first enqueue resolves it
+        return None  # the name is defined later, and the first enqueue resolves it
     return injection_of(owner.__qualname__, parameter.name, annotation)
 
 
 def _class_of(owner: Callable[..., Any], parameter: inspect.Parameter) -> type[Any]:
-    """The class of an injected parameter."""
+    """Return the class of an injected parameter."""
     annotation = resolve(owner, parameter.name, parameter.annotation)
     if typing.get_origin(annotation) is typing.Annotated:
         annotation = typing.get_args(annotation)[0]
@@ -310,7 +310,7 @@ def _signature(target: Callable[..., Any]) -> inspect.Signature:
 
 
 def resolve(owner: Callable[..., Any], name: str, annotation: Any) -> Any:
-    """Resolve an annotation to a type. Raises a `DeclarationError` that shows the missing name."""
+    """Resolve an annotation to a type. Raises `DeclarationError` with the annotation and the cause."""
     if annotation is inspect.Parameter.empty:
         return Any
     holder = types.SimpleNamespace(__annotations__={name: annotation})

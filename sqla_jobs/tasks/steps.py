@@ -1,4 +1,4 @@
-"""The steps of a run, as `RunContext` offers them. Later attempts of the job use the results that are stored."""
+"""The steps of a run, for its `RunContext`. Later attempts of the job use the stored results."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ from sqla_jobs.errors import JobsError
 
 
 class Suspension(BaseException):
-    """Leaves a task whose job sleeps or waits for a signal. It passes through `except Exception`, as it is not one."""
+    """Leaves a task whose job sleeps or waits for a signal. `except Exception` does not catch it."""
 
 
 class Misuse(JobsError):
-    """The task uses steps in a way that no further attempt makes right."""
+    """The task uses steps in a wrong way, which another attempt would repeat."""
 
 
 class Steps(Protocol):
     """The steps of one run."""
 
     def call(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """Return a step's stored result, or call `function` and store what it returns. A coroutine task awaits it."""
+        """Return the stored result of a step, or call `function` and store its result. A coroutine task awaits this."""
         ...
 
     def sleep(self, name: str, length: float | timedelta) -> None:
-        """Leave the run until its time has come."""
+        """Leave the run until the sleep has ended."""
         ...
 
     def sleep_awaited(self, name: str, length: float | timedelta) -> Coroutine[Any, Any, None]:
-        """Leave the run of a coroutine task until its time has come."""
+        """Leave the run of a coroutine task until the sleep has ended."""
         ...
 
     def wait_for(self, name: str, kind: Any, timeout: float | timedelta | None) -> Any:
-        """Return a signal's payload, or leave the run until one comes."""
+        """Return a signal's payload, or leave the run until a signal comes."""
         ...
 
     def wait_for_awaited(self, name: str, kind: Any, timeout: float | timedelta | None) -> Coroutine[Any, Any, Any]:
-        """Return a signal's payload, or leave the run of a coroutine task until one comes."""
+        """Return a signal's payload, or leave the run of a coroutine task until a signal comes."""
         ...
 
 
 def no_steps() -> NoReturn:
-    """Raise the error of a run that has no steps."""
+    """Raise the error about steps in a run that does not record them."""
     raise JobsError(
         "steps are recorded for a task that a worker runs, which takes a RunContext: in a test call it by "
         "run_job(session, task)(…), and in a middleware leave steps to the task"

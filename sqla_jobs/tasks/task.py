@@ -45,10 +45,10 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
 MYPY = False
-"""True in the eyes of mypy."""
+"""False at run time, but true for mypy."""
 C = ParamSpec("C")
 P = ParamSpec("P")
-E = TypeVar("E", bound=Callable[..., Any])  # else mypy would infer the type that the result is assigned to
+E = TypeVar("E", bound=Callable[..., Any])  # without the bound, mypy infers E from an assignment's target
 E_co = TypeVar("E_co", covariant=True)
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -59,25 +59,25 @@ J_co = TypeVar("J_co", bound=JobMixin, covariant=True)
 
 
 class Enqueue(Protocol[P, J_co]):
-    """The call of `task.enqueue`: a session, then the arguments of the task without those that are injected."""
+    """The type of `task.enqueue`, which takes a session and then the task's arguments, without injected parameters."""
 
     def __call__(self, session: AnySession, /, *args: P.args, **kwargs: P.kwargs) -> J_co:
-        """Add a job to the caller's session. It exists if and only if the caller's transaction commits.
+        """Add a job to the caller's session. The job exists if and only if the caller's transaction commits.
 
         - `session`: the `Session` or `scoped_session` of the caller.
-        - `args`, `kwargs`: the arguments of the task, by position or by name, without those that are injected.
+        - `args`, `kwargs`: the arguments of the task, by position or by name, without injected parameters.
 
-        Returns the job, pending like any object that was added; its `id` is None until the session flushes. One with a
-        unique key is in the database already, or it is the live job of that key.
+        Returns the job, pending like any object that was added; its `id` is None until the session flushes. A job with
+        a unique key is in the database already: it is new, or it is the live job that has the key.
 
-        Raises `ArgumentsError` for arguments that do not fit, and `JobExists` if the `Unique` says so. The transaction
-        stays usable.
+        Raises `ArgumentsError` for arguments that do not fit, and `JobExists` for a taken key if the policy is to
+        raise. The transaction stays usable.
         """
         ...
 
 
 class _Nobody:
-    """Matches only callables whose signature is unknown, such as those of a task found by its name."""
+    """A parameter type that matches only callables of unknown signature, such as a task that was found by name."""
 
 
 class _Injected(Protocol[C, E_co]):
@@ -87,9 +87,9 @@ class _Injected(Protocol[C, E_co]):
 class _EnqueueOf(Generic[C]):
     """Selects the overload when `task.enqueue` is looked up, so that a call has only one signature.
 
-    If `enqueue` itself were overloaded, type checkers would try each overload for a wrong call and accept the last,
-    which treats injected parameters as arguments. (Moreover, mypy does not compare the types before a ParamSpec when
-    it selects by the type of `self`.)
+    If `enqueue` itself were overloaded, a type checker would try each overload for a wrong call, and accept the last
+    one, which treats injected parameters as arguments. (Moreover, when mypy selects an overload by the type of `self`,
+    it does not compare the types before a ParamSpec.)
     """
 
     @overload
@@ -97,7 +97,7 @@ class _EnqueueOf(Generic[C]):
     @overload
     def __get__(self, enqueuer: _Injected[C, E], owner: object = None, /) -> E: ...
 
-    if not MYPY:  # ty finds no E for C: it takes this one, without checking the arguments
+    if not MYPY:  # ty cannot infer E from C, so it uses this overload, without checking arguments
 
         @overload
         def __get__(self, enqueuer: _Injected[..., E], owner: object = None, /) -> E: ...
@@ -109,7 +109,7 @@ class _EnqueueOf(Generic[C]):
 
 
 class Enqueuer(Generic[C, J]):
-    """Enqueues one task with some options. `options()` returns an `Enqueuer`, and a `Task` is itself one."""
+    """Enqueues jobs of one task with some options. `options()` returns an `Enqueuer`, and each `Task` is one itself."""
 
     enqueue: _EnqueueOf[C] = _EnqueueOf()
 
@@ -151,7 +151,7 @@ class Enqueuer(Generic[C, J]):
 
     @property
     def chosen(self) -> Mapping[str, Any]:
-        """The given options, checked."""
+        """The checked options of this enqueuer."""
         return self._options
 
     @property
@@ -161,7 +161,7 @@ class Enqueuer(Generic[C, J]):
 
     @property
     def written(self) -> str:
-        """The code expression for this enqueuer, for messages."""
+        """The Python expression for this enqueuer, for error messages."""
         declaration = self._declaration
         is_class = isinstance(declaration.signature.target, type)
         name = f"jobs.tasks[{declaration.name!r}]" if is_class else declaration.signature.target.__name__
@@ -223,21 +223,22 @@ class Enqueuer(Generic[C, J]):
     def enqueue_many(
         self, session: AnySession, arguments: Iterable[Mapping[str, Any]], /, *, returning: bool = False
     ) -> Enqueued | list[int]:
-        """Add a job for each mapping of arguments, in order, and return how many jobs that were.
+        """Add a job for each mapping of arguments, in order, and return the number of inserted jobs.
 
-        - `session`: the `Session` or `scoped_session` of the caller. The jobs are inserted at once, in its
-          transaction, and exist if and only if that commits.
-        - `arguments`: any iterable of mappings from the names of the task's arguments to their values. Memory stays
-          flat, also with millions.
-        - `returning`: True returns the ids of the jobs instead, one for each item, in the order of the items. An item
-          whose key is taken has the id of the job that has the key, as `enqueue` returns that job.
+        - `session`: the `Session` or `scoped_session` of the caller. The jobs are inserted immediately, in the caller's
+          transaction, and exist if and only if that transaction commits.
+        - `arguments`: any iterable of mappings from the names of the task's arguments to their values. Memory use stays
+          constant, even for millions of mappings.
+        - `returning`: True returns the ids of the jobs instead, one for each mapping, in order. If a key is taken, the
+          id is that of the job that has the key.
 
-        Of a unique task (or with `options(unique=…)`), an item whose key is taken is left out, replaces or updates the
-        job that waits, or raises `JobExists`; within the call too. The number that is returned counts inserted
-        jobs, as its `inserted` does; its `replaced` and `skipped` count the others.
+        If the task is unique, or with `options(unique=…)`, a mapping whose key is taken, even by an earlier mapping, is
+        skipped, replaces or updates the waiting job, or raises `JobExists`. The `replaced` and `skipped` of the
+        returned number count these mappings.
 
-        Raises `ArgumentsError`, with the position, for an item that does not fit the task; also for
-        `options(unique_key=…)`. After an error nothing of this call remains in the transaction.
+        Raises `ArgumentsError` for a mapping that does not fit the task, with the mapping's position; also for
+        `options(unique_key=…)`, and for two mappings with one key if the policy is to raise. After an error, no job of
+        this call remains in the transaction.
         """
         ids: list[int] | None = [] if returning else None
         count = self.enqueue_numbered(session, enumerate(arguments), ids)
@@ -246,7 +247,7 @@ class Enqueuer(Generic[C, J]):
     def enqueue_numbered(
         self, session: AnySession, arguments: Iterable[tuple[int, Mapping[str, Any]]], ids: list[int] | None, /
     ) -> Enqueued:
-        """Do the same as `enqueue_many` for numbered mappings. Errors name the item's number. `ids` gets ids."""
+        """Enqueue numbered mappings like `enqueue_many`. Errors show these numbers. `ids` receives the jobs' ids."""
         into = plain_session(session, lambda: f"{self.written}.enqueue_many(session, […])")
         declaration, unique = self._declaration, self._unique
 
@@ -278,7 +279,7 @@ class Enqueuer(Generic[C, J]):
 
     @contextmanager
     def _entering(self, session: Session, ids: list[int] | None) -> Generator[tuple[Begun | None, list[int] | None]]:
-        """Yield what jobs that wait or are of a batch have found, and a list for the ids of new jobs if needed."""
+        """Yield the findings about `after=` and `batch=`, if given, and the list for the ids of new jobs, if needed."""
         if self._waiting is None:
             yield None, ids
         elif not self._waiting.is_after:
@@ -293,7 +294,7 @@ class Enqueuer(Generic[C, J]):
                 ids += new
 
     def _call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        """Return the call of `enqueue` with the arguments by name, for messages."""
+        """Return the text of an `enqueue` call with its arguments by name, for error messages."""
         parameters = self._declaration.signature.arguments.parameters.values()
         given = {one.name for one in [*parameters][: len(args)]} | kwargs.keys()
         named = [f", {one.name}=…" for one in parameters if one.name in given or one.default is one.empty]
@@ -307,7 +308,7 @@ class Enqueuer(Generic[C, J]):
 
     @cached_property
     def columns(self) -> Mapping[str, Any]:
-        """The column values of the task's jobs, except arguments and columns that are made from them."""
+        """The column values of the task's jobs, except the arguments and the columns that are computed from them."""
         return expressed(self._values)
 
     @cached_property
@@ -316,11 +317,11 @@ class Enqueuer(Generic[C, J]):
 
     @cached_property
     def _message(self) -> str:
-        """The notification for workers after a commit."""
+        """The message that notifies workers after a commit."""
         return str(self._values["queue"]) + LIMITS * bool(self._declaration.gates)
 
     def _all_values(self, values: Mapping[str, Any], begun: Begun | None) -> Mapping[str, Any]:
-        """Return `values` with the current headers, and with what an enqueue after others, or into a batch, found."""
+        """Return `values` with the current headers, and with the columns for `after=` and `batch=`."""
         if begun is not None:
             values = {**values, **begun.values}
         if not self._hooks.sources and "headers" not in self._options:
@@ -329,17 +330,17 @@ class Enqueuer(Generic[C, J]):
         return {**values, "headers": headers} if headers else values
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Return the arguments by name. Raises `ArgumentsError` if they do not match the task's."""
+        """Return the arguments by name. Raises `ArgumentsError` if they do not match the task's parameters."""
         required, names = self._declaration.signature.by_name
         if not args and required <= kwargs.keys() <= names:
-            return kwargs  # fifteen times as fast as inspect
+            return kwargs  # this shortcut is fifteen times as fast as inspect
         try:
             return self._declaration.signature.bind(self._declaration.name, args, kwargs)
         except ArgumentsError as error:
             raise self.unknown(kwargs) or error from None
 
     def unknown(self, kwargs: Mapping[str, Any]) -> ArgumentsError | None:
-        """Return the error about a name that is not an argument of the task; `None` if all names are arguments."""
+        """Return the error about a keyword that is not an argument of the task; `None` if there is no such keyword."""
         task, parameters = self._declaration.name, self._declaration.signature.arguments.parameters
         name = min(kwargs.keys() - parameters.keys(), default=None)
         if name is None:
@@ -370,7 +371,7 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
 
     @property
     def name(self) -> str:
-        """The name stored with each of its jobs."""
+        """The name stored with each of the task's jobs."""
         return self._declaration.name
 
     def __call__(self, *args: C.args, **kwargs: C.kwargs) -> R_co:
@@ -378,27 +379,28 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
         return cast("R_co", self.__wrapped__(*args, **kwargs))
 
     def options(self, **options: Unpack[EnqueueOptions]) -> Enqueuer[C, J]:
-        """Return the task with options for its jobs. An option that is left out, or None, is as the task was declared.
+        """Return the task with options for its jobs. An option that is missing or None is as the task declares it.
 
-        - `delay`: a timedelta, or seconds, from now by the server's clock; up to 100 years. 0: now, whatever
-          the task declares.
-        - `run_at`: a datetime with a time zone, before which the job does not run. `PARKED` is never reached.
+        - `delay`: a timedelta, or seconds, from now by the server's clock, up to 100 years. 0 overrides the task's
+          delay.
+        - `run_at`: a datetime with a time zone, before which the job does not run. `PARKED` is a time that never comes.
         - `queue`: the name of a queue, 1 to 200 printable characters without `=` and `,`.
-        - `priority`: from -10 to 10, lower runs first.
+        - `priority`: from -10 to 10; lower numbers run first.
         - `max_attempts`: from 1 to 1,000,000.
         - `unique_key`: text of 1 to 500 characters. At most one live job (blocked, scheduled, queued or running) has
-          this key; if there is one, the enqueue returns it, unless the policy decides otherwise.
-        - `unique`: a `Unique`, the policy. Without `unique_key` it also makes the key.
-        - `headers`: a mapping of at most 50 names to texts, which middleware and the `RunContext` show.
+          this key; if there is such a job, the enqueue returns it, unless the `Unique` policy decides otherwise.
+        - `unique`: a `Unique`, the policy for a key that is taken. Without `unique_key`, the `Unique` also makes the
+          key.
+        - `headers`: a mapping of at most 50 names to texts, for middleware and the `RunContext`.
         - `columns`: a mapping of names to values, for the columns of your own `job_class`.
-        - `after`: a job or a batch, or a list of these, that must end before the job starts. Each is in the database
-          already, or pending in the same session.
-        - `if_failed`: what becomes of the job if one of those fails, is cancelled or is deleted. "cancel" (the default)
-          cancels it, and in turn the jobs after it; "run" runs it once all of them have ended; "hold" keeps it waiting
-          until a person retries the other job, or this one.
+        - `after`: a job or a batch, or a list of these, that must end before the new job starts. Each job or batch is
+          in the database already, or pending in the same session.
+        - `if_failed`: the handling of the new job if a job that it waits for fails, is cancelled or is deleted.
+          "cancel" (the default) cancels it, and in turn the jobs after it. "run" runs it once all the jobs that it
+          waits for have ended. "hold" keeps it waiting until somebody retries the failed job, or the new one.
         - `batch`: the batch that the job joins.
 
-        Raises `ArgumentsError` for an option that does not exist, and for a value that no job can have.
+        Raises `ArgumentsError` for an unknown option, and for an invalid value.
         """
         checked = check_options(self._models.Job, options)
         return Enqueuer(self._declaration, self._models, checked, self._described, self._hooks)
@@ -410,12 +412,12 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
     def result(self, job: J | int, /, *, timeout: float | None = None) -> Any:
         """Wait until a job has ended, and return its result as a value of the task's return type.
 
-        - `job`: the job, or its id. It must be committed.
-        - `timeout`: seconds until `TimeoutError`; by default it waits for ever.
+        - `job`: the job, or its id. The job must be committed.
+        - `timeout`: seconds until `TimeoutError`; by default the call waits for ever.
 
         Raises `JobFailed` if the job fails for good or is cancelled, `TimeoutError` after `timeout` seconds,
-        `UnknownJob` if there is no such job, and `ArgumentsError` if it is a job of another task, or if the stored
-        result does not fit the return type.
+        `UnknownJob` if there is no such job, and `ArgumentsError` for a job of another task, and for a stored result
+        that does not fit the return type.
         """
         ended = self._waits.wait(job, timeout=timeout)
         return self._declaration.result_of(ended)
@@ -431,11 +433,11 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
     @overload
     async def result_async(self, job: J | int, /, *, timeout: float | None = None) -> R_co: ...  # noqa: ASYNC109
     async def result_async(self, job: J | int, /, *, timeout: float | None = None) -> Any:  # noqa: ASYNC109
-        """Wait as `result` does, in an event loop: other coroutines run meanwhile.
+        """Wait like `result`, but in an event loop: other coroutines run in the meantime.
 
         - `job`, `timeout`: as for `result`.
 
-        Raises what `result` raises.
+        Raises the same errors as `result`.
         """
         ended = await self._waits.wait_async(job, timeout=timeout)
         return self._declaration.result_of(ended)
@@ -444,18 +446,20 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
         """Declare a schedule that enqueues the task by a cron rule. Workers and clocks store it as a row.
 
         - `cron`: five fields such as `30 2 * * *`, six with seconds first, or the result of `sqla_jobs.cron.every`.
-        - `name`: the name of the row, by default the task's. Another name makes another schedule.
+        - `name`: the schedule's name; by default the task's name. Each name makes a separate schedule.
         - `timezone`: an IANA name such as "Europe/Paris"; by default UTC.
         - `args`: a mapping of the task's arguments to their values.
-        - `queue`, `priority`: those of its jobs; by default the task's own.
-        - `catch_up`: which missed ticks to fire: "skip" none, "latest" (the default) the newest, "all" all of them, the
-          oldest first and at most 100.
+        - `queue`, `priority`: the queue and priority of the schedule's jobs; by default the task's own.
+        - `catch_up`: "skip" fires no missed ticks, "latest" (the default) only the newest one, and "all" the newest
+          100, the oldest of them first.
         - `overlap`: whether a tick fires while an earlier tick's job is live: "allow" (the default) or "skip".
         - `jitter`: a timedelta, or seconds, up to a day: the maximum random delay of each job after its tick.
-        - `enabled`: False declares the schedule disabled. Operators may change the row, and code does not undo their
-          changes. Raises `ConfigurationError` for an invalid rule, time zone or option value; `ArgumentsError` for
-          arguments that do not fit the task; `DeclarationError` for an option that does not exist, and for a name that
-          another task's schedule has.
+        - `enabled`: False declares the schedule as disabled.
+
+        Operators may change the row, and code does not undo their changes.
+
+        Raises `ConfigurationError` for an invalid rule, time zone or option value; `ArgumentsError` for arguments that
+        do not fit the task; `DeclarationError` for an unknown option, and for a name that another schedule has.
         """
         self._schedules.declare(self._declaration, cron, self.bind((), dict(options.get("args", {}))), options)
 

@@ -17,7 +17,7 @@ class Sending(Protocol):
     """The span of one enqueue, which records the result."""
 
     def one(self, job: JobMixin, inserted: int) -> None:
-        """Record the returned job. `inserted` is 0 for an earlier job with the same unique key."""
+        """Record the returned job. `inserted` is 1, or 0 for an earlier job with the same unique key."""
         ...
 
     def many(self, inserted: int) -> None:
@@ -31,11 +31,11 @@ class Tracing(Protocol):
     def sending(
         self, session: Session, job: type[JobMixin], task: str, queue: str
     ) -> AbstractContextManager[Sending, None]:
-        """Return the context manager around an enqueue. The headers are made inside it."""
+        """Return the context manager around an enqueue. The job's headers are collected inside it."""
         ...
 
     def processing(self, run: RunContext) -> Callable[[Outcome], None]:
-        """Start the span of a run in this thread. Return a function to call there with the outcome."""
+        """Start the span of a run in this thread. Return a function to call in this thread with the run's outcome."""
         ...
 
 
@@ -46,4 +46,4 @@ class _Untraced:
 
 
 UNTRACED: AbstractContextManager[Sending, None] = nullcontext(_Untraced())
-"""The context manager around an enqueue without tracing."""
+"""The context manager around an enqueue if there is no tracer."""

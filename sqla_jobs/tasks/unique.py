@@ -13,7 +13,7 @@ from sqla_jobs.rules.unique import KeyMaker, Unique
 
 
 class Keyed(NamedTuple):
-    """The arguments of a job as JSON, with its key."""
+    """A job's arguments as JSON, with the job's unique key."""
 
     key: str
     args: str
@@ -27,7 +27,7 @@ class UniqueRule:
     key_of: Callable[[Mapping[str, Any]], str]
 
     def keyed(self, encoded: bytes) -> Keyed:
-        """Return the arguments of a job with its key. Raises `ArgumentsError` if the key is not JSON."""
+        """Return a job's arguments with the job's unique key. Raises `ArgumentsError` if the key cannot be made."""
         return Keyed(self.key_of(from_json(encoded)), encoded.decode())
 
 

@@ -1,4 +1,4 @@
-"""Enqueues jobs with unique keys in the caller's transaction: inserts each, or applies its policy to the live job."""
+"""Enqueues jobs with unique keys in the caller's transaction: inserts each, or applies the policy to the key's job."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from sqla_jobs.tasks.unique import Keyed, UniqueRule, declared_rule, literal_rul
 J = TypeVar("J", bound=JobMixin)
 
 _LONG = 0.5
-"""Seconds to pause after each second of waiting for another session's lock."""
+"""The longest pause between two rounds, in seconds. Once it is reached, `_store` waits for locked rows."""
 _FRUITLESS = 20
-"""Rounds with a key neither free nor taken, after which a unique index of the application must be the cause.
+"""After this many rounds with a key neither free nor taken, a unique index of the application must be the cause.
 
-Also the number of turns after which a batch takes its keys in any order.
+After this many turns, a batch takes its keys in any order.
 """
 
 
@@ -68,7 +68,7 @@ def add_unique(
         stored = _store(jobs, rule.policy, item.key, item.args)
     _count(jobs, rule.policy, {item.key: 1}, stored.left_out)
     job: J = stored.holders[item.key].job
-    on_rollback(session, partial(_expire, session, models.Job, [job.id]))  # otherwise it would keep undone values
+    on_rollback(session, partial(_expire, session, models.Job, [job.id]))  # otherwise it would keep rolled-back values
     if rule.policy.on_conflict == "raise" and stored.left_out:
         raise _exists(values["task"], item.key, job)
     return job, len(stored.inserted)
@@ -85,8 +85,8 @@ def add_many_unique(
 ) -> Enqueued:
     """Add many jobs like `add_unique`, in constant memory; an error undoes all of them.
 
-    Within one batch, two transactions that enqueue the same keys do not deadlock. `ids` gets the id of each item's job,
-    in the order of the items: the new job, or the job that has the item's key.
+    Within one batch, two transactions that enqueue the same keys do not deadlock. For each item, `ids` receives the id
+    of the new job, or of the job that has the item's key.
     """
     jobs = _unique_jobs(session, models, values, rule, gates_of, loads=False)
     with savepoint(session, models.Job):
@@ -118,7 +118,7 @@ class _Again(Exception):
 
 def _add_batch(jobs: UniqueJobs, job: type[Any], policy: Unique, batch: list[Keyed], ids: list[int] | None) -> Enqueued:
     counts = Counter(item.key for item in batch)
-    order = batch if policy.changes else reversed(batch)  # the last item inserted for a key wins
+    order = batch if policy.changes else reversed(batch)  # the dict keeps the last entry for each key
     chosen = dict(sorted({item.key: item.args for item in order}.items()))
     stored = _store_batch(jobs, job, policy, chosen)
     if policy.on_conflict == "raise" and len(chosen) < len(batch):
@@ -141,7 +141,7 @@ def _add_batch(jobs: UniqueJobs, job: type[Any], policy: Unique, batch: list[Key
 
 
 def _store_batch(jobs: UniqueJobs, job: type[Any], policy: Unique, args: Mapping[str, str]) -> _Stored:
-    """Store the effect on the keys in `args`, which are sorted. Raises `JobExists` if the policy is "raise"."""
+    """Enqueue jobs for the sorted keys in `args`. Raises `JobExists` if a key is taken and the policy is "raise"."""
     known: _Taken = {}
     turns = 0
     while True:
@@ -158,7 +158,7 @@ def _store_batch(jobs: UniqueJobs, job: type[Any], policy: Unique, args: Mapping
 
 
 def _count(jobs: UniqueJobs, policy: Unique, times: Mapping[str, int], left_out: Mapping[str, Holder]) -> None:
-    """Count these enqueues, by key, if they returned a scheduled job."""
+    """Count the enqueues that returned a scheduled job. `times` is the number of enqueues of each key."""
     if policy.on_conflict != "return":
         return
     models = jobs.statements.models
@@ -167,12 +167,13 @@ def _count(jobs: UniqueJobs, policy: Unique, times: Mapping[str, int], left_out:
 
 
 _Taken = dict[str, tuple[Holder, bool]]
-"""The job that has each key, and whether it or another job with the key was created in the current period."""
+"""By key: the job that has the key, and whether that job or another one with the key was created in the current
+period."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """The effect on some keys, and the job that has each key."""
+    """The effect on some keys, with the job that then has each key."""
 
     inserted: dict[str, Holder] = field(default_factory=dict[str, Holder])
     replaced: dict[str, Holder] = field(default_factory=dict[str, Holder])
@@ -188,9 +189,9 @@ class _Stored:
 
 
 def _store(jobs: UniqueJobs, policy: Unique, key: str, args: str) -> _Stored:
-    """Insert a job if the key is free, otherwise apply the policy to the job that has it.
+    """Insert a job if the key is free, otherwise apply the policy to the job that has the key.
 
-    Wait for transactions that are taking the key or changing its job at the same time.
+    Wait for other transactions that are taking the key or changing the job.
     """
     stored, pause, fruitless = _Stored(), 0.001, 0
     while True:
@@ -205,17 +206,17 @@ def _store(jobs: UniqueJobs, policy: Unique, key: str, args: str) -> _Stored:
         if stored.holders:
             return stored
         if not fruitless:
-            # another session is claiming or changing the job: its state afterwards decides
+            # another session is claiming or changing the job: the job's state afterwards decides
             time.sleep(pause)
             pause = min(2 * pause, _LONG)
 
 
 def _store_many(jobs: UniqueJobs, policy: Unique, args: Mapping[str, str], known: _Taken, *, in_order: bool) -> _Stored:
-    """Store the effect on several keys, like `_store`.
+    """Enqueue jobs for several keys, like `_store`.
 
-    First take the free keys in the order of `args`, then lock the jobs that have the others, in the same order. With
-    `in_order`, raise `_Again` instead of waiting out of this order. `known` is kept for that turn: jobs that have begun
-    while this call looks at them count as running.
+    First take the free keys in the order of `args`, then lock the jobs that have the other keys, in the same order.
+    With `in_order`, raise `_Again` instead of waiting for locks in a different order. `known` keeps the found jobs for
+    the next turn: a job that begins after it was found still counts as having its key.
     """
     if policy.changes and policy.per is None:
         return _change(jobs, args)
@@ -243,9 +244,9 @@ def _store_many(jobs: UniqueJobs, policy: Unique, args: Mapping[str, str], known
 
 
 def _change(jobs: UniqueJobs, args: Mapping[str, str]) -> _Stored:
-    """Insert a job for each free key, change waiting jobs, and replace running ones.
+    """Insert a job for each free key, change waiting jobs, and insert jobs in place of running ones.
 
-    The first statement takes the keys and locks their jobs in the order of `args`. Nothing waits after that.
+    The first statement takes the keys and locks their jobs in the order of `args`. Later statements wait for no lock.
     """
     stored = _Stored()
     stored.change(jobs, args)
@@ -264,7 +265,7 @@ def _settle(
     *,
     skip_locked: bool,
 ) -> set[str]:
-    """Store the effect on taken keys. Return those whose job has meanwhile ended, or is held by another session."""
+    """Apply the policy to taken keys. Return the keys whose job has ended meanwhile, or is locked elsewhere."""
     live: dict[int, tuple[str, bool]] = {}
     for key, (one, is_of_period) in taken.items():
         if one.state not in LIVE or (one.state == "running" and (is_of_period or not policy.changes)):
@@ -287,13 +288,13 @@ def _settle(
 
 
 def _flush_jobs(session: Session, job: type[Any]) -> None:
-    """Flush if the session would delete or change a job, since that job may be the one with the key."""
+    """Flush if the session is about to delete or change a job, since that job may be the one with the key."""
     if any(isinstance(one, job) for one in (*session.deleted, *session.dirty)):
         session.flush()
 
 
 def _as_pending(session: Session, models: Models[Any]) -> AbstractContextManager[Any]:
-    """Keep other objects pending, for the commit's listeners, except rows to which the job may refer."""
+    """Keep other objects pending, for the commit's listeners, unless the job may refer to their rows."""
     return nullcontext() if models.tables["jobs"].foreign_keys else session.no_autoflush
 
 

@@ -20,14 +20,14 @@ from sqla_jobs.tasks.signature import resolve
 _OPENING, _CLOSING = b'{"result":', b"}"
 _OF_OTHER_CODE = ": it was stored by other code. Take a type that accepts it, or another name"
 DISCARDED: str = ", and is discarded: send another"
-"""The end of the error about a payload that nobody can receive any more."""
+"""The end of the error message about a payload that is discarded because it does not fit."""
 
 
 class ValueCodec:
-    """Encodes values of one type as JSON text, and decodes them. `what` names the value in errors."""
+    """Encodes values of one type as JSON text, and decodes them. `what` names the value in error messages."""
 
     def __init__(self, what: str, expected: Any) -> None:
-        """Prepare for the type `expected`. Raises `ArgumentsError` for one that JSON cannot hold."""
+        """Prepare for values of the type `expected`. Raises `ArgumentsError` for a type that JSON cannot hold."""
         self._what = what
         self._expected = expected
         if entity_of(expected):
@@ -69,7 +69,7 @@ class ValueCodec:
     def decode(self, text: str | None, *, end: str = _OF_OTHER_CODE) -> Any:
         """Return the value of stored JSON text; None stands for null.
 
-        Raises `ArgumentsError` if it does not fit, with `end` at the end of its message.
+        Raises `ArgumentsError`, whose message ends with `end`, if the value does not fit the type.
         """
         try:
             return self._adapter.validator.validate_json(_OPENING + (text or "null").encode() + _CLOSING)["result"]
@@ -80,9 +80,9 @@ class ValueCodec:
 
 
 def returned_type(function: Callable[..., Any]) -> Any:
-    """Return the type that a function says it returns; `Any` if it does not say. A class returns its instances.
+    """Return a function's annotated return type, or `Any` if there is none. For a class, return the class itself.
 
-    Raises `DeclarationError` for an annotation whose names are not known.
+    Raises `DeclarationError` for an annotation that cannot be resolved.
     """
     while isinstance(function, partial):
         function = function.func
@@ -95,7 +95,7 @@ def returned_type(function: Callable[..., Any]) -> Any:
 
 
 def encode_payload(what: str, value: Any) -> str:
-    """Return a signal's payload as JSON text, as pydantic writes a value of its type. Raises `ArgumentsError`."""
+    """Return a signal's payload as JSON text, encoded by pydantic. Raises `ArgumentsError`."""
     refuse_rows(what, value, remedy="send its key")
     try:
         encoded = to_json(value, by_alias=True, round_trip=True, inf_nan_mode="constants", bytes_mode="base64")
@@ -108,7 +108,7 @@ def encode_payload(what: str, value: Any) -> str:
 
 
 def _too_much(encoded: bytes) -> str | None:
-    """Return why PostgreSQL, or this library, does not take the JSON; None if they do."""
+    """Return the reason why the JSON cannot be stored, or None if it can."""
     if len(encoded) > MAX_BYTES:
         return f"is {len(encoded):,} bytes of JSON, at most {MAX_BYTES:,} are kept: store the data and give its key"
     if b"\\u0000" in encoded and NUL.search(encoded):

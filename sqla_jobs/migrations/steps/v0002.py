@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Rule(NamedTuple):
-    """A CHECK, as it is before and after this step."""
+    """A CHECK before and after this step."""
 
     name: str
     before: str
@@ -27,7 +27,7 @@ class Rule(NamedTuple):
 
 
 def upgrade(op: Operations, names: Names) -> None:
-    """Add workflows and steps, and shorten the CHECKs: each statement that writes parses them in half the time."""
+    """Add workflows and steps, and shorten the CHECKs, so that each writing statement parses them in half the time."""
     for noun, rules in RULES.items():
         checks = {rule.name: rule.after for rule in (*rules, *_NEW_RULES.get(noun, ()))}
         alter(
@@ -81,7 +81,7 @@ _BEGUN = """
 
 
 def _refuse(names: Names, jobs: str, why: str) -> str:
-    """Return statements that raise an error if there are such jobs.
+    """Return statements that raise an error if the query `jobs` finds any.
 
     When a downgrade is repeated, some of the tables and columns are gone already. The server does not parse statements
     that it does not reach.
