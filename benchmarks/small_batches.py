@@ -1,4 +1,4 @@
-"""A worker as `benchmarks.work`, of plain jobs, that claims as many at once as one behind limits does."""
+"""The worker process of `benchmarks.work`, with claims of plain jobs as small as those of jobs behind limits."""
 
 from benchmarks import work
 from sqla_jobs.worker import backlog
