@@ -1,6 +1,6 @@
 """Compares the present sources with those of a commit, in turns on one server.
 
-What counts is the worker's CPU time for a job. It is read before and after a drain, so it excludes the time to start.
+What counts is the worker's CPU time for a job, read before and after a drain, so that it excludes the worker's start.
 Rates and pick-up times are shown, but decide nothing: they also measure the disk, the server and whatever else the
 machine does. On two cores that six programs used at once, the CPU time for a plain job varied by 10 % from drain to
 drain, its median over five drains by 4 %, and the rate by 50 %.

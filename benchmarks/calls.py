@@ -26,16 +26,16 @@ class CallsOfAJob(NamedTuple):
 
     python: float
     in_c: float
-    """Calls of C functions by Python functions."""
+    """The number of calls of C functions by Python functions."""
     functions: list[tuple[str, float]]
     """The Python functions, by file and name, and how often a job calls each of them."""
 
 
 def count_calls(server: Engine, kind: str, sources: Path = ROOT) -> CallsOfAJob:
-    """Count the calls in the threads of one worker, in several drains. Return those of the drain with the fewest.
+    """Count the calls in the threads of one worker. Of several drains, the one with the fewest calls counts.
 
     Nearly all calls are made once for each job. The others are made once for each batch of claims or ends, and a busy
-    machine makes more batches; hence the drain with the fewest calls. The first drain is ignored, since it begins with
+    machine makes more batches. The first drain is ignored, since it begins with
     small batches.
     """
     count, drains = _COUNTS[kind], list[Counter[str]]()
@@ -71,7 +71,7 @@ def measure(server: Engine) -> Iterator[Figure]:
 def main(kinds: Sequence[str], least: float, sources: Path) -> None:
     """Count the calls of Python functions, in the threads of a worker, for each job of a KIND.
 
-    The kinds are plain, transactional, limited and coroutine. Without arguments, all of them are counted.
+    The kinds are plain, transactional, limited and coroutine. Without arguments, all kinds are counted.
     """
     with work.database() as engine:
         for kind in kinds or KINDS:

@@ -1,4 +1,4 @@
-"""The server's time for the statements that claim, measured alone and without the disk."""
+"""Measures the server's time for the statements that claim jobs, alone and without the disk."""
 
 from __future__ import annotations
 
@@ -106,7 +106,10 @@ def _seconds(step: Callable[[], Any]) -> float:
 
 
 def under_a_held_snapshot(engine: Engine, runs: int, ends: int) -> tuple[float, float]:
-    """Claim `runs` jobs of one key in tens. Return the median milliseconds of the last and the first `ends` claims."""
+    """Return the median milliseconds of the last and of the first `ends` claims, each of 10 jobs of one key.
+
+    In total, `runs` jobs are claimed while another transaction holds a snapshot.
+    """
     snapshot = create_engine(engine.url, isolation_level="REPEATABLE READ")
     times, floors, claim = list[float](), GateFloors(), TimedClaim(Tables(jobs.models))
     with snapshot.connect() as holding, claiming(engine) as (connection, process_id):

@@ -1,4 +1,4 @@
-"""Whether the library stays as fast under a held snapshot, and beside many other rows, queues and connections."""
+"""Measures whether claims stay fast under a held snapshot, and beside many other rows, queues and connections."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.work import SCHEMA, jobs, workers
 
 _MILLION = 1_000_000
 _IN_FRONT = 3000
-"""The number of jobs that are kept waiting while speed under a held snapshot is measured."""
+"""The number of jobs that are kept waiting during a measurement under a held snapshot."""
 
 
 def pinned(engine: Engine, *, processes: int, seconds: int, dead: int = 0) -> tuple[float, float]:

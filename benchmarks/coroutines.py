@@ -86,7 +86,7 @@ def _transactions_elsewhere(engine: Engine, count: int) -> float:
 
 
 async def transactions(url: str, count: int) -> float:
-    """Return the transactions per second that write the same as `write_awaited`, a few concurrently in one loop."""
+    """Write the same as `write_awaited` in a few concurrent transactions. Return the transactions per second."""
     engine = create_async_engine(url, pool_size=_AT_ONCE)
     numbers = iter(range(count))
 

@@ -27,7 +27,7 @@ class Reading(NamedTuple):
 def read(engine: Engine) -> Reading:
     """Read the totals after a pause, since server processes report their counts with a delay of about a second.
 
-    An idle server process may take ten seconds, and a process always reports when it ends.
+    An idle server process may report only after ten seconds. Every process reports when it ends.
     """
     engine.dispose()
     time.sleep(1.5)

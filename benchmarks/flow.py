@@ -1,4 +1,4 @@
-"""What limits cost: to jobs without limits, to limited jobs, and to a worker that may start no waiting job."""
+"""Measures what limits cost: for plain jobs, for limited jobs, and for a worker that may start no waiting job."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def measure(engine: Engine, count: int, repetitions: int) -> Iterator[Figure]:
 
 
 def _plain(engine: Engine, count: int, repetitions: int) -> Iterator[Figure]:
-    """Measure plain jobs: in a worker of limited tasks, of which many jobs wait, and without such tasks."""
+    """Measure plain jobs with and without many limited jobs that wait, in a worker that knows their tasks."""
     section = f"plain jobs beside {_WAITING:,} behind limits"
 
     def enqueue(run: Callable[[Engine, int], float], number: int, beside: Callable[[Engine], None]) -> float:

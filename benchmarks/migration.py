@@ -1,4 +1,4 @@
-"""How long a migration makes writers wait: `python -m benchmarks.migration`.
+"""Measures how long a migration makes writers wait: `python -m benchmarks.migration`.
 
 A database has the previous version's tables, with many jobs and runs. Writers insert jobs, some with a unique key, and
 change the state of jobs, one row in each transaction, as fast as they can: first alone for a while, then during the

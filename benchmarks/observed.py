@@ -21,7 +21,7 @@ from sqla_jobs.prometheus import collector
 
 PROGRAM = "benchmarks.observed"
 _SCRAPE = 1.0
-"""Seconds between two scrapes. Prometheus itself waits 15 or more."""
+"""Seconds between two scrapes. Prometheus itself waits at least 15 seconds."""
 
 
 def measure(engine: Engine, count: int, repetitions: int) -> Iterator[Figure]:

@@ -19,7 +19,7 @@ README = ROOT / "README.md"
 
 
 def commit() -> str:
-    """Return the commit of the sources. Raise an error if they have uncommitted changes or are in no repository."""
+    """Return the commit of the sources. Raise an error if there are uncommitted changes or there is no repository."""
     git = ["git", "-C", str(ROOT)]
     changed = subprocess.run(
         [*git, "status", "--porcelain", "--", "sqla_jobs", "benchmarks"], capture_output=True, text=True, check=False

@@ -93,7 +93,7 @@ class Plain:
         )
 
     def pick_up(self, count: int) -> tuple[list[float], list[float]]:
-        """Return the milliseconds until a listener has claimed a row, since before its INSERT and since its COMMIT."""
+        """Return the milliseconds from a row's INSERT, and from its COMMIT, until a listener has claimed the row."""
         claimed_at: dict[object, float] = {}
         ready, stop = threading.Event(), threading.Event()
 

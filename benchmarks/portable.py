@@ -1,8 +1,8 @@
 """A worker or a client that uses only public names, so that it runs with any version of the library.
 
 `python -P benchmarks/portable.py URL KIND` reads lines, each with the name of a method of `Program` and its numbers,
-and answers each with a line of JSON. It declares only the task of its kind, because a worker spends no time on kinds of
-tasks that it does not know.
+and answers each with a line of JSON. The program declares only the task of KIND, so that the worker spends no time on
+other tasks.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class Program:
         return str(Path(sqla_jobs.__file__).parent)
 
     def declare(self) -> str | None:
-        """Declare the task. Return the reason if this version cannot do that."""
+        """Declare the task. If this version of the library cannot do that, return the reason."""
         try:
             self._task = DECLARED[self._kind]()
         except (ImportError, JobsError) as error:
@@ -142,7 +142,7 @@ class Program:
         self._go.set()
 
     def count_calls(self) -> None:
-        """Count the calls of a worker that begins after this."""
+        """Begin to count the calls of a worker that starts later."""
         self._calls = Calls()
 
     def calls(self) -> dict[str, int]:

@@ -56,21 +56,21 @@ class Proxy:
         self._call(self._pass_all_on)
 
     def strand(self) -> None:
-        """Keep the existing connections open but never forward anything on them again. New ones are forwarded."""
+        """Never forward anything on the existing connections again, but keep them open. Forward new connections."""
         self._call(self._replace_gate)
 
     def cut(self) -> None:
-        """Reset all existing connections. New ones are forwarded."""
+        """Reset all existing connections. Forward new connections."""
         self._call(self._abort_all)
 
     def refuse(self) -> None:
-        """Accept no new connections. The existing ones stay."""
+        """Accept no new connections. Keep the existing connections."""
         if self._server is not None:
             self._call(self._server.close)
             self._server = None
 
     def accept(self) -> None:
-        """Accept connections (again), at the same port."""
+        """Accept connections, at the same port as before."""
         if self._server is None:
             listening = asyncio.start_server(self._serve, self.listen, self.port)
             self._server = asyncio.run_coroutine_threadsafe(listening, self._loop).result(10)

@@ -99,7 +99,7 @@ def _child(engine: Engine) -> tuple[Callable[[], None], list[int]]:
 
 def _recovery(engine: Engine, kill: Callable[[], None], held: Collection[int]) -> float:
     assert held
-    with Session(engine) as session:  # forget losses: after three, a job waits before it runs again
+    with Session(engine) as session:  # otherwise, a job would wait after its third loss
         session.execute(delete(jobs.Run))
         session.commit()
     before = _running(engine)

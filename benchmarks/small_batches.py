@@ -1,4 +1,4 @@
-"""The worker process of `benchmarks.work`, with claims of plain jobs as small as those of jobs behind limits."""
+"""The worker process of `benchmarks.work`, but with claims of at most 10 plain jobs, as many as behind limits."""
 
 from benchmarks import work
 from sqla_jobs.worker import backlog

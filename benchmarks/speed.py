@@ -99,7 +99,7 @@ def one_by_one(engine: Engine, count: int) -> float:
 def pick_up(
     engine: Engine, *, program: str = work.PROGRAM, beside: Callable[[Engine], None] = nowhere
 ) -> tuple[list[float], list[float]]:
-    """Return the milliseconds until an idle worker begins a job, since before its enqueue and since its commit."""
+    """Return the milliseconds from a job's enqueue, and from its commit, until an idle worker begins the job."""
     work.empty(engine)
     with (
         tempfile.NamedTemporaryFile() as file,

@@ -113,7 +113,7 @@ class Pair:
 
 @contextmanager
 def pair(server: Engine, kind: str, sources: Path = ROOT) -> Generator[Pair]:
-    """Start a pair with the library from these sources. Raise `Lacking` if that version does not know the kind."""
+    """Start a pair with the library from these sources. Raise `Lacking` if it does not know the kind of task."""
     with ExitStack() as stack:
         engine = stack.enter_context(_database(server))
         worker, client = (Program(sources, engine, kind) for _ in range(2))

@@ -159,7 +159,7 @@ def workers(
     queues: Sequence[str] = ("default",),
     program: str = PROGRAM,
 ) -> Generator[list[Worker]]:
-    """Yield this number of workers, ready to go."""
+    """Start this number of workers, which wait for `go()`, and yield them."""
     found = [Worker(engine, concurrency, queues, program) for _ in range(count)]
     try:
         yield found

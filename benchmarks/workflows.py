@@ -1,4 +1,4 @@
-"""Jobs after other jobs, compared with plain jobs; and steps, compared with transactions by hand.
+"""Compares jobs that wait for other jobs with plain jobs, and steps with transactions by hand.
 
 Run as a program, this is the worker process of `benchmarks.work`, with tasks of steps declared.
 """
@@ -70,9 +70,9 @@ def _fan_in(engine: Engine) -> Iterator[Figure]:
 
 
 def _enqueue_after_jobs(session: Session, path: str = "") -> int:
-    """Enqueue many jobs and one after all of them. Return the number of jobs.
+    """Enqueue many jobs, and a final job that waits for all of them. Return the number of jobs.
 
-    With a path, a pausing job is the last to end, and the file records its end and the start of the job after all.
+    With a path, a job that pauses is the last to end, and the file records its end and the start of the final job.
     """
     nothing.enqueue_many(session, ({"i": i} for i in range(_WIDE)))
     if path:
@@ -83,7 +83,7 @@ def _enqueue_after_jobs(session: Session, path: str = "") -> int:
 
 
 def _enqueue_after_batch(session: Session, path: str = "") -> int:
-    """Do the same with a batch."""
+    """Do the same as `_enqueue_after_jobs`, with a batch."""
     batch = jobs.batch(session)
     nothing.options(batch=batch).enqueue_many(session, ({"i": i} for i in range(_WIDE)))
     if path:

@@ -51,8 +51,8 @@ def host(arguments: Mapping[str, Any]) -> str:
     limits=[
         ConcurrencyLimit(AT_ONCE),
         ConcurrencyLimit(1, key=host, ordered=True),
-        # The limit is exact for the starts of jobs. The delay from a start to the arrival of its request varies,
-        # so the period has half a second to spare.
+        # The limit is exact for the starts of jobs. Requests arrive after the starts, with varying delays,
+        # so the period is half a second longer than the sites' rule.
         RateLimit(PER_SECOND, per=1.5, key=host),
     ],
     unique=Unique("url", per=timedelta(days=36500)),  # for pages that change: timedelta(days=1)

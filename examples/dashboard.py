@@ -86,7 +86,7 @@ PLAN = {  # share of the jobs, typical seconds, share of failures
 
 @dataclass
 class Past:
-    """Makes rows for some days, at random from a fixed seed."""
+    """Makes rows for the shop's last days, at random from a fixed seed."""
 
     now: datetime
     random: random.Random = field(default_factory=lambda: random.Random(7))

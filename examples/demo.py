@@ -218,14 +218,14 @@ _interrupts: list[int] = []
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Note the signal and raise. Python drops the exception if it interrupts a callback, so `look` raises again."""
+    """Record the signal and raise KeyboardInterrupt. Python may drop that in a callback, so `look` raises again."""
     _interrupts.append(number)
     raise KeyboardInterrupt
 
 
 @contextmanager
 def _noting_signals() -> Generator[None]:
-    """Only note signals during the block, so that only `look` raises, and never in the middle of a transaction."""
+    """Only record signals during the block, so that `look` raises, and never in the middle of a transaction."""
     before = {
         number: signal.signal(number, lambda number, _: _interrupts.append(number))
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

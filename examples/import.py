@@ -79,7 +79,7 @@ def load(session: Session, path: Path, start: int, end: int) -> Totals:
 
 @jobs.task
 def report(session: Session, run: RunContext) -> str:
-    """Report on the batch. Each line runs once, however often the worker dies between the lines."""
+    """Report on the batch. Each step is done once, however often the worker dies between the steps."""
     totals = run.step("add up", add_up, session, run.results(load))
     approval = run.wait_for("approved", Approval, timeout=timedelta(days=3))
     return run.step("publish", publish, session, totals, approval)

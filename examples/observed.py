@@ -96,7 +96,7 @@ def show_trace(session: Session) -> None:
 
 
 def show_scrape(registry: CollectorRegistry) -> None:
-    """Print the metrics of runs that are not zero, in the format that Prometheus reads."""
+    """Print the nonzero metrics of runs, in the format that Prometheus reads."""
     for line in generate_latest(registry).decode().splitlines():
         if (
             line.startswith("sqla_jobs_run")

@@ -68,7 +68,7 @@ def shoot(browser: Browser, origin: str, folder: Path, names: Collection[str], *
 
 
 def main(folder: Path | None = None) -> None:
-    """Take the screenshots that the documentation shows, or with a folder, full-length ones of all pages."""
+    """Take the screenshots for the documentation. If a folder is given, take full-length ones of all pages there."""
     chromium = BROWSER.find()
     if chromium is None:
         sys.exit(f"{BROWSER.package} is missing. {BROWSER.remedy}")

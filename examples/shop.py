@@ -1,6 +1,6 @@
 """A small shop: its models, its two tasks, and a function that places orders.
 
-Start its workers with `python -m sqla_jobs.worker examples.shop:jobs`.
+Start workers for the shop with `python -m sqla_jobs.worker examples.shop:jobs`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Order(Base):
 
 
 class LedgerEntry(Base):
-    """An amount of money received for an order. No constraint forbids a second one, so a doubled effect would show."""
+    """An amount of money received for an order. A second entry is not forbidden, so a doubled effect would show."""
 
     __tablename__ = "ledger"
     id: Mapped[int] = mapped_column(primary_key=True)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 
 class Progress:
-    """A line of progress that changes in place on a terminal. Elsewhere, a new line at most once a second."""
+    """A line of progress that changes in place on a terminal. In other output, it is a new line every second."""
 
     def __init__(self) -> None:
         self._in_place = sys.stdout.isatty()
@@ -47,7 +47,7 @@ def table(heading: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def print_verdicts(promises: Sequence[tuple[str, bool, str]]) -> int:
-    """Print each promise, whether it was kept, and the counts. Return the exit code: 0 if all were kept."""
+    """Print each promise, whether it was kept, and the counts. Return the exit code: 0 if all promises were kept."""
     rows = [["ok" if is_kept else "FAILED", promise, found] for promise, is_kept, found in promises]
     print(f"\n{table(['', 'PROMISE', 'FOUND'], rows)}\n")
     return 0 if all(is_kept for _, is_kept, _ in promises) else 1

@@ -18,7 +18,7 @@ from sqla_jobs import Jobs
 
 
 class Workers:
-    """The two processes of a worker command. Its parent process replaces each one that dies."""
+    """The two processes of a worker command. The parent process replaces each of them that dies."""
 
     def __init__(self, jobs: Jobs[Any], parent: subprocess.Popen[bytes]) -> None:
         self._jobs, self._parent = jobs, parent

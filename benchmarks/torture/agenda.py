@@ -1,4 +1,4 @@
-"""Planned actions, executed in the thread that asks for them."""
+"""Planned actions, which are executed in the thread that calls `run_due`."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from sqla_jobs import ConcurrencyLimit, JobMixin, Jobs, RateLimit, RunContext, S
 POISONED = 86
 """The exit code of a process that a job has ended on purpose."""
 SECOND_URL = "TORTURE_SECOND_URL"
-"""The environment variable with the URL of the second database. Without it, the first database is used for both."""
+"""The environment variable with the URL of the second database, which is the first one if the variable is missing."""
 
 
 class Base(DeclarativeBase):

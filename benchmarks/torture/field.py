@@ -45,7 +45,7 @@ class Field:
         return length
 
     def pick(self) -> tuple[Service, int, list[int]] | None:
-        """Pick a process of a running service. Return both, and all pids that stop working with that process."""
+        """Pick a process of a running service. Return the service, its pid, and all pids that stop if it does."""
         running = [service for service in self.services if service.is_running]
         if not running:
             return None

@@ -1,4 +1,4 @@
-"""Rows that no application writes on purpose, added by plain INSERTs. They must not affect other jobs."""
+"""Rows that no application writes on purpose, added by plain INSERTs. These rows must not affect other jobs."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from benchmarks.proxy import Proxy
 
 
 class Host(AbstractContextManager["Host"], ABC):
-    """A host on which workers run. They reach the server only through `proxy`."""
+    """A host on which workers run. Its workers reach the server only through `proxy`."""
 
     def __init__(self, number: int, proxy: Proxy) -> None:
         self.name = f"host-{'ab'[number]}"
@@ -31,7 +31,7 @@ class Host(AbstractContextManager["Host"], ABC):
     @property
     @abstractmethod
     def prefix(self) -> list[str]:
-        """The words that, put before a command, run it on this host."""
+        """The prefix that makes a command run on this host."""
 
     @abstractmethod
     def partition(self) -> None:
@@ -64,10 +64,10 @@ class ProxiedHost(Host):
 
 
 class NamespaceHost(Host):
-    """A network namespace behind a pair of virtual interfaces. A partition takes down the outer one.
+    """A network namespace behind a pair of virtual interfaces. A partition takes down the outer interface.
 
-    The addresses are from 198.18.0.0/15, which is reserved for network tests (RFC 2544). Each host uses four of them,
-    chosen by the program's pid, so that two programs do not collide.
+    The addresses are from 198.18.0.0/15, which is reserved for network tests (RFC 2544). Each host uses four
+    addresses, chosen by the program's pid, so that two programs do not collide.
     """
 
     def __init__(self, number: int, server: tuple[str, int]) -> None:

@@ -48,11 +48,11 @@ _GRAPHS = 0.5
 _ROLLED_BACK = 0.02
 _DELAYED = 0.15
 _LONG = 0.05
-"""The share of long jobs. Faults are likely to hit them, and a lost run may continue beside its successor."""
+"""The share of long jobs. Faults are likely to hit long jobs, and a lost run may continue beside its successor."""
 _CANCELS = 0.06
 _MAY_BE_LONG = {"write", "write_awaited", "mark", "chain", "chain_awaited", "stepped", "stepped_awaited"}
 _CATCH_UP = 0.5
-"""Seconds' worth of load that is made up after an outage."""
+"""How many seconds of missed load are made up for after an outage."""
 _AFTER_ERROR = 0.2
 _CANCELLED_AMONG = 30
 """Cancels choose among this number of the newest jobs, since most older jobs have ended."""

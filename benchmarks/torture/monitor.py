@@ -53,7 +53,7 @@ class Monitor(Background):
         self._seconds: dict[str, list[float]] = defaultdict(list)
 
     def hit(self, fault: str, pids: Collection[int]) -> int:
-        """Watch the runs in these processes, which a fault has just hit. Return their number."""
+        """Watch the runs in these processes, which a fault has just hit. Return the number of these runs."""
         try:
             with self._engine.connect() as connection:
                 runs = _running(connection, pids)

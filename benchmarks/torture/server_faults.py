@@ -49,7 +49,7 @@ class ServerFaults:
                 hit = self._field.monitor.hit("backends", self._field.pids)
                 for pid in some:
                     connection.execute(_TERMINATE, {"pid": pid})
-        except DBAPIError:  # no server: later
+        except DBAPIError:  # the server is down: try again later
             return None
         return f"pg_terminate_backend of {len(some)} of {len(pids)} connections, while {hit} jobs ran"
 
@@ -81,7 +81,7 @@ class ServerFaults:
             with Session(self._field.engine) as session:
                 session.execute(update(process).values(heartbeat_at=process.heartbeat_at - timedelta(seconds=seconds)))
                 session.commit()
-        except DBAPIError:  # no server: later
+        except DBAPIError:  # the server is down: try again later
             return None
         return f"the server's clock steps by {seconds:.1f} s"
 

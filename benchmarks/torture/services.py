@@ -32,7 +32,7 @@ def knows(option: str) -> bool:
 
 
 class Service:
-    """A worker command on a host. It is started again whenever it ends by itself."""
+    """A worker command on a host, which is started again whenever it ends by itself."""
 
     def __init__(self, host: Host, number: int, environment: dict[str, str], options: list[str], logs: Path) -> None:
         self.host = host
@@ -87,7 +87,7 @@ class Service:
         return [self._process.pid, *_descendants(self._process.pid)]
 
     def pick(self, rng: random.Random) -> tuple[int, list[int]]:
-        """Pick one process of the command. Return its pid, and all pids that stop working with that process."""
+        """Pick one process of the command. Return its pid, and all pids that stop if it does."""
         pids = self.pids
         picked = rng.choice(pids)
         return picked, pids if picked == pids[0] else [picked]
@@ -110,7 +110,7 @@ class Service:
             self._process.send_signal(signal.SIGTERM)
 
     def ended(self, timeout: float) -> None:
-        """Wait for the end that `stop` asked for. It must come in time and with exit code 0."""
+        """Wait for the end that `stop` asked for, which must come in time and with exit code 0."""
         if self._process is None:
             return
         try:

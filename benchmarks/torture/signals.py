@@ -60,7 +60,7 @@ class Signals(Background):
         heapq.heappush(self._due, (time.monotonic() + seconds, job_id, tries))
 
     def _send(self, job_id: int, tries: int) -> bool:
-        """Send one signal. Return whether to send another one, since this one may not have arrived."""
+        """Send one signal. Return True if another signal must be sent, because this one may be lost."""
         payload, answer = next(self._payloads), Answer.refused
         try:
             with Session(self._engine) as session:

@@ -19,7 +19,7 @@ _STEP = 0.05
 _LATER = 0.5
 """Seconds after which a fault that was impossible is tried again."""
 _SETTLED = 8.0
-"""Seconds without faults after which their effects are over: more than the lease."""
+"""Seconds after the last fault after which all effects of faults are over: more than the lease."""
 
 
 class Storm:
@@ -44,7 +44,7 @@ class Storm:
     def run(self, faults: Sequence[Planned], seconds: float, *, faults_end: float) -> None:
         """Begin the faults at their times and keep the services running, for this number of seconds.
 
-        All faults end by `faults_end`. When their effects are over, the clock steps once more.
+        All faults end by `faults_end`. When the effects of all faults are over, the clock steps once more.
         """
         self.agenda.begin()
         self._field.ends_at = faults_end

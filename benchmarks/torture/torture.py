@@ -164,7 +164,7 @@ class Torture:
             time.sleep(0.2)
 
     def _permitted(self) -> bool:
-        """Try to drop the triggers. Return whether that succeeded: workers may prevent it."""
+        """Try to drop the triggers, which workers may prevent. Return whether the triggers are gone."""
         try:
             refusals.permit(self._engine)
         except DBAPIError:

@@ -190,7 +190,7 @@ def _ended(job: JobFact, ledger: Ledger) -> Iterator[str]:
 
 
 def _effects(job: JobFact, ledger: Ledger) -> Iterator[str]:
-    """A transactional task has its effect exactly once, from the run that succeeded; a plain one at least once."""
+    """A transactional task has its effect exactly once, from the run that succeeded; a plain task at least once."""
     due = job.succeeded if job.state == "succeeded" else []
     is_exact = len(job.effects) == len(due) if job.renamed else job.effects == due
     if job.task in TRANSACTIONAL and not is_exact:

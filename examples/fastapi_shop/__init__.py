@@ -29,7 +29,7 @@ async def lifespan(app: FastAPI) -> AsyncGenerator[dict[str, Any]]:
 
 
 def create_app() -> FastAPI:
-    """Create the application. It reads DATABASE_URL and CARRIER_URL when it starts."""
+    """Create the application. The application reads DATABASE_URL and CARRIER_URL when it starts."""
     app = FastAPI(title="Shop", lifespan=lifespan)
     app.include_router(shop)
     return app

@@ -25,7 +25,7 @@ class Carrier(FastAPI):
         """The tracking numbers, by idempotency key."""
         self.pickups: set[str] = set()
         self.is_open = threading.Event()
-        """While this is cleared, requests for parcels wait. Any thread may set or clear it."""
+        """While this event is cleared, requests for parcels wait. Any thread may set or clear it."""
         self.is_open.set()
         self.post("/parcels")(self._take)
         self.put("/parcels/{tracking}/pickup")(self._pick_up)

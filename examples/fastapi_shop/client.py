@@ -1,4 +1,4 @@
-"""The client of the carrier's HTTP interface. Each process has one, because the client keeps its connections open."""
+"""The client of the carrier's HTTP interface. Each process has one client, which keeps its connections open."""
 
 from __future__ import annotations
 

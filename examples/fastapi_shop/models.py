@@ -28,7 +28,7 @@ class Order(Base):
 
 
 class Invoice(Base):
-    """An invoice for an order. A second one for the same order would be an error, but no constraint prevents it."""
+    """An invoice for an order. A second invoice for an order would be an error, but no constraint prevents it."""
 
     __tablename__ = "invoices"
     id: Mapped[int] = mapped_column(primary_key=True)

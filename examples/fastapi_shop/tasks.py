@@ -11,9 +11,10 @@ from examples.fastapi_shop.models import Invoice, Order, jobs
 
 @jobs.task(queue="carrier", timeout=30)
 async def ship(session: AsyncSession, order: Order) -> None:
-    """Order a parcel. The tracking number, the two next jobs and the completion of this one are one commit.
+    """Order a parcel. The tracking number, the next two jobs and this job's completion are one commit.
 
-    The carrier may get the request twice, for example after a crash. The key shows that it is for the same parcel.
+    The carrier may get the request twice, for example after a crash. The idempotency key shows that both requests are
+    for the same parcel.
     """
     key = {"Idempotency-Key": f"order-{order.id}"}
     answer = await carrier().post("/parcels", json={"address": order.address}, headers=key)
@@ -26,7 +27,7 @@ async def ship(session: AsyncSession, order: Order) -> None:
 
 @jobs.task(queue="http", timeout=30)
 async def call_for_pickup(tracking: str) -> None:
-    """Ask the carrier to collect the parcel. This takes no session, so jobs that wait hold no connection."""
+    """Ask the carrier to collect the parcel. The task takes no session, so jobs that wait hold no connection."""
     answer = await carrier().put(f"/parcels/{tracking}/pickup")
     answer.raise_for_status()
 

@@ -107,7 +107,7 @@ async def test_no_order_is_placed_that_cannot_be(client: AsyncClient, session: A
 
 @contextmanager
 def in_a_thread(carrier: Carrier) -> Generator[str]:
-    """Serve the carrier in a thread of this process. Yield its URL."""
+    """Serve the carrier in a thread of this process. Yield the carrier's URL."""
     server = uvicorn.Server(uvicorn.Config(carrier, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -43,7 +43,7 @@ OwnSession = Annotated[AsyncSession, Depends(get_session)]
 
 @shop.post("/orders", status_code=201)
 async def place(new: NewOrder, session: OwnSession) -> Placed:
-    """Place an order. The order and its job exist once this has committed: both, or neither."""
+    """Place an order. The order and its job are one commit, so both exist or neither."""
     order = Order(item=new.item, address=new.address, total=new.total)
     session.add(order)
     job = await session.run_sync(ship.enqueue, order=order)

@@ -30,7 +30,7 @@ def place() -> ResponseReturnValue:
 
 @shop.post("/orders/<int:number>/pay")
 def pay(number: int) -> ResponseReturnValue:
-    """Pay an order. The payment and its job exist once this has committed: both, or neither."""
+    """Pay an order. The payment and its job are one commit, so both exist or neither."""
     order = db.get_or_404(Order, number)
     if order.status != "new":
         abort(409)

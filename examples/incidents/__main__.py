@@ -70,7 +70,7 @@ def play(number: int, incident: Callable[[Scene], None], url: str) -> None:
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
-    """Do the same as Ctrl-C."""
+    """Raise KeyboardInterrupt, as Ctrl-C does."""
     raise KeyboardInterrupt
 
 

@@ -1,4 +1,4 @@
-"""The application of the incidents, `examples.incidents.shop:jobs`. Its mail server and some of its tasks fail."""
+"""The application of the incidents, `examples.incidents.shop:jobs`. The mail server and some tasks fail."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def make_invoice(customer: int) -> None:
 
 @jobs.task(name="image.resize")
 def resize(path: str) -> None:
-    """Be killed for some images, as if by the kernel because they need more memory than there is."""
+    """Kill the process for some images, as the kernel does if they need more memory than there is."""
     if path.endswith(".tiff"):
         os.kill(os.getpid(), signal.SIGKILL)
 

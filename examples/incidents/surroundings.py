@@ -1,4 +1,4 @@
-"""Incidents of the database server, and a request of a person whose data it holds."""
+"""Incidents on the database server, and a customer's request to erase personal data."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ DEAD = text("SELECT n_dead_tup FROM pg_stat_user_tables WHERE relid = 'sqla_jobs
 
 
 def a_customer_asks_for_erasure(scene: Scene) -> None:
-    """Customer 17 wants their data erased. Some of it is in the arguments, results and errors of jobs."""
+    """Customer 17 wants their data erased. Some of these data are in the arguments, results and errors of jobs."""
     with scene.session() as session:
         make_invoice.enqueue_many(session, ({"customer": n} for n in (16, 17)))
     scene.start_worker()

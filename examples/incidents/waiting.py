@@ -23,7 +23,7 @@ def a_paused_queue(scene: Scene) -> None:
 
 
 def jobs_of_a_task_that_is_gone(scene: Scene) -> None:
-    """A deploy removed one task and renamed another. No worker claims their jobs, however many workers there are."""
+    """A deploy removed one task and renamed another. Now no worker claims the jobs of these two tasks."""
     scene.start_worker()
     with scene.session() as session:
         session.execute(insert(jobs.Job), [{"task": task, "args": {}} for task in ("newsletter", "export") * 5])
