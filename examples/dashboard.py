@@ -19,7 +19,7 @@ from sqla_jobs.dashboard import allow_everyone, create_blueprint
 
 
 class Base(DeclarativeBase):
-    """The base of the tables of the jobs; the shop has no other tables."""
+    """The declarative base. The shop has no tables except those of the jobs."""
 
 
 jobs = Jobs(Base)

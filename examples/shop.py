@@ -20,7 +20,7 @@ from sqla_jobs import Jobs
 
 
 class Base(DeclarativeBase):
-    """The base of the shop's models. The tables of the jobs are in the same metadata."""
+    """The declarative base of the shop's models. The tables of the jobs are in the same metadata."""
 
 
 class Order(Base):
@@ -38,7 +38,7 @@ class Order(Base):
 
 
 class LedgerEntry(Base):
-    """An amount of money received for an order. A second entry is not forbidden, so a doubled effect would show."""
+    """Money received for an order. No constraint forbids a second entry, so a doubled effect would show."""
 
     __tablename__ = "ledger"
     id: Mapped[int] = mapped_column(primary_key=True)

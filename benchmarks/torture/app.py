@@ -27,7 +27,7 @@ class Base(DeclarativeBase):
 
 
 class SecondBase(DeclarativeBase):
-    """The base of the tables in the second database."""
+    """The declarative base of the tables in the second database."""
 
 
 class TortureJob(JobMixin):

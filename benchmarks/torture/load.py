@@ -106,7 +106,7 @@ class Ledger:
 class Graph:
     """Jobs of one transaction, some of which wait for others, and perhaps for a batch of the first ones.
 
-    No job waits for one with an oddity, since a trigger may hold that one up. A job with an ordered key waits for no
+    No job waits for a job with an oddity, which a trigger may hold up. A job with an ordered key waits for no
     other job, since the jobs of its key must run in the order of their enqueues.
     """
 

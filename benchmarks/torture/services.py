@@ -1,4 +1,4 @@
-"""Worker processes that are kept running, as a service manager would."""
+"""Worker processes that are started again when they end, as by a service manager."""
 
 from __future__ import annotations
 

@@ -254,7 +254,7 @@ def _cancels(job: JobFact, ledger: Ledger) -> Iterator[str]:
 
 
 def _steps(job: JobFact, ledger: Ledger) -> Iterator[str]:
-    """A step has its effect exactly once in a transaction, or else at least once, and has one result."""
+    """A step of a transactional task has its effect exactly once, and any other step has it at least once."""
     stored = [*job.steps.items()]
     if job.task in TRACED and sorted(job.traces) != sorted(stored):
         yield f"its steps {stored} are not exactly those that had an effect, {job.traces}"

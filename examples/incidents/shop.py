@@ -14,7 +14,7 @@ from sqla_jobs import Jobs
 
 
 class Base(DeclarativeBase):
-    """The base of the tables of the jobs; the application has no other tables."""
+    """The declarative base. The application has no tables except those of the jobs."""
 
 
 jobs = Jobs(Base)
