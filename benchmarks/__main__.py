@@ -1,7 +1,7 @@
-"""`python -m benchmarks`: how fast, and at what cost, beside the same work by hand, as ratios of one run.
+"""`python -m benchmarks`: the speed and the cost of jobs, as ratios to the same work by hand in the same run.
 
-Every loop is bounded. On DATABASE_URL (tables in a schema of their own, dropped afterwards), or on a durable
-PostgreSQL started for the purpose.
+Every loop is bounded. The benchmarks use DATABASE_URL (with tables in a schema of their own, which is dropped at the
+end), or else a durable PostgreSQL server that they start.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ SECTIONS = ("speed", "held", "scale", "cost", "calls", "observed", "coroutines",
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--only", multiple=True, type=click.Choice(SECTIONS), default=SECTIONS, help="Which to measure.")
-@click.option("--jobs", "count", default=40_000, help="Jobs of a bulk enqueue and a drain.")
-@click.option("--repetitions", default=3, help="Of each, of which the median counts.")
-@click.option("--seconds", default=60, help="Of each held snapshot.")
+@click.option("--only", multiple=True, type=click.Choice(SECTIONS), default=SECTIONS, help="Sections to measure.")
+@click.option("--jobs", "count", default=40_000, help="Number of jobs in a bulk enqueue and in a drain.")
+@click.option("--repetitions", default=3, help="Repetitions of each measurement; the median counts.")
+@click.option("--seconds", default=60, help="Seconds for which each snapshot is held.")
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw the ratios into this file.")
 @click.option("--write", is_flag=True, help="Write the figures into docs/performance.md and the README.")
-@click.option("--against", metavar="COMMIT", help="Compare with that commit instead, in turns.")
-@click.option("--turns", default=5, help="Of such a comparison.")
+@click.option("--against", metavar="COMMIT", help="Compare with this commit instead, in turns.")
+@click.option("--turns", default=5, help="Turns of such a comparison.")
 @click.option("--at-most", default=1.1, help="The ratio of a job's CPU time above which such a comparison fails.")
 def main(
     only: Sequence[str],
@@ -70,14 +70,14 @@ def main(
 
 
 def _coroutines(engine: Engine, count: int, repetitions: int) -> Iterable[Figure]:
-    """Imported then: it declares coroutine tasks, for which a worker of this process would have an event loop."""
+    """Import the module only now: its coroutine tasks would give all workers of this process an event loop."""
     from benchmarks import coroutines
 
     return coroutines.measure(engine, count, repetitions)
 
 
 def _flow(engine: Engine, count: int, repetitions: int) -> Iterable[Figure]:
-    """Last, and imported then: it declares tasks with limits, for which a worker of this process would look."""
+    """Import the module last: the workers of this process would look for jobs of its limited tasks."""
     from benchmarks import flow
 
     return flow.measure(engine, count, repetitions)

@@ -1,14 +1,15 @@
-"""The present sources beside those of a commit, in turns on one server.
+"""Compares the present sources with those of a commit, in turns on one server.
 
-What counts is the CPU time of the worker for a job: that of its process, read before and after a drain, so without its
-start. Rates and the time until a pick-up are shown, and nothing depends on them: they also measure the disk, the server
-and what else the machine does. On two cores that six programs used at once, the CPU time for a plain job varied by a
-tenth from drain to drain, its median over five drains by 4 %, and the rate by half.
+What counts is the worker's CPU time for a job, read before and after a drain, so that it excludes the worker's start.
+Rates and pick-up times are shown, but decide nothing: they also measure the disk, the server and whatever else the
+machine does. On two cores that six programs used at once, the CPU time for a plain job varied by 10 % from drain to
+drain, its median over five drains by 4 %, and the rate by 50 %.
 
-All figures are medians over the turns. In each turn the commit is measured twice, in different processes: how far it is
-from itself is the noise. What is above the bound is measured once more, and has to be so again: noise seldom is.
+All figures are medians over the turns. In each turn the commit is measured twice, in different processes, and the
+difference between the two is the noise. A figure above the bound is measured once more, and counts only if it is above
+the bound again, because noise seldom repeats.
 
-All have the same Python and the same dependencies, and their processes check that the library is the one they are for.
+All processes have the same Python and the same dependencies, and check that they run the right version of the library.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Line(NamedTuple):
         return [2 * now / (before + again) for before, now, again in turns]
 
     def is_above(self, at_most: float) -> bool:
-        """Whether it is a CPU time, and more than `at_most` times the commit's."""
+        """Return whether this is a CPU time that is more than `at_most` times the commit's."""
         return self.name.endswith(_CPU) and statistics.median(self.ratios) > at_most
 
     @property
@@ -57,7 +58,7 @@ class Line(NamedTuple):
 
 
 Measured = dict[tuple[str, str], float]
-"""By name and unit."""
+"""Figures by their name and unit."""
 
 
 def _drain(pair: Pair, count: int) -> Measured:
@@ -81,13 +82,13 @@ _MEASURES: dict[str, tuple[Callable[[Pair, int], Measured], int]] = {
     "enqueue": (_enqueue, 200),
     "pick-up": (_pick_up, 2000),
 }
-"""What is measured of each kind, and with what part of the jobs."""
+"""The function that measures each kind, and the number by which the count of jobs is divided for it."""
 
 
 def compare(server: Engine, revision: str, *, count: int, turns: int, at_most: float) -> None:
-    """Print each kind's figures as soon as they are there.
+    """Print each kind's figures as soon as they are measured.
 
-    Raises where a kind of job takes more than `at_most` times the CPU time, and does so again.
+    Raise an error if a kind of job takes more than `at_most` times the commit's CPU time, twice in a row.
     """
     exceeding, name = list[str](), revision[:10]
     with sources_of(revision) as sources:
@@ -108,7 +109,7 @@ def compare(server: Engine, revision: str, *, count: int, turns: int, at_most: f
 
 @contextmanager
 def sources_of(revision: str) -> Generator[Path]:
-    """A temporary folder with the library as it was in that commit."""
+    """Yield a temporary folder with the library as it was in that commit."""
     git = ["git", "-C", str(ROOT)]
     known = subprocess.run(
         [*git, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"],
@@ -130,13 +131,13 @@ def sources_of(revision: str) -> Generator[Path]:
 def _measures(
     server: Engine, kind: str, sources: Path, measure: Callable[[Pair, int], Measured], count: int, turns: int
 ) -> Iterator[list[Line]]:
-    """The figures of so many turns, measured anew for each list. Every other turn is the other way round."""
+    """Yield lists of figures, each list from new turns. The order of the three sides alternates between turns."""
     with ExitStack() as stack:
         sides = [stack.enter_context(pair(server, kind, side)) for side in (sources, ROOT, sources)]
         if kind != "enqueue":
             for side in sides:
                 side.worker.ask("work")
-                measure(side, 1 + count // 4)  # the first time takes longer
+                measure(side, 1 + count // 4)  # the first drain takes longer
         while True:
             found = [list[Measured]() for _ in sides]
             for turn in range(turns):

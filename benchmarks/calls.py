@@ -1,6 +1,6 @@
-"""How many functions a worker calls for a job: `python -m benchmarks.calls [KIND ...]` names them, sorted by calls.
+"""Counts the functions that a worker calls for a job: `python -m benchmarks.calls [KIND ...]` sorts them by calls.
 
-Unlike a time this is the same on every machine, and while others use it, to one in a hundred.
+Unlike a time, this count is the same on every machine, even a busy one, to within 1 %.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ _COUNTS = {"plain": 5000, "transactional": 1000, "limited": 2000, "coroutine": 3
 
 
 class CallsOfAJob(NamedTuple):
-    """On average."""
+    """The average number of calls for a job."""
 
     python: float
     in_c: float
-    """Of functions in C, by functions in Python."""
+    """The number of calls of C functions by Python functions."""
     functions: list[tuple[str, float]]
-    """Those in Python, by file and name, and how often each is called."""
+    """The Python functions, by file and name, and how often a job calls each of them."""
 
 
 def count_calls(server: Engine, kind: str, sources: Path = ROOT) -> CallsOfAJob:
-    """In the threads of one worker, during the drain that needs the fewest of several.
+    """Count the calls in the threads of one worker. Of several drains, the one with the fewest calls counts.
 
-    Nearly all calls are made once a job. The others are made for each batch of claims and ends, and there are more
-    batches while the machine is busy with something else; hence the drain that needs the fewest. The first one, which
-    begins with small batches, does not count.
+    Nearly all calls are made once for each job. The others are made once for each batch of claims or ends, and a busy
+    machine makes more batches. The first drain is ignored, since it begins with
+    small batches.
     """
     count, drains = _COUNTS[kind], list[Counter[str]]()
     with pair(server, kind, sources) as both:
@@ -61,12 +61,17 @@ def measure(server: Engine) -> Iterator[Figure]:
 
 @click.command(context_settings={"show_default": True})
 @click.argument("kinds", metavar="[KIND ...]", nargs=-1, type=click.Choice(KINDS))
-@click.option("--least", default=0.02, help="Leave out functions that are called less often for a job.")
-@click.option("--sources", type=click.Path(file_okay=False, path_type=Path), default=ROOT, help="Of another version.")
+@click.option("--least", default=0.02, help="Leave out functions that a job calls less often than this.")
+@click.option(
+    "--sources",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=ROOT,
+    help="The folder that contains the library's package.",
+)
 def main(kinds: Sequence[str], least: float, sources: Path) -> None:
     """Count the calls of Python functions, in the threads of a worker, for each job of a KIND.
 
-    Kinds are plain, transactional, limited and coroutine; all of them unless some are given.
+    The kinds are plain, transactional, limited and coroutine. Without arguments, all kinds are counted.
     """
     with work.database() as engine:
         for kind in kinds or KINDS:

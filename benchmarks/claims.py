@@ -1,4 +1,4 @@
-"""The statements that claim, alone: what the server takes for them, without the disk."""
+"""Measures the server's time for the statements that claim jobs, alone and without the disk."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ _END = f"""UPDATE {SCHEMA}.sqla_jobs SET state = 'succeeded', finished_at = now(
 
 
 class Timed(NamedTuple):
-    """A claim and how many seconds it took."""
+    """A claim, and the seconds that it took."""
 
     seconds: float
     look: Look
 
 
 class TimedClaim(ClaimLimited):
-    """Its lock and its look, without the two flushes."""
+    """A limited claim that times its lock and its look, without the two flushes."""
 
     def timed(
         self, connection: Connection, process_id: uuid.UUID, *, cursor: str = "{}", floors: Floors = NOWHERE
@@ -56,7 +56,7 @@ class TimedClaim(ClaimLimited):
 
 @contextmanager
 def claiming(engine: Engine) -> Generator[tuple[Connection, uuid.UUID]]:
-    """A connection as a worker claims on, and a process that is alive for an hour."""
+    """Yield a connection like a worker's for claims, and the id of a process that counts as alive for an hour."""
     with Session(engine) as session:
         session.add(process := jobs.Process(kind="benchmark", lease=3600))
         session.commit()
@@ -71,7 +71,7 @@ def claiming(engine: Engine) -> Generator[tuple[Connection, uuid.UUID]]:
 
 
 def server_time(engine: Engine) -> tuple[float, float]:
-    """Milliseconds, the medians, of a claim of 10 behind limits and of a plain one, less the way there and back."""
+    """Return the median milliseconds of a claim of 10 behind limits and of a plain one, without the round trip."""
     with claiming(engine) as (connection, process_id):
         limited, queries, cursor = TimedClaim(Tables(jobs.models)), Queries(jobs.models), "{}"
         raw = driver(connection)
@@ -81,7 +81,7 @@ def server_time(engine: Engine) -> tuple[float, float]:
             while True:
                 seconds, found = limited.timed(connection, process_id, cursor=cursor)
                 cursor = found.cursor
-                if len(found.claimed) == _BATCH:  # fewer at the end of a round through all groups
+                if len(found.claimed) == _BATCH:  # a claim at the end of a round through all groups finds fewer
                     return seconds - 2 * there_and_back
 
         def plain() -> float:
@@ -106,7 +106,10 @@ def _seconds(step: Callable[[], Any]) -> float:
 
 
 def under_a_held_snapshot(engine: Engine, runs: int, ends: int) -> tuple[float, float]:
-    """Milliseconds, the medians, of the last and of the first `ends` claims of 10 of one key, of so many runs."""
+    """Return the median milliseconds of the last and of the first `ends` claims, each of 10 jobs of one key.
+
+    In total, `runs` jobs are claimed while another transaction holds a snapshot.
+    """
     snapshot = create_engine(engine.url, isolation_level="REPEATABLE READ")
     times, floors, claim = list[float](), GateFloors(), TimedClaim(Tables(jobs.models))
     with snapshot.connect() as holding, claiming(engine) as (connection, process_id):
@@ -123,7 +126,7 @@ def under_a_held_snapshot(engine: Engine, runs: int, ends: int) -> tuple[float, 
 
 
 def fill(engine: Engine, task: Any, count: int) -> None:
-    """So many waiting jobs."""
+    """Enqueue this number of jobs."""
     with Session(engine) as session:
         task.enqueue_many(session, ({"i": i} for i in range(count)))
         session.commit()

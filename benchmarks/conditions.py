@@ -1,4 +1,4 @@
-"""Whether it stays as fast: under a held snapshot, beside many other rows, queues and connections."""
+"""Measures whether claims stay fast under a held snapshot, and beside many other rows, queues and connections."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from benchmarks.work import SCHEMA, jobs, workers
 
 _MILLION = 1_000_000
 _IN_FRONT = 3000
-"""Jobs that are kept waiting while a held snapshot is measured."""
+"""The number of jobs that are kept waiting during a measurement under a held snapshot."""
 
 
 def pinned(engine: Engine, *, processes: int, seconds: int, dead: int = 0) -> tuple[float, float]:
-    """Jobs a second in the first and in the last ten seconds, while a transaction holds a snapshot."""
+    """Return the jobs per second in the first and the last ten seconds, while a transaction holds a snapshot."""
     work.empty(engine)
     snapshot = create_engine(engine.url, isolation_level="REPEATABLE READ")
     with ExitStack() as stack:
@@ -35,7 +35,7 @@ def pinned(engine: Engine, *, processes: int, seconds: int, dead: int = 0) -> tu
 
 
 def _leave_dead(engine: Engine, count: int) -> None:
-    """So many versions of rows, and entries of the index that claims go by, that nobody sees and nobody may remove."""
+    """Leave this number of dead rows, with entries in the index for claims, that vacuum may not remove."""
     if count:
         fill(engine, count)
         _execute(engine, f"UPDATE {SCHEMA}.sqla_jobs SET state = 'cancelled', finished_at = now()")
@@ -72,7 +72,7 @@ _ELSEWHERE = """INSERT INTO {jobs} (task, args, state, queue)
 
 
 def scale(engine: Engine, count: int, repetitions: int) -> Iterator[Figure]:
-    """The drain under each condition, beside the same without, in turn."""
+    """Measure the drain under each condition and without it, in turn."""
     conditions: dict[str, Callable[[], float]] = {
         "1,000,000 finished jobs": lambda: _beside(engine, count, _FINISHED),
         "1,000,000 jobs for tomorrow": lambda: _beside(engine, count, _TOMORROW),
@@ -113,7 +113,7 @@ def _many_queues(engine: Engine, count: int) -> float:
 
 
 def _among_workers(engine: Engine, count: int) -> float:
-    """28 idle workers have three connections each, and the one that drains up to nine."""
+    """Drain beside 28 idle workers, which have three connections each; the worker that drains has up to nine."""
     with ExitStack() as stack:
         for _ in range(28):
             stack.enter_context(jobs.worker(["another"], concurrency=1, bind=engine))
@@ -121,7 +121,7 @@ def _among_workers(engine: Engine, count: int) -> float:
 
 
 def _unanalyzed(engine: Engine, count: int) -> float:
-    """The tables are new, a worker has run 20 jobs, one by one; then the rest is there at once, and no statistics."""
+    """Drain new tables without current statistics: first 20 jobs one by one, and then all others at once."""
     names = [f"{SCHEMA}.sqla_{name}" for name in ("jobs", "runs")]
     _execute(engine, *(f"DROP TABLE {name} CASCADE" for name in names))
     work.Base.metadata.create_all(engine)
@@ -150,7 +150,7 @@ def _execute(engine: Engine, *statements: str) -> None:
 
 
 def held(engine: Engine, seconds: int) -> Iterator[Figure]:
-    """The last ten seconds beside the first ten, while a snapshot is held."""
+    """Compare the rate in the last ten seconds with that in the first ten, while a snapshot is held."""
     for name, processes, dead in (
         ("one worker", 1, 0),
         ("8 worker processes", 8, 0),

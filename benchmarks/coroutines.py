@@ -1,6 +1,6 @@
-"""Coroutine tasks, beside plain ones and beside the same loop of `AsyncSession` transactions without jobs.
+"""Coroutine tasks, compared with plain tasks, and with a loop of `AsyncSession` transactions without jobs.
 
-As a program it is the process of a worker, as `benchmarks.work` is, that knows coroutine tasks.
+Run as a program, this is the worker process of `benchmarks.work`, with coroutine tasks declared.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def measure(engine: Engine, count: int, repetitions: int) -> Iterator[Figure]:
 
 
 def _sleepers(engine: Engine) -> tuple[float, float]:
-    """Seconds from the first start to the last end, by the server's clock; MB of the worker meanwhile."""
+    """Return the seconds from the first start to the last end, by the server's clock, and the worker's memory in MB."""
     work.empty(engine)
     with work.workers(engine, concurrency=_SLEEPERS, program=PROGRAM) as (worker,):
         fill(engine, _SLEEPERS, sleep)
@@ -78,7 +78,7 @@ def _sleepers(engine: Engine) -> tuple[float, float]:
 
 
 def _transactions_elsewhere(engine: Engine, count: int) -> float:
-    """Transactions a second of `transactions`, in a process of its own."""
+    """Return the transactions per second of `transactions` in a separate process."""
     work.empty(engine)
     url = engine.url.render_as_string(hide_password=False)
     told = subprocess.run([sys.executable, "-c", _IN_LOOP, url, str(count)], capture_output=True, text=True, check=True)
@@ -86,7 +86,7 @@ def _transactions_elsewhere(engine: Engine, count: int) -> float:
 
 
 async def transactions(url: str, count: int) -> float:
-    """Transactions a second that write what `write_awaited` does, a few at once in one loop."""
+    """Write the same as `write_awaited` in a few concurrent transactions. Return the transactions per second."""
     engine = create_async_engine(url, pool_size=_AT_ONCE)
     numbers = iter(range(count))
 

@@ -1,4 +1,4 @@
-"""What a worker takes: of the database's log, statements, processor and memory."""
+"""What a worker costs: WAL, statements, CPU time and memory."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ _ROUNDS = 5
 
 
 class Reading(NamedTuple):
-    """So far, of the whole database."""
+    """Totals of the whole database so far: bytes of WAL, and committed transactions."""
 
     log: float
     transactions: float
 
 
 def read(engine: Engine) -> Reading:
-    """What a server process counts it tells within a second or so, within ten where it idles, or when it ends."""
+    """Read the totals after a pause, since server processes report their counts with a delay of about a second.
+
+    An idle server process may report only after ten seconds. Every process reports when it ends.
+    """
     engine.dispose()
     time.sleep(1.5)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -49,7 +52,7 @@ def cost(engine: Engine, jobs_in_all: int) -> Iterator[Figure]:
 
 
 def _idle(engine: Engine, worker: Worker) -> Iterator[Figure]:
-    time.sleep(12)  # what it took to start has been told
+    time.sleep(12)  # by then, the server has counted the transactions of the worker's start
     before, (cpu, _) = read(engine), worker.usage()
     time.sleep(_IDLE)
     (cpu_then, memory), after = worker.usage(), read(engine)
@@ -60,7 +63,7 @@ def _idle(engine: Engine, worker: Worker) -> Iterator[Figure]:
 
 
 def _log(engine: Engine, count: int, size: int) -> Figure:
-    """Bytes of log for a claim, an end and a run; images of whole pages are among them."""
+    """Return the bytes of WAL for the claim, the end and the run of a job, including images of whole pages."""
     work.empty(engine)
     with workers(engine) as (worker,):
         if size:
@@ -76,7 +79,7 @@ def _log(engine: Engine, count: int, size: int) -> Figure:
 
 
 def _long(engine: Engine, jobs_in_all: int) -> Iterator[Figure]:
-    """One worker that runs a great many."""
+    """Measure one worker that runs very many jobs."""
     each, memory, cpu = jobs_in_all // _ROUNDS, list[float](), 0.0
     work.empty(engine)
     with workers(engine) as (worker,):

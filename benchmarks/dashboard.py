@@ -1,4 +1,4 @@
-"""A million jobs, and how long each page of the dashboard takes: `python -m benchmarks.dashboard [JOBS]`."""
+"""Times each page of the dashboard with a million jobs: `python -m benchmarks.dashboard [JOBS]`."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ UPDATE sqla_jobs SET schedule_id = 1 + id % 50, scheduled_for = created_at WHERE
 
 
 def fill(engine: Engine, count: int) -> None:
-    """Mostly jobs that ended in the last week, a tenth of them waiting."""
+    """Insert `count` jobs: most of them ended in the last week, and a tenth of them are waiting."""
     Base.metadata.create_all(engine)
     with engine.begin() as connection:
         for statement in FILL.split(";\n"):
@@ -57,7 +57,7 @@ def fill(engine: Engine, count: int) -> None:
 
 
 def pages(count: int) -> dict[str, str]:
-    """What is measured."""
+    """Return the path of each page to measure, by a description."""
     deep = orders(jobs, None)[0].write([count // 2])
     return {
         "overview, last hour": "/?span=hour",
@@ -90,7 +90,7 @@ def pages(count: int) -> dict[str, str]:
 
 
 def main(count: int) -> None:
-    """Prints the median of each page."""
+    """Print the median time of each page."""
     with local_postgres() as url:
         engine = create_engine(url)
         fill(engine, count)

@@ -1,4 +1,4 @@
-"""What limits cost: those who have none, those behind one, and a worker for which nothing is free."""
+"""Measures what limits cost: for plain jobs, for limited jobs, and for a worker that may start no waiting job."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _THREADS = 10
 _TURNS = 200
 _RUNS, _ENDS = 10_000, 300
 _SECONDS = 6
-"""Of a rate."""
+"""Seconds for which starts behind a rate are measured."""
 _IDLE = 12.0
 
 wait_beside = partial(block, count=_WAITING, keys=_KEYS)
 
 
 def measure(engine: Engine, count: int, repetitions: int) -> Iterator[Figure]:
-    """All of it, in some three minutes."""
+    """Measure everything, in about three minutes."""
     yield from _plain(engine, count, repetitions)
     yield from _throughput(engine, max(count // 4, *KEYED))
     yield from _in_front(engine, count // 8)
@@ -41,7 +41,7 @@ def measure(engine: Engine, count: int, repetitions: int) -> Iterator[Figure]:
 
 
 def _plain(engine: Engine, count: int, repetitions: int) -> Iterator[Figure]:
-    """Plain jobs, in a worker that knows limited ones too, of which many wait; beside the same without any."""
+    """Measure plain jobs with and without many limited jobs that wait, in a worker that knows their tasks."""
     section = f"plain jobs beside {_WAITING:,} behind limits"
 
     def enqueue(run: Callable[[Engine, int], float], number: int, beside: Callable[[Engine], None]) -> float:
@@ -72,7 +72,7 @@ def _plain(engine: Engine, count: int, repetitions: int) -> Iterator[Figure]:
 
 
 def _throughput(engine: Engine, count: int) -> Iterator[Figure]:
-    """Jobs that do nothing, behind gates that are never full; beside plain ones, claimed as many at once."""
+    """Measure jobs that do nothing behind gates that are never full, and plain jobs in claims of the same size."""
     for processes in (1, 8):
         plain = drain(engine, count, processes=processes, concurrency=_THREADS, program=small_batches.PROGRAM)
         for keys, task in KEYED.items():
@@ -90,7 +90,7 @@ def _throughput(engine: Engine, count: int) -> Iterator[Figure]:
 
 
 def _in_front(engine: Engine, count: int) -> Iterator[Figure]:
-    """Others behind limits, beside the same without what is in front."""
+    """Measure limited jobs behind blocked jobs of other limits, and without them."""
 
     def run(beside: Callable[[Engine], None]) -> float:
         task = KEYED[1000]
@@ -121,7 +121,7 @@ def _claims(engine: Engine) -> Iterator[Figure]:
 
 
 def _hand_over(engine: Engine) -> Iterator[Figure]:
-    """From the end of a job to the start of the next of its key, one at a time, on a worker that has nothing else."""
+    """Measure the time from the end of a job to the start of the next one of its key, on an otherwise idle worker."""
     work.empty(engine)
     with (
         tempfile.NamedTemporaryFile() as file,
@@ -140,7 +140,7 @@ def _hand_over(engine: Engine) -> Iterator[Figure]:
 
 
 def _rates(engine: Engine) -> Iterator[Figure]:
-    """Starts a second after the first that are free at once, beside those that are allowed."""
+    """Measure the starts per second after the first burst, compared with the rate that is allowed."""
     section = "starts of a rate, beside those allowed"
     for name, task, rate, keys in (
         (f"{limited.RATE} a second, of as many keys as jobs", limited.rated, limited.RATE, 1),
@@ -171,13 +171,13 @@ def _used(engine: Engine, task: Any, rate: int, keys: int) -> tuple[float, float
 
 
 def _idle(engine: Engine) -> Figure:
-    """Transactions of a worker that can start nothing of what waits."""
+    """Count the transactions of a worker that may start none of the waiting jobs."""
     work.empty(engine)
     with workers(engine, concurrency=_THREADS, program=limited.PROGRAM) as (worker,):
         wait_beside(engine)
-        work.settle(engine)  # else autovacuum's transactions would count
+        work.settle(engine)  # otherwise, autovacuum's transactions would count
         worker.go()
-        time.sleep(12)  # what it took to start has been told
+        time.sleep(12)  # by then, the server has counted the transactions of the worker's start
         before = cost.read(engine)
         time.sleep(_IDLE)
         after = cost.read(engine)

@@ -1,4 +1,4 @@
-"""Tasks behind limits, and the process of a worker that knows them, as `benchmarks.work`."""
+"""Tasks behind limits. Run as a program, this is the worker process of `benchmarks.work` with these tasks declared."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ PROGRAM = "benchmarks.limited"
 RATE, RATE_OF_KEY = 50, 5
 RATED_KEYS = 20
 _OPEN = 1000
-"""Jobs of a key at once: more than are claimed or wait to be stored."""
+"""The limit of running jobs for each key: more than a worker claims or has waiting to be stored."""
 
 
 def keyed(keys: int) -> Any:
-    """A task of so many keys, none of which is ever full."""
+    """Declare a task with this number of keys, none of which is ever full."""
 
     def key(arguments: Mapping[str, Any]) -> int:
         return int(arguments["i"]) % keys
@@ -41,7 +41,7 @@ def blocked(i: int, key: int) -> None: ...
 
 @jobs.task(limits=ConcurrencyLimit(1, key="path"))
 def turn(i: int, path: str) -> None:
-    """Say in a file when this began, and when it ended."""
+    """Record in a file when this job began and when it ended."""
     began = time.monotonic()
     with Path(path).open("ab") as file:
         file.write(MARKS.pack(2 * i, began))
@@ -62,7 +62,7 @@ def rated_by_key(i: int) -> None: ...
 
 
 def block(engine: Engine, count: int, keys: int) -> None:
-    """So many jobs wait: one of each key runs already, and for ever, in a process that is alive for an hour."""
+    """Enqueue `count` jobs that wait, each for a running job of its key, whose process is alive for an hour."""
     with Session(engine) as session:
         session.execute(delete(jobs.Process).where(jobs.Process.kind == "benchmark"))
         holder = jobs.Process(kind="benchmark", lease=3600)

@@ -1,9 +1,9 @@
-"""How long a migration makes writers wait: `python -m benchmarks.migration`.
+"""Measures how long a migration makes writers wait: `python -m benchmarks.migration`.
 
-A database has the tables of the version before, with many jobs and runs. Writers insert jobs, some with a unique key,
-and move jobs on, a row in each transaction, as fast as they can: first for a while alone, then while the tables are
-upgraded, then while they are downgraded. What counts is the longest transaction, beside the longest one of the writers
-alone: that one is the noise of the machine.
+A database has the previous version's tables, with many jobs and runs. Writers insert jobs, some with a unique key, and
+change the state of jobs, one row in each transaction, as fast as they can: first alone for a while, then during the
+upgrade, then during the downgrade. What counts is the longest transaction, compared with the longest one of the writers
+alone, which shows the noise of the machine.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ FILL = (
     "VACUUM ANALYZE sqla_jobs, sqla_runs",
     "CHECKPOINT",
 )
-"""A twentieth waits, a twentieth is scheduled, and the others have ended, each with a run."""
+"""A twentieth of the jobs is queued, a twentieth is scheduled, and the others have ended, each with a run."""
 
 WRITES = (
     "INSERT INTO sqla_jobs (task, args) VALUES ('work', '{}')",
@@ -83,7 +83,7 @@ WAITS = """
 
 
 class Writer:
-    """Executes one statement again and again, each time in a transaction of its own, and notes how long each takes."""
+    """Executes one statement repeatedly, each time in its own transaction, and records how long each takes."""
 
     def __init__(self, url: str, write: str) -> None:
         self._url, self._write = url.replace("+psycopg", ""), write
@@ -101,7 +101,7 @@ class Writer:
         self._thread.join()
 
     def take(self) -> list[float]:
-        """Return the seconds that each transaction since the last time took."""
+        """Return the duration in seconds of each transaction since the last call."""
         taken, self._took = self._took, []
         return taken
 
@@ -117,7 +117,7 @@ class Writer:
 
 
 class Lookout:
-    """Sees how long writers wait for a lock on a table, and for which statement."""
+    """Watches how long writers wait for a lock on a table, and which statement holds it."""
 
     def __init__(self, url: str) -> None:
         self._url = url.replace("+psycopg", "")
@@ -134,7 +134,7 @@ class Lookout:
         self._thread.join()
 
     def take(self) -> dict[str, float]:
-        """Return, since the last time, the statements that writers waited for, each with the most seconds."""
+        """Return the statements that blocked writers since the last call, each with its longest wait in seconds."""
         taken, self._waits = self._waits, {}
         return taken
 
@@ -146,13 +146,13 @@ class Lookout:
 
 
 class Measured(NamedTuple):
-    """What the writers saw while something was done."""
+    """What the writers measured during one phase."""
 
     name: str
     seconds: float
     took: list[float]
     waits: dict[str, float]
-    """The longest wait for a lock of each statement that writers waited for."""
+    """The longest wait in seconds for each statement that blocked writers."""
 
     def __str__(self) -> str:
         per_thousand = statistics.quantiles(self.took, n=1000)
@@ -165,7 +165,7 @@ class Measured(NamedTuple):
 
 
 def prepare(url: str, count: int) -> None:
-    """Make the tables of the version before, with so many jobs."""
+    """Create the previous version's tables, with this number of jobs."""
     engine = create_engine(url, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         upgrade(Operations(MigrationContext.configure(connection)), from_=0, to=LATEST - 1)
@@ -175,7 +175,7 @@ def prepare(url: str, count: int) -> None:
 
 
 def measure(url: str, seconds: float) -> Iterator[Measured]:
-    """Measure the writers alone, beside the upgrade, and beside the downgrade."""
+    """Measure the writers alone, during the upgrade, and during the downgrade."""
     doing: dict[str, Callable[[], object]] = {
         "alone": lambda: time.sleep(seconds),
         "upgrade": lambda: _run("up", url),
@@ -197,20 +197,20 @@ def measure(url: str, seconds: float) -> Iterator[Measured]:
 
 
 def _run(direction: str, url: str) -> None:
-    """In a process of its own: its work with Python's lock would hold up the writers."""
+    """Upgrade or downgrade in another process, since in this one the work would hold up the writers' threads."""
     code = f"from benchmarks import migration; migration.{direction}({url!r})"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def up(url: str) -> None:
-    """Upgrade as `sqla-jobs migrate` does."""
+    """Upgrade in the same way as `sqla-jobs migrate`."""
     engine = create_engine(url)
     migrate(engine, Jobs(registry()).models)
     engine.dispose()
 
 
 def down(url: str) -> None:
-    """Go back to the version before."""
+    """Downgrade to the previous version."""
     engine = create_engine(url)
     with engine.connect() as connection:
         context = MigrationContext.configure(connection)
@@ -220,9 +220,9 @@ def down(url: str) -> None:
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--jobs", "count", default=1_000_000, help="Jobs in the tables.")
+@click.option("--jobs", "count", default=1_000_000, help="Number of jobs in the tables.")
 @click.option("--seconds", default=20.0, help="How long the writers write alone.")
-@click.option("--shown", default=0, help="Statements to show, of those that writers waited for longest.")
+@click.option("--shown", default=0, help="Number of blocking statements to show, those with the longest waits first.")
 def main(count: int, seconds: float, shown: int) -> None:
     """Print how long the writers' transactions took."""
     with local_postgres(durable=True) as url:

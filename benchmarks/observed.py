@@ -1,6 +1,6 @@
-"""What it costs to observe workers: drains with Prometheus, beside drains without.
+"""The cost of observing workers: drains with Prometheus metrics, and without.
 
-As a program it is the process of a worker, as `benchmarks.work` is, that counts and is scraped.
+Run as a program, this is the worker process of `benchmarks.work`, with metrics that are scraped.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sqla_jobs.prometheus import collector
 
 PROGRAM = "benchmarks.observed"
 _SCRAPE = 1.0
-"""Seconds between two scrapes; Prometheus itself leaves 15 or more."""
+"""Seconds between two scrapes. Prometheus itself waits at least 15 seconds."""
 
 
 def measure(engine: Engine, count: int, repetitions: int) -> Iterator[Figure]:
@@ -37,7 +37,7 @@ def measure(engine: Engine, count: int, repetitions: int) -> Iterator[Figure]:
 
 
 def _cpu(engine: Engine, count: int, program: str = work.PROGRAM) -> float:
-    """Microseconds of the worker's processor for each plain job."""
+    """Return the worker's CPU time for each plain job, in microseconds."""
     work.empty(engine)
     with work.workers(engine, program=program) as (worker,):
         fill(engine, count)

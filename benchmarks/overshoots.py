@@ -1,7 +1,7 @@
-"""Whether more ran at once, or started in a time, than limits let through: the server itself watches.
+"""Checks that no more jobs ran at once, or started in a period, than their limits allow: the server itself watches.
 
-At the end of each statement that starts jobs a trigger counts what runs behind their gates. That is before the commit
-of the claim, so before its lock is free, and needs no clock.
+At the end of each statement that starts jobs, a trigger counts the running jobs behind their gates. The trigger runs
+before the claim commits, and therefore before its lock is freed, so it needs no clock.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ CREATE TRIGGER log_start AFTER INSERT ON {starts} FOR EACH ROW EXECUTE FUNCTION 
 
 
 def watch(engine: Engine, jobs: Jobs[Any]) -> None:
-    """From now on."""
+    """Create the tables and triggers that watch from now on."""
     names = {name: getattr(jobs, model).__tablename__ for name, model in _MODELS.items()}
     with engine.begin() as connection:
         connection.execute(text(_WATCH.format(**names)))
@@ -65,7 +65,7 @@ _MODELS = {"jobs": "Job", "limits": "Limit", "starts": "Start"}
 
 
 def overshoots(connection: Connection) -> Iterator[str]:
-    """Each in a line. Of a rate that was changed, each start obeys what was said then."""
+    """Yield each overshoot as a line. If a rate was changed, each start must obey the rate at its time."""
     for gate, running, most, times in connection.execute(
         text("SELECT gate, max(running), min(most), count(*) FROM overshoots GROUP BY gate ORDER BY gate")
     ):
@@ -84,9 +84,9 @@ def overshoots(connection: Connection) -> Iterator[str]:
 
 
 def out_of_order(connection: Connection, jobs: Jobs[Any], only: str = "true") -> Iterator[str]:
-    """Attempts at a job of an ordered key after another one of it had begun, among the jobs for which `only` holds.
+    """Yield each run of a job with an ordered key that began after a later job of its key had begun.
 
-    Where nobody retries what has ended.
+    `only` selects the jobs to check. The result is meaningful only if nobody retries ended jobs.
     """
     attempts = f"""
         SELECT j.ordered_by, r.id, r.job_id FROM {jobs.Run.__tablename__} r

@@ -19,7 +19,7 @@ README = ROOT / "README.md"
 
 
 def commit() -> str:
-    """The commit of the sources. Raises where they are of none."""
+    """Return the commit of the sources. Raise an error if there are uncommitted changes or there is no repository."""
     git = ["git", "-C", str(ROOT)]
     changed = subprocess.run(
         [*git, "status", "--porcelain", "--", "sqla_jobs", "benchmarks"], capture_output=True, text=True, check=False
@@ -34,7 +34,7 @@ def commit() -> str:
 
 
 def write(conditions: str, figures: Mapping[str, Sequence[Figure]]) -> None:
-    """Write all of them; the keys are the sections of the command. `conditions` are what they were measured under."""
+    """Write all figures, which are given by section. `conditions` describes the circumstances of the measurement."""
     (drain,) = (figure for figure in figures["speed"] if figure.name.startswith("one process"))
     drained = f"{round(drain.ours, -3):,.0f} short jobs a second on {os.cpu_count()} cores"
     blocks = {"conditions": conditions} | {section: report.markdown(measured) for section, measured in figures.items()}
@@ -48,7 +48,7 @@ def _fill(page: Path, texts: Mapping[str, str]) -> None:
 
 
 def filled(page: str, texts: Mapping[str, str]) -> str:
-    """The page with each text in its place."""
+    """Return the page with each text in its place."""
     for name, text in texts.items():
         opening, closing = f"<!-- {name} -->", f"<!-- /{name} -->"
         before, opened, rest = page.partition(opening)

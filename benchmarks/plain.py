@@ -1,4 +1,4 @@
-"""The same work by hand: what PostgreSQL gives through psycopg, or through SQLAlchemy, without a library."""
+"""The same work by hand: what PostgreSQL achieves through psycopg or SQLAlchemy, without a library for jobs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ THREADS = 8
 
 
 class Plain:
-    """One table of jobs and one of runs; enqueue, claim and finish in batches on one connection, in turn."""
+    """A table of jobs and a table of runs. One connection enqueues, claims and finishes jobs in batches, in turn."""
 
     def __init__(self, engine: Engine) -> None:
         self._dsn = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
@@ -52,7 +52,7 @@ class Plain:
         self._run("TRUNCATE {schema}.plain_jobs, {schema}.plain_runs")
 
     def enqueue_many(self, count: int) -> float:
-        """Jobs a second, 1,000 a statement, in one transaction."""
+        """Insert jobs in one transaction, 1,000 in each statement. Return the jobs per second."""
         began = time.perf_counter()
         with self._connection.transaction():
             for start in range(0, count, 1000):
@@ -65,7 +65,7 @@ class Plain:
         return count / (time.perf_counter() - began)
 
     def drain(self) -> float:
-        """Jobs a second, claimed and finished by 1,000 in turn."""
+        """Claim and finish all jobs, 1,000 at a time. Return the jobs per second."""
         began, done = time.perf_counter(), 0
         while claimed := self._claim(1000):
             self._finish(claimed)
@@ -93,7 +93,7 @@ class Plain:
         )
 
     def pick_up(self, count: int) -> tuple[list[float], list[float]]:
-        """Milliseconds until a listener has claimed the row: from before its INSERT, and from after its COMMIT."""
+        """Return the milliseconds from a row's INSERT, and from its COMMIT, until a listener has claimed the row."""
         claimed_at: dict[object, float] = {}
         ready, stop = threading.Event(), threading.Event()
 
@@ -133,7 +133,7 @@ class Plain:
 
 
 def rate(count: int, step: Callable[[int], None]) -> float:
-    """Steps a second."""
+    """Execute the step `count` times. Return the steps per second."""
     began = time.perf_counter()
     for i in range(count):
         step(i)
@@ -141,7 +141,7 @@ def rate(count: int, step: Callable[[int], None]) -> float:
 
 
 def at_once(engine: Engine, count: int, loop: Callable[[Engine, int], float]) -> float:
-    """Steps a second of as many threads as a worker has, together."""
+    """Execute the loop in as many threads as a worker has. Return the steps per second of all threads together."""
     threads = [threading.Thread(target=loop, args=(engine, count // THREADS)) for _ in range(THREADS)]
     began = time.perf_counter()
     for thread in threads:
@@ -152,7 +152,7 @@ def at_once(engine: Engine, count: int, loop: Callable[[Engine, int], float]) ->
 
 
 def insert_rows(engine: Engine, count: int) -> float:
-    """Rows a second of the jobs' own table, each an INSERT and a COMMIT through one SQLAlchemy session."""
+    """INSERT and COMMIT rows of the library's own table one by one, in one session. Return the rows per second."""
     row = {"task": "nothing", "args": {"i": 1}, "queue": "default", "state": "queued"}
     statement = insert(jobs.Job)
     with Session(engine) as session:
@@ -165,7 +165,7 @@ def insert_rows(engine: Engine, count: int) -> float:
 
 
 def add_objects(engine: Engine, count: int) -> float:
-    """The same as objects that are added to the session."""
+    """Insert the same rows as objects that are added to the session. Return the rows per second."""
     with Session(engine) as session:
 
         def step(i: int) -> None:
@@ -176,7 +176,7 @@ def add_objects(engine: Engine, count: int) -> float:
 
 
 def add_effects(engine: Engine, count: int) -> float:
-    """Transactions a second, each a new session that inserts one row."""
+    """Insert one row in each of many transactions, each with a new session. Return the transactions per second."""
 
     def step(i: int) -> None:
         with Session(engine) as session:

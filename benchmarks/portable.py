@@ -1,8 +1,8 @@
-"""A worker or a client that uses public names only, so that it runs with whichever version of the library is found.
+"""A worker or a client that uses only public names, so that it runs with any version of the library.
 
-`python -P benchmarks/portable.py URL KIND` answers each line of its input, which names a method of `Program` and gives
-its numbers, with a line of JSON. It declares one task, that of its kind: a worker takes no steps for what it does not
-know.
+`python -P benchmarks/portable.py URL KIND` reads lines, each with the name of a method of `Program` and its numbers,
+and answers each with a line of JSON. The program declares only the task of KIND, so that the worker spends no time on
+other tasks.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from sqla_jobs import Jobs, JobsError
 CONCURRENCY = 8
 _KEYS = 1000
 _OPEN = 1000
-"""Jobs of a key at once: more than are claimed or wait to be stored."""
+"""The limit of running jobs for each key: more than a worker claims or has waiting to be stored."""
 
 
 class Base(DeclarativeBase): ...
@@ -43,7 +43,7 @@ class Effect(Base):
 
 jobs = Jobs(Base)
 _moments = dict[int, float]()
-"""When each `mark` began; the clock is that of all processes."""
+"""When each `mark` began, by a clock that all processes share."""
 
 
 def nothing(i: int) -> None: ...
@@ -78,11 +78,11 @@ DECLARED: dict[str, Callable[[], Any]] = {
     "enqueue": lambda: jobs.task(nothing),
     "pick-up": lambda: jobs.task(mark),
 }
-"""The task of each kind."""
+"""The function that declares the task of each kind."""
 
 
 class Calls:
-    """Counts calls of Python functions, and of those in C, in all threads that start from now on."""
+    """Counts the calls of Python functions, and of C functions, in all threads that start from now on."""
 
     def __init__(self) -> None:
         self._python = list[defaultdict[CodeType, int]]()
@@ -90,7 +90,7 @@ class Calls:
         threading.setprofile(self._begin)
 
     def _begin(self, _frame: FrameType, _event: str, _of: Any) -> None:
-        """Each thread counts for itself, because of two that add to the same number one is lost."""
+        """Set up counters for this thread only: if two threads added to the same number, calls would be lost."""
         python, in_c = defaultdict[CodeType, int](int), [0]
         self._python.append(python)
         self._in_c.append(in_c)
@@ -104,7 +104,7 @@ class Calls:
         sys.setprofile(count)
 
     def read(self) -> dict[str, int]:
-        """How many so far, by file and function; those in C together as ""."""
+        """Return the number of calls so far, by file and function; the calls of C functions are under ""."""
         found = Counter({"": sum(number for (number,) in self._in_c)})
         for counts in self._python:
             for code, number in counts.copy().items():
@@ -114,7 +114,7 @@ class Calls:
 
 
 class Program:
-    """Each public method is a command."""
+    """A program whose public methods are its commands."""
 
     def __init__(self, url: str, kind: str) -> None:
         self._engine = create_engine(url, pool_size=CONCURRENCY)
@@ -124,11 +124,11 @@ class Program:
         self._calls: Calls | None = None
 
     def where(self) -> str:
-        """The folder of the library."""
+        """Return the folder of the library."""
         return str(Path(sqla_jobs.__file__).parent)
 
     def declare(self) -> str | None:
-        """Returns why this version cannot."""
+        """Declare the task. If this version of the library cannot do that, return the reason."""
         try:
             self._task = DECLARED[self._kind]()
         except (ImportError, JobsError) as error:
@@ -142,7 +142,7 @@ class Program:
         self._go.set()
 
     def count_calls(self) -> None:
-        """Of a worker that begins after this."""
+        """Begin to count the calls of a worker that starts later."""
         self._calls = Calls()
 
     def calls(self) -> dict[str, int]:
@@ -150,22 +150,22 @@ class Program:
         return self._calls.read()
 
     def usage(self) -> float:
-        """Seconds of CPU so far."""
+        """Return the seconds of CPU time used so far."""
         used = resource.getrusage(resource.RUSAGE_SELF)
         return used.ru_utime + used.ru_stime
 
     def begun(self) -> list[float]:
-        """When the jobs of the last `spread_out` began."""
+        """Return when the jobs of the last `spread_out` began."""
         return [_moments[i] for i in sorted(_moments)]
 
     def fill(self, count: int) -> None:
-        """Enqueue so many in one transaction."""
+        """Enqueue this number of jobs in one transaction."""
         with Session(self._engine) as session:
             self._task.enqueue_many(session, ({"i": i} for i in range(count)))
             session.commit()
 
     def one_by_one(self, count: int) -> float:
-        """Seconds of so many, each enqueued and committed by itself."""
+        """Enqueue this number of jobs, each in its own transaction. Return the seconds that this took."""
         began = time.perf_counter()
         with Session(self._engine) as session:
             for i in range(count):
@@ -174,11 +174,11 @@ class Program:
         return time.perf_counter() - began
 
     def forget(self) -> None:
-        """What began so far."""
+        """Forget the jobs that have begun so far."""
         _moments.clear()
 
     def spread_out(self, count: int) -> list[float]:
-        """When each of so many was enqueued and committed, one after another with a worker idle in between."""
+        """Enqueue this number of jobs one by one, each on an idle worker. Return the moment before each enqueue."""
         moments = list[float]()
         with Session(self._engine) as session:
             for i in range(count):
@@ -189,7 +189,7 @@ class Program:
         return moments
 
     def run(self) -> None:
-        """Work until SIGTERM, once told to."""
+        """Wait for the command `work`, then run a worker until SIGTERM."""
         self._go.wait()
         jobs.worker({"default": CONCURRENCY}, bind=self._engine).run()
 
@@ -197,7 +197,7 @@ class Program:
         for line in sys.stdin:
             command, *numbers = line.split()
             print(json.dumps(getattr(self, command)(*map(int, numbers))), flush=True)
-        os.kill(os.getpid(), signal.SIGTERM)  # whoever started this is gone
+        os.kill(os.getpid(), signal.SIGTERM)  # the process that started this one has ended
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""A TCP proxy before a server: stalls, strands, mutes, cuts and refuses connections, changes the server."""
+"""A TCP proxy in front of a server. It can stall, strand, mute, cut and refuse connections, and change the server."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Self
 
 
 class Proxy:
-    """Listens at `listen`, on `port`, and passes on to `target`; all methods may be called from any thread."""
+    """Listens at `listen` on `port`, and forwards to `target`. All methods may be called from any thread."""
 
     def __init__(self, target: tuple[str, int], *, listen: str = "127.0.0.1") -> None:
         self.target = target
-        """Where new connections go."""
+        """The address for new connections."""
         self.listen = listen
         self.port = 0
         self._loop = asyncio.new_event_loop()
@@ -41,36 +41,36 @@ class Proxy:
         self._loop.close()
 
     def stall(self) -> None:
-        """Keep connections open and accept new ones, and pass nothing on: a peer that answers nothing."""
+        """Keep connections open and accept new ones, but forward nothing, like a peer that does not answer."""
         self._call(self._open.clear)
 
     def mute(self, *after: bytes) -> None:
-        """Hold answers back, on each connection from the next request on that contains one of these.
+        """Hold back the answers on each connection, from its next request that contains one of these strings.
 
-        The requests are passed on: with a `cut()` after it, what was asked is done, and nobody is told.
+        The requests are forwarded. So if `cut()` follows, the server has done the work, but the client gets no answer.
         """
         self._call(partial(setattr, self, "_mute_after", after or (b"",)))
 
     def go_on(self) -> None:
-        """Pass on what was held up, and all that follows."""
+        """Forward everything that was held back, and everything that follows."""
         self._call(self._pass_all_on)
 
     def strand(self) -> None:
-        """Keep the connections there are, and pass nothing on in them ever again; new ones are passed on."""
+        """Never forward anything on the existing connections again, but keep them open. Forward new connections."""
         self._call(self._replace_gate)
 
     def cut(self) -> None:
-        """Reset all connections there are; new ones are passed on."""
+        """Reset all existing connections. Forward new connections."""
         self._call(self._abort_all)
 
     def refuse(self) -> None:
-        """Accept no more connections; those there are stay."""
+        """Accept no new connections. Keep the existing connections."""
         if self._server is not None:
             self._call(self._server.close)
             self._server = None
 
     def accept(self) -> None:
-        """Accept connections, again, at the same port."""
+        """Accept connections, at the same port as before."""
         if self._server is None:
             listening = asyncio.start_server(self._serve, self.listen, self.port)
             self._server = asyncio.run_coroutine_threadsafe(listening, self._loop).result(10)
@@ -119,7 +119,7 @@ class Proxy:
                 self._writers.discard(away)
                 away.transport.abort()
         except (OSError, asyncio.CancelledError):
-            pass  # a server that is away, or our own end: the client sees its connection closed
+            pass  # the server is down, or the proxy ends: the client sees a closed connection
         finally:
             self._writers.discard(writer)
             writer.transport.abort()

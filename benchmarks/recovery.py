@@ -1,7 +1,8 @@
 """How soon jobs run again after a crash: `python -m benchmarks.recovery`.
 
-Two workers with the default heartbeat and lease share long jobs. First a child is killed, then a whole
-worker with its parent. Each time counts from the signal until every job that ran there runs elsewhere.
+Two workers with the default heartbeat and lease share long jobs. First some children are killed, one after the other,
+then whole workers with their parents. Each time is measured from the signal until all jobs of the killed processes run
+elsewhere.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def hold() -> None:
 @click.option("--children", default=5, help="Children to kill, one after the other.")
 @click.option("--workers", default=3, help="Whole workers to kill.")
 def main(children: int, workers: int) -> None:
-    """Print the median and the longest recovery of each kind."""
+    """Print the median and the longest recovery for children and for whole workers."""
     with ExitStack() as stack:
         url = stack.enter_context(local_postgres(durable=True))
         engine = create_engine(url)
@@ -75,7 +76,7 @@ def main(children: int, workers: int) -> None:
 
 @contextmanager
 def _worker(url: str) -> Generator[subprocess.Popen[bytes]]:
-    """A worker with two children, in a process group of its own."""
+    """Run a worker with two children in its own process group."""
     command = [sys.executable, "-m", "sqla_jobs.worker", "benchmarks.recovery:jobs", "--database-url", url]
     options = ["--processes", "2", "--concurrency", "8", "--no-clock", "--log-level", "ERROR"]
     process = subprocess.Popen([*command, *options], start_new_session=True)
@@ -88,7 +89,7 @@ def _worker(url: str) -> Generator[subprocess.Popen[bytes]]:
 
 
 def _child(engine: Engine) -> tuple[Callable[[], None], list[int]]:
-    """How to kill the child that holds most, and what it holds."""
+    """Return a function that kills the child with the most jobs, and the ids of these jobs."""
     running = _running(engine)
     process = statistics.mode(running.values())
     assert process is not None
@@ -98,7 +99,7 @@ def _child(engine: Engine) -> tuple[Callable[[], None], list[int]]:
 
 def _recovery(engine: Engine, kill: Callable[[], None], held: Collection[int]) -> float:
     assert held
-    with Session(engine) as session:  # a job that was lost three times waits before it runs again
+    with Session(engine) as session:  # otherwise, a job would wait after its third loss
         session.execute(delete(jobs.Run))
         session.commit()
     before = _running(engine)
@@ -126,7 +127,7 @@ def _pids(engine: Engine) -> dict[uuid.UUID, int]:
 
 
 def _is_settled(engine: Engine) -> bool:
-    """Whether two workers with two children each run all jobs."""
+    """Return whether two workers with two children each are running all jobs."""
     pids = _pids(engine).values()
     return len(pids) == 4 and all(Path(f"/proc/{pid}").exists() for pid in pids) and len(_running(engine)) == _JOBS
 

@@ -1,4 +1,4 @@
-"""Figures, each beside what the same takes by hand, as tables and as a plot."""
+"""Prints figures, each beside that of the same work by hand, as tables and as a plot."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _WIDTH = 48
 
 
 class Figure(NamedTuple):
-    """One measurement; `share` is how near to the plain one, 1 being equal and more being better."""
+    """A measurement. Its `share` compares it with the plain figure: 1 is equal, and more is better."""
 
     section: str
     name: str
     unit: str
     ours: float
     plain: float | None = None
-    """The same by hand, or under the condition that it is compared with."""
+    """The figure for the same work by hand, or with or without the condition under comparison."""
     less_is_better: bool = False
 
     @property
@@ -35,7 +35,7 @@ class Figure(NamedTuple):
 
 
 def machine(engine: Engine) -> str:
-    """What it was measured on."""
+    """Describe the machine and the server of the measurement."""
     names = ("server_version", "fsync", "synchronous_commit")
     with engine.connect() as connection:
         version, *durable = (connection.scalar(select(func.current_setting(name))) for name in names)
@@ -46,7 +46,7 @@ def machine(engine: Engine) -> str:
 
 
 def table(figures: Iterable[Figure]) -> Iterator[Figure]:
-    """Prints each figure as soon as it is there, and passes it on."""
+    """Print each figure as soon as it is measured, and yield it."""
     section = ""
     for figure in figures:
         if figure.section != section:
@@ -58,7 +58,7 @@ def table(figures: Iterable[Figure]) -> Iterator[Figure]:
 
 
 def markdown(figures: Sequence[Figure]) -> str:
-    """A table for each section."""
+    """Return the figures as Markdown, with a table for each section."""
     return "\n\n".join(_table(section, list(group)) for section, group in groupby(figures, attrgetter("section")))
 
 
@@ -84,7 +84,7 @@ def _number(value: float) -> str:
 
 
 def plot(figures: Sequence[Figure], path: Path) -> None:
-    """A bar for each figure that has something beside it: how near it comes. Needs matplotlib."""
+    """Draw a bar with the share of each figure that is compared with another. Needs matplotlib."""
     from matplotlib.figure import Figure as Canvas
 
     shown = [(f"{figure.section}: {figure.name}", figure.share) for figure in figures if figure.share is not None]

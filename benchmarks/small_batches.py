@@ -1,4 +1,4 @@
-"""A worker as `benchmarks.work`, of plain jobs, that claims as many at once as one behind limits does."""
+"""The worker process of `benchmarks.work`, but with claims of at most 10 plain jobs, as many as behind limits."""
 
 from benchmarks import work
 from sqla_jobs.worker import backlog

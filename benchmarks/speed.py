@@ -1,4 +1,4 @@
-"""How fast jobs go in, are picked up, and are done."""
+"""How fast jobs are enqueued, picked up and completed."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _PICK_UPS = 100
 
 
 def in_turn(repetitions: int, *runs: Callable[[], float]) -> list[float]:
-    """The median of each, which take turns: what else the machine does meanwhile hits all of them."""
+    """Return the median of each run. The runs take turns, so other load on the machine affects all of them."""
     rounds = [[run() for run in runs] for _ in range(repetitions)]
     return [statistics.median(times) for times in zip(*rounds, strict=True)]
 
 
 def fill(engine: Engine, count: int, task: Any = work.nothing) -> float:
-    """Jobs a second by `enqueue_many`, in one transaction."""
+    """Enqueue jobs with `enqueue_many` in one transaction. Return the jobs per second."""
     began = time.perf_counter()
     with Session(engine) as session:
         task.enqueue_many(session, ({"i": i} for i in range(count)))
@@ -38,13 +38,13 @@ def fill(engine: Engine, count: int, task: Any = work.nothing) -> float:
 
 
 def claims(engine: Engine) -> int:
-    """How many there have been: each draws the number of its run from a sequence."""
+    """Return the number of claimed jobs so far: each claimed job takes a run id from a sequence."""
     with engine.connect() as connection:
         return connection.scalar(text(f"SELECT last_value - (NOT is_called)::int FROM {SCHEMA}.sqla_runs_id_seq")) or 0
 
 
 def done(engine: Engine, count: int, *, claims_before: int) -> float:
-    """Jobs a second, from the first start until all are claimed and have a run, by the server's clock."""
+    """Wait until all jobs have runs. Return the jobs per second since the first start, by the server's clock."""
     run = jobs.Run
     ran = select(func.count(), func.clock_timestamp() - func.min(run.started_at)).where(run.id > claims_before)
     deadline = time.monotonic() + _PATIENCE
@@ -60,7 +60,7 @@ def done(engine: Engine, count: int, *, claims_before: int) -> float:
 
 
 def nowhere(engine: Engine) -> None:
-    """Nothing is beside what is measured."""
+    """Add nothing beside the measured jobs."""
 
 
 def drain(
@@ -73,7 +73,7 @@ def drain(
     program: str = work.PROGRAM,
     beside: Callable[[Engine], None] = nowhere,
 ) -> float:
-    """Jobs a second, of so many that wait when the workers begin, behind what `beside` makes."""
+    """Drain jobs that wait when the workers begin, behind those that `beside` adds. Return the jobs per second."""
     work.empty(engine)
     with workers(engine, processes, concurrency=concurrency, program=program) as started:
         beside(engine)
@@ -86,7 +86,7 @@ def drain(
 
 
 def one_by_one(engine: Engine, count: int) -> float:
-    """Jobs a second, each enqueued and committed by itself."""
+    """Enqueue and commit jobs one by one. Return the jobs per second."""
     with Session(engine) as session:
 
         def step(i: int) -> None:
@@ -99,7 +99,7 @@ def one_by_one(engine: Engine, count: int) -> float:
 def pick_up(
     engine: Engine, *, program: str = work.PROGRAM, beside: Callable[[Engine], None] = nowhere
 ) -> tuple[list[float], list[float]]:
-    """Milliseconds until a job's first line, on an idle worker: from before its enqueue, and from after its commit."""
+    """Return the milliseconds from a job's enqueue, and from its commit, until an idle worker begins the job."""
     work.empty(engine)
     with (
         tempfile.NamedTemporaryFile() as file,

@@ -1,4 +1,4 @@
-"""Programs of `benchmarks.portable` with the library of some folder of sources, on a database of their own."""
+"""Runs programs of `benchmarks.portable` with the library from any folder of sources, on a database of their own."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ _RAN = text("SELECT count(*), extract(epoch FROM clock_timestamp() - min(started
 
 class Drain(NamedTuple):
     rate: float
-    """Jobs a second from the first start to the last end, by the server's clock."""
+    """Jobs per second, from the first start to the last end by the server's clock."""
     cpu: float
-    """Microseconds of the worker's processor for each job."""
+    """The worker's CPU time for each job, in microseconds."""
 
 
 class Lacking(Exception):
-    """A version does not know this kind of task; the message is its own."""
+    """A version of the library lacks this kind of task. The message is that version's own."""
 
 
 class Program:
-    """One that waits for commands."""
+    """A process that waits for commands."""
 
     def __init__(self, sources: Path, engine: Engine, kind: str) -> None:
         url = engine.url.render_as_string(hide_password=False)
@@ -72,7 +72,7 @@ class Program:
 
 
 class Pair:
-    """A worker, which does not work yet, and a client, in processes of their own, on an empty database."""
+    """A worker that has not started to work and a client, in separate processes with an empty database."""
 
     def __init__(self, worker: Program, client: Program, engine: Engine) -> None:
         self.worker = worker
@@ -80,7 +80,7 @@ class Pair:
         self._engine = engine
 
     def drain(self, count: int) -> Drain:
-        """Enqueue so many in one transaction. The worker is idle, and begins them as that commits."""
+        """Enqueue jobs in one transaction. The idle worker begins them at the commit."""
         with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(text("TRUNCATE sqla_jobs, sqla_runs CASCADE"))
             claimed = connection.execute(_CLAIMED).scalar_one()
@@ -96,11 +96,11 @@ class Pair:
             return Drain(count / float(took), 1e6 * (self.worker.ask("usage") - used) / count)
 
     def enqueue(self, count: int) -> float:
-        """Jobs a second, each in a transaction of its own."""
+        """Enqueue jobs, each in its own transaction. Return the jobs per second."""
         return count / float(self.client.ask("one_by_one", count))
 
     def pick_up(self, count: int) -> float:
-        """Milliseconds from before the enqueue of a job until it begins on an idle worker, the median."""
+        """Return the median milliseconds from before the enqueue of a job until it begins on an idle worker."""
         self.worker.ask("forget")
         enqueued: list[float] = self.client.ask("spread_out", count)
         deadline, begun = time.monotonic() + _PATIENCE, list[float]()
@@ -113,7 +113,7 @@ class Pair:
 
 @contextmanager
 def pair(server: Engine, kind: str, sources: Path = ROOT) -> Generator[Pair]:
-    """With the library of these sources, whose tables are those that it creates. Raises `Lacking`."""
+    """Start a pair with the library from these sources. Raise `Lacking` if it does not know the kind of task."""
     with ExitStack() as stack:
         engine = stack.enter_context(_database(server))
         worker, client = (Program(sources, engine, kind) for _ in range(2))

@@ -1,6 +1,6 @@
-"""What the benchmarks run, and the process of a worker: `python -m benchmarks.work URL [CONCURRENCY [QUEUE ...]]`.
+"""The benchmarks' tasks, and a worker process: `python -m benchmarks.work URL [CONCURRENCY [QUEUE ...]]`.
 
-The process says when it is ready, works from "go" on, and answers "usage", on its standard input and output.
+The process prints "ready", begins to work when it reads "go", and then answers each line "usage".
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def write(session: Session, i: int) -> None:
 
 @jobs.task
 def mark(i: int, path: str) -> None:
-    """Say in a file when this began; the clock is that of all processes."""
+    """Record in a file when this job began, by a clock that all processes share."""
     began = time.monotonic()
     with Path(path).open("ab") as file:
         file.write(MARKS.pack(i, began))
@@ -67,7 +67,7 @@ def mark(i: int, path: str) -> None:
 
 @contextmanager
 def database() -> Generator[Engine]:
-    """Tables in a schema of their own, dropped afterwards, on DATABASE_URL or a durable PostgreSQL made for that."""
+    """Create the tables in their own schema, on DATABASE_URL or a new durable PostgreSQL, and drop them at the end."""
     if url := os.environ.get("DATABASE_URL"):
         with _schema(url) as engine:
             yield engine
@@ -92,7 +92,7 @@ def _schema(url: str) -> Generator[Engine]:
 
 
 def settle(engine: Engine) -> None:
-    """What autovacuum would do within a minute, and, where we may, what the next checkpoint would."""
+    """Do now what autovacuum would do within a minute, and, if permitted, what the next checkpoint would do."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("VACUUM ANALYZE"))
         with suppress(ProgrammingError):
@@ -107,14 +107,14 @@ def empty(engine: Engine) -> None:
 
 
 def fill_with_ballast(engine: Engine, count: int, size: int) -> None:
-    """Jobs whose arguments take so many bytes that cannot be compressed."""
+    """Enqueue jobs whose arguments have this number of bytes, which cannot be compressed."""
     with Session(engine) as session:
         carry.enqueue_many(session, ({"i": i, "ballast": os.urandom(size // 2).hex()} for i in range(count)))
         session.commit()
 
 
 class Worker:
-    """One in a process of its own, which has imported everything and waits."""
+    """A worker in its own process, which has imported everything and waits for `go()`."""
 
     def __init__(self, engine: Engine, concurrency: int, queues: Sequence[str], program: str) -> None:
         url = engine.url.render_as_string(hide_password=False)
@@ -139,7 +139,7 @@ class Worker:
         assert self._ask("go") == "goes"
 
     def usage(self) -> tuple[float, float]:
-        """Seconds of CPU, and MB of resident memory, so far."""
+        """Return the CPU seconds so far, and the resident memory in MB."""
         cpu, memory = self._ask("usage").split()
         return float(cpu), float(memory)
 
@@ -159,7 +159,7 @@ def workers(
     queues: Sequence[str] = ("default",),
     program: str = PROGRAM,
 ) -> Generator[list[Worker]]:
-    """That many, ready to go."""
+    """Start this number of workers, which wait for `go()`, and yield them."""
     found = [Worker(engine, concurrency, queues, program) for _ in range(count)]
     try:
         yield found
@@ -183,7 +183,7 @@ def _answer() -> None:
         used = resource.getrusage(resource.RUSAGE_SELF)
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         print(used.ru_utime + used.ru_stime, pages * resource.getpagesize() / 1e6, flush=True)
-    os.kill(os.getpid(), signal.SIGTERM)  # whoever started this is gone
+    os.kill(os.getpid(), signal.SIGTERM)  # the process that started this one has ended
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Jobs after others beside plain jobs, and steps beside transactions by hand.
+"""Compares jobs that wait for other jobs with plain jobs, and steps with transactions by hand.
 
-As a program it is the process of a worker, as `benchmarks.work` is, that knows tasks with steps.
+Run as a program, this is the worker process of `benchmarks.work`, with tasks of steps declared.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def stepped(run: RunContext, i: int) -> None:
 
 
 def measure(engine: Engine, repetitions: int) -> Iterator[Figure]:
-    """All of it, in some two minutes."""
+    """Measure everything, in about two minutes."""
     yield from _fan_in(engine)
     links = [_chain(engine) for _ in range(repetitions)]
     yield Figure("jobs after others", f"a chain of {_LINKS:,}, a link", "ms", statistics.median(links))
@@ -50,14 +50,14 @@ def measure(engine: Engine, repetitions: int) -> Iterator[Figure]:
 
 @jobs.task
 def pause(path: str) -> None:
-    """End alone, and say in a file when."""
+    """Run after all other jobs, and record in a file when this job ends."""
     time.sleep(0.5)
     with Path(path).open("ab") as file:
         file.write(MARKS.pack(_ENDED, time.monotonic()))
 
 
 def _fan_in(engine: Engine) -> Iterator[Figure]:
-    """The drain, and the time from the end of the last job before another to the start of that one."""
+    """Measure the drain, and the time from the end of the last required job to the start of the job after it."""
     names = {"after the jobs": _enqueue_after_jobs, "after their batch": _enqueue_after_batch}
     *rates, without = in_turn(
         _TURNS, *(partial(_drain, engine, enqueue) for enqueue in names.values()), partial(drain, engine, _WIDE)
@@ -70,7 +70,10 @@ def _fan_in(engine: Engine) -> Iterator[Figure]:
 
 
 def _enqueue_after_jobs(session: Session, path: str = "") -> int:
-    """With a path, the last job pauses, and that file says when it ended and when the job after all began."""
+    """Enqueue many jobs, and a final job that waits for all of them. Return the number of jobs.
+
+    With a path, a job that pauses is the last to end, and the file records its end and the start of the final job.
+    """
     nothing.enqueue_many(session, ({"i": i} for i in range(_WIDE)))
     if path:
         pause.options(priority=10).enqueue(session, path=path)
@@ -80,7 +83,7 @@ def _enqueue_after_jobs(session: Session, path: str = "") -> int:
 
 
 def _enqueue_after_batch(session: Session, path: str = "") -> int:
-    """Do the same with a batch."""
+    """Do the same as `_enqueue_after_jobs`, with a batch."""
     batch = jobs.batch(session)
     nothing.options(batch=batch).enqueue_many(session, ({"i": i} for i in range(_WIDE)))
     if path:
@@ -97,7 +100,7 @@ def _enqueue_chain(session: Session) -> int:
 
 
 def _drain(engine: Engine, enqueue: Callable[[Session], int]) -> float:
-    """Jobs a second, of what `enqueue` makes before the worker begins."""
+    """Drain the jobs that `enqueue` adds before the worker begins. Return the jobs per second."""
     work.empty(engine)
     with workers(engine, program=PROGRAM) as (worker,):
         with Session(engine) as session:
@@ -110,12 +113,12 @@ def _drain(engine: Engine, enqueue: Callable[[Session], int]) -> float:
 
 
 def _chain(engine: Engine) -> float:
-    """Milliseconds a link."""
+    """Return the milliseconds for each link of a chain."""
     return 1000 / _drain(engine, _enqueue_chain)
 
 
 def _gap(engine: Engine, enqueue: Callable[[Session, str], int]) -> float:
-    """Milliseconds from the last end before a job to the job's start."""
+    """Return the milliseconds from the last end before a job to the job's start."""
     with tempfile.NamedTemporaryFile() as file:
         _drain(engine, lambda session: enqueue(session, file.name))
         moments: dict[int, float] = dict(MARKS.iter_unpack(Path(file.name).read_bytes()))

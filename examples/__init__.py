@@ -1,3 +1,5 @@
-"""Programs to read and to run: `python examples/quickstart.py`, `python -m examples.demo`, `-m examples.incidents`,
-`-m examples.crawler`, `-m examples.import`, `-m examples.agent`.
+"""Programs to read and to run.
+
+Start them with `python examples/quickstart.py`, or with `python -m` and one of `examples.demo`, `examples.incidents`,
+`examples.crawler`, `examples.import` and `examples.agent`.
 """

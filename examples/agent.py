@@ -1,8 +1,8 @@
 """`python -m examples.agent`: an agent talks to a language model, uses tools, and asks a person before it spends money.
 
-Each call of the model and each use of a tool is a step of one job. A page in the browser follows the job: the text so
-far, what it has cost, and a button to approve. The program plays the browser, kills the worker twice on the way, counts
-what happened, and exits with 1 if anything was done twice or not at all. With `--serve` the browser is yours.
+Each call of the model and each use of a tool is a step of one job. A page in the browser shows the text so far, its
+cost, and a button to approve. The program plays the browser and kills the worker twice. Then it counts what happened,
+and exits with 1 if anything was done twice or not at all. With `--serve`, you open the page in your own browser.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ jobs = Jobs(Base)
 
 @jobs.task
 def agent(session: Session, run: RunContext, question: str) -> Answer:
-    """Call the model, use the tool that it asks for, tell it the outcome, and so on until it asks for none."""
+    """Call the model, use the tool that it asks for, and tell it the outcome, until it asks for no tool."""
     messages, tokens = [question], 0
     while tokens < BUDGET:
         number = 1 + len(messages) // 2
@@ -84,7 +84,7 @@ def agent(session: Session, run: RunContext, question: str) -> Answer:
 
 
 def call(session: Session, run: RunContext, messages: list[str], tokens: int) -> Reply:
-    """Call the model. The line of the bill is committed with the reply; until then a killed worker takes both along."""
+    """Call the model. The reply and its line of the bill are one commit; a worker that is killed loses both."""
     reply = Reply()
     for part in stream(messages):  # give a real model an idempotency key, such as f"{run.job_id}:{len(messages)}"
         reply.tokens += 1
@@ -98,14 +98,14 @@ def call(session: Session, run: RunContext, messages: list[str], tokens: int) ->
 
 
 def use(session: Session, tool: str, messages: list[str]) -> str:
-    """Use a tool, which works in this database, and takes a moment."""
+    """Use a tool; it writes to this database and takes a moment."""
     session.add(Effect(step=f"tool {1 + len(messages) // 2}"))
     time.sleep(0.5)
     return f"{tool}: done"
 
 
 def create_app(engine: Engine, running: Workers) -> Flask:
-    """The page of the agent: a job for each question."""
+    """Create the web application with the agent's page. Each question becomes a job."""
     app = Flask(__name__)
 
     @app.get("/")
@@ -144,7 +144,7 @@ def create_app(engine: Engine, running: Workers) -> Flask:
 
 
 def play(browser: FlaskClient) -> Any:
-    """Be the person: ask, kill a worker in a call and another one in a tool, approve. Returns the answer."""
+    """Play the person: ask, kill a worker during a call and another during a tool, and approve. Return the answer."""
 
     def post(path: str) -> Any:
         return json.loads(browser.post(path).data)
@@ -167,7 +167,7 @@ def play(browser: FlaskClient) -> Any:
 
 
 def check(session: Session, answer: Any) -> list[tuple[str, bool, str]]:
-    """Each promise: whether it was kept, and what was counted."""
+    """Return each promise, whether it was kept, and the counts that show it."""
     steps = Counter(session.scalars(select(Effect.step).order_by(Effect.id)))
     billed = session.scalar(select(func.sum(Effect.tokens)))
     lost = session.scalar(select(func.count()).select_from(jobs.Run).where(jobs.Run.outcome == "lost")) or 0
@@ -180,7 +180,7 @@ def check(session: Session, answer: Any) -> list[tuple[str, bool, str]]:
 
 
 def main(arguments: list[str]) -> int:
-    """Returns 0 if every promise was kept."""
+    """Run the example. Return 0 if every promise was kept, or else 1."""
     with tempfile.TemporaryDirectory() as folder, demo_database() as url:
         engine, log = create_engine(url), Path(folder, "worker.log")
         Base.metadata.create_all(engine)

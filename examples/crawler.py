@@ -1,7 +1,7 @@
-"""A polite crawler: `python -m examples.crawler` crawls some web sites on this machine, which count how polite it is.
+"""A polite crawler: `python -m examples.crawler` crawls some web sites on this machine, which measure how polite it is.
 
-Two workers of 8 threads keep, together: 4 requests at once, one at a time and in order of each host, 5 a second of each
-host, and each page once, however many pages link to it.
+Two workers of 8 threads each keep these limits together: at most 4 requests at a time; one request at a time to each
+host, in order; 5 requests a second to each host; and each page once, however many pages link to it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ jobs = Jobs(Base)
 
 
 def host(arguments: Mapping[str, Any]) -> str:
-    """The key by which a site is known."""
+    """Return the host of the URL: the key of the limits that hold for each site."""
     url: str = arguments["url"]
     return urlsplit(url).netloc
 
@@ -51,23 +51,23 @@ def host(arguments: Mapping[str, Any]) -> str:
     limits=[
         ConcurrencyLimit(AT_ONCE),
         ConcurrencyLimit(1, key=host, ordered=True),
-        # The limit is exact at the start of a job. A request arrives some time later, sooner or later than
-        # the one before, so there is half a second to spare.
+        # The limit is exact for the starts of jobs. Requests arrive after the starts, with varying delays,
+        # so the period is half a second longer than the sites' rule.
         RateLimit(PER_SECOND, per=1.5, key=host),
     ],
-    unique=Unique("url", per=timedelta(days=36500)),  # for a page that changes: timedelta(days=1)
+    unique=Unique("url", per=timedelta(days=36500)),  # for pages that change: timedelta(days=1)
 )
 def fetch(session: Session, url: str) -> None:
-    """Keep a page and enqueue those it links to, in one transaction with the end of this job."""
+    """Store a page, enqueue the pages that it links to, and complete this job, all in one transaction."""
     with urlopen(url, timeout=30) as response:
         links = LINK.findall(response.read().decode())
     session.add(Page(url=url, links=len(links)))
-    # one call and no loop: it takes the keys in one order, so that two pages with the same links do not deadlock
+    # One call instead of a loop: it locks the keys in a fixed order, so two pages with the same links do not deadlock.
     fetch.enqueue_many(session, ({"url": urljoin(url, link)} for link in links))
 
 
 def crawl(session: Session, url: str) -> bool:
-    """Fetch all that can be reached from `url`. Returns whether it was done within a minute."""
+    """Fetch all pages that can be reached from `url`. Return whether this was done within a minute."""
     fetch.enqueue(session, url=url)
     session.commit()
     unfinished = select(func.count()).where(jobs.Job.finished_at.is_(None))
@@ -80,7 +80,7 @@ def crawl(session: Session, url: str) -> bool:
 
 
 def account(session: Session, web: Web, seconds: float) -> str:
-    """What was fetched, how fast, and which rules were broken."""
+    """Report which pages were fetched, how fast, and which rules were broken."""
     links = session.scalar(select(func.sum(Page.links)))
     pages = session.scalar(select(func.count()).select_from(Page))
     rows = [[name, len(web.visits[name]), web.most_in_a_second(name)] for name in web.hosts]
@@ -95,7 +95,7 @@ def account(session: Session, web: Web, seconds: float) -> str:
 
 
 def main() -> int:
-    """Returns 0 where all pages were fetched and no rule was broken."""
+    """Run the example. Return 0 if all pages were fetched and no rule was broken, or else 1."""
     with demo_database() as database, websites(SITES, PAGES, at_once=AT_ONCE, per_second=PER_SECOND) as web:
         engine = create_engine(database, pool_size=20)
         Base.metadata.create_all(engine)

@@ -1,4 +1,4 @@
-"""A shop with a past, to look at the dashboard with: `python -m examples.dashboard` prints an address to open."""
+"""A shop with invented jobs, for a look at the dashboard: `python -m examples.dashboard` prints an address to open."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sqla_jobs.dashboard import allow_everyone, create_blueprint
 
 
 class Base(DeclarativeBase):
-    """Nothing but the jobs."""
+    """The declarative base. The shop has no tables except those of the jobs."""
 
 
 jobs = Jobs(Base)
@@ -74,7 +74,7 @@ ERRORS = {
     ),
     "orders.settle": ("TimeoutError", "the ledger did not answer within 30 s", "ledger.book(order)"),
 }
-PLAN = {  # share, usual seconds, share of failures
+PLAN = {  # share of the jobs, typical seconds, share of failures
     "mail.send": (45, 0.35, 0.02),
     "orders.settle": (30, 0.12, 0.004),
     "billing.charge": (12, 1.1, 0.05),
@@ -86,7 +86,7 @@ PLAN = {  # share, usual seconds, share of failures
 
 @dataclass
 class Past:
-    """Rows of some days, made from a seed."""
+    """Makes rows for the shop's last days, at random from a fixed seed."""
 
     now: datetime
     random: random.Random = field(default_factory=lambda: random.Random(7))
@@ -94,7 +94,7 @@ class Past:
     next_run_id: int = 1
 
     def args(self, task: str) -> dict[str, Any]:
-        """Of one job."""
+        """Return arguments for one job of the task."""
         pick = self.random
         order = 40_000 + pick.randrange(9000)
         amount = f"{pick.uniform(5, 400):.2f}"
@@ -109,7 +109,7 @@ class Past:
         return made[task]
 
     def ended(self, count: int) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-        """Jobs that ended, with their runs; more of them lately, and by day."""
+        """Yield jobs that have ended, with their runs; most of them ended recently."""
         shares = [share for share, _, _ in PLAN.values()]
         for _ in range(count):
             task = self.random.choices(list(PLAN), shares)[0]
@@ -169,7 +169,7 @@ PEOPLE = ["ada", "grace", "katherine", "annie", "hedy", "radia", "barbara", "edi
 
 
 def fill(connection: Connection, now: datetime, *, ended: int = 6000) -> None:
-    """Give the shop a past and a present."""
+    """Insert past and present jobs of the shop."""
     past = Past(now)
     made = sorted(past.ended(ended), key=lambda item: item[0]["created_at"])
     job_ids = connection.execute(
@@ -248,7 +248,7 @@ def _live(connection: Connection, past: Past) -> None:
 
 
 def _limits(connection: Connection, past: Past) -> None:
-    """As a worker stores what code declares; an operator has lowered one."""
+    """Store the declared limits as a worker would, one of them lowered by an operator."""
     for name in ("billing.charge", "images.resize", "reports.monthly"):
         for gate in jobs.tasks[name].declaration.gates:
             assert gate.limit is not None
@@ -311,7 +311,7 @@ def _schedules(connection: Connection, past: Past) -> None:
 
 
 def _unfired_ticks(connection: Connection, schedule_id: int, at: datetime, job_id: int) -> None:
-    """A tick that was skipped while a job ran, and two at which no clock ran."""
+    """Insert a tick that was skipped because a job was running, and two ticks that were missed because no clock ran."""
     day = timedelta(days=1)
     skipped = {"scheduled_for": at - day / 24, "until": at - day / 24, "outcome": "skipped", "job_id": job_id}
     missed = {"scheduled_for": at - 3 * day, "until": at - 2 * day, "outcome": "missed", "count": 2}
@@ -335,7 +335,7 @@ def _audit(connection: Connection, past: Past) -> None:
 
 
 def create_app(url: str, **data: Any) -> Flask:
-    """The shop's web application, over a new database that is filled first."""
+    """Create the shop's web application on a new database, and fill the database first."""
     engine = create_engine(url)
     Base.metadata.create_all(engine)
     with engine.begin() as connection:

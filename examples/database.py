@@ -1,4 +1,4 @@
-"""Where the demo works: a PostgreSQL of its own, or a schema of its own where DATABASE_URL points."""
+"""A database for the examples: a new PostgreSQL server, or a new schema in the database that DATABASE_URL names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sqla_jobs.postgres import local_postgres
 
 @contextmanager
 def demo_database() -> Generator[str]:
-    """The URL of an empty place in a database, which is gone after the block."""
+    """Yield the URL of an empty database or schema, which is dropped after the block."""
     if given := os.environ.get("DATABASE_URL"):
         with _schema(given) as url:
             yield url

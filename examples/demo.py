@@ -1,7 +1,7 @@
 """`python -m examples.demo`: a shop takes orders, two workers do the rest, and one of them is killed on the way.
 
-Everything is real: the PostgreSQL server, the two worker processes, the SMTP server, the kill -9. At the end the
-program counts what happened, and exits with 1 if anything that is promised did not come true.
+Everything is real: the PostgreSQL server, the two worker processes, the SMTP server and the kill -9. At the end the
+program counts what happened, and exits with 1 if any promise was not kept.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from examples.terminal import Progress, table
 
 ORDERS = Path(__file__).with_name("orders.csv")
 KILL_AFTER = 60
-"""Mails delivered before one of the workers is killed."""
+"""The number of mails that are delivered before one of the workers is killed."""
 PATIENCE = 45.0
-"""Seconds after which the demo stops waiting, and its checks say what is missing."""
+"""Seconds after which the demo stops waiting; its checks then show what is missing."""
 
 
 def main() -> int:
-    """Run the demo. Returns the exit code."""
+    """Run the demo. Return the exit code."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     began = time.monotonic()
@@ -52,7 +52,7 @@ def main() -> int:
 
 
 def run(url: str, mail: MailServer) -> list[str]:
-    """The whole story, printed. Returns the checks that failed."""
+    """Play and print the whole story. Return the promises that were not kept."""
     with engine_of(url) as engine, tempfile.TemporaryDirectory() as folder:
         Base.metadata.create_all(engine)
         introduce(engine)
@@ -82,7 +82,7 @@ def run(url: str, mail: MailServer) -> list[str]:
 
 
 def introduce(engine: Engine) -> None:
-    """Say what is about to be seen."""
+    """Print what the demo is about to show."""
     with engine.connect() as connection:
         version = str(connection.scalar(select(func.current_setting("server_version")))).split()[0]
     where = "your DATABASE_URL" if os.environ.get("DATABASE_URL") else "a server of its own"
@@ -96,7 +96,7 @@ def introduce(engine: Engine) -> None:
 
 
 def place_orders(engine: Engine) -> Iterator[tuple[str, bool]]:
-    """Each order in a transaction of its own, with its jobs. A declined card takes all of it back."""
+    """Place each order and its jobs in a transaction of its own, which is rolled back if the card is declined."""
     with ORDERS.open(newline="", encoding="utf-8") as file:
         for line in csv.DictReader(file):
             try:
@@ -109,7 +109,7 @@ def place_orders(engine: Engine) -> Iterator[tuple[str, bool]]:
 
 
 class Day:
-    """The shop's day as it goes on: what was placed, how far the workers are, who was killed."""
+    """The progress of the shop's day: the orders placed, how far the workers are, and the worker that was killed."""
 
     def __init__(
         self, engine: Engine, mail: MailServer, first: subprocess.Popen[bytes], second: subprocess.Popen[bytes]
@@ -125,7 +125,7 @@ class Day:
         self._live = 0
 
     def look(self) -> None:
-        """Show how far things are, ten times a second; kill a worker once it is time."""
+        """Show the progress, at most ten times a second, and kill a worker when it is time."""
         if _interrupts:
             raise KeyboardInterrupt
         if time.monotonic() - self._looked_at < 0.1:
@@ -147,7 +147,7 @@ class Day:
         )
 
     def _kill(self, session: Session) -> None:
-        """kill -9 all of the first worker, when the database says that it is in the middle of both kinds of jobs."""
+        """Kill the whole first worker, if the database shows that it is running jobs of both tasks."""
         job, process = jobs.Job, jobs.Process
         held = (
             select(process.id, job.task, func.count())
@@ -164,7 +164,7 @@ class Day:
             self._progress.say(f"  kill -9 {self._first.pid}: a worker dies holding {what}")
 
     def is_over(self) -> bool:
-        """Whether nothing is left to do, or no hope that it will be done."""
+        """Return True if no job is left, or if the demo gives up waiting."""
         stuck = time.monotonic() - self._began > PATIENCE or self._second.poll() is not None
         if (over := not self.placing and self._live == 0 and self._looked_at > 0) or stuck:
             self._progress.say("  no job is left" if over else "  gave up waiting")
@@ -173,7 +173,7 @@ class Day:
 
 @contextmanager
 def worker(url: str, mail: MailServer, log: Path) -> Generator[subprocess.Popen[bytes]]:
-    """A worker process for the length of the block, stopped in order at its end. The lease is short, for the demo."""
+    """Run a worker during the block, and stop it gracefully at the end. Its lease is short, to save time."""
     command = [sys.executable, "-m", "sqla_jobs.worker", "examples.shop:jobs", "--queues", "default=4,mail=4"]
     command += ["--heartbeat", "0.5", "--lease", "3", "--log-level", "WARNING"]
     environment = os.environ | {"DATABASE_URL": url, "SHOP_SMTP_PORT": str(mail.port)}
@@ -184,7 +184,7 @@ def worker(url: str, mail: MailServer, log: Path) -> Generator[subprocess.Popen[
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            start_new_session=True,  # Ctrl-C is for the demo alone, which then stops its workers
+            start_new_session=True,  # Ctrl-C must reach only the demo, which then stops its workers
         )
     try:
         yield process
@@ -199,14 +199,14 @@ def worker(url: str, mail: MailServer, log: Path) -> Generator[subprocess.Popen[
 
 
 def _group(worker: subprocess.Popen[bytes], session: Session) -> list[int]:
-    """The pids of a worker's own processes, among those the database knows."""
+    """Return the pids of the worker's own processes, out of all that the database knows."""
     known = session.scalars(select(jobs.Process.pid)).all()
     return [pid for pid in known if worker.poll() is None and os.getpgid(pid) == worker.pid]
 
 
 @contextmanager
 def engine_of(url: str) -> Generator[Engine]:
-    """The shop's own engine."""
+    """Yield the shop's own engine."""
     engine = create_engine(url)
     try:
         yield engine
@@ -218,14 +218,14 @@ _interrupts: list[int] = []
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Python drops what a handler raises where the signal met a callback of its own: `look` raises it again."""
+    """Record the signal and raise KeyboardInterrupt. Python may drop that in a callback, so `look` raises again."""
     _interrupts.append(number)
     raise KeyboardInterrupt
 
 
 @contextmanager
 def _noting_signals() -> Generator[None]:
-    """Within, `look` alone raises: not in the middle of a transaction."""
+    """Only record signals during the block, so that `look` raises, and never in the middle of a transaction."""
     before = {
         number: signal.signal(number, lambda number, _: _interrupts.append(number))
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

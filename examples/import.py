@@ -1,7 +1,8 @@
 """`python -m examples.import`: a CSV file is imported in chunks, added up, approved by a person and published.
 
-Two worker processes do it. One of them is killed while it runs chunks, and both while the report waits for its
-approval. At the end the program counts, and exits with 1 if anything was done twice or not at all.
+Two worker processes do the work. One of them is killed while it runs chunks, and both are killed while the report waits
+for its approval. At the end the program counts what happened, and exits with 1 if anything was done twice or not at
+all.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Base(DeclarativeBase): ...
 
 
 class Sale(Base):
-    """A row of the file. No constraint forbids it twice: that would show."""
+    """A row of the file. No constraint forbids duplicates, so a row that is loaded twice would show."""
 
     __tablename__ = "sales"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -43,7 +44,7 @@ class Sale(Base):
 
 
 class Effect(Base):
-    """A row for each time that something was done."""
+    """A record of each time that a chunk was loaded or a step was done."""
 
     __tablename__ = "effects"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -66,7 +67,7 @@ jobs = Jobs(Base)
 
 @jobs.task
 def load(session: Session, path: Path, start: int, end: int) -> Totals:
-    """Insert the rows of a chunk, in one transaction with the end of this job."""
+    """Insert the rows of a chunk and complete this job, in one transaction."""
     with path.open("rb") as file:
         file.seek(start)
         lines = file.read(end - start).decode().splitlines()
@@ -78,7 +79,7 @@ def load(session: Session, path: Path, start: int, end: int) -> Totals:
 
 @jobs.task
 def report(session: Session, run: RunContext) -> str:
-    """Run after the batch: once it has begun, each line is done once, however often the worker dies between them."""
+    """Report on the batch. Each step is done once, however often the worker dies between the steps."""
     totals = run.step("add up", add_up, session, run.results(load))
     approval = run.wait_for("approved", Approval, timeout=timedelta(days=3))
     return run.step("publish", publish, session, totals, approval)
@@ -95,7 +96,7 @@ def publish(session: Session, totals: Totals, approval: Approval) -> str:
 
 
 def write_file(path: Path) -> Totals:
-    """Make a file of sales. Returns what its rows add up to."""
+    """Write a file of sales. Return the totals of its rows."""
     rows = [(number, 100 + number * 7919 % 9901) for number in range(ROWS)]
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("number", "cents"), *rows])
@@ -103,9 +104,9 @@ def write_file(path: Path) -> Totals:
 
 
 def chunks(path: Path) -> Iterator[dict[str, Any]]:
-    """Where each chunk begins and ends: a worker reads its part of the file, and nobody reads all of it."""
+    """Yield where each chunk begins and ends. A worker reads only its own part of the file."""
     with path.open("rb") as file:
-        file.readline()  # the heading
+        file.readline()  # the header line
         start = file.tell()
         while list(islice(file, ROWS_OF_A_CHUNK)):
             yield {"path": path, "start": start, "end": file.tell()}
@@ -113,7 +114,7 @@ def chunks(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def import_file(session: Session, path: Path, workers: Workers) -> str:
-    """Enqueue everything in one transaction, then only watch, kill and approve. Returns the report."""
+    """Enqueue everything in one transaction; after that, only watch, kill workers and approve. Return the report."""
     progress = Progress()
     batch = jobs.batch(session, name=path.name)
     load.options(batch=batch).enqueue_many(session, chunks(path))
@@ -144,7 +145,7 @@ def import_file(session: Session, path: Path, workers: Workers) -> str:
 
 
 def looks(session: Session) -> Iterator[None]:
-    """Ten a second, each in a transaction of its own."""
+    """Yield ten times a second, each time in a new transaction."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         yield
@@ -154,7 +155,7 @@ def looks(session: Session) -> Iterator[None]:
 
 
 def check(session: Session, path: Path, expected: Totals, published: str) -> list[tuple[str, bool, str]]:
-    """Each promise: whether it was kept, and what was counted."""
+    """Return each promise, whether it was kept, and the counts that show it."""
     sold, cents = session.execute(select(func.count(), func.sum(Sale.cents)).select_from(Sale)).one()
     numbers = session.scalar(select(func.count(Sale.number.distinct())))
     effects = Counter(session.scalars(select(Effect.of)))
@@ -171,7 +172,7 @@ def check(session: Session, path: Path, expected: Totals, published: str) -> lis
 
 
 def main() -> int:
-    """Returns 0 if every promise was kept."""
+    """Run the example. Return 0 if every promise was kept, or else 1."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, demo_database() as url:
         engine, path, log = create_engine(url), Path(folder, "sales.csv"), Path(folder, "worker.log")

@@ -1,4 +1,4 @@
-"""A real SMTP server on 127.0.0.1, which like any other refuses a mail now and then."""
+"""A real SMTP server on 127.0.0.1 that, like any other, sometimes refuses a mail."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 
 
 class MailServer:
-    """Counts the mails it took and those it refused, by order number."""
+    """Counts the mails that it delivered and those that it refused, by order number."""
 
     def __init__(self) -> None:
         self.port = 0
@@ -23,11 +23,11 @@ class MailServer:
         self.refused: Counter[str] = Counter()
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
-        """Take a mail, or refuse it for now: the first of about every sixth order."""
+        """Accept a mail, or temporarily refuse it: the first mail of about every sixth order."""
         content = envelope.content
         assert isinstance(content, bytes)
         number = str(message_from_bytes(content)["Message-ID"]).strip("<>").partition("@")[0]
-        await asyncio.sleep(0.04)  # mail servers take their time
+        await asyncio.sleep(0.04)  # mail servers are slow
         if crc32(number.encode()) % 6 == 0 and not self.refused[number]:
             self.refused[number] += 1
             return "451 4.3.2 The server is busy, please try again later"
@@ -37,7 +37,7 @@ class MailServer:
 
 @contextmanager
 def mail_server() -> Generator[MailServer]:
-    """Serve in a thread for the length of the block, on a free port."""
+    """Serve on a free port, in a thread, during the block."""
     mail = MailServer()
     started: Future[asyncio.AbstractEventLoop] = Future()
     ending = asyncio.Event()

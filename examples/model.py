@@ -1,4 +1,4 @@
-"""A stand-in for a language model: it always says the same, word by word, and asks for tools."""
+"""A stand-in for a language model: it always gives the same replies, word by word, and asks for tools."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass
 class ToolCall:
-    """The model wants this tool to be used, and to be told the outcome."""
+    """A request of the model to use this tool and to be told the outcome."""
 
     name: str
 
@@ -23,7 +23,10 @@ SCRIPT = [
 
 
 def stream(messages: Sequence[str]) -> Iterator[str | ToolCall]:
-    """The reply to the question, the replies so far and the outcomes of the tools, as each piece of it arrives."""
+    """Yield the model's next reply word by word, and then the tool that it asks for, if any.
+
+    `messages` contains the question, the replies so far and the outcomes of the tools.
+    """
     text, tool = SCRIPT[len(messages) // 2]
     for word in text.split():
         time.sleep(0.08)

@@ -1,7 +1,7 @@
-"""What can be seen of jobs: `python -m examples.observed` prints the trace of a request as a tree, and a scrape.
+"""Observing jobs: `python -m examples.observed` prints the trace of a request as a tree, and the metrics of a scrape.
 
-Needs OpenTelemetry's SDK and the client of Prometheus (`pip install opentelemetry-sdk prometheus-client`); a service
-would export its spans to a collector instead, and be scraped.
+It needs OpenTelemetry's SDK and the Prometheus client (`pip install opentelemetry-sdk prometheus-client`). A real
+service would export its spans to a collector, and Prometheus would scrape its metrics.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def settle(session: Session, order: Order) -> None:
 
 
 def traced_request(session: Session, tracer: Tracer) -> None:
-    """A request that places an order, and all that follows."""
+    """Place an order in a traced request, and run all jobs that follow from it."""
     with tracer.start_as_current_span("POST /orders"):
         session.add(order := Order())
         settle.enqueue(session, order=order)
@@ -64,7 +64,7 @@ def traced_request(session: Session, tracer: Tracer) -> None:
 
 
 def tree(spans: Sequence[ReadableSpan], above: SpanContext | None = None, depth: int = 0) -> list[str]:
-    """The spans below one, each a line, indented under the span that it is part of."""
+    """Return the spans below `above`, one in each line and indented under its parent."""
     lines: list[str] = []
     for span in sorted(spans, key=lambda one: one.start_time or 0):
         if (span.parent and span.parent.span_id) == (above and above.span_id):
@@ -73,7 +73,7 @@ def tree(spans: Sequence[ReadableSpan], above: SpanContext | None = None, depth:
 
 
 def described(span: ReadableSpan) -> str:
-    """Its name, task, number of jobs, attempt, outcome and length."""
+    """Describe a span: its name, task, number of jobs, attempt, outcome, status and duration."""
     known = {name: str(value) for name, value in (span.attributes or {}).items()}
     facts = [
         known.get("sqla_jobs.task"),
@@ -96,7 +96,7 @@ def show_trace(session: Session) -> None:
 
 
 def show_scrape(registry: CollectorRegistry) -> None:
-    """Print the metrics of tasks that have a value, as Prometheus reads them."""
+    """Print the nonzero metrics of runs, in the format that Prometheus reads."""
     for line in generate_latest(registry).decode().splitlines():
         if (
             line.startswith("sqla_jobs_run")
@@ -108,13 +108,13 @@ def show_scrape(registry: CollectorRegistry) -> None:
 
 
 def main() -> None:
-    logging.getLogger("sqla_jobs").addHandler(logging.NullHandler())  # the trace shows the attempt that is retried
+    logging.getLogger("sqla_jobs").addHandler(logging.NullHandler())  # the trace shows the retried attempt anyway
     with demo_database() as url:
         engine = create_engine(url)
         Base.metadata.create_all(engine)
         jobs.bind(engine)
         registry = CollectorRegistry()
-        registry.register(collector(jobs))  # before the worker: it counts from here on
+        registry.register(collector(jobs))  # before the worker starts: counting begins here
         with Session(engine) as session:
             show_trace(session)
         print()

@@ -1,4 +1,4 @@
-"""The demo's account of what happened, and the checks of what was promised."""
+"""The demo's account of what happened, and its checks of the promises."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from examples.terminal import table
 
 @dataclass(frozen=True)
 class Killed:
-    """The worker that was killed, and how many jobs of each task it held by then."""
+    """The worker that was killed, and how many jobs of each task it held at that moment."""
 
     process_id: uuid.UUID
     held: dict[str, int]
@@ -27,7 +27,7 @@ class Killed:
 
 @dataclass(frozen=True)
 class Facts:
-    """Where the truth is: the database, the mail server's own counts, and what the shop believes it did."""
+    """The sources of the facts: the database, the mail server's own counts, and the orders as the shop counted them."""
 
     session: Session
     mail: MailServer
@@ -35,20 +35,20 @@ class Facts:
     declined: Sequence[str]
     killed: Killed | None
     exit_code: int
-    """Of the worker that was not killed."""
+    """The exit code of the worker that was not killed."""
 
     def rows(self, statement: Any) -> list[Any]:
-        """The result of a query."""
+        """Return the rows that a query selects."""
         return list(self.session.execute(statement))
 
     def number(self, statement: Any) -> Any:
-        """The result of a query for one value."""
+        """Return the single value that a query selects, or 0."""
         return self.session.scalar(statement) or 0
 
 
 @dataclass(frozen=True)
 class Check:
-    """One promise, whether it came true, and the figures."""
+    """A promise, whether it was kept, and the figures that show it."""
 
     claim: str
     holds: bool
@@ -56,7 +56,7 @@ class Check:
 
 
 def account(facts: Facts) -> str:
-    """What happened, in tables."""
+    """Return what happened, as tables."""
     job, run = jobs.Job, jobs.Run
     outcomes = facts.rows(
         select(job.task, run.outcome, func.count())
@@ -103,7 +103,7 @@ def _runs_table(facts: Facts, statement: Any) -> str:
 
 
 def check(facts: Facts) -> list[Check]:
-    """Every promise against the facts."""
+    """Check every promise against the facts."""
     return [*_orders(facts), *_mails(facts), *_ledger(facts), *_runs(facts)]
 
 

@@ -1,4 +1,4 @@
-"""Pictures of the dashboard for its documentation: `python -m examples.screenshots [FOLDER]`. Needs a browser."""
+"""Screenshots of the dashboard for its documentation: `python -m examples.screenshots [FOLDER]`. Needs a browser."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Scheme = Literal["light", "dark"]
 
 
 def pages() -> dict[str, str]:
-    """The address of each page that is shown, by the name of its picture."""
+    """Return the path of each page, by the name of its screenshot."""
     with jobs.binding().session_factory() as session:
         return {
             "overview": "/jobs/?span=day",
@@ -49,7 +49,7 @@ def _job(session: Session, state: str) -> int | None:
 
 
 def shoot(browser: Browser, origin: str, folder: Path, names: Collection[str], *, is_whole: bool) -> None:
-    """Each page, wide and narrow, light and dark."""
+    """Take a screenshot of each page: wide and narrow, light and dark."""
     folder.mkdir(parents=True, exist_ok=True)
     schemes: tuple[Scheme, ...] = ("light", "dark")
     for scheme in schemes:
@@ -68,7 +68,7 @@ def shoot(browser: Browser, origin: str, folder: Path, names: Collection[str], *
 
 
 def main(folder: Path | None = None) -> None:
-    """The few that the documentation shows; in another folder all pages, whole."""
+    """Take the screenshots for the documentation. If a folder is given, take full-length ones of all pages there."""
     chromium = BROWSER.find()
     if chromium is None:
         sys.exit(f"{BROWSER.package} is missing. {BROWSER.remedy}")

@@ -1,4 +1,7 @@
-"""A small shop: its models, its two tasks, and how an order is placed. Workers are started on `examples.shop:jobs`."""
+"""A small shop: its models, its two tasks, and a function that places orders.
+
+Start workers for the shop with `python -m sqla_jobs.worker examples.shop:jobs`.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,11 @@ from sqla_jobs import Jobs
 
 
 class Base(DeclarativeBase):
-    """The shop's models; the jobs are five more tables in the same metadata."""
+    """The declarative base of the shop's models. The tables of the jobs are in the same metadata."""
 
 
 class Order(Base):
-    """What a customer bought. `status` is "placed", then "settled"."""
+    """An order of a customer. Its `status` is "placed", then "settled"."""
 
     __tablename__ = "orders"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -35,7 +38,7 @@ class Order(Base):
 
 
 class LedgerEntry(Base):
-    """Money that came in. No constraint forbids a second one for an order: a doubled effect would show."""
+    """Money received for an order. No constraint forbids a second entry, so a doubled effect would show."""
 
     __tablename__ = "ledger"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -48,23 +51,23 @@ jobs = Jobs(Base)
 
 @jobs.task(queue="mail", retry=Retrying(retry=retry_if_exception_type(OSError), wait=wait_random_exponential(max=4)))
 def send_confirmation(email: str, number: str, total: Decimal) -> None:
-    """Mail the customer. A mail cannot be taken back, so this happens at least once."""
+    """Mail the customer, at least once: a mail cannot be taken back."""
     mail = EmailMessage()
     mail["From"] = "shop@example.com"
     mail["To"] = email
     mail["Subject"] = f"Your order {number}"
-    mail["Message-ID"] = f"<{number}@shop.example.com>"  # the same each time: a mailbox can tell a repetition
+    mail["Message-ID"] = f"<{number}@shop.example.com>"  # the same in every attempt: mailboxes can recognize duplicates
     mail.set_content(f"Thank you! We have received your order {number} over {total} EUR.")
     with smtplib.SMTP("127.0.0.1", int(os.environ["SHOP_SMTP_PORT"]), timeout=10) as server:
-        server.send_message(mail)  # what the server refuses is an OSError, and tried again
+        server.send_message(mail)  # a refusal raises an OSError, and the job is tried again
 
 
 @jobs.task
 def settle(session: Session, order: Order) -> str:
-    """Book the money. These writes and the job's completion are one commit, so they happen exactly once."""
+    """Book the money exactly once: these writes and the job's completion are one commit."""
     session.add(LedgerEntry(order_id=order.id, amount=order.total))
     session.flush()
-    time.sleep(0.05)  # stands for slower work: a worker killed here has written, and not committed
+    time.sleep(0.05)  # stands for slower work: a worker killed here has written but not committed
     order.status = "settled"
     return f"{order.total} EUR"
 
@@ -74,7 +77,7 @@ class CardDeclined(Exception):
 
 
 def place_order(session: Session, line: Mapping[str, str]) -> Order:
-    """Add an order and its two jobs to the caller's transaction. Raises `CardDeclined`."""
+    """Add an order and its two jobs to the caller's transaction. Raise `CardDeclined` if the bank refuses the card."""
     order = Order(
         number=line["number"],
         customer=line["customer"],
@@ -86,7 +89,7 @@ def place_order(session: Session, line: Mapping[str, str]) -> Order:
     session.add(order)
     send_confirmation.enqueue(session, email=order.email, number=order.number, total=order.total)
     settle.enqueue(session, order=order)
-    session.flush()  # all of it is in the database now, and nobody else sees it before the commit
+    session.flush()  # all rows are in the database now, but nobody else sees them before the commit
     if line["card"] == "declined":
         raise CardDeclined(order.number)
     return order

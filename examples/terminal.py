@@ -1,4 +1,4 @@
-"""What the demo prints: a line of progress, and plain tables."""
+"""The demo's output: a line of progress, and plain tables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 
 class Progress:
-    """One line that changes in place on a terminal; elsewhere a line about every second, if it is a new one."""
+    """A line of progress that changes in place on a terminal. In other output, it is a new line every second."""
 
     def __init__(self) -> None:
         self._in_place = sys.stdout.isatty()
@@ -17,7 +17,7 @@ class Progress:
         self._shown = ""
 
     def show(self, text: str) -> None:
-        """The newest state."""
+        """Show the newest state."""
         if self._in_place:
             columns = shutil.get_terminal_size().columns
             print(f"\r\x1b[2K{text[: columns - 1]}", end="", flush=True)
@@ -26,12 +26,12 @@ class Progress:
             print(text, flush=True)
 
     def say(self, text: str) -> None:
-        """Something that stays on the screen."""
+        """Print a line that stays on the screen."""
         print(f"\r\x1b[2K{text}" if self._in_place else text, flush=True)
 
 
 def table(heading: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Columns as wide as they need to be, numbers to the right; indented by two."""
+    """Return a table with columns of minimal width, numbers aligned to the right, and an indent of two spaces."""
     lines = [[str(cell) for cell in row] for row in (heading, *rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(heading))]
     right = [bool(rows) and all(isinstance(row[column], int | float) for row in rows) for column in range(len(heading))]
@@ -47,7 +47,7 @@ def table(heading: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def print_verdicts(promises: Sequence[tuple[str, bool, str]]) -> int:
-    """Each promise, whether it was kept, and what was counted. Returns the exit code: 0 if all were kept."""
+    """Print each promise, whether it was kept, and the counts. Return the exit code: 0 if all promises were kept."""
     rows = [["ok" if is_kept else "FAILED", promise, found] for promise, is_kept, found in promises]
     print(f"\n{table(['', 'PROMISE', 'FOUND'], rows)}\n")
     return 0 if all(is_kept for _, is_kept, _ in promises) else 1

@@ -1,4 +1,4 @@
-"""Web sites on 127.0.0.1, each on a port of its own, that count what an impolite crawler does to them."""
+"""Web sites on 127.0.0.1, each on a port of its own, that count the rules that a crawler breaks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 
 ANSWERS_AFTER = 0.08
-"""Seconds that each page takes."""
+"""Seconds that each page takes to answer."""
 _LINKS = 3
 
 
@@ -19,21 +19,21 @@ class Visit(NamedTuple):
     """A request that arrived."""
 
     at: float
-    """Seconds by `time.monotonic()`."""
+    """The time in seconds, from `time.monotonic()`."""
     page: int
 
 
 class Web:
-    """The sites, who visited them, and the rules that each visit is held to.
+    """The sites, their visits, and the rules that each visit must obey.
 
-    Page n of a site links to some of the pages after it, as a blog does, and to the front page of each other site.
-    So a crawler that keeps the order of a site fetches its pages by number.
+    Page n of a site links to some later pages, as in a blog, and to the front page of each other site. So a crawler
+    that keeps to the order of its links fetches the pages of a site by number.
     """
 
     def __init__(self, sites: int, pages: int, *, at_once: int, per_second: int) -> None:
         self.pages = pages
         self.visits: dict[str, list[Visit]] = {}
-        """By host and port."""
+        """The visits of each site, by its host and port."""
         self.most_at_once = 0
         self.violations: Counter[str] = Counter()
         self._at_once, self._per_second = at_once, per_second
@@ -51,12 +51,12 @@ class Web:
         return [*self.visits]
 
     def most_in_a_second(self, host: str) -> int:
-        """The largest number of visits of one host within any second."""
+        """Return the largest number of visits of one host within any second."""
         visits = self.visits[host]
         return max((sum(0 <= visit.at - first.at < 1 for visit in visits) for first in visits), default=0)
 
     def visit(self, host: str, page: int) -> str:
-        """The page as HTML, after a while. Counts which rules the visit breaks."""
+        """Return the page as HTML, after a short wait, and count the rules that the visit breaks."""
         with self._lock:
             now, before = time.monotonic(), self.visits[host]
             self._open += 1
@@ -71,7 +71,7 @@ class Web:
             before.append(Visit(now, page))
         time.sleep(ANSWERS_AFTER)
         with self._lock:
-            self._open -= 1  # before the answer, after which the crawler may come again
+            self._open -= 1  # before the answer, since the crawler may send its next request right after it
         return self._html(host, page)
 
     def _html(self, host: str, page: int) -> str:
@@ -81,7 +81,7 @@ class Web:
 
 
 def handler(web: Web) -> type[BaseHTTPRequestHandler]:
-    """Answers requests for pages of `web`."""
+    """Return a class that answers requests for the pages of `web`."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -92,16 +92,16 @@ def handler(web: Web) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(html)
 
         def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-            """Says nothing."""
+            """Log nothing."""
 
     return Handler
 
 
 @contextmanager
 def websites(sites: int, pages: int, *, at_once: int, per_second: int) -> Generator[Web]:
-    """Serve for the length of the block: as many sites of as many pages, of which each takes 80 ms.
+    """Serve this number of sites, each with this number of pages, during the block.
 
-    At most `at_once` requests may be open at once, over all sites, and `per_second` arrive at one site.
+    The rules allow `at_once` simultaneous requests over all sites, and `per_second` requests a second to each site.
     """
     web = Web(sites, pages, at_once=at_once, per_second=per_second)
     threads = [threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True) for server in web.servers]

@@ -1,4 +1,4 @@
-"""Worker processes for an example to kill: what one of them has begun and not committed, another one does again."""
+"""Worker processes for an example to kill. Other processes repeat the work that a killed one had not committed."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from sqla_jobs import Jobs
 
 
 class Workers:
-    """The two processes of a worker command. Its parent process starts another one for each that dies."""
+    """The two processes of a worker command. The parent process replaces each of them that dies."""
 
     def __init__(self, jobs: Jobs[Any], parent: subprocess.Popen[bytes]) -> None:
         self._jobs, self._parent = jobs, parent
 
     def kill(self, session: Session, most: int = 1) -> list[str]:
-        """`kill -9` up to `most` of them, the busiest first. Returns a line about each."""
+        """Kill up to `most` of the processes with SIGKILL, the busiest first. Return a line about each."""
         job, process = self._jobs.Job, self._jobs.Process
         held = func.count(job.id)
         is_held = (job.process_id == process.id) & (job.state == "running")
@@ -37,7 +37,7 @@ class Workers:
         return lines
 
     def _is_one(self, pid: int) -> bool:
-        """Not one that has died, whose number another program may have by now."""
+        """Return whether the pid belongs to a live process of the worker; a dead one's pid may have been reused."""
         with suppress(ProcessLookupError):
             return pid != self._parent.pid and os.getpgid(pid) == self._parent.pid
         return False
@@ -45,9 +45,9 @@ class Workers:
 
 @contextmanager
 def workers(jobs: Jobs[Any], application: str, url: str, log: Path) -> Generator[Workers]:
-    """`python -m sqla_jobs.worker APPLICATION` for the length of the block."""
+    """Run `python -m sqla_jobs.worker APPLICATION` during the block."""
     command = [sys.executable, "-m", "sqla_jobs.worker", application, "--processes", "2", "--log-level", "WARNING"]
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a program that is stopped stops its worker first
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so on SIGTERM the program stops its worker first
     with log.open("wb") as output:
         parent = subprocess.Popen(
             command,

@@ -1,1 +1,1 @@
-"""Steady load, faults by a seeded plan, and a count of the effects afterwards: `python -m benchmarks.torture`."""
+"""`python -m benchmarks.torture`: steady load, faults by a seeded plan, and then a count of the effects."""

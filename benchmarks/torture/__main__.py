@@ -1,4 +1,4 @@
-"""`python -m benchmarks.torture`: load and faults for some minutes, then the verdict; exit code 1 on any breach."""
+"""`python -m benchmarks.torture`: load and faults for some minutes, then the verdict. Exits with 1 on any breach."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
-    """End in order, once: a second signal must not break off the cleaning up."""
+    """Exit gracefully, and ignore further signals so that they do not interrupt the cleanup."""
     for each in _SIGNALS:
         signal.signal(each, signal.SIG_IGN)
     raise SystemExit(128 + number)
@@ -27,16 +27,16 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 
 @click.command()
 @click.option("--minutes", default=1.0, show_default=True, type=click.FloatRange(min=0.5))
-@click.option("--seed", default=1, show_default=True, help="Decides which fault comes when, and the load.")
-@click.option("--rate", default=60.0, show_default=True, help="Jobs enqueued a second.")
-@click.option("--poll", default=1.0, show_default=True, help="The workers' --poll; 3600 shows what waits for a poll.")
-@click.option("--drain", "drain_for", default=180.0, show_default=True, help="Seconds all may take to end afterwards.")
+@click.option("--seed", default=1, show_default=True, help="Determines the faults, their times, and the load.")
+@click.option("--rate", default=60.0, show_default=True, help="Jobs to enqueue per second.")
+@click.option("--poll", default=1.0, show_default=True, help="The workers' --poll; 3600 reveals jobs that need it.")
+@click.option("--drain", "drain_for", default=180.0, show_default=True, help="Seconds for all jobs to end afterwards.")
 @click.option("--logs", type=click.Path(path_type=Path, file_okay=False), help="Keep the workers' logs here.")
 @click.option("--network", type=click.Choice(["auto", "namespaces", "proxy"]), default="auto", show_default=True)
 def main(
     minutes: float, seed: int, rate: float, poll: float, drain_for: float, logs: Path | None, network: str
 ) -> None:
-    """Steady load, two hosts of workers, and faults by a seeded plan; then count what was promised."""
+    """Put two hosts of workers under steady load and seeded faults, and then check that every promise was kept."""
     for each in _SIGNALS:
         signal.signal(each, _on_signal)
     found_namespaces = network == "namespaces" or (network == "auto" and can_make_namespaces())

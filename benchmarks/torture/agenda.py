@@ -1,4 +1,4 @@
-"""What is to happen when, in the thread that asks for it."""
+"""Planned actions, which are executed in the thread that calls `run_due`."""
 
 from __future__ import annotations
 
@@ -29,6 +29,6 @@ class Agenda:
         heapq.heappush(self._planned, (seconds, next(self._numbers), action))
 
     def run_due(self) -> None:
-        """Do all whose time has come, in order."""
+        """Execute all actions that are due, in order."""
         while self._planned and self._planned[0][0] <= self.now:
             heapq.heappop(self._planned)[2]()

@@ -1,4 +1,4 @@
-"""The application under torture: each task leaves effects that can be counted, and each job has a number of its own."""
+"""The application under torture. Each task leaves effects that can be counted, and each job has its own number."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tenacity import Retrying, wait_random
 from sqla_jobs import ConcurrencyLimit, JobMixin, Jobs, RateLimit, RunContext, SignalTimeout, Snooze
 
 POISONED = 86
-"""The exit code of a process that a job has killed."""
+"""The exit code of a process that a job has ended on purpose."""
 SECOND_URL = "TORTURE_SECOND_URL"
-"""The environment variable with the URL of the second database; without it, that is the first one."""
+"""The environment variable with the URL of the second database, which is the first one if the variable is missing."""
 
 
 class Base(DeclarativeBase):
@@ -27,19 +27,19 @@ class Base(DeclarativeBase):
 
 
 class SecondBase(DeclarativeBase):
-    """What is in the second database."""
+    """The declarative base of the tables in the second database."""
 
 
 class TortureJob(JobMixin):
     oddity: Mapped[str | None] = mapped_column(Text)
-    """What is special about the row: see `hostile` and `refusals`."""
+    """What is special about the row; `hostile` and `refusals` define the values."""
 
 
 jobs = Jobs(Base, job_class=TortureJob)
 
 
 class Effect(Base):
-    """What one run did, whether or not it could say so afterwards."""
+    """A record that a run did its work, whether or not the run could be recorded."""
 
     __tablename__ = "effects"
     id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
@@ -50,7 +50,7 @@ class Effect(Base):
 
 
 class Trace(Base):
-    """What one call of a step did, and the value that it returned."""
+    """A record of one call of a step, with the value that it returned."""
 
     __tablename__ = "traces"
     id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
@@ -60,7 +60,7 @@ class Trace(Base):
 
 
 class Echo(SecondBase):
-    """What a run wrote to the second database."""
+    """A record of a run in the second database."""
 
     __tablename__ = "echoes"
     id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
@@ -70,7 +70,7 @@ class Echo(SecondBase):
 
 SOON = Retrying(wait=wait_random(0.05, 0.5))
 _STEPS = ConcurrencyLimit(12, name="steps")
-"""Of four tasks together."""
+"""The limit that four tasks share."""
 
 
 def _effect(run: RunContext, n: int) -> Effect:
@@ -79,7 +79,7 @@ def _effect(run: RunContext, n: int) -> Effect:
 
 @jobs.task(retry=SOON)
 def write(session: Session, run: RunContext, n: int, seconds: float) -> int:
-    """A transactional effect, and then some work before the commit."""
+    """Leave a transactional effect, and then work for a while before the commit."""
     session.add(_effect(run, n))
     session.flush()
     time.sleep(seconds)
@@ -88,7 +88,7 @@ def write(session: Session, run: RunContext, n: int, seconds: float) -> int:
 
 @jobs.task(retry=SOON, limits=RateLimit(30, per=1.0))
 def mark(run: RunContext, n: int, seconds: float) -> int:
-    """A plain effect, committed on its own, and then some work."""
+    """Commit a plain effect, and then work for a while."""
     _commit_effect(run, n)
     time.sleep(seconds)
     return n
@@ -102,14 +102,14 @@ def _commit_effect(run: RunContext, n: int) -> None:
 
 @jobs.task(max_attempts=1, limits=RateLimit(5, per=1.0))
 def once(run: RunContext, n: int, seconds: float) -> None:
-    """A plain effect of a job that may begin only once."""
+    """Commit a plain effect, in a job that may begin only once."""
     _commit_effect(run, n)
     time.sleep(seconds)
 
 
 @jobs.task(retry=SOON, limits=ConcurrencyLimit(2, key=lambda arguments: arguments["n"] % 5))
 def both(session: Session, run: RunContext, n: int, seconds: float) -> None:
-    """An effect in each of two databases; one time in three the second one is gone just before the commit."""
+    """Leave an effect in each of two databases. Every third job loses its second connection before the commit."""
     second = _second_engine()
     session.bind_mapper(Echo, second)
     session.add_all([_effect(run, n), Echo(job_id=run.job_id, run_id=run.run_id)])
@@ -122,14 +122,14 @@ def both(session: Session, run: RunContext, n: int, seconds: float) -> None:
 
 
 def _second_engine() -> Engine:
-    """Its connections notice within seconds that their peer is gone, and none is kept."""
+    """Return an engine that notices within seconds that the server is gone, and that keeps no connection open."""
     url = os.environ.get(SECOND_URL) or jobs.binding().engine.url
     return create_engine(url, poolclass=NullPool, connect_args={"connect_timeout": 5, "tcp_user_timeout": 5000})
 
 
 @jobs.task(retry=SOON, limits=_STEPS)
 def chain(session: Session, run: RunContext, n: int, seconds: float) -> None:
-    """A transactional effect and a follow-up job, in one commit."""
+    """Leave a transactional effect and enqueue a follow-up job, in one commit."""
     session.add(_effect(run, n))
     follow.enqueue(session, n=n, seconds=seconds / 2)
     session.flush()
@@ -138,14 +138,14 @@ def chain(session: Session, run: RunContext, n: int, seconds: float) -> None:
 
 @jobs.task(retry=SOON, limits=_STEPS)
 def follow(session: Session, run: RunContext, n: int, seconds: float) -> None:
-    """What `chain` and `chain_awaited` enqueue."""
+    """Run as the follow-up job of `chain` and `chain_awaited`."""
     session.add(_effect(run, n))
     time.sleep(seconds)
 
 
 @jobs.task(retry=SOON, limits=[_STEPS, ConcurrencyLimit(4)])
 def snooze(session: Session, run: RunContext, n: int, seconds: float) -> None:
-    """Comes back once, however often it is lost in between."""
+    """Snooze once, even if runs are lost in between."""
     session.add(_effect(run, n))
     session.flush()
     if not session.scalar(select(jobs.Run.id).where(jobs.Run.job_id == run.job_id, jobs.Run.outcome == "snoozed")):
@@ -155,7 +155,7 @@ def snooze(session: Session, run: RunContext, n: int, seconds: float) -> None:
 
 @jobs.task(retry=SOON, limits=ConcurrencyLimit(1, key=lambda arguments: arguments["n"] % 20, ordered=True))
 def flaky(session: Session, run: RunContext, n: int, seconds: float) -> None:
-    """Fails at first, after it wrote."""
+    """Leave an effect, and then fail in the first attempt."""
     session.add(_effect(run, n))
     session.flush()
     time.sleep(seconds)
@@ -165,7 +165,7 @@ def flaky(session: Session, run: RunContext, n: int, seconds: float) -> None:
 
 @jobs.task(retry=SOON, timeout=0.5)
 def overrun(session: Session, run: RunContext, n: int, seconds: float) -> None:
-    """Takes too long at first, after it wrote."""
+    """Leave an effect, and then exceed the timeout in the first attempt."""
     session.add(_effect(run, n))
     session.flush()
     end = time.monotonic() + (60.0 if run.attempt == 1 else min(seconds, 0.1))
@@ -175,7 +175,7 @@ def overrun(session: Session, run: RunContext, n: int, seconds: float) -> None:
 
 @jobs.task(retry=SOON)
 async def write_awaited(session: AsyncSession, run: RunContext, n: int, seconds: float) -> int:
-    """What `write` does, in the event loop."""
+    """Do the same as `write`, in the event loop."""
     session.add(_effect(run, n))
     await session.flush()
     await asyncio.sleep(seconds)
@@ -184,7 +184,7 @@ async def write_awaited(session: AsyncSession, run: RunContext, n: int, seconds:
 
 @jobs.task(retry=SOON, limits=_STEPS)
 async def chain_awaited(session: AsyncSession, run: RunContext, n: int, seconds: float) -> None:
-    """What `chain` does, in the event loop."""
+    """Do the same as `chain`, in the event loop."""
     session.add(_effect(run, n))
     await session.run_sync(follow.enqueue, n=n, seconds=seconds / 2)
     await session.flush()
@@ -193,7 +193,7 @@ async def chain_awaited(session: AsyncSession, run: RunContext, n: int, seconds:
 
 @jobs.task(retry=SOON, timeout=0.5)
 async def overrun_awaited(session: AsyncSession, run: RunContext, n: int, seconds: float) -> None:
-    """What `overrun` does, in the event loop."""
+    """Do the same as `overrun`, in the event loop."""
     session.add(_effect(run, n))
     await session.flush()
     await asyncio.sleep(60.0 if run.attempt == 1 else min(seconds, 0.1))
@@ -218,7 +218,7 @@ def _traced(session: Session, run: RunContext, step: str, seconds: float) -> str
 
 @jobs.task(retry=SOON)
 def stepped(session: Session, run: RunContext, n: int, seconds: float) -> list[str]:
-    """Steps with an effect each, an error after one of them, and a sleep."""
+    """Run three steps with an effect each, with an error after the first one in some jobs, and a sleep."""
     values = [run.step("first", _traced, session, run, "first", seconds / 3)]
     _fail_at_first(run, n)
     run.sleep("rest", seconds)
@@ -237,7 +237,7 @@ async def _traced_awaited(session: AsyncSession, run: RunContext, step: str, sec
 
 @jobs.task(retry=SOON, limits=_STEPS)
 async def stepped_awaited(session: AsyncSession, run: RunContext, n: int, seconds: float) -> list[str]:
-    """What `stepped` does, in the event loop."""
+    """Do the same as `stepped`, in the event loop."""
     values = [await run.step("first", _traced_awaited, session, run, "first", seconds / 3)]
     _fail_at_first(run, n)
     await run.sleep_async("rest", seconds)
@@ -258,7 +258,7 @@ def _traced_apart(run: RunContext, step: str, seconds: float) -> str:
 
 @jobs.task(retry=SOON)
 def stepped_apart(run: RunContext, n: int, seconds: float) -> list[str]:
-    """Steps of a plain task: each may be called again, and its first stored value counts."""
+    """Run steps in a plain task, where each step may be called again and its first stored value counts."""
     values = [run.step(name, _traced_apart, run, name, seconds / 3) for name in ("first", "second")]
     _fail_at_first(run, n)
     return [*values, run.step("third", _traced_apart, run, "third", seconds / 3)]
@@ -266,7 +266,7 @@ def stepped_apart(run: RunContext, n: int, seconds: float) -> list[str]:
 
 @jobs.task(retry=SOON)
 def ask(session: Session, run: RunContext, n: int, seconds: float) -> list[int | None]:
-    """Waits for two signals, the second time not for ever, with a step in between."""
+    """Wait for two signals, for the second one with a timeout, and run a step in between."""
     first = run.wait_for("told", int, timeout=None)
     run.step("first", _traced, session, run, "first", seconds / 3)
     _fail_at_first(run, n)
@@ -279,13 +279,13 @@ def ask(session: Session, run: RunContext, n: int, seconds: float) -> list[int |
 
 @jobs.task(retry=SOON, limits=ConcurrencyLimit(1, key=lambda arguments: arguments["n"] % 20))
 async def ask_awaited(run: RunContext, n: int, seconds: float) -> list[int]:
-    """Waits for two signals, for ever, in the event loop and without a session."""
+    """Wait for two signals without a timeout, in the event loop and without a session."""
     return [await run.wait_for_async("told", int, timeout=None) for _ in range(2)]
 
 
 @jobs.task(retry=SOON, max_attempts=3)
 def hopeless(session: Session, run: RunContext, n: int, seconds: float) -> None:
-    """Always fails, after it wrote."""
+    """Always fail, after leaving an effect."""
     session.add(_effect(run, n))
     session.flush()
     time.sleep(seconds)
@@ -294,25 +294,25 @@ def hopeless(session: Session, run: RunContext, n: int, seconds: float) -> None:
 
 @jobs.task(max_attempts=2)
 def poison(n: int, seconds: float) -> None:
-    """Ends its whole process."""
+    """End the whole process."""
     time.sleep(seconds)
     os._exit(POISONED)
 
 
 @jobs.task(max_attempts=2)
 def hang(n: int, seconds: float) -> None:
-    """Stops its whole process: a call into C that keeps the interpreter's lock."""
+    """Block the whole process with a call into C that keeps the interpreter lock."""
     ctypes.PyDLL(None).sleep(int(seconds))
 
 
 CHAINS = {"chain", "chain_awaited"}
 AWAITED = {"write_awaited", "overrun_awaited"}
 TRACED = {"stepped", "stepped_awaited", "ask"}
-"""Each call of a step leaves a trace in the transaction of that step."""
+"""Tasks that leave a trace of each call of a step, in the transaction of that step."""
 TRACED_APART = {"stepped_apart"}
 ASKING = {"ask", "ask_awaited"}
 TRANSACTIONAL = CHAINS | AWAITED | TRACED | {"write", "both", "follow", "snooze", "flaky", "overrun", "hopeless"}
 ORDERED = {"flaky"}
 PLAIN = {"mark", "once"}
 STOPPING = {"poison", "hang"}
-"""They take all jobs of their process with them."""
+"""Tasks that take down their process, with all of its other jobs."""

@@ -1,4 +1,4 @@
-"""A thread that works beside the load until it is stopped."""
+"""A thread that runs beside the load until it is stopped."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 
 
 class Background:
-    """The base of what loops in a thread of its own."""
+    """The base class of objects that loop in a thread of their own."""
 
     def __init__(self, name: str) -> None:
         self._stop = threading.Event()

@@ -1,4 +1,4 @@
-"""What faults are done to, and what all of them need."""
+"""The objects on which faults act, and the helpers that all faults use."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from benchmarks.torture.services import Service
 from sqla_jobs.postgres import LocalServer
 
 Fault = Callable[[], "str | None"]
-"""Begins, plans its own end, and returns what it did; or `None` where it cannot be now."""
+"""Begins a fault, plans its end, and returns a description, or `None` if the fault is impossible now."""
 
 
 @dataclass
 class Field:
-    """Everything random of a fault is of `rng`; all faults are over at `ends_at`."""
+    """The objects on which faults act. All random choices come from `rng`, and all faults end by `ends_at`."""
 
     rng: random.Random
     server: LocalServer
@@ -31,21 +31,21 @@ class Field:
     load: Load
     load_proxy: Proxy
     engine: Engine
-    """A direct connection to the server, under `application_name`."""
+    """An engine with direct connections to the server, under `application_name`."""
     application_name: str
     monitor: Monitor
     agenda: Agenda = field(default_factory=Agenda)
     ends_at: float = 0.0
 
     def after(self, least: float, most: float, action: Action) -> float:
-        """Plan the end of a fault that has just begun; returns after how many seconds that is."""
+        """Plan the end of a fault that has just begun. Return its duration in seconds."""
         now = self.agenda.now
         length = max(0.0, min(self.rng.uniform(least, most), self.ends_at - now))
         self.agenda.at(now + length, action)
         return length
 
     def pick(self) -> tuple[Service, int, list[int]] | None:
-        """A service that runs, a process of it, and all processes that stop working when that one does."""
+        """Pick a process of a running service. Return the service, its pid, and all pids that stop if it does."""
         running = [service for service in self.services if service.is_running]
         if not running:
             return None
@@ -57,5 +57,5 @@ class Field:
 
     @property
     def pids(self) -> list[int]:
-        """Of all processes of all services."""
+        """The pids of all processes of all services."""
         return [pid for service in self.services for pid in service.pids]

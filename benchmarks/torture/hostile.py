@@ -1,4 +1,4 @@
-"""Rows that no application means to write, by plain INSERTs: whatever becomes of them, the others go on."""
+"""Rows that no application writes on purpose, added by plain INSERTs. These rows must not affect other jobs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LIVING = f"(SELECT id FROM {_PROCESSES} LIMIT 1)"
 _LEASE_OF_ANOTHER = f"(SELECT current_run_id FROM {_JOBS} WHERE state = 'running' AND oddity IS NULL LIMIT 1)"
 _PAST_RUN = f"(SELECT max(id) FROM {_RUNS})"
 _CLASSES = ("22", "23", "54", "P0")
-"""Classes of SQLSTATE that blame the row."""
+"""Classes of SQLSTATE that mean that the row itself is refused."""
 
 
 def _queued(**columns: str) -> dict[str, str]:
@@ -74,11 +74,11 @@ ROWS = {
     "runs in times to come": _running(current_run_id="-3", started_at="'infinity'"),
     "runs beyond attempts": _running(current_run_id="-4", attempt="2147483647", max_attempts="2147483647"),
 }
-"""By a name: SQL expressions by column."""
+"""The hostile rows by name; each maps columns to SQL expressions."""
 
 
 class Hostile:
-    """Adds one of them at a time, each once before any comes again."""
+    """Adds one hostile row at a time, and each row once before any is repeated."""
 
     def __init__(self, engine: Engine, rng: random.Random) -> None:
         self._engine = engine
@@ -87,7 +87,7 @@ class Hostile:
         self.answers: Counter[str] = Counter()
 
     def add(self) -> None:
-        """One row. The server may refuse it; where there is none the row comes again."""
+        """Add one row, which the server may refuse. If the server is down, try the same row again later."""
         if not self._ahead:
             self._ahead = self._rng.sample([*ROWS], len(ROWS))
         try:
@@ -102,7 +102,7 @@ class Hostile:
 
 
 def insert(engine: Engine, name: str) -> None:
-    """The row of that name. Raises what the database raises."""
+    """Insert the hostile row with this name. Raise the database's errors."""
     columns = {"task": "'mark'", "args": _ARGS, "oddity": f"'{ODDITY}'", **ROWS[name]}
     with engine.begin() as connection:
         statement = f"INSERT INTO {_JOBS} ({', '.join(columns)}) VALUES ({', '.join(columns.values())})"

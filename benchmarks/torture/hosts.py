@@ -1,4 +1,4 @@
-"""Hosts for workers: network namespaces with a cable each, or where those cannot be made, a proxy each."""
+"""Hosts for workers: a network namespace with a virtual cable each, or if that is not possible, a proxy each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.proxy import Proxy
 
 
 class Host(AbstractContextManager["Host"], ABC):
-    """Where workers run; they reach the server at `proxy` only."""
+    """A host on which workers run. Its workers reach the server only through `proxy`."""
 
     def __init__(self, number: int, proxy: Proxy) -> None:
         self.name = f"host-{'ab'[number]}"
@@ -31,11 +31,11 @@ class Host(AbstractContextManager["Host"], ABC):
     @property
     @abstractmethod
     def prefix(self) -> list[str]:
-        """What makes a command run on this host."""
+        """The prefix that makes a command run on this host."""
 
     @abstractmethod
     def partition(self) -> None:
-        """Lose every packet between here and the server; connections are neither closed nor refused."""
+        """Lose every packet between this host and the server. Connections are neither closed nor refused."""
 
     @abstractmethod
     def heal(self) -> None:
@@ -43,11 +43,11 @@ class Host(AbstractContextManager["Host"], ABC):
 
 
 HostMaker = Callable[[int, tuple[str, int]], Host]
-"""Makes the host of a number, 0 or 1, before the server at that address."""
+"""A function that creates host number 0 or 1, in front of the server at the given address."""
 
 
 class ProxiedHost(Host):
-    """This machine's own loopback; a partition is a proxy that passes nothing on."""
+    """A host on this machine's own loopback interface. During a partition, its proxy forwards nothing."""
 
     def __init__(self, number: int, server: tuple[str, int]) -> None:
         super().__init__(number, Proxy(server))
@@ -64,10 +64,10 @@ class ProxiedHost(Host):
 
 
 class NamespaceHost(Host):
-    """A network namespace behind a pair of virtual interfaces; a partition unplugs the one outside.
+    """A network namespace behind a pair of virtual interfaces. A partition takes down the outer interface.
 
-    Addresses are of 198.18.0.0/15, which is kept for tests of networks (RFC 2544): four for each host,
-    picked by the program's pid, so that two programs at once do not meet.
+    The addresses are from 198.18.0.0/15, which is reserved for network tests (RFC 2544). Each host uses four
+    addresses, chosen by the program's pid, so that two programs do not collide.
     """
 
     def __init__(self, number: int, server: tuple[str, int]) -> None:
@@ -103,11 +103,11 @@ class NamespaceHost(Host):
         _ip("link", "set", self._cable, "up")
 
     def _remove(self) -> None:
-        _ip("netns", "del", self._namespace)  # and the cable with it
+        _ip("netns", "del", self._namespace)  # this also deletes the cable
 
 
 def can_make_namespaces() -> bool:
-    """Whether this program may make network namespaces and join them by virtual interfaces: tried, and undone."""
+    """Return whether this program may create network namespaces with virtual interfaces, by trying to create one."""
     if os.geteuid() != 0 or shutil.which("ip") is None:
         return False
     name = f"torture-{os.getpid()}-probe"

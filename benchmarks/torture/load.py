@@ -1,4 +1,4 @@
-"""Steady load through an engine of its own, and a ledger of what each commit was answered."""
+"""Steady load through an engine of its own, and a ledger of the answers to all commits."""
 
 from __future__ import annotations
 
@@ -44,51 +44,51 @@ _WEIGHTS = {
     "ask_awaited": 3,
 }
 _GRAPHS = 0.5
-"""Of the transactions that enqueue several jobs, those whose jobs are after one another."""
+"""The share of transactions with several jobs in which some jobs wait for others."""
 _ROLLED_BACK = 0.02
 _DELAYED = 0.15
 _LONG = 0.05
-"""Jobs of some seconds: likely to be hit, and to run elsewhere while the one that lost them goes on."""
+"""The share of long jobs. Faults are likely to hit long jobs, and a lost run may continue beside its successor."""
 _CANCELS = 0.06
 _MAY_BE_LONG = {"write", "write_awaited", "mark", "chain", "chain_awaited", "stepped", "stepped_awaited"}
 _CATCH_UP = 0.5
-"""Seconds' worth of load that is made up for after an outage."""
+"""How many seconds of missed load are made up for after an outage."""
 _AFTER_ERROR = 0.2
 _CANCELLED_AMONG = 30
-"""The youngest jobs are cancelled, since most end soon."""
+"""Cancels choose among this number of the newest jobs, since most older jobs have ended."""
 _HELD_UP = ("write", "write_awaited", "mark")
-"""Tasks of the jobs that a trigger refuses to claim or end."""
+"""Tasks whose jobs triggers refuse to claim or to end."""
 
 
 class Answer(StrEnum):
-    """What the server said to a transaction."""
+    """The server's answer to a transaction."""
 
     acknowledged = "acknowledged"
     refused = "refused"
-    """It was rolled back, or the connection broke before COMMIT was sent."""
+    """The transaction was rolled back, or the connection broke before COMMIT was sent."""
     unknown = "unknown"
     """The connection broke between COMMIT and its answer."""
 
 
 @dataclass
 class Ledger:
-    """What was asked of the library, and what the server answered."""
+    """The requests to the library, and the server's answers."""
 
     enqueued: dict[int, tuple[str, Answer]] = field(default_factory=dict[int, tuple[str, Answer]])
-    """Task and answer by the job's own number."""
+    """The task and the answer, by the job's own number."""
     cancels: dict[int, Answer] = field(default_factory=dict[int, Answer])
-    """By job id, of those that were not told that the job had ended."""
+    """The answer to each cancel by job id, except for cancels of jobs that had ended."""
     signals: dict[int, tuple[int, Answer]] = field(default_factory=dict[int, tuple[int, Answer]])
-    """Job id and answer by the payload, but for those to jobs that had ended."""
+    """The job id and the answer for each signal by payload, except for signals to jobs that had ended."""
     asking: deque[int] = field(default_factory=deque[int])
-    """Ids of jobs that wait for signals, and may not be there if their commit got no answer."""
+    """Ids of jobs that wait for signals. A job whose commit got no answer may not exist."""
     recent: list[int] = field(default_factory=list[int])
     """Ids of jobs that may be cancelled."""
     surprises: list[str] = field(default_factory=list[str])
-    """What should not happen in any outage."""
+    """Errors that must not occur in any outage."""
 
     def of_job(self, job_id: int) -> dict[int, Answer]:
-        """The answers to the signals to a job, by their payloads."""
+        """Return the answers to all signals to a job, by payload."""
         return dict(self._of_jobs.get(job_id, ()))
 
     @cached_property
@@ -104,21 +104,21 @@ class Ledger:
 
 
 class Graph:
-    """Jobs of one transaction that are after one another, and perhaps after a batch of the first of them.
+    """Jobs of one transaction, some of which wait for others, and perhaps for a batch of the first ones.
 
-    Nothing is after a job that is odd, which a trigger may hold up. A job of an ordered key is after nothing: the order
-    of its key is that of the enqueues.
+    No job waits for a job with an oddity, which a trigger may hold up. A job with an ordered key waits for no
+    other job, since the jobs of its key must run in the order of their enqueues.
     """
 
     def __init__(self, session: Session, rng: random.Random, number: int) -> None:
         self.jobs: list[JobMixin] = []
-        """Those that others can be after."""
+        """The jobs for which later jobs may wait."""
         self._rng = rng
         self._members = number // 2
         self._batch = app.jobs.batch(session, name="torture") if rng.random() < _GRAPHS else None
 
     def links(self, name: str, oddity: str | None) -> EnqueueOptions:
-        """The options of the next job."""
+        """Return the options for the next job."""
         if name in app.ORDERED or oddity is not None or not self.jobs:
             return {}
         after: list[JobMixin | BatchMixin] = [*self._rng.sample(self.jobs, min(len(self.jobs), 2))]
@@ -131,7 +131,7 @@ class Graph:
 
 
 class Load:
-    """Threads that together enqueue `rate` jobs a second until `stop()`, also across outages."""
+    """Threads that together enqueue `rate` jobs a second until `stop()`, even across outages."""
 
     def __init__(
         self, engine: Engine, ledger: Ledger, *, seed: int, rate: float, hang_for: float, threads: int = 3
@@ -152,15 +152,15 @@ class Load:
             thread.start()
 
     def add(self, task: str) -> None:
-        """One job of that task, soon."""
+        """Enqueue one job of this task soon."""
         self._extra.append((task, None))
 
     def add_refused(self, oddity: str) -> None:
-        """One job that is odd, soon."""
+        """Enqueue one job of each `_HELD_UP` task soon, with this oddity."""
         self._extra.extend((task, oddity) for task in _HELD_UP)
 
     def stop(self) -> None:
-        """Enqueue no more; returns when the last transaction was answered."""
+        """Stop enqueueing. Return when the last transaction has been answered."""
         self._stop.set()
         for thread in self._threads:
             if thread.is_alive():
@@ -175,7 +175,7 @@ class Load:
                 self._stop.wait(_AFTER_ERROR)
 
     def _choose(self, rng: random.Random) -> list[tuple[str, str | None]]:
-        """Tasks, each with its oddity."""
+        """Choose the tasks of a transaction, each with its oddity or None."""
         tasks = rng.choices([*_WEIGHTS], [*_WEIGHTS.values()], k=rng.choice([1, 1, 1, 2, 5]))
         chosen: list[tuple[str, str | None]] = [(task, None) for task in tasks]
         with suppress(IndexError):
@@ -183,7 +183,7 @@ class Load:
         return chosen
 
     def _enqueue(self, rng: random.Random, tasks: list[tuple[str, str | None]]) -> bool:
-        """One transaction. Returns whether the server answered."""
+        """Enqueue these tasks in one transaction. Return whether the server answered."""
         numbered = {next(self._numbers): chosen for chosen in tasks}
         answer, made, asking = Answer.refused, list[JobMixin](), list[int]()
         try:

@@ -1,4 +1,4 @@
-"""Measures, on a direct connection to the server, how long work is held up by each fault."""
+"""Measures for how long each fault holds up work, through a direct connection to the server."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _HUNG = (
     .where(jobs.Job.task == "hang", jobs.Job.state == "running")
 )
 _LOOK_BACK = 1000
-"""Runs among which the first one after an outage is looked for."""
+"""The number of newest runs in which the monitor looks for the first success after an outage."""
 
 
 @dataclass(eq=False)
 class _Watch:
-    """A fault; over once none of `runs` runs any more or, after an outage, once a later one succeeded."""
+    """A fault and its end: when all of `runs` have ended, or after an outage, when a later run has succeeded."""
 
     fault: str
     began: float
@@ -40,9 +40,9 @@ class _Watch:
 
 
 class Monitor(Background):
-    """A thread that looks twenty times a second at what became of the jobs that each fault hit.
+    """A thread that checks twenty times a second what became of the jobs that each fault hit.
 
-    What is not over when it is stopped is in `unrecovered`.
+    `unrecovered` lists the faults whose jobs have not recovered when the thread stops.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -53,11 +53,11 @@ class Monitor(Background):
         self._seconds: dict[str, list[float]] = defaultdict(list)
 
     def hit(self, fault: str, pids: Collection[int]) -> int:
-        """A fault hits these processes: watch what runs there now, and return how many jobs that are."""
+        """Watch the runs in these processes, which a fault has just hit. Return the number of these runs."""
         try:
             with self._engine.connect() as connection:
                 runs = _running(connection, pids)
-        except DBAPIError:  # there is no server at this moment, so nothing to measure
+        except DBAPIError:  # the server is down, so there is nothing to measure
             return 0
         if runs:
             with self._lock:
@@ -65,7 +65,7 @@ class Monitor(Background):
         return len(runs)
 
     def hit_where_hung(self) -> None:
-        """Watch what runs in processes that a job has hung."""
+        """Watch the runs in processes that a job has hung."""
         try:
             with self._engine.connect() as connection:
                 pids = list(connection.scalars(_HUNG))
@@ -75,7 +75,7 @@ class Monitor(Background):
             self.hit("hang", pids)
 
     def outage_ended(self, fault: str) -> None:
-        """The server accepts connections again: watch for the first job that succeeds."""
+        """Watch for the first job that succeeds now that the server accepts connections again."""
         with self._engine.connect() as connection:
             newest = connection.scalar(select(func.max(jobs.Run.id))) or 0
         with self._lock:
@@ -87,7 +87,7 @@ class Monitor(Background):
             return [watch.fault for watch in self._watches]
 
     def figures(self) -> Iterable[tuple[str, int, float, float]]:
-        """Fault, how often it was measured, the median and the longest recovery in seconds."""
+        """Yield each fault, the number of its measurements, and the median and longest recovery in seconds."""
         with self._lock:
             for fault, seconds in sorted(self._seconds.items()):
                 yield fault, len(seconds), statistics.median(seconds), max(seconds)
@@ -100,7 +100,7 @@ class Monitor(Background):
                 continue
             try:
                 over = self._look(watches)
-            except DBAPIError:  # an outage is part of the recovery
+            except DBAPIError:  # the recovery includes the outage
                 continue
             now = time.monotonic()
             with self._lock:
@@ -115,7 +115,7 @@ class Monitor(Background):
 
 
 def _running(connection: Connection, pids: Collection[int] | None = None) -> set[int]:
-    """The runs under way, everywhere or in some processes; not those that something else holds up."""
+    """Return the runs under way, everywhere or in some processes, except those of jobs with an oddity."""
     job = jobs.Job
     found = select(job.current_run_id).where(
         job.state == "running", job.current_run_id.is_not(None), job.oddity.is_(None)

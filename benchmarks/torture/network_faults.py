@@ -1,4 +1,4 @@
-"""Faults of connections: cut, held up, their answers lost, whole hosts cut off."""
+"""Faults of the network: connections are cut or stalled, answers are lost, and whole hosts are cut off."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from benchmarks.torture.hosts import Host
 
 _LOAD = "the load"
 _PREPARED = b"_pg3_"
-"""How psycopg names what it prepares."""
+"""How the names of psycopg's prepared statements begin."""
 
 
 class NetworkFaults:
-    """What is done between the server and the workers, or the load."""
+    """Faults between the server and the workers, or between the server and the load."""
 
     def __init__(self, field: Field) -> None:
         self._field = field
@@ -44,12 +44,12 @@ class NetworkFaults:
         return chosen and self._lose_answers("commits", (b"COMMIT",), *chosen)
 
     def _lose_claims(self) -> str | None:
-        """And ends, and beats: what the own connections of workers say, where each statement commits."""
+        """Lose the answers to claims, ends and heartbeats on workers' own connections, where each statement commits."""
         chosen = self._pick_free(self._field.hosts)
         return chosen and self._lose_answers("claims", (b"UPDATE", _PREPARED), *chosen)
 
     def _lose_answers(self, fault: str, to: tuple[bytes, ...], name: str, proxy: Proxy, pids: list[int]) -> str:
-        """What was asked is done, and nobody is told: the answers are held back, and then the connections cut."""
+        """Hold back answers, and then cut the connections: the server has done the work, but nobody is told."""
         hit = self._hold_up(fault, name, pids)
         proxy.mute(*to)
 
@@ -70,7 +70,7 @@ class NetworkFaults:
         return f"connections of {name} pass nothing on for {length:.1f} s, which ran {hit} jobs"
 
     def _pick_free(self, among: Sequence[Host | None]) -> tuple[str, Proxy, list[int]] | None:
-        """A host, or `None` for the load, that is not held up already: its name, its proxy and the pids there."""
+        """Pick a host, or the load for `None`, that is not held up yet. Return its name, its proxy and its pids."""
         load = (_LOAD, self._field.load_proxy, list[int]())
         there = [(host.name, host.proxy, self._field.pids_on(host)) if host else load for host in among]
         free = [one for one in there if one[0] not in self._held_up]

@@ -1,4 +1,4 @@
-"""Which fault comes when: decided by a seed alone."""
+"""The plan of the faults and their times, determined only by a seed."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ KINDS = {
 """All kinds of faults, with their weights."""
 _MINUTE = 60.0
 _EVERY = 2.5
-"""Seconds between two faults, on average."""
+"""The average number of seconds between two faults."""
 
 
 @dataclass(frozen=True, order=True)
 class Planned:
-    """A fault that begins `at` seconds after the load."""
+    """A fault that begins `at` seconds after the start of the load."""
 
     at: float
     kind: str
 
 
 def plan(rng: random.Random, seconds: float, *, begin: float = 3.0) -> list[Planned]:
-    """Faults between `begin` and `seconds`, in order; each kind at least once in every minute of that."""
+    """Plan faults between `begin` and `seconds`, in order. Each kind occurs at least once in every minute."""
     faults: list[Planned] = []
     start = begin
     while start < seconds:

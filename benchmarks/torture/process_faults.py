@@ -1,4 +1,4 @@
-"""Faults of processes: killed, frozen, asked to end, hung."""
+"""Faults of processes: they are killed, frozen, terminated or hung."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from benchmarks.torture.field import Fault, Field
 from benchmarks.torture.services import Service
 
 _HANGS_AFTER = 1.5
-"""Seconds after which a job that was enqueued to hang its process does so, most likely."""
+"""Seconds after which a job that was enqueued to hang its process has most likely done so."""
 
 
 class ProcessFaults:
-    """What is done to the workers themselves."""
+    """Faults of the workers' processes."""
 
     def __init__(self, field: Field) -> None:
         self._field = field
@@ -29,7 +29,7 @@ class ProcessFaults:
         if (picked := self._field.pick()) is None:
             return None
         service, pid, pids = picked
-        service.signal(pid, signal.SIGSTOP)  # so that what is measured is what dies
+        service.signal(pid, signal.SIGSTOP)  # so that the same jobs are counted and killed
         hit = self._field.monitor.hit("kill", pids)
         service.signal(pid, signal.SIGKILL)
         return f"kill -9 of pid {pid} on {service.name}, which ran {hit} jobs"

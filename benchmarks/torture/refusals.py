@@ -1,7 +1,7 @@
-"""Triggers of an application that refuse marked rows, and the rows. Nothing else is to be held up by them.
+"""An application's triggers that refuse marked rows, and these rows. The triggers must not hold up any other row.
 
-A job's `oddity` says what is refused: `claim`, `end` and `run` at work, `delete` and `delete run` of jobs that ended
-long ago. `old` ones ended then too, and nothing refuses to delete them.
+A job's `oddity` determines what is refused: for a job at work, `claim`, `end` and `run`; for one that ended long ago,
+`delete` and `delete run`. Jobs with the oddity `old` ended long ago too, and nothing refuses to delete them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _TRIGGERS = {
 
 
 def refuse(engine: Engine) -> None:
-    """Add the jobs that ended long ago, and make the triggers."""
+    """Add the jobs that ended long ago, and create the triggers."""
     with Session(engine) as session:
         long_ago = func.now() - text("interval '1000 days'")
         for oddity in [*LONG_ENDED[:2], *["old"] * _OLD_JOBS]:
@@ -58,7 +58,7 @@ def refuse(engine: Engine) -> None:
 
 
 def permit(engine: Engine) -> None:
-    """Drop the triggers. Raises what the database raises, so that the caller tries again."""
+    """Drop the triggers. Raise the database's errors, so that the caller can try again."""
     with Session(engine) as session:
         session.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'"))
         for function in ("torture_refuse", "torture_refuse_run"):
@@ -67,7 +67,7 @@ def permit(engine: Engine) -> None:
 
 
 def long_ended(session: Session) -> dict[str, int]:
-    """How many of the jobs that ended long ago are there, by their oddity."""
+    """Return the number of jobs that ended long ago and still exist, by oddity."""
     job = jobs.Job
     counted = select(job.oddity, func.count()).where(job.oddity.in_(LONG_ENDED)).group_by(job.oddity)
     return {str(oddity): count for oddity, count in session.execute(counted)}

@@ -1,4 +1,4 @@
-"""What is told of a run."""
+"""The report about one run of the torture test."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.torture.verdict import Facts
 def report(
     facts: Facts, ledger: Ledger, monitor: Monitor, *, faults: Counter[str], hostile: Counter[str], seconds: float
 ) -> None:
-    """How many of what there were, and how soon it went on after each fault."""
+    """Print the numbers of jobs, runs and other rows by kind, and the recovery times after each fault."""
     states = Counter(job.state for job in facts.jobs.values())
     never_begun = sum(job.task == "once" and job.state == "failed" and not job.effects for job in facts.jobs.values())
     click.echo("jobs:    " + counts(states))

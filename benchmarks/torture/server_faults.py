@@ -1,4 +1,4 @@
-"""Faults of the server: it ends its connections, ends itself, and its clock steps."""
+"""Faults of the server: it closes connections, crashes or restarts, and its clock steps."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ _BACKENDS = text(
 )
 _TERMINATE = text("SELECT pg_terminate_backend(:pid)")
 _STEP = (7.0, 120.0)
-"""Seconds by which the clock steps: more than the lease."""
+"""The range of steps of the clock, in seconds: all are longer than the lease."""
 
 
 _ALIVE = 3.0
-"""Seconds since its last heartbeat in which a process is far from the end of its lease."""
+"""A process whose last heartbeat is at most this many seconds old is far from the end of its lease."""
 
 
 class ServerFaults:
-    """What is done to the server."""
+    """Faults of the database server."""
 
     def __init__(self, field: Field) -> None:
         self._field = field
         self._is_down = False
         self.stepped_over: set[int] = set()
-        """The runs that were under way at a step of the clock while all was quiet."""
+        """The runs that were under way when the clock stepped without other faults."""
         self.kinds: dict[str, Fault] = {
             "backends": self._kill_backends,
             "crash": self._crash,
@@ -49,7 +49,7 @@ class ServerFaults:
                 hit = self._field.monitor.hit("backends", self._field.pids)
                 for pid in some:
                     connection.execute(_TERMINATE, {"pid": pid})
-        except DBAPIError:  # no server: later
+        except DBAPIError:  # the server is down: try again later
             return None
         return f"pg_terminate_backend of {len(some)} of {len(pids)} connections, while {hit} jobs ran"
 
@@ -74,19 +74,19 @@ class ServerFaults:
         self._field.monitor.outage_ended(fault)
 
     def _step_clock(self) -> str | None:
-        """All heartbeats become older at once, as they do when the server's clock steps forward."""
+        """Make all heartbeats older at once, which is the effect of a step forward of the server's clock."""
         seconds = self._field.rng.uniform(*_STEP)
         process = jobs.Process
         try:
             with Session(self._field.engine) as session:
                 session.execute(update(process).values(heartbeat_at=process.heartbeat_at - timedelta(seconds=seconds)))
                 session.commit()
-        except DBAPIError:  # no server: later
+        except DBAPIError:  # the server is down: try again later
             return None
         return f"the server's clock steps by {seconds:.1f} s"
 
     def step_quietly(self) -> None:
-        """The same while nothing else happens: no run of a living process is to be lost for it."""
+        """Step the clock while no other fault is active: a living process must lose no run."""
         job, process = jobs.Job, jobs.Process
         just_now = func.statement_timestamp() - timedelta(seconds=_ALIVE)
         living = select(process.id).where(process.pid.in_(self._field.pids), process.heartbeat_at > just_now)

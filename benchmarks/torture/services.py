@@ -1,4 +1,4 @@
-"""Worker processes, kept running as a service manager does."""
+"""Worker processes that are started again when they end, as by a service manager."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from benchmarks.torture.hosts import Host
 ROOT = Path(__file__).parents[2]
 _WORKER = [sys.executable, "-m", "sqla_jobs.worker"]
 _PAUSE = 0.5
-"""Seconds after which what ended is started again."""
+"""Seconds after which a service that ended is started again."""
 _HELPERS = ("resource_tracker", "forkserver")
 _NO_DATABASE = "the database says"
-"""What a worker says that was started while the server was away."""
+"""Words in the log of a worker that was started while the server was down."""
 
 
 def knows(option: str) -> bool:
-    """Whether a worker has that option."""
+    """Return whether a worker has this option."""
     done = subprocess.run([*_WORKER, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
     return option in done.stdout
 
 
 class Service:
-    """One command on one host, started again whenever it ends by itself."""
+    """A worker command on a host, which is started again whenever it ends by itself."""
 
     def __init__(self, host: Host, number: int, environment: dict[str, str], options: list[str], logs: Path) -> None:
         self.host = host
@@ -50,7 +50,7 @@ class Service:
         self._given_up = False
 
     def keep(self) -> None:
-        """Start it, where it does not run and has had its pause."""
+        """Start the command if it is not running and its pause is over."""
         if self._process is not None and (code := self._process.poll()) is not None:
             self._check_exit(code)
             self._process = None
@@ -81,36 +81,36 @@ class Service:
 
     @property
     def pids(self) -> list[int]:
-        """Of the command's own process, and of those it started."""
+        """The pids of the command's own process and of its descendants."""
         if self._process is None or self._process.poll() is not None:
             return []
         return [self._process.pid, *_descendants(self._process.pid)]
 
     def pick(self, rng: random.Random) -> tuple[int, list[int]]:
-        """One process of it, and all that stop working when that one does."""
+        """Pick one process of the command. Return its pid, and all pids that stop if it does."""
         pids = self.pids
         picked = rng.choice(pids)
         return picked, pids if picked == pids[0] else [picked]
 
     def signal(self, pid: int, number: signal.Signals) -> None:
-        """Send a signal to a process of it, unless that is gone."""
+        """Send a signal to a process of the command, unless that process has ended."""
         if pid in self.pids:
             self._signalled = self._signalled or number in (signal.SIGKILL, signal.SIGTERM)
             os.kill(pid, number)
 
     def renew(self) -> None:
-        """Have its processes replaced one by one, as for a deploy."""
+        """Have the parent replace its children one by one, as for a deploy."""
         if self._process is not None:
             self._process.send_signal(signal.SIGHUP)
 
     def stop(self) -> None:
-        """Ask it to end, and start it no more."""
+        """Ask the command to end, and do not start it again."""
         self._given_up = True
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
 
     def ended(self, timeout: float) -> None:
-        """Wait for the end that `stop` asked for; it is to come in time and in order."""
+        """Wait for the end that `stop` asked for, which must come in time and with exit code 0."""
         if self._process is None:
             return
         try:
@@ -122,7 +122,7 @@ class Service:
             self.breaches.append(f"the worker {self.name} ended with {code} after SIGTERM")
 
     def kill(self) -> None:
-        """End it and all it started, at once: also what its parent left behind."""
+        """Kill the command and all processes that it started, even those that its parent left behind."""
         self._given_up = True
         for pid, _ in _processes():
             with suppress(OSError):  # it ended meanwhile
@@ -133,7 +133,7 @@ class Service:
 
 
 def _processes() -> Iterator[tuple[int, int]]:
-    """Pid and parent of all that run here. (None where no /proc is.)"""
+    """Yield the pid and the parent's pid of every process on this machine; nothing if /proc is missing."""
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it ended meanwhile
             state, parent, *_ = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
@@ -142,7 +142,7 @@ def _processes() -> Iterator[tuple[int, int]]:
 
 
 def _descendants(pid: int) -> Iterator[int]:
-    """The processes below one, without multiprocessing's own helpers."""
+    """Yield the descendants of a process, without multiprocessing's own helpers."""
     there = list(_processes())
     below = [pid]
     while below:

@@ -1,4 +1,4 @@
-"""Sends signals to the jobs that ask for them, also across outages, and keeps what each commit was answered."""
+"""Sends signals to the jobs that wait for them, even across outages, and records the answers to all commits."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from benchmarks.torture.load import Answer, Ledger
 from sqla_jobs.errors import JobsError, UnknownJob
 
 _EACH = 2
-"""Signals that each job asks for."""
+"""The number of signals that each job waits for."""
 _WITHIN = 2.0
-"""Seconds after the enqueue within which they are sent at first."""
+"""Seconds after the enqueue within which a signal is first sent."""
 _AGAIN = 0.3
 _TRIES = 100
-"""Tries, where there is no such job: its commit got no answer, and may be under way."""
+"""The number of tries while the job does not exist: its commit got no answer, and may still be under way."""
 _PAUSE = 0.02
 
 
 class Signals(Background):
-    """A thread that sends each signal until its commit is acknowledged, or the job has ended."""
+    """A thread that sends each signal until its commit is acknowledged or the job has ended."""
 
     def __init__(self, engine: Engine, ledger: Ledger, seed: int) -> None:
         super().__init__("signals")
@@ -36,11 +36,11 @@ class Signals(Background):
         self._rng = random.Random(f"signals-{seed}")
         self._payloads = itertools.count(1)
         self._due: list[tuple[float, int, int]] = []
-        """When, to which job, and how often that was not there."""
+        """The time, the job id, and the number of earlier tries, for each signal to send."""
 
     @property
     def are_sent(self) -> bool:
-        """Whether nothing is left to send, once the load has ended."""
+        """Whether no signal is left to send. This is final once the load has ended."""
         return not self._ledger.asking and not self._due
 
     def _loop(self) -> None:
@@ -60,7 +60,7 @@ class Signals(Background):
         heapq.heappush(self._due, (time.monotonic() + seconds, job_id, tries))
 
     def _send(self, job_id: int, tries: int) -> bool:
-        """Send one signal. Returns whether to send another one, since this one may not have come."""
+        """Send one signal. Return True if another signal must be sent, because this one may be lost."""
         payload, answer = next(self._payloads), Answer.refused
         try:
             with Session(self._engine) as session:

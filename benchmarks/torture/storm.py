@@ -1,4 +1,4 @@
-"""Carries out the plan: each fault, what ends it, and the services that are started again."""
+"""Carries out the plan: begins and ends each fault, and restarts services that ended."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from benchmarks.torture.server_faults import ServerFaults
 
 _STEP = 0.05
 _LATER = 0.5
-"""Seconds after which a fault that cannot be now is tried again."""
+"""Seconds after which a fault that was impossible is tried again."""
 _SETTLED = 8.0
-"""Seconds without faults after which all is quiet: more than the lease."""
+"""Seconds after the last fault after which all effects of faults are over: more than the lease."""
 
 
 class Storm:
-    """Runs in the calling thread."""
+    """Carries out the plan in the calling thread."""
 
     def __init__(self, field: Field) -> None:
         self._field = field
@@ -38,13 +38,13 @@ class Storm:
 
     @property
     def stepped_over(self) -> set[int]:
-        """The runs that were under way at a step of the clock while all was quiet."""
+        """The runs that were under way when the clock stepped without other faults."""
         return self._at_server.stepped_over
 
     def run(self, faults: Sequence[Planned], seconds: float, *, faults_end: float) -> None:
-        """Faults at their times, and the services kept up, for so many seconds; all faults are over at `faults_end`.
+        """Begin the faults at their times and keep the services running, for this number of seconds.
 
-        Once all is quiet the clock steps once more.
+        All faults end by `faults_end`. When the effects of all faults are over, the clock steps once more.
         """
         self.agenda.begin()
         self._field.ends_at = faults_end
@@ -57,7 +57,7 @@ class Storm:
             time.sleep(_STEP)
 
     def keep(self) -> None:
-        """Start the services that ended."""
+        """Start the services that have ended."""
         for service in self._field.services:
             service.keep()
 

@@ -1,4 +1,4 @@
-"""Two hosts with workers, one server, a load, and what is done to them."""
+"""The torture test: two hosts with workers, one server, a load, and the faults."""
 
 from __future__ import annotations
 
@@ -36,26 +36,26 @@ from sqla_jobs.postgres import LocalServer
 _OURS = "torture-monitor"
 _SECOND = "torture_second"
 _QUIET = 15.0
-"""Seconds at the end without faults."""
+"""Seconds without faults at the end."""
 _LOAD_ENDS = 5.0
-"""Seconds before the end at which the load ends."""
+"""Seconds before the end at which the load stops."""
 _POISON_EVERY = 15.0
 _HOSTILE_EVERY = 1.0
 _REFUSED_EVERY = 4.0
 _REFUSED = 8
-"""Jobs of each task and oddity that a trigger refuses, at most: each may hold up a thread of a worker."""
+"""The maximum number of jobs of each task and oddity that a trigger refuses: each may hold up a thread of a worker."""
 _PROGRESS_EVERY = 10.0
 _WORKER = ["--queues", "default=12", "--heartbeat", "1", "--lease", "6", "--grace", "10"]
 _HUNG_AFTER = 8.0
 _HANG_FOR, _HANG_SHORTLY = 3600.0, 20.0
-"""Seconds for which a job hangs its process: where that is killed for it, and where nobody does."""
+"""Seconds for which a job hangs its process: if hung processes are killed, and if they are not."""
 _STOP = 60.0
-"""Seconds a worker may take to end after SIGTERM; more than its grace and its last writes."""
+"""Seconds that a worker may take to end after SIGTERM: more than its grace and its last writes."""
 _LIVE = jobs.Job.state.in_(["blocked", "scheduled", "queued", "running"])
 
 
 class Torture:
-    """All of it, for one run."""
+    """All objects of one run of the torture test."""
 
     def __init__(
         self, stack: ExitStack, *, seed: int, rate: float, poll: float, logs: Path, make_host: HostMaker
@@ -84,7 +84,7 @@ class Torture:
         self._signals = Signals(load_engine, self.ledger, seed)
         stack.callback(self._signals.stop)
         stack.callback(self._load.stop)
-        stack.callback(load_proxy.go_on)  # what is held up would be waited for
+        stack.callback(load_proxy.go_on)  # otherwise, cleanup would wait for stalled connections
         self.hostile = Hostile(self._engine, random.Random(f"hostile-{seed}"))
         self.monitor = Monitor(self._engine)
         stack.callback(self.monitor.stop)
@@ -109,7 +109,7 @@ class Torture:
         self._breaches: list[str] = []
 
     def run(self, seconds: float) -> None:
-        """The load and the storm."""
+        """Run the load and the faults."""
         faults_end = seconds - _QUIET
         faults = plan(random.Random(f"plan-{self._seed}"), faults_end)
         self._repeat(_POISON_EVERY, partial(self._load.add, "poison"), begin=5.0, end=faults_end)
@@ -133,19 +133,19 @@ class Torture:
             self.storm.agenda.at(begin + k * every, action)
 
     def _tell(self) -> None:
-        """How the jobs stand, on a line of its own."""
+        """Print the number of jobs in each state, on a separate line."""
         try:
             with Session(self._engine) as session:
                 states = session.execute(select(jobs.Job.state, func.count()).group_by(jobs.Job.state)).all()
             told = counts(Counter({str(state): count for state, count in states}))
-        except DBAPIError:  # what is told is only how it goes
+        except DBAPIError:  # progress reports are optional
             told = "the server is away"
         click.echo(f"{self.storm.agenda.now:7.1f} s  ({told})")
 
     def drain(self, timeout: float) -> float:
-        """Wait until no job is left to run and no row of a dead process; returns how long that took, at most.
+        """Wait until no job is left to run and no dead process has a row. Return the seconds that this took.
 
-        First for all but those that triggers refuse, which are dropped then.
+        First wait for the jobs that no trigger refuses. Then drop the triggers, and wait for the other jobs.
         """
         began = time.monotonic()
         self._wait(lambda: self._signals.are_sent and not self._held_up(), timeout)
@@ -153,7 +153,7 @@ class Torture:
         self._breaches += [f"while triggers refused other rows, {left}" for left in self._held_up()]
         self._wait(self._permitted, timeout)
         for service in self.services:
-            service.renew()  # a worker tries a deletion that was refused again after an hour, or when it starts
+            service.renew()  # a worker repeats a refused deletion only after an hour, or when it starts
         self._wait(self._is_drained, timeout)
         return time.monotonic() - began
 
@@ -164,7 +164,7 @@ class Torture:
             time.sleep(0.2)
 
     def _permitted(self) -> bool:
-        """Whether the triggers are gone: dropping them may lose to the workers."""
+        """Try to drop the triggers, which workers may prevent. Return whether the triggers are gone."""
         try:
             refusals.permit(self._engine)
         except DBAPIError:
@@ -172,7 +172,7 @@ class Torture:
         return True
 
     def _held_up(self) -> list[str]:
-        """What no trigger refuses, and did not get to its end."""
+        """Describe the jobs that no trigger refuses but that did not end or were not pruned."""
         job = jobs.Job
         live = select(func.count()).select_from(job).where(_LIVE, job.oddity.is_(None))
         with Session(self._engine) as session:
@@ -193,7 +193,7 @@ class Torture:
         return all(rows & some for some in pids) and rows <= set[int]().union(*pids)
 
     def judge(self) -> tuple[Facts, list[str]]:
-        """What is there, and all that is wrong with it; the workers are stopped for the last of it."""
+        """Return the facts and all breaches. The workers are stopped before the last checks."""
         living = [service.pids for service in self.services]
         with Session(self._engine) as session, Session(self._second) as second:
             facts = read_facts(session, second)
@@ -233,5 +233,5 @@ def _behind(url: str, proxy: Proxy) -> str:
 
 
 def _databases(proxy: Proxy, url: str) -> dict[str, str]:
-    """Where a worker finds both."""
+    """Return the environment variables that tell a worker the URLs of both databases."""
     return {"DATABASE_URL": _behind(url, proxy), SECOND_URL: _behind(_second(url), proxy)}

@@ -1,4 +1,4 @@
-"""Counts what was left behind, and names each promise that was broken."""
+"""Counts the effects that remain, and names each broken promise."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from benchmarks.torture.refusals import AT_WORK
 from sqla_jobs.models.types import StepKind
 
 _STEPS = 3
-"""Steps of each task of steps that asks for nothing."""
+"""The number of steps in each task of steps that waits for no signal."""
 _LIVE = ("blocked", "scheduled", "queued", "running")
 _BAD = ("failed", "cancelled")
 _MAY_FAIL = {"hopeless", "once", *STOPPING}
@@ -44,7 +44,7 @@ class RunFact:
 
 @dataclass
 class JobFact:
-    """A job, its runs in order, and the run ids of the effects it left in each database."""
+    """A job, its runs in order, and the run ids of the effects that it left in each database."""
 
     id: int
     n: int
@@ -55,7 +55,7 @@ class JobFact:
     cancel_requested: bool
     if_failed: str | None = None
     needs: list[JobFact] = field(default_factory=list["JobFact"])
-    """The jobs that it is after, also through batches."""
+    """The jobs for which this one has to wait, directly or through batches."""
     runs: list[RunFact] = field(default_factory=list[RunFact])
     effects: list[int] = field(default_factory=list[int])
     echoes: list[int] = field(default_factory=list[int])
@@ -64,13 +64,13 @@ class JobFact:
     received: list[int] = field(default_factory=list[int])
     """The payloads of the signals that it has received, in order."""
     unread: list[int] = field(default_factory=list[int])
-    """The payloads of the signals that are there for it."""
+    """The payloads of the signals that are still waiting for the job."""
     traces: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
-    """Step and value of each call of a step."""
+    """The step and the value of each call of a step."""
     result: Any = None
-    """That of its last run which succeeded."""
+    """The result of the job's last run that succeeded."""
     renamed: set[int] = field(default_factory=set[int])
-    """Runs that left effects, and whose ids hostile rows have taken: they are stored under other ones."""
+    """Runs that left effects but are stored under other ids, because hostile rows have taken their ids."""
 
     def __str__(self) -> str:
         runs = ", ".join(f"{run.id} {run.outcome}" for run in self.runs) or "none"
@@ -87,16 +87,16 @@ class JobFact:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the database says at the end."""
+    """The contents of the databases at the end."""
 
     jobs: dict[int, JobFact]
     strays: list[str]
-    """Runs and effects of jobs that are not there."""
+    """Descriptions of runs and effects whose jobs do not exist."""
     process_pids: list[int]
 
 
 def read_facts(session: Session, second: Session) -> Facts:
-    """All of it, from both databases, but for hostile rows; for some 100,000 jobs it fits into memory."""
+    """Read everything except hostile rows from both databases. The facts about some 100,000 jobs fit into memory."""
     job, run = jobs.Job, jobs.Run
     columns = (job.id, job.args["n"].as_integer(), job.task, job.state, job.attempt, job.max_attempts, job.if_failed)
     facts: dict[int, JobFact] = {}
@@ -134,7 +134,7 @@ def read_facts(session: Session, second: Session) -> Facts:
 
 
 def _read_steps(session: Session, facts: Mapping[int, JobFact]) -> None:
-    """Steps, signals, traces, and the results of the jobs that have them."""
+    """Read the steps, signals, traces and results of the jobs that have them."""
     step, sent, run = jobs.Step, jobs.Signal, jobs.Run
     traced = [fact.id for fact in facts.values() if fact.task in TRACED | TRACED_APART | ASKING]
     stored = select(step.job_id, step.name, step.kind, step.result).where(step.finished_at.is_not(None))
@@ -155,7 +155,7 @@ def _read_steps(session: Session, facts: Mapping[int, JobFact]) -> None:
 
 
 def _needs(session: Session) -> list[tuple[int, int]]:
-    """Each job that is after another one, with that one."""
+    """Return pairs of ids: a job, and a job for which it has to wait, directly or through a batch."""
     edge, job = jobs.models.tables["edges"].c, jobs.Job
     of_batches = select(edge.job_id, job.id).where(job.batch_id == edge.batch_id)
     rows = session.execute(select(edge.job_id, edge.needs_id).where(edge.needs_id.is_not(None)).union_all(of_batches))
@@ -163,7 +163,7 @@ def _needs(session: Session) -> list[tuple[int, int]]:
 
 
 def breaches(facts: Facts, ledger: Ledger, services: Collection[Collection[int]]) -> list[str]:
-    """Each broken promise in a line that names the job; `services` are the pids of each living service."""
+    """Return each broken promise as a line that names the job. `services` contains the pids of each living service."""
     found = [*facts.strays, *ledger.surprises]
     found += _enqueued(facts, ledger)
     for job in facts.jobs.values():
@@ -190,7 +190,7 @@ def _ended(job: JobFact, ledger: Ledger) -> Iterator[str]:
 
 
 def _effects(job: JobFact, ledger: Ledger) -> Iterator[str]:
-    """Exactly once for transactional tasks, by the run that succeeded; at least once for plain ones."""
+    """A transactional task has its effect exactly once, from the run that succeeded; a plain task at least once."""
     due = job.succeeded if job.state == "succeeded" else []
     is_exact = len(job.effects) == len(due) if job.renamed else job.effects == due
     if job.task in TRANSACTIONAL and not is_exact:
@@ -209,14 +209,14 @@ def _effects(job: JobFact, ledger: Ledger) -> Iterator[str]:
 
 
 def _attempts(job: JobFact, ledger: Ledger) -> Iterator[str]:
-    """Every attempt leaves a run; a snooze gives its attempt back."""
+    """Every attempt leaves a run, and a snooze gives the attempt back."""
     charged = sum(run.outcome != "snoozed" for run in job.runs)
     if charged != job.attempt:
         yield f"{job.attempt} attempts and {charged} runs that were charged"
 
 
 def _outcome(job: JobFact, ledger: Ledger) -> Iterator[str]:
-    """The state is that of its last run, and one that the task and its cancels allow."""
+    """A job's state matches its last run, and is allowed by its task and its cancels."""
     outcomes = [run.outcome for run in job.runs]
     if outcomes.count("succeeded") != (job.state == "succeeded"):
         yield "its state and its succeeded runs do not agree"
@@ -235,7 +235,7 @@ def _outcome(job: JobFact, ledger: Ledger) -> Iterator[str]:
 
 
 def _graphs(job: JobFact, ledger: Ledger) -> Iterator[str]:
-    """A job begins once all that it is after have ended, and as they should."""
+    """A job begins only after all jobs that it needs have ended, and ended as required."""
     for need in job.needs:
         if job.runs and need.state in _LIVE:
             yield f"begun before the end of {need}"
@@ -254,7 +254,7 @@ def _cancels(job: JobFact, ledger: Ledger) -> Iterator[str]:
 
 
 def _steps(job: JobFact, ledger: Ledger) -> Iterator[str]:
-    """The effect of a step exactly once in a transaction, else at least once, and one result."""
+    """A step of a transactional task has its effect exactly once, and any other step has it at least once."""
     stored = [*job.steps.items()]
     if job.task in TRACED and sorted(job.traces) != sorted(stored):
         yield f"its steps {stored} are not exactly those that had an effect, {job.traces}"
@@ -266,7 +266,7 @@ def _steps(job: JobFact, ledger: Ledger) -> Iterator[str]:
 
 
 def _signals(job: JobFact, ledger: Ledger) -> Iterator[str]:
-    """Each signal that was sent is received once, or still there."""
+    """Each signal is received once, or still waits for its job."""
     there = [*job.received, *job.unread]
     sent = ledger.of_job(job.id)
     if len(set(there)) < len(there):
@@ -290,7 +290,7 @@ _RULES: list[Callable[[JobFact, Ledger], Iterator[str]]] = [
 
 
 def _follow_ups(facts: Facts) -> Iterator[str]:
-    """Exactly one follow-up job for each effect of the job that enqueues it."""
+    """There is exactly one follow-up job for each effect of a job that enqueues one."""
     follow_ups = Counter(job.n for job in facts.jobs.values() if job.task == "follow")
     for job in facts.jobs.values():
         if job.task in CHAINS and follow_ups.pop(job.n, 0) != len(job.effects):
@@ -300,7 +300,7 @@ def _follow_ups(facts: Facts) -> Iterator[str]:
 
 
 def lost_by_step(facts: Facts, stepped_over: Collection[int]) -> list[str]:
-    """A step of the clock costs no run of a living process, but for those that a job stopped in the meantime."""
+    """Return the runs of living processes that were lost when the clock stepped, unless a job stopped their process."""
     lost = [(job, run) for job in facts.jobs.values() for run in job.runs if run.outcome == "lost"]
     stopped = {run.process_id for job, run in lost if job.task in STOPPING}
     return [
@@ -311,7 +311,7 @@ def lost_by_step(facts: Facts, stepped_over: Collection[int]) -> list[str]:
 
 
 def _processes(facts: Facts, services: Collection[Collection[int]]) -> Iterator[str]:
-    """The rows of processes are those of the living."""
+    """Every row of a process belongs to a living process, and every living service has such a row."""
     living = {pid for pids in services for pid in pids}
     for pid in facts.process_pids:
         if pid not in living:

@@ -1,4 +1,4 @@
-"""A shop on FastAPI and asyncio: what is ordered is shipped and invoiced by a worker in the same event loop."""
+"""A shop on FastAPI and asyncio: a worker in the same event loop ships and invoices the orders."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from examples.fastapi_shop.views import shop
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncGenerator[dict[str, Any]]:
-    """A pool of connections, an HTTP client, and a worker that uses both. All three end with the application."""
+    """Start a pool of connections, an HTTP client, and a worker that uses both. All three end with the application."""
     engine = create_async_engine(os.environ["DATABASE_URL"], pool_size=15)
     jobs.bind(engine)
-    queues = {"default": 4, "carrier": 10, "http": 200}  # 10 hold a connection of the pool, 200 hold none
+    queues = {"default": 4, "carrier": 10, "http": 200}  # only `carrier` jobs hold connections of the pool
     async with new_client() as client:
         with shared(client):
             async with jobs.worker(queues, grace=20):
@@ -29,7 +29,7 @@ async def lifespan(app: FastAPI) -> AsyncGenerator[dict[str, Any]]:
 
 
 def create_app() -> FastAPI:
-    """The application, configured by DATABASE_URL and CARRIER_URL when it starts."""
+    """Create the application. The application reads DATABASE_URL and CARRIER_URL when it starts."""
     app = FastAPI(title="Shop", lifespan=lifespan)
     app.include_router(shop)
     return app

@@ -1,4 +1,4 @@
-"""`python -m examples.fastapi_shop` makes the tables. An application that is to change has migrations instead."""
+"""`python -m examples.fastapi_shop` creates the tables. An application whose tables change needs migrations."""
 
 from __future__ import annotations
 

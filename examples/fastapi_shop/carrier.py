@@ -1,4 +1,4 @@
-"""A parcel carrier, to try the shop with: it stands for somebody else's service."""
+"""A stand-in for the service of a parcel carrier, to try the shop with."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ class Parcel(BaseModel):
 
 
 class Carrier(FastAPI):
-    """Makes one parcel for each idempotency key, however often it is asked."""
+    """Creates one parcel for each idempotency key, however often a client asks for it."""
 
     def __init__(self) -> None:
         super().__init__(title="Carrier")
         self.asked: list[str] = []
-        """The key of each request for a parcel."""
+        """The idempotency keys of all requests for parcels."""
         self.parcels: dict[str, str] = {}
-        """Tracking numbers by key."""
+        """The tracking numbers, by idempotency key."""
         self.pickups: set[str] = set()
         self.is_open = threading.Event()
-        """Cleared, it lets those wait who bring parcels. From any thread."""
+        """While this event is cleared, requests for parcels wait. Any thread may set or clear it."""
         self.is_open.set()
         self.post("/parcels")(self._take)
         self.put("/parcels/{tracking}/pickup")(self._pick_up)

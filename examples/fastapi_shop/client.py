@@ -1,4 +1,4 @@
-"""The client of the carrier's HTTP interface: one a process, since it keeps connections."""
+"""The client of the carrier's HTTP interface. Each process has one client, which keeps its connections open."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _shared: ContextVar[AsyncClient | None] = ContextVar("carrier", default=None)
 
 
 def new_client() -> AsyncClient:
-    """One for CARRIER_URL."""
+    """Return a new client for CARRIER_URL."""
     return AsyncClient(base_url=os.environ.get("CARRIER_URL", "http://localhost:8001"), timeout=10)
 
 
@@ -23,7 +23,7 @@ _of_process = cache(new_client)
 
 @contextmanager
 def shared(client: AsyncClient) -> Generator[None]:
-    """Inside, `carrier()` is this client: in the code that stands here, and in coroutine tasks of a worker."""
+    """Make `carrier()` return this client during the block, in the block itself and in coroutine tasks of a worker."""
     token = _shared.set(client)
     try:
         yield
@@ -32,5 +32,5 @@ def shared(client: AsyncClient) -> Generator[None]:
 
 
 def carrier() -> AsyncClient:
-    """The client of the application whose worker this is; in a worker process, one of its own."""
+    """Return the client that the application shares, or in a worker process, the client of that process."""
     return _shared.get() or _of_process()

@@ -1,4 +1,4 @@
-"""The shop's tables. Those of the jobs are in the same metadata."""
+"""The shop's tables. The tables of the jobs are in the same metadata."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ jobs = Jobs(Base, tasks=["examples.fastapi_shop.tasks"])
 
 
 class Order(Base):
-    """What a customer wants. It has a `tracking` number once it is shipped."""
+    """An order of a customer. It gets a `tracking` number when it is shipped."""
 
     __tablename__ = "orders"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -28,7 +28,7 @@ class Order(Base):
 
 
 class Invoice(Base):
-    """What a customer has to pay. A second one for an order would be a mistake, and nothing here prevents it."""
+    """An invoice for an order. A second invoice for an order would be an error, but no constraint prevents it."""
 
     __tablename__ = "invoices"
     id: Mapped[int] = mapped_column(primary_key=True)

@@ -1,4 +1,4 @@
-"""What the shop does in the background: two coroutines, which wait, and a plain function, which works."""
+"""The shop's tasks: two coroutines, which mostly wait, and a plain function, which uses the CPU."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from examples.fastapi_shop.models import Invoice, Order, jobs
 
 @jobs.task(queue="carrier", timeout=30)
 async def ship(session: AsyncSession, order: Order) -> None:
-    """The tracking number, the two jobs that follow and the end of this one are one commit.
+    """Order a parcel. The tracking number, the next two jobs and this job's completion are one commit.
 
-    The carrier may be asked twice, such as after a crash. The key tells it that this is the same parcel.
+    The carrier may get the request twice, for example after a crash. The idempotency key shows that both requests are
+    for the same parcel.
     """
     key = {"Idempotency-Key": f"order-{order.id}"}
     answer = await carrier().post("/parcels", json={"address": order.address}, headers=key)
@@ -26,12 +27,12 @@ async def ship(session: AsyncSession, order: Order) -> None:
 
 @jobs.task(queue="http", timeout=30)
 async def call_for_pickup(tracking: str) -> None:
-    """This takes no session, so any number of them can wait for the carrier without holding a connection."""
+    """Ask the carrier to collect the parcel. The task takes no session, so jobs that wait hold no connection."""
     answer = await carrier().put(f"/parcels/{tracking}/pickup")
     answer.raise_for_status()
 
 
 @jobs.task
 def invoice(session: Session, order: Order) -> None:
-    """This stands for a PDF, which takes the processor: in a thread it does not hold up the event loop."""
+    """Write the invoice. Making a real PDF would use the CPU; in a thread, that does not hold up the event loop."""
     session.add(Invoice(order_id=order.id, text=f"{order.item:.<40}{order.total:.>12} EUR"))

@@ -1,4 +1,4 @@
-"""The shop's tests: requests and the jobs they lead to, without a server and with one."""
+"""The shop's tests: requests and the jobs that they enqueue, without a server and with one."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 def url(sqla_jobs_databases: Databases) -> Iterator[str]:
-    """A database with the shop's tables."""
+    """The URL of a database with the shop's tables."""
     with sqla_jobs_databases.new(Base.metadata) as url:
         yield url
 
@@ -59,7 +59,7 @@ async def session(url: str) -> AsyncIterator[AsyncSession]:
 
 @pytest.fixture
 async def client(session: AsyncSession) -> AsyncIterator[AsyncClient]:
-    """Sends requests to the shop, whose session is that of the test."""
+    """A client that sends requests to the shop, which uses the session of the test."""
     app = create_app()
     app.dependency_overrides[get_session] = lambda: session
     async with AsyncClient(transport=ASGITransport(app), base_url="http://shop") as client:
@@ -107,7 +107,7 @@ async def test_no_order_is_placed_that_cannot_be(client: AsyncClient, session: A
 
 @contextmanager
 def in_a_thread(carrier: Carrier) -> Generator[str]:
-    """The URL of the carrier, which answers in a thread of this process."""
+    """Serve the carrier in a thread of this process. Yield the carrier's URL."""
     server = uvicorn.Server(uvicorn.Config(carrier, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -119,7 +119,7 @@ def in_a_thread(carrier: Carrier) -> Generator[str]:
 
 
 class Shop:
-    """A real server of the shop, in a process of its own, as `with` begins."""
+    """A server of the shop, running in a process of its own."""
 
     def __init__(self, settings: dict[str, str], log: Path) -> None:
         self._path = log
@@ -133,7 +133,7 @@ class Shop:
 
     @property
     def address(self) -> str:
-        """Where it listens, once it does."""
+        """Wait until the server listens, and return its URL."""
 
         def told() -> re.Match[str] | None:
             assert self.process.poll() is None, self.log
@@ -155,7 +155,7 @@ class Shop:
 
 @pytest.mark.slow
 def test_a_server_that_is_stopped_while_jobs_run_loses_nothing(url: str, carrier: Carrier, tmp_path: Path) -> None:
-    carrier.is_open.clear()  # it lets everybody wait
+    carrier.is_open.clear()  # so all requests for parcels wait
     engine = create_engine(url)
     with in_a_thread(carrier) as carrier_url:
         settings = {"DATABASE_URL": url, "CARRIER_URL": carrier_url}
@@ -163,14 +163,14 @@ def test_a_server_that_is_stopped_while_jobs_run_loses_nothing(url: str, carrier
             with Client(base_url=shop.address) as client:
                 for _ in range(20):
                     assert client.post("/orders", json=TEA).status_code == 201
-            wait_until(lambda: len(carrier.asked) == 10)  # as many as it runs at once of that queue
+            wait_until(lambda: len(carrier.asked) == 10)  # the concurrency of that queue
             shop.process.send_signal(signal.SIGTERM)
             wait_until(lambda: "Waiting for application shutdown" in shop.log)
             carrier.is_open.set()
             assert shop.process.wait(20) in (0, -signal.SIGTERM)
         stopped = states(engine)
         assert stopped.keys() == {"succeeded", "queued"}
-        assert stopped["succeeded"] >= 10  # what ran has ended; the orders after that, and what follows, wait
+        assert stopped["succeeded"] >= 10  # the running jobs have ended; the other jobs wait
         assert "each with a session" not in shop.log
         worker = [sys.executable, "-m", "sqla_jobs.worker", "examples.fastapi_shop.models:jobs"]
         options = ["--queues", "default=4,carrier=10,http=200", "--drain"]
@@ -185,7 +185,7 @@ def test_a_server_that_is_stopped_while_jobs_run_loses_nothing(url: str, carrier
 
 
 def states(engine: Engine) -> dict[str, int]:
-    """How many jobs there are of each state."""
+    """Return the number of jobs in each state."""
     with engine.connect() as connection:
         rows = connection.execute(select(jobs.Job.state, func.count()).group_by(jobs.Job.state))
         return {str(state): number for state, number in rows}

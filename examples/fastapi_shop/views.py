@@ -43,7 +43,7 @@ OwnSession = Annotated[AsyncSession, Depends(get_session)]
 
 @shop.post("/orders", status_code=201)
 async def place(new: NewOrder, session: OwnSession) -> Placed:
-    """Place an order. It is there and its job is there once this commits: both, or neither."""
+    """Place an order. The order and its job are one commit, so both exist or neither."""
     order = Order(item=new.item, address=new.address, total=new.total)
     session.add(order)
     job = await session.run_sync(ship.enqueue, order=order)
@@ -53,7 +53,7 @@ async def place(new: NewOrder, session: OwnSession) -> Placed:
 
 @shop.get("/orders/{number}")
 async def show(number: int, session: OwnSession) -> Shown:
-    """What became of an order."""
+    """Return an order, with its tracking number once it is shipped."""
     if (order := await session.get(Order, number)) is None:
         raise HTTPException(404)
     return Shown(item=order.item, total=order.total, tracking=order.tracking)

@@ -1,4 +1,4 @@
-"""A shop on Flask, Flask-SQLAlchemy and sqla_jobs: what is paid is booked and answered by mail in the background."""
+"""A shop on Flask, Flask-SQLAlchemy and sqla_jobs: background jobs book paid orders and mail the receipts."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from sqla_jobs.flask import FlaskJobs
 
 
 def create_app(config: Mapping[str, Any] | None = None) -> Flask:
-    """The application, configured by `config` or by FLASK_SQLALCHEMY_DATABASE_URI and the like."""
+    """Create the application, configured by `config` or by variables such as FLASK_SQLALCHEMY_DATABASE_URI."""
     app = Flask(__name__)
     app.config.update(
         SQLALCHEMY_DATABASE_URI="postgresql+psycopg://localhost/flask_shop",
-        SQLA_JOBS_QUEUES={"default": 4, "mail": 2},  # how many of each `flask jobs worker` runs at once
-        MAIL_HOST=None,  # such as "localhost"; without one mails are only logged
+        SQLA_JOBS_QUEUES={"default": 4, "mail": 2},  # the concurrency of each queue in `flask jobs worker`
+        MAIL_HOST=None,  # such as "localhost"; while this is None, mails are only logged
     )
     app.config.from_prefixed_env()
     app.config.update(config or {})

@@ -1,4 +1,4 @@
-"""The shop's tables. Those of the jobs are in the same metadata."""
+"""The shop's tables. The tables of the jobs are in the same metadata."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ db = SQLAlchemy(model_class=Base)
 jobs = Jobs(db.Model, tasks=["examples.flask_shop.tasks"])
 
 if TYPE_CHECKING:
-    Model = Base  # type checkers cannot see db.Model, which is made when this runs
+    Model = Base  # type checkers cannot see db.Model, which is created at run time
 else:
     Model = db.Model
 
 
 class Order(Model):
-    """What a customer wants. `status` is "new", "paid", then "booked"."""
+    """An order of a customer. Its `status` is "new", then "paid", then "booked"."""
 
     id: Mapped[int] = mapped_column(primary_key=True)
     item: Mapped[str]
@@ -36,7 +36,7 @@ class Order(Model):
 
 
 class LedgerEntry(Model):
-    """Money that came in."""
+    """An amount of money that was received for an order."""
 
     id: Mapped[int] = mapped_column(primary_key=True)
     order_id: Mapped[int] = mapped_column(ForeignKey(Order.id))
@@ -45,6 +45,6 @@ class LedgerEntry(Model):
 
 
 def book(order: Order) -> None:
-    """Write the money of an order into the ledger, in `db.session`: that of a request, or of a run."""
+    """Add the order's total to the ledger in `db.session`, which belongs to a request or to a run."""
     db.session.add(LedgerEntry(order_id=order.id, amount=order.total))
     order.status = "booked"

@@ -1,4 +1,4 @@
-"""What the shop does in the background."""
+"""The shop's tasks."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from examples.flask_shop.models import LedgerEntry, Order, book, jobs
 
 @jobs.task
 def settle(session: Session, order: Order) -> None:
-    """The ledger, the order's status, the receipt to send and the end of this job are one commit."""
+    """Book the order. The ledger entry, the order's status, the receipt's job and this job's end are one commit."""
     book(order)
     send_receipt.enqueue(session, number=order.id, email=order.email, item=order.item, total=order.total)
 
 
 @jobs.task(queue="mail", timeout=60)
 def send_receipt(number: int, email: str, item: str, total: Decimal) -> None:
-    """A mail cannot be rolled back, so this holds no transaction, and happens at least once."""
+    """Mail the receipt, at least once: a mail cannot be rolled back, so this task takes no session."""
     mail = EmailMessage()
     mail["From"] = "shop@example.com"
     mail["To"] = email
     mail["Subject"] = f"Your order {number}"
-    mail["Message-ID"] = f"<{number}@shop.example.com>"  # the same each time: a mailbox can tell a repetition
+    mail["Message-ID"] = f"<{number}@shop.example.com>"  # the same in every attempt: mailboxes can recognize duplicates
     mail.set_content(render_template("receipt.txt", number=number, item=item, total=total))
     if current_app.config["MAIL_HOST"] is None:
         current_app.logger.warning("not sent, since there is no MAIL_HOST:\n%s", mail)
@@ -39,7 +39,7 @@ def send_receipt(number: int, email: str, item: str, total: Decimal) -> None:
 
 @jobs.task
 def close_day(session: Session) -> str:
-    """Yesterday's turnover, kept as the result of the run."""
+    """Return yesterday's turnover, which is stored as the result of the run."""
     yesterday = date.today() - timedelta(days=1)  # noqa: DTZ011 - the shop's own day
     day = func.date(LedgerEntry.booked_at)
     turnover = session.scalar(select(func.coalesce(func.sum(LedgerEntry.amount), 0)).where(day == yesterday))

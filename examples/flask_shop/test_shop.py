@@ -1,4 +1,4 @@
-"""The shop's tests: the pages, and the jobs they lead to."""
+"""The shop's tests: the pages, and the jobs that they enqueue."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def app(sqla_jobs_databases: Databases) -> Iterator[Flask]:
 
 @pytest.fixture
 def client(app: Flask) -> Iterator[FlaskClient]:
-    """A browser; inside of an application context, so that `db.session` can be used."""
+    """A browser, inside an application context so that the test can use `db.session`."""
     with app.app_context():
         yield app.test_client()
         db.session.remove()

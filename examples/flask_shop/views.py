@@ -15,7 +15,7 @@ shop = Blueprint("shop", __name__)
 
 @shop.get("/")
 def index() -> str:
-    """All orders, newest first."""
+    """Show all orders, newest first."""
     return render_template("index.html", orders=db.session.scalars(select(Order).order_by(Order.id.desc())))
 
 
@@ -30,7 +30,7 @@ def place() -> ResponseReturnValue:
 
 @shop.post("/orders/<int:number>/pay")
 def pay(number: int) -> ResponseReturnValue:
-    """Pay an order. It is paid and its job is there once this commits: both, or neither."""
+    """Pay an order. The payment and its job are one commit, so both exist or neither."""
     order = db.get_or_404(Order, number)
     if order.status != "new":
         abort(409)

@@ -1,4 +1,4 @@
-"""`python -m examples.incidents [NUMBER]...`: plays the incidents, and exits with 1 if one of them cannot be mended."""
+"""`python -m examples.incidents [NUMBER]...`: play the incidents, and exit with 1 if one of them cannot be fixed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ INCIDENTS: Sequence[Callable[[Scene], None]] = (
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Play those of these numbers, or all. Returns the exit code."""
+    """Play the incidents with these numbers, or all of them. Return the exit code."""
     if not {*arguments} <= {str(number) for number in range(1, len(INCIDENTS) + 1)}:
         print(f"usage: python -m examples.incidents [NUMBER]..., from 1 to {len(INCIDENTS)}", file=sys.stderr)
         return 2
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def play(number: int, incident: Callable[[Scene], None], url: str) -> None:
-    """One of them, in tables of its own."""
+    """Play one incident, in tables of its own."""
     began = time.monotonic()
     print(f"\n== {number}. {incident.__name__.replace('_', ' ').capitalize()} ==\n{incident.__doc__}", flush=True)
     with Scene(url) as scene:
@@ -70,7 +70,7 @@ def play(number: int, incident: Callable[[Scene], None], url: str) -> None:
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
-    """As Ctrl-C does."""
+    """Raise KeyboardInterrupt, as Ctrl-C does."""
     raise KeyboardInterrupt
 
 

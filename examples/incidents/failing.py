@@ -9,7 +9,7 @@ from examples.incidents.shop import jobs, make_invoice, make_report, resize, sen
 
 
 def a_flood_of_failures(scene: Scene) -> None:
-    """The mail server is down. Mails fail by the hundred, and among them, unseen, another task fails too."""
+    """The mail server is down. Mails fail by the hundred, and hidden among them, jobs of another task fail too."""
     scene.start_worker()
     with scene.session() as session:
         send_mail.enqueue_many(session, ({"customer": n, "text": "Thank you"} for n in range(300)))
@@ -29,7 +29,7 @@ def a_flood_of_failures(scene: Scene) -> None:
 
 
 def a_job_that_kills_its_process(scene: Scene) -> None:
-    """A job needs more memory than there is. It takes its process with it, and all that runs there starts anew."""
+    """A job needs more memory than there is. It takes its process down, and the other jobs there start again."""
     scene.start_worker()
     with scene.session() as session:
         make_report.options(max_attempts=1).enqueue(session, seconds=3)
@@ -50,12 +50,12 @@ def a_job_that_kills_its_process(scene: Scene) -> None:
 
 
 def pid_of_worker(status: str) -> str:
-    """As the table of processes has it."""
+    """Return the worker's pid, as shown in the table of processes."""
     return found(r" worker +\S+ +(\d+) ", status)[1]
 
 
 def a_job_that_cannot_be_interrupted(scene: Scene) -> None:
-    """The mail server takes connections and never answers. Jobs wait for it in C, and nobody gave them a timeout."""
+    """The mail server accepts connections but never answers. Jobs wait for it in C code, and they have no timeout."""
     scene.start_worker("--kill-after", "1")
     scene.mail.listen(64)
     with scene.session() as session:

@@ -1,4 +1,4 @@
-"""Where an incident is played: tables, a worker, a mail server that can fail, and a person with a command line."""
+"""The scene of an incident: tables, a worker, a mail server that can fail, and a person at a command line."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from sqla_jobs.cli.main import main
 
 WORKER = ("--queues", "default=4,mail=4", "--heartbeat", "0.5", "--lease", "3", "--grace", "3")
 PATIENCE = 60.0
-"""Seconds within which something has to come true."""
+"""Seconds to wait for a condition before the incident counts as failed."""
 LINES, COLUMNS = 16, 118
-"""What is shown of an output."""
+"""How many lines of a command's output are shown, and how many characters of each line."""
 
 
 class WentWrong(Exception):
-    """An incident did not go as docs/operating.md says."""
+    """An incident went differently from what docs/operating.md says."""
 
 
 class Scene:
-    """One incident's place in a database, empty at first and at the end."""
+    """The tables of one incident, empty at the start and dropped at the end, with a worker and a mail server."""
 
     def __init__(self, url: str) -> None:
         self.engine: Engine = create_engine(url)
         self.mail = socket.socket()
-        self.mail.bind(("127.0.0.1", 0))  # and does not listen yet
+        self.mail.bind(("127.0.0.1", 0))  # it does not listen yet
         self.environment = {
             **os.environ,
             "DATABASE_URL": url,
@@ -59,14 +59,14 @@ class Scene:
     def __exit__(self, *_: object) -> None:
         self.stop_worker()
         with suppress(OSError):
-            self.mail.shutdown(socket.SHUT_RDWR)  # ends what answers
+            self.mail.shutdown(socket.SHUT_RDWR)  # ends the thread that answers
         self.mail.close()
         self._log.close()
         Base.metadata.drop_all(self.engine)
         self.engine.dispose()
 
     def start_worker(self, *options: str, **deployed: str) -> None:
-        """A worker that has another's place, on the code that is `deployed`."""
+        """Start a worker in place of the running one; `deployed` sets environment variables that change the code."""
         self.stop_worker()
         command = [sys.executable, "-m", "sqla_jobs.worker", *WORKER, *options]
         with Path(self._log.name).open("ab") as log:
@@ -76,13 +76,13 @@ class Scene:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C is for this program alone, which then stops its worker
+                start_new_session=True,  # Ctrl-C must reach only this program, which then stops its worker
             )
         alive = select(func.count()).where(jobs.Process.kind == "worker")
         self.until("the worker is ready", lambda: self.ask(alive) > 0)
 
     def stop_worker(self) -> None:
-        """In order, if there is one."""
+        """Stop the worker gracefully, if one is running."""
         if self._worker is None:
             return
         try:
@@ -96,7 +96,7 @@ class Scene:
             self._worker = None
 
     def answer_mail(self) -> None:
-        """From now on the mail server answers."""
+        """Let the mail server answer from now on."""
         self.mail.listen(64)
         threading.Thread(target=self._answer_mail, daemon=True).start()
 
@@ -109,21 +109,21 @@ class Scene:
 
     @contextmanager
     def session(self) -> Generator[Session]:
-        """A transaction of the application's."""
+        """Open a session of the application, and commit it at the end."""
         with Session(self.engine) as session, session.begin():
             yield session
 
     def ask(self, question: object) -> int:
-        """A number from the database."""
+        """Return a number that a query selects."""
         with Session(self.engine) as session:
             return int(session.scalar(question) or 0)  # type: ignore[call-overload]
 
     def number(self, **of: object) -> int:
-        """How many jobs there are whose columns have these values."""
+        """Return the number of jobs whose columns have these values."""
         return self.ask(select(func.count()).select_from(jobs.Job).filter_by(**of))
 
     def until(self, what: str, is_so: Callable[[], bool]) -> None:
-        """Wait for it, for some seconds at most."""
+        """Wait until `is_so` returns True, for at most PATIENCE seconds."""
         deadline = time.monotonic() + PATIENCE
         while not is_so():
             if time.monotonic() > deadline:
@@ -131,14 +131,14 @@ class Scene:
             time.sleep(0.05)
 
     def say(self, told: str) -> None:
-        """What happens, or what a person does who has no command for it."""
+        """Print what happens, or what the person does without a command."""
         print(f"\n# {told}", flush=True)
 
     def run(self, command: str, shows: str = "", *, code: int = 0) -> str:
-        """What a person types. Returns the output, in which `shows` is to be found."""
+        """Run a command that the person types. Return its output, which must match `shows`."""
         print(f"\n$ {command}", flush=True)
         program, *arguments = shlex.split(command)
-        if program == "sqla-jobs":  # in this process: one of its own would take most of its time to import
+        if program == "sqla-jobs":  # in this process: a new one would spend most of its time on imports
             typed = CliRunner().invoke(main, arguments, prog_name=program, env=self.environment, catch_exceptions=False)
             output, ended = typed.output, typed.exit_code
         else:
@@ -151,14 +151,14 @@ class Scene:
         return output
 
     def psql(self, statement: str) -> None:
-        """What a person types into psql."""
+        """Execute a statement that the person types into psql."""
         print(f'\n$ psql -c "{statement}"', flush=True)
         with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             done = connection.execute(text(statement))
             print(f"  {done.scalar()}" if done.returns_rows else f"  {statement.partition(' ')[0]}", flush=True)
 
     def log(self, shows: str) -> None:
-        """What a person reads in the log of the worker, once it is there."""
+        """Wait until the worker's log matches `shows`, and print the matching lines as the person sees them."""
         path = Path(self._log.name)
         self.until(f"the log shows {shows!r}", lambda: re.search(shows, path.read_text()) is not None)
         print("\n$ journalctl -u shop-worker", flush=True)
@@ -166,19 +166,19 @@ class Scene:
 
 
 def found(pattern: str, output: str) -> re.Match[str]:
-    """Where the output shows it."""
+    """Return the match of the pattern in the output; raise `WentWrong` if there is none."""
     if (match := re.search(pattern, output)) is None:
         raise WentWrong(f"{pattern!r} is not in:\n{output}")
     return match
 
 
 def pasted(output: str, beginning: str) -> str:
-    """The command that an output tells a person to type."""
+    """Return the command in the output that begins with these words, for the person to paste."""
     return found(rf"{re.escape(beginning)}[^`;\n]*", output)[0].strip()
 
 
 def cut(output: str, wanted: str = "") -> str:
-    """What is to be seen of an output: nothing that is well unless it is wanted, of long ones the ends."""
+    """Return the part of the output to show: no "ok" lines except wanted ones, and only the ends of a long output."""
     lines = [line.rstrip() for line in output.splitlines() if re.search(r"\w", line)]
     lines = [line for line in lines if not line.startswith("ok ") or (wanted and re.search(wanted, line))]
     if more := max(0, len(lines) - LINES):
@@ -187,7 +187,7 @@ def cut(output: str, wanted: str = "") -> str:
 
 
 def fitted(line: str) -> list[str]:
-    """A line of a table is cut where the screen ends, a sentence goes on in the next line."""
+    """Cut a line of a table at the screen's width, and wrap any other line."""
     if "   " in line.strip():
         return [f"  {line[:COLUMNS]}"]
     indent = " " * (2 + len(line) - len(line.lstrip()))

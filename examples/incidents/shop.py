@@ -1,4 +1,4 @@
-"""The application on call: `examples.incidents.shop:jobs`. What surrounds it breaks, and so do some of its tasks."""
+"""The application of the incidents, `examples.incidents.shop:jobs`. The mail server and some tasks fail."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from sqla_jobs import Jobs
 
 
 class Base(DeclarativeBase):
-    """Nothing but the jobs."""
+    """The declarative base. The application has no tables except those of the jobs."""
 
 
 jobs = Jobs(Base)
 MAIL_PORT = "SHOP_MAIL_PORT"
 RENAMED = "SHOP_EXPORT_WAS"
-"""The environment stands for what is deployed: with a former name of `orders.export`, that is an alias of it."""
+"""This environment variable simulates a deploy: its value is an old name of `orders.export`, and becomes an alias."""
 
 
 @jobs.task(name="mail.send", queue="mail", max_attempts=2, retry=Retrying(wait=wait_fixed(1)))
 def send_mail(customer: int, text: str) -> str:
-    """Fails while nothing listens; while something listens and never answers, hangs: there is no timeout."""
+    """Fail while no mail server listens, or hang while one listens but never answers, since there is no timeout."""
     with socket.create_connection(("127.0.0.1", int(os.environ[MAIL_PORT]))) as server:
         answer = server.recv(100).decode()
     return f"{answer} for customer {customer}"
@@ -33,23 +33,23 @@ def send_mail(customer: int, text: str) -> str:
 
 @jobs.task(name="invoice.make", max_attempts=1)
 def make_invoice(customer: int) -> None:
-    """Fails always."""
+    """Always fail."""
     raise LookupError(f"customer {customer} has no address")
 
 
 @jobs.task(name="image.resize")
 def resize(path: str) -> None:
-    """Some images need more memory than there is, and the kernel kills the process."""
+    """Kill the process for some images, as the kernel does if they need more memory than there is."""
     if path.endswith(".tiff"):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 @jobs.task(name="report.make")
 def make_report(seconds: float = 0) -> None:
-    """Takes its time."""
+    """Run for some seconds."""
     time.sleep(seconds)
 
 
 @jobs.task(name="orders.export", aliases=[os.environ[RENAMED]] if RENAMED in os.environ else [])
 def export_orders() -> None:
-    """Had another name."""
+    """Do nothing. This task was renamed."""

@@ -1,4 +1,4 @@
-"""The server, and the people whose data it holds."""
+"""Incidents on the database server, and a customer's request to erase personal data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from examples.incidents.shop import jobs, make_invoice
 
 
 def too_few_connections(scene: Scene) -> None:
-    """Workers were made larger. The application is refused: "sorry, too many clients already"."""
+    """Workers were given more threads. Now the server refuses the application: "sorry, too many clients already"."""
     most = scene.ask(text("SELECT current_setting('max_connections')::int"))
     scene.start_worker("--concurrency", f"{most // 2}", "--queues", "default,mail,slow")
     scene.log("WARNING")
@@ -21,7 +21,7 @@ def too_few_connections(scene: Scene) -> None:
 
 
 def an_old_transaction(scene: Scene) -> None:
-    """Every queue gets slower: an open transaction sees old rows, so vacuum can remove none of them."""
+    """Every queue gets slower. An open transaction can still see old rows, so vacuum cannot remove them."""
     scene.start_worker()
     with Session(scene.engine.execution_options(isolation_level="REPEATABLE READ")) as old:
         old.scalar(select(jobs.Job.id).limit(1))
@@ -43,7 +43,7 @@ DEAD = text("SELECT n_dead_tup FROM pg_stat_user_tables WHERE relid = 'sqla_jobs
 
 
 def a_customer_asks_for_erasure(scene: Scene) -> None:
-    """Customer 17 wants their data erased. Arguments, results and errors of jobs hold some of it."""
+    """Customer 17 wants their data erased. Some of these data are in the arguments, results and errors of jobs."""
     with scene.session() as session:
         make_invoice.enqueue_many(session, ({"customer": n} for n in (16, 17)))
     scene.start_worker()

@@ -1,4 +1,4 @@
-"""Jobs that wait, and nobody sees for what."""
+"""Jobs that wait for reasons that nobody sees."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from examples.incidents.shop import RENAMED, jobs, make_report
 
 
 def a_paused_queue(scene: Scene) -> None:
-    """Somebody paused a queue and went home. Its jobs wait, and workers are idle."""
+    """Somebody paused a queue and went home. Its jobs wait, and the workers are idle."""
     scene.start_worker()
     scene.run("sqla-jobs pause default --actor grace@example.com", "queue default is paused")
     with scene.session() as session:
@@ -23,7 +23,7 @@ def a_paused_queue(scene: Scene) -> None:
 
 
 def jobs_of_a_task_that_is_gone(scene: Scene) -> None:
-    """A deploy removed one task and renamed another. Their jobs are never claimed, however many workers there are."""
+    """A deploy removed one task and renamed another. Now no worker claims the jobs of these two tasks."""
     scene.start_worker()
     with scene.session() as session:
         session.execute(insert(jobs.Job), [{"task": task, "args": {}} for task in ("newsletter", "export") * 5])
@@ -38,7 +38,7 @@ def jobs_of_a_task_that_is_gone(scene: Scene) -> None:
 
 
 def a_row_that_somebody_holds(scene: Scene) -> None:
-    """A job's time has come, and it does not start: somebody has opened a transaction, locked its row and left."""
+    """A job is due but does not start: somebody opened a transaction, locked the job's row, and left."""
     scene.start_worker()
     with scene.session() as session:
         make_report.options(delay=1).enqueue(session)
@@ -55,16 +55,16 @@ HELD_FOR = select(func.extract("epoch", func.clock_timestamp() - func.min(jobs.J
 
 
 RULE, ARGUMENTS = "*/2 * * * * *", '{"seconds": 3}'
-"""Every two seconds, a job that takes three."""
+"""The schedule: every two seconds, a job that takes three seconds."""
 
 
 def ticks_that_fired_nothing(scene: Scene) -> None:
-    """The report of 04:44 is not there. A job of the schedule was still running, or no clock was."""
+    """The report of 04:44 is missing. Either an earlier job was still running, or no clock was running."""
     scene.start_worker()
     scene.run(f"sqla-jobs schedule add report report.make '{RULE}' '{ARGUMENTS}' --overlap skip --catch-up skip")
     scene.until("a tick has been skipped", lambda: scene.ask(SKIPPED) > 0)
     scene.stop_worker()
-    with scene.session() as session:  # what ten minutes without a worker would do
+    with scene.session() as session:  # the same as ten minutes without a worker
         session.execute(update(jobs.Schedule).values(next_run_at=func.now() - timedelta(minutes=10)))
     scene.run("sqla-jobs doctor", "no clock is alive")
     scene.start_worker()
@@ -79,7 +79,7 @@ SKIPPED, MISSED = (
 
 
 def a_misspelt_name(scene: Scene) -> None:
-    """Commands refuse a name that nobody knows. An application that enqueues to such a queue is told of by doctor."""
+    """Commands refuse an unknown name. If an application enqueues to a misspelt queue, doctor reports it."""
     scene.start_worker()
     scene.run("sqla-jobs pause defualt", "did you mean 'default'", code=1)
     scene.run("sqla-jobs enqueue report.mkae", "did you mean 'report.make'", code=1)
