@@ -92,7 +92,6 @@ class Proxy:
         for unmuted in self._unmuted:
             unmuted.set()
         self._open.set()
-        self._open.set()
 
     def _abort_all(self) -> None:
         for writer in list(self._writers):
