@@ -18,7 +18,7 @@ _OF_POOLER = ("query_wait_timeout", "max_client_conn", "server login has been fa
 
 
 def explained(error: BaseException) -> BaseException | None:
-    """Return the error of `EXPLAINED` that `error` is, or that led to it; None if there is none."""
+    """Return `error`, or the nearest error that led to it, that is in `EXPLAINED`. `None` if there is none."""
     return next((one for one in chain_of(error) if isinstance(one, EXPLAINED)), None)
 
 

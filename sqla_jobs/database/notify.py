@@ -40,7 +40,7 @@ _PATIENCE = 10.0
 _NAMED = 300
 """The maximum number of jobs named in one message: PostgreSQL accepts 8,000 bytes."""
 _MOST_COUNTED = 1000
-"""The maximum number of locked jobs whose enqueues are counted later."""
+"""The maximum number of locked jobs whose counts are kept, to be stored later."""
 _EXIT = 1.0
 """How many seconds a program that ends right after its commit may spend on the last message."""
 
@@ -79,7 +79,7 @@ def after_commit(session: Session, entity: type[Any], channel: str, queue: str) 
 
 
 def count_after_commit(session: Session, entity: type[Any], count: Count, times: Mapping[int, int]) -> None:
-    """Have `count` store these numbers, in the notifier's thread, once the session's outermost transaction commits."""
+    """Have `count` store `times`, in the notifier's thread, once the session's outermost transaction commits."""
     on_commit(session, entity, partial(_count, session, entity, count, times))
 
 
@@ -214,7 +214,7 @@ class _Notifier:
         except ProgrammingError as error:
             log.debug("enqueues of unique keys are not counted: %s", error)
             self._refused.add(count)
-        except Exception as error:  # noqa: BLE001 - the same
+        except Exception as error:  # noqa: BLE001 - storing may raise anything too
             log.debug("some enqueues of unique keys were not counted: %s", error)
         else:
             left = {job_id: times[job_id] for job_id in islice(again, _MOST_COUNTED)}

@@ -1,4 +1,4 @@
-"""Objects that a process keeps one of per engine, such as a thread with a connection. A forked child makes new ones."""
+"""Objects of which a process has one per engine, such as a thread with a connection. A forked child makes new ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class PerEngine(Generic[T]):
     """One object for each engine, for as long as the engine lives.
 
     A forked child forgets all these objects, since their threads and connections belong to its parent. Nothing is
-    registered before the first object is made, since importing the package must change nothing.
+    registered before the first object is made, since importing the package must have no side effects.
     """
 
     def __init__(self, make: Callable[[], T]) -> None:

@@ -20,7 +20,7 @@ from sqla_jobs.database.driver import NoAnswer
 T = TypeVar("T")
 
 _PROBES = 3
-"""The number of unanswered keepalive probes after which a connection is dead."""
+"""The number of unanswered keepalive probes after which a connection is considered dead."""
 
 
 def connect_within(patience: float, connect: Callable[[], T]) -> T:
