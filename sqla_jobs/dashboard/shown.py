@@ -10,10 +10,10 @@ from sqla_jobs.jobs import Jobs
 from sqla_jobs.rules.redaction import ERASED, HIDDEN, Secrets, is_erased, parse
 
 READ = 2_000
-"""Maximum number of characters read from an error whose beginning is shown."""
+"""The maximum number of characters read from an error whose beginning is shown."""
 _SAID = 300
 _MAY_BE_CUT = 200
-"""Number of characters to drop after a cut, since they may be a piece of a secret too short to recognise."""
+"""The number of characters dropped before a cut. They may be a piece of a secret that is too short to recognize."""
 
 
 @dataclass(frozen=True)

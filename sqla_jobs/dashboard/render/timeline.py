@@ -1,4 +1,4 @@
-"""The timeline of a job. Pure."""
+"""The timeline of a job. Pure functions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sqla_jobs.rules.wording import duration
 
 @dataclass(frozen=True)
 class Event:
-    """One point of a timeline; `state` colours it."""
+    """One point of a timeline; `state` determines its color."""
 
     title: str
     at: datetime | None

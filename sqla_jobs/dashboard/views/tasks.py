@@ -14,7 +14,7 @@ from sqla_jobs.dashboard.data.tasks import TaskFigures, read_tasks
 from sqla_jobs.dashboard.site import Dashboard
 
 _SHOWN = 200
-"""Maximum number of tasks on the page."""
+"""The maximum number of tasks on the page."""
 
 
 @dataclass(frozen=True)
