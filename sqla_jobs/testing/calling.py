@@ -66,11 +66,11 @@ class RunOptions(TypedDict, total=False):
     scheduled_for: datetime
     """The tick of the schedule that enqueued the job; by default no schedule did."""
     cancel_requested: bool
-    """True: somebody has asked for the job to be cancelled. By default False."""
+    """True if the cancellation of the job was requested; by default False."""
     resources: Iterable[object]
     """The objects in `run.resources`. The worker contexts are then not entered."""
     headers: Mapping[str, str]
-    """Headers of the job, beside those that `@jobs.headers` adds."""
+    """Headers of the job, in addition to those that `@jobs.headers` adds."""
     signals: Mapping[str, Sequence[object]]
     """The payloads of signals that the job receives, by name. By default there are none, so waits time out."""
     results: Mapping[Task[..., Any, Any], Sequence[object]]
@@ -92,7 +92,7 @@ class _Injected(Protocol[C, E_co]):
 
 
 class _CallOf(Generic[C]):
-    """Selects the overload when a run is called, like `task.enqueue`."""
+    """Selects the overload for a call of a run, as for `task.enqueue`."""
 
     def __get__(self, run: _Injected[C, E], owner: object = None, /) -> E:
         return run.without_injected(lambda *_, **__: None)  # only for type checkers
@@ -150,7 +150,7 @@ class Run(Generic[C, R]):
                     return result
 
     def _steps(self, savepoints: Savepoints | None, body: Here) -> Callable[[Attempt], RunSteps]:
-        """Return a function that makes the run's steps, in memory."""
+        """Return a function that creates the run's steps, which are kept in memory."""
         store = MemoryStore(self._session, savepoints, self._options.get("signals", {}))
         is_coroutine = self._task.declaration.signature.is_coroutine
 
@@ -204,8 +204,8 @@ def run_job(
       payloads that `run.wait_for` returns, by the signals' names: `signals={"approved": [Approval(by="ada")]}`.
       `results` gives what `run.results` returns, by task: `results={fetch: ["a", "b"]}`.
 
-    Each step is called, and each sleep is over at once. A wait for a signal that is not given times out at once, or
-    raises an error if it has no timeout.
+    Each step is called, and each sleep ends at once. A wait for a signal that is not given times out at once, or raises
+    an error if it has no timeout.
 
     Raises `ArgumentsError` for arguments that do not fit, and for a result that cannot be stored;
     `ConfigurationError` for a coroutine task without the `AsyncSession` or greenlet that it needs.
