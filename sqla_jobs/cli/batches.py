@@ -20,7 +20,7 @@ from sqla_jobs.queries.expressions import last_run_of
 from sqla_jobs.rules.wording import NOTHING, duration, percent, plural
 
 _LISTED = 20
-"""Maximum number of failed jobs, and of jobs after the batch, that `batch show` lists."""
+"""The maximum number of failed jobs, and of jobs after the batch, that `batch show` lists."""
 
 
 @click.group()

@@ -33,9 +33,15 @@ from sqla_jobs.rules.wording import plural
     required=True,
     metavar="TIME",
     callback=durations.duration,
-    help="The age since a job's end, such as 12h or 7d.",
+    help="The minimum time since a job's end, such as 12h or 7d.",
 )
-@click.option("--state", "states", multiple=True, type=click.Choice([*ENDED]), help="All three by default.")
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    type=click.Choice([*ENDED]),
+    help="A state; repeatable. By default all states of ended jobs.",
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @audited
 def prune(jobs: Jobs[Any], actor: str, older_than: timedelta, states: tuple[str, ...], yes: bool) -> None:
@@ -56,7 +62,7 @@ def prune(jobs: Jobs[Any], actor: str, older_than: timedelta, states: tuple[str,
 
 @click.command(cls=ApplicationCommand)
 @on_application
-@click.option("--strict", is_flag=True, help="Exit with 1 also for warnings.")
+@click.option("--strict", is_flag=True, help="Also exit with 1 for warnings.")
 @as_json
 def doctor(jobs: Jobs[Any], strict: bool, as_json: bool) -> None:
     """Find out what makes a queue slow or stuck, with a remedy for each finding. Exits with 1 if any is an error."""
