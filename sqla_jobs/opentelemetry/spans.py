@@ -32,7 +32,7 @@ _UNCOUNTED = frozenset({"lost", "released"})
 
 
 class Spans:
-    """Makes the spans of one `Jobs` and records its metrics. With `parent`, runs continue the enqueue's trace."""
+    """Creates the spans of one `Jobs` and records its metrics. With `parent`, runs continue the enqueue's trace."""
 
     def __init__(self, provider: TracerProvider | None, metrics: Metrics, *, parent: bool) -> None:
         self._tracer = trace.get_tracer(NAME, code_version(), provider, SCHEMA)
@@ -81,7 +81,7 @@ class Spans:
         return ended
 
     def ended_elsewhere(self, event: RunEvent) -> None:
-        """Make a CONSUMER span, ending now, for a run whose own process was killed."""
+        """Create a CONSUMER span that ends now, for a run whose own process was killed."""
         if event.name != "lost" and not event.process_killed:
             return
         context, links = self._origin(event.headers)
@@ -135,7 +135,7 @@ class _Sending(AbstractContextManager["_Sending", None]):
 
     def __exit__(self, kind: object, error: BaseException | None, at: object) -> None:
         contexts.detach(self._token)
-        if error is not None:  # its message may show arguments
+        if error is not None:  # the error's message may show arguments
             self._span.set_attribute("error.type", type_name(type(error)))
             self._span.set_status(StatusCode.ERROR)
         elif self._inserted:
