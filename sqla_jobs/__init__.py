@@ -86,7 +86,8 @@ _MODULES = {
 }
 """The module of each name; the other names are in `errors`.
 
-Each is imported at its first use, so that the command line and the parent of worker processes start without SQLAlchemy.
+Each module is imported at its first use, so that the command line and the parent of worker processes start without
+SQLAlchemy.
 """
 
 

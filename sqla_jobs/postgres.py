@@ -88,7 +88,10 @@ def local_postgres(
 
 
 def memory() -> Path | None:
-    """Return a folder in memory with room for tests' databases. Copying one on a slow disk takes ten times longer."""
+    """Return a folder in memory with room for tests' databases.
+
+    Copying a database on a slow disk takes ten times as long.
+    """
     folder = Path("/dev/shm")  # noqa: S108
     return folder if folder.is_dir() and shutil.disk_usage(folder).free >= _ROOM else None
 

@@ -74,8 +74,8 @@ def is_retryable(error: BaseException) -> bool:
     - `error`: an exception that a task has raised.
 
     `retry=Retrying(retry=retry_if_exception(is_retryable))` retries only such errors. Deadlocks, serialization failures
-    and connections that are lost, refused or not free are transient, even in sessions that are not registered with
-    zope.sqlalchemy, and even if the application raised an error of its own in their place.
+    and lost, refused or unavailable connections are transient. This also holds for sessions that are not registered
+    with zope.sqlalchemy, and if the application raised an error of its own in place of the database's.
     """
     from pyramid_retry import IRetryableError, RetryableException
 
@@ -131,7 +131,7 @@ class _Application:
         self._base_url = _checked((registry.settings or {}).get(_BASE_URL))
 
     def binding(self, bind: Bind | None = None) -> Binding:
-        """Return the database of the application, or `bind`. Raises `ConfigurationError` if there is none."""
+        """Return the database of the application, or `bind`. Raises `ConfigurationError` if there is no database."""
         return _AppBinding(self, bind or self.jobs.bound)
 
     @cached_property
@@ -153,7 +153,10 @@ class _Application:
 
     @contextmanager
     def request(self, run: RunContext | None = None, *, begins: bool) -> Generator[Request]:
-        """Make a new request the current one, and begin its transaction if `begins`. Abort and close it at the end."""
+        """Make a new request the current one, and begin its transaction if `begins`.
+
+        At the end, abort a transaction and close a session that are still open.
+        """
         made: Mapping[str, Any] = {}
         try:
             with self._current(run, begins=begins) as request:
@@ -213,7 +216,10 @@ class _Application:
             request.tm.unregisterSynch(joining)
 
     def takes_request(self, run: RunContext | None) -> bool:
-        """Return whether the run, or code outside runs, has a request. Coroutine tasks share a thread and have none."""
+        """Return whether the run, or code outside runs, has a request.
+
+        Coroutine tasks have no request, because they share one thread.
+        """
         return run is None or not self.jobs.tasks[run.task].declaration.signature.is_coroutine
 
     def takes_session(self, run: RunContext | None) -> bool:

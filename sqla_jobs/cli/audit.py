@@ -1,4 +1,4 @@
-"""`audit`."""
+"""The command `audit`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dashboard`: serves the dashboard from a terminal, without a web application."""
+"""The command `dashboard`, which serves the dashboard from a terminal, without a web application."""
 
 from __future__ import annotations
 

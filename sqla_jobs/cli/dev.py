@@ -1,4 +1,4 @@
-"""`dev`: everything that an application needs on its developer's machine, in one terminal."""
+"""The command `dev`, which runs everything that an application needs on its developer's machine, in one terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`grants`."""
+"""The command `grants`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`retry`, `cancel`, `delete`, `move`, `reschedule`, `enqueue` and `signal`."""
+"""The commands `retry`, `cancel`, `erase`, `delete`, `move`, `reschedule`, `enqueue` and `signal`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _command(name: str, help: str, options: _Options, wanted: Callable[..., Want
     @on_application
     @click.argument("ids", metavar="[ID]...", nargs=-1, type=JOB_ID)
     @click.option("--all", "everything", is_flag=True, help="Select all jobs.")
-    @click.option("--yes", is_flag=True, help="Do not ask.")
+    @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
     @click.option("--dry-run", is_flag=True, help="Change nothing; print how many jobs would change, by day and error.")
     @selecting
     @audited

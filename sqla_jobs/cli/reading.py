@@ -1,4 +1,4 @@
-"""`find`, `list`, `show` and `why`."""
+"""The commands `find`, `list`, `show` and `why`."""
 
 from __future__ import annotations
 

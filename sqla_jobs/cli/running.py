@@ -1,4 +1,4 @@
-"""`worker` and `clock`."""
+"""The commands `worker` and `clock`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`schedule`."""
+"""The command `schedule` and its subcommands."""
 
 from __future__ import annotations
 

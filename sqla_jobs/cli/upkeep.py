@@ -1,4 +1,4 @@
-"""`prune` and `doctor`."""
+"""The commands `prune` and `doctor`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from sqla_jobs.rules.wording import plural
     type=click.Choice([*ENDED]),
     help="A state; repeatable. By default all states of ended jobs.",
 )
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @audited
 def prune(jobs: Jobs[Any], actor: str, older_than: timedelta, states: tuple[str, ...], yes: bool) -> None:
     """Delete jobs that ended more than TIME ago, with their runs, in batches.
@@ -65,7 +65,10 @@ def prune(jobs: Jobs[Any], actor: str, older_than: timedelta, states: tuple[str,
 @click.option("--strict", is_flag=True, help="Also exit with 1 for warnings.")
 @as_json
 def doctor(jobs: Jobs[Any], strict: bool, as_json: bool) -> None:
-    """Find out what makes a queue slow or stuck, with a remedy for each finding. Exits with 1 if any is an error."""
+    """Find out what makes a queue slow or stuck, with a remedy for each finding.
+
+    Exits with 1 if any finding is an error.
+    """
     jobs.tasks.load()
     with jobs.binding().session() as session:
         findings = examine(session, jobs)

@@ -33,7 +33,7 @@ def create_wsgi(
     - `authorize`: a function that is called with werkzeug's request before every page, and returns a `Role`, or None to
       refuse the visitor.
     - `actor`: a function of the request that returns the visitor's name for the audit log.
-    - `secret_key`: signs the forms: a long random text, the same in all processes of the server.
+    - `secret_key`: a long random text that signs the forms, the same in all processes of the server.
 
     Raises `ConfigurationError` if `authorize` is not a function, or if `secret_key` is empty.
     """

@@ -13,7 +13,7 @@ READ = 2_000
 """The maximum number of characters read from an error whose beginning is shown."""
 _SAID = 300
 _MAY_BE_CUT = 200
-"""The number of characters dropped before a cut. They may be a piece of a secret that is too short to recognize."""
+"""The number of characters dropped from the end of a cut text, where a piece of a secret may not be recognized."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Shown:
 
 
 def shown(jobs: Jobs[Any], task: str, args: str) -> Shown:
-    """Return the stored arguments of a job of `task` for a page. Those of an unknown task are unchanged."""
+    """Return the stored arguments of a job of `task` for a page. The arguments of an unknown task are unchanged."""
     secrets = jobs.tasks.secrets(task, args)
     values = parse(args)
     if is_erased(values) or not isinstance(values, dict):

@@ -27,8 +27,8 @@ MEMBERS_OF_TEST = "sqla_jobs.database.binding.members"
 class Binding:
     """One application's database. Raises `ConfigurationError` if jobs cannot run on it.
 
-    Each run happens inside its own context, such as Flask's application context. So does everything else that opens a
-    session or asks for the engine. No context is opened before it is needed.
+    Each run happens inside its own context, such as Flask's application context. Other code that opens a session or
+    needs the engine does so inside a context, too. No context is opened before it is needed.
     """
 
     def __init__(

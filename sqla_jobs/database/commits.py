@@ -99,7 +99,7 @@ def check_open(session: Session, entity: type[Any]) -> None:
 
 @contextmanager
 def savepoint(session: Session, entity: type[Any]) -> Generator[None]:
-    """Run the block in a savepoint, so that either all of its changes are kept or none.
+    """Run the block in a savepoint, so that all or none of its changes are kept.
 
     Raises the errors of `check_open`. Raises `JobsError` inside a `before_commit` listener: releasing the savepoint
     would call that listener again, as a commit does.
@@ -155,7 +155,7 @@ def _note_commit(session: Session) -> None:
 
 
 def _forget(session: Session, rolled_back: SessionTransaction) -> None:
-    """Remove the calls requested since the rolled-back savepoint began. They are the last ones in the list."""
+    """Remove the calls requested since the rolled-back savepoint began, which are the last ones in the list."""
     waiting: _Waiting | None = session.info.get(_INFO)
     while waiting and waiting.calls and _is_within(waiting.calls[-1].within, rolled_back):
         one = waiting.calls.pop()

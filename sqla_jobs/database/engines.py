@@ -156,7 +156,7 @@ def for_itself(engine: Engine) -> Generator[psycopg.Connection[Any]]:
 
 
 def close_engine(engine: Engine) -> None:
-    """Close the engine's connections. Those that a running thread is still using close when they are returned."""
+    """Close the engine's connections. A connection that a thread is still using closes when it is returned."""
 
     def close(connection: object, record: Any) -> None:
         record.invalidate()

@@ -34,7 +34,7 @@ log: logging.Logger = logging.getLogger("sqla_jobs.database.notify")
 _APART = 0.01
 """The shortest time between two messages from one process, in seconds. Commits in between share one message."""
 _IDLE = 30.0
-"""Seconds without a message after which the thread and the connection are closed until the next one."""
+"""Seconds without a message after which the thread and the connection are closed until the next message."""
 _PATIENCE = 10.0
 """Seconds of silence after which the server is considered unavailable."""
 _NAMED = 300
@@ -112,7 +112,7 @@ def _notify_listeners(session: Session, entity: type[Any], channel: str, queue: 
 
 
 def tell_followers(engine: Engine, channel: str, job_ids: Collection[int]) -> None:
-    """Soon notify the processes that follow jobs about changed jobs. Without ids, any job may have changed."""
+    """Tell the processes that follow jobs, soon, which jobs have changed. Without ids, any job may have changed."""
     _notifier(engine).send(engine, channel, ",".join(map(str, job_ids)) if len(job_ids) <= _NAMED else "")
 
 

@@ -26,7 +26,7 @@ class PerEngine(Generic[T]):
         self._forget()
 
     def of(self, engine: Engine) -> T:
-        """Return an engine's object. It is made when it is first requested."""
+        """Return an engine's object. The first request for an object creates it."""
         self._registered  # noqa: B018 - once
         with self._lock:
             if engine not in self._objects:

@@ -46,7 +46,7 @@ def prepared(
     try:
         bound(connection, patience)
         keep_alive(connection, patience)
-        connection.execute("SET client_encoding TO 'UTF8'")  # UTF-8 can encode all text; poolers know this setting
+        connection.execute("SET client_encoding TO 'UTF8'")  # UTF-8 can encode all text; poolers track this setting
         if is_direct(connection):
             connection.execute(planning)
             if not connection.info.parameter_status("application_name"):

@@ -51,7 +51,7 @@ class Interruptible(Protocol):
     def run(
         self, owner: object, function: Callable[..., Any], args: Iterable[Any] = (), kwargs: Mapping[str, Any] = NONE
     ) -> Any:
-        """Call `function(…)`. Raises an `Interrupt` only from inside the call: one that arrives later is dropped."""
+        """Call `function(…)`. Raises an `Interrupt` only during the call. An interrupt that comes later is dropped."""
         ...
 
     def interrupt(self, owner: object, kind: type[Interrupt]) -> object:
@@ -83,7 +83,7 @@ class Body:
     def run(
         self, owner: object, function: Callable[..., Any], args: Iterable[Any] = (), kwargs: Mapping[str, Any] = NONE
     ) -> Any:
-        """Call `function(…)`. Raises an `Interrupt` only from inside the call: one that arrives later is dropped."""
+        """Call `function(…)`. Raises an `Interrupt` only during the call. An interrupt that comes later is dropped."""
         outer = self._owner  # in a test, a task may itself run jobs
         try:
             self._owner = owner

@@ -55,7 +55,7 @@ class Plan:
         asyncio task. `transactions` is `None` for a task without a session. `timeout` applies to a task without one of
         its own. `begins` is called before the task. `unfit` is called if a job's arguments do not fit the task; it
         raises `NotBegun` to release the job. `progressed` is called after a task with a `RunContext` has reported
-        progress. `make_steps` creates the steps of such a task's run.
+        progress. `make_steps` creates the steps of a run of a task with a `RunContext`.
         """
         self.declaration = declaration
         self.timeout: float | None = timeout if declaration.timeout is None else declaration.timeout

@@ -64,7 +64,7 @@ class RunSlot:
         self._run = run
 
     def begin(self, job_id: int, run_id: int, claimed_at: float, started_at: float) -> None:
-        """Publish that the run begins. From now on it counts as an attempt, even if the process dies.
+        """Publish that the run begins. From now on the run counts as an attempt, even if the process dies.
 
         The run id is written last and makes the entry valid. The process then checks whether the run may begin: see
         `StartedRuns.revoke`.

@@ -88,7 +88,7 @@ class Store(Protocol):
         ...
 
     def keep(self, name: str, number: int, result: str | None, *, took: float) -> StoredStep | None:
-        """Store a step's result. Return the step that is there already, by a commit without an answer.
+        """Store a step's result. Return the stored step if an earlier COMMIT, whose answer was lost, has stored it.
 
         Raises `LeaseGone`.
         """

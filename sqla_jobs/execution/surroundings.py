@@ -1,4 +1,4 @@
-"""Context managers around a run. An error on their exit does not change the run's outcome."""
+"""Context managers around a run. An error on exit does not change the run's outcome."""
 
 from __future__ import annotations
 

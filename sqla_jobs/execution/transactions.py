@@ -39,7 +39,7 @@ _CONNECTIONS = "sqla_jobs.database.engines"
 _ENDING = "sqla_jobs.ending"
 """The key in a run's `session.info` for the COMMIT in progress."""
 _COMMITTED = "sqla_jobs.committed"
-"""The key in a run's `session.info` for whether the database has committed. Present during the run's last commit."""
+"""The key in a run's `session.info` for a flag: True once the database has committed. Set during the last commit."""
 _UNUSED = "sqla_jobs.unused"
 """The key in a lazy run's `session.info`, present until the run's transaction begins."""
 
@@ -66,7 +66,7 @@ def _note_commit(session: Session) -> None:
 
 
 def _roll_back(session: Session) -> None:
-    """Roll back after an interrupt, which may have struck during a query. An error must not replace the interrupt."""
+    """Roll back after an interrupt, which may have arrived during a query. An error must not replace the interrupt."""
     try:
         session.rollback()
     except Exception as error:  # noqa: BLE001 - the connection cannot be used any more
@@ -157,7 +157,7 @@ class WorkerTransactions:
 
     The server notices a vanished host within about `lease` seconds, and within a minute at most. `patience` is how long
     a pooled connection may stay silent when a transaction begins on it. `commit` commits the session. `begin_anew`
-    prepares it for another transaction after that.
+    prepares the session for another transaction after a commit.
     """
 
     def __init__(

@@ -41,7 +41,7 @@ class BatchStatus:
 
 
 def read_batches(session: Session, jobs: Jobs[Any], most: int, *, below: int | None = None) -> list[BatchStatus]:
-    """Return at most `most` batches, the newest first. With `below`, only those with a smaller id."""
+    """Return at most `most` batches, the newest first. With `below`, return only batches with a smaller id."""
     batch = jobs.Batch
     wanted = select(batch.id, batch.name, batch.created_at, batch.closed_at).order_by(batch.id.desc()).limit(most)
     if below is not None:

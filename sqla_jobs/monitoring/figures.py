@@ -57,7 +57,7 @@ def _oldest_heartbeats(processes: Sequence[ProcessStatus]) -> dict[str, float]:
 
 
 def _by_state(session: Session, jobs: Jobs[Any], queues: Sequence[str]) -> Iterator[tuple[str, str, int]]:
-    """Yield state, task and number of jobs. Each count follows an index, so it reads only the rows that it counts."""
+    """Yield states, tasks and numbers of jobs. Each count follows an index, so it reads only rows that it counts."""
     job: Any = jobs.Job
     first = select(job.task).where(job.state == "scheduled").order_by(job.run_at).limit(COUNTED).subquery()
     running = select(job.task).where(job.state == "running").subquery()

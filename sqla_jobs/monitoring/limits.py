@@ -78,7 +78,7 @@ def read_limits(
 def read_setters(
     session: Session, jobs: Jobs[Any], set_at: Mapping[str, datetime | None]
 ) -> dict[str, tuple[str, str | None]]:
-    """Return who overrode each of these limits at the given time, and the reason, if the audit log has the entry."""
+    """Return the actor who overrode each of these limits at the given time, and the reason, if they are logged."""
     moments = {titled(gate): (gate, at) for gate, at in set_at.items() if at is not None}
     line = jobs.Audit
     last = select(func.max(line.id)).where(line.action == "set", line.subject.in_([*moments])).group_by(line.subject)
@@ -191,7 +191,7 @@ def _waiting(
 
 
 def rows_of(gates: Collection[str]) -> set[str]:
-    """Return the rows that can limit a job with these gates: those of its keys, and those for every key."""
+    """Return the rows that can limit a job with these gates: the rows of its keys, and the rows for every key."""
     return {*gates, *(gate[: gate.index("=") + 1] for gate in gates if "=" in gate)}
 
 

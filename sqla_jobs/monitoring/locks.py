@@ -113,7 +113,7 @@ def read_holder(session: Session, jobs: Jobs[Any], job_id: int) -> Any:
 
 
 def _possible_holders(session: Session, jobs: Jobs[Any], since: Any) -> list[tuple[int, str]]:
-    """Return the running transactional jobs that were claimed before a transaction began, at `since`; none if many.
+    """Return the running transactional jobs that were claimed before `since`, when a transaction began; none if many.
 
     PostgreSQL does not know which job a session is running, so each of these jobs is a candidate.
     """

@@ -69,7 +69,7 @@ class Held:
     """The jobs of one queue that a process has claimed: at most `begun` have started, and `claimed` were claimed ahead.
 
     Slots are filled before jobs are claimed ahead, so `begun` is at most the queue's concurrency in the process. If the
-    process has vanished, all of them may have started.
+    process has vanished, all of the jobs may have started.
     """
 
     queue: str
@@ -96,7 +96,7 @@ def read_held(session: Session, jobs: Jobs[Any]) -> list[Held]:
 
 
 def places(queues: dict[str, Any] | None, queue: str, otherwise: int) -> int:
-    """Return the concurrency of `queue` from the `queues` in a process's row; `otherwise` if it is not there."""
+    """Return the concurrency of `queue` from the `queues` in a process's row, or `otherwise` if it has none."""
     found = (queues or {}).get(queue)
     return found if isinstance(found, int) and found > 0 else otherwise
 

@@ -101,7 +101,7 @@ def waiting_queues(session: Session, jobs: Jobs[Any]) -> list[str]:
 
 
 def _queued(session: Session, jobs: Jobs[Any], names: list[str], most: int) -> dict[str, tuple[int, float | None]]:
-    """Return for each queue the number of queued jobs, up to `most` + 1, and the longest wait in seconds."""
+    """Return the number of queued jobs of each queue, up to `most` + 1, and the longest wait in seconds."""
     if not names:
         return {}
     job: Any = jobs.Job

@@ -40,7 +40,7 @@ class Eaten:
 
 
 def read_eaten(session: Session, jobs: Jobs[Any], gate: str, per: float) -> Eaten | None:
-    """Return the failures behind a gate in the last `per` seconds, for the task with the most; None without any."""
+    """Return the failures behind a gate in the last `per` seconds, for the task with the most failures, or None."""
     job: Any = jobs.Job
     run = jobs.Run
     failed = run.outcome.in_(text("'failed', 'retried', 'lost'"))  # written like the index's predicate

@@ -37,7 +37,7 @@ def version(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
 
 
 def pooler(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Detect a pooler in front of the server, and measure how long a statement waits for it. Must run first."""
+    """Detect a pooler in front of the server, and measure how long a statement waits for it. This must run first."""
     began = time.monotonic()
     there = ask(session, jobs, select(func.pg_backend_pid())).scalar_one()
     waited = time.monotonic() - began

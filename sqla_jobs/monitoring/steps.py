@@ -35,7 +35,7 @@ class StepRow:
     finished_at: datetime | None
     """None while the job sleeps or waits for a signal."""
     until: datetime | None
-    """The end of a sleep or a wait; None for a wait without one."""
+    """The end of a sleep or a wait; None for a wait without a timeout."""
     result: str | None
     """JSON text."""
 

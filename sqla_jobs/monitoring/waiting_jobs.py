@@ -38,7 +38,7 @@ _UNHEARD = 30.0
 """Seconds within which a job should end once its cancellation was requested."""
 _START = "start one: python -m sqla_jobs.worker MODULE:ATTR"
 _AHEAD, _FAR_AHEAD = 3600.0, 7 * 86_400.0
-"""The minimum wait, in seconds, for a warning about a kept unique key: if ticks were skipped for it, and if not."""
+"""The minimum wait, in seconds, for a warning about a kept unique key: with skipped ticks, and without."""
 _PUT_OFF = 3600.0
 """Seconds before a warning about a job that is postponed again and again."""
 _IS_JOB = re.compile(r"job [1-9]\d{0,17}").fullmatch

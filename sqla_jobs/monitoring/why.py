@@ -135,7 +135,7 @@ def _of_key(row: Any, *, is_in_step: bool) -> Iterator[str]:
     if row.times_returned:
         yield f"At least {plural(row.times_returned, 'enqueue')} with its unique key returned this job so far."
     if row.unique_key is not None and (row.run_at - row.now).total_seconds() > _AHEAD:
-        now = "" if is_in_step else f"`sqla-jobs retry {row.id}` runs it now, "  # it would only resume its wait
+        now = "" if is_in_step else f"`sqla-jobs retry {row.id}` runs it now, "  # a retry would only resume the wait
         yield (
             "It keeps its unique key meanwhile: an enqueue with that key makes no new job. "
             f"{now}`sqla-jobs cancel {row.id}` frees its key."

@@ -39,9 +39,9 @@ def instrument(
       its own, with a link to that span.
     - `tracer_provider`, `meter_provider`: by default the global ones, which may also be set later.
 
-    The global propagator writes the context into the jobs' headers and reads it from there. An enqueue's metrics are
-    recorded after its commit. Call `instrument` where `jobs` is created, so that workers call it, too. A second call
-    replaces the first. Raises `ConfigurationError` for arguments of other types.
+    The global propagator writes the trace context into the jobs' headers and reads it from there. An enqueue's metrics
+    are recorded after its commit. Call `instrument` where `jobs` is created, so that workers call it, too. A second
+    call replaces the first. Raises `ConfigurationError` for arguments of other types.
     """
     from sqla_jobs.jobs import Jobs
 

@@ -176,13 +176,13 @@ class Carried(NamedTuple):
     span: Span
     """The span of the enqueue."""
     links: Sequence[Link]
-    """A link to that span; empty if the headers name no span."""
+    """A link to the span of the enqueue; empty if the headers name no span."""
     baggage: Mapping[str, object]
 
 
 @lru_cache(maxsize=1024)
 def carried(propagator: TextMapPropagator, headers: frozenset[tuple[str, str]]) -> Carried:
-    """Extract the context from headers. Cached, since the jobs in a batch have equal headers."""
+    """Extract the context from headers. The result is cached, since the jobs in a batch have equal headers."""
     context = propagator.extract(dict(headers), Context())
     span = trace.get_current_span(context)
     found = span.get_span_context()

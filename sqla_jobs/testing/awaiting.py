@@ -1,4 +1,4 @@
-"""Runners for tasks in tests. Coroutines run in the test's event loop. If there is none, each gets its own loop."""
+"""Runners for tasks in tests. Coroutines run in the test's event loop. Without a loop, each coroutine gets its own."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ _REMEDY = "write await session.run_sync(lambda own: drain(jobs, own)) with the A
 def resources_of_test(
     hooks: Hooks, session: Session, given: Iterable[object] | None
 ) -> Generator[tuple[Resources, Await]]:
-    """Enter the worker contexts, unless resources are `given` in place of theirs.
+    """Enter the worker contexts, unless other resources are `given`.
 
     Yields the resources, and a function that awaits coroutines outside any event loop. Raises `ConfigurationError`.
     """

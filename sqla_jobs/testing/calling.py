@@ -95,7 +95,7 @@ class _CallOf(Generic[C]):
     """Selects the overload for a call of a run, as for `task.enqueue`."""
 
     def __get__(self, run: _Injected[C, E], owner: object = None, /) -> E:
-        return run.without_injected(lambda *_, **__: None)  # only for type checkers
+        return run.without_injected(lambda *_, **__: None)  # type checkers alone read this
 
 
 class Run(Generic[C, R]):
@@ -198,7 +198,7 @@ def run_job(
     an `AsyncSession`, await the call: `await run_job(session, fetch)(url=url)`.
 
     - `session`: the test's session. A coroutine task that takes a session needs an `AsyncSession`.
-    - `task`: a task. Write a task that is a class as `jobs.tasks["its name"]`.
+    - `task`: the task to run. Write a task that is a class as `jobs.tasks["its name"]`.
     - `options`: values of the task's `RunContext`: `attempt`, `max_attempts`, `scheduled_for`, `cancel_requested`,
       `headers`, `resources`. Without `resources=` the worker contexts are entered for the run. `signals` gives the
       payloads that `run.wait_for` returns, by the signals' names: `signals={"approved": [Approval(by="ada")]}`.
@@ -236,7 +236,7 @@ class GivenResults:
         }
 
     def results(self, job_id: int, tasks: Sequence[str]) -> list[Any]:
-        """Return the results given for a task of one of these names."""
+        """Return the results given for the tasks with these names."""
         return [value for name in tasks for value in self._stored.get(name, ())]
 
     def batch(self, job_id: int) -> None:

@@ -199,7 +199,7 @@ class Savepoints:
 
     @contextmanager
     def outside(self) -> Generator[Connection]:
-        """Write outside the run's savepoint, which a sleep rolls back. Nothing has been written in it."""
+        """Write outside the run's savepoint, which a sleep rolls back. Nothing has been written in that savepoint."""
         if not self._is_inside:
             with self._session.begin_nested():
                 yield self._connection

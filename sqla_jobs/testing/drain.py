@@ -104,8 +104,8 @@ def drain(
     - `jobs`: the `Jobs`.
     - `errors`: "raise" raises a task's exception, once it is recorded, with a note that names the job; the jobs after
       it stay due. An error that the task's own `retry=` covers is only recorded, and the job runs again when it is due.
-      A task without `retry=` is expected to raise no error, although workers would retry it. "record" only records all
-      errors.
+      A task without `retry=` is expected to raise no error, although workers would retry it. "record" records all
+      errors and raises none.
     - `queues`: the names of the queues to run; by default all, while a worker serves only the queues that it is given.
       A queue that no task, job or schedule has is an error, which is raised after the last run.
     - `ahead`: a timedelta, or seconds. Delayed jobs and retries that are due within that time from now run too, without
@@ -123,8 +123,8 @@ def drain(
 
     Coroutine tasks are awaited in the event loop of an asynchronous test, which writes
     `await session.run_sync(lambda own: drain(jobs, own))` with its `AsyncSession`. The tasks get that `AsyncSession`.
-    In a synchronous test, each coroutine task without a session runs in an event loop of its own, or all run in the
-    event loop of asynchronous worker contexts.
+    In a synchronous test, coroutine tasks without a session run in the event loop of asynchronous worker contexts. If
+    there are none, each task runs in an event loop of its own.
 
     Raises a task's exception; `JobsError` if jobs are still due after `max_runs`, or if a task rolls back or
     closes the session; `ConfigurationError` for a coroutine task that cannot be awaited, whose job stays due, and if
@@ -336,7 +336,7 @@ class Ticks:
         expire_rows(jobs, session)
 
     def fire_next(self) -> bool:
-        """Fire the ticks of the next time that has any, as if that time were now. Return False if there is none."""
+        """Fire the next ticks that are due at one time, as if that time were now. Return False if there is none."""
         schedule: Any = self._jobs.Schedule
         horizon = func.clock_timestamp() + self._ahead
         upcoming = select(func.min(schedule.next_run_at)).where(schedule.enabled, schedule.next_run_at <= horizon)

@@ -67,7 +67,7 @@ def make_job(
     - `attempt`: the number of started attempts: by default 1 for a job that is running, succeeded or failed, else 0.
       Each attempt that has ended has a run; all attempts before the last were retried.
     - `result`: the result of the last run of a job that succeeded.
-    - `error`: the exception of its failed and retried runs; by default a `RuntimeError`.
+    - `error`: the exception of the job's failed and retried runs; by default a `RuntimeError`.
     - `after`, `if_failed`, `batch`: as for `task.options(…)`.
     - `columns`: other values of the row, by name, such as `queue="mail"`, `finished_at=…`, and columns of your own.
 
@@ -135,8 +135,8 @@ def make_run(
     - `job`: a job in that session.
     - `outcome`: a `RunOutcome` or its name.
     - `attempt`: the number of the attempt; by default the job's.
-    - `result`: what the run returned; kept if `outcome` is "succeeded".
-    - `error`: its exception, by default a `RuntimeError`; kept if `outcome` is "failed" or "retried".
+    - `result`: the value that the run returned; stored if `outcome` is "succeeded".
+    - `error`: the run's exception, by default a `RuntimeError`; stored if `outcome` is "failed" or "retried".
     - `columns`: other values of the row, by name.
 
     Raises `ArgumentsError` for an outcome or a column that does not exist.

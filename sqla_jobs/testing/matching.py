@@ -1,4 +1,4 @@
-"""Comparison of the arguments and options that a test expects with stored jobs."""
+"""Comparison of stored jobs with the arguments and options that a test expects."""
 
 from __future__ import annotations
 

@@ -29,10 +29,10 @@ J = TypeVar("J", bound=JobMixin)
 
 
 def startable(session: AnySession, jobs: Jobs[J], /, *, queues: Iterable[str] | None = None) -> list[J]:
-    """Return the jobs that workers with enough free slots would start now, in the order of their starts. None starts.
+    """Return the jobs that workers with free slots would start now, in the order of their starts. No job starts.
 
-    Jobs that are not due, are paused, have an undeclared task or wait behind a limit are left out. Running jobs
-    occupy their places behind limits; `make_job(session, task, state="running")` makes such a job.
+    Jobs that are not due, are paused, have an undeclared task or wait behind a limit are left out. Running jobs count
+    against their limits; `make_job(session, task, state="running")` adds such a job.
 
     - `session`: the test's session; it is flushed, and otherwise unchanged.
     - `jobs`: the `Jobs`.

@@ -34,10 +34,10 @@ class Order:
         return [column.desc() if down else column.asc() for column in self.columns]
 
     def beyond(self, key: Sequence[Any], *, backwards: bool = False) -> ColumnElement[bool]:
-        """Return the condition for rows after the one with `key`, or before it.
+        """Return the condition for rows after the row with `key`; with `backwards`, before it.
 
-        The server sorts rows without a value in the first column first in a descending order, and last in an ascending
-        one. In an ascending order, only the first page can show them, since one index condition cannot express both.
+        Rows without a value in the first column come first in a descending order, and last in an ascending one. In an
+        ascending order, only the first page can show such rows, since one index condition cannot express both cases.
         """
         first, *rest = self.columns
         if key[0] is None:

@@ -22,8 +22,8 @@ COUNTED = 5_000
 _SETTINGS = {
     "transaction_read_only": "on",
     "statement_timeout": f"{PATIENCE:.0f}s",
-    "jit": "off",  # compiling takes longer than any page may
-    "plan_cache_mode": "force_custom_plan",  # a generic plan could not use the indexes on one state
+    "jit": "off",  # compiling would take longer than a page may take
+    "plan_cache_mode": "force_custom_plan",  # a generic plan could not use the partial indexes of one state
 }
 
 

@@ -58,7 +58,7 @@ class Bucket:
     succeeded: float = 0
     failed: float = 0
     wait: tuple[float, float] | None = None
-    """The median and the 95th percentile of the time from being due to starting, for jobs that ended."""
+    """The median and the 95th percentile of the time from a job's due time to its start, for jobs that ended."""
     run: tuple[float, float] | None = None
 
     @property
@@ -117,12 +117,12 @@ def _bucket(moment: Any, span: Span) -> Any:
 
 
 def seconds(interval: Any) -> Any:
-    """Return the seconds of an interval, in SQL."""
+    """Return an SQL expression for the seconds of an interval."""
     return func.date_part("epoch", interval)
 
 
 def halves(values: Any) -> Any:
-    """Return the median and the 95th percentile of values, in SQL."""
+    """Return an SQL expression for the median and the 95th percentile of values."""
     return func.percentile_cont(literal([0.5, 0.95], ARRAY(Double))).within_group(values)
 
 

@@ -54,13 +54,13 @@ class TaskFigures:
     failures: Count
     """Attempts that failed, or were lost with their process."""
     retries: Count
-    """Failures that a retry follows."""
+    """Failures that are followed by a retry."""
     running: int
     """The number of its running jobs, including those that a worker has claimed ahead."""
     looked_at: int
     """The number of attempts from which `wait` and `run` are computed."""
     wait: tuple[float, float] | None
-    """The median and the 95th percentile, in seconds, of the time from being due to starting, for last attempts."""
+    """The median and the 95th percentile, in seconds, from a job's due time to its start, for last attempts."""
     run: tuple[float, float] | None
     """The median and the 95th percentile, in seconds, of the duration of an attempt."""
 

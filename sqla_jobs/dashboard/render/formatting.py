@@ -25,7 +25,7 @@ def short(value: float) -> str:
 
 
 def ago(moment: datetime, now: datetime) -> str:
-    """Return the time from `moment` to `now`, or from `now` to `moment`, in one unit."""
+    """Return the distance of `moment` from `now` in one unit, such as `5 min ago` or `in 5 min`."""
     seconds = (now - moment).total_seconds()
     distance = abs(seconds)
     if distance < 1:

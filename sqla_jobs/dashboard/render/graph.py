@@ -113,7 +113,7 @@ def _grouped(jobs: Iterable[Any], here: int) -> list[Box]:
 
 
 def _levels(keys: Sequence[str], edges: Sequence[tuple[str, str]]) -> dict[str, int]:
-    """Return for each key the length of the longest path that leads to it."""
+    """Return the length of the longest path that leads to each key."""
     after: dict[str, list[str]] = defaultdict(list)
     open_edges = Counter[str]()
     for one, other in edges:

@@ -41,7 +41,9 @@ def timeline(job: Any, runs: Sequence[Any], *, is_whole: bool) -> list[Event]:
         case JobState.running:
             events.append(Event(f"Attempt {job.attempt} started", job.started_at, "running", "and runs"))
         case _:
-            if job.state in ENDED and last != job.finished_at:  # it ended without an attempt: cancelled, or by SQL
+            if (
+                job.state in ENDED and last != job.finished_at
+            ):  # it was cancelled, or changed by SQL, without an attempt
                 events.append(Event(str(job.state).capitalize(), job.finished_at, str(job.state)))
     ahead = [event for event in events if event.is_ahead]
     return sorted((e for e in events if not e.is_ahead), key=lambda e: e.at or job.created_at) + ahead
