@@ -57,8 +57,8 @@ def includeme(config: Configurator) -> None:
 def _add_jobs(config: Configurator, jobs: Any, *, session: str = "dbsession") -> None:
     """Register `jobs`, a `Jobs` or its dotted name, on the application. `session` names an attribute of its requests.
 
-    This takes effect at once, so that code that is scanned later finds the jobs. Raises `ConfigurationError` for an
-    unknown setting.
+    The registration takes effect at once, so that code that is scanned later finds the jobs. Raises
+    `ConfigurationError` for an unknown setting.
     """
     found = config.maybe_dotted(jobs)
     if not isinstance(found, Jobs):
@@ -74,8 +74,8 @@ def is_retryable(error: BaseException) -> bool:
     - `error`: an exception that a task has raised.
 
     `retry=Retrying(retry=retry_if_exception(is_retryable))` retries only such errors. Deadlocks, serialization failures
-    and lost, refused or unavailable connections are transient. This also holds for sessions that are not registered
-    with zope.sqlalchemy, and if the application raised an error of its own in place of the database's.
+    and lost, refused or unavailable connections are transient. Such errors are transient even in sessions that are not
+    registered with zope.sqlalchemy, and even if the application raised an error of its own in place of the database's.
     """
     from pyramid_retry import IRetryableError, RetryableException
 

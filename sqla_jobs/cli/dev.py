@@ -52,10 +52,10 @@ _LOOK = 0.2
 def dev(application: str | None, database_url: str | None, queues: str | None, concurrency: int, port: int) -> None:
     """Run a database, a worker and the dashboard in this terminal, for development. Ctrl-C ends all of them.
 
-    The database is --database-url, else the application's own, else DATABASE_URL. If there is none, a PostgreSQL server
-    is started, which keeps its data in the folder .sqla-jobs. Tables are created or upgraded, unless the application
-    has an Alembic history. The worker restarts when a Python file changes, and writes a line for each job that ends.
-    After Ctrl-C, running jobs have 5 seconds to end.
+    The database is --database-url, else the application's own, else DATABASE_URL. If no database is named, a PostgreSQL
+    server is started, which keeps its data in the folder .sqla-jobs. Tables are created or upgraded, unless the
+    application has an Alembic history. The worker restarts when a Python file changes, and writes a line for each job
+    that ends. After Ctrl-C, running jobs have 5 seconds to end.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with plain_errors(), ExitStack() as running:

@@ -222,7 +222,7 @@ def _child_spec(
 )
 @_log_options
 def clock(application: str | None, database_url: str | None, **options: Any) -> None:
-    """Enqueue the jobs of schedules, until SIGTERM or SIGINT. Workers do so too, except with --no-clock."""
+    """Enqueue the jobs of schedules, until SIGTERM or SIGINT. Workers also enqueue them, except with --no-clock."""
     with right_usage():
         logs = _logs(**options)
     with plain_errors():

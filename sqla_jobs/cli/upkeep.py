@@ -47,7 +47,7 @@ from sqla_jobs.rules.wording import plural
 def prune(jobs: Jobs[Any], actor: str, older_than: timedelta, states: tuple[str, ...], yes: bool) -> None:
     """Delete jobs that ended more than TIME ago, with their runs, in batches.
 
-    Workers do so too, according to --retention. Without --state, runs that ended more than TIME ago and whose job no
+    Workers also prune, according to --retention. Without --state, runs that ended more than TIME ago and whose job no
     longer exists are deleted, too.
     """
     wanted = tuple(JobState(state) for state in states) or ENDED

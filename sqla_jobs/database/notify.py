@@ -55,7 +55,7 @@ def notify(connection: Connection, channel: str, queues: Iterable[str]) -> None:
 
 
 def _send(engine: Engine, messages: Iterable[tuple[str, str]]) -> None:
-    """Notify listeners. This commits at once, without waiting for the disk, since no row is written."""
+    """Notify listeners. The commit is immediate and does not wait for the disk, since no row is written."""
     with engine.connect() as connection:
         try:
             ask(driver(connection), _question(frozenset(messages)), _PATIENCE)
@@ -112,7 +112,7 @@ def _notify_listeners(session: Session, entity: type[Any], channel: str, queue: 
 
 
 def tell_followers(engine: Engine, channel: str, job_ids: Collection[int]) -> None:
-    """Tell the processes that follow jobs, soon, which jobs have changed. Without ids, any job may have changed."""
+    """Announce changed jobs, soon, to the processes that follow jobs. Without ids, any job may have changed."""
     _notifier(engine).send(engine, channel, ",".join(map(str, job_ids)) if len(job_ids) <= _NAMED else "")
 
 

@@ -18,14 +18,14 @@ PLANNED_ONCE: LiteralString = (
 )
 """Plan a statement once and cache the plan, which saves a third of a short statement's time.
 
-This is for statements that look rows up by their keys. A cached plan does not know how many rows there are, so
+This setting is for statements that look rows up by their keys. A cached plan does not know how many rows there are, so
 sequential scans, bitmap scans and sorts are disabled.
 """
 _OF_NO_MORE_USE = ("25006", "0A000")
 """SQLSTATEs after which to reconnect.
 
-They mean that the server accepts no writes (a standby, such as the old primary after a failover), or that a column's
-type has changed since a statement was prepared.
+These codes mean that the server accepts no writes (a standby, such as the old primary after a failover), or that a
+column's type has changed since a statement was prepared.
 """
 
 

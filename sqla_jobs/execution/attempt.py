@@ -93,7 +93,7 @@ class Attempt:
         return f"job {self.job.job_id} {self.job.task} attempt {self.job.attempt}"
 
     def begin(self, body: Interruptible, slot: RunSlot | None) -> bool:
-        """Start the attempt. From now on the attempt counts, even if this process dies.
+        """Start the attempt. From now on the attempt counts toward `max_attempts`, even if this process dies.
 
         Return False if the attempt may not start, because the parent process has released the jobs that this process
         claimed earlier.

@@ -29,7 +29,7 @@ class FlaskJobs(Generic[J]):
     """Connects jobs to Flask applications: each run has an application context, and its session is `db.session`.
 
     - `jobs`: the `Jobs`.
-    - `app`: the application. Without it, call `init_app` later.
+    - `app`: the application. Without an application, call `init_app` later.
     - `bind`: an engine, a session factory or a `scoped_session`. By default the database is that of Flask-SQLAlchemy or
       Flask-SQLAlchemy-Lite, in whichever order the extensions are initialized; without these, it is the one that `jobs`
       is bound to.
@@ -152,7 +152,7 @@ class _AppBinding(Binding):
 
 
 def _sessions_of(db: Any) -> tuple[AnyBind, SessionFactory]:
-    """Return a session factory and a function that returns `db.session`. Both need an application context."""
+    """Return a session factory and a function that returns `db.session`. Both functions need an application context."""
     session = vars(db).get("session")
     if isinstance(session, scoped_session):
         return session, session

@@ -43,7 +43,7 @@ class Holder:
 
     pid: int
     said: str
-    """Its user and program, its state, and the age of its transaction."""
+    """The session's user and program, its state, and the age of its transaction."""
 
     @property
     def remedy(self) -> str:

@@ -159,7 +159,7 @@ def _what_holds_up_vacuum(session: Session, jobs: Jobs[Any]) -> str:
 
 
 def oldest_transaction(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Check the age of the oldest transaction on other connections to this database, as far as this user sees them."""
+    """Check the age of the oldest transaction on other connections to this database that this user may see."""
     row = ask(session, jobs, _OLDEST).one_or_none()
     if row is None:
         yield well("oldest transaction", "no other transaction")

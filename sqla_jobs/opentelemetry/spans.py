@@ -46,7 +46,7 @@ class Spans:
         return {name: value for name, value in carrier.items() if len(value) <= LONGEST}
 
     def sending(self, session: Session, job: type[JobMixin], task: str, queue: str) -> _Sending:
-        """Start the PRODUCER span of an enqueue. Its metrics are recorded after the commit."""
+        """Start the PRODUCER span of an enqueue. The enqueue's metrics are recorded after the commit."""
         attributes = attributes_of("send", queue, task)
         span = self._tracer.start_span(f"send {queue}", kind=SpanKind.PRODUCER, attributes=attributes)
 

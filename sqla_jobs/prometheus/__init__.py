@@ -22,7 +22,7 @@ def collector(jobs: Jobs[Any] | Mapping[str, Jobs[Any]]) -> Collector:
       `application`. A registry accepts only one such collector.
 
     A scrape reads the database that `jobs` is bound to, at most every 10 seconds, and each statement may take 3
-    seconds. It also shows the counters of this process's workers (`jobs.worker(…)`), from this call on.
+    seconds. The collector also shows the counters of this process's workers (`jobs.worker(…)`), from this call on.
 
     Raises `ConfigurationError` if prometheus-client is not installed, or if `jobs` is anything else or an empty
     mapping.

@@ -27,8 +27,8 @@ def enqueued(session: AnySession, what: Jobs[J] | Enqueuer[..., J], /, **argumen
     - `what`: a task, or `task.options(…)` to find only jobs with these options: a `delay` may differ by a second,
       `unique=` matches the key that it makes, and the order of `after=` does not matter. With a `Jobs`, all jobs are
       found. Write a task that is a class as `jobs.tasks["its name"]`.
-    - `arguments`: some of the task's arguments, by name. They are compared after decoding, and a default counts as a
-      given argument.
+    - `arguments`: some of the task's arguments, by name. Arguments are compared after decoding, and a default counts as
+      a given argument.
 
     Raises `ArgumentsError` for an argument that the task does not take, or a value that does not fit.
     """

@@ -188,9 +188,9 @@ def run_job(
 ) -> Run[C, Any]:
     """Return a call that runs a task as a worker would, but without a job: `run_job(session, settle)(order=order)`.
 
-    The second call takes the arguments as `enqueue` does. It encodes, decodes and checks them, injects the session and
-    a `RunContext`, and checks that the result can be stored. It returns the result, or raises the task's exception.
-    Nothing is recorded, retried or interrupted, and no event handler is called.
+    The second call takes the arguments as `enqueue` does. It encodes, decodes and checks the arguments, injects the
+    session and a `RunContext`, and checks that the result can be stored. It returns the result, or raises the task's
+    exception. Nothing is recorded, retried or interrupted, and no event handler is called.
 
     The task runs inside its `Jobs`' middleware and the `context=` of `jobs.bind` or, with Flask, a new application
     context whose `db.session` is the test's session. A task with a session runs in a savepoint of `session`. Deferred
@@ -228,7 +228,7 @@ def run_job(
 
 
 class GivenResults:
-    """The results that a test gives. They are encoded, as if jobs had stored them."""
+    """The results that a test gives. The results are encoded, as if jobs had stored them."""
 
     def __init__(self, given: Mapping[Task[..., Any, Any], Sequence[object]]) -> None:
         self._stored = {

@@ -1,4 +1,4 @@
-"""Databases for tests. Each is a copy of a template, since copying is faster than creating tables."""
+"""Databases for tests. Each database is a copy of a template, since copying is faster than creating tables."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class Drained(int):
     waiting: list[int]
     """The ids of jobs that are due but did not run; `jobs.why` explains why.
 
-    They wait behind a limit, are paused, are in a queue that was not drained, or have an undeclared task.
+    These jobs wait behind a limit, are paused, are in a queue that was not drained, or have an undeclared task.
     """
     errors: list[BaseException]
     """The exceptions of failed and retried runs that `drain` did not raise, in order."""
@@ -121,10 +121,10 @@ def drain(
     Each run happens inside the middleware and the context that workers use: the `context=` of `jobs.bind` or, with
     Flask, a new application context whose `db.session` is that of the test.
 
-    Coroutine tasks are awaited in the event loop of an asynchronous test, which writes
-    `await session.run_sync(lambda own: drain(jobs, own))` with its `AsyncSession`. The tasks get that `AsyncSession`.
-    In a synchronous test, coroutine tasks without a session run in the event loop of asynchronous worker contexts. If
-    there are none, each task runs in an event loop of its own.
+    Coroutine tasks are awaited in the event loop of an asynchronous test, which writes `await session.run_sync(lambda
+    own: drain(jobs, own))` with its `AsyncSession`. The tasks get that `AsyncSession`. In a synchronous test, coroutine
+    tasks without a session run in the event loop of asynchronous worker contexts. Without such contexts, each of these
+    tasks runs in an event loop of its own.
 
     Raises a task's exception; `JobsError` if jobs are still due after `max_runs`, or if a task rolls back or
     closes the session; `ConfigurationError` for a coroutine task that cannot be awaited, whose job stays due, and if

@@ -1,4 +1,4 @@
-"""Assertions about the jobs that would start now. They make real claims and roll them back."""
+"""Assertions about the jobs that would start now. The assertions make real claims and roll them back."""
 
 from __future__ import annotations
 

@@ -45,9 +45,9 @@ class FailureGroup:
 def failure_groups(session: Session, jobs: Jobs[Any], start: datetime, now: datetime) -> list[FailureGroup]:
     """Return the failures since `start`: the most common of each task first, then the others.
 
-    If there are too many to examine, the numbers are minimums. Tasks without a run among the newest failures are then
-    found through their jobs that failed or wait for a retry. An index finds these at a cost that does not depend on
-    other tasks.
+    If there are too many failures to examine, the numbers are minimums. Tasks without a run among the newest failures
+    are then found through their jobs that failed or wait for a retry. An index finds these at a cost that does not
+    depend on other tasks.
     """
     rows = session.execute(_groups(jobs, start), bind_arguments={"mapper": jobs.Run}).all()
     if not rows:

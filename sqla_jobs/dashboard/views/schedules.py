@@ -238,7 +238,7 @@ def save(site: Dashboard, schedule_id: int) -> AnyResponse:
 
 
 def _withheld(site: Dashboard, task: str, args: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments that the form masked. They are kept unless new ones are given."""
+    """Return the arguments that the form masked. These arguments are kept unless new ones are given."""
     shown = site.jobs.tasks.shown(task, args)
     return {name: value for name, value in args.items() if shown[name] != value}
 
