@@ -96,10 +96,10 @@ def _is_transient(error: BaseException) -> bool:
 class PyramidJobs(Generic[J]):
     """The jobs of one Pyramid application, in `registry["sqla_jobs"]`.
 
-    Each run of a plain task has a new request, which is the current request of its thread. The attribute of that
-    request that `session` names is the run's session. If the application includes pyramid_tm and the task takes a
-    session, the transaction of `request.tm` has begun, and its commit is the commit of the run. Raises
-    `ConfigurationError` for an unknown setting.
+    Each run of a plain task has a new request, which is the current request of its thread. The request attribute that
+    `session` names is the run's session. If the application includes pyramid_tm and the task takes a session, the
+    transaction of `request.tm` has begun, and its commit is the commit of the run. Raises `ConfigurationError` for an
+    unknown setting.
     """
 
     def __init__(self, jobs: Jobs[J], registry: Any, *, session: str = "dbsession") -> None:

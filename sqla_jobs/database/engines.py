@@ -134,7 +134,10 @@ class IdleConnections:
             self._are_there = True
 
     def close(self) -> None:
-        """Close the idle connections. New ones are opened when needed. The call is cheap if no connection is idle."""
+        """Close the idle connections. The call is cheap if no connection is idle.
+
+        New connections are opened when needed.
+        """
         pool = self._engine.pool
         if not self._are_there or not isinstance(pool, QueuePool):
             return

@@ -31,7 +31,7 @@ log: logging.Logger = logging.getLogger("sqla_jobs.run")
 _AGAIN = (1.0, 2.0)
 """Bounds, in seconds, on the random delay before a job that got no transaction is tried again."""
 _SAY_AGAIN = 60.0
-"""Seconds between two warnings that jobs cannot get a transaction."""
+"""Seconds without a failure to get a transaction after which the next failure is logged as a warning again."""
 
 
 _CONNECTIONS = "sqla_jobs.database.engines"
