@@ -101,7 +101,7 @@ class CoroutineBody:
         self._kind: type[Interrupt] | None = None
         """The reason for the cancellation."""
         self.cancelled_at: float | None = None
-        """When the coroutine was cancelled, by `time.monotonic()`. `None` if it was not cancelled, or has ended."""
+        """When the coroutine was cancelled, by `time.monotonic()`. `None` before that and after the coroutine's end."""
         self.task: asyncio.Task[Any] | None = None
         self._coroutine: Coroutine[Any, Any, Any] | None = None
         self._is_asked = False

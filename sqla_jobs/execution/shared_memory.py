@@ -126,7 +126,7 @@ class StartedRuns:
         """Forbid jobs that were claimed before `moment` to begin. Only the parent calls this.
 
         The process first publishes that a run begins and then reads this time. The parent first writes this time and
-        then looks for started runs. So at least one of the two sees what the other has written.
+        then looks for started runs. So at least one of the two processes sees what the other has written.
         """
         self._memory.revoked_at = moment
 

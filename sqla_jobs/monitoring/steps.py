@@ -30,7 +30,7 @@ class StepRow:
     kind: StepKind
     number: int
     run_id: int
-    """The run that began it."""
+    """The run that began the step."""
     started_at: datetime
     finished_at: datetime | None
     """None while the job sleeps or waits for a signal."""
