@@ -84,8 +84,11 @@ _MODULES = {
     "RunEvent": "tasks.hooks",
     "Unique": "rules.unique",
 }
-"""Where the names are; the others are in `errors`. Each is imported when it is first asked for: the command line, and
-the parent of worker processes, do without SQLAlchemy."""
+"""The module of each name; the other names are in `errors`.
+
+Each module is imported at its first use, so that the command line and the parent of worker processes start without
+SQLAlchemy.
+"""
 
 
 def __getattr__(name: str) -> Any:

@@ -47,9 +47,9 @@ _ROOM = 4 * 1024**3
 _ENDS_WITHIN = 60.0
 """How many seconds a server may take to end before it is killed."""
 
-# Waits for the end of a pipe that only the program writes to. It ends with the program, even on SIGKILL.
-# The guard then stops the running process and removes the temporary folder, $1. Each line read is the pid of the
-# process that is now running, or empty.
+# Waits for the end of a pipe that only the program writes to. The pipe ends with the program, even on SIGKILL. The
+# guard then stops the running process and removes the temporary folder, $1. Each line read is the pid of the process
+# that is now running, or empty.
 _GUARD = """
 trap '' HUP INT TERM
 pid=
@@ -61,7 +61,7 @@ if [ -n "$pid" ] && kill -INT "$pid"; then
 fi
 rm -rf "$1"
 """
-# Sends the guard the pid before the program with that pid runs.
+# Sends the shell's pid to the guard, and then turns the shell into the program.
 _LAUNCH = 'echo $$ >&0; exec "$@" </dev/null'
 
 
@@ -75,8 +75,8 @@ def local_postgres(
 ) -> Generator[str]:
     """Run a PostgreSQL server for the duration of the block, and yield its SQLAlchemy URL.
 
-    - `data_directory`: a folder that is kept: initialised if it is missing or empty, reused if it was made here, and
-      otherwise refused. By default the data is temporary.
+    - `data_directory`: a folder that is kept. It is initialized if it is missing or empty, reused if `local_postgres`
+      created it, and otherwise refused. By default the data is temporary.
     - `durable`: False trades protection against power failures for speed. True keeps the server's own settings.
     - `temporary`: the folder in which a folder for temporary data is created; by default the system's.
     - `programs`: the folder with the `initdb` and `postgres` to use, such as `/usr/lib/postgresql/15/bin`.
@@ -88,7 +88,10 @@ def local_postgres(
 
 
 def memory() -> Path | None:
-    """Return a folder in memory with room for tests' databases. Copying one on a slow disk takes ten times as long."""
+    """Return a folder in memory with room for tests' databases.
+
+    Copying a database on a slow disk takes ten times as long.
+    """
     folder = Path("/dev/shm")  # noqa: S108
     return folder if folder.is_dir() and shutil.disk_usage(folder).free >= _ROOM else None
 
@@ -245,7 +248,7 @@ class LocalServer:
             self._server.send_signal(how)
             try:
                 self._server.wait(_ENDS_WITHIN)
-            # seen with a server that was stopped while it was recovering from a crash
+            # this was seen with a server that was stopped while it was recovering from a crash
             except subprocess.TimeoutExpired:
                 self._server.send_signal(signal.SIGQUIT)
                 self._server.wait()
@@ -270,7 +273,7 @@ class LocalServer:
             os.chown(path, self._user["user"], self._user["group"])
 
     def _reachable(self, binaries: Path) -> Path:
-        """Return the folder, or that of a copy of the package if only root can read it (as in a venv under /root)."""
+        """Return the folder or, if only root can read it (as in a venv under /root), that in a copy of the package."""
         if not self._user or binaries.parent.name != "pginstall":
             return binaries
         with suppress(PermissionError, subprocess.CalledProcessError):
@@ -372,7 +375,7 @@ def _free_port() -> int:
 
 
 def main() -> None:
-    """`python -m sqla_jobs.postgres`: a server for development, until Ctrl-C or SIGTERM."""
+    """`python -m sqla_jobs.postgres`: runs a server for development until Ctrl-C or SIGTERM."""
     parser = argparse.ArgumentParser(prog="python -m sqla_jobs.postgres", description=main.__doc__)
     parser.add_argument("--keep", metavar="DIR", help="keep the data in this folder, and the same URL")
     parser.add_argument("--programs", metavar="DIR", help="use the initdb and postgres of this folder")

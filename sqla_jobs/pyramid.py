@@ -1,4 +1,4 @@
-"""Pyramid: each run in a request of its own, whose session and transaction manager are those of the run."""
+"""Pyramid: each run has a request of its own, with the run's session and transaction manager."""
 
 # pyright: reportMissingTypeStubs=false
 
@@ -41,7 +41,7 @@ _APPLICATION = "sqla_jobs.application"
 """The key in the registry for the object that runs jobs in requests of the application."""
 _BASE_URL = "sqla_jobs.base_url"
 _TRANSIENT = ("40001", "40P01", "08", "57P01", "57P02", "57P03", "53300")
-"""How SQLSTATEs of transient errors begin: serialization failures, deadlocks, lost connections, refused connections."""
+"""The beginnings of transient errors' SQLSTATEs: serialization failures, deadlocks, lost and refused connections."""
 
 
 def includeme(config: Configurator) -> None:
@@ -55,10 +55,10 @@ def includeme(config: Configurator) -> None:
 
 
 def _add_jobs(config: Configurator, jobs: Any, *, session: str = "dbsession") -> None:
-    """Let the application carry `jobs`, a `Jobs` or its dotted name. `session` names an attribute of its requests.
+    """Register `jobs`, a `Jobs` or its dotted name, on the application. `session` names an attribute of its requests.
 
-    This takes effect at once, so that code that is scanned later finds the jobs. Raises `ConfigurationError` for an
-    unknown setting.
+    The registration takes effect at once, so that code that is scanned later finds the jobs. Raises
+    `ConfigurationError` for an unknown setting.
     """
     found = config.maybe_dotted(jobs)
     if not isinstance(found, Jobs):
@@ -69,13 +69,13 @@ def _add_jobs(config: Configurator, jobs: Any, *, session: str = "dbsession") ->
 
 
 def is_retryable(error: BaseException) -> bool:
-    """Return whether pyramid_retry or pyramid_tm has marked an error, or it is a transient error of the database.
+    """Return whether pyramid_retry or pyramid_tm has marked an error as retryable, or it is a transient database error.
 
     - `error`: an exception that a task has raised.
 
-    `retry=Retrying(retry=retry_if_exception(is_retryable))` retries such errors only. Deadlocks, serialization failures
-    and connections that are lost, refused or not free are transient, even in sessions that are not registered with
-    zope.sqlalchemy, and where the application raised an error of its own in their place.
+    `retry=Retrying(retry=retry_if_exception(is_retryable))` retries only such errors. Deadlocks, serialization failures
+    and lost, refused or unavailable connections are transient. Such errors are transient even in sessions that are not
+    registered with zope.sqlalchemy, and even if the application raised an error of its own in place of the database's.
     """
     from pyramid_retry import IRetryableError, RetryableException
 
@@ -89,17 +89,17 @@ def _is_transient(error: BaseException) -> bool:
         return True
     cause = cause_of(error)
     if (state := getattr(cause, "sqlstate", None)) is None:
-        return isinstance(cause, psycopg.OperationalError)  # the client's own: it cannot connect, or is cut off
+        return isinstance(cause, psycopg.OperationalError)  # an error of the client: it cannot connect, or was cut off
     return str(state).startswith(_TRANSIENT)
 
 
 class PyramidJobs(Generic[J]):
-    """The jobs of one application of Pyramid, in `registry["sqla_jobs"]`.
+    """The jobs of one Pyramid application, in `registry["sqla_jobs"]`.
 
-    Each run of a plain task has a new request, which is the current request of its thread. The attribute of that
-    request which `session` names is the run's session. If the application includes pyramid_tm and the task takes a
-    session, the transaction of `request.tm` has begun, and its commit is the commit of the run. Raises
-    `ConfigurationError` for an unknown setting.
+    Each run of a plain task has a new request, which is the current request of its thread. The request attribute that
+    `session` names is the run's session. If the application includes pyramid_tm and the task takes a session, the
+    transaction of `request.tm` has begun, and its commit is the commit of the run. Raises `ConfigurationError` for an
+    unknown setting.
     """
 
     def __init__(self, jobs: Jobs[J], registry: Any, *, session: str = "dbsession") -> None:
@@ -109,7 +109,7 @@ class PyramidJobs(Generic[J]):
         _Applications.of(jobs).add(self._app)
 
     def _option_defaults(self, application: object = None) -> dict[str, dict[str, Any]]:
-        """Return what the settings of the application say about the options of `worker` and `clock`, by command."""
+        """Return the defaults of `worker` and `clock` from the application's settings, by command."""
         settings: Mapping[str, Any] = self._app.registry.settings or {}
         return defaults_of(settings, f"{_NAME}.", "{!r}", others=[_BASE_URL])
 
@@ -122,7 +122,7 @@ class PyramidJobs(Generic[J]):
 
 
 class _Application:
-    """The requests of one application, in which its jobs run. `session` is the name of their session."""
+    """The requests of one application, in which its jobs run. `session` names the attribute with their session."""
 
     def __init__(self, jobs: Jobs[Any], registry: Any, session: str) -> None:
         self.jobs = jobs
@@ -131,12 +131,12 @@ class _Application:
         self._base_url = _checked((registry.settings or {}).get(_BASE_URL))
 
     def binding(self, bind: Bind | None = None) -> Binding:
-        """Return the database of the application, or `bind`. Raises `ConfigurationError` if there is none."""
+        """Return the database of the application, or `bind`. Raises `ConfigurationError` if there is no database."""
         return _AppBinding(self, bind or self.jobs.bound)
 
     @cached_property
     def has_manager(self) -> bool:
-        """Whether requests of the application have the `request.tm` of pyramid_tm."""
+        """True if requests of the application have the `request.tm` of pyramid_tm."""
         extensions = self.registry.queryUtility(IRequestExtensions)
         return extensions is not None and "tm" in extensions.descriptors and find_spec("pyramid_tm") is not None
 
@@ -153,7 +153,10 @@ class _Application:
 
     @contextmanager
     def request(self, run: RunContext | None = None, *, begins: bool) -> Generator[Request]:
-        """Make a request the current one, and begin its transaction if `begins`. End what is left open afterwards."""
+        """Make a new request the current one, and begin its transaction if `begins`.
+
+        At the end, abort a transaction and close a session that are still open.
+        """
         made: Mapping[str, Any] = {}
         try:
             with self._current(run, begins=begins) as request:
@@ -204,7 +207,7 @@ class _Application:
         if not self.has_manager:
             yield
             return
-        joining = _Joining(session, is_on=begins)  # a transaction that is open otherwise is the test's
+        joining = _Joining(session, is_on=begins)  # otherwise an open transaction is the test's own
         request.tm.registerSynch(joining)
         joining.is_on = True
         try:
@@ -213,16 +216,19 @@ class _Application:
             request.tm.unregisterSynch(joining)
 
     def takes_request(self, run: RunContext | None) -> bool:
-        """Whether the run, or code outside of runs, has a request. Coroutine tasks have none: they share one thread."""
+        """Return whether the run, or code outside runs, has a request.
+
+        Coroutine tasks have no request, because they share one thread.
+        """
         return run is None or not self.jobs.tasks[run.task].declaration.signature.is_coroutine
 
     def takes_session(self, run: RunContext | None) -> bool:
-        """Whether the run is one of a transactional task."""
+        """Return whether the run is one of a transactional task."""
         return run is not None and self.jobs.tasks[run.task].declaration.signature.wants_session
 
 
 class _AppBinding(Binding):
-    """The database of one application: its requests' sessions, or those of `bind`, set on its requests."""
+    """The database of one application. Its sessions belong to requests, or come from `bind` and are set on requests."""
 
     def __init__(self, app: _Application, bind: Bind | None) -> None:
         own, async_bind = (None, None) if bind is None else both_binds(bind, None, app.jobs.Job)
@@ -271,7 +277,7 @@ class _AppBinding(Binding):
 
 
 def _checked(base_url: str | None) -> str | None:
-    """Return the address of the application without a slash at its end. Raises `ConfigurationError`."""
+    """Return the address of the application without a trailing slash. Raises `ConfigurationError`."""
     if base_url is None:
         return None
     parts = urlsplit(base_url)
@@ -314,7 +320,7 @@ def _abort(manager: Any) -> None:
 
 
 class _Joining:
-    """Makes the session of a test a member of each transaction that a manager has begun, while `is_on`."""
+    """Makes a test's session join each transaction that a manager begins, while `is_on`."""
 
     def __init__(self, session: Session, *, is_on: bool) -> None:
         self._session = session
@@ -329,7 +335,7 @@ class _Joining:
 
 
 class _SavepointsOnly:
-    """The session of a test, as a member of a transaction. It takes part in savepoints, and not in the end."""
+    """A test's session as a member of a transaction. It takes part in savepoints, but not in the commit or abort."""
 
     def __init__(self, session: Session) -> None:
         self.savepoint: Callable[[], Any] = session.begin_nested
@@ -362,7 +368,7 @@ def _commit(session: Session) -> None:
 
 
 def _begin_anew(session: Session) -> None:
-    """Begin another transaction in the current request, after the end of one, or in place of one."""
+    """Begin another transaction in the current request, after the last one has ended, or in its place."""
     manager = get_current_request().environ["tm.manager"]
     _abort(manager)
     manager.begin()

@@ -68,7 +68,7 @@ def sqla_jobs_metadata() -> MetaData:
 
 @pytest.fixture(scope="session")
 def sqla_jobs_databases(sqla_jobs_postgres: str) -> Iterator[Databases]:
-    """The maker of the other fixtures' databases."""
+    """The `Databases` that creates the databases of the other fixtures."""
     import psycopg
 
     from sqla_jobs.testing.databases import Databases
@@ -180,7 +180,7 @@ class _SharedServer:
                         return
                     answer = answer or self._start()
                     connection.send(answer)
-            except (AuthenticationError, OSError, EOFError):  # the worker has gone
+            except (AuthenticationError, OSError, EOFError):  # the worker is gone
                 continue
 
     def _start(self) -> str | Exception:
@@ -215,6 +215,6 @@ def pytest_configure_node(node: Any) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Stop the server of the workers."""
+    """Stop the workers' shared server."""
     if (shared := config.stash.get(_SHARED_SERVER, None)) is not None:
         shared.close()

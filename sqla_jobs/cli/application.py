@@ -39,7 +39,7 @@ def on_application(command: Callable[Concatenate[Jobs[Any], P], None]) -> Callab
 
 @contextmanager
 def _own_connections(jobs: Jobs[Any]) -> Generator[None]:
-    """Name the engine's connections after the command, unless already named. Close them when the program ends."""
+    """Name the engine's connections after the command, unless they are already named. Close them at exit."""
     context = click.get_current_context()
     path = context.command_path.removeprefix(context.find_root().command_path).strip()
     name = f"sqla-jobs {path.removeprefix('jobs ')}"  # `flask jobs status` becomes `sqla-jobs status`
@@ -62,7 +62,7 @@ def _own_connections(jobs: Jobs[Any]) -> Generator[None]:
 def audited(command: Callable[..., None]) -> Callable[..., None]:
     """Give the command an `actor` for the audit log."""
 
-    @click.option("--actor", help="Who makes the change, for the audit; USER@HOST by default.")
+    @click.option("--actor", help="Who makes the change, for the audit log; USER@HOST by default.")
     @wraps(command)
     def run(*args: Any, actor: str | None, **options: Any) -> None:
         command(*args, actor=actor or f"{getpass.getuser()}@{socket.gethostname()}", **options)

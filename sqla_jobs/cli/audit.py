@@ -1,4 +1,4 @@
-"""`audit`."""
+"""The command `audit`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ from sqla_jobs.rules.checks import MAX_ID, check_text
 @click.option("--action", metavar="TEXT", help="An action, such as retry, or the beginning of one.")
 @click.option("--subject", metavar="TEXT", help="Part of the subject's name, such as 'job 17' or mail.send.")
 @click.option(
-    "--newer-than", "after", metavar="TIME", callback=durations.since, help="Made after this time: 7d ago, or a moment."
+    "--newer-than",
+    "after",
+    metavar="TIME",
+    callback=durations.since,
+    help="Made after this time, such as 7d (7 days ago) or 2026-03-29T14:30.",
 )
 @click.option("--older-than", "before", metavar="TIME", callback=durations.since, help="Made before this time.")
 @click.option(

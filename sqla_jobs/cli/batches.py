@@ -1,4 +1,4 @@
-"""`batch list`, `batch show`, `batch cancel` and `batch retry`."""
+"""The commands `batch list`, `batch show`, `batch cancel` and `batch retry`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sqla_jobs.queries.expressions import last_run_of
 from sqla_jobs.rules.wording import NOTHING, duration, percent, plural
 
 _LISTED = 20
-"""Maximum number of failed jobs, and of jobs after the batch, that `batch show` lists."""
+"""The maximum number of failed jobs, and of jobs after the batch, that `batch show` lists."""
 
 
 @click.group()
@@ -141,7 +141,7 @@ def _as_dict(one: BatchStatus) -> dict[str, Any]:
 @on_application
 @click.argument("batch_id", metavar="ID", type=JOB_ID)
 @click.option("--kill", is_flag=True, help="Kill the processes of jobs that do not stop.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @audited
 def cancel(jobs: Jobs[Any], actor: str, batch_id: int, kill: bool, yes: bool) -> None:
     """Cancel all live jobs of a batch: waiting ones end, and running ones are asked to end."""
@@ -157,12 +157,12 @@ def cancel(jobs: Jobs[Any], actor: str, batch_id: int, kill: bool, yes: bool) ->
 @batch.command("retry", cls=ApplicationCommand)
 @on_application
 @click.argument("batch_id", metavar="ID", type=JOB_ID)
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @audited
 def retry(jobs: Jobs[Any], actor: str, batch_id: int, yes: bool) -> None:
     """Retry the jobs of a batch that failed or were cancelled.
 
-    Jobs that were cancelled because one of these had failed wait for it again.
+    Jobs that were cancelled because one of these jobs had failed wait for it again.
     """
     one = _read(jobs, batch_id)
     lost = one.counts.failed + one.counts.cancelled

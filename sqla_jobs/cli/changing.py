@@ -1,4 +1,4 @@
-"""Change jobs from the command line: one by one, given their ids, or in batches selected by a filter."""
+"""Changes to jobs from the command line: one by one by their ids, or in batches by a filter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of `worker` and `clock` among the settings of an application."""
+"""The options of `worker` and `clock` that an application's settings can set."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import click
 from sqla_jobs.errors import ConfigurationError
 
 Defaults = dict[str, dict[str, Any]]
-"""By the names of the command and of the option."""
+"""Default values, by the names of the command and of the option."""
 
 _ONLY_SAID = {"application", "database_url", "drain", "reload"}
 """Options of the worker that are not settings of an application."""
 
 
 def defaults_of(settings: Mapping[str, Any], prefix: str, shown: str, *, others: Collection[str] = ()) -> Defaults:
-    """Return what the settings that begin with `prefix` say about the options of `worker` and `clock`.
+    """Return the defaults of the options of `worker` and `clock` from the settings that begin with `prefix`.
 
-    `shown` is a format that shows the name of a setting. `others` are valid settings that are not options. Raises
-    `ConfigurationError` for an unknown setting or an invalid value.
+    `shown` is a format string that shows the name of a setting. `others` are valid settings that are not options.
+    Raises `ConfigurationError` for an unknown setting or an invalid value.
     """
     given = {key: value for key, value in settings.items() if key.startswith(prefix) and value is not None}
     for other in others:
@@ -49,7 +49,7 @@ def _settings(command: click.Command, prefix: str) -> dict[str, click.Option]:
 
 
 def _value(shown: str, given: Any, option: click.Option) -> Any:
-    """Convert a setting like the command line: `{"default": 8, "mail": 2}` is `default=8,mail=2`."""
+    """Convert a setting as the command line does: `{"default": 8, "mail": 2}` is read as `default=8,mail=2`."""
     said = given
     if isinstance(given, Mapping):
         said = ",".join(f"{name}={number}" for name, number in given.items())

@@ -1,4 +1,4 @@
-"""`dashboard`: for a look at a database from a terminal, without an application."""
+"""The command `dashboard`, which serves the dashboard from a terminal, without a web application."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def make(jobs: Jobs[Any], port: int, *, read_only: bool) -> tuple[BaseWSGIServer
         ) from None
 
     class Quiet(WSGIRequestHandler):
-        def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002 - its name there
+        def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002 - its name in werkzeug
             """Log nothing: request URLs contain the texts that people search for."""
 
     jobs.tasks.load()

@@ -1,4 +1,4 @@
-"""`dev`: all that an application needs on the machine of its developer, in one terminal."""
+"""The command `dev`, which runs everything that an application needs on its developer's machine, in one terminal."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _LOOK = 0.2
 @click.option(
     "--queues", metavar="mail=2,default", help="Queues to serve; by default those configured, or all tasks' queues."
 )
-@click.option("--concurrency", default=4, show_default=True, help="Jobs at once, of each queue.")
+@click.option("--concurrency", default=4, show_default=True, help="Concurrent jobs in each queue.")
 @click.option(
     "--port",
     default=8642,
@@ -52,10 +52,10 @@ _LOOK = 0.2
 def dev(application: str | None, database_url: str | None, queues: str | None, concurrency: int, port: int) -> None:
     """Run a database, a worker and the dashboard in this terminal, for development. Ctrl-C ends all of them.
 
-    The database is --database-url, else the application's own, else DATABASE_URL. If there is none, a PostgreSQL server
-    is started, which keeps its data in the folder .sqla-jobs. Tables are created or upgraded, unless the application
-    has an Alembic history. The worker restarts when a Python file changes, and writes a line for each job that ends.
-    After Ctrl-C, running jobs have 5 seconds to end.
+    The database is --database-url, else the application's own, else DATABASE_URL. If no database is named, a PostgreSQL
+    server is started, which keeps its data in the folder .sqla-jobs. Tables are created or upgraded, unless the
+    application has an Alembic history. The worker restarts when a Python file changes, and writes a line for each job
+    that ends. After Ctrl-C, running jobs have 5 seconds to end.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with plain_errors(), ExitStack() as running:
@@ -125,7 +125,7 @@ def _private_server() -> Generator[LocalServer]:
 
 
 class _Site:
-    """The process of `dev_site`."""
+    """The process that runs `dev_site`."""
 
     def __init__(self, application: str, database_url: str | None, private_url: str | None, port: int) -> None:
         self._order = Order(sys.path, application, database_url, private_url, port)
@@ -137,7 +137,7 @@ class _Site:
                 [sys.executable, "-m", "sqla_jobs.cli.dev_site", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                start_new_session=True,  # Ctrl-C in the terminal is for this process
+                start_new_session=True,  # Ctrl-C in the terminal must reach only this process
             )
         self._pipe.send(self._order)
         return self
@@ -154,7 +154,7 @@ class _Site:
         return self._process.poll() is not None
 
     def answer(self) -> Ready | None:
-        """Show what the process says until it is ready. Return None if the application names no database.
+        """Show the process's messages until it is ready. Return None if the application names no database.
 
         Raises `ClickException`.
         """
@@ -171,7 +171,7 @@ class _Site:
                     return None
 
     def how_it_ended(self) -> str:
-        """Return why it has ended, after it was ready."""
+        """Return why the process has ended, after it was ready."""
         answer = self._received()
         return answer.reason if isinstance(answer, Failed) else str(answer)
 
@@ -187,7 +187,7 @@ class _Site:
 
 @contextmanager
 def _watching(site: _Site, server: LocalServer | None) -> Generator[list[str]]:
-    """Stop this process by a signal if one of them ends during the block. Yield a list that then holds the reason."""
+    """Stop this process by a signal if `site` or `server` ends. Yield a list that then contains the reason."""
     ended: list[str] = []
     is_over = threading.Event()
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Order(NamedTuple):
-    """From the parent: what to do."""
+    """From the parent: the instructions for the child."""
 
     path: list[str]
     application: str
@@ -27,13 +27,13 @@ class Said(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """To the parent: why this process ends."""
+    """To the parent: the reason why the child ends."""
 
     reason: str
 
 
 class Ready(NamedTuple):
-    """To the parent: the tables are there, and the dashboard is served."""
+    """To the parent: the tables exist, and the dashboard is being served."""
 
     dashboard: str
     queues: str

@@ -33,7 +33,7 @@ _LOOK = 0.5
 
 
 def main() -> None:
-    """Carry out the order that comes through the pipe whose descriptor is the argument."""
+    """Carry out the order from the pipe whose file descriptor is the program's argument."""
     parent = Connection(int(sys.argv[1]))
     order: Order = parent.recv()
     sys.path[:] = order.path
@@ -43,13 +43,13 @@ def main() -> None:
             _obey(order, parent)
     except EXPLAINED as error:
         parent.send(Failed(remedy(explain(error))))
-    except Exception:  # noqa: BLE001 - an error of the application, which its developer wants to see whole
+    except Exception:  # noqa: BLE001 - an error of the application, which its developer wants to see in full
         parent.send(Failed(traceback.format_exc()))
 
 
 def _end_with_parent(parent: Connection) -> None:
     try:
-        parent.recv()  # the parent sends nothing more
+        parent.recv()  # the parent sends nothing more, so this waits for its end
     except (EOFError, OSError):
         os._exit(0)
 
@@ -87,7 +87,7 @@ def _prepare(jobs: Jobs[Any], order: Order, parent: Connection) -> None:
 
 
 def _history(engine: Engine) -> str | None:
-    """Return where the application has its Alembic history; None where it has none."""
+    """Return the place of the application's Alembic history; None if it has none."""
     for path in ("alembic.ini", _FLASK_MIGRATE):
         if Path(path).is_file():
             return path

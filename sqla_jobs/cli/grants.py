@@ -1,4 +1,4 @@
-"""`grants`."""
+"""The command `grants`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def grants(
     workers: tuple[str, ...],
     viewers: tuple[str, ...],
 ) -> None:
-    """Print the SQL that grants database roles exactly the rights they need. It is not executed."""
+    """Print the SQL that grants database roles exactly the rights they need. The SQL is not executed."""
     with plain_errors():
         roles = Roles(enqueuers, workers, viewers)
         with output_on_stderr():

@@ -1,4 +1,4 @@
-"""`healthcheck`."""
+"""The command `healthcheck`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`retry`, `cancel`, `delete`, `move`, `reschedule`, `enqueue` and `signal`."""
+"""The commands `retry`, `cancel`, `erase`, `delete`, `move`, `reschedule`, `enqueue` and `signal`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _command(name: str, help: str, options: _Options, wanted: Callable[..., Want
     @on_application
     @click.argument("ids", metavar="[ID]...", nargs=-1, type=JOB_ID)
     @click.option("--all", "everything", is_flag=True, help="Select all jobs.")
-    @click.option("--yes", is_flag=True, help="Do not ask.")
+    @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
     @click.option("--dry-run", is_flag=True, help="Change nothing; print how many jobs would change, by day and error.")
     @selecting
     @audited
@@ -112,9 +112,9 @@ def _reschedule(jobs: Jobs[Any], yes: bool, at: datetime | None, within: timedel
 _LIMIT = click.option("--limit", type=click.IntRange(1), metavar="N", help="At most N jobs, the oldest first.")
 _OVER = durations.duration_option("--over", "over", "Spread the retries evenly over this time, the oldest first.")
 _KILL = click.option(
-    "--kill", is_flag=True, help="Kill the process of a job that has not stopped after the worker's --kill-after."
+    "--kill", is_flag=True, help="Kill the process of a job that does not stop within the worker's --kill-after."
 )
-_REASON = click.option("--reason", help="The reason, for the audit and for `why`.")
+_REASON = click.option("--reason", help="The reason, for the audit log and for `why`.")
 _TO = click.option("--to", metavar="QUEUE", help="The new queue; jobs go to its end. An unknown queue needs --yes.")
 _PRIORITY = click.option("--priority", type=int, help="The new priority, from -10 to 10; lower runs first.")
 _AT = click.option("--at", metavar="MOMENT", callback=durations.moment, help="The new time: 2026-03-29T14:30, in UTC.")

@@ -1,4 +1,4 @@
-"""`limits`, `limit set` and `limit clear`."""
+"""The commands `limits`, `limit set` and `limit clear`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds a command's application, and reports errors in one message. Does not import SQLAlchemy."""
+"""Helpers that find a command's application and turn errors into one message. They do not import SQLAlchemy."""
 
 from __future__ import annotations
 

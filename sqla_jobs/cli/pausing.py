@@ -1,4 +1,4 @@
-"""`pause` and `resume`."""
+"""The commands `pause` and `resume`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`find`, `list`, `show` and `why`."""
+"""The commands `find`, `list`, `show` and `why`."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def _cut(result: Any) -> str:
 
 
 def _state(job: dict[str, Any]) -> str:
-    """Return the job's state in one word; "cancelling" for a running job whose cancel was requested."""
+    """Return the job's state in one word; "cancelling" for a running job whose cancellation was requested."""
     is_cancelling = job["state"] == JobState.running and job["cancel_requested_at"] is not None
     return "cancelling" if is_cancelling else str(job["state"])
 

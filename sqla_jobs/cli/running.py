@@ -1,4 +1,4 @@
-"""`worker` and `clock`."""
+"""The commands `worker` and `clock`."""
 
 from __future__ import annotations
 
@@ -72,7 +72,9 @@ def _log_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.command(cls=ApplicationCommand)
 @application_options
 @click.option("--queues", metavar="mail=2,default=8", help="Queues to serve, each with its number of concurrent jobs.")
-@click.option("--concurrency", default=8, show_default=True, help="Concurrent jobs of each queue without a number.")
+@click.option(
+    "--concurrency", default=8, show_default=True, help="Concurrent jobs in each queue that is given without a number."
+)
 @click.option("--processes", default=1, show_default=True, help="Processes; each serves all of the queues.")
 @click.option("--drain", is_flag=True, help="Run the jobs that are due, then exit.")
 @click.option("--clock/--no-clock", default=True, show_default=True, help="Enqueue the jobs of schedules, too.")
@@ -82,7 +84,7 @@ def _log_options(command: Callable[..., None]) -> Callable[..., None]:
     "--lease", default=30.0, show_default=True, help="Seconds without a heartbeat after which a process counts as dead."
 )
 @click.option(
-    "--poll", default=1.0, show_default=True, help="Seconds between polls, which find jobs whose message was lost."
+    "--poll", default=1.0, show_default=True, help="Seconds between polls, which find jobs whose notification was lost."
 )
 @click.option("--grace", default=30.0, show_default=True, help="Seconds that running jobs have to end on SIGTERM.")
 @click.option(
@@ -113,7 +115,7 @@ def _log_options(command: Callable[..., None]) -> Callable[..., None]:
     metavar="succeeded=7d,failed=never,audit=90d",
     callback=durations.retention,
     default="",
-    help="How long to keep rows. Defaults: ended jobs 7d, failed ones 30d, lines of the audit 365d, ticks 30d.",
+    help="How long to keep rows. Defaults: ended jobs 7d, failed ones 30d, lines of the audit log 365d, ticks 30d.",
 )
 @click.option(
     "--metrics-port",
@@ -220,7 +222,7 @@ def _child_spec(
 )
 @_log_options
 def clock(application: str | None, database_url: str | None, **options: Any) -> None:
-    """Enqueue the jobs of schedules, until SIGTERM or SIGINT. Workers do so too, except with --no-clock."""
+    """Enqueue the jobs of schedules, until SIGTERM or SIGINT. Workers also enqueue them, except with --no-clock."""
     with right_usage():
         logs = _logs(**options)
     with plain_errors():

@@ -1,4 +1,4 @@
-"""`schedule`."""
+"""The command `schedule` and its subcommands."""
 
 from __future__ import annotations
 
@@ -231,7 +231,7 @@ def run_now(jobs: Jobs[Any], actor: str, name: str) -> None:
 @click.option("--prune", is_flag=True, help="Disable schedules that code no longer declares.")
 @click.option("--reset", is_flag=True, help="Undo the changes of operators.")
 def sync_schedules(jobs: Jobs[Any], prune: bool, reset: bool) -> None:
-    """Store the schedules that code declares. Clocks do so when they start."""
+    """Store the schedules that code declares. Clocks also store them when they start."""
     jobs.tasks.load()
     with jobs.binding().transaction() as session:
         sync(session, jobs.models, jobs.schedules, reset=reset)

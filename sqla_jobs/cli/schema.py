@@ -1,4 +1,4 @@
-"""`migrate` and `check`."""
+"""The commands `migrate` and `check`."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ _OPTIONS = (
         "before",
         metavar="TIME",
         callback=durations.since,
-        help="Enqueued before this time: 7d ago, or a moment.",
+        help="Enqueued before this time, such as 7d (7 days ago) or 2026-03-29T14:30.",
     ),
     click.option("--newer-than", "after", metavar="TIME", callback=durations.since, help="Enqueued after this time."),
     click.option(
@@ -75,7 +75,7 @@ _OPTIONS = (
 
 
 def selecting(command: Callable[..., None]) -> Callable[..., None]:
-    """Give the command a `selection` made from these options."""
+    """Give the command the options in `_OPTIONS`, and pass it the `selection` that they make."""
 
     @wraps(command)
     def run(

@@ -1,4 +1,4 @@
-"""`status`."""
+"""The command `status`."""
 
 from __future__ import annotations
 

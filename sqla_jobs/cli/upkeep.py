@@ -1,4 +1,4 @@
-"""`prune` and `doctor`."""
+"""The commands `prune` and `doctor`."""
 
 from __future__ import annotations
 
@@ -33,15 +33,21 @@ from sqla_jobs.rules.wording import plural
     required=True,
     metavar="TIME",
     callback=durations.duration,
-    help="The age since a job's end, such as 12h or 7d.",
+    help="The minimum time since a job's end, such as 12h or 7d.",
 )
-@click.option("--state", "states", multiple=True, type=click.Choice([*ENDED]), help="All three by default.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    type=click.Choice([*ENDED]),
+    help="A state; repeatable. By default all states of ended jobs.",
+)
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @audited
 def prune(jobs: Jobs[Any], actor: str, older_than: timedelta, states: tuple[str, ...], yes: bool) -> None:
     """Delete jobs that ended more than TIME ago, with their runs, in batches.
 
-    Workers do so too, according to --retention. Without --state, runs that ended more than TIME ago and whose job no
+    Workers also prune, according to --retention. Without --state, runs that ended more than TIME ago and whose job no
     longer exists are deleted, too.
     """
     wanted = tuple(JobState(state) for state in states) or ENDED
@@ -56,10 +62,13 @@ def prune(jobs: Jobs[Any], actor: str, older_than: timedelta, states: tuple[str,
 
 @click.command(cls=ApplicationCommand)
 @on_application
-@click.option("--strict", is_flag=True, help="Exit with 1 also for warnings.")
+@click.option("--strict", is_flag=True, help="Also exit with 1 for warnings.")
 @as_json
 def doctor(jobs: Jobs[Any], strict: bool, as_json: bool) -> None:
-    """Find out what makes a queue slow or stuck, with a remedy for each finding. Exits with 1 if any is an error."""
+    """Find out what makes a queue slow or stuck, with a remedy for each finding.
+
+    Exits with 1 if any finding is an error.
+    """
     jobs.tasks.load()
     with jobs.binding().session() as session:
         findings = examine(session, jobs)

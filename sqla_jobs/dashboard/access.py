@@ -19,16 +19,16 @@ class Role(StrEnum):
     """The rights of a visitor."""
 
     viewer = "viewer"
-    """May look."""
+    """May view all pages."""
     operator = "operator"
-    """May look, and change jobs, queues, schedules and limits."""
+    """May view all pages, and change jobs, queues, schedules and limits."""
 
 
 Authorize = Callable[[], Role | Literal["viewer", "operator"] | Literal[False] | None]
-"""Returns the visitor's role before each page, from Flask's `request`. `None` or `False` refuses the visitor."""
+"""Called for each page. Returns the visitor's role, from Flask's `request`; `None` or `False` refuses the visitor."""
 
 Actor = Callable[[], str | None]
-"""Returns the name of the visitor for the audit."""
+"""Returns the visitor's name for the audit log."""
 
 _TOKEN_AGE = 7 * 86400
 _CSRF = "csrf"
@@ -46,9 +46,9 @@ HEADERS = {
 
 
 def allow_everyone(request: object = None) -> Role:
-    """An `authorize` for a dashboard that something else guards: whoever reaches it may change everything.
+    """An `authorize` for a dashboard that is guarded elsewhere: every visitor may change everything.
 
-    - `request`: as `create_wsgi` and `create_asgi` give it; ignored.
+    - `request`: the request that `create_wsgi` and `create_asgi` pass; ignored.
     """
     return Role.operator
 
@@ -68,7 +68,7 @@ def check_authorize(authorize: object) -> None:
 
 
 def check_secret(secret: object, remedy: str) -> None:
-    """Raises `ConfigurationError` with the remedy where nothing could be signed."""
+    """Raise `ConfigurationError` with the remedy if there is no secret to sign with."""
     if not secret:
         raise ConfigurationError(remedy)
 
@@ -97,7 +97,7 @@ class Cookies:
         self._name = name
 
     def csrf_token(self) -> str:
-        """Return a token for the forms of this page. It matches the visitor's cookie, which is made if necessary."""
+        """Return a token for the forms of this page. It matches the visitor's cookie, which is created if necessary."""
         return _signer(_CSRF).dumps(self._secret())  # type: ignore[no-any-return, unused-ignore]
 
     def check_csrf(self) -> None:
@@ -123,7 +123,7 @@ class Cookies:
 
     @property
     def is_missing_after_a_link(self) -> bool:
-        """True if the visitor follows a link from another site, so that the browser sent no (strict) cookies."""
+        """True if the visitor followed a link from another site, so that the browser sent no (strict) cookies."""
         return request.headers.get("Sec-Fetch-Site") == "cross-site" and not request.cookies.get(self._cookie(_CSRF))
 
     def leave_notice(self, response: Response, text: str) -> None:

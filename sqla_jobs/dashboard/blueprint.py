@@ -33,7 +33,7 @@ from sqla_jobs.rules.checks import MAX_ID
 
 View = Callable[..., Any]
 _STATIC = "/sqla_jobs_static"
-"""At the root of a Flask application, /static is the application's own folder."""
+"""The path of the static files. It is not /static, which is the application's own folder if the prefix is /."""
 
 PAGES: tuple[tuple[str, str, str, View], ...] = (
     ("GET", "/", "overview", overview.show),
@@ -76,11 +76,11 @@ def create_blueprint(
 
     - `jobs`: the `Jobs`.
     - `authorize`: a function that is called before every page, and returns a `Role`, or None to refuse the visitor.
-    - `actor`: a function that returns the visitor's name for the audit.
-    - `name`: the name of the blueprint. A second dashboard in one application takes another one.
+    - `actor`: a function that returns the visitor's name for the audit log.
+    - `name`: the name of the blueprint. A second dashboard in one application needs another name.
 
-    Raises `ConfigurationError` for an `authorize` that is no function, and when it is registered on an application
-    without a SECRET_KEY.
+    Raises `ConfigurationError` if `authorize` is not a function. Registering the blueprint raises it if the application
+    has no SECRET_KEY.
     """
     check_authorize(authorize)
     site = Dashboard(jobs, authorize, actor, name)

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 ASGIApplication = Callable[[Any, Any, Any], Awaitable[None]]
 AuthorizeRequest = Callable[[Request], Role | Literal["viewer", "operator"] | Literal[False] | None]
-"""Called before every page. `None` or `False`: the visitor sees nothing."""
+"""Called for each page. Returns the visitor's role. `None` or `False` refuses the visitor."""
 ActorOf = Callable[[Request], str | None]
-"""Names the visitor for the audit."""
+"""Returns the visitor's name for the audit log."""
 _EVERY_METHOD = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
@@ -32,10 +32,10 @@ def create_wsgi(
     - `jobs`: the `Jobs`.
     - `authorize`: a function that is called with werkzeug's request before every page, and returns a `Role`, or None to
       refuse the visitor.
-    - `actor`: a function of the request that returns the visitor's name for the audit.
-    - `secret_key`: signs the forms: a long random text, the same in all processes of the server.
+    - `actor`: a function of the request that returns the visitor's name for the audit log.
+    - `secret_key`: a long random text that signs the forms, the same in all processes of the server.
 
-    Raises `ConfigurationError` for an `authorize` that is no function, and without a `secret_key`.
+    Raises `ConfigurationError` if `authorize` is not a function, or if `secret_key` is empty.
     """
     return _create(jobs, "create_wsgi", authorize, actor, secret_key).wsgi_app
 
@@ -46,7 +46,7 @@ def create_asgi(
     """Return the dashboard over `jobs` as an ASGI application, to be mounted under any prefix.
 
     - `jobs`, `authorize`, `actor`, `secret_key`: as for `create_wsgi`. `authorize` and `actor` are called in threads;
-      their `request.environ["asgi.scope"]` is the scope of ASGI.
+      their `request.environ["asgi.scope"]` is the ASGI scope.
 
     Raises `ConfigurationError` as `create_wsgi` does, and if a2wsgi is not installed.
     """
@@ -64,18 +64,18 @@ def create_asgi(
         answer: Iterable[bytes] = app.wsgi_app(environ, start_response)
         return answer
 
-    adapted: Any = placed  # it has types of its own for WSGI
+    adapted: Any = placed  # a2wsgi has types of its own for WSGI
     return WSGIMiddleware(adapted)
 
 
 def create_app(jobs: Jobs[Any], *, authorize: Authorize, actor: Actor | None, secret_key: str | bytes) -> Flask:
-    """Return a Flask application that is the dashboard and nothing else."""
+    """Return a Flask application that serves only the dashboard."""
     app = Flask("sqla_jobs.dashboard", static_folder=None)
     app.secret_key = secret_key
     app.session_interface = _NoSession()
     app.before_request(_end_with_a_slash)
     blueprint = create_blueprint(jobs, authorize=authorize, actor=actor)
-    # so that visitors who are not let in learn nothing, and the others get a page
+    # so that refused visitors learn nothing, and others get an error page
     blueprint.add_url_rule("/<path:path>", "missing", _missing, methods=_EVERY_METHOD)
     app.register_blueprint(blueprint)
     return app
@@ -84,8 +84,8 @@ def create_app(jobs: Jobs[Any], *, authorize: Authorize, actor: Actor | None, se
 def split_path(scope: Any) -> tuple[str, str]:
     """Return the prefix under which an ASGI application is mounted, and the rest of the request's path.
 
-    By the specification the path begins with the prefix. If a proxy has removed the beginning of that, and the server
-    has been told so by its `root_path`, the path begins with the end of the prefix.
+    By the ASGI specification, the path begins with the prefix. If a proxy has removed the first part of the prefix,
+    which the server's `root_path` names, the path begins with the rest of the prefix.
     """
     root, path = str(scope.get("root_path") or "").rstrip("/"), str(scope["path"])
     parts = root.split("/")
@@ -110,14 +110,14 @@ def _create(
 
 
 def _request() -> Request:
-    """The request itself, which a function of the application's may keep."""
+    """Return the request itself instead of Flask's proxy, so that the application's functions may keep it."""
     proxy: Any = request
     found: Request = proxy._get_current_object()
     return found
 
 
 def _end_with_a_slash() -> Any:
-    """Send who asks for the prefix alone to the page below it, where the browser has the cookies."""
+    """Redirect requests for the bare prefix to the prefix with a slash, where the browser sends the cookies."""
     if request.environ.get("PATH_INFO") or request.method not in ("GET", "HEAD") or not request.root_path:
         return None
     query = request.query_string.decode("latin-1")
@@ -129,7 +129,7 @@ def _missing(path: str) -> NoReturn:
 
 
 class _NoSession(SessionInterface):
-    """No session: the cookie of that name belongs to the application that mounts the dashboard."""
+    """Opens no session: the session cookie belongs to the application that mounts the dashboard."""
 
     def open_session(self, app: Flask, request: Request) -> None:
         return None

@@ -10,10 +10,10 @@ from sqla_jobs.jobs import Jobs
 from sqla_jobs.rules.redaction import ERASED, HIDDEN, Secrets, is_erased, parse
 
 READ = 2_000
-"""Maximum number of characters read from an error whose beginning is shown."""
+"""The maximum number of characters read from an error whose beginning is shown."""
 _SAID = 300
 _MAY_BE_CUT = 200
-"""Number of characters to drop after a cut, since they may be a piece of a secret too short to recognise."""
+"""The number of characters dropped from the end of a cut text, where a piece of a secret may not be recognized."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Shown:
 
 
 def shown(jobs: Jobs[Any], task: str, args: str) -> Shown:
-    """Return the stored arguments of a job of `task` for a page. Those of an unknown task are unchanged."""
+    """Return the stored arguments of a job of `task` for a page. The arguments of an unknown task are unchanged."""
     secrets = jobs.tasks.secrets(task, args)
     values = parse(args)
     if is_erased(values) or not isinstance(values, dict):

@@ -36,20 +36,22 @@ else:
 
 _REMEDY = "give create_async_engine('postgresql+psycopg://…') or an async_sessionmaker of one"
 _MOST = 20
-"""The pool size of an engine created here, if the application's pool has no limit. Coroutines wait for a connection."""
+"""The pool size of an engine created here if the application's pool has no limit. Further coroutines have to wait."""
 _ASYNC = "sqla_jobs.async_session"
 """The key in a session's `info` for the `AsyncSession` around it, during its run."""
 
 
 class AsyncSessions:
-    """Makes sessions on an asynchronous engine: the application's, or one created from its engine's address.
+    """Creates sessions on an asynchronous engine: the application's, or one created from the address of its engine.
 
     An engine created here has a pool as large as the application's, if the application's pool is limited.
     """
 
     def __init__(self, bind: AsyncBind | None, app: Engine, isolation: str, entity: type[Any]) -> None:
-        """Choose the engine. `isolation` is the level for an engine created here. Raises `ConfigurationError` for
-        autocommit."""
+        """Choose the engine. `isolation` is the level for an engine created here.
+
+        Raises `ConfigurationError` for autocommit.
+        """
         from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
         self.is_made: bool = bind is None
@@ -70,9 +72,10 @@ class AsyncSessions:
         self._idle = IdleConnections(self._engine)
 
     def sessions_of(self, kind: type[AsyncSession], task: str) -> Callable[[], Session]:
-        """Return what gives the session inside a new `AsyncSession` of the class `kind`, in an SQLAlchemy greenlet.
+        """Return a function that creates an `AsyncSession` of the class `kind` and returns the `Session` inside it.
 
-        Raises `ConfigurationError` if the application's sessions are of another class than the one that `task` takes.
+        Call that function in an SQLAlchemy greenlet. Raises `ConfigurationError` if the application's sessions are of
+        another class than the one that `task` takes.
         """
         from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -103,19 +106,19 @@ class AsyncSessions:
 
 
 def around(session: Session) -> Any:
-    """Return the `AsyncSession` around a session from `AsyncSessions`, until its run is over."""
+    """Return the `AsyncSession` around a session from `AsyncSessions` whose run has not ended."""
     return session.info[_ASYNC]
 
 
 def is_awaited(session: Session) -> bool:
-    """Return whether a session is from `AsyncSessions`, and its run is not over."""
+    """Return whether a session is from `AsyncSessions`, and its run has not ended."""
     return _ASYNC in session.info
 
 
 def read_anew(session: Session) -> None:
-    """Read the expired rows that a coroutine still has, since reading an attribute of one cannot await the database.
+    """Reload the expired rows of a coroutine task's session, since reading their attributes cannot await the database.
 
-    A row that is gone stays expired.
+    A row that no longer exists stays expired.
     """
     for row in list(session.identity_map.values()):
         if instance_state(row).expired:
@@ -148,7 +151,7 @@ def synchronous_engine(bind: AsyncBind, entity: type[Any]) -> Engine:
 
 
 def engine_of(make: Callable[[], Any], entity: type[Any]) -> Engine:
-    """Return the synchronous engine behind asynchronous sessions. Raises `ConfigurationError` for other objects."""
+    """Return the synchronous engine behind asynchronous sessions. Raises `ConfigurationError` for other sessions."""
     made = make()
     if not is_asynchronous(type(made)):
         raise ConfigurationError(f"async_bind must make AsyncSessions, and makes a {type(made).__name__}: {_REMEDY}")

@@ -21,14 +21,14 @@ Bind = SyncBind | AsyncBind
 Context = Callable[[Any], AbstractContextManager[Any]]
 """Makes the context manager around a run from the run's `RunContext`, or from `None` outside runs."""
 MEMBERS_OF_TEST = "sqla_jobs.database.binding.members"
-"""The key in `Session.info` of a test for a function that commits all else that takes part in a run's transaction."""
+"""The key in the `info` of a test's session for a function that commits the other members of a run's transaction."""
 
 
 class Binding:
     """One application's database. Raises `ConfigurationError` if jobs cannot run on it.
 
-    Each run happens inside its own context, such as Flask's application context. So does everything else that opens a
-    session or asks for the engine. No context is opened before it is needed.
+    Each run happens inside its own context, such as Flask's application context. Other code that opens a session or
+    needs the engine does so inside a context, too. No context is opened before it is needed.
     """
 
     def __init__(
@@ -43,14 +43,14 @@ class Binding:
         self.session_factory: SessionFactory = _session_factory(bind)
         self.context: Context = context or nullcontext
         self.run_session: SessionFactory = run_session or self.session_factory
-        """Returns a run's session, inside the run's context.
+        """Returns a run's session. It is called inside the run's context.
 
-        A new session, or the one in which the application writes.
+        The session is a new one, or the one in which the application writes.
         """
         self.commit: Callable[[Session], None] = methodcaller("commit")
-        """Commits a session of the application, even that of a run."""
+        """Commits a session of the application, including that of a run."""
         self.begin_anew: Callable[[Session], None] | None = None
-        """Prepares a run's session for another transaction after the end of one. None if nothing is to be done."""
+        """Prepares a run's session for its next transaction. `None` if no preparation is needed."""
         self._bind = bind
         self._entity = entity
         self._async_bind = async_bind
@@ -66,13 +66,13 @@ class Binding:
         return AsyncSessions(self._async_bind, self.engine, isolation, self._entity)
 
     def sessions_of(self, kind: type[Session], task: str) -> SessionFactory:
-        """Return what gives the sessions of the runs of `task`, which are of the class `kind`.
+        """Return a factory for sessions of the class `kind`, for the runs of `task`.
 
         Raises `ConfigurationError` if the application's sessions are of another class.
         """
         if kind is Session:
             return self.run_session
-        if self.run_session is not self.session_factory:  # the helpers of the application write in it, too
+        if self.run_session is not self.session_factory:  # the application's helpers write in this session, too
             with self.session() as session:
                 check_class(session, kind, task)
             return self.run_session
@@ -113,7 +113,7 @@ class Binding:
 
 
 def both_binds(bind: Bind, async_bind: AsyncBind | None, entity: type[Any]) -> tuple[SyncBind, AsyncBind | None]:
-    """Return a synchronous and an asynchronous bind. A missing synchronous bind is created from the other's address."""
+    """Return a synchronous and an asynchronous bind. The synchronous one is created if `bind` is asynchronous."""
     if not is_asynchronous(type(bind)):
         return cast("SyncBind", bind), async_bind
     given = cast("AsyncBind", bind)

@@ -32,11 +32,11 @@ class _Call(NamedTuple):
 
 
 class _Waiting:
-    """The calls that one session makes after its current transaction."""
+    """The calls to make after one session's current transaction."""
 
     def __init__(self) -> None:
         self.entities: set[type[Any]] = set()
-        """The entities given to the session, in this transaction or the next one."""
+        """The entities whose rows the session adds, in this transaction or the next one."""
         self.calls: list[_Call] = []
         self.once: set[Hashable] = set()
         self.committed = False
@@ -99,10 +99,10 @@ def check_open(session: Session, entity: type[Any]) -> None:
 
 @contextmanager
 def savepoint(session: Session, entity: type[Any]) -> Generator[None]:
-    """Run the block in a savepoint, so that all of its changes are kept or none.
+    """Run the block in a savepoint, so that all or none of its changes are kept.
 
-    Raises `ArgumentsError`, like `check_open`. Raises `JobsError` inside a `before_commit` listener: releasing the
-    savepoint would call that listener again, as a commit does.
+    Raises the errors of `check_open`. Raises `JobsError` inside a `before_commit` listener: releasing the savepoint
+    would call that listener again, as a commit does.
     """
     check_open(session, entity)
     if _RELEASING in session.info:
@@ -130,7 +130,7 @@ def _wait(session: Session) -> _Waiting:
 
 @cache
 def listen_to_sessions() -> None:
-    """Install the listeners once, for the first `Jobs`, since importing the package must change nothing."""
+    """Install the listeners once, for the first `Jobs`, since importing the package must have no side effects."""
     event.listen(Session, "after_begin", _check_translation)
     event.listen(Session, "after_commit", _note_commit)
     event.listen(Session, "after_soft_rollback", _forget)
@@ -138,7 +138,7 @@ def listen_to_sessions() -> None:
 
 
 def _check_translation(session: Session, transaction: object, connection: Connection) -> None:
-    """Refuse to put a session's jobs into another schema, in which no worker looks for them."""
+    """Refuse to put a session's jobs into another schema, where no worker would look for them."""
     if "schema_translate_map" not in connection.get_execution_options():
         return
     session.info[_TRANSLATES] = True
@@ -155,7 +155,7 @@ def _note_commit(session: Session) -> None:
 
 
 def _forget(session: Session, rolled_back: SessionTransaction) -> None:
-    """Remove the calls requested since the savepoint began: they are the last ones in the list."""
+    """Remove the calls requested since the rolled-back savepoint began, which are the last ones in the list."""
     waiting: _Waiting | None = session.info.get(_INFO)
     while waiting and waiting.calls and _is_within(waiting.calls[-1].within, rolled_back):
         one = waiting.calls.pop()

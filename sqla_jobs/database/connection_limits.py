@@ -16,7 +16,7 @@ LIMIT: LiteralString = """
       - coalesce(current_setting('reserved_connections', true), '0')::int
     FROM pg_stat_activity WHERE backend_type = 'client backend'
 """
-"""Across the server's databases: the number of connections in use, and the number allowed to ordinary roles."""
+"""A query for the number of connections in use, in all databases, and the number that ordinary roles may open."""
 
 
 _NOT_ALLOWED = "42501"
@@ -25,7 +25,7 @@ _NOT_ALLOWED = "42501"
 def warn_of_few_connections(ask: Callable[[], Sequence[int]], wanted: int) -> None:
     """Log a warning if the server allows too few connections for a worker that uses up to `wanted` more.
 
-    `ask` returns the answer to `LIMIT`.
+    `ask` executes the query `LIMIT` and returns its row.
     """
     try:
         used, most = ask()

@@ -1,6 +1,6 @@
-"""Access to psycopg's connections below SQLAlchemy. Only this module relies on undocumented behaviour of psycopg.
+"""Access to psycopg's connections below SQLAlchemy. Only this module relies on undocumented behavior of psycopg.
 
-`tests/database/test_driver.py` checks that behaviour with the oldest and the newest psycopg.
+`tests/database/test_driver.py` checks that behavior with the oldest and the newest psycopg.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def bound(connection: psycopg.Connection[Any], patience: float) -> None:
 
 
 def ask(connection: Driver, question: str, patience: float | None = None) -> list[PGresult]:
-    """Return the answers to one or more statements, sent together, on a connection that belongs to another owner.
+    """Return the answers to one or more statements, which are sent together, below SQLAlchemy.
 
     Raises a failed statement's error; the server skips the statements after it. With `patience`, raises `NoAnswer`
     after that many seconds of silence.
@@ -96,9 +96,9 @@ def _received(connection: psycopg.Connection[Any], question: str, patience: floa
 
 
 def _wait_for(awaitable: Awaitable[T]) -> T:
-    """Await inside an SQLAlchemy greenlet.
+    """Await `awaitable` inside an SQLAlchemy greenlet.
 
-    The import is here because the workers' parent process does not import SQLAlchemy.
+    SQLAlchemy is imported here because the workers' parent process must not import it.
     """
     from sqlalchemy.util import await_only
 
@@ -146,7 +146,7 @@ def quoted(connection: Driver, text: str | None) -> str:
 
 
 def roll_back(connection: Driver) -> None:
-    """Roll back, below SQLAlchemy."""
+    """Roll back on the driver's connection, below SQLAlchemy."""
     if isinstance(connection, psycopg.AsyncConnection):
         _wait_for(connection.rollback())
     else:
@@ -166,7 +166,7 @@ def _wait(connection: psycopg.Connection[Any], events: int, patience: float | No
 def _listening(gen: Any, connection: Driver, patience: float) -> Generator[Any, Any, Any]:
     """Pass on the values that psycopg's own generator yields and returns. Raises `NoAnswer`.
 
-    The socket's readiness is checked again: psycopg 3.2 says "ready" even when only its interval has passed.
+    The socket's readiness is checked again: psycopg 3.2 reports "ready" even when only its interval has passed.
     """
     try:
         heard_at, wanted = time.monotonic(), next(gen)
@@ -190,7 +190,8 @@ def _is_ready(fileno: int, wanted: int) -> bool:
 def _abandon(connection: psycopg.Connection[Any], patience: float) -> None:
     """Close the connection, and ask the server to cancel its statement, so that server processes do not pile up.
 
-    Before libpq 17, a cancel request could block all threads for any length of time, so none is sent there.
+    Before libpq 17, a cancel request could block all threads for any length of time, so none is sent with an older
+    libpq.
     """
     if capabilities.has_cancel_safe():
         try:
@@ -207,7 +208,7 @@ async def _in_greenlet(function: Callable[[], None]) -> None:
 
 
 class CommittingBy(AbstractContextManager[None]):
-    """Inside the block, the first `connection.commit()` calls `commit()` instead."""
+    """A context in which the first `connection.commit()` calls `commit()` instead."""
 
     def __init__(self, connection: Driver, commit: Callable[[], None]) -> None:
         self._own = vars(connection)
@@ -219,7 +220,7 @@ class CommittingBy(AbstractContextManager[None]):
         self._own["commit"] = self._mine
 
     def _once(self) -> None:
-        del self._own["commit"]  # before the commit, since another owner may replace the method afterwards
+        del self._own["commit"]  # before the commit, since other code may replace the method afterwards
         self._commit()
 
     def __exit__(self, *_: object) -> None:
@@ -241,7 +242,7 @@ def beginning(connection: Driver) -> str:
 
 
 Send = Callable[[str, dict[str, Any]], "psycopg.Cursor[Any]"]
-"""Sends a statement with its parameters. The statement's rows can be read after the block."""
+"""Sends a statement with its parameters. Its rows can be read after the block of `committed_together`."""
 
 
 @contextmanager

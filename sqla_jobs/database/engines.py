@@ -1,4 +1,4 @@
-"""The library's own connections, made in the same way as the application's."""
+"""The library's own connections, opened in the same way as the application's."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def checked_isolation(connection: Connection) -> str:
 
 
 def is_asynchronous(kind: type[Any]) -> bool:
-    """Return whether a class is from `sqlalchemy.ext.asyncio`, without importing that, since it needs greenlet."""
+    """Return whether a class is from `sqlalchemy.ext.asyncio`, which is not imported, since it needs greenlet."""
     return any(base.__module__.startswith("sqlalchemy.ext.asyncio") for base in kind.__mro__)
 
 
@@ -102,7 +102,7 @@ def own_engine(
     planning: LiteralString = PLANNED_ANEW,
     name: str = "sqla-jobs worker",
 ) -> Engine:
-    """Return a new engine with `most` connections. It connects like `app`, whatever else `app` sets.
+    """Return a new engine with at most `most` connections. It connects like `app`, but has settings of its own.
 
     Its connections are called `name` in pg_stat_activity, unless the application names its own connections.
 
@@ -134,7 +134,10 @@ class IdleConnections:
             self._are_there = True
 
     def close(self) -> None:
-        """Close the idle connections. New ones are opened when needed. The call is cheap if there are none."""
+        """Close the idle connections. The call is cheap if no connection is idle.
+
+        New connections are opened when needed.
+        """
         pool = self._engine.pool
         if not self._are_there or not isinstance(pool, QueuePool):
             return
@@ -156,7 +159,7 @@ def for_itself(engine: Engine) -> Generator[psycopg.Connection[Any]]:
 
 
 def close_engine(engine: Engine) -> None:
-    """Close the engine's connections. Those that a running thread is still using close when they are returned."""
+    """Close the engine's connections. A connection that a thread is still using closes when it is returned."""
 
     def close(connection: object, record: Any) -> None:
         record.invalidate()

@@ -11,14 +11,14 @@ from sqla_jobs.rules.error_text import message_of
 from sqla_jobs.rules.wording import page
 
 EXPLAINED = (JobsError, DBAPIError, psycopg.Error)
-"""Errors that a user can cause. Each is shown as one message, without a traceback."""
+"""Errors that a user can cause. Each error is shown as one message, without a traceback."""
 
 _OF_POOLER = ("query_wait_timeout", "max_client_conn", "server login has been failing", "client_login_timeout")
 """Parts of PgBouncer's messages when it refuses a connection."""
 
 
 def explained(error: BaseException) -> BaseException | None:
-    """Return the error of `EXPLAINED` that `error` is, or that led to it; None if there is none."""
+    """Return the first error of a type in `EXPLAINED` among `error` and the errors that led to it, or `None`."""
     return next((one for one in chain_of(error) if isinstance(one, EXPLAINED)), None)
 
 

@@ -34,13 +34,13 @@ log: logging.Logger = logging.getLogger("sqla_jobs.database.notify")
 _APART = 0.01
 """The shortest time between two messages from one process, in seconds. Commits in between share one message."""
 _IDLE = 30.0
-"""Seconds without a message after which the thread and the connection are closed until the next one."""
+"""Seconds without a message after which the thread and the connection are closed until the next message."""
 _PATIENCE = 10.0
 """Seconds of silence after which the server is considered unavailable."""
 _NAMED = 300
 """The maximum number of jobs named in one message: PostgreSQL accepts 8,000 bytes."""
 _MOST_COUNTED = 1000
-"""The maximum number of locked jobs whose enqueues are counted later."""
+"""The maximum number of locked jobs whose counts are kept, to be stored later."""
 _EXIT = 1.0
 """How many seconds a program that ends right after its commit may spend on the last message."""
 
@@ -55,7 +55,7 @@ def notify(connection: Connection, channel: str, queues: Iterable[str]) -> None:
 
 
 def _send(engine: Engine, messages: Iterable[tuple[str, str]]) -> None:
-    """Notify listeners. This commits at once, without waiting for the disk, since no row is written."""
+    """Notify listeners. The commit is immediate and does not wait for the disk, since no row is written."""
     with engine.connect() as connection:
         try:
             ask(driver(connection), _question(frozenset(messages)), _PATIENCE)
@@ -79,7 +79,7 @@ def after_commit(session: Session, entity: type[Any], channel: str, queue: str) 
 
 
 def count_after_commit(session: Session, entity: type[Any], count: Count, times: Mapping[int, int]) -> None:
-    """Have `count` store these numbers, in the notifier's thread, once the session's outermost transaction commits."""
+    """Have `count` store `times`, in the notifier's thread, once the session's outermost transaction commits."""
     on_commit(session, entity, partial(_count, session, entity, count, times))
 
 
@@ -112,7 +112,7 @@ def _notify_listeners(session: Session, entity: type[Any], channel: str, queue: 
 
 
 def tell_followers(engine: Engine, channel: str, job_ids: Collection[int]) -> None:
-    """Soon notify the processes that follow jobs about changed jobs. Without ids, any job may have changed."""
+    """Announce changed jobs, soon, to the processes that follow jobs. Without ids, any job may have changed."""
     _notifier(engine).send(engine, channel, ",".join(map(str, job_ids)) if len(job_ids) <= _NAMED else "")
 
 
@@ -214,7 +214,7 @@ class _Notifier:
         except ProgrammingError as error:
             log.debug("enqueues of unique keys are not counted: %s", error)
             self._refused.add(count)
-        except Exception as error:  # noqa: BLE001 - the same
+        except Exception as error:  # noqa: BLE001 - storing may raise anything too
             log.debug("some enqueues of unique keys were not counted: %s", error)
         else:
             left = {job_id: times[job_id] for job_id in islice(again, _MOST_COUNTED)}

@@ -1,4 +1,4 @@
-"""Objects that a process keeps one of per engine, such as a thread with a connection. A forked child makes new ones."""
+"""Objects of which a process has one per engine, such as a thread with a connection. A forked child makes new ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class PerEngine(Generic[T]):
     """One object for each engine, for as long as the engine lives.
 
     A forked child forgets all these objects, since their threads and connections belong to its parent. Nothing is
-    registered before the first object is made, since importing the package must change nothing.
+    registered before the first object is made, since importing the package must have no side effects.
     """
 
     def __init__(self, make: Callable[[], T]) -> None:
@@ -26,7 +26,7 @@ class PerEngine(Generic[T]):
         self._forget()
 
     def of(self, engine: Engine) -> T:
-        """Return an engine's object. It is made when it is first requested."""
+        """Return an engine's object. The first request for an object creates it."""
         self._registered  # noqa: B018 - once
         with self._lock:
             if engine not in self._objects:

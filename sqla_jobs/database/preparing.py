@@ -18,14 +18,14 @@ PLANNED_ONCE: LiteralString = (
 )
 """Plan a statement once and cache the plan, which saves a third of a short statement's time.
 
-This is for statements that name the rows they look up. A cached plan does not know how many rows there are, so
+This setting is for statements that look rows up by their keys. A cached plan does not know how many rows there are, so
 sequential scans, bitmap scans and sorts are disabled.
 """
 _OF_NO_MORE_USE = ("25006", "0A000")
 """SQLSTATEs after which to reconnect.
 
-The server accepts no writes (a standby, such as the old primary after a failover), or a column's type has changed since
-a statement was prepared.
+These codes mean that the server accepts no writes (a standby, such as the old primary after a failover), or that a
+column's type has changed since a statement was prepared.
 """
 
 
@@ -46,7 +46,7 @@ def prepared(
     try:
         bound(connection, patience)
         keep_alive(connection, patience)
-        connection.execute("SET client_encoding TO 'UTF8'")  # UTF-8 can encode all text; poolers know this setting
+        connection.execute("SET client_encoding TO 'UTF8'")  # UTF-8 can encode all text; poolers track this setting
         if is_direct(connection):
             connection.execute(planning)
             if not connection.info.parameter_status("application_name"):
@@ -61,7 +61,7 @@ def prepared(
 
 
 def is_direct(connection: psycopg.Connection[Any]) -> bool:
-    """Return whether no pooler is in front of the server. A pooler reports a different process id from the server's."""
+    """Return whether no pooler is in front of the server. A pooler reports a process id that is not the server's."""
     found = connection.execute("SELECT pg_backend_pid()", prepare=False).fetchone()
     return found is not None and found[0] == connection.info.backend_pid
 

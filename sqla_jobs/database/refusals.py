@@ -22,7 +22,7 @@ Any other code blames a row, such as 23 from a constraint, or P0001 from RAISE E
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """Return the driver's error that SQLAlchemy has wrapped, or the error itself. SQLAlchemy is not imported."""
+    """Return the driver's error that SQLAlchemy has wrapped, or the error itself. This does not import SQLAlchemy."""
     return getattr(error, "orig", None) or error
 
 
@@ -50,7 +50,7 @@ def blames_a_row(error: Exception) -> bool:
 
 
 def in_parts(rows: Sequence[R], step: Callable[[Sequence[R]], T], refused: Callable[[R, Exception], None]) -> list[T]:
-    """Call `step(rows)`. If the server blames a row, repeat with each half, down to single rows, which go to `refused`.
+    """Call `step(rows)`. If the server blames a row, repeat with each half. A single blamed row goes to `refused`.
 
     Each call of `step` is its own transaction or savepoint. Return the results of the successful calls, in order.
     """

@@ -1,4 +1,4 @@
-"""Sessions of the class that a task is annotated with, whatever is bound."""
+"""Sessions of the class that a task's annotation names, whatever class of session is bound."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def making(make: M, kind: type[Any], task: str) -> M:
     made: type[Any] | None = getattr(make, "class_", None)
     if made is None or issubclass(made, kind):
         return make
-    is_derived = isinstance(make, sessionmaker)  # a subclass of what it was given, which has the listeners
+    is_derived = isinstance(make, sessionmaker)  # its class is a subclass of the given one, and has the listeners
     if not issubclass(kind, made.__bases__[0] if is_derived else made):
         return make
-    chosen: Any = copy(make)  # it shares the options with `make`, whose owner may change them
+    chosen: Any = copy(make)  # the copy shares its options with `make`, whose owner may change them
     chosen.class_ = type(kind.__name__, (made, kind), {}) if is_derived else kind
     try:
         chosen()
@@ -50,7 +50,7 @@ def check_class(session: object, kind: type[Any], task: str) -> None:
 def name_of(kind: type[Any]) -> str:
     """Return the name under which a class can be imported.
 
-    For a class that a sessionmaker derived, that of its base.
+    For a class that a sessionmaker derived, return the name of its base.
     """
     found = (one for one in kind.__mro__ if getattr(sys.modules.get(one.__module__), one.__name__, None) is one)
     known = next((one for one in found if one is not object), kind)

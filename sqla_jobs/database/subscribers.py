@@ -7,9 +7,9 @@ from collections.abc import Callable
 SCHEDULES = "=schedules"
 """The payload for a changed schedule. No queue's name contains "="."""
 LIMITS = "=limits"
-"""The suffix of a queue's name, or the whole payload for all queues, when jobs behind limits may start."""
+"""The suffix after a queue's name, or the whole payload for all queues, when jobs that wait for limits may start."""
 BLOCKED = "=blocked"
-"""The payload when jobs are blocked that may not need to be: they wait for jobs that may have ended meanwhile."""
+"""The payload for newly blocked jobs whose wait may already be over, because the jobs before them may have ended."""
 FOLLOWERS = "=followers"
 """The payload with which processes that follow jobs ask workers to notify them of changed jobs."""
 FOLLOWED_FOR = 60.0
@@ -19,7 +19,7 @@ GREETING = "?"
 
 
 def followers_of(channel: str) -> str:
-    """Return the channel for processes that follow jobs; `channel` is the workers' own."""
+    """Return the channel for processes that follow jobs; `channel` is the workers' channel."""
     return f"{channel[:50]}=followers"
 
 

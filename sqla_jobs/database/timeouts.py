@@ -1,7 +1,7 @@
 """Time limits on waits for the server, so that no wait lasts forever.
 
 A connection whose other end is gone (the host lost power, or a firewall dropped the connection) looks like one whose
-server is busy. psycopg waits for both without a limit. With these limits, a wait ends after too long a silence.
+server is busy. psycopg waits for both without a limit. With these limits, a wait ends if the silence lasts too long.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sqla_jobs.database.driver import NoAnswer
 T = TypeVar("T")
 
 _PROBES = 3
-"""The number of unanswered keepalive probes after which a connection is dead."""
+"""The number of unanswered keepalive probes after which a connection is considered dead."""
 
 
 def connect_within(patience: float, connect: Callable[[], T]) -> T:

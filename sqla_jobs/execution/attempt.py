@@ -19,7 +19,7 @@ from sqla_jobs.tasks.resources import NO_RESOURCES, Resources
 from sqla_jobs.tasks.steps import Steps, no_steps
 
 _PROGRESS = 1000
-"""The maximum number of characters stored from a progress message."""
+"""The maximum length of a stored progress message, in characters."""
 
 
 class Attempt:
@@ -29,20 +29,20 @@ class Attempt:
     has_begun = False
     """True once the executor's `started` callback has been called."""
     is_committed = False
-    """True if the task's own transaction has stored the end."""
+    """True if the attempt's end is already stored: by the task's own transaction, or together with a sleep or wait."""
     context: RunContext | None = None
     progress: tuple[float, str | None] | None = None
-    """The last reported progress. It is stored with the end, even if an earlier update was not stored."""
+    """The progress last reported. It is stored with the attempt's end, even if an update during the run was skipped."""
     sent_progress: tuple[float, str | None] | None = None
-    """The last progress sent to the database during the run. If the job's row is locked, the update is skipped."""
+    """The progress last sent to the database during the run. If the job's row is locked, the update is skipped."""
     is_silent = False
-    """True if progress is stored only with the end.
+    """True if progress is stored only with the attempt's end.
 
-    An earlier update would change the row that the run's own transaction changes at its end, and would make that
-    transaction fail at an isolation level stricter than READ COMMITTED.
+    At an isolation level stricter than READ COMMITTED, the run's transaction would fail at its end if another
+    transaction had updated the job's row.
     """
     is_withdrawn: bool = False
-    """True if the attempt may no longer begin and is being given back."""
+    """True if the attempt may no longer begin and its job is being released."""
     is_over: bool = False
     """True if the attempt has ended and its end is about to be stored."""
     deadline: float | None = None
@@ -56,17 +56,17 @@ class Attempt:
     resources: Resources = NO_RESOURCES
     """The objects that this process's worker contexts have yielded."""
     upstream: Upstream | None = None
-    """Reads the results of the jobs before this one."""
+    """Reads the results of the jobs that this job was enqueued after."""
     body: Interruptible | None = None
     """The object that calls the task's code and can interrupt it."""
     session: Session | None = None
-    """The session of a task that takes one."""
+    """The task's session, if it takes one."""
     make_steps: Callable[[Attempt], Steps] | None = None
-    """Makes the run's steps. None before the task's code runs."""
+    """Creates the run's steps. `None` until the task's code is called."""
     steps: Steps | None = None
-    """The run's steps, if it has asked for them."""
+    """The run's steps, once the task has used them."""
     suspended: RunEnd | None = None
-    """The end of a run that sleeps or waits for a signal. It is stored already, with the sleep or the wait."""
+    """The end of a run that sleeps or waits for a signal. It was stored together with the sleep or wait."""
 
     def __init__(self, job: Claimed, claimed_at: float, *, asked_at: float = 0.0) -> None:
         self.job = job
@@ -93,10 +93,10 @@ class Attempt:
         return f"job {self.job.job_id} {self.job.task} attempt {self.job.attempt}"
 
     def begin(self, body: Interruptible, slot: RunSlot | None) -> bool:
-        """Start the attempt. From now on, the attempt is charged if this process dies.
+        """Start the attempt. From now on the attempt counts toward `max_attempts`, even if this process dies.
 
-        Return False if the attempt may not start, because the parent process has given back this process's earlier
-        claims.
+        Return False if the attempt may not start, because the parent process has released the jobs that this process
+        claimed earlier.
         """
         started_at = time.monotonic()
         if slot is not None:

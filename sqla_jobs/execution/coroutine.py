@@ -22,7 +22,7 @@ from sqla_jobs.rules.wording import plural
 log: logging.Logger = logging.getLogger("sqla_jobs.run")
 
 _ENDING = 1.0
-"""How many seconds the asyncio tasks left behind by a run have to end after they are cancelled."""
+"""The number of seconds that asyncio tasks left behind by a run have to end after their cancellation."""
 
 _begun: ContextVar[set[asyncio.Future[Any]] | None] = ContextVar("sqla_jobs_begun", default=None)
 """The unfinished asyncio tasks that the current run has started."""
@@ -30,10 +30,10 @@ TaskFactory = Callable[..., "asyncio.Future[Any]"]
 
 
 class Noting:
-    """A task factory for an event loop, which records the asyncio tasks that runs start.
+    """An event loop's task factory that records the asyncio tasks that runs start.
 
-    It creates tasks with the loop's own factory. It ignores tasks that a database driver starts, and tasks started in
-    their own context, because such tasks may outlive the run. All workers in a loop share one factory; the last worker
+    It creates tasks with the loop's own factory. It ignores tasks that a database driver starts, and tasks started in a
+    context of their own, because these may outlive the run. All workers in a loop share one factory; the last worker
     removes it. Call the factory only from the event loop's thread.
     """
 
@@ -70,7 +70,7 @@ class Noting:
 
 
 def _is_of_driver(coroutine: Coroutine[Any, Any, Any]) -> bool:
-    """Return whether asyncpg started the coroutine. asyncpg cancels a query in a task, which must run to its end."""
+    """Return whether the coroutine belongs to asyncpg, which cancels queries in tasks that must run to their end."""
     frame: FrameType | None = getattr(coroutine, "cr_frame", None)
     return frame is not None and str(frame.f_globals.get("__name__")).startswith("asyncpg.")
 
@@ -90,7 +90,7 @@ def check_greenlet(task: str) -> None:
 
 
 class CoroutineBody:
-    """The cancellable part of a run: its own asyncio task. Flush, fence and commit are outside this part.
+    """The cancellable part of a run, in an asyncio task of its own. Flush, fence and commit happen outside this part.
 
     Call `run` in an SQLAlchemy greenlet in the loop's thread, and `interrupt` and `abandon` in any thread.
     """
@@ -101,16 +101,16 @@ class CoroutineBody:
         self._kind: type[Interrupt] | None = None
         """The reason for the cancellation."""
         self.cancelled_at: float | None = None
-        """When the coroutine was cancelled, by `time.monotonic()`. `None` if it was not cancelled, or has ended."""
+        """When the coroutine was cancelled, by `time.monotonic()`. `None` before that and after the coroutine's end."""
         self.task: asyncio.Task[Any] | None = None
         self._coroutine: Coroutine[Any, Any, Any] | None = None
         self._is_asked = False
-        """True while a cancellation is on its way to the loop."""
+        """True while a requested cancellation has not yet reached the loop's thread."""
         self._is_abandoned = False
         self._shields = 0
-        """The number of shielded parts of the coroutine that are under way."""
+        """The number of `shielded` blocks that the coroutine is currently in."""
         self._held_back: type[Interrupt] | None = None
-        """The reason for a cancellation that waits for their end."""
+        """The reason for a cancellation that waits for the end of these blocks."""
 
     def run(
         self,
@@ -196,12 +196,12 @@ class CoroutineBody:
             self._held_back = self._held_back or kind
         else:
             self._kind, self.cancelled_at = kind, time.monotonic()
-            self.task.add_done_callback(self._on_done)  # the task may not have started
+            self.task.add_done_callback(self._on_done)  # a task cancelled before its start never runs `_contained`
             self.task.cancel()
 
     @contextmanager
     def shielded(self) -> Generator[None]:
-        """Within the context, hold a cancellation back. Call it in the loop's thread."""
+        """Hold a cancellation back until the end of the block. Enter it in the loop's thread."""
         self._shields += 1
         try:
             yield

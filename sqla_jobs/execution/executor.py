@@ -53,10 +53,9 @@ class Executor:
 
         The first of `middleware` is the outermost. All middleware runs inside `context`, and `context` inside the span
         that `tracing` opens. Tasks and middleware find `resources` and `upstream` in their `RunContext`. `started` is
-        called when a run begins, but not for a run that cannot get a transaction. `unfit` is called if arguments do not
-        fit the task; it raises `NotBegun` if the job is to be given back. `progressed` is called after a task has
-        reported progress.
-        `steps` makes the steps of runs that ask for them.
+        called when a run begins, but not for a run that cannot get a transaction. `unfit` is called if a job's
+        arguments do not fit its task; it raises `NotBegun` to release the job. `progressed` is called after a task has
+        reported progress. `steps` creates the steps of runs that ask for them.
         """
         self._tasks = tasks
         self._transactions = transactions
@@ -77,12 +76,12 @@ class Executor:
     def execute(self, attempt: Attempt, body: Interruptible) -> RunEnd | None:
         """Run the job, and never raise. Return the end to store, or `None` if nothing is left to store.
 
-        `body` calls the task's own code. For a coroutine task, call this method in an SQLAlchemy greenlet. A job is
-        given back if it was cancelled before its start, may not start, cannot get a transaction, or does not fit this
-        code. A cancelled job ends when it is given back. A transactional task's writes, follow-up jobs, result and
-        completion are committed together, by this method. If that commit fails, gets no answer, or finds that the lease
-        is gone, the returned end is a failure. The fence stores that failure only if the lease is still valid and the
-        commit did not succeed.
+        `body` calls the task's own code. For a coroutine task, call this method in an SQLAlchemy greenlet. The job is
+        released if it was cancelled before its start, may not start, cannot get a transaction, or does not fit this
+        version of the code. A cancelled job ends when it is released. A transactional task's writes, follow-up jobs,
+        result and completion are committed together, by this method. If that commit fails, gets no answer, or finds
+        that the lease is gone, the returned end is a failure. The fence stores that failure only if the lease is still
+        valid and the commit did not succeed.
         """
         if attempt.cancel_requested or attempt.is_withdrawn or not attempt.begin(body, self._slot and self._slot()):
             return attempt.ended(Outcome.released())

@@ -1,7 +1,7 @@
-"""Interruption of task code in another thread, only while that code is on the thread's stack.
+"""Interruption of task code that runs in another thread, for as long as that code is on the thread's stack.
 
-CPython raises the exception at the thread's next bytecode. A C call that has not returned, such as a long
-`time.sleep` or a running query, is interrupted when it returns.
+CPython raises the exception at the thread's next bytecode. A call of C code, such as a long `time.sleep` or a query, is
+not interrupted until it returns.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class CancelRequested(Interrupt):
 
 
 class LeaseGone(Interrupt):
-    """The process was considered dead, and its jobs were given to others."""
+    """The process was considered dead, and its jobs were given to other processes."""
 
 
 class Stopped(Interrupt):
@@ -51,7 +51,7 @@ class Interruptible(Protocol):
     def run(
         self, owner: object, function: Callable[..., Any], args: Iterable[Any] = (), kwargs: Mapping[str, Any] = NONE
     ) -> Any:
-        """Call `function(…)`. Raises an `Interrupt` only from inside the call: one that arrives later is dropped."""
+        """Call `function(…)`. Raises an `Interrupt` only during the call. An interrupt that comes later is dropped."""
         ...
 
     def interrupt(self, owner: object, kind: type[Interrupt]) -> object:
@@ -59,7 +59,7 @@ class Interruptible(Protocol):
         ...
 
     def shielded(self) -> AbstractContextManager[None]:
-        """Return a context, in the code, at whose end an interrupt is raised that arrives within it."""
+        """Return a context, for use in the code, that holds interrupts back until its end."""
         ...
 
     def stack(self) -> str:
@@ -68,7 +68,7 @@ class Interruptible(Protocol):
 
 
 class Body:
-    """The interruptible part of a run. Each thread has one `Body`. Flush, fence and commit are outside this part."""
+    """The interruptible part of a run. Each thread has one `Body`. Flush, fence and commit happen outside this part."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -76,14 +76,14 @@ class Body:
         self._owner: object = None
         self._was_interrupted = False
         self._shielded: object = None
-        """The owner of the code while no interrupt may strike it."""
+        """The owner of the code while its interrupts are held back."""
         self._held_back: type[Interrupt] | None = None
-        """The interrupt that has arrived meanwhile."""
+        """The first interrupt that was held back."""
 
     def run(
         self, owner: object, function: Callable[..., Any], args: Iterable[Any] = (), kwargs: Mapping[str, Any] = NONE
     ) -> Any:
-        """Call `function(…)`. Raises an `Interrupt` only from inside the call: one that arrives later is dropped."""
+        """Call `function(…)`. Raises an `Interrupt` only during the call. An interrupt that comes later is dropped."""
         outer = self._owner  # in a test, a task may itself run jobs
         try:
             self._owner = owner
@@ -96,14 +96,14 @@ class Body:
                     if self._was_interrupted:
                         self._was_interrupted = False
                         self._take_interrupt()
-                except Interrupt:  # it arrived after the function's end, or was taken
+                except Interrupt:  # it arrived after the function's end, or `_take_interrupt` raised it
                     continue
                 break
 
     def _take_interrupt(self) -> None:
-        """Raise an interrupt here, in place of one that may not have arrived yet.
+        """Replace a pending interrupt, which may not have arrived yet, by one that is raised here.
 
-        Withdrawing it would not do: CPython 3.11 then looks for it for ever, and hangs once a function is traced.
+        The pending one cannot be withdrawn: CPython 3.11 would look for it forever, and hang once a function is traced.
         """
         _raise_in(self.thread, Interrupt)
         while True:
@@ -124,9 +124,10 @@ class Body:
 
     @contextmanager
     def shielded(self) -> Generator[None]:
-        """Within the context, hold interrupts back. At its end the first of them is raised.
+        """Hold interrupts back until the end of the block, and then raise the first of them.
 
-        Enter it in the thread, inside of `run`. An interrupt that is under way strikes before the block begins.
+        Enter it in the body's thread, inside `run`. An interrupt that is already on its way is raised before the block
+        begins.
         """
         with self._lock:
             owner, self._owner = self._owner, None
@@ -138,7 +139,7 @@ class Body:
                 self._shielded, self._owner = None, owner
                 kind, self._held_back = self._held_back, None
                 if kind is not None:
-                    self._owner = None  # interrupt only once, as above
+                    self._owner = None  # interrupt only once, as in `interrupt`
             if kind is not None:
                 raise kind
 

@@ -30,7 +30,7 @@ _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class Plan:
-    """The prepared run of a task. `run` calls the task, and returns its outcome or raises its exception."""
+    """A plan for the jobs of one task. `run` calls the task, and returns its outcome or raises its exception."""
 
     run: Callable[[Attempt], Outcome]
 
@@ -51,11 +51,11 @@ class Plan:
 
         The first of the `surroundings` is the outermost, and so is the first of `awaited`.
 
-        The asynchronous middleware `awaited` surrounds the task's own code if that is a coroutine, in the coroutine's
+        If the task is a coroutine task, the asynchronous middleware in `awaited` surrounds its code, in the same
         asyncio task. `transactions` is `None` for a task without a session. `timeout` applies to a task without one of
-        its own. `begins` is called before the task. `unfit` is called if arguments do not fit the task; it raises
-        `NotBegun` if the job is to be given back. `progressed` is called after a task with a `RunContext` has reported
-        progress. `make_steps` makes such a run's steps.
+        its own. `begins` is called before the task. `unfit` is called if a job's arguments do not fit the task; it
+        raises `NotBegun` to release the job. `progressed` is called after a task with a `RunContext` has reported
+        progress. `make_steps` creates the steps of a run of a task with a `RunContext`.
         """
         self.declaration = declaration
         self.timeout: float | None = timeout if declaration.timeout is None else declaration.timeout
@@ -104,7 +104,7 @@ class Plan:
             return self._in_words(attempt)
 
     def _in_words(self, attempt: Attempt) -> dict[str, Any]:
-        """Raise the error that explains, without secrets, why the arguments do not fit, or raise `NotBegun`."""
+        """Raise `NotBegun`, or an error that explains, without secrets, why the arguments do not fit."""
         try:
             return self.declaration.codec.decode(attempt.job.args)
         except ArgumentsError as error:
@@ -140,7 +140,7 @@ class Plan:
             attempt.slot.expire(deadline, self.outcome_of(TimedOut(), attempt, at=deadline).delay)
 
     def outcome_of(self, error: BaseException, attempt: Attempt, *, at: float | None = None) -> Outcome:
-        """Return the outcome of a run that raised `error`, now or, for a forecast, at the time `at`."""
+        """Return the outcome of a run that raised `error`: now or, for a forecast, at the time `at`."""
         if attempt.suspended is not None:
             return attempt.suspended.outcome
         error = next((one for one in leaves(error) if isinstance(one, Interrupt)), error)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 
 _PLACES = 10_000
-"""The maximum number of started runs whose ends are not stored. Any further run waits until an end is stored."""
+"""The maximum number of started runs whose ends are not yet stored. Any further run waits until an end is stored."""
 _NEVER = -1.0
 
 
@@ -64,7 +64,7 @@ class RunSlot:
         self._run = run
 
     def begin(self, job_id: int, run_id: int, claimed_at: float, started_at: float) -> None:
-        """Publish that the run begins. From now on, the run is charged if the process dies.
+        """Publish that the run begins. From now on the run counts as an attempt, even if the process dies.
 
         The run id is written last and makes the entry valid. The process then checks whether the run may begin: see
         `StartedRuns.revoke`.
@@ -85,7 +85,7 @@ class RunSlot:
 
     @property
     def revoked_at(self) -> float:
-        """The claim time before which jobs may not begin."""
+        """Jobs that were claimed before this time may not begin."""
         return self._started.revoked_at
 
     def clear(self) -> None:
@@ -126,13 +126,13 @@ class StartedRuns:
         """Forbid jobs that were claimed before `moment` to begin. Only the parent calls this.
 
         The process first publishes that a run begins and then reads this time. The parent first writes this time and
-        then looks for started runs. So at least one of the two sees what the other has written.
+        then looks for started runs. So at least one of the two processes sees what the other has written.
         """
         self._memory.revoked_at = moment
 
     @property
     def revoked_at(self) -> float:
-        """The claim time before which jobs may not begin."""
+        """Jobs that were claimed before this time may not begin."""
         return float(self._memory.revoked_at)
 
     @property

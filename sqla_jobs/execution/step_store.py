@@ -1,4 +1,4 @@
-"""The storage of a run's steps, sleeps and waits, under the lease of the run."""
+"""The storage of a run's steps, sleeps and waits. Each write requires the lease of the run."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from sqla_jobs.tasks.steps import Suspension
 
 T = TypeVar("T")
 _TRIES = 5
-"""The maximum number of tries to store something while the server is unavailable."""
+"""The maximum number of tries of a database operation while the server is unavailable."""
 
 
 class Connections(Protocol):
-    """The connections on which steps are stored beside the sessions of tasks."""
+    """The connections for storing steps, separate from the sessions of tasks."""
 
     def spawn(self, function: Callable[[], Any], /) -> Coroutine[Any, Any, Any]:
-        """Call a function that uses them, for a coroutine."""
+        """Return a coroutine that calls `function`, which uses these connections."""
         ...
 
     def begin(self) -> AbstractContextManager[Connection]:
-        """Open a transaction, and commit it at the end."""
+        """Open a transaction, and commit it at the end of the block."""
         ...
 
     def once(self) -> AbstractContextManager[Connection]:
@@ -46,20 +46,20 @@ class Connections(Protocol):
 
 
 class Received(NamedTuple):
-    """What a run learns after it has waited for a signal."""
+    """The result of a run's wait for a signal."""
 
     kind: StepKind
-    """`signal`, or `timeout`: none came in time."""
+    """`signal`, or `timeout` if no signal arrived in time."""
     payload: Any
     """The value that the signal was sent with."""
 
 
 Read = Callable[[str | None], Any]
-"""Reads JSON text as the type that a task expects. Raises `ArgumentsError` if it does not fit."""
+"""Reads JSON text as the type that a task expects. Raises `ArgumentsError` if the text does not fit."""
 
 
 def as_received(wait: StoredStep, read: Read) -> Received:
-    """Return what a finished wait has received."""
+    """Return the result of a finished wait."""
     kind = StepKind(wait.kind)
     return Received(kind, None if kind == StepKind.timeout else read(wait.result))
 
@@ -68,11 +68,11 @@ class Store(Protocol):
     """The storage of one run's steps."""
 
     def spawn(self, function: Callable[[], Any], /) -> Coroutine[Any, Any, Any]:
-        """Call `load`, `sleep` or `receive`, inside of `function`, for a coroutine."""
+        """Return a coroutine that calls `function`, which may call `load`, `sleep` or `receive`."""
         ...
 
     def spawn_in_session(self, function: Callable[[], Any], /) -> Coroutine[Any, Any, Any]:
-        """Call one of the other methods, inside of `function`, for a coroutine."""
+        """Return a coroutine that calls `function`, which may call `has_written`, `undo` or `keep`."""
         ...
 
     def load(self) -> list[StoredStep]:
@@ -80,37 +80,37 @@ class Store(Protocol):
         ...
 
     def has_written(self) -> bool:
-        """Return whether the run's transaction has writes of its own, which a step would commit with its result."""
+        """Return whether the run's transaction has writes that the next step would commit with its result."""
         ...
 
     def undo(self) -> None:
-        """Undo what a step that failed has written in the run's transaction."""
+        """Roll back what a failed step has written in the run's transaction."""
         ...
 
     def keep(self, name: str, number: int, result: str | None, *, took: float) -> StoredStep | None:
-        """Store a step's result. Return the step that is there already, by a commit without an answer.
+        """Store a step's result. Return the stored step if an earlier COMMIT, whose answer was lost, has stored it.
 
         Raises `LeaseGone`.
         """
         ...
 
     def sleep(self, name: str, number: int, length: float) -> None:
-        """Return once the sleep is over. Raises `Suspension`, after the run's end is stored, if it is not."""
+        """Return if the sleep is over. Otherwise store the run's end, and raise `Suspension`."""
         ...
 
     def receive(self, name: str, number: int, signal: str, timeout: float | None, read: Read) -> Received:
-        """Return the signal, or that none came in time. Raises `Suspension`, after the run's end is stored.
+        """Return the signal, or that none arrived in time. Otherwise store the run's end, and raise `Suspension`.
 
-        A payload that does not fit is discarded, and the wait goes on: raises the error of `read`.
+        A payload that does not fit is discarded: the error of `read` is raised, and the wait stays open.
         """
         ...
 
 
 class StepStore:
-    """Stores the steps of plain tasks, in transactions of their own."""
+    """Stores the steps of tasks without a session, each in a transaction of its own."""
 
     ahead: float = 0.0
-    """Seconds by which a sleep or wait counts as over earlier, once its job comes again."""
+    """For tests: a sleep or wait that ends within this many seconds counts as over when its job runs again."""
 
     def __init__(self, queries: Queries, connections: Connections, attempt: Attempt) -> None:
         self._queries = queries
@@ -155,7 +155,7 @@ class StepStore:
         return _tried(store)
 
     def _recall(self, name: str) -> StoredStep | None:
-        """Return the stored step of this name, once no COMMIT of it can be under way any more. Raises `LeaseGone`."""
+        """Return the stored step of this name, after waiting for any COMMIT of it in progress. Raises `LeaseGone`."""
         with self._held() as connection:
             return self._find(connection, name)
 
@@ -164,7 +164,7 @@ class StepStore:
 
     @contextmanager
     def _held(self) -> Generator[Connection]:
-        """Open a transaction that holds the job's row, and commit it at the end. Raises `LeaseGone`."""
+        """Open a transaction that locks the job's row, and commit it at the end. Raises `LeaseGone`."""
         with self._connections.begin() as connection:
             if not self._steps.hold(connection, self._job):
                 raise LeaseGone
@@ -184,10 +184,10 @@ class StepStore:
 
     def receive(self, name: str, number: int, signal: str, timeout: float | None, read: Read) -> Received:
         def received() -> Received | RunEnd | ArgumentsError:
-            with self._held() as connection:  # the sender locks the row, too, and each looks after it has the lock
+            with self._held() as connection:  # the sender locks the row, too, so each sees what the other stored
                 job_id = self._job.job_id
                 wait = self._waits(connection, name, number, StepKind.signal, timeout)
-                if wait.is_finished and (stored := self._find(connection, name)):  # by a commit without an answer
+                if wait.is_finished and (stored := self._find(connection, name)):  # by a COMMIT whose answer was lost
                     return as_received(stored, read)
                 payload = self._steps.take_signal(connection, job_id, signal)
                 if payload is None and not wait.is_over:
@@ -196,7 +196,7 @@ class StepStore:
                 try:
                     value = None if payload is None else read(payload)
                 except ArgumentsError as error:
-                    return error  # to be raised after the commit: the signal is gone, and the wait is not
+                    return error  # raised after the commit, which deletes the signal and keeps the wait
                 self._steps.end_wait(connection, job_id, name, kind=kind, result=payload)
                 return Received(kind, value)
 
@@ -206,12 +206,12 @@ class StepStore:
         return found if isinstance(found, Received) else self._suspend(found)
 
     def _waits(self, connection: Connection, name: str, number: int, kind: StepKind, length: float | None) -> Wait:
-        """Return the sleep or wait of this name, which begins now if it has not begun before."""
+        """Return the sleep or wait of this name. Begin it if no earlier run has."""
         found = self._steps.look_at_wait(connection, self._job.job_id, name, ahead=self.ahead)
         return found or self._steps.open_wait(connection, self._job, name, number, kind, length=length)
 
     def _put_off(self, connection: Connection, name: str, wait: Wait) -> RunEnd:
-        """Store the run's end in the transaction that has looked, so that no signal comes in between. Return it."""
+        """Store and return the run's end, in the transaction that found no signal, so that none arrives in between."""
         end = self._attempt.ended(Outcome(RunOutcome.snoozed, delay=wait.left))
         if self._queries.finish_any(connection, [end._replace(outcome=Outcome.snoozed(0.0))]):
             raise LeaseGone
@@ -219,14 +219,14 @@ class StepStore:
         return end
 
     def _suspend(self, end: RunEnd) -> NoReturn:
-        """Leave the task's code. Its end is stored, and nothing else may be."""
+        """Leave the task's code. The run's end is already stored, and nothing else may be stored for the run."""
         self._attempt.suspended = end
         self._attempt.is_committed = True
         raise Suspension
 
 
 class SessionStepStore(StepStore):
-    """Stores the steps of transactional tasks: each result is committed with what the step wrote."""
+    """Stores the steps of transactional tasks. Each result is committed together with the step's own writes."""
 
     def __init__(
         self, queries: Queries, connections: Connections, attempt: Attempt, transactions: Transactions
@@ -243,7 +243,7 @@ class SessionStepStore(StepStore):
         return self._transactions.has_written(self._session)
 
     def undo(self) -> None:
-        with suppress(Exception):  # the step's own error is the one to see; a lost connection shows at its next use
+        with suppress(Exception):  # the step's own error matters more, and a lost connection fails at its next use
             self._transactions.undo_part(self._session)
 
     def keep(self, name: str, number: int, result: str | None, *, took: float) -> StoredStep | None:
@@ -252,7 +252,7 @@ class SessionStepStore(StepStore):
         except LeaseLost:
             raise LeaseGone from None
         except Exception as error:
-            self.undo()  # else this transaction may itself hold the row for which `_recall` waits
+            self.undo()  # otherwise this transaction may itself lock the row that `_recall` waits for
             if (stored := self._recall(name)) is None:
                 raise
             if stored.run_id == self._job.run_id and not _is_passing(error):
@@ -262,7 +262,7 @@ class SessionStepStore(StepStore):
 
 
 def _tried(call: Callable[[], T]) -> T:
-    """Return the result of `call`, which is called again for some seconds while the server is unavailable."""
+    """Return the result of `call`. Repeat the call for a few seconds while the server is unavailable."""
     return _RETRYING.copy()(call)
 
 

@@ -1,4 +1,4 @@
-"""The steps of a run: what is known about them, and when each is called, stored and read."""
+"""The steps of a run: calling them, and storing and reading their results."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class RunSteps:
     """The steps of one run, for its `RunContext`."""
 
     def __init__(self, attempt: Attempt, store: Store, *, is_coroutine: bool) -> None:
-        """Prepare for a run, of a coroutine task if `is_coroutine`."""
+        """Prepare the steps of a run. `is_coroutine` is True for a coroutine task."""
         assert attempt.body is not None, "the task's code is running"
         self._attempt = attempt
         self._shielded = attempt.body.shielded
@@ -44,11 +44,11 @@ class RunSteps:
         self._known: dict[str, StoredStep] = {}
         """The stored steps, by name."""
         self._are_known = False
-        """False before they are read, and after a COMMIT without an answer, which may have stored one."""
+        """False until the stored steps are read, and after a COMMIT without an answer, which may have stored a step."""
         self._used: set[str] = set()
         """The names that this run has used."""
         self._inside: str | None = None
-        """The step under way, if there can be only one: coroutines without a session may run several at once."""
+        """The step in progress. None in coroutine tasks without a session, which may run several steps at once."""
 
     # steps
 
@@ -184,7 +184,7 @@ class RunSteps:
             raise SignalTimeout(f"the signal {name!r} did not come to job {self._attempt.job.job_id} in time")
         return received.payload
 
-    # what is known
+    # known steps
 
     def _learn(self, stored: list[StoredStep]) -> None:
         self._known = {one.name: one for one in stored}
@@ -199,7 +199,7 @@ class RunSteps:
             self._learn(await self._safely_awaited(self._store.spawn(self._store.load)))
 
     def _stored(self, name: str, kind: StepKind) -> StoredStep | None:
-        """Return the finished step of this name. Raises `JobsError` if it is stored as something else."""
+        """Return the finished step of this name. Raises `JobsError` if the name is stored as another kind of step."""
         stored = self._known.get(name)
         if stored is None:
             return None
@@ -212,7 +212,7 @@ class RunSteps:
         return stored if stored.is_finished else None
 
     def _number(self, name: str) -> int:
-        """Return the number of a step that is about to be stored. Raises `JobsError` if there are too many."""
+        """Return the number of a step that is about to be stored. Raises `JobsError` if the job has too many steps."""
         if name not in self._known and len(self._known) >= MOST_STEPS:
             raise JobsError(
                 f"{self._said(name)} would be number {len(self._known) + 1:,}, and {MOST_STEPS:,} are kept: enqueue "
@@ -221,7 +221,7 @@ class RunSteps:
         return len(self._known) + 1
 
     def _reserve(self, name: str, kind: StepKind) -> int:
-        """Return the number of a step, and keep it from other steps while this one is being stored."""
+        """Return the number of a step, and reserve the number while the step is being stored."""
         number = self._number(name)
         self._known[name] = StoredStep(name, kind, self._attempt.job.run_id, is_finished=False, result=None)
         return number
@@ -238,7 +238,7 @@ class RunSteps:
 
     @contextmanager
     def _used_as(self, name: str, kind: StepKind) -> Generator[None]:
-        """Use a name for the block. After an error the name may be used again, since nothing is stored."""
+        """Mark a name as used by this run. After an error the name may be used again, since nothing was stored."""
         check_name(f"the name of a {_WORDS[kind]}", name, error=JobsError)
         if name in self._used:
             raise Misuse(
@@ -255,7 +255,7 @@ class RunSteps:
         self._inside = name if self._one_at_a_time else None
         try:
             yield
-        except (Exception, asyncio.CancelledError):  # a timeout in the task may cancel a step, and the task continues
+        except (Exception, asyncio.CancelledError):  # a timeout in the task may cancel a step while the task continues
             self._used.discard(name)
             raise
         finally:
@@ -284,14 +284,14 @@ class RunSteps:
     def _said(self, name: object) -> str:
         return f"step {name!r:.220} of job {self._attempt.job.job_id}"
 
-    # the database, where no interrupt may strike
+    # database access, during which interrupts are held back
 
     def _safely(self, call: Callable[[], T]) -> T:
         with self._shielded():
             return call()
 
     async def _safely_awaited(self, awaitable: Awaitable[T]) -> T:
-        """Await to the end, even if the task's code is cancelled meanwhile. Raise that cancellation afterwards."""
+        """Await `awaitable` to its end, even if the task's code is cancelled meanwhile. Then raise the cancellation."""
         with self._shielded():
             under_way = asyncio.ensure_future(awaitable)
             cancelled: asyncio.CancelledError | None = None
@@ -302,22 +302,22 @@ class RunSteps:
                     cancelled = error
             if cancelled is not None:
                 if not under_way.cancelled():
-                    under_way.exception()  # else asyncio warns that nobody has looked at it
+                    under_way.exception()  # otherwise asyncio warns that nobody has retrieved the exception
                 raise cancelled
             return under_way.result()
 
 
 @dataclass(frozen=True)
 class StepsFactory:
-    """Makes the steps of runs."""
+    """Creates the steps of runs."""
 
     queries: Queries
     connections: Connections
     ahead: float = 0.0
-    """For tests: sleeps and waits that end within so many seconds count as over when their job runs again."""
+    """For tests: sleeps and waits that end within this many seconds count as over when their job runs again."""
 
     def of(self, transactions: Transactions | None, signature: Signature) -> Callable[[Attempt], RunSteps]:
-        """Return a function that makes the steps of a run of a task; `transactions` is None without a session."""
+        """Return a function that creates the steps of a task's run. `transactions` is `None` without a session."""
         return partial(self._made, transactions, signature)
 
     def _made(self, transactions: Transactions | None, signature: Signature, attempt: Attempt) -> RunSteps:

@@ -1,4 +1,4 @@
-"""Context managers around a run. An error on their exit does not change the run's outcome."""
+"""Context managers around a run. An error on exit does not change the run's outcome."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Surrounded(AbstractContextManager[None]):
 
 
 class _AwaitedSurrounded(AbstractAsyncContextManager[None]):
-    """Wraps an asynchronous middleware like `Surrounded`. Only a cancellation of the run propagates from its exit."""
+    """Like `Surrounded`, for asynchronous middleware. Only a cancellation of the run propagates from its exit."""
 
     def __init__(self, surroundings: AbstractAsyncContextManager[Any], attempt: Attempt) -> None:
         self._surroundings = surroundings
@@ -74,7 +74,7 @@ def _log_unless(raised: BaseException | None, error: BaseException, attempt: Att
 
 
 def log_after_commit(error: BaseException, attempt: Attempt, what: str = "it has succeeded") -> None:
-    """Log the error of an attempt whose transaction has committed. `what` says what that has stored."""
+    """Log an error that was raised after an attempt's transaction had committed. `what` describes what was stored."""
     _log(error, f"{what}, but its session or a listener raised after the commit", attempt)
 
 

@@ -31,7 +31,7 @@ log: logging.Logger = logging.getLogger("sqla_jobs.run")
 _AGAIN = (1.0, 2.0)
 """Bounds, in seconds, on the random delay before a job that got no transaction is tried again."""
 _SAY_AGAIN = 60.0
-"""Seconds between two warnings that jobs cannot get a transaction."""
+"""Seconds without a failure to get a transaction after which the next failure is logged as a warning again."""
 
 
 _CONNECTIONS = "sqla_jobs.database.engines"
@@ -39,7 +39,7 @@ _CONNECTIONS = "sqla_jobs.database.engines"
 _ENDING = "sqla_jobs.ending"
 """The key in a run's `session.info` for the COMMIT in progress."""
 _COMMITTED = "sqla_jobs.committed"
-"""The key in a run's `session.info`, present during its last commit, that says whether the database has committed."""
+"""The key in a run's `session.info` for a flag: True once the database has committed. Set during the last commit."""
 _UNUSED = "sqla_jobs.unused"
 """The key in a lazy run's `session.info`, present until the run's transaction begins."""
 
@@ -47,7 +47,8 @@ _UNUSED = "sqla_jobs.unused"
 @cache
 def _listen_to_sessions() -> None:
     event.listen(Session, "after_begin", _note_connection)
-    event.listen(Session, "after_commit", _note_commit, insert=True)  # before the application's, which may raise
+    # before the application's listeners, which may raise
+    event.listen(Session, "after_commit", _note_commit, insert=True)
 
 
 def _note_connection(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
@@ -65,7 +66,7 @@ def _note_commit(session: Session) -> None:
 
 
 def _roll_back(session: Session) -> None:
-    """Roll back after an interrupt, which may have struck during a query. An error must not replace the interrupt."""
+    """Roll back after an interrupt, which may have arrived during a query. An error must not replace the interrupt."""
     try:
         session.rollback()
     except Exception as error:  # noqa: BLE001 - the connection cannot be used any more
@@ -74,7 +75,7 @@ def _roll_back(session: Session) -> None:
 
 
 def _take_back(session: Session, rows: Iterable[Any]) -> None:
-    """Add rows to a session again that a transaction manager removed when it closed the session."""
+    """Add back the rows that a transaction manager removed from a session by closing it."""
     for row in rows:
         if instance_state(row).detached:
             session.add(row)
@@ -89,14 +90,14 @@ def _reason(error: BaseException) -> str:
 def _is_of_database(error: Exception) -> bool:
     """Return whether the error comes from the database.
 
-    SQLAlchemy does not wrap asyncpg's and the network's connection errors.
+    SQLAlchemy does not wrap asyncpg's connection errors, nor those of the network.
     """
     is_of_asyncpg = type(error).__module__.partition(".")[0] == "asyncpg"
     return is_of_asyncpg or isinstance(error, DBAPIError | PoolTimeout | psycopg.Error | OSError)
 
 
 class NotBegun(Exception):
-    """None of the task's code has run, for a reason outside the task, and the job is given back."""
+    """The task's code did not begin, for a reason outside the task. The job is released."""
 
     def __init__(self, reason: str, delay: float | None) -> None:
         super().__init__(reason)
@@ -105,7 +106,7 @@ class NotBegun(Exception):
 
 
 class RaisedAfterCommit(Exception):
-    """The transaction has committed, but code that runs after that, such as a listener, has raised the cause."""
+    """The transaction has committed, but code that ran afterwards, such as a listener, raised the `__cause__`."""
 
 
 def _no_transaction(reason: str) -> NotBegun:
@@ -141,7 +142,8 @@ class Transactions(Protocol):
     def commit_part(self, session: Session, step: NewStep) -> None:
         """Commit what the run has written so far, together with a step. Raises `LeaseLost`.
 
-        The run then continues in a new transaction. Its rows are expired, or loaded again for a coroutine task.
+        The run then continues in a new transaction. The rows in its session are expired, or loaded again for a
+        coroutine task.
         """
         ...
 
@@ -155,7 +157,7 @@ class WorkerTransactions:
 
     The server notices a vanished host within about `lease` seconds, and within a minute at most. `patience` is how long
     a pooled connection may stay silent when a transaction begins on it. `commit` commits the session. `begin_anew`
-    prepares it for another transaction after that.
+    prepares the session for another transaction after a commit.
     """
 
     def __init__(
@@ -199,7 +201,7 @@ class WorkerTransactions:
             session.close()
 
     def _made(self) -> Session:
-        """Return a session of the factory, which may connect by itself. Raises `NotBegun` if it gets no connection."""
+        """Return a session from the factory. Raises `NotBegun` if the factory itself connects, and fails."""
         try:
             return self._session()
         except Exception as error:
@@ -223,7 +225,7 @@ class WorkerTransactions:
                 ending = self._queries.ending(session, end)
                 self._commit_by(session, ending)
         except Exception as error:
-            # a session that has joined an outer transaction is told of a commit, too
+            # a session in an outer transaction calls `after_commit` although nothing is committed
             if session.info[_COMMITTED] and (ending is None or ending.has_committed):
                 raise RaisedAfterCommit from error
             raise
@@ -297,11 +299,11 @@ class WorkerTransactions:
             connection.exec_driver_sql("SELECT 1")  # this fails too, and makes SQLAlchemy invalidate its pool
             raise
         if not is_writable:
-            connection.invalidate()  # the pool must reconnect, and to a primary once there is one
+            connection.invalidate()  # the pool must reconnect, to a primary once there is one
         return is_writable
 
     def _logged(self, error: NotBegun) -> NotBegun:
-        """Log the error as a warning once a minute, and otherwise at DEBUG, since many jobs meet the same error."""
+        """Log the error: as a warning if it is the first for a minute, else at DEBUG, since many jobs meet it."""
         now = time.monotonic()
         level = logging.WARNING if now >= self._say_again_at else logging.DEBUG
         self._say_again_at = now + _SAY_AGAIN
@@ -318,7 +320,7 @@ class LazyTransactions(WorkerTransactions):
     @contextmanager
     def begin(self) -> Generator[Session]:
         with super().begin() as session:
-            event.listen(session, "after_begin", self._after_begin)  # after the listeners of the application
+            event.listen(session, "after_begin", self._after_begin)  # after the application's listeners
             try:
                 yield session
             finally:  # the factory may return the same session again
@@ -326,11 +328,12 @@ class LazyTransactions(WorkerTransactions):
                 session.info.pop(_UNUSED, None)
 
     def _begin(self, session: Session) -> None:
-        if session.in_transaction():  # it is the application's session, and its middleware has used it
+        if session.in_transaction():  # it is a session of the application, whose middleware has used it
             super()._begin(session)
         else:
             session.info[_UNUSED] = True
-            session.begin()  # no connection yet. The task cannot open, and so commit, a transaction of its own
+            # this opens no connection, but keeps the task from beginning and committing a transaction of its own
+            session.begin()
 
     def _after_begin(self, session: Session, transaction: SessionTransaction, connection: Connection) -> None:
         if _UNUSED not in session.info or not self._queries.is_of_jobs(session, connection):

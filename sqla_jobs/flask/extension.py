@@ -29,13 +29,14 @@ class FlaskJobs(Generic[J]):
     """Connects jobs to Flask applications: each run has an application context, and its session is `db.session`.
 
     - `jobs`: the `Jobs`.
-    - `app`: the application; or a later `init_app`.
+    - `app`: the application. Without an application, call `init_app` later.
     - `bind`: an engine, a session factory or a `scoped_session`. By default the database is that of Flask-SQLAlchemy or
-      Flask-SQLAlchemy-Lite, in whichever order the extensions are initialised; without these, what `jobs` is bound to.
-    - `context`: a function that is called with the `RunContext` and returns a context manager, inside of which each run
-      happens too.
+      Flask-SQLAlchemy-Lite, in whichever order the extensions are initialized; without these, it is the one that `jobs`
+      is bound to.
+    - `context`: a function that is called with the `RunContext` and returns a context manager, inside which each run
+      happens.
 
-    Nothing connects before a worker, a clock or a command does.
+    No connection is opened before a worker, a clock or a command needs one.
 
     Raises `ConfigurationError` as `init_app` does.
     """
@@ -55,12 +56,12 @@ class FlaskJobs(Generic[J]):
             self.init_app(app)
 
     def init_app(self, app: Flask) -> None:
-        """Put this into `app.extensions["sqla_jobs"]`.
+        """Register this object as `app.extensions["sqla_jobs"]`.
 
-        - `app`: the application. Several may carry the same jobs, as those of a factory in tests do: a worker is for
-          the one in whose context it is made, or the only one.
+        - `app`: the application. Several applications may have the same jobs, such as those that a factory creates in
+          tests: a worker works for the one in whose context it is created, or for the only one.
 
-        Raises `ConfigurationError` for an unknown SQLA_JOBS_ setting, and if the application carries other jobs.
+        Raises `ConfigurationError` for an unknown SQLA_JOBS_ setting, and if the application already has other jobs.
         """
         if app.extensions.get("sqla_jobs", self) is not self:
             raise ConfigurationError(
@@ -76,9 +77,9 @@ class FlaskJobs(Generic[J]):
         return defaults_of(app.config)
 
     def use(self, app: Flask) -> None:
-        """Have workers, clocks and commands of this process work for `app`, also outside of its context.
+        """Make this process's workers, clocks and commands work for `app`, even outside its context.
 
-        - `app`: an application that carries this.
+        - `app`: an application that was given to `init_app`.
         """
         _Applications.of(self.jobs).used = app
 
@@ -151,12 +152,12 @@ class _AppBinding(Binding):
 
 
 def _sessions_of(db: Any) -> tuple[AnyBind, SessionFactory]:
-    """Return a session factory and a function that returns `db.session`. Both need an application context."""
+    """Return a session factory and a function that returns `db.session`. Both functions need an application context."""
     session = vars(db).get("session")
     if isinstance(session, scoped_session):
         return session, session
 
-    def make() -> Session:  # Flask-SQLAlchemy-Lite's
+    def make() -> Session:  # for Flask-SQLAlchemy-Lite
         factory = db.sessionmaker
         return cast("Session", factory())
 
@@ -172,7 +173,7 @@ def _shared_as(session: Session, shared: SessionFactory | None) -> Generator[Non
             yield
         finally:
             shared.registry.clear()
-    elif shared is not None:  # Flask-SQLAlchemy-Lite's
+    elif shared is not None:  # for Flask-SQLAlchemy-Lite
         sessions: dict[str, Session] = g.setdefault("_sqlalchemy_sessions", {})
         sessions["default"] = session
         try:

@@ -31,13 +31,13 @@ _UNINDEXED = text(
 )
 
 _MANY = 1_000
-"""Number of jobs past their retention that a foreign key may keep before a warning: some are kept on purpose."""
+"""The number of jobs past their retention at which a foreign key causes a warning. Some are kept on purpose."""
 _COUNTED = 100_000
-"""Maximum number of jobs counted in each state."""
+"""The maximum number of jobs counted in each state."""
 
 
 def foreign_keys(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Find foreign keys to jobs whose columns have no index."""
+    """Find foreign keys to the jobs table whose own columns have no index."""
     rows = _ask(session, jobs, _UNINDEXED, ["jobs"])
     if not rows:
         yield well("foreign keys to jobs", "all have an index, or there is none")
@@ -92,11 +92,11 @@ _TRIGGERS = text(
     """
 )
 _BEFORE, _INSTEAD = 2, 64
-"""Bits of `tgtype`."""
+"""Bits of `pg_trigger.tgtype`."""
 
 
 def triggers(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Find BEFORE and INSTEAD OF triggers, which can refuse or change what workers write. The library has none."""
+    """Find BEFORE and INSTEAD OF triggers, which can refuse or change writes of workers. The library creates none."""
     for table, name, function in _ask(session, jobs, _TRIGGERS, before_or_instead=_BEFORE | _INSTEAD):
         yield warning(
             "triggers",
@@ -109,6 +109,6 @@ def triggers(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
 def _ask(
     session: Session, jobs: Jobs[Any], question: TextClause, nouns: Sequence[str] = (), **values: int
 ) -> list[Any]:
-    """Run a query about the tables with these nouns, by default about all tables."""
+    """Run a query about the tables that `nouns` names, by default about all tables."""
     names = table_names(session, jobs, nouns or jobs.models.tables)
     return [*ask(session, jobs, question, tables=names, **values)]

@@ -1,4 +1,4 @@
-"""Batches as people see them: their names, and how many of their jobs are in each state."""
+"""The status of batches: their names, and how many of their jobs are in each state."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class BatchStatus:
     name: str
     created_at: datetime
     closed_at: datetime | None
-    """When a job after the batch could start. No more jobs can join."""
+    """When the batch was closed: since then, jobs after it can start, and no more jobs can join."""
     counts: BatchCounts
 
     @property
@@ -35,13 +35,13 @@ class BatchStatus:
 
     @property
     def kinds(self) -> list[tuple[str, int]]:
-        """The states that some job is in, each with the number of these jobs."""
+        """The states that at least one job is in, each with its number of jobs."""
         names = ("succeeded", "failed", "cancelled", "running", "queued", "scheduled", "blocked")
         return [(name, number) for name in names if (number := getattr(self.counts, name))]
 
 
 def read_batches(session: Session, jobs: Jobs[Any], most: int, *, below: int | None = None) -> list[BatchStatus]:
-    """Return at most `most` batches, the newest first. With `below`, only those with a smaller id."""
+    """Return at most `most` batches, the newest first. With `below`, return only batches with a smaller id."""
     batch = jobs.Batch
     wanted = select(batch.id, batch.name, batch.created_at, batch.closed_at).order_by(batch.id.desc()).limit(most)
     if below is not None:

@@ -15,9 +15,9 @@ from sqla_jobs.monitoring.finding import Finding, ask, session_named, warning
 from sqla_jobs.rules.wording import duration, plural
 
 _LONG = 2.0
-"""Seconds that a session waits before a warning."""
+"""Seconds for which a session may wait before a warning."""
 _CANDIDATES = 3
-"""Maximum number of running jobs named as candidates for a waiting session."""
+"""The maximum number of running jobs named as possible owners of a waiting session."""
 
 _WAITING = text(
     """
@@ -43,17 +43,17 @@ class Holder:
 
     pid: int
     said: str
-    """Its user and program, its state, and the age of its transaction."""
+    """The session's user and program, its state, and the age of its transaction."""
 
     @property
     def remedy(self) -> str:
-        """The remedy: end this session's transaction."""
+        """The ways to end this session's transaction."""
         return f"commit or roll back its transaction, or end it: SELECT pg_terminate_backend({self.pid})"
 
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """A session that is waiting for a lock, the start of its transaction, and the seconds that it has waited."""
+    """A session that waits for a lock: the start of its transaction, its wait in seconds, and the lock's holder."""
 
     pid: int
     since: datetime
@@ -118,7 +118,7 @@ def blocked_jobs(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
 
 
 def _running_since(session: Session, jobs: Jobs[Any], moment: datetime) -> str:
-    """Name the running jobs that had started by `moment`, the oldest first: job 4 (mail.send), job 5 (…) and more.
+    """Name the running jobs that had started by `moment`, the oldest first: `job 4 (mail.send), job 5 (…) and more`.
 
     PostgreSQL does not know which job a session is running, so each of these jobs is a candidate.
     """

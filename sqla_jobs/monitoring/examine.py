@@ -48,7 +48,7 @@ def examine(session: Session, jobs: Jobs[Any]) -> list[Finding]:
 def problems(
     session: Session, jobs: Jobs[Any], queues: Sequence[QueueStatus], processes: Sequence[ProcessStatus]
 ) -> list[Finding]:
-    """Return the findings about work and the oldest transaction. A page can afford to read these every few seconds."""
+    """Return the findings about work and the oldest transaction. These are cheap enough to read every few seconds."""
     found = [*_of_work(session, jobs, queues, processes), *server.oldest_transaction(session, jobs)]
     return [finding for finding in found if finding.verdict is not Verdict.ok]
 

@@ -16,9 +16,9 @@ from sqla_jobs.queries.expressions import last_run_of
 from sqla_jobs.rules.wording import Count
 
 LOOKED_AT = 20_000
-"""Maximum number of jobs whose last error is read, over all tasks."""
+"""The maximum number of jobs whose last error is read, over all tasks."""
 _TASKS = 1_000
-"""Maximum number of tasks."""
+"""The maximum number of tasks that are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def read_failures(
     but_for: Collection[str] = (),
     most: int = LOOKED_AT,
 ) -> list[Failures]:
-    """Return the failures in the last `within`, except those of the tasks `but_for`; the most frequent first.
+    """Return the failures of the last `within`, the most frequent first. The tasks in `but_for` are left out.
 
     The last error of at most `most` jobs is read.
     """
@@ -65,7 +65,7 @@ def read_failures(
 def read_retrying(
     session: Session, jobs: Jobs[Any], *, but_for: Collection[str] = (), most: int = LOOKED_AT
 ) -> list[Retrying]:
-    """Return the failures that are waiting for a retry, except those of tasks `but_for`; the most frequent first."""
+    """Return the failures that wait for a retry, the most frequent first. The tasks in `but_for` are left out."""
     job, run = jobs.Job, jobs.Run
     tried = text("'scheduled', 'queued'")
     waiting = job.state.in_(tried) & job.started_at.is_not(None)
@@ -160,7 +160,7 @@ def _counts(
 
 
 def _fair(there: Mapping[str, int], most: int) -> dict[str, int]:
-    """Distribute `most` over the tasks: small tasks get all they need; the others share the rest equally."""
+    """Distribute `most` over the tasks: small tasks get all they need, and the large ones share the rest equally."""
     left, found = most, dict[str, int]()
     for place, (task, number) in enumerate(sorted(there.items(), key=lambda item: item[1])):
         found[task] = min(number, left // (len(there) - place))

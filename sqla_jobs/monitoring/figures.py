@@ -1,4 +1,4 @@
-"""A database's figures. The cost of reading them does not grow with the number of jobs."""
+"""The figures of a database, such as its failed jobs. Reading figures costs the same for any number of jobs."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from sqla_jobs.monitoring.queues import COUNTED, read_work
 from sqla_jobs.runtime.figures import Figures
 
 DEEP = 100_000
-"""Maximum number of queued jobs counted in one queue."""
+"""The maximum number of queued jobs counted in one queue."""
 _NEXT = 20_000
-"""Maximum number of queued jobs counted by task, over all queues."""
+"""The maximum number of queued jobs counted by task, over all queues."""
 _TIMEOUT = 3.0
-"""Timeout of a statement in seconds."""
+"""The timeout of each statement, in seconds."""
 
 
 def read_figures(session: Session, jobs: Jobs[Any]) -> Figures:
@@ -57,7 +57,7 @@ def _oldest_heartbeats(processes: Sequence[ProcessStatus]) -> dict[str, float]:
 
 
 def _by_state(session: Session, jobs: Jobs[Any], queues: Sequence[str]) -> Iterator[tuple[str, str, int]]:
-    """Yield state, task and number. Each count follows an index's order, so it reads only the rows that it counts."""
+    """Yield states, tasks and numbers of jobs. Each count follows an index, so it reads only rows that it counts."""
     job: Any = jobs.Job
     first = select(job.task).where(job.state == "scheduled").order_by(job.run_at).limit(COUNTED).subquery()
     running = select(job.task).where(job.state == "running").subquery()

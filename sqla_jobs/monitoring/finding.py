@@ -59,11 +59,11 @@ def brief(jobs: Jobs[Any], seconds: float) -> Generator[Session]:
 
 
 def table_names(session: Session, jobs: Jobs[Any], nouns: Iterable[str]) -> list[str]:
-    """Return the quoted SQL names of the tables with these nouns, such as `jobs` and `runs`."""
+    """Return the quoted SQL names of the tables that `nouns` names, such as `jobs` and `runs`."""
     preparer = session.connection(bind_arguments={"mapper": jobs.Job}).dialect.identifier_preparer
     return [str(preparer.format_table(jobs.models.tables[noun])) for noun in nouns]
 
 
 def session_named(pid: int, user: str, address: str | None, program: str | None) -> str:
-    """Describe a server session, for people."""
+    """Describe a server session in words."""
     return f"pid {pid} of {user} from {address or 'this host'} ({program or 'no application_name'})"

@@ -21,7 +21,7 @@ from sqla_jobs.rules.limits import described, named_on_command_line, ordered_gat
 from sqla_jobs.rules.wording import duration, moment, plural
 
 _NAMED = 3
-"""Maximum number of jobs named in a sentence."""
+"""The maximum number of jobs named in a sentence."""
 
 
 def decide(job_id: int) -> str:
@@ -30,7 +30,7 @@ def decide(job_id: int) -> str:
 
 
 def behind_gates(session: Session, jobs: Jobs[Any], job: Any) -> Iterator[str]:
-    """Yield the reasons why limits or the order of its key keep a queued job from starting now.
+    """Yield the reasons why limits, or the order of the job's key, keep a queued job from starting now.
 
     `job` is a row of the jobs table, with its arguments as `args_text`.
     """

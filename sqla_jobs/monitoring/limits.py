@@ -29,7 +29,7 @@ from sqla_jobs.rules.wording import Count, duration, they_are
 from sqla_jobs.runtime.figures import LimitStatus
 
 EACH = "each"
-"""Stands for a key: the row applies to each key without its own row. No key looks like it: text keys have quotes."""
+"""Shown as the key of a row that applies to each key without its own row. It is no real key: text keys have quotes."""
 KINDS = {"#": "concurrency", "!": "ordered", "%": "rate", "@": "queue"}
 """The kind of limit, by the first character of its gate."""
 
@@ -78,7 +78,7 @@ def read_limits(
 def read_setters(
     session: Session, jobs: Jobs[Any], set_at: Mapping[str, datetime | None]
 ) -> dict[str, tuple[str, str | None]]:
-    """Return who overrode each of these limits at that time, and the reason, if the audit log has the entry."""
+    """Return the actor who overrode each of these limits at the given time, and the reason, if they are logged."""
     moments = {titled(gate): (gate, at) for gate, at in set_at.items() if at is not None}
     line = jobs.Audit
     last = select(func.max(line.id)).where(line.action == "set", line.subject.in_([*moments])).group_by(line.subject)
@@ -91,7 +91,7 @@ def read_setters(
 _CLOSED = 86_400.0
 """Seconds before a warning about a limit that lets nothing start."""
 _SOME = 20
-"""Maximum number of keys or jobs reported one by one."""
+"""The maximum number of keys or jobs reported one by one."""
 
 
 def closed_limits(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
@@ -103,7 +103,7 @@ def closed_limits(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
     if not ages:
         return
     for one in read_limits(session, jobs):
-        if one.gate in ages and (one.waiting or one.set_at is None):  # else an operator closed it and no job waits
+        if one.gate in ages and (one.waiting or one.set_at is None):  # else an operator closed it, and no job waits
             numbers = "--running N" if one.rate is None else "--rate N --per SECONDS"
             set_it = f"sqla-jobs limit set {named_on_command_line(one.gate)} {numbers}"
             yield warning(
@@ -148,7 +148,10 @@ def out_of_order(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
 
 
 def misses_order(jobs: Jobs[Any], row: Any) -> tuple[str, str] | None:
-    """Return why such a queued job never starts, and the remedy. None if it starts: workers repair limited tasks."""
+    """Return why a queued job with an ordered gate never starts, and the remedy.
+
+    Return None if it can start: workers repair the jobs of tasks that declare gates.
+    """
     order, task = ordered_gate(row.gates or ()), jobs.tasks.get(row.task)
     if order is None or (task is not None and task.declaration.gates):
         return None
@@ -188,7 +191,7 @@ def _waiting(
 
 
 def rows_of(gates: Collection[str]) -> set[str]:
-    """Return the rows that can limit a job with these gates: those of its keys, and those for every key."""
+    """Return the rows that can limit a job with these gates: the rows of its keys, and the rows for every key."""
     return {*gates, *(gate[: gate.index("=") + 1] for gate in gates if "=" in gate)}
 
 

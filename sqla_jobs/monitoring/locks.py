@@ -14,11 +14,11 @@ from sqla_jobs.monitoring.queues import waiting_queues
 from sqla_jobs.rules.wording import duration
 
 _LONG = 2.0
-"""Seconds before a warning about a lock. Claims and ends hold theirs for milliseconds."""
+"""Seconds before a warning about a lock. A worker's own locks last for milliseconds."""
 _SOME = 20
-"""Maximum number of waiting jobs examined in each queue, and of overdue jobs in all: the next ones to run."""
+"""The maximum number of waiting jobs examined in each queue, and of overdue jobs in total: the next ones to run."""
 _CANDIDATES = 3
-"""Maximum number of running jobs named as possible holders."""
+"""The maximum number of running jobs named as possible holders."""
 
 # pg_locks shows no row locks: the row's xmax names the transaction, which holds a lock on its own id
 _HELD = """
@@ -113,7 +113,7 @@ def read_holder(session: Session, jobs: Jobs[Any], job_id: int) -> Any:
 
 
 def _possible_holders(session: Session, jobs: Jobs[Any], since: Any) -> list[tuple[int, str]]:
-    """Return the running transactional jobs that had been claimed by `since`, a transaction's start; none if many.
+    """Return the running transactional jobs that were claimed before `since`, when a transaction began; none if many.
 
     PostgreSQL does not know which job a session is running, so each of these jobs is a candidate.
     """

@@ -1,4 +1,4 @@
-"""Paused queues and tasks, with the actor if the audit log has the entry."""
+"""Paused queues and tasks, with the actor who paused each, if the audit log has the entry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The jobs and batches that a blocked job waits for, in sentences, and findings about jobs that stay blocked."""
+"""Sentences about the jobs and batches that a blocked job waits for, and findings about jobs that stay blocked."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from sqla_jobs.queries.resolve import DELETED, NOBODY
 from sqla_jobs.rules.wording import Count, duration, moment, they_are
 
 _COUNTED = 10_000
-"""Maximum number of prerequisites that are counted."""
+"""The maximum number of prerequisites that are counted."""
 _BATCHES = 3
-"""Maximum number of batches that are named."""
+"""The maximum number of batches that are named."""
 _UNRESOLVED = 60.0
 """Seconds after which a blocked job should have been queued, once all that it waits for has ended."""
 _LOOKED_AT = 10_000
-"""Maximum number of blocked jobs that a check reads."""
+"""The maximum number of blocked jobs that a check reads."""
 _CHAIN = 1_000
-"""Maximum number of blocked jobs in a row that are followed."""
+"""The maximum length of a chain of blocked jobs that is followed."""
 _FAILED = (JobState.failed, JobState.cancelled)
 
 
@@ -47,7 +47,7 @@ def of_blocked(session: Session, jobs: Jobs[Any], row: Any, *, is_free: bool) ->
 
 
 def of_cancelled(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
-    """Yield why a job was cancelled, if the reason was how a job before it ended."""
+    """Yield why a job was cancelled, if the reason was that a job before it did not succeed."""
     if row.waits_for is None:
         return
     watched = _named(session, jobs, row.waits_for)
@@ -118,12 +118,12 @@ def _named(session: Session, jobs: Jobs[Any], job_id: int) -> Any:
 
 
 def _stops(row: Any, watched: Any) -> bool:
-    """Return whether the job that is watched will not succeed."""
+    """Return whether the watched job failed, was cancelled or was deleted."""
     return row.waits_for != NOBODY if watched is None else watched.state in _FAILED
 
 
 def _lost_batch(session: Session, jobs: Jobs[Any], row: Any, watched: Any) -> str | None:
-    """Return how many jobs failed in the batch that the job waits for; None if it was at most one."""
+    """Return how many jobs failed in the batch that the job waits for; None if at most one failed."""
     if watched is None or watched.batch_id is None:
         return None
     edge, batch = jobs.Edge, jobs.Batch

@@ -14,7 +14,7 @@ from sqla_jobs.jobs import Jobs
 from sqla_jobs.queries.processes import age_of, is_alive
 
 _SHOWN = 10
-"""Maximum number of running jobs shown for a process."""
+"""The maximum number of running jobs shown for a process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +40,11 @@ class ProcessStatus:
     alive: bool
     running: list[Running]
     begun: int
-    """Number of running jobs, not counting those that the process has claimed ahead."""
+    """The number of running jobs, not counting those that the process has claimed ahead."""
     claimed: int
-    """Number of jobs that the process has claimed ahead but not started."""
+    """The number of jobs that the process has claimed ahead but not started."""
     version: str
-    """Version of this library that the process uses."""
+    """The version of this library that the process uses."""
     clock_offset: float | None
     """Seconds by which its host's clock is ahead of the server's."""
     idle: float | None
@@ -69,7 +69,7 @@ class Held:
     """The jobs of one queue that a process has claimed: at most `begun` have started, and `claimed` were claimed ahead.
 
     Slots are filled before jobs are claimed ahead, so `begun` is at most the queue's concurrency in the process. If the
-    process has vanished, all may have started.
+    process has vanished, all of the jobs may have started.
     """
 
     queue: str
@@ -96,7 +96,7 @@ def read_held(session: Session, jobs: Jobs[Any]) -> list[Held]:
 
 
 def places(queues: dict[str, Any] | None, queue: str, otherwise: int) -> int:
-    """Return the concurrency of `queue` from the `queues` in a process's row; `otherwise` if it is not there."""
+    """Return the concurrency of `queue` from the `queues` in a process's row, or `otherwise` if it has none."""
     found = (queues or {}).get(queue)
     return found if isinstance(found, int) and found > 0 else otherwise
 

@@ -21,7 +21,7 @@ from sqla_jobs.rules.wording import Count
 from sqla_jobs.runtime.figures import QueueStatus
 
 COUNTED, ALL = 10_000, 10**12
-"""Maximum number of jobs counted in a queue: by default, and for exact numbers."""
+"""The maximum number of jobs counted in a queue: by default, and for exact numbers."""
 _NOT_READ: Mapping[str, int] = {}
 
 
@@ -88,7 +88,7 @@ def _read_queues(
 
 
 def _by_queue(session: Session, jobs: Jobs[Any], in_order: Any, most: int) -> tuple[dict[str, int], bool]:
-    """Count the names that a query selects, up to `most` in total. Return the numbers, and if there are more."""
+    """Count the queues that a query selects, up to `most` in total. Return the counts, and whether there are more."""
     first = in_order.limit(most + 1).subquery("first")
     query = select(first.c.queue, func.count()).group_by(first.c.queue)
     found = {row[0]: row[1] for row in session.execute(query, bind_arguments={"mapper": jobs.Job})}
@@ -101,7 +101,7 @@ def waiting_queues(session: Session, jobs: Jobs[Any]) -> list[str]:
 
 
 def _queued(session: Session, jobs: Jobs[Any], names: list[str], most: int) -> dict[str, tuple[int, float | None]]:
-    """Return for each queue the number of queued jobs, up to `most` + 1, and the longest wait in seconds."""
+    """Return the number of queued jobs of each queue, up to `most` + 1, and the longest wait in seconds."""
     if not names:
         return {}
     job: Any = jobs.Job

@@ -18,19 +18,19 @@ from sqla_jobs.rules.limits import titled
 from sqla_jobs.rules.wording import Count, duration, plural, they_are
 
 _SOME = 20
-"""Maximum number of rates examined: those with the most waiting jobs."""
+"""The maximum number of rates examined: those with the most waiting jobs."""
 _READ = 20_000
-"""Maximum number of failed attempts examined, the newest first."""
+"""The maximum number of failed attempts examined, the newest first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Eaten:
-    """How many of the starts that a rate counted have failed, for the task with the most failures."""
+    """The failed attempts among the starts that a rate has counted, for the task with the most failures."""
 
     task: str
     failed: int
     jobs: int
-    """Number of jobs to which these attempts belong."""
+    """The number of jobs to which these attempts belong."""
     job_id: int
     """The newest of these jobs."""
 
@@ -40,7 +40,7 @@ class Eaten:
 
 
 def read_eaten(session: Session, jobs: Jobs[Any], gate: str, per: float) -> Eaten | None:
-    """Return the failures behind a gate in the last `per` seconds, for the task with the most; None without any."""
+    """Return the failures behind a gate in the last `per` seconds, for the task with the most failures, or None."""
     job: Any = jobs.Job
     run = jobs.Run
     failed = run.outcome.in_(text("'failed', 'retried', 'lost'"))  # written like the index's predicate

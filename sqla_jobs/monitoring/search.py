@@ -16,7 +16,7 @@ from sqla_jobs.jobs import Jobs
 from sqla_jobs.monitoring.finding import ask
 
 _AROUND = 30
-"""Number of characters shown before and after the text."""
+"""The number of characters shown before and after the text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Place:
 
 
 def find(session: Session, jobs: Jobs[Any], words: str, most: int) -> Iterator[Place]:
-    """Yield the newest occurrences, at most `most` of each kind. Scans whole tables.
+    """Yield the newest occurrences of `words`, at most `most` of each kind. Scans whole tables.
 
     Skips sensitive arguments, and texts that may repeat them: results, errors, unique keys and progress of tasks with
     sensitive arguments.

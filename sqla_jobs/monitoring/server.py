@@ -37,7 +37,7 @@ def version(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
 
 
 def pooler(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Detect a pooler in front of the server, and measure how long a statement waits for it. Must run first."""
+    """Detect a pooler in front of the server, and measure how long a statement waits for it. This must run first."""
     began = time.monotonic()
     there = ask(session, jobs, select(func.pg_backend_pid())).scalar_one()
     waited = time.monotonic() - began
@@ -159,7 +159,7 @@ def _what_holds_up_vacuum(session: Session, jobs: Jobs[Any]) -> str:
 
 
 def oldest_transaction(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Check the age of the oldest transaction on other connections to this database, as far as this user may see."""
+    """Check the age of the oldest transaction on other connections to this database that this user may see."""
     row = ask(session, jobs, _OLDEST).one_or_none()
     if row is None:
         yield well("oldest transaction", "no other transaction")

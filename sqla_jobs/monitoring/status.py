@@ -19,7 +19,7 @@ from sqla_jobs.monitoring.queues import ALL, read_work
 from sqla_jobs.runtime.figures import QueueStatus
 
 _COUNTED = 1_000_000
-"""Maximum number of jobs counted in a queue."""
+"""The maximum number of jobs counted in a queue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +32,12 @@ class Status:
     failures: list[Failures]
     """Failures of the last day, the most frequent first."""
     retrying: list[Retrying]
-    """Failures that have attempts left, the most frequent first."""
+    """Failures of jobs that have attempts left, the most frequent first."""
     warnings: list[Finding]
 
 
 def read_status(session: Session, jobs: Jobs[Any], *, exact: bool = False) -> Status:
-    """Return the status of all queues and processes. The warnings need the tasks to be imported.
+    """Return the status of all queues and processes. Import the tasks first, because the warnings depend on them.
 
     With `exact`, all jobs are counted; the more there are, the longer it takes.
     """

@@ -18,7 +18,7 @@ from sqla_jobs.monitoring.finding import ask
 from sqla_jobs.rules.wording import duration, moment
 
 _UNREAD = 5
-"""Maximum number of signals that are named."""
+"""The maximum number of signals that are named."""
 _AGAIN = re.compile(r" \([0-9]+\)$")
 
 
@@ -30,18 +30,18 @@ class StepRow:
     kind: StepKind
     number: int
     run_id: int
-    """The run that began it."""
+    """The run that began the step."""
     started_at: datetime
     finished_at: datetime | None
     """None while the job sleeps or waits for a signal."""
     until: datetime | None
-    """The end of a sleep or a wait; None for a wait without one."""
+    """The end of a sleep or a wait; None for a wait without a timeout."""
     result: str | None
     """JSON text."""
 
     @property
     def seconds(self) -> float | None:
-        """How long it took; None before its end."""
+        """How long the step took; None before its end."""
         return None if self.finished_at is None else (self.finished_at - self.started_at).total_seconds()
 
     @property
@@ -56,7 +56,7 @@ def signal_of(step: str) -> str:
 
 
 def kept(session: Session, jobs: Jobs[Any], job_id: int, sent: str) -> str | None:
-    """Return that a signal was kept since the job waits for another one, or None if the job waits for none."""
+    """Return a message that the signal `sent` was kept, if the job waits for another one; otherwise None."""
     awaited = read_awaited(session, jobs, job_id)
     if awaited is None or awaited == sent:
         return None
@@ -72,13 +72,13 @@ def read_awaited(session: Session, jobs: Jobs[Any], job_id: int) -> str | None:
 
 
 def read_awaiting(session: Session, jobs: Jobs[Any], job_ids: Collection[int]) -> set[int]:
-    """Return those of these jobs that wait for a signal without an end."""
+    """Return which of these jobs wait for a signal without a timeout."""
     job = jobs.Job
     return {*ask(session, jobs, _waits(jobs, job.id).where(job.id.in_(job_ids), job.run_at == PARKED)).scalars()}
 
 
 def _waits(jobs: Jobs[Any], column: Any) -> Any:
-    """Return a query for a column of the steps in which jobs wait for a signal, or of these jobs."""
+    """Return a query for a column of the steps in which jobs wait for a signal, or of the jobs themselves."""
     job, step = jobs.Job, jobs.Step
     waits = select(column).select_from(step).join(job, job.id == step.job_id)
     return waits.where(job.state == JobState.scheduled, step.kind == StepKind.signal, step.finished_at.is_(None))
@@ -103,18 +103,18 @@ class StepWait(NamedTuple):
     """The sleep, or the wait for a signal, that a scheduled job is in."""
 
     words: str
-    """What the job does, such as "sleeps in the step 'cool down' until …"."""
+    """The wait in words, such as "sleeps in the step 'cool down' until …"."""
     signal: str | None
     """The command that sends the signal; None for a sleep."""
 
 
 def read_wait(session: Session, jobs: Jobs[Any], job_id: int, run_at: datetime) -> StepWait | None:
-    """Return what a scheduled job that is due at `run_at` is in; None if it waits for something else."""
+    """Return the sleep or wait of a scheduled job that is due at `run_at`; None if it waits for something else."""
     return read_waits(session, jobs, {job_id: run_at}).get(job_id)
 
 
 def read_waits(session: Session, jobs: Jobs[Any], due: Mapping[int, datetime]) -> dict[int, StepWait]:
-    """Do the same for several jobs, given with the time at which each is due."""
+    """Return the sleeps and waits of several jobs, by job id. `due` has the time at which each job is due."""
     step: Any = jobs.Step
     columns = (step.job_id, step.name, step.kind, step.until, func.clock_timestamp().label("now"))
     waits = select(*columns).where(step.job_id.in_(due), step.finished_at.is_(None))

@@ -23,14 +23,14 @@ class TickReport:
     until: datetime
     """The last tick; equal to `scheduled_for` for a single tick."""
     count: int | None
-    """Number of ticks; None if there were too many to count."""
+    """The number of ticks; None if there were too many to count."""
     outcome: TickOutcome
     at: datetime
     """The time at which a clock handled the tick."""
     late: float
     """Seconds from the tick until `at`."""
     job_id: int | None
-    """The job that was enqueued, or because of which the tick was skipped."""
+    """The job that the tick enqueued, or because of which the tick was skipped."""
     job_state: JobState | None
     """The job's current state; None if the job was deleted."""
 

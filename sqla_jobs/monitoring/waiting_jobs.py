@@ -28,17 +28,17 @@ from sqla_jobs.runtime.figures import QueueStatus
 from sqla_jobs.runtime.set_aside import EVENT_LOOP
 
 _LOOKED_AT = 2_000
-"""Number of jobs searched for unknown tasks at the head of each queue, both with and without gates.
+"""The number of jobs at the head of each queue that are searched for unknown tasks: as many with gates as without.
 
 Workers pass over jobs of unknown tasks, so these gather at the head.
 """
 _SOME = 20
-"""Maximum number of findings of one kind."""
+"""The maximum number of findings of one kind."""
 _UNHEARD = 30.0
-"""Seconds within which a job should end once its cancel was requested."""
+"""Seconds within which a job should end once its cancellation was requested."""
 _START = "start one: python -m sqla_jobs.worker MODULE:ATTR"
 _AHEAD, _FAR_AHEAD = 3600.0, 7 * 86_400.0
-"""Minimum wait, in seconds, for a warning about a kept unique key: if ticks were skipped for it, and if not."""
+"""The minimum wait, in seconds, for a warning about a kept unique key: with skipped ticks, and without."""
 _PUT_OFF = 3600.0
 """Seconds before a warning about a job that is postponed again and again."""
 _IS_JOB = re.compile(r"job [1-9]\d{0,17}").fullmatch
@@ -89,7 +89,7 @@ def stalled_processes(processes: Sequence[ProcessStatus]) -> Iterator[Finding]:
 
 
 def unclaimed_tasks(session: Session, jobs: Jobs[Any], queues: Sequence[QueueStatus]) -> Iterator[Finding]:
-    """Find waiting jobs' tasks that are paused, or that are unknown to all live workers or to this application."""
+    """Find tasks of waiting jobs that are paused, or unknown to all live workers or to this application."""
     names = [queue.name for queue in queues if queue.queued]
     if not names:
         return
@@ -234,7 +234,7 @@ def overdue_jobs(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
 
 
 def unheard_cancels(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Find running jobs that have not ended although their cancel was requested."""
+    """Find running jobs that have not ended although their cancellation was requested."""
     job, process = jobs.Job, jobs.Process
     asked = age_of(job.cancel_requested_at)
     rows = (
@@ -268,7 +268,7 @@ def set_aside(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
 
 
 def put_off(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Find jobs that have never started, since each enqueue with their unique key postponed them again."""
+    """Find jobs that have never started, because each enqueue with their unique key postponed them again."""
     job: Any = jobs.Job
     columns = (job.id, job.task, job.times_replaced, job.created_at, job.run_at, job.started_at)
     scheduled = select(*columns).where(job.state == "scheduled").order_by(job.run_at)
@@ -326,9 +326,9 @@ class _Parked(NamedTuple):
     wait: float
     """Seconds until it is due."""
     ticks: int
-    """Number of ticks that were skipped because this job was live."""
+    """The number of ticks that were skipped because this job was live."""
     enqueues: int
-    """Minimum number of enqueues that returned this job instead of a new one."""
+    """The minimum number of enqueues that returned this job instead of a new one."""
     step: StepWait | None
     """The sleep or the wait for a signal that it is in."""
 

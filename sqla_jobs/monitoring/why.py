@@ -31,7 +31,7 @@ from sqla_jobs.rules.wording import Count, did_you_mean, duration, moment, plura
 from sqla_jobs.runtime.set_aside import EVENT_LOOP
 
 _IS_MINE: Any = literal_column("xmin = CAST(pg_current_xact_id_if_assigned() AS xid)", Boolean)
-"""True if the asking transaction wrote the current version of the row."""
+"""True if the current transaction wrote the current version of the row."""
 _READ = (
     *("id", "task", "queue", "priority", "position", "state", "run_at", "attempt", "max_attempts", "gates"),
     *(
@@ -47,9 +47,9 @@ _READ = (
     *("cancel_requested_at", "waits_for", "waits_at", "if_failed"),
 )
 _AHEAD = 3600.0
-"""Minimum wait, in seconds, for `why` to mention that a job keeps its unique key."""
+"""The minimum wait, in seconds, for `why` to mention that a job keeps its unique key."""
 _COUNTED = 10_000
-"""Maximum number of jobs ahead of this one that are counted."""
+"""The maximum number of jobs ahead of this one that are counted."""
 
 
 def why(session: Session, jobs: Jobs[Any], job: Any) -> list[str]:
@@ -135,7 +135,7 @@ def _of_key(row: Any, *, is_in_step: bool) -> Iterator[str]:
     if row.times_returned:
         yield f"At least {plural(row.times_returned, 'enqueue')} with its unique key returned this job so far."
     if row.unique_key is not None and (row.run_at - row.now).total_seconds() > _AHEAD:
-        now = "" if is_in_step else f"`sqla-jobs retry {row.id}` runs it now, "  # it would go back to its wait
+        now = "" if is_in_step else f"`sqla-jobs retry {row.id}` runs it now, "  # a retry would only resume the wait
         yield (
             "It keeps its unique key meanwhile: an enqueue with that key makes no new job. "
             f"{now}`sqla-jobs cancel {row.id}` frees its key."

@@ -32,16 +32,16 @@ def instrument(
     tracer_provider: TracerProvider | None = None,
     meter_provider: MeterProvider | None = None,
 ) -> None:
-    """Make a span for each enqueue and each run of `jobs`, and metrics, by the semantic conventions for messaging.
+    """Create a span for each enqueue and each run of `jobs`, and metrics, by the semantic conventions for messaging.
 
     - `jobs`: the `Jobs`.
-    - `parent`: True makes a run's span a child of the span that enqueued it. By default it begins a trace of its own,
-      with a link to that span.
+    - `parent`: True makes a run's span a child of the span of its enqueue. By default a run's span begins a trace of
+      its own, with a link to that span.
     - `tracer_provider`, `meter_provider`: by default the global ones, which may also be set later.
 
-    The global propagator writes the context into the jobs' headers and reads it from there. An enqueue's metrics are
-    recorded after its commit. Call `instrument` where `jobs` is made, so that workers call it, too. A second call
-    replaces the first. Raises `ConfigurationError` for arguments of other types.
+    The global propagator writes the trace context into the jobs' headers and reads it from there. An enqueue's metrics
+    are recorded after its commit. Call `instrument` where `jobs` is created, so that workers call it, too. A second
+    call replaces the first. Raises `ConfigurationError` for arguments of other types.
     """
     from sqla_jobs.jobs import Jobs
 

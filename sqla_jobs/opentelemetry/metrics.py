@@ -13,11 +13,11 @@ from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.hooks import RunEvent
 
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
-"""Bucket boundaries in seconds, from the conventions."""
+"""Bucket boundaries in seconds, from the semantic conventions."""
 
 
 class Metrics:
-    """Counters and durations, named according to the conventions."""
+    """Counters and durations, named according to the semantic conventions."""
 
     def __init__(self, provider: MeterProvider | None) -> None:
         meter = get_meter(NAME, code_version(), provider, SCHEMA)

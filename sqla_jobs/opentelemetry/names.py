@@ -7,7 +7,7 @@ from functools import lru_cache
 
 NAME = "sqla_jobs"
 SCHEMA = "https://opentelemetry.io/schemas/1.36.0"
-"""The version of the conventions whose names are used here."""
+"""The version of the semantic conventions whose names are used here."""
 
 
 @lru_cache(maxsize=1024)

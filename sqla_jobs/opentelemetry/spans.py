@@ -32,7 +32,7 @@ _UNCOUNTED = frozenset({"lost", "released"})
 
 
 class Spans:
-    """Makes the spans of one `Jobs` and records its metrics. With `parent`, runs continue the enqueue's trace."""
+    """Creates the spans of one `Jobs` and records its metrics. With `parent`, runs continue the enqueue's trace."""
 
     def __init__(self, provider: TracerProvider | None, metrics: Metrics, *, parent: bool) -> None:
         self._tracer = trace.get_tracer(NAME, code_version(), provider, SCHEMA)
@@ -46,7 +46,7 @@ class Spans:
         return {name: value for name, value in carrier.items() if len(value) <= LONGEST}
 
     def sending(self, session: Session, job: type[JobMixin], task: str, queue: str) -> _Sending:
-        """Start the PRODUCER span of an enqueue. Its metrics are recorded after the commit."""
+        """Start the PRODUCER span of an enqueue. The enqueue's metrics are recorded after the commit."""
         attributes = attributes_of("send", queue, task)
         span = self._tracer.start_span(f"send {queue}", kind=SpanKind.PRODUCER, attributes=attributes)
 
@@ -81,7 +81,7 @@ class Spans:
         return ended
 
     def ended_elsewhere(self, event: RunEvent) -> None:
-        """Make a CONSUMER span, ending now, for a run whose own process was killed."""
+        """Create a CONSUMER span that ends now, for a run whose own process was killed."""
         if event.name != "lost" and not event.process_killed:
             return
         context, links = self._origin(event.headers)
@@ -135,7 +135,7 @@ class _Sending(AbstractContextManager["_Sending", None]):
 
     def __exit__(self, kind: object, error: BaseException | None, at: object) -> None:
         contexts.detach(self._token)
-        if error is not None:  # its message may show arguments
+        if error is not None:  # the error's message may show arguments
             self._span.set_attribute("error.type", type_name(type(error)))
             self._span.set_status(StatusCode.ERROR)
         elif self._inserted:
@@ -176,13 +176,13 @@ class Carried(NamedTuple):
     span: Span
     """The span of the enqueue."""
     links: Sequence[Link]
-    """A link to that span; empty if the headers name no span."""
+    """A link to the span of the enqueue; empty if the headers name no span."""
     baggage: Mapping[str, object]
 
 
 @lru_cache(maxsize=1024)
 def carried(propagator: TextMapPropagator, headers: frozenset[tuple[str, str]]) -> Carried:
-    """Extract the context from headers. Cached, since the jobs in a batch have equal headers."""
+    """Extract the context from headers. The result is cached, since the jobs in a batch have equal headers."""
     context = propagator.extract(dict(headers), Context())
     span = trace.get_current_span(context)
     found = span.get_span_context()

@@ -19,12 +19,13 @@ def collector(jobs: Jobs[Any] | Mapping[str, Jobs[Any]]) -> Collector:
     """Return a collector of the metrics of `jobs`, for a registry: `REGISTRY.register(collector(jobs))`.
 
     - `jobs`: a `Jobs`, or a mapping such as `{"shop": jobs, "billing": others}`, whose keys become the label
-      `application`. A registry takes one collector.
+      `application`. A registry accepts only one such collector.
 
     A scrape reads the database that `jobs` is bound to, at most every 10 seconds, and each statement may take 3
-    seconds. It also shows what workers of this process (`jobs.worker(…)`) have counted since this was called.
+    seconds. The collector also shows the counters of this process's workers (`jobs.worker(…)`), from this call on.
 
-    Raises `ConfigurationError` if prometheus-client is not installed, or `jobs` is anything else, or an empty mapping.
+    Raises `ConfigurationError` if prometheus-client is not installed, or if `jobs` is anything else or an empty
+    mapping.
     """
     from sqla_jobs.jobs import Jobs
     from sqla_jobs.prometheus.source import JobsSource, check_installed

@@ -39,7 +39,7 @@ class MetricsCollector(Collector):
 
 
 class NamedCollectors(Collector):
-    """Merges the metrics of several applications into one set of families, labelled by application."""
+    """Merges the metrics of several applications into one set of families, labeled by application."""
 
     def __init__(self, collectors: Mapping[str, MetricsCollector]) -> None:
         self._collectors = dict(collectors)

@@ -75,7 +75,7 @@ class _Server(ThreadingMixIn, TCPServer):
         super().__init__((host, port), partial(_Handler, report, registry))
 
     def server_bind(self) -> None:
-        if self.address_family == socket.AF_INET6:  # else the host's settings decide whether IPv4 is served, too
+        if self.address_family == socket.AF_INET6:  # otherwise the host's settings decide whether IPv4 is served, too
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         super().server_bind()
 

@@ -26,9 +26,9 @@ def enqueued(session: AnySession, what: Jobs[J] | Enqueuer[..., J], /, **argumen
     - `session`: the test's session; it is flushed.
     - `what`: a task, or `task.options(…)` to find only jobs with these options: a `delay` may differ by a second,
       `unique=` matches the key that it makes, and the order of `after=` does not matter. With a `Jobs`, all jobs are
-      found.
-    - `arguments`: some of the task's arguments, by name. They are compared after decoding, and a default counts as a
-      given argument. Write a task that is a class as `jobs.tasks["its name"]`.
+      found. Write a task that is a class as `jobs.tasks["its name"]`.
+    - `arguments`: some of the task's arguments, by name. Arguments are compared after decoding, and a default counts as
+      a given argument.
 
     Raises `ArgumentsError` for an argument that the task does not take, or a value that does not fit.
     """
@@ -42,7 +42,7 @@ def assert_enqueued(session: AnySession, task: Enqueuer[..., J], /, **arguments:
     - `session`, `arguments`: as for `enqueued`.
     - `task`: a task, or `task.options(…)`.
 
-    Raises `AssertionError` if there is none, which shows the nearest jobs as a difference; `ArgumentsError` as
+    Raises `AssertionError` if there is none, with a message that shows how the nearest jobs differ; `ArgumentsError` as
     `enqueued` does.
     """
     __tracebackhide__ = True
@@ -60,7 +60,7 @@ def assert_not_enqueued(session: AnySession, what: Jobs[Any] | Enqueuer[..., Any
 
     - `session`, `what`, `arguments`: as for `enqueued`.
 
-    Raises `AssertionError` if there are such jobs, which shows them; `ArgumentsError` as `enqueued` does.
+    Raises `AssertionError` if there are such jobs, with a message that lists them; `ArgumentsError` as `enqueued` does.
     """
     __tracebackhide__ = True
     own = plain_session(session, call_of(assert_not_enqueued, what, arguments))
@@ -73,12 +73,12 @@ def assert_unique(session: AnySession, task: Enqueuer[..., J], /, **arguments: A
     """Assert that `enqueued` finds exactly one live job, with the unique key that its arguments make, and return it.
 
     - `session`, `arguments`: as for `enqueued`.
-    - `task`: a unique task, or `task.options(…)` that make it so.
+    - `task`: a unique task, or `task.options(…)` that make it unique.
 
-    Returns that job. Live are jobs that are blocked, scheduled, queued or running.
+    Returns that job. A job is live if it is blocked, scheduled, queued or running.
 
-    Raises `AssertionError`, which shows the live jobs with their keys; `ArgumentsError` as `enqueued` does, and for a
-    task that is not unique.
+    Raises `AssertionError`, with a message that shows the live jobs and their keys; `ArgumentsError` as `enqueued`
+    does, and for a task that is not unique.
     """
     __tracebackhide__ = True
     check_task(task)

@@ -1,4 +1,4 @@
-"""Runs tasks in tests. Coroutines run in the test's event loop or, if there is none, each in a loop of its own."""
+"""Runners for tasks in tests. Coroutines run in the test's event loop. Without a loop, each coroutine gets its own."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Here:
         """Do nothing: runs in tests are not interrupted."""
 
     def shielded(self) -> AbstractContextManager[None]:
-        """Return a context that does nothing: nothing interrupts."""
+        """Return a context that does nothing, since nothing interrupts the run."""
         return nullcontext()
 
     def stack(self) -> str:
@@ -73,9 +73,9 @@ _REMEDY = "write await session.run_sync(lambda own: drain(jobs, own)) with the A
 def resources_of_test(
     hooks: Hooks, session: Session, given: Iterable[object] | None
 ) -> Generator[tuple[Resources, Await]]:
-    """Enter the worker contexts, unless resources are `given` in place of theirs.
+    """Enter the worker contexts, unless other resources are `given`.
 
-    Returns the resources, and what awaits coroutines outside of any event loop. Raises `ConfigurationError`.
+    Yields the resources, and a function that awaits coroutines outside any event loop. Raises `ConfigurationError`.
     """
     if given is not None:
         yield Resources(given), asyncio.run
@@ -122,7 +122,7 @@ def body_of(declaration: Declaration, session: Session, awaited: Await) -> Here:
 
 
 def check_session(declaration: Declaration, session: Session) -> None:
-    """Raise `ConfigurationError` if the session of the test is none of the class that the task takes."""
+    """Raise `ConfigurationError` if the test's session is not of the class that the task takes."""
     kind = declaration.signature.session_class
     given = around_test(session) if declaration.signature.is_coroutine else session
     if kind is not None and given is not None and not isinstance(given, kind):

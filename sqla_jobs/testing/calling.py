@@ -66,11 +66,11 @@ class RunOptions(TypedDict, total=False):
     scheduled_for: datetime
     """The tick of the schedule that enqueued the job; by default no schedule did."""
     cancel_requested: bool
-    """True: somebody has asked for the job to be cancelled. By default False."""
+    """True if the cancellation of the job was requested; by default False."""
     resources: Iterable[object]
     """The objects in `run.resources`. The worker contexts are then not entered."""
     headers: Mapping[str, str]
-    """Headers of the job, beside those that `@jobs.headers` adds."""
+    """Headers of the job, in addition to those that `@jobs.headers` adds."""
     signals: Mapping[str, Sequence[object]]
     """The payloads of signals that the job receives, by name. By default there are none, so waits time out."""
     results: Mapping[Task[..., Any, Any], Sequence[object]]
@@ -92,10 +92,10 @@ class _Injected(Protocol[C, E_co]):
 
 
 class _CallOf(Generic[C]):
-    """Selects the overload when a run is called, like `task.enqueue`."""
+    """Selects the overload for a call of a run, as for `task.enqueue`."""
 
     def __get__(self, run: _Injected[C, E], owner: object = None, /) -> E:
-        return run.without_injected(lambda *_, **__: None)  # only for type checkers
+        return run.without_injected(lambda *_, **__: None)  # type checkers alone read this
 
 
 class Run(Generic[C, R]):
@@ -150,7 +150,7 @@ class Run(Generic[C, R]):
                     return result
 
     def _steps(self, savepoints: Savepoints | None, body: Here) -> Callable[[Attempt], RunSteps]:
-        """Return a function that makes the run's steps, in memory."""
+        """Return a function that creates the run's steps, which are kept in memory."""
         store = MemoryStore(self._session, savepoints, self._options.get("signals", {}))
         is_coroutine = self._task.declaration.signature.is_coroutine
 
@@ -188,9 +188,9 @@ def run_job(
 ) -> Run[C, Any]:
     """Return a call that runs a task as a worker would, but without a job: `run_job(session, settle)(order=order)`.
 
-    The second call takes the arguments as `enqueue` does. It encodes, decodes and checks them, injects the session and
-    a `RunContext`, and checks that the result can be stored. It returns the result, or raises the task's exception.
-    Nothing is recorded, retried or interrupted, and no event handler is called.
+    The second call takes the arguments as `enqueue` does. It encodes, decodes and checks the arguments, injects the
+    session and a `RunContext`, and checks that the result can be stored. It returns the result, or raises the task's
+    exception. Nothing is recorded, retried or interrupted, and no event handler is called.
 
     The task runs inside its `Jobs`' middleware and the `context=` of `jobs.bind` or, with Flask, a new application
     context whose `db.session` is the test's session. A task with a session runs in a savepoint of `session`. Deferred
@@ -198,14 +198,14 @@ def run_job(
     an `AsyncSession`, await the call: `await run_job(session, fetch)(url=url)`.
 
     - `session`: the test's session. A coroutine task that takes a session needs an `AsyncSession`.
-    - `task`: a task. Write a task that is a class as `jobs.tasks["its name"]`.
+    - `task`: the task to run. Write a task that is a class as `jobs.tasks["its name"]`.
     - `options`: values of the task's `RunContext`: `attempt`, `max_attempts`, `scheduled_for`, `cancel_requested`,
       `headers`, `resources`. Without `resources=` the worker contexts are entered for the run. `signals` gives the
       payloads that `run.wait_for` returns, by the signals' names: `signals={"approved": [Approval(by="ada")]}`.
       `results` gives what `run.results` returns, by task: `results={fetch: ["a", "b"]}`.
 
-    Each step is called, and each sleep is over at once. A wait for a signal that is not given times out at once, or
-    raises an error if it has no timeout.
+    Each step is called, and each sleep ends at once. A wait for a signal that is not given times out at once, or raises
+    an error if it has no timeout.
 
     Raises `ArgumentsError` for arguments that do not fit, and for a result that cannot be stored;
     `ConfigurationError` for a coroutine task without the `AsyncSession` or greenlet that it needs.
@@ -228,7 +228,7 @@ def run_job(
 
 
 class GivenResults:
-    """The results that a test gives. They are encoded, as if jobs had stored them."""
+    """The results that a test gives. The results are encoded, as if jobs had stored them."""
 
     def __init__(self, given: Mapping[Task[..., Any, Any], Sequence[object]]) -> None:
         self._stored = {
@@ -236,7 +236,7 @@ class GivenResults:
         }
 
     def results(self, job_id: int, tasks: Sequence[str]) -> list[Any]:
-        """Return the results given for a task of one of these names."""
+        """Return the results given for the tasks with these names."""
         return [value for name in tasks for value in self._stored.get(name, ())]
 
     def batch(self, job_id: int) -> None:

@@ -1,4 +1,4 @@
-"""Claims in a test's own transaction, by the workers' statements. The claiming process is not committed either."""
+"""Claims in a test's own transaction, by the workers' statements. The claiming process is not committed, either."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def resolve(session: Session, queries: Queries) -> None:
         if not watchers.ids or all(
             one.state == "joining" for one in queries.settle(session, watchers.ids, watchers.batches)
         ):
-            return  # a session of the test's own holds the rest
+            return  # another session of the test has locked the rest
 
 
 def promote(session: Session, queries: Queries, *, ahead: float) -> None:
@@ -138,7 +138,7 @@ def expire_rows(jobs: Jobs[Any], session: Session) -> None:
 
 
 class Savepoints:
-    """The transactions of runs in tests: savepoints in the test's transaction. They change no settings."""
+    """The transactions of runs in tests: savepoints in the test's transaction. They change no connection settings."""
 
     isolation: str = "READ COMMITTED"
 
@@ -184,7 +184,7 @@ class Savepoints:
         return bool(is_changed) or self._changes() != self._changes_before
 
     def commit_part(self, session: Session, step: NewStep) -> None:
-        """Release the savepoint, after the row of the step is stored, and begin another."""
+        """Store the row of the step, release the savepoint, and begin another."""
         session.flush()
         self.check_constraints()
         self.record(step)
@@ -199,7 +199,7 @@ class Savepoints:
 
     @contextmanager
     def outside(self) -> Generator[Connection]:
-        """Write outside of the run's savepoint, in which nothing is written, and which a sleep rolls back."""
+        """Write outside the run's savepoint, which a sleep rolls back. Nothing has been written in that savepoint."""
         if not self._is_inside:
             with self._session.begin_nested():
                 yield self._connection
@@ -262,5 +262,6 @@ _DEFERRED = text(
 )
 """Returns whether any constraint is deferrable, except the library's own, and the names of the initially deferred ones.
 
-SET CONSTRAINTS affects all constraints of the same name, so a name is included only if all of these are deferred.
+SET CONSTRAINTS affects all constraints of the same name, so a name is included only if all constraints of that name are
+deferred.
 """

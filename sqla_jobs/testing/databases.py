@@ -1,4 +1,4 @@
-"""Databases for tests. Each is a copy of a template, since copying is faster than creating tables."""
+"""Databases for tests. Each database is a copy of a template, since copying is faster than creating tables."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Databases:
 
     @contextmanager
     def new(self, metadata: MetaData | None = None) -> Generator[str]:
-        """Yield the URL of a new database with the tables of `metadata`, or of an empty one. Drop it afterwards."""
+        """Yield the URL of a new database with the tables of `metadata`, or without tables. Drop it afterwards."""
         name = self._create("template0" if metadata is None else self._template(metadata))
         try:
             yield self._url(name)
@@ -50,7 +50,7 @@ class Databases:
             self._drop(name)
 
     def _template(self, metadata: MetaData) -> str:
-        """Return the name of a template with these tables. The first call for a `metadata` creates it."""
+        """Return the name of a template with these tables. The first call for a `metadata` creates the template."""
         if not isinstance(metadata, MetaData):
             raise ConfigurationError(
                 f"the tables of a database come from a MetaData, got {metadata!r:.100}: have the fixture "

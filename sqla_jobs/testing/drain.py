@@ -64,7 +64,7 @@ class Drained(int):
     waiting: list[int]
     """The ids of jobs that are due but did not run; `jobs.why` explains why.
 
-    They wait behind a limit, are paused, are in a queue that was not drained, or have an undeclared task.
+    These jobs wait behind a limit, are paused, are in a queue that was not drained, or have an undeclared task.
     """
     errors: list[BaseException]
     """The exceptions of failed and retried runs that `drain` did not raise, in order."""
@@ -98,31 +98,33 @@ def drain(
 
     Jobs go through the real claim, execution and finish. Each transactional task runs in a savepoint of `session`.
     `drain` never commits or rolls back `session` itself, so a test that rolls it back undoes everything. Deferred
-    constraints are checked before the first run, and, as by a commit, at the end of each run. So is a step's: its
-    writes stay, whatever becomes of the run, as those that are committed with a worker.
+    constraints are checked before the first run and, as by a commit, at the end of each run and step. The writes of a
+    step stay even if its run fails, as they do with a worker.
 
     - `jobs`: the `Jobs`.
-    - `errors`: "raise" raises what a task raised, once that is recorded, with a note that names the job; the jobs after
-      it stay due. What the task's own `retry=` tries again is recorded alone, and the job comes again when it is due;
-      a task without `retry=` expects no error, though workers try it again. "record" records all.
-    - `queues`: the names of those to run; by default all, while a worker serves those alone that it is given. One that
-      no task, job or schedule has is an error, also after the last run.
-    - `ahead`: a timedelta, or seconds. Delayed jobs and retries that are due within that time from now run too,
-      without waiting. So do the ticks of schedules, declared and stored: they fire one moment after another, each
-      when nothing else is due. With `schedules=False` none fires. Sleeps and waits for signals that end within that
-      time are over when their job comes again.
-    - `resources`: what tasks find in `run.resources`. By default the worker contexts are entered before the first run,
-      left after the last, and what they yield is found.
-    - `max_runs`: more runs than these are an error.
+    - `errors`: "raise" raises a task's exception, once it is recorded, with a note that names the job; the jobs after
+      it stay due. An error that the task's own `retry=` covers is only recorded, and the job runs again when it is due.
+      A task without `retry=` is expected to raise no error, although workers would retry it. "record" records all
+      errors and raises none.
+    - `queues`: the names of the queues to run; by default all, while a worker serves only the queues that it is given.
+      A queue that no task, job or schedule has is an error, which is raised after the last run.
+    - `ahead`: a timedelta, or seconds. Delayed jobs and retries that are due within that time from now run too, without
+      waiting. Ticks of declared and stored schedules fire too: one moment after another, each when nothing else is due.
+      Sleeps and waits for signals that end within that time count as over when their job runs again.
+    - `schedules`: False fires no ticks.
+    - `resources`: the objects that tasks find in `run.resources`. By default the worker contexts are entered before the
+      first run and left after the last, and tasks find what they yield.
+    - `max_runs`: the maximum number of runs; more runs are an error.
     - `limits`: True obeys the limits of tasks and queues, and the turns of `fair_by`, which are ignored otherwise. Jobs
-      that wait behind a limit do not run. The returned number's `waiting` names the jobs that are due and did not run.
+      that wait behind a limit do not run. The returned number's `waiting` lists the jobs that are due but did not run.
 
-    Each run is inside of the middleware and of what workers put around it: the `context=` of `jobs.bind`, or a new
-    application context of Flask's, whose `db.session` is that of the test.
-    Coroutine tasks are awaited in the event loop of an asynchronous test, which writes
-    `await session.run_sync(lambda own: drain(jobs, own))` with its `AsyncSession`; that is what they are given. In a
-    synchronous test each of those without a session has an event loop of its own, or all have that of asynchronous
-    worker contexts.
+    Each run happens inside the middleware and the context that workers use: the `context=` of `jobs.bind` or, with
+    Flask, a new application context whose `db.session` is that of the test.
+
+    Coroutine tasks are awaited in the event loop of an asynchronous test, which writes `await session.run_sync(lambda
+    own: drain(jobs, own))` with its `AsyncSession`. The tasks get that `AsyncSession`. In a synchronous test, coroutine
+    tasks without a session run in the event loop of asynchronous worker contexts. Without such contexts, each of these
+    tasks runs in an event loop of its own.
 
     Raises a task's exception; `JobsError` if jobs are still due after `max_runs`, or if a task rolls back or
     closes the session; `ConfigurationError` for a coroutine task that cannot be awaited, whose job stays due, and if
@@ -334,7 +336,7 @@ class Ticks:
         expire_rows(jobs, session)
 
     def fire_next(self) -> bool:
-        """Fire the ticks of the next time that has any, as if that time were now. Return False if there is none."""
+        """Fire the next ticks that are due at one time, as if that time were now. Return False if there is none."""
         schedule: Any = self._jobs.Schedule
         horizon = func.clock_timestamp() + self._ahead
         upcoming = select(func.min(schedule.next_run_at)).where(schedule.enabled, schedule.next_run_at <= horizon)

@@ -55,18 +55,19 @@ def make_job(
     error: BaseException | None = None,
     **columns: Any,
 ) -> J:
-    """Add a job in `state`, with the runs, the times and the live process that belong to it, and flush it.
+    """Add a job in `state`, with the runs, the times and the live process that belong to that state, and flush it.
 
     - `session`: the test's session.
     - `what`: the job's task, or `task.options(…)`. With a `Jobs`, the job's task is the one named by `task=`, by
       default "example", and `args` is any JSON object.
-    - `state`: a `JobState` or its name, by default "queued", or the state of a job that is enqueued `after` those. A
-      scheduled job is due in an hour; a running one belongs to a process that stays alive for a day.
+    - `state`: a `JobState` or its name; by default "queued" or, with `after`, the state of a job enqueued after these
+      jobs and batches. A scheduled job is due in an hour; a running one belongs to a process that stays alive for a
+      day.
     - `args`: some of the task's arguments; arguments without a value are left out.
     - `attempt`: the number of started attempts: by default 1 for a job that is running, succeeded or failed, else 0.
       Each attempt that has ended has a run; all attempts before the last were retried.
     - `result`: the result of the last run of a job that succeeded.
-    - `error`: the exception of its failed and retried runs; by default a `RuntimeError`.
+    - `error`: the exception of the job's failed and retried runs; by default a `RuntimeError`.
     - `after`, `if_failed`, `batch`: as for `task.options(…)`.
     - `columns`: other values of the row, by name, such as `queue="mail"`, `finished_at=…`, and columns of your own.
 
@@ -128,14 +129,14 @@ def make_run(
     error: BaseException | None = None,
     **columns: Any,
 ) -> RunMixin:
-    """Add one more run of a job that is in the database, and flush it. The job stays as it is.
+    """Add one more run of a job that is in the database, and flush it. The job's row is not changed.
 
-    - `session`: that of the test.
+    - `session`: the test's session.
     - `job`: a job in that session.
     - `outcome`: a `RunOutcome` or its name.
-    - `attempt`: by default that of the job.
-    - `result`: what the run returned; kept if `outcome` is "succeeded".
-    - `error`: its exception, by default a `RuntimeError`; kept if `outcome` is "failed" or "retried".
+    - `attempt`: the number of the attempt; by default the job's.
+    - `result`: the value that the run returned; stored if `outcome` is "succeeded".
+    - `error`: the run's exception, by default a `RuntimeError`; stored if `outcome` is "failed" or "retried".
     - `columns`: other values of the row, by name.
 
     Raises `ArgumentsError` for an outcome or a column that does not exist.
@@ -183,7 +184,7 @@ def make_batch(
     - `session`: the test's session.
     - `what`: the jobs' task, or `task.options(…)`, or the `Jobs`, as for `make_job`.
     - `name`: the batch's name.
-    - `states`: the number of jobs in each state, such as `{"succeeded": 3, "failed": 1}`; by default none.
+    - `states`: the number of jobs in each state, such as `{"succeeded": 3, "failed": 1}`; by default no jobs.
     - `args`: the arguments of each job, as for `make_job`.
     - `columns`: other values of the batch's row, by name, such as `created_at=…`.
 
@@ -205,7 +206,7 @@ def make_batch(
 def _waiting(
     session: Session, models: Models[Any], after: Any, if_failed: IfFailed | IfFailedName | None
 ) -> tuple[Waiting, Begun] | None:
-    """Return what a job after these waits for, if enqueued now; None without any."""
+    """Return what a job enqueued after `after` would now wait for; None without `after`."""
     options = {"after": after, "if_failed": if_failed}
     given = {name: value for name, value in options.items() if value is not None}
     check_after(given)

@@ -1,4 +1,4 @@
-"""Comparison of the arguments and options that a test expects with stored jobs."""
+"""Comparison of stored jobs with the arguments and options that a test expects."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Criteria:
                 yield self._option(
                     job, name, self._waiting[name], read_batch(self._session, self._enqueuer.models, job)
                 )
-            elif name == "headers":  # header sources may have added some
+            elif name == "headers":  # header sources may have added others
                 found = {header: (job.headers or {}).get(header) for header in wanted}
                 yield self._option(job, name, wanted, found)
             elif name != "unique":

@@ -14,14 +14,14 @@ from sqla_jobs.tasks.task import Enqueuer
 from sqla_jobs.testing.matching import Compared, Criteria, arguments_of
 
 _SHOWN = 3
-"""Maximum number of similar jobs in a message."""
+"""The maximum number of similar jobs in a message."""
 _LISTED = 10
 
 
 def call_of(
     function: Callable[..., Any], what: Jobs[Any] | Enqueuer[..., Any], arguments: Iterable[str]
 ) -> Callable[[], str]:
-    """Return a function that makes the text of a call, such as `assert_enqueued(session, send, email=…)`."""
+    """Return a function that returns the text of a call, such as `assert_enqueued(session, send, email=…)`."""
 
     def call() -> str:
         named = "jobs" if isinstance(what, Jobs) else what.written

@@ -14,7 +14,7 @@ from sqla_jobs.models.workflow_columns import BatchMixin
 
 
 def named(given: Iterable[JobMixin | BatchMixin]) -> list[str]:
-    """Return a name for each, sorted: `job 17 (fetch)` or `batch 3 (import 17)`."""
+    """Return the names of these jobs and batches, sorted: `job 17 (fetch)` or `batch 3 (import 17)`."""
     return sorted(map(name_of, given))
 
 

@@ -1,4 +1,4 @@
-"""Assertions about the jobs that would start now. They make real claims and roll them back."""
+"""Assertions about the jobs that would start now. The assertions make real claims and roll them back."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ J = TypeVar("J", bound=JobMixin)
 
 
 def startable(session: AnySession, jobs: Jobs[J], /, *, queues: Iterable[str] | None = None) -> list[J]:
-    """Return the jobs that workers with room for all of them would start now, in their order. None of them starts.
+    """Return the jobs that workers with free slots would start now, in the order of their starts. No job starts.
 
-    Jobs that are not due, are paused, have an undeclared task or wait behind a limit are left out. Running jobs
-    occupy their places behind limits; `make_job(session, task, state="running")` makes such a job.
+    Jobs that are not due, are paused, have an undeclared task or wait behind a limit are left out. Running jobs count
+    against their limits; `make_job(session, task, state="running")` adds such a job.
 
-    - `session`: that of the test; it is flushed, and nothing else of it is changed.
+    - `session`: the test's session; it is flushed, and otherwise unchanged.
     - `jobs`: the `Jobs`.
-    - `queues`: the names of those to look at; by default all.
+    - `queues`: the names of the queues to look at; by default all.
 
-    Raises `ConfigurationError` for a queue that no task, job or schedule has, and where a worker would refuse to start.
+    Raises `ConfigurationError` for a queue that no task, job or schedule has, and if a worker would refuse to start.
     """
     own = plain_session(session, "startable(session, jobs)")
     with _all_started(own, jobs, queues) as ids:
@@ -54,7 +54,7 @@ def assert_starts(session: AnySession, jobs: Jobs[J], job: J | int, /) -> None:
     - `session`, `jobs`: as for `startable`.
     - `job`: the job, or its id.
 
-    Raises `AssertionError`, which says why it waits; and what `startable` raises.
+    Raises `AssertionError`, with a message that explains why the job waits, and the errors of `startable`.
     """
     __tracebackhide__ = True
     own = plain_session(session, "assert_starts(session, jobs, job)")
@@ -73,9 +73,9 @@ def assert_waits(session: AnySession, jobs: Jobs[J], job: J | int, /, *, because
     - `job`: the job, or its id.
     - `because`: a part of the expected reason.
 
-    The reasons are those left once every startable job has started.
+    The reasons are those that remain once every startable job has started.
 
-    Raises `AssertionError`, which shows them; and what `startable` raises.
+    Raises `AssertionError`, with a message that shows the reasons, and the errors of `startable`.
     """
     __tracebackhide__ = True
     own = plain_session(session, "assert_waits(session, jobs, job)")

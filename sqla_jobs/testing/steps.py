@@ -1,4 +1,4 @@
-"""Steps in tests: with rows in the test's own transaction, or in memory."""
+"""Steps in tests: stored as rows in the test's own transaction, or kept in memory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ConnectionsOfTest:
         self._savepoints = savepoints
 
     def spawn(self, function: Callable[[], Any], /) -> Coroutine[Any, Any, Any]:
-        """Call `function` for a coroutine, in this thread."""
+        """Return a coroutine that calls `function` in this thread."""
         return greenlet_spawn(function)
 
     def begin(self) -> AbstractContextManager[Connection]:

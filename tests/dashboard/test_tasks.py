@@ -227,4 +227,4 @@ def test_the_link_of_failures_leads_to_what_has_failed_for_good_and_is_not_there
     page = visitor.get("/tasks")
     assert 'href="/ops/jobs?task=fail&amp;state=failed"' in page
     assert 'href="/ops/jobs?task=settle&amp;state=failed"' not in page
-    assert "it leads to these, and not to those that are tried again" in words(page)
+    assert "links to them, and not to those that are retried" in words(page)

@@ -17,9 +17,9 @@ from sqla_jobs.rules.wording import Count
 
 BAD = ("failed", "retried", "lost")
 _LOOKED_AT = 5_000
-"""Maximum number of failures that are grouped, the newest first."""
+"""The maximum number of failures that are grouped, the newest first."""
 _KINDS = 5
-"""Maximum number of errors shown for one task, the most common first."""
+"""The maximum number of errors shown for one task, the most common first."""
 _SHOWN = 50
 
 
@@ -45,8 +45,8 @@ class FailureGroup:
 def failure_groups(session: Session, jobs: Jobs[Any], start: datetime, now: datetime) -> list[FailureGroup]:
     """Return the failures since `start`: the most common of each task first, then the others.
 
-    If there are more than can be examined, the numbers are minima. In that case, the tasks without a run among the
-    newest failures are found through their jobs that failed or are waiting for a retry, in an index whose cost does not
+    If there are too many failures to examine, the numbers are minimums. Tasks without a run among the newest failures
+    are then found through their jobs that failed or wait for a retry. An index finds these at a cost that does not
     depend on other tasks.
     """
     rows = session.execute(_groups(jobs, start), bind_arguments={"mapper": jobs.Run}).all()
@@ -72,7 +72,7 @@ def failure_groups(session: Session, jobs: Jobs[Any], start: datetime, now: date
         )
         for row in rows
     ]
-    # their errors contain no secrets any more
+    # secrets are already removed from these errors
     return found + [
         FailureGroup(
             one.task,
@@ -133,7 +133,7 @@ def _groups(jobs: Jobs[Any], start: datetime) -> Any:
 
 
 def _by_jobs(session: Session, jobs: Jobs[Any], known: set[str], within: timedelta) -> list[Failures]:
-    """Return failures and pending retries together, for tasks that are not known yet."""
+    """Return failures and pending retries together, for tasks that are not in `known`."""
     found = dict[tuple[str, str], Failures]()
     failed = read_failures(session, jobs, within=within, but_for=known)
     for one in (*failed, *read_retrying(session, jobs, but_for=known)):

@@ -36,14 +36,14 @@ class BadFilter(JobsError):
 
 @dataclass(frozen=True)
 class Filter:
-    """The filters in a URL, as written, and the selection that they make."""
+    """The filters in a URL, as written, and the jobs that they select."""
 
     given: Mapping[str, str]
     selection: Selection
 
     @property
     def state(self) -> JobState | None:
-        """The selected state; None without one."""
+        """The selected state; None if no state is selected."""
         return self.selection.states[0] if self.selection.states else None
 
     @property
@@ -53,7 +53,7 @@ class Filter:
 
     @property
     def has_rare_ones(self) -> bool:
-        """True if any filter that a page hides at first is set."""
+        """True if a filter is set whose field the page hides at first."""
         return bool(self.given.keys() & {"created_after", "created_before", "result", "key", "batch", "schedule"})
 
     def without(self, name: str) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """The use of limits over the last hour, and the keys that use them now.
 
-No table holds the use. It is read from the running jobs, from the attempts that started in the hour, as many as the
-charts read, and from the starts behind rates. The gates of their jobs name their limits.
+No table stores the use. The use is computed from the running jobs, the attempts that started in the hour (or a sample
+of them), and the recorded starts of rates. The gates of a job name its limits.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from sqla_jobs.runtime.figures import LimitStatus
 
 HOUR = SPANS["hour"]
 KEYS = 5
-"""Keys that are shown of each limit, those that use it most."""
+"""The maximum number of keys shown for each limit: those that use it most."""
 _SAMPLE = 3_000
 _RUNNING = 10_000
-"""Running jobs that are read."""
+"""The maximum number of running jobs that are read."""
 _STARTS = 10_000
-"""Rows of starts that are read of each rate that has keys."""
+"""The maximum number of `jobs.Start` rows that are read for each rate with keys."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyUse:
-    """One key of a limit: as JSON, or its hash; and the jobs that run behind it, or its starts in `per` seconds."""
+    """One key of a limit, as JSON or as a hash, and its use: its running jobs, or its starts in `per` seconds."""
 
     key: str
     used: int
@@ -47,7 +47,7 @@ class LimitUse:
     """The use of one limit."""
 
     buckets: list[float] = field(default_factory=lambda: [0.0] * HOUR.buckets)
-    """By stretch of time: the jobs that ran at once, on average; or the starts behind a rate."""
+    """For each bucket of time: the average number of jobs that ran at once or, for a rate, the number of starts."""
     keys: list[KeyUse] = field(default_factory=list[KeyUse])
     others: int = 0
     """The number of other keys in use."""
@@ -60,7 +60,7 @@ class LimitUses:
     start: datetime
     """The start of the first bucket."""
     sampled: int | None
-    """Number of examined attempts; None if all were examined."""
+    """The number of examined attempts; None if all were examined."""
     of: dict[str, LimitUse]
 
 
@@ -102,7 +102,7 @@ def _ended(jobs: Jobs[Any], sample: Any, start: datetime, queues: Sequence[str])
     job, run = jobs.Job, jobs.Run
     columns = [run.job_id, run.started_at, run.finished_at]
     source, runs = sample.runs(jobs, columns, run.id >= sample.first, run.started_at >= start)
-    # LIMIT keeps each look-up one in the primary key
+    # LIMIT makes the planner look up each row by primary key
     of_job = select(job.gates, job.queue).where(job.id == runs.job_id).limit(1).lateral("of_job")
     found = select(of_job.c.gates, of_job.c.queue, runs.started_at, runs.finished_at)
     return found.select_from(source.join(of_job, true())).where(_is_limited(of_job.c, queues))
@@ -113,7 +113,7 @@ def _is_limited(job: Any, queues: Sequence[str]) -> Any:
 
 
 def _limiting(gates: Sequence[str] | None, queue: str, by_gate: dict[str, LimitStatus]) -> Iterator[str]:
-    """The limits that a job with these gates has, in this queue."""
+    """Yield the gates in `by_gate` that limit a job with the gates `gates` in this queue."""
     for gate in {*rows_of(gates or ()), f"@{queue}"}:
         if gate in by_gate:
             yield gate
@@ -125,7 +125,7 @@ def _add_start(buckets: list[float], weight: int, start: datetime, started_at: d
 
 
 def _add_time(buckets: list[float], weight: int, start: datetime, started_at: datetime, until: datetime) -> None:
-    """Adds the seconds in which the job ran to each stretch of time."""
+    """Add the seconds for which the job ran to each bucket of time."""
     since = max(started_at, start)
     while since < until:
         place = min((since - start) // HOUR.width, len(buckets) - 1)
@@ -135,7 +135,7 @@ def _add_time(buckets: list[float], weight: int, start: datetime, started_at: da
 
 
 def _divide(uses: LimitUses, by_gate: dict[str, LimitStatus], start: datetime, now: datetime) -> None:
-    """Makes seconds to jobs at once. The last stretch of time is not over yet."""
+    """Convert seconds of run time to the average number of jobs at once. The last bucket has not ended yet."""
     last = max((now - start - HOUR.width * (HOUR.buckets - 1)) / timedelta(seconds=1), 1.0)
     for gate, use in uses.of.items():
         if by_gate[gate].kind != "rate":
@@ -158,7 +158,7 @@ def _keys_started(
 ) -> Counter[str]:
     """Count the jobs that started in the last `per` seconds behind each gate of a rate with a key."""
     start: Any = jobs.Start
-    of_row = (start.gate > limit.gate, start.gate < f"{limit.gate[:-1]}>")  # which comes after =
+    of_row = (start.gate > limit.gate, start.gate < f"{limit.gate[:-1]}>")  # ">" is the character after "="
     some = select(start.gate, start.count, start.started_at).where(*of_row).limit(_STARTS).subquery("some")
     since = func.clock_timestamp() - timedelta(seconds=limit.per or 0)
     counted = select(some.c.gate, func.sum(some.c.count)).where(some.c.started_at > since).group_by(some.c.gate)
@@ -166,7 +166,7 @@ def _keys_started(
 
 
 def _shown(jobs: Jobs[Any], limit: LimitStatus, gate: str) -> str:
-    """Return the key in a gate. A plain key that must be hashed now was stored by other code, and is not shown."""
+    """Return the key in a gate. A plain key that should be hashed was stored by other code, and is hidden."""
     key = gate.removeprefix(limit.gate)
     declared = (one for task in jobs.tasks.values() for one in task.declaration.gates)
     is_secret = (limit.declared or {}).get(HASHED_BY) or any(one.misspells(gate) for one in declared)

@@ -19,18 +19,18 @@ from sqla_jobs.models.types import JobState
 
 SIZE = 50
 _WINDOWS = (5_000, 50_000)
-"""Number of jobs that each statement of a search reads: the first statement, and the later ones."""
+"""The numbers of jobs that a search reads in its first statement and in each later one."""
 _BUDGET = 1.0
 """Seconds after which a search ends with the jobs found so far."""
 _MARGIN = timedelta(minutes=1)
-"""Maximum difference between the order of ids and that of creation times."""
+"""The maximum time by which the order of ids may differ from that of creation times."""
 _SMALL = 2000
-"""Maximum size, in bytes, of stored arguments that a row of a list shows."""
+"""The maximum size, in bytes, of stored arguments that a row of a list shows."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """One page, with the keys of its neighbours; None for a neighbour that does not exist."""
+    """One page, with the keys of its neighbors; None for a neighbor that does not exist."""
 
     rows: Sequence[Any]
     next_key: Sequence[Any] | None
@@ -73,7 +73,7 @@ def find(
     after: Sequence[Any] | None = None,
     before: Sequence[Any] | None = None,
 ) -> Found:
-    """Return the page after one key or before another; the first page without a key."""
+    """Return the page after the key `after` or before the key `before`; without either, the first page."""
     backwards = before is not None
     start = before if backwards else after
     if _is_indexed(selection):
@@ -111,7 +111,7 @@ def _from(jobs: Jobs[Any], selection: Selection, order: Order, start: Sequence[A
     if selection.states:
         query = query.where(job.state == selection.states[0])
         if selection.states[0] == JobState.blocked:
-            query = query.where(job.waits_for.is_not(None))  # as the index says
+            query = query.where(job.waits_for.is_not(None))  # like the predicate of the index
     if start is not None:
         query = query.where(order.beyond(start, backwards=backwards))
     return query
@@ -183,7 +183,7 @@ def _bounds(session: Session, jobs: Jobs[Any], selection: Selection, order: Orde
 def where_since(session: Session, jobs: Jobs[Any], id_column: Any, column: Any, moment: datetime) -> tuple[int, int]:
     """Bisect for the first row whose `column` is `moment` or later, and return the ids around it.
 
-    Ids and `column` must grow together.
+    Ids and `column` must increase together.
     """
     on_jobs = {"mapper": jobs.Job}
     ends = session.execute(select(func.min(id_column), func.max(id_column)), bind_arguments=on_jobs).one()

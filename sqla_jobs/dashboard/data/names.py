@@ -1,4 +1,4 @@
-"""The suggestions in form fields for a task or a queue."""
+"""The names that form fields suggest for a task or a queue."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from sqla_jobs.monitoring.finding import ask
 from sqla_jobs.monitoring.queues import waiting_queues
 
 _NEWEST = 1_000
-"""Maximum number of jobs whose names are read."""
+"""The maximum number of jobs whose names are read."""
 _MOST = 500
-"""Maximum number of names of each kind on a page."""
+"""The maximum number of names of each kind on a page."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,10 +34,10 @@ class Order:
         return [column.desc() if down else column.asc() for column in self.columns]
 
     def beyond(self, key: Sequence[Any], *, backwards: bool = False) -> ColumnElement[bool]:
-        """Return the condition for rows after the one with `key`, or before it.
+        """Return the condition for rows after the row with `key`; with `backwards`, before it.
 
-        Rows without a value in the first column are where the server puts them: first in a descending order. In an
-        ascending order only the first page has them, since one index condition cannot express both.
+        Rows without a value in the first column come first in a descending order, and last in an ascending one. In an
+        ascending order, only the first page can show such rows, since one index condition cannot express both cases.
         """
         first, *rest = self.columns
         if key[0] is None:
@@ -45,7 +45,7 @@ class Order:
             return or_(same, first.is_not(None)) if self.is_descending != backwards else same
         if self.is_descending != backwards:
             past = tuple_(*self.columns) < tuple_(*self._typed(key))
-            return and_(past, first <= literal(key[0], first.type))  # repeated for the index
+            return and_(past, first <= literal(key[0], first.type))  # redundant, but it lets the server use the index
         past = tuple_(*self.columns) > tuple_(*self._typed(key))
         return and_(past, first >= literal(key[0], first.type))
 

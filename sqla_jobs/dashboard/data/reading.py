@@ -15,15 +15,15 @@ from sqla_jobs.jobs import Jobs
 from sqla_jobs.rules.wording import Count
 
 PATIENCE = 5.0
-"""Timeout of a page's statement in seconds."""
+"""The timeout of each statement of a page, in seconds."""
 COUNTED = 5_000
-"""Maximum number of rows that are counted exactly. Above that number, the planner's estimate is shown."""
+"""The maximum number of rows that are counted exactly. Above that number, the planner's estimate is shown."""
 
 _SETTINGS = {
     "transaction_read_only": "on",
     "statement_timeout": f"{PATIENCE:.0f}s",
-    "jit": "off",  # compiling takes longer than any page may
-    "plan_cache_mode": "force_custom_plan",  # a generic plan could not use the indexes on one state
+    "jit": "off",  # compiling would take longer than a page may take
+    "plan_cache_mode": "force_custom_plan",  # a generic plan could not use the partial indexes of one state
 }
 
 
@@ -41,7 +41,7 @@ def reading(jobs: Jobs[Any]) -> Generator[tuple[Session, datetime]]:
 
 
 class _Explain(Executable, ClauseElement):
-    """EXPLAIN of a query, without running it."""
+    """An EXPLAIN of a query, which does not run the query."""
 
     inherit_cache = False
 

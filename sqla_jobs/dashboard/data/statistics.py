@@ -1,7 +1,7 @@
 """The figures in the charts: runs of the last hour, day or week, by outcome, with wait and run times.
 
-Up to `EXACT` runs are counted exactly. Of more runs, up to `EXACT` failures are counted exactly, and the other figures
-come from a sample, evenly spread over the ids. So a page costs the same for any number of runs.
+Up to `EXACT` runs are counted exactly. If there are more runs, up to `EXACT` failures are counted exactly, and the
+other figures come from a sample, evenly spread over the ids. So a page costs the same for any number of runs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _EPOCH = datetime(2000, 1, 3, tzinfo=UTC)  # a Monday
 
 @dataclass(frozen=True)
 class Span:
-    """A period up to now, in buckets of one width."""
+    """A period that ends now, divided into buckets of equal width."""
 
     name: str
     title: str
@@ -52,13 +52,13 @@ SPANS = {
 
 @dataclass
 class Bucket:
-    """The runs that ended in one bucket. Times are in seconds, `None` without runs."""
+    """The runs that ended in one bucket. Durations are in seconds, and `None` if no run ended."""
 
     start: datetime | None
     succeeded: float = 0
     failed: float = 0
     wait: tuple[float, float] | None = None
-    """The median and the 95th percentile of the time from being due to starting, for jobs that ended."""
+    """The median and the 95th percentile of the time from a job's due time to its start, for jobs that ended."""
     run: tuple[float, float] | None = None
 
     @property
@@ -75,7 +75,7 @@ class Statistics:
     buckets: list[Bucket]
     whole: Bucket
     sampled: int | None = None
-    """Number of examined runs; None if all were examined."""
+    """The number of examined runs; None if all were examined."""
     are_failures_counted: bool = True
     """True if failures were counted exactly, False if they come from the sample."""
     groups: list[FailureGroup] = field(default_factory=list[FailureGroup])
@@ -117,17 +117,17 @@ def _bucket(moment: Any, span: Span) -> Any:
 
 
 def seconds(interval: Any) -> Any:
-    """Return the seconds of an interval, in SQL."""
+    """Return an SQL expression for the seconds of an interval."""
     return func.date_part("epoch", interval)
 
 
 def halves(values: Any) -> Any:
-    """Return the median and the 95th percentile of values, in SQL."""
+    """Return an SQL expression for the median and the 95th percentile of values."""
     return func.percentile_cont(literal([0.5, 0.95], ARRAY(Double))).within_group(values)
 
 
 def _totals(jobs: Jobs[Any], span: Span, start: datetime, sample: Sample) -> Any:
-    """Select the totals by bucket, and those of all buckets in a row without a bucket."""
+    """Select the totals of each bucket, and the totals of all buckets in a row whose bucket is NULL."""
     job: Any = jobs.Job
     table: Any = jobs.Run
     named = [table.job_id, table.outcome, table.started_at, table.finished_at]

@@ -2,7 +2,7 @@
 
 If there are many attempts, the figures come from a sample, and up to `_FAILURES` failures are counted exactly. So the
 page costs the same for any number of attempts. The figures of a task that is too rare for the sample come from the jobs
-of its schedules, if it has any, which an index finds.
+of its schedules, which an index finds.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from sqla_jobs.rules.wording import Count
 _SAMPLE = 5_000
 _FAILURES = 10_000
 _FEW = 3
-"""Minimum number of a task's attempts in a sample. With fewer, the jobs of its schedules are better."""
+"""The minimum number of a task's attempts in a sample. With fewer, the jobs of its schedules are read instead."""
 _SCHEDULED = 100
-"""Maximum number of jobs read from a schedule of a rare task, the newest first."""
+"""The maximum number of jobs read for each schedule of a rare task, the newest first."""
 _MOST_SCHEDULED = 2_000
 _MARGIN = timedelta(minutes=1)
-"""Maximum difference between the order of runs by id and that by start."""
+"""The maximum time by which the order of run ids may differ from that of starts."""
 _LATEST = timedelta(days=1)
-"""Maximum delay of an attempt after its job's tick for the attempt to be found by that tick."""
+"""The maximum delay of an attempt after its job's tick. Attempts that start later are not found."""
 
 
 class Seen(NamedTuple):
@@ -54,24 +54,24 @@ class TaskFigures:
     failures: Count
     """Attempts that failed, or were lost with their process."""
     retries: Count
-    """Failures that are retried."""
+    """Failures that are followed by a retry."""
     running: int
-    """Its running jobs, including those that a worker has claimed ahead."""
+    """The number of its running jobs, including those that a worker has claimed ahead."""
     looked_at: int
-    """Number of attempts from which `wait` and `run` are computed."""
+    """The number of attempts from which `wait` and `run` are computed."""
     wait: tuple[float, float] | None
-    """The median and the 95th percentile, in seconds, of the time from being due to starting, for last attempts."""
+    """The median and the 95th percentile, in seconds, from a job's due time to its start, for last attempts."""
     run: tuple[float, float] | None
     """The median and the 95th percentile, in seconds, of the duration of an attempt."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tasks:
-    """The figures of all declared tasks, and of others that ran."""
+    """The figures of all declared tasks, and of other tasks that ran."""
 
     figures: list[TaskFigures]
     sampled: int | None
-    """Number of examined attempts; None if all were examined."""
+    """The number of examined attempts; None if all were examined."""
     are_failures_counted: bool
     """True if failures were counted exactly, False if they come from the sample."""
 
@@ -105,7 +105,7 @@ def read_tasks(session: Session, jobs: Jobs[Any], span: Span, now: datetime) -> 
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    """The facts about a task apart from the examined attempts."""
+    """The known numbers of a task, apart from the examined attempts."""
 
     task: str
     running: int

@@ -14,13 +14,13 @@ from sqla_jobs.monitoring.batches import BatchStatus, read_batch, read_statuses
 from sqla_jobs.monitoring.finding import ask, table_names
 
 LISTED = 20
-"""Maximum number of jobs in a list."""
+"""The maximum number of jobs in a list."""
 COUNTED = 10_000
-"""Maximum number of jobs that are counted for a list."""
+"""The maximum number of jobs that are counted for a list."""
 READ = 5_000
-"""Maximum number of jobs and batches of a workflow that a page reads."""
+"""The maximum number of jobs and batches of a workflow that a page reads."""
 _EDGES = 20_000
-"""Maximum number of edges that a page reads."""
+"""The maximum number of edges that a page reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Near:
 
 @dataclass(frozen=True, slots=True)
 class Workflow:
-    """Jobs, batches and the edges between them. A batch is after its jobs."""
+    """Jobs, batches and the edges between them. A batch comes after its jobs."""
 
     jobs: Sequence[Any]
     """Rows with `id`, `task`, `state` and `batch_id`, ordered by id."""
@@ -117,7 +117,7 @@ def _edges(session: Session, jobs: Jobs[Any], job_ids: Collection[int]) -> list[
 
 
 # A batch that no job waits for connects nothing. Without IS NOT NULL, each job would cost a scan of all jobs. Without
-# the order, which is that of an index, a small batch might cost one.
+# the order, which is that of an index, even a small batch might cost such a scan.
 _CONNECTED = """
 WITH RECURSIVE found (job_id, batch_id) AS (
     SELECT CAST(:job_id AS bigint), CAST(NULL AS bigint)

@@ -1,1 +1,1 @@
-"""Texts and shapes of values on pages. Pure."""
+"""The texts and shapes that show values on pages. Pure functions."""

@@ -1,4 +1,4 @@
-"""Charts as numbers: bars and lines in a picture of 1000 by 100, with axis labels. Pure."""
+"""Charts as numbers: bars and lines in a picture of 1000 by 100, with axis labels. Pure functions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WIDTH, HEIGHT = 1000.0, 100.0
 
 @dataclass(frozen=True)
 class Bar:
-    """One bucket of a bar chart: two stacked parts, and the title on hover."""
+    """One bucket of a bar chart: two stacked parts, and the title shown on hover."""
 
     x: float
     width: float
@@ -58,7 +58,7 @@ class Chart:
 
 
 def nice(value: float) -> float:
-    """Round up to 1, 2, 4, 5 or 10 times a power of ten: an axis end whose half is round, too."""
+    """Round up to 1, 2, 4, 5 or 10 times a power of ten, so that half of an axis is a round number, too."""
     if value <= 0:
         return 1.0
     size = 10.0 ** math.floor(math.log10(value))

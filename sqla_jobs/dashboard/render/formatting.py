@@ -1,4 +1,4 @@
-"""Numbers, times and durations for people. Pure."""
+"""Numbers, times and durations for people. Pure functions."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from sqla_jobs.rules.wording import UNITS
 
 
 def number(value: float) -> str:
-    """Return 1234567 as `1,234,567`."""
+    """Format a number with separators: 1234567 as `1,234,567`."""
     return f"{value:,.0f}"
 
 
 def short(value: float) -> str:
-    """Return a number for an axis: 1,200 as `1.2k`."""
+    """Format a number for an axis: 1,200 as `1.2k`."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.3g}{letter}"
@@ -25,7 +25,7 @@ def short(value: float) -> str:
 
 
 def ago(moment: datetime, now: datetime) -> str:
-    """Return the time from `moment` to `now`, or from `now` to `moment`, in one unit."""
+    """Return the distance of `moment` from `now` in one unit, such as `5 min ago` or `in 5 min`."""
     seconds = (now - moment).total_seconds()
     distance = abs(seconds)
     if distance < 1:

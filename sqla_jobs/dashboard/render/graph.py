@@ -1,4 +1,4 @@
-"""A workflow as a picture: boxes in columns, each to the right of all that it waits for. Pure."""
+"""A workflow as a picture: boxes in columns, each to the right of the boxes that it waits for. Pure functions."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 from sqla_jobs.dashboard.data.workflow import Workflow
 
 NODES = 200
-"""Maximum number of boxes. The jobs of larger workflows are grouped by task and state."""
+"""The maximum number of boxes. The jobs of larger workflows are grouped by task and state."""
 _LINES = 2_000
-"""Maximum number of lines."""
+"""The maximum number of lines in a picture."""
 _WIDTH, _HEIGHT = 176, 46
 _APART, _BELOW = 56, 14
 _MARGIN = 6
 _SEEN = 9
-"""Number of boxes in a column that are seen without scrolling."""
+"""The number of boxes in a column that are visible without scrolling."""
 _LETTERS = 21
-"""Maximum number of letters of a task's name in a box."""
+"""The maximum number of letters of a task's name in a box."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Box:
     part: float | None = None
     """The share of a batch's jobs that have ended, from 0 to 1."""
     is_here: bool = False
-    """True for the job whose page it is."""
+    """True for the box of the job whose page this is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Graph:
 
     @property
     def states(self) -> list[str]:
-        """The states in the picture."""
+        """The states of the jobs in the picture."""
         return sorted({one.box.state for one in self.boxes if one.box.batch_id is None})
 
 
@@ -113,7 +113,7 @@ def _grouped(jobs: Iterable[Any], here: int) -> list[Box]:
 
 
 def _levels(keys: Sequence[str], edges: Sequence[tuple[str, str]]) -> dict[str, int]:
-    """Return for each key the length of the longest path that leads to it."""
+    """Return the length of the longest path that leads to each key."""
     after: dict[str, list[str]] = defaultdict(list)
     open_edges = Counter[str]()
     for one, other in edges:
@@ -145,7 +145,7 @@ def _placed(
     placed: dict[str, Placed] = {}
     for number, column in enumerate(columns):
         ranks = {box.key: _rank(before[box.key], placed) for box in column}
-        column.sort(key=lambda box: ranks[box.key])  # below what it waits for, so that fewer lines cross
+        column.sort(key=lambda box: ranks[box.key])  # near the boxes before it, so that fewer lines cross
         top = _MARGIN + max(0, min(tallest, _SEEN) - len(column)) * step / 2
         x = _MARGIN + number * (_WIDTH + _APART)
         placed |= {box.key: Placed(box, x, top + place * step) for place, box in enumerate(column)}
@@ -155,7 +155,7 @@ def _placed(
 
 
 def _rank(before: Sequence[str], placed: Mapping[str, Placed]) -> float:
-    """Return the average height of the boxes before one."""
+    """Return the average vertical position of the boxes before a box."""
     heights = [placed[key].y for key in before if key in placed]
     return sum(heights) / len(heights) if heights else 0.0
 

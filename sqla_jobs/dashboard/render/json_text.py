@@ -1,4 +1,4 @@
-"""JSON for people: indented, and each number with exactly the stored digits. Pure."""
+"""JSON for people: indented, and each number with exactly the stored digits. Pure functions."""
 
 from __future__ import annotations
 

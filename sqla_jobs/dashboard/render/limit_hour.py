@@ -1,4 +1,4 @@
-"""The last hour of a limit, as bars in a picture of 1000 by 100 and in words. Pure."""
+"""The last hour of a limit, as bars in a picture of 1000 by 100 and in words. Pure functions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The timeline of a job. Pure."""
+"""The timeline of a job. Pure functions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sqla_jobs.rules.wording import duration
 
 @dataclass(frozen=True)
 class Event:
-    """One point of a timeline; `state` colours it."""
+    """One point of a timeline; `state` determines its color."""
 
     title: str
     at: datetime | None
@@ -41,7 +41,9 @@ def timeline(job: Any, runs: Sequence[Any], *, is_whole: bool) -> list[Event]:
         case JobState.running:
             events.append(Event(f"Attempt {job.attempt} started", job.started_at, "running", "and runs"))
         case _:
-            if job.state in ENDED and last != job.finished_at:  # it ended without an attempt: cancelled, or by SQL
+            if (
+                job.state in ENDED and last != job.finished_at
+            ):  # it was cancelled, or changed by SQL, without an attempt
                 events.append(Event(str(job.state).capitalize(), job.finished_at, str(job.state)))
     ahead = [event for event in events if event.is_ahead]
     return sorted((e for e in events if not e.is_ahead), key=lambda e: e.at or job.created_at) + ahead

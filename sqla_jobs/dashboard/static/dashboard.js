@@ -1,5 +1,5 @@
-// Keeps a page up to date without losing what its reader is doing; copies; goes on with a change of many jobs.
-// Everything else works without it.
+// Refreshes a page without disturbing its reader, copies texts, and continues a change of many jobs.
+// Everything else works without JavaScript.
 "use strict";
 
 (() => {
@@ -12,14 +12,14 @@
     document.getElementById("said").textContent = text;
   };
 
-  // --- keeping up to date
+  // --- refreshing
 
   const stored = (value) => {
     try {
       if (value === undefined) return localStorage.getItem(KEY) === "1";
       localStorage.setItem(KEY, value ? "1" : "0");
     } catch {
-      // private windows may refuse; then it lasts for this page
+      // private windows may refuse to store it; then it lasts only for this page
     }
     return value;
   };
@@ -69,7 +69,7 @@
     if (again) (active.matches("summary") ? again.querySelector("summary") : again).focus({ preventScroll: true });
   };
 
-  // while rows are ticked none comes or goes: each is brought up to date where it stands
+  // while rows are ticked, none is added or removed: each is updated in its place
   const replaceRows = (region, fresh) => {
     region.querySelectorAll("tr[data-id]").forEach((row) => {
       const now = fresh.querySelector(`tr[data-id="${CSS.escape(row.dataset.id)}"]`);
@@ -125,7 +125,7 @@
     document.addEventListener("visibilitychange", () => document.hidden || paused || tick());
   }
 
-  // --- choosing rows
+  // --- selecting rows
 
   if (bulk && bulk.querySelector("[name=action]")) {
     const all = document.getElementById("tick-all");
@@ -156,7 +156,7 @@
     tell();
   }
 
-  // --- small helps
+  // --- small conveniences
 
   document.querySelectorAll("[data-copy]").forEach((one) => {
     one.hidden = !navigator.clipboard;

@@ -1,4 +1,4 @@
-"""Changes to jobs: to one from its page, or to many from a list, confirmed by number and then made in batches."""
+"""Changes to one job from its page, or to many from a list, which are first confirmed and then made in batches."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from sqla_jobs.rules.checks import read_moment, read_priority
 
 _SAMPLE = 5
 _STRETCH = 50_000
-"""Maximum number of ids that one transaction reads."""
+"""The maximum number of ids that one transaction reads."""
 _STEP = 1.0
 """Seconds of work in one request."""
 _MOST_IDS = 1_000
@@ -36,7 +36,7 @@ _MOST_IDS = 1_000
 
 @dataclass(frozen=True)
 class Offer:
-    """A change that a form offers. `asks` are the fields of the form, from which `made` makes the change."""
+    """A change that a form offers. `asks` names the fields of the form, from which `made` creates the change."""
 
     change: type[Change]
     made: Callable[[], Change]
@@ -144,7 +144,7 @@ def offered(state: JobState | None) -> list[tuple[str, Offer]]:
 
 
 def _asked(site: Dashboard) -> tuple[str, Offer, Selection, dict[str, str], list[str]]:
-    """Return the form's action, its change, the selection of jobs, and the fields and ids needed to repeat it."""
+    """Return the form's action, its change, the selection of jobs, and the fields and ids that repeat the form."""
     action = request.form.get("action", "")
     if action not in OFFERS:
         abort(400, f"Unknown action {action!r:.40}; valid actions: {', '.join(OFFERS)}.")
@@ -165,7 +165,7 @@ def _asked(site: Dashboard) -> tuple[str, Offer, Selection, dict[str, str], list
 
 
 def confirm(site: Dashboard) -> Response:
-    """POST /jobs/change: show the number of jobs, and some of them."""
+    """POST /jobs/change: show the number of selected jobs, and some of them."""
     action, offer, selection, fields, ids = _asked(site)
     job: Any = site.jobs.Job
     with site.reading() as (session, now):

@@ -26,7 +26,7 @@ from sqla_jobs.rules.unique import RESERVED
 
 _RUNS = 20
 _LONG = 100_000
-"""Maximum length of arguments, results and other texts on a page."""
+"""The maximum length of arguments, results and other texts on a page."""
 
 
 def show(site: Dashboard, job_id: int) -> Response:
@@ -101,7 +101,7 @@ class _Step:
 
 
 def _has_reasons(job: Any) -> bool:
-    """Return whether there is more to say about the job's state than the page shows anyway."""
+    """Return whether `why` can say more about the job's state than the page shows anyway."""
     is_stopped = job.state == JobState.cancelled and job.waits_for is not None
     return is_stopped or job.state in NOT_RUNNING
 
@@ -127,7 +127,7 @@ def _job(session: Session, jobs: Jobs[Any], job_id: int) -> Any:
 
 
 def _own_columns(jobs: Jobs[Any], job: Any, shown: Shown) -> list[tuple[str, str]]:
-    """Return those columns of an application's own job class that have a value."""
+    """Return the columns that an application's job class adds, if they have a value."""
     values = _own_values(jobs, job).items()
     return [(name, _cut(shown.text(str(value)) or "")) for name, value in values if value is not None]
 
@@ -139,7 +139,7 @@ def _own_values(jobs: Jobs[Any], job: Any) -> dict[str, Any]:
 
 
 def _runs(session: Session, jobs: Jobs[Any], job_id: int, before: int | None) -> list[Any]:
-    """Return one run more than a page shows, the newest first, with results as text, which keeps every digit."""
+    """Return the newest runs, one more than a page shows. Results are text, which keeps every digit."""
     run: Any = jobs.Run
     columns = [column for column in run.__table__.c if column.name != "result"]
     query = (
@@ -181,7 +181,7 @@ def _as_code(jobs: Jobs[Any], job: Any, shown: Shown) -> str:
     """Return code that enqueues the job again."""
     task = jobs.tasks.get(job.task)
     said = f"jobs.tasks[{job.task!r}]"
-    is_made = (job.unique_key or "").startswith(RESERVED)  # the task makes it again
+    is_made = (job.unique_key or "").startswith(RESERVED)  # the task creates the key again
     key = None if is_made else shown.text(job.unique_key)
     options = {"queue": job.queue, "priority": job.priority, "unique_key": key}
     usual = {"queue": "default", "priority": 0, "unique_key": None}

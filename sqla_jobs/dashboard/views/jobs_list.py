@@ -34,7 +34,7 @@ class Line:
 
     @property
     def told(self) -> tuple[str, datetime | None]:
-        """The most relevant time in the job's state, with a label."""
+        """The most relevant time for the job's state, with a label."""
         job = self.job
         match job.state:
             case JobState.blocked:
@@ -58,7 +58,7 @@ class Line:
 
 
 def lines(site: Dashboard, session: Session, rows: Sequence[Any]) -> list[Line]:
-    """Return rows without sensitive values."""
+    """Return these rows as lines of a list, without sensitive values."""
     errors = last_errors(session, site.jobs, [row.id for row in rows]) if rows else {}
     made: list[Line] = []
     for row in rows:

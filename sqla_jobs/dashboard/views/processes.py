@@ -18,7 +18,7 @@ from sqla_jobs.monitoring.finding import ask
 from sqla_jobs.monitoring.processes import ProcessStatus, read_held, read_processes
 
 _NEWEST = 5_000
-"""Maximum number of runs read, the newest first."""
+"""The maximum number of runs read, the newest first."""
 _STORED_WITHIN = 10.0
 """Seconds within which a process's row shows that a job has ended."""
 

@@ -48,7 +48,7 @@ _EMPTY = {
 
 @dataclass(frozen=True)
 class Rule:
-    """A schedule's rule for people."""
+    """A schedule's rule in words, with its next times."""
 
     description: str
     upcoming: list[datetime]
@@ -56,7 +56,7 @@ class Rule:
 
 
 def _rule_of(cron: str, timezone: str, now: datetime, first: datetime | None = None, *, count: int = _UPCOMING) -> Rule:
-    """Describe a rule in English, with its next times in its zone; or its error."""
+    """Describe a rule in English, with its next times in its time zone. For an invalid rule, return its error."""
     try:
         rule = Cron.parse(cron, timezone)
         said, upcoming = rule.description, list[datetime]()
@@ -238,7 +238,7 @@ def save(site: Dashboard, schedule_id: int) -> AnyResponse:
 
 
 def _withheld(site: Dashboard, task: str, args: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments that the form masked. They are kept unless new ones are given."""
+    """Return the arguments that the form masked. These arguments are kept unless new ones are given."""
     shown = site.jobs.tasks.shown(task, args)
     return {name: value for name, value in args.items() if shown[name] != value}
 

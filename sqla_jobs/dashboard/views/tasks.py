@@ -14,7 +14,7 @@ from sqla_jobs.dashboard.data.tasks import TaskFigures, read_tasks
 from sqla_jobs.dashboard.site import Dashboard
 
 _SHOWN = 200
-"""Maximum number of tasks on the page."""
+"""The maximum number of tasks on the page."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Sorting:
     order: str
 
     def url(self, column: Column) -> str:
-        """Return the URL of the table sorted by that column; reversed if it is the current one."""
+        """Return the URL of the table sorted by that column, in reverse order if it is the current column."""
         flipped = "asc" if self.order == "desc" else "desc"
         return self._page(self.span, column, flipped if column is self.column else column.order)
 
