@@ -141,7 +141,7 @@ def test_a_failed_job_is_found_understood_and_retried(page: Page, origin: str, s
         wait_until(lambda: state_of(session, job.id) == "failed")
     page.reload()
     expect(page.get_by_role("article")).to_have_count(3)
-    page.get_by_role("link", name="Changes made to it here").click()
+    page.get_by_role("link", name="Audit log entries").click()
     expect(page.get_by_role("row")).to_have_count(2)
     expect(page.get_by_role("row").last).to_contain_text("retry")
 

@@ -496,7 +496,7 @@ def test_of_many_runs_a_sample_tells_and_failures_are_counted(visitor: Visitor, 
     )
     session.commit()
     page = words(visitor.get("/"))
-    assert "Told from an even sample of" in page
+    assert "Estimated from an even sample of" in page
     found = re.search(r"about ([\d,]+) runs succeeded and (\d+) failed", page)
     assert found
     assert 19_000 < int(found[1].replace(",", "")) < 21_000
@@ -724,7 +724,7 @@ def test_a_search_that_runs_out_of_time_says_so_and_goes_on(
             first = thread.submit(visitor.get, "/jobs?args=n=3")
             wait_until(lambda: watching.scalar(text(f"{waiting} AND {too_long}")))
         page = first.result()
-    assert "Not everything was searched. 5,000 jobs were looked through" in words(page)
+    assert "Not everything was searched. 5,000 jobs were searched" in words(page)
     assert rows(page) == []
     found = re.search(r'href="([^"]+)">Search further', page)
     assert found
@@ -1247,8 +1247,8 @@ def test_a_schedule_shows_what_became_of_its_last_ticks(visitor: Visitor, sessio
     assert "#4711 deleted" in listed
     assert f"skipped Job #{job.id} had not ended, or had its unique key." in listed
     assert "skipped Job #4711 had not ended, or had its unique key." in listed
-    assert "missed 5 ticks No clock came in time; one did" in listed
-    assert "The tick that has come is refused: no way" in listed
+    assert "missed 5 ticks No clock fired it in time; one noticed" in listed
+    assert "The due tick is refused: no way" in listed
     assert page.count(f'href="/ops/jobs/{job.id}"') == 2
     assert "/ops/jobs/4711" not in page
 

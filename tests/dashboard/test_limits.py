@@ -189,7 +189,7 @@ def test_of_many_attempts_an_even_sample_is_read_and_the_page_says_so(
 
 def test_an_operator_edits_a_limit_and_clears_it(visitor: Visitor, session: Session) -> None:
     form = visitor.get("/limits/edit?gate=%23pair")
-    assert "Edit the limit pair Code says 2 at once. What you set here goes instead" in words(form)
+    assert "Edit the limit pair The code declares 2 at once. What you set here overrides that" in words(form)
     page = words(visitor.change("/limits/edit", {"gate": "#pair", "running": "7"}))
     assert "The limit pair is set." in page
     assert "Limit pair 7 at once code says 2 at once" in page

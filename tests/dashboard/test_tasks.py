@@ -67,7 +67,7 @@ def test_each_task_says_how_often_it_ran_how_that_went_and_how_long_it_took(visi
     assert told(page)["add"] == "3 0 0 0 2 s 2.9 s 30 s 39 s"
     assert re.match(r"4 4 2 0 \S+ ms \S+ ms \S+ ms \S+ ms$", told(page)["fail"])
     assert told(page)["login"] == f"0 0 0 0 {NOTHING} {NOTHING} {NOTHING} {NOTHING}"
-    assert "Every attempt counts that started in this time and has ended." in words(page)
+    assert "All attempts that started in this period and have ended are counted." in words(page)
 
 
 def test_an_attempt_that_was_lost_is_a_failure_and_a_retry_where_another_follows(
@@ -190,7 +190,7 @@ def test_of_many_attempts_a_sample_and_schedules_tell_and_failures_are_counted(
     session.execute(update(jobs.Job).where(jobs.Job.task == "settle").values(ticked))
     session.commit()
     page = visitor.get("/tasks")
-    assert re.search(r"Told from an even sample of 5,71\d attempts; failures and retries are", words(page))
+    assert re.search(r"Estimated from an even sample of 5,71\d attempts; failures and retries are", words(page))
     assert re.fullmatch(r"5,71\d looked at ≈\W*40,000 7 0 0 2 s 2 s 3 s 3 s", told(page)["add"])
     assert told(page)["settle"] == "3 looked at 3+ 0 0 0 2 s 2 s 3 s 3 s"
     assert told(page)["rare"].startswith("none looked at 1+ 1 0 ")
@@ -202,7 +202,7 @@ def test_of_many_failures_a_sample_tells_too(visitor: Visitor, session: Session)
     page = visitor.get("/tasks")
     assert re.search(r"looked at ≈\W*21,000 ≈\W*21,000 ≈\W*0 0 ", told(page)["mark"])
     assert "failures and retries are counted" not in page
-    assert "Told from an even sample of" in page
+    assert "Estimated from an even sample of" in page
 
 
 def test_without_tasks_the_page_says_how_to_get_one(database: Engine) -> None:
