@@ -31,7 +31,7 @@ log: logging.Logger = logging.getLogger("sqla_jobs.run")
 _AGAIN = (1.0, 2.0)
 """Bounds, in seconds, on the random delay before a job that got no transaction is tried again."""
 _SAY_AGAIN = 60.0
-"""Seconds without a failure to get a transaction after which the next failure is logged as a warning again."""
+"""Seconds between two warnings about failures to get a transaction."""
 
 
 _CONNECTIONS = "sqla_jobs.database.engines"
@@ -303,10 +303,11 @@ class WorkerTransactions:
         return is_writable
 
     def _logged(self, error: NotBegun) -> NotBegun:
-        """Log the error: as a warning if it is the first for a minute, else at DEBUG, since many jobs meet it."""
+        """Log the error, which many jobs may meet: as a warning at most once a minute, otherwise at DEBUG."""
         now = time.monotonic()
-        level = logging.WARNING if now >= self._say_again_at else logging.DEBUG
-        self._say_again_at = now + _SAY_AGAIN
+        level = logging.DEBUG
+        if now >= self._say_again_at:
+            level, self._say_again_at = logging.WARNING, now + _SAY_AGAIN
         log.log(level, "transactional jobs get no transaction, and come again, uncharged: %.500s", error)
         return error
 

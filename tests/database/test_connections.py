@@ -494,6 +494,20 @@ def test_a_task_that_gets_no_connection_from_the_pool_comes_again_uncharged(
     assert "QueuePool limit" in said
 
 
+def test_a_lack_of_connections_that_lasts_is_logged_again(
+    place: Place, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sqla_jobs.execution.transactions._SAY_AGAIN", 1.0)
+    small = create_engine(place.url, pool_size=1, max_overflow=0, pool_timeout=0.1)
+    with jobs.worker(bind=small, concurrency=4), Session(place.direct) as session:
+        with small.connect():
+            shop.write.enqueue_many(session, ({"n": n} for n in range(20)))  # they come again more than once a second
+            session.commit()
+            wait_until(lambda: len(put_off(log)) >= 2)
+        wait_until(lambda: states(place.direct) == {"succeeded": 20})
+    small.dispose()
+
+
 def test_too_many_connections_are_waited_out(place: Place, log: pytest.LogCaptureFixture) -> None:
     """First for the application's sessions alone, then, after a restart, for the worker's connections too."""
     admin = create_engine(place.direct.url, isolation_level="AUTOCOMMIT", pool_pre_ping=True)
