@@ -32,12 +32,12 @@ def warn_of_few_connections(ask: Callable[[], Sequence[int]], wanted: int) -> No
     except Exception as error:
         if getattr(cause_of(error), "sqlstate", None) != _NOT_ALLOWED:
             raise
-        log.info("the server does not tell how many connections it allows: %s", reason(error))
+        log.info("cannot read the server's limit of connections: %s", reason(error))
         return
     if used + wanted > most:
         log.warning(
             "this worker may use %d connections at once, and the server allows %d, of which %d are in use: "
-            "raise max_connections, lower --processes or the concurrency, or put PgBouncer before the server",
+            "raise max_connections, lower --processes or the concurrency, or put PgBouncer in front of the server",
             wanted,
             most,
             used,

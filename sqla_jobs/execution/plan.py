@@ -149,7 +149,7 @@ class Plan:
         if isinstance(error, CancelRequested):
             return Outcome.cancelled(Failure("Cancel", "cancelled while it ran"))
         if isinstance(error, LeaseGone):
-            return Outcome.lost(Failure("Lost", "its process was taken for dead, and stopped it"))
+            return Outcome.lost(Failure("Lost", "its process was declared dead, and stopped it"))
         if isinstance(error, Stopped):
             return Outcome.lost(Failure("Lost", "the worker stopped, and this did not end within its grace"))
         if isinstance(error, UnstorableResult | Misuse):

@@ -70,7 +70,7 @@ class _AwaitedSurrounded(AbstractAsyncContextManager[None]):
 
 def _log_unless(raised: BaseException | None, error: BaseException, attempt: Attempt) -> None:
     if error is not raised:
-        _log(error, "its context or middleware did not end well", attempt)
+        _log(error, "its context or middleware failed on exit", attempt)
 
 
 def log_after_commit(error: BaseException, attempt: Attempt, what: str = "it has succeeded") -> None:
@@ -122,7 +122,7 @@ def begin_span(tracing: Tracing, run: RunContext) -> Callable[[Outcome], None]:
         try:
             end(outcome)
         except Exception:
-            log.exception("job %s %s: the span of its run did not end well", run.job_id, run.task)
+            log.exception("job %s %s: the span of its run failed on exit", run.job_id, run.task)
 
     return contained
 

@@ -308,7 +308,7 @@ class WorkerTransactions:
         level = logging.DEBUG
         if now >= self._say_again_at:
             level, self._say_again_at = logging.WARNING, now + _SAY_AGAIN
-        log.log(level, "transactional jobs get no transaction, and come again, uncharged: %.500s", error)
+        log.log(level, "transactional tasks get no transaction; their jobs wait, using no attempt: %.500s", error)
         return error
 
 

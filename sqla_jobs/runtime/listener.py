@@ -128,7 +128,7 @@ class Listener:
         with ExitStack() as closing:
             raw = closing.enter_context(self._connect_alone())
             if not is_direct(raw):
-                log.info("a pooler stands before the server: %s of other processes are found by polling", self._what)
+                log.info("a pooler is in front of the server: %s of other processes are found by polling", self._what)
                 return None
             self._execute(raw, self._statement)
             if self._greeting is not None:
@@ -151,7 +151,7 @@ class Listener:
             if not self._is_wanted():
                 self._stop.set()
             elif not self._stop.is_set():
-                log.warning("the connection that listened for %s is lost, and made anew: %s", self._what, error)
+                log.warning("the listening connection for %s was lost, and is opened again: %s", self._what, error)
                 self._stop.wait(_PAUSE)
         finally:
             with self._lock:

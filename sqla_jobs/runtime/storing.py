@@ -10,7 +10,7 @@ from sqla_jobs.database.refusals import blames_a_row, in_parts, reason
 from sqla_jobs.rules.outcomes import MAX_MESSAGE, Failure, Outcome, storable
 from sqla_jobs.runtime.set_aside import SetAside
 
-RESCUED = Outcome.lost(Failure("Lost", "its process was taken for dead, and another process recorded that"))
+RESCUED = Outcome.lost(Failure("Lost", "its process was declared dead, and another process recorded that"))
 _GONE = Outcome.lost(Failure("Lost", "another process had the job before its end could be stored"))
 _REPLACED = Outcome.failed(Failure("UnstorableOutcome", "the outcome was refused by the server"))
 

@@ -51,11 +51,11 @@ class Oversight:
     def _look_whether_hung(self, child: ChildProcess, silence: float, options: SupervisorOptions) -> None:
         is_hung = silence > options.silent_after
         if child.is_hung and not is_hung:
-            log.warning("process %d goes on", child.pid)
+            log.warning("process %d continues", child.pid)
         elif is_hung and not child.is_hung:
             log.error(
-                "process %d makes no progress: nothing of it has run for %.0f s. It holds %s. "
-                "What it has not begun is given to others",
+                "process %d makes no progress: none of its code has run for %.0f s. It holds %s. "
+                "Jobs that it has not started are given to other processes",
                 child.pid,
                 silence,
                 child.work,
@@ -73,8 +73,8 @@ def ask_for_stacks(child: ChildProcess) -> None:
     child.show_stacks()
     if child.started.alive_at and child.silence > _NO_ANSWER:
         log.warning(
-            "process %d cannot tell where its jobs are: nothing of it has run for %.0f s. It holds %s. "
-            "`py-spy dump --native --pid %d` tells",
+            "process %d cannot log the stacks of its jobs: none of its code has run for %.0f s. It holds %s. "
+            "To see them, run `py-spy dump --native --pid %d`",
             child.pid,
             child.silence,
             child.work,

@@ -101,7 +101,7 @@ class Report:
     def why_not_alive(self) -> str | None:
         """Return why the process should be restarted, or `None` if its main loop is running."""
         since = time.monotonic() - self._turned_at
-        return f"the main loop has not turned for {duration(since)}" if since > _STUCK else None
+        return f"the main loop has not run for {duration(since)}" if since > _STUCK else None
 
     def why_not_ready(self) -> str | None:
         """Return why no child takes jobs, or `None` if one does and its last heartbeat is younger than half a lease."""

@@ -253,7 +253,7 @@ class Supervisor:
             self._to_replace.clear()
             self._is_replacing = False
             slot.hold_back(child)
-            log.error("a new process %s before it was ready: the old ones go on", child.how_it_ended())
+            log.error("a new process %s before it was ready: the old ones continue", child.how_it_ended())
             return
         slot.succeed()
         if not self._stop_requested.is_set() and not slot.is_done:

@@ -83,7 +83,7 @@ class Contexts:
                     else:
                         one.__exit__(None, None, None)
             except Exception:
-                log.exception("the worker context %s did not end well", name)
+                log.exception("the worker context %s failed on exit", name)
 
 
 class _Hosted:

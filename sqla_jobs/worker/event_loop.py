@@ -132,8 +132,8 @@ class EventLoop:
             places = [line.strip() for line in stack.splitlines() if line.lstrip().startswith("File ")]
             where = " … ".join(dict.fromkeys([*places[:1], *places[-1:]])) or "an unknown place"
             log.warning(
-                "%s has held up the event loop for %.1f s: nothing else runs there. A coroutine must not block; "
-                "asyncio.to_thread(…) calls what does. It is here:\n%s",
+                "%s has blocked the event loop for %.1f s: nothing else runs there. A coroutine must not block; "
+                "call blocking code with asyncio.to_thread(…). It is here:\n%s",
                 who,
                 now - self._asked_at,
                 stack,
@@ -161,7 +161,7 @@ class EventLoop:
         try:
             self.loop.run_forever()
         except (KeyboardInterrupt, SystemExit) as error:
-            log.error("%r was raised in the event loop, which goes on", error)  # noqa: TRY400 - it may reveal secrets
+            log.error("%r was raised in the event loop, which continues", error)  # noqa: TRY400 - it may reveal secrets
 
 
 async def _end(left: set[asyncio.Task[Any]]) -> None:

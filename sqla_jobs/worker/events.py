@@ -131,7 +131,7 @@ class EventDelivery:
             with self._context(None):
                 self._hooks.tell(event)
         except BaseException:
-            log.exception("the context of the handlers of %s, job %s, did not end well", event.name, event.job_id)
+            log.exception("the context of the handlers of %s, job %s, failed on exit", event.name, event.job_id)
 
     def _look(self) -> None:
         with self._engine.begin() as connection:

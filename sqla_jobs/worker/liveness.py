@@ -149,8 +149,8 @@ class Liveness:
     def _tick(self) -> None:
         if not self._host.keep(self.process_id):
             log.warning(
-                "this process was taken for dead, after no heartbeat for %g s; its jobs are left to others, "
-                "and it goes on under a new id",
+                "this process was declared dead after %g s without a heartbeat; its jobs are left to others, "
+                "and it continues under a new id",
                 self._settings.lease,
             )
             self._register()

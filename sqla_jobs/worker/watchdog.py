@@ -79,8 +79,8 @@ class Watchdog:
         cancelled_at = body.cancelled_at
         if cancelled_at is not None and now > cancelled_at + self._abandon_after and body.abandon():
             log.error(
-                "%s goes on %.1f s after it was cancelled, and is abandoned: a coroutine must let CancelledError "
-                "through. It is here:\n%s",
+                "%s is still running %.1f s after it was cancelled, and is abandoned: a coroutine must not suppress "
+                "CancelledError. It is here:\n%s",
                 attempt,
                 now - cancelled_at,
                 body.stack(),

@@ -116,7 +116,7 @@ def test_a_loop_that_is_held_up_for_ever_costs_its_process_and_nobody_else_an_ef
     assert (run.error_type, run.outcome) == ("TimeoutError", "failed")
     assert "ran longer than its timeout of 0.3 s and could not be interrupted" in (run.error or "")
     log = "".join(path.read_text() for path in tmp_path.glob("worker-*.log"))
-    assert "block_for_ever attempt 1 has held up the event loop for 1.0 s" in log
+    assert "block_for_ever attempt 1 has blocked the event loop for 1.0 s" in log
 
 
 @pytest.mark.parametrize("task", ["deaf", "deaf_twice"])

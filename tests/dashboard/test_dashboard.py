@@ -583,7 +583,7 @@ def test_a_task_is_paused_where_it_fails_and_resumed(visitor: Visitor, session: 
     session.commit()
     assert "Paused tasks" not in words(visitor.get("/"))
     page = visitor.change("/tasks/pause", {"task": "fail"})
-    assert "Task fail is paused: what runs goes on, nothing new starts" in words(page)
+    assert "Task fail is paused: running jobs continue, and no new jobs start" in words(page)
     assert re.search(
         r"Paused tasks Task Paused By Until Reason Action fail .{3,9} ada@example.com . . Resume fail", words(page)
     )

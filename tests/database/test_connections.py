@@ -452,7 +452,7 @@ def test_after_an_outage_longer_than_the_lease_nobody_takes_the_jobs_of_the_livi
     assert runs(place.direct, "lost") == 0
     attempts, rows = attempts_and_runs(place.direct)
     assert attempts == rows
-    assert "taken for dead" not in log.text
+    assert "declared dead" not in log.text
     assert max(complaints(log).values()) <= 2 * len(workers), "the server's last answer may come between two outages"
 
 
@@ -590,4 +590,6 @@ def test_a_task_does_not_begin_in_a_session_that_cannot_write(place: Place, log:
         session.refresh(one)
         assert (one.attempt, [run.outcome for run in one.runs]) == (1, ["succeeded"])
     assert seen[0] == seen[1] != seen[2], "seen when the worker starts, then by the task, twice"
-    assert put_off(log) == ["transactional jobs get no transaction, and come again, uncharged: the server is read-only"]
+    assert put_off(log) == [
+        "transactional tasks get no transaction; their jobs wait, using no attempt: the server is read-only"
+    ]

@@ -158,7 +158,7 @@ def test_it_changes_no_outcome(
     assert ran(session, task) == ended
     if task == "hangs":
         assert "outer sees CancelledError" in order
-    assert ("its context or middleware did not end well" in caplog.text) == (what == "after")
+    assert ("its context or middleware failed on exit" in caplog.text) == (what == "after")
 
 
 def test_tests_run_inside_it_too(session: Session) -> None:

@@ -133,7 +133,7 @@ def test_one_that_raises_afterwards_changes_no_outcome(session: Session, caplog:
     job = ends_badly.enqueue(session)
     drain(jobs, session, errors="record")
     assert (job.state, job.runs[0].result) == ("succeeded", 3)
-    assert "middleware did not end well" in caplog.text
+    assert "middleware failed on exit" in caplog.text
     assert "of the middleware" in caplog.text
 
 
@@ -154,7 +154,7 @@ def test_run_job_calls_a_task_inside_of_it_too(session: Session, caplog: pytest.
     with pytest.raises(PermissionError, match="not today"):
         run_job(session, refused)()
     assert run_job(session, ends_badly)() == 3
-    assert "middleware did not end well" in caplog.text
+    assert "middleware failed on exit" in caplog.text
 
 
 def test_what_is_bound_around_runs_is_around_those_of_drain_too(database: Engine, session: Session) -> None:

@@ -308,7 +308,7 @@ def test_an_error_as_one_ends_is_logged_and_the_others_end(
     session.commit()
     assert other.worker().drain() == 1
     assert left == ["first"]
-    assert "the worker context test_an_error_as_one_ends_is_logged_and_the_others_end.<locals>.raises did not end" in (
+    assert "the worker context test_an_error_as_one_ends_is_logged_and_the_others_end.<locals>.raises failed on" in (
         caplog.text
     )
 
@@ -468,7 +468,7 @@ def test_children_whose_contexts_no_longer_enter_replace_none_that_work(
     wait_until(lambda: "serves" in log.read_text())
     folder.joinpath("broken").touch()
     process.send_signal(signal.SIGHUP)
-    wait_until(lambda: "before it was ready: the old ones go on" in log.read_text())
+    wait_until(lambda: "before it was ready: the old ones continue" in log.read_text())
     assert len(entered.read_text().split()) == 2
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0
@@ -485,9 +485,9 @@ def test_a_child_that_is_to_be_replaced_is_not_replaced_in_a_hot_loop(
     session.execute(text("INSERT INTO sqla_jobs (task, args) VALUES ('predict', '{}')"))
     session.execute(select(func.pg_notify(jobs.models.channel, "default")))
     session.commit()
-    wait_until(lambda: log.read_text().count("before it was ready: the old ones go on") >= 2)
+    wait_until(lambda: log.read_text().count("before it was ready: the old ones continue") >= 2)
     begun = time.monotonic()
-    wait_until(lambda: log.read_text().count("before it was ready: the old ones go on") >= 4)
+    wait_until(lambda: log.read_text().count("before it was ready: the old ones continue") >= 4)
     assert time.monotonic() - begun > 2
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0

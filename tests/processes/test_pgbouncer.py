@@ -97,7 +97,7 @@ def test_workers_behind_a_pooler_lose_nothing_and_leave_nothing(
     assert left_in_sessions(pooled) == set()
     assert effects(pooled, "transactional") == dict.fromkeys(range(40), 1)
     logs = "".join(path.read_text() for path in tmp_path.glob("worker-*.log"))
-    assert logs.count("a pooler stands before the server") == 2
+    assert logs.count("a pooler is in front of the server") == 2
     assert "ERROR" not in logs
 
 

@@ -100,7 +100,7 @@ def test_a_parent_whose_main_loop_hangs_is_not_alive(monkeypatch: pytest.MonkeyP
     assert report.why_not_alive() is None
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now + 11)
-    assert report.why_not_alive() == "the main loop has not turned for 11 s"
+    assert report.why_not_alive() == "the main loop has not run for 11 s"
 
 
 @pytest.mark.parametrize("port", ["0", "70000", "http", "a b:1", "::1:9100"])

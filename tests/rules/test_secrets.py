@@ -443,7 +443,7 @@ def test_what_a_context_around_a_job_raises_is_logged_without_secrets(
         process_id = processes.register(session.connection(), jobs.models, kind="worker", queues={}, lease=30)
         (claimed,) = Queries(jobs.models).claim(session, process_id, {"default": 1}, list(jobs.tasks))
     executor.execute(Attempt(claimed, time.monotonic()), Body())
-    assert "did not end well" in caplog.text
+    assert "failed on exit" in caplog.text
     assert "Zk-surroundings" not in caplog.text
 
 

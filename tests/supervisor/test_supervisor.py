@@ -257,7 +257,7 @@ Base.metadata.create_all(jobs.binding().engine)
         wait_until(lambda: len(worker_pids(database)) == 1, message=log.read_text())
         (old,) = worker_pids(database)
         module.write_text("raise RuntimeError('half typed')")
-        wait_until(lambda: "the old ones go on" in log.read_text(), message=log.read_text())
+        wait_until(lambda: "the old ones continue" in log.read_text(), message=log.read_text())
         assert worker_pids(database) == [old]
         module.write_text(code.replace('"old"', '"new"'))
         wait_until(lambda: set(worker_pids(database)) - {old}, message=log.read_text())
@@ -421,10 +421,10 @@ def test_sigusr1_tells_of_a_process_that_cannot_answer(
 
     def is_told() -> bool:
         parent.send_signal(signal.SIGUSR1)
-        return f"process {child} cannot tell where its jobs are" in log_of(tmp_path)
+        return f"process {child} cannot log the stacks of its jobs" in log_of(tmp_path)
 
     wait_until(is_told)
-    assert f"It holds job {number}. `py-spy dump --native --pid {child}` tells" in log_of(tmp_path)
+    assert f"It holds job {number}. To see them, run `py-spy dump --native --pid {child}`" in log_of(tmp_path)
 
 
 def test_status_shows_what_each_process_runs_and_since_when(
@@ -691,7 +691,7 @@ def test_a_process_that_was_stopped_begins_nothing_that_was_given_to_others_mean
     begun = begun_by_the_stopped(tmp_path)
     wait_until(lambda: not left_to_others(database, begun), timeout=60)
     os.kill(child, signal.SIGCONT)
-    wait_until(lambda: "goes on" in log_of(tmp_path), timeout=30)
+    wait_until(lambda: "continues" in log_of(tmp_path), timeout=30)
     with Session(database) as session:
         shop.mark.options(max_attempts=1).enqueue_many(session, ({"n": n} for n in range(3000, 3100)))
         session.commit()

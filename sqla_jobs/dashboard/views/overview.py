@@ -54,7 +54,7 @@ def pause(site: Dashboard) -> AnyResponse:
     """POST /queues/pause and /tasks/pause"""
     with site.changing() as it:
         paused = pausing.pause(it, request.form.get("queue"), task=request.form.get("task"))
-    notice = f"{paused[0].upper()}{paused[1:]} is paused: what runs goes on, nothing new starts."
+    notice = f"{paused[0].upper()}{paused[1:]} is paused: running jobs continue, and no new jobs start."
     return site.go(site.back(site.url("overview")), notice)
 
 
@@ -62,4 +62,4 @@ def resume(site: Dashboard) -> AnyResponse:
     """POST /queues/resume and /tasks/resume"""
     with site.changing() as it:
         resumed = pausing.resume(it, request.form.get("queue"), task=request.form.get("task"))
-    return site.go(site.back(site.url("overview")), f"{resumed[0].upper()}{resumed[1:]} goes on.")
+    return site.go(site.back(site.url("overview")), f"{resumed[0].upper()}{resumed[1:]} is resumed.")
