@@ -54,10 +54,10 @@ def every(*, days: float = 0, hours: float = 0, minutes: float = 0, seconds: flo
 class Cron:
     """A rule for the times at which a schedule is due.
 
-    A rule with fixed hours fires once for each time that it names on a day. If daylight saving time skips that time,
-    the rule fires at the first instant after the gap. If the time occurs twice, the rule fires only the first time. A
-    rule whose hour is a wildcard (`*`, `*/2`) follows the hours as they pass: it never fires in the gap, and fires in
-    both passes of a repeated hour.
+    On each day that matches, a rule with fixed hours fires once at each time of day that it names. If daylight saving
+    time skips such a time, the rule fires at the first instant after the gap. If the time occurs twice, the rule fires
+    only the first time. A rule whose hour is a wildcard (`*`, `*/2`) follows the hours as they pass: it never fires in
+    the gap, and fires in both passes of a repeated hour.
 
     If both day fields (day and weekday) are restricted, a day matches if either field matches. A field that begins with
     `*` (even `*/2`) is not restricted. If either field is not restricted, a day must match both. These are the rules of
@@ -135,7 +135,7 @@ class Cron:
 
     @cached_property
     def _expanded(self) -> list[str]:
-        """Return the fields as lists of numbers."""
+        """Return the fields as text, with names and ranges replaced by numbers, such as `0,15,30,45`."""
         return [field.expand(text) for field, text in zip(FIELDS, self._fields, strict=True)]
 
     @cached_property

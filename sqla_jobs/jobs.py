@@ -425,8 +425,8 @@ class Jobs(Generic[J]):
     def follow(self, job: J | int | BatchMixin, /, *, timeout: float | None = None) -> Following[Any]:
         """Return a job's updates, to iterate over with `for` or `async for` until the job has ended.
 
-        - `job`: the job, or its id; or a batch. The job or batch must be committed. A number is always the id of a job:
-          load a batch with `session.get(jobs.Batch, id)`.
+        - `job`: the job, or its id; or a batch. The job or batch must be committed. A number is always taken as the
+          id of a job: to name a batch by its id, load it with `session.get(jobs.Batch, id)`.
         - `timeout`: seconds until `TimeoutError`; by default there is no limit.
 
         Each update is a `JobUpdate`; the first one shows the current state. For a batch, each is a `BatchCounts`, and
@@ -447,8 +447,8 @@ class Jobs(Generic[J]):
     def wait(self, job: J | int | BatchMixin, /, *, timeout: float | None = None) -> J | BatchCounts:
         """Wait until a job has succeeded, and return it in that state, with its runs, detached from any session.
 
-        - `job`: the job, or its id; or a batch. The job or batch must be committed. A number is always the id of a job:
-          load a batch with `session.get(jobs.Batch, id)`.
+        - `job`: the job, or its id; or a batch. The job or batch must be committed. A number is always taken as the
+          id of a job: to name a batch by its id, load it with `session.get(jobs.Batch, id)`.
         - `timeout`: seconds until `TimeoutError`; by default there is no limit.
 
         For a batch, wait until all its jobs have ended, whatever their outcomes, and return its `BatchCounts`.
@@ -519,8 +519,8 @@ class Jobs(Generic[J]):
     def cancel(self, session: AnySession, job: J | int | BatchMixin, /, *, kill: bool = False) -> bool | int:
         """Cancel a job once the caller commits: a waiting job ends as `cancelled`; a running job is asked to stop.
 
-        - `job`: the job, or its id; or a batch. A number is always the id of a job: load a batch with
-          `session.get(jobs.Batch, id)`.
+        - `job`: the job, or its id; or a batch. A number is always taken as the id of a job: to name a batch by
+          its id, load it with `session.get(jobs.Batch, id)`.
         - `kill`: True makes a command-line worker kill its child process if the job does not stop within `--kill-after`
           seconds. Other jobs running in that process lose an attempt.
 
@@ -541,8 +541,8 @@ class Jobs(Generic[J]):
 
         The job gets at least one more attempt. Jobs that were cancelled because this job had failed wait for it again.
 
-        - `job`: the job, or its id; or a batch. A number is always the id of a job: load a batch with
-          `session.get(jobs.Batch, id)`.
+        - `job`: the job, or its id; or a batch. A number is always taken as the id of a job: to name a batch by
+          its id, load it with `session.get(jobs.Batch, id)`.
 
         Returns False if the job is queued or running. For a batch, retries all its jobs that failed or that somebody
         cancelled, and returns their number.
@@ -557,9 +557,9 @@ class Jobs(Generic[J]):
     def signal(self, session: AnySession, job: J | int, name: str, payload: object = None, /) -> bool:
         """Send a signal to a job, as part of the session's transaction. The job receives it by `run.wait_for`.
 
-        A job that waits for the signal is queued, and the workers are notified once the transaction commits. If the job
-        does not wait for it, the signal is kept until a run of the job asks for it. Several signals with one name are
-        received one by one, in the order of their commits: the transaction holds a lock on the job's row from now on.
+        If the job is waiting for the signal, it is queued, and the workers are notified once the transaction commits.
+        Otherwise, the signal is kept until a run of the job asks for it. Several signals with one name are received one
+        by one, in the order of their commits: the transaction holds a lock on the job's row from now on.
 
         - `job`: a job or its id.
         - `name`: the signal's name, 1 to 200 characters.
@@ -623,11 +623,11 @@ class Jobs(Generic[J]):
         """Override a declared limit, or set an undeclared one, once the caller commits.
 
         - `which`: a task, its name, or the name of a limit that tasks share.
-        - `queue`: instead of `which`, the name of a queue. A queue takes only `running`.
+        - `queue`: instead of `which`, the name of a queue. A queue can have only a `running` limit.
         - `key`: the only key to which the limit applies; by default, it applies to each key.
         - `running`: the number of simultaneous jobs, from 0 (no job starts) to 1,000,000.
-        - `rate`, `per`: the number of starts, from 0 to 10,000, allowed within `per`: seconds or a timedelta, from 1 s
-          to a day.
+        - `rate`: the number of starts that are allowed within `per`, from 0 to 10,000.
+        - `per`: seconds or a timedelta, from 1 s to a day.
 
         Running jobs continue.
 

@@ -45,7 +45,7 @@ _TRANSIENT = ("40001", "40P01", "08", "57P01", "57P02", "57P03", "53300")
 
 
 def includeme(config: Configurator) -> None:
-    """Add the directive `config.add_jobs(jobs, session="dbsession")`, for `config.include("sqla_jobs.pyramid")`.
+    """Add the directive `config.add_jobs(jobs, session="dbsession")`. `config.include("sqla_jobs.pyramid")` calls this.
 
     - `config`: the configurator of the application.
 

@@ -218,7 +218,7 @@ def _value(name: str, value: Any) -> object:
 
 _OF_RUNS = frozenset({"result", "error", "traceback"})
 _OF_JOBS = frozenset({"unique_key", "progress_message"})
-"""Columns with free text from tasks and callers. A `job_class`'s own columns are treated like these, too."""
+"""Columns with free text from tasks and callers. The columns that a `job_class` adds are treated in the same way."""
 
 
 def _jobs(jobs: Jobs[Any]) -> Any:

@@ -54,7 +54,8 @@ class Clock(Service):
     Any number of clocks may run, in any number of processes.
 
     `run()` blocks until SIGTERM or SIGINT. `start()` and `stop()`, or `with`, run the clock inside another program.
-    `tick()` enqueues all due jobs once. Each of these methods first stores the schedules that code declares.
+    `tick()` enqueues the jobs that are due now, and returns. Each of these methods first stores the schedules that code
+    declares.
     """
 
     def __init__(

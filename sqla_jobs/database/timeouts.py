@@ -1,7 +1,8 @@
 """Time limits on waits for the server, so that no wait lasts forever.
 
 A connection whose other end is gone (the host lost power, or a firewall dropped the connection) looks like one whose
-server is busy. psycopg waits for both without a limit. With these limits, a wait ends if the silence lasts too long.
+server is busy. In either case, psycopg waits without a limit. With these limits, a wait ends if the silence lasts too
+long.
 """
 
 from __future__ import annotations

@@ -187,8 +187,8 @@ class StepStore:
             with self._held() as connection:  # the sender locks the row, too, so each sees what the other stored
                 job_id = self._job.job_id
                 wait = self._waits(connection, name, number, StepKind.signal, timeout)
-                if wait.is_finished and (stored := self._find(connection, name)):  # by a COMMIT whose answer was lost
-                    return as_received(stored, read)
+                if wait.is_finished and (stored := self._find(connection, name)):
+                    return as_received(stored, read)  # an earlier COMMIT, whose answer was lost, has stored it
                 payload = self._steps.take_signal(connection, job_id, signal)
                 if payload is None and not wait.is_over:
                     return self._put_off(connection, name, wait)

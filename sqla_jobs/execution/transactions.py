@@ -90,7 +90,7 @@ def _reason(error: BaseException) -> str:
 def _is_of_database(error: Exception) -> bool:
     """Return whether the error comes from the database.
 
-    SQLAlchemy does not wrap asyncpg's connection errors, nor those of the network.
+    SQLAlchemy wraps neither asyncpg's connection errors nor the `OSError`s of the network.
     """
     is_of_asyncpg = type(error).__module__.partition(".")[0] == "asyncpg"
     return is_of_asyncpg or isinstance(error, DBAPIError | PoolTimeout | psycopg.Error | OSError)

@@ -58,8 +58,8 @@ class FlaskJobs(Generic[J]):
     def init_app(self, app: Flask) -> None:
         """Register this object as `app.extensions["sqla_jobs"]`.
 
-        - `app`: the application. Several applications may have the same jobs, such as those that a factory creates in
-          tests: a worker works for the one in whose context it is created, or for the only one.
+        - `app`: the application. Several applications, such as those that a factory creates in tests, may share one
+          `Jobs`. In that case, create each worker inside the context of the application that it is to serve.
 
         Raises `ConfigurationError` for an unknown SQLA_JOBS_ setting, and if the application already has other jobs.
         """

@@ -54,7 +54,7 @@ class Watch:
         self._changed = changed
 
     def see(self, update: Update | None) -> None:
-        """Take the result of a read: `None` if nothing was found.
+        """Record what a read found. `update` is `None` if it found nothing.
 
         A job or a batch deleted after its end still counts as ended.
         """

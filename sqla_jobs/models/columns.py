@@ -274,7 +274,7 @@ class ProcessMixin(Row):
     last_finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """When a job last ended in this process, stored with a delay of a few seconds. Null before the first."""
     stalled_since: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    """The time since which the process has run no Python code, as observed by its parent.
+    """The time at which the process last ran Python code, as observed by its parent.
 
     Null while the process makes progress.
     """

@@ -51,7 +51,7 @@ def read_failures(
     but_for: Collection[str] = (),
     most: int = LOOKED_AT,
 ) -> list[Failures]:
-    """Return the failures of the last `within`, the most frequent first. The tasks in `but_for` are left out.
+    """Return the failures that are at most `within` old, the most frequent first. The tasks in `but_for` are left out.
 
     The last error of at most `most` jobs is read.
     """

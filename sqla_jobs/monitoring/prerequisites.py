@@ -24,7 +24,7 @@ _COUNTED = 10_000
 _BATCHES = 3
 """The maximum number of batches that are named."""
 _UNRESOLVED = 60.0
-"""Seconds after which a blocked job should have been queued, once all that it waits for has ended."""
+"""Seconds within which a blocked job should be queued once all that it waits for has ended."""
 _LOOKED_AT = 10_000
 """The maximum number of blocked jobs that a check reads."""
 _CHAIN = 1_000

@@ -80,7 +80,7 @@ _QUEUES, _TASKS = (any_(bindparam(name, type_=ARRAY(Text))) for name in ("queues
 
 
 class IsDue(Statement):
-    """Return whether a claim of jobs without limits, or a promotion, would find a job now. Ignore locked rows."""
+    """Return whether any job without limits can be claimed now, or any job promoted. Ignore locked rows."""
 
     def __call__(
         self, connection: Connection | Session, queues: Sequence[str], tasks: Sequence[str], among: Among = ALL

@@ -104,7 +104,10 @@ def live_code(models: Models[Any]) -> Any:
 def stamp(
     connection: Connection, models: Models[Any], process_id: uuid.UUID, *, idle: float | None, offset: float | None
 ) -> None:
-    """Record the seconds since a job last ended and the clock's offset, unless they are None. Skip a locked row."""
+    """Record that a job last ended `idle` seconds ago, and the clock's `offset`, each unless it is None.
+
+    Skip a locked row.
+    """
     process = models.Process
     free = locked(select(process.id).where(process.id == process_id), "free", of=process)
     values: dict[str, Any] = {}

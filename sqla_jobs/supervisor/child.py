@@ -55,7 +55,7 @@ class ChildProcess:
         self._suspects: set[tuple[int, float]] = set()
         self._overdue: set[int] = set()
         self._condemned: dict[int, float] = {}
-        """By run id, the time of the request to kill the process if that run does not stop."""
+        """When somebody requested that the process be killed if a run does not stop, by the id of that run."""
         self._sending = threading.Lock()
 
     @property

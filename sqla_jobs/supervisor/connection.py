@@ -74,7 +74,7 @@ class ParentConnection:
         self.runs: Callable[[], int] = lambda: 0
         """Returns the number of runs that have ended in this process."""
         self.observe: Callable[[], Observed] | None = None
-        """Returns the worker's state. None if the parent does not want it."""
+        """Returns the worker's state; the attribute is None if the parent does not want reports."""
         self.figures: Callable[[], Figures | None] = lambda: None
         """Reads the figures from the database."""
         self._report_at = 0.0
@@ -283,7 +283,7 @@ class ForwardedLookout:
 
     @property
     def has_blocked(self) -> bool:
-        """False: the parent sends a message when it finds blocked jobs."""
+        """Always False: the parent looks for blocked jobs itself, and sends a message when it finds any."""
         return False
 
     def promote(self, now: float) -> bool:

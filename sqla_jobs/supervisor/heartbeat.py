@@ -75,7 +75,7 @@ class ParentHeartbeat:
             self._thread.start()
 
     def settle(self, abandoned: AbandonedWork) -> None:
-        """Arrange to store the ends of the runs that a dead process had begun, and to give back its other jobs."""
+        """Have the thread store the ends of the runs that a dead process had begun, and give back its other jobs."""
         self._abandoned.append(abandoned)
         self._wake.set()
 

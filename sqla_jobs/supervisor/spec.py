@@ -30,7 +30,7 @@ class Application:
 
 @dataclass(frozen=True, slots=True)
 class ChildSpec:
-    """To the child, in reply to its application's config: the child's configuration."""
+    """The configuration of a child. The parent sends it in reply to the child's `Configured` message."""
 
     database_url: str | None
     settings: Settings

@@ -142,7 +142,7 @@ def around_test(session: Session) -> Any:
 
 
 def is_test_cancelled() -> bool:
-    """Return whether the test's asyncio task is being cancelled, such as by a timeout."""
+    """Return whether the test's asyncio task is being cancelled, for example by a timeout."""
     task = asyncio.current_task() if _is_in_loop() else None
     return task is not None and task.cancelling() > 0
 

@@ -24,7 +24,7 @@ from sqla_jobs.worker.misfits import Misfits
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _LOOK = 1.0
-"""Seconds between looks at the held jobs, to find cancel requests and store progress."""
+"""Seconds between checks of the held jobs for cancel requests. Each check also stores their progress."""
 _PROGRESS = 0.1
 """The shortest time between writes of progress, in seconds."""
 _AT_REST = 10.0

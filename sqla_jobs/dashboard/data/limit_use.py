@@ -1,7 +1,7 @@
 """The use of limits over the last hour, and the keys that use them now.
 
-No table stores the use. The use is computed from the running jobs, the attempts that started in the hour (or a sample
-of them), and the recorded starts of rates. The gates of a job name its limits.
+No table stores how much of a limit is used. The figures are computed from the running jobs, the attempts that started
+in the hour (or a sample of them), and the recorded starts of rates. The gates of a job name its limits.
 """
 
 from __future__ import annotations

@@ -145,7 +145,7 @@ def _placed(
     placed: dict[str, Placed] = {}
     for number, column in enumerate(columns):
         ranks = {box.key: _rank(before[box.key], placed) for box in column}
-        column.sort(key=lambda box: ranks[box.key])  # near the boxes before it, so that fewer lines cross
+        column.sort(key=lambda box: ranks[box.key])  # each box near its predecessors, so that fewer lines cross
         top = _MARGIN + max(0, min(tallest, _SEEN) - len(column)) * step / 2
         x = _MARGIN + number * (_WIDTH + _APART)
         placed |= {box.key: Placed(box, x, top + place * step) for place, box in enumerate(column)}
