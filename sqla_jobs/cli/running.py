@@ -122,7 +122,7 @@ def _log_options(command: Callable[..., None]) -> Callable[..., None]:
     metavar="[HOST:]PORT",
     help="Serve /metrics, /healthz and /readyz on this port, for all processes together.",
 )
-@click.option("--log-jobs", is_flag=True, help="Log a line for each job that succeeds, too.")
+@click.option("--log-jobs", is_flag=True, help="Also log a line for each attempt that does not fail.")
 @_log_options
 def worker(application: str | None, drain: bool, reload: bool, **options: Any) -> None:
     """Run jobs until SIGTERM or SIGINT; a second signal ends immediately. SIGHUP restarts the processes one by one."""

@@ -26,7 +26,7 @@ class LogOptions:
     level: str = "INFO"
     form: Literal["text", "json", "short"] = "text"
     jobs: bool = False
-    """True to also log a line for each job that succeeds."""
+    """True to also log a line for each attempt that does not fail."""
 
     def __post_init__(self) -> None:
         if self.level.upper() not in logging.getLevelNamesMapping():

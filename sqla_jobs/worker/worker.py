@@ -105,6 +105,9 @@ class Worker(Service):
     def drain(self) -> int:
         """Run the due jobs of the worker's queues, and the jobs that they enqueue, until none is due.
 
+        Jobs that are due later are left: those with a delay, those that wait for their next attempt, and those that got
+        no connection from the application's pool and try again after a second.
+
         Return the number of runs. Queues other than `default` are served only if `queues=` names them.
         """
         with self._signals(), self:
