@@ -41,6 +41,13 @@ def wait_until(
         pause = min(pause * 1.2, 0.03)
 
 
+def waiting_for_locks(engine: Engine) -> int:
+    """How many sessions of this database wait for a lock, such as that of a row."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with engine.connect() as connection:
+        return connection.scalar(text(waiting)) or 0
+
+
 def new_jobs() -> Jobs[JobMixin]:
     """Jobs of code that has declared nothing yet, on tables that are mapped once: that takes 30 ms."""
     jobs = copy.copy(MAPPED)

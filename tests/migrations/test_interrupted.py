@@ -24,8 +24,11 @@ from tests.helpers import MAPPED, wait_until
 from tests.migrations.test_migrations import catalog
 
 INSERT = "INSERT INTO sqla_jobs (task, args, unique_key) VALUES ('write', '{}', 'the only one')"
-BUILDS = text("SELECT count(*) FROM pg_stat_progress_create_index")
-PATIENT = text("SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%lock_timeout%FOR try%'")
+HERE = "datname = current_database()"
+BUILDS = text(f"SELECT count(*) FROM pg_stat_progress_create_index WHERE {HERE}")
+PATIENT = text(
+    f"SELECT count(*) FROM pg_stat_activity WHERE {HERE} AND state = 'active' AND query LIKE '%lock_timeout%FOR try%'"
+)
 
 
 def run(engine: Engine, step: Callable[[Operations], None]) -> None:

@@ -512,7 +512,7 @@ def test_an_index_is_built_while_a_writer_has_the_table(engine: Engine) -> None:
         thread = threading.Thread(target=run, args=(engine, build))
         thread.start()
         with engine.connect() as other:
-            waits = text("SELECT count(*) FROM pg_stat_progress_create_index")
+            waits = text("SELECT count(*) FROM pg_stat_progress_create_index WHERE datname = current_database()")
             while not other.scalar(waits):
                 other.rollback()
             other.execute(text("SET LOCAL lock_timeout = '1s'"))

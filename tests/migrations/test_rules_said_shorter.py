@@ -135,6 +135,7 @@ def test_writers_go_on_while_the_rules_change(database: Engine) -> None:
         changing.start()
         waits = text(
             "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%lock_timeout%' AND pid <> pg_backend_pid()"
+            " AND datname = current_database()"
         )
         with database.connect().execution_options(isolation_level="AUTOCOMMIT") as beside:
             wait_until(lambda: beside.scalar(waits), message="the change has not begun")

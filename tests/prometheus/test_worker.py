@@ -117,7 +117,7 @@ def test_the_figures_of_the_database_are_those_that_a_child_reads(
     assert answer.kind.startswith("text/plain; version=")
     with database.connect() as connection:
         reading = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%statement_timeout%' AND state = 'active'"
-        assert connection.scalar(text(reading)) == 1, "this question itself"
+        assert connection.scalar(text(f"{reading} AND datname = current_database()")) == 1, "this question itself"
 
 
 def test_a_stalled_process_is_told_and_not_taken_for_a_database_that_is_away(

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs import ArgumentsError, JobMixin, UnknownJob
 from sqla_jobs.queries.steps import TakeSignal
 from tests import step_shop
-from tests.helpers import wait_until
+from tests.helpers import wait_until, waiting_for_locks
 from tests.step_shop import Approval, calls, effects, jobs
 from tests.steps.test_sleeps import job_row, let_time_pass, outcomes
 from tests.steps.test_steps import drained, error_of, steps
@@ -229,8 +229,7 @@ def test_a_sender_that_comes_while_the_run_looks_waits_for_it_and_wakes_the_job(
         assert looked.wait(20)
         sender = threading.Thread(target=send)
         sender.start()
-        with database.connect() as connection:
-            wait_until(lambda: connection.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")))
+        wait_until(lambda: waiting_for_locks(database))
         go_on.set()
         sender.join(20)
         wait_until(lambda: state(session, job) == "succeeded")
@@ -245,8 +244,7 @@ def test_a_run_that_comes_while_the_sender_has_not_committed_waits_for_it(databa
         assert step_shop.begun.wait(20)
         jobs.signal(session, job, "approved", Approval("ada"))
         step_shop.gate.set()
-        with database.connect() as connection:
-            wait_until(lambda: connection.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")))
+        wait_until(lambda: waiting_for_locks(database))
         session.commit()
         wait_until(lambda: state(session, job) == "succeeded")
     assert outcomes(session, job) == ["succeeded"]

@@ -17,7 +17,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from sqla_jobs import JobExists, Jobs, Unique
 from sqla_jobs.models.types import LIVE
-from tests.helpers import wait_until
+from tests.helpers import wait_until, waiting_for_locks
 
 pytestmark = pytest.mark.slow
 RACERS, ROUNDS, KEYS = 16, 15, 3
@@ -304,7 +304,7 @@ def test_a_job_that_ends_between_two_statements_does_not_reverse_the_order_of_ke
             with suppress(OperationalError):
                 connection.execute(text("UPDATE sqla_jobs SET state = 'succeeded' WHERE args ->> 'token' = 'old'"))
         others.append(pool.submit(enqueue_both, "other"))
-        wait_until(lambda: bool(others[0].done() or waiting_for_a_lock(racing)))
+        wait_until(lambda: bool(others[0].done() or waiting_for_locks(racing)))
 
     others: list[Any] = []
     with ThreadPoolExecutor(1) as pool, Session(racing) as session:
@@ -348,9 +348,3 @@ def test_raise_goes_on_if_the_job_is_deleted_meanwhile(racing: Engine) -> None:
     with Session(racing) as session:
         Interlude(session, "sqla_jobs.unique_key = ANY", delete_it)
         assert task.enqueue_many(session, [{"key": 1, "token": "a"}, {"key": 2, "token": "a"}]) == 2
-
-
-def waiting_for_a_lock(engine: Engine) -> int:
-    with engine.connect() as connection:
-        of_database = "FROM pg_stat_activity WHERE datname = current_database()"
-        return connection.scalar(text(f"SELECT count(*) {of_database} AND wait_event_type = 'Lock'")) or 0

@@ -18,7 +18,7 @@ from sqla_jobs import JobMixin
 from sqla_jobs.queries import Claimed, Queries
 from sqla_jobs.worker.attempts import Attempts
 from sqla_jobs.worker.resolver import JobResolver
-from tests.helpers import wait_until
+from tests.helpers import wait_until, waiting_for_locks
 from tests.limits.claims import Claims, as_worker
 from tests.shop import jobs
 
@@ -130,18 +130,9 @@ class RowWaiters:
     def for_row(self, work: Callable[[], Any]) -> Future[Any]:
         """Begin the work, and return once it waits."""
         future = self._threads.submit(work)
-        wait_until(lambda: future.done() or waiting_for_rows(self._engine))
+        wait_until(lambda: future.done() or waiting_for_locks(self._engine))
         assert not future.done(), future.result()
         return future
-
-
-def waiting_for_rows(engine: Engine) -> int:
-    """How many sessions of this database wait for a row that another one has locked."""
-    with engine.connect() as connection:
-        waiting = text(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        )
-        return connection.scalar(waiting) or 0
 
 
 def state(engine: Engine, job: JobMixin | int) -> str:
