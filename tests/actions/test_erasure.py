@@ -224,7 +224,7 @@ def test_the_dashboard_erases_many(session: Session) -> None:
     fields = {"csrf_token": token, "action": "erase", "all": "1", "args": "customers=17", "result": f"name={DATA}"}
     asked = client.post("/ops/jobs/change", data=fields).text
     assert "Erase 1 failed job?" in asked
-    assert "Sensitive arguments of sign_in, and what may repeat them, are not searched." in asked
+    assert "Sensitive arguments of sign_in, and texts that may repeat them, are not searched." in asked
     assert client.post("/ops/jobs/change/run", data={**fields, "until": str(live)}).status_code == 200
     assert holding(session) == [live]
     (line,) = audit(session)
