@@ -1087,6 +1087,7 @@ def mark() -> None: ...
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [["sqla_jobs.worker"], ["sqla_jobs", "status"]])
 def test_so_is_it_for_commands_and_workers(command: list[str], tmp_path: Path) -> None:
     tmp_path.joinpath("away.py").write_text(AWAY)

@@ -61,6 +61,7 @@ def test_a_worker_that_starts_later_tells_too(session: Session) -> None:
             assert [done.result(30).result["pages"] for done in waiting] == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_worker_of_several_processes_tells_too(
     session: Session, database_url: str, start_worker: StartWorker
 ) -> None:

@@ -435,6 +435,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_each_process_of_the_command_enters_its_own(
     session: Session, database_url: str, start_worker: StartWorker, folder: Path
 ) -> None:
@@ -448,6 +449,7 @@ def test_each_process_of_the_command_enters_its_own(
     assert folder.joinpath("left").exists()
 
 
+@pytest.mark.slow
 def test_a_command_whose_context_fails_ends_with_words_and_without_a_loop_of_restarts(
     database: Engine, database_url: str, start_worker: StartWorker, folder: Path
 ) -> None:
@@ -460,6 +462,7 @@ def test_a_command_whose_context_fails_ends_with_words_and_without_a_loop_of_res
     assert len(folder.joinpath("entered").read_text().split()) == 1
 
 
+@pytest.mark.slow
 def test_children_whose_contexts_no_longer_enter_replace_none_that_work(
     session: Session, database_url: str, start_worker: StartWorker, folder: Path
 ) -> None:
@@ -474,6 +477,7 @@ def test_children_whose_contexts_no_longer_enter_replace_none_that_work(
     assert process.wait(20) == 0
 
 
+@pytest.mark.slow
 def test_a_child_that_is_to_be_replaced_is_not_replaced_in_a_hot_loop(
     session: Session, database_url: str, start_worker: StartWorker, folder: Path
 ) -> None:
@@ -493,6 +497,7 @@ def test_a_child_that_is_to_be_replaced_is_not_replaced_in_a_hot_loop(
     assert process.wait(20) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turn", range(3))  # two threads of the parent race when it goes on
 def test_a_new_child_finds_jobs_that_were_announced_before_its_parent_knew_of_it(
     turn: int, session: Session, database_url: str, start_worker: StartWorker, folder: Path

@@ -68,6 +68,7 @@ def test_a_task_gets_a_session_of_sqlmodel(database: Engine, bind: str) -> None:
     assert result(database, job) == [1]
 
 
+@pytest.mark.slow
 def test_of_a_database_url_too(database: Engine, database_url: str) -> None:
     job = placed(database)
     command = [sys.executable, "-m", "sqla_jobs.worker", "tests.sqlmodel_shop:jobs", "--drain"]

@@ -352,6 +352,7 @@ def test_a_drain_cancels_more_jobs_than_one_look_finds(session: Session, run: Ru
     assert set(states(session).values()) == {"failed", "cancelled"}
 
 
+@pytest.mark.slow
 def test_the_drain_of_the_test_kit(session: Session) -> None:
     batch = jobs.batch(session)
     first = shop.snooze_once.options(batch=batch).enqueue(session, n=1)
