@@ -84,20 +84,17 @@ def check_json(what: str, value: object) -> None:
 
 
 def _parts(what: str, value: object) -> Iterable[object]:
-    match value:
-        case dict():
-            found = cast("Mapping[str, Any]", value)
-            return [*found, *found.values()]
-        case list():
-            return cast("list[object]", value)
-        case str():
-            check_text(what, value)
-        case float() if not math.isfinite(value):
-            raise ArgumentsError(
-                f"{what} holds NaN or a number beyond 1.8e308, which JSON does not have: give a finite number"
-            )
-        case _:
-            pass
+    if isinstance(value, dict):
+        found = cast("Mapping[str, Any]", value)
+        return [*found, *found.values()]
+    if isinstance(value, list):
+        return cast("list[object]", value)
+    if isinstance(value, str):
+        check_text(what, value)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ArgumentsError(
+            f"{what} holds NaN or a number beyond 1.8e308, which JSON does not have: give a finite number"
+        )
     return ()
 
 

@@ -67,7 +67,7 @@ def own_retention(task: str, given: object) -> OwnRetention:
         )
     erases = by_state.get("succeeded") == ERASE
     for state, kept in by_state.items():
-        if kept == ERASE and (state != "succeeded" or by_state is not given):
+        if kept == ERASE and state != "succeeded":
             raise DeclarationError(
                 f"{task}: only a job that succeeded is erased: the others may be retried, which takes their arguments. "
                 "Write retention={'succeeded': 'erase', 'failed': 3600} to delete those that failed after an hour"
@@ -104,7 +104,7 @@ def rules(retention: Mapping[str, float], tasks: Iterable[tuple[Sequence[str], O
     `tasks` holds the name and aliases of each task, and the task's retention. The worker's rule also covers tasks with
     a shorter retention, since a search with fewer exceptions is cheaper.
     """
-    declared = [(names, own) for names, own in tasks if own.kept]
+    declared = [*tasks]
     for state in _STATES:
         usual = retention.get(state)
         own_times: dict[float, list[str]] = {}
