@@ -218,22 +218,6 @@ class TestLiteralKeys:
 
 
 class TestPolicies:
-    @pytest.mark.parametrize(
-        ("options", "message"),
-        [
-            ({"on_conflict": "ignore"}, "on_conflict must be one of return, raise, replace, update, got 'ignore'"),
-            ({"on_conflict": "replace"}, "^on_conflict='replace' needs max_delay=: the seconds after the first"),
-            ({"max_delay": 5}, "^max_delay=5 is only for on_conflict='replace', and on_conflict is 'return'"),
-            ({"on_conflict": "replace", "max_delay": -1}, "max_delay must be"),
-            ({"on_conflict": "replace", "max_delay": True}, "max_delay must be"),
-            ({"per": 0}, "per must be"),
-            ({"per": "hour"}, "per must be"),
-        ],
-    )
-    def test_what_cannot_be_is_refused(self, options: dict[str, Any], message: str) -> None:
-        with pytest.raises(DeclarationError, match=message):
-            Unique(**options)
-
     def test_raise_hands_over_the_job_and_leaves_the_transaction_usable(self, session: Session) -> None:
         job = close.enqueue(session, 17)
         with pytest.raises(JobExists, match=rf"close: job {job.id} \(queued\) has the unique key .*17") as caught:
