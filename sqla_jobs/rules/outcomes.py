@@ -13,6 +13,7 @@ import tenacity
 from sqla_jobs.rules.error_text import leaves, message_of, traceback_of
 from sqla_jobs.rules.redaction import NOTHING, Secrets
 from sqla_jobs.rules.retry import MAX_DELAY, next_delay
+from sqla_jobs.rules.wording import plural
 
 
 class RunOutcome(StrEnum):
@@ -100,9 +101,9 @@ def storable(text: str, limit: int, *, keep_end: bool = False) -> str:
     """Cut `text` to `limit` characters, with a mark. Escape NUL and lone surrogates, which PostgreSQL refuses."""
     cut = len(text) - limit
     if cut > 0:
-        mark = f"… [{cut:,} characters left out] …"
+        mark = f"… [{plural(cut, 'character')} left out] …"
         text = mark + text[-limit:] if keep_end else text[:limit] + mark
-    return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
+    return text.replace("\x00", "\\x00").encode(errors="backslashreplace").decode()
 
 
 @dataclass(frozen=True, slots=True)

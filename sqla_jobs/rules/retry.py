@@ -26,7 +26,8 @@ class wait_backoff(wait_base):
     """Waits 2, 4, 8 … seconds, at most an hour. Each wait varies by ± 25 %, so that retries spread out."""
 
     def __call__(self, retry_state: tenacity.RetryCallState) -> float:
-        return min(2.0 ** min(retry_state.attempt_number, 12), 3600.0) * _RANDOM.uniform(0.75, 1.25)
+        attempt = retry_state.attempt_number
+        return (2.0**attempt if attempt < 12 else 3600.0) * _RANDOM.uniform(0.75, 1.25)
 
 
 BACKOFF = wait_backoff()

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Engine, func, select, text
 from sqlalchemy.orm import DeclarativeBase, Session
 
-from sqla_jobs import DeclarationError, Jobs, RateLimit
+from sqla_jobs import Jobs, RateLimit
 from sqla_jobs.monitoring.limits import read_limits
 from tests.helpers import wait_until
 from tests.limits.attempts import left, most_in
@@ -93,9 +93,3 @@ def test_what_is_spent_is_spread_too(spread: Jobs[Any], database: Engine) -> Non
     assert not spread.spend("notify", 4, key=1)
     assert spread.spend("notify", 3, key=1)
     assert not spread.spend("notify", key=1)
-
-
-@pytest.mark.parametrize("burst", [0, 21, True, 1.5])
-def test_a_burst_that_cannot_be_is_refused(burst: Any) -> None:
-    with pytest.raises(DeclarationError, match="burst"):
-        RateLimit(20, per=2, burst=burst)

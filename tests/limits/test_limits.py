@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Connection, Engine, create_engine, delete, func, select, text
 from sqlalchemy.orm import Session
 
-from sqla_jobs import ArgumentsError, ConcurrencyLimit, DeclarationError, RateLimit
+from sqla_jobs import ArgumentsError, ConcurrencyLimit, DeclarationError
 from tests import limited_shop as shop
 from tests.counting import states
 from tests.helpers import wait_until
@@ -292,19 +292,12 @@ def test_a_deploy_changes_a_number_unless_an_operator_has_set_it(database: Engin
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        (lambda: ConcurrencyLimit(-1), "from 0 to 1,000,000"),
-        (lambda: ConcurrencyLimit(2, key="a", ordered=True), "write 1"),  # type: ignore[call-overload]
-        (lambda: ConcurrencyLimit(1, ordered=True), "needs key="),  # type: ignore[call-overload]
-        (lambda: RateLimit(5, per=0.5), "from 1 s"),
         (
             lambda: jobs.task(limits=ConcurrencyLimit(1, key="b"))(_a),
             "_a: key='b' names no argument of the task",
         ),
         (lambda: jobs.task(fair_by=[])(_a), "name one, or leave it out"),
-        (lambda: jobs.task(limits=[ConcurrencyLimit(1), ConcurrencyLimit(2)])(_a), "give one of them another name="),
-        (lambda: jobs.task(limits=ConcurrencyLimit(1, name="a=b"))(_a), "without '='"),
         (lambda: jobs.task(limits=cast("Any", 5))(_a), "limits must be"),
-        (lambda: jobs.task(limits=[RateLimit(1, per=1, name=str(n)) for n in range(5)])(_a), "the maximum is 3"),
     ],
 )
 def test_a_limit_that_cannot_be_is_refused_where_it_is_declared(wrong: Any, told: str) -> None:

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tenacity import RetryCallState, Retrying, TryAgain
 
-from sqla_jobs import Cancel, Snooze
-from sqla_jobs.rules.outcomes import MAX_MESSAGE, MAX_TRACEBACK, Failure, Outcome, decide
+from sqla_jobs import Cancel, DeclarationError, Snooze
+from sqla_jobs.rules.outcomes import MAX_MESSAGE, MAX_TRACEBACK, SUCCEEDED, Failure, Outcome, decide
 from sqla_jobs.rules.redaction import Secrets
-from sqla_jobs.rules.retry import DEFAULT_POLICY, MAX_DELAY, next_delay
+from sqla_jobs.rules.retry import DEFAULT_POLICY, MAX_DELAY, check_policy, next_delay
 from tests.helpers import as_id
 
 
@@ -178,10 +178,80 @@ class TestPolicies:
     def test_retry(self, retry: Any, error: BaseException, goes_on: bool) -> None:
         assert (delay(Retrying(retry=retry), error) is not None) == goes_on
 
+    def test_a_strategy_sees_its_policy_and_a_call_without_arguments(self) -> None:
+        seen: list[object] = []
+
+        def wait(state: RetryCallState) -> float:
+            seen.extend((state.retry_object, state.fn, state.args, state.kwargs))
+            return 1.0
+
+        policy = Retrying(wait=wait)
+        assert delay(policy) == 1
+        assert seen == [policy, None, (), {}]
+
     def test_nothing_sleeps_and_no_state_is_kept_between_two_questions(self) -> None:
         policy = Retrying(wait=tenacity.wait_fixed(86400), stop=tenacity.stop_after_attempt(2))
         assert [delay(policy, attempt=attempt) for attempt in (1, 2, 1, 2)] == [86400, None, 86400, None]
         assert policy.statistics == {}
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [3, None, Retrying, tenacity.AsyncRetrying(), tenacity.retry(stop=tenacity.stop_after_attempt(3))],
+    ids=as_id,
+)
+def test_what_is_no_policy_is_refused_with_one_that_is(policy: object) -> None:
+    with pytest.raises(DeclarationError) as error:
+        check_policy(policy)
+    assert str(error.value) == (
+        f"retry={policy!r} is not a tenacity.Retrying: write retry=tenacity.Retrying(stop=…, wait=…, retry=…)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("parts", "named"),
+    [
+        ({"before": print}, "before"),
+        ({"after": print, "before_sleep": print, "wait": tenacity.wait_fixed(1)}, "after, before_sleep"),
+        ({"sleep": print, "retry_error_callback": print}, "retry_error_callback, sleep"),
+    ],
+)
+def test_what_a_policy_would_never_call_is_refused_by_name(parts: dict[str, Any], named: str) -> None:
+    with pytest.raises(DeclarationError) as error:
+        check_policy(Retrying(**parts))
+    assert str(error.value) == (
+        f"retry=Retrying({named}=…) would never be called: a job waits in the database and not in the worker, so only "
+        "stop, wait and retry take effect; remove the others"
+    )
+
+
+def test_a_policy_that_says_when_to_stop_how_long_to_wait_and_what_to_retry_is_taken() -> None:
+    policy = Retrying(stop=tenacity.stop_never, wait=tenacity.wait_fixed(1), retry=tenacity.retry_always)
+    assert check_policy(policy) is policy
+
+
+WHY = Failure("ValueError", "no")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "kind", "told"),
+    [
+        (Outcome.succeeded("7"), "succeeded", {"result": "7"}),
+        (Outcome.retried(5.0, WHY), "retried", {"delay": 5.0, "failure": WHY}),
+        (Outcome.snoozed(5.0), "snoozed", {"delay": 5.0}),
+        (Outcome.cancelled(WHY), "cancelled", {"failure": WHY}),
+        (Outcome.failed(WHY), "failed", {"failure": WHY}),
+        (Outcome.lost(WHY), "lost", {"failure": WHY}),
+        (Outcome.released(5.0), "released", {"delay": 5.0}),
+    ],
+    ids=as_id,
+)
+def test_an_outcome_has_its_name_and_what_is_stored_with_it(outcome: Outcome, kind: Any, told: dict[str, Any]) -> None:
+    assert outcome == Outcome(kind, **told)
+
+
+def test_tasks_that_returned_nothing_share_the_outcome_by_which_the_worker_knows_them() -> None:
+    assert Outcome.succeeded() is SUCCEEDED
 
 
 class TestDecide:
@@ -207,7 +277,24 @@ class TestDecide:
         ids=as_id,
     )
     def test_what_follows(self, error: BaseException, facts: dict[str, Any], kind: str) -> None:
-        assert decided(error, **facts).kind == kind
+        outcome = decided(error, **facts)
+        assert outcome.kind == kind
+        assert (outcome.failure is None) == (kind == "snoozed")
+
+    @pytest.mark.parametrize(
+        ("errors", "kind", "delay"),
+        [
+            ([ValueError(3), OSError(9), ValueError(4)], "retried", 9),
+            ([ValueError(3), KeyError(9)], "failed", None),
+            ([ValueError(3), Snooze(5), Snooze(7), Snooze(6)], "snoozed", 7),
+            ([Snooze(5), ExceptionGroup("more", [KeyError(9), Cancel("why")])], "cancelled", None),
+        ],
+        ids=as_id,
+    )
+    def test_what_follows_from_several_errors(self, errors: list[Exception], kind: str, delay: float | None) -> None:
+        policy = Retrying(retry=tenacity.retry_if_not_exception_type(KeyError), wait=as_the_error_says)
+        outcome = decided(ExceptionGroup("several", errors), policy)
+        assert (outcome.kind, outcome.delay) == (kind, delay)
 
     def test_a_retry_has_its_delay_and_its_error(self) -> None:
         outcome = decided(ValueError("no"), Retrying(wait=tenacity.wait_fixed(3)))
@@ -240,19 +327,27 @@ class TestDecide:
         assert failure.message.endswith("raised ZeroDivisionError: ***")
         assert "hunter2" not in (failure.traceback or "")
 
-    def test_what_is_not_tried_again_says_why(self) -> None:
-        failure = decided(ValueError("no"), Retrying(retry=tenacity.retry_if_exception_type(OSError))).failure
+    def test_what_is_not_tried_again_says_why_without_the_secret(self) -> None:
+        policy = Retrying(retry=tenacity.retry_if_exception_type(OSError))
+        failure = decided(ValueError("no hunter2"), policy, secrets=Secrets(["hunter2"])).failure
         assert failure is not None
-        assert (failure.type, failure.message) == ("ValueError", "no")
+        assert (failure.type, failure.message) == ("ValueError", "no ***")
 
-    def test_a_group_of_one_error_is_told_as_that_one(self) -> None:
-        failure = decided(ExceptionGroup("some", [ValueError("no")])).failure
-        assert failure is not None
-        assert (failure.type, failure.message) == ("ValueError", "no")
+    @pytest.mark.parametrize(
+        ("errors", "told"),
+        [
+            ([ValueError("no")], ("ValueError", "no")),
+            ([ValueError("no"), OSError("never")], ("ExceptionGroup", "some (2 sub-exceptions)")),
+        ],
+    )
+    def test_a_group_of_one_error_is_told_as_that_one(self, errors: list[Exception], told: tuple[str, str]) -> None:
+        failure = Failure.of(ExceptionGroup("some", errors))
+        assert (failure.type, failure.message) == told
 
     def test_a_cancel_says_why_without_the_secret(self) -> None:
         outcome = decided(Cancel("hunter2\x00 is gone"), secrets=Secrets(["hunter2"]))
         assert outcome == Outcome.cancelled(Failure("Cancel", "***\\x00 is gone"))
+        assert [str(cancel) for cancel in (Cancel(), Cancel("it is gone"))] == ["", "it is gone"]
 
 
 class TestSnooze:
@@ -323,6 +418,14 @@ class TestFailure:
         for text in (failure.type, failure.message, failure.traceback or ""):
             assert "\x00" not in text
             text.encode()
+
+    @pytest.mark.parametrize(("length", "mark"), [(MAX_MESSAGE, ""), (MAX_MESSAGE + 1, "… [1 character left out] …")])
+    def test_a_message_is_cut_only_if_it_is_too_long(self, length: int, mark: str) -> None:
+        assert Failure.of(ValueError("x" * length)).message == "x" * MAX_MESSAGE + mark
+
+    def test_a_type_with_a_long_name_is_cut_too(self) -> None:
+        error = type("X" * 600, (Exception,), {"__module__": "builtins"})()
+        assert Failure.of(error).type == "X" * 500 + "… [100 characters left out] …"
 
     def test_a_megabyte_is_cut_with_a_mark_and_keeps_its_frames(self) -> None:
         failure = Failure.of(raised(ValueError("x" * 1_000_000)))
