@@ -277,7 +277,7 @@ def ordered_gate(gates: Sequence[str]) -> str | None:
 
 def holds_a_place(gate: str) -> bool:
     """Return whether a job occupies a place behind the gate from its start to its end. A rate only counts starts."""
-    return gate.startswith(("#", "!"))
+    return gate[0] in ("#", "!")
 
 
 def described(gate: str) -> str:
