@@ -538,7 +538,7 @@ def test_too_many_connections_are_waited_out(place: Place, log: pytest.LogCaptur
         execute(f"DROP OWNED BY {role}")
         execute(f"DROP ROLE {role}")
         admin.dispose()
-    assert max(complaints(log).values()) == 1
+    assert max(complaints(log).values()) <= 2, "once for the limit, and once for the restart"
     (said,) = put_off(log)
     assert "too many connections for role" in said
 

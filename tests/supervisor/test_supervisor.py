@@ -214,7 +214,8 @@ def test_a_signal_to_the_whole_group_lets_a_replaced_child_end_gracefully(
     database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     with Session(database) as session:
-        shop.mark.enqueue_many(session, ({"n": n, "seconds": 4.0} for n in range(2)))
+        # longer than a busy machine takes to start the new child
+        shop.mark.enqueue_many(session, ({"n": n, "seconds": 10.0} for n in range(2)))
         session.commit()
     parent = start_worker(database_url, "--lease", "3600", "--concurrency", "2")
     wait_until(lambda: len(effects(database, "plain")) == 2)
