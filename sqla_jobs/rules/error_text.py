@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast
+from typing import Any
 
 _LIBRARY = str(Path(__file__).parents[1])
 _STAND_INS = "sqlalchemy.dialects.postgresql.asyncpg"
@@ -44,7 +44,7 @@ def traceback_of(error: BaseException, clean: Callable[[str], str]) -> str:
     try:
         shown = traceback.TracebackException.from_exception(error)
         _begin_at_the_task(shown)
-        _replace_messages(shown, error, lambda text: clean(_without(data, text)))
+        _replace_messages(shown, lambda text: clean(_without(data, text)))
         return "".join(shown.format())
     except BaseException:  # noqa: BLE001 - an error must be shown whatever its methods do
         return f"<its traceback cannot be written: {clean(_without(data, _own_message(error)))}>"
@@ -71,22 +71,16 @@ def _begin_at_the_task(shown: traceback.TracebackException) -> None:
     del shown.stack[:ours]
 
 
-def _replace_messages(shown: Any, error: BaseException, clean: Callable[[str], str]) -> None:
-    """Replace the messages in `shown`, which was made from `error`."""
-    waiting: list[tuple[Any, Any]] = [(shown, error)]
+def _replace_messages(shown: Any, clean: Callable[[str], str]) -> None:
+    waiting = [shown]
     while waiting:
-        shown, error = waiting.pop()
+        one = waiting.pop()
         # this is the only way to change the message and keep what Python adds to it, such as "Did you mean"
-        shown._str = clean(_of_database(error) or shown._str)
-        notes = getattr(shown, "__notes__", None)
-        if isinstance(notes, list):
-            shown.__notes__ = [clean(_text_of(note)) for note in cast("list[object]", notes)]
-        pairs: list[tuple[Any, Any]] = [
-            (shown.__cause__, error.__cause__),
-            (shown.__context__, error.__context__),
-            *zip(shown.exceptions or (), _part(error, "exceptions") or (), strict=False),
-        ]
-        waiting += [(one, cause) for one, cause in pairs if one is not None and cause is not None]
+        one._str = clean(one._str)
+        if isinstance(one.__notes__, list):
+            one.__notes__ = [clean(_text_of(note)) for note in one.__notes__]
+        below = (one.__cause__, one.__context__, *(one.exceptions or ()))
+        waiting += [other for other in below if other is not None]
 
 
 def _own_message(error: BaseException) -> str:
@@ -125,7 +119,7 @@ def _original(error: BaseException) -> BaseException | None:
 def _part(owner: object, name: str) -> Any:
     """Return an attribute; `None` if it is missing or raises."""
     try:
-        return getattr(owner, name, None)
+        return getattr(owner, name)
     except BaseException:  # noqa: BLE001
         return None
 
@@ -142,7 +136,7 @@ def _data_of(error: BaseException) -> list[tuple[str, str]]:
     found: dict[str, str] = {}
     for one in _all_below(error):
         full, shown = _text_of(one), _own_message(one)
-        if full != shown:
+        if full not in ("", shown):
             found[full] = shown
             found[repr(full)[1:-1]] = repr(shown)[1:-1]
     return sorted(found.items(), key=lambda pair: len(pair[0]), reverse=True)

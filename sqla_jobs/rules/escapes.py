@@ -46,7 +46,7 @@ class Plain:
             length += len(meant)
             end = escape.end()
             self._origins += (begin, end)
-        self.text: str = "".join((*parts, text[end:])) if parts else text
+        self.text: str = "".join((*parts, text[end:]))
 
     def origin(self, begin: int, end: int) -> tuple[int, int]:
         """Return the span in the original that corresponds to a span in the plain text."""
@@ -64,7 +64,7 @@ def _meant(escape: re.Match[str]) -> str:
     """Return the character that an escape stands for; an empty string for a backslash."""
     match escape.lastgroup:
         case "low":
-            return (bytes.fromhex(escape["high"] + escape["low"])).decode("utf-16-be")
+            return bytes.fromhex(escape["high"] + escape["low"]).decode("utf-16-be")
         case "code" | "percent":
             return chr(int(escape[escape.lastgroup], 16))
         case "letter":
@@ -83,7 +83,7 @@ def _meant(escape: re.Match[str]) -> str:
 
 def encodings(text: str) -> Iterator[str]:
     """Yield the encoded forms of a text and, if it is base64, those of the decoded bytes."""
-    written = text.encode("utf-8", "surrogatepass")
+    written = text.encode(errors="surrogatepass")
     yield written.decode("latin-1")
     yield from _of_bytes(written)
     with_padding = text.translate(_ALPHABETS[0])
@@ -92,7 +92,7 @@ def encodings(text: str) -> Iterator[str]:
     except ValueError:
         return
     if len(decoded) > 2:
-        yield from (decoded.decode("utf-8", how) for how in ("replace", "backslashreplace", "surrogateescape"))
+        yield from (decoded.decode(errors=how) for how in ("replace", "backslashreplace", "surrogateescape"))
         yield decoded.decode("latin-1")
         yield from _of_bytes(decoded)
 

@@ -19,7 +19,7 @@ as_json: partial[str] = partial(json.dumps, sort_keys=True, separators=(",", ":"
 
 def number_alike(key: str) -> str:
     """Return the JSON text with whole numbers as integers (1.0 as 1), since different programs write either form."""
-    return as_json(json.loads(key, parse_float=_number)) if key[0] not in '"tfn' and not key.isdecimal() else key
+    return key if key[0] == '"' or key.isdecimal() else as_json(json.loads(key, parse_float=_number))
 
 
 def _number(text: str) -> float | int:
@@ -57,4 +57,4 @@ def may_show(key: KeyOf | None, hidden: frozenset[str]) -> bool:
     """Return whether a key may show a `hidden` argument. A function or a key of all arguments may show any of them."""
     if key is None or callable(key):
         return bool(hidden)
-    return not hidden.isdisjoint(argument_names("key", key))
+    return not hidden.isdisjoint((key,) if isinstance(key, str) else key)

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from itertools import chain
-from typing import Any, cast
+from typing import Any
 
 from sqla_jobs.rules.checks import MAX_DEPTH
 from sqla_jobs.rules.escapes import Plain, encodings
@@ -74,7 +74,7 @@ class Secrets:
     def _json(self, value: Any) -> Any:
         match value:
             case dict():
-                return {self.text(key): self._json(item) for key, item in cast("dict[str, Any]", value).items()}
+                return {self.text(key): self._json(item) for key, item in value.items()}
             case list():
                 return [self._json(item) for item in value]
             case None | bool():
@@ -95,14 +95,14 @@ class Secrets:
 
     def _beside(self, text: str, begin: int, end: int) -> Iterator[tuple[int, int]]:
         """Yield the spans of pieces of secrets on both sides of a cut, however short."""
-        for size in range(_REST - 1, 0, -1):
-            if text[max(0, begin - size) : begin] in self._beginnings:
+        for size in range(min(_REST, begin), 0, -1):
+            if text[begin - size : begin] in self._beginnings:
                 yield begin - size, begin
                 break
-        for size in range(_REST - 1, 0, -1):
+        for size in range(_CUTTABLE, 0, -1):
             if text[end : end + size] in self._endings:
                 yield end, end + size
-                break
+                return
 
     def _begun(self, text: str, heads: Mapping[str, list[str]], size: int) -> Iterator[tuple[int, int]]:
         """Yield the spans of forms, whole or cut, that begin with one of `heads`."""
@@ -116,23 +116,21 @@ class Secrets:
                     at = text.find(head, at + step)
             return
         at = 0
-        while at + size <= len(text):
-            length, step = self._reach(text, at, heads.get(text[at : at + size], ()))
+        while head := text[at : at + size]:
+            length, step = self._reach(text, at, heads.get(head, ()))
             if length:
                 yield at, at + length
             at += step
 
     def _reach(self, text: str, at: int, forms: Iterable[str]) -> tuple[int, int]:
         """Return the length of the longest form, whole or cut, at this position, and the step to the next position."""
-        longest, is_whole = 0, False
+        reach = 0, 1
         for form in forms:
             length = _agreeing(text, at, form)
             whole = length == len(form)
             if (whole or length >= _REST) and not (form in self._alone and _is_inside(text, at, at + length)):
-                longest, is_whole = max((longest, is_whole), (length, whole))
-        if not longest:
-            return 0, 1
-        return longest, longest if is_whole else longest - _REST + 1
+                reach = max(reach, (length, length if whole else length - _REST + 1))
+        return reach
 
     @cached_property
     def _forms(self) -> frozenset[str]:
@@ -161,7 +159,10 @@ class Secrets:
 
     @cached_property
     def _endings(self) -> frozenset[str]:
-        return frozenset(form[-size:] for form in self._forms for size in range(1, _REST))
+        """The ends that `_tails` leaves out: short ones, and all of those that are not long."""
+        return frozenset(
+            form[-size:] for form in self._forms for size in range(1, _REST if len(form) > _CUTTABLE else len(form))
+        )
 
     @cached_property
     def _tails(self) -> dict[str, list[str]]:
@@ -203,7 +204,7 @@ def check_depth(value: Any) -> Any:
 def _items(value: object) -> Iterable[Any]:
     match value:
         case dict():
-            return cast("dict[str, Any]", value).values()
+            return value.values()
         case list():
             return value
         case _:
@@ -226,7 +227,7 @@ def _leaves(values: Iterable[object]) -> Iterator[object]:
         value = waiting.pop()
         match value:
             case dict():
-                waiting.extend(cast("dict[str, Any]", value).values())
+                waiting.extend(value.values())
             case list():
                 waiting.extend(value)
             case None | bool():
@@ -243,13 +244,13 @@ def _is_number(text: str) -> bool:
 
 
 def _agreeing(text: str, at: int, form: str) -> int:
-    """Return how many characters of `form` match the text at this position."""
+    """Return how many characters of `form` match the text at this position, where its beginning matches."""
     if text.startswith(form, at):
         return len(form)
-    known, step = 0, _REST
+    known = step = _REST
     while step:
-        if known + step <= len(form) and text.startswith(form[known : known + step], at + known):
-            known, step = known + step, 2 * step
+        if text.startswith(form[known : known + step], at + known):
+            known, step = known + step, step + step
         else:
             step //= 2
     return known
@@ -264,7 +265,7 @@ def _masked(text: str, spans: Iterable[tuple[int, int]]) -> str:
     parts: list[str] = []
     end = 0
     for begin, stop in sorted(spans):
-        if begin >= end and (begin > end or not parts):
+        if begin > end or not parts:
             parts += (text[end:begin], MARK)
         end = max(end, stop)
     return "".join((*parts, text[end:]))

@@ -44,10 +44,11 @@ def percent(share: float) -> str:
 
 
 def offset(seconds: float | None) -> str:
-    """Return how far a clock is ahead or behind: `+12 ms`, `-3 s`, or `0` below 5 ms."""
+    """Return how far a clock is ahead or behind: `+10 ms`, `-3 s`, or `0` below 5 ms."""
     if seconds is None:
         return NOTHING
-    return "0" if abs(seconds) < 0.005 else f"{'+' if seconds > 0 else ''}{duration(round(seconds, 2))}"
+    rounded = round(seconds, 2)
+    return f"+{duration(rounded)}".replace("+-", "-") if rounded else "0"
 
 
 def plural(count: int, noun: str) -> str:
@@ -85,7 +86,7 @@ def near_names(given: str, known: Iterable[str]) -> list[str]:
     """Return the known names similar to `given`, the most similar first. Of a long name, compare only the beginning."""
     from difflib import get_close_matches  # imported late, since each worker imports this module
 
-    return get_close_matches(given[:_LONGEST_NAME], list(known), n=3)
+    return get_close_matches(given[:_LONGEST_NAME], list(known))
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

@@ -1,0 +1,276 @@
+"""What is told of an error: all but the data of the application that databases add to it."""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import asyncpg  # pyright: ignore[reportMissingTypeStubs]
+import pytest
+from psycopg.errors import UniqueViolation
+from psycopg.pq import DiagnosticField
+from sqlalchemy.exc import DBAPIError, IntegrityError, PendingRollbackError
+
+import sqla_jobs
+from sqla_jobs.rules.error_text import leaves, message_of, stack_of, stack_of_frames, traceback_of
+
+STAND_IN: Any = type("StandIn", (Exception,), {"__module__": "sqlalchemy.dialects.postgresql.asyncpg"})
+"""What SQLAlchemy raises in place of an error of asyncpg."""
+
+
+def with_cause(error: BaseException, cause: BaseException | None, context: BaseException | None = None) -> Any:
+    error.__context__, error.__cause__, error.__suppress_context__ = context, cause, False
+    return error
+
+
+def having(error: BaseException, **attributes: object) -> Any:
+    for name, value in attributes.items():
+        setattr(error, name, value)
+    return error
+
+
+def refused() -> UniqueViolation:
+    """As psycopg raises it."""
+    return UniqueViolation("twice\nDETAIL:  (name)=(Ann)", info={DiagnosticField.MESSAGE_PRIMARY: b"twice"})
+
+
+def of_sqlalchemy(original: BaseException, *details: str, statement: str | None = "INSERT INTO t") -> DBAPIError:
+    error = IntegrityError(statement, {"name": "Ann"}, original)
+    for detail in details:
+        error.add_detail(detail)
+    return error
+
+
+def of_asyncpg() -> Any:
+    return asyncpg.InterfaceError("twice", detail="(name)=(Ann)")
+
+
+class Silent(Exception):
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
+PSYCOPG = "(psycopg.errors.UniqueViolation) twice\n[SQL: INSERT INTO t]"
+QUOTED = r'"(psycopg.errors.UniqueViolation) twice\n[SQL: INSERT INTO t]"'
+ASYNCPG = "(asyncpg.exceptions._base.InterfaceError) twice\n[SQL: INSERT INTO t]"
+
+
+ABOVE: dict[str, Callable[[str, Any], BaseException]] = {
+    "cause": lambda message, error: with_cause(RuntimeError(message), error),
+    "context": lambda message, error: with_cause(RuntimeError(message), None, error),
+    "both": lambda message, error: with_cause(RuntimeError(message), error, error.orig),
+    "below": lambda message, error: with_cause(RuntimeError(message), with_cause(OSError(), error)),
+    "in a group": lambda message, error: with_cause(RuntimeError(message), ExceptionGroup("all", [OSError(), error])),
+    "original": lambda message, error: with_cause(RuntimeError(message), having(OSError(), orig=error)),
+}
+
+
+class TestMessage:
+    @pytest.mark.parametrize(
+        ("error", "message"),
+        [
+            (ValueError("no"), "no"),
+            (ValueError("no", 5), "('no', 5)"),
+            (Silent(), "<its __str__ raised ZeroDivisionError>"),
+            (with_cause(ValueError("no"), OSError("lost")), "no"),
+            (refused(), "twice"),
+            (of_sqlalchemy(refused()), PSYCOPG),
+            (of_sqlalchemy(refused(), "row 2", "of 3"), f"(row 2)\n(of 3)\n{PSYCOPG}"),
+            (of_sqlalchemy(refused(), statement=None), "(psycopg.errors.UniqueViolation) twice"),
+            (of_asyncpg(), "twice"),
+            (asyncpg.PostgresError(), "<its __str__ raised IndexError>"),
+            (STAND_IN("its own"), "its own"),
+            (with_cause(STAND_IN("twice (Ann)"), of_asyncpg()), "twice"),
+            (having(STAND_IN("twice (Ann)"), orig=of_asyncpg()), "twice"),
+            (of_sqlalchemy(with_cause(STAND_IN("twice (Ann)"), of_asyncpg())), ASYNCPG),
+            (of_sqlalchemy(having(STAND_IN("twice (Ann)"), orig=of_asyncpg())), ASYNCPG),
+            (
+                of_sqlalchemy(STAND_IN("its own"), statement=None),
+                "(sqlalchemy.dialects.postgresql.asyncpg.StandIn) its own",
+            ),
+            (
+                PendingRollbackError(f"This session is closed. Original exception was: {of_sqlalchemy(refused())}"),
+                "This session is closed. Original exception was: (psycopg.errors.UniqueViolation) twice",
+            ),
+            (having(ValueError("no"), orig="Ann"), "no"),
+            (having(ValueError("no"), orig=OSError("lost")), "(builtins.OSError) lost"),
+        ],
+        ids=repr,
+    )
+    def test_it_has_no_data_of_the_database(self, error: BaseException, message: str) -> None:
+        assert message_of(error) == message
+
+    @pytest.mark.parametrize("above", ABOVE)
+    def test_what_it_quotes_of_an_error_below_has_none_either(self, above: str) -> None:
+        error = of_sqlalchemy(refused())
+        quoted = f"{error} and {[str(error)]} for {error.orig}"
+        assert message_of(ABOVE[above](quoted, error)) == f"{PSYCOPG} and [{QUOTED}] for twice"
+
+    def test_errors_that_are_below_each_other_have_an_end(self) -> None:
+        first, second = ValueError("first"), ValueError("second")
+        assert message_of(with_cause(first, with_cause(second, first))) == "first"
+
+
+def capital(text: str) -> str:
+    return text.upper()
+
+
+def of_library(name: str, code: str) -> Any:
+    """A function whose code is in a file of the library."""
+    names: dict[str, Any] = {}
+    place = Path(sqla_jobs.__file__).with_name("worker") / "made_up.py"
+    exec(compile(f"import sys\ndef {name}(*tasks):\n    {code}", str(place), "exec"), names)
+    return names[name]
+
+
+run = of_library("run", "return tasks[0](*tasks[1:])")
+begin = of_library("begin", "return tasks[0](*tasks[1:])")
+here = of_library("here", "return sys._getframe()")
+
+
+def task(*others: Any) -> FrameType:
+    frame = inspect.currentframe()
+    assert frame is not None
+    return others[0](*others[1:]) if others else frame
+
+
+def begin_of_the_task(*others: Any) -> FrameType:
+    return task(*others)
+
+
+begin_of_the_task.__code__ = begin_of_the_task.__code__.replace(co_name="begin")
+
+
+class TestStack:
+    @pytest.mark.parametrize(
+        ("called", "since", "shown"),
+        [
+            ([run, task], None, 1),
+            ([run, run, task, task], None, 2),
+            ([run, task, here], None, 2),
+            ([run, task, run, task], None, 3),
+            ([run, task, begin, task], "begin", 1),
+            ([run, task, begin, begin, task, task], "begin", 2),
+            ([begin, task, task, begin, task, begin, task], "begin", 1),
+            ([run, begin_of_the_task], "begin", 2),
+            ([run, task, run, task], "begin", 3),
+        ],
+    )
+    def test_it_begins_at_the_task(self, called: list[Any], since: str | None, shown: int) -> None:
+        frame = called[0](*called[1:])
+        assert stack_of(frame, since=since) == "".join(traceback.format_stack(frame)[-shown:])
+
+    def test_it_is_whole_where_the_library_calls_nothing(self) -> None:
+        for frame in (task(), task(here)):
+            assert stack_of(frame) == "".join(traceback.format_stack(frame))
+
+    def test_that_of_a_coroutine_is_made_of_its_frames(self) -> None:
+        frame = task(task)
+        assert frame.f_back is not None
+        assert stack_of_frames([frame.f_back, frame]) == "".join(traceback.format_stack(frame)[-2:])
+
+
+def raising() -> None:
+    raise ValueError("no")
+
+
+def raised_in(*called: Any) -> BaseException:
+    """An error without the frame of this function."""
+    with pytest.raises(ValueError) as told:  # noqa: PT011 - it is looked at
+        called[0](*called[1:])
+    found = told.value
+    assert found.__traceback__ is not None
+    return found.with_traceback(found.__traceback__.tb_next)
+
+
+class Unreadable(ExceptionGroup[Exception]):
+    @property
+    def exceptions(self) -> Any:
+        raise ZeroDivisionError
+
+
+CAUSE = "\nThe above exception was the direct cause of the following exception:\n\n"
+GROUP = """ExceptionGroup: ALL (2 SUB-EXCEPTIONS)
++-+---------------- 1 ----------------
+ValueError: A
++---------------- 2 ----------------
+psycopg.errors.UniqueViolation: TWICE
++------------------------------------
+"""
+CONTEXT = "\nDuring handling of the above exception, another exception occurred:\n\n"
+
+
+class TestTraceback:
+    @pytest.mark.parametrize(
+        ("error", "told"),
+        [
+            (ValueError("no"), "ValueError: NO\n"),
+            (ValueError(), "ValueError\n"),
+            (of_sqlalchemy(refused()), f"sqlalchemy.exc.IntegrityError: {PSYCOPG.upper()}\n"),
+            (
+                with_cause(RuntimeError(f"since {of_sqlalchemy(refused())}"), of_sqlalchemy(refused())),
+                f"sqlalchemy.exc.IntegrityError: {PSYCOPG.upper()}\n{CAUSE}RuntimeError: SINCE {PSYCOPG.upper()}\n",
+            ),
+            (with_cause(ValueError("b"), None, OSError("a")), f"OSError: A\n{CONTEXT}ValueError: B\n"),
+            (
+                with_cause(ValueError("c"), with_cause(ValueError("b"), OSError("a"))),
+                f"OSError: A\n{CAUSE}ValueError: B\n{CAUSE}ValueError: C\n",
+            ),
+            (
+                having(ValueError("no"), __notes__=["one", 5, Silent()]),
+                "ValueError: NO\nONE\n5\n<ITS __STR__ RAISED ZERODIVISIONERROR>\n",
+            ),
+            (
+                with_cause(ExceptionGroup("all", [ValueError("a"), refused()]), OSError("first")),
+                f"OSError: FIRST\n{CAUSE}{GROUP}",
+            ),
+            (
+                with_cause(Unreadable(str(refused()), [ValueError()]), refused()),
+                "<its traceback cannot be written: TWICE (1 SUB-EXCEPTION)>",
+            ),
+        ],
+        ids=repr,
+    )  # fmt: skip
+    def test_each_message_is_cleaned(self, error: BaseException, told: str) -> None:
+        shown = traceback_of(error, capital)
+        if isinstance(error, ExceptionGroup):
+            shown = "".join(f"{line.lstrip(' |')}\n" for line in shown.split("\n"))[:-1] if "\n" in shown else shown
+        assert shown == told
+
+    @pytest.mark.parametrize(
+        ("called", "names"),
+        [
+            ([run, begin, task, raising], ["task", "raising"]),
+            ([run, task, run, raising], ["task", "run", "raising"]),
+            ([task, raising], ["task", "raising"]),
+            ([run, of_library("fails", "raise ValueError")], ["run", "fails"]),
+        ],
+    )
+    def test_it_begins_at_the_task(self, called: list[Any], names: list[str]) -> None:
+        lines = traceback_of(raised_in(*called), capital).splitlines()
+        assert lines[0] == "Traceback (most recent call last):"
+        assert [line.rpartition(" ")[2] for line in lines if line.startswith("  File")] == names
+
+
+A, B, C, D = (ValueError(name) for name in "abcd")
+UNREADABLE = Unreadable("unreadable", [A])
+
+
+@pytest.mark.parametrize(
+    ("error", "found"),
+    [
+        (A, [A]),
+        (ExceptionGroup("one", [A]), [A]),
+        (ExceptionGroup("all", [A, ExceptionGroup("inner", [B, C]), D]), [A, B, C, D]),
+        (BaseExceptionGroup("all", [ExceptionGroup("inner", [A, B]), C]), [A, B, C]),
+        (UNREADABLE, [UNREADABLE]),
+        (no_group := having(ValueError("no group"), exceptions=(A,)), [no_group]),
+    ],
+    ids=repr,
+)
+def test_the_errors_in_a_group_are_told_in_their_order(error: BaseException, found: list[BaseException]) -> None:
+    assert leaves(error) == found

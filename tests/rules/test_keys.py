@@ -1,0 +1,92 @@
+"""Keys of limits and of unique jobs: which arguments they name, and how they are written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from sqla_jobs.errors import DeclarationError
+from sqla_jobs.rules.keys import KeyOf, argument_names, check_arguments, key_in, may_show, number_alike
+
+
+def of_all(arguments: Mapping[str, Any]) -> Any:
+    return arguments
+
+
+@pytest.mark.parametrize(
+    ("key", "alike"),
+    [
+        ("17", "17"),
+        ("1.0", "1"),
+        ("-2.50", "-2.5"),
+        ("1e2", "100"),
+        ("1e23", "100000000000000000000000"),
+        ("1.5e300", f"15{'0' * 299}"),
+        ("null", "null"),
+        ("true", "true"),
+        ('"1.0"', '"1.0"'),
+        ('"é"', '"é"'),
+        ('[1.0,"1.0",{"b":3.0,"a":-4.5}]', '[1,"1.0",{"a":-4.5,"b":3}]'),
+    ],
+)
+def test_whole_numbers_are_one_key_however_they_are_written(key: str, alike: str) -> None:
+    assert number_alike(key) == alike
+
+
+@pytest.mark.parametrize(
+    ("key", "names"), [("user", ("user",)), (["user", "day"], ("user", "day")), ((), ()), (of_all, ())]
+)
+def test_a_key_names_arguments(key: KeyOf, names: tuple[str, ...]) -> None:
+    assert argument_names("key", key) == names
+
+
+@pytest.mark.parametrize(
+    ("key", "shown"), [(5, "5"), (None, "None"), ({"user"}, "{'user'}"), (["user", 1], "['user', 1]")]
+)
+def test_what_names_no_arguments_is_refused(key: object, shown: str) -> None:
+    with pytest.raises(DeclarationError) as error:
+        argument_names("send: key", key)
+    assert str(error.value) == f"send: key must be an argument's name, a list of names or a function, got {shown}"
+
+
+@pytest.mark.parametrize(("arguments", "known"), [(["user", "day"], "user, day"), ([], "none")])
+def test_a_name_of_no_argument_is_refused_with_those_there_are(arguments: list[str], known: str) -> None:
+    check_arguments("key", arguments, arguments)
+    with pytest.raises(DeclarationError) as error:
+        check_arguments("send: key", [*arguments, "usr"], arguments)
+    assert str(error.value) == f"send: key='usr' names no argument of the task; it takes: {known}"
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("17", 17),
+        ('"17"', "17"),
+        ('["a",1]', ["a", 1]),
+        ("null", None),
+        ("ada@example.com", "ada@example.com"),
+        ("[" * 100_000, "[" * 100_000),
+    ],
+)
+def test_a_key_is_typed_as_json_or_as_it_is(text: str, key: object) -> None:
+    assert key_in(text) == key
+
+
+@pytest.mark.parametrize(
+    ("key", "hidden", "may"),
+    [
+        (None, {"password"}, True),
+        (of_all, {"password"}, True),
+        (None, set[str](), False),
+        (of_all, set[str](), False),
+        ("password", {"password"}, True),
+        (["user", "password"], {"password"}, True),
+        ("user", {"password"}, False),
+        (["user", "day"], {"password"}, False),
+        ("password", set[str](), False),
+    ],
+)
+def test_a_key_shows_what_it_is_made_of(key: KeyOf | None, hidden: set[str], may: bool) -> None:
+    assert may_show(key, frozenset(hidden)) == may
