@@ -17,9 +17,10 @@ from typing import Any
 from sqla_jobs.postgres import local_postgres, memory
 from tests.conftest import ROOT
 from tests.mutants import recording
+from tests.mutants.equivalent import Place
 from tests.mutants.planted import RELATED, places, plant, related
 from tests.mutants.trial import Trials, with_tests
-from tests.mutants.verdicts import Place, Recorded, Verdicts
+from tests.mutants.verdicts import Recorded, Verdicts
 
 HERE = ROOT / "build/mutants"
 _RECORDED = "actions clock coroutines database execution hooks limits monitoring prometheus queries runtime supervisor"

@@ -13,8 +13,8 @@ from sqlalchemy.sql.compiler import SQLCompiler
 
 import sqla_jobs.queries
 from sqla_jobs.queries.statement import Statement
+from tests.mutants.equivalent import Place
 from tests.mutants.operators import Mutant, mutants
-from tests.mutants.verdicts import Place
 
 _HOME = str(Path(sqla_jobs.queries.__file__).parent)
 _HELPERS = ("statement.py", "expressions.py")

@@ -1,8 +1,7 @@
 """Mutation testing of the pure rules: `python -m tests.mutants.rules [MODULE …]`, or `make mutants`.
 
 mutmut makes the mutants: a module has all of them beside each function, and one is chosen when the function is called.
-Before the first trial the tests run once, unchanged, and which of them call which function is written down.
-Verdicts are kept in build/mutants/rules.jsonl: what was tried is not tried again.
+The tests in tests/rules need no database. They are collected once, and run in a child process for each mutant.
 """
 
 from __future__ import annotations
@@ -10,16 +9,17 @@ from __future__ import annotations
 import argparse
 import ast
 import difflib
-import json
+import importlib
 import os
+import pkgutil
+import resource
 import sys
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import CodeType
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from mutmut.mutation import trampoline  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
@@ -27,15 +27,16 @@ from mutmut.mutation.file_mutation import (  # pyright: ignore[reportMissingImpo
     mutate_file_contents,  # pyright: ignore[reportUnknownVariableType]
 )
 
-if TYPE_CHECKING:
-    from tests.mutants.trial import Trials
-    from tests.mutants.verdicts import Place
+from tests.mutants.equivalent import Place, reason_for
 
 ROOT = Path(__file__).parent.parent.parent
-HERE = ROOT / "build/mutants"
 _PACKAGE = "sqla_jobs.rules"
-_LEFT_OUT = "benchmarks dashboard/test_browser.py project reference processes supervisor"
-"""Tests of other processes, which have no mutants, and of the repository."""
+_OPTIONS = [
+    *["-q", "-s", "--no-summary", "--assert=plain", "-p", "no:cacheprovider", "-p", "no:xdist", "tests/rules", "-m"],
+    "not slow",
+]
+_LONGEST = 10
+"""Seconds of CPU time after which the tests of a mutant hang."""
 
 
 class Mutated(SourceFileLoader):
@@ -71,8 +72,6 @@ def _sources(tree: ast.AST, code: str) -> Iterator[tuple[str, str]]:
 
 def mutants() -> dict[Place, str]:
     """The name of each mutant."""
-    from tests.mutants.verdicts import Place
-
     found: dict[Place, str] = {}
     for function, sources in Mutated.functions.items():
         own = next(source for name, source in sources.items() if name.endswith("__mutmut_orig"))
@@ -91,83 +90,75 @@ def _change(own: str, other: str) -> str:
     return " ".join(" ".join((line[0], *line[2:].split())) for line in lines if line[0] in "+-")
 
 
-class _Recording:
-    """A pytest plugin that writes down which tests call which function, and how long they take."""
-
-    def __init__(self) -> None:
-        self._tests: defaultdict[str, set[str]] = defaultdict(set)
-        self._took: dict[str, tuple[float, bool]] = {}
-        self._current: list[str] = []
-        trampoline.record_trampoline_hit = self._hit
-        trampoline.set_mutant_under_test("stats")
-
-    def _hit(self, name: str, caller: str | None = None) -> None:
-        self._tests[name.removeprefix(f"{_PACKAGE}.")].update(self._current)
-
-    def pytest_runtest_logstart(self, nodeid: str) -> None:
-        self._current[:] = [nodeid]
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
-        before, _ = self._took.get(item.nodeid, (0.0, False))
-        self._took[item.nodeid] = before + call.duration, item.get_closest_marker("slow") is not None
-        return (yield)
-
-    def pytest_sessionfinish(self) -> None:
-        found = {"tests": {name: sorted(tests) for name, tests in self._tests.items()}, "took": self._took}
-        HERE.mkdir(parents=True, exist_ok=True)
-        HERE.joinpath("rules.json").write_text(json.dumps(found), encoding="utf-8")
+def passes(mutant: str, run: Callable[[], bool]) -> bool:
+    """Return what `run` returns in a child process with this mutant."""
+    if (child := os.fork()) != 0:
+        return os.waitpid(child, 0)[1] == 0
+    resource.setrlimit(resource.RLIMIT_CPU, (_LONGEST, _LONGEST))
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    trampoline.set_mutant_under_test(mutant)
+    os._exit(0 if run() else 1)
 
 
-def _record() -> None:
-    """Run the fast tests once, unchanged."""
-    if (child := os.fork()) == 0:
-        left_out = [f"--ignore=tests/{path}" for path in _LEFT_OUT.split()]
-        options = ["-q", "-m", "not slow", "-p", "no:cacheprovider", "-p", "no:xdist", "--assert=plain"]
-        os._exit(int(pytest.main([*options, "tests", *left_out], plugins=[_Recording()])))
-    if os.waitpid(child, 0)[1] != 0:
-        HERE.joinpath("rules.json").unlink(missing_ok=True)
-        raise SystemExit("the tests fail without a mutant")
+class Trials:
+    """A pytest plugin that runs the collected tests once for each mutant, in place of once."""
+
+    def __init__(self, names: dict[Place, str]) -> None:
+        self._names = names
+        self.survivors: dict[Place, str] | None = None
+        """The mutants that no test noticed. None if the tests do not pass without one."""
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        if passes("none", partial(_pass, session.items)):
+            self.survivors = {place: name for place, name in self._names.items() if self._survives(place, session)}
+        return True
+
+    def _survives(self, place: Place, session: pytest.Session) -> bool:
+        own = f"test_{place.statement.partition('.')[0]}.py"
+        items = sorted(session.items, key=lambda item: own not in item.nodeid)
+        return passes(self._names[place], partial(_pass, items))
+
+
+def _pass(items: Sequence[pytest.Item]) -> bool:
+    for item, following in zip(items, [*items[1:], None], strict=True):
+        item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
+        if item.session.testsfailed:
+            return False
+    return True
+
+
+def _pass_collected_anew() -> bool:
+    """Run the tests with tables that are made with the mutant."""
+    for name in [name for name in sys.modules if name.startswith("tests.rules.")]:
+        del sys.modules[name]
+    return pytest.main([*_OPTIONS, "-x"]) == 0
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants.rules", description=__doc__)
     parser.add_argument("modules", nargs="*", help="such as retry; all where none is named")
-    parser.add_argument("--survivors", action="store_true", help="try those again that survived")
-    parser.add_argument("--seconds", type=float, default=30, help="seconds of tests for a mutant (%(default)s)")
     given = parser.parse_args(arguments)
     sys.meta_path.insert(0, _Finder)
-
-    from sqla_jobs.postgres import local_postgres, memory
-    from tests.mutants.trial import with_tests
-    from tests.mutants.verdicts import Recorded, Verdicts
-
-    if not HERE.joinpath("rules.json").exists():
-        _record()
-    found = json.loads(HERE.joinpath("rules.json").read_text(encoding="utf-8"))
-    recorded = Recorded()
-    recorded.add(found["tests"], found["took"])
-    verdicts = Verdicts(HERE / "rules.jsonl")
-    names = mutants()
-    by_function: defaultdict[str, list[Place]] = defaultdict(list)
-    for place in names:
-        if not given.modules or place.statement.partition(".")[0] in given.modules:
-            by_function[place.statement].append(place)
-
-    def try_all(trials: Trials) -> None:
-        for of_it in by_function.values():
-            wanted = verdicts.wanted(of_it, survivors=given.survivors)
-            verdicts.try_all(trials, recorded, wanted, plant, first="tests/rules", seconds={"fast": given.seconds})
-
-    def plant(place: Place) -> None:
-        trampoline.set_mutant_under_test(names[place])
-
-    tests = {test for function in by_function for test in recorded.tests.get(function, ())}
-    with local_postgres(temporary=memory()) as url:
-        os.environ["DATABASE_URL"] = url
-        with_tests(tests, url, str(HERE / "last.log"), try_all)
-    for function, of_it in by_function.items():
-        verdicts.tell(function, of_it)
+    for module in pkgutil.iter_modules([str(ROOT.joinpath(*_PACKAGE.split(".")))]):
+        if not given.modules or module.name in given.modules:
+            importlib.import_module(f"{_PACKAGE}.{module.name}")
+    wanted = {
+        place: name
+        for place, name in mutants().items()
+        if not given.modules or place.statement.partition(".")[0] in given.modules
+    }
+    tried = {place: name for place, name in wanted.items() if reason_for(place) is None}
+    trials = Trials(tried)
+    pytest.main(_OPTIONS, plugins=[trials])
+    if trials.survivors is None:
+        raise SystemExit("the tests do not pass without a mutant")
+    survivors = [place for place, name in trials.survivors.items() if passes(name, _pass_collected_anew)]
+    for place in survivors:
+        print(f"SURVIVED {place.statement}: {place.change}")
+    print(f"{len(tried)} mutants tried, {len(survivors)} survived; {len(wanted) - len(tried)} more are equivalent")
+    raise SystemExit(bool(survivors))
 
 
 if __name__ == "__main__":

@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from tests.mutants.equivalent import Place, reason_for
 from tests.mutants.trial import Trials, Verdict
 
-EQUIVALENT = Path(__file__).parent / "equivalent.json"
 _LONGEST = 180.0
 """Seconds after which the tests hang."""
 _PATIENCE = {"fast": 15.0, "slow": 60.0}
 """Seconds for one test. A mutant that makes it hang is killed by it."""
-
-
-class Place(NamedTuple):
-    """A change, found again each time."""
-
-    statement: str
-    """The statement, or the function."""
-    change: str
-    nth: int
-    """Which of those that read the same."""
 
 
 @dataclass
@@ -120,18 +109,3 @@ class Verdicts:
                 yield "not tried"
             else:
                 yield f"killed by {verdict['by']} tests" if verdict["killer"] else "SURVIVED"
-
-
-def reason_for(place: Place) -> str | None:
-    """Why no test can kill that mutant, if it is on the list."""
-    for one in _equivalent():
-        reads_so = re.fullmatch(one["statement"], place.statement) and re.search(one["change"], place.change)
-        if reads_so and one.get("nth", place.nth) == place.nth:
-            return str(one["why"])
-    return None
-
-
-@cache
-def _equivalent() -> list[dict[str, Any]]:
-    listed: list[dict[str, Any]] = json.loads(EQUIVALENT.read_text(encoding="utf-8"))
-    return listed

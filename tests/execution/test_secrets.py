@@ -231,7 +231,7 @@ def check(output: str, secret: Any, where: object) -> None:
 
 def outputs(session: Session, ids: list[int]) -> Iterator[tuple[str, str]]:
     """All that anybody can see of these jobs, and where."""
-    app = Flask("tests.rules.test_secrets")
+    app = Flask("tests.execution.test_secrets")
     app.config.update(SECRET_KEY="a key for tests", TESTING=True)
     app.register_blueprint(create_blueprint(jobs, authorize=allow_everyone), url_prefix="/ops")
     client = app.test_client()
@@ -247,7 +247,7 @@ def outputs(session: Session, ids: list[int]) -> Iterator[tuple[str, str]]:
     ]
     for command in commands:
         for options in ([], ["--json"]):
-            done = CliRunner().invoke(main, [*command, *options, "--app", "tests.rules.test_secrets:jobs"])
+            done = CliRunner().invoke(main, [*command, *options, "--app", "tests.execution.test_secrets:jobs"])
             assert done.exit_code in (0, 1), done.output
             assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
             yield " ".join([*command, *options]), done.output
@@ -326,7 +326,7 @@ def test_a_result_is_kept_as_it_was_returned_and_shown_without_secrets(session: 
     assert run.result["same"] == "Zk-in-the-result"
     for where, output in outputs(session, [job.id]):
         assert "Zk-in-the-result" not in html.unescape(output), where
-    shown = CliRunner().invoke(main, ["show", str(job.id), "--json", "--app", "tests.rules.test_secrets:jobs"])
+    shown = CliRunner().invoke(main, ["show", str(job.id), "--json", "--app", "tests.execution.test_secrets:jobs"])
     (only,) = json.loads(shown.output)["runs"]
     assert (only["result"]["same"], only["result"]["n"]) == (MARK, {"x": MARK})
     assert f"key {MARK}" in only["result"]
@@ -396,7 +396,7 @@ def test_the_command_line_and_a_page_say_of_a_refusal_only_what_is_no_data(sessi
     session.execute(text("ALTER TABLE sqla_audit ADD CONSTRAINT no_audit CHECK (subject = '')"))
     session.commit()
     arguments = '{"way": "itself", "secret": "Zk-refused"}'
-    done = CliRunner().invoke(main, ["enqueue", "leak", arguments, "--app", "tests.rules.test_secrets:jobs"])
+    done = CliRunner().invoke(main, ["enqueue", "leak", arguments, "--app", "tests.execution.test_secrets:jobs"])
     assert done.exit_code == 1
     assert 'violates check constraint "no_leak"' in done.output
     assert "Zk-refused" not in done.output
@@ -426,7 +426,7 @@ def test_what_a_context_around_a_job_raises_is_logged_without_secrets(
 
 
 def found(*arguments: str) -> list[Any]:
-    done = CliRunner().invoke(main, ["list", "--json", *arguments, "--app", "tests.rules.test_secrets:jobs"])
+    done = CliRunner().invoke(main, ["list", "--json", *arguments, "--app", "tests.execution.test_secrets:jobs"])
     assert done.exit_code == 0, done.output
     listed: list[Any] = json.loads(done.output)
     return listed
