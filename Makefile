@@ -1,5 +1,5 @@
 # make demo      a tour in the terminal: needs only Python 3.11 or newer
-# make fast      the tests that take under a minute together
+# make fast      the tests that are not slow: two minutes or so on two cores
 # make test      the whole test suite; it starts a PostgreSQL of its own unless DATABASE_URL is set
 # make check     lint, types and tests
 # make fastest   a comparison of what jobs cost with the commit in .ci/fastest: two minutes on a quiet machine
