@@ -31,10 +31,8 @@ from tests.mutants.equivalent import Place, reason_for
 
 ROOT = Path(__file__).parent.parent.parent
 _PACKAGE = "sqla_jobs.rules"
-_OPTIONS = [
-    *["-q", "-s", "--no-summary", "--assert=plain", "-p", "no:cacheprovider", "-p", "no:xdist", "tests/rules", "-m"],
-    "not slow",
-]
+_QUIETLY = ["-q", "-s", "--no-summary", "--assert=plain", "-p", "no:cacheprovider", "-p", "no:xdist"]
+_OPTIONS = [*_QUIETLY, "tests/rules", "-m", "not slow"]
 _LONGEST = 10
 """Seconds of CPU time after which the tests of a mutant hang."""
 
