@@ -1,0 +1,272 @@
+"""What becomes of a job when its attempt ends, and what is stored of its error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import tenacity
+from tenacity import RetryCallState, Retrying, TryAgain
+
+from sqla_jobs import Cancel, Snooze
+from sqla_jobs.rules.outcomes import MAX_MESSAGE, MAX_TRACEBACK, SUCCEEDED, Failure, Outcome, decide
+from sqla_jobs.rules.redaction import Secrets
+from sqla_jobs.rules.retry import DEFAULT_POLICY, MAX_DELAY
+from tests.helpers import as_id
+from tests.rules.test_retry import as_the_error_says, raised
+
+WHY = Failure("ValueError", "no")
+
+
+def decided(error: BaseException, policy: tenacity.BaseRetrying = DEFAULT_POLICY, **facts: Any) -> Outcome:
+    stored: dict[str, Any] = {"attempt": 1, "max_attempts": 25, "elapsed": 0.0, **facts}
+    return decide(raised(error), policy=policy, **stored)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "kind", "told"),
+    [
+        (Outcome.succeeded("7"), "succeeded", {"result": "7"}),
+        (Outcome.retried(5.0, WHY), "retried", {"delay": 5.0, "failure": WHY}),
+        (Outcome.snoozed(5.0), "snoozed", {"delay": 5.0}),
+        (Outcome.cancelled(WHY), "cancelled", {"failure": WHY}),
+        (Outcome.failed(WHY), "failed", {"failure": WHY}),
+        (Outcome.lost(WHY), "lost", {"failure": WHY}),
+        (Outcome.released(5.0), "released", {"delay": 5.0}),
+    ],
+    ids=as_id,
+)
+def test_an_outcome_has_its_name_and_what_is_stored_with_it(outcome: Outcome, kind: Any, told: dict[str, Any]) -> None:
+    assert outcome == Outcome(kind, **told)
+
+
+def test_tasks_that_returned_nothing_share_the_outcome_by_which_the_worker_knows_them() -> None:
+    assert Outcome.succeeded() is SUCCEEDED
+
+
+class TestDecide:
+    @pytest.mark.parametrize(
+        ("error", "facts", "kind"),
+        [
+            (ValueError("no"), {}, "retried"),
+            (ValueError("no"), {"attempt": 24}, "retried"),
+            (ValueError("no"), {"attempt": 25}, "failed"),
+            (ValueError("no"), {"attempt": 26}, "failed"),
+            (ValueError("no"), {"max_attempts": 1}, "failed"),
+            (ValueError("no"), {"policy": Retrying(stop=tenacity.stop_after_attempt(1))}, "failed"),
+            (ValueError("no"), {"policy": Retrying(stop=tenacity.stop_after_attempt(9)), "attempt": 8}, "retried"),
+            (ValueError("no"), {"policy": Retrying(stop=tenacity.stop_after_delay(60)), "elapsed": 61.0}, "failed"),
+            (ValueError("no"), {"policy": Retrying(retry=tenacity.retry_if_exception_type(OSError))}, "failed"),
+            (TryAgain(), {"attempt": 25}, "failed"),
+            (SystemExit(1), {}, "retried"),
+            (Snooze(5), {}, "snoozed"),
+            (Snooze(5), {"attempt": 25}, "snoozed"),
+            (Cancel("why"), {}, "cancelled"),
+            (Cancel("why"), {"attempt": 25}, "cancelled"),
+        ],
+        ids=as_id,
+    )
+    def test_what_follows(self, error: BaseException, facts: dict[str, Any], kind: str) -> None:
+        outcome = decided(error, **facts)
+        assert outcome.kind == kind
+        assert (outcome.failure is None) == (kind == "snoozed")
+
+    @pytest.mark.parametrize(
+        ("errors", "kind", "delay"),
+        [
+            ([ValueError(3), OSError(9), ValueError(4)], "retried", 9),
+            ([ValueError(3), KeyError(9)], "failed", None),
+            ([ValueError(3), Snooze(5), Snooze(7), Snooze(6)], "snoozed", 7),
+            ([Snooze(5), ExceptionGroup("more", [KeyError(9), Cancel("why")])], "cancelled", None),
+        ],
+        ids=as_id,
+    )
+    def test_what_follows_from_several_errors(self, errors: list[Exception], kind: str, delay: float | None) -> None:
+        policy = Retrying(retry=tenacity.retry_if_not_exception_type(KeyError), wait=as_the_error_says)
+        outcome = decided(ExceptionGroup("several", errors), policy)
+        assert (outcome.kind, outcome.delay) == (kind, delay)
+
+    def test_a_retry_has_its_delay_and_its_error(self) -> None:
+        outcome = decided(ValueError("no"), Retrying(wait=tenacity.wait_fixed(3)))
+        assert outcome.kind == "retried"
+        assert outcome.failure is not None
+        assert (outcome.delay, outcome.failure.type, outcome.failure.message) == (3, "ValueError", "no")
+
+    @pytest.mark.parametrize("part", ["retry", "wait", "stop"])
+    def test_a_policy_that_raises_ends_the_job_with_the_error_of_the_task_and_both_are_told(self, part: str) -> None:
+        def broken(state: RetryCallState) -> Any:
+            raise ZeroDivisionError("the policy is broken")
+
+        parts: Any = {part: broken}
+        outcome = decided(ValueError("the task failed"), Retrying(**parts))
+        assert outcome.kind == "failed"
+        assert outcome.failure is not None
+        assert outcome.failure.type == "ValueError"
+        assert outcome.failure.message == (
+            "the task failed\nThe job is not retried: its retry policy raised ZeroDivisionError: the policy is broken"
+        )
+        assert "the policy is broken" in (outcome.failure.traceback or "")
+        assert "the task failed" in (outcome.failure.traceback or "")
+
+    def test_a_policy_that_raises_a_secret_does_not_tell_it(self) -> None:
+        def broken(state: RetryCallState) -> Any:
+            raise ZeroDivisionError("hunter2")
+
+        failure = decided(ValueError("no"), Retrying(retry=broken), secrets=Secrets(["hunter2"])).failure
+        assert failure is not None
+        assert failure.message.endswith("raised ZeroDivisionError: ***")
+        assert "hunter2" not in (failure.traceback or "")
+
+    def test_what_is_not_tried_again_says_why_without_the_secret(self) -> None:
+        policy = Retrying(retry=tenacity.retry_if_exception_type(OSError))
+        failure = decided(ValueError("no hunter2"), policy, secrets=Secrets(["hunter2"])).failure
+        assert failure is not None
+        assert (failure.type, failure.message) == ("ValueError", "no ***")
+
+    @pytest.mark.parametrize(
+        ("errors", "told"),
+        [
+            ([ValueError("no")], ("ValueError", "no")),
+            ([ValueError("no"), OSError("never")], ("ExceptionGroup", "some (2 sub-exceptions)")),
+        ],
+    )
+    def test_a_group_of_one_error_is_told_as_that_one(self, errors: list[Exception], told: tuple[str, str]) -> None:
+        failure = Failure.of(ExceptionGroup("some", errors))
+        assert (failure.type, failure.message) == told
+
+    def test_a_cancel_says_why_without_the_secret(self) -> None:
+        outcome = decided(Cancel("hunter2\x00 is gone"), secrets=Secrets(["hunter2"]))
+        assert outcome == Outcome.cancelled(Failure("Cancel", "***\\x00 is gone"))
+        assert [str(cancel) for cancel in (Cancel(), Cancel("it is gone"))] == ["", "it is gone"]
+
+
+class TestSnooze:
+    @pytest.mark.parametrize(
+        ("seconds", "delay"), [(0, 0), (2.5, 2.5), (timedelta(hours=1), 3600), (10**400, MAX_DELAY), (1e18, MAX_DELAY)]
+    )
+    def test_it_comes_back_in_that_time(self, seconds: Any, delay: float) -> None:
+        assert decided(Snooze(seconds)) == Outcome.snoozed(delay)
+        assert str(Snooze(seconds)) == f"come back in {delay:g} s"
+
+    @pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), "5", None, timedelta(seconds=-1), [1] * 1000])
+    def test_what_is_no_time_is_refused_with_the_reason(self, seconds: Any) -> None:
+        with pytest.raises(ValueError, match=r"^Snooze takes a finite number of seconds, at least 0, got .*$") as error:
+            Snooze(seconds)
+        assert len(str(error.value)) < 150
+
+
+class RaisingStr(Exception):
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __str__(self) -> str:
+        raise self.error
+
+
+class StrOfNoString(Exception):
+    def __str__(self) -> str:
+        return 5  # type: ignore[return-value]  # noqa: PLE0307
+
+
+def recurse() -> None:
+    recurse()
+
+
+def caught(call: Callable[[], object]) -> BaseException:
+    try:
+        call()
+    except BaseException as error:  # noqa: BLE001 - any error at all
+        return error
+    raise AssertionError("nothing was raised")
+
+
+class TestFailure:
+    def test_an_error_is_told_with_its_type_message_and_traceback(self) -> None:
+        failure = Failure.of(caught(lambda: int("x")))
+        assert failure.type == "ValueError"
+        assert failure.message == "invalid literal for int() with base 10: 'x'"
+        assert (failure.traceback or "").startswith("Traceback (most recent call last):")
+        assert Failure.of(StrOfNoString()).type == "tests.rules.test_outcomes.StrOfNoString"
+
+    @pytest.mark.parametrize(
+        ("error", "message"),
+        [
+            (RaisingStr(ZeroDivisionError()), "<its __str__ raised ZeroDivisionError>"),
+            (RaisingStr(SystemExit()), "<its __str__ raised SystemExit>"),
+            (RaisingStr(KeyboardInterrupt()), "<its __str__ raised KeyboardInterrupt>"),
+            (StrOfNoString(), "<its __str__ raised TypeError>"),
+            (ValueError("a\x00b"), "a\\x00b"),
+            (ValueError("a\ud800b"), "a\\ud800b"),
+            (ValueError("é 😀"), "é 😀"),
+            (ValueError(), ""),
+            (SystemExit(3), "3"),
+        ],
+    )
+    def test_whatever_it_says_can_be_stored(self, error: BaseException, message: str) -> None:
+        failure = Failure.of(raised(error))
+        assert failure.message == message
+        for text in (failure.type, failure.message, failure.traceback or ""):
+            assert "\x00" not in text
+            text.encode()
+
+    @pytest.mark.parametrize(("length", "mark"), [(MAX_MESSAGE, ""), (MAX_MESSAGE + 1, "… [1 character left out] …")])
+    def test_a_message_is_cut_only_if_it_is_too_long(self, length: int, mark: str) -> None:
+        assert Failure.of(ValueError("x" * length)).message == "x" * MAX_MESSAGE + mark
+
+    def test_a_type_with_a_long_name_is_cut_too(self) -> None:
+        error = type("X" * 600, (Exception,), {"__module__": "builtins"})()
+        assert Failure.of(error).type == "X" * 500 + "… [100 characters left out] …"
+
+    def test_a_megabyte_is_cut_with_a_mark_and_keeps_its_frames(self) -> None:
+        failure = Failure.of(raised(ValueError("x" * 1_000_000)))
+        assert failure.message == "x" * MAX_MESSAGE + "… [990,000 characters left out] …"
+        assert failure.traceback is not None
+        assert len(failure.traceback) < MAX_TRACEBACK + 100
+        assert "in raised" in failure.traceback
+        assert "characters left out] …" in failure.traceback
+
+    def test_a_long_traceback_keeps_its_end(self) -> None:
+        error = raised(ValueError("the first"))
+        for number in range(2000):
+            next_one = raised(ValueError(f"number {number}"))
+            next_one.__context__, error = error, next_one
+        failure = Failure.of(error)
+        assert failure.traceback is not None
+        assert failure.traceback.startswith("… [")
+        assert failure.traceback.endswith("ValueError: number 1999\n")
+        assert len(failure.traceback) < MAX_TRACEBACK + 100
+
+    def test_a_recursion_without_end_is_told(self) -> None:
+        failure = Failure.of(caught(recurse))
+        assert failure.type == "RecursionError"
+        assert "recurse" in (failure.traceback or "")
+
+    def test_an_error_that_cannot_be_formatted_is_told_without_its_traceback(self) -> None:
+        class Group(ExceptionGroup[ValueError]):
+            @property
+            def exceptions(self) -> Any:
+                raise ZeroDivisionError
+
+        failure = Failure.of(raised(Group("several", [ValueError()])))
+        assert failure.message.startswith("several")
+        assert "several" in (failure.traceback or "")
+
+    @pytest.mark.parametrize(
+        ("secrets", "message"),
+        [
+            (["hunter2"], "*** and ***s are no passwords"),
+            (["hunter2", "hunter2s"], "*** and *** are no passwords"),
+            (["hunter2s", "hunter2"], "*** and *** are no passwords"),
+            ([], "hunter2 and hunter2s are no passwords"),
+        ],
+    )
+    def test_secrets_are_shown_as_stars_in_message_and_traceback(self, secrets: list[str], message: str) -> None:
+        failure = Failure.of(raised(ValueError("hunter2 and hunter2s are no passwords")), secrets=Secrets(secrets))
+        assert failure.message == message
+        assert ("hunter2" in (failure.traceback or "")) == (not secrets)
+
+    def test_a_secret_at_the_cut_leaves_no_part_of_it(self) -> None:
+        failure = Failure.of(raised(ValueError("x" * (MAX_MESSAGE - 3) + "hunter2")), secrets=Secrets(["hunter2"]))
+        assert failure.message == "x" * (MAX_MESSAGE - 3) + "***"
