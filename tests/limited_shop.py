@@ -75,6 +75,10 @@ def wide(key: int, n: int) -> None: ...
 def fast(n: int) -> None: ...
 
 
+@jobs.task(limits=RateLimit(300, per=1.0, burst=1))
+def dripping(n: int) -> None: ...
+
+
 @jobs.task(limits=RateLimit(5, per=1.0, key="account"))
 def paced(account: int) -> None:
     pass

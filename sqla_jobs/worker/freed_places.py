@@ -75,6 +75,7 @@ class FreedPlaces:
         return self._notified_at + max(_APART, self._rest) if self._left else math.inf
 
     def notify_if_due(self) -> None:
+        self.take()
         if time.monotonic() >= self.notify_at:
             self.notify()
 

@@ -76,8 +76,11 @@ class GroupWalk:
         self._is_polled = False
         self._small_at = 0.0
         """When taking the limits lock for only a few jobs becomes worthwhile, by `time.monotonic()`."""
-        self._batch_at = math.inf
-        """When to stop waiting for more free slots and claim even a few jobs."""
+        self.look_at: float = math.inf
+        """When to look next unless woken, by `time.monotonic()`, if the last `room` was 0.
+
+        It is infinite if only a free slot is missing.
+        """
         self._rate_at = math.inf
         """When a rate that was used up in this round allows one more start, by `time.monotonic()`."""
 
@@ -90,13 +93,6 @@ class GroupWalk:
         """Request a look at some groups even during a rest, starting where the last look ended."""
         self._is_polled = True
 
-    def wakes_at(self, news: object) -> float:
-        """Return when to look next unless woken, by `time.monotonic()`.
-
-        Return infinity if only a free slot is missing.
-        """
-        return self._again_at if self.rests(news) else self._batch_at
-
     @property
     def _again_at(self) -> float:
         return min(self._rate_at, self._floors.sweep_at)
@@ -107,14 +103,15 @@ class GroupWalk:
         Return 0 during a rest, and right after a claim as long as only a few slots are free.
         """
         now = time.monotonic()
-        self._batch_at = math.inf
         if self.rests(news):
+            self.look_at = self._again_at
             self.backlog.is_wanted = False
             return 0
+        self.look_at = math.inf
         self.backlog.measure(now)
         room = self.backlog.room_behind_gates()
         if 0 < 2 * room < self.backlog.concurrency and now < self._small_at:
-            self._batch_at = self._small_at
+            self.look_at = self._small_at
             return 0
         return room
 

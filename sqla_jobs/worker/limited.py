@@ -52,6 +52,11 @@ class LimitedClaimer:
         A round that begins and ends with the same object has missed no news.
         """
         self._poll_at = 0.0
+        self._look_at = math.inf
+        """When to look next unless woken, by `time.monotonic()`.
+
+        It is set once, while the queues go to rest: a time that passes right afterwards still leads to a look.
+        """
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._looking = threading.Lock()
@@ -143,28 +148,15 @@ class LimitedClaimer:
 
     def _wakes_at(self) -> float:
         """Return when to look next unless woken."""
-        if not self._is_of_use:
-            return math.inf
-        if not self._liveness.is_sure:
-            return time.monotonic() + _UNSURE
-        return min(
-            self._backfill.due_at(self._news),
-            self._freed.notify_at,
-            *(walk.wakes_at(self._news) for walk in self._walks),
-        )
+        return min(self._look_at, self._freed.notify_at) if self._is_of_use else math.inf
 
     def _look(self) -> bool:
         """Claim for the queues in turn, until each is resting or has no room. Return whether anything was claimed."""
         any_claimed = False
         with self._looking:
             try:
-                while not self._stopping.is_set() and self._liveness.is_sure:
-                    if self._backfill.look_if_due(self._engine.begin, self._news):
-                        self._news = object()  # jobs that had no gates before may start now
+                while rooms := self._rooms():
                     hints = self._freed.take()
-                    rooms = [(walk, room) for walk in self._walks if (room := walk.room(self._news))]
-                    if not rooms:
-                        break
                     claimed = [self._claim(walk, room, hints) for walk, room in rooms]
                     any_claimed = any_claimed or any(claimed)
                 self._freed.notify_if_due()
@@ -173,6 +165,19 @@ class LimitedClaimer:
                     walk.forget()
                 raise
         return any_claimed
+
+    def _rooms(self) -> list[tuple[GroupWalk, int]]:
+        """Return the queues to claim from now, with the number of jobs to claim. Set when to look if there are none."""
+        if self._stopping.is_set():
+            return []
+        if not self._liveness.is_sure:
+            self._look_at = time.monotonic() + _UNSURE
+            return []
+        if self._backfill.look_if_due(self._engine.begin, self._news):
+            self._news = object()  # jobs that had no gates before may start now
+        rooms = [(walk, room) for walk in self._walks if (room := walk.room(self._news))]
+        self._look_at = min(self._backfill.due_at(self._news), *(walk.look_at for walk in self._walks))
+        return rooms
 
     def _claim(self, walk: GroupWalk, room: int, hints: Counter[Gates]) -> bool:
         asked_at = time.monotonic()

@@ -90,6 +90,8 @@ class World:
     asks_for_slots_first: bool = True
     """It says that it waits for a slot before it looks at them."""
     has_timer: bool = True
+    keeps_its_time: bool = True
+    """It wakes at the time for which it rests, even if that time comes before it sleeps."""
     repeats_rounds: bool = True
     """A round in which anything was claimed is followed by another."""
     begins_with_news: bool = True
@@ -144,7 +146,10 @@ class World:
     def _turn(self, s: State, n: int, worker: Worker) -> Iterator[tuple[str, State]]:
         """One turn of its loop: rest, wait for a slot, or look."""
         if worker.rests():
-            yield "rests", s.but(n, is_awake=False, is_wanted=False, room=-1)
+            s = s.but(n, is_awake=False, is_wanted=False, room=-1)
+            yield "rests", s
+            if worker.timer and not s.used and not self.keeps_its_time:
+                yield "misses the time of the rate", s.but(n, timer=False, is_due=True)
         elif worker.room < 0:
             says = {"is_wanted": True} if self.asks_for_slots_first else {}
             yield "counts its free slots", s.but(n, is_awake=False, room=self._free_slots(s, n, worker), **says)

@@ -34,6 +34,7 @@ def test_whatever_comes_in_which_order_all_jobs_are_started(world: World) -> Non
         replace(NEVER_FULL, repeats_rounds=False, notices_ends=False),
         replace(NEVER_FULL, begins_with_news=False),
         replace(RATE, has_timer=False),
+        replace(RATE, keeps_its_time=False),
     ],
 )
 def test_each_wake_up_is_needed(world: World) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import sys
+import threading
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -40,6 +43,33 @@ def run_all(engine: Engine, *, workers: int = 1, concurrency: int = 8, timeout: 
 def test_all_that_waits_is_started(database: Engine, task: Any, arguments: list[dict[str, Any]], workers: int) -> None:
     enqueue(database, task, arguments)
     run_all(database, workers=workers)
+
+
+@contextmanager
+def interrupted_often() -> Generator[None]:
+    """Between any two steps of a thread, another thread takes its time."""
+    usual = sys.getswitchinterval()
+    is_over = threading.Event()
+
+    def take_time() -> None:
+        while not is_over.is_set():
+            pass
+
+    other = threading.Thread(target=take_time)
+    sys.setswitchinterval(1e-6)
+    other.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        other.join()
+        sys.setswitchinterval(usual)
+
+
+def test_the_time_of_a_rate_may_come_while_a_worker_goes_to_rest(database: Engine) -> None:
+    enqueue(database, shop.dripping, [{"n": n} for n in range(500)])
+    with interrupted_often():
+        run_all(database)
 
 
 def test_a_limit_that_an_operator_clears_holds_up_nothing_more(database: Engine) -> None:
