@@ -70,7 +70,7 @@ class JobResolver:
         """
         self._claim = claim
         self._thread = threading.Thread(target=self._loop, name="sqla_jobs-resolver", daemon=True)
-        self._is_wanted = self._is_told = True
+        self._is_told = self._is_wanted = True
         self._thread.start()
 
     def stop(self, timeout: float) -> None:
@@ -82,7 +82,7 @@ class JobResolver:
 
     def told(self) -> None:
         """Look at all blocked jobs soon: there may be new ones, or some that can be queued."""
-        self._is_wanted = self._is_told = True
+        self._is_told = self._is_wanted = True  # in this order: `_look` checks `_is_told` last
         self._wake.set()
 
     def told_of_changes(self) -> None:
@@ -162,7 +162,8 @@ class JobResolver:
         took, self._took = self._took, now - began
         self._rests_until = now + _REST * min(took, self._took)
         self._pause = _SOON if ended or is_old else min(2 * self._pause, _SELDOM)
-        self._is_told |= len(ended) >= MOST
+        if len(ended) >= MOST:
+            self._is_told = True
         self._look_at = now + self._pause
         if not are_blocked and not self._is_told:
             self._is_wanted = False
