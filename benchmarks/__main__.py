@@ -1,7 +1,7 @@
-"""`python -m benchmarks`: the speed and the cost of jobs, as ratios to the same work by hand in the same run.
+"""`python -m benchmarks`: the speed and the cost of jobs, compared with the same work by hand in the same run.
 
-Every loop is bounded. The benchmarks use DATABASE_URL (with tables in a schema of their own, which is dropped at the
-end), or else a durable PostgreSQL server that they start.
+Every loop is bounded. The benchmarks use the database that DATABASE_URL names. Their tables are in a schema of their
+own, which is dropped at the end. Without DATABASE_URL, they start a durable PostgreSQL server.
 """
 
 from __future__ import annotations

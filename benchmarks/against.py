@@ -1,12 +1,12 @@
 """Compares the present sources with those of a commit, in turns on one server.
 
-What counts is the worker's CPU time for a job, read before and after a drain, so that it excludes the worker's start.
+What counts is the worker's CPU time for a job. It is read before and after a drain, so it excludes the worker's start.
 Rates and pick-up times are shown, but decide nothing: they also measure the disk, the server and whatever else the
 machine does. On two cores that six programs used at once, the CPU time for a plain job varied by 10 % from drain to
-drain, its median over five drains by 4 %, and the rate by 50 %.
+drain. Its median over five drains varied by 4 %, and the rate by 50 %.
 
-All figures are medians over the turns. In each turn the commit is measured twice, in different processes, and the
-difference between the two is the noise. A figure above the bound is measured once more, and counts only if it is above
+All figures are medians over the turns. In each turn the commit is measured twice, in different processes. The
+difference between the two is the noise. A figure above the bound is measured once more. It counts only if it is above
 the bound again, because noise seldom repeats.
 
 All processes have the same Python and the same dependencies, and check that they run the right version of the library.
@@ -35,7 +35,7 @@ _WIDTH = 40
 
 
 class Line(NamedTuple):
-    """A figure for each turn: of the commit, of the present sources, and of the commit again."""
+    """A figure of the commit, of the present sources, and of the commit again, in each turn."""
 
     name: str
     unit: str
@@ -82,7 +82,7 @@ _MEASURES: dict[str, tuple[Callable[[Pair, int], Measured], int]] = {
     "enqueue": (_enqueue, 200),
     "pick-up": (_pick_up, 2000),
 }
-"""The function that measures each kind, and the number by which the count of jobs is divided for it."""
+"""For each kind, the function that measures it, and the divisor of the number of jobs."""
 
 
 def compare(server: Engine, revision: str, *, count: int, turns: int, at_most: float) -> None:

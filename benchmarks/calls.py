@@ -26,17 +26,16 @@ class CallsOfAJob(NamedTuple):
 
     python: float
     in_c: float
-    """The number of calls of C functions by Python functions."""
+    """The number of calls from Python functions to C functions."""
     functions: list[tuple[str, float]]
     """The Python functions, by file and name, and how often a job calls each of them."""
 
 
 def count_calls(server: Engine, kind: str, sources: Path = ROOT) -> CallsOfAJob:
-    """Count the calls in the threads of one worker. Of several drains, the one with the fewest calls counts.
+    """Count the calls in the threads of one worker. The result comes from the drain with the fewest calls.
 
     Nearly all calls are made once for each job. The others are made once for each batch of claims or ends, and a busy
-    machine makes more batches. The first drain is ignored, since it begins with
-    small batches.
+    machine makes more batches. The first drain is ignored, since it begins with small batches.
     """
     count, drains = _COUNTS[kind], list[Counter[str]]()
     with pair(server, kind, sources) as both:

@@ -56,7 +56,7 @@ class TimedClaim(ClaimLimited):
 
 @contextmanager
 def claiming(engine: Engine) -> Generator[tuple[Connection, uuid.UUID]]:
-    """Yield a connection like a worker's for claims, and the id of a process that counts as alive for an hour."""
+    """Yield a connection like the one on which a worker claims, and the id of a process that is alive for an hour."""
     with Session(engine) as session:
         session.add(process := jobs.Process(kind="benchmark", lease=3600))
         session.commit()
@@ -71,7 +71,7 @@ def claiming(engine: Engine) -> Generator[tuple[Connection, uuid.UUID]]:
 
 
 def server_time(engine: Engine) -> tuple[float, float]:
-    """Return the median milliseconds of a claim of 10 behind limits and of a plain one, without the round trip."""
+    """Return the median milliseconds of a claim of 10 limited jobs and of a plain claim, without the round trip."""
     with claiming(engine) as (connection, process_id):
         limited, queries, cursor = TimedClaim(Tables(jobs.models)), Queries(jobs.models), "{}"
         raw = driver(connection)
@@ -81,7 +81,7 @@ def server_time(engine: Engine) -> tuple[float, float]:
             while True:
                 seconds, found = limited.timed(connection, process_id, cursor=cursor)
                 cursor = found.cursor
-                if len(found.claimed) == _BATCH:  # a claim at the end of a round through all groups finds fewer
+                if len(found.claimed) == _BATCH:  # at the end of a round through all groups, a claim finds fewer
                     return seconds - 2 * there_and_back
 
         def plain() -> float:
@@ -106,9 +106,9 @@ def _seconds(step: Callable[[], Any]) -> float:
 
 
 def under_a_held_snapshot(engine: Engine, runs: int, ends: int) -> tuple[float, float]:
-    """Return the median milliseconds of the last and of the first `ends` claims, each of 10 jobs of one key.
+    """Return the median milliseconds of the last `ends` claims, and of the first `ends` claims.
 
-    In total, `runs` jobs are claimed while another transaction holds a snapshot.
+    Each claim takes 10 jobs of one key. In total, `runs` jobs are claimed while another transaction holds a snapshot.
     """
     snapshot = create_engine(engine.url, isolation_level="REPEATABLE READ")
     times, floors, claim = list[float](), GateFloors(), TimedClaim(Tables(jobs.models))

@@ -1,4 +1,4 @@
-"""Measures whether claims stay fast under a held snapshot, and beside many other rows, queues and connections."""
+"""Measures whether claims stay fast while a snapshot is held, and with many other rows, queues and connections."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.work import SCHEMA, jobs, workers
 
 _MILLION = 1_000_000
 _IN_FRONT = 3000
-"""The number of jobs that are kept waiting during a measurement under a held snapshot."""
+"""The number of jobs that are kept waiting while a snapshot is held."""
 
 
 def pinned(engine: Engine, *, processes: int, seconds: int, dead: int = 0) -> tuple[float, float]:
@@ -35,7 +35,7 @@ def pinned(engine: Engine, *, processes: int, seconds: int, dead: int = 0) -> tu
 
 
 def _leave_dead(engine: Engine, count: int) -> None:
-    """Leave this number of dead rows, with entries in the index for claims, that vacuum may not remove."""
+    """Leave this number of dead rows that vacuum may not remove. The index for claims still has entries for them."""
     if count:
         fill(engine, count)
         _execute(engine, f"UPDATE {SCHEMA}.sqla_jobs SET state = 'cancelled', finished_at = now()")
@@ -113,7 +113,7 @@ def _many_queues(engine: Engine, count: int) -> float:
 
 
 def _among_workers(engine: Engine, count: int) -> float:
-    """Drain beside 28 idle workers, which have three connections each; the worker that drains has up to nine."""
+    """Drain beside 28 idle workers. Each of these has three connections, and the worker that drains has up to nine."""
     with ExitStack() as stack:
         for _ in range(28):
             stack.enter_context(jobs.worker(["another"], concurrency=1, bind=engine))

@@ -1,4 +1,4 @@
-"""Coroutine tasks, compared with plain tasks, and with a loop of `AsyncSession` transactions without jobs.
+"""Compares coroutine tasks with plain tasks, and with `AsyncSession` transactions without jobs.
 
 Run as a program, this is the worker process of `benchmarks.work`, with coroutine tasks declared.
 """
@@ -86,7 +86,7 @@ def _transactions_elsewhere(engine: Engine, count: int) -> float:
 
 
 async def transactions(url: str, count: int) -> float:
-    """Write the same as `write_awaited` in a few concurrent transactions. Return the transactions per second."""
+    """Write what `write_awaited` writes, in a few concurrent transactions. Return the transactions per second."""
     engine = create_async_engine(url, pool_size=_AT_ONCE)
     numbers = iter(range(count))
 

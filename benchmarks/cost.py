@@ -25,7 +25,7 @@ class Reading(NamedTuple):
 
 
 def read(engine: Engine) -> Reading:
-    """Read the totals after a pause, since server processes report their counts with a delay of about a second.
+    """Pause, and then read the totals, since server processes report their counts about a second late.
 
     An idle server process may report only after ten seconds. Every process reports when it ends.
     """
@@ -63,7 +63,7 @@ def _idle(engine: Engine, worker: Worker) -> Iterator[Figure]:
 
 
 def _log(engine: Engine, count: int, size: int) -> Figure:
-    """Return the bytes of WAL for the claim, the end and the run of a job, including images of whole pages."""
+    """Return the bytes of WAL for a job: for its claim, its end and its run, including images of whole pages."""
     work.empty(engine)
     with workers(engine) as (worker,):
         if size:

@@ -57,7 +57,7 @@ def fill(engine: Engine, count: int) -> None:
 
 
 def pages(count: int) -> dict[str, str]:
-    """Return the path of each page to measure, by a description."""
+    """Return the path of each page to measure. The keys describe the pages."""
     deep = orders(jobs, None)[0].write([count // 2])
     return {
         "overview, last hour": "/?span=hour",

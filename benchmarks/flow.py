@@ -1,4 +1,4 @@
-"""Measures what limits cost: for plain jobs, for limited jobs, and for a worker that may start no waiting job."""
+"""Measures the cost of limits: for plain jobs, for limited jobs, and for a worker that may not start a waiting job."""
 
 from __future__ import annotations
 
@@ -41,7 +41,10 @@ def measure(engine: Engine, count: int, repetitions: int) -> Iterator[Figure]:
 
 
 def _plain(engine: Engine, count: int, repetitions: int) -> Iterator[Figure]:
-    """Measure plain jobs with and without many limited jobs that wait, in a worker that knows their tasks."""
+    """Measure plain jobs beside many limited jobs that wait, and plain jobs alone.
+
+    Beside limited jobs, the worker knows the tasks of those jobs.
+    """
     section = f"plain jobs beside {_WAITING:,} behind limits"
 
     def enqueue(run: Callable[[Engine, int], float], number: int, beside: Callable[[Engine], None]) -> float:
@@ -72,7 +75,7 @@ def _plain(engine: Engine, count: int, repetitions: int) -> Iterator[Figure]:
 
 
 def _throughput(engine: Engine, count: int) -> Iterator[Figure]:
-    """Measure jobs that do nothing behind gates that are never full, and plain jobs in claims of the same size."""
+    """Measure jobs whose gates are never full, and plain jobs in claims of the same size. The jobs do nothing."""
     for processes in (1, 8):
         plain = drain(engine, count, processes=processes, concurrency=_THREADS, program=small_batches.PROGRAM)
         for keys, task in KEYED.items():
@@ -90,7 +93,7 @@ def _throughput(engine: Engine, count: int) -> Iterator[Figure]:
 
 
 def _in_front(engine: Engine, count: int) -> Iterator[Figure]:
-    """Measure limited jobs behind blocked jobs of other limits, and without them."""
+    """Measure limited jobs, with blocked jobs of other limits in front of them, and without those."""
 
     def run(beside: Callable[[Engine], None]) -> float:
         task = KEYED[1000]
@@ -121,7 +124,7 @@ def _claims(engine: Engine) -> Iterator[Figure]:
 
 
 def _hand_over(engine: Engine) -> Iterator[Figure]:
-    """Measure the time from the end of a job to the start of the next one of its key, on an otherwise idle worker."""
+    """Measure the time from the end of a job to the start of the next job of its key. The worker is otherwise idle."""
     work.empty(engine)
     with (
         tempfile.NamedTemporaryFile() as file,
@@ -171,7 +174,7 @@ def _used(engine: Engine, task: Any, rate: int, keys: int) -> tuple[float, float
 
 
 def _idle(engine: Engine) -> Figure:
-    """Count the transactions of a worker that may start none of the waiting jobs."""
+    """Count the transactions of a worker that may not start any of the waiting jobs."""
     work.empty(engine)
     with workers(engine, concurrency=_THREADS, program=limited.PROGRAM) as (worker,):
         wait_beside(engine)

@@ -18,11 +18,11 @@ PROGRAM = "benchmarks.limited"
 RATE, RATE_OF_KEY = 50, 5
 RATED_KEYS = 20
 _OPEN = 1000
-"""The limit of running jobs for each key: more than a worker claims or has waiting to be stored."""
+"""The limit of running jobs for each key. It exceeds the jobs that a worker has claimed or still has to store."""
 
 
 def keyed(keys: int) -> Any:
-    """Declare a task with this number of keys, none of which is ever full."""
+    """Declare a limited task with this number of keys. The limit of a key is never full."""
 
     def key(arguments: Mapping[str, Any]) -> int:
         return int(arguments["i"]) % keys
@@ -62,7 +62,7 @@ def rated_by_key(i: int) -> None: ...
 
 
 def block(engine: Engine, count: int, keys: int) -> None:
-    """Enqueue `count` jobs that wait, each for a running job of its key, whose process is alive for an hour."""
+    """Enqueue `count` jobs that wait for running jobs of their keys. The process of these is alive for an hour."""
     with Session(engine) as session:
         session.execute(delete(jobs.Process).where(jobs.Process.kind == "benchmark"))
         holder = jobs.Process(kind="benchmark", lease=3600)

@@ -1,9 +1,9 @@
 """Measures how long a migration makes writers wait: `python -m benchmarks.migration`.
 
 A database has the previous version's tables, with many jobs and runs. Writers insert jobs, some with a unique key, and
-change the state of jobs, one row in each transaction, as fast as they can: first alone for a while, then during the
-upgrade, then during the downgrade. What counts is the longest transaction, compared with the longest one of the writers
-alone, which shows the noise of the machine.
+change the state of jobs. They write one row in each transaction, as fast as they can. They run alone for a while, then
+during the upgrade, and then during the downgrade. What counts is the longest transaction. The longest one of the
+writers alone shows the noise of the machine.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ def measure(url: str, seconds: float) -> Iterator[Measured]:
 
 
 def _run(direction: str, url: str) -> None:
-    """Upgrade or downgrade in another process, since in this one the work would hold up the writers' threads."""
+    """Upgrade or downgrade in another process. In this one, the work would hold up the writers' threads."""
     code = f"from benchmarks import migration; migration.{direction}({url!r})"
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -1,7 +1,7 @@
-"""Checks that no more jobs ran at once, or started in a period, than their limits allow: the server itself watches.
+"""Checks in the server that no more jobs ran at once, or started in a period, than their limits allow.
 
-At the end of each statement that starts jobs, a trigger counts the running jobs behind their gates. The trigger runs
-before the claim commits, and therefore before its lock is freed, so it needs no clock.
+At the end of each statement that starts jobs, a trigger counts the running jobs behind each of their gates. The
+trigger runs before the claim commits, and therefore before the claim's lock is freed. So the trigger needs no clock.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def overshoots(connection: Connection) -> Iterator[str]:
 
 
 def out_of_order(connection: Connection, jobs: Jobs[Any], only: str = "true") -> Iterator[str]:
-    """Yield each run of a job with an ordered key that began after a later job of its key had begun.
+    """Yield each run that was out of order: it began after a later job of the same ordered key had begun.
 
     `only` selects the jobs to check. The result is meaningful only if nobody retries ended jobs.
     """

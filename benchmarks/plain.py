@@ -1,4 +1,4 @@
-"""The same work by hand: what PostgreSQL achieves through psycopg or SQLAlchemy, without a library for jobs."""
+"""The same work by hand, without a library for jobs: what PostgreSQL achieves through psycopg or SQLAlchemy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ THREADS = 8
 
 
 class Plain:
-    """A table of jobs and a table of runs. One connection enqueues, claims and finishes jobs in batches, in turn."""
+    """A table of jobs and a table of runs. One connection enqueues, claims and finishes the jobs, in batches."""
 
     def __init__(self, engine: Engine) -> None:
         self._dsn = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
@@ -93,7 +93,7 @@ class Plain:
         )
 
     def pick_up(self, count: int) -> tuple[list[float], list[float]]:
-        """Return the milliseconds from a row's INSERT, and from its COMMIT, until a listener has claimed the row."""
+        """Return the milliseconds until a listener has claimed a row, from the row's INSERT and from its COMMIT."""
         claimed_at: dict[object, float] = {}
         ready, stop = threading.Event(), threading.Event()
 

@@ -1,8 +1,8 @@
 """A worker or a client that uses only public names, so that it runs with any version of the library.
 
-`python -P benchmarks/portable.py URL KIND` reads lines, each with the name of a method of `Program` and its numbers,
-and answers each with a line of JSON. The program declares only the task of KIND, so that the worker spends no time on
-other tasks.
+`python -P benchmarks/portable.py URL KIND` reads commands. Each command is a line with the name of a method of
+`Program` and its numbers, and the answer is a line of JSON. The program declares only the task of KIND, so that the
+worker spends no time on other tasks.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from sqla_jobs import Jobs, JobsError
 CONCURRENCY = 8
 _KEYS = 1000
 _OPEN = 1000
-"""The limit of running jobs for each key: more than a worker claims or has waiting to be stored."""
+"""The limit of running jobs for each key. It exceeds the jobs that a worker has claimed or still has to store."""
 
 
 class Base(DeclarativeBase): ...
@@ -82,7 +82,7 @@ DECLARED: dict[str, Callable[[], Any]] = {
 
 
 class Calls:
-    """Counts the calls of Python functions, and of C functions, in all threads that start from now on."""
+    """Counts the calls to Python functions and to C functions, in all threads that start from now on."""
 
     def __init__(self) -> None:
         self._python = list[defaultdict[CodeType, int]]()
@@ -90,7 +90,7 @@ class Calls:
         threading.setprofile(self._begin)
 
     def _begin(self, _frame: FrameType, _event: str, _of: Any) -> None:
-        """Set up counters for this thread only: if two threads added to the same number, calls would be lost."""
+        """Set up counters for this thread only. If two threads added to the same number, calls would be lost."""
         python, in_c = defaultdict[CodeType, int](int), [0]
         self._python.append(python)
         self._in_c.append(in_c)
@@ -104,7 +104,7 @@ class Calls:
         sys.setprofile(count)
 
     def read(self) -> dict[str, int]:
-        """Return the number of calls so far, by file and function; the calls of C functions are under ""."""
+        """Return the number of calls so far, by file and function. The key "" has the calls to C functions."""
         found = Counter({"": sum(number for (number,) in self._in_c)})
         for counts in self._python:
             for code, number in counts.copy().items():
@@ -142,7 +142,7 @@ class Program:
         self._go.set()
 
     def count_calls(self) -> None:
-        """Begin to count the calls of a worker that starts later."""
+        """Begin to count the calls that a worker makes. The worker starts later."""
         self._calls = Calls()
 
     def calls(self) -> dict[str, int]:

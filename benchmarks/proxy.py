@@ -45,7 +45,7 @@ class Proxy:
         self._call(self._open.clear)
 
     def mute(self, *after: bytes) -> None:
-        """Hold back the answers on each connection, from its next request that contains one of these strings.
+        """Hold back the answers on each connection, beginning with its next request that contains one of these strings.
 
         The requests are forwarded. So if `cut()` follows, the server has done the work, but the client gets no answer.
         """

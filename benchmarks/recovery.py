@@ -1,8 +1,8 @@
 """How soon jobs run again after a crash: `python -m benchmarks.recovery`.
 
-Two workers with the default heartbeat and lease share long jobs. First some children are killed, one after the other,
-then whole workers with their parents. Each time is measured from the signal until all jobs of the killed processes run
-elsewhere.
+Two workers with the default heartbeat and lease share long jobs. First some children are killed, one after the other.
+Then whole workers are killed, with their parents. Each recovery lasts from the signal until all jobs of the killed
+processes run elsewhere.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Prints figures, each beside that of the same work by hand, as tables and as a plot."""
+"""Shows figures as tables and as a plot, beside the figures for the same work by hand."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Figure(NamedTuple):
     unit: str
     ours: float
     plain: float | None = None
-    """The figure for the same work by hand, or with or without the condition under comparison."""
+    """The figure for comparison: for the same work by hand, or with or without a condition."""
     less_is_better: bool = False
 
     @property
@@ -84,7 +84,7 @@ def _number(value: float) -> str:
 
 
 def plot(figures: Sequence[Figure], path: Path) -> None:
-    """Draw a bar with the share of each figure that is compared with another. Needs matplotlib."""
+    """Draw a bar with the share of each figure, if the figure is compared with another one. Needs matplotlib."""
     from matplotlib.figure import Figure as Canvas
 
     shown = [(f"{figure.section}: {figure.name}", figure.share) for figure in figures if figure.share is not None]

@@ -1,4 +1,4 @@
-"""The worker process of `benchmarks.work`, but with claims of at most 10 plain jobs, as many as behind limits."""
+"""The worker process of `benchmarks.work`, but a claim takes at most 10 plain jobs, as a claim of limited jobs does."""
 
 from benchmarks import work
 from sqla_jobs.worker import backlog

@@ -38,7 +38,7 @@ def fill(engine: Engine, count: int, task: Any = work.nothing) -> float:
 
 
 def claims(engine: Engine) -> int:
-    """Return the number of claimed jobs so far: each claimed job takes a run id from a sequence."""
+    """Return the number of claimed jobs so far. Each claimed job takes a run id from a sequence."""
     with engine.connect() as connection:
         return connection.scalar(text(f"SELECT last_value - (NOT is_called)::int FROM {SCHEMA}.sqla_runs_id_seq")) or 0
 
@@ -73,7 +73,7 @@ def drain(
     program: str = work.PROGRAM,
     beside: Callable[[Engine], None] = nowhere,
 ) -> float:
-    """Drain jobs that wait when the workers begin, behind those that `beside` adds. Return the jobs per second."""
+    """Drain jobs that were added before the workers begin, after the jobs of `beside`. Return the jobs per second."""
     work.empty(engine)
     with workers(engine, processes, concurrency=concurrency, program=program) as started:
         beside(engine)
@@ -99,7 +99,7 @@ def one_by_one(engine: Engine, count: int) -> float:
 def pick_up(
     engine: Engine, *, program: str = work.PROGRAM, beside: Callable[[Engine], None] = nowhere
 ) -> tuple[list[float], list[float]]:
-    """Return the milliseconds from a job's enqueue, and from its commit, until an idle worker begins the job."""
+    """Return the milliseconds until an idle worker begins a job, from the job's enqueue and from its commit."""
     work.empty(engine)
     with (
         tempfile.NamedTemporaryFile() as file,

@@ -1,4 +1,4 @@
-"""Runs programs of `benchmarks.portable` with the library from any folder of sources, on a database of their own."""
+"""Runs programs of `benchmarks.portable` on their own database, with the library from any folder of sources."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Program:
 
 
 class Pair:
-    """A worker that has not started to work and a client, in separate processes with an empty database."""
+    """A worker and a client, in separate processes with an empty database. The worker has not started to work."""
 
     def __init__(self, worker: Program, client: Program, engine: Engine) -> None:
         self.worker = worker
@@ -100,7 +100,7 @@ class Pair:
         return count / float(self.client.ask("one_by_one", count))
 
     def pick_up(self, count: int) -> float:
-        """Return the median milliseconds from before the enqueue of a job until it begins on an idle worker."""
+        """Return the median milliseconds until a job begins on an idle worker, from just before its enqueue."""
         self.worker.ask("forget")
         enqueued: list[float] = self.client.ask("spread_out", count)
         deadline, begun = time.monotonic() + _PATIENCE, list[float]()

@@ -1,6 +1,6 @@
 """The benchmarks' tasks, and a worker process: `python -m benchmarks.work URL [CONCURRENCY [QUEUE ...]]`.
 
-The process prints "ready", begins to work when it reads "go", and then answers each line "usage".
+The process prints "ready", and begins to work when it reads "go". Then it answers each line "usage".
 """
 
 from __future__ import annotations
@@ -67,7 +67,10 @@ def mark(i: int, path: str) -> None:
 
 @contextmanager
 def database() -> Generator[Engine]:
-    """Create the tables in their own schema, on DATABASE_URL or a new durable PostgreSQL, and drop them at the end."""
+    """Create the tables in their own schema, which is dropped at the end.
+
+    The server is the one that DATABASE_URL names, or else a new durable PostgreSQL server.
+    """
     if url := os.environ.get("DATABASE_URL"):
         with _schema(url) as engine:
             yield engine
@@ -92,7 +95,7 @@ def _schema(url: str) -> Generator[Engine]:
 
 
 def settle(engine: Engine) -> None:
-    """Do now what autovacuum would do within a minute, and, if permitted, what the next checkpoint would do."""
+    """Do now what autovacuum would do within a minute. If permitted, also do what the next checkpoint would do."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("VACUUM ANALYZE"))
         with suppress(ProgrammingError):

@@ -57,7 +57,7 @@ def pause(path: str) -> None:
 
 
 def _fan_in(engine: Engine) -> Iterator[Figure]:
-    """Measure the drain, and the time from the end of the last required job to the start of the job after it."""
+    """Measure the drain, and how soon the final job starts after the last of the jobs before it has ended."""
     names = {"after the jobs": _enqueue_after_jobs, "after their batch": _enqueue_after_batch}
     *rates, without = in_turn(
         _TURNS, *(partial(_drain, engine, enqueue) for enqueue in names.values()), partial(drain, engine, _WIDE)
@@ -72,7 +72,8 @@ def _fan_in(engine: Engine) -> Iterator[Figure]:
 def _enqueue_after_jobs(session: Session, path: str = "") -> int:
     """Enqueue many jobs, and a final job that waits for all of them. Return the number of jobs.
 
-    With a path, a job that pauses is the last to end, and the file records its end and the start of the final job.
+    With a path, another job pauses and so ends last before the final job. The file records the end of that job and the
+    start of the final one.
     """
     nothing.enqueue_many(session, ({"i": i} for i in range(_WIDE)))
     if path:
@@ -118,7 +119,7 @@ def _chain(engine: Engine) -> float:
 
 
 def _gap(engine: Engine, enqueue: Callable[[Session, str], int]) -> float:
-    """Return the milliseconds from the last end before a job to the job's start."""
+    """Return the milliseconds from the end of the job that pauses to the start of the final job."""
     with tempfile.NamedTemporaryFile() as file:
         _drain(engine, lambda session: enqueue(session, file.name))
         moments: dict[int, float] = dict(MARKS.iter_unpack(Path(file.name).read_bytes()))

@@ -1,6 +1,6 @@
 """`python -m examples.agent`: an agent talks to a language model, uses tools, and asks a person before it spends money.
 
-Each call of the model and each use of a tool is a step of one job. A page in the browser shows the text so far, its
+Each call to the model and each use of a tool is a step of one job. A page in the browser shows the text so far, its
 cost, and a button to approve. The program plays the browser and kills the worker twice. Then it counts what happened,
 and exits with 1 if anything was done twice or not at all. With `--serve`, you open the page in your own browser.
 """
@@ -41,7 +41,7 @@ class Base(DeclarativeBase): ...
 
 
 class Effect(Base):
-    """A line of the bill for each call of the model, and a line for each use of a tool."""
+    """A line of the bill: there is one for each call to the model, and one for each use of a tool."""
 
     __tablename__ = "effects"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -84,7 +84,7 @@ def agent(session: Session, run: RunContext, question: str) -> Answer:
 
 
 def call(session: Session, run: RunContext, messages: list[str], tokens: int) -> Reply:
-    """Call the model. The reply and its line of the bill are one commit; a worker that is killed loses both."""
+    """Call the model. The reply and its line of the bill are one commit. If the worker is killed, both are lost."""
     reply = Reply()
     for part in stream(messages):  # give a real model an idempotency key, such as f"{run.job_id}:{len(messages)}"
         reply.tokens += 1

@@ -1,7 +1,10 @@
 """A polite crawler: `python -m examples.crawler` crawls some web sites on this machine, which measure how polite it is.
 
-Two workers of 8 threads each keep these limits together: at most 4 requests at a time; one request at a time to each
-host, in order; 5 requests a second to each host; and each page once, however many pages link to it.
+Two workers with 8 threads each keep these limits together:
+
+- There are at most 4 requests at a time.
+- Each host gets one request at a time, in order, and at most 5 a second.
+- Each page is fetched once, even if many pages link to it.
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ jobs = Jobs(Base)
 
 
 def host(arguments: Mapping[str, Any]) -> str:
-    """Return the host of the URL: the key of the limits that hold for each site."""
+    """Return the host of the URL. It is the key of the limits that hold for each site."""
     url: str = arguments["url"]
     return urlsplit(url).netloc
 

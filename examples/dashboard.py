@@ -86,7 +86,7 @@ PLAN = {  # share of the jobs, typical seconds, share of failures
 
 @dataclass
 class Past:
-    """Makes rows for the shop's last days, at random from a fixed seed."""
+    """Makes random rows for the shop's last days, always with the same seed."""
 
     now: datetime
     random: random.Random = field(default_factory=lambda: random.Random(7))
@@ -248,7 +248,7 @@ def _live(connection: Connection, past: Past) -> None:
 
 
 def _limits(connection: Connection, past: Past) -> None:
-    """Store the declared limits as a worker would, one of them lowered by an operator."""
+    """Store the declared limits as a worker would. An operator has lowered one of them."""
     for name in ("billing.charge", "images.resize", "reports.monthly"):
         for gate in jobs.tasks[name].declaration.gates:
             assert gate.limit is not None
@@ -335,7 +335,7 @@ def _audit(connection: Connection, past: Past) -> None:
 
 
 def create_app(url: str, **data: Any) -> Flask:
-    """Create the shop's web application on a new database, and fill the database first."""
+    """Fill a new database, and create the shop's web application on it."""
     engine = create_engine(url)
     Base.metadata.create_all(engine)
     with engine.begin() as connection:

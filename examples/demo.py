@@ -1,4 +1,4 @@
-"""`python -m examples.demo`: a shop takes orders, two workers do the rest, and one of them is killed on the way.
+"""`python -m examples.demo`: a shop takes orders, two workers do the rest, and one worker is killed on the way.
 
 Everything is real: the PostgreSQL server, the two worker processes, the SMTP server and the kill -9. At the end the
 program counts what happened, and exits with 1 if any promise was not kept.
@@ -31,7 +31,7 @@ ORDERS = Path(__file__).with_name("orders.csv")
 KILL_AFTER = 60
 """The number of mails that are delivered before one of the workers is killed."""
 PATIENCE = 45.0
-"""Seconds after which the demo stops waiting; its checks then show what is missing."""
+"""Seconds after which the demo stops waiting. Its checks then show what is missing."""
 
 
 def main() -> int:
@@ -96,7 +96,7 @@ def introduce(engine: Engine) -> None:
 
 
 def place_orders(engine: Engine) -> Iterator[tuple[str, bool]]:
-    """Place each order and its jobs in a transaction of its own, which is rolled back if the card is declined."""
+    """Place each order and its jobs in one transaction. If the card is declined, the transaction is rolled back."""
     with ORDERS.open(newline="", encoding="utf-8") as file:
         for line in csv.DictReader(file):
             try:
@@ -109,7 +109,7 @@ def place_orders(engine: Engine) -> Iterator[tuple[str, bool]]:
 
 
 class Day:
-    """The progress of the shop's day: the orders placed, how far the workers are, and the worker that was killed."""
+    """The shop's day so far: the orders that were placed, the progress of the workers, and the one that was killed."""
 
     def __init__(
         self, engine: Engine, mail: MailServer, first: subprocess.Popen[bytes], second: subprocess.Popen[bytes]
@@ -199,7 +199,7 @@ def worker(url: str, mail: MailServer, log: Path) -> Generator[subprocess.Popen[
 
 
 def _group(worker: subprocess.Popen[bytes], session: Session) -> list[int]:
-    """Return the pids of the worker's own processes, out of all that the database knows."""
+    """Return the pids of those processes in the database that belong to the worker."""
     known = session.scalars(select(jobs.Process.pid)).all()
     return [pid for pid in known if worker.poll() is None and os.getpgid(pid) == worker.pid]
 
@@ -218,14 +218,14 @@ _interrupts: list[int] = []
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Record the signal and raise KeyboardInterrupt. Python may drop that in a callback, so `look` raises again."""
+    """Record the signal and raise KeyboardInterrupt. Python may drop it in a callback, so `look` raises it again."""
     _interrupts.append(number)
     raise KeyboardInterrupt
 
 
 @contextmanager
 def _noting_signals() -> Generator[None]:
-    """Only record signals during the block, so that `look` raises, and never in the middle of a transaction."""
+    """Only record signals during the block. `look` raises KeyboardInterrupt later, so no transaction is interrupted."""
     before = {
         number: signal.signal(number, lambda number, _: _interrupts.append(number))
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

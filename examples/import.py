@@ -44,7 +44,7 @@ class Sale(Base):
 
 
 class Effect(Base):
-    """A record of each time that a chunk was loaded or a step was done."""
+    """A record that a chunk was loaded or a step was done."""
 
     __tablename__ = "effects"
     id: Mapped[int] = mapped_column(primary_key=True)

@@ -1,4 +1,4 @@
-"""A real SMTP server on 127.0.0.1 that, like any other, sometimes refuses a mail."""
+"""A real SMTP server on 127.0.0.1. Like any other, it sometimes refuses a mail."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class MailServer:
         self.refused: Counter[str] = Counter()
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
-        """Accept a mail, or temporarily refuse it: the first mail of about every sixth order."""
+        """Accept a mail. For about every sixth order, temporarily refuse the first mail."""
         content = envelope.content
         assert isinstance(content, bytes)
         number = str(message_from_bytes(content)["Message-ID"]).strip("<>").partition("@")[0]

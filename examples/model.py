@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass
 class ToolCall:
-    """A request of the model to use this tool and to be told the outcome."""
+    """The model's request to use this tool and to tell it the outcome."""
 
     name: str
 

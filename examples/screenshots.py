@@ -23,7 +23,7 @@ Scheme = Literal["light", "dark"]
 
 
 def pages() -> dict[str, str]:
-    """Return the path of each page, by the name of its screenshot."""
+    """Return the path of each page. The keys are the names of the screenshots."""
     with jobs.binding().session_factory() as session:
         return {
             "overview": "/jobs/?span=day",
@@ -68,7 +68,10 @@ def shoot(browser: Browser, origin: str, folder: Path, names: Collection[str], *
 
 
 def main(folder: Path | None = None) -> None:
-    """Take the screenshots for the documentation. If a folder is given, take full-length ones of all pages there."""
+    """Take the screenshots for the documentation.
+
+    If a folder is given, take full-length ones of all pages instead, and put them there.
+    """
     chromium = BROWSER.find()
     if chromium is None:
         sys.exit(f"{BROWSER.package} is missing. {BROWSER.remedy}")

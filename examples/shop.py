@@ -51,7 +51,7 @@ jobs = Jobs(Base)
 
 @jobs.task(queue="mail", retry=Retrying(retry=retry_if_exception_type(OSError), wait=wait_random_exponential(max=4)))
 def send_confirmation(email: str, number: str, total: Decimal) -> None:
-    """Mail the customer, at least once: a mail cannot be taken back."""
+    """Mail the customer, at least once. A mail cannot be taken back."""
     mail = EmailMessage()
     mail["From"] = "shop@example.com"
     mail["To"] = email

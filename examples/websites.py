@@ -1,4 +1,4 @@
-"""Web sites on 127.0.0.1, each on a port of its own, that count the rules that a crawler breaks."""
+"""Web sites on 127.0.0.1, each on its own port. They count how often a crawler breaks their rules."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Web:
     """The sites, their visits, and the rules that each visit must obey.
 
     Page n of a site links to some later pages, as in a blog, and to the front page of each other site. So a crawler
-    that keeps to the order of its links fetches the pages of a site by number.
+    that follows links in order fetches the pages of a site by number.
     """
 
     def __init__(self, sites: int, pages: int, *, at_once: int, per_second: int) -> None:
@@ -99,7 +99,7 @@ def handler(web: Web) -> type[BaseHTTPRequestHandler]:
 
 @contextmanager
 def websites(sites: int, pages: int, *, at_once: int, per_second: int) -> Generator[Web]:
-    """Serve this number of sites, each with this number of pages, during the block.
+    """Serve `sites` web sites with `pages` pages each during the block.
 
     The rules allow `at_once` simultaneous requests over all sites, and `per_second` requests a second to each site.
     """

@@ -1,4 +1,4 @@
-"""Worker processes for an example to kill. Other processes repeat the work that a killed one had not committed."""
+"""Worker processes that an example kills. Other processes repeat the work that a killed one had not committed."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ A = TypeVar("A")
 
 
 class Applications(ABC, Generic[A]):
-    """Resolves `bind=` to the database of the selected application. `Applications` keeps no added application alive."""
+    """Resolves `bind=` to the database of the selected application. It does not keep the added applications alive."""
 
     remedy: str
     """The remedy if there are several applications, for the error message."""
@@ -46,7 +46,7 @@ class Applications(ABC, Generic[A]):
 
     @abstractmethod
     def binding(self, app: A, bind: Bind | None) -> Binding:
-        """Return the database that `bind` gives, or without it the application's. Raises `ConfigurationError`."""
+        """Return the database of `bind`. Without `bind`, return the application's. Raises `ConfigurationError`."""
 
     @abstractmethod
     def surroundings(self, app: A, session: Session) -> Context:

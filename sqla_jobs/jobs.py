@@ -88,8 +88,8 @@ class Jobs(Generic[J]):
     - `session_factory`: an engine or a session factory, as for `bind`. Workers connect with it. Enqueueing uses the
       caller's session and needs none.
 
-    Raises `ConfigurationError` for an invalid base, for a table that the metadata already has, and for `job_class`
-    columns that have the name of one of the library's columns, or are NOT NULL without a server default.
+    Raises `ConfigurationError` for an invalid base, and for a table that the metadata already has. Also raises it if a
+    column of `job_class` has the name of one of the library's columns, or is NOT NULL without a server default.
     """
 
     Job: type[J]
@@ -185,8 +185,8 @@ class Jobs(Generic[J]):
 
         - `bind`: an engine or a session factory for the database with these tables. From an asynchronous engine or
           factory, the library makes a synchronous engine, for itself and for plain tasks.
-        - `async_bind`: an `AsyncEngine`, or a factory for coroutine tasks' `AsyncSession`s. By default an engine is
-          created from the address of `bind`.
+        - `async_bind`: an `AsyncEngine`, or a factory that makes the `AsyncSession`s of coroutine tasks. By default an
+          engine is created from the address of `bind`.
         - `context`: a function that returns a context manager. Each run happens inside a context made with the
           `RunContext`. All other code that opens a session runs inside a context made with `None`.
 
@@ -301,9 +301,9 @@ class Jobs(Generic[J]):
 
         - `events`: `"started"`, and values of `RunOutcome` such as `"failed"`.
 
-        Handlers are called one by one, in one of the worker's threads: an exception from a handler is logged, and a
-        slow handler delays the other handlers but no job. `failed` and `lost` events are delivered at least once, even
-        if the process dies first. The other events are delivered at most once.
+        Handlers are called one by one, in one of the worker's threads. If a handler raises, its exception is logged. A
+        slow handler delays the other handlers, but it does not delay jobs. `failed` and `lost` events are delivered at
+        least once, even if the process dies first. The other events are delivered at most once.
 
         Raises `DeclarationError` for an unknown event, and for a handler that takes anything other than the event.
         """
@@ -363,16 +363,17 @@ class Jobs(Generic[J]):
         returning: bool = False,
         **options: Unpack[EnqueueOptions],
     ) -> Enqueued | list[int]:
-        """Add a job for each instance, in order and in constant memory, or no job at all. Return the number of jobs.
+        """Add a job for each instance, in order and in constant memory, and return the number of inserted jobs.
 
         - `instances`: any iterable of instances of classes decorated with `@jobs.task`.
         - `returning`: True to return the jobs' ids, in the order of the instances. If a key is taken, the id is that of
           the job holding the key.
         - `options`: `EnqueueOptions`, for all the jobs.
 
-        Returns an `Enqueued`: for unique tasks, its `replaced` and `skipped` count the instances whose key was taken.
+        Returns an `Enqueued`. For unique tasks, its `replaced` and `skipped` count the instances whose key was taken.
 
-        Raises the same errors as `enqueue`; an `ArgumentsError` names the instance's position.
+        Raises the same errors as `enqueue`; an `ArgumentsError` names the instance's position. After an error, no job
+        of this call remains in the transaction.
         """
         ids: list[int] | None = [] if returning else None
         own = plain_session(session, "jobs.enqueue_many(session, […])")
@@ -406,7 +407,7 @@ class Jobs(Generic[J]):
     def why(self, session: AnySession, job: J | int, /) -> list[str]:
         """Return the reasons why a job is waiting, one sentence each.
 
-        The sentences give all reasons that the database shows, such as a full limit and the jobs that fill it.
+        The list has all reasons that the database shows. For a full limit, for example, it names the jobs that fill it.
 
         - `job`: the job, or its id. For a job that is running or has ended, one sentence states that.
 
@@ -429,9 +430,10 @@ class Jobs(Generic[J]):
           id of a job: to name a batch by its id, load it with `session.get(jobs.Batch, id)`.
         - `timeout`: seconds until `TimeoutError`; by default there is no limit.
 
-        Each update is a `JobUpdate`; the first one shows the current state. For a batch, each is a `BatchCounts`, and
-        the last one comes when all jobs of the batch have ended, or at once if it has none. A process uses two
-        connections for all that it follows: one listens, and the other reads the jobs, at most twenty times a second.
+        Each update is a `JobUpdate`; the first one shows the current state. For a batch, each update is a
+        `BatchCounts`. The last one comes when all jobs of the batch have ended; for a batch without jobs, it comes at
+        once. A process uses two connections for all that it follows: one listens, and the other reads the jobs, at most
+        twenty times a second.
 
         The iteration raises `TimeoutError` after `timeout` seconds, and `UnknownJob` for a job or batch that does not
         exist, or has been deleted.
@@ -453,7 +455,7 @@ class Jobs(Generic[J]):
 
         For a batch, wait until all its jobs have ended, whatever their outcomes, and return its `BatchCounts`.
 
-        A task that waits for another job holds its slot in the meantime: if all slots are waiting, no job runs.
+        A task that waits for another job keeps its slot in the meantime. If such tasks have all slots, no job runs.
 
         Raises `JobFailed` if the job fails for good or is cancelled, and the errors that `follow` raises.
         """
@@ -492,8 +494,8 @@ class Jobs(Generic[J]):
         - `name`: a text for people, of at most 200 characters.
 
         Returns the batch, pending in the session. Jobs may join it in this transaction and in later ones, and its own
-        jobs may add jobs to it, until all its jobs have ended and a job after the batch could start. A batch without
-        jobs counts as ended.
+        jobs may add jobs to it. Once all its jobs have ended and a job after the batch could start, no more jobs can
+        join it. A batch without jobs counts as ended.
 
         Raises `ArgumentsError` for a name that cannot be stored.
         """
@@ -555,11 +557,11 @@ class Jobs(Generic[J]):
         return Retry().one(self._changing(session, "jobs.retry(session, job)"), job)
 
     def signal(self, session: AnySession, job: J | int, name: str, payload: object = None, /) -> bool:
-        """Send a signal to a job, as part of the session's transaction. The job receives it by `run.wait_for`.
+        """Send a signal to a job, as part of the session's transaction. The job receives it with `run.wait_for`.
 
         If the job is waiting for the signal, it is queued, and the workers are notified once the transaction commits.
         Otherwise, the signal is kept until a run of the job asks for it. Several signals with one name are received one
-        by one, in the order of their commits: the transaction holds a lock on the job's row from now on.
+        by one, in the order of their commits. To ensure this order, the transaction locks the job's row from now on.
 
         - `job`: a job or its id.
         - `name`: the signal's name, 1 to 200 characters.
@@ -581,7 +583,7 @@ class Jobs(Generic[J]):
         reason: str | None = None,
         until: datetime | timedelta | None = None,
     ) -> None:
-        """Stop all claiming from a queue, or of a task in all queues, once the caller commits. Running jobs continue.
+        """Stop all claims from a queue, or of a task in all queues, once the caller commits. Running jobs continue.
 
         - `queue`: the name of a queue.
         - `task`: instead of a queue, a task, its class, its name or an alias. The pause applies to jobs under all of
@@ -599,7 +601,7 @@ class Jobs(Generic[J]):
         pausing.pause(it, queue, task=task, reason=reason, until=until)
 
     def resume(self, session: AnySession, queue: str | None = None, /, *, task: TaskLike | None = None) -> None:
-        """Resume claiming from a paused queue, or of a paused task, once the caller commits.
+        """Resume claims from a paused queue, or of a paused task, once the caller commits.
 
         - `queue`, `task`: as for `pause`.
 
@@ -668,8 +670,9 @@ class Jobs(Generic[J]):
         - `key`: the key from whose rate the starts are taken, if each key has its own rate.
         - `bind`: the database; by default the one set with `bind`.
 
-        Returns True if the starts were taken, in a separate transaction; they count for the next `per` seconds. Returns
-        True, too, if no limit applies to the rate. Returns False, and takes none, if fewer than `number` are free now.
+        Returns True if the starts were taken. They are taken in a separate transaction, and count for the next `per`
+        seconds. Returns True, too, if no limit applies to the rate. If fewer than `number` starts are free now, none is
+        taken, and False is returned.
 
         Raises `ArgumentsError` for an invalid number or target.
         """
@@ -680,9 +683,9 @@ class Jobs(Generic[J]):
 
         - `older_than`: the minimum time since the jobs ended, as a timedelta or in seconds.
 
-        Jobs that another session has locked are kept, and so are jobs to which an application row refers, unless the
-        row's foreign key is ON DELETE CASCADE or SET NULL. Old runs whose job the application itself deleted are
-        deleted too. Workers prune automatically.
+        Jobs that another session has locked are kept. If an application row refers to a job, the job is kept, too,
+        unless the row's foreign key is ON DELETE CASCADE or SET NULL. If the application itself has deleted a job, the
+        job's old runs are deleted, too. Workers prune automatically.
 
         Raises `ConfigurationError` for an invalid length of time.
         """
@@ -709,9 +712,9 @@ class Jobs(Generic[J]):
     ) -> Worker:
         """Return a worker, which is not started yet. All times are in seconds.
 
-        - `queues`: names of queues, each with the number of its jobs to run simultaneously, or names alone. All queues
-          together run at most 5,000 jobs.
-        - `concurrency`: the number of simultaneous jobs for each queue named without a number.
+        - `queues`: a mapping from the names of queues to the number of jobs to run simultaneously, or names alone. All
+          queues together run at most 5,000 jobs.
+        - `concurrency`: the number of simultaneous jobs for each queue, if `queues` gives names alone.
         - `bind`: an engine or a session factory; by default the one that the `Jobs` is bound to.
         - `heartbeat`: the time between two heartbeats.
         - `lease`: the time without a heartbeat after which the worker is considered dead; at least three times
@@ -721,7 +724,7 @@ class Jobs(Generic[J]):
         - `slow_after`: the time after which a run's stack is logged.
         - `timeout`: the timeout, as a timedelta or seconds, for tasks without one of their own. By default there is
           none.
-        - `kill_after`: the time from the cancellation of a coroutine until it is abandoned, if it has not ended.
+        - `kill_after`: the time that a coroutine has to end after its cancellation. Then it is abandoned.
         - `retention`: the time after which rows are deleted, such as `{"succeeded": timedelta(days=1), "failed":
           None}`. None keeps rows. By default 7 days for succeeded and cancelled jobs, 30 for failed ones and for
           "ticks", and 365 for "audit".

@@ -273,7 +273,10 @@ class LocalServer:
             os.chown(path, self._user["user"], self._user["group"])
 
     def _reachable(self, binaries: Path) -> Path:
-        """Return the folder or, if only root can read it (as in a venv under /root), that in a copy of the package."""
+        """Return the folder of the programs.
+
+        If only root can read it (as in a venv under /root), return that folder in a copy of the package.
+        """
         if not self._user or binaries.parent.name != "pginstall":
             return binaries
         with suppress(PermissionError, subprocess.CalledProcessError):
@@ -355,7 +358,7 @@ def _version(directory: Path) -> float:
 
 
 def _kept_port(file: Path) -> int:
-    """Return the last start's port, so that the URL stays the same, or a new port if that one is taken."""
+    """Return the port of the last start, so that the URL stays the same. If the port is taken, return a new one."""
     with suppress(OSError, ValueError), socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         port = int(file.read_text())
@@ -365,7 +368,7 @@ def _kept_port(file: Path) -> int:
 
 
 def _free_port() -> int:
-    """Return a port below the range of outgoing connections, one of which might take it during a restart."""
+    """Return a port below the range of outgoing connections, so that none of them takes it during a restart."""
     for _ in range(1000):
         with socket.socket() as probe, suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

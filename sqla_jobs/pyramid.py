@@ -69,7 +69,7 @@ def _add_jobs(config: Configurator, jobs: Any, *, session: str = "dbsession") ->
 
 
 def is_retryable(error: BaseException) -> bool:
-    """Return whether pyramid_retry or pyramid_tm has marked an error as retryable, or it is a transient database error.
+    """Return whether an error is a transient database error, or is marked as retryable by pyramid_retry or pyramid_tm.
 
     - `error`: an exception that a task has raised.
 
@@ -122,7 +122,7 @@ class PyramidJobs(Generic[J]):
 
 
 class _Application:
-    """The requests of one application, in which its jobs run. `session` names the attribute with their session."""
+    """Makes the requests in which an application's jobs run. `session` names the attribute with a request's session."""
 
     def __init__(self, jobs: Jobs[Any], registry: Any, session: str) -> None:
         self.jobs = jobs
@@ -155,7 +155,7 @@ class _Application:
     def request(self, run: RunContext | None = None, *, begins: bool) -> Generator[Request]:
         """Make a new request the current one, and begin its transaction if `begins`.
 
-        At the end, abort a transaction and close a session that are still open.
+        At the end, abort its transaction and close its session if they are still open.
         """
         made: Mapping[str, Any] = {}
         try:
@@ -203,7 +203,7 @@ class _Application:
 
     @contextmanager
     def _savepoints_in(self, session: Session, request: Request, *, begins: bool) -> Generator[None]:
-        """Let a test's session take part in savepoints of `request.tm`, whose transaction has begun if `begins`."""
+        """Let a test's session take part in savepoints of `request.tm`. If `begins`, its transaction has begun."""
         if not self.has_manager:
             yield
             return
@@ -228,7 +228,7 @@ class _Application:
 
 
 class _AppBinding(Binding):
-    """The database of one application. Its sessions belong to requests, or come from `bind` and are set on requests."""
+    """The database of one application. Each session is that of a request: the application's own, or one from `bind`."""
 
     def __init__(self, app: _Application, bind: Bind | None) -> None:
         own, async_bind = (None, None) if bind is None else both_binds(bind, None, app.jobs.Job)
@@ -351,7 +351,7 @@ class _SavepointsOnly:
 def _commit(session: Session) -> None:
     """Commit the transaction of the current request, even if nothing was written through the session.
 
-    Raises `JobsError` if the session's own transaction has ended, which zope.sqlalchemy cannot commit.
+    Raises `JobsError` if the session's own transaction has ended: zope.sqlalchemy cannot commit it then.
     """
     from zope.sqlalchemy import mark_changed
 
@@ -368,7 +368,7 @@ def _commit(session: Session) -> None:
 
 
 def _begin_anew(session: Session) -> None:
-    """Begin another transaction in the current request, after the last one has ended, or in its place."""
+    """Begin another transaction in the current request. If the last one has not ended, abort it."""
     manager = get_current_request().environ["tm.manager"]
     _abort(manager)
     manager.begin()

@@ -1,4 +1,4 @@
-"""Planned actions, which are executed in the thread that calls `run_due`."""
+"""Planned actions. The thread that calls `run_due` executes them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Action = Callable[[], object]
 
 
 class Agenda:
-    """Actions by their time, in seconds since `begin()`."""
+    """Actions and their times, in seconds since `begin()`."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()

@@ -17,9 +17,9 @@ from tenacity import Retrying, wait_random
 from sqla_jobs import ConcurrencyLimit, JobMixin, Jobs, RateLimit, RunContext, SignalTimeout, Snooze
 
 POISONED = 86
-"""The exit code of a process that a job has ended on purpose."""
+"""The exit code of a process that was ended by its own job, on purpose."""
 SECOND_URL = "TORTURE_SECOND_URL"
-"""The environment variable with the URL of the second database, which is the first one if the variable is missing."""
+"""The environment variable with the URL of the second database. Without it, the first database is used."""
 
 
 class Base(DeclarativeBase):
@@ -39,7 +39,7 @@ jobs = Jobs(Base, job_class=TortureJob)
 
 
 class Effect(Base):
-    """A record that a run did its work, whether or not the run could be recorded."""
+    """A record that a run did its work, even if the run itself could not be recorded."""
 
     __tablename__ = "effects"
     id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
@@ -102,7 +102,7 @@ def _commit_effect(run: RunContext, n: int) -> None:
 
 @jobs.task(max_attempts=1, limits=RateLimit(5, per=1.0))
 def once(run: RunContext, n: int, seconds: float) -> None:
-    """Commit a plain effect, in a job that may begin only once."""
+    """Commit a plain effect. The job may begin only once."""
     _commit_effect(run, n)
     time.sleep(seconds)
 
@@ -122,7 +122,7 @@ def both(session: Session, run: RunContext, n: int, seconds: float) -> None:
 
 
 def _second_engine() -> Engine:
-    """Return an engine that notices within seconds that the server is gone, and that keeps no connection open."""
+    """Return an engine that keeps no connection open, and notices within seconds if the server is gone."""
     url = os.environ.get(SECOND_URL) or jobs.binding().engine.url
     return create_engine(url, poolclass=NullPool, connect_args={"connect_timeout": 5, "tcp_user_timeout": 5000})
 
@@ -218,7 +218,7 @@ def _traced(session: Session, run: RunContext, step: str, seconds: float) -> str
 
 @jobs.task(retry=SOON)
 def stepped(session: Session, run: RunContext, n: int, seconds: float) -> list[str]:
-    """Run three steps with an effect each, with an error after the first one in some jobs, and a sleep."""
+    """Run three steps with an effect each, and sleep in between. Some jobs raise an error after the first step."""
     values = [run.step("first", _traced, session, run, "first", seconds / 3)]
     _fail_at_first(run, n)
     run.sleep("rest", seconds)
@@ -258,7 +258,7 @@ def _traced_apart(run: RunContext, step: str, seconds: float) -> str:
 
 @jobs.task(retry=SOON)
 def stepped_apart(run: RunContext, n: int, seconds: float) -> list[str]:
-    """Run steps in a plain task, where each step may be called again and its first stored value counts."""
+    """Run steps in a task without a session. A step may be called again, and its first stored value counts."""
     values = [run.step(name, _traced_apart, run, name, seconds / 3) for name in ("first", "second")]
     _fail_at_first(run, n)
     return [*values, run.step("third", _traced_apart, run, "third", seconds / 3)]
@@ -266,7 +266,7 @@ def stepped_apart(run: RunContext, n: int, seconds: float) -> list[str]:
 
 @jobs.task(retry=SOON)
 def ask(session: Session, run: RunContext, n: int, seconds: float) -> list[int | None]:
-    """Wait for two signals, for the second one with a timeout, and run a step in between."""
+    """Wait for a signal, run a step, and then wait for a second signal with a timeout."""
     first = run.wait_for("told", int, timeout=None)
     run.step("first", _traced, session, run, "first", seconds / 3)
     _fail_at_first(run, n)
@@ -301,18 +301,18 @@ def poison(n: int, seconds: float) -> None:
 
 @jobs.task(max_attempts=2)
 def hang(n: int, seconds: float) -> None:
-    """Block the whole process with a call into C that keeps the interpreter lock."""
+    """Block the whole process: call a C function that keeps the interpreter lock."""
     ctypes.PyDLL(None).sleep(int(seconds))
 
 
 CHAINS = {"chain", "chain_awaited"}
 AWAITED = {"write_awaited", "overrun_awaited"}
 TRACED = {"stepped", "stepped_awaited", "ask"}
-"""Tasks that leave a trace of each call of a step, in the transaction of that step."""
+"""Tasks that leave a trace of each call of a step, in the step's own transaction."""
 TRACED_APART = {"stepped_apart"}
 ASKING = {"ask", "ask_awaited"}
 TRANSACTIONAL = CHAINS | AWAITED | TRACED | {"write", "both", "follow", "snooze", "flaky", "overrun", "hopeless"}
 ORDERED = {"flaky"}
 PLAIN = {"mark", "once"}
 STOPPING = {"poison", "hang"}
-"""Tasks that take down their process, with all of its other jobs."""
+"""Tasks that take down their process, and so all other jobs in it."""

@@ -45,7 +45,7 @@ class Field:
         return length
 
     def pick(self) -> tuple[Service, int, list[int]] | None:
-        """Pick a process of a running service. Return the service, its pid, and all pids that stop if it does."""
+        """Pick a process of a running service. Return the service, the pid, and all pids that stop with it."""
         running = [service for service in self.services if service.is_running]
         if not running:
             return None

@@ -78,7 +78,7 @@ ROWS = {
 
 
 class Hostile:
-    """Adds one hostile row at a time, and each row once before any is repeated."""
+    """Adds one hostile row at a time. No row is repeated before all others have been added."""
 
     def __init__(self, engine: Engine, rng: random.Random) -> None:
         self._engine = engine

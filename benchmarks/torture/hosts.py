@@ -1,4 +1,4 @@
-"""Hosts for workers: a network namespace with a virtual cable each, or if that is not possible, a proxy each."""
+"""Hosts for workers. Each has a network namespace with a virtual cable or, if that is not possible, only a proxy."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class NamespaceHost(Host):
 
 
 def can_make_namespaces() -> bool:
-    """Return whether this program may create network namespaces with virtual interfaces, by trying to create one."""
+    """Try to create a network namespace with virtual interfaces. Return whether this program may do that."""
     if os.geteuid() != 0 or shutil.which("ip") is None:
         return False
     name = f"torture-{os.getpid()}-probe"

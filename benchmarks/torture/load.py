@@ -1,4 +1,4 @@
-"""Steady load through an engine of its own, and a ledger of the answers to all commits."""
+"""A steady load through its own engine, and a ledger of the answers to all commits."""
 
 from __future__ import annotations
 
@@ -44,20 +44,20 @@ _WEIGHTS = {
     "ask_awaited": 3,
 }
 _GRAPHS = 0.5
-"""The share of transactions with several jobs in which some jobs wait for others."""
+"""Some transactions have several jobs. In this share of them, some jobs wait for others."""
 _ROLLED_BACK = 0.02
 _DELAYED = 0.15
 _LONG = 0.05
-"""The share of long jobs. Faults are likely to hit long jobs, and a lost run may continue beside its successor."""
+"""The share of long jobs. Faults are likely to hit a long job. A lost run may then continue beside its successor."""
 _CANCELS = 0.06
 _MAY_BE_LONG = {"write", "write_awaited", "mark", "chain", "chain_awaited", "stepped", "stepped_awaited"}
 _CATCH_UP = 0.5
-"""How many seconds of missed load are made up for after an outage."""
+"""After an outage, the load of this number of missed seconds is made up for."""
 _AFTER_ERROR = 0.2
 _CANCELLED_AMONG = 30
-"""Cancels choose among this number of the newest jobs, since most older jobs have ended."""
+"""A cancel chooses among this number of the newest jobs, since most older jobs have ended."""
 _HELD_UP = ("write", "write_awaited", "mark")
-"""Tasks whose jobs triggers refuse to claim or to end."""
+"""Tasks of the jobs whose claim or end a trigger refuses."""
 
 
 class Answer(StrEnum):
@@ -75,11 +75,11 @@ class Ledger:
     """The requests to the library, and the server's answers."""
 
     enqueued: dict[int, tuple[str, Answer]] = field(default_factory=dict[int, tuple[str, Answer]])
-    """The task and the answer, by the job's own number."""
+    """The task and the answer for each job, by the job's own number."""
     cancels: dict[int, Answer] = field(default_factory=dict[int, Answer])
-    """The answer to each cancel by job id, except for cancels of jobs that had ended."""
+    """The answer to each cancel, by job id. Cancels of jobs that had ended are left out."""
     signals: dict[int, tuple[int, Answer]] = field(default_factory=dict[int, tuple[int, Answer]])
-    """The job id and the answer for each signal by payload, except for signals to jobs that had ended."""
+    """The job id and the answer for each signal, by payload. Signals to jobs that had ended are left out."""
     asking: deque[int] = field(default_factory=deque[int])
     """Ids of jobs that wait for signals. A job whose commit got no answer may not exist."""
     recent: list[int] = field(default_factory=list[int])
@@ -104,10 +104,10 @@ class Ledger:
 
 
 class Graph:
-    """Jobs of one transaction, some of which wait for others, and perhaps for a batch of the first ones.
+    """Jobs of one transaction. Some wait for others, and perhaps for a batch of the first jobs.
 
-    No job waits for a job with an oddity, which a trigger may hold up. A job with an ordered key waits for no
-    other job, since the jobs of its key must run in the order of their enqueues.
+    A trigger may hold up a job with an oddity, so no other job waits for it. A job with an ordered key does not wait
+    for other jobs, since the jobs of its key must run in the order of their enqueues.
     """
 
     def __init__(self, session: Session, rng: random.Random, number: int) -> None:
@@ -131,7 +131,7 @@ class Graph:
 
 
 class Load:
-    """Threads that together enqueue `rate` jobs a second until `stop()`, even across outages."""
+    """Threads that together enqueue `rate` jobs a second. They continue across outages, until `stop()`."""
 
     def __init__(
         self, engine: Engine, ledger: Ledger, *, seed: int, rate: float, hang_for: float, threads: int = 3
@@ -175,7 +175,7 @@ class Load:
                 self._stop.wait(_AFTER_ERROR)
 
     def _choose(self, rng: random.Random) -> list[tuple[str, str | None]]:
-        """Choose the tasks of a transaction, each with its oddity or None."""
+        """Choose the tasks of a transaction. Return each with its oddity or None."""
         tasks = rng.choices([*_WEIGHTS], [*_WEIGHTS.values()], k=rng.choice([1, 1, 1, 2, 5]))
         chosen: list[tuple[str, str | None]] = [(task, None) for task in tasks]
         with suppress(IndexError):

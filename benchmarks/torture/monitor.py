@@ -1,4 +1,4 @@
-"""Measures for how long each fault holds up work, through a direct connection to the server."""
+"""Measures for how long each fault holds up work. The connection to the server is direct."""
 
 from __future__ import annotations
 
@@ -22,12 +22,15 @@ _HUNG = (
     .where(jobs.Job.task == "hang", jobs.Job.state == "running")
 )
 _LOOK_BACK = 1000
-"""The number of newest runs in which the monitor looks for the first success after an outage."""
+"""The monitor looks for the first success after an outage among this number of the newest runs."""
 
 
 @dataclass(eq=False)
 class _Watch:
-    """A fault and its end: when all of `runs` have ended, or after an outage, when a later run has succeeded."""
+    """A fault that the monitor watches. It is over when all of `runs` have ended.
+
+    After an outage, it is over when a later run has succeeded.
+    """
 
     fault: str
     began: float
@@ -115,7 +118,7 @@ class Monitor(Background):
 
 
 def _running(connection: Connection, pids: Collection[int] | None = None) -> set[int]:
-    """Return the runs under way, everywhere or in some processes, except those of jobs with an oddity."""
+    """Return the runs under way, or those in some processes. Runs of jobs with an oddity are left out."""
     job = jobs.Job
     found = select(job.current_run_id).where(
         job.state == "running", job.current_run_id.is_not(None), job.oddity.is_(None)

@@ -12,16 +12,16 @@ from benchmarks.torture.hosts import Host
 
 _LOAD = "the load"
 _PREPARED = b"_pg3_"
-"""How the names of psycopg's prepared statements begin."""
+"""The prefix of the names of psycopg's prepared statements."""
 
 
 class NetworkFaults:
-    """Faults between the server and the workers, or between the server and the load."""
+    """Faults of the connections between the server and the workers, or between the server and the load."""
 
     def __init__(self, field: Field) -> None:
         self._field = field
         self._held_up: set[str] = set()
-        """Names of hosts, or of the load, behind a stall or a partition."""
+        """The names of the hosts, or of the load, that a fault now holds up."""
         self.kinds: dict[str, Fault] = {
             "cut": self._cut,
             "commits": self._lose_commits,
@@ -44,12 +44,12 @@ class NetworkFaults:
         return chosen and self._lose_answers("commits", (b"COMMIT",), *chosen)
 
     def _lose_claims(self) -> str | None:
-        """Lose the answers to claims, ends and heartbeats on workers' own connections, where each statement commits."""
+        """Lose answers on workers' own connections, where each statement commits: to claims, ends and heartbeats."""
         chosen = self._pick_free(self._field.hosts)
         return chosen and self._lose_answers("claims", (b"UPDATE", _PREPARED), *chosen)
 
     def _lose_answers(self, fault: str, to: tuple[bytes, ...], name: str, proxy: Proxy, pids: list[int]) -> str:
-        """Hold back answers, and then cut the connections: the server has done the work, but nobody is told."""
+        """Hold back answers, and then cut the connections. The server has done the work, but nobody is told."""
         hit = self._hold_up(fault, name, pids)
         proxy.mute(*to)
 
@@ -70,7 +70,7 @@ class NetworkFaults:
         return f"connections of {name} pass nothing on for {length:.1f} s, which ran {hit} jobs"
 
     def _pick_free(self, among: Sequence[Host | None]) -> tuple[str, Proxy, list[int]] | None:
-        """Pick a host, or the load for `None`, that is not held up yet. Return its name, its proxy and its pids."""
+        """Pick a host, or the load (`None`), that is not held up yet. Return its name, its proxy and its pids."""
         load = (_LOAD, self._field.load_proxy, list[int]())
         there = [(host.name, host.proxy, self._field.pids_on(host)) if host else load for host in among]
         free = [one for one in there if one[0] not in self._held_up]

@@ -1,4 +1,4 @@
-"""The plan of the faults and their times, determined only by a seed."""
+"""The plan of the faults and their times. Only a seed determines it."""
 
 from __future__ import annotations
 

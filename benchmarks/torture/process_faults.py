@@ -9,7 +9,7 @@ from benchmarks.torture.field import Fault, Field
 from benchmarks.torture.services import Service
 
 _HANGS_AFTER = 1.5
-"""Seconds after which a job that was enqueued to hang its process has most likely done so."""
+"""Seconds to wait until a job that hangs its process has most likely begun to do so."""
 
 
 class ProcessFaults:

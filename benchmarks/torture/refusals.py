@@ -1,7 +1,8 @@
-"""An application's triggers that refuse marked rows, and these rows. The triggers must not hold up any other row.
+"""Triggers of an application, and the marked rows that they refuse. The triggers must not hold up any other row.
 
-A job's `oddity` determines what is refused: for a job at work, `claim`, `end` and `run`; for one that ended long ago,
-`delete` and `delete run`. Jobs with the oddity `old` ended long ago too, and nothing refuses to delete them.
+A job's `oddity` determines what is refused. For a job at work, it is `claim`, `end` or `run`. For a job that ended long
+ago, it is `delete` or `delete run`. Jobs with the oddity `old` ended long ago too, but no trigger refuses to delete
+them.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def permit(engine: Engine) -> None:
 
 
 def long_ended(session: Session) -> dict[str, int]:
-    """Return the number of jobs that ended long ago and still exist, by oddity."""
+    """Return how many of the jobs that ended long ago still exist, by oddity."""
     job = jobs.Job
     counted = select(job.oddity, func.count()).where(job.oddity.in_(LONG_ENDED)).group_by(job.oddity)
     return {str(oddity): count for oddity, count in session.execute(counted)}

@@ -14,7 +14,7 @@ from benchmarks.torture.verdict import Facts
 def report(
     facts: Facts, ledger: Ledger, monitor: Monitor, *, faults: Counter[str], hostile: Counter[str], seconds: float
 ) -> None:
-    """Print the numbers of jobs, runs and other rows by kind, and the recovery times after each fault."""
+    """Print how many jobs, runs and other rows there are of each kind, and the recovery times after each fault."""
     states = Counter(job.state for job in facts.jobs.values())
     never_begun = sum(job.task == "once" and job.state == "failed" and not job.effects for job in facts.jobs.values())
     click.echo("jobs:    " + counts(states))

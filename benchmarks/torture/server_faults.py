@@ -74,7 +74,7 @@ class ServerFaults:
         self._field.monitor.outage_ended(fault)
 
     def _step_clock(self) -> str | None:
-        """Make all heartbeats older at once, which is the effect of a step forward of the server's clock."""
+        """Make all heartbeats older at once. A forward step of the server's clock has the same effect."""
         seconds = self._field.rng.uniform(*_STEP)
         process = jobs.Process
         try:
@@ -86,7 +86,7 @@ class ServerFaults:
         return f"the server's clock steps by {seconds:.1f} s"
 
     def step_quietly(self) -> None:
-        """Step the clock while no other fault is active: a living process must lose no run."""
+        """Step the clock while no other fault is active. A living process must not lose a run."""
         job, process = jobs.Job, jobs.Process
         just_now = func.statement_timestamp() - timedelta(seconds=_ALIVE)
         living = select(process.id).where(process.pid.in_(self._field.pids), process.heartbeat_at > just_now)

@@ -1,4 +1,4 @@
-"""Worker processes that are started again when they end, as by a service manager."""
+"""Worker processes that are started again when they end, as a service manager would do."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from benchmarks.torture.hosts import Host
 ROOT = Path(__file__).parents[2]
 _WORKER = [sys.executable, "-m", "sqla_jobs.worker"]
 _PAUSE = 0.5
-"""Seconds after which a service that ended is started again."""
+"""Seconds from the end of a service to its next start."""
 _HELPERS = ("resource_tracker", "forkserver")
 _NO_DATABASE = "the database says"
 """Words in the log of a worker that was started while the server was down."""
@@ -87,7 +87,7 @@ class Service:
         return [self._process.pid, *_descendants(self._process.pid)]
 
     def pick(self, rng: random.Random) -> tuple[int, list[int]]:
-        """Pick one process of the command. Return its pid, and all pids that stop if it does."""
+        """Pick one process of the command. Return its pid, and all pids that stop with it."""
         pids = self.pids
         picked = rng.choice(pids)
         return picked, pids if picked == pids[0] else [picked]
@@ -110,7 +110,7 @@ class Service:
             self._process.send_signal(signal.SIGTERM)
 
     def ended(self, timeout: float) -> None:
-        """Wait for the end that `stop` asked for, which must come in time and with exit code 0."""
+        """Wait for the end that `stop` asked for. It must come in time and with exit code 0."""
         if self._process is None:
             return
         try:
@@ -133,7 +133,7 @@ class Service:
 
 
 def _processes() -> Iterator[tuple[int, int]]:
-    """Yield the pid and the parent's pid of every process on this machine; nothing if /proc is missing."""
+    """Yield the pid and the parent's pid of every process on this machine. Without /proc, yield nothing."""
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it ended meanwhile
             state, parent, *_ = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()

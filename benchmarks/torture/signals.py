@@ -19,10 +19,10 @@ from sqla_jobs.errors import JobsError, UnknownJob
 _EACH = 2
 """The number of signals that each job waits for."""
 _WITHIN = 2.0
-"""Seconds after the enqueue within which a signal is first sent."""
+"""A signal is first sent at most this number of seconds after the enqueue of its job."""
 _AGAIN = 0.3
 _TRIES = 100
-"""The number of tries while the job does not exist: its commit got no answer, and may still be under way."""
+"""The number of tries while the job does not exist. Its commit got no answer, and may still be under way."""
 _PAUSE = 0.02
 
 
@@ -60,7 +60,7 @@ class Signals(Background):
         heapq.heappush(self._due, (time.monotonic() + seconds, job_id, tries))
 
     def _send(self, job_id: int, tries: int) -> bool:
-        """Send one signal. Return True if another signal must be sent, because this one may be lost."""
+        """Send one signal. Return True if this one may be lost, so that another signal must be sent."""
         payload, answer = next(self._payloads), Answer.refused
         try:
             with Session(self._engine) as session:

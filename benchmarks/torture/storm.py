@@ -17,9 +17,9 @@ from benchmarks.torture.server_faults import ServerFaults
 
 _STEP = 0.05
 _LATER = 0.5
-"""Seconds after which a fault that was impossible is tried again."""
+"""Seconds until the next try, if a fault was impossible."""
 _SETTLED = 8.0
-"""Seconds after the last fault after which all effects of faults are over: more than the lease."""
+"""Seconds from the last fault until all effects of faults are over: more than the lease."""
 
 
 class Storm:

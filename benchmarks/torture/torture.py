@@ -43,12 +43,12 @@ _POISON_EVERY = 15.0
 _HOSTILE_EVERY = 1.0
 _REFUSED_EVERY = 4.0
 _REFUSED = 8
-"""The maximum number of jobs of each task and oddity that a trigger refuses: each may hold up a thread of a worker."""
+"""The maximum number of refused jobs of each task and oddity. Each may hold up a thread of a worker."""
 _PROGRESS_EVERY = 10.0
 _WORKER = ["--queues", "default=12", "--heartbeat", "1", "--lease", "6", "--grace", "10"]
 _HUNG_AFTER = 8.0
 _HANG_FOR, _HANG_SHORTLY = 3600.0, 20.0
-"""Seconds for which a job hangs its process: if hung processes are killed, and if they are not."""
+"""Seconds for which a job hangs its process. The second number is for workers that do not kill hung processes."""
 _STOP = 60.0
 """Seconds that a worker may take to end after SIGTERM: more than its grace and its last writes."""
 _LIVE = jobs.Job.state.in_(["blocked", "scheduled", "queued", "running"])
@@ -164,7 +164,7 @@ class Torture:
             time.sleep(0.2)
 
     def _permitted(self) -> bool:
-        """Try to drop the triggers, which workers may prevent. Return whether the triggers are gone."""
+        """Try to drop the triggers. Workers may prevent that. Return whether the triggers are gone."""
         try:
             refusals.permit(self._engine)
         except DBAPIError:
@@ -172,7 +172,7 @@ class Torture:
         return True
 
     def _held_up(self) -> list[str]:
-        """Describe the jobs that no trigger refuses but that did not end or were not pruned."""
+        """Describe jobs that did not end or were not pruned, although no trigger refuses them."""
         job = jobs.Job
         live = select(func.count()).select_from(job).where(_LIVE, job.oddity.is_(None))
         with Session(self._engine) as session:

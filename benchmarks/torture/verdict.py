@@ -29,7 +29,7 @@ from benchmarks.torture.refusals import AT_WORK
 from sqla_jobs.models.types import StepKind
 
 _STEPS = 3
-"""The number of steps in each task of steps that waits for no signal."""
+"""The number of steps in each task that has steps and does not wait for signals."""
 _LIVE = ("blocked", "scheduled", "queued", "running")
 _BAD = ("failed", "cancelled")
 _MAY_FAIL = {"hopeless", "once", *STOPPING}
@@ -70,7 +70,7 @@ class JobFact:
     result: Any = None
     """The result of the job's last run that succeeded."""
     renamed: set[int] = field(default_factory=set[int])
-    """Runs that left effects but are stored under other ids, because hostile rows have taken their ids."""
+    """Runs that left effects but are stored under other ids. Hostile rows have taken their own ids."""
 
     def __str__(self) -> str:
         runs = ", ".join(f"{run.id} {run.outcome}" for run in self.runs) or "none"
@@ -155,7 +155,7 @@ def _read_steps(session: Session, facts: Mapping[int, JobFact]) -> None:
 
 
 def _needs(session: Session) -> list[tuple[int, int]]:
-    """Return pairs of ids: a job, and a job for which it has to wait, directly or through a batch."""
+    """Return pairs of job ids. The first job has to wait for the second one, directly or through a batch."""
     edge, job = jobs.models.tables["edges"].c, jobs.Job
     of_batches = select(edge.job_id, job.id).where(job.batch_id == edge.batch_id)
     rows = session.execute(select(edge.job_id, edge.needs_id).where(edge.needs_id.is_not(None)).union_all(of_batches))
@@ -190,7 +190,7 @@ def _ended(job: JobFact, ledger: Ledger) -> Iterator[str]:
 
 
 def _effects(job: JobFact, ledger: Ledger) -> Iterator[str]:
-    """A transactional task has its effect exactly once, from the run that succeeded; a plain task at least once."""
+    """The run that succeeded leaves the only effect of a transactional task. A plain task has at least one effect."""
     due = job.succeeded if job.state == "succeeded" else []
     is_exact = len(job.effects) == len(due) if job.renamed else job.effects == due
     if job.task in TRANSACTIONAL and not is_exact:
@@ -300,7 +300,7 @@ def _follow_ups(facts: Facts) -> Iterator[str]:
 
 
 def lost_by_step(facts: Facts, stepped_over: Collection[int]) -> list[str]:
-    """Return the runs of living processes that were lost when the clock stepped, unless a job stopped their process."""
+    """Return the runs that living processes lost when the clock stepped. Leave out processes that a job stopped."""
     lost = [(job, run) for job in facts.jobs.values() for run in job.runs if run.outcome == "lost"]
     stopped = {run.process_id for job, run in lost if job.task in STOPPING}
     return [

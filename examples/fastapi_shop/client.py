@@ -23,7 +23,7 @@ _of_process = cache(new_client)
 
 @contextmanager
 def shared(client: AsyncClient) -> Generator[None]:
-    """Make `carrier()` return this client during the block, in the block itself and in coroutine tasks of a worker."""
+    """Make `carrier()` return this client during the block, both in the block and in a worker's coroutine tasks."""
     token = _shared.set(client)
     try:
         yield
@@ -32,5 +32,5 @@ def shared(client: AsyncClient) -> Generator[None]:
 
 
 def carrier() -> AsyncClient:
-    """Return the client that the application shares, or in a worker process, the client of that process."""
+    """Return the client that the application shares. In a worker process, return the client of that process."""
     return _shared.get() or _of_process()

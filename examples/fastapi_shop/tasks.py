@@ -27,7 +27,7 @@ async def ship(session: AsyncSession, order: Order) -> None:
 
 @jobs.task(queue="http", timeout=30)
 async def call_for_pickup(tracking: str) -> None:
-    """Ask the carrier to collect the parcel. The task takes no session, so jobs that wait hold no connection."""
+    """Ask the carrier to collect the parcel. The task takes no session, so a job holds no connection while it waits."""
     answer = await carrier().put(f"/parcels/{tracking}/pickup")
     answer.raise_for_status()
 

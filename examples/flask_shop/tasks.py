@@ -23,7 +23,7 @@ def settle(session: Session, order: Order) -> None:
 
 @jobs.task(queue="mail", timeout=60)
 def send_receipt(number: int, email: str, item: str, total: Decimal) -> None:
-    """Mail the receipt, at least once: a mail cannot be rolled back, so this task takes no session."""
+    """Mail the receipt, at least once. A mail cannot be rolled back, so this task takes no session."""
     mail = EmailMessage()
     mail["From"] = "shop@example.com"
     mail["To"] = email

@@ -37,7 +37,7 @@ class WentWrong(Exception):
 
 
 class Scene:
-    """The tables of one incident, empty at the start and dropped at the end, with a worker and a mail server."""
+    """The tables of one incident, a worker and a mail server. The tables are empty at first, and dropped at the end."""
 
     def __init__(self, url: str) -> None:
         self.engine: Engine = create_engine(url)
@@ -66,7 +66,7 @@ class Scene:
         self.engine.dispose()
 
     def start_worker(self, *options: str, **deployed: str) -> None:
-        """Start a worker in place of the running one; `deployed` sets environment variables that change the code."""
+        """Start a worker in place of the running one. `deployed` sets environment variables that change the code."""
         self.stop_worker()
         command = [sys.executable, "-m", "sqla_jobs.worker", *WORKER, *options]
         with Path(self._log.name).open("ab") as log:
@@ -173,12 +173,15 @@ def found(pattern: str, output: str) -> re.Match[str]:
 
 
 def pasted(output: str, beginning: str) -> str:
-    """Return the command in the output that begins with these words, for the person to paste."""
+    """Return the command for the person to paste: the one in the output that begins with these words."""
     return found(rf"{re.escape(beginning)}[^`;\n]*", output)[0].strip()
 
 
 def cut(output: str, wanted: str = "") -> str:
-    """Return the part of the output to show: no "ok" lines except wanted ones, and only the ends of a long output."""
+    """Return the part of the output to show.
+
+    "ok" lines are left out, unless they match `wanted`. Of a long output, only the beginning and the end are shown.
+    """
     lines = [line.rstrip() for line in output.splitlines() if re.search(r"\w", line)]
     lines = [line for line in lines if not line.startswith("ok ") or (wanted and re.search(wanted, line))]
     if more := max(0, len(lines) - LINES):

@@ -20,12 +20,12 @@ class Base(DeclarativeBase):
 jobs = Jobs(Base)
 MAIL_PORT = "SHOP_MAIL_PORT"
 RENAMED = "SHOP_EXPORT_WAS"
-"""This environment variable simulates a deploy: its value is an old name of `orders.export`, and becomes an alias."""
+"""The environment variable that simulates a deploy. Its value, an old name of `orders.export`, becomes an alias."""
 
 
 @jobs.task(name="mail.send", queue="mail", max_attempts=2, retry=Retrying(wait=wait_fixed(1)))
 def send_mail(customer: int, text: str) -> str:
-    """Fail while no mail server listens, or hang while one listens but never answers, since there is no timeout."""
+    """Fail while no mail server listens. If one listens but never answers, hang, since there is no timeout."""
     with socket.create_connection(("127.0.0.1", int(os.environ[MAIL_PORT]))) as server:
         answer = server.recv(100).decode()
     return f"{answer} for customer {customer}"
@@ -39,7 +39,7 @@ def make_invoice(customer: int) -> None:
 
 @jobs.task(name="image.resize")
 def resize(path: str) -> None:
-    """Kill the process for some images, as the kernel does if they need more memory than there is."""
+    """Kill the process for some images, as the kernel does if an image needs more memory than there is."""
     if path.endswith(".tiff"):
         os.kill(os.getpid(), signal.SIGKILL)
 

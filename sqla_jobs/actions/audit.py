@@ -16,7 +16,7 @@ from sqla_jobs.tasks.registry import Tasks
 
 @dataclass(frozen=True, slots=True)
 class Changing:
-    """A transaction that makes changes for a person, or for a program that does not name an `actor`."""
+    """A transaction that makes changes. `actor` is the person who makes them; None if a program does."""
 
     session: Session
     models: Models[Any]

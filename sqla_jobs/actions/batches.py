@@ -75,7 +75,7 @@ class BatchCounts:
 
 
 def count(session: Session, models: Models[Any], batch: BatchMixin) -> BatchCounts:
-    """Return the numbers of a batch's jobs, read from one index. Raises `ArgumentsError` for an unsaved batch."""
+    """Count a batch's jobs by state, with one index. Raises `ArgumentsError` for an unsaved batch."""
     batch_id = id_of(session, models, batch)
     return count_all(CountBatches(Tables(models)), session, [batch_id]).get(batch_id, BatchCounts())
 
@@ -117,16 +117,16 @@ def cancel(it: Changing, batch: BatchMixin, *, kill: bool) -> int:
 
 
 def retry(it: Changing, batch: BatchMixin) -> int:
-    """Retry the jobs of the batch that failed, or that somebody cancelled. Return their number.
+    """Retry the batch's jobs that failed or that somebody cancelled. Return their number.
 
-    Jobs that were cancelled because one of the retried jobs had failed wait for it again.
+    If a job was cancelled because a retried job had failed, it waits for the retried job again.
     """
     job = it.models.Job
     return _change(it, batch, Retry(), job.state.in_(Retry.by_default), job.waits_for.is_(None))
 
 
 def _change(it: Changing, batch: BatchMixin, change: Change, *which: ColumnElement[bool]) -> int:
-    """Wait for the locks on the batch's jobs that meet the conditions, and apply the change to these jobs."""
+    """Lock the batch's jobs that meet the conditions, and apply the change to them. Wait for locked jobs."""
     session, models, job = it.session, it.models, it.models.Job
     batch_id = id_of(session, models, batch)
     session.flush()
@@ -143,7 +143,7 @@ def _change(it: Changing, batch: BatchMixin, change: Change, *which: ColumnEleme
 
 
 def watch_deletions(models: Models[Any]) -> None:
-    """From now on, mark in the database when a session deletes a job object of a batch."""
+    """Record the deletion in the database whenever a session deletes a job object of a batch."""
     mark = MarkDeleted(Tables(models))
 
     def deleted(mapper: object, connection: Connection, job: JobMixin) -> None:

@@ -28,7 +28,7 @@ from sqla_jobs.tasks.registry import Tasks
 
 _BATCH = 500
 _PATIENCE = "1s"
-"""The maximum wait for the lock on one job, which a worker holds briefly when it claims the job."""
+"""The maximum wait for the lock on one job. A worker that claims the job holds this lock briefly."""
 _LOCK_NOT_AVAILABLE = "55P03"
 BUSY = "somebody holds or has changed it, or the server refuses it and the log says why"
 """The reason for skipping a job if there is no other obstacle."""
@@ -41,7 +41,7 @@ States: TypeAlias = tuple[JobState, ...]
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The progress of a change: `changed` of the `seen` jobs with ids up to `last` have been changed."""
+    """The progress of a change, up to the id `last`. Of the `seen` jobs, `changed` have been changed."""
 
     seen: int = 0
     changed: int = 0
@@ -55,7 +55,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A group of the jobs that a change would affect, alike in task, state, error type and day."""
+    """Jobs that a change would affect, and that have the same task, state, error type and day."""
 
     task: str
     state: JobState
@@ -75,7 +75,7 @@ class Change:
     by_default: ClassVar[States]
     """The states that apply if a selection has no states."""
     spares: ClassVar[States] = ()
-    """The states in which selected jobs are skipped, and counted for a message."""
+    """Selected jobs in these states are skipped. A message gives their number."""
     hides: ClassVar[tuple[str, ...]] = ()
     """Fields of the selection whose values the audit log must not store."""
     left_because: ClassVar[str] = BUSY
@@ -114,9 +114,9 @@ class Change:
 
     @classmethod
     def obstacles(cls, session: Session, models: Models[Any], conditions: Conditions) -> list[tuple[int, str]]:
-        """For each obstacle with its remedy, return the number of affected jobs among those that meet the conditions.
+        """Return the obstacles to changing jobs, with their remedies, each with the number of jobs that it affects.
 
-        For all other jobs the reason is `BUSY`.
+        Only jobs that meet the conditions are counted. For all other jobs the reason is `otherwise`.
         """
         return []
 
@@ -140,7 +140,10 @@ class Change:
     def count(
         cls, session: Session, models: Models[Any], selection: Selection, *, spared: bool = False
     ) -> dict[JobState, int]:
-        """Return the number of selected jobs in each state that allows the change or, with `spared`, is in `spares`."""
+        """Return the number of selected jobs in each state that allows the change.
+
+        With `spared`, count the jobs in the states `spares` instead.
+        """
         states = cls.spares if spared else cls.states
         allowed = models.Job.state.in_(states) if spared else cls.allowed(models, named=bool(selection.ids))
         counted = select(models.Job.state, func.count()).where(*selection.where(models), allowed)
@@ -161,7 +164,7 @@ class Change:
 
     @classmethod
     def refusal(cls, session: Session, models: Models[Any], job_id: int) -> str:
-        """Return the error message about one skipped job, with the reason as the database shows it afterwards."""
+        """Return the error message about one skipped job. The reason is read from the database after the change."""
         state = session.scalar(select(models.Job.state).where(models.Job.id == job_id))
         if state is None:
             why = "somebody has deleted it"
@@ -175,7 +178,10 @@ class Change:
     def causes(
         cls, session: Session, models: Models[Any], selection: Selection, left_alone: int
     ) -> list[tuple[int, str]]:
-        """Return the reasons for skipping jobs, each with the number of jobs, as the database shows them afterwards."""
+        """Return the reasons for skipping jobs, each with the number of jobs.
+
+        Both are read from the database after the change.
+        """
         found = cls.obstacles(session, models, cls.conditions(models, selection))
         named = [(min(number, left_alone), said) for number, said in found if number]
         busy = left_alone - sum(number for number, _ in named)
@@ -215,9 +221,9 @@ class Change:
     ) -> Iterator[Progress]:
         """Change the selected jobs in the order of their ids, each batch in its own transaction.
 
-        Yield the progress after each batch. The change continues after `done`, up to the id `until`, which is the
-        newest by default: jobs enqueued meanwhile are left out. The change ends after `most` changed jobs. A batch
-        covers at most `stretch` ids. The caller may stop at any point: all yielded progress is committed.
+        Yield the progress after each batch. The change continues after `done`, and ends at the id `until`. By default,
+        that is the newest id, so jobs enqueued meanwhile are left out. The change also ends after `most` changed jobs.
+        A batch covers at most `stretch` ids. The caller may stop at any point: all yielded progress is committed.
         """
         end = -1 if until is None else until
         if until is None:
@@ -263,7 +269,7 @@ class Change:
 def short_waits(it: Changing, impossible: str) -> Generator[None]:
     """Wait at most a second for the lock on each job if a person makes the change.
 
-    Raises `JobsError`, with `impossible` and the reason, after that second.
+    Raises `JobsError`, with `impossible` and the reason, if a lock is not free within that second.
     """
     try:
         if it.actor is not None:

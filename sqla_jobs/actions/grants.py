@@ -85,7 +85,7 @@ class _Names:
         self.schema = models.positions.schema
         self.tables = {noun: self._preparer.format_table(table) for noun, table in models.tables.items()}
         self.sequences = [self._preparer.format_sequence(one) for one in (models.positions, models.run_ids)]
-        # a job_class may give a column a different name from its attribute
+        # in a job_class, the name of a column may differ from that of its attribute
         ours = set(JobMixin.__annotations__)
         self.own = [column.name for column in models.tables["jobs"].columns if column.name not in ours]
 

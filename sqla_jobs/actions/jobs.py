@@ -35,9 +35,9 @@ from sqla_jobs.tasks.enqueue import check_common
 class Cancel(Change):
     """Cancel: a waiting job ends as `cancelled`, and a running job is asked to stop.
 
-    A failed job that keeps other jobs of its ordered key waiting is cancelled if its id is given. With `kill`, the
-    parent process kills the process of a job that does not stop. A later request without `kill` does not withdraw an
-    earlier request to kill.
+    A failed job is also cancelled if its id is given and the other jobs of its ordered key have to wait for it. With
+    `kill`, the parent process kills the process of a job that does not stop. A later request without `kill` does not
+    withdraw an earlier request to kill.
     """
 
     name: ClassVar[str] = "cancel"
@@ -77,11 +77,11 @@ _WAIT = "has its unique key; wait for that one, or cancel it"
 class Retry(Change):
     """Retry: an ended, waiting or blocked job is queued immediately, with at least one attempt left.
 
-    Jobs that were cancelled because this job had failed wait for it again.
+    If another job was cancelled because this job had failed, the other job waits for this one again.
 
-    With `over`, a timedelta or a number of seconds, the `number` jobs become due one by one, oldest first, evenly
-    spread over that time from now. Of several jobs with the same unique key, only the newest is retried. A job whose
-    key belongs to a live job is not retried, and neither is an erased job. Raises `ArgumentsError`.
+    `over` is a timedelta or a number of seconds. If it is given, the `number` jobs become due one by one, oldest first,
+    evenly spread over that time from now. Of several jobs with the same unique key, only the newest is retried. A job
+    whose key belongs to a live job is not retried, and neither is an erased job. Raises `ArgumentsError`.
     """
 
     name: ClassVar[str] = "retry"

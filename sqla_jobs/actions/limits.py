@@ -31,7 +31,7 @@ UNSET: Final = Unset()
 
 @dataclass(frozen=True)
 class Target:
-    """The limits that a person named, as rows: the concurrency limit and the rate limit, each "" if there is none."""
+    """The rows of the limits that a person named. `concurrency` or `rate` is empty if there is no such limit."""
 
     concurrency: str
     rate: str
@@ -52,9 +52,9 @@ def target_of_row(gate: str, tasks: Sequence[str]) -> Target:
 
 
 def target(tasks: Tasks[Any], which: object, *, queue: object = None, key: object = UNSET) -> Target:
-    """Return the target for a task (given itself or by name), a shared limit, or a queue, which has no rate limit.
+    """Return the target for a task, a shared limit or a queue.
 
-    Raises `ArgumentsError`.
+    `which` is a task, the name of a task, or the name of a limit. A queue has no rate limit. Raises `ArgumentsError`.
     """
     if (which is None) == (queue is None):
         raise ArgumentsError("name a task or a limit, or else a queue, and not both")
@@ -76,7 +76,10 @@ def target(tasks: Tasks[Any], which: object, *, queue: object = None, key: objec
 
 
 def _whole(mine: Mapping[str, Gate], kinds: str, name: str, tasks: Collection[str]) -> str:
-    """Return the row without a key, or else the row for all keys, or else the row that the task could have."""
+    """Return the row without a key or, if there is none, the row for all keys.
+
+    If there is neither, return the row that the task could have.
+    """
     found = sorted((row for row in mine if row[0] in kinds), key=lambda row: row.endswith("="))
     return found[0] if found else f"{kinds[0]}{name}" if tasks else ""
 

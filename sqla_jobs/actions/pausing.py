@@ -28,11 +28,11 @@ def pause(
     reason: str | None = None,
     until: datetime | timedelta | None = None,
 ) -> str:
-    """Stop workers from claiming jobs from `queue`, or of `task` under any of its names, once the caller commits.
+    """Pause `queue`, or `task` under all of its names. Workers stop claiming the jobs once the caller commits.
 
     Running jobs are not interrupted. The pause ends by itself at `until`, a datetime or a timedelta from now, by the
-    server's clock. A second pause replaces the reason and the end of the first, and keeps its start unless the first
-    has ended. Return a name for the pause, such as "queue mail". Raises `ArgumentsError` and `UnknownTask`.
+    server's clock. A second pause replaces the reason and the end of the first. It keeps the start, unless the first
+    pause has ended. Return a name for the pause, such as "queue mail". Raises `ArgumentsError` and `UnknownTask`.
     """
     paused, names = _named(it, queue, task)
     ends_at = _end(it.session, paused, until)
@@ -57,7 +57,7 @@ def pause(
 
 
 def resume(it: Changing, queue: str | None = None, *, task: object = None) -> str:
-    """Let workers claim jobs from `queue`, or jobs of `task`, again once the caller commits.
+    """End the pause of `queue` or `task`. Workers claim the jobs again once the caller commits.
 
     Return the pause's name. The audit log gets a line if the queue or task was paused. Raises `ArgumentsError`, and
     `UnknownTask` unless the task is paused.

@@ -181,7 +181,7 @@ def prune(
     """Delete old rows batch by batch.
 
     After each batch, yield the number of deleted rows and the cursor after the batch. The caller may stop at any point.
-    If the server refuses to delete a row, the row stays, `refused` is called with its id and the error, and the other
+    If the server refuses to delete a row, the row stays, and `refused` is called with its id and the error. The other
     rows of its batch are deleted.
     """
 
@@ -202,8 +202,8 @@ def prune(
 def prune_jobs(session: Session, models: Models[Any], *, older_than: timedelta | float) -> int:
     """Delete the jobs that ended over `older_than` ago, with their runs, in the caller's transaction.
 
-    Return the number of deleted jobs. Locked jobs, and jobs to which application rows refer, stay. Equally old runs
-    whose job the application has deleted are deleted, too.
+    Return the number of deleted jobs. Locked jobs, and jobs to which application rows refer, stay. If the
+    application itself has deleted a job, its runs of that age are deleted, too.
     """
     seconds, removal = check_seconds("older_than", older_than, error=ConfigurationError), Removal(models)
     references = removal.references(session)

@@ -24,8 +24,8 @@ class Selection:
     """All jobs that match every given field.
 
     A tuple matches any of its members, and an empty tuple matches any value. `args` and `results` map names to stored
-    values, which match at any depth of the arguments or of one run's result, even within arrays. `unsearched` names, by
-    task, the arguments that are not searched. `error` is a part of the error of a job's last run, matched
+    values. They match at any depth of the arguments, or of one run's result, even within arrays. `unsearched` maps a
+    task to those of its arguments that are not searched. `error` is a part of the error of a job's last run, matched
     case-insensitively. `before` and `after` restrict `created_at`, and `ended_before` and `ended_after` restrict
     `finished_at`; each is a datetime, or a timedelta before now. Jobs of the tasks in `not_tasks` never match. Raises
     `ArgumentsError` for an invalid value.

@@ -26,7 +26,7 @@ class Transactions(Protocol):
     def begin(self) -> AbstractContextManager[Sender]:
         """Return a context manager that yields a connection.
 
-        The statements in the `with` block commit together at its end, or each commits by itself.
+        Depending on the connection, the statements in the `with` block commit together at its end, or each by itself.
         """
         ...
 
@@ -100,7 +100,7 @@ class Rescue(Call):
 
 
 class Candidates(Call):
-    """Find the ids of some jobs that a bulk statement would process. After an error these jobs are tried one by one."""
+    """Find the ids of some jobs that a bulk statement would process. After an error, these are tried in parts."""
 
     def __call__(self, connection: Sender, among: Among) -> list[int]:
         return [job_id for (job_id,) in self._rows(connection, among.parameters())]
@@ -114,7 +114,7 @@ class Leases(Call):
 
 
 class CancelRequests(Call):
-    """Among one process's runs of the given jobs, find those that somebody has asked to cancel."""
+    """Find the runs that somebody has asked to cancel, among one process's runs of the given jobs."""
 
     def __call__(self, connection: Sender, process_id: uuid.UUID, job_ids: Collection[int]) -> dict[int, bool]:
         """Return, by run id, whether the process must be killed to end the run."""
@@ -146,7 +146,7 @@ class FinishAny(Call):
     """Store the end of each attempt whose lease is valid and whose job is not locked. Replace taken run ids."""
 
     def __call__(self, connection: Sender, ends: Sequence[RunEnd]) -> dict[int, str]:
-        """Return, by run id, the fate of each end that was not stored unchanged. `Finish` explains the fates."""
+        """Return fates by run id. An end that is stored unchanged has none. `Finish` explains the fates."""
         leases, outcomes, started, finished, progress = zip(*in_order(ends), strict=True)
         processes = {lease.process_id: str(lease.process_id) for lease in leases}
         failures = [outcome.failure for outcome in outcomes]

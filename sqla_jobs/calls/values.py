@@ -14,7 +14,7 @@ from sqla_jobs.rules.outcomes import Outcome
 
 PRIORITIES = range(-10, 11)
 EVERYWHERE = (-1,) * len(PRIORITIES)
-"""Scan floors that exclude no job, one per priority. A claim looks only at positions above the floor."""
+"""One floor per priority, each below all jobs. A claim looks only at positions above the floor."""
 
 
 MANY = 1000
@@ -102,7 +102,10 @@ class Promotion(NamedTuple):
 
     promoted: int
     due_in: float
-    """Seconds until a scheduled job is due or a pause ends, infinite if neither happens, 0 if more jobs may be due."""
+    """Seconds until a scheduled job is due or a pause ends.
+
+    Infinite if neither will happen; 0 if more jobs may be due.
+    """
     workers: int
     """The number of workers that serve any of the given queues."""
     has_limits: bool
@@ -121,7 +124,7 @@ class RunEnd(NamedTuple):
     started: float = 0.0
     finished: float = 0.0
     progress: tuple[float, str | None] | None = None
-    """The last progress that the run reported, if it is not stored yet."""
+    """The last progress that the run reported, if any."""
 
 
 def in_order(ends: Iterable[RunEnd]) -> list[RunEnd]:

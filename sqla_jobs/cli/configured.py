@@ -10,14 +10,14 @@ import click
 from sqla_jobs.errors import ConfigurationError
 
 Defaults = dict[str, dict[str, Any]]
-"""Default values, by the names of the command and of the option."""
+"""Default values of options: for each command, a mapping from the names of options to values."""
 
 _ONLY_SAID = {"application", "database_url", "drain", "reload"}
 """Options of the worker that are not settings of an application."""
 
 
 def defaults_of(settings: Mapping[str, Any], prefix: str, shown: str, *, others: Collection[str] = ()) -> Defaults:
-    """Return the defaults of the options of `worker` and `clock` from the settings that begin with `prefix`.
+    """Return defaults for the options of `worker` and `clock`, taken from the settings that begin with `prefix`.
 
     `shown` is a format string that shows the name of a setting. `others` are valid settings that are not options.
     Raises `ConfigurationError` for an unknown setting or an invalid value.

@@ -31,7 +31,7 @@ from sqla_jobs.supervisor.supervisor import Supervisor
 
 _FOLDER = Path(".sqla-jobs")
 _ENDS_WITHIN = 5.0
-"""Seconds within which the dashboard's process and running jobs have to end."""
+"""How many seconds the dashboard's process and running jobs have to end."""
 _LOOK = 0.2
 """Seconds between two checks that all processes are alive."""
 
@@ -187,7 +187,7 @@ class _Site:
 
 @contextmanager
 def _watching(site: _Site, server: LocalServer | None) -> Generator[list[str]]:
-    """Stop this process by a signal if `site` or `server` ends. Yield a list that then contains the reason."""
+    """Stop this process with a signal if `site` or `server` ends. Yield a list that then contains the reason."""
     ended: list[str] = []
     is_over = threading.Event()
 

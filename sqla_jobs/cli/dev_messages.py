@@ -37,7 +37,7 @@ class Ready(NamedTuple):
 
     dashboard: str
     queues: str
-    """The queues that the application configures, or else those of all tasks, in the form of `--queues`."""
+    """The queues that the application configures, else those of all tasks. The text is written like `--queues`."""
 
 
 Answer = Unbound | Said | Failed | Ready

@@ -29,7 +29,7 @@ from sqla_jobs.models.version import check_version
 
 _FLASK_MIGRATE = "migrations/alembic.ini"
 _LOOK = 0.5
-"""Seconds between two checks whether somebody has migrated the tables."""
+"""How often to check whether somebody has migrated the tables, in seconds."""
 
 
 def main() -> None:

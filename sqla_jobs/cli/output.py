@@ -113,7 +113,7 @@ def remedy(text: str) -> str:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Return a console on the terminal; if the stream is not a terminal, one wide enough never to wrap."""
+    """Return a console. If the stream is not a terminal, the console is wide enough never to wrap."""
     stream = sys.stderr if stderr else sys.stdout
     return Console(file=stream, width=None if stream.isatty() else _WIDE, highlight=False, markup=False, emoji=False)
 

@@ -117,7 +117,7 @@ def selecting(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def check_tasks(jobs: Jobs[Any], tasks: Iterable[str]) -> None:
-    """Raise `JobsError` for a task, probably misspelled, that neither the application nor any job has."""
+    """Raise `JobsError` for a task that neither the application nor any job has. It is probably misspelled."""
     known = set(jobs.tasks)
     with jobs.binding().session() as session:
         for task in set(tasks) - known:

@@ -129,7 +129,7 @@ def _first_line(text: str | None) -> str:
 
 
 def _print_processes(processes: Sequence[ProcessStatus]) -> None:
-    """Print tables of processes, of their figures and of running jobs."""
+    """Print up to three tables: the processes, their figures, and their running jobs."""
     print_table(
         ["PROCESS", "KIND", "HOST", "PID", "LAST BEAT", "QUEUES"],
         [

@@ -10,7 +10,7 @@ from sqla_jobs.cron import Cron
 from sqla_jobs.models.types import CatchUp
 
 MOST = 100
-"""With `catch_up="all"`, the maximum number of due ticks that fire: the newest ones."""
+"""With `catch_up="all"`, at most this many due ticks fire: the newest ones."""
 COUNTED = 1_000
 """The maximum number of missed ticks to count. Counting one takes about 30 µs, while the schedules are locked."""
 _LATE = timedelta(seconds=30)

@@ -215,7 +215,7 @@ class Clock(Service):
         self._vitals = Vitals(self._engine, self._jobs.models)
 
     def _beat(self) -> None:
-        """Write this clock's heartbeat. A clock rescues no jobs, so that no job's locked row delays a tick."""
+        """Write this clock's heartbeat. A clock does not rescue jobs: a job's locked row could delay a tick."""
         due_at = time.monotonic() + self._lease_settings.heartbeat
         with self._engine.begin() as connection:
             alive = self._queries.beat(connection, [self._process_id])

@@ -44,7 +44,7 @@ def fire(
 ) -> list[str] | None:
     """Enqueue jobs for the ticks of each schedule up to the schedule's `now`. Return the queue of each job.
 
-    Return `None`, and store nothing, if open transactions hold the unique keys of all schedules.
+    If open transactions hold the unique keys of all schedules, store nothing and return `None`.
     """
     skipping = [row.id for row in due if row.overlap == Overlap.skip]
     live = queries.still_live(connection, skipping) if skipping else {}

@@ -84,8 +84,8 @@ def create_app(jobs: Jobs[Any], *, authorize: Authorize, actor: Actor | None, se
 def split_path(scope: Any) -> tuple[str, str]:
     """Return the prefix under which an ASGI application is mounted, and the rest of the request's path.
 
-    By the ASGI specification, the path begins with the prefix. If a proxy has removed the first part of the prefix,
-    which the server's `root_path` names, the path begins with the rest of the prefix.
+    By the ASGI specification, the path begins with the prefix. A proxy may have removed the first part of the prefix,
+    which the server then knows as its `root_path`. In that case, the path begins with the rest of the prefix.
     """
     root, path = str(scope.get("root_path") or "").rstrip("/"), str(scope["path"])
     parts = root.split("/")

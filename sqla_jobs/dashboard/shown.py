@@ -13,7 +13,7 @@ READ = 2_000
 """The maximum number of characters read from an error whose beginning is shown."""
 _SAID = 300
 _MAY_BE_CUT = 200
-"""The number of characters dropped from the end of a cut text, where a piece of a secret may not be recognized."""
+"""How many characters are dropped from the end of a cut text. A secret that was cut there may not be recognized."""
 
 
 @dataclass(frozen=True)

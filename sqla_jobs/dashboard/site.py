@@ -41,7 +41,7 @@ class Dashboard:
 
     @cached_property
     def environment(self) -> Environment:
-        """The template environment, separate from the application's, so that the latter cannot change the escaping."""
+        """The template environment. It is separate, so that the application's own cannot change the escaping."""
         made = Environment(
             loader=PackageLoader("sqla_jobs.dashboard"),
             autoescape=True,

@@ -25,7 +25,10 @@ class OneTimeToken:
         self._cookie = "sqla_jobs_dashboard"
 
     def open_on(self, port: int) -> None:
-        """Set the port, for the allowed host names and for the cookie's name: a host's ports share their cookies."""
+        """Set the port, which the allowed hosts and the cookie's name contain.
+
+        The ports of one host share their cookies, so the names have to differ.
+        """
         self._hosts = frozenset({f"127.0.0.1:{port}", f"localhost:{port}"})
         self._cookie = f"sqla_jobs_dashboard_{port}"
 

@@ -36,7 +36,7 @@ else:
 
 _REMEDY = "give create_async_engine('postgresql+psycopg://…') or an async_sessionmaker of one"
 _MOST = 20
-"""The pool size of an engine created here if the application's pool has no limit. Further coroutines have to wait."""
+"""If the application's pool has no limit, an engine created here has this pool size. More coroutines have to wait."""
 _ASYNC = "sqla_jobs.async_session"
 """The key in a session's `info` for the `AsyncSession` around it, during its run."""
 
@@ -44,7 +44,7 @@ _ASYNC = "sqla_jobs.async_session"
 class AsyncSessions:
     """Creates sessions on an asynchronous engine: the application's, or one created from the address of its engine.
 
-    An engine created here has a pool as large as the application's, if the application's pool is limited.
+    If the application's pool is limited, an engine created here has a pool of the same size.
     """
 
     def __init__(self, bind: AsyncBind | None, app: Engine, isolation: str, entity: type[Any]) -> None:
@@ -106,7 +106,7 @@ class AsyncSessions:
 
 
 def around(session: Session) -> Any:
-    """Return the `AsyncSession` around a session from `AsyncSessions` whose run has not ended."""
+    """Return the `AsyncSession` around a session from `AsyncSessions`. The session's run must not have ended."""
     return session.info[_ASYNC]
 
 
@@ -133,7 +133,7 @@ def end_run(session: Session) -> None:
 
 
 def _refuse(*_: object, **__: object) -> NoReturn:
-    """Raise an error, in place of a session's `get_bind`, which is called before each statement and flush."""
+    """Raise an error. This replaces a session's `get_bind`, which is called before each statement and flush."""
     raise InvalidRequestError(
         "the run of this AsyncSession is over, so a write could not be part of it any more: "
         "await everything that uses the session before the task returns, let CancelledError through, "
@@ -161,7 +161,7 @@ def engine_of(make: Callable[[], Any], entity: type[Any]) -> Engine:
 
 
 def _isolation_of(engine: Engine) -> str:
-    """Return the isolation level of a new connection, since pooled ones may belong to a running event loop."""
+    """Return the isolation level of a new connection. Pooled connections may belong to a running event loop."""
 
     def ask() -> str:
         pool = engine.pool.recreate()

@@ -19,9 +19,9 @@ SessionFactory = Callable[[], Session]
 SyncBind = Engine | SessionFactory
 Bind = SyncBind | AsyncBind
 Context = Callable[[Any], AbstractContextManager[Any]]
-"""Makes the context manager around a run from the run's `RunContext`, or from `None` outside runs."""
+"""Takes a run's `RunContext`, and returns the context manager around the run. Outside runs, it takes `None`."""
 MEMBERS_OF_TEST = "sqla_jobs.database.binding.members"
-"""The key in the `info` of a test's session for a function that commits the other members of a run's transaction."""
+"""A test session's `info` may have a function under this key. It commits the other members of a run's transaction."""
 
 
 class Binding:

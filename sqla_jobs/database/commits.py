@@ -45,8 +45,8 @@ class _Waiting:
 def on_commit(session: Session, entity: type[Any], call: Callable[[], None], *, once: Hashable = None) -> None:
     """Call `call` once the session's outermost transaction commits, unless the current savepoint is rolled back.
 
-    `call` is never called if, in the database of `entity`, the session has joined another owner's transaction, whose
-    commit cannot be observed. Of several requests with the same `once`, only one is carried out.
+    If the session has joined another owner's transaction in the database of `entity`, `call` is never called, because
+    that transaction's commit cannot be observed. Of several requests with the same `once`, only one is carried out.
     """
     waiting: _Waiting = session.info.get(_INFO) or _wait(session)
     if once is not None:
@@ -75,7 +75,7 @@ def committed_by(session: Session, entity: type[Any]) -> Engine | None:
 
 
 def check_open(session: Session, entity: type[Any]) -> None:
-    """Raise `ArgumentsError` if the session has ended its transaction, so that anything added now would be lost.
+    """Raise `ArgumentsError` if the session has ended its transaction. Anything added now would be lost.
 
     Raises `ConfigurationError` if the session's connection puts the jobs into a different schema from the workers'.
     """
@@ -130,7 +130,7 @@ def _wait(session: Session) -> _Waiting:
 
 @cache
 def listen_to_sessions() -> None:
-    """Install the listeners once, for the first `Jobs`, since importing the package must have no side effects."""
+    """Install the listeners on the first call. Importing the package must have no side effects."""
     event.listen(Session, "after_begin", _check_translation)
     event.listen(Session, "after_commit", _note_commit)
     event.listen(Session, "after_soft_rollback", _forget)
@@ -155,7 +155,7 @@ def _note_commit(session: Session) -> None:
 
 
 def _forget(session: Session, rolled_back: SessionTransaction) -> None:
-    """Remove the calls requested since the rolled-back savepoint began, which are the last ones in the list."""
+    """Remove the calls requested since the rolled-back savepoint began. They are the last ones in the list."""
     waiting: _Waiting | None = session.info.get(_INFO)
     while waiting and waiting.calls and _is_within(waiting.calls[-1].within, rolled_back):
         one = waiting.calls.pop()

@@ -16,7 +16,7 @@ LIMIT: LiteralString = """
       - coalesce(current_setting('reserved_connections', true), '0')::int
     FROM pg_stat_activity WHERE backend_type = 'client backend'
 """
-"""A query for the number of connections in use, in all databases, and the number that ordinary roles may open."""
+"""A query for two numbers of connections: those in use in all databases, and those that ordinary roles may open."""
 
 
 _NOT_ALLOWED = "42501"

@@ -64,12 +64,12 @@ def checked_isolation(connection: Connection) -> str:
 
 
 def is_asynchronous(kind: type[Any]) -> bool:
-    """Return whether a class is from `sqlalchemy.ext.asyncio`, which is not imported, since it needs greenlet."""
+    """Return whether a class is from `sqlalchemy.ext.asyncio`. That module is not imported, since it needs greenlet."""
     return any(base.__module__.startswith("sqlalchemy.ext.asyncio") for base in kind.__mro__)
 
 
 def by_psycopg(app: Engine) -> Engine:
-    """Return the engine, or, if it is asynchronous or for another driver, a new one with the same address."""
+    """Return the engine. If it is asynchronous or for another driver, return a new one with the same address."""
     is_psycopg = app.dialect.driver == "psycopg" and not app.dialect.is_async
     return app if is_psycopg else create_engine(address_by_psycopg(app.url))
 
@@ -106,10 +106,11 @@ def own_engine(
 
     Its connections are called `name` in pg_stat_activity, unless the application names its own connections.
 
-    Each statement is its own transaction, under READ COMMITTED. Statements are prepared, and planned according to
-    `planning`. Behind a pooler, which may hand the server's session to other clients, no statement is prepared and
-    nothing is set. Connecting and statements tolerate at most `patience` seconds of silence. A connection that has
-    become useless, such as one to a server that is now read-only, is closed.
+    Statements run under READ COMMITTED. If that is the database's default, each statement is its own transaction;
+    otherwise each `begin()` block is one. Statements are prepared, and planned according to `planning`. Behind a
+    pooler, which may hand the server's session to other clients, no statement is prepared and nothing is set.
+    Connecting and statements tolerate at most `patience` seconds of silence. A connection is closed once it has become
+    useless, such as after its server has become read-only.
     """
     engine = _connecting_as(app, "AUTOCOMMIT", patience, planning, most, name)
     with engine.connect() as connection:
@@ -176,7 +177,7 @@ def at_most(engine: Engine, wanted: int) -> int:
 
 
 def warn_of_small_pool(app: Engine, threads: int) -> None:
-    """Log a warning if the pool has fewer than `threads` connections, so that transactional tasks may wait in vain."""
+    """Log a warning if the pool has fewer than `threads` connections. Transactional tasks may then wait in vain."""
     if (most := at_most(app, threads)) < threads:
         log.warning(
             "the engine's pool gives out %d connections, but %d jobs may run at once, each with a session: "
@@ -219,6 +220,6 @@ def _give_up_if_useless(context: Any) -> None:
 
 
 def _limit_idling(patience: float, connection: Connection) -> None:
-    """Limit to `patience` seconds how long a process that vanishes before its COMMIT can hold locks."""
+    """If a process vanishes before its COMMIT, let it hold locks for at most `patience` seconds."""
     limit = func.set_config("idle_in_transaction_session_timeout", f"{1000 * patience:.0f}", True)
     connection.execute(select(limit))

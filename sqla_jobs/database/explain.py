@@ -18,7 +18,7 @@ _OF_POOLER = ("query_wait_timeout", "max_client_conn", "server login has been fa
 
 
 def explained(error: BaseException) -> BaseException | None:
-    """Return the first error of a type in `EXPLAINED` among `error` and the errors that led to it, or `None`."""
+    """Search `error` and the errors that led to it. Return the first of a type in `EXPLAINED`, or `None`."""
     return next((one for one in chain_of(error) if isinstance(one, EXPLAINED)), None)
 
 

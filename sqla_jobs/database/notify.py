@@ -34,7 +34,7 @@ log: logging.Logger = logging.getLogger("sqla_jobs.database.notify")
 _APART = 0.01
 """The shortest time between two messages from one process, in seconds. Commits in between share one message."""
 _IDLE = 30.0
-"""Seconds without a message after which the thread and the connection are closed until the next message."""
+"""After this many seconds without a message, the thread and the connection end. The next message starts new ones."""
 _PATIENCE = 10.0
 """Seconds of silence after which the server is considered unavailable."""
 _NAMED = 300
@@ -79,7 +79,7 @@ def after_commit(session: Session, entity: type[Any], channel: str, queue: str) 
 
 
 def count_after_commit(session: Session, entity: type[Any], count: Count, times: Mapping[int, int]) -> None:
-    """Have `count` store `times`, in the notifier's thread, once the session's outermost transaction commits."""
+    """Once the session's outermost transaction commits, let `count` store `times` in the notifier's thread."""
     on_commit(session, entity, partial(_count, session, entity, count, times))
 
 
@@ -112,7 +112,7 @@ def _notify_listeners(session: Session, entity: type[Any], channel: str, queue: 
 
 
 def tell_followers(engine: Engine, channel: str, job_ids: Collection[int]) -> None:
-    """Announce changed jobs, soon, to the processes that follow jobs. Without ids, any job may have changed."""
+    """Soon announce changed jobs to the processes that follow jobs. Without ids, any job may have changed."""
     _notifier(engine).send(engine, channel, ",".join(map(str, job_ids)) if len(job_ids) <= _NAMED else "")
 
 

@@ -1,4 +1,4 @@
-"""Objects of which a process has one per engine, such as a thread with a connection. A forked child makes new ones."""
+"""Objects that a process makes once per engine, such as a thread with a connection. A forked child makes new ones."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def blames_a_row(error: Exception) -> bool:
 def in_parts(rows: Sequence[R], step: Callable[[Sequence[R]], T], refused: Callable[[R, Exception], None]) -> list[T]:
     """Call `step(rows)`. If the server blames a row, repeat with each half. A single blamed row goes to `refused`.
 
-    Each call of `step` is its own transaction or savepoint. Return the results of the successful calls, in order.
+    Each call to `step` is its own transaction or savepoint. Return the results of the successful calls, in order.
     """
     if not rows:
         return []

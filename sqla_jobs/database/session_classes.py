@@ -17,8 +17,8 @@ M = TypeVar("M", bound=Callable[[], Any])
 def making(make: M, kind: type[Any], task: str) -> M:
     """Return a factory for sessions of the class `kind`, with the options and listeners of the factory `make`.
 
-    Return `make` itself if it makes such sessions, or sessions of an unrelated class, which `check_class` refuses.
-    Raises `ConfigurationError` if a session of `kind` needs more than these options.
+    Return `make` itself if it makes such sessions already. Return it also if it makes sessions of an unrelated class:
+    `check_class` refuses these. Raises `ConfigurationError` if a session of `kind` needs more than these options.
     """
     made: type[Any] | None = getattr(make, "class_", None)
     if made is None or issubclass(made, kind):

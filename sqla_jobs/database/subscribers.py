@@ -7,15 +7,15 @@ from collections.abc import Callable
 SCHEDULES = "=schedules"
 """The payload for a changed schedule. No queue's name contains "="."""
 LIMITS = "=limits"
-"""The suffix after a queue's name, or the whole payload for all queues, when jobs that wait for limits may start."""
+"""The payload when jobs that wait for limits may start in any queue. For one queue, it follows the queue's name."""
 BLOCKED = "=blocked"
 """The payload for newly blocked jobs whose wait may already be over, because the jobs before them may have ended."""
 FOLLOWERS = "=followers"
-"""The payload with which processes that follow jobs ask workers to notify them of changed jobs."""
+"""The payload that a process sends while it follows jobs. Workers then notify it of changed jobs."""
 FOLLOWED_FOR = 60.0
 """Seconds for which a `FOLLOWERS` request is valid. It is sent again after a third of this time."""
 GREETING = "?"
-"""The payload with which a worker that starts listening asks processes that follow jobs to announce themselves."""
+"""The payload that a worker sends when it starts to listen. Processes that follow jobs then announce themselves."""
 
 
 def followers_of(channel: str) -> str:

@@ -38,8 +38,8 @@ class Attempt:
     is_silent = False
     """True if progress is stored only with the attempt's end.
 
-    At an isolation level stricter than READ COMMITTED, the run's transaction would fail at its end if another
-    transaction had updated the job's row.
+    This applies at isolation levels stricter than READ COMMITTED. There, the run's transaction fails at its end if
+    another transaction has updated the job's row.
     """
     is_withdrawn: bool = False
     """True if the attempt may no longer begin and its job is being released."""
@@ -95,8 +95,8 @@ class Attempt:
     def begin(self, body: Interruptible, slot: RunSlot | None) -> bool:
         """Start the attempt. From now on the attempt counts toward `max_attempts`, even if this process dies.
 
-        Return False if the attempt may not start, because the parent process has released the jobs that this process
-        claimed earlier.
+        Return False if the attempt may not start: the parent process has released the jobs that this process claimed
+        earlier.
         """
         started_at = time.monotonic()
         if slot is not None:

@@ -22,7 +22,7 @@ from sqla_jobs.rules.wording import plural
 log: logging.Logger = logging.getLogger("sqla_jobs.run")
 
 _ENDING = 1.0
-"""The number of seconds that asyncio tasks left behind by a run have to end after their cancellation."""
+"""Asyncio tasks that a run left behind are cancelled. They may then take this many seconds to end."""
 
 _begun: ContextVar[set[asyncio.Future[Any]] | None] = ContextVar("sqla_jobs_begun", default=None)
 """The unfinished asyncio tasks that the current run has started."""
@@ -30,7 +30,7 @@ TaskFactory = Callable[..., "asyncio.Future[Any]"]
 
 
 class Noting:
-    """An event loop's task factory that records the asyncio tasks that runs start.
+    """A task factory for an event loop. It records the asyncio tasks that runs start.
 
     It creates tasks with the loop's own factory. It ignores tasks that a database driver starts, and tasks started in a
     context of their own, because these may outlive the run. All workers in a loop share one factory; the last worker

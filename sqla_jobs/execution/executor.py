@@ -51,11 +51,11 @@ class Executor:
     ) -> None:
         """Prepare to run jobs. `timeout`, in seconds, applies to tasks without one of their own.
 
-        The first of `middleware` is the outermost. All middleware runs inside `context`, and `context` inside the span
-        that `tracing` opens. Tasks and middleware find `resources` and `upstream` in their `RunContext`. `started` is
-        called when a run begins, but not for a run that cannot get a transaction. `unfit` is called if a job's
-        arguments do not fit its task; it raises `NotBegun` to release the job. `progressed` is called after a task has
-        reported progress. `steps` creates the steps of runs that ask for them.
+        The span that `tracing` opens surrounds `context`, and `context` surrounds all `middleware`. The first
+        middleware is the outermost. Tasks and middleware find `resources` and `upstream` in their `RunContext`.
+        `started` is called when a run begins, but not for a run that cannot get a transaction. `unfit` is called if a
+        job's arguments do not fit its task; it raises `NotBegun` to release the job. `progressed` is called after a
+        task has reported progress. `steps` creates the steps of runs that ask for them.
         """
         self._tasks = tasks
         self._transactions = transactions

@@ -1,6 +1,6 @@
-"""Interruption of task code that runs in another thread, for as long as that code is on the thread's stack.
+"""Interrupts task code in another thread. This works only while that code is on the thread's stack.
 
-CPython raises the exception at the thread's next bytecode. A call of C code, such as a long `time.sleep` or a query, is
+CPython raises the exception at the thread's next bytecode. A call to C code, such as a long `time.sleep` or a query, is
 not interrupted until it returns.
 """
 
@@ -59,7 +59,7 @@ class Interruptible(Protocol):
         ...
 
     def shielded(self) -> AbstractContextManager[None]:
-        """Return a context, for use in the code, that holds interrupts back until its end."""
+        """Return a context manager for the code to use. Interrupts are held back until the end of its block."""
         ...
 
     def stack(self) -> str:
@@ -101,7 +101,7 @@ class Body:
                 break
 
     def _take_interrupt(self) -> None:
-        """Replace a pending interrupt, which may not have arrived yet, by one that is raised here.
+        """Raise an interrupt here. It replaces a pending one, which may not have arrived yet.
 
         The pending one cannot be withdrawn: CPython 3.11 would look for it forever, and hang once a function is traced.
         """

@@ -54,8 +54,8 @@ class Plan:
         If the task is a coroutine task, the asynchronous middleware in `awaited` surrounds its code, in the same
         asyncio task. `transactions` is `None` for a task without a session. `timeout` applies to a task without one of
         its own. `begins` is called before the task. `unfit` is called if a job's arguments do not fit the task; it
-        raises `NotBegun` to release the job. `progressed` is called after a task with a `RunContext` has reported
-        progress. `make_steps` creates the steps of a run of a task with a `RunContext`.
+        raises `NotBegun` to release the job. If the task takes a `RunContext`, `progressed` is called after it has
+        reported progress, and `make_steps` creates the steps of its runs.
         """
         self.declaration = declaration
         self.timeout: float | None = timeout if declaration.timeout is None else declaration.timeout
@@ -140,7 +140,7 @@ class Plan:
             attempt.slot.expire(deadline, self.outcome_of(TimedOut(), attempt, at=deadline).delay)
 
     def outcome_of(self, error: BaseException, attempt: Attempt, *, at: float | None = None) -> Outcome:
-        """Return the outcome of a run that raised `error`: now or, for a forecast, at the time `at`."""
+        """Return the outcome of a run that raised `error`. In a forecast, `at` is the time of the error."""
         if attempt.suspended is not None:
             return attempt.suspended.outcome
         error = next((one for one in leaves(error) if isinstance(one, Interrupt)), error)

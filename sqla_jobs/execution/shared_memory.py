@@ -173,7 +173,7 @@ class StartedRuns:
 
     @property
     def has_limits(self) -> bool:
-        """True if the limits table has rows. Written by the parent."""
+        """True if the limits table has rows, or a queued job has gates. Written by the parent."""
         return bool(self._memory.has_limits)
 
     @has_limits.setter

@@ -99,7 +99,7 @@ class Store(Protocol):
         ...
 
     def receive(self, name: str, number: int, signal: str, timeout: float | None, read: Read) -> Received:
-        """Return the signal, or that none arrived in time. Otherwise store the run's end, and raise `Suspension`.
+        """Return the result if the wait is over. Otherwise store the run's end, and raise `Suspension`.
 
         A payload that does not fit is discarded: the error of `read` is raised, and the wait stays open.
         """
@@ -155,7 +155,7 @@ class StepStore:
         return _tried(store)
 
     def _recall(self, name: str) -> StoredStep | None:
-        """Return the stored step of this name, after waiting for any COMMIT of it in progress. Raises `LeaseGone`."""
+        """Wait for any COMMIT of this step that is in progress. Return the step if it is stored. Raises `LeaseGone`."""
         with self._held() as connection:
             return self._find(connection, name)
 
@@ -211,7 +211,10 @@ class StepStore:
         return found or self._steps.open_wait(connection, self._job, name, number, kind, length=length)
 
     def _put_off(self, connection: Connection, name: str, wait: Wait) -> RunEnd:
-        """Store and return the run's end, in the transaction that found no signal, so that none arrives in between."""
+        """Store the run's end and return it.
+
+        This happens in the transaction that found no signal, so that none arrives in between.
+        """
         end = self._attempt.ended(Outcome(RunOutcome.snoozed, delay=wait.left))
         if self._queries.finish_any(connection, [end._replace(outcome=Outcome.snoozed(0.0))]):
             raise LeaseGone

@@ -44,7 +44,7 @@ class RunSteps:
         self._known: dict[str, StoredStep] = {}
         """The stored steps, by name."""
         self._are_known = False
-        """False until the stored steps are read, and after a COMMIT without an answer, which may have stored a step."""
+        """False until the stored steps are read, and after a COMMIT without an answer: it may have stored a step."""
         self._used: set[str] = set()
         """The names that this run has used."""
         self._inside: str | None = None
@@ -317,7 +317,7 @@ class StepsFactory:
     """For tests: sleeps and waits that end within this many seconds count as over when their job runs again."""
 
     def of(self, transactions: Transactions | None, signature: Signature) -> Callable[[Attempt], RunSteps]:
-        """Return a function that creates the steps of a task's run. `transactions` is `None` without a session."""
+        """Return a function that creates the steps of a task's run. If it has no session, `transactions` is `None`."""
         return partial(self._made, transactions, signature)
 
     def _made(self, transactions: Transactions | None, signature: Signature, attempt: Attempt) -> RunSteps:

@@ -29,7 +29,7 @@ from sqla_jobs.queries.steps import NewStep
 
 log: logging.Logger = logging.getLogger("sqla_jobs.run")
 _AGAIN = (1.0, 2.0)
-"""Bounds, in seconds, on the random delay before a job that got no transaction is tried again."""
+"""A job that got no transaction is tried again after a random delay between these bounds, in seconds."""
 _SAY_AGAIN = 60.0
 """Seconds between two warnings about failures to get a transaction."""
 
@@ -39,7 +39,7 @@ _CONNECTIONS = "sqla_jobs.database.engines"
 _ENDING = "sqla_jobs.ending"
 """The key in a run's `session.info` for the COMMIT in progress."""
 _COMMITTED = "sqla_jobs.committed"
-"""The key in a run's `session.info` for a flag: True once the database has committed. Set during the last commit."""
+"""The key in a run's `session.info` for a flag, set during the last commit: whether the database has committed."""
 _UNUSED = "sqla_jobs.unused"
 """The key in a lazy run's `session.info`, present until the run's transaction begins."""
 
@@ -201,7 +201,7 @@ class WorkerTransactions:
             session.close()
 
     def _made(self) -> Session:
-        """Return a session from the factory. Raises `NotBegun` if the factory itself connects, and fails."""
+        """Return a session from the factory. Raises `NotBegun` if the factory itself tries to connect and fails."""
         try:
             return self._session()
         except Exception as error:
@@ -333,7 +333,7 @@ class LazyTransactions(WorkerTransactions):
             super()._begin(session)
         else:
             session.info[_UNUSED] = True
-            # this opens no connection, but keeps the task from beginning and committing a transaction of its own
+            # this opens no connection; the task can then not begin and commit a transaction of its own
             session.begin()
 
     def _after_begin(self, session: Session, transaction: SessionTransaction, connection: Connection) -> None:

@@ -31,8 +31,8 @@ class FlaskJobs(Generic[J]):
     - `jobs`: the `Jobs`.
     - `app`: the application. Without an application, call `init_app` later.
     - `bind`: an engine, a session factory or a `scoped_session`. By default the database is that of Flask-SQLAlchemy or
-      Flask-SQLAlchemy-Lite, in whichever order the extensions are initialized; without these, it is the one that `jobs`
-      is bound to.
+      Flask-SQLAlchemy-Lite, which may be initialized before or after this object. Without these extensions, it is the
+      database that `jobs` is bound to.
     - `context`: a function that is called with the `RunContext` and returns a context manager, inside which each run
       happens.
 
@@ -166,7 +166,7 @@ def _sessions_of(db: Any) -> tuple[AnyBind, SessionFactory]:
 
 @contextmanager
 def _shared_as(session: Session, shared: SessionFactory | None) -> Generator[None]:
-    """Make `shared` return this session, and remove it before the context's teardown, which would close it."""
+    """Make `shared` return this session. Remove it before the context's teardown, which would close it."""
     if isinstance(shared, scoped_session):
         shared.registry.set(session)
         try:

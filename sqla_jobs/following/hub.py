@@ -29,7 +29,7 @@ from sqla_jobs.runtime.retrying import RetryLoop
 log: logging.Logger = logging.getLogger("sqla_jobs.following")
 
 APART = 0.05
-"""The shortest time between two reads, in seconds: twenty reads a second, however many jobs are followed."""
+"""The shortest time between two reads, in seconds. So there are at most twenty a second, for any number of jobs."""
 POLL = 5.0
 """Seconds after which all jobs are read even without a message. Plain SQL, rescues and promotions send no messages."""
 UNHEARD = 0.5
@@ -73,11 +73,11 @@ class Hub:
     """Reads the watched jobs when a worker notifies the hub that they have changed.
 
     The messages do not name the jobs' batches. So any message makes the hub count the watched batches. Counting takes
-    at most a tenth of the time, however large the batches are.
+    at most a tenth of the time, even if the batches are large.
 
     Workers send messages about changed jobs only while some process follows jobs. So the hub announces itself when it
-    starts listening, and then periodically. A worker that receives the first announcement answers, and the hub then
-    reads all jobs: it thus sees jobs that ended before the worker knew of the hub. A starting worker asks for an
+    starts listening, and then periodically. A worker answers the first announcement that it receives. The hub then
+    reads all jobs, and thus sees jobs that ended before the worker knew of the hub. A starting worker asks for an
     announcement.
     """
 
@@ -87,7 +87,7 @@ class Hub:
         self._watches: dict[Followed, set[Watch]] = {}
         self._to_read = set[Followed]()
         self._count_at = 0.0
-        """The time before which no batches are counted."""
+        """Before this time, no batches are counted."""
         self._read_all = False
         self._announce_at = 0.0
         self._is_heard = False

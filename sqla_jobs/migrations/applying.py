@@ -53,8 +53,8 @@ def _alone(engine: Engine, models: Models[Any]) -> Generator[None]:
     """Wait until no other caller upgrades these tables, and keep other callers from starting.
 
     The lock belongs to a transaction of its own, since an upgrade consists of many transactions. The build of an index
-    waits for all snapshots. Therefore no caller waits for the lock inside the server, and the last statement of the
-    lock's transaction is not a SELECT, which would keep its snapshot.
+    waits for all snapshots. Therefore no caller waits for the lock inside the server. For the same reason, the last
+    statement of the lock's transaction is not a SELECT: that would keep its snapshot.
     """
     with engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
         while True:

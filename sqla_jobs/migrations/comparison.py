@@ -44,8 +44,8 @@ class Difference:
 def compare(connection: Connection, models: Models[Any]) -> list[Difference]:
     """Return all differences, table by table; none if the database matches what this version expects.
 
-    The application's own columns need only exist. The order of columns is not compared, nor are indexes and constraints
-    on the application's columns or from its model.
+    The application's own columns need only exist. The order of columns is not compared. Neither are indexes and
+    constraints that are on the application's columns, or that come from its model.
     """
     live = read_tables(connection, models)
     with connection.begin_nested() as savepoint:

@@ -39,9 +39,9 @@ BEGIN
 END $$"""
 """A block that executes a statement under a briefly held lock.
 
-The block waits for the lock at most 50 ms at a time, because all later users of the table wait behind it. While it
-holds the lock, its commit does not wait for the disk; the later commit that stores the version does. Each try is a
-transaction of its own, since a long transaction would delay the build of an index elsewhere.
+The block waits for the lock at most 50 ms at a time, because all later users of the table wait behind it. Its commit
+does not wait for the disk, so the lock is released sooner. The later commit that stores the version does wait. Each try
+is a transaction of its own, since a long transaction would delay the build of an index elsewhere.
 """
 
 
@@ -149,8 +149,8 @@ def quoted(name: str) -> str:
 def _outside_transaction(op: Operations, names: Names) -> Generator[None]:
     """Commit the earlier statements, and execute each statement of the block in its own transaction.
 
-    If a statement has lost its connection or was interrupted, raise its error, which Alembic's own error at the end of
-    the block would hide.
+    If a statement loses its connection or is interrupted, Alembic raises an error of its own at the end of the block.
+    This function then raises the statement's error instead.
     """
     if names.are_new:
         yield

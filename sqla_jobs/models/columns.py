@@ -72,7 +72,7 @@ class JobMixin(Row):
     gates: Mapped[list[str] | None] = mapped_column(ARRAY(Text(collation="C")))
     """The gates that the job must pass to start, such as `#stripe` or `#mail=17`. Null if there are none."""
     ordered_by: Mapped[str | None] = mapped_column(Text(collation="C"))
-    """The one of the job's gates that is ordered: jobs with this gate start in the order of their positions."""
+    """The job's ordered gate, one of its `gates`. Jobs with this gate start in the order of their positions."""
     unique_key: Mapped[str | None] = mapped_column(Text)
     """The unique key, which at most one live job (blocked, scheduled, queued or running) holds."""
     unique_period: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
@@ -107,15 +107,15 @@ class JobMixin(Row):
     Each time the job becomes queued, it takes a new position from a sequence, so positions only grow.
     """
     waits_for: Mapped[int | None] = mapped_column(BigInteger)
-    """The job that a blocked job currently waits for, one of the jobs that it was enqueued after.
+    """The job that a blocked job currently waits for. It is one of the jobs that the blocked job was enqueued after.
 
     In a cancelled job: the job whose end cancelled this one.
     """
     waits_at: Mapped[int | None] = mapped_column(Integer)
-    """The place of the `waits_for` job, or of its batch, among the jobs and batches in `after=`, from 1."""
+    """The place in `after=` of the `waits_for` job or of its batch, counted from 1."""
     if_failed: Mapped[IfFailed | None] = mapped_column(WordType(IfFailed))
-    """The handling of this job when one that it was enqueued after fails, is cancelled or is deleted. Null if there is
-    no such job."""
+    """What happens to this job if a job before it fails, is cancelled or is deleted. Null if the job was not enqueued
+    after others."""
     batch_id: Mapped[int | None] = mapped_column(BigInteger)
     """The job's batch."""
     times_replaced: Mapped[int | None] = mapped_column(Integer)
@@ -165,8 +165,8 @@ class RunMixin(Row):
     traceback: Mapped[str | None] = mapped_column(Text)
     """The exception's traceback, without the values of sensitive arguments."""
     untold_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    """When another process is to notify handlers of a failed or lost attempt, if the attempt's own process has not done
-    so. Null once the handlers have been notified."""
+    """When another process is to notify the handlers of a failed or lost attempt. The attempt's own process may notify
+    them earlier. Null once the handlers have been notified."""
 
     if TYPE_CHECKING:
         job: Mapped[JobMixin | None]
@@ -319,7 +319,7 @@ class LimitMixin(Row):
     """
 
     gate: Mapped[str] = mapped_column(Text(collation="C"), primary_key=True)
-    """The gate, such as `#stripe`; `#mail=` for each key separately, `#mail=17` for one key; `@mail` for a queue."""
+    """The gate, such as `#stripe`. `#mail=` limits each key separately, `#mail=17` one key, and `@mail` a queue."""
     running: Mapped[int | None] = mapped_column(Integer)
     """The number of jobs that may run simultaneously. Null for no limit."""
     rate: Mapped[int | None] = mapped_column(Integer)
@@ -327,7 +327,7 @@ class LimitMixin(Row):
     per: Mapped[float | None] = mapped_column(Double)
     """The period of the rate, in seconds."""
     hold: Mapped[bool] = mapped_column(Boolean, nullable=False, server_default=text("false"))
-    """True if a failed ordered job keeps the next jobs with its key waiting."""
+    """True if the next jobs of an ordered key have to wait once one of its jobs has failed."""
     tasks: Mapped[list[str]] = mapped_column(ARRAY(Text), nullable=False, server_default=text("'{}'"))
     """The names of the tasks whose jobs are limited."""
     declared: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))

@@ -117,7 +117,7 @@ def of_jobs(table: str) -> tuple[Any, ...]:
             "finished_at",
             postgresql_where=text("state IN ('succeeded', 'failed', 'cancelled')"),
         ),
-        # the next two indexes find each task's failures, however many another task has; they contain no succeeded jobs
+        # the next two indexes contain no succeeded jobs. They find one task's failures without reading those of others
         Index(f"{table}_failed", "task", "finished_at", postgresql_where=text("state = 'failed'")),
         Index(
             f"{table}_retrying",
@@ -277,7 +277,7 @@ def of_edges(table: str, job_id: Any) -> tuple[Any, ...]:
         _check(table, "needs_id", "needs_id < job_id AND num_nonnulls(needs_id, batch_id) < 2"),
         Index(f"{table}_needs_id", "needs_id", postgresql_where=text("needs_id IS NOT NULL")),
         Index(f"{table}_batch_id", "batch_id", postgresql_where=text("batch_id IS NOT NULL")),
-        # for the few edges of a job that lead to batches, among perhaps thousands that lead to jobs
+        # finds a job's few edges to batches, even if it has thousands of edges to jobs
         Index(f"{table}_batches", "job_id", postgresql_where=text("batch_id IS NOT NULL")),
     )
 

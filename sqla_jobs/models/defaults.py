@@ -10,7 +10,7 @@ from sqla_jobs.models.columns import JobMixin
 
 
 def name_only_what_is_set(jobs: Table) -> None:
-    """Omit from an INSERT the library's columns for which a new job has no value.
+    """Leave the library's columns that have no value out of a new job's INSERT.
 
     Otherwise SQLAlchemy would set nullable columns without a default to NULL. Every role that enqueues would then need
     the privilege to set columns such as `schedule_id` and `current_run_id`, and could take another job's tick or run.

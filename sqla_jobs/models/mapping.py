@@ -97,7 +97,7 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
     """Map `job_class` and its companion classes alongside the application's own models.
 
     Raises `ConfigurationError` for an unusable base, schema, prefix or job class, before anything is mapped. Only
-    errors in its columns are found later, when the job class itself is mapped.
+    errors in the job class's columns are found later, when the class itself is mapped.
     """
     mapper_registry, metadata = _registry_of(base)
     check_prefix(prefix)

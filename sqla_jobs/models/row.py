@@ -17,7 +17,7 @@ def now() -> Any:
 class Row:
     """The base class of all models.
 
-    The constructor takes keywords, whatever the constructor of the application's registry.
+    The constructor takes keywords, even if the application's registry has a different constructor.
     """
 
     if TYPE_CHECKING:

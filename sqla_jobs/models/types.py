@@ -37,7 +37,7 @@ class JobState(StrEnum):
 
 
 class IfFailed(StrEnum):
-    """The handling of a job when a job that it was enqueued after fails, is cancelled or is deleted."""
+    """What happens to a job if a job before it fails, is cancelled or is deleted."""
 
     cancel = "cancel"
     """The job is cancelled, too."""

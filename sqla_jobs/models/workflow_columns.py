@@ -23,7 +23,7 @@ class BatchMixin(Row):
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=now())
     """When the row was inserted."""
     closed_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    """When all its jobs had ended, so that a job after the batch could start. No more jobs can join."""
+    """When all its jobs had ended and a job that waited for the batch could start. Since then, no jobs can join."""
 
 
 class EdgeMixin(Row):

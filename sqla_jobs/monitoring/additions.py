@@ -31,7 +31,7 @@ _UNINDEXED = text(
 )
 
 _MANY = 1_000
-"""The number of jobs past their retention at which a foreign key causes a warning. Some are kept on purpose."""
+"""A foreign key causes a warning if it keeps this many jobs past their retention. Some are kept on purpose."""
 _COUNTED = 100_000
 """The maximum number of jobs counted in each state."""
 
@@ -109,6 +109,6 @@ def triggers(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
 def _ask(
     session: Session, jobs: Jobs[Any], question: TextClause, nouns: Sequence[str] = (), **values: int
 ) -> list[Any]:
-    """Run a query about the tables that `nouns` names, by default about all tables."""
+    """Run a query about the tables in `nouns`; if `nouns` is empty, about all tables."""
     names = table_names(session, jobs, nouns or jobs.models.tables)
     return [*ask(session, jobs, question, tables=names, **values)]

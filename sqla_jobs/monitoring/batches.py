@@ -25,7 +25,7 @@ class BatchStatus:
     name: str
     created_at: datetime
     closed_at: datetime | None
-    """When the batch was closed: since then, jobs after it can start, and no more jobs can join."""
+    """When the batch was closed. Since then, jobs that wait for it can start, and no more jobs can join."""
     counts: BatchCounts
 
     @property

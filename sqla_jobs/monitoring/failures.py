@@ -38,7 +38,7 @@ class Failures:
 
 @dataclass(frozen=True, slots=True)
 class Retrying(Failures):
-    """One task's jobs that failed with one type of error and are waiting for a retry, the first at `next_at`."""
+    """One task's jobs that failed with one type of error and wait for a retry. The first retry is due at `next_at`."""
 
     next_at: datetime
 
@@ -65,7 +65,7 @@ def read_failures(
 def read_retrying(
     session: Session, jobs: Jobs[Any], *, but_for: Collection[str] = (), most: int = LOOKED_AT
 ) -> list[Retrying]:
-    """Return the failures that wait for a retry, the most frequent first. The tasks in `but_for` are left out."""
+    """Return the failures of jobs that wait for a retry, the most frequent first. Leave out the tasks in `but_for`."""
     job, run = jobs.Job, jobs.Run
     tried = text("'scheduled', 'queued'")
     waiting = job.state.in_(tried) & job.started_at.is_not(None)

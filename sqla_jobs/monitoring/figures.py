@@ -1,4 +1,4 @@
-"""The figures of a database, such as its failed jobs. Reading figures costs the same for any number of jobs."""
+"""The figures of a database, such as its number of failed jobs. Reading them costs the same for any number of jobs."""
 
 from __future__ import annotations
 

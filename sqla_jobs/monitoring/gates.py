@@ -25,12 +25,12 @@ _NAMED = 3
 
 
 def decide(job_id: int) -> str:
-    """Return the remedy for a failed job that keeps the other jobs of its key waiting."""
+    """Return the remedy if the other jobs of a key wait because this job has failed."""
     return f"`sqla-jobs retry {job_id}` runs it again, `sqla-jobs cancel {job_id}` lets the next one start"
 
 
 def behind_gates(session: Session, jobs: Jobs[Any], job: Any) -> Iterator[str]:
-    """Yield the reasons why limits, or the order of the job's key, keep a queued job from starting now.
+    """Yield the reasons why a queued job may not start now: full limits, and the order of its key.
 
     `job` is a row of the jobs table, with its arguments as `args_text`.
     """

@@ -37,9 +37,10 @@ KINDS = {"#": "concurrency", "!": "ordered", "%": "rate", "@": "queue"}
 def read_limits(
     session: Session, jobs: Jobs[Any], *which: ColumnElement[bool], exact: bool = False
 ) -> list[LimitStatus]:
-    """Return the limits in effect that meet the conditions: limits on all keys before those on one key, queues last.
+    """Return the limits in effect that meet the conditions, sorted by name, with those of queues last.
 
-    With `exact`, all waiting jobs are counted; the more there are, the longer it takes.
+    A limit on all keys comes before limits on one key. With `exact`, all waiting jobs are counted; the more there are,
+    the longer it takes.
     """
     limit: Any = jobs.Limit
     in_effect = select(*limit.__table__.c).where(is_in_effect(limit), *which).order_by(limit.gate)
@@ -78,7 +79,10 @@ def read_limits(
 def read_setters(
     session: Session, jobs: Jobs[Any], set_at: Mapping[str, datetime | None]
 ) -> dict[str, tuple[str, str | None]]:
-    """Return the actor who overrode each of these limits at the given time, and the reason, if they are logged."""
+    """For each of these limits, return the actor who overrode it at the given time, and the reason.
+
+    Limits for which the audit log has no entry are left out.
+    """
     moments = {titled(gate): (gate, at) for gate, at in set_at.items() if at is not None}
     line = jobs.Audit
     last = select(func.max(line.id)).where(line.action == "set", line.subject.in_([*moments])).group_by(line.subject)
@@ -126,7 +130,7 @@ def split_limits(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
 
 
 def held_keys(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Find failed jobs that keep the next jobs of their ordered key waiting."""
+    """Find failed jobs that keep their ordered key, so that the next jobs with that key wait."""
     for job_id, gate, waiting in Queries(jobs.models).held_keys(session, _SOME):
         number = Count(waiting, is_least=waiting >= COUNTED)
         yield warning(

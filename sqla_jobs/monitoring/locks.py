@@ -16,7 +16,7 @@ from sqla_jobs.rules.wording import duration
 _LONG = 2.0
 """Seconds before a warning about a lock. A worker's own locks last for milliseconds."""
 _SOME = 20
-"""The maximum number of waiting jobs examined in each queue, and of overdue jobs in total: the next ones to run."""
+"""The maximum number of jobs that are examined: queued jobs in each queue, and overdue jobs in total."""
 _CANDIDATES = 3
 """The maximum number of running jobs named as possible holders."""
 
@@ -113,9 +113,10 @@ def read_holder(session: Session, jobs: Jobs[Any], job_id: int) -> Any:
 
 
 def _possible_holders(session: Session, jobs: Jobs[Any], since: Any) -> list[tuple[int, str]]:
-    """Return the running transactional jobs that were claimed before `since`, when a transaction began; none if many.
+    """Return the running transactional jobs that were claimed before a transaction began, at `since`.
 
-    PostgreSQL does not know which job a session is running, so each of these jobs is a candidate.
+    PostgreSQL does not know which job a session is running, so each of these jobs is a candidate. If there are too many
+    candidates, return none.
     """
     job = jobs.Job
     tasks = [name for name in jobs.tasks if jobs.tasks[name].declaration.signature.wants_session]

@@ -123,7 +123,7 @@ def _stops(row: Any, watched: Any) -> bool:
 
 
 def _lost_batch(session: Session, jobs: Jobs[Any], row: Any, watched: Any) -> str | None:
-    """Return how many jobs failed in the batch that the job waits for; None if at most one failed."""
+    """Return how many jobs of the awaited batch failed or were cancelled; None for fewer than two."""
     if watched is None or watched.batch_id is None:
         return None
     edge, batch = jobs.Edge, jobs.Batch

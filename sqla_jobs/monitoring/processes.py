@@ -66,10 +66,11 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The jobs of one queue that a process has claimed: at most `begun` have started, and `claimed` were claimed ahead.
+    """The number of jobs that a process has claimed from one queue.
 
-    Slots are filled before jobs are claimed ahead, so `begun` is at most the queue's concurrency in the process. If the
-    process has vanished, all of the jobs may have started.
+    At most `begun` of them have started. The other `claimed` jobs were claimed ahead. Slots are filled before jobs are
+    claimed ahead, so `begun` is at most the queue's concurrency in the process. If the process has vanished, all of the
+    jobs may have started.
     """
 
     queue: str
@@ -96,7 +97,7 @@ def read_held(session: Session, jobs: Jobs[Any]) -> list[Held]:
 
 
 def places(queues: dict[str, Any] | None, queue: str, otherwise: int) -> int:
-    """Return the concurrency of `queue` from the `queues` in a process's row, or `otherwise` if it has none."""
+    """Return the concurrency of `queue` according to the `queues` in a process's row; `otherwise` if it is missing."""
     found = (queues or {}).get(queue)
     return found if isinstance(found, int) and found > 0 else otherwise
 

@@ -36,8 +36,8 @@ def read_work(
     """Return queues and all processes.
 
     The queues are those that have live jobs, are paused or served, or are in `per_minute`. At most `most` queued jobs
-    are counted in each queue, and at most `most_scheduled` (default `most`) scheduled jobs and as many blocked ones in
-    total.
+    are counted in each queue. Over all queues, at most `most_scheduled` (default `most`) scheduled jobs are counted,
+    and at most as many blocked ones.
     """
     held = read_held(session, jobs)
     processes = read_processes(session, jobs, held)
@@ -88,7 +88,7 @@ def _read_queues(
 
 
 def _by_queue(session: Session, jobs: Jobs[Any], in_order: Any, most: int) -> tuple[dict[str, int], bool]:
-    """Count the queues that a query selects, up to `most` in total. Return the counts, and whether there are more."""
+    """Return the number of a query's jobs by queue, up to `most` + 1 in total, and whether there are over `most`."""
     first = in_order.limit(most + 1).subquery("first")
     query = select(first.c.queue, func.count()).group_by(first.c.queue)
     found = {row[0]: row[1] for row in session.execute(query, bind_arguments={"mapper": jobs.Job})}

@@ -25,7 +25,7 @@ _READ = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Eaten:
-    """The failed attempts among the starts that a rate has counted, for the task with the most failures."""
+    """Failed attempts among the starts that a rate has counted: those of the task that has the most."""
 
     task: str
     failed: int
@@ -40,7 +40,10 @@ class Eaten:
 
 
 def read_eaten(session: Session, jobs: Jobs[Any], gate: str, per: float) -> Eaten | None:
-    """Return the failures behind a gate in the last `per` seconds, for the task with the most failures, or None."""
+    """Return the failed attempts behind a gate in the last `per` seconds, of the task that has the most.
+
+    Return None if there are none.
+    """
     job: Any = jobs.Job
     run = jobs.Run
     failed = run.outcome.in_(text("'failed', 'retried', 'lost'"))  # written like the index's predicate

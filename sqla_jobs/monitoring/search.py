@@ -38,8 +38,8 @@ class Place:
 def find(session: Session, jobs: Jobs[Any], words: str, most: int) -> Iterator[Place]:
     """Yield the newest occurrences of `words`, at most `most` of each kind. Scans whole tables.
 
-    Skips sensitive arguments, and texts that may repeat them: results, errors, unique keys and progress of tasks with
-    sensitive arguments.
+    Skips sensitive arguments. If a task has sensitive arguments, other texts may repeat them. So its results, errors,
+    unique keys and progress are skipped, too.
     """
     job, run, schedule, audit = jobs.Job, jobs.Run, jobs.Schedule, jobs.Audit
     hidden = jobs.tasks.sensitive()

@@ -148,7 +148,7 @@ _OLDEST = text(
 
 
 def _what_holds_up_vacuum(session: Session, jobs: Jobs[Any]) -> str:
-    """Return the beginning of a remedy, which names the transaction to end first; an empty string if none is old."""
+    """Return the beginning of a remedy: the transaction to end first. Return an empty string if none is old."""
     row = ask(session, jobs, _OLDEST).one_or_none()
     if row is None or row.age < _SHORT:
         return ""
@@ -159,7 +159,10 @@ def _what_holds_up_vacuum(session: Session, jobs: Jobs[Any]) -> str:
 
 
 def oldest_transaction(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Check the age of the oldest transaction on other connections to this database that this user may see."""
+    """Check the age of the oldest transaction in this database.
+
+    The check's own transaction, and transactions that this user may not see, are left out.
+    """
     row = ask(session, jobs, _OLDEST).one_or_none()
     if row is None:
         yield well("oldest transaction", "no other transaction")

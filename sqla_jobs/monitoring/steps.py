@@ -24,7 +24,7 @@ _AGAIN = re.compile(r" \([0-9]+\)$")
 
 @dataclass(frozen=True, slots=True)
 class StepRow:
-    """A step of a job, with its result as stored, which may hold secrets."""
+    """A step of a job. Its result is as stored, and may hold secrets."""
 
     name: str
     kind: StepKind
@@ -78,7 +78,7 @@ def read_awaiting(session: Session, jobs: Jobs[Any], job_ids: Collection[int]) -
 
 
 def _waits(jobs: Jobs[Any], column: Any) -> Any:
-    """Return a query for a column of the steps in which jobs wait for a signal, or of the jobs themselves."""
+    """Return a query about the jobs that wait for a signal. `column` is a column of the job, or of the waiting step."""
     job, step = jobs.Job, jobs.Step
     waits = select(column).select_from(step).join(job, job.id == step.job_id)
     return waits.where(job.state == JobState.scheduled, step.kind == StepKind.signal, step.finished_at.is_(None))
@@ -100,7 +100,7 @@ def read_steps(session: Session, jobs: Jobs[Any], job_id: int) -> list[StepRow]:
 
 
 class StepWait(NamedTuple):
-    """The sleep, or the wait for a signal, that a scheduled job is in."""
+    """What a scheduled job does in its current step: it sleeps, or waits for a signal."""
 
     words: str
     """The wait in words, such as "sleeps in the step 'cool down' until …"."""
@@ -114,7 +114,7 @@ def read_wait(session: Session, jobs: Jobs[Any], job_id: int, run_at: datetime) 
 
 
 def read_waits(session: Session, jobs: Jobs[Any], due: Mapping[int, datetime]) -> dict[int, StepWait]:
-    """Return the sleeps and waits of several jobs, by job id. `due` has the time at which each job is due."""
+    """Return the sleeps and waits of several jobs, by job id. `due` maps their ids to their due times."""
     step: Any = jobs.Step
     columns = (step.job_id, step.name, step.kind, step.until, func.clock_timestamp().label("now"))
     waits = select(*columns).where(step.job_id.in_(due), step.finished_at.is_(None))

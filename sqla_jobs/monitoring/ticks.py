@@ -30,7 +30,7 @@ class TickReport:
     late: float
     """Seconds from the tick until `at`."""
     job_id: int | None
-    """The job that the tick enqueued, or because of which the tick was skipped."""
+    """The job that the tick enqueued, or that caused the tick to be skipped."""
     job_state: JobState | None
     """The job's current state; None if the job was deleted."""
 

@@ -28,9 +28,10 @@ from sqla_jobs.runtime.figures import QueueStatus
 from sqla_jobs.runtime.set_aside import EVENT_LOOP
 
 _LOOKED_AT = 2_000
-"""The number of jobs at the head of each queue that are searched for unknown tasks: as many with gates as without.
+"""The number of jobs that are searched for unknown tasks at the head of each queue.
 
-Workers pass over jobs of unknown tasks, so these gather at the head.
+This many jobs with gates are searched, and this many without. Workers pass over jobs of unknown tasks, so these jobs
+gather at the head.
 """
 _SOME = 20
 """The maximum number of findings of one kind."""
@@ -38,7 +39,7 @@ _UNHEARD = 30.0
 """Seconds within which a job should end once its cancellation was requested."""
 _START = "start one: python -m sqla_jobs.worker MODULE:ATTR"
 _AHEAD, _FAR_AHEAD = 3600.0, 7 * 86_400.0
-"""The minimum wait, in seconds, for a warning about a kept unique key: with skipped ticks, and without."""
+"""The minimum waits, in seconds, for a warning about a kept unique key: if ticks were skipped, and otherwise."""
 _PUT_OFF = 3600.0
 """Seconds before a warning about a job that is postponed again and again."""
 _IS_JOB = re.compile(r"job [1-9]\d{0,17}").fullmatch
@@ -363,7 +364,7 @@ class _Parked(NamedTuple):
 
 
 def parked_keys(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Find jobs that keep a unique key for a very long time but that no enqueue has returned yet."""
+    """Find jobs that keep a unique key for a very long time. No enqueue has returned them yet."""
     yield from (one.finding for one in _parked(session, jobs) if one.is_far and not one.swallows)
 
 
@@ -396,7 +397,7 @@ def _parked(session: Session, jobs: Jobs[Any]) -> list[_Parked]:
 
 
 def misfits(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Find waiting jobs, by task, whose arguments do not fit a worker's code."""
+    """Find waiting jobs whose arguments do not fit a worker's code, and report them by task."""
     process: Any = jobs.Process
     rows = ask(session, jobs, select(process.host, process.pid, process.set_aside).where(is_alive(process)))
     shown = [

@@ -168,7 +168,10 @@ def _not_served(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
 
 
 def _fits_no_code(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
-    """Yield a reason if not all live workers that serve the job's queue can run it."""
+    """Yield a reason if no live worker serves the queue or knows the task.
+
+    Also yield a reason if the job's arguments do not fit a worker's code.
+    """
     process: Any = jobs.Process
     serves = (process.kind == "worker", is_alive(process), process.queues.has_key(row.queue))
     known = process.tasks[row.task]

@@ -32,11 +32,11 @@ def instrument(
     tracer_provider: TracerProvider | None = None,
     meter_provider: MeterProvider | None = None,
 ) -> None:
-    """Create a span for each enqueue and each run of `jobs`, and metrics, by the semantic conventions for messaging.
+    """Create spans and metrics for each enqueue and run of `jobs`, according to the semantic conventions for messaging.
 
     - `jobs`: the `Jobs`.
     - `parent`: True makes a run's span a child of the span of its enqueue. By default a run's span begins a trace of
-      its own, with a link to that span.
+      its own, with a link to the span of the enqueue.
     - `tracer_provider`, `meter_provider`: by default the global ones, which may also be set later.
 
     The global propagator writes the trace context into the jobs' headers and reads it from there. An enqueue's metrics

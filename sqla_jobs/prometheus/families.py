@@ -67,7 +67,7 @@ def of_stalled(number: int) -> Metric:
 
 
 def _served(totals: Totals) -> dict[str, Histogram]:
-    """Return the tasks whose series start at 0; none if there are too many, so that tasks that run get the labels."""
+    """Return the tasks whose series start at 0; none if there are too many. Then tasks that run get the labels."""
     return dict.fromkeys(sorted(totals.tasks), EMPTY) if len(totals.tasks) <= MOST else {}
 
 
@@ -76,7 +76,7 @@ def _ends(totals: Totals, begun: Iterable[str], tasks: Labels) -> Mapping[tuple[
 
     Each served or started task has all outcomes, starting at 0, so that increases are visible.
 
-    Tasks known only from the database have `lost` at 0: this worker may rescue and count their jobs.
+    Tasks that are known only from the database have `lost` at 0, because this worker may rescue and count their jobs.
     """
     found = {(label, str(RunOutcome.lost)): 0 for label in tasks}
     for task in begun:

@@ -133,7 +133,10 @@ class Queries(Calls):
         return self._commit.storing(connection, raw, end)
 
     def upstream(self, begin: Callable[[], AbstractContextManager[Any]]) -> StoredUpstream:
-        """Return a reader of a job's batch and of the results of the jobs before it. `begin` opens a transaction."""
+        """Return an object that reads the batch of a job, and the results of the jobs before that job.
+
+        `begin` opens a transaction.
+        """
         return StoredUpstream(self._models, self._tables, begin)
 
     def step_ending(self, session: Session, step: NewStep) -> Ending:

@@ -53,7 +53,7 @@ class Gated(NamedTuple):
 class FewerGates(Statement):
     """Find the running jobs that lack gates, and some of the waiting jobs that lack gates.
 
-    Plain SQL can also give a job an ordered gate but no position in the order; no claim finds such a job.
+    Plain SQL can also give a job an ordered gate but no position in the order. No claim would find such a job.
     """
 
     def __call__(self, connection: Connection, expected: Mapping[str, int], queues: Sequence[str]) -> list[LacksGates]:

@@ -147,7 +147,7 @@ class Claim(ClaimStatement):
         tables, jobs, processes = self.tables, self.tables.jobs, self.tables.processes
         # if a server crash could undo a claim, another claim of the job might get the same lease
         lanes = case((committed_to_disk(), bindparam("lanes", type_=Text)))
-        # a claim locks the process's row until it commits, and takes no jobs without that lock: so no claim in progress
+        # a claim locks the process's row until it commits. Without that lock it takes no jobs. So no claim in progress
         # can give jobs to a process that is considered dead
         process_id = bindparam("process_id", type_=Uuid)
         owner: Any = (
@@ -159,8 +159,8 @@ class Claim(ClaimStatement):
         lane = unnest_text("lane", queue=(lanes, Text), slots=("slots", Integer), floors=("floors", Text))
         priorities: ColumnElement[str] = literal_column(f"'{numbers(PRIORITIES)}'")
         probe = unnest_text("probe", priority=(priorities, SmallInteger), floor=(lane.c.floors, BigInteger))
-        # each priority has its own probe, an ordered index scan from the priority's floor: an ORDER BY above the probes
-        # would lock every row that the probes return, and not only those within the limit
+        # each priority has its own probe: an ordered index scan from the priority's floor. An ORDER BY above the probes
+        # would lock all rows that the probes return, and not only those within the limit
         found = (
             select(jobs.c.ctid, jobs.c.id, jobs.c.started_at)
             .where(
@@ -245,7 +245,7 @@ class ClaimWhateverTheLimits(ClaimFromLimitedQueue):
 
 
 class Elapsed(Statement):
-    """Return the seconds since the first start of each of these jobs, all of which have been started before."""
+    """Return the seconds since the first start of each job, by id. All of the jobs have been started before."""
 
     def __call__(self, connection: Connection | Session, job_ids: Sequence[int]) -> dict[int, float]:
         return dict(self._run(connection, {"ids": job_ids}).all())

@@ -117,7 +117,7 @@ class StepCommit:
 
 
 def _or_no_lease(stored: Any) -> Rendered:
-    """Return a statement that fails, with `_NO_LEASE`, unless `stored` stores one row.
+    """Return a statement that executes `stored`, and fails with `_NO_LEASE` unless one row is stored.
 
     The server then skips the COMMIT that follows in the message.
     """

@@ -84,7 +84,7 @@ class Reference(NamedTuple):
 
 
 class Place(NamedTuple):
-    """A place in the order of jobs by the time when they ended, and by id if they ended at the same moment."""
+    """A place in the order of ended jobs. They are ordered by the moment when they ended, and then by id."""
 
     moment: datetime
     job_id: int
@@ -109,7 +109,7 @@ class Removal:
         self._on = {"mapper": models.Job}
 
     def references(self, session: Session) -> list[ColumnElement[bool]]:
-        """Return, for each foreign key that forbids a deletion, the condition that a row refers to the job.
+        """Return a condition for each foreign key that forbids a deletion: that a row refers to the job.
 
         Tables that this role may not read are left out. For those tables, the server itself refuses the deletion.
         """
@@ -143,7 +143,7 @@ class Removal:
         return [(reference, reference.to(jobs)) for reference in found]
 
     def ended(self, state: str, older_than: float) -> list[ColumnElement[bool]]:
-        """Return the conditions that a job ended in `state` over `older_than` seconds ago and keeps no job waiting."""
+        """Return the conditions that a job ended in `state` over `older_than` seconds ago and keeps no ordered key."""
         ended = self._is_older(state, older_than)
         return [*ended, ~keeps_others_waiting(self._models)] if state == JobState.failed else ended
 

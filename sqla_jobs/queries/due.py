@@ -41,7 +41,7 @@ class Promote(RenderedStatement, statements.Promote):
         is_due = jobs.c.run_at <= now + seconds(bindparam("ahead"))
         rows = select(jobs.c.ctid).where(in_state(jobs, "scheduled"), is_due, is_among(jobs))
         due = locked(rows.order_by(jobs.c.run_at).limit(bindparam("limit")), "due", of=jobs)
-        # number the jobs in this order, whatever the order in which the planner updates the rows
+        # number the jobs in this order: the planner may update the rows in another order
         position = tables.positions.next_value().label("position")
         numbered = select(due.c.ctid, position).cte("numbered").prefix_with("MATERIALIZED")
         promoted = (

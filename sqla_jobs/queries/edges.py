@@ -24,7 +24,7 @@ class AddEdges(Statement):
     def __call__(
         self, connection: SqlConnection, ids: Sequence[int], needs: Sequence[int | None], batches: Sequence[int | None]
     ) -> None:
-        """Insert the edges. Jobs in `ids` that are not new, since their unique key was taken, keep their old edges."""
+        """Insert the edges. If a job in `ids` is not new, since its unique key was taken, it keeps its old edges."""
         values = {"ids": numbers(ids), "needs": with_gaps(needs), "batches": with_gaps(batches)}
         self._run(connection, values)
 
@@ -33,9 +33,10 @@ class AddEdges(Statement):
 
 
 class AnnounceJoin(Statement):
-    """Tell other transactions, with advisory locks, that a job joins a batch, and which batches it waits for.
+    """Tell other transactions that a job joins a batch, and which batches it waits for.
 
-    The locks are shared, so nobody waits for them. Batches that other transactions cannot see or join are left out.
+    The messages are advisory locks. These are shared, so nobody waits for them. Batches that other transactions cannot
+    see or join are left out.
     """
 
     def __call__(self, connection: SqlConnection, ids: Sequence[int], batch_ids: Sequence[int], joined: int) -> bool:
@@ -48,7 +49,7 @@ class AnnounceJoin(Statement):
 
 
 class Joins(NamedTuple):
-    """Batches that uncommitted jobs join, each paired with a batch that such a job waits for."""
+    """Pairs of batches. An uncommitted job joins the batch in `joined`, and waits for the batch in `reached`."""
 
     joined: Sequence[int] = ()
     reached: Sequence[int] = ()
@@ -95,7 +96,10 @@ class Loops:
         self._hangs_on = HangsOn(tables)
 
     def has(self, connection: SqlConnection, ids: Sequence[int], batch_ids: Sequence[int], joined: int) -> bool:
-        """Return whether a job enqueued after `ids` and `batch_ids` would wait for the batch `joined` that it joins."""
+        """Return whether a job that joins the batch `joined` would wait for that batch.
+
+        The job is enqueued after `ids` and `batch_ids`.
+        """
         joins = self._read(connection, joined) if self._announce(connection, ids, batch_ids, joined) else Joins()
         return self._hangs_on(connection, ids, batch_ids, joined, joins)
 
@@ -111,7 +115,7 @@ class LockDependents(Statement):
 
 
 class Revive(Statement):
-    """Block again the jobs that were cancelled because of jobs that have been retried. Reopen all their batches.
+    """Block jobs again if they were cancelled because of a job that has been retried. Reopen all their batches.
 
     Of several jobs with the same unique key, only the newest is blocked again.
     """

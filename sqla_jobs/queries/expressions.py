@@ -55,7 +55,7 @@ def rendered(statement: Any) -> Rendered:
 
 
 def written(condition: Callable[[Any], ColumnElement[bool]], row: str, *columns: str) -> str:
-    """Return the SQL text of a condition on these columns of a row, which the text names `row`."""
+    """Return the SQL text of a condition on these columns of a row. `row` is the row's name in the text."""
     return rendered(condition(table(row, *map(column, columns)).c)).text
 
 
@@ -118,7 +118,7 @@ def unnest(name: str, **columns: tuple[str, Any]) -> TableValuedAlias:
 def unnest_text(name: str, **columns: tuple[str | ColumnElement[str], Any]) -> TableValuedAlias:
     """Return `unnest` of array literals from `numbers` and `texts`, which psycopg sends faster than lists.
 
-    A shorter array's column is NULL in the rows after the array's end.
+    If an array is shorter than the others, its column is NULL in the remaining rows.
     """
     return _side_by_side(
         name,
@@ -240,9 +240,10 @@ def locked(rows: Any, name: str, *, of: Any) -> CTE:
 
 
 def each_locked(given: TableValuedAlias, found: Select[Any], name: str) -> CTE:
-    """Return a CTE that locks the row that `found` finds for each row of `given`, and joins the two rows, in order.
+    """Return a CTE that joins each row of `given` with the row that `found` finds for it, and locks the found row.
 
-    The rows are looked up one by one: without statistics the planner would read the whole table.
+    The order of `given` is kept. The rows are looked up one by one: without statistics the planner would read the whole
+    table.
     """
     free = found.with_for_update(skip_locked=True, key_share=True).correlate(given).lateral("found")
     return select(*given.c, *free.c).select_from(given.join(free, true())).cte(name).prefix_with("MATERIALIZED")
@@ -266,9 +267,10 @@ def array_of(rows: SelectBase) -> ColumnElement[Any]:
 
 
 def messages(tables: Tables, *rows: Select[Any], others: int = 0) -> ColumnElement[bool]:
-    """Return a condition that is always true and sends each text in `rows` once if more than `others` workers exist.
+    """Return a condition that is always true, and that sends the texts in `rows` to workers.
 
-    A text is the name of a queue, or empty for any queue. `LIMITS` may be appended.
+    Each text is sent once, and only if there are more than `others` workers. A text is the name of a queue, or empty
+    for any queue. `LIMITS` may be appended.
     """
     message = union(*rows).cte("message").prefix_with("MATERIALIZED")
     said = select(func.count(func.pg_notify(literal(tables.channel, Text), message.exported_columns[0])))

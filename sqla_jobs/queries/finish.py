@@ -200,7 +200,7 @@ def _stored(tables: Tables, mine: Any) -> Any:
 
 
 def _fate(tables: Tables, ended: Any, done: Any) -> Any:
-    """Return the word for the fate of an end that was not stored unchanged."""
+    """Return the word for the fate of an end that was not stored, or that was stored as cancelled."""
     jobs, runs = tables.jobs, tables.runs
     # rows are looked up one by one: EXISTS may read the whole table first
     still = select(jobs.c.id).where(_is_held(jobs, ended)).correlate(ended).scalar_subquery()
@@ -222,11 +222,15 @@ class Finish:
     def __call__(self, connection: Connection | Session, ends: Sequence[RunEnd]) -> dict[int, str]:
         """Store the ends of attempts whose lease is still valid.
 
-        Never wait for a locked row. Return, by run id, one word for each end that was not stored: "locked" (another
-        session holds the row: try again); "known" (the run is already stored, since an earlier commit by this process
-        went through); "rescued" (the run is stored, as lost); "lost" (there is no run). If the cheaper statement could
-        store only some of the successful ends, the ends that it stored are "known", too. A retry that a cancel cuts
-        short is stored, and returned, as "cancelled".
+        Never wait for a locked row. Return, by run id, one word for each end that was not stored:
+
+        - "locked": another session holds the row. Try again.
+        - "known": the run is already stored, since an earlier commit by this process went through. If the cheaper
+          statement could store only some of the successful ends, the ends that it stored are "known", too.
+        - "rescued": the run is stored, as lost.
+        - "lost": there is no run.
+
+        A retry that a cancel cuts short is stored, and returned, as "cancelled".
         """
         went_well, others = _apart(ends)
         if went_well and self._succeed_many(connection, went_well) < len(went_well):
@@ -235,7 +239,10 @@ class Finish:
 
 
 def _apart(ends: Sequence[RunEnd]) -> tuple[list[RunEnd], list[RunEnd]]:
-    """Return the successful ends that have no progress and whose leases belong to one process, and the other ends."""
+    """Separate the ends that the cheaper statement can store from the other ends. Return both.
+
+    The former are successful, have no progress, erase nothing, and belong to one process.
+    """
     went_well: list[RunEnd] = []
     others: list[RunEnd] = []
     process_id: UUID | None = None

@@ -12,7 +12,7 @@ from sqla_jobs.models.types import MAX_ATTEMPTS
 from sqla_jobs.queries.expressions import Tables
 
 DELIVERED_WITHIN = 10.0
-"""Seconds that a failed attempt's process has to call its handlers, before another process calls them."""
+"""If a failed attempt's process does not call its handlers within these seconds, another process calls them."""
 
 
 def follow_ups(tables: Tables, changed: Any) -> Any:

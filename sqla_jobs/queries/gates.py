@@ -35,7 +35,7 @@ def filled_in(statement: str, tables: Tables) -> TextClause:
 
 
 def with_arrays(statement: str) -> TextClause:
-    """Return a statement in which the parameters that the text casts to arrays are bound as arrays."""
+    """Return a statement. If its text casts a parameter to an array, the parameter is bound as an array."""
     return text(statement).bindparams(*(bindparam(name, type_=_Written()) for name in _ARRAYS.findall(statement)))
 
 
@@ -77,7 +77,7 @@ def held(gate: str, most: str) -> str:
 
 
 def holders(gate: str, most: str) -> str:
-    """Return an array of the ids of the `most` jobs running behind a gate that started first."""
+    """Return an array of the ids of jobs running behind a gate: the `most` jobs that started first."""
     found = f"{_running(gate, ' h.id, h.current_run_id')} ORDER BY current_run_id LIMIT {most}"
     return f"ARRAY(SELECT id FROM ({found}) holders)"
 
@@ -95,13 +95,16 @@ def _running(gate: str, columns: str = "", above: str = "0") -> str:
 
 
 def keeps_order(gate: str) -> str:
-    """Return the condition that a job of the ordered key awaits a retry, or failed and keeps the other jobs waiting."""
+    """Return the condition that other jobs of the ordered key have to wait for one that is not running.
+
+    That one has begun and is scheduled again, or it has failed and the limit holds the key.
+    """
     one = f"SELECT FROM {begun(gate)} AND h.state LIKE"
     return f"""left({gate}, 1) = '!' AND (EXISTS ({one} 'scheduled') OR {holds(gate)} AND EXISTS ({one} 'failed'))"""
 
 
 def holds(gate: str) -> str:
-    """Return the condition that a failed job of the ordered key keeps the other jobs waiting."""
+    """Return the condition that the limit makes the jobs of an ordered key wait once one of them has failed."""
     return f"EXISTS (SELECT FROM {_rows_of(gate)} AND l.hold)"
 
 
@@ -111,7 +114,7 @@ def begun(order: str) -> str:
 
 
 def begun_among(row: str) -> str:
-    """Return a FROM item for the jobs `h`, of all keys of a row like `!mail=`, that have begun but are not running.
+    """Return a FROM item for the jobs `h` that have begun but are not running, for all keys of a row like `!mail=`.
 
     The bound `>` comes right after `=` in byte order.
     """
@@ -125,14 +128,14 @@ def last_start(gate: str, before: str = "") -> str:
 
 
 def edge(per: str) -> str:
-    """Return the condition that the starts `s` came before the last `per` seconds."""
+    """Return the condition that the starts `s` came at least `per` seconds ago."""
     return f" AND s.started_at <= (SELECT now FROM moment) - {per} * interval '1 second'"
 
 
 def started(gate: str, per: str) -> str:
     """Return the number of starts behind a gate in the last `per` seconds."""
     last, before = (f"(SELECT total FROM ({last_start(gate, which)}) one)" for which in ("", edge(per)))
-    # the total before the first logged start, which counts if all logged starts are more recent
+    # if all logged starts are more recent, count from the total before the first of them
     first = f"SELECT s.total - s.count FROM {{starts}} s WHERE s.gate = {gate} ORDER BY s.started_at, s.total LIMIT 1"
     return f"(coalesce({last}, 0) - coalesce({before}, ({first}), 0))"
 
@@ -140,8 +143,8 @@ def started(gate: str, per: str) -> str:
 def windows(gate: str, *, spread: bool = True) -> str:
     """Return a FROM item for a limit `l` with a rate: the maximum number of starts, `most`, in any `per` seconds.
 
-    With `spread` the item also has a row for the burst, which code declares even if an operator has set the rate. A
-    burst larger than the rate is ignored.
+    With `spread` the item also has a row for the burst. Code declares the burst, even if an operator has set the rate.
+    A burst larger than the rate is ignored.
     """
     if not spread:
         return "(SELECT l.rate AS most, l.per AS per)"

@@ -1,4 +1,4 @@
-"""Finds the jobs that a graph of dependent jobs still needs: pruning keeps a graph until all of it has ended."""
+"""The pruning of graphs of dependent jobs, and of empty batches. A graph is kept until all of it has ended."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def find_empty_batches(session: Session, models: Models[Any], *, older_than: flo
 def remove_batches(session: Session, models: Models[Any], ids: list[int]) -> int:
     """Delete those batches that are still empty and that nobody is joining.
 
-    Return the number of deleted batches. Lock the batches first, in the session's transaction, since only a later
-    statement sees the jobs that joined before.
+    Return the number of deleted batches. Lock the batches first, in the session's transaction. Only a later
+    statement sees the jobs that joined before the lock.
     """
     tables, on = Tables(models), {"mapper": models.Job}
     locked = session.scalars(with_arrays(named(_HOLD, tables)), {"ids": numbers(ids)}, bind_arguments=on).all()

@@ -59,7 +59,8 @@ class Flush(RenderedStatement):
 class ClaimLocked:
     """The claims of limited jobs.
 
-    Each claim counts jobs in a snapshot taken while it holds the lock, so concurrent claims together exceed no limit.
+    Each claim counts jobs in a snapshot taken while it holds the lock. So concurrent claims together never exceed a
+    limit.
     """
 
     def __init__(self, tables: Tables) -> None:
@@ -135,13 +136,14 @@ class ClaimLocked:
 
 
 class TellOthers(RenderedStatement):
-    """Notify all workers if a gate or a queue that was full has room now and jobs are waiting."""
+    """If a gate or a queue was full and has room now, and jobs are waiting, notify all workers."""
 
     def __call__(self, connection: Connection, channel: str, ended: Mapping[str, int]) -> None:
         """Notify workers if necessary.
 
-        `ended` maps a gate, or a queue such as `@mail`, to the number of places that jobs have freed in this process. A
-        gate is assumed to have been full if it has room for at most as many jobs as all workers end at this pace.
+        `ended` maps a gate, or a queue such as `@mail`, to the number of places that jobs have freed in this process.
+        Each worker is assumed to free as many places. A gate is assumed to have been full if it has no more room than
+        all workers have freed together.
         """
         values = {"gates": names(tuple(ended)), "ended": numbers(ended.values())}
         self._run(connection, {"channel": channel, "what": LIMITS, **values})
@@ -163,7 +165,7 @@ WHERE EXISTS (
 
 
 class ForgetStarts(RenderedStatement):
-    """Delete the old starts of gates behind which nothing has started for a day, the longest period of a rate."""
+    """Delete the starts of gates behind which nothing has started for a day. No rate has a longer period."""
 
     def sql(self) -> Any:
         old = f"clock_timestamp() - interval '{DAY:.0f} s'"

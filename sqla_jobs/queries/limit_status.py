@@ -24,7 +24,7 @@ from sqla_jobs.queries.statement import SqlConnection, Statement
 from sqla_jobs.rules.limits import PLACES
 
 _COUNTED = 10_000
-"""The maximum number of running jobs to count behind a gate, and half the maximum number of waiting jobs to count."""
+"""The maximum number of running jobs to count behind a gate. At most twice as many waiting jobs are counted."""
 _GROUPS = 1_000
 """The maximum number of groups of waiting jobs to look at."""
 _ALL = 1_000_000_000
@@ -45,7 +45,7 @@ class GateStatus(NamedTuple):
     """Seconds until a used-up rate lets one more job start; None if that is unknown or will never happen."""
     now: datetime
     close: list[float] | None = None
-    """A rate's burst, if it is used up, and the number of seconds in which no more jobs than that may start."""
+    """If a rate's burst is used up: the burst, and the number of seconds in which at most so many jobs may start."""
 
     @property
     def most(self) -> int:
@@ -59,7 +59,10 @@ class GateStatus(NamedTuple):
 
     @property
     def next_at(self) -> datetime | None:
-        """Return when a used-up rate lets one more job start, by the server's clock; None if never or not used up."""
+        """Return when a used-up rate lets one more job start, by the server's clock.
+
+        None if the gate is not full, or if the time is unknown or never comes.
+        """
         return (
             self.now + timedelta(seconds=max(0.0, self.next_in)) if self.is_full and self.next_in is not None else None
         )
@@ -78,7 +81,7 @@ class GateStatuses(Statement):
 
 
 class KeysInUse(Statement):
-    """Count, for each row such as `#mail=`, the running jobs of all its keys together."""
+    """Count the running jobs of rows such as `#mail=`. All keys of a row are counted together."""
 
     def __call__(self, connection: SqlConnection, rows: Sequence[str]) -> dict[str, int]:
         return dict(self._rows(connection, {"gates": names(tuple(rows)), "counted": _COUNTED}))

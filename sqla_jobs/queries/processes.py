@@ -104,9 +104,9 @@ def live_code(models: Models[Any]) -> Any:
 def stamp(
     connection: Connection, models: Models[Any], process_id: uuid.UUID, *, idle: float | None, offset: float | None
 ) -> None:
-    """Record that a job last ended `idle` seconds ago, and the clock's `offset`, each unless it is None.
+    """Record that a job last ended `idle` seconds ago, and record the clock's `offset`.
 
-    Skip a locked row.
+    Skip a value that is None. Skip a locked row.
     """
     process = models.Process
     free = locked(select(process.id).where(process.id == process_id), "free", of=process)

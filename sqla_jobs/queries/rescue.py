@@ -105,7 +105,7 @@ class Rescue(Statement, statements.Rescue):
         followed = follow_ups(tables, done)
         watcher = jobs.alias("watcher")
         is_watched = exists().where(in_state(watcher, "blocked"), watcher.c.waits_for == done.c.id)
-        # an empty message wakes any worker, which can queue the jobs that wait for an ended job
+        # an empty message wakes any worker, and any worker can queue the jobs that wait for an ended job
         ended = select(literal_column("''", Text).label("queue")).where(done.c.state.in_(_ENDED), is_watched)
         said = messages(tables, *freed_by(tables, done), *queued_by(followed), ended)
         return told.where(said).add_cte(stored)

@@ -22,7 +22,7 @@ from sqla_jobs.queries.statement import SqlConnection, Statement
 MOST = 500
 """The maximum number of jobs that one transaction resolves."""
 NOBODY = 0
-"""The `waits_for` of a blocked job with nothing to watch that cannot be queued yet. The job is checked again soon."""
+"""The `waits_for` of a blocked job that watches nothing but cannot be queued yet. The job is checked again soon."""
 DELETED = -1
 """The `waits_for` of a job whose prerequisite has been deleted."""
 
@@ -75,7 +75,7 @@ class Judgement(NamedTuple):
     open_batch_ids: list[int]
     """Those of the joined batches that are still open."""
     place: int | None
-    """The place, among the prerequisites, of the first job that has not ended as required."""
+    """The place of the first job that has not ended as required, among the prerequisites."""
     needs: int | None
     """The id of the job to watch; None if there is none."""
     state: str | None
@@ -166,8 +166,8 @@ WHERE CASE WHEN CAST(:idle AS text) IS NULL THEN true ELSE
    set_config('synchronous_commit', 'off', true)) IS NOT NULL END
 """
 
-# Edges to jobs, at places before waits_at, are satisfied for good. Batches can still grow, so all edges to batches are
-# checked each time. A deleted job counts as cancelled. `w` is the blocked job, and `e` stands for its edges.
+# An edge to a job is satisfied for good if its place is before waits_at. Batches can still grow, so all edges to
+# batches are checked each time. A deleted job counts as cancelled. `w` is the blocked job; `e` stands for its edges.
 _FIRST_JOB = """
       SELECT e.place, e.needs_id AS needs, coalesce(p.state, 'cancelled') AS state
       FROM {edges_of_jobs} LEFT JOIN LATERAL (SELECT j.state FROM {{jobs}} j WHERE j.id = e.needs_id OFFSET 0) p ON true
@@ -239,7 +239,7 @@ ORDER BY s.id
 """
 
 _GIVEN = "unnest(CAST(:needs AS bigint[]), CAST(:batches AS bigint[])) WITH ORDINALITY e (needs_id, batch_id, place)"
-# FOR SHARE, since FOR KEY SHARE would let a transaction with an old snapshot join a batch closed since then
+# FOR SHARE: with FOR KEY SHARE, a transaction with an old snapshot could join a batch that has been closed meanwhile
 _JUDGE = f"""
 WITH held AS MATERIALIZED (
     SELECT j.id FROM {{jobs}} j WHERE j.id = ANY (CAST(:needs AS bigint[])) ORDER BY j.id FOR KEY SHARE

@@ -207,7 +207,7 @@ def _is_changed(s: Any) -> Any:
 
 
 def _is_unplanned(s: Any) -> Any:
-    """Return the condition that a clock has to compute the next tick, or to forget that of a disabled schedule."""
+    """Return the condition that a clock has to compute the next tick or, for a disabled schedule, to forget it."""
     return case((s.c.enabled, or_(_is_changed(s), s.c.next_run_at.is_(None))), else_=s.c.planned_rule.is_not(None))
 
 

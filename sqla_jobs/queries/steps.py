@@ -167,7 +167,7 @@ class OpenWait(Statement):
     def __call__(
         self, connection: Connection, lease: Lease | Claimed, name: str, number: int, kind: str, *, length: float | None
     ) -> Wait:
-        """Begin and return a sleep or wait, which ends after `length` seconds, or never if that is None."""
+        """Begin a sleep or wait, and return it. It ends after `length` seconds; if that is None, it never ends."""
         values: dict[str, Any] = {"of_job": lease.job_id, "lease_run_id": lease.run_id}
         values |= {"step": name, "step_number": number, "step_kind": kind, "length": length}
         return Wait(*self._rows(connection, values)[0])
@@ -192,7 +192,7 @@ class EndWait(Statement):
     """End a sleep or a wait of a job whose row is locked."""
 
     def __call__(self, connection: Connection, job_id: int, name: str, *, kind: str, result: str | None = None) -> None:
-        """Store the end of the sleep or wait, with the step kind `kind` and, if a signal came, its payload `result`."""
+        """Store the end of the sleep or wait, and the step's `kind`. If a signal came, `result` is its payload."""
         values = {"of_job": job_id, "step": name, "step_kind": kind, "step_result": result}
         self._run(connection, values)
 

@@ -64,7 +64,7 @@ class TakeUndelivered(Statement):
             .limit(_MANY)
         )
         mine = locked(due, "mine", of=runs)
-        # an attempt whose own process delivers the event has a traceback
+        # if the attempt's own process was killed, the run has no traceback
         killed = and_(runs.c.outcome != "lost", runs.c.error_type == "TimeoutError", runs.c.traceback.is_(None))
         took = cast(func.extract("epoch", runs.c.finished_at - runs.c.started_at), Double)
         return (

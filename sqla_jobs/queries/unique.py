@@ -199,12 +199,12 @@ class Statements:
 
     @cached_property
     def insert(self) -> Any:
-        """Return a statement that inserts a job for each row in the parameter `rows` whose key no live job has."""
+        """Return a statement that inserts a job for each row in `rows`, unless a live job has the row's key."""
         return self._insert.on_conflict_do_nothing(**_LIVE_KEY).returning(*self._holder, true())
 
     @cached_property
     def insert_unless_any(self) -> Any:
-        """Return a statement that inserts a job for each row in `rows` that no unique index forbids."""
+        """Return a statement that inserts a job for each row in `rows`, unless a unique index forbids it."""
         return self._insert.on_conflict_do_nothing().returning(*self._holder, true())
 
     @cached_property
@@ -232,7 +232,10 @@ class Statements:
 
     @cached_property
     def held(self) -> Any:
-        """Return a query for the jobs that have a key and are still waiting or, if jobs may be changed, running."""
+        """Return a query for the jobs that have a key and are still waiting.
+
+        If jobs may be changed, the query also finds running jobs.
+        """
         job, states = self.models.Job, LIVE if self._changes else NOT_RUNNING
         wanted = (job.id == _IDS, job.state.in_(states), job.unique_key.is_not(None))
         return select(*self._holder, true()).where(*wanted).order_by(job.unique_key.collate("C"))

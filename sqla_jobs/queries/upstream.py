@@ -17,7 +17,10 @@ from sqla_jobs.queries.statement import SqlConnection, Statement
 
 
 class ReadResults(Statement):
-    """Read the results of succeeded jobs of some tasks that a job was enqueued after, in the order of `after`."""
+    """Read the results of the jobs before a job, in the order of `after`.
+
+    Only succeeded jobs of the given tasks count.
+    """
 
     def __call__(self, connection: SqlConnection, job_id: int, tasks: Sequence[str]) -> list[Any]:
         rows = self._rows(connection, {"job_id": job_id, "tasks": texts([*tasks])})
@@ -48,7 +51,7 @@ class StoredUpstream:
         self._read_batch = ReadBatch(tables)
 
     def results(self, job_id: int, tasks: Sequence[str]) -> list[Any]:
-        """Return the results of the succeeded jobs of these tasks that the job was enqueued after."""
+        """Return the results of the jobs before this one. Only succeeded jobs of these tasks count."""
         with self._begin() as connection:
             return self._read_results(connection, job_id, tasks)
 

@@ -12,10 +12,10 @@ from sqla_jobs.errors import ArgumentsError, JobsError
 from sqla_jobs.rules.wording import duration
 
 CENTURY = 100 * 365 * 86400.0
-"""The maximum of every duration, in seconds."""
+"""The longest duration that is accepted, in seconds."""
 DAY = 86400.0
 INSTANT = 0.001
-"""The minimum of a duration that must not be 0, in seconds."""
+"""The shortest duration that is accepted where 0 is not, in seconds."""
 MAX_ID = 9_000_000_000_000_000_000
 """The maximum id of a row. The server and drivers can add 1 to it without overflow."""
 MAX_DEPTH = 100
@@ -23,7 +23,7 @@ MAX_DEPTH = 100
 INI: re.Pattern[str] = re.compile(r"[^:#]+\.ini(#[^#]+)?")
 """Matches the name of a PasteDeploy file, optionally followed by `#` and the name of an application in it."""
 MOMENTS = (datetime(1000, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC))
-"""The range of times that may be stored: every driver can read them in every time zone."""
+"""The range of times that may be stored. Every driver can read these times in every time zone."""
 
 
 def check_seconds(

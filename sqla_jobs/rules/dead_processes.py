@@ -28,8 +28,9 @@ class Sightings:
     ) -> dict[uuid.UUID, int]:
         """Return the processes that have had no new heartbeat for their whole lease, each with its heartbeat.
 
-        `heartbeats` holds the heartbeat and the lease of each process. A silence is measured from the arrival of
-        the answer that first showed the heartbeat to the sending of the current query. So it is never overestimated.
+        `heartbeats` holds the heartbeat and the lease of each process. The silence of a process begins when the answer
+        that first showed its current heartbeat has arrived. It ends when the current query is sent. So no silence is
+        overestimated.
         """
         before = self._seen
         self._seen = {

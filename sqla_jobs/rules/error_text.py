@@ -15,7 +15,7 @@ from typing import Any
 
 _LIBRARY = str(Path(__file__).parents[1])
 _STAND_INS = "sqlalchemy.dialects.postgresql.asyncpg"
-"""The module of SQLAlchemy's stand-ins for asyncpg's errors, whose text includes DETAIL in some versions."""
+"""The module of SQLAlchemy's stand-ins for asyncpg's errors. In some versions their text includes DETAIL."""
 _AFTER_FIRST_LINE = re.compile(r"(Original exception was: [^\n]*).*", re.DOTALL)
 """Matches the earlier error in the text of a `PendingRollbackError`. Group 1 contains that error's primary message."""
 
@@ -88,7 +88,10 @@ def _own_message(error: BaseException) -> str:
 
 
 def _of_database(error: BaseException) -> str | None:
-    """Return the message to keep of an SQLAlchemy or driver error, recognized by name and attributes, or None."""
+    """Return the message to keep of an SQLAlchemy or driver error; None for any other error.
+
+    These errors are recognized by their names and attributes.
+    """
     kind = type(error)
     if kind.__name__ == "PendingRollbackError":
         return _AFTER_FIRST_LINE.sub(r"\1", _text_of(error))

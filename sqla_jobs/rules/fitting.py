@@ -60,7 +60,10 @@ class Code:
         return queue in self.queues and (self.tasks is None or task in self.tasks)
 
     def may_run(self, task: str, queue: str, given: Collection[str], *, unlike: Takes) -> bool:
-        """Return whether the worker may be able to run a job whose arguments do not fit code that takes `unlike`."""
+        """Return whether the worker may be able to run a job that other code cannot run.
+
+        The other code takes `unlike`, which the job's arguments do not fit.
+        """
         if not self.may_know(task, queue):
             return False
         takes = None if self.tasks is None else Takes.read(self.tasks[task])

@@ -146,7 +146,7 @@ class Gate:
     """One gate of a task: its row of limits, and the key that completes the gate of each job."""
 
     row: str
-    """The name of the row of limits, such as `#stripe`, or `#mail=` if each key has its own gate."""
+    """The name of the gate's row of limits, such as `#stripe`. It ends with `=` if there is a key, such as `#mail=`."""
     key: KeyOf | None
     hides: bool
     """True if the key may show sensitive arguments of this task."""
@@ -185,7 +185,7 @@ def spell_alike(gates: Sequence[Gate]) -> None:
 
 
 HASHED_BY = "hashed_by"
-"""The name, in the JSON column `declared`, of the list of tasks whose code hashes the limit's keys, if any."""
+"""The name of a list in the JSON column `declared`: the tasks whose code hashes the limit's keys, if any."""
 
 
 def split_between(declared: Mapping[str, Any] | None, tasks: Sequence[str]) -> str | None:

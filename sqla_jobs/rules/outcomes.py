@@ -132,7 +132,7 @@ class Outcome:
 
     @classmethod
     def snoozed(cls, delay: float) -> Self:
-        """Return the outcome of a snooze for `delay` seconds, which uses up no attempt."""
+        """Return the outcome of a snooze for `delay` seconds. A snooze does not use up an attempt."""
         return cls(RunOutcome.snoozed, delay=delay)
 
     @classmethod
@@ -171,12 +171,13 @@ def decide(
     elapsed: float,
     secrets: Secrets = NOTHING,
 ) -> Outcome:
-    """Return the outcome of attempt number `attempt`, which raised `error` `elapsed` seconds after the first start.
+    """Return the outcome of attempt number `attempt`, which raised `error`.
 
-    The job ends when the policy's `stop` applies or `max_attempts` is reached, whichever comes first. A policy that
-    raises an error also ends the job, and the failure shows both errors. In a group, such as `asyncio.TaskGroup`
-    raises, a `Cancel` takes precedence, then a `Snooze`. Otherwise the job is retried, after the longest wait, if the
-    policy accepts each of the errors.
+    `elapsed` is the number of seconds since the job's first start. The job ends when the policy's `stop` applies or
+    `max_attempts` is reached, whichever comes first. A policy that raises an error also ends the job, and the failure
+    shows both errors. `error` may be a group, such as `asyncio.TaskGroup` raises. In a group, a `Cancel` takes
+    precedence, then a `Snooze`. Otherwise the job is retried only if the policy accepts each of the errors, and after
+    the longest of the waits.
     """
     raised = leaves(error)
     for one in raised:

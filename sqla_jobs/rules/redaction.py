@@ -1,4 +1,4 @@
-"""Keeps the values of sensitive arguments out of every text that is stored, logged or shown."""
+"""Masks the values of sensitive arguments in texts, before these are stored, logged or shown."""
 
 from __future__ import annotations
 
@@ -31,11 +31,14 @@ _REST = 12
 _CUTTABLE = 28
 """Length beyond which tools cut the middle out of a value: `reprlib` does so from 30 characters, including quotes."""
 _MANY = 1_000
-"""Number of secrets in a job beyond which only plain forms are masked."""
+"""Encoded forms are masked for this many secrets of a job, the longest ones. Others are masked only in plain form."""
 _FEW = 64
-"""Number of forms up to which searching for each form is faster than a check at each position in the text."""
+"""Up to this number of forms, a search for each form is faster than a check at each position in the text."""
 _CUT = re.compile(r" \.\.\. \(\d+ (?:chars\)|characters truncated\) \.\.\. )")
-"""The mark that psycopg puts at the end of a cut Json or Jsonb, and SQLAlchemy in the middle of a cut parameter."""
+"""The mark of a cut.
+
+psycopg puts it at the end of a cut Json or Jsonb, and SQLAlchemy in the middle of a cut parameter.
+"""
 
 
 class Secrets:
@@ -52,9 +55,9 @@ class Secrets:
     def text(self, text: str) -> str:
         """Return `text` with a mark for each secret in it: plain, escaped, encoded or cut.
 
-        A cut secret is masked if at least 12 characters remain of its beginning or, if the secret is longer than 28, of
-        its end. Shorter pieces are masked, too, beside the marks with which psycopg and SQLAlchemy show that they cut a
-        parameter.
+        A cut secret is masked if at least 12 characters of its beginning remain. If the secret is longer than 28
+        characters, 12 characters of its end are enough, too. psycopg and SQLAlchemy leave a mark where they cut a
+        parameter: beside such a mark, even shorter pieces are masked.
         """
         if not self._forms:
             return text
@@ -159,7 +162,7 @@ class Secrets:
 
     @cached_property
     def _endings(self) -> frozenset[str]:
-        """The ends that `_tails` leaves out: short ones, and all of those that are not long."""
+        """The ends that `_tails` does not find: the short ends of long forms, and all ends of other forms."""
         return frozenset(
             form[-size:] for form in self._forms for size in range(1, _REST if len(form) > _CUTTABLE else len(form))
         )

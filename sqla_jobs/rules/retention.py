@@ -126,7 +126,7 @@ def rules(retention: Mapping[str, float], tasks: Iterable[tuple[Sequence[str], O
 def seconds_kept(given: Retention) -> dict[str, float]:
     """Return the retention in seconds for each name in `KEPT`, except names that are kept forever.
 
-    A name that is not in `given` has its value from `KEPT`.
+    A name that is not in `given` takes its value from `KEPT`.
 
     Raises `ConfigurationError` for an unknown name or an invalid duration.
     """

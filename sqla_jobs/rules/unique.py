@@ -32,7 +32,7 @@ class Unique:
     - `on_conflict`: what an enqueue does if the key is taken: "return" the live job, "raise" `JobExists`, "replace" the
       arguments, priority, queue and run_at of a waiting job, or "update" its arguments and priority.
     - `max_delay`: required with "replace": seconds or a timedelta, counted from the first enqueue. Replacements do not
-      delay the job beyond it. None sets no bound.
+      delay the job beyond it. With None, the delay is unlimited.
     - `per`: seconds or a timedelta. Each period of this length allows one job, whatever its outcome. Periods follow the
       server's clock and are aligned to 1970-01-01 UTC.
 

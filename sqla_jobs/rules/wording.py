@@ -83,7 +83,7 @@ _LONGEST_NAME = 200
 
 
 def near_names(given: str, known: Iterable[str]) -> list[str]:
-    """Return the known names similar to `given`, the most similar first. Of a long name, compare only the beginning."""
+    """Return the known names similar to `given`, the most similar first. The end of a long name is ignored."""
     from difflib import get_close_matches  # imported late, since each worker imports this module
 
     return get_close_matches(given[:_LONGEST_NAME], list(known))

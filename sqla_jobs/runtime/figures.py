@@ -46,7 +46,7 @@ class QueueStatus:
 
 @dataclass(frozen=True, slots=True)
 class LimitStatus:
-    """A limit in effect. `used` counts the jobs running behind the limit, or the starts in the last `per` seconds."""
+    """A limit in effect. `used` counts the limit's running jobs, or the starts in the last `per` seconds."""
 
     gate: str
     name: str
@@ -73,7 +73,7 @@ class LimitStatus:
     waiting: Count
     """Queued jobs that must pass the limit."""
     next_at: datetime | None
-    """When an exhausted rate allows the next start."""
+    """When the next job may start, if the limit is a rate that is used up."""
 
     @property
     def title(self) -> str:
@@ -127,13 +127,13 @@ T = TypeVar("T")
 log: logging.Logger = logging.getLogger("sqla_jobs.monitoring")
 
 _REST = 20
-"""An answer other than `None` or an error is cached for at least this many times as long as it took to get."""
+"""An answer is cached for at least this many times as long as it took to get, unless it is `None` or an error."""
 
 
 class Cached(Generic[T]):
-    """A cache for the answer of `ask`. An answer, even `None` or an error, is valid for `seconds` after it arrives.
+    """A cache for the answer of `ask`. An answer is valid for at least `seconds`, even if it is `None` or an error.
 
-    `ask` runs in its own thread, one call at a time, however many threads call `get`.
+    `ask` runs in its own thread. Only one call runs at a time, even if many threads call `get`.
     """
 
     def __init__(self, ask: Callable[[], T], *, seconds: float, patience: float) -> None:

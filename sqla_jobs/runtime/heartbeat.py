@@ -32,9 +32,8 @@ def next_look(began: float, ended: float, *, longest: float) -> float:
 class Heartbeat:
     """Sends heartbeats for the processes that `living` returns, and rescues the jobs of dead ones.
 
-    Another process is dead if its heartbeat has not changed for a whole lease, during which this process sent its own
-    heartbeats without a gap. If it ignored gaps in its own heartbeats, all processes would look dead after a server
-    outage.
+    Another process is dead if its heartbeat has not changed for a whole lease. During this lease, this process must
+    have sent its own heartbeats without a gap: otherwise all processes would look dead after a server outage.
     """
 
     def __init__(

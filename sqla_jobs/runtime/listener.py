@@ -78,7 +78,7 @@ class Listener:
 
         If `greets` is true, the listener greets the processes that follow jobs, and these then announce themselves.
 
-        `what` is the log's name for the subject of the notifications. If the connection is lost while `is_wanted`
+        Log lines call the subject of the notifications `what`. If the connection is lost while `is_wanted`
         returns False, the listener ends instead of reconnecting.
         """
         self._what = what
@@ -160,7 +160,7 @@ class Listener:
     def _execute(self, raw: psycopg.Connection[Any], statement: sql.Composed) -> None:
         """Execute a statement and commit. Pass on the notifications that arrive with the answer.
 
-        Without a handler, older versions of psycopg drop these notifications, one of which may be the reply to a
+        Without a handler, older versions of psycopg drop these notifications. One of them may be the reply to a
         greeting.
         """
         raw.add_notify_handler(self._on_notify)

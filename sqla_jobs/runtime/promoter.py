@@ -70,7 +70,7 @@ class Promoter:
         return is_sooner
 
     def promote(self, now: float) -> list[Promotion]:
-        """Queue the jobs that are due, in one statement or, if the server refuses some jobs, in smaller parts."""
+        """Queue the jobs that are due, in one statement. If the server refuses some jobs, use smaller parts."""
         self.at = self._poll_after(now)
         promotions = self._set_aside.around("its promotion", self._promote_among, self._candidates_among)
         self.is_news = now >= self._due_at or any(promotion.promoted for promotion in promotions)

@@ -27,7 +27,7 @@ class Service(ABC):
         """Stop gracefully, once. Do nothing if the service was not started."""
 
     def run(self) -> None:
-        """Work until SIGTERM or SIGINT arrives (a second signal ends the process immediately), or until `stop()`."""
+        """Work until SIGTERM or SIGINT arrives, or until `stop()`. A second signal ends the process immediately."""
         with self._signals(), self, _settled():
             self._stop_requested.wait()
 

@@ -99,8 +99,8 @@ class SetAside:
 
         Isolate and set aside rows that the server refuses to change.
 
-        First, `change` is applied to all rows together. If the server blames a row, `candidates` must return the ids of
-        the rows that `change` would process, and these rows are tried in ever smaller parts. Return the results of all
+        First, `change` is applied to all rows together. If the server blames a row, the rows are tried in ever smaller
+        parts. For this, `candidates` returns the ids of the rows that `change` would process. Return the results of all
         successful calls.
         """
         others = Among(set_aside=self.reasons)

@@ -60,13 +60,13 @@ class Settings(LeaseSettings):
     poll: float
     """The approximate time between two looks for jobs that no notification has announced."""
     grace: float
-    """The time that running jobs have to end when the worker stops."""
+    """The time allowed for running jobs to end when the worker stops."""
     slow_after: float
     """The time after which a run's stack is logged."""
     timeout: float | None
     """The timeout for tasks that declare none."""
     kill_after: float
-    """Seconds from the cancellation of a coroutine until it is abandoned, if it is still running."""
+    """A coroutine is abandoned if it is still running this many seconds after its cancellation."""
     retention: dict[str, float] | None
     """Seconds after which rows are deleted: jobs by final state, "audit" and "ticks".
 

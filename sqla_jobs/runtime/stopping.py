@@ -26,7 +26,7 @@ class StopRequest(threading.Event):
 
     is_signalled = False
     grace: float = math.inf
-    """How many seconds running jobs have to end, if the requester allows fewer than the settings do."""
+    """The grace that the requester allows, in seconds. The grace in the settings applies if it is shorter."""
 
     def is_set(self) -> bool:
         return self.is_signalled or super().is_set()

@@ -23,9 +23,9 @@ def store(
     *,
     before_each: Callable[[], None] = lambda: None,
 ) -> dict[int, str]:
-    """Store these ends. Return, by run id, the fate of each end that was not stored unchanged.
+    """Store these ends. Return their fates, by run id. An end that is stored unchanged has no fate.
 
-    A fate is a value that `Queries.finish` returns, "replaced" or "refused". If the server refuses an end, a failure
+    A fate is "replaced", "refused", or a value that `Queries.finish` returns. If the server refuses an end, a failure
     that says so is stored instead ("replaced"). If the server refuses the failure too, the job is set aside
     ("refused"). All other ends are stored. After an error halfway through, call this again with all ends. `before_each`
     is called before each transaction: many refused ends need many transactions.

@@ -55,7 +55,7 @@ class ChildProcess:
         self._suspects: set[tuple[int, float]] = set()
         self._overdue: set[int] = set()
         self._condemned: dict[int, float] = {}
-        """When somebody requested that the process be killed if a run does not stop, by the id of that run."""
+        """By run id, when somebody requested to kill the process if that run does not stop."""
         self._sending = threading.Lock()
 
     @property
@@ -135,7 +135,7 @@ class ChildProcess:
     def revoke(self) -> list[int]:
         """Forbid the child to begin jobs that it holds. Return the run ids of the jobs that have begun.
 
-        A short pause makes visible any start that the child published before it could see the revocation.
+        The child may have published a start before it could see the revocation. A short pause makes that visible.
         """
         self.started.revoke(time.monotonic())
         time.sleep(0.01)

@@ -110,7 +110,7 @@ class ParentConnection:
 
     @property
     def has_limits(self) -> bool:
-        """True if the table of limits has rows."""
+        """True if the table of limits has rows, or a queued job has gates."""
         return self._started.has_limits
 
     def may_close(self, close_idle: Callable[[], None]) -> None:

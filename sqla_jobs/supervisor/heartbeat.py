@@ -50,7 +50,7 @@ class AbandonedWork:
 
 
 class ParentHeartbeat:
-    """Sends heartbeats for all children, in a thread of its own, once a child has sent the server's address."""
+    """Sends heartbeats for all children in its own thread. It starts once a child has sent the server's address."""
 
     def __init__(self, info: DatabaseInfo, set_aside: SetAside, children: Roster, counters: Counters) -> None:
         self._children = children
@@ -61,7 +61,7 @@ class ParentHeartbeat:
         self._hung: list[tuple[uuid.UUID, Callable[[], list[int]]]] = []
         self._given_back: list[RunEnd] = []
         self._stalled: set[uuid.UUID] = set()
-        """Processes whose rows mark them as making no progress."""
+        """Processes that are marked, in their rows, as making no progress."""
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -75,7 +75,7 @@ class ParentHeartbeat:
             self._thread.start()
 
     def settle(self, abandoned: AbandonedWork) -> None:
-        """Have the thread store the ends of the runs that a dead process had begun, and give back its other jobs."""
+        """Give a dead process's work to the thread. It stores the ends of begun runs, and gives back the other jobs."""
         self._abandoned.append(abandoned)
         self._wake.set()
 

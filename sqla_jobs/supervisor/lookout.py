@@ -52,7 +52,7 @@ class ParentLookout:
     def serve(self, tasks: tuple[str, ...], settings: Settings, connections: int) -> None:
         """Look for jobs of these tasks from now on.
 
-        `connections` is the number that this worker may use simultaneously, across all its processes.
+        `connections` is the maximum number of connections that all processes of this worker use simultaneously.
         """
         self._tasks, self._queues = tasks, settings.queues
         if self._thread is None:
@@ -109,7 +109,7 @@ class ParentLookout:
                 child.hint(Heard(queue))
 
     def _idle(self) -> list[ChildProcess]:
-        """Return the children with a free slot. Successive calls begin the list with successive children."""
+        """Return the children with a free slot. Each call begins the list with the next child."""
         idle = [child for child in self._children() if child.started.has_free_slot]
         self._turn += 1
         first = self._turn % len(idle) if idle else 0

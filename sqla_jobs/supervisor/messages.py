@@ -19,7 +19,7 @@ _SESSION = "SELECT name, current_setting(name) FROM unnest(ARRAY['role', 'search
 
 
 def keeps_up(pipe: Connection) -> bool:
-    """Return whether a message can be sent without blocking, because the other end reads its messages."""
+    """Return whether the other end reads its messages, so that another can be sent without blocking."""
     look = select.poll()
     look.register(pipe, select.POLLOUT)
     return bool(look.poll(0))

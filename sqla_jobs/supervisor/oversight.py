@@ -1,4 +1,4 @@
-"""Oversight of children: those that make no progress, or whose jobs overrun, are killed."""
+"""Oversight of children. It kills children that make no progress, or whose jobs overrun."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Oversight:
                 self._look_whether_hung(child, child.silence, options)
 
     def _notice_absence(self) -> None:
-        """Measure all silences only from now on if the parent was delayed: perhaps its children were too."""
+        """If the parent was delayed, measure all silences only from now on: perhaps its children were delayed, too."""
         looked_at, self._looked_at = self._looked_at, time.monotonic()
         if self._looked_at - looked_at > _ABSENT:
             for child in self._children:

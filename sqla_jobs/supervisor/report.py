@@ -45,7 +45,7 @@ class Report:
         self._lease = math.inf
 
     def observe(self, spec: ChildSpec) -> None:
-        """Read the lease, and whether to count events, from the children's spec."""
+        """Read the children's spec: the lease, and whether to count events."""
         self._lease = spec.settings.lease
         self._counters.is_wanted = spec.is_observed
 
@@ -70,7 +70,7 @@ class Report:
             self._gone = Totals.of([self._gone, self._totals.pop(child.pid, Totals())])
 
     def totals(self) -> Totals:
-        """Return the sum of the counts of all children, past and present, at most a second old."""
+        """Return the sum of all children's counts, including ended children. It is at most a second old."""
         with self._lock:
             return Totals.of([self._gone, self._counters.totals(), *self._totals.values()])
 
@@ -81,7 +81,7 @@ class Report:
     def can_ask(self) -> bool:
         """Return whether any child can be asked for the figures.
 
-        No child can be asked while the worker starts or stops, or while all children are hung.
+        Return False while the worker starts or stops, or while all children are hung.
         """
         return bool(self._children.claiming())
 
@@ -104,7 +104,10 @@ class Report:
         return f"the main loop has not run for {duration(since)}" if since > _STUCK else None
 
     def why_not_ready(self) -> str | None:
-        """Return why no child takes jobs, or `None` if one does and its last heartbeat is younger than half a lease."""
+        """Return why no child takes jobs.
+
+        Return `None` if one does, and its last heartbeat is younger than half a lease.
+        """
         registered = [child for child in self._children if child.process_id is not None]
         if not registered:
             return "no worker process is registered in the database"

@@ -1,4 +1,4 @@
-"""The children of a parent and the slots that they hold. Only the main thread changes either."""
+"""The children of a parent and the slots that they hold. Only the main thread changes them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Slot:
         self.number = number
         self.child: ChildProcess | None = None
         self.successor: ChildProcess | None = None
-        """A child that is starting, and takes over once it is ready."""
+        """A child that is starting. It takes over once it is ready."""
         self.start_at: float = 0.0
         """The earliest time to start a child here, by `time.monotonic()`."""
         self.is_done = False
@@ -31,7 +31,7 @@ class Slot:
 
     @property
     def children(self) -> Iterator[ChildProcess]:
-        """Iterate over the child that holds the slot and its successor."""
+        """Iterate over the children here: the child that holds the slot, and the successor."""
         return (child for child in (self.child, self.successor) if child is not None)
 
     @property
@@ -45,7 +45,7 @@ class Slot:
         return old
 
     def hold_back(self, failed: ChildProcess) -> float:
-        """Delay the start of the next child, longer after each failure. Return the delay in seconds."""
+        """Delay the start of the next child. The delay grows with each failure. Return it, in seconds."""
         now = time.monotonic()
         is_new = failed.ready_at is not None and now - failed.ready_at > _HEALTHY
         self._failures = 1 if is_new else self._failures + 1
@@ -77,7 +77,7 @@ class Roster:
         return bool(self._leaving) or any(slot.successor for slot in self.slots)
 
     def take_over(self, child: ChildProcess) -> ChildProcess | None:
-        """Give a slot to its successor, which is ready. Return the replaced child, if any."""
+        """If `child` is a successor, let it take over its slot: it is ready. Return the replaced child, if any."""
         for slot in self.slots:
             if slot.successor is child and (old := slot.succeed()) is not None:
                 self._leaving.append(old)

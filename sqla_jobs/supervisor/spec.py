@@ -10,7 +10,7 @@ from sqla_jobs.runtime.logs import LogOptions
 from sqla_jobs.runtime.settings import Settings
 
 OF_CHILD, OF_PARENT, OF_CLOCK = 4, 3, 1
-"""The numbers of server connections of a child, its parent and its clock.
+"""How many server connections a child, its parent and its clock have.
 
 A child has two connections for claims, one of them for limits, and two for storing ends. A parent has one connection
 each for heartbeats, polls and listening. A child's clock does not listen.
@@ -72,9 +72,9 @@ class SupervisorOptions:
     processes: int = 1
     max_jobs: int = 0
     max_memory: int = 0
-    """The memory usage above which a child is replaced. 0 sets no limit, here and for `max_jobs`."""
+    """The memory usage above which a child is replaced. 0 means no limit, here and for `max_jobs`."""
     kill_after: float = 10.0
-    """Seconds after a job's timeout until its process is killed, if the job cannot be interrupted."""
+    """If a job cannot be interrupted, its process is killed this many seconds after the job's timeout."""
     hung_after: float = 300.0
     """Seconds without any progress after which a process is killed; 0 means never."""
     reload: bool = False
@@ -89,7 +89,7 @@ class SupervisorOptions:
 
     @property
     def silent_after(self) -> float:
-        """Seconds without progress after which a child's jobs that have not begun are given back."""
+        """After this many seconds without progress, the jobs that a child has not begun are given back."""
         return min(_SILENT, self.hung_after / 2) if self.hung_after else _SILENT
 
     def is_spent(self, runs: int, memory: int) -> bool:

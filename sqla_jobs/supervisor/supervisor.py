@@ -48,9 +48,9 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 _LOOK = 0.1
 """Seconds between looks at the children."""
 _MARGIN = 20.0
-"""Seconds that a child has for storing ends after the grace period, before it is killed."""
+"""After the grace period, a child may spend this many seconds storing ends. Then it is killed."""
 _SETTLE = 5.0
-"""Seconds allowed, when the parent stops, for storing the ends of killed children's runs."""
+"""When the parent stops, it may spend this many seconds storing the ends of killed children's runs."""
 
 Plan = Callable[[dict[str, dict[str, Any]]], tuple[ChildSpec, SupervisorOptions]]
 """Makes the children's spec and the parent's options from the options in an application's config."""
@@ -59,8 +59,8 @@ Plan = Callable[[dict[str, dict[str, Any]]], tuple[ChildSpec, SupervisorOptions]
 class Supervisor:
     """Runs `application` in as many child processes as `plan` specifies.
 
-    `plan` is called with the application's config, which the first child sends. Until that call, `options` apply, which
-    come from the command line.
+    The first child sends the application's config, and `plan` is called with it. Until then, the `options` from the
+    command line apply.
 
     SIGTERM and SIGINT stop all children gracefully; a second signal stops them immediately. SIGHUP replaces all
     children one by one with new processes, which import the application anew. SIGUSR1 makes each child log the stacks
@@ -94,7 +94,7 @@ class Supervisor:
     def run(self, *, hangup: Callable[[int, FrameType | None], None] | None = None) -> int:
         """Supervise until stopped, or until all queues are drained. Return the exit code.
 
-        If given, `hangup` handles SIGHUP instead of replacing all children: the terminal may have been closed.
+        If `hangup` is given, it handles SIGHUP, and the children are not replaced: the terminal may have been closed.
         """
         with (
             stopped_by_signals(self._stop_requested, before_exit=self._kill_all),

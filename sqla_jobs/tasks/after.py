@@ -110,8 +110,8 @@ class Waiting:
     def _waits(self, found: Judgement) -> dict[str, Any]:
         """Return the column values of a job that is enqueued after other jobs.
 
-        A job after a failed job is blocked, too, and a worker cancels it later: somebody may be retrying the failed
-        job, and that retry could not revive a job whose insertion is not yet committed.
+        A job after a failed job is blocked, too, and a worker cancels it later. It is not cancelled here, because
+        somebody may be retrying the failed job. That retry could not revive a job whose insertion is not yet committed.
         """
         if found.state is None:
             return {"if_failed": self._if_failed}

@@ -246,7 +246,7 @@ class Codec:
     def _refuse_unusable(self, name: str, annotation: Any) -> None:
         try:
             adapter_of({name: annotation})
-        except Exception as error:  # noqa: BLE001 - of many kinds; the message shows the first line
+        except Exception as error:  # noqa: BLE001 - many kinds are raised; the message shows the first line
             remedy = f"; {IMPORT_IT}" if isinstance(error, NameError) else ""
             raise DeclarationError(
                 f"{self._where(name)}: {self._annotations[name]!r} cannot be stored: "
@@ -294,8 +294,8 @@ def _written_out(number: str) -> int | float:
 def is_same(one: Any, other: Any) -> bool:
     """Return whether two values are equal, or have the same type and equal parts.
 
-    `==` alone would refuse times in the hour that a clock change repeats: such a time in one zone equals no time in
-    another zone (PEP 495).
+    `==` alone would refuse a time in the hour that a clock change repeats. Such a time never equals a time in another
+    zone (PEP 495).
     """
     try:
         if bool(one == other):

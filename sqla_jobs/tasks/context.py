@@ -28,7 +28,7 @@ class Upstream(Protocol):
     """Reads data about the jobs and the batch around a job."""
 
     def results(self, job_id: int, tasks: Sequence[str]) -> list[Any]:
-        """Return the stored results of these tasks' succeeded jobs that the job was enqueued after."""
+        """Return the results of the succeeded jobs of these tasks that the job was enqueued after."""
         ...
 
     def batch(self, job_id: int) -> BatchMixin | None:
@@ -86,8 +86,8 @@ class RunContext:
 
         - `task`: the task of these jobs. Only jobs that succeeded count.
 
-        The results are in the order of `after=`, and within a batch in the order of the jobs' ids. Each call reads the
-        results from the database. A coroutine task calls `await asyncio.to_thread(run.results, task)`, so that its
+        The results are in the order of `after=`. Those of a batch are in the order of the jobs' ids. Each call reads
+        the results from the database. A coroutine task calls `await asyncio.to_thread(run.results, task)`, so that its
         event loop does not wait for the server.
 
         Raises `ArgumentsError` if a stored result does not fit the return type.
@@ -100,7 +100,7 @@ class RunContext:
 
     @property
     def batch(self) -> BatchMixin | None:
-        """The job's batch, for use as `options(batch=…)` of jobs that join it; `None` if the job has no batch.
+        """The job's batch; `None` if it has none. Other jobs join the batch with `options(batch=run.batch)`.
 
         Only its `id` is loaded: `session.merge(run.batch)` returns the whole row. Each access reads the database.
         """
@@ -127,7 +127,7 @@ class RunContext:
     @overload
     def step(self, name: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
     def step(self, name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Call a function, store its result and return it; later attempts of the job return the stored result.
+        """Call a function, store its result and return it. Later attempts of the job return the stored result.
 
         In a task with a session, the function's writes through the session are committed with the result, so they
         happen exactly once. The run then continues in a new transaction, and the session's rows are loaded again. All
@@ -135,15 +135,16 @@ class RunContext:
 
         - `name`: 1 to 200 characters, different for each step of the job. The result is stored under this name.
         - `function`: called with `args` and `kwargs`. A coroutine task passes an `async def`, and awaits `run.step(…)`.
-          Pydantic writes and reads the result by the function's return annotation; without an annotation, the result
-          must be plain JSON. A result may have at most 1 MiB, and a job at most 1,000 steps.
+          Pydantic writes and reads the result according to the function's return annotation. Without an annotation, the
+          result must be plain JSON. A result may have at most 1 MiB, and a job at most 1,000 steps.
 
-        If the function raises, the exception propagates unchanged, no result is stored, the function's writes through
-        the session are rolled back, and the next attempt calls the function again.
+        If the function raises, the exception propagates unchanged, and no result is stored. The function's writes
+        through the session are rolled back, and the next attempt calls the function again.
 
-        Raises `UnstorableResult` for a result that JSON would change; `ArgumentsError` for a stored result that does
-        not fit the type; `JobsError` for a name that this run has already used, for a step inside another step, and if
-        the task has written through its session outside of its steps, since the next attempt would repeat those writes.
+        Raises `UnstorableResult` for a result that JSON would change, and `ArgumentsError` for a stored result that
+        does not fit the type. Raises `JobsError` for a name that this run has already used, and for a step inside
+        another step. Also raises `JobsError` if the task has written through its session outside of its steps, since
+        the next attempt would repeat those writes.
         """
         return self.begin_steps().call(name, function, args, kwargs)
 
@@ -151,12 +152,12 @@ class RunContext:
         """Continue later from here, on any worker. Meanwhile the job occupies no slot of a worker or a limit.
 
         The call leaves the task, and a worker calls the task again when the time has come. Stored steps return their
-        results, so the task arrives here again and continues. A sleep uses up no attempt. Code outside of steps runs
-        again.
+        results, so the task arrives here again and continues. Code outside of steps runs again. A sleep does not use
+        up an attempt.
 
         - `name`: 1 to 200 characters, different for each step of the job.
-        - `length`: seconds or a timedelta, up to 100 years, counted by the database's clock from when the job first
-          arrives here.
+        - `length`: seconds or a timedelta, up to 100 years. The sleep begins when the job first arrives here, and the
+          database's clock measures it.
 
         In a coroutine task, await `sleep_async`. Raises `JobsError` in the same cases as `step`.
         """
@@ -174,21 +175,21 @@ class RunContext:
     @overload
     def wait_for(self, name: str, kind: Any, /, *, timeout: float | timedelta | None) -> Any: ...
     def wait_for(self, name: str, kind: Any, /, *, timeout: float | timedelta | None) -> Any:
-        """Return the payload of a signal that `jobs.signal` sends to this job. Leave the run until the signal comes.
+        """Return the payload of a signal that `jobs.signal` sends to this job.
 
-        Meanwhile the job occupies no slot of a worker or a limit. When the signal comes, or the timeout has passed, a
-        worker calls the task again. Stored steps return their results, so the task arrives here again. A wait uses up
-        no attempt. A signal sent before this call is received, too. Several signals with one name are received in
-        order, one per call.
+        A signal sent before this call is received, too. If there is none yet, the call leaves the task, and the job
+        occupies no slot of a worker or a limit. When the signal comes, or the timeout has passed, a worker calls the
+        task again. Stored steps return their results, so the task arrives here again. A wait does not use up an
+        attempt. Several signals with one name are received in order, one per call.
 
         - `name`: the signal's name, 1 to 200 characters.
         - `kind`: the type that pydantic reads the payload as; None for a signal without a payload.
-        - `timeout`: seconds or a timedelta, counted by the database's clock from when the job first arrives here; None
-          waits for ever.
+        - `timeout`: seconds or a timedelta. The time begins when the job first arrives here, and the database's clock
+          measures it. With None, the job waits for ever.
 
-        In a coroutine task, await `wait_for_async`. Raises `SignalTimeout`, a `TimeoutError`, in this and later
-        attempts if no signal came in time; `JobsError` in the same cases as `step`; `ArgumentsError` for a payload that
-        does not fit the type. A payload that does not fit is discarded, and the next call, in this attempt or a later
+        In a coroutine task, await `wait_for_async`. If no signal comes in time, raises `SignalTimeout`, a
+        `TimeoutError`, in this and later attempts. Raises `JobsError` in the same cases as `step`, and `ArgumentsError`
+        for a payload that does not fit the type. Such a payload is discarded: the next call, in this attempt or a later
         one, receives the next signal.
         """
         return self.begin_steps().wait_for(name, kind, timeout)

@@ -60,7 +60,7 @@ class TaskOptions(TypedDict, total=False):
     """Limits on the jobs that run simultaneously, or start in a period, across all workers. A job starts only if all of
     its limits allow it."""
     fair_by: KeyOf
-    """An argument, several arguments, or a function of them. The values take turns, whatever their numbers of jobs."""
+    """An argument, several arguments, or a function of them. The values take turns, however many jobs each one has."""
     unique: Unique | None
     """The policy that allows at most one live job for each key, and that handles an enqueue whose key is taken."""
     delay: float | timedelta | None
@@ -72,9 +72,9 @@ class TaskOptions(TypedDict, total=False):
     lazy: bool
     """If True, a run's transaction begins only at the first use of its session. By default False."""
     retention: timedelta | float | TaskRetention | None
-    """How long ended jobs of the task are kept, instead of the worker's retention: a timedelta, a number of seconds,
-    None for ever, or a mapping from states to such values. `{"succeeded": "erase"}` erases a job's arguments and result
-    once it succeeds."""
+    """How long ended jobs of the task are kept; it overrides the worker's retention. The value is a timedelta, a number
+    of seconds, None for ever, or a mapping from states to such values. `{"succeeded": "erase"}` erases a job's
+    arguments and result once it succeeds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ class Declaration:
 
     @property
     def begins_lazily(self) -> bool:
-        """True for a lazy task without entities, whose loading would begin the transaction earlier."""
+        """True for a lazy task without entities. Loading entities would begin the transaction earlier."""
         return self.lazy and not self.codec.entities
 
     def gates_of(self, stored: Mapping[str, Any]) -> list[str]:

@@ -55,7 +55,7 @@ class DescribedEnqueue:
 
     @cached_property
     def function(self) -> Callable[..., Any]:
-        """The function to bind to an enqueuer, made on first use, since annotations may be unresolvable earlier."""
+        """The function to bind to an enqueuer. It is made on first use: annotations may be unresolvable earlier."""
 
         def enqueue(enqueuer: _Adds, session: AnySession | None = None, /, *args: Any, **kwargs: Any) -> Any:
             return enqueuer.add(session, args, kwargs)

@@ -36,11 +36,11 @@ _BATCH: Any = bindparam("batch", type_=Text)
 
 
 class EnqueueOptions(TypedDict, total=False):
-    """The options of a job, given to `task.options`. An option that is missing or None is as the task declares it."""
+    """The options of a job, given to `task.options`. For a missing option or None, the task's declaration applies."""
 
     delay: timedelta | float | None
-    """The time from now until the job is due, by the server's clock, as a timedelta or in seconds. 0 overrides the
-    task's delay."""
+    """The time from now until the job is due, as a timedelta or in seconds. The server's clock measures it. 0 overrides
+    the task's delay."""
     run_at: datetime | None
     """The time at which the job is due, with a time zone."""
     queue: str | None

@@ -30,7 +30,7 @@ _MOST = 50
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunEvent:
-    """The start, or the stored outcome, of an attempt at a job."""
+    """An event of an attempt at a job: its start, or its stored outcome."""
 
     name: EventName
     """`started`, or the stored outcome."""
@@ -55,7 +55,7 @@ class RunEvent:
     error: str | None = None
     """The message of the error, without the values of sensitive arguments."""
     retry_in: float | None = None
-    """Seconds from the end of the attempt to the next attempt; None if there is none, or its time is unknown."""
+    """Seconds from the end of the attempt to the next one; None if no attempt follows, or if its time is unknown."""
     seconds: float = 0.0
     """The duration of the attempt, in seconds; 0 for `started`."""
     process_killed: bool = False
@@ -78,7 +78,7 @@ class Hooks:
 
     def __init__(self, context_in: Callable[[Session], Context]) -> None:
         self.context_in = context_in
-        """Returns the context to put around each run in a test's session, outside the middleware."""
+        """Returns the context for each run in a test's session. The context surrounds the middleware, too."""
         self.middleware: list[Middleware] = []
         """Functions that return the context managers around runs. Asynchronous ones surround only coroutine tasks."""
         self.worker_contexts: list[WorkerContext] = []
@@ -232,7 +232,7 @@ def name_of(target: object) -> str:
 
 
 def _replace_or_add(targets: list[Any], target: Any) -> None:
-    """Add a function, or replace its earlier version if it is declared again, as by a reload."""
+    """Add a function. If it is declared again, as by a reload, replace its earlier version."""
     for number, other in enumerate(targets):
         if other is target or (_place(target) is not None and _place(other) == _place(target)):
             targets[number] = target

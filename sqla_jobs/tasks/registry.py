@@ -156,7 +156,7 @@ def import_named(module: str, given: str) -> ModuleType:
 
 
 def _same_place(one: Task[..., Any, Any], other: Task[..., Any, Any]) -> bool:
-    """Return whether both tasks have one definition, as after a reload, or if a script is also imported as a module."""
+    """Return whether both tasks come from one definition: a module was reloaded, or a script was imported, too."""
     a, b = one.declaration.signature, other.declaration.signature
     as_script = "__main__" in (a.module, b.module) and a.code.co_filename == b.code.co_filename
     return a.qualname == b.qualname and (a.module == b.module or as_script)

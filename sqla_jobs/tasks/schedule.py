@@ -32,8 +32,8 @@ class ScheduleOptions(TypedDict, total=False):
     priority: int
     """The priority of the schedule's jobs, from -10 to 10; lower numbers run first. By default the task's priority."""
     catch_up: CatchUp | Literal["skip", "latest", "all"]
-    """Which ticks fire late if no clock ran in time: none, the newest (the default), or all, but at most the newest
-    100, oldest first."""
+    """Which ticks fire late if no clock ran in time: none, only the newest (the default), or all. At most the newest
+    100 fire, the oldest of them first."""
     overlap: Overlap | Literal["allow", "skip"]
     """Whether a tick fires while the job of an earlier tick has not ended: "allow" (the default) or "skip"."""
     jitter: float | timedelta
@@ -54,7 +54,7 @@ class Declared:
 
     @property
     def rule(self) -> tuple[str, str, str]:
-        """The values in which two declarations with one name must agree, as in a module that is imported twice."""
+        """The values that two declarations with one name must share. A module that is imported twice makes two."""
         return self.declaration.name, self.cron.text, self.cron.timezone
 
     def row(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ class Suspension(BaseException):
 
 
 class Misuse(JobsError):
-    """The task uses steps in a wrong way, which another attempt would repeat."""
+    """The task uses steps in a wrong way. Another attempt would do so again."""
 
 
 class Steps(Protocol):
@@ -25,19 +25,19 @@ class Steps(Protocol):
         ...
 
     def sleep(self, name: str, length: float | timedelta) -> None:
-        """Leave the run until the sleep has ended."""
+        """Suspend the run until the sleep has ended."""
         ...
 
     def sleep_awaited(self, name: str, length: float | timedelta) -> Coroutine[Any, Any, None]:
-        """Leave the run of a coroutine task until the sleep has ended."""
+        """Suspend the run of a coroutine task until the sleep has ended."""
         ...
 
     def wait_for(self, name: str, kind: Any, timeout: float | timedelta | None) -> Any:
-        """Return a signal's payload, or leave the run until a signal comes."""
+        """Return a signal's payload. If there is no signal yet, suspend the run until one comes."""
         ...
 
     def wait_for_awaited(self, name: str, kind: Any, timeout: float | timedelta | None) -> Coroutine[Any, Any, Any]:
-        """Return a signal's payload, or leave the run of a coroutine task until a signal comes."""
+        """Return a signal's payload. If there is no signal yet, suspend the run of a coroutine task until one comes."""
         ...
 
 

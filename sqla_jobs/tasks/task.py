@@ -67,8 +67,8 @@ class Enqueue(Protocol[P, J_co]):
         - `session`: the `Session` or `scoped_session` of the caller.
         - `args`, `kwargs`: the arguments of the task, by position or by name, without injected parameters.
 
-        Returns the job, pending like any object that was added; its `id` is None until the session flushes. A job with
-        a unique key is in the database already: it is new, or it is the live job that has the key.
+        Returns the job, which is pending like any object that was added. Its `id` is None until the session flushes.
+        A job with a unique key is in the database already: it is new, or it is the live job that has the key.
 
         Raises `ArgumentsError` for arguments that do not fit, and `JobExists` for a taken key if the policy is to
         raise. The transaction stays usable.
@@ -87,9 +87,9 @@ class _Injected(Protocol[C, E_co]):
 class _EnqueueOf(Generic[C]):
     """Selects the overload when `task.enqueue` is looked up, so that a call has only one signature.
 
-    If `enqueue` itself were overloaded, a type checker would try each overload for a wrong call, and accept the last
-    one, which treats injected parameters as arguments. (Moreover, when mypy selects an overload by the type of `self`,
-    it does not compare the types before a ParamSpec.)
+    If `enqueue` itself were overloaded, a type checker would try each overload for a wrong call. It would accept the
+    last one, which treats injected parameters as arguments. (Moreover, when mypy selects an overload by the type of
+    `self`, it does not compare the types before a ParamSpec.)
     """
 
     @overload
@@ -232,13 +232,14 @@ class Enqueuer(Generic[C, J]):
         - `returning`: True returns the ids of the jobs instead, one for each mapping, in order. If a key is taken, the
           id is that of the job that has the key.
 
-        If the task is unique, or with `options(unique=…)`, a mapping whose key is taken, even by an earlier mapping, is
-        skipped, replaces or updates the waiting job, or raises `JobExists`. The `replaced` and `skipped` of the
-        returned number count these mappings.
+        With a `Unique` policy, of the task or from `options(unique=…)`, the key of a mapping may be taken already, even
+        by an earlier mapping. The policy then decides whether the mapping is skipped, replaces or updates the waiting
+        job, or raises an error. The returned number's `replaced` and `skipped` count such mappings.
 
-        Raises `ArgumentsError` for a mapping that does not fit the task, with the mapping's position; also for
-        `options(unique_key=…)`, and for two mappings with one key if the policy is to raise. After an error, no job of
-        this call remains in the transaction.
+        Raises `ArgumentsError` for a mapping that does not fit the task; the message names the mapping's position.
+        Raises `ArgumentsError` for `options(unique_key=…)`, too. If the policy is to raise, a taken key raises
+        `JobExists`, and two mappings with one key raise one of these errors. After an error, no job of this call
+        remains in the transaction.
         """
         ids: list[int] | None = [] if returning else None
         count = self.enqueue_numbered(session, enumerate(arguments), ids)
@@ -379,11 +380,12 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
         return cast("R_co", self.__wrapped__(*args, **kwargs))
 
     def options(self, **options: Unpack[EnqueueOptions]) -> Enqueuer[C, J]:
-        """Return the task with options for its jobs. An option that is missing or None is as the task declares it.
+        """Return the task with options for its jobs. For a missing option or None, the task's declaration applies.
 
-        - `delay`: a timedelta, or seconds, from now by the server's clock, up to 100 years. 0 overrides the task's
-          delay.
-        - `run_at`: a datetime with a time zone, before which the job does not run. `PARKED` is a time that never comes.
+        - `delay`: the time from now until the job is due: a timedelta or seconds, up to 100 years. The server's clock
+          measures it. 0 overrides the task's delay.
+        - `run_at`: the earliest time at which the job runs: a datetime with a time zone. `PARKED` is a time that never
+          comes.
         - `queue`: the name of a queue, 1 to 200 printable characters without `=` and `,`.
         - `priority`: from -10 to 10; lower numbers run first.
         - `max_attempts`: from 1 to 1,000,000.
@@ -450,10 +452,10 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
         - `timezone`: an IANA name such as "Europe/Paris"; by default UTC.
         - `args`: a mapping of the task's arguments to their values.
         - `queue`, `priority`: the queue and priority of the schedule's jobs; by default the task's own.
-        - `catch_up`: "skip" fires no missed ticks, "latest" (the default) only the newest one, and "all" the newest
-          100, the oldest of them first.
+        - `catch_up`: "skip" fires no missed ticks. "latest" (the default) fires only the newest one. "all" fires the
+          newest 100, the oldest of them first.
         - `overlap`: whether a tick fires while an earlier tick's job is live: "allow" (the default) or "skip".
-        - `jitter`: a timedelta, or seconds, up to a day: the maximum random delay of each job after its tick.
+        - `jitter`: the maximum random delay of each job after its tick: a timedelta or seconds, up to a day.
         - `enabled`: False declares the schedule as disabled.
 
         Operators may change the row, and code does not undo their changes.

@@ -1,4 +1,4 @@
-"""The protocols by which enqueues and runs report to a tracer."""
+"""The protocols through which enqueues and runs report to a tracer."""
 
 from __future__ import annotations
 

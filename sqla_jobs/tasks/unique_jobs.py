@@ -1,4 +1,4 @@
-"""Enqueues jobs with unique keys in the caller's transaction: inserts each, or applies the policy to the key's job."""
+"""Enqueues jobs with unique keys in the caller's transaction. If a key is taken, the policy applies."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ J = TypeVar("J", bound=JobMixin)
 _LONG = 0.5
 """The longest pause between two rounds, in seconds. Once it is reached, `_store` waits for locked rows."""
 _FRUITLESS = 20
-"""After this many rounds with a key neither free nor taken, a unique index of the application must be the cause.
+"""If a key is neither free nor taken for this many rounds, a unique index of the application must be the cause.
 
 After this many turns, a batch takes its keys in any order.
 """
@@ -113,7 +113,7 @@ def _unique_jobs(
 
 
 class _Again(Exception):
-    """Raised to roll back a batch and begin it again: continuing could mean waiting for keys out of order."""
+    """Raised to roll back a batch and begin it again. Going on could mean waiting for keys out of order."""
 
 
 def _add_batch(jobs: UniqueJobs, job: type[Any], policy: Unique, batch: list[Keyed], ids: list[int] | None) -> Enqueued:
@@ -167,13 +167,12 @@ def _count(jobs: UniqueJobs, policy: Unique, times: Mapping[str, int], left_out:
 
 
 _Taken = dict[str, tuple[Holder, bool]]
-"""By key: the job that has the key, and whether that job or another one with the key was created in the current
-period."""
+"""For each key: the job that has it, and True if any job with the key was created in the current period."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """The effect on some keys, with the job that then has each key."""
+    """What was done for some keys, with the job that now has each key."""
 
     inserted: dict[str, Holder] = field(default_factory=dict[str, Holder])
     replaced: dict[str, Holder] = field(default_factory=dict[str, Holder])
@@ -206,7 +205,7 @@ def _store(jobs: UniqueJobs, policy: Unique, key: str, args: str) -> _Stored:
         if stored.holders:
             return stored
         if not fruitless:
-            # another session is claiming or changing the job: the job's state afterwards decides
+            # another session is claiming or changing the job: look at the job again afterwards
             time.sleep(pause)
             pause = min(2 * pause, _LONG)
 
@@ -216,7 +215,7 @@ def _store_many(jobs: UniqueJobs, policy: Unique, args: Mapping[str, str], known
 
     First take the free keys in the order of `args`, then lock the jobs that have the other keys, in the same order.
     With `in_order`, raise `_Again` instead of waiting for locks in a different order. `known` keeps the found jobs for
-    the next turn: a job that begins after it was found still counts as having its key.
+    the next turn. If such a job begins to run in the meantime, it still counts as the one that has the key.
     """
     if policy.changes and policy.per is None:
         return _change(jobs, args)
@@ -294,7 +293,7 @@ def _flush_jobs(session: Session, job: type[Any]) -> None:
 
 
 def _as_pending(session: Session, models: Models[Any]) -> AbstractContextManager[Any]:
-    """Keep other objects pending, for the commit's listeners, unless the job may refer to their rows."""
+    """Keep other objects pending until the commit, for its listeners. If the job may refer to their rows, do not."""
     return nullcontext() if models.tables["jobs"].foreign_keys else session.no_autoflush
 
 
@@ -307,7 +306,7 @@ def _exists(task: str, key: str, job: JobMixin) -> JobExists:
 
 
 def _read_again(session: Session, job: type[Any], job_ids: Iterable[int]) -> None:
-    """Expire these jobs in the session, now and when a savepoint undoes the change."""
+    """Expire these jobs in the session now, and again if a savepoint undoes the change."""
     known = [one for one in job_ids if session.identity_key(job, one) in session.identity_map]
     _expire(session, job, known)
     on_rollback(session, partial(_expire, session, job, known))

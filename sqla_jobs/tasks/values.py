@@ -37,7 +37,7 @@ class ValueCodec:
             )
         try:
             self._adapter = _adapter(expected)
-        except Exception as error:  # noqa: BLE001 - of many kinds; the message shows the first line
+        except Exception as error:  # noqa: BLE001 - many kinds are raised; the message shows the first line
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise ArgumentsError(
                 f"{what}: the type {expected!r:.200} cannot be stored as JSON: {first}. Take one that pydantic knows, "
@@ -45,7 +45,7 @@ class ValueCodec:
             ) from None
 
     def encode(self, value: Any) -> tuple[str, Any]:
-        """Return `value` as JSON text, and the equal value that the text decodes to. Raises `UnstorableResult`."""
+        """Return the JSON text of `value`, and the value that is read back from it. Raises `UnstorableResult`."""
         try:
             refuse_rows(self._what, value, remedy="return its key")
         except ArgumentsError as error:
@@ -69,7 +69,7 @@ class ValueCodec:
     def decode(self, text: str | None, *, end: str = _OF_OTHER_CODE) -> Any:
         """Return the value of stored JSON text; None stands for null.
 
-        Raises `ArgumentsError`, whose message ends with `end`, if the value does not fit the type.
+        If the value does not fit the type, raises an `ArgumentsError` whose message ends with `end`.
         """
         try:
             return self._adapter.validator.validate_json(_OPENING + (text or "null").encode() + _CLOSING)["result"]

@@ -24,9 +24,9 @@ def enqueued(session: AnySession, what: Jobs[J] | Enqueuer[..., J], /, **argumen
     """Return the jobs that were enqueued, whatever their state is now, the oldest first.
 
     - `session`: the test's session; it is flushed.
-    - `what`: a task, or `task.options(…)` to find only jobs with these options: a `delay` may differ by a second,
-      `unique=` matches the key that it makes, and the order of `after=` does not matter. With a `Jobs`, all jobs are
-      found. Write a task that is a class as `jobs.tasks["its name"]`.
+    - `what`: a task, `task.options(…)` to find only jobs with these options, or a `Jobs` to find all jobs. Of the
+      options, a `delay` may differ by a second, `unique=` matches the key that it makes, and the order of `after=` does
+      not matter. Write a task that is a class as `jobs.tasks["its name"]`.
     - `arguments`: some of the task's arguments, by name. Arguments are compared after decoding, and a default counts as
       a given argument.
 
@@ -42,7 +42,7 @@ def assert_enqueued(session: AnySession, task: Enqueuer[..., J], /, **arguments:
     - `session`, `arguments`: as for `enqueued`.
     - `task`: a task, or `task.options(…)`.
 
-    Raises `AssertionError` if there is none, with a message that shows how the nearest jobs differ; `ArgumentsError` as
+    If there is none, raises an `AssertionError` that shows how the nearest jobs differ. Raises `ArgumentsError` as
     `enqueued` does.
     """
     __tracebackhide__ = True
@@ -60,7 +60,7 @@ def assert_not_enqueued(session: AnySession, what: Jobs[Any] | Enqueuer[..., Any
 
     - `session`, `what`, `arguments`: as for `enqueued`.
 
-    Raises `AssertionError` if there are such jobs, with a message that lists them; `ArgumentsError` as `enqueued` does.
+    If there are such jobs, raises an `AssertionError` that lists them. Raises `ArgumentsError` as `enqueued` does.
     """
     __tracebackhide__ = True
     own = plain_session(session, call_of(assert_not_enqueued, what, arguments))
@@ -70,14 +70,14 @@ def assert_not_enqueued(session: AnySession, what: Jobs[Any] | Enqueuer[..., Any
 
 
 def assert_unique(session: AnySession, task: Enqueuer[..., J], /, **arguments: Any) -> J:
-    """Assert that `enqueued` finds exactly one live job, with the unique key that its arguments make, and return it.
+    """Assert that `enqueued` finds exactly one live job, and that the job has the unique key of its arguments.
 
     - `session`, `arguments`: as for `enqueued`.
     - `task`: a unique task, or `task.options(…)` that make it unique.
 
     Returns that job. A job is live if it is blocked, scheduled, queued or running.
 
-    Raises `AssertionError`, with a message that shows the live jobs and their keys; `ArgumentsError` as `enqueued`
+    Otherwise raises an `AssertionError` that shows the live jobs and their keys. Raises `ArgumentsError` as `enqueued`
     does, and for a task that is not unique.
     """
     __tracebackhide__ = True

@@ -57,7 +57,7 @@ T = TypeVar("T")
 
 
 class RunOptions(TypedDict, total=False):
-    """The values of the `RunContext` of a task that `run_job` runs."""
+    """Values for the `RunContext` that `run_job` gives to the task."""
 
     attempt: int
     """The number of the attempt, counted from 1; by default 1."""
@@ -92,7 +92,7 @@ class _Injected(Protocol[C, E_co]):
 
 
 class _CallOf(Generic[C]):
-    """Selects the overload for a call of a run, as for `task.enqueue`."""
+    """Selects the overload when a run is called, as `_EnqueueOf` does for `task.enqueue`."""
 
     def __get__(self, run: _Injected[C, E], owner: object = None, /) -> E:
         return run.without_injected(lambda *_, **__: None)  # type checkers alone read this
@@ -192,10 +192,10 @@ def run_job(
     session and a `RunContext`, and checks that the result can be stored. It returns the result, or raises the task's
     exception. Nothing is recorded, retried or interrupted, and no event handler is called.
 
-    The task runs inside its `Jobs`' middleware and the `context=` of `jobs.bind` or, with Flask, a new application
-    context whose `db.session` is the test's session. A task with a session runs in a savepoint of `session`. Deferred
-    constraints are checked at the savepoint's end; an exception rolls the savepoint back. For a coroutine task, or with
-    an `AsyncSession`, await the call: `await run_job(session, fetch)(url=url)`.
+    The task runs inside the middleware of its `Jobs` and the `context=` of `jobs.bind`. With Flask, it runs inside a
+    new application context instead, whose `db.session` is the test's session. A task with a session runs in a savepoint
+    of `session`. Deferred constraints are checked at the savepoint's end; an exception rolls the savepoint back. For a
+    coroutine task, or with an `AsyncSession`, await the call: `await run_job(session, fetch)(url=url)`.
 
     - `session`: the test's session. A coroutine task that takes a session needs an `AsyncSession`.
     - `task`: the task to run. Write a task that is a class as `jobs.tasks["its name"]`.
@@ -204,8 +204,8 @@ def run_job(
       payloads that `run.wait_for` returns, by the signals' names: `signals={"approved": [Approval(by="ada")]}`.
       `results` gives what `run.results` returns, by task: `results={fetch: ["a", "b"]}`.
 
-    Each step is called, and each sleep ends at once. A wait for a signal that is not given times out at once, or raises
-    an error if it has no timeout.
+    Each step is called, and each sleep ends at once. If a signal is not given, a wait for it times out at once; without
+    a timeout, the wait raises an error.
 
     Raises `ArgumentsError` for arguments that do not fit, and for a result that cannot be stored;
     `ConfigurationError` for a coroutine task without the `AsyncSession` or greenlet that it needs.

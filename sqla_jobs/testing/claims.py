@@ -1,4 +1,4 @@
-"""Claims in a test's own transaction, by the workers' statements. The claiming process is not committed, either."""
+"""Lets a test claim jobs in its own transaction, with the workers' statements. Nothing of this is committed."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def check_queues(queues: Iterable[str]) -> list[str]:
 
 
 def check_known(jobs: Jobs[Any], session: Session, queues: Iterable[str]) -> None:
-    """Raise `ConfigurationError` for a queue, probably misspelled, that no task, job or schedule has."""
+    """Raise `ConfigurationError` for a queue that no task, job or schedule has. It is probably misspelled."""
     of_tasks = (str(task.declaration.defaults["queue"]) for task in jobs.tasks.values())
     of_rows = union(*(select(column) for column in (jobs.Job.queue, jobs.Schedule.queue, jobs.Queue.name)))
     known = {"default", *of_tasks, *session.scalars(of_rows, bind_arguments={"mapper": jobs.Job})}
@@ -162,7 +162,7 @@ class Savepoints:
 
     @contextmanager
     def begin(self) -> Generator[Session]:
-        """Open the run's savepoint. A task that itself commits or rolls back has already ended it."""
+        """Open the run's savepoint. At the end, close it, unless the task itself has committed or rolled back."""
         self._renew()
         try:
             yield self._session
@@ -179,7 +179,7 @@ class Savepoints:
             self._is_inside = False
 
     def has_written(self, session: Session) -> bool:
-        """Return whether the session has changes, or has changed rows since the savepoint began."""
+        """Return whether the session has unflushed changes, or rows have been changed since the savepoint began."""
         is_changed = session.new or session.deleted or any(map(session.is_modified, session.dirty))
         return bool(is_changed) or self._changes() != self._changes_before
 
@@ -199,7 +199,7 @@ class Savepoints:
 
     @contextmanager
     def outside(self) -> Generator[Connection]:
-        """Write outside the run's savepoint, which a sleep rolls back. Nothing has been written in that savepoint."""
+        """Yield the connection for writes outside the run's savepoint. That savepoint must not contain writes."""
         if not self._is_inside:
             with self._session.begin_nested():
                 yield self._connection
@@ -260,7 +260,7 @@ _DEFERRED = text(
         bool_and(c.condeferred) AS is_deferred
       FROM pg_constraint c JOIN pg_namespace n ON n.oid = c.connamespace GROUP BY 1) named"""
 )
-"""Returns whether any constraint is deferrable, except the library's own, and the names of the initially deferred ones.
+"""Returns whether any constraint but the library's own is deferrable, and the names of the initially deferred ones.
 
 SET CONSTRAINTS affects all constraints of the same name, so a name is included only if all constraints of that name are
 deferred.

@@ -98,37 +98,37 @@ def drain(
 
     Jobs go through the real claim, execution and finish. Each transactional task runs in a savepoint of `session`.
     `drain` never commits or rolls back `session` itself, so a test that rolls it back undoes everything. Deferred
-    constraints are checked before the first run and, as by a commit, at the end of each run and step. The writes of a
-    step stay even if its run fails, as they do with a worker.
+    constraints are checked before the first run. They are checked again at the end of each run and step, as a commit
+    does. The writes of a step stay even if its run fails, as they do with a worker.
 
     - `jobs`: the `Jobs`.
-    - `errors`: "raise" raises a task's exception, once it is recorded, with a note that names the job; the jobs after
-      it stay due. An error that the task's own `retry=` covers is only recorded, and the job runs again when it is due.
-      A task without `retry=` is expected to raise no error, although workers would retry it. "record" records all
-      errors and raises none.
-    - `queues`: the names of the queues to run; by default all, while a worker serves only the queues that it is given.
-      A queue that no task, job or schedule has is an error, which is raised after the last run.
+    - `errors`: "raise" records a task's exception, and then raises it with a note that names the job. The jobs after it
+      stay due. If the task's own `retry=` covers the error, the error is only recorded, and the job runs again when it
+      is due. Without `retry=`, the error is raised, although workers would retry the job. "record" records all errors
+      and does not raise them.
+    - `queues`: the names of the queues to run. By default all queues are run. (A worker serves only the queues that it
+      is given.) A queue that no task, job or schedule has is an error, which is raised after the last run.
     - `ahead`: a timedelta, or seconds. Delayed jobs and retries that are due within that time from now run too, without
-      waiting. Ticks of declared and stored schedules fire too: one moment after another, each when nothing else is due.
-      Sleeps and waits for signals that end within that time count as over when their job runs again.
+      waiting. The ticks of declared and stored schedules fire too, one moment after another. Each fires when nothing
+      else is due. Sleeps and waits for signals that end within that time count as over when their job runs again.
     - `schedules`: False fires no ticks.
-    - `resources`: the objects that tasks find in `run.resources`. By default the worker contexts are entered before the
-      first run and left after the last, and tasks find what they yield.
+    - `resources`: the objects that tasks find in `run.resources`. By default tasks find what the worker contexts yield.
+      These contexts are entered before the first run, and left after the last.
     - `max_runs`: the maximum number of runs; more runs are an error.
     - `limits`: True obeys the limits of tasks and queues, and the turns of `fair_by`, which are ignored otherwise. Jobs
       that wait behind a limit do not run. The returned number's `waiting` lists the jobs that are due but did not run.
 
-    Each run happens inside the middleware and the context that workers use: the `context=` of `jobs.bind` or, with
-    Flask, a new application context whose `db.session` is that of the test.
+    Each run happens inside the middleware and the context that workers use: the `context=` of `jobs.bind`. With Flask,
+    the context is a new application context, whose `db.session` is that of the test.
 
-    Coroutine tasks are awaited in the event loop of an asynchronous test, which writes `await session.run_sync(lambda
-    own: drain(jobs, own))` with its `AsyncSession`. The tasks get that `AsyncSession`. In a synchronous test, coroutine
-    tasks without a session run in the event loop of asynchronous worker contexts. Without such contexts, each of these
-    tasks runs in an event loop of its own.
+    An asynchronous test calls `await session.run_sync(lambda own: drain(jobs, own))` on its `AsyncSession`. Coroutine
+    tasks are then awaited in the test's event loop, and get that `AsyncSession`. In a synchronous test, coroutine tasks
+    without a session run in the event loop of asynchronous worker contexts. Without such contexts, each of these tasks
+    runs in an event loop of its own.
 
-    Raises a task's exception; `JobsError` if jobs are still due after `max_runs`, or if a task rolls back or
-    closes the session; `ConfigurationError` for a coroutine task that cannot be awaited, whose job stays due, and if
-    a worker would refuse to start, such as when two tasks declare one limit differently.
+    Raises a task's exception. Raises `JobsError` if jobs are still due after `max_runs`, or if a task rolls back or
+    closes the session. Raises `ConfigurationError` for a coroutine task that cannot be awaited; its job stays due. Also
+    raises `ConfigurationError` if a worker would refuse to start, as when two tasks declare one limit differently.
     """
     if errors not in ("raise", "record"):
         raise ConfigurationError(f"errors must be 'raise' or 'record', got {errors!r:.60}")
@@ -336,7 +336,7 @@ class Ticks:
         expire_rows(jobs, session)
 
     def fire_next(self) -> bool:
-        """Fire the next ticks that are due at one time, as if that time were now. Return False if there is none."""
+        """Fire the ticks of the next time at which one is due, as if it were now. Return False if there is none."""
         schedule: Any = self._jobs.Schedule
         horizon = func.clock_timestamp() + self._ahead
         upcoming = select(func.min(schedule.next_run_at)).where(schedule.enabled, schedule.next_run_at <= horizon)

@@ -55,17 +55,16 @@ def make_job(
     error: BaseException | None = None,
     **columns: Any,
 ) -> J:
-    """Add a job in `state`, with the runs, the times and the live process that belong to that state, and flush it.
+    """Add a job in `state`, and flush it. Its times and runs fit the state, and a running job gets a live process.
 
     - `session`: the test's session.
     - `what`: the job's task, or `task.options(…)`. With a `Jobs`, the job's task is the one named by `task=`, by
       default "example", and `args` is any JSON object.
-    - `state`: a `JobState` or its name; by default "queued" or, with `after`, the state of a job enqueued after these
-      jobs and batches. A scheduled job is due in an hour; a running one belongs to a process that stays alive for a
-      day.
+    - `state`: a `JobState` or its name. The default is "queued"; with `after`, it is the state that an enqueue would
+      give. A scheduled job is due in an hour. A running job belongs to a process that stays alive for a day.
     - `args`: some of the task's arguments; arguments without a value are left out.
     - `attempt`: the number of started attempts: by default 1 for a job that is running, succeeded or failed, else 0.
-      Each attempt that has ended has a run; all attempts before the last were retried.
+      Each attempt that has ended has a run. All attempts before the last were retried.
     - `result`: the result of the last run of a job that succeeded.
     - `error`: the exception of the job's failed and retried runs; by default a `RuntimeError`.
     - `after`, `if_failed`, `batch`: as for `task.options(…)`.

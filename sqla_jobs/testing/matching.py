@@ -22,7 +22,7 @@ from sqla_jobs.testing.prerequisites import name_of, named, read_after, read_bat
 
 _ANOTHER = f"{HIDDEN}, a different value"
 _CLOSE = 1.0
-"""Seconds by which a delay may differ: it is counted from shortly before the row's `created_at`."""
+"""Seconds by which a delay may differ. A delay begins shortly before the row's `created_at`."""
 _ABSENT: Any = object()
 
 
@@ -132,7 +132,7 @@ def some_arguments(session: Session, declaration: Declaration, arguments: Mappin
 
 
 def _of_some(declaration: Declaration) -> Codec:
-    """Return a codec for the task in which all arguments are optional."""
+    """Return a codec for the task that treats all arguments as optional."""
     parameters = [
         one.replace(kind=inspect.Parameter.KEYWORD_ONLY, default=None)
         for one in declaration.signature.arguments.parameters.values()

@@ -1,4 +1,4 @@
-"""The jobs and batches that jobs were enqueued after, by names that people can compare."""
+"""Comparable names for the jobs and batches that a job was enqueued after."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class ConnectionsOfTest:
 
 
 class MemoryStore:
-    """Calls each step, ends each sleep at once, and takes signals from those that the test gives."""
+    """Calls each step, and ends each sleep at once. The test gives the signals."""
 
     def __init__(
         self, session: Session, savepoints: Savepoints | None, signals: Mapping[str, Sequence[object]]

@@ -19,7 +19,7 @@ from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import Settings
 
 _DOUBTFUL = 600.0
-"""Seconds after a failed claim during which the server may still execute the claim."""
+"""After a claim has failed, the server may still execute it for this many seconds."""
 
 
 class Attempts:
@@ -39,7 +39,7 @@ class Attempts:
         Such claims can thus wait for the limits lock without delaying other claims.
         """
         self.unknown_until: float = 0.0
-        """The time, by `time.monotonic()`, until which the server may hold leases that are not in the table."""
+        """Until this time, by `time.monotonic()`, the server may hold leases that are not in the table."""
         self.added_at: float = time.monotonic()
         """When a job was last added, by `time.monotonic()`."""
         self.runs: int = 0
@@ -95,12 +95,12 @@ class Attempts:
         return [attempt for attempt in list(self._table.values()) if attempt.claimed_at < before]
 
     def withdraw(self) -> None:
-        """Keep attempts that have not started from starting."""
+        """Prevent the start of each attempt that has not started yet."""
         for attempt in list(self._table.values()):
             attempt.is_withdrawn = attempt.started_at is None
 
     def remove(self, ends: Iterable[RunEnd]) -> list[RunEnd]:
-        """Remove attempts whose ends are stored or whose leases are lost.
+        """Remove the attempts of these ends, which are stored or have lost their leases.
 
         Return the ends whose attempts were still in the table.
         """

@@ -1,4 +1,4 @@
-"""Assignment of gates to jobs that lack them, based on this process's code and on operators' limits."""
+"""Gives jobs the gates that they lack, according to this process's code and to operators' limits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sqla_jobs.tasks.declaration import Declaration
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _SOON, _SELDOM = 1.0, 5.0
-"""Seconds between looks for jobs that lack some of their gates: when there is news, and when there is none."""
+"""Seconds between looks for jobs that lack gates. The first number applies after news, the second otherwise."""
 _FORGET = 3600.0
 """Seconds between deletions of old records of job starts."""
 _MOST_MADE = 10_000
@@ -69,13 +69,13 @@ class Backfill:
         self.added_to_tasks: dict[str, list[str]] = {}
         """The gates that operators added, by task."""
         self._made: dict[int, list[str]] = {}
-        """By job id, the code's gates for each job that was given gates and has not been claimed since."""
+        """By job id, the gates that the code made when the job was given gates. A claim removes the entry."""
         self._has_rows = False
         self._looked_at = self._rest = self._forget_at = 0.0
         self._news: object = None
         """The `news` object that was passed to the last look."""
         self._gave = self._left = 0
-        """The number of waiting jobs that the last look gave gates, and of other jobs found lacking gates."""
+        """How many waiting jobs got gates in the last look, and how many other jobs lacked gates."""
 
     @property
     def is_limited(self) -> bool:
@@ -101,7 +101,7 @@ class Backfill:
         return news is not self._news
 
     def due_at(self, news: object) -> float:
-        """Return when to look next unless woken, by `time.monotonic()`.
+        """Return when to look next if nothing wakes the loop before, by `time.monotonic()`.
 
         Return infinity if there is no news and no job is known to lack gates.
         """
@@ -176,8 +176,8 @@ class Backfill:
     def missing(self, begin: Begin, claimed: Sequence[Claimed]) -> set[int]:
         """Give claimed jobs the gates that they lack. Return the run ids of the jobs that lacked gates.
 
-        A job whose key function returns a different key for the same arguments each time is set aside. Otherwise such a
-        job would be claimed and given back forever.
+        If a job's key function returns a different key each time for the same arguments, the job is set aside.
+        Otherwise it would be claimed and given back forever.
         """
         lacking = [job for job in claimed if not self._expected(job.task, job.args).keys() <= set(job.gates)]
         unsteady = [job for job in lacking if self._is_unsteady(job)]
@@ -206,7 +206,7 @@ class Backfill:
         return sum(in_parts(gated, give, lambda one, error: self._set_aside.refused("its limit", one.job_id, error)))
 
     def _joined(self, one: LacksGates) -> list[str]:
-        """Return the gates that this code declares, then the job's other gates, which other code may declare."""
+        """Return the gates of operators and of this code, and the job's other gates, which other code may declare."""
         if len(self._made) >= _MOST_MADE:
             self._made.clear()
         declaration = self._declarations[one.task]

@@ -16,9 +16,9 @@ MAX_PREFETCH = 2000
 _BATCH = 1000
 """The maximum number of jobs in one claim."""
 _AHEAD = 0.1
-"""Seconds of work, at the queue's recent rate, that are claimed before slots are free for it."""
+"""Jobs are claimed before slots are free: as many as the queue recently ran in this many seconds."""
 _SOON = 0.01
-"""Seconds of work behind gates, at the queue's recent rate, that are claimed before slots are free for it."""
+"""The counterpart of `_AHEAD` for jobs behind gates."""
 _STALLED = 0.5
 """Jobs claimed ahead are given back if no slot takes a job for this many seconds."""
 
@@ -37,7 +37,7 @@ class Backlog:
         """Runs a job in a free slot."""
         self.has_room: Callable[[], None] = _unheard
         self.empty_until: float = 0.0
-        """The time until which no jobs are claimed from the queue, unless `wake` is called."""
+        """Until this time, no jobs are claimed from the queue, unless `wake` is called."""
         self._woken_at = 0.0
         self._first: deque[Attempt] = deque()
         """Jobs that hold a place behind a gate. These jobs run before all others."""
@@ -63,7 +63,7 @@ class Backlog:
         self._prefetch = jobs
         self._wanted = self.concurrency + jobs
         self._few = max(self.concurrency - 1, self._wanted - -(-min(self._wanted, _BATCH) // 2))
-        """Claim more jobs at this number of outstanding ones or fewer: then a slot is free, or half a batch fits."""
+        """Claim more jobs once at most this many are outstanding: then a slot is free, or half a batch fits."""
 
     @property
     def _outstanding(self) -> int:
@@ -71,7 +71,7 @@ class Backlog:
         return self._running + len(self._ahead) + len(self._first)
 
     def room(self, now: float) -> int:
-        """Return how many jobs to claim: 0 if the batch would be small and no slot is waiting for a job."""
+        """Return how many jobs to claim: 0 during a rest, or if no slot is free and the batch would be small."""
         self._has_asked = False  # reset before counting, so that `has_room` is called if a job ends after the count
         outstanding = self._outstanding
         is_time = outstanding <= self._few and now >= self.empty_until
@@ -88,7 +88,7 @@ class Backlog:
         return self._running
 
     def room_behind_gates(self) -> int:
-        """Return how many jobs behind gates to claim, for slots that are free or, at the recent rate, soon will be."""
+        """Return how many jobs behind gates to claim, for slots that are free or will soon be at the recent rate."""
         self.is_wanted = True  # set before counting, so that a slot that becomes free after the count is reported
         soon = min(self.concurrency, int(self._prefetch * _SOON / _AHEAD))
         room = max(0, max(self.concurrency - self._outstanding, soon) - len(self._first))
@@ -113,7 +113,7 @@ class Backlog:
         self._fill(self._ahead, jobs)
 
     def fill_first(self, jobs: list[Attempt]) -> None:
-        """Take jobs that hold places behind gates, and begin them before all others if slots are free for them."""
+        """Take jobs that hold places behind gates. If slots are free, begin these jobs before all others."""
         self._fill(self._first, jobs)
 
     def _fill(self, part: deque[Attempt], jobs: list[Attempt]) -> None:

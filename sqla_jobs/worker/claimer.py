@@ -86,7 +86,7 @@ class Claimer:
     def heard(self, queue: str) -> bool:
         """Record that `queue` has new jobs; "" means any queue.
 
-        Return immediately whether slots are free for those jobs.
+        This does not wait. Return whether slots are free for those jobs.
         """
         if queue == FOLLOWERS:
             self._followers.announced()
@@ -167,7 +167,7 @@ class Claimer:
         return self._retry.trouble
 
     def is_due(self) -> bool:
-        """Return whether a job in these queues is due in the database, or has been claimed and has not ended."""
+        """Return whether a job in these queues is due, or this worker holds a job that has not ended."""
         others = Among(set_aside=self._set_aside.reasons)
         with (
             self._attempts.claiming,

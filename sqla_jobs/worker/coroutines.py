@@ -26,7 +26,7 @@ _LEAVE = 10.0
 
 
 class Coroutines:
-    """The event loop and sessions for coroutine tasks; there is no loop if nothing needs one.
+    """The event loop and the sessions for coroutine tasks. If nothing needs a loop, there is none.
 
     Raises `ConfigurationError` if greenlet is missing.
     """
@@ -54,7 +54,7 @@ class Coroutines:
         self._sessions = binding.async_sessions(isolation) if wants_session else None
 
     def transactions(self, make: Callable[..., WorkerTransactions], declaration: Declaration) -> WorkerTransactions:
-        """Return the transactions, made by `make`, of a coroutine task that takes a session."""
+        """Return the transactions of a coroutine task that takes a session. `make` makes them."""
         assert self._sessions is not None, "one of the tasks takes a session"
         assert declaration.signature.session_class is not None
         return make(

@@ -24,13 +24,16 @@ _BLOCKED = 1.0
 _STOP = 5.0
 """Seconds allowed for the loop to end."""
 _GOES_ON = 1.0
-"""Seconds after which a loop whose tasks were all cancelled is assumed to continue running."""
+"""If a loop still runs this many seconds after all its tasks were cancelled, it is assumed to continue."""
 _RUNS = "_contained"
 """The function that calls the task's own code. The logged stack of a blocked loop starts at this function."""
 
 
 class EventLoop:
-    """The application's event loop, or one in its own thread, made by uvloop if that is installed."""
+    """The application's event loop, or the worker's own in a separate thread.
+
+    The worker's own loop is uvloop's if uvloop is installed.
+    """
 
     def __init__(self, app: asyncio.AbstractEventLoop | None = None) -> None:
         """Use `app`, the application's running loop, if it is given; otherwise make a loop."""
@@ -80,7 +83,7 @@ class EventLoop:
             self.loop.call_later(_GOES_ON, self._keep_watch)
 
     def begin(self, callback: Callable[..., object], *args: object, context: Context) -> None:
-        """Call `callback` in the loop's thread, but not while all of the loop's tasks are being cancelled.
+        """Call `callback` in the loop's thread. If all of the loop's tasks are being cancelled, call it later.
 
         `asyncio.run` cancels all tasks before it ends a loop, and a job begun then would be lost. Raises `RuntimeError`
         if the application has closed the loop.
@@ -156,7 +159,7 @@ class EventLoop:
     def _run_on(self) -> None:
         """Run the loop.
 
-        Log an exit that an asyncio task or callback of a job raises: `_contained` does not catch it.
+        If an asyncio task or a callback of a job raises an exit, log it: `_contained` does not catch it.
         """
         try:
             self.loop.run_forever()

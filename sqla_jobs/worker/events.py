@@ -33,15 +33,15 @@ _AT_LEAST_ONCE = ("failed", "lost")
 _LATE = (*_AT_LEAST_ONCE, "retried", "cancelled")
 """The outcomes whose events can be delivered later, from the rows of runs.
 
-The last two outcomes are those of attempts whose process was killed to end them.
+The last two are outcomes of attempts that could be ended only by killing their process.
 """
 
 
 class EventDelivery:
     """Takes events from any thread, and calls the handlers one by one in its own thread, inside `context`.
 
-    Failed and lost attempts, and attempts whose process was killed to end them, are marked in the database until their
-    handlers have returned. If this process dies before that, another worker delivers the events.
+    Some attempts are marked in the database until their handlers have returned: failed ones, lost ones, and those that
+    could be ended only by killing their process. If this process dies before that, another worker delivers the events.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class EventDelivery:
         self._put([started(attempt.job)])
 
     def ended(self, ends: Iterable[RunEnd]) -> None:
-        """Queue the events of attempts whose ends are stored."""
+        """Queue the events of ended attempts. The ends are already stored."""
         if self._wanted:
             events = (event_of(end) for end in ends if end.outcome.kind in self._wanted)
             self._put(event for event in events if event is not None)

@@ -1,4 +1,4 @@
-"""The finisher, which stores the ends of attempts in batches on its own connections, in parallel with claims."""
+"""The finisher, which stores the ends of attempts in batches. Its connections are separate from those for claims."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _BATCH = 1000
 _CROWD = 500
-"""The number of waiting ends at which a second thread helps to write them."""
+"""When this many ends are waiting, a second thread helps to store them."""
 _BATCH_SIZE = 8_000_000
-"""The number of characters in results and tracebacks at which a batch is full."""
+"""A batch is full once its results and tracebacks contain this many characters."""
 _LOCKED_AGAIN = 0.05
 """Seconds after which a locked row is tried again."""
 _REFUSED_AGAIN = 60.0
-"""Seconds after which an end is tried again if the server refused both it and a failure in its place."""
+"""If the server refuses an end, and also a failure in its place, the end is tried again after this many seconds."""
 
 
 class Finisher:
@@ -62,15 +62,15 @@ class Finisher:
     def start(self, settled: Callable[[list[RunEnd], list[RunEnd]], None]) -> None:
         """Start the threads. From then on, `settled(ends, stored)` is called after each batch.
 
-        `ends` are the ends that were stored or whose leases were lost, with their outcomes in the database. `stored`
-        are the ends whose runs record the attempt's own outcome.
+        `ends` contains the ends that were stored and those that had lost their leases, with the outcomes in the
+        database. `stored` contains the ends that were stored unchanged, or as cancelled.
         """
         self._settled = settled
         self._thread.start()
         self._helper.start()
 
     def put(self, end: RunEnd) -> None:
-        """Store this end soon."""
+        """Queue an end, which is then stored soon."""
         self._queue.put(end)
         if not self._is_crowded and self._queue.qsize() >= _CROWD:
             self._call_helper()

@@ -1,4 +1,4 @@
-"""Scan floors, above which claims look for jobs, and the sweeps that look below them."""
+"""The scan floors, above which claims look for jobs, and the sweeps, which look below the floors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sqla_jobs.queries.limited import NOWHERE, Floors, Look
 from sqla_jobs.rules.limits import ordered_gate
 
 _SHARED = 30.0
-"""The longest pause between sweeps, in seconds, that results from sharing them with other workers."""
+"""The pause between sweeps grows with the number of workers that share them, up to this many seconds."""
 
 
 class SweepTimer:
@@ -37,7 +37,7 @@ class SweepTimer:
 
 
 class ScanFloors:
-    """Floors for each queue and priority. Claims start above the floors, to skip dead index entries of claimed jobs.
+    """Floors for each queue and priority. Claims start above them, to skip the dead index entries of claimed jobs.
 
     A floor trails the highest claimed position by at least a second. A job whose transaction committed late may lie
     below the floor. So claims sweep without floors from time to time, as `SweepTimer` decides.
@@ -57,7 +57,7 @@ class ScanFloors:
         return {queue: self._floor[queue] for queue in queues if now < self._sweeps[queue].at}
 
     def swept(self, queues: Iterable[str], began: float, ended: float) -> None:
-        """Record that a sweep, a claim from these queues without floors, lasted from `began` to `ended`."""
+        """Record a sweep of these queues from `began` to `ended`. A sweep is a claim without floors."""
         for queue in queues:
             self._sweeps[queue].swept(began, ended, workers=self.workers)
 
@@ -84,11 +84,11 @@ class ScanFloors:
 
 
 _HOT = 200
-"""The number of claimed jobs after which a group gets floors."""
+"""A group gets floors after this many claimed jobs."""
 _MOST = 16
 """The maximum number of groups that have floors: each step of a look compares all these groups."""
 _FORGOTTEN = 10_000
-"""The number of counted groups beyond which counting starts over."""
+"""If more than this many groups are counted, counting starts over."""
 
 
 Place = TypeVar("Place", int, tuple[int, int])
@@ -99,9 +99,9 @@ class GateFloors:
 
     Floors help while an old snapshot is held: the index then keeps an entry for each job that has run.
 
-    A group's floor is the index position of a claimed job. The floor applies once all transactions that may have
-    inserted a job below it have ended, and a later look has found no such job. A job that is given a gate or a more
-    urgent priority may still lie below the floor. So sweeps remove all floors, at times that `SweepTimer` sets.
+    A group's floor is the index position of a claimed job. The floor applies only once no open transaction can have
+    inserted a job below it, and a later look has found no such job. Even then, a job that is given a gate or a more
+    urgent priority may lie below the floor. So sweeps remove all floors, at times that `SweepTimer` sets.
     """
 
     def __init__(self) -> None:
@@ -125,7 +125,7 @@ class GateFloors:
         return NOWHERE if now >= self._sweeps.at else Floors(self._groups.floors, self._orders.floors, self._gates)
 
     def learn(self, look: Look, began: float, ended: float) -> None:
-        """Raise the floors according to the results of a look whose claims are on disk."""
+        """Raise the floors according to a look. The claims of this look are already on disk."""
         if began >= self._sweeps.at:
             self._sweeps.swept(began, ended)
             self._sweep()

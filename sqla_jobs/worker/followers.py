@@ -1,4 +1,4 @@
-"""Messages to the processes that follow jobs, sent only while there are any."""
+"""Messages to the processes that follow jobs. They are sent only while such processes exist."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from sqla_jobs.worker.attempts import Attempts
 
 
 class Followers:
-    """Sends the ids of jobs that were claimed, reported progress or ended here, over the notifier's connection.
+    """Sends the ids of jobs that were claimed, reported progress or ended here.
 
-    A message is sent after the commit, so its receiver reads the new state. No message is sent before the first call of
-    `announced`.
+    It uses the notifier's connection. A message is sent after the commit, so its receiver reads the new state. Nothing
+    is sent before `announced` is first called.
     """
 
     def __init__(self, attempts: Attempts, app: Engine, channel: str) -> None:
@@ -28,7 +28,7 @@ class Followers:
     def announced(self) -> None:
         """Record that processes follow jobs. Reply to the first announcement.
 
-        The reply makes those processes read all their jobs, and thus see earlier ends as well.
+        The reply makes those processes read all their jobs. They thus also see jobs that ended before.
         """
         is_news = time.monotonic() > self._until
         self._until = time.monotonic() + FOLLOWED_FOR

@@ -1,4 +1,7 @@
-"""Places behind limits that have become free in this process, which fills them itself or notifies other workers."""
+"""The places behind limits that ended jobs of this process have freed.
+
+The process fills these places itself, or notifies other workers of them.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ class FreedPlaces:
         self._ended = deque[tuple[Gates, str]]()
         """The gates of each ended job, and its queue if the queue itself is limited."""
         self._left = Counter[str]()
-        """The number of free places, by gate, that no job in this process has taken."""
+        """By gate, the number of freed places that no job in this process has taken."""
         self._full = set[Gates]()
         """Groups that a claim in this process has filled."""
         self._notified_at = -math.inf
@@ -71,7 +74,7 @@ class FreedPlaces:
 
     @property
     def notify_at(self) -> float:
-        """When other workers are to be notified, by `time.monotonic()`. It is infinite if no place is left."""
+        """When other workers are to be notified, by `time.monotonic()`. It is infinite if no freed place is left."""
         return self._notified_at + max(_APART, self._rest) if self._left else math.inf
 
     def notify_if_due(self) -> None:
@@ -80,7 +83,7 @@ class FreedPlaces:
             self.notify()
 
     def notify(self) -> None:
-        """Notify other workers, which may serve other queues or tasks, of the remaining free places."""
+        """Notify other workers of the remaining freed places: they may serve other queues or tasks."""
         if not self._left:
             return
         began = time.monotonic()

@@ -1,4 +1,4 @@
-"""Claims of jobs behind gates in one queue. Each claim starts at the group where the last claim ended."""
+"""Claims jobs behind gates in one queue. Each claim starts at the group where the last claim ended."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ class GroupWalk:
         Once a claim does so, other workers may find more jobs, too.
         """
         self.free: Mapping[Gates, int | None] = {}
-        """For each group from which the last claim took jobs, the number of jobs that could start before the claim.
+        """By group, how many jobs could start when the last claim began. None means any number.
 
-        None means any number.
+        Only the groups from which that claim took jobs are included.
         """
         self._engine = claiming.shared.claims
         self._queries = claiming.shared.queries
@@ -75,14 +75,14 @@ class GroupWalk:
         self._round = Round()
         self._is_polled = False
         self._small_at = 0.0
-        """When taking the limits lock for only a few jobs becomes worthwhile, by `time.monotonic()`."""
+        """Before this time, by `time.monotonic()`, the limits lock is not worth taking for only a few jobs."""
         self.look_at: float = math.inf
-        """When to look next unless woken, by `time.monotonic()`, if the last `room` was 0.
+        """When the next look is due, by `time.monotonic()`, if the last call of `room` returned 0.
 
         It is infinite if only a free slot is missing.
         """
         self._rate_at = math.inf
-        """When a rate that was used up in this round allows one more start, by `time.monotonic()`."""
+        """When a used-up rate next allows a start, by `time.monotonic()`. Only rates met in this round count."""
 
     def rests(self, news: object) -> bool:
         """Return whether nothing can start: a complete round claimed nothing and began after the last news."""
@@ -90,7 +90,7 @@ class GroupWalk:
         return self._round.found_nothing_since(news) and not is_over
 
     def poll(self) -> None:
-        """Request a look at some groups even during a rest, starting where the last look ended."""
+        """Request a look at some groups, even during a rest. It begins where the last look ended."""
         self._is_polled = True
 
     @property
@@ -100,7 +100,7 @@ class GroupWalk:
     def room(self, news: object) -> int:
         """Return how many jobs to claim now.
 
-        Return 0 during a rest, and right after a claim as long as only a few slots are free.
+        Return 0 during a rest. Right after a claim, also return 0 while only a few slots are free.
         """
         now = time.monotonic()
         if self.rests(news):

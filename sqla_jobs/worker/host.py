@@ -17,13 +17,13 @@ from sqla_jobs.worker.lookout import Lookout, OwnLookout
 
 
 class Host(Protocol):
-    """Keeps one worker marked as alive in the database and notifies it of work, directly or through a parent."""
+    """Shows in the database that one worker is alive, and notifies it of work: directly, or through a parent."""
 
     stop: StopRequest
     connections: int
-    """The maximum number of connections that the worker uses, besides two for claims and those of its jobs."""
+    """The maximum number of connections that the worker uses, not counting two for claims and those of its jobs."""
     all_connections: int
-    """The maximum number of connections that the worker and its parent use together, besides those of its jobs."""
+    """The maximum number of connections that the worker and its parent use together, not counting those of its jobs."""
     slot: Callable[[], RunSlot] | None
     """Returns a slot in which to publish the beginning of a run. None if no parent is watching."""
 
@@ -80,7 +80,7 @@ class Alone:
     """The host of a worker without a parent. It sends heartbeats and rescues the jobs of dead processes."""
 
     connections = 5
-    """One connection each for heartbeats, listening and pruning, and two for storing ends: none has to wait."""
+    """One connection each for heartbeats, listening and pruning, and two for storing ends. So no thread has to wait."""
     all_connections: int = connections + 2
     slot: Callable[[], RunSlot] | None = None
 

@@ -1,4 +1,4 @@
-"""The claimer of jobs behind limits, in a thread of its own, for slots that are free or soon will be."""
+"""The claimer of jobs behind limits. Its own thread fills slots that are free or soon will be."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _POLLS = 3.9
 class LimitedClaimer:
     """Claims jobs behind limits. It keeps looking as long as it claims anything.
 
-    A queue rests after a complete round through its groups that began after the last news and claimed nothing. News,
-    such as a new job, an ended attempt or a changed limit, wakes every queue. A rate that allows one more start wakes
-    only its own queue. When a slot becomes free in a queue that is not resting, the queue's round continues. Polls make
-    up for lost messages.
+    A queue rests once a complete round through its groups has claimed nothing, if the round began after the last news.
+    News, such as a new job, an ended attempt or a changed limit, wakes every queue. When a rate allows one more start,
+    this wakes only the queue that waits for it. When a slot becomes free in a queue that is not resting, the queue's
+    round continues. Polls make up for lost messages.
 
     The claimer does nothing while neither code nor an operator limits anything.
     """
@@ -53,9 +53,9 @@ class LimitedClaimer:
         """
         self._poll_at = 0.0
         self._look_at = math.inf
-        """When to look next unless woken, by `time.monotonic()`.
+        """When to look next if nothing wakes the loop before, by `time.monotonic()`.
 
-        It is set once, while the queues go to rest: a time that passes right afterwards still leads to a look.
+        It is set once, while the queues go to rest. If the time passes right afterwards, it still leads to a look.
         """
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -98,7 +98,7 @@ class LimitedClaimer:
         return not what or what.endswith(LIMITS) or may_be_limited
 
     def poll(self) -> None:
-        """Look at some groups every four polls, to make up for lost messages, and once the first limit is set."""
+        """Every four polls, look at some groups to make up for lost messages. Also look once the first limit is set."""
         now = time.monotonic()
         if now >= self._poll_at:
             self._poll_at = now + _POLLS * self._settings.poll
@@ -109,7 +109,7 @@ class LimitedClaimer:
             self._wake.set()
 
     def ended(self, jobs: Sequence[Claimed]) -> None:
-        """Free the places, behind limits and in limited queues, of jobs whose ends are stored."""
+        """Free the places that ended jobs held behind limits and in limited queues."""
         queues, added = self._backfill.queues, self._backfill.added_to_tasks
         is_news = False
         for job in jobs:
@@ -147,7 +147,7 @@ class LimitedClaimer:
                 self._retry.run(self._look)
 
     def _wakes_at(self) -> float:
-        """Return when to look next unless woken."""
+        """Return when the loop wakes by itself."""
         return min(self._look_at, self._freed.notify_at) if self._is_of_use else math.inf
 
     def _look(self) -> bool:
@@ -167,7 +167,7 @@ class LimitedClaimer:
         return any_claimed
 
     def _rooms(self) -> list[tuple[GroupWalk, int]]:
-        """Return the queues to claim from now, with the number of jobs to claim. Set when to look if there are none."""
+        """Return the queues from which to claim now, each with the number of jobs. Set the time of the next look."""
         if self._stopping.is_set():
             return []
         if not self._liveness.is_sure:

@@ -38,7 +38,7 @@ class Liveness:
 
     `tasks` is stored in the process's row. `lost` is called after the process was considered dead: the process
     continues under a new id, and has lost all its old leases. `unknown_leases` is called with leases that the server
-    lists for this process but that the process does not know of.
+    lists for this process, although the process does not know them.
     """
 
     def __init__(

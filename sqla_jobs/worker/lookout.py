@@ -13,10 +13,10 @@ from sqla_jobs.worker.attempts import Shared
 
 
 class JobListener(Protocol):
-    """A receiver of notifications about new jobs in a queue; "" means any queue."""
+    """Receives notifications about new jobs in a queue. The queue "" means any queue."""
 
     def heard(self, queue: str) -> bool:
-        """Record that `queue` has new jobs. Return immediately whether slots are free for those jobs."""
+        """Record that `queue` has new jobs, without waiting. Return whether slots are free for those jobs."""
         ...
 
     @property
@@ -48,7 +48,7 @@ class Lookout(Protocol):
 
     @property
     def has_limits(self) -> bool:
-        """True if the table of limits has rows."""
+        """True if the table of limits has rows, or a queued job has gates."""
         ...
 
     @property
@@ -57,7 +57,7 @@ class Lookout(Protocol):
         ...
 
     def promote(self, now: float) -> bool:
-        """Queue the jobs that are due. Return whether some jobs that could not start before may start now."""
+        """Queue the jobs that are due. Return whether any jobs may have become ready to start."""
         ...
 
     def expect(self, delay: float) -> bool:
@@ -73,7 +73,7 @@ class Lookout(Protocol):
         ...
 
     def found_more(self, queue: str) -> None:
-        """Record that the first claim after a rest filled all its room, so that other workers may find more jobs."""
+        """Record that the first claim after a rest filled all its room. Other workers may then find more jobs."""
         ...
 
     def start(self, job_listener: JobListener) -> None: ...

@@ -1,4 +1,4 @@
-"""Jobs whose stored arguments do not fit this code: a deploy changed the task, and this worker runs another version."""
+"""Jobs whose stored arguments do not fit this worker's version of the task, because a deploy changed the task."""
 
 from __future__ import annotations
 
@@ -24,16 +24,19 @@ from sqla_jobs.runtime.set_aside import SetAside
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _FITS_NOWHERE = 60.0
-"""Seconds until a job that fits no live worker fails an attempt, and between two warnings about a task."""
+"""A job that fits no live worker fails an attempt after this many seconds.
+
+Two warnings about one task are at least this far apart, too.
+"""
 _LATER = (30.0, 60.0)
 """Bounds, in seconds, of the random delay for jobs beyond `MOST_PASSED_OVER`."""
 _REMEMBERED = 10_000
 
 
 class Misfits:
-    """Gives back jobs whose arguments do not fit, without using an attempt, so that workers with other code run them.
+    """Gives back jobs whose arguments do not fit, so that workers with other code run them.
 
-    All threads that run jobs share one object.
+    This does not use an attempt. All threads that run jobs share one object.
     """
 
     def __init__(self, models: Models[Any], takes: Mapping[str, Takes], set_aside: SetAside) -> None:

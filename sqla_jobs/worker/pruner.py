@@ -32,15 +32,15 @@ _EVERY = 60.0
 _PAUSE = 0.1
 """Seconds between batches, so that others can use the server."""
 _ORPHANED_FOR = 86400.0
-"""Seconds for which a run without a job is kept after its end: a restore may insert runs before their jobs."""
+"""A run without a job is kept for this many seconds after its end: a restore may insert runs before their jobs."""
 _EMPTY_FOR = 30 * 86400.0
 """Seconds after which a batch without jobs is deleted, whether or not it ever had any."""
 _MOST_REFUSED = 100
-"""The number of refused deletions of one kind after which the rest waits for the next look."""
+"""After this many refused deletions of one kind, the rest waits for the next look."""
 _STEPS = 100
-"""The maximum number of batches that one look deletes by a rule about tasks, before the next look continues."""
+"""One look deletes at most this many batches by a rule about tasks. The next look continues there."""
 _FROM_THE_BEGINNING = 86400.0
-"""Seconds after which a rule about tasks looks at all jobs again: some were locked or referenced."""
+"""After this many seconds, a rule about tasks looks at all jobs again: some may have been locked or referenced."""
 _LIMIT_IDLING = text("SELECT set_config('idle_in_transaction_session_timeout', '10000', true)")
 """Ends a transaction whose pruner has been frozen for ten seconds, since the transaction holds row locks."""
 _NOT_ALLOWED = "42501"
@@ -71,7 +71,7 @@ class Pruner:
         self._logged: set[tuple[str, int]] = set()
         self._try_again_at = 0.0
         self._next_run: int | None = None
-        """The id after which to look for the next run without a job."""
+        """The search for runs without a job continues after this run id."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="sqla_jobs-pruner", daemon=True)
 
@@ -140,10 +140,10 @@ class Pruner:
                 self._looked_at[rule] = cursor
 
     def _look_for_orphans(self, orphans: OrphanedRuns) -> None:
-        """Look at the next runs in a cycle. Continue as long as some of these runs have no job.
+        """Look at the next batch of runs, and continue while a batch contains runs without a job.
 
-        The first look begins at a random run: otherwise a worker that is replaced often would never reach the last
-        runs.
+        After the last run, the first one follows. The first look begins at a random run: otherwise a worker that is
+        replaced often would never reach the last runs.
         """
         if self._next_run is None:
             with self._transaction() as session:

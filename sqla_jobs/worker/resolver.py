@@ -31,10 +31,10 @@ _WAITS_LONGEST = 3600.0
 
 
 class JobResolver:
-    """Resolves, in its own thread, the blocked jobs that wait for jobs that have ended in this worker.
+    """Resolves blocked jobs in its own thread, once the jobs that they wait for have ended in this worker.
 
-    It also looks at all blocked jobs: after a message, and from time to time, since a process may die between ending a
-    job and resolving the jobs that waited for it. While no job is blocked, it does nothing.
+    It also looks at all blocked jobs, after a message and from time to time: another process may have ended a job, and
+    died before it resolved the jobs that waited. While no job is blocked, it does nothing.
     """
 
     def __init__(self, engine: Engine, queries: Queries, attempts: Attempts, patience: float) -> None:
@@ -56,7 +56,7 @@ class JobResolver:
         """The seconds that the last look took."""
         self._pause = _SOON
         self._has_queued = False
-        """True if a job was queued since the last call of `resolve_all`."""
+        """True if a job was queued since the last call to `resolve_all`."""
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._working = threading.Lock()
@@ -74,7 +74,7 @@ class JobResolver:
         self._thread.start()
 
     def stop(self, timeout: float) -> None:
-        """Stop, after handling the jobs that have ended so far for at most `timeout` seconds."""
+        """Spend at most `timeout` seconds handling the jobs that have ended so far. Then stop."""
         self._stop.set()
         self._wake.set()
         if self._thread is not None:
@@ -96,7 +96,7 @@ class JobResolver:
             self.told()
 
     def ended(self, ends: Iterable[RunEnd]) -> None:
-        """Soon resolve the blocked jobs that wait for the jobs of these ended runs."""
+        """Soon resolve the blocked jobs that wait for the jobs of these runs."""
         if self._is_wanted:
             self._ended.extend(end.lease.job_id for end in ends)
             self._wake.set()

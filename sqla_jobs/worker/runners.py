@@ -61,7 +61,7 @@ class Runners:
     ) -> None:
         """Prepare slots. `coroutines` are the names of the tasks that run in `events`.
 
-        A coroutine that is still running `kill_after` seconds after its cancellation is abandoned.
+        A coroutine is abandoned if it is still running `kill_after` seconds after its cancellation.
         """
         self._at_work: dict[int, Attempt] = {}
         """The attempts that are running or on their way to the event loop, by run id."""

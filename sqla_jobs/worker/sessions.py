@@ -69,7 +69,7 @@ def sessions_at_once(
 
     Pool sizes limit the number of connections. Coroutine tasks without a session use no connection.
 
-    Jobs are expected in their task's queue, or in a queue that is not the default of any task.
+    The number assumes that each job is in its task's queue, or in a queue that is not the default of any task.
     """
     others = {*settings.queues} - {one.defaults["queue"] for one in declarations}
 

@@ -1,4 +1,4 @@
-"""A worker's connections on which its runs store their steps."""
+"""The connections on which a worker's runs store their steps."""
 
 from __future__ import annotations
 

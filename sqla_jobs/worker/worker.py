@@ -105,8 +105,8 @@ class Worker(Service):
     def drain(self) -> int:
         """Run the due jobs of the worker's queues, and the jobs that they enqueue, until none is due.
 
-        Jobs that are due later are left: those with a delay, those that wait for their next attempt, and those that got
-        no connection from the application's pool and try again after a second.
+        Jobs that are due later stay: those with a delay, and those that wait for their next attempt. A job that gets no
+        connection from the application's pool also stays: it is due again a second or two later.
 
         Return the number of runs. Queues other than `default` are served only if `queues=` names them.
         """
@@ -372,9 +372,9 @@ class Worker(Service):
             self._end(backlog.give_back(), Outcome.released())
 
     def _on_lost(self) -> None:
-        """Give back waiting jobs after the leases are lost, and interrupt running jobs behind limits.
+        """After the leases are lost, give back waiting jobs, and interrupt running jobs behind limits.
 
-        Other workers may start those jobs: if they also ran here, the limits would be exceeded.
+        Other workers may start the interrupted jobs. If these also continued here, the limits would be exceeded.
         """
         self._give_back()
         self._attempts.withdraw()

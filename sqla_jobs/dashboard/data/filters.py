@@ -53,7 +53,7 @@ class Filter:
 
     @property
     def has_rare_ones(self) -> bool:
-        """True if a filter is set whose field the page hides at first."""
+        """True if any of the filters has a field that the page hides at first."""
         return bool(self.given.keys() & {"created_after", "created_before", "result", "key", "batch", "schedule"})
 
     def without(self, name: str) -> dict[str, str]:

@@ -144,7 +144,7 @@ def _divide(uses: LimitUses, by_gate: dict[str, LimitStatus], start: datetime, n
 
 
 def _keys_running(running: Iterable[Any], by_gate: dict[str, LimitStatus]) -> defaultdict[str, Counter[str]]:
-    """Count the running jobs behind each gate, for each row that applies to all keys."""
+    """For each row that applies to all keys, count the running jobs behind each of its gates."""
     found = defaultdict[str, Counter[str]](Counter)
     for gates, *_ in running:
         for gate in gates or ():
@@ -156,7 +156,7 @@ def _keys_running(running: Iterable[Any], by_gate: dict[str, LimitStatus]) -> de
 def _keys_started(
     session: Session, jobs: Jobs[Any], limit: LimitStatus, by_gate: dict[str, LimitStatus]
 ) -> Counter[str]:
-    """Count the jobs that started in the last `per` seconds behind each gate of a rate with a key."""
+    """For each gate of a rate with keys, count the starts in the last `per` seconds."""
     start: Any = jobs.Start
     of_row = (start.gate > limit.gate, start.gate < f"{limit.gate[:-1]}>")  # ">" is the character after "="
     some = select(start.gate, start.count, start.started_at).where(*of_row).limit(_STARTS).subquery("some")

@@ -1,4 +1,4 @@
-"""The names that form fields suggest for a task or a queue."""
+"""Names of tasks and queues, as suggestions in form fields."""
 
 from __future__ import annotations
 

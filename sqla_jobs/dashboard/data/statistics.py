@@ -58,7 +58,7 @@ class Bucket:
     succeeded: float = 0
     failed: float = 0
     wait: tuple[float, float] | None = None
-    """The median and the 95th percentile of the time from a job's due time to its start, for jobs that ended."""
+    """The median and 95th percentile of the wait, from a job's due time to its start. Only jobs that ended count."""
     run: tuple[float, float] | None = None
 
     @property

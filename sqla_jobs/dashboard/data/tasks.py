@@ -36,7 +36,7 @@ _LATEST = timedelta(days=1)
 
 
 class Seen(NamedTuple):
-    """The examined attempts at jobs of one task."""
+    """The examined attempts of one task."""
 
     starts: int = 0
     failures: int = 0
@@ -47,7 +47,7 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TaskFigures:
-    """The attempts at jobs of one task that started in a span and have ended."""
+    """One task's attempts that started in a span and have ended."""
 
     task: str
     starts: Count
@@ -60,9 +60,9 @@ class TaskFigures:
     looked_at: int
     """The number of attempts from which `wait` and `run` are computed."""
     wait: tuple[float, float] | None
-    """The median and the 95th percentile, in seconds, from a job's due time to its start, for last attempts."""
+    """The median and 95th percentile of the wait of last attempts, from a job's due time to its start, in seconds."""
     run: tuple[float, float] | None
-    """The median and the 95th percentile, in seconds, of the duration of an attempt."""
+    """The median and the 95th percentile of the duration of an attempt, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)

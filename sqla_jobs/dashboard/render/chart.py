@@ -32,7 +32,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Line:
-    """A line, with a path for each part without a gap."""
+    """A line, with one path for each part between gaps."""
 
     name: str
     css: str
@@ -153,7 +153,7 @@ def latency(figures: Statistics, name: str, title: str, of: Callable[[Bucket], t
 
 
 def _paths(values: Sequence[float | None], top: float) -> list[str]:
-    """Return a path for each part without a gap. A single point is a short dash."""
+    """Return one path for each part between gaps. A single point is a short dash."""
     slot = WIDTH / len(values)
     paths: list[str] = []
     points: list[str] = []

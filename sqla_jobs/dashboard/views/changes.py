@@ -1,4 +1,4 @@
-"""Changes to one job from its page, or to many from a list, which are first confirmed and then made in batches."""
+"""Changes to one job from its page, or to many from a list. The latter are first confirmed, then made in batches."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def confirm(site: Dashboard) -> Response:
 
 
 def _is_narrowed(change: type[Change], fields: Mapping[str, str]) -> bool:
-    """Return whether the change applies to matching jobs of only some states."""
+    """Return whether the change applies only to matching jobs in its default states."""
     return "all" in fields and "state" not in fields and change.by_default != change.states
 
 

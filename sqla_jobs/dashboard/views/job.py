@@ -153,7 +153,7 @@ def _runs(session: Session, jobs: Jobs[Any], job_id: int, before: int | None) ->
 
 
 def _keeps_key(session: Session, jobs: Jobs[Any], job_id: int) -> bool:
-    """Return whether the job failed and keeps the next jobs of its ordered key waiting."""
+    """Return whether the job failed, and the next jobs of its ordered key have to wait because of it."""
     query = select(keeps_others_waiting(jobs.models)).where(jobs.Job.id == job_id)
     return bool(session.execute(query, bind_arguments={"mapper": jobs.Job}).scalar())
 

@@ -20,7 +20,7 @@ from sqla_jobs.monitoring.processes import ProcessStatus, read_held, read_proces
 _NEWEST = 5_000
 """The maximum number of runs read, the newest first."""
 _STORED_WITHIN = 10.0
-"""Seconds within which a process's row shows that a job has ended."""
+"""Within this many seconds after the end of a job, its process's row shows the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def _last(
 
 
 def _last_jobs(session: Session, jobs: Jobs[Any]) -> dict[uuid.UUID, LastJob]:
-    """Return the job that last ended in each process, from the newest runs: no index covers the runs of a process."""
+    """Find the job that last ended in each process among the newest runs, since no index covers a process's runs."""
     job, run = jobs.Job, jobs.Run
     named = (run.process_id, run.job_id, run.outcome, run.finished_at)
     newest = select(*named).order_by(run.id.desc()).limit(_NEWEST).subquery("newest")

@@ -35,7 +35,7 @@ class Column:
 
 
 def _part(name: str, place: int) -> Callable[[TaskFigures], Any]:
-    """Return a getter of a time's median or 95th percentile; it returns None without values."""
+    """Return a function that gets the median or the 95th percentile of a time, or None without values."""
     return lambda task: None if (times := getattr(task, name)) is None else times[place]
 
 

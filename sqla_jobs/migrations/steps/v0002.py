@@ -27,7 +27,7 @@ class Rule(NamedTuple):
 
 
 def upgrade(op: Operations, names: Names) -> None:
-    """Add workflows and steps, and shorten the CHECKs, so that each writing statement parses them in half the time."""
+    """Add workflows and steps. Shorten the CHECKs, so that each writing statement parses them in half the time."""
     for noun, rules in RULES.items():
         checks = {rule.name: rule.after for rule in (*rules, *_NEW_RULES.get(noun, ()))}
         alter(
@@ -45,8 +45,8 @@ def upgrade(op: Operations, names: Names) -> None:
 def downgrade(op: Operations, names: Names) -> None:
     """Drop workflows and steps, restore the longer CHECKs, and drop the columns that this version added.
 
-    Raise an error, and change nothing, while a job is blocked, or has stored steps and has not ended. Code of version 1
-    would never start a blocked job, and would run the stored steps again.
+    Raise an error, and change nothing, if a job is blocked, or if a live job has stored steps. Code of version 1 would
+    never start the blocked job, and would run the stored steps again.
     """
     blocked = _refuse(names, "SELECT j.id FROM {jobs} j WHERE j.state = 'blocked' {more}", "is blocked")
     begun = _refuse(names, _BEGUN, "has done steps and has not ended")
