@@ -491,7 +491,7 @@ class Jobs(Generic[J]):
     def batch(self, session: AnySession, /, *, name: str = "") -> BatchMixin:
         """Add a batch to the caller's session. Jobs join it with `options(batch=…)`, and other jobs can run after it.
 
-        - `name`: a text for people, of at most 200 characters.
+        - `name`: a human-readable text of at most 200 characters.
 
         Returns the batch, pending in the session. Jobs may join it in this transaction and in later ones, and its own
         jobs may add jobs to it. Once all its jobs have ended and a job after the batch could start, no more jobs can
@@ -541,7 +541,8 @@ class Jobs(Generic[J]):
     def retry(self, session: AnySession, job: J | int | BatchMixin, /) -> bool | int:
         """Once the caller commits, queue a job that has ended, or that waits for its time or for other jobs.
 
-        The job gets at least one more attempt. Jobs that were cancelled because this job had failed wait for it again.
+        The job gets at least one more attempt. If other jobs were cancelled because this job had failed, they wait for
+        it again.
 
         - `job`: the job, or its id; or a batch. A number is always taken as the id of a job: to name a batch by
           its id, load it with `session.get(jobs.Batch, id)`.
@@ -588,7 +589,7 @@ class Jobs(Generic[J]):
         - `queue`: the name of a queue.
         - `task`: instead of a queue, a task, its class, its name or an alias. The pause applies to jobs under all of
           its names.
-        - `reason`: text for people.
+        - `reason`: human-readable text.
         - `until`: the time, by the server's clock, at which the pause ends by itself: a datetime with a time zone, or a
           timedelta from now. By default, the pause lasts until `resume` is called.
 

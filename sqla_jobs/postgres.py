@@ -273,9 +273,9 @@ class LocalServer:
             os.chown(path, self._user["user"], self._user["group"])
 
     def _reachable(self, binaries: Path) -> Path:
-        """Return the folder of the programs.
+        """Return the folder that contains PostgreSQL's programs.
 
-        If only root can read it (as in a venv under /root), return that folder in a copy of the package.
+        If only root can read this folder (as in a venv under /root), copy the package, and return the folder's copy.
         """
         if not self._user or binaries.parent.name != "pginstall":
             return binaries

@@ -122,7 +122,10 @@ class PyramidJobs(Generic[J]):
 
 
 class _Application:
-    """Makes the requests in which an application's jobs run. `session` names the attribute with a request's session."""
+    """Makes the requests in which an application's jobs run.
+
+    `session` is the name of the attribute that holds a request's session.
+    """
 
     def __init__(self, jobs: Jobs[Any], registry: Any, session: str) -> None:
         self.jobs = jobs

@@ -46,7 +46,7 @@ def resize(path: str) -> None:
 
 @jobs.task(name="report.make")
 def make_report(seconds: float = 0) -> None:
-    """Run for some seconds."""
+    """Run for a few seconds."""
     time.sleep(seconds)
 
 

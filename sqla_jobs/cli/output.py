@@ -119,7 +119,7 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def shown(value: object) -> str:
-    """Return a value as text for people. Control characters are escaped."""
+    """Return a value as human-readable text. Control characters are escaped."""
     match value:
         case None | "":
             return "-"

@@ -17,7 +17,8 @@ log: logging.Logger = logging.getLogger("sqla_jobs")
 _NO_ROWS_FAULT = ("08", "0A", "25", "28", "3D", "3F", "40", "42", "53", "55", "57", "58", "F0", "XX")
 """SQLSTATE classes that no row causes: connections, transactions, privileges, tables, resources, operators, the server.
 
-Any other code blames a row, such as 23 from a constraint, or P0001 from RAISE EXCEPTION in an application's trigger.
+With any other code, a row is to blame. Examples are 23, for a violated constraint, and P0001, for RAISE EXCEPTION in an
+application's trigger.
 """
 
 

@@ -144,7 +144,7 @@ class Attempt:
         return self.steps
 
     def ended(self, outcome: Outcome) -> RunEnd:
-        """Return the end of this attempt, as of now."""
+        """Return the `RunEnd` of this attempt, which ends now with this outcome."""
         started = self.started_at or self.claimed_at
         ended = time.monotonic() - self.claimed_at
         # the same as RunEnd(…), but faster: it calls no Python function

@@ -222,7 +222,7 @@ class StepStore:
         return end
 
     def _suspend(self, end: RunEnd) -> NoReturn:
-        """Leave the task's code. The run's end is already stored, and nothing else may be stored for the run."""
+        """Suspend the task. The run's end is already stored, and nothing else may be stored for the run."""
         self._attempt.suspended = end
         self._attempt.is_committed = True
         raise Suspension

@@ -336,6 +336,9 @@ def _object(column: str) -> str:
 
 
 def _in_range(*columns: str) -> str:
-    """Return a CHECK for times that every driver can read in every time zone. (NULL passes; 'infinity' does not.)"""
+    """Return a CHECK that every driver can read the columns' times in every time zone.
+
+    NULL passes; 'infinity' does not.
+    """
     moments = "CAST('[1000-01-01 UTC, 9000-01-01 UTC)' AS tstzrange)"
     return f"{moments} @> ALL (ARRAY[{', '.join(columns)}])" if columns[1:] else f"{moments} @> {columns[0]}"

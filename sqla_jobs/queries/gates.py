@@ -159,8 +159,8 @@ def room(gate: str, above: str = "0", *, spread: bool = True) -> str:
     """Return an array: how many jobs may start behind a gate, and the lowest run id of the jobs running behind it.
 
     The array is NULL if nothing limits the gate. The second number is 0 if no job is running, and NULL if the count
-    stopped early. Only run ids higher than `above` count. If no rate has a burst, a statement without `spread` costs
-    less.
+    stopped early. A running job counts only if its run id is higher than `above`. If no rate has a burst, a statement
+    without `spread` costs less.
     """
     counted = f"SELECT * FROM ({_running(gate, ' h.current_run_id', above)} LIMIT l.running) h"
     lowest = "CASE WHEN count(*) < l.running THEN coalesce(min(held.current_run_id), 0) END"

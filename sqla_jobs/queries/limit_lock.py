@@ -176,10 +176,13 @@ class ForgetStarts(RenderedStatement):
 
 
 class Spend(RenderedStatement):
-    """Log starts behind a gate for something that is not a job. The caller holds the limits lock."""
+    """Take starts behind a gate for work that is not a job. The caller holds the limits lock."""
 
     def __call__(self, connection: Connection, gate: str, number: int) -> bool:
-        """Return whether `number` starts were free and are now taken. The result is True if nothing limits the gate."""
+        """Take `number` starts if that many are free.
+
+        Return True if they were taken, or if nothing limits the gate.
+        """
         ((is_limited, taken),) = self._run(connection, {"gate": gate, "number": number}).all()
         return taken == number or not is_limited
 

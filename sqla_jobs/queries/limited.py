@@ -74,7 +74,7 @@ class Look(NamedTuple):
     oldest: int
     """The transaction id below which all transactions had ended before the look."""
     newest: int
-    """The transaction id from which on all transactions began after the look."""
+    """A transaction id: no transaction with this id or a higher one had ended before the look."""
     begun: Collection[int]
     """The ids of the claimed jobs that had already begun before the claim."""
 

@@ -49,7 +49,7 @@ def declare(
 ) -> dict[str, str]:
     """Store the declared limits of this program's tasks, in the caller's transaction.
 
-    Keep numbers that an operator has set, and other programs' tasks in shared rows. If other programs
+    Keep numbers that an operator has set. If a row also names tasks of other programs, keep them. If other programs
     spell the keys of a row differently, return a description of the difference for that row.
     """
     split: dict[str, str] = {}

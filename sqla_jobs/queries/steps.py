@@ -148,7 +148,7 @@ class RecordStep(Statement):
 
 
 class LookAtWait(Statement):
-    """Read a sleep or a wait of a job whose row is locked."""
+    """Read a sleep or wait. The job's row is already locked."""
 
     def __call__(self, connection: Connection, job_id: int, name: str, *, ahead: float) -> Wait | None:
         """Return the sleep or wait of this name, as it will be in `ahead` seconds; None if there is none."""
@@ -162,7 +162,7 @@ class LookAtWait(Statement):
 
 
 class OpenWait(Statement):
-    """Begin a sleep or a wait of a job whose row is locked."""
+    """Begin a sleep or wait. The job's row is already locked."""
 
     def __call__(
         self, connection: Connection, lease: Lease | Claimed, name: str, number: int, kind: str, *, length: float | None
@@ -189,7 +189,7 @@ class OpenWait(Statement):
 
 
 class EndWait(Statement):
-    """End a sleep or a wait of a job whose row is locked."""
+    """End a sleep or wait. The job's row is already locked."""
 
     def __call__(self, connection: Connection, job_id: int, name: str, *, kind: str, result: str | None = None) -> None:
         """Store the end of the sleep or wait, and the step's `kind`. If a signal came, `result` is its payload."""

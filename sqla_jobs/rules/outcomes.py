@@ -57,7 +57,7 @@ class Snooze(Exception):
 class Cancel(Exception):
     """Raised by a task to end its job as `cancelled`. The run's session is rolled back.
 
-    - `reason`: text for people, stored as the error of the run.
+    - `reason`: human-readable text, stored as the error of the run.
     """
 
     def __init__(self, reason: str = "") -> None:

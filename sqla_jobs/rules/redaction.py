@@ -55,9 +55,9 @@ class Secrets:
     def text(self, text: str) -> str:
         """Return `text` with a mark for each secret in it: plain, escaped, encoded or cut.
 
-        A cut secret is masked if at least 12 characters of its beginning remain. If the secret is longer than 28
-        characters, 12 characters of its end are enough, too. psycopg and SQLAlchemy leave a mark where they cut a
-        parameter: beside such a mark, even shorter pieces are masked.
+        A secret that was cut is masked if its first 12 characters are left. If the secret is longer than 28 characters,
+        its last 12 characters are enough, too. psycopg and SQLAlchemy leave a mark where they cut a parameter: beside
+        such a mark, even shorter pieces are masked.
         """
         if not self._forms:
             return text
@@ -162,7 +162,10 @@ class Secrets:
 
     @cached_property
     def _endings(self) -> frozenset[str]:
-        """The ends that `_tails` does not find: the short ends of long forms, and all ends of other forms."""
+        """The ends that `_tails` does not find.
+
+        For a long form, these are the ends that are shorter than `_REST`; for any other form, all its ends.
+        """
         return frozenset(
             form[-size:] for form in self._forms for size in range(1, _REST if len(form) > _CUTTABLE else len(form))
         )

@@ -11,7 +11,7 @@ UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 def moment(at: datetime) -> str:
-    """Return a time in UTC, as text for people."""
+    """Return a time in UTC as human-readable text."""
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 

@@ -68,9 +68,10 @@ class Settings(LeaseSettings):
     kill_after: float
     """A coroutine is abandoned if it is still running this many seconds after its cancellation."""
     retention: dict[str, float] | None
-    """Seconds after which rows are deleted: jobs by final state, "audit" and "ticks".
+    """The number of seconds after which rows are deleted, for each kind of row.
 
-    Rows that have no entry here are kept forever. `None` if another process of the same worker prunes.
+    The kinds are the final states of jobs, "audit" and "ticks". Rows of a kind that has no entry are kept forever.
+    `None` if another process of the same worker prunes.
     """
 
     def jobs_of(self, queues: Iterable[str]) -> int:

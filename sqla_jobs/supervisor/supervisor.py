@@ -48,7 +48,7 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 _LOOK = 0.1
 """Seconds between looks at the children."""
 _MARGIN = 20.0
-"""After the grace period, a child may spend this many seconds storing ends. Then it is killed."""
+"""After the grace period, a child may spend this many seconds storing the ends of its runs. Then it is killed."""
 _SETTLE = 5.0
 """When the parent stops, it may spend this many seconds storing the ends of killed children's runs."""
 

@@ -132,7 +132,7 @@ class Codec:
 
     @property
     def digest(self) -> str:
-        """A short hash of the argument types, as far as their JSON schema shows them."""
+        """A short hash of the JSON schema of the argument types; empty if they have no schema."""
         try:
             schema = self._adapter.json_schema(schema_generator=_Schema)
         except Exception:  # noqa: BLE001 - a type of the application may make its own schema

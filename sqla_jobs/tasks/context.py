@@ -110,7 +110,7 @@ class RunContext:
         """Report the progress of the run, as `Job.progress` and `Job.progress_message`.
 
         - `fraction`: from 0 to 1.
-        - `message`: text for people; None removes the previous one.
+        - `message`: human-readable text; None removes the previous one.
 
         Frequent calls are cheap: a worker stores the newest value at most ten times a second.
 
@@ -151,13 +151,13 @@ class RunContext:
     def sleep(self, name: str, length: float | timedelta, /) -> None:
         """Continue later from here, on any worker. Meanwhile the job occupies no slot of a worker or a limit.
 
-        The call leaves the task, and a worker calls the task again when the time has come. Stored steps return their
-        results, so the task arrives here again and continues. Code outside of steps runs again. A sleep does not use
+        The call leaves the task. When the time has come, a worker calls the task again from its beginning: stored steps
+        return their results, and this call returns immediately. Code outside of steps runs again. A sleep does not use
         up an attempt.
 
         - `name`: 1 to 200 characters, different for each step of the job.
-        - `length`: seconds or a timedelta, up to 100 years. The sleep begins when the job first arrives here, and the
-          database's clock measures it.
+        - `length`: seconds or a timedelta, up to 100 years. The sleep begins when the job first reaches this call,
+          and the database's clock measures it.
 
         In a coroutine task, await `sleep_async`. Raises `JobsError` in the same cases as `step`.
         """
@@ -179,13 +179,13 @@ class RunContext:
 
         A signal sent before this call is received, too. If there is none yet, the call leaves the task, and the job
         occupies no slot of a worker or a limit. When the signal comes, or the timeout has passed, a worker calls the
-        task again. Stored steps return their results, so the task arrives here again. A wait does not use up an
-        attempt. Several signals with one name are received in order, one per call.
+        task again from its beginning: stored steps return their results, until the task reaches this call again. A
+        wait does not use up an attempt. Several signals with one name are received in order, one per call.
 
         - `name`: the signal's name, 1 to 200 characters.
         - `kind`: the type that pydantic reads the payload as; None for a signal without a payload.
-        - `timeout`: seconds or a timedelta. The time begins when the job first arrives here, and the database's clock
-          measures it. With None, the job waits for ever.
+        - `timeout`: seconds or a timedelta. The time begins when the job first reaches this call, and the database's
+          clock measures it. With None, the job waits for ever.
 
         In a coroutine task, await `wait_for_async`. If no signal comes in time, raises `SignalTimeout`, a
         `TimeoutError`, in this and later attempts. Raises `JobsError` in the same cases as `step`, and `ArgumentsError`

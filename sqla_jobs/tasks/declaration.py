@@ -160,7 +160,7 @@ class Declaration:
     def secrets(self, stored: object) -> Secrets:
         """Return the secrets in stored arguments, given decoded or as JSON text.
 
-        Arguments that are not an object are entirely secret.
+        If they are not a JSON object, the whole value is secret.
         """
         if not self.sensitive:
             return NOTHING

@@ -14,7 +14,7 @@ class Suspension(BaseException):
 
 
 class Misuse(JobsError):
-    """The task uses steps in a wrong way. Another attempt would do so again."""
+    """The task uses steps incorrectly. Another attempt would do so again."""
 
 
 class Steps(Protocol):

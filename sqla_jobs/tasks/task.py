@@ -232,9 +232,10 @@ class Enqueuer(Generic[C, J]):
         - `returning`: True returns the ids of the jobs instead, one for each mapping, in order. If a key is taken, the
           id is that of the job that has the key.
 
-        With a `Unique` policy, of the task or from `options(unique=…)`, the key of a mapping may be taken already, even
-        by an earlier mapping. The policy then decides whether the mapping is skipped, replaces or updates the waiting
-        job, or raises an error. The returned number's `replaced` and `skipped` count such mappings.
+        If the task or `options(unique=…)` has a `Unique` policy, each mapping makes a unique key. This key may already
+        be taken, even by an earlier mapping. The policy then decides whether the mapping is skipped, replaces or
+        updates the waiting job, or raises an error. The attributes `replaced` and `skipped` of the returned number
+        count such mappings.
 
         Raises `ArgumentsError` for a mapping that does not fit the task; the message names the mapping's position.
         Raises `ArgumentsError` for `options(unique_key=…)`, too. If the policy is to raise, a taken key raises

@@ -113,7 +113,7 @@ def _unique_jobs(
 
 
 class _Again(Exception):
-    """Raised to roll back a batch and begin it again. Going on could mean waiting for keys out of order."""
+    """Raised to roll back a batch and begin it again. If the batch continued, it might lock keys out of order."""
 
 
 def _add_batch(jobs: UniqueJobs, job: type[Any], policy: Unique, batch: list[Keyed], ids: list[int] | None) -> Enqueued:

@@ -39,7 +39,7 @@ class Here:
         return nullcontext()
 
     def stack(self) -> str:
-        """Return a fixed text: the test's own traceback shows the place."""
+        """Return a constant text instead of a stack, which the test's own traceback shows."""
         return "in the thread of the test"
 
 

@@ -109,14 +109,16 @@ def drain(
     - `queues`: the names of the queues to run. By default all queues are run. (A worker serves only the queues that it
       is given.) A queue that no task, job or schedule has is an error, which is raised after the last run.
     - `ahead`: a timedelta, or seconds. Delayed jobs and retries that are due within that time from now run too, without
-      waiting. The ticks of declared and stored schedules fire too, one moment after another. Each fires when nothing
-      else is due. Sleeps and waits for signals that end within that time count as over when their job runs again.
+      waiting. Schedules, declared and stored, fire the ticks that are due within that time, in order; each tick waits
+      until no job is due. Sleeps and waits for signals that end within that time count as over when their job runs
+      again.
     - `schedules`: False fires no ticks.
-    - `resources`: the objects that tasks find in `run.resources`. By default tasks find what the worker contexts yield.
-      These contexts are entered before the first run, and left after the last.
-    - `max_runs`: the maximum number of runs; more runs are an error.
+    - `resources`: the objects that tasks find in `run.resources`. By default, these are the objects that the worker
+      contexts yield. The contexts are then entered before the first run, and left after the last.
+    - `max_runs`: the maximum number of runs. If more are needed, `drain` raises an error.
     - `limits`: True obeys the limits of tasks and queues, and the turns of `fair_by`, which are ignored otherwise. Jobs
-      that wait behind a limit do not run. The returned number's `waiting` lists the jobs that are due but did not run.
+      that wait behind a limit do not run. The `waiting` attribute of the returned number contains the ids of the jobs
+      that are due but did not run.
 
     Each run happens inside the middleware and the context that workers use: the `context=` of `jobs.bind`. With Flask,
     the context is a new application context, whose `db.session` is that of the test.

@@ -63,7 +63,7 @@ class Backlog:
         self._prefetch = jobs
         self._wanted = self.concurrency + jobs
         self._few = max(self.concurrency - 1, self._wanted - -(-min(self._wanted, _BATCH) // 2))
-        """Claim more jobs once at most this many are outstanding: then a slot is free, or half a batch fits."""
+        """While at most this many jobs are outstanding, claim more: a slot is free, or half a batch fits."""
 
     @property
     def _outstanding(self) -> int:

@@ -60,7 +60,7 @@ class Bookkeeping:
     def settled(self, ends: list[RunEnd], stored: list[RunEnd]) -> None:
         """Handle ends that are stored, or whose attempts lost their leases.
 
-        `stored` contains the ends that were stored unchanged, or as cancelled.
+        `stored` contains the ends that were stored with their own outcome, or with `cancelled` instead.
         """
         self._events.ended(stored)
         self._remove(ends)

@@ -63,7 +63,7 @@ class Finisher:
         """Start the threads. From then on, `settled(ends, stored)` is called after each batch.
 
         `ends` contains the ends that were stored and those that had lost their leases, with the outcomes in the
-        database. `stored` contains the ends that were stored unchanged, or as cancelled.
+        database. `stored` contains the ends that were stored with their own outcome, or with `cancelled` instead.
         """
         self._settled = settled
         self._thread.start()

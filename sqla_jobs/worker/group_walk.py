@@ -23,9 +23,9 @@ class Round:
 
     def __init__(self) -> None:
         self._began: object = None
-        """The news at the beginning of this round, if the round has claimed nothing so far."""
+        """The `news` object with which this round began. None once the round has claimed or skipped a job."""
         self._empty: object = None
-        """The news at the beginning of the last round, if that round claimed nothing."""
+        """The `news` object with which the last round began. None if that round claimed or skipped a job."""
 
     def begin(self, news: object) -> None:
         """Begin at the first group. `news` is an object that is replaced whenever there is news."""

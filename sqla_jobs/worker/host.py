@@ -80,7 +80,10 @@ class Alone:
     """The host of a worker without a parent. It sends heartbeats and rescues the jobs of dead processes."""
 
     connections = 5
-    """One connection each for heartbeats, listening and pruning, and two for storing ends. So no thread has to wait."""
+    """One connection each for heartbeats, listening and pruning, and two for storing the ends of runs.
+
+    So no thread has to wait.
+    """
     all_connections: int = connections + 2
     slot: Callable[[], RunSlot] | None = None
 

@@ -36,9 +36,9 @@ _ORPHANED_FOR = 86400.0
 _EMPTY_FOR = 30 * 86400.0
 """Seconds after which a batch without jobs is deleted, whether or not it ever had any."""
 _MOST_REFUSED = 100
-"""After this many refused deletions of one kind, the rest waits for the next look."""
+"""After this many refused deletions of one kind, the rest waits until the pruner looks again."""
 _STEPS = 100
-"""One look deletes at most this many batches by a rule about tasks. The next look continues there."""
+"""The pruner deletes at most this many batches by a rule about tasks. When it looks again, it continues there."""
 _FROM_THE_BEGINNING = 86400.0
 """After this many seconds, a rule about tasks looks at all jobs again: some may have been locked or referenced."""
 _LIMIT_IDLING = text("SELECT set_config('idle_in_transaction_session_timeout', '10000', true)")
@@ -65,7 +65,7 @@ class Pruner:
         self._retention = {name: kept for name, kept in retention.items() if name in (AUDIT, TICKS)}
         self._rules = rules
         self._looked_at: dict[Rule, Place] = {}
-        """For each rule about tasks, the place where the next look continues."""
+        """For each rule about tasks, the place where the pruner continues when it looks again."""
         self._forget_at = time.monotonic() + _FROM_THE_BEGINNING
         self._refused: set[tuple[str, int]] = set()
         self._logged: set[tuple[str, int]] = set()

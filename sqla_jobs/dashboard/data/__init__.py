@@ -1,1 +1,1 @@
-"""The queries of the pages."""
+"""The queries behind the dashboard's pages."""

@@ -25,7 +25,7 @@ _BUDGET = 1.0
 _MARGIN = timedelta(minutes=1)
 """The maximum time by which the order of ids may differ from that of creation times."""
 _SMALL = 2000
-"""The maximum size, in bytes, of stored arguments that a row of a list shows."""
+"""A list leaves out a job's arguments if they take up more than this many bytes in the table."""
 
 
 @dataclass(frozen=True)

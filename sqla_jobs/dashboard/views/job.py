@@ -107,7 +107,10 @@ def _has_reasons(job: Any) -> bool:
 
 
 def _key_url(site: Dashboard, job: Any) -> str:
-    """Return the address of jobs with the same unique key, or of the same task if its keys must not be searched."""
+    """Return the URL of the jobs with the same unique key.
+
+    If nobody may search for the task's keys, return the URL of the task's jobs instead.
+    """
     is_hidden = job.task in site.jobs.tasks.sensitive()
     return site.url("jobs", task=job.task) if is_hidden else site.url("jobs", key=job.unique_key)
 

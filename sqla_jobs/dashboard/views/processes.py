@@ -20,7 +20,7 @@ from sqla_jobs.monitoring.processes import ProcessStatus, read_held, read_proces
 _NEWEST = 5_000
 """The maximum number of runs read, the newest first."""
 _STORED_WITHIN = 10.0
-"""Within this many seconds after the end of a job, its process's row shows the end."""
+"""When a job has ended, its process's row shows it within this many seconds."""
 
 
 @dataclass(frozen=True, slots=True)
