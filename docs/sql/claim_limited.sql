@@ -184,7 +184,7 @@ FROM (
        FROM looked k CROSS JOIN LATERAL unnest(k.gates) WITH ORDINALITY e (gate, place)
        WHERE k.rooms[e.place][2] IS NOT NULL AND (SELECT gates FROM floors) ? e.gate) AS lowest,
       CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint) AS oldest,
-      CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint) AS newest
+      CAST(CAST(pg_current_xact_id() AS text) AS bigint) AS own_id
     FROM looked
 ) look
 LEFT JOIN claimed ON true

@@ -73,8 +73,8 @@ class Look(NamedTuple):
     """For each group with claimed jobs, how many could start when the claim began; None if nothing limits the group."""
     oldest: int
     """The transaction id below which all transactions had ended before the look."""
-    newest: int
-    """A transaction id: no transaction with this id or a higher one had ended before the look."""
+    own_id: int
+    """The id of the look's own transaction: a transaction that had an id before the look has a lower one."""
     begun: Collection[int]
     """The ids of the claimed jobs that had already begun before the claim."""
 
@@ -128,13 +128,13 @@ class ClaimLimited(ClaimStatement):
 
     def look(self, connection: SqlConnection, rows: Sequence[Any], process_id: uuid.UUID) -> Look:
         """Return the result of a look, made from the statement's rows."""
-        cursor, next_in, lowest, oldest, newest = rows[0][-_OF_LOOK:]
+        cursor, next_in, lowest, oldest, own_id = rows[0][-_OF_LOOK:]
         found = [row[:-_OF_LOOK] for row in rows if row[0] is not None]
         gates = {job_id: tuple(its) for job_id, *_, its, _ in found}
         begun = [job_id for job_id, *_, was_started, _, _ in found if was_started]
         free = {gates[job_id]: free for job_id, *_, free in found}
         claimed = self.claimed(connection, process_id, [row[:-2] for row in found], gates)
-        return Look(claimed, cursor, next_in, lowest or {}, free, oldest, newest, begun)
+        return Look(claimed, cursor, next_in, lowest or {}, free, oldest, own_id, begun)
 
     def sql(self) -> Any:
         return _claim(self.tables, spread=False)

@@ -191,5 +191,5 @@ class _Rising(Generic[Place]):
         """
         passed = self.passed.get(key, _Passed(self._ground, 0, self._ground))
         if passed.ended_at <= look.oldest:
-            passed = self.passed[key] = _Passed(place, look.newest, max(passed.place, passed.settled))
+            passed = self.passed[key] = _Passed(place, look.own_id, max(passed.place, passed.settled))
         self.floors[key] = min(passed.settled, place)

@@ -55,6 +55,8 @@ class World:
     sweeps: bool = True
     waits: bool = True
     """Until transactions have ended that may insert a job below."""
+    knows_open_ones: bool = True
+    """A look knows an id above those of all transactions, not only of those that have ended."""
     forgets: bool = True
     tells_begun: bool = True
     """Which of the claimed jobs had begun before."""
@@ -64,7 +66,7 @@ class World:
         """What is there to begin with."""
         states = ["open"] * self.opened + ["queued"] * self.queued + ["new"] * len(self.groups)
         jobs = [Job(group, states[n], n >= self.lacking_gates, position=n + 1) for n, group in enumerate(self.groups)]
-        return Database(tuple(jobs))
+        return Database(tuple(job._replace(transaction=1) if job.state == "open" else job for job in jobs))
 
     def explored(self) -> Explored:
         """All that can happen."""
@@ -133,8 +135,9 @@ class World:
         db = s.db if n is None else s.db.running(n)
         claimed = [] if n is None else [self._claimed(db.jobs[n], n)]
         begun = [n] if n is not None and jobs[n].has_begun and self.tells_begun else []
-        newest = s.db.transaction if self.waits else 0
-        look = Look(claimed, "", None, lowest, {}, oldest, newest, begun)
+        ended = max(job.transaction for job in jobs if job.state not in ("new", "open"))
+        own_id = 0 if not self.waits else s.db.transaction if self.knows_open_ones else ended + 1
+        look = Look(claimed, "", None, lowest, {}, oldest, own_id, begun)
         if is_sweep:
             swept = (job._replace(is_late=False, has_waited=job.is_gated and job.state == "queued") for job in db.jobs)
             db = db._replace(jobs=tuple(swept))

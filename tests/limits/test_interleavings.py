@@ -601,6 +601,28 @@ def test_a_late_commit_goes_before_what_is_enqueued_after_it(database: Engine, c
     assert one_by_one(database, claims, floors) == [0, 2]
 
 
+def test_a_late_commit_goes_first_even_if_its_transaction_began_after_that_of_a_later_job(
+    database: Engine, claims: Claims
+) -> None:
+    """The job that overtakes it is of a transaction with a lower id. No message about it takes a higher one."""
+    floors = hot(database, claims, shop.ordered, account=1)
+    again = text(
+        "INSERT INTO sqla_jobs (task, queue, state, args, gates, ordered_by) "
+        "SELECT task, queue, 'queued', jsonb_build_object('account', 1, 'n', CAST(:n AS int)), gates, ordered_by "
+        "FROM sqla_jobs ORDER BY id LIMIT 1"
+    )
+    with database.connect() as early, database.connect() as late:
+        early.execute(text("SELECT pg_current_xact_id()"))
+        late.execute(again, {"n": 0})
+        for n in (1, 2):
+            early.execute(again, {"n": n})
+            early.commit()
+            claims.end(*claims.limited(1, floors=floors))
+        late.commit()
+    enqueue(database, shop.ordered, [{"account": 1, "n": 3}])
+    assert one_by_one(database, claims, floors) == [0, 3]
+
+
 def test_all_that_became_urgent_goes_first_from_a_sweep_on(database: Engine, claims: Claims) -> None:
     """And not one of them with each sweep."""
     with Session(database) as session:

@@ -67,6 +67,7 @@ class RisesUnseen(GateFloors):
         (replace(GROUPS, floors=SkipsFloorsForOneLook), "passed over since the last sweep"),
         (replace(GATES, floors=KeepsFloorsOfGates), "overshoot"),
         (replace(LATE, waits=False), "out of order"),
+        (replace(LATE, knows_open_ones=False), "out of order"),
         (replace(LATE, floors=RisesUnseen), "out of order"),
         (replace(RETRIED, tells_begun=False), "out of order"),
         (replace(CRASH, floors=LearnsWhatIsNotOnDisk), "overshoot"),

@@ -746,9 +746,8 @@ def test_a_process_that_is_being_deleted_gets_nothing_and_one_that_beats_does(
         assert len(taken(connection, me=me)) == 4
 
 
-def test_what_is_looked_at_is_not_newer_than_it_says(connection: Connection) -> None:
+def test_a_look_says_which_transactions_it_sees_the_ends_of(connection: Connection) -> None:
     connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))  # one snapshot for both statements
     found = look(connection)
-    snapshot = "pg_snapshot_{}(pg_current_snapshot())::text::bigint"
-    now = connection.execute(text(f"SELECT {snapshot.format('xmin')}, {snapshot.format('xmax')}")).one()
-    assert (found.oldest, found.newest) == tuple(now)
+    oldest, own_id = "pg_snapshot_xmin(pg_current_snapshot())::text::bigint", "pg_current_xact_id()::text::bigint"
+    assert (found.oldest, found.own_id) == tuple(connection.execute(text(f"SELECT {oldest}, {own_id}")).one())
