@@ -28,8 +28,8 @@ WHERE sqla_runs.job_id = sqla_jobs.id AND sqla_runs.outcome = %(outcome_4)s::VAR
 FROM sqla_runs
 WHERE sqla_runs.job_id = sqla_jobs.id AND sqla_runs.outcome = %(outcome_6)s::VARCHAR) < %(param_6)s::INTEGER)
     THEN %(param_7)s::VARCHAR ELSE %(param_8)s::VARCHAR END WHEN (sqla_jobs.cancel_requested_at IS NOT NULL)
-    THEN %(param_9)s::VARCHAR WHEN (ended.outcome = %(outcome_7)s::VARCHAR AND ended.delay IS NULL) THEN
-    %(param_10)s::VARCHAR ELSE %(param_11)s::VARCHAR END AS state
+    THEN %(param_9)s::VARCHAR WHEN (ended.delay IS NULL) THEN %(param_10)s::VARCHAR ELSE %(param_11)s::VARCHAR
+    END AS state
 FROM sqla_jobs
 WHERE sqla_jobs.id = ended.job_id AND sqla_jobs.current_run_id = ended.run_id AND sqla_jobs.process_id =
     ended.process_id AND sqla_jobs.state LIKE 'running' AND (SELECT count(*) AS count_3
@@ -53,7 +53,7 @@ WHERE sqla_runs.id = mine.run_id) IS NULL AND mine.run_id > %(run_id_1)s::BIGINT
     WHEN (mine.outcome IN ('failed', 'lost') OR mine.outcome = %(outcome_2)s::VARCHAR AND mine.traceback IS
     NULL) THEN clock_timestamp() + (CAST(10.0 AS DOUBLE PRECISION) * INTERVAL '1 second') END AS anon_3
 FROM mine
-WHERE mine.outcome != %(outcome_8)s::VARCHAR),
+WHERE mine.outcome != %(outcome_7)s::VARCHAR),
 done AS
 (UPDATE sqla_jobs SET args='{"(erased)": true}', state=mine.state, run_at=CASE WHEN (mine.state =
     %(state_2)s::VARCHAR) THEN mine.due_at ELSE sqla_jobs.run_at END, attempt=greatest(mine.attempt - CASE
@@ -88,7 +88,7 @@ WHERE done.state = 'failed' AND done.on_failure IS NOT NULL RETURNING sqla_jobs.
 message AS MATERIALIZED
 (SELECT concat(done.queue, CASE WHEN (done.gates IS NOT NULL) THEN '=limits' END) AS concat_1
 FROM done
-WHERE done.outcome IN ('released', 'lost') AND done.state = 'queued' UNION SELECT '=limits'
+WHERE done.state = 'queued' UNION SELECT '=limits'
 FROM done
 WHERE done.outcome IN ('released', 'lost') AND (done.gates IS NOT NULL OR done.queue = ANY (array((SELECT
     substr(sqla_limits.gate, %(substr_2)s::INTEGER) AS substr_1
@@ -122,7 +122,7 @@ FROM message
 WHERE (SELECT count(*) AS count_6
 FROM sqla_processes
 WHERE sqla_processes.kind = 'worker') > %(param_22)s::INTEGER) >= %(param_23)s::INTEGER) THEN done.run_id IS
-    NULL OR ended.outcome = %(outcome_9)s::VARCHAR AND done.state = %(state_4)s::VARCHAR END
+    NULL OR ended.outcome = %(outcome_8)s::VARCHAR AND done.state = %(state_4)s::VARCHAR END
 -- coalesce_1 = ''
 -- greatest_1 = 0
 -- least_1 = 20
@@ -139,8 +139,7 @@ WHERE sqla_processes.kind = 'worker') > %(param_22)s::INTEGER) >= %(param_23)s::
 -- outcome_5 = 'lost'
 -- outcome_6 = 'lost'
 -- outcome_7 = 'released'
--- outcome_8 = 'released'
--- outcome_9 = 'retried'
+-- outcome_8 = 'retried'
 -- param_1 = 'cancelled'
 -- param_10 = 'queued'
 -- param_11 = 'scheduled'

@@ -139,7 +139,7 @@ def _mine(tables: Tables, ended: Any, *where: Any) -> Any:
         (ended.c.outcome.in_(_ENDS), ended.c.outcome),
         (ended.c.outcome == "lost", state_after_loss(tables)),
         (jobs.c.cancel_requested_at.is_not(None), "cancelled"),
-        (and_(ended.c.outcome == "released", ended.c.delay.is_(None)), "queued"),
+        (ended.c.delay.is_(None), "queued"),  # released: a retry and a snooze have a delay
         else_="scheduled",
     )
     delay = case((ended.c.outcome == "lost", loss_backoff(tables)), else_=ended.c.delay)

@@ -66,8 +66,7 @@ def freed_by(tables: Tables, changed: Any, is_given_up: ColumnElement[bool] | No
     A job that is queued again may start. A job with gates or in a limited queue frees a place, so other jobs may start.
     """
     given_up = true() if is_given_up is None else is_given_up
-    queued = changed.c.state == literal_column("'queued'")
-    yield select(message_of(changed)).where(given_up, queued)
+    yield select(message_of(changed)).where(changed.c.state == literal_column("'queued'"))
     has_place = or_(changed.c.gates.is_not(None), changed.c.queue == any_(array_of(limited_queues(tables))))
     yield select(literal_column(f"'{LIMITS}'", Text)).where(given_up, has_place)
 

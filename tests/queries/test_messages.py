@@ -128,11 +128,13 @@ def test_a_job_that_was_taken_back_is_told_with_what_it_made_room_for(connection
     assert heard(connection) == ["=limits", "q2"]
 
 
-def test_nothing_is_said_where_no_worker_lives_that_would_hear_it(connection: Connection) -> None:
+@pytest.mark.parametrize("way", GIVING_UP)
+def test_nothing_is_said_where_no_worker_lives_that_would_hear_it(connection: Connection, way: str) -> None:
     leases = begun(connection, 1, register(connection))
+    connection.execute(delete(Process))
     register(connection, "clock")
     heard(connection)
-    rescue(connection, leases)
+    GIVING_UP[way](connection, leases)
     assert heard(connection) == []
 
 
