@@ -129,13 +129,17 @@ def test_a_job_that_was_taken_back_is_told_with_what_it_made_room_for(connection
 
 
 @pytest.mark.parametrize("way", GIVING_UP)
-def test_nothing_is_said_where_no_worker_lives_that_would_hear_it(connection: Connection, way: str) -> None:
+@pytest.mark.parametrize(("workers", "expected"), [(0, []), (1, ["q0"])])
+def test_nothing_is_said_where_no_worker_lives_that_would_hear_it(
+    connection: Connection, way: str, workers: int, expected: list[str]
+) -> None:
     leases = begun(connection, 1, register(connection))
     connection.execute(delete(Process))
-    register(connection, "clock")
+    for kind in ["clock", *["worker"] * workers]:
+        register(connection, kind)
     heard(connection)
     GIVING_UP[way](connection, leases)
-    assert heard(connection) == []
+    assert heard(connection) == expected
 
 
 def claim_from_limited_queue(connection: Connection) -> list[Claimed]:
