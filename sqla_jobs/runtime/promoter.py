@@ -73,7 +73,8 @@ class Promoter:
         """Queue the jobs that are due, in one statement. If the server refuses some jobs, use smaller parts."""
         self.at = self._poll_after(now)
         promotions = self._set_aside.around("its promotion", self._promote_among, self._candidates_among)
-        self.is_news = now >= self._due_at or any(promotion.promoted for promotion in promotions)
+        # not `now`: the announced time may have come after `now` but before the server has read its clock
+        self.is_news = time.monotonic() >= self._due_at or any(promotion.promoted for promotion in promotions)
         self._due_at = now + min((promotion.due_in for promotion in promotions), default=math.inf)
         with self._planning:  # `expect` may have been called in the meantime
             self.at = min(self.at, self._due_at)

@@ -1,0 +1,47 @@
+"""Messages, times and ends of jobs that come at the worst moment. No worker here polls."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+from sqla_jobs import Jobs
+from sqla_jobs.calls.values import Among, Promotion
+from sqla_jobs.runtime.promoter import Promoter
+from tests import limited_shop as shop
+from tests.helpers import wait_until
+from tests.limited_shop import jobs
+from tests.limits.attempts import enqueue, left
+
+
+@pytest.fixture
+def application() -> Jobs[Any]:
+    return jobs
+
+
+def test_a_pause_may_end_between_the_reading_of_the_clock_and_the_promotion(
+    database: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote = Promoter._promote_among
+    ends_at = 0.0
+
+    def slowly(self: Promoter, which: Among) -> Promotion:
+        if 0 < (ahead := ends_at - time.monotonic()) < 0.5:
+            time.sleep(ahead + 0.1)
+        return promote(self, which)
+
+    monkeypatch.setattr(Promoter, "_promote_among", slowly)
+    with Session(database) as session:
+        jobs.pause(session, "default", until=timedelta(seconds=1.5))
+        session.commit()
+        ends_at = time.monotonic() + 1.5
+        enqueue(database, shop.plain, [{"n": 1}])
+        with jobs.worker(["default", "other"]):
+            time.sleep(ends_at - time.monotonic() - 0.3)
+            enqueue(database, shop.plain.options(queue="other"), [{"n": 2}])
+            wait_until(lambda: left(database) == 0, timeout=5)
