@@ -105,8 +105,9 @@ class Backlog:
 
         Look again at `until`, or immediately if `wake` has been called after `since`.
         """
-        if self._woken_at < since:
-            self.empty_until = until
+        self.empty_until = until
+        if self._woken_at >= since:  # read last, so that a call of `wake` in between is seen here or undoes the rest
+            self.empty_until = 0.0
 
     def fill(self, jobs: list[Attempt]) -> None:
         """Take claimed jobs, and begin those for which slots are free."""

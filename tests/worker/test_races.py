@@ -13,7 +13,9 @@ from sqlalchemy.orm import Session
 from sqla_jobs import Jobs
 from sqla_jobs.calls.values import Among, Promotion
 from sqla_jobs.runtime.promoter import Promoter
+from sqla_jobs.worker.backlog import Backlog
 from tests import limited_shop as shop
+from tests.counting import states
 from tests.helpers import wait_until
 from tests.limited_shop import jobs
 from tests.limits.attempts import enqueue, left
@@ -45,3 +47,25 @@ def test_a_pause_may_end_between_the_reading_of_the_clock_and_the_promotion(
             time.sleep(ends_at - time.monotonic() - 0.3)
             enqueue(database, shop.plain.options(queue="other"), [{"n": 2}])
             wait_until(lambda: left(database) == 0, timeout=5)
+
+
+def test_a_message_may_come_while_a_queue_goes_to_rest(database: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    is_wanted = False
+
+    def put(self: Backlog, until: float) -> None:
+        nonlocal is_wanted
+        if until and is_wanted:
+            is_wanted = False
+            enqueue(database, shop.plain, [{"n": 1}])
+            time.sleep(0.5)  # the message comes directly, and once more through the server
+        self.__dict__["empty_until"] = until
+
+    def got(self: Backlog) -> float:
+        return float(self.__dict__["empty_until"])
+
+    monkeypatch.setattr(Backlog, "empty_until", property(got, put), raising=False)
+    with jobs.worker() as worker:
+        time.sleep(2.5)  # the next look also finds jobs below the floors, so that the rest ends only with a poll
+        is_wanted = True
+        worker._claimer.heard("")
+        wait_until(lambda: states(database) == {"succeeded": 1}, timeout=5)
