@@ -217,11 +217,11 @@ class Claimer:
 
     def _promote(self, now: float) -> None:
         with self._attempts.claiming:
-            is_news = self._lookout.promote(now)
+            if is_news := self._lookout.promote(now):
+                self._limited.heard()  # before `drain` can find that no job is due any more
         if self._lookout.has_blocked:
             self._resolver.expect()
         if is_news:
-            self._limited.heard()
             for backlog in self._backlogs:
                 backlog.wake()
         else:

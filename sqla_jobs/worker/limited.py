@@ -128,7 +128,12 @@ class LimitedClaimer:
             return False
         self._news = object()
         self._backfill.look(self._engine.begin, self._news)
-        return self._look() or len(self._attempts) > 0 or not all(walk.rests(self._news) for walk in self._walks)
+        return self._look() or len(self._attempts) > 0 or not self.rests
+
+    @property
+    def rests(self) -> bool:
+        """True if all queues are resting, so that only news can make a job start."""
+        return not self._is_of_use or all(walk.rests(self._news) for walk in self._walks)
 
     def leave(self) -> None:
         """Notify other workers of the places that have become free since this worker stopped claiming."""

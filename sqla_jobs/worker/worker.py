@@ -114,7 +114,8 @@ class Worker(Service):
             retry = RetryLoop("looking for work", self._stop_requested)
             while not self._stop_requested.is_set():
                 if not self._attempts and not retry.call(self._limited.claim_some):
-                    if not retry.call(self._claimer.is_due) and not retry.call(self._resolver.resolve_all):
+                    is_work_left = retry.call(self._claimer.is_due) or retry.call(self._resolver.resolve_all)
+                    if not is_work_left and self._limited.rests:  # checked last: one of the above may have been news
                         break
                     self._claimer.look_again()
                 self._stop_requested.wait(0.005)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from datetime import timedelta
 from typing import Any
@@ -14,6 +15,8 @@ from sqla_jobs import Jobs
 from sqla_jobs.calls.values import Among, Promotion
 from sqla_jobs.runtime.promoter import Promoter
 from sqla_jobs.worker.backlog import Backlog
+from sqla_jobs.worker.limited import LimitedClaimer
+from sqla_jobs.worker.lookout import OwnLookout
 from tests import limited_shop as shop
 from tests.counting import states
 from tests.helpers import wait_until
@@ -69,3 +72,30 @@ def test_a_message_may_come_while_a_queue_goes_to_rest(database: Engine, monkeyp
         is_wanted = True
         worker._claimer.heard("")
         wait_until(lambda: states(database) == {"succeeded": 1}, timeout=5)
+
+
+def test_a_drain_runs_what_is_promoted_after_it_has_looked_behind_limits(
+    database: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_looked = threading.Event()
+    claim_some, heard, promote = LimitedClaimer.claim_some, LimitedClaimer.heard, OwnLookout.promote
+
+    def looked(self: LimitedClaimer) -> bool:
+        any_claimed = claim_some(self)
+        has_looked.set()
+        return any_claimed
+
+    def promote_later(self: OwnLookout, now: float) -> bool:
+        has_looked.wait(5)
+        return promote(self, now)
+
+    def hear_late(self: LimitedClaimer) -> None:
+        time.sleep(0.2)
+        heard(self)
+
+    monkeypatch.setattr(LimitedClaimer, "claim_some", looked)
+    monkeypatch.setattr(LimitedClaimer, "heard", hear_late)
+    monkeypatch.setattr(OwnLookout, "promote", promote_later)
+    enqueue(database, shop.pair.options(delay=0.1), [{"n": 1}])
+    time.sleep(0.2)
+    assert jobs.worker().drain() == 1
