@@ -185,7 +185,9 @@ class Claimer:
             self._wake.clear()
 
     def _next_step_at(self) -> float:
-        waiting = [backlog.empty_until for backlog in self._backlogs if backlog.has_free_slot]
+        # a slot that becomes free during a rest does not wake the loop, one that becomes free afterwards does
+        now = time.monotonic()
+        waiting = [one.empty_until for one in self._backlogs if one.has_free_slot or one.empty_until > now]
         held_up = [backlog.stalls_at for backlog in self._backlogs]
         soonest = min([self._lookout.promote_at, self._again_at, *waiting, *held_up])
         return soonest if self._may_claim else max(soonest, time.monotonic() + _HELD_UP)

@@ -99,3 +99,20 @@ def test_a_drain_runs_what_is_promoted_after_it_has_looked_behind_limits(
     enqueue(database, shop.pair.options(delay=0.1), [{"n": 1}])
     time.sleep(0.2)
     assert jobs.worker().drain() == 1
+
+
+def test_a_late_commit_is_found_although_all_slots_were_busy_when_the_look_for_it_was_planned(
+    database: Engine,
+) -> None:
+    """The slots become free before that look is due, so nothing else wakes the claim loop."""
+    with jobs.worker({"default": 2}) as worker, Session(database) as late:
+        shop.plain.enqueue(late, n=0)
+        late.flush()
+        floors, began = worker._claimer._floors, time.monotonic()
+        while time.monotonic() < began + 3 or floors.sweep_at("default") < time.monotonic() + 0.6:
+            enqueue(database, shop.plain, [{"n": n} for n in range(4)])
+            time.sleep(0.01)
+        wait_until(lambda: left(database) == 0)
+        shop.plain.enqueue_many(late, [{"n": n, "seconds": 0.1} for n in (1, 2)])
+        late.commit()
+        wait_until(lambda: left(database) == 0, timeout=5)
