@@ -43,6 +43,8 @@ class Attempt:
     """
     is_withdrawn: bool = False
     """True if the attempt may no longer begin and its job is being released."""
+    is_lost: bool = False
+    """True if the task's code may not run, because another process may run the job."""
     is_over: bool = False
     """True if the attempt has ended and its end is about to be stored."""
     deadline: float | None = None
@@ -121,7 +123,11 @@ class Attempt:
         self.interrupt(CancelRequested)
 
     def lose(self) -> None:
-        """Interrupt the attempt because its process was considered dead. The attempt can no longer store anything."""
+        """Interrupt the attempt because its process was considered dead. The attempt can no longer store anything.
+
+        If the task's code has not begun, it does not begin.
+        """
+        self.is_lost = True
         if self.context is not None:
             self.context.cancel_requested = True
         self.interrupt(LeaseGone)

@@ -120,6 +120,8 @@ class Plan:
             attempt.make_steps = self._make_steps
             injected.append(context_of(attempt))
         assert attempt.body is not None, "the attempt has begun"
+        if attempt.is_lost:
+            raise LeaseGone
         target = self._target
         if self._awaited:
             target = partial(awaited_within, self._awaited, context_of(attempt), attempt, target)

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.coroutine import CoroutineBody
-from sqla_jobs.execution.interrupt import TimedOut
+from sqla_jobs.execution.interrupt import LeaseGone, TimedOut
 from sqla_jobs.rules.wording import plural
 from sqla_jobs.worker.event_loop import EventLoop
 
@@ -68,6 +68,8 @@ class Watchdog:
         for attempt in running.values():
             if attempt.deadline is not None and now > attempt.deadline:
                 attempt.interrupt(TimedOut)
+            if attempt.is_lost:  # perhaps the task's code was just about to begin
+                attempt.interrupt(LeaseGone)
             body = attempt.body  # read once: another thread clears it when the run ends
             if isinstance(body, CoroutineBody):
                 self._abandon_if_deaf(attempt, body, now)

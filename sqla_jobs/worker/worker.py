@@ -373,19 +373,20 @@ class Worker(Service):
             self._end(backlog.give_back(), Outcome.released())
 
     def _on_lost(self) -> None:
-        """After the leases are lost, give back waiting jobs, and interrupt running jobs behind limits.
+        """After the leases are lost, give back waiting jobs, and interrupt jobs behind limits that have begun.
 
         Other workers may start the interrupted jobs. If these also continued here, the limits would be exceeded.
         """
         self._give_back()
         self._attempts.withdraw()
-        for attempt in self._runners.running:
-            if attempt.job.gates:
-                log.warning(
-                    "job %s %s is interrupted: its lease is gone, and another worker may start it",
-                    attempt.job.job_id,
-                    attempt.job.task,
-                )
+        for attempt in self._attempts.older_than(0.0):
+            if attempt.job.gates and attempt.job.process_id != self._liveness.process_id:
+                if attempt.is_running:
+                    log.warning(
+                        "job %s %s is interrupted: its lease is gone, and another worker may start it",
+                        attempt.job.job_id,
+                        attempt.job.task,
+                    )
                 attempt.lose()
 
     def _on_loop_gone(self) -> None:

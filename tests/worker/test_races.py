@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
-from sqlalchemy.orm import Session
+from sqlalchemy import Engine, text
+from sqlalchemy.orm import Session, registry
 
-from sqla_jobs import Jobs
+from sqla_jobs import ConcurrencyLimit, Jobs, RunContext
 from sqla_jobs.calls.values import Among, Promotion
 from sqla_jobs.runtime.promoter import Promoter
 from sqla_jobs.worker.backlog import Backlog
@@ -116,3 +118,36 @@ def test_a_late_commit_is_found_although_all_slots_were_busy_when_the_look_for_i
         shop.plain.enqueue_many(late, [{"n": n, "seconds": 0.1} for n in (1, 2)])
         late.commit()
         wait_until(lambda: left(database) == 0, timeout=5)
+
+
+def test_a_run_that_has_lost_its_lease_before_the_code_of_its_task_began_does_not_begin_it(database: Engine) -> None:
+    """It is in a middleware, or waits for a connection. Somebody else may run the job by then."""
+    own: Jobs[Any] = Jobs(registry())
+    is_waiting, may_go_on = threading.Event(), threading.Event()
+    begun: list[int] = []
+
+    @own.middleware
+    @contextmanager
+    def waits(run: RunContext) -> Generator[None]:
+        if run.attempt == 1:
+            is_waiting.set()
+            may_go_on.wait(10)
+        yield
+
+    @own.task(name="work", limits=ConcurrencyLimit(1))
+    def work(run: RunContext) -> None:
+        begun.append(run.attempt)
+        for _ in range(100):
+            time.sleep(0.01)
+
+    own.bind(database)
+    with own.worker(heartbeat=0.2, lease=1.5):
+        enqueue(database, work, [{}])
+        is_waiting.wait(10)
+        with database.begin() as connection:
+            connection.execute(text("DELETE FROM sqla_processes"))
+        wait_until(lambda: begun == [2])
+        may_go_on.set()
+        wait_until(lambda: left(database) == 0)
+        time.sleep(0.3)
+    assert begun == [2]
