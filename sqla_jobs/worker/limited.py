@@ -119,6 +119,10 @@ class LimitedClaimer:
         if is_news:
             self.heard()
 
+    def limits(self, job: Claimed) -> bool:
+        """Return whether the job counts against a limit, as far as this worker knows. Any thread may call this."""
+        return bool(job.gates or job.queue in self._backfill.queues or job.task in self._backfill.added_to_tasks)
+
     def claim_some(self) -> bool:
         """Claim in the calling thread.
 

@@ -380,7 +380,7 @@ class Worker(Service):
         self._give_back()
         self._attempts.withdraw()
         for attempt in self._attempts.older_than(0.0):
-            if attempt.job.gates and attempt.job.process_id != self._liveness.process_id:
+            if self._limited.limits(attempt.job) and attempt.job.process_id != self._liveness.process_id:
                 if attempt.is_running:
                     log.warning(
                         "job %s %s is interrupted: its lease is gone, and another worker may start it",

@@ -151,3 +151,27 @@ def test_a_run_that_has_lost_its_lease_before_the_code_of_its_task_began_does_no
         wait_until(lambda: left(database) == 0)
         time.sleep(0.3)
     assert begun == [2]
+
+
+def test_a_run_in_a_limited_queue_that_has_lost_its_lease_is_interrupted(database: Engine) -> None:
+    own: Jobs[Any] = Jobs(registry())
+
+    @own.task(name="work", max_attempts=1)
+    def work(seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    own.bind(database)
+    with Session(database) as session:
+        own.set_limit(session, queue="default", running=1)
+        session.commit()
+    with own.worker(heartbeat=0.2, lease=1.5) as worker:
+        enqueue(database, work, [{"seconds": 60}])
+        wait_until(lambda: states(database) == {"running": 1})
+        with database.begin() as connection:
+            connection.execute(text("DELETE FROM sqla_processes"))
+        enqueue(database, work, [{"seconds": 1}])
+        wait_until(lambda: states(database) == {"failed": 1, "running": 1})
+        wait_until(lambda: len(worker._runners.running) == 1, timeout=0.5)
+        wait_until(lambda: left(database) == 0)
