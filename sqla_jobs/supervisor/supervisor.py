@@ -127,7 +127,8 @@ class Supervisor:
             child.process.kill()
 
     def _obey_signals(self) -> None:
-        wanted, self._signals = self._signals, set()
+        wanted = self._signals.copy()  # in two steps, and always the same set: another thread may be about to add to it
+        self._signals.difference_update(wanted)
         if self._stop_requested.is_set():
             self._stop()
         if signal.SIGHUP in wanted:
