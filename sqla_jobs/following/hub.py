@@ -169,7 +169,7 @@ class Hub:
     def _look_until_idle(self, engine: Engine, listener: Listener, read: ReadUpdates, count: CountBatches) -> None:
         poll_at = 0.0
         while time.monotonic() < self._idle_at and not listener.has_ended:
-            watches = self._taken(all_of_them=time.monotonic() >= poll_at)
+            watches, are_all = self._taken(is_poll=time.monotonic() >= poll_at)
             if watches or time.monotonic() >= self._next_announcement:
                 with engine.begin() as connection:
                     self._announce_if_due(connection)
@@ -178,7 +178,7 @@ class Hub:
                     watch.see(found.get(watch.followed))
                 time.sleep(APART)
             now = time.monotonic()
-            if watches or now >= poll_at:
+            if are_all:  # only then: others that change often put no poll off
                 poll_at = now + (POLL if self._is_heard else UNHEARD)
             self._wake.wait(max(0.0, min(poll_at, self._next_announcement, self._idle_at, self._next_count) - now))
             self._wake.clear()
@@ -218,15 +218,18 @@ class Hub:
             self._announce_at = time.monotonic() + FOLLOWED_FOR / 3
             notify(connection, self._models.channel, [FOLLOWERS])
 
-    def _taken(self, *, all_of_them: bool) -> list[Watch]:
-        """Return the watches to read now. A watch added later never gets an answer that is older than the watch."""
+    def _taken(self, *, is_poll: bool) -> tuple[list[Watch], bool]:
+        """Return the watches to read now, and whether that is because all are to be read.
+
+        A watch added later never gets an answer that is older than the watch.
+        """
         with self._lock:
-            is_all = self._read_all or all_of_them
-            wanted = {*self._watches} if is_all else self._to_read & self._watches.keys()
+            are_all = self._read_all or is_poll
+            wanted = {*self._watches} if are_all else self._to_read & self._watches.keys()
             later = {one for one in wanted if one.noun == "batch"} if time.monotonic() < self._count_at else set[Any]()
             watches = [watch for one in wanted - later for watch in self._watches[one]]
             self._read_all, self._to_read = False, later
-        return watches
+        return watches, are_all
 
     def _may_end(self) -> bool:
         with self._lock:

@@ -15,6 +15,8 @@ from sqlalchemy import Connection, Engine, select, text
 from sqlalchemy.orm import Session
 
 from sqla_jobs import ArgumentsError, JobFailed, UnknownJob
+from sqla_jobs.database.notify import notify
+from sqla_jobs.database.subscribers import followers_of
 from sqla_jobs.following import hub
 from sqla_jobs.following.updates import JobUpdate, ReadUpdates
 from tests.conftest import StartWorker
@@ -212,6 +214,41 @@ def test_a_lost_message_costs_a_poll(session: Session, monkeypatch: pytest.Monke
         session.execute(text("UPDATE sqla_jobs SET state = 'cancelled', finished_at = now()"))
         session.commit()
         assert waiting.result(20)[-1].state == "cancelled"
+
+
+@pytest.mark.parametrize("what", ["messages", "followers"])
+def test_what_happens_to_another_job_puts_no_poll_off(
+    what: str, session: Session, database: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "POLL", 0.5)
+    one, other = report.enqueue(session, pages=1), report.enqueue(session, pages=2)
+    session.commit()
+    is_over = threading.Event()
+
+    def tell() -> None:
+        following = iter(jobs.follow(other.id))
+        next(following)
+        while not is_over.wait(0.1):
+            with database.begin() as connection:
+                notify(connection, followers_of(jobs.models.channel), [str(other.id)])
+
+    def follow() -> None:
+        while not is_over.wait(0.1):
+            next(iter(jobs.follow(other.id)))
+
+    with ThreadPoolExecutor(2) as threads:
+        waiting = threads.submit(list, jobs.follow(one.id, timeout=20))
+        busy = threads.submit({"messages": tell, "followers": follow}[what])
+        time.sleep(0.5)
+        session.execute(
+            text("UPDATE sqla_jobs SET state = 'cancelled', finished_at = now() WHERE id = :id"), {"id": one.id}
+        )
+        session.commit()
+        try:
+            assert waiting.result(5)[-1].state == "cancelled"
+        finally:
+            is_over.set()
+        busy.result(20)
 
 
 def test_behind_a_pooler_jobs_are_read_twice_a_second(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
