@@ -105,7 +105,10 @@ class Loops:
 
 
 class LockDependents(Statement):
-    """Lock the blocked and cancelled jobs that depend on the given jobs, directly or through other jobs."""
+    """Lock the blocked and cancelled jobs that depend on the given jobs, directly or through other jobs.
+
+    Also keep all their batches from being closed by workers: a job that is not committed yet may wait for one.
+    """
 
     def __call__(self, connection: SqlConnection, ids: Collection[int]) -> None:
         self._run(connection, {"ids": numbers(ids)})
@@ -236,9 +239,15 @@ WITH RECURSIVE below (id) AS (
     CROSS JOIN LATERAL ({DEPENDENTS.format(job_id="g.id")}) d
   UNION
     SELECT d.job_id FROM below g CROSS JOIN LATERAL ({DEPENDENTS.format(job_id="g.id")}) d
+), open AS MATERIALIZED (
+    SELECT b.id FROM {{batches}} b WHERE b.id = ANY (ARRAY(
+      SELECT m.batch_id FROM {{jobs}} m
+      WHERE m.id = ANY (CAST(:ids AS bigint[]) || ARRAY(SELECT id FROM below)) AND m.batch_id IS NOT NULL))
+    ORDER BY b.id FOR KEY SHARE
 )
 SELECT j.id FROM {{jobs}} j
-WHERE j.id = ANY (ARRAY(SELECT id FROM below)) AND j.state IN ('blocked', 'cancelled')
+WHERE (SELECT count(*) FROM open) >= 0
+  AND j.id = ANY (ARRAY(SELECT id FROM below)) AND j.state IN ('blocked', 'cancelled')
 ORDER BY j.id FOR NO KEY UPDATE
 """
 

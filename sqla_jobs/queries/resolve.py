@@ -42,11 +42,15 @@ class Settled(NamedTuple):
 
     job_id: int
     state: str
-    """The job's state now; "joining" if it is still blocked because jobs are joining a batch that it waits for."""
+    """The job's state now.
+
+    It is "later" if the job is still blocked because jobs are joining a batch that it waits for, or because somebody
+    may be retrying the job whose failure would cancel it.
+    """
     message: str
     """The message for workers about the job, if it is `queued` or `scheduled`."""
     watches: int
-    """The id of the job that it watches now, if it is `blocked`."""
+    """The id of the job that it watches now, if it is `blocked` or "later"."""
 
 
 class LockWatchers(Statement):
@@ -196,6 +200,7 @@ _NEXT = f"""
       UNION ALL
       SELECT b.needs, b.state WHERE a.place IS NULL OR b.state IN ('failed', 'cancelled')) n"""
 _OF_JOB = "(SELECT * FROM {edges} e WHERE e.job_id = w.id) e"
+# An uncommitted retry of the failed job may not see the blocked one, and could not revive it: `stays` leaves that out.
 _SETTLE = f"""
 WITH waiting AS MATERIALIZED (
     SELECT w.id, coalesce(w.waits_at, 0) AS waits_at, w.run_at, coalesce(w.if_failed, 'cancel') AS if_failed
@@ -203,19 +208,25 @@ WITH waiting AS MATERIALIZED (
 ), found AS MATERIALIZED (
     SELECT w.*, a.place, n.needs, n.state
     FROM waiting w {_NEXT.format(edges_of_jobs=_OF_JOB, edges_of_batches=_OF_JOB)}
+), stays AS MATERIALIZED (
+    SELECT p.id FROM {{jobs}} p
+    WHERE p.state IN ('failed', 'cancelled') AND p.id = ANY (ARRAY(
+      SELECT f.needs FROM found f WHERE f.state IN ('failed', 'cancelled') AND f.if_failed = 'cancel'))
+    FOR SHARE SKIP LOCKED
 ), decided AS MATERIALIZED (
     SELECT f.*, CASE
       WHEN f.state IS NULL AND f.run_at > statement_timestamp() THEN 'scheduled'
       WHEN f.state IS NULL THEN 'queued'
-      WHEN f.state = 'joining' THEN 'joining'
-      WHEN f.state IN ('failed', 'cancelled') AND f.if_failed = 'cancel' THEN 'cancelled'
+      WHEN f.state = 'joining' THEN 'later'
+      WHEN f.state IN ('failed', 'cancelled') AND f.if_failed = 'cancel' THEN
+        CASE WHEN f.needs IS NULL OR f.needs IN (SELECT id FROM stays) THEN 'cancelled' ELSE 'later' END
       ELSE 'blocked' END AS becomes
     FROM found f ORDER BY f.id
 ), numbered AS MATERIALIZED (
     SELECT d.*, CASE WHEN d.becomes = 'queued' THEN nextval('{{positions}}') END AS position FROM decided d
 ), settled AS (
     UPDATE {{jobs}} j SET
-      state = CASE n.becomes WHEN 'joining' THEN 'blocked' ELSE n.becomes END,
+      state = CASE n.becomes WHEN 'later' THEN 'blocked' ELSE n.becomes END,
       position = coalesce(n.position, j.position),
       waits_for = CASE WHEN n.becomes IN ('queued', 'scheduled') THEN NULL ELSE coalesce(n.needs, {DELETED}) END,
       waits_at = CASE WHEN n.becomes IN ('queued', 'scheduled') THEN NULL ELSE coalesce(n.place, {AFTER_ALL}) END,

@@ -65,7 +65,7 @@ def resolve(session: Session, queries: Queries) -> None:
     while ended := queries.find_ended(session):
         watchers = queries.lock_watchers(session, ended)
         if not watchers.ids or all(
-            one.state == "joining" for one in queries.settle(session, watchers.ids, watchers.batches)
+            one.state == "later" for one in queries.settle(session, watchers.ids, watchers.batches)
         ):
             return  # another session of the test has locked the rest
 

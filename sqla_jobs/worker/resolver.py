@@ -45,7 +45,10 @@ class JobResolver:
         self._attempts = attempts
         self._ended: deque[int] = deque()
         self._held: set[int] = set()
-        """Ended jobs to handle again: a job waiting for them is locked, or waits for a batch that is being filled."""
+        """Ended jobs to handle again.
+
+    A job that waits for them is locked, or waits for a batch that is being filled, or somebody may be retrying them.
+    """
         self._is_wanted = False
         """True while jobs may be blocked."""
         self._is_told = False
@@ -195,15 +198,15 @@ class JobResolver:
             settled = self._queries.settle(connection, watchers.ids, watchers.batches) if watchers.ids else []
         self._tell(settled)
         left = set(candidates) if len(ended) >= MOST or not watchers.is_all else set[int]()
-        watched = {one.watches for one in settled if one.state in ("blocked", "joining")}
-        if all(one.state == "joining" for one in settled):  # they all wait for batches to which jobs are being added
+        watched = {one.watches for one in settled if one.state in ("blocked", "later")}
+        if all(one.state == "later" for one in settled):
             self._held |= left | watched
             return set()
         return left | watched | {one.job_id for one in settled if one.state == "cancelled"}
 
     def _tell(self, settled: Collection[Settled]) -> None:
         """Claim the jobs that have been queued, and notify the processes that follow jobs."""
-        moved = [one for one in settled if one.state not in ("blocked", "joining")]
+        moved = [one for one in settled if one.state not in ("blocked", "later")]
         if moved and (changed := self._attempts.changed) is not None:
             changed([one.job_id for one in moved])
         queued = {one.message for one in moved if one.state in ("queued", "scheduled")}

@@ -231,6 +231,38 @@ def test_a_retry_beside_an_enqueue_after_a_failed_job(
     assert state(database, last) == "succeeded"
 
 
+@pytest.mark.parametrize("after", ["the failed job", "a job that the failure cancelled", "the batch of the failed job"])
+@pytest.mark.parametrize("ends", ["commit", "rollback"])
+def test_a_resolve_of_a_new_job_beside_a_retry_that_cannot_see_it(
+    after: str, ends: str, session: Session, database: Engine, one: Process, other: Session
+) -> None:
+    """The retry cannot revive the new job, and the resolver sees the failure."""
+    batch = jobs.batch(session)
+    first = mark(session, batch=batch)
+    session.flush()
+    second = mark(session, after=first)
+    session.commit()
+    one.claim()
+    one.fail(first)
+    one.resolve(first)
+    assert jobs.retry(other, first.id)
+    before = {"the failed job": first, "a job that the failure cancelled": second}.get(after, batch)
+    last = mark(session, after=before)
+    session.commit()
+    one.look()
+    assert state(database, last) == "blocked"
+    if ends == "rollback":
+        other.rollback()
+        one.again()
+        assert state(database, last) == "cancelled"
+    else:
+        other.commit()
+        one.again()
+        assert state(database, last) == "blocked"
+        one.succeed_all()
+        assert state(database, last) == "succeeded"
+
+
 # --- a retry beside a resolve
 
 
@@ -597,3 +629,25 @@ def test_nobody_is_looked_at_again_and_again(session: Session, database: Engine,
     assert states(session)[last.id] == "blocked"
     with database.begin() as connection:
         assert one.claims.queries.find_ended(connection) == []
+
+
+def test_a_batch_stays_open_beside_a_retry_of_one_of_its_jobs(
+    session: Session, database: Engine, one: Process, other: Session
+) -> None:
+    """The retry cannot see the job after the batch, and the resolver sees the failure."""
+    batch = jobs.batch(session)
+    first = mark(session, batch=batch)
+    session.commit()
+    one.claim()
+    one.fail(first)
+    assert jobs.retry(other, first.id)
+    report = mark(session, after=batch, if_failed="run")
+    session.commit()
+    one.look()
+    other.commit()
+    one.again()
+    assert first.id in one.claim()
+    mark(session, batch=batch)  # the retried job enqueues one more
+    session.commit()
+    one.succeed_all()
+    assert state(database, report) == "succeeded"
