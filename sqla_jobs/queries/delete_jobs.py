@@ -215,8 +215,14 @@ class Removal:
         conditions: Sequence[ColumnElement[bool]],
         references: Sequence[ColumnElement[bool]],
     ) -> int:
-        """Delete jobs as `remove` does, but skip jobs of a graph that has not ended."""
-        return self.remove(session, ids, [*conditions, is_of_ended_graph(self._models)], references)
+        """Delete jobs as `remove` does, but skip jobs of a graph that has not ended.
+
+        Lock the jobs first. Only a later statement sees the jobs that were enqueued after these before the lock. Jobs
+        that are enqueued after their batches meanwhile do not wait for the deleted jobs.
+        """
+        held = select(self._job.id).where(self._named, *conditions).with_for_update(skip_locked=True, of=self._job)
+        some = session.scalars(held, {"ids": list(ids)}, bind_arguments=self._on).all()
+        return self._remove(session, some, [*conditions, is_of_ended_graph(self._models)], references, ("cancelled",))
 
     def remove(
         self,
@@ -230,9 +236,23 @@ class Removal:
         Return the number of deleted jobs. Skip jobs that are running, are locked, have been changed since the statement
         began, or are referred to.
         """
+        return self._remove(session, ids, conditions, references, ("blocked", "cancelled"))
+
+    @property
+    def _named(self) -> ColumnElement[bool]:
+        return self._job.id == any_(bindparam("ids", type_=ARRAY(BigInteger)))  # type: ignore[no-any-return]
+
+    def _remove(
+        self,
+        session: Session,
+        ids: Sequence[int],
+        conditions: Sequence[ColumnElement[bool] | TextClause],
+        references: Sequence[ColumnElement[bool]],
+        waiting: Sequence[str],
+    ) -> int:
+        """Delete jobs as `remove` does. For jobs in the states `waiting`, the deleted jobs count as cancelled."""
         job, runs = self._job, self._runs
-        named = job.id == any_(bindparam("ids", type_=ARRAY(BigInteger)))
-        free = select(ctid.label("ctid")).where(named, job.state != "running", *conditions)
+        free = select(ctid.label("ctid")).where(self._named, job.state != "running", *conditions)
         free = free.where(*(~one for one in references)).select_from(job).with_for_update(skip_locked=True, of=job)
         locked = free.cte("locked").prefix_with("MATERIALIZED")
         chosen = any_(array_of(select(locked.c.ctid)))
@@ -248,7 +268,7 @@ class Removal:
         removed = session.scalars(statement, {"ids": list(ids)}, bind_arguments=self._on, execution_options=options)
         batches = removed.all()
         if some := {batch_id for batch_id in batches if batch_id is not None}:
-            MarkDeleted(Tables(self._models))(session, some)
+            MarkDeleted(Tables(self._models))(session, some, waiting)
         return len(batches)
 
 

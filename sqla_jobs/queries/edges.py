@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy.orm import Session
 
-from sqla_jobs.calls.values import numbers
+from sqla_jobs.calls.values import numbers, texts
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import LIVE_WORDS
 from sqla_jobs.queries.expressions import Tables
@@ -134,11 +134,13 @@ class Revive(Statement):
 class MarkDeleted(Statement):
     """Record that jobs of some batches were deleted.
 
-    For jobs that wait for these batches, the deleted jobs count as cancelled.
+    For jobs that wait for these batches, and are in one of the states, the deleted jobs count as cancelled.
     """
 
-    def __call__(self, connection: SqlConnection, batch_ids: Collection[int]) -> None:
-        self._run(connection, {"batches": numbers(batch_ids)})
+    def __call__(
+        self, connection: SqlConnection, batch_ids: Collection[int], states: Sequence[str] = ("blocked", "cancelled")
+    ) -> None:
+        self._run(connection, {"batches": numbers(batch_ids), "states": texts([*states])})
 
     def sql(self) -> Any:
         return filled_in(_MARK, self.tables)
@@ -174,7 +176,7 @@ WHERE j.id = ANY (CAST(:ids AS bigint[])) AND j.if_failed IS NOT NULL
 _MARK = f"""
 INSERT INTO {{edges}} (job_id, place)
 SELECT DISTINCT e.job_id, {AFTER_ALL} FROM {{edges}} e JOIN {{jobs}} j ON j.id = e.job_id
-WHERE e.batch_id = ANY (CAST(:batches AS bigint[])) AND j.state IN ('blocked', 'cancelled')
+WHERE e.batch_id = ANY (CAST(:batches AS bigint[])) AND j.state = ANY (CAST(:states AS text[]))
 ON CONFLICT DO NOTHING
 """
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
 import pytest
 from click.testing import CliRunner
-from sqlalchemy import Engine, func, select, text
+from sqlalchemy import ARRAY, BigInteger, Engine, TextClause, bindparam, func, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from sqla_jobs import JobMixin
 from sqla_jobs.cli.main import main
-from sqla_jobs.queries.graphs import find_empty_batches, remove_batches
+from sqla_jobs.queries.graphs import find_empty_batches, is_of_ended_graph, remove_batches
 from tests import shop
-from tests.helpers import states, wait_until
+from tests.helpers import states, wait_until, waiting_for_locks
 from tests.shop import jobs
 
 
@@ -89,6 +92,47 @@ def test_a_batch_that_somebody_joins_meanwhile_is_kept(session: Session, databas
         remaining = find_empty_batches(session, jobs.models, older_than=0, limit=10)
         other.commit()
         assert remove_batches(session, jobs.models, remaining) == 0, "it has a job"
+
+
+@pytest.mark.parametrize("after", ["job", "batch"])
+def test_a_job_that_somebody_enqueues_after_old_jobs_meanwhile_waits_for_no_deleted_job(
+    after: str, session: Session, database: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its transaction ends while the statement that deletes the old jobs is under way."""
+    batch = jobs.batch(session)
+    old = shop.mark.options(batch=batch).enqueue(session, n=1)
+    live = shop.mark.enqueue(session, n=2)
+    session.commit()
+    end(session, old)
+    with Session(database) as other:
+        before = [other.get_one(jobs.Job, live.id), other.merge(old if after == "job" else batch)]
+        last = shop.mark.options(after=before).enqueue(other, n=3)
+        other.flush()
+        last_id = last.id
+        monkeypatch.setattr("sqla_jobs.queries.delete_jobs.is_of_ended_graph", paused)
+        with database.begin() as gate, ThreadPoolExecutor(1) as threads:
+            gate.execute(text("SELECT pg_advisory_xact_lock(17)"))
+            pruning = threads.submit(prune, database)
+            wait_until(lambda: waiting_for_locks(database))
+            other.commit()
+            gate.commit()
+            pruning.result(20)
+    jobs.worker(bind=database).drain()
+    assert states(session)[last_id] == "succeeded"
+
+
+def paused(models: Any) -> TextClause:
+    """The condition, for which the server first waits for a lock."""
+    found = is_of_ended_graph(models)
+    ids = bindparam("ids", type_=ARRAY(BigInteger))
+    return text(f"(SELECT pg_advisory_xact_lock_shared(17)) IS NOT NULL AND {found.text}").bindparams(ids)
+
+
+def prune(database: Engine) -> int:
+    with Session(database) as session:
+        number = jobs.prune(session, older_than=3600)
+        session.commit()
+        return number
 
 
 def test_what_a_live_job_needs_cannot_be_deleted_by_a_plain_delete(session: Session) -> None:
