@@ -66,8 +66,12 @@ def _send(engine: Engine, messages: Iterable[tuple[str, str]]) -> None:
 
 @lru_cache(maxsize=64)
 def _question(messages: frozenset[tuple[str, str]]) -> str:
-    calls = [sql.SQL("pg_notify({}, {})").format(channel, queue) for channel, queue in sorted(messages)]
-    question = sql.SQL("SELECT set_config('synchronous_commit', 'off', true), {}").format(sql.SQL(", ").join(calls))
+    rows = [sql.SQL("({}, {})").format(channel, queue) for channel, queue in sorted(messages)]
+    # a column for each message would be refused: a row has at most 1,664
+    question = sql.SQL(
+        "SELECT set_config('synchronous_commit', 'off', true), count(pg_notify(m.channel, m.queue)) "
+        "FROM (VALUES {}) m (channel, queue)"
+    ).format(sql.SQL(", ").join(rows))
     return question.as_string(None)
 
 

@@ -303,6 +303,15 @@ def test_a_session_that_is_bound_to_a_connection_tells_of_what_it_commits(engine
     assert sent() == ["first", "second", "third"]
 
 
+def test_one_commit_may_tell_of_thousands_of_queues(engine: Engine, sent: Sent) -> None:
+    """Such as of one for each tenant. A SELECT of PostgreSQL has at most 1,664 columns."""
+    with Session(engine) as session:
+        for n in range(2000):
+            shop.write.options(queue=f"tenant{n}").enqueue(session, n=n)
+        session.commit()
+    wait_until(lambda: len(sent()) == 2000)
+
+
 def test_what_a_savepoint_took_back_is_not_told(engine: Engine, sent: Sent) -> None:
     with Session(engine) as session:
         savepoint = session.begin_nested()
