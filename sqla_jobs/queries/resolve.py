@@ -132,9 +132,11 @@ class Settle(Statement):
 class FindEnded(Statement):
     """Find jobs that are still watched although they have ended or have been deleted."""
 
-    def __call__(self, connection: SqlConnection, watched: Collection[int] | None = None) -> list[int]:
-        """Return the ids of some such jobs. If `watched` is given, look only at the jobs in it."""
-        values = {"watched": None if watched is None else numbers(watched), "most": MOST}
+    def __call__(
+        self, connection: SqlConnection, watched: Collection[int] | None = None, *, but: Collection[int] = ()
+    ) -> list[int]:
+        """Return the ids of some such jobs, except those in `but`. If `watched` is given, look only at those in it."""
+        values = {"watched": None if watched is None else numbers(watched), "but": numbers(but), "most": MOST}
         return [job_id for (job_id,) in self._rows(connection, values)]
 
     def sql(self) -> Any:
@@ -270,7 +272,8 @@ _ENDED = f"""
 SELECT d.waits_for FROM (
   SELECT DISTINCT w.waits_for, w.if_failed FROM {{jobs}} w
   WHERE w.state = 'blocked' AND w.waits_for IS NOT NULL
-    AND (CAST(:watched AS bigint[]) IS NULL OR w.waits_for = ANY (CAST(:watched AS bigint[])))) d
+    AND (CAST(:watched AS bigint[]) IS NULL OR w.waits_for = ANY (CAST(:watched AS bigint[])))
+    AND w.waits_for <> ALL (CAST(:but AS bigint[]))) d
 CROSS JOIN LATERAL (SELECT (SELECT p.state FROM {{jobs}} p WHERE p.id = d.waits_for) AS state OFFSET 0) p
 WHERE d.waits_for = {NOBODY} OR p.state = 'succeeded' OR p.state IS NULL AND d.waits_for <> {DELETED}
   OR (p.state IS NULL OR p.state IN ('failed', 'cancelled')) AND d.if_failed IS DISTINCT FROM 'hold'

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
+from itertools import islice
 
 from sqlalchemy import Engine
 
@@ -110,6 +111,7 @@ class JobResolver:
         Return whether any job has been queued since the last call, or may be queued once its lock is released.
         """
         with self._working:
+            self._resolve(self._take())
             self._look()
             while self._is_told and not self._held and not self._stop.is_set():  # one look finds only some of the jobs
                 self._look()
@@ -152,12 +154,12 @@ class JobResolver:
         return taken
 
     def _look(self) -> None:
-        """Resolve all blocked jobs that wait for a job that has already ended."""
+        """Resolve all blocked jobs that wait for a job that has already ended, unless that is to be handled again."""
         began, self._is_told = time.monotonic(), False
         try:
             with self._engine.begin() as connection:
                 are_blocked, is_old = self._queries.look_for_blocked(connection)
-                ended = self._queries.find_ended(connection) if are_blocked else []
+                ended = self._queries.find_ended(connection, but=self._held) if are_blocked else []
         except Exception:
             self._is_told = True
             raise
@@ -179,9 +181,10 @@ class JobResolver:
 
         After an error, look at all blocked jobs and at all queues: part of the work may be committed.
         """
+        left = set(ended)
         try:
-            while ended:
-                ended = self._resolve_some(ended)
+            while some := set(islice(left, MOST)):  # of more than that, `find_ended` might return only locked ones
+                left = left - some | self._resolve_some(some)
         except Exception:
             self.told()
             self._claim("")
@@ -201,7 +204,7 @@ class JobResolver:
         watched = {one.watches for one in settled if one.state in ("blocked", "later")}
         if all(one.state == "later" for one in settled):
             self._held |= left | watched
-            return set()
+            return left - watched if watched & left else set()  # those of the others may have found no room
         return left | watched | {one.job_id for one in settled if one.state == "cancelled"}
 
     def _tell(self, settled: Collection[Settled]) -> None:

@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs import ArgumentsError, JobMixin, JobsError, JobState
 from sqla_jobs.actions.jobs import Delete
+from sqla_jobs.queries.resolve import MOST
 from tests import shop
 from tests.helpers import states
 from tests.limits.claims import beside
@@ -123,6 +124,58 @@ def test_a_locked_job_holds_up_no_other(session: Session, database: Engine, one:
             other.rollback()
     one.again()
     assert state(database, held) == "queued"
+
+
+@pytest.mark.parametrize("found_by", ["ends", "looks"])
+def test_many_locked_jobs_hold_up_no_other(
+    found_by: str, session: Session, database: Engine, one: Process, other: Session
+) -> None:
+    """More of them than one transaction resolves."""
+    before = [mark(session) for _ in range(MOST + 101)]
+    session.flush()
+    *held, free = [mark(session, after=first) for first in before]
+    session.commit()
+    one.claim(MOST + 101)
+    other.execute(text("SELECT FROM sqla_jobs WHERE state = 'blocked' AND id <> :id FOR UPDATE"), {"id": free.id})
+    one.end(*before)
+    if found_by == "ends":
+        one.resolve(*before)
+        one.again()
+    else:
+        one.look()
+        one.look()
+    assert (state(database, held[0]), state(database, free)) == ("blocked", "queued")
+    other.rollback()
+    one.again()
+    assert state(database, held[0]) == "queued"
+
+
+@pytest.mark.parametrize("reason", ["a batch that is being filled", "a failed job that is being retried"])
+def test_many_jobs_that_are_resolved_later_hold_up_no_other(
+    reason: str, session: Session, database: Engine, one: Process, other: Session
+) -> None:
+    """More of them than one transaction resolves."""
+    batch = jobs.batch(session)
+    first, second = mark(session, batch=batch), mark(session)
+    session.commit()
+    one.claim()
+    if reason == "a batch that is being filled":
+        mark(other, batch=other.merge(batch, load=False))
+        other.flush()
+        one.end(first)
+    else:
+        one.fail(first)
+        assert jobs.retry(other, first.id)
+    shop.mark.options(after=batch).enqueue_many(session, ({"n": n} for n in range(MOST + 1)))
+    last = mark(session, after=second)
+    session.commit()
+    one.end(second)
+    one.look()
+    one.again()
+    assert state(database, last) == "queued"
+    other.rollback()
+    one.look()
+    assert "blocked" not in states(session).values()
 
 
 @pytest.mark.parametrize("place", ["lock_watchers", "settle", "find_ended"])
