@@ -19,7 +19,7 @@ from sqla_jobs.worker.attempts import Attempts
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _SOON, _SELDOM = 1.0, 60.0
-"""Seconds between two looks at all blocked jobs: at first, and after many looks that found nothing."""
+"""The least and the most seconds between two looks at all blocked jobs without a message, however long a poll takes."""
 _LOCKED_AGAIN = 0.05
 """Seconds after which locked rows are tried again."""
 _REST = 20
@@ -38,7 +38,7 @@ class JobResolver:
     died before it resolved the jobs that waited. While no job is blocked, it does nothing.
     """
 
-    def __init__(self, engine: Engine, queries: Queries, attempts: Attempts, patience: float) -> None:
+    def __init__(self, engine: Engine, queries: Queries, attempts: Attempts, *, patience: float, poll: float) -> None:
         self._engine = engine
         self._locking = engine.execution_options(isolation_level="READ COMMITTED")
         self._patience = patience
@@ -59,6 +59,7 @@ class JobResolver:
         self._took = 0.0
         """The seconds that the last look took."""
         self._pause = _SOON
+        self._longest_pause = min(max(_SOON, poll), _SELDOM)
         self._has_queued = False
         """True if a job was queued since the last call to `resolve_all`."""
         self._wake = threading.Event()
@@ -166,7 +167,7 @@ class JobResolver:
         now = time.monotonic()
         took, self._took = self._took, now - began
         self._rests_until = now + _REST * min(took, self._took)
-        self._pause = _SOON if ended or is_old else min(2 * self._pause, _SELDOM)
+        self._pause = _SOON if ended or is_old else min(2 * self._pause, self._longest_pause)
         if len(ended) >= MOST:
             self._is_told = True
         self._look_at = now + self._pause

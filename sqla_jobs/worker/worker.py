@@ -238,7 +238,9 @@ class Worker(Service):
         self._lookout = self._host.lookout(shared, tasks)
         self._backfill = Backfill(queries, declarations, list(self._settings.queues), self._set_aside)
         followers = Followers(self._attempts, app, self._jobs.models.channel)
-        self._resolver = JobResolver(self._engine, queries, self._attempts, self._settings.patience)
+        self._resolver = JobResolver(
+            self._engine, queries, self._attempts, patience=self._settings.patience, poll=self._settings.poll
+        )
         claiming = Claiming(
             shared, self._backlogs, self._liveness, self._finisher, self._lookout, followers, self._resolver
         )

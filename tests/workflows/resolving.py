@@ -61,7 +61,8 @@ class Process:
         self.claims = claims
         self.statements = Interrupted(claims.queries)
         statements: Any = self.statements
-        self.resolver = JobResolver(claims.engine, statements, Attempts(1.0, jobs.counters), patience)
+        attempts = Attempts(1.0, jobs.counters)
+        self.resolver = JobResolver(claims.engine, statements, attempts, patience=patience, poll=3600.0)
         self.resolver._is_wanted = True
         self.resolver._claim = _hear
         self.running: dict[int, Claimed] = {}
