@@ -141,12 +141,6 @@ WITH RECURSIVE owner AS MATERIALIZED (
     HAVING bool_and(free IS NULL OR place <= free) ORDER BY nth, step LIMIT (SELECT room FROM begin)
 ), at AS MATERIALIZED (
     SELECT greatest((SELECT now FROM moment), (SELECT max(last_at) FROM gate)) AS at
-), logged AS (
-    INSERT INTO sqla_starts (gate, started_at, total, count)
-    SELECT g.gate, (SELECT at FROM at), g.total + count(*), count(*)
-    FROM admitted a JOIN candidate c ON c.step = a.step AND c.nth = a.nth
-    JOIN gate g ON g.gate = ANY (c.gates) AND g.rate IS NOT NULL
-    GROUP BY g.gate, g.total
 ), forgotten AS (
     DELETE FROM sqla_starts s USING gate g
     WHERE g.rate IS NOT NULL AND s.gate = g.gate AND s.started_at < (
@@ -163,6 +157,12 @@ WITH RECURSIVE owner AS MATERIALIZED (
       j.max_attempts, CAST(j.headers AS text) AS headers,
       CAST(date_part('epoch', (SELECT at FROM at)) - date_part('epoch', j.run_at) AS real) AS waited,
       CAST(extract(epoch FROM j.scheduled_for) * 1000000 AS bigint) AS scheduled_for
+), logged AS (
+    INSERT INTO sqla_starts (gate, started_at, total, count)
+    SELECT g.gate, (SELECT at FROM at), g.total + count(*), count(*)
+    FROM claimed d JOIN candidate c ON c.id = d.id
+    JOIN gate g ON g.gate = ANY (c.gates) AND g.rate IS NOT NULL
+    GROUP BY g.gate, g.total
 )
 SELECT claimed.*, c.was_started, c.gates, c.free, look.*
 FROM (

@@ -8,13 +8,13 @@ from __future__ import annotations
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, func, select, text
+from sqlalchemy import Engine, event, func, select, text
 from sqlalchemy.orm import Session
 
 from sqla_jobs import Unique
@@ -374,6 +374,51 @@ def test_a_server_clock_that_goes_back_starts_no_more_than_the_rate(database: En
     with database.begin() as connection:
         connection.execute(text("UPDATE sqla_starts SET started_at = started_at + interval '1 hour'"))
     assert claims.limited() == []
+
+
+def test_a_start_that_does_not_happen_does_not_count(database: Engine, claims: Claims) -> None:
+    """A job that is changed between a claim's snapshot and its lock of the job is left to the next claim."""
+    updated = shop.rated.options(unique_key="one", unique=Unique(on_conflict="update"))
+    with Session(database) as session:
+        jobs.set_limit(session, shop.rated, rate=1, per=3600)
+        updated.enqueue(session, n=0)
+        session.commit()
+        with time_held(claims) as held, beside(claims.limited) as claim:
+            wait_until(lambda: waiting_for_locks(database) == 1)
+            updated.enqueue(session, n=1)
+            session.commit()
+            held.rollback()
+    claimed = claim.result() or claims.limited()
+    assert arguments(claimed, database) == [1]
+
+
+@contextmanager
+def time_held(claims: Claims) -> Generator[Session]:
+    """Claims stand still where they read the time, until this session ends its transaction."""
+
+    def hold(connection: Any, *_: object) -> None:
+        connection.execute("SET search_path = held, pg_catalog, public")
+
+    with Session(claims.engine.execution_options(isolation_level="READ COMMITTED")) as session:
+        session.execute(
+            text(
+                """
+                CREATE SCHEMA held;
+                CREATE FUNCTION held.clock_timestamp() RETURNS timestamptz LANGUAGE plpgsql AS $$ BEGIN
+                    PERFORM pg_advisory_xact_lock_shared(17);
+                    RETURN pg_catalog.clock_timestamp();
+                END $$;
+                """
+            )
+        )
+        session.commit()
+        session.execute(text("SELECT pg_advisory_xact_lock(17)"))
+        event.listen(claims.engine, "checkout", hold)
+        try:
+            yield session
+        finally:
+            event.remove(claims.engine, "checkout", hold)
+    claims.engine.dispose()
 
 
 def test_a_retry_counts_as_a_start(database: Engine, claims: Claims) -> None:
