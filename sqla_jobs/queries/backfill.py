@@ -46,6 +46,8 @@ class Gated(NamedTuple):
     """The gates to store for a job."""
 
     job_id: int
+    args: str
+    """The arguments from which the gates were made."""
     gates: Sequence[str]
     ordered_by: str | None
 
@@ -92,12 +94,13 @@ class FewerGates(Statement):
 
 
 class GiveGates(Statement):
-    """Set the gates of waiting or running jobs. Locked rows are skipped."""
+    """Set the gates of waiting or running jobs. Locked rows, and jobs whose arguments have changed, are skipped."""
 
     def __call__(self, connection: Connection, gated: Sequence[Gated]) -> int:
         """Return the number of changed jobs."""
         values = {
             "ids": numbers([one.job_id for one in gated]),
+            "made_from": texts([one.args for one in gated]),
             "gates": texts([names(tuple(one.gates)) for one in gated]),
             "orders": texts([one.ordered_by for one in gated]),
         }
@@ -105,11 +108,20 @@ class GiveGates(Statement):
 
     def sql(self) -> Any:
         jobs = self.tables.jobs
-        given = unnest_text("given", id=("ids", BigInteger), gates=("gates", Text), ordered_by=("orders", Text))
+        given = unnest_text(
+            "given",
+            id=("ids", BigInteger),
+            args=("made_from", Text),
+            gates=("gates", Text),
+            ordered_by=("orders", Text),
+        )
         rows = (
             select(jobs.c.id, given.c.gates, given.c.ordered_by)
             .select_from(jobs.join(given, jobs.c.id == given.c.id))
-            .where(jobs.c.state.in_([literal_column("'queued'"), literal_column("'running'")]))
+            .where(
+                jobs.c.state.in_([literal_column("'queued'"), literal_column("'running'")]),
+                cast(jobs.c.args, Text) == given.c.args,
+            )
         )
         mine = locked(rows, "mine", of=jobs)
         return (

@@ -197,7 +197,8 @@ class Backfill:
         """Store gates. Return the number of changed jobs. A job that the server refuses to change is set aside."""
         set_aside = self._set_aside.reasons
         free = [one for one in found if one.job_id not in set_aside]
-        gated = [Gated(one.job_id, gates, ordered_gate(gates)) for one in free for gates in [self._joined(one)]]
+        made = [(one, self._joined(one)) for one in free]
+        gated = [Gated(one.job_id, one.args, gates, ordered_gate(gates)) for one, gates in made]
 
         def give(some: Sequence[Gated]) -> int:
             with begin() as connection:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event, func, select, text
+from sqlalchemy import Connection, Engine, event, func, select, text
 from sqlalchemy.orm import Session
 
 from sqla_jobs import Unique
@@ -22,6 +22,7 @@ from sqla_jobs.actions.audit import Changing
 from sqla_jobs.actions.jobs import Move
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.queries import Claimed
+from sqla_jobs.queries.backfill import Gated
 from sqla_jobs.rules.outcomes import Outcome
 from sqla_jobs.worker.floors import GateFloors
 from tests import limited_shop as shop
@@ -564,6 +565,32 @@ def test_a_job_with_a_gate_of_older_code_is_limited_by_the_present_ones(database
     assert missing == {job.run_id for job in claimed}, "none of them begins"
     claims.end(*claimed, outcome=Outcome.released())
     assert len(claims.limited()) == 2
+
+
+@pytest.mark.parametrize("task", [shop.keyed, shop.ordered], ids=["keyed", "ordered"])
+def test_a_job_gets_no_gates_for_arguments_that_it_no_longer_has(
+    database: Engine, claims: Claims, monkeypatch: pytest.MonkeyPatch, task: Any
+) -> None:
+    """Such as a schedule's job that is updated while a worker makes its gates: it would wait for another key's jobs."""
+    updated = task.options(unique_key="one", unique=Unique(on_conflict="update"))
+    also = {"n": 0} if task is shop.ordered else {}
+    give = claims.queries.give_gates
+    with Session(database) as session:
+        updated.enqueue(session, account=1, **also)
+        session.execute(text("UPDATE sqla_jobs SET gates = NULL, ordered_by = NULL"))
+        session.commit()
+
+        def give_late(connection: Connection, gated: Sequence[Gated]) -> int:
+            updated.enqueue(session, account=2, **also)
+            session.commit()
+            return give(connection, gated)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(claims.queries, "give_gates", give_late)
+            claims.repair()
+        claims.repair()
+        (job,) = session.scalars(select(jobs.Job))
+        assert (job.args["account"], [gate.partition("=")[2] for gate in job.gates or ()]) == (2, ["2"])
 
 
 def test_what_has_run_for_long_behind_a_hot_gate_keeps_its_place(database: Engine, claims: Claims) -> None:
