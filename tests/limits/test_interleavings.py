@@ -28,6 +28,7 @@ from sqla_jobs.worker.floors import GateFloors
 from tests import limited_shop as shop
 from tests.counting import states
 from tests.helpers import wait_until
+from tests.helpers import waiting_for_locks as waiting_sessions
 from tests.limited_shop import jobs
 from tests.limits.attempts import enqueue
 from tests.limits.claims import Claims, SteadyFloors, as_worker, beside, claim_in, lock_held, waiting_for_locks
@@ -693,6 +694,29 @@ def test_a_late_commit_goes_first_even_if_its_transaction_began_after_that_of_a_
         late.commit()
     enqueue(database, shop.ordered, [{"account": 1, "n": 3}])
     assert one_by_one(database, claims, floors) == [0, 3]
+
+
+def test_an_update_that_waited_long_goes_before_what_is_enqueued_after_it(database: Engine, claims: Claims) -> None:
+    """The position that it has is older than the wait, and so is the id of its transaction: else floors pass it."""
+    floors = hot(database, claims, shop.ordered, account=1)
+    updated = shop.ordered.options(unique_key="one", unique=Unique(on_conflict="update"))
+    with Session(database) as first, Session(database) as second, Session(database) as third:
+        updated.enqueue(first, account=2, n=0)
+        first.commit()
+        first.execute(text("SELECT FROM sqla_jobs WHERE unique_key = 'one' FOR UPDATE"))
+        with beside(lambda: updated.enqueue(second, account=1, n=1)):
+            wait_until(lambda: waiting_sessions(database) == 1)
+            with beside(lambda: updated.enqueue(third, account=1, n=2)):
+                wait_until(lambda: waiting_sessions(database) == 2)
+                for one in (first, second):
+                    for n in (3, 4):
+                        enqueue(database, shop.ordered, [{"account": 1, "n": n}])
+                        claims.end(*claims.limited(1, floors=floors))
+                    one.rollback()
+                    wait_until(lambda: waiting_sessions(database) < 2)
+        third.commit()
+    enqueue(database, shop.ordered, [{"account": 1, "n": 5}])
+    assert one_by_one(database, claims, floors) == [2, 5]
 
 
 def test_all_that_became_urgent_goes_first_from_a_sweep_on(database: Engine, claims: Claims) -> None:
