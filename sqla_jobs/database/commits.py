@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Hashable
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, event
@@ -54,6 +54,19 @@ def on_commit(session: Session, entity: type[Any], call: Callable[[], None], *, 
             return
         waiting.once.add(once)
     waiting.calls.append(_Call(_present(session), call, entity, once))
+
+
+def on_release(session: Session, entity: type[Any], call: Callable[[], None], *, once: Hashable) -> None:
+    """Call `call` once the session's current transaction or savepoint is rolled back or closed, not committed.
+
+    The rows that the session has locked in it are free then. Of several requests in it with the same `once`, only one
+    is carried out. See `on_commit` about `entity`.
+    """
+    waiting: _Waiting = session.info.get(_INFO) or _wait(session)
+    within = _present(session)
+    if (within, once) not in waiting.once:
+        waiting.once.add((within, once))
+        waiting.calls.append(_Call(within, partial(_call_if_own, session, entity, call), None, (within, once)))
 
 
 def on_rollback(session: Session, call: Callable[[], None]) -> None:
@@ -174,9 +187,17 @@ def _call(session: Session, transaction: SessionTransaction) -> None:
     if transaction.parent is not None or _INFO not in session.info:
         return
     waiting: _Waiting = session.info.pop(_INFO)
-    for one in waiting.calls if waiting.committed else ():
-        try:
-            if one.entity is not None and committed_by(session, one.entity):
-                one.call()
-        except Exception:
-            log.exception("a callback after a commit raised")
+    for one in waiting.calls:
+        if not waiting.committed and one.entity is None:  # a closed session reports no rollback
+            one.call()
+        elif waiting.committed and one.entity is not None:
+            _call_if_own(session, one.entity, one.call)
+
+
+def _call_if_own(session: Session, entity: type[Any], call: Callable[[], None]) -> None:
+    """Call `call` if the session itself ends its transaction in the database of `entity`."""
+    try:
+        if committed_by(session, entity):
+            call()
+    except Exception:
+        log.exception("a callback after a commit raised")

@@ -23,7 +23,7 @@ from sqlalchemy import Connection, Engine, event, func, select
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.orm import Session, object_session
 
-from sqla_jobs.database.commits import committed_by, listen_to_sessions, on_commit
+from sqla_jobs.database.commits import committed_by, listen_to_sessions, on_commit, on_release
 from sqla_jobs.database.driver import ask, driver
 from sqla_jobs.database.engines import by_psycopg, own_engine
 from sqla_jobs.database.per_engine import PerEngine
@@ -80,6 +80,16 @@ def after_commit(session: Session, entity: type[Any], channel: str, queue: str) 
     on_commit(
         session, entity, partial(_notify_listeners, session, entity, channel, queue), once=(entity, channel, queue)
     )
+
+
+def after_release(session: Session, entity: type[Any], channel: str, queue: str) -> None:
+    """Notify the workers of `queue` once the session frees a job there that it has locked: workers have skipped it.
+
+    If the session's transaction, or the current savepoint, is rolled back, all workers are notified, since the job may
+    have been in another queue before.
+    """
+    after_commit(session, entity, channel, queue)
+    on_release(session, entity, partial(_notify_listeners, session, entity, channel, ""), once=(entity, channel))
 
 
 def count_after_commit(session: Session, entity: type[Any], count: Count, times: Mapping[int, int]) -> None:

@@ -280,8 +280,13 @@ def messages(tables: Tables, *rows: Select[Any], others: int = 0) -> ColumnEleme
 
 
 def message_of(jobs: Any) -> ColumnElement[str]:
+    """Return the message about a queued job."""
+    return message(jobs.c.queue, jobs.c.gates)
+
+
+def message(queue: Any, gates: Any) -> ColumnElement[str]:
     """Return the message about a queued job: its queue's name, marked if the job waits behind limits."""
-    return func.concat(jobs.c.queue, case((jobs.c.gates.is_not(None), literal_column(f"'{LIMITS}'"))))
+    return func.concat(queue, case((gates.is_not(None), literal_column(f"'{LIMITS}'"))))
 
 
 def quoted(named: Any) -> str:

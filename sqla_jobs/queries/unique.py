@@ -41,6 +41,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import HAS_LIVE_KEY, LIVE, NOT_RUNNING
+from sqla_jobs.queries.expressions import message
 from sqla_jobs.rules.unique import Unique
 
 _KEYS, _IDS = (
@@ -75,6 +76,8 @@ class Holder(NamedTuple):
     id: int
     key: str
     state: str
+    message: str
+    """The message that notifies workers of the job."""
     job: Any = None
     """The mapped object, if the caller asked for it."""
 
@@ -142,7 +145,7 @@ class UniqueJobs:
     def _found(self, statement: Any, parameters: dict[str, Any], **options: Any) -> list[tuple[Holder, bool]]:
         rows = self._execute(statement, parameters, populate_existing=True, **options)
         if self.statements.loads:
-            return [(Holder(job.id, job.unique_key, job.state, job), flag) for job, flag in rows]
+            return [(Holder(job.id, job.unique_key, job.state, told, job), flag) for job, told, flag in rows]
         return [(Holder(*holder), flag) for *holder, flag in rows]
 
     def _as_row(self, key: str, args: str) -> str:
@@ -272,7 +275,7 @@ class Statements:
     @property
     def _holder(self) -> tuple[Any, ...]:
         job = self.models.Job
-        return (job,) if self.loads else (job.id, job.unique_key, job.state)
+        return *((job,) if self.loads else (job.id, job.unique_key, job.state)), message(job.queue, job.gates)
 
     def _replaced(self, new: Any) -> dict[Any, Any]:
         """Return the column values of a replaced job, as if it were enqueued now.

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from sqlalchemy.orm import Session
 
 from sqla_jobs.database.commits import on_rollback, savepoint
-from sqla_jobs.database.notify import count_after_commit
+from sqla_jobs.database.notify import after_release, count_after_commit
 from sqla_jobs.errors import ArgumentsError, JobExists
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
@@ -66,6 +66,7 @@ def add_unique(
     with _as_pending(session, models):
         jobs = _unique_jobs(session, models, values, rule, gates_of, loads=True)
         stored = _store(jobs, rule.policy, item.key, item.args)
+    _tell_when_free(jobs, stored)
     _count(jobs, rule.policy, {item.key: 1}, stored.left_out)
     job: J = stored.holders[item.key].job
     on_rollback(session, partial(_expire, session, models.Job, [job.id]))  # otherwise it would keep rolled-back values
@@ -148,6 +149,7 @@ def _store_batch(jobs: UniqueJobs, job: type[Any], policy: Unique, args: Mapping
         turns += 1
         with suppress(_Again), savepoint(jobs.session, job):
             stored = _store_many(jobs, policy, args, known, in_order=turns < _FRUITLESS)
+            _tell_when_free(jobs, stored)
             if policy.on_conflict == "raise":
                 for key, one in stored.left_out.items():
                     if (found := jobs.session.get(job, one.id, populate_existing=True)) is None:
@@ -155,6 +157,14 @@ def _store_batch(jobs: UniqueJobs, job: type[Any], policy: Unique, args: Mapping
                         raise _Again
                     raise _exists(jobs.values["task"], key, found)
             return stored
+
+
+def _tell_when_free(jobs: UniqueJobs, stored: _Stored) -> None:
+    """Notify workers of the waiting jobs that this transaction has locked, once it has ended."""
+    models = jobs.statements.models
+    held = (stored.replaced | stored.left_out).values()
+    for message in {one.message for one in held if one.state in NOT_RUNNING}:
+        after_release(jobs.session, models.Job, models.channel, message)
 
 
 def _count(jobs: UniqueJobs, policy: Unique, times: Mapping[str, int], left_out: Mapping[str, Holder]) -> None:

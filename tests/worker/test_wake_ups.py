@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -17,6 +18,9 @@ from tests.limited_shop import jobs
 from tests.limits.attempts import enqueue, left
 
 pytestmark = pytest.mark.slow
+
+SWEPT = 1.5
+"""Seconds after a job has ended in which its worker still looks for more."""
 
 
 @pytest.fixture
@@ -110,6 +114,61 @@ def test_a_job_that_a_unique_enqueue_held_locked_starts(database: Engine, task: 
             other.commit()
         enqueue(database, task, [{"n": 2}])
         wait_until(lambda: states(database) == {"succeeded": 1, "queued": 1})
+        session.commit()
+        wait_for_all(database)
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
+@pytest.mark.parametrize("end", ["rollback", "close", "savepoint"])
+@pytest.mark.parametrize("task", [shop.plain, shop.pair], ids=["plain", "limited"])
+def test_a_job_that_a_unique_enqueue_held_locked_starts_if_that_is_rolled_back(
+    database: Engine, task: Any, end: str, many: bool
+) -> None:
+    once = task.options(unique=Unique(on_conflict="return"))
+    with jobs.worker(), Session(database) as session:
+        jobs.pause(session, "default")
+        once.enqueue(session, n=1)
+        session.commit()
+        savepoint = session.begin_nested() if end == "savepoint" else None
+        if many:
+            once.enqueue_many(session, [{"n": 1}])
+        else:
+            once.enqueue(session, n=1)
+        with Session(database) as other:
+            jobs.resume(other, "default")
+            other.commit()
+        enqueue(database, task, [{"n": 2}])
+        wait_until(lambda: states(database) == {"succeeded": 1, "queued": 1})
+        time.sleep(SWEPT)
+        if savepoint is not None:
+            savepoint.rollback()
+        elif end == "close":
+            session.close()
+        else:
+            session.rollback()
+        wait_for_all(database)
+
+
+@pytest.mark.parametrize("policy", ["return", "update"])
+@pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
+def test_a_job_of_another_queue_that_a_unique_enqueue_held_locked_starts(
+    database: Engine, policy: Any, many: bool
+) -> None:
+    here, there = (shop.plain.options(unique=Unique(on_conflict=policy), queue=queue) for queue in ("default", "other"))
+    with jobs.worker(["other"]), Session(database) as session:
+        jobs.pause(session, "other")
+        there.enqueue(session, n=1)
+        session.commit()
+        if many:
+            here.enqueue_many(session, [{"n": 1}])
+        else:
+            here.enqueue(session, n=1)
+        with Session(database) as other:
+            jobs.resume(other, "other")
+            there.enqueue(other, n=2)
+            other.commit()
+        wait_until(lambda: states(database) == {"succeeded": 1, "queued": 1})
+        time.sleep(SWEPT)
         session.commit()
         wait_for_all(database)
 
