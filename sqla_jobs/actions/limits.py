@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, func
 from sqlalchemy.dialects.postgresql import insert
 
 from sqla_jobs.actions.audit import Changing
@@ -15,7 +15,7 @@ from sqla_jobs.database.notify import after_commit
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries import Queries
-from sqla_jobs.queries.limits import NUMBERS
+from sqla_jobs.queries.limits import NUMBERS, set_by_operators
 from sqla_jobs.rules.checks import DAY, check_integer, check_queue, check_seconds, check_text
 from sqla_jobs.rules.limits import MOST_RATE, MOST_RUNNING, Gate, check_limit_name, titled
 from sqla_jobs.rules.wording import did_you_mean
@@ -164,13 +164,7 @@ def _known(target: Target, gate: str, what: str) -> str:
 
 def clear_limit(it: Changing, target: Target) -> list[str]:
     """Restore the declared numbers, effective once the caller commits. Return the rows that an operator had set."""
-    row: Any = it.models.Limit
-    rows = it.session.scalars(
-        select(row)
-        .where(row.gate.in_(gates_of(target)), row.set_at.is_not(None))
-        .order_by(row.gate)
-        .execution_options(populate_existing=True)
-    ).all()
+    rows = it.session.scalars(set_by_operators(it.models, gates_of(target))).all()
     for limit in rows:
         declared = limit.declared or {}
         limit.running, limit.rate, limit.per = (declared.get(name) for name in NUMBERS)

@@ -76,6 +76,13 @@ def declare(
     return split
 
 
+def set_by_operators(models: Models[Any], gates: Collection[str]) -> Any:
+    """Return a query that locks the rows of these gates that an operator has set: workers may declare other numbers."""
+    limit: Any = models.Limit
+    rows = select(limit).where(limit.gate.in_(gates), limit.set_at.is_not(None)).order_by(limit.gate)
+    return rows.with_for_update().execution_options(populate_existing=True)
+
+
 def _insert(session: Session, models: Models[Any], one: DeclaredLimit) -> None:
     numbers = {name: one.values[name] for name in (*NUMBERS, "hold")}
     values = {"gate": one.gate, **numbers, "tasks": sorted(one.tasks), "declared": one.stored()}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, select, text
+from sqlalchemy import Engine, event, select, text
 from sqlalchemy.orm import Session
 from sqlalchemy.orm import registry as mapper_registry
 
@@ -15,9 +16,10 @@ from sqla_jobs import ArgumentsError, ConcurrencyLimit, DeclarationError, Jobs, 
 from sqla_jobs.testing import drain
 from tests import limited_shop as shop
 from tests.counting import states
-from tests.helpers import wait_until
+from tests.helpers import wait_until, waiting_for_locks
 from tests.limited_shop import jobs
 from tests.limits.attempts import enqueue, left
+from tests.limits.claims import beside
 
 
 def of_version(engine: Engine, declare: Callable[[Jobs[Any]], Any]) -> Jobs[Any]:
@@ -208,6 +210,30 @@ def test_a_key_that_is_no_key_is_refused_where_it_is_declared() -> None:
 
 
 def _nothing(a: int) -> None: ...
+
+
+def test_a_limit_that_is_cleared_while_a_worker_declares_another_number_is_the_declared_one(database: Engine) -> None:
+    def of(running: int) -> Callable[[Jobs[Any]], Any]:
+        def limited(version: Jobs[Any]) -> None:
+            version.task(limits=ConcurrencyLimit(running), name="acc")(_nothing)
+
+        return limited
+
+    old, new = of_version(database, of(2)), of_version(database, of(7))
+    assert old.worker().drain() == 0
+    with Session(database) as session, ExitStack() as deploy:
+        old.set_limit(session, "acc", running=4)
+        session.commit()
+
+        def begin(*_: object) -> None:
+            worker = deploy.enter_context(beside(lambda: new.worker().drain()))
+            wait_until(lambda: worker.done() or waiting_for_locks(database))
+
+        event.listen(session, "before_flush", begin, once=True)
+        old.clear_limit(session, "acc")
+        session.commit()
+    with Session(database) as session:
+        assert session.scalars(select(old.Limit.running)).all() == [7]
 
 
 def test_starts_of_a_day_ago_are_forgotten(database: Engine) -> None:
