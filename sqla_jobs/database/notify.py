@@ -76,10 +76,15 @@ def _question(messages: frozenset[tuple[str, str]]) -> str:
 
 
 def after_commit(session: Session, entity: type[Any], channel: str, queue: str) -> None:
-    """Notify the workers of `queue` once the session's outermost transaction commits; "" means every queue."""
-    on_commit(
-        session, entity, partial(_notify_listeners, session, entity, channel, queue), once=(entity, channel, queue)
-    )
+    """Notify the workers of `queue` once the session's outermost transaction commits; "" means every queue.
+
+    "" is for changes of jobs that exist. After a rollback of these, workers are notified too: they have skipped the
+    jobs while these were locked.
+    """
+    call = partial(_notify_listeners, session, entity, channel, queue)
+    on_commit(session, entity, call, once=(entity, channel, queue))
+    if not queue:
+        on_release(session, entity, call, once=(entity, channel))
 
 
 def after_release(session: Session, entity: type[Any], channel: str, queue: str) -> None:

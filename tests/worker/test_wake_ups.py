@@ -11,6 +11,8 @@ from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session, registry
 
 from sqla_jobs import Jobs, Unique
+from sqla_jobs.actions.audit import Changing
+from sqla_jobs.actions.jobs import Move
 from tests import limited_shop as shop
 from tests.counting import states
 from tests.helpers import wait_until
@@ -146,6 +148,31 @@ def test_a_job_that_a_unique_enqueue_held_locked_starts_if_that_is_rolled_back(
             session.close()
         else:
             session.rollback()
+        wait_for_all(database)
+
+
+@pytest.mark.parametrize("change", ["cancel", "move", "delete", "by the session"])
+def test_a_job_starts_once_a_change_of_it_is_rolled_back(database: Engine, change: str) -> None:
+    with jobs.worker(), Session(database) as session:
+        jobs.pause(session, "default")
+        job = shop.plain.enqueue(session, n=1)
+        session.commit()
+        if change == "cancel":
+            assert jobs.cancel(session, job)
+        elif change == "move":
+            assert Move("default", 9).one(Changing(session, jobs.models, jobs.tasks), job)
+        elif change == "delete":
+            session.delete(job)
+        else:
+            job.priority = 9
+        session.flush()
+        with Session(database) as other:
+            jobs.resume(other, "default")
+            other.commit()
+        enqueue(database, shop.plain, [{"n": 2}])
+        wait_until(lambda: states(database) == {"succeeded": 1, "queued": 1})
+        time.sleep(SWEPT)
+        session.rollback()
         wait_for_all(database)
 
 
