@@ -1,5 +1,7 @@
 """Messages, times and ends of jobs that come at the worst moment. No worker here polls."""
 
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import threading
@@ -24,6 +26,8 @@ from tests.counting import states
 from tests.helpers import wait_until
 from tests.limited_shop import jobs
 from tests.limits.attempts import enqueue, left
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
