@@ -233,8 +233,11 @@ class ParentConnection:
             case Heard(queue, hops):
                 self._hear(queue, hops)
             case LookAgain(hops):
-                if (listener := self._job_listener) is not None and not listener.look_again() and hops:
-                    self.hint(PassOn("", hops))
+                if (listener := self._job_listener) is not None:
+                    if hops:
+                        listener.told_alone("")
+                    if not listener.look_again() and hops:
+                        self.hint(PassOn("", hops))
             case Gone(process_id):
                 self._gone = process_id
             case ReadFigures():
@@ -246,8 +249,11 @@ class ParentConnection:
         if queue == SCHEDULES:
             assert self._shared is not None, "meet() comes first"
             notify_here(self._shared.models.channel, queue)
-        elif (listener := self._job_listener) is not None and not listener.heard(queue) and hops:
-            self.hint(PassOn(queue, hops))
+        elif (listener := self._job_listener) is not None:
+            if hops:
+                listener.told_alone(queue)
+            if not listener.heard(queue) and hops:
+                self.hint(PassOn(queue, hops))
 
     def _orphaned(self) -> None:
         if self._shared is None:

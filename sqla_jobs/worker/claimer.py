@@ -58,8 +58,11 @@ class Claimer:
         self._retry = RetryLoop("claiming", self._stopping)
         self._again_at = math.inf
         """When to query the server again after an error: a step that sent no query would count as a success."""
-        self._resting = {backlog.name for backlog in self._backlogs}
-        """Queues that had no more jobs at the last look."""
+        self._told_alone = {backlog.name for backlog in self._backlogs}
+        """Queues of which other workers may not have been told since the last look that found no more jobs.
+
+        If a claim from such a queue fills all its room, other workers may find more jobs.
+        """
         self.thread: threading.Thread = threading.Thread(target=self._loop, name="sqla_jobs-claim", daemon=True)
 
     def start(self) -> None:
@@ -82,6 +85,12 @@ class Claimer:
         self._floors.sweep_soon()
         self._limited.poll()
         return self._is_heard("")
+
+    def told_alone(self, queue: str) -> None:
+        """Record that no other worker is told of the next message. Tell others if a claim then fills all its room."""
+        name = queue.removesuffix(LIMITS)
+        self._told_alone.update(backlog.name for backlog in self._backlogs_of(name))
+        self._limited.told_alone(name)
 
     def heard(self, queue: str) -> bool:
         """Record that `queue` has new jobs; "" means any queue.
@@ -273,11 +282,13 @@ class Claimer:
             of_queue[attempt.job.queue].append(attempt)
         for backlog in self._backlogs:
             if (mine := of_queue.get(backlog.name)) is not None:
-                if len(mine) < slots[backlog.name]:
+                is_full = len(mine) >= slots[backlog.name]
+                if not is_full:
                     sweep_at = self._floors.sweep_at(backlog.name) if backlog.name in not_swept else poll_at
                     backlog.rest(min(poll_at, sweep_at), since=began)
-                    self._resting.add(backlog.name)
-                elif backlog.name in self._resting:
-                    self._resting.remove(backlog.name)
-                    self._lookout.found_more(backlog.name)
+                    self._told_alone.add(backlog.name)
                 backlog.fill(mine)
+                # checked last: a message that has found a free slot is seen here
+                if is_full and backlog.name in self._told_alone:
+                    self._told_alone.discard(backlog.name)
+                    self._lookout.found_more(backlog.name)

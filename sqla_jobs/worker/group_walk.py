@@ -53,7 +53,7 @@ class GroupWalk:
     def __init__(self, claiming: Claiming, backfill: Backfill, tasks: Sequence[str], backlog: Backlog) -> None:
         self.backlog = backlog
         self.is_first_fill: bool = True
-        """True if no claim since the last rest has filled all its room.
+        """True if no claim has filled all its room since the last rest, and since a message that only this worker got.
 
         Once a claim does so, other workers may find more jobs, too.
         """

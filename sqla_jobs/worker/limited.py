@@ -85,6 +85,12 @@ class LimitedClaimer:
         if self._is_of_use:
             self._wake.set()
 
+    def told_alone(self, queue: str) -> None:
+        """Record that no other worker is told of the next message about `queue`; "" means any queue."""
+        for walk in self._walks:
+            if queue in ("", walk.backlog.name):
+                walk.is_first_fill = True
+
     def slot_freed(self) -> None:
         """Wake the claim loop: a slot has become free in a queue that is not resting."""
         self._wake.set()

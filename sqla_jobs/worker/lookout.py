@@ -19,6 +19,10 @@ class JobListener(Protocol):
         """Record that `queue` has new jobs, without waiting. Return whether slots are free for those jobs."""
         ...
 
+    def told_alone(self, queue: str) -> None:
+        """Record that no other worker is told of the next message about `queue`. Call this before `heard`."""
+        ...
+
     @property
     def has_free_slot(self) -> bool:
         """True if a slot of any queue is waiting for a job."""
@@ -73,7 +77,10 @@ class Lookout(Protocol):
         ...
 
     def found_more(self, queue: str) -> None:
-        """Record that the first claim after a rest filled all its room. Other workers may then find more jobs."""
+        """Record that a claim filled all its room, the first one since a rest or since this worker was told alone.
+
+        Other workers may then find more jobs.
+        """
         ...
 
     def start(self, job_listener: JobListener) -> None: ...

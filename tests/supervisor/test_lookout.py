@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import Connection, Engine, create_engine, func, make_url, select, text
 from sqlalchemy.orm import Session
 
+from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.monitoring.examine import examine
 from tests import shop
 from tests.conftest import StartWorker
@@ -292,3 +293,27 @@ def test_jobs_of_other_queues_cost_nothing(
     database.dispose()
     wait_until(lambda: transactions(beside, database_url) >= before + messages)
     assert transactions(beside, database_url) - before < 2.5 * messages, "who listens has one for each, too"
+
+
+def test_all_children_take_part_in_a_burst_that_comes_while_the_one_that_is_told_claims(
+    database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    """It has told of its last full claim, and has not rested since. By turns, the burst is told to either child."""
+    options = (*CALM, "--processes", "2", "--concurrency", "1")
+    start_worker(database_url, *options, application="tests.supervisor.slow_shop:jobs")
+    wait_until(lambda: len(worker_pids(database)) == 2, timeout=60)
+    time.sleep(3)
+    with Session(database) as session:
+        for turns in range(2):
+            shop.mark.enqueue(session, n=0, seconds=1.5)
+            session.commit()
+            wait_until(lambda: states(database)["succeeded"] % 3 == 1)
+            time.sleep(0.6)  # by now, the process that has run it shows that it has a free slot
+            for _ in range(turns):  # this takes one turn
+                session.execute(select(func.pg_notify(jobs.models.channel, LIMITS)))
+                session.commit()
+            shop.mark.enqueue_many(session, [{"n": n, "seconds": 4} for n in range(2)])
+            session.commit()
+            wait_until(lambda: states(database)["running"] == 2, timeout=3.5)
+            wait_until(lambda: not states(database)["running"])
+            time.sleep(2)
