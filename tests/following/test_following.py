@@ -245,7 +245,7 @@ def test_what_happens_to_another_job_puts_no_poll_off(
         )
         session.commit()
         try:
-            assert waiting.result(5)[-1].state == "cancelled"
+            assert waiting.result(20)[-1].state == "cancelled"
         finally:
             is_over.set()
         busy.result(20)

@@ -312,8 +312,8 @@ def test_all_children_take_part_in_a_burst_that_comes_while_the_one_that_is_told
             for _ in range(turns):  # this takes one turn
                 session.execute(select(func.pg_notify(jobs.models.channel, LIMITS)))
                 session.commit()
-            shop.mark.enqueue_many(session, [{"n": n, "seconds": 4} for n in range(2)])
+            shop.mark.enqueue_many(session, [{"n": n, "seconds": 8} for n in range(2)])
             session.commit()
-            wait_until(lambda: states(database)["running"] == 2, timeout=3.5)
+            wait_until(lambda: states(database)["running"] == 2, timeout=7)
             wait_until(lambda: not states(database)["running"])
             time.sleep(2)
