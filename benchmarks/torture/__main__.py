@@ -13,6 +13,7 @@ import click
 
 from benchmarks.torture.hosts import NamespaceHost, ProxiedHost, can_make_namespaces
 from benchmarks.torture.report import report
+from benchmarks.torture.storm import Storm
 from benchmarks.torture.torture import Torture
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -22,7 +23,8 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     """Exit gracefully, and ignore further signals so that they do not interrupt the cleanup."""
     for each in _SIGNALS:
         signal.signal(each, signal.SIG_IGN)
-    raise SystemExit(128 + number)
+    Storm.exit_code = 128 + number
+    raise SystemExit(Storm.exit_code)
 
 
 @click.command()

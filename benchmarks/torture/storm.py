@@ -25,6 +25,9 @@ _SETTLED = 8.0
 class Storm:
     """Carries out the plan in the calling thread."""
 
+    exit_code: int | None = None
+    """Set if a signal has asked the program to exit: an error of the statement that it interrupted may hide that."""
+
     def __init__(self, field: Field) -> None:
         self._field = field
         self.agenda = field.agenda
@@ -57,7 +60,9 @@ class Storm:
             time.sleep(_STEP)
 
     def keep(self) -> None:
-        """Start the services that have ended."""
+        """Start the services that have ended. Raises `SystemExit` if a signal has asked for it."""
+        if self.exit_code is not None:
+            raise SystemExit(self.exit_code)
         for service in self._field.services:
             service.keep()
 

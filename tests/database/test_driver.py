@@ -78,17 +78,17 @@ def test_each_wait_for_a_silent_server_ends(
 def test_so_it_does_in_an_event_loop(server_of_ours: str, kind: str) -> None:
     """As a task's transaction begins."""
 
-    def begun(connection: Connection) -> object:
+    def begun(connection: Connection, patience: float = PATIENCE) -> object:
         raw = driver_of_run(connection)
         if raw is None:
-            return begin_elsewhere(connection, noticed_within=30, patience=PATIENCE)
-        return begin(raw, noticed_within=30, patience=PATIENCE)
+            return begin_elsewhere(connection, noticed_within=30, patience=patience)
+        return begin(raw, noticed_within=30, patience=patience)
 
     async def wait() -> float:
         engine = create_async_engine(make_url(server_of_ours).set(drivername=f"postgresql+{kind}"))
         async with engine.connect() as connection:
             pid = await connection.scalar(text("SELECT pg_backend_pid()"))
-            assert await connection.run_sync(begun) is True
+            assert await connection.run_sync(begun, 20) is True
             assert pid is not None
             os.kill(pid, signal.SIGSTOP)
             since = time.monotonic()
