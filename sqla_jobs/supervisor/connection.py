@@ -233,11 +233,7 @@ class ParentConnection:
             case Heard(queue, hops):
                 self._hear(queue, hops)
             case LookAgain(hops):
-                if (listener := self._job_listener) is not None:
-                    if hops:
-                        listener.told_alone("")
-                    if not listener.look_again() and hops:
-                        self.hint(PassOn("", hops))
+                self._tell("", hops, lambda listener: listener.look_again())
             case Gone(process_id):
                 self._gone = process_id
             case ReadFigures():
@@ -249,11 +245,17 @@ class ParentConnection:
         if queue == SCHEDULES:
             assert self._shared is not None, "meet() comes first"
             notify_here(self._shared.models.channel, queue)
-        elif (listener := self._job_listener) is not None:
-            if hops:
-                listener.told_alone(queue)
-            if not listener.heard(queue) and hops:
-                self.hint(PassOn(queue, hops))
+        else:
+            self._tell(queue, hops, lambda listener: listener.heard(queue))
+
+    def _tell(self, queue: str, hops: int, tell: Callable[[JobListener], bool]) -> None:
+        """Tell the worker of jobs. If only it was told, and a slot is missing, pass the message on."""
+        if (listener := self._job_listener) is None:
+            return
+        if hops:
+            listener.told_alone(queue)
+        if not tell(listener) and hops:
+            self.hint(PassOn(queue, hops))
 
     def _orphaned(self) -> None:
         if self._shared is None:

@@ -48,8 +48,9 @@ class JobResolver:
         self._held: set[int] = set()
         """Ended jobs to handle again.
 
-    A job that waits for them is locked, or waits for a batch that is being filled, or somebody may be retrying them.
-    """
+        A job that waits for them is locked, or waits for a batch that is being filled, or somebody may be retrying
+        them.
+        """
         self._is_wanted = False
         """True while jobs may be blocked."""
         self._is_told = False

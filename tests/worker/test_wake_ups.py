@@ -103,6 +103,14 @@ def test_jobs_of_a_pause_that_ends_by_itself_start(database: Engine, what: str, 
         wait_for_all(database)
 
 
+def enqueue_again(task: Any, session: Session, *, many: bool) -> None:
+    """Enqueue the first job once more, which locks it."""
+    if many:
+        task.enqueue_many(session, [{"n": 1}])
+    else:
+        task.enqueue(session, n=1)
+
+
 @pytest.mark.parametrize("task", [shop.plain, shop.pair], ids=["plain", "limited"])
 def test_a_job_that_a_unique_enqueue_held_locked_starts(database: Engine, task: Any) -> None:
     once = task.options(unique_key="once", unique=Unique(on_conflict="return"))
@@ -132,10 +140,7 @@ def test_a_job_that_a_unique_enqueue_held_locked_starts_if_that_is_rolled_back(
         once.enqueue(session, n=1)
         session.commit()
         savepoint = session.begin_nested() if end == "savepoint" else None
-        if many:
-            once.enqueue_many(session, [{"n": 1}])
-        else:
-            once.enqueue(session, n=1)
+        enqueue_again(once, session, many=many)
         with Session(database) as other:
             jobs.resume(other, "default")
             other.commit()
@@ -186,10 +191,7 @@ def test_a_job_of_another_queue_that_a_unique_enqueue_held_locked_starts(
         jobs.pause(session, "other")
         there.enqueue(session, n=1)
         session.commit()
-        if many:
-            here.enqueue_many(session, [{"n": 1}])
-        else:
-            here.enqueue(session, n=1)
+        enqueue_again(here, session, many=many)
         with Session(database) as other:
             jobs.resume(other, "other")
             there.enqueue(other, n=2)
