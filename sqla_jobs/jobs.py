@@ -88,8 +88,8 @@ class Jobs(Generic[J]):
     - `session_factory`: an engine or a session factory, as for `bind`. Workers connect with it. Enqueueing uses the
       caller's session and needs none.
 
-    Raises `ConfigurationError` for an invalid base, and for a table that the metadata already has. Also raises it if a
-    column of `job_class` has the name of one of the library's columns, or is NOT NULL without a server default.
+    Raises `ConfigurationError` for an invalid base, for a table that the metadata already has, and for a `job_class`
+    whose own column has the name of one of the library's columns, or is NOT NULL without a server default.
     """
 
     Job: type[J]

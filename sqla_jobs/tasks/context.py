@@ -143,8 +143,8 @@ class RunContext:
 
         Raises `UnstorableResult` for a result that JSON would change, and `ArgumentsError` for a stored result that
         does not fit the type. Raises `JobsError` for a name that this run has already used, and for a step inside
-        another step. Also raises `JobsError` if the task has written through its session outside of its steps, since
-        the next attempt would repeat those writes.
+        another step. Raises `JobsError` if the task has written through its session outside of its steps, since the
+        next attempt would repeat those writes.
         """
         return self.begin_steps().call(name, function, args, kwargs)
 

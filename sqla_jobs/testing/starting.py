@@ -54,7 +54,7 @@ def assert_starts(session: AnySession, jobs: Jobs[J], job: J | int, /) -> None:
     - `session`, `jobs`: as for `startable`.
     - `job`: the job, or its id.
 
-    Otherwise raises an `AssertionError` that explains why the job waits. Also raises the errors of `startable`.
+    Otherwise raises an `AssertionError` that explains why the job waits. Raises the errors of `startable`, too.
     """
     __tracebackhide__ = True
     own = plain_session(session, "assert_starts(session, jobs, job)")
@@ -75,7 +75,7 @@ def assert_waits(session: AnySession, jobs: Jobs[J], job: J | int, /, *, because
 
     The reasons are those that remain once every startable job has started.
 
-    Otherwise raises an `AssertionError` that shows the reasons. Also raises the errors of `startable`.
+    Otherwise raises an `AssertionError` that shows the reasons. Raises the errors of `startable`, too.
     """
     __tracebackhide__ = True
     own = plain_session(session, "assert_waits(session, jobs, job)")
