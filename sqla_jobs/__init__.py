@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sqla_jobs.models.types import PARKED, JobState
     from sqla_jobs.models.workflow_columns import BatchMixin
     from sqla_jobs.rules.limits import ConcurrencyLimit, RateLimit
-    from sqla_jobs.rules.outcomes import Cancel, RunOutcome, Snooze
+    from sqla_jobs.rules.outcomes import Cancel, Retry, RunOutcome, Snooze
     from sqla_jobs.rules.unique import Unique
     from sqla_jobs.tasks.context import RunContext
     from sqla_jobs.tasks.declaration import TaskOptions
@@ -50,6 +50,7 @@ __all__ = [
     "Jobs",
     "JobsError",
     "RateLimit",
+    "Retry",
     "RunContext",
     "RunEvent",
     "RunOutcome",
@@ -74,6 +75,7 @@ _MODULES = {
     "ConcurrencyLimit": "rules.limits",
     "RateLimit": "rules.limits",
     "Cancel": "rules.outcomes",
+    "Retry": "rules.outcomes",
     "RunOutcome": "rules.outcomes",
     "Snooze": "rules.outcomes",
     "RunContext": "tasks.context",

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
-from sqla_jobs import Cancel, ConcurrencyLimit, Jobs, RunContext, Snooze
+from sqla_jobs import Cancel, ConcurrencyLimit, Jobs, Retry, RunContext, Snooze
 
 
 class Base(DeclarativeBase):
@@ -178,6 +178,8 @@ async def ask_all(answers: list[str]) -> None:
                 raise Snooze(7200)
             case "cancel":
                 raise Cancel("not needed")
+            case "again":
+                raise Retry(7200)
             case _:
                 raise OSError("busy") if answer == "busy" else ValueError("wrong")
 

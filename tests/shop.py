@@ -15,7 +15,7 @@ from sqlalchemy import ForeignKey, Text, event, func, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tenacity import Retrying, wait_fixed
 
-from sqla_jobs import Cancel, JobMixin, Jobs, RunContext, Snooze
+from sqla_jobs import Cancel, JobMixin, Jobs, Retry, RunContext, Snooze
 
 
 class Base(DeclarativeBase):
@@ -176,6 +176,16 @@ def snooze_once(session: Session, run: RunContext, n: int) -> None:
     session.flush()
     if not session.scalar(select(jobs.Run.id).where(jobs.Run.job_id == run.job_id)):
         raise Snooze(0)
+
+
+@jobs.task(max_attempts=2)
+def ask_again(session: Session, n: int, delay: float | None = None) -> None:
+    session.add(Effect(n=n, kind="transactional"))
+    session.flush()
+    try:
+        raise OSError("503")
+    except OSError as error:
+        raise Retry(delay, "the shop is closed") from error
 
 
 @jobs.task

@@ -16,16 +16,18 @@ log.setLevel(logging.WARNING)  # by default, a worker that runs 10,000 jobs a se
 def log_end(run: Lease | Claimed, outcome: Outcome, seconds: float) -> None:
     """Log the end of an attempt: INFO if it succeeded or snoozed, ERROR if it failed, otherwise WARNING.
 
-    An attempt that has lost its lease also gets a WARNING: its job runs again, or another process ends the job. ERROR
-    lines include the traceback. Other lines include it only if the log level is DEBUG.
+    A retry that the task asked for is logged at INFO. An attempt that has lost its lease also gets a WARNING: its job
+    runs again, or another process ends the job. ERROR lines include the traceback, unless the task raised `Retry`.
+    Other lines include it only if the log level is DEBUG.
     """
-    level = _LEVELS.get(outcome.kind, logging.WARNING)
+    failure = outcome.failure
+    is_expected = failure is not None and failure.is_expected
+    level = logging.INFO if is_expected and outcome.kind == "retried" else _LEVELS.get(outcome.kind, logging.WARNING)
     if not log.isEnabledFor(level):
         return
-    failure = outcome.failure
     if failure is not None and failure.type == _LEASE_LOST:
         level = logging.WARNING
-    is_full = level == logging.ERROR or log.isEnabledFor(logging.DEBUG)
+    is_full = (level == logging.ERROR and not is_expected) or log.isEnabledFor(logging.DEBUG)
     traceback = failure.traceback if failure is not None and is_full else None
     log.log(
         level,

@@ -38,20 +38,54 @@ MAX_TRACEBACK = 50_000
 """The maximum lengths, in characters, of a stored message and of a stored traceback."""
 
 
+_SHORTEST_SNOOZE = 0.1
+"""No `max_attempts` ends a loop of snoozes, so without a shortest wait it would keep the server busy."""
+
+
 class Snooze(Exception):
     """Raised by a task to run again later without using up an attempt. The run's session is rolled back.
 
-    - `seconds`: seconds or a timedelta, at least 0, counted from the end of the run.
+    - `seconds`: seconds or a timedelta, at least 0, counted from the end of the run. Less than 0.1 s becomes 0.1 s.
 
     Raises `ValueError` unless the number of seconds is finite and at least 0.
     """
 
     def __init__(self, seconds: float | timedelta) -> None:
-        wait = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
-        if isinstance(wait, bool) or not isinstance(wait, int | float) or not 0 <= wait < math.inf:
-            raise ValueError(f"Snooze takes a finite number of seconds, at least 0, got {seconds!r:.60}")
-        self.seconds: float = float(min(wait, MAX_DELAY))
+        self.seconds: float = max(_wait("Snooze", seconds), _SHORTEST_SNOOZE)
         super().__init__(f"come back in {self.seconds:g} s")
+
+
+class Retry(Exception):
+    """Raised by a task whose attempt failed as expected, to choose the delay before the next attempt.
+
+    The attempt counts, and the run's session is rolled back. The run ends as `retried`, and is logged at INFO. After
+    `max_attempts`, or when the policy's `stop` applies, the job ends as `failed`. The policy's `retry` is not asked.
+    The run's error contains the text of the cause in `raise Retry(…) from error`.
+
+    - `delay`: seconds or a timedelta, at least 0, counted from the end of the run. None waits as the policy does.
+    - `reason`: human-readable text, stored as the error of the run.
+
+    Raises `ValueError` unless the number of seconds is finite and at least 0.
+    """
+
+    def __init__(self, delay: float | timedelta | None = None, reason: str = "") -> None:
+        self.delay: float | None = None if delay is None else _wait("Retry", delay, ", or None")
+        self.reason: str = str(reason)
+        after = "" if self.delay is None else f" in {self.delay:g} s"
+        super().__init__(self.reason or f"try again{after}")
+
+
+def _wait(raised: str, delay: float | timedelta, or_else: str = "") -> float:
+    """Return a delay in seconds, at most `MAX_DELAY`. Raises `ValueError`."""
+    wait = delay.total_seconds() if isinstance(delay, timedelta) else delay
+    if isinstance(wait, bool) or not isinstance(wait, int | float) or not 0 <= wait < math.inf:
+        raise ValueError(f"{raised} takes a finite number of seconds, at least 0{or_else}, got {delay!r:.60}")
+    return float(min(wait, MAX_DELAY))
+
+
+def is_retry(error: BaseException) -> bool:
+    """Return whether the error is a `Retry`, or a group of nothing else."""
+    return all(isinstance(one, Retry) for one in leaves(error))
 
 
 class Cancel(Exception):
@@ -73,6 +107,11 @@ class Failure:
     message: str
     traceback: str | None = None
 
+    @property
+    def is_expected(self) -> bool:
+        """True if the task raised `Retry`. No log line shows its traceback."""
+        return self.type == _RETRY
+
     @classmethod
     def of(cls, error: BaseException, *, secrets: Secrets = NOTHING) -> Failure:
         """Describe `error` without secrets, and without the application's data that database errors show.
@@ -86,10 +125,20 @@ class Failure:
             return storable(secrets.text(text), MAX_MESSAGE)
 
         return cls(
-            storable(type_name(type(shown)), 500),
-            clean(message_of(shown)),
+            storable(_RETRY if is_retry(error) else type_name(type(shown)), 500),
+            clean(_with_cause(shown) if isinstance(shown, Retry) else message_of(shown)),
             storable(secrets.text(traceback_of(error, clean)), MAX_TRACEBACK, keep_end=True),
         )
+
+
+_RETRY = "Retry"
+"""The type of the failures that tasks ask for."""
+
+
+def _with_cause(error: Retry) -> str:
+    """Return the text of a `Retry`, with the error that it was raised from."""
+    said, cause = message_of(error), error.__cause__
+    return said if cause is None else f"{said}: {type_name(type(cause))}: {message_of(cause)}"
 
 
 def type_name(kind: type[BaseException]) -> str:
@@ -176,8 +225,8 @@ def decide(
     `elapsed` is the number of seconds since the job's first start. The job ends when the policy's `stop` applies or
     `max_attempts` is reached, whichever comes first. A policy that raises an error also ends the job, and the failure
     shows both errors. `error` may be a group, such as `asyncio.TaskGroup` raises. In a group, a `Cancel` takes
-    precedence, then a `Snooze`. Otherwise the job is retried only if the policy accepts each of the errors, and after
-    the longest of the waits.
+    precedence, then a `Snooze`. Otherwise the job is retried only if the policy accepts each of the errors other than
+    `Retry`, and after the longest of the waits.
     """
     raised = leaves(error)
     for one in raised:
@@ -189,7 +238,17 @@ def decide(
     if attempt >= max_attempts:
         return Outcome.failed(failure)
     try:
-        delays = [next_delay(policy, one, attempt=attempt, elapsed=elapsed) for one in raised]
+        delays = [
+            next_delay(
+                policy,
+                one,
+                attempt=attempt,
+                elapsed=elapsed,
+                is_wanted=isinstance(one, Retry),
+                chosen=one.delay if isinstance(one, Retry) else None,
+            )
+            for one in raised
+        ]
     except Exception as broken:  # noqa: BLE001 - the failure shows the policy's error with the task's
         broken.__context__ = error
         of_policy = Failure.of(broken, secrets=secrets)

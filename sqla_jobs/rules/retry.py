@@ -56,20 +56,29 @@ def check_policy(policy: object) -> tenacity.BaseRetrying:
     return policy
 
 
-def next_delay(policy: tenacity.BaseRetrying, error: BaseException, *, attempt: int, elapsed: float) -> float | None:
+def next_delay(
+    policy: tenacity.BaseRetrying,
+    error: BaseException,
+    *,
+    attempt: int,
+    elapsed: float,
+    is_wanted: bool = False,
+    chosen: float | None = None,
+) -> float | None:
     """Return the seconds before the next attempt, from 0 to `MAX_DELAY`; `None` for no retry.
 
     `attempt` counts from 1; `elapsed` is the number of seconds since the job was first started. The order is
-    tenacity's own: `retry`, then `wait`, then `stop` (which may use the upcoming wait).
+    tenacity's own: `retry`, then `wait`, then `stop` (which may use the upcoming wait). `is_wanted` replaces the
+    answer of `retry`, and `chosen` that of `wait`: the task itself has asked for the next attempt.
     """
     state = tenacity.RetryCallState(policy, fn=None, args=(), kwargs={})
     state.attempt_number = attempt
     state.start_time = time.monotonic() - elapsed
     state.set_exception((type(error), error, error.__traceback__))
-    if not (isinstance(error, tenacity.TryAgain) or policy.retry(state)):
+    if not (is_wanted or isinstance(error, tenacity.TryAgain) or policy.retry(state)):
         return None
     wait = BACKOFF if isinstance(policy.wait, wait_none) else policy.wait
-    delay = float(wait(state))
+    delay = float(wait(state)) if chosen is None else chosen
     if math.isnan(delay):
         delay = BACKOFF(state)
     vars(state)["upcoming_sleep"] = delay  # tenacity uses it from version 8.4 on

@@ -27,7 +27,7 @@ from sqla_jobs.queries import Claimed, Queries, RunEnd
 from sqla_jobs.queries.schedules import ScheduleQueries
 from sqla_jobs.queries.steps import NewStep
 from sqla_jobs.rules.checks import check_integer, check_seconds
-from sqla_jobs.rules.outcomes import Outcome, RunOutcome
+from sqla_jobs.rules.outcomes import Outcome, RunOutcome, is_retry
 from sqla_jobs.rules.retry import DEFAULT_POLICY
 from sqla_jobs.rules.wording import plural
 from sqla_jobs.runtime.storing import as_stored
@@ -103,9 +103,9 @@ def drain(
 
     - `jobs`: the `Jobs`.
     - `errors`: "raise" records a task's exception, and then raises it with a note that names the job. The jobs after it
-      stay due. If the task's own `retry=` covers the error, the error is only recorded, and the job runs again when it
-      is due. Without `retry=`, the error is raised, although workers would retry the job. "record" records all errors
-      and does not raise them.
+      stay due. If the task asks for the retry with `Retry`, or its own `retry=` covers the error, the error is only
+      recorded, and the job runs again when it is due. Without `retry=`, any other error is raised, although workers
+      would retry the job. "record" records all errors and does not raise them.
     - `queues`: the names of the queues to run. By default all queues are run. (A worker serves only the queues that it
       is given.) A queue that no task, job or schedule has is an error, which is raised after the last run.
     - `ahead`: a timedelta, or seconds. Delayed jobs and retries that are due within that time from now run too, without
@@ -245,9 +245,12 @@ class _Raised:
 
 
 def _is_expected(declaration: Declaration, error: BaseException, end: RunEnd) -> bool:
-    """Return whether the task's own `retry=` covers the error. No `retry=` covers Ctrl-C or `pytest.fail`."""
+    """Return whether the task asked for the retry, or its own `retry=` covers the error.
+
+    No `retry=` covers Ctrl-C or `pytest.fail`.
+    """
     is_retried = end.outcome.kind == RunOutcome.retried and isinstance(error, Exception)
-    return is_retried and declaration.policy is not DEFAULT_POLICY
+    return is_retried and (is_retry(error) or declaration.policy is not DEFAULT_POLICY)
 
 
 def _unrecorded(job: Claimed) -> JobsError:

@@ -83,6 +83,7 @@ def test_what_is_raised_in_a_task_group_means_what_it_means_outside(session: Ses
         "wrong": ("failed", "ValueError", "wrong"),
         "busy cancel snooze": ("cancelled", "Cancel", "not needed"),
         "wrong snooze later": ("snoozed", None, None),
+        "again": ("retried", "Retry", "try again in 7200 s"),
         "busy busy": ("retried", "ExceptionGroup", "unhandled errors in a TaskGroup (1 sub-exception)"),
         "busy wrong": ("failed", "ExceptionGroup", "unhandled errors in a TaskGroup (1 sub-exception)"),
     }

@@ -20,6 +20,7 @@ from sqla_jobs.testing.calling import RunOptions
 PUBLIC = {
     "sqla_jobs": {
         *("Jobs", "JobMixin", "JobState", "RunOutcome", "RunContext", "RunEvent", "Cancel", "Snooze", "PARKED"),
+        "Retry",
         *("Unique", "JobExists", "JobFailed", "JobUpdate"),
         *("Task", "Enqueue", "TaskOptions", "EnqueueOptions"),
         *(

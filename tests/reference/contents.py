@@ -103,7 +103,7 @@ SECTIONS = (
     ),
     Section(
         "Within a task",
-        "`from sqla_jobs import RunContext, Snooze, Cancel`. Guide: [Steps, sleeps and signals](steps.md).",
+        "`from sqla_jobs import RunContext, Retry, Snooze, Cancel`. Guide: [Steps, sleeps and signals](steps.md).",
         (
             Entry(
                 "sqla_jobs:RunContext",
@@ -114,6 +114,7 @@ SECTIONS = (
                 "run",
                 hidden=("publish", "upstream", "begin_steps"),
             ),
+            Entry("sqla_jobs:Retry", is_constructed=True),
             Entry("sqla_jobs:Snooze", is_constructed=True),
             Entry("sqla_jobs:Cancel", is_constructed=True),
         ),

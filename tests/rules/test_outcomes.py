@@ -10,7 +10,7 @@ import pytest
 import tenacity
 from tenacity import RetryCallState, Retrying, TryAgain
 
-from sqla_jobs import Cancel, Snooze
+from sqla_jobs import Cancel, Retry, Snooze
 from sqla_jobs.rules.outcomes import MAX_MESSAGE, MAX_TRACEBACK, SUCCEEDED, Failure, Outcome, decide
 from sqla_jobs.rules.redaction import Secrets
 from sqla_jobs.rules.retry import DEFAULT_POLICY, MAX_DELAY
@@ -65,6 +65,11 @@ class TestDecide:
             (Snooze(5), {"attempt": 25}, "snoozed"),
             (Cancel("why"), {}, "cancelled"),
             (Cancel("why"), {"attempt": 25}, "cancelled"),
+            (Retry(5), {"attempt": 24}, "retried"),
+            (Retry(5), {"attempt": 25}, "failed"),
+            (Retry(5), {"policy": Retrying(stop=tenacity.stop_after_attempt(1))}, "failed"),
+            (Retry(5), {"policy": Retrying(stop=tenacity.stop_before_delay(4))}, "failed"),
+            (Retry(5), {"policy": Retrying(retry=tenacity.retry_if_exception_type(OSError))}, "retried"),
         ],
         ids=as_id,
     )
@@ -79,6 +84,9 @@ class TestDecide:
             ([ValueError(3), OSError(9), ValueError(4)], "retried", 9),
             ([ValueError(3), KeyError(9)], "failed", None),
             ([ValueError(3), Snooze(5), Snooze(7), Snooze(6)], "snoozed", 7),
+            ([ValueError(3), Retry(5), Retry(6)], "retried", 6),
+            ([Retry(5), KeyError(9)], "failed", None),
+            ([Retry(50), Snooze(5)], "snoozed", 5),
             ([Snooze(5), ExceptionGroup("more", [KeyError(9), Cancel("why")])], "cancelled", None),
         ],
         ids=as_id,
@@ -142,9 +150,34 @@ class TestDecide:
         assert [str(cancel) for cancel in (Cancel(), Cancel("it is gone"))] == ["", "it is gone"]
 
 
+class TestRetry:
+    @pytest.mark.parametrize(
+        ("delay", "waits"), [(5, 5), (0, 0), (timedelta(hours=1), 3600), (None, 3), (1e18, MAX_DELAY)]
+    )
+    def test_it_waits_for_its_delay_or_that_of_the_policy(self, delay: Any, waits: float) -> None:
+        outcome = decided(Retry(delay), Retrying(wait=tenacity.wait_fixed(3)))
+        assert (outcome.kind, outcome.delay) == ("retried", waits)
+
+    def test_its_run_says_the_reason_and_the_cause_without_the_secret(self) -> None:
+        error = Retry(5, "hunter2 is busy")
+        error.__cause__ = OSError("hunter2 said no")
+        failures = [decided(one, secrets=Secrets(["hunter2"])).failure for one in (error, Retry(5), Retry())]
+        assert [(one.type, one.message) for one in failures if one is not None] == [
+            ("Retry", "*** is busy: OSError: *** said no"),
+            ("Retry", "try again in 5 s"),
+            ("Retry", "try again"),
+        ]
+
+    @pytest.mark.parametrize("delay", [-1, float("nan"), float("inf"), "5", True, timedelta(seconds=-1)])
+    def test_what_is_no_time_is_refused_with_the_reason(self, delay: Any) -> None:
+        with pytest.raises(ValueError, match=r"^Retry takes a finite number of seconds, at least 0, or None, got .*$"):
+            Retry(delay)
+
+
 class TestSnooze:
     @pytest.mark.parametrize(
-        ("seconds", "delay"), [(0, 0), (2.5, 2.5), (timedelta(hours=1), 3600), (10**400, MAX_DELAY), (1e18, MAX_DELAY)]
+        ("seconds", "delay"),
+        [(0, 0.1), (0.01, 0.1), (2.5, 2.5), (timedelta(hours=1), 3600), (10**400, MAX_DELAY), (1e18, MAX_DELAY)],
     )
     def test_it_comes_back_in_that_time(self, seconds: Any, delay: float) -> None:
         assert decided(Snooze(seconds)) == Outcome.snoozed(delay)

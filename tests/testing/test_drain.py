@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError, PendingRollbackError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Session, scoped_session, sessionmaker
 
-from sqla_jobs import ArgumentsError, ConfigurationError, Jobs, JobsError, RunContext, RunEvent
+from sqla_jobs import ArgumentsError, ConfigurationError, Jobs, JobsError, Retry, RunContext, RunEvent
 from sqla_jobs.tasks.hooks import EventName
 from sqla_jobs.testing import drain, run_job
 from tests import shop
@@ -169,6 +169,18 @@ def test_a_snooze_and_a_cancel_are_no_errors(session: Session) -> None:
     drained = drain(jobs, session)
     assert (drained, drained.errors) == (2, [])
     assert (snoozed.state, cancelled.state) == ("scheduled", "cancelled")
+
+
+def test_a_retry_that_the_task_asks_for_is_recorded_until_the_last_attempt(session: Session) -> None:
+    job = shop.ask_again.enqueue(session, n=1, delay=60)
+    drained = drain(jobs, session)
+    assert (drained, [*map(str, drained.errors)]) == (1, ["the shop is closed"])
+    assert (job.state, job.attempt, job.runs[0].outcome) == ("scheduled", 1, "retried")
+    with pytest.raises(Retry, match="the shop is closed"):
+        drain(jobs, session, ahead=61)
+    with pytest.raises(Retry, match="the shop is closed"):
+        run_job(session, shop.ask_again)(n=1)
+    assert (job.state, job.runs[1].outcome) == ("failed", "failed")
 
 
 def _flush_within(session: Session) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 import uuid
@@ -143,12 +144,40 @@ def test_a_retry_is_due_its_delay_after_the_failure(session: Session) -> None:
     assert job(session, one.id).runs[-1].result == "attempt 3"
 
 
+@pytest.mark.parametrize(("delay", "least", "most"), [(60, 60, 60), (0, 0, 0), (None, 1.5, 2.5)])
+def test_a_retry_that_the_task_asks_for_fails_the_attempt_and_comes_after_its_delay(
+    session: Session, caplog: pytest.LogCaptureFixture, delay: float | None, least: float, most: float
+) -> None:
+    one = shop.ask_again.enqueue(session, n=1, delay=delay)
+    session.commit()
+    with caplog.at_level(logging.INFO, "sqla_jobs.run"):
+        with jobs.worker():
+            wait_until(lambda: outcomes(session, one.id)[:1] == ["retried"])
+        session.execute(text("UPDATE sqla_jobs SET run_at = now(), state = 'queued' WHERE state = 'scheduled'"))
+        session.commit()
+        drain()
+    assert outcomes(session, one.id) == ["retried", "failed"]
+    assert effects(session) == []
+    ended = job(session, one.id)
+    first, last = ended.runs
+    assert (ended.state, ended.attempt, first.attempt, last.attempt) == ("failed", 2, 1, 2)
+    assert (first.error_type, first.error) == ("Retry", "the shop is closed: OSError: 503")
+    told = [record for record in caplog.records if record.name == "sqla_jobs.run"]
+    assert [line.levelname for line in told] == ["INFO", "ERROR"]
+    assert not any("Traceback" in line.getMessage() or hasattr(line, "traceback") for line in told)
+    (again_in,) = re.findall(r"retried after .* again in ([0-9.]+) s: Retry: the shop", told[0].getMessage())
+    assert least <= float(again_in) <= most
+
+
 def test_a_snooze_gives_the_attempt_back_and_rolls_back(session: Session) -> None:
     one = shop.snooze_once.enqueue(session, n=1)
     session.commit()
-    assert drain() == 2
+    with jobs.worker():
+        wait_until(lambda: job(session, one.id).state == "succeeded")
     assert outcomes(session, one.id) == ["snoozed", "succeeded"]
-    assert [run.attempt for run in job(session, one.id).runs] == [1, 1]
+    first, last = job(session, one.id).runs
+    assert (first.attempt, last.attempt) == (1, 1)
+    assert last.started_at - first.finished_at >= timedelta(seconds=0.1)  # Snooze(0) must not become a busy loop
     assert effects(session) == [1]
 
 
