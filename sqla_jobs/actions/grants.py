@@ -16,8 +16,8 @@ from sqla_jobs.queries.erasing import ERASED_COLUMNS
 
 _GATES = ("gates", "ordered_by")
 _ENQUEUED = (
-    *("task", "queue", "priority", "args", "state", "run_at", "max_attempts", "unique_key", "unique_period"),
-    *("headers", "on_failure"),
+    *("task", "queue", "priority", "args", "state", "run_at", "max_attempts", "max_lost", "unique_key"),
+    *("unique_period", "headers", "on_failure"),
     *_GATES,
 )
 _AFTER = ("waits_for", "waits_at", "if_failed", "batch_id", "finished_at")

@@ -28,6 +28,7 @@ from sqla_jobs.queries.erasing import has_arguments
 from sqla_jobs.queries.expressions import seconds
 from sqla_jobs.queries.limits import keeps_others_waiting
 from sqla_jobs.rules.checks import check_moment, check_seconds
+from sqla_jobs.rules.outcomes import RunOutcome
 from sqla_jobs.tasks.enqueue import check_common
 
 
@@ -77,6 +78,8 @@ _WAIT = "has its unique key; wait for that one, or cancel it"
 class Retry(Change):
     """Retry: an ended, waiting or blocked job is queued immediately, with at least one attempt left.
 
+    The runs that the job has lost in a row are counted anew.
+
     If another job was cancelled because this job had failed, the other job waits for this one again.
 
     `over` is a timedelta or a number of seconds. If it is given, the `number` jobs become due one by one, oldest first,
@@ -106,12 +109,17 @@ class Retry(Change):
         return replace(self, number=number)
 
     def values(self, models: Models[Any], chosen: Chosen) -> dict[str, Any]:
-        job = models.Job
+        job, run = models.Job, models.Run
+        # the attempt that a loss gave back counts from now on, so that the losses before this do not
+        lost = select(func.max(run.attempt)).where(run.job_id == job.id, run.outcome == RunOutcome.lost)
+        lost_in = lost.correlate_except(run).scalar_subquery()
+        attempt = case((job.max_lost.is_not(None), func.greatest(job.attempt, lost_in)), else_=job.attempt)
         queued = {
             "state": "queued",
             "position": models.positions.next_value(),
             "run_at": func.clock_timestamp(),
-            "max_attempts": func.least(func.greatest(job.max_attempts, job.attempt + 1), MOST_ATTEMPTS),
+            "attempt": attempt,
+            "max_attempts": func.least(func.greatest(job.max_attempts, attempt + 1), MOST_ATTEMPTS),
             "finished_at": null(),
             "cancel_requested_at": null(),
             "kill_requested": False,

@@ -116,6 +116,7 @@ def fire(it: Changing, which: int | str) -> JobMixin:
         priority=schedule.priority,
         args=schedule.args,
         max_attempts=known.get("max_attempts", MAX_ATTEMPTS),
+        max_lost=known.get("max_lost"),
         on_failure=known.get("on_failure"),
         schedule_id=schedule.id,
         state=JobState.queued,

@@ -142,6 +142,7 @@ reschedule: click.Command = _command("reschedule", "Change the due time of waiti
 @click.option("--priority", type=int, help="From -10 to 10, lower runs first.")
 @durations.duration_option("--delay", "delay", "Time until the job is due: 90s, 15m, 12h, 7d.")
 @click.option("--max-attempts", type=int)
+@click.option("--max-lost", type=int, help="Lost runs in a row that end the job; they then use no attempt.")
 @click.option("--unique-key", help="A key that at most one live job has.")
 @click.option("--after", "after", multiple=True, type=JOB_ID, metavar="ID", help="Run after this job; repeatable.")
 @click.option(

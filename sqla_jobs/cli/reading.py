@@ -24,6 +24,7 @@ from sqla_jobs.models.columns import JobMixin, RunMixin
 from sqla_jobs.models.types import PARKED, JobState
 from sqla_jobs.monitoring import search
 from sqla_jobs.monitoring.steps import StepRow, read_awaiting, read_steps
+from sqla_jobs.queries.losses import lost_in_a_row
 from sqla_jobs.rules.checks import check_text
 from sqla_jobs.rules.redaction import Secrets, check_depth
 from sqla_jobs.rules.wording import NOTHING, duration
@@ -122,11 +123,12 @@ def show(jobs: Jobs[Any], job_id: int, as_json: bool) -> None:
     """Show a job: its arguments, its steps, and every run with its error."""
     jobs.tasks.load()
     with jobs.binding().session() as session:
-        found: Any = session.execute(_jobs(jobs).where(jobs.Job.id == job_id)).one_or_none()
+        counted = _jobs(jobs).add_columns(lost_in_a_row(jobs.models))
+        found: Any = session.execute(counted.where(jobs.Job.id == job_id)).one_or_none()
         if found is None:
             raise UnknownJob(f"there is no job {job_id}; it may have been pruned")
-        job, args = found
-        row = _job(jobs, job, args)
+        job, args, lost = found
+        row = _job(jobs, job, args) | {"lost_in_a_row": None if job.max_lost is None else lost}
         secrets = jobs.tasks.secrets(job.task, args)
         stored: Any = session.execute(_runs(jobs).where(jobs.Run.job_id == job_id).order_by(jobs.Run.id))
         runs = [_as_dict(run, secrets, _OF_RUNS, result=_read(result)) for run, result in stored]

@@ -179,6 +179,7 @@ def _job(row: Any, tick: datetime, tasks: Mapping[str, Any]) -> dict[str, Any]:
         "priority": row.priority,
         "args": json.dumps(row.args),
         "max_attempts": defaults.get("max_attempts", MAX_ATTEMPTS),
+        "max_lost": defaults.get("max_lost"),
         "on_failure": None if follow_up is None else json.dumps(follow_up),
         "schedule_id": row.id,
         "scheduled_for": tick,

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, cast
 
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.migrations.names import Names
-from sqla_jobs.migrations.steps import v0001, v0002
+from sqla_jobs.migrations.steps import v0001, v0002, v0003
 from sqla_jobs.models.dialect import check_dialect
 from sqla_jobs.models.version import LATEST, comment_of
 
 if TYPE_CHECKING:
     from alembic.operations import Operations
 
-STEPS: tuple[ModuleType, ...] = (v0001, v0002)
+STEPS: tuple[ModuleType, ...] = (v0001, v0002, v0003)
 """The step to version 1, to version 2, and so on. A released step must not be changed."""
 
 

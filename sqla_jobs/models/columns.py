@@ -81,8 +81,8 @@ class JobMixin(Row):
     """Headers that middleware and tracing pass from the enqueue to the runs, as a JSON object. Null if there are
     none."""
     on_failure: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
-    """The job that is enqueued once this one has failed for good: its `task`, `queue`, `priority`, `max_attempts`, and
-    the `argument` that receives this job's id."""
+    """The job that is enqueued once this one has failed for good: its `task`, `queue`, `priority`, `max_attempts`,
+    `max_lost` if it has one, and the `argument` that receives this job's id."""
     progress: Mapped[float | None] = mapped_column(Double)
     """The progress of the current or last attempt, from 0 to 1."""
     progress_message: Mapped[str | None] = mapped_column(Text)
@@ -128,6 +128,9 @@ class JobMixin(Row):
 
     Null means 0.
     """
+    max_lost: Mapped[int | None] = mapped_column(SmallInteger)
+    """The number of lost runs in a row after which the job ends as `failed`. A lost run then gives its attempt back.
+    Null if each lost run uses an attempt."""
 
     if TYPE_CHECKING:
         runs: Mapped[list[RunMixin]]
@@ -147,7 +150,7 @@ class RunMixin(Row):
     job_id: Mapped[int] = mapped_column(BigInteger, nullable=False)
     """The job, which may have been deleted since."""
     attempt: Mapped[int] = mapped_column(Integer, nullable=False)
-    """The number of the attempt, from 1."""
+    """The number of the attempt, from 1. Runs have the same number if a snooze or a loss gave the attempt back."""
     process_id: Mapped[uuid.UUID | None] = mapped_column(Uuid)
     """The process that ran the attempt."""
     started_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=now())

@@ -54,6 +54,7 @@ def of_jobs(table: str) -> tuple[Any, ...]:
         _check(
             table, "attempts", f"CAST('[0, {MOST_ATTEMPTS}]' AS int4range) @> attempt AND {_ATTEMPTS} @> max_attempts"
         ),
+        _check(table, "max_lost", "max_lost > 0"),
         _check(table, "lease", "state <> 'running' OR (current_run_id IS NOT NULL AND process_id IS NOT NULL)"),
         _check(
             table,

@@ -14,9 +14,9 @@ from sqlalchemy import Connection, Table, func, select, text
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.rules.wording import page
 
-LATEST = 2
+LATEST = 3
 """The version of the tables that this release creates."""
-RELEASES: dict[int, str] = {1: "0.1", 2: "0.2"}
+RELEASES: dict[int, str] = {1: "0.1", 2: "0.2", 3: "0.3"}
 """The releases, by the version of the tables that each release creates."""
 HELP = (
     "`sqla-jobs migrate`, or `alembic upgrade heads` where Alembic has them, after `sqla-jobs migrate --revision` if "

@@ -10,7 +10,7 @@ from itertools import product
 from shlex import quote
 from typing import Any, NamedTuple
 
-from sqlalchemy import Boolean, column, func, select, text, true, values
+from sqlalchemy import Boolean, case, column, func, select, text, true, values
 from sqlalchemy import Text as TextType
 from sqlalchemy.orm import Session
 
@@ -21,6 +21,7 @@ from sqla_jobs.monitoring.paused import paused_words, read_paused_tasks
 from sqla_jobs.monitoring.processes import ProcessStatus
 from sqla_jobs.monitoring.queues import COUNTED
 from sqla_jobs.monitoring.steps import StepWait, read_waits
+from sqla_jobs.queries.losses import lost_in_a_row
 from sqla_jobs.queries.processes import age_of, is_alive, live_code
 from sqla_jobs.rules.fitting import MOST_PASSED_OVER, UNFIT, read_codes
 from sqla_jobs.rules.wording import Count, did_you_mean, duration, moment, near_names, plural, they_are
@@ -202,15 +203,17 @@ def killers(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
         .having(func.count() > 1)
         .subquery()
     )
-    live = select(job.id, job.task, lost.c.times, job.attempt, job.max_attempts)
+    uses_attempts = job.max_lost.is_(None)
+    left = case((uses_attempts, job.max_attempts - job.attempt), else_=job.max_lost - lost_in_a_row(jobs.models))
+    live = select(job.id, job.task, lost.c.times, left, uses_attempts)
     rows = (
         live.join(lost, lost.c.job_id == job.id).where(job.state.in_(LIVE)).order_by(lost.c.times.desc()).limit(_SOME)
     )
-    for job_id, task, times, attempt, most in ask(session, jobs, rows):
+    for job_id, task, times, number, are_attempts in ask(session, jobs, rows):
         yield warning(
             f"job {job_id}",
             f"{task[:200]} has lost its process {times} times since yesterday, "
-            f"and {they_are(most - attempt, 'attempt')} left",
+            f"and {they_are(number, 'attempt' if are_attempts else 'lost run')} left",
             f"its runs show how (`sqla-jobs show {job_id}`); to stop it: sqla-jobs cancel {job_id}",
         )
 

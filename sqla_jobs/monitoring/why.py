@@ -22,6 +22,7 @@ from sqla_jobs.monitoring.prerequisites import of_blocked, of_cancelled
 from sqla_jobs.monitoring.processes import places
 from sqla_jobs.monitoring.steps import StepWait, read_unread, read_wait
 from sqla_jobs.queries.limits import keeps_others_waiting
+from sqla_jobs.queries.losses import lost_in_a_row
 from sqla_jobs.queries.processes import age_of, is_alive
 from sqla_jobs.rules.fitting import UNFIT, Takes
 from sqla_jobs.rules.limits import described
@@ -33,7 +34,8 @@ from sqla_jobs.runtime.set_aside import EVENT_LOOP
 _IS_MINE: Any = literal_column("xmin = CAST(pg_current_xact_id_if_assigned() AS xid)", Boolean)
 """True if the current transaction wrote the current version of the row."""
 _READ = (
-    *("id", "task", "queue", "priority", "position", "state", "run_at", "attempt", "max_attempts", "gates"),
+    *("id", "task", "queue", "priority", "position", "state", "run_at", "attempt", "max_attempts", "max_lost"),
+    "gates",
     *(
         "ordered_by",
         "unique_key",
@@ -55,6 +57,10 @@ _COUNTED = 10_000
 def why(session: Session, jobs: Jobs[Any], job: Any) -> list[str]:
     """Return the reasons why a job is waiting, or its outcome, as sentences. Raises `UnknownJob`."""
     row = _read(session, jobs, id_of(session, job))
+    return [*_reasons(session, jobs, row), *_losses(row)]
+
+
+def _reasons(session: Session, jobs: Jobs[Any], row: Any) -> list[str]:
     match row.state:
         case JobState.queued:
             return [*_held_up(session, jobs, row)] or [*_next_in_line(session, jobs, row)]
@@ -80,6 +86,7 @@ def _read(session: Session, jobs: Jobs[Any], job_id: int) -> Any:
         cast(job.args, Text).label("args_text"),
         func.clock_timestamp().label("now"),
         keeps_others_waiting(jobs.models).label("keeps_others_waiting"),
+        lost_in_a_row(jobs.models).label("lost_in_a_row"),
         func.coalesce(_IS_MINE, False).label("is_uncommitted"),
     )
     row = ask(
@@ -103,15 +110,24 @@ def _not_due(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
     last: Any = ask(
         session,
         jobs,
-        select(run.outcome, run.error_type).where(run.job_id == row.id).order_by(run.id.desc()).limit(1),
+        select(run.outcome, run.error_type, run.attempt).where(run.job_id == row.id).order_by(run.id.desc()).limit(1),
     ).first()
     if last is not None and last.outcome in (RunOutcome.retried, RunOutcome.lost):
         how = "lost its process" if last.outcome == RunOutcome.lost else f"failed with {last.error_type or 'an error'}"
-        yield f"Attempt {row.attempt} of {row.max_attempts} {how}; the next one is due at {when}."
+        yield f"Attempt {last.attempt} of {row.max_attempts} {how}; the next one is due at {when}."
     elif last is not None and last.outcome == RunOutcome.snoozed:
         yield f"It snoozes until {when}."
     else:
         yield f"It is not due before {when}."
+
+
+def _losses(row: Any) -> Iterator[str]:
+    """Yield how often the job has lost its process in a row, if it counts that apart from its attempts."""
+    if row.max_lost is not None and row.lost_in_a_row:
+        yield (
+            f"It has lost its process {row.lost_in_a_row} of {plural(row.max_lost, 'time')} in a row. "
+            "These runs use no attempt."
+        )
 
 
 def _of_step(wait: StepWait) -> str:

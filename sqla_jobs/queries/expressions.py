@@ -173,33 +173,6 @@ def committed_to_disk() -> ColumnElement[bool]:
     return literal_column(f"{setting} ELSE '' END", Text).is_not(None)
 
 
-def losses(tables: Tables) -> Any:
-    """Return the number of times that the job has lost its process."""
-    runs = tables.runs
-    return (
-        select(func.count())
-        .where(runs.c.job_id == tables.jobs.c.id, runs.c.outcome == "lost")
-        .correlate(tables.jobs)
-        .scalar_subquery()
-    )
-
-
-def loss_backoff(tables: Tables) -> ColumnElement[Any]:
-    """Return the wait in seconds after the third loss and each later one. The wait grows like `retry.BACKOFF`."""
-    return func.least(func.power(2.0, func.least(losses(tables) - 1, 20)), 3600.0) * (0.75 + func.random() / 2)
-
-
-def state_after_loss(tables: Tables) -> ColumnElement[str]:
-    """Return the next state of a job that has lost its process. A cancel request rules out another attempt."""
-    jobs = tables.jobs
-    return case(
-        (jobs.c.cancel_requested_at.is_not(None), "cancelled"),
-        (jobs.c.attempt >= jobs.c.max_attempts, "failed"),
-        (losses(tables) < 2, "queued"),
-        else_="scheduled",
-    )
-
-
 _ENDED = [literal_column(f"'{state}'", Text) for state in ENDED]
 
 

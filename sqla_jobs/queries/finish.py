@@ -37,14 +37,13 @@ from sqla_jobs.queries.expressions import (
     each_locked,
     free_run_id,
     leased,
-    loss_backoff,
     messages,
     seconds,
-    state_after_loss,
     unnest_text,
     without_lease,
 )
 from sqla_jobs.queries.follow_ups import DELIVERED_WITHIN, follow_ups, queued_by
+from sqla_jobs.queries.losses import gets_attempt_back, loss_backoff, state_after_loss
 from sqla_jobs.queries.restrictions import freed_by
 from sqla_jobs.queries.statement import Statement
 from sqla_jobs.queries.succeed import SucceedMany
@@ -156,7 +155,8 @@ def _mine(tables: Tables, ended: Any, *where: Any) -> Any:
 def _done(tables: Tables, mine: Any, also: Mapping[str, Any]) -> Any:
     """Return a CTE that changes the jobs of `mine`, and sets the columns in `also`."""
     jobs = tables.jobs
-    given_back = case((mine.c.outcome.in_(_GIVEN_BACK), 1), else_=0)
+    is_lost_apart = and_(mine.c.outcome == "lost", gets_attempt_back(jobs, mine.c.state))
+    given_back = case((or_(mine.c.outcome.in_(_GIVEN_BACK), is_lost_apart), 1), else_=0)
     return (
         update(jobs)
         .where(jobs.c.id == mine.c.job_id, jobs.c.id == any_(array_of(select(mine.c.job_id))))

@@ -23,6 +23,8 @@ def follow_ups(tables: Tables, changed: Any) -> Any:
     be impossible to store.
     """
     follows = changed.c.on_failure
+    # only digits: a value from elsewhere must not make the failure impossible to store
+    most_lost = func.substring(follows["max_lost"].astext, literal_column("'^[1-9][0-9]{0,3}$'", Text))
     number = cast(follows["priority"].astext, SmallInteger)
     argument = func.coalesce(follows["argument"].astext, literal_column("'job_id'", Text))
     rows = select(
@@ -30,10 +32,11 @@ def follow_ups(tables: Tables, changed: Any) -> Any:
         func.coalesce(follows["queue"].astext, literal_column("'default'", Text)),
         func.coalesce(number, literal_column("0", SmallInteger)),
         func.coalesce(cast(follows["max_attempts"].astext, Integer), literal_column(str(MAX_ATTEMPTS), Integer)),
+        cast(most_lost, SmallInteger),
         func.jsonb_build_object(argument, changed.c.id),
         literal_column("'queued'", Text),
     ).where(changed.c.state == literal_column("'failed'"), follows.is_not(None))
-    columns = ["task", "queue", "priority", "max_attempts", "args", "state"]
+    columns = ["task", "queue", "priority", "max_attempts", "max_lost", "args", "state"]
     inserted = insert(tables.jobs).from_select(columns, rows, include_defaults=False)
     return inserted.returning(tables.jobs.c.queue).cte("follow_ups")
 

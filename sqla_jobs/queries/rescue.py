@@ -12,6 +12,7 @@ from sqlalchemy import (
     and_,
     any_,
     bindparam,
+    case,
     cast,
     delete,
     exists,
@@ -30,14 +31,13 @@ from sqla_jobs.queries.expressions import (
     in_state,
     is_among,
     locked,
-    loss_backoff,
     messages,
     seconds,
-    state_after_loss,
     unnest,
     without_lease,
 )
 from sqla_jobs.queries.follow_ups import follow_ups, queued_by
+from sqla_jobs.queries.losses import gets_attempt_back, loss_backoff, state_after_loss
 from sqla_jobs.queries.restrictions import freed_by
 from sqla_jobs.queries.statement import Statement
 
@@ -66,7 +66,10 @@ class Rescue(Statement, statements.Rescue):
             # skip a job that has been changed since the snapshot: if it was rescued and claimed again, it may belong
             # to a process that this statement cannot see
             .where(jobs.c.ctid == orphan.c.ctid, jobs.c.ctid == any_(array_of(select(orphan.c.ctid))))
-            .values(without_lease(tables, orphan.c.state, due_at=now + seconds(orphan.c.delay), finished_at=now))
+            .values(
+                attempt=func.greatest(jobs.c.attempt - case((gets_attempt_back(jobs, orphan.c.state), 1), else_=0), 0),
+                **without_lease(tables, orphan.c.state, due_at=now + seconds(orphan.c.delay), finished_at=now),
+            )
             .returning(
                 jobs.c.id,
                 jobs.c.state,

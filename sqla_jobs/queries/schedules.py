@@ -139,13 +139,14 @@ def fired(tables: Tables, more: Mapping[str, ColumnElement[Any]]) -> Any:
         priority=("all_priority", SmallInteger),
         args=("all_args", Text),
         max_attempts=("all_max_attempts", Integer),
+        max_lost=("all_max_lost", SmallInteger),
         on_failure=("all_on_failure", Text),
         schedule_id=("all_schedule_id", BigInteger),
         scheduled_for=("all_scheduled_for", _MOMENT),
         run_at=("all_run_at", _MOMENT),
     )
     later = tick.c.run_at > func.clock_timestamp()
-    columns = ["task", "queue", "priority", "max_attempts", "schedule_id", "scheduled_for", "run_at"]
+    columns = ["task", "queue", "priority", "max_attempts", "max_lost", "schedule_id", "scheduled_for", "run_at"]
     rows = select(
         *(tick.c[name] for name in columns),
         cast(tick.c.args, JSONB),

@@ -58,7 +58,7 @@ A row that the INSERT changed instead was locked first, as its xmax shows.
 _EPOCH: ColumnElement[Any] = literal_column("TIMESTAMPTZ '1970-01-01 UTC'", DateTime(timezone=True))
 _NEW = "new_"
 """The prefix of parameters that hold column values."""
-_CHANGED = ("task", "priority", "max_attempts", "args", "headers", "on_failure", "gates", "ordered_by")
+_CHANGED = ("task", "priority", "max_attempts", "max_lost", "args", "headers", "on_failure", "gates", "ordered_by")
 """The columns that are set in a replaced or updated job."""
 
 

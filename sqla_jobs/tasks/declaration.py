@@ -47,7 +47,11 @@ class TaskOptions(TypedDict, total=False):
     priority: int
     """The priority of the task's jobs, from -10 to 10; lower numbers run first. By default 0."""
     max_attempts: int
-    """The maximum number of attempts, from 1 to 1,000,000; by default 25. Attempts lost to crashes count."""
+    """The maximum number of attempts, from 1 to 1,000,000; by default 25. Attempts lost to crashes count, unless
+    `max_lost` is given."""
+    max_lost: int
+    """The number of lost runs in a row, from 1 to 1,000, after which a job ends as `failed`. With it, an attempt lost
+    to a crash does not count toward `max_attempts`. By default it does."""
     timeout: float | timedelta | None
     """The time limit of one attempt, as a timedelta or in seconds. By default, only the worker's timeout applies."""
     retry: tenacity.BaseRetrying
@@ -201,7 +205,7 @@ def declare(target: Callable[..., Any], options: TaskOptions, job_class: type[An
         raise DeclarationError(
             f"{name}: sensitive={sorted(missing)} names no argument of {signature.qualname}; it takes: {known}"
         )
-    given = {key: value for key, value in options.items() if key in ("queue", "priority", "max_attempts")}
+    given = {key: value for key, value in options.items() if key in ("queue", "priority", "max_attempts", "max_lost")}
     try:
         check_common(given)
     except ArgumentsError as error:
@@ -295,7 +299,8 @@ def _follow_up(name: str, task: Any, job_class: type[Any]) -> dict[str, Any]:
             f"{name}: on_failure={declaration.name} gets the id of the failed job, an integer, as {required[0]}, which "
             f"is annotated otherwise: write {required[0]}: int"
         )
-    values = {option: declaration.defaults[option] for option in ("queue", "priority", "max_attempts")}
+    stored = ("queue", "priority", "max_attempts", "max_lost")
+    values = {option: declaration.defaults[option] for option in stored if option in declaration.defaults}
     return {"task": declaration.name, "argument": required[0], **values}
 
 

@@ -48,7 +48,11 @@ class EnqueueOptions(TypedDict, total=False):
     priority: int | None
     """The job's priority, from -10 to 10; lower numbers run first."""
     max_attempts: int | None
-    """The maximum number of attempts, from 1 to 1,000,000. Attempts lost to crashes count."""
+    """The maximum number of attempts, from 1 to 1,000,000. Attempts lost to crashes count, unless `max_lost` is
+    given."""
+    max_lost: int | None
+    """The number of lost runs in a row, from 1 to 1,000, after which the job ends as `failed`. With it, an attempt lost
+    to a crash does not count toward `max_attempts`."""
     unique_key: str | None
     """A key that at most one live job (blocked, scheduled, queued or running) can have.
 
@@ -135,6 +139,7 @@ def check_common(given: Mapping[str, Any]) -> None:
     check_queue(given.get("queue", "default"))
     check_integer("priority", given.get("priority", 0), least=PRIORITIES[0], most=PRIORITIES[-1])
     check_integer("max_attempts", given.get("max_attempts", 1), least=1, most=1_000_000)
+    check_integer("max_lost", given.get("max_lost", 1), least=1, most=1_000)
 
 
 def job_values(task: str, defaults: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,7 +156,7 @@ def job_values(task: str, defaults: Mapping[str, Any], options: Mapping[str, Any
         "max_attempts": chosen["max_attempts"],
         "state": JobState.scheduled if later else JobState.queued,
         **options.get("columns", {}),
-        **{name: chosen[name] for name in ("headers", "on_failure") if name in chosen},
+        **{name: chosen[name] for name in ("max_lost", "headers", "on_failure") if name in chosen},
     }
     return {**values, "run_at": later} if later else values
 

@@ -390,6 +390,8 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
         - `queue`: the name of a queue, 1 to 200 printable characters without `=` and `,`.
         - `priority`: from -10 to 10; lower numbers run first.
         - `max_attempts`: from 1 to 1,000,000.
+        - `max_lost`: from 1 to 1,000. With it, a run that is lost to a crash gives its attempt back, and the job ends
+          as failed after so many lost runs in a row.
         - `unique_key`: text of 1 to 500 characters. At most one live job (blocked, scheduled, queued or running) has
           this key; if there is such a job, the enqueue returns it, unless the `Unique` policy decides otherwise.
         - `unique`: a `Unique`, the policy for a key that is taken. Without `unique_key`, the `Unique` also makes the

@@ -152,7 +152,7 @@ def allowed(engine: Engine, table: Any, right: str) -> set[str]:
 TABLES = jobs.models.tables
 AFTER = {"waits_for", "waits_at", "if_failed", "batch_id", "finished_at"}
 ENQUEUED = {
-    *("task", "queue", "priority", "args", "state", "run_at", "max_attempts", "note"),
+    *("task", "queue", "priority", "args", "state", "run_at", "max_attempts", "max_lost", "note"),
     *("unique_key", "unique_period", "gates", "ordered_by", "headers", "on_failure"),
 }
 
@@ -166,7 +166,9 @@ class TestAnEnqueuer:
     def test_enqueues_in_every_way(self, enqueuer: Engine, session: Session) -> None:
         with Session(enqueuer) as mine:
             plain.enqueue(mine, n=1)
-            plain.options(delay=60, priority=-3, queue="mail", max_attempts=2, columns={"note": "x"}).enqueue(mine, n=2)
+            plain.options(
+                delay=60, priority=-3, queue="mail", max_attempts=2, max_lost=3, columns={"note": "x"}
+            ).enqueue(mine, n=2)
             plain.options(columns={"note": "y"}).enqueue_many(mine, [{"n": 3}, {"n": 4}])
             first = plain.options(unique_key="waits").enqueue(mine, n=5)
             mine.commit()

@@ -31,7 +31,7 @@ from sqla_jobs.dashboard.standalone import OneTimeToken
 from sqla_jobs.dashboard.standalone import create_app as create_alone
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.rules.wording import NOTHING
-from sqla_jobs.testing import make_job
+from sqla_jobs.testing import make_job, make_run
 from tests import dashboard_shop as shop
 from tests.conftest import ROOT
 from tests.dashboard.visitor import Visitor, words
@@ -401,6 +401,24 @@ def test_the_code_of_a_job_enqueues_it_again(visitor: Visitor, session: Session)
     again = eval(code, {"jobs": jobs, "session": session})
     session.commit()
     assert (again.args, again.queue, again.priority) == ({"a": 12345678901234567890, "b": -1}, "other", 3)
+
+
+def test_a_person_sees_how_often_a_job_was_lost_in_a_row_beside_its_attempts(
+    visitor: Visitor, session: Session
+) -> None:
+    """In its row, the second attempt waits to be taken again, after the first failed."""
+    job = make_job(session, shop.add, state="scheduled", attempt=1, max_attempts=4, max_lost=3)
+    for _ in range(2):
+        make_run(session, job, outcome="lost", attempt=2)
+    session.commit()
+    (said,) = [one for one in jobs.why(session, job) if "in a row" in one]
+    assert "2 of 3" in said
+    page = words(visitor.get(f"/jobs/{job.id}"))
+    assert "Attempt 1 of 4 Lost 2 of 3 in a row" in page
+    assert said in page
+    shown = CliRunner().invoke(main, ["show", "tests.dashboard_shop:jobs", str(job.id)]).output
+    assert re.search(r"lost_in_a_row +2\n", shown)
+    assert re.search(r"max_lost +3\n", shown)
 
 
 @pytest.mark.slow

@@ -46,9 +46,9 @@ def attempt(
     """An attempt that ended so many seconds ago, and its job."""
     end = datetime.now(UTC) - timedelta(seconds=ago)
     start = end - timedelta(seconds=took)
-    has_ended = outcome in ("succeeded", "failed")
+    has_ended = outcome in ("succeeded", "failed") or (outcome == "lost" and number == max_attempts)
     times: dict[str, Any] = {"started_at": start, "finished_at": end if has_ended else None}
-    state = outcome if has_ended else "scheduled"
+    state = ("failed" if outcome == "lost" else outcome) if has_ended else "scheduled"
     due = start - timedelta(seconds=wait)
     job = jobs.Job(task=task, args={}, state=state, run_at=due, attempt=number, max_attempts=max_attempts, **times)
     session.add(job)

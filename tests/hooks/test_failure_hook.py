@@ -77,6 +77,20 @@ def test_a_row_says_nothing_that_could_not_be_inserted(session: Session, value: 
         )
 
 
+@pytest.mark.parametrize("value", ["0", "-1", "99999", '"many"', "[]", "null", "2.5"])
+def test_a_number_of_losses_that_could_not_be_inserted_is_left_out(session: Session, value: str) -> None:
+    """Else its failure could not be stored."""
+    session.execute(
+        text(
+            "INSERT INTO sqla_jobs (task, args, max_attempts, on_failure) "
+            "VALUES ('breaks', '{\"n\": 1}', 1, CAST(:value AS jsonb))"
+        ),
+        {"value": f'{{"task": "follow_up", "max_lost": {value}}}'},
+    )
+    assert drain(jobs, session, errors="record") == 2
+    assert session.scalars(select(Job.max_lost).where(Job.task == "follow_up")).all() == [None]
+
+
 def test_a_task_alone_is_enough(session: Session) -> None:
     session.execute(
         text(

@@ -108,7 +108,7 @@ def fresh(folder: Path, url: str, variant: dict[str, str], template: str = "gene
     return app
 
 
-FIT = f"the tables are those of version {LATEST}\ncode of sqla_jobs 0.1 and 0.2 runs on tables of version {LATEST}\n"
+FIT = f"the tables are those of version {LATEST}\ncode of sqla_jobs 0.2 and 0.3 runs on tables of version {LATEST}\n"
 """What `sqla-jobs check` says of tables as they should be."""
 LOCATIONS = ("%(here)s/alembic/versions", "sqla_jobs:migrations/versions")
 
@@ -191,7 +191,7 @@ def test_a_downgrade_after_a_merge_undoes_what_the_docs_say(merged: Application)
 def test_a_downgrade_to_a_version_of_the_library_undoes_own_revisions_since_the_merge(merged: Application) -> None:
     library = merged.folder / "library"
     library.mkdir()
-    heading = 'from alembic import op\n\nrevision = "sqla_jobs_next"\ndown_revision = "sqla_jobs_0002"\n'
+    heading = 'from alembic import op\n\nrevision = "sqla_jobs_next"\ndown_revision = "sqla_jobs_0003"\n'
     library.joinpath("sqla_jobs_next.py").write_text(heading + TABLE.format(name="two"))
     settings, separated = merged.folder / "alembic.ini", "\n    " if READS_TOML else " "
     settings.write_text(settings.read_text().replace(LOCATIONS[0], f"%(here)s/library{separated}{LOCATIONS[0]}"))
@@ -201,7 +201,7 @@ def test_a_downgrade_to_a_version_of_the_library_undoes_own_revisions_since_the_
     later = merged.revisions_by_message()["later"]
     merged.alembic("downgrade", later)
     assert tables(merged.url) == everything
-    merged.alembic("downgrade", "sqla_jobs_0002")
+    merged.alembic("downgrade", "sqla_jobs_0003")
     assert tables(merged.url) == everything - {"later", "two"}
     merged.alembic("upgrade", "head")
     assert tables(merged.url) == everything
@@ -254,7 +254,7 @@ def test_the_branch_is_found_by_each_form_of_version_locations(form: str, tmp_pa
         line = f"version_locations = {json.dumps(LOCATIONS)}\n"
         path.write_text(path.read_text().replace("[tool.alembic]\n", f"[tool.alembic]\n{line}"))
 
-    assert "sqla_jobs_0002 (sqla_jobs) (head)" in app.alembic("heads")
+    assert "sqla_jobs_0003 (sqla_jobs) (head)" in app.alembic("heads")
     assert "Multiple head revisions" in app.alembic("upgrade", "head", code=-1)
     app.alembic("upgrade", "heads")
     app.alembic("merge", "heads", "-m", "merge")
@@ -277,8 +277,8 @@ def test_a_history_that_reaches_the_version_gets_no_second_revision(app: Applica
     written = app.sqla_jobs("migrate", "shop:jobs", "--revision")
     (path,) = app.revisions()
     assert written.endswith(f"written: {path}\n")
-    assert 'migrations.upgrade(op, from_=0, to=2, schema="ops", prefix="x_")' in path.read_text()
-    assert 'migrations.downgrade(op, from_=2, to=0, schema="ops", prefix="x_")' in path.read_text()
+    assert 'migrations.upgrade(op, from_=0, to=3, schema="ops", prefix="x_")' in path.read_text()
+    assert 'migrations.downgrade(op, from_=3, to=0, schema="ops", prefix="x_")' in path.read_text()
     again = app.sqla_jobs("migrate", "shop:jobs", "--revision", "--config", "alembic.ini")
     assert again == f"nothing to write: the history reaches version {LATEST}\n"
 
@@ -339,6 +339,7 @@ MADE = [
         "version 2: Workflows and steps; shorter CHECKs; the tasks that workers know; how often a job was replaced or "
         "returned."
     ),
+    "version 3: Lost runs that are counted apart from attempts.",
 ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ from tests.migrations.test_migrations import catalog
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-DOWN = f"""
+OLD = LATEST - 1
+DOWN = """
 import sys
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
@@ -27,7 +27,7 @@ from sqla_jobs.migrations import downgrade
 with create_engine(sys.argv[1]).connect() as connection:
     context = MigrationContext.configure(connection)
     with context.begin_transaction():
-        downgrade(Operations(context), from_={LATEST}, to={LATEST - 1})
+        downgrade(Operations(context), from_=int(sys.argv[2]), to=int(sys.argv[2]) - 1)
 """
 ENDED = """
     INSERT INTO sqla_jobs (task, args, state, attempt, started_at, finished_at)
@@ -130,8 +130,8 @@ def test_the_tables_change_while_workers_of_both_versions_work(
     new_worker = new.worker("--processes", "2", "--queues", "default=8")
     shop.wait_for_workers(4)
     graph = new.enqueuer("graph")
-    shop.wait_for_effects(100, "job_id IN (SELECT job_id FROM sqla_edges) AND version = 2")
-    shop.wait_for_effects(50, "job_id IN (SELECT job_id FROM sqla_edges) AND version = 1")
+    shop.wait_for_effects(100, f"job_id IN (SELECT job_id FROM sqla_edges) AND version = {LATEST}")
+    shop.wait_for_effects(50, f"job_id IN (SELECT job_id FROM sqla_edges) AND version = {OLD}")
 
     graph.use("default")
     wait_until(lambda: not shop.rows(f"{UNDONE} AND queue <> 'default'"))
@@ -142,11 +142,11 @@ def test_the_tables_change_while_workers_of_both_versions_work(
     found = shop.rows(FOUND)
 
     old_worker = old.worker("--processes", "2", "--queues", queues)
-    shop.wait_for_effects(50, "version = 1")
+    shop.wait_for_effects(50, f"version = {OLD}")
     new_worker.stop()
-    timed("downgrade", lambda: new.python("-c", DOWN, database_url))
-    assert old.sqla_jobs("check") == f"the tables are those of version {LATEST - 1}\n"
-    shop.wait_for_effects(200, "version = 1")
+    timed("downgrade", lambda: new.python("-c", DOWN, database_url, str(LATEST)))
+    assert f"the tables are those of version {OLD}\n" in old.sqla_jobs("check")
+    shop.wait_for_effects(200, f"version = {OLD}")
     longest = simple.stop()
     wait_until(lambda: not shop.rows(UNDONE))
     old_worker.stop()
@@ -156,17 +156,18 @@ def test_the_tables_change_while_workers_of_both_versions_work(
     assert set(late) == {"plain", "transactional", "limited", "unique", "delayed"}
     assert max(late.values()) < 3.0
     waited = {
-        version: [float(seconds) for _, seconds, ended_by, _ in found if ended_by == version] for version in (1, 2)
+        version: [float(seconds) for _, seconds, ended_by, _ in found if ended_by == version]
+        for version in (OLD, LATEST)
     }
     assert min(map(len, waited.values())) > 20
-    assert min(*waited[1], *waited[2]) > 0, "a blocked job was started"
-    assert max(waited[1]) < 2.5
+    assert min(*waited[OLD], *waited[LATEST]) > 0, "a blocked job was started"
+    assert max(waited[OLD]) < 2.5
     assert longest < 2.0
     figures = {
         "late": late,
         **{f"late during the {name}": round(float(shop.value(LATE_DURING + when)), 2) for name, when in during.items()},
-        "found after an end by the old": round(max(waited[1]), 2),
-        "found after an end by the new": round(max(waited[2]), 2),
+        "found after an end by the old": round(max(waited[OLD]), 2),
+        "found after an end by the new": round(max(waited[LATEST]), 2),
         "longest enqueue": round(max(longest, longest_of_graphs), 3),
     }
     print("seconds:", figures)
@@ -182,23 +183,6 @@ with Session(engine) as session:
     print([transactional.options(unique_key="k").enqueue(session).id for _ in range(2)])
     session.commit()
 """
-GRAPH = """
-import sys
-from sqlalchemy import create_engine
-from sqlalchemy.orm import Session
-from rehearsed_shop import jobs, transactional
-engine = create_engine(sys.argv[1])
-with Session(engine) as session:
-    first = transactional.enqueue(session)
-    second = transactional.options(after=first, if_failed="hold").enqueue(session)
-    other = transactional.enqueue(session)
-    session.flush()
-    for job, state in ((first, "failed"), (other, "failed")):
-        job.state, job.attempt = state, 1
-    session.flush()
-    print([first.id, second.id, other.id])
-    session.commit()
-"""
 
 
 def test_the_released_library_finds_the_key_of_a_job_by_the_new_index(
@@ -212,40 +196,74 @@ def test_the_released_library_finds_the_key_of_a_job_by_the_new_index(
     assert Shop(engine).value("SELECT count(*) FROM sqla_jobs") == 1
 
 
-def test_the_released_library_deletes_no_job_that_a_blocked_one_waits_for(
+LOSING = """
+import sys
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session
+from rehearsed_shop import jobs, transactional
+engine = create_engine(sys.argv[1])
+with Session(engine) as session:
+    transactional.options(max_lost=2, max_attempts=2).enqueue_many(session, [{}, {}])
+    session.commit()
+"""
+LOST = """
+    UPDATE sqla_jobs SET state = 'running', attempt = 1, started_at = now(), process_id = gen_random_uuid(),
+        current_run_id = nextval('sqla_runs_id_seq') WHERE id = 1
+"""
+
+
+def test_the_released_library_charges_an_attempt_for_each_loss(
     libraries: tuple[Library, Library], engine: Engine, database_url: str
 ) -> None:
+    """Also of a job that counts its losses apart. The downgrade keeps it."""
     old, new = libraries
     new.sqla_jobs("migrate")
-    needed, blocked, other = json.loads(new.python("-c", GRAPH, database_url))
+    new.python("-c", LOSING, database_url)
     with engine.begin() as connection:
-        connection.execute(text("UPDATE sqla_jobs SET finished_at = now() - interval '1 d' WHERE state = 'failed'"))
-    worker = old.worker("--retention", "failed=1h")
-    shop = Shop(engine)
-    left = [(needed, "failed"), (blocked, "blocked")]
-    wait_until(lambda: shop.rows("SELECT id, state FROM sqla_jobs ORDER BY id") == left)
+        connection.execute(text(LOST))
+    worker, shop = old.worker(), Shop(engine)
+    wait_until(
+        lambda: shop.rows("SELECT attempt, state FROM sqla_jobs ORDER BY id") == [(2, "succeeded"), (1, "succeeded")]
+    )
     worker.stop()
-    assert other not in (needed, blocked), "the rest of its batch is gone"
-    assert "blocked" in old.sqla_jobs("list")
-    assert "blocked" in old.sqla_jobs("show", str(blocked))
-    for command in ("cancel", "retry"):
-        assert f"job {blocked} is blocked" in old.sqla_jobs(command, str(blocked), "--yes", code=1)
-    told = old.sqla_jobs("prune", "--older-than", "1h", "--yes")
-    assert "delete: 0 jobs\n1 job left alone: rows of the application refer to it" in told
-    assert shop.rows("SELECT id, state FROM sqla_jobs ORDER BY id") == left
+    found = shop.rows("SELECT job_id, outcome, attempt FROM sqla_runs ORDER BY job_id, id")
+    assert found == [(1, "lost", 1), (1, "succeeded", 2), (2, "succeeded", 1)]
+    new.python("-c", DOWN, database_url, str(LATEST))
+    assert shop.value("SELECT obj_description('sqla_jobs'::regclass)") == f"sqla_jobs schema {OLD}"
+    assert shop.value("SELECT count(*) FROM sqla_jobs") == 2
 
 
-def test_a_downgrade_is_refused_while_a_job_is_blocked(
+BLOCKED = """
+import sys
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session
+from rehearsed_shop import jobs, transactional
+engine = create_engine(sys.argv[1])
+with Session(engine) as session:
+    first = transactional.enqueue(session)
+    second = transactional.options(after=first, if_failed="hold").enqueue(session)
+    session.flush()
+    print(second.id)
+    session.commit()
+"""
+
+
+def test_a_downgrade_to_version_one_is_refused_while_a_job_is_blocked(
     libraries: tuple[Library, Library], engine: Engine, database_url: str
 ) -> None:
     _, new = libraries
     new.sqla_jobs("migrate")
-    _, blocked, _ = json.loads(new.python("-c", GRAPH, database_url))
+    blocked = new.python("-c", BLOCKED, database_url).strip()
+    for version in range(LATEST, 2, -1):
+        new.python("-c", DOWN, database_url, str(version))
     before = catalog(database_url)
-    told = new.python("-c", DOWN, database_url, code=1)
+    told = new.python("-c", DOWN, database_url, "2", code=1)
     assert f"job {blocked} is blocked, which code of version 1 does not understand: nothing has been changed" in told
     assert "`sqla-jobs cancel --state blocked`" in told
     assert catalog(database_url) == before
-    new.sqla_jobs("cancel", "--state", "blocked", "--yes")
-    new.python("-c", DOWN, database_url)
+    with engine.begin() as connection:
+        connection.execute(
+            text("UPDATE sqla_jobs SET state = 'cancelled', finished_at = now() WHERE state = 'blocked'")
+        )
+    new.python("-c", DOWN, database_url, "2")
     assert Shop(engine).value("SELECT obj_description('sqla_jobs'::regclass)") == "sqla_jobs schema 1"

@@ -11,7 +11,7 @@ from alembic.operations import Operations
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.orm import Session
 
-from sqla_jobs.migrations import downgrade, upgrade
+from sqla_jobs.migrations import LATEST, downgrade, upgrade
 from sqla_jobs.migrations.applying import migrate
 from sqla_jobs.migrations.steps.v0002 import RULES, Rule
 from tests import shop
@@ -100,7 +100,7 @@ def at_version_one(engine: Engine) -> None:
     with engine.connect() as connection:
         context = MigrationContext.configure(connection)
         with context.begin_transaction():
-            downgrade(Operations(context), from_=2, to=1)
+            downgrade(Operations(context), from_=LATEST, to=1)
 
 
 def definitions(engine: Engine) -> dict[str, str]:

@@ -155,7 +155,7 @@ def test_check_prints_a_line_for_each_difference_and_exits_with_one(database: En
         done = CliRunner().invoke(main, ["check", "tests.shop:jobs", *options])
         return done.exit_code, done.output
 
-    runs = "code of sqla_jobs 0.1 and 0.2 runs on tables of version 2"
+    runs = "code of sqla_jobs 0.2 and 0.3 runs on tables of version 3"
     assert check() == (0, f"the tables are those of version {LATEST}\n{runs}\n")
     assert check("--json") == (0, "[]\n")
     with database.begin() as connection:
@@ -176,7 +176,7 @@ def test_check_prints_a_line_for_each_difference_and_exits_with_one(database: En
 
 
 def test_the_releases_that_run_on_tables_are_those_of_their_version_and_of_the_one_before() -> None:
-    assert [releases_on(version) for version in (1, 2)] == ["0.1", "0.1 and 0.2"]
+    assert [releases_on(version) for version in (1, 2, 3)] == ["0.1", "0.1 and 0.2", "0.2 and 0.3"]
     assert [*RELEASES] == [*range(1, LATEST + 1)]
     version = tomllib.loads(ROOT.joinpath("pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     released = [line.split()[1] for line in ROOT.joinpath(".ci/released").read_text(encoding="utf-8").splitlines()]
@@ -189,9 +189,9 @@ def test_check_says_what_runs_on_tables_of_the_version_before(database: Engine) 
     say(database, comment_of(LATEST - 1))
     done = CliRunner().invoke(main, ["check", "tests.shop:jobs"])
     lines = done.output.splitlines()
-    assert (done.exit_code, lines[-1]) == (1, "code of sqla_jobs 0.1 runs on tables of version 1")
+    assert (done.exit_code, lines[-1]) == (1, "code of sqla_jobs 0.1 and 0.2 runs on tables of version 2")
     assert lines[0].startswith(
-        "the tables are of version 1, and this sqla_jobs works on 2 and 3: upgrade them with `sqla-"
+        "the tables are of version 2, and this sqla_jobs works on 3 and 4: upgrade them with `sqla-"
     )
     assert "`sqla-jobs migrate --revision`" in lines[0]
 
@@ -308,6 +308,7 @@ WIDENED = {
     for rule in rules
 } | {
     (2, "the constraint sqla_processes_tasks_check forbids what was allowed"): "it is of a new column",
+    (3, "the constraint sqla_jobs_max_lost_check forbids what was allowed"): "it is of a new column",
     (2, "the constraint sqla_jobs_if_failed_check forbids what was allowed"): "it is of a new column",
     (
         2,

@@ -20,7 +20,7 @@ from sqla_jobs.postgres import LocalServer
 from sqla_jobs.runtime.logs import FIELDS
 from tests import shop
 from tests.conftest import ROOT, StartWorker
-from tests.counting import attempts_and_runs, effects, engine_on, enqueue_both, runs, states, tried
+from tests.counting import attempts_and_runs, children_of, effects, engine_on, enqueue_both, runs, states, tried
 from tests.helpers import wait_until
 from tests.shop import jobs
 
@@ -43,6 +43,39 @@ def test_kill_9_loses_no_job_and_doubles_no_transactional_effect(
     assert runs(database, "lost") > 0
     attempts, rows = attempts_and_runs(database)
     assert attempts == rows, "every attempt leaves a run"
+
+
+@pytest.mark.parametrize("processes", [None, "1"])
+def test_a_crash_uses_no_attempt_of_a_job_that_counts_its_losses_apart(
+    database: Engine, database_url: str, start_worker: StartWorker, processes: str | None
+) -> None:
+    """The only attempt of a job, whose process is killed twice as if by another job. Its sibling is charged."""
+    with Session(database) as session:
+        mine = shop.mark.options(max_attempts=1, max_lost=3).enqueue(session, n=1, seconds=3.0)
+        other = shop.mark.options(max_attempts=1).enqueue(session, n=2, seconds=3.0)
+        session.commit()
+        ids = [mine.id, other.id]
+
+    def has(begun: int, lost: int = 0) -> bool:
+        marked = effects(database, "plain")
+        return marked[1] >= begun and marked[2] == 1 and runs(database, "lost") >= lost
+
+    options = () if processes is None else ("--processes", processes)
+    worker = start_worker(database_url, *options)
+    for time in (1, 2):
+        wait_until(partial(has, time))
+        victims = [worker.pid] if processes is None else children_of(worker)
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
+        if processes is None:
+            worker.wait()
+            worker = start_worker(database_url, *options)
+        wait_until(partial(has, time, 1 + time))
+    wait_until(lambda: states(database) == {"succeeded": 1, "failed": 1}, timeout=40)
+    with Session(database) as session:
+        found = [session.get_one(jobs.Job, one) for one in ids]
+        told = [(job.attempt, [(str(run.outcome), run.attempt) for run in job.runs]) for job in found]
+    assert told == [(1, [("lost", 1), ("lost", 1), ("succeeded", 1)]), (1, [("lost", 1)])]
 
 
 def test_a_stopped_worker_loses_its_leases_and_works_again_when_continued(

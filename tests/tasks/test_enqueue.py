@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from sqlalchemy import Engine, Text, create_engine, delete, event, func, insert, make_url, select, text, update
 from sqlalchemy.exc import IntegrityError, PendingRollbackError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, registry, scoped_session, sessionmaker
 from tenacity import Retrying, wait_fixed
 
 from sqla_jobs import ArgumentsError, DeclarationError, JobMixin, Jobs, JobsError, JobState, Unique, UnknownTask
@@ -213,6 +213,43 @@ def test_an_option_that_is_none_is_as_the_task_was_declared(session: Session) ->
     assert (job.queue, job.priority, job.max_attempts, job.state) == ("mail", 2, 7, "queued")
 
 
+def test_each_way_to_enqueue_carries_how_many_losses_in_a_row_end_the_job(session: Session) -> None:
+    own = Jobs(registry())
+
+    @own.task(max_lost=4)
+    def tell(job_id: int) -> None: ...
+
+    @own.task(max_lost=3, on_failure=tell, max_attempts=1)
+    def work(n: int) -> None:
+        raise ValueError(n)
+
+    @own.task
+    def plain(n: int) -> None: ...
+
+    once = Unique("n", on_conflict="update")
+    own.tasks["work"].enqueue(session, 1)
+    work.enqueue_many(session, [{"n": 2}])
+    work.options(max_lost=9).enqueue(session, 3)
+    plain.enqueue(session, 4)
+    plain.options(unique=once).enqueue(session, 5)
+    plain.options(unique=once, max_lost=7).enqueue(session, 5)
+    session.add(own.Schedule(name="often", task="work", cron="* * * * * *", args={"n": 6}))
+    session.execute(text("INSERT INTO sqla_jobs (task, args) VALUES ('plain', '{\"n\": 8}')"))
+    session.flush()
+    drain(own, session, errors="record", ahead=1.5)
+    rows = session.execute(select(own.Job.task, own.Job.args["n"].as_integer(), own.Job.max_lost)).all()
+    assert {(task, n): most for task, n, most in rows if n} == {
+        ("work", 1): 3,
+        ("work", 2): 3,
+        ("work", 3): 9,
+        ("work", 6): 3,
+        ("plain", 4): None,
+        ("plain", 5): 7,
+        ("plain", 8): None,
+    }
+    assert {most for task, _, most in rows if task == "tell"} == {4}
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
@@ -234,6 +271,7 @@ def test_an_option_that_is_none_is_as_the_task_was_declared(session: Session) ->
         ({"priority": -11}, "priority must be an integer from -10 to 10, got -11"),
         ({"priority": 1.0}, "priority must be .*, got 1.0"),
         ({"max_attempts": 0}, "max_attempts must be .*, got 0"),
+        ({"max_lost": 1001}, "max_lost must be an integer from 1 to 1,000, got 1001"),
         ({"unique_key": ""}, "unique_key must be .*, got ''"),
         ({"unique_key": "x" * 501}, "1 to 500 characters"),
         ({"unique_key": "a\x00"}, "without NUL"),

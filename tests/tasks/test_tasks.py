@@ -509,6 +509,7 @@ class TestNames:
         ({"priority": 11}, "priority must be an integer from -10 to 10, got 11"),
         ({"priority": "high"}, "priority must be .*, got 'high'"),
         ({"max_attempts": 0}, "max_attempts must be an integer from 1 to 1,000,000, got 0"),
+        ({"max_lost": 0}, "max_lost must be an integer from 1 to 1,000, got 0"),
         ({"max_attempts": 2.5}, "max_attempts must be .*, got 2.5"),
         ({"timeout": 0}, "send: timeout must be .* from 1 ms to 100 years, got 0"),
         ({"timeout": "5"}, "timeout must be .*, got '5'"),

@@ -9,12 +9,12 @@ from sqla_jobs import migrations
 
 
 def upgrade() -> None:
-    migrations.upgrade(op, from_=0, to=2, schema=None, prefix="sqla_")
+    migrations.upgrade(op, from_=0, to=3, schema=None, prefix="sqla_")
 
 
 def downgrade() -> None:
-    migrations.downgrade(op, from_=2, to=0, schema=None, prefix="sqla_")
+    migrations.downgrade(op, from_=3, to=0, schema=None, prefix="sqla_")
 
 
 def upgrade_elsewhere(operations: Operations) -> None:
-    migrations.upgrade(operations, from_=0, to=2)
+    migrations.upgrade(operations, from_=0, to=3)

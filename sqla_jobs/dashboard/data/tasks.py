@@ -171,11 +171,11 @@ def _of_schedules(jobs: Jobs[Any], start: datetime, *, but_for: Sequence[str]) -
 
 
 def _named(run: Any) -> list[Any]:
-    return [run.job_id, run.attempt, run.outcome, run.started_at, run.finished_at]
+    return [run.job_id, run.outcome, run.started_at, run.finished_at]
 
 
 def _needed(job: Any) -> list[Any]:
-    return [job.task, job.run_at, job.finished_at, job.max_attempts]
+    return [job.task, job.run_at, job.finished_at]
 
 
 def _by_task(source: Any, run: Any, of_job: Any) -> Any:
@@ -207,7 +207,7 @@ def _newest_failures(jobs: Jobs[Any], start: datetime) -> Any:
     """Count the newest failures and retries by task."""
     run: Any = jobs.Run
     bad = (
-        select(run.job_id, run.attempt, run.outcome)
+        select(run.job_id, run.outcome, run.finished_at)
         .where(run.outcome.in_(BAD), run.finished_at >= start, run.started_at >= start)
         .order_by(run.finished_at.desc())
         .limit(_FAILURES)
@@ -230,7 +230,8 @@ def _job_of(jobs: Jobs[Any], run: Any) -> Any:
 
 def _is_retried(run: Any, of_job: Any) -> Any:
     """Return the condition that a retry follows this attempt."""
-    return or_(run.outcome == "retried", and_(run.outcome == "lost", run.attempt < of_job.c.max_attempts))
+    goes_on = of_job.c.finished_at.is_distinct_from(run.finished_at)
+    return or_(run.outcome == "retried", and_(run.outcome == "lost", goes_on))
 
 
 def _running(jobs: Jobs[Any]) -> Any:

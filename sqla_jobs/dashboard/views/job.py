@@ -21,6 +21,7 @@ from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.types import ENDED, LIVE, NOT_RUNNING, WAITING, JobState
 from sqla_jobs.monitoring.steps import StepRow, read_steps
 from sqla_jobs.queries.limits import keeps_others_waiting
+from sqla_jobs.queries.losses import lost_in_a_row
 from sqla_jobs.rules.checks import read_id
 from sqla_jobs.rules.unique import RESERVED
 
@@ -122,7 +123,8 @@ def _cut(text: str) -> str:
 def _job(session: Session, jobs: Jobs[Any], job_id: int) -> Any:
     job: Any = jobs.Job
     stored = [column for column in job.__table__.c if column.name != "args"]
-    query = select(*stored, cast(job.args, Text).label("args_text")).where(job.id == job_id)
+    more = cast(job.args, Text).label("args_text"), lost_in_a_row(jobs.models).label("lost_in_a_row")
+    query = select(*stored, *more).where(job.id == job_id)
     row = session.execute(query, bind_arguments={"mapper": job}).one_or_none()
     if row is None:
         raise UnknownJob(f"There is no job {job_id}. It may have been deleted, or pruned some time after it ended.")
