@@ -135,6 +135,12 @@ def drop_tables(op: Operations, names: Names, *nouns: str, referenced: str) -> N
     _patiently(op, names, referenced, f"DROP TABLE IF EXISTS {tables}")
 
 
+def commit(op: Operations, names: Names) -> None:
+    """Commit the earlier statements."""
+    with _outside_transaction(op, names):
+        pass
+
+
 def _patiently(op: Operations, names: Names, noun: str, statement: str) -> None:
     with _outside_transaction(op, names):
         op.execute(_PATIENT.format(table=quoted(names.table(noun)), statement=statement))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.migrations.names import Names
+from sqla_jobs.migrations.online import commit
 from sqla_jobs.migrations.steps import v0001, v0002, v0003
 from sqla_jobs.models.dialect import check_dialect
 from sqla_jobs.models.version import LATEST, comment_of
@@ -52,6 +53,8 @@ def downgrade(
     _check(op, from_, to, first=to, last=from_)
     names = Names.of(op, schema, prefix)
     for version in range(from_, to, -1):
+        if version > 1:
+            commit(op, names)  # if this step is refused, the version that the steps before it have stored stays
         STEPS[version - 1].downgrade(op, names)
         if version > 1:
             _say_version(op, names, version - 1)
