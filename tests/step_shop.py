@@ -260,6 +260,25 @@ def transactional_sleeper(session: Session, run: RunContext, seconds: float) -> 
     session.add(Effect(kind="after"))
 
 
+def take(cents: int) -> int:
+    calls.append(f"charged {cents}")
+    return cents
+
+
+@jobs.task(delay=0, max_attempts=3)
+def charges_and_tells(run: RunContext, account: int, cents: int, how: str) -> str:
+    """`how` says what comes between the charge and the mail."""
+    run.step("charge", take, cents)
+    if how == "sleep":
+        run.sleep("rest", 100)
+    elif how == "wait":
+        run.wait_for("approved", Approval, timeout=None)
+    elif how == "fail":
+        fail_until(run, 2)
+    calls.append(f"told of {cents}")
+    return how
+
+
 @jobs.task(retry=FAST)
 def approved(run: RunContext, timeout: float | None = None, fails: int = 0) -> str:
     calls.append("run")

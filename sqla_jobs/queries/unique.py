@@ -103,12 +103,19 @@ class UniqueJobs:
         return [holder for holder, _ in self._put(insert, jobs)]
 
     def change(self, jobs: Mapping[str, str]) -> list[tuple[Holder, bool]]:
-        """Insert as `insert` does, and replace or update each waiting job that has one of the keys.
+        """Insert as `insert` does, and replace or update each waiting job that has a key and was never started.
 
-        A running job is locked but not changed. The statement waits for locks on these jobs. For each job, also return
-        whether the job is new.
+        Other jobs that have a key are locked but not changed. The statement waits for locks on these jobs. For each
+        job, also return whether the job is new.
         """
         return self._put(self.statements.change, jobs)
+
+    def change_held(self, jobs: Mapping[str, str]) -> list[tuple[Holder, bool]]:
+        """Insert as `change` does, and also change waiting jobs that have been started.
+
+        The caller has locked these jobs, and knows that they have no steps.
+        """
+        return self._put(self.statements.change_held, jobs)
 
     def taken(self, keys: Collection[str]) -> dict[str, tuple[Holder, bool]]:
         """Return, by key, the job that has the key: the live job, or else the job of the current period.
@@ -133,9 +140,17 @@ class UniqueJobs:
         """Return the jobs in `ids` that are running, or have run and ended."""
         return [holder for holder, _ in self._found(self.statements.begun, {"ids": list(ids)})]
 
-    def give_up(self, keys: Collection[str]) -> None:
-        """Remove these keys from running jobs, which the caller has locked."""
-        self._execute(self.statements.give_up, {"keys": list(keys)}, synchronize_session="fetch").all()
+    def have_steps(self, ids: Sequence[int]) -> set[int]:
+        """Return the jobs in `ids` that have stored steps. The caller has locked them, so that no step is added."""
+        return set(self._execute(self.statements.have_steps, {"ids": list(ids)}).scalars()) if ids else set()
+
+    def give_up(self, keys: Collection[str]) -> list[str]:
+        """Remove these keys from jobs that are running or have stored steps. The caller has locked the jobs.
+
+        Return the messages that notify workers of those that wait.
+        """
+        given_up = self._execute(self.statements.give_up, {"keys": list(keys)}, synchronize_session="fetch")
+        return [told for _, state, told in given_up.all() if state in NOT_RUNNING]
 
     def _put(self, statement: Any, jobs: Mapping[str, str]) -> list[tuple[Holder, bool]]:
         given = {f"{_NEW}{name}": value for name, value in self.values.items() if not isinstance(value, ColumnElement)}
@@ -212,8 +227,20 @@ class Statements:
 
     @cached_property
     def change(self) -> Any:
-        """Return a statement that inserts as `insert` does, and also replaces or updates waiting jobs."""
-        new, waits = self._insert.excluded, self.models.Job.state.in_(NOT_RUNNING)
+        """Return a statement that inserts as `insert` does, and also changes waiting jobs that were never started.
+
+        Jobs that have been started may have steps. This statement's snapshot may be older than its lock on such a job,
+        so that only a later statement can look for them.
+        """
+        return self._change(self.models.Job.started_at.is_(None))
+
+    @cached_property
+    def change_held(self) -> Any:
+        """Return a statement that inserts as `insert` does, and also changes waiting jobs, started or not."""
+        return self._change(true())
+
+    def _change(self, where: ColumnElement[bool]) -> Any:
+        new, waits = self._insert.excluded, and_(self.models.Job.state.in_(NOT_RUNNING), where)
         changes = self._replaced(new) if self._on_conflict == "replace" else self._updated(new)
         changed = self._insert.on_conflict_do_update(**_LIVE_KEY, set_=changes, where=waits)
         return changed.returning(*self._holder, _IS_NEW)
@@ -255,11 +282,19 @@ class Statements:
         return {"key_share": True} if self._changes else {"read": True}
 
     @cached_property
+    def have_steps(self) -> Any:
+        """Return a query for the jobs that have stored steps."""
+        step = self.models.Step
+        return select(step.job_id).where(step.job_id == _IDS).distinct()
+
+    @cached_property
     def give_up(self) -> Any:
-        """Return an update that removes the keys of running jobs."""
-        job = self.models.Job
-        running = update(job).where(job.unique_key == _KEYS, job.state == "running")
-        return running.values(unique_key=null(), unique_period=null()).returning(job.id)
+        """Return an update that removes the keys of jobs that are running or have stored steps."""
+        job, step = self.models.Job, self.models.Step
+        has_begun = or_(job.state == "running", select(step.job_id).where(step.job_id == job.id).exists())
+        given_up = update(job).where(job.unique_key == _KEYS, _IS_LIVE, has_begun)
+        values = given_up.values(unique_key=null(), unique_period=null())
+        return values.returning(job.id, job.state, message(job.queue, job.gates))
 
     @cached_property
     def _insert(self) -> Any:

@@ -163,7 +163,7 @@ def _tell_when_free(jobs: UniqueJobs, stored: _Stored) -> None:
     """Notify workers of the waiting jobs that this transaction has locked, once it has ended."""
     models = jobs.statements.models
     held = (stored.replaced | stored.left_out).values()
-    for message in {one.message for one in held if one.state in NOT_RUNNING}:
+    for message in {one.message for one in held if one.state in NOT_RUNNING} | stored.given_up:
         after_release(jobs.session, models.Job, models.channel, message)
 
 
@@ -187,13 +187,15 @@ class _Stored:
     inserted: dict[str, Holder] = field(default_factory=dict[str, Holder])
     replaced: dict[str, Holder] = field(default_factory=dict[str, Holder])
     left_out: dict[str, Holder] = field(default_factory=dict[str, Holder])
+    given_up: set[str] = field(default_factory=set[str])
+    """The messages that notify workers of the waiting jobs that have given up their keys."""
 
     @property
     def holders(self) -> dict[str, Holder]:
         return self.inserted | self.replaced | self.left_out
 
-    def change(self, jobs: UniqueJobs, args: Mapping[str, str]) -> None:
-        for holder, is_new in jobs.change(args):
+    def change(self, changed: Iterable[tuple[Holder, bool]]) -> None:
+        for holder, is_new in changed:
             (self.inserted if is_new else self.replaced)[holder.key] = holder
 
 
@@ -253,15 +255,16 @@ def _store_many(jobs: UniqueJobs, policy: Unique, args: Mapping[str, str], known
 
 
 def _change(jobs: UniqueJobs, args: Mapping[str, str]) -> _Stored:
-    """Insert a job for each free key, change waiting jobs, and insert jobs in place of running ones.
+    """Insert a job for each free key, change waiting jobs, and insert jobs in place of those that have begun.
 
-    The first statement takes the keys and locks their jobs in the order of `args`. Later statements wait for no lock.
+    The first statement takes the keys and locks their jobs in the order of `args`. Later statements wait for no lock,
+    and see the steps that were stored before it.
     """
     stored = _Stored()
-    stored.change(jobs, args)
-    while running := {key: args[key] for key in args if key not in stored.holders}:
-        jobs.give_up(running)
-        stored.change(jobs, running)
+    stored.change(jobs.change(args))
+    while held := {key: args[key] for key in args if key not in stored.holders}:
+        stored.given_up.update(jobs.give_up(held))
+        stored.change(jobs.change_held(held))
     return stored
 
 
@@ -288,11 +291,14 @@ def _settle(
             begun = ((live[one.id][0], one) for one in jobs.begun(missed))
             stored.left_out.update(begun)
     else:
-        if waiting := {one.key: args[one.key] for one in held if one.state in NOT_RUNNING}:
-            stored.change(jobs, waiting)
-        if running := {one.key: args[one.key] for one in held if one.state == "running" and not live[one.id][1]}:
-            jobs.give_up(running)
-            stored.inserted.update({one.key: one for one in jobs.insert(running, any_conflict=True)})
+        have_steps = jobs.have_steps([one.id for one in held if one.state in NOT_RUNNING])
+        begun = [one for one in held if one.state == "running" or one.id in have_steps]
+        if waiting := {one.key: args[one.key] for one in held if one not in begun}:
+            stored.change(jobs.change_held(waiting))
+        stored.left_out.update({one.key: one for one in begun if live[one.id][1]})
+        if free := {one.key: args[one.key] for one in begun if not live[one.id][1]}:
+            stored.given_up.update(jobs.give_up(free))
+            stored.inserted.update({one.key: one for one in jobs.insert(free, any_conflict=True)})
     return taken.keys() - stored.holders.keys()
 
 
