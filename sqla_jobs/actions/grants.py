@@ -30,6 +30,10 @@ _TICK = ("schedule_id", "scheduled_for")
 job."""
 _LOCKING = "progress_message"
 """The column whose UPDATE privilege lets a role lock rows. The column is only displayed, and each claim empties it."""
+_REPLACED = (
+    *("position", "times_replaced", "created_at"),
+    *("attempt", "started_at", "progress", "progress_message"),
+)
 _MOVED = (
     *("state", "position", "run_at", "attempt", "current_run_id", "process_id"),
     *("started_at", "finished_at", "progress", "progress_message"),
@@ -175,10 +179,7 @@ def _changing(name: _Names) -> Rights:
     These privileges are not granted by default, since they let a role change other roles' jobs.
     """
     yield 'for on_conflict="replace" and "update" only, which change jobs that wait, grant these as well:', ""
-    yield (
-        f"  {name.columns('UPDATE', *_ENQUEUED, 'position', 'times_replaced', *name.own)} ON {name.tables['jobs']}",
-        "",
-    )
+    yield f"  {name.columns('UPDATE', *_ENQUEUED, *_REPLACED, *name.own)} ON {name.tables['jobs']}", ""
     yield f"  SELECT ON {name.tables['steps']}", ""
     yield f"  USAGE ON SEQUENCE {name.sequences[0]}", ""
 

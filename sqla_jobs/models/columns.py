@@ -96,7 +96,7 @@ class JobMixin(Row):
     scheduled_for: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """The tick for which that schedule enqueued the job."""
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=now())
-    """When the row was inserted."""
+    """When the row was inserted. For a job that was replaced after an attempt: when it was replaced."""
     started_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """When the current or last attempt was claimed."""
     finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))

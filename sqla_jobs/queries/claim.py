@@ -38,7 +38,15 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.calls.values import ALL, EVERYWHERE, PRIORITIES, Among, Claimed, names, numbers, texts
 from sqla_jobs.models.types import MOST_ATTEMPTS
-from sqla_jobs.queries.expressions import Tables, array_of, committed_to_disk, in_state, is_among, unnest_text
+from sqla_jobs.queries.expressions import (
+    Tables,
+    array_of,
+    committed_to_disk,
+    in_state,
+    is_among,
+    is_of_job,
+    unnest_text,
+)
 from sqla_jobs.queries.gates import named, queue_free
 from sqla_jobs.queries.restrictions import claimable_tasks, limited_queues, paused, unlimited_tasks
 from sqla_jobs.queries.statement import RenderedStatement, SqlConnection, Statement
@@ -245,16 +253,20 @@ class ClaimWhateverTheLimits(ClaimFromLimitedQueue):
 
 
 class Elapsed(Statement):
-    """Return the seconds since the first start of each job, by id. All of the jobs have been started before."""
+    """Return the seconds since the first start of each job, by id. All of the jobs have been started before.
+
+    A replaced job begins anew with its `created_at`.
+    """
 
     def __call__(self, connection: Connection | Session, job_ids: Sequence[int]) -> dict[int, float]:
         return dict(self._run(connection, {"ids": job_ids}).all())
 
     def sql(self) -> Any:
-        runs = self.tables.runs
+        jobs, runs = self.tables.jobs, self.tables.runs
         first_start = func.min(runs.c.started_at)
         return (
             select(runs.c.job_id, cast(func.extract("epoch", func.statement_timestamp() - first_start), Double))
-            .where(runs.c.job_id == any_(bindparam("ids", type_=ARRAY(BigInteger))))
+            .join(jobs, jobs.c.id == runs.c.job_id)
+            .where(runs.c.job_id == any_(bindparam("ids", type_=ARRAY(BigInteger))), is_of_job(runs, jobs))
             .group_by(runs.c.job_id)
         )

@@ -173,6 +173,12 @@ def committed_to_disk() -> ColumnElement[bool]:
     return literal_column(f"{setting} ELSE '' END", Text).is_not(None)
 
 
+def is_of_job(runs: Any, jobs: Any) -> ColumnElement[bool]:
+    """Return the condition that a run counts among the job's attempts. The runs of the job that it replaced do not."""
+    counts: ColumnElement[bool] = runs.c.finished_at >= jobs.c.created_at
+    return counts
+
+
 _ENDED = [literal_column(f"'{state}'", Text) for state in ENDED]
 
 

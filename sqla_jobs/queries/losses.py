@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Text, and_, case, func, literal_column, se
 
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import NOT_RUNNING
-from sqla_jobs.queries.expressions import Tables
+from sqla_jobs.queries.expressions import Tables, is_of_job
 
 _NOT_RUNNING = [literal_column(f"'{state}'", Text) for state in NOT_RUNNING]
 
@@ -18,7 +18,7 @@ def losses(tables: Tables) -> Any:
     runs = tables.runs
     return (
         select(func.count())
-        .where(runs.c.job_id == tables.jobs.c.id, runs.c.outcome == "lost")
+        .where(runs.c.job_id == tables.jobs.c.id, runs.c.outcome == "lost", is_of_job(runs, tables.jobs))
         .correlate(tables.jobs)
         .scalar_subquery()
     )
@@ -37,7 +37,7 @@ def losses_in_a_row(jobs: Any, runs: Any) -> Any:
     waits = case((jobs.c.state.in_(_NOT_RUNNING), 1), else_=0)
     return (
         select(func.count())
-        .where(runs.c.job_id == jobs.c.id, runs.c.outcome == "lost")
+        .where(runs.c.job_id == jobs.c.id, runs.c.outcome == "lost", is_of_job(runs, jobs))
         .where(runs.c.id > since, runs.c.attempt >= jobs.c.attempt + waits)
         .correlate(jobs)
         .scalar_subquery()

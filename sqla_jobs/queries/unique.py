@@ -60,6 +60,8 @@ _NEW = "new_"
 """The prefix of parameters that hold column values."""
 _CHANGED = ("task", "priority", "max_attempts", "max_lost", "args", "headers", "on_failure", "gates", "ordered_by")
 """The columns that are set in a replaced or updated job."""
+_BEGUN = ("attempt", "started_at", "progress", "progress_message")
+"""The columns about attempts, which a replaced job begins anew."""
 
 
 def start_of_period(length: Any) -> ColumnElement[Any]:
@@ -315,10 +317,12 @@ class Statements:
     def _replaced(self, new: Any) -> dict[Any, Any]:
         """Return the column values of a replaced job, as if it were enqueued now.
 
-        A job that has been delayed for `max_delay` keeps its position.
+        A job that has been delayed for `max_delay` keeps its position. A job that waits for a retry begins anew:
+        only the runs that ended after its `created_at` count.
         """
         job = self.models.Job
-        latest = None if self._max_delay is None else job.created_at + timedelta(seconds=self._max_delay)
+        created_at = case((job.started_at.is_(None), job.created_at), else_=new.created_at)
+        latest = None if self._max_delay is None else created_at + timedelta(seconds=self._max_delay)
         is_late = false() if latest is None else and_(job.state == "queued", latest <= func.clock_timestamp())
         return {
             **self._changed(new, or_(not_(is_late), self._is_elsewhere(new, job.queue != new.queue))),
@@ -326,6 +330,8 @@ class Statements:
             "queue": new.queue,
             "state": case((is_late, "queued"), (job.state == "blocked", "blocked"), else_=new.state),
             "run_at": new.run_at if latest is None else func.least(new.run_at, latest),
+            "created_at": created_at,
+            **{name: new[name] for name in _BEGUN},
         }
 
     def _updated(self, new: Any) -> dict[Any, Any]:

@@ -292,11 +292,11 @@ def _settle(
             stored.left_out.update(begun)
     else:
         have_steps = jobs.have_steps([one.id for one in held if one.state in NOT_RUNNING])
-        begun = [one for one in held if one.state == "running" or one.id in have_steps]
-        if waiting := {one.key: args[one.key] for one in held if one not in begun}:
+        started = [one for one in held if one.state == "running" or one.id in have_steps]
+        if waiting := {one.key: args[one.key] for one in held if one not in started}:
             stored.change(jobs.change_held(waiting))
-        stored.left_out.update({one.key: one for one in begun if live[one.id][1]})
-        if free := {one.key: args[one.key] for one in begun if not live[one.id][1]}:
+        stored.left_out.update({one.key: one for one in started if live[one.id][1]})
+        if free := {one.key: args[one.key] for one in started if not live[one.id][1]}:
             stored.given_up.update(jobs.give_up(free))
             stored.inserted.update({one.key: one for one in jobs.insert(free, any_conflict=True)})
     return taken.keys() - stored.holders.keys()

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Engine, select, text, update
 from sqlalchemy.orm import Session
 
-from sqla_jobs import Unique
+from sqla_jobs import JobState, Unique
 from tests.helpers import wait_until, waiting_for_locks
 from tests.step_shop import Approval, calls, charges_and_tells, jobs
 from tests.steps.test_sleeps import let_time_pass
@@ -68,7 +68,7 @@ def test_a_step_that_is_stored_while_the_enqueue_waits_for_the_job_counts(databa
         one.execute(running.values(state="running", started_at=text("clock_timestamp()"), **lease))
         one.commit()
         one.add(jobs.Step(job_id=job.id, name="rest", kind="sleep", number=1, run_id=1))
-        job.state, job.current_run_id, job.process_id = "scheduled", None, None
+        job.state, job.current_run_id, job.process_id = JobState.scheduled, None, None
         one.flush()
         new = threads.submit(task.enqueue, other, account=17, cents=999, how="sleep")
         wait_until(lambda: waiting_for_locks(database))
