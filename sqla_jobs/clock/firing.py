@@ -156,7 +156,8 @@ def _due(row: Any, values: dict[str, Any], live_job: int | None) -> _Plan:
 
 def _unique(row: Any, tasks: Mapping[str, Any]) -> UniqueTick | None:
     rule = tasks[row.task].declaration.unique if row.task in tasks else None
-    return None if rule is None else UniqueTick(rule.key_of(row.args), rule.policy.per)
+    key = None if rule is None else rule.key_of(row.args)
+    return None if rule is None or key is None else UniqueTick(key, rule.policy.per)
 
 
 def _tick(schedule_id: int, tick: datetime, outcome: TickOutcome, job_id: int | None) -> dict[str, Any]:

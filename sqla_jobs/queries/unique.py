@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property, lru_cache
@@ -102,7 +102,11 @@ class UniqueJobs:
         unique index counts, not only one in the index of live keys.
         """
         insert = self.statements.insert_unless_any if any_conflict else self.statements.insert
-        return [holder for holder, _ in self._put(insert, jobs)]
+        return [holder for holder, _ in self._put(insert, jobs.items())]
+
+    def insert_plain(self, jobs: Iterable[str]) -> list[int]:
+        """Insert jobs that are not unique, given their arguments (JSON). Return their ids, in order."""
+        return [holder.id for holder, _ in self._put(self.statements.insert, ((None, args) for args in jobs))]
 
     def change(self, jobs: Mapping[str, str]) -> list[tuple[Holder, bool]]:
         """Insert as `insert` does, and replace or update each waiting job that has a key and was never started.
@@ -110,14 +114,14 @@ class UniqueJobs:
         Other jobs that have a key are locked but not changed. The statement waits for locks on these jobs. For each
         job, also return whether the job is new.
         """
-        return self._put(self.statements.change, jobs)
+        return self._put(self.statements.change, jobs.items())
 
     def change_held(self, jobs: Mapping[str, str]) -> list[tuple[Holder, bool]]:
         """Insert as `change` does, and also change waiting jobs that have been started.
 
         The caller has locked these jobs, and knows that they have no steps.
         """
-        return self._put(self.statements.change_held, jobs)
+        return self._put(self.statements.change_held, jobs.items())
 
     def taken(self, keys: Collection[str]) -> dict[str, tuple[Holder, bool]]:
         """Return, by key, the job that has the key: the live job, or else the job of the current period.
@@ -154,9 +158,9 @@ class UniqueJobs:
         given_up = self._execute(self.statements.give_up, {"keys": list(keys)}, synchronize_session="fetch")
         return [told for _, state, told in given_up.all() if state in NOT_RUNNING]
 
-    def _put(self, statement: Any, jobs: Mapping[str, str]) -> list[tuple[Holder, bool]]:
+    def _put(self, statement: Any, jobs: Iterable[tuple[str | None, str]]) -> list[tuple[Holder, bool]]:
         given = {f"{_NEW}{name}": value for name, value in self.values.items() if not isinstance(value, ColumnElement)}
-        rows = "[" + ",".join(self._as_row(key, args) for key, args in jobs.items()) + "]"
+        rows = "[" + ",".join(self._as_row(key, args) for key, args in jobs) + "]"
         return self._found(statement, given | {"rows": rows}, dml_strategy="orm")
 
     def _found(self, statement: Any, parameters: dict[str, Any], **options: Any) -> list[tuple[Holder, bool]]:
@@ -165,7 +169,7 @@ class UniqueJobs:
             return [(Holder(job.id, job.unique_key, job.state, told, job), flag) for job, told, flag in rows]
         return [(Holder(*holder), flag) for *holder, flag in rows]
 
-    def _as_row(self, key: str, args: str) -> str:
+    def _as_row(self, key: str | None, args: str) -> str:
         gates = {} if self.gates_of is None else self.gates_of(args)
         return f'{json.dumps({"unique_key": key, **gates})[:-1]},"args":{args}}}'
 
@@ -213,8 +217,6 @@ class Statements:
         if is_delayed:
             self._given["run_at"] = func.clock_timestamp() + bindparam(f"{_NEW}run_at", type_=Interval)
         self._given |= expressions or {}
-        if self._per is not None:
-            self._given["unique_period"] = self._period
         self._gated = gated
 
     @cached_property
@@ -302,6 +304,8 @@ class Statements:
     def _insert(self) -> Any:
         columns, row = inspect(self.models.Job).columns, _rows()
         given = self._given | {"args": row.c.args, "unique_key": row.c.unique_key}
+        if self._per is not None:
+            given["unique_period"] = case((row.c.unique_key.is_not(None), self._period))
         if self._gated:
             given |= {"gates": cast(row.c.gates, ARRAY(Text)), "ordered_by": row.c.ordered_by}
         rows = select(*given.values())

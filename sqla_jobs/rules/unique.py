@@ -28,7 +28,8 @@ class Unique:
     """Allows at most one live job (blocked, scheduled, queued or running) for each key.
 
     - `key`: the name of an argument, a list of names, or a callable that gets a mapping of the stored arguments and
-      returns a JSON-serializable value. None stands for all arguments. An empty list allows one job of the task.
+      returns a JSON-serializable value, or None for a job that is not unique. `key=None` stands for all arguments. An
+      empty list allows one job of the task.
     - `on_conflict`: what an enqueue does if the key is taken: "return" the live job, "raise" `JobExists`, "replace" the
       arguments, priority, queue and run_at of a waiting job, or "update" its arguments and priority.
     - `max_delay`: required with "replace": seconds or a timedelta, counted from the first enqueue. Replacements do not
@@ -114,12 +115,16 @@ class KeyMaker:
         if isinstance(self.key, tuple):
             check_arguments(f"{self.task}: key", self.key, sorted(self.arguments))
 
-    def __call__(self, arguments: Mapping[str, Any]) -> str:
+    def __call__(self, arguments: Mapping[str, Any]) -> str | None:
         """Return the key of a job with these stored arguments. Raises `ArgumentsError` if the key cannot be JSON.
 
-        A key that is long, or that could show a sensitive argument, is replaced by its hash.
+        A key that is long, or that could show a sensitive argument, is replaced by its hash. The result is None, for a
+        job that is not unique, if `key` is a callable that returns None.
         """
-        said = self._json(self._chosen(arguments))
+        chosen = self._chosen(arguments)
+        if chosen is None:
+            return None
+        said = self._json(chosen)
         plain = f"{RESERVED}{said}"
         if len(plain) <= MAX_KEY and not may_show(self.key, self.sensitive):
             return plain

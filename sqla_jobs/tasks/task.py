@@ -20,6 +20,7 @@ from typing import (
     overload,
 )
 
+from pydantic_core import from_json
 from sqlalchemy.orm import Session
 
 from sqla_jobs.database.commits import check_open, savepoint
@@ -198,14 +199,14 @@ class Enqueuer(Generic[C, J]):
         check_open(session, self._models.Job)
         given = self.bind(args, kwargs)
         begun = None if self._waiting is None else self._waiting.begin(session)
-        if unique is None:
-            stored = declaration.codec.stored(session, given)
+        item = None if unique is None else unique.keyed(declaration.codec.encode(session, given))
+        if unique is None or item is None or item.key is None:
+            stored = from_json(item.args) if item is not None else declaration.codec.stored(session, given)
             values = self._all_values(self.columns, begun)
             added = add_one(session, self._models, values, stored, declaration.make_gates), 1
         else:
-            item = unique.keyed(declaration.codec.encode(session, given))
             values = self._all_values(self._values, begun)
-            added = add_unique(session, self._models, values, item, unique, declaration.make_gates)
+            added = add_unique(session, self._models, values, item.key, item.args, unique, declaration.make_gates)
         if begun is not None and self._waiting is not None and self._waiting.is_after:
             session.flush()
             self._waiting.end(session, begun, [added[0].id])

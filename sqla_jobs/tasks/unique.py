@@ -15,7 +15,8 @@ from sqla_jobs.rules.unique import KeyMaker, Unique
 class Keyed(NamedTuple):
     """A job's arguments as JSON, with the job's unique key."""
 
-    key: str
+    key: str | None
+    """None for a job that is not unique."""
     args: str
 
 
@@ -24,7 +25,8 @@ class UniqueRule:
     """A policy, and the function that makes the key of a job from its stored arguments."""
 
     policy: Unique
-    key_of: Callable[[Mapping[str, Any]], str]
+    key_of: Callable[[Mapping[str, Any]], str | None]
+    """Returns None for a job that is not unique."""
 
     def keyed(self, encoded: bytes) -> Keyed:
         """Return a job's arguments with the job's unique key. Raises `ArgumentsError` if the key cannot be made."""

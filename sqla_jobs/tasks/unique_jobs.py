@@ -54,7 +54,8 @@ def add_unique(
     session: Session,
     models: Models[J],
     values: Mapping[str, Any],
-    item: Keyed,
+    key: str,
+    args: str,
     rule: UniqueRule,
     gates_of: GatesOf | None,
 ) -> tuple[J, int]:
@@ -65,13 +66,13 @@ def add_unique(
     _flush_jobs(session, models.Job)
     with _as_pending(session, models):
         jobs = _unique_jobs(session, models, values, rule, gates_of, loads=True)
-        stored = _store(jobs, rule.policy, item.key, item.args)
+        stored = _store(jobs, rule.policy, key, args)
     _tell_when_free(jobs, stored)
-    _count(jobs, rule.policy, {item.key: 1}, stored.left_out)
-    job: J = stored.holders[item.key].job
+    _count(jobs, rule.policy, {key: 1}, stored.left_out)
+    job: J = stored.holders[key].job
     on_rollback(session, partial(_expire, session, models.Job, [job.id]))  # otherwise it would keep rolled-back values
     if rule.policy.on_conflict == "raise" and stored.left_out:
-        raise _exists(values["task"], item.key, job)
+        raise _exists(values["task"], key, job)
     return job, len(stored.inserted)
 
 
@@ -118,27 +119,30 @@ class _Again(Exception):
 
 
 def _add_batch(jobs: UniqueJobs, job: type[Any], policy: Unique, batch: list[Keyed], ids: list[int] | None) -> Enqueued:
-    counts = Counter(item.key for item in batch)
-    order = batch if policy.changes else reversed(batch)  # the dict keeps the last entry for each key
-    chosen = dict(sorted({item.key: item.args for item in order}.items()))
-    stored = _store_batch(jobs, job, policy, chosen)
-    if policy.on_conflict == "raise" and len(chosen) < len(batch):
+    keyed = [(key, args) for key, args in batch if key is not None]
+    counts = Counter(key for key, _ in keyed)
+    order = keyed if policy.changes else reversed(keyed)  # the dict keeps the last entry for each key
+    chosen = dict(sorted(dict(order).items()))
+    stored = _store_batch(jobs, job, policy, chosen) if chosen else _Stored()
+    if policy.on_conflict == "raise" and len(chosen) < len(keyed):
         key = counts.most_common(1)[0][0]
         raise ArgumentsError(
             f"{jobs.values['task']}: two of the items have the unique key {key!r:.200}, "
             "and its policy is to raise: leave one of them out"
         )
+    plain = jobs.insert_plain([args for key, args in batch if key is None]) if len(keyed) < len(batch) else []
     if ids is not None:
-        holders = stored.holders
-        ids += (holders[item.key].id for item in batch)
+        holders, others = stored.holders, iter(plain)
+        ids += (next(others) if key is None else holders[key].id for key, _ in batch)
     _read_again(jobs.session, job, [one.id for one in stored.replaced.values()])
     again = sum(counts[key] - 1 for key in stored.inserted)
     replaced = sum(counts[key] for key in stored.replaced)
     left_out = sum(counts[key] for key in stored.left_out)
     _count(jobs, policy, counts, stored.left_out)
+    inserted = len(stored.inserted) + len(plain)
     if policy.changes:
-        return Enqueued(len(stored.inserted), replaced=replaced + again, skipped=left_out)
-    return Enqueued(len(stored.inserted), replaced=replaced, skipped=left_out + again)
+        return Enqueued(inserted, replaced=replaced + again, skipped=left_out)
+    return Enqueued(inserted, replaced=replaced, skipped=left_out + again)
 
 
 def _store_batch(jobs: UniqueJobs, job: type[Any], policy: Unique, args: Mapping[str, str]) -> _Stored:

@@ -89,7 +89,7 @@ def assert_unique(session: AnySession, task: Enqueuer[..., J], /, **arguments: A
     own = plain_session(session, call_of(assert_unique, task, arguments))
     live = [job for job in enqueued(own, task, **arguments) if job.state in LIVE]
     keys = {job.id: task.unique.key_of(arguments_of(job)) for job in live}
-    if len(live) != 1 or live[0].unique_key != keys[live[0].id]:
+    if len(live) != 1 or live[0].unique_key is None or live[0].unique_key != keys[live[0].id]:
         keyed = [
             f"\n  job {job.id} has the key {job.unique_key!r}; its arguments make {keys[job.id]!r}" for job in live
         ]

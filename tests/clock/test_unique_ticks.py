@@ -129,3 +129,13 @@ def test_a_key_that_cannot_be_made_disables_the_schedule_and_says_why(jobs: Jobs
     assert jobs.clock().tick() == 0
     schedule = session.scalars(select(jobs.Schedule)).one()
     assert (schedule.enabled, schedule.disabled_reason) == (False, "'country'")
+
+
+def test_ticks_for_which_the_key_is_none_are_not_unique(jobs: Jobs[Any], session: Session) -> None:
+    task = declared(jobs, session, Unique(lambda _: None), catch_up="all")
+    task.enqueue(session, region="eu")
+    session.commit()
+    assert jobs.clock().tick() == 2
+    assert session.scalars(select(jobs.Job.unique_key)).all() == [None] * 3
+    with pytest.raises(AssertionError, match="one live job"):
+        assert_unique(session, task, region="eu")

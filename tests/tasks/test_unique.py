@@ -146,6 +146,27 @@ class TestKeys:
         assert odd.enqueue(session, 1) is odd.enqueue(session, 3)
         assert seen == [{"account": 1}, {"account": 3}]
 
+    @pytest.mark.parametrize("policy", ["return", "raise", "replace", "update"])
+    @pytest.mark.parametrize("per", [None, 3600])
+    def test_jobs_for_which_a_callable_returns_none_are_not_unique(
+        self, session: Session, policy: Any, per: float | None
+    ) -> None:
+        def even(arguments: Mapping[str, Any]) -> str | None:
+            return None if arguments["account"] % 2 else "even"
+
+        options: Any = {"max_delay": None} if policy == "replace" else {}
+        task = plain.options(unique=Unique(even, on_conflict=policy, per=per, **options))
+        assert task.enqueue(session, 1) is not task.enqueue(session, 1)
+        items = [{"account": account} for account in (1, 2, 3)]
+        count = task.enqueue_many(session, items)
+        ids = task.enqueue_many(session, [items[0], items[2]], returning=True)
+        found = session.scalars(select(MyJob).order_by(MyJob.id)).all()
+        assert count == 3
+        assert [session.get_one(MyJob, job_id).args["account"] for job_id in ids] == [1, 3]
+        assert sorted(job.args["account"] for job in found) == [1, 1, 1, 1, 2, 3, 3]
+        assert {job.args["account"] for job in found if job.unique_key} == {2}
+        assert {job.args["account"] for job in found if job.unique_period} == ({2} if per else set())
+
     def test_a_long_key_is_told_by_its_hash(self, session: Session) -> None:
         every = plain.options(unique=Unique())
         jobs_of = [every.enqueue(session, 1, "x" * length) for length in (480, 481, 481)]
