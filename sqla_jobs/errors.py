@@ -36,7 +36,8 @@ class UnknownJob(JobsError, LookupError):
 
 
 class JobExists(JobsError):
-    """Another job holds the unique key, and `Unique(on_conflict="raise")` was requested."""
+    """Another job holds the unique key, and either `Unique(on_conflict="raise")` was requested, or that job is not in
+    the batch of `options(batch=…)`."""
 
     job: JobMixin
     """The job that holds the key."""

@@ -78,6 +78,7 @@ class Holder(NamedTuple):
     id: int
     key: str
     state: str
+    batch_id: int | None
     message: str
     """The message that notifies workers of the job."""
     job: Any = None
@@ -166,7 +167,9 @@ class UniqueJobs:
     def _found(self, statement: Any, parameters: dict[str, Any], **options: Any) -> list[tuple[Holder, bool]]:
         rows = self._execute(statement, parameters, populate_existing=True, **options)
         if self.statements.loads:
-            return [(Holder(job.id, job.unique_key, job.state, told, job), flag) for job, told, flag in rows]
+            return [
+                (Holder(job.id, job.unique_key, job.state, job.batch_id, told, job), flag) for job, told, flag in rows
+            ]
         return [(Holder(*holder), flag) for *holder, flag in rows]
 
     def _as_row(self, key: str | None, args: str) -> str:
@@ -316,7 +319,8 @@ class Statements:
     @property
     def _holder(self) -> tuple[Any, ...]:
         job = self.models.Job
-        return *((job,) if self.loads else (job.id, job.unique_key, job.state)), message(job.queue, job.gates)
+        columns = (job,) if self.loads else (job.id, job.unique_key, job.state, job.batch_id)
+        return *columns, message(job.queue, job.gates)
 
     def _replaced(self, new: Any) -> dict[Any, Any]:
         """Return the column values of a replaced job, as if it were enqueued now.

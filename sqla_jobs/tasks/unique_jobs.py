@@ -61,16 +61,18 @@ def add_unique(
 ) -> tuple[J, int]:
     """Insert a job, or apply the policy to the live job with its key. Return the job, and 1 if it was inserted, else 0.
 
-    Raises `JobExists` if the policy is "raise" and the key is taken.
+    Raises `JobExists` if the key is taken and the policy is "raise", or the live job is not in the new one's batch.
     """
     _flush_jobs(session, models.Job)
-    with _as_pending(session, models):
+    with savepoint(session, models.Job) if "batch_id" in values else _as_pending(session, models):
         jobs = _unique_jobs(session, models, values, rule, gates_of, loads=True)
         stored = _store(jobs, rule.policy, key, args)
+        job: J = stored.holders[key].job
+        # otherwise it would keep rolled-back values
+        on_rollback(session, partial(_expire, session, models.Job, [job.id]))
+        _check_batch(jobs, rule.policy, stored)
     _tell_when_free(jobs, stored)
     _count(jobs, rule.policy, {key: 1}, stored.left_out)
-    job: J = stored.holders[key].job
-    on_rollback(session, partial(_expire, session, models.Job, [job.id]))  # otherwise it would keep rolled-back values
     if rule.policy.on_conflict == "raise" and stored.left_out:
         raise _exists(values["task"], key, job)
     return job, len(stored.inserted)
@@ -154,6 +156,7 @@ def _store_batch(jobs: UniqueJobs, job: type[Any], policy: Unique, args: Mapping
         with suppress(_Again), savepoint(jobs.session, job):
             stored = _store_many(jobs, policy, args, known, in_order=turns < _FRUITLESS)
             _tell_when_free(jobs, stored)
+            _check_batch(jobs, policy, stored)
             if policy.on_conflict == "raise":
                 for key, one in stored.left_out.items():
                     if (found := jobs.session.get(job, one.id, populate_existing=True)) is None:
@@ -161,6 +164,24 @@ def _store_batch(jobs: UniqueJobs, job: type[Any], policy: Unique, args: Mapping
                         raise _Again
                     raise _exists(jobs.values["task"], key, found)
             return stored
+
+
+def _check_batch(jobs: UniqueJobs, policy: Unique, stored: _Stored) -> None:
+    """Raise `JobExists` if a job that has a key is not in the batch that was to get a job with the key.
+
+    The batch would be without that job, and whoever waits for the batch would not wait for it.
+    """
+    if (batch_id := jobs.values.get("batch_id")) is None or policy.on_conflict == "raise":
+        return
+    for key, one in (stored.replaced | stored.left_out).items():
+        job = None if one.batch_id == batch_id else jobs.session.get(jobs.statements.models.Job, one.id)
+        if job is not None:
+            raise JobExists(
+                f"{jobs.values['task']}: job {one.id} ({one.state}) has the unique key {key!r:.200} and is not in "
+                f"batch {batch_id}, so the batch would not wait for it: enqueue what waits for both with "
+                "after=[batch, job], with the error's .job, or enqueue without batch=",
+                job,
+            )
 
 
 def _tell_when_free(jobs: UniqueJobs, stored: _Stored) -> None:

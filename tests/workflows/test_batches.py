@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import pytest
 from sqlalchemy import Engine, select, text, update
 from sqlalchemy.orm import Session
 
-from sqla_jobs import ArgumentsError, JobMixin, JobState, RunContext
+from sqla_jobs import ArgumentsError, JobExists, JobMixin, JobState, RunContext, Unique
 from sqla_jobs.actions.audit import Changing
 from sqla_jobs.actions.batches import BatchCounts
 from sqla_jobs.actions.jobs import Delete
@@ -351,3 +352,34 @@ def test_jobs_after_a_batch_can_be_deleted_with_it(session: Session) -> None:
         session.delete(job)
     session.commit()
     assert states(session) == {}
+
+
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("policy", ["return", "update", "replace"])
+def test_a_job_of_a_taken_key_that_is_not_in_the_batch_is_refused(session: Session, policy: Any, many: bool) -> None:
+    options: Any = {"max_delay": None} if policy == "replace" else {}
+    unique = Unique([], on_conflict=policy, **options)
+    job = shop.mark.options(unique=unique).enqueue(session, n=1)
+    batch = jobs.batch(session, name="import 17")
+    task = shop.mark.options(unique=unique, batch=batch)
+    enqueue = partial(task.enqueue_many, session, [{"n": 2}]) if many else partial(task.enqueue, session, n=2)
+    with pytest.raises(JobExists) as caught:
+        enqueue()
+    assert f"job {job.id} " in str(caught.value)
+    assert f"batch {batch.id}" in str(caught.value)
+    assert caught.value.job is job
+    assert (job.args, job.times_replaced, job.batch_id) == ({"n": 1}, None, None)
+    after = shop.mark.options(after=[batch, caught.value.job]).enqueue(session, n=3)
+    session.commit()
+    assert after.state == "blocked"
+
+
+@pytest.mark.parametrize("policy", ["return", "update"])
+def test_a_job_of_a_taken_key_that_is_in_the_batch_stays_there(session: Session, policy: Any) -> None:
+    batch = jobs.batch(session)
+    task = shop.mark.options(unique=Unique([], on_conflict=policy), batch=batch)
+    job = task.enqueue(session, n=1)
+    assert task.enqueue(session, n=2) is job
+    assert task.enqueue_many(session, [{"n": 3}]) == 0
+    session.commit()
+    assert jobs.counts(session, batch).total == 1
