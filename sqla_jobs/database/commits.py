@@ -1,9 +1,9 @@
-"""Callbacks after sessions' commits and rollbacks, and operations that are refused during a commit."""
+"""Callbacks before and after sessions' commits and rollbacks, and operations that are refused during a commit."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Hashable
+from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -31,8 +31,19 @@ class _Call(NamedTuple):
     once: Hashable = None
 
 
+Write = Callable[[Session, Sequence[Any]], None]
+"""Writes items that have waited for the commit of the session's transaction."""
+
+
+class _Last(NamedTuple):
+    within: SessionTransaction | None
+    """The transaction or savepoint in which the item was given."""
+    write: Write
+    item: Any
+
+
 class _Waiting:
-    """The calls to make after one session's current transaction."""
+    """The calls to make before and after the end of one session's current transaction."""
 
     def __init__(self) -> None:
         self.entities: set[type[Any]] = set()
@@ -40,6 +51,53 @@ class _Waiting:
         self.calls: list[_Call] = []
         self.once: set[Hashable] = set()
         self.committed = False
+        self.last: list[_Last] = []
+        """What is written before the commit."""
+        self.releasing: SessionTransaction | None = None
+        """The innermost savepoint at the last call of `before_commit`."""
+        self.is_last_moment = False
+        """True once the commit has begun and `last` is written."""
+
+
+def before_commit(session: Session, write: Write, item: Any) -> None:
+    """Call `write` in the last moment before the session's outermost transaction commits, after its last flush.
+
+    `write` gets all the items that were given for it, except those of rolled-back savepoints. If that moment has come
+    already, as in a listener of `before_commit`, `write` is called at once.
+    """
+    if not session.in_transaction():
+        session.begin()  # otherwise a rollback would not be noticed
+    waiting: _Waiting = session.info.get(_INFO) or _wait(session)
+    if waiting.is_last_moment:
+        write(session, [item])
+    else:
+        waiting.last.append(_Last(_present(session), write, item))
+
+
+def is_waiting(session: Session) -> bool:
+    """Return whether the session has something to write before its commit."""
+    waiting: _Waiting | None = session.info.get(_INFO)
+    return waiting is not None and bool(waiting.last)
+
+
+def write_now(session: Session) -> None:
+    """Flush the session, and write what waits for its commit."""
+    session.flush()
+    waiting: _Waiting | None = session.info.get(_INFO)
+    while waiting and waiting.last:
+        given, waiting.last = waiting.last, []
+        on_rollback(session, partial(_wait_again, waiting, given))
+        try:
+            for write in dict.fromkeys(one.write for one in given):
+                write(session, [one.item for one in given if one.write is write])
+        except BaseException:
+            _wait_again(waiting, given)
+            raise
+        session.flush()
+
+
+def _wait_again(waiting: _Waiting, given: Sequence[_Last]) -> None:
+    waiting.last = [*given, *(one for one in waiting.last if one not in given)]
 
 
 def on_commit(session: Session, entity: type[Any], call: Callable[[], None], *, once: Hashable = None) -> None:
@@ -145,6 +203,7 @@ def _wait(session: Session) -> _Waiting:
 def listen_to_sessions() -> None:
     """Install the listeners on the first call. Importing the package must have no side effects."""
     event.listen(Session, "after_begin", _check_translation)
+    event.listen(Session, "before_commit", _write_last)
     event.listen(Session, "after_commit", _note_commit)
     event.listen(Session, "after_soft_rollback", _forget)
     event.listen(Session, "after_transaction_end", _call)
@@ -161,6 +220,22 @@ def _check_translation(session: Session, transaction: object, connection: Connec
             check_translation(connection, entity)
 
 
+def _write_last(session: Session) -> None:
+    """Write what waits for the commit of the outermost transaction.
+
+    SQLAlchemy also reports the release of each savepoint. A commit that finds open savepoints is reported first for the
+    outermost transaction, and then for each of them. So the second report with the same savepoint belongs to a commit.
+    """
+    waiting: _Waiting = session.info.get(_INFO) or _wait(session)
+    innermost = session.get_nested_transaction()
+    if innermost is not None and innermost is not waiting.releasing:
+        waiting.releasing = innermost
+        return
+    if waiting.last:
+        write_now(session)
+    waiting.is_last_moment = True
+
+
 def _note_commit(session: Session) -> None:
     waiting: _Waiting | None = session.info.get(_INFO)
     if waiting and not session.in_nested_transaction():  # SQLAlchemy 2.1 also reports released savepoints
@@ -175,6 +250,8 @@ def _forget(session: Session, rolled_back: SessionTransaction) -> None:
         waiting.once.discard(one.once)
         if one.entity is None:
             one.call()
+    if waiting:
+        waiting.last = [one for one in waiting.last if not _is_within(one.within, rolled_back)]
 
 
 def _is_within(transaction: SessionTransaction | None, outer: SessionTransaction) -> bool:

@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.orm.attributes import instance_state
 
 from sqla_jobs.database.async_sessions import around, end_run, is_awaited, read_anew
+from sqla_jobs.database.commits import is_waiting
 from sqla_jobs.database.refusals import chain_of
 from sqla_jobs.errors import JobsError
 from sqla_jobs.execution.interrupt import Interrupt
@@ -243,7 +244,7 @@ class WorkerTransactions:
                 del session.info[_ENDING]
 
     def has_written(self, session: Session) -> bool:
-        if session.new or session.deleted or any(map(session.is_modified, session.dirty)):
+        if session.new or session.deleted or is_waiting(session) or any(map(session.is_modified, session.dirty)):
             return True
         begun = [one for one in session.info[_CONNECTIONS] if not one.closed and one.in_transaction()]
         return any(map(has_written, begun))

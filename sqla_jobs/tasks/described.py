@@ -16,7 +16,8 @@ from sqla_jobs.tasks.sessions import AnySession
 
 _PROMISE = "The job exists if and only if the caller's transaction commits; `enqueue` itself commits nothing."
 _RETURNED = """Returns the job, pending like any object that was added. A job with a unique key is in the database
-already: it is new, or it is the live job that has the key."""
+already: it is new, or it is the live job that has the key. With `Unique(at_commit=True)` there is no job
+before the commit, and the call returns None."""
 _RAISED = """Raises `ArgumentsError`, having changed nothing, for a session that is missing or asynchronous, and for
 arguments that do not fit the task or cannot be stored; `DeclarationError` if an annotation of the task
 cannot be resolved; `JobExists` if `Unique(on_conflict="raise")` finds its key taken."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from functools import cached_property
 from types import MethodType
 from typing import (
@@ -40,7 +41,7 @@ from sqla_jobs.tasks.schedule import ScheduleOptions, Schedules
 from sqla_jobs.tasks.sessions import AnySession, plain_session
 from sqla_jobs.tasks.tracing import UNTRACED, Sending
 from sqla_jobs.tasks.unique import UniqueRule
-from sqla_jobs.tasks.unique_jobs import add_many_unique, add_unique, rule_for
+from sqla_jobs.tasks.unique_jobs import add_at_commit, add_many_unique, add_unique, rule_for
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -69,7 +70,9 @@ class Enqueue(Protocol[P, J_co]):
         - `args`, `kwargs`: the arguments of the task, by position or by name, without injected parameters.
 
         Returns the job, which is pending like any object that was added. Its `id` is None until the session flushes.
-        A job with a unique key is in the database already: it is new, or it is the live job that has the key.
+        A job with a unique key is in the database already: it is new, or it is the live job that has the key. With
+        `Unique(at_commit=True)` the call returns None, although its type says that it returns a job: the policy may
+        stand on the task, where a type checker does not see it.
 
         Raises `ArgumentsError` for arguments that do not fit, and `JobExists` for a taken key if the policy is to
         raise. The transaction stays usable.
@@ -134,6 +137,11 @@ class Enqueuer(Generic[C, J]):
                 f"{declaration.name}: after= does not fit Unique(on_conflict={self._unique.policy.on_conflict!r}): the "
                 "job with the key may wait for other jobs, or has begun; use 'return' or 'raise'"
             )
+        if self._waiting and self._unique and self._unique.policy.at_commit:
+            raise ArgumentsError(
+                f"{declaration.name}: after= and batch= do not fit Unique(at_commit=True): they need the job when they "
+                "are given, and it is written at the commit; use options(unique=…) without at_commit="
+            )
 
     @property
     def declaration(self) -> Declaration:
@@ -168,6 +176,14 @@ class Enqueuer(Generic[C, J]):
         name = f"jobs.tasks[{declaration.name!r}]" if is_class else declaration.signature.target.__name__
         return f"{name}.options(…)" if self._options else name
 
+    def at_once(self) -> Enqueuer[C, J]:
+        """Return the enqueuer without `at_commit` in its policy. Its `enqueue` always returns a job."""
+        if self._unique is None or not self._unique.policy.at_commit:
+            return self
+        other: Enqueuer[C, J] = Enqueuer(self._declaration, self._models, self._options, self._described, self._hooks)
+        other._unique = replace(self._unique, policy=self._unique.policy.at_once())
+        return other
+
     @overload
     def without_injected(self, target: Callable[Concatenate[_Nobody, ...], object], /) -> Enqueue[..., J]: ...
     @overload
@@ -190,20 +206,26 @@ class Enqueuer(Generic[C, J]):
             return self._add(session, args, kwargs)[0]
         with self._sending(session) as sending:
             added, inserted = self._add(session, args, kwargs)
-            sending.one(added, inserted)
+            if inserted is not None:
+                sending.one(added, inserted)
         return added
 
-    def _add(self, session: Session, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[J, int]:
-        """Add a job. Return the job, and the number of inserted jobs: 1 or 0."""
+    def _add(self, session: Session, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[J, int | None]:
+        """Add a job. Return the job, and the number of inserted jobs: 1 or 0. With `at_commit`, both are None."""
         declaration, unique = self._declaration, self._unique
         check_open(session, self._models.Job)
         given = self.bind(args, kwargs)
         begun = None if self._waiting is None else self._waiting.begin(session)
+        added: tuple[J, int | None]
         item = None if unique is None else unique.keyed(declaration.codec.encode(session, given))
         if unique is None or item is None or item.key is None:
             stored = from_json(item.args) if item is not None else declaration.codec.stored(session, given)
             values = self._all_values(self.columns, begun)
             added = add_one(session, self._models, values, stored, declaration.make_gates), 1
+        elif unique.policy.at_commit:
+            values = self._all_values(self._values, begun)
+            add_at_commit(session, self._models, values, item.key, item.args, unique, declaration.make_gates)
+            added = cast("J", None), None
         else:
             values = self._all_values(self._values, begun)
             added = add_unique(session, self._models, values, item.key, item.args, unique, declaration.make_gates)
@@ -267,6 +289,12 @@ class Enqueuer(Generic[C, J]):
             if unique is None:
                 columns = self._all_values(self.columns, begun)
                 count = add_many(into, self._models, columns, each(bytes), declaration.make_gates, ids)
+            elif unique.policy.at_commit:
+                raise ArgumentsError(
+                    f"{declaration.name}: enqueue_many returns what it has stored, and Unique(at_commit=True) stores "
+                    "nothing before the commit: call enqueue for each job, which sends no statement, or give "
+                    "options(unique=…) without at_commit="
+                )
             elif "unique_key" in self._options:
                 raise ArgumentsError(
                     "enqueue_many takes no unique_key: at most one of its jobs could be enqueued; "

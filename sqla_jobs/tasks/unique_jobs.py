@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
+from sqlalchemy import ColumnElement, false, update
 from sqlalchemy.orm import Session
 
-from sqla_jobs.database.commits import on_rollback, savepoint
+from sqla_jobs.database.commits import before_commit, is_waiting, on_rollback, savepoint
 from sqla_jobs.database.notify import after_release, count_after_commit
 from sqla_jobs.errors import ArgumentsError, JobExists
 from sqla_jobs.models.columns import JobMixin
@@ -114,6 +115,108 @@ def _unique_jobs(
 
     statements = statements_for(models, rule.policy, values, gated=gates_of is not None, loads=loads)
     return UniqueJobs(session, statements, values, None if gates_of is None else columns)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Later:
+    """An enqueue that is written in the last moment of the caller's transaction."""
+
+    models: Models[Any]
+    values: Mapping[str, Any]
+    rule: UniqueRule
+    gates_of: GatesOf | None
+    key: str
+    args: str
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """The place in the order in which all transactions write."""
+        return self.key, self.models.channel
+
+    def is_like(self, other: _Later) -> bool:
+        """Return whether one statement can write both."""
+        return (
+            self.models is other.models
+            and self.rule.policy == other.rule.policy
+            and self.gates_of == other.gates_of
+            and self.values.keys() == other.values.keys()
+            and all(_is_same(value, other.values[name]) for name, value in self.values.items())
+        )
+
+    def replaces(self, other: _Later) -> bool:
+        """Return whether this enqueue leaves nothing of the other one, which came before it in the transaction."""
+        on_conflict = self.rule.policy.on_conflict
+        return on_conflict == "replace" or (on_conflict == "update" and self.is_like(other))
+
+
+def add_at_commit(
+    session: Session,
+    models: Models[Any],
+    values: Mapping[str, Any],
+    key: str,
+    args: str,
+    rule: UniqueRule,
+    gates_of: GatesOf | None,
+) -> None:
+    """Add a job like `add_unique`, in the last moment of the caller's transaction.
+
+    Raises `ArgumentsError` for a session with two-phase commits.
+    """
+    if session.twophase:
+        raise ArgumentsError(
+            f"{values['task']}: Unique(at_commit=True) does not fit a session with twophase=True, which holds locks "
+            "from PREPARE TRANSACTION until all databases have answered: give options(unique=…) without at_commit=, or "
+            "enqueue in another session"
+        )
+    if gates_of is not None:
+        gates_of(json.loads(args))  # an error about the arguments is raised here
+    if session.dispatch.do_orm_execute and not is_waiting(session):
+        # extensions such as zope.sqlalchemy commit only sessions of which they have seen a write
+        nothing = update(models.Job).where(false()).values(progress_message=models.Job.progress_message)
+        session.execute(nothing, execution_options={"synchronize_session": False})
+    before_commit(session, _write_all, _Later(models, values, rule, gates_of, key, args))
+
+
+def _is_same(value: Any, other: Any) -> bool:
+    if isinstance(value, ColumnElement) or isinstance(other, ColumnElement):
+        return value is other
+    return bool(value == other)
+
+
+def _write_all(session: Session, enqueues: Sequence[_Later]) -> None:
+    """Write the enqueues of a transaction in the order of their keys, so that two transactions do not deadlock."""
+    by_place: dict[tuple[str, str], list[_Later]] = {}
+    times = Counter(one.key for one in enqueues)
+    for one in enqueues:
+        before = by_place.setdefault(one.place, [])
+        if before and one.rule.policy.on_conflict == "return":
+            continue
+        while before and one.replaces(before[-1]):
+            before.pop()
+        before.append(one)
+    group: list[_Later] = []
+    for one in (one for place in sorted(by_place) for one in by_place[place]):
+        if group and (one.key == group[-1].key or not one.is_like(group[-1])):
+            _write(session, group, times)
+            group = []
+        group.append(one)
+    if group:
+        _write(session, group, times)
+
+
+def _write(session: Session, group: Sequence[_Later], times: Mapping[str, int]) -> None:
+    """Write enqueues that differ only in their arguments. Their keys are sorted."""
+    first, policy, args = group[0], group[0].rule.policy, {one.key: one.args for one in group}
+    jobs = _unique_jobs(session, first.models, first.values, first.rule, first.gates_of, loads=False)
+    if policy.changes and policy.per is None:
+        stored = _change(jobs, args)
+    else:
+        stored = _Stored()
+        for one in group:
+            stored.add(_store(jobs, policy, one.key, one.args))
+    _tell_when_free(jobs, stored)
+    _read_again(session, first.models.Job, [one.id for one in stored.replaced.values()])
+    _count(jobs, policy, times, stored.left_out)
 
 
 class _Again(Exception):
@@ -218,6 +321,12 @@ class _Stored:
     @property
     def holders(self) -> dict[str, Holder]:
         return self.inserted | self.replaced | self.left_out
+
+    def add(self, other: _Stored) -> None:
+        self.inserted.update(other.inserted)
+        self.replaced.update(other.replaced)
+        self.left_out.update(other.left_out)
+        self.given_up.update(other.given_up)
 
     def change(self, changed: Iterable[tuple[Holder, bool]]) -> None:
         for holder, is_new in changed:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from sqla_jobs.database.commits import write_now
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
@@ -106,7 +107,7 @@ def _sort_out(session: Session, what: Jobs[J] | Enqueuer[..., J], arguments: dic
     models = what.models
     job: Any = models.Job
     rows = select(job).order_by(job.id).execution_options(populate_existing=True)
-    session.flush()
+    write_now(session)
     if isinstance(what, Jobs):
         if arguments:
             raise ArgumentsError(f"{min(arguments)} is an argument of a task: give the task, and not the Jobs")

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 
 from sqla_jobs.database.async_sessions import read_anew
 from sqla_jobs.database.binding import MEMBERS_OF_TEST
+from sqla_jobs.database.commits import is_waiting, write_now
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.mapping import Models
@@ -49,7 +50,7 @@ def process(
     jobs: Jobs[Any], session: Session, *, kind: str = "test", queues: Mapping[str, int] | None = None
 ) -> Generator[uuid.UUID]:
     """Register a process for claims, in the session's transaction."""
-    session.flush()
+    write_now(session)
     process_id = processes.register(
         connection_of(jobs, session), jobs.models, kind=kind, queues=dict(queues or {}), lease=30.0
     )
@@ -181,11 +182,11 @@ class Savepoints:
     def has_written(self, session: Session) -> bool:
         """Return whether the session has unflushed changes, or rows have been changed since the savepoint began."""
         is_changed = session.new or session.deleted or any(map(session.is_modified, session.dirty))
-        return bool(is_changed) or self._changes() != self._changes_before
+        return bool(is_changed) or is_waiting(session) or self._changes() != self._changes_before
 
     def commit_part(self, session: Session, step: NewStep) -> None:
         """Store the row of the step, release the savepoint, and begin another."""
-        session.flush()
+        write_now(session)
         self.check_constraints()
         self.record(step)
         self._go_on(self._savepoint.commit)

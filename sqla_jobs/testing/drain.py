@@ -16,6 +16,7 @@ from sqla_jobs.calls.values import ALL
 from sqla_jobs.clock.firing import fire, fire_due
 from sqla_jobs.clock.sync import sync
 from sqla_jobs.database.binding import Context
+from sqla_jobs.database.commits import write_now
 from sqla_jobs.errors import ConfigurationError, JobsError
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.executor import Executor
@@ -303,7 +304,7 @@ def _finder(
     claim = within_limits(jobs, session, queries) if limits else queries.claim_whatever_the_limits
 
     def claimed(process_id: Any) -> Claimed | None:
-        session.flush()
+        write_now(session)
         resolve(session, queries)
         promote(session, queries, ahead=ahead)
         for queue in queues_of_waiting(jobs, session) if queues is None else queues:

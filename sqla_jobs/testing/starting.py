@@ -10,6 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from sqla_jobs.actions.change import id_of
+from sqla_jobs.database.commits import write_now
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.queries import Queries
@@ -98,6 +99,7 @@ def _all_started(session: Session, jobs: Jobs[Any], queues: Iterable[str] | None
     known_tasks(jobs, session)
     queries = Queries(jobs.models)
     started: list[int] = []
+    write_now(session)
     savepoint = session.begin_nested()
     try:
         promote(session, queries, ahead=0.0)

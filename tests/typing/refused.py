@@ -174,6 +174,7 @@ def wrong_uniques(session: Session) -> None:
     Unique(7)  # error
     Unique(lambda: 7)  # error
     Unique("account", per="hour")  # error
+    Unique("account", on_conflict="raise", at_commit=True)  # error
     send_email.options(unique=True)  # error
     jobs.enqueue(session, SendEmail("a@b.c"), unique="mail")  # error
 

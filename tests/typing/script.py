@@ -116,6 +116,14 @@ def tenant_of(arguments: Mapping[str, Any]) -> tuple[str, int]:
 def report(tenant: int) -> None: ...
 
 
+def paying(arguments: Mapping[str, Any]) -> str | None:
+    return None if arguments["tenant"] == 1 else str(arguments["tenant"])
+
+
+@jobs.task(unique=Unique(paying, at_commit=True))
+def bill(tenant: int) -> None: ...
+
+
 @jobs.task(unique=Unique(["tenant"], on_conflict="replace", max_delay=600))
 def index(tenant: int, since: datetime) -> None: ...
 
@@ -128,6 +136,8 @@ def unique_jobs(session: Session) -> None:
     forever = Unique("tenant", on_conflict="replace", max_delay=None, per=60.0)
     index.options(unique=forever, delay=60).enqueue(session, 1, datetime.now(UTC))
     send_email.options(unique_key="welcome-17", unique=Unique(on_conflict="update", per=3600))
+    index.options(unique=Unique("tenant", on_conflict="replace", max_delay=60, at_commit=True))
+    bill.enqueue(session, 1)
     jobs.enqueue(session, Invoice(7), unique=Unique(key=None, on_conflict="return"))
 
 

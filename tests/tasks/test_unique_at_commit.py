@@ -1,0 +1,341 @@
+"""`Unique(at_commit=True)` writes in the last moment of the caller's transaction."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, create_engine, event, select
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from transaction import TransactionManager  # pyright: ignore[reportMissingTypeStubs]
+from zope.sqlalchemy import register  # pyright: ignore[reportMissingTypeStubs]
+
+from sqla_jobs import ArgumentsError, ConcurrencyLimit, DeclarationError, Jobs, RunContext, Unique
+from sqla_jobs.testing import assert_enqueued, assert_not_enqueued, drain, enqueued, run_job
+from tests.helpers import states, wait_until
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Page(Base):
+    __tablename__ = "pages"
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+jobs = Jobs(Base)
+REQUESTS = 20
+
+
+@jobs.task(unique=Unique("account", on_conflict="replace", max_delay=600, at_commit=True))
+def index(account: int, note: str = "") -> None: ...
+
+
+@jobs.task(unique=Unique("account", on_conflict="update", at_commit=True))
+def refresh(account: int, note: str = "") -> None: ...
+
+
+@jobs.task(unique=Unique("account", at_commit=True))
+def bill(account: int, note: str = "") -> None: ...
+
+
+def note_it(session: Session, account: int) -> None:
+    index.enqueue(session, account, "from a task")
+
+
+@jobs.task
+def touch(session: Session, account: int) -> None:
+    note_it(session, account)
+
+
+@jobs.task
+def touch_in_steps(session: Session, run: RunContext, account: int) -> None:
+    run.step("touch", note_it, session, account)
+    run.sleep("rest", 3600)
+
+
+@jobs.task
+def touch_before_a_step(session: Session, run: RunContext, account: int) -> None:
+    index.enqueue(session, account)
+    run.step("touch", len, "")
+
+
+@pytest.fixture
+def application() -> Jobs[Any]:
+    return jobs
+
+
+def notes(session: Session) -> list[str]:
+    """Of all committed jobs, in the order of their accounts."""
+    session.rollback()
+    found = session.scalars(select(jobs.Job.args).order_by(jobs.Job.args["account"], jobs.Job.id))
+    return [str(args.get("note", "")) for args in found]
+
+
+def inserts(engine: Engine) -> list[str]:
+    """What is sent from now on to insert or change jobs."""
+    sent: list[str] = []
+
+    def note(connection: object, cursor: object, statement: str, *_: object) -> None:
+        if "INTO sqla_jobs" in statement:
+            sent.append(statement)
+
+    event.listen(engine, "before_cursor_execute", note)
+    return sent
+
+
+@pytest.mark.parametrize("task", [index, refresh, bill])
+def test_transactions_that_enqueue_one_key_do_not_wait_for_each_other(database: Engine, task: Any) -> None:
+    """All of them are in their transactions at once, which on the old way only one gets to."""
+    together = threading.Barrier(REQUESTS, timeout=20)
+    engine = create_engine(database.url, pool_size=REQUESTS)
+
+    def request(number: int) -> None:
+        with Session(engine) as session:
+            session.connection()
+            assert task.enqueue(session, 17, str(number)) is None
+            together.wait()
+            session.commit()
+
+    with ThreadPoolExecutor(REQUESTS) as threads:
+        list(threads.map(request, range(REQUESTS)))
+    engine.dispose()
+    with Session(database) as session:
+        job = session.scalars(select(jobs.Job)).one()
+        assert (job.times_replaced or 0) == (0 if task is bill else REQUESTS - 1)
+
+
+@pytest.mark.parametrize("task", [index, bill])
+def test_two_keys_in_opposite_orders_do_not_deadlock(database: Engine, task: Any) -> None:
+    together = threading.Barrier(2, timeout=20)
+
+    def request(*accounts: int) -> None:
+        for _ in range(20):
+            with Session(database) as session:
+                for account in accounts:
+                    task.enqueue(session, account)
+                refresh.enqueue(session, accounts[0])
+                together.wait()
+                session.commit()
+
+    with ThreadPoolExecutor() as threads:
+        both = [threads.submit(request, 1, 2), threads.submit(request, 2, 1)]
+        assert [one.result(60) for one in both] == [None, None]
+
+
+@pytest.mark.parametrize(("task", "left"), [(index, "c"), (refresh, "c"), (bill, "a")])
+def test_several_enqueues_of_one_key_are_one_statement(
+    database: Engine, session: Session, task: Any, left: str
+) -> None:
+    sent = inserts(database)
+    for note in "abc":
+        task.enqueue(session, 17, note)
+    assert sent == []
+    session.commit()
+    assert len(sent) == 1
+    assert notes(session) == [left]
+
+
+def test_several_keys_of_one_task_are_one_statement(database: Engine, session: Session) -> None:
+    sent = inserts(database)
+    for account in (3, 1, 2):
+        index.enqueue(session, account, str(account))
+    session.commit()
+    assert len(sent) == 1
+    assert notes(session) == ["1", "2", "3"]
+
+
+def test_an_update_keeps_what_an_earlier_enqueue_of_the_transaction_has_set(session: Session) -> None:
+    refresh.options(queue="mail", delay=60).enqueue(session, 17, "a")
+    refresh.options(priority=3).enqueue(session, 17, "b")
+    session.commit()
+    job = session.scalars(select(jobs.Job)).one()
+    assert (job.queue, job.priority, job.state, job.args["note"]) == ("mail", 3, "scheduled", "b")
+
+
+def test_a_savepoint_that_is_rolled_back_takes_its_enqueues_along(session: Session) -> None:
+    index.enqueue(session, 1, "before")
+    savepoint = session.begin_nested()
+    index.enqueue(session, 1, "undone")
+    index.enqueue(session, 2, "undone")
+    with session.begin_nested():
+        index.enqueue(session, 3, "undone")
+    savepoint.rollback()
+    with session.begin_nested():
+        index.enqueue(session, 4, "kept")
+    session.commit()
+    assert notes(session) == ["before", "kept"]
+
+
+@pytest.mark.parametrize("end", [Session.rollback, Session.close])
+def test_a_transaction_that_is_rolled_back_writes_nothing_later(
+    session: Session, end: Callable[[Session], None]
+) -> None:
+    index.enqueue(session, 17)
+    end(session)
+    session.add(Page())
+    session.commit()
+    assert notes(session) == []
+
+
+def test_a_commit_that_finds_open_savepoints_writes(session: Session) -> None:
+    with session.begin():
+        session.begin_nested()
+        index.enqueue(session, 1, "in the first")
+        session.begin_nested()
+        index.enqueue(session, 2, "in the second")
+    assert notes(session) == ["in the first", "in the second"]
+
+
+def test_it_is_written_after_the_last_flush_and_what_listeners_enqueue_is_not_lost(
+    database: Engine, session: Session
+) -> None:
+    sent: list[str] = []
+
+    def note(connection: object, cursor: object, statement: str, *_: object) -> None:
+        sent.extend(table for table in ("pages", "sqla_jobs") if f"INTO {table}" in statement)
+
+    event.listen(database, "before_cursor_execute", note)
+    event.listen(session, "before_flush", lambda *_: index.enqueue(session, 1, "from a flush"))
+    event.listen(session, "before_commit", lambda *_: index.enqueue(session, 2, "from a commit"))
+    index.enqueue(session, 3)
+    session.add(Page())
+    session.commit()
+    assert sent[:2] == ["pages", "sqla_jobs"]
+    assert notes(session) == ["from a flush", "from a commit", ""]
+
+
+def test_a_session_that_joins_an_outer_transaction_writes_at_its_own_commit(database: Engine) -> None:
+    with database.connect() as connection, connection.begin() as outer:
+        with Session(connection, join_transaction_mode="create_savepoint") as session:
+            index.enqueue(session, 17)
+            session.commit()
+            assert len(session.scalars(select(jobs.Job)).all()) == 1
+        outer.rollback()
+    with Session(database) as session:
+        assert notes(session) == []
+
+
+def test_an_asynchronous_session_writes_at_its_commit(database: Engine) -> None:
+    async def request() -> list[str]:
+        engine = create_async_engine(database.url)
+        async with AsyncSession(engine) as session:
+            for number in range(2):
+                await session.run_sync(index.enqueue, 17, str(number))
+            await session.commit()
+            found = [job.args["note"] for job in await session.scalars(select(jobs.Job))]
+        await engine.dispose()
+        return found
+
+    assert asyncio.run(request()) == ["1"]
+
+
+def test_a_manager_of_transactions_commits_a_session_that_has_only_such_enqueues(database: Engine) -> None:
+    manager: Any = TransactionManager(explicit=True)
+    with Session(database) as session:
+        register(session, transaction_manager=manager)
+        manager.begin()
+        index.enqueue(session, 1, "alone")
+        manager.commit()
+        manager.begin()
+        session.connection()
+        manager.savepoint()
+        index.enqueue(session, 2, "after a savepoint")
+        manager.commit()
+        manager.begin()
+        index.enqueue(session, 3, "aborted")
+        manager.abort()
+    with Session(database) as session:
+        assert notes(session) == ["alone", "after a savepoint"]
+
+
+def test_workers_are_told_after_the_commit(database: Engine, session: Session) -> None:
+    """They do not poll."""
+    with jobs.worker(bind=database):
+        index.enqueue(session, 17)
+        session.commit()
+        wait_until(lambda: [*states(session).values()] == ["succeeded"])
+
+
+def test_the_headers_are_those_of_the_call(session: Session) -> None:
+    index.options(headers={"request": "a"}).enqueue(session, 1)
+    index.options(headers={"request": "b"}).enqueue(session, 2)
+    session.commit()
+    found = session.execute(select(jobs.Job.args["account"], jobs.Job.headers).order_by(jobs.Job.id)).all()
+    assert [tuple(row) for row in found] == [(1, {"request": "a"}), (2, {"request": "b"})]
+
+
+@pytest.mark.parametrize("task", [touch, touch_in_steps])
+def test_the_commit_of_a_run_or_of_a_step_writes(database: Engine, session: Session, task: Any) -> None:
+    task.enqueue(session, 17)
+    session.commit()
+    jobs.worker(bind=database).drain()
+    assert "from a task" in notes(session)
+
+
+def test_a_step_after_such_an_enqueue_is_refused(database: Engine, session: Session) -> None:
+    job = touch_before_a_step.enqueue(session, 17)
+    session.commit()
+    jobs.worker(bind=database).drain()
+    session.refresh(job)
+    assert "begins after the task has written" in str(job.runs[0].error)
+    assert notes(session) == [""]
+
+
+def test_the_test_kit_sees_it_before_the_commit(session: Session) -> None:
+    index.enqueue(session, 17, "a")
+    assert assert_enqueued(session, index, account=17).args["note"] == "a"
+    with session.begin_nested() as savepoint:
+        index.enqueue(session, 17, "b")
+        assert [job.args["note"] for job in enqueued(session, index)] == ["b"]
+        savepoint.rollback()
+    assert [job.args["note"] for job in enqueued(session, index)] == ["a"]
+    index.enqueue(session, 17, "c")
+    with session.begin_nested() as savepoint:
+        assert_enqueued(session, index, note="c")
+        savepoint.rollback()
+    assert_enqueued(session, index, note="c")
+    touch.enqueue(session, 18)
+    assert drain(jobs, session) == 3
+    run_job(session, touch)(19)
+    assert assert_enqueued(session, index, account=19)
+    session.rollback()
+    assert_not_enqueued(session, index)
+
+
+def test_what_is_wrong_is_said_at_the_call(database: Engine, session: Session) -> None:
+    def no_key(arguments: Mapping[str, Any]) -> object:
+        raise ValueError
+
+    wrong: Any = "seventeen"
+    word: Any = "raise"
+    limited = jobs.task(name="limited", unique=Unique(at_commit=True), limits=ConcurrencyLimit(1, key=no_key))(keep)
+    with pytest.raises(ArgumentsError):
+        index.enqueue(session, wrong)
+    with pytest.raises(ArgumentsError):
+        limited.enqueue(session, 17)
+    with pytest.raises(ArgumentsError, match="call enqueue for each job"):
+        index.enqueue_many(session, [{"account": 1}])
+    with pytest.raises(ArgumentsError, match="after= and batch="):
+        index.options(batch=jobs.batch(session))
+    with pytest.raises(DeclarationError, match="on_conflict='raise'"):
+        Unique(on_conflict=word, at_commit=True)
+    with Session(database, twophase=True) as two_phases, pytest.raises(ArgumentsError, match="twophase"):
+        index.enqueue(two_phases, 17)
+    session.commit()
+    assert notes(session) == []
+
+
+def keep(account: int) -> None: ...
+
+
+@pytest.fixture
+def session(database: Engine) -> Iterator[Session]:
+    with Session(database) as session:
+        yield session
