@@ -172,17 +172,16 @@ WHERE CASE WHEN CAST(:idle AS text) IS NULL THEN true ELSE
    set_config('synchronous_commit', 'off', true)) IS NOT NULL END
 """
 
-# An edge to a job is satisfied for good if its place is before waits_at. Batches can still grow, so all edges to
-# batches are checked each time. A deleted job counts as cancelled. `w` is the blocked job; `e` stands for its edges.
+# A deleted job counts as cancelled. `w` is the blocked job; `e` stands for its edges.
 _FIRST_JOB = """
       SELECT e.place, e.needs_id AS needs, coalesce(p.state, 'cancelled') AS state
-      FROM {edges_of_jobs} LEFT JOIN LATERAL (SELECT j.state FROM {{jobs}} j WHERE j.id = e.needs_id OFFSET 0) p ON true
-      WHERE e.place >= w.waits_at AND e.batch_id IS NULL AND p.state IS DISTINCT FROM 'succeeded'
+      FROM {{edges}} LEFT JOIN LATERAL (SELECT j.state FROM {{{{jobs}}}} j WHERE j.id = e.needs_id OFFSET 0) p ON true
+      WHERE {which} AND e.batch_id IS NULL AND p.state IS DISTINCT FROM 'succeeded'
         AND (w.if_failed <> 'run' OR p.state NOT IN ('failed', 'cancelled'))
       ORDER BY e.place LIMIT 1"""
 _FIRST_MEMBER = f"""
       SELECT m.id AS needs, m.state
-      FROM {{edges_of_batches}} CROSS JOIN LATERAL (
+      FROM {{edges}} CROSS JOIN LATERAL (
         (SELECT j.id, j.state FROM {{{{jobs}}}} j WHERE j.batch_id = e.batch_id AND w.if_failed <> 'run'
          AND j.state IN ('failed', 'cancelled') LIMIT 1)
         UNION ALL
@@ -193,14 +192,21 @@ _FIRST_MEMBER = f"""
         WHERE b.id = e.batch_id AND b.closed_at IS NULL AND b.id <> ALL (CAST(:locked AS bigint[]))) m
       WHERE e.batch_id IS NOT NULL
       ORDER BY m.state = 'joining', m.state IN ('failed', 'cancelled') DESC LIMIT 1"""
-# a failed prerequisite takes precedence over a live one
+# A place before waits_at is only checked again if nothing else is left to wait for: so a job after thousands does not
+# check all of them at each end, and yet waits for one that was retried meanwhile. Batches can grow, so all edges to
+# batches are checked each time. A failed prerequisite takes precedence over a live one.
 _NEXT = f"""
-    LEFT JOIN LATERAL ({_FIRST_JOB}) a ON true
+    LEFT JOIN LATERAL ({_FIRST_JOB.format(which="e.place >= w.waits_at")}) a ON true
     LEFT JOIN LATERAL ({_FIRST_MEMBER}) b ON true
+    LEFT JOIN LATERAL ({_FIRST_JOB.format(which="a.place IS NULL AND b.state IS NULL AND e.place < w.waits_at")}) c
+      ON true
     CROSS JOIN LATERAL (
-      SELECT a.needs, a.state WHERE a.place IS NOT NULL AND (b.state IS NULL OR b.state NOT IN ('failed', 'cancelled'))
+      SELECT coalesce(a.needs, c.needs) AS needs, coalesce(a.state, c.state) AS state,
+        coalesce(a.place, c.place) AS place
+      WHERE b.state IS NULL OR a.place IS NOT NULL AND b.state NOT IN ('failed', 'cancelled')
       UNION ALL
-      SELECT b.needs, b.state WHERE a.place IS NULL OR b.state IN ('failed', 'cancelled')) n"""
+      SELECT b.needs, b.state, a.place
+      WHERE b.state IN ('failed', 'cancelled') OR b.state IS NOT NULL AND a.place IS NULL) n"""
 _OF_JOB = "(SELECT * FROM {edges} e WHERE e.job_id = w.id) e"
 # An uncommitted retry of the failed job may not see the blocked one, and could not revive it: `stays` leaves that out.
 _SETTLE = f"""
@@ -208,8 +214,8 @@ WITH waiting AS MATERIALIZED (
     SELECT w.id, coalesce(w.waits_at, 0) AS waits_at, w.run_at, coalesce(w.if_failed, 'cancel') AS if_failed
     FROM {{jobs}} w WHERE w.id = ANY (CAST(:ids AS bigint[])) AND w.state = 'blocked'
 ), found AS MATERIALIZED (
-    SELECT w.*, a.place, n.needs, n.state
-    FROM waiting w {_NEXT.format(edges_of_jobs=_OF_JOB, edges_of_batches=_OF_JOB)}
+    SELECT w.*, n.place, n.needs, n.state
+    FROM waiting w {_NEXT.format(edges=_OF_JOB)}
 ), stays AS MATERIALIZED (
     SELECT p.id FROM {{jobs}} p
     WHERE p.state IN ('failed', 'cancelled') AND p.id = ANY (ARRAY(
@@ -263,9 +269,9 @@ WITH held AS MATERIALIZED (
 )
 SELECT ARRAY(SELECT id FROM held), ARRAY(SELECT id FROM kept UNION SELECT id FROM joined),
   ARRAY(SELECT id FROM joined WHERE closed_at IS NULL),
-  a.place, n.needs, n.state
+  n.place, n.needs, n.state
 FROM (SELECT 0 AS waits_at, CAST(:if_failed AS text) AS if_failed) w
-{_NEXT.format(edges_of_jobs=_GIVEN, edges_of_batches=_GIVEN)}
+{_NEXT.format(edges=_GIVEN)}
 """
 
 _ENDED = f"""
