@@ -24,8 +24,6 @@ from sqla_jobs.queries.edges import MarkDeleted
 from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.queries.statement import SqlConnection
 
-_PART = 5000
-
 
 @dataclass(frozen=True, slots=True)
 class BatchCounts:
@@ -119,7 +117,8 @@ def cancel(it: Changing, batch: BatchMixin, *, kill: bool) -> int:
 def retry(it: Changing, batch: BatchMixin) -> int:
     """Retry the batch's jobs that failed or that somebody cancelled. Return their number.
 
-    If a job was cancelled because a retried job had failed, it waits for the retried job again.
+    If a job was cancelled because a retried job had failed, it waits for the retried job again. So does a retried job
+    that was enqueued after one that is retried with it.
     """
     job = it.models.Job
     return _change(it, batch, Retry(), job.state.in_(Retry.by_default), job.waits_for.is_(None))
@@ -132,10 +131,7 @@ def _change(it: Changing, batch: BatchMixin, change: Change, *which: ColumnEleme
     session.flush()
     with short_waits(it, f"batch {batch_id} cannot be {change.past}"):
         ids = hold_all(session, models, [job.batch_id == batch_id, *which])
-    number = 0
-    for start in range(0, len(ids), _PART):
-        part = ids[start : start + _PART]
-        number += change.apply(session, models, dict.fromkeys(part, 0), [job.id.in_(part)])
+    number = change.apply(session, models, dict.fromkeys(ids, 0), [])
     if number:
         it.record(f"{change.name} batch", f"batch {batch_id}", changed=number, **change.details)
         session.expire_all()

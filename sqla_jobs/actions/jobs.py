@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 from psycopg.errors import UniqueViolation
-from sqlalchemy import ColumnElement, case, func, null, or_, select
+from sqlalchemy import ARRAY, BigInteger, ColumnElement, any_, case, func, literal, null, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
@@ -30,6 +31,8 @@ from sqla_jobs.queries.limits import keeps_others_waiting
 from sqla_jobs.rules.checks import check_moment, check_seconds
 from sqla_jobs.rules.outcomes import RunOutcome
 from sqla_jobs.tasks.enqueue import check_common
+
+log: logging.Logger = logging.getLogger("sqla_jobs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,8 @@ class Retry(Change):
 
     The runs that the job has lost in a row are counted anew.
 
-    If another job was cancelled because this job had failed, the other job waits for this one again.
+    If another job was cancelled because this job had failed, the other job waits for this one again. An ended job that
+    was enqueued after live jobs, such as those that are retried with it, waits for them again.
 
     `over` is a timedelta or a number of seconds. If it is given, the `number` jobs become due one by one, oldest first,
     evenly spread over that time from now. Of several jobs with the same unique key, only the newest is retried. A job
@@ -137,12 +141,23 @@ class Retry(Change):
         has_rival = select(other.id).where(
             other.unique_key == job.unique_key,
             other.id != job.id,
-            or_(other.state.in_(LIVE), other.id.in_([*chosen]) & other.state.in_(ENDED) & (other.id > job.id)),
+            or_(
+                other.state.in_(LIVE),
+                (other.id == any_(change_jobs.IDS)) & other.state.in_(ENDED) & (other.id > job.id),
+            ),
         )
-        wanted = [*conditions, has_arguments(models.Job.args), ~has_rival.exists()]
+        is_chosen = job.id == any_(literal([*chosen], ARRAY(BigInteger)))
+        depends = job.state.in_(ENDED) & job.if_failed.is_not(None)
+        ended = change_jobs.hold_all(session, models, [is_chosen, depends], skip_locked=True)
+        is_held = or_(~depends, job.id == any_(literal(ended, ARRAY(BigInteger))))
+        wanted = [*conditions, has_arguments(models.Job.args), ~has_rival.exists(), is_held]
         changed = Change.apply(self, session, models, chosen, wanted)
-        if changed and revive(session, models, [*chosen]):
-            after_commit(session, models.Job, models.channel, BLOCKED)
+        if changed:
+            number, erased = revive(session, models, [*chosen], ended)
+            if number:
+                after_commit(session, models.Job, models.channel, BLOCKED)
+            for job_id in erased:
+                log.warning("job %d, which would wait for a retried job again, stays cancelled: %s", job_id, _ERASED)
         return changed
 
     def one(self, it: Changing, job: JobMixin | int) -> bool:

@@ -17,6 +17,7 @@ from sqla_jobs.queries.batches import CountBatches
 from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.queries.processes import age_of, is_alive
 from sqla_jobs.queries.resolve import DELETED, NOBODY
+from sqla_jobs.rules.redaction import is_erased, parse
 from sqla_jobs.rules.wording import Count, duration, moment, they_are
 
 _COUNTED = 10_000
@@ -53,10 +54,12 @@ def of_cancelled(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
     watched = _named(session, jobs, row.waits_for)
     at = f"It was cancelled at {moment(row.finished_at)} because"
     if (lost := _lost_batch(session, jobs, row, watched)) is not None:
-        yield f"{at} {lost}. `sqla-jobs batch retry {watched.batch_id}` runs these jobs and this one again."
-        return
-    remedy = "" if row.waits_for == DELETED else f" `sqla-jobs retry {row.waits_for}` runs that job and this one again."
-    yield f"{at} {_ended_as(row, watched)}.{remedy}"
+        why, remedy = lost, f" `sqla-jobs batch retry {watched.batch_id}` runs these jobs and this one again."
+    else:
+        why, remedy = _ended_as(row, watched), f" `sqla-jobs retry {row.waits_for}` runs that job and this one again."
+    if is_erased(parse(row.args_text)):
+        remedy = " Its arguments were erased: enqueue a new job instead."
+    yield f"{at} {why}.{'' if row.waits_for == DELETED else remedy}"
 
 
 def unresolved(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
@@ -166,7 +169,7 @@ def _for_jobs(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
     edge, job = jobs.Edge, jobs.Job
     is_open = job.state.not_in(ENDED)
     query = select(job.id, job.task, job.state).join(edge, edge.needs_id == job.id)
-    query = query.where(edge.job_id == row.id, edge.place >= (row.waits_at or 0), is_open).order_by(edge.place)
+    query = query.where(edge.job_id == row.id, is_open).order_by(edge.place)
     first = ask(session, jobs, query.limit(1)).first()
     if first is None:
         return

@@ -33,10 +33,12 @@ def hold(session: Session, models: Models[Any], job_id: int) -> Held | None:
     return None if row is None else Held(*row)
 
 
-def hold_all(session: Session, models: Models[Any], conditions: Sequence[ColumnElement[bool]]) -> list[int]:
+def hold_all(
+    session: Session, models: Models[Any], conditions: Sequence[ColumnElement[bool]], *, skip_locked: bool = False
+) -> list[int]:
     """Lock the jobs that meet the conditions until the caller's transaction ends. Return the ids, oldest first."""
     wanted = select(models.Job.id).where(*conditions).order_by(models.Job.id)
-    return [*session.scalars(wanted.with_for_update(key_share=True))]
+    return [*session.scalars(wanted.with_for_update(key_share=True, skip_locked=skip_locked))]
 
 
 def update_jobs(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from sqla_jobs.models.types import LIVE_WORDS
 from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.queries.gates import filled_in
 from sqla_jobs.queries.statement import SqlConnection, Statement
+from sqla_jobs.rules.redaction import ERASED_ARGS
 
 AFTER_ALL = 2147483647
 """The `waits_at` of a job that waits only for batches, and the place of the edge for deleted jobs of its batches."""
@@ -117,18 +119,39 @@ class LockDependents(Statement):
         return filled_in(_LOCK, self.tables)
 
 
+class Revived(NamedTuple):
+    """The jobs that wait again because jobs have been retried."""
+
+    number: int
+    """The number of jobs that wait again."""
+    erased: list[int]
+    """The jobs that stay cancelled, since their arguments have been erased."""
+
+
 class Revive(Statement):
     """Block jobs again if they were cancelled because of a job that has been retried. Reopen all their batches.
 
     Of several jobs with the same unique key, only the newest is blocked again.
     """
 
-    def __call__(self, connection: SqlConnection, ids: Collection[int]) -> int:
-        """Return the number of jobs that are blocked again."""
-        return len(self._rows(connection, {"ids": numbers(ids)}))
+    def __call__(self, connection: SqlConnection, ids: Collection[int]) -> Revived:
+        rows = self._rows(connection, {"ids": numbers(ids), "erased": json.dumps(ERASED_ARGS)})
+        erased = [job_id for job_id, is_erased in rows if is_erased]
+        return Revived(len(rows) - len(erased), erased)
 
     def sql(self) -> Any:
         return filled_in(_REVIVE, self.tables)
+
+
+class WaitAgain(Statement):
+    """Block retried jobs, which are queued or scheduled, if a job that they were enqueued after is live."""
+
+    def __call__(self, connection: SqlConnection, ids: Collection[int]) -> int:
+        """Return the number of jobs that wait again."""
+        return len(self._rows(connection, {"ids": numbers(ids)}))
+
+    def sql(self) -> Any:
+        return filled_in(_WAIT_AGAIN, self.tables)
 
 
 class MarkDeleted(Statement):
@@ -146,16 +169,19 @@ class MarkDeleted(Statement):
         return filled_in(_MARK, self.tables)
 
 
-def revive(session: Session, models: Models[Any], ids: Sequence[int]) -> int:
-    """Block again the jobs that were cancelled because of these jobs, which have been retried.
+def revive(session: Session, models: Models[Any], ids: Sequence[int], ended: Sequence[int]) -> Revived:
+    """Block again the jobs that were cancelled because of the jobs `ids`, which have been retried.
 
-    Return the number of jobs that are blocked again. Reopen the batches of all these jobs. First lock all jobs that
-    depend on the retried jobs. Otherwise a worker that has seen the failure but not the retry could cancel a dependent
-    job afterwards.
+    Reopen the batches of all these jobs. Of the retried jobs, those in `ended` had ended before: they wait again for
+    the live jobs that they were enqueued after, such as those that have been retried with them.
+
+    First lock all jobs that depend on the retried jobs. Otherwise a worker that has seen the failure but not the retry
+    could cancel a dependent job afterwards.
     """
     tables = Tables(models)
     LockDependents(tables)(session, ids)
-    return Revive(tables)(session, ids)
+    number, erased = Revive(tables)(session, ids)
+    return Revived(number + WaitAgain(tables)(session, ended) if ended else number, erased)
 
 
 def with_gaps(given: Sequence[int | None]) -> str:
@@ -254,23 +280,39 @@ ORDER BY j.id FOR NO KEY UPDATE
 """
 
 _RIVAL = f"SELECT FROM {{jobs}} r WHERE r.unique_key = j.unique_key AND r.state IN {LIVE_WORDS}"
+_HAS_ARGUMENTS = "jsonb_typeof(j.args) = 'object' AND j.args <> CAST(:erased AS jsonb)"
 _REVIVE = f"""
-WITH RECURSIVE back (id) AS (
-    SELECT j.id FROM {{jobs}} p JOIN {{jobs}} j ON j.state = 'cancelled' AND j.waits_for = p.id
+WITH RECURSIVE back (id, has_arguments) AS (
+    SELECT j.id, {_HAS_ARGUMENTS} FROM {{jobs}} p JOIN {{jobs}} j ON j.state = 'cancelled' AND j.waits_for = p.id
     WHERE p.id = ANY (CAST(:ids AS bigint[])) AND p.state NOT IN ('failed', 'cancelled')
       AND NOT EXISTS ({_RIVAL})
   UNION
-    SELECT j.id FROM back b JOIN {{jobs}} j ON j.state = 'cancelled' AND j.waits_for = b.id
-    WHERE NOT EXISTS ({_RIVAL})
+    SELECT j.id, {_HAS_ARGUMENTS} FROM back b JOIN {{jobs}} j ON j.state = 'cancelled' AND j.waits_for = b.id
+    WHERE b.has_arguments AND NOT EXISTS ({_RIVAL})
 ), opened AS (
     UPDATE {{batches}} b SET closed_at = NULL
     WHERE b.closed_at IS NOT NULL AND b.id = ANY (ARRAY(
       SELECT m.batch_id FROM {{jobs}} m
       WHERE m.id = ANY (CAST(:ids AS bigint[]) || ARRAY(SELECT id FROM back)) AND m.batch_id IS NOT NULL))
+), blocked AS (
+    UPDATE {{jobs}} j SET state = 'blocked', finished_at = NULL, cancel_requested_at = NULL
+    WHERE j.id = ANY (ARRAY(
+      SELECT max(j.id) FROM {{jobs}} j WHERE j.id = ANY (ARRAY(SELECT id FROM back WHERE has_arguments))
+      GROUP BY coalesce(j.unique_key, CAST(j.id AS text)), j.unique_key IS NULL))
+    RETURNING j.id
 )
-UPDATE {{jobs}} j SET state = 'blocked', finished_at = NULL, cancel_requested_at = NULL
-WHERE j.id = ANY (ARRAY(
-  SELECT max(j.id) FROM {{jobs}} j WHERE j.id = ANY (ARRAY(SELECT id FROM back))
-  GROUP BY coalesce(j.unique_key, CAST(j.id AS text)), j.unique_key IS NULL))
+SELECT id, false FROM blocked UNION ALL SELECT id, true FROM back WHERE NOT has_arguments
+"""
+
+_WAIT_AGAIN = f"""
+UPDATE {{jobs}} j SET state = 'blocked', waits_for = n.id, waits_at = n.place
+FROM {{jobs}} w CROSS JOIN LATERAL (
+  SELECT p.id, e.place FROM {{edges}} e JOIN {{jobs}} p ON p.id = e.needs_id
+  WHERE e.job_id = w.id AND p.state IN {LIVE_WORDS}
+  UNION ALL
+  SELECT m.id, {AFTER_ALL} FROM {{edges}} e JOIN {{jobs}} m ON m.batch_id = e.batch_id
+  WHERE e.job_id = w.id AND e.batch_id IS NOT NULL AND m.state IN {LIVE_WORDS}
+  LIMIT 1) n
+WHERE w.id = ANY (CAST(:ids AS bigint[])) AND w.state IN ('queued', 'scheduled') AND j.id = w.id
 RETURNING j.id
 """

@@ -142,15 +142,30 @@ class Graph(RuleBasedStateMachine):
     @rule(data=st.data())
     def retry(self, data: st.DataObject) -> None:
         self._calm()
-        if (node := self._some(data, *BAD)) is None or self._is_taken(node):
+        if (node := self._some(data, *ENDED)) is None or self._is_taken(node) or self._is_ambiguous(node):
             return
         assert jobs.retry(self.session, node.id)
         self.session.commit()
-        node.state, node.by = "queued", False
+        node.state, node.by, node.is_delayed = "queued", False, False
         if node.batch is not None:
             self.closed.discard(node.batch)
         self._revive(node)
+        if any(one.state not in ENDED for one in self._before(node)):
+            node.state = "blocked"
         self._told()
+
+    def _before(self, node: Node) -> list[Node]:
+        members = [one for one in self.nodes.values() if one.batch in node.batches]
+        return [*members, *(self.nodes[need] for need in node.after if need)]
+
+    def _is_ambiguous(self, node: Node) -> bool:
+        """Whether a failure and a live job would be before one job: which of them that watches is its own choice."""
+        before = {one.state for one in self._before(node)}
+        if node.policy == "cancel" and before.intersection(BAD) and before.difference(ENDED):
+            return True
+        after = [one for one in self.nodes.values() if node.id in one.after or node.batch in one.batches]
+        waiting = [one for one in after if one.policy == "cancel" and one.state in ("blocked", "cancelled")]
+        return node.state == "succeeded" and bool(waiting)
 
     def _is_taken(self, node: Node) -> bool:
         return node.key is not None and any(
