@@ -168,6 +168,16 @@ def check_open(session: Session, entity: type[Any]) -> None:
         ) from None
 
 
+def check_may_flush(session: Session) -> None:
+    """Raise `ArgumentsError` inside a flush, as in a listener of `before_flush`: another flush cannot begin there."""
+    if getattr(session, "_flushing", False):
+        raise ArgumentsError(
+            "the session is flushing, as in a listener of before_flush, after_insert or after_flush, and a job with "
+            "after= or in a new batch takes another flush: enqueue it in a listener of before_commit, or after "
+            "session.flush()"
+        )
+
+
 @contextmanager
 def savepoint(session: Session, entity: type[Any]) -> Generator[None]:
     """Run the block in a savepoint, so that all or none of its changes are kept.

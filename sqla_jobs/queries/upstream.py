@@ -19,7 +19,7 @@ from sqla_jobs.queries.statement import SqlConnection, Statement
 class ReadResults(Statement):
     """Read the results of the jobs before a job, in the order of `after`.
 
-    Only succeeded jobs of the given tasks count.
+    Only succeeded jobs of the given tasks count, each once, even if its batch is also in `after`.
     """
 
     def __call__(self, connection: SqlConnection, job_id: int, tasks: Sequence[str]) -> list[Any]:
@@ -68,12 +68,14 @@ class StoredUpstream:
 
 _RESULTS = """
 SELECT r.result FROM (
-  SELECT e.place, p.id, p.task, p.state FROM {edges} e JOIN {jobs} p ON p.id = e.needs_id WHERE e.job_id = :job_id
-  UNION ALL
-  SELECT e.place, m.id, m.task, m.state FROM {edges} e JOIN {jobs} m ON m.batch_id = e.batch_id
-  WHERE e.job_id = :job_id AND e.batch_id IS NOT NULL) p
+  SELECT p.id, min(p.place) AS place FROM (
+    SELECT e.place, p.id, p.task, p.state FROM {edges} e JOIN {jobs} p ON p.id = e.needs_id WHERE e.job_id = :job_id
+    UNION ALL
+    SELECT e.place, m.id, m.task, m.state FROM {edges} e JOIN {jobs} m ON m.batch_id = e.batch_id
+    WHERE e.job_id = :job_id AND e.batch_id IS NOT NULL) p
+  WHERE p.state = 'succeeded' AND p.task = ANY (CAST(:tasks AS text[]))
+  GROUP BY p.id) p
 CROSS JOIN LATERAL (
   SELECT r.result FROM {runs} r WHERE r.job_id = p.id AND r.outcome = 'succeeded' ORDER BY r.id DESC LIMIT 1) r
-WHERE p.state = 'succeeded' AND p.task = ANY (CAST(:tasks AS text[]))
 ORDER BY p.place, p.id
 """

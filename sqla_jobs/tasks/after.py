@@ -7,7 +7,9 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import instance_state
 
+from sqla_jobs.database.commits import check_may_flush
 from sqla_jobs.database.notify import after_commit
 from sqla_jobs.database.subscribers import BLOCKED
 from sqla_jobs.errors import ArgumentsError
@@ -88,6 +90,8 @@ class Waiting:
 
     def begin(self, session: Session) -> Begun:
         """Look up the jobs and batches to wait for, and the batch to join. Raises `ArgumentsError`."""
+        if self.is_after or (self._batch is not None and instance_state(self._batch).pending):
+            check_may_flush(session)
         needs, batches = self._named(session)
         joined = [] if self._batch is None else [self._id(session, self._batch)]
         found = self._statements.judge(session, needs, batches, joined, self._if_failed)

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, select, text
+from sqlalchemy import Engine, event, select, text
 from sqlalchemy.orm import Session
 
 from sqla_jobs import ArgumentsError, JobMixin, JobState, Unique
@@ -220,3 +220,26 @@ def test_a_rescued_job_that_fails_for_good_is_heard_of(session: Session, databas
         assert [one.job_id for one in Queries(jobs.models).rescue(connection)] == [first.id]
     assert state_of(session, first) == "failed"
     reaches(session, second, "succeeded")
+
+
+@pytest.mark.parametrize("moment", ["before_flush", "after_insert", "after_flush"])
+def test_a_listener_of_a_flush_is_told_where_to_enqueue_after_others(moment: str, session: Session) -> None:
+    first = shop.mark.enqueue(session, n=1)
+    session.commit()
+
+    def follow(*_: object) -> None:
+        shop.mark.options(after=first).enqueue(session, n=2)
+
+    target: Any = shop.Effect if moment == "after_insert" else session
+    event.listen(target, moment, follow)
+    try:
+        session.add(shop.Effect(n=1, kind="plain"))
+        with pytest.raises(ArgumentsError, match="before_commit"):
+            session.flush()
+    finally:
+        event.remove(target, moment, follow)
+    session.rollback()
+    event.listen(session, "before_commit", follow, once=True)
+    session.add(shop.Effect(n=1, kind="plain"))
+    session.commit()
+    assert [*states(session).values()] == ["queued", "blocked"]

@@ -228,6 +228,26 @@ def test_a_run_reads_the_results_before_it_and_adds_to_its_batch(session: Sessio
     assert end.result == 8
 
 
+def test_a_result_is_read_once_if_the_job_and_its_batch_are_before(session: Session, database: Engine) -> None:
+    own = new_jobs()
+
+    @own.task(name="size")
+    def size(n: int) -> int:
+        return n
+
+    @own.task(name="total")
+    def total(run: RunContext) -> list[int]:
+        return run.results(size)
+
+    batch = own.batch(session)
+    _, last = [size.options(batch=batch).enqueue(session, n=n) for n in (1, 2)]
+    end = total.options(after=[last, batch]).enqueue(session)
+    session.commit()
+    assert own.worker(bind=database).drain() == 3
+    session.refresh(end)
+    assert end.result == [2, 1]
+
+
 def test_drain_of_the_test_kit_runs_graphs_in_the_session_of_the_test(session: Session) -> None:
     batch = jobs.batch(session)
     top = shop.write.options(batch=batch).enqueue(session, n=1)
