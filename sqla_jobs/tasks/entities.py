@@ -15,6 +15,7 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.orm import Mapper, Session, object_session
 
 from sqla_jobs.errors import ArgumentsError, EntityGone
+from sqla_jobs.tasks.signature import underlying
 
 _DIALECT: Dialect = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 _AT_ONCE = 1000
@@ -119,14 +120,13 @@ def _python_type(kind: Any) -> Any:
 
 def entity_of(annotation: Any) -> Entity | None:
     """Return the entity of an annotation; `None` for an annotation without a mapped class."""
+    annotation = underlying(annotation)
     origin: Any = typing.get_origin(annotation)
     args: list[Any] = [arg for arg in typing.get_args(annotation) if arg is not types.NoneType]
-    if origin is typing.Annotated:
-        return entity_of(args[0])
     if origin in (typing.Union, types.UnionType):
         one = entity_of(args[0]) if len(args) == 1 else None
         return dataclasses.replace(one, optional=True) if one else None
-    mapper = _mapper_of(args[0] if origin is list else annotation)
+    mapper = _mapper_of(underlying(args[0]) if origin is list else annotation)
     return Entity(mapper, many=origin is list) if mapper else None
 
 

@@ -11,6 +11,7 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
+import typing_extensions
 from pydantic import BaseModel
 from sqlalchemy.orm import Session, scoped_session
 
@@ -19,6 +20,11 @@ from sqla_jobs.errors import ArgumentsError, DeclarationError
 from sqla_jobs.tasks.context import RunContext
 
 IMPORT_IT = "import that name at the top of the module, not only under TYPE_CHECKING"
+_ALIASES: tuple[type[Any], ...] = (
+    typing_extensions.TypeAliasType,  # a class of its own before Python 3.14
+    getattr(typing, "TypeAliasType", typing_extensions.TypeAliasType),
+)
+_UNRESOLVABLE = (NameError, AttributeError, SyntaxError, TypeError)
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
@@ -266,18 +272,15 @@ def _injection(owner: Callable[..., Any], parameter: inspect.Parameter) -> str |
 
 def _class_of(owner: Callable[..., Any], parameter: inspect.Parameter) -> type[Any]:
     """Return the class of an injected parameter."""
-    annotation = resolve(owner, parameter.name, parameter.annotation)
-    if typing.get_origin(annotation) is typing.Annotated:
-        annotation = typing.get_args(annotation)[0]
+    annotation = underlying(resolve(owner, parameter.name, parameter.annotation))
     found: type[Any] = typing.get_origin(annotation) or annotation
     return found
 
 
 def injection_of(owner: str, name: str, annotation: Any) -> str | None:
     """Return the kind of an injected parameter: "session", "async session" or "context"; `None` for an argument."""
+    annotation = underlying(annotation)
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Annotated:
-        return injection_of(owner, name, args[0])
     if origin in (typing.Union, types.UnionType) and any(injection_of(owner, name, arg) for arg in args):
         raise DeclarationError(
             f"{owner}: {name!r} is injected: annotate it with one type, Session, AsyncSession or RunContext"
@@ -297,6 +300,44 @@ def injection_of(owner: str, name: str, annotation: Any) -> str | None:
     return "context" if issubclass(annotation, RunContext) else None
 
 
+def underlying(annotation: Any) -> Any:
+    """Return the type that an `Annotated`, an alias, a `NewType` or a bound type variable stands for.
+
+    Return an alias itself if it names something that is not defined yet.
+    """
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return underlying(args[0])
+    alias = origin if isinstance(origin, _ALIASES) else annotation
+    try:
+        if isinstance(alias, _ALIASES):
+            return underlying(_with_arguments(_value_of(alias, "__value__"), alias.__type_params__, args))
+        if isinstance(annotation, typing.NewType):
+            return underlying(_value_of(annotation, "__supertype__"))
+        if isinstance(annotation, typing.TypeVar) and annotation.__bound__ is not None:
+            return underlying(_value_of(annotation, "__bound__"))
+    except _UNRESOLVABLE:
+        return annotation
+    return annotation
+
+
+def _value_of(named: Any, attribute: str) -> Any:
+    """Return what an alias, a `NewType` or a type variable was made of, which may be written as a string."""
+    scope = vars(sys.modules[named.__module__]) if named.__module__ in sys.modules else {}
+    return _hint(attribute, getattr(named, attribute), scope)
+
+
+def _with_arguments(value: Any, parameters: tuple[Any, ...], arguments: tuple[Any, ...]) -> Any:
+    """Return the value of a generic alias for these arguments: `type A[T] = Annotated[T, …]` as `A[Session]`."""
+    given = dict(zip(parameters, arguments, strict=False))  # a parameter may have a default
+    if isinstance(value, typing.TypeVar):
+        return given.get(value, value)
+    if isinstance(value, type):
+        return value
+    wanted: tuple[Any, ...] = getattr(value, "__parameters__", ())
+    return value[tuple(given.get(one, one) for one in wanted)] if wanted else value
+
+
 def _has_name(kind: type[Any], name: str) -> bool:
     return any(base.__name__ == name for base in kind.__mro__)
 
@@ -313,13 +354,17 @@ def resolve(owner: Callable[..., Any], name: str, annotation: Any) -> Any:
     """Resolve an annotation to a type. Raises `DeclarationError` with the annotation and the cause."""
     if annotation is inspect.Parameter.empty:
         return Any
-    holder = types.SimpleNamespace(__annotations__={name: annotation})
     try:
-        return typing.get_type_hints(holder, _scope(owner, name), {}, include_extras=True)[name]
-    except (NameError, AttributeError, SyntaxError, TypeError) as error:
+        return _hint(name, annotation, _scope(owner, name))
+    except _UNRESOLVABLE as error:
         raise DeclarationError(
             f"{owner.__qualname__}: the annotation {annotation!r} of {name!r} cannot be resolved ({error}); {IMPORT_IT}"
         ) from None
+
+
+def _hint(name: str, annotation: Any, scope: dict[str, Any]) -> Any:
+    holder = types.SimpleNamespace(__annotations__={name: annotation})
+    return typing.get_type_hints(holder, scope, {}, include_extras=True)[name]
 
 
 def _scope(owner: Callable[..., Any], name: str) -> dict[str, Any]:

@@ -15,13 +15,14 @@ from dataclasses import InitVar, dataclass
 from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any
+from typing import Annotated, Any, NewType, TypeVar
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, registry, scoped_session
+from typing_extensions import TypeAliasType
 
 from sqla_jobs import (
     ArgumentsError,
@@ -433,6 +434,92 @@ def test_leading_session_and_context_are_injected_and_not_stored(engine: Engine,
         drain(jobs, session)
         assert job.args == {"number": 3}
         assert job.state == "succeeded"
+
+
+Given = NewType("Given", AsyncSession)
+GivenAgain = NewType("GivenAgain", Given)
+GivenLater = NewType("GivenLater", "AsyncSession")
+Alias = TypeAliasType("Alias", AsyncSession)
+AliasOfAlias = TypeAliasType("AliasOfAlias", "Annotated[Alias, 'a dependency']")
+K = TypeVar("K")
+Dependency = TypeAliasType("Dependency", Annotated[K, "a dependency"], type_params=(K,))
+Bound = TypeVar("Bound", bound="AsyncSession")
+RunAlias = TypeAliasType("RunAlias", RunContext)
+OwnAlias = TypeAliasType("OwnAlias", OwnSession)
+OrderAlias = TypeAliasType("OrderAlias", "Order | None")
+
+
+async def by_new_type(session: GivenAgain, number: int) -> bool:
+    return isinstance(session, AsyncSession)
+
+
+async def by_later_new_type(session: GivenLater, number: int) -> bool:
+    return isinstance(session, AsyncSession)
+
+
+async def by_alias(session: AliasOfAlias, run: RunAlias, number: int) -> bool:
+    return isinstance(session, AsyncSession) and isinstance(run, RunContext)
+
+
+async def by_generic_alias(session: Dependency[AsyncSession], number: int) -> bool:
+    return isinstance(session, AsyncSession)
+
+
+async def by_bound(session: Bound, number: int) -> bool:  # pyright: ignore[reportInvalidTypeVarUse]
+    return isinstance(session, AsyncSession)
+
+
+def by_alias_of_a_subclass(session: OwnAlias, run: RunAlias, number: int, order: OrderAlias = None) -> bool:
+    return isinstance(session, OwnSession) and isinstance(run, RunContext)
+
+
+@dataclass
+class ByAlias:
+    number: int
+
+    def execute(self, session: OwnAlias) -> bool:
+        return isinstance(session, OwnSession)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "target",
+    [by_new_type, by_later_new_type, by_alias, by_generic_alias, by_bound, by_alias_of_a_subclass, ByAlias],
+)
+def test_another_name_of_a_session_is_injected_as_the_session_is(engine: Engine, target: Any) -> None:
+    run_one(engine, target)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="the syntax is newer")
+@pytest.mark.parametrize("future", ["", "from __future__ import annotations\n"])
+def test_an_alias_by_the_type_statement_is_injected(
+    engine: Engine, write: Callable[[str, str], None], future: str
+) -> None:
+    write(
+        "shop_aliases",
+        f"{future}from sqlalchemy.ext.asyncio import AsyncSession\n"
+        "from sqla_jobs import RunContext\n"
+        "type S = AsyncSession\n"
+        "type R[T] = T\n"
+        "async def task(session: S, run: R[RunContext], number: int) -> bool:\n"
+        "    return isinstance(session, AsyncSession) and isinstance(run, RunContext)\n",
+    )
+    run_one(engine, importlib.import_module("shop_aliases").task)
+
+
+def run_one(engine: Engine, target: Any) -> None:
+    own_registry = registry()
+    jobs = Jobs(own_registry, session_factory=lambda: OwnSession(engine))
+    own_registry.metadata.create_all(engine)
+    jobs.task(target)
+    (task,) = jobs.tasks.values()
+    with Session(engine, expire_on_commit=False) as session:
+        job = task.enqueue(session, number=3)
+        session.commit()
+        jobs.worker().drain()
+        session.refresh(job)
+        assert (job.args, job.state, job.result) == ({"number": 3}, "succeeded", True)
 
 
 class TestNames:

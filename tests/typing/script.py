@@ -8,13 +8,15 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any, assert_type
+from typing import Annotated, Any, NewType, assert_type
 from uuid import UUID
 
 from pydantic import BaseModel
 from sqlalchemy import Engine, ForeignKey, create_engine, func, select
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship, sessionmaker
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+from typing_extensions import TypeAliasType
 
 from sqla_jobs import (
     ArgumentsError,
@@ -58,6 +60,30 @@ class Address(BaseModel):
 
 class TracedSession(Session):
     """A Session of the application's own."""
+
+
+Given = NewType("Given", AsyncSession)
+GivenAlias = TypeAliasType("GivenAlias", Given)
+Dependency = Annotated[AsyncSession, "a dependency"]
+Context = TypeAliasType("Context", RunContext)
+
+
+@jobs.task
+async def by_new_type(session: Given, number: int) -> None: ...
+
+
+@jobs.task
+async def by_alias(session: GivenAlias, run: Context, number: int) -> None: ...
+
+
+@jobs.task
+async def by_dependency(session: Dependency, run: Context, number: int) -> None: ...
+
+
+def with_other_names(session: Session) -> None:
+    by_new_type.enqueue(session, number=1)
+    by_alias.enqueue(session, number=1)
+    by_dependency.enqueue(session, number=1)
 
 
 @jobs.task
