@@ -22,6 +22,7 @@ from typing_extensions import TypedDict
 
 from sqla_jobs.errors import ArgumentsError, DeclarationError
 from sqla_jobs.tasks.entities import Entity, entity_of, refuse_rows, row_in
+from sqla_jobs.tasks.error_paths import declared_kind, declared_path
 from sqla_jobs.tasks.signature import IMPORT_IT, Signature, injection_of
 
 MAX_BYTES = 1024 * 1024
@@ -190,11 +191,10 @@ class Codec:
     def _unfit(self, error: pydantic.ValidationError, cause: str = "does not fit") -> ArgumentsError:
         lines: list[str] = []
         for item in error.errors(include_url=False, include_context=False, include_input=False):
-            path = [str(part) for part in item["loc"]]
+            path, why = [str(part) for part in item["loc"]], item["msg"]
             if path and path[0] in self._sensitive:
-                lines.append(f"{path[0]} {cause}")
-            else:
-                lines.append(f"{'.'.join(path) or 'what was given'} {cause}: {item['msg']}")
+                path, why = declared_path(self._adapter.core_schema, item["loc"]), declared_kind(item["type"])
+            lines.append(f"{'.'.join(path) or 'what was given'} {cause}: {why}")
         more = f"; and {len(lines) - _ERRORS:,} more" if len(lines) > _ERRORS else ""
         return ArgumentsError(f"{self._task}: " + "; ".join(lines[:_ERRORS]) + more)
 

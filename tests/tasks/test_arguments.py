@@ -14,7 +14,8 @@ import pydantic
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic_core import PydanticCustomError
 from sqlalchemy import CHAR, Dialect, Engine, ForeignKey, TypeDecorator, Uuid, delete, insert, select
 from sqlalchemy.orm import (
     DeclarativeBase,
@@ -435,6 +436,32 @@ def quotes(value: str) -> str:
     return value
 
 
+class Account(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    number: int = Field(alias="no")
+    limits: dict[str, int] = {}
+    days: dict[int, int] = {}
+    parts: "list[Account]" = []
+
+
+class Cat(BaseModel):
+    kind: Literal["cat"]
+    n: int
+
+
+class Dog(BaseModel):
+    kind: Literal["dog"]
+    n: int
+
+
+def validates_otherwise(value: Any) -> Any:
+    return pydantic.TypeAdapter(dict[int, int]).validate_python(value)
+
+
+def quotes_in_kind(value: int) -> int:
+    raise PydanticCustomError(cast("Any", f"not_{value}"), "no")
+
+
 class TestSensitive:
     @pytest.mark.parametrize(
         ("annotation", "value"),
@@ -449,11 +476,46 @@ class TestSensitive:
     def test_a_refusal_says_nothing_about_the_value(self, jobs: Jobs[JobMixin], annotation: Any, value: Any) -> None:
         task, _ = taking(jobs, annotation, sensitive=["value"])
         with pytest.raises(
-            ArgumentsError, match=r"value (does not fit|cannot be written as JSON)|'value' cannot"
+            ArgumentsError, match=r"value\S* (does not fit|cannot be written as JSON)|'value' cannot"
         ) as error:
             task.enqueue(Session(), value)
         for word in ("hunter2", "weak", "udc00", "ud800"):
             assert word not in str(error.value)
+
+    @pytest.mark.parametrize(
+        ("annotation", "value", "told"),
+        [
+            (int, "hunter2", "value does not fit: int_parsing"),
+            (Account, {"no": "hunter2"}, "value.no does not fit: int_parsing"),
+            (Account, {}, "value.no does not fit: missing"),
+            (Account, {"no": 1, "hunter2": 1}, r"value.\*\*\* does not fit: extra_forbidden"),
+            (Account, {"no": 1, "limits": {"hunter2": "x"}}, r"value.limits.\*\*\* does not fit: int_parsing"),
+            (Account, {"no": 1, "limits": {"no": "x"}}, r"value.limits.\*\*\* does not fit: int_parsing"),
+            (Account, {"no": 1, "days": {4711: "x"}}, r"value.days.\*\*\* does not fit: int_parsing"),
+            (Account, {"no": 1, "days": {"4711": 1, "x": 1}}, r"value.days.\*\*\*.\*\*\* does not fit: int_parsing"),
+            (Account, {"no": 1, "parts": [{"no": 2}, {"no": "x"}]}, "value.parts.1.no does not fit: int_parsing"),
+            (list[Item] | None, [{"sku": "hunter2"}], "value.0.price does not fit: missing"),
+            (tuple[int, Item], [1, {"price": 1}], "value.1.sku does not fit: missing"),
+            (int | list[Item], [{"sku": "hunter2"}], "value.int does not fit: int_type; value.list.* does not fit"),
+            (int | dict[int, int], {4711: "x"}, r"value.dict\[int,int\].\*\*\* does not fit: int_parsing"),
+            (Annotated[Cat | Dog, Field(discriminator="kind")], {"kind": "cat", "n": "x"}, r"value.\*\*\*.n does not"),
+            (
+                Annotated[list[int], BeforeValidator(validates_otherwise)],
+                {4711: "x"},
+                r"value.\*\*\* does not fit: int",
+            ),
+            (Annotated[int, AfterValidator(quotes_in_kind)], 4711, "value does not fit: custom_error"),
+        ],
+    )
+    def test_a_refusal_tells_the_path_and_the_kind_of_the_error(
+        self, jobs: Jobs[JobMixin], annotation: Any, value: Any, told: str
+    ) -> None:
+        task, _ = taking(jobs, annotation, sensitive=["value"])
+        with pytest.raises(ArgumentsError, match=told) as error:
+            task.enqueue(Session(), value)
+        assert "hunter2" not in str(error.value)
+        assert "4711" not in str(error.value)
+        assert "cat" not in str(error.value)
 
     def test_what_a_run_raises_is_stored_without_the_value(self, jobs: Jobs[JobMixin], session: Session) -> None:
         @jobs.task(sensitive=["login"], max_attempts=1)
