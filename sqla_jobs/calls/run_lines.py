@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from sqla_jobs.calls.values import Claimed, Lease, Rescued
+from sqla_jobs.calls.values import Claimed, Lease, Rescued, read_headers
 from sqla_jobs.errors import LeaseLost
-from sqla_jobs.rules.outcomes import Outcome, RunOutcome, type_name
+from sqla_jobs.rules.outcomes import Failure, Outcome, RunOutcome, type_name
 
 log: logging.Logger = logging.getLogger("sqla_jobs.run")
 log.setLevel(logging.WARNING)  # by default, a worker that runs 10,000 jobs a second must not log 10,000 lines a second
@@ -27,29 +27,34 @@ def log_end(run: Lease | Claimed, outcome: Outcome, seconds: float) -> None:
         return
     if failure is not None and failure.type == _LEASE_LOST:
         level = logging.WARNING
+    again = "" if outcome.delay is None else f", again in {outcome.delay:.1f} s"
+    _log(level, run, outcome.kind, f" after {seconds:.3f} s{again}", failure)
+
+
+def log_rescued(job: Rescued) -> None:
+    """Log that a job was rescued from a dead process: ERROR if it failed, otherwise WARNING."""
+    level = logging.ERROR if job.state == "failed" else logging.WARNING
+    lost = Failure("Lost", f"process {job.process_id} stopped before the job ended")
+    _log(level, job, RunOutcome.lost, f" and is {job.state} now", lost)
+
+
+def _log(level: int, run: Lease | Claimed | Rescued, outcome: str, more: str, failure: Failure | None) -> None:
+    is_expected = failure is not None and failure.is_expected
     is_full = (level == logging.ERROR and not is_expected) or log.isEnabledFor(logging.DEBUG)
     traceback = failure.traceback if failure is not None and is_full else None
     log.log(
         level,
-        "job %s %s attempt %s/%s %s after %.3f s%s%s%s",
+        "job %s %s attempt %s/%s %s%s%s%s",
         run.job_id,
         run.task or "of an unknown task",
         run.attempt or "?",
         run.max_attempts or "?",
-        outcome.kind,
-        seconds,
-        "" if outcome.delay is None else f", again in {outcome.delay:.1f} s",
+        outcome,
+        more,
         "" if failure is None else f": {failure.type}: {failure.message:.500}",
         f"\n{traceback}" if traceback else "",
-        extra=run_fields(run, outcome.kind, error_type=None if failure is None else failure.type, traceback=traceback),
+        extra=run_fields(run, outcome, error_type=None if failure is None else failure.type, traceback=traceback),
     )
-
-
-def log_rescued(job: Rescued) -> None:
-    """Log that a job was rescued from a dead process."""
-    level = logging.ERROR if job.state == "failed" else logging.WARNING
-    fields = run_fields(job, RunOutcome.lost)
-    log.log(level, "job %s %s lost its process and is %s now", job.job_id, job.task, job.state, extra=fields)
 
 
 def run_fields(
@@ -64,6 +69,7 @@ def run_fields(
         "outcome": str(outcome),
         "run_id": run.run_id,
         "worker": str(run.process_id),
+        "headers": read_headers(run.headers) or None,
         "error_type": error_type,
         "traceback": traceback,
     }

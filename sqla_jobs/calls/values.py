@@ -32,6 +32,8 @@ class Lease(NamedTuple):
     queue: str = ""
     attempt: int = 0
     max_attempts: int = 0
+    headers: str | None = None
+    """JSON text."""
 
 
 class Rescued(NamedTuple):
@@ -42,8 +44,11 @@ class Rescued(NamedTuple):
     task: str
     queue: str
     attempt: int
+    max_attempts: int
     run_id: int
     process_id: uuid.UUID
+    headers: str | None
+    """JSON text."""
 
 
 class Claimed(NamedTuple):

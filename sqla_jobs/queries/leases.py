@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, Connection, Double, Text, Uuid, any_, bindparam, func, select, update
+from sqlalchemy import ARRAY, BigInteger, Connection, Double, Text, Uuid, any_, bindparam, cast, func, select, update
 from sqlalchemy.orm import Session
 
 from sqla_jobs.calls import statements
@@ -19,7 +19,8 @@ class Leases(Statement, statements.Leases):
     def sql(self) -> Any:
         jobs = self.tables.jobs
         lease = (jobs.c.id, jobs.c.current_run_id, jobs.c.process_id)
-        return select(*lease, jobs.c.task, jobs.c.queue, jobs.c.attempt, jobs.c.max_attempts).where(
+        told = (jobs.c.task, jobs.c.queue, jobs.c.attempt, jobs.c.max_attempts, cast(jobs.c.headers, Text))
+        return select(*lease, *told).where(
             jobs.c.state == "running",
             jobs.c.process_id == bindparam("process_id"),
             jobs.c.current_run_id != func.all(bindparam("known", type_=ARRAY(BigInteger))),

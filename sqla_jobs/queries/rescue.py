@@ -77,6 +77,8 @@ class Rescue(Statement, statements.Rescue):
                 jobs.c.queue,
                 jobs.c.gates,
                 jobs.c.on_failure,
+                jobs.c.max_attempts,
+                cast(jobs.c.headers, Text).label("headers"),
                 orphan.c.current_run_id,
                 orphan.c.attempt,
                 orphan.c.process_id,
@@ -104,7 +106,8 @@ class Rescue(Statement, statements.Rescue):
             .cte("stored")
         )
         told = select(done.c.id, done.c.state, done.c.task, done.c.queue)
-        told = told.add_columns(done.c.attempt, done.c.current_run_id, done.c.process_id)
+        told = told.add_columns(done.c.attempt, done.c.max_attempts, done.c.current_run_id, done.c.process_id)
+        told = told.add_columns(done.c.headers)
         followed = follow_ups(tables, done)
         watcher = jobs.alias("watcher")
         is_watched = exists().where(in_state(watcher, "blocked"), watcher.c.waits_for == done.c.id)

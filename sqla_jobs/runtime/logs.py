@@ -14,7 +14,7 @@ from typing import Literal, TextIO
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.rules.outcomes import type_name
 
-FIELDS = ("job_id", "task", "queue", "attempt", "outcome", "run_id", "worker")
+FIELDS = ("job_id", "task", "queue", "attempt", "outcome", "run_id", "worker", "headers")
 """The fields of `sqla_jobs.run` log lines besides the message. Lines about errors also have the fields in `_ERROR`."""
 _ERROR = ("error_type", "traceback")
 

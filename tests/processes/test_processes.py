@@ -278,7 +278,7 @@ def test_a_worker_logs_as_json_what_the_library_and_the_application_say_and_of_o
     database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     with Session(database) as session:
-        one = shop.mark.enqueue(session, n=1)
+        one = shop.mark.options(headers={"request": "ab12"}).enqueue(session, n=1)
         bad = shop.misbehave.enqueue(session, how="nul")
         session.commit()
         ids = {one.id, bad.id}
@@ -299,6 +299,7 @@ def test_a_worker_logs_as_json_what_the_library_and_the_application_say_and_of_o
     always = {"time", "level", "logger", "process", "thread", "message"}
     assert all(always <= line.keys() <= {*always, *FIELDS, "error_type", "traceback"} for line in told)
     assert of_jobs[one.id].keys() == {*always, *FIELDS}
+    assert of_jobs[one.id]["headers"] == {"request": "ab12"}
     assert {datetime.fromisoformat(line["time"]).utcoffset() for line in told} == {timedelta(0)}
 
 
@@ -314,17 +315,17 @@ def test_runs_that_are_cut_off_killed_or_taken_back_have_lines_with_all_fields(
     options = ("--log-format", "json", "--kill-after", "0.3", "--grace", "0.1", "--lease", "2", "--heartbeat", "0.2")
     dead = start_worker(database_url, *options)
     with Session(database) as session:
-        overdue = shop.hold_the_gil.options(max_attempts=1).enqueue(session)
+        overdue = shop.hold_the_gil.options(max_attempts=1, headers={"request": "1"}).enqueue(session)
         session.commit()
         wait_until(lambda: len(of_runs(tmp_path / "worker-0.log")) == 1)
         found = of_runs(tmp_path / "worker-0.log")
-        taken = shop.mark.options(max_attempts=1).enqueue(session, n=1, seconds=60)
+        taken = shop.mark.options(max_attempts=1, headers={"request": "2"}).enqueue(session, n=1, seconds=60)
         session.commit()
         wait_until(lambda: states(database)["running"] == 1)
         os.killpg(dead.pid, signal.SIGKILL)
         worker = start_worker(database_url, *options)
         wait_until(lambda: len(of_runs(tmp_path / "worker-1.log")) == 1)
-        cut = shop.mark.options(max_attempts=1).enqueue(session, n=2, seconds=60)
+        cut = shop.mark.options(max_attempts=1, headers={"request": "3"}).enqueue(session, n=2, seconds=60)
         session.commit()
         wait_until(lambda: states(database)["running"] == 1)
         worker.terminate()
@@ -333,13 +334,16 @@ def test_runs_that_are_cut_off_killed_or_taken_back_have_lines_with_all_fields(
         runs = {run.job_id: run for run in session.scalars(select(jobs.Run))}
         expected = [
             (overdue, "ERROR", "failed", "TimeoutError"),
-            (taken, "ERROR", "lost", None),
+            (taken, "ERROR", "lost", "Lost"),
             (cut, "WARNING", "lost", "Lost"),
         ]
         for line, (job, level, outcome, error_type) in zip(found, expected, strict=True):
             known = {"level": level, "job_id": job.id, "task": job.task, "queue": "default", "attempt": 1}
             assert line.items() >= (known | {"outcome": outcome, "run_id": runs[job.id].id}).items()
             assert (line.get("error_type"), len(line["worker"])) == (error_type, 36)
+            assert line["headers"] == job.headers
+            assert line["message"].startswith(f"job {job.id} {job.task} attempt 1/1 {outcome} ")
+            assert f": {error_type}: " in line["message"]
     assert "hold_the_gil attempt 1/1 failed after" in found[0]["message"]
     assert "TimeoutError: ran longer than its timeout of 0.3" in found[0]["message"]
     assert "its process died" not in found[0]["message"]

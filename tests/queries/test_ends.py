@@ -336,7 +336,9 @@ def test_only_what_runs_without_a_process_is_rescued_so_many_at_a_time(connectio
     assert len(QUERIES.rescue(connection, limit=1, among=only)) == 1
     assert len(QUERIES.rescue(connection, among=only)) == 1
     (told,) = QUERIES.rescue(connection)
-    assert told == (dead[2].job_id, "queued", "mark", "default", 3, dead[2].run_id, dead[2].process_id)
+    assert (told.job_id, told.state, told.task, told.queue) == (dead[2].job_id, "queued", "mark", "default")
+    assert (told.attempt, told.max_attempts) == (3, dead[2].max_attempts)
+    assert (told.run_id, told.process_id, told.headers) == (dead[2].run_id, dead[2].process_id, None)
     assert len(alive) == 2
 
 
