@@ -85,8 +85,9 @@ def register(
 
 
 def age_of(moment: Any) -> ColumnElement[float]:
-    """Return the seconds since a given time, by the server's clock."""
-    return cast(func.extract("epoch", func.clock_timestamp() - moment), Double)
+    """Return the seconds since a given time, by the server's clock; -infinity for a parked job's `run_at`."""
+    # not the epoch of a difference: PostgreSQL before 17 cannot subtract an infinite time
+    return cast(func.extract("epoch", func.clock_timestamp()) - func.extract("epoch", moment), Double)
 
 
 def is_alive(process: Any) -> ColumnElement[bool]:

@@ -9,12 +9,14 @@ from typing import Any
 
 from click.testing import CliRunner, Result
 from flask import Flask
+from prometheus_client import CollectorRegistry, generate_latest
 from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import Session
 
 from sqla_jobs.actions.jobs import Erase
 from sqla_jobs.cli.main import main
 from sqla_jobs.dashboard import Role, create_blueprint
+from sqla_jobs.prometheus import collector
 from tests import step_shop
 from tests.dashboard.visitor import Visitor, words
 from tests.helpers import wait_until
@@ -77,6 +79,24 @@ def test_why_and_doctor_say_what_a_job_waits_for_while_it_keeps_a_key(session: S
     found = findings[f"job {sleeping.id}"]
     assert found["found"].startswith("it sleeps in the step 'rest' until 20")
     assert found["remedy"] == f"sqla-jobs cancel {sleeping.id} frees its key"
+
+
+def test_a_job_that_waits_without_an_end_spoils_no_view_of_all_jobs(session: Session) -> None:
+    """PostgreSQL 14 to 16 cannot subtract its infinite `run_at`."""
+    waiting = step_shop.approved.options(unique_key="a").enqueue(session)
+    cancelled = step_shop.approved.enqueue(session)
+    drained(session)
+    jobs.cancel(session, cancelled)
+    session.commit()
+    for command in ("status", "doctor", "list", "prune --older-than 1s"):
+        run(*command.split())
+    registry = CollectorRegistry(auto_describe=True)
+    registry.register(collector(jobs))
+    assert "sqla_jobs_database_up 1.0" in generate_latest(registry).decode()
+    looking = visitor()
+    for page in ("/", "/jobs", "/tasks"):
+        looking.get(page)
+    assert [state(session, job) for job in (waiting, cancelled)] == ["scheduled", "cancelled"]
 
 
 def test_the_command_line_sends_a_signal_and_shows_the_steps(session: Session) -> None:
