@@ -1,16 +1,16 @@
 # make demo      a tour in the terminal: needs only Python 3.11 or newer
-# make fast      the tests that are not slow: two minutes or so on two cores
-# make test      the whole test suite; it starts a PostgreSQL of its own unless DATABASE_URL is set
-# make check     lint, types and tests
+# make test      the fast tests, and each promise of README.md shown with real processes: six minutes on two cores
+# make test-slow the other tests: a quarter of an hour. All start a PostgreSQL of their own unless DATABASE_URL is set
+# make check     lint, types and `make test`
 # make fastest   a comparison of what jobs cost with the commit in .ci/fastest: two minutes on a quiet machine
-# make servers   the fast tests on other versions of PostgreSQL: the oldest supported one, and those of Debian's packages
+# make servers   `make test` on other versions of PostgreSQL: the oldest supported one, and those of Debian's packages
 # make mutants   mutation testing of rules/ and queries/: an hour or two; MUTANTS="Claim FinishAny" for some statements alone
 # make docs      the documentation, as HTML in build/docs
 #
 # PYTHON=... chooses the interpreter, VENV=... and CONSTRAINTS=... another environment.
 
 .SUFFIXES:
-.PHONY: help demo fast test servers fastest mutants oldest lint format types check docs venv clean
+.PHONY: help demo test test-slow servers fastest mutants oldest lint format types check docs venv clean
 SHELL := /bin/sh
 VENV ?= .venv
 CONSTRAINTS ?=
@@ -19,10 +19,9 @@ CODE := $(wildcard sqla_jobs tests examples benchmarks)
 RUN := $(VENV)/bin/python -m
 FEWER_TYPES := --allow-untyped-calls --allow-untyped-decorators --no-warn-unused-ignores
 OLDEST := VENV=.venv-oldest CONSTRAINTS=.ci/oldest.txt
-# what versions of dependencies cannot change is tested with the newest: faults, what is slow, pages, programs, pictures;
-# and the example, whose history Flask-Migrate has written with a newer Alembic
-ELSEWHERE := benchmarks dashboard database/test_connections.py processes runtime/test_hostile_rows.py supervisor test_postgres.py \
-    $(patsubst %,project/test_%.py,architecture docs examples floors programs readme release workflow)
+# the tests of what calls the dependencies
+CORE := cli clock coroutines database execution flask migrations models opentelemetry prometheus pyramid queries rules tasks \
+    worker test_cron.py
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
@@ -33,13 +32,13 @@ help:
 demo: $(VENV)/demo.stamp
 	@$(RUN) examples.demo
 
-fast: $(VENV)/dev.stamp
-	$(RUN) pytest tests -m "not slow" -n 3 --dist worksteal
-
 test: $(VENV)/programs.stamp
-	$(RUN) pytest $(PYTEST_ARGS)
+	$(RUN) pytest -m "not slow or promise" $(PYTEST_ARGS)
 
-servers: $(VENV)/dev.stamp
+test-slow: $(VENV)/programs.stamp
+	$(RUN) pytest -m "slow and not promise" $(PYTEST_ARGS)
+
+servers: $(VENV)/programs.stamp
 	$(RUN) tests.servers $(SERVERS)
 
 # Of CPU time alone: it is the same on a busy machine. .ci/fastest moves on whenever a commit is faster.
@@ -55,7 +54,7 @@ mutants: $(VENV)/mutants.stamp
 oldest:
 	$(MAKE) venv $(OLDEST)
 	.venv-oldest/bin/python -m mypy --strict $(FEWER_TYPES) --cache-dir .venv-oldest/mypy sqla_jobs
-	$(MAKE) test $(OLDEST) PYTEST_ARGS="$(PYTEST_ARGS) -m 'not slow' --ignore=examples/flask_shop $(ELSEWHERE:%=--ignore=tests/%)"
+	$(MAKE) test $(OLDEST) PYTEST_ARGS="$(PYTEST_ARGS) -m 'not slow' $(CORE:%=tests/%)"
 
 lint: $(VENV)/dev.stamp
 	$(RUN) ruff check .

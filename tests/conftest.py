@@ -42,9 +42,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if any(mark.args[0] is BROWSER for mark in item.iter_markers("needs")):
             item.add_marker("browser")
-    items.sort(
-        key=lambda item: item.get_closest_marker("timeout") is None
-    )  # the longest first: none is left at the end
+    long = ("timeout", "promise")
+    items.sort(key=lambda item: all(item.get_closest_marker(name) is None for name in long))  # none is left at the end
 
 
 def pytest_collection_finish() -> None:
@@ -183,13 +182,15 @@ StartWorker = Callable[..., subprocess.Popen[bytes]]
 def start_worker(tmp_path: Path) -> Iterator[StartWorker]:
     """Starts `python -m sqla_jobs.worker`; whatever is left is killed at the end, and its log printed.
 
+    Without a URL the application binds itself.
     Each is a process group of its own, with its children. The log is `worker-N.log` in `tmp_path`.
     """
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(url: str, *options: str, application: str = "tests.shop:jobs") -> subprocess.Popen[bytes]:
+    def start(url: str | None, *options: str, application: str = "tests.shop:jobs") -> subprocess.Popen[bytes]:
         path = tmp_path / f"worker-{len(started)}.log"
-        command = [sys.executable, "-m", "sqla_jobs.worker", application, "--database-url", url]
+        command = [sys.executable, "-m", "sqla_jobs.worker", application]
+        command += [] if url is None else ["--database-url", url]
         command += ["--no-clock", "--heartbeat", "0.2", "--lease", "1.5", "--poll", "3600", *options]
         with path.open("wb") as log:
             started.append(subprocess.Popen(command, cwd=ROOT, stderr=log, stdout=log, start_new_session=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Generator
 from contextlib import contextmanager, suppress
@@ -10,9 +11,9 @@ from contextvars import Context, ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ForeignKey, select
+from sqlalchemy import ForeignKey, create_engine, make_url, select
 from sqlalchemy.exc import InvalidRequestError
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
@@ -24,6 +25,13 @@ class Base(DeclarativeBase):
 
 
 jobs = Jobs(Base)
+
+
+def over_asyncpg() -> Jobs[Any]:
+    """The application as one that binds itself: to the database of SHOP_URL, for coroutines through asyncpg."""
+    url = make_url(os.environ["SHOP_URL"])
+    jobs.bind(create_engine(url), async_bind=create_async_engine(url.set(drivername="postgresql+asyncpg")))
+    return jobs
 
 
 class Effect(Base):

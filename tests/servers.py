@@ -1,4 +1,4 @@
-"""The fast tests on several versions of PostgreSQL: `python -m tests.servers [DIR ...]`.
+"""The tests of `make test` on several versions of PostgreSQL: `python -m tests.servers [DIR ...]`.
 
 Each DIR has the programs `initdb` and `postgres`. Without any, these are the versions that Debian has installed under
 /usr/lib/postgresql, and the oldest supported one, which npm brings.
@@ -33,11 +33,11 @@ def installed() -> Iterator[Path]:
 
 
 def passes(programs: Path) -> bool:
-    """Run the fast tests. Return whether they have passed."""
+    """Run the tests of `make test`. Return whether it has passed."""
     version = subprocess.check_output([programs / "postgres", "--version"], text=True).strip()
     print(f"== {version}", flush=True)
     with local_postgres(programs=programs, temporary=memory()) as url:
-        command = [sys.executable, "-m", "pytest", "tests", "-m", "not slow", "-n", "2", "--dist", "worksteal", "-q"]
+        command = [sys.executable, "-m", "pytest", "-m", "not slow or promise", "-n", "4", "--dist", "worksteal", "-q"]
         return subprocess.run(command, env={**os.environ, "DATABASE_URL": url}, cwd=ROOT, check=False).returncode == 0
 
 

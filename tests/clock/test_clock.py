@@ -447,6 +447,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.slow
+@pytest.mark.promise("Each tick of a schedule enqueues once")
 def test_three_clocks_with_kills_fire_each_second_once(folder: Path, engine: Engine) -> None:
     clocks = [start(folder, "sqla_jobs.clock", "app:jobs", "--heartbeat", "0.5", "--lease", "2") for _ in range(3)]
     ticks = text(
@@ -464,7 +465,9 @@ def test_three_clocks_with_kills_fire_each_second_once(folder: Path, engine: Eng
                 victim.send_signal(signal.SIGKILL)
                 victim.wait()
                 clocks.append(start(folder, "sqla_jobs.clock", "app:jobs", "--heartbeat", "0.5", "--lease", "2"))
-            wait_until(lambda: fired(12))
+            live = text("SELECT count(*) FROM sqla_processes WHERE pid = ANY (:pids)")
+            pids = [clock.pid for clock in clocks]
+            wait_until(lambda: fired(12) and connection.scalar(live, {"pids": pids}) == 3)
             for clock in clocks:
                 clock.send_signal(signal.SIGTERM)
             assert [clock.wait(20) for clock in clocks] == [0, 0, 0]

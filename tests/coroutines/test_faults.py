@@ -57,11 +57,22 @@ def slow_commits(session: Session, seconds: float) -> None:
     session.commit()
 
 
+@pytest.mark.promise("Nothing is lost", "Database effects happen exactly once")
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
 def test_a_killed_process_loses_no_coroutine_and_doubles_none(
-    session: Session, database: Engine, database_url: str, start_worker: StartWorker
+    session: Session,
+    database: Engine,
+    database_url: str,
+    start_worker: StartWorker,
+    monkeypatch: pytest.MonkeyPatch,
+    driver: str,
 ) -> None:
     enqueue(session, 120, seconds=0.05)
-    start_worker(database_url, "--queues", "default=6", application=SHOP)
+    if driver == "psycopg":
+        start_worker(database_url, "--queues", "default=6", application=SHOP)
+    else:
+        monkeypatch.setenv("SHOP_URL", database_url)
+        start_worker(None, "--queues", "default=6", application="tests.coroutine_shop:over_asyncpg()")
     for done in (20, 50, 80):
         wait_until(lambda done=done: len(effects(database)) >= done and worker_pids(database))  # type: ignore[misc]
         os.kill(worker_pids(database)[-1], signal.SIGKILL)

@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--sample", type=int, help="try so many of each statement, drawn at random")
     parser.add_argument("--survivors", action="store_true", help="try those again that survived")
     parser.add_argument(
-        "--fast", type=float, default=40, help="seconds of tests of `make fast` for a mutant (%(default)s)"
+        "--fast", type=float, default=40, help="seconds of tests that are not slow for a mutant (%(default)s)"
     )
     parser.add_argument(
         "--slow", type=float, default=60, help="seconds of slow tests for one that survives (%(default)s)"

@@ -27,6 +27,7 @@ from tests.shop import jobs
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.promise("Nothing is lost", "Database effects happen exactly once")
 def test_kill_9_loses_no_job_and_doubles_no_transactional_effect(
     database: Engine, database_url: str, start_worker: StartWorker
 ) -> None:
@@ -78,6 +79,7 @@ def test_a_crash_uses_no_attempt_of_a_job_that_counts_its_losses_apart(
     assert told == [(1, [("lost", 1), ("lost", 1), ("succeeded", 1)]), (1, [("lost", 1)])]
 
 
+@pytest.mark.promise("A worker that lost a job cannot finish it")
 def test_a_stopped_worker_loses_its_leases_and_works_again_when_continued(
     database: Engine, database_url: str, start_worker: StartWorker
 ) -> None:
@@ -161,6 +163,7 @@ def _more_than(engine: Engine, done: int) -> bool:
     return states(engine)["succeeded"] > done
 
 
+@pytest.mark.promise("Nothing is lost", "Database effects happen exactly once")
 def test_a_crash_of_the_server_is_survived_without_a_restart_of_the_worker(
     start_worker: StartWorker,
 ) -> None:

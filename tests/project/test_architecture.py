@@ -14,6 +14,8 @@ PAGE = ROOT.joinpath("docs/architecture.md").read_text(encoding="utf-8")
 PACKAGE = Path(sqla_jobs.__file__).parent
 DECISIONS = [page.read_text(encoding="utf-8") for page in ROOT.glob("docs/decisions/*.md")]
 NAMING = "".join([PAGE, *DECISIONS])
+_PROMISED = re.findall(r"^\| \*\*(.+?)\*\* \|", ROOT.joinpath("README.md").read_text(encoding="utf-8"), re.MULTILINE)
+_NAME = re.compile(r'"([^"]+)"').findall
 SOURCES = {path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")}
 
 
@@ -27,9 +29,14 @@ def test_the_packages_are_listed_from_the_top() -> None:
 
 
 def test_each_promise_of_the_readme_has_its_row() -> None:
-    promised = re.findall(r"^\| \*\*(.+?)\*\* \|", ROOT.joinpath("README.md").read_text(encoding="utf-8"), re.MULTILINE)
     listed = re.findall(r"^\| (\w[^|]+?) \|", section("Promises, and what keeps them"), re.MULTILINE)
-    assert listed == ["promise", *promised]
+    assert listed == ["promise", *_PROMISED]
+
+
+def test_each_promise_is_shown_with_real_processes_by_a_test_of_make_test() -> None:
+    tests = [path.read_text(encoding="utf-8") for path in ROOT.glob("tests/*/test_*.py")]
+    shown = {name for text in tests for names in re.findall(r"mark\.promise\(([^)]+)", text) for name in _NAME(names)}
+    assert shown == set(_PROMISED)
 
 
 def test_each_test_that_is_named_exists() -> None:

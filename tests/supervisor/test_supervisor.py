@@ -151,7 +151,9 @@ def test_children_end_when_their_parent_is_gone(database: Engine, database_url: 
     assert states(database)["running"] == 0
 
 
-@pytest.mark.parametrize("how", ["exit", "segfault", "memory"])
+@pytest.mark.parametrize(
+    "how", ["exit", pytest.param("segfault", marks=pytest.mark.promise("A crash counts as an attempt")), "memory"]
+)
 def test_a_job_that_kills_its_process_again_and_again_ends_as_failed(
     database: Engine, database_url: str, start_worker: StartWorker, how: str
 ) -> None:
