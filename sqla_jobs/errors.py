@@ -78,3 +78,13 @@ class LeaseLost(JobsError):
             "the outcome of this run changed no row, so its writes are rolled back: another process has taken the job, "
             "or SET ROLE or SET search_path in the task, row level security or a trigger that returns NULL hides it"
         )
+
+
+class RowHeld(JobsError):
+    """Another transaction holds the job's row. Nothing in the attempt's transaction is committed."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "another transaction held the job's row for too long, so what the run had not stored is rolled back: keep "
+            "transactions short that signal, cancel or change a job, or enqueue its unique key"
+        )

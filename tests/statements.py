@@ -33,7 +33,7 @@ from tests.conftest import ROOT
 
 SQL = ROOT / "docs/sql"
 LEASE = 30.0
-"""Seconds: what a worker has by default, which `begin` sends as keepalives."""
+"""Seconds: what a worker has by default, which `begin` sends as keepalives, and the limit of waits for locks."""
 
 
 def statements() -> dict[str, str]:
@@ -53,7 +53,7 @@ def statements() -> dict[str, str]:
         "promote": due.Promote(tables).sql(),
         "poll": due.Poll(tables).sql(),
         "succeed_many": succeed.SucceedMany(tables).sql(),
-        "succeed_one": succeed.SucceedOne(tables).sql(),
+        "succeed_one": succeed.SucceedOne(tables, LEASE).sql(),
         "finish": finish.FinishAny(tables).sql(),
         "finish_erased": finish.FinishErased(tables).sql(),
         "erase_running": erasing.EraseRunning(tables).sql(),
@@ -80,7 +80,7 @@ def statements() -> dict[str, str]:
     }
     written = {name: compiled(statement) for name, statement in built.items()}
     written["begin"] = laid_out(f"BEGIN; {_question(LEASE)}")
-    written["commit"] = laid_out(f"{commit.Commit(tables)._plain}; COMMIT")
+    written["commit"] = laid_out(f"{commit.Commit(tables, LEASE)._plain}; COMMIT")
     return written
 
 

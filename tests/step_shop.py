@@ -15,7 +15,7 @@ from datetime import timedelta
 from decimal import Decimal
 from itertools import count
 
-from sqlalchemy import func, select
+from sqlalchemy import NullPool, create_engine, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tenacity import Retrying, wait_fixed
@@ -504,3 +504,81 @@ def make_order() -> Order:
 @jobs.task(retry=FAST)
 def keeps_a_row(run: RunContext) -> None:
     run.step("order", make_order)
+
+
+def wait_for_effect(session: Session, kind: str) -> None:
+    while not session.scalar(select(func.count()).where(Effect.kind == kind)):
+        time.sleep(0.02)
+
+
+@jobs.task(max_attempts=1)
+def bystander(session: Session) -> None:
+    wait_for_effect(session, "end")
+
+
+def await_go(url: str, kind: str) -> None:
+    """Wait until a test says "go", and tell the test, in a session of its own."""
+    with Session(create_engine(url, poolclass=NullPool)) as session:
+        wait_for_effect(session, "go")
+        session.add(Effect(kind=kind))
+        session.commit()
+
+
+def await_go_and_write(session: Session, url: str) -> None:
+    await_go(url, "told in a session")
+    session.add(Effect(kind="written"))
+
+
+async def awaited_go(url: str) -> None:
+    await asyncio.to_thread(await_go, url, "told by a coroutine")
+
+
+async def awaited_go_and_write(session: AsyncSession, url: str) -> None:
+    await asyncio.to_thread(await_go, url, "told by a coroutine in a session")
+    session.add(Effect(kind="written"))
+
+
+@jobs.task(max_attempts=1, timeout=3.0)
+def held_at_its_end(session: Session, url: str) -> None:
+    await_go_and_write(session, url)
+
+
+@jobs.task(max_attempts=1, timeout=3.0)
+def held_at_a_step(run: RunContext, url: str) -> None:
+    run.step("go", await_go, url, "told")
+
+
+@jobs.task(max_attempts=1, timeout=3.0)
+def held_at_a_step_in_session(session: Session, run: RunContext, url: str) -> None:
+    run.step("go", await_go_and_write, session, url)
+
+
+@jobs.task(max_attempts=1, timeout=3.0)
+async def held_at_an_awaited_step(run: RunContext, url: str) -> None:
+    await run.step("go", awaited_go, url)
+
+
+@jobs.task(max_attempts=1, timeout=3.0)
+async def held_at_an_awaited_step_in_session(session: AsyncSession, run: RunContext, url: str) -> None:
+    await run.step("go", awaited_go_and_write, session, url)
+
+
+@jobs.task(max_attempts=1)
+def one_step(run: RunContext) -> tuple[int, str]:
+    return run.step("pair", pair)
+
+
+@jobs.task(max_attempts=1)
+async def in_a_thread_of_asyncio() -> None:
+    await asyncio.to_thread(pair)
+
+
+@jobs.task(max_attempts=1)
+async def steps_beside_busy_threads(run: RunContext) -> list[int]:
+    """All threads of the event loop's own pool wait until the step is stored."""
+    stored = threading.Event()
+    busy = [asyncio.ensure_future(asyncio.to_thread(stored.wait, 20)) for _ in range(40)]
+    await asyncio.sleep(0)
+    found = await run.step("number", number, 1)
+    stored.set()
+    return [found, *map(int, await asyncio.gather(*busy))]

@@ -16,19 +16,24 @@ log.setLevel(logging.WARNING)  # by default, a worker that runs 10,000 jobs a se
 def log_end(run: Lease | Claimed, outcome: Outcome, seconds: float) -> None:
     """Log the end of an attempt: INFO if it succeeded or snoozed, ERROR if it failed, otherwise WARNING.
 
-    A retry that the task asked for is logged at INFO. An attempt that has lost its lease also gets a WARNING: its job
-    runs again, or another process ends the job. ERROR lines include the traceback, unless the task raised `Retry`.
-    Other lines include it only if the log level is DEBUG.
+    A retry that the task asked for is logged at INFO. These get a WARNING, too: an attempt that has lost its lease, since
+    its job runs again or another process ends the job, and one that was put back because another transaction held the
+    job's row. ERROR lines include the traceback, unless the task raised `Retry`. Other lines include it only if the log
+    level is DEBUG.
     """
-    failure = outcome.failure
-    is_expected = failure is not None and failure.is_expected
-    level = logging.INFO if is_expected and outcome.kind == "retried" else _LEVELS.get(outcome.kind, logging.WARNING)
-    if not log.isEnabledFor(level):
-        return
-    if failure is not None and failure.type == _LEASE_LOST:
-        level = logging.WARNING
-    again = "" if outcome.delay is None else f", again in {outcome.delay:.1f} s"
-    _log(level, run, outcome.kind, f" after {seconds:.3f} s{again}", failure)
+    level, failure = _level_of(outcome), outcome.failure
+    if log.isEnabledFor(level):
+        again = "" if outcome.delay is None else f", again in {outcome.delay:.1f} s"
+        _log(level, run, outcome.kind, f" after {seconds:.3f} s{again}", failure)
+
+
+def _level_of(outcome: Outcome) -> int:
+    level, failure = _LEVELS.get(outcome.kind, logging.WARNING), outcome.failure
+    if failure is None:
+        return level
+    if failure.is_expected:
+        return logging.INFO if outcome.kind == RunOutcome.retried else level
+    return logging.WARNING if level == logging.INFO or failure.type == _LEASE_LOST else level
 
 
 def log_rescued(job: Rescued) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from functools import cached_property
 
 from sqlalchemy.orm import Session
@@ -48,6 +49,7 @@ class Attempt:
     is_over: bool = False
     """True if the attempt has ended and its end is about to be stored."""
     deadline: float | None = None
+    """When the task's code is interrupted. `None` without a `timeout=`, in `undisturbed` blocks and after the end."""
     cancel_requested: bool = False
     slot: RunSlot | None = None
     """The shared memory in which the parent process sees that the attempt has begun."""
@@ -75,6 +77,13 @@ class Attempt:
         self.claimed_at = claimed_at
         """When the claim's result arrived. The server committed the claim between `asked_at` and this time."""
         self.asked_at = asked_at
+        self._undisturbed = 0
+        """The number of `undisturbed` blocks that the run is in, since a coroutine may run several steps at once.
+
+        The end of the task's code counts as one more, which lasts.
+        """
+        self._left: float | None = None
+        """The seconds that were left until the deadline when the first of these blocks began."""
 
     @cached_property
     def secrets(self) -> Secrets:
@@ -109,11 +118,48 @@ class Attempt:
         self.started_at, self.body, self.slot = started_at, body, slot
         return True
 
+    def code_ended(self) -> None:
+        """End the deadline: what follows may wait for the database, and must not cost other jobs their process."""
+        self._undisturbed += 1
+        self._suspend()
+
+    @contextmanager
+    def undisturbed(self) -> Generator[None]:
+        """Hold interrupts back until the end of the block, in which the task's code waits for the library.
+
+        This time does not count towards the task's timeout, and nothing kills the process for this run meanwhile.
+        """
+        assert self.body is not None, "the task's code is running"
+        with self.body.shielded():
+            if not self._undisturbed:
+                self._left = None if self.deadline is None else self.deadline - time.monotonic()
+                self._suspend()
+            self._undisturbed += 1
+            try:
+                yield
+            finally:
+                self._undisturbed -= 1
+                if not self._undisturbed:
+                    self._resume()
+
+    def _suspend(self) -> None:
+        self.deadline = None
+        if self.slot is not None:
+            self.slot.suspend()
+
+    def _resume(self) -> None:
+        if self._left is not None:
+            self.deadline = time.monotonic() + self._left
+            if self.context is not None:
+                self.context.deadline = self.deadline
+        if self.slot is not None:
+            self.slot.resume(self.deadline)
+
     def conclude(self) -> None:
         """Record that the attempt is over and its end is about to be stored."""
         self.is_over, self.body = True, None
         if self.slot is not None:
-            self.slot.end()
+            self.slot.suspend()
 
     def cancel(self) -> None:
         """Cancel the attempt: prevent its start, or interrupt it."""

@@ -117,6 +117,7 @@ class Executor:
             unfit=self._unfit,
             progressed=self._progressed,
             make_steps=None if self._steps is None else self._steps.of(transactions, declaration.signature),
+            times_held=None if self._steps is None else self._steps.times_held,
         )
         return plan
 

@@ -41,6 +41,10 @@ class LeaseGone(Interrupt):
     """The process was considered dead, and its jobs were given to other processes."""
 
 
+class GivenUp(Interrupt):
+    """Another transaction held the job's row for too long while the run wanted to store a step."""
+
+
 class Stopped(Interrupt):
     """The worker stopped, and the run did not end within the grace period."""
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 from sqla_jobs.calls.values import read_headers
-from sqla_jobs.errors import ArgumentsError, EntityGone, UnstorableResult
+from sqla_jobs.errors import ArgumentsError, EntityGone, RowHeld, UnstorableResult
 from sqla_jobs.execution.attempt import Attempt
-from sqla_jobs.execution.interrupt import CancelRequested, Interrupt, LeaseGone, Stopped, TimedOut
+from sqla_jobs.execution.interrupt import CancelRequested, GivenUp, Interrupt, LeaseGone, Stopped, TimedOut
 from sqla_jobs.execution.surroundings import Surrounded, awaited_within, log_after_commit
 from sqla_jobs.execution.transactions import RaisedAfterCommit, Transactions
 from sqla_jobs.rules.error_text import leaves
@@ -27,6 +28,10 @@ from sqla_jobs.tasks.steps import Misuse, Steps
 
 Surroundings = Callable[[RunContext], AbstractContextManager[Any]]
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+_HELD_AGAIN = 1.0
+"""Seconds until a job is due again whose run gave up because another transaction held the job's row."""
+_MOST_HELD = 3
+"""The maximum number of such runs that use no attempt, for each attempt."""
 
 
 class Plan:
@@ -46,6 +51,7 @@ class Plan:
         unfit: Callable[[Attempt, ArgumentsError], None] | None = None,
         progressed: Callable[[], None] | None = None,
         make_steps: Callable[[Attempt], Steps] | None = None,
+        times_held: Callable[[Attempt], int] | None = None,
     ) -> None:
         """Compose `run`.
 
@@ -55,7 +61,8 @@ class Plan:
         asyncio task. `transactions` is `None` for a task without a session. `timeout` applies to a task without one of
         its own. `begins` is called before the task. `unfit` is called if a job's arguments do not fit the task; it
         raises `NotBegun` to release the job. If the task takes a `RunContext`, `progressed` is called after it has
-        reported progress, and `make_steps` creates the steps of its runs.
+        reported progress, and `make_steps` creates the steps of its runs. `times_held` returns how many runs of an
+        attempt gave up because another transaction held the job's row.
         """
         self.declaration = declaration
         self.timeout: float | None = timeout if declaration.timeout is None else declaration.timeout
@@ -70,6 +77,7 @@ class Plan:
         self._unfit = unfit
         self._progressed = progressed
         self._make_steps = make_steps
+        self._times_held = times_held
         self.run = self._run if transactions is None else partial(self._run_in_transaction, transactions)
         for around in [*surroundings][::-1]:
             self.run = partial(_run_inside, around, self.run)
@@ -125,7 +133,10 @@ class Plan:
         target = self._target
         if self._awaited:
             target = partial(awaited_within, self._awaited, context_of(attempt), attempt, target)
-        result = attempt.body.run(attempt, target, injected, arguments)
+        try:
+            result = attempt.body.run(attempt, target, injected, arguments)
+        finally:
+            attempt.code_ended()
         if result is None:
             return self._ended_well
         try:
@@ -154,6 +165,10 @@ class Plan:
             return Outcome.lost(Failure("Lost", "its process was declared dead, and stopped it"))
         if isinstance(error, Stopped):
             return Outcome.lost(Failure("Lost", "the worker stopped, and this did not end within its grace"))
+        if isinstance(error, GivenUp):
+            error = RowHeld()
+        if isinstance(error, RowHeld) and (self._times_held is None or self._times_held(attempt) < _MOST_HELD):
+            return replace(Outcome.snoozed(_HELD_AGAIN), failure=Failure.of(error))
         if isinstance(error, UnstorableResult | Misuse):
             return Outcome.failed(Failure.of(error, secrets=attempt.secrets))
         if isinstance(error, TimedOut):

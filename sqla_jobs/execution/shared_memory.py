@@ -48,7 +48,7 @@ class Entry:
     claimed_at: float
     started_at: float
     deadline: float
-    """0 if there is no deadline; infinite once the run is over."""
+    """0 if there is no deadline; infinite while only the library's code runs, and after the end of the task's code."""
     delay: float | None
     """Seconds until the next attempt if this one exceeds its deadline. `None` if this is the last attempt."""
     run_id: int
@@ -79,9 +79,13 @@ class RunSlot:
         self._run.delay = _NEVER if delay is None else delay
         self._run.deadline = deadline
 
-    def end(self) -> None:
-        """Mark the run as over, although its end is not stored yet."""
+    def suspend(self) -> None:
+        """Forbid the parent to kill the process for this run, until `resume` is called."""
         self._run.deadline = math.inf
+
+    def resume(self, deadline: float | None) -> None:
+        """Allow the parent to kill the process after `deadline`, if there is one."""
+        self._run.deadline = deadline or 0.0
 
     @property
     def revoked_at(self) -> float:

@@ -13,9 +13,9 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, Operation
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.util import greenlet_spawn
 
-from sqla_jobs.errors import ArgumentsError, LeaseLost
+from sqla_jobs.errors import ArgumentsError, LeaseLost, RowHeld
 from sqla_jobs.execution.attempt import Attempt
-from sqla_jobs.execution.interrupt import LeaseGone
+from sqla_jobs.execution.interrupt import GivenUp, LeaseGone
 from sqla_jobs.execution.surroundings import log_after_commit
 from sqla_jobs.execution.transactions import Transactions
 from sqla_jobs.models.types import StepKind
@@ -64,8 +64,16 @@ def as_received(wait: StoredStep, read: Read) -> Received:
     return Received(kind, None if kind == StepKind.timeout else read(wait.result))
 
 
+class Unsure(Exception):
+    """A COMMIT has failed, or got no answer. It may have stored its step nevertheless."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error: Exception = error
+
+
 class Store(Protocol):
-    """The storage of one run's steps."""
+    """The storage of one run's steps. Where it does not wait for the job's row, its methods raise `RowHeld`."""
 
     def spawn(self, function: Callable[[], Any], /) -> Coroutine[Any, Any, Any]:
         """Return a coroutine that calls `function`, which may call `load`, `sleep` or `receive`."""
@@ -87,10 +95,18 @@ class Store(Protocol):
         """Roll back what a failed step has written in the run's transaction."""
         ...
 
-    def keep(self, name: str, number: int, result: str | None, *, took: float) -> StoredStep | None:
-        """Store a step's result. Return the stored step if an earlier COMMIT, whose answer was lost, has stored it.
+    def keep(self, name: str, number: int, result: str | None, *, took: float) -> str | None:
+        """Store a step's result, and return it as stored.
 
-        Raises `LeaseGone`.
+        If an earlier COMMIT, whose answer was lost, has stored another one, return that one. Raises `LeaseGone`,
+        `RowHeld`, and `Unsure`, after which `recall` is to be called. The last error of all is `GivenUp`.
+        """
+        ...
+
+    def recall(self, name: str, error: Exception) -> str | None:
+        """Return the result of a step if the COMMIT that raised `error` has stored it. Otherwise raise `error`.
+
+        Raises `LeaseGone` and `RowHeld`.
         """
         ...
 
@@ -137,34 +153,37 @@ class StepStore:
 
     def undo(self) -> None: ...
 
-    def keep(self, name: str, number: int, result: str | None, *, took: float) -> StoredStep | None:
+    def keep(self, name: str, number: int, result: str | None, *, took: float) -> str | None:
         step = NewStep(self._job, name, number, result, took)
 
-        def store() -> StoredStep | None:
+        def store() -> str | None:
             try:
                 with self._connections.once() as connection:
-                    self._steps.record(connection, step)
+                    return self._steps.record(connection, step)
             except LeaseLost:
                 raise LeaseGone from None
-            except IntegrityError:
-                if (stored := self._recall(name)) is None:
-                    raise
-                return stored
-            return None
+            except IntegrityError as error:
+                return self.recall(name, error)
 
         return _tried(store)
 
-    def _recall(self, name: str) -> StoredStep | None:
-        """Wait for any COMMIT of this step that is in progress. Return the step if it is stored. Raises `LeaseGone`."""
-        with self._held() as connection:
-            return self._find(connection, name)
+    def recall(self, name: str, error: Exception) -> str | None:
+        def find() -> StoredStep | None:
+            with self._held() as connection:  # nobody else holds the row, so no COMMIT of the step is in progress
+                return self._find(connection, name)
+
+        if (stored := _tried(find)) is None:
+            raise error
+        if stored.run_id == self._job.run_id and not isinstance(error, IntegrityError) and not _is_passing(error):
+            log_after_commit(error, self._attempt, f"the step {name!r:.200} is stored")
+        return stored.result
 
     def _find(self, connection: Connection, name: str) -> StoredStep | None:
         return next((one for one in self._steps.load(connection, self._job.job_id) if one.name == name), None)
 
     @contextmanager
     def _held(self) -> Generator[Connection]:
-        """Open a transaction that locks the job's row, and commit it at the end. Raises `LeaseGone`."""
+        """Open a transaction that locks the job's row, and commit it at the end. Raises `LeaseGone` and `RowHeld`."""
         with self._connections.begin() as connection:
             if not self._steps.hold(connection, self._job):
                 raise LeaseGone
@@ -249,19 +268,17 @@ class SessionStepStore(StepStore):
         with suppress(Exception):  # the step's own error matters more, and a lost connection fails at its next use
             self._transactions.undo_part(self._session)
 
-    def keep(self, name: str, number: int, result: str | None, *, took: float) -> StoredStep | None:
+    def keep(self, name: str, number: int, result: str | None, *, took: float) -> str | None:
         try:
-            self._transactions.commit_part(self._session, NewStep(self._job, name, number, result, took))
+            return self._transactions.commit_part(self._session, NewStep(self._job, name, number, result, took))
         except LeaseLost:
             raise LeaseGone from None
-        except Exception as error:
-            self.undo()  # otherwise this transaction may itself lock the row that `_recall` waits for
-            if (stored := self._recall(name)) is None:
-                raise
-            if stored.run_id == self._job.run_id and not _is_passing(error):
-                log_after_commit(error, self._attempt, f"the step {name!r:.200} is stored")
-            return stored
-        return None
+        except RowHeld:  # the server has waited long enough
+            self.undo()
+            raise GivenUp from None
+        except Exception as error:  # noqa: BLE001 - `recall` raises it
+            self.undo()  # otherwise this transaction may itself hold the row
+            raise Unsure(error) from None
 
 
 def _tried(call: Callable[[], T]) -> T:

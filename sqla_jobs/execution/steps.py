@@ -4,18 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
+import math
 import threading
 import time
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar
 
-from sqla_jobs.errors import ArgumentsError, DeclarationError, JobsError, SignalTimeout, UnstorableResult
+from sqlalchemy.util import await_only, greenlet_spawn
+
+from sqla_jobs.database.refusals import reason
+from sqla_jobs.errors import (
+    ArgumentsError,
+    DeclarationError,
+    JobsError,
+    RowHeld,
+    SignalTimeout,
+    UnstorableResult,
+)
 from sqla_jobs.execution.attempt import Attempt
-from sqla_jobs.execution.step_store import Connections, Received, SessionStepStore, StepStore, Store, as_received
+from sqla_jobs.execution.interrupt import GivenUp
+from sqla_jobs.execution.step_store import (
+    Connections,
+    Received,
+    SessionStepStore,
+    StepStore,
+    Store,
+    Unsure,
+    as_received,
+)
 from sqla_jobs.execution.transactions import Transactions
 from sqla_jobs.models.types import StepKind
 from sqla_jobs.queries import Queries
@@ -25,7 +46,11 @@ from sqla_jobs.tasks.signature import Signature
 from sqla_jobs.tasks.steps import Misuse
 from sqla_jobs.tasks.values import DISCARDED, ValueCodec, returned_type
 
+log: logging.Logger = logging.getLogger("sqla_jobs.run")
+
 T = TypeVar("T")
+_PAUSE, _LONGEST_PAUSE = 0.01, 0.5
+"""Seconds between the tries while another transaction holds the job's row: the first pause, which doubles each time."""
 MOST_STEPS = 1000
 """The maximum number of steps of a job."""
 
@@ -33,12 +58,14 @@ MOST_STEPS = 1000
 class RunSteps:
     """The steps of one run, for its `RunContext`."""
 
-    def __init__(self, attempt: Attempt, store: Store, *, is_coroutine: bool) -> None:
-        """Prepare the steps of a run. `is_coroutine` is True for a coroutine task."""
-        assert attempt.body is not None, "the task's code is running"
+    def __init__(self, attempt: Attempt, store: Store, *, is_coroutine: bool, patience: float = math.inf) -> None:
+        """Prepare the steps of a run. `is_coroutine` is True for a coroutine task.
+
+        If another transaction holds the job's row for more than `patience` seconds, the run gives up.
+        """
         self._attempt = attempt
-        self._shielded = attempt.body.shielded
         self._store = store
+        self._patience = patience
         self._is_coroutine = is_coroutine
         self._one_at_a_time = attempt.session is not None or not is_coroutine
         self._known: dict[str, StoredStep] = {}
@@ -66,104 +93,77 @@ class RunSteps:
             codec = ValueCodec(f"the result of {self._said(name)}", returned_type(function))
         except (ArgumentsError, DeclarationError) as error:
             raise UnstorableResult(str(error)) from None
+        called = partial(function, *args, **kwargs)
         if self._is_coroutine:
-            return self._call_awaited(name, partial(function, *args, **kwargs), codec)
-        with self._used_as(name, StepKind.step):
-            self._learn_now()
-            if (stored := self._stored(name, StepKind.step)) is not None:
-                return codec.decode(stored.result)
-            self._number(name)
-            self._refuse_written(name, self._store.has_written())
-            began = time.monotonic()
-            try:
-                result = function(*args, **kwargs)
-                encoded, back = codec.encode(result)
-            except Exception:
-                self._safely(self._store.undo)
-                raise
-            number = self._reserve(name, StepKind.step)
-            took = time.monotonic() - began
-            with self._reserved():
-                stored = self._safely(partial(self._store.keep, name, number, encoded, took=took))
-            return back if stored is None else codec.decode(stored.result)
+            return greenlet_spawn(self._call, name, lambda: await_only(called()), codec)
+        return self._call(name, called, codec)
 
-    async def _call_awaited(self, name: str, call: Callable[[], Awaitable[Any]], codec: ValueCodec) -> Any:
-        store = self._store
+    def _call(self, name: str, function: Callable[[], Any], codec: ValueCodec) -> Any:
         with self._used_as(name, StepKind.step):
-            await self._learn_awaited()
+            self._learn()
             if (stored := self._stored(name, StepKind.step)) is not None:
                 return codec.decode(stored.result)
             self._number(name)
-            self._refuse_written(name, await store.spawn_in_session(store.has_written))
+            self._refuse_written(name)
             began = time.monotonic()
             try:
-                result = await call()
-                encoded, back = codec.encode(result)
-            except (Exception, asyncio.CancelledError):
-                await self._safely_awaited(store.spawn_in_session(store.undo))
+                encoded = codec.encode(function())
+            except GeneratorExit:  # the coroutine is thrown away: nothing can be awaited any more
                 raise
-            number = self._reserve(name, StepKind.step)
-            keep = partial(store.keep, name, number, encoded, took=time.monotonic() - began)
+            except BaseException:  # the task may catch even SystemExit, and go on
+                self._do(self._store.undo, in_session=True)
+                raise
+            number, took = self._reserve(name, StepKind.step), time.monotonic() - began
             with self._reserved():
-                stored = await self._safely_awaited(store.spawn_in_session(keep))
-            return back if stored is None else codec.decode(stored.result)
+                return codec.decode(self._keep(name, number, encoded, took))
+
+    def _keep(self, name: str, number: int, encoded: str, took: float) -> str | None:
+        """Store the result of a step, and return it as stored."""
+        try:
+            return self._do(partial(self._store.keep, name, number, encoded, took=took), in_session=True)
+        except Unsure as unsure:
+            return self._do(partial(self._store.recall, name, unsure.error))
 
     # sleeps
 
     def sleep(self, name: str, length: float | timedelta) -> None:
         self._refuse_coroutine("sleep")
-        seconds = self._checked_sleep(name, length)
+        self._sleep(name, length)
+
+    def sleep_awaited(self, name: str, length: float | timedelta) -> Coroutine[Any, Any, None]:
+        self._refuse_plain("sleep")
+        return greenlet_spawn(self._sleep, name, length)
+
+    def _sleep(self, name: str, length: float | timedelta) -> None:
+        seconds = check_seconds(f"the length of the sleep {name!r:.60}", length)
         with self._used_as(name, StepKind.sleep):
-            self._learn_now()
+            self._learn()
             if self._stored(name, StepKind.sleep) is None:
-                self._refuse_written(name, self._store.has_written())
+                self._refuse_written(name)
                 number = self._reserve(name, StepKind.sleep)
                 with self._reserved():
-                    self._safely(partial(self._store.sleep, name, number, seconds))
-
-    async def sleep_awaited(self, name: str, length: float | timedelta) -> None:
-        self._refuse_plain("sleep")
-        store, seconds = self._store, self._checked_sleep(name, length)
-        with self._used_as(name, StepKind.sleep):
-            await self._learn_awaited()
-            if self._stored(name, StepKind.sleep) is None:
-                self._refuse_written(name, await store.spawn_in_session(store.has_written))
-                sleep = partial(store.sleep, name, self._reserve(name, StepKind.sleep), seconds)
-                with self._reserved():
-                    await self._safely_awaited(store.spawn(sleep))
-
-    def _checked_sleep(self, name: str, length: float | timedelta) -> float:
-        return check_seconds(f"the length of the sleep {name!r:.60}", length)
+                    self._do(partial(self._store.sleep, name, number, seconds))
 
     # signals
 
     def wait_for(self, name: str, kind: Any, timeout: float | timedelta | None) -> Any:
         self._refuse_coroutine("wait_for")
-        codec, seconds, step = self._prepared(name, kind, timeout)
-        with self._used_as(step, StepKind.signal):
-            self._learn_now()
-            if (stored := self._stored(step, StepKind.signal)) is not None:
-                return self._told(name, as_received(stored, codec.decode))
-            self._refuse_written(step, self._store.has_written())
-            number, read = self._reserve(step, StepKind.signal), partial(codec.decode, end=DISCARDED)
-            with self._reserved():
-                receive = partial(self._store.receive, step, number, name, seconds, read)
-                received = self._safely(receive)
-        return self._told(name, received)
+        return self._wait_for(name, kind, timeout)
 
-    async def wait_for_awaited(self, name: str, kind: Any, timeout: float | timedelta | None) -> Any:  # noqa: ASYNC109
+    def wait_for_awaited(self, name: str, kind: Any, timeout: float | timedelta | None) -> Coroutine[Any, Any, Any]:
         self._refuse_plain("wait_for")
-        store = self._store
+        return greenlet_spawn(self._wait_for, name, kind, timeout)
+
+    def _wait_for(self, name: str, kind: Any, timeout: float | timedelta | None) -> Any:
         codec, seconds, step = self._prepared(name, kind, timeout)
         with self._used_as(step, StepKind.signal):
-            await self._learn_awaited()
+            self._learn()
             if (stored := self._stored(step, StepKind.signal)) is not None:
                 return self._told(name, as_received(stored, codec.decode))
-            self._refuse_written(step, await store.spawn_in_session(store.has_written))
+            self._refuse_written(step)
             number, read = self._reserve(step, StepKind.signal), partial(codec.decode, end=DISCARDED)
             with self._reserved():
-                receive = partial(store.receive, step, number, name, seconds, read)
-                received = await self._safely_awaited(store.spawn(receive))
+                received = self._do(partial(self._store.receive, step, number, name, seconds, read))
         return self._told(name, received)
 
     def _prepared(
@@ -186,17 +186,10 @@ class RunSteps:
 
     # known steps
 
-    def _learn(self, stored: list[StoredStep]) -> None:
-        self._known = {one.name: one for one in stored}
-        self._are_known = True
-
-    def _learn_now(self) -> None:
+    def _learn(self) -> None:
         if not self._are_known:
-            self._learn(self._safely(self._store.load))
-
-    async def _learn_awaited(self) -> None:
-        if not self._are_known:
-            self._learn(await self._safely_awaited(self._store.spawn(self._store.load)))
+            self._known = {one.name: one for one in self._do(self._store.load)}
+            self._are_known = True
 
     def _stored(self, name: str, kind: StepKind) -> StoredStep | None:
         """Return the finished step of this name. Raises `JobsError` if the name is stored as another kind of step."""
@@ -261,8 +254,8 @@ class RunSteps:
         finally:
             self._inside = None
 
-    def _refuse_written(self, name: str, has_written: bool) -> None:
-        if has_written:
+    def _refuse_written(self, name: str) -> None:
+        if self._store.has_written():
             raise JobsError(
                 f"{self._said(name)} begins after the task has written or locked rows outside of its steps: a further "
                 "attempt would write that again, while the step is done. Write inside of a step, or after the last one"
@@ -284,27 +277,50 @@ class RunSteps:
     def _said(self, name: object) -> str:
         return f"step {name!r:.220} of job {self._attempt.job.job_id}"
 
-    # database access, during which interrupts are held back
+    # database access
 
-    def _safely(self, call: Callable[[], T]) -> T:
-        with self._shielded():
-            return call()
+    def _do(self, call: Callable[[], T], *, in_session: bool = False) -> T:
+        """Return the result of `call`, which uses the database. Interrupts are held back meanwhile.
 
-    async def _safely_awaited(self, awaitable: Awaitable[T]) -> T:
-        """Await `awaitable` to its end, even if the task's code is cancelled meanwhile. Then raise the cancellation."""
-        with self._shielded():
-            under_way = asyncio.ensure_future(awaitable)
-            cancelled: asyncio.CancelledError | None = None
-            while not under_way.done():
+        While another transaction holds the job's row, the call is repeated: so a wait occupies neither a connection nor
+        a thread that others need. Raises `GivenUp` if it takes too long.
+        """
+        with self._attempt.undisturbed():
+            give_up_at, pause = time.monotonic() + self._patience, _PAUSE
+            while True:
                 try:
-                    await asyncio.wait([under_way])
-                except asyncio.CancelledError as error:
-                    cancelled = error
-            if cancelled is not None:
-                if not under_way.cancelled():
-                    under_way.exception()  # otherwise asyncio warns that nobody has retrieved the exception
-                raise cancelled
-            return under_way.result()
+                    return self._done(call, in_session=in_session)
+                except RowHeld:
+                    if time.monotonic() > give_up_at:
+                        raise GivenUp from None
+                if self._is_coroutine:
+                    await_only(asyncio.sleep(pause))
+                else:
+                    time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _done(self, call: Callable[[], T], *, in_session: bool) -> T:
+        if not self._is_coroutine:
+            return call()
+        spawn = self._store.spawn_in_session if in_session else self._store.spawn
+        done: T = await_only(_to_its_end(spawn(call)))
+        return done
+
+
+async def _to_its_end(awaitable: Awaitable[T]) -> T:
+    """Await `awaitable` to its end, even if the task's code is cancelled meanwhile. Then raise the cancellation."""
+    under_way = asyncio.ensure_future(awaitable)
+    cancelled: asyncio.CancelledError | None = None
+    while not under_way.done():
+        try:
+            await asyncio.wait([under_way])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        if not under_way.cancelled():
+            under_way.exception()  # otherwise asyncio warns that nobody has retrieved the exception
+        raise cancelled
+    return under_way.result()
 
 
 @dataclass(frozen=True)
@@ -327,7 +343,22 @@ class StepsFactory:
             else SessionStepStore(self.queries, self.connections, attempt, transactions)
         )
         store.ahead = self.ahead
-        return RunSteps(attempt, store, is_coroutine=signature.is_coroutine)
+        patience = self.queries.lock_timeout or math.inf
+        return RunSteps(attempt, store, is_coroutine=signature.is_coroutine, patience=patience)
+
+    def times_held(self, attempt: Attempt) -> int:
+        """Return how many runs of an attempt gave up because another transaction held the job's row."""
+
+        def count() -> int:
+            with self.connections.once() as connection:
+                return self.queries.steps.times_held(connection, attempt.job)
+
+        is_awaited = attempt.declaration is not None and attempt.declaration.signature.is_coroutine
+        try:
+            return int(await_only(self.connections.spawn(count))) if is_awaited else count()
+        except Exception as error:  # noqa: BLE001 - one run more is better than a lost attempt
+            log.debug("%s: the runs that gave up before are not counted: %s", attempt, reason(error))
+            return 0
 
 
 _WORDS = {StepKind.step: "step", StepKind.sleep: "sleep", StepKind.signal: "wait for a signal"}

@@ -132,7 +132,7 @@ class Transactions(Protocol):
     def commit(self, session: Session, end: RunEnd) -> None:
         """Record the end of the attempt in the transaction's last statement, and commit.
 
-        Raises `LeaseLost` and `RaisedAfterCommit`.
+        Raises `LeaseLost`, `RowHeld` and `RaisedAfterCommit`.
         """
         ...
 
@@ -140,8 +140,10 @@ class Transactions(Protocol):
         """Return whether a session has changes, or its transaction has written or locked rows."""
         ...
 
-    def commit_part(self, session: Session, step: NewStep) -> None:
-        """Commit what the run has written so far, together with a step. Raises `LeaseLost`.
+    def commit_part(self, session: Session, step: NewStep) -> str | None:
+        """Commit what the run has written so far, together with a step. Return the step's result as stored.
+
+        Raises `LeaseLost` and `RowHeld`.
 
         The run then continues in a new transaction. The rows in its session are expired, or loaded again for a
         coroutine task.
@@ -249,15 +251,18 @@ class WorkerTransactions:
         begun = [one for one in session.info[_CONNECTIONS] if not one.closed and one.in_transaction()]
         return any(map(has_written, begun))
 
-    def commit_part(self, session: Session, step: NewStep) -> None:
+    def commit_part(self, session: Session, step: NewStep) -> str | None:
         rows = list(session.identity_map.values())
         if session.twophase:
             session.flush()
-            self._queries.steps.record(self._queries.connection(session), step)
+            result = self._queries.steps.record_in_session(self._queries.connection(session), step)
             self._commit(session)
         else:
-            self._commit_by(session, self._queries.step_ending(session, step))
+            ending = self._queries.step_ending(session, step)
+            self._commit_by(session, ending)
+            result = ending.result
         self._go_on(session, rows)
+        return result
 
     def undo_part(self, session: Session) -> None:
         rows = list(session.identity_map.values())

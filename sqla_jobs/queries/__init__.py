@@ -6,12 +6,12 @@ hot path are built once for each `Queries`, and load no ORM objects. All times a
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property, partial
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, func, select
 from sqlalchemy.orm import Session
 
 from sqla_jobs.calls import statements
@@ -28,7 +28,7 @@ from sqla_jobs.queries.commit import Commit, EndingElsewhere, StepCommit
 from sqla_jobs.queries.due import IsDue, Poll, Promote, UnknownTo
 from sqla_jobs.queries.ending import Ending
 from sqla_jobs.queries.erasing import EraseRunning
-from sqla_jobs.queries.expressions import Tables
+from sqla_jobs.queries.expressions import Tables, row_held, waiting_at_most
 from sqla_jobs.queries.finish import Finish, FinishAny
 from sqla_jobs.queries.leases import CancelRequests, Leases, StoreProgress, UnknownLeases
 from sqla_jobs.queries.limit_lock import ClaimLocked, ForgetStarts, Lock, Spend, TellOthers
@@ -45,10 +45,14 @@ __all__ = ["EVERYWHERE", "MANY", "PRIORITIES", "Among", "Claimed", "Lease", "Pro
 
 
 class Queries(Calls):
-    """The statements for one set of models. `schema` is the schema of the tables whose models do not name one."""
+    """The statements for one set of models. `schema` is the schema of the tables whose models do not name one.
 
-    def __init__(self, models: Models[Any], schema: str | None = None) -> None:
+    `lock_timeout` limits, in seconds, how long the end of a task's transaction and each of its steps wait for a lock.
+    """
+
+    def __init__(self, models: Models[Any], schema: str | None = None, *, lock_timeout: float | None = None) -> None:
         self._models = models
+        self.lock_timeout: float | None = lock_timeout
         self._tables = tables = Tables(models, schema)
         self.connection: Callable[[Session], Connection] = tables.connection
         self.is_of_jobs: Callable[[Session, Connection], bool] = tables.is_of_jobs
@@ -75,7 +79,7 @@ class Queries(Calls):
 
         self.finish: StoreEnds = Finish(tables)
         self.finish_any: statements.FinishAny = FinishAny(tables)
-        self.succeed: SucceedOne = SucceedOne(tables)
+        self.succeed: SucceedOne = SucceedOne(tables, lock_timeout)
         self.erase_running: EraseRunning = EraseRunning(tables)
 
         self.lock_watchers: LockWatchers = LockWatchers(tables)
@@ -120,12 +124,28 @@ class Queries(Calls):
         if end.progress is not None:
             self.store_progress(session, [(end.lease, *end.progress)])
         if end.outcome.erases:
-            self.erase_running(session, end.lease)
+            with self._waiting_briefly(self.connection(session)):
+                self.erase_running(session, end.lease)
+
+    @contextmanager
+    def _waiting_briefly(self, connection: Connection) -> Generator[None]:
+        """Limit the waits for locks within the block, and restore the transaction's own limit.
+
+        Raises `RowHeld`.
+        """
+        if self.lock_timeout is None:
+            yield
+            return
+        own = connection.scalar(select(func.current_setting("lock_timeout")))
+        with row_held():
+            connection.execute(select(waiting_at_most(self.lock_timeout)))
+            yield
+        connection.execute(select(func.set_config("lock_timeout", own, True)))
 
     def ending(self, session: Session, end: RunEnd) -> Ending:
         """Return a context in which this session's commit also stores the end of the attempt.
 
-        Raises `LeaseLost`.
+        Raises `LeaseLost` and `RowHeld`.
         """
         connection = self.connection(session)
         if (raw := driver_of_run(connection)) is None:
@@ -140,21 +160,21 @@ class Queries(Calls):
         return StoredUpstream(self._models, self._tables, begin)
 
     def step_ending(self, session: Session, step: NewStep) -> Ending:
-        """Return a context in which this session's commit also stores a step. Raises `LeaseLost`."""
+        """Return a context in which this session's commit also stores a step. Raises `LeaseLost` and `RowHeld`."""
         connection = self.connection(session)
         if (raw := driver_of_run(connection)) is None:
-            return EndingElsewhere(connection, partial(self.steps.record, connection, step))
+            return EndingElsewhere(connection, partial(self.steps.record_in_session, connection, step))
         return self._step_commit.storing(connection, raw, step)
 
     @cached_property
     def steps(self) -> StepQueries:
         """The statements about steps and signals. Few workers need these statements."""
-        return StepQueries(self._tables)
+        return StepQueries(self._tables, self.lock_timeout)
 
     @cached_property
     def _step_commit(self) -> StepCommit:
-        return StepCommit(self._tables)
+        return StepCommit(self._tables, self.lock_timeout)
 
     @cached_property
     def _commit(self) -> Commit:
-        return Commit(self._tables)
+        return Commit(self._tables, self.lock_timeout)

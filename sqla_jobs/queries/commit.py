@@ -8,17 +8,17 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 from zlib import crc32
 
 import psycopg
-from psycopg.errors import InvalidSqlStatementName, InvalidTextRepresentation
+from psycopg.errors import InvalidSqlStatementName, InvalidTextRepresentation, LockNotAvailable
 from psycopg.pq.abc import PGresult
-from sqlalchemy import ColumnElement, Connection, event, literal_column, select
+from sqlalchemy import ColumnElement, Connection, event, func, literal_column, select
 
 from sqla_jobs.calls.statements import Rendered
 from sqla_jobs.calls.values import RunEnd
 from sqla_jobs.database.driver import CommittingBy, Driver, ask, beginning, quoted, roll_back
-from sqla_jobs.errors import LeaseLost
+from sqla_jobs.errors import LeaseLost, RowHeld
 from sqla_jobs.queries.ending import Ending, rolled_back_by_an_error
 from sqla_jobs.queries.expressions import Tables, rendered
-from sqla_jobs.queries.steps import NewStep, RecordStep
+from sqla_jobs.queries.steps import NewStep, RecordStepInSession
 from sqla_jobs.queries.succeed import SucceedOne
 
 _NO_LEASE = "sqla_jobs: no lease"
@@ -31,10 +31,14 @@ class Commit:
     On a reused connection the statement is prepared, unless the application forbids prepared statements or there is a
     pooler in front of the server. The statement's plan never scans a whole table: a plan made while there are few jobs
     would be kept, and would still scan the table when there are many.
+
+    Each wait for a lock takes at most `lock_timeout` seconds, and the silence of the server at most twice that.
     """
 
-    def __init__(self, tables: Tables) -> None:
-        self._plain, parameters = _or_no_lease(SucceedOne(tables).sql().returning(tables.runs.c.id))
+    def __init__(self, tables: Tables, lock_timeout: float | None = None) -> None:
+        self._patience = None if lock_timeout is None else 2 * lock_timeout
+        ended = SucceedOne(tables, lock_timeout).sql().returning(tables.runs.c.id)
+        self._plain, parameters = _or_no_lease(ended)
         self._name = f"sqla_jobs_{crc32(self._plain.encode()):08x}"
         numbered = self._plain % {name: f"${number}" for number, name in enumerate(parameters, 1)}
         arguments = ", ".join(f"%({name})s" for name in parameters)
@@ -50,13 +54,13 @@ class Commit:
         return _Ending(self, connection, raw, end)
 
     def store(self, raw: Driver, end: RunEnd) -> None:
-        """Store the end in the transaction, and leave the transaction open. Raises `LeaseLost`."""
+        """Store the end in the transaction, and leave the transaction open. Raises `LeaseLost` and `RowHeld`."""
         self._ask(raw, f"{beginning(raw)}{self._plain}", end)
 
     def store_and_commit(self, raw: Driver, known: dict[Any, Any], end: RunEnd) -> None:
         """Store the end and commit, in one message to the server.
 
-        `known` holds the statements to send on this connection. Raises `LeaseLost`.
+        `known` holds the statements to send on this connection. Raises `LeaseLost` and `RowHeld`.
         """
         statements: str = known.get(self._name, self._first)
         if statements == self._preparing:
@@ -82,54 +86,70 @@ class Commit:
             "lease_process_id": f"'{end.lease.process_id}'::uuid",
             "all_results": quoted(raw, end.outcome.result),
         }
-        return _ask(raw, statements % values)
+        return _ask(raw, statements % values, self._patience)
 
 
 class StepCommit:
     """Store a step as the last statement of its transaction, and commit if the lease is valid, in one message.
 
-    Even if the process freezes, it locks the job's row only while the server handles this message.
+    Even if the process freezes, it locks the job's row only while the server handles this message. The waits are
+    limited as those of `Commit` are.
     """
 
-    def __init__(self, tables: Tables) -> None:
-        self._plain = _or_no_lease(RecordStep(tables).sql())[0]
+    def __init__(self, tables: Tables, lock_timeout: float | None = None) -> None:
+        self._patience = None if lock_timeout is None else 2 * lock_timeout
+        stored = RecordStepInSession(tables, lock_timeout).sql()
+        self._plain = _or_no_lease(stored, "result")[0]
 
     def storing(self, connection: Connection, raw: Driver, step: NewStep) -> Ending:
         """Return the COMMIT for a connection; `raw` is the driver's own connection."""
         return _Ending(self, connection, raw, step)
 
-    def store(self, raw: Driver, step: NewStep) -> None:
-        """Store the step in the transaction, and leave the transaction open. Raises `LeaseLost`."""
-        self._ask(raw, step, "")
+    def store(self, raw: Driver, step: NewStep) -> str | None:
+        """Store the step in the transaction, and leave the transaction open. Return the result as stored.
 
-    def store_and_commit(self, raw: Driver, known: dict[Any, Any], step: NewStep) -> None:
-        """Store the step and commit, in one message to the server. Raises `LeaseLost`."""
-        self._ask(raw, step, "; COMMIT")
+        Raises `LeaseLost` and `RowHeld`.
+        """
+        return self._ask(raw, step, "")
 
-    def _ask(self, raw: Driver, step: NewStep, then: str) -> None:
-        values = RecordStep.parameters(step)
+    def store_and_commit(self, raw: Driver, known: dict[Any, Any], step: NewStep) -> str | None:
+        """Store the step and commit, in one message to the server. Return the result as stored.
+
+        Raises `LeaseLost` and `RowHeld`.
+        """
+        return self._ask(raw, step, "; COMMIT")
+
+    def _ask(self, raw: Driver, step: NewStep, then: str) -> str | None:
+        values = RecordStepInSession.parameters(step)
         values |= {
             "lease_process_id": f"'{step.lease.process_id}'::uuid",
             "step": quoted(raw, step.name),
             "step_result": quoted(raw, step.result),
         }
-        _ask(raw, f"{beginning(raw)}{self._plain % values}{then}")
+        answers = _ask(raw, f"{beginning(raw)}{self._plain % values}{then}", self._patience)
+        result = answers[-2 if then else -1].get_value(0, 1)
+        return None if result is None else result.decode(raw.info.encoding)
 
 
-def _or_no_lease(stored: Any) -> Rendered:
+def _or_no_lease(stored: Any, *columns: str) -> Rendered:
     """Return a statement that executes `stored`, and fails with `_NO_LEASE` unless one row is stored.
 
-    The server then skips the COMMIT that follows in the message.
+    The server then skips the COMMIT that follows in the message. The answer also has these columns of the stored row.
     """
     stored = stored.cte("stored")
     told: ColumnElement[int] = literal_column(f"CASE count(*) WHEN 1 THEN '1' ELSE '{_NO_LEASE}' END::integer")
-    return rendered(select(told).select_from(stored))
+    return rendered(select(told, *(func.max(stored.c[name]) for name in columns)).select_from(stored))
 
 
-def _ask(raw: Driver, statements: str) -> list[PGresult]:
-    """Send the statements, and return the answers. Raises `LeaseLost` if the error is `_NO_LEASE`."""
+def _ask(raw: Driver, statements: str, patience: float | None) -> list[PGresult]:
+    """Send the statements, and return the answers.
+
+    Raises `LeaseLost` if the error is `_NO_LEASE`, and `RowHeld` if a wait for a lock takes too long.
+    """
     try:
-        return ask(raw, statements)
+        return ask(raw, statements, patience)
+    except LockNotAvailable:
+        raise RowHeld from None
     except InvalidTextRepresentation as error:
         if _NO_LEASE not in str(error):
             raise
@@ -137,8 +157,8 @@ def _ask(raw: Driver, statements: str) -> list[PGresult]:
 
 
 class _Commits(Protocol[Stored_contra]):
-    def store(self, raw: Driver, stored: Stored_contra, /) -> None: ...
-    def store_and_commit(self, raw: Driver, known: dict[Any, Any], stored: Stored_contra, /) -> None: ...
+    def store(self, raw: Driver, stored: Stored_contra, /) -> str | None: ...
+    def store_and_commit(self, raw: Driver, known: dict[Any, Any], stored: Stored_contra, /) -> str | None: ...
 
 
 class _Ending(Ending, Generic[Stored_contra]):
@@ -161,8 +181,8 @@ class _Ending(Ending, Generic[Stored_contra]):
         self._committing.__exit__()
         super().__exit__(kind)
 
-    def _store(self) -> None:
-        self._commit.store(self._raw, self._stored)
+    def _store(self) -> str | None:
+        return self._commit.store(self._raw, self._stored)
 
     def _commit_or_roll_back(self) -> None:
         try:
@@ -182,14 +202,14 @@ class _Ending(Ending, Generic[Stored_contra]):
             if ask(self._raw, "COMMIT")[-1].command_status != b"COMMIT":  # an error has aborted the transaction
                 raise LeaseLost
         else:
-            self._commit.store_and_commit(self._raw, self._connection.info, self._stored)
+            self.result = self._commit.store_and_commit(self._raw, self._connection.info, self._stored)
         self.has_committed = True
 
 
 class EndingElsewhere(Ending):
-    """The COMMIT for drivers other than psycopg. `store` stores the end, and leaves the transaction open."""
+    """The COMMIT for drivers other than psycopg. `store` stores the end or step, and leaves the transaction open."""
 
-    def __init__(self, connection: Connection, store: Callable[[], None]) -> None:
+    def __init__(self, connection: Connection, store: Callable[[], str | None]) -> None:
         super().__init__(connection)
         self._store_by = store
 
@@ -201,8 +221,8 @@ class EndingElsewhere(Ending):
         event.remove(self._connection, "commit", self._before_own)
         super().__exit__(kind)
 
-    def _store(self) -> None:
-        self._store_by()
+    def _store(self) -> str | None:
+        return self._store_by()
 
     def _before_own(self, own: Connection) -> None:
         """Store the end, and commit the other connections."""

@@ -20,6 +20,8 @@ class Ending(AbstractContextManager["Ending"]):
     """
 
     has_committed: bool = False
+    result: str | None = None
+    """The result of the step as stored, if a step is stored."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -39,8 +41,11 @@ class Ending(AbstractContextManager["Ending"]):
                 "the session factory must return new sessions, not ones that join an outer transaction"
             )
 
-    def _store(self) -> None:
-        """Store the end in the transaction, and leave the transaction open. Raises `LeaseLost`."""
+    def _store(self) -> str | None:
+        """Store the end or step in the transaction, and leave the transaction open. Return a step's stored result.
+
+        Raises `LeaseLost` and `RowHeld`.
+        """
         raise NotImplementedError
 
     def _before(self, connection: Connection) -> None:
@@ -49,7 +54,7 @@ class Ending(AbstractContextManager["Ending"]):
 
     def _store_once(self) -> None:
         if not self._is_stored:
-            self._store()
+            self.result = self._store()
             self._is_stored = True
 
     def _commit_others(self) -> None:

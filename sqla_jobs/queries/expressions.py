@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any
 
+from psycopg.errors import LockNotAvailable
 from sqlalchemy import (
     ARRAY,
     CTE,
@@ -36,11 +38,13 @@ from sqlalchemy import (
     union,
 )
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.selectable import ScalarSelect, SelectBase, TableValuedAlias
 
 from sqla_jobs.calls.statements import Rendered
 from sqla_jobs.database.subscribers import LIMITS
+from sqla_jobs.errors import RowHeld
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import ENDED
 from sqla_jobs.rules.checks import MAX_ID
@@ -177,6 +181,27 @@ def is_of_job(runs: Any, jobs: Any) -> ColumnElement[bool]:
     """Return the condition that a run counts among the job's attempts. The runs of the job that it replaced do not."""
     counts: ColumnElement[bool] = runs.c.finished_at >= jobs.c.created_at
     return counts
+
+
+def waiting_at_most(lock_timeout: float | None) -> ColumnElement[bool]:
+    """Return a condition that is always true, and limits each wait for a lock from now on, in seconds.
+
+    The limit applies until the transaction ends. With `None` the transaction keeps its own limit.
+    """
+    if lock_timeout is None:
+        return true()
+    return literal_column(f"set_config('lock_timeout', '{1000 * lock_timeout:.0f}ms', true)", Text).is_not(None)
+
+
+@contextmanager
+def row_held() -> Generator[None]:
+    """Raise `RowHeld` if a wait for a lock takes too long."""
+    try:
+        yield
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) != LockNotAvailable.sqlstate:
+            raise
+        raise RowHeld from None
 
 
 _ENDED = [literal_column(f"'{state}'", Text) for state in ENDED]

@@ -1,8 +1,9 @@
 """The steps of running jobs, and the signals to them.
 
 Each write happens in a transaction that has locked the job's row and checked its lease. So a run that has lost the
-lease stores nothing. A step is recorded by a plain INSERT with a primary key. So if a COMMIT that was given up arrives
-late, it cannot store a step for a second time.
+lease stores nothing. On the library's own connections no statement waits for that row, since others need these
+connections: `RowHeld` is raised, and the caller tries again. A step is recorded by a plain INSERT with a primary key.
+So if a COMMIT that was given up arrives late, it cannot store a step for a second time.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from sqla_jobs.calls.values import Claimed, Lease
-from sqla_jobs.errors import LeaseLost
-from sqla_jobs.queries.expressions import Tables, committed_to_disk, leased, seconds
+from sqla_jobs.errors import LeaseLost, RowHeld
+from sqla_jobs.queries.expressions import Tables, committed_to_disk, leased, row_held, seconds, waiting_at_most
 from sqla_jobs.queries.statement import Statement
+from sqla_jobs.rules.outcomes import type_name
 
 
 class StoredStep(NamedTuple):
@@ -62,12 +64,14 @@ class Wait(NamedTuple):
 
 
 class StepQueries:
-    """The statements about steps and signals."""
+    """The statements about steps and signals. `lock_timeout` limits the waits in the transactions of tasks."""
 
-    def __init__(self, tables: Tables) -> None:
+    def __init__(self, tables: Tables, lock_timeout: float | None = None) -> None:
         self.load: LoadSteps = LoadSteps(tables)
         self.hold: HoldLease = HoldLease(tables)
         self.record: RecordStep = RecordStep(tables)
+        self.record_in_session: RecordStepInSession = RecordStepInSession(tables, lock_timeout)
+        self.times_held: TimesHeld = TimesHeld(tables)
         self.look_at_wait: LookAtWait = LookAtWait(tables)
         self.open_wait: OpenWait = OpenWait(tables)
         self.end_wait: EndWait = EndWait(tables)
@@ -92,12 +96,29 @@ class LoadSteps(Statement):
 class HoldLease(Statement):
     """Lock a running job if the lease is still valid."""
 
+    def __init__(self, tables: Tables) -> None:
+        super().__init__(tables)
+        self._is_leased = _IsLeased(tables)
+
     def __call__(self, connection: Connection, lease: Lease | Claimed) -> bool:
-        """Wait for the job's row, and lock it until the transaction ends. Return False if the lease is lost."""
-        return bool(self._rows(connection, _of_lease(lease)))
+        """Lock the job's row until the transaction ends. Return False if the lease is lost. Raises `RowHeld`."""
+        return bool(self._rows(connection, _of_lease(lease))) or self._is_leased(connection, lease)
 
     def sql(self) -> Any:
-        return _held(self.tables)
+        return _leased(self.tables).with_for_update(key_share=True, skip_locked=True)
+
+
+class _IsLeased(Statement):
+    """Look why no row was locked."""
+
+    def __call__(self, connection: Connection, lease: Lease | Claimed) -> bool:
+        """Return False if the lease is lost. Otherwise the row was skipped, and `RowHeld` is raised."""
+        if self._rows(connection, _of_lease(lease)):
+            raise RowHeld
+        return False
+
+    def sql(self) -> Any:
+        return _leased(self.tables)
 
 
 class NewStep(NamedTuple):
@@ -113,15 +134,25 @@ class NewStep(NamedTuple):
 
 
 class RecordStep(Statement):
-    """Store the result of a step."""
+    """Store the result of a step, unless another transaction holds the job's row."""
 
-    def __call__(self, connection: Connection, step: NewStep) -> None:
-        """Store a step, and hold the job's row until the transaction ends.
+    _skip_locked = True
 
-        Raises `LeaseLost`, and `IntegrityError` if the step is stored already.
+    def __init__(self, tables: Tables, lock_timeout: float | None = None) -> None:
+        super().__init__(tables)
+        self._lock_timeout = lock_timeout
+        self._is_leased = _IsLeased(tables)
+
+    def __call__(self, connection: Connection, step: NewStep) -> str | None:
+        """Store a step, and hold the job's row until the transaction ends. Return the result as stored.
+
+        Raises `LeaseLost`, `RowHeld`, and `IntegrityError` if the step is stored already.
         """
-        if not self._rows(connection, self.parameters(step)):
+        with row_held():
+            rows = self._rows(connection, self.parameters(step))
+        if not rows and not self._is_leased(connection, step.lease):
             raise LeaseLost
+        return rows[0][0]  # type: ignore[no-any-return]
 
     @staticmethod
     def parameters(step: NewStep) -> dict[str, Any]:
@@ -131,7 +162,9 @@ class RecordStep(Statement):
 
     def sql(self) -> Any:
         steps = self.tables.steps
-        held = _held(self.tables).cte("held").prefix_with("MATERIALIZED")
+        mine = _leased(self.tables).where(waiting_at_most(self._lock_timeout))
+        mine = mine.with_for_update(key_share=True, skip_locked=self._skip_locked)
+        held = mine.cte("held").prefix_with("MATERIALIZED")
         now = func.clock_timestamp()
         row = select(
             held.c.id,
@@ -144,7 +177,30 @@ class RecordStep(Statement):
             cast(bindparam("step_result", type_=Text), JSONB),
         )
         columns = ["job_id", "name", "kind", "number", "run_id", "started_at", "finished_at", "result"]
-        return insert(steps).from_select(columns, row).returning(steps.c.number)
+        return insert(steps).from_select(columns, row).returning(cast(steps.c.result, Text).label("result"))
+
+
+class RecordStepInSession(RecordStep):
+    """Store the result of a step in the transaction of its task, waiting for the job's row if necessary.
+
+    `lock_timeout` limits the wait, in seconds. The limit then applies to the rest of the transaction.
+    """
+
+    _skip_locked = False
+
+
+class TimesHeld(Statement):
+    """Count how often an attempt was put back because another transaction held the job's row."""
+
+    def __call__(self, connection: Connection, job: Claimed) -> int:
+        """Return the number of runs of this attempt that ended so."""
+        return int(self._rows(connection, {"of_job": job.job_id, "of_attempt": job.attempt})[0][0])
+
+    def sql(self) -> Any:
+        runs = self.tables.runs
+        ended_so = (runs.c.outcome == "snoozed", runs.c.error_type == HELD)
+        attempt = bindparam("of_attempt", type_=BigInteger)
+        return select(func.count()).where(runs.c.job_id == _OF_JOB, runs.c.attempt == attempt, *ended_so)
 
 
 class LookAtWait(Statement):
@@ -241,6 +297,8 @@ class PutOff(Statement):
         return update(jobs).where(is_scheduled, is_wait).values(run_at=until)
 
 
+HELD: str = type_name(RowHeld)
+"""The error type of a run that was put back because another transaction held the job's row."""
 _OF_JOB = bindparam("of_job", type_=BigInteger)
 _NAME: Any = cast(bindparam("step", type_=Text), Text)
 _RUN: Any = cast(bindparam("lease_run_id", type_=BigInteger), BigInteger)
@@ -254,12 +312,15 @@ def _of_lease(lease: Lease | Claimed) -> dict[str, Any]:
     }
 
 
-def _held(tables: Tables) -> Any:
+def _leased(tables: Tables) -> Any:
+    """Return a query for a job whose lease is valid.
+
+    Where it locks the row, the lock is NO KEY UPDATE, as everywhere: the foreign key of a step takes KEY SHARE.
+    """
     jobs = tables.jobs
     process = bindparam("lease_process_id", type_=Uuid)
     lease = leased(jobs, bindparam("lease_job_id", type_=BigInteger), _RUN, process)
-    # NO KEY UPDATE, as everywhere, since the foreign key of a step takes KEY SHARE on the job
-    return select(jobs.c.id).where(lease, committed_to_disk()).with_for_update(key_share=True)
+    return select(jobs.c.id).where(lease, committed_to_disk())
 
 
 def _wait(steps: Any, now: Any) -> tuple[Any, ...]:

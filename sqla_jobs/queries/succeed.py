@@ -27,7 +27,17 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.calls.values import RunEnd, in_order, numbers, texts
 from sqla_jobs.errors import LeaseLost
-from sqla_jobs.queries.expressions import Tables, array_of, committed_to_disk, each_locked, leased, seconds, unnest_text
+from sqla_jobs.queries.expressions import (
+    Tables,
+    array_of,
+    committed_to_disk,
+    each_locked,
+    leased,
+    row_held,
+    seconds,
+    unnest_text,
+    waiting_at_most,
+)
 from sqla_jobs.queries.statement import Statement
 
 _RUN_COLUMNS = ["id", "job_id", "attempt", "process_id", "started_at", "finished_at", "outcome", "result"]
@@ -77,14 +87,23 @@ class SucceedMany(Statement):
 
 
 class SucceedOne(Statement):
-    """Store the end of one run, waiting for the job's row if necessary. The row count is 0 if the lease is lost."""
+    """Store the end of one run, waiting for the job's row if necessary. The row count is 0 if the lease is lost.
+
+    `lock_timeout` limits the wait, in seconds. The limit then applies to the rest of the transaction.
+    """
+
+    def __init__(self, tables: Tables, lock_timeout: float | None = None) -> None:
+        super().__init__(tables)
+        self._lock_timeout = lock_timeout
 
     def __call__(self, session: Session | Connection, end: RunEnd) -> None:
         """Store a success inside the attempt's own transaction, waiting for the job's row if necessary.
 
-        Raises `LeaseLost`.
+        Raises `LeaseLost` and `RowHeld`.
         """
-        if self._run(session, self.parameters(end)).rowcount != 1:
+        with row_held():
+            stored = self._run(session, self.parameters(end)).rowcount
+        if stored != 1:
             raise LeaseLost
 
     @staticmethod
@@ -104,7 +123,8 @@ class SucceedOne(Statement):
         jobs = tables.jobs
         run_id = bindparam("run_id", type_=BigInteger)
         started, finished = (seconds(bindparam(name, type_=Double)) for name in ("all_started", "all_finished"))
-        job_id = select(case((committed_to_disk(), bindparam("job_id", type_=BigInteger)))).scalar_subquery()
+        prepared = and_(committed_to_disk(), waiting_at_most(self._lock_timeout))
+        job_id = select(case((prepared, bindparam("job_id", type_=BigInteger)))).scalar_subquery()
         done = _done(
             jobs,
             jobs.c.started_at + finished,

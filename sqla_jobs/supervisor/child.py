@@ -51,7 +51,7 @@ class ChildProcess:
         self.trouble: str | None = None
         """The reason why the child cannot claim, according to its last report."""
         self._is_killed = False
-        self._watched_since = time.monotonic()
+        self._watched_since = self._looked_at = time.monotonic()
         self._suspects: set[tuple[int, float]] = set()
         self._overdue: set[int] = set()
         self._condemned: dict[int, float] = {}
@@ -153,6 +153,10 @@ class ChildProcess:
         now = time.monotonic()
         watched = now - self._watched_since > kill_after
         entries = list(self.started.entries()) if watched else []
+        for entry in entries:
+            if entry.deadline == math.inf and entry.run_id in self._condemned:  # the time does not count meanwhile
+                self._condemned[entry.run_id] += now - self._looked_at
+        self._looked_at = now
         late = [one for one in entries if now > self._deadline_of(one) + kill_after]
         seen, self._suspects = self._suspects, {(entry.run_id, entry.deadline) for entry in late}
         found = [entry for entry in late if (entry.run_id, entry.deadline) in seen]

@@ -44,8 +44,8 @@ class ValueCodec:
                 "such as the key of a row in place of the row"
             ) from None
 
-    def encode(self, value: Any) -> tuple[str, Any]:
-        """Return the JSON text of `value`, and the value that is read back from it. Raises `UnstorableResult`."""
+    def encode(self, value: Any) -> str:
+        """Return the JSON text of `value`. Raises `UnstorableResult` if it would not be read back as it is."""
         try:
             refuse_rows(self._what, value, remedy="return its key")
         except ArgumentsError as error:
@@ -64,7 +64,7 @@ class ValueCodec:
             )
         if too_much := _too_much(encoded):
             raise UnstorableResult(f"{self._what} {too_much}")
-        return encoded.decode(), back
+        return encoded.decode()
 
     def decode(self, text: str | None, *, end: str = _OF_OTHER_CODE) -> Any:
         """Return the value of stored JSON text; None stands for null.

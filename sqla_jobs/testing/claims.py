@@ -184,15 +184,17 @@ class Savepoints:
         is_changed = session.new or session.deleted or any(map(session.is_modified, session.dirty))
         return bool(is_changed) or is_waiting(session) or self._changes() != self._changes_before
 
-    def commit_part(self, session: Session, step: NewStep) -> None:
-        """Store the row of the step, release the savepoint, and begin another."""
+    def commit_part(self, session: Session, step: NewStep) -> str | None:
+        """Store the row of the step, release the savepoint, and begin another. Return the result as stored."""
         write_now(session)
         self.check_constraints()
-        self.record(step)
+        result = self.record(step)
         self._go_on(self._savepoint.commit)
+        return result
 
-    def record(self, step: NewStep) -> None:
-        """Store nothing: a run without a job has no rows."""
+    def record(self, step: NewStep) -> str | None:
+        """Store nothing: a run without a job has no rows. Return the result."""
+        return step.result
 
     def undo_part(self, session: Session) -> None:
         """Roll the savepoint back, and begin another."""

@@ -286,8 +286,8 @@ class _Ends(Savepoints):
         self._queries.store_before_end(session, end)
         self._queries.succeed(session, end)
 
-    def record(self, step: NewStep) -> None:
-        self._queries.steps.record(self._connection, step)
+    def record(self, step: NewStep) -> str | None:
+        return self._queries.steps.record_in_session(self._connection, step)
 
 
 def _finder(

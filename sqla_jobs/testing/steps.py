@@ -72,10 +72,13 @@ class MemoryStore:
         if self._savepoints is not None:
             self._savepoints.undo_part(self._session)
 
-    def keep(self, name: str, number: int, result: str | None, *, took: float) -> StoredStep | None:
+    def keep(self, name: str, number: int, result: str | None, *, took: float) -> str | None:
         if self._savepoints is not None:
             self._savepoints.commit_part(self._session, NewStep(self._lease, name, number, result, took))
-        return None
+        return result
+
+    def recall(self, name: str, error: Exception) -> str | None:
+        raise error
 
     def sleep(self, name: str, number: int, length: float) -> None: ...
 

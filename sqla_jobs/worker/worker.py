@@ -177,6 +177,7 @@ class Worker(Service):
             )
         )
         self._host.may_close(self._coroutines.close_idle)
+        self._host.may_close(self._step_connections.close_idle)
         self._claimer.start()
         self._limited.start()
         self._resolver.start(self._claimer.look_for)
@@ -200,7 +201,7 @@ class Worker(Service):
                 if any(one.retention.erases for one in declarations.values()):
                     check_may_erase(connection, models)
                 # a task's own connection may have another search path, so the tables are named with their schema
-                queries = Queries(models, schema_of(connection, table))
+                queries = Queries(models, schema_of(connection, table), lock_timeout=settings.lease)
             self._build(app, declarations, isolation, queries)
             self._coroutines.start()
             made.callback(self._coroutines.close)
@@ -208,6 +209,8 @@ class Worker(Service):
             made.callback(self._contexts.leave, self._coroutines.awaited_last)
             self._backfill.declare(self._engine, models)
             sessions = sessions_at_once(declarations.values(), settings, app, self._coroutines)
+            if any(one.signature.wants_context for one in declarations.values()):
+                sessions += self._step_connections.most
             self._host.meet(self._shared, sessions)
             self._log_unserved(logging.INFO)
             self._liveness.start(sessions)

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from sqla_jobs.execution.interrupt import Body
+from sqla_jobs.execution.interrupt import Body, TimedOut
 from sqla_jobs.execution.step_store import SessionStepStore
 from sqla_jobs.queries.commit import StepCommit
 from sqla_jobs.queries.steps import NewStep, RecordStep
@@ -109,10 +109,9 @@ def without_answer(monkeypatch: pytest.MonkeyPatch, *, commits: bool) -> list[st
     store_and_commit = StepCommit.store_and_commit
     lost: list[str] = []
 
-    def committing(self: StepCommit, raw: Any, known: dict[Any, Any], step: NewStep) -> None:
+    def committing(self: StepCommit, raw: Any, known: dict[Any, Any], step: NewStep) -> str | None:
         if lost:
-            store_and_commit(self, raw, known, step)
-            return
+            return store_and_commit(self, raw, known, step)
         lost.append("a commit")
         if commits:
             store_and_commit(self, raw, known, step)
@@ -145,12 +144,12 @@ def test_a_plain_step_whose_storage_fails_once_is_stored_without_another_call(
     """Its connection is lost before, or after the server has stored it."""
     record, left = RecordStep.__call__, [1]
 
-    def lost(self: RecordStep, connection: Connection, step: NewStep) -> None:
-        if after or not left:
-            record(self, connection, step)
+    def lost(self: RecordStep, connection: Connection, step: NewStep) -> str | None:
+        stored = record(self, connection, step) if after or not left else None
         if left:
             left.pop()
             raise OperationalError("", {}, psycopg.OperationalError("the connection is lost"))
+        return stored
 
     monkeypatch.setattr(RecordStep, "__call__", lost)
     job = step_shop.plain.enqueue(session, amount=Decimal(1))
@@ -240,7 +239,8 @@ def test_a_timeout_that_comes_during_a_commit_strikes_after_it(
     def slow(self: Any, name: str, *args: Any, **options: Any) -> Any:
         if name == "slow" and not interrupted:
             body: Body = self._attempt.body
-            wait_until(lambda: body._held_back)  # the watchdog has looked
+            self._attempt.interrupt(TimedOut)  # the watchdog has looked just before
+            assert body._held_back
             interrupted.append(name)
         return keep(self, name, *args, **options)
 
