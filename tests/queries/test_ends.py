@@ -163,15 +163,14 @@ LOSING: dict[str, Callable[[Connection, list[Claimed]], None]] = {"said": lose, 
 
 def lost_before(connection: Connection, leases: list[Claimed], times: int) -> None:
     """So many runs of each say that it was lost; one more says otherwise, and one more is another job's."""
-    of_each = {"attempt": 1, "started_at": text("now()"), "finished_at": text("now()"), "outcome": "lost"}
+    now = text("clock_timestamp()")  # after the job was inserted
+    of_each = {"attempt": 1, "started_at": now, "finished_at": now, "outcome": "lost"}
     for lease in leases:
         ids = select(func.generate_series(1, times)).subquery()
         connection.execute(
             insert(Run).from_select(
                 ["job_id", *of_each],
-                select(text(str(lease.job_id)), text("1"), text("now()"), text("now()"), text("'lost'")).select_from(
-                    ids
-                ),
+                select(text(str(lease.job_id)), text("1"), now, now, text("'lost'")).select_from(ids),
             )
         )
         connection.execute(insert(Run).values({**of_each, "job_id": lease.job_id, "outcome": "failed", "error": "x"}))
@@ -337,7 +336,7 @@ def test_only_what_runs_without_a_process_is_rescued_so_many_at_a_time(connectio
     assert len(QUERIES.rescue(connection, among=only)) == 1
     (told,) = QUERIES.rescue(connection)
     assert (told.job_id, told.state, told.task, told.queue) == (dead[2].job_id, "queued", "mark", "default")
-    assert (told.attempt, told.max_attempts) == (3, dead[2].max_attempts)
+    assert (told.attempt, told.max_attempts) == (3, 5)
     assert (told.run_id, told.process_id, told.headers) == (dead[2].run_id, dead[2].process_id, None)
     assert len(alive) == 2
 

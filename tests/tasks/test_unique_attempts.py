@@ -11,7 +11,8 @@ from sqlalchemy.orm import DeclarativeBase, Session
 from tenacity import Retrying, stop_after_delay, wait_fixed
 
 from sqla_jobs import JobMixin, Jobs, Unique
-from sqla_jobs.queries.expressions import Tables, losses
+from sqla_jobs.queries.expressions import Tables
+from sqla_jobs.queries.losses import losses
 from sqla_jobs.testing import drain
 
 
