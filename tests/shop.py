@@ -81,6 +81,16 @@ def mark(n: int, seconds: float = 0.0) -> int:
     return n
 
 
+@jobs.task(retention=86400)
+def brief(n: int) -> int:
+    return n
+
+
+@jobs.task(retention=None)
+def for_ever(n: int) -> int:
+    return n
+
+
 @jobs.task
 def chain(session: Session, n: int) -> None:
     """An effect, and a job for the next one, in one commit."""

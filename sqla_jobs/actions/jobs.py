@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
@@ -27,9 +26,11 @@ from sqla_jobs.queries.delete_jobs import Reference, Removal
 from sqla_jobs.queries.edges import revive
 from sqla_jobs.queries.erasing import has_arguments
 from sqla_jobs.queries.expressions import seconds
+from sqla_jobs.queries.graphs import Graphs
 from sqla_jobs.queries.limits import keeps_others_waiting
 from sqla_jobs.rules.checks import check_moment, check_seconds
 from sqla_jobs.rules.outcomes import RunOutcome
+from sqla_jobs.rules.retention import Rule
 from sqla_jobs.tasks.enqueue import check_common
 
 log: logging.Logger = logging.getLogger("sqla_jobs")
@@ -263,12 +264,11 @@ class Delete(Change):
     by_default: ClassVar[States] = (*ENDED, *NOT_RUNNING)
     left_because: ClassVar[str] = f"rows of the application refer to it, or {BUSY}"
     removes: ClassVar[bool] = True
-    remove: ClassVar[Callable[..., int]] = staticmethod(Removal.remove)
 
     def apply(self, session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:
         removal = Removal(models)
         after_commit(session, models.Job, models.channel, "")  # the next jobs of the same keys may start
-        return self.remove(removal, session, [*chosen], conditions, removal.references(session))
+        return removal.remove(session, [*chosen], conditions, removal.references(session))
 
     @classmethod
     def obstacle(cls, session: Session, models: Models[Any], job_id: int) -> str | None:
@@ -281,10 +281,16 @@ class Delete(Change):
 
 @dataclass(frozen=True, slots=True)
 class Prune(Delete):
-    """Prune: like `Delete`, but keeps the jobs of a workflow that has not ended."""
+    """Prune: like `Delete`, but keeps the graphs in which not all jobs are old enough by one of the rules."""
 
-    otherwise: ClassVar[str] = f"a job of their graph has not ended, or {BUSY}"
-    remove: ClassVar[Callable[..., int]] = staticmethod(Removal.prune)
+    otherwise: ClassVar[str] = f"a job of their graph has not ended, or not long enough ago, or {BUSY}"
+    rules: tuple[Rule, ...] = ()
+
+    def apply(self, session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:
+        removal, graphs = Removal(models), Graphs(models, self.rules)
+        after_commit(session, models.Job, models.channel, "")
+        ids = [job_id for job_id in graphs.whole(session, [*chosen]) if job_id in chosen]
+        return removal.prune(session, ids, conditions, removal.references(session), graphs)
 
 
 def _kept_by(key: Reference) -> str:

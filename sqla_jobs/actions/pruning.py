@@ -19,10 +19,10 @@ from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import ENDED
 from sqla_jobs.queries.delete_jobs import Place, Removal
-from sqla_jobs.queries.graphs import find_empty_batches, remove_batches
+from sqla_jobs.queries.graphs import Graphs, find_empty_batches, is_alone, remove_batches
 from sqla_jobs.queries.leftovers import Leftovers
 from sqla_jobs.rules.checks import check_seconds
-from sqla_jobs.rules.retention import AUDIT, TICKS
+from sqla_jobs.rules.retention import AUDIT, TICKS, Rule
 
 BATCH = 1000
 LOOKED_AT = 10_000
@@ -62,14 +62,15 @@ class Old(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class EndedJobs:
-    """Jobs that ended in `state` over `older_than` seconds ago, unless a row refers to them.
+class LoneJobs:
+    """Jobs of no graph and no batch that ended in `state` over `older_than` seconds ago, unless a row refers to them.
 
     The cursor is the number of jobs that stay. Many jobs may have ended at one instant, so a keyset cursor would need
     an index that also orders jobs by id.
     """
 
     removal: Removal
+    graphs: Graphs
     state: str
     older_than: float
     references: Sequence[ColumnElement[bool]]
@@ -79,30 +80,31 @@ class EndedJobs:
         return f"{self.state} job"
 
     def find(self, session: Session, cursor: Any) -> Batch:
-        conditions = self.removal.ended(self.state, self.older_than)
+        conditions = [*self.removal.ended(self.state, self.older_than), is_alone(self.removal.models)]
         stay = cursor or 0
         ids = self.removal.find(session, conditions, self.references, offset=stay, limit=BATCH)
         return Batch(ids, partial(sub, stay + len(ids)) if len(ids) == BATCH else None)
 
     def remove(self, session: Session, ids: Sequence[int]) -> int:
-        conditions = self.removal.ended(self.state, self.older_than)
-        return self.removal.prune(session, ids, conditions, self.references)
+        conditions = [is_alone(self.removal.models), self.removal.keeps_none_waiting()]
+        return self.removal.prune(session, ids, conditions, self.references, self.graphs)
 
 
 @dataclass(frozen=True, slots=True)
-class EndedJobsOfTasks:
-    """Jobs of some tasks that ended in `state` over `older_than` seconds ago. The cursor is a `Place`.
+class SomeJobs:
+    """Jobs that meet `condition` and ended in `state` over `older_than` seconds ago, with their graphs.
 
-    A search finds jobs by state and time, and so also reads jobs of other tasks. Each search therefore continues where
-    the last one ended. A job that was skipped, for example because it was locked, is found by a later search from the
-    start.
+    The cursor is a `Place`. A search finds jobs by state and time, and so also reads other jobs. Each search therefore
+    continues where the last one ended. A job that was skipped, for example because it was locked, is found by a later
+    search from the start. A graph is found with the last of its jobs, whatever their states.
     """
 
     removal: Removal
+    graphs: Graphs
     state: str
     older_than: float
     references: Sequence[ColumnElement[bool]]
-    is_of_tasks: ColumnElement[bool]
+    condition: ColumnElement[bool]
 
     @property
     def name(self) -> str:
@@ -110,13 +112,24 @@ class EndedJobsOfTasks:
 
     def find(self, session: Session, cursor: Place | None) -> Batch:
         ids, beyond = self.removal.find_among(
-            session, self.state, self.older_than, self.is_of_tasks, beyond=cursor, looked_at=LOOKED_AT, limit=BATCH
+            session, self.state, self.older_than, self.condition, beyond=cursor, looked_at=LOOKED_AT, limit=BATCH
         )
-        return Batch(ids, None if beyond is None else partial(_at, beyond))
+        return Batch(self.graphs.whole(session, ids), None if beyond is None else partial(_at, beyond))
 
     def remove(self, session: Session, ids: Sequence[int]) -> int:
-        conditions = [*self.removal.ended(self.state, self.older_than), self.is_of_tasks]
-        return self.removal.prune(session, ids, conditions, self.references)
+        conditions = [self.removal.keeps_none_waiting()]
+        return self.removal.prune(session, ids, conditions, self.references, self.graphs)
+
+
+def old_jobs(
+    removal: Removal, graphs: Graphs, rule: Rule, references: Sequence[ColumnElement[bool]]
+) -> tuple[LoneJobs | None, SomeJobs]:
+    """Return the jobs to which a rule applies: those of no graph, unless the rule is about tasks, and the others."""
+    if rule.only or rule.others:
+        of_tasks = removal.is_of(rule.only) if rule.only else removal.is_of_none(rule.others)
+        return None, SomeJobs(removal, graphs, rule.state, rule.kept, references, of_tasks)
+    lone = LoneJobs(removal, graphs, rule.state, rule.kept, references)
+    return lone, SomeJobs(removal, graphs, rule.state, rule.kept, references, ~is_alone(removal.models))
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +205,12 @@ def prune(
     while True:
         with transaction() as session:
             ids, beyond = old.find(session, cursor)
-        gone: int = sum(in_parts([one for one in ids if one not in passing_over], remove, refused))
+        left = [one for one in ids if one not in passing_over]
+        gone: int = sum(
+            count
+            for start in range(0, len(left), BATCH)
+            for count in in_parts(left[start : start + BATCH], remove, refused)
+        )
         cursor = None if beyond is None else beyond(gone)
         yield gone, cursor
         if cursor is None:
@@ -216,6 +234,8 @@ def prune_jobs(session: Session, models: Models[Any], *, older_than: timedelta |
     def gone(old: Old) -> int:
         return sum(count for count, _ in prune(old, part, partial(warn, "delete", old.name)))
 
-    jobs = sum(gone(EndedJobs(removal, state, seconds, references)) for state in ENDED)
+    rules = [Rule(state, seconds) for state in ENDED]
+    graphs = Graphs(models, rules)
+    jobs = sum(gone(old) for rule in rules for old in old_jobs(removal, graphs, rule, references) if old is not None)
     gone(OrphanedRuns(Leftovers(models), seconds))
     return jobs

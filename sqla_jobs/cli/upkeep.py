@@ -23,6 +23,7 @@ from sqla_jobs.models.types import ENDED, JobState
 from sqla_jobs.monitoring.examine import examine
 from sqla_jobs.monitoring.finding import Verdict
 from sqla_jobs.queries.leftovers import Leftovers
+from sqla_jobs.rules.retention import Rule
 from sqla_jobs.rules.wording import plural
 
 
@@ -51,7 +52,8 @@ def prune(jobs: Jobs[Any], actor: str, older_than: timedelta, states: tuple[str,
     longer exists are deleted, too.
     """
     wanted = tuple(JobState(state) for state in states) or ENDED
-    carry_out(jobs, Wanted(Prune()), Selection(states=wanted, ended_before=older_than), actor, ask=not yes)
+    rules = tuple(Rule(state, older_than.total_seconds()) for state in wanted)
+    carry_out(jobs, Wanted(Prune(rules)), Selection(states=wanted, ended_before=older_than), actor, ask=not yes)
     if states:
         return
     orphans = OrphanedRuns(Leftovers(jobs.models), older_than.total_seconds())

@@ -33,10 +33,9 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from sqla_jobs.models.mapping import Models
-from sqla_jobs.models.types import JobState
 from sqla_jobs.queries.edges import MarkDeleted
 from sqla_jobs.queries.expressions import Tables, array_of, seconds
-from sqla_jobs.queries.graphs import is_of_ended_graph
+from sqla_jobs.queries.graphs import Graphs
 from sqla_jobs.queries.limits import keeps_others_waiting
 
 ctid: ColumnElement[Any] = literal_column("ctid")
@@ -101,7 +100,7 @@ class Removal:
     """The deletion statements for one set of models. They run in a session's transaction."""
 
     def __init__(self, models: Models[Any]) -> None:
-        self._models = models
+        self.models = models
         self._job: Any = models.Job
         self._table = models.tables["jobs"]
         self._runs = models.tables["runs"]
@@ -142,10 +141,13 @@ class Removal:
         ]
         return [(reference, reference.to(jobs)) for reference in found]
 
+    def keeps_none_waiting(self) -> ColumnElement[bool]:
+        """Return the condition that the job is not a failed one that keeps the jobs of its ordered key waiting."""
+        return ~keeps_others_waiting(self.models)  # type: ignore[no-any-return]
+
     def ended(self, state: str, older_than: float) -> list[ColumnElement[bool]]:
         """Return the conditions that a job ended in `state` over `older_than` seconds ago and keeps no ordered key."""
-        ended = self._is_older(state, older_than)
-        return [*ended, ~keeps_others_waiting(self._models)] if state == JobState.failed else ended
+        return [*self._is_older(state, older_than), self.keeps_none_waiting()]
 
     def _is_older(self, state: str, older_than: float) -> list[ColumnElement[bool]]:
         moment = func.statement_timestamp() - seconds(older_than)
@@ -214,15 +216,16 @@ class Removal:
         ids: Sequence[int],
         conditions: Sequence[ColumnElement[bool]],
         references: Sequence[ColumnElement[bool]],
+        graphs: Graphs,
     ) -> int:
-        """Delete jobs as `remove` does, but skip jobs of a graph that has not ended.
+        """Delete jobs as `remove` does, but skip those that a younger job may need.
 
         Lock the jobs first. Only a later statement sees the jobs that were enqueued after these before the lock. Jobs
         that are enqueued after their batches meanwhile do not wait for the deleted jobs.
         """
         held = select(self._job.id).where(self._named, *conditions).with_for_update(skip_locked=True, of=self._job)
         some = session.scalars(held, {"ids": list(ids)}, bind_arguments=self._on).all()
-        return self._remove(session, some, [*conditions, is_of_ended_graph(self._models)], references, ("cancelled",))
+        return self._remove(session, some, [*conditions, graphs.may_be_deleted], references, ("cancelled",))
 
     def remove(
         self,
@@ -268,7 +271,7 @@ class Removal:
         removed = session.scalars(statement, {"ids": list(ids)}, bind_arguments=self._on, execution_options=options)
         batches = removed.all()
         if some := {batch_id for batch_id in batches if batch_id is not None}:
-            MarkDeleted(Tables(self._models))(session, some, waiting)
+            MarkDeleted(Tables(self.models))(session, some, waiting)
         return len(batches)
 
 

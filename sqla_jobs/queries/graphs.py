@@ -1,27 +1,82 @@
-"""The pruning of graphs of dependent jobs, and of empty batches. A graph is kept until all of it has ended."""
+"""The pruning of graphs of dependent jobs, and of empty batches. A graph is kept until the last of its jobs may go."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, TextClause, bindparam, text
+from sqlalchemy import Boolean, ColumnElement, TextClause, literal_column, text
 from sqlalchemy.orm import Session
 
 from sqla_jobs.calls.values import numbers
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import LIVE_WORDS
-from sqla_jobs.queries.edges import DEPENDENTS
 from sqla_jobs.queries.expressions import Tables
-from sqla_jobs.queries.gates import named, with_arrays
+from sqla_jobs.queries.gates import filled_in, named, with_arrays
+from sqla_jobs.rules.retention import Rule
+
+_FEW, _MANY = 100, 10_000
+"""The number of jobs of a graph that one statement reads at first, and of all graphs in one statement.
+
+Few graphs have more than `_FEW` jobs. Of a larger graph, the next statement reads ten times as many.
+"""
 
 
-def is_of_ended_graph(models: Models[Any]) -> TextClause:
-    """Return the condition that no live job is in the job's batch or depends on the job, even indirectly.
+def is_alone(models: Models[Any]) -> ColumnElement[bool]:
+    """Return the condition that a job is in no batch, and was not enqueued after others, nor others after it."""
+    return literal_column(f"({named(_IS_ALONE, Tables(models))})", Boolean)
 
-    Use it in a statement about the jobs in the parameter `ids`: the jobs that depend on them are looked up only once.
+
+class Graphs:
+    """The graphs of dependent jobs, for one look at old jobs.
+
+    Jobs are in one graph if one was enqueued after the other, or after its batch. A graph may be pruned once each of
+    its jobs has been kept for as long as one of the rules says: until then, a retry may need any of them.
     """
-    condition = named(_IS_OF_ENDED_GRAPH, Tables(models))
-    return text(condition).bindparams(bindparam("ids", type_=ARRAY(BigInteger)))
+
+    def __init__(self, models: Models[Any], rules: Iterable[Rule]) -> None:
+        tables = Tables(models)
+        self._on = {"mapper": models.Job}
+        self._which_are_alone = with_arrays(named(_WHICH_ARE_ALONE, tables))
+        self._connected = filled_in(_CONNECTED, tables)
+        self._may_be_deleted = named(_MAY_BE_DELETED, tables)
+        self._rules = json.dumps(
+            [{"state": one.state, "kept": one.kept, "tasks": one.only, "others": one.others} for one in rules]
+        )
+        self._known: dict[int, bool] = {}
+        """The jobs that have been looked at, and whether their graph may be pruned."""
+
+    @property
+    def may_be_deleted(self) -> TextClause:
+        """The condition that a job is old enough, and that no job which is not depends on it directly.
+
+        Use it in the statement that deletes the jobs of the graphs found by `whole`. Somebody may have retried one of
+        them since.
+        """
+        return text(self._may_be_deleted).bindparams(rules=self._rules)
+
+    def whole(self, session: Session, ids: Sequence[int]) -> list[int]:
+        """Return those of the jobs that may be pruned, each with all jobs of its graph.
+
+        The jobs of a graph are returned once in the life of this object.
+        """
+        alone = session.scalars(self._which_are_alone, {"ids": numbers(ids)}, bind_arguments=self._on).all()
+        found, left, most = [*alone], sorted({*ids}.difference(alone)), _FEW
+        while left := [one for one in left if one not in self._known]:
+            some = left[: max(1, _MANY // most)]
+            values = {"ids": numbers(some), "most": most, "rules": self._rules}
+            is_news = is_cut = False
+            for graph, are_old in session.execute(self._connected, values, bind_arguments=self._on):
+                is_cut |= len(graph) == most
+                if are_old and len(graph) == most:
+                    continue
+                is_news = True
+                if are_old and graph[0] not in self._known:
+                    found += graph
+                self._known.update(dict.fromkeys(graph, are_old))
+            most = _FEW if not is_cut else min(10 * most, _MANY) if is_news else 10 * most
+        return found
 
 
 def find_empty_batches(session: Session, models: Models[Any], *, older_than: float, limit: int) -> list[int]:
@@ -42,27 +97,60 @@ def remove_batches(session: Session, models: Models[Any], ids: list[int]) -> int
     return len(session.execute(with_arrays(named(_REMOVE, tables)), {"ids": numbers(locked)}, bind_arguments=on).all())
 
 
-_IS_OF_ENDED_GRAPH = f"""
-({{jobs}}.batch_id IS NULL OR NOT EXISTS (
-  SELECT FROM {{jobs}} m WHERE m.batch_id = {{jobs}}.batch_id AND m.state IN {LIVE_WORDS}))
-AND {{jobs}}.id <> ALL (ARRAY(
-  WITH RECURSIVE below (id) AS (
-    SELECT id FROM unnest(CAST(:ids AS bigint[])) g (id)
-  UNION
-    SELECT d.job_id FROM below g CROSS JOIN LATERAL ({DEPENDENTS.format(job_id="g.id")}) d
-  ), needed (id) AS (
-    SELECT b.id FROM below b
-    CROSS JOIN LATERAL (SELECT (SELECT j.state FROM {{jobs}} j WHERE j.id = b.id) AS state OFFSET 0) j
-    WHERE j.state IN {LIVE_WORDS}
-  UNION
-    SELECT b.id FROM needed n
-    CROSS JOIN LATERAL (
-      SELECT e.needs_id AS id FROM {{edges}} e WHERE e.job_id = n.id
-      UNION ALL
-      SELECT m.id FROM {{edges}} e JOIN {{jobs}} m ON m.batch_id = e.batch_id
-      WHERE e.job_id = n.id AND e.batch_id IS NOT NULL) u
-    JOIN below b ON b.id = u.id
-  ) SELECT id FROM needed))
+# OFFSET 0 keeps the planner from joining whole tables: it cannot know that few jobs are connected
+def _is_old(job: str) -> str:
+    return f"""EXISTS (
+      SELECT FROM jsonb_to_recordset(CAST(:rules AS jsonb)) r (state text, kept float8, tasks jsonb, others jsonb)
+      WHERE r.state = {job}.state AND {job}.finished_at < statement_timestamp() - r.kept * INTERVAL '1 second'
+        AND (r.tasks = '[]' OR jsonb_exists(r.tasks, {job}.task)) AND NOT jsonb_exists(r.others, {job}.task)
+      OFFSET 0)"""
+
+
+def _needed_by_young(edge: str) -> str:
+    return f"""EXISTS (
+      SELECT FROM {{edges}} e WHERE {edge}
+        AND EXISTS (SELECT FROM {{jobs}} k WHERE k.id = e.job_id AND NOT {_is_old("k")} OFFSET 0)
+      OFFSET 0)"""
+
+
+_IS_ALONE = """
+{jobs}.batch_id IS NULL AND {jobs}.if_failed IS NULL
+AND NOT EXISTS (SELECT FROM {edges} e WHERE e.needs_id = {jobs}.id OFFSET 0)"""
+_WHICH_ARE_ALONE = f"SELECT {{jobs}}.id FROM {{jobs}} WHERE {{jobs}}.id = ANY (CAST(:ids AS bigint[])) AND {_IS_ALONE}"
+# The arrays keep the planner from expecting millions of rows, for which each search would clear a large hash table.
+_CONNECTED = f"""
+SELECT g.ids, g.are_old FROM unnest(CAST(:ids AS bigint[])) s (id) CROSS JOIN LATERAL (
+  WITH RECURSIVE connected (job_id, batch_id) AS (
+      SELECT s.id, CAST(NULL AS bigint)
+    UNION
+      SELECT n.job_id, n.batch_id FROM connected c CROSS JOIN LATERAL (
+        SELECT job_id, NULL AS batch_id FROM unnest(ARRAY(
+          SELECT e.needs_id FROM {{edges}} e WHERE e.job_id = c.job_id AND e.needs_id IS NOT NULL
+          UNION ALL
+          SELECT e.job_id FROM {{edges}} e WHERE e.needs_id = c.job_id
+          UNION ALL
+          SELECT e.job_id FROM {{edges}} e WHERE c.batch_id IS NOT NULL AND e.batch_id = c.batch_id
+          UNION ALL
+          SELECT m.id FROM {{jobs}} m WHERE c.batch_id IS NOT NULL AND m.batch_id = c.batch_id
+          LIMIT :most)) job_id
+        UNION ALL
+        SELECT NULL, batch_id FROM unnest(ARRAY(
+          SELECT e.batch_id FROM {{edges}} e WHERE e.job_id = c.job_id AND e.batch_id IS NOT NULL
+          UNION ALL
+          SELECT j.batch_id FROM {{jobs}} j
+          WHERE j.id = c.job_id AND EXISTS (SELECT FROM {{edges}} e WHERE e.batch_id = j.batch_id OFFSET 0))) batch_id
+      ) n
+  )
+  SELECT array_agg(c.job_id) AS ids,
+    bool_and((SELECT {_is_old("k")} FROM {{jobs}} k WHERE k.id = c.job_id)) AS are_old
+  FROM (SELECT job_id FROM connected WHERE job_id IS NOT NULL LIMIT :most) c) g
+"""
+_MAY_BE_DELETED = f"""
+{_is_old("{jobs}")}
+AND NOT {_needed_by_young("e.needs_id = {jobs}.id")}
+AND ({{jobs}}.batch_id IS NULL
+  OR NOT {_needed_by_young("e.batch_id = {jobs}.batch_id")}
+  AND NOT EXISTS (SELECT FROM {{jobs}} m WHERE m.batch_id = {{jobs}}.batch_id AND m.state IN {LIVE_WORDS} OFFSET 0))
 """
 
 _IS_EMPTY = """

@@ -12,14 +12,15 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import ColumnElement, Engine, text
+from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from sqla_jobs.actions.pruning import EmptyBatches, EndedJobs, EndedJobsOfTasks, Old, OldRows, OrphanedRuns, prune
+from sqla_jobs.actions.pruning import EmptyBatches, Old, OldRows, OrphanedRuns, SomeJobs, old_jobs, prune
 from sqla_jobs.database.refusals import reason, warn
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries.delete_jobs import Place, Removal
+from sqla_jobs.queries.graphs import Graphs
 from sqla_jobs.queries.leftovers import Leftovers
 from sqla_jobs.rules.retention import AUDIT, TICKS, Rule
 from sqla_jobs.rules.wording import plural
@@ -38,9 +39,10 @@ _EMPTY_FOR = 30 * 86400.0
 _MOST_REFUSED = 100
 """After this many refused deletions of one kind, the rest waits until the pruner looks again."""
 _STEPS = 100
-"""The pruner deletes at most this many batches by a rule about tasks. When it looks again, it continues there."""
+"""The most searches for the jobs of graphs, or of some tasks, by one rule. When the pruner looks again, it continues
+there."""
 _FROM_THE_BEGINNING = 86400.0
-"""After this many seconds, a rule about tasks looks at all jobs again: some may have been locked or referenced."""
+"""After this many seconds, these searches look at all jobs again: some may have been locked or referenced."""
 _LIMIT_IDLING = text("SELECT set_config('idle_in_transaction_session_timeout', '10000', true)")
 """Ends a transaction whose pruner has been frozen for ten seconds, since the transaction holds row locks."""
 _NOT_ALLOWED = "42501"
@@ -65,7 +67,7 @@ class Pruner:
         self._retention = {name: kept for name, kept in retention.items() if name in (AUDIT, TICKS)}
         self._rules = rules
         self._looked_at: dict[Rule, Place] = {}
-        """For each rule about tasks, the place where the pruner continues when it looks again."""
+        """For each rule, the place where the search for jobs of graphs or tasks continues."""
         self._forget_at = time.monotonic() + _FROM_THE_BEGINNING
         self._refused: set[tuple[str, int]] = set()
         self._logged: set[tuple[str, int]] = set()
@@ -102,22 +104,16 @@ class Pruner:
         for name, kept in self._retention.items():
             rows = OldRows(self._leftovers, name, kept)
             self._where_allowed(rows.name, partial(self._prune_all, rows))
+        graphs = Graphs(self._models, self._rules)
         for rule in self._rules:
-            self._prune_by(rule, references)
+            lone, others = old_jobs(self._removal, graphs, rule, references)
+            if lone is not None:
+                self._where_allowed(lone.name, partial(self._prune_all, lone))
+            self._where_allowed(others.name, partial(self._prune_some, others, rule))
         orphans = OrphanedRuns(self._leftovers, _ORPHANED_FOR)
         self._where_allowed(orphans.name, partial(self._look_for_orphans, orphans))
         empty = EmptyBatches(self._models, _EMPTY_FOR)
         self._where_allowed(empty.name, partial(self._prune_all, empty))
-
-    def _prune_by(self, rule: Rule, references: Sequence[ColumnElement[bool]]) -> None:
-        removal = self._removal
-        if rule.only or rule.others:
-            is_of_tasks = removal.is_of(rule.only) if rule.only else removal.is_of_none(rule.others)
-            some = EndedJobsOfTasks(removal, rule.state, rule.kept, references, is_of_tasks)
-            self._where_allowed(some.name, partial(self._prune_some, some, rule))
-        else:
-            every = EndedJobs(removal, rule.state, rule.kept, references)
-            self._where_allowed(every.name, partial(self._prune_all, every))
 
     def _where_allowed(self, name: str, step: Callable[[], None]) -> None:
         """Call `step`. If the database role may not delete the rows, log that once: other rows are still pruned."""
@@ -134,7 +130,7 @@ class Pruner:
         for _ in self._prune(old):
             pass
 
-    def _prune_some(self, old: EndedJobsOfTasks, rule: Rule) -> None:
+    def _prune_some(self, old: SomeJobs, rule: Rule) -> None:
         for _, cursor in islice(self._prune(old, self._looked_at.get(rule)), _STEPS):
             if cursor is not None:
                 self._looked_at[rule] = cursor

@@ -25,9 +25,10 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from sqla_jobs import JobMixin, Jobs
-from sqla_jobs.actions.pruning import LOOKED_AT, EndedJobsOfTasks
+from sqla_jobs.actions.pruning import LOOKED_AT, SomeJobs
 from sqla_jobs.cli.main import main
 from sqla_jobs.queries.delete_jobs import Removal
+from sqla_jobs.queries.graphs import Graphs
 from sqla_jobs.queries.leftovers import Leftovers
 from tests.helpers import wait_until
 
@@ -442,7 +443,8 @@ class TestOfATask:
         session.execute(text("ANALYZE sqla_jobs"))
         late = self.ended(session, "chatter", succeeded=2)["succeeded"]
         removal = Removal(jobs.models)
-        old = EndedJobsOfTasks(removal, "succeeded", 86400, [], removal.is_of(["chatter"]))
+        graphs = Graphs(jobs.models, [])
+        old = SomeJobs(removal, graphs, "succeeded", 86400, [], removal.is_of(["chatter"]))
         cursors: list[Any] = [None]
         while (batch := old.find(session, cursors[-1])).beyond is not None:
             cursors.append(batch.beyond(0))

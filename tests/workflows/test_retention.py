@@ -1,19 +1,25 @@
-"""Graphs are kept until all of them has ended."""
+"""Graphs are kept until the last of their jobs may go."""
+
+# pyright: reportPrivateUsage=false
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from sqlalchemy import ARRAY, BigInteger, Engine, TextClause, bindparam, func, select, text
+from sqlalchemy import Engine, TextClause, func, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from sqla_jobs import JobMixin
 from sqla_jobs.cli.main import main
-from sqla_jobs.queries.graphs import find_empty_batches, is_of_ended_graph, remove_batches
+from sqla_jobs.queries.delete_jobs import Removal
+from sqla_jobs.queries.graphs import Graphs, find_empty_batches, remove_batches
+from sqla_jobs.rules.retention import Retention, rules, seconds_kept
+from sqla_jobs.worker.pruner import Pruner
 from tests import shop
 from tests.helpers import states, wait_until, waiting_for_locks
 from tests.shop import jobs
@@ -109,7 +115,7 @@ def test_a_job_that_somebody_enqueues_after_old_jobs_meanwhile_waits_for_no_dele
         last = shop.mark.options(after=before).enqueue(other, n=3)
         other.flush()
         last_id = last.id
-        monkeypatch.setattr("sqla_jobs.queries.delete_jobs.is_of_ended_graph", paused)
+        monkeypatch.setattr(Graphs, "may_be_deleted", property(partial(paused, Graphs.may_be_deleted)))
         with database.begin() as gate, ThreadPoolExecutor(1) as threads:
             gate.execute(text("SELECT pg_advisory_xact_lock(17)"))
             pruning = threads.submit(prune, database)
@@ -121,11 +127,12 @@ def test_a_job_that_somebody_enqueues_after_old_jobs_meanwhile_waits_for_no_dele
     assert states(session)[last_id] == "succeeded"
 
 
-def paused(models: Any) -> TextClause:
+def paused(of: Any, graphs: Graphs) -> TextClause:
     """The condition, for which the server first waits for a lock."""
-    found = is_of_ended_graph(models)
-    ids = bindparam("ids", type_=ARRAY(BigInteger))
-    return text(f"(SELECT pg_advisory_xact_lock_shared(17)) IS NOT NULL AND {found.text}").bindparams(ids)
+    found = of.fget(graphs)
+    return text(f"(SELECT pg_advisory_xact_lock_shared(17)) IS NOT NULL AND {found.text}").bindparams(
+        rules=found.compile().params["rules"]
+    )
 
 
 def prune(database: Engine) -> int:
@@ -157,3 +164,135 @@ def test_a_worker_prunes_graphs(session: Session, database: Engine) -> None:
     session.commit()
     with jobs.worker(bind=database):
         wait_until(lambda: states(session) == {})
+
+
+class Aged:
+    """Jobs that ended some days ago, and a pruner without a thread."""
+
+    def __init__(self, session: Session, database: Engine) -> None:
+        self.session = session
+        self.database = database
+
+    def end(self, state: str, days: float, *ended: JobMixin, watches: JobMixin | None = None) -> None:
+        """As if they had ended so long ago; `watches` has cancelled them."""
+        values = {"state": state, "days": days, "watches": watches and watches.id}
+        for job in ended:
+            self.session.execute(
+                text(
+                    "UPDATE sqla_jobs SET state = :state, finished_at = now() - :days * interval '1 day', "
+                    "waits_for = :watches, attempt = 1 WHERE id = :id"
+                ),
+                values | {"id": job.id},
+            )
+        self.session.commit()
+        self.session.expire_all()
+
+    def prune(self, retention: Retention | None = None) -> set[int]:
+        """Look once, as a worker does. Return the jobs that are left."""
+        declared = [(jobs.tasks.names(task), task.declaration.retention) for task in {*jobs.tasks.values()}]
+        Pruner(self.database, jobs.models, {}, [*rules(seconds_kept(retention or {}), declared)])._look()
+        return {*states(self.session)}
+
+
+@pytest.fixture
+def aged(session: Session, database: Engine) -> Aged:
+    return Aged(session, database)
+
+
+@pytest.mark.parametrize("by", ["worker", "command"])
+def test_a_graph_is_kept_as_long_as_its_job_that_is_kept_longest(by: str, session: Session, aged: Aged) -> None:
+    """On day 8, a retry of the failed job needs all of it."""
+    first = shop.mark.enqueue(session, n=1)
+    bad = shop.mark.options(after=first).enqueue(session, n=2)
+    side = shop.mark.options(after=first).enqueue(session, n=3)
+    report = shop.mark.options(after=[first, bad]).enqueue(session, n=4)
+    old = [shop.mark.enqueue(session, n=n) for n in (5, 6)][-1]
+    shop.mark.options(after=old).enqueue(session, n=7)
+    session.commit()
+    graph = {first.id, bad.id, side.id, report.id}
+    for job in session.scalars(select(jobs.Job)).all():
+        aged.end("succeeded", 8, job)
+    aged.end("failed", 8, bad)
+    aged.end("cancelled", 8, report, watches=bad)
+    if by == "worker":
+        assert aged.prune() == graph
+    else:
+        command = ["prune", "tests.shop:jobs", "--older-than", "7d", "--state", "succeeded", "--yes"]
+        assert "delete: 3 jobs\n" in CliRunner().invoke(main, command).output
+        assert {*states(session)} == graph
+    assert jobs.retry(session, bad)
+    session.commit()
+    assert jobs.worker(bind=aged.database).drain() == 2
+    assert {*states(session).values()} == {"succeeded"}
+    for job in session.scalars(select(jobs.Job)).all():
+        aged.end("succeeded", 8, job)
+    assert aged.prune() == set()
+
+
+def test_a_batch_is_kept_with_the_failed_job_that_the_job_after_it_waited_for(session: Session, aged: Aged) -> None:
+    batch, other = jobs.batch(session), jobs.batch(session)
+    good, bad = [shop.mark.options(batch=batch).enqueue(session, n=n) for n in range(2)]
+    report = shop.mark.options(after=batch, batch=other).enqueue(session, n=2)
+    last = shop.mark.options(after=other).enqueue(session, n=3)
+    free = jobs.batch(session)
+    done, lost = [shop.mark.options(batch=free).enqueue(session, n=n) for n in range(2)]
+    session.commit()
+    aged.end("succeeded", 8, good, done)
+    aged.end("failed", 8, bad, lost)
+    aged.end("cancelled", 8, report, watches=bad)
+    aged.end("cancelled", 8, last, watches=report)
+    kept = {job.id for job in (good, bad, report, last, lost)}
+    assert aged.prune() == kept, "nothing waited for the other batch"
+    aged.end("failed", 31, bad, lost)
+    assert aged.prune() == set()
+
+
+def test_the_retention_of_a_task_counts_in_its_graph(session: Session, aged: Aged) -> None:
+    brief, first = shop.brief.enqueue(session, n=1), shop.mark.enqueue(session, n=2)
+    last = shop.mark.options(after=brief).enqueue(session, n=3)
+    for_ever = shop.for_ever.options(after=first).enqueue(session, n=4)
+    session.commit()
+    aged.end("succeeded", 2, brief, last)
+    aged.end("succeeded", 100, first, for_ever)
+    kept = {first.id, for_ever.id}
+    assert aged.prune() == kept | {brief.id, last.id}
+    aged.end("succeeded", 8, last)
+    assert aged.prune() == kept
+
+
+def test_a_graph_that_somebody_retries_while_it_is_pruned_keeps_what_the_retry_needs(
+    session: Session, database: Engine, aged: Aged
+) -> None:
+    first, bad = [shop.mark.enqueue(session, n=n) for n in range(2)]
+    report = shop.mark.options(after=[first, bad]).enqueue(session, n=2)
+    session.commit()
+    aged.end("succeeded", 40, first)
+    aged.end("failed", 40, bad)
+    aged.end("cancelled", 40, report, watches=bad)
+    graphs = Graphs(jobs.models, rules(seconds_kept({}), []))
+    removal = Removal(jobs.models)
+    with Session(database) as pruning:
+        found = graphs.whole(pruning, [first.id])
+        assert {*found} == {first.id, bad.id, report.id}
+        pruning.commit()
+        assert jobs.retry(session, bad)
+        session.commit()
+        assert removal.prune(pruning, found, [], [], graphs) == 0
+        pruning.commit()
+    assert jobs.worker(bind=database).drain() == 2
+
+
+@pytest.mark.slow
+def test_a_large_graph_goes_as_a_whole_and_is_looked_at_once(session: Session, database: Engine, aged: Aged) -> None:
+    chain = [shop.mark.enqueue(session, n=0)]
+    batch = jobs.batch(session)
+    for n in range(400):
+        chain.append(shop.mark.options(after=chain[-1], batch=batch if n % 3 else None).enqueue(session, n=n))
+    shop.mark.options(after=[batch, chain[5]]).enqueue(session, n=1)
+    session.commit()
+    session.execute(text("UPDATE sqla_jobs SET state = 'succeeded', finished_at = now() - interval '8 days'"))
+    session.commit()
+    aged.end("failed", 29, chain[200])
+    assert len(aged.prune()) == 402
+    aged.end("failed", 31, chain[200])
+    assert aged.prune() == set()
