@@ -99,7 +99,7 @@ class Shop:
     def wait_for_workers(self, number: int) -> None:
         """Wait until so many processes are at work, of any version."""
         count = "SELECT count(*) FROM sqla_processes WHERE kind = 'worker'"
-        wait_until(lambda: self.value(count) >= number, message=f"there are no {number} workers")
+        wait_until(lambda: self.value(count) >= number, timeout=60, message=f"there are no {number} workers")
 
 
 def test_the_tables_change_while_workers_of_both_versions_work(
