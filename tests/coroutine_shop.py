@@ -11,7 +11,7 @@ from contextvars import Context, ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ForeignKey, create_engine, make_url, select
+from sqlalchemy import ForeignKey, create_engine, func, make_url, select
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
@@ -354,3 +354,11 @@ async def keep_running(seconds: float) -> None:
 @jobs.task
 async def tell_resource() -> str:
     return resource.get()
+
+
+@jobs.task(max_attempts=1)
+async def settings_of_its_connection(session: AsyncSession) -> list[Any]:
+    raw = await (await session.connection()).get_raw_connection()
+    names = ("work_mem", "application_name")
+    settings = [await session.scalar(select(func.current_setting(name))) for name in names]
+    return [raw.driver_connection.prepare_threshold, *settings]  # type: ignore[union-attr]

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -582,3 +583,63 @@ async def steps_beside_busy_threads(run: RunContext) -> list[int]:
     found = await run.step("number", number, 1)
     stored.set()
     return [found, *map(int, await asyncio.gather(*busy))]
+
+
+def amounts() -> dict[str, float]:
+    return {"zoe": 1e3, "ann": 2, "bob": 3.50, "al": -0.0}
+
+
+@jobs.task(retry=FAST)
+def charges_in_order(run: RunContext) -> None:
+    calls.append(repr(run.step("amounts", amounts)))
+    fail_until(run, 2)
+
+
+@jobs.task(retry=FAST)
+def charges_in_order_in_session(session: Session, run: RunContext) -> None:
+    calls.append(repr(run.step("amounts", amounts)))
+    fail_until(run, 2)
+
+
+async def amounts_awaited() -> dict[str, float]:
+    return amounts()
+
+
+@jobs.task(retry=FAST)
+async def charges_in_order_awaited(session: AsyncSession, run: RunContext) -> None:
+    calls.append(repr(await run.step("amounts", amounts_awaited)))
+    fail_until(run, 2)
+
+
+def sorted_amounts() -> OrderedDict[str, float]:
+    return OrderedDict(amounts())
+
+
+@jobs.task(retry=FAST)
+def keeps_an_order(run: RunContext) -> None:
+    run.step("amounts", sorted_amounts)
+
+
+def write_and_exit(session: Session) -> None:
+    write(session, "half")
+    session.flush()
+    raise SystemExit
+
+
+@jobs.task(max_attempts=1)
+def exits_in_step(session: Session, run: RunContext) -> None:
+    with suppress(SystemExit):
+        run.step("exit", write_and_exit, session)
+    run.step("whole", write, session, "whole")
+
+
+async def write_and_exit_awaited(session: AsyncSession) -> None:
+    await write_awaited(session, "half")
+    raise SystemExit
+
+
+@jobs.task(max_attempts=1)
+async def exits_in_awaited_step(session: AsyncSession, run: RunContext) -> None:
+    with suppress(SystemExit):
+        await run.step("exit", write_and_exit_awaited, session)
+    await run.step("whole", write_awaited, session, "whole")

@@ -22,6 +22,7 @@ from sqla_jobs.database.engines import (
     by_psycopg,
     check_translation,
     checked_isolation,
+    connect_args,
     is_asynchronous,
 )
 from sqla_jobs.database.session_classes import check_class, making
@@ -185,4 +186,12 @@ def _engine_like(app: Engine, isolation: str) -> AsyncEngine:
         sizes = {"pool_size": pool.size(), "max_overflow": overflow}
     address = app.url.set(drivername="postgresql+psycopg")
     level: Any = isolation
-    return create_async_engine(address, isolation_level=level, **sizes)
+    return create_async_engine(
+        address,
+        isolation_level=level,
+        connect_args=connect_args(app),
+        execution_options={**app.get_execution_options()},
+        pool_pre_ping=getattr(pool, "_pre_ping", False),
+        pool_recycle=getattr(pool, "_recycle", -1),
+        **sizes,
+    )

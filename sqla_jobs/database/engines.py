@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -69,9 +70,30 @@ def is_asynchronous(kind: type[Any]) -> bool:
 
 
 def by_psycopg(app: Engine) -> Engine:
-    """Return the engine. If it is asynchronous or for another driver, return a new one with the same address."""
-    is_psycopg = app.dialect.driver == "psycopg" and not app.dialect.is_async
-    return app if is_psycopg else create_engine(address_by_psycopg(app.url))
+    """Return the engine. If it is asynchronous or for another driver, return a new one with the same address.
+
+    The new one has the `connect_args` of an engine for asynchronous psycopg connections.
+    """
+    is_psycopg = app.dialect.driver == "psycopg"
+    if is_psycopg and not app.dialect.is_async:
+        return app
+    return create_engine(address_by_psycopg(app.url), connect_args=connect_args(app) if is_psycopg else {})
+
+
+def connect_args(engine: Engine) -> dict[str, Any]:
+    """Return the `connect_args=` of an engine for psycopg, for another engine.
+
+    There are none if it has a `creator=`. SQLAlchemy keeps them only in the function with which it connects.
+    """
+    connect: Any = getattr(engine.pool, "_creator", None)
+    parameters = inspect.getclosurevars(connect).nonlocals.get("cparams", {}) if inspect.isfunction(connect) else {}
+    of_address = engine.dialect.create_connect_args(engine.url)[1]
+    of_kind = {"cursor_factory"}  # a class for synchronous or for asynchronous connections
+    return {
+        name: value
+        for name, value in parameters.items()
+        if name not in of_kind and (name not in of_address or of_address[name] != value)
+    }
 
 
 def address_by_psycopg(url: URL) -> URL:

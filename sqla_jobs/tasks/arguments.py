@@ -6,19 +6,21 @@ import hashlib
 import inspect
 import json
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cached_property
-from typing import Any, NotRequired, cast
+from typing import Any, NotRequired, cast, get_args, get_origin, get_type_hints
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, SecretBytes, SecretStr, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaWarningKind
 from pydantic_core import from_json, to_json
 from sqlalchemy.orm import Session
-from typing_extensions import TypedDict
+from typing_extensions import TypedDict, is_typeddict
 
 from sqla_jobs.errors import ArgumentsError, DeclarationError
 from sqla_jobs.tasks.entities import Entity, entity_of, refuse_rows, row_in
@@ -267,7 +269,32 @@ class _Schema(GenerateJsonSchema):
     ignored_warning_kinds: set[JsonSchemaWarningKind] = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012
 
 
+def refuse_ordered(annotation: Any) -> None:
+    """Raise `DeclarationError` for a type that is or contains an `OrderedDict`, whose order would be lost."""
+    left, seen = [annotation], set[int]()
+    while left:
+        one = left.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        origin = get_origin(one) or one
+        if isinstance(origin, type):
+            if issubclass(origin, OrderedDict):
+                raise DeclarationError(
+                    f"the database does not keep the order of the keys of {one!r:.100}: take a list of pairs, such as "
+                    "list[tuple[str, int]]"
+                )
+            if is_dataclass(origin) or is_typeddict(origin) or issubclass(origin, BaseModel):
+                with suppress(Exception):  # a name is not defined yet
+                    left += get_type_hints(origin).values()
+        of_alias = (getattr(one, name, None) for name in ("__supertype__", "__value__"))
+        left += [*get_args(one), *(part for part in of_alias if part is not None)]
+
+
 def adapter_of(shape: dict[str, Any]) -> TypeAdapter[dict[str, Any]]:
+    """Return pydantic's adapter for a dictionary with these types. Raises `DeclarationError` for an `OrderedDict`."""
+    for annotation in shape.values():
+        refuse_ordered(annotation)
     arguments = cast("Any", TypedDict)("Arguments", shape)
     arguments.__pydantic_config__ = _CONFIG
     # `| None`, because an adapter accepts no config for a bare TypedDict, and the TypedDict's own config only

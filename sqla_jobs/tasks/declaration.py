@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from types import NoneType
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
@@ -24,7 +24,7 @@ from sqla_jobs.rules.redaction import HIDDEN, NOTHING, Secrets, is_erased, parse
 from sqla_jobs.rules.retention import NO_RETENTION, OwnRetention, TaskRetention, own_retention
 from sqla_jobs.rules.retry import DEFAULT_POLICY, check_policy
 from sqla_jobs.rules.unique import Unique
-from sqla_jobs.tasks.arguments import Codec, decode_result
+from sqla_jobs.tasks.arguments import Codec, decode_result, refuse_ordered
 from sqla_jobs.tasks.enqueue import check_common
 from sqla_jobs.tasks.entities import entity_of
 from sqla_jobs.tasks.signature import Signature, inspect_target
@@ -217,7 +217,7 @@ def declare(target: Callable[..., Any], options: TaskOptions, job_class: type[An
     if (follow_up := options.get("on_failure")) is not None:
         given["on_failure"] = _follow_up(name, follow_up, job_class)
     policy = options.get("retry")
-    _refuse_rows_without_session(codec, signature)
+    _refuse_types(name, codec, signature)
     return Declaration(
         name=name,
         signature=signature,
@@ -334,13 +334,30 @@ def _lazy(name: str, lazy: object, signature: Signature) -> bool:
     return lazy
 
 
-def _refuse_rows_without_session(codec: Codec, signature: Signature) -> None:
-    if signature.wants_session:
-        return
+def _refuse_types(task: str, codec: Codec, signature: Signature) -> None:
+    """Refuse rows without a session, and types whose order would be lost.
+
+    If a name is defined later, the first enqueue checks the arguments.
+    """
     for name in signature.arguments.parameters:
-        try:
-            annotation = signature.annotation(name)
-        except DeclarationError:
-            continue  # the name is defined later, and the first enqueue checks the annotation
-        if entity_of(annotation):
+        if (annotation := _resolved(partial(signature.annotation, name))) is None:
+            continue
+        if not signature.wants_session and entity_of(annotation):
             raise codec.entity_without_session(name)
+        _refuse_ordered(f"{task}: argument {name!r}", annotation)
+    _refuse_ordered(f"{task}: the result", _resolved(lambda: signature.result))
+
+
+def _resolved(annotation: Callable[[], Any]) -> Any:
+    """Return the annotation; `None` if one of its names is defined later."""
+    try:
+        return annotation()
+    except DeclarationError:
+        return None
+
+
+def _refuse_ordered(what: str, annotation: Any) -> None:
+    try:
+        refuse_ordered(annotation)
+    except DeclarationError as error:
+        raise DeclarationError(f"{what}: {error}") from None

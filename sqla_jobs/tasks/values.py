@@ -11,7 +11,7 @@ import pydantic
 from pydantic import TypeAdapter
 from pydantic_core import from_json, to_json
 
-from sqla_jobs.errors import ArgumentsError, UnstorableResult
+from sqla_jobs.errors import ArgumentsError, DeclarationError, UnstorableResult
 from sqla_jobs.rules.checks import check_json
 from sqla_jobs.tasks.arguments import MAX_BYTES, NUL, adapter_of, as_jsonb, is_same
 from sqla_jobs.tasks.entities import entity_of, refuse_rows
@@ -37,6 +37,8 @@ class ValueCodec:
             )
         try:
             self._adapter = _adapter(expected)
+        except DeclarationError as error:
+            raise ArgumentsError(f"{what}: {error}") from None
         except Exception as error:  # noqa: BLE001 - many kinds are raised; the message shows the first line
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise ArgumentsError(

@@ -46,6 +46,17 @@ def test_what_an_attempt_without_a_lease_wrote_is_not_committed_by_the_next_user
     assert effects(session) == [2]
 
 
+def test_the_connect_args_of_the_engine_reach_the_sessions_of_coroutines(session: Session, database: Engine) -> None:
+    args = {"prepare_threshold": None, "options": "-c work_mem=1234kB", "application_name": "shop"}
+    engine = create_engine(database.url, connect_args=args)
+    job = shop.settings_of_its_connection.enqueue(session)
+    session.commit()
+    jobs.worker(bind=engine).drain()
+    session.refresh(job)
+    assert job.result == [None, "1234kB", "shop"]
+    engine.dispose()
+
+
 @pytest.fixture
 def elsewhere(server_url: str) -> Iterator[Engine]:
     """An engine of another database, which has a table `elsewhere`."""

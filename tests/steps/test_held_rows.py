@@ -45,7 +45,7 @@ def count(session: Session, what: str) -> int:
 
 RUNNING, SUCCEEDED = "sqla_jobs WHERE state = 'running'", "sqla_jobs WHERE state = 'succeeded'"
 TOLD = "effects WHERE kind LIKE 'told%'"
-HELD = [
+HELD: list[Any] = [
     step_shop.held_at_its_end,
     step_shop.held_at_a_step,
     step_shop.held_at_a_step_in_session,
@@ -120,7 +120,7 @@ def test_steps_that_wait_for_rows_keep_no_thread_and_no_connection_from_others(
     database: Engine, database_url: str, session: Session
 ) -> None:
     """More runs wait than there are connections for steps, and threads in the event loop's own pool."""
-    waiting = [step_shop.held_at_a_step, step_shop.held_at_an_awaited_step] * 8
+    waiting: list[Any] = [step_shop.held_at_a_step, step_shop.held_at_an_awaited_step] * 8
     held = [task.enqueue(session, url=database_url) for task in waiting]
     session.commit()
     with jobs.worker({"default": 40}):
@@ -128,7 +128,7 @@ def test_steps_that_wait_for_rows_keep_no_thread_and_no_connection_from_others(
         with signalled(database, *(job.id for job in held)):
             say(database, "go")
             wait_until(lambda: count(session, TOLD) == len(held))
-            tasks = [step_shop.one_step, step_shop.in_a_thread_of_asyncio, step_shop.gathers] * 5
+            tasks: list[Any] = [step_shop.one_step, step_shop.in_a_thread_of_asyncio, step_shop.gathers] * 5
             others = [task.enqueue(session) for task in tasks]
             session.commit()
             wait_until(lambda: all(state(session, job) == "succeeded" for job in others))

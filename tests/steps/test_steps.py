@@ -112,6 +112,33 @@ def test_a_step_that_fails_stores_nothing_and_its_writes_are_rolled_back(session
     assert steps(session, job) == [("write", "step", "whole")]
 
 
+@pytest.mark.parametrize("task", [step_shop.exits_in_step, step_shop.exits_in_awaited_step])
+def test_a_step_that_exits_stores_nothing_even_if_the_task_goes_on(session: Session, task: Any) -> None:
+    job = task.enqueue(session)
+    assert drained(session) == 1
+    assert [name for name, _, _ in steps(session, job)] == ["whole"]
+    assert effects(session) == {"whole": 1}
+
+
+@pytest.mark.parametrize(
+    "task",
+    [step_shop.charges_in_order, step_shop.charges_in_order_in_session, step_shop.charges_in_order_awaited],
+)
+def test_the_first_attempt_gets_a_result_as_later_ones_do_with_its_keys_in_the_same_order(
+    session: Session, task: Any
+) -> None:
+    task.enqueue(session)
+    assert drained(session) == 2
+    first, second = (call for call in calls if call.startswith("{"))
+    assert first == second
+
+
+def test_a_step_with_an_ordered_dictionary_is_refused_with_a_remedy(session: Session) -> None:
+    job = step_shop.keeps_an_order.enqueue(session)
+    assert drained(session) == 1
+    assert "list of pairs" in error_of(session, job)
+
+
 def test_a_name_that_is_there_twice_and_a_step_in_a_step_are_refused(session: Session) -> None:
     doubled = step_shop.twice.enqueue(session)
     nested = step_shop.nested.enqueue(session)

@@ -1,6 +1,7 @@
 """Arguments go into the database and come out as the types they are annotated with, or not at all."""
 
 import uuid
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, timezone
@@ -774,6 +775,27 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, datetime) and one.tzinfo is not None:
         return bool(one.astimezone(UTC) == other.astimezone(UTC))
     return bool(one == other)
+
+
+@dataclass
+class Ranking:
+    points: OrderedDict[str, int]
+
+
+@pytest.mark.parametrize(
+    "annotation", [OrderedDict, OrderedDict[str, int], list[OrderedDict[str, int] | None], Ranking]
+)
+def test_an_ordered_dictionary_is_refused_when_the_task_is_declared(jobs: Jobs[JobMixin], annotation: Any) -> None:
+    """jsonb keeps no order of keys."""
+
+    def takes(value: Any) -> None: ...
+    def returns() -> Any: ...
+
+    takes.__annotations__["value"] = returns.__annotations__["return"] = annotation
+    for function, what in ((takes, "argument 'value'"), (returns, "the result")):
+        with pytest.raises(DeclarationError, match=f"{what}.*OrderedDict.*list of pairs"):
+            jobs.task(function)
+    assert len(jobs.tasks) == 0
 
 
 @pytest.mark.slow
