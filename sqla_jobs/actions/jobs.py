@@ -121,7 +121,7 @@ class Retry(Change):
         attempt = case((job.max_lost.is_not(None), func.greatest(job.attempt, lost_in)), else_=job.attempt)
         queued = {
             "state": "queued",
-            "position": models.positions.next_value(),
+            "position": change_jobs.new_position(models),
             "run_at": func.clock_timestamp(),
             "attempt": attempt,
             "max_attempts": func.least(func.greatest(job.max_attempts, attempt + 1), MOST_ATTEMPTS),

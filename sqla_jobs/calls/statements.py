@@ -202,7 +202,7 @@ def _parameters(queues: Collection[str], among: Among, ahead: float = 0.0, limit
 
 def _promotion(rows: Sequence[Any], limit: int) -> Promotion:
     ((count, due_in, *others),) = rows
-    return Promotion(count, 0.0 if count == limit else due_in, *others)
+    return Promotion(count, 0.0 if count >= limit else due_in, *others)
 
 
 class UnknownTo(Call):

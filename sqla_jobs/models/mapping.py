@@ -104,8 +104,8 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
     if schema == "":
         raise ConfigurationError("schema='': name a schema, or leave it out for the one of the metadata")
     schema = schema if schema is not None else metadata.schema
-    if schema and "%" in schema:
-        raise ConfigurationError(f"schema must not contain %, which marks parameters in statements, got {schema!r}")
+    if schema and set(schema) & {"%", ":"}:
+        raise ConfigurationError(f"schema must not contain % or :, which mark parameters in statements, got {schema!r}")
     nouns = (
         *("jobs", "runs", "schedules", "ticks", "processes", "queues", "paused_tasks", "limits", "starts", "audit"),
         *("batches", "edges", "steps", "signals"),

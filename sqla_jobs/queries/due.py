@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import (
     ARRAY,
+    Boolean,
     Connection,
     Double,
     Select,
@@ -15,20 +16,32 @@ from sqlalchemy import (
     and_,
     any_,
     bindparam,
+    case,
     cast,
     exists,
     func,
     literal,
     literal_column,
+    null,
     or_,
     select,
+    union_all,
     update,
 )
 from sqlalchemy.orm import Session
 
 from sqla_jobs.calls import statements
 from sqla_jobs.calls.values import ALL, Among
-from sqla_jobs.queries.expressions import array_of, in_state, is_among, locked, message_of, messages, seconds
+from sqla_jobs.queries.expressions import (
+    array_of,
+    in_state,
+    is_among,
+    locked,
+    message_of,
+    messages,
+    seconds,
+    takes_turn,
+)
 from sqla_jobs.queries.restrictions import claimable_tasks, is_paused, limited_queues, limited_tasks, paused
 from sqla_jobs.queries.statement import RenderedStatement, Statement
 
@@ -39,8 +52,21 @@ class Promote(RenderedStatement, statements.Promote):
         jobs = tables.jobs
         now = func.statement_timestamp()
         is_due = jobs.c.run_at <= now + seconds(bindparam("ahead"))
-        rows = select(jobs.c.ctid).where(in_state(jobs, "scheduled"), is_due, is_among(jobs))
-        due = locked(rows.order_by(jobs.c.run_at).limit(bindparam("limit")), "due", of=jobs)
+        waits = (in_state(jobs, "scheduled"), is_due, is_among(jobs))
+        limit: Any = bindparam("limit")
+        rows = select(jobs.c.ctid, jobs.c.run_at).where(*waits, jobs.c.ordered_by.is_(None))
+        plain = locked(rows.order_by(jobs.c.run_at).limit(limit), "plain", of=jobs)
+        # jobs with an ordered key are promoted up to the same due time, so that neither kind waits for all of the other
+        reached = select(func.max(plain.c.run_at)).having(func.count() >= limit).scalar_subquery()
+        is_reached = jobs.c.run_at < func.coalesce(reached, literal_column("'infinity'::timestamptz"))
+        in_order = (*waits, jobs.c.ordered_by.is_not(None), is_reached)
+        # the lock is taken only if such a job is found
+        is_mine = literal_column(takes_turn(tables), Boolean).label("is_mine")
+        first = select(is_mine).select_from(jobs).where(*in_order).order_by(jobs.c.run_at).limit(1)
+        turn = first.cte("turn").prefix_with("MATERIALIZED")
+        rows = select(jobs.c.ctid).where(*in_order, select(turn.c.is_mine).scalar_subquery())
+        ordered = locked(rows.order_by(jobs.c.run_at, jobs.c.id).limit(limit), "ordered", of=jobs)
+        due = union_all(select(plain.c.ctid), select(ordered.c.ctid)).cte("due")
         # number the jobs in this order: the planner may update the rows in another order
         position = tables.positions.next_value().label("position")
         numbered = select(due.c.ctid, position).cte("numbered").prefix_with("MATERIALIZED")
@@ -55,9 +81,11 @@ class Promote(RenderedStatement, statements.Promote):
         ahead = and_(jobs.c.run_at > now, jobs.c.run_at < literal_column("'infinity'"))
         next_due = select(func.min(jobs.c.run_at)).where(in_state(jobs, "scheduled"), ahead).scalar_subquery()
         next_at = func.least(next_due, *(_next_end(paused, now) for paused in (tables.queues, tables.paused_tasks)))
-        due_in = func.coalesce(
+        due_in: Any = func.coalesce(
             cast(func.extract("epoch", next_at - now), Double), literal_column("'Infinity'::float8", Double)
         )
+        # the process that has the lock may have begun before some of these jobs were due
+        due_in = func.least(due_in, select(case((turn.c.is_mine, null()), else_=_NEXT_TURN)).scalar_subquery())
         processes = tables.processes
         serves = processes.c.queues.has_any(cast(bindparam("queues", type_=Text), ARRAY(Text)))
         workers = select(func.count()).where(processes.c.kind == literal_column("'worker'"), serves).scalar_subquery()
@@ -76,6 +104,8 @@ def _next_end(paused: Any, now: Any) -> Any:
     return select(func.min(paused.c.paused_until)).where(ahead).scalar_subquery()
 
 
+_NEXT_TURN = literal_column("0.05", Double)
+"""Seconds after which to look again for jobs that another process is promoting in order."""
 _QUEUES, _TASKS = (any_(bindparam(name, type_=ARRAY(Text))) for name in ("queues", "tasks"))
 
 

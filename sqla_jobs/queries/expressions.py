@@ -243,6 +243,24 @@ def locked(rows: Any, name: str, *, of: Any) -> CTE:
     return chosen.cte(name).prefix_with("MATERIALIZED")
 
 
+def lock_key(tables: Tables, what: str) -> str:
+    """Return the SQL text of the key of an advisory lock that belongs to these tables.
+
+    The key is made from the table's oid, since some programs name the schema and others use their search path.
+    """
+    name = quoted(tables.jobs).replace("'", "''")
+    return f"hashtextextended('sqla_jobs {what}', CAST(CAST('{name}' AS regclass) AS bigint))"
+
+
+def takes_turn(tables: Tables) -> str:
+    """Return the SQL text that tries to take the lock for giving positions to waiting jobs of ordered keys.
+
+    Only its holder queues such jobs, so that they become visible in the order of their positions. A process that fails
+    to take the lock looks again soon: the holder may not see all jobs that this process sees.
+    """
+    return f"pg_try_advisory_xact_lock({lock_key(tables, 'order')})"
+
+
 def each_locked(given: TableValuedAlias, found: Select[Any], name: str) -> CTE:
     """Return a CTE that joins each row of `given` with the row that `found` finds for it, and locks the found row.
 

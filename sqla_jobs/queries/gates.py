@@ -10,7 +10,7 @@ from sqlalchemy.types import NullType, TypeEngine
 
 from sqla_jobs.models.constraints import BEGUN
 from sqla_jobs.queries import restrictions
-from sqla_jobs.queries.expressions import Tables, quoted, written
+from sqla_jobs.queries.expressions import Tables, quoted, takes_turn, written
 from sqla_jobs.rules.limits import PLACES
 
 _BEGUN = BEGUN.replace("started_at", "h.started_at").replace("ordered_by", "h.ordered_by").replace("state", "h.state")
@@ -45,12 +45,12 @@ def named(piece: str, tables: Tables) -> str:
 
 
 def table_names(tables: Tables) -> dict[str, str]:
-    """Return the quoted names of the tables and sequences that these pieces use."""
+    """Return the quoted names of the tables and sequences that these pieces use, and the text of a lock."""
     used = (
         *("jobs", "limits", "starts", "processes", "queues", "paused_tasks", "run_ids", "positions"),
         *("batches", "edges", "runs"),
     )
-    return {name: quoted(getattr(tables, name)) for name in used}
+    return {name: quoted(getattr(tables, name)) for name in used} | {"takes_turn": takes_turn(tables)}
 
 
 def _rows_of(gate: str) -> str:

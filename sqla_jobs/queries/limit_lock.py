@@ -13,7 +13,7 @@ from sqla_jobs.calls.values import ALL, Among, Claimed, names, numbers
 from sqla_jobs.database.driver import committed_together, driver
 from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.queries.claim import ClaimFromLimitedQueue
-from sqla_jobs.queries.expressions import Tables, quoted
+from sqla_jobs.queries.expressions import Tables, lock_key
 from sqla_jobs.queries.gates import MOMENT, filled_in, free, last_start, queue_free
 from sqla_jobs.queries.limited import NOTHING_ENDED, NOWHERE, ClaimLimited, ClaimSpread, Floors, Gates, Look
 from sqla_jobs.queries.statement import RenderedStatement
@@ -31,10 +31,7 @@ class Lock(RenderedStatement):
     """
 
     def sql(self) -> Any:
-        # the key is the table's oid, since some programs name the schema and others use their search path
-        name = quoted(self.tables.jobs).replace("'", "''").replace(":", "\\:")
-        key = f"hashtextextended('sqla_jobs limits', CAST(CAST('{name}' AS regclass) AS bigint))"
-        return text(f"SELECT pg_advisory_xact_lock({key}){self._also}")
+        return text(f"SELECT pg_advisory_xact_lock({lock_key(self.tables, 'limits')}){self._also}")
 
     _also = f", set_config('synchronous_commit', {_AT_LEAST_ON}, true)"
 

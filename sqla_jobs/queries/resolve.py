@@ -155,8 +155,11 @@ class Look(Statement):
 
 
 _LOCK = """
-WITH watchers AS MATERIALIZED (
+WITH turn AS MATERIALIZED (
+    SELECT {takes_turn} AS is_mine
+), watchers AS MATERIALIZED (
     SELECT w.id FROM {jobs} w WHERE w.state = 'blocked' AND w.waits_for = ANY (CAST(:ended AS bigint[]))
+      AND (w.ordered_by IS NULL OR (SELECT is_mine FROM turn))
     ORDER BY w.id LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
 ), locked AS MATERIALIZED (
     SELECT b.id FROM {batches} b

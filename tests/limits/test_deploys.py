@@ -103,3 +103,38 @@ def test_two_programs_that_declare_lock_the_rows_in_one_order(database: Engine) 
             other.rollback()
             one.rollback()
             assert declares.result(20)
+
+
+@pytest.mark.parametrize("was_stored", [True, False])
+@pytest.mark.parametrize("how", ["commit", "rollback"])
+def test_a_worker_starts_beside_somebody_who_has_set_a_limit_and_has_not_committed(
+    database: Engine, was_stored: bool, how: str
+) -> None:
+    """Until the declared limit can be stored, the stored one applies. If there is none, no job of the task starts."""
+    jobs = version(database, ConcurrencyLimit(2))
+    if was_stored:
+        Claims(database, version(database, ConcurrencyLimit(1)))
+
+    @jobs.task
+    def plain() -> None: ...
+
+    with Session(database) as operator:
+        jobs.set_limit(operator, "send", running=3)
+        operator.flush()
+        enqueue(database, jobs, range(8), seconds=0.1)
+        with jobs.worker({"default": 8}) as worker, Session(database) as session:
+            wait_until(lambda: left(database) == (0 if was_stored else 8))
+            plain.enqueue(session)
+            session.commit()
+            wait_until(lambda: worker.runs == (9 if was_stored else 1))
+            if was_stored:
+                assert most_at_once(database, "send") == {None: 1}
+            getattr(operator, how)()
+            wait_until(lambda: left(database) == 0)
+            enqueue(database, jobs, range(12), seconds=0.3)
+            wait_until(lambda: left(database) == 0)
+    with Session(database) as session:
+        limit = session.get_one(jobs.Limit, "#send")
+        assert (limit.declared or {})["running"] == 2
+        assert limit.running == (3 if how == "commit" else 2)
+    assert most_at_once(database, "send") == {None: limit.running}
