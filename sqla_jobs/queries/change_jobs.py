@@ -20,7 +20,7 @@ _HERE = {"synchronize_session": False}
 
 
 def new_position(models: Models[Any]) -> ColumnElement[int]:
-    """Return an expression for a new position of each job in `IDS`, in this order: an UPDATE has an order of its own."""
+    """Return a new position for each job in `IDS`, in this order. An UPDATE changes rows in an order of its own."""
     numbers = func.generate_series(1, func.cardinality(IDS))
     taken: Any = func.array_agg(models.positions.next_value(), type_=ARRAY(BigInteger))
     return select(taken).select_from(numbers).scalar_subquery()[func.array_position(IDS, models.Job.id)]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import and_, exists, func, or_, select
+from sqlalchemy import ARRAY, Text, and_, cast, exists, func, or_, select, true
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from sqla_jobs.models.columns import LimitMixin
@@ -16,6 +17,9 @@ from sqla_jobs.models.types import JobState
 from sqla_jobs.rules.limits import HASHED_BY, split_between
 
 NUMBERS = ("running", "rate", "per")
+_PATIENCE = "100ms"
+"""The maximum wait for another transaction that inserts the same row, such as that of a worker that also starts."""
+_LOCK_NOT_AVAILABLE = "55P03"
 
 
 @dataclass(frozen=True)
@@ -44,36 +48,45 @@ def keeps_others_waiting(models: Models[Any]) -> Any:
     return and_(job.state == JobState.failed, job.ordered_by.is_not(None), holds)
 
 
-def declare(
-    session: Session, models: Models[Any], known: Collection[str], declared: Iterable[DeclaredLimit]
-) -> dict[str, str]:
+class Stored(NamedTuple):
+    """The result of storing declared limits."""
+
+    split: dict[str, str]
+    """The rows whose keys other programs spell differently, each with a description of the difference."""
+    left: set[str]
+    """The rows that are not stored or retired yet, because another transaction has locked them."""
+    held_up: set[str]
+    """The tasks of those rows that no code had declared before. Nothing limits these tasks yet."""
+
+
+def declare(session: Session, models: Models[Any], known: Collection[str], declared: Iterable[DeclaredLimit]) -> Stored:
     """Store the declared limits of this program's tasks, in the caller's transaction.
 
-    Keep numbers that an operator has set. If a row also names tasks of other programs, keep them. If other programs
-    spell the keys of a row differently, return a description of the difference for that row.
+    Keep numbers that an operator has set. If a row also names tasks of other programs, keep them. Leave locked rows as
+    they are, and wait only briefly for another transaction that inserts the same row.
     """
-    split: dict[str, str] = {}
     wanted = {one.gate: one for one in sorted(declared, key=lambda one: one.gate)}
-    for one in wanted.values():
-        _insert(session, models, one)
     limit: Any = models.Limit
-    rows = session.scalars(
-        select(limit)
-        .where(or_(limit.gate.in_(wanted), limit.declared.is_not(None)))
-        .order_by(limit.gate)
-        .with_for_update()
-        .execution_options(populate_existing=True)
-    )
+    found = session.execute(select(limit.gate, limit.declared.is_not(None)).where(limit.gate.in_(wanted)))
+    seen = {row[0]: bool(row[1]) for row in found}
+    left = {gate for gate, one in wanted.items() if gate not in seen and not _insert(session, models, one)}
+    names_one = limit.tasks.op("&&")(cast([*known], ARRAY(Text)))
+    mine = or_(limit.gate.in_(wanted), and_(limit.declared.is_not(None), names_one))
+    free = select(limit).where(mine).with_for_update(skip_locked=True).execution_options(populate_existing=True)
+    rows = session.scalars(free).all()
+    left |= set(session.scalars(select(limit.gate).where(mine))) - {row.gate for row in rows}
+    split: dict[str, str] = {}
     for row in rows:
         others = set(row.tasks) - set(known)
         if (said := wanted.get(row.gate)) is not None:
             _bring_up_to_date(row, said, others)
-            if (found := split_between(row.declared, row.tasks)) is not None:
-                split[row.gate] = found
+            if (how := split_between(row.declared, row.tasks)) is not None:
+                split[row.gate] = how
         elif others != set(row.tasks):
             _retire(row, sorted(others))
     session.flush()
-    return split
+    held_up = {task for gate in left & wanted.keys() if not seen.get(gate) for task in wanted[gate].tasks}
+    return Stored(split, left, held_up)
 
 
 def set_by_operators(models: Models[Any], gates: Collection[str]) -> Any:
@@ -83,10 +96,19 @@ def set_by_operators(models: Models[Any], gates: Collection[str]) -> Any:
     return rows.with_for_update().execution_options(populate_existing=True)
 
 
-def _insert(session: Session, models: Models[Any], one: DeclaredLimit) -> None:
+def _insert(session: Session, models: Models[Any], one: DeclaredLimit) -> bool:
+    """Insert a row. Return False if another transaction that inserts the same row does not end soon."""
     numbers = {name: one.values[name] for name in (*NUMBERS, "hold")}
     values = {"gate": one.gate, **numbers, "tasks": sorted(one.tasks), "declared": one.stored()}
-    session.execute(insert(models.Limit).values(values).on_conflict_do_nothing(index_elements=["gate"]))
+    try:
+        with session.begin_nested():
+            session.execute(select(func.set_config("lock_timeout", _PATIENCE, true())))
+            session.execute(insert(models.Limit).values(values).on_conflict_do_nothing(index_elements=["gate"]))
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+            raise
+        return False
+    return True
 
 
 def _bring_up_to_date(row: LimitMixin, one: DeclaredLimit, others: Set[str]) -> None:

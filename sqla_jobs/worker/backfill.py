@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, Engine, select
@@ -17,7 +18,7 @@ from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries import Claimed, Queries
 from sqla_jobs.queries.backfill import Gated, LacksGates
-from sqla_jobs.queries.limits import DeclaredLimit, declare
+from sqla_jobs.queries.limits import DeclaredLimit, Stored, declare
 from sqla_jobs.rules.limits import PLACES, SPLIT_REMEDY, described, ordered_gate, titled, worded
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.tasks.declaration import Declaration
@@ -64,13 +65,16 @@ class Backfill:
         self.held_up: set[str] = set()
         """Tasks whose jobs may not start now.
 
-        A running job behind the same limit is not counted yet, because its row cannot be changed.
+        A running job behind the same limit is not counted yet, because its row cannot be changed. Or their limit is not
+        stored yet, because its row is locked.
         """
         self.added_to_tasks: dict[str, list[str]] = {}
         """The gates that operators added, by task."""
         self._made: dict[int, list[str]] = {}
         """By job id, the gates that the code made when the job was given gates. A claim removes the entry."""
         self._has_rows = False
+        self._unstored = Stored({}, set(), set())
+        """The result of the last time that declared limits were stored."""
         self._looked_at = self._rest = self._forget_at = 0.0
         self._news: object = None
         """The `news` object that was passed to the last look."""
@@ -88,13 +92,26 @@ class Backfill:
         return bool(self.added_to_tasks or self.queues)
 
     def declare(self, engine: Engine, models: Models[Any]) -> None:
-        """Store the declared limits. Raises `ConfigurationError` if two tasks declare the same limit differently."""
-        with Session(engine.execution_options(isolation_level="READ COMMITTED")) as session, session.begin():
-            limits = declared_limits(self._declarations.values())
-            split = declare(session, models, list(self._declarations), limits)
-            self._has_rows = session.scalars(select(models.Limit).limit(1)).first() is not None
-        for row, how in split.items():
+        """Store the declared limits. Raises `ConfigurationError` if two tasks declare the same limit differently.
+
+        If another transaction has locked a limit's row, a later look stores the limit.
+        """
+        self._store = partial(self._stored, engine.execution_options(isolation_level="READ COMMITTED"), models)
+        stored = self._unstored = self._store()
+        for row, how in stored.split.items():
             log.warning("the %s is split: %s. Remedy: %s", titled(row), how, SPLIT_REMEDY)
+        for row in sorted(stored.left):
+            log.warning(
+                "the %s is not stored yet, since another transaction has locked its row: end that transaction; "
+                "it may be one that sets or clears the limit",
+                titled(row),
+            )
+
+    def _stored(self, engine: Engine, models: Models[Any]) -> Stored:
+        with Session(engine) as session, session.begin():
+            stored = declare(session, models, list(self._declarations), declared_limits(self._declarations.values()))
+            self._has_rows = session.scalars(select(models.Limit).limit(1)).first() is not None
+        return stored
 
     def is_behind(self, news: object) -> bool:
         """Return whether `news` has come since the last look began."""
@@ -103,9 +120,10 @@ class Backfill:
     def due_at(self, news: object) -> float:
         """Return when to look next if nothing wakes the loop before, by `time.monotonic()`.
 
-        Return infinity if there is no news and no job is known to lack gates.
+        Return infinity if there is no news, no job is known to lack gates, and all declared limits are stored.
         """
-        return self._due_at(news) if self.is_behind(news) or self._gave or self._left else math.inf
+        is_due = self.is_behind(news) or self._gave or self._left or self._unstored.left
+        return self._due_at(news) if is_due else math.inf
 
     def _due_at(self, news: object) -> float:
         after = 0.0 if self._gave else _SOON if self.is_behind(news) else _SELDOM
@@ -138,6 +156,8 @@ class Backfill:
             for task in tasks:
                 found.setdefault(task, []).append(gate)
         self.added_to_tasks = found
+        if self._unstored.left:
+            self._unstored = self._store()
         if now >= self._forget_at:
             self._forget_at = now + _FORGET
             with begin() as connection:
@@ -147,13 +167,15 @@ class Backfill:
             for name, declaration in self._declarations.items()
             if (number := len(declaration.gates) + len(self._added_by_operators(declaration)))
         }
-        self.held_up, self._gave, self._left, self._rest = set(), 0, 0, 0.0
+        self.held_up, self._gave, self._left, self._rest = self._unstored.held_up, 0, 0, 0.0
         if not expected:
             return
         began = time.monotonic()
         with begin() as connection:
             lacking_gates = self._queries.lacking_gates(connection, expected, self._queues)
-        self.held_up = self._count_running(begin, expected, [one for one in lacking_gates if one.is_running])
+        self.held_up = self._unstored.held_up | self._count_running(
+            begin, expected, [one for one in lacking_gates if one.is_running]
+        )
         self._gave = self._give(begin, [one for one in lacking_gates if not one.is_running])
         self._left = len(lacking_gates) - self._gave
         if not self._gave and not self.held_up:

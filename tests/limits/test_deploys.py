@@ -13,9 +13,9 @@ from sqlalchemy.orm import DeclarativeBase, Session
 
 from sqla_jobs import ConcurrencyLimit, Jobs, RateLimit
 from tests.counting import states
-from tests.helpers import wait_until, waiting_for_locks
+from tests.helpers import wait_until
 from tests.limits.attempts import left, most_at_once
-from tests.limits.claims import Claims, beside
+from tests.limits.claims import Claims
 
 pytestmark = pytest.mark.slow
 
@@ -87,22 +87,6 @@ def test_a_task_with_all_the_limits_there_can_be_is_within_each(database: Engine
     with jobs.worker({"default": 4}), jobs.worker({"default": 4}):
         wait_until(lambda: left(database) == 0)
     assert most_at_once(database, "send") == {None: 1}
-
-
-def test_two_programs_that_declare_lock_the_rows_in_one_order(database: Engine) -> None:
-    """Otherwise each could wait for the other one. The first row is behind the second in the table."""
-    jobs = version(database, ConcurrencyLimit(1, name="a"), ConcurrencyLimit(1, name="b"))
-    Claims(database, jobs)
-    with database.connect() as one, database.connect() as other:
-        one.execute(text("UPDATE sqla_limits SET tasks = tasks || ARRAY['elsewhere'] WHERE gate = '#a'"))
-        one.commit()
-        one.execute(text("SELECT FROM sqla_limits WHERE gate = '#a' FOR UPDATE"))
-        with beside(lambda: Claims(database, jobs)) as declares, one:
-            wait_until(lambda: waiting_for_locks(database) == 1)
-            other.execute(text("SELECT FROM sqla_limits WHERE gate = '#b' FOR UPDATE NOWAIT"))
-            other.rollback()
-            one.rollback()
-            assert declares.result(20)
 
 
 @pytest.mark.parametrize("was_stored", [True, False])
