@@ -541,7 +541,8 @@ def test_a_command_in_the_docs_is_one_that_works(
         case [
             "python",
             "-m",
-            "benchmarks" | "benchmarks.calls" | "benchmarks.torture" | "benchmarks.recovery" as module,
+            ("benchmarks" | "benchmarks.calls" | "benchmarks.torture" | "benchmarks.recovery")
+            | "tests.workflows.random_graphs" as module,
             *arguments,
         ]:  # some of them take minutes
             usage = [sys.executable, "-m", module, *arguments, "--help"]
