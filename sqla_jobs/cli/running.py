@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -19,7 +21,7 @@ from sqla_jobs.cli.naming import (
     right_usage,
 )
 from sqla_jobs.errors import ConfigurationError
-from sqla_jobs.prometheus.source import check_installed
+from sqla_jobs.prometheus.source import DIRECTORY, check_installed
 from sqla_jobs.rules.retention import Retention
 from sqla_jobs.rules.wording import plural
 from sqla_jobs.runtime.logs import LogOptions
@@ -27,6 +29,8 @@ from sqla_jobs.runtime.settings import LeaseSettings, Settings
 from sqla_jobs.supervisor.reload import on_change
 from sqla_jobs.supervisor.spec import Application, ChildSpec, SupervisorOptions
 from sqla_jobs.supervisor.supervisor import Supervisor
+
+log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 
 def _configured(given: dict[str, Any], defaults: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -137,6 +141,8 @@ def worker(application: str | None, drain: bool, reload: bool, **options: Any) -
             if options["metrics_port"] is None:
                 _serve(found["metrics_port"], supervisor)
         logs.set_up(name)
+        if found["metrics_port"] is not None and found["processes"] > 1 and DIRECTORY not in os.environ:
+            log.info("metrics of the application are served for --processes only where %s is set", DIRECTORY)
         return planned
 
     with right_usage():

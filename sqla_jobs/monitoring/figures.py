@@ -32,9 +32,16 @@ def read_figures(session: Session, jobs: Jobs[Any]) -> Figures:
     """
     limit: Any = jobs.Limit
     queues, processes = read_work(session, jobs, most=DEEP, most_scheduled=COUNTED)
+    running = _running(session, jobs)
+    counted = Counter[tuple[str, str]]()
+    for (task, _), number in running.items():
+        counted["running", task] += number
+    for state, task, number in _by_state(session, jobs, [one.name for one in queues]):
+        counted[state, task] = number
     return Figures(
         queues,
-        {(state, task): number for state, task, number in _by_state(session, jobs, [one.name for one in queues])},
+        counted,
+        {*running},
         read_limits(session, jobs, or_(limit.gate.startswith("@"), not_(limit.gate.like("%=_%")))),
         Counter(one.kind for one in processes if one.alive),
         Counter(one.kind for one in processes if not one.alive),
@@ -57,13 +64,15 @@ def _oldest_heartbeats(processes: Sequence[ProcessStatus]) -> dict[str, float]:
 
 
 def _by_state(session: Session, jobs: Jobs[Any], queues: Sequence[str]) -> Iterator[tuple[str, str, int]]:
-    """Yield states, tasks and numbers of jobs. Each count follows an index, so it reads only rows that it counts."""
+    """Yield states, tasks and numbers of jobs that do not run.
+
+    Each count follows an index, so it reads only rows that it counts.
+    """
     job: Any = jobs.Job
     first = select(job.task).where(job.state == "scheduled").order_by(job.run_at).limit(COUNTED).subquery()
-    running = select(job.task).where(job.state == "running").subquery()
     watching = select(job.task).where(job.state == "blocked", job.waits_for.is_not(None)).order_by(job.waits_for)
     blocked = watching.limit(COUNTED).subquery()
-    for state, some in (("scheduled", first), ("blocked", blocked), ("running", running)):
+    for state, some in (("scheduled", first), ("blocked", blocked)):
         yield from _grouped(session, jobs, state, select(some.c.task, func.count()).group_by(some.c.task))
     if queues:
         each = _each(queues)
@@ -84,6 +93,14 @@ def _by_state(session: Session, jobs: Jobs[Any], queues: Sequence[str]) -> Itera
         counted = one.order_by(job.finished_at).limit(COUNTED).correlate(each).subquery("counted")
         number = select(func.count()).select_from(counted).scalar_subquery()
         yield from _grouped(session, jobs, "failed", select(each.c.name, number))
+
+
+def _running(session: Session, jobs: Jobs[Any]) -> dict[tuple[str, str], int]:
+    """Return the number of running jobs by task and queue."""
+    job: Any = jobs.Job
+    some = select(job.task, job.queue).where(job.state == "running").subquery()
+    by_origin = select(some.c.task, some.c.queue, func.count()).group_by(some.c.task, some.c.queue)
+    return {(task, queue): number for task, queue, number in ask(session, jobs, by_origin)}
 
 
 def _grouped(session: Session, jobs: Jobs[Any], state: str, query: Any) -> Iterator[tuple[str, str, int]]:

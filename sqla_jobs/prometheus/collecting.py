@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from sqla_jobs.prometheus.families import Labels, of_figures, of_stalled, of_totals
+from sqla_jobs.prometheus.families import Labels, RunLabels, of_figures, of_stalled, of_totals
 from sqla_jobs.prometheus.source import Source
 from sqla_jobs.runtime.counters import Totals
 from sqla_jobs.runtime.figures import Figures
 
-_NOTHING = Figures([], {}, [], {}, {}, {})
+_NOTHING = Figures([], {}, set(), [], {}, {}, {})
 
 
 class MetricsCollector(Collector):
@@ -21,19 +21,22 @@ class MetricsCollector(Collector):
     def __init__(self, source: Source) -> None:
         self._source = source
         self._tasks, self._queues, self._limits = Labels(), Labels(), Labels()
+        self._runs = RunLabels(self._tasks, self._queues)
 
     def collect(self) -> Iterator[Metric]:
         """Return all metrics."""
-        yield from of_totals(self._source.totals(), self._tasks)
+        yield from of_totals(self._source.totals(), self._runs)
         if (stalled := self._source.stalled()) is not None:
             yield of_stalled(stalled)
         figures = self._source.figures()
         if figures is not None or self._source.can_ask():
             yield from of_figures(figures, self._tasks, self._queues, self._limits)
+        for origin in sorted(figures.running) if figures is not None else ():
+            self._runs.add(origin)  # from the next scrape on, its `lost` is 0, so that a loss is an increase
 
     def describe(self) -> Iterator[Metric]:
         """Return the names of the metrics for a registry, without reading the source."""
-        yield from of_totals(Totals(), Labels())
+        yield from of_totals(Totals(), RunLabels(Labels(), Labels()))
         yield of_stalled(0)
         yield from of_figures(_NOTHING, Labels(), Labels(), Labels())
 

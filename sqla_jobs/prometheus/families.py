@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 
 from sqla_jobs.rules.outcomes import RunOutcome
-from sqla_jobs.runtime.counters import BUCKETS, EMPTY, Histogram, Totals
+from sqla_jobs.runtime.counters import BUCKETS, EMPTY, Histogram, Origin, Totals
 from sqla_jobs.runtime.figures import Figures
 
 OTHER = "other"
@@ -37,24 +37,48 @@ class Labels:
         return self._known.setdefault(name, name[:_LONGEST])
 
 
+class RunLabels:
+    """Labels for tasks and queues. After the first hundred pairs, the other queues of a task are one label."""
+
+    def __init__(self, tasks: Labels, queues: Labels) -> None:
+        self._tasks, self._queues = tasks, queues
+        self._known: dict[Origin, Origin] = {}
+
+    def __iter__(self) -> Iterator[Origin]:
+        return iter([*self._known.values()])
+
+    def __getitem__(self, origin: Origin) -> Origin:
+        label = self._known.get(origin)
+        if label is not None:
+            return label
+        task, queue = self._tasks[origin[0]], OTHER
+        if task == OTHER or len(self._known) >= MOST:
+            return task, queue
+        return self._known.setdefault(origin, (task, self._queues[origin[1]]))
+
+    def add(self, origin: Origin) -> None:
+        """Give the pair a label while there are any."""
+        self[origin]
+
+
 _BOUNDS = [*(f"{bound:g}" for bound in BUCKETS), "+Inf"]
 
 
-def of_totals(totals: Totals, tasks: Labels) -> Iterator[Metric]:
+def of_totals(totals: Totals, labels: RunLabels) -> Iterator[Metric]:
     """Yield the metrics that workers count."""
     served = _served(totals)
     begun = served | totals.waits
-    waits, runs = _by_label(begun, tasks), _by_label(served | totals.runs, tasks)
+    waits, runs = _by_label(begun, labels), _by_label(served | totals.runs, labels)
     yield CounterMetricFamily("sqla_jobs_claims", "Claims that returned jobs.", value=totals.claims)
     yield CounterMetricFamily("sqla_jobs_claimed_jobs", "Jobs that were claimed.", value=totals.claimed)
     yield CounterMetricFamily("sqla_jobs_heartbeats", "Heartbeats that were stored.", value=totals.heartbeats)
-    started = CounterMetricFamily("sqla_jobs_runs_started", "Runs that started.", labels=["task"])
-    for task, histogram in waits.items():
-        started.add_metric([task], sum(histogram[:-1]))
+    started = CounterMetricFamily("sqla_jobs_runs_started", "Runs that started.", labels=["task", "queue"])
+    for origin, histogram in waits.items():
+        started.add_metric(origin, sum(histogram[:-1]))
     yield started
-    ended = CounterMetricFamily("sqla_jobs_runs_ended", "Runs that ended.", labels=["task", "outcome"])
-    for labels, number in _ends(totals, begun, tasks).items():
-        ended.add_metric(labels, number)
+    ended = CounterMetricFamily("sqla_jobs_runs_ended", "Runs that ended.", labels=["task", "queue", "outcome"])
+    for (origin, outcome), number in _ends(totals, begun, labels).items():
+        ended.add_metric([*origin, outcome], number)
     yield ended
     yield _histogram("sqla_jobs_run_seconds", "Duration of runs.", runs)
     yield _histogram("sqla_jobs_wait_seconds", "Time from when jobs were due to the start of their run.", waits)
@@ -66,39 +90,40 @@ def of_stalled(number: int) -> Metric:
     return GaugeMetricFamily("sqla_jobs_stalled_processes", text, value=number)
 
 
-def _served(totals: Totals) -> dict[str, Histogram]:
+def _served(totals: Totals) -> dict[Origin, Histogram]:
     """Return the tasks whose series start at 0; none if there are too many. Then tasks that run get the labels."""
     return dict.fromkeys(sorted(totals.tasks), EMPTY) if len(totals.tasks) <= MOST else {}
 
 
-def _ends(totals: Totals, begun: Iterable[str], tasks: Labels) -> Mapping[tuple[str, str], int]:
+def _ends(totals: Totals, begun: Iterable[Origin], labels: RunLabels) -> Mapping[tuple[Origin, str], int]:
     """Return the counts of ends.
 
     Each served or started task has all outcomes, starting at 0, so that increases are visible.
 
-    Tasks that are known only from the database have `lost` at 0, because this worker may rescue and count their jobs.
+    Tasks of running jobs of other workers have `lost` at 0, because this worker may rescue and count these jobs.
     """
-    found = {(label, str(RunOutcome.lost)): 0 for label in tasks}
-    for task in begun:
-        found |= {(tasks[task], str(outcome)): 0 for outcome in RunOutcome}
-    for (task, outcome), number in totals.ends.items():
-        key = (tasks[task], str(outcome))
+    found = {(label, str(RunOutcome.lost)): 0 for label in labels}
+    for origin in begun:
+        found |= {(labels[origin], str(outcome)): 0 for outcome in RunOutcome}
+    for (origin, outcome), number in totals.ends.items():
+        key = (labels[origin], str(outcome))
         found[key] = found.get(key, 0) + number
     return found
 
 
-def _by_label(of_tasks: Mapping[str, Histogram], tasks: Labels) -> dict[str, Histogram]:
-    found: dict[str, Histogram] = {}
-    for task, histogram in of_tasks.items():
-        found[tasks[task]] = [*map(sum, zip(found.get(tasks[task], EMPTY), histogram, strict=True))]
+def _by_label(histograms: Mapping[Origin, Histogram], labels: RunLabels) -> dict[Origin, Histogram]:
+    found: dict[Origin, Histogram] = {}
+    for origin, histogram in histograms.items():
+        label = labels[origin]
+        found[label] = [*map(sum, zip(found.get(label, EMPTY), histogram, strict=True))]
     return found
 
 
-def _histogram(name: str, text: str, of_tasks: Mapping[str, Histogram]) -> Metric:
-    family = HistogramMetricFamily(name, text, labels=["task"])
-    for task, histogram in of_tasks.items():
+def _histogram(name: str, text: str, histograms: Mapping[Origin, Histogram]) -> Metric:
+    family = HistogramMetricFamily(name, text, labels=["task", "queue"])
+    for origin, histogram in histograms.items():
         buckets = [*zip(_BOUNDS, accumulate(histogram[:-1]), strict=True)]
-        family.add_metric([task], buckets, histogram[-1])
+        family.add_metric(origin, buckets, histogram[-1])
     return family
 
 

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.prometheus.application import ApplicationCollector, Processes
 from sqla_jobs.prometheus.collecting import MetricsCollector
 from sqla_jobs.prometheus.source import Source
 
@@ -25,7 +26,7 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 _ADDRESS = re.compile(r"(?:(?P<host>\[[0-9a-fA-F:.]+\]|[^:\[\]\s]+):)?(?P<port>[0-9]{1,5})")
 
 
-class Report(Source, Protocol):
+class Report(Source, Processes, Protocol):
     """The source of metrics and health. Any thread may call it."""
 
     def why_not_alive(self) -> str | None:
@@ -40,7 +41,7 @@ class Report(Source, Protocol):
 def serve(address: str, report: Report) -> None:
     """Answer GET and HEAD requests to PORT on all interfaces, or to HOST:PORT, until the process ends.
 
-    Raises `ConfigurationError` if the address is invalid or in use.
+    Raises `ConfigurationError` if the address is invalid or in use, or if PROMETHEUS_MULTIPROC_DIR is no directory.
     """
     host, port = _parsed(address)
     try:
@@ -68,8 +69,9 @@ class _Server(ThreadingMixIn, TCPServer):
     daemon_threads = True
 
     def __init__(self, host: str, port: int, report: Report) -> None:
-        registry = CollectorRegistry()
-        registry.register(MetricsCollector(report))
+        registry, metrics = CollectorRegistry(), MetricsCollector(report)
+        registry.register(metrics)
+        registry.register(ApplicationCollector(report, {family.name for family in metrics.describe()}))
         if ":" in host or (not host and socket.has_dualstack_ipv6()):
             self.address_family = socket.AF_INET6
         super().__init__((host, port), partial(_Handler, report, registry))

@@ -13,6 +13,8 @@ from sqla_jobs.runtime.figures import Cached, Figures
 if TYPE_CHECKING:
     from sqla_jobs.jobs import Jobs
 
+DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+"""The environment variable with which prometheus-client keeps an application's metrics in files of a directory."""
 KEPT = 10.0
 """Seconds for which figures are cached, so that scrapes do not load the database."""
 PATIENCE = 5.0

@@ -14,6 +14,8 @@ from sqla_jobs.rules.outcomes import RunOutcome
 
 BUCKETS = (0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0, 3600.0)
 """Upper bounds of the histogram buckets, in seconds. One more bucket counts longer times."""
+Origin = tuple[str, str]
+"""The task and the queue of a run."""
 Histogram = list[float]
 """The counts of the buckets, followed by the sum of all seconds."""
 
@@ -27,14 +29,14 @@ class Totals:
     claimed: int = 0
     heartbeats: int = 0
     """Heartbeats that were stored."""
-    waits: dict[str, Histogram] = field(default_factory=dict[str, Histogram])
-    """For each task, a histogram of the seconds between a job's due time and the start of its run."""
-    runs: dict[str, Histogram] = field(default_factory=dict[str, Histogram])
-    """For each task, a histogram of the seconds between the start and the end of a run."""
-    ends: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
-    """The number of ended runs, by task and outcome."""
-    tasks: set[str] = field(default_factory=set[str])
-    """The tasks that workers serve, even those that have never run."""
+    waits: dict[Origin, Histogram] = field(default_factory=dict[Origin, Histogram])
+    """For each task and queue, a histogram of the seconds between a job's due time and the start of its run."""
+    runs: dict[Origin, Histogram] = field(default_factory=dict[Origin, Histogram])
+    """For each task and queue, a histogram of the seconds between the start and the end of a run."""
+    ends: dict[tuple[Origin, str], int] = field(default_factory=dict[tuple[Origin, str], int])
+    """The number of ended runs, by task and queue, and by outcome."""
+    tasks: set[Origin] = field(default_factory=set[Origin])
+    """The tasks that workers serve, with the queues that they are declared for, even those that have never run."""
 
     @classmethod
     def of(cls, parts: Iterable[Totals]) -> Totals:
@@ -46,8 +48,8 @@ class Totals:
             found.heartbeats += part.heartbeats
             found.tasks |= part.tasks
             for mine, theirs in ((found.waits, part.waits), (found.runs, part.runs)):
-                for task, histogram in theirs.items():
-                    mine[task] = [*map(sum, zip(mine.get(task, EMPTY), histogram, strict=True))]
+                for origin, histogram in theirs.items():
+                    mine[origin] = [*map(sum, zip(mine.get(origin, EMPTY), histogram, strict=True))]
             for key, number in part.ends.items():
                 found.ends[key] = found.ends.get(key, 0) + number
         return found
@@ -63,12 +65,12 @@ class Counters:
         self.is_wanted = False
         """True if something reads the totals."""
         self._totals = Totals()
-        self._begun = deque[tuple[str, float]]()
+        self._begun = deque[tuple[Origin, float]]()
         """Started runs that are not counted yet: a thread that starts a run must not wait for a lock."""
         self._lock = threading.Lock()
 
-    def serves(self, tasks: Iterable[str]) -> None:
-        """Record that a worker serves these tasks."""
+    def serves(self, tasks: Iterable[Origin]) -> None:
+        """Record that a worker serves these tasks, which are declared for these queues."""
         with self._lock:
             self._totals.tasks.update(tasks)
 
@@ -85,10 +87,10 @@ class Counters:
             with self._lock:
                 self._totals.heartbeats += number
 
-    def begun(self, task: str, waited: float) -> None:
+    def begun(self, task: str, queue: str, waited: float) -> None:
         """Count a run that starts `waited` seconds after its job was due."""
         if self.is_wanted:
-            self._begun.append((task, waited))
+            self._begun.append(((task, queue), waited))
 
     def ended(self, ends: Iterable[RunEnd]) -> None:
         """Count ended attempts, except those that were given back."""
@@ -100,15 +102,16 @@ class Counters:
             for end in ends:
                 lease, outcome = end.lease, end.outcome.kind
                 if outcome != "released":
-                    totals.ends[lease.task, outcome] = totals.ends.get((lease.task, outcome), 0) + 1
-                    _observe(totals.runs, lease.task, end.finished - end.started)
+                    origin = lease.task, lease.queue
+                    totals.ends[origin, outcome] = totals.ends.get((origin, outcome), 0) + 1
+                    _observe(totals.runs, origin, end.finished - end.started)
 
-    def lost(self, tasks: Iterable[str]) -> None:
-        """Count jobs of these tasks that were rescued from dead processes. The run times of these jobs are unknown."""
+    def lost(self, origins: Iterable[Origin]) -> None:
+        """Count jobs that were rescued from dead processes. The run times of these jobs are unknown."""
         if self.is_wanted:
             with self._lock:
-                for task in tasks:
-                    key = (task, RunOutcome.lost)
+                for origin in origins:
+                    key = (origin, RunOutcome.lost)
                     self._totals.ends[key] = self._totals.ends.get(key, 0) + 1
 
     def totals(self) -> Totals:
@@ -123,10 +126,10 @@ class Counters:
                 _observe(self._totals.waits, *self._begun.popleft())
 
 
-def _observe(of_tasks: dict[str, Histogram], task: str, seconds: float) -> None:
-    histogram = of_tasks.get(task)
+def _observe(histograms: dict[Origin, Histogram], origin: Origin, seconds: float) -> None:
+    histogram = histograms.get(origin)
     if histogram is None:
-        histogram = of_tasks[task] = EMPTY.copy()
+        histogram = histograms[origin] = EMPTY.copy()
     seconds = max(0.0, seconds)
     histogram[bisect_left(BUCKETS, seconds)] += 1
     histogram[-1] += seconds

@@ -113,6 +113,8 @@ class Figures:
 
     Of the queued and scheduled jobs, only those that come next are counted.
     """
+    running: set[tuple[str, str]]
+    """The tasks and queues of the running jobs."""
     limits: list[LimitStatus]
     """The limits, except those that apply to only one key."""
     alive: dict[str, int]

@@ -11,6 +11,7 @@ from sqla_jobs.calls.run_lines import log_rescued
 from sqla_jobs.calls.statements import Calls, Transactions
 from sqla_jobs.calls.values import Among, Rescued
 from sqla_jobs.rules.dead_processes import Sightings
+from sqla_jobs.runtime.counters import Origin
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import LeaseSettings
 
@@ -46,14 +47,14 @@ class Heartbeat:
         living: Callable[[], Collection[uuid.UUID]],
         beaten: Callable[[set[uuid.UUID], float], None],
         gone: Callable[[uuid.UUID], None],
-        lost: Callable[[Iterable[str]], None],
+        lost: Callable[[Iterable[Origin]], None],
     ) -> None:
         """Prepare to send heartbeats.
 
         `beaten` is called with the processes whose heartbeat was stored, and with the time.
 
         `gone` is called with each process whose row is missing: another process considered it dead. `lost` is called
-        with the tasks of the rescued jobs.
+        with the tasks and queues of the rescued jobs.
         """
         self._engine: Transactions = engine
         self._queries: Calls = queries
@@ -130,7 +131,7 @@ class Heartbeat:
                 return self._queries.to_rescue(connection, which)
 
         rescued = [job for part in self._set_aside.around("its rescue", rescue, candidates) for job in part]
-        self._lost(job.task for job in rescued)
+        self._lost((job.task, job.queue) for job in rescued)
         for job in rescued:
             log_rescued(job)
         if not rescued:

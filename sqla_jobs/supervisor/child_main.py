@@ -69,12 +69,26 @@ def main(application: Application, pipe: Connection, memory: Memory) -> None:
 
 
 def _observe(parent: ParentConnection, jobs: Jobs[Any], worker: Worker) -> None:
-    """Make `parent` report the worker's state, and figures from the database, to the parent process."""
+    """Make `parent` report the worker's state, figures and the application's metrics to the parent process."""
     from sqla_jobs.monitoring.figures import read_briefly
 
     jobs.counters.is_wanted = True
     parent.observe = lambda: Observed(jobs.counters.totals(), worker.last_error)
+    parent.metrics = _default_registry
     parent.figures = Cached(partial(read_briefly, jobs), seconds=1.0, patience=5.0).get
+
+
+def _default_registry() -> str | None:
+    """Return prometheus-client's default registry as text. None if the application does not use prometheus-client."""
+    if "prometheus_client" not in sys.modules:
+        return None
+    from prometheus_client import REGISTRY, generate_latest
+
+    try:
+        return generate_latest(REGISTRY).decode()
+    except Exception:
+        log.warning("cannot read the metrics of the application", exc_info=True)
+        return None
 
 
 def _leave_it_to_the_parent(number: int, frame: FrameType | None) -> None:

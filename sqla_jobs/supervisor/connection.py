@@ -34,9 +34,11 @@ from sqla_jobs.supervisor.messages import (
     Kill,
     Leaving,
     LookAgain,
+    MetricsRead,
     Observed,
     PassOn,
     ReadFigures,
+    ReadMetrics,
     Registered,
     Serving,
     Stop,
@@ -77,6 +79,8 @@ class ParentConnection:
         """Returns the worker's state; the attribute is None if the parent does not want reports."""
         self.figures: Callable[[], Figures | None] = lambda: None
         """Reads the figures from the database."""
+        self.metrics: Callable[[], str | None] = lambda: None
+        """Reads the application's own metrics."""
         self._report_at = 0.0
         self._job_listener: JobListener | None = None
         self._pipe = pipe
@@ -226,7 +230,10 @@ class ParentConnection:
     def _send_figures(self) -> None:
         self.send(FiguresRead(self.figures()))
 
-    def _obey(self, message: ChildSpec | Heard | LookAgain | Gone | ReadFigures | Stop) -> None:
+    def _send_metrics(self) -> None:
+        self.send(MetricsRead(self.metrics()))
+
+    def _obey(self, message: ChildSpec | Heard | LookAgain | Gone | ReadFigures | ReadMetrics | Stop) -> None:
         match message:
             case ChildSpec():
                 self._specs.put(message)
@@ -238,6 +245,8 @@ class ParentConnection:
                 self._gone = process_id
             case ReadFigures():
                 threading.Thread(target=self._send_figures, name="sqla_jobs-scrape", daemon=True).start()
+            case ReadMetrics():
+                threading.Thread(target=self._send_metrics, name="sqla_jobs-scrape", daemon=True).start()
             case Stop():
                 self.stop.set()
 

@@ -139,6 +139,13 @@ class FiguresRead:
     figures: Figures | None
 
 
+@dataclass(frozen=True, slots=True)
+class MetricsRead:
+    """To the parent, in answer to `ReadMetrics`. `None` means that there are none, or that they cannot be read."""
+
+    text: str | None
+
+
 ToParent = (
     Configured
     | Statements
@@ -152,6 +159,7 @@ ToParent = (
     | Drained
     | Observed
     | FiguresRead
+    | MetricsRead
 )
 
 
@@ -180,6 +188,11 @@ class LookAgain:
 @dataclass(frozen=True, slots=True)
 class ReadFigures:
     """To the child: read the figures from the database."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadMetrics:
+    """To the child: read the application's own metrics."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,26 +5,56 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from sqla_jobs.rules.wording import duration
 from sqla_jobs.runtime.counters import Counters, Totals
 from sqla_jobs.runtime.figures import Cached, Figures
-from sqla_jobs.supervisor.messages import Observed, ReadFigures
+from sqla_jobs.supervisor.messages import Observed, ReadFigures, ReadMetrics
 
 if TYPE_CHECKING:
     from sqla_jobs.supervisor.child import ChildProcess
     from sqla_jobs.supervisor.roster import Roster
     from sqla_jobs.supervisor.spec import ChildSpec
 
+T = TypeVar("T")
+
+_CACHED_METRICS = 1.0
+"""Seconds for which the application's metrics are cached. The application's collectors may be slow."""
+_PATIENCE_METRICS = 2.0
+"""Seconds that a scrape waits for the application's metrics, so that slow ones do not cost the worker's own."""
 _CACHED = 10.0
 """Seconds for which figures are cached, so that scrapes cannot overload the database."""
 _PATIENCE = 5.0
 """Seconds that a scrape waits for the figures."""
 _STUCK = 10.0
 """Seconds without an iteration after which the main loop counts as stuck. It should iterate every 0.1 s."""
+
+
+class _Question(Generic[T]):
+    """A question to any one child. Only one thread asks it at a time. A child that cannot answer logs why."""
+
+    def __init__(self, children: Roster, message: object) -> None:
+        self._children = children
+        self._message = message
+        self._answer = Future[T | None]()
+
+    def ask(self) -> T | None:
+        """Return a child's answer, or `None` if none comes in time."""
+        self._answer = Future()
+        for child in self._children.claiming()[:1]:
+            child.hint(self._message)
+            with suppress(TimeoutError):
+                return self._answer.result(_PATIENCE)
+        return None
+
+    def hear(self, answer: T | None) -> None:
+        """Pass a child's answer on to the thread that asks."""
+        if not self._answer.done():
+            self._answer.set_result(answer)
 
 
 class Report:
@@ -39,8 +69,12 @@ class Report:
         self._gone = Totals()
         """The totals of children that have ended."""
         self._lock = threading.Lock()
-        self._answer = Future[Figures | None]()
-        self._figures = Cached(self._ask, seconds=_CACHED, patience=_PATIENCE)
+        self.ended: Callable[[int], None] = lambda pid: None
+        """Called with the pid of a child that has ended."""
+        self._asked_figures = _Question[Figures](children, ReadFigures())
+        self._figures = Cached(self._asked_figures.ask, seconds=_CACHED, patience=_PATIENCE)
+        self._asked_metrics = _Question[str](children, ReadMetrics())
+        self._metrics = Cached(self._asked_metrics.ask, seconds=_CACHED_METRICS, patience=_PATIENCE_METRICS)
         self._turned_at = time.monotonic()
         self._lease = math.inf
 
@@ -61,11 +95,15 @@ class Report:
 
     def hear_figures(self, figures: Figures | None) -> None:
         """Store the figures that a child has read."""
-        if not self._answer.done():
-            self._answer.set_result(figures)
+        self._asked_figures.hear(figures)
+
+    def hear_metrics(self, text: str | None) -> None:
+        """Store the application's metrics that a child has read."""
+        self._asked_metrics.hear(text)
 
     def take_over(self, child: ChildProcess) -> None:
         """Add an ended child's counts to those of the children that ended earlier."""
+        self.ended(child.pid)
         with self._lock:
             self._gone = Totals.of([self._gone, self._totals.pop(child.pid, Totals())])
 
@@ -78,6 +116,13 @@ class Report:
         """Return the figures that a child has read, or `None` if no child replies in time."""
         return self._figures.get() if self.can_ask() else None
 
+    def application_metrics(self) -> str | None:
+        """Return the application's own metrics as text.
+
+        Return `None` if the child does not reply in time, or if there are several: their numbers cannot be added up.
+        """
+        return self._metrics.get() if len(self._children.slots) == 1 and self.can_ask() else None
+
     def can_ask(self) -> bool:
         """Return whether any child can be asked for the figures.
 
@@ -88,15 +133,6 @@ class Report:
     def stalled(self) -> int:
         """Return the number of children that make no progress."""
         return len(self._children.hung())
-
-    def _ask(self) -> Figures | None:
-        """Ask one child for the figures. If the child cannot read the figures, it logs why."""
-        self._answer = Future()
-        for child in self._children.claiming()[:1]:
-            child.hint(ReadFigures())
-            with suppress(TimeoutError):
-                return self._answer.result(_PATIENCE)
-        return None
 
     def why_not_alive(self) -> str | None:
         """Return why the process should be restarted, or `None` if its main loop is running."""

@@ -31,6 +31,7 @@ from sqla_jobs.supervisor.messages import (
     Heard,
     Kill,
     Leaving,
+    MetricsRead,
     Observed,
     PassOn,
     Registered,
@@ -230,6 +231,8 @@ class Supervisor:
                 self.report.hear(child, message)
             case FiguresRead(figures):
                 self.report.hear_figures(figures)
+            case MetricsRead(text):
+                self.report.hear_metrics(text)
             case Leaving():
                 child.process_id, child.has_left = None, True
 

@@ -44,7 +44,7 @@ class Bookkeeping:
             self.started = self._on_started
 
     def _on_started(self, attempt: Attempt) -> None:
-        self._counters.begun(attempt.job.task, attempt.waited)
+        self._counters.begun(attempt.job.task, attempt.job.queue, attempt.waited)
         if self._notify_started is not None:
             self._notify_started(attempt)
 
@@ -80,7 +80,7 @@ class Bookkeeping:
             counted = [end for end in ended if end.outcome != RESCUED]
             if self.started is None:  # counting was off when the worker started
                 for end in counted:
-                    self._counters.begun(end.lease.task, _waited(end))
+                    self._counters.begun(end.lease.task, end.lease.queue, _waited(end))
             self._counters.ended(counted)
 
 

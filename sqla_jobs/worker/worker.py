@@ -163,7 +163,7 @@ class Worker(Service):
         except ProgrammingError as error:
             raise ConfigurationError(explain(error)) from error
         self._started = True
-        self._jobs.counters.serves(one.name for one in declarations.values())
+        self._jobs.counters.serves((one.name, one.defaults["queue"]) for one in declarations.values())
         self._finisher.start(self._books.settled)
         self._events.start()
         self._runners.start(

@@ -51,9 +51,10 @@ StartObserved = Callable[..., Observed]
 def start_observed(start_worker: StartWorker) -> StartObserved:
     """Starts a worker on a port of its own, and waits until it is ready."""
 
-    def start(url: str, *options: str) -> Observed:
+    def start(url: str, *options: str, application: str = "tests.shop:jobs") -> Observed:
         port = free_port()
-        found = Observed(start_worker(url, "--metrics-port", f"127.0.0.1:{port}", *options), port)
+        options = ("--metrics-port", f"127.0.0.1:{port}", *options)
+        found = Observed(start_worker(url, *options, application=application), port)
         wait_until(lambda: found.get("/readyz").status == 200)
         return found
 
@@ -80,7 +81,7 @@ def parsed(text: str) -> Samples:
     }
 
 
-def end_of(task: str, seconds: float = 0.1) -> RunEnd:
+def end_of(task: str, seconds: float = 0.1, queue: str = "default") -> RunEnd:
     """The end of a run that went well."""
-    job = Claimed(1, 1, uuid4(), task, "default", 0, 1, "{}", 1, 25, None, 0.0, None, 0.0)
+    job = Claimed(1, 1, uuid4(), task, queue, 0, 1, "{}", 1, 25, None, 0.0, None, 0.0)
     return RunEnd(job, Outcome.succeeded(), 1.0, 1.0 + seconds)

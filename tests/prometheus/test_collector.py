@@ -116,13 +116,16 @@ def test_workers_of_this_process_are_counted_by_task_and_outcome(session: Sessio
         ("cancelled", "give_up"): 1,
         ("failed", "misbehave"): 1,
     }
-    started = {key[1]: value for key, value in found.items() if key[0] == "sqla_jobs_runs_started_total" and value}
+    started = {key[2]: value for key, value in found.items() if key[0] == "sqla_jobs_runs_started_total" and value}
     assert started == {"mark": 5, "write": 2, "flaky": 2, "give_up": 1, "misbehave": 1}
     assert found["sqla_jobs_claimed_jobs_total",] == 11
     assert 1 <= found["sqla_jobs_claims_total",] <= 11
-    assert (found["sqla_jobs_run_seconds_count", "write"], found["sqla_jobs_wait_seconds_count", "write"]) == (2, 2)
-    assert 0.03 <= found["sqla_jobs_run_seconds_sum", "write"] < 5
-    assert 40 <= found["sqla_jobs_wait_seconds_sum", "write"] < 100
+    assert (
+        found["sqla_jobs_run_seconds_count", "default", "write"],
+        found["sqla_jobs_wait_seconds_count", "default", "write"],
+    ) == (2, 2)
+    assert 0.03 <= found["sqla_jobs_run_seconds_sum", "default", "write"] < 5
+    assert 40 <= found["sqla_jobs_wait_seconds_sum", "default", "write"] < 100
 
 
 def test_a_collector_that_comes_after_the_worker_has_started_sees_the_runs_that_end_from_then_on(
@@ -136,7 +139,7 @@ def test_a_collector_that_comes_after_the_worker_has_started_sees_the_runs_that_
         wait_until(lambda: worker.runs == 4)
         wait_until(lambda: ended(scrape(seen)) == {("succeeded", "mark"): 3, ("succeeded", "write"): 1})
         found = scrape(seen)
-    started = {key[1]: value for key, value in found.items() if key[0] == "sqla_jobs_runs_started_total" and value}
+    started = {key[2]: value for key, value in found.items() if key[0] == "sqla_jobs_runs_started_total" and value}
     assert started == {"mark": 3, "write": 1}
 
 
@@ -176,10 +179,14 @@ def test_an_attempt_that_gets_no_transaction_has_not_started(
             writes.enqueue_many(session, [{}] * 3)
             session.commit()
             wait_until(lambda: states(database) == {"scheduled": 3})
-            assert scrape(seen)["sqla_jobs_wait_seconds_count", "writes"] == 0
+            assert scrape(seen)["sqla_jobs_wait_seconds_count", "default", "writes"] == 0
         wait_until(lambda: worker.runs == 3)
     found = scrape(seen)
-    assert found["sqla_jobs_runs_started_total", "writes"] == found["sqla_jobs_wait_seconds_count", "writes"] == 3
+    assert (
+        found["sqla_jobs_runs_started_total", "default", "writes"]
+        == found["sqla_jobs_wait_seconds_count", "default", "writes"]
+        == 3
+    )
     assert len(started) == 3
     small.dispose()
 
@@ -189,28 +196,28 @@ def test_a_run_whose_lease_is_gone_has_ended_as_lost(session: Session, database:
     one = shop.wait.enqueue(session, n=1)
     session.commit()
     with jobs.worker():
-        wait_until(lambda: scrape(seen).get(("sqla_jobs_runs_started_total", "wait")) == 1)
+        wait_until(lambda: scrape(seen).get(("sqla_jobs_runs_started_total", "default", "wait")) == 1)
         with database.begin() as connection:
             connection.execute(text("DELETE FROM sqla_jobs WHERE id = :id"), {"id": one.id})
         shop.gate.set()
-        wait_until(lambda: scrape(seen).get(("sqla_jobs_runs_ended_total", "lost", "wait")) == 1)
+        wait_until(lambda: scrape(seen).get(("sqla_jobs_runs_ended_total", "lost", "default", "wait")) == 1)
 
 
 def ended(found: Samples) -> Samples:
     """By outcome and task, those of which there are any."""
-    return {key[1:]: value for key, value in found.items() if key[0] == "sqla_jobs_runs_ended_total" and value}
+    return {(key[1], key[3]): value for key, value in found.items() if key[0] == "sqla_jobs_runs_ended_total" and value}
 
 
 def test_what_a_worker_takes_back_from_the_dead_is_lost_and_counted_by_task(session: Session) -> None:
     seen = registry(jobs)
     for task in ("wait", "wait", "of_another_application"):
         orphan(session, task)
-    wanted = ("sqla_jobs_runs_ended_total", "lost", "of_another_application")
+    wanted = ("sqla_jobs_runs_ended_total", "lost", "default", "of_another_application")
     scrape(seen)
     assert scrape(seen)[wanted] == 0, "that it rises can be seen"
     with jobs.worker(["other"], heartbeat=0.05, lease=5):
         wait_until(lambda: ended(scrape(seen)) == {("lost", "wait"): 2, ("lost", "of_another_application"): 1})
-    assert scrape(seen)["sqla_jobs_run_seconds_count", "wait"] == 0, "nobody knows how long they took"
+    assert scrape(seen)["sqla_jobs_run_seconds_count", "default", "wait"] == 0, "nobody knows how long they took"
 
 
 def orphan(session: Session, task: str) -> None:
@@ -231,7 +238,7 @@ def test_a_run_that_was_taken_back_from_a_living_process_is_counted_once(session
     shop.wait.enqueue(session, n=1)
     session.commit()
     with jobs.worker(heartbeat=0.05, lease=5) as worker:
-        wait_until(lambda: scrape(seen).get(("sqla_jobs_runs_started_total", "wait")) == 1)
+        wait_until(lambda: scrape(seen).get(("sqla_jobs_runs_started_total", "default", "wait")) == 1)
         with database.begin() as connection:
             connection.execute(text("DELETE FROM sqla_processes"))
         wait_until(lambda: ended(scrape(seen)) == {("lost", "wait"): 1})
@@ -270,7 +277,7 @@ def test_several_jobs_in_one_registry_are_told_apart_by_a_label(session: Session
     jobs.worker(["mail"]).drain()
     shown = generate_latest(seen).decode()
     found = parsed(shown)
-    assert found["sqla_jobs_runs_ended_total", "shop", "succeeded", "mark"] == 3
+    assert found["sqla_jobs_runs_ended_total", "shop", "succeeded", "mail", "mark"] == 3
     assert found["sqla_jobs_database_up", "shop"] == found["sqla_jobs_database_up", "limited"] == 1
     assert len(re.findall("^# TYPE sqla_jobs_database_up ", shown, re.MULTILINE)) == 1, "as the format demands"
 
@@ -305,7 +312,7 @@ def test_a_database_that_is_away_leaves_what_workers_have_counted(database: Engi
     jobs.bind(create_engine("postgresql+psycopg://127.0.0.1:1/nothing"))
     found = scrape(seen)
     assert found["sqla_jobs_database_up",] == 0
-    assert found["sqla_jobs_runs_ended_total", "succeeded", "mark"] == 1
+    assert found["sqla_jobs_runs_ended_total", "succeeded", "default", "mark"] == 1
     assert not any(name.startswith(("sqla_jobs_queue", "sqla_jobs_task", "sqla_jobs_processes")) for name, *_ in found)
 
 
@@ -323,14 +330,26 @@ def test_the_number_of_series_is_bounded(session: Session) -> None:
     jobs.counters.ended(end_of(f"counted{n}") for n in range(500))
     found = scrape(seen)
     assert {key: found[key] for key in before}.keys() == before.keys(), "a series stays"
-    assert len({key[1] for key in found if key[0] == "sqla_jobs_queue_jobs"}) == 101
+    queues = {key[1] for key in found if key[0] == "sqla_jobs_queue_jobs"}
+    assert len(queues | {"default"}) == 101, "the runs were of the queue default"
     assert sum(value for key, value in found.items() if key[0] == "sqla_jobs_queue_jobs" and key[2] == "queued") == 300
-    counted = {key[2]: value for key, value in found.items() if key[0] == "sqla_jobs_runs_ended_total"}
+    counted = {key[3]: value for key, value in found.items() if key[0] == "sqla_jobs_runs_ended_total"}
     assert sum(counted.values()) == 550
     of_tasks = {key[2] for key in found if key[0] == "sqla_jobs_task_jobs"}
     assert len(of_tasks | counted.keys()) == 101
     assert "other" in counted
-    assert found["sqla_jobs_runs_ended_total", "succeeded", "counted7"] == 2
+    assert found["sqla_jobs_runs_ended_total", "succeeded", "default", "counted7"] == 2
+
+
+def test_a_run_is_counted_by_its_queue_and_many_queues_of_a_task_are_one(database: Engine) -> None:
+    seen = registry(jobs)
+    jobs.counters.ended(end_of("mark", queue=f"of_customer_{n % 300}") for n in range(600))
+    found = {
+        key[2]: value for key, value in scrape(seen).items() if key[:2] == ("sqla_jobs_runs_ended_total", "succeeded")
+    }
+    assert (found["of_customer_0"], found["of_customer_1"]) == (2, 2)
+    assert len(found) == 101
+    assert (sum(found.values()), found["other"]) == (600, 400)
 
 
 def test_a_histogram_has_a_run_in_the_bucket_that_its_length_fits(database: Engine) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sqla_jobs.prometheus.families import Labels, of_figures, of_stalled, of_totals
+from sqla_jobs.prometheus.families import Labels, RunLabels, of_figures, of_stalled, of_totals
 from sqla_jobs.rules.wording import Count
 from sqla_jobs.runtime.counters import Counters
 from sqla_jobs.runtime.figures import Figures, LimitStatus, QueueStatus
@@ -59,6 +59,7 @@ LIMIT = LimitStatus(
 FIGURES = Figures(
     [QUEUE],
     {("queued", "mark"): 1},
+    set(),
     [LIMIT],
     {"worker": 1},
     {},
@@ -70,10 +71,11 @@ def exported() -> dict[str, tuple[str, set[str]]]:
     """By name the type and the labels of each metric, as the page has them."""
     counters = Counters()
     counters.is_wanted = True
-    counters.begun("mark", 1.0)
+    counters.begun("mark", "default", 1.0)
     counters.ended([end_of("mark")])
-    names = Labels(), Labels(), Labels(), Labels()
-    families = [*of_totals(counters.totals(), names[0]), of_stalled(0), *of_figures(FIGURES, *names[1:])]
+    names = Labels(), Labels(), Labels()
+    runs = of_totals(counters.totals(), RunLabels(*names[:2]))
+    families = [*runs, of_stalled(0), *of_figures(FIGURES, *names)]
     return {
         f"{one.name}_total" if one.type == "counter" else one.name: (
             one.type,

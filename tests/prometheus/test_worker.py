@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
-from tests import shop
+from tests import metered_shop, shop
 from tests.conftest import StartWorker
 from tests.counting import children_of, runs, states, worker_pids
 from tests.helpers import refuse, wait_until
-from tests.prometheus.conftest import Observed, Samples, StartObserved, parsed
+from tests.prometheus.conftest import Observed, Samples, StartObserved, free_port, parsed
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +27,7 @@ def scrape(worker: Observed) -> Samples:
 
 def ended(found: Samples) -> dict[tuple[str, ...], float]:
     """By outcome and task."""
-    return {key[1:]: value for key, value in found.items() if key[0] == "sqla_jobs_runs_ended_total" and value}
+    return {(key[1], key[3]): value for key, value in found.items() if key[0] == "sqla_jobs_runs_ended_total" and value}
 
 
 def counters(found: Samples) -> Samples:
@@ -50,7 +52,11 @@ def test_the_counts_of_all_children_are_one_and_never_fall_though_children_die(
     }
     wait_until(lambda: ended(scrape(worker)) == expected)
     before = scrape(worker)
-    assert before["sqla_jobs_wait_seconds_count", "mark"] == before["sqla_jobs_runs_started_total", "mark"] == 200
+    assert (
+        before["sqla_jobs_wait_seconds_count", "default", "mark"]
+        == before["sqla_jobs_runs_started_total", "default", "mark"]
+        == 200
+    )
     assert before["sqla_jobs_heartbeats_total",] >= 2
     wait_until(lambda: len(worker_pids(database)) == 2)
     with Session(database) as session:
@@ -112,7 +118,7 @@ def test_the_figures_of_the_database_are_those_that_a_child_reads(
     assert found["sqla_jobs_queue_jobs", "elsewhere", "queued"] == 7
     assert found["sqla_jobs_task_jobs", "queued", "mark"] == 7
     assert found["sqla_jobs_processes", "worker", "alive"] == 1
-    wait_until(lambda: scrape(worker).get(("sqla_jobs_runs_ended_total", "failed", "flaky")) == 0)
+    wait_until(lambda: scrape(worker).get(("sqla_jobs_runs_ended_total", "failed", "default", "flaky")) == 0)
     answer = worker.get("/metrics")
     assert answer.kind.startswith("text/plain; version=")
     with database.connect() as connection:
@@ -157,3 +163,58 @@ def test_what_a_worker_counted_until_its_end_is_told(
             session.commit()
     wait_until(lambda: states(database) == {"succeeded": 30})
     wait_until(lambda: ended(scrape(worker)) == {("succeeded", "mark"): 30})
+
+
+def mails(found: Samples) -> dict[str, float]:
+    return {key[1]: value for key, value in found.items() if key[0] == "shop_mails_total"}
+
+
+def test_the_metrics_of_the_application_are_served_beside_those_of_the_worker(
+    database: Engine, database_url: str, start_observed: StartObserved
+) -> None:
+    worker = start_observed(database_url, application="tests.metered_shop:jobs")
+    with Session(database) as session:
+        metered_shop.send.enqueue_many(session, [{"kind": "welcome"}] * 3)
+        session.commit()
+    wait_until(lambda: mails(scrape(worker)) == {"welcome": 3})
+    wait_until(lambda: ended(scrape(worker)) == {("succeeded", "send"): 3})
+    families = re.findall(r"^# TYPE (\S+)", worker.get("/metrics").text, re.MULTILINE)
+    assert len(families) == len({*families}), "the application's collector of the same jobs is not shown again"
+    assert "process_resident_memory_bytes" in families
+    (child,) = children_of(worker.process)
+    os.kill(child, signal.SIGKILL)
+    wait_until(lambda: mails(scrape(worker)) == {} and worker.get("/readyz").status == 200)
+
+
+def test_the_metrics_of_the_application_in_several_processes_are_added_up(
+    database: Engine,
+    database_url: str,
+    start_observed: StartObserved,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (directory := tmp_path / "metrics").mkdir()
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(directory))
+    worker = start_observed(
+        database_url, "--processes", "2", "--concurrency", "1", application="tests.metered_shop:jobs"
+    )
+    wait_until(lambda: len(worker_pids(database)) == 2)
+    rounds = 0
+    while scrape(worker).get(("shop_busy",)) != 2:  # until both have sent some
+        with Session(database) as session:
+            metered_shop.send.enqueue_many(session, [{"kind": "welcome"}] * 20)
+            session.commit()
+        rounds += 1
+        wait_until(lambda: mails(scrape(worker)) == {"welcome": 20 * rounds})  # noqa: B023 - it is called at once
+    child, _ = children_of(worker.process)
+    os.kill(child, signal.SIGKILL)
+    wait_until(lambda: scrape(worker)["shop_busy",] == 1)
+    assert mails(scrape(worker)) == {"welcome": 20 * rounds}
+
+
+def test_a_directory_of_metrics_that_is_not_there_is_told_at_once(
+    database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "nowhere"))
+    assert start_worker(database_url, "--metrics-port", str(free_port())).wait(60) == 2
+    assert "nowhere is not a directory" in (tmp_path / "worker-0.log").read_text()

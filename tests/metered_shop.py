@@ -1,0 +1,25 @@
+"""The application of workers whose tasks have metrics of their own."""
+
+from __future__ import annotations
+
+from prometheus_client import REGISTRY, Counter, Gauge
+from sqlalchemy.orm import DeclarativeBase
+
+import sqla_jobs.prometheus
+from sqla_jobs import Jobs
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+jobs = Jobs(Base)
+REGISTRY.register(sqla_jobs.prometheus.collector(jobs))  # the port shows the worker's own only
+MAILS = Counter("shop_mails", "Mails that were sent.", ["kind"])
+BUSY = Gauge("shop_busy", "Sums that live processes hold.", multiprocess_mode="livesum")
+
+
+@jobs.task
+def send(kind: str) -> None:
+    MAILS.labels(kind).inc()
+    BUSY.set(1)
