@@ -28,7 +28,7 @@ class RunOutcome(StrEnum):
     retried = "retried"
     """The task raised an exception, and a retry follows."""
     snoozed = "snoozed"
-    """The task raised `Snooze`; the attempt does not count."""
+    """The task raised `Snooze`, sleeps or waits, or its row was held for too long; the attempt does not count."""
     lost = "lost"
     """The attempt's process died or lost the job."""
 

@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 
 from tests import step_shop
 from tests.conftest import StartWorker
-from tests.helpers import wait_until, waiting_for_locks
+from tests.coroutines.rows import asynchronous
+from tests.helpers import as_id, wait_until, waiting_for_locks
 from tests.step_shop import Effect, effects, jobs
 from tests.steps.test_signals import state
 from tests.steps.test_sleeps import outcomes
@@ -99,10 +100,12 @@ def test_an_attempt_whose_row_is_held_again_and_again_fails_by_its_policy(
     assert "another transaction held the job's row" in error_of(session, job)
 
 
-@pytest.mark.parametrize("task", [step_shop.held_at_a_step, step_shop.held_at_an_awaited_step])
-def test_a_step_whose_row_is_held_for_too_long_is_given_up_and_called_again(
-    database: Engine, database_url: str, session: Session, caplog: pytest.LogCaptureFixture, task: Any
+@pytest.mark.parametrize(("task", "driver"), [*((task, "psycopg") for task in HELD), (HELD[-1], "asyncpg")], ids=as_id)
+def test_a_run_whose_row_is_held_for_too_long_gives_up_and_is_repeated(
+    database: Engine, database_url: str, session: Session, caplog: pytest.LogCaptureFixture, task: Any, driver: str
 ) -> None:
+    if driver == "asyncpg":
+        jobs.bind(database, async_bind=asynchronous(database, driver))
     job = task.enqueue(session, url=database_url)
     session.commit()
     with jobs.worker(heartbeat=0.2, lease=1.5):
