@@ -31,11 +31,13 @@ with Session(create_engine({url!r})) as session:
 """
 
 
+@pytest.mark.polls
 @pytest.mark.promise("Enqueueing is part of your transaction")
 def test_a_program_that_is_killed_leaves_the_job_that_it_has_committed_and_no_other(
     database: Engine, database_url: str, start_worker: StartWorker
 ) -> None:
-    start_worker(database_url)
+    """The message after a commit may die with the program, so the worker polls."""
+    start_worker(database_url, "--poll", "0.5")
     for n, then in enumerate(["pass", "session.commit()", "session.rollback()"]):
         program = ENQUEUES.format(url=database_url, n=n, then=then)
         assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False, timeout=60).returncode == -9
