@@ -23,6 +23,7 @@ from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import JobState
 from sqla_jobs.queries.change_jobs import hold, update_jobs
 from sqla_jobs.queries.expressions import last_run_of
+from sqla_jobs.rules.checks import check_id
 from sqla_jobs.rules.wording import plural
 from sqla_jobs.tasks.registry import Tasks
 
@@ -284,7 +285,7 @@ def short_waits(it: Changing, impossible: str) -> Generator[None]:
 def id_of(session: Session, job: JobMixin | int) -> int:
     """Return the id of a job. Flush the job if it has none yet. Raises `ArgumentsError` for any other object."""
     if isinstance(job, int):
-        return job
+        return check_id(job)
     if not isinstance(job, JobMixin):
         raise ArgumentsError(f"{job!r:.60} is neither a job nor the id of one, an integer")
     if instance_state(job).pending:

@@ -81,6 +81,8 @@ def _named(it: Changing, queue: str | None, task: object) -> tuple[Any, tuple[An
         check_common({"queue": queue})
         return it.models.Queue, (queue,)
     paused = it.models.PausedTask
+    if isinstance(task, str):
+        check_text("task", task)
     is_forgotten = isinstance(task, str) and task not in it.tasks and it.session.get(paused, task) is not None
     return paused, (task,) if is_forgotten else it.tasks.names(task)
 

@@ -11,11 +11,10 @@ from sqlalchemy import ARRAY, ColumnElement, Text, case, cast, func, or_, select
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import aliased
 
-from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import JobState
 from sqla_jobs.queries.json_search import holds
-from sqla_jobs.rules.checks import MAX_ID, check_json, check_text
+from sqla_jobs.rules.checks import check_id, check_json, check_text
 from sqla_jobs.rules.redaction import HIDDEN
 
 
@@ -55,8 +54,8 @@ class Selection:
                 check_text(name, text)
         check_json("args", dict(self.args))
         check_json("results", dict(self.results))
-        if wrong := [one for one in (*self.ids, *self.schedules, *self.batches) if abs(one) > MAX_ID]:
-            raise ArgumentsError(f"{wrong[0]} is not an id: ids go up to {MAX_ID}")
+        for one in (*self.ids, *self.schedules, *self.batches):
+            check_id(one)
 
     @property
     def is_everything(self) -> bool:

@@ -20,7 +20,7 @@ from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import JobState
 from sqla_jobs.models.workflow_columns import BatchMixin
-from sqla_jobs.rules.checks import check_seconds
+from sqla_jobs.rules.checks import check_id, check_seconds
 from sqla_jobs.rules.wording import plural
 
 J = TypeVar("J", bound=JobMixin)
@@ -143,7 +143,7 @@ async def last_update_async(following: Following[U_co]) -> U_co:
 
 def _id_of(what: JobMixin | int | BatchMixin) -> int:
     if isinstance(what, int):
-        return what
+        return check_id(what)
     if not isinstance(what, JobMixin | BatchMixin):
         raise ArgumentsError(f"a job, its id or a batch is followed, got {what!r:.100}")
     state: InstanceState[Any] = instance_state(what)

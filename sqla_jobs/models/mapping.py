@@ -104,8 +104,11 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
     if schema == "":
         raise ConfigurationError("schema='': name a schema, or leave it out for the one of the metadata")
     schema = schema if schema is not None else metadata.schema
-    if schema and set(schema) & {"%", ":"}:
-        raise ConfigurationError(f"schema must not contain % or :, which mark parameters in statements, got {schema!r}")
+    if schema and (not schema.isprintable() or re.search(r"['%]|(?<!\w):\w", schema)):
+        raise ConfigurationError(
+            "schema must be printable, and must not contain %, ' or a word that begins with :, which have a meaning of "
+            f"their own in statements, got {schema!r:.60}: rename it"
+        )
     nouns = (
         *("jobs", "runs", "schedules", "ticks", "processes", "queues", "paused_tasks", "limits", "starts", "audit"),
         *("batches", "edges", "steps", "signals"),

@@ -44,6 +44,13 @@ def check_integer(what: str, number: object, *, least: int, most: int, error: ty
     return number
 
 
+def check_id(number: int) -> int:
+    """Return the id of a row. Raises `ArgumentsError` for a number that no row can have as its id."""
+    if isinstance(number, bool) or abs(number) > MAX_ID:
+        raise ArgumentsError(f"{number!r:.60} is not an id: ids are integers, and go up to {MAX_ID}")
+    return number
+
+
 def check_name(what: str, name: object, *, without: str = "", error: type[JobsError] = ArgumentsError) -> str:
     """Return `name`. Raises `error` if it is not text, is empty or too long, or contains a character in `without`."""
     if not isinstance(name, str) or not 0 < len(name) <= 200 or not name.isprintable() or set(name) & set(without):

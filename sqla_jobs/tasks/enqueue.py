@@ -96,6 +96,10 @@ def check_options(job_class: type[Any], options: Mapping[str, Any]) -> dict[str,
     check_common(given)
     _check_unique(given.get("unique_key"), given.get("unique"))
     check_after(given)
+    if run_at == PARKED and "after" in given:
+        raise ArgumentsError(
+            "after= and run_at=PARKED exclude each other: a job that waits for others starts after them; leave one out"
+        )
     if "headers" in given:
         given["headers"] = check_headers(given["headers"])
     if "columns" not in given:

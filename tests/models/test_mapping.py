@@ -359,10 +359,10 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "prefix": (lambda: plain(prefix="My-"), "prefix must be at most 31 lower-case letters, digits and _, got 'My-'"),
     "long prefix": (lambda: plain(prefix="x" * 32), "at most 31"),
     "schema": (lambda: plain(schema=""), "schema='': name a schema, or leave it out"),
-    "schema with %": (
-        lambda: plain(schema="100%"),
-        "schema must not contain %, which marks parameters in statements, got '100%'",
-    ),
+    "schema with %": (lambda: plain(schema="100%"), "which have a meaning of their own in statements, got '100%'"),
+    "schema with '": (lambda: plain(schema="o'ps"), "must not contain %, '"),
+    "schema with :": (lambda: plain(schema="a :b"), "a word that begins with :"),
+    "schema with NUL": (lambda: plain(schema="a\x00"), "schema must be printable"),
     "one string": (
         lambda: plain(tasks="shop.mail"),
         "tasks must be a list of module names, such as ['shop.mail'], got 'shop.mail'",
