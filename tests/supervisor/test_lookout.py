@@ -143,10 +143,10 @@ def test_all_children_take_part_in_a_burst(database: Engine, database_url: str, 
 def test_a_worker_says_how_many_connections_it_may_use_and_doctor_adds_them_up(
     database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
 ) -> None:
-    """Per child 4 and one a job, the parent 3, the clock 1."""
+    """Per child 4, 4 for steps and one a job, the parent 3, the clock 1."""
     with Session(database) as session:
         most = int(session.execute(text("SHOW max_connections")).scalar_one())
-    may_use = 2 * (4 + most // 2) + 3 + 1
+    may_use = 2 * (4 + 4 + most // 2) + 3 + 1
     start_worker(database_url, *CALM, "--processes", "2", "--concurrency", str(most // 2), "--clock")
     wait_until(lambda: len(worker_pids(database)) == 2, timeout=60)
     log = tmp_path / "worker-0.log"
