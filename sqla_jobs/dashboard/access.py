@@ -24,7 +24,8 @@ class Role(StrEnum):
     """May view all pages, and change jobs, queues, schedules and limits."""
 
 
-Authorize = Callable[[], Role | Literal["viewer", "operator"] | Literal[False] | None]
+RoleLike = Role | Literal["viewer", "operator"] | Literal[False] | None
+Authorize = Callable[[], RoleLike]
 """Called for each page. Returns the visitor's role, from Flask's `request`; `None` or `False` refuses the visitor."""
 
 Actor = Callable[[], str | None]
@@ -53,17 +54,23 @@ def allow_everyone(request: object = None) -> Role:
     return Role.operator
 
 
+def check_functions(authorize: object, actor: object) -> None:
+    """Raise `ConfigurationError` unless `authorize` and `actor` are functions that need no event loop."""
+    check_authorize(authorize)
+    for name, function in (("authorize", authorize), ("actor", actor)):
+        if iscoroutinefunction(function) or iscoroutinefunction(getattr(type(function), "__call__", None)):  # noqa: B004
+            raise ConfigurationError(
+                f"{name}={function!r} is a coroutine function, and no event loop is here to await it: give a plain "
+                "function, or mount create_asgi(…) in an ASGI application"
+            )
+
+
 def check_authorize(authorize: object) -> None:
     """Raise `ConfigurationError` unless `authorize` is callable."""
     if not callable(authorize):
         raise ConfigurationError(
             f"authorize={authorize!r}: give a function that returns Role.operator, Role.viewer or None for whoever "
             "asks; authorize=allow_everyone where something else guards the dashboard"
-        )
-    if iscoroutinefunction(authorize):
-        raise ConfigurationError(
-            f"authorize={authorize!r}: give a plain function, since pages are made in threads; what must be awaited, "
-            "find out in a middleware, and leave it in the scope of the request"
         )
 
 

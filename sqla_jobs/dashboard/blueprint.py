@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from werkzeug.exceptions import HTTPException
 
 from sqla_jobs.actions.schedules import UnknownSchedule
-from sqla_jobs.dashboard.access import HEADERS, Actor, Authorize, Role, check_authorize, check_secret, role_of
+from sqla_jobs.dashboard.access import HEADERS, Actor, Authorize, Role, check_functions, check_secret, role_of
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.dashboard.views import (
     audit,
@@ -79,10 +79,10 @@ def create_blueprint(
     - `actor`: a function that returns the visitor's name for the audit log.
     - `name`: the name of the blueprint. A second dashboard in one application needs another name.
 
-    Raises `ConfigurationError` if `authorize` is not a function. Registering the blueprint raises it if the application
-    has no SECRET_KEY.
+    Raises `ConfigurationError` if `authorize` is not a function, and if `authorize` or `actor` is a coroutine function.
+    Registering the blueprint raises it if the application has no SECRET_KEY.
     """
-    check_authorize(authorize)
+    check_functions(authorize, actor)
     site = Dashboard(jobs, authorize, actor, name)
     made = Blueprint(name, __name__, static_folder="static", static_url_path=_STATIC)
     made.record(_check)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from contextvars import ContextVar
+from inspect import isawaitable
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from flask import Flask, Request, abort, redirect, request
 from flask.sessions import SessionInterface
 
-from sqla_jobs.dashboard.access import Actor, Authorize, Role, check_authorize, check_secret
+from sqla_jobs.dashboard.access import Actor, Authorize, RoleLike, check_authorize, check_functions, check_secret
 from sqla_jobs.dashboard.blueprint import create_blueprint
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.jobs import Jobs
@@ -17,10 +20,12 @@ if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 ASGIApplication = Callable[[Any, Any, Any], Awaitable[None]]
-AuthorizeRequest = Callable[[Request], Role | Literal["viewer", "operator"] | Literal[False] | None]
+AuthorizeRequest = Callable[[Request], RoleLike]
 """Called for each page. Returns the visitor's role. `None` or `False` refuses the visitor."""
 ActorOf = Callable[[Request], str | None]
 """Returns the visitor's name for the audit log."""
+_AwaitedAuthorize = Callable[[Request], Awaitable[RoleLike]]
+_AwaitedActor = Callable[[Request], Awaitable[str | None]]
 _EVERY_METHOD = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
@@ -35,22 +40,32 @@ def create_wsgi(
     - `actor`: a function of the request that returns the visitor's name for the audit log.
     - `secret_key`: a long random text that signs the forms, the same in all processes of the server.
 
-    Raises `ConfigurationError` if `authorize` is not a function, or if `secret_key` is empty.
+    Raises `ConfigurationError` if `authorize` is not a function, if `authorize` or `actor` is a coroutine function, and
+    if `secret_key` is empty.
     """
+    check_functions(authorize, actor)
     return _create(jobs, "create_wsgi", authorize, actor, secret_key).wsgi_app
 
 
 def create_asgi(
-    jobs: Jobs[Any], *, authorize: AuthorizeRequest, actor: ActorOf | None = None, secret_key: str | bytes
+    jobs: Jobs[Any],
+    *,
+    authorize: AuthorizeRequest | _AwaitedAuthorize,
+    actor: ActorOf | _AwaitedActor | None = None,
+    secret_key: str | bytes,
 ) -> ASGIApplication:
     """Return the dashboard over `jobs` as an ASGI application, to be mounted under any prefix.
 
-    - `jobs`, `authorize`, `actor`, `secret_key`: as for `create_wsgi`. `authorize` and `actor` are called in threads;
-      their `request.environ["asgi.scope"]` is the ASGI scope.
+    - `jobs`, `authorize`, `actor`, `secret_key`: as for `create_wsgi`. `authorize` and `actor` may be coroutine
+      functions, which are awaited in the server's event loop. Plain functions are called in threads. Their
+      `request.environ["asgi.scope"]` is the ASGI scope.
 
-    Raises `ConfigurationError` as `create_wsgi` does, and if a2wsgi is not installed.
+    Raises `ConfigurationError` if `authorize` is not a function, if `secret_key` is empty, or if a2wsgi is not
+    installed.
     """
-    app = _create(jobs, "create_asgi", authorize, actor, secret_key)
+    check_authorize(authorize)
+    awaited_actor: Any = None if actor is None else _awaited(actor)
+    app = _create(jobs, "create_asgi", _awaited(authorize), awaited_actor, secret_key)
     try:
         from a2wsgi import WSGIMiddleware
     except ModuleNotFoundError as error:
@@ -65,7 +80,13 @@ def create_asgi(
         return answer
 
     adapted: Any = placed  # a2wsgi has types of its own for WSGI
-    return WSGIMiddleware(adapted)
+    dashboard = WSGIMiddleware(adapted)
+
+    async def serve(scope: Any, receive: Any, send: Any) -> None:
+        _loop.set(asyncio.get_running_loop())  # a2wsgi calls `placed` in a thread, in a copy of this context
+        await dashboard(scope, receive, send)
+
+    return serve
 
 
 def create_app(jobs: Jobs[Any], *, authorize: Authorize, actor: Actor | None, secret_key: str | bytes) -> Flask:
@@ -99,7 +120,6 @@ def split_path(scope: Any) -> tuple[str, str]:
 def _create(
     jobs: Jobs[Any], name: str, authorize: AuthorizeRequest, actor: ActorOf | None, secret_key: str | bytes
 ) -> Flask:
-    check_authorize(authorize)
     check_secret(secret_key, f"{name}(…, secret_key=…) signs the dashboard's forms: give it a long random text")
     return create_app(
         jobs,
@@ -107,6 +127,23 @@ def _create(
         actor=None if actor is None else lambda: actor(_request()),
         secret_key=secret_key,
     )
+
+
+_loop: ContextVar[asyncio.AbstractEventLoop] = ContextVar("sqla_jobs_dashboard_loop")
+"""The event loop of the ASGI server."""
+
+
+def _awaited(function: Callable[[Request], Any]) -> Callable[[Request], Any]:
+    """Return a function for threads that waits for what `function` returns, if that must be awaited in the loop."""
+
+    async def result_of(found: Awaitable[Any]) -> Any:
+        return await found
+
+    def call(request: Request) -> Any:
+        found = function(request)
+        return asyncio.run_coroutine_threadsafe(result_of(found), _loop.get()).result() if isawaitable(found) else found
+
+    return call
 
 
 def _request() -> Request:

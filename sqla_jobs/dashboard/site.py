@@ -7,6 +7,7 @@ from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from functools import cached_property
+from inspect import iscoroutine
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -23,6 +24,7 @@ from sqla_jobs.dashboard import shown as hiding
 from sqla_jobs.dashboard.access import Actor, Authorize, Cookies, Role
 from sqla_jobs.dashboard.data.reading import reading
 from sqla_jobs.dashboard.render import formatting
+from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import PARKED
 from sqla_jobs.rules import wording
@@ -112,7 +114,10 @@ class Dashboard:
     @property
     def actor(self) -> str:
         """The visitor's name for the audit log."""
-        named = self._actor() if self._actor is not None else request.remote_user
+        named: object = self._actor() if self._actor is not None else request.remote_user
+        if iscoroutine(named):
+            named.close()
+            raise ConfigurationError("actor returned a coroutine, which nothing awaits here: give a plain function")
         return str(named or "")[:200]
 
     def go(self, url: str, notice: str) -> AnyResponse:

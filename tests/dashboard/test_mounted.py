@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import sys
 from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -14,7 +16,7 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 from flask import Flask
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Session
 from starlette.applications import Starlette
@@ -265,14 +267,67 @@ async def _asynchronous(request: Request) -> Role:
     return Role.operator
 
 
+def test_coroutine_functions_of_asgi_run_in_the_loop_and_the_context_of_the_request(
+    database: Engine, session: Session
+) -> None:
+    """An application's connections belong to its loop."""
+    visitor: ContextVar[str] = ContextVar("visitor", default="")
+    url = database.url.set(drivername="postgresql+asyncpg")
+
+    async def serve() -> None:
+        engine = create_async_engine(url, pool_size=1, max_overflow=0)
+        loop = asyncio.get_running_loop()
+
+        async def authorize(request: Request) -> Role | None:
+            assert asyncio.get_running_loop() is loop
+            async with engine.connect() as connection:
+                role: Role | None = await connection.scalar(text("SELECT CAST(:role AS text)"), {"role": visitor.get()})
+            return role or abort(redirect("/login"))
+
+        async def actor(request: Request) -> str:
+            await asyncio.sleep(0)
+            return f"{visitor.get()} of {request.headers['X-Of']}"
+
+        dashboard = asgi(authorize=authorize, actor=actor)
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            visitor.set(dict(scope["headers"]).get(b"x-visitor", b"").decode())
+            await dashboard(scope, receive, send)
+
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://testserver") as client:
+            assert (await client.get("/jobs")).headers["location"] == "/login"
+            client.headers.update({"X-Visitor": "operator", "X-Of": "the office"})
+            fields = {"csrf_token": token_in((await client.get("/schedules/new")).text), "queue": "default"}
+            assert (await client.post("/queues/pause", data=fields)).status_code == 303
+            pages = await asyncio.gather(*(client.get("/jobs") for _ in range(20)))
+            assert {page.status_code for page in pages} == {200}
+        await engine.dispose()
+
+    asyncio.run(serve())
+    assert session.scalars(select(jobs.Audit.actor)).all() == ["operator of the office"]
+
+
+class _AsynchronousObject:
+    async def __call__(self, request: Request) -> Role:
+        return Role.operator
+
+
+@pytest.mark.parametrize("function", [_asynchronous, _AsynchronousObject()])
+def test_without_an_event_loop_coroutine_functions_are_refused(function: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"authorize=.* is a coroutine function, .*: give a plain function"):
+        wsgi(authorize=function)
+    with pytest.raises(ConfigurationError, match=r"actor=.* is a coroutine function"):
+        wsgi(actor=function)
+    with pytest.raises(ConfigurationError, match=r"authorize=.* is a coroutine function"):
+        create_blueprint(jobs, authorize=function)
+
+
 @pytest.mark.parametrize("create", [create_asgi, create_wsgi])
 def test_what_could_guard_or_sign_nothing_is_refused(create: Any) -> None:
     with pytest.raises(TypeError, match="authorize"):
         create(jobs, secret_key=SECRET)
     with pytest.raises(ConfigurationError, match="authorize=None: give a function"):
         create(jobs, authorize=None, secret_key=SECRET)
-    with pytest.raises(ConfigurationError, match="give a plain function, since pages are made in threads"):
-        create(jobs, authorize=_asynchronous, secret_key=SECRET)
     with pytest.raises(TypeError, match="secret_key"):
         create(jobs, authorize=allow_everyone)
     with pytest.raises(ConfigurationError, match=rf"{create.__name__}\(…, secret_key=…\) signs"):
