@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from sqla_jobs.tasks.declaration import TaskOptions
     from sqla_jobs.tasks.enqueue import EnqueueOptions
     from sqla_jobs.tasks.hooks import RunEvent
-    from sqla_jobs.tasks.task import Enqueue, Task
+    from sqla_jobs.tasks.task import Enqueue, Enqueuer, Task, TaskDecorator
 
 __all__ = [
     "PARKED",
@@ -42,6 +42,7 @@ __all__ = [
     "DeclarationError",
     "Enqueue",
     "EnqueueOptions",
+    "Enqueuer",
     "JobExists",
     "JobFailed",
     "JobMixin",
@@ -57,6 +58,7 @@ __all__ = [
     "SignalTimeout",
     "Snooze",
     "Task",
+    "TaskDecorator",
     "TaskOptions",
     "Unique",
     "UnknownJob",
@@ -82,7 +84,9 @@ _MODULES = {
     "TaskOptions": "tasks.declaration",
     "EnqueueOptions": "tasks.enqueue",
     "Enqueue": "tasks.task",
+    "Enqueuer": "tasks.task",
     "Task": "tasks.task",
+    "TaskDecorator": "tasks.task",
     "RunEvent": "tasks.hooks",
     "Unique": "rules.unique",
 }

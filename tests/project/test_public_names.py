@@ -22,7 +22,7 @@ PUBLIC = {
         *("Jobs", "JobMixin", "JobState", "RunOutcome", "RunContext", "RunEvent", "Cancel", "Snooze", "PARKED"),
         "Retry",
         *("Unique", "JobExists", "JobFailed", "JobUpdate"),
-        *("Task", "Enqueue", "TaskOptions", "EnqueueOptions"),
+        *("Task", "TaskDecorator", "TaskOptions", "Enqueue", "Enqueuer", "EnqueueOptions"),
         *(
             "JobsError",
             "ArgumentsError",

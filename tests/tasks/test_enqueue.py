@@ -850,3 +850,20 @@ def worker_that_drains() -> Generator[threading.Event]:
         yield done
         assert waiting.result()
     jobs.worker({"mail": 2}).drain()
+
+
+def test_jobs_of_a_loop_with_a_time_of_their_own_are_one_insert(session: Session) -> None:
+    sent: list[str] = []
+
+    def note(connection: object, cursor: object, statement: str, *_: object) -> None:
+        sent.append(statement)
+
+    engine = session.get_bind()
+    event.listen(engine, "before_cursor_execute", note)
+    now: Any = session.scalar(select(func.clock_timestamp()))
+    for n in range(300):
+        send.options(run_at=now + timedelta(minutes=n + 1)).enqueue(session, email=f"{n}@b.c")
+    session.commit()
+    event.remove(engine, "before_cursor_execute", note)
+    assert len([one for one in sent if one.startswith("INSERT")]) == 1
+    assert len(set(session.scalars(select(jobs.Job.run_at)))) == 300

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Unpack
 
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from sqla_jobs import JobMixin, Jobs, JobState, RunContext, Unique
+from sqla_jobs import JobMixin, Jobs, JobState, RunContext, TaskDecorator, TaskOptions, Unique
 from sqla_jobs.testing import assert_enqueued, drain, enqueued, make_job, make_run, run_job
 
 
@@ -133,9 +134,28 @@ def wrong_options(session: Session) -> None:
     jobs.enqueue(session, SendEmail("a@b.c"), queue=3)  # error
     jobs.enqueue_many(session, [SendEmail("a@b.c")], max_attempts="3")  # error
     send_email.enqueue_many(session, ["a@b.c"])  # error
+    send_email.enqueue_many(session, {"email": "a@b.c", "body": "hi"})  # error
+    send_email.enqueue_many(session, [("a@b.c", "hi")])  # error
+    send_email.enqueue_many(session, [{1: "a@b.c"}])  # error
+    jobs.enqueue_many(session, [SendEmail(mail="a@b.c")])  # error
+    jobs.enqueue_many(session, SendEmail("a@b.c"))  # error
     send_email.enqueue_many(session, [], returning=1)  # error
     jobs.tasks["send_email"].options(when=5)  # error
     jobs.worker("default", threads=4)  # error
+
+
+def wrapped(**options: Unpack[TaskOptions]) -> TaskDecorator[MyJob]:
+    return jobs.task(**options)
+
+
+@wrapped(queue="mail")
+def remind(session: Session, email: str) -> None: ...
+
+
+def wrong_wraps(session: Session) -> None:
+    remind.enqueue(session, email=7)  # error
+    remind.enqueue(session, session, email="a@b.c")  # error
+    wrapped(que="mail")  # error
 
 
 @jobs.task(que="mail")  # error

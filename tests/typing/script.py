@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Annotated, Any, NewType, assert_type
+from typing import Annotated, Any, NewType, ParamSpec, TypeVar, Unpack, assert_type
 from uuid import UUID
 
 from pydantic import BaseModel
@@ -22,6 +22,7 @@ from sqla_jobs import (
     ArgumentsError,
     BatchCounts,
     Cancel,
+    Enqueuer,
     JobExists,
     JobMixin,
     Jobs,
@@ -31,6 +32,9 @@ from sqla_jobs import (
     RunContext,
     RunOutcome,
     Snooze,
+    Task,
+    TaskDecorator,
+    TaskOptions,
     Unique,
 )
 
@@ -177,6 +181,55 @@ def settle(session: Session, run: RunContext, order: Order, note: str = "") -> d
     session.add(order)
     send_email.enqueue(session, email="a@b.c", body=f"settled in attempt {run.attempt}")
     return {"total": str(order.total)}
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def background(**options: Unpack[TaskOptions]) -> TaskDecorator[JobMixin]:
+    """A decorator of the application's own, with its own defaults."""
+    chosen: TaskOptions = {"queue": "background", "max_attempts": 5, **options}
+    return jobs.task(**chosen)
+
+
+def audited(function: Callable[P, R]) -> Task[P, R, JobMixin]:
+    """A decorator of the application's own, without options."""
+    task = jobs.task(function)
+    log.info("declared %s", task.name)
+    return task
+
+
+def for_customers(task: Task[P, R, JobMixin]) -> Enqueuer[P, JobMixin]:
+    """The options of the application's own for one job."""
+    return task.options(priority=-5)
+
+
+@background(timeout=60)
+def thumbnail(session: Session, photo: int, *, width: int = 100) -> str:
+    return f"{photo} of {width}"
+
+
+@background()
+@dataclass
+class Crop:
+    photo: int
+
+    def execute(self) -> None: ...
+
+
+@audited
+async def rotate(session: AsyncSession, run: RunContext, photo: int) -> int:
+    return photo
+
+
+def with_wrappers(session: Session) -> None:
+    assert_type(thumbnail.enqueue(session, 7, width=3), JobMixin)
+    assert_type(thumbnail(session, photo=7), str)
+    jobs.enqueue(session, Crop(photo=7))
+    assert_type(rotate.enqueue(session, photo=7), JobMixin)
+    assert_type(for_customers(thumbnail).enqueue(session, photo=7), JobMixin)
+    for_customers(rotate).enqueue_many(session, [{"photo": 7}])
 
 
 @jobs.worker_context
