@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, false, update
+from sqlalchemy import ColumnElement, Connection, false, update
 from sqlalchemy.orm import Session
 
-from sqla_jobs.database.commits import before_commit, is_waiting, on_rollback, savepoint
+from sqla_jobs.database.commits import before_commit, is_waiting, on_rollback, savepoint, write_now
 from sqla_jobs.database.notify import after_release, count_after_commit
 from sqla_jobs.errors import ArgumentsError, JobExists
 from sqla_jobs.models.columns import JobMixin
@@ -160,6 +160,8 @@ def add_at_commit(
 ) -> None:
     """Add a job like `add_unique`, in the last moment of the caller's transaction.
 
+    A session that is bound to a connection writes at once: it does not hear of a commit by the connection's owner.
+
     Raises `ArgumentsError` for a session with two-phase commits.
     """
     if session.twophase:
@@ -175,6 +177,8 @@ def add_at_commit(
         nothing = update(models.Job).where(false()).values(progress_message=models.Job.progress_message)
         session.execute(nothing, execution_options={"synchronize_session": False})
     before_commit(session, _write_all, _Later(models, values, rule, gates_of, key, args))
+    if isinstance(session.get_bind(models.Job), Connection):  # its owner may commit without the session
+        write_now(session)
 
 
 def _is_same(value: Any, other: Any) -> bool:
