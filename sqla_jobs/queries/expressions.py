@@ -179,8 +179,7 @@ def committed_to_disk() -> ColumnElement[bool]:
 
 def is_of_job(runs: Any, jobs: Any) -> ColumnElement[bool]:
     """Return the condition that a run counts among the job's attempts. The runs of the job that it replaced do not."""
-    counts: ColumnElement[bool] = runs.c.finished_at >= jobs.c.created_at
-    return counts
+    return or_(jobs.c.times_replaced.is_(None), runs.c.finished_at >= jobs.c.created_at)
 
 
 def waiting_at_most(lock_timeout: float | None) -> ColumnElement[bool]:

@@ -111,6 +111,7 @@ def test_transactions_that_enqueue_one_key_do_not_wait_for_each_other(database: 
         assert (job.times_replaced or 0) == (0 if task is bill else REQUESTS - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", [index, bill])
 def test_two_keys_in_opposite_orders_do_not_deadlock(database: Engine, task: Any) -> None:
     together = threading.Barrier(2, timeout=20)
@@ -273,6 +274,7 @@ def test_the_headers_are_those_of_the_call(session: Session) -> None:
     assert [tuple(row) for row in found] == [(1, {"request": "a"}), (2, {"request": "b"})]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", [touch, touch_in_steps])
 def test_the_commit_of_a_run_or_of_a_step_writes(database: Engine, session: Session, task: Any) -> None:
     task.enqueue(session, 17)
