@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -16,7 +15,7 @@ from tests.shop import jobs
 _TOO_BIG = 2**63
 
 
-CALLS: dict[str, Callable[[Session, Any], object]] = {
+CALLS: dict[str, Callable[[Session, int], object]] = {
     "cancel": jobs.cancel,
     "retry": jobs.retry,
     "signal": lambda session, job: jobs.signal(session, job, "approved"),
@@ -29,7 +28,7 @@ CALLS: dict[str, Callable[[Session, Any], object]] = {
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 @pytest.mark.parametrize("job", [_TOO_BIG, -_TOO_BIG - 1, True])
 def test_a_number_that_no_job_can_have_is_refused(
-    session: Session, call: Callable[[Session, Any], object], job: int
+    session: Session, call: Callable[[Session, int], object], job: int
 ) -> None:
     with pytest.raises(ArgumentsError, match=f"{job} is not an id"):
         call(session, job)
