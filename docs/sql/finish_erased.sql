@@ -19,26 +19,29 @@ FROM unnest(CAST(CASE WHEN (CASE current_setting('synchronous_commit') WHEN 'off
     (CAST(CASE WHEN (ended.outcome = %(outcome_3)s::VARCHAR) THEN least(power(%(power_1)s, least((SELECT
     count(*) AS count_1
 FROM sqla_runs
-WHERE sqla_runs.job_id = sqla_jobs.id AND sqla_runs.outcome = %(outcome_4)s::VARCHAR AND sqla_runs.finished_at
-    >= sqla_jobs.created_at) - %(param_2)s::INTEGER, %(least_1)s::INTEGER)), %(least_2)s) * (%(param_3)s +
-    random() / CAST(%(random_1)s::INTEGER AS NUMERIC)) ELSE ended.delay END AS DOUBLE PRECISION) * INTERVAL
-    '1 second') AS due_at, CASE WHEN (ended.outcome IN ('succeeded', 'failed', 'cancelled')) THEN
-    ended.outcome WHEN (ended.outcome = %(outcome_5)s::VARCHAR) THEN CASE WHEN (sqla_jobs.cancel_requested_at
-    IS NOT NULL) THEN %(param_4)s::VARCHAR WHEN CASE WHEN (sqla_jobs.max_lost IS NULL) THEN sqla_jobs.attempt
-    >= sqla_jobs.max_attempts ELSE (SELECT count(*) AS count_2
+WHERE sqla_runs.job_id = sqla_jobs.id AND sqla_runs.outcome = %(outcome_4)s::VARCHAR AND
+    (sqla_jobs.times_replaced IS NULL OR sqla_runs.finished_at >= sqla_jobs.created_at)) -
+    %(param_2)s::INTEGER, %(least_1)s::INTEGER)), %(least_2)s) * (%(param_3)s + random() /
+    CAST(%(random_1)s::INTEGER AS NUMERIC)) ELSE ended.delay END AS DOUBLE PRECISION) * INTERVAL '1 second')
+    AS due_at, CASE WHEN (ended.outcome IN ('succeeded', 'failed', 'cancelled')) THEN ended.outcome WHEN
+    (ended.outcome = %(outcome_5)s::VARCHAR) THEN CASE WHEN (sqla_jobs.cancel_requested_at IS NOT NULL) THEN
+    %(param_4)s::VARCHAR WHEN CASE WHEN (sqla_jobs.max_lost IS NULL) THEN sqla_jobs.attempt >=
+    sqla_jobs.max_attempts ELSE (SELECT count(*) AS count_2
 FROM sqla_runs
-WHERE sqla_runs.job_id = sqla_jobs.id AND sqla_runs.outcome = %(outcome_6)s::VARCHAR AND sqla_runs.finished_at
-    >= sqla_jobs.created_at AND sqla_runs.id > coalesce((SELECT max(other.id + %(id_1)s::BIGINT) AS max_1
+WHERE sqla_runs.job_id = sqla_jobs.id AND sqla_runs.outcome = %(outcome_6)s::VARCHAR AND
+    (sqla_jobs.times_replaced IS NULL OR sqla_runs.finished_at >= sqla_jobs.created_at) AND sqla_runs.id >
+    coalesce((SELECT max(other.id + %(id_1)s::BIGINT) AS max_1
 FROM sqla_runs AS other
 WHERE other.job_id = sqla_jobs.id AND other.outcome != %(outcome_7)s::VARCHAR), %(coalesce_1)s::INTEGER) AND
     sqla_runs.attempt >= sqla_jobs.attempt + CASE WHEN (sqla_jobs.state IN ('blocked', 'scheduled', 'queued'))
     THEN %(param_5)s::INTEGER ELSE %(param_6)s::INTEGER END) + %(param_7)s::INTEGER >= sqla_jobs.max_lost END
     THEN %(param_8)s::VARCHAR WHEN ((SELECT count(*) AS count_3
 FROM sqla_runs
-WHERE sqla_runs.job_id = sqla_jobs.id AND sqla_runs.outcome = %(outcome_8)s::VARCHAR AND sqla_runs.finished_at
-    >= sqla_jobs.created_at) < %(param_9)s::INTEGER) THEN %(param_10)s::VARCHAR ELSE %(param_11)s::VARCHAR END
-    WHEN (sqla_jobs.cancel_requested_at IS NOT NULL) THEN %(param_12)s::VARCHAR WHEN (ended.delay IS NULL)
-    THEN %(param_13)s::VARCHAR ELSE %(param_14)s::VARCHAR END AS state
+WHERE sqla_runs.job_id = sqla_jobs.id AND sqla_runs.outcome = %(outcome_8)s::VARCHAR AND
+    (sqla_jobs.times_replaced IS NULL OR sqla_runs.finished_at >= sqla_jobs.created_at)) <
+    %(param_9)s::INTEGER) THEN %(param_10)s::VARCHAR ELSE %(param_11)s::VARCHAR END WHEN
+    (sqla_jobs.cancel_requested_at IS NOT NULL) THEN %(param_12)s::VARCHAR WHEN (ended.delay IS NULL) THEN
+    %(param_13)s::VARCHAR ELSE %(param_14)s::VARCHAR END AS state
 FROM sqla_jobs
 WHERE sqla_jobs.id = ended.job_id AND sqla_jobs.current_run_id = ended.run_id AND sqla_jobs.process_id =
     ended.process_id AND sqla_jobs.state LIKE 'running' AND (SELECT count(*) AS count_4

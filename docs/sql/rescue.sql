@@ -3,23 +3,25 @@ WITH orphan AS MATERIALIZED
     sqla_jobs.process_id AS process_id, sqla_jobs.started_at AS started_at, sqla_jobs.attempt AS attempt,
     least(power(%(power_1)s, least((SELECT count(*) AS count_1
 FROM sqla_runs
-WHERE sqla_runs.job_id = sqla_jobs.id AND sqla_runs.outcome = %(outcome_1)s::VARCHAR AND sqla_runs.finished_at
-    >= sqla_jobs.created_at) - %(param_3)s::INTEGER, %(least_2)s::INTEGER)), %(least_3)s) * (%(param_4)s +
-    random() / CAST(%(random_1)s::INTEGER AS NUMERIC)) AS delay, CASE WHEN (sqla_jobs.cancel_requested_at IS
-    NOT NULL) THEN %(param_5)s::VARCHAR WHEN CASE WHEN (sqla_jobs.max_lost IS NULL) THEN sqla_jobs.attempt >=
+WHERE sqla_runs.job_id = sqla_jobs.id AND sqla_runs.outcome = %(outcome_1)s::VARCHAR AND
+    (sqla_jobs.times_replaced IS NULL OR sqla_runs.finished_at >= sqla_jobs.created_at)) -
+    %(param_3)s::INTEGER, %(least_2)s::INTEGER)), %(least_3)s) * (%(param_4)s + random() /
+    CAST(%(random_1)s::INTEGER AS NUMERIC)) AS delay, CASE WHEN (sqla_jobs.cancel_requested_at IS NOT NULL)
+    THEN %(param_5)s::VARCHAR WHEN CASE WHEN (sqla_jobs.max_lost IS NULL) THEN sqla_jobs.attempt >=
     sqla_jobs.max_attempts ELSE (SELECT count(*) AS count_2
 FROM sqla_runs
-WHERE sqla_runs.job_id = sqla_jobs.id AND sqla_runs.outcome = %(outcome_2)s::VARCHAR AND sqla_runs.finished_at
-    >= sqla_jobs.created_at AND sqla_runs.id > coalesce((SELECT max(other.id + %(id_1)s::BIGINT) AS max_1
+WHERE sqla_runs.job_id = sqla_jobs.id AND sqla_runs.outcome = %(outcome_2)s::VARCHAR AND
+    (sqla_jobs.times_replaced IS NULL OR sqla_runs.finished_at >= sqla_jobs.created_at) AND sqla_runs.id >
+    coalesce((SELECT max(other.id + %(id_1)s::BIGINT) AS max_1
 FROM sqla_runs AS other
 WHERE other.job_id = sqla_jobs.id AND other.outcome != %(outcome_3)s::VARCHAR), %(coalesce_1)s::INTEGER) AND
     sqla_runs.attempt >= sqla_jobs.attempt + CASE WHEN (sqla_jobs.state IN ('blocked', 'scheduled', 'queued'))
     THEN %(param_6)s::INTEGER ELSE %(param_7)s::INTEGER END) + %(param_8)s::INTEGER >= sqla_jobs.max_lost END
     THEN %(param_9)s::VARCHAR WHEN ((SELECT count(*) AS count_3
 FROM sqla_runs
-WHERE sqla_runs.job_id = sqla_jobs.id AND sqla_runs.outcome = %(outcome_4)s::VARCHAR AND sqla_runs.finished_at
-    >= sqla_jobs.created_at) < %(param_10)s::INTEGER) THEN %(param_11)s::VARCHAR ELSE %(param_12)s::VARCHAR
-    END AS state
+WHERE sqla_runs.job_id = sqla_jobs.id AND sqla_runs.outcome = %(outcome_4)s::VARCHAR AND
+    (sqla_jobs.times_replaced IS NULL OR sqla_runs.finished_at >= sqla_jobs.created_at)) <
+    %(param_10)s::INTEGER) THEN %(param_11)s::VARCHAR ELSE %(param_12)s::VARCHAR END AS state
 FROM sqla_jobs
 WHERE sqla_jobs.state = %(state_3)s::VARCHAR AND (sqla_jobs.process_id NOT IN (SELECT sqla_processes.id
 FROM sqla_processes)) AND sqla_jobs.id != ALL (CAST(%(set_aside_ids)s::VARCHAR AS BIGINT[])) AND
