@@ -541,8 +541,8 @@ class Jobs(Generic[J]):
     def retry(self, session: AnySession, job: J | int | BatchMixin, /) -> bool | int:
         """Once the caller commits, queue a job that has ended, or that waits for its time or for other jobs.
 
-        The job gets at least one more attempt. If other jobs were cancelled because this job had failed, they wait for
-        it again.
+        The job gets at least one more attempt. If it had ended, it waits again for the live jobs that it was enqueued
+        after. If other jobs were cancelled because this job had failed, they wait for it again.
 
         - `job`: the job, or its id; or a batch. A number is always taken as the id of a job: to name a batch by
           its id, load it with `session.get(jobs.Batch, id)`.

@@ -25,7 +25,7 @@ from sqla_jobs.queries import change_jobs
 from sqla_jobs.queries.delete_jobs import Reference, Removal
 from sqla_jobs.queries.edges import revive
 from sqla_jobs.queries.erasing import has_arguments
-from sqla_jobs.queries.expressions import seconds
+from sqla_jobs.queries.expressions import is_of_job, seconds
 from sqla_jobs.queries.graphs import Graphs
 from sqla_jobs.queries.limits import keeps_others_waiting
 from sqla_jobs.rules.checks import check_moment, check_seconds
@@ -117,6 +117,7 @@ class Retry(Change):
         job, run = models.Job, models.Run
         # the attempt that a loss gave back counts from now on, so that the losses before this do not
         lost = select(func.max(run.attempt)).where(run.job_id == job.id, run.outcome == RunOutcome.lost)
+        lost = lost.where(is_of_job(run.__table__, job.__table__))
         lost_in = lost.correlate_except(run).scalar_subquery()
         attempt = case((job.max_lost.is_not(None), func.greatest(job.attempt, lost_in)), else_=job.attempt)
         queued = {
@@ -134,7 +135,7 @@ class Retry(Change):
         if self.over is None:
             return queued
         step = check_seconds("over", self.over) / max(1, self.number)
-        place = min(chosen.values(), default=0) - 1 + func.array_position(change_jobs.IDS, job.id)
+        place = min(chosen.values(), default=0) - 1 + change_jobs.place(models)
         return queued | {"state": "scheduled", "run_at": func.clock_timestamp() + seconds(place * step)}
 
     def apply(self, session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:

@@ -24,8 +24,10 @@ AuthorizeRequest = Callable[[Request], RoleLike]
 """Called for each page. Returns the visitor's role. `None` or `False` refuses the visitor."""
 ActorOf = Callable[[Request], str | None]
 """Returns the visitor's name for the audit log."""
-_AwaitedAuthorize = Callable[[Request], Awaitable[RoleLike]]
-_AwaitedActor = Callable[[Request], Awaitable[str | None]]
+AwaitedAuthorize = Callable[[Request], Awaitable[RoleLike]]
+"""An `AuthorizeRequest` that is a coroutine function."""
+AwaitedActor = Callable[[Request], Awaitable[str | None]]
+"""An `ActorOf` that is a coroutine function."""
 _EVERY_METHOD = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
@@ -50,8 +52,8 @@ def create_wsgi(
 def create_asgi(
     jobs: Jobs[Any],
     *,
-    authorize: AuthorizeRequest | _AwaitedAuthorize,
-    actor: ActorOf | _AwaitedActor | None = None,
+    authorize: AuthorizeRequest | AwaitedAuthorize,
+    actor: ActorOf | AwaitedActor | None = None,
     secret_key: str | bytes,
 ) -> ASGIApplication:
     """Return the dashboard over `jobs` as an ASGI application, to be mounted under any prefix.

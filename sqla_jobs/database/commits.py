@@ -233,8 +233,9 @@ def _check_translation(session: Session, transaction: object, connection: Connec
 def _write_last(session: Session) -> None:
     """Write what waits for the commit of the outermost transaction.
 
-    SQLAlchemy also reports the release of each savepoint. A commit that finds open savepoints is reported first for the
-    outermost transaction, and then for each of them. So the second report with the same savepoint belongs to a commit.
+    SQLAlchemy also reports the release of each savepoint. A commit that finds open savepoints is reported for the
+    innermost of them more than once. So the second report with the same savepoint is taken for a commit: the release of
+    a savepoint while an inner one is open writes early, too.
     """
     waiting: _Waiting = session.info.get(_INFO) or _wait(session)
     innermost = session.get_nested_transaction()

@@ -71,19 +71,19 @@ class Attempt:
     """The run's steps, once the task has used them."""
     suspended: RunEnd | None = None
     """The end of a run that sleeps or waits for a signal. It was stored together with the sleep or wait."""
+    _undisturbed: int = 0
+    """The number of `undisturbed` blocks that the run is in, since a coroutine may run several steps at once.
+
+    The end of the task's code counts as one more, which lasts.
+    """
+    _left: float | None = None
+    """The seconds that were left until the deadline when the first of these blocks began."""
 
     def __init__(self, job: Claimed, claimed_at: float, *, asked_at: float = 0.0) -> None:
         self.job = job
         self.claimed_at = claimed_at
         """When the claim's result arrived. The server committed the claim between `asked_at` and this time."""
         self.asked_at = asked_at
-        self._undisturbed = 0
-        """The number of `undisturbed` blocks that the run is in, since a coroutine may run several steps at once.
-
-        The end of the task's code counts as one more, which lasts.
-        """
-        self._left: float | None = None
-        """The seconds that were left until the deadline when the first of these blocks began."""
 
     @cached_property
     def secrets(self) -> Secrets:

@@ -98,8 +98,9 @@ class Store(Protocol):
     def keep(self, name: str, number: int, result: str | None, *, took: float) -> str | None:
         """Store a step's result, and return it as stored.
 
-        If an earlier COMMIT, whose answer was lost, has stored another one, return that one. Raises `LeaseGone`,
-        `RowHeld`, and `Unsure`, after which `recall` is to be called. The last error of all is `GivenUp`.
+        If an earlier COMMIT, whose answer was lost, has stored another one, return that one. Raises `LeaseGone`;
+        `RowHeld`, after which the call is to be repeated; `Unsure`, after which `recall` is to be called; and
+        `GivenUp`, which ends the run.
         """
         ...
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import ARRAY, BigInteger, ColumnElement, any_, bindparam, func, select, update
+from sqlalchemy import ARRAY, BigInteger, ColumnElement, Integer, any_, bindparam, func, select, update
 from sqlalchemy.orm import Session
 
 from sqla_jobs.models.mapping import Models
@@ -19,11 +19,19 @@ IDS: Any = bindparam("all_ids", type_=ARRAY(BigInteger))
 _HERE = {"synchronize_session": False}
 
 
+def place(models: Models[Any]) -> ColumnElement[int]:
+    """Return the place of a job in `IDS`, from 1.
+
+    `width_bucket` searches the sorted ids by halves, where `array_position` would read them all for each job.
+    """
+    return func.width_bucket(models.Job.id, IDS, type_=Integer)
+
+
 def new_position(models: Models[Any]) -> ColumnElement[int]:
     """Return a new position for each job in `IDS`, in this order. An UPDATE changes rows in an order of its own."""
     numbers = func.generate_series(1, func.cardinality(IDS))
     taken: Any = func.array_agg(models.positions.next_value(), type_=ARRAY(BigInteger))
-    return select(taken).select_from(numbers).scalar_subquery()[func.array_position(IDS, models.Job.id)]
+    return select(taken).select_from(numbers).scalar_subquery()[place(models)]
 
 
 class Held(NamedTuple):

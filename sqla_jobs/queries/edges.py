@@ -256,7 +256,7 @@ FROM {{batches}} b CROSS JOIN held j JOIN held r ON r.virtualtransaction = j.vir
 WHERE b.id = :joined AND j.classid = CAST({_JOINED} AS oid) AND r.classid = CAST({_REACHED} AS oid)
 """
 
-DEPENDENTS = """
+_DEPENDENTS = """
     SELECT e.job_id FROM {{edges}} e WHERE e.needs_id = {job_id}
     UNION ALL
     SELECT e.job_id FROM {{edges}} e WHERE e.batch_id = (
@@ -264,9 +264,9 @@ DEPENDENTS = """
 _LOCK = f"""
 WITH RECURSIVE below (id) AS (
     SELECT d.job_id FROM unnest(CAST(:ids AS bigint[])) g (id)
-    CROSS JOIN LATERAL ({DEPENDENTS.format(job_id="g.id")}) d
+    CROSS JOIN LATERAL ({_DEPENDENTS.format(job_id="g.id")}) d
   UNION
-    SELECT d.job_id FROM below g CROSS JOIN LATERAL ({DEPENDENTS.format(job_id="g.id")}) d
+    SELECT d.job_id FROM below g CROSS JOIN LATERAL ({_DEPENDENTS.format(job_id="g.id")}) d
 ), open AS MATERIALIZED (
     SELECT b.id FROM {{batches}} b WHERE b.id = ANY (ARRAY(
       SELECT m.batch_id FROM {{jobs}} m

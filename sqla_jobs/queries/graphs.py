@@ -13,7 +13,7 @@ from sqla_jobs.calls.values import numbers
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import LIVE_WORDS
 from sqla_jobs.queries.expressions import Tables
-from sqla_jobs.queries.gates import filled_in, named, with_arrays
+from sqla_jobs.queries.gates import filled_in, holds, named, with_arrays
 from sqla_jobs.rules.retention import Rule
 
 _FEW, _MANY = 100, 10_000
@@ -49,7 +49,7 @@ class Graphs:
 
     @property
     def may_be_deleted(self) -> TextClause:
-        """The condition that a job is old enough, and that no job which is not depends on it directly.
+        """The condition that a job is old enough, and that each job that depends on it directly is old enough, too.
 
         Use it in the statement that deletes the jobs of the graphs found by `whole`. Somebody may have retried one of
         them since.
@@ -97,12 +97,14 @@ def remove_batches(session: Session, models: Models[Any], ids: list[int]) -> int
     return len(session.execute(with_arrays(named(_REMOVE, tables)), {"ids": numbers(locked)}, bind_arguments=on).all())
 
 
-# OFFSET 0 keeps the planner from joining whole tables: it cannot know that few jobs are connected
+# OFFSET 0 keeps the planner from joining whole tables: it cannot know that few jobs are connected.
+# A failed job that keeps its ordered key waits for somebody to retry it, and its graph with it.
 def _is_old(job: str) -> str:
     return f"""EXISTS (
       SELECT FROM jsonb_to_recordset(CAST(:rules AS jsonb)) r (state text, kept float8, tasks jsonb, others jsonb)
       WHERE r.state = {job}.state AND {job}.finished_at < statement_timestamp() - r.kept * INTERVAL '1 second'
         AND (r.tasks = '[]' OR jsonb_exists(r.tasks, {job}.task)) AND NOT jsonb_exists(r.others, {job}.task)
+        AND NOT ({job}.state = 'failed' AND {job}.ordered_by IS NOT NULL AND {holds(f"{job}.ordered_by")})
       OFFSET 0)"""
 
 

@@ -6,20 +6,20 @@ from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import ARRAY, Text, and_, cast, exists, func, or_, select, true
+from sqlalchemy import ARRAY, Text, and_, cast, exists, func, or_, select
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from sqla_jobs.errors import RowHeld
 from sqla_jobs.models.columns import LimitMixin
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import JobState
+from sqla_jobs.queries.expressions import row_held, waiting_at_most
 from sqla_jobs.rules.limits import HASHED_BY, split_between
 
 NUMBERS = ("running", "rate", "per")
-_PATIENCE = "100ms"
+_PATIENCE = 0.1
 """The maximum wait for another transaction that inserts the same row, such as that of a worker that also starts."""
-_LOCK_NOT_AVAILABLE = "55P03"
 
 
 @dataclass(frozen=True)
@@ -101,12 +101,10 @@ def _insert(session: Session, models: Models[Any], one: DeclaredLimit) -> bool:
     numbers = {name: one.values[name] for name in (*NUMBERS, "hold")}
     values = {"gate": one.gate, **numbers, "tasks": sorted(one.tasks), "declared": one.stored()}
     try:
-        with session.begin_nested():
-            session.execute(select(func.set_config("lock_timeout", _PATIENCE, true())))
+        with row_held(), session.begin_nested():
+            session.execute(select(waiting_at_most(_PATIENCE)))
             session.execute(insert(models.Limit).values(values).on_conflict_do_nothing(index_elements=["gate"]))
-    except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
-            raise
+    except RowHeld:
         return False
     return True
 

@@ -34,7 +34,7 @@ class Watchers(NamedTuple):
     batches: list[int]
     """Batches that these jobs wait for, and that are now locked, so that no job can join."""
     is_all: bool
-    """False if some watchers were skipped because they were locked, or because there were too many of them."""
+    """False if some watchers were skipped: locked ones, too many, or of ordered keys that another process queues."""
 
 
 class Settled(NamedTuple):

@@ -32,7 +32,15 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from sqla_jobs.calls.values import Claimed, Lease
 from sqla_jobs.errors import LeaseLost, RowHeld
-from sqla_jobs.queries.expressions import Tables, committed_to_disk, leased, row_held, seconds, waiting_at_most
+from sqla_jobs.queries.expressions import (
+    Tables,
+    committed_to_disk,
+    is_of_job,
+    leased,
+    row_held,
+    seconds,
+    waiting_at_most,
+)
 from sqla_jobs.queries.statement import Statement
 from sqla_jobs.rules.outcomes import type_name
 
@@ -197,10 +205,11 @@ class TimesHeld(Statement):
         return int(self._rows(connection, {"of_job": job.job_id, "of_attempt": job.attempt})[0][0])
 
     def sql(self) -> Any:
-        runs = self.tables.runs
-        ended_so = (runs.c.outcome == "snoozed", runs.c.error_type == HELD)
+        jobs, runs = self.tables.jobs, self.tables.runs
+        ended_so = (runs.c.outcome == "snoozed", runs.c.error_type == HELD, is_of_job(runs, jobs))
         attempt = bindparam("of_attempt", type_=BigInteger)
-        return select(func.count()).where(runs.c.job_id == _OF_JOB, runs.c.attempt == attempt, *ended_so)
+        mine = select(func.count()).join(jobs, jobs.c.id == runs.c.job_id)
+        return mine.where(runs.c.job_id == _OF_JOB, runs.c.attempt == attempt, *ended_so)
 
 
 class LookAtWait(Statement):

@@ -109,7 +109,7 @@ class Failure:
 
     @property
     def is_expected(self) -> bool:
-        """True if the task raised `Retry`. No log line shows its traceback."""
+        """True if the task raised `Retry`. Log lines show its traceback only at DEBUG."""
         return self.type == _RETRY
 
     @classmethod

@@ -163,7 +163,12 @@ class KeyMaker:
 
     def _chosen(self, arguments: Mapping[str, Any]) -> Any:
         if callable(self.key):
-            return self.key(arguments)
+            try:
+                return self.key(arguments)
+            except Exception as error:
+                given = ", ".join(arguments) or "none"
+                error.add_note(f"{self.task}: the function key= of its Unique got the stored arguments: {given}")
+                raise
         names = arguments if self.key is None else self.key
         return {name: arguments[name] for name in names if name in arguments}
 

@@ -13,7 +13,7 @@ from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cached_property
-from typing import Any, NotRequired, cast, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, NotRequired, cast, get_args, get_origin, get_type_hints
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, SecretBytes, SecretStr, TypeAdapter
@@ -286,7 +286,7 @@ def refuse_ordered(annotation: Any) -> None:
                 )
             if is_dataclass(origin) or is_typeddict(origin) or issubclass(origin, BaseModel):
                 with suppress(Exception):  # a name is not defined yet
-                    left += get_type_hints(origin).values()
+                    left += [hint for hint in get_type_hints(origin).values() if get_origin(hint) is not ClassVar]
         of_alias = (getattr(one, name, None) for name in ("__supertype__", "__value__"))
         left += [*get_args(one), *(part for part in of_alias if part is not None)]
 

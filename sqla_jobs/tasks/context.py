@@ -142,9 +142,9 @@ class RunContext:
         through the session are rolled back, and the next attempt calls the function again.
 
         Raises `UnstorableResult` for a result that JSON would change, and `ArgumentsError` for a stored result that
-        does not fit the type. Raises `JobsError` for a name that this run has already used, and for a step inside
-        another step. Raises `JobsError` if the task has written through its session outside of its steps, since the
-        next attempt would repeat those writes.
+        does not fit the type. Raises `JobsError` for a name that this run has already used, for a step inside
+        another step, and if the task has written through its session outside of its steps, since the next attempt would
+        repeat those writes.
         """
         return self.begin_steps().call(name, function, args, kwargs)
 

@@ -342,9 +342,10 @@ def _refuse_types(task: str, codec: Codec, signature: Signature) -> None:
     for name in signature.arguments.parameters:
         if (annotation := _resolved(partial(signature.annotation, name))) is None:
             continue
-        if not signature.wants_session and entity_of(annotation):
+        if not entity_of(annotation):
+            _refuse_ordered(f"{task}: argument {name!r}", annotation)
+        elif not signature.wants_session:
             raise codec.entity_without_session(name)
-        _refuse_ordered(f"{task}: argument {name!r}", annotation)
     _refuse_ordered(f"{task}: the result", _resolved(lambda: signature.result))
 
 

@@ -71,8 +71,8 @@ def add_unique(
         job: J = stored.holders[key].job
         # otherwise it would keep rolled-back values
         on_rollback(session, partial(_expire, session, models.Job, [job.id]))
+        _tell_when_free(jobs, stored)
         _check_batch(jobs, rule.policy, stored)
-    _tell_when_free(jobs, stored)
     _count(jobs, rule.policy, {key: 1}, stored.left_out)
     if rule.policy.on_conflict == "raise" and stored.left_out:
         raise _exists(values["task"], key, job)

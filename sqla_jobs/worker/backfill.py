@@ -27,6 +27,8 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _SOON, _SELDOM = 1.0, 5.0
 """Seconds between looks for jobs that lack gates. The first number applies after news, the second otherwise."""
+_STARTS = 0.1
+"""Seconds that another process which starts may take to store its limits."""
 _FORGET = 3600.0
 """Seconds between deletions of old records of job starts."""
 _MOST_MADE = 10_000
@@ -97,7 +99,11 @@ class Backfill:
         If another transaction has locked a limit's row, a later look stores the limit.
         """
         self._store = partial(self._stored, engine.execution_options(isolation_level="READ COMMITTED"), models)
-        stored = self._unstored = self._store()
+        stored = self._store()
+        if stored.left:  # perhaps only another process that starts now, and stores the same limits
+            time.sleep(_STARTS)
+            stored = self._store()
+        self._unstored = stored
         for row, how in stored.split.items():
             log.warning("the %s is split: %s. Remedy: %s", titled(row), how, SPLIT_REMEDY)
         for row in sorted(stored.left):

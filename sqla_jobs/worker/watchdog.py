@@ -66,7 +66,8 @@ class Watchdog:
             return
         running = {run_id: attempt for run_id, attempt in list(self._at_work.items()) if attempt.is_running}
         for attempt in running.values():
-            if attempt.deadline is not None and now > attempt.deadline:
+            deadline = attempt.deadline  # read once: it rests while a step is stored
+            if deadline is not None and now > deadline:
                 attempt.interrupt(TimedOut)
             if attempt.is_lost:  # perhaps the task's code was just about to begin
                 attempt.interrupt(LeaseGone)
