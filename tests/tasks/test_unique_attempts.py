@@ -79,6 +79,8 @@ def test_the_losses_of_a_replaced_job_do_not_count(session: Session) -> None:
     lost = losses(Tables(jobs.models))
     counted = session.query(lost).select_from(jobs.Job)
     assert counted.scalar() == 1
-    import_twice.enqueue(session, account=17)
+    import_twice.options(delay=60, max_lost=3).enqueue(session, account=17)
     assert counted.scalar() == 0
-    assert job.state == "queued"
+    assert jobs.retry(session, job)  # which goes on after the attempt that a loss gave back
+    session.refresh(job)
+    assert (job.state, job.attempt) == ("queued", 0)

@@ -260,6 +260,17 @@ def test_the_retention_of_a_task_counts_in_its_graph(session: Session, aged: Age
     assert aged.prune() == kept
 
 
+def test_the_graph_of_a_failed_job_that_keeps_its_ordered_key_is_kept(session: Session, aged: Aged) -> None:
+    first = shop.mark.enqueue(session, n=0)
+    bad = shop.mark.options(after=first).enqueue(session, n=1)
+    session.add(jobs.Limit(gate="!k=7", running=1, hold=True))
+    session.flush()
+    session.execute(text("UPDATE sqla_jobs SET gates = '{!k=7}', ordered_by = '!k=7' WHERE id = :id"), {"id": bad.id})
+    aged.end("succeeded", 40, first)
+    aged.end("failed", 40, bad)
+    assert aged.prune() == {first.id, bad.id}
+
+
 def test_a_graph_that_somebody_retries_while_it_is_pruned_keeps_what_the_retry_needs(
     session: Session, database: Engine, aged: Aged
 ) -> None:
