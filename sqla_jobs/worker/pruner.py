@@ -117,6 +117,8 @@ class Pruner:
 
     def _where_allowed(self, name: str, step: Callable[[], None]) -> None:
         """Call `step`. If the database role may not delete the rows, log that once: other rows are still pruned."""
+        if self._stop.is_set():
+            return
         try:
             step()
         except DBAPIError as error:

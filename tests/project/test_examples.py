@@ -217,7 +217,7 @@ def test_a_request_is_shown_as_a_tree_of_spans_and_counted_in_a_scrape(environme
         "        process mail: send_mail, attempt 1 succeeded",
         "        process mail: send_mail, attempt 1 succeeded",
     ]
-    assert '\nsqla_jobs_runs_ended_total{outcome="retried",task="charge"} 1.0\n' in done.stdout
+    assert '\nsqla_jobs_runs_ended_total{outcome="retried",queue="default",task="charge"} 1.0\n' in done.stdout
     assert left_behind(environment) == []
 
 
