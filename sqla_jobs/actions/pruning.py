@@ -87,7 +87,7 @@ class LoneJobs:
 
     def remove(self, session: Session, ids: Sequence[int]) -> int:
         conditions = [is_alone(self.removal.models), self.removal.keeps_none_waiting()]
-        return self.removal.prune(session, ids, conditions, self.references, self.graphs)
+        return self.removal.prune(session, ids, conditions, self.references, self.graphs, are_alone=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -217,14 +217,18 @@ class Removal:
         conditions: Sequence[ColumnElement[bool]],
         references: Sequence[ColumnElement[bool]],
         graphs: Graphs,
+        are_alone: bool = False,
     ) -> int:
-        """Delete jobs as `remove` does, but skip those that a younger job may need.
+        """Delete jobs as `remove` does, but skip those that a younger job, or a retry in progress, may need.
 
         Lock the jobs first. Only a later statement sees the jobs that were enqueued after these before the lock. Jobs
-        that are enqueued after their batches meanwhile do not wait for the deleted jobs.
+        that are enqueued after their batches meanwhile do not wait for the deleted jobs. `are_alone` says that the
+        conditions leave out jobs of graphs.
         """
         held = select(self._job.id).where(self._named, *conditions).with_for_update(skip_locked=True, of=self._job)
         some = session.scalars(held, {"ids": list(ids)}, bind_arguments=self._on).all()
+        if not are_alone:
+            some = graphs.still_whole(session, ids, some)
         return self._remove(session, some, [*conditions, graphs.may_be_deleted], references, ("cancelled",))
 
     def remove(

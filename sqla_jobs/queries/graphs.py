@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from copy import copy
 from typing import Any
 
 from sqlalchemy import Boolean, ColumnElement, TextClause, literal_column, text
@@ -77,6 +78,18 @@ class Graphs:
                 self._known.update(dict.fromkeys(graph, are_old))
             most = _FEW if not is_cut else min(10 * most, _MANY) if is_news else 10 * most
         return found
+
+    def still_whole(self, session: Session, ids: Sequence[int], locked: Sequence[int]) -> list[int]:
+        """Return those of the locked jobs whose graphs may still be pruned, and contain no other job of `ids`.
+
+        The others are locked by somebody who may be retrying them, and then needs their graphs. Call this in a
+        statement after the lock, which sees what was committed before it.
+        """
+        again = copy(self)
+        again._known = {}
+        mine = {*locked}
+        again.whole(session, [one for one in ids if one not in mine])  # the next call does not return these graphs
+        return [one for one in again.whole(session, locked) if one in mine]
 
 
 def find_empty_batches(session: Session, models: Models[Any], *, older_than: float, limit: int) -> list[int]:

@@ -293,6 +293,29 @@ def test_a_graph_that_somebody_retries_while_it_is_pruned_keeps_what_the_retry_n
     assert jobs.worker(bind=database).drain() == 2
 
 
+@pytest.mark.parametrize("how", ["retries", "enqueues after"])
+def test_a_graph_in_which_somebody_works_on_a_job_is_kept_whole(
+    how: str, session: Session, database: Engine, aged: Aged
+) -> None:
+    """A transaction that has not committed has locked one of the jobs."""
+    first = shop.mark.enqueue(session, n=0)
+    bad = shop.mark.options(after=first).enqueue(session, n=1)
+    last = shop.mark.options(after=bad).enqueue(session, n=2)
+    session.commit()
+    aged.end("succeeded", 40, first)
+    aged.end("failed", 40, bad)
+    aged.end("cancelled", 40, last, watches=bad)
+    with Session(database) as user:
+        if how == "retries":
+            assert jobs.retry(user, bad.id)
+        else:
+            shop.mark.options(after=user.get_one(jobs.Job, last.id)).enqueue(user, n=3)
+            user.flush()
+        assert aged.prune() == {first.id, bad.id, last.id}
+        user.commit()
+    assert {first.id, bad.id, last.id} <= aged.prune()
+
+
 @pytest.mark.slow
 def test_a_large_graph_goes_as_a_whole_and_is_looked_at_once(session: Session, database: Engine, aged: Aged) -> None:
     chain = [shop.mark.enqueue(session, n=0)]
