@@ -59,9 +59,11 @@ class ApplicationCollector(Collector):
             return []
 
     def _families(self) -> Iterable[Metric]:
+        found: Iterable[Metric]
         if self._directory is None:
-            return text_string_to_metric_families(self._processes.application_metrics() or "")
-        found: Iterable[Metric] = _multiprocess.MultiProcessCollector(None, self._directory).collect()
+            found = text_string_to_metric_families(self._processes.application_metrics() or "")
+        else:
+            found = _multiprocess.MultiProcessCollector(None, self._directory).collect()
         return found
 
     def _forget(self, pid: int) -> None:
