@@ -136,7 +136,8 @@ class Plan:
         try:
             result = attempt.body.run(attempt, target, injected, arguments)
         finally:
-            attempt.code_ended()
+            if attempt.session is not None:  # its commit may wait; the end of another run is stored elsewhere
+                attempt.code_ended()
         if result is None:
             return self._ended_well
         try:

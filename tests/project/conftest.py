@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
+import prometheus_client
 import pytest
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
@@ -32,6 +33,7 @@ def page(shop: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterato
     import_module("shop").Base.metadata.create_all(engine)
     module = ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", module)
+    monkeypatch.setattr(prometheus_client, "REGISTRY", prometheus_client.CollectorRegistry())  # it takes one collector
     with Session(engine) as session:
         vars(module).update(engine=engine, session=session)
         yield module
