@@ -121,9 +121,7 @@ class Attempt:
     def code_ended(self) -> None:
         """End the deadline: what follows may wait for the database, and must not cost other jobs their process."""
         self._undisturbed += 1
-        self.deadline = None
-        if self.slot is not None:
-            self.slot.suspend()
+        self._suspend()
 
     @contextmanager
     def undisturbed(self) -> Generator[None]:
@@ -135,9 +133,7 @@ class Attempt:
         with self.body.shielded():
             if not self._undisturbed:
                 self._left = None if self.deadline is None else self.deadline - time.monotonic()
-                self.deadline = None
-                if self.slot is not None:
-                    self.slot.suspend()
+                self._suspend()
             self._undisturbed += 1
             try:
                 yield
@@ -145,6 +141,11 @@ class Attempt:
                 self._undisturbed -= 1
                 if not self._undisturbed:
                     self._resume()
+
+    def _suspend(self) -> None:
+        self.deadline = None
+        if self.slot is not None:
+            self.slot.suspend()
 
     def _resume(self) -> None:
         if self._left is not None:
