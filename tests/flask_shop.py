@@ -122,22 +122,6 @@ def _add_tasks(shop: Shop) -> None:
         save(n + 1)
         shop.session().flush()  # and is forgotten
 
-    @jobs.task(name="overrun", timeout=0.2, max_attempts=1)
-    def overrun(session: Session, n: int) -> None:
-        save(n)
-        session.flush()
-        end = time.monotonic() + 20
-        while time.monotonic() < end:
-            time.sleep(0.005)
-
-    @jobs.task(name="endless")
-    def endless(session: Session, n: int) -> None:
-        save(n)
-        session.flush()
-        end = time.monotonic() + 20
-        while time.monotonic() < end:
-            time.sleep(0.005)
-
     @jobs.task(name="nested")
     def nested(session: Session, n: int) -> list[bool]:
         g.mark = n

@@ -33,7 +33,8 @@ def page(shop: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterato
     import_module("shop").Base.metadata.create_all(engine)
     module = ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", module)
-    monkeypatch.setattr(prometheus_client, "REGISTRY", prometheus_client.CollectorRegistry())  # it takes one collector
+    empty = prometheus_client.CollectorRegistry(auto_describe=True)
+    monkeypatch.setattr(prometheus_client.REGISTRY, "__dict__", vars(empty))  # it takes each name once
     with Session(engine) as session:
         vars(module).update(engine=engine, session=session)
         yield module

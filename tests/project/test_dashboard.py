@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -118,29 +116,3 @@ def test_the_program_of_django_runs(
     with httpx2.Client(transport=httpx2.WSGITransport(app), base_url="http://testserver") as client:
         lets_in(client, {"sessionid": login.session_key})
     connections.close_all()
-
-
-@pytest.mark.index
-@pytest.mark.timeout(600)
-def test_the_program_of_litestar_runs(page: ModuleType, shop: Path, database_url: str) -> None:
-    """In a folder of its own, since it needs a newer rich than the oldest supported."""
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(shop / "lib"), "litestar"]
-    subprocess.run(pip, check=True, capture_output=True)
-    shop.joinpath("litestar_app.py").write_text(PROGRAMS["litestar_app.py"].code, encoding="utf-8")
-    check = """
-from litestar.testing import TestClient
-from litestar_app import app
-with TestClient(app) as client:
-    for path in ("/jobs/", "/jobs", "/jobs/schedules?x=1"):
-        page = client.get(path)
-        assert page.status_code == 200, path
-        style = page.text.partition('<link rel="stylesheet" href="')[2].partition('"')[0]
-        assert style.startswith("/jobs/"), style
-        assert client.get(style).headers["content-type"] == "text/css; charset=utf-8"
-"""
-    secrets = {"DATABASE_URL": database_url, "SECRET_KEY": SECRET}
-    environment = {**os.environ, **secrets, "PYTHONPATH": os.pathsep.join([str(shop / "lib"), str(shop), str(ROOT)])}
-    done = subprocess.run(
-        [sys.executable, "-c", check], env=environment, capture_output=True, text=True, check=False, timeout=100
-    )
-    assert done.returncode == 0, done.stderr

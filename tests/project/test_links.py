@@ -1,40 +1,16 @@
-"""What the project says about itself elsewhere leads somewhere: on a package index, and in messages."""
+"""Messages name pages that are there."""
 
 from __future__ import annotations
 
 import ast
 import re
-import tomllib
 from pathlib import Path
 
 import sqla_jobs
-from sqla_jobs.rules.wording import REPOSITORY, page
+from sqla_jobs.rules.wording import REPOSITORY
 from tests.conftest import ROOT
 
 FILES = f"{REPOSITORY}/blob/main/"
-
-
-def test_the_metadata_name_the_repository() -> None:
-    project = tomllib.loads(ROOT.joinpath("pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert project["urls"] == {
-        "Documentation": page("index"),
-        "Source": REPOSITORY,
-        "Changelog": f"{FILES}CHANGELOG.md",
-        "Issues": f"{REPOSITORY}/issues",
-    }
-
-
-def test_the_readme_links_by_address_as_a_package_index_needs_it() -> None:
-    links = re.findall(r"\]\(([^)]+)\)", ROOT.joinpath("README.md").read_text(encoding="utf-8"))
-    assert links
-    assert [link for link in links if not link.startswith("https://")] == []
-
-
-def test_files_of_the_repository_that_are_named_by_address_are_there() -> None:
-    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("sqla_jobs/**/*.py")]
-    named = {path for one in pages for path in re.findall(rf"{FILES}([\w./-]*\w)", one.read_text(encoding="utf-8"))}
-    assert len(named) > 10
-    assert [path for path in sorted(named) if not ROOT.joinpath(path).is_file()] == []
 
 
 def test_messages_give_pages_by_address_since_an_installed_package_has_none() -> None:

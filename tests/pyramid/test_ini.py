@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from sqla_jobs import Jobs
+from sqla_jobs.cli.main import main
 from tests.conftest import ROOT
 from tests.pyramid_shop import Effect, jobs, record
 
@@ -61,7 +63,7 @@ def application() -> Jobs[Any]:
 
 
 @pytest.fixture
-def run(tmp_path: Path, database: Engine, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(tmp_path: Path, database: Engine, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """Runs a command in the folder of the ini. The order of a job is there: 1 in `mail`, 2 in `default`."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     tmp_path.joinpath("production.ini").write_text(INI.replace("URL", database_url.replace("%", "%%")))
@@ -71,13 +73,16 @@ def run(tmp_path: Path, database: Engine, database_url: str, monkeypatch: pytest
         record.enqueue(session, n=2)
         session.commit()
 
-    def run(*arguments: str, code: int = 0) -> str:
-        command = [sys.executable, "-W", "ignore::DeprecationWarning", "-m", *arguments]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout + (done.stderr if code else "")
+    monkeypatch.chdir(tmp_path)
 
-    return run
+    def run(*arguments: str, code: int = 0) -> str:
+        jobs._resolver = jobs.bound = None  # pyright: ignore[reportPrivateUsage]
+        done = CliRunner().invoke(main, arguments)
+        assert done.exit_code == code, done.output
+        return done.output
+
+    yield run
+    jobs._resolver = jobs.bound = None  # pyright: ignore[reportPrivateUsage]
 
 
 def effects(engine: Engine) -> list[int]:
@@ -85,41 +90,40 @@ def effects(engine: Engine) -> list[int]:
         return sorted(one.n for one in session.query(Effect))
 
 
-def test_a_worker_serves_the_queues_of_its_settings(run: Run, database: Engine) -> None:
-    assert run("sqla_jobs.worker", "production.ini", "--drain") == "1 run\n"
-    assert effects(database) == [1]
-    assert run("sqla_jobs.worker", "production.ini#other", "--drain") == "1 run\n"
-    assert effects(database) == [1, 2]
-
-
-def test_an_application_behind_a_filter_is_found(run: Run, database: Engine) -> None:
-    assert run("sqla_jobs", "worker", "--app", "production.ini#filtered", "--drain") == "1 run\n"
-    assert effects(database) == [2]
+@pytest.mark.parametrize(("name", "served"), [("production.ini", [1]), ("production.ini#filtered", [2])])
+def test_a_worker_serves_the_queues_of_its_settings(
+    run: Run, database: Engine, tmp_path: Path, name: str, served: list[int]
+) -> None:
+    """Also where a filter hides the application."""
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-m", "sqla_jobs.worker", name, "--drain"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "1 run\n"
+    assert effects(database) == served
 
 
 def test_commands_show_and_change_its_jobs(run: Run) -> None:
-    assert "queued" in run("sqla_jobs", "show", "production.ini", "1")
-    run("sqla_jobs", "cancel", "production.ini", "1")
-    assert "cancelled" in run("sqla_jobs", "show", "production.ini", "1")
-    assert "default" in run("sqla_jobs", "status", "production.ini")
+    assert "queued" in run("show", "production.ini", "1")
+    run("cancel", "production.ini", "1")
+    assert "cancelled" in run("show", "production.ini", "1")
+    assert "default" in run("status", "production.ini")
 
 
 def test_commands_show_the_jobs_of_an_application_that_is_read_only_and_change_none(run: Run) -> None:
     for command in (["show"], ["status"], ["doctor"], ["list"], ["limits"]):
-        run("sqla_jobs", *command, "production.ini#doomed", *(["1"] if command == ["show"] else []))
-    told = run("sqla_jobs", "pause", "production.ini#doomed", "mail", code=1)
+        run(*command, "production.ini#doomed", *(["1"] if command == ["show"] else []))
+    told = run("pause", "production.ini#doomed", "mail", code=1)
     assert told.startswith("Error: nothing was changed, since the application has doomed the transaction")
-    assert "queued" in run("sqla_jobs", "show", "production.ini", "1")
+    assert "queued" in run("show", "production.ini", "1")
 
 
 def test_what_is_wrong_is_told(run: Run, tmp_path: Path) -> None:
-    told = run("sqla_jobs", "status", "staging.ini", code=1)
+    told = run("status", "staging.ini", code=1)
     assert told == f"Error: 'staging.ini': there is no file staging.ini in {tmp_path}\n"
-    told = run("sqla_jobs.worker", "production.ini#othr", code=1)
+    told = run("status", "production.ini#othr", code=1)
     assert told == (
         "Error: 'production.ini#othr': production.ini has no application 'othr'; its applications: main, other, "
         "filtered, doomed, without; did you mean 'other'?\n"
     )
-    assert "config.add_jobs" in run("sqla_jobs", "status", "production.ini#without", code=1)
-    told = run("sqla_jobs", "status", "production.ini", "--database-url", "postgresql://localhost/other", code=1)
+    assert "config.add_jobs" in run("status", "production.ini#without", code=1)
+    told = run("status", "production.ini", "--database-url", "postgresql://localhost/other", code=1)
     assert "sqlalchemy.url" in told
