@@ -26,7 +26,7 @@ WAITING_HERE = """pg_locks WHERE NOT granted AND locktype = 'advisory'
 def wait_until(
     condition: Callable[[], object],
     *,
-    timeout: float = 20.0,
+    timeout: float = 40.0,
     message: str = "the condition did not come true",
 ) -> None:
     """Return once `condition()` is true; AssertionError with `message` after `timeout` seconds.
@@ -38,7 +38,7 @@ def wait_until(
         if time.monotonic() > deadline:
             raise AssertionError(f"{message} (waited {timeout} s)")
         time.sleep(pause)
-        pause = min(pause * 1.2, 0.03)
+        pause = min(pause * 1.2, 0.05)
 
 
 def waiting_for_locks(engine: Engine) -> int:

@@ -12,13 +12,12 @@ from benchmarks.calls import _COUNTS, count_calls
 from benchmarks.versions import KINDS
 
 MOST = {
-    "plain": 17,
-    "transactional": 612,
-    "limited": 217,
-    "coroutine": 62,
+    "plain": 14,
+    "transactional": 640,
+    "limited": 150,
+    "coroutine": 54,
 }
-"""Lowered whenever the code gets better. Each is what was measured and up to a tenth more: on a machine that others
-keep busy there are more batches, and more turns of the event loop."""
+"""Lowered whenever the code gets better. Each is what was measured and up to a tenth more."""
 
 
 def test_each_kind_has_its_bound() -> None:
@@ -28,13 +27,9 @@ def test_each_kind_has_its_bound() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_job_takes_no_more_calls_than_it_did(engine: Engine, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of few jobs, so there are somewhat more calls than `python -m benchmarks.calls` finds."""
-    monkeypatch.setattr("benchmarks.calls._DRAINS", 2)
-    for name, count in _COUNTS.items():
-        monkeypatch.setitem(_COUNTS, name, count // 4)
-    calls = count_calls(engine, kind)
-    for _ in range(3):
-        if calls.python > MOST[kind]:  # others kept the machine busy, or it is so
-            calls = count_calls(engine, kind)
-    most_called = "\n".join(f"{number:10.3f}  {function}" for function, number in calls.functions[:60])
-    assert calls.python <= MOST[kind], most_called
+    """Calls for each batch are left out: on a machine that others keep busy there are more batches."""
+    monkeypatch.setattr("benchmarks.calls._DRAINS", 1)
+    monkeypatch.setitem(_COUNTS, kind, _COUNTS[kind] // 5)
+    functions = count_calls(engine, kind).functions
+    most_called = "\n".join(f"{number:10.3f}  {function}" for function, number in functions[:60])
+    assert sum(int(number + 0.1) for _, number in functions) <= MOST[kind], most_called

@@ -53,7 +53,7 @@ def test_a_pause_may_end_between_the_reading_of_the_clock_and_the_promotion(
         ends_at = time.monotonic() + 1.5
         enqueue(database, shop.plain, [{"n": 1}])
         with jobs.worker(["default", "other"]):
-            time.sleep(ends_at - time.monotonic() - 0.3)
+            time.sleep(max(0.0, ends_at - time.monotonic() - 0.3))
             enqueue(database, shop.plain.options(queue="other"), [{"n": 2}])
             wait_until(lambda: left(database) == 0)
 
