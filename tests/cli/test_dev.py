@@ -192,11 +192,10 @@ def test_everything_runs_until_ctrl_c_and_the_data_are_kept(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bind", ["jobs.bind(engine)\n", ""], ids=["bound", "named by the environment alone"])
 def test_an_application_that_reads_its_database_from_the_environment(
-    terminal: Terminal, write: Callable[[str], None], bind: str
+    terminal: Terminal, write: Callable[[str], None]
 ) -> None:
-    write(APPLICATION + FROM_ENVIRONMENT + bind)
+    write(APPLICATION + FROM_ENVIRONMENT + "jobs.bind(engine)\n")
     terminal.run()
     terminal.wait_for("serves {'default': 4, 'mail': 4}")
     terminal.call("enqueue", "shop:jobs", "settle", '{"order": 7}')
@@ -210,19 +209,6 @@ def test_flask_runs_it_for_its_application(terminal: Terminal, write: Callable[[
     terminal.wait_for("serves {'default': 4}")
     terminal.call("enqueue", "shop:create_app", "settle", '{"order": 7}')
     terminal.wait_for("job 1 settle attempt 1/25 succeeded")
-
-
-@pytest.mark.slow
-def test_it_serves_the_queues_that_the_application_configures(terminal: Terminal, write: Callable[[str], None]) -> None:
-    write(
-        FLASK.replace('Flask("shop")\n', 'Flask("shop")\n    app.config["SQLA_JOBS_QUEUES"] = {"mail": 2, "slow": 1}\n')
-    )
-    terminal.run(program=("sqla_jobs", "dev", "shop:create_app()"))
-    terminal.wait_for("serves {'mail': 2, 'slow': 1}")
-    assert terminal.interrupt() == 0
-    terminal.run("--queues", "mail=3,default", program=("sqla_jobs", "dev", "shop:create_app()"))
-    terminal.wait_for("serves {'mail': 3, 'default': 4}")
-    assert terminal.interrupt() == 0
 
 
 @pytest.mark.slow
@@ -285,24 +271,3 @@ def test_when_it_is_killed_itself_no_process_is_left(terminal: Terminal, write: 
     terminal.process.kill()
     terminal.process.wait()
     wait_until(lambda: not terminal.processes, timeout=60)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("code", "arguments", "said"),
-    [
-        ("jobs = 1 +", [], "SyntaxError: invalid syntax"),
-        ("jobs = 1", [], "'shop:jobs' gives a int: name a Jobs"),
-        (APPLICATION, ["--database-url", "sqlite://"], "the database URL is of sqlite, and jobs live in PostgreSQL"),
-        (APPLICATION, ["--concurrency", "0"], "must be an integer from 1"),
-    ],
-    ids=["syntax", "no jobs", "no PostgreSQL", "no concurrency"],
-)
-def test_what_cannot_be_is_said_and_nothing_runs(
-    terminal: Terminal, write: Callable[[str], None], folder: Path, code: str, arguments: list[str], said: str
-) -> None:
-    write(code)
-    assert terminal.run(*arguments).wait(60) in (1, 2)
-    assert said in terminal.said
-    assert terminal.processes == []
-    assert not (folder / ".sqla-jobs").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,8 @@ import pytest
 from sqlalchemy import Engine, func, select, text
 from sqlalchemy.orm import Session
 
+from sqla_jobs import ConfigurationError
+from sqla_jobs.loading import load_jobs
 from sqla_jobs.postgres import LocalServer
 from sqla_jobs.runtime.logs import FIELDS
 from tests import shop
@@ -187,12 +190,6 @@ def run_worker(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_drain_on_the_command_line_says_how_many_runs_there_were(database: Engine, database_url: str) -> None:
-    enqueue_both(database, 3, 0.0)
-    done = run_worker("tests.shop:jobs", "--database-url", database_url, "--drain", "--queues", "default=2")
-    assert (done.returncode, done.stdout) == (0, "6 runs\n")
-
-
 def test_a_thread_that_a_job_left_behind_does_not_keep_the_worker_alive(database: Engine, database_url: str) -> None:
     with Session(database) as session:
         shop.misbehave.enqueue(session, how="thread")
@@ -210,22 +207,23 @@ def test_a_thread_that_a_job_left_behind_does_not_keep_the_worker_alive(database
         ("tests.shop:job", "names of a Jobs in it: jobs; did you mean 'jobs'"),
         ("tests.shop:Effect", "name a Jobs"),
         ("tests.shop:write", "name a Jobs"),
-        ("tests.shop:Base.metadata.clear()", "name a Jobs"),
         ("tests.helpers:wait_until", "needs none"),
-        ("tests.shop", "write MODULE:ATTR"),
-        ("tests.shop:jobs", "--database-url or DATABASE_URL"),
     ],
 )
-def test_a_worker_says_plainly_what_is_wrong(application: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_names_no_application_is_told_plainly(application: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
+        load_jobs(application)
+
+
+def test_a_worker_says_plainly_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DATABASE_URL", raising=False)
-    done = run_worker(application)
+    done = run_worker("tests.shop:jobs")
     assert done.returncode == 1
-    assert message in done.stderr
+    assert "--database-url or DATABASE_URL" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("spec", ["shop:jobs", "shop:create_app()", "shop:create_app", "shop:App.extensions_of"])
-def test_the_application_is_found_in_the_current_folder(tmp_path: Path, database_url: str, spec: str) -> None:
+def test_the_application_is_found_in_the_current_folder(tmp_path: Path, database_url: str) -> None:
     (tmp_path / "shop.py").write_text(
         """
 from sqlalchemy.orm import DeclarativeBase
@@ -237,7 +235,6 @@ jobs = Jobs(Base, tasks=["mail"])
 
 class App:
     extensions = {"sqla_jobs": jobs}
-    extensions_of = jobs
 
 def create_app():
     return App()
@@ -256,25 +253,8 @@ with sqlalchemy.orm.Session(engine) as session:
 """
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, timeout=60)
 
-    done = run_worker(spec, "--database-url", database_url, "--drain", cwd=tmp_path)
+    done = run_worker("shop:create_app", "--database-url", database_url, "--drain", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "sent to ann\n1 run\n"), done.stderr
-
-
-def test_status_shows_queues_processes_and_unknown_tasks(
-    database: Engine, database_url: str, start_worker: StartWorker
-) -> None:
-    with Session(database) as session:
-        session.execute(text("INSERT INTO sqla_jobs (task, args, state) VALUES ('elsewhere', '{}', 'queued')"))
-        shop.mark.options(queue="mail").enqueue(session, n=1)
-        session.commit()
-    start_worker(database_url)
-    with Session(database) as session:
-        wait_until(lambda: session.scalar(select(func.count()).select_from(jobs.Process)) == 1)
-    command = [sys.executable, "-m", "sqla_jobs", "status", "tests.shop:jobs", "--database-url", database_url]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
-    assert "default=8" in done.stdout
-    assert "task elsewhere: this application does not declare it, and 1 job is waiting for it" in done.stderr
-    assert "queue mail: no live worker serves it, and 1 job is waiting" in done.stderr
 
 
 def test_a_worker_logs_as_json_what_the_library_and_the_application_say_and_of_others_only_warnings(

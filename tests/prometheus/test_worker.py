@@ -16,7 +16,7 @@ from tests import metered_shop, shop
 from tests.conftest import StartWorker
 from tests.counting import children_of, runs, states, worker_pids
 from tests.helpers import refuse, wait_until
-from tests.prometheus.conftest import Observed, Samples, StartObserved, free_port, parsed
+from tests.prometheus.conftest import Observed, Samples, StartObserved, parsed
 
 pytestmark = pytest.mark.slow
 
@@ -210,11 +210,3 @@ def test_the_metrics_of_the_application_in_several_processes_are_added_up(
     os.kill(child, signal.SIGKILL)
     wait_until(lambda: scrape(worker)["shop_busy",] == 1)
     assert mails(scrape(worker)) == {"welcome": 20 * rounds}
-
-
-def test_a_directory_of_metrics_that_is_not_there_is_told_at_once(
-    database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "nowhere"))
-    assert start_worker(database_url, "--metrics-port", str(free_port())).wait(60) == 2
-    assert "nowhere is not a directory" in (tmp_path / "worker-0.log").read_text()

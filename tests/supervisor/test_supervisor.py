@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from sqlalchemy import Engine, Integer, create_engine, func, make_url, select, text
 from sqlalchemy.orm import Session
 
+from sqla_jobs.cli.main import main
 from sqla_jobs.queries import Queries
 from tests import shop
 from tests.conftest import ROOT, StartWorker
@@ -45,12 +47,11 @@ def begun_by_the_stopped(tmp_path: Path) -> set[int]:
     return {int(number) for number in re.findall(r"job (\d+)", said)}
 
 
-@pytest.mark.parametrize("holds_the_gil", [False, True])
 def test_a_job_that_cannot_be_interrupted_is_cancelled_by_killing_its_process(
-    database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path, holds_the_gil: bool
+    database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     with Session(database) as session:
-        job = shop.hang.enqueue(session, n=1, holds_the_gil=holds_the_gil)
+        job = shop.hang.enqueue(session, n=1, holds_the_gil=True)
         session.commit()
         start_worker(database_url, "--kill-after", "0.5", "--hung-after", "2000")
         wait_until(lambda: effects(database, "plain") == {1: 1})
@@ -151,14 +152,12 @@ def test_children_end_when_their_parent_is_gone(database: Engine, database_url: 
     assert states(database)["running"] == 0
 
 
-@pytest.mark.parametrize(
-    "how", ["exit", pytest.param("segfault", marks=pytest.mark.promise("A crash counts as an attempt")), "memory"]
-)
+@pytest.mark.promise("A crash counts as an attempt")
 def test_a_job_that_kills_its_process_again_and_again_ends_as_failed(
-    database: Engine, database_url: str, start_worker: StartWorker, how: str
+    database: Engine, database_url: str, start_worker: StartWorker
 ) -> None:
     with Session(database) as session:
-        shop.die_by.enqueue(session, how=how)
+        shop.die_by.enqueue(session, how="segfault")
         shop.mark.enqueue_many(session, ({"n": n} for n in range(20)))
         session.commit()
     start_worker(database_url, "--lease", "3600", "--concurrency", "2")
@@ -166,8 +165,7 @@ def test_a_job_that_kills_its_process_again_and_again_ends_as_failed(
     assert runs(database, "lost") >= 2
     with Session(database) as session:
         ended = session.scalars(select(jobs.Run.error).join(jobs.Job, jobs.Job.id == jobs.Run.job_id)).all()
-    expected = {"exit": "exit code 7", "segfault": "SIGSEGV", "memory": "SIGKILL"}[how]
-    assert any(expected in (error or "") for error in ended)
+    assert any("SIGSEGV" in (error or "") for error in ended)
 
 
 def test_a_job_that_cannot_be_interrupted_is_killed_after_its_timeout_and_tried_by_its_policy(
@@ -431,26 +429,13 @@ def test_sigusr1_tells_of_a_process_that_cannot_answer(
     assert f"It holds job {number}. To see them, run `py-spy dump --native --pid {child}`" in log_of(tmp_path)
 
 
-def test_status_shows_what_each_process_runs_and_since_when(
-    database: Engine, database_url: str, start_worker: StartWorker
-) -> None:
-    with Session(database) as session:
-        job = shop.mark.enqueue(session, n=1, seconds=10.0)
-        session.commit()
-        number = job.id
-    start_worker(database_url)
-    wait_until(lambda: effects(database, "plain") == {1: 1})
-    command = [sys.executable, "-m", "sqla_jobs", "status", "tests.shop:jobs", "--database-url", database_url]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
-    assert re.search(rf"^ *{number} +mark +1 ", done.stdout, re.MULTILINE)
-
-
 def test_a_process_that_makes_no_progress_is_shown_until_it_goes_on(
     database: Engine, database_url: str, start_worker: StartWorker
 ) -> None:
     def told(*arguments: str) -> str:
-        command = [sys.executable, "-m", "sqla_jobs", *arguments, "tests.shop:jobs", "--database-url", database_url]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
+        done = CliRunner().invoke(main, [*arguments, "tests.shop:jobs"])
+        assert done.exit_code in (0, 1), done.output
+        return done.stdout
 
     def stalled() -> list[float | None]:
         return [process["stalled"] for process in json.loads(told("status", "--json"))["processes"]]
@@ -474,42 +459,6 @@ def test_a_process_that_makes_no_progress_is_shown_until_it_goes_on(
     assert f"py-spy dump --native --pid {child}" in found["remedy"]
     os.kill(child, signal.SIGCONT)
     wait_until(lambda: stalled() == [None], timeout=30)
-
-
-def test_a_stop_gives_back_what_has_not_started_within_a_second(
-    database: Engine, database_url: str, start_worker: StartWorker
-) -> None:
-    with Session(database) as session:
-        shop.mark.enqueue_many(session, ({"n": n, "seconds": 0.01} for n in range(100)))
-        shop.mark.enqueue_many(session, ({"n": n, "seconds": 5.0} for n in range(100, 120)))
-        session.commit()
-    parent = start_worker(database_url, "--processes", "2", "--concurrency", "2")
-    wait_until(lambda: len(effects(database, "plain")) > 102)
-    parent.send_signal(signal.SIGTERM)
-    began = time.monotonic()
-    wait_until(lambda: states(database)["running"] <= 4)
-    print(f"given back after {time.monotonic() - began:.2f} s")
-    assert parent.wait(20) == 0
-    assert attempts_and_runs(database)[0] == attempts_and_runs(database)[1]
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "message"),
-    [
-        ("--processes", "0", "--processes must be an integer from 1 to 1,000, got 0"),
-        ("--max-jobs", "-1", "--max-jobs must be an integer from 0 to 1,000,000,000, got -1"),
-        ("--kill-after", "0", "--kill-after must be a timedelta or a number of seconds, from 1 ms to 1 d"),
-        ("--lease", "1", "at least three times"),
-        ("--queues", "a,a", "named twice"),
-        ("--slow-after", "0", "slow_after must be a timedelta or a number of seconds, from 1 ms"),
-    ],
-)
-def test_what_cannot_be_is_said_before_anything_starts(option: str, value: str, message: str) -> None:
-    command = [sys.executable, "-m", "sqla_jobs.worker", "tests.shop:jobs", option, value]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 def test_what_a_dead_child_had_begun_is_charged_also_where_that_fails_at_first(
@@ -754,14 +703,11 @@ def test_a_child_that_is_asked_to_start_anew_passes_that_on(
 
 def test_a_worker_that_cannot_start_says_so_as_json_where_it_logs_json(database_url: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sqla_jobs.worker", "app:jobs", "--log-format", "json"]
-    said: list[Any] = []
-    for code in ("import nothere", "jobs = 17"):
-        (tmp_path / "app.py").write_text(code)
-        done = subprocess.run(
-            [*command, "--database-url", database_url], cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 1
-        said.append([json.loads(line) for line in done.stderr.splitlines()][-1])
-    assert said[0]["message"] == "the application app:jobs cannot be run"
-    assert "No module named 'nothere'" in said[0]["traceback"]
-    assert "'app:jobs' gives a int: name a Jobs" in said[1]["message"]
+    (tmp_path / "app.py").write_text("import nothere")
+    done = subprocess.run(
+        [*command, "--database-url", database_url], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    said = [json.loads(line) for line in done.stderr.splitlines()][-1]
+    assert said["message"] == "the application app:jobs cannot be run"
+    assert "No module named 'nothere'" in said["traceback"]

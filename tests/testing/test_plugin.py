@@ -130,17 +130,7 @@ def test_without_the_metadata_of_the_application_the_failure_shows_the_fixture(
     result.stdout.fnmatch_lines(["*def sqla_jobs_metadata():", "*return Base.metadata"])
 
 
-@pytest.mark.parametrize(
-    ("url", "told"),
-    [
-        (
-            "sqlite:///test.db",
-            "DATABASE_URL names a sqlite database, *need PostgreSQL; *unset it*",
-        ),
-        ("hunter2", "DATABASE_URL is not the URL of a database; *unset it*"),
-        ("postgresql://127.0.0.1:1/shop", "The tests cannot connect to DATABASE_URL; *unset it*"),
-    ],
-)
+@pytest.mark.parametrize(("url", "told"), [("hunter2", "DATABASE_URL is not the URL of a database; *unset it*")])
 def test_an_unusable_server_is_reported_with_the_variable_that_names_it(
     run: Callable[..., pytest.RunResult],
     pytester: pytest.Pytester,
@@ -189,25 +179,6 @@ def test_nothing_is_imported_before_a_fixture_is_used(
         """
     )
     run("-p", "no:xdist", "-p", "no:anyio").assert_outcomes(passed=1)
-
-
-def test_the_plugin_can_be_blocked(run: Callable[..., pytest.RunResult], pytester: pytest.Pytester) -> None:
-    pytester.makepyfile("def test_it(sqla_jobs_session): ...")
-    result = run("-p", "no:xdist", "-p", "no:sqla_jobs")
-    result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["E *fixture 'sqla_jobs_session' not found"])
-    result.stdout.no_fnmatch_line("*available fixtures: *sqla_jobs_*")
-
-
-def test_every_fixture_of_the_plugin_has_the_prefix_and_a_docstring(
-    run: Callable[..., pytest.RunResult], pytester: pytest.Pytester
-) -> None:
-    result = run("-p", "no:xdist", "--fixtures")
-    ours = result.stdout.str().partition("fixtures defined from sqla_jobs.pytest_plugin")[2]
-    named = [line for line in ours.splitlines() if "sqla_jobs/pytest_plugin.py" in line]
-    assert len(named) == 8
-    assert all(line.startswith("sqla_jobs_") for line in named)
-    assert "no docstring available" not in ours
 
 
 def test_the_workers_of_xdist_share_one_server_that_ends_with_them(
