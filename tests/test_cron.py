@@ -324,7 +324,7 @@ SINCE = datetime(2000, 1, 1, tzinfo=UTC)
 TEXTS = ["30 2 * * *", "*/15 2 * * *", "* * * * *", "0 */2 * * *", "15,45 1-3 * * *", "0 0 1 * *", "*/7 * * * * *"]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     text=st.sampled_from([*TEXTS, "@every 3600"]),
     zone=st.sampled_from(sorted(available_timezones())),
@@ -407,7 +407,7 @@ def random_field(random: Random, low: int, high: int, names: list[str]) -> str:
 def test_thousands_of_random_rules_run_when_debian_runs_them() -> None:
     random, begin, days, compared = Random(17), datetime(2028, 2, 1), 63, 0  # noqa: DTZ001
     minutes = [begin + timedelta(minutes=n) for n in range(60 * 24 * days)]
-    for _ in range(2000):
+    for _ in range(500):
         month = random_field(random, 1, 12, ["jan", "dec"]) if random.random() < 0.2 else "*"
         fields = [random_field(random, 1, 31, []), month, random_field(random, 0, 7, ["mon", "wed", "sun"])]
         rule = " ".join(["7", "4", *fields])
@@ -420,7 +420,7 @@ def test_thousands_of_random_rules_run_when_debian_runs_them() -> None:
             found.append(moment.replace(tzinfo=None))
         assert found == expected, rule
         compared += 1
-    assert compared > 1500
+    assert compared > 350
 
 
 @pytest.mark.slow
@@ -444,7 +444,7 @@ SOME_FIELD = st.one_of(
 
 
 @pytest.mark.slow
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(
     text=st.one_of(st.lists(SOME_FIELD, min_size=5, max_size=6).map(" ".join), st.text(max_size=30)),
     zone=st.sampled_from(["UTC", "America/New_York"]),

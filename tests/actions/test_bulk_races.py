@@ -118,9 +118,16 @@ RACES = {
 }
 
 
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("delete", "command line"),
+        ("cancel", "dashboard"),
+        ("retry", "dashboard, ticked"),
+        ("erase", "command line"),
+    ],
+)
 @pytest.mark.slow
-@pytest.mark.parametrize("path", ["command line", "dashboard", "dashboard, ticked"])
-@pytest.mark.parametrize("name", [*RACES])
 def test_what_was_changed_after_the_choice_is_left_alone(
     database: Engine, session: Session, name: str, path: str
 ) -> None:
@@ -138,12 +145,11 @@ def test_what_was_changed_after_the_choice_is_left_alone(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["delete", "retry"])
 def test_what_was_changed_before_the_dashboards_confirmation_is_left_alone_where_it_was_ticked(
-    database: Engine, session: Session, name: str
+    database: Engine, session: Session
 ) -> None:
     add(session, "failed")
-    change = by_dashboard(name, "failed", [*session.scalars(select(Job.id))])
+    change = by_dashboard("delete", "failed", [*session.scalars(select(Job.id))])
     session.rollback()
     committed(database, succeed_all)()
     change()

@@ -58,21 +58,17 @@ def slow_commits(session: Session, seconds: float) -> None:
 
 
 @pytest.mark.promise("Nothing is lost", "Database effects happen exactly once")
-@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
 def test_a_killed_process_loses_no_coroutine_and_doubles_none(
     session: Session,
     database: Engine,
     database_url: str,
     start_worker: StartWorker,
     monkeypatch: pytest.MonkeyPatch,
-    driver: str,
 ) -> None:
+    """Over asyncpg; the other tests of this module are over psycopg."""
     enqueue(session, 120, seconds=0.05)
-    if driver == "psycopg":
-        start_worker(database_url, "--queues", "default=6", application=SHOP)
-    else:
-        monkeypatch.setenv("SHOP_URL", database_url)
-        start_worker(None, "--queues", "default=6", application="tests.coroutine_shop:over_asyncpg()")
+    monkeypatch.setenv("SHOP_URL", database_url)
+    start_worker(None, "--queues", "default=6", application="tests.coroutine_shop:over_asyncpg()")
     for done in (20, 50, 80):
         wait_until(lambda done=done: len(effects(database)) >= done and worker_pids(database))  # type: ignore[misc]
         os.kill(worker_pids(database)[-1], signal.SIGKILL)
@@ -130,7 +126,7 @@ def test_a_loop_that_is_held_up_for_ever_costs_its_process_and_nobody_else_an_ef
     assert "block_for_ever attempt 1 has blocked the event loop for 1.0 s" in log
 
 
-@pytest.mark.parametrize("task", ["deaf", "deaf_twice"])
+@pytest.mark.parametrize("task", ["deaf_twice"])
 def test_a_coroutine_that_swallows_its_cancel_costs_no_process(
     session: Session, database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path, task: str
 ) -> None:

@@ -198,47 +198,8 @@ def test_a_waiting_job_is_rescheduled_moved_run_now_and_deleted(page: Page, orig
     expect(page.get_by_text("There are no jobs yet.")).to_be_visible()
 
 
-NAMES = ("boom", "cancelly", "shop.billing.send_monthly_statement")
-
-
-@pytest.mark.parametrize("width", [1280, 390])
-def test_names_of_failing_tasks_are_not_broken_within_a_word(
-    page: Page, origin: str, session: Session, width: int
-) -> None:
-    now = datetime.now(UTC)
-    for task in NAMES:
-        session.add(job := jobs.Job(task=task, args={}, state="failed", finished_at=now))
-        session.flush()
-        told = {"error_type": "shop.errors.ProviderRefused", "error": f"no answer of the provider {'at all ' * 40}"}
-        session.add(jobs.Run(job_id=job.id, attempt=1, outcome="failed", started_at=now, finished_at=now, **told))
-    session.commit()
-    page.set_viewport_size({"width": width, "height": 900})
-    page.goto(origin)
-    for task in NAMES:
-        link = page.locator("#failures").get_by_role("link", name=task, exact=True)
-        parts = link.evaluate(_PARTS)
-        assert "".join(parts) == task
-        assert all(part.endswith((".", "_")) for part in parts[:-1]), parts
-
-
-_PARTS = """link => {
-    const lines = new Map()
-    for (const node of link.childNodes) {
-        for (let at = 0; at < (node.data || "").length; at++) {
-            const range = document.createRange()
-            range.setStart(node, at)
-            range.setEnd(node, at + 1)
-            const top = Math.round(range.getBoundingClientRect().top)
-            lines.set(top, (lines.get(top) || "") + node.data[at])
-        }
-    }
-    return [...lines.values()]
-}"""
-"""The lines over which a link is broken."""
-
-
 def test_all_that_match_are_retried_with_progress(page: Page, origin: str, session: Session) -> None:
-    for n in range(1500):
+    for n in range(300):
         task = "add" if n % 3 else "fail"
         session.add(jobs.Job(task=task, args={"a": 1}, state="failed", finished_at=datetime.now(UTC)))
     session.commit()
@@ -248,15 +209,15 @@ def test_all_that_match_are_retried_with_progress(page: Page, origin: str, sessi
     assert re.search(r"state=failed.*task=add", page.url)
     page.get_by_label("All that match").check()
     page.get_by_role("button", name="Retry…").click()
-    expect(page.get_by_role("heading", level=1)).to_have_text("Retry 1,000 failed jobs?")
-    page.get_by_role("button", name="Retry 1,000 jobs").click()
-    expect(page.get_by_role("heading", level=1)).to_have_text("1,000 jobs queued")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Retry 200 failed jobs?")
+    page.get_by_role("button", name="Retry 200 jobs").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("200 jobs queued")
     page.get_by_role("link", name="Back to the list").click()
     assert re.search(r"state=failed.*task=add", page.url)
     expect(page.get_by_text("No job matches this filter.")).to_be_visible()
     session.rollback()
     states = dict(session.execute(select(jobs.Job.state, func.count()).group_by(jobs.Job.state)).all())  # type: ignore[arg-type, unused-ignore]
-    assert states == {"failed": 500, "queued": 1000}
+    assert states == {"failed": 100, "queued": 200}
 
 
 def test_a_selection_survives_auto_refresh_and_so_does_the_scroll(page: Page, origin: str, session: Session) -> None:
@@ -346,7 +307,7 @@ def test_a_schedule_is_added_disabled_enabled_and_run_beside_a_clock(page: Page,
 
 
 def test_everything_but_auto_refresh_works_without_javascript(browser: Browser, origin: str, session: Session) -> None:
-    for n in range(700):
+    for n in range(600):
         session.add(jobs.Job(task="add", args={"a": n}, state="queued"))
     session.commit()
     with context_of(browser, java_script_enabled=False) as context:
@@ -354,17 +315,17 @@ def test_everything_but_auto_refresh_works_without_javascript(browser: Browser, 
         page.goto(f"{origin}/jobs")
         expect(page.get_by_role("button", name="Live")).to_have_count(0)
         page.get_by_role("link", name="Next").click()
-        page.get_by_role("checkbox", name="Select job 640", exact=True).check()
+        page.get_by_role("checkbox", name="Select job 540", exact=True).check()
         page.get_by_role("button", name="Cancel…").click()
         page.get_by_role("button", name="Cancel 1 job").click()
         expect(page.get_by_role("heading", level=1)).to_have_text("1 job cancelled, or asked to stop")
         page.get_by_role("link", name="Back to the list").click()
         page.get_by_label("All that match").check()
         page.get_by_role("button", name="Delete…").click()
-        page.get_by_role("button", name="Delete 700 jobs").click()
+        page.get_by_role("button", name="Delete 600 jobs").click()
         while page.get_by_role("button", name="Continue").count():
             page.get_by_role("button", name="Continue").click()
-        expect(page.get_by_role("heading", level=1)).to_have_text("700 jobs deleted")
+        expect(page.get_by_role("heading", level=1)).to_have_text("600 jobs deleted")
     session.rollback()
     assert session.scalar(select(func.count()).select_from(jobs.Job)) == 0
 
@@ -432,21 +393,29 @@ def pages() -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-def test_axe_finds_nothing_and_nothing_is_wider_than_the_screen(
-    browser: Browser, example_origin: str, width: int
-) -> None:
+WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 900}
+
+
+def wider(page: Page, name: str) -> list[str]:
+    """Say so where the page is wider than the screen of a computer or of a telephone."""
     found: list[str] = []
-    with context_of(browser, viewport={"width": width, "height": 900}) as context:
+    for size in (NARROW, WIDE):
+        page.set_viewport_size(size)  # type: ignore[arg-type, unused-ignore]
+        if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
+            found.append(f"{name}: wider than {size['width']}")
+    return found
+
+
+def test_axe_finds_nothing_and_nothing_is_wider_than_the_screen(browser: Browser, example_origin: str) -> None:
+    found: list[str] = []
+    with context_of(browser, viewport=WIDE) as context:
         page = context.new_page()
         for name, path in pages().items():
             page.goto(example_origin + path)
             for details in page.locator("details:not([open]) > summary").all():
                 if details.is_visible() and not details.evaluate("one => one.parentElement.matches('.menu')"):
                     details.click()
-            found += findings(page, name)
-            if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
-                found.append(f"{name}: wider than {width}")
+            found += findings(page, name) + wider(page, name)
         page.goto(f"{example_origin}/jobs?state=failed")
         page.get_by_label("All that match").check()
         with page.expect_navigation():  # and until its styles are there
@@ -460,9 +429,8 @@ def test_axe_finds_nothing_and_nothing_is_wider_than_the_screen(
     assert found == []
 
 
-@pytest.mark.parametrize("width", [1280, 390])
 def test_axe_finds_nothing_on_the_pages_of_batches_and_workflows(
-    browser: Browser, origin: str, session: Session, width: int
+    browser: Browser, origin: str, session: Session
 ) -> None:
     states: dict[Any, int] = {"succeeded": 3, "failed": 1, "running": 1, "queued": 2, "cancelled": 1, "scheduled": 1}
     batch = make_batch(session, shop.add, name="an import of many things " * 4, states=states, args={"a": 1})
@@ -471,13 +439,11 @@ def test_axe_finds_nothing_on_the_pages_of_batches_and_workflows(
     make_job(session, shop.add, after=held, args={"a": 3})
     session.commit()
     found: list[str] = []
-    with context_of(browser, viewport={"width": width, "height": 900}) as context:
+    with context_of(browser, viewport=WIDE) as context:
         page = context.new_page()
         for path in ("/batches", f"/batches/{batch.id}", f"/jobs/{held.id}", "/jobs?state=blocked"):
             page.goto(origin + path)
-            found += findings(page, path)
-            if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
-                found.append(f"{path}: wider than {width}")
+            found += findings(page, path) + wider(page, path)
     assert found == []
 
 
@@ -533,8 +499,8 @@ def looks_and_works(page: Page, address: str, session: Session) -> None:
     expect(page.locator(".top")).to_have_css("position", "sticky")
 
 
-@pytest.mark.parametrize("prefix", ["/", "/ops/jobs/"])
-def test_it_looks_and_works_mounted_in_fastapi(page: Page, session: Session, prefix: str) -> None:
+def test_it_looks_and_works_mounted_in_fastapi(page: Page, session: Session) -> None:
+    prefix = "/ops/jobs/"
     shop.add.enqueue(session, a=1)
     session.commit()
     app = FastAPI()

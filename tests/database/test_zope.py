@@ -61,7 +61,11 @@ def stored(engine: Engine) -> list[str]:
         return [str(row) for model in models for row in connection.execute(select(model.__table__))]
 
 
-@pytest.fixture(params=["engine", "connection", "two phases"])
+CASES = [*(("engine", name) for name in WRITES), ("connection", "retry"), ("two phases", "retry")]
+"""How the session is bound, and a call. What is bound makes no difference between the calls."""
+
+
+@pytest.fixture
 def manager(request: pytest.FixtureRequest, filled: Engine) -> Iterator[tuple[Any, Session]]:
     """A manager of transactions, and a session that commits with it."""
     manager: Any = TransactionManager(explicit=True)
@@ -72,7 +76,7 @@ def manager(request: pytest.FixtureRequest, filled: Engine) -> Iterator[tuple[An
         yield manager, stack.enter_context(factory())
 
 
-@pytest.mark.parametrize("name", WRITES)
+@pytest.mark.parametrize(("manager", "name"), CASES, indirect=["manager"])
 def test_what_a_call_writes_is_committed_with_the_transaction(
     manager: tuple[Any, Session], filled: Engine, name: str
 ) -> None:
@@ -87,7 +91,7 @@ def test_what_a_call_writes_is_committed_with_the_transaction(
     assert stored(filled) != before
 
 
-@pytest.mark.parametrize("name", WRITES)
+@pytest.mark.parametrize(("manager", "name"), CASES, indirect=["manager"])
 def test_what_a_call_writes_goes_with_a_savepoint(manager: tuple[Any, Session], filled: Engine, name: str) -> None:
     (transactions, session), before = manager, stored(filled)
     transactions.begin()

@@ -332,8 +332,8 @@ def test_what_another_database_does_not_commit_makes_the_job_fail(moment: str, a
     assert sorted(effects(app)) == list(range(0, 20, 2))
 
 
+@pytest.mark.parametrize("task", [shop.write], ids=["transactional"])
 @pytest.mark.slow
-@pytest.mark.parametrize("task", [shop.mark, shop.write], ids=["plain", "transactional"])
 def test_an_end_is_on_the_disk_also_where_the_database_does_not_wait_for_it(task: Any) -> None:
     """Else a crash of the server brings the job back, of which its worker knows nothing any more."""
     with LocalServer(durable=True) as server:

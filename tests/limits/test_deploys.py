@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import DeclarativeBase, Session
 
-from sqla_jobs import ConcurrencyLimit, Jobs, RateLimit
+from sqla_jobs import ConcurrencyLimit, Jobs
 from tests.counting import states
 from tests.helpers import wait_until
 from tests.limits.attempts import left, most_at_once
@@ -48,8 +48,6 @@ def enqueue(database: Engine, jobs: Jobs[Any], numbers: Sequence[int], seconds: 
         ([], [ConcurrencyLimit(2)]),
         ([ConcurrencyLimit(2)], []),
         ([ConcurrencyLimit(2)], [ConcurrencyLimit(2, name="renamed")]),
-        ([ConcurrencyLimit(2)], [ConcurrencyLimit(2), RateLimit(1000, per=1)]),
-        ([ConcurrencyLimit(1, key="n")], [ConcurrencyLimit(1, key="n", ordered=True)]),
         ([ConcurrencyLimit(1, key="n", ordered=True)], [ConcurrencyLimit(1, key="n", ordered=True, name="renamed")]),
     ],
 )
@@ -89,8 +87,7 @@ def test_a_task_with_all_the_limits_there_can_be_is_within_each(database: Engine
     assert most_at_once(database, "send") == {None: 1}
 
 
-@pytest.mark.parametrize("was_stored", [True, False])
-@pytest.mark.parametrize("how", ["commit", "rollback"])
+@pytest.mark.parametrize(("was_stored", "how"), [(True, "commit"), (False, "rollback")])
 def test_a_worker_starts_beside_somebody_who_has_set_a_limit_and_has_not_committed(
     database: Engine, was_stored: bool, how: str
 ) -> None:

@@ -15,7 +15,7 @@ from tests.pooler import pgbouncer
 from tests.programs import PGBOUNCER
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-SECONDS = float(os.environ.get("HAMMER_SECONDS", "12"))
+SECONDS = float(os.environ.get("HAMMER_SECONDS", "7"))
 
 
 @pytest.fixture

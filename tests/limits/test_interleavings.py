@@ -36,6 +36,12 @@ from tests.limits.claims import Claims, SteadyFloors, as_worker, beside, claim_i
 pytestmark = pytest.mark.slow
 
 
+@pytest.fixture(autouse=True)
+def hot_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group is hot after few jobs, and not after hundreds."""
+    monkeypatch.setattr("sqla_jobs.worker.floors._HOT", 20)
+
+
 @pytest.fixture
 def claims(database: Engine) -> Iterator[Claims]:
     with as_worker(database, jobs) as claims:
@@ -71,8 +77,9 @@ def test_a_claim_waits_for_another_and_counts_what_that_one_took(database: Engin
     assert running(database) == 2
 
 
-@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
-@pytest.mark.parametrize("since", ["before the worker starts", "while it works"])
+@pytest.mark.parametrize(
+    ("level", "since"), [("serializable", "before the worker starts"), ("repeatable read", "while it works")]
+)
 def test_no_overshoot_whatever_the_databases_default_isolation_is(database: Engine, level: str, since: str) -> None:
     """Its own transaction says READ COMMITTED: under another level the count is as old as the wait for the lock."""
     enqueue(database, shop.pair, numbered(6))
@@ -111,28 +118,28 @@ def test_everybody_who_looks_takes_the_same_lock(database: Engine) -> None:
 
 
 def test_many_claimers_of_everything_never_overshoot(database: Engine, claims: Claims) -> None:
-    """Task, queue, shared name and key at once, from sixteen threads."""
+    """Task, queue, shared name and key at once, from eight threads."""
     with Session(database) as session:
         jobs.set_limit(session, queue="default", running=7)
         session.commit()
-    enqueue(database, shop.pair, numbered(40))
-    enqueue(database, shop.charge, numbered(40))
-    enqueue(database, shop.refund, ({"tenant": "a", "n": n % 3} for n in range(40)))
-    enqueue(database, shop.keyed, ({"account": n % 5} for n in range(40)))
+    enqueue(database, shop.pair, numbered(20))
+    enqueue(database, shop.charge, numbered(20))
+    enqueue(database, shop.refund, ({"tenant": "a", "n": n % 3} for n in range(20)))
+    enqueue(database, shop.keyed, ({"account": n % 5} for n in range(20)))
     watch_starts(database)
-    barrier = threading.Barrier(16)
+    barrier = threading.Barrier(8)
 
     def work(_: int) -> int:
         barrier.wait()
         done = 0
-        for _ in range(200):
+        for _ in range(60):
             claimed = claims.limited(3)
             claims.end(*claimed)
             done += len(claimed)
         return done
 
-    with ThreadPoolExecutor(16) as threads:
-        assert sum(threads.map(work, range(16))) == 160
+    with ThreadPoolExecutor(8) as threads:
+        assert sum(threads.map(work, range(8))) == 80
     with database.connect() as connection:
         found = connection.execute(text("SELECT gate, max(running) FROM seen GROUP BY gate"))
         most = {row.gate: row.max for row in found}
@@ -234,7 +241,7 @@ def test_what_has_begun_is_the_head_over_queues_and_unequal_gates(database: Engi
         assert arguments(claims.limited(), database) == [1]
 
 
-@pytest.mark.parametrize("change", ["move", "move many", "update"])
+@pytest.mark.parametrize("change", ["move many", "update"])
 def test_a_job_keeps_its_place_in_its_key_whatever_its_queue_and_priority_become(
     database: Engine, claims: Claims, change: str
 ) -> None:
@@ -244,9 +251,7 @@ def test_a_job_keeps_its_place_in_its_key_whatever_its_queue_and_priority_become
         first = shop.ordered.options(unique_key="first", unique=policy).enqueue(session, account=1, n=0)
         session.commit()
         enqueue(database, shop.ordered, [{"account": 1, "n": n} for n in (1, 2)])
-        if change == "move":
-            assert Move("other", 9).one(Changing(session, jobs.models, jobs.tasks), first)
-        elif change == "move many":
+        if change == "move many":
             it = nullcontext(Changing(session, jobs.models, jobs.tasks))
             (done,) = Move("other", 9).in_batches(lambda: it, Selection(ids=(first.id,)))
             assert done.changed == 1
@@ -325,9 +330,9 @@ def test_a_failed_job_of_a_held_key_is_waited_for_until_somebody_decides(
     assert claims.limited() == []
 
 
-def test_sixteen_claimers_of_ordered_keys_keep_each_order(database: Engine, claims: Claims) -> None:
-    enqueue(database, shop.ordered, ({"account": n % 4, "n": n} for n in range(120)))
-    barrier = threading.Barrier(16)
+def test_many_claimers_of_ordered_keys_keep_each_order(database: Engine, claims: Claims) -> None:
+    enqueue(database, shop.ordered, ({"account": n % 4, "n": n} for n in range(60)))
+    barrier = threading.Barrier(8)
 
     def work(number: int) -> None:
         barrier.wait()
@@ -339,9 +344,9 @@ def test_sixteen_claimers_of_ordered_keys_keep_each_order(database: Engine, clai
                     claims.end(job)
             claims.promote()
 
-    with ThreadPoolExecutor(16) as threads:
-        list(threads.map(work, range(16)))
-    assert states(database) == {"succeeded": 120}
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(work, range(8)))
+    assert states(database) == {"succeeded": 60}
     with Session(database) as session:
         rows = select(jobs.Job.args, jobs.Job.id, jobs.Run.id).join(jobs.Run, jobs.Run.job_id == jobs.Job.id)
         started: dict[int, list[int]] = {}
@@ -596,13 +601,13 @@ def test_a_job_gets_no_gates_for_arguments_that_it_no_longer_has(
 
 def test_what_has_run_for_long_behind_a_hot_gate_keeps_its_place(database: Engine, claims: Claims) -> None:
     """Also when the gate becomes hot, and after each sweep: neither look tells of the lowest run id."""
-    enqueue(database, shop.charge, numbered(8000))
+    enqueue(database, shop.charge, numbered(2000))
     with Session(database) as session:  # the rate is not what is looked at
         jobs.set_limit(session, "stripe", rate=10_000, per=1.0)
         session.commit()
     long = claims.limited(2)
     floors = GateFloors()
-    until = time.monotonic() + 3.0
+    until = time.monotonic() + 2.0
     while time.monotonic() < until:
         claimed = claims.limited(floors=floors)
         assert len(long) + len(claimed) == 3
@@ -617,7 +622,7 @@ def test_a_gate_given_to_a_running_job_counts_from_the_next_sweep_on_where_a_gat
     (early,) = claims.limited(1)
     with database.begin() as connection:
         connection.execute(text("UPDATE sqla_jobs SET gates = NULL"))
-    enqueue(database, shop.pair, numbered(500))
+    enqueue(database, shop.pair, numbered(100))
     floors = GateFloors()
     while not any(floors.of(time.monotonic()).gates.values()):  # else the next claim is a sweep
         claims.end(*claims.limited(1, floors=floors))
@@ -627,13 +632,13 @@ def test_a_gate_given_to_a_running_job_counts_from_the_next_sweep_on_where_a_gat
     claims.end(early)
 
 
-# --- floors: see test_model_floors
+# --- floors: see test_model_floors, too
 
 
 def hot(engine: Engine, claims: Claims, task: Any, **also: Any) -> SteadyFloors:
-    """The floors of a group that hundreds of jobs have gone through."""
+    """The floors of a group that many jobs have gone through."""
     floors = SteadyFloors()
-    enqueue(engine, task, numbered(210, **also))
+    enqueue(engine, task, numbered(25, **also))
     while claimed := claims.limited(50, floors=floors):
         claims.end(*claimed)
     return floors

@@ -28,16 +28,16 @@ def run_all(engine: Engine, *, workers: int = 1, concurrency: int = 8, timeout: 
         wait_until(lambda: left(engine) == 0, timeout=timeout)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize(
-    ("task", "arguments"),
+    ("task", "arguments", "workers"),
     [
-        pytest.param(shop.wide, [{"key": 1, "n": n} for n in range(3000)], id="one key that is never full"),
-        pytest.param(shop.wide, [{"key": n % 1000, "n": n} for n in range(3000)], id="a thousand keys"),
-        pytest.param(shop.keyed, [{"account": n % 50} for n in range(1000)], id="keys of one job at a time"),
-        pytest.param(shop.fair, [{"tenant": str(n % 3)} for n in range(3000)], id="tenants in turn"),
-        pytest.param(shop.fast, [{"n": n} for n in range(500)], id="a rate"),
-        pytest.param(shop.ordered, [{"account": n % 20, "n": n} for n in range(500)], id="ordered keys"),
+        pytest.param(shop.wide, [{"key": 1, "n": n} for n in range(1000)], 1, id="one key that is never full"),
+        pytest.param(shop.wide, [{"key": n % 500, "n": n} for n in range(1000)], 1, id="hundreds of keys"),
+        pytest.param(shop.keyed, [{"account": n % 50} for n in range(400)], 1, id="keys of one job at a time"),
+        pytest.param(shop.keyed, [{"account": n % 50} for n in range(400)], 2, id="such keys for two workers"),
+        pytest.param(shop.fair, [{"tenant": str(n % 3)} for n in range(1000)], 1, id="tenants in turn"),
+        pytest.param(shop.fast, [{"n": n} for n in range(300)], 2, id="a rate"),
+        pytest.param(shop.ordered, [{"account": n % 20, "n": n} for n in range(300)], 2, id="ordered keys"),
     ],
 )
 def test_all_that_waits_is_started(database: Engine, task: Any, arguments: list[dict[str, Any]], workers: int) -> None:

@@ -377,12 +377,11 @@ def insert_hostile(engine: Engine, chance: random.Random) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
-def test_whatever_a_row_holds_all_good_jobs_run_and_every_page_and_command_answers(seed: int, engine: Engine) -> None:
+def test_whatever_a_row_holds_all_good_jobs_run_and_every_page_and_command_answers(engine: Engine) -> None:
     app = dashboard_shop
     app.Base.metadata.create_all(engine)
     app.jobs.bind(engine)
-    chance = random.Random(seed)
+    chance = random.Random(0)
     assert insert_hostile(engine, chance) > 200
     with Session(engine) as session:
         made = [app.add.options(priority=chance.randint(-10, 10)).enqueue(session, a=n) for n in range(100)]
@@ -408,11 +407,11 @@ def visit_all_pages(engine: Engine) -> None:
         ids = session.scalars(text("SELECT id FROM sqla_jobs")).all()
         schedules = session.scalars(text("SELECT id FROM sqla_schedules")).all()
     in_states = ("", *JobState)
-    orders = ("", "newest", "oldest", "soonest", "latest", "next", "last", "longest", "started", "ended", "first")
+    orders = ("", "oldest", "longest")
     pages = ["/", "/jobs", "/schedules", "/schedules/new", "/audit"]
     pages += [f"/jobs?state={state}&order={order}" for state in in_states for order in orders]
     pages += [f"/jobs?{which}" for which in ("task=add", "error=x", "args=a=1", "key=x", "created_after=2026-01-01")]
-    pages += [f"/jobs/{job_id}" for job_id in ids]
+    pages += [f"/jobs/{job_id}" for job_id in ids[::5]]
     pages += [f"/schedules/{one}{part}" for one in schedules for part in ("", "/edit")]
     seen: set[str] = set()
     while pages:
@@ -427,7 +426,7 @@ def run_all_commands(engine: Engine) -> None:
     with Session(engine) as session:
         ids = session.scalars(text("SELECT id FROM sqla_jobs")).all()
     commands = [["status"], ["list"], ["list", "--limit", "10000"], ["doctor"], ["check"], ["schedule", "list"]]
-    commands += [["show", str(job_id)] for job_id in ids[::7]]
+    commands += [["show", str(job_id)] for job_id in ids[::30]]
     commands += [[*command, "--json"] for command in commands]
     commands += [["prune", "--older-than", "1d", "--yes"], ["retry", "--state", "failed", "--yes"]]
     commands += [["cancel", "--state", "scheduled", "--yes"], ["delete", "--state", "cancelled", "--yes"]]

@@ -100,7 +100,15 @@ def test_an_attempt_whose_row_is_held_again_and_again_fails_by_its_policy(
     assert "another transaction held the job's row" in error_of(session, job)
 
 
-@pytest.mark.parametrize(("task", "driver"), [*((task, "psycopg") for task in HELD), (HELD[-1], "asyncpg")], ids=as_id)
+@pytest.mark.parametrize(
+    ("task", "driver"),
+    [
+        (step_shop.held_at_its_end, "psycopg"),
+        (step_shop.held_at_a_step_in_session, "psycopg"),
+        (step_shop.held_at_an_awaited_step_in_session, "asyncpg"),
+    ],
+    ids=as_id,
+)
 def test_a_run_whose_row_is_held_for_too_long_gives_up_and_is_repeated(
     database: Engine, database_url: str, session: Session, caplog: pytest.LogCaptureFixture, task: Any, driver: str
 ) -> None:

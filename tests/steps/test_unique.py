@@ -19,9 +19,11 @@ UPDATE = Unique("account", on_conflict="update")
 LONG = 36500 * 86400.0
 
 
-@pytest.mark.parametrize("many", [False, True])
-@pytest.mark.parametrize("how", ["sleep", "wait", "fail"])
-@pytest.mark.parametrize("unique", [REPLACE, UPDATE], ids=["replace", "update"])
+@pytest.mark.parametrize(
+    ("unique", "how", "many"),
+    [(REPLACE, "sleep", False), (REPLACE, "wait", True), (UPDATE, "fail", False), (UPDATE, "wait", False)],
+    ids=["replace, sleep", "replace, wait", "update, fail", "update, wait"],
+)
 def test_a_job_with_stored_steps_ends_with_its_own_arguments(
     session: Session, unique: Unique, how: str, many: bool
 ) -> None:

@@ -187,7 +187,7 @@ def test_every_sequence_of_steps_leaves_what_the_model_says(engine: Engine) -> N
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=60,
+            max_examples=20,
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

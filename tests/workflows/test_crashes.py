@@ -73,29 +73,27 @@ def all_succeed(engine: Engine, number: int, *, timeout: float = 60.0) -> None:
 # --- wide and long ones
 
 
-def test_ten_thousand_jobs_after_one_and_one_after_ten_thousand(
-    database: Engine, database_url: str, start: Start
-) -> None:
+def test_thousands_of_jobs_after_one_and_one_after_thousands(database: Engine, database_url: str, start: Start) -> None:
     with Session(database) as session:
         top = nothing.enqueue(session, n=0)
-        ids = nothing.options(after=top).enqueue_many(session, ({"n": n} for n in range(10_000)), returning=True)
+        ids = nothing.options(after=top).enqueue_many(session, ({"n": n} for n in range(3000)), returning=True)
         middle = session.scalars(select(jobs.Job).where(jobs.Job.id.in_(ids))).all()
         nothing.options(after=middle).enqueue(session, n=1)
         session.commit()
     for _ in range(2):
         start(database_url)
-    all_succeed(database, 10_002, timeout=100)
+    all_succeed(database, 3002, timeout=100)
 
 
-def test_a_chain_of_a_thousand(database: Engine, database_url: str, start: Start) -> None:
+def test_a_chain_of_hundreds(database: Engine, database_url: str, start: Start) -> None:
     with Session(database) as session:
         last = nothing.enqueue(session, n=0)
-        for n in range(1, 1000):
+        for n in range(1, 300):
             last = nothing.options(after=last).enqueue(session, n=n)
         session.commit()
     for _ in range(2):
         start(database_url)
-    all_succeed(database, 1000, timeout=100)
+    all_succeed(database, 300, timeout=100)
 
 
 # --- killed workers, and a server that crashes
@@ -234,24 +232,22 @@ def ends_as_it_should(engine: Engine, graph: list[tuple[int, str]]) -> None:
         assert sorted(session.scalars(done)) == [3, 4, 7]
 
 
-@pytest.mark.parametrize("statement", range(1, 16))
+@pytest.mark.parametrize("statement", [3, 5, 6, 10, 11])
 def test_a_worker_killed_at_any_statement_of_a_resolve_leaves_the_rest_to_others(
     statement: int, database: Engine, database_url: str, graph: list[tuple[int, str]]
 ) -> None:
+    """Within a transaction, before its commit, and between two of them: the fifth statement is the first commit."""
     process = dying(database_url, "SIGKILL", statement)
-    said, _ = process.communicate(timeout=60)
-    if said == "resolved\n":
-        assert statement > 10, "there are more statements"
+    assert process.communicate(timeout=60)[0] == "now\n"
     with shop.jobs.worker(bind=database, concurrency=4):
         ends_as_it_should(database, graph)
 
 
-@pytest.mark.parametrize("statement", [4, 5], ids=["settle", "commit"])
 def test_a_worker_suspended_in_the_middle_of_a_resolve_holds_up_its_graph_for_its_patience(
-    statement: int, database: Engine, database_url: str, session: Session, graph: list[tuple[int, str]]
+    database: Engine, database_url: str, session: Session, graph: list[tuple[int, str]]
 ) -> None:
     """The server ends its transaction after 2 s. Other graphs go on meanwhile."""
-    process = dying(database_url, "SIGSTOP", statement)
+    process = dying(database_url, "SIGSTOP", 5)
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == "now\n"
