@@ -1,6 +1,6 @@
 # make demo      a tour in the terminal: needs only Python 3.11 or newer
-# make test      the fast tests, and each promise of README.md shown with real processes: six minutes on two cores
-# make test-slow the other tests: a quarter of an hour. All start a PostgreSQL of their own unless DATABASE_URL is set
+# make test      the fast tests, and each promise of README.md shown with real processes: five minutes on two cores
+# make test-slow the other tests: nine minutes. All start a PostgreSQL of their own unless DATABASE_URL is set
 # make check     lint, types and `make test`
 # make fastest   a comparison of what jobs cost with the commit in .ci/fastest: two minutes on a quiet machine
 # make servers   `make test` on other versions of PostgreSQL: the oldest supported one, and those of Debian's packages
@@ -10,7 +10,7 @@
 # PYTHON=... chooses the interpreter, VENV=... and CONSTRAINTS=... another environment.
 
 .SUFFIXES:
-.PHONY: help demo test test-slow servers fastest mutants oldest lint format types check docs venv clean
+.PHONY: help demo test test-slow servers fastest mutants newest oldest lint format types check docs venv clean
 SHELL := /bin/sh
 VENV ?= .venv
 CONSTRAINTS ?=
@@ -55,6 +55,10 @@ oldest:
 	$(MAKE) venv $(OLDEST)
 	.venv-oldest/bin/python -m mypy --strict $(FEWER_TYPES) --cache-dir .venv-oldest/mypy sqla_jobs
 	$(MAKE) test $(OLDEST) PYTEST_ARGS="$(PYTEST_ARGS) -m 'not slow' $(CORE:%=tests/%)"
+
+# On another Python, which is to be the newest: PYTHON=python3.14
+newest:
+	$(MAKE) test VENV=.venv-newest PYTEST_ARGS="$(PYTEST_ARGS) -m 'not slow' $(CORE:%=tests/%)"
 
 lint: $(VENV)/dev.stamp
 	$(RUN) ruff check .
