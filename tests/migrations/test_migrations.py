@@ -61,7 +61,6 @@ ORDER BY 1, 2
 VARIANTS: dict[str, dict[str, str]] = {
     "plain": {},
     "schema": {"options": 'schema="ops"'},
-    "prefix": {"options": 'prefix="x_"'},
     "all": {"options": 'prefix=""', "metadata": 'schema="Our Shop", naming_convention=CONVENTION'},
 }
 
@@ -211,7 +210,6 @@ def test_a_downgrade_to_a_version_of_the_library_undoes_own_revisions_since_the_
     [
         ("plain", by_the_branch),
         ("all", by_the_branch),
-        ("prefix", by_revisions_of_its_own),
         ("all", by_revisions_of_its_own),
     ],
 )

@@ -7,10 +7,7 @@ import re
 from pathlib import Path
 
 import sqla_jobs
-from sqla_jobs.rules.wording import REPOSITORY
 from tests.conftest import ROOT
-
-FILES = f"{REPOSITORY}/blob/main/"
 
 
 def test_messages_give_pages_by_address_since_an_installed_package_has_none() -> None:

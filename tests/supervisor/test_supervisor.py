@@ -51,7 +51,7 @@ def test_a_job_that_cannot_be_interrupted_is_cancelled_by_killing_its_process(
     database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     with Session(database) as session:
-        job = shop.hang.enqueue(session, n=1, holds_the_gil=True)
+        job = shop.hang.enqueue(session, n=1)
         session.commit()
         start_worker(database_url, "--kill-after", "0.5", "--hung-after", "2000")
         wait_until(lambda: effects(database, "plain") == {1: 1})

@@ -121,15 +121,6 @@ def test_a_session_is_rolled_back_and_a_database_of_its_own_is_for_workers(
     assert databases(on_our_server).isdisjoint(made)
 
 
-def test_without_the_metadata_of_the_application_the_failure_shows_the_fixture(
-    run: Callable[..., pytest.RunResult], pytester: pytest.Pytester, on_our_server: str
-) -> None:
-    pytester.makepyfile("def test_it(sqla_jobs_session): ...")
-    result = run("-p", "no:xdist")
-    result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*def sqla_jobs_metadata():", "*return Base.metadata"])
-
-
 @pytest.mark.parametrize(("url", "told"), [("hunter2", "DATABASE_URL is not the URL of a database; *unset it*")])
 def test_an_unusable_server_is_reported_with_the_variable_that_names_it(
     run: Callable[..., pytest.RunResult],
@@ -199,28 +190,3 @@ def test_the_workers_of_xdist_share_one_server_that_ends_with_them(
     assert urls[0] == urls[1]
     with pytest.raises(psycopg.OperationalError):
         databases(urls[0])
-
-
-def test_the_workers_of_xdist_that_need_no_server_start_none(
-    run: Callable[..., pytest.RunResult], pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    pytester.makepyfile("def test_it(tmp_path): ...")
-    run("-n", "1").assert_outcomes(passed=1)
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("sqla_jobs-")] == []
-
-
-def test_a_server_that_cannot_start_is_reported_by_the_worker_that_asks(
-    run: Callable[..., pytest.RunResult], pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("DATABASE_URL", raising=False)
-    pytester.makeconftest(
-        """
-        import sqla_jobs.postgres
-        sqla_jobs.postgres._candidates = lambda: iter([])
-        """
-    )
-    pytester.makepyfile("def test_it(sqla_jobs_postgres): ...")
-    result = run("-n", "1")
-    result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*ConfigurationError: No PostgreSQL programs*"])
