@@ -142,16 +142,6 @@ def test_a_stalled_process_is_told_and_not_taken_for_a_database_that_is_away(
     assert scrape(worker)["sqla_jobs_stalled_processes",] == 0
 
 
-def test_a_database_that_is_back_is_read_again_soon(
-    database: Engine, database_url: str, start_observed: StartObserved
-) -> None:
-    worker = start_observed(database_url)
-    with database.begin() as connection:
-        connection.execute(text("LOCK TABLE sqla_limits"))
-        wait_until(lambda: scrape(worker).get(("sqla_jobs_database_up",)) == 0, timeout=30)
-    wait_until(lambda: scrape(worker)["sqla_jobs_database_up",] == 1, timeout=20)
-
-
 def test_what_a_worker_counted_until_its_end_is_told(
     database: Engine, database_url: str, start_observed: StartObserved
 ) -> None:

@@ -97,27 +97,6 @@ def is_marked(engine: Engine, n: int) -> bool:
     return n in effects(engine, "plain")
 
 
-def test_an_idle_child_is_told_of_what_nobody_announced(
-    database: Engine, database_url: str, start_worker: StartWorker
-) -> None:
-    """A raw INSERT; the long jobs keep the others busy."""
-    start_worker(database_url, *POLLS, "--processes", "3", "--concurrency", "1")
-    wait_until(lambda: len(worker_pids(database)) == 3, timeout=60)
-    with Session(database) as session:
-        shop.mark.options(max_attempts=1).enqueue_many(session, ({"n": n, "seconds": 8} for n in range(2)))
-        session.commit()
-    wait_until(lambda: states(database)["running"] == 2)
-    with Session(database) as session:
-        for n in (10, 11):
-            session.execute(
-                text("INSERT INTO sqla_jobs (task, args) VALUES ('mark', CAST(:args AS jsonb))"),
-                {"args": json.dumps({"n": n})},
-            )
-            session.commit()
-            wait_until(partial(is_marked, database, n), timeout=6)
-    assert states(database)["running"] >= 2, "the long ones still run"
-
-
 def test_delays_and_retries_are_promoted_for_all_children(
     database: Engine, database_url: str, start_worker: StartWorker
 ) -> None:
@@ -127,18 +106,6 @@ def test_delays_and_retries_are_promoted_for_all_children(
             shop.mark.options(delay=0.05 * n).enqueue(session, n=n)
         session.commit()
     wait_until(lambda: effects(database, "plain").keys() == set(range(20)), timeout=30)
-
-
-def test_all_children_take_part_in_a_burst(database: Engine, database_url: str, start_worker: StartWorker) -> None:
-    """The first one that is told finds more than it has room for."""
-    start_worker(database_url, *CALM, "--processes", "3", "--concurrency", "1")
-    wait_until(lambda: len(worker_pids(database)) == 3, timeout=60)
-    with Session(database) as session:
-        shop.mark.options(max_attempts=1).enqueue_many(session, ({"n": n, "seconds": 5} for n in range(3)))
-        session.commit()
-    wait_until(lambda: states(database)["running"] == 3, timeout=4)
-    with Session(database) as session:
-        assert len(set(session.scalars(text("SELECT process_id FROM sqla_jobs")))) == 3
 
 
 def test_a_worker_says_how_many_connections_it_may_use_and_doctor_adds_them_up(
@@ -186,11 +153,10 @@ def longest_wait(engine: Engine, numbers: range) -> float:
         return float(connection.execute(waited, {"first": numbers[0], "last": numbers[-1]}).scalar_one())
 
 
-@pytest.mark.parametrize("how", ["delayed", "unannounced"])
 def test_the_one_child_with_a_free_thread_for_a_queue_is_found_at_once(
-    database: Engine, database_url: str, start_worker: StartWorker, how: str
+    database: Engine, database_url: str, start_worker: StartWorker
 ) -> None:
-    """All of them have an idle thread for another queue."""
+    """All of them have an idle thread for another queue, and nobody announces the jobs."""
     start_worker(database_url, *POLLS, "--processes", "4", "--queues", "default=1,mail=1")
     wait_until(lambda: len(worker_pids(database)) == 4, timeout=60)
     with Session(database) as session:
@@ -200,10 +166,7 @@ def test_the_one_child_with_a_free_thread_for_a_queue_is_found_at_once(
     numbers = range(10, 12)
     for n in numbers:
         with Session(database) as session:
-            if how == "delayed":
-                shop.mark.options(queue="mail", delay=0.3).enqueue(session, n=n)
-            else:
-                session.execute(UNANNOUNCED, {"queue": "mail", "args": json.dumps({"n": n})})
+            session.execute(UNANNOUNCED, {"queue": "mail", "args": json.dumps({"n": n})})
             session.commit()
         wait_until(partial(is_marked, database, n))
     assert longest_wait(database, numbers) < 2.5

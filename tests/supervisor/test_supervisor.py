@@ -125,21 +125,6 @@ def test_what_a_dead_child_was_just_claiming_costs_nothing_and_goes_on(
     assert attempts_and_runs(database) == (1, 1)
 
 
-def test_children_share_the_work_and_a_signal_stops_them_all(
-    database: Engine, database_url: str, start_worker: StartWorker
-) -> None:
-    parent = start_worker(database_url, "--processes", "3", "--concurrency", "2")
-    wait_until(lambda: len(worker_pids(database)) == 3)
-    assert set(worker_pids(database)) == children_of(parent)
-    enqueue_both(database, 30, 0.1)
-    wait_until(lambda: states(database) == {"succeeded": 60})
-    with Session(database) as session:
-        assert len(set(session.scalars(select(jobs.Run.process_id)))) == 3
-    parent.send_signal(signal.SIGTERM)
-    assert parent.wait(20) == 0
-    assert worker_pids(database) == []
-
-
 def test_children_end_when_their_parent_is_gone(database: Engine, database_url: str, start_worker: StartWorker) -> None:
     parent = start_worker(database_url, "--processes", "2", "--heartbeat", "1", "--lease", "60")
     wait_until(lambda: len(worker_pids(database)) == 2)
