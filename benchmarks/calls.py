@@ -17,7 +17,6 @@ from benchmarks import work
 from benchmarks.report import Figure
 from benchmarks.versions import KINDS, ROOT, pair
 
-_DRAINS = 6
 _COUNTS = {"plain": 5000, "transactional": 1000, "limited": 2000, "coroutine": 3000}
 
 
@@ -31,23 +30,25 @@ class CallsOfAJob(NamedTuple):
     """The Python functions, by file and name, and how often a job calls each of them."""
 
 
-def count_calls(server: Engine, kind: str, sources: Path = ROOT) -> CallsOfAJob:
+def count_calls(
+    server: Engine, kind: str, sources: Path = ROOT, *, drains: int = 6, count: int | None = None
+) -> CallsOfAJob:
     """Count the calls in the threads of one worker. The result comes from the drain with the fewest calls.
 
     Nearly all calls are made once for each job. The others are made once for each batch of claims or ends, and a busy
     machine makes more batches. The first drain is ignored, since it begins with small batches.
     """
-    count, drains = _COUNTS[kind], list[Counter[str]]()
+    count, called = count or _COUNTS[kind], list[Counter[str]]()
     with pair(server, kind, sources) as both:
         both.worker.ask("count_calls")
         both.worker.ask("work")
         before = Counter[str]()
-        for _ in range(1 + _DRAINS):
+        for _ in range(1 + drains):
             both.drain(count)
             so_far = Counter[str](both.worker.ask("calls"))
-            drains.append(so_far - before)
+            called.append(so_far - before)
             before = so_far
-    fewest = min(drains[1:], key=lambda calls: calls.total() - calls[""])
+    fewest = min(called[1:], key=lambda calls: calls.total() - calls[""])
     in_c = fewest.pop("")
     functions = [(function, number / count) for function, number in fewest.most_common()]
     return CallsOfAJob(fewest.total() / count, in_c / count, functions)

@@ -576,7 +576,7 @@ def test_a_read_only_server_is_waited_out(place: Place, log: pytest.LogCaptureFi
             alter("default_transaction_read_only = off")
             all_succeeded(place.direct, 40)
     admin.dispose()
-    assert max(complaints(log).values()) <= 2  # connections were lost, and then the server took no writes
+    assert max(complaints(log).values()) <= 4  # connections were lost, then the server took no writes; not at each try
 
 
 def test_a_task_does_not_begin_in_a_session_that_cannot_write(place: Place, log: pytest.LogCaptureFixture) -> None:

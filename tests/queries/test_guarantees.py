@@ -230,7 +230,7 @@ def test_the_guarantees_hold_after_any_sequence_of_steps(engine: Engine) -> None
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=20,
+            max_examples=12,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
