@@ -45,31 +45,6 @@ import os
 from sqlalchemy import create_engine
 engine = create_engine(os.environ["DATABASE_URL"])
 """
-FLASK = """
-import os
-from flask import Flask
-from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy.orm import DeclarativeBase
-from sqla_jobs import Jobs
-from sqla_jobs.flask import FlaskJobs
-
-class Base(DeclarativeBase): ...
-
-db = SQLAlchemy(model_class=Base)
-jobs = Jobs(db.Model)
-flask_jobs = FlaskJobs(jobs)
-
-@jobs.task
-def settle(order: int) -> int:
-    return order
-
-def create_app():
-    app = Flask("shop")
-    app.config["SQLALCHEMY_DATABASE_URI"] = os.environ["DATABASE_URL"]
-    db.init_app(app)
-    flask_jobs.init_app(app)
-    return app
-"""
 _DEV = ("sqla_jobs", "dev", "shop:jobs")
 _URL = re.compile(r"DATABASE_URL=(\S+)")
 
@@ -199,15 +174,6 @@ def test_an_application_that_reads_its_database_from_the_environment(
     terminal.run()
     terminal.wait_for("serves {'default': 4, 'mail': 4}")
     terminal.call("enqueue", "shop:jobs", "settle", '{"order": 7}')
-    terminal.wait_for("job 1 settle attempt 1/25 succeeded")
-
-
-@pytest.mark.slow
-def test_flask_runs_it_for_its_application(terminal: Terminal, write: Callable[[str], None]) -> None:
-    write(FLASK)
-    terminal.run(program=["flask", "--app", "shop", "jobs", "dev"])
-    terminal.wait_for("serves {'default': 4}")
-    terminal.call("enqueue", "shop:create_app", "settle", '{"order": 7}')
     terminal.wait_for("job 1 settle attempt 1/25 succeeded")
 
 

@@ -498,9 +498,8 @@ def test_a_child_that_is_to_be_replaced_is_not_replaced_in_a_hot_loop(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("turn", range(2))  # two threads of the parent race when it goes on
 def test_a_new_child_finds_jobs_that_were_announced_before_its_parent_knew_of_it(
-    turn: int, session: Session, database_url: str, start_worker: StartWorker, folder: Path
+    session: Session, database_url: str, start_worker: StartWorker, folder: Path
 ) -> None:
     process = start_worker(database_url, "--heartbeat", "20", "--lease", "60", application="model_shop:jobs")
     log, entered, wait = folder / "worker-0.log", folder / "entered", folder / "wait"

@@ -34,7 +34,7 @@ from sqla_jobs.testing import make_job
 from tests.application import Application
 from tests.conftest import ROOT
 from tests.helpers import wait_until
-from tests.project.pages import MYPY, QUICK_START, QUICK_START_OF_ASYNCIO, Block, blocks, run_block
+from tests.project.pages import QUICK_START, QUICK_START_OF_ASYNCIO, Block, blocks, run_block
 
 pytestmark = pytest.mark.slow
 DOCS = sorted(ROOT.glob("docs/*.md"))
@@ -218,17 +218,6 @@ def test_the_tests_of_a_page_pass(
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{passed} passed" in done.stdout
-
-
-@pytest.mark.timeout(300)
-def test_the_modules_of_a_page_pass_the_strictest_check_of_types(tmp_path: Path) -> None:
-    for name in ("sqlmodel", "testing-unit"):
-        folder = tmp_path / name
-        folder.mkdir()
-        folder.joinpath("shop.py").write_text(QUICK_START.code, encoding="utf-8")
-        write_modules(name, folder)
-        done = subprocess.run([*MYPY, "."], cwd=folder, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
 
 
 def test_the_flask_applications_of_the_docs_work(

@@ -223,26 +223,6 @@ def test_a_server_that_is_away_is_told_of_once(
     assert log.count("looking for jobs failed") == log.count("looking for jobs works again") == 1
 
 
-def test_a_child_that_was_at_rest_rests_again_after_a_short_job(
-    database: Engine, database_url: str, start_worker: StartWorker, beside: Connection
-) -> None:
-    start_worker(database_url, *POLLS)
-    wait_until(lambda: len(worker_pids(database)) == 1, timeout=60)
-    child, parent, began = 1, 3, time.monotonic()
-    database.dispose()
-    at_rest = child + parent
-    wait_until(lambda: is_past(began + 12) and connections(beside, database_url) == at_rest, timeout=60)
-    for n in range(3):
-        with database.begin() as connection:  # an announcement would hold a connection for a while
-            connection.execute(UNANNOUNCED, {"queue": "default", "args": json.dumps({"n": n})})
-        wait_until(partial(is_marked, database, n))
-    stamped = text("SELECT count(*) FROM sqla_processes WHERE last_finished_at IS NOT NULL")
-    with Session(database) as session:
-        wait_until(lambda: session.scalar(stamped), message="the end of a job is not shown")
-    database.dispose()
-    wait_until(lambda: connections(beside, database_url) == at_rest, timeout=60)
-
-
 def test_jobs_of_other_queues_cost_nothing(
     database: Engine, database_url: str, start_worker: StartWorker, beside: Connection
 ) -> None:

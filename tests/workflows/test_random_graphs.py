@@ -1,4 +1,4 @@
-"""No random graph breaks a promise, whatever is done to it and its workers: half a minute of rounds."""
+"""No random graph breaks a promise, whatever is done to it and its workers: some rounds."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import pytest
 from tests.workflows.random_graphs import rounds
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-SECONDS = float(os.environ.get("GRAPHS_SECONDS", "30"))
+SECONDS = float(os.environ.get("GRAPHS_SECONDS", "20"))
 
 
-@pytest.mark.parametrize("seed", [pytest.param(1, id="fixed"), pytest.param(None, id="random")])
-def test_random_graphs_break_no_promise(seed: int | None, database_url: str) -> None:
-    found = [*rounds(database_url, seconds=SECONDS / 2, seed=seed or random.randrange(2, 10**9))]
+def test_random_graphs_break_no_promise(database_url: str) -> None:
+    found = [*rounds(database_url, seconds=SECONDS, seed=random.randrange(2, 10**9))]
     assert not found, "\n\n".join(found)
