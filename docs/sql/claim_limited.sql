@@ -1,12 +1,9 @@
 WITH RECURSIVE owner AS MATERIALIZED (
     SELECT id FROM sqla_processes WHERE id = CAST(%(process_id)s AS uuid) FOR KEY SHARE SKIP LOCKED
-), moment AS MATERIALIZED (SELECT clock_timestamp() AS now), floors AS MATERIALIZED (
-    SELECT CAST(%(gate_floors)s AS jsonb) AS gates, CAST(%(order_floors)s AS jsonb) AS orders
-), hot AS MATERIALIZED (
-    SELECT CAST(h.key AS text[]) COLLATE "C" AS gates, CAST(h.value ->> 0 AS smallint) AS priority,
-      CAST(h.value ->> 1 AS bigint) AS position
-    FROM jsonb_each(CAST(%(group_floors)s AS jsonb)) h
-), begin AS MATERIALIZED (
+), moment AS MATERIALIZED (SELECT clock_timestamp() AS now), busy AS MATERIALIZED (
+    SELECT jsonb_object_agg(b.gate, b.running) AS running FROM (
+      SELECT e.gate, count(*) AS running FROM sqla_jobs h CROSS JOIN LATERAL unnest(h.gates) e (gate)
+      WHERE h.state = 'running' AND h.gates IS NOT NULL GROUP BY e.gate) b), begin AS MATERIALIZED (
     SELECT least(%(room)s, (SELECT greatest(0, l.running - (SELECT count(*) FROM (SELECT FROM sqla_jobs h
     WHERE h.state = 'running' AND h.queue = %(queue)s LIMIT l.running) holders))
       FROM sqla_limits l WHERE l.gate = '@' || %(queue)s AND l.running IS NOT NULL)) AS room, CAST(%(hints)s
@@ -29,50 +26,34 @@ WITH RECURSIVE owner AS MATERIALIZED (
     CROSS JOIN LATERAL (
       SELECT CASE WHEN w.step <= 0 THEN CAST(%(cursor)s AS text[]) COLLATE "C"
         WHEN w.full_at > 0 THEN w.gates[1:w.full_at] || chr(127) ELSE w.gates END AS after OFFSET 0) p
-    CROSS JOIN LATERAL (SELECT (SELECT min(hot.gates) FROM hot WHERE hot.gates > p.after) AS gates OFFSET 0) h
     CROSS JOIN LATERAL (
       SELECT CASE WHEN w.step < 0
         THEN (SELECT CAST(b.hints[b.hinted + w.step + 1] AS text[]) COLLATE "C" FROM begin b)
-        ELSE coalesce((
+        ELSE (
           SELECT j.gates FROM sqla_jobs j
           WHERE j.state LIKE 'queued' AND j.gates IS NOT NULL AND j.queue = %(queue)s AND j.gates > p.after
-    AND j.gates < coalesce(h.gates, ARRAY[chr(127)] COLLATE "C")
-          ORDER BY j.gates LIMIT 1), h.gates) END AS gates,
+          ORDER BY j.gates LIMIT 1) END AS gates,
         CASE WHEN w.step < 0 THEN (SELECT b.ended[b.hinted + w.step + 1] FROM begin b) END AS ended OFFSET 0)
     n
     CROSS JOIN LATERAL (
-      SELECT min(e.place) FILTER (WHERE r.room[1] <= 0) AS full_at,
-        coalesce(min(r.room[1]) FILTER (WHERE left(e.gate, 1) <> '%%'), 1000000) AS free,
-        array_agg(coalesce(r.room, CAST('{NULL,NULL}' AS bigint[])) ORDER BY e.place) AS rooms
+      SELECT min(e.place) FILTER (WHERE r.room <= 0) AS full_at,
+        coalesce(min(r.room) FILTER (WHERE left(e.gate, 1) <> '%%'), 1000000) AS free,
+        array_agg(r.room ORDER BY e.place) AS rooms
       FROM unnest(n.gates) WITH ORDINALITY e (gate, place)
-      CROSS JOIN LATERAL (
-        SELECT coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint), 0) AS run_id OFFSET 0) above
       CROSS JOIN LATERAL (SELECT (SELECT CASE
-        WHEN l.rate IS NOT NULL THEN ARRAY[l.rate - (coalesce((SELECT total FROM (SELECT s.started_at, s.total
-    FROM sqla_starts s WHERE s.gate = e.gate
+        WHEN l.rate IS NOT NULL THEN l.rate - (coalesce((SELECT total FROM (SELECT s.started_at, s.total FROM
+    sqla_starts s WHERE s.gate = e.gate
         ORDER BY s.started_at DESC, s.total DESC LIMIT 1) one), 0) - coalesce((SELECT total FROM (SELECT
     s.started_at, s.total FROM sqla_starts s WHERE s.gate = e.gate AND s.started_at <= (SELECT now FROM
     moment) - l.per * interval '1 second'
         ORDER BY s.started_at DESC, s.total DESC LIMIT 1) one), (SELECT s.total - s.count FROM sqla_starts s
-    WHERE s.gate = e.gate ORDER BY s.started_at, s.total LIMIT 1), 0)), NULL]
+    WHERE s.gate = e.gate ORDER BY s.started_at, s.total LIMIT 1), 0))
         WHEN left(e.gate, 1) = '!' AND (EXISTS (SELECT FROM sqla_jobs h WHERE h.ordered_by = e.gate AND
-    h.ordered_by IS NOT NULL AND h.started_at IS NOT NULL AND h.state NOT IN ('running', 'succeeded',
-    'cancelled') AND h.state LIKE 'scheduled') OR EXISTS (SELECT FROM sqla_limits l WHERE l.gate IN (e.gate,
-    CASE WHEN strpos(e.gate, '=') > 0 THEN left(e.gate, strpos(e.gate, '=')) END) AND l.hold) AND EXISTS
-    (SELECT FROM sqla_jobs h WHERE h.ordered_by = e.gate AND h.ordered_by IS NOT NULL AND h.started_at IS NOT
-    NULL AND h.state NOT IN ('running', 'succeeded', 'cancelled') AND h.state LIKE 'failed')) THEN ARRAY[0,
-    NULL]
-        ELSE (SELECT ARRAY[l.running - count(*), CASE WHEN count(*) < l.running THEN
-    coalesce(min(held.current_run_id), 0) END] FROM (SELECT * FROM (SELECT h.current_run_id FROM sqla_jobs h
-    WHERE h.state LIKE 'running' AND h.gates[1] = e.gate AND h.current_run_id > above.run_id
-          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[2] =
-    e.gate AND h.current_run_id > above.run_id
-          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[3] =
-    e.gate AND h.current_run_id > above.run_id
-          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[4] =
-    e.gate AND h.current_run_id > above.run_id
-          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[5] =
-    e.gate AND h.current_run_id > above.run_id LIMIT l.running) h) held) END
+    (h.started_at IS NULL) IS FALSE AND h.state = 'scheduled') OR EXISTS (SELECT FROM sqla_limits l WHERE
+    l.gate IN (e.gate, CASE WHEN strpos(e.gate, '=') > 0 THEN left(e.gate, strpos(e.gate, '=')) END) AND
+    l.hold) AND EXISTS (SELECT FROM sqla_jobs h WHERE h.ordered_by = e.gate AND (h.started_at IS NULL) IS
+    FALSE AND h.state = 'failed')) THEN 0
+        ELSE l.running - coalesce(CAST((SELECT running FROM busy) ->> e.gate AS bigint), 0) END
       FROM (
         SELECT l.running, l.rate, l.per FROM sqla_limits l WHERE l.gate IN (e.gate, CASE WHEN strpos(e.gate,
     '=') > 0 THEN left(e.gate, strpos(e.gate, '=')) END) AND (l.running IS NOT NULL OR l.rate IS NOT NULL)
@@ -87,7 +68,7 @@ WITH RECURSIVE owner AS MATERIALIZED (
 ), gate AS MATERIALIZED (
     SELECT d.gate, d.free, l.rate, l.per, last.started_at AS last_at, coalesce(last.total, 0) AS total
     FROM (
-      SELECT e.gate COLLATE "C" AS gate, min(o.rooms[e.place][1]) AS free
+      SELECT e.gate COLLATE "C" AS gate, min(o.rooms[e.place]) AS free
       FROM open o CROSS JOIN LATERAL unnest(o.gates) WITH ORDINALITY e (gate, place) GROUP BY e.gate COLLATE
     "C") d
     LEFT JOIN LATERAL (
@@ -101,24 +82,19 @@ WITH RECURSIVE owner AS MATERIALIZED (
       ceil(CAST((SELECT room FROM begin) AS float8) / (SELECT count(*) FROM open)), f.free) AS most
     FROM open o CROSS JOIN LATERAL (SELECT min(g.free) AS free FROM gate g WHERE g.gate = ANY (o.gates)) f
 ), loose AS MATERIALIZED (
-    SELECT s.gates, s.step, s.free, c.* FROM share s LEFT JOIN hot f ON f.gates = s.gates CROSS JOIN LATERAL (
+    SELECT s.gates, s.step, s.free, c.* FROM share s CROSS JOIN LATERAL (
       SELECT j.ctid, j.id, j.priority, j.position, j.started_at IS NOT NULL AS was_started FROM sqla_jobs j
       WHERE s.ordered IS NULL AND j.state LIKE 'queued' AND j.gates IS NOT NULL AND j.queue = %(queue)s AND
     j.gates = s.gates AND j.task = ANY (CAST((SELECT tasks FROM begin) AS text[]))
       AND j.id <> ALL (CAST(%(set_aside_ids)s AS bigint[]))
       AND (CAST(%(only_ids)s AS bigint[]) IS NULL OR j.id = ANY (CAST(%(only_ids)s AS bigint[])))
-        AND (j.priority, j.position) > (coalesce(f.priority, -11), coalesce(f.position, 0))
       ORDER BY j.priority, j.position LIMIT s.most FOR NO KEY UPDATE SKIP LOCKED) c
 ), heads AS MATERIALIZED (
     SELECT s.gates, s.step, s.free, c.* FROM share s CROSS JOIN LATERAL (
       SELECT j.ctid, j.id, j.priority, j.position, j.started_at IS NOT NULL AS was_started FROM sqla_jobs j
-      WHERE s.ordered IS NOT NULL AND j.id = coalesce(
-          (SELECT h.id FROM sqla_jobs h WHERE h.ordered_by = s.ordered AND h.ordered_by IS NOT NULL AND
-    h.started_at IS NOT NULL AND h.state NOT IN ('running', 'succeeded', 'cancelled') AND h.state LIKE
-    'queued' ORDER BY h.position LIMIT 1),
-          (SELECT h.id FROM sqla_jobs h WHERE h.ordered_by = s.ordered
-             AND h.position > coalesce(CAST((SELECT orders FROM floors) ->> s.ordered AS bigint), 0)
-             AND h.state LIKE 'queued' ORDER BY h.position LIMIT 1))
+      WHERE s.ordered IS NOT NULL AND j.id = (SELECT h.id FROM sqla_jobs h WHERE h.ordered_by = s.ordered AND
+    h.state = 'queued'
+          ORDER BY (h.started_at IS NULL), h.position LIMIT 1)
         AND j.state LIKE 'queued' AND j.queue = %(queue)s AND j.gates = s.gates AND j.task = ANY (CAST((SELECT
     tasks FROM begin) AS text[]))
       AND j.id <> ALL (CAST(%(set_aside_ids)s AS bigint[]))
@@ -179,12 +155,7 @@ FROM (
         ORDER BY s.started_at, s.total LIMIT 1) first
       WHERE first.before <= last.total - w.most)) FROM (
          SELECT DISTINCT b.gates[b.full_at] AS gate FROM looked b WHERE b.full_at > 0) f
-       WHERE left(f.gate, 1) = '%%') AS next_in,
-      (SELECT jsonb_object_agg(e.gate, k.rooms[e.place][2])
-       FROM looked k CROSS JOIN LATERAL unnest(k.gates) WITH ORDINALITY e (gate, place)
-       WHERE k.rooms[e.place][2] IS NOT NULL AND (SELECT gates FROM floors) ? e.gate) AS lowest,
-      CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint) AS oldest,
-      CAST(CAST(pg_current_xact_id() AS text) AS bigint) AS own_id
+       WHERE left(f.gate, 1) = '%%') AS next_in
     FROM looked
 ) look
 LEFT JOIN claimed ON true

@@ -1,7 +1,10 @@
-WITH moment AS MATERIALIZED (SELECT clock_timestamp() AS now), gate AS MATERIALIZED (
-    SELECT ((SELECT CASE
-        WHEN l.rate IS NOT NULL THEN ARRAY[(SELECT min(w.most - (coalesce((SELECT total FROM (SELECT
-    s.started_at, s.total FROM sqla_starts s WHERE s.gate = CAST(%(gate)s AS text)
+WITH moment AS MATERIALIZED (SELECT clock_timestamp() AS now), busy AS MATERIALIZED (
+    SELECT jsonb_object_agg(b.gate, b.running) AS running FROM (
+      SELECT e.gate, count(*) AS running FROM sqla_jobs h CROSS JOIN LATERAL unnest(h.gates) e (gate)
+      WHERE h.state = 'running' AND h.gates IS NOT NULL GROUP BY e.gate) b), gate AS MATERIALIZED (
+    SELECT (SELECT CASE
+        WHEN l.rate IS NOT NULL THEN (SELECT min(w.most - (coalesce((SELECT total FROM (SELECT s.started_at,
+    s.total FROM sqla_starts s WHERE s.gate = CAST(%(gate)s AS text)
         ORDER BY s.started_at DESC, s.total DESC LIMIT 1) one), 0) - coalesce((SELECT total FROM (SELECT
     s.started_at, s.total FROM sqla_starts s WHERE s.gate = CAST(%(gate)s AS text) AND s.started_at <= (SELECT
     now FROM moment) - w.per * interval '1 second'
@@ -11,32 +14,21 @@ WITH moment AS MATERIALIZED (SELECT clock_timestamp() AS now), gate AS MATERIALI
     l.gate IN (CAST(%(gate)s AS text), CASE WHEN strpos(CAST(%(gate)s AS text), '=') > 0 THEN
     left(CAST(%(gate)s AS text), strpos(CAST(%(gate)s AS text), '=')) END)) b CROSS JOIN LATERAL (
           VALUES (l.rate, l.per), (b.burst, l.per * b.burst / nullif(l.rate, 0))) w (most, per)
-        WHERE w.most <= l.rate) w), NULL]
+        WHERE w.most <= l.rate) w)
         WHEN left(CAST(%(gate)s AS text), 1) = '!' AND (EXISTS (SELECT FROM sqla_jobs h WHERE h.ordered_by =
-    CAST(%(gate)s AS text) AND h.ordered_by IS NOT NULL AND h.started_at IS NOT NULL AND h.state NOT IN
-    ('running', 'succeeded', 'cancelled') AND h.state LIKE 'scheduled') OR EXISTS (SELECT FROM sqla_limits l
-    WHERE l.gate IN (CAST(%(gate)s AS text), CASE WHEN strpos(CAST(%(gate)s AS text), '=') > 0 THEN
-    left(CAST(%(gate)s AS text), strpos(CAST(%(gate)s AS text), '=')) END) AND l.hold) AND EXISTS (SELECT FROM
-    sqla_jobs h WHERE h.ordered_by = CAST(%(gate)s AS text) AND h.ordered_by IS NOT NULL AND h.started_at IS
-    NOT NULL AND h.state NOT IN ('running', 'succeeded', 'cancelled') AND h.state LIKE 'failed')) THEN
-    ARRAY[0, NULL]
-        ELSE (SELECT ARRAY[l.running - count(*), CASE WHEN count(*) < l.running THEN
-    coalesce(min(held.current_run_id), 0) END] FROM (SELECT * FROM (SELECT h.current_run_id FROM sqla_jobs h
-    WHERE h.state LIKE 'running' AND h.gates[1] = CAST(%(gate)s AS text) AND h.current_run_id > 0
-          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[2] =
-    CAST(%(gate)s AS text) AND h.current_run_id > 0
-          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[3] =
-    CAST(%(gate)s AS text) AND h.current_run_id > 0
-          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[4] =
-    CAST(%(gate)s AS text) AND h.current_run_id > 0
-          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[5] =
-    CAST(%(gate)s AS text) AND h.current_run_id > 0 LIMIT l.running) h) held) END
+    CAST(%(gate)s AS text) AND (h.started_at IS NULL) IS FALSE AND h.state = 'scheduled') OR EXISTS (SELECT
+    FROM sqla_limits l WHERE l.gate IN (CAST(%(gate)s AS text), CASE WHEN strpos(CAST(%(gate)s AS text), '=')
+    > 0 THEN left(CAST(%(gate)s AS text), strpos(CAST(%(gate)s AS text), '=')) END) AND l.hold) AND EXISTS
+    (SELECT FROM sqla_jobs h WHERE h.ordered_by = CAST(%(gate)s AS text) AND (h.started_at IS NULL) IS FALSE
+    AND h.state = 'failed')) THEN 0
+        ELSE l.running - coalesce(CAST((SELECT running FROM busy) ->> CAST(%(gate)s AS text) AS bigint), 0)
+    END
       FROM (
         SELECT l.running, l.rate, l.per FROM sqla_limits l WHERE l.gate IN (CAST(%(gate)s AS text), CASE WHEN
     strpos(CAST(%(gate)s AS text), '=') > 0 THEN left(CAST(%(gate)s AS text), strpos(CAST(%(gate)s AS text),
     '=')) END) AND (l.running IS NOT NULL OR l.rate IS NOT NULL)
-        ORDER BY length(l.gate) DESC LIMIT 1) l))[1] AS free, last.started_at AS last_at, coalesce(last.total,
-    0) AS total
+        ORDER BY length(l.gate) DESC LIMIT 1) l) AS free, last.started_at AS last_at, coalesce(last.total, 0)
+    AS total
     FROM (SELECT) one LEFT JOIN LATERAL (SELECT s.started_at, s.total FROM sqla_starts s WHERE s.gate =
     CAST(%(gate)s AS text)
         ORDER BY s.started_at DESC, s.total DESC LIMIT 1) last ON true

@@ -1,13 +1,16 @@
-WITH moment AS MATERIALIZED (SELECT clock_timestamp() AS now)
+WITH moment AS MATERIALIZED (SELECT clock_timestamp() AS now), busy AS MATERIALIZED (
+    SELECT jsonb_object_agg(b.gate, b.running) AS running FROM (
+      SELECT e.gate, count(*) AS running FROM sqla_jobs h CROSS JOIN LATERAL unnest(h.gates) e (gate)
+      WHERE h.state = 'running' AND h.gates IS NOT NULL GROUP BY e.gate) b)
 SELECT pg_notify(%(channel)s, %(what)s)
 WHERE EXISTS (
     SELECT FROM unnest(CAST(%(gates)s AS text[]), CAST(%(ended)s AS int[])) e (gate, ended)
     CROSS JOIN LATERAL (SELECT CASE WHEN left(e.gate, 1) = '@' THEN (SELECT greatest(0, l.running - (SELECT
     count(*) FROM (SELECT FROM sqla_jobs h WHERE h.state = 'running' AND h.queue = substr(e.gate, 2) LIMIT
     l.running) holders))
-      FROM sqla_limits l WHERE l.gate = '@' || substr(e.gate, 2) AND l.running IS NOT NULL) ELSE ((SELECT CASE
-        WHEN l.rate IS NOT NULL THEN ARRAY[(SELECT min(w.most - (coalesce((SELECT total FROM (SELECT
-    s.started_at, s.total FROM sqla_starts s WHERE s.gate = e.gate
+      FROM sqla_limits l WHERE l.gate = '@' || substr(e.gate, 2) AND l.running IS NOT NULL) ELSE (SELECT CASE
+        WHEN l.rate IS NOT NULL THEN (SELECT min(w.most - (coalesce((SELECT total FROM (SELECT s.started_at,
+    s.total FROM sqla_starts s WHERE s.gate = e.gate
         ORDER BY s.started_at DESC, s.total DESC LIMIT 1) one), 0) - coalesce((SELECT total FROM (SELECT
     s.started_at, s.total FROM sqla_starts s WHERE s.gate = e.gate AND s.started_at <= (SELECT now FROM
     moment) - w.per * interval '1 second'
@@ -17,29 +20,17 @@ WHERE EXISTS (
     l.gate IN (e.gate, CASE WHEN strpos(e.gate, '=') > 0 THEN left(e.gate, strpos(e.gate, '=')) END)) b CROSS
     JOIN LATERAL (
           VALUES (l.rate, l.per), (b.burst, l.per * b.burst / nullif(l.rate, 0))) w (most, per)
-        WHERE w.most <= l.rate) w), NULL]
+        WHERE w.most <= l.rate) w)
         WHEN left(e.gate, 1) = '!' AND (EXISTS (SELECT FROM sqla_jobs h WHERE h.ordered_by = e.gate AND
-    h.ordered_by IS NOT NULL AND h.started_at IS NOT NULL AND h.state NOT IN ('running', 'succeeded',
-    'cancelled') AND h.state LIKE 'scheduled') OR EXISTS (SELECT FROM sqla_limits l WHERE l.gate IN (e.gate,
-    CASE WHEN strpos(e.gate, '=') > 0 THEN left(e.gate, strpos(e.gate, '=')) END) AND l.hold) AND EXISTS
-    (SELECT FROM sqla_jobs h WHERE h.ordered_by = e.gate AND h.ordered_by IS NOT NULL AND h.started_at IS NOT
-    NULL AND h.state NOT IN ('running', 'succeeded', 'cancelled') AND h.state LIKE 'failed')) THEN ARRAY[0,
-    NULL]
-        ELSE (SELECT ARRAY[l.running - count(*), CASE WHEN count(*) < l.running THEN
-    coalesce(min(held.current_run_id), 0) END] FROM (SELECT * FROM (SELECT h.current_run_id FROM sqla_jobs h
-    WHERE h.state LIKE 'running' AND h.gates[1] = e.gate AND h.current_run_id > 0
-          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[2] =
-    e.gate AND h.current_run_id > 0
-          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[3] =
-    e.gate AND h.current_run_id > 0
-          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[4] =
-    e.gate AND h.current_run_id > 0
-          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[5] =
-    e.gate AND h.current_run_id > 0 LIMIT l.running) h) held) END
+    (h.started_at IS NULL) IS FALSE AND h.state = 'scheduled') OR EXISTS (SELECT FROM sqla_limits l WHERE
+    l.gate IN (e.gate, CASE WHEN strpos(e.gate, '=') > 0 THEN left(e.gate, strpos(e.gate, '=')) END) AND
+    l.hold) AND EXISTS (SELECT FROM sqla_jobs h WHERE h.ordered_by = e.gate AND (h.started_at IS NULL) IS
+    FALSE AND h.state = 'failed')) THEN 0
+        ELSE l.running - coalesce(CAST((SELECT running FROM busy) ->> e.gate AS bigint), 0) END
       FROM (
         SELECT l.running, l.rate, l.per FROM sqla_limits l WHERE l.gate IN (e.gate, CASE WHEN strpos(e.gate,
     '=') > 0 THEN left(e.gate, strpos(e.gate, '=')) END) AND (l.running IS NOT NULL OR l.rate IS NOT NULL)
-        ORDER BY length(l.gate) DESC LIMIT 1) l))[1] END AS free OFFSET 0) r
+        ORDER BY length(l.gate) DESC LIMIT 1) l) END AS free OFFSET 0) r
     WHERE r.free BETWEEN 1 AND e.ended * (SELECT count(*) FROM sqla_processes WHERE kind = 'worker')
       AND (EXISTS (SELECT FROM sqla_jobs j WHERE j.state LIKE 'queued' AND j.gates IS NOT NULL) OR
     left(e.gate, 1) = '@' AND EXISTS (SELECT FROM sqla_jobs j WHERE j.state = 'queued' AND j.queue =

@@ -79,8 +79,10 @@ class Claimed(NamedTuple):
 def read_headers(text: str | None) -> dict[str, str]:
     """Return stored headers as a dict. Values that are not strings become JSON text; unreadable headers become {}."""
     try:
-        found: dict[str, object] = {} if text is None else json.loads(text)
+        found: object = {} if text is None else json.loads(text)
     except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
         return {}
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in found.items()}
 

@@ -61,7 +61,7 @@ def alter(
     - `add`: each new column's name and type, and its default if that is constant. The column must not have a CHECK: the
       server would scan all rows under the lock.
     - `checks`: the new rules. A rule's name is its constraint's name without the table and `_check`. The rows are
-      validated while other sessions write.
+      validated while other sessions write. An empty rule drops the constraint.
     - `unless`: statements that run under the lock, and raise an error if nothing may be changed.
     """
     constraints = {f"{names.prefix}{noun}_{name}_check": rule for name, rule in (checks or {}).items()}
@@ -69,12 +69,11 @@ def alter(
         *(f"DROP CONSTRAINT IF EXISTS {name}" for name in constraints),
         *(f"DROP COLUMN IF EXISTS {column}" for column in drop),
         *(f"ADD COLUMN IF NOT EXISTS {column}" for column in add),
-        *(f"ADD CONSTRAINT {name} CHECK ({rule}) NOT VALID" for name, rule in constraints.items()),
+        *(f"ADD CONSTRAINT {name} CHECK ({rule}) NOT VALID" for name, rule in constraints.items() if rule),
     ]
     table = names.table(noun)
     _patiently(op, names, noun, f"ALTER TABLE {table} {', '.join(changes)}{unless and '; '}{unless}")
-    if constraints:
-        validated = [f"VALIDATE CONSTRAINT {name}" for name in constraints]
+    if validated := [f"VALIDATE CONSTRAINT {name}" for name, rule in constraints.items() if rule]:
         with _outside_transaction(op, names):
             op.execute(f"ALTER TABLE {table} {', '.join(validated)}")
 
@@ -90,6 +89,14 @@ def build_index(op: Operations, names: Names, index: str, on: str, *, unique: bo
     with _outside_transaction(op, names):
         op.execute(f"DROP INDEX {online} IF EXISTS {names.table(index)}")
         op.execute(f"CREATE {kind} {online} {names.prefix}{index} ON {names.table(noun)} {definition}")
+
+
+def drop_indexes(op: Operations, names: Names, *indexes: str) -> None:
+    """Drop indexes of a table that may be large, without blocking its users. The names are without the prefix."""
+    online = "" if names.are_new else "CONCURRENTLY "
+    with _outside_transaction(op, names):
+        for index in indexes:
+            op.execute(f"DROP INDEX {online}IF EXISTS {names.table(index)}")
 
 
 def replace_unique_index(op: Operations, names: Names, index: str, on: str) -> None:

@@ -1,24 +1,22 @@
-"""Failures by task and error. Tasks are counted separately, so that many failures of one do not hide another's."""
+"""Failures by task and error, from the newest failed runs."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Integer, Text, cast, column, func, literal, select, text, true, values
+from sqlalchemy import ColumnElement, Text, cast, func, select, text
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.monitoring.finding import ask
-from sqla_jobs.queries.expressions import last_run_of
 from sqla_jobs.rules.wording import Count
 
 LOOKED_AT = 20_000
-"""The maximum number of jobs whose last error is read, over all tasks."""
-_TASKS = 1_000
-"""The maximum number of tasks that are read."""
+"""The maximum number of failed runs that are read, over all tasks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,128 +42,56 @@ class Retrying(Failures):
 
 
 def read_failures(
-    session: Session,
-    jobs: Jobs[Any],
-    *,
-    within: timedelta = timedelta(days=1),
-    but_for: Collection[str] = (),
-    most: int = LOOKED_AT,
+    session: Session, jobs: Jobs[Any], *, within: timedelta = timedelta(days=1), most: int = LOOKED_AT
 ) -> list[Failures]:
-    """Return the failures that are at most `within` old, the most frequent first. The tasks in `but_for` are left out.
-
-    The last error of at most `most` jobs is read.
-    """
-    job = jobs.Job
-    failed = job.state == text("'failed'")
-    recent = [job.finished_at > func.now() - within]
-    found = _by_task(session, jobs, failed, recent, job.finished_at.desc(), but_for, most)
-    return [one for one, _ in found]
-
-
-def read_retrying(
-    session: Session, jobs: Jobs[Any], *, but_for: Collection[str] = (), most: int = LOOKED_AT
-) -> list[Retrying]:
-    """Return the failures of jobs that wait for a retry, the most frequent first. Leave out the tasks in `but_for`."""
+    """Return the failures that are at most `within` old, the most frequent first. The newest `most` runs are read."""
     job, run = jobs.Job, jobs.Run
-    tried = text("'scheduled', 'queued'")
-    waiting = job.state.in_(tried) & job.started_at.is_not(None)
-    again = run.outcome.in_(["retried", "lost"])
-    found = _by_task(session, jobs, waiting, [], job.run_at.asc(), but_for, most, again)
-    return [Retrying(**asdict(one), next_at=next_at) for one, next_at in found]
+    since = func.now() - within
+    found = _groups(session, jobs, ["failed", "lost"], job.state == "failed", most, run.finished_at > since)
+    return [Failures(*values) for *values, _ in found]
 
 
-def _by_task(
+def read_retrying(session: Session, jobs: Jobs[Any], *, most: int = LOOKED_AT) -> list[Retrying]:
+    """Return the failures of jobs that wait for a retry, the most frequent first. The newest `most` runs are read."""
+    job = jobs.Job
+    waits = job.state.in_(["scheduled", "queued"]) & job.started_at.is_not(None)
+    return [Retrying(*values) for values in _groups(session, jobs, ["retried", "lost"], waits, most)]
+
+
+def _groups(
     session: Session,
     jobs: Jobs[Any],
+    outcomes: Sequence[str],
     condition: ColumnElement[bool],
-    narrower: Sequence[ColumnElement[bool]],
-    order: Any,
-    but_for: Collection[str],
     most: int,
-    *of_last_run: ColumnElement[bool],
-) -> list[tuple[Failures, datetime]]:
-    """Return failures, each with its first `run_at`. `condition` and `order` must match an index on (task, `order`)."""
+    *narrower: ColumnElement[bool],
+) -> list[tuple[Any, ...]]:
+    """Return the fields of failures, each with its first `run_at`. `condition` is about the job of a run."""
     job, run = jobs.Job, jobs.Run
-    tasks = [task for task in tasks_of(session, jobs, condition) if task not in but_for]
-    there = _counts(session, jobs, tasks, [condition, *narrower], order, most)
-    looked_at = _fair(there, most)
-    if not looked_at:
-        return []
-    each = values(column("task", Text), column("most", Integer), name="each").data([*looked_at.items()])
-    some = (
-        select(job.id, job.run_at)
-        .where(condition, *narrower, job.task == each.c.task)
-        .order_by(order)
-        .limit(each.c.most)
-        .correlate(each)
-        .lateral("some")
-    )
-    last = last_run_of(run, some.c.id)
-    # LIMIT makes the planner look up each row by primary key
-    ended = select(run.id, run.error_type).where(run.id == last, *of_last_run).limit(1).correlate(some).lateral("ended")
-    kind, count, newest = func.coalesce(ended.c.error_type, ""), func.count(), func.max(ended.c.id)
+    bad = text("outcome IN ('failed', 'retried', 'lost')")  # as in the index of failed runs
+    newest = select(run.id, run.job_id, run.error_type).where(bad, run.outcome.in_(outcomes), *narrower)
+    newest = newest.order_by(run.finished_at.desc()).limit(most)
+    read = newest.cte("newest").prefix_with("MATERIALIZED")
+    of_job = select(read).where(read.c.id.in_(select(func.max(read.c.id)).group_by(read.c.job_id))).subquery("last")
+    kind, count, last = func.coalesce(of_job.c.error_type, ""), func.count(), func.max(of_job.c.id)
+    is_least = select(func.count() == most).select_from(read).scalar_subquery()
     grouped = (
-        select(each.c.task, kind, count, newest, func.min(some.c.run_at))
-        .select_from(each.join(some, true()).join(ended, true()))
-        .group_by(each.c.task, kind)
-        .order_by(count.desc(), each.c.task)
+        select(job.task, kind, count, last, func.min(job.run_at), is_least)
+        .join(job, job.id == of_job.c.job_id)
+        .where(condition)
+        .group_by(job.task, kind)
+        .order_by(count.desc(), job.task)
     )
     groups = ask(session, jobs, grouped).all()
     examples = _examples(session, jobs, [group[3] for group in groups])
-    of_task = dict.fromkeys(looked_at, 0)
+    of_task = Counter[str]()
     for task, _, number, *_ in groups:
-        of_task[task] += number if looked_at[task] == there[task] else there[task]
-    total = sum(of_task.values())
+        of_task[task] += number
+    total = of_task.total()
     return [
-        (
-            Failures(
-                task,
-                kind,
-                Count(number, is_least=looked_at[task] < there[task]),
-                of_task[task] / total,
-                *examples[run_id],
-            ),
-            first_at,
-        )
-        for task, kind, number, run_id, first_at in groups
+        (task, kind, Count(number, is_least=is_least), of_task[task] / total, *examples[run_id], first_at)
+        for task, kind, number, run_id, first_at, is_least in groups
     ]
-
-
-def tasks_of(session: Session, jobs: Jobs[Any], condition: ColumnElement[bool]) -> list[str]:
-    """Return the tasks of jobs that meet `condition`, with one index look-up for each task, not for each job."""
-    job = jobs.Job
-    task = select(func.min(job.task).label("name")).where(condition).cte("tasks", recursive=True)
-    following = select(func.min(job.task)).where(condition, job.task > task.c.name).correlate(task).scalar_subquery()
-    task = task.union_all(select(following).where(task.c.name.is_not(None)))
-    return list(ask(session, jobs, select(task.c.name).where(task.c.name.is_not(None)).limit(_TASKS)).scalars())
-
-
-def _counts(
-    session: Session,
-    jobs: Jobs[Any],
-    tasks: Sequence[str],
-    conditions: Sequence[ColumnElement[bool]],
-    order: Any,
-    most: int,
-) -> dict[str, int]:
-    """Count the jobs of each task, up to `most` + 1. `order` makes the server use the index."""
-    if not tasks:
-        return {}
-    job = jobs.Job
-    each = values(column("task", Text), name="each").data([(task,) for task in tasks])
-    some = select(literal(1).label("one")).where(*conditions, job.task == each.c.task)
-    some = some.order_by(order).limit(most + 1).correlate(each)
-    number = select(func.count()).select_from(some.subquery("some")).scalar_subquery()
-    return {row[0]: row[1] for row in ask(session, jobs, select(each.c.task, number)) if row[1]}
-
-
-def _fair(there: Mapping[str, int], most: int) -> dict[str, int]:
-    """Distribute `most` over the tasks: small tasks get all they need, and the large ones share the rest equally."""
-    left, found = most, dict[str, int]()
-    for place, (task, number) in enumerate(sorted(there.items(), key=lambda item: item[1])):
-        found[task] = min(number, left // (len(there) - place))
-        left -= found[task]
-    return found
 
 
 def _examples(session: Session, jobs: Jobs[Any], run_ids: Sequence[int]) -> dict[int, tuple[int, str]]:

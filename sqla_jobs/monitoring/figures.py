@@ -6,11 +6,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Text, column, func, literal, not_, or_, select, true, values
+from sqlalchemy import Text, column, func, not_, or_, select, true, values
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.monitoring.failures import tasks_of
 from sqla_jobs.monitoring.finding import ask, brief
 from sqla_jobs.monitoring.limits import read_limits
 from sqla_jobs.monitoring.processes import ProcessStatus
@@ -86,13 +85,8 @@ def _by_state(session: Session, jobs: Jobs[Any], queues: Sequence[str]) -> Itera
         )
         of_each = select(following.c.task, func.count()).select_from(each.join(following, true()))
         yield from _grouped(session, jobs, "queued", of_each.group_by(following.c.task))
-    has_failed: ColumnElement[bool] = job.state == literal("failed", literal_execute=True)
-    if tasks := tasks_of(session, jobs, has_failed):
-        each = _each(tasks)
-        one = select(literal(1).label("one")).where(has_failed, job.task == each.c.name)
-        counted = one.order_by(job.finished_at).limit(COUNTED).correlate(each).subquery("counted")
-        number = select(func.count()).select_from(counted).scalar_subquery()
-        yield from _grouped(session, jobs, "failed", select(each.c.name, number))
+    failed = select(job.task).where(job.state == "failed").order_by(job.finished_at.desc()).limit(COUNTED).subquery()
+    yield from _grouped(session, jobs, "failed", select(failed.c.task, func.count()).group_by(failed.c.task))
 
 
 def _running(session: Session, jobs: Jobs[Any]) -> dict[tuple[str, str], int]:

@@ -1,12 +1,6 @@
 WITH RECURSIVE owner AS MATERIALIZED (
     SELECT id FROM $processes WHERE id = CAST(:process_id AS uuid) FOR KEY SHARE SKIP LOCKED
-), $moment, floors AS MATERIALIZED (
-    SELECT CAST(:gate_floors AS jsonb) AS gates, CAST(:order_floors AS jsonb) AS orders
-), hot AS MATERIALIZED (
-    SELECT CAST(h.key AS text[]) COLLATE "C" AS gates, CAST(h.value ->> 0 AS smallint) AS priority,
-      CAST(h.value ->> 1 AS bigint) AS position
-    FROM jsonb_each(CAST(:group_floors AS jsonb)) h
-), begin AS MATERIALIZED (
+), $moment, $busy, begin AS MATERIALIZED (
     SELECT least(:room, $queue_free) AS room, CAST(:hints AS text[]) AS hints,
       CAST(:ended AS int[]) AS ended, cardinality(CAST(:hints AS text[])) AS hinted,
       ARRAY(SELECT t.name FROM unnest(CAST(:tasks AS text[])) t (name)
@@ -23,23 +17,20 @@ WITH RECURSIVE owner AS MATERIALIZED (
     CROSS JOIN LATERAL (
       SELECT CASE WHEN w.step <= 0 THEN CAST(:cursor AS text[]) COLLATE "C"
         WHEN w.full_at > 0 THEN w.gates[1:w.full_at] || chr(127) ELSE w.gates END AS after OFFSET 0) p
-    CROSS JOIN LATERAL (SELECT (SELECT min(hot.gates) FROM hot WHERE hot.gates > p.after) AS gates OFFSET 0) h
     CROSS JOIN LATERAL (
       SELECT CASE WHEN w.step < 0
         THEN (SELECT CAST(b.hints[b.hinted + w.step + 1] AS text[]) COLLATE "C" FROM begin b)
-        ELSE coalesce((
+        ELSE (
           SELECT j.gates FROM $jobs j
-          WHERE j.state LIKE 'queued' AND j.gates IS NOT NULL AND j.queue = :queue AND j.gates > p.after AND j.gates < coalesce(h.gates, ARRAY[chr(127)] COLLATE "C")
-          ORDER BY j.gates LIMIT 1), h.gates) END AS gates,
+          WHERE j.state LIKE 'queued' AND j.gates IS NOT NULL AND j.queue = :queue AND j.gates > p.after
+          ORDER BY j.gates LIMIT 1) END AS gates,
         CASE WHEN w.step < 0 THEN (SELECT b.ended[b.hinted + w.step + 1] FROM begin b) END AS ended OFFSET 0) n
     CROSS JOIN LATERAL (
-      SELECT min(e.place) FILTER (WHERE r.room[1] <= 0) AS full_at,
-        coalesce(min(r.room[1]) FILTER (WHERE left(e.gate, 1) <> '%'), $most_running) AS free,
-        array_agg(coalesce(r.room, CAST('{NULL,NULL}' AS bigint[])) ORDER BY e.place) AS rooms
+      SELECT min(e.place) FILTER (WHERE r.room <= 0) AS full_at,
+        coalesce(min(r.room) FILTER (WHERE left(e.gate, 1) <> '%'), $most_running) AS free,
+        array_agg(r.room ORDER BY e.place) AS rooms
       FROM unnest(n.gates) WITH ORDINALITY e (gate, place)
-      CROSS JOIN LATERAL (
-        SELECT coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint), 0) AS run_id OFFSET 0) above
-      CROSS JOIN LATERAL (SELECT $room AS room OFFSET 0) r OFFSET 0) f
+      CROSS JOIN LATERAL (SELECT $free AS room OFFSET 0) r OFFSET 0) f
     WHERE n.gates IS NOT NULL AND w.step < :steps AND w.found < (SELECT room FROM begin)
 ), looked AS MATERIALIZED (
     SELECT step, gates, rooms, full_at FROM walk WHERE step > (SELECT -hinted FROM begin)
@@ -50,7 +41,7 @@ WITH RECURSIVE owner AS MATERIALIZED (
 ), gate AS MATERIALIZED (
     SELECT d.gate, d.free, l.rate, l.per, last.started_at AS last_at, coalesce(last.total, 0) AS total
     FROM (
-      SELECT e.gate COLLATE "C" AS gate, min(o.rooms[e.place][1]) AS free
+      SELECT e.gate COLLATE "C" AS gate, min(o.rooms[e.place]) AS free
       FROM open o CROSS JOIN LATERAL unnest(o.gates) WITH ORDINALITY e (gate, place) GROUP BY e.gate COLLATE "C") d
     LEFT JOIN LATERAL $limit_of_gate l ON true
     LEFT JOIN LATERAL ($last_start) last ON l.rate IS NOT NULL
@@ -59,19 +50,14 @@ WITH RECURSIVE owner AS MATERIALIZED (
       ceil(CAST((SELECT room FROM begin) AS float8) / (SELECT count(*) FROM open)), f.free) AS most
     FROM open o CROSS JOIN LATERAL (SELECT min(g.free) AS free FROM gate g WHERE g.gate = ANY (o.gates)) f
 ), loose AS MATERIALIZED (
-    SELECT s.gates, s.step, s.free, c.* FROM share s LEFT JOIN hot f ON f.gates = s.gates CROSS JOIN LATERAL (
+    SELECT s.gates, s.step, s.free, c.* FROM share s CROSS JOIN LATERAL (
       SELECT j.ctid, j.id, j.priority, j.position, j.started_at IS NOT NULL AS was_started FROM $jobs j
       WHERE s.ordered IS NULL AND j.state LIKE 'queued' AND j.gates IS NOT NULL AND j.queue = :queue AND j.gates = s.gates AND $is_known
-        AND (j.priority, j.position) > (coalesce(f.priority, -11), coalesce(f.position, 0))
       ORDER BY j.priority, j.position LIMIT s.most FOR NO KEY UPDATE SKIP LOCKED) c
 ), heads AS MATERIALIZED (
     SELECT s.gates, s.step, s.free, c.* FROM share s CROSS JOIN LATERAL (
       SELECT j.ctid, j.id, j.priority, j.position, j.started_at IS NOT NULL AS was_started FROM $jobs j
-      WHERE s.ordered IS NOT NULL AND j.id = coalesce(
-          (SELECT h.id FROM $begun_of_order AND h.state LIKE 'queued' ORDER BY h.position LIMIT 1),
-          (SELECT h.id FROM $jobs h WHERE h.ordered_by = s.ordered
-             AND h.position > coalesce(CAST((SELECT orders FROM floors) ->> s.ordered AS bigint), 0)
-             AND h.state LIKE 'queued' ORDER BY h.position LIMIT 1))
+      WHERE s.ordered IS NOT NULL AND j.id = ($head)
         AND j.state LIKE 'queued' AND j.queue = :queue AND j.gates = s.gates AND $is_known
       FOR NO KEY UPDATE SKIP LOCKED) c
 ), candidate AS MATERIALIZED (
@@ -113,12 +99,7 @@ FROM (
         THEN (array_agg(CAST(gates AS text) ORDER BY step DESC))[1] ELSE '{}' END AS cursor,
       (SELECT min($next_start) FROM (
          SELECT DISTINCT b.gates[b.full_at] AS gate FROM looked b WHERE b.full_at > 0) f
-       WHERE left(f.gate, 1) = '%') AS next_in,
-      (SELECT jsonb_object_agg(e.gate, k.rooms[e.place][2])
-       FROM looked k CROSS JOIN LATERAL unnest(k.gates) WITH ORDINALITY e (gate, place)
-       WHERE k.rooms[e.place][2] IS NOT NULL AND (SELECT gates FROM floors) ? e.gate) AS lowest,
-      CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint) AS oldest,
-      CAST(CAST(pg_current_xact_id() AS text) AS bigint) AS own_id
+       WHERE left(f.gate, 1) = '%') AS next_in
     FROM looked
 ) look
 LEFT JOIN claimed ON true

@@ -8,13 +8,8 @@ from typing import Any
 from sqlalchemy import Dialect, Text, TextClause, TypeDecorator, bindparam, text
 from sqlalchemy.types import NullType, TypeEngine
 
-from sqla_jobs.models.constraints import BEGUN
 from sqla_jobs.queries import restrictions
 from sqla_jobs.queries.expressions import Tables, quoted, takes_turn, written
-from sqla_jobs.rules.limits import PLACES
-
-_BEGUN = BEGUN.replace("started_at", "h.started_at").replace("ordered_by", "h.ordered_by").replace("state", "h.state")
-
 
 _ARRAYS = re.compile(r"CAST\(:(\w+) AS \w+\[\]\)")
 
@@ -71,27 +66,19 @@ def limit_of(gate: str) -> str:
         ORDER BY length(l.gate) DESC LIMIT 1)"""
 
 
-def held(gate: str, most: str) -> str:
-    """Return the number of jobs running behind a gate, counted up to `most`."""
-    return f"(SELECT count(*) FROM ({_running(gate)} LIMIT {most}) held)"
+def held(gate: str) -> str:
+    """Return the number of jobs running behind a gate. The statement has the CTE `BUSY`."""
+    return f"coalesce(CAST((SELECT running FROM busy) ->> {gate} AS bigint), 0)"
 
 
 def holders(gate: str, most: str) -> str:
     """Return an array of the ids of jobs running behind a gate: the `most` jobs that started first."""
-    found = f"{_running(gate, ' h.id, h.current_run_id')} ORDER BY current_run_id LIMIT {most}"
-    return f"ARRAY(SELECT id FROM ({found}) holders)"
+    found = f"SELECT h.id FROM {{jobs}} h WHERE {_RUNNING} AND {gate} = ANY (h.gates)"
+    return f"ARRAY({found} ORDER BY h.current_run_id LIMIT {most})"
 
 
-def _running(gate: str, columns: str = "", above: str = "0") -> str:
-    """Return a query for the jobs `h` that are running behind a gate and have a run id higher than `above`.
-
-    The query uses LIKE because the index of these jobs uses it.
-    """
-    return "\n          UNION ALL ".join(
-        f"SELECT{columns} FROM {{jobs}} h "
-        f"WHERE h.state LIKE 'running' AND h.gates[{place}] = {gate} AND h.current_run_id > {above}"
-        for place in range(1, PLACES + 1)
-    )
+_RUNNING = "h.state = 'running' AND h.gates IS NOT NULL"
+"""The condition that the job `h` is running behind a gate. There are no more of these jobs than slots of workers."""
 
 
 def keeps_order(gate: str) -> str:
@@ -99,8 +86,8 @@ def keeps_order(gate: str) -> str:
 
     That one has begun and is scheduled again, or it has failed and the limit holds the key.
     """
-    one = f"SELECT FROM {begun(gate)} AND h.state LIKE"
-    return f"""left({gate}, 1) = '!' AND (EXISTS ({one} 'scheduled') OR {holds(gate)} AND EXISTS ({one} 'failed'))"""
+    in_state = f"EXISTS (SELECT FROM {begun(gate)} AND h.state = "
+    return f"left({gate}, 1) = '!' AND ({in_state}'scheduled') OR {holds(gate)} AND {in_state}'failed'))"
 
 
 def holds(gate: str) -> str:
@@ -109,16 +96,29 @@ def holds(gate: str) -> str:
 
 
 def begun(order: str) -> str:
-    """Return a FROM item for the jobs `h` of an ordered key that have begun but are not running."""
-    return f"{{jobs}} h WHERE h.ordered_by = {order} AND {_BEGUN}"
+    """Return a FROM item for the jobs `h` of an ordered key that have begun. Its user adds the state.
+
+    IS FALSE keeps the expression in the form in which the index has it.
+    """
+    return f"{{jobs}} h WHERE h.ordered_by = {order} AND (h.started_at IS NULL) IS FALSE"
 
 
-def begun_among(row: str) -> str:
-    """Return a FROM item for the jobs `h` that have begun but are not running, for all keys of a row like `!mail=`.
+def head(order: str) -> str:
+    """Return a query for the queued job of an ordered key that may start first.
+
+    This is a job that has begun, whatever its position, or else the job with the lowest position.
+    """
+    return f"""SELECT h.id FROM {{jobs}} h WHERE h.ordered_by = {order} AND h.state = 'queued'
+          ORDER BY (h.started_at IS NULL), h.position LIMIT 1"""
+
+
+def failed_among(row: str) -> str:
+    """Return a FROM item for the jobs `h` that have begun and failed, for all keys of a row like `!mail=`.
 
     The bound `>` comes right after `=` in byte order.
     """
-    return f"{{jobs}} h WHERE h.ordered_by > {row} AND h.ordered_by < left({row}, -1) || '>' AND {_BEGUN}"
+    of_row = f"h.ordered_by > {row} AND h.ordered_by < left({row}, -1) || '>'"
+    return f"{{jobs}} h WHERE {of_row} AND (h.started_at IS NULL) IS FALSE AND h.state = 'failed'"
 
 
 def last_start(gate: str, before: str = "") -> str:
@@ -155,28 +155,19 @@ def windows(gate: str, *, spread: bool = True) -> str:
         WHERE w.most <= l.rate)"""
 
 
-def room(gate: str, above: str = "0", *, spread: bool = True) -> str:
-    """Return an array: how many jobs may start behind a gate, and the lowest run id of the jobs running behind it.
+def free(gate: str, *, spread: bool = True) -> str:
+    """Return the number of jobs that may start behind a gate, or NULL if nothing limits the gate.
 
-    The array is NULL if nothing limits the gate. The second number is 0 if no job is running, and NULL if the count
-    stopped early. A running job counts only if its run id is higher than `above`. If no rate has a burst, a statement
-    without `spread` costs less.
+    The statement has the CTEs `MOMENT` and `BUSY`. If no rate has a burst, a statement without `spread` costs less.
     """
-    counted = f"SELECT * FROM ({_running(gate, ' h.current_run_id', above)} LIMIT l.running) h"
-    lowest = "CASE WHEN count(*) < l.running THEN coalesce(min(held.current_run_id), 0) END"
     left = f"l.rate - {started(gate, 'l.per')}"
     if spread:
         left = f"(SELECT min(w.most - {started(gate, 'w.per')}) FROM {windows(gate)} w)"
     return f"""(SELECT CASE
-        WHEN l.rate IS NOT NULL THEN ARRAY[{left}, NULL]
-        WHEN {keeps_order(gate)} THEN ARRAY[0, NULL]
-        ELSE (SELECT ARRAY[l.running - count(*), {lowest}] FROM ({counted}) held) END
+        WHEN l.rate IS NOT NULL THEN {left}
+        WHEN {keeps_order(gate)} THEN 0
+        ELSE l.running - {held(gate)} END
       FROM {limit_of(gate)} l)"""
-
-
-def free(gate: str) -> str:
-    """Return the number of jobs that may start behind a gate, or NULL if nothing limits the gate."""
-    return f"({room(gate)})[1]"
 
 
 def queue_free(queue: str) -> str:
@@ -209,3 +200,9 @@ MOMENT = "moment AS MATERIALIZED (SELECT clock_timestamp() AS now)"
 
 This is the time after the lock was taken, not the time at which the statement began.
 """
+
+BUSY = f"""busy AS MATERIALIZED (
+    SELECT jsonb_object_agg(b.gate, b.running) AS running FROM (
+      SELECT e.gate, count(*) AS running FROM {{jobs}} h CROSS JOIN LATERAL unnest(h.gates) e (gate)
+      WHERE {_RUNNING} GROUP BY e.gate) b)"""
+"""The CTE with the number of running jobs behind each gate, as one JSON object."""

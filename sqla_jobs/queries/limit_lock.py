@@ -14,8 +14,8 @@ from sqla_jobs.database.driver import committed_together, driver
 from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.queries.claim import ClaimFromLimitedQueue
 from sqla_jobs.queries.expressions import Tables, lock_key
-from sqla_jobs.queries.gates import MOMENT, filled_in, free, last_start, queue_free
-from sqla_jobs.queries.limited import NOTHING_ENDED, NOWHERE, ClaimLimited, ClaimSpread, Floors, Gates, Look
+from sqla_jobs.queries.gates import BUSY, MOMENT, filled_in, free, last_start, queue_free
+from sqla_jobs.queries.limited import NOTHING_ENDED, ClaimLimited, ClaimSpread, Gates, Look
 from sqla_jobs.queries.statement import RenderedStatement
 from sqla_jobs.rules.checks import DAY
 
@@ -78,7 +78,6 @@ class ClaimLocked:
         *,
         cursor: str = "{}",
         hints: Mapping[Gates, int] = NOTHING_ENDED,
-        floors: Floors = NOWHERE,
         among: Among = ALL,
         spread: bool = False,
     ) -> Look:
@@ -87,7 +86,7 @@ class ClaimLocked:
         A process that stops between them holds no lock. With `spread` the claim also stays within the rates' bursts.
         """
         claim = self._spread if spread else self._behind_gates
-        values = claim.values(process_id, queue, room, tasks, cursor=cursor, hints=hints, floors=floors, among=among)
+        values = claim.values(process_id, queue, room, tasks, cursor=cursor, hints=hints, among=among)
         look = claim.look(connection, self._rows(connection, claim, values), process_id)
         self._flush_after(connection, look.claimed)
         return look
@@ -150,7 +149,7 @@ class TellOthers(RenderedStatement):
         behind_gates = "SELECT FROM {jobs} j WHERE j.state LIKE 'queued' AND j.gates IS NOT NULL"
         in_queue = "SELECT FROM {jobs} j WHERE j.state = 'queued' AND j.queue = substr(e.gate, 2)"
         return filled_in(
-            f"""WITH {MOMENT}
+            f"""WITH {MOMENT}, {BUSY}
 SELECT pg_notify(:channel, :what)
 WHERE EXISTS (
     SELECT FROM unnest(CAST(:gates AS text[]), CAST(:ended AS int[])) e (gate, ended)
@@ -188,7 +187,7 @@ class Spend(RenderedStatement):
 
 
 _SPEND = f"""
-WITH {MOMENT}, gate AS MATERIALIZED (
+WITH {MOMENT}, {BUSY}, gate AS MATERIALIZED (
     SELECT {free("CAST(:gate AS text)")} AS free, last.started_at AS last_at, coalesce(last.total, 0) AS total
     FROM (SELECT) one LEFT JOIN LATERAL ({last_start("CAST(:gate AS text)")}) last ON true
 ), logged AS (

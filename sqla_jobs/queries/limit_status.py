@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 
 from sqla_jobs.calls.values import names
 from sqla_jobs.queries.gates import (
+    BUSY,
     MOMENT,
     begun,
-    begun_among,
+    failed_among,
     filled_in,
+    head,
     held,
     holders,
     holds,
@@ -21,7 +23,6 @@ from sqla_jobs.queries.gates import (
     windows,
 )
 from sqla_jobs.queries.statement import SqlConnection, Statement
-from sqla_jobs.rules.limits import PLACES
 
 _COUNTED = 10_000
 """The maximum number of running jobs to count behind a gate. At most twice as many waiting jobs are counted."""
@@ -84,7 +85,7 @@ class KeysInUse(Statement):
     """Count the running jobs of rows such as `#mail=`. All keys of a row are counted together."""
 
     def __call__(self, connection: SqlConnection, rows: Sequence[str]) -> dict[str, int]:
-        return dict(self._rows(connection, {"gates": names(tuple(rows)), "counted": _COUNTED}))
+        return dict(self._rows(connection, {"gates": names(tuple(rows))}))
 
     def sql(self) -> Any:
         return filled_in(_IN_USE, self.tables)
@@ -152,10 +153,10 @@ _OF_QUEUE = "SELECT{columns} FROM {{jobs}} h WHERE h.state = 'running' AND h.que
 _IN_QUEUE = f"(SELECT count(*) FROM ({_OF_QUEUE.format(columns='')} LIMIT :counted) holders)"
 _FIRST_IN_QUEUE = f"ARRAY({_OF_QUEUE.format(columns=' h.id')} ORDER BY h.current_run_id LIMIT :holders)"
 _STATES = f"""
-WITH {MOMENT}
+WITH {MOMENT}, {BUSY}
 SELECT e.gate, l.running, l.rate, l.per,
   CASE WHEN l.rate IS NOT NULL THEN {started("e.gate", "l.per")} WHEN left(e.gate, 1) = '@' THEN {_IN_QUEUE}
-    ELSE {held("e.gate", ":counted")} END,
+    ELSE least({held("e.gate")}, :counted) END,
   CASE WHEN left(e.gate, 1) = '@' THEN {_FIRST_IN_QUEUE} ELSE {holders("e.gate", ":holders")} END,
   {next_start("e.gate")}, (SELECT now FROM moment),
   (SELECT ARRAY[w.most, w.per] FROM {windows("e.gate")} w
@@ -165,14 +166,12 @@ CROSS JOIN LATERAL {limit_of("e.gate")} l
 ORDER BY e.place
 """
 
-_IN_ROW = "\n    UNION ALL ".join(
-    f"SELECT FROM {{jobs}} h WHERE h.state LIKE 'running' AND h.gates[{place}] > e.gate"
-    f" AND h.gates[{place}] < left(e.gate, -1) || '>'"  # in byte order, > comes after =
-    for place in range(1, PLACES + 1)
-)
 _IN_USE = f"""
-SELECT e.gate, (SELECT count(*) FROM ({_IN_ROW} LIMIT :counted) holders)
+WITH {BUSY}
+SELECT e.gate, CAST(coalesce(sum(CAST(b.value AS bigint)), 0) AS bigint)
 FROM unnest(CAST(:gates AS text[])) e (gate)
+LEFT JOIN jsonb_each((SELECT running FROM busy)) b ON b.key <> e.gate AND starts_with(b.key, e.gate)
+GROUP BY e.gate
 """
 
 _BEHIND = "{jobs} j WHERE j.state LIKE 'queued' AND j.gates IS NOT NULL"
@@ -194,11 +193,11 @@ SELECT w.gates, (
 FROM walk w ORDER BY w.step
 """
 
-_NEXT = "SELECT FROM {jobs} w WHERE w.ordered_by = h.ordered_by AND w.state LIKE 'queued'"
+_NEXT = "SELECT FROM {jobs} w WHERE w.ordered_by = h.ordered_by AND w.state = 'queued'"
 _HELD = f"""
 SELECT f.* FROM {{limits}} l CROSS JOIN LATERAL (
-  SELECT h.id, h.ordered_by, (SELECT count(*) FROM ({_NEXT} LIMIT :counted) counted) FROM {begun_among("l.gate")}
-    AND h.state LIKE 'failed' AND EXISTS ({_NEXT}) LIMIT :most) f
+  SELECT h.id, h.ordered_by, (SELECT count(*) FROM ({_NEXT} LIMIT :counted) counted) FROM {failed_among("l.gate")}
+    AND EXISTS ({_NEXT}) LIMIT :most) f
 WHERE l.hold AND l.running IS NOT NULL AND right(l.gate, 1) = '='
 ORDER BY f.id LIMIT :most
 """
@@ -206,13 +205,11 @@ ORDER BY f.id LIMIT :most
 _ORDER = "CAST(:order AS text)"
 _IS_LIMITED = f"EXISTS (SELECT FROM {limit_of(_ORDER)} l)"
 _BEGUN = f"SELECT h.id FROM {begun(_ORDER)}"
-_FRESH = f"SELECT h.id FROM {{jobs}} h WHERE h.ordered_by = {_ORDER}"
 _FIRST = "ORDER BY h.position LIMIT 1"
 _HEAD = f"""
 SELECT h.id FROM (
-(SELECT 1 AS rank, h.* FROM ({_BEGUN} AND h.state LIKE 'scheduled' AND {_IS_LIMITED} {_FIRST}) h)
-UNION ALL (SELECT 2, h.* FROM ({_BEGUN} AND h.state LIKE 'failed' AND {_IS_LIMITED} AND {holds(_ORDER)} {_FIRST}) h)
-UNION ALL (SELECT 3, h.* FROM ({_BEGUN} AND h.state LIKE 'queued' {_FIRST}) h)
-UNION ALL (SELECT 4, h.* FROM ({_FRESH} AND h.state LIKE 'queued' {_FIRST}) h)
+(SELECT 1 AS rank, h.* FROM ({_BEGUN} AND h.state = 'scheduled' AND {_IS_LIMITED} {_FIRST}) h)
+UNION ALL (SELECT 2, h.* FROM ({_BEGUN} AND h.state = 'failed' AND {_IS_LIMITED} AND {holds(_ORDER)} {_FIRST}) h)
+UNION ALL (SELECT 3, h.* FROM ({head(_ORDER)}) h)
 ) h ORDER BY rank LIMIT 1
 """

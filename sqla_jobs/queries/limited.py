@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
 from types import MappingProxyType
@@ -18,23 +17,24 @@ from sqla_jobs.models.types import MOST_ATTEMPTS
 from sqla_jobs.queries.claim import ClaimStatement
 from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.queries.gates import (
+    BUSY,
     MOMENT,
-    begun,
     edge,
+    free,
+    head,
     is_paused,
     last_start,
     limit_of,
     named,
     next_start,
     queue_free,
-    room,
     table_names,
     with_arrays,
 )
 from sqla_jobs.queries.statement import SqlConnection
 from sqla_jobs.rules.limits import MOST_RUNNING
 
-_OF_LOOK = 5
+_OF_LOOK = 2
 """The number of columns at the end of each row that describe the whole look."""
 _STEPS = 200
 """The maximum number of groups that one look walks through."""
@@ -44,18 +44,6 @@ Gates = tuple[str, ...]
 """The gates of a job. Jobs with the same gates are a group."""
 
 
-class Floors(NamedTuple):
-    """The points where scans start, so that they skip the dead index entries of jobs that have run."""
-
-    groups: Mapping[str, tuple[int, int]]
-    """For each group, the priority and position at or below which no job is waiting."""
-    orders: Mapping[str, int]
-    """For each ordered key, the position at or below which no job is waiting."""
-    gates: Mapping[str, int]
-    """For each gate, the run id at or below which no job is running."""
-
-
-NOWHERE = Floors({}, {}, {})
 NOTHING_ENDED: Mapping[Gates, int] = MappingProxyType({})
 
 
@@ -67,16 +55,8 @@ class Look(NamedTuple):
     """The cursor for the next look; `{}` after the last group."""
     next_in: float | None
     """Seconds until a used-up rate lets one more job start."""
-    lowest: Mapping[str, int]
-    """For each gate with a floor, the lowest run id behind the gate before this claim; 0 if no job was running."""
     free: Mapping[Gates, int | None]
     """For each group with claimed jobs, how many could start when the claim began; None if nothing limits the group."""
-    oldest: int
-    """The transaction id below which all transactions had ended before the look."""
-    own_id: int
-    """The id of the look's own transaction: a transaction that had an id before the look has a lower one."""
-    begun: Collection[int]
-    """The ids of the claimed jobs that had already begun before the claim."""
 
 
 class ClaimLimited(ClaimStatement):
@@ -103,7 +83,6 @@ class ClaimLimited(ClaimStatement):
         *,
         cursor: str = "{}",
         hints: Mapping[Gates, int] = NOTHING_ENDED,
-        floors: Floors = NOWHERE,
         among: Among = ALL,
     ) -> dict[str, Any]:
         """Return the parameters of the statement.
@@ -120,21 +99,16 @@ class ClaimLimited(ClaimStatement):
             "hints": names(tuple(names(gates) for gates in hints)),
             "ended": numbers(hints.values()),
             "steps": _STEPS,
-            "gate_floors": json.dumps(floors.gates),
-            "group_floors": json.dumps(floors.groups),
-            "order_floors": json.dumps(floors.orders),
             **among.parameters(),
         }
 
     def look(self, connection: SqlConnection, rows: Sequence[Any], process_id: uuid.UUID) -> Look:
         """Return the result of a look, made from the statement's rows."""
-        cursor, next_in, lowest, oldest, own_id = rows[0][-_OF_LOOK:]
+        cursor, next_in = rows[0][-_OF_LOOK:]
         found = [row[:-_OF_LOOK] for row in rows if row[0] is not None]
         gates = {job_id: tuple(its) for job_id, *_, its, _ in found}
-        begun = [job_id for job_id, *_, was_started, _, _ in found if was_started]
         free = {gates[job_id]: free for job_id, *_, free in found}
-        claimed = self.claimed(connection, process_id, [row[:-2] for row in found], gates)
-        return Look(claimed, cursor, next_in, lowest or {}, free, oldest, own_id, begun)
+        return Look(self.claimed(connection, process_id, [row[:-2] for row in found], gates), cursor, next_in, free)
 
     def sql(self) -> Any:
         return _claim(self.tables, spread=False)
@@ -164,13 +138,14 @@ def _claim(tables: Tables, *, spread: bool) -> TextClause:
         "queue_free": queue_free(":queue"),
         "queue_is_paused": is_paused("q"),
         "task_is_paused": is_paused("p"),
-        "room": room("e.gate", "above.run_id", spread=spread),
+        "busy": BUSY,
+        "free": free("e.gate", spread=spread),
         "limit_of_gate": limit_of("d.gate"),
         "last_start": last_start("d.gate"),
         "start_before_window": last_start("g.gate", edge("g.per")),
         "next_start": next_start("f.gate", spread=spread),
         "is_known": _IS_KNOWN,
-        "begun_of_order": begun("s.ordered"),
+        "head": head("s.ordered"),
         "most_running": str(MOST_RUNNING),
         "most_attempts_before": str(MOST_ATTEMPTS - 1),
     }

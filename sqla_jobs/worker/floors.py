@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable
-from typing import Generic, NamedTuple, TypeVar
 
-from sqla_jobs.calls.values import EVERYWHERE, PRIORITIES, Claimed, names
-from sqla_jobs.queries.limited import NOWHERE, Floors, Look
-from sqla_jobs.rules.limits import ordered_gate
+from sqla_jobs.calls.values import EVERYWHERE, PRIORITIES, Claimed
 
 _SHARED = 30.0
 """The pause between sweeps grows with the number of workers that share them, up to this many seconds."""
@@ -81,115 +77,3 @@ class ScanFloors:
         if now - self._moved_at >= 1.0:
             self._floor, self._trailing = self._trailing, {queue: [*them] for queue, them in self._highest.items()}
             self._moved_at = now
-
-
-_HOT = 200
-"""A group gets floors after this many claimed jobs."""
-_MOST = 16
-"""The maximum number of groups that have floors: each step of a look compares all these groups."""
-_FORGOTTEN = 10_000
-"""If more than this many groups are counted, counting starts over."""
-
-
-Place = TypeVar("Place", int, tuple[int, int])
-
-
-class GateFloors:
-    """The floors of one queue's groups. Claims start at the floors.
-
-    Floors help while an old snapshot is held: the index then keeps an entry for each job that has run.
-
-    A group's floor is the index position of a claimed job. The floor applies only once no open transaction can have
-    inserted a job below it, and a later look has found no such job. Even then, a job that is given a gate or a more
-    urgent priority may lie below the floor. So sweeps remove all floors, at times that `SweepTimer` sets.
-    """
-
-    def __init__(self) -> None:
-        self._counts: Counter[str] = Counter()
-        self._sweeps = SweepTimer()
-        self.forget()
-
-    def forget(self) -> None:
-        """Forget all floors after an error: a new primary may lack the latest commits and reuse run ids."""
-        self._groups = _Rising((PRIORITIES.start - 1, 0))
-        self._orders = _Rising(0)
-        self._gates: dict[str, int] = {}
-
-    @property
-    def sweep_at(self) -> float:
-        """When the next sweep is due, by `time.monotonic()`. It is infinite while there are no floors."""
-        return self._sweeps.at if self._groups.floors else math.inf
-
-    def of(self, now: float) -> Floors:
-        """Return the floors for a look that begins now."""
-        return NOWHERE if now >= self._sweeps.at else Floors(self._groups.floors, self._orders.floors, self._gates)
-
-    def learn(self, look: Look, began: float, ended: float) -> None:
-        """Raise the floors according to a look. The claims of this look are already on disk."""
-        if began >= self._sweeps.at:
-            self._sweeps.swept(began, ended)
-            self._sweep()
-        for job in look.claimed:
-            self._count(job, look)
-        if look.claimed:  # otherwise nothing was flushed, and run ids may be reused after a crash
-            self._raise_gates(look)
-
-    def _sweep(self) -> None:
-        self._groups.sweep()
-        self._orders.sweep()
-        self._gates = {}  # running jobs may have been given a gate in the meantime
-
-    def _raise_gates(self, look: Look) -> None:
-        # only for these gates: a claim proves nothing about other gates' running jobs
-        for gate, lowest in look.lowest.items():
-            running = [job.run_id for job in look.claimed if gate in job.gates]
-            running += [lowest] if lowest else []
-            if gate in self._gates and running:
-                self._gates[gate] = max(self._gates[gate], min(running) - 1)
-
-    def _count(self, job: Claimed, look: Look) -> None:
-        group = names(job.gates)
-        self._counts[group] += 1
-        if len(self._counts) > _FORGOTTEN:
-            self._counts.clear()
-        hot = self._groups.floors
-        if group not in hot and (self._counts[group] < _HOT or len(hot) >= _MOST):
-            return
-        for gate in job.gates:
-            self._gates.setdefault(gate, 0)
-        self._groups.claimed(group, (job.priority, job.position), look)
-        order = ordered_gate(job.gates)
-        if order is not None and job.job_id not in look.begun:  # a job that has begun overtakes waiting ones
-            self._orders.claimed(order, job.position, look)
-
-
-class _Passed(NamedTuple, Generic[Place]):
-    place: Place
-    ended_at: int
-    """A transaction id: once all transactions before it have ended, no job can be inserted below `place`."""
-    settled: Place
-    """The place below which no job can be inserted any more."""
-
-
-class _Rising(Generic[Place]):
-    """Floors that rise with the claims, for groups or for ordered keys."""
-
-    def __init__(self, ground: Place) -> None:
-        self._ground: Place = ground
-        self.floors: dict[str, Place] = {}
-        self.passed: dict[str, _Passed[Place]] = {}
-
-    def sweep(self) -> None:
-        """Remove all floors. The next claim from a key sets its floor again, no higher than the claimed job."""
-        self.passed = {key: self.passed[key] for key in self.floors}
-        self.floors = {}
-
-    def claimed(self, key: str, place: Place, look: Look) -> None:
-        """Record a claim at `place`.
-
-        Claims start at the floor: a job that was committed late is claimed before the floor passes it.
-        """
-        passed = self.passed.get(key, _Passed(self._ground, 0, self._ground))
-        if passed.ended_at <= look.oldest:
-            passed = self.passed[key] = _Passed(place, look.own_id, max(passed.place, passed.settled))
-        self.floors[key] = min(passed.settled, place)

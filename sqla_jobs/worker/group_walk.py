@@ -11,7 +11,6 @@ from sqla_jobs.queries.limited import Gates
 from sqla_jobs.worker.backfill import Backfill
 from sqla_jobs.worker.backlog import Backlog
 from sqla_jobs.worker.claiming import Claiming
-from sqla_jobs.worker.floors import GateFloors
 
 _Claim = Callable[[Among], list[Claimed]]
 _GATHER = 0.003
@@ -70,7 +69,6 @@ class GroupWalk:
         self._tasks = tasks
         self._queue = backlog.name
         self._cursor = "{}"
-        self._floors = GateFloors()
         self._is_plain_first = False
         self._round = Round()
         self._is_polled = False
@@ -86,16 +84,12 @@ class GroupWalk:
 
     def rests(self, news: object) -> bool:
         """Return whether nothing can start: a complete round claimed nothing and began after the last news."""
-        is_over = self._is_polled or time.monotonic() >= self._again_at
+        is_over = self._is_polled or time.monotonic() >= self._rate_at
         return self._round.found_nothing_since(news) and not is_over
 
     def poll(self) -> None:
         """Request a look at some groups, even during a rest. It begins where the last look ended."""
         self._is_polled = True
-
-    @property
-    def _again_at(self) -> float:
-        return min(self._rate_at, self._floors.sweep_at)
 
     def room(self, news: object) -> int:
         """Return how many jobs to claim now.
@@ -104,7 +98,7 @@ class GroupWalk:
         """
         now = time.monotonic()
         if self.rests(news):
-            self.look_at = self._again_at
+            self.look_at = self._rate_at
             self.backlog.is_wanted = False
             return 0
         self.look_at = math.inf
@@ -137,8 +131,7 @@ class GroupWalk:
         return claimed
 
     def forget(self) -> None:
-        """Forget the floors and the current round after an error: another server may have taken over."""
-        self._floors.forget()
+        """Forget the current round after an error."""
         self._round.spoil()
 
     def _claim(self, room: int, hints: Mapping[Gates, int]) -> list[Claimed]:
@@ -161,9 +154,6 @@ class GroupWalk:
                 )
 
         def behind_gates(which: Among) -> list[Claimed]:
-            began = time.monotonic()
-            if began >= self._floors.sweep_at and self._cursor != "{}":
-                self._round.spoil()  # the round has skipped jobs that this sweep should find
             with self._engine.connect() as connection:
                 look = self._queries.claim_limited(
                     connection,
@@ -173,11 +163,9 @@ class GroupWalk:
                     tasks,
                     cursor=self._cursor,
                     hints=hints,
-                    floors=self._floors.of(began),
                     among=which,
                     spread=self._backfill.spreads,
                 )
-            self._floors.learn(look, began, time.monotonic())
             self._cursor = look.cursor
             self.free = look.free
             if look.next_in is not None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,10 +13,9 @@ from sqlalchemy.orm import Session
 from sqla_jobs import Jobs
 from sqla_jobs.database.engines import close_engine, own_engine
 from sqla_jobs.queries import Claimed, Queries, RunEnd, processes
-from sqla_jobs.queries.limited import NOTHING_ENDED, NOWHERE, Floors, Gates, Look
+from sqla_jobs.queries.limited import NOTHING_ENDED, Gates
 from sqla_jobs.rules.outcomes import Failure, Outcome
 from sqla_jobs.worker.backfill import Backfill
-from sqla_jobs.worker.floors import GateFloors
 from tests.helpers import WAITING_HERE
 
 
@@ -42,18 +39,12 @@ class Claims:
         *,
         queue: str = "default",
         hints: Mapping[Gates, int] = NOTHING_ENDED,
-        floors: GateFloors | None = None,
     ) -> list[Claimed]:
         """Once through all groups of a queue, or as far as there is room."""
-        began = time.monotonic()
         with self.engine.connect() as connection:
             tasks = [task for task in self.tasks if task not in self.backfill.held_up]
             claim = self.queries.claim_limited
-            begin = floors.of(began) if floors else NOWHERE
-            look = claim(connection, self.process_id, queue, room, tasks, hints=hints, floors=begin)
-        if floors:
-            floors.learn(look, began, time.monotonic())
-        return look.claimed
+            return claim(connection, self.process_id, queue, room, tasks, hints=hints).claimed
 
     def plain(self, room: int = 10, *, queue: str = "default") -> list[Claimed]:
         with self.engine.begin() as connection:
@@ -76,19 +67,6 @@ class Claims:
         """Queue what is scheduled and due."""
         with self.engine.begin() as connection:
             self.queries.promote(connection, queues=["default"])
-
-
-class SteadyFloors(GateFloors):
-    """They last until a test says that a sweep is due."""
-
-    is_due = False
-
-    def of(self, now: float) -> Floors:
-        return super().of(math.inf if self.is_due else -math.inf)
-
-    def learn(self, look: Look, began: float, ended: float) -> None:
-        super().learn(look, math.inf if self.is_due else -math.inf, 0.0)
-        self.is_due = False
 
 
 @contextmanager

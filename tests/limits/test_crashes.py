@@ -10,12 +10,11 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.postgres import LocalServer
 from sqla_jobs.queries import Claimed
-from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.queries.limit_lock import ClaimLocked
 from tests import limited_shop as shop
 from tests.limited_shop import Base, jobs
 from tests.limits.attempts import enqueue
-from tests.limits.claims import Claims, SteadyFloors, as_worker
+from tests.limits.claims import Claims, as_worker
 
 pytestmark = pytest.mark.slow
 
@@ -107,27 +106,3 @@ class Unflushed(ClaimLocked):
 
     def _flush_after(self, connection: Connection, claimed: Sequence[Claimed]) -> None:
         pass
-
-
-def test_run_ids_that_a_crash_gives_out_again_are_counted(
-    server: LocalServer, database: Engine, claims: Claims
-) -> None:
-    """Also by a worker that sees no error, since another of its threads met it first."""
-    floors = SteadyFloors()
-    enqueue(database, shop.pair, ({"n": n} for n in range(410)))
-    while claimed := claims.limited(floors=floors):
-        claims.end(*claimed)
-    with as_worker(database, jobs) as other:
-        enqueue(database, shop.keyed, [{"account": 1}])
-        enqueue(database, shop.pair, [{"n": 1}])
-        on_disk(database)
-        claim = Unflushed(Tables(jobs.models))
-        with other.engine.connect() as connection:
-            looks = [claim(connection, other.process_id, "default", 1, other.tasks) for _ in range(2)]
-        first, second = [job for look in looks for job in look.claimed]
-        assert claims.limited(floors=floors) == [], "nothing more waits"
-        crash(server, database, claims.engine, other.engine)
-        (again,) = other.limited(1, hints={second.gates: 2})
-        assert (again.gates, again.run_id) == (("#pair",), first.run_id)
-        enqueue(database, shop.pair, [{"n": 2}, {"n": 3}])
-        assert [job.task for job in claims.limited(floors=floors)] == ["keyed", "pair"], "one of two was free"

@@ -6,7 +6,6 @@ The names F1 to F11 are those of the traces of the bounded model by which most o
 from __future__ import annotations
 
 import threading
-import time
 from bisect import bisect_left
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,22 +23,14 @@ from sqla_jobs.actions.selection import Selection
 from sqla_jobs.queries import Claimed
 from sqla_jobs.queries.backfill import Gated
 from sqla_jobs.rules.outcomes import Outcome
-from sqla_jobs.worker.floors import GateFloors
 from tests import limited_shop as shop
 from tests.counting import states
 from tests.helpers import wait_until
-from tests.helpers import waiting_for_locks as waiting_sessions
 from tests.limited_shop import jobs
 from tests.limits.attempts import enqueue
-from tests.limits.claims import Claims, SteadyFloors, as_worker, beside, claim_in, lock_held, waiting_for_locks
+from tests.limits.claims import Claims, as_worker, beside, claim_in, lock_held, waiting_for_locks
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def hot_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A group is hot after few jobs, and not after hundreds."""
-    monkeypatch.setattr("sqla_jobs.worker.floors._HOT", 20)
 
 
 @pytest.fixture
@@ -245,7 +236,6 @@ def test_what_has_begun_is_the_head_over_queues_and_unequal_gates(database: Engi
 def test_a_job_keeps_its_place_in_its_key_whatever_its_queue_and_priority_become(
     database: Engine, claims: Claims, change: str
 ) -> None:
-    floors = hot(database, claims, shop.ordered, account=1)
     policy = Unique(on_conflict="update")
     with Session(database) as session:
         first = shop.ordered.options(unique_key="first", unique=policy).enqueue(session, account=1, n=0)
@@ -260,10 +250,10 @@ def test_a_job_keeps_its_place_in_its_key_whatever_its_queue_and_priority_become
         session.commit()
         queue, priority = first.queue, first.priority
     assert (queue, priority) == ("default" if change == "update" else "other", 9)
-    (head,) = claims.limited(queue=queue, floors=floors)
+    (head,) = claims.limited(queue=queue)
     assert arguments([head], database) == [0]
     claims.end(head)
-    assert one_by_one(database, claims, floors) == [1, 2]
+    assert one_by_one(database, claims) == [1, 2]
 
 
 def test_a_delayed_job_of_a_key_gets_its_place_when_it_becomes_due(database: Engine, claims: Claims) -> None:
@@ -274,7 +264,7 @@ def test_a_delayed_job_of_a_key_gets_its_place_when_it_becomes_due(database: Eng
         session.execute(text("UPDATE sqla_jobs SET run_at = now() WHERE state = 'scheduled'"))
         session.commit()
     claims.promote()
-    assert one_by_one(database, claims, SteadyFloors()) == [1, 2, 0]
+    assert one_by_one(database, claims) == [1, 2, 0]
 
 
 def test_an_ended_job_of_a_key_that_a_person_retries_goes_next_and_not_beside(database: Engine, claims: Claims) -> None:
@@ -599,157 +589,10 @@ def test_a_job_gets_no_gates_for_arguments_that_it_no_longer_has(
         assert (job.args["account"], [gate.partition("=")[2] for gate in job.gates or ()]) == (2, ["2"])
 
 
-def test_what_has_run_for_long_behind_a_hot_gate_keeps_its_place(database: Engine, claims: Claims) -> None:
-    """Also when the gate becomes hot, and after each sweep: neither look tells of the lowest run id."""
-    enqueue(database, shop.charge, numbered(2000))
-    with Session(database) as session:  # the rate is not what is looked at
-        jobs.set_limit(session, "stripe", rate=10_000, per=1.0)
-        session.commit()
-    long = claims.limited(2)
-    floors = GateFloors()
-    until = time.monotonic() + 2.0
-    while time.monotonic() < until:
-        claimed = claims.limited(floors=floors)
-        assert len(long) + len(claimed) == 3
-        claims.end(*claimed)
-
-
-def test_a_gate_given_to_a_running_job_counts_from_the_next_sweep_on_where_a_gate_is_hot(
-    database: Engine, claims: Claims
-) -> None:
-    """Such as one that older code began, in a deploy that adds its task to a limit: docs/decisions/limits.md."""
-    enqueue(database, shop.pair, numbered(1))
-    (early,) = claims.limited(1)
-    with database.begin() as connection:
-        connection.execute(text("UPDATE sqla_jobs SET gates = NULL"))
-    enqueue(database, shop.pair, numbered(100))
-    floors = GateFloors()
-    while not any(floors.of(time.monotonic()).gates.values()):  # else the next claim is a sweep
-        claims.end(*claims.limited(1, floors=floors))
-    claims.repair()
-    wait_until(lambda: not floors.of(time.monotonic()).gates)
-    assert len(claims.limited(floors=floors)) == 1, "the other place is that of the early one"
-    claims.end(early)
-
-
-# --- floors: see test_model_floors, too
-
-
-def hot(engine: Engine, claims: Claims, task: Any, **also: Any) -> SteadyFloors:
-    """The floors of a group that many jobs have gone through."""
-    floors = SteadyFloors()
-    enqueue(engine, task, numbered(25, **also))
-    while claimed := claims.limited(50, floors=floors):
-        claims.end(*claimed)
-    return floors
-
-
-def one_by_one(engine: Engine, claims: Claims, floors: SteadyFloors) -> list[int]:
+def one_by_one(engine: Engine, claims: Claims) -> list[int]:
     """The `n` of all that waits, in the order in which it starts, until nothing more is found."""
     started: list[int] = []
-    while claimed := claims.limited(1, floors=floors):
+    while claimed := claims.limited(1):
         started += arguments(claimed, engine)
         claims.end(*claimed)
     return started
-
-
-def test_the_next_attempt_of_an_ordered_job_hides_none_that_waits(database: Engine, claims: Claims) -> None:
-    """It has a higher position than they, and goes first."""
-    floors = hot(database, claims, shop.ordered, account=1)
-    enqueue(database, shop.ordered, numbered(3, account=1))
-    (first,) = claims.limited(floors=floors)
-    claims.fail(first, again_in=0)
-    claims.promote()
-    enqueue(database, shop.ordered, [{"account": 1, "n": 3}])
-    assert one_by_one(database, claims, floors) == [0, 1, 2, 3]
-
-
-def test_a_late_commit_goes_before_what_is_enqueued_after_it(database: Engine, claims: Claims) -> None:
-    """Its transaction has ended before the next look, which has no place for it."""
-    floors = hot(database, claims, shop.ordered, account=1)
-    with Session(database) as late:
-        shop.ordered.enqueue(late, account=1, n=0)
-        late.flush()
-        enqueue(database, shop.ordered, [{"account": 1, "n": 1}])
-        overtaking = claims.limited(floors=floors)
-        late.commit()
-    assert claims.limited(floors=floors) == []
-    claims.end(*overtaking)
-    enqueue(database, shop.ordered, [{"account": 1, "n": 2}])
-    assert one_by_one(database, claims, floors) == [0, 2]
-
-
-def test_a_late_commit_goes_first_even_if_its_transaction_began_after_that_of_a_later_job(
-    database: Engine, claims: Claims
-) -> None:
-    """The job that overtakes it is of a transaction with a lower id. No message about it takes a higher one."""
-    floors = hot(database, claims, shop.ordered, account=1)
-    again = text(
-        "INSERT INTO sqla_jobs (task, queue, state, args, gates, ordered_by) "
-        "SELECT task, queue, 'queued', jsonb_build_object('account', 1, 'n', CAST(:n AS int)), gates, ordered_by "
-        "FROM sqla_jobs ORDER BY id LIMIT 1"
-    )
-    with database.connect() as early, database.connect() as late:
-        early.execute(text("SELECT pg_current_xact_id()"))
-        late.execute(again, {"n": 0})
-        for n in (1, 2):
-            early.execute(again, {"n": n})
-            early.commit()
-            claims.end(*claims.limited(1, floors=floors))
-        late.commit()
-    enqueue(database, shop.ordered, [{"account": 1, "n": 3}])
-    assert one_by_one(database, claims, floors) == [0, 3]
-
-
-def test_an_update_that_waited_long_goes_before_what_is_enqueued_after_it(database: Engine, claims: Claims) -> None:
-    """The position that it has is older than the wait, and so is the id of its transaction: else floors pass it."""
-    floors = hot(database, claims, shop.ordered, account=1)
-    updated = shop.ordered.options(unique_key="one", unique=Unique(on_conflict="update"))
-    with Session(database) as first, Session(database) as second, Session(database) as third:
-        updated.enqueue(first, account=2, n=0)
-        first.commit()
-        first.execute(text("SELECT FROM sqla_jobs WHERE unique_key = 'one' FOR UPDATE"))
-        with beside(lambda: updated.enqueue(second, account=1, n=1)):
-            wait_until(lambda: waiting_sessions(database) == 1)
-            with beside(lambda: updated.enqueue(third, account=1, n=2)):
-                wait_until(lambda: waiting_sessions(database) == 2)
-                for one in (first, second):
-                    for n in (3, 4):
-                        enqueue(database, shop.ordered, [{"account": 1, "n": n}])
-                        claims.end(*claims.limited(1, floors=floors))
-                    one.rollback()
-                    wait_until(lambda: waiting_sessions(database) < 2)
-        third.commit()
-    enqueue(database, shop.ordered, [{"account": 1, "n": 5}])
-    assert one_by_one(database, claims, floors) == [2, 5]
-
-
-def test_all_that_became_urgent_goes_first_from_a_sweep_on(database: Engine, claims: Claims) -> None:
-    """And not one of them with each sweep."""
-    with Session(database) as session:
-        jobs.set_limit(session, shop.pair, running=50)
-        session.commit()
-    floors = hot(database, claims, shop.pair)
-    enqueue(database, shop.pair, numbered(6))
-    with database.begin() as connection:
-        connection.execute(text("UPDATE sqla_jobs SET priority = -1 WHERE state = 'queued' AND args->>'n' > '2'"))
-    floors.is_due = True
-    assert one_by_one(database, claims, floors) == [3, 4, 5, 0, 1, 2]
-
-
-def test_a_waiting_job_that_changes_its_ordered_key_goes_before_what_is_enqueued_after_that(
-    database: Engine, claims: Claims
-) -> None:
-    """With its old position it would lie below what the other key has passed."""
-    floors = hot(database, claims, shop.ordered, account=1)
-    updated = shop.ordered.options(unique_key="one", unique=Unique(on_conflict="update"))
-    with Session(database) as session:
-        updated.enqueue(session, account=2, n=0)
-        session.commit()
-        enqueue(database, shop.ordered, ({"account": 1, "n": n} for n in (1, 2, 3)))
-        for _ in range(3):
-            claims.end(*claims.limited(1, floors=floors))
-        updated.enqueue(session, account=1, n=4)
-        session.commit()
-    enqueue(database, shop.ordered, [{"account": 1, "n": 5}])
-    assert one_by_one(database, claims, floors) == [4, 5]

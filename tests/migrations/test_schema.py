@@ -308,7 +308,9 @@ WIDENED = {
     for rule in rules
 } | {
     (2, "the constraint sqla_processes_tasks_check forbids what was allowed"): "it is of a new column",
-    (3, "the constraint sqla_jobs_max_lost_check forbids what was allowed"): "it is of a new column",
+    (3, "the constraint sqla_jobs_args_check is another"): "jobs that run have a process, ended ones finished_at",
+    (3, "the constraint sqla_jobs_attempts_check is another"): "it is shorter",
+    (3, "the constraint sqla_jobs_gates_check is another"): "it is shorter",
     (2, "the constraint sqla_jobs_if_failed_check forbids what was allowed"): "it is of a new column",
     (
         2,

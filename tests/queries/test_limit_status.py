@@ -236,14 +236,6 @@ class TestKeysInUse:
         queued(connection, *FOUR[:place], "#m=3")
         assert QUERIES.keys_in_use(connection, ["#m=", "#none="]) == {"#m=": 2, "#none=": 0}
 
-    def test_no_more_are_counted_than_somebody_looks_at(
-        self, connection: Connection, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("sqla_jobs.queries.limit_status._COUNTED", 2)
-        for n in range(3):
-            running(connection, f"#m={n}")
-        assert QUERIES.keys_in_use(connection, ["#m="]) == {"#m=": 2}
-
 
 class TestWaitingGroups:
     def test_each_group_of_each_queue_is_counted(self, connection: Connection) -> None:

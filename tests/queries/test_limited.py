@@ -15,7 +15,7 @@ from sqla_jobs.calls.values import Among
 from sqla_jobs.models.types import MOST_ATTEMPTS
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.expressions import Tables
-from sqla_jobs.queries.limited import ClaimLimited, ClaimSpread, Floors, Look
+from sqla_jobs.queries.limited import ClaimLimited, ClaimSpread, Look
 from tests.queries.rows import assert_claimed, limit, queued, queued_again, register, running, started
 from tests.shop import jobs
 
@@ -361,62 +361,6 @@ class TestHints:
         assert [job.job_id for job in found.claimed] == [one, two]
 
 
-class TestFloors:
-    def test_the_run_ids_at_and_below_the_floor_of_a_gate_do_not_count(self, connection: Connection) -> None:
-        limit(connection, "#m", running=3)
-        for _ in range(3):
-            running(connection, "#m")
-        runs = [run_id or 0 for run_id in connection.scalars(select(Job.current_run_id).order_by(Job.id))]
-        ids = [queued(connection, "#m") for _ in range(3)]
-        found = look(connection, floors=Floors({}, {}, {"#m": runs[0]}))
-        assert [job.job_id for job in found.claimed] == ids[:1]
-        assert found.lowest == {"#m": runs[1]}
-
-    @pytest.mark.parametrize("place", range(5))
-    def test_the_floor_holds_for_each_place(self, connection: Connection, place: int) -> None:
-        limit(connection, "#m", running=1)
-        running(connection, *["#a", "#b", "#c", "#d"][:place], "#m")
-        run_id = connection.scalar(select(func.max(Job.current_run_id))) or 0
-        one = queued(connection, "#m")
-        assert taken(connection, floors=Floors({}, {}, {"#m": run_id - 1})) == []
-        assert taken(connection, floors=Floors({}, {}, {"#m": run_id})) == [one]
-
-    def test_the_lowest_is_told_where_it_is_known_and_of_gates_with_a_floor(self, connection: Connection) -> None:
-        limit(connection, "#m=", running=2)
-        for gate in ("#m=1", "#m=2", "#m=2", "#m=4"):
-            running(connection, gate)
-        for gate in ("#m=1", "#m=2", "#m=3", "#m=4"):
-            queued(connection, gate)
-        run_ids = [*connection.scalars(select(Job.current_run_id).where(Job.state == "running").order_by(Job.id))]
-        floors = Floors({}, {}, dict.fromkeys(["#m=1", "#m=2", "#m=3"], 0))
-        assert look(connection, floors=floors).lowest == {"#m=1": run_ids[0], "#m=3": 0}
-
-    def test_a_group_is_looked_up_above_its_floor(self, connection: Connection) -> None:
-        below, at, above, urgent, later = (queued(connection, "#a", priority=p) for p in (0, 0, 0, -1, 1))
-        position = connection.execute(select(Job.position).where(Job.id == at)).scalar_one()
-        floors = Floors({"{#a}": (0, position)}, {}, {})
-        assert taken(connection, floors=floors) == [above, later]
-        assert sorted(taken(connection)) == [below, at, urgent]
-
-    def test_other_groups_are_not_below_it(self, connection: Connection) -> None:
-        first, second, third = (queued(connection, gate) for gate in ("#a", "#b", "#c"))
-        floors = Floors({"{#b}": (10, 10**9)}, {}, {})
-        assert taken(connection, floors=floors) == [first, third]
-        assert taken(connection) == [second]
-
-    def test_hot_groups_are_walked_through_in_their_order(self, connection: Connection) -> None:
-        ids = [queued(connection, f"#{n}") for n in range(4)]
-        floors = Floors({"{#1}": (-11, 0), "{#2}": (-11, 0)}, {}, {})
-        found = [look(connection, 1, floors=floors, cursor=f"{{#{n - 1}}}" if n else "{}") for n in range(4)]
-        assert [job.job_id for one in found for job in one.claimed] == ids
-
-    def test_the_head_of_an_ordered_key_is_looked_up_above_its_floor(self, connection: Connection) -> None:
-        below, above = (queued(connection, "!k=1") for _ in range(2))
-        position = connection.execute(select(Job.position).where(Job.id == below)).scalar_one()
-        assert taken(connection, floors=Floors({}, {"!k=1": position}, {})) == [above]
-        assert taken(connection, floors=Floors({}, {"!k=1": position - 1}, {})) == [below]
-
-
 class TestOrder:
     def test_only_the_head_goes_whatever_its_priority(self, connection: Connection) -> None:
         limit(connection, "!k=", running=1)
@@ -453,12 +397,6 @@ class TestOrder:
         assert taken(connection, 1) == [begun]
         connection.execute(update(Job).where(Job.id == begun).values(state="failed"))
         assert taken(connection, 1) == [later]
-
-    def test_it_says_which_had_begun(self, connection: Connection) -> None:
-        queued(connection, "#a")
-        begun = [queued(connection, gate, started_at=func.now()) for gate in ("#b", "!k=1")]
-        queued(connection, "!k=2")
-        assert sorted(look(connection).begun) == begun
 
     @pytest.mark.parametrize(
         ("state", "holds", "keeps"),
@@ -744,10 +682,3 @@ def test_a_process_that_is_being_deleted_gets_nothing_and_one_that_beats_does(
         other.rollback()
         assert QUERIES.beat(other, [me]) == {me: True}
         assert len(taken(connection, me=me)) == 4
-
-
-def test_a_look_says_which_transactions_it_sees_the_ends_of(connection: Connection) -> None:
-    connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))  # one snapshot for both statements
-    found = look(connection)
-    oldest, own_id = "pg_snapshot_xmin(pg_current_snapshot())::text::bigint", "pg_current_xact_id()::text::bigint"
-    assert (found.oldest, found.own_id) == tuple(connection.execute(text(f"SELECT {oldest}, {own_id}")).one())

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Text, cast, func, select, true
@@ -12,7 +11,6 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.dashboard.shown import READ
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.monitoring.failures import Failures, read_failures, read_retrying
 from sqla_jobs.rules.wording import Count
 
 BAD = ("failed", "retried", "lost")
@@ -37,53 +35,32 @@ class FailureGroup:
     share: float
     job_id: int
     error: str
-    args_text: str = "{}"
-    finished_at: datetime | None = None
-    """None if the failure was found through its job."""
+    args_text: str
+    finished_at: datetime
 
 
-def failure_groups(session: Session, jobs: Jobs[Any], start: datetime, now: datetime) -> list[FailureGroup]:
+def failure_groups(session: Session, jobs: Jobs[Any], start: datetime) -> list[FailureGroup]:
     """Return the failures since `start`: the most common of each task first, then the others.
 
-    If there are too many failures to examine, the numbers are minimums. Tasks without a run among the newest failures
-    are then found through their jobs that failed or wait for a retry. An index finds these at a cost that does not
-    depend on other tasks.
+    Only the newest failures are examined. If there are more, the numbers are minimums.
     """
     rows = session.execute(_groups(jobs, start), bind_arguments={"mapper": jobs.Run}).all()
     if not rows:
         return []
     is_least = rows[0].looked_at == _LOOKED_AT
-    others = _by_jobs(session, jobs, {row.task for row in rows}, now - start) if is_least else []
-    of_task = Counter[str]()
-    for one in others:
-        of_task[one.task] += one.count
-    total = int(rows[0].total) + of_task.total()
-    found = [
+    return [
         FailureGroup(
             row.task,
             row.error_type or "",
             Count(row.runs, is_least=is_least),
             Count(row.jobs, is_least=is_least),
-            float(row.of_task) / total,
+            float(row.of_task) / float(row.total),
             row.job_id,
             row.error or "",
             row.args_text,
             row.finished_at,
         )
         for row in rows
-    ]
-    # secrets are already removed from these errors
-    return found + [
-        FailureGroup(
-            one.task,
-            one.error_type,
-            one.count,
-            one.count,
-            of_task[one.task] / total,
-            one.last_job_id,
-            one.last_error,
-        )
-        for one in others
     ]
 
 
@@ -130,18 +107,3 @@ def _groups(jobs: Jobs[Any], start: datetime) -> Any:
         .order_by(grouped.c.place > 1, grouped.c.runs.desc(), grouped.c.newest.desc())
         .limit(_SHOWN)
     )
-
-
-def _by_jobs(session: Session, jobs: Jobs[Any], known: set[str], within: timedelta) -> list[Failures]:
-    """Return failures and pending retries together, for tasks that are not in `known`."""
-    found = dict[tuple[str, str], Failures]()
-    failed = read_failures(session, jobs, within=within, but_for=known)
-    for one in (*failed, *read_retrying(session, jobs, but_for=known)):
-        key = (one.task, one.error_type)
-        other = found.get(key)
-        if other is None:
-            found[key] = one
-        else:
-            both = Count(one.count + other.count, is_least=one.count.is_least or other.count.is_least)
-            found[key] = replace(other, count=both)
-    return [*found.values()]

@@ -101,7 +101,7 @@ def read_statistics(session: Session, jobs: Jobs[Any], span: Span, now: datetime
             bucket.wait, bucket.run = pair(row.wait), pair(row.run)
     if not sample.is_whole:
         figures.are_failures_counted = _count_failures(session, jobs, span, start, by_start, figures.whole)
-    figures.groups = failure_groups(session, jobs, start, now)
+    figures.groups = failure_groups(session, jobs, start)
     return figures
 
 
