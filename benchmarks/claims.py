@@ -20,8 +20,7 @@ from sqla_jobs.database.preparing import PLANNED_ONCE
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.queries.limit_lock import LockUnflushed
-from sqla_jobs.queries.limited import NOWHERE, ClaimLimited, Floors, Look
-from sqla_jobs.worker.floors import GateFloors
+from sqla_jobs.queries.limited import ClaimLimited, Look
 
 _BATCH = 10
 _CLAIMS = 200
@@ -40,11 +39,9 @@ class Timed(NamedTuple):
 class TimedClaim(ClaimLimited):
     """A limited claim that times its lock and its look, without the two flushes."""
 
-    def timed(
-        self, connection: Connection, process_id: uuid.UUID, *, cursor: str = "{}", floors: Floors = NOWHERE
-    ) -> Timed:
+    def timed(self, connection: Connection, process_id: uuid.UUID, *, cursor: str = "{}") -> Timed:
         raw, lock = driver(connection), LockUnflushed(self.tables)
-        values = self.values(process_id, "default", _BATCH, _TASKS, cursor=cursor, floors=floors)
+        values = self.values(process_id, "default", _BATCH, _TASKS, cursor=cursor)
         raw.execute("BEGIN")
         began = time.perf_counter()
         lock.run(connection)
@@ -111,13 +108,11 @@ def under_a_held_snapshot(engine: Engine, runs: int, ends: int) -> tuple[float, 
     Each claim takes 10 jobs of one key. In total, `runs` jobs are claimed while another transaction holds a snapshot.
     """
     snapshot = create_engine(engine.url, isolation_level="REPEATABLE READ")
-    times, floors, claim = list[float](), GateFloors(), TimedClaim(Tables(jobs.models))
+    times, claim = list[float](), TimedClaim(Tables(jobs.models))
     with snapshot.connect() as holding, claiming(engine) as (connection, process_id):
         holding.execute(text("SELECT 1 FROM pg_class LIMIT 1"))
         for _ in range(runs // _BATCH):
-            began = time.monotonic()
-            seconds, look = claim.timed(connection, process_id, floors=floors.of(began))
-            floors.learn(look, began, time.monotonic())
+            seconds, look = claim.timed(connection, process_id)
             assert len(look.claimed) == _BATCH
             driver(connection).execute(_END, ([job.job_id for job in look.claimed],))
             times.append(seconds)

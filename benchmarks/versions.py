@@ -10,12 +10,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Connection, Engine, create_engine, text
 
 from benchmarks import portable
 
@@ -32,6 +32,15 @@ class Drain(NamedTuple):
     """Jobs per second, from the first start to the last end by the server's clock."""
     cpu: float
     """The worker's CPU time for each job, in microseconds."""
+    server: float
+    """The CPU time of the server's sessions for each job, in microseconds."""
+
+
+class Enqueued(NamedTuple):
+    rate: float
+    """Jobs per second, each in its own transaction."""
+    server: float
+    """The CPU time of the server's session for each job, in microseconds."""
 
 
 class Lacking(Exception):
@@ -84,7 +93,7 @@ class Pair:
         with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(text("TRUNCATE sqla_jobs, sqla_runs CASCADE"))
             claimed = connection.execute(_CLAIMED).scalar_one()
-            used = self.worker.ask("usage")
+            used, used_by_server = self.worker.ask("usage"), _server_usage(connection)
             self.client.ask("fill", count)
             deadline, number, took = time.monotonic() + _PATIENCE, 0, 0.0
             while number < count:
@@ -93,11 +102,16 @@ class Pair:
                 time.sleep(0.01)
                 if connection.execute(_CLAIMED).scalar_one() >= claimed + count:
                     number, took = connection.execute(_RAN).one()
-            return Drain(count / float(took), 1e6 * (self.worker.ask("usage") - used) / count)
+            now, by_server = self.worker.ask("usage"), _server_usage(connection)
+            return Drain(count / float(took), 1e6 * (now - used) / count, 1e6 * (by_server - used_by_server) / count)
 
-    def enqueue(self, count: int) -> float:
-        """Enqueue jobs, each in its own transaction. Return the jobs per second."""
-        return count / float(self.client.ask("one_by_one", count))
+    def enqueue(self, count: int) -> Enqueued:
+        """Enqueue jobs, each in its own transaction."""
+        self.client.ask("one_by_one", 1)
+        with self._engine.connect() as connection:
+            used = _server_usage(connection)
+            rate = count / float(self.client.ask("one_by_one", count))
+            return Enqueued(rate, 1e6 * (_server_usage(connection) - used) / count)
 
     def pick_up(self, count: int) -> float:
         """Return the median milliseconds until a job begins on an idle worker, from just before its enqueue."""
@@ -109,6 +123,17 @@ class Pair:
                 raise click.ClickException(f"{len(begun)} of {count} jobs are picked up after {_PATIENCE:g} s")
             time.sleep(0.01)
         return 1000 * statistics.median(after - before for before, after in zip(enqueued, begun, strict=True))
+
+
+def _server_usage(connection: Connection) -> float:
+    """Return the seconds of CPU time that this database's sessions have used. The server runs on this machine."""
+    pids = connection.execute(text("SELECT pid FROM pg_stat_activity WHERE datname = current_database()")).scalars()
+    used = 0
+    for pid in pids:
+        with suppress(FileNotFoundError):  # this session has ended
+            fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+            used += int(fields[11]) + int(fields[12])
+    return used / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager

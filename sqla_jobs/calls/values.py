@@ -13,7 +13,7 @@ from typing import NamedTuple
 from sqla_jobs.rules.outcomes import Outcome
 
 PRIORITIES = range(-10, 11)
-EVERYWHERE = (-1,) * len(PRIORITIES)
+EVERYWHERE = (-(2**63),) * len(PRIORITIES)
 """One floor per priority, each below all jobs. A claim looks only at positions above the floor."""
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import ColumnElement, DateTime, Dialect, Text, TypeDecorator, case, literal_column
+from sqlalchemy import ColumnElement, DateTime, Dialect, Text, TypeDecorator, case, func, literal_column
 from sqlalchemy.types import TypeEngine
 
 Words = TypeVar("Words", bound=StrEnum)
@@ -145,7 +145,10 @@ PARKED = datetime(9999, 12, 31, tzinfo=UTC)
 
 
 class RunAtType(TypeDecorator[datetime]):
-    """A time with a time zone. `PARKED` stands for the database's 'infinity', which no `datetime` can represent."""
+    """A time with a time zone. `PARKED` stands for the database's 'infinity', which no `datetime` can represent.
+
+    Other times that no `datetime` can represent are read as the nearest that one can.
+    """
 
     impl: TypeEngine[Any] | type[TypeEngine[Any]] = DateTime
     cache_ok: bool | None = True
@@ -158,12 +161,13 @@ class RunAtType(TypeDecorator[datetime]):
         return "DateTime(timezone=True)"
 
     def column_expression(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
-        return case((column == _INFINITY, _PARKED), else_=column)
+        return func.least(func.greatest(column, _FIRST), _PARKED, type_=_PARKED.type)
 
     def bind_expression(self, bindparam: Any) -> ColumnElement[Any]:
         return case((bindparam == _PARKED, _INFINITY), else_=bindparam)
 
 
-_INFINITY, _PARKED = (
-    literal_column(f"TIMESTAMPTZ '{moment}'", DateTime(timezone=True)) for moment in ("infinity", "9999-12-31 UTC")
+_INFINITY, _PARKED, _FIRST = (
+    literal_column(f"TIMESTAMPTZ '{moment}'", DateTime(timezone=True))
+    for moment in ("infinity", "9999-12-31 UTC", "0001-01-02 UTC")
 )

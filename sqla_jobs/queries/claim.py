@@ -54,9 +54,12 @@ from sqla_jobs.queries.statement import RenderedStatement, SqlConnection, Statem
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def _moment_of(microseconds: int) -> datetime:
-    """Return the datetime that is `microseconds` after 1970-01-01 UTC."""
-    return _EPOCH + timedelta(microseconds=microseconds)
+def _moment_of(seconds: float) -> datetime | None:
+    """Return the datetime that is `seconds` after 1970-01-01 UTC. None if no datetime can represent it."""
+    try:
+        return _EPOCH + timedelta(seconds=seconds)
+    except OverflowError:
+        return None
 
 
 def _epoch(moment: Any) -> Any:
@@ -226,7 +229,7 @@ class Claim(ClaimStatement):
                 cast(jobs.c.headers, Text),
                 cast(_epoch(func.statement_timestamp()) - _epoch(jobs.c.run_at), REAL),
                 # as a number, which the driver can read for any time and any DateStyle of the session
-                cast(func.extract("epoch", jobs.c.scheduled_for) * 1_000_000, BigInteger),
+                _epoch(jobs.c.scheduled_for),
                 jobs.c.id == any_(array_of(select(due.c.id).where(due.c.started_at.is_not(None)))),
             )
         )

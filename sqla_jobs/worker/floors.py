@@ -72,7 +72,7 @@ class ScanFloors:
         lowest = {(job.queue, job.priority - PRIORITIES.start): job.position for job in reversed(jobs)}
         for (queue, level), position in lowest.items():
             if position <= self._floor[queue][level]:  # the job's commit was late, and other late commits may follow
-                self._floor[queue][level] = self._trailing[queue][level] = self._highest[queue][level] = -1
+                self._floor[queue][level] = self._trailing[queue][level] = self._highest[queue][level] = EVERYWHERE[0]
             self._highest[queue][level] = max(self._highest[queue][level], highest[queue, level])
         if now - self._moved_at >= 1.0:
             self._floor, self._trailing = self._trailing, {queue: [*them] for queue, them in self._highest.items()}
