@@ -41,13 +41,11 @@ FROM due)) THEN (SELECT owner.id
 FROM owner) END IS NOT NULL RETURNING sqla_jobs.id, sqla_jobs.current_run_id, sqla_jobs.task, sqla_jobs.queue,
     sqla_jobs.priority, sqla_jobs.position, CAST(sqla_jobs.args AS TEXT) AS args, sqla_jobs.attempt,
     sqla_jobs.max_attempts, CAST(sqla_jobs.headers AS TEXT) AS headers, CAST(date_part('epoch',
-    statement_timestamp()) - date_part('epoch', sqla_jobs.run_at) AS REAL) AS anon_1, CAST(EXTRACT(epoch FROM
-    sqla_jobs.scheduled_for) * %(param_1)s::INTEGER AS BIGINT) AS anon_2, sqla_jobs.id = ANY (array((SELECT
-    due.id
+    statement_timestamp()) - date_part('epoch', sqla_jobs.run_at) AS REAL) AS anon_1, date_part('epoch',
+    sqla_jobs.scheduled_for) AS date_part_1, sqla_jobs.id = ANY (array((SELECT due.id
 FROM due
-WHERE due.started_at IS NOT NULL))) AS anon_3
+WHERE due.started_at IS NOT NULL))) AS anon_2
 -- least_1 = 999999999
 -- least_2 = 1
--- param_1 = 1000000
 -- state = 'running'
 -- substr_2 = 2

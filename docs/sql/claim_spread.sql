@@ -132,7 +132,7 @@ WITH RECURSIVE owner AS MATERIALIZED (
     j.attempt,
       j.max_attempts, CAST(j.headers AS text) AS headers,
       CAST(date_part('epoch', (SELECT at FROM at)) - date_part('epoch', j.run_at) AS real) AS waited,
-      CAST(extract(epoch FROM j.scheduled_for) * 1000000 AS bigint) AS scheduled_for
+      date_part('epoch', j.scheduled_for) AS scheduled_for
 ), logged AS (
     INSERT INTO sqla_starts (gate, started_at, total, count)
     SELECT g.gate, (SELECT at FROM at), g.total + count(*), count(*)

@@ -521,28 +521,6 @@ def test_of_many_runs_a_sample_tells_and_failures_are_counted(visitor: Visitor, 
     assert "3 s p95" in page
 
 
-@pytest.mark.parametrize("state", ["failed"])
-@pytest.mark.slow
-def test_a_flood_of_one_task_hides_no_other(visitor: Visitor, session: Session, state: str) -> None:
-    flood(session, "failed", rare=1, many=0)
-    flood(session, state, rare=2, many=12_000)
-    page = words(visitor.get("/"))
-    assert re.search(r"mark > 99 % ValueError no 5,000\+ 5,000\+", page)
-    assert re.search(r"write < 1 % KeyError no 3 3 #\d", page)
-    assert "failures are counted" not in page
-
-
-def test_a_share_is_that_of_the_whole_task(visitor: Visitor, session: Session) -> None:
-    flood(session, "failed", rare=1000, many=5000)
-    session.execute(
-        update(jobs.Run).values(error_type="TypeError").where(jobs.Run.id % 10 == 0, jobs.Run.error_type == "KeyError")
-    )
-    session.commit()
-    page = words(visitor.get("/"))
-    assert "write 17 % KeyError no 900 900" in page
-    assert "write 17 % TypeError no 100 100" in page
-
-
 @pytest.mark.slow
 def test_what_is_wrong_is_said_plainly(visitor: Visitor, session: Session, database: Engine) -> None:
     shop.add.options(queue="lonely").enqueue(session, a=1)

@@ -404,3 +404,14 @@ def test_an_engine_in_autocommit_leaves_no_temporary_table(database: Engine) -> 
     with engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
         assert compare(connection, jobs.models) == []
     engine.dispose()
+
+
+def test_a_plain_job_pays_for_few_indexes_and_short_checks(engine: Engine) -> None:
+    """Each statement that writes a job opens all its table's indexes and parses all its CHECKs."""
+    with engine.connect() as connection:
+        upgrade(Operations(MigrationContext.configure(connection)), from_=0, to=LATEST)
+        of_jobs = "FROM {} WHERE {} = CAST('sqla_jobs' AS regclass)"
+        indexes = connection.scalar(text(f"SELECT count(*) {of_jobs.format('pg_index', 'indrelid')}"))
+        checks = of_jobs.format("pg_constraint", "conrelid")
+        size = connection.scalar(text(f"SELECT sum(length(CAST(conbin AS text))) {checks} AND contype = 'c'"))
+    assert (indexes <= 12, size <= 5000) == (True, True), (indexes, size)
