@@ -432,8 +432,7 @@ class Jobs(Generic[J]):
 
         Each update is a `JobUpdate`; the first one shows the current state. For a batch, each update is a
         `BatchCounts`. The last one comes when all jobs of the batch have ended; for a batch without jobs, it comes at
-        once. A process uses two connections for all that it follows: one listens, and the other reads the jobs, at most
-        twenty times a second.
+        once. A process uses one connection for all that it follows, and each change is seen within 0.3 s.
 
         The iteration raises `TimeoutError` after `timeout` seconds, and `UnknownJob` for a job or batch that does not
         exist, or has been deleted.

@@ -27,7 +27,7 @@ from sqla_jobs.database.commits import committed_by, listen_to_sessions, on_comm
 from sqla_jobs.database.driver import ask, driver
 from sqla_jobs.database.engines import by_psycopg, own_engine
 from sqla_jobs.database.per_engine import PerEngine
-from sqla_jobs.database.subscribers import SCHEDULES, followers_of, forget_subscribers, notify_here
+from sqla_jobs.database.subscribers import SCHEDULES, forget_subscribers, notify_here
 
 log: logging.Logger = logging.getLogger("sqla_jobs.database.notify")
 
@@ -37,8 +37,6 @@ _IDLE = 30.0
 """After this many seconds without a message, the thread and the connection end. The next message starts new ones."""
 _PATIENCE = 10.0
 """Seconds of silence after which the server is considered unavailable."""
-_NAMED = 300
-"""The maximum number of jobs named in one message: PostgreSQL accepts 8,000 bytes."""
 _MOST_COUNTED = 1000
 """The maximum number of locked jobs whose counts are kept, to be stored later."""
 _EXIT = 1.0
@@ -126,13 +124,6 @@ def _notify_listeners(session: Session, entity: type[Any], channel: str, queue: 
     if (engine := committed_by(session, entity)) is not None:
         notify_here(channel, queue)
         _notifier(engine).send(engine, channel, queue)
-        if not queue:  # jobs were cancelled, deleted or changed, not only enqueued
-            tell_followers(engine, followers_of(channel), ())
-
-
-def tell_followers(engine: Engine, channel: str, job_ids: Collection[int]) -> None:
-    """Soon announce changed jobs to the processes that follow jobs. Without ids, any job may have changed."""
-    _notifier(engine).send(engine, channel, ",".join(map(str, job_ids)) if len(job_ids) <= _NAMED else "")
 
 
 def _count(session: Session, entity: type[Any], count: Count, times: Mapping[int, int]) -> None:

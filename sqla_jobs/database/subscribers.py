@@ -10,19 +10,6 @@ LIMITS = "=limits"
 """The payload when jobs that wait for limits may start in any queue. For one queue, it follows the queue's name."""
 BLOCKED = "=blocked"
 """The payload for newly blocked jobs whose wait may already be over, because the jobs before them may have ended."""
-FOLLOWERS = "=followers"
-"""The payload that a process sends while it follows jobs. Workers then notify it of changed jobs."""
-FOLLOWED_FOR = 60.0
-"""Seconds for which a `FOLLOWERS` request is valid. It is sent again after a third of this time."""
-GREETING = "?"
-"""The payload that a worker sends when it starts to listen. Processes that follow jobs then announce themselves."""
-
-
-def followers_of(channel: str) -> str:
-    """Return the channel for processes that follow jobs; `channel` is the workers' channel."""
-    return f"{channel[:50]}=followers"
-
-
 Subscriber = Callable[[str], object]
 _subscribers: dict[str, list[Subscriber]] = {}
 

@@ -13,7 +13,7 @@ import psycopg
 from psycopg import sql
 
 from sqla_jobs.database.preparing import is_direct
-from sqla_jobs.database.subscribers import GREETING, followers_of, subscribe
+from sqla_jobs.database.subscribers import subscribe
 from sqla_jobs.database.timeouts import hang_up
 from sqla_jobs.runtime.retrying import RetryLoop
 
@@ -69,27 +69,13 @@ class Listener:
         heard: Callable[[str], object],
         *,
         look_for: Callable[[str], object] | None = None,
-        greets: bool = False,
-        what: str = "new jobs",
-        is_wanted: Callable[[], bool] = lambda: True,
         patience: float,
     ) -> None:
-        """Prepare to listen.
-
-        If `greets` is true, the listener greets the processes that follow jobs, and these then announce themselves.
-
-        Log lines call the subject of the notifications `what`. If the connection is lost while `is_wanted`
-        returns False, the listener ends instead of reconnecting.
-        """
-        self._what = what
         self._connect_alone = connect
         self._channel = channel
         self._statement = sql.SQL("LISTEN {}").format(sql.Identifier(channel))
-        greeting = sql.SQL("SELECT pg_notify({}, {})").format(followers_of(channel), GREETING)
-        self._greeting = greeting if greets else None
         self._heard = heard
         self._look_for = look_for or heard
-        self._is_wanted = is_wanted
         self._patience = patience
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -108,13 +94,8 @@ class Listener:
                 hang_up(self._listening)
         self._thread.join(_STOP)
 
-    @property
-    def has_ended(self) -> bool:
-        """True if the listener was stopped, or lost its connection while `is_wanted` returned False."""
-        return self._stop.is_set()
-
     def _loop(self) -> None:
-        retry = RetryLoop(f"listening for {self._what}", self._stop)
+        retry = RetryLoop("listening for new jobs", self._stop)
         while not self._stop.is_set() and (connected := retry.run(self._connect)) is not None:
             raw, closing = connected
             with closing:
@@ -128,11 +109,9 @@ class Listener:
         with ExitStack() as closing:
             raw = closing.enter_context(self._connect_alone())
             if not is_direct(raw):
-                log.info("a pooler is in front of the server: %s of other processes are found by polling", self._what)
+                log.info("a pooler is in front of the server: new jobs of other processes are found by polling")
                 return None
             self._execute(raw, self._statement)
-            if self._greeting is not None:
-                self._execute(raw, self._greeting)
             return raw, closing.pop_all()
 
     def _listen(self, raw: psycopg.Connection[Any]) -> None:
@@ -148,10 +127,8 @@ class Listener:
                     self._execute(raw, self._statement)  # check that the server answers
                     asked_at = time.monotonic()
         except psycopg.Error as error:
-            if not self._is_wanted():
-                self._stop.set()
-            elif not self._stop.is_set():
-                log.warning("the listening connection for %s was lost, and is opened again: %s", self._what, error)
+            if not self._stop.is_set():
+                log.warning("the listening connection for new jobs was lost, and is opened again: %s", error)
                 self._stop.wait(_PAUSE)
         finally:
             with self._lock:
@@ -160,8 +137,7 @@ class Listener:
     def _execute(self, raw: psycopg.Connection[Any], statement: sql.Composed) -> None:
         """Execute a statement and commit. Pass on the notifications that arrive with the answer.
 
-        Without a handler, older versions of psycopg drop these notifications. One of them may be the reply to a
-        greeting.
+        Without a handler, older versions of psycopg drop these notifications.
         """
         raw.add_notify_handler(self._on_notify)
         raw.execute(statement)

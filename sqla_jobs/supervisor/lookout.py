@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from sqla_jobs.calls.values import Among, Promotion
 from sqla_jobs.database.connection_limits import LIMIT, warn_of_few_connections
-from sqla_jobs.database.subscribers import BLOCKED, FOLLOWED_FOR, FOLLOWERS, LIMITS, SCHEDULES
+from sqla_jobs.database.subscribers import BLOCKED, LIMITS, SCHEDULES
 from sqla_jobs.runtime.listener import Listener
 from sqla_jobs.runtime.promoter import BUSY, SOON, Promoter
 from sqla_jobs.runtime.retrying import RetryLoop
@@ -43,7 +43,6 @@ class ParentLookout:
         self._tasks: tuple[str, ...] = ()
         self._promoter: _PollingPromoter | None = None
         self._turn = 0
-        self._followed_until = 0.0
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._queues: Collection[str] = ()
@@ -68,11 +67,6 @@ class ParentLookout:
         if self._thread is not None:
             self._thread.join(1.0)
 
-    @property
-    def is_followed(self) -> bool:
-        """True while any process follows jobs."""
-        return time.monotonic() < self._followed_until
-
     def expect(self, delay: float) -> None:
         """Expect a job to be due in `delay` seconds."""
         if self._promoter is not None and self._promoter.expect(delay):
@@ -80,9 +74,7 @@ class ParentLookout:
 
     def heard(self, queue: str) -> None:
         """Notify children of new jobs in `queue`; "" means any queue."""
-        if queue == FOLLOWERS:
-            self._followed_until = time.monotonic() + FOLLOWED_FOR
-        if queue in (SCHEDULES, FOLLOWERS, BLOCKED):
+        if queue in (SCHEDULES, BLOCKED):
             for child in self._children():
                 child.hint(Heard(queue))
             return
@@ -122,7 +114,7 @@ class ParentLookout:
             return
         calls = ParentCalls(statements)
         promoter = self._promoter = _PollingPromoter(database, calls, settings, self._set_aside, self._tasks)
-        listener = Listener(database.for_itself, statements.channel, self.heard, greets=True, patience=patience)
+        listener = Listener(database.for_itself, statements.channel, self.heard, patience=patience)
         listener.start()
         log.info("may use up to %d connections to the server at once", connections)
         RetryLoop("asking for the server's limit", self._stop).run(

@@ -13,7 +13,6 @@ from multiprocessing.connection import wait
 from types import FrameType
 from typing import Any
 
-from sqla_jobs.database.subscribers import FOLLOWERS
 from sqla_jobs.runtime.counters import Counters
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import Settings
@@ -212,8 +211,6 @@ class Supervisor:
                 connections = self._spec.connections_of(self._options.processes, sessions)
                 self._lookout.serve(tasks, self._settings, connections)
                 child.hint(Heard(""))  # jobs may have come after its first look but before `serve`
-                if self._lookout.is_followed:
-                    child.hint(Heard(FOLLOWERS))
             case Expecting(delay):
                 self._lookout.expect(delay)
             case Kill(run_id):

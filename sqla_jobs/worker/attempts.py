@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Generator, Iterable
+from collections.abc import Collection, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -46,11 +46,6 @@ class Attempts:
         """The number of runs that have ended in this worker."""
         self.ended_at: float | None = None
         """When the last run ended, by `time.monotonic()`."""
-        self.changed: Callable[[Collection[int]], None] | None = None
-        """Receives the ids of jobs that were claimed, reported progress or ended.
-
-        None until a process has announced that it follows jobs.
-        """
         self._table: dict[int, Attempt] = {}
         self._counting = threading.Lock()
 
@@ -64,8 +59,6 @@ class Attempts:
         self._table.update({attempt.job.run_id: attempt for attempt in fresh})
         self.added_at = now if fresh else self.added_at
         self._counters.claimed(len(fresh))
-        if (changed := self.changed) is not None:  # read once: another thread may set it
-            changed([attempt.job.job_id for attempt in fresh])
         return fresh
 
     @contextmanager
@@ -111,8 +104,6 @@ class Attempts:
                 removed.append(end)
                 if attempt.slot is not None:
                     attempt.slot.clear()
-        if (changed := self.changed) is not None:
-            changed([end.lease.job_id for end in removed])
         return removed
 
     def count(self, runs: int) -> None:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Collection, Sequence
 
-from sqla_jobs.database.subscribers import BLOCKED, FOLLOWERS, LIMITS
+from sqla_jobs.database.subscribers import BLOCKED, LIMITS
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.queries import Among, Claimed
 from sqla_jobs.rules.outcomes import Outcome
@@ -46,7 +46,6 @@ class Claimer:
         self._liveness = claiming.liveness
         self._finisher = claiming.finisher
         self._lookout = claiming.lookout
-        self._followers = claiming.followers
         self._resolver = claiming.resolver
         self._tasks = tuple(tasks)
         self._all_tasks = tuple(all_tasks)
@@ -97,9 +96,6 @@ class Claimer:
 
         This does not wait. Return whether slots are free for those jobs.
         """
-        if queue == FOLLOWERS:
-            self._followers.announced()
-            return True
         if queue == BLOCKED:
             self._resolver.told()
             return True
@@ -130,7 +126,7 @@ class Claimer:
 
     def look_for(self, queue: str) -> None:
         """Claim new jobs from `queue` in the calling thread, which is faster than waking the claim loop."""
-        if queue in (FOLLOWERS, BLOCKED) or queue.endswith(LIMITS):
+        if queue == BLOCKED or queue.endswith(LIMITS):
             self.heard(queue)
             return
         if not queue:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from sqla_jobs.worker.attempts import Shared
 from sqla_jobs.worker.backlog import Backlog
 from sqla_jobs.worker.finisher import Finisher
-from sqla_jobs.worker.followers import Followers
 from sqla_jobs.worker.liveness import Liveness
 from sqla_jobs.worker.lookout import Lookout
 from sqla_jobs.worker.resolver import JobResolver
@@ -23,5 +22,4 @@ class Claiming:
     liveness: Liveness
     finisher: Finisher
     lookout: Lookout
-    followers: Followers
     resolver: JobResolver

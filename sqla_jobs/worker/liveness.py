@@ -143,8 +143,6 @@ class Liveness:
             return
         with self._engine.begin() as connection:
             self._queries.store_progress(connection, told)
-        if (changed := self._attempts.changed) is not None:
-            changed([job.job_id for job, _, _ in told])
 
     def _tick(self) -> None:
         if not self._host.keep(self.process_id):

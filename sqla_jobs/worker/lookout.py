@@ -128,7 +128,6 @@ class OwnLookout:
             self._channel,
             job_listener.heard,
             look_for=job_listener.look_for,
-            greets=True,
             patience=self._settings.patience,
         )
         self._listener.start()

@@ -14,7 +14,6 @@ from sqlalchemy import Engine
 from sqla_jobs.queries import Queries, RunEnd
 from sqla_jobs.queries.resolve import MOST, Settled
 from sqla_jobs.runtime.retrying import RetryLoop
-from sqla_jobs.worker.attempts import Attempts
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
@@ -38,12 +37,11 @@ class JobResolver:
     died before it resolved the jobs that waited. While no job is blocked, it does nothing.
     """
 
-    def __init__(self, engine: Engine, queries: Queries, attempts: Attempts, *, patience: float, poll: float) -> None:
+    def __init__(self, engine: Engine, queries: Queries, *, patience: float, poll: float) -> None:
         self._engine = engine
         self._locking = engine.execution_options(isolation_level="READ COMMITTED")
         self._patience = patience
         self._queries = queries
-        self._attempts = attempts
         self._ended: deque[int] = deque()
         self._held: set[int] = set()
         """Ended jobs to handle again.
@@ -210,11 +208,8 @@ class JobResolver:
         return left | watched | {one.job_id for one in settled if one.state == "cancelled"}
 
     def _tell(self, settled: Collection[Settled]) -> None:
-        """Claim the jobs that have been queued, and notify the processes that follow jobs."""
-        moved = [one for one in settled if one.state not in ("blocked", "later")]
-        if moved and (changed := self._attempts.changed) is not None:
-            changed([one.job_id for one in moved])
-        queued = {one.message for one in moved if one.state in ("queued", "scheduled")}
+        """Claim the jobs that have been queued."""
+        queued = {one.message for one in settled if one.state in ("queued", "scheduled")}
         self._has_queued |= bool(queued)
         for message in queued:
             self._claim(message)

@@ -49,7 +49,6 @@ from sqla_jobs.worker.contexts import Contexts
 from sqla_jobs.worker.coroutines import Coroutines
 from sqla_jobs.worker.events import EventDelivery
 from sqla_jobs.worker.finisher import Finisher
-from sqla_jobs.worker.followers import Followers
 from sqla_jobs.worker.host import Alone, Host
 from sqla_jobs.worker.limited import LimitedClaimer
 from sqla_jobs.worker.liveness import Liveness
@@ -240,13 +239,8 @@ class Worker(Service):
         self._finisher = Finisher(self._engine, queries, self._set_aside)
         self._lookout = self._host.lookout(shared, tasks)
         self._backfill = Backfill(queries, declarations, list(self._settings.queues), self._set_aside)
-        followers = Followers(self._attempts, app, self._jobs.models.channel)
-        self._resolver = JobResolver(
-            self._engine, queries, self._attempts, patience=self._settings.patience, poll=self._settings.poll
-        )
-        claiming = Claiming(
-            shared, self._backlogs, self._liveness, self._finisher, self._lookout, followers, self._resolver
-        )
+        self._resolver = JobResolver(self._engine, queries, patience=self._settings.patience, poll=self._settings.poll)
+        claiming = Claiming(shared, self._backlogs, self._liveness, self._finisher, self._lookout, self._resolver)
         self._limited = LimitedClaimer(claiming, self._backfill, tasks)
         plain = [name for name in tasks if not declarations[name].gates]
         self._claimer = Claimer(claiming, plain, all_tasks=tasks, limited=self._limited)

@@ -1,4 +1,4 @@
-"""Following batches: with polls off, so whatever is seen late was not told."""
+"""Following batches until all their jobs have ended."""
 
 from __future__ import annotations
 

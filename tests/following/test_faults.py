@@ -1,9 +1,8 @@
-"""Following jobs while workers are killed, the server restarts, and processes fork."""
+"""Following jobs while the server restarts, and processes fork."""
 
 from __future__ import annotations
 
 import os
-import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,6 @@ from sqlalchemy import Engine, create_engine, select
 from sqlalchemy.orm import Session
 
 from sqla_jobs.postgres import LocalServer
-from tests.conftest import StartWorker
 from tests.following.application import Base, jobs, nap, settle
 from tests.helpers import wait_until
 
@@ -29,23 +27,6 @@ def server() -> Iterator[LocalServer]:
 def state(engine: Engine, job_id: int) -> str | None:
     with Session(engine) as session:
         return session.scalar(select(jobs.Job.state).where(jobs.Job.id == job_id))
-
-
-def test_a_job_whose_worker_is_killed_is_followed_to_its_end_in_another(
-    database: Engine, database_url: str, start_worker: StartWorker
-) -> None:
-    first = start_worker(database_url, application="tests.following.application:jobs")
-    with Session(database) as session:
-        job = nap.enqueue(session, seconds=2.0)
-        session.commit()
-        job_id = job.id
-    with ThreadPoolExecutor(1) as threads:
-        waiting = threads.submit(list, jobs.follow(job_id, timeout=60))
-        wait_until(lambda: state(database, job_id) == "running")
-        os.killpg(first.pid, signal.SIGKILL)
-        start_worker(database_url, application="tests.following.application:jobs")
-        updates = waiting.result(60)
-    assert (updates[-1].state, updates[-1].attempt) == ("succeeded", 2)
 
 
 def test_a_restart_of_the_server_is_survived(server: LocalServer) -> None:
@@ -78,19 +59,19 @@ def test_a_server_that_ends_after_the_last_follower_is_no_trouble(
         with jobs.worker(poll=60):
             assert settle.result(job, timeout=20) == 1
 
-    def listens() -> bool:
-        return any(thread.name == "sqla_jobs-listener" for thread in threading.enumerate())
+    def is_read() -> bool:
+        return any(thread.name == "sqla_jobs-following" for thread in threading.enumerate())
 
     follow()
-    assert listens(), "for some seconds"
+    assert is_read(), "for some seconds"
     caplog.clear()
     server.stop()
-    wait_until(lambda: not listens())
+    wait_until(lambda: not is_read())
     assert [record.getMessage() for record in caplog.records] == []
     server.start()
     engine.dispose()
     follow()
-    assert listens()
+    assert is_read()
     engine.dispose()
 
 

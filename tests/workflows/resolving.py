@@ -16,7 +16,6 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs import JobMixin
 from sqla_jobs.queries import Claimed, Queries
-from sqla_jobs.worker.attempts import Attempts
 from sqla_jobs.worker.resolver import JobResolver
 from tests.helpers import wait_until, waiting_for_locks
 from tests.limits.claims import Claims, as_worker
@@ -61,8 +60,7 @@ class Process:
         self.claims = claims
         self.statements = Interrupted(claims.queries)
         statements: Any = self.statements
-        attempts = Attempts(1.0, jobs.counters)
-        self.resolver = JobResolver(claims.engine, statements, attempts, patience=patience, poll=3600.0)
+        self.resolver = JobResolver(claims.engine, statements, patience=patience, poll=3600.0)
         self.resolver._is_wanted = True
         self.resolver._claim = _hear
         self.running: dict[int, Claimed] = {}
