@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar
 
@@ -29,20 +29,15 @@ _TRIES = 5
 """The maximum number of tries of a database operation while the server is unavailable."""
 
 
-class Connections(Protocol):
+class Connections(NamedTuple):
     """The connections for storing steps, separate from the sessions of tasks."""
 
-    def spawn(self, function: Callable[[], Any], /) -> Coroutine[Any, Any, Any]:
-        """Return a coroutine that calls `function`, which uses these connections."""
-        ...
-
-    def begin(self) -> AbstractContextManager[Connection]:
-        """Open a transaction, and commit it at the end of the block."""
-        ...
-
-    def once(self) -> AbstractContextManager[Connection]:
-        """Open a connection for one statement, which is a transaction of its own."""
-        ...
+    once: Callable[[], AbstractContextManager[Connection]]
+    """Opens a connection for one statement, which is a transaction of its own."""
+    begin: Callable[[], AbstractContextManager[Connection]]
+    """Opens a transaction, and commits it at the end of the block."""
+    spawn: Callable[[Callable[[], Any]], Awaitable[Any]]
+    """Returns an awaitable that calls a function, which uses these connections."""
 
 
 class Received(NamedTuple):
@@ -75,12 +70,12 @@ class Unsure(Exception):
 class Store(Protocol):
     """The storage of one run's steps. Where it does not wait for the job's row, its methods raise `RowHeld`."""
 
-    def spawn(self, function: Callable[[], Any], /) -> Coroutine[Any, Any, Any]:
-        """Return a coroutine that calls `function`, which may call `load`, `sleep` or `receive`."""
+    def spawn(self, function: Callable[[], Any], /) -> Awaitable[Any]:
+        """Return an awaitable that calls `function`, which may call `load`, `sleep`, `receive` or `recall`."""
         ...
 
-    def spawn_in_session(self, function: Callable[[], Any], /) -> Coroutine[Any, Any, Any]:
-        """Return a coroutine that calls `function`, which may call `has_written`, `undo` or `keep`."""
+    def spawn_in_session(self, function: Callable[[], Any], /) -> Awaitable[Any]:
+        """Return an awaitable that calls `function`, which may call `has_written`, `undo` or `keep`."""
         ...
 
     def load(self) -> list[StoredStep]:
@@ -136,10 +131,10 @@ class StepStore:
         self._attempt = attempt
         self._job = attempt.job
 
-    def spawn(self, function: Callable[[], Any], /) -> Coroutine[Any, Any, Any]:
+    def spawn(self, function: Callable[[], Any], /) -> Awaitable[Any]:
         return self._connections.spawn(function)
 
-    def spawn_in_session(self, function: Callable[[], Any], /) -> Coroutine[Any, Any, Any]:
+    def spawn_in_session(self, function: Callable[[], Any], /) -> Awaitable[Any]:
         return self._connections.spawn(function)
 
     def load(self) -> list[StoredStep]:
@@ -259,7 +254,7 @@ class SessionStepStore(StepStore):
         assert attempt.session is not None, "the task takes a session"
         self._session = attempt.session
 
-    def spawn_in_session(self, function: Callable[[], Any], /) -> Coroutine[Any, Any, Any]:
+    def spawn_in_session(self, function: Callable[[], Any], /) -> Awaitable[Any]:
         return greenlet_spawn(function)
 
     def has_written(self) -> bool:

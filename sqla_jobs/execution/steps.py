@@ -15,7 +15,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar
 
-from sqlalchemy.util import await_only, greenlet_spawn
+from sqlalchemy.util import await_only
 
 from sqla_jobs.database.refusals import reason
 from sqla_jobs.errors import (
@@ -53,6 +53,15 @@ _PAUSE, _LONGEST_PAUSE = 0.01, 0.5
 """Seconds between the tries while another transaction holds the job's row: the first pause, which doubles each time."""
 MOST_STEPS = 1000
 """The maximum number of steps of a job."""
+
+
+def _at_once(steps: Coroutine[Any, Any, T]) -> T:
+    """Return the result of the steps of a plain task, which wait for nothing: they call what blocks."""
+    try:
+        steps.send(None)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+    raise AssertionError("the steps of a plain task await something")
 
 
 class RunSteps:
@@ -93,77 +102,66 @@ class RunSteps:
             codec = ValueCodec(f"the result of {self._said(name)}", returned_type(function))
         except (ArgumentsError, DeclarationError) as error:
             raise UnstorableResult(str(error)) from None
-        called = partial(function, *args, **kwargs)
-        if self._is_coroutine:
-            return greenlet_spawn(self._call, name, lambda: await_only(called()), codec)
-        return self._call(name, called, codec)
+        return self._begun(self._call(name, partial(function, *args, **kwargs), codec))
 
-    def _call(self, name: str, function: Callable[[], Any], codec: ValueCodec) -> Any:
+    async def _call(self, name: str, function: Callable[[], Any], codec: ValueCodec) -> Any:
         with self._used_as(name, StepKind.step):
-            self._learn()
+            await self._learn()
             if (stored := self._stored(name, StepKind.step)) is not None:
                 return codec.decode(stored.result)
             self._number(name)
-            self._refuse_written(name)
+            await self._refuse_written(name)
             began = time.monotonic()
             try:
-                encoded = codec.encode(function())
+                encoded = codec.encode(await function() if self._is_coroutine else function())
             except GeneratorExit:  # the coroutine is thrown away: nothing can be awaited any more
                 raise
             except BaseException:  # the task may catch even SystemExit, and go on
-                self._do(self._store.undo, in_session=True)
+                await self._do(self._store.undo, in_session=True)
                 raise
             number, took = self._reserve(name, StepKind.step), time.monotonic() - began
             with self._reserved():
-                return codec.decode(self._keep(name, number, encoded, took))
+                return codec.decode(await self._keep(name, number, encoded, took))
 
-    def _keep(self, name: str, number: int, encoded: str, took: float) -> str | None:
+    async def _keep(self, name: str, number: int, encoded: str, took: float) -> str | None:
         """Store the result of a step, and return it as stored."""
         try:
-            return self._do(partial(self._store.keep, name, number, encoded, took=took), in_session=True)
+            return await self._do(partial(self._store.keep, name, number, encoded, took=took), in_session=True)
         except Unsure as unsure:
-            return self._do(partial(self._store.recall, name, unsure.error))
+            return await self._do(partial(self._store.recall, name, unsure.error))
 
     # sleeps
 
-    def sleep(self, name: str, length: float | timedelta) -> None:
-        self._refuse_coroutine("sleep")
-        self._sleep(name, length)
+    def sleep(self, name: str, length: float | timedelta, *, is_awaited: bool) -> Any:
+        self._refuse_other_kind("sleep", is_awaited=is_awaited)
+        return self._begun(self._sleep(name, length))
 
-    def sleep_awaited(self, name: str, length: float | timedelta) -> Coroutine[Any, Any, None]:
-        self._refuse_plain("sleep")
-        return greenlet_spawn(self._sleep, name, length)
-
-    def _sleep(self, name: str, length: float | timedelta) -> None:
+    async def _sleep(self, name: str, length: float | timedelta) -> None:
         seconds = check_seconds(f"the length of the sleep {name!r:.60}", length)
         with self._used_as(name, StepKind.sleep):
-            self._learn()
+            await self._learn()
             if self._stored(name, StepKind.sleep) is None:
-                self._refuse_written(name)
+                await self._refuse_written(name)
                 number = self._reserve(name, StepKind.sleep)
                 with self._reserved():
-                    self._do(partial(self._store.sleep, name, number, seconds))
+                    await self._do(partial(self._store.sleep, name, number, seconds))
 
     # signals
 
-    def wait_for(self, name: str, kind: Any, timeout: float | timedelta | None) -> Any:
-        self._refuse_coroutine("wait_for")
-        return self._wait_for(name, kind, timeout)
+    def wait_for(self, name: str, kind: Any, timeout: float | timedelta | None, *, is_awaited: bool) -> Any:
+        self._refuse_other_kind("wait_for", is_awaited=is_awaited)
+        return self._begun(self._wait_for(name, kind, timeout))
 
-    def wait_for_awaited(self, name: str, kind: Any, timeout: float | timedelta | None) -> Coroutine[Any, Any, Any]:
-        self._refuse_plain("wait_for")
-        return greenlet_spawn(self._wait_for, name, kind, timeout)
-
-    def _wait_for(self, name: str, kind: Any, timeout: float | timedelta | None) -> Any:
-        codec, seconds, step = self._prepared(name, kind, timeout)
+    async def _wait_for(self, name: str, kind: Any, length: float | timedelta | None) -> Any:
+        codec, seconds, step = self._prepared(name, kind, length)
         with self._used_as(step, StepKind.signal):
-            self._learn()
+            await self._learn()
             if (stored := self._stored(step, StepKind.signal)) is not None:
                 return self._told(name, as_received(stored, codec.decode))
-            self._refuse_written(step)
+            await self._refuse_written(step)
             number, read = self._reserve(step, StepKind.signal), partial(codec.decode, end=DISCARDED)
             with self._reserved():
-                received = self._do(partial(self._store.receive, step, number, name, seconds, read))
+                received = await self._do(partial(self._store.receive, step, number, name, seconds, read))
         return self._told(name, received)
 
     def _prepared(
@@ -186,9 +184,9 @@ class RunSteps:
 
     # known steps
 
-    def _learn(self) -> None:
+    async def _learn(self) -> None:
         if not self._are_known:
-            self._known = {one.name: one for one in self._do(self._store.load)}
+            self._known = {one.name: one for one in await self._do(self._store.load)}
             self._are_known = True
 
     def _stored(self, name: str, kind: StepKind) -> StoredStep | None:
@@ -254,8 +252,8 @@ class RunSteps:
         finally:
             self._inside = None
 
-    def _refuse_written(self, name: str) -> None:
-        if self._store.has_written():
+    async def _refuse_written(self, name: str) -> None:
+        if self._attempt.session is not None and await self._do(self._store.has_written, in_session=True):
             raise JobsError(
                 f"{self._said(name)} begins after the task has written or locked rows outside of its steps: a further "
                 "attempt would write that again, while the step is done. Write inside of a step, or after the last one"
@@ -266,45 +264,41 @@ class RunSteps:
         if thread is not None and thread != threading.get_ident():
             raise JobsError(f"{self._said(name)} is called in another thread than the task: call it in the task's own")
 
-    def _refuse_coroutine(self, method: str) -> None:
-        if self._is_coroutine:
+    def _refuse_other_kind(self, method: str, *, is_awaited: bool) -> None:
+        if self._is_coroutine and not is_awaited:
             raise Misuse(f"{self._attempt.job.task} is a coroutine task: write await run.{method}_async(…)")
-
-    def _refuse_plain(self, method: str) -> None:
-        if not self._is_coroutine:
+        if is_awaited and not self._is_coroutine:
             raise Misuse(f"{self._attempt.job.task} is a plain task, which nothing awaits: write run.{method}(…)")
 
     def _said(self, name: object) -> str:
         return f"step {name!r:.220} of job {self._attempt.job.job_id}"
 
-    # database access
+    # plain and coroutine tasks
 
-    def _do(self, call: Callable[[], T], *, in_session: bool = False) -> T:
+    def _begun(self, steps: Coroutine[Any, Any, T]) -> Any:
+        """Return the result of the steps; for a coroutine task, return what it awaits."""
+        return steps if self._is_coroutine else _at_once(steps)
+
+    async def _do(self, call: Callable[[], T], *, in_session: bool = False) -> T:
         """Return the result of `call`, which uses the database. Interrupts are held back meanwhile.
 
         While another transaction holds the job's row, the call is repeated: so a wait occupies neither a connection nor
         a thread that others need. Raises `GivenUp` if it takes too long.
         """
+        spawn = self._store.spawn_in_session if in_session else self._store.spawn
         with self._attempt.undisturbed():
             give_up_at, pause = time.monotonic() + self._patience, _PAUSE
             while True:
                 try:
-                    return self._done(call, in_session=in_session)
+                    return await _to_its_end(spawn(call)) if self._is_coroutine else call()
                 except RowHeld:
                     if time.monotonic() > give_up_at:
                         raise GivenUp from None
                 if self._is_coroutine:
-                    await_only(asyncio.sleep(pause))
+                    await asyncio.sleep(pause)
                 else:
-                    time.sleep(pause)
+                    time.sleep(pause)  # noqa: ASYNC251 - a plain task has no event loop to block
                 pause = min(2 * pause, _LONGEST_PAUSE)
-
-    def _done(self, call: Callable[[], T], *, in_session: bool) -> T:
-        if not self._is_coroutine:
-            return call()
-        spawn = self._store.spawn_in_session if in_session else self._store.spawn
-        done: T = await_only(_to_its_end(spawn(call)))
-        return done
 
 
 async def _to_its_end(awaitable: Awaitable[T]) -> T:

@@ -161,14 +161,14 @@ class RunContext:
 
         In a coroutine task, await `sleep_async`. Raises `JobsError` in the same cases as `step`.
         """
-        self.begin_steps().sleep(name, length)
+        self.begin_steps().sleep(name, length, is_awaited=False)
 
     def sleep_async(self, name: str, length: float | timedelta, /) -> Coroutine[Any, Any, None]:
         """Continue later from here, in a coroutine task: `await run.sleep_async("cool down", 3600)`.
 
         `name` and `length` are as for `sleep`, and so are the guarantees.
         """
-        return self.begin_steps().sleep_awaited(name, length)
+        return self.begin_steps().sleep(name, length, is_awaited=True)  # type: ignore[no-any-return]
 
     @overload
     def wait_for(self, name: str, kind: type[T], /, *, timeout: float | timedelta | None) -> T: ...
@@ -192,7 +192,7 @@ class RunContext:
         for a payload that does not fit the type. Such a payload is discarded: the next call, in this attempt or a later
         one, receives the next signal.
         """
-        return self.begin_steps().wait_for(name, kind, timeout)
+        return self.begin_steps().wait_for(name, kind, timeout, is_awaited=False)
 
     @overload
     def wait_for_async(
@@ -207,4 +207,4 @@ class RunContext:
 
         `name`, `kind` and `timeout` are as for `wait_for`, and so are the guarantees.
         """
-        return self.begin_steps().wait_for_awaited(name, kind, timeout)
+        return self.begin_steps().wait_for(name, kind, timeout, is_awaited=True)  # type: ignore[no-any-return]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, NoReturn, Protocol
 
@@ -24,20 +24,15 @@ class Steps(Protocol):
         """Return the stored result of a step, or call `function` and store its result. A coroutine task awaits this."""
         ...
 
-    def sleep(self, name: str, length: float | timedelta) -> None:
-        """Suspend the run until the sleep has ended."""
+    def sleep(self, name: str, length: float | timedelta, *, is_awaited: bool) -> Any:
+        """Suspend the run until the sleep has ended. A coroutine task awaits this."""
         ...
 
-    def sleep_awaited(self, name: str, length: float | timedelta) -> Coroutine[Any, Any, None]:
-        """Suspend the run of a coroutine task until the sleep has ended."""
-        ...
+    def wait_for(self, name: str, kind: Any, timeout: float | timedelta | None, *, is_awaited: bool) -> Any:
+        """Return a signal's payload. If there is no signal yet, suspend the run until one comes.
 
-    def wait_for(self, name: str, kind: Any, timeout: float | timedelta | None) -> Any:
-        """Return a signal's payload. If there is no signal yet, suspend the run until one comes."""
-        ...
-
-    def wait_for_awaited(self, name: str, kind: Any, timeout: float | timedelta | None) -> Coroutine[Any, Any, Any]:
-        """Return a signal's payload. If there is no signal yet, suspend the run of a coroutine task until one comes."""
+        A coroutine task awaits this.
+        """
         ...
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic_core import from_json, to_json
 from sqlalchemy import DateTime, false, func, literal, select
 from sqlalchemy.orm import Session
+from sqlalchemy.util import greenlet_spawn
 
 from sqla_jobs.calls.values import ALL
 from sqla_jobs.clock.firing import fire, fire_due
@@ -21,6 +22,7 @@ from sqla_jobs.errors import ConfigurationError, JobsError
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.executor import Executor
 from sqla_jobs.execution.interrupt import Interruptible
+from sqla_jobs.execution.step_store import Connections
 from sqla_jobs.execution.steps import StepsFactory
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.mapping import Models
@@ -51,7 +53,6 @@ from sqla_jobs.testing.claims import (
     within_limits,
 )
 from sqla_jobs.testing.given import check_jobs
-from sqla_jobs.testing.steps import ConnectionsOfTest
 from sqla_jobs.worker.contexts import Await
 from sqla_jobs.worker.events import event_of, started
 
@@ -143,6 +144,7 @@ def drain(
     queries = Queries(jobs.models)
     context = jobs.hooks.context_in(own)
     raised, savepoints = _Raised(), _Ends(own, jobs.models, queries)
+    own_connections = Connections(savepoints.once, savepoints.outside, greenlet_spawn)
     names = None if queues is None else check_queues(queues)
     ticks = Ticks(jobs, own, seconds) if seconds and schedules else None
     find = _finder(jobs, own, queries, names, seconds, ticks, limits=limits)
@@ -157,7 +159,7 @@ def drain(
             tracing=jobs.hooks.tracing,
             resources=found,
             upstream=queries.upstream(lambda: nullcontext(own)),
-            steps=StepsFactory(queries, ConnectionsOfTest(savepoints), ahead=seconds),
+            steps=StepsFactory(queries, own_connections, ahead=seconds),
         )
         while (job := find(process_id)) is not None:
             if runs == max_runs:

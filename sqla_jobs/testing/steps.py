@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 from sqlalchemy.util import greenlet_spawn
 
@@ -20,25 +18,6 @@ from sqla_jobs.queries.steps import NewStep, StoredStep
 from sqla_jobs.rules.wording import did_you_mean
 from sqla_jobs.tasks.values import encode_payload
 from sqla_jobs.testing.claims import Savepoints
-
-
-class ConnectionsOfTest:
-    """The test's own connection, for steps that have rows."""
-
-    def __init__(self, savepoints: Savepoints) -> None:
-        self._savepoints = savepoints
-
-    def spawn(self, function: Callable[[], Any], /) -> Coroutine[Any, Any, Any]:
-        """Return a coroutine that calls `function` in this thread."""
-        return greenlet_spawn(function)
-
-    def begin(self) -> AbstractContextManager[Connection]:
-        """Open a savepoint outside the savepoint of the run."""
-        return self._savepoints.outside()
-
-    def once(self) -> AbstractContextManager[Connection]:
-        """Return the connection."""
-        return self._savepoints.once()
 
 
 class MemoryStore:

@@ -1,8 +1,11 @@
-"""The sessions of a worker's tasks: their transactions, and the number of sessions open at the same time."""
+"""The sessions of a worker's tasks: their transactions, the connections for steps, and the number of both."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import asyncio
+from collections.abc import Awaitable, Callable, Collection
+from concurrent.futures import Executor
+from contextvars import copy_context
 from functools import partial
 from typing import Any
 
@@ -10,11 +13,15 @@ from sqlalchemy import Engine
 
 from sqla_jobs.database.binding import Binding
 from sqla_jobs.database.engines import at_most
+from sqla_jobs.execution.step_store import Connections
 from sqla_jobs.execution.transactions import LazyTransactions, Transactions, WorkerTransactions
 from sqla_jobs.queries import Queries
 from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.worker.coroutines import Coroutines
+
+STEPS_AT_ONCE = 4
+"""How many more connections a worker has for the steps of its runs, and how many threads use them for coroutines."""
 
 
 class TaskTransactions:
@@ -60,6 +67,18 @@ def queues_of_sessions(declarations: Collection[Declaration]) -> set[str]:
     """
     plain = [one for one in declarations if one.signature.wants_session and not one.signature.is_coroutine]
     return {one.defaults["queue"] for one in plain}
+
+
+def step_connections(engine: Engine, threads: Executor) -> Connections:
+    """Return the worker's connections for storing steps. Coroutines use them in `threads`.
+
+    The threads are not the event loop's own: the application's blocking calls may occupy all of those.
+    """
+
+    def spawn(function: Callable[[], Any]) -> Awaitable[Any]:
+        return asyncio.get_running_loop().run_in_executor(threads, copy_context().run, function)
+
+    return Connections(engine.begin, engine.execution_options(isolation_level="READ COMMITTED").begin, spawn)
 
 
 def sessions_at_once(

@@ -56,8 +56,13 @@ from sqla_jobs.worker.misfits import Misfits
 from sqla_jobs.worker.pruner import Pruner
 from sqla_jobs.worker.resolver import JobResolver
 from sqla_jobs.worker.runners import Callbacks, Runners
-from sqla_jobs.worker.sessions import TaskTransactions, queues_of_sessions, sessions_at_once
-from sqla_jobs.worker.step_connections import StepConnections
+from sqla_jobs.worker.sessions import (
+    STEPS_AT_ONCE,
+    TaskTransactions,
+    queues_of_sessions,
+    sessions_at_once,
+    step_connections,
+)
 
 if TYPE_CHECKING:
     from sqla_jobs.jobs import Jobs
@@ -176,7 +181,6 @@ class Worker(Service):
             )
         )
         self._host.may_close(self._coroutines.close_idle)
-        self._host.may_close(self._step_connections.close_idle)
         self._claimer.start()
         self._limited.start()
         self._resolver.start(self._claimer.look_for)
@@ -190,7 +194,8 @@ class Worker(Service):
         models, settings = self._jobs.models, self._settings
         table = models.tables["jobs"]
         with ExitStack() as made:
-            self._engine = own_engine(app, patience=settings.patience, most=self._host.connections)
+            steps = STEPS_AT_ONCE if any(one.signature.wants_context for one in declarations.values()) else 0
+            self._engine = own_engine(app, patience=settings.patience, most=self._host.connections + steps)
             made.callback(self._engine.dispose)
             self._claims = own_engine(app, patience=settings.patience, most=2, planning=PLANNED_ONCE)
             made.callback(self._claims.dispose)
@@ -208,11 +213,9 @@ class Worker(Service):
             made.callback(self._contexts.leave, self._coroutines.awaited_last)
             self._backfill.declare(self._engine, models)
             sessions = sessions_at_once(declarations.values(), settings, app, self._coroutines)
-            if any(one.signature.wants_context for one in declarations.values()):
-                sessions += self._step_connections.most
-            self._host.meet(self._shared, sessions)
+            self._host.meet(self._shared, sessions + steps)
             self._log_unserved(logging.INFO)
-            self._liveness.start(sessions)
+            self._liveness.start(sessions + steps)
             made.pop_all()
 
     def _build(self, app: Engine, declarations: dict[str, Declaration], isolation: str, queries: Queries) -> None:
@@ -248,7 +251,7 @@ class Worker(Service):
         self._books = Bookkeeping(
             self._attempts, self._jobs.counters, self._events, self._claimer, self._limited, self._resolver
         )
-        self._step_connections = StepConnections(app, patience=self._settings.patience)
+        self._step_threads = ThreadPoolExecutor(STEPS_AT_ONCE, "sqla_jobs-steps")
         self._executor = Executor(
             self._jobs.tasks,
             TaskTransactions(self._binding, self._coroutines, queries, self._settings, isolation).of,
@@ -262,7 +265,7 @@ class Worker(Service):
             started=self._books.started,
             unfit=misfits.meet,
             progressed=self._liveness.wake,
-            steps=StepsFactory(queries, self._step_connections),
+            steps=StepsFactory(queries, step_connections(self._engine, self._step_threads)),
         )
         for name in tasks:
             self._executor.prepare(name)
@@ -359,7 +362,7 @@ class Worker(Service):
         self._claimer.thread.join(1.0)
         close_engine(self._engine)
         close_engine(self._claims)
-        self._step_connections.close()
+        self._step_threads.shutdown(wait=False)
         log.info("worker stopped after %s", plural(self.runs, "run"))
 
     def _end(self, attempts: list[Attempt], outcome: Outcome) -> None:

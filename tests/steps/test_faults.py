@@ -18,10 +18,9 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from sqla_jobs.execution.interrupt import Body, TimedOut
-from sqla_jobs.execution.step_store import SessionStepStore
+from sqla_jobs.execution.step_store import SessionStepStore, StepStore
 from sqla_jobs.queries.commit import StepCommit
 from sqla_jobs.queries.steps import NewStep, RecordStep
-from sqla_jobs.worker.step_connections import StepConnections
 from tests import step_shop
 from tests.conftest import StartWorker
 from tests.helpers import wait_until
@@ -163,12 +162,12 @@ def test_a_plain_step_whose_storage_fails_once_is_stored_without_another_call(
 def test_a_signal_whose_receipt_gets_no_answer_is_received_once(
     session: Session, monkeypatch: pytest.MonkeyPatch, sent: int, commits: bool
 ) -> None:
-    begin = StepConnections.begin
+    held = StepStore._held
     lost: list[str] = []
 
     @contextmanager
-    def beginning(self: StepConnections) -> Generator[Connection]:
-        with begin(self) as connection:
+    def holding(self: StepStore) -> Generator[Connection]:
+        with held(self) as connection:
             yield connection
             if not lost and not commits:
                 lost.append("a commit")
@@ -177,7 +176,7 @@ def test_a_signal_whose_receipt_gets_no_answer_is_received_once(
             lost.append("an answer")
             raise OperationalError("", {}, Exception("the connection is lost"))
 
-    monkeypatch.setattr(StepConnections, "begin", beginning)
+    monkeypatch.setattr(StepStore, "_held", holding)
     job = (step_shop.approved if sent == 1 else step_shop.approved_twice).enqueue(session)
     for name in ("ada", "bob")[:sent]:
         jobs.signal(session, job, "approved", Approval(name))

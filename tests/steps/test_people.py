@@ -10,7 +10,7 @@ from typing import Any
 from click.testing import CliRunner, Result
 from flask import Flask
 from prometheus_client import CollectorRegistry, generate_latest
-from sqlalchemy import Engine, select, text
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from sqla_jobs.actions.jobs import Erase
@@ -19,7 +19,6 @@ from sqla_jobs.dashboard import Role, create_blueprint
 from sqla_jobs.prometheus import collector
 from tests import step_shop
 from tests.dashboard.visitor import Visitor, words
-from tests.helpers import wait_until
 from tests.step_shop import Approval, jobs
 from tests.steps.test_signals import state
 from tests.steps.test_sleeps import let_time_pass
@@ -222,19 +221,3 @@ def test_a_retry_of_an_ended_job_keeps_its_steps(session: Session) -> None:
     jobs.retry(session, job)
     drained(session)
     assert step_shop.calls == ["nothing", "nothing"]
-
-
-def test_a_job_without_steps_opens_no_connection_for_them(database: Engine, session: Session) -> None:
-    step_shop.no_steps.enqueue(session)
-    session.commit()
-    with jobs.worker() as worker:
-        wait_until(lambda: worker.runs)
-        named = (
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE :name"
-        )
-        assert session.scalar(text(named), {"name": "sqla-jobs worker%"})
-        assert not session.scalar(text(named), {"name": "sqla-jobs steps%"})
-        step_shop.plain.options(max_attempts=1).enqueue(session, amount=Decimal(1))
-        session.commit()
-        wait_until(lambda: worker.runs == 2)
-        assert session.scalar(text(named), {"name": "sqla-jobs steps%"})
