@@ -30,6 +30,7 @@ _LOOKS: tuple[Callable[[Session, Jobs[Any]], Iterator[Finding]], ...] = (
     locks.held_jobs,
     waiting_jobs.set_aside,
     waiting_jobs.parked_keys,
+    prerequisites.circles,
     limits.out_of_order,
     additions.foreign_keys,
     additions.kept_jobs,

@@ -18,7 +18,7 @@ from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.queries.processes import age_of, is_alive
 from sqla_jobs.queries.resolve import DELETED, NOBODY
 from sqla_jobs.rules.redaction import is_erased, parse
-from sqla_jobs.rules.wording import Count, duration, moment, they_are
+from sqla_jobs.rules.wording import Count, duration, moment, plural, they_are
 
 _COUNTED = 10_000
 """The maximum number of prerequisites that are counted."""
@@ -96,6 +96,27 @@ def held(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
             f"{they_are(number, 'job')} held because a job before failed, such as job {first}",
             f"sqla-jobs why {first} names the job that failed: retry that one, or retry the held one to run it without",
         )
+
+
+def circles(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
+    """Find blocked jobs that wait for each other: two transactions have each joined the batch that the other awaits."""
+    some = _blocked(jobs)
+    watched = {one.id: int(one.waits_for) for one in ask(session, jobs, select(some.c.id, some.c.waits_for))}
+    seen = set[int]()
+    for first in watched:
+        path, at = list[int](), first
+        while at in watched and at not in seen:
+            seen.add(at)
+            path.append(at)
+            at = watched[at]
+        if at in path:
+            circle = sorted(path[path.index(at) :])
+            yield warning(
+                "circle of jobs",
+                f"{plural(len(circle), 'blocked job')} wait for each other for ever, since each is in a batch that "
+                f"another waits for, such as job {circle[0]} and job {circle[-1]}",
+                f"break the circle: sqla-jobs cancel {circle[-1]}",
+            )
 
 
 def _blocked(jobs: Jobs[Any]) -> Any:

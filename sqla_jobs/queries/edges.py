@@ -34,76 +34,19 @@ class AddEdges(Statement):
         return filled_in(_ADD, self.tables)
 
 
-class AnnounceJoin(Statement):
-    """Tell other transactions that a job joins a batch, and which batches it waits for.
+class HangsOn(Statement):
+    """Return whether a job enqueued after some jobs and batches waits for one batch, directly or through other jobs.
 
-    The messages are advisory locks. These are shared, so nobody waits for them. Batches that other transactions cannot
-    see or join are left out.
+    Jobs that other transactions have not committed are not seen: `sqla-jobs doctor` finds the circles that these make.
     """
 
-    def __call__(self, connection: SqlConnection, ids: Sequence[int], batch_ids: Sequence[int], joined: int) -> bool:
-        """Announce a job enqueued after `ids` and `batch_ids`. Return False if there is no batch to announce."""
-        values = {"ids": numbers(ids), "batches": numbers(batch_ids), "joined": joined}
-        return bool(self._rows(connection, values))
-
-    def sql(self) -> Any:
-        return filled_in(_ANNOUNCE, self.tables)
-
-
-class Joins(NamedTuple):
-    """Pairs of batches. An uncommitted job joins the batch in `joined`, and waits for the batch in `reached`."""
-
-    joined: Sequence[int] = ()
-    reached: Sequence[int] = ()
-
-
-class ReadJoins(Statement):
-    """Read the joins that other transactions have announced but not committed yet."""
-
-    def __call__(self, connection: SqlConnection, joined: int) -> Joins:
-        """Return the joins; this transaction has announced that it joins the batch `joined`."""
-        ((batches, reached),) = self._rows(connection, {"joined": joined})
-        return Joins(batches, reached)
-
-    def sql(self) -> Any:
-        return filled_in(_JOINS, self.tables)
-
-
-class HangsOn(Statement):
-    """Return whether a job enqueued after some jobs and batches waits for one batch, directly or through other jobs."""
-
-    def __call__(
-        self, connection: SqlConnection, ids: Sequence[int], batch_ids: Sequence[int], batch_id: int, joins: Joins
-    ) -> bool:
+    def __call__(self, connection: SqlConnection, ids: Sequence[int], batch_ids: Sequence[int], batch_id: int) -> bool:
         values = {"ids": numbers(ids), "batches": numbers(batch_ids), "batch": batch_id}
-        values |= {"joined": numbers(joins.joined), "reached": numbers(joins.reached)}
         ((hangs,),) = self._rows(connection, values)
         return bool(hangs)
 
     def sql(self) -> Any:
         return filled_in(_HANGS, self.tables)
-
-
-class Loops:
-    """Finds jobs that would wait for themselves, since they join a batch that they wait for.
-
-    Two transactions may each join the batch that the other's job waits for, and neither sees the other's job before a
-    commit. So each transaction first announces its job, then reads the announcements of others, and then looks at
-    committed jobs. The transaction that reads last sees all other jobs: each is announced or committed.
-    """
-
-    def __init__(self, tables: Tables) -> None:
-        self._announce = AnnounceJoin(tables)
-        self._read = ReadJoins(tables)
-        self._hangs_on = HangsOn(tables)
-
-    def has(self, connection: SqlConnection, ids: Sequence[int], batch_ids: Sequence[int], joined: int) -> bool:
-        """Return whether a job that joins the batch `joined` would wait for that batch.
-
-        The job is enqueued after `ids` and `batch_ids`.
-        """
-        joins = self._read(connection, joined) if self._announce(connection, ids, batch_ids, joined) else Joins()
-        return self._hangs_on(connection, ids, batch_ids, joined, joins)
 
 
 class LockDependents(Statement):
@@ -214,46 +157,9 @@ WITH RECURSIVE above (job_id, batch_id) AS (
       SELECT e.needs_id AS job_id, e.batch_id FROM {edges} e WHERE e.job_id = a.job_id
       UNION ALL
       SELECT m.id, NULL FROM {jobs} m WHERE m.batch_id = a.batch_id
-        AND EXISTS (SELECT FROM {edges} e WHERE e.job_id = m.id)
-      UNION ALL
-      SELECT NULL, o.reached
-      FROM unnest(CAST(:joined AS bigint[]), CAST(:reached AS bigint[])) o (joined, reached)
-      WHERE o.joined = a.batch_id) n
+        AND EXISTS (SELECT FROM {edges} e WHERE e.job_id = m.id)) n
 )
 SELECT EXISTS (SELECT FROM above WHERE batch_id = :batch)
-"""
-
-# An advisory lock has two integers: a hash of the lock's kind and the table, and the lower 31 bits of the batch's id.
-_CLASS = "CAST(hashtextextended('sqla_jobs {kind}', CAST(b.tableoid AS bigint)) >> 33 AS integer)"
-_JOINED, _REACHED = _CLASS.format(kind="joined"), _CLASS.format(kind="reached")
-_OWN = "CAST(CAST(pg_current_xact_id() AS text) AS bigint)"
-_LOCKED = "pg_advisory_xact_lock_shared({kind}, CAST({batch} & 2147483647 AS integer))"
-# Leave out a batch that this transaction has made: its xmin is not below the id of the transaction, and is in progress.
-# Do not check the xmin of a batch that is older than the transaction, since the ids of transactions wrap around.
-_ANNOUNCE = f"""
-WITH RECURSIVE above (job_id) AS (
-    SELECT * FROM unnest(CAST(:ids AS bigint[]))
-  UNION
-    SELECT e.needs_id FROM above a JOIN {{edges}} e ON e.job_id = a.job_id AND e.needs_id IS NOT NULL
-), named AS MATERIALIZED (
-    SELECT b.id, b.tableoid FROM {{batches}} b
-    WHERE b.closed_at IS NULL AND b.id = ANY (CAST(:batches AS bigint[]) || ARRAY(
-        SELECT e.batch_id FROM above a JOIN {{edges}} e ON e.job_id = a.job_id AND e.batch_id IS NOT NULL))
-      AND CASE WHEN b.created_at < transaction_timestamp() OR age(b.xmin) > 0 THEN true
-        ELSE pg_xact_status(CAST(CAST({_OWN} - age(b.xmin) AS text) AS xid8)) <> 'in progress' END
-)
-SELECT {_LOCKED.format(kind=_REACHED, batch="b.id")}, {_LOCKED.format(kind=_JOINED, batch="CAST(:joined AS bigint)")}
-FROM named b
-"""
-_JOINS = f"""
-WITH held AS MATERIALIZED (
-    SELECT l.virtualtransaction, l.classid, CAST(l.objid AS bigint) AS batch FROM pg_locks l
-    WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.pid IS DISTINCT FROM pg_backend_pid()
-      AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
-)
-SELECT coalesce(array_agg(j.batch), '{{{{}}}}'), coalesce(array_agg(r.batch), '{{{{}}}}')
-FROM {{batches}} b CROSS JOIN held j JOIN held r ON r.virtualtransaction = j.virtualtransaction
-WHERE b.id = :joined AND j.classid = CAST({_JOINED} AS oid) AND r.classid = CAST({_REACHED} AS oid)
 """
 
 _DEPENDENTS = """

@@ -18,7 +18,7 @@ from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.row import id_in
 from sqla_jobs.models.types import IfFailed, JobState
 from sqla_jobs.models.workflow_columns import BatchMixin
-from sqla_jobs.queries.edges import AFTER_ALL, AddEdges, Loops
+from sqla_jobs.queries.edges import AFTER_ALL, AddEdges, HangsOn
 from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.queries.resolve import Judge, Judgement
 from sqla_jobs.rules.wording import plural
@@ -58,7 +58,7 @@ class _Statements:
     def __init__(self, models: Models[Any]) -> None:
         tables = Tables(models)
         self.judge = Judge(tables)
-        self.loops = Loops(tables)
+        self.hangs_on = HangsOn(tables)
         self.add_edges = AddEdges(tables)
 
 
@@ -103,10 +103,9 @@ class Waiting:
                     f"batch {batch_id} is finished, and a job after it could start: no job can join it; "
                     "enqueue jobs from jobs of the batch, which keeps it open, or make a new batch"
                 )
-            if self._after and self._statements.loops.has(session, _given(needs), _given(batches), batch_id):
+            if self._after and self._statements.hangs_on(session, _given(needs), _given(batches), batch_id):
                 raise ArgumentsError(
-                    f"a job of batch {batch_id} cannot wait for that batch: each would wait for the other for ever "
-                    "(jobs that other transactions have not committed count too)"
+                    f"a job of batch {batch_id} cannot wait for that batch: each would wait for the other for ever"
                 )
         values = {"batch_id": joined[0]} if joined else {}
         return Begun({**values, **self._waits(found)} if self._after else values, needs, batches)

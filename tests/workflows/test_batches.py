@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
 import pytest
-from sqlalchemy import Engine, select, text, update
+from sqlalchemy import Engine, select, update
 from sqlalchemy.orm import Session
 
 from sqla_jobs import ArgumentsError, JobExists, JobMixin, JobState, RunContext, Unique
@@ -15,6 +15,7 @@ from sqla_jobs.actions.audit import Changing
 from sqla_jobs.actions.batches import BatchCounts
 from sqla_jobs.actions.jobs import Delete
 from sqla_jobs.models.workflow_columns import BatchMixin
+from sqla_jobs.monitoring.prerequisites import circles
 from sqla_jobs.testing import drain, run_job
 from sqla_jobs.worker import Worker
 from tests import shop
@@ -23,8 +24,6 @@ from tests.shop import jobs
 
 Delete_ = Callable[[Session, JobMixin], None]
 """Deletes a job."""
-HERE = """pg_locks WHERE locktype = 'advisory'
-    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
 
 
 def counts_of(session: Session, batch: BatchMixin) -> BatchCounts:
@@ -98,78 +97,26 @@ def test_a_batch_that_would_wait_for_itself_is_refused(session: Session) -> None
     session.commit()
 
 
-@pytest.fixture
-def other(database: Engine) -> Iterator[Session]:
-    """A session of somebody else."""
+def test_doctor_names_jobs_that_wait_for_each_other(session: Session, database: Engine) -> None:
+    """Neither transaction sees the other's job."""
+    one, two = jobs.batch(session), jobs.batch(session)
+    free = shop.mark.options(after=one).enqueue(session, n=1)
+    session.commit()
+    assert not [*circles(session, jobs)]
     with Session(database) as other:
-        yield other
-
-
-def three_batches(session: Session) -> tuple[BatchMixin, ...]:
-    """Committed batches, with a job each."""
-    batches = tuple(jobs.batch(session) for _ in range(3))
-    for batch in batches:
-        shop.mark.options(batch=batch).enqueue(session, n=1)
-    session.commit()
-    return batches
-
-
-def join(session: Session, batch: BatchMixin, *after: BatchMixin | JobMixin) -> shop.MyJob:
-    """A job of the batch that is after others, not committed yet."""
-    mine = [session.merge(one) for one in after]
-    job = shop.mark.options(batch=session.merge(batch), after=mine).enqueue(session, n=2)
-    session.flush()
-    return job
-
-
-def test_of_two_transactions_that_make_batches_wait_for_each_other_one_is_refused(
-    session: Session, other: Session
-) -> None:
-    one, two, _ = three_batches(session)
-    join(session, one, two)
-    with pytest.raises(ArgumentsError, match=f"a job of batch {two.id} cannot wait for that batch"):
-        join(other, two, one)
-    session.rollback()
-    join(other, two, one)
-
-
-def test_of_three_transactions_that_make_batches_wait_for_each_other_one_is_refused(
-    session: Session, other: Session, database: Engine
-) -> None:
-    one, two, three = three_batches(session)
-    before = shop.mark.options(after=three).enqueue(session, n=3)
-    session.commit()
-    join(session, one, two)
-    join(other, two, before)
-    with Session(database) as last:
-        with pytest.raises(ArgumentsError, match="wait for the other for ever"):
-            join(last, three, one)
+        first = shop.mark.options(batch=one, after=two).enqueue(session, n=2)
+        second = shop.mark.options(batch=other.merge(two), after=other.merge(one)).enqueue(other, n=3)
+        session.commit()
         other.commit()
-        with pytest.raises(ArgumentsError, match="wait for the other for ever"):
-            join(last, three, one)
-
-
-def test_transactions_whose_batches_wait_in_one_direction_go_on_beside_one_another(
-    session: Session, other: Session, database: Engine
-) -> None:
-    one, two, three = three_batches(session)
-    with Session(database) as last:
-        join(session, one, two)
-        join(other, two, three)
-        join(last, one, two, three)
-        join(last, two, three)
-        assert last.scalar(text(f"SELECT count(*) FROM {HERE}")) == 8
-        for each in (last, other, session):
-            each.commit()
-    assert jobs.worker(bind=database).drain() == 7
-
-
-def test_batches_that_nobody_else_sees_take_no_lock(session: Session) -> None:
-    outer, *_ = three_batches(session)
-    join(session, outer, jobs.batch(session))
-    with session.begin_nested():
-        join(session, outer, jobs.batch(session))
-    assert session.scalar(text(f"SELECT count(*) FROM {HERE}")) == 0
+        ids = [first.id, second.id]
+    jobs.worker(bind=database).drain()
+    (found,) = circles(session, jobs)
+    assert all(f"job {job_id}" in found.found for job_id in ids)
+    assert states(session)[free.id] == "blocked"
+    jobs.cancel(session, ids[0])
+    session.commit()
+    jobs.worker(bind=database).drain()
+    assert "blocked" not in states(session).values()
 
 
 def test_a_batch_is_cancelled_and_retried_as_one(session: Session, database: Engine) -> None:
