@@ -35,7 +35,7 @@ from sqla_jobs.queries.limit_lock import ClaimLocked, ForgetStarts, Lock, Spend,
 from sqla_jobs.queries.limit_status import GateStatuses, HeadOfKey, HeldKeys, KeysInUse, WaitingGroups
 from sqla_jobs.queries.processes import ShowSetAside, ShowStalled
 from sqla_jobs.queries.rescue import Beat, DeleteExpired, Heartbeats, Rescue, SignOff
-from sqla_jobs.queries.resolve import FindEnded, LockWatchers, Look, Settle
+from sqla_jobs.queries.resolve import LockWatchers, Look, Settle
 from sqla_jobs.queries.steps import NewStep, StepQueries
 from sqla_jobs.queries.succeed import SucceedOne
 from sqla_jobs.queries.undelivered import MarkDelivered, TakeUndelivered
@@ -84,7 +84,6 @@ class Queries(Calls):
 
         self.lock_watchers: LockWatchers = LockWatchers(tables)
         self.settle: Settle = Settle(tables)
-        self.find_ended: FindEnded = FindEnded(tables)
         self.look_for_blocked: Look = Look(tables)
 
         self.take_undelivered: TakeUndelivered = TakeUndelivered(tables)

@@ -28,13 +28,13 @@ DELETED = -1
 
 
 class Watchers(NamedTuple):
-    """The jobs that watch some ended jobs, and that are now locked."""
+    """Jobs that watch an ended or deleted job, and that are now locked."""
 
     ids: list[int]
     batches: list[int]
     """Batches that these jobs wait for, and that are now locked, so that no job can join."""
     is_all: bool
-    """False if some watchers were skipped: locked ones, too many, or of ordered keys that another process queues."""
+    """False if some watchers before the last of these were skipped: locked ones, or of keys that others queue."""
 
 
 class Settled(NamedTuple):
@@ -54,16 +54,26 @@ class Settled(NamedTuple):
 
 
 class LockWatchers(Statement):
-    """Lock jobs that watch any of the given ended jobs. Skip jobs that are already locked."""
+    """Lock jobs that watch a job that has ended or been deleted. Skip jobs that are already locked."""
 
-    def __call__(self, connection: SqlConnection, ended: Collection[int], *, idle: float | None = None) -> Watchers:
-        """Lock the jobs until the transaction ends.
+    def __call__(
+        self,
+        connection: SqlConnection,
+        watched: Collection[int] | None = None,
+        *,
+        beyond: int = 0,
+        idle: float | None = None,
+    ) -> Watchers:
+        """Lock up to `MOST` jobs with higher ids than `beyond` until the transaction ends.
+
+        If `watched` is given, lock only jobs that watch one of these.
 
         If `idle` is given, the server ends the transaction once this process has been silent for that many seconds, and
         the commit does not wait for the disk. If a crash undoes the commit, a later look finds the jobs again.
         """
         milliseconds = None if idle is None else f"{1000 * idle:.0f}"
-        values = {"ended": numbers(ended), "most": MOST, "idle": milliseconds}
+        values = {"watched": None if watched is None else numbers(watched), "beyond": beyond, "most": MOST}
+        values |= {"idle": milliseconds}
         ((ids, batches, number),) = self._rows(connection, values)
         return Watchers(ids, batches, is_all=number == len(ids))
 
@@ -129,47 +139,58 @@ class Settle(Statement):
         return filled_in(_SETTLE, self.tables)
 
 
-class FindEnded(Statement):
-    """Find jobs that are still watched although they have ended or have been deleted."""
+class Blocked(NamedTuple):
+    """What a look at all blocked jobs finds."""
 
-    def __call__(
-        self, connection: SqlConnection, watched: Collection[int] | None = None, *, but: Collection[int] = ()
-    ) -> list[int]:
-        """Return the ids of some such jobs, except those in `but`. If `watched` is given, look only at those in it."""
-        values = {"watched": None if watched is None else numbers(watched), "but": numbers(but), "most": MOST}
-        return [job_id for (job_id,) in self._rows(connection, values)]
-
-    def sql(self) -> Any:
-        return filled_in(_ENDED, self.tables)
+    are_there: bool
+    """True if any job is blocked."""
+    can_go_on: bool
+    """True if any of them watches a job that has ended or been deleted."""
+    is_old: bool
+    """True if any worker runs a version that does not know blocked jobs."""
 
 
 class Look(Statement):
-    """Return whether any job is blocked, and whether any worker runs a version that does not know blocked jobs."""
+    """Look at all blocked jobs."""
 
-    def __call__(self, connection: SqlConnection) -> tuple[bool, bool]:
-        ((are_blocked, is_old),) = self._rows(connection, {})
-        return are_blocked, is_old
+    def __call__(self, connection: SqlConnection) -> Blocked:
+        (row,) = self._rows(connection, {})
+        return Blocked(*row)
 
     def sql(self) -> Any:
         return filled_in(_LOOK, self.tables)
 
 
-_LOCK = """
+_ENDED = f"""
+    SELECT d.waits_for, d.if_failed FROM (
+      SELECT DISTINCT w.waits_for, w.if_failed FROM {{{{jobs}}}} w
+      WHERE w.state = 'blocked' AND w.waits_for IS NOT NULL{{which}}) d
+    CROSS JOIN LATERAL (SELECT (SELECT p.state FROM {{{{jobs}}}} p WHERE p.id = d.waits_for) AS state OFFSET 0) p
+    WHERE d.waits_for = {NOBODY} OR p.state = 'succeeded' OR p.state IS NULL AND d.waits_for <> {DELETED}
+      OR (p.state IS NULL OR p.state IN ('failed', 'cancelled')) AND d.if_failed IS DISTINCT FROM 'hold'"""
+_WATCHED = """ AND w.id > :beyond
+        AND (CAST(:watched AS bigint[]) IS NULL OR w.waits_for = ANY (CAST(:watched AS bigint[])))"""
+# A held job that watches a failed one is left alone, although others that watch the same job are cancelled.
+_OF_ENDED = """w.state = 'blocked' AND w.waits_for = ANY (ARRAY(SELECT waits_for FROM ended)) AND w.id > :beyond
+      AND (w.if_failed IS DISTINCT FROM 'hold' OR w.waits_for = ANY (ARRAY(
+        SELECT waits_for FROM ended WHERE if_failed = 'hold')))"""
+_LOCK = f"""
 WITH turn AS MATERIALIZED (
-    SELECT {takes_turn} AS is_mine
+    SELECT {{takes_turn}} AS is_mine
+), ended AS MATERIALIZED ({_ENDED.format(which=_WATCHED)}
 ), watchers AS MATERIALIZED (
-    SELECT w.id FROM {jobs} w WHERE w.state = 'blocked' AND w.waits_for = ANY (CAST(:ended AS bigint[]))
-      AND (w.ordered_by IS NULL OR (SELECT is_mine FROM turn))
+    SELECT w.id FROM {{jobs}} w WHERE {_OF_ENDED} AND (w.ordered_by IS NULL OR (SELECT is_mine FROM turn))
     ORDER BY w.id LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
 ), locked AS MATERIALIZED (
-    SELECT b.id FROM {batches} b
+    SELECT b.id FROM {{batches}} b
     WHERE b.closed_at IS NULL AND b.id = ANY (ARRAY(
-      SELECT e.batch_id FROM {edges} e
+      SELECT e.batch_id FROM {{edges}} e
       WHERE e.batch_id IS NOT NULL AND e.job_id = ANY (ARRAY(SELECT id FROM watchers))))
     ORDER BY b.id FOR UPDATE SKIP LOCKED
 )
 SELECT ARRAY(SELECT id FROM watchers), ARRAY(SELECT id FROM locked),
-  (SELECT count(*) FROM {jobs} w WHERE w.state = 'blocked' AND w.waits_for = ANY (CAST(:ended AS bigint[])))
+  (SELECT count(*) FROM {{jobs}} w WHERE {_OF_ENDED}
+     AND ((SELECT count(*) FROM watchers) < :most OR w.id <= (SELECT max(id) FROM watchers)))
 WHERE CASE WHEN CAST(:idle AS text) IS NULL THEN true ELSE
   (set_config('idle_in_transaction_session_timeout', CAST(:idle AS text), true),
    set_config('synchronous_commit', 'off', true)) IS NOT NULL END
@@ -277,19 +298,8 @@ FROM (SELECT 0 AS waits_at, CAST(:if_failed AS text) AS if_failed) w
 {_NEXT.format(edges=_GIVEN)}
 """
 
-_ENDED = f"""
-SELECT d.waits_for FROM (
-  SELECT DISTINCT w.waits_for, w.if_failed FROM {{jobs}} w
-  WHERE w.state = 'blocked' AND w.waits_for IS NOT NULL
-    AND (CAST(:watched AS bigint[]) IS NULL OR w.waits_for = ANY (CAST(:watched AS bigint[])))
-    AND w.waits_for <> ALL (CAST(:but AS bigint[]))) d
-CROSS JOIN LATERAL (SELECT (SELECT p.state FROM {{jobs}} p WHERE p.id = d.waits_for) AS state OFFSET 0) p
-WHERE d.waits_for = {NOBODY} OR p.state = 'succeeded' OR p.state IS NULL AND d.waits_for <> {DELETED}
-  OR (p.state IS NULL OR p.state IN ('failed', 'cancelled')) AND d.if_failed IS DISTINCT FROM 'hold'
-LIMIT :most
-"""
-
-_LOOK = """
-SELECT EXISTS (SELECT FROM {jobs} w WHERE w.state = 'blocked' AND w.waits_for IS NOT NULL),
-  EXISTS (SELECT FROM {processes} WHERE kind = 'worker' AND tasks IS NULL)
+_LOOK = f"""
+SELECT EXISTS (SELECT FROM {{jobs}} w WHERE w.state = 'blocked' AND w.waits_for IS NOT NULL),
+  EXISTS ({_ENDED.format(which="")}),
+  EXISTS (SELECT FROM {{processes}} WHERE kind = 'worker' AND tasks IS NULL)
 """

@@ -63,11 +63,8 @@ def process(
 
 def resolve(session: Session, queries: Queries) -> None:
     """Queue or cancel the blocked jobs that wait for jobs that have ended."""
-    while ended := queries.find_ended(session):
-        watchers = queries.lock_watchers(session, ended)
-        if not watchers.ids or all(
-            one.state == "later" for one in queries.settle(session, watchers.ids, watchers.batches)
-        ):
+    while (watchers := queries.lock_watchers(session)).ids:
+        if all(one.state == "later" for one in queries.settle(session, watchers.ids, watchers.batches)):
             return  # another session of the test has locked the rest
 
 

@@ -6,8 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
-from itertools import islice
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from sqlalchemy import Engine
 
@@ -43,12 +42,6 @@ class JobResolver:
         self._patience = patience
         self._queries = queries
         self._ended: deque[int] = deque()
-        self._held: set[int] = set()
-        """Ended jobs to handle again.
-
-        A job that waits for them is locked, or waits for a batch that is being filled, or somebody may be retrying
-        them.
-        """
         self._is_wanted = False
         """True while jobs may be blocked."""
         self._is_told = False
@@ -108,17 +101,16 @@ class JobResolver:
     def resolve_all(self) -> bool:
         """Look at all blocked jobs now, in this thread.
 
-        Return whether any job has been queued since the last call, or may be queued once its lock is released.
+        Return whether any job has been queued since the last call. Jobs that are locked get a second look, and then
+        are left to whoever holds them.
         """
         with self._working:
-            self._resolve(self._take())
             self._look()
-            while self._is_told and not self._held and not self._stop.is_set():  # one look finds only some of the jobs
+            if self._look_at - time.monotonic() <= _LOCKED_AGAIN:
+                self._stop.wait(_LOCKED_AGAIN)
                 self._look()
             has_queued, self._has_queued = self._has_queued, False
-        if self._held:
-            self._stop.wait(_LOCKED_AGAIN)
-        return has_queued or bool(self._held)
+        return has_queued
 
     def _loop(self) -> None:
         while True:
@@ -131,8 +123,6 @@ class JobResolver:
                 return
 
     def _next_step_in(self) -> float:
-        if self._held:
-            return _LOCKED_AGAIN
         if not self._is_wanted:
             return _WAITS_LONGEST
         return max(0.0, self._look_due_at - time.monotonic())
@@ -148,64 +138,61 @@ class JobResolver:
             self._look()
 
     def _take(self) -> set[int]:
-        taken, self._held = self._held, set()
+        taken = set[int]()
         while self._ended:
             taken.add(self._ended.popleft())
         return taken
 
     def _look(self) -> None:
-        """Resolve all blocked jobs that wait for a job that has already ended, unless that is to be handled again."""
+        """Resolve all blocked jobs that wait for a job that has already ended."""
         began, self._is_told = time.monotonic(), False
         try:
             with self._engine.begin() as connection:
-                are_blocked, is_old = self._queries.look_for_blocked(connection)
-                ended = self._queries.find_ended(connection, but=self._held) if are_blocked else []
+                blocked = self._queries.look_for_blocked(connection)
         except Exception:
             self._is_told = True
             raise
         now = time.monotonic()
         took, self._took = self._took, now - began
         self._rests_until = now + _REST * min(took, self._took)
-        self._pause = _SOON if ended or is_old else min(2 * self._pause, self._longest_pause)
-        if len(ended) >= MOST:
-            self._is_told = True
+        self._pause = _SOON if blocked.can_go_on or blocked.is_old else min(2 * self._pause, self._longest_pause)
         self._look_at = now + self._pause
-        if not are_blocked and not self._is_told:
+        if not blocked.are_there and not self._is_told:
             self._is_wanted = False
             if self._is_told:  # a message has arrived in between
                 self._is_wanted = True
-        self._resolve(ended)
+        if blocked.can_go_on:
+            self._resolve(None)
 
-    def _resolve(self, ended: Collection[int]) -> None:
-        """Resolve the jobs that wait for the ended jobs. Jobs that this cancels count as ended, too.
+    def _resolve(self, ended: Collection[int] | None) -> None:
+        """Resolve the jobs that wait for the ended jobs, or for any. Jobs that this cancels count as ended, too.
 
-        After an error, look at all blocked jobs and at all queues: part of the work may be committed.
+        If one of them is locked, or waits for a batch that is being filled, or somebody may be retrying the job before
+        it, look at all blocked jobs again soon. After an error, look at all blocked jobs and at all queues: part of the
+        work may be committed.
         """
-        left = set(ended)
         try:
-            while some := set(islice(left, MOST)):  # of more than that, `find_ended` might return only locked ones
-                left = left - some | self._resolve_some(some)
+            while ended is None or ended:
+                settled = [*self._settled(ended)]
+                ended = {one.watches for one in settled if one.state == "blocked"}
+                ended |= {one.job_id for one in settled if one.state == "cancelled"}
         except Exception:
             self.told()
             self._claim("")
             raise
 
-    def _resolve_some(self, candidates: Collection[int]) -> set[int]:
-        """Resolve the jobs that wait for those candidates that have ended. Return the next candidates."""
-        with self._engine.begin() as connection:
-            ended = self._queries.find_ended(connection, candidates)
-        if not ended:
-            return set()
-        with self._locking.begin() as connection:
-            watchers = self._queries.lock_watchers(connection, ended, idle=self._patience)
-            settled = self._queries.settle(connection, watchers.ids, watchers.batches) if watchers.ids else []
-        self._tell(settled)
-        left = set(candidates) if len(ended) >= MOST or not watchers.is_all else set[int]()
-        watched = {one.watches for one in settled if one.state in ("blocked", "later")}
-        if all(one.state == "later" for one in settled):
-            self._held |= left | watched
-            return left - watched if watched & left else set()  # those of the others may have found no room
-        return left | watched | {one.job_id for one in settled if one.state == "cancelled"}
+    def _settled(self, ended: Collection[int] | None) -> Iterator[Settled]:
+        """Settle the jobs that wait for those of the jobs that have ended, in one transaction after another."""
+        last, is_full = 0, True
+        while is_full:
+            with self._locking.begin() as connection:
+                watchers = self._queries.lock_watchers(connection, ended, beyond=last, idle=self._patience)
+                settled = self._queries.settle(connection, watchers.ids, watchers.batches) if watchers.ids else []
+            self._tell(settled)
+            if not watchers.is_all or any(one.state == "later" for one in settled):
+                self._look_at = min(self._look_at, time.monotonic() + _LOCKED_AGAIN)
+            yield from settled
+            is_full, last = len(watchers.ids) == MOST, max(watchers.ids, default=0)
 
     def _tell(self, settled: Collection[Settled]) -> None:
         """Claim the jobs that have been queued."""

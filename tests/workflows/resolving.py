@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -62,6 +64,7 @@ class Process:
         statements: Any = self.statements
         self.resolver = JobResolver(claims.engine, statements, patience=patience, poll=3600.0)
         self.resolver._is_wanted = True
+        self.resolver._look_at = math.inf
         self.resolver._claim = _hear
         self.running: dict[int, Claimed] = {}
 
@@ -87,12 +90,15 @@ class Process:
         assert self.statements.left == [], "these did not come"
 
     def again(self) -> None:
-        """Resolve once more what somebody held locked."""
-        self.resolver._resolve(self.resolver._take())
+        """Look at all blocked jobs if the resolver would do so soon, since somebody held some of them locked."""
+        if self.resolver._look_at < math.inf:
+            self.look()
 
     def look(self) -> None:
         """Look at all blocked jobs, as after a message."""
         self.resolver.resolve_all()
+        if self.resolver._look_at - time.monotonic() > 0.1:  # nobody holds any of them locked
+            self.resolver._look_at = math.inf
 
     def succeed_all(self) -> None:
         """Run all that is queued, and all that this queues, without a look at all blocked jobs."""

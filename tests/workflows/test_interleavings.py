@@ -69,8 +69,8 @@ def pair(session: Session, **options: Any) -> tuple[JobMixin, JobMixin, JobMixin
 @pytest.mark.parametrize(
     ("place", "order"),
     [
-        *((place, "as watched") for place in ("find_ended", "lock_watchers", "settle", "find_ended 2")),
-        *((place, "the other way round") for place in ("find_ended", "settle")),
+        *((place, "as watched") for place in ("lock_watchers", "settle", "lock_watchers 2")),
+        ("settle", "the other way round"),
     ],
 )
 def test_the_later_of_two_last_ends_is_seen(
@@ -87,7 +87,7 @@ def test_the_later_of_two_last_ends_is_seen(
         two.end(second)
         two.resolve(second)
 
-    is_watched = order == "as watched" or place == "find_ended"
+    is_watched = order == "as watched" or place == "lock_watchers"
     one.resolve(first, before={place: meanwhile} if is_watched else {})
     if not is_watched:
         meanwhile()
@@ -176,7 +176,7 @@ def test_many_jobs_that_are_resolved_later_hold_up_no_other(
     assert "blocked" not in states(session).values()
 
 
-@pytest.mark.parametrize("place", ["lock_watchers", "settle", "find_ended"])
+@pytest.mark.parametrize("place", ["lock_watchers", "settle", "lock_watchers 2"])
 def test_an_error_between_two_statements_loses_no_end(
     place: str, session: Session, database: Engine, one: Process
 ) -> None:
@@ -368,7 +368,7 @@ def test_a_retry_waits_for_the_resolver_and_revives_what_that_cancels(
     assert [state(database, job) for job in shape.below] == ["succeeded", "succeeded"]
 
 
-@pytest.mark.parametrize("place", ["lock_watchers", "settle", "find_ended", "lock_watchers 2"])
+@pytest.mark.parametrize("place", ["lock_watchers", "settle", "lock_watchers 2"])
 def test_a_resolve_beside_a_retry_that_has_not_committed(
     place: str, shape: Shape, database: Engine, one: Process, two: Process, other: Session
 ) -> None:
@@ -377,7 +377,7 @@ def test_a_resolve_beside_a_retry_that_has_not_committed(
         one.resolve(*shape.ids, before={place: partial(retried, shape, other)})
     else:
         shape.retry(other)
-        one.resolve(*shape.ids, before={"find_ended": other.commit} if place == "find_ended" else {})
+        one.resolve(*shape.ids)
         other.commit()
     one.again()
     assert [state(database, job) for job in shape.below] == ["blocked", "blocked"]
@@ -462,7 +462,7 @@ def test_a_cancel_waits_for_the_resolver(
 @pytest.mark.parametrize(
     ("place", "ends"),
     [
-        *((place, "commit") for place in ("lock_watchers", "settle", "find_ended", "after")),
+        *((place, "commit") for place in ("lock_watchers", "settle", "after")),
         *((place, "rollback") for place in ("lock_watchers", "after")),
     ],
 )
@@ -675,7 +675,7 @@ def test_a_held_job_is_settled_once_if_the_failed_job_of_its_batch_is_deleted(
     one.look()
     assert state(database, report) == "blocked"
     with database.begin() as connection:
-        assert one.claims.queries.find_ended(connection) == []
+        assert one.claims.queries.lock_watchers(connection).ids == []
 
 
 def test_nobody_is_looked_at_again_and_again(session: Session, database: Engine, one: Process) -> None:
@@ -686,7 +686,7 @@ def test_nobody_is_looked_at_again_and_again(session: Session, database: Engine,
     one.look()
     assert states(session)[last.id] == "blocked"
     with database.begin() as connection:
-        assert one.claims.queries.find_ended(connection) == []
+        assert one.claims.queries.lock_watchers(connection).ids == []
 
 
 def test_a_batch_stays_open_beside_a_retry_of_one_of_its_jobs(

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
-from sqla_jobs.queries.resolve import Look
+from sqla_jobs.queries.resolve import Blocked, Look
 from tests import shop
 from tests.helpers import states, wait_until
 
@@ -27,7 +27,7 @@ def test_one_slow_look_does_not_put_off_the_next_one(
     numbers, slow = itertools.count(1), threading.Event()
     look = Look.__call__
 
-    def look_slowly(self: Look, connection: Any) -> tuple[bool, bool]:
+    def look_slowly(self: Look, connection: Any) -> Blocked:
         if next(numbers) == 3:
             time.sleep(0.5)
             slow.set()
