@@ -26,9 +26,15 @@ SECTIONS = ("speed", "held", "scale", "cost", "calls", "observed", "coroutines",
 @click.option("--seconds", default=60, help="Seconds for which each snapshot is held.")
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw the ratios into this file.")
 @click.option("--write", is_flag=True, help="Write the figures into docs/performance.md and the README.")
-@click.option("--against", metavar="COMMIT", help="Compare with this commit instead, in turns.")
+@click.option(
+    "--against",
+    metavar="COMMIT",
+    multiple=True,
+    help="Compare with this commit instead, in turns; with a further one for kinds of jobs that it lacks.",
+)
 @click.option("--turns", default=5, help="Turns of such a comparison.")
 @click.option("--at-most", default=1.1, help="The ratio of a job's CPU time above which such a comparison fails.")
+@click.option("--server-at-most", default=1.25, help="The same for the CPU time of the server.")
 def main(
     only: Sequence[str],
     count: int,
@@ -36,9 +42,10 @@ def main(
     seconds: int,
     plot: Path | None,
     write: bool,
-    against: str | None,
+    against: Sequence[str],
     turns: int,
     at_most: float,
+    server_at_most: float,
 ) -> None:
     sections: dict[str, Callable[[Engine], Iterable[Figure]]] = {
         "speed": lambda engine: speed.measure(engine, count, repetitions),
@@ -58,8 +65,8 @@ def main(
     with work.database() as engine:
         machine = report.machine(engine)
         click.echo(machine)
-        if against is not None:
-            compare(engine, against, count=count, turns=turns, at_most=at_most)
+        if against:
+            compare(engine, against, count=count, turns=turns, at_most=at_most, server_at_most=server_at_most)
             return
         for name in only:
             figures[name] = list(report.table(sections[name](engine)))

@@ -16,6 +16,7 @@ All processes have the same Python and the same dependencies, and check that the
 from __future__ import annotations
 
 import io
+import math
 import statistics
 import subprocess
 import tarfile
@@ -50,9 +51,10 @@ class Line(NamedTuple):
         turns = zip(self.before, self.now, self.again, strict=True)
         return [2 * now / (before + again) for before, now, again in turns]
 
-    def is_above(self, at_most: float) -> bool:
-        """Return whether this is a CPU time that is more than `at_most` times the commit's."""
-        return self.name.endswith((_CPU, _SERVER)) and statistics.median(self.ratios) > at_most
+    def is_above(self, at_most: float, server_at_most: float) -> bool:
+        """Return whether this is a CPU time that is more than so many times the commit's."""
+        bound = at_most if self.name.endswith(_CPU) else server_at_most if self.name.endswith(_SERVER) else math.inf
+        return statistics.median(self.ratios) > bound
 
     @property
     def noise(self) -> list[float]:
@@ -88,26 +90,38 @@ _MEASURES: dict[str, tuple[Callable[[Pair, int], Measured], int]] = {
 """For each kind, the function that measures it, and the divisor of the number of jobs."""
 
 
-def compare(server: Engine, revision: str, *, count: int, turns: int, at_most: float) -> None:
-    """Print each kind's figures as soon as they are measured.
+def compare(
+    server: Engine, revisions: Sequence[str], *, count: int, turns: int, at_most: float, server_at_most: float
+) -> None:
+    """Print each kind's figures as soon as they are measured, beside the first commit that knows this kind of job.
 
-    Raise an error if a kind of job takes more than `at_most` times the commit's CPU time, twice in a row.
+    Raise an error if a kind of job takes more than `at_most` times the commit's CPU time, or more than `server_at_most`
+    times that of the server, twice in a row.
     """
-    exceeding, name = list[str](), revision[:10]
-    with sources_of(revision) as sources:
-        click.echo(f"\n{'':<{_WIDTH}}  {name:>10}  {'now':>10}  {'ratio':<19}  noise: {name} again")
-        for kind, (measure, share) in _MEASURES.items():
-            above = list[str]()
-            try:
-                for lines in islice(_measures(server, kind, sources, measure, count // share, turns), 2):
-                    click.echo("\n".join(map(_shown, lines)))
-                    if not (above := [line.name for line in lines if line.is_above(at_most)]):
-                        break
+    exceeding, known = list[str](), set[str]()
+    for revision in revisions:
+        name = revision[:10]
+        with sources_of(revision) as sources:
+            click.echo(f"\n{'':<{_WIDTH}}  {name:>10}  {'now':>10}  {'ratio':<19}  noise: {name} again")
+            for kind, (measure, share) in _MEASURES.items():
+                if kind in known:
+                    continue
+                above = list[str]()
+                try:
+                    for lines in islice(_measures(server, kind, sources, measure, count // share, turns), 2):
+                        click.echo("\n".join(map(_shown, lines)))
+                        if not (above := [line.name for line in lines if line.is_above(at_most, server_at_most)]):
+                            break
+                except Lacking as lacking:
+                    click.echo(f"{kind}: left out, since {name} lacks it ({lacking})")
+                    continue
+                known.add(kind)
                 exceeding += above
-            except Lacking as lacking:
-                click.echo(f"{kind}: left out, since {name} lacks it ({lacking})")
     if exceeding:
-        raise click.ClickException(f"more than {at_most:g} times that of {name}: {', '.join(exceeding)}")
+        raise click.ClickException(
+            f"more than {at_most:g} times that of the commit ({server_at_most:g} for the server): "
+            + ", ".join(exceeding)
+        )
 
 
 @contextmanager
