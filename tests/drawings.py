@@ -107,7 +107,7 @@ ENDS = [
     *(Outcome.lost(WHY), Outcome.failed(WHY), Outcome.cancelled(WHY)),
 ]
 """What `finish` stores, without those that went well."""
-CLAIM = ("sqla_jobs-claim", "sqla_jobs-listener")
+CLAIM = ("sqla_jobs-claim",)
 SLOT = ("sqla_jobs-QUEUE-N", "sqla_jobs-loop")
 FINISHER = ("sqla_jobs-finisher",)
 PARENT = "sqla_jobs-parent-heartbeat"

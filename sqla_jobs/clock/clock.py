@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,7 @@ from sqla_jobs.queries import Among, Queries, processes
 from sqla_jobs.queries.schedules import ScheduleQueries
 from sqla_jobs.rules.wording import plural
 from sqla_jobs.runtime.listener import Listener, Subscription
-from sqla_jobs.runtime.retrying import RetryLoop
+from sqla_jobs.runtime.loop import Loop
 from sqla_jobs.runtime.service import Service
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import LeaseSettings
@@ -78,13 +77,12 @@ class Clock(Service):
         self._set_aside = SetAside("schedule")
         self._declare_at = 0.0
         self._has_synced = False
-        self._wake = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="sqla_jobs-clock", daemon=True)
-        self._stopped = False
+        longest = self._lease_settings.longest_wait
+        self._loop = Loop("the clock", self.step, name="sqla_jobs-clock", longest=longest)
 
     def start(self) -> None:
         """Start the clock in a thread. Raises `ConfigurationError` and database errors."""
-        if self._thread.ident is not None:
+        if self._loop.has_started:
             raise ConfigurationError("this clock was started before: make a new one with jobs.clock()")
         self._jobs.tasks.load()
         self._engine = self._connect()
@@ -99,19 +97,17 @@ class Clock(Service):
             partial(for_itself, self._engine), channel, self._heard, patience=self._lease_settings.patience
         )
         self._listener.start()
-        self._thread.start()
+        self._loop.start()
         number = plural(len(self._jobs.schedules), "schedule")
         log.info("clock %s runs, with %s in its code", self._process_id, number)
 
     def stop(self) -> None:
         """Stop the clock. A tick in progress is finished first."""
-        if self._thread.ident is None or self._stopped:
+        if not self._loop.has_started or self._loop.stopping.is_set():
             return
-        self._stopped = True
         self._stop_requested.set()
-        self._wake.set()
         self._listener.stop()
-        self._thread.join(2 * self._lease_settings.patience)
+        self._loop.stop(2 * self._lease_settings.patience)
         try:
             with self._engine.begin() as connection:
                 processes.unregister(connection, self._jobs.models, self._process_id)
@@ -226,18 +222,10 @@ class Clock(Service):
 
     def _heard(self, what: str) -> None:
         if what in ("", SCHEDULES):
-            self._wake.set()
+            self._loop.tell()
 
-    def _loop(self) -> None:
-        retry = RetryLoop("the clock", self._stop_requested, longest=self._lease_settings.longest_wait)
-        while not self._stop_requested.is_set():
-            due_in = retry.run(self._step) or 0.0
-            beat_in = max(0.0, self._beat_at - time.monotonic())
-            self._wake.wait(min(_LOOK, beat_in, due_in) if due_in > 0 else _HELD_AGAIN)
-            self._wake.clear()
-
-    def _step(self) -> float:
-        """Do one round of work. Return the seconds until the next round."""
+    def step(self) -> float:
+        """Enqueue the jobs that are due, and send a heartbeat if it is due. Return when to look again."""
         self._declare(self._engine)
         if time.monotonic() >= self._beat_at:
             self._beat()
@@ -246,7 +234,8 @@ class Clock(Service):
                 log.info("%s enqueued by schedules", plural(count, "job"))
             due_in = self._due_in()
         self._set_aside.show(self._engine, self._queries, self._process_id)
-        return due_in
+        now = time.monotonic()
+        return min(now + _LOOK, self._beat_at, now + due_in) if due_in > 0 else now + _HELD_AGAIN
 
     def _due_in(self) -> float:
         with self._engine.begin() as connection:

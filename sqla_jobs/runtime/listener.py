@@ -49,9 +49,8 @@ class Subscription:
 class Listener:
     """Receives notifications with LISTEN on its own connection.
 
-    Notifications are a shortcut: polling makes up for lost ones. `look_for(queue)` handles notifications from the
-    server, and may take a long time. `heard(queue)` must return immediately: it is called in the thread that commits
-    jobs, or in the middle of a statement.
+    Notifications are a shortcut: polling makes up for lost ones. `heard(queue)` must return immediately: it is also
+    called in the thread that commits jobs, or in the middle of a statement.
 
     Every `patience` seconds, the listener checks that the server answers: a broken connection is as silent as an idle
     one.
@@ -68,14 +67,12 @@ class Listener:
         channel: str,
         heard: Callable[[str], object],
         *,
-        look_for: Callable[[str], object] | None = None,
         patience: float,
     ) -> None:
         self._connect_alone = connect
         self._channel = channel
         self._statement = sql.SQL("LISTEN {}").format(sql.Identifier(channel))
         self._heard = heard
-        self._look_for = look_for or heard
         self._patience = patience
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -122,7 +119,7 @@ class Listener:
             self._heard("")  # makes up for notifications missed before the LISTEN
             while not self._stop.is_set():
                 for notify in raw.notifies(timeout=min(_LOOK, self._patience / 2)):
-                    self._look_for(notify.payload)
+                    self._heard(notify.payload)
                 if time.monotonic() - asked_at > self._patience:
                     self._execute(raw, self._statement)  # check that the server answers
                     asked_at = time.monotonic()

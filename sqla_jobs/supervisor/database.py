@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -11,7 +10,6 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from sqla_jobs.database.preparing import is_useless_after, prepared
-from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.supervisor.messages import Address, Statements
 
 _DEFAULT = "SELECT current_setting('default_transaction_isolation')"
@@ -54,10 +52,6 @@ class Database:
         self._connection: psycopg.Connection[Any] | None = None
         self._is_strict = False
         """True if the database's default isolation is not READ COMMITTED."""
-
-    def connect(self, stop: threading.Event) -> bool:
-        """Wait for the server. Return False if `stop` was set before the server answered."""
-        return RetryLoop("connecting", stop).run(self._open) is not None
 
     @contextmanager
     def begin(self) -> Generator[psycopg.Connection[Any]]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -17,7 +17,7 @@ from sqla_jobs.calls.values import RunEnd
 from sqla_jobs.rules.outcomes import Outcome
 from sqla_jobs.runtime.counters import Counters
 from sqla_jobs.runtime.heartbeat import Heartbeat
-from sqla_jobs.runtime.retrying import RetryLoop
+from sqla_jobs.runtime.loop import Loop
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import LeaseSettings
 from sqla_jobs.runtime.storing import as_stored, store
@@ -62,50 +62,16 @@ class ParentHeartbeat:
         self._given_back: list[RunEnd] = []
         self._stalled: set[uuid.UUID] = set()
         """Processes that are marked, in their rows, as making no progress."""
-        self._wake = threading.Event()
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._loop: Loop | None = None
 
     def start(self, settings: LeaseSettings) -> None:
         """Start the heartbeats, once a child has sent the address. Later calls do nothing."""
-        if self._thread is None:
-            self._thread = threading.Thread(
-                target=self._loop, args=(settings,), name="sqla_jobs-parent-heartbeat", daemon=True
-            )
-            self._thread.start()
-
-    def settle(self, abandoned: AbandonedWork) -> None:
-        """Give a dead process's work to the thread. It stores the ends of begun runs, and gives back the other jobs."""
-        self._abandoned.append(abandoned)
-        self._wake.set()
-
-    def relieve(self, process_id: uuid.UUID, revoke: Callable[[], list[int]]) -> None:
-        """Arrange to give back the jobs that a hung process has not begun.
-
-        `revoke` forbids the process to begin those jobs, and returns the run ids of jobs that have begun.
-        """
-        self._hung.append((process_id, revoke))
-        self._wake.set()
-
-    def close(self, timeout: float) -> bool:
-        """Spend at most `timeout` seconds settling the remaining work. Return whether all work is settled."""
-        if self._thread is None:
-            return True
-        deadline = time.monotonic() + timeout
-        while self._abandoned and time.monotonic() < deadline:
-            time.sleep(0.01)
-        self._stop.set()
-        self._wake.set()
-        self._thread.join(1.0)
-        return not self._abandoned
-
-    def _loop(self, settings: LeaseSettings) -> None:
-        database = Database(self._info, patience=settings.patience)
-        if not database.connect(self._stop):
+        if self._loop is not None:
             return
+        self._database = Database(self._info, patience=settings.patience)
         calls = ParentCalls(self._info.statements)
         heartbeat = Heartbeat(
-            database,
+            self._database,
             calls,
             settings,
             self._set_aside,
@@ -114,18 +80,42 @@ class ParentHeartbeat:
             gone=self._children.gone,
             lost=self._counters.lost,
         )
-        retry = RetryLoop("the heartbeat", self._stop, longest=settings.longest_wait)
-        while not self._stop.is_set():
-            retry.run(lambda: self._tick(database, calls, heartbeat))
-            self._wake.wait(min(_AGAIN if self._abandoned or self._given_back else _LOOK, heartbeat.due_in))
-            self._wake.clear()
-        database.close()
+        longest = settings.longest_wait
+        step = partial(self.step, self._database, calls, heartbeat)
+        self._loop = Loop("the heartbeat", step, name="sqla_jobs-parent-heartbeat", longest=longest)
+        self._loop.start()
+
+    def settle(self, abandoned: AbandonedWork) -> None:
+        """Give a dead process's work to the thread. It stores the ends of begun runs, and gives back the other jobs."""
+        self._abandoned.append(abandoned)
+        if self._loop is not None:
+            self._loop.tell()
+
+    def relieve(self, process_id: uuid.UUID, revoke: Callable[[], list[int]]) -> None:
+        """Arrange to give back the jobs that a hung process has not begun.
+
+        `revoke` forbids the process to begin those jobs, and returns the run ids of jobs that have begun.
+        """
+        self._hung.append((process_id, revoke))
+        if self._loop is not None:
+            self._loop.tell()
+
+    def close(self, timeout: float) -> bool:
+        """Spend at most `timeout` seconds settling the remaining work. Return whether all work is settled."""
+        if self._loop is None:
+            return True
+        deadline = time.monotonic() + timeout
+        while self._abandoned and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if self._loop.stop(1.0):
+            self._database.close()
+        return not self._abandoned
 
     def _beaten(self, process_ids: set[uuid.UUID], moment: float) -> None:
         self._children.beaten(process_ids, moment)
         self._counters.beaten(len(process_ids))
 
-    def _tick(self, database: Database, calls: ParentCalls, heartbeat: Heartbeat) -> None:
+    def step(self, database: Database, calls: ParentCalls, heartbeat: Heartbeat) -> float:
         """Do one round of work.
 
         Send heartbeats first: errors in settling dead processes must not cost live processes their leases.
@@ -150,6 +140,7 @@ class ParentHeartbeat:
                 self._counters.ended(ends)
             elif not abandoned.begun and _sign_off(database, calls, abandoned):
                 self._abandoned.remove(abandoned)
+        return time.monotonic() + min(_AGAIN if self._abandoned or self._given_back else _LOOK, heartbeat.due_in)
 
     def _show_stalled(self, database: Database, calls: ParentCalls) -> None:
         """Record which children have stalled, and which make progress again. A locked row is tried again next time."""

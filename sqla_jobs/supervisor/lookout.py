@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 
@@ -11,8 +10,8 @@ from sqla_jobs.calls.values import Among, Promotion
 from sqla_jobs.database.connection_limits import LIMIT, warn_of_few_connections
 from sqla_jobs.database.subscribers import BLOCKED, LIMITS, SCHEDULES
 from sqla_jobs.runtime.listener import Listener
+from sqla_jobs.runtime.loop import Loop
 from sqla_jobs.runtime.promoter import BUSY, SOON, Promoter
-from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.supervisor.child import ChildProcess
@@ -41,12 +40,9 @@ class ParentLookout:
         self._children = children
         self._info = info
         self._tasks: tuple[str, ...] = ()
-        self._promoter: _PollingPromoter | None = None
         self._turn = 0
-        self._wake = threading.Event()
-        self._stop = threading.Event()
         self._queues: Collection[str] = ()
-        self._thread: threading.Thread | None = None
+        self._loop: Loop | None = None
 
     def serve(self, tasks: tuple[str, ...], settings: Settings, connections: int) -> None:
         """Look for jobs of these tasks from now on.
@@ -54,23 +50,30 @@ class ParentLookout:
         `connections` is the maximum number of connections that all processes of this worker use simultaneously.
         """
         self._tasks, self._queues = tasks, settings.queues
-        if self._thread is None:
-            self._thread = threading.Thread(
-                target=self._loop, args=(settings, connections), name="sqla_jobs-parent-listener", daemon=True
-            )
-            self._thread.start()
+        if self._loop is not None:
+            return
+        patience, statements = settings.patience, self._info.statements
+        self._database = Database(self._info, patience=patience)
+        self._promoter = _PollingPromoter(self._database, ParentCalls(statements), settings, self._set_aside, tasks)
+        channel = statements.channel
+        self._listener = Listener(self._database.for_itself, channel, self.heard, patience=patience)
+        self._wanted_connections = connections
+        self._loop = Loop("looking for jobs", self.step, name="sqla_jobs-parent-listener")
+        self._loop.start()
+        self._listener.start()
+        log.info("may use up to %d connections to the server at once", connections)
 
     def stop(self) -> None:
         """Stop looking."""
-        self._stop.set()
-        self._wake.set()
-        if self._thread is not None:
-            self._thread.join(1.0)
+        if self._loop is not None:
+            self._listener.stop()
+            if self._loop.stop(1.0):
+                self._database.close()
 
     def expect(self, delay: float) -> None:
         """Expect a job to be due in `delay` seconds."""
-        if self._promoter is not None and self._promoter.expect(delay):
-            self._wake.set()
+        if self._loop is not None and self._promoter.expect(delay):
+            self._loop.tell()
 
     def heard(self, queue: str) -> None:
         """Notify children of new jobs in `queue`; "" means any queue."""
@@ -107,37 +110,16 @@ class ParentLookout:
         first = self._turn % len(idle) if idle else 0
         return idle[first:] + idle[:first]
 
-    def _loop(self, settings: Settings, connections: int) -> None:
-        patience, statements = settings.patience, self._info.statements
-        database = Database(self._info, patience=patience)
-        if not database.connect(self._stop):
-            return
-        calls = ParentCalls(statements)
-        promoter = self._promoter = _PollingPromoter(database, calls, settings, self._set_aside, self._tasks)
-        listener = Listener(database.for_itself, statements.channel, self.heard, patience=patience)
-        listener.start()
-        log.info("may use up to %d connections to the server at once", connections)
-        RetryLoop("asking for the server's limit", self._stop).run(
-            lambda: _warn_of_few_connections(database, connections)
-        )
-        looking = RetryLoop("looking for jobs", self._stop)
-        while not self._stop.is_set():
-            looking.run(lambda: self._look(promoter))
-            self._wake.wait(max(0.0, min(promoter.at, promoter.poll_at) - time.monotonic()))
-            self._wake.clear()
-        listener.stop()
-        database.close()
-
-    def _look(self, promoter: _PollingPromoter) -> None:
-        now = time.monotonic()
-        if now < min(promoter.at, promoter.poll_at):
-            return
+    def step(self) -> float:
+        """Promote the jobs that are due, poll if that is due, and notify children of what was found."""
+        now, promoter = time.monotonic(), self._promoter
+        if self._wanted_connections:
+            _warn_of_few_connections(self._database, self._wanted_connections)
+            self._wanted_connections = 0
+        if now < promoter.at:
+            return promoter.at
         promoter.tasks = self._tasks
-        try:
-            promotions = promoter.promote(now)
-        except Exception:
-            promoter.poll_at = 0.0  # otherwise the next try would only wait, and count as a success
-            raise
+        promotions, is_news = promoter.promote(now)
         has_limits = any(promotion.has_limits for promotion in promotions)
         for child in self._children():
             child.started.workers = max((promotion.workers for promotion in promotions), default=1)
@@ -147,12 +129,13 @@ class ParentLookout:
         if promoter.has_polled and any(promotion.has_blocked for promotion in promotions):
             self.heard(BLOCKED)
         idle = self._idle()
-        if promoter.is_news:
+        if is_news:
             self.heard("")
         if idle and any(promotion.is_more for promotion in promotions):
             idle[0].hint(LookAgain(hops=len(idle)))
         elif idle and promoter.rests(now):
             idle[0].hint(Heard("", hops=len(idle)))
+        return promoter.at
 
 
 def _warn_of_few_connections(database: Database, connections: int) -> None:
@@ -188,11 +171,9 @@ class _PollingPromoter(Promoter):
         return self.poll_at > now + 2 * self._settings.poll
 
     def _poll_after(self, now: float) -> float:
-        after = super()._poll_after(now)
+        self._after = super()._poll_after(now)
         self._is_poll = now >= self.poll_at
-        if self._is_poll:
-            self.poll_at = after
-        return min(self.poll_at, after)
+        return self._after if self._is_poll else min(self.poll_at, self._after)
 
     def _promote_among(self, which: Among) -> Promotion:
         if not self._is_poll:
@@ -201,5 +182,5 @@ class _PollingPromoter(Promoter):
         with self._engine.begin() as connection:
             found = self._calls.poll(connection, [*self._settings.queues], self.tasks, which)
         ended = time.monotonic()
-        self.poll_at = max(self.poll_at, ended + _REST * (ended - began))
+        self.poll_at = max(self._after, ended + _REST * (ended - began))
         return found

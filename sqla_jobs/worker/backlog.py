@@ -8,8 +8,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from sqla_jobs.execution.attempt import Attempt
+
+if TYPE_CHECKING:
+    from sqla_jobs.worker.lane import Lane
 
 MAX_PREFETCH = 2000
 """The maximum number of jobs that are claimed before slots are free for them."""
@@ -27,26 +31,24 @@ class Backlog:
     """One queue's jobs in this process. A claimer fills the backlog, and each of `concurrency` slots runs one job.
 
     `begin` is called with each new job for which a slot is free. When a slot's job has ended, `next` returns the slot's
-    next job. `has_room` is called when it is time to claim more jobs.
+    next job, and wakes the loops of lanes that do not rest.
     """
+
+    plain: Lane
+    behind_gates: Lane
+    """The lanes that fill this backlog, one of each source."""
 
     def __init__(self, name: str, concurrency: int) -> None:
         self.name = name
         self.concurrency = concurrency
         self.begin: Callable[[Attempt], None] = _nowhere
         """Runs a job in a free slot."""
-        self.has_room: Callable[[], None] = _unheard
-        self.empty_until: float = 0.0
-        """Until this time, no jobs are claimed from the queue, unless `wake` is called."""
-        self._woken_at = 0.0
         self._first: deque[Attempt] = deque()
         """Jobs that hold a place behind a gate. These jobs run before all others."""
         self._ahead: deque[Attempt] = deque()
         """Jobs that were claimed before a slot was free for them."""
         self._left: deque[Attempt] = deque()
         """Jobs that were waiting here when the backlog was closed, or that arrived later."""
-        self.is_wanted: bool = False
-        """True if jobs behind gates may be waiting for a slot of this queue."""
         self._lock = threading.Lock()
         self._is_open = True
         self._running = 0
@@ -54,8 +56,6 @@ class Backlog:
         """The number of jobs that have arrived and have not been given back."""
         self._measured = (time.monotonic(), 0)
         self._prefetch_some(0)
-        self._has_asked = False
-        """True if `has_room` has been called since the last call to `room`."""
         self._moved_at = time.monotonic()
         """When a job last entered or left the backlog."""
 
@@ -71,11 +71,10 @@ class Backlog:
         return self._running + len(self._ahead) + len(self._first)
 
     def room(self, now: float) -> int:
-        """Return how many jobs to claim: 0 during a rest, or if no slot is free and the batch would be small."""
-        self._has_asked = False  # reset before counting, so that `has_room` is called if a job ends after the count
+        """Return how many jobs to claim: 0 if no slot is free and the batch would be small."""
+        self._measure(now)
         outstanding = self._outstanding
-        is_time = outstanding <= self._few and now >= self.empty_until
-        return min(self._wanted - outstanding, _BATCH) if is_time else 0
+        return min(self._wanted - outstanding, _BATCH) if outstanding <= self._few else 0
 
     @property
     def has_free_slot(self) -> bool:
@@ -87,27 +86,11 @@ class Backlog:
         """The number of slots that have a job or are about to ask for their next one."""
         return self._running
 
-    def room_behind_gates(self) -> int:
+    def room_behind_gates(self, now: float) -> int:
         """Return how many jobs behind gates to claim, for slots that are free or will soon be at the recent rate."""
-        self.is_wanted = True  # set before counting, so that a slot that becomes free after the count is reported
+        self._measure(now)
         soon = min(self.concurrency, int(self._prefetch * _SOON / _AHEAD))
-        room = max(0, max(self.concurrency - self._outstanding, soon) - len(self._first))
-        self.is_wanted = room == 0
-        return room
-
-    def wake(self) -> None:
-        """Stop resting: there may be new jobs."""
-        self._woken_at = time.monotonic()
-        self.empty_until = 0.0
-
-    def rest(self, until: float, *, since: float) -> None:
-        """Rest after a look that began at `since` and found no more jobs.
-
-        Look again at `until`, or immediately if `wake` has been called after `since`.
-        """
-        self.empty_until = until
-        if self._woken_at >= since:  # read last, so that a call of `wake` in between is seen here or undoes the rest
-            self.empty_until = 0.0
+        return max(0, max(self.concurrency - self._outstanding, soon) - len(self._first))
 
     def fill(self, jobs: list[Attempt]) -> None:
         """Take claimed jobs, and begin those for which slots are free."""
@@ -145,14 +128,15 @@ class Backlog:
             self._moved_at = time.monotonic()
         except IndexError:
             attempt = self._pop_or_free()
-        if not self._has_asked and self._running + len(self._ahead) + len(self._first) <= self._few:
-            self._ask_for_more()
+        now, lane = time.monotonic(), self.behind_gates  # `Lane.rests` as such would be two calls more for each job
+        if lane.exhausted is not lane.token or now >= lane.until:
+            lane.wake()
+        lane = self.plain
+        if self._running + len(self._ahead) + len(self._first) <= self._few and (
+            lane.exhausted is not lane.token or now >= lane.until
+        ):
+            lane.wake()
         return attempt
-
-    def _ask_for_more(self) -> None:
-        if time.monotonic() >= self.empty_until:
-            self._has_asked = True
-            self.has_room()
 
     def _pop_or_free(self) -> Attempt | None:
         with self._lock:  # a job that arrives now is either seen here or finds the slot free
@@ -160,7 +144,7 @@ class Backlog:
                 self._running -= 1
         return attempt
 
-    def measure(self, now: float) -> None:
+    def _measure(self, now: float) -> None:
         """Set how many jobs to claim ahead: a tenth of a second's work, or half the previous number if that is more."""
         since, done = self._measured
         if now - since >= _AHEAD / 10:
@@ -202,10 +186,6 @@ def _emptied(jobs: deque[Attempt]) -> Iterator[Attempt]:
     with suppress(IndexError):
         while True:
             yield jobs.popleft()
-
-
-def _unheard() -> None:
-    """Do nothing: no claimer is running yet."""
 
 
 def _nowhere(attempt: Attempt) -> None:

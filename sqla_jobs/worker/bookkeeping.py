@@ -12,7 +12,7 @@ from sqla_jobs.runtime.storing import RESCUED
 from sqla_jobs.worker.attempts import Attempts
 from sqla_jobs.worker.claimer import Claimer
 from sqla_jobs.worker.events import EventDelivery
-from sqla_jobs.worker.limited import LimitedClaimer
+from sqla_jobs.worker.limited import LimitedSource
 from sqla_jobs.worker.resolver import JobResolver
 
 
@@ -28,7 +28,7 @@ class Bookkeeping:
         counters: Counters,
         events: EventDelivery,
         claimer: Claimer,
-        limited: LimitedClaimer,
+        limited: LimitedSource,
         resolver: JobResolver,
     ) -> None:
         self._attempts = attempts
@@ -68,7 +68,7 @@ class Bookkeeping:
             if outcome.delay is not None:
                 self._claimer.expect(outcome.delay)
             elif outcome.kind == "released":
-                self._limited.heard()
+                self._limited.tell()
 
     def _remove(self, ends: list[RunEnd]) -> None:
         self._resolver.ended(ends)

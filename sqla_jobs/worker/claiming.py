@@ -1,21 +1,36 @@
-"""The parts of a worker that the plain claimer and the limited claimer share."""
+"""The loops that claim jobs, each from one source, and the parts of a worker that the sources share."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
+from sqla_jobs.execution.attempt import Attempt
+from sqla_jobs.queries import Claimed
+from sqla_jobs.rules.outcomes import Outcome
+from sqla_jobs.runtime.loop import Loop
 from sqla_jobs.worker.attempts import Shared
 from sqla_jobs.worker.backlog import Backlog
 from sqla_jobs.worker.finisher import Finisher
+from sqla_jobs.worker.lane import Lane
 from sqla_jobs.worker.liveness import Liveness
 from sqla_jobs.worker.lookout import Lookout
 from sqla_jobs.worker.resolver import JobResolver
 
+_UNWRITTEN = 5000
+"""Claiming pauses while at least this many ends wait to be stored."""
+_HELD_UP = 0.01
+"""Seconds between checks while claiming is paused."""
+
+OneLane = TypeVar("OneLane", bound=Lane)
+
 
 @dataclass(frozen=True)
 class Claiming:
-    """The parts of a worker that both claimers use."""
+    """The parts of a worker that both sources use."""
 
     shared: Shared
     backlogs: Sequence[Backlog]
@@ -23,3 +38,109 @@ class Claiming:
     finisher: Finisher
     lookout: Lookout
     resolver: JobResolver
+
+
+class Source(Protocol[OneLane]):
+    """Where jobs come from: the plain claim, or the claim behind limits. Only one thread at a time may use it."""
+
+    suffix: str
+    """What messages about jobs of this source add to the name of their queue."""
+    lanes: Sequence[OneLane]
+    claiming: threading.Lock
+    """Held from the moment a claim is sent until its jobs are in the worker's table."""
+
+    def prepare(self) -> None:
+        """Do what comes before a look: more jobs may be ready to start afterwards."""
+        ...
+
+    def parts(self, rooms: Mapping[OneLane, int]) -> Sequence[Mapping[OneLane, int]]:
+        """Return the claims to send, each with the lanes that it serves and the room in each."""
+        ...
+
+    def claim(self, rooms: Mapping[OneLane, int]) -> tuple[list[Claimed], set[int]]:
+        """Claim jobs. Return them, and the run ids of those that may not begin."""
+        ...
+
+    def fill(self, lane: OneLane, attempts: list[Attempt]) -> None:
+        """Pass claimed jobs to the lane's backlog."""
+        ...
+
+    def finish(self) -> float:
+        """Do what comes after the claims. Return when to look again although each lane rests or is full."""
+        ...
+
+    def forget(self) -> None:
+        """Forget what earlier claims have found, after an error."""
+        ...
+
+
+class ClaimLoop(Generic[OneLane]):
+    """Fills the backlogs from one source, in its own thread.
+
+    It looks after each `tell`, when a slot becomes free whose lane does not rest, and when a rest is over.
+    """
+
+    def __init__(self, claiming: Claiming, source: Source[OneLane], what: str, *, name: str) -> None:
+        self._attempts = claiming.shared.attempts
+        self._liveness = claiming.liveness
+        self._finisher = claiming.finisher
+        self._lookout = claiming.lookout
+        self._source = source
+        self._stepping = threading.RLock()
+        self.loop: Loop = Loop(what, self.step, name=name)
+        for lane in source.lanes:
+            lane.wake = self.loop.news.tell
+
+    def step(self) -> float:
+        """Look at the source once, unless all of its lanes rest or are full. Return when to look again."""
+        with self._stepping:
+            try:
+                return self._look()
+            except Exception:
+                self._source.forget()
+                raise
+
+    def look_everywhere(self, prepare: Callable[[], None]) -> None:
+        """Call `prepare`, and take steps in the calling thread until each lane rests or is full."""
+        with self._stepping:
+            prepare()
+            while self.step() <= time.monotonic() and not self.loop.stopping.is_set():
+                pass
+
+    def _look(self) -> float:
+        self._source.prepare()
+        now = time.monotonic()
+        rooms = {lane: room for lane in self._source.lanes if (room := lane.room(now))}
+        if rooms and not self._may_claim:
+            return now + _HELD_UP
+        for part in self._source.parts(rooms):
+            if self.loop.stopping.is_set():
+                break
+            self._claim(part)
+        now = time.monotonic()
+        return min(self._source.finish(), *(lane.next_at(now) for lane in self._source.lanes))
+
+    @property
+    def _may_claim(self) -> bool:
+        """True if the last heartbeat is recent and only a few ends are waiting to be stored."""
+        return self._liveness.is_sure and self._finisher.waiting < _UNWRITTEN
+
+    def _claim(self, rooms: Mapping[OneLane, int]) -> None:
+        asked_at = time.monotonic()
+        with self._source.claiming:
+            with self._attempts.expecting_unknown():
+                jobs, withheld = self._source.claim(rooms)
+            fresh = self._attempts.add(jobs, asked_at=asked_at)
+        of_queue: dict[str, list[Attempt]] = {lane.backlog.name: [] for lane in rooms}
+        for attempt in fresh:
+            if withheld and attempt.job.run_id in withheld:
+                self._finisher.put(attempt.ended(Outcome.released()))
+            else:
+                of_queue[attempt.job.queue].append(attempt)
+        for lane, room in rooms.items():
+            mine = of_queue[lane.backlog.name]
+            self._source.fill(lane, mine)
+            # checked last: a message that has found a free slot is seen here
+            if lane.is_first_fill and len(mine) >= room:
+                lane.is_first_fill = False
+                self._lookout.found_more(lane.backlog.name + self._source.suffix)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import threading
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
@@ -16,7 +16,7 @@ from sqla_jobs.database.binding import Context
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.undelivered import Undelivered
-from sqla_jobs.runtime.retrying import RetryLoop
+from sqla_jobs.runtime.loop import Loop
 from sqla_jobs.tasks.hooks import EventName, Hooks, RunEvent
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
@@ -59,22 +59,18 @@ class EventDelivery:
         self._delivered: list[int] = []
         """Run ids of attempts whose marks are to be removed."""
         self._say_at = 0.0
-        self._wake = threading.Event()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="sqla_jobs-events", daemon=True)
+        self._look_at = 0.0 if self._guaranteed else math.inf
+        what = "delivering events of failed and lost attempts"
+        self._loop = Loop(what, self.step, name="sqla_jobs-events", finishes=True)
 
     def start(self) -> None:
         if self._wanted:
-            self._thread.start()
+            self._loop.start()
 
     def stop(self) -> None:
         """Stop, after delivering the waiting events for a few seconds at most."""
-        self._stopping.set()
-        self._wake.set()
-        if self._wanted:
-            self._thread.join(_STOP)
-            if self._thread.is_alive():
-                log.warning("%d events are left undelivered: their handlers take too long", len(self._waiting))
+        if not self._loop.stop(_STOP):
+            log.warning("%d events are left undelivered: their handlers take too long", len(self._waiting))
 
     @property
     def started(self) -> Callable[[Attempt], None] | None:
@@ -98,26 +94,21 @@ class EventDelivery:
                 self._say_dropped()
                 return
             self._waiting.append(event)
-            self._wake.set()
+            self._loop.tell()
 
     def _say_dropped(self) -> None:
         if (now := time.monotonic()) >= self._say_at:
             self._say_at = now + _SAY_AGAIN
             log.warning("%d events wait for their handlers; new ones are dropped, or delivered later if failed", _MOST)
 
-    def _loop(self) -> None:
-        retry = RetryLoop("delivering events of failed and lost attempts", self._stopping)
-        look_at = time.monotonic()
-        while not self._stopping.is_set():
-            self._wake.wait(max(0.0, look_at - time.monotonic()) if self._guaranteed else None)
-            self._wake.clear()
-            self._deliver_waiting()
-            retry.run(self._mark)
-            if self._guaranteed and time.monotonic() >= look_at:
-                retry.run(self._look)
-                look_at = time.monotonic() + _LOOK
+    def step(self) -> float:
+        """Deliver the waiting events, and those of dead processes if a look for them is due."""
         self._deliver_waiting()
-        retry.run(self._mark)
+        self._mark()
+        if time.monotonic() >= self._look_at and not self._loop.stopping.is_set():
+            self._look()
+            self._look_at = time.monotonic() + _LOOK
+        return self._look_at
 
     def _deliver_waiting(self) -> None:
         while self._waiting:
@@ -137,7 +128,7 @@ class EventDelivery:
         with self._engine.begin() as connection:
             undelivered = self._queries.take_undelivered(connection, self._guaranteed, self._tasks)
         for one in undelivered:
-            if self._stopping.is_set():
+            if self._loop.stopping.is_set():
                 return
             self._deliver(_event_of_row(one))
             self._delivered.append(one.run_id)

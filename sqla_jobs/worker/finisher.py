@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from sqla_jobs.calls.run_lines import run_fields
 from sqla_jobs.database.refusals import reason
 from sqla_jobs.queries import Queries, RunEnd
 from sqla_jobs.rules.outcomes import SUCCEEDED, RunOutcome
+from sqla_jobs.runtime.loop import Loop
 from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.storing import as_stored, store
@@ -49,15 +51,11 @@ class Finisher:
         self._refused: list[RunEnd] = []
         self._refused_at = 0.0
         self._putting_aside = threading.Lock()
-        self._crowd = threading.Event()
-        self._is_crowded = False
-        """True if the helper thread has been called and has not looked for ends since then."""
-        self._may_help = True
         self._closing = False
         self._give_up = threading.Event()
         self._retry = RetryLoop("storing outcomes", self._give_up)
         self._thread = threading.Thread(target=self._loop, name="sqla_jobs-finisher", daemon=True)
-        self._helper = threading.Thread(target=self._help, name="sqla_jobs-finisher-2", daemon=True)
+        self._helper = Loop("storing outcomes", self._help, name="sqla_jobs-finisher-2")
 
     def start(self, settled: Callable[[list[RunEnd], list[RunEnd]], None]) -> None:
         """Start the threads. From then on, `settled(ends, stored)` is called after each batch.
@@ -72,12 +70,8 @@ class Finisher:
     def put(self, end: RunEnd) -> None:
         """Queue an end, which is then stored soon."""
         self._queue.put(end)
-        if not self._is_crowded and self._queue.qsize() >= _CROWD:
-            self._call_helper()
-
-    def _call_helper(self) -> None:
-        self._is_crowded = True
-        self._crowd.set()
+        if self._queue.qsize() == _CROWD:
+            self._helper.tell()
 
     @property
     def waiting(self) -> int:
@@ -87,16 +81,13 @@ class Finisher:
     def close(self, timeout: float) -> bool:
         """Spend at most `timeout` seconds storing the remaining ends. Return whether all ends were stored."""
         deadline = time.monotonic() + timeout
-        self._may_help = False
-        self._crowd.set()
-        self._helper.join(timeout)
+        self._helper.stop(timeout)
         self._closing = True
         self._queue.put(None)
         self._thread.join(max(0.0, deadline - time.monotonic()))
         self._give_up.set()
         self._thread.join(1.0)
-        self._helper.join(1.0)
-        at_work = self._thread.is_alive() or self._helper.is_alive()
+        at_work = self._thread.is_alive() or not self._helper.stop(1.0)
         return not (at_work or self._locked or self._refused or self._take([]))
 
     def _loop(self) -> None:
@@ -105,17 +96,14 @@ class Finisher:
             if self._closing and not self._locked and self._queue.empty():
                 return
 
-    def _help(self) -> None:
-        while self._crowd.wait():
-            self._crowd.clear()
-            self._is_crowded = False  # reset before looking, so that a later end calls the helper again
-            if not self._may_help:
-                return
-            self._store(self._take([]))
-            if self._locked:
-                self._queue.put(None)  # wake the first thread, which may wait up to a minute for an end
-            if self._queue.qsize() >= _CROWD:  # perhaps no further end arrives that would call the helper
-                self._call_helper()
+    def _help(self) -> float:
+        """Store one batch while many ends wait."""
+        if self._queue.qsize() < _CROWD:
+            return math.inf
+        self._store(self._take([]))
+        if self._locked:
+            self._queue.put(None)  # wake the first thread, which may wait up to a minute for an end
+        return 0.0
 
     def _store(self, batch: list[RunEnd]) -> None:
         """Write a batch, and wait as long as the server is unavailable. Keep the batch if the worker gives up."""

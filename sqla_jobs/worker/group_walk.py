@@ -11,51 +11,21 @@ from sqla_jobs.queries.limited import Gates
 from sqla_jobs.worker.backfill import Backfill
 from sqla_jobs.worker.backlog import Backlog
 from sqla_jobs.worker.claiming import Claiming
+from sqla_jobs.worker.lane import Lane
 
 _Claim = Callable[[Among], list[Claimed]]
 _GATHER = 0.003
 """The longest wait for more slots after a claim, in seconds: the limits lock allows about 1,200 claims a second."""
 
 
-class Round:
-    """A walk through all groups of a queue. After a round without claims, only news makes another round useful."""
-
-    def __init__(self) -> None:
-        self._began: object = None
-        """The `news` object with which this round began. None once the round has claimed or skipped a job."""
-        self._empty: object = None
-        """The `news` object with which the last round began. None if that round claimed or skipped a job."""
-
-    def begin(self, news: object) -> None:
-        """Begin at the first group. `news` is an object that is replaced whenever there is news."""
-        self._began, self._empty = news, None
-
-    def spoil(self) -> None:
-        """Request another round after this one: a job was claimed, or some jobs were skipped."""
-        self._began = self._empty = None
-
-    def end(self) -> None:
-        """End the round after the last group."""
-        self._empty = self._began
-
-    def found_nothing_since(self, news: object) -> bool:
-        """Return whether the last round was complete, claimed nothing and began after the last news."""
-        return self._empty is news
-
-
-class GroupWalk:
+class GroupWalk(Lane):
     """Walks through the groups of a queue. Jobs with the same gates form a group.
 
-    Only one thread at a time may use it.
+    A look is a round through all groups, of one or more claims. Only one thread at a time may use it.
     """
 
     def __init__(self, claiming: Claiming, backfill: Backfill, tasks: Sequence[str], backlog: Backlog) -> None:
-        self.backlog = backlog
-        self.is_first_fill: bool = True
-        """True if no claim has filled all its room since the last rest, and since a message that only this worker got.
-
-        Once a claim does so, other workers may find more jobs, too.
-        """
+        super().__init__(backlog)
         self.free: Mapping[Gates, int | None] = {}
         """By group, how many jobs could start when the last claim began. None means any number.
 
@@ -70,69 +40,52 @@ class GroupWalk:
         self._queue = backlog.name
         self._cursor = "{}"
         self._is_plain_first = False
-        self._round = Round()
-        self._is_polled = False
         self._small_at = 0.0
         """Before this time, by `time.monotonic()`, the limits lock is not worth taking for only a few jobs."""
-        self.look_at: float = math.inf
-        """When the next look is due, by `time.monotonic()`, if the last call of `room` returned 0.
-
-        It is infinite if only a free slot is missing.
-        """
         self._rate_at = math.inf
         """When a used-up rate next allows a start, by `time.monotonic()`. Only rates met in this round count."""
 
-    def rests(self, news: object) -> bool:
-        """Return whether nothing can start: a complete round claimed nothing and began after the last news."""
-        is_over = self._is_polled or time.monotonic() >= self._rate_at
-        return self._round.found_nothing_since(news) and not is_over
-
     def poll(self) -> None:
         """Request a look at some groups, even during a rest. It begins where the last look ended."""
-        self._is_polled = True
+        self.until = 0.0
 
-    def room(self, news: object) -> int:
+    def room(self, now: float) -> int:
         """Return how many jobs to claim now.
 
         Return 0 during a rest. Right after a claim, also return 0 while only a few slots are free.
         """
-        now = time.monotonic()
-        if self.rests(news):
-            self.look_at = self._rate_at
-            self.backlog.is_wanted = False
+        if self.rests(now):
             return 0
-        self.look_at = math.inf
-        self.backlog.measure(now)
-        room = self.backlog.room_behind_gates()
-        if 0 < 2 * room < self.backlog.concurrency and now < self._small_at:
-            self.look_at = self._small_at
-            return 0
-        return room
+        room = self.backlog.room_behind_gates(now)
+        return 0 if 2 * room < self.backlog.concurrency and now < self._small_at else room
 
-    def claim(self, room: int, hints: Mapping[Gates, int], news: object) -> list[Claimed]:
+    def next_at(self, now: float) -> float:
+        return min(super().next_at(now), self._small_at if now < self._small_at else math.inf)
+
+    def claim(self, room: int, hints: Mapping[Gates, int]) -> list[Claimed]:
         """Claim at most `room` jobs, first from the groups in `hints`.
 
         If the queue is limited, also claim jobs without gates.
         """
-        is_poll = self._is_polled and self._round.found_nothing_since(news)
-        self._is_polled = False
-        if self._cursor == "{}" and not is_poll:
-            self._round.begin(news)
-            self._rate_at = math.inf
         began = time.monotonic()
+        is_poll = self.exhausted is self.token and began < self._rate_at
+        if self._cursor == "{}" and not is_poll:
+            self.begin()
+            self._rate_at = math.inf
         claimed = self._claim(room, hints)
         if claimed:
-            self._round.spoil()
+            self.spoil()
             ended = time.monotonic()
             self._small_at = ended + min(ended - began, _GATHER)
-        elif self._cursor == "{}" and not is_poll:
-            self._round.end()
-            self.is_first_fill = True
+        elif is_poll:
+            self.until = self._rate_at
+        elif self._cursor == "{}":
+            self.rest(self._rate_at)
         return claimed
 
     def forget(self) -> None:
         """Forget the current round after an error."""
-        self._round.spoil()
+        self.spoil()
 
     def _claim(self, room: int, hints: Mapping[Gates, int]) -> list[Claimed]:
         left = room

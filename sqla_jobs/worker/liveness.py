@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -15,7 +14,7 @@ from sqlalchemy import Connection
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.queries import Claimed, Lease, processes
 from sqla_jobs.runtime.heartbeat import next_look
-from sqla_jobs.runtime.retrying import RetryLoop
+from sqla_jobs.runtime.loop import Loop
 from sqla_jobs.runtime.vitals import Vitals
 from sqla_jobs.worker.attempts import Shared
 from sqla_jobs.worker.host import Host
@@ -62,9 +61,8 @@ class Liveness:
         self._tasks = tasks
         self._on_lost = lost
         self._on_unknown_leases = unknown_leases
-        self._stop = threading.Event()
-        self._wake = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="sqla_jobs-liveness", daemon=True)
+        longest = shared.settings.longest_wait
+        self._loop = Loop("the heartbeat", self.step, name="sqla_jobs-liveness", longest=longest, apart=_PROGRESS)
         self._process_id: uuid.UUID | None = None
         self._busy_at = time.monotonic()
         self._vitals = Vitals(shared.engine, shared.models)
@@ -85,14 +83,12 @@ class Liveness:
         """Register, then start a thread. The jobs use up to `sessions` connections. Raises database errors."""
         self._sessions = sessions
         self._register()
-        self._thread.start()
+        self._tick_at = self._next_tick()
+        self._loop.start()
 
     def stop(self) -> None:
         """Stop, and delete the process's row. Other workers can then take the process's remaining jobs immediately."""
-        self._stop.set()
-        self._wake.set()
-        self._thread.join(_SIGN_OFF)
-        if self._thread.is_alive():
+        if not self._loop.stop(_SIGN_OFF):
             log.warning("could not sign off, the server does not answer: the lease will run out by itself")
             return
         self._host.leaving()
@@ -113,24 +109,21 @@ class Liveness:
         self._host.registered(process_id)  # the host must know the id before anything is claimed under it
         self._process_id = process_id
 
-    def _loop(self) -> None:
-        retry = RetryLoop("the heartbeat", self._stop, longest=self._settings.longest_wait)
-        tick_at = self._next_tick()
-        while not self._stop.is_set():
-            if time.monotonic() >= tick_at:
-                retry.run(self._tick)
-                tick_at = self._next_tick()
-            if self._wake.wait(max(0.0, tick_at - time.monotonic())):
-                self._wake.clear()
-                retry.run(self._store_progress)
-                self._stop.wait(_PROGRESS)
+    def step(self) -> float:
+        """Store the progress that tasks have reported, and look after the held jobs if that is due."""
+        if time.monotonic() >= self._tick_at:
+            self._tick()
+            self._tick_at = self._next_tick()
+        else:
+            self._store_progress()
+        return self._tick_at
 
     def _next_tick(self) -> float:
         return time.monotonic() + min(_LOOK, self._settings.heartbeat, self._host.due_in)
 
     def wake(self) -> None:
         """Store progress soon: a task has reported progress."""
-        self._wake.set()
+        self._loop.tell()
 
     def _store_progress(self) -> None:
         attempts = self._attempts.older_than(0.0)

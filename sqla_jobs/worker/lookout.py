@@ -28,10 +28,6 @@ class JobListener(Protocol):
         """True if a slot of any queue is waiting for a job."""
         ...
 
-    def look_for(self, queue: str) -> None:
-        """Handle new jobs as `heard` does, and possibly claim them before returning."""
-        ...
-
     def look_again(self) -> bool:
         """Request a look for jobs in all queues, even below the floors. Return whether each queue has a free slot."""
         ...
@@ -104,11 +100,11 @@ class OwnLookout:
         return self._promoter.at
 
     def promote(self, now: float) -> bool:
-        promotions = self._promoter.promote(now)
+        promotions, is_news = self._promoter.promote(now)
         self.workers = max((promotion.workers for promotion in promotions), default=self.workers)
         self.has_limits = any(promotion.has_limits for promotion in promotions)
         self.has_blocked = any(promotion.has_blocked for promotion in promotions)
-        return self._promoter.is_news
+        return is_news
 
     def expect(self, delay: float) -> bool:
         return self._promoter.expect(delay)
@@ -127,7 +123,6 @@ class OwnLookout:
             partial(for_itself, self._engine),
             self._channel,
             job_listener.heard,
-            look_for=job_listener.look_for,
             patience=self._settings.patience,
         )
         self._listener.start()

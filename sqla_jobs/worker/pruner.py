@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from sqla_jobs.queries.graphs import Graphs
 from sqla_jobs.queries.leftovers import Leftovers
 from sqla_jobs.rules.retention import AUDIT, TICKS, Rule
 from sqla_jobs.rules.wording import plural
-from sqla_jobs.runtime.retrying import RetryLoop
+from sqla_jobs.runtime.loop import Loop
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
@@ -74,25 +73,18 @@ class Pruner:
         self._try_again_at = 0.0
         self._next_run: int | None = None
         """The search for runs without a job continues after this run id."""
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="sqla_jobs-pruner", daemon=True)
+        self._loop = Loop("pruning", self.step, name="sqla_jobs-pruner")
 
     def start(self) -> None:
         """Start, and look immediately."""
-        self._thread.start()
+        self._loop.start()
 
     def stop(self) -> None:
         """Stop after the batch in progress."""
-        self._stop.set()
-        self._thread.join(1.0)
+        self._loop.stop(1.0)
 
-    def _loop(self) -> None:
-        retry = RetryLoop("pruning", self._stop)
-        while not self._stop.is_set():
-            retry.run(self._look)
-            self._stop.wait(_EVERY * random.uniform(0.75, 1.25))  # noqa: S311
-
-    def _look(self) -> None:
+    def step(self) -> float:
+        """Delete the rows that are old by now. Return when to look again."""
         if time.monotonic() > self._try_again_at:
             self._refused.clear()
             self._try_again_at = time.monotonic() + _TRY_AGAIN
@@ -114,10 +106,11 @@ class Pruner:
         self._where_allowed(orphans.name, partial(self._look_for_orphans, orphans))
         empty = EmptyBatches(self._models, _EMPTY_FOR)
         self._where_allowed(empty.name, partial(self._prune_all, empty))
+        return time.monotonic() + _EVERY * random.uniform(0.75, 1.25)  # noqa: S311
 
     def _where_allowed(self, name: str, step: Callable[[], None]) -> None:
         """Call `step`. If the database role may not delete the rows, log that once: other rows are still pruned."""
-        if self._stop.is_set():
+        if self._loop.stopping.is_set():
             return
         try:
             step()
@@ -168,7 +161,7 @@ class Pruner:
             if gone:
                 log.info("pruned %s", plural(gone, old.name))
             yield gone, beyond
-            if len(self._refused) - known >= _MOST_REFUSED or (beyond is not None and self._stop.wait(_PAUSE)):
+            if len(self._refused) - known >= _MOST_REFUSED or (beyond is not None and self._loop.stopping.wait(_PAUSE)):
                 return
 
     @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -12,7 +13,7 @@ from sqlalchemy import Engine
 
 from sqla_jobs.queries import Queries, RunEnd
 from sqla_jobs.queries.resolve import MOST, Settled
-from sqla_jobs.runtime.retrying import RetryLoop
+from sqla_jobs.runtime.loop import Loop
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
@@ -26,7 +27,6 @@ _REST = 20
 The shorter of the last two durations counts: one of the looks may have had to wait for a connection or for the
 processor.
 """
-_WAITS_LONGEST = 3600.0
 
 
 class JobResolver:
@@ -42,10 +42,12 @@ class JobResolver:
         self._patience = patience
         self._queries = queries
         self._ended: deque[int] = deque()
-        self._is_wanted = False
-        """True while jobs may be blocked."""
-        self._is_told = False
-        """True if a message has arrived since the last look at all blocked jobs."""
+        self._news: object = object()
+        """An object that each message about blocked jobs replaces."""
+        self._seen: object = None
+        """The news that the last look at all blocked jobs has seen."""
+        self._unneeded: object = None
+        """The news with which a look has found no blocked job."""
         self._look_at = 0.0
         self._rests_until = 0.0
         self._took = 0.0
@@ -54,33 +56,30 @@ class JobResolver:
         self._longest_pause = min(max(_SOON, poll), _SELDOM)
         self._has_queued = False
         """True if a job was queued since the last call to `resolve_all`."""
-        self._wake = threading.Event()
-        self._stop = threading.Event()
         self._working = threading.Lock()
-        self._retry = RetryLoop("resolving blocked jobs", self._stop)
-        self._thread: threading.Thread | None = None
+        self._loop = Loop("resolving blocked jobs", self.step, name="sqla_jobs-resolver", finishes=True)
 
-    def start(self, claim: Callable[[str], None]) -> None:
+    def start(self, claim: Callable[[str], object]) -> None:
         """Start, and look once, since jobs may be blocked already.
 
         `claim` is called with each message about queued jobs.
         """
         self._claim = claim
-        self._thread = threading.Thread(target=self._loop, name="sqla_jobs-resolver", daemon=True)
-        self._is_told = self._is_wanted = True
-        self._thread.start()
+        self._loop.start()
 
     def stop(self, timeout: float) -> None:
         """Spend at most `timeout` seconds handling the jobs that have ended so far. Then stop."""
-        self._stop.set()
-        self._wake.set()
-        if self._thread is not None:
-            self._thread.join(timeout)
+        self._loop.stop(timeout)
 
     def told(self) -> None:
         """Look at all blocked jobs soon: there may be new ones, or some that can be queued."""
-        self._is_told = self._is_wanted = True  # in this order: `_look` checks `_is_told` last
-        self._wake.set()
+        self._news = object()
+        self._loop.tell()
+
+    @property
+    def _is_wanted(self) -> bool:
+        """True unless the last look found no blocked job, and there has been no news since it began."""
+        return self._unneeded is not self._news
 
     def told_of_changes(self) -> None:
         """Look at all blocked jobs soon if there are any: somebody has cancelled, deleted or changed jobs."""
@@ -96,7 +95,7 @@ class JobResolver:
         """Soon resolve the blocked jobs that wait for the jobs of these runs."""
         if self._is_wanted:
             self._ended.extend(end.lease.job_id for end in ends)
-            self._wake.set()
+            self._loop.tell()
 
     def resolve_all(self) -> bool:
         """Look at all blocked jobs now, in this thread.
@@ -107,35 +106,30 @@ class JobResolver:
         with self._working:
             self._look()
             if self._look_at - time.monotonic() <= _LOCKED_AGAIN:
-                self._stop.wait(_LOCKED_AGAIN)
+                self._loop.stopping.wait(_LOCKED_AGAIN)
                 self._look()
             has_queued, self._has_queued = self._has_queued, False
         return has_queued
 
-    def _loop(self) -> None:
-        while True:
-            self._wake.wait(self._next_step_in())
-            self._wake.clear()
-            is_last = self._stop.is_set()
-            with self._working:
-                self._retry.run(self._step)
-            if is_last:
-                return
+    def step(self) -> float:
+        """Resolve the jobs that wait for ended ones, and look at all blocked jobs if that is due."""
+        with self._working:
+            if ended := self._take():
+                self._resolve(ended)
+            if time.monotonic() >= self._look_due_at:
+                self._look()
+            return self._look_due_at
 
-    def _next_step_in(self) -> float:
-        if not self._is_wanted:
-            return _WAITS_LONGEST
-        return max(0.0, self._look_due_at - time.monotonic())
+    @property
+    def _is_behind(self) -> bool:
+        """True if there has been news since the last look at all blocked jobs began."""
+        return self._seen is not self._news
 
     @property
     def _look_due_at(self) -> float:
-        return max(self._rests_until, 0.0 if self._is_told else self._look_at)
-
-    def _step(self) -> None:
-        if ended := self._take():
-            self._resolve(ended)
-        if self._is_wanted and time.monotonic() >= self._look_due_at:
-            self._look()
+        if not self._is_wanted:
+            return math.inf
+        return max(self._rests_until, 0.0 if self._is_behind else self._look_at)
 
     def _take(self) -> set[int]:
         taken = set[int]()
@@ -145,22 +139,16 @@ class JobResolver:
 
     def _look(self) -> None:
         """Resolve all blocked jobs that wait for a job that has already ended."""
-        began, self._is_told = time.monotonic(), False
-        try:
-            with self._engine.begin() as connection:
-                blocked = self._queries.look_for_blocked(connection)
-        except Exception:
-            self._is_told = True
-            raise
+        began, news = time.monotonic(), self._news
+        with self._engine.begin() as connection:
+            blocked = self._queries.look_for_blocked(connection)
         now = time.monotonic()
         took, self._took = self._took, now - began
         self._rests_until = now + _REST * min(took, self._took)
         self._pause = _SOON if blocked.can_go_on or blocked.is_old else min(2 * self._pause, self._longest_pause)
         self._look_at = now + self._pause
-        if not blocked.are_there and not self._is_told:
-            self._is_wanted = False
-            if self._is_told:  # a message has arrived in between
-                self._is_wanted = True
+        self._seen = news
+        self._unneeded = None if blocked.are_there else news
         if blocked.can_go_on:
             self._resolve(None)
 

@@ -39,10 +39,6 @@ class Callbacks:
     """Receives each end that `execute` returned."""
     committed: Callable[[Attempt], None]
     """Receives each job whose end is already stored."""
-    has_room: Callable[[], None]
-    """Requests a claim of more jobs."""
-    is_free: Callable[[], None]
-    """Reports a free slot, if jobs behind gates may be waiting for one."""
     loop_gone: Callable[[], None]
     """Reports, repeatedly, that the application has closed the event loop of the coroutine tasks."""
 
@@ -144,7 +140,7 @@ class _Slots:
     def start(self, calls: Callbacks) -> None:
         self._calls = calls
         self._context = contextvars.copy_context()  # includes variables that worker contexts have set
-        self._backlog.begin, self._backlog.has_room = self._begin, calls.has_room
+        self._backlog.begin = self._begin
 
     def _begin(self, attempt: Attempt) -> None:
         if attempt.job.task in self._coroutines:
@@ -200,7 +196,4 @@ class _Slots:
             calls.committed(attempt)
         else:
             calls.ended(end)
-        following = self._backlog.next()
-        if self._backlog.is_wanted:
-            calls.is_free()
-        return following
+        return self._backlog.next()

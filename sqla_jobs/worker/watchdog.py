@@ -13,6 +13,7 @@ from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.coroutine import CoroutineBody
 from sqla_jobs.execution.interrupt import LeaseGone, TimedOut
 from sqla_jobs.rules.wording import plural
+from sqla_jobs.runtime.loop import Loop
 from sqla_jobs.worker.event_loop import EventLoop
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
@@ -41,24 +42,20 @@ class Watchdog:
         self._abandon_after = kill_after - min(_EARLIER, kill_after / 2)
         self._report_after: dict[int, float] = {}
         self.stacks_wanted: bool = False
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="sqla_jobs-watch", daemon=True)
+        self._loop = Loop("watching the running jobs", self.step, name="sqla_jobs-watch")
 
     def start(self, loop_gone: Callable[[], None]) -> None:
         """Start. `loop_gone` is called, repeatedly, once the application has closed its event loop."""
         self._loop_gone = loop_gone
-        self._thread.start()
+        self._loop.start()
 
     def stop(self) -> None:
-        self._stop.set()
-        self._thread.join()
+        self._loop.stop(threading.TIMEOUT_MAX)
 
-    def _loop(self) -> None:
-        while not self._stop.wait(_LOOK if self._at_work else _LOOK_IDLE):
-            try:
-                self._look(time.monotonic())
-            except Exception:
-                log.exception("watching the running jobs failed")
+    def step(self) -> float:
+        """Look at the running jobs. Return when to look again."""
+        self._look(time.monotonic())
+        return time.monotonic() + (_LOOK if self._at_work else _LOOK_IDLE)
 
     def _look(self, now: float) -> None:
         if self._events is not None and self._events.is_gone:

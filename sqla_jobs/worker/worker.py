@@ -50,7 +50,7 @@ from sqla_jobs.worker.coroutines import Coroutines
 from sqla_jobs.worker.events import EventDelivery
 from sqla_jobs.worker.finisher import Finisher
 from sqla_jobs.worker.host import Alone, Host
-from sqla_jobs.worker.limited import LimitedClaimer
+from sqla_jobs.worker.limited import LimitedSource
 from sqla_jobs.worker.liveness import Liveness
 from sqla_jobs.worker.misfits import Misfits
 from sqla_jobs.worker.pruner import Pruner
@@ -117,7 +117,7 @@ class Worker(Service):
         with self._signals(), self:
             retry = RetryLoop("looking for work", self._stop_requested)
             while not self._stop_requested.is_set():
-                if not self._attempts and not retry.call(self._limited.claim_some):
+                if not self._attempts and not retry.call(self._claimer.claim_some):
                     is_work_left = retry.call(self._claimer.is_due) or retry.call(self._resolver.resolve_all)
                     if not is_work_left and self._limited.rests:  # checked last: one of the above may have been news
                         break
@@ -149,7 +149,7 @@ class Worker(Service):
     @property
     def last_error(self) -> str | None:
         """The error that currently prevents claims; `None` if the last claim succeeded."""
-        return (self._claimer.trouble or self._limited.trouble) if self._started else None
+        return self._claimer.trouble if self._started else None
 
     def start(self) -> None:
         """Start the worker's threads.
@@ -175,15 +175,12 @@ class Worker(Service):
                 execute=self._executor.execute,
                 ended=self._finisher.put,
                 committed=self._books.committed,
-                has_room=self._claimer.wake,
-                is_free=self._limited.slot_freed,
                 loop_gone=self._on_loop_gone,
             )
         )
         self._host.may_close(self._coroutines.close_idle)
         self._claimer.start()
-        self._limited.start()
-        self._resolver.start(self._claimer.look_for)
+        self._resolver.start(self._claimer.heard)
         self._lookout.start(self._claimer)
         if self._pruner is not None:
             self._pruner.start()
@@ -244,7 +241,7 @@ class Worker(Service):
         self._backfill = Backfill(queries, declarations, list(self._settings.queues), self._set_aside)
         self._resolver = JobResolver(self._engine, queries, patience=self._settings.patience, poll=self._settings.poll)
         claiming = Claiming(shared, self._backlogs, self._liveness, self._finisher, self._lookout, self._resolver)
-        self._limited = LimitedClaimer(claiming, self._backfill, tasks)
+        self._limited = LimitedSource(claiming, self._backfill, tasks)
         plain = [name for name in tasks if not declarations[name].gates]
         self._claimer = Claimer(claiming, plain, all_tasks=tasks, limited=self._limited)
         self._events = EventDelivery(self._engine, queries, self._jobs.hooks, self._binding.context, tasks)
@@ -325,7 +322,6 @@ class Worker(Service):
         self._stopped = True
         self._stop_requested.set()
         self._claimer.stop()
-        self._limited.stop()
         self._give_back()
         for backlog in self._backlogs:
             backlog.close()
@@ -359,7 +355,6 @@ class Worker(Service):
             log.warning("could not sign off, the lease will run out by itself: %s", reason(error))
         self._contexts.leave(self._coroutines.awaited_last)
         self._coroutines.close()
-        self._claimer.thread.join(1.0)
         close_engine(self._engine)
         close_engine(self._claims)
         self._step_threads.shutdown(wait=False)

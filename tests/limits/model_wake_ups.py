@@ -1,35 +1,37 @@
-"""A bounded model of who looks for jobs behind limits and when: `Round` itself, between all that may come meanwhile.
+"""A bounded model of who looks for jobs behind limits and when: `Lane` itself, between all that may come meanwhile.
 
 Two workers of one slot each serve some groups of jobs. All groups are behind one limit, of places or of a rate. A
 worker sleeps until it is woken: by a message, the end of its own job, its free slot, or the time of the rate. Nobody
 polls, and nothing goes wrong. So a state from which not all jobs can end is a lost wake-up.
 """
 
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqla_jobs.worker.group_walk import Round
+from sqla_jobs.worker.backlog import Backlog
+from sqla_jobs.worker.lane import Lane
 from tests.limits.explorer import Explored, Move, explore
 
 _NEW, _QUEUED, _ENDED = -3, -2, -1
 """States of a job. From 0 on, the worker that runs it."""
-Remembered = tuple[tuple[str, object], ...]
-"""What a `Round` remembers, as something that can be compared."""
+_BACKLOG = Backlog("default", 1)
 
 
 class Worker(NamedTuple):
     """What one worker knows."""
 
-    round: Remembered = (("_began", 1), ("_empty", 1))
-    """To begin with, the first round has found nothing."""
+    began: object = 1
+    exhausted: object = 1
+    """What its lane remembers. To begin with, the first round has found nothing."""
     cursor: int = 0
     news: int = 1
     is_awake: bool = False
-    is_wanted: bool = False
-    """It waits for its slot."""
     look: tuple[int | None, bool] | None = None
     """A look under way: the job that it claimed, once it has; and whether it came to the last group."""
     is_sent: bool = False
@@ -47,12 +49,22 @@ class Worker(NamedTuple):
 
     def with_news(self) -> Worker:
         """After news, which is another one than any that is remembered."""
-        remembered = {self.news, *dict(self.round).values()}
+        remembered = {self.news, self.began, self.exhausted}
         return self._replace(news=min({1, 2, 3, 4} - remembered), is_awake=True)
 
     def rests(self) -> bool:
         """Whether it has nothing to look for."""
-        return _round(self.round).found_nothing_since(self.news) and not self.is_due
+        return self.lane().rests(0.0) and not self.is_due
+
+    def lane(self) -> Lane:
+        """Its lane, as it is now."""
+        lane = Lane(_BACKLOG)
+        lane.token, lane._began, lane.exhausted = self.news, self.began, self.exhausted
+        return lane
+
+    def with_lane(self, lane: Lane) -> Worker:
+        """With what its lane remembers now."""
+        return self._replace(began=lane._began, exhausted=lane.exhausted)
 
 
 class State(NamedTuple):
@@ -87,8 +99,6 @@ class World:
     notices_ends: bool = True
     tells_others: bool = True
     wakes_for_slots: bool = True
-    asks_for_slots_first: bool = True
-    """It says that it waits for a slot before it looks at them."""
     has_timer: bool = True
     keeps_its_time: bool = True
     """It wakes at the time for which it rests, even if that time comes before it sleeps."""
@@ -99,7 +109,6 @@ class World:
 
     def explored(self) -> Explored:
         """All that can happen."""
-        assert vars(Round()).keys() == dict(Worker().round).keys()
         begin = State(tuple(_NEW for _ in self.groups), tuple(Worker() for _ in self.serves))
         return explore(begin, self._moves, lambda state: set(state.jobs) == {_ENDED})
 
@@ -140,29 +149,28 @@ class World:
         s = s.but(n, ended=worker.ended - 1)
         if self.limit and self.notices_ends:
             s = s.but(n, **s.workers[n].with_news()._replace(left=worker.left + 1)._asdict())
-        is_woken = worker.is_awake or (worker.is_wanted and self.wakes_for_slots)
+        is_woken = worker.is_awake or (self.wakes_for_slots and not worker.rests())
         return s.but(n, is_awake=is_woken or s.workers[n].is_awake)
 
     def _turn(self, s: State, n: int, worker: Worker) -> Iterator[tuple[str, State]]:
         """One turn of its loop: rest, wait for a slot, or look."""
         if worker.rests():
-            s = s.but(n, is_awake=False, is_wanted=False, room=-1)
+            s = s.but(n, is_awake=False, room=-1)
             yield "rests", s
             if worker.timer and not s.used and not self.keeps_its_time:
                 yield "misses the time of the rate", s.but(n, timer=False, is_due=True)
         elif worker.room < 0:
-            says = {"is_wanted": True} if self.asks_for_slots_first else {}
-            yield "counts its free slots", s.but(n, is_awake=False, room=self._free_slots(s, n, worker), **says)
+            yield "counts its free slots", s.but(n, is_awake=False, room=self._free_slots(s, n, worker))
         elif worker.room == 0:
-            yield "waits for a slot", s.but(n, is_wanted=True, room=-1)
+            yield "waits for a slot", s.but(n, room=-1)
         else:
-            round_ = _round(worker.round)
+            lane = worker.lane()
             if worker.cursor == 0:
-                round_.begin(worker.news)
+                lane.begin()
                 s = s.but(n, timer=False, is_due=False)
             yield (
                 "begins a look",
-                s.but(n, round=tuple(vars(round_).items()), is_wanted=False, look=(None, False), room=-1),
+                s.but(n, **s.workers[n].with_lane(lane)._asdict()).but(n, look=(None, False), room=-1),
             )
 
     @staticmethod
@@ -186,26 +194,19 @@ class World:
         assert worker.look is not None
         claimed, is_last = worker.look
         cursor = 0 if worker.cursor >= len(self.serves[n]) else worker.cursor
-        round_ = _round(worker.round)
+        lane = worker.lane()
         if claimed is not None and self.repeats_rounds:
-            round_.spoil()
+            lane.spoil()
         if is_last or (cursor == 0 and not self.repeats_rounds):
             if not self.begins_with_news:
-                round_.begin(worker.news)
-            round_.end()
+                lane.begin()
+            lane.rest(math.inf)
         left = max(0, worker.left - (claimed is not None))
-        return s.but(
-            n, round=tuple(vars(round_).items()), cursor=cursor, look=None, is_sent=False, is_awake=True, left=left
-        )
+        s = s.but(n, **worker.with_lane(lane)._asdict())
+        return s.but(n, cursor=cursor, look=None, is_sent=False, is_awake=True, left=left)
 
     def _tells(self, s: State, n: int, worker: Worker) -> State:
         s = s.but(n, left=0)
         free = self.limit - sum(job >= 0 for job in s.jobs)
         was_full = 1 <= free <= worker.left * len(self.serves)
         return self._told(s) if was_full and _QUEUED in s.jobs else s
-
-
-def _round(remembered: Remembered) -> Round:
-    found = Round()
-    vars(found).update(remembered)
-    return found

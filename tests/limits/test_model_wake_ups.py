@@ -30,7 +30,6 @@ def test_whatever_comes_in_which_order_all_jobs_are_started(world: World) -> Non
         replace(TWO_QUEUES, notices_ends=False),
         replace(TWO_QUEUES, tells_others=False),
         replace(NEVER_FULL, wakes_for_slots=False, notices_ends=False),
-        replace(NEVER_FULL, asks_for_slots_first=False, notices_ends=False),
         replace(NEVER_FULL, repeats_rounds=False, notices_ends=False),
         replace(NEVER_FULL, begins_with_news=False),
         replace(RATE, has_timer=False),

@@ -18,8 +18,8 @@ from sqlalchemy.orm import Session, registry
 from sqla_jobs import ConcurrencyLimit, Jobs, RunContext
 from sqla_jobs.calls.values import Among, Promotion
 from sqla_jobs.runtime.promoter import Promoter
-from sqla_jobs.worker.backlog import Backlog
-from sqla_jobs.worker.limited import LimitedClaimer
+from sqla_jobs.worker.claimer import Claimer
+from sqla_jobs.worker.limited import LimitedSource
 from sqla_jobs.worker.lookout import OwnLookout
 from tests import limited_shop as shop
 from tests.counting import states
@@ -58,35 +58,13 @@ def test_a_pause_may_end_between_the_reading_of_the_clock_and_the_promotion(
             wait_until(lambda: left(database) == 0)
 
 
-def test_a_message_may_come_while_a_queue_goes_to_rest(database: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    is_wanted = False
-
-    def put(self: Backlog, until: float) -> None:
-        nonlocal is_wanted
-        if until and is_wanted:
-            is_wanted = False
-            enqueue(database, shop.plain, [{"n": 1}])
-            time.sleep(0.5)  # the message comes directly, and once more through the server
-        self.__dict__["empty_until"] = until
-
-    def got(self: Backlog) -> float:
-        return float(self.__dict__["empty_until"])
-
-    monkeypatch.setattr(Backlog, "empty_until", property(got, put), raising=False)
-    with jobs.worker() as worker:
-        time.sleep(2.5)  # the next look also finds jobs below the floors, so that the rest ends only with a poll
-        is_wanted = True
-        worker._claimer.heard("")
-        wait_until(lambda: states(database) == {"succeeded": 1})
-
-
 def test_a_drain_runs_what_is_promoted_after_it_has_looked_behind_limits(
     database: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     has_looked = threading.Event()
-    claim_some, heard, promote = LimitedClaimer.claim_some, LimitedClaimer.heard, OwnLookout.promote
+    claim_some, tell, promote = Claimer.claim_some, LimitedSource.tell, OwnLookout.promote
 
-    def looked(self: LimitedClaimer) -> bool:
+    def looked(self: Claimer) -> bool:
         any_claimed = claim_some(self)
         has_looked.set()
         return any_claimed
@@ -95,12 +73,12 @@ def test_a_drain_runs_what_is_promoted_after_it_has_looked_behind_limits(
         has_looked.wait(5)
         return promote(self, now)
 
-    def hear_late(self: LimitedClaimer) -> None:
+    def tell_late(self: LimitedSource) -> None:
         time.sleep(0.2)
-        heard(self)
+        tell(self)
 
-    monkeypatch.setattr(LimitedClaimer, "claim_some", looked)
-    monkeypatch.setattr(LimitedClaimer, "heard", hear_late)
+    monkeypatch.setattr(Claimer, "claim_some", looked)
+    monkeypatch.setattr(LimitedSource, "tell", tell_late)
     monkeypatch.setattr(OwnLookout, "promote", promote_later)
     enqueue(database, shop.pair.options(delay=0.1), [{"n": 1}])
     time.sleep(0.2)
@@ -114,7 +92,7 @@ def test_a_late_commit_is_found_although_all_slots_were_busy_when_the_look_for_i
     with jobs.worker({"default": 2}) as worker, Session(database) as late:
         shop.plain.enqueue(late, n=0)
         late.flush()
-        floors, began = worker._claimer._floors, time.monotonic()
+        floors, began = worker._claimer._plain._floors, time.monotonic()
         while time.monotonic() < began + 3 or floors.sweep_at("default") < time.monotonic() + 0.6:
             enqueue(database, shop.plain, [{"n": n} for n in range(4)])
             time.sleep(0.01)

@@ -529,8 +529,10 @@ def test_jobs_of_a_dead_process_are_rescued_with_a_lost_run_each(session: Sessio
     assert outcomes(session, chosen[1].id) == ["lost", "succeeded"]
 
 
+@pytest.mark.polls
 @pytest.mark.slow
 def test_a_claim_whose_answer_was_lost_is_given_back(session: Session) -> None:
+    """It is looked for after each claim, and with polls there is one each second."""
     with jobs.worker(heartbeat=0.1, lease=1.0, queues=["elsewhere"]):
         (process_id,) = session.scalars(select(jobs.Process.id))
         one = shop.mark.enqueue(session, n=1)

@@ -63,7 +63,7 @@ class Process:
         self.statements = Interrupted(claims.queries)
         statements: Any = self.statements
         self.resolver = JobResolver(claims.engine, statements, patience=patience, poll=3600.0)
-        self.resolver._is_wanted = True
+        self.resolver._seen = self.resolver._news
         self.resolver._look_at = math.inf
         self.resolver._claim = _hear
         self.running: dict[int, Claimed] = {}

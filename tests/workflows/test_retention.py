@@ -190,7 +190,7 @@ class Aged:
     def prune(self, retention: Retention | None = None) -> set[int]:
         """Look once, as a worker does. Return the jobs that are left."""
         declared = [(jobs.tasks.names(task), task.declaration.retention) for task in {*jobs.tasks.values()}]
-        Pruner(self.database, jobs.models, {}, [*rules(seconds_kept(retention or {}), declared)])._look()
+        Pruner(self.database, jobs.models, {}, [*rules(seconds_kept(retention or {}), declared)]).step()
         return {*states(self.session)}
 
 
