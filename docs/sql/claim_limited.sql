@@ -3,7 +3,8 @@ WITH RECURSIVE owner AS MATERIALIZED (
 ), moment AS MATERIALIZED (SELECT clock_timestamp() AS now), busy AS MATERIALIZED (
     SELECT jsonb_object_agg(b.gate, b.running) AS running FROM (
       SELECT e.gate, count(*) AS running FROM sqla_jobs h CROSS JOIN LATERAL unnest(h.gates) e (gate)
-      WHERE h.state = 'running' AND h.gates IS NOT NULL GROUP BY e.gate) b), begin AS MATERIALIZED (
+      WHERE h.state = 'running' AND h.gates IS NOT NULL AND e.gate IS NOT NULL GROUP BY e.gate) b), begin AS
+    MATERIALIZED (
     SELECT least(%(room)s, (SELECT greatest(0, l.running - (SELECT count(*) FROM (SELECT FROM sqla_jobs h
     WHERE h.state = 'running' AND h.queue = %(queue)s LIMIT l.running) holders))
       FROM sqla_limits l WHERE l.gate = '@' || %(queue)s AND l.running IS NOT NULL)) AS room, CAST(%(hints)s
@@ -49,10 +50,10 @@ WITH RECURSIVE owner AS MATERIALIZED (
         ORDER BY s.started_at DESC, s.total DESC LIMIT 1) one), (SELECT s.total - s.count FROM sqla_starts s
     WHERE s.gate = e.gate ORDER BY s.started_at, s.total LIMIT 1), 0))
         WHEN left(e.gate, 1) = '!' AND (EXISTS (SELECT FROM sqla_jobs h WHERE h.ordered_by = e.gate AND
-    (h.started_at IS NULL) IS FALSE AND h.state = 'scheduled') OR EXISTS (SELECT FROM sqla_limits l WHERE
+    (h.started_at IS NULL) IS FALSE AND h.state LIKE 'scheduled') OR EXISTS (SELECT FROM sqla_limits l WHERE
     l.gate IN (e.gate, CASE WHEN strpos(e.gate, '=') > 0 THEN left(e.gate, strpos(e.gate, '=')) END) AND
     l.hold) AND EXISTS (SELECT FROM sqla_jobs h WHERE h.ordered_by = e.gate AND (h.started_at IS NULL) IS
-    FALSE AND h.state = 'failed')) THEN 0
+    FALSE AND h.state LIKE 'failed')) THEN 0
         ELSE l.running - coalesce(CAST((SELECT running FROM busy) ->> e.gate AS bigint), 0) END
       FROM (
         SELECT l.running, l.rate, l.per FROM sqla_limits l WHERE l.gate IN (e.gate, CASE WHEN strpos(e.gate,

@@ -1,7 +1,8 @@
 WITH moment AS MATERIALIZED (SELECT clock_timestamp() AS now), busy AS MATERIALIZED (
     SELECT jsonb_object_agg(b.gate, b.running) AS running FROM (
       SELECT e.gate, count(*) AS running FROM sqla_jobs h CROSS JOIN LATERAL unnest(h.gates) e (gate)
-      WHERE h.state = 'running' AND h.gates IS NOT NULL GROUP BY e.gate) b), gate AS MATERIALIZED (
+      WHERE h.state = 'running' AND h.gates IS NOT NULL AND e.gate IS NOT NULL GROUP BY e.gate) b), gate AS
+    MATERIALIZED (
     SELECT (SELECT CASE
         WHEN l.rate IS NOT NULL THEN (SELECT min(w.most - (coalesce((SELECT total FROM (SELECT s.started_at,
     s.total FROM sqla_starts s WHERE s.gate = CAST(%(gate)s AS text)
@@ -16,11 +17,11 @@ WITH moment AS MATERIALIZED (SELECT clock_timestamp() AS now), busy AS MATERIALI
           VALUES (l.rate, l.per), (b.burst, l.per * b.burst / nullif(l.rate, 0))) w (most, per)
         WHERE w.most <= l.rate) w)
         WHEN left(CAST(%(gate)s AS text), 1) = '!' AND (EXISTS (SELECT FROM sqla_jobs h WHERE h.ordered_by =
-    CAST(%(gate)s AS text) AND (h.started_at IS NULL) IS FALSE AND h.state = 'scheduled') OR EXISTS (SELECT
+    CAST(%(gate)s AS text) AND (h.started_at IS NULL) IS FALSE AND h.state LIKE 'scheduled') OR EXISTS (SELECT
     FROM sqla_limits l WHERE l.gate IN (CAST(%(gate)s AS text), CASE WHEN strpos(CAST(%(gate)s AS text), '=')
     > 0 THEN left(CAST(%(gate)s AS text), strpos(CAST(%(gate)s AS text), '=')) END) AND l.hold) AND EXISTS
     (SELECT FROM sqla_jobs h WHERE h.ordered_by = CAST(%(gate)s AS text) AND (h.started_at IS NULL) IS FALSE
-    AND h.state = 'failed')) THEN 0
+    AND h.state LIKE 'failed')) THEN 0
         ELSE l.running - coalesce(CAST((SELECT running FROM busy) ->> CAST(%(gate)s AS text) AS bigint), 0)
     END
       FROM (

@@ -1,7 +1,7 @@
 WITH moment AS MATERIALIZED (SELECT clock_timestamp() AS now), busy AS MATERIALIZED (
     SELECT jsonb_object_agg(b.gate, b.running) AS running FROM (
       SELECT e.gate, count(*) AS running FROM sqla_jobs h CROSS JOIN LATERAL unnest(h.gates) e (gate)
-      WHERE h.state = 'running' AND h.gates IS NOT NULL GROUP BY e.gate) b)
+      WHERE h.state = 'running' AND h.gates IS NOT NULL AND e.gate IS NOT NULL GROUP BY e.gate) b)
 SELECT pg_notify(%(channel)s, %(what)s)
 WHERE EXISTS (
     SELECT FROM unnest(CAST(%(gates)s AS text[]), CAST(%(ended)s AS int[])) e (gate, ended)
@@ -22,10 +22,10 @@ WHERE EXISTS (
           VALUES (l.rate, l.per), (b.burst, l.per * b.burst / nullif(l.rate, 0))) w (most, per)
         WHERE w.most <= l.rate) w)
         WHEN left(e.gate, 1) = '!' AND (EXISTS (SELECT FROM sqla_jobs h WHERE h.ordered_by = e.gate AND
-    (h.started_at IS NULL) IS FALSE AND h.state = 'scheduled') OR EXISTS (SELECT FROM sqla_limits l WHERE
+    (h.started_at IS NULL) IS FALSE AND h.state LIKE 'scheduled') OR EXISTS (SELECT FROM sqla_limits l WHERE
     l.gate IN (e.gate, CASE WHEN strpos(e.gate, '=') > 0 THEN left(e.gate, strpos(e.gate, '=')) END) AND
     l.hold) AND EXISTS (SELECT FROM sqla_jobs h WHERE h.ordered_by = e.gate AND (h.started_at IS NULL) IS
-    FALSE AND h.state = 'failed')) THEN 0
+    FALSE AND h.state LIKE 'failed')) THEN 0
         ELSE l.running - coalesce(CAST((SELECT running FROM busy) ->> e.gate AS bigint), 0) END
       FROM (
         SELECT l.running, l.rate, l.per FROM sqla_limits l WHERE l.gate IN (e.gate, CASE WHEN strpos(e.gate,

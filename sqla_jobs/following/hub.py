@@ -53,7 +53,7 @@ class Watch:
         A job or a batch deleted after its end still counts as ended.
         """
         if update is None:
-            if self.newest is not None and self.newest.has_ended:
+            if self.is_gone or (self.newest is not None and self.newest.has_ended):
                 return False
             self.is_gone = True
         elif update == self.newest:

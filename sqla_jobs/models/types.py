@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import ColumnElement, DateTime, Dialect, Text, TypeDecorator, case, func, literal_column
+from sqlalchemy import ColumnElement, DateTime, Dialect, Text, TypeDecorator, case, literal_column
 from sqlalchemy.types import TypeEngine
 
 Words = TypeVar("Words", bound=StrEnum)
@@ -161,7 +161,7 @@ class RunAtType(TypeDecorator[datetime]):
         return "DateTime(timezone=True)"
 
     def column_expression(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
-        return func.least(func.greatest(column, _FIRST), _PARKED, type_=_PARKED.type)
+        return case((column > _PARKED, _PARKED), (column < _FIRST, _FIRST), else_=column)
 
     def bind_expression(self, bindparam: Any) -> ColumnElement[Any]:
         return case((bindparam == _PARKED, _INFINITY), else_=bindparam)

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.monitoring.finding import ask
+from sqla_jobs.queries.expressions import last_run_of
 from sqla_jobs.rules.wording import Count
 
 LOOKED_AT = 20_000
@@ -72,13 +73,12 @@ def _groups(
     newest = select(run.id, run.job_id, run.error_type).where(bad, run.outcome.in_(outcomes), *narrower)
     newest = newest.order_by(run.finished_at.desc()).limit(most)
     read = newest.cte("newest").prefix_with("MATERIALIZED")
-    of_job = select(read).where(read.c.id.in_(select(func.max(read.c.id)).group_by(read.c.job_id))).subquery("last")
-    kind, count, last = func.coalesce(of_job.c.error_type, ""), func.count(), func.max(of_job.c.id)
+    kind, count, last = func.coalesce(read.c.error_type, ""), func.count(), func.max(read.c.id)
     is_least = select(func.count() == most).select_from(read).scalar_subquery()
     grouped = (
         select(job.task, kind, count, last, func.min(job.run_at), is_least)
-        .join(job, job.id == of_job.c.job_id)
-        .where(condition)
+        .join(job, job.id == read.c.job_id)
+        .where(condition, read.c.id == last_run_of(run, job.id))
         .group_by(job.task, kind)
         .order_by(count.desc(), job.task)
     )

@@ -86,7 +86,8 @@ def keeps_order(gate: str) -> str:
 
     That one has begun and is scheduled again, or it has failed and the limit holds the key.
     """
-    in_state = f"EXISTS (SELECT FROM {begun(gate)} AND h.state = "
+    # LIKE keeps the planner from the indexes of all scheduled and of all failed jobs
+    in_state = f"EXISTS (SELECT FROM {begun(gate)} AND h.state LIKE "
     return f"left({gate}, 1) = '!' AND ({in_state}'scheduled') OR {holds(gate)} AND {in_state}'failed'))"
 
 
@@ -204,5 +205,5 @@ This is the time after the lock was taken, not the time at which the statement b
 BUSY = f"""busy AS MATERIALIZED (
     SELECT jsonb_object_agg(b.gate, b.running) AS running FROM (
       SELECT e.gate, count(*) AS running FROM {{jobs}} h CROSS JOIN LATERAL unnest(h.gates) e (gate)
-      WHERE {_RUNNING} GROUP BY e.gate) b)"""
+      WHERE {_RUNNING} AND e.gate IS NOT NULL GROUP BY e.gate) b)"""
 """The CTE with the number of running jobs behind each gate, as one JSON object."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
-from sqla_jobs.calls.values import numbers
+from sqla_jobs.calls.values import MANY, numbers
 from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.models.types import LIVE_WORDS
 from sqla_jobs.queries.edges import AFTER_ALL, with_gaps
@@ -144,8 +144,8 @@ class Blocked(NamedTuple):
 
     are_there: bool
     """True if any job is blocked."""
-    can_go_on: bool
-    """True if any of them watches a job that has ended or been deleted."""
+    ended: list[int]
+    """The ids of watched jobs that have ended or been deleted, in ascending order. There may be more if it is full."""
     is_old: bool
     """True if any worker runs a version that does not know blocked jobs."""
 
@@ -153,8 +153,9 @@ class Blocked(NamedTuple):
 class Look(Statement):
     """Look at all blocked jobs."""
 
-    def __call__(self, connection: SqlConnection) -> Blocked:
-        (row,) = self._rows(connection, {})
+    def __call__(self, connection: SqlConnection, *, beyond: int = DELETED - 1) -> Blocked:
+        """Return at most `MANY` ended jobs whose ids are higher than `beyond`."""
+        (row,) = self._rows(connection, {"beyond": beyond, "many": MANY})
         return Blocked(*row)
 
     def sql(self) -> Any:
@@ -300,6 +301,7 @@ FROM (SELECT 0 AS waits_at, CAST(:if_failed AS text) AS if_failed) w
 
 _LOOK = f"""
 SELECT EXISTS (SELECT FROM {{jobs}} w WHERE w.state = 'blocked' AND w.waits_for IS NOT NULL),
-  EXISTS ({_ENDED.format(which="")}),
+  ARRAY(SELECT DISTINCT waits_for FROM ({_ENDED.format(which=" AND w.waits_for > :beyond")}
+    ORDER BY d.waits_for LIMIT :many) ended ORDER BY 1),
   EXISTS (SELECT FROM {{processes}} WHERE kind = 'worker' AND tasks IS NULL)
 """

@@ -311,10 +311,7 @@ class Statements:
             given["unique_period"] = case((row.c.unique_key.is_not(None), self._period))
         if self._gated:
             given |= {"gates": cast(row.c.gates, ARRAY(Text)), "ordered_by": row.c.ordered_by}
-        rows = select(*given.values())
-        if self._gated:  # the floors of claims know of a job whose transaction has an id before the job has a position
-            rows = rows.where(func.pg_current_xact_id().is_not(None))
-        return insert(self.models.Job).from_select([columns[name] for name in given], rows)
+        return insert(self.models.Job).from_select([columns[name] for name in given], select(*given.values()))
 
     @property
     def _holder(self) -> tuple[Any, ...]:

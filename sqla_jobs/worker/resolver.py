@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 
 from sqlalchemy import Engine
 
-from sqla_jobs.queries import Queries, RunEnd
+from sqla_jobs.queries import MANY, Queries, RunEnd
 from sqla_jobs.queries.resolve import MOST, Settled
 from sqla_jobs.runtime.loop import Loop
 
@@ -145,22 +145,26 @@ class JobResolver:
         now = time.monotonic()
         took, self._took = self._took, now - began
         self._rests_until = now + _REST * min(took, self._took)
-        self._pause = _SOON if blocked.can_go_on or blocked.is_old else min(2 * self._pause, self._longest_pause)
+        self._pause = _SOON if blocked.ended or blocked.is_old else min(2 * self._pause, self._longest_pause)
         self._look_at = now + self._pause
         self._seen = news
         self._unneeded = None if blocked.are_there else news
-        if blocked.can_go_on:
-            self._resolve(None)
+        while ended := blocked.ended:
+            self._resolve(ended)
+            if len(ended) < MANY:
+                break
+            with self._engine.begin() as connection:
+                blocked = self._queries.look_for_blocked(connection, beyond=ended[-1])
 
-    def _resolve(self, ended: Collection[int] | None) -> None:
-        """Resolve the jobs that wait for the ended jobs, or for any. Jobs that this cancels count as ended, too.
+    def _resolve(self, ended: Collection[int]) -> None:
+        """Resolve the jobs that wait for the ended jobs. Jobs that this cancels count as ended, too.
 
         If one of them is locked, or waits for a batch that is being filled, or somebody may be retrying the job before
         it, look at all blocked jobs again soon. After an error, look at all blocked jobs and at all queues: part of the
         work may be committed.
         """
         try:
-            while ended is None or ended:
+            while ended:
                 settled = [*self._settled(ended)]
                 ended = {one.watches for one in settled if one.state == "blocked"}
                 ended |= {one.job_id for one in settled if one.state == "cancelled"}
@@ -169,7 +173,7 @@ class JobResolver:
             self._claim("")
             raise
 
-    def _settled(self, ended: Collection[int] | None) -> Iterator[Settled]:
+    def _settled(self, ended: Collection[int]) -> Iterator[Settled]:
         """Settle the jobs that wait for those of the jobs that have ended, in one transaction after another."""
         last, is_full = 0, True
         while is_full:

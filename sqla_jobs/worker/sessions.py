@@ -70,7 +70,7 @@ def queues_of_sessions(declarations: Collection[Declaration]) -> set[str]:
 
 
 def step_connections(engine: Engine, threads: Executor) -> Connections:
-    """Return the worker's connections for storing steps. Coroutines use them in `threads`.
+    """Return the connections of this engine for storing steps. Coroutines use them in `threads`.
 
     The threads are not the event loop's own: the application's blocking calls may occupy all of those.
     """

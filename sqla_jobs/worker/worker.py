@@ -18,7 +18,7 @@ from typing_extensions import deprecated
 
 from sqla_jobs.calls.run_lines import log_end
 from sqla_jobs.database.binding import Binding
-from sqla_jobs.database.engines import close_engine, own_engine, warn_of_small_pool
+from sqla_jobs.database.engines import IdleConnections, close_engine, own_engine, warn_of_small_pool
 from sqla_jobs.database.explain import explain
 from sqla_jobs.database.preparing import PLANNED_ONCE
 from sqla_jobs.database.refusals import reason
@@ -179,6 +179,7 @@ class Worker(Service):
             )
         )
         self._host.may_close(self._coroutines.close_idle)
+        self._host.may_close(IdleConnections(self._steps).close)
         self._claimer.start()
         self._resolver.start(self._claimer.heard)
         self._lookout.start(self._claimer)
@@ -192,8 +193,11 @@ class Worker(Service):
         table = models.tables["jobs"]
         with ExitStack() as made:
             steps = STEPS_AT_ONCE if any(one.signature.wants_context for one in declarations.values()) else 0
-            self._engine = own_engine(app, patience=settings.patience, most=self._host.connections + steps)
+            self._engine = own_engine(app, patience=settings.patience, most=self._host.connections)
             made.callback(self._engine.dispose)
+            # of their own: while the table of steps is locked, heartbeats have to go on
+            self._steps = own_engine(app, patience=settings.patience, most=STEPS_AT_ONCE, name="sqla-jobs steps")
+            made.callback(self._steps.dispose)
             self._claims = own_engine(app, patience=settings.patience, most=2, planning=PLANNED_ONCE)
             made.callback(self._claims.dispose)
             # the worker needs three connections: one for listening, one for claims, one for everything else
@@ -262,7 +266,7 @@ class Worker(Service):
             started=self._books.started,
             unfit=misfits.meet,
             progressed=self._liveness.wake,
-            steps=StepsFactory(queries, step_connections(self._engine, self._step_threads)),
+            steps=StepsFactory(queries, step_connections(self._steps, self._step_threads)),
         )
         for name in tasks:
             self._executor.prepare(name)
@@ -357,6 +361,7 @@ class Worker(Service):
         self._coroutines.close()
         close_engine(self._engine)
         close_engine(self._claims)
+        close_engine(self._steps)
         self._step_threads.shutdown(wait=False)
         log.info("worker stopped after %s", plural(self.runs, "run"))
 

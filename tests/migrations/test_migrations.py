@@ -331,7 +331,7 @@ MADE = [
         "version 2: Workflows and steps; shorter CHECKs; the tasks that workers know; how often a job was replaced or "
         "returned."
     ),
-    "version 3: Lost runs that are counted apart from attempts.",
+    "version 3: Lost runs that are counted apart from attempts; fewer CHECKs and indexes.",
 ]
 
 

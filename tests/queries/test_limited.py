@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import Connection, Engine, func, insert, select, text, update
 
 from sqla_jobs.calls.values import Among
+from sqla_jobs.database.preparing import PLANNED_ONCE
 from sqla_jobs.models.types import MOST_ATTEMPTS
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.expressions import Tables
@@ -682,3 +683,15 @@ def test_a_process_that_is_being_deleted_gets_nothing_and_one_that_beats_does(
         other.rollback()
         assert QUERIES.beat(other, [me]) == {me: True}
         assert len(taken(connection, me=me)) == 4
+
+
+def test_an_ordered_key_is_not_sought_among_all_scheduled_jobs(connection: Connection) -> None:
+    """A plan may be made while there are few of them, and is then kept."""
+    limit(connection, "!k=", running=1, hold=True)
+    queued(connection, "!k=1")
+    connection.execute(text("ANALYZE sqla_jobs"))
+    sql, values = LIMITED.filled(LIMITED.values(register(connection), "default", 9, ["mark"]))
+    connection.execute(text(PLANNED_ONCE))
+    plan = "\n".join(row[0] for row in connection.exec_driver_sql(f"EXPLAIN {sql}", values))
+    assert "sqla_jobs_order" in plan
+    assert "sqla_jobs_scheduled" not in plan

@@ -247,7 +247,7 @@ IDS = [*(f"'{uuid.UUID(int=n)}'" for n in (0, 2**128 - 1)), "NULL", "gen_random_
 
 COLUMNS = {
     "jobs": {
-        "id": BIG[1:],
+        "id": ["0", "9000000000000000000", "NULL", "DEFAULT"],
         "task": ["'add'", "'fail'", "'login'", *TEXTS],
         "queue": ["'default'", *TEXTS],
         "priority": ["-10", "0", "10", "11", "32767"],

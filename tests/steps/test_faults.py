@@ -23,7 +23,7 @@ from sqla_jobs.queries.commit import StepCommit
 from sqla_jobs.queries.steps import NewStep, RecordStep
 from tests import step_shop
 from tests.conftest import StartWorker
-from tests.helpers import wait_until
+from tests.helpers import wait_until, waiting_for_locks
 from tests.step_shop import Approval, Order, calls, effects, jobs
 from tests.steps.test_signals import state
 from tests.steps.test_sleeps import outcomes
@@ -294,3 +294,21 @@ def test_coroutines_without_a_session_may_gather_their_steps(session: Session) -
     drained(session)
     assert job.result == [1, 2, 3]
     assert sorted(name for name, _, _ in steps(session, job)) == ["1", "2", "3"]
+
+
+@pytest.mark.slow
+def test_heartbeats_go_on_while_the_table_of_steps_is_locked(session: Session, database: Engine) -> None:
+    """Such as for an ALTER TABLE. More tasks wait for it than the worker has connections for itself."""
+    step_shop.many_steps.enqueue_many(session, [{"number": 1}] * 20)
+    session.commit()
+    beat = text("SELECT heartbeat_at FROM sqla_processes")
+    with database.connect() as locking, database.connect().execution_options(isolation_level="AUTOCOMMIT") as asking:
+        locking.execute(text("LOCK TABLE sqla_steps IN ACCESS EXCLUSIVE MODE"))
+        with jobs.worker(concurrency=20, heartbeat=0.2, lease=60):
+            wait_until(lambda: asking.scalar(text("SELECT count(*) FROM sqla_jobs WHERE state = 'running'")) == 20)
+            wait_until(lambda: waiting_for_locks(database) >= 4)
+            for _ in range(3):
+                seen = asking.scalar(beat)
+                wait_until(lambda seen=seen: asking.scalar(beat) != seen, timeout=10)  # type: ignore[misc]
+            locking.rollback()
+            wait_until(lambda: set(session.scalars(text("SELECT state FROM sqla_jobs"))) == {"succeeded"})

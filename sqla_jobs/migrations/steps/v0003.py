@@ -1,4 +1,4 @@
-"""Lost runs that are counted apart from attempts; a third of the CHECKs, and 12 indexes on jobs in place of 20."""
+"""Lost runs that are counted apart from attempts; fewer CHECKs and indexes."""
 
 from __future__ import annotations
 
@@ -22,11 +22,14 @@ def upgrade(op: Operations, names: Names) -> None:
 
 
 def downgrade(op: Operations, names: Names) -> None:
-    """Restore the CHECKs and indexes of version 2, and drop the column of version 3."""
+    """Restore the CHECKs and indexes of version 2, and drop the column of version 3.
+
+    A downgrade to version 1 that was interrupted has perhaps dropped the column `if_failed`, and drops it again.
+    """
     for index, definition in _OLD.items():
         build_index(op, names, index, definition)
     drop_indexes(op, names, *_NEW)
-    alter(op, names, "jobs", drop=["max_lost"], checks=_BEFORE)
+    alter(op, names, "jobs", add=["if_failed text"], drop=["max_lost"], checks=_BEFORE)
 
 
 _BEFORE = {rule.name: rule.after for rule in v0002.RULES["jobs"] if rule.name not in ("state", "priority")} | {
