@@ -800,7 +800,14 @@ def test_an_ordered_dictionary_is_refused_when_the_task_is_declared(jobs: Jobs[J
 
 @pytest.mark.slow
 @pytest.mark.parametrize("annotation", CASES, ids=str)
-@settings(max_examples=2, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=2,
+    deadline=None,
+    suppress_health_check=[
+        *(HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much),
+        *(HealthCheck.large_base_example, HealthCheck.function_scoped_fixture),
+    ],
+)
 @given(data=st.data())
 def test_any_value_of_the_type_comes_back_equal_through_the_database(
     jobs: Jobs[JobMixin], session: Session, annotation: Any, data: st.DataObject
