@@ -54,13 +54,15 @@ FROM done),
 follow_ups AS
 (INSERT INTO sqla_jobs (task, queue, priority, max_attempts, max_lost, args, state) SELECT (done.on_failure
     ->> %(on_failure_1)s::TEXT) AS anon_2, coalesce((done.on_failure ->> %(on_failure_2)s::TEXT), 'default')
-    AS coalesce_2, coalesce(CAST((done.on_failure ->> %(on_failure_3)s::TEXT) AS SMALLINT), 0) AS coalesce_3,
-    coalesce(CAST((done.on_failure ->> %(on_failure_4)s::TEXT) AS INTEGER), 25) AS coalesce_4,
+    AS coalesce_2, coalesce(CAST(SUBSTRING((done.on_failure ->> %(on_failure_3)s::TEXT) FROM
+    '^(-?[0-9]|-?10)$') AS SMALLINT), 0) AS coalesce_3, coalesce(CAST(SUBSTRING((done.on_failure ->>
+    %(on_failure_4)s::TEXT) FROM '^[1-9][0-9]{0,8}$') AS INTEGER), 25) AS coalesce_4,
     CAST(SUBSTRING((done.on_failure ->> %(on_failure_5)s::TEXT) FROM '^[1-9][0-9]{0,3}$') AS SMALLINT) AS
     substring_1, jsonb_build_object(coalesce((done.on_failure ->> %(on_failure_6)s::TEXT), 'job_id'), done.id)
     AS jsonb_build_object_1, 'queued'
 FROM done
-WHERE done.state = 'failed' AND done.on_failure IS NOT NULL RETURNING sqla_jobs.queue),
+WHERE done.state = 'failed' AND (done.on_failure ->> %(on_failure_7)s::TEXT) IS NOT NULL RETURNING
+    sqla_jobs.queue),
 message AS MATERIALIZED
 (SELECT concat(done.queue, CASE WHEN (done.gates IS NOT NULL) THEN '=limits' END) AS concat_4
 FROM done
@@ -99,6 +101,7 @@ WHERE sqla_processes.kind = 'worker') > %(param_14)s::INTEGER) >= %(param_15)s::
 -- on_failure_4 = 'max_attempts'
 -- on_failure_5 = 'max_lost'
 -- on_failure_6 = 'argument'
+-- on_failure_7 = 'task'
 -- outcome_1 = 'lost'
 -- outcome_2 = 'lost'
 -- outcome_3 = 'lost'

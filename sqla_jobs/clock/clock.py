@@ -78,7 +78,7 @@ class Clock(Service):
         self._declare_at = 0.0
         self._has_synced = False
         longest = self._lease_settings.longest_wait
-        self._loop = Loop("the clock", self.step, name="sqla_jobs-clock", longest=longest)
+        self._loop = Loop("the clock", self._step, name="sqla_jobs-clock", longest=longest)
 
     def start(self) -> None:
         """Start the clock in a thread. Raises `ConfigurationError` and database errors."""
@@ -224,7 +224,7 @@ class Clock(Service):
         if what in ("", SCHEDULES):
             self._loop.tell()
 
-    def step(self) -> float:
+    def _step(self) -> float:
         """Enqueue the jobs that are due, and send a heartbeat if it is due. Return when to look again."""
         self._declare(self._engine)
         if time.monotonic() >= self._beat_at:

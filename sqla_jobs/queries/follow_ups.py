@@ -19,23 +19,26 @@ def follow_ups(tables: Tables, changed: Any) -> Any:
     """Return a CTE that inserts the job of `on_failure` for each failed job in `changed`.
 
     The new job's argument is the id of the failed job. `changed` is a CTE with the columns `id`, `state` and
-    `on_failure`. A constraint guarantees that the values in `on_failure` fit. Without the constraint, a failure might
-    be impossible to store.
+    `on_failure`. A value from elsewhere must not make the failure impossible to store: without a task there is no new
+    job, and numbers out of range are left out.
     """
     follows = changed.c.on_failure
-    # only digits: a value from elsewhere must not make the failure impossible to store
-    most_lost = func.substring(follows["max_lost"].astext, literal_column("'^[1-9][0-9]{0,3}$'", Text))
-    number = cast(follows["priority"].astext, SmallInteger)
+
+    def number(name: str, pattern: str) -> Any:
+        return func.substring(follows[name].astext, literal_column(f"'{pattern}'", Text))
+
+    most_lost, most_attempts = number("max_lost", "^[1-9][0-9]{0,3}$"), number("max_attempts", "^[1-9][0-9]{0,8}$")
+    priority = cast(number("priority", "^(-?[0-9]|-?10)$"), SmallInteger)
     argument = func.coalesce(follows["argument"].astext, literal_column("'job_id'", Text))
     rows = select(
         follows["task"].astext,
         func.coalesce(follows["queue"].astext, literal_column("'default'", Text)),
-        func.coalesce(number, literal_column("0", SmallInteger)),
-        func.coalesce(cast(follows["max_attempts"].astext, Integer), literal_column(str(MAX_ATTEMPTS), Integer)),
+        func.coalesce(priority, literal_column("0", SmallInteger)),
+        func.coalesce(cast(most_attempts, Integer), literal_column(str(MAX_ATTEMPTS), Integer)),
         cast(most_lost, SmallInteger),
         func.jsonb_build_object(argument, changed.c.id),
         literal_column("'queued'", Text),
-    ).where(changed.c.state == literal_column("'failed'"), follows.is_not(None))
+    ).where(changed.c.state == literal_column("'failed'"), follows["task"].astext.is_not(None))
     columns = ["task", "queue", "priority", "max_attempts", "max_lost", "args", "state"]
     inserted = insert(tables.jobs).from_select(columns, rows, include_defaults=False)
     return inserted.returning(tables.jobs.c.queue).cte("follow_ups")

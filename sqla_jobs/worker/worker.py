@@ -179,7 +179,6 @@ class Worker(Service):
             )
         )
         self._host.may_close(self._coroutines.close_idle)
-        self._host.may_close(IdleConnections(self._steps).close)
         self._claimer.start()
         self._resolver.start(self._claimer.heard)
         self._lookout.start(self._claimer)
@@ -195,9 +194,11 @@ class Worker(Service):
             steps = STEPS_AT_ONCE if any(one.signature.wants_context for one in declarations.values()) else 0
             self._engine = own_engine(app, patience=settings.patience, most=self._host.connections)
             made.callback(self._engine.dispose)
-            # of their own: while the table of steps is locked, heartbeats have to go on
-            self._steps = own_engine(app, patience=settings.patience, most=STEPS_AT_ONCE, name="sqla-jobs steps")
-            made.callback(self._steps.dispose)
+            self._steps = self._engine
+            if steps:  # connections of their own: while the table of steps is locked, heartbeats have to go on
+                self._steps = own_engine(app, patience=settings.patience, most=steps)
+                made.callback(self._steps.dispose)
+                self._host.may_close(IdleConnections(self._steps).close)
             self._claims = own_engine(app, patience=settings.patience, most=2, planning=PLANNED_ONCE)
             made.callback(self._claims.dispose)
             # the worker needs three connections: one for listening, one for claims, one for everything else

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -446,7 +447,7 @@ def test_no_filter_confirms_a_guess(session: Session) -> None:
     assert f'data-id="{other.id}"' in client.get("/ops/jobs?key=another").text
     assert [row["task"] for row in found("--arg", "secret=Zk-guess")] == ["unknown"]
     nested = jobs.Job(task="give_back", args={"secret": {"pin": "Zk-inner"}, "to": {"name": "Ann"}}, state="failed")
-    listed = jobs.Job(task="give_back", args=[{"pin": "Zk-inner"}], state="failed")
+    listed = jobs.Job(task="give_back", args=[{"pin": "Zk-inner"}], state="failed", finished_at=datetime.now(UTC))
     session.add_all([nested, listed])
     session.flush()
     session.add(jobs.Run(job_id=nested.id, attempt=1, outcome="succeeded", result={"was": "Zk-inner"}))

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, select, text
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Session
 
 from sqla_jobs import DeclarationError, Jobs, Unique
@@ -67,14 +66,22 @@ def test_it_follows_a_job_whose_process_was_killed(
         assert session.scalars(state).one() == "failed"
 
 
-@pytest.mark.parametrize("value", ["{}", '{"task": "x", "priority": 11}', '{"task": "x", "max_attempts": 0}'])
-def test_a_row_says_nothing_that_could_not_be_inserted(session: Session, value: str) -> None:
-    """Else its failure could not be stored."""
-    with pytest.raises(IntegrityError, match="on_failure_check"):
-        session.execute(
-            text("INSERT INTO sqla_jobs (task, args, on_failure) VALUES ('breaks', '{}', CAST(:value AS jsonb))"),
-            {"value": value},
-        )
+@pytest.mark.parametrize(
+    ("value", "follows"),
+    [
+        *(("{}", False), ("[]", False), ("7", False), ('{"task": null}', False)),
+        *((f'{{"task": "follow_up", {also}}}', True) for also in ('"priority": 11', '"priority": "x"')),
+        *((f'{{"task": "follow_up", "max_attempts": {number}}}', True) for number in ("0", "9999999999")),
+    ],
+)
+def test_whatever_a_row_says_its_failure_is_stored(session: Session, value: str, follows: bool) -> None:
+    insert = (
+        "INSERT INTO sqla_jobs (task, args, max_attempts, on_failure) "
+        "VALUES ('breaks', '{\"n\": 1}', 1, CAST(:value AS jsonb))"
+    )
+    session.execute(text(insert), {"value": value})
+    assert drain(jobs, session, errors="record") == 1 + follows
+    assert session.scalars(select(Job.state).where(Job.task == "breaks")).all() == ["failed"]
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "99999", '"many"', "[]", "null", "2.5"])
