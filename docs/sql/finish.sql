@@ -44,7 +44,8 @@ WHERE sqla_runs.job_id = sqla_jobs.id AND sqla_runs.outcome = %(outcome_8)s::VAR
     %(param_13)s::VARCHAR ELSE %(param_14)s::VARCHAR END AS state
 FROM sqla_jobs
 WHERE sqla_jobs.id = ended.job_id AND sqla_jobs.current_run_id = ended.run_id AND sqla_jobs.process_id =
-    ended.process_id AND sqla_jobs.state LIKE 'running' FOR NO KEY UPDATE SKIP LOCKED) AS found ON true),
+    ended.process_id AND sqla_jobs.state IS NOT DISTINCT FROM 'running' FOR NO KEY UPDATE SKIP LOCKED) AS
+    found ON true),
 stored AS
 (INSERT INTO sqla_runs (id, job_id, attempt, process_id, started_at, finished_at, outcome, result, error_type,
     error, traceback, untold_at) SELECT CASE WHEN ((SELECT sqla_runs.id
@@ -100,8 +101,8 @@ FROM follow_ups)
     sqla_jobs.id
 FROM sqla_jobs
 WHERE sqla_jobs.id = ended.job_id AND sqla_jobs.current_run_id = ended.run_id AND sqla_jobs.process_id =
-    ended.process_id AND sqla_jobs.state LIKE 'running') IS NOT NULL) THEN %(param_16)s::VARCHAR ELSE CASE
-    coalesce((SELECT sqla_runs.outcome
+    ended.process_id AND sqla_jobs.state IS NOT DISTINCT FROM 'running') IS NOT NULL) THEN
+    %(param_16)s::VARCHAR ELSE CASE coalesce((SELECT sqla_runs.outcome
 FROM sqla_runs
 WHERE sqla_runs.id = ended.run_id), %(coalesce_2)s::VARCHAR) WHEN %(param_17)s::VARCHAR THEN
     %(param_18)s::VARCHAR WHEN %(param_19)s::VARCHAR THEN %(param_20)s::VARCHAR ELSE %(param_21)s::VARCHAR END

@@ -44,7 +44,7 @@ WHERE sqla_runs.job_id = sqla_jobs.id AND sqla_runs.outcome = %(outcome_8)s::VAR
     %(param_13)s::VARCHAR ELSE %(param_14)s::VARCHAR END AS state
 FROM sqla_jobs
 WHERE sqla_jobs.id = ended.job_id AND sqla_jobs.current_run_id = ended.run_id AND sqla_jobs.process_id =
-    ended.process_id AND sqla_jobs.state LIKE 'running' AND (SELECT count(*) AS count_4
+    ended.process_id AND sqla_jobs.state IS NOT DISTINCT FROM 'running' AND (SELECT count(*) AS count_4
 FROM (SELECT sqla_runs.id AS id
 FROM sqla_runs
 WHERE sqla_runs.job_id = sqla_jobs.id) AS every) = (SELECT count(*) AS count_5
@@ -118,8 +118,8 @@ FROM follow_ups)
     sqla_jobs.id
 FROM sqla_jobs
 WHERE sqla_jobs.id = ended.job_id AND sqla_jobs.current_run_id = ended.run_id AND sqla_jobs.process_id =
-    ended.process_id AND sqla_jobs.state LIKE 'running') IS NOT NULL) THEN %(param_18)s::VARCHAR ELSE CASE
-    coalesce((SELECT sqla_runs.outcome
+    ended.process_id AND sqla_jobs.state IS NOT DISTINCT FROM 'running') IS NOT NULL) THEN
+    %(param_18)s::VARCHAR ELSE CASE coalesce((SELECT sqla_runs.outcome
 FROM sqla_runs
 WHERE sqla_runs.id = ended.run_id), %(coalesce_2)s::VARCHAR) WHEN %(param_19)s::VARCHAR THEN
     %(param_20)s::VARCHAR WHEN %(param_21)s::VARCHAR THEN %(param_22)s::VARCHAR ELSE %(param_23)s::VARCHAR END

@@ -11,8 +11,8 @@ FROM unnest(CAST(CASE WHEN (CASE current_setting('synchronous_commit') WHEN 'off
     sqla_jobs.started_at + (CAST(ended.finished AS DOUBLE PRECISION) * INTERVAL '1 second') AS finished_at
 FROM sqla_jobs
 WHERE sqla_jobs.id = ended.job_id AND sqla_jobs.current_run_id = ended.run_id AND sqla_jobs.process_id =
-    %(lease_process_id)s::UUID AND sqla_jobs.state LIKE 'running' FOR NO KEY UPDATE SKIP LOCKED) AS found ON
-    true),
+    %(lease_process_id)s::UUID AND sqla_jobs.state IS NOT DISTINCT FROM 'running' FOR NO KEY UPDATE SKIP
+    LOCKED) AS found ON true),
 done AS
 (UPDATE sqla_jobs SET state='succeeded', current_run_id=NULL, process_id=NULL, finished_at=mine.finished_at
     FROM mine WHERE sqla_jobs.ctid = mine.ctid AND sqla_jobs.ctid = ANY (array((SELECT mine.ctid

@@ -151,14 +151,14 @@ def in_state(jobs: Any, state: str) -> ColumnElement[bool]:
 def leased(jobs: Any, job_id: Any, run_id: Any, process_id: Any) -> ColumnElement[bool]:
     """Return the condition that this lease is still valid.
 
-    The condition uses LIKE, so that the server looks the job up by its id and not in the index of running jobs. While a
-    snapshot is held, that index keeps an entry for each job that has run since.
+    The condition uses IS NOT DISTINCT FROM, for which no index serves: the server looks the job up by its id, and not
+    in the index of running jobs. While a snapshot is held, that index keeps an entry for each job that has run since.
     """
     return and_(
         jobs.c.id == job_id,
         jobs.c.current_run_id == run_id,
         jobs.c.process_id == process_id,
-        jobs.c.state.like(literal_column("'running'")),
+        jobs.c.state.is_not_distinct_from(literal_column("'running'")),
     )
 
 

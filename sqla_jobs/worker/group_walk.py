@@ -47,7 +47,7 @@ class GroupWalk(Lane):
 
     def poll(self) -> None:
         """Request a look at some groups, even during a rest. It begins where the last look ended."""
-        self.until = 0.0
+        self.until: float = 0.0
 
     def room(self, now: float) -> int:
         """Return how many jobs to claim now.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping, Sequence
 
@@ -31,7 +32,7 @@ class PlainSource:
         self._tasks = tuple(tasks)
         self._limited = limited
         self._floors = ScanFloors(shared.settings.queues)
-        self.claiming = shared.attempts.claiming
+        self.claiming: threading.Lock = shared.attempts.claiming
         self.lanes: Sequence[Lane] = [Lane(backlog) for backlog in claiming.backlogs]
         for lane in self.lanes:
             lane.backlog.plain = lane

@@ -293,25 +293,6 @@ class TestStatus:
         assert line.split()[1:5] == ["100", "%", "ValueError", "2"]
         assert "the bank is closed" in line
 
-    @pytest.mark.slow
-    def test_a_flood_of_one_task_hides_no_other(self, run: Run, session: Session) -> None:
-        flood(session, "failed", rare=3, many=12_000)
-        flood(session, "scheduled", rare=2, many=30_000)
-        found = read_status(run)
-        seen = {name: [(one["task"], one["count"]) for one in found[name]] for name in ("failures", "retrying")}
-        assert seen == {
-            "failures": [("mark", 12_000), ("write", 3)],
-            "retrying": [("mark", 19_998), ("write", 2)],
-        }
-        assert found["failures"][0]["share"] == pytest.approx(12_000 / 12_003)
-        assert [one["count_is_least"] for one in found["retrying"]] == [True, False]
-        lines = [line.split() for line in run("status").output.splitlines()]
-        assert ["mark", ">", "99", "%", "ValueError", "12000"] in [line[:6] for line in lines]
-        assert ["mark", ">", "99", "%", "ValueError", "19998+"] in [line[:6] for line in lines]
-        assert ["write", "<", "1", "%", "KeyError", "3"] in [line[:6] for line in lines]
-        lines = [line.split() for line in run("status", "--exact").output.splitlines()]
-        assert ["mark", ">", "99", "%", "ValueError", "30000"] in [line[:6] for line in lines]
-
     def test_jobs_claimed_ahead_do_not_count_as_running(self, run: Run, session: Session) -> None:
         process = jobs.Process(host="here", pid=4711, queues={"default": 2, "mail": 8})
         session.add(process)

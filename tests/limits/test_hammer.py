@@ -7,12 +7,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
-from sqlalchemy import make_url
 
 from sqla_jobs.postgres import LocalServer
 from tests.limits.hammer import Hammer
-from tests.pooler import pgbouncer
-from tests.programs import PGBOUNCER
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 SECONDS = float(os.environ.get("HAMMER_SECONDS", "7"))
@@ -37,10 +34,3 @@ def hammered(hammer: Hammer) -> None:
 def test_nothing_overshoots_while_workers_are_killed_and_limits_change(server: LocalServer) -> None:
     with ExitStack() as stack:
         hammered(Hammer(stack, server, seed=1))
-
-
-@pytest.mark.needs(PGBOUNCER)
-def test_nothing_overshoots_behind_a_pooler(server: LocalServer) -> None:
-    with pgbouncer(make_url(server.url)) as pooled, ExitStack() as stack:
-        url = pooled.url.render_as_string(hide_password=False)
-        hammered(Hammer(stack, server, seed=2, url=url))

@@ -146,42 +146,6 @@ def test_a_key_that_one_task_hides_is_one_key_for_all_that_share_the_limit(
     assert jobs.worker().drain() == 5
 
 
-def test_a_limit_whose_keys_one_of_two_programs_hides_is_told_of(
-    database: Engine, caplog: pytest.LogCaptureFixture
-) -> None:
-    limit = RateLimit(5, per=60, key="to", name="smtp")
-    mails, news, mended = bound(database), bound(database), bound(database)
-
-    @mails.task(limits=limit, sensitive=["to"])
-    def reset_password(to: str) -> None: ...
-
-    @news.task(name="news", limits=limit)
-    def shows(to: str) -> None: ...
-
-    @mended.task(name="news", limits=limit, sensitive=["to"])
-    def hides(to: str) -> None: ...
-
-    def told() -> list[tuple[str, str, str]]:
-        with Session(database) as session:
-            found = [one for one in examine(session, mails) if one.about == "rate smtp of each key"]
-            return [(one.verdict, one.found, one.remedy) for one in found]
-
-    for first, second in ((mails, news), (news, mails)):
-        for one in (first, second):
-            caplog.clear()
-            assert one.worker().drain() == 0
-        ((verdict, found, remedy),) = told()
-        assert verdict == "warning"
-        assert "the code of reset_password hashes its keys" in found
-        assert "that of news stores them unchanged" in found
-        assert "sensitive=[…] in each program" in remedy
-        assert f"the rate smtp of each key is split: {found}. Remedy: {remedy}" in caplog.text
-    caplog.clear()
-    assert mended.worker().drain() == 0
-    assert told() == []
-    assert "is split" not in caplog.text
-
-
 def test_a_hidden_key_is_found_by_its_value_and_by_the_hash_that_people_see(database: Engine) -> None:
     jobs = bound(database)
 

@@ -105,7 +105,7 @@ def test_a_migration_that_was_killed_at_any_statement_is_run_again(
     assert killed("down", 0) == "done"
     number, ended = 0, set[str]()
     with second_of_a_key(database_url) as found:
-        for number in range(1, 100, 2):
+        for number in range(1, 100, 4):
             ended.clear()
             for direction in ("up", "down"):
                 ended.add(how := killed(direction, number))

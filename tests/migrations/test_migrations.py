@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +14,7 @@ import pytest
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from sqlalchemy import Engine, MetaData, create_engine, select, text
-from sqlalchemy.orm import DeclarativeBase, registry
+from sqlalchemy.orm import registry
 from sqlalchemy.schema import CreateSchema
 
 from sqla_jobs import ConfigurationError, Jobs
@@ -28,7 +25,6 @@ from sqla_jobs.migrations.names import Names
 from sqla_jobs.migrations.online import build_index
 from sqla_jobs.testing.databases import new_database
 from tests.application import JOBS, READS_TOML, SEPARATORS, Application, import_as_old_alembics_forget_to
-from tests.conftest import ROOT
 
 CATALOG = r"""
 SELECT 'schema', nspname, obj_description(oid, 'pg_namespace') FROM pg_namespace
@@ -514,30 +510,6 @@ def test_an_index_is_built_while_a_writer_has_the_table(engine: Engine) -> None:
         connection.commit()
     thread.join(20)
     assert definition() == "CREATE INDEX sqla_runs_finished ON public.sqla_runs USING btree (finished_at)"
-
-
-@pytest.mark.slow
-def test_the_history_of_this_repository_runs(database_url: str, server_url: str) -> None:
-    class Base(DeclarativeBase):
-        pass
-
-    Jobs(Base)
-
-    def alembic(*arguments: str) -> str:
-        command = [sys.executable, "-m", "alembic", "--config", "alembic/alembic.ini", *arguments]
-        env = os.environ | {"DATABASE_URL": database_url}
-        return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout
-
-    alembic("upgrade", "heads")
-    assert "No new upgrade operations" in alembic("check")
-    with new_database(server_url) as created:
-        engine = create_engine(created)
-        Base.metadata.create_all(engine)
-        engine.dispose()
-        assert catalog(created) == catalog(database_url)
-    alembic("downgrade", "base")
-    assert catalog(database_url) == [("schema", "public", "standard public schema")]
-    assert alembic("upgrade", "heads", "--sql").count("CREATE TABLE sqla_") == 10
 
 
 def test_a_metadata_with_a_schema_of_its_own_says_where_the_tables_are() -> None:

@@ -185,17 +185,6 @@ with Session(engine) as session:
 """
 
 
-def test_the_released_library_finds_the_key_of_a_job_by_the_new_index(
-    libraries: tuple[Library, Library], engine: Engine, database_url: str
-) -> None:
-    old, new = libraries
-    before = old.python("-c", ENQUEUE, database_url)
-    new.sqla_jobs("migrate")
-    assert old.python("-c", ENQUEUE, database_url) == before
-    assert new.python("-c", ENQUEUE, database_url) == before
-    assert Shop(engine).value("SELECT count(*) FROM sqla_jobs") == 1
-
-
 LOSING = """
 import sys
 from sqlalchemy import create_engine

@@ -90,24 +90,6 @@ def test_a_run_whose_process_was_killed_is_an_error_span_of_another(
     assert span.end_time_unix_nano > span.start_time_unix_nano
 
 
-def test_attempts_that_take_their_process_along_at_their_deadline_have_spans_and_are_counted(
-    database: Engine, database_url: str, session: Session, start_worker: StartWorker, receiver: Receiver
-) -> None:
-    shop.hangs.enqueue(session)
-    session.commit()
-    worker = start_worker(database_url, "--kill-after", "0.3", application=SHOP)
-    wait_until(lambda: len(spans(receiver)) == 2, timeout=60)
-    found = spans(receiver)  # told of by any process, in any order
-    assert {(one.name, attribute(one, "sqla_jobs.outcome"), attribute(one, "error.type")) for one in found} == {
-        ("process default", "retried", "TimeoutError"),
-        ("process default", "failed", "TimeoutError"),
-    }
-    assert all("so its process was killed" in span.status.message for span in found)
-    worker.terminate()
-    worker.wait(30)
-    assert metrics(receiver) == {"messaging.client.consumed.messages": 2, "messaging.process.duration": 2}
-
-
 def attribute(span: Any, name: str) -> str:
     (value,) = [one.value.string_value for one in span.attributes if one.key == name]
     return str(value)

@@ -8,7 +8,6 @@ import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import psycopg
 import pytest
 import transaction
 import zope.sqlalchemy
@@ -16,21 +15,15 @@ from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationConflictError
 from pyramid.scripting import prepare
 from pyramid.threadlocal import get_current_request
-from sqlalchemy import Engine, create_engine, func, select, text
-from sqlalchemy.exc import DBAPIError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy import Engine, create_engine, func, select
 from sqlalchemy.orm import Session
-from sqlalchemy.pool import QueuePool
 from webtest import TestApp
 
 from sqla_jobs import ConfigurationError, Jobs
-from sqla_jobs.pyramid import is_retryable
 from sqla_jobs.queries import RunEnd
 from sqla_jobs.queries.succeed import SucceedOne
 from sqla_jobs.testing import drain, run_job
 from tests import pyramid_shop
-from tests.counting import states
-from tests.helpers import wait_until
 from tests.pyramid_shop import KINDS, Base, Effect, finished, jobs, mails, main
 
 pytestmark = pytest.mark.slow
@@ -128,12 +121,6 @@ def test_steps_are_committed_one_by_one_with_what_they_write_through_the_request
     assert sorted(session.scalars(select(Effect.n))) == [1, 115]
 
 
-@pytest.mark.parametrize("kind", ["cookiecutter", "two phases"])
-def test_so_is_the_end_of_a_task_that_writes_nothing(session: Session) -> None:
-    job = ended(session, "nothing")
-    assert (job.state, [run.error for run in job.runs]) == ("succeeded", [None])
-
-
 @pytest.mark.parametrize("kind", ["cookiecutter", "plain"])
 def test_what_is_marked_is_tried_again_and_nothing_else_is(session: Session, kind: str) -> None:
     marked, other = ended(session, "fail", n=1, marked=True), ended(session, "fail", n=2, marked=False)
@@ -158,41 +145,6 @@ def test_a_task_that_ends_its_session_is_told_why_it_cannot_be_committed(session
     assert "session.begin_nested()" in job.runs[0].error
 
 
-@pytest.mark.parametrize("name", ["undo_part", "undo_part_by_hand"])
-def test_a_savepoint_of_the_transaction_undoes_the_same_in_a_test_as_in_a_worker(session: Session, name: str) -> None:
-    ended(session, name)
-    assert effects(session) == [1, 3]
-    jobs.tasks[name].enqueue(session)
-    drain(jobs, session)
-    assert list(session.scalars(select(Effect.n).order_by(Effect.id))) == [1, 3] * 2
-    run_job(session, jobs.tasks[name])()
-    assert list(session.scalars(select(Effect.n).order_by(Effect.id))) == [1, 3] * 3
-
-
-def test_a_member_that_fails_after_the_commit_is_logged(session: Session, caplog: pytest.LogCaptureFixture) -> None:
-    job = ended(session, "bounce")
-    assert (job.state, [run.error for run in job.runs]) == ("succeeded", [None])
-    assert effects(session) == [1]
-    (line,) = [one.getMessage() for one in caplog.records if one.name == "sqla_jobs.run"]
-    assert "raised after the commit" in line
-    assert "the mail server is gone" in line
-
-
-@pytest.mark.parametrize("wraps", [{}, {"wraps": "true"}])
-def test_a_run_whose_session_gets_no_connection_when_it_is_made_uses_no_attempt(
-    make: Make, engine: Engine, wraps: dict[str, str]
-) -> None:
-    pool = {"sqlalchemy.pool_size": "1", "sqlalchemy.max_overflow": "0", "sqlalchemy.pool_timeout": "0"}
-    app = make("connection", **pool, **wraps)
-    with Session(engine) as session, jobs.worker(["default"], concurrency=1):
-        with app.registry["engine"].connect():
-            job = jobs.tasks["record"].enqueue(session, n=1)
-            session.commit()
-            wait_until(lambda: states(engine) == {"scheduled": 1})
-        wait_until(lambda: states(engine) == {"succeeded": 1})
-        assert (job.attempt, [str(run.outcome) for run in job.runs]) == (1, ["succeeded"])
-
-
 def test_a_transient_error_of_the_database_is_retryable(session: Session) -> None:
     job = ended(session, "collide")
     assert [str(run.outcome) for run in job.runs] == ["retried", "failed"]
@@ -201,34 +153,6 @@ def test_a_transient_error_of_the_database_is_retryable(session: Session) -> Non
 def test_a_connection_that_is_lost_is_retryable(session: Session) -> None:
     job = ended(session, "lose_the_connection")
     assert [str(run.outcome) for run in job.runs] == ["retried", "failed"]
-
-
-@pytest.mark.parametrize("state", ["08006", "57P01", "40001"])
-def test_so_is_an_error_of_the_driver_that_nothing_has_wrapped(state: str) -> None:
-    assert is_retryable(psycopg.errors.lookup(state)())
-
-
-def test_so_is_a_connection_that_cannot_be_made() -> None:
-    with pytest.raises(OperationalError) as refused:
-        create_engine("postgresql+psycopg://localhost:1/none").connect()
-    assert is_retryable(refused.value)
-    assert is_retryable(refused.value.__cause__ or ValueError())
-    engine = create_engine("sqlite://", poolclass=QueuePool, pool_size=1, max_overflow=0, pool_timeout=0)
-    with engine.connect(), pytest.raises(PoolTimeout) as taken:
-        engine.connect()
-    assert is_retryable(taken.value)
-
-
-def test_so_is_an_error_of_the_application_that_such_a_one_led_to() -> None:
-    error = RuntimeError("the shop has no database")
-    error.__context__ = psycopg.OperationalError("it is away")
-    assert is_retryable(error)
-
-
-def test_an_error_of_the_database_that_would_come_again_is_not_retryable(session: Session) -> None:
-    with pytest.raises(DBAPIError) as caught:
-        session.execute(text("SELECT 1 / 0"))
-    assert not is_retryable(caught.value)
 
 
 @pytest.mark.parametrize("kind", ["cookiecutter", "two phases"])
@@ -305,30 +229,6 @@ def test_runs_of_a_test_have_its_session_in_their_requests(session: Session, kin
     assert list(session.scalars(select(Effect.n).order_by(Effect.n)))[:2] == [1, 2]
 
 
-def test_what_takes_part_in_the_transaction_ends_in_a_test_as_in_a_worker(session: Session) -> None:
-    jobs.tasks["record"].enqueue(session, n=1)
-    drain(jobs, session)
-    assert mails == [1]
-    run_job(session, pyramid_shop.record)(n=2)
-    assert mails == [1, 2]
-    jobs.tasks["fail"].enqueue(session, n=3, marked=False)
-    drain(jobs, session, errors="record")
-    assert mails[2:] == ["aborted 3"]
-
-
-@pytest.mark.parametrize("how", ["doom", "abort", "hook"])
-def test_what_fails_the_commit_of_a_worker_fails_that_of_a_test(session: Session, how: str) -> None:
-    by_worker = ended(session, "end", how=how)
-    job = jobs.tasks["end"].enqueue(session, how=how)
-    drain(jobs, session, errors="record")
-    assert (job.state, job.runs[0].error) == (by_worker.state, by_worker.runs[0].error)
-    assert job.state == "failed"
-    assert mails == [f"aborted {how}"] * 2
-    with pytest.raises(Exception, match=f"^{job.runs[0].error}$"):
-        run_job(session, pyramid_shop.end)(how=how)
-    assert list(session.scalars(select(Effect.n))) == []
-
-
 def test_a_functional_test_drains_what_requests_enqueued_in_its_doomed_transaction(make: Make, engine: Engine) -> None:
     app = make("cookiecutter")
     manager: Any = transaction.TransactionManager(explicit=True)
@@ -381,13 +281,6 @@ def test_a_worker_on_another_engine_gives_its_session_to_requests(
         other.dispose()
 
 
-@pytest.mark.parametrize("slash", ["/"])
-def test_links_have_the_address_that_the_settings_name(make: Make, engine: Engine, slash: str) -> None:
-    make("cookiecutter", **{"sqla_jobs.base_url": "https://shop.example" + slash})
-    with Session(engine) as session:
-        assert ended(session, "record", n=1).runs[0].result[3] == "https://shop.example"
-
-
 @pytest.mark.parametrize(
     ("setting", "value", "said"),
     [
@@ -434,15 +327,6 @@ def test_an_application_whose_requests_have_no_such_session_is_told_the_remedy()
     config.add_jobs(jobs, session="dbsesion")
     config.commit()
     with prepare(registry=config.registry), pytest.raises(ConfigurationError, match="have no 'dbsesion': name"):
-        jobs.binding().engine  # noqa: B018
-
-
-def test_a_configurator_that_is_not_committed_is_told_the_remedy() -> None:
-    config = Configurator()
-    config.include("sqla_jobs.pyramid")
-    config.add_request_method(lambda request: Session(), "db", reify=True)  # pyright: ignore[reportUnknownLambdaType]
-    config.add_jobs(jobs, session="db")
-    with prepare(registry=config.registry), pytest.raises(ConfigurationError, match=r"or call config\.commit\(\)"):
         jobs.binding().engine  # noqa: B018
 
 

@@ -186,23 +186,6 @@ def test_a_secret_that_is_cut_by_a_limit_is_found_by_what_remains() -> None:
 
 
 @pytest.mark.slow
-def test_redaction_takes_milliseconds_and_never_grows_with_the_square() -> None:
-    def seconds(secrets: list[Any], text: str) -> float:
-        began = time.process_time()
-        Secrets(secrets).text(text)
-        return time.process_time() - began
-
-    hostile = ["a" * 300_000, "ab" * 150_000, "\\" * 300_000, "\\n" * 150_000, "'" * 300_000, "%25" * 100_000]
-    assert seconds([*TEXTS.values()], "some words, some of them escaped\\n" * 300) < 0.1
-    for secret in hostile:
-        assert seconds([secret], secret) < 5
-        assert seconds([secret], secret[:150_000] + "x" + secret[:149_000]) < 5
-    assert seconds(["a" * 50_000 + "b"], "a" * 300_000) < 5
-    assert seconds([f"leaf {number}" for number in range(50_000)], "leaf ... (42 chars)" * 6_000) < 5
-    assert seconds([f"leaf {number}" for number in range(50_000)], "leaf 17 " * 6_000) < 5
-
-
-@pytest.mark.slow
 def test_a_failure_with_a_large_secret_is_told_quickly() -> None:
     secret = TOKEN * 200
     began = time.process_time()

@@ -92,24 +92,6 @@ def test_a_worker_that_was_taken_for_dead_registers_again_though_it_cannot_rescu
             wait_until(lambda: states(database) == {"running": 1, "succeeded": 1})
 
 
-@pytest.mark.slow
-def test_a_rescue_that_the_server_refuses_slowly_costs_no_heartbeat(database: Engine) -> None:
-    """Two workers that rescue: each would take the other for dead."""
-    with Session(database) as session:
-        refuse(session, "NEW.outcome = 'lost' AND pg_sleep(0.1) IS NOT NULL", table="sqla_runs", when="BEFORE INSERT")
-    rhythm: dict[str, Any] = {"heartbeat": 0.5, "lease": 4.0, "poll": 0.1}
-    with jobs.worker({"other": 1}, **rhythm), jobs.worker({"other": 1}, **rhythm):
-        wait_until(lambda: len(processes_of(database)) == 2)
-        before = processes_of(database)
-        with Session(database) as session:
-            lost = {"process_id": uuid.uuid4(), "started_at": func.now(), "state": "running"}
-            for n in range(1, 61):
-                session.execute(insert(jobs.Job).values(task="mark", args={"n": n}, current_run_id=n, **lost))
-            session.commit()
-        wait_until(lambda: all_are_set_aside(database, 60), timeout=60)
-        assert processes_of(database) == before
-
-
 def all_are_set_aside(engine: Engine, count: int) -> bool:
     with Session(engine) as session:
         return any(len(rows) == count for rows in session.scalars(select(jobs.Process.set_aside)))

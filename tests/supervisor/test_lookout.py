@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,6 @@ import pytest
 from sqlalchemy import Connection, Engine, create_engine, func, make_url, select, text
 from sqlalchemy.orm import Session
 
-from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.monitoring.examine import examine
 from tests import shop
 from tests.conftest import StartWorker
@@ -153,25 +151,6 @@ def longest_wait(engine: Engine, numbers: range) -> float:
         return float(connection.execute(waited, {"first": numbers[0], "last": numbers[-1]}).scalar_one())
 
 
-def test_the_one_child_with_a_free_thread_for_a_queue_is_found_at_once(
-    database: Engine, database_url: str, start_worker: StartWorker
-) -> None:
-    """All of them have an idle thread for another queue, and nobody announces the jobs."""
-    start_worker(database_url, *POLLS, "--processes", "4", "--queues", "default=1,mail=1")
-    wait_until(lambda: len(worker_pids(database)) == 4, timeout=60)
-    with Session(database) as session:
-        shop.mark.options(queue="mail").enqueue_many(session, ({"n": n, "seconds": 60} for n in range(3)))
-        session.commit()
-    wait_until(lambda: states(database)["running"] == 3)
-    numbers = range(10, 12)
-    for n in numbers:
-        with Session(database) as session:
-            session.execute(UNANNOUNCED, {"queue": "mail", "args": json.dumps({"n": n})})
-            session.commit()
-        wait_until(partial(is_marked, database, n))
-    assert longest_wait(database, numbers) < 2.5
-
-
 def test_a_job_that_is_tried_again_soon_is_promoted_while_its_process_still_looks_busy(
     database: Engine, database_url: str, start_worker: StartWorker
 ) -> None:
@@ -201,28 +180,6 @@ def test_a_poll_that_waited_for_a_lock_holds_up_no_later_one(
     wait_until(partial(is_marked, database, 1), timeout=10)
 
 
-def test_a_server_that_is_away_is_told_of_once(
-    database: Engine, database_url: str, start_worker: StartWorker, beside: Connection, tmp_path: Path
-) -> None:
-    start_worker(database_url, *POLLS)
-    name = make_url(database_url).database
-    with database.begin() as connection:
-        connection.execute(UNANNOUNCED, {"queue": "default", "args": '{"n": 0}'})
-    wait_until(partial(is_marked, database, 0))
-    database.dispose()
-    beside.exec_driver_sql(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
-    cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
-    beside.exec_driver_sql(cut, (name,))
-    began = time.monotonic()
-    wait_until(lambda: time.monotonic() > began + 6)
-    beside.exec_driver_sql(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
-    with database.begin() as connection:
-        connection.execute(UNANNOUNCED, {"queue": "default", "args": '{"n": 1}'})
-    wait_until(partial(is_marked, database, 1))
-    log = (tmp_path / "worker-0.log").read_text()
-    assert log.count("looking for jobs failed") == log.count("looking for jobs works again") == 1
-
-
 def test_jobs_of_other_queues_cost_nothing(
     database: Engine, database_url: str, start_worker: StartWorker, beside: Connection
 ) -> None:
@@ -237,27 +194,3 @@ def test_jobs_of_other_queues_cost_nothing(
     database.dispose()
     wait_until(lambda: transactions(beside, database_url) >= before + messages)
     assert transactions(beside, database_url) - before < 2.5 * messages, "who listens has one for each, too"
-
-
-def test_all_children_take_part_in_a_burst_that_comes_while_the_one_that_is_told_claims(
-    database: Engine, database_url: str, start_worker: StartWorker
-) -> None:
-    """It has told of its last full claim, and has not rested since. By turns, the burst is told to either child."""
-    options = (*CALM, "--processes", "2", "--concurrency", "1")
-    start_worker(database_url, *options, application="tests.supervisor.slow_shop:jobs")
-    wait_until(lambda: len(worker_pids(database)) == 2, timeout=60)
-    time.sleep(3)
-    with Session(database) as session:
-        for turns in range(2):
-            shop.mark.enqueue(session, n=0, seconds=1.5)
-            session.commit()
-            wait_until(lambda: states(database)["succeeded"] % 3 == 1)
-            time.sleep(0.6)  # by now, the process that has run it shows that it has a free slot
-            for _ in range(turns):  # this takes one turn
-                session.execute(select(func.pg_notify(jobs.models.channel, LIMITS)))
-                session.commit()
-            shop.mark.enqueue_many(session, [{"n": n, "seconds": 4} for n in range(2)])
-            session.commit()
-            wait_until(lambda: states(database)["running"] == 2, timeout=7)
-            wait_until(lambda: not states(database)["running"])
-            time.sleep(2)

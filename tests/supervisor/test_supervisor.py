@@ -20,7 +20,6 @@ from sqlalchemy import Engine, Integer, create_engine, func, make_url, select, t
 from sqlalchemy.orm import Session
 
 from sqla_jobs.cli.main import main
-from sqla_jobs.queries import Queries
 from tests import shop
 from tests.conftest import ROOT, StartWorker
 from tests.counting import attempts_and_runs, children_of, effects, enqueue_both, runs, states, worker_pids
@@ -193,23 +192,6 @@ def test_sighup_replaces_the_children_one_by_one(
     assert effects(database, "plain") == dict.fromkeys(range(40), 1)
     assert attempts_and_runs(database) == (80, 80)
     wait_until(lambda: "all processes are replaced" in log_of(tmp_path), timeout=40)
-
-
-def test_a_signal_to_the_whole_group_lets_a_replaced_child_end_gracefully(
-    database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
-) -> None:
-    with Session(database) as session:
-        # longer than a busy machine takes to start the new child
-        shop.mark.enqueue_many(session, ({"n": n, "seconds": 10.0} for n in range(2)))
-        session.commit()
-    parent = start_worker(database_url, "--lease", "3600", "--concurrency", "2")
-    wait_until(lambda: len(effects(database, "plain")) == 2)
-    parent.send_signal(signal.SIGHUP)
-    wait_until(lambda: "stopping: 2 running" in log_of(tmp_path))
-    os.killpg(parent.pid, signal.SIGTERM)
-    assert parent.wait(20) == 0
-    assert states(database) == {"succeeded": 2}
-    assert attempts_and_runs(database) == (2, 2)
 
 
 def test_new_code_that_does_not_start_leaves_the_old_at_work(
@@ -493,54 +475,6 @@ def test_a_job_of_a_dead_child_whose_end_is_refused_holds_up_neither_its_sibling
         wait_until(lambda: states(database) == {"running": 1, "succeeded": 10})
         assert siblings <= process_ids(database), "none of them was taken for dead"
         wait_until(lambda: process_ids(database, jobs.Process.set_aside.has_key(f"job {bad.id}")))
-
-
-def test_ends_that_the_server_refuses_slowly_cost_the_siblings_no_heartbeat(
-    database: Engine, database_url: str, start_worker: StartWorker
-) -> None:
-    """Each look at one of them takes a tenth of a second, and all of them together several leases."""
-    patient = ("--heartbeat", "0.5", "--lease", "4")
-    parent = start_worker(database_url, *patient, "--processes", "2")
-    start_worker(database_url, *patient)
-    wait_until(lambda: len(worker_pids(database)) == 3)
-    with Session(database) as session:
-        refuse(session, "OLD.state = 'running' AND pg_sleep(0.1) IS NOT NULL")
-        shop.mark.enqueue_many(session, ({"n": n, "seconds": 60} for n in range(30)))
-        of_parent = select(jobs.Process.id, jobs.Process.pid).where(jobs.Process.pid.in_(children_of(parent)))
-        victim, pid = session.execute(of_parent.limit(1)).one()
-        assert len(Queries(jobs.models).claim(session.connection(), victim, {"default": 30}, list(jobs.tasks))) == 30
-        others = process_ids(database) - {victim}
-        session.commit()
-    os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: victim not in process_ids(database), timeout=60)
-    assert others <= process_ids(database)
-
-
-def test_a_parent_and_its_child_that_were_stopped_together_go_on_and_begin_nothing_twice(
-    database: Engine, database_url: str, start_worker: StartWorker
-) -> None:
-    """As a paused container is: nobody of them could beat, so the jobs are others' when they wake up."""
-    first = start_worker(database_url, "--hung-after", "1")
-    wait_until(lambda: len(worker_pids(database)) == 1)
-    before = process_ids(database)
-    with Session(database) as session:
-        shop.mark.options(max_attempts=1).enqueue_many(session, ({"n": n, "seconds": 0.01} for n in range(3000)))
-        session.commit()
-    wait_until(lambda: states(database)["succeeded"] > 200)  # of nearly four seconds' work
-    os.killpg(first.pid, signal.SIGSTOP)
-    (child,) = children_of(first)
-    start_worker(database_url)
-    wait_until(lambda: not before & process_ids(database), message="the others see that it is silent")
-    wait_until(lambda: states(database)["running"] + states(database)["queued"] == 0)
-    os.killpg(first.pid, signal.SIGCONT)
-    wait_until(lambda: len(process_ids(database)) == 2, message="it goes on under a new id")
-    with Session(database) as session:
-        shop.mark.options(max_attempts=1).enqueue_many(session, ({"n": n} for n in range(3000, 3100)))
-        session.commit()
-    wait_until(lambda: states(database)["succeeded"] + states(database)["failed"] == 3100)
-    assert set(effects(database, "plain").values()) == {1}, "none of them began twice"
-    assert len(effects(database, "plain")) >= 3100 - runs(database, "lost"), "all began but what it held"
-    assert children_of(first) == {child}, "it did not hang: its parent did not run either"
 
 
 def hang_in_the_midst(session: Session) -> None:
