@@ -1,8 +1,8 @@
 # make demo      a tour in the terminal: needs only Python 3.11 or newer
 # make test      the fast tests, and each promise of README.md shown with real processes: five minutes on two cores
-# make test-slow the other tests: nine minutes. All start a PostgreSQL of their own unless DATABASE_URL is set
+# make test-slow the other tests: a quarter of an hour. All start a PostgreSQL of their own unless DATABASE_URL is set
 # make check     lint, types and `make test`
-# make fastest   a comparison of what jobs cost with the commit in .ci/fastest: two minutes on a quiet machine
+# make fastest   a comparison of what jobs cost with the commit in .ci/fastest: four minutes on a quiet machine
 # make servers   `make test` on other versions of PostgreSQL: the oldest supported one, and those of Debian's packages
 # make mutants   mutation testing of rules/ and queries/: an hour or two; MUTANTS="Claim FinishAny" for some statements alone
 # make docs      the documentation, as HTML in build/docs
