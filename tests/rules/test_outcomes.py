@@ -68,7 +68,7 @@ class TestDecide:
             (Retry(5), {"attempt": 24}, "retried"),
             (Retry(5), {"attempt": 25}, "failed"),
             (Retry(5), {"policy": Retrying(stop=tenacity.stop_after_attempt(1))}, "failed"),
-            (Retry(5), {"policy": Retrying(stop=tenacity.stop_before_delay(4))}, "failed"),
+            (Retry(5), {"policy": Retrying(stop=lambda state: state.upcoming_sleep > 4)}, "failed"),
             (Retry(5), {"policy": Retrying(retry=tenacity.retry_if_exception_type(OSError))}, "retried"),
         ],
         ids=as_id,
