@@ -84,7 +84,7 @@ _MEASURES: dict[str, tuple[Callable[[Pair, int], Measured], int]] = {
     "transactional": (_drain, 20),
     "limited": (_drain, 20),
     "coroutine": (_drain, 4),
-    "enqueue": (_enqueue, 20),
+    "enqueue": (_enqueue, 10),
     "pick-up": (_pick_up, 2000),
 }
 """For each kind, the function that measures it, and the divisor of the number of jobs."""
