@@ -9,6 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import Session
 
 from sqla_jobs import JobMixin
+from sqla_jobs.execution.attempt import Attempt
+from sqla_jobs.worker import Worker
 from tests.coroutine_shop import Effect, jobs
 
 
@@ -30,3 +32,10 @@ def effects(session: Session) -> list[int]:
 
 def asynchronous(engine: Engine, driver: str = "psycopg", **options: Any) -> AsyncEngine:
     return create_async_engine(engine.url.set(drivername=f"postgresql+{driver}"), **options)
+
+
+def running(worker: Worker) -> list[Attempt]:
+    """Return the attempts that run in a worker that has started."""
+    parts = worker._parts  # pyright: ignore[reportPrivateUsage]
+    assert parts is not None
+    return parts.runners.running

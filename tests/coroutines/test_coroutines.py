@@ -21,7 +21,7 @@ from sqla_jobs import ConfigurationError
 from tests import coroutine_shop as shop
 from tests.conftest import ROOT
 from tests.coroutine_shop import Order, jobs, seen
-from tests.coroutines.rows import asynchronous, effects, job, outcomes
+from tests.coroutines.rows import asynchronous, effects, job, outcomes, running
 from tests.helpers import wait_until
 
 
@@ -124,7 +124,7 @@ def test_the_number_of_a_queue_counts_both_kinds(session: Session) -> None:
     most = 0
     with jobs.worker({"default": 3}) as worker:
         while worker.runs < 8:
-            most = max(most, len(worker._runners.running))  # pyright: ignore[reportPrivateUsage]
+            most = max(most, len(running(worker)))
             time.sleep(0.01)
     assert most == 3
 
@@ -291,7 +291,7 @@ def test_an_attempt_that_lost_its_lease_commits_nothing(session: Session, databa
         wait_until(lambda: job(session, one.id).state == "running")
         session.execute(text("UPDATE sqla_jobs SET current_run_id = nextval('sqla_runs_id_seq')"))
         session.commit()
-        wait_until(lambda: not worker._runners.running)  # pyright: ignore[reportPrivateUsage]
+        wait_until(lambda: not running(worker))
     assert effects(session) == []
 
 

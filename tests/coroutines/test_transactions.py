@@ -21,7 +21,7 @@ from sqla_jobs.queries import Queries
 from sqla_jobs.testing.databases import new_database
 from tests import coroutine_shop as shop
 from tests.coroutine_shop import Effect, jobs, seen
-from tests.coroutines.rows import asynchronous, effects, outcomes
+from tests.coroutines.rows import asynchronous, effects, outcomes, running
 from tests.helpers import wait_until
 
 REFUSED = ["InvalidRequestError"] * 4
@@ -35,7 +35,7 @@ def test_what_an_attempt_without_a_lease_wrote_is_not_committed_by_the_next_user
     one = shop.write.enqueue(session, n=1, seconds=0.6)
     session.commit()
     with jobs.worker() as worker:
-        wait_until(lambda: worker._runners.running)  # pyright: ignore[reportPrivateUsage]
+        wait_until(lambda: running(worker))
         session.execute(
             text("UPDATE sqla_jobs SET current_run_id = nextval('sqla_runs_id_seq') WHERE args->>'n' = '1'")
         )
@@ -110,7 +110,7 @@ def test_a_commit_in_two_databases_that_fails_leaves_nothing_in_a_connection(
         own, other = (asynchronous(one, driver, pool_size=1, max_overflow=0) for one in (database, elsewhere))
         jobs.bind(database, async_bind=async_sessionmaker(own, binds={ELSEWHERE: other}, sync_session_class=InTwo))
         async with jobs.worker({"default": 1}) as worker:
-            await asyncio.to_thread(wait_until, lambda: are_over() and not worker._runners.running)  # pyright: ignore[reportPrivateUsage]
+            await asyncio.to_thread(wait_until, lambda: are_over() and not running(worker))
         await own.dispose()
         await other.dispose()
 

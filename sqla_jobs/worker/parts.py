@@ -1,0 +1,294 @@
+"""The parts of a worker at work, from its connections to its threads."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+
+from sqla_jobs.calls.run_lines import log_end
+from sqla_jobs.database.binding import Binding
+from sqla_jobs.database.engines import IdleConnections, close_engine, own_engine
+from sqla_jobs.database.preparing import PLANNED_ONCE
+from sqla_jobs.database.refusals import reason
+from sqla_jobs.execution.attempt import Attempt
+from sqla_jobs.execution.executor import Executor
+from sqla_jobs.execution.steps import StepsFactory
+from sqla_jobs.models.mapping import Models
+from sqla_jobs.models.version import check_version, schema_of
+from sqla_jobs.queries import Lease, Queries, RunEnd
+from sqla_jobs.queries.erasing import check_may_erase
+from sqla_jobs.rules.outcomes import Failure, Outcome
+from sqla_jobs.rules.retention import rules
+from sqla_jobs.runtime.set_aside import EVENT_LOOP, SetAside
+from sqla_jobs.runtime.settings import Settings
+from sqla_jobs.tasks.declaration import Declaration
+from sqla_jobs.worker.attempts import Attempts, Shared
+from sqla_jobs.worker.backfill import Backfill
+from sqla_jobs.worker.backlog import Backlog
+from sqla_jobs.worker.bookkeeping import Bookkeeping
+from sqla_jobs.worker.claimer import Claimer
+from sqla_jobs.worker.claiming import Claiming
+from sqla_jobs.worker.contexts import Contexts
+from sqla_jobs.worker.coroutines import Coroutines
+from sqla_jobs.worker.events import EventDelivery
+from sqla_jobs.worker.finisher import Finisher
+from sqla_jobs.worker.host import Host
+from sqla_jobs.worker.limited import LimitedSource
+from sqla_jobs.worker.liveness import Liveness
+from sqla_jobs.worker.misfits import Misfits
+from sqla_jobs.worker.pruner import Pruner
+from sqla_jobs.worker.resolver import JobResolver
+from sqla_jobs.worker.runners import Callbacks, Runners
+from sqla_jobs.worker.sessions import STEPS_AT_ONCE, TaskTransactions, sessions_at_once, step_connections
+
+if TYPE_CHECKING:
+    from sqla_jobs.jobs import Jobs
+
+log: logging.Logger = logging.getLogger("sqla_jobs.worker")
+
+_FLUSH = 10.0
+"""Seconds allowed for storing the remaining ends of runs when a worker stops."""
+
+
+@dataclass(frozen=True)
+class Engines:
+    """A worker's own connections, beside those of its jobs."""
+
+    main: Engine
+    claims: Engine
+    steps: Engine | None
+    """The connections of steps are separate: while the table of steps is locked, heartbeats have to go on."""
+
+    @classmethod
+    def opened(cls, app: Engine, *, patience: float, connections: int, has_steps: bool) -> Self:
+        with ExitStack() as made:
+
+            def opened(most: int, **options: Any) -> Engine:
+                engine = own_engine(app, patience=patience, most=most, **options)
+                made.callback(engine.dispose)
+                return engine
+
+            engines = cls(
+                opened(connections), opened(2, planning=PLANNED_ONCE), opened(STEPS_AT_ONCE) if has_steps else None
+            )
+            made.pop_all()
+        return engines
+
+    def queries(self, models: Models[Any], *, erases: bool, lock_timeout: float) -> Queries:
+        """Return the worker's statements, once the tables and the number of free connections are checked."""
+        table = models.tables["jobs"]
+        # the worker needs three connections: one for listening, one for claims, one for everything else
+        with self.main.connect() as connection, self.main.connect(), self.claims.connect():
+            check_version(connection, table)
+            if erases:
+                check_may_erase(connection, models)
+            # a task's own connection may have another search path, so the tables are named with their schema
+            return Queries(models, schema_of(connection, table), lock_timeout=lock_timeout)
+
+    def close(self) -> None:
+        for engine in (self.main, self.claims, self.steps):
+            if engine is not None:
+                close_engine(engine)
+
+
+class Parts:
+    """The parts of one worker. They are built first, then started together, and stopped in order."""
+
+    def __init__(
+        self,
+        jobs: Jobs[Any],
+        binding: Binding,
+        settings: Settings,
+        host: Host,
+        declarations: dict[str, Declaration],
+        engines: Engines,
+        queries: Queries,
+        *,
+        isolation: str,
+        inside: asyncio.AbstractEventLoop | None,
+    ) -> None:
+        """Build the parts. `inside` is the application's event loop, if the worker runs in it."""
+        tasks = list(declarations)
+        self._host = host
+        self.engines: Engines = engines
+        self._models = jobs.models
+        self._settings = settings
+        self._declarations = declarations
+        self._binding = binding
+        self.attempts: Attempts = Attempts(settings.heartbeat, jobs.counters)
+        self._backlogs = [Backlog(name, number) for name, number in settings.queues.items()]
+        set_aside = SetAside()
+        self._shared = shared = Shared(
+            engines.main, engines.claims, jobs.models, queries, settings, self.attempts, set_aside
+        )
+        self._contexts = Contexts(jobs.hooks.worker_contexts, binding.context)
+        self._coroutines = Coroutines(declarations, binding, isolation, inside, need_loop=self._contexts.need_loop)
+        if (loop := self._coroutines.events) is not None:
+            set_aside.notes[EVENT_LOOP] = lambda: loop.held_up_by
+        takes = {name: one.takes for name, one in declarations.items()}
+        misfits = Misfits(jobs.models, takes, set_aside)
+        self._liveness = Liveness(
+            shared,
+            host,
+            misfits,
+            tasks={name: one.shown() for name, one in takes.items()},
+            lost=self._on_lost,
+            unknown_leases=self._on_unknown_leases,
+        )
+        self._finisher = Finisher(engines.main, queries, set_aside)
+        self._lookout = host.lookout(shared, tasks)
+        self._backfill = Backfill(queries, declarations, list(settings.queues), set_aside)
+        self.resolver: JobResolver = JobResolver(engines.main, queries, patience=settings.patience, poll=settings.poll)
+        claiming = Claiming(shared, self._backlogs, self._liveness, self._finisher, self._lookout, self.resolver)
+        self.limited: LimitedSource = LimitedSource(claiming, self._backfill, tasks)
+        plain = [name for name in tasks if not declarations[name].gates]
+        self.claimer: Claimer = Claimer(claiming, plain, all_tasks=tasks, limited=self.limited)
+        self._events = EventDelivery(engines.main, queries, jobs.hooks, binding.context, tasks)
+        self._books = Bookkeeping(self.attempts, jobs.counters, self._events, self.claimer, self.limited, self.resolver)
+        self._step_threads = ThreadPoolExecutor(STEPS_AT_ONCE, "sqla_jobs-steps")
+        self._executor = Executor(
+            jobs.tasks,
+            TaskTransactions(binding, self._coroutines, queries, settings, isolation).of,
+            context=binding.context,
+            slot=host.slot,
+            timeout=settings.timeout,
+            middleware=jobs.hooks.middleware,
+            tracing=jobs.hooks.tracing,
+            resources=self._contexts.resources,
+            upstream=queries.upstream(engines.main.begin),
+            started=self._books.started,
+            unfit=misfits.meet,
+            progressed=self._liveness.wake,
+            steps=StepsFactory(queries, step_connections(engines.steps or engines.main, self._step_threads)),
+        )
+        for name in tasks:
+            self._executor.prepare(name)
+        self.runners: Runners = Runners(
+            self._backlogs,
+            self._coroutines.tasks,
+            self._coroutines.events,
+            slow_after=settings.slow_after,
+            kill_after=settings.kill_after,
+        )
+        self._pruner: Pruner | None = None
+        if settings.retention is not None:  # otherwise another process of the same worker prunes
+            declared = [(jobs.tasks.names(task), task.declaration.retention) for task in {*jobs.tasks.values()}]
+            self._pruner = Pruner(engines.main, jobs.models, settings.retention, [*rules(settings.retention, declared)])
+
+    def sign_on(self) -> None:
+        """Enter the worker contexts, store the declared limits, and register the process."""
+        with ExitStack() as made:
+            self._coroutines.start()
+            made.callback(self._coroutines.close)
+            self._contexts.enter(self._coroutines.awaited)
+            made.callback(self._contexts.leave, self._coroutines.awaited_last)
+            self._backfill.declare(self.engines.main, self._models)
+            connections = sessions_at_once(
+                self._declarations.values(), self._settings, self._binding.engine, self._coroutines
+            )
+            if (steps := self.engines.steps) is not None:
+                connections += STEPS_AT_ONCE
+                self._host.may_close(IdleConnections(steps).close)
+            self._host.meet(self._shared, connections)
+            self._liveness.start(connections)
+            made.pop_all()
+
+    def start(self, loop_gone: Callable[[], None]) -> None:
+        """Start the threads. `loop_gone` is called when the application's event loop is closed."""
+        self._finisher.start(self._books.settled)
+        self._events.start()
+        self.runners.start(
+            Callbacks(
+                execute=self._executor.execute,
+                ended=self._finisher.put,
+                committed=self._books.committed,
+                loop_gone=loop_gone,
+            )
+        )
+        self._host.may_close(self._coroutines.close_idle)
+        self.claimer.start()
+        self.resolver.start(self.claimer.heard)
+        self._lookout.start(self.claimer)
+        if self._pruner is not None:
+            self._pruner.start()
+        log.info("worker %s serves %s", self._liveness.process_id, self._settings.queues)
+
+    def stop(self, grace: float) -> None:
+        """Stop as `Worker.stop` describes. Let running jobs end within `grace` seconds."""
+        self.claimer.stop()
+        self._give_back()
+        for backlog in self._backlogs:
+            backlog.close()
+        self.attempts.withdraw()
+        if running := len(self.runners.running):
+            log.info("stopping: %d running, for at most %g s; a second signal ends at once", running, grace)
+        self.runners.wait(grace)
+        self._lookout.stop()
+        if self._pruner is not None:
+            self._pruner.stop()
+        self._end_the_rest(grace)
+        if not self._finisher.close(_FLUSH):
+            log.error("some outcomes could not be stored; their jobs are taken back when the lease ends")
+        self.resolver.stop(_FLUSH)
+        self._events.stop()
+        try:
+            self.limited.leave()
+        except DBAPIError as error:
+            log.warning("other workers were not notified of free places, and find them by polling: %s", reason(error))
+        try:
+            self._liveness.stop()
+        except DBAPIError as error:
+            log.warning("could not sign off, the lease will run out by itself: %s", reason(error))
+        self._contexts.leave(self._coroutines.awaited_last)
+        self._coroutines.close()
+        self.engines.close()
+        self._step_threads.shutdown(wait=False)
+
+    def _end_the_rest(self, grace: float) -> None:
+        """Give back the jobs that have not started, and record the others that are still running as lost."""
+        stranded, late = self.runners.stranded, self.runners.running
+        self._end([attempt for attempt in stranded if attempt.started_at is None], Outcome.released())
+        why = "its event loop was closed" if stranded else f"this did not end within {grace:g} s"
+        lost = Outcome.lost(Failure("Lost", f"the worker stopped, and {why}"))
+        for end in (attempt.ended(lost) for attempt in late):
+            log_end(end.lease, end.outcome, end.finished - end.started)
+        self._end(late, lost)
+        self._give_back()  # once more, in case the reply to a claim came late
+
+    def _end(self, attempts: list[Attempt], outcome: Outcome) -> None:
+        for attempt in attempts:
+            self._finisher.put(attempt.ended(outcome))
+
+    def _give_back(self) -> None:
+        """Give back the jobs that no slot has taken, even those claimed under an earlier process id."""
+        for backlog in self._backlogs:
+            self._end(backlog.give_back(), Outcome.released())
+
+    def _on_lost(self) -> None:
+        """After the leases are lost, give back waiting jobs, and interrupt jobs behind limits that have begun.
+
+        Other workers may start the interrupted jobs. If these also continued here, the limits would be exceeded.
+        """
+        self._give_back()
+        self.attempts.withdraw()
+        for attempt in self.attempts.older_than(0.0):
+            if self.limited.limits(attempt.job) and attempt.job.process_id != self._liveness.process_id:
+                if attempt.is_running:
+                    log.warning(
+                        "job %s %s is interrupted: its lease is gone, and another worker may start it",
+                        attempt.job.job_id,
+                        attempt.job.task,
+                    )
+                attempt.lose()
+
+    def _on_unknown_leases(self, leases: list[Lease]) -> None:
+        for lease in leases:
+            self._finisher.put(RunEnd(lease, Outcome.released()))
