@@ -31,13 +31,6 @@ class Attempts:
     def __init__(self, heartbeat: float, counters: Counters) -> None:
         self._heartbeat = heartbeat
         self._counters = counters
-        self.claiming: threading.Lock = threading.Lock()
-        """Held from the moment a claim is sent until its jobs are in the table."""
-        self.claiming_limited: threading.Lock = threading.Lock()
-        """The counterpart of `claiming` for claims behind limits.
-
-        Such claims can thus wait for the limits lock without delaying other claims.
-        """
         self.unknown_until: float = 0.0
         """Until this time, by `time.monotonic()`, the server may hold leases that are not in the table."""
         self.added_at: float = time.monotonic()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from sqla_jobs.database.subscribers import BLOCKED, LIMITS
-from sqla_jobs.queries import Among
+from sqla_jobs.queries import Among, Lease
 from sqla_jobs.worker.claiming import Claiming, ClaimLoop
 from sqla_jobs.worker.lane import Lane
 from sqla_jobs.worker.limited import LimitedSource
@@ -116,15 +118,23 @@ class Claimer:
         self._limited_loop.look_everywhere(self._limited.look_anew)
         return len(self._attempts) > 0 or not self._limited.rests
 
+    def unknown_leases(self, process_id: uuid.UUID) -> list[Lease]:
+        """Return the leases of claims whose replies never arrived. Return none while a claim is in progress."""
+        with ExitStack() as held:
+            for loop in (self._plain_loop, self._limited_loop):
+                if not loop.stepping.acquire(blocking=False):
+                    return []
+                held.callback(loop.stepping.release)
+            known, age = self._attempts.run_ids(), self._shared.settings.heartbeat
+            with self._shared.engine.begin() as connection:
+                return self._shared.queries.unknown_leases(connection, process_id, known, age=age)
+
     def is_due(self) -> bool:
         """Return whether a job in these queues is due, or this worker holds a job that has not ended."""
         shared, attempts = self._shared, self._attempts
         others = Among(set_aside=shared.set_aside.reasons)
-        with (
-            attempts.claiming,
-            attempts.claiming_limited,
-            shared.claims.begin() as connection,
-        ):  # otherwise jobs locked by a claim in progress would be missed
+        # otherwise jobs locked by a claim in progress would be missed
+        with self._plain_loop.stepping, self._limited_loop.stepping, shared.claims.begin() as connection:
             if attempts:  # checked first: the query finds a job that ends in between and is due again
                 return True
             return shared.queries.is_due(connection, list(shared.settings.queues), self._all_tasks, others)

@@ -46,8 +46,6 @@ class Source(Protocol[OneLane]):
     suffix: str
     """What messages about jobs of this source add to the name of their queue."""
     lanes: Sequence[OneLane]
-    claiming: threading.Lock
-    """Held from the moment a claim is sent until its jobs are in the worker's table."""
 
     def prepare(self) -> None:
         """Do what comes before a look: more jobs may be ready to start afterwards."""
@@ -86,14 +84,15 @@ class ClaimLoop(Generic[OneLane]):
         self._finisher = claiming.finisher
         self._lookout = claiming.lookout
         self._source = source
-        self._stepping = threading.RLock()
+        self.stepping: threading.RLock = threading.RLock()
+        """Held during each step: while another holds it, no claim is in progress."""
         self.loop: Loop = Loop(what, self.step, name=name)
         for lane in source.lanes:
             lane.wake = self.loop.news.tell
 
     def step(self) -> float:
         """Look at the source once, unless all of its lanes rest or are full. Return when to look again."""
-        with self._stepping:
+        with self.stepping:
             try:
                 return self._look()
             except Exception:
@@ -102,7 +101,7 @@ class ClaimLoop(Generic[OneLane]):
 
     def look_everywhere(self, prepare: Callable[[], None]) -> None:
         """Call `prepare`, and take steps in the calling thread until each lane rests or is full."""
-        with self._stepping:
+        with self.stepping:
             prepare()
             while self.step() <= time.monotonic() and not self.loop.stopping.is_set():
                 pass
@@ -127,10 +126,9 @@ class ClaimLoop(Generic[OneLane]):
 
     def _claim(self, rooms: Mapping[OneLane, int]) -> None:
         asked_at = time.monotonic()
-        with self._source.claiming:
-            with self._attempts.expecting_unknown():
-                jobs, withheld = self._source.claim(rooms)
-            fresh = self._attempts.add(jobs, asked_at=asked_at)
+        with self._attempts.expecting_unknown():
+            jobs, withheld = self._source.claim(rooms)
+        fresh = self._attempts.add(jobs, asked_at=asked_at)
         of_queue: dict[str, list[Attempt]] = {lane.backlog.name: [] for lane in rooms}
         for attempt in fresh:
             if withheld and attempt.job.run_id in withheld:

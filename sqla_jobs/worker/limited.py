@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -44,7 +43,6 @@ class LimitedSource:
         self._freed = FreedPlaces(claiming)
         self._hints = Counter[Gates]()
         self._poll_at = 0.0
-        self.claiming: threading.Lock = shared.attempts.claiming_limited
         self.lanes: Sequence[GroupWalk] = [
             GroupWalk(claiming, backfill, tuple(tasks), backlog) for backlog in claiming.backlogs
         ]

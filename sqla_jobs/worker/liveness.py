@@ -6,7 +6,6 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from typing import Any
 
 from sqlalchemy import Connection
@@ -36,8 +35,8 @@ class Liveness:
     """Registers the process, makes its host send heartbeats, and watches the jobs, in a thread of its own.
 
     `tasks` is stored in the process's row. `lost` is called after the process was considered dead: the process
-    continues under a new id, and has lost all its old leases. `unknown_leases` is called with leases that the server
-    lists for this process, although the process does not know them.
+    continues under a new id, and has lost all its old leases. `give_back_unknown` gives back the jobs of claims whose
+    replies never arrived.
     """
 
     def __init__(
@@ -48,7 +47,7 @@ class Liveness:
         *,
         tasks: Mapping[str, Any],
         lost: Callable[[], None],
-        unknown_leases: Callable[[list[Lease]], None],
+        give_back_unknown: Callable[[uuid.UUID], None],
     ) -> None:
         self._engine = shared.engine
         self._shared = shared
@@ -60,7 +59,7 @@ class Liveness:
         self._misfits = misfits
         self._tasks = tasks
         self._on_lost = lost
-        self._on_unknown_leases = unknown_leases
+        self._give_back_unknown = give_back_unknown
         longest = shared.settings.longest_wait
         self._loop = Loop("the heartbeat", self.step, name="sqla_jobs-liveness", longest=longest, apart=_PROGRESS)
         self._process_id: uuid.UUID | None = None
@@ -148,7 +147,7 @@ class Liveness:
             self._on_lost()
         now = time.monotonic()
         if self._unknown_at <= now < self._attempts.unknown_until:
-            self._give_back_unknown()
+            self._give_back_unknown(self.process_id)
             rested_at = next_look(now, time.monotonic(), longest=self._settings.lease)
             self._unknown_at = max(now + self._settings.heartbeat, rested_at)
         self._busy_at = now if self._attempts else max(self._busy_at, self._attempts.added_at)
@@ -163,19 +162,6 @@ class Liveness:
             self._host.rest()
         else:  # an idle process would open a connection just for this
             self._vitals.show(self.process_id, self._attempts.ended_at)
-
-    def _give_back_unknown(self) -> None:
-        """Give back the jobs of claims whose replies never arrived. Do nothing while a claim is in progress."""
-        with ExitStack() as held:
-            for claiming in (self._attempts.claiming, self._attempts.claiming_limited):
-                if not claiming.acquire(blocking=False):
-                    return
-                held.callback(claiming.release)
-            with self._engine.begin() as connection:
-                known, age = self._attempts.run_ids(), self._settings.heartbeat
-                leases = self._queries.unknown_leases(connection, self.process_id, known, age=age)
-        if leases:
-            self._on_unknown_leases(leases)
 
     def _look(self, connection: Connection, attempts: list[Attempt]) -> None:
         requests = self._queries.cancel_requests(connection, self.process_id, [one.job.job_id for one in attempts])

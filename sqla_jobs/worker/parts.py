@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -23,7 +24,7 @@ from sqla_jobs.execution.executor import Executor
 from sqla_jobs.execution.steps import StepsFactory
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.version import check_version, schema_of
-from sqla_jobs.queries import Lease, Queries, RunEnd
+from sqla_jobs.queries import Queries, RunEnd
 from sqla_jobs.queries.erasing import check_may_erase
 from sqla_jobs.rules.outcomes import Failure, Outcome
 from sqla_jobs.rules.retention import rules
@@ -141,7 +142,7 @@ class Parts:
             misfits,
             tasks={name: one.shown() for name, one in takes.items()},
             lost=self._on_lost,
-            unknown_leases=self._on_unknown_leases,
+            give_back_unknown=self._give_back_unknown,
         )
         self._finisher = Finisher(engines.main, queries, set_aside)
         self._lookout = host.lookout(shared, tasks)
@@ -289,6 +290,6 @@ class Parts:
                     )
                 attempt.lose()
 
-    def _on_unknown_leases(self, leases: list[Lease]) -> None:
-        for lease in leases:
+    def _give_back_unknown(self, process_id: uuid.UUID) -> None:
+        for lease in self.claimer.unknown_leases(process_id):
             self._finisher.put(RunEnd(lease, Outcome.released()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Mapping, Sequence
 
@@ -32,7 +31,6 @@ class PlainSource:
         self._tasks = tuple(tasks)
         self._limited = limited
         self._floors = ScanFloors(shared.settings.queues)
-        self.claiming: threading.Lock = shared.attempts.claiming
         self.lanes: Sequence[Lane] = [Lane(backlog) for backlog in claiming.backlogs]
         for lane in self.lanes:
             lane.backlog.plain = lane
@@ -52,12 +50,11 @@ class PlainSource:
 
     def _promote(self, now: float) -> None:
         had_limits = self._lookout.has_limits
-        with self.claiming:
-            is_news = self._lookout.promote(now)
-            if is_news or (self._lookout.has_limits and not had_limits):
-                self._limited.tell()  # before `drain` can find that no job is due any more
-            else:
-                self._limited.poll()
+        is_news = self._lookout.promote(now)
+        if is_news or (self._lookout.has_limits and not had_limits):
+            self._limited.tell()  # before `drain` can find that no job is due any more
+        else:
+            self._limited.poll()
         if self._lookout.has_blocked:
             self._resolver.expect()
         if is_news:
