@@ -20,10 +20,9 @@ RUN := $(VENV)/bin/python -m
 FEWER_TYPES := --allow-untyped-calls --allow-untyped-decorators --no-warn-unused-ignores
 OLDEST := VENV=.venv-oldest CONSTRAINTS=.ci/oldest.txt
 # the tests of what calls the dependencies
-CORE := cli clock coroutines database execution flask migrations models opentelemetry prometheus pyramid queries rules tasks \
-    worker test_cron.py
+CORE := database execution flask migrations models opentelemetry prometheus pyramid queries worker test_cron.py
 # the tests of what depends on the version of Python: annotations, threads, coroutines
-AWARE := coroutines execution tasks worker
+AWARE := coroutines execution worker
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
