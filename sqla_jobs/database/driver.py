@@ -9,7 +9,7 @@ import asyncio
 import logging
 import select
 import time
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -241,8 +241,13 @@ def beginning(connection: Driver) -> str:
     return f"{' '.join(words)}; "
 
 
-Send = Callable[[str, dict[str, Any]], "psycopg.Cursor[Any]"]
-"""Sends a statement with its parameters. Its rows can be read after the block of `committed_together`."""
+def execute(connection: psycopg.Connection[Any], statement: str, values: Sequence[Any]) -> psycopg.Cursor[Any]:
+    """Execute a statement with numbered parameters, such as `$1`. psycopg sends its text as it is."""
+    return psycopg.RawCursor(connection).execute(cast("Any", statement), values)
+
+
+Send = Callable[[str, Sequence[Any]], "psycopg.Cursor[Any]"]
+"""Sends a statement with its numbered parameters. Its rows can be read after the block of `committed_together`."""
 
 
 @contextmanager
@@ -252,13 +257,10 @@ def committed_together(connection: psycopg.Connection[Any]) -> Generator[Send]:
     Each statement sees all changes committed before it began, whatever the database's default isolation level.
     """
 
-    def send(statement: str, values: dict[str, Any]) -> psycopg.Cursor[Any]:
-        return connection.execute(cast("Any", statement), values)
-
     try:
         with connection.pipeline():
             connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
-            yield send
+            yield partial(execute, connection)
             connection.execute("COMMIT")
     except BaseException:
         if not connection.closed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, LiteralString
@@ -13,7 +13,7 @@ import psycopg
 from sqlalchemy import URL, Connection, Engine, create_engine, event, func, select
 from sqlalchemy.pool import QueuePool
 
-from sqla_jobs.database.driver import driver
+from sqla_jobs.database.driver import driver, execute
 from sqla_jobs.database.preparing import PLANNED_ANEW, is_useless_after, prepared
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.rules.wording import did_you_mean
@@ -142,6 +142,19 @@ def own_engine(
         engine = _connecting_as(app, "READ COMMITTED", patience, planning, most, name)
         event.listen(engine, "begin", partial(_limit_idling, patience))
     return engine
+
+
+def fetched(connection: Connection, statement: str, values: Sequence[Any]) -> list[Any]:
+    """Return the rows of a statement with numbered parameters, sent below SQLAlchemy on one of our engines."""
+    if not connection.in_transaction():
+        connection.begin()  # as SQLAlchemy does at a connection's first statement
+    raw = driver(connection)
+    try:
+        return execute(raw, statement, values).fetchall()
+    except psycopg.Error as error:
+        if raw.closed or is_useless_after(error):
+            connection.invalidate(error)
+        raise
 
 
 class IdleConnections:

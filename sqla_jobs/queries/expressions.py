@@ -50,12 +50,19 @@ from sqla_jobs.models.types import ENDED
 from sqla_jobs.rules.checks import MAX_ID
 
 _DIALECT: Any = PGDialect_psycopg()  # type: ignore[no-untyped-call]
+_NUMBERING: Any = PGDialect_psycopg(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
 
 
 def rendered(statement: Any) -> Rendered:
     """Return a statement in psycopg's format, and the parameters that are the same in every call."""
     compiled = statement.compile(dialect=_DIALECT)
     return Rendered(str(compiled), dict(compiled.params))
+
+
+def numbered(statement: Any) -> tuple[str, list[str], dict[str, Any]]:
+    """Return a statement with numbered parameters, their names in order, and those that are the same in every call."""
+    compiled = statement.compile(dialect=_NUMBERING)
+    return str(compiled), list(compiled.positiontup), dict(compiled.params)
 
 
 def written(condition: Callable[[Any], ColumnElement[bool]], row: str, *columns: str) -> str:

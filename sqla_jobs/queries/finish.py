@@ -45,7 +45,7 @@ from sqla_jobs.queries.expressions import (
 from sqla_jobs.queries.follow_ups import DELIVERED_WITHIN, follow_ups, queued_by
 from sqla_jobs.queries.losses import gets_attempt_back, loss_backoff, state_after_loss
 from sqla_jobs.queries.restrictions import freed_by
-from sqla_jobs.queries.statement import Statement
+from sqla_jobs.queries.statement import RenderedStatement
 from sqla_jobs.queries.succeed import SucceedMany
 from sqla_jobs.rules.outcomes import RunOutcome
 
@@ -59,7 +59,7 @@ _ENDS, _GIVEN_BACK, _DELIVERED = (
 )
 
 
-class FinishAny(Statement, statements.FinishAny):
+class FinishAny(RenderedStatement, statements.FinishAny):
     def __init__(self, tables: Tables) -> None:
         super().__init__(tables)
         self._finish_erased = FinishErased(tables)
@@ -76,7 +76,7 @@ class FinishAny(Statement, statements.FinishAny):
         return _statement(self.tables, {})[0]
 
 
-class FinishErased(Statement, statements.FinishAny):
+class FinishErased(RenderedStatement, statements.FinishAny):
     """Store successful ends, and erase the arguments and earlier runs of their jobs."""
 
     def sql(self) -> Any:

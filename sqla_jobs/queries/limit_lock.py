@@ -108,14 +108,14 @@ class ClaimLocked:
 
     def _rows(self, connection: Connection, claim: RenderedStatement, values: dict[str, Any]) -> list[Any]:
         with committed_together(driver(connection)) as send:
-            send(*self._lock.filled({}))
-            answer = send(*claim.filled(values))
+            send(*self._lock.sent({}))
+            answer = send(*claim.sent(values))
         return answer.fetchall()
 
     def _flush_after(self, connection: Connection, claimed: Sequence[Claimed]) -> None:
         if claimed:
             with committed_together(driver(connection)) as send:
-                send(*self._flush.filled({}))
+                send(*self._flush.sent({}))
 
     def inside(
         self, session: Session, process_id: uuid.UUID, queue: str, tasks: Sequence[str], *, cursor: str

@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import Connection, Engine, func, insert, select, text, update
 
 from sqla_jobs.calls.values import Among
+from sqla_jobs.database.driver import driver, execute
 from sqla_jobs.database.preparing import PLANNED_ONCE
 from sqla_jobs.models.types import MOST_ATTEMPTS
 from sqla_jobs.queries import Queries
@@ -690,8 +691,8 @@ def test_an_ordered_key_is_not_sought_among_all_scheduled_jobs(connection: Conne
     limit(connection, "!k=", running=1, hold=True)
     queued(connection, "!k=1")
     connection.execute(text("ANALYZE sqla_jobs"))
-    sql, values = LIMITED.filled(LIMITED.values(register(connection), "default", 9, ["mark"]))
+    sql, values = LIMITED.sent(LIMITED.values(register(connection), "default", 9, ["mark"]))
     connection.execute(text(PLANNED_ONCE))
-    plan = "\n".join(row[0] for row in connection.exec_driver_sql(f"EXPLAIN {sql}", values))
+    plan = "\n".join(row[0] for row in execute(driver(connection), f"EXPLAIN {sql}", values))
     assert "sqla_jobs_order" in plan
     assert "sqla_jobs_scheduled" not in plan
