@@ -91,17 +91,21 @@ of_signals AS
 (DELETE FROM sqla_signals WHERE sqla_signals.job_id = ANY (array((SELECT done.id
 FROM done)))),
 follow_ups AS
-(INSERT INTO sqla_jobs (task, queue, priority, max_attempts, max_lost, args, state) SELECT (done.on_failure
-    ->> %(on_failure_1)s::TEXT) AS anon_4, coalesce((done.on_failure ->> %(on_failure_2)s::TEXT), 'default')
-    AS coalesce_3, coalesce(CAST(SUBSTRING((done.on_failure ->> %(on_failure_3)s::TEXT) FROM
-    '^(-?[0-9]|-?10)$') AS SMALLINT), 0) AS coalesce_4, coalesce(CAST(SUBSTRING((done.on_failure ->>
-    %(on_failure_4)s::TEXT) FROM '^[1-9][0-9]{0,8}$') AS INTEGER), 25) AS coalesce_5,
-    CAST(SUBSTRING((done.on_failure ->> %(on_failure_5)s::TEXT) FROM '^[1-9][0-9]{0,3}$') AS SMALLINT) AS
-    substring_1, jsonb_build_object(coalesce((done.on_failure ->> %(on_failure_6)s::TEXT), 'job_id'), done.id)
-    AS jsonb_build_object_1, 'queued'
+(INSERT INTO sqla_jobs (task, queue, priority, max_attempts, max_lost, args, state, gates) SELECT
+    (done.on_failure ->> %(on_failure_1)s::TEXT) AS anon_4, coalesce((done.on_failure ->>
+    %(on_failure_2)s::TEXT), 'default') AS coalesce_3, coalesce(CAST(SUBSTRING((done.on_failure ->>
+    %(on_failure_3)s::TEXT) FROM '^(-?[0-9]|-?10)$') AS SMALLINT), 0) AS coalesce_4,
+    coalesce(CAST(SUBSTRING((done.on_failure ->> %(on_failure_4)s::TEXT) FROM '^[1-9][0-9]{0,8}$') AS
+    INTEGER), 25) AS coalesce_5, CAST(SUBSTRING((done.on_failure ->> %(on_failure_5)s::TEXT) FROM
+    '^[1-9][0-9]{0,3}$') AS SMALLINT) AS substring_1, jsonb_build_object(coalesce((done.on_failure ->>
+    %(on_failure_6)s::TEXT), 'job_id'), done.id) AS jsonb_build_object_1, 'queued', nullif(array((SELECT gate
+FROM jsonb_array_elements_text(CASE WHEN (jsonb_typeof(done.on_failure[%(on_failure_7)s::TEXT]) = 'array')
+    THEN done.on_failure[%(on_failure_8)s::TEXT] END) AS gate
+WHERE gate IS NOT NULL
+ LIMIT %(param_25)s::INTEGER)), '{}'::text[]) AS nullif_1
 FROM done
-WHERE done.state = 'failed' AND (done.on_failure ->> %(on_failure_7)s::TEXT) IS NOT NULL RETURNING
-    sqla_jobs.queue),
+WHERE done.state = 'failed' AND (done.on_failure ->> %(on_failure_9)s::TEXT) IS NOT NULL RETURNING
+    sqla_jobs.queue, sqla_jobs.gates),
 message AS MATERIALIZED
 (SELECT concat(done.queue, CASE WHEN (done.gates IS NOT NULL) THEN '=limits' END) AS concat_1
 FROM done
@@ -111,8 +115,7 @@ WHERE done.outcome IN ('released', 'lost') AND (done.gates IS NOT NULL OR done.q
     substr(sqla_limits.gate, %(substr_2)s::INTEGER) AS substr_1
 FROM sqla_limits
 WHERE sqla_limits.gate >= '@' AND sqla_limits.gate < 'A' AND sqla_limits.running IS NOT NULL)))) UNION SELECT
-    follow_ups.queue AS queue
-FROM follow_ups UNION SELECT follow_ups.queue || '=limits' AS anon_5
+    concat(follow_ups.queue, CASE WHEN (follow_ups.gates IS NOT NULL) THEN '=limits' END) AS concat_2
 FROM follow_ups)
  SELECT ended.run_id, CASE WHEN (done.run_id IS NOT NULL) THEN %(param_17)s::VARCHAR WHEN ((SELECT
     sqla_jobs.id
@@ -138,7 +141,7 @@ WHERE CASE WHEN ((SELECT count(pg_notify(%(param_24)s::VARCHAR, message.concat_1
 FROM message
 WHERE (SELECT count(*) AS count_7
 FROM sqla_processes
-WHERE sqla_processes.kind = 'worker') > %(param_25)s::INTEGER) >= %(param_26)s::INTEGER) THEN done.run_id IS
+WHERE sqla_processes.kind = 'worker') > %(param_26)s::INTEGER) >= %(param_27)s::INTEGER) THEN done.run_id IS
     NULL OR ended.outcome = %(outcome_11)s::VARCHAR AND done.state = %(state_4)s::VARCHAR END
 -- coalesce_1 = 0
 -- coalesce_2 = ''
@@ -152,7 +155,9 @@ WHERE sqla_processes.kind = 'worker') > %(param_25)s::INTEGER) >= %(param_26)s::
 -- on_failure_4 = 'max_attempts'
 -- on_failure_5 = 'max_lost'
 -- on_failure_6 = 'argument'
--- on_failure_7 = 'task'
+-- on_failure_7 = 'gates'
+-- on_failure_8 = 'gates'
+-- on_failure_9 = 'task'
 -- outcome_1 = 'retried'
 -- outcome_10 = 'lost'
 -- outcome_11 = 'retried'
@@ -181,8 +186,9 @@ WHERE sqla_processes.kind = 'worker') > %(param_25)s::INTEGER) >= %(param_26)s::
 -- param_22 = 'rescued'
 -- param_23 = 'known'
 -- param_24 = '.sqla_jobs_position_seq'
--- param_25 = 0
+-- param_25 = 6
 -- param_26 = 0
+-- param_27 = 0
 -- param_3 = 0.75
 -- param_4 = 'cancelled'
 -- param_5 = 1

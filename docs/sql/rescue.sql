@@ -52,17 +52,21 @@ WHERE sqla_runs.id = done.current_run_id) IS NULL AND done.current_run_id > %(cu
     AS statement_timestamp__1
 FROM done),
 follow_ups AS
-(INSERT INTO sqla_jobs (task, queue, priority, max_attempts, max_lost, args, state) SELECT (done.on_failure
-    ->> %(on_failure_1)s::TEXT) AS anon_2, coalesce((done.on_failure ->> %(on_failure_2)s::TEXT), 'default')
-    AS coalesce_2, coalesce(CAST(SUBSTRING((done.on_failure ->> %(on_failure_3)s::TEXT) FROM
-    '^(-?[0-9]|-?10)$') AS SMALLINT), 0) AS coalesce_3, coalesce(CAST(SUBSTRING((done.on_failure ->>
-    %(on_failure_4)s::TEXT) FROM '^[1-9][0-9]{0,8}$') AS INTEGER), 25) AS coalesce_4,
-    CAST(SUBSTRING((done.on_failure ->> %(on_failure_5)s::TEXT) FROM '^[1-9][0-9]{0,3}$') AS SMALLINT) AS
-    substring_1, jsonb_build_object(coalesce((done.on_failure ->> %(on_failure_6)s::TEXT), 'job_id'), done.id)
-    AS jsonb_build_object_1, 'queued'
+(INSERT INTO sqla_jobs (task, queue, priority, max_attempts, max_lost, args, state, gates) SELECT
+    (done.on_failure ->> %(on_failure_1)s::TEXT) AS anon_2, coalesce((done.on_failure ->>
+    %(on_failure_2)s::TEXT), 'default') AS coalesce_2, coalesce(CAST(SUBSTRING((done.on_failure ->>
+    %(on_failure_3)s::TEXT) FROM '^(-?[0-9]|-?10)$') AS SMALLINT), 0) AS coalesce_3,
+    coalesce(CAST(SUBSTRING((done.on_failure ->> %(on_failure_4)s::TEXT) FROM '^[1-9][0-9]{0,8}$') AS
+    INTEGER), 25) AS coalesce_4, CAST(SUBSTRING((done.on_failure ->> %(on_failure_5)s::TEXT) FROM
+    '^[1-9][0-9]{0,3}$') AS SMALLINT) AS substring_1, jsonb_build_object(coalesce((done.on_failure ->>
+    %(on_failure_6)s::TEXT), 'job_id'), done.id) AS jsonb_build_object_1, 'queued', nullif(array((SELECT gate
+FROM jsonb_array_elements_text(CASE WHEN (jsonb_typeof(done.on_failure[%(on_failure_7)s::TEXT]) = 'array')
+    THEN done.on_failure[%(on_failure_8)s::TEXT] END) AS gate
+WHERE gate IS NOT NULL
+ LIMIT %(param_14)s::INTEGER)), '{}'::text[]) AS nullif_1
 FROM done
-WHERE done.state = 'failed' AND (done.on_failure ->> %(on_failure_7)s::TEXT) IS NOT NULL RETURNING
-    sqla_jobs.queue),
+WHERE done.state = 'failed' AND (done.on_failure ->> %(on_failure_9)s::TEXT) IS NOT NULL RETURNING
+    sqla_jobs.queue, sqla_jobs.gates),
 message AS MATERIALIZED
 (SELECT concat(done.queue, CASE WHEN (done.gates IS NOT NULL) THEN '=limits' END) AS concat_4
 FROM done
@@ -72,8 +76,7 @@ WHERE done.gates IS NOT NULL OR done.queue = ANY (array((SELECT substr(sqla_limi
     %(substr_2)s::INTEGER) AS substr_1
 FROM sqla_limits
 WHERE sqla_limits.gate >= '@' AND sqla_limits.gate < 'A' AND sqla_limits.running IS NOT NULL))) UNION SELECT
-    follow_ups.queue AS queue
-FROM follow_ups UNION SELECT follow_ups.queue || '=limits' AS anon_3
+    concat(follow_ups.queue, CASE WHEN (follow_ups.gates IS NOT NULL) THEN '=limits' END) AS concat_5
 FROM follow_ups UNION SELECT '' AS queue
 FROM done
 WHERE done.state IN ('failed', 'cancelled') AND (EXISTS (SELECT *
@@ -86,7 +89,7 @@ WHERE (SELECT count(pg_notify(%(param_13)s::VARCHAR, message.concat_4)) AS count
 FROM message
 WHERE (SELECT count(*) AS count_5
 FROM sqla_processes
-WHERE sqla_processes.kind = 'worker') > %(param_14)s::INTEGER) >= %(param_15)s::INTEGER
+WHERE sqla_processes.kind = 'worker') > %(param_15)s::INTEGER) >= %(param_16)s::INTEGER
 -- coalesce_1 = 0
 -- concat_2 = 'process '
 -- concat_3 = ' stopped before the job ended'
@@ -101,7 +104,9 @@ WHERE sqla_processes.kind = 'worker') > %(param_14)s::INTEGER) >= %(param_15)s::
 -- on_failure_4 = 'max_attempts'
 -- on_failure_5 = 'max_lost'
 -- on_failure_6 = 'argument'
--- on_failure_7 = 'task'
+-- on_failure_7 = 'gates'
+-- on_failure_8 = 'gates'
+-- on_failure_9 = 'task'
 -- outcome_1 = 'lost'
 -- outcome_2 = 'lost'
 -- outcome_3 = 'lost'
@@ -111,8 +116,9 @@ WHERE sqla_processes.kind = 'worker') > %(param_14)s::INTEGER) >= %(param_15)s::
 -- param_11 = 'queued'
 -- param_12 = 'scheduled'
 -- param_13 = '.sqla_jobs_position_seq'
--- param_14 = 0
+-- param_14 = 6
 -- param_15 = 0
+-- param_16 = 0
 -- param_2 = 0
 -- param_3 = 1
 -- param_4 = 0.75

@@ -18,6 +18,7 @@ from sqla_jobs.models.columns import JobMixin, ScheduleMixin
 from sqla_jobs.models.types import MAX_ATTEMPTS, CatchUp, JobState, Overlap
 from sqla_jobs.queries.schedules import ScheduleQueries
 from sqla_jobs.rules.checks import check_json, check_name, check_text
+from sqla_jobs.rules.limits import ordered_gate
 from sqla_jobs.tasks.enqueue import check_common
 from sqla_jobs.tasks.registry import Tasks
 from sqla_jobs.tasks.schedule import jitter_of, one_of
@@ -108,7 +109,9 @@ def remove(it: Changing, which: int | str) -> None:
 def fire(it: Changing, which: int | str) -> JobMixin:
     """Enqueue a job now, as a tick would, even if the schedule is disabled. The schedule's ticks are unaffected."""
     schedule = hold(it, which)
-    known = it.tasks[schedule.task].declaration.defaults if schedule.task in it.tasks else {}
+    declaration = it.tasks[schedule.task].declaration if schedule.task in it.tasks else None
+    known = declaration.defaults if declaration else {}
+    gates = declaration.gates_of_row(json.dumps(schedule.args)) if declaration else []
     after_commit(it.session, it.models.Job, it.models.channel, "")
     job: JobMixin = it.models.Job(
         task=schedule.task,
@@ -118,6 +121,8 @@ def fire(it: Changing, which: int | str) -> JobMixin:
         max_attempts=known.get("max_attempts", MAX_ATTEMPTS),
         max_lost=known.get("max_lost"),
         on_failure=known.get("on_failure"),
+        gates=gates or None,
+        ordered_by=ordered_gate(gates),
         schedule_id=schedule.id,
         state=JobState.queued,
     )

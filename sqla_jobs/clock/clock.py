@@ -17,7 +17,7 @@ from sqla_jobs.database.binding import Binding
 from sqla_jobs.database.engines import close_engine, for_itself, own_engine
 from sqla_jobs.database.notify import notify
 from sqla_jobs.database.refusals import reason
-from sqla_jobs.database.subscribers import LIMITS, SCHEDULES
+from sqla_jobs.database.subscribers import SCHEDULES
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.models.version import check_version
 from sqla_jobs.queries import Among, Queries, processes
@@ -152,18 +152,13 @@ class Clock(Service):
         count, is_more = 0, True
         while is_more:
             fired = self._set_aside.around("a tick of it", fire, candidates)
-            queues = {queue for of_part, _ in fired for queue in of_part}
+            messages = {message for of_part, _ in fired for message in of_part}
             is_more = any(is_full for _, is_full in fired)
-            if queues:  # notify after the commit, since NOTIFY in a transaction makes commits wait for one another
+            if messages:  # notify after the commit, since NOTIFY in a transaction makes commits wait for one another
                 with engine.begin() as connection:
-                    notify(connection, self._jobs.models.channel, queues | self._limited(queues))
+                    notify(connection, self._jobs.models.channel, messages)
             count += sum(len(of_part) for of_part, _ in fired)
         return count
-
-    def _limited(self, queues: set[str]) -> set[str]:
-        """Return the extra payloads that notify workers of jobs that may be limited."""
-        is_limited = any(task.declaration.gates for task in self._jobs.tasks.values())
-        return {queue + LIMITS for queue in queues} if is_limited else set()
 
     def _declare(self, engine: Engine) -> None:
         """Store the declared schedules on the first call, and confirm them on later calls.

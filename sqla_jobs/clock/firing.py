@@ -23,6 +23,7 @@ from sqla_jobs.models.types import MAX_ATTEMPTS, CatchUp, Overlap, TickOutcome
 from sqla_jobs.queries.schedules import ScheduleQueries
 from sqla_jobs.queries.unique_ticks import UniqueTick
 from sqla_jobs.rules.outcomes import storable
+from sqla_jobs.tasks.enqueue import gate_columns
 
 log: logging.Logger = logging.getLogger("sqla_jobs.clock")
 
@@ -33,7 +34,7 @@ BATCH = 1000
 def fire_due(
     connection: Connection, queries: ScheduleQueries, tasks: Mapping[str, Any], which: Among
 ) -> tuple[list[str], bool]:
-    """Enqueue the jobs that are due. Return the queue of each job, and whether more may be due."""
+    """Enqueue the jobs that are due. Return the message about each job, and whether more may be due."""
     due = queries.due(connection, which, limit=BATCH)
     fired = fire(connection, queries, tasks, due) if due else None
     return ([], False) if fired is None else (fired, len(due) == BATCH)
@@ -42,7 +43,7 @@ def fire_due(
 def fire(
     connection: Connection, queries: ScheduleQueries, tasks: Mapping[str, Any], due: Sequence[Any]
 ) -> list[str] | None:
-    """Enqueue jobs for the ticks of each schedule up to the schedule's `now`. Return the queue of each job.
+    """Enqueue jobs for the ticks of each schedule up to the schedule's `now`. Return the message about each job.
 
     If open transactions hold the unique keys of all schedules, store nothing and return `None`.
     """
@@ -67,7 +68,7 @@ def fire(
     if ticks:
         queries.record(connection, ticks)
     queries.advance(connection, [plan.values for plan in plans])
-    return [job.queue for job in made]
+    return [job.message for job in made]
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,13 +173,17 @@ def _tick(schedule_id: int, tick: datetime, outcome: TickOutcome, job_id: int | 
 
 
 def _job(row: Any, tick: datetime, tasks: Mapping[str, Any]) -> dict[str, Any]:
-    defaults = tasks[row.task].declaration.defaults if row.task in tasks else {}
+    """Return the values of a job. If this program does not know the task, a worker gives the job its gates."""
+    declaration = tasks[row.task].declaration if row.task in tasks else None
+    defaults = declaration.defaults if declaration else {}
     follow_up = defaults.get("on_failure")
+    args = json.dumps(row.args)
     return {
+        **gate_columns(declaration.gates_of_row(args) if declaration else ()),
         "task": row.task,
         "queue": row.queue,
         "priority": row.priority,
-        "args": json.dumps(row.args),
+        "args": args,
         "max_attempts": defaults.get("max_attempts", MAX_ATTEMPTS),
         "max_lost": defaults.get("max_lost"),
         "on_failure": None if follow_up is None else json.dumps(follow_up),

@@ -82,7 +82,7 @@ class JobMixin(Row):
     none."""
     on_failure: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     """The job that is enqueued once this one has failed for good: its `task`, `queue`, `priority`, `max_attempts`,
-    `max_lost` if it has one, and the `argument` that receives this job's id."""
+    `max_lost` and `gates` if it has any, and the `argument` that receives this job's id."""
     progress: Mapped[float | None] = mapped_column(Double)
     """The progress of the current or last attempt, from 0 to 1."""
     progress_message: Mapped[str | None] = mapped_column(Text)

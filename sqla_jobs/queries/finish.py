@@ -37,12 +37,13 @@ from sqla_jobs.queries.expressions import (
     each_locked,
     free_run_id,
     leased,
+    message_of,
     messages,
     seconds,
     unnest_text,
     without_lease,
 )
-from sqla_jobs.queries.follow_ups import DELIVERED_WITHIN, follow_ups, queued_by
+from sqla_jobs.queries.follow_ups import DELIVERED_WITHIN, follow_ups
 from sqla_jobs.queries.losses import gets_attempt_back, loss_backoff, state_after_loss
 from sqla_jobs.queries.restrictions import freed_by
 from sqla_jobs.queries.statement import RenderedStatement
@@ -100,7 +101,7 @@ def _statement(tables: Tables, also: Mapping[str, Any], *where: Any) -> tuple[An
         select(ended.c.run_id, _fate(tables, ended, done).label("fate"))
         .select_from(ended.outerjoin(done, done.c.run_id == ended.c.run_id))
         # in this order, so that messages are sent even if no row is returned
-        .where(case((messages(tables, *freed_by(tables, done, others), *queued_by(followed)), is_told)))
+        .where(case((messages(tables, *freed_by(tables, done, others), select(message_of(followed))), is_told)))
         .add_cte(_stored(tables, mine))
     )
     return statement, done

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import Integer, SmallInteger, Text, cast, func, insert, literal_column, select
+from sqlalchemy import Integer, SmallInteger, Text, case, cast, func, insert, literal_column, select
 
-from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.models.types import MAX_ATTEMPTS
-from sqla_jobs.queries.expressions import Tables
+from sqla_jobs.queries.expressions import Tables, array_of
+from sqla_jobs.rules.limits import MOST_GATES
 
 DELIVERED_WITHIN = 10.0
 """If a failed attempt's process does not call its handlers within these seconds, another process calls them."""
@@ -20,7 +19,7 @@ def follow_ups(tables: Tables, changed: Any) -> Any:
 
     The new job's argument is the id of the failed job. `changed` is a CTE with the columns `id`, `state` and
     `on_failure`. A value from elsewhere must not make the failure impossible to store: without a task there is no new
-    job, and numbers out of range are left out.
+    job, and numbers out of range and gates that are no list are left out.
     """
     follows = changed.c.on_failure
 
@@ -29,6 +28,9 @@ def follow_ups(tables: Tables, changed: Any) -> Any:
 
     most_lost, most_attempts = number("max_lost", "^[1-9][0-9]{0,3}$"), number("max_attempts", "^[1-9][0-9]{0,8}$")
     priority = cast(number("priority", "^(-?[0-9]|-?10)$"), SmallInteger)
+    listed = case((func.jsonb_typeof(follows["gates"]) == literal_column("'array'", Text), follows["gates"]))
+    gate = func.jsonb_array_elements_text(listed, type_=Text).column_valued("gate")
+    gates = array_of(select(gate).where(gate.is_not(None)).limit(MOST_GATES))
     argument = func.coalesce(follows["argument"].astext, literal_column("'job_id'", Text))
     rows = select(
         follows["task"].astext,
@@ -38,13 +40,8 @@ def follow_ups(tables: Tables, changed: Any) -> Any:
         cast(most_lost, SmallInteger),
         func.jsonb_build_object(argument, changed.c.id),
         literal_column("'queued'", Text),
+        func.nullif(gates, literal_column("'{}'::text[]")),
     ).where(changed.c.state == literal_column("'failed'"), follows["task"].astext.is_not(None))
-    columns = ["task", "queue", "priority", "max_attempts", "max_lost", "args", "state"]
+    columns = ["task", "queue", "priority", "max_attempts", "max_lost", "args", "state", "gates"]
     inserted = insert(tables.jobs).from_select(columns, rows, include_defaults=False)
-    return inserted.returning(tables.jobs.c.queue).cte("follow_ups")
-
-
-def queued_by(inserted: Any) -> Iterator[Any]:
-    """Yield the messages about inserted jobs. The second is for the claimer that gives limited jobs their gates."""
-    yield select(inserted.c.queue)
-    yield select(inserted.c.queue + literal_column(f"'{LIMITS}'"))
+    return inserted.returning(tables.jobs.c.queue, tables.jobs.c.gates).cte("follow_ups")

@@ -31,12 +31,13 @@ from sqla_jobs.queries.expressions import (
     in_state,
     is_among,
     locked,
+    message_of,
     messages,
     seconds,
     unnest,
     without_lease,
 )
-from sqla_jobs.queries.follow_ups import follow_ups, queued_by
+from sqla_jobs.queries.follow_ups import follow_ups
 from sqla_jobs.queries.losses import gets_attempt_back, loss_backoff, state_after_loss
 from sqla_jobs.queries.restrictions import freed_by
 from sqla_jobs.queries.statement import Statement
@@ -113,7 +114,7 @@ class Rescue(Statement, statements.Rescue):
         is_watched = exists().where(in_state(watcher, "blocked"), watcher.c.waits_for == done.c.id)
         # an empty message wakes any worker, and any worker can queue the jobs that wait for an ended job
         ended = select(literal_column("''", Text).label("queue")).where(done.c.state.in_(_ENDED), is_watched)
-        said = messages(tables, *freed_by(tables, done), *queued_by(followed), ended)
+        said = messages(tables, *freed_by(tables, done), select(message_of(followed)), ended)
         return told.where(said).add_cte(stored)
 
 

@@ -35,7 +35,7 @@ from sqla_jobs.calls.values import Among
 from sqla_jobs.models.columns import ScheduleMixin
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import LIVE
-from sqla_jobs.queries.expressions import Tables, is_among, unnest
+from sqla_jobs.queries.expressions import Tables, is_among, message_of, unnest
 from sqla_jobs.queries.unique_ticks import UNIQUE, Fired, UniqueTick, fire_unique
 
 _MOMENT = DateTime(timezone=True)
@@ -60,7 +60,7 @@ class ScheduleQueries:
     def fire(self, connection: Connection, ticks: Sequence[Mapping[str, Any]]) -> list[Any]:
         """Insert a job for each tick that has none.
 
-        Return each new job's id and queue, and its tick's schedule and time.
+        Return each new job's id, the message about it, and its tick's schedule and time.
         """
         return list(connection.execute(fire(self._tables), _columns(ticks)).all())
 
@@ -144,20 +144,26 @@ def fired(tables: Tables, more: Mapping[str, ColumnElement[Any]]) -> Any:
         schedule_id=("all_schedule_id", BigInteger),
         scheduled_for=("all_scheduled_for", _MOMENT),
         run_at=("all_run_at", _MOMENT),
+        gates=("all_gates", Text),
+        ordered_by=("all_ordered_by", Text),
     )
     later = tick.c.run_at > func.clock_timestamp()
-    columns = ["task", "queue", "priority", "max_attempts", "max_lost", "schedule_id", "scheduled_for", "run_at"]
+    columns = [
+        *("task", "queue", "priority", "max_attempts", "max_lost"),
+        *("schedule_id", "scheduled_for", "run_at", "ordered_by"),
+    ]
     rows = select(
         *(tick.c[name] for name in columns),
         cast(tick.c.args, JSONB),
         cast(tick.c.on_failure, JSONB),
+        cast(tick.c.gates, ARRAY(Text)),
         case((later, "scheduled"), else_="queued"),
         *more.values(),
     ).order_by(tick.c.scheduled_for, tick.c.schedule_id)
     return (
         insert(jobs)
-        .from_select([*columns, "args", "on_failure", "state", *more], rows)
-        .returning(jobs.c.id, jobs.c.queue, jobs.c.schedule_id, jobs.c.scheduled_for)
+        .from_select([*columns, "args", "on_failure", "gates", "state", *more], rows)
+        .returning(jobs.c.id, message_of(jobs).label("message"), jobs.c.schedule_id, jobs.c.scheduled_for)
     )
 
 

@@ -35,7 +35,7 @@ class Fired(NamedTuple):
     """The result of firing the ticks of one schedule."""
 
     made: list[Any]
-    """The new jobs, each with its id and queue, and its tick's schedule and time."""
+    """The new jobs, each with its id, the message about it, and its tick's schedule and time."""
     there_before: list[datetime]
     """The ticks that already had a job."""
     holder: int | None

@@ -301,6 +301,8 @@ def _follow_up(name: str, task: Any, job_class: type[Any]) -> dict[str, Any]:
         )
     stored = ("queue", "priority", "max_attempts", "max_lost")
     values = {option: declaration.defaults[option] for option in stored if option in declaration.defaults}
+    if gates := [gate.row for gate in declaration.gates if gate.key is None]:
+        values["gates"] = gates  # a claim adds those whose key is made of the failed job's id
     return {"task": declaration.name, "argument": required[0], **values}
 
 

@@ -240,7 +240,7 @@ def _with_gates(encoded: bytes, gates_of: GatesOf) -> bytes:
 
 def gate_columns(gates: Sequence[str]) -> dict[str, str | None]:
     """Return the columns `gates` and `ordered_by` for JSON, with the array as text."""
-    return {"gates": names(tuple(gates)), "ordered_by": ordered_gate(gates)}
+    return {"gates": names(tuple(gates)) if gates else None, "ordered_by": ordered_gate(gates)}
 
 
 def batches(items: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:

@@ -163,7 +163,14 @@ def test_a_failed_job_queues_the_one_that_follows_with_what_it_says_or_the_defau
 ) -> None:
     register(connection)
     plain, full, retried, without = leases = begun(connection, 4, register(connection))
-    follows = {"task": "tell", "queue": "mail", "priority": "3", "max_attempts": "7", "argument": "failed"}
+    follows = {
+        "task": "tell",
+        "queue": "mail",
+        "priority": "3",
+        "max_attempts": "7",
+        "argument": "failed",
+        "gates": ["#m"],
+    }
     for lease, on_failure in ((plain, {"task": "tell"}), (full, follows), (retried, {"task": "tell"})):
         connection.execute(update(Job).where(Job.id == lease.job_id).values(on_failure=on_failure))
     connection.execute(update(Job).values(max_attempts=1))
@@ -174,12 +181,12 @@ def test_a_failed_job_queues_the_one_that_follows_with_what_it_says_or_the_defau
     else:
         ended = [RunEnd(one, Outcome.failed(WHY)) for one in (plain, full, without)]
         QUERIES.finish_any(connection, [*ended, RunEnd(retried, Outcome.retried(0.0, WHY))])
-    new = select(Job.queue, Job.priority, Job.max_attempts, Job.args, Job.state).where(Job.task == "tell")
+    new = select(Job.queue, Job.priority, Job.max_attempts, Job.args, Job.state, Job.gates).where(Job.task == "tell")
     assert [tuple(row) for row in connection.execute(new.order_by(Job.queue))] == [
-        ("default", 0, 25, {"job_id": plain.job_id}, "queued"),
-        ("mail", 3, 7, {"failed": full.job_id}, "queued"),
+        ("default", 0, 25, {"job_id": plain.job_id}, "queued", None),
+        ("mail", 3, 7, {"failed": full.job_id}, "queued", ["#m"]),
     ]
-    told = ["default", "default=limits", "mail", "mail=limits"]
+    told = ["default", "mail=limits"]
     assert heard(connection) == ([*told, "q2"] if way == "rescued" else told)
 
 
