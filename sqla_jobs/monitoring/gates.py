@@ -56,7 +56,7 @@ def _gates(session: Session, jobs: Jobs[Any], job: Any) -> list[str]:
     names: Sequence[str] = [job.task]
     if (task := jobs.tasks.get(job.task)) is not None:
         names = [task.declaration.name, *task.declaration.aliases]
-        found |= dict.fromkeys(task.declaration.gates_of_row(job.args_text))
+        found |= dict.fromkeys(task.declaration.gates_beside(job.args_text, job.gates or ()))
     limit: Any = jobs.Limit
     by_operators = select(limit.gate).where(is_of_operator(limit), limit.tasks.overlap(names))
     return [*(found | dict.fromkeys(ask(session, jobs, by_operators).scalars()))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from sqlalchemy import ARRAY, Text, and_, cast, exists, func, or_, select
@@ -51,12 +52,14 @@ def keeps_others_waiting(models: Models[Any]) -> Any:
 class Stored(NamedTuple):
     """The result of storing declared limits."""
 
-    split: dict[str, str]
+    split: Mapping[str, str] = MappingProxyType({})
     """The rows whose keys other programs spell differently, each with a description of the difference."""
-    left: set[str]
+    left: frozenset[str] = frozenset()
     """The rows that are not stored or retired yet, because another transaction has locked them."""
-    held_up: set[str]
+    held_up: frozenset[str] = frozenset()
     """The tasks of those rows that no code had declared before. Nothing limits these tasks yet."""
+    has_rows: bool = False
+    """True if the table of limits has rows."""
 
 
 def declare(session: Session, models: Models[Any], known: Collection[str], declared: Iterable[DeclaredLimit]) -> Stored:
@@ -86,7 +89,8 @@ def declare(session: Session, models: Models[Any], known: Collection[str], decla
             _retire(row, sorted(others))
     session.flush()
     held_up = {task for gate in left & wanted.keys() if not seen.get(gate) for task in wanted[gate].tasks}
-    return Stored(split, left, held_up)
+    has_rows = session.scalars(select(limit.gate).limit(1)).first() is not None
+    return Stored(split, frozenset(left), frozenset(held_up), has_rows)
 
 
 def set_by_operators(models: Models[Any], gates: Collection[str]) -> Any:

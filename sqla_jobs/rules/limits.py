@@ -166,6 +166,10 @@ class Gate:
         """Return the gate of one key, given in plain form or as its hash."""
         return f"{self.row}{key}" if isinstance(key, str) and is_hash(key) else self._with(key)
 
+    def fits(self, gate: str) -> bool:
+        """Return whether `gate` is this one, with whatever key."""
+        return gate == self.row if self.key is None else gate.startswith(self.row) and not self.misspells(gate)
+
     def misspells(self, gate: str) -> bool:
         """Return whether `gate`, made by older code, has a plain key although this row's keys are hashed."""
         return self.is_hidden and gate.startswith(self.row) and not is_hash(gate[len(self.row) :])

@@ -130,6 +130,11 @@ class Declaration:
             log.debug("%s: the keys of its limits are taken as null: %s", self.name, type(error).__name__)
             return [gate.row if gate.key is None else gate.of_key(None) for gate in self.gates]
 
+    def gates_beside(self, args: str, gates: Sequence[str]) -> list[str]:
+        """Return the gates of a job that has some `gates` already: those that fit, or else those of its arguments."""
+        made = self.gates_of_row(args)
+        return [next(filter(one.fits, gates), new) for one, new in zip(self.gates, made, strict=True)]
+
     @cached_property
     def takes(self) -> Takes:
         """The arguments that this version of the task takes, for other processes."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
@@ -109,7 +108,7 @@ def within_limits(jobs: Jobs[Any], session: Session, queries: Queries) -> Claim:
 
     def claim(session: Session, process_id: uuid.UUID, slots: dict[str, int], tasks: Sequence[str]) -> list[Claimed]:
         ((queue, _),) = slots.items()
-        Backfill(queries, declarations, [queue]).look(partial(_savepoint, session, queries), time.monotonic())
+        Backfill(queries, partial(_savepoint, session, queries), declarations, [queue]).look()
         claimed, is_whole_round = queries.claim(session, process_id, slots, tasks), False
         while not claimed:
             cursor = cursors.get(queue, _FIRST)

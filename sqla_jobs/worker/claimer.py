@@ -66,8 +66,7 @@ class Claimer:
         if not queue:
             self._resolver.told_of_changes()
         are_free = self._heard_limited(queue) if queue.endswith(LIMITS) else self._heard_plain(queue)
-        if self._limited.is_meant(queue):
-            self._limited.tell()
+        self._limited.heard(queue)
         return are_free
 
     def _heard_plain(self, queue: str) -> bool:

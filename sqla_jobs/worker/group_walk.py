@@ -89,7 +89,7 @@ class GroupWalk(Lane):
 
     def _claim(self, room: int, hints: Mapping[Gates, int]) -> list[Claimed]:
         left = room
-        tasks = [task for task in self._tasks if task not in self._backfill.held_up]
+        tasks = [task for task in self._tasks if task not in self._backfill.limits.held_up]
 
         def claim(which: Among) -> list[Claimed]:
             nonlocal left
@@ -136,7 +136,7 @@ class GroupWalk(Lane):
 
         Jobs without gates are claimed here only if the queue is limited. In that case, the order alternates.
         """
-        if self._queue not in self._backfill.queues:
+        if self._queue not in self._backfill.limits.queues:
             return claims[:1]
         self._is_plain_first = not self._is_plain_first
         return claims[::-1] if self._is_plain_first else claims

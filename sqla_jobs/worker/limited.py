@@ -36,7 +36,6 @@ class LimitedSource:
     def __init__(self, claiming: Claiming, backfill: Backfill, tasks: Sequence[str]) -> None:
         shared = claiming.shared
         self._settings = shared.settings
-        self._engine = shared.claims
         self._liveness = claiming.liveness
         self._lookout = claiming.lookout
         self._backfill = backfill
@@ -57,17 +56,18 @@ class LimitedSource:
         if self.is_of_use:
             self.lanes[0].wake()
 
-    def is_meant(self, what: str) -> bool:
-        """Return whether a message may concern limited jobs.
+    def heard(self, what: str) -> None:
+        """Wake every queue if a message may concern limited jobs, and look soon for jobs that lack gates.
 
-        Jobs that only operators limit are announced like unlimited jobs.
+        Jobs that only operators limit are announced like unlimited jobs, and without gates. An empty message may be
+        about changed limits.
         """
-        may_be_limited = self._backfill.by_operators or self._backfill.is_behind(self._news)
-        return not what or what.endswith(LIMITS) or may_be_limited
-
-    @property
-    def _news(self) -> object:
-        return self.lanes[0].token
+        limits = self._backfill.limits
+        if not what or limits.by_task or self._backfill.is_behind:
+            self._backfill.tell()
+        elif not limits.queues and not what.endswith(LIMITS):
+            return
+        self.tell()
 
     def poll(self) -> None:
         """Every four polls, look at some groups to make up for lost messages."""
@@ -80,7 +80,7 @@ class LimitedSource:
 
     def ended(self, jobs: Sequence[Claimed]) -> None:
         """Free the places that ended jobs held behind limits and in limited queues."""
-        queues, added = self._backfill.queues, self._backfill.added_to_tasks
+        queues, added = self._backfill.limits.queues, self._backfill.limits.by_task
         is_news = False
         for job in jobs:
             if job.gates or job.queue in queues or job.task in added:
@@ -91,12 +91,13 @@ class LimitedSource:
 
     def limits(self, job: Claimed) -> bool:
         """Return whether the job counts against a limit, as far as this worker knows. Any thread may call this."""
-        return bool(job.gates or job.queue in self._backfill.queues or job.task in self._backfill.added_to_tasks)
+        limits = self._backfill.limits
+        return bool(job.gates or job.queue in limits.queues or job.task in limits.by_task)
 
     def look_anew(self) -> None:
         """Prepare for a look at all groups, and for jobs that lack gates."""
         self.tell()
-        self._backfill.look(self._engine.begin, self._news)
+        self._backfill.look()
 
     @property
     def rests(self) -> bool:
@@ -116,11 +117,11 @@ class LimitedSource:
 
     def prepare(self) -> None:
         """Give jobs the gates that they lack, if that is due."""
-        news = self._news  # read before the limits: the first limit is news
+        news = self.lanes[0].token  # read before the limits: the first limit is news
         if not self.is_of_use:
             for walk in self.lanes:
                 walk.rest_with(news)
-        elif self._backfill.look_if_due(self._engine.begin, news):
+        elif self._backfill.look_if_due():
             self.tell()  # jobs that had no gates before may start now
 
     def parts(self, rooms: Mapping[GroupWalk, int]) -> Sequence[Mapping[GroupWalk, int]]:
@@ -136,7 +137,7 @@ class LimitedSource:
         """
         ((walk, room),) = rooms.items()
         jobs = walk.claim(room, self._hints)
-        missing = self._backfill.missing(self._engine.begin, jobs)
+        missing = self._backfill.missing(jobs)
         self._freed.refilled(jobs, walk.free)
         held_by = self._liveness.process_id if self._liveness.is_sure else None
         return jobs, missing | {job.run_id for job in jobs if job.process_id != held_by}
@@ -150,7 +151,7 @@ class LimitedSource:
         if not self.is_of_use:
             return math.inf
         self._freed.notify_if_due()
-        return min(self._backfill.due_at(self._news), self._freed.notify_at)
+        return min(self._backfill.due_at, self._freed.notify_at)
 
     def forget(self) -> None:
         """Forget the rounds."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from sqlalchemy import Engine
@@ -32,7 +33,7 @@ from sqla_jobs.runtime.set_aside import EVENT_LOOP, SetAside
 from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.worker.attempts import Attempts, Shared
-from sqla_jobs.worker.backfill import Backfill
+from sqla_jobs.worker.backfill import Backfill, store_limits
 from sqla_jobs.worker.backlog import Backlog
 from sqla_jobs.worker.bookkeeping import Bookkeeping
 from sqla_jobs.worker.claimer import Claimer
@@ -120,7 +121,6 @@ class Parts:
         tasks = list(declarations)
         self._host = host
         self.engines: Engines = engines
-        self._models = jobs.models
         self._settings = settings
         self._declarations = declarations
         self._binding = binding
@@ -146,7 +146,14 @@ class Parts:
         )
         self._finisher = Finisher(engines.main, queries, set_aside)
         self._lookout = host.lookout(shared, tasks)
-        self._backfill = Backfill(queries, declarations, list(settings.queues), set_aside)
+        self._backfill = Backfill(
+            queries,
+            engines.claims.begin,
+            declarations,
+            list(settings.queues),
+            store=partial(store_limits, engines.main, jobs.models, declarations),
+            set_aside=set_aside,
+        )
         self.resolver: JobResolver = JobResolver(engines.main, queries, patience=settings.patience, poll=settings.poll)
         claiming = Claiming(shared, self._backlogs, self._liveness, self._finisher, self._lookout, self.resolver)
         self.limited: LimitedSource = LimitedSource(claiming, self._backfill, tasks)
@@ -191,7 +198,7 @@ class Parts:
             made.callback(self._coroutines.close)
             self._contexts.enter(self._coroutines.awaited)
             made.callback(self._contexts.leave, self._coroutines.awaited_last)
-            self._backfill.declare(self.engines.main, self._models)
+            self._backfill.declare()
             connections = sessions_at_once(
                 self._declarations.values(), self._settings, self._binding.engine, self._coroutines
             )

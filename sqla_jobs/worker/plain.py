@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
+from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.queries import Among, Claimed
 from sqla_jobs.rules.outcomes import Outcome
@@ -52,7 +53,7 @@ class PlainSource:
         had_limits = self._lookout.has_limits
         is_news = self._lookout.promote(now)
         if is_news or (self._lookout.has_limits and not had_limits):
-            self._limited.tell()  # before `drain` can find that no job is due any more
+            self._limited.heard(LIMITS)  # before `drain` can find that no job is due any more
         else:
             self._limited.poll()
         if self._lookout.has_blocked:

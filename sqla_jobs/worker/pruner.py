@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs.actions.pruning import EmptyBatches, Old, OldRows, OrphanedRuns, SomeJobs, old_jobs, prune
 from sqla_jobs.database.refusals import reason, warn
 from sqla_jobs.models.mapping import Models
+from sqla_jobs.queries import Queries
 from sqla_jobs.queries.delete_jobs import Place, Removal
 from sqla_jobs.queries.graphs import Graphs
 from sqla_jobs.queries.leftovers import Leftovers
@@ -46,7 +47,7 @@ _LIMIT_IDLING = text("SELECT set_config('idle_in_transaction_session_timeout', '
 """Ends a transaction whose pruner has been frozen for ten seconds, since the transaction holds row locks."""
 _NOT_ALLOWED = "42501"
 _TRY_AGAIN = 3600.0
-"""Seconds after which refused rows are tried again: the cause may be gone."""
+"""Seconds after which refused rows are tried again, since the cause may be gone, and old starts are deleted."""
 
 
 class Pruner:
@@ -63,6 +64,7 @@ class Pruner:
         self._models = models
         self._removal = Removal(models)
         self._leftovers = Leftovers(models)
+        self._queries = Queries(models)
         self._retention = {name: kept for name, kept in retention.items() if name in (AUDIT, TICKS)}
         self._rules = rules
         self._looked_at: dict[Rule, Place] = {}
@@ -88,6 +90,7 @@ class Pruner:
         if time.monotonic() > self._try_again_at:
             self._refused.clear()
             self._try_again_at = time.monotonic() + _TRY_AGAIN
+            self._where_allowed("start", self._forget_starts)
         with self._transaction() as session:
             references = self._removal.references(session)
         if time.monotonic() > self._forget_at:
@@ -107,6 +110,10 @@ class Pruner:
         empty = EmptyBatches(self._models, _EMPTY_FOR)
         self._where_allowed(empty.name, partial(self._prune_all, empty))
         return time.monotonic() + _EVERY * random.uniform(0.75, 1.25)  # noqa: S311
+
+    def _forget_starts(self) -> None:
+        with self._transaction() as session:
+            self._queries.forget_starts.run(session)
 
     def _where_allowed(self, name: str, step: Callable[[], None]) -> None:
         """Call `step`. If the database role may not delete the rows, log that once: other rows are still pruned."""

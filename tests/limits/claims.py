@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Engine, text
@@ -15,7 +16,7 @@ from sqla_jobs.database.engines import close_engine, own_engine
 from sqla_jobs.queries import Claimed, Queries, RunEnd, processes
 from sqla_jobs.queries.limited import NOTHING_ENDED, Gates
 from sqla_jobs.rules.outcomes import Failure, Outcome
-from sqla_jobs.worker.backfill import Backfill
+from sqla_jobs.worker.backfill import Backfill, store_limits
 from tests.helpers import WAITING_HERE
 
 
@@ -28,8 +29,9 @@ class Claims:
         self.queries = Queries(jobs.models, "public")  # as a worker names the tables
         self.tasks = list(jobs.tasks)
         declarations = {name: jobs.tasks[name].declaration for name in self.tasks}
-        self.backfill = Backfill(self.queries, declarations, queues)
-        self.backfill.declare(engine, jobs.models)
+        store = partial(store_limits, engine, jobs.models, declarations)
+        self.backfill = Backfill(self.queries, engine.begin, declarations, queues, store=store)
+        self.backfill.declare()
         with engine.begin() as connection:
             self.process_id = processes.register(connection, jobs.models, kind="worker", queues={}, lease=60)
 
@@ -42,7 +44,7 @@ class Claims:
     ) -> list[Claimed]:
         """Once through all groups of a queue, or as far as there is room."""
         with self.engine.connect() as connection:
-            tasks = [task for task in self.tasks if task not in self.backfill.held_up]
+            tasks = [task for task in self.tasks if task not in self.backfill.limits.held_up]
             claim = self.queries.claim_limited
             return claim(connection, self.process_id, queue, room, tasks, hints=hints).claimed
 
@@ -52,7 +54,7 @@ class Claims:
 
     def repair(self) -> None:
         """What a worker does before it claims, whenever it did it last."""
-        self.backfill.look(self.engine.begin)
+        self.backfill.look()
 
     def end(self, *claimed: Claimed, outcome: Outcome | None = None) -> None:
         with self.engine.begin() as connection:

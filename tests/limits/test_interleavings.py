@@ -527,7 +527,7 @@ def test_a_running_job_that_somebody_holds_locked_still_holds_its_place(database
         assert running(database) == 2
         user.rollback()
         claims.repair()
-        assert claims.backfill.held_up == set()
+        assert claims.backfill.limits.held_up == set()
     assert claims.limited() == []
 
 
@@ -557,7 +557,7 @@ def test_a_job_with_a_gate_of_older_code_is_limited_by_the_present_ones(database
         connection.execute(text("UPDATE sqla_jobs SET gates = '{#renamed}'"))
     claimed = claims.limited()
     assert len(claimed) == 5, "a gate without a row limits nothing"
-    missing = claims.backfill.missing(claims.engine.begin, claimed)
+    missing = claims.backfill.missing(claimed)
     assert missing == {job.run_id for job in claimed}, "none of them begins"
     claims.end(*claimed, outcome=Outcome.released())
     assert len(claims.limited()) == 2
