@@ -1,33 +1,14 @@
-"""The backfill of gates, for jobs enqueued by plain SQL, by a schedule, or before a limit was declared."""
+"""The backfill of gates, for jobs enqueued by plain SQL, or before a limit was declared."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import (
-    ARRAY,
-    BigInteger,
-    Connection,
-    Integer,
-    Text,
-    and_,
-    any_,
-    bindparam,
-    cast,
-    false,
-    func,
-    literal_column,
-    or_,
-    select,
-    true,
-    union_all,
-    update,
-)
-from sqlalchemy.dialects.postgresql import TEXT
+from sqlalchemy import Connection, select
 
 from sqla_jobs.calls.values import MANY, names, numbers, texts
-from sqla_jobs.queries.expressions import in_state, locked, unnest_text
+from sqla_jobs.queries.gates import filled_in
 from sqla_jobs.queries.restrictions import is_of_operator
 from sqla_jobs.queries.statement import Statement
 
@@ -61,36 +42,17 @@ class FewerGates(Statement):
     def __call__(self, connection: Connection, expected: Mapping[str, int], queues: Sequence[str]) -> list[LacksGates]:
         """Return the jobs that lack gates.
 
-        `expected` maps each task to its number of gates. Waiting jobs are found only in `queues`.
+        `expected` maps each task to its number of gates. At most `MANY` waiting jobs are found, only in `queues`.
         """
         values = {
             "tasks": names(tuple(expected)),
             "numbers": numbers(expected.values()),
             "queues": names(tuple(queues)),
-            "limit": MANY,
         }
         return [LacksGates(*row) for row in self._run(connection, values)]
 
     def sql(self) -> Any:
-        jobs = self.tables.jobs
-        here = jobs.c.queue == any_(cast(bindparam("queues", type_=Text), ARRAY(Text)))
-        waiting = self._lacking(false(), in_state(jobs, "queued"), here).limit(bindparam("limit"))
-        return union_all(self._lacking(true(), in_state(jobs, "running")), select(waiting.subquery()))
-
-    def _lacking(self, is_running: Any, *where: Any) -> Any:
-        jobs = self.tables.jobs
-        known = unnest_text("known", task=("tasks", Text), number=("numbers", Integer))
-        has = func.coalesce(func.cardinality(jobs.c.gates), 0)
-        gates = func.coalesce(jobs.c.gates, literal_column("'{}'::text[]", ARRAY(Text)))
-        first_after_ordered = literal_column(
-            """'"'""", Text
-        )  # ordered gates begin with !, and " comes next in byte order
-        is_outside = and_(jobs.c.ordered_by.is_(None), first_after_ordered > any_(jobs.c.gates))
-        return (
-            select(jobs.c.id, jobs.c.task, cast(jobs.c.args, Text), gates, is_running)
-            .select_from(jobs.join(known, jobs.c.task == known.c.task))
-            .where(or_(has < known.c.number, is_outside), *where)
-        )
+        return filled_in(_FEWER, self.tables)
 
 
 class GiveGates(Statement):
@@ -107,28 +69,7 @@ class GiveGates(Statement):
         return int(self._run(connection, values).rowcount)
 
     def sql(self) -> Any:
-        jobs = self.tables.jobs
-        given = unnest_text(
-            "given",
-            id=("ids", BigInteger),
-            args=("made_from", Text),
-            gates=("gates", Text),
-            ordered_by=("orders", Text),
-        )
-        rows = (
-            select(jobs.c.id, given.c.gates, given.c.ordered_by)
-            .select_from(jobs.join(given, jobs.c.id == given.c.id))
-            .where(
-                jobs.c.state.in_([literal_column("'queued'"), literal_column("'running'")]),
-                cast(jobs.c.args, Text) == given.c.args,
-            )
-        )
-        mine = locked(rows, "mine", of=jobs)
-        return (
-            update(jobs)
-            .where(jobs.c.id == mine.c.id)
-            .values(gates=cast(mine.c.gates, ARRAY(TEXT)), ordered_by=mine.c.ordered_by)
-        )
+        return filled_in(_GIVE, self.tables)
 
 
 class OperatorLimits(Statement):
@@ -140,3 +81,25 @@ class OperatorLimits(Statement):
     def sql(self) -> Any:
         limits = self.tables.limits
         return select(limits.c.gate, limits.c.tasks).where(is_of_operator(limits.c))
+
+
+# ordered gates begin with !, and " comes next in byte order
+_LACKING = """
+SELECT j.id, j.task, CAST(j.args AS text), coalesce(j.gates, '{{{{}}}}'), {is_running}
+FROM {{jobs}} j
+JOIN unnest(CAST(:tasks AS text[]), CAST(:numbers AS int[])) known (task, number) ON known.task = j.task
+WHERE (coalesce(cardinality(j.gates), 0) < known.number OR j.ordered_by IS NULL AND '"' > ANY (j.gates)) AND """
+_IN_QUEUES = "j.state = 'queued' AND j.queue = ANY (CAST(:queues AS text[]))"
+_FEWER = f"""{_LACKING.format(is_running="true")}j.state = 'running'
+UNION ALL
+({_LACKING.format(is_running="false")}{_IN_QUEUES} LIMIT {MANY})"""
+_GIVE = """
+WITH given AS MATERIALIZED (
+    SELECT j.id, g.gates, g.ordered_by
+    FROM {jobs} j
+    JOIN unnest(CAST(:ids AS bigint[]), CAST(:made_from AS text[]), CAST(:gates AS text[]), CAST(:orders AS text[]))
+      g (id, args, gates, ordered_by) ON g.id = j.id
+    WHERE j.state IN ('queued', 'running') AND CAST(j.args AS text) = g.args
+    FOR NO KEY UPDATE OF j SKIP LOCKED
+)
+UPDATE {jobs} j SET gates = CAST(g.gates AS text[]), ordered_by = g.ordered_by FROM given g WHERE j.id = g.id"""

@@ -146,10 +146,6 @@ class Backfill:
         """When to look next, by `time.monotonic()`."""
         return self.limits.due_at_news if self.is_behind else self.limits.due_at
 
-    def look_if_due(self) -> bool:
-        """Call `look` if it is due. Return whether any jobs that were held up may start now."""
-        return time.monotonic() >= self.due_at and self.look()
-
     def look(self) -> bool:
         """Read the operators' limits, and give jobs the gates that they lack.
 

@@ -121,7 +121,7 @@ class LimitedSource:
         if not self.is_of_use:
             for walk in self.lanes:
                 walk.rest_with(news)
-        elif self._backfill.look_if_due():
+        elif time.monotonic() >= self._backfill.due_at and self._backfill.look():
             self.tell()  # jobs that had no gates before may start now
 
     def parts(self, rooms: Mapping[GroupWalk, int]) -> Sequence[Mapping[GroupWalk, int]]:

@@ -25,14 +25,3 @@ def test_a_job_that_keeps_a_key_is_not_pruned(database: Engine, session: Session
     session.commit()
     with jobs.worker():
         wait_until(lambda: states(database) == {"succeeded": 1})
-
-
-def test_who_cancels_a_job_that_keeps_a_key_wakes_the_worker_for_the_next_one(
-    database: Engine, session: Session
-) -> None:
-    enqueue(database, shop.held, [{"account": 1, "fails": True}, {"account": 1}])
-    with jobs.worker():
-        wait_until(lambda: states(database) == {"failed": 1, "queued": 1})
-        jobs.cancel(session, 1)
-        session.commit()
-        wait_until(lambda: states(database) == {"cancelled": 1, "succeeded": 1}, timeout=10)

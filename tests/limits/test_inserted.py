@@ -15,85 +15,59 @@ from sqla_jobs.actions.audit import Changing
 from tests.helpers import new_jobs, wait_until
 from tests.limits.attempts import left
 
+NEVER = "0 0 1 1 *"
+
 
 @pytest.fixture
 def application() -> Jobs[Any]:
     return new_jobs()
 
 
-@pytest.fixture
-def jobs(application: Jobs[Any], database: Engine) -> Jobs[Any]:
-    return application
-
-
-BOOK = {"book": (["%all", "!book=7", "~book=7"], "!book=7")}
-
-
-def book(jobs: Jobs[Any], **options: Any) -> None:
-    in_order, rate = ConcurrencyLimit(1, key="account", ordered=True), RateLimit(5, per=1, name="all")
-
-    @jobs.task(limits=[in_order, rate], fair_by="account", **options)
-    def book(account: int) -> None: ...
-
-    book.schedule("0 0 1 1 *", args={"account": 7})
+def tick(jobs: Jobs[Any], session: Session) -> None:
+    """Fire each schedule once."""
     jobs.clock().tick()
-
-
-def ticks(jobs: Jobs[Any], session: Session) -> None:
-    """All schedules, once."""
-    jobs.clock().tick()
-    session.execute(text("UPDATE sqla_schedules SET next_run_at = now() - interval '1 s', last_run_at = NULL"))
+    session.execute(text("UPDATE sqla_schedules SET next_run_at = now() - interval '1 s'"))
     session.commit()
-    assert jobs.clock().tick() > 0
+    assert jobs.clock().tick()
 
 
 @pytest.mark.parametrize("unique", [None, Unique()])
-def test_jobs_of_a_schedule(jobs: Jobs[Any], session: Session, unique: Unique | None) -> None:
+def test_jobs_of_a_schedule(application: Jobs[Any], session: Session, unique: Unique | None) -> None:
+    jobs = application
+    limits = ConcurrencyLimit(1, key="account", ordered=True), RateLimit(5, per=1, name="all")
+
+    @jobs.task(limits=limits, fair_by="account", unique=unique)
+    def book(account: int) -> None: ...
+
     @jobs.task
     def plain() -> None: ...
 
-    book(jobs, unique=unique)
-    plain.schedule("0 0 1 1 *")
-    ticks(jobs, session)
-    rows = session.execute(select(jobs.Job.task, jobs.Job.gates, jobs.Job.ordered_by))
-    assert {task: (gates, order) for task, gates, order in rows} == {**BOOK, "plain": (None, None)}
-
-
-def test_a_job_of_a_schedule_that_a_person_runs_now(jobs: Jobs[Any], session: Session) -> None:
-    book(jobs)
+    book.schedule(NEVER, args={"account": 7})
+    plain.schedule(NEVER)
+    tick(jobs, session)
     schedules.fire(Changing(session, jobs.models, jobs.tasks), "book")
-    rows = session.execute(select(jobs.Job.task, jobs.Job.gates, jobs.Job.ordered_by))
-    assert {task: (gates, order) for task, gates, order in rows} == BOOK
+    rows = session.execute(select(jobs.Job.task, jobs.Job.gates, jobs.Job.ordered_by).order_by(jobs.Job.task))
+    of_book = ("book", ["%all", "!book=7", "~book=7"], "!book=7")
+    assert [tuple(row) for row in rows] == [of_book, of_book, ("plain", None, None)]
 
 
-@pytest.mark.parametrize("inserted_by", ["a clock", "a failure"])
-def test_they_start_at_once(jobs: Jobs[Any], database: Engine, session: Session, inserted_by: str) -> None:
+def test_they_start_at_once(application: Jobs[Any], session: Session, database: Engine) -> None:
     """Again and again, so that no look for jobs that lack gates comes by in between."""
+    jobs = application
     one = ConcurrencyLimit(1, name="one")
 
     @jobs.task(limits=one)
     def tell(job_id: int) -> None: ...
 
-    @jobs.task(on_failure=tell, max_attempts=1)
+    @jobs.task(limits=one, on_failure=tell, max_attempts=1)
     def fails() -> None:
         raise RuntimeError("as asked")
 
-    @jobs.task(limits=one)
-    def hourly() -> None: ...
-
-    hourly.schedule("0 0 1 1 *")
-
-    def insert() -> None:
-        if inserted_by == "a clock":
-            ticks(jobs, session)
-        else:
-            fails.enqueue(session)
-            session.commit()
-
-    task = "hourly" if inserted_by == "a clock" else "tell"
+    fails.schedule(NEVER)
     with jobs.worker():
         for _ in range(5):
-            insert()
-            wait_until(lambda: left(database) == 0, timeout=10)
-    waited = sorted(session.scalars(select(jobs.Job.started_at - jobs.Job.created_at).where(jobs.Job.task == task)))
-    assert waited[2] < timedelta(seconds=0.5)
+            tick(jobs, session)
+            wait_until(lambda: left(database) == 0)
+    waited = select(jobs.Job.started_at - jobs.Job.created_at)
+    for task in (fails, tell):
+        assert sorted(session.scalars(waited.where(jobs.Job.task == task.name)))[2] < timedelta(seconds=0.5)

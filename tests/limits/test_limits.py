@@ -31,12 +31,6 @@ def run_all(engine: Engine, *, workers: int = 2, concurrency: int = 4) -> None:
             worker.stop()
 
 
-def test_no_more_jobs_of_a_task_run_at_once_than_its_limit(database: Engine) -> None:
-    enqueue(database, shop.pair, NUMBERS)
-    run_all(database)
-    assert most_at_once(database, "pair") == {None: 2}
-
-
 def test_each_key_has_a_limit_of_its_own(database: Engine) -> None:
     enqueue(database, shop.keyed, ({"account": n % 3, "seconds": 0.1} for n in range(12)))
     run_all(database)
@@ -106,16 +100,6 @@ def test_a_failed_job_of_a_held_key_keeps_the_others_waiting_until_somebody_deci
         assert waiting.state == "succeeded"
 
 
-def test_a_failed_job_that_keeps_others_waiting_is_not_pruned(database: Engine) -> None:
-    with Session(database) as session:
-        failing = shop.held.enqueue(session, account=1, fails=True)
-        session.commit()
-        jobs.worker().drain()
-        assert jobs.prune(session, older_than=0) == 0
-        jobs.cancel(session, failing)
-        assert jobs.prune(session, older_than=0) == 1
-
-
 def test_a_worker_that_was_taken_for_dead_interrupts_what_it_runs_behind_limits(database: Engine) -> None:
     """So it overlaps only shortly with the worker that starts the next job."""
     with jobs.worker({"default": 1}, heartbeat=0.2, lease=2), Session(database) as session:
@@ -135,16 +119,6 @@ def test_a_class_with_a_key_made_by_a_function_is_limited_too(database: Engine) 
         session.commit()
     run_all(database)
     assert most_at_once(database, "Mail", by=lambda args: args["to"].lower()) == {"a@b.c": 1, "d@e.f": 1}
-
-
-def test_jobs_without_gates_get_them_before_they_run(database: Engine) -> None:
-    """Such as those of a plain INSERT, or of before the limit."""
-    insert = "INSERT INTO sqla_jobs (task, args, state) SELECT 'pair', '{\"n\": 1, \"seconds\": 0.02}', 'queued'"
-    with Session(database) as session:
-        session.execute(text(f"{insert} FROM generate_series(1, 20)"))
-        session.commit()
-    run_all(database)
-    assert most_at_once(database, "pair") == {None: 2}
 
 
 def test_an_operator_limits_a_task_that_declares_nothing_and_takes_that_back(database: Engine) -> None:

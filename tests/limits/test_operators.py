@@ -15,7 +15,6 @@ from sqlalchemy.orm import registry as mapper_registry
 from sqla_jobs import ArgumentsError, ConcurrencyLimit, DeclarationError, Jobs, RateLimit, Unique
 from sqla_jobs.testing import drain
 from tests import limited_shop as shop
-from tests.counting import states
 from tests.helpers import wait_until
 from tests.limited_shop import jobs
 from tests.limits.attempts import enqueue, left
@@ -89,17 +88,6 @@ def test_a_worker_of_a_full_queue_rests_and_drains(database: Engine) -> None:
         session.commit()
     enqueue(database, shop.pair, [{"n": 1}])
     assert jobs.worker().drain() == 0
-
-
-def test_in_a_limited_queue_jobs_with_and_without_limits_take_turns(database: Engine) -> None:
-    with Session(database) as session:
-        jobs.set_limit(session, queue="default", running=2)
-        session.commit()
-    enqueue(database, shop.plain, ({"n": n, "seconds": 0.05} for n in range(200)))
-    enqueue(database, shop.pair, [{"n": 1}])
-    with jobs.worker({"default": 4}):
-        wait_until(lambda: states(database, "pair") == {"succeeded": 1})
-        assert left(database) > 100
 
 
 def test_in_each_of_two_limited_queues_jobs_with_and_without_limits_take_turns(database: Engine) -> None:
