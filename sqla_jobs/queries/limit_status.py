@@ -208,8 +208,8 @@ _BEGUN = f"SELECT h.id FROM {begun(_ORDER)}"
 _FIRST = "ORDER BY h.position LIMIT 1"
 _HEAD = f"""
 SELECT h.id FROM (
-(SELECT 1 AS rank, h.* FROM ({_BEGUN} AND h.state = 'scheduled' AND {_IS_LIMITED} {_FIRST}) h)
-UNION ALL (SELECT 2, h.* FROM ({_BEGUN} AND h.state = 'failed' AND {_IS_LIMITED} AND {holds(_ORDER)} {_FIRST}) h)
+(SELECT 1 AS rank, h.* FROM ({_BEGUN} AND h.state LIKE 'scheduled' AND {_IS_LIMITED} {_FIRST}) h)
+UNION ALL (SELECT 2, h.* FROM ({_BEGUN} AND h.state LIKE 'failed' AND {_IS_LIMITED} AND {holds(_ORDER)} {_FIRST}) h)
 UNION ALL (SELECT 3, h.* FROM ({head(_ORDER)}) h)
 ) h ORDER BY rank LIMIT 1
 """

@@ -59,20 +59,18 @@ class LockWatchers(Statement):
     def __call__(
         self,
         connection: SqlConnection,
-        watched: Collection[int] | None = None,
+        watched: Collection[int],
         *,
         beyond: int = 0,
         idle: float | None = None,
     ) -> Watchers:
-        """Lock up to `MOST` jobs with higher ids than `beyond` until the transaction ends.
-
-        If `watched` is given, lock only jobs that watch one of these.
+        """Lock up to `MOST` jobs that watch one of these, with higher ids than `beyond`, until the transaction ends.
 
         If `idle` is given, the server ends the transaction once this process has been silent for that many seconds, and
         the commit does not wait for the disk. If a crash undoes the commit, a later look finds the jobs again.
         """
         milliseconds = None if idle is None else f"{1000 * idle:.0f}"
-        values = {"watched": None if watched is None else numbers(watched), "beyond": beyond, "most": MOST}
+        values = {"watched": numbers(watched), "beyond": beyond, "most": MOST}
         values |= {"idle": milliseconds}
         ((ids, batches, number),) = self._rows(connection, values)
         return Watchers(ids, batches, is_all=number == len(ids))
@@ -169,8 +167,7 @@ _ENDED = f"""
     CROSS JOIN LATERAL (SELECT (SELECT p.state FROM {{{{jobs}}}} p WHERE p.id = d.waits_for) AS state OFFSET 0) p
     WHERE d.waits_for = {NOBODY} OR p.state = 'succeeded' OR p.state IS NULL AND d.waits_for <> {DELETED}
       OR (p.state IS NULL OR p.state IN ('failed', 'cancelled')) AND d.if_failed IS DISTINCT FROM 'hold'"""
-_WATCHED = """ AND w.id > :beyond
-        AND (CAST(:watched AS bigint[]) IS NULL OR w.waits_for = ANY (CAST(:watched AS bigint[])))"""
+_WATCHED = " AND w.id > :beyond AND w.waits_for = ANY (CAST(:watched AS bigint[]))"
 # A held job that watches a failed one is left alone, although others that watch the same job are cancelled.
 _OF_ENDED = """w.state = 'blocked' AND w.waits_for = ANY (ARRAY(SELECT waits_for FROM ended)) AND w.id > :beyond
       AND (w.if_failed IS DISTINCT FROM 'hold' OR w.waits_for = ANY (ARRAY(

@@ -62,7 +62,7 @@ def process(
 
 def resolve(session: Session, queries: Queries) -> None:
     """Queue or cancel the blocked jobs that wait for jobs that have ended."""
-    while (watchers := queries.lock_watchers(session)).ids:
+    while (watchers := queries.lock_watchers(session, queries.look_for_blocked(session).ended)).ids:
         if all(one.state == "later" for one in queries.settle(session, watchers.ids, watchers.batches)):
             return  # another session of the test has locked the rest
 

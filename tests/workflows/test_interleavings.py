@@ -675,7 +675,7 @@ def test_a_held_job_is_settled_once_if_the_failed_job_of_its_batch_is_deleted(
     one.look()
     assert state(database, report) == "blocked"
     with database.begin() as connection:
-        assert one.claims.queries.lock_watchers(connection).ids == []
+        assert one.claims.queries.look_for_blocked(connection).ended == []
 
 
 def test_nobody_is_looked_at_again_and_again(session: Session, database: Engine, one: Process) -> None:
@@ -686,7 +686,7 @@ def test_nobody_is_looked_at_again_and_again(session: Session, database: Engine,
     one.look()
     assert states(session)[last.id] == "blocked"
     with database.begin() as connection:
-        assert one.claims.queries.lock_watchers(connection).ids == []
+        assert one.claims.queries.look_for_blocked(connection).ended == []
 
 
 def test_a_batch_stays_open_beside_a_retry_of_one_of_its_jobs(
