@@ -42,6 +42,7 @@ class JobResolver:
         self._patience = patience
         self._queries = queries
         self._ended: deque[int] = deque()
+        """The ended jobs whose blocked jobs are to be resolved."""
         self._news: object = object()
         """An object that each message about blocked jobs replaces."""
         self._seen: object = None
@@ -100,14 +101,14 @@ class JobResolver:
     def resolve_all(self) -> bool:
         """Look at all blocked jobs now, in this thread.
 
-        Return whether any job has been queued since the last call. Jobs that are locked get a second look, and then
-        are left to whoever holds them.
+        Return whether any job has been queued since the last call. Jobs that are locked are tried a second time, and
+        then are left to whoever holds them.
         """
         with self._working:
             self._look()
-            if self._look_at - time.monotonic() <= _LOCKED_AGAIN:
+            if self._ended:
                 self._loop.stopping.wait(_LOCKED_AGAIN)
-                self._look()
+                self._resolve(self._take())
             has_queued, self._has_queued = self._has_queued, False
         return has_queued
 
@@ -118,7 +119,7 @@ class JobResolver:
                 self._resolve(ended)
             if time.monotonic() >= self._look_due_at:
                 self._look()
-            return self._look_due_at
+            return min(self._look_due_at, time.monotonic() + _LOCKED_AGAIN) if self._ended else self._look_due_at
 
     @property
     def _is_behind(self) -> bool:
@@ -160,8 +161,8 @@ class JobResolver:
         """Resolve the jobs that wait for the ended jobs. Jobs that this cancels count as ended, too.
 
         If one of them is locked, or waits for a batch that is being filled, or somebody may be retrying the job before
-        it, look at all blocked jobs again soon. After an error, look at all blocked jobs and at all queues: part of the
-        work may be committed.
+        it, that job stays in `_ended`, for another step soon. After an error, look at all blocked jobs and at all
+        queues: part of the work may be committed.
         """
         try:
             while ended:
@@ -181,8 +182,8 @@ class JobResolver:
                 watchers = self._queries.lock_watchers(connection, ended, beyond=last, idle=self._patience)
                 settled = self._queries.settle(connection, watchers.ids, watchers.batches) if watchers.ids else []
             self._tell(settled)
-            if not watchers.is_all or any(one.state == "later" for one in settled):
-                self._look_at = min(self._look_at, time.monotonic() + _LOCKED_AGAIN)
+            self._ended.extend(() if watchers.is_all else ended)
+            self._ended.extend(one.watches for one in settled if one.state == "later")
             yield from settled
             is_full, last = len(watchers.ids) == MOST, max(watchers.ids, default=0)
 

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -90,15 +89,12 @@ class Process:
         assert self.statements.left == [], "these did not come"
 
     def again(self) -> None:
-        """Look at all blocked jobs if the resolver would do so soon, since somebody held some of them locked."""
-        if self.resolver._look_at < math.inf:
-            self.look()
+        """Try again what somebody held locked, as the resolver does soon."""
+        self.resolver._resolve(self.resolver._take())
 
     def look(self) -> None:
         """Look at all blocked jobs, as after a message."""
         self.resolver.resolve_all()
-        if self.resolver._look_at - time.monotonic() > 0.1:  # nobody holds any of them locked
-            self.resolver._look_at = math.inf
 
     def succeed_all(self) -> None:
         """Run all that is queued, and all that this queues, without a look at all blocked jobs."""

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
-from sqla_jobs.queries.resolve import Blocked, Look
+from sqla_jobs.queries.resolve import Blocked, LockWatchers, Look, Watchers
 from tests import shop
 from tests.helpers import states, wait_until
 
@@ -44,3 +44,33 @@ def test_one_slow_look_does_not_put_off_the_next_one(
         session.execute(text(END), {"id": ids[0]})
         session.commit()
         wait_until(lambda: states(session)[ids[1]] == "succeeded", timeout=6.0)
+
+
+@pytest.mark.slow
+def test_a_locked_job_does_not_wait_for_the_next_look(
+    database: Engine, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which comes only after 20 times as long as a look takes."""
+    look, lock, skips = Look.__call__, LockWatchers.__call__, threading.Semaphore(0)
+
+    def look_slowly(self: Look, connection: Any) -> Blocked:
+        time.sleep(0.5)
+        return look(self, connection)
+
+    def skip(self: LockWatchers, *args: Any, **options: Any) -> Watchers:
+        watchers = lock(self, *args, **options)
+        if not watchers.is_all:
+            skips.release()
+        return watchers
+
+    monkeypatch.setattr(Look, "__call__", look_slowly)
+    monkeypatch.setattr(LockWatchers, "__call__", skip)
+    first = shop.mark.enqueue(session, n=1)
+    second = shop.mark.options(after=first).enqueue(session, n=2)
+    session.commit()
+    with Session(database) as user:
+        user.execute(text("SELECT FROM sqla_jobs WHERE id = :id FOR UPDATE"), {"id": second.id})
+        with shop.jobs.worker():
+            assert all(skips.acquire(timeout=20) for _ in range(3)), "two of looks, or of other tries"
+            user.rollback()
+            wait_until(lambda: states(session)[second.id] == "succeeded", timeout=6.0)
