@@ -143,7 +143,7 @@ def senders(method: str) -> list[str]:
         and any(
             isinstance(node, ast.Attribute)
             and node.attr == method
-            and ast.unparse(node.value).rpartition(".")[2].lstrip("_") in {"queries", "calls"}
+            and ast.unparse(node.value).rpartition(".")[2].lstrip("_") == "queries"
             for node in ast.walk(tree)
         )
     )

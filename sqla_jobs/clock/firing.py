@@ -16,12 +16,12 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from sqla_jobs.calls.values import Among
 from sqla_jobs.clock.catch_up import Missed, ticks_due
 from sqla_jobs.cron import Cron
 from sqla_jobs.models.types import MAX_ATTEMPTS, CatchUp, Overlap, TickOutcome
 from sqla_jobs.queries.schedules import ScheduleQueries
 from sqla_jobs.queries.unique_ticks import UniqueTick
+from sqla_jobs.queries.values import Among
 from sqla_jobs.rules.outcomes import storable
 from sqla_jobs.tasks.enqueue import gate_columns
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
 from typing import LiteralString
+
+from sqlalchemy import Engine
 
 from sqla_jobs.database.refusals import cause_of, reason
 
@@ -22,13 +23,11 @@ LIMIT: LiteralString = """
 _NOT_ALLOWED = "42501"
 
 
-def warn_of_few_connections(ask: Callable[[], Sequence[int]], wanted: int) -> None:
-    """Log a warning if the server allows too few connections for a worker that uses up to `wanted` more.
-
-    `ask` executes the query `LIMIT` and returns its row.
-    """
+def warn_of_few_connections(engine: Engine, wanted: int) -> None:
+    """Log a warning if the server allows too few connections for a worker that uses up to `wanted` more."""
     try:
-        used, most = ask()
+        with engine.connect() as connection:
+            used, most = connection.exec_driver_sql(LIMIT).one()
     except Exception as error:
         if getattr(cause_of(error), "sqlstate", None) != _NOT_ALLOWED:
             raise

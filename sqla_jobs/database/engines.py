@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, LiteralString
@@ -22,6 +22,9 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _OPTIONS = {"ssl": "sslmode", "async_fallback": None, "prepared_statement_cache_size": None}
 """Options in asyncpg addresses and their psycopg names; None if psycopg has no such option."""
+
+_DEFAULT = "sqla_jobs: default isolation level"
+"""The key in a connection's `info` under which the database's default is stored."""
 
 REMEDY = "give a create_engine('postgresql+psycopg://…') or a sessionmaker of one"
 
@@ -124,7 +127,26 @@ def own_engine(
     planning: LiteralString = PLANNED_ANEW,
     name: str = "sqla-jobs worker",
 ) -> Engine:
-    """Return a new engine with at most `most` connections. It connects like `app`, but has settings of its own.
+    """Return a new engine with at most `most` connections. It connects like `app`, but has settings of its own."""
+    source = check_engine(app).pool.recreate()
+
+    def borrow() -> Any:
+        borrowed = source.connect()
+        borrowed.detach()
+        return borrowed.dbapi_connection
+
+    return engine_of(borrow, patience=patience, most=most, planning=planning, name=name)
+
+
+def engine_of(
+    connect: Callable[[], psycopg.Connection[Any]],
+    *,
+    patience: float,
+    most: int,
+    planning: LiteralString = PLANNED_ANEW,
+    name: str = "sqla-jobs worker",
+) -> Engine:
+    """Return an engine with at most `most` connections, which `connect` makes.
 
     Its connections are called `name` in pg_stat_activity, unless the application names its own connections.
 
@@ -134,13 +156,17 @@ def own_engine(
     Connecting and statements tolerate at most `patience` seconds of silence. A connection is closed once it has become
     useless, such as after its server has become read-only.
     """
-    engine = _connecting_as(app, "AUTOCOMMIT", patience, planning, most, name)
-    with engine.connect() as connection:
-        default = connection.scalar(select(func.current_setting("default_transaction_isolation")))
-    if default != "read committed":
-        engine.dispose()
-        engine = _connecting_as(app, "READ COMMITTED", patience, planning, most, name)
-        event.listen(engine, "begin", partial(_limit_idling, patience))
+    engine = create_engine(
+        "postgresql+psycopg://",
+        creator=partial(prepared, connect, patience=patience, planning=planning, name=name),
+        pool_size=most,
+        max_overflow=0,
+        pool_timeout=patience,
+        pool_reset_on_return=None,
+        isolation_level="AUTOCOMMIT",
+    )
+    event.listen(engine, "begin", partial(_begin, patience))
+    event.listen(engine, "handle_error", _give_up_if_useless)
     return engine
 
 
@@ -223,38 +249,21 @@ def warn_of_small_pool(app: Engine, threads: int) -> None:
         )
 
 
-def _connecting_as(
-    app: Engine, isolation: Any, patience: float, planning: LiteralString, most: int, name: str
-) -> Engine:
-    source = check_engine(app).pool.recreate()
-
-    def borrow() -> Any:
-        borrowed = source.connect()
-        borrowed.detach()
-        return borrowed.dbapi_connection
-
-    def connect() -> Any:
-        return prepared(borrow, patience=patience, planning=planning, name=name)
-
-    engine = create_engine(
-        app.url,
-        creator=connect,
-        pool_size=most,
-        max_overflow=0,
-        pool_timeout=patience,
-        pool_reset_on_return=None,
-        isolation_level=isolation,
-    )
-    event.listen(engine, "handle_error", _give_up_if_useless)
-    return engine
-
-
 def _give_up_if_useless(context: Any) -> None:
     if is_useless_after(context.original_exception):
         context.is_disconnect = True
 
 
-def _limit_idling(patience: float, connection: Connection) -> None:
-    """If a process vanishes before its COMMIT, let it hold locks for at most `patience` seconds."""
+def _begin(patience: float, connection: Connection) -> None:
+    """Begin a transaction, unless the database's default isolation level suits single statements.
+
+    If a process vanishes before its COMMIT, it holds locks for at most `patience` seconds.
+    """
+    if _DEFAULT not in connection.info:
+        connection.info[_DEFAULT] = connection.exec_driver_sql("SHOW default_transaction_isolation").scalar_one()
+    if connection.info[_DEFAULT] == "read committed":
+        return
+    if driver(connection).autocommit:
+        connection.exec_driver_sql("BEGIN ISOLATION LEVEL READ COMMITTED")
     limit = func.set_config("idle_in_transaction_session_timeout", f"{1000 * patience:.0f}", True)
     connection.execute(select(limit))

@@ -195,6 +195,7 @@ class _Notifier:
     def _loop(self, app: Engine) -> None:
         try:
             engine = own_engine(by_psycopg(app), patience=_PATIENCE, most=1, name="sqla-jobs wakeup")
+            engine.connect().close()
         except Exception as error:  # noqa: BLE001 - the application's way of connecting may raise anything
             log.debug("no wake-up can be sent for a while, workers will poll: %s", error)
             self._hopeless_until = time.monotonic() + _IDLE

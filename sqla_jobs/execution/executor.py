@@ -9,12 +9,12 @@ from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
-from sqla_jobs.calls.run_lines import log, log_end
 from sqla_jobs.database.binding import Context
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.interrupt import Interruptible
 from sqla_jobs.execution.plan import Plan, Surroundings, context_of
+from sqla_jobs.execution.run_lines import log, log_end
 from sqla_jobs.execution.shared_memory import RunSlot
 from sqla_jobs.execution.steps import StepsFactory
 from sqla_jobs.execution.surroundings import begin_span

@@ -10,12 +10,12 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-from sqla_jobs.calls.values import read_headers
 from sqla_jobs.errors import ArgumentsError, EntityGone, RowHeld, UnstorableResult
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.interrupt import CancelRequested, GivenUp, Interrupt, LeaseGone, Stopped, TimedOut
 from sqla_jobs.execution.surroundings import Surrounded, awaited_within, log_after_commit
 from sqla_jobs.execution.transactions import RaisedAfterCommit, Transactions
+from sqla_jobs.queries.values import read_headers
 from sqla_jobs.rules.error_text import leaves
 from sqla_jobs.rules.outcomes import ERASED, SUCCEEDED, Failure, Outcome, decide
 from sqla_jobs.rules.redaction import NOTHING

@@ -14,9 +14,6 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 from sqlalchemy.orm import Session
 
-from sqla_jobs.calls import statements
-from sqla_jobs.calls.statements import Calls, StoreEnds
-from sqla_jobs.calls.values import EVERYWHERE, MANY, PRIORITIES, Among, Claimed, Lease, Promotion, RunEnd
 from sqla_jobs.database.driver import driver_of_run
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries.backfill import FewerGates, GiveGates, OperatorLimits
@@ -40,11 +37,12 @@ from sqla_jobs.queries.steps import NewStep, StepQueries
 from sqla_jobs.queries.succeed import SucceedOne
 from sqla_jobs.queries.undelivered import MarkDelivered, TakeUndelivered
 from sqla_jobs.queries.upstream import StoredUpstream
+from sqla_jobs.queries.values import EVERYWHERE, MANY, PRIORITIES, Among, Claimed, Lease, Promotion, RunEnd
 
 __all__ = ["EVERYWHERE", "MANY", "PRIORITIES", "Among", "Claimed", "Lease", "Promotion", "Queries", "RunEnd"]
 
 
-class Queries(Calls):
+class Queries:
     """The statements for one set of models. `schema` is the schema of the tables whose models do not name one.
 
     `lock_timeout` limits, in seconds, how long the end of a task's transaction and each of its steps wait for a lock.
@@ -53,6 +51,7 @@ class Queries(Calls):
     def __init__(self, models: Models[Any], schema: str | None = None, *, lock_timeout: float | None = None) -> None:
         self._models = models
         self.lock_timeout: float | None = lock_timeout
+        self.schema: str | None = schema
         self._tables = tables = Tables(models, schema)
         self.connection: Callable[[Session], Connection] = tables.connection
         self.is_of_jobs: Callable[[Session, Connection], bool] = tables.is_of_jobs
@@ -72,13 +71,13 @@ class Queries(Calls):
         self.held_keys: HeldKeys = HeldKeys(tables)
         self.keys_in_use: KeysInUse = KeysInUse(tables)
         self.waiting_groups: WaitingGroups = WaitingGroups(tables)
-        self.promote: statements.Promote = Promote(tables)
-        self.poll: statements.Poll = Poll(tables)
+        self.promote: Promote = Promote(tables)
+        self.poll: Poll = Poll(tables)
         self.is_due: IsDue = IsDue(tables)
-        self.unknown_to: statements.UnknownTo = UnknownTo(tables)
+        self.unknown_to: UnknownTo = UnknownTo(tables)
 
-        self.finish: StoreEnds = Finish(tables)
-        self.finish_any: statements.FinishAny = FinishAny(tables)
+        self.finish: Finish = Finish(tables)
+        self.finish_any: FinishAny = FinishAny(tables)
         self.succeed: SucceedOne = SucceedOne(tables, lock_timeout)
         self.erase_running: EraseRunning = EraseRunning(tables)
 
@@ -89,22 +88,22 @@ class Queries(Calls):
         self.take_undelivered: TakeUndelivered = TakeUndelivered(tables)
         self.mark_delivered: MarkDelivered = MarkDelivered(tables)
 
-        self.beat: statements.Beat = Beat(tables)
-        self.heartbeats: statements.Heartbeats = Heartbeats(tables)
-        self.delete_expired: statements.DeleteExpired = DeleteExpired(tables)
-        self.sign_off: statements.SignOff = SignOff(tables)
-        self.rescue: statements.Rescue = Rescue(tables)
-        self.show_set_aside: statements.ShowSetAside = ShowSetAside(tables)
-        self.show_stalled: statements.ShowStalled = ShowStalled(tables)
+        self.beat: Beat = Beat(tables)
+        self.heartbeats: Heartbeats = Heartbeats(tables)
+        self.delete_expired: DeleteExpired = DeleteExpired(tables)
+        self.sign_off: SignOff = SignOff(tables)
+        self.rescue: Rescue = Rescue(tables)
+        self.show_set_aside: ShowSetAside = ShowSetAside(tables)
+        self.show_stalled: ShowStalled = ShowStalled(tables)
 
         self.to_claim: ToClaim = ToClaim(tables)
         self.to_claim_limited: ToClaimLimited = ToClaimLimited(tables)
-        self.to_promote: statements.Candidates = ToPromote(tables)
-        self.to_rescue: statements.Candidates = ToRescue(tables)
+        self.to_promote: ToPromote = ToPromote(tables)
+        self.to_rescue: ToRescue = ToRescue(tables)
 
-        self.leases: statements.Leases = Leases(tables)
+        self.leases: Leases = Leases(tables)
         self.unknown_leases: UnknownLeases = UnknownLeases(tables)
-        self.cancel_requests: statements.CancelRequests = CancelRequests(tables)
+        self.cancel_requests: CancelRequests = CancelRequests(tables)
         self.store_progress: StoreProgress = StoreProgress(tables)
 
     def begin(self, connection: Connection, *, noticed_within: float, patience: float) -> bool:

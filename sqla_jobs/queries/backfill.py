@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, select
 
-from sqla_jobs.calls.values import MANY, names, numbers, texts
 from sqla_jobs.queries.gates import filled_in
 from sqla_jobs.queries.restrictions import is_of_operator
 from sqla_jobs.queries.statement import Statement
+from sqla_jobs.queries.values import MANY, names, numbers, texts
 
 
 class LacksGates(NamedTuple):

@@ -7,11 +7,17 @@ from typing import Any
 
 from sqlalchemy import ARRAY, Text, any_, bindparam, func, select
 
-from sqla_jobs.calls import statements
-from sqla_jobs.calls.values import MANY, Among
 from sqla_jobs.queries.expressions import Tables, in_state, is_among
 from sqla_jobs.queries.rescue import is_orphaned
 from sqla_jobs.queries.statement import SqlConnection, Statement
+from sqla_jobs.queries.values import MANY, Among
+
+
+class Candidates(Statement):
+    """Find the ids of some jobs that a bulk statement would process. After an error, these are tried in parts."""
+
+    def __call__(self, connection: SqlConnection, among: Among) -> list[int]:
+        return [job_id for (job_id,) in self._rows(connection, among.parameters())]
 
 
 class ToClaim(Statement):
@@ -40,7 +46,7 @@ class ToClaimLimited(ToClaim):
         return jobs.c.gates.is_not(None)
 
 
-class ToPromote(Statement, statements.Candidates):
+class ToPromote(Candidates):
     """Find the scheduled jobs that are due."""
 
     def sql(self) -> Any:
@@ -49,7 +55,7 @@ class ToPromote(Statement, statements.Candidates):
         return _some(self.tables, due.order_by(jobs.c.run_at))
 
 
-class ToRescue(Statement, statements.Candidates):
+class ToRescue(Candidates):
     """Find the running jobs whose process has no row."""
 
     def sql(self) -> Any:

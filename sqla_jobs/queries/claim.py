@@ -36,7 +36,6 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from sqla_jobs.calls.values import ALL, EVERYWHERE, PRIORITIES, Among, Claimed, names, numbers, texts
 from sqla_jobs.models.types import MOST_ATTEMPTS
 from sqla_jobs.queries.expressions import (
     Tables,
@@ -50,6 +49,7 @@ from sqla_jobs.queries.expressions import (
 from sqla_jobs.queries.gates import named, queue_free
 from sqla_jobs.queries.restrictions import claimable_tasks, limited_queues, paused, unlimited_tasks
 from sqla_jobs.queries.statement import RenderedStatement, SqlConnection, Statement
+from sqla_jobs.queries.values import ALL, EVERYWHERE, PRIORITIES, Among, Claimed, names, numbers, texts
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -12,14 +12,13 @@ from psycopg.errors import InvalidSqlStatementName, InvalidTextRepresentation, L
 from psycopg.pq.abc import PGresult
 from sqlalchemy import ColumnElement, Connection, event, func, literal_column, select
 
-from sqla_jobs.calls.statements import Rendered
-from sqla_jobs.calls.values import RunEnd
 from sqla_jobs.database.driver import CommittingBy, Driver, ask, beginning, quoted, roll_back
 from sqla_jobs.errors import LeaseLost, RowHeld
 from sqla_jobs.queries.ending import Ending, rolled_back_by_an_error
-from sqla_jobs.queries.expressions import Tables, rendered
+from sqla_jobs.queries.expressions import Rendered, Tables, rendered
 from sqla_jobs.queries.steps import NewStep, RecordStepInSession
 from sqla_jobs.queries.succeed import SucceedOne
+from sqla_jobs.queries.values import RunEnd
 
 _NO_LEASE = "sqla_jobs: no lease"
 Stored_contra = TypeVar("Stored_contra", contravariant=True)

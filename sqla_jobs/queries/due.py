@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import (
     ARRAY,
     Boolean,
-    Connection,
     Double,
     Select,
     Text,
@@ -28,10 +27,7 @@ from sqlalchemy import (
     union_all,
     update,
 )
-from sqlalchemy.orm import Session
 
-from sqla_jobs.calls import statements
-from sqla_jobs.calls.values import ALL, Among
 from sqla_jobs.queries.expressions import (
     array_of,
     in_state,
@@ -43,10 +39,27 @@ from sqla_jobs.queries.expressions import (
     takes_turn,
 )
 from sqla_jobs.queries.restrictions import claimable_tasks, is_paused, limited_queues, limited_tasks, paused
-from sqla_jobs.queries.statement import RenderedStatement, Statement
+from sqla_jobs.queries.statement import RenderedStatement, SqlConnection, Statement
+from sqla_jobs.queries.values import ALL, MANY, Among, Promotion, names
 
 
-class Promote(RenderedStatement, statements.Promote):
+class Promote(RenderedStatement):
+    """Queue at most `limit` scheduled jobs that are due, or will be due within `ahead` seconds.
+
+    Also count the workers that serve any of `queues`.
+    """
+
+    def __call__(
+        self,
+        connection: SqlConnection,
+        *,
+        ahead: float = 0.0,
+        limit: int = MANY,
+        queues: Collection[str] = (),
+        among: Among = ALL,
+    ) -> Promotion:
+        return _promotion(self._rows(connection, _parameters(queues, among, ahead, limit)), limit)
+
     def sql(self) -> Any:
         tables = self.tables
         jobs = tables.jobs
@@ -98,6 +111,15 @@ class Promote(RenderedStatement, statements.Promote):
         return select(count, due_in, workers, has_limits, are_blocked).where(told)
 
 
+def _parameters(queues: Collection[str], among: Among, ahead: float = 0.0, limit: int = MANY) -> dict[str, Any]:
+    return {"ahead": ahead, "limit": limit, "queues": names(tuple(queues)), **among.parameters()}
+
+
+def _promotion(rows: Sequence[Any], limit: int) -> Promotion:
+    ((count, due_in, *others),) = rows
+    return Promotion(count, 0.0 if count >= limit else due_in, *others)
+
+
 def _next_end(paused: Any, now: Any) -> Any:
     """Return the time at which the next pause ends by itself."""
     ahead = and_(paused.c.paused_until > now, paused.c.paused_until < literal_column("'infinity'"))
@@ -113,7 +135,7 @@ class IsDue(Statement):
     """Return whether any job without limits can be claimed now, or any job promoted. Ignore locked rows."""
 
     def __call__(
-        self, connection: Connection | Session, queues: Sequence[str], tasks: Sequence[str], among: Among = ALL
+        self, connection: SqlConnection, queues: Sequence[str], tasks: Sequence[str], among: Among = ALL
     ) -> bool:
         values = {"queues": list(queues), "tasks": list(tasks), **among.parameters()}
         return bool(self._run(connection, values).scalar())
@@ -139,7 +161,15 @@ class IsDue(Statement):
         return select(or_(*(exists().select_from(found) for found in (queued, due))))
 
 
-class Poll(RenderedStatement, statements.Poll):
+class Poll(RenderedStatement):
+    """Promote as `Promote` does, and check whether other jobs are queued. Processes that do not claim jobs use it."""
+
+    def __call__(
+        self, connection: SqlConnection, queues: Sequence[str], tasks: Sequence[str], among: Among = ALL
+    ) -> Promotion:
+        values = _parameters(queues, among) | {"tasks": names(tuple(tasks))}
+        return _promotion(self._rows(connection, values), MANY)
+
     def sql(self) -> Any:
         jobs, held = self.tables.jobs, array_of(paused(self.tables.queues))
         queues, tasks = cast(bindparam("queues", type_=Text), ARRAY(Text)), claimable_tasks(self.tables)
@@ -147,7 +177,12 @@ class Poll(RenderedStatement, statements.Poll):
         return Promote(self.tables).sql().add_columns(exists().where(in_state(jobs, "queued"), *here))
 
 
-class UnknownTo(Statement, statements.UnknownTo):
+class UnknownTo(Statement):
+    """Count, by task, the first 10,000 jobs waiting in `queues` whose task is not in `tasks`."""
+
+    def __call__(self, connection: SqlConnection, queues: Sequence[str], tasks: Sequence[str]) -> dict[str, int]:
+        return dict(self._rows(connection, {"queues": list(queues), "tasks": list(tasks)}))
+
     def sql(self) -> Any:
         jobs = self.tables.jobs
         here = (in_state(jobs, "queued"), jobs.c.queue == _QUEUES, ~(jobs.c.task == _TASKS))

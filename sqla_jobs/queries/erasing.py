@@ -26,11 +26,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
-from sqla_jobs.calls.values import Claimed, Lease
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries.expressions import array_of, leased
 from sqla_jobs.queries.statement import Statement
+from sqla_jobs.queries.values import Claimed, Lease
 from sqla_jobs.rules.redaction import ERASED_ARGS
 
 ERASED_COLUMNS: dict[str, tuple[str, ...]] = {

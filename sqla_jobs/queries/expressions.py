@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from psycopg.errors import LockNotAvailable
 from sqlalchemy import (
@@ -42,7 +42,6 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.selectable import ScalarSelect, SelectBase, TableValuedAlias
 
-from sqla_jobs.calls.statements import Rendered
 from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.errors import RowHeld
 from sqla_jobs.models.mapping import Models
@@ -51,6 +50,13 @@ from sqla_jobs.rules.checks import MAX_ID
 
 _DIALECT: Any = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 _NUMBERING: Any = PGDialect_psycopg(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
+
+
+class Rendered(NamedTuple):
+    """A statement in psycopg's format, with the parameters that do not change between calls."""
+
+    text: str
+    fixed: dict[str, Any]
 
 
 def rendered(statement: Any) -> Rendered:

@@ -8,7 +8,6 @@ from uuid import UUID
 
 from sqlalchemy import (
     BigInteger,
-    Connection,
     Double,
     Text,
     Uuid,
@@ -25,10 +24,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import Session
 
-from sqla_jobs.calls import statements
-from sqla_jobs.calls.values import RunEnd
 from sqla_jobs.queries.erasing import erased_on_success, erased_with, no_run_is_locked
 from sqla_jobs.queries.expressions import (
     Tables,
@@ -46,8 +42,9 @@ from sqla_jobs.queries.expressions import (
 from sqla_jobs.queries.follow_ups import DELIVERED_WITHIN, follow_ups
 from sqla_jobs.queries.losses import gets_attempt_back, loss_backoff, state_after_loss
 from sqla_jobs.queries.restrictions import freed_by
-from sqla_jobs.queries.statement import RenderedStatement
+from sqla_jobs.queries.statement import RenderedStatement, SqlConnection
 from sqla_jobs.queries.succeed import SucceedMany
+from sqla_jobs.queries.values import RunEnd, in_order, numbers, texts
 from sqla_jobs.rules.outcomes import RunOutcome
 
 _RUN_COLUMNS = [
@@ -60,12 +57,40 @@ _ENDS, _GIVEN_BACK, _DELIVERED = (
 )
 
 
-class FinishAny(RenderedStatement, statements.FinishAny):
+class _StoreEnds(RenderedStatement):
+    """Store the end of each attempt whose lease is valid and whose job is not locked. Replace taken run ids."""
+
+    def __call__(self, connection: SqlConnection, ends: Sequence[RunEnd]) -> dict[int, str]:
+        """Return fates by run id. An end that is stored unchanged has none. `Finish` explains the fates."""
+        leases, outcomes, started, finished, progress = zip(*in_order(ends), strict=True)
+        processes = {lease.process_id: str(lease.process_id) for lease in leases}
+        failures = [outcome.failure for outcome in outcomes]
+        values = {
+            "job_ids": numbers([lease.job_id for lease in leases]),
+            "run_ids": numbers([lease.run_id for lease in leases]),
+            "process_ids": numbers([processes[lease.process_id] for lease in leases]),
+            "outcomes": numbers([outcome.kind for outcome in outcomes]),
+            "delays": texts([None if outcome.delay is None else str(outcome.delay) for outcome in outcomes]),
+            "started": numbers(started),
+            "finished": numbers(finished),
+            "results": texts([outcome.result for outcome in outcomes]),
+            "fractions": texts([None if reported is None else str(reported[0]) for reported in progress]),
+            "messages": texts([reported and reported[1] for reported in progress]),
+            "error_types": texts([failure and failure.type for failure in failures]),
+            "errors": texts([failure and failure.message for failure in failures]),
+            "tracebacks": texts([failure and failure.traceback for failure in failures]),
+        }
+        return dict(self._rows(connection, values))
+
+
+class FinishAny(_StoreEnds):
+    """Store ends of any kind."""
+
     def __init__(self, tables: Tables) -> None:
         super().__init__(tables)
         self._finish_erased = FinishErased(tables)
 
-    def __call__(self, connection: Connection | Session, ends: Sequence[RunEnd]) -> dict[int, str]:
+    def __call__(self, connection: SqlConnection, ends: Sequence[RunEnd]) -> dict[int, str]:
         erased = [end for end in ends if end.outcome.erases]
         if not erased:
             return super().__call__(connection, ends)
@@ -77,7 +102,7 @@ class FinishAny(RenderedStatement, statements.FinishAny):
         return _statement(self.tables, {})[0]
 
 
-class FinishErased(RenderedStatement, statements.FinishAny):
+class FinishErased(_StoreEnds):
     """Store successful ends, and erase the arguments and earlier runs of their jobs."""
 
     def sql(self) -> Any:
@@ -220,7 +245,7 @@ class Finish:
         self._succeed_many = SucceedMany(tables)
         self._finish_any = FinishAny(tables)
 
-    def __call__(self, connection: Connection | Session, ends: Sequence[RunEnd]) -> dict[int, str]:
+    def __call__(self, connection: SqlConnection, ends: Sequence[RunEnd]) -> dict[int, str]:
         """Store the ends of attempts whose lease is still valid.
 
         Never wait for a locked row. Return, by run id, one word for each end that was not stored:

@@ -10,11 +10,11 @@ from typing import Any
 from sqlalchemy import Boolean, ColumnElement, TextClause, literal_column, text
 from sqlalchemy.orm import Session
 
-from sqla_jobs.calls.values import numbers
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import LIVE_WORDS
 from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.queries.gates import filled_in, holds, named, with_arrays
+from sqla_jobs.queries.values import numbers
 from sqla_jobs.rules.retention import Rule
 
 _FEW, _MANY = 100, 10_000

@@ -9,13 +9,17 @@ from typing import Any
 from sqlalchemy import ARRAY, BigInteger, Connection, Double, Text, Uuid, any_, bindparam, cast, func, select, update
 from sqlalchemy.orm import Session
 
-from sqla_jobs.calls import statements
-from sqla_jobs.calls.values import Claimed, Lease
 from sqla_jobs.queries.expressions import leased, locked, seconds, unnest
 from sqla_jobs.queries.statement import SqlConnection, Statement
+from sqla_jobs.queries.values import Claimed, Lease
 
 
-class Leases(Statement, statements.Leases):
+class Leases(Statement):
+    """Find the leases of one process, except those whose run ids are in `known`."""
+
+    def __call__(self, connection: SqlConnection, process_id: uuid.UUID, known: Collection[int] = ()) -> list[Lease]:
+        return [Lease(*row) for row in self._rows(connection, {"process_id": process_id, "known": list(known)})]
+
     def sql(self) -> Any:
         jobs = self.tables.jobs
         lease = (jobs.c.id, jobs.c.current_run_id, jobs.c.process_id)
@@ -42,7 +46,13 @@ class UnknownLeases(Leases):
         return super().sql().where(self.tables.jobs.c.started_at < before)
 
 
-class CancelRequests(Statement, statements.CancelRequests):
+class CancelRequests(Statement):
+    """Find the runs that somebody has asked to cancel, among one process's runs of the given jobs."""
+
+    def __call__(self, connection: SqlConnection, process_id: uuid.UUID, job_ids: Collection[int]) -> dict[int, bool]:
+        """Return, by run id, whether the process must be killed to end the run."""
+        return dict(self._rows(connection, {"process_id": process_id, "ids": list(job_ids)}))
+
     def sql(self) -> Any:
         jobs = self.tables.jobs
         return select(jobs.c.current_run_id, jobs.c.kill_requested).where(

@@ -9,7 +9,6 @@ from typing import Any
 from sqlalchemy import Connection, text
 from sqlalchemy.orm import Session
 
-from sqla_jobs.calls.values import ALL, Among, Claimed, names, numbers
 from sqla_jobs.database.driver import committed_together, driver
 from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.queries.claim import ClaimFromLimitedQueue
@@ -17,6 +16,7 @@ from sqla_jobs.queries.expressions import Tables, lock_key
 from sqla_jobs.queries.gates import BUSY, MOMENT, filled_in, free, last_start, queue_free
 from sqla_jobs.queries.limited import NOTHING_ENDED, ClaimLimited, ClaimSpread, Gates, Look
 from sqla_jobs.queries.statement import RenderedStatement
+from sqla_jobs.queries.values import ALL, Among, Claimed, names, numbers
 from sqla_jobs.rules.checks import DAY
 
 _SETTING = "current_setting('synchronous_commit')"

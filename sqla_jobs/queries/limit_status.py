@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqla_jobs.calls.values import names
 from sqla_jobs.queries.gates import (
     BUSY,
     MOMENT,
@@ -23,6 +22,7 @@ from sqla_jobs.queries.gates import (
     windows,
 )
 from sqla_jobs.queries.statement import SqlConnection, Statement
+from sqla_jobs.queries.values import names
 
 _COUNTED = 10_000
 """The maximum number of running jobs to count behind a gate. At most twice as many waiting jobs are counted."""

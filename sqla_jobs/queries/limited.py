@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from sqlalchemy import TextClause
 from sqlalchemy.orm import Session
 
-from sqla_jobs.calls.values import ALL, Among, Claimed, names, numbers
 from sqla_jobs.models.types import MOST_ATTEMPTS
 from sqla_jobs.queries.claim import ClaimStatement
 from sqla_jobs.queries.expressions import Tables
@@ -32,6 +31,7 @@ from sqla_jobs.queries.gates import (
     with_arrays,
 )
 from sqla_jobs.queries.statement import SqlConnection
+from sqla_jobs.queries.values import ALL, Among, Claimed, names, numbers
 from sqla_jobs.rules.limits import MOST_RUNNING
 
 _OF_LOOK = 2

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -28,11 +29,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from sqla_jobs.calls import statements
 from sqla_jobs.database.notify import notify
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries.expressions import locked, seconds
-from sqla_jobs.queries.statement import Statement
+from sqla_jobs.queries.statement import SqlConnection, Statement
+from sqla_jobs.rules.outcomes import storable
 
 
 @cache
@@ -128,7 +129,16 @@ def unregister(connection: Connection, models: Models[Any], process_id: uuid.UUI
     notify(connection, models.channel, [""])
 
 
-class ShowStalled(Statement, statements.ShowStalled):
+class ShowStalled(Statement):
+    """Record in a process's row that the process has executed nothing for `silence` seconds.
+
+    A `silence` of `None` means that the process runs again.
+    """
+
+    def __call__(self, connection: SqlConnection, process_id: uuid.UUID, silence: float | None) -> bool:
+        """Return whether the row was updated. False means that it is locked or does not exist."""
+        return bool(self._rows(connection, {"process_id": process_id, "silence": silence}))
+
     def sql(self) -> Any:
         process = self.tables.processes
         is_it = process.c.id == bindparam("process_id", type_=Uuid)
@@ -138,7 +148,15 @@ class ShowStalled(Statement, statements.ShowStalled):
         return shown.returning(process.c.id)
 
 
-class ShowSetAside(Statement, statements.ShowSetAside):
+class ShowSetAside(Statement):
+    """Record in a process's row which rows it has set aside, with reasons. Remove the entries named in `gone`."""
+
+    def __call__(
+        self, connection: SqlConnection, process_id: uuid.UUID, *, reasons: Mapping[str, str], gone: Collection[str]
+    ) -> None:
+        shown = {name: storable(reason, 500) for name, reason in reasons.items()}
+        self._rows(connection, {"process_id": process_id, "gone": list(gone), "shown": json.dumps(shown)})
+
     def sql(self) -> Any:
         process = self.tables.processes
         rest = process.c.set_aside.op("-", return_type=JSONB())(bindparam("gone", type_=ARRAY(Text)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sqlalchemy import (
@@ -23,7 +25,6 @@ from sqlalchemy import (
     update,
 )
 
-from sqla_jobs.calls import statements
 from sqla_jobs.queries.expressions import (
     Tables,
     array_of,
@@ -40,7 +41,8 @@ from sqla_jobs.queries.expressions import (
 from sqla_jobs.queries.follow_ups import follow_ups
 from sqla_jobs.queries.losses import gets_attempt_back, loss_backoff, state_after_loss
 from sqla_jobs.queries.restrictions import freed_by
-from sqla_jobs.queries.statement import Statement
+from sqla_jobs.queries.statement import SqlConnection, Statement
+from sqla_jobs.queries.values import ALL, MANY, Among, Rescued
 
 _ENDED = [literal_column(f"'{state}'", Text) for state in ("failed", "cancelled")]
 _RUN_COLUMNS = [
@@ -49,7 +51,12 @@ _RUN_COLUMNS = [
 ]
 
 
-class Rescue(Statement, statements.Rescue):
+class Rescue(Statement):
+    """Rescue running jobs whose process has no row, and store a `lost` run for each job."""
+
+    def __call__(self, connection: SqlConnection, *, limit: int = MANY, among: Among = ALL) -> list[Rescued]:
+        return [Rescued(*row) for row in self._rows(connection, {"limit": limit, **among.parameters()})]
+
     def sql(self) -> Any:
         tables, jobs, runs = self.tables, self.tables.jobs, self.tables.runs
         now = func.statement_timestamp()
@@ -124,7 +131,12 @@ def is_orphaned(tables: Tables) -> Any:
     return and_(jobs.c.state == "running", jobs.c.process_id.not_in(select(tables.processes.c.id)))
 
 
-class Heartbeats(Statement, statements.Heartbeats):
+class Heartbeats(Statement):
+    """Read the last heartbeat of each process, in microseconds since 1970, and its lease in seconds."""
+
+    def __call__(self, connection: SqlConnection) -> dict[uuid.UUID, tuple[int, float]]:
+        return {process_id: (heartbeat, lease) for process_id, heartbeat, lease in self._rows(connection, {})}
+
     def sql(self) -> Any:
         processes = self.tables.processes
         return select(processes.c.id, _heartbeat(processes), processes.c.lease)
@@ -134,7 +146,14 @@ def _heartbeat(processes: Any) -> Any:
     return cast(func.extract("epoch", processes.c.heartbeat_at) * 1_000_000, BigInteger)
 
 
-class DeleteExpired(Statement, statements.DeleteExpired):
+class DeleteExpired(Statement):
+    """Delete the rows of processes whose heartbeat still equals the given value. Skip locked rows."""
+
+    def __call__(self, connection: SqlConnection, silent: Mapping[uuid.UUID, int]) -> list[uuid.UUID]:
+        """Return the ids of the deleted rows."""
+        values = {"process_ids": list(silent), "heartbeats": list(silent.values())}
+        return [process_id for (process_id,) in self._rows(connection, values)]
+
     def sql(self) -> Any:
         processes = self.tables.processes
         seen = unnest("seen", id=("process_ids", Uuid), heartbeat=("heartbeats", BigInteger))
@@ -147,7 +166,17 @@ class DeleteExpired(Statement, statements.DeleteExpired):
         return select(gone.c.id).where(messages(self.tables, any_queue))
 
 
-class SignOff(Statement, statements.SignOff):
+class SignOff(Statement):
+    """Delete the row of a process that ended."""
+
+    def __call__(self, connection: SqlConnection, process_id: uuid.UUID) -> bool:
+        """Return whether the row is gone.
+
+        False means that a claim by the process is still in progress on the server.
+        """
+        ((is_gone,),) = self._rows(connection, {"process_id": process_id})
+        return bool(is_gone)
+
     def sql(self) -> Any:
         processes = self.tables.processes
         rows = select(processes.c.id).where(processes.c.id == bindparam("process_id", type_=Uuid))
@@ -157,7 +186,16 @@ class SignOff(Statement, statements.SignOff):
         return select(there == left)
 
 
-class Beat(Statement, statements.Beat):
+class Beat(Statement):
+    """Write the heartbeats of processes."""
+
+    def __call__(self, connection: SqlConnection, process_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, bool]:
+        """Return, for each process that has a row, whether its heartbeat was written.
+
+        False means that the process's row is locked.
+        """
+        return dict(self._rows(connection, {"process_ids": list(process_ids)}))
+
     def sql(self) -> Any:
         processes = self.tables.processes
         rows = select(processes.c.id).where(processes.c.id == any_(bindparam("process_ids", type_=ARRAY(Uuid))))

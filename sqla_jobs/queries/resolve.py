@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
-from sqla_jobs.calls.values import MANY, numbers
 from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.models.types import LIVE_WORDS
 from sqla_jobs.queries.edges import AFTER_ALL, with_gaps
 from sqla_jobs.queries.gates import filled_in
 from sqla_jobs.queries.statement import SqlConnection, Statement
+from sqla_jobs.queries.values import MANY, numbers
 
 MOST = 500
 """The maximum number of jobs that one transaction resolves."""

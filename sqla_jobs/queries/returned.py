@@ -8,10 +8,10 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Connection, Integer, Interval, func, literal_column, select, update
 
-from sqla_jobs.calls.values import numbers
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries.expressions import Tables, in_state, locked, unnest_text
 from sqla_jobs.queries.statement import Statement
+from sqla_jobs.queries.values import numbers
 
 
 class CountReturned(Statement):

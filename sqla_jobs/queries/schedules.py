@@ -31,12 +31,12 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.orm import Session
 
-from sqla_jobs.calls.values import Among
 from sqla_jobs.models.columns import ScheduleMixin
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import LIVE
 from sqla_jobs.queries.expressions import Tables, is_among, message_of, unnest
 from sqla_jobs.queries.unique_ticks import UNIQUE, Fired, UniqueTick, fire_unique
+from sqla_jobs.queries.values import Among
 
 _MOMENT = DateTime(timezone=True)
 

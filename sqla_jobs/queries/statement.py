@@ -1,7 +1,4 @@
-"""The base class of statements. Each subclass holds a statement's SQL, its parameters and its call.
-
-Calls that need no SQLAlchemy are in `calls`.
-"""
+"""The base class of statements. Each subclass holds a statement's SQL, its parameters and its call."""
 
 from __future__ import annotations
 
@@ -11,9 +8,8 @@ from typing import Any
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
-from sqla_jobs.calls.statements import Rendered
 from sqla_jobs.database.engines import fetched
-from sqla_jobs.queries.expressions import Tables, numbered, rendered
+from sqla_jobs.queries.expressions import Tables, numbered
 
 SqlConnection = Connection | Session
 
@@ -34,11 +30,6 @@ class Statement:
     @cached_property
     def _built(self) -> Any:
         return self.sql()
-
-    @cached_property
-    def rendered(self) -> Rendered:
-        """The statement in psycopg's format, for callers without SQLAlchemy."""
-        return rendered(self._built)
 
     def _rows(self, connection: SqlConnection, values: dict[str, Any]) -> list[Any]:
         return list(self._run(connection, values).all())

@@ -30,7 +30,6 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from sqla_jobs.calls.values import Claimed, Lease
 from sqla_jobs.errors import LeaseLost, RowHeld
 from sqla_jobs.queries.expressions import (
     Tables,
@@ -42,6 +41,7 @@ from sqla_jobs.queries.expressions import (
     waiting_at_most,
 )
 from sqla_jobs.queries.statement import Statement
+from sqla_jobs.queries.values import Claimed, Lease
 from sqla_jobs.rules.outcomes import type_name
 
 

@@ -25,7 +25,6 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
-from sqla_jobs.calls.values import RunEnd, in_order, numbers, texts
 from sqla_jobs.errors import LeaseLost
 from sqla_jobs.queries.expressions import (
     Tables,
@@ -39,6 +38,7 @@ from sqla_jobs.queries.expressions import (
     waiting_at_most,
 )
 from sqla_jobs.queries.statement import Statement
+from sqla_jobs.queries.values import RunEnd, in_order, numbers, texts
 
 _RUN_COLUMNS = ["id", "job_id", "attempt", "process_id", "started_at", "finished_at", "outcome", "result"]
 _PROCESS = bindparam("lease_process_id", type_=Uuid)

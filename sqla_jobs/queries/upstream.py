@@ -8,12 +8,12 @@ from typing import Any
 
 from sqlalchemy.orm import make_transient_to_detached
 
-from sqla_jobs.calls.values import texts
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.workflow_columns import BatchMixin
 from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.queries.gates import filled_in
 from sqla_jobs.queries.statement import SqlConnection, Statement
+from sqla_jobs.queries.values import texts
 
 
 class ReadResults(Statement):

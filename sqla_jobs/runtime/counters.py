@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from sqla_jobs.calls.values import RunEnd
+from sqla_jobs.queries.values import RunEnd
 from sqla_jobs.rules.outcomes import RunOutcome
 
 BUCKETS = (0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0, 3600.0)

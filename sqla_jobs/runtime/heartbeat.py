@@ -7,9 +7,11 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Iterable
 
-from sqla_jobs.calls.run_lines import log_rescued
-from sqla_jobs.calls.statements import Calls, Transactions
-from sqla_jobs.calls.values import Among, Rescued
+from sqlalchemy import Engine
+
+from sqla_jobs.execution.run_lines import log_rescued
+from sqla_jobs.queries import Queries
+from sqla_jobs.queries.values import Among, Rescued
 from sqla_jobs.rules.dead_processes import Sightings
 from sqla_jobs.runtime.counters import Origin
 from sqla_jobs.runtime.set_aside import SetAside
@@ -39,8 +41,8 @@ class Heartbeat:
 
     def __init__(
         self,
-        engine: Transactions,
-        queries: Calls,
+        engine: Engine,
+        queries: Queries,
         settings: LeaseSettings,
         set_aside: SetAside,
         *,
@@ -56,8 +58,8 @@ class Heartbeat:
         `gone` is called with each process whose row is missing: another process considered it dead. `lost` is called
         with the tasks and queues of the rescued jobs.
         """
-        self._engine: Transactions = engine
-        self._queries: Calls = queries
+        self._engine: Engine = engine
+        self._queries: Queries = queries
         self._lease_settings = settings
         self._set_aside = set_aside
         self._living = living

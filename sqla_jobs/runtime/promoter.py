@@ -9,8 +9,10 @@ import threading
 import time
 from collections.abc import Sequence
 
-from sqla_jobs.calls.statements import Calls, Transactions
-from sqla_jobs.calls.values import Among, Promotion
+from sqlalchemy import Engine
+
+from sqla_jobs.queries import Queries
+from sqla_jobs.queries.values import Among, Promotion
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import Settings
 
@@ -37,8 +39,8 @@ class Promoter:
 
     def __init__(
         self,
-        engine: Transactions,
-        queries: Calls,
+        engine: Engine,
+        queries: Queries,
         settings: Settings,
         set_aside: SetAside,
         *,
@@ -48,8 +50,8 @@ class Promoter:
         """When to promote jobs next, by `time.monotonic()`."""
         self._planning = threading.Lock()
         self._due_at = math.inf
-        self._engine: Transactions = engine
-        self._queries: Calls = queries
+        self._engine: Engine = engine
+        self._queries: Queries = queries
         self._settings = settings
         self._set_aside = set_aside
         self.tasks = tasks

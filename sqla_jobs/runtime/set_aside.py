@@ -10,9 +10,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
-from sqla_jobs.calls.statements import Calls, Transactions
-from sqla_jobs.calls.values import Among
+from sqlalchemy import Engine
+
 from sqla_jobs.database.refusals import blames_a_row, in_parts, reason
+from sqla_jobs.queries import Queries
+from sqla_jobs.queries.values import Among
 
 T = TypeVar("T")
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
@@ -79,7 +81,7 @@ class SetAside:
         with self._lock:
             self._reasons[row_id], self._until[row_id] = why, time.monotonic() + self._again
 
-    def show(self, engine: Transactions, queries: Calls, process_id: uuid.UUID) -> None:
+    def show(self, engine: Engine, queries: Queries, process_id: uuid.UUID) -> None:
         """Store the reasons in this process's row, alongside reasons from other sources.
 
         Call this from one thread only.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from sqla_jobs.calls.statements import Calls, Transactions
-from sqla_jobs.calls.values import RunEnd
+from sqlalchemy import Engine
+
 from sqla_jobs.database.refusals import blames_a_row, in_parts, reason
+from sqla_jobs.queries import Queries
+from sqla_jobs.queries.values import RunEnd
 from sqla_jobs.rules.outcomes import MAX_MESSAGE, Failure, Outcome, storable
 from sqla_jobs.runtime.set_aside import SetAside
 
@@ -16,8 +18,8 @@ _REPLACED = Outcome.failed(Failure("UnstorableOutcome", "the outcome was refused
 
 
 def store(
-    engine: Transactions,
-    queries: Calls,
+    engine: Engine,
+    queries: Queries,
     ends: Sequence[RunEnd],
     set_aside: SetAside,
     *,
@@ -58,9 +60,7 @@ def as_stored(end: RunEnd, fate: str | None) -> RunEnd:
             return end
 
 
-def _store_failure(
-    engine: Transactions, queries: Calls, end: RunEnd, error: Exception, set_aside: SetAside
-) -> str | None:
+def _store_failure(engine: Engine, queries: Queries, end: RunEnd, error: Exception, set_aside: SetAside) -> str | None:
     why = storable(reason(error), MAX_MESSAGE).encode("ascii", "replace").decode()
     failure = Outcome.failed(Failure("UnstorableOutcome", f"the outcome was refused by the server: {why}"))
     tries = [end] if end.outcome.kind == "released" else [end, RunEnd(end.lease, failure, end.started, end.finished)]

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from sqla_jobs.calls.values import Lease, RunEnd
 from sqla_jobs.execution.shared_memory import Entry, StartedRuns
+from sqla_jobs.queries.values import Lease, RunEnd
 from sqla_jobs.rules.outcomes import Failure, Outcome
 from sqla_jobs.supervisor.heartbeat import AbandonedWork
 from sqla_jobs.supervisor.messages import Registered, Stop, ToParent, keeps_up

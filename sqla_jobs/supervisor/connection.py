@@ -42,11 +42,11 @@ from sqla_jobs.supervisor.messages import (
     Registered,
     Serving,
     Stop,
+    TableNames,
     keeps_up,
     session_of,
 )
 from sqla_jobs.supervisor.spec import OF_CHILD, ChildSpec
-from sqla_jobs.supervisor.statements import rendered_for_parent
 from sqla_jobs.worker.attempts import Shared
 from sqla_jobs.worker.lookout import JobListener, Lookout, OwnLookout
 
@@ -132,7 +132,6 @@ class ParentConnection:
         def send_address(connection: psycopg.Connection[Any], _: object) -> None:
             self._send_address(connection)
 
-        self.send(rendered_for_parent(shared.queries, shared.models.channel))
         event.listen(engine, "connect", send_address)
         with engine.connect() as connection:
             send_address(connection.connection.driver_connection, None)  # type: ignore[arg-type]
@@ -201,7 +200,10 @@ class ParentConnection:
     def _send_address(self, connection: psycopg.Connection[Any]) -> None:
         info = connection.info
         parameters = info.get_parameters() | ({"password": info.password} if info.password else {})
-        self.send(Address(parameters, session_of(connection)))
+        assert self._shared is not None, "meet() comes first"
+        positions, found_in = self._shared.models.positions, self._shared.queries.schema
+        tables = TableNames(positions.schema, self._shared.models.prefix, found_in)
+        self.send(Address(tables, parameters, session_of(connection)))
 
     def _listen(self) -> None:
         try:

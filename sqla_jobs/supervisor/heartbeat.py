@@ -7,13 +7,11 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING
 
-import psycopg
-
-from sqla_jobs.calls.run_lines import log_end
-from sqla_jobs.calls.values import RunEnd
+from sqla_jobs.database.notify import notify
+from sqla_jobs.execution.run_lines import log_end
+from sqla_jobs.queries.values import RunEnd
 from sqla_jobs.rules.outcomes import Outcome
 from sqla_jobs.runtime.counters import Counters
 from sqla_jobs.runtime.heartbeat import Heartbeat
@@ -21,8 +19,7 @@ from sqla_jobs.runtime.loop import Loop
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import LeaseSettings
 from sqla_jobs.runtime.storing import as_stored, store
-from sqla_jobs.supervisor.database import Database, DatabaseInfo
-from sqla_jobs.supervisor.statements import ParentCalls
+from sqla_jobs.supervisor.database import Database
 
 if TYPE_CHECKING:
     from sqla_jobs.supervisor.child import ChildProcess
@@ -52,10 +49,9 @@ class AbandonedWork:
 class ParentHeartbeat:
     """Sends heartbeats for all children in its own thread. It starts once a child has sent the server's address."""
 
-    def __init__(self, info: DatabaseInfo, set_aside: SetAside, children: Roster, counters: Counters) -> None:
+    def __init__(self, set_aside: SetAside, children: Roster, counters: Counters) -> None:
         self._children = children
         self._counters = counters
-        self._info = info
         self._abandoned: list[AbandonedWork] = []
         self._set_aside = set_aside
         self._hung: list[tuple[uuid.UUID, Callable[[], list[int]]]] = []
@@ -64,15 +60,14 @@ class ParentHeartbeat:
         """Processes that are marked, in their rows, as making no progress."""
         self._loop: Loop | None = None
 
-    def start(self, settings: LeaseSettings) -> None:
+    def start(self, database: Database, settings: LeaseSettings) -> None:
         """Start the heartbeats, once a child has sent the address. Later calls do nothing."""
         if self._loop is not None:
             return
-        self._database = Database(self._info, patience=settings.patience)
-        calls = ParentCalls(self._info.statements)
-        heartbeat = Heartbeat(
-            self._database,
-            calls,
+        self._engine, self._queries, self._channel = database.engine, database.queries, database.channel
+        self._heartbeat = Heartbeat(
+            self._engine,
+            self._queries,
             settings,
             self._set_aside,
             living=lambda: [*self._children.living(), *(abandoned.process_id for abandoned in self._abandoned)],
@@ -81,8 +76,7 @@ class ParentHeartbeat:
             lost=self._counters.lost,
         )
         longest = settings.longest_wait
-        step = partial(self.step, self._database, calls, heartbeat)
-        self._loop = Loop("the heartbeat", step, name="sqla_jobs-parent-heartbeat", longest=longest)
+        self._loop = Loop("the heartbeat", self.step, name="sqla_jobs-parent-heartbeat", longest=longest)
         self._loop.start()
 
     def settle(self, abandoned: AbandonedWork) -> None:
@@ -107,112 +101,109 @@ class ParentHeartbeat:
         deadline = time.monotonic() + timeout
         while self._abandoned and time.monotonic() < deadline:
             time.sleep(0.01)
-        if self._loop.stop(1.0):
-            self._database.close()
+        self._loop.stop(1.0)
         return not self._abandoned
 
     def _beaten(self, process_ids: set[uuid.UUID], moment: float) -> None:
         self._children.beaten(process_ids, moment)
         self._counters.beaten(len(process_ids))
 
-    def step(self, database: Database, calls: ParentCalls, heartbeat: Heartbeat) -> float:
+    def step(self) -> float:
         """Do one round of work.
 
         Send heartbeats first: errors in settling dead processes must not cost live processes their leases.
         """
-        heartbeat.beat_if_due()
+        self._heartbeat.beat_if_due()
         for process_id in self._children.living()[:1]:  # the parent has no row of its own
-            self._set_aside.show(database, calls, process_id)
-        heartbeat.rescue_if_due()
-        self._show_stalled(database, calls)
+            self._set_aside.show(self._engine, self._queries, process_id)
+        self._heartbeat.rescue_if_due()
+        self._show_stalled()
         for child in self._children.hung():
-            self._look_for_kills(database, calls, child)
+            self._look_for_kills(child)
         if self._hung:
-            self._revoke(database, calls, *self._hung[0])
+            self._revoke(*self._hung[0])
             del self._hung[0]
         if some := self._given_back[:_SOME]:
-            fates = store(database, calls, some, self._set_aside, before_each=heartbeat.beat_if_due)
+            fates = self._stored(some)
             self._given_back[: len(some)] = [end for end in some if fates.get(end.lease.run_id) == "locked"]
-            self._notify(database)
+            self._notify()
         for abandoned in list(self._abandoned):
-            if ends := _settle(database, calls, abandoned, self._set_aside, heartbeat):
-                self._notify(database)
+            if ends := self._settle(abandoned):
+                self._notify()
                 self._counters.ended(ends)
-            elif not abandoned.begun and _sign_off(database, calls, abandoned):
+            elif not abandoned.begun and self._sign_off(abandoned):
                 self._abandoned.remove(abandoned)
-        return time.monotonic() + min(_AGAIN if self._abandoned or self._given_back else _LOOK, heartbeat.due_in)
+        return time.monotonic() + min(_AGAIN if self._abandoned or self._given_back else _LOOK, self._heartbeat.due_in)
 
-    def _show_stalled(self, database: Database, calls: ParentCalls) -> None:
+    def _show_stalled(self) -> None:
         """Record which children have stalled, and which make progress again. A locked row is tried again next time."""
         silences = {child.process_id: child.silence for child in self._children.hung()}
         for process_id in self._children.living():
             if (process_id in silences) is not (process_id in self._stalled):
-                with database.begin() as connection:
-                    if calls.show_stalled(connection, process_id, silences.get(process_id)):
+                with self._engine.begin() as connection:
+                    if self._queries.show_stalled(connection, process_id, silences.get(process_id)):
                         self._stalled ^= {process_id}
 
-    @staticmethod
-    def _look_for_kills(database: Database, calls: ParentCalls, child: ChildProcess) -> None:
+    def _look_for_kills(self, child: ChildProcess) -> None:
         """Find requests to kill a hung child, which cannot look for them itself."""
         job_ids = [entry.job_id for entry in child.started.entries()]
         if child.process_id is None or not job_ids:
             return
-        with database.begin() as connection:
-            requests = calls.cancel_requests(connection, child.process_id, job_ids)
+        with self._engine.begin() as connection:
+            requests = self._queries.cancel_requests(connection, child.process_id, job_ids)
         for run_id in (run_id for run_id, is_to_kill in requests.items() if is_to_kill):
             child.condemn(run_id)
 
-    def _notify(self, database: Database) -> None:
+    def _notify(self) -> None:
         """Notify all listeners that jobs or places may be available, in any queue."""
-        with database.begin() as connection:
-            connection.execute("SELECT pg_notify(%s, '')", [self._info.statements.channel])
+        with self._engine.begin() as connection:
+            notify(connection, self._channel, [""])
 
-    def _revoke(
-        self, database: Database, calls: ParentCalls, process_id: uuid.UUID, revoke: Callable[[], list[int]]
-    ) -> None:
+    def _revoke(self, process_id: uuid.UUID, revoke: Callable[[], list[int]]) -> None:
         """Give back the jobs that the process has not begun.
 
         Read the leases before the revocation, which does not cover later claims.
         """
-        with database.begin() as connection:
-            held = calls.leases(connection, process_id)
+        with self._engine.begin() as connection:
+            held = self._queries.leases(connection, process_id)
         begun = set(revoke())
         self._given_back += [RunEnd(lease, Outcome.released()) for lease in held if lease.run_id not in begun]
 
+    def _settle(self, abandoned: AbandonedWork) -> list[RunEnd]:
+        """Store some of the ends, and give back some of the other jobs. Return the ends with their stored outcomes.
 
-def _settle(
-    database: Database, calls: ParentCalls, abandoned: AbandonedWork, set_aside: SetAside, heartbeat: Heartbeat
-) -> list[RunEnd]:
-    """Store some of the ends, and give back some of the other jobs. Return the ends with their stored outcomes.
+        Locked rows are left for the next call.
+        """
+        some, rest = abandoned.begun[:_SOME], abandoned.begun[_SOME:]
+        with self._engine.begin() as connection:
+            others = [*(end.lease.run_id for end in rest), *abandoned.refused]
+            held = {lease.run_id: lease for lease in self._queries.leases(connection, abandoned.process_id, others)}
+        some = [end._replace(lease=held.pop(end.lease.run_id, end.lease)) for end in some]
+        ends = [*some, *(RunEnd(lease, Outcome.released()) for lease in [*held.values()][:_SOME])]
+        fates = self._stored(ends)
+        # only now: after an error above, everything is repeated
+        abandoned.begun = rest + [end for end in some if fates.get(end.lease.run_id) == "locked"]
+        abandoned.refused |= {run_id for run_id, fate in fates.items() if fate == "refused"}
+        stored = [as_stored(end, fate) for end in ends if (fate := fates.get(end.lease.run_id)) in _STORED]
+        for end in stored:
+            if end.outcome.kind != "released":
+                log_end(end.lease, end.outcome, end.finished - end.started)
+        return stored
 
-    Locked rows are left for the next call.
-    """
-    some, rest = abandoned.begun[:_SOME], abandoned.begun[_SOME:]
-    with database.begin() as connection:
-        others = [*(end.lease.run_id for end in rest), *abandoned.refused]
-        held = {lease.run_id: lease for lease in calls.leases(connection, abandoned.process_id, others)}
-    some = [end._replace(lease=held.pop(end.lease.run_id, end.lease)) for end in some]
-    ends = [*some, *(RunEnd(lease, Outcome.released()) for lease in [*held.values()][:_SOME])]
-    fates = store(database, calls, ends, set_aside, before_each=heartbeat.beat_if_due)
-    # only now: after an error above, everything is repeated
-    abandoned.begun = rest + [end for end in some if fates.get(end.lease.run_id) == "locked"]
-    abandoned.refused |= {run_id for run_id, fate in fates.items() if fate == "refused"}
-    stored = [as_stored(end, fate) for end in ends if (fate := fates.get(end.lease.run_id)) in _STORED]
-    for end in stored:
-        if end.outcome.kind != "released":
-            log_end(end.lease, end.outcome, end.finished - end.started)
-    return stored
+    def _sign_off(self, abandoned: AbandonedWork) -> bool:
+        """Delete the process's row unless the process holds jobs or is claiming. Return whether the row is deleted.
 
+        Both happen in one transaction: while the row is locked, no claim can give the process a job.
+        """
+        process_id, engine = abandoned.process_id, self._engine.execution_options(isolation_level="READ COMMITTED")
+        with engine.connect() as connection:
+            is_through = self._queries.sign_off(connection, process_id)
+            is_through = is_through and not self._queries.leases(connection, process_id, abandoned.refused)
+            if is_through:
+                connection.commit()
+        return is_through
 
-def _sign_off(database: Database, calls: ParentCalls, abandoned: AbandonedWork) -> bool:
-    """Delete the process's row unless the process holds jobs or is claiming. Return whether the row is deleted.
-
-    The check and the deletion happen in one transaction: while the row is locked, no claim can give the process a job.
-    """
-    with database.transaction() as connection:
-        is_through = calls.sign_off(connection, abandoned.process_id) and not calls.leases(
-            connection, abandoned.process_id, abandoned.refused
-        )
-        if not is_through:
-            raise psycopg.Rollback
-    return is_through
+    def _stored(self, ends: list[RunEnd]) -> dict[int, str]:
+        """Store the ends, and return their fates. Heartbeats go on in the meantime."""
+        beat = self._heartbeat.beat_if_due
+        return store(self._engine, self._queries, ends, self._set_aside, before_each=beat)

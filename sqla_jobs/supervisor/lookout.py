@@ -5,19 +5,23 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
-from sqla_jobs.calls.values import Among, Promotion
-from sqla_jobs.database.connection_limits import LIMIT, warn_of_few_connections
+from sqlalchemy import Engine
+
+from sqla_jobs.database.connection_limits import warn_of_few_connections
+from sqla_jobs.database.engines import for_itself
 from sqla_jobs.database.subscribers import BLOCKED, LIMITS, SCHEDULES
+from sqla_jobs.queries import Queries
+from sqla_jobs.queries.values import Among, Promotion
 from sqla_jobs.runtime.listener import Listener
 from sqla_jobs.runtime.loop import Loop
 from sqla_jobs.runtime.promoter import BUSY, SOON, Promoter
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.supervisor.child import ChildProcess
-from sqla_jobs.supervisor.database import Database, DatabaseInfo
+from sqla_jobs.supervisor.database import Database
 from sqla_jobs.supervisor.messages import Heard, LookAgain
-from sqla_jobs.supervisor.statements import ParentCalls
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
@@ -33,18 +37,15 @@ class ParentLookout:
     becomes free. The next poll makes up for lost messages.
     """
 
-    def __init__(
-        self, info: DatabaseInfo, set_aside: SetAside, *, children: Callable[[], Sequence[ChildProcess]]
-    ) -> None:
+    def __init__(self, set_aside: SetAside, *, children: Callable[[], Sequence[ChildProcess]]) -> None:
         self._set_aside = set_aside
         self._children = children
-        self._info = info
         self._tasks: tuple[str, ...] = ()
         self._turn = 0
         self._queues: Collection[str] = ()
         self._loop: Loop | None = None
 
-    def serve(self, tasks: tuple[str, ...], settings: Settings, connections: int) -> None:
+    def serve(self, database: Database, tasks: tuple[str, ...], settings: Settings, connections: int) -> None:
         """Look for jobs of these tasks from now on.
 
         `connections` is the maximum number of connections that all processes of this worker use simultaneously.
@@ -52,11 +53,10 @@ class ParentLookout:
         self._tasks, self._queues = tasks, settings.queues
         if self._loop is not None:
             return
-        patience, statements = settings.patience, self._info.statements
-        self._database = Database(self._info, patience=patience)
-        self._promoter = _PollingPromoter(self._database, ParentCalls(statements), settings, self._set_aside, tasks)
-        channel = statements.channel
-        self._listener = Listener(self._database.for_itself, channel, self.heard, patience=patience)
+        self._engine = engine = database.engine
+        self._promoter = _PollingPromoter(engine, database.queries, settings, self._set_aside, tasks)
+        connect = partial(for_itself, engine)
+        self._listener = Listener(connect, database.channel, self.heard, patience=settings.patience)
         self._wanted_connections = connections
         self._loop = Loop("looking for jobs", self.step, name="sqla_jobs-parent-listener")
         self._loop.start()
@@ -67,8 +67,7 @@ class ParentLookout:
         """Stop looking."""
         if self._loop is not None:
             self._listener.stop()
-            if self._loop.stop(1.0):
-                self._database.close()
+            self._loop.stop(1.0)
 
     def expect(self, delay: float) -> None:
         """Expect a job to be due in `delay` seconds."""
@@ -114,7 +113,7 @@ class ParentLookout:
         """Promote the jobs that are due, poll if that is due, and notify children of what was found."""
         now, promoter = time.monotonic(), self._promoter
         if self._wanted_connections:
-            _warn_of_few_connections(self._database, self._wanted_connections)
+            warn_of_few_connections(self._engine, self._wanted_connections)
             self._wanted_connections = 0
         if now < promoter.at:
             return promoter.at
@@ -138,23 +137,13 @@ class ParentLookout:
         return promoter.at
 
 
-def _warn_of_few_connections(database: Database, connections: int) -> None:
-    def ask() -> tuple[int, int]:
-        with database.begin() as connection:
-            ((used, most),) = connection.execute(LIMIT).fetchall()
-        return used, most
-
-    warn_of_few_connections(ask, connections)
-
-
 class _PollingPromoter(Promoter):
     """A promoter whose polls also check whether any job is queued."""
 
     def __init__(
-        self, database: Database, calls: ParentCalls, settings: Settings, set_aside: SetAside, tasks: Sequence[str]
+        self, engine: Engine, queries: Queries, settings: Settings, set_aside: SetAside, tasks: Sequence[str]
     ) -> None:
-        super().__init__(database, calls, settings, set_aside, tasks=tasks)
-        self._calls = calls
+        super().__init__(engine, queries, settings, set_aside, tasks=tasks)
         self.poll_at = 0.0
         self._is_poll = False
 
@@ -180,7 +169,7 @@ class _PollingPromoter(Promoter):
             return super()._promote_among(which)
         began = time.monotonic()
         with self._engine.begin() as connection:
-            found = self._calls.poll(connection, [*self._settings.queues], self.tasks, which)
+            found = self._queries.poll(connection, [*self._settings.queues], self.tasks, which)
         ended = time.monotonic()
         self.poll_at = max(self._after, ended + _REST * (ended - began))
         return found

@@ -6,11 +6,10 @@ import select
 import uuid
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 
-from sqla_jobs.calls.statements import Rendered
 from sqla_jobs.runtime.counters import Totals
 from sqla_jobs.runtime.figures import Figures
 from sqla_jobs.supervisor.spec import MOST_PROCESSES
@@ -43,18 +42,21 @@ class Configured:
     """Options by command and name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Statements:
-    """To the parent, before any `Address`: the parent's SQL statements, by name, and the channel for LISTEN."""
+class TableNames(NamedTuple):
+    """The names of the jobs' tables."""
 
-    channel: str
-    rendered: dict[str, Rendered]
+    schema: str | None
+    """The schema that the models name, if any."""
+    prefix: str
+    found_in: str | None = None
+    """The schema in which the application finds the tables."""
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """To the parent: the database address that the application currently uses."""
+    """To the parent: the database address that the application currently uses, and the names of the tables there."""
 
+    tables: TableNames
     parameters: dict[str, Any]
     session: dict[str, str]
     """The settings from `session_of`."""
@@ -148,7 +150,6 @@ class MetricsRead:
 
 ToParent = (
     Configured
-    | Statements
     | Address
     | Registered
     | Serving

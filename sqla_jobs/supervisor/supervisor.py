@@ -18,7 +18,7 @@ from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.runtime.stopping import StopRequest, handled, stopped_by_signals
 from sqla_jobs.supervisor.child import ChildProcess
-from sqla_jobs.supervisor.database import DatabaseInfo
+from sqla_jobs.supervisor.database import Database
 from sqla_jobs.supervisor.heartbeat import ParentHeartbeat
 from sqla_jobs.supervisor.lookout import ParentLookout
 from sqla_jobs.supervisor.messages import (
@@ -35,7 +35,6 @@ from sqla_jobs.supervisor.messages import (
     PassOn,
     Registered,
     Serving,
-    Statements,
     ToParent,
 )
 from sqla_jobs.supervisor.oversight import Oversight, ask_for_stacks
@@ -75,9 +74,9 @@ class Supervisor:
         self._children = Roster()
         self._to_replace: deque[Slot] = deque()
         set_aside, counters = SetAside(), Counters()
-        self._info = DatabaseInfo()
-        self._parent_heartbeat = ParentHeartbeat(self._info, set_aside, self._children, counters)
-        self._lookout = ParentLookout(self._info, set_aside, children=self._children.claiming)
+        self._database: Database | None = None
+        self._parent_heartbeat = ParentHeartbeat(set_aside, self._children, counters)
+        self._lookout = ParentLookout(set_aside, children=self._children.claiming)
         self._oversight = Oversight(self._children, self._parent_heartbeat.relieve)
         self.report: Report = Report(self._children, counters)
         """The state of the parent and its children, for any thread."""
@@ -113,6 +112,8 @@ class Supervisor:
             log.warning(
                 "the ends of killed processes' jobs could not be stored; the jobs are taken back when the lease ends"
             )
+        if self._database is not None:
+            self._database.engine.dispose()
         return self._exit_code
 
     def replace_all(self) -> None:
@@ -201,15 +202,13 @@ class Supervisor:
         match message:
             case Configured(defaults):
                 child.send(self._decided(defaults).of_number(child.number))
-            case Statements():
-                self._info.learn(message)
             case Address():
-                self._info.learn(message)
-                self._parent_heartbeat.start(self._settings)
+                self._parent_heartbeat.start(self._learned(message), self._settings)
             case Serving(tasks, sessions):
                 assert self._spec is not None, "a child asks for it first"
                 connections = self._spec.connections_of(self._options.processes, sessions)
-                self._lookout.serve(tasks, self._settings, connections)
+                assert self._database is not None, "a child sends its address first"
+                self._lookout.serve(self._database, tasks, self._settings, connections)
                 child.hint(Heard(""))  # jobs may have come after its first look but before `serve`
             case Expecting(delay):
                 self._lookout.expect(delay)
@@ -232,6 +231,12 @@ class Supervisor:
                 self.report.hear_metrics(text)
             case Leaving():
                 child.process_id, child.has_left = None, True
+
+    def _learned(self, address: Address) -> Database:
+        if self._database is None:
+            self._database = Database(address, patience=self._settings.patience)
+        self._database.address = address
+        return self._database
 
     def _take_leave(self) -> None:
         for child in list(self._children):

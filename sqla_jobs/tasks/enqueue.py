@@ -11,13 +11,13 @@ from sqlalchemy import ARRAY, ColumnElement, Text, bindparam, cast, func, insert
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
-from sqla_jobs.calls.values import PRIORITIES, names
 from sqla_jobs.database.commits import savepoint
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models, columns_of
 from sqla_jobs.models.types import PARKED, JobState
 from sqla_jobs.models.workflow_columns import BatchMixin
+from sqla_jobs.queries.values import PRIORITIES, names
 from sqla_jobs.rules.checks import check_integer, check_moment, check_queue, check_seconds
 from sqla_jobs.rules.limits import ordered_gate
 from sqla_jobs.rules.outcomes import storable

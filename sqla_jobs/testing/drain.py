@@ -13,7 +13,6 @@ from sqlalchemy import DateTime, false, func, literal, select
 from sqlalchemy.orm import Session
 from sqlalchemy.util import greenlet_spawn
 
-from sqla_jobs.calls.values import ALL
 from sqla_jobs.clock.firing import fire, fire_due
 from sqla_jobs.clock.sync import sync
 from sqla_jobs.database.binding import Context
@@ -29,6 +28,7 @@ from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries import Claimed, Queries, RunEnd
 from sqla_jobs.queries.schedules import ScheduleQueries
 from sqla_jobs.queries.steps import NewStep
+from sqla_jobs.queries.values import ALL
 from sqla_jobs.rules.checks import check_integer, check_seconds
 from sqla_jobs.rules.outcomes import Outcome, RunOutcome, is_retry
 from sqla_jobs.rules.retry import DEFAULT_POLICY

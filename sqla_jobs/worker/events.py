@@ -11,11 +11,11 @@ from typing import cast
 
 from sqlalchemy import Engine
 
-from sqla_jobs.calls.values import Claimed, RunEnd, read_headers
 from sqla_jobs.database.binding import Context
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.undelivered import Undelivered
+from sqla_jobs.queries.values import Claimed, RunEnd, read_headers
 from sqla_jobs.runtime.loop import Loop
 from sqla_jobs.tasks.hooks import EventName, Hooks, RunEvent
 

@@ -12,8 +12,8 @@ from queue import Empty, SimpleQueue
 
 from sqlalchemy import Engine
 
-from sqla_jobs.calls.run_lines import run_fields
 from sqla_jobs.database.refusals import reason
+from sqla_jobs.execution.run_lines import run_fields
 from sqla_jobs.queries import Queries, RunEnd
 from sqla_jobs.rules.outcomes import SUCCEEDED, RunOutcome
 from sqla_jobs.runtime.loop import Loop

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from sqla_jobs.calls.values import EVERYWHERE, PRIORITIES, Claimed
+from sqla_jobs.queries.values import EVERYWHERE, PRIORITIES, Claimed
 
 _SHARED = 30.0
 """The pause between sweeps grows with the number of workers that share them, up to this many seconds."""

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from sqla_jobs.database.connection_limits import LIMIT, warn_of_few_connections
+from sqla_jobs.database.connection_limits import warn_of_few_connections
 from sqla_jobs.execution.shared_memory import RunSlot
 from sqla_jobs.runtime.counters import Counters
 from sqla_jobs.runtime.heartbeat import Heartbeat
@@ -99,11 +99,7 @@ class Alone:
         return self._beat_at
 
     def meet(self, shared: Shared, sessions: int) -> None:
-        def ask() -> Sequence[int]:
-            with shared.engine.connect() as connection:
-                return connection.exec_driver_sql(LIMIT).one()
-
-        warn_of_few_connections(ask, self.all_connections + sessions)
+        warn_of_few_connections(shared.engine, self.all_connections + sessions)
         self._heartbeat = Heartbeat(
             shared.engine,
             shared.queries,

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, Self
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from sqla_jobs.calls.run_lines import log_end
 from sqla_jobs.database.binding import Binding
 from sqla_jobs.database.engines import IdleConnections, close_engine, own_engine
 from sqla_jobs.database.preparing import PLANNED_ONCE
 from sqla_jobs.database.refusals import reason
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.executor import Executor
+from sqla_jobs.execution.run_lines import log_end
 from sqla_jobs.execution.steps import StepsFactory
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.version import check_version, schema_of

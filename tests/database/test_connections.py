@@ -174,7 +174,7 @@ def test_a_connection_that_comes_too_late_is_closed(place: Place) -> None:
         return made[0]
 
     with pytest.raises(OperationalError, match="no connection to the server within"):
-        own_engine(create_engine(place.url, creator=connect), patience=0.2, most=1)
+        own_engine(create_engine(place.url, creator=connect), patience=0.2, most=1).connect()
     late.set()
     wait_until(lambda: made and made[0].closed)
 
@@ -184,7 +184,7 @@ def test_what_a_creator_raises_is_what_a_worker_is_told(place: Place) -> None:
         raise TimeoutError("no secret was found")
 
     with pytest.raises(TimeoutError, match="no secret"):
-        own_engine(create_engine(place.url, creator=connect), patience=1, most=1)
+        own_engine(create_engine(place.url, creator=connect), patience=1, most=1).connect()
 
 
 def test_the_system_looks_after_idle_connections(place: Place) -> None:
@@ -220,6 +220,24 @@ def test_transactions_of_its_own_do_not_idle_where_they_cannot_be_single_stateme
         cursor.execute("SHOW idle_in_transaction_session_timeout")
         assert cursor.fetchone() == ("0",)
         driver.close()
+
+
+@pytest.mark.parametrize("default", ["read committed", "serializable"])
+def test_a_block_is_read_committed_and_one_transaction_where_it_has_to_be(default: str, place: Place) -> None:
+    with place.direct.begin() as connection:
+        name = connection.scalar(text("SELECT current_database()"))
+        connection.execute(text(f"ALTER DATABASE \"{name}\" SET default_transaction_isolation = '{default}'"))
+    with bounded_engine(place.app, 3) as engine:
+        locking = engine.execution_options(isolation_level="READ COMMITTED")
+        for queue, one, is_committed in (("single", engine, False), ("locked", locking, False), ("kept", engine, True)):
+            with one.connect() as connection:
+                assert connection.scalar(text("SHOW transaction_isolation")) == "read committed"
+                connection.execute(text("INSERT INTO sqla_queues (name) VALUES (:name)"), {"name": queue})
+                if is_committed:
+                    connection.commit()
+    with place.direct.connect() as connection:
+        stored = set(connection.scalars(text("SELECT name FROM sqla_queues")))
+    assert stored == ({"kept", "single"} if default == "read committed" else {"kept"})
 
 
 def test_a_connection_that_is_in_use_when_its_engine_retires_is_closed_when_it_is_given_back(place: Place) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Session
 
 from sqla_jobs import Jobs
-from sqla_jobs.database.connection_limits import LIMIT, warn_of_few_connections
+from sqla_jobs.database.connection_limits import warn_of_few_connections
 from sqla_jobs.monitoring.server import connections
 
 
@@ -21,8 +21,8 @@ def test_a_server_that_does_not_tell_its_limit_keeps_no_worker_from_its_work(
     with engine.begin() as connection:
         connection.execute(text("REVOKE SELECT ON pg_stat_activity FROM PUBLIC"))
     ordinary = create_engine(engine.url, connect_args={"options": "-c role=pg_signal_backend"})
-    with caplog.at_level(logging.INFO), ordinary.connect() as connection:
-        warn_of_few_connections(lambda: connection.exec_driver_sql(LIMIT).one(), 3)
+    with caplog.at_level(logging.INFO):
+        warn_of_few_connections(ordinary, 3)
     ordinary.dispose()
     assert "cannot read the server's limit of connections" in caplog.text
     assert "permission denied" in caplog.text

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import Engine, event
 
 from sqla_jobs.queries.commit import Commit
-from sqla_jobs.queries.statement import Statement
+from sqla_jobs.queries.statement import RenderedStatement, Statement
 from tests.mutants import planted
 
 TO = "SQLA_JOBS_MUTANTS"
@@ -32,7 +32,7 @@ def pytest_configure() -> None:
         return planted.built(self)
 
     Statement._built = property(built)  # type: ignore[assignment]
-    Statement.rendered = property(_rendered)  # type: ignore[assignment]
+    RenderedStatement.numbered = property(_numbered)  # type: ignore[assignment]
     ask = Commit._ask
 
     def asked(self: Commit, *given: Any) -> Any:
@@ -49,12 +49,12 @@ def _executed(_connection: Any, _cursor: Any, _text: str, _parameters: Any, cont
         _tests[name].update(_current)
 
 
-def _rendered(self: Statement) -> Any:
-    from sqla_jobs.queries.expressions import rendered
+def _numbered(self: RenderedStatement) -> Any:
+    from sqla_jobs.queries.expressions import numbered
 
     _tests[type(self).__name__].update(_current)
     if "_as_text" not in vars(self):
-        vars(self)["_as_text"] = rendered(self._built)
+        vars(self)["_as_text"] = numbered(self._built)
     return vars(self)["_as_text"]
 
 

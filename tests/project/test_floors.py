@@ -10,13 +10,13 @@ import sqla_jobs
 
 PACKAGE = Path(sqla_jobs.__file__).parent
 FLOORS = (
-    *("errors", "rules", "cron", "calls", "models", "database", "queries", "migrations", "tasks", "actions"),
+    *("errors", "rules", "cron", "models", "database", "queries", "migrations", "tasks", "actions"),
     *("execution", "runtime", "following", "worker", "clock", "jobs", "opentelemetry"),
     *("loading", "applications", "postgres", "monitoring", "testing", "pytest_plugin", "supervisor", "prometheus"),
     *("dashboard", "cli", "flask", "pyramid", "__main__"),
 )
 """The packages and modules at the top, from the ground up: each may import those before it."""
-PURE = ("errors", "rules", "cron", "calls")
+PURE = ("errors", "rules", "cron")
 LATE = {("jobs", "worker"), ("jobs", "clock"), ("jobs", "monitoring"), ("jobs", "following")}
 """Imports that go upward, from inside a function: a `Jobs` makes its workers, and says why a job waits."""
 ENTRIES = {"worker.__main__", "clock.__main__"}

@@ -13,7 +13,7 @@ from uuid import uuid4
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from sqla_jobs.calls.values import Claimed, RunEnd
+from sqla_jobs.queries.values import Claimed, RunEnd
 from sqla_jobs.rules.outcomes import Outcome
 from tests.conftest import StartWorker
 from tests.helpers import wait_until

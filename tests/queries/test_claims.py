@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, func, insert, select, text, update
 
-from sqla_jobs.calls.values import EVERYWHERE, PRIORITIES, Among
 from sqla_jobs.models.types import MOST_ATTEMPTS
 from sqla_jobs.queries import Claimed, Queries
+from sqla_jobs.queries.values import EVERYWHERE, PRIORITIES, Among
 from tests.queries.rows import assert_claimed, queued, queued_again, register
 from tests.shop import jobs
 

@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import Connection, Engine, delete, func, insert, select, text, update
 from sqlalchemy.orm import Session
 
-from sqla_jobs.calls.values import Among
 from sqla_jobs.queries import Claimed, Queries, RunEnd, processes
+from sqla_jobs.queries.values import Among
 from sqla_jobs.rules.checks import MAX_ID
 from sqla_jobs.rules.outcomes import ERASED, Failure, Outcome
 from sqla_jobs.rules.redaction import ERASED_ARGS

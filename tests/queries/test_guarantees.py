@@ -24,8 +24,8 @@ from sqlalchemy import Connection, Engine, func, insert, select, text, update
 from sqlalchemy.orm import Session
 
 from sqla_jobs import JobState
-from sqla_jobs.calls.values import Rescued
 from sqla_jobs.queries import Claimed, Queries, RunEnd, processes
+from sqla_jobs.queries.values import Rescued
 from sqla_jobs.rules.outcomes import Failure, Outcome
 from tests import shop
 from tests.helpers import WAITING_HERE, wait_until

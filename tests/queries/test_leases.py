@@ -40,7 +40,7 @@ def by_finish(outcome: Outcome) -> Callable[[Connection, Claimed], None]:
 
 
 def by_succeed_many(connection: Connection, lease: Claimed) -> None:
-    if QUERIES.finish._succeed_many(connection, [RunEnd(lease, WENT_WELL, 0.25, 0.5)]) != 1:  # type: ignore[attr-defined]
+    if QUERIES.finish._succeed_many(connection, [RunEnd(lease, WENT_WELL, 0.25, 0.5)]) != 1:
         raise LeaseLost
 
 

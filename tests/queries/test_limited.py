@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, func, insert, select, text, update
 
-from sqla_jobs.calls.values import Among
 from sqla_jobs.database.driver import driver, execute
 from sqla_jobs.database.preparing import PLANNED_ONCE
 from sqla_jobs.models.types import MOST_ATTEMPTS
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.queries.limited import ClaimLimited, ClaimSpread, Look
+from sqla_jobs.queries.values import Among
 from tests.queries.rows import assert_claimed, limit, queued, queued_again, register, running, started
 from tests.shop import jobs
 

@@ -12,9 +12,9 @@ import psycopg
 import pytest
 from sqlalchemy import Connection, Engine, delete, func, insert, select, text, update
 
-from sqla_jobs.calls.values import Among
 from sqla_jobs.database.driver import driver
 from sqla_jobs.queries import Claimed, Queries, RunEnd, processes
+from sqla_jobs.queries.values import Among
 from sqla_jobs.rules.outcomes import Failure, Outcome
 from tests.shop import jobs
 

@@ -16,7 +16,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session, registry
 
 from sqla_jobs import ConcurrencyLimit, Jobs, RunContext
-from sqla_jobs.calls.values import Among, Promotion
+from sqla_jobs.queries.values import Among, Promotion
 from sqla_jobs.runtime.promoter import Promoter
 from sqla_jobs.worker.claimer import Claimer
 from sqla_jobs.worker.limited import LimitedSource

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from sqla_jobs.calls.values import Claimed, Lease, Rescued, read_headers
 from sqla_jobs.errors import LeaseLost
+from sqla_jobs.queries.values import Claimed, Lease, Rescued, read_headers
 from sqla_jobs.rules.outcomes import Failure, Outcome, RunOutcome, type_name
 
 log: logging.Logger = logging.getLogger("sqla_jobs.run")

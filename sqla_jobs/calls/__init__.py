@@ -1,1 +1,0 @@
-"""How to call the SQL statements: their parameters and results. `queries` builds their SQL."""
