@@ -29,6 +29,7 @@ from sqla_jobs.supervisor.messages import (
     Configured,
     Expecting,
     FiguresRead,
+    FoundMore,
     Gone,
     Heard,
     Kill,
@@ -239,10 +240,10 @@ class ParentConnection:
         match message:
             case ChildSpec():
                 self._specs.put(message)
-            case Heard(queue, hops):
-                self._hear(queue, hops)
-            case LookAgain(hops):
-                self._tell("", hops, lambda listener: listener.look_again())
+            case Heard(queue, is_alone):
+                self._hear(queue, is_alone)
+            case LookAgain():
+                self._tell("", True, lambda listener: listener.look_again())
             case Gone(process_id):
                 self._gone = process_id
             case ReadFigures():
@@ -252,21 +253,18 @@ class ParentConnection:
             case Stop():
                 self.stop.set()
 
-    def _hear(self, queue: str, hops: int) -> None:
+    def _hear(self, queue: str, is_alone: bool) -> None:
         if queue == SCHEDULES:
             assert self._shared is not None, "meet() comes first"
             notify_here(self._shared.models.channel, queue)
         else:
-            self._tell(queue, hops, lambda listener: listener.heard(queue))
+            self._tell(queue, is_alone, lambda listener: listener.heard(queue))
 
-    def _tell(self, queue: str, hops: int, tell: Callable[[JobListener], bool]) -> None:
-        """Tell the worker of jobs. If only it was told, and a slot is missing, pass the message on."""
-        if (listener := self._job_listener) is None:
-            return
-        if hops:
-            listener.told_alone(queue)
-        if not tell(listener) and hops:
-            self.hint(PassOn(queue, hops))
+    def _tell(self, queue: str, is_alone: bool, tell: Callable[[JobListener], bool]) -> None:
+        """Tell the worker of jobs. If only it is told, and does not answer for them, pass the message on."""
+        listener = self._job_listener
+        if not (listener is not None and tell(listener)) and is_alone:
+            self.hint(PassOn(queue))
 
     def _orphaned(self) -> None:
         if self._shared is None:
@@ -324,7 +322,7 @@ class ForwardedLookout:
         return DAY
 
     def found_more(self, queue: str) -> None:
-        self._parent.hint(PassOn(queue))
+        self._parent.hint(FoundMore(queue))
 
     def start(self, job_listener: JobListener) -> None:
         self._unsubscribe = subscribe(self._channel, job_listener.heard)

@@ -129,10 +129,12 @@ class ParentHeartbeat:
             self._notify()
         for abandoned in list(self._abandoned):
             if ends := self._settle(abandoned):
-                self._notify()
                 self._counters.ended(ends)
             elif not abandoned.begun and self._sign_off(abandoned):
                 self._abandoned.remove(abandoned)
+            else:
+                continue
+            self._notify()  # the process may have been the only one that was told of some jobs
         return time.monotonic() + min(_AGAIN if self._abandoned or self._given_back else _LOOK, self._heartbeat.due_in)
 
     def _show_stalled(self) -> None:

@@ -32,9 +32,21 @@ _REST = 20
 class ParentLookout:
     """A thread that polls and promotes, and another that listens. Notifications go to one idle child at a time.
 
-    A child passes a notification on if it has no free slot or finds more jobs than it has room for. The parent then
-    notifies the next child. If no other child shows a free slot, all children are notified, and look when a slot
-    becomes free. The next poll makes up for lost messages.
+    While no message is lost, no job waits beside an idle child:
+
+    - A child that is told alone answers for the jobs, or sends `PassOn` (`Claimer.heard`). If it answers, it takes all
+      of them, or sends `FoundMore` afterwards. After either message, another child is told alone. If none seems idle,
+      or the last one passes on, all are told.
+    - A child that is told with all others, and has a free slot, looks. Otherwise its rest is over, and it looks when a
+      slot becomes free.
+
+    No message circles:
+
+    - Each `PassOn` goes to a child with a higher pid, and in the end to all. They do not reply to that.
+    - Between two messages `FoundMore` about a queue, a child finds the queue exhausted. So it needs a free slot, and
+      there is one only after a job has ended.
+
+    The next poll makes up for lost messages.
     """
 
     def __init__(self, set_aside: SetAside, *, children: Callable[[], Sequence[ChildProcess]]) -> None:
@@ -83,20 +95,22 @@ class ParentLookout:
         if queue.removesuffix(LIMITS) not in ("", *self._queues):
             return
         idle = self._idle()
-        self._notify(queue, idle, hops=len(idle))
+        self._tell(queue, idle)
         if queue != LIMITS:  # one of the jobs may have a delay
             self.expect(SOON if idle else BUSY)
 
-    def pass_on(self, queue: str, hops: int, sender: ChildProcess) -> None:
-        """Notify an idle child other than `sender`. After `hops` messages, notify all other children."""
-        idle = [child for child in self._idle() if child is not sender]
-        self._notify(queue, idle, hops=min(hops - 1, len(idle)), sender=sender)
+    def found_more(self, queue: str, sender: ChildProcess) -> None:
+        """Notify another idle child, or all other children if none seems idle."""
+        self._tell(queue, [child for child in self._idle() if child is not sender], sender)
 
-    def _notify(
-        self, queue: str, idle: Sequence[ChildProcess], *, hops: int, sender: ChildProcess | None = None
-    ) -> None:
-        if hops:
-            idle[0].hint(Heard(queue, hops))
+    def pass_on(self, queue: str, sender: ChildProcess) -> None:
+        """Notify the next idle child in the order of pids, or all other children after the last one."""
+        later = [child for child in self._idle() if child.pid > sender.pid]
+        self._tell(queue, sorted(later, key=lambda child: child.pid), sender)
+
+    def _tell(self, queue: str, idle: Sequence[ChildProcess], sender: ChildProcess | None = None) -> None:
+        if idle:
+            idle[0].hint(Heard(queue, is_alone=True))
             return
         for child in self._children():  # a child shows a free slot up to half a second late
             if child is not sender:
@@ -131,9 +145,9 @@ class ParentLookout:
         if is_news:
             self.heard("")
         if idle and any(promotion.is_more for promotion in promotions):
-            idle[0].hint(LookAgain(hops=len(idle)))
+            idle[0].hint(LookAgain())
         elif idle and promoter.rests(now):
-            idle[0].hint(Heard("", hops=len(idle)))
+            idle[0].hint(Heard("", is_alone=True))
         return promoter.at
 
 

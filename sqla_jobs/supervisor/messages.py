@@ -12,7 +12,6 @@ import psycopg
 
 from sqla_jobs.runtime.counters import Totals
 from sqla_jobs.runtime.figures import Figures
-from sqla_jobs.supervisor.spec import MOST_PROCESSES
 
 _SESSION = "SELECT name, current_setting(name) FROM unnest(ARRAY['role', 'search_path']) AS name"
 
@@ -96,14 +95,17 @@ class Expecting:
 
 
 @dataclass(frozen=True, slots=True)
-class PassOn:
-    """To the parent: this queue may have more jobs than this child has room for.
-
-    After `hops` messages of this kind, all processes are notified.
-    """
+class FoundMore:
+    """To the parent, at most once between two rests: this queue may have more jobs than this child has room for."""
 
     queue: str
-    hops: int = MOST_PROCESSES
+
+
+@dataclass(frozen=True, slots=True)
+class PassOn:
+    """To the parent: this child does not answer for what it alone was told about this queue. Tell the next child."""
+
+    queue: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +156,7 @@ ToParent = (
     | Registered
     | Serving
     | Expecting
+    | FoundMore
     | PassOn
     | Leaving
     | Kill
@@ -166,24 +169,16 @@ ToParent = (
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """To the child: there are new jobs in this queue.
-
-    If the child may have no free slot for the jobs, it replies with `PassOn` and the same `hops`. If `hops` is 0, all
-    processes have been notified.
-    """
+    """To the child: there are new jobs in this queue."""
 
     queue: str
-    hops: int = 0
+    is_alone: bool = False
+    """True if no other child is told. This child then answers for the jobs, or replies with `PassOn`."""
 
 
 @dataclass(frozen=True, slots=True)
 class LookAgain:
-    """To the child: some jobs are still queued, so look for them even below the scan floors.
-
-    `hops` works as in `Heard`.
-    """
-
-    hops: int = 0
+    """To one child alone: some jobs are still queued, so look for them even below the scan floors."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from sqla_jobs.supervisor.messages import (
     Drained,
     Expecting,
     FiguresRead,
+    FoundMore,
     Heard,
     Kill,
     Leaving,
@@ -214,8 +215,10 @@ class Supervisor:
                 self._lookout.expect(delay)
             case Kill(run_id):
                 child.condemn(run_id)
-            case PassOn(queue, hops):
-                self._lookout.pass_on(queue, hops, child)
+            case FoundMore(queue):
+                self._lookout.found_more(queue, child)
+            case PassOn(queue):
+                self._lookout.pass_on(queue, child)
             case Registered():
                 self._has_worked = True
                 if (old := self._children.take_over(child)) is not None:

@@ -45,57 +45,49 @@ class Claimer:
         self._limited_loop.loop.stop(_STOP)
 
     def look_again(self) -> bool:
-        """Request a look for jobs in all queues, even below the floors. Return whether each queue has a free slot."""
+        """Request a look for jobs in all queues, even below the floors. Return whether this worker answers for them."""
         self._plain.sweep_soon()
         self._limited.poll()
         return self._heard_plain("")
 
-    def told_alone(self, queue: str) -> None:
-        """Record that no other worker is told of the next message. Tell others if a claim then fills all its room."""
-        for lane in self._lanes_of(queue.removesuffix(LIMITS)):
-            lane.is_first_fill = True
-
     def heard(self, queue: str) -> bool:
-        """Record that `queue` has new jobs; "" means any queue.
+        """Record that `queue` has new jobs; "" means any queue. This does not wait.
 
-        This does not wait. Return whether slots are free for those jobs.
+        Return whether this worker answers for the jobs: each of their lanes has a free slot, and may tell others. Then
+        a look begins after the news, and sees the jobs. After a look, the lane rests since no job is left, or a slot is
+        free and the next look follows, or others are told. If others were told since the return, they too began to look
+        after the news.
         """
         if queue == BLOCKED:
             self._resolver.told()
             return True
         if not queue:
             self._resolver.told_of_changes()
-        are_free = self._heard_limited(queue) if queue.endswith(LIMITS) else self._heard_plain(queue)
-        self._limited.heard(queue)
-        return are_free
+        answers = True
+        if not queue.endswith(LIMITS):
+            answers = self._heard_plain(queue)
+        elif queue != LIMITS:  # one of the jobs may have a short delay
+            self._lookout.expect_new(is_busy=False)
+            self._plain_loop.loop.tell()
+        if self._limited.heard(queue):
+            answers &= _answer(self._limited.lanes, queue.removesuffix(LIMITS))
+        return answers
 
     def _heard_plain(self, queue: str) -> bool:
-        free = list[bool]()
+        is_busy = True
         for lane in self._plain.lanes:
             if queue in ("", lane.backlog.name):
                 lane.tell()
-                free.append(lane.backlog.has_free_slot)
-        self._lookout.expect_new(is_busy=not any(free))
-        if any(free):
+                is_busy &= not lane.backlog.has_free_slot
+        self._lookout.expect_new(is_busy=is_busy)
+        if not is_busy:
             self._plain_loop.loop.tell()
-        return bool(free) and all(free)
-
-    def _heard_limited(self, queue: str) -> bool:
-        if queue != LIMITS:  # one of the jobs may have a short delay
-            self._lookout.expect_new(is_busy=False)
-            self._plain_loop.loop.tell()
-        name = queue.removesuffix(LIMITS)
-        free = [backlog.has_free_slot for backlog in self._backlogs if name in ("", backlog.name)]
-        return bool(free) and all(free)
+        return _answer(self._plain.lanes, queue)
 
     @property
     def has_free_slot(self) -> bool:
         """True if a slot of any queue is waiting for a job."""
         return any(backlog.has_free_slot for backlog in self._backlogs)
-
-    def _lanes_of(self, queue: str) -> list[Lane]:
-        lanes = [*self._plain.lanes, *self._limited.lanes]
-        return [lane for lane in lanes if queue in ("", lane.backlog.name)]
 
     def expect(self, delay: float) -> None:
         """Expect a job to be due in `delay` seconds."""
@@ -137,3 +129,9 @@ class Claimer:
             if attempts:  # checked first: the query finds a job that ends in between and is due again
                 return True
             return shared.queries.is_due(connection, list(shared.settings.queues), self._all_tasks, others)
+
+
+def _answer(lanes: Sequence[Lane], queue: str) -> bool:
+    """Return whether each lane of the queue has a free slot and may tell others. "" means any queue."""
+    of_queue = [lane for lane in lanes if queue in ("", lane.backlog.name)]
+    return bool(of_queue) and all(lane.may_tell and lane.backlog.has_free_slot for lane in of_queue)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -111,12 +111,14 @@ class ClaimLoop(Generic[OneLane]):
         now = time.monotonic()
         rooms = {lane: room for lane in self._source.lanes if (room := lane.room(now))}
         if rooms and not self._may_claim:
+            self._tell_others(rooms)
             return now + _HELD_UP
         for part in self._source.parts(rooms):
             if self.loop.stopping.is_set():
                 break
             self._claim(part)
         now = time.monotonic()
+        self._tell_others(lane for lane in self._source.lanes if not (lane.rests(now) or lane.backlog.has_free_slot))
         return min(self._source.finish(), *(lane.next_at(now) for lane in self._source.lanes))
 
     @property
@@ -135,10 +137,13 @@ class ClaimLoop(Generic[OneLane]):
                 self._finisher.put(attempt.ended(Outcome.released()))
             else:
                 of_queue[attempt.job.queue].append(attempt)
-        for lane, room in rooms.items():
-            mine = of_queue[lane.backlog.name]
-            self._source.fill(lane, mine)
-            # checked last: a message that has found a free slot is seen here
-            if lane.is_first_fill and len(mine) >= room:
-                lane.is_first_fill = False
+        for lane in rooms:
+            self._source.fill(lane, of_queue[lane.backlog.name])
+        self._tell_others(lane for lane, room in rooms.items() if len(of_queue[lane.backlog.name]) >= room)
+
+    def _tell_others(self, lanes: Iterable[Lane]) -> None:
+        """Let other workers look, too, unless they were told since this worker last found these lanes exhausted."""
+        for lane in lanes:
+            if lane.may_tell:
+                lane.may_tell = False
                 self._lookout.found_more(lane.backlog.name + self._source.suffix)

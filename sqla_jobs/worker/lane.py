@@ -21,11 +21,8 @@ class Lane:
         """Wakes the loop that fills the lane."""
         self.token: object = object()
         """An object that each news replaces."""
-        self.is_first_fill: bool = True
-        """True if no claim has filled all its room since the last rest, and since a message that only this worker got.
-
-        Once a claim does so, other workers may find more jobs, too.
-        """
+        self.may_tell: bool = True
+        """False from the time when other workers are told that they may find more jobs, until the next rest."""
         self._began: object = None
         """The token with which the present look began. None once another look is required after it."""
         self.exhausted: object = None
@@ -48,7 +45,7 @@ class Lane:
     def rest(self, until: float) -> None:
         """End a look that has found no more jobs. Rest until there is news since it began, or until a time."""
         self.until, self.exhausted = until, self._began
-        self.is_first_fill = True
+        self.may_tell = True
 
     def rest_with(self, token: object) -> None:
         """Rest without a look, until there is other news than `token`."""

@@ -56,18 +56,19 @@ class LimitedSource:
         if self.is_of_use:
             self.lanes[0].wake()
 
-    def heard(self, what: str) -> None:
+    def heard(self, what: str) -> bool:
         """Wake every queue if a message may concern limited jobs, and look soon for jobs that lack gates.
 
         Jobs that only operators limit are announced like unlimited jobs, and without gates. An empty message may be
-        about changed limits.
+        about changed limits. Return whether the queues are woken.
         """
         limits = self._backfill.limits
         if not what or limits.by_task or self._backfill.is_behind:
             self._backfill.tell()
         elif not limits.queues and not what.endswith(LIMITS):
-            return
+            return False
         self.tell()
+        return True
 
     def poll(self) -> None:
         """Every four polls, look at some groups to make up for lost messages."""

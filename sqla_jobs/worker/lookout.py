@@ -16,11 +16,7 @@ class JobListener(Protocol):
     """Receives notifications about new jobs in a queue. The queue "" means any queue."""
 
     def heard(self, queue: str) -> bool:
-        """Record that `queue` has new jobs, without waiting. Return whether slots are free for those jobs."""
-        ...
-
-    def told_alone(self, queue: str) -> None:
-        """Record that no other worker is told of the next message about `queue`. Call this before `heard`."""
+        """Record that `queue` has new jobs, without waiting. Return whether this worker answers for those jobs."""
         ...
 
     @property
@@ -29,7 +25,7 @@ class JobListener(Protocol):
         ...
 
     def look_again(self) -> bool:
-        """Request a look for jobs in all queues, even below the floors. Return whether each queue has a free slot."""
+        """Request a look for jobs in all queues, even below the floors. Return whether this worker answers for them."""
         ...
 
 
@@ -73,10 +69,7 @@ class Lookout(Protocol):
         ...
 
     def found_more(self, queue: str) -> None:
-        """Record that a claim filled all its room, the first one since a rest or since this worker was told alone.
-
-        Other workers may then find more jobs.
-        """
+        """Record that other workers may find more jobs in this queue. This is called once between two rests."""
         ...
 
     def start(self, job_listener: JobListener) -> None: ...

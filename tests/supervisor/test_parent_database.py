@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 
 import pytest
+from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
-from sqlalchemy import Engine, MetaData, make_url, text
+from sqlalchemy import Engine, MetaData, func, insert, make_url, select, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, registry
 
+from sqla_jobs.database.engines import for_itself
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import map_models
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.statement import Statement
+from sqla_jobs.runtime.counters import Counters
+from sqla_jobs.runtime.set_aside import SetAside
+from sqla_jobs.runtime.settings import LeaseSettings
 from sqla_jobs.supervisor.database import Database
+from sqla_jobs.supervisor.heartbeat import AbandonedWork, ParentHeartbeat
 from sqla_jobs.supervisor.messages import Address, TableNames
+from sqla_jobs.supervisor.roster import Roster
 from tests.shop import jobs
 
 SENT = (
@@ -72,3 +80,19 @@ def test_a_lost_connection_is_made_anew_to_the_latest_address(parent: Database, 
         pid_of(parent)
     with parent.engine.begin() as connection:
         assert connection.exec_driver_sql("SHOW application_name").scalar_one() == "new"
+
+
+def test_others_are_told_when_a_process_is_gone_that_held_nothing(parent: Database, database: Engine) -> None:
+    """It may have been the only one that was told of some jobs."""
+    process_id = uuid.uuid4()
+    with database.begin() as connection:
+        connection.execute(insert(jobs.Process).values(id=process_id, kind="worker"))
+    heartbeat = ParentHeartbeat(SetAside(), Roster(), Counters())
+    with for_itself(parent.engine) as listening:
+        listening.execute(sql.SQL("LISTEN {}").format(sql.Identifier(parent.channel)))
+        heartbeat.start(parent, LeaseSettings(5.0, 30.0))
+        heartbeat.settle(AbandonedWork(process_id, []))
+        assert [told.payload for told in listening.notifies(timeout=10, stop_after=1)] == [""]
+    assert heartbeat.close(5.0)
+    with database.connect() as connection:
+        assert connection.scalar(select(func.count()).select_from(jobs.Process)) == 0

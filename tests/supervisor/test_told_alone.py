@@ -1,0 +1,98 @@
+"""The parent tells one child at a time: which one, who answers for the jobs, and where a message ends."""
+
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+from sqla_jobs.runtime.set_aside import SetAside
+from sqla_jobs.supervisor.lookout import ParentLookout
+from sqla_jobs.supervisor.messages import Heard
+from sqla_jobs.worker.backlog import Backlog
+from sqla_jobs.worker.claimer import _answer
+from sqla_jobs.worker.lane import Lane
+from sqla_jobs.worker.lookout import OwnLookout
+from tests import shop
+from tests.counting import states
+from tests.helpers import wait_until
+from tests.shop import jobs
+
+
+@dataclass
+class Child:
+    """A child that always shows a free slot, and answers for nothing: a slot of another queue is free."""
+
+    pid: int
+    heard: list[bool] = field(default_factory=list[bool])
+    """For each message, whether this child alone was told."""
+    started: Any = field(default_factory=lambda: SimpleNamespace(has_free_slot=True))
+
+    def hint(self, message: Heard) -> None:
+        self.heard.append(message.is_alone)
+
+
+@pytest.mark.parametrize("count", [1, 2, 24])
+def test_a_message_for_which_no_child_answers_ends_with_all(count: int) -> None:
+    children = [Child(pid) for pid in random.sample(range(1000), count)]
+    lookout = ParentLookout(SetAside(), children=lambda: children)  # type: ignore[arg-type,return-value]
+    lookout.heard("")
+    passed_on = list[Child]()
+    while asked := [child for child in children if True in child.heard]:
+        asked[0].heard.clear()
+        passed_on += asked
+        assert len(passed_on) <= count
+        lookout.pass_on("", asked[0])  # type: ignore[arg-type]
+    assert [child.heard for child in children if child is not passed_on[-1]] == [[False]] * (count - 1)
+
+
+def test_a_child_that_has_found_more_is_not_the_next_one() -> None:
+    children = [Child(1), Child(2)]
+    lookout = ParentLookout(SetAside(), children=lambda: children)  # type: ignore[arg-type,return-value]
+    for _ in range(4):
+        lookout.found_more("", children[0])  # type: ignore[arg-type]
+    assert [child.heard for child in children] == [[], [True] * 4]
+
+
+def test_a_worker_answers_with_a_free_slot_until_it_has_told_others() -> None:
+    lane, other = Lane(Backlog("default", 1)), Lane(Backlog("other", 1))
+    assert _answer([lane, other], "")
+    lane.may_tell = False
+    assert not _answer([lane, other], "")
+    assert not _answer([lane], "default")
+    assert _answer([lane, other], "other")
+    lane.rest(0.0)
+    assert _answer([lane], "default")
+    lane.backlog._running = 1
+    assert not _answer([lane], "default")
+    assert not _answer([lane], "unknown")
+
+
+def test_others_are_told_once_between_two_rests(database: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(OwnLookout, "found_more", lambda self, queue: told.append(queue))
+
+    def enqueue(count: int) -> None:
+        with Session(database) as session:
+            shop.wait.enqueue_many(session, ({"n": n} for n in range(count)))
+            session.commit()
+
+    shop.gate.clear()
+    with jobs.worker({"default": 1}) as worker:
+        for times in (1, 2):
+            enqueue(3)
+            wait_until(lambda: states(database)["running"] >= 1)
+            wait_until(lambda: told == ["default"] * times)  # noqa: B023
+            enqueue(3)
+            shop.gate.set()
+            wait_until(lambda: states(database).keys() == {"succeeded"})
+            wait_until(lambda: worker._claimer.heard("default"))
+            shop.gate.clear()
+    assert told == ["default"] * 2
