@@ -86,6 +86,8 @@ def test_others_are_told_once_between_two_rests(database: Engine, monkeypatch: p
 
     shop.gate.clear()
     with jobs.worker({"default": 1}) as worker:
+        parts = worker._parts
+        assert parts is not None
         for times in (1, 2):
             enqueue(3)
             wait_until(lambda: states(database)["running"] >= 1)
@@ -93,6 +95,6 @@ def test_others_are_told_once_between_two_rests(database: Engine, monkeypatch: p
             enqueue(3)
             shop.gate.set()
             wait_until(lambda: states(database).keys() == {"succeeded"})
-            wait_until(lambda: worker._claimer.heard("default"))
+            wait_until(lambda: parts.claimer.heard("default"))
             shop.gate.clear()
     assert told == ["default"] * 2
