@@ -22,7 +22,6 @@ from sqla_jobs.actions.jobs import Move
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.queries import Claimed
 from sqla_jobs.queries.backfill import Gated
-from sqla_jobs.rules.outcomes import Outcome
 from tests import limited_shop as shop
 from tests.counting import states
 from tests.helpers import wait_until
@@ -500,20 +499,6 @@ def test_a_gate_without_a_row_and_a_row_that_was_cleared_limit_nothing(database:
     assert len(claims.limited()) == 2
 
 
-def test_a_limit_set_on_a_task_counts_what_runs_without_a_gate(database: Engine, claims: Claims) -> None:
-    """F7."""
-    enqueue(database, shop.plain, numbered(4))
-    began = claims.plain(2)
-    with Session(database) as session:
-        jobs.set_limit(session, shop.plain, running=2)
-        session.commit()
-    assert claims.plain() == []
-    claims.repair()
-    assert claims.limited() == []
-    claims.end(*began)
-    assert len(claims.limited()) == 2
-
-
 def test_a_running_job_that_somebody_holds_locked_still_holds_its_place(database: Engine, claims: Claims) -> None:
     """Its row cannot be given a gate then."""
     enqueue(database, shop.plain, numbered(4))
@@ -549,18 +534,6 @@ def test_a_plain_claim_under_way_while_a_limit_is_set_may_slip_through_once(data
     assert claims.limited() == [], "what slipped through holds the place"
     claims.end(*slow)
     assert len(claims.limited()) == 1
-
-
-def test_a_job_with_a_gate_of_older_code_is_limited_by_the_present_ones(database: Engine, claims: Claims) -> None:
-    enqueue(database, shop.pair, numbered(5))
-    with database.begin() as connection:
-        connection.execute(text("UPDATE sqla_jobs SET gates = '{#renamed}'"))
-    claimed = claims.limited()
-    assert len(claimed) == 5, "a gate without a row limits nothing"
-    missing = claims.backfill.missing(claimed)
-    assert missing == {job.run_id for job in claimed}, "none of them begins"
-    claims.end(*claimed, outcome=Outcome.released())
-    assert len(claims.limited()) == 2
 
 
 @pytest.mark.parametrize("task", [shop.keyed, shop.ordered], ids=["keyed", "ordered"])

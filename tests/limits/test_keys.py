@@ -20,7 +20,7 @@ from sqla_jobs.rules.limits import key_text
 from tests import limited_shop as shop
 from tests.counting import states
 from tests.helpers import wait_until
-from tests.limits.attempts import enqueue, left
+from tests.limits.attempts import left
 
 pytestmark = pytest.mark.slow
 
@@ -87,17 +87,6 @@ def test_a_key_is_made_once_also_where_it_would_be_another_one_each_time(databas
             ["#send=1", "#renamed"],
         ]
         assert session.scalar(text("SELECT last_value FROM sqla_runs_id_seq")) == 3
-
-
-def test_a_job_that_plain_sql_has_put_behind_an_ordered_key_starts_in_its_order(database: Engine) -> None:
-    """Without `ordered_by` no claim finds it."""
-    insert(database, "ordered", '{"account": 1, "n": 0}', "{!ordered=1}")
-    enqueue(database, shop.ordered, [{"account": 1, "n": 1}])
-    with shop.jobs.worker({"default": 2}):
-        wait_until(lambda: states(database) == {"succeeded": 2})
-    with database.connect() as connection:
-        started = connection.scalars(text("SELECT args->>'n' FROM sqla_jobs ORDER BY started_at"))
-        assert [*started] == ["0", "1"]
 
 
 def test_a_job_that_no_code_puts_into_the_order_of_its_key_is_told_of(database: Engine) -> None:

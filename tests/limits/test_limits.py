@@ -215,18 +215,6 @@ def _left_of(engine: Engine, tenant: str) -> int:
         return session.scalar(select(func.count()).where(*its)) or 0
 
 
-def test_a_place_that_is_free_is_taken_by_a_worker_of_another_queue_at_once(database: Engine) -> None:
-    with Session(database) as session:
-        jobs.set_limit(session, "stripe", running=1)
-        shop.charge.options(queue="first").enqueue(session, n=1, seconds=3)
-        session.commit()
-        with jobs.worker(["first"]), jobs.worker(["second"]):
-            wait_until(lambda: states(database) == {"running": 1})
-            shop.charge.options(queue="second").enqueue(session, n=2)
-            session.commit()
-            wait_until(lambda: states(database) == {"succeeded": 2}, timeout=10)
-
-
 def test_plain_jobs_pass_by_all_that_wait_behind_a_limit(database: Engine) -> None:
     with Session(database) as session:
         jobs.set_limit(session, shop.pair, running=0)
