@@ -49,6 +49,12 @@ class World:
         """Return the threads that can take a step."""
         return [n for n, (_, thread) in enumerate(self._threads) if self._may_go_on[thread]()]
 
+    def close(self) -> None:
+        """End the threads. Otherwise their stacks would be kept forever: no garbage collector looks at them."""
+        for _, thread in self._threads:
+            while thread and not thread.dead:
+                thread.throw()
+
     def seen(self) -> Hashable:
         """Return all that decides what can happen from now on."""
         known: dict[int, int] = {}
@@ -63,13 +69,13 @@ class _State:
         self.schedule = schedule
         self.ready = world.ready()
         self.has_ended = world.has_ended()
-        self._seen = world.seen()
+        self._seen = hash(world.seen())  # what was seen would take gigabytes
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _State) and self._seen == other._seen
 
     def __hash__(self) -> int:
-        return hash(self._seen)
+        return self._seen
 
 
 def explore_threads(make: Callable[[], World]) -> Explored:
@@ -79,7 +85,9 @@ def explore_threads(make: Callable[[], World]) -> Explored:
         world, name = make(), ""
         for number in schedule:
             name = world.step(number)
-        return name, _State(world, schedule)
+        state = _State(world, schedule)
+        world.close()
+        return name, state
 
     def moves(state: _State) -> Iterator[Move[_State]]:
         for number in state.ready:
