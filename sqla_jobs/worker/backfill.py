@@ -105,7 +105,7 @@ class Backfill:
         """True if code declares a rate with a burst."""
         self.token: object = object()
         """An object that `tell` replaces."""
-        self.limits = Limits(Stored())
+        self.limits: Limits = Limits(Stored())
         """What the last look has found. The next look replaces it."""
 
     def tell(self) -> None:
