@@ -77,7 +77,11 @@ def test_a_worker_answers_with_a_free_slot_until_it_has_told_others() -> None:
 
 def test_others_are_told_once_between_two_rests(database: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
-    monkeypatch.setattr(OwnLookout, "found_more", lambda self, queue: told.append(queue))
+
+    def found_more(self: OwnLookout, queue: str) -> None:
+        told.append(queue)
+
+    monkeypatch.setattr(OwnLookout, "found_more", found_more)
 
     def enqueue(count: int) -> None:
         with Session(database) as session:
