@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine, func, select
@@ -14,7 +13,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs.clock.firing import BATCH, fire_due
 from sqla_jobs.clock.sync import UNDECLARED_FOR, retire, still_declared, sync
 from sqla_jobs.database.binding import Binding
-from sqla_jobs.database.engines import close_engine, for_itself, own_engine
+from sqla_jobs.database.engines import close_engine, own_engine
 from sqla_jobs.database.notify import notify
 from sqla_jobs.database.refusals import reason
 from sqla_jobs.database.subscribers import SCHEDULES
@@ -93,9 +92,8 @@ class Clock(Service):
             self._engine.dispose()
             raise
         channel = self._jobs.models.channel
-        self._listener = self._listener_of(
-            partial(for_itself, self._engine), channel, self._heard, patience=self._lease_settings.patience
-        )
+        patience = self._lease_settings.patience
+        self._listener = self._listener_of(self._engine, channel, self._heard, patience=patience)
         self._listener.start()
         self._loop.start()
         number = plural(len(self._jobs.schedules), "schedule")

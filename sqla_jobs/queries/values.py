@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import uuid
 from collections.abc import Collection, Iterable
 from datetime import datetime
@@ -121,6 +122,15 @@ class Promotion(NamedTuple):
     """True if a job is blocked."""
     is_more: bool = False
     """True if other jobs were already queued. Only a poll sets this field."""
+
+    @classmethod
+    def of(cls, parts: Collection[Promotion]) -> Promotion:
+        """Return the result of several promotions."""
+        promoted, due_in, workers, *flags = zip(*parts, _NOTHING, strict=True)
+        return cls(sum(promoted), min(due_in), max(workers), *map(any, flags))
+
+
+_NOTHING = Promotion(0, math.inf, 1, has_limits=False, has_blocked=False)
 
 
 class RunEnd(NamedTuple):

@@ -6,21 +6,20 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import psycopg
 from psycopg import sql
+from sqlalchemy import Engine
 
+from sqla_jobs.database.engines import for_itself
 from sqla_jobs.database.preparing import is_direct
 from sqla_jobs.database.subscribers import subscribe
 from sqla_jobs.database.timeouts import hang_up
 from sqla_jobs.runtime.retrying import RetryLoop
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
-
-Connect = Callable[[], AbstractContextManager[psycopg.Connection[Any]]]
-"""Returns a connection that nothing else uses, now or later."""
 
 _LOOK = 2.0
 """The longest wait for notifications, in seconds, before the listener checks whether to test the connection."""
@@ -35,7 +34,7 @@ class Subscription:
 
     connections = 0
 
-    def __init__(self, connect: Connect, channel: str, heard: Callable[[str], object], *, patience: float) -> None:
+    def __init__(self, engine: Engine, channel: str, heard: Callable[[str], object], *, patience: float) -> None:
         self._channel = channel
         self._heard = heard
 
@@ -47,7 +46,7 @@ class Subscription:
 
 
 class Listener:
-    """Receives notifications with LISTEN on its own connection.
+    """Receives notifications with LISTEN on a connection of its own.
 
     Notifications are a shortcut: polling makes up for lost ones. `heard(queue)` must return immediately: it is also
     called in the thread that commits jobs, or in the middle of a statement.
@@ -61,15 +60,8 @@ class Listener:
 
     connections = 1
 
-    def __init__(
-        self,
-        connect: Connect,
-        channel: str,
-        heard: Callable[[str], object],
-        *,
-        patience: float,
-    ) -> None:
-        self._connect_alone = connect
+    def __init__(self, engine: Engine, channel: str, heard: Callable[[str], object], *, patience: float) -> None:
+        self._engine = engine
         self._channel = channel
         self._statement = sql.SQL("LISTEN {}").format(sql.Identifier(channel))
         self._heard = heard
@@ -104,7 +96,7 @@ class Listener:
         Return None if a pooler is in front of the server.
         """
         with ExitStack() as closing:
-            raw = closing.enter_context(self._connect_alone())
+            raw = closing.enter_context(for_itself(self._engine))
             if not is_direct(raw):
                 log.info("a pooler is in front of the server: new jobs of other processes are found by polling")
                 return None

@@ -66,7 +66,7 @@ class Promoter:
             self.at = min(self.at, at)
         return is_sooner
 
-    def promote(self, now: float) -> tuple[list[Promotion], bool]:
+    def promote(self, now: float) -> tuple[Promotion, bool]:
         """Queue the jobs that are due, in one statement. If the server refuses some jobs, use smaller parts.
 
         Return also whether any jobs may have become ready to start: those that this queued, or others if a time that
@@ -74,19 +74,20 @@ class Promoter:
         """
         self.at = self._poll_after(now)  # first, so that it stays what `expect` makes of it from now on
         try:
-            promotions = self._set_aside.around("its promotion", self._promote_among, self._candidates_among)
+            parts = self._set_aside.around("its promotion", self._promote_among, self._candidates_among)
         except Exception:
             self.at = 0.0  # otherwise the next try would only wait, and count as a success
             raise
+        promotion = Promotion.of(parts)
         # not `now`: the announced time may have come after `now` but before the server has read its clock
-        is_news = time.monotonic() >= self._due_at or any(promotion.promoted for promotion in promotions)
-        self._due_at = now + min((promotion.due_in for promotion in promotions), default=math.inf)
+        is_news = time.monotonic() >= self._due_at or promotion.promoted > 0
+        self._due_at = now + promotion.due_in
         with self._planning:  # `expect` may have been called in the meantime
             self.at = min(self.at, self._due_at)
         if now >= self._report_at:
             self._report_at = now + _REPORT
             self._report_unknown()
-        return promotions, is_news
+        return promotion, is_news
 
     def _poll_after(self, now: float) -> float:
         """Return when to poll next."""

@@ -108,16 +108,6 @@ class ParentConnection:
     def beat_at(self) -> float:
         return self._started.beat_at
 
-    @property
-    def workers(self) -> int:
-        """The number of workers, on all machines, that serve any of this worker's queues."""
-        return self._started.workers
-
-    @property
-    def has_limits(self) -> bool:
-        """True if the table of limits has rows, or a queued job has gates."""
-        return self._started.has_limits
-
     def may_close(self, close_idle: Callable[[], None]) -> None:
         self._close_idle.append(close_idle)
 
@@ -142,7 +132,7 @@ class ParentConnection:
 
         A draining worker looks for work itself, since it ends when nothing is due.
         """
-        return OwnLookout(shared, tasks) if self._drains else ForwardedLookout(self, shared, tasks)
+        return OwnLookout(shared, tasks) if self._drains else ForwardedLookout(self, self._started, shared, tasks)
 
     def registered(self, process_id: uuid.UUID) -> None:
         self._started.beat_at = time.monotonic()
@@ -283,8 +273,9 @@ class ForwardedLookout:
 
     promote_at: float = math.inf
 
-    def __init__(self, parent: ParentConnection, shared: Shared, tasks: Sequence[str]):
+    def __init__(self, parent: ParentConnection, started: StartedRuns, shared: Shared, tasks: Sequence[str]):
         self._parent = parent
+        self._started = started
         self._channel = shared.models.channel
         self._longest = 2 * shared.settings.poll
         self._tasks = tuple(tasks)
@@ -292,11 +283,11 @@ class ForwardedLookout:
 
     @property
     def workers(self) -> int:
-        return self._parent.workers
+        return self._started.workers
 
     @property
     def has_limits(self) -> bool:
-        return self._parent.has_limits
+        return self._started.has_limits
 
     @property
     def has_blocked(self) -> bool:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Sequence
-from functools import partial
 
 from sqlalchemy import Engine
 
 from sqla_jobs.database.connection_limits import warn_of_few_connections
-from sqla_jobs.database.engines import for_itself
 from sqla_jobs.database.subscribers import BLOCKED, LIMITS, SCHEDULES
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.values import Among, Promotion
@@ -67,8 +65,7 @@ class ParentLookout:
             return
         self._engine = engine = database.engine
         self._promoter = _PollingPromoter(engine, database.queries, settings, self._set_aside, tasks)
-        connect = partial(for_itself, engine)
-        self._listener = Listener(connect, database.channel, self.heard, patience=settings.patience)
+        self._listener = Listener(engine, database.channel, self.heard, patience=settings.patience)
         self._wanted_connections = connections
         self._loop = Loop("looking for jobs", self.step, name="sqla_jobs-parent-listener")
         self._loop.start()
@@ -132,19 +129,18 @@ class ParentLookout:
         if now < promoter.at:
             return promoter.at
         promoter.tasks = self._tasks
-        promotions, is_news = promoter.promote(now)
-        has_limits = any(promotion.has_limits for promotion in promotions)
+        found, is_news = promoter.promote(now)
         for child in self._children():
-            child.started.workers = max((promotion.workers for promotion in promotions), default=1)
-            had_limits, child.started.has_limits = child.started.has_limits, has_limits
-            if has_limits and not had_limits:
+            child.started.workers = found.workers
+            had_limits, child.started.has_limits = child.started.has_limits, found.has_limits
+            if found.has_limits and not had_limits:
                 child.hint(Heard(LIMITS))
-        if promoter.has_polled and any(promotion.has_blocked for promotion in promotions):
+        if promoter.has_polled and found.has_blocked:
             self.heard(BLOCKED)
         idle = self._idle()
         if is_news:
             self.heard("")
-        if idle and any(promotion.is_more for promotion in promotions):
+        if idle and found.is_more:
             idle[0].hint(LookAgain())
         elif idle and promoter.rests(now):
             idle[0].hint(Heard("", is_alone=True))

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Protocol
 
-from sqla_jobs.database.engines import for_itself
 from sqla_jobs.runtime.listener import Listener
 from sqla_jobs.runtime.promoter import BUSY, SOON, Promoter, poll_in
 from sqla_jobs.worker.attempts import Shared
@@ -93,10 +91,8 @@ class OwnLookout:
         return self._promoter.at
 
     def promote(self, now: float) -> bool:
-        promotions, is_news = self._promoter.promote(now)
-        self.workers = max((promotion.workers for promotion in promotions), default=self.workers)
-        self.has_limits = any(promotion.has_limits for promotion in promotions)
-        self.has_blocked = any(promotion.has_blocked for promotion in promotions)
+        found, is_news = self._promoter.promote(now)
+        self.workers, self.has_limits, self.has_blocked = found.workers, found.has_limits, found.has_blocked
         return is_news
 
     def expect(self, delay: float) -> bool:
@@ -112,12 +108,7 @@ class OwnLookout:
         """Do nothing: other workers listen for themselves."""
 
     def start(self, job_listener: JobListener) -> None:
-        self._listener = Listener(
-            partial(for_itself, self._engine),
-            self._channel,
-            job_listener.heard,
-            patience=self._settings.patience,
-        )
+        self._listener = Listener(self._engine, self._channel, job_listener.heard, patience=self._settings.patience)
         self._listener.start()
 
     def stop(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
-from sqlalchemy import make_url
+from sqlalchemy import create_engine, make_url
 
 from sqla_jobs.runtime.listener import Listener
 from tests.helpers import wait_until
@@ -41,9 +41,11 @@ def test_a_notification_that_comes_with_the_answer_to_a_statement_is_heard(datab
         connection._notifies_backlog = deque(maxlen=0)  # pyright: ignore[reportPrivateUsage]
         return connection
 
-    listener = Listener(connect, "shop", heard.append, patience=0.1)
+    engine = create_engine("postgresql+psycopg://", creator=connect)
+    listener = Listener(engine, "shop", heard.append, patience=0.1)
     listener.start()
     try:
         wait_until(lambda: "mail" in heard)
     finally:
         listener.stop()
+        engine.dispose()
