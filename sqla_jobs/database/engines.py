@@ -23,8 +23,8 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 _OPTIONS = {"ssl": "sslmode", "async_fallback": None, "prepared_statement_cache_size": None}
 """Options in asyncpg addresses and their psycopg names; None if psycopg has no such option."""
 
-_DEFAULT = "sqla_jobs: default isolation level"
-"""The key in a connection's `info` under which the database's default is stored."""
+_IS_STRICT = "sqla_jobs: is strict"
+"""The key in a connection's `info` under which it is stored whether the default isolation is not READ COMMITTED."""
 
 REMEDY = "give a create_engine('postgresql+psycopg://…') or a sessionmaker of one"
 
@@ -165,7 +165,7 @@ def engine_of(
         pool_reset_on_return=None,
         isolation_level="AUTOCOMMIT",
     )
-    event.listen(engine, "begin", partial(_begin, patience))
+    event.listen(engine, "connect", partial(_learn_isolation, engine, partial(_begin, patience)))
     event.listen(engine, "handle_error", _give_up_if_useless)
     return engine
 
@@ -254,14 +254,24 @@ def _give_up_if_useless(context: Any) -> None:
         context.is_disconnect = True
 
 
-def _begin(patience: float, connection: Connection) -> None:
-    """Begin a transaction, unless the database's default isolation level suits single statements.
+def _learn_isolation(engine: Engine, begin: Any, connection: psycopg.Connection[Any], record: Any) -> None:
+    """Let `begin` begin transactions if the database's default isolation level does not suit single statements.
 
-    If a process vanishes before its COMMIT, it holds locks for at most `patience` seconds.
+    Otherwise it is not called at all, which would double the time of an empty block.
     """
-    if _DEFAULT not in connection.info:
-        connection.info[_DEFAULT] = connection.exec_driver_sql("SHOW default_transaction_isolation").scalar_one()
-    if connection.info[_DEFAULT] == "read committed":
+    try:
+        is_strict = connection.execute("SHOW default_transaction_isolation").fetchone() != ("read committed",)
+    except BaseException:
+        connection.close()
+        raise
+    record.info[_IS_STRICT] = is_strict
+    if is_strict and not event.contains(engine, "begin", begin):
+        event.listen(engine, "begin", begin)
+
+
+def _begin(patience: float, connection: Connection) -> None:
+    """If a process vanishes before its COMMIT, let it hold locks for at most `patience` seconds."""
+    if not connection.info[_IS_STRICT]:
         return
     if driver(connection).autocommit:
         connection.exec_driver_sql("BEGIN ISOLATION LEVEL READ COMMITTED")
