@@ -45,7 +45,7 @@ class TimedClaim(ClaimLimited):
         raw.execute("BEGIN")
         began = time.perf_counter()
         lock.run(connection)
-        rows = connection.exec_driver_sql(*self.filled(values)).all()
+        rows = self._rows(connection, values)
         took = time.perf_counter() - began
         raw.execute("COMMIT")
         return Timed(took, self.look(connection, rows, process_id))

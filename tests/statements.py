@@ -42,7 +42,6 @@ def statements() -> dict[str, str]:
     built: dict[str, Any] = {
         "claim": claim.Claim(tables).sql(),
         "claim_limited": limited.ClaimLimited(tables).sql(),
-        "claim_spread": limited.ClaimSpread(tables).sql(),
         "lock_limits": limit_lock.LockUnflushed(tables).sql(),
         "flush_claim": limit_lock.Flush(tables).sql(),
         "tell_others": limit_lock.TellOthers(tables).sql(),

@@ -26,7 +26,7 @@ WITH RECURSIVE owner AS MATERIALIZED (
     FROM walk w
     CROSS JOIN LATERAL (
       SELECT CASE WHEN w.step <= 0 THEN CAST(%(cursor)s AS text[]) COLLATE "C"
-        WHEN w.full_at > 0 THEN w.gates[1:w.full_at] || chr(127) ELSE w.gates END AS after OFFSET 0) p
+        WHEN w.full_at > 0 THEN array_append(w.gates[1:w.full_at], NULL) ELSE w.gates END AS after OFFSET 0) p
     CROSS JOIN LATERAL (
       SELECT CASE WHEN w.step < 0
         THEN (SELECT CAST(b.hints[b.hinted + w.step + 1] AS text[]) COLLATE "C" FROM begin b)
@@ -42,23 +42,28 @@ WITH RECURSIVE owner AS MATERIALIZED (
         array_agg(r.room ORDER BY e.place) AS rooms
       FROM unnest(n.gates) WITH ORDINALITY e (gate, place)
       CROSS JOIN LATERAL (SELECT (SELECT CASE
-        WHEN l.rate IS NOT NULL THEN l.rate - (coalesce((SELECT total FROM (SELECT s.started_at, s.total FROM
-    sqla_starts s WHERE s.gate = e.gate
+        WHEN l.rate IS NOT NULL THEN (SELECT min(w.most - (coalesce((SELECT total FROM (SELECT s.started_at,
+    s.total FROM sqla_starts s WHERE s.gate = e.gate
         ORDER BY s.started_at DESC, s.total DESC LIMIT 1) one), 0) - coalesce((SELECT total FROM (SELECT
     s.started_at, s.total FROM sqla_starts s WHERE s.gate = e.gate AND s.started_at <= (SELECT now FROM
-    moment) - l.per * interval '1 second'
+    moment) - w.per * interval '1 second'
         ORDER BY s.started_at DESC, s.total DESC LIMIT 1) one), (SELECT s.total - s.count FROM sqla_starts s
-    WHERE s.gate = e.gate ORDER BY s.started_at, s.total LIMIT 1), 0))
-        WHEN left(e.gate, 1) = '!' AND (EXISTS (SELECT FROM sqla_jobs h WHERE h.ordered_by = e.gate AND
-    (h.started_at IS NULL) IS FALSE AND h.state LIKE 'scheduled') OR EXISTS (SELECT FROM sqla_limits l WHERE
-    l.gate IN (e.gate, CASE WHEN strpos(e.gate, '=') > 0 THEN left(e.gate, strpos(e.gate, '=')) END) AND
-    l.hold) AND EXISTS (SELECT FROM sqla_jobs h WHERE h.ordered_by = e.gate AND (h.started_at IS NULL) IS
-    FALSE AND h.state LIKE 'failed')) THEN 0
+    WHERE s.gate = e.gate ORDER BY s.started_at, s.total LIMIT 1), 0))) FROM (
+        SELECT w.* FROM (VALUES (l.rate, l.per), (l.burst, l.per * l.burst / nullif(l.rate, 0))) w (most, per)
+        WHERE w.most <= l.rate) w)
+        WHEN l.running > 0 AND left(e.gate, 1) = '!' AND (EXISTS (SELECT FROM sqla_jobs h WHERE h.ordered_by =
+    e.gate AND (h.started_at IS NULL) IS FALSE AND h.state LIKE 'scheduled') OR l.hold AND EXISTS (SELECT FROM
+    sqla_jobs h WHERE h.ordered_by = e.gate AND (h.started_at IS NULL) IS FALSE AND h.state LIKE 'failed'))
+    THEN 0
         ELSE l.running - coalesce(CAST((SELECT running FROM busy) ->> e.gate AS bigint), 0) END
       FROM (
-        SELECT l.running, l.rate, l.per FROM sqla_limits l WHERE l.gate IN (e.gate, CASE WHEN strpos(e.gate,
-    '=') > 0 THEN left(e.gate, strpos(e.gate, '=')) END) AND (l.running IS NOT NULL OR l.rate IS NOT NULL)
-        ORDER BY length(l.gate) DESC LIMIT 1) l) AS room OFFSET 0) r OFFSET 0) f
+        SELECT l.running, l.rate, l.per, l.hold, l.burst FROM (
+          SELECT l.gate, l.running, l.rate, l.per, bool_or(l.hold) OVER () AS hold,
+            max(CAST(l.declared ->> 'burst' AS integer)) OVER () AS burst
+          FROM sqla_limits l WHERE l.gate IN (e.gate, CASE WHEN strpos(e.gate, '=') > 0 THEN left(e.gate,
+    strpos(e.gate, '=')) END)) l
+        WHERE l.running IS NOT NULL OR l.rate IS NOT NULL ORDER BY length(l.gate) DESC LIMIT 1) l) AS room
+    OFFSET 0) r OFFSET 0) f
     WHERE n.gates IS NOT NULL AND w.step < %(steps)s AND w.found < (SELECT room FROM begin)
 ), looked AS MATERIALIZED (
     SELECT step, gates, rooms, full_at FROM walk WHERE step > (SELECT -hinted FROM begin)
@@ -73,9 +78,12 @@ WITH RECURSIVE owner AS MATERIALIZED (
       FROM open o CROSS JOIN LATERAL unnest(o.gates) WITH ORDINALITY e (gate, place) GROUP BY e.gate COLLATE
     "C") d
     LEFT JOIN LATERAL (
-        SELECT l.running, l.rate, l.per FROM sqla_limits l WHERE l.gate IN (d.gate, CASE WHEN strpos(d.gate,
-    '=') > 0 THEN left(d.gate, strpos(d.gate, '=')) END) AND (l.running IS NOT NULL OR l.rate IS NOT NULL)
-        ORDER BY length(l.gate) DESC LIMIT 1) l ON true
+        SELECT l.running, l.rate, l.per, l.hold, l.burst FROM (
+          SELECT l.gate, l.running, l.rate, l.per, bool_or(l.hold) OVER () AS hold,
+            max(CAST(l.declared ->> 'burst' AS integer)) OVER () AS burst
+          FROM sqla_limits l WHERE l.gate IN (d.gate, CASE WHEN strpos(d.gate, '=') > 0 THEN left(d.gate,
+    strpos(d.gate, '=')) END)) l
+        WHERE l.running IS NOT NULL OR l.rate IS NOT NULL ORDER BY length(l.gate) DESC LIMIT 1) l ON true
     LEFT JOIN LATERAL (SELECT s.started_at, s.total FROM sqla_starts s WHERE s.gate = d.gate
         ORDER BY s.started_at DESC, s.total DESC LIMIT 1) last ON l.rate IS NOT NULL
 ), share AS MATERIALIZED (
@@ -144,10 +152,9 @@ FROM (
         THEN (array_agg(CAST(gates AS text) ORDER BY step DESC))[1] ELSE '{}' END AS cursor,
       (SELECT min((SELECT max(extract(epoch FROM first.started_at - (SELECT now FROM moment)) + w.per)
       FROM (
-        SELECT l.running, l.rate, l.per FROM sqla_limits l WHERE l.gate IN (f.gate, CASE WHEN strpos(f.gate,
-    '=') > 0 THEN left(f.gate, strpos(f.gate, '=')) END) AND (l.running IS NOT NULL OR l.rate IS NOT NULL)
-        ORDER BY length(l.gate) DESC LIMIT 1) l CROSS JOIN LATERAL (SELECT l.rate AS most, l.per AS per) w
-      CROSS JOIN LATERAL (SELECT s.started_at, s.total FROM sqla_starts s WHERE s.gate = f.gate
+        SELECT w.* FROM (VALUES (l.rate, l.per), (l.burst, l.per * l.burst / nullif(l.rate, 0))) w (most, per)
+        WHERE w.most <= l.rate) w CROSS JOIN LATERAL (SELECT s.started_at, s.total FROM sqla_starts s WHERE
+    s.gate = f.gate
         ORDER BY s.started_at DESC, s.total DESC LIMIT 1) last
       CROSS JOIN LATERAL (
         SELECT s.started_at, s.total - s.count AS before FROM sqla_starts s
@@ -156,6 +163,13 @@ FROM (
         ORDER BY s.started_at, s.total LIMIT 1) first
       WHERE first.before <= last.total - w.most)) FROM (
          SELECT DISTINCT b.gates[b.full_at] AS gate FROM looked b WHERE b.full_at > 0) f
+       CROSS JOIN LATERAL (
+        SELECT l.running, l.rate, l.per, l.hold, l.burst FROM (
+          SELECT l.gate, l.running, l.rate, l.per, bool_or(l.hold) OVER () AS hold,
+            max(CAST(l.declared ->> 'burst' AS integer)) OVER () AS burst
+          FROM sqla_limits l WHERE l.gate IN (f.gate, CASE WHEN strpos(f.gate, '=') > 0 THEN left(f.gate,
+    strpos(f.gate, '=')) END)) l
+        WHERE l.running IS NOT NULL OR l.rate IS NOT NULL ORDER BY length(l.gate) DESC LIMIT 1) l
        WHERE left(f.gate, 1) = '%%') AS next_in
     FROM looked
 ) look

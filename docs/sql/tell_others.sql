@@ -16,21 +16,21 @@ WHERE EXISTS (
     moment) - w.per * interval '1 second'
         ORDER BY s.started_at DESC, s.total DESC LIMIT 1) one), (SELECT s.total - s.count FROM sqla_starts s
     WHERE s.gate = e.gate ORDER BY s.started_at, s.total LIMIT 1), 0))) FROM (
-        SELECT w.* FROM (SELECT max(CAST(l.declared ->> 'burst' AS integer)) AS burst FROM sqla_limits l WHERE
-    l.gate IN (e.gate, CASE WHEN strpos(e.gate, '=') > 0 THEN left(e.gate, strpos(e.gate, '=')) END)) b CROSS
-    JOIN LATERAL (
-          VALUES (l.rate, l.per), (b.burst, l.per * b.burst / nullif(l.rate, 0))) w (most, per)
+        SELECT w.* FROM (VALUES (l.rate, l.per), (l.burst, l.per * l.burst / nullif(l.rate, 0))) w (most, per)
         WHERE w.most <= l.rate) w)
-        WHEN left(e.gate, 1) = '!' AND (EXISTS (SELECT FROM sqla_jobs h WHERE h.ordered_by = e.gate AND
-    (h.started_at IS NULL) IS FALSE AND h.state LIKE 'scheduled') OR EXISTS (SELECT FROM sqla_limits l WHERE
-    l.gate IN (e.gate, CASE WHEN strpos(e.gate, '=') > 0 THEN left(e.gate, strpos(e.gate, '=')) END) AND
-    l.hold) AND EXISTS (SELECT FROM sqla_jobs h WHERE h.ordered_by = e.gate AND (h.started_at IS NULL) IS
-    FALSE AND h.state LIKE 'failed')) THEN 0
+        WHEN l.running > 0 AND left(e.gate, 1) = '!' AND (EXISTS (SELECT FROM sqla_jobs h WHERE h.ordered_by =
+    e.gate AND (h.started_at IS NULL) IS FALSE AND h.state LIKE 'scheduled') OR l.hold AND EXISTS (SELECT FROM
+    sqla_jobs h WHERE h.ordered_by = e.gate AND (h.started_at IS NULL) IS FALSE AND h.state LIKE 'failed'))
+    THEN 0
         ELSE l.running - coalesce(CAST((SELECT running FROM busy) ->> e.gate AS bigint), 0) END
       FROM (
-        SELECT l.running, l.rate, l.per FROM sqla_limits l WHERE l.gate IN (e.gate, CASE WHEN strpos(e.gate,
-    '=') > 0 THEN left(e.gate, strpos(e.gate, '=')) END) AND (l.running IS NOT NULL OR l.rate IS NOT NULL)
-        ORDER BY length(l.gate) DESC LIMIT 1) l) END AS free OFFSET 0) r
+        SELECT l.running, l.rate, l.per, l.hold, l.burst FROM (
+          SELECT l.gate, l.running, l.rate, l.per, bool_or(l.hold) OVER () AS hold,
+            max(CAST(l.declared ->> 'burst' AS integer)) OVER () AS burst
+          FROM sqla_limits l WHERE l.gate IN (e.gate, CASE WHEN strpos(e.gate, '=') > 0 THEN left(e.gate,
+    strpos(e.gate, '=')) END)) l
+        WHERE l.running IS NOT NULL OR l.rate IS NOT NULL ORDER BY length(l.gate) DESC LIMIT 1) l) END AS free
+    OFFSET 0) r
     WHERE r.free BETWEEN 1 AND e.ended * (SELECT count(*) FROM sqla_processes WHERE kind = 'worker')
       AND (EXISTS (SELECT FROM sqla_jobs j WHERE j.state LIKE 'queued' AND j.gates IS NOT NULL) OR
     left(e.gate, 1) = '@' AND EXISTS (SELECT FROM sqla_jobs j WHERE j.state = 'queued' AND j.queue =

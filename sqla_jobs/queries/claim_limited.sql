@@ -16,7 +16,7 @@ WITH RECURSIVE owner AS MATERIALIZED (
     FROM walk w
     CROSS JOIN LATERAL (
       SELECT CASE WHEN w.step <= 0 THEN CAST(:cursor AS text[]) COLLATE "C"
-        WHEN w.full_at > 0 THEN w.gates[1:w.full_at] || chr(127) ELSE w.gates END AS after OFFSET 0) p
+        WHEN w.full_at > 0 THEN array_append(w.gates[1:w.full_at], NULL) ELSE w.gates END AS after OFFSET 0) p
     CROSS JOIN LATERAL (
       SELECT CASE WHEN w.step < 0
         THEN (SELECT CAST(b.hints[b.hinted + w.step + 1] AS text[]) COLLATE "C" FROM begin b)
@@ -99,6 +99,7 @@ FROM (
         THEN (array_agg(CAST(gates AS text) ORDER BY step DESC))[1] ELSE '{}' END AS cursor,
       (SELECT min($next_start) FROM (
          SELECT DISTINCT b.gates[b.full_at] AS gate FROM looked b WHERE b.full_at > 0) f
+       CROSS JOIN LATERAL $limit_of_full l
        WHERE left(f.gate, 1) = '%') AS next_in
     FROM looked
 ) look

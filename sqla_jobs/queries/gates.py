@@ -49,8 +49,8 @@ def table_names(tables: Tables) -> dict[str, str]:
 
 
 def _rows_of(gate: str) -> str:
-    each = f"CASE WHEN strpos({gate}, '=') > 0 THEN left({gate}, strpos({gate}, '=')) END"
-    return f"{{limits}} l WHERE l.gate IN ({gate}, {each})"
+    row_of_keys = f"CASE WHEN strpos({gate}, '=') > 0 THEN left({gate}, strpos({gate}, '=')) END"
+    return f"{{limits}} l WHERE l.gate IN ({gate}, {row_of_keys})"
 
 
 _IN_EFFECT = written(restrictions.is_in_effect, "l", "running", "rate")
@@ -59,11 +59,15 @@ _IN_EFFECT = written(restrictions.is_in_effect, "l", "running", "rate")
 def limit_of(gate: str) -> str:
     """Return a FROM item for the row that limits a gate: the gate's own row or the row of all keys.
 
-    The item is empty if nothing limits the gate.
+    The item is empty if nothing limits the gate. If both rows exist, `hold` and `burst`, which only code declares, may
+    come from either of them.
     """
     return f"""(
-        SELECT l.running, l.rate, l.per FROM {_rows_of(gate)} AND ({_IN_EFFECT})
-        ORDER BY length(l.gate) DESC LIMIT 1)"""
+        SELECT l.running, l.rate, l.per, l.hold, l.burst FROM (
+          SELECT l.gate, l.running, l.rate, l.per, bool_or(l.hold) OVER () AS hold,
+            max(CAST(l.declared ->> 'burst' AS integer)) OVER () AS burst
+          FROM {_rows_of(gate)}) l
+        WHERE {_IN_EFFECT} ORDER BY length(l.gate) DESC LIMIT 1)"""
 
 
 def held(gate: str) -> str:
@@ -81,14 +85,14 @@ _RUNNING = "h.state = 'running' AND h.gates IS NOT NULL"
 """The condition that the job `h` is running behind a gate. There are no more of these jobs than slots of workers."""
 
 
-def keeps_order(gate: str) -> str:
-    """Return the condition that other jobs of the ordered key have to wait for one that is not running.
+def _keeps_order(gate: str) -> str:
+    """Return the condition that other jobs of an ordered key with the limit `l` have to wait for one that has begun.
 
-    That one has begun and is scheduled again, or it has failed and the limit holds the key.
+    That one is scheduled again, or it has failed and the limit holds the key.
     """
     # LIKE keeps the planner from the indexes of all scheduled and of all failed jobs
     in_state = f"EXISTS (SELECT FROM {begun(gate)} AND h.state LIKE "
-    return f"left({gate}, 1) = '!' AND ({in_state}'scheduled') OR {holds(gate)} AND {in_state}'failed'))"
+    return f"left({gate}, 1) = '!' AND ({in_state}'scheduled') OR l.hold AND {in_state}'failed'))"
 
 
 def holds(gate: str) -> str:
@@ -141,32 +145,23 @@ def started(gate: str, per: str) -> str:
     return f"(coalesce({last}, 0) - coalesce({before}, ({first}), 0))"
 
 
-def windows(gate: str, *, spread: bool = True) -> str:
-    """Return a FROM item for a limit `l` with a rate: the maximum number of starts, `most`, in any `per` seconds.
-
-    With `spread` the item also has a row for the burst. Code declares the burst, even if an operator has set the rate.
-    A burst larger than the rate is ignored.
-    """
-    if not spread:
-        return "(SELECT l.rate AS most, l.per AS per)"
-    burst = f"(SELECT max(CAST(l.declared ->> 'burst' AS integer)) AS burst FROM {_rows_of(gate)})"
-    return f"""(
-        SELECT w.* FROM {burst} b CROSS JOIN LATERAL (
-          VALUES (l.rate, l.per), (b.burst, l.per * b.burst / nullif(l.rate, 0))) w (most, per)
+WINDOWS = """(
+        SELECT w.* FROM (VALUES (l.rate, l.per), (l.burst, l.per * l.burst / nullif(l.rate, 0))) w (most, per)
         WHERE w.most <= l.rate)"""
+"""A FROM item for a limit `l` with a rate: the maximum number of starts, `most`, in any `per` seconds.
+
+It has a second row if the rate has a burst. A burst larger than the rate is ignored.
+"""
 
 
-def free(gate: str, *, spread: bool = True) -> str:
+def free(gate: str) -> str:
     """Return the number of jobs that may start behind a gate, or NULL if nothing limits the gate.
 
-    The statement has the CTEs `MOMENT` and `BUSY`. If no rate has a burst, a statement without `spread` costs less.
+    The statement has the CTEs `MOMENT` and `BUSY`.
     """
-    left = f"l.rate - {started(gate, 'l.per')}"
-    if spread:
-        left = f"(SELECT min(w.most - {started(gate, 'w.per')}) FROM {windows(gate)} w)"
     return f"""(SELECT CASE
-        WHEN l.rate IS NOT NULL THEN {left}
-        WHEN {keeps_order(gate)} THEN 0
+        WHEN l.rate IS NOT NULL THEN (SELECT min(w.most - {started(gate, "w.per")}) FROM {WINDOWS} w)
+        WHEN l.running > 0 AND {_keeps_order(gate)} THEN 0
         ELSE l.running - {held(gate)} END
       FROM {limit_of(gate)} l)"""
 
@@ -178,11 +173,10 @@ def queue_free(queue: str) -> str:
       FROM {{limits}} l WHERE l.gate = '@' || {queue} AND l.running IS NOT NULL)"""
 
 
-def next_start(gate: str, *, spread: bool = True) -> str:
-    """Return the seconds until a used-up rate lets one more job start, or NULL if the rate never does."""
+def next_start(gate: str) -> str:
+    """Return the seconds until a used-up rate `l` lets one more job start, or NULL if it never does."""
     return f"""(SELECT max(extract(epoch FROM first.started_at - (SELECT now FROM moment)) + w.per)
-      FROM {limit_of(gate)} l CROSS JOIN LATERAL {windows(gate, spread=spread)} w
-      CROSS JOIN LATERAL ({last_start(gate)}) last
+      FROM {WINDOWS} w CROSS JOIN LATERAL ({last_start(gate)}) last
       CROSS JOIN LATERAL (
         SELECT s.started_at, s.total - s.count AS before FROM {{starts}} s
         WHERE s.gate = {gate} AND s.total > last.total - w.most

@@ -9,12 +9,12 @@ from typing import Any
 from sqlalchemy import Connection, text
 from sqlalchemy.orm import Session
 
-from sqla_jobs.database.driver import committed_together, driver
+from sqla_jobs.database.driver import committed_together, driver, execute
 from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.queries.claim import ClaimFromLimitedQueue
 from sqla_jobs.queries.expressions import Tables, lock_key
 from sqla_jobs.queries.gates import BUSY, MOMENT, filled_in, free, last_start, queue_free
-from sqla_jobs.queries.limited import NOTHING_ENDED, ClaimLimited, ClaimSpread, Gates, Look
+from sqla_jobs.queries.limited import NOTHING_ENDED, ClaimLimited, Gates, Look
 from sqla_jobs.queries.statement import RenderedStatement
 from sqla_jobs.queries.values import ALL, Among, Claimed, names, numbers
 from sqla_jobs.rules.checks import DAY
@@ -65,7 +65,6 @@ class ClaimLocked:
         self._lock_to_end = Lock(tables)
         self._flush = Flush(tables)
         self._behind_gates = ClaimLimited(tables)
-        self._spread = ClaimSpread(tables)
         self._plain = ClaimFromLimitedQueue(tables)
 
     def __call__(
@@ -79,13 +78,12 @@ class ClaimLocked:
         cursor: str = "{}",
         hints: Mapping[Gates, int] = NOTHING_ENDED,
         among: Among = ALL,
-        spread: bool = False,
     ) -> Look:
         """Claim jobs behind gates, and commit, in two round trips.
 
-        A process that stops between them holds no lock. With `spread` the claim also stays within the rates' bursts.
+        A process that stops between them holds no lock.
         """
-        claim = self._spread if spread else self._behind_gates
+        claim = self._behind_gates
         values = claim.values(process_id, queue, room, tasks, cursor=cursor, hints=hints, among=among)
         look = claim.look(connection, self._rows(connection, claim, values), process_id)
         self._flush_after(connection, look.claimed)
@@ -114,8 +112,7 @@ class ClaimLocked:
 
     def _flush_after(self, connection: Connection, claimed: Sequence[Claimed]) -> None:
         if claimed:
-            with committed_together(driver(connection)) as send:
-                send(*self._flush.sent({}))
+            execute(driver(connection), *self._flush.sent({}))
 
     def inside(
         self, session: Session, process_id: uuid.UUID, queue: str, tasks: Sequence[str], *, cursor: str
@@ -127,7 +124,7 @@ class ClaimLocked:
         self._lock_to_end.run(session)
         if plain := self._plain(session, process_id, {queue: 1}, tasks):
             return plain, cursor
-        look = self._spread(session, process_id, queue, tasks, cursor=cursor)
+        look = self._behind_gates(session, process_id, queue, tasks, cursor=cursor)
         return look.claimed, look.cursor
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from sqla_jobs.queries.gates import (
     BUSY,
     MOMENT,
+    WINDOWS,
     begun,
     failed_among,
     filled_in,
@@ -19,7 +20,6 @@ from sqla_jobs.queries.gates import (
     limit_of,
     next_start,
     started,
-    windows,
 )
 from sqla_jobs.queries.statement import SqlConnection, Statement
 from sqla_jobs.queries.values import names
@@ -159,7 +159,7 @@ SELECT e.gate, l.running, l.rate, l.per,
     ELSE least({held("e.gate")}, :counted) END,
   CASE WHEN left(e.gate, 1) = '@' THEN {_FIRST_IN_QUEUE} ELSE {holders("e.gate", ":holders")} END,
   {next_start("e.gate")}, (SELECT now FROM moment),
-  (SELECT ARRAY[w.most, w.per] FROM {windows("e.gate")} w
+  (SELECT ARRAY[w.most, w.per] FROM {WINDOWS} w
    WHERE w.most < l.rate AND w.most <= {started("e.gate", "w.per")})
 FROM unnest(CAST(:gates AS text[])) WITH ORDINALITY e (gate, place)
 CROSS JOIN LATERAL {limit_of("e.gate")} l

@@ -101,8 +101,6 @@ class Backfill:
         self._set_aside = set_aside or SetAside()
         gates = [gate for declaration in declarations.values() for gate in declaration.gates]
         self._has_gates = bool(gates)
-        self.spreads: bool = any(gate.limit is not None and "burst" in gate.limit.values for gate in gates)
-        """True if code declares a rate with a burst."""
         self.token: object = object()
         """An object that `tell` replaces."""
         self.limits: Limits = Limits(Stored())

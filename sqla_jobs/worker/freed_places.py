@@ -87,7 +87,7 @@ class FreedPlaces:
         if not self._left:
             return
         began = time.monotonic()
-        with self._engine.connect() as connection:
+        with self._engine.begin() as connection:
             self._queries.tell_others(connection, self._channel, self._left)
         self._left.clear()
         self._notified_at = time.monotonic()

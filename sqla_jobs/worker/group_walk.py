@@ -117,7 +117,6 @@ class GroupWalk(Lane):
                     cursor=self._cursor,
                     hints=hints,
                     among=which,
-                    spread=self._backfill.spreads,
                 )
             self._cursor = look.cursor
             self.free = look.free

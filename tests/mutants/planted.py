@@ -21,7 +21,7 @@ _HELPERS = ("statement.py", "expressions.py")
 NAME = "name_of_statement"
 """What SQLAlchemy knows a statement and its compiled text by."""
 RELATED = [
-    ["ClaimLimited", "ClaimSpread", "GateStatuses", "TellOthers"],
+    ["ClaimLimited", "GateStatuses", "TellOthers"],
     ["FinishAny", "FinishErased"],
     ["Promote", "Poll"],
     ["schedules.fire", "unique_ticks.fire_unique"],

@@ -16,24 +16,22 @@ from sqla_jobs.database.preparing import PLANNED_ONCE
 from sqla_jobs.models.types import MOST_ATTEMPTS
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.expressions import Tables
-from sqla_jobs.queries.limited import ClaimLimited, ClaimSpread, Look
+from sqla_jobs.queries.limited import ClaimLimited, Look
 from sqla_jobs.queries.values import Among
 from tests.queries.rows import assert_claimed, limit, queued, queued_again, register, running, started
 from tests.shop import jobs
 
 QUERIES = Queries(jobs.models)
-LIMITED, SPREAD = (kind(Tables(jobs.models)) for kind in (ClaimLimited, ClaimSpread))
+LIMITED = ClaimLimited(Tables(jobs.models))
 Job, Queue, PausedTask = jobs.Job, jobs.Queue, jobs.models.PausedTask
 Limit, Start = jobs.models.Limit, jobs.models.Start
 SECOND = timedelta(seconds=1)
 
 
-def look(
-    connection: Connection, room: int = 9, *, of: ClaimLimited = LIMITED, me: uuid.UUID | None = None, **more: Any
-) -> Look:
+def look(connection: Connection, room: int = 9, *, me: uuid.UUID | None = None, **more: Any) -> Look:
     me = me or register(connection)
-    values = of.values(me, "default", room, ["mark", "wait"], **more)
-    return of.look(connection, of._rows(connection, values), me)
+    values = LIMITED.values(me, "default", room, ["mark", "wait"], **more)
+    return LIMITED.look(connection, LIMITED._rows(connection, values), me)
 
 
 def taken(connection: Connection, room: int = 9, **more: Any) -> list[int]:
@@ -432,16 +430,13 @@ class TestOrder:
 
 
 class TestRates:
-    @pytest.mark.parametrize("of", [LIMITED, SPREAD])
-    def test_no_more_start_than_the_rate_and_that_is_written_down(
-        self, connection: Connection, of: ClaimLimited
-    ) -> None:
+    def test_no_more_start_than_the_rate_and_that_is_written_down(self, connection: Connection) -> None:
         limit(connection, "%m", rate=3, per=60)
         limit(connection, "%n", rate=3, per=60)
         started(connection, "%m", 30.0)
         started(connection, "%n", 20.0, 10.0, 5.0)
         ids = [queued(connection, "%m") for _ in range(4)]
-        found = look(connection, of=of)
+        found = look(connection)
         assert [job.job_id for job in found.claimed] == ids[:2]
         rows = connection.execute(
             select(Start.total, Start.count, Start.started_at).where(Start.gate == "%m").order_by(Start.total)
@@ -449,34 +444,31 @@ class TestRates:
         assert [row[:2] for row in rows] == [(1, 1), (3, 2)]
         at = connection.scalar(select(Job.started_at).where(Job.id == ids[0]))
         assert rows[-1].started_at == at
-        assert taken(connection, of=of) == []
+        assert taken(connection) == []
 
-    @pytest.mark.parametrize("of", [LIMITED, SPREAD])
-    def test_what_started_before_its_time_does_not_count(self, connection: Connection, of: ClaimLimited) -> None:
+    def test_what_started_before_its_time_does_not_count(self, connection: Connection) -> None:
         limit(connection, "%m", rate=4, per=60)
         started(connection, "%m", 100.0, 90.0, 59.0, 10.0)
         ids = [queued(connection, "%m") for _ in range(4)]
-        assert taken(connection, of=of) == ids[:2]
+        assert taken(connection) == ids[:2]
 
-    @pytest.mark.parametrize("of", [LIMITED, SPREAD])
-    def test_of_starts_at_one_moment_the_last_counts(self, connection: Connection, of: ClaimLimited) -> None:
+    def test_of_starts_at_one_moment_the_last_counts(self, connection: Connection) -> None:
         limit(connection, "%m", rate=3, per=60)
         started(connection, "%other", 70.0, counts=[50])
         for total, ago in enumerate((100, 100, 10, 10), 1):
             at = func.now() - timedelta(seconds=ago)
             connection.execute(insert(Start).values(gate="%m", started_at=at, total=total, count=1))
         ids = [queued(connection, "%m") for _ in range(3)]
-        assert taken(connection, of=of) == ids[:1]
+        assert taken(connection) == ids[:1]
         assert connection.scalar(select(func.max(Start.total)).where(Start.gate == "%m")) == 5
 
-    @pytest.mark.parametrize("of", [LIMITED, SPREAD])
-    def test_what_was_forgotten_does_not_count(self, connection: Connection, of: ClaimLimited) -> None:
+    def test_what_was_forgotten_does_not_count(self, connection: Connection) -> None:
         limit(connection, "%m", rate=4, per=60)
         for gate, ago, total, count in (("%m", 5, 11, 1), ("%m", 10, 10, 2), ("%other", 20, 100, 1)):
             at = func.now() - timedelta(seconds=ago)
             connection.execute(insert(Start).values(gate=gate, started_at=at, total=total, count=count))
         ids = [queued(connection, "%m") for _ in range(4)]
-        assert taken(connection, of=of) == ids[:1]
+        assert taken(connection) == ids[:1]
 
     def test_what_no_rate_looks_back_to_is_forgotten_but_for_the_last_one(self, connection: Connection) -> None:
         limit(connection, "%m", rate=9, per=60)
@@ -571,13 +563,12 @@ class TestRates:
         assert found.claimed == []
         assert found.next_in == pytest.approx(20, abs=1)
 
-    @pytest.mark.parametrize("of", [LIMITED, SPREAD])
-    def test_the_rate_of_a_single_key_says_when_the_next_may_be(self, connection: Connection, of: ClaimLimited) -> None:
+    def test_the_rate_of_a_single_key_says_when_the_next_may_be(self, connection: Connection) -> None:
         limit(connection, "%m=", rate=1, per=3600)
         limit(connection, "%m=1", rate=1, per=60)
         started(connection, "%m=1", 40.0)
         queued(connection, "%m=1")
-        assert look(connection, of=of).next_in == pytest.approx(20, abs=1)
+        assert look(connection).next_in == pytest.approx(20, abs=1)
 
     @pytest.mark.parametrize(("row", "gate"), [("%m", "%m"), ("%m=", "%m=1")])
     def test_a_burst_spreads_the_starts(self, connection: Connection, row: str, gate: str) -> None:
@@ -585,17 +576,16 @@ class TestRates:
         limit(connection, "%other", rate=6, per=60, declared={"burst": 3})
         started(connection, gate, 15.0)
         ids = [queued(connection, gate) for _ in range(4)]
-        assert taken(connection, of=SPREAD) == ids[:1]
-        found = look(connection, of=SPREAD)
+        assert taken(connection) == ids[:1]
+        found = look(connection)
         assert found.claimed == []
         assert found.next_in == pytest.approx(5, abs=1)
-        assert taken(connection) == ids[1:4], "a worker that knows no burst counts the rate alone"
 
     def test_of_a_rate_and_its_burst_the_later_counts(self, connection: Connection) -> None:
         limit(connection, "%m", rate=3, per=60, declared={"burst": 1})
         started(connection, "%m", 59.0, 30.0, 5.0)
         queued(connection, "%m")
-        assert look(connection, of=SPREAD).next_in == pytest.approx(15, abs=1)
+        assert look(connection).next_in == pytest.approx(15, abs=1)
 
     @pytest.mark.parametrize(("rate", "burst"), [(1, 2), (2, 2)])
     def test_a_burst_that_is_not_smaller_than_the_rate_counts_for_nothing(
@@ -605,18 +595,18 @@ class TestRates:
         limit(connection, "%m=1", rate=rate, per=60)
         started(connection, "%m=1", 100.0, 70.0)
         ids = [queued(connection, "%m=1") for _ in range(3)]
-        assert taken(connection, of=SPREAD) == ids[:rate]
+        assert taken(connection) == ids[:rate]
 
     def test_nobody_waits_for_a_burst_that_counts_for_nothing(self, connection: Connection) -> None:
         limit(connection, "%m", rate=1, per=60, declared={"burst": 2})
         started(connection, "%m", 70.0, 40.0)
         queued(connection, "%m")
-        assert look(connection, of=SPREAD).next_in == pytest.approx(20, abs=1)
+        assert look(connection).next_in == pytest.approx(20, abs=1)
 
     def test_a_rate_of_zero_with_a_burst_lets_nothing_start(self, connection: Connection) -> None:
         limit(connection, "%m", rate=0, per=60, declared={"burst": 2})
         queued(connection, "%m")
-        found = look(connection, of=SPREAD)
+        found = look(connection)
         assert (found.claimed, found.next_in) == ([], None)
 
 
