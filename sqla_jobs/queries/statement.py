@@ -5,9 +5,11 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
+import psycopg
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
+from sqla_jobs.database.driver import driver
 from sqla_jobs.database.engines import fetched
 from sqla_jobs.queries.expressions import Tables, numbered
 
@@ -49,9 +51,9 @@ class RenderedStatement(Statement):
     """
 
     def _rows(self, connection: SqlConnection, values: dict[str, Any]) -> list[Any]:
-        if isinstance(connection, Session):
-            return super()._rows(connection, values)
-        return fetched(connection, *self.sent(values))
+        if isinstance(connection, Connection) and isinstance(driver(connection), psycopg.Connection):
+            return fetched(connection, *self.sent(values))
+        return super()._rows(connection, values)  # a session, or a test's connection of another kind
 
     def run(self, connection: SqlConnection) -> None:
         """Execute the statement, without parameters."""
