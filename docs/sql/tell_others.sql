@@ -1,10 +1,10 @@
 WITH moment AS MATERIALIZED (SELECT clock_timestamp() AS now), busy AS MATERIALIZED (
     SELECT jsonb_object_agg(b.gate, b.running) AS running FROM (
       SELECT e.gate, count(*) AS running FROM sqla_jobs h CROSS JOIN LATERAL unnest(h.gates) e (gate)
-      WHERE h.state = 'running' AND h.gates IS NOT NULL AND e.gate IS NOT NULL GROUP BY e.gate) b)
-SELECT pg_notify(%(channel)s, %(what)s)
-WHERE EXISTS (
-    SELECT FROM unnest(CAST(%(gates)s AS text[]), CAST(%(ended)s AS int[])) e (gate, ended)
+      WHERE h.state = 'running' AND h.gates IS NOT NULL AND e.gate IS NOT NULL GROUP BY e.gate) b), open AS
+    MATERIALIZED (
+    SELECT e.gate, r.free <= e.freed * (SELECT count(*) FROM sqla_processes WHERE kind = 'worker') AS was_full
+    FROM unnest(CAST(%(gates)s AS text[]), CAST(%(freed)s AS int[])) e (gate, freed)
     CROSS JOIN LATERAL (SELECT CASE WHEN left(e.gate, 1) = '@' THEN (SELECT greatest(0, l.running - (SELECT
     count(*) FROM (SELECT FROM sqla_jobs h WHERE h.state = 'running' AND h.queue = substr(e.gate, 2) LIMIT
     l.running) holders))
@@ -31,7 +31,11 @@ WHERE EXISTS (
     strpos(e.gate, '=')) END)) l
         WHERE l.running IS NOT NULL OR l.rate IS NOT NULL ORDER BY length(l.gate) DESC LIMIT 1) l) END AS free
     OFFSET 0) r
-    WHERE r.free BETWEEN 1 AND e.ended * (SELECT count(*) FROM sqla_processes WHERE kind = 'worker')
-      AND (EXISTS (SELECT FROM sqla_jobs j WHERE j.state LIKE 'queued' AND j.gates IS NOT NULL) OR
-    left(e.gate, 1) = '@' AND EXISTS (SELECT FROM sqla_jobs j WHERE j.state = 'queued' AND j.queue =
-    substr(e.gate, 2))))
+    WHERE r.free > 0 AND (EXISTS (SELECT FROM sqla_jobs j WHERE j.state LIKE 'queued' AND j.gates IS NOT NULL)
+    OR left(e.gate, 1) = '@' AND EXISTS (SELECT FROM sqla_jobs j WHERE j.state = 'queued' AND j.queue =
+    substr(e.gate, 2)))
+), told AS MATERIALIZED (
+    SELECT pg_notify(%(channel)s, %(what)s) WHERE EXISTS (SELECT FROM open WHERE was_full)
+)
+SELECT e.gate FROM unnest(CAST(%(gates)s AS text[])) e (gate)
+WHERE EXISTS (SELECT FROM told) OR e.gate NOT IN (SELECT gate FROM open)

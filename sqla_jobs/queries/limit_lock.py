@@ -129,30 +129,35 @@ class ClaimLocked:
 
 
 class TellOthers(RenderedStatement):
-    """If a gate or a queue was full and has room now, and jobs are waiting, notify all workers."""
+    """If a gate or a queue may have been full, has room now, and jobs are waiting, notify all workers."""
 
-    def __call__(self, connection: Connection, channel: str, ended: Mapping[str, int]) -> None:
-        """Notify workers if necessary.
+    def __call__(self, connection: Connection, channel: str, freed: Mapping[str, int]) -> list[str]:
+        """Notify workers if necessary. Return the gates whose freed places no longer count.
 
-        `ended` maps a gate, or a queue such as `@mail`, to the number of places that jobs have freed in this process.
-        Each worker is assumed to free as many places. A gate is assumed to have been full if it has no more room than
-        all workers have freed together.
+        `freed` maps a gate, or a queue such as `@mail`, to the number of places that jobs of this process have freed,
+        and that no others have taken here. Each worker is assumed to have freed as many. A gate that has more room
+        than all of them have freed together is not returned: either it was not full, or another worker has freed more
+        places than this one. In that case, this process looks again until the gate is full or has less room.
         """
-        values = {"gates": names(tuple(ended)), "ended": numbers(ended.values())}
-        self._run(connection, {"channel": channel, "what": LIMITS, **values})
+        values = {"gates": names(tuple(freed)), "freed": numbers(freed.values())}
+        rows = self._rows(connection, {"channel": channel, "what": LIMITS, **values})
+        return [gate for (gate,) in rows]
 
     def sql(self) -> Any:
         room = f"CASE WHEN left(e.gate, 1) = '@' THEN {queue_free('substr(e.gate, 2)')} ELSE {free('e.gate')} END"
         behind_gates = "SELECT FROM {jobs} j WHERE j.state LIKE 'queued' AND j.gates IS NOT NULL"
         in_queue = "SELECT FROM {jobs} j WHERE j.state = 'queued' AND j.queue = substr(e.gate, 2)"
         return filled_in(
-            f"""WITH {MOMENT}, {BUSY}
-SELECT pg_notify(:channel, :what)
-WHERE EXISTS (
-    SELECT FROM unnest(CAST(:gates AS text[]), CAST(:ended AS int[])) e (gate, ended)
+            f"""WITH {MOMENT}, {BUSY}, open AS MATERIALIZED (
+    SELECT e.gate, r.free <= e.freed * (SELECT count(*) FROM {{processes}} WHERE kind = 'worker') AS was_full
+    FROM unnest(CAST(:gates AS text[]), CAST(:freed AS int[])) e (gate, freed)
     CROSS JOIN LATERAL (SELECT {room} AS free OFFSET 0) r
-    WHERE r.free BETWEEN 1 AND e.ended * (SELECT count(*) FROM {{processes}} WHERE kind = 'worker')
-      AND (EXISTS ({behind_gates}) OR left(e.gate, 1) = '@' AND EXISTS ({in_queue})))""",
+    WHERE r.free > 0 AND (EXISTS ({behind_gates}) OR left(e.gate, 1) = '@' AND EXISTS ({in_queue}))
+), told AS MATERIALIZED (
+    SELECT pg_notify(:channel, :what) WHERE EXISTS (SELECT FROM open WHERE was_full)
+)
+SELECT e.gate FROM unnest(CAST(:gates AS text[])) e (gate)
+WHERE EXISTS (SELECT FROM told) OR e.gate NOT IN (SELECT gate FROM open)""",
             self.tables,
         )
 

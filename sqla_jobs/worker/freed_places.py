@@ -17,10 +17,16 @@ from sqla_jobs.worker.claiming import Claiming
 
 _APART = 0.1
 """The shortest time between messages to other workers, in seconds."""
+_MOST, _MANY = 1000, 100_000
+"""Places of more than `_MOST` gates count as so many that other workers are notified."""
 
 
 class FreedPlaces:
-    """Counts the places that ended jobs have freed, until other jobs take them or other workers are notified."""
+    """Counts the places that ended jobs have freed, until other jobs take them or other workers are notified.
+
+    A gate that was full has at most as many free places as all workers count together. So if anybody waits for one of
+    them, the worker that counts the most notifies the others.
+    """
 
     def __init__(self, claiming: Claiming) -> None:
         self._engine = claiming.shared.claims
@@ -74,7 +80,7 @@ class FreedPlaces:
 
     @property
     def notify_at(self) -> float:
-        """When other workers are to be notified, by `time.monotonic()`. It is infinite if no freed place is left."""
+        """When to look whether to notify other workers, by `time.monotonic()`; infinite if no freed place is left."""
         return self._notified_at + max(_APART, self._rest) if self._left else math.inf
 
     def notify_if_due(self) -> None:
@@ -83,12 +89,14 @@ class FreedPlaces:
             self.notify()
 
     def notify(self) -> None:
-        """Notify other workers of the remaining freed places: they may serve other queues or tasks."""
+        """Notify other workers of free places if necessary: they may serve other queues or tasks."""
         if not self._left:
             return
+        if len(self._left) > _MOST:
+            self._left.update(dict.fromkeys(self._left, _MANY))
         began = time.monotonic()
         with self._engine.begin() as connection:
-            self._queries.tell_others(connection, self._channel, self._left)
-        self._left.clear()
+            for gate in self._queries.tell_others(connection, self._channel, self._left):
+                del self._left[gate]
         self._notified_at = time.monotonic()
         self._rest = 20 * (self._notified_at - began)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from psycopg import Notify, sql
+from psycopg import sql
 from sqlalchemy import Engine, update
 from sqlalchemy.orm import Session
 
 from sqla_jobs.database.driver import driver
 from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.queries import processes
+from sqla_jobs.worker.freed_places import FreedPlaces
 from tests import limited_shop as shop
 from tests.limited_shop import jobs
 from tests.limits.attempts import enqueue
@@ -31,25 +34,23 @@ def claims(database: Engine) -> Iterator[Claims]:
 def tells(claims: Claims) -> Tells:
     """Whether others are told, once so many have ended behind these gates."""
 
-    def ask(ended: Mapping[str, int]) -> bool:
-        with claims.engine.connect() as connection:
-            raw = driver(connection)
-            raw.execute(sql.SQL("LISTEN {}").format(sql.Identifier(jobs.models.channel)))
-            raw.commit()
-            told: list[str] = []
+    return lambda ended: is_told(claims, lambda: tell(claims, ended))
 
-            def hear(notification: Notify) -> None:
-                told.append(notification.payload)
 
-            raw.add_notify_handler(hear)
-            claims.queries.tell_others(connection, jobs.models.channel, ended)
-            raw.commit()
-            raw.execute("UNLISTEN *")
-            raw.commit()
-            raw.remove_notify_handler(hear)
-        return LIMITS in told
+def tell(claims: Claims, ended: Mapping[str, int]) -> None:
+    with claims.engine.begin() as connection:
+        claims.queries.tell_others(connection, jobs.models.channel, ended)
 
-    return ask
+
+def is_told(claims: Claims, do: Callable[[], None]) -> bool:
+    """Return whether `do` notifies all workers of limited jobs."""
+    with claims.engine.connect() as connection:
+        raw = driver(connection)
+        raw.execute(sql.SQL("LISTEN {}").format(sql.Identifier(jobs.models.channel)))
+        do()
+        told = [notification.payload for notification in raw.notifies(timeout=0.05)]
+        raw.execute("UNLISTEN *")
+    return LIMITS in told
 
 
 def limit(engine: Engine, task: Any = None, **options: Any) -> None:
@@ -177,3 +178,21 @@ def test_a_gate_in_the_name_of_a_queue(database: Engine, claims: Claims, tells: 
     (gate,) = job.gates
     enqueue(database, shop.plain.options(queue=gate[1:]), [{"n": 1}])
     assert not tells({gate: 1})
+
+
+def test_a_place_is_not_forgotten_because_others_free_more_and_take_less(database: Engine, claims: Claims) -> None:
+    """At the first look there is more room than all workers can have freed, as far as this one knows."""
+    limit(database, shop.pair, running=5)
+    enqueue(database, shop.pair, ({"n": n} for n in range(10)))
+    shared: Any = SimpleNamespace(
+        shared=SimpleNamespace(claims=claims.engine, queries=claims.queries, models=jobs.models)
+    )
+    freed = FreedPlaces(shared)
+    held = claims.limited(5)
+    claims.end(*held)
+    freed.add(held[0].gates, "")
+    freed.take()
+    assert not is_told(claims, freed.notify)
+    assert len(claims.limited(4)) == 4
+    assert is_told(claims, freed.notify)
+    assert freed.notify_at == math.inf
