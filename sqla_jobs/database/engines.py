@@ -11,6 +11,7 @@ from typing import Any, LiteralString
 
 import psycopg
 from sqlalchemy import URL, Connection, Engine, create_engine, event, func, select
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from sqla_jobs.database.driver import driver, execute
@@ -171,7 +172,10 @@ def engine_of(
 
 
 def fetched(connection: Connection, statement: str, values: Sequence[Any]) -> list[Any]:
-    """Return the rows of a statement with numbered parameters, sent below SQLAlchemy on one of our engines."""
+    """Return the rows of a statement with numbered parameters, sent below SQLAlchemy on one of our engines.
+
+    Raises SQLAlchemy's errors, as other statements do.
+    """
     if not connection.in_transaction():
         connection.begin()  # as SQLAlchemy does at a connection's first statement
     raw = driver(connection)
@@ -180,7 +184,8 @@ def fetched(connection: Connection, statement: str, values: Sequence[Any]) -> li
     except psycopg.Error as error:
         if raw.closed or is_useless_after(error):
             connection.invalidate(error)
-        raise
+        is_lost = connection.invalidated
+        raise DBAPIError.instance(statement, None, error, psycopg.Error, connection_invalidated=is_lost) from error
 
 
 class IdleConnections:

@@ -47,7 +47,7 @@ class RenderedStatement(Statement):
     """A statement that is compiled once. On one of the library's own connections, it is sent below SQLAlchemy.
 
     This saves most of the client's work in a call: SQLAlchemy would describe the columns of the result, and psycopg
-    would search a text of more than 4,096 characters for parameters, anew each time. Errors are then psycopg's.
+    would search a text of more than 4,096 characters for parameters, anew each time.
     """
 
     def _rows(self, connection: SqlConnection, values: dict[str, Any]) -> list[Any]:

@@ -157,6 +157,22 @@ def test_a_plain_step_whose_storage_fails_once_is_stored_without_another_call(
     assert [name for name, _, _ in steps(session, job)] == calls
 
 
+def test_a_sleep_whose_run_loses_its_connection_while_it_ends_is_tried_again(session: Session) -> None:
+    session.execute(text("CREATE SEQUENCE ends"))
+    session.execute(
+        text(
+            """CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            PERFORM pg_terminate_backend(pg_backend_pid()) WHERE nextval('ends') = 1;
+            RETURN new; END $$"""
+        )
+    )
+    session.execute(text("CREATE TRIGGER lose BEFORE INSERT ON sqla_runs FOR EACH ROW EXECUTE FUNCTION lose()"))
+    job = step_shop.sleeper.enqueue(session, seconds=100)
+    assert drained(session) == 1
+    assert session.scalars(text("SELECT outcome FROM sqla_runs")).all() == ["snoozed"]
+    assert (state(session, job), session.scalar(text("SELECT last_value FROM ends"))) == ("scheduled", 2)
+
+
 @pytest.mark.parametrize("commits", [True, False])
 @pytest.mark.parametrize("sent", [1, 2])
 def test_a_signal_whose_receipt_gets_no_answer_is_received_once(
