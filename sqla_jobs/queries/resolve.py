@@ -33,8 +33,11 @@ class Watchers(NamedTuple):
     ids: list[int]
     batches: list[int]
     """Batches that these jobs wait for, and that are now locked, so that no job can join."""
-    is_all: bool
-    """False if some watchers before the last of these were skipped: locked ones, or of keys that others queue."""
+    left: list[int]
+    """The ended jobs of which some watchers before the last of these were skipped.
+
+    Those watchers are locked, or belong to keys that others queue.
+    """
 
 
 class Settled(NamedTuple):
@@ -72,8 +75,8 @@ class LockWatchers(Statement):
         milliseconds = None if idle is None else f"{1000 * idle:.0f}"
         values = {"watched": numbers(watched), "beyond": beyond, "most": MOST}
         values |= {"idle": milliseconds}
-        ((ids, batches, number),) = self._rows(connection, values)
-        return Watchers(ids, batches, is_all=number == len(ids))
+        (row,) = self._rows(connection, values)
+        return Watchers(*row)
 
     def sql(self) -> Any:
         return filled_in(_LOCK, self.tables)
@@ -187,7 +190,7 @@ WITH turn AS MATERIALIZED (
     ORDER BY b.id FOR UPDATE SKIP LOCKED
 )
 SELECT ARRAY(SELECT id FROM watchers), ARRAY(SELECT id FROM locked),
-  (SELECT count(*) FROM {{jobs}} w WHERE {_OF_ENDED}
+  ARRAY(SELECT DISTINCT w.waits_for FROM {{jobs}} w WHERE {_OF_ENDED} AND w.id NOT IN (SELECT id FROM watchers)
      AND ((SELECT count(*) FROM watchers) < :most OR w.id <= (SELECT max(id) FROM watchers)))
 WHERE CASE WHEN CAST(:idle AS text) IS NULL THEN true ELSE
   (set_config('idle_in_transaction_session_timeout', CAST(:idle AS text), true),

@@ -182,7 +182,7 @@ class JobResolver:
                 watchers = self._queries.lock_watchers(connection, ended, beyond=last, idle=self._patience)
                 settled = self._queries.settle(connection, watchers.ids, watchers.batches) if watchers.ids else []
             self._tell(settled)
-            self._ended.extend(() if watchers.is_all else ended)
+            self._ended.extend(watchers.left)
             self._ended.extend(one.watches for one in settled if one.state == "later")
             yield from settled
             is_full, last = len(watchers.ids) == MOST, max(watchers.ids, default=0)

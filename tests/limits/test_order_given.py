@@ -100,7 +100,7 @@ def test_ordered_jobs_after_a_job_are_left_to_who_queues_some_of_them_already(
         resolve(claims, connection)
         with database.begin() as theirs:
             watchers = other.queries.lock_watchers(theirs, [first.job_id])
-            assert (watchers.ids, watchers.is_all) == (plain_ids, False)
+            assert (watchers.ids, bool(watchers.left)) == (plain_ids, True)
             other.queries.settle(theirs, watchers.ids)
     with database.begin() as theirs:
         resolve(other, theirs)

@@ -120,11 +120,11 @@ def test_a_locked_job_holds_up_no_other(session: Session, database: Engine, one:
     one.claim()
     other.execute(text("SELECT FROM sqla_jobs WHERE id = :id FOR UPDATE"), {"id": held.id})
     one.end(first, second)
-    with beside(lambda: one.resolve(first)) as resolving:
+    with beside(lambda: one.resolve(first, second)) as resolving:
         try:
             resolving.result(5.0)
-            one.resolve(second)
             assert (state(database, held), state(database, free)) == ("blocked", "queued")
+            assert {*one.resolver._ended} == {first.id}, "the other end is over, however long the lock is held"
         finally:
             other.rollback()
     one.again()

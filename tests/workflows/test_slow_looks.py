@@ -59,7 +59,7 @@ def test_a_locked_job_does_not_wait_for_the_next_look(
 
     def skip(self: LockWatchers, *args: Any, **options: Any) -> Watchers:
         watchers = lock(self, *args, **options)
-        if not watchers.is_all:
+        if watchers.left:
             skips.release()
         return watchers
 
