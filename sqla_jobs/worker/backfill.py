@@ -25,7 +25,7 @@ from sqla_jobs.tasks.declaration import Declaration
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _EVERY = 5.0
-"""Seconds between looks for jobs that lack gates."""
+"""The most seconds between looks for jobs that lack gates."""
 _STARTS = 0.1
 """Seconds that another process which starts may take to store its limits."""
 
@@ -51,6 +51,12 @@ class Limits:
     """
     token: object = None
     """The token of the news before the look."""
+    pause: float = 0.0
+    """Seconds until the next look without news. They double from look to look while nothing changes.
+
+    A plain claim that was under way when a limit was stored may commit after the look that has found this limit. The
+    job that it starts is counted in the next look.
+    """
     due_at: float = 0.0
     """When to look again, by `time.monotonic()`."""
     due_at_news: float = 0.0
@@ -148,7 +154,7 @@ class Backfill:
         """Read the operators' limits, and give jobs the gates that they lack.
 
         Running jobs get their gates first: no job starts behind a gate before all running jobs are counted. Return
-        whether any jobs that were held up may start now.
+        whether anything has changed, so that jobs that were held up may start now.
         """
         before, token = self.limits, self.token
         stored = self._store() if before.stored.left else before.stored
@@ -161,14 +167,18 @@ class Backfill:
         gave = self._give(limits, [one for one in waiting if one.task not in held_up])
         ended = time.monotonic()
         rest = 0.0 if gave and len(waiting) >= MANY else 20 * (ended - began)
+        found = limits.queues, limits.by_task, held_up
+        is_changed = gave > 0 or found != (before.queues, before.by_task, before.held_up)
+        pause = rest if is_changed else max(rest, min(2 * before.pause, _EVERY))
         self.limits = replace(
             limits,
             held_up=frozenset(held_up),
             token=token,
-            due_at=ended + (max(rest, _EVERY) if rest else 0.0),
+            pause=pause,
+            due_at=ended + pause,
             due_at_news=ended + rest,
         )
-        return gave > 0 or (before.queues, before.held_up) != (limits.queues, held_up)
+        return is_changed
 
     @staticmethod
     def _limits(stored: Stored, of_operators: Sequence[tuple[str, Sequence[str]]]) -> Limits:

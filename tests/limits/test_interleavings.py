@@ -526,6 +526,8 @@ def test_a_plain_claim_under_way_while_a_limit_is_set_may_slip_through_once(data
             jobs.set_limit(session, shop.plain, running=1)
             session.commit()
         claims.repair()
+        limits = claims.backfill.limits
+        assert limits.due_at == limits.due_at_news, "the next look comes soon"
         early = claims.limited()
         assert len(early) == 1
         connection.commit()
