@@ -323,3 +323,4 @@ class ForwardedLookout:
     def stop(self) -> None:
         self._unsubscribe()
         self._parent.set_listener(None)
+        self._parent.hint(PassOn(""))  # this worker has stopped claiming, and may have answered for some jobs

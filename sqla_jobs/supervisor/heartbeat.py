@@ -122,6 +122,7 @@ class ParentHeartbeat:
             self._look_for_kills(child)
         if self._hung:
             self._revoke(*self._hung[0])
+            self._notify()  # the process may have been the only one that was told of some jobs
             del self._hung[0]
         if some := self._given_back[:_SOME]:
             fates = self._stored(some)
@@ -134,7 +135,7 @@ class ParentHeartbeat:
                 self._abandoned.remove(abandoned)
             else:
                 continue
-            self._notify()  # the process may have been the only one that was told of some jobs
+            self._notify()  # as above
         return time.monotonic() + min(_AGAIN if self._abandoned or self._given_back else _LOOK, self._heartbeat.due_in)
 
     def _show_stalled(self) -> None:

@@ -232,6 +232,7 @@ class Parts:
     def stop(self, grace: float) -> None:
         """Stop as `Worker.stop` describes. Let running jobs end within `grace` seconds."""
         self.claimer.stop()
+        self._lookout.stop()
         self._give_back()
         for backlog in self._backlogs:
             backlog.close()
@@ -239,7 +240,6 @@ class Parts:
         if running := len(self.runners.running):
             log.info("stopping: %d running, for at most %g s; a second signal ends at once", running, grace)
         self.runners.wait(grace)
-        self._lookout.stop()
         if self._pruner is not None:
             self._pruner.stop()
         self._end_the_rest(grace)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from functools import partial
 from pathlib import Path
@@ -137,6 +139,28 @@ def test_jobs_that_one_child_has_claimed_ahead_go_to_an_idle_one_when_long_jobs_
     running = select(jobs.Job.process_id).where(jobs.Job.state == "running")
     with Session(database) as session:
         wait_until(lambda: len(set(session.scalars(running))) == 2, timeout=6, message="one of the two is idle")
+
+
+def test_a_child_that_stops_answers_for_no_job(
+    database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    """Somebody has signaled it, and its parent does not know."""
+    start_worker(database_url, *CALM, "--processes", "2", "--concurrency", "2")
+    wait_until(lambda: len(worker_pids(database)) == 2, timeout=60)
+    with Session(database) as session:
+        shop.sleep_in_c.enqueue(session, seconds=15)
+        session.commit()
+        wait_until(lambda: states(database)["running"] == 1)
+        pid = session.scalar(
+            select(jobs.Process.pid).where(jobs.Process.id == jobs.Job.process_id, jobs.Job.state == "running")
+        )
+        assert pid is not None
+        os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: "stopping: 1 running" in (tmp_path / "worker-0.log").read_text())
+        for n in range(6):
+            shop.mark.enqueue(session, n=n)
+            session.commit()
+            wait_until(partial(is_marked, database, n), timeout=3)
 
 
 def longest_wait(engine: Engine, numbers: range) -> float:
