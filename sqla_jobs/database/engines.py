@@ -11,7 +11,6 @@ from typing import Any, LiteralString
 
 import psycopg
 from sqlalchemy import URL, Connection, Engine, create_engine, event, func, select
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from sqla_jobs.database.driver import driver, execute
@@ -178,14 +177,11 @@ def fetched(connection: Connection, statement: str, values: Sequence[Any]) -> li
     """
     if not connection.in_transaction():
         connection.begin()  # as SQLAlchemy does at a connection's first statement
-    raw = driver(connection)
     try:
-        return execute(raw, statement, values).fetchall()
+        return execute(driver(connection), statement, values).fetchall()
     except psycopg.Error as error:
-        if raw.closed or is_useless_after(error):
-            connection.invalidate(error)
-        is_lost = connection.invalidated
-        raise DBAPIError.instance(statement, None, error, psycopg.Error, connection_invalidated=is_lost) from error
+        # what SQLAlchemy does after an error: if the connection is lost or useless, the pool replaces all of its own
+        connection._handle_dbapi_exception(error, statement, None, None, None)  # pyright: ignore[reportPrivateUsage]
 
 
 class IdleConnections:

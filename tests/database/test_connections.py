@@ -28,7 +28,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from benchmarks.proxy import Proxy
 from sqla_jobs.database.driver import driver
-from sqla_jobs.database.engines import close_engine, own_engine
+from sqla_jobs.database.engines import close_engine, fetched, own_engine
 from sqla_jobs.postgres import LocalServer
 from sqla_jobs.testing import drain
 from sqla_jobs.testing.databases import new_database
@@ -214,6 +214,23 @@ def test_a_read_only_server_is_left(place: Place) -> None:
             with pytest.raises(InternalError, match="read-only"):
                 connection.execute(text("DELETE FROM effects"))
         assert pid_of(engine) != before
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_after_one_error_below_sqlalchemy_all_connections_are_replaced(place: Place, is_lost: bool) -> None:
+    """As after an error of SQLAlchemy: the server was restarted, or is a standby now."""
+    with bounded_engine(place.app, 3) as engine:
+        with engine.connect() as one, engine.connect() as other:
+            pids = [connection.scalar(select(func.pg_backend_pid())) for connection in (one, other)]
+            for connection in (one, other):
+                connection.execute(text("SET default_transaction_read_only = on"))
+        if is_lost:
+            with place.direct.connect() as connection:
+                connection.execute(select(func.pg_terminate_backend(func.unnest(pids), 5000)))
+        with engine.connect() as connection, pytest.raises(OperationalError if is_lost else InternalError):
+            fetched(connection, "DELETE FROM effects RETURNING 1", [])
+        with engine.connect() as connection:
+            assert fetched(connection, "DELETE FROM effects RETURNING 1", []) == []
 
 
 def test_transactions_of_its_own_do_not_idle_where_they_cannot_be_single_statements(place: Place) -> None:
