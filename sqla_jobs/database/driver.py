@@ -9,22 +9,20 @@ import asyncio
 import logging
 import select
 import time
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import psycopg
 from psycopg import capabilities, generators
 from psycopg.errors import error_from_result
 from psycopg.pq import Escaping, ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
+from sqlalchemy import Connection
+from sqlalchemy.util import await_only, greenlet_spawn
 
 log: logging.Logger = logging.getLogger("sqla_jobs.database.engines")
-
 
 T = TypeVar("T")
 Driver = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
@@ -70,7 +68,7 @@ def ask(connection: Driver, question: str, patience: float | None = None) -> lis
     after that many seconds of silence.
     """
     if isinstance(connection, psycopg.AsyncConnection):
-        answers = _wait_for(_awaited(connection, question, patience))
+        answers = await_only(_awaited(connection, question, patience))
     else:
         answers = _received(connection, question, patience)
     for answer in answers:
@@ -95,16 +93,6 @@ def _received(connection: psycopg.Connection[Any], question: str, patience: floa
         answers.append(answer)
 
 
-def _wait_for(awaitable: Awaitable[T]) -> T:
-    """Await `awaitable` inside an SQLAlchemy greenlet.
-
-    SQLAlchemy is imported here because the workers' parent process must not import it.
-    """
-    from sqlalchemy.util import await_only
-
-    return await_only(awaitable)
-
-
 async def _awaited(connection: psycopg.AsyncConnection[Any], question: str, patience: float | None) -> list[PGresult]:
     async with connection.lock:
         connection.pgconn.send_query(question.encode(connection.info.encoding))
@@ -121,7 +109,6 @@ async def _awaited(connection: psycopg.AsyncConnection[Any], question: str, pati
 
 def within(patience: float, function: Callable[[], T]) -> T:
     """Return the result of `function()`, run in an SQLAlchemy greenlet. Raises `NoAnswer` after `patience` seconds."""
-    from sqlalchemy.util import greenlet_spawn
 
     async def awaited() -> T:
         try:
@@ -130,7 +117,7 @@ def within(patience: float, function: Callable[[], T]) -> T:
         except TimeoutError as error:
             raise _no_answer(patience) from error
 
-    return _wait_for(awaited())
+    return await_only(awaited())
 
 
 def _no_answer(patience: float) -> NoAnswer:
@@ -148,7 +135,7 @@ def quoted(connection: Driver, text: str | None) -> str:
 def roll_back(connection: Driver) -> None:
     """Roll back on the driver's connection, below SQLAlchemy."""
     if isinstance(connection, psycopg.AsyncConnection):
-        _wait_for(connection.rollback())
+        await_only(connection.rollback())
     else:
         connection.rollback()
 

@@ -23,7 +23,7 @@ application's trigger.
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """Return the driver's error that SQLAlchemy has wrapped, or the error itself. This does not import SQLAlchemy."""
+    """Return the driver's error that SQLAlchemy has wrapped, or the error itself."""
     return getattr(error, "orig", None) or error
 
 

@@ -1,6 +1,6 @@
 """The status of queues and limits, for people and metrics.
 
-The process that reads the status can send it to a process without SQLAlchemy.
+A child process that has read the status sends it to its parent.
 """
 
 from __future__ import annotations

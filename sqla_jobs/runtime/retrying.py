@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import psycopg
 import tenacity
+from sqlalchemy.exc import SQLAlchemyError
 
 from sqla_jobs.rules.error_text import message_of
 
@@ -82,9 +83,4 @@ def _first_line(error: BaseException) -> str:
 
 def _trace(error: BaseException | None) -> BaseException | None:
     """Return the error if its traceback may be logged. A database error's traceback could reveal application data."""
-    return None if isinstance(error, psycopg.Error) or _is_sqlalchemys(error) else error
-
-
-def _is_sqlalchemys(error: BaseException | None) -> bool:
-    """Return whether the error is SQLAlchemy's, without importing SQLAlchemy."""
-    return any(kind.__module__ == "sqlalchemy.exc" for kind in type(error).__mro__)
+    return None if isinstance(error, psycopg.Error | SQLAlchemyError) else error
