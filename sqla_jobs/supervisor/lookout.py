@@ -35,6 +35,8 @@ class ParentLookout:
     - A child that is told alone answers for the jobs, or sends `PassOn` (`Claimer.heard`). If it answers, it takes all
       of them, or sends `FoundMore` afterwards. After either message, another child is told alone. If none seems idle,
       or the last one passes on, all are told.
+    - A child that has stopped claiming passes all messages on, and others are told, since it may have answered just
+      before. They are also told when a child hangs or has died.
     - A child that is told with all others, and has a free slot, looks. Otherwise its rest is over, and it looks when a
       slot becomes free.
 
