@@ -50,11 +50,12 @@ class LimitedSource:
 
     def tell(self) -> None:
         """Wake every queue: jobs that could not start before may start now."""
+        if not self.is_of_use:
+            return
         news = object()
         for walk in self.lanes:
             walk.token = news
-        if self.is_of_use:
-            self.lanes[0].wake()
+        self.lanes[0].wake()
 
     def heard(self, what: str) -> bool:
         """Wake every queue if a message may concern limited jobs, and look soon for jobs that lack gates.
