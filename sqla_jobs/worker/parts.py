@@ -70,19 +70,12 @@ class Engines:
     """The connections of steps are separate: while the table of steps is locked, heartbeats have to go on."""
 
     @classmethod
-    def opened(cls, app: Engine, *, patience: float, connections: int, has_steps: bool) -> Self:
-        with ExitStack() as made:
-
-            def opened(most: int, **options: Any) -> Engine:
-                engine = own_engine(app, patience=patience, most=most, **options)
-                made.callback(engine.dispose)
-                return engine
-
-            engines = cls(
-                opened(connections), opened(2, planning=PLANNED_ONCE), opened(STEPS_AT_ONCE) if has_steps else None
-            )
-            made.pop_all()
-        return engines
+    def of(cls, app: Engine, *, patience: float, connections: int, has_steps: bool) -> Self:
+        """Return new engines, which connect like `app` once they are used."""
+        made = partial(own_engine, app, patience=patience)
+        return cls(
+            made(most=connections), made(most=2, planning=PLANNED_ONCE), made(most=STEPS_AT_ONCE) if has_steps else None
+        )
 
     def queries(self, models: Models[Any], *, erases: bool, lock_timeout: float) -> Queries:
         """Return the worker's statements, once the tables and the number of free connections are checked."""

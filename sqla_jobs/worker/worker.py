@@ -144,7 +144,7 @@ class Worker(Service):
         settings, host = self._settings, self._host
         has_steps = any(one.signature.wants_context for one in declarations.values())
         with ExitStack() as made:
-            engines = Engines.opened(app, patience=settings.patience, connections=host.connections, has_steps=has_steps)
+            engines = Engines.of(app, patience=settings.patience, connections=host.connections, has_steps=has_steps)
             made.callback(engines.close)
             erases = any(one.retention.erases for one in declarations.values())
             queries = engines.queries(self._jobs.models, erases=erases, lock_timeout=settings.lease)
