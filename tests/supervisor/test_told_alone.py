@@ -85,7 +85,10 @@ def test_others_are_told_once_between_two_rests(database: Engine, monkeypatch: p
             events.append("rest")
         rest(self, until)
 
-    monkeypatch.setattr(OwnLookout, "found_more", lambda self, queue: events.append("told"))
+    def told(self: OwnLookout, queue: str) -> None:
+        events.append("told")
+
+    monkeypatch.setattr(OwnLookout, "found_more", told)
     monkeypatch.setattr(Lane, "rest", resting)
 
     def enqueue(count: int) -> None:
