@@ -1,4 +1,4 @@
-"""The limits lock, and the claims and other statements that need it."""
+"""The limits lock, the claims under it, and statements about the places and starts that they take."""
 
 from __future__ import annotations
 

@@ -63,8 +63,9 @@ class ClaimLimited(ClaimStatement):
     """Claim at most `room` jobs that are behind gates in one queue, from each group in turn.
 
     A group consists of the jobs with the same gates. The walk goes from one group to the next in the index, and skips
-    all groups behind a full gate. Only the head of an ordered key may start: a job that has begun, or else the job with
-    the lowest position, in any queue and group. Cursors and hints are arrays of gates in PostgreSQL's format.
+    all groups that begin with the same gates up to a full one. Only the head of an ordered key may start: a job that
+    has begun, or else the job with the lowest position, in any queue and group. Cursors and hints are arrays of gates
+    in PostgreSQL's format.
     """
 
     def __call__(

@@ -74,7 +74,7 @@ def test_each_lock_that_is_named_exists() -> None:
 
 def test_the_timers_are_those_of_the_code() -> None:
     named = re.findall(r"\| `([\w.]+)\.(_?[A-Z_]+)` \| ([\d.]+) \|", section("The timers of the claim loop"))
-    assert len(named) == 9
+    assert len(named) == 11
     for module, name, seconds in named:
         assert getattr(import_module(f"sqla_jobs.{module}"), name) == float(seconds), name
 
