@@ -116,7 +116,6 @@ class Parts:
         self.engines: Engines = engines
         self._settings = settings
         self._declarations = declarations
-        self._binding = binding
         self.attempts: Attempts = Attempts(settings.heartbeat, jobs.counters)
         self._backlogs = [Backlog(name, number) for name, number in settings.queues.items()]
         set_aside = SetAside()
@@ -184,17 +183,18 @@ class Parts:
             declared = [(jobs.tasks.names(task), task.declaration.retention) for task in {*jobs.tasks.values()}]
             self._pruner = Pruner(engines.main, jobs.models, settings.retention, [*rules(settings.retention, declared)])
 
-    def sign_on(self) -> None:
-        """Enter the worker contexts, store the declared limits, and register the process."""
+    def sign_on(self, app: Engine) -> None:
+        """Enter the worker contexts, store the declared limits, and register the process.
+
+        `app` is the application's engine, which may be asked for only once: that can take a context of the application.
+        """
         with ExitStack() as made:
             self._coroutines.start()
             made.callback(self._coroutines.close)
             self._contexts.enter(self._coroutines.awaited)
             made.callback(self._contexts.leave, self._coroutines.awaited_last)
             self._backfill.declare()
-            connections = sessions_at_once(
-                self._declarations.values(), self._settings, self._binding.engine, self._coroutines
-            )
+            connections = sessions_at_once(self._declarations.values(), self._settings, app, self._coroutines)
             if (steps := self.engines.steps) is not None:
                 connections += STEPS_AT_ONCE
                 self._host.may_close(IdleConnections(steps).close)

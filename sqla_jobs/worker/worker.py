@@ -160,7 +160,7 @@ class Worker(Service):
                 inside=None if self._inside is None else self._inside.loop,
             )
             self._log_unserved(engines.main, logging.INFO)
-            parts.sign_on()
+            parts.sign_on(app)
             made.pop_all()
         return parts
 
