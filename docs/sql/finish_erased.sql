@@ -99,12 +99,12 @@ follow_ups AS
     INTEGER), 25) AS coalesce_5, CAST(SUBSTRING((done.on_failure ->> %(on_failure_5)s::TEXT) FROM
     '^[1-9][0-9]{0,3}$') AS SMALLINT) AS substring_1, jsonb_build_object(coalesce((done.on_failure ->>
     %(on_failure_6)s::TEXT), 'job_id'), done.id) AS jsonb_build_object_1, 'queued', nullif(array((SELECT gate
-FROM jsonb_array_elements_text(CASE WHEN (jsonb_typeof(done.on_failure[%(on_failure_7)s::TEXT]) = 'array')
-    THEN done.on_failure[%(on_failure_8)s::TEXT] END) AS gate
+FROM jsonb_array_elements_text(CASE WHEN (jsonb_typeof(jsonb_extract_path(done.on_failure, 'gates')) =
+    'array') THEN jsonb_extract_path(done.on_failure, 'gates') END) AS gate
 WHERE gate IS NOT NULL
  LIMIT %(param_25)s::INTEGER)), '{}'::text[]) AS nullif_1
 FROM done
-WHERE done.state = 'failed' AND (done.on_failure ->> %(on_failure_9)s::TEXT) IS NOT NULL RETURNING
+WHERE done.state = 'failed' AND (done.on_failure ->> %(on_failure_7)s::TEXT) IS NOT NULL RETURNING
     sqla_jobs.queue, sqla_jobs.gates),
 message AS MATERIALIZED
 (SELECT concat(done.queue, CASE WHEN (done.gates IS NOT NULL) THEN '=limits' END) AS concat_1
@@ -155,9 +155,7 @@ WHERE sqla_processes.kind = 'worker') > %(param_26)s::INTEGER) >= %(param_27)s::
 -- on_failure_4 = 'max_attempts'
 -- on_failure_5 = 'max_lost'
 -- on_failure_6 = 'argument'
--- on_failure_7 = 'gates'
--- on_failure_8 = 'gates'
--- on_failure_9 = 'task'
+-- on_failure_7 = 'task'
 -- outcome_1 = 'retried'
 -- outcome_10 = 'lost'
 -- outcome_11 = 'retried'

@@ -28,7 +28,8 @@ def follow_ups(tables: Tables, changed: Any) -> Any:
 
     most_lost, most_attempts = number("max_lost", "^[1-9][0-9]{0,3}$"), number("max_attempts", "^[1-9][0-9]{0,8}$")
     priority = cast(number("priority", "^(-?[0-9]|-?10)$"), SmallInteger)
-    listed = case((func.jsonb_typeof(follows["gates"]) == literal_column("'array'", Text), follows["gates"]))
+    found = func.jsonb_extract_path(follows, literal_column("'gates'", Text))
+    listed = case((func.jsonb_typeof(found) == literal_column("'array'", Text), found))
     gate = func.jsonb_array_elements_text(listed, type_=Text).column_valued("gate")
     gates = array_of(select(gate).where(gate.is_not(None)).limit(MOST_GATES))
     argument = func.coalesce(follows["argument"].astext, literal_column("'job_id'", Text))
