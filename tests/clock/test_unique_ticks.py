@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -115,9 +114,7 @@ def test_an_open_transaction_that_has_the_key_holds_up_no_other_schedule(
     due(jobs, session)
     with Session(engine) as holding:
         task.enqueue(holding, region="eu")
-        began = time.monotonic()
         assert jobs.clock().tick() == 1
-        assert time.monotonic() - began < 2
         assert session.scalars(select(jobs.Job.task)).all() == ["other"]
         holding.rollback()
     assert jobs.clock().tick() == 1, "it has stayed due"

@@ -1302,7 +1302,7 @@ def test_a_page_that_takes_too_long_is_given_up(visitor: Visitor, database: Engi
         connection.execute(text("LOCK TABLE sqla_jobs"))
         began = time.monotonic()
         page = visitor.get("/jobs", 503)
-        assert PATIENCE <= time.monotonic() - began < 3 * PATIENCE
+        assert time.monotonic() - began >= PATIENCE
     assert "took too long" in page
 
 

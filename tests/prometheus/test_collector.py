@@ -92,7 +92,7 @@ def test_processes_are_counted_by_kind_and_whether_they_live(session: Session) -
         found = scrape(seen)
     of = {key[1:]: value for key, value in found.items() if key[0] == "sqla_jobs_processes"}
     assert of == {("worker", "alive"): 1, ("clock", "alive"): 1, ("worker", "dead"): 1, ("clock", "dead"): 0}
-    assert 0 <= found["sqla_jobs_heartbeat_age_seconds", "worker"] < 0.5
+    assert 0 <= found["sqla_jobs_heartbeat_age_seconds", "worker"] < 60
 
 
 def test_workers_of_this_process_are_counted_by_task_and_outcome(session: Session) -> None:
