@@ -18,6 +18,7 @@ PYTEST_ARGS ?= -n 4 --dist worksteal
 CODE := $(wildcard sqla_jobs tests examples benchmarks)
 RUN := $(VENV)/bin/python -m
 FEWER_TYPES := --allow-untyped-calls --allow-untyped-decorators --no-warn-unused-ignores
+EXTRAS := asyncio,dashboard,demo,flask,opentelemetry,prometheus,pyramid,reload
 OLDEST := VENV=.venv-oldest CONSTRAINTS=.ci/oldest.txt
 # the tests of what calls the dependencies
 CORE := database execution flask migrations models opentelemetry prometheus pyramid queries worker test_cron.py
@@ -92,12 +93,13 @@ $(VENV)/demo.stamp: pyproject.toml $(CONSTRAINTS) $(VENV)/python.stamp
 	@touch $@
 
 $(VENV)/dev.stamp: pyproject.toml $(CONSTRAINTS) $(VENV)/python.stamp
-	@echo "Installing sqla-jobs[dev] into $(VENV) ..."
-	@$(RUN) pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --editable ".[dev]"
+	@echo "Installing sqla-jobs and what its tests need into $(VENV) ..."
+	@$(RUN) pip install --quiet --upgrade "pip>=25.1"
+	@$(RUN) pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --editable ".[$(EXTRAS)]" --group dev
 	@touch $(VENV)/demo.stamp $@
 
 $(VENV)/mutants.stamp: $(VENV)/dev.stamp
-	@$(RUN) pip install --quiet --editable ".[mutants]"
+	@$(RUN) pip install --quiet --group mutants
 	@touch $@
 
 # A browser and a pooler for the tests that drive them; where they cannot be had those are skipped. Tried once.

@@ -1,7 +1,5 @@
 """Applications of Pyramid that make their sessions in different ways."""
 
-# pyright: reportMissingTypeStubs=false
-
 from __future__ import annotations
 
 from contextlib import suppress

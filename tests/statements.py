@@ -1,7 +1,5 @@
 """The statements of a job's life as SQL, as `docs/sql` keeps them: `python -m tests.statements` renews these files."""
 
-# pyright: reportPrivateUsage=false
-
 from __future__ import annotations
 
 import re

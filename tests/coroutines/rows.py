@@ -36,6 +36,6 @@ def asynchronous(engine: Engine, driver: str = "psycopg", **options: Any) -> Asy
 
 def running(worker: Worker) -> list[Attempt]:
     """Return the attempts that run in a worker that has started."""
-    parts = worker._parts  # pyright: ignore[reportPrivateUsage]
+    parts = worker._parts
     assert parts is not None
     return parts.runners.running

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
-import asyncpg  # pyright: ignore[reportMissingTypeStubs]
+import asyncpg
 import pytest
 from sqlalchemy import Column, Engine, Integer, MetaData, Table, create_engine, event, insert, make_url, select, text
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker

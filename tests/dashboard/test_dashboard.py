@@ -81,9 +81,9 @@ PATHS = [
 
 def test_a_dashboard_needs_somebody_who_says_who_may_come_in() -> None:
     with pytest.raises(ConfigurationError, match="authorize=None: give a function"):
-        create_blueprint(jobs, authorize=None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        create_blueprint(jobs, authorize=None)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="authorize"):
-        create_blueprint(jobs)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+        create_blueprint(jobs)  # type: ignore[call-arg]
 
 
 def test_without_a_secret_key_it_does_not_start() -> None:
@@ -396,7 +396,7 @@ def test_the_code_of_a_job_enqueues_it_again(visitor: Visitor, session: Session)
     shop.add.options(queue="other", priority=3).enqueue(session, a=12345678901234567890, b=-1)
     session.commit()
     page = visitor.get("/jobs/1")
-    code = html.unescape(re.search(r'<pre[^>]*id="code"[^>]*>(.*?)</pre>', page, re.DOTALL)[1])  # type: ignore[index]  # pyright: ignore[reportOptionalSubscript]
+    code = html.unescape(re.search(r'<pre[^>]*id="code"[^>]*>(.*?)</pre>', page, re.DOTALL)[1])  # type: ignore[index]
     again = eval(code, {"jobs": jobs, "session": session})
     session.commit()
     assert (again.args, again.queue, again.priority) == ({"a": 12345678901234567890, "b": -1}, "other", 3)

@@ -78,8 +78,8 @@ def in_a_dispatcher() -> Client:
 
 
 def in_pyramid() -> Client:
-    from pyramid.config import Configurator  # pyright: ignore[reportMissingTypeStubs]
-    from pyramid.wsgi import wsgiapp2  # pyright: ignore[reportMissingTypeStubs]
+    from pyramid.config import Configurator
+    from pyramid.wsgi import wsgiapp2
 
     with Configurator() as config:
         config.add_route("jobs", "/jobs/*subpath")

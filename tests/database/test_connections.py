@@ -462,9 +462,9 @@ def test_a_claim_whose_answer_is_lost_costs_nothing(
     monkeypatch.setattr("sqla_jobs.worker.lookout.SOON", 60.0)  # a promotion would wait for the same table
     with jobs.worker(heartbeat=0.2, lease=3) as worker:
         wait_until(lambda: is_listening(place.direct))
-        parts = worker._parts  # pyright: ignore[reportPrivateUsage]
+        parts = worker._parts
         assert parts is not None
-        wait_until(lambda: parts._lookout.promote_at > time.monotonic() + 10)  # pyright: ignore[reportPrivateUsage]
+        wait_until(lambda: parts._lookout.promote_at > time.monotonic() + 10)
         with place.direct.begin() as user:
             user.execute(text("LOCK TABLE sqla_queues IN ACCESS EXCLUSIVE MODE"))
             enqueue(place.direct, 3)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session, sessionmaker
-from transaction import TransactionManager  # pyright: ignore[reportMissingTypeStubs]
-from zope.sqlalchemy import register  # pyright: ignore[reportMissingTypeStubs]
+from transaction import TransactionManager
+from zope.sqlalchemy import register
 
 from sqla_jobs import Unique
 from tests import shop

@@ -5,8 +5,6 @@ worker sleeps until it is woken: by a message, the end of its own job, its free 
 polls, and nothing goes wrong. So a state from which not all jobs can end is a lost wake-up.
 """
 
-# pyright: reportPrivateUsage=false
-
 from __future__ import annotations
 
 import math

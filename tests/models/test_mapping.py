@@ -411,7 +411,7 @@ def test_a_flask_request_that_fails_leaves_no_job(db: SQLAlchemy, app: Flask) ->
     task = jobs.task(double)
 
     @app.post("/<int:n>")
-    def enqueue(n: int) -> str:  # pyright: ignore[reportUnusedFunction]
+    def enqueue(n: int) -> str:
         task.enqueue(db.session, n=n)
         db.session.flush()
         if n > 1:

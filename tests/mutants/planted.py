@@ -1,7 +1,5 @@
 """Sees each statement of `sqla_jobs/queries` as it is compiled: writes it down, or plants a mutant in it."""
 
-# pyright: reportPrivateUsage=false
-
 from __future__ import annotations
 
 import sys

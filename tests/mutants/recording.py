@@ -1,7 +1,5 @@
 """A pytest plugin that writes down which tests execute which statement, how long they take, and the statements."""
 
-# pyright: reportPrivateUsage=false
-
 from __future__ import annotations
 
 import json

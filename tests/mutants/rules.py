@@ -22,9 +22,9 @@ from pathlib import Path
 from types import CodeType
 
 import pytest
-from mutmut.mutation import trampoline  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
-from mutmut.mutation.file_mutation import (  # pyright: ignore[reportMissingImports]
-    mutate_file_contents,  # pyright: ignore[reportUnknownVariableType]
+from mutmut.mutation import trampoline
+from mutmut.mutation.file_mutation import (
+    mutate_file_contents,
 )
 
 from tests.mutants.equivalent import Place, reason_for

@@ -3,8 +3,6 @@
 A child needs no second for pytest, imports and tables: databases of all children are copies of the same templates.
 """
 
-# pyright: reportPrivateUsage=false
-
 from __future__ import annotations
 
 import gc

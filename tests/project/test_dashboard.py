@@ -1,5 +1,4 @@
 """The programs of docs/dashboard.md."""
-# pyright: reportMissingTypeStubs=false
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """The dashboard in an application whose sessions are registered with zope.sqlalchemy."""
 
-# pyright: reportMissingTypeStubs=false
-
 from __future__ import annotations
 
 from typing import Any
@@ -45,7 +43,7 @@ def test_it_reads_and_changes_jobs_through_the_sessions_of_the_application(
         move["to_queue"] = "mail"
         move.submit(status=303)
     app.registry["engine"].dispose()
-    jobs._resolver = None  # pyright: ignore[reportPrivateUsage]
+    jobs._resolver = None
     with Session(database) as session:
         assert session.get_one(jobs.Job, number).queue == "mail"
         assert session.scalars(select(jobs.Audit.actor)).all() == ["ada"]

@@ -1,7 +1,5 @@
 """Pyramid: a request for each run, whose session and transaction manager are those of the run."""
 
-# pyright: reportMissingTypeStubs=false
-
 from __future__ import annotations
 
 import gc
@@ -41,7 +39,7 @@ def application() -> Jobs[Any]:
 @pytest.fixture(autouse=True)
 def nothing_carries_them() -> Iterator[None]:
     yield
-    jobs._resolver = None  # pyright: ignore[reportPrivateUsage]
+    jobs._resolver = None
 
 
 @pytest.fixture

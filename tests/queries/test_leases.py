@@ -1,7 +1,5 @@
 """What each way to store an end, or progress, looks at and what it writes: one condition at a time."""
 
-# pyright: reportPrivateUsage=false
-
 from __future__ import annotations
 
 import uuid

@@ -1,7 +1,5 @@
 """Which jobs behind gates a claim takes: one condition at a time, each beside a job that differs in nothing else."""
 
-# pyright: reportPrivateUsage=false
-
 from __future__ import annotations
 
 import uuid

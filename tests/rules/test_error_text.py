@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import asyncpg  # pyright: ignore[reportMissingTypeStubs]
+import asyncpg
 import pytest
 from psycopg.errors import UniqueViolation
 from psycopg.pq import DiagnosticField

@@ -38,7 +38,7 @@ def test_a_notification_that_comes_with_the_answer_to_a_statement_is_heard(datab
     def connect() -> Forgetful:
         connection = Forgetful.connect(url)
         connection.url = url
-        connection._notifies_backlog = deque(maxlen=0)  # pyright: ignore[reportPrivateUsage]
+        connection._notifies_backlog = deque(maxlen=0)
         return connection
 
     engine = create_engine("postgresql+psycopg://", creator=connect)

@@ -3,8 +3,6 @@
 Nobody polls here. So a state from which not all jobs can end is a lost wake-up.
 """
 
-# pyright: reportPrivateUsage=false
-
 from __future__ import annotations
 
 import math

@@ -1,7 +1,5 @@
 """Steps whose process dies, is stopped, loses its lease, or gets no answer to its COMMIT."""
 
-# pyright: reportPrivateUsage=false
-
 from __future__ import annotations
 
 import os

@@ -1,7 +1,5 @@
 """The tasks of tests.shop, in processes whose claims take their time."""
 
-# pyright: reportPrivateUsage=false
-
 from __future__ import annotations
 
 import time

@@ -1,7 +1,5 @@
 """What other threads ask of a parent, at the moment when its main thread looks."""
 
-# pyright: reportPrivateUsage=false
-
 from __future__ import annotations
 
 from sqla_jobs.runtime.logs import LogOptions

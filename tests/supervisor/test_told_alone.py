@@ -1,7 +1,5 @@
 """The parent tells one child at a time: which one, who answers for the jobs, and where a message ends."""
 
-# pyright: reportPrivateUsage=false
-
 from __future__ import annotations
 
 import random

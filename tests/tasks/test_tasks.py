@@ -465,7 +465,7 @@ async def by_generic_alias(session: Dependency[AsyncSession], number: int) -> bo
     return isinstance(session, AsyncSession)
 
 
-async def by_bound(session: Bound, number: int) -> bool:  # pyright: ignore[reportInvalidTypeVarUse]
+async def by_bound(session: Bound, number: int) -> bool:
     return isinstance(session, AsyncSession)
 
 

@@ -570,7 +570,7 @@ class TestMany:
         count = bill.enqueue_many(session, [{"account": n % 4, "note": str(n)} for n in range(9)])
         assert (count, count.replaced, count.skipped) == (3, 0, 6)
         with pytest.warns(DeprecationWarning, match="skipped"):
-            assert count.left_out == 6  # pyright: ignore[reportDeprecated]
+            assert count.left_out == 6
         assert sorted(notes(session)) == ["0", "2", "3", "old"], "the first of each stays"
 
     @pytest.mark.parametrize("task", [index, refresh])

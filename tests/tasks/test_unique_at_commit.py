@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy import Engine, create_engine, event, select
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
-from transaction import TransactionManager  # pyright: ignore[reportMissingTypeStubs]
-from zope.sqlalchemy import register  # pyright: ignore[reportMissingTypeStubs]
+from transaction import TransactionManager
+from zope.sqlalchemy import register
 
 from sqla_jobs import ArgumentsError, ConcurrencyLimit, DeclarationError, Jobs, RunContext, Unique
 from sqla_jobs.testing import assert_enqueued, assert_not_enqueued, drain, enqueued, run_job

@@ -1,7 +1,5 @@
 """Messages, times and ends of jobs that come at the worst moment. No worker here polls."""
 
-# pyright: reportPrivateUsage=false
-
 from __future__ import annotations
 
 import threading

@@ -954,5 +954,5 @@ def test_a_worker_says_which_queues_with_due_jobs_it_does_not_serve(
 def test_the_old_name_of_the_last_error_warns(database: Engine) -> None:
     worker = jobs.worker()
     with pytest.warns(DeprecationWarning, match="last_error"):
-        assert worker.trouble is None  # pyright: ignore[reportDeprecated]
+        assert worker.trouble is None
     assert worker.last_error is None

@@ -1,7 +1,5 @@
 """Workers at the level of statements: what a test does can come between two statements of a resolver."""
 
-# pyright: reportPrivateUsage=false
-
 from __future__ import annotations
 
 import math

@@ -3,8 +3,6 @@
 No test has a look at all blocked jobs where ends alone must do.
 """
 
-# pyright: reportPrivateUsage=false
-
 from __future__ import annotations
 
 from collections.abc import Iterator

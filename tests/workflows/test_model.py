@@ -1,7 +1,5 @@
 """Graphs that grow, fail, are cancelled, retried and deleted at random, against a plain model of what is to become."""
 
-# pyright: reportPrivateUsage=false
-
 from __future__ import annotations
 
 from contextlib import ExitStack

@@ -1,7 +1,5 @@
 """Graphs are kept until the last of their jobs may go."""
 
-# pyright: reportPrivateUsage=false
-
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """What is retried, and what waits for it again."""
 
-# pyright: reportPrivateUsage=false
-
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
