@@ -7,19 +7,20 @@ import re
 import socket
 import sys
 import threading
-from functools import partial
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler
-from socketserver import TCPServer, ThreadingMixIn
-from typing import Any, Protocol
+from collections.abc import Iterable
+from socketserver import ThreadingMixIn
+from typing import TYPE_CHECKING, Any, Protocol
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
+from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.prometheus.application import ApplicationCollector, Processes
 from sqla_jobs.prometheus.collecting import MetricsCollector
 from sqla_jobs.prometheus.source import Source
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
@@ -39,13 +40,13 @@ class Report(Source, Processes, Protocol):
 
 
 def serve(address: str, report: Report) -> None:
-    """Answer GET and HEAD requests to PORT on all interfaces, or to HOST:PORT, until the process ends.
+    """Answer GET requests to PORT on all interfaces, or to HOST:PORT, until the process ends.
 
     Raises `ConfigurationError` if the address is invalid or in use, or if PROMETHEUS_MULTIPROC_DIR is no directory.
     """
     host, port = _parsed(address)
     try:
-        server = _Server(host, port, report)
+        server = make_server(host, port, _application(report), _Server, _Handler)
     except OSError as error:
         raise ConfigurationError(
             f"--metrics-port {address}: cannot listen there ({error.strerror or error}): give another port, "
@@ -64,17 +65,13 @@ def _parsed(address: str) -> tuple[str, int]:
     return (found["host"] or "").strip("[]"), port
 
 
-class _Server(ThreadingMixIn, TCPServer):
-    allow_reuse_address = True
+class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
-    def __init__(self, host: str, port: int, report: Report) -> None:
-        registry, metrics = CollectorRegistry(), MetricsCollector(report)
-        registry.register(metrics)
-        registry.register(ApplicationCollector(report, {family.name for family in metrics.describe()}))
-        if ":" in host or (not host and socket.has_dualstack_ipv6()):
+    def __init__(self, address: tuple[str, int], *handler: Any) -> None:
+        if ":" in address[0] or (not address[0] and socket.has_dualstack_ipv6()):
             self.address_family = socket.AF_INET6
-        super().__init__((host, port), partial(_Handler, report, registry))
+        super().__init__(address, *handler)
 
     def server_bind(self) -> None:
         if self.address_family == socket.AF_INET6:  # otherwise the host's settings decide whether IPv4 is served, too
@@ -86,42 +83,30 @@ class _Server(ThreadingMixIn, TCPServer):
         log.debug("a request could not be answered: %s", sys.exc_info()[1])
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(WSGIRequestHandler):
     timeout = 10.0
-    server_version, sys_version = "sqla_jobs", ""
-
-    def __init__(self, report: Report, registry: CollectorRegistry, *request: Any) -> None:
-        self._report, self._registry = report, registry
-        super().__init__(*request)  # the base class answers the request
-
-    def do_GET(self) -> None:
-        match self.path.partition("?")[0]:
-            case "/metrics":
-                self._show_metrics()
-            case "/healthz":
-                self._say(self._report.why_not_alive())
-            case "/readyz":
-                self._say(self._report.why_not_ready())
-            case _:
-                self._answer(HTTPStatus.NOT_FOUND, b"there are /metrics, /healthz and /readyz\n")
-
-    do_HEAD = do_GET
-
-    def _show_metrics(self) -> None:
-        encode, kind = choose_encoder(self.headers.get("Accept", ""))
-        self._answer(HTTPStatus.OK, encode(self._registry), kind)
-
-    def _say(self, wrong: str | None) -> None:
-        status = HTTPStatus.OK if wrong is None else HTTPStatus.SERVICE_UNAVAILABLE
-        self._answer(status, f"{wrong or 'ok'}\n".encode(errors="backslashreplace"))
-
-    def _answer(self, status: HTTPStatus, body: bytes, kind: str = "text/plain; charset=utf-8") -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - as the base class calls it
         """Log nothing: there is a request every few seconds."""
+
+
+def _application(report: Report) -> WSGIApplication:
+    """Return the WSGI application that answers for `report`."""
+    registry, metrics = CollectorRegistry(), MetricsCollector(report)
+    registry.register(metrics)
+    registry.register(ApplicationCollector(report, {family.name for family in metrics.describe()}))
+    show_metrics: WSGIApplication = make_wsgi_app(registry)
+    health = {"/healthz": report.why_not_alive, "/readyz": report.why_not_ready}
+
+    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if (path := environ["PATH_INFO"]) == "/metrics":
+            return show_metrics(environ, start_response)
+        if (ask := health.get(path)) is None:
+            status, said = "404 Not Found", "there are /metrics, /healthz and /readyz"
+        else:
+            said = ask() or "ok"
+            status = "200 OK" if said == "ok" else "503 Service Unavailable"
+        start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
+        return [f"{said}\n".encode(errors="backslashreplace")]
+
+    return answer

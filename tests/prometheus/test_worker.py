@@ -196,6 +196,7 @@ def test_the_metrics_of_the_application_in_several_processes_are_added_up(
             session.commit()
         rounds += 1
         wait_until(lambda: mails(scrape(worker)) == {"welcome": 20 * rounds})  # noqa: B023 - it is called at once
+        wait_until(lambda: states(database) == {"succeeded": 20 * rounds})  # noqa: B023 - what is not stored is sent again
     child, _ = children_of(worker.process)
     os.kill(child, signal.SIGKILL)
     wait_until(lambda: scrape(worker)["shop_busy",] == 1)
