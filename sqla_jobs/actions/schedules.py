@@ -55,7 +55,7 @@ def enable(it: Changing, which: int | str) -> ScheduleMixin:
 
 
 def disable(it: Changing, which: int | str, reason: str) -> ScheduleMixin:
-    """Disable a schedule. The reason is shown with the schedule. Sensitive arguments in the reason are masked."""
+    """Disable a schedule. The reason is shown with the schedule. Sensitive arguments in the reason are withheld."""
     schedule = hold(it, which)
     said = it.tasks.secrets(schedule.task, schedule.args).text(check_text("reason", reason))
     schedule.enabled, schedule.disabled_reason = False, said or None

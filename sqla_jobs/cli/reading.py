@@ -182,7 +182,7 @@ def _print_reasons(reasons: Iterable[str]) -> None:
 
 
 def _step(step: StepRow, secrets: Secrets) -> dict[str, Any]:
-    """Return a step's values by name, with secrets masked in its result."""
+    """Return a step's values by name, without secrets in its result."""
     return asdict(step) | {"seconds": step.seconds, "result": secrets.json(_read(step.result))}
 
 
@@ -262,7 +262,7 @@ def _job(jobs: Jobs[Any], job: JobMixin, stored: str) -> dict[str, Any]:
 
 
 def _as_dict(row: JobMixin | RunMixin, secrets: Secrets, free: Set[str], **read: Any) -> dict[str, Any]:
-    """Return the row's columns by name. `read` replaces stored values; secrets in the `free` columns are masked."""
+    """Return the row's columns by name. `read` replaces stored values; secrets in the `free` columns are withheld."""
     mapper: Any = inspect(type(row))
     names = [attribute.key for attribute in mapper.column_attrs]
     values = {name: read[name] if name in read else getattr(row, name) for name in names}

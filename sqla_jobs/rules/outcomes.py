@@ -122,12 +122,12 @@ class Failure:
         shown = raised[0] if len(raised) == 1 else error
 
         def clean(text: str) -> str:
-            return storable(secrets.text(text), MAX_MESSAGE)
+            return secrets.text(storable(text, MAX_MESSAGE))
 
         return cls(
             storable(_RETRY if is_retry(error) else type_name(type(shown)), 500),
             clean(_with_cause(shown) if isinstance(shown, Retry) else message_of(shown)),
-            storable(secrets.text(traceback_of(error, clean)), MAX_TRACEBACK, keep_end=True),
+            secrets.text(storable(traceback_of(error, clean), MAX_TRACEBACK, keep_end=True)),
         )
 
 

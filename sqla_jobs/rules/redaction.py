@@ -1,20 +1,18 @@
-"""Masks the values of sensitive arguments in texts, before these are stored, logged or shown."""
+"""Withholds lines that repeat sensitive arguments, before these are stored, logged or shown."""
 
 from __future__ import annotations
 
+import base64
 import json
-import re
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from functools import cached_property
-from itertools import chain
+from itertools import groupby
 from typing import Any
 
 from sqla_jobs.rules.checks import MAX_DEPTH
-from sqla_jobs.rules.escapes import Plain, encodings
 
-MARK = "***"
-"""Replaces a secret inside a text."""
+WITHHELD = "(withheld: it repeats a sensitive argument)"
+"""Replaces lines that repeat a secret."""
 HIDDEN = "(hidden)"
 """Replaces a whole sensitive argument."""
 ERASED = "(erased)"
@@ -22,53 +20,35 @@ ERASED = "(erased)"
 ERASED_ARGS = {ERASED: True}
 """The arguments of an erased job. No parameter has such a name, so no task takes them."""
 
-_SHORTEST = 3
-"""Minimum length of a secret. Shorter values occur in every text and are not masked."""
-_ANYWHERE = {str: 4, int: 8}
-"""Minimum length of a text or a number that is masked even inside longer words and numbers."""
-_REST = 12
-"""Minimum length at which a piece of a secret is masked."""
-_CUTTABLE = 28
-"""Length beyond which tools cut the middle out of a value: `reprlib` does so from 30 characters, including quotes."""
-_MANY = 1_000
-"""Encoded forms are masked for this many secrets of a job, the longest ones. Others are masked only in plain form."""
-_FEW = 64
-"""Up to this number of forms, a search for each form is faster than a check at each position in the text."""
-_CUT = re.compile(r" \.\.\. \(\d+ (?:chars\)|characters truncated\) \.\.\. )")
-"""The mark of a cut.
-
-psycopg puts it at the end of a cut Json or Jsonb, and SQLAlchemy in the middle of a cut parameter.
-"""
+_ENOUGH, _SHORT = 6, 4
+"""How many characters in a row betray a secret, and how many betray one that is shorter than that."""
 
 
 class Secrets:
-    """Masks the stored values of sensitive arguments in texts and JSON.
+    """Withholds each line that shares six characters in a row with a sensitive argument.
 
-    Each text and number of at least 3 characters is a secret, even inside dicts and lists. `true`, `false` and `null`
-    are not secrets. Texts of 3 characters, and numbers of fewer than 8 characters, are masked only where no letter or
-    digit is beside them. All other secrets are masked anywhere.
+    Texts and numbers inside dicts and lists count on their own, as they are stored and as `repr` and JSON write them.
+    One of four or five characters is betrayed by four, and shorter ones by nothing: they occur in every text.
     """
 
     def __init__(self, values: Iterable[object]) -> None:
         self._values = values
 
     def text(self, text: str) -> str:
-        """Return `text` with a mark for each secret in it: plain, escaped, encoded or cut.
-
-        A secret that was cut is masked if its first 12 characters are left. If the secret is longer than 28 characters,
-        its last 12 characters are enough, too. psycopg and SQLAlchemy leave a mark where they cut a parameter: beside
-        such a mark, even shorter pieces are masked.
-        """
+        """Return `text` with its lines that repeat a secret withheld, neighbours together."""
         if not self._forms:
             return text
-        spans = list(self._found(text))
-        plain = Plain(text)
-        if plain.text != text:
-            spans += [plain.origin(*span) for span in self._found(plain.text)]
-        return _masked(text, spans)
+        there = _pieces(text)
+        shared = {piece for form in self._forms for piece in _betraying(form) if piece in there}
+        if not shared:
+            return text
+        lines: list[str] = []
+        for is_secret, group in groupby(text.split("\n"), lambda line: not shared.isdisjoint(_pieces(line))):
+            lines += [WITHHELD] if is_secret else group
+        return "\n".join(lines)
 
     def json(self, value: Any) -> Any:
-        """Return JSON, or a column's value, with secrets masked in texts, in keys, and in the text of other values."""
+        """Return JSON, or a column's value, with its texts, its keys and the text of its other values withheld."""
         try:
             return self._json(value) if self._forms else value
         except RecursionError:
@@ -85,99 +65,9 @@ class Secrets:
             case _:
                 return value if (redacted := self.text(said := str(value))) == said else redacted
 
-    def _found(self, text: str) -> Iterator[tuple[int, int]]:
-        """Yield the spans of secrets, in no particular order. Some may overlap."""
-        for size, heads in self._heads.items():
-            yield from self._begun(text, heads, size)
-        if self._tails:
-            length = len(text)
-            for begin, end in self._begun(text[::-1], self._tails, _REST):
-                yield length - end, length - begin
-        for cut in _CUT.finditer(text):
-            yield from self._beside(text, *cut.span())
-
-    def _beside(self, text: str, begin: int, end: int) -> Iterator[tuple[int, int]]:
-        """Yield the spans of pieces of secrets on both sides of a cut, however short."""
-        for size in range(min(_REST, begin), 0, -1):
-            if text[begin - size : begin] in self._beginnings:
-                yield begin - size, begin
-                break
-        for size in range(_CUTTABLE, 0, -1):
-            if text[end : end + size] in self._endings:
-                yield end, end + size
-                return
-
-    def _begun(self, text: str, heads: Mapping[str, list[str]], size: int) -> Iterator[tuple[int, int]]:
-        """Yield the spans of forms, whole or cut, that begin with one of `heads`."""
-        if len(heads) <= _FEW:
-            for head, forms in heads.items():
-                at = text.find(head)
-                while at >= 0:
-                    length, step = self._reach(text, at, forms)
-                    if length:
-                        yield at, at + length
-                    at = text.find(head, at + step)
-            return
-        at = 0
-        while head := text[at : at + size]:
-            length, step = self._reach(text, at, heads.get(head, ()))
-            if length:
-                yield at, at + length
-            at += step
-
-    def _reach(self, text: str, at: int, forms: Iterable[str]) -> tuple[int, int]:
-        """Return the length of the longest form, whole or cut, at this position, and the step to the next position."""
-        reach = 0, 1
-        for form in forms:
-            length = _agreeing(text, at, form)
-            whole = length == len(form)
-            if (whole or length >= _REST) and not (form in self._alone and _is_inside(text, at, at + length)):
-                reach = max(reach, (length, length if whole else length - _REST + 1))
-        return reach
-
     @cached_property
     def _forms(self) -> frozenset[str]:
-        leaves = sorted(_leaves(self._values), key=lambda leaf: len(str(leaf)), reverse=True)
-        raw = {str(leaf) for leaf in leaves} | {str(float(leaf)) for leaf in leaves if isinstance(leaf, Digits)}
-        for leaf in leaves[:_MANY]:
-            raw.update(encodings(leaf) if isinstance(leaf, str) and len(leaf) >= _SHORTEST else ())
-        return frozenset(form for form in chain(raw, (Plain(form).text for form in raw)) if len(form) >= _SHORTEST)
-
-    @cached_property
-    def _alone(self) -> frozenset[str]:
-        return frozenset(form for form in self._forms if len(form) < _ANYWHERE[int if _is_number(form) else str])
-
-    @cached_property
-    def _heads(self) -> dict[int, dict[str, list[str]]]:
-        """Index the forms by the length of their beginning, then by the beginning."""
-        heads: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-        for form in self._forms:
-            size = min(len(form), _REST)
-            heads[size][form[:size]].append(form)
-        return heads
-
-    @cached_property
-    def _beginnings(self) -> frozenset[str]:
-        return frozenset(form[:size] for form in self._forms for size in range(1, _REST))
-
-    @cached_property
-    def _endings(self) -> frozenset[str]:
-        """The ends that `_tails` does not find.
-
-        For a long form, these are the ends that are shorter than `_REST`; for any other form, all its ends.
-        """
-        return frozenset(
-            form[-size:] for form in self._forms for size in range(1, _REST if len(form) > _CUTTABLE else len(form))
-        )
-
-    @cached_property
-    def _tails(self) -> dict[str, list[str]]:
-        """Index the long forms by their ends, with forms and ends reversed."""
-        tails: dict[str, list[str]] = defaultdict(list)
-        for form in self._forms:
-            if len(form) > _CUTTABLE:
-                tails[form[: -_REST - 1 : -1]].append(form[::-1])
-        return tails
+        return frozenset(form for leaf in _leaves(self._values) for form in _forms(leaf) if len(form) >= _SHORT)
 
 
 NOTHING = Secrets(())
@@ -227,51 +117,41 @@ class Digits(str):
 
 
 def _leaves(values: Iterable[object]) -> Iterator[object]:
-    """Yield all texts and numbers, including those inside a text that is itself JSON."""
+    """Yield all texts and numbers."""
     waiting = list(values)
     while waiting:
-        value = waiting.pop()
-        match value:
+        match value := waiting.pop():
             case dict():
                 waiting.extend(value.values())
             case list():
                 waiting.extend(value)
             case None | bool():
                 pass
-            case str() if value[:1] in ("{", "[") and not isinstance(inner := parse(value), str):
-                yield value
-                waiting.append(inner)
             case _:
                 yield value
 
 
-def _is_number(text: str) -> bool:
-    return text.removeprefix("-").replace(".", "", 1).isdecimal()
-
-
-def _agreeing(text: str, at: int, form: str) -> int:
-    """Return how many characters of `form` match the text at this position, where its beginning matches."""
-    if text.startswith(form, at):
-        return len(form)
-    known = step = _REST
-    while step:
-        if text.startswith(form[known : known + step], at + known):
-            known, step = known + step, step + step
+def _forms(leaf: object) -> Iterator[str]:
+    """Yield a text or number as it is, and as `repr` and JSON write it. Bytes are stored in base64."""
+    texts = [str(leaf)]
+    if isinstance(leaf, Digits):
+        texts.append(str(float(leaf)))
+    else:
+        try:
+            data = base64.b64decode(texts[0], altchars=b"-_", validate=True)
+        except ValueError:
+            pass
         else:
-            step //= 2
-    return known
+            texts.append(data.decode(errors="replace"))
+            yield repr(data)[2:-1]
+    for text in texts:
+        yield from (text, repr(text)[1:-1], json.dumps(text)[1:-1])
 
 
-def _is_inside(text: str, begin: int, end: int) -> bool:
-    """Return whether a letter or digit is directly before or after the span."""
-    return text[begin - 1 : begin].isalnum() or text[end : end + 1].isalnum()
+def _betraying(form: str) -> Iterator[str]:
+    size = _ENOUGH if len(form) >= _ENOUGH else _SHORT
+    return (piece for at in range(len(form) - size + 1) if (piece := form[at : at + size]).strip())
 
 
-def _masked(text: str, spans: Iterable[tuple[int, int]]) -> str:
-    parts: list[str] = []
-    end = 0
-    for begin, stop in sorted(spans):
-        if begin > end or not parts:
-            parts += (text[end:begin], MARK)
-        end = max(end, stop)
-    return "".join((*parts, text[end:]))
+def _pieces(text: str) -> set[str]:
+    return {text[at : at + size] for size in (_ENOUGH, _SHORT) for at in range(len(text) - size + 1)}

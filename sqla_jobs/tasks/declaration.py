@@ -179,7 +179,7 @@ class Declaration:
         return Secrets([value for name, value in cast("dict[str, Any]", values).items() if name in self.sensitive])
 
     def shown(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Return stored arguments with the sensitive values masked."""
+        """Return stored arguments without the sensitive values."""
         secrets = self.secrets(arguments)
         return {name: HIDDEN if name in self.sensitive else secrets.json(value) for name, value in arguments.items()}
 

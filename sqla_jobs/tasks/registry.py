@@ -97,7 +97,7 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
         return (found.name, *found.declaration.aliases)
 
     def shown(self, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a job's stored arguments with sensitive values masked. An unknown task's arguments are unchanged."""
+        """Return a job's stored arguments without sensitive values. An unknown task's arguments are unchanged."""
         task = self._known(name)
         return dict(arguments) if task is None else task.declaration.shown(arguments)
 

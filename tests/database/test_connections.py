@@ -460,7 +460,7 @@ def test_a_claim_whose_answer_is_lost_costs_nothing(
     place: Place, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sqla_jobs.worker.lookout.SOON", 60.0)  # a promotion would wait for the same table
-    with jobs.worker(heartbeat=0.2, lease=3) as worker:
+    with jobs.worker(heartbeat=0.2, lease=9) as worker:
         wait_until(lambda: is_listening(place.direct))
         parts = worker._parts
         assert parts is not None

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs import ArgumentsError
 from sqla_jobs.opentelemetry import instrument
+from sqla_jobs.rules.redaction import WITHHELD
 from sqla_jobs.testing import drain
 from tests import traced_shop as shop
 from tests.helpers import wait_until
@@ -189,12 +190,12 @@ def test_a_failed_attempt_is_an_error_that_shows_no_sensitive_argument(session: 
     assert found == [(1, "retried", "ValueError"), (2, "failed", "ValueError")]
     for span in spans:
         assert span.status.status_code == StatusCode.ERROR
-        assert span.status.description == "ValueError: no entry with ***"
+        assert span.status.description == f"ValueError: {WITHHELD}"
         (event,) = span.events
         assert event.name == "exception"
         assert event.attributes is not None
         assert event.attributes["exception.type"] == "ValueError"
-        assert event.attributes["exception.message"] == "no entry with ***"
+        assert event.attributes["exception.message"] == WITHHELD
         assert "in breaks" in str(event.attributes["exception.stacktrace"])
         assert "swordfish" not in span.to_json()
 

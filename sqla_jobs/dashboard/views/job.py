@@ -192,7 +192,7 @@ def _as_code(jobs: Jobs[Any], job: Any, shown: Shown) -> str:
     usual = {"queue": "default", "priority": 0, "unique_key": None}
     changed = [f"{name}={value!r}" for name, value in options.items() if value != usual[name]]
     own = {name: repr(value) for name, value in _own_values(jobs, job).items() if value is not None}
-    if own:  # a value with a masked secret is left out, like a masked argument
+    if own:  # a value with a withheld secret is left out, like a sensitive argument
         pairs = (f"{name!r}: {said if shown.text(said) == said else '...'}" for name, said in own.items())
         changed.append(f"columns={{{', '.join(pairs)}}}")
     if changed:
