@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import shlex
 import subprocess
@@ -22,7 +21,6 @@ import click
 import pytest
 import yaml
 from sqlalchemy import Engine, create_engine, select, text
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from sqla_jobs.cli.main import main
@@ -34,7 +32,7 @@ from sqla_jobs.testing import make_job
 from tests.application import Application
 from tests.conftest import ROOT
 from tests.helpers import wait_until
-from tests.project.pages import QUICK_START, QUICK_START_OF_ASYNCIO, Block, blocks, run_block
+from tests.project.pages import QUICK_START, WHAT_OTHERS_LACK, Block, blocks, run_block
 
 pytestmark = pytest.mark.slow
 DOCS = sorted(ROOT.glob("docs/*.md"))
@@ -67,20 +65,19 @@ def test_the_python_of_a_page_runs_as_printed(name: str, page: ModuleType, capsy
     assert not capsys.readouterr().err
 
 
-def test_the_quick_start_of_asyncio_closes_an_order(page: ModuleType, engine: Engine) -> None:
-    vars(page).update(jobs=import_module("shop").jobs, Order=import_module("shop").Order)
-    run_block(QUICK_START_OF_ASYNCIO, page)
-
-    async def place() -> None:
-        asynchronous = create_async_engine(engine.url)
-        async with AsyncSession(asynchronous) as session:
-            await vars(page)["place"](session)
-        await asynchronous.dispose()
-
-    asyncio.run(place())
-    assert vars(page)["jobs"].worker(bind=engine).drain() == 1
-    with engine.connect() as connection:
-        assert connection.scalars(text("SELECT status FROM orders")).all() == ["closed"]
+def test_what_others_lack_runs_as_printed(page: ModuleType, engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
+    own = "from shop import *\nfrom datetime import timedelta\nfrom sqla_jobs import *\nsent = []\nsend = sent.append"
+    own += "\ndef write(post: int) -> str: return f'post {post}'\n@jobs.task\ndef tell() -> None: sent.append('all')"
+    exec(own, vars(page))
+    run_block(WHAT_OTHERS_LACK, page)
+    assert "waits for the signal 'approved'" in capsys.readouterr().out
+    known: Any = vars(page)
+    first, second = known["posts"]
+    known["jobs"].signal(known["session"], second, "approved")
+    known["session"].commit()
+    known["jobs"].worker(bind=engine).drain()
+    assert (sorted(known["sent"][:2]), known["sent"][2:]) == (["post 1", "post 2"], ["all"])
+    assert {job.state for job in (first, second)} == {"succeeded"}
 
 
 def test_the_application_of_several_modules_works(
