@@ -39,7 +39,6 @@ from sqla_jobs.models.mapping import Models, map_models
 from sqla_jobs.models.workflow_columns import BatchMixin, EdgeMixin, SignalMixin, StepMixin
 from sqla_jobs.rules.checks import check_text
 from sqla_jobs.rules.outcomes import RunOutcome
-from sqla_jobs.rules.retention import KEPT, Retention
 from sqla_jobs.runtime.counters import Counters
 from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import TaskOptions, declare
@@ -55,6 +54,7 @@ if TYPE_CHECKING:
     from sqla_jobs.clock import Clock
     from sqla_jobs.following.follow import Following
     from sqla_jobs.following.updates import JobUpdate
+    from sqla_jobs.runtime.settings import WorkerOptions
     from sqla_jobs.worker import Worker
 
 C = ParamSpec("C")
@@ -699,53 +699,21 @@ class Jobs(Generic[J]):
         self,
         queues: Mapping[str, int] | Iterable[str] = ("default",),
         *,
-        concurrency: int = 8,
         bind: Bind | None = None,
-        heartbeat: float = 5.0,
-        lease: float = 30.0,
-        poll: float = 1.0,
-        grace: float = 30.0,
-        slow_after: float = 300.0,
-        timeout: float | timedelta | None = None,
-        kill_after: float = 10.0,
-        retention: Retention = KEPT,
+        **options: Unpack[WorkerOptions],
     ) -> Worker:
-        """Return a worker, which is not started yet. All times are in seconds.
+        """Return a worker, which is not started yet.
 
         - `queues`: a mapping from the names of queues to the number of jobs to run simultaneously, or names alone. All
           queues together run at most 5,000 jobs.
-        - `concurrency`: the number of simultaneous jobs for each queue, if `queues` gives names alone.
         - `bind`: an engine or a session factory; by default the one that the `Jobs` is bound to.
-        - `heartbeat`: the time between two heartbeats.
-        - `lease`: the time without a heartbeat after which the worker is considered dead; at least three times
-          `heartbeat`.
-        - `poll`: the maximum time between two searches for jobs that no notification has announced.
-        - `grace`: the time that running jobs have to end when the worker is stopped.
-        - `slow_after`: the time after which a run's stack is logged.
-        - `timeout`: the timeout, as a timedelta or seconds, for tasks without one of their own. By default there is
-          none.
-        - `kill_after`: the time that a coroutine has to end after its cancellation. Then it is abandoned.
-        - `retention`: the time after which rows are deleted, such as `{"succeeded": timedelta(days=1), "failed":
-          None}`. None keeps rows. By default 7 days for succeeded and cancelled jobs, 30 for failed ones and for
-          "ticks", and 365 for "audit".
+        - `options`: `WorkerOptions`.
 
         Raises `ConfigurationError` for an invalid setting, and if no database is known.
         """
         from sqla_jobs.worker import Settings, Worker
 
-        settings = Settings.checked(
-            queues,
-            concurrency=concurrency,
-            heartbeat=heartbeat,
-            lease=lease,
-            poll=poll,
-            grace=grace,
-            slow_after=slow_after,
-            timeout=timeout,
-            kill_after=kill_after,
-            retention=retention,
-        )
-        return Worker(self, self.binding(bind), settings)
+        return Worker(self, self.binding(bind), Settings.checked(queues, **options))
 
     def clock(self, *, bind: Bind | None = None, heartbeat: float = 5.0, lease: float = 30.0) -> Clock:
         """Return a clock, which enqueues one job for each tick of each schedule, however many clocks run.

@@ -22,7 +22,6 @@ from sqla_jobs.cli.naming import ApplicationCommand, application_options, named_
 from sqla_jobs.cli.running import parse_queues
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.postgres import LocalServer
-from sqla_jobs.rules.retention import KEPT
 from sqla_jobs.runtime.logs import LogOptions
 from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.supervisor.reload import on_change
@@ -92,18 +91,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def _settings(queues: str | None, concurrency: int) -> Settings:
-    return Settings.checked(
-        parse_queues(queues, concurrency),
-        concurrency=concurrency,
-        heartbeat=5.0,
-        lease=30.0,
-        poll=1.0,
-        grace=_ENDS_WITHIN,
-        slow_after=300.0,
-        timeout=None,
-        kill_after=10.0,
-        retention=KEPT,
-    )
+    return Settings.checked(parse_queues(queues, concurrency), concurrency=concurrency, grace=_ENDS_WITHIN)
 
 
 def _supervisor(application: Application, database_url: str | None, settings: Settings) -> Supervisor:

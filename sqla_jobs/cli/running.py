@@ -22,10 +22,9 @@ from sqla_jobs.cli.naming import (
 )
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.prometheus.source import DIRECTORY, check_installed
-from sqla_jobs.rules.retention import Retention
 from sqla_jobs.rules.wording import plural
 from sqla_jobs.runtime.logs import LogOptions
-from sqla_jobs.runtime.settings import LeaseSettings, Settings
+from sqla_jobs.runtime.settings import LeaseSettings, Settings, WorkerOptions
 from sqla_jobs.supervisor.reload import on_change
 from sqla_jobs.supervisor.spec import Application, ChildSpec, SupervisorOptions
 from sqla_jobs.supervisor.supervisor import Supervisor
@@ -137,7 +136,7 @@ def worker(application: str | None, drain: bool, reload: bool, **options: Any) -
         found = _configured(options, defaults)
         with right_usage():
             logs = _logs(**found)
-            planned = _child_spec(drain=drain, logs=logs, **found), _supervision(reload=reload, **found)
+            planned = _child_spec(found, logs, drain=drain), _supervision(reload=reload, **found)
             if options["metrics_port"] is None:
                 _serve(found["metrics_port"], supervisor)
         logs.set_up(name)
@@ -186,38 +185,11 @@ def _supervision(
     return SupervisorOptions(processes, max_jobs, max_memory * 2**20, kill_after, hung_after, reload)
 
 
-def _child_spec(
-    *,
-    database_url: str | None,
-    queues: str | None,
-    concurrency: int,
-    drain: bool,
-    clock: bool,
-    heartbeat: float,
-    lease: float,
-    poll: float,
-    grace: float,
-    timeout: float | None,
-    slow_after: float,
-    kill_after: float,
-    retention: Retention,
-    metrics_port: str | None,
-    logs: LogOptions,
-    **_: Any,
-) -> ChildSpec:
-    settings = Settings.checked(
-        parse_queues(queues, concurrency),
-        concurrency=concurrency,
-        heartbeat=heartbeat,
-        lease=lease,
-        poll=poll,
-        grace=grace,
-        slow_after=slow_after,
-        timeout=timeout,
-        kill_after=kill_after,
-        retention=retention,
-    )
-    return ChildSpec(database_url, settings, drain, clock, logs, is_observed=metrics_port is not None)
+def _child_spec(found: dict[str, Any], logs: LogOptions, *, drain: bool) -> ChildSpec:
+    queues = parse_queues(found["queues"], found["concurrency"])
+    settings = Settings.checked(queues, **{name: found[name] for name in WorkerOptions.__annotations__})
+    is_observed = found["metrics_port"] is not None
+    return ChildSpec(found["database_url"], settings, drain, found["clock"], logs, is_observed=is_observed)
 
 
 @click.command(cls=ApplicationCommand)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from datetime import datetime, timedelta
 from functools import wraps
 from typing import Any
 
@@ -74,6 +73,10 @@ _OPTIONS = (
 )
 
 
+_NAMES = ("states", "tasks", "queues", "batches", "args", "results", "error", "before", "after", "ended_after")
+"""Fields of a `Selection`, after which the options are named."""
+
+
 def selecting(command: Callable[..., None]) -> Callable[..., None]:
     """Give the command the options in `_OPTIONS`, and pass it the `selection` that they make."""
 
@@ -82,32 +85,13 @@ def selecting(command: Callable[..., None]) -> Callable[..., None]:
         jobs: Jobs[Any],
         /,
         *args: Any,
-        states: tuple[str, ...],
-        tasks: tuple[str, ...],
-        queues: tuple[str, ...],
-        batches: tuple[int, ...],
-        before: datetime | timedelta | None,
-        after: datetime | timedelta | None,
-        ended_after: datetime | timedelta | None,
-        error: str | None,
         **options: Any,
     ) -> None:
-        arguments, results = options.pop("args"), options.pop("results")
-        hidden = jobs.tasks.sensitive() if arguments or results else {}
+        given = {name: options.pop(name) for name in _NAMES}
+        hidden = jobs.tasks.sensitive() if given["args"] or given["results"] else {}
         with right_usage():
             selection = Selection(
-                states=tuple(JobState(state) for state in states),
-                tasks=tasks,
-                queues=queues,
-                batches=batches,
-                args=arguments,
-                unsearched=hidden if arguments else {},
-                results=results,
-                not_tasks=tuple(hidden) if results else (),
-                error=error,
-                before=before,
-                after=after,
-                ended_after=ended_after,
+                **given, unsearched=hidden if given["args"] else {}, not_tasks=tuple(hidden) if given["results"] else ()
             )
         command(jobs, *args, selection=selection, **options)
 

@@ -5,13 +5,40 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypedDict
 
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.rules.checks import DAY, INSTANT, check_integer, check_queue, check_seconds
-from sqla_jobs.rules.retention import Retention, seconds_kept
+from sqla_jobs.rules.retention import KEPT, Retention, seconds_kept
 
 _MOST = 5000
 """The maximum number of jobs that a worker runs simultaneously, over all its queues."""
+
+
+class WorkerOptions(TypedDict, total=False):
+    """The options of `jobs.worker`. All times are in seconds."""
+
+    concurrency: int
+    """The number of simultaneous jobs for each queue that is given by its name alone: 8."""
+    heartbeat: float
+    """The time between two heartbeats: 5."""
+    lease: float
+    """The time without a heartbeat after which the worker is considered dead, at least three times `heartbeat`: 30."""
+    poll: float
+    """The maximum time between two searches for jobs that no notification has announced: 1."""
+    grace: float
+    """The time that running jobs have to end when the worker is stopped: 30."""
+    slow_after: float
+    """The time after which a run's stack is logged: 300."""
+    timeout: float | timedelta | None
+    """The timeout, as a timedelta or seconds, for tasks without one of their own. By default there is none."""
+    kill_after: float
+    """The time that a coroutine has to end after its cancellation. Then it is abandoned: 10."""
+    retention: Retention
+    """The time after which rows are deleted, such as `{"succeeded": timedelta(days=1), "failed": None}`.
+
+    None keeps rows. By default 7 days for succeeded and cancelled jobs, 30 for failed ones and for "ticks", and 365 for
+    "audit"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +113,15 @@ class Settings(LeaseSettings):
         cls,
         queues: Mapping[str, int] | Iterable[str],
         *,
-        concurrency: int,
-        heartbeat: float,
-        lease: float,
-        poll: float,
-        grace: float,
-        slow_after: float,
-        timeout: float | timedelta | None,
-        kill_after: float,
-        retention: Retention,
+        concurrency: int = 8,
+        heartbeat: float = 5.0,
+        lease: float = 30.0,
+        poll: float = 1.0,
+        grace: float = 30.0,
+        slow_after: float = 300.0,
+        timeout: float | timedelta | None = None,
+        kill_after: float = 10.0,
+        retention: Retention = KEPT,
     ) -> Settings:
         """Return the settings. Raises a `ConfigurationError` that names the invalid setting."""
         if isinstance(queues, str):

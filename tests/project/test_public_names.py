@@ -16,6 +16,7 @@ from sqla_jobs.tasks.declaration import TaskOptions
 from sqla_jobs.tasks.enqueue import EnqueueOptions
 from sqla_jobs.tasks.schedule import ScheduleOptions
 from sqla_jobs.testing.calling import RunOptions
+from sqla_jobs.worker import WorkerOptions
 
 PUBLIC = {
     "sqla_jobs": {
@@ -51,7 +52,7 @@ PUBLIC = {
     "sqla_jobs.pyramid": {"PyramidJobs", "includeme", "is_retryable"},
     "sqla_jobs.dashboard": {"Role", "allow_everyone", "create_asgi", "create_blueprint", "create_wsgi"},
     "sqla_jobs.migrations": {"LATEST", "downgrade", "upgrade"},
-    "sqla_jobs.worker": {"Settings", "Worker"},
+    "sqla_jobs.worker": {"Settings", "Worker", "WorkerOptions"},
     "sqla_jobs.clock": {"Clock"},
     "sqla_jobs.prometheus": {"collector"},
 }
@@ -76,6 +77,7 @@ def test_every_option_field_and_value_says_what_it_is() -> None:
         EnqueueOptions,
         ScheduleOptions,
         RunOptions,
+        WorkerOptions,
         RunContext,
         JobState,
         RunOutcome,

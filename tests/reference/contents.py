@@ -156,6 +156,7 @@ SECTIONS = (
         "[`jobs.worker`](#jobsworker) and [`jobs.clock`](#jobsclock) make them.",
         (
             Entry("sqla_jobs.worker:Worker", ("run", "start", "stop", "drain", "runs", "last_error"), "worker"),
+            Entry("sqla_jobs.worker:WorkerOptions"),
             Entry("sqla_jobs.worker:Settings"),
             Entry("sqla_jobs.clock:Clock", ("run", "start", "stop", "tick"), "clock"),
         ),
