@@ -195,10 +195,8 @@ def write_modules(name: str, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "passed"),
     [
-        ("testing", 2),
-        ("testing-unit", 9),
-        ("testing-integration", 9),
-        ("testing-workers", 3),
+        ("testing", 13),
+        ("testing-applications", 9),
         ("sqlmodel", 3),
     ],
 )
@@ -218,12 +216,13 @@ def test_the_tests_of_a_page_pass(
 
 
 def test_the_flask_applications_of_the_docs_work(
-    tmp_path: Path, database_url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, database_url: str, engine: Engine, server_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for block in blocks(ROOT / "docs/flask.md", "python"):
         tmp_path.joinpath(block.code.splitlines()[0].removeprefix("# ")).write_text(block.code, encoding="utf-8")
     monkeypatch.setenv("FLASK_SQLALCHEMY_DATABASE_URI", database_url)
     monkeypatch.setenv("FLASK_DATABASE", database_url)
+    monkeypatch.setenv("DATABASE_URL", server_url)
 
     def python(*arguments: str) -> str:
         command = [sys.executable, *arguments]
@@ -233,17 +232,17 @@ def test_the_flask_applications_of_the_docs_work(
 
     in_shop = "from shop import *; app = create_app(); "
     python("-c", in_shop + "app.app_context().push(); db.create_all()")
-    assert "1 passed" in python("-m", "pytest", "-q", "-p", "no:cacheprovider", ".")
+    assert "3 passed" in python("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio", ".")
     python("-c", in_shop + "c = app.test_client(); c.post('/orders', data={'fail': 1}); c.post('/orders')")
     assert python("-m", "flask", "--app", "shop", "jobs", "worker", "--concurrency", "8", "--drain") == "1 run\n"
     with engine.connect() as connection:
         notes = list(connection.scalars(text("SELECT text FROM note ORDER BY id")))
-    assert notes == ["shop: order 1 is settled", "shop: order 3 is settled"]
+    assert notes == ["shop: order 2 is settled"]
     python("-c", "from plain import *; compare.enqueue(db_session); db_session.commit(); jobs.worker().drain()")
     code = (
         "from plain import *; from sqlalchemy import select; print(db_session.scalars(select(jobs.Run.result)).all())"
     )
-    assert python("-c", code) == "[None, None, True]\n"
+    assert python("-c", code) == "[None, True]\n"
 
 
 def test_the_pyramid_application_of_the_docs_works(
