@@ -195,8 +195,8 @@ def write_modules(name: str, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "passed"),
     [
-        ("testing", 13),
-        ("testing-applications", 9),
+        ("testing", 11),
+        ("testing-applications", 8),
         ("sqlmodel", 3),
     ],
 )
