@@ -197,7 +197,7 @@ def write_modules(name: str, folder: Path) -> None:
     [
         ("testing", 11),
         ("testing-applications", 8),
-        ("sqlmodel", 3),
+        ("sqlmodel", 2),
     ],
 )
 def test_the_tests_of_a_page_pass(
