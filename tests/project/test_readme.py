@@ -197,7 +197,7 @@ def write_modules(name: str, folder: Path) -> None:
     [
         ("testing", 11),
         ("testing-applications", 8),
-        ("sqlmodel", 2),
+        ("sqlmodel", 1),
     ],
 )
 def test_the_tests_of_a_page_pass(
@@ -221,7 +221,6 @@ def test_the_flask_applications_of_the_docs_work(
     for block in blocks(ROOT / "docs/flask.md", "python"):
         tmp_path.joinpath(block.code.splitlines()[0].removeprefix("# ")).write_text(block.code, encoding="utf-8")
     monkeypatch.setenv("FLASK_SQLALCHEMY_DATABASE_URI", database_url)
-    monkeypatch.setenv("FLASK_DATABASE", database_url)
     monkeypatch.setenv("DATABASE_URL", server_url)
 
     def python(*arguments: str) -> str:
@@ -238,11 +237,6 @@ def test_the_flask_applications_of_the_docs_work(
     with engine.connect() as connection:
         notes = list(connection.scalars(text("SELECT text FROM note ORDER BY id")))
     assert notes == ["shop: order 2 is settled"]
-    python("-c", "from plain import *; compare.enqueue(db_session); db_session.commit(); jobs.worker().drain()")
-    code = (
-        "from plain import *; from sqlalchemy import select; print(db_session.scalars(select(jobs.Run.result)).all())"
-    )
-    assert python("-c", code) == "[None, True]\n"
 
 
 def test_the_pyramid_application_of_the_docs_works(
@@ -259,7 +253,7 @@ def test_the_pyramid_application_of_the_docs_works(
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    assert "3 passed" in python("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio", ".")
+    assert "2 passed" in python("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio", ".")
     in_shop = f"from shop import *; from webtest import TestApp; settings = {{'sqlalchemy.url': {database_url!r}}}; "
     python("-c", f"{in_shop}Base.metadata.create_all(engine_from_config(settings))")
     requests = "import contextlib; client = TestApp(main({}, **settings)); client.post('/orders')"
