@@ -43,7 +43,7 @@ def reports(tmp_path: Path, database_url: str, engine: Engine, monkeypatch: pyte
         tmp_path.joinpath(block.code.splitlines()[0].removeprefix("# ")).write_text(block.code)
     import_module("reports").Base.metadata.create_all(engine)
     yield tmp_path
-    for name in ("reports", "reports_web", "reports_starlette", "reports_flask"):
+    for name in ("reports", "reports_web", "reports_flask"):
         if (program := sys.modules.pop(name, None)) is not None and hasattr(program, "engine"):
             program.engine.dispose()
 
@@ -57,14 +57,12 @@ def test_the_servers_of_the_page_tell_how_a_report_goes(reports: Path) -> None:
     from fastapi.testclient import TestClient
 
     web: ModuleType = import_module("reports_web")
-    starlette: ModuleType = import_module("reports_starlette")
     flask: ModuleType = import_module("reports_flask")
     with TestClient(web.app) as client:
         ordered = client.post("/reports", params={"month": "July"})
         assert ordered.status_code == 202
         job = ordered.json()["job"]
         assert states(client.get(f"/reports/{job}/events").text)[-1] == "succeeded"
-        assert states(TestClient(starlette.app).get(f"/reports/{job}/events").text) == ["succeeded"]
         assert states(flask.app.test_client().get(f"/reports/{job}/events").text) == ["succeeded"]
         assert client.get(f"/reports/{job}").json() == {
             "state": "succeeded",
@@ -73,7 +71,6 @@ def test_the_servers_of_the_page_tell_how_a_report_goes(reports: Path) -> None:
         }
         assert client.get("/reports/7777").status_code == 404
         assert client.get("/reports/7777/events").status_code == 404
-        assert TestClient(starlette.app).get("/reports/7777/events").status_code == 404
         assert flask.app.test_client().get("/reports/7777/events").status_code == 404
 
 

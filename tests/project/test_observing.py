@@ -77,7 +77,7 @@ def test_the_test_of_traces_in_the_docs_passes(page: ModuleType, engine: Engine)
 
 
 def test_an_error_tracker_is_told_what_the_docs_say(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(folder, "error-tracking")
+    write(folder, "logs-and-errors")
     folder.joinpath("program.py").write_text(f"""{START}
 import shop_errors, time
 from sqla_jobs import Cancel
@@ -119,14 +119,14 @@ jobs.worker(["default", "mail"], concurrency=1, bind=engine).drain()
 
 
 def test_structured_logs_look_as_the_docs_say(folder: Path) -> None:
-    write(folder, "structlog")
+    write(folder, "logs-and-errors")
     folder.joinpath("app.py").write_text("import shop_logging, shop_mail\nfrom shop import jobs\n")
     enqueue = "shop_mail.deliver.enqueue(session, to='ada@example.com'); session.commit()"
     request = f"with structlog.contextvars.bound_contextvars(request='ab12'): {enqueue}"
     run("-c", f"{START}import structlog, shop_logging, shop_mail\n{request}")
     command = ("-m", "sqla_jobs.worker", "app:jobs", "--drain", "--log-format", "json")
     logged = [json.loads(line) for line in run(*command).splitlines()]
-    (shown,) = blocks(ROOT / "docs/structlog.md", "json")
+    (shown,) = blocks(ROOT / "docs/logs-and-errors.md", "json")
     printed = [json.loads(line) for line in shown.code.splitlines()]
     found = [line for line in logged if line["logger"] in ("shop.mail", "sqla_jobs.run")]
     for line in found + printed:
