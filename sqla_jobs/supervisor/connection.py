@@ -194,7 +194,7 @@ class ParentConnection:
         assert self._shared is not None, "meet() comes first"
         positions, found_in = self._shared.models.positions, self._shared.queries.schema
         tables = TableNames(positions.schema, self._shared.models.prefix, found_in)
-        self.send(Address(tables, parameters, session_of(connection)))
+        self.send(Address(tables, parameters, session_of(connection), self.sessions))
 
     def _listen(self) -> None:
         try:
@@ -318,7 +318,7 @@ class ForwardedLookout:
     def start(self, job_listener: JobListener) -> None:
         self._unsubscribe = subscribe(self._channel, job_listener.heard)
         self._parent.set_listener(job_listener)
-        self._parent.send(Serving(self._tasks, self._parent.sessions))
+        self._parent.send(Serving(self._tasks))
 
     def stop(self) -> None:
         self._unsubscribe()

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-import uuid
-from collections.abc import Callable, Iterable
 
 from sqla_jobs.supervisor.child import ChildProcess
+from sqla_jobs.supervisor.roster import Roster
 from sqla_jobs.supervisor.spec import SupervisorOptions
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
@@ -19,27 +18,23 @@ _NO_ANSWER = 2.0
 
 
 class Oversight:
-    """Finds children that are hung because C code holds their interpreter lock, or because they were suspended.
+    """Finds children that are hung because C code holds their interpreter lock, or because they were suspended."""
 
-    `relieve` gives back the jobs that a hung child has not begun.
-    """
-
-    def __init__(
-        self, children: Iterable[ChildProcess], relieve: Callable[[uuid.UUID, Callable[[], list[int]]], None]
-    ) -> None:
+    def __init__(self, children: Roster) -> None:
         self._children = children
-        self._relieve = relieve
         self._looked_at = time.monotonic()
 
-    def look(self, options: SupervisorOptions) -> None:
-        """Check all children, and kill those that exceed the limits in `options`."""
+    def look(self, options: SupervisorOptions) -> bool:
+        """Check all children, and kill those that exceed the limits in `options`. Return whether one is newly hung."""
         self._notice_absence()
+        before = self._children.hung()
         for child in self._children:
             if overdue := child.overdue(options.kill_after):
                 jobs = ", ".join(str(entry.job_id) for entry in overdue)
                 child.kill(f"job {jobs} did not end in time")
             if child.started.alive_at and not child.has_left:
                 self._look_whether_hung(child, child.silence, options)
+        return any(child not in before for child in self._children.hung())
 
     def _notice_absence(self) -> None:
         """If the parent was delayed, measure all silences only from now on: perhaps its children were delayed, too."""
@@ -60,8 +55,6 @@ class Oversight:
                 silence,
                 child.work,
             )
-            if child.process_id is not None:
-                self._relieve(child.process_id, child.revoke)
         child.is_hung = is_hung
         if 0 < options.hung_after < silence and child.killed_after is None:
             child.killed_after = silence

@@ -74,12 +74,13 @@ class Supervisor:
         self._options = options
         self._children = Roster()
         self._to_replace: deque[Slot] = deque()
-        set_aside, counters = SetAside(), Counters()
-        self._database: Database | None = None
-        self._parent_heartbeat = ParentHeartbeat(set_aside, self._children, counters)
-        self._lookout = ParentLookout(set_aside, children=self._children.claiming)
-        self._oversight = Oversight(self._children, self._parent_heartbeat.relieve)
-        self.report: Report = Report(self._children, counters)
+        self._set_aside, self._counters = SetAside(), Counters()
+        self._heartbeat: ParentHeartbeat | None = None
+        """The heartbeats, once a child has sent the database's address."""
+        self._lookout: ParentLookout | None = None
+        """The lookout, once a child that does not look for itself has registered."""
+        self._oversight = Oversight(self._children)
+        self.report: Report = Report(self._children, self._counters)
         """The state of the parent and its children, for any thread."""
         self._is_replacing = False
         """True while all children are being replaced on request. When all children are replaced, that is logged."""
@@ -106,15 +107,18 @@ class Supervisor:
                 self._start_missing()
                 self._listen()
                 self._take_leave()
-                self._oversight.look(self._options)
+                if self._oversight.look(self._options) and self._lookout is not None:
+                    self._lookout.heard("")  # the hung child may have been the only one that was told of some jobs
                 self._replace()
-        self._lookout.stop()
-        if not self._parent_heartbeat.close(_SETTLE):
-            log.warning(
-                "the ends of killed processes' jobs could not be stored; the jobs are taken back when the lease ends"
-            )
-        if self._database is not None:
-            self._database.engine.dispose()
+        if self._lookout is not None:
+            self._lookout.stop()
+        if self._heartbeat is not None:
+            if not self._heartbeat.close(_SETTLE):
+                log.warning(
+                    "the ends of killed processes' jobs could not be stored; "
+                    "the jobs are taken back when the lease ends"
+                )
+            self._heartbeat.database.engine.dispose()
         return self._exit_code
 
     def replace_all(self) -> None:
@@ -204,21 +208,15 @@ class Supervisor:
             case Configured(defaults):
                 child.send(self._decided(defaults).of_number(child.number))
             case Address():
-                self._parent_heartbeat.start(self._learned(message), self._settings)
-            case Serving(tasks, sessions):
-                assert self._spec is not None, "a child asks for it first"
-                connections = self._spec.connections_of(self._options.processes, sessions)
-                assert self._database is not None, "a child sends its address first"
-                self._lookout.serve(self._database, tasks, self._settings, connections)
+                self._learn(message)
+            case Serving(tasks):
+                self._serve(tasks)
                 child.hint(Heard(""))  # jobs may have come after its first look but before `serve`
-            case Expecting(delay):
-                self._lookout.expect(delay)
+            case Expecting() | FoundMore() | PassOn():
+                if self._lookout is not None:  # otherwise the child sends `Serving` next, and is told to look
+                    self._lookout.hear(message, child)
             case Kill(run_id):
                 child.condemn(run_id)
-            case FoundMore(queue):
-                self._lookout.found_more(queue, child)
-            case PassOn(queue):
-                self._lookout.pass_on(queue, child)
             case Registered():
                 self._has_worked = True
                 if (old := self._children.take_over(child)) is not None:
@@ -235,11 +233,29 @@ class Supervisor:
             case Leaving():
                 child.process_id, child.has_left = None, True
 
-    def _learned(self, address: Address) -> Database:
-        if self._database is None:
-            self._database = Database(address, patience=self._settings.patience)
-        self._database.address = address
-        return self._database
+    def _learn(self, address: Address) -> None:
+        if self._heartbeat is None:
+            database = Database(address, patience=self._settings.patience)
+            self._heartbeat = ParentHeartbeat(database, self._settings, self._set_aside, self._children, self._counters)
+            self._heartbeat.start()
+        self._heartbeat.database.address = address
+
+    def _serve(self, tasks: tuple[str, ...]) -> None:
+        if self._lookout is None:
+            assert self._spec is not None, "a child asks for it first"
+            assert self._heartbeat is not None, "a child sends its address first"
+            database = self._heartbeat.database
+            connections = self._spec.connections_of(self._options.processes, database.address.sessions)
+            self._lookout = ParentLookout(
+                database,
+                self._settings,
+                self._set_aside,
+                tasks=tasks,
+                connections=connections,
+                children=self._children.claiming,
+            )
+            self._lookout.start()
+        self._lookout.serve(tasks)
 
     def _take_leave(self) -> None:
         for child in list(self._children):
@@ -250,7 +266,8 @@ class Supervisor:
             for message in child.messages():
                 self._hear(child, message)
             if (abandoned := child.abandoned()) is not None:
-                self._parent_heartbeat.settle(abandoned)
+                assert self._heartbeat is not None, "a child sends its address before it registers"
+                self._heartbeat.settle(abandoned)
             self.report.take_over(child)
             self._vacate(child)
 
