@@ -145,7 +145,7 @@ class ParentHeartbeat:
             notify(connection, self.database.channel, [""])
 
     def _relieve(self, child: ChildProcess) -> None:
-        """Give back the jobs that a hung child has not begun. Locked rows are left for the next call.
+        """Give back the jobs that a hung child has not begun. Rows locked or set aside are left for later calls.
 
         Read the leases before the revocation, which does not cover later claims.
         """
@@ -153,7 +153,9 @@ class ParentHeartbeat:
             return
         known = [entry.run_id for entry in child.started.entries()]
         with self._engine.begin() as connection:
-            held = self._queries.leases(connection, child.process_id, known)
+            leases = self._queries.leases(connection, child.process_id, known)
+        skipped = self._set_aside.reasons
+        held = [lease for lease in leases if lease.job_id not in skipped]
         begun = set(child.revoke() if held else ())
         ends = [RunEnd(lease, Outcome.released()) for lease in held if lease.run_id not in begun]
         for first in range(0, len(ends), _SOME):
