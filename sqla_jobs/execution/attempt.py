@@ -46,8 +46,6 @@ class Attempt:
     """True if the attempt may no longer begin and its job is being released."""
     is_lost: bool = False
     """True if the task's code may not run, because another process may run the job."""
-    is_over: bool = False
-    """True if the attempt has ended and its end is about to be stored."""
     deadline: float | None = None
     """When the task's code is interrupted. `None` without a `timeout=`, in `undisturbed` blocks and after the end."""
     cancel_requested: bool = False
@@ -62,7 +60,7 @@ class Attempt:
     upstream: Upstream | None = None
     """Reads the results of the jobs that this job was enqueued after."""
     body: Interruptible | None = None
-    """The object that calls the task's code and can interrupt it."""
+    """The object that calls the task's code and can interrupt it, from the attempt's beginning to its end."""
     session: Session | None = None
     """The task's session, if it takes one."""
     make_steps: Callable[[Attempt], Steps] | None = None
@@ -98,7 +96,7 @@ class Attempt:
     @property
     def is_running(self) -> bool:
         """True if the attempt has begun and is not over."""
-        return self.started_at is not None and not self.is_over
+        return self.started_at is not None and self.body is not None
 
     def __str__(self) -> str:
         return f"job {self.job.job_id} {self.job.task} attempt {self.job.attempt}"
@@ -115,7 +113,7 @@ class Attempt:
             if self.asked_at <= slot.revoked_at:
                 slot.clear()
                 return False
-        self.started_at, self.body, self.slot = started_at, body, slot
+        self.body, self.slot, self.started_at = body, slot, started_at
         return True
 
     def code_ended(self) -> None:
@@ -157,7 +155,7 @@ class Attempt:
 
     def conclude(self) -> None:
         """Record that the attempt is over and its end is about to be stored."""
-        self.is_over, self.body = True, None
+        self.body = None
         if self.slot is not None:
             self.slot.suspend()
 

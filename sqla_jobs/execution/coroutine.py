@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
 from contextlib import contextmanager
@@ -97,20 +98,15 @@ class CoroutineBody:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._owner: object = None
         self._kind: type[Interrupt] | None = None
-        """The reason for the cancellation."""
+        """The reason for the cancellation, also while `shielded` blocks hold it back."""
         self.cancelled_at: float | None = None
-        """When the coroutine was cancelled, by `time.monotonic()`. `None` before that and after the coroutine's end."""
+        """When the coroutine was cancelled, by `time.monotonic()`. Infinite once it has ended, or is abandoned."""
         self.task: asyncio.Task[Any] | None = None
         self._coroutine: Coroutine[Any, Any, Any] | None = None
-        self._is_asked = False
-        """True while a requested cancellation has not yet reached the loop's thread."""
-        self._is_abandoned = False
         self._shields = 0
         """The number of `shielded` blocks that the coroutine is currently in."""
-        self._held_back: type[Interrupt] | None = None
-        """The reason for a cancellation that waits for the end of these blocks."""
+        self._is_over: asyncio.Future[None] = loop.create_future()
 
     def run(
         self,
@@ -123,16 +119,16 @@ class CoroutineBody:
         self._coroutine = function(*args, **kwargs)
         context, begun = copy_context(), set[asyncio.Future[Any]]()
         context.run(_begun.set, begun)
-        self._is_over: asyncio.Future[None] = self._loop.create_future()
-        self._owner = owner
         self.task = self._loop.create_task(self._contained(self._coroutine), context=context)
         try:
             await_only(self._is_over)
         except asyncio.CancelledError:  # the loop's owner is cancelling all the loop's tasks
-            self._cancel(owner, Stopped)
+            self._kind = self._kind or Stopped  # even if the coroutine has just ended: it was cancelled, too
+            self._cancel(self._kind)
             await_only(asyncio.wait([self.task], timeout=_ENDING))
         finally:
-            self._owner = self.cancelled_at = None
+            if self.cancelled_at is not None:
+                self.cancelled_at = math.inf
             self._end_all(owner, [one for one in begun if not one.done()])
         return self._result()
 
@@ -183,19 +179,15 @@ class CoroutineBody:
         return result
 
     def interrupt(self, owner: object, kind: type[Interrupt]) -> None:
-        """Cancel the coroutine once, if it is currently running for `owner`."""
-        if not self._is_asked:
-            self._is_asked = True
-            soon(self._loop, self._cancel, owner, kind)
+        """Cancel the coroutine once, if it is currently running. It runs only for `owner`."""
+        soon(self._loop, self._cancel, kind)
 
-    def _cancel(self, owner: object, kind: type[Interrupt]) -> None:
-        self._is_asked = False
-        if self._owner is not owner or self._kind is not None or self.task is None:
+    def _cancel(self, kind: type[Interrupt]) -> None:
+        if self.task is None or self.task.done():
             return
-        if self._shields:
-            self._held_back = self._held_back or kind
-        else:
-            self._kind, self.cancelled_at = kind, time.monotonic()
+        self._kind = self._kind or kind
+        if not self._shields and self.cancelled_at is None:
+            self.cancelled_at = time.monotonic()
             self.task.add_done_callback(self._on_done)  # a task cancelled before its start never runs `_contained`
             self.task.cancel()
 
@@ -207,19 +199,13 @@ class CoroutineBody:
             yield
         finally:
             self._shields -= 1
-            if not self._shields and self._held_back is not None:
-                kind, self._held_back = self._held_back, None
-                self._cancel(self._owner, kind)
+            if self._kind is not None:
+                self._cancel(self._kind)
 
-    def abandon(self) -> bool:
-        """Stop waiting for a coroutine that is still running after its cancellation.
-
-        Return False if it was already abandoned.
-        """
-        was_abandoned, self._is_abandoned = self._is_abandoned, True
-        if not was_abandoned:
-            soon(self._loop, self._on_done)
-        return not was_abandoned
+    def abandon(self) -> None:
+        """Stop waiting for a coroutine that is still running after its cancellation."""
+        self.cancelled_at = math.inf
+        soon(self._loop, self._on_done)
 
     def _on_done(self, task: object = None) -> None:
         if not self._is_over.done():

@@ -7,7 +7,7 @@ import math
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sqlalchemy import Engine
 
@@ -50,8 +50,8 @@ class Promoter:
         """When to promote jobs next, by `time.monotonic()`."""
         self._planning = threading.Lock()
         self._due_at = math.inf
-        self._engine: Engine = engine
-        self._queries: Queries = queries
+        self._engine = engine
+        self._queries = queries
         self._settings = settings
         self._set_aside = set_aside
         self.tasks = tasks
@@ -66,15 +66,20 @@ class Promoter:
             self.at = min(self.at, at)
         return is_sooner
 
-    def promote(self, now: float) -> tuple[Promotion, bool]:
+    def promote(
+        self, now: float, *, again_at: float, poll: Callable[[Among], Promotion] | None = None
+    ) -> tuple[Promotion, bool]:
         """Queue the jobs that are due, in one statement. If the server refuses some jobs, use smaller parts.
+
+        Do so again at `again_at`, or when the next job is due. `poll` is a statement that promotes and also looks for
+        other queued jobs.
 
         Return also whether any jobs may have become ready to start: those that this queued, or others if a time that
         the server had announced has come, such as the end of a pause.
         """
-        self.at = self._poll_after(now)  # first, so that it stays what `expect` makes of it from now on
+        self.at = again_at  # first, so that it stays what `expect` makes of it from now on
         try:
-            parts = self._set_aside.around("its promotion", self._promote_among, self._candidates_among)
+            parts = self._set_aside.around("its promotion", poll or self._promote_among, self._candidates_among)
         except Exception:
             self.at = 0.0  # otherwise the next try would only wait, and count as a success
             raise
@@ -88,10 +93,6 @@ class Promoter:
             self._report_at = now + _REPORT
             self._report_unknown()
         return promotion, is_news
-
-    def _poll_after(self, now: float) -> float:
-        """Return when to poll next."""
-        return now + poll_in(self._settings)
 
     def _promote_among(self, which: Among) -> Promotion:
         with self._engine.begin() as connection:

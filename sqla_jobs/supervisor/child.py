@@ -10,9 +10,9 @@ import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqla_jobs.execution.shared_memory import Entry, StartedRuns
 from sqla_jobs.queries.values import Lease, RunEnd
@@ -23,6 +23,13 @@ from sqla_jobs.supervisor.spawning import spawn
 from sqla_jobs.supervisor.spec import Application
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
+
+
+class _Killed(NamedTuple):
+    """Why a child was killed. See `ChildProcess.kill`."""
+
+    overdue: Collection[int]
+    silence: float | None
 
 
 class ChildProcess:
@@ -46,14 +53,12 @@ class ChildProcess:
 
         Jobs that the child has not begun are then given back.
         """
-        self.killed_after: float | None = None
-        """Seconds without progress after which the child was killed."""
         self.trouble: str | None = None
         """The reason why the child cannot claim, according to its last report."""
-        self._is_killed = False
-        self._watched_since = self._looked_at = time.monotonic()
+        self.started_at: float = time.monotonic()
+        self._killed: _Killed | None = None
+        self._watched_since = self.started_at
         self._suspects: set[tuple[int, float]] = set()
-        self._overdue: set[int] = set()
         self._condemned: dict[int, float] = {}
         """By run id, when somebody requested to kill the process if that run does not stop."""
         self._sending = threading.Lock()
@@ -111,10 +116,13 @@ class ChildProcess:
         if self.ready_at is not None and self.is_alive:
             os.kill(self.pid, signal.SIGUSR1)
 
-    def kill(self, why: str) -> None:
-        """Kill the child and log the reason, once."""
-        if not self._is_killed:
-            self._is_killed = True
+    def kill(self, why: str, *, overdue: Collection[int] = (), silence: float | None = None) -> None:
+        """Kill the child and log the reason, once. `overdue` are the ids of runs that did not end in time.
+
+        `silence` is the number of seconds without progress, if the child is killed for that.
+        """
+        if self._killed is None:
+            self._killed = _Killed(overdue, silence)
             log.error("process %d is killed: %s", self.pid, why)
             self.process.kill()
 
@@ -145,23 +153,21 @@ class ChildProcess:
         """Kill the process later if this run does not stop: somebody has requested that."""
         self._condemned.setdefault(run_id, time.monotonic())
 
-    def overdue(self, kill_after: float) -> list[Entry]:
+    def overdue(self, kill_after: float, since: float) -> list[Entry]:
         """Return the runs that have not ended `kill_after` seconds after their deadline or a request to kill.
 
-        A run is returned only if two successive calls find it: an entry may change while it is read.
+        A run is returned only if two successive calls find it: an entry may change while it is read. `since` is the
+        number of seconds since the last call.
         """
         now = time.monotonic()
         watched = now - self._watched_since > kill_after
         entries = list(self.started.entries()) if watched else []
         for entry in entries:
             if entry.deadline == math.inf and entry.run_id in self._condemned:  # the time does not count meanwhile
-                self._condemned[entry.run_id] += now - self._looked_at
-        self._looked_at = now
+                self._condemned[entry.run_id] += since
         late = [one for one in entries if now > self._deadline_of(one) + kill_after]
         seen, self._suspects = self._suspects, {(entry.run_id, entry.deadline) for entry in late}
-        found = [entry for entry in late if (entry.run_id, entry.deadline) in seen]
-        self._overdue = {entry.run_id for entry in found}
-        return found
+        return [entry for entry in late if (entry.run_id, entry.deadline) in seen]
 
     def _deadline_of(self, entry: Entry) -> float:
         if entry.deadline == math.inf:
@@ -180,13 +186,13 @@ class ChildProcess:
         return RunEnd(lease, self._outcome(entry), entry.started_at - entry.claimed_at, ended_at)
 
     def _outcome(self, entry: Entry) -> Outcome:
-        if self.killed_after is not None:
-            hung = f"process {self.pid} made no progress for {self.killed_after:.0f} s and was killed"
+        if self._killed is not None and self._killed.silence is not None:
+            hung = f"process {self.pid} made no progress for {self._killed.silence:.0f} s and was killed"
             return Outcome.lost(Failure("Lost", f"{hung}; --hung-after sets the longest time without progress"))
         if entry.run_id in self._condemned:
             killed = f"was cancelled and did not stop, so its process {self.pid} was killed"
             return Outcome.lost(Failure("Cancel", killed))
-        if entry.run_id not in self._overdue or not entry.deadline:
+        if self._killed is None or entry.run_id not in self._killed.overdue or not entry.deadline:
             return Outcome.lost(
                 Failure("Lost", f"process {self.pid} {_how(self.process.returncode)} before the job ended")
             )

@@ -21,7 +21,7 @@ from sqla_jobs.jobs import Jobs
 from sqla_jobs.loading import bind_for_command_line, load_configured
 from sqla_jobs.runtime.figures import Cached
 from sqla_jobs.runtime.listener import Subscription
-from sqla_jobs.supervisor.connection import ParentConnection
+from sqla_jobs.supervisor.connection import ParentConnection, Readings
 from sqla_jobs.supervisor.messages import Drained, Observed
 from sqla_jobs.supervisor.spec import Application
 from sqla_jobs.worker.worker import Worker
@@ -46,9 +46,7 @@ def main(application: Application, pipe: Connection, memory: Memory) -> None:
         binding = jobs.binding()
         parent.may_close(IdleConnections(binding.engine).close)
         worker = Worker(jobs, binding, spec.settings, parent)
-        parent.runs = lambda: worker.runs
-        if spec.is_observed:
-            _observe(parent, jobs, worker)
+        parent.readings = _readings(jobs, worker) if spec.is_observed else Readings(lambda: worker.runs)
         if spec.drain:
             runs = worker.drain()
             parent.send_last_report()
@@ -68,14 +66,17 @@ def main(application: Application, pipe: Connection, memory: Memory) -> None:
     _leave_threads_behind()
 
 
-def _observe(parent: ParentConnection, jobs: Jobs[Any], worker: Worker) -> None:
-    """Make `parent` report the worker's state, figures and the application's metrics to the parent process."""
+def _readings(jobs: Jobs[Any], worker: Worker) -> Readings:
+    """Return readings of the worker's state, the figures and the application's metrics."""
     from sqla_jobs.monitoring.figures import read_briefly
 
     jobs.counters.is_wanted = True
-    parent.observe = lambda: Observed(jobs.counters.totals(), worker.last_error)
-    parent.metrics = _default_registry
-    parent.figures = Cached(partial(read_briefly, jobs), seconds=1.0, patience=5.0).get
+    return Readings(
+        runs=lambda: worker.runs,
+        worker=lambda: Observed(jobs.counters.totals(), worker.last_error),
+        figures=Cached(partial(read_briefly, jobs), seconds=1.0, patience=5.0).get,
+        metrics=_default_registry,
+    )
 
 
 def _default_registry() -> str | None:

@@ -11,8 +11,9 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from queue import SimpleQueue
 from typing import Any
 
 import psycopg
@@ -61,6 +62,20 @@ _UNIT = 1 if sys.platform == "darwin" else 1024
 """The unit of getrusage's memory figure, in bytes."""
 
 
+@dataclass(frozen=True)
+class Readings:
+    """What the parent may want to know of a worker."""
+
+    runs: Callable[[], int] = lambda: 0
+    """Returns the number of runs that have ended in this process."""
+    worker: Callable[[], Observed] | None = None
+    """Returns the worker's state. None if the parent does not want reports."""
+    figures: Callable[[], Figures | None] = lambda: None
+    """Reads the figures from the database."""
+    metrics: Callable[[], str | None] = lambda: None
+    """Reads the application's own metrics."""
+
+
 class ParentConnection:
     """The host of a worker whose parent sends heartbeats, finds work, and can read which runs have begun.
 
@@ -70,28 +85,15 @@ class ParentConnection:
     connections = OF_CHILD - 2
 
     def __init__(self, pipe: Connection, memory: Memory) -> None:
-        self.all_connections: int = 0
-        self.sessions: int = 0
-        """The maximum number of connections that the jobs use simultaneously."""
         self.stop: StopRequest = StopRequest()
-        self.runs: Callable[[], int] = lambda: 0
-        """Returns the number of runs that have ended in this process."""
-        self.observe: Callable[[], Observed] | None = None
-        """Returns the worker's state; the attribute is None if the parent does not want reports."""
-        self.figures: Callable[[], Figures | None] = lambda: None
-        """Reads the figures from the database."""
-        self.metrics: Callable[[], str | None] = lambda: None
-        """Reads the application's own metrics."""
-        self._report_at = 0.0
+        self.readings: Readings = Readings()
         self._job_listener: JobListener | None = None
         self._pipe = pipe
         self._started = StartedRuns(memory)
         self.slot: Callable[[], RunSlot] | None = self._started.take
-        self._specs = SimpleQueue[ChildSpec]()
-        self._lease = 0.0
+        self._spec = Future[ChildSpec]()
         self._sending = threading.Lock()
         self._gone: uuid.UUID | None = None
-        self._drains = False
         self._close_idle: list[Callable[[], None]] = []
         self._send_at = 0.0
         self._shared: Shared | None = None
@@ -100,9 +102,15 @@ class ParentConnection:
     def configured(self, defaults: dict[str, dict[str, Any]]) -> ChildSpec:
         """Send the options from the application's config. Return the spec with which the parent replies."""
         self.send(Configured(defaults))
-        spec = self._specs.get()  # wait for the reply; if the parent dies instead, so does this process
-        self._lease, self._drains, self.all_connections = spec.settings.lease, spec.drain, spec.connections
-        return spec
+        return self._spec.result()  # wait for the reply; if the parent dies instead, so does this process
+
+    @property
+    def all_connections(self) -> int:
+        return self._spec.result().connections
+
+    @property
+    def _half_lease(self) -> float:
+        return self._spec.result().settings.lease / 2
 
     @property
     def beat_at(self) -> float:
@@ -116,12 +124,14 @@ class ParentConnection:
         self._job_listener = listener
 
     def meet(self, shared: Shared, sessions: int) -> None:
-        engine = shared.engine
-        self._shared, self.sessions = shared, sessions
+        self._shared, engine = shared, shared.engine
         self.may_close(IdleConnections(engine).close)
+        tables = TableNames(shared.models.positions.schema, shared.models.prefix, shared.queries.schema)
 
         def send_address(connection: psycopg.Connection[Any], _: object) -> None:
-            self._send_address(connection)
+            info = connection.info
+            parameters = info.get_parameters() | ({"password": info.password} if info.password else {})
+            self.send(Address(tables, parameters, session_of(connection), sessions))
 
         event.listen(engine, "connect", send_address)
         with engine.connect() as connection:
@@ -132,7 +142,8 @@ class ParentConnection:
 
         A draining worker looks for work itself, since it ends when nothing is due.
         """
-        return OwnLookout(shared, tasks) if self._drains else ForwardedLookout(self, self._started, shared, tasks)
+        is_draining = self._spec.result().drain
+        return OwnLookout(shared, tasks) if is_draining else ForwardedLookout(self, self._started, shared, tasks)
 
     def registered(self, process_id: uuid.UUID) -> None:
         self._started.beat_at = time.monotonic()
@@ -146,8 +157,8 @@ class ParentConnection:
         if self._gone == process_id:
             return False
         now = time.monotonic()
-        if now - self.beat_at > self._lease / 2 and now >= self._send_at:
-            self._send_at = now + self._lease / 2
+        if now - self.beat_at > self._half_lease and now >= self._send_at:
+            self._send_at = now + self._half_lease
             self._send_address_anew()
         return True
 
@@ -188,48 +199,35 @@ class ParentConnection:
         pool.connect().close()
         pool.dispose()
 
-    def _send_address(self, connection: psycopg.Connection[Any]) -> None:
-        info = connection.info
-        parameters = info.get_parameters() | ({"password": info.password} if info.password else {})
-        assert self._shared is not None, "meet() comes first"
-        positions, found_in = self._shared.models.positions, self._shared.queries.schema
-        tables = TableNames(positions.schema, self._shared.models.prefix, found_in)
-        self.send(Address(tables, parameters, session_of(connection)))
-
     def _listen(self) -> None:
+        report_at = 0.0
         try:
             while True:
                 self._started.alive_at = time.monotonic()
                 if self._pipe.poll(_LOOK):
                     self._obey(self._pipe.recv())
                 memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT
-                self._started.vitals = (self.runs(), memory)
+                self._started.vitals = (self.readings.runs(), memory)
                 listener = self._job_listener  # another thread may set it to None at any time
                 self._started.has_free_slot = listener is not None and listener.has_free_slot
-                self._report()
+                if self.readings.worker is not None and (now := time.monotonic()) >= report_at:
+                    report_at = now + _REPORT
+                    self.hint(self.readings.worker())
         except (EOFError, OSError):
             self._orphaned()
 
-    def _report(self) -> None:
-        if self.observe is not None and (now := time.monotonic()) >= self._report_at:
-            self._report_at = now + _REPORT
-            self.hint(self.observe())
-
     def send_last_report(self) -> None:
         """Send a final report after the worker has ended, if the parent wants reports."""
-        if self.observe is not None:
-            self.send(self.observe())
+        if self.readings.worker is not None:
+            self.send(self.readings.worker())
 
-    def _send_figures(self) -> None:
-        self.send(FiguresRead(self.figures()))
-
-    def _send_metrics(self) -> None:
-        self.send(MetricsRead(self.metrics()))
+    def _answer(self, read: Callable[[], object]) -> None:
+        threading.Thread(target=lambda: self.send(read()), name="sqla_jobs-scrape", daemon=True).start()
 
     def _obey(self, message: ChildSpec | Heard | LookAgain | Gone | ReadFigures | ReadMetrics | Stop) -> None:
         match message:
             case ChildSpec():
-                self._specs.put(message)
+                self._spec.set_result(message)
             case Heard(queue, is_alone):
                 self._hear(queue, is_alone)
             case LookAgain():
@@ -237,9 +235,9 @@ class ParentConnection:
             case Gone(process_id):
                 self._gone = process_id
             case ReadFigures():
-                threading.Thread(target=self._send_figures, name="sqla_jobs-scrape", daemon=True).start()
+                self._answer(lambda: FiguresRead(self.readings.figures()))
             case ReadMetrics():
-                threading.Thread(target=self._send_metrics, name="sqla_jobs-scrape", daemon=True).start()
+                self._answer(lambda: MetricsRead(self.readings.metrics()))
             case Stop():
                 self.stop.set()
 
@@ -261,7 +259,7 @@ class ParentConnection:
             os._exit(1)
         if not self.stop.is_set():
             log.error("the parent process is gone: this one stops")
-            self.stop.grace = self._lease / 2
+            self.stop.grace = self._half_lease
             self.stop.set()
 
 
@@ -318,7 +316,7 @@ class ForwardedLookout:
     def start(self, job_listener: JobListener) -> None:
         self._unsubscribe = subscribe(self._channel, job_listener.heard)
         self._parent.set_listener(job_listener)
-        self._parent.send(Serving(self._tasks, self._parent.sessions))
+        self._parent.send(Serving(self._tasks))
 
     def stop(self) -> None:
         self._unsubscribe()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -47,57 +46,47 @@ class AbandonedWork:
 
 
 class ParentHeartbeat:
-    """Sends heartbeats for all children in its own thread. It starts once a child has sent the server's address."""
+    """Sends heartbeats for all children in its own thread."""
 
-    def __init__(self, set_aside: SetAside, children: Roster, counters: Counters) -> None:
+    def __init__(
+        self,
+        database: Database,
+        settings: LeaseSettings,
+        set_aside: SetAside,
+        children: Roster,
+        counters: Counters,
+    ) -> None:
+        self.database: Database = database
+        self._engine, self._queries = database.engine, database.queries
+        self._set_aside = set_aside
         self._children = children
         self._counters = counters
         self._abandoned: list[AbandonedWork] = []
-        self._set_aside = set_aside
-        self._hung: list[tuple[uuid.UUID, Callable[[], list[int]]]] = []
-        self._given_back: list[RunEnd] = []
         self._stalled: set[uuid.UUID] = set()
         """Processes that are marked, in their rows, as making no progress."""
-        self._loop: Loop | None = None
-
-    def start(self, database: Database, settings: LeaseSettings) -> None:
-        """Start the heartbeats, once a child has sent the address. Later calls do nothing."""
-        if self._loop is not None:
-            return
-        self._engine, self._queries, self._channel = database.engine, database.queries, database.channel
         self._heartbeat = Heartbeat(
             self._engine,
             self._queries,
             settings,
-            self._set_aside,
-            living=lambda: [*self._children.living(), *(abandoned.process_id for abandoned in self._abandoned)],
+            set_aside,
+            living=lambda: [*children.living(), *(abandoned.process_id for abandoned in self._abandoned)],
             beaten=self._beaten,
-            gone=self._children.gone,
-            lost=self._counters.lost,
+            gone=children.gone,
+            lost=counters.lost,
         )
         longest = settings.longest_wait
         self._loop = Loop("the heartbeat", self.step, name="sqla_jobs-parent-heartbeat", longest=longest)
+
+    def start(self) -> None:
         self._loop.start()
 
     def settle(self, abandoned: AbandonedWork) -> None:
         """Give a dead process's work to the thread. It stores the ends of begun runs, and gives back the other jobs."""
         self._abandoned.append(abandoned)
-        if self._loop is not None:
-            self._loop.tell()
-
-    def relieve(self, process_id: uuid.UUID, revoke: Callable[[], list[int]]) -> None:
-        """Arrange to give back the jobs that a hung process has not begun.
-
-        `revoke` forbids the process to begin those jobs, and returns the run ids of jobs that have begun.
-        """
-        self._hung.append((process_id, revoke))
-        if self._loop is not None:
-            self._loop.tell()
+        self._loop.tell()
 
     def close(self, timeout: float) -> bool:
         """Spend at most `timeout` seconds settling the remaining work. Return whether all work is settled."""
-        if self._loop is None:
-            return True
         deadline = time.monotonic() + timeout
         while self._abandoned and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -120,14 +109,7 @@ class ParentHeartbeat:
         self._show_stalled()
         for child in self._children.hung():
             self._look_for_kills(child)
-        if self._hung:
-            self._revoke(*self._hung[0])
-            self._notify()  # the process may have been the only one that was told of some jobs
-            del self._hung[0]
-        if some := self._given_back[:_SOME]:
-            fates = self._stored(some)
-            self._given_back[: len(some)] = [end for end in some if fates.get(end.lease.run_id) == "locked"]
-            self._notify()
+            self._relieve(child)
         for abandoned in list(self._abandoned):
             if ends := self._settle(abandoned):
                 self._counters.ended(ends)
@@ -135,8 +117,8 @@ class ParentHeartbeat:
                 self._abandoned.remove(abandoned)
             else:
                 continue
-            self._notify()  # as above
-        return time.monotonic() + min(_AGAIN if self._abandoned or self._given_back else _LOOK, self._heartbeat.due_in)
+            self._notify()  # the process may have been the only one that was told of some jobs
+        return time.monotonic() + min(_AGAIN if self._abandoned else _LOOK, self._heartbeat.due_in)
 
     def _show_stalled(self) -> None:
         """Record which children have stalled, and which make progress again. A locked row is tried again next time."""
@@ -160,17 +142,25 @@ class ParentHeartbeat:
     def _notify(self) -> None:
         """Notify all listeners that jobs or places may be available, in any queue."""
         with self._engine.begin() as connection:
-            notify(connection, self._channel, [""])
+            notify(connection, self.database.channel, [""])
 
-    def _revoke(self, process_id: uuid.UUID, revoke: Callable[[], list[int]]) -> None:
-        """Give back the jobs that the process has not begun.
+    def _relieve(self, child: ChildProcess) -> None:
+        """Give back the jobs that a hung child has not begun. Rows locked or set aside are left for later calls.
 
         Read the leases before the revocation, which does not cover later claims.
         """
+        if child.process_id is None:
+            return
+        known = [entry.run_id for entry in child.started.entries()]
         with self._engine.begin() as connection:
-            held = self._queries.leases(connection, process_id)
-        begun = set(revoke())
-        self._given_back += [RunEnd(lease, Outcome.released()) for lease in held if lease.run_id not in begun]
+            leases = self._queries.leases(connection, child.process_id, known)
+        skipped = self._set_aside.reasons
+        held = [lease for lease in leases if lease.job_id not in skipped]
+        begun = set(child.revoke() if held else ())
+        ends = [RunEnd(lease, Outcome.released()) for lease in held if lease.run_id not in begun]
+        for first in range(0, len(ends), _SOME):
+            self._stored(ends[first : first + _SOME])
+            self._notify()
 
     def _settle(self, abandoned: AbandonedWork) -> list[RunEnd]:
         """Store some of the ends, and give back some of the other jobs. Return the ends with their stored outcomes.

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
-from collections.abc import Callable, Collection, Sequence
-
-from sqlalchemy import Engine
+from collections.abc import Callable, Sequence
 
 from sqla_jobs.database.connection_limits import warn_of_few_connections
 from sqla_jobs.database.subscribers import BLOCKED, LIMITS, SCHEDULES
-from sqla_jobs.queries import Queries
 from sqla_jobs.queries.values import Among, Promotion
 from sqla_jobs.runtime.listener import Listener
 from sqla_jobs.runtime.loop import Loop
-from sqla_jobs.runtime.promoter import BUSY, SOON, Promoter
+from sqla_jobs.runtime.promoter import BUSY, SOON, Promoter, poll_in
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.supervisor.child import ChildProcess
 from sqla_jobs.supervisor.database import Database
-from sqla_jobs.supervisor.messages import Heard, LookAgain
+from sqla_jobs.supervisor.messages import Expecting, FoundMore, Heard, LookAgain, PassOn
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
@@ -49,40 +47,47 @@ class ParentLookout:
     The next poll makes up for lost messages.
     """
 
-    def __init__(self, set_aside: SetAside, *, children: Callable[[], Sequence[ChildProcess]]) -> None:
-        self._set_aside = set_aside
-        self._children = children
-        self._tasks: tuple[str, ...] = ()
-        self._turn = 0
-        self._queues: Collection[str] = ()
-        self._loop: Loop | None = None
-
-    def serve(self, database: Database, tasks: tuple[str, ...], settings: Settings, connections: int) -> None:
-        """Look for jobs of these tasks from now on.
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        set_aside: SetAside,
+        *,
+        tasks: Sequence[str],
+        connections: int,
+        children: Callable[[], Sequence[ChildProcess]],
+    ) -> None:
+        """Prepare to look for jobs.
 
         `connections` is the maximum number of connections that all processes of this worker use simultaneously.
         """
-        self._tasks, self._queues = tasks, settings.queues
-        if self._loop is not None:
-            return
-        self._engine = engine = database.engine
-        self._promoter = _PollingPromoter(engine, database.queries, settings, self._set_aside, tasks)
-        self._listener = Listener(engine, database.channel, self.heard, patience=settings.patience)
-        self._wanted_connections = connections
+        self._database = database
+        self._settings = settings
+        self._connections = connections
+        self._children = children
+        self._turns = itertools.count(1)
+        self._poll_at = 0.0
+        """The earliest time of the next poll."""
+        self._promoter = Promoter(database.engine, database.queries, settings, set_aside, tasks=tasks)
+        self._listener = Listener(database.engine, database.channel, self.heard, patience=settings.patience)
         self._loop = Loop("looking for jobs", self.step, name="sqla_jobs-parent-listener")
+
+    def start(self) -> None:
         self._loop.start()
         self._listener.start()
-        log.info("may use up to %d connections to the server at once", connections)
+        log.info("may use up to %d connections to the server at once", self._connections)
 
     def stop(self) -> None:
-        """Stop looking."""
-        if self._loop is not None:
-            self._listener.stop()
-            self._loop.stop(1.0)
+        self._listener.stop()
+        self._loop.stop(1.0)
 
-    def expect(self, delay: float) -> None:
+    def serve(self, tasks: Sequence[str]) -> None:
+        """Look for jobs of these tasks from now on."""
+        self._promoter.tasks = tasks
+
+    def _expect(self, delay: float) -> None:
         """Expect a job to be due in `delay` seconds."""
-        if self._loop is not None and self._promoter.expect(delay):
+        if self._promoter.expect(delay):
             self._loop.tell()
 
     def heard(self, queue: str) -> None:
@@ -91,21 +96,23 @@ class ParentLookout:
             for child in self._children():
                 child.hint(Heard(queue))
             return
-        if queue.removesuffix(LIMITS) not in ("", *self._queues):
+        if queue.removesuffix(LIMITS) not in ("", *self._settings.queues):
             return
         idle = self._idle()
         self._tell(queue, idle)
         if queue != LIMITS:  # one of the jobs may have a delay
-            self.expect(SOON if idle else BUSY)
+            self._expect(SOON if idle else BUSY)
 
-    def found_more(self, queue: str, sender: ChildProcess) -> None:
-        """Notify another idle child, or all other children if none seems idle."""
-        self._tell(queue, [child for child in self._idle() if child is not sender], sender)
-
-    def pass_on(self, queue: str, sender: ChildProcess) -> None:
-        """Notify the next idle child in the order of pids, or all other children after the last one."""
-        later = [child for child in self._idle() if child.pid > sender.pid]
-        self._tell(queue, sorted(later, key=lambda child: child.pid), sender)
+    def hear(self, message: Expecting | FoundMore | PassOn, sender: ChildProcess) -> None:
+        """Expect a job, or notify another idle child. If none seems idle, or all have passed on, notify all others."""
+        match message:
+            case Expecting(delay):
+                self._expect(delay)
+            case FoundMore(queue):
+                self._tell(queue, [child for child in self._idle() if child is not sender], sender)
+            case PassOn(queue):  # in the order of pids
+                later = [child for child in self._idle() if child.pid > sender.pid]
+                self._tell(queue, sorted(later, key=lambda child: child.pid), sender)
 
     def _tell(self, queue: str, idle: Sequence[ChildProcess], sender: ChildProcess | None = None) -> None:
         if idle:
@@ -118,70 +125,40 @@ class ParentLookout:
     def _idle(self) -> list[ChildProcess]:
         """Return the children with a free slot. Each call begins the list with the next child."""
         idle = [child for child in self._children() if child.started.has_free_slot]
-        self._turn += 1
-        first = self._turn % len(idle) if idle else 0
+        first = next(self._turns) % len(idle) if idle else 0
         return idle[first:] + idle[:first]
 
     def step(self) -> float:
         """Promote the jobs that are due, poll if that is due, and notify children of what was found."""
         now, promoter = time.monotonic(), self._promoter
-        if self._wanted_connections:
-            warn_of_few_connections(self._engine, self._wanted_connections)
-            self._wanted_connections = 0
+        if not self._poll_at:
+            warn_of_few_connections(self._database.engine, self._connections)
         if now < promoter.at:
             return promoter.at
-        promoter.tasks = self._tasks
-        found, is_news = promoter.promote(now)
+        is_poll, after = now >= self._poll_at, now + poll_in(self._settings)
+        if is_poll:
+            found, is_news = promoter.promote(now, again_at=after, poll=self._poll)
+            ended = time.monotonic()
+            self._poll_at = max(after, ended + _REST * (ended - now))
+        else:
+            found, is_news = promoter.promote(now, again_at=min(self._poll_at, after))
         for child in self._children():
             child.started.workers = found.workers
             had_limits, child.started.has_limits = child.started.has_limits, found.has_limits
             if found.has_limits and not had_limits:
                 child.hint(Heard(LIMITS))
-        if promoter.has_polled and found.has_blocked:
+        if is_poll and found.has_blocked:
             self.heard(BLOCKED)
         idle = self._idle()
         if is_news:
             self.heard("")
         if idle and found.is_more:
             idle[0].hint(LookAgain())
-        elif idle and promoter.rests(now):
+        elif idle and self._poll_at > now + 2 * self._settings.poll:  # it rests after a slow poll
             idle[0].hint(Heard("", is_alone=True))
         return promoter.at
 
-
-class _PollingPromoter(Promoter):
-    """A promoter whose polls also check whether any job is queued."""
-
-    def __init__(
-        self, engine: Engine, queries: Queries, settings: Settings, set_aside: SetAside, tasks: Sequence[str]
-    ) -> None:
-        super().__init__(engine, queries, settings, set_aside, tasks=tasks)
-        self.poll_at = 0.0
-        self._is_poll = False
-
-    @property
-    def has_polled(self) -> bool:
-        """True if the last promotion was a poll."""
-        return self._is_poll
-
-    def rests(self, now: float) -> bool:
-        """Return whether the next poll is far off because the last one took a long time.
-
-        A child should look for jobs in the meantime.
-        """
-        return self.poll_at > now + 2 * self._settings.poll
-
-    def _poll_after(self, now: float) -> float:
-        self._after = super()._poll_after(now)
-        self._is_poll = now >= self.poll_at
-        return self._after if self._is_poll else min(self.poll_at, self._after)
-
-    def _promote_among(self, which: Among) -> Promotion:
-        if not self._is_poll:
-            return super()._promote_among(which)
-        began = time.monotonic()
-        with self._engine.begin() as connection:
-            found = self._queries.poll(connection, [*self._settings.queues], self.tasks, which)
-        ended = time.monotonic()
-        self.poll_at = max(self._after, ended + _REST * (ended - began))
-        return found
+    def _poll(self, which: Among) -> Promotion:
+        with self._database.engine.begin() as connection:
+            queues, tasks = [*self._settings.queues], self._promoter.tasks
+            return self._database.queries.poll(connection, queues, tasks, which)

@@ -59,6 +59,8 @@ class Address:
     parameters: dict[str, Any]
     session: dict[str, str]
     """The settings from `session_of`."""
+    sessions: int = 0
+    """The maximum number of connections to this address that one child's jobs use simultaneously."""
 
     def connect(self) -> psycopg.Connection[Any]:
         """Return a new connection with the application's address and session settings."""
@@ -83,8 +85,6 @@ class Serving:
     """To the parent: look for jobs of these tasks on behalf of this child, which neither listens nor polls."""
 
     tasks: tuple[str, ...]
-    sessions: int
-    """The maximum number of connections that one child's jobs use simultaneously."""
 
 
 @dataclass(frozen=True, slots=True)

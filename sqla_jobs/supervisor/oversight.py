@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import time
-import uuid
-from collections.abc import Callable, Iterable
 
 from sqla_jobs.supervisor.child import ChildProcess
+from sqla_jobs.supervisor.roster import Roster
 from sqla_jobs.supervisor.spec import SupervisorOptions
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
@@ -18,54 +16,39 @@ _NO_ANSWER = 2.0
 """Seconds of silence after which a child is not expected to react to a signal."""
 
 
-class Oversight:
-    """Finds children that are hung because C code holds their interpreter lock, or because they were suspended.
+def oversee(children: Roster, options: SupervisorOptions, since: float) -> bool:
+    """Find children that are hung because C code holds their interpreter lock, or because they were suspended.
 
-    `relieve` gives back the jobs that a hung child has not begun.
+    Kill those that exceed the limits in `options`. Return whether any has just stopped making progress. `since` is the
+    number of seconds since the last call: if the parent was delayed, perhaps its children were delayed, too.
     """
+    before = children.hung()
+    for child in children:
+        if since > _ABSENT:
+            child.watch_anew()
+        if overdue := child.overdue(options.kill_after, since):
+            jobs = ", ".join(str(entry.job_id) for entry in overdue)
+            child.kill(f"job {jobs} did not end in time", overdue={entry.run_id for entry in overdue})
+        if child.started.alive_at and not child.has_left:
+            _look_whether_hung(child, child.silence, options)
+    return any(child not in before for child in children.hung())
 
-    def __init__(
-        self, children: Iterable[ChildProcess], relieve: Callable[[uuid.UUID, Callable[[], list[int]]], None]
-    ) -> None:
-        self._children = children
-        self._relieve = relieve
-        self._looked_at = time.monotonic()
 
-    def look(self, options: SupervisorOptions) -> None:
-        """Check all children, and kill those that exceed the limits in `options`."""
-        self._notice_absence()
-        for child in self._children:
-            if overdue := child.overdue(options.kill_after):
-                jobs = ", ".join(str(entry.job_id) for entry in overdue)
-                child.kill(f"job {jobs} did not end in time")
-            if child.started.alive_at and not child.has_left:
-                self._look_whether_hung(child, child.silence, options)
-
-    def _notice_absence(self) -> None:
-        """If the parent was delayed, measure all silences only from now on: perhaps its children were delayed, too."""
-        looked_at, self._looked_at = self._looked_at, time.monotonic()
-        if self._looked_at - looked_at > _ABSENT:
-            for child in self._children:
-                child.watch_anew()
-
-    def _look_whether_hung(self, child: ChildProcess, silence: float, options: SupervisorOptions) -> None:
-        is_hung = silence > options.silent_after
-        if child.is_hung and not is_hung:
-            log.warning("process %d continues", child.pid)
-        elif is_hung and not child.is_hung:
-            log.error(
-                "process %d makes no progress: none of its code has run for %.0f s. It holds %s. "
-                "Jobs that it has not started are given to other processes",
-                child.pid,
-                silence,
-                child.work,
-            )
-            if child.process_id is not None:
-                self._relieve(child.process_id, child.revoke)
-        child.is_hung = is_hung
-        if 0 < options.hung_after < silence and child.killed_after is None:
-            child.killed_after = silence
-            child.kill(f"it made no progress for {silence:.0f} s")
+def _look_whether_hung(child: ChildProcess, silence: float, options: SupervisorOptions) -> None:
+    is_hung = silence > options.silent_after
+    if child.is_hung and not is_hung:
+        log.warning("process %d continues", child.pid)
+    elif is_hung and not child.is_hung:
+        log.error(
+            "process %d makes no progress: none of its code has run for %.0f s. It holds %s. "
+            "Jobs that it has not started are given to other processes",
+            child.pid,
+            silence,
+            child.work,
+        )
+    child.is_hung = is_hung
+    if 0 < options.hung_after < silence:
+        child.kill(f"it made no progress for {silence:.0f} s", silence=silence)
 
 
 def ask_for_stacks(child: ChildProcess) -> None:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from sqla_jobs.rules.wording import duration
 from sqla_jobs.runtime.counters import Counters, Totals
 from sqla_jobs.runtime.figures import Cached, Figures
-from sqla_jobs.supervisor.messages import Observed, ReadFigures, ReadMetrics
+from sqla_jobs.supervisor.messages import FiguresRead, MetricsRead, Observed, ReadFigures, ReadMetrics
 
 if TYPE_CHECKING:
     from sqla_jobs.supervisor.child import ChildProcess
     from sqla_jobs.supervisor.roster import Roster
-    from sqla_jobs.supervisor.spec import ChildSpec
+    from sqla_jobs.supervisor.spec import Setup
 
 T = TypeVar("T")
 
@@ -40,29 +39,27 @@ class _Question(Generic[T]):
     def __init__(self, children: Roster, message: object) -> None:
         self._children = children
         self._message = message
-        self._answer = Future[T | None]()
+        self.answers: SimpleQueue[T | None] = SimpleQueue()
 
     def ask(self) -> T | None:
         """Return a child's answer, or `None` if none comes in time."""
-        self._answer = Future()
+        with suppress(Empty):
+            while True:  # these came too late
+                self.answers.get_nowait()
         for child in self._children.claiming()[:1]:
             child.hint(self._message)
-            with suppress(TimeoutError):
-                return self._answer.result(_PATIENCE)
+            with suppress(Empty):
+                return self.answers.get(timeout=_PATIENCE)
         return None
-
-    def hear(self, answer: T | None) -> None:
-        """Pass a child's answer on to the thread that asks."""
-        if not self._answer.done():
-            self._answer.set_result(answer)
 
 
 class Report:
     """The parent's report for metrics and health checks. The main thread writes it; any thread may read it."""
 
-    def __init__(self, children: Roster, counters: Counters) -> None:
+    def __init__(self, children: Roster, counters: Counters, setup: Callable[[], Setup]) -> None:
         """Start a report. `counters` are those of the parent itself."""
         self._children = children
+        self._setup = setup
         self._counters = counters
         self._totals: dict[int, Totals] = {}
         """The last totals of each child, by pid."""
@@ -76,30 +73,23 @@ class Report:
         self._asked_metrics = _Question[str](children, ReadMetrics())
         self._metrics = Cached(self._asked_metrics.ask, seconds=_CACHED_METRICS, patience=_PATIENCE_METRICS)
         self._turned_at = time.monotonic()
-        self._lease = math.inf
 
-    def observe(self, spec: ChildSpec) -> None:
-        """Read the children's spec: the lease, and whether to count events."""
-        self._lease = spec.settings.lease
-        self._counters.is_wanted = spec.is_observed
+    def turned(self) -> float:
+        """Record an iteration of the main loop. Return the number of seconds since the last one."""
+        last, self._turned_at = self._turned_at, time.monotonic()
+        return self._turned_at - last
 
-    def turned(self) -> None:
-        """Record an iteration of the main loop."""
-        self._turned_at = time.monotonic()
-
-    def hear(self, child: ChildProcess, message: Observed) -> None:
-        """Store a child's report on its worker."""
-        child.trouble = message.trouble
-        with self._lock:
-            self._totals[child.pid] = message.totals
-
-    def hear_figures(self, figures: Figures | None) -> None:
-        """Store the figures that a child has read."""
-        self._asked_figures.hear(figures)
-
-    def hear_metrics(self, text: str | None) -> None:
-        """Store the application's metrics that a child has read."""
-        self._asked_metrics.hear(text)
+    def hear(self, child: ChildProcess, message: Observed | FiguresRead | MetricsRead) -> None:
+        """Store a child's report on its worker, or pass its answer on to the thread that asks."""
+        match message:
+            case Observed(totals, trouble):
+                child.trouble = trouble
+                with self._lock:
+                    self._totals[child.pid] = totals
+            case FiguresRead(figures):
+                self._asked_figures.answers.put(figures)
+            case MetricsRead(text):
+                self._asked_metrics.answers.put(text)
 
     def take_over(self, child: ChildProcess) -> None:
         """Add an ended child's counts to those of the children that ended earlier."""
@@ -121,7 +111,7 @@ class Report:
 
         Return `None` if the child does not reply in time, or if there are several: their numbers cannot be added up.
         """
-        return self._metrics.get() if len(self._children.slots) == 1 and self.can_ask() else None
+        return self._metrics.get() if self._setup().options.processes == 1 and self.can_ask() else None
 
     def can_ask(self) -> bool:
         """Return whether any child can be asked for the figures.
@@ -159,7 +149,7 @@ class Report:
         if child.is_hung:
             return f"it has made no progress for {duration(child.silence)}"
         age = time.monotonic() - child.started.beat_at
-        if age >= self._lease / 2:
+        if age >= self._setup().spec.settings.lease / 2:
             return f"its last heartbeat was stored {duration(age)} ago"
         if child.trouble is not None:
             return f"it cannot claim: {child.trouble}"

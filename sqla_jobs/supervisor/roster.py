@@ -25,8 +25,6 @@ class Slot:
         """A child that is starting. It takes over once it is ready."""
         self.start_at: float = 0.0
         """The earliest time to start a child here, by `time.monotonic()`."""
-        self.is_done = False
-        """True if no work is left here, so that no more children are started."""
         self._failures = 0
 
     @property
@@ -37,7 +35,7 @@ class Slot:
     @property
     def is_vacant(self) -> bool:
         """True if a child should be started here now."""
-        return self.child is None and not self.is_done and time.monotonic() >= self.start_at
+        return self.child is None and time.monotonic() >= self.start_at
 
     def succeed(self) -> ChildProcess | None:
         """Make the successor the holder. Return the previous holder."""
@@ -56,24 +54,24 @@ class Slot:
 
 
 class Roster:
-    """The children that hold a slot, their successors, and replaced children that have not ended."""
+    """The children that hold a slot, their successors, and others that have not ended: replaced, or without work."""
 
     def __init__(self) -> None:
         self.slots: list[Slot] = [Slot(1)]
         self._leaving: list[ChildProcess] = []
 
     def __iter__(self) -> Iterator[ChildProcess]:
-        for slot in self.slots:
+        for slot in list(self.slots):
             yield from slot.children
         yield from list(self._leaving)
 
     def make_room(self, processes: int) -> None:
         """Add slots, up to `processes` in total."""
-        self.slots += map(Slot, range(len(self.slots) + 1, processes + 1))
+        self.slots.extend(map(Slot, range(len(self.slots) + 1, processes + 1)))
 
     @property
     def is_changing(self) -> bool:
-        """True while a child is being replaced."""
+        """True while a child is being replaced, or ends without work."""
         return bool(self._leaving) or any(slot.successor for slot in self.slots)
 
     def take_over(self, child: ChildProcess) -> ChildProcess | None:
@@ -92,12 +90,10 @@ class Roster:
         return next(slot for slot in self.slots if child in slot.children)
 
     def finished(self, child: ChildProcess) -> None:
-        """Record that the child has drained its queues.
-
-        The child's slot stays empty, unless the child was asked to stop.
-        """
-        for slot in self.slots:
-            slot.is_done = slot.is_done or (slot.child is child and not child.is_leaving)
+        """Give up the slot of a child that has drained its queues, unless the child was asked to stop."""
+        for slot in [slot for slot in self.slots if slot.child is child and not child.is_leaving]:
+            self._leaving.extend(slot.children)
+            self.slots.remove(slot)
 
     def living(self) -> list[uuid.UUID]:
         """Return the process ids of all registered children."""

@@ -95,3 +95,23 @@ class SupervisorOptions:
     def is_spent(self, runs: int, memory: int) -> bool:
         """Return whether a child is to be replaced, given its number of runs and its memory usage."""
         return runs > 0 and (0 < self.max_jobs <= runs or 0 < self.max_memory < memory)
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a parent goes by: the command line, and from the first child's first message on, the plan made with that."""
+
+    application: Application
+    options: SupervisorOptions
+    planned: ChildSpec | None = None
+
+    @property
+    def spec(self) -> ChildSpec:
+        """The children's spec, once a child has asked for it."""
+        assert self.planned is not None, "a child asks for it first"
+        return self.planned
+
+    @property
+    def grace(self) -> float:
+        """How many seconds the jobs have to end when a child is asked to stop."""
+        return 0.0 if self.planned is None else self.planned.settings.grace

@@ -6,7 +6,6 @@ import logging
 import math
 import signal
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import wait
@@ -15,7 +14,6 @@ from typing import Any
 
 from sqla_jobs.runtime.counters import Counters
 from sqla_jobs.runtime.set_aside import SetAside
-from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.runtime.stopping import StopRequest, handled, stopped_by_signals
 from sqla_jobs.supervisor.child import ChildProcess
 from sqla_jobs.supervisor.database import Database
@@ -38,10 +36,10 @@ from sqla_jobs.supervisor.messages import (
     Serving,
     ToParent,
 )
-from sqla_jobs.supervisor.oversight import Oversight, ask_for_stacks
+from sqla_jobs.supervisor.oversight import ask_for_stacks, oversee
 from sqla_jobs.supervisor.report import Report
 from sqla_jobs.supervisor.roster import Roster, Slot
-from sqla_jobs.supervisor.spec import Application, ChildSpec, SupervisorOptions
+from sqla_jobs.supervisor.spec import Application, ChildSpec, Setup, SupervisorOptions
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
@@ -68,26 +66,21 @@ class Supervisor:
     """
 
     def __init__(self, application: Application, plan: Plan, options: SupervisorOptions) -> None:
-        self._application = application
         self._plan = plan
-        self._spec: ChildSpec | None = None
-        self._options = options
+        self._setup = Setup(application, options)
         self._children = Roster()
-        self._to_replace: deque[Slot] = deque()
-        set_aside, counters = SetAside(), Counters()
-        self._database: Database | None = None
-        self._parent_heartbeat = ParentHeartbeat(set_aside, self._children, counters)
-        self._lookout = ParentLookout(set_aside, children=self._children.claiming)
-        self._oversight = Oversight(self._children, self._parent_heartbeat.relieve)
-        self.report: Report = Report(self._children, counters)
+        self._set_aside, self._counters = SetAside(), Counters()
+        self._heartbeat: ParentHeartbeat | None = None
+        """The heartbeats, once a child has sent the database's address."""
+        self._lookout: ParentLookout | None = None
+        """The lookout, once a child that does not look for itself has registered."""
+        self.report: Report = Report(self._children, self._counters, lambda: self._setup)
         """The state of the parent and its children, for any thread."""
-        self._is_replacing = False
-        """True while all children are being replaced on request. When all children are replaced, that is logged."""
+        self._replace_before = 0.0
+        """Children that started before this time are being replaced on request; 0 once all are replaced."""
         self._has_worked = False
         self._signals: set[int] = set()
         self._stop_requested = StopRequest()
-        self._stop_within = _MARGIN
-        self._exit_code = 0
         self.runs: int = 0
         """The number of runs by children that have drained their queues."""
 
@@ -101,21 +94,24 @@ class Supervisor:
             handled({signal.SIGHUP: hangup or self._on_signal, signal.SIGUSR1: self._on_signal}),
         ):
             while not self._is_over():
-                self.report.turned()
                 self._obey_signals()
                 self._start_missing()
                 self._listen()
                 self._take_leave()
-                self._oversight.look(self._options)
+                is_any_newly_hung = oversee(self._children, self._setup.options, self.report.turned())
+                if is_any_newly_hung and self._lookout is not None:
+                    self._lookout.heard("")  # the hung child may have been the only one that was told of some jobs
                 self._replace()
-        self._lookout.stop()
-        if not self._parent_heartbeat.close(_SETTLE):
-            log.warning(
-                "the ends of killed processes' jobs could not be stored; the jobs are taken back when the lease ends"
-            )
-        if self._database is not None:
-            self._database.engine.dispose()
-        return self._exit_code
+        if self._lookout is not None:
+            self._lookout.stop()
+        if self._heartbeat is not None:
+            if not self._heartbeat.close(_SETTLE):
+                log.warning(
+                    "the ends of killed processes' jobs could not be stored; "
+                    "the jobs are taken back when the lease ends"
+                )
+            self._heartbeat.database.engine.dispose()
+        return int(self._stop_requested.is_set() and not self._stop_requested.is_signalled)  # the first child failed
 
     def replace_all(self) -> None:
         """Replace all children, one by one. Any thread or signal handler may call this."""
@@ -132,27 +128,20 @@ class Supervisor:
         wanted = self._signals.copy()  # in two steps, and always the same set: another thread may be about to add to it
         self._signals.difference_update(wanted)
         if self._stop_requested.is_set():
-            self._stop()
+            for child in self._children:
+                if not child.is_leaving:
+                    child.ask_to_stop(self._stop_within)
         if signal.SIGHUP in wanted:
-            self._is_replacing = True
+            self._replace_before = time.monotonic()
             log.info("replacing all processes, one by one")
-            self._to_replace = deque(slot for slot in self._children.slots if slot.child)
             for slot in self._children.slots:
                 slot.start_at = 0.0
         if signal.SIGUSR1 in wanted:
             for child in self._children:
                 ask_for_stacks(child)
 
-    def _stop(self) -> None:
-        self._to_replace.clear()
-        for child in self._children:
-            if not child.is_leaving:
-                child.ask_to_stop(self._stop_within)
-
     def _is_over(self) -> bool:
-        if any(self._children):
-            return False
-        return self._stop_requested.is_set() or all(slot.is_done for slot in self._children.slots)
+        return not any(self._children) and (self._stop_requested.is_set() or not self._children.slots)
 
     def _start_missing(self) -> None:
         """Start children in vacant slots.
@@ -163,7 +152,7 @@ class Supervisor:
             return
         for slot in self._children.slots if self._has_worked else self._children.slots[:1]:
             if slot.is_vacant:
-                slot.child = ChildProcess(self._application, slot.number)
+                slot.child = ChildProcess(self._setup.application, slot.number)
 
     def _listen(self) -> None:
         pipes = {child.pipe: child for child in self._children if not child.pipe.closed}
@@ -180,45 +169,37 @@ class Supervisor:
 
     def _decided(self, defaults: dict[str, dict[str, Any]]) -> ChildSpec:
         """Return the children's spec, made from the config that the first child has sent."""
-        if self._spec is None:
+        if self._setup.planned is None:
             try:
-                self._spec, self._options = self._plan(defaults)
+                spec, options = self._plan(defaults)
             except Exception:
                 self._kill_all()
                 for child in self._children:
                     child.process.wait()
                 raise
-            self._application = replace(self._application, logs=self._spec.logs)
-            self._children.make_room(self._options.processes)
-            self._stop_within = self._spec.settings.grace + _MARGIN
-            self.report.observe(self._spec)
-        return self._spec
+            self._setup = Setup(replace(self._setup.application, logs=spec.logs), options, spec)
+            self._children.make_room(options.processes)
+            self._counters.is_wanted = spec.is_observed
+        return self._setup.spec
 
     @property
-    def _settings(self) -> Settings:
-        assert self._spec is not None, "a child asks for it first"
-        return self._spec.settings
+    def _stop_within(self) -> float:
+        return self._setup.grace + _MARGIN
 
     def _hear(self, child: ChildProcess, message: ToParent) -> None:
         match message:
             case Configured(defaults):
                 child.send(self._decided(defaults).of_number(child.number))
             case Address():
-                self._parent_heartbeat.start(self._learned(message), self._settings)
-            case Serving(tasks, sessions):
-                assert self._spec is not None, "a child asks for it first"
-                connections = self._spec.connections_of(self._options.processes, sessions)
-                assert self._database is not None, "a child sends its address first"
-                self._lookout.serve(self._database, tasks, self._settings, connections)
+                self._learn(message)
+            case Serving(tasks):
+                self._serve(tasks)
                 child.hint(Heard(""))  # jobs may have come after its first look but before `serve`
-            case Expecting(delay):
-                self._lookout.expect(delay)
+            case Expecting() | FoundMore() | PassOn():
+                if self._lookout is not None:  # otherwise the child sends `Serving` next, and is told to look
+                    self._lookout.hear(message, child)
             case Kill(run_id):
                 child.condemn(run_id)
-            case FoundMore(queue):
-                self._lookout.found_more(queue, child)
-            case PassOn(queue):
-                self._lookout.pass_on(queue, child)
             case Registered():
                 self._has_worked = True
                 if (old := self._children.take_over(child)) is not None:
@@ -226,20 +207,33 @@ class Supervisor:
             case Drained(runs):
                 self.runs += runs
                 self._children.finished(child)
-            case Observed():
+            case Observed() | FiguresRead() | MetricsRead():
                 self.report.hear(child, message)
-            case FiguresRead(figures):
-                self.report.hear_figures(figures)
-            case MetricsRead(text):
-                self.report.hear_metrics(text)
             case Leaving():
                 child.process_id, child.has_left = None, True
 
-    def _learned(self, address: Address) -> Database:
-        if self._database is None:
-            self._database = Database(address, patience=self._settings.patience)
-        self._database.address = address
-        return self._database
+    def _learn(self, address: Address) -> None:
+        if self._heartbeat is None:
+            settings = self._setup.spec.settings
+            database = Database(address, patience=settings.patience)
+            self._heartbeat = ParentHeartbeat(database, settings, self._set_aside, self._children, self._counters)
+            self._heartbeat.start()
+        self._heartbeat.database.address = address
+
+    def _serve(self, tasks: tuple[str, ...]) -> None:
+        if self._lookout is None:
+            assert self._heartbeat is not None, "a child sends its address first"
+            spec, database = self._setup.spec, self._heartbeat.database
+            self._lookout = ParentLookout(
+                database,
+                spec.settings,
+                self._set_aside,
+                tasks=tasks,
+                connections=spec.connections_of(self._setup.options.processes, database.address.sessions),
+                children=self._children.claiming,
+            )
+            self._lookout.start()
+        self._lookout.serve(tasks)
 
     def _take_leave(self) -> None:
         for child in list(self._children):
@@ -250,7 +244,8 @@ class Supervisor:
             for message in child.messages():
                 self._hear(child, message)
             if (abandoned := child.abandoned()) is not None:
-                self._parent_heartbeat.settle(abandoned)
+                assert self._heartbeat is not None, "a child sends its address before it registers"
+                self._heartbeat.settle(abandoned)
             self.report.take_over(child)
             self._vacate(child)
 
@@ -259,23 +254,21 @@ class Supervisor:
             return
         if slot.successor is child:
             slot.successor = None
-            self._to_replace.clear()
-            self._is_replacing = False
+            self._replace_before = 0.0
             slot.hold_back(child)
             log.error("a new process %s before it was ready: the old ones continue", child.how_it_ended())
             return
         slot.succeed()
-        if not self._stop_requested.is_set() and not slot.is_done:
+        if not self._stop_requested.is_set():
             self._plan_restart(slot, child)
 
     def _plan_restart(self, slot: Slot, child: ChildProcess) -> None:
-        if not self._has_worked and self._options.reload:
+        if not self._has_worked and self._setup.options.reload:
             slot.start_at = math.inf  # until a file changes
             return
         if not self._has_worked:
             if (child.process.returncode or 0) < 0:  # otherwise the child has logged the reason
                 log.error("process %d %s before it was ready", child.pid, child.how_it_ended())
-            self._exit_code = 1
             self._stop_requested.set()
             return
         if child.process.returncode == 0 and child.ready_at is not None:
@@ -285,15 +278,18 @@ class Supervisor:
         log.error("process %d %s; a new one starts in %.1f s", child.pid, child.how_it_ended(), seconds)
 
     def _replace(self) -> None:
+        """Start a successor of the oldest child that is to be replaced, or has reached its limits."""
+        if self._stop_requested.is_set() or self._children.is_changing:
+            return
+        old: dict[float, Slot] = {}
         for slot in self._children.slots:
-            if slot.child is None or slot in self._to_replace or time.monotonic() < slot.start_at:
+            if (child := slot.child) is None or time.monotonic() < slot.start_at:
                 continue
-            if self._options.is_spent(*slot.child.started.vitals):
-                self._to_replace.append(slot)
-        is_changing = self._children.is_changing
-        if self._to_replace and not self._stop_requested.is_set() and not is_changing:
-            slot = self._to_replace.popleft()
-            slot.successor = ChildProcess(self._application, slot.number)
-        elif self._is_replacing and not self._to_replace and not is_changing:
-            self._is_replacing = False
+            if child.started_at < self._replace_before or self._setup.options.is_spent(*child.started.vitals):
+                old[child.started_at] = slot
+        if old:
+            slot = old[min(old)]
+            slot.successor = ChildProcess(self._setup.application, slot.number)
+        elif self._replace_before:
+            self._replace_before = 0.0
             log.info("all processes are replaced")

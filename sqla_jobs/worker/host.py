@@ -22,10 +22,13 @@ class Host(Protocol):
     stop: StopRequest
     connections: int
     """The maximum number of connections that the worker uses, not counting two for claims and those of its jobs."""
-    all_connections: int
-    """The maximum number of connections that the worker and its parent use together, not counting those of its jobs."""
     slot: Callable[[], RunSlot] | None
     """Returns a slot in which to publish the beginning of a run. None if no parent is watching."""
+
+    @property
+    def all_connections(self) -> int:
+        """The maximum number of connections of the worker and its parent together, not counting those of its jobs."""
+        ...
 
     @property
     def beat_at(self) -> float:

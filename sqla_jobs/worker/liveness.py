@@ -127,7 +127,7 @@ class Liveness:
     def _store_progress(self) -> None:
         attempts = self._attempts.older_than(0.0)
         told: list[tuple[Lease | Claimed, float, str | None]] = []
-        for one in (one for one in attempts if not one.is_silent and not one.is_over):
+        for one in (one for one in attempts if one.is_running and not one.is_silent):
             if (progress := one.progress) is not None and progress is not one.sent_progress:
                 one.sent_progress = progress
                 told.append((one.job, *progress))

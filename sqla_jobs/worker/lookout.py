@@ -91,7 +91,7 @@ class OwnLookout:
         return self._promoter.at
 
     def promote(self, now: float) -> bool:
-        found, is_news = self._promoter.promote(now)
+        found, is_news = self._promoter.promote(now, again_at=now + poll_in(self._settings))
         self.workers, self.has_limits, self.has_blocked = found.workers, found.has_limits, found.has_blocked
         return is_news
 

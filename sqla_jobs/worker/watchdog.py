@@ -77,7 +77,8 @@ class Watchdog:
 
     def _abandon_if_deaf(self, attempt: Attempt, body: CoroutineBody, now: float) -> None:
         cancelled_at = body.cancelled_at
-        if cancelled_at is not None and now > cancelled_at + self._abandon_after and body.abandon():
+        if cancelled_at is not None and now > cancelled_at + self._abandon_after:
+            body.abandon()
             log.error(
                 "%s is still running %.1f s after it was cancelled, and is abandoned: a coroutine must not suppress "
                 "CancelledError. It is here:\n%s",

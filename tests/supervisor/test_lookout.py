@@ -163,6 +163,20 @@ def test_a_child_that_stops_answers_for_no_job(
             wait_until(partial(is_marked, database, n), timeout=3)
 
 
+def test_jobs_of_which_only_a_process_that_hangs_was_told_go_to_others(
+    database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    """It still seems idle when it is told."""
+    start_worker(database_url, *CALM, "--processes", "2", "--concurrency", "1", "--hung-after", "0")
+    wait_until(lambda: len(worker_pids(database)) == 2, timeout=60)
+    os.kill(worker_pids(database)[0], signal.SIGSTOP)
+    with Session(database) as session:
+        for n in range(10):
+            shop.mark.enqueue(session, n=n)
+            session.commit()
+            wait_until(partial(is_marked, database, n), timeout=20)
+
+
 def longest_wait(engine: Engine, numbers: range) -> float:
     """Seconds between the commit of one of the jobs `mark`, or when it was due, and its start."""
     waited = text(

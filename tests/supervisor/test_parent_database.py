@@ -87,23 +87,12 @@ def test_others_are_told_when_a_process_is_gone_that_held_nothing(parent: Databa
     process_id = uuid.uuid4()
     with database.begin() as connection:
         connection.execute(insert(jobs.Process).values(id=process_id, kind="worker"))
-    heartbeat = ParentHeartbeat(SetAside(), Roster(), Counters())
+    heartbeat = ParentHeartbeat(parent, LeaseSettings(5.0, 30.0), SetAside(), Roster(), Counters())
     with for_itself(parent.engine) as listening:
         listening.execute(sql.SQL("LISTEN {}").format(sql.Identifier(parent.channel)))
-        heartbeat.start(parent, LeaseSettings(5.0, 30.0))
+        heartbeat.start()
         heartbeat.settle(AbandonedWork(process_id, []))
         assert [told.payload for told in listening.notifies(timeout=10, stop_after=1)] == [""]
     assert heartbeat.close(5.0)
     with database.connect() as connection:
         assert connection.scalar(select(func.count()).select_from(jobs.Process)) == 0
-
-
-def test_others_are_told_when_a_process_hangs_that_held_nothing(parent: Database, database: Engine) -> None:
-    """It may have been the only one that was told of some jobs."""
-    heartbeat = ParentHeartbeat(SetAside(), Roster(), Counters())
-    with for_itself(parent.engine) as listening:
-        listening.execute(sql.SQL("LISTEN {}").format(sql.Identifier(parent.channel)))
-        heartbeat.start(parent, LeaseSettings(5.0, 30.0))
-        heartbeat.relieve(uuid.uuid4(), list)
-        assert [told.payload for told in listening.notifies(timeout=10, stop_after=1)] == [""]
-    assert heartbeat.close(5.0)

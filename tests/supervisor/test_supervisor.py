@@ -347,6 +347,17 @@ def test_a_child_past_its_limits_is_replaced_and_nothing_is_lost(
     assert attempts_and_runs(database) == (100, 100)
 
 
+def test_several_processes_drain_their_queues_and_none_is_started_again(
+    database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    with Session(database) as session:
+        shop.mark.enqueue_many(session, ({"n": n, "seconds": 0.01} for n in range(300)))
+        session.commit()
+    worker = start_worker(database_url, "--drain", "--processes", "3", "--max-jobs", "100")
+    assert worker.wait(120) == 0
+    assert states(database) == {"succeeded": 300}
+
+
 def test_a_child_that_was_taken_for_dead_goes_on_under_a_new_id(
     database: Engine, database_url: str, start_worker: StartWorker
 ) -> None:

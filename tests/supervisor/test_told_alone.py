@@ -13,8 +13,10 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from sqla_jobs.runtime.set_aside import SetAside
+from sqla_jobs.runtime.settings import Settings
+from sqla_jobs.supervisor.database import Database
 from sqla_jobs.supervisor.lookout import ParentLookout
-from sqla_jobs.supervisor.messages import Heard
+from sqla_jobs.supervisor.messages import Address, FoundMore, Heard, PassOn, TableNames
 from sqla_jobs.worker.backlog import Backlog
 from sqla_jobs.worker.claimer import _answer
 from sqla_jobs.worker.lane import Lane
@@ -38,25 +40,41 @@ class Child:
         self.heard.append(message.is_alone)
 
 
+SETTINGS = Settings(
+    5.0, 30.0, {"default": 1}, poll=1.0, grace=1.0, slow_after=300.0, timeout=None, kill_after=10.0, retention=None
+)
+
+
+def lookout_of(children: list[Child]) -> ParentLookout:
+    return ParentLookout(
+        Database(Address(TableNames(None, "sqla_"), {}, {}), patience=5.0),
+        SETTINGS,
+        SetAside(),
+        tasks=(),
+        connections=0,
+        children=lambda: children,  # type: ignore[arg-type,return-value]
+    )
+
+
 @pytest.mark.parametrize("count", [1, 2, 24])
 def test_a_message_for_which_no_child_answers_ends_with_all(count: int) -> None:
     children = [Child(pid) for pid in random.sample(range(1000), count)]
-    lookout = ParentLookout(SetAside(), children=lambda: children)  # type: ignore[arg-type,return-value]
+    lookout = lookout_of(children)
     lookout.heard("")
     passed_on = list[Child]()
     while asked := [child for child in children if True in child.heard]:
         asked[0].heard.clear()
         passed_on += asked
         assert len(passed_on) <= count
-        lookout.pass_on("", asked[0])  # type: ignore[arg-type]
+        lookout.hear(PassOn(""), asked[0])  # type: ignore[arg-type]
     assert [child.heard for child in children if child is not passed_on[-1]] == [[False]] * (count - 1)
 
 
 def test_a_child_that_has_found_more_is_not_the_next_one() -> None:
     children = [Child(1), Child(2)]
-    lookout = ParentLookout(SetAside(), children=lambda: children)  # type: ignore[arg-type,return-value]
+    lookout = lookout_of(children)
     for _ in range(4):
-        lookout.found_more("", children[0])  # type: ignore[arg-type]
+        lookout.hear(FoundMore(""), children[0])  # type: ignore[arg-type]
     assert [child.heard for child in children] == [[], [True] * 4]
 
 
