@@ -55,7 +55,7 @@ def test_the_quick_start_is_the_example() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("coming-from-others", "coroutines", "hooks", "index", "limits"),
+        *("coming-from-others", "coroutines", "hooks", "limits"),
         *("monitoring", "schedules", "steps", "tasks", "transactions", "unique", "workers"),
     ],
 )
