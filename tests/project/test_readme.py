@@ -195,7 +195,7 @@ def write_modules(name: str, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "passed"),
     [
-        ("testing", 11),
+        ("testing", 10),
         ("testing-applications", 8),
         ("sqlmodel", 1),
     ],
