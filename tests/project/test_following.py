@@ -17,21 +17,10 @@ from tests.project.pages import blocks, run_block
 
 PAGE = blocks(ROOT / "docs/following.md", "python")
 
-OWN = """from sqlalchemy.orm import DeclarativeBase
-
-from sqla_jobs import Jobs
-
-
-class Base(DeclarativeBase): ...
-
-
-jobs = Jobs(Base)
-"""
-
 
 @pytest.fixture
 def reports(tmp_path: Path, database_url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with the tasks of the page and its two servers, and a database with the tables."""
+    """A folder with the tasks of the page and its server, and a database with the tables."""
     monkeypatch.setenv("DATABASE_URL", database_url)
     monkeypatch.syspath_prepend(tmp_path)
     own = (
@@ -43,7 +32,7 @@ def reports(tmp_path: Path, database_url: str, engine: Engine, monkeypatch: pyte
         tmp_path.joinpath(block.code.splitlines()[0].removeprefix("# ")).write_text(block.code)
     import_module("reports").Base.metadata.create_all(engine)
     yield tmp_path
-    for name in ("reports", "reports_web", "reports_flask"):
+    for name in ("reports", "reports_web"):
         if (program := sys.modules.pop(name, None)) is not None and hasattr(program, "engine"):
             program.engine.dispose()
 
@@ -53,17 +42,15 @@ def states(said: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_servers_of_the_page_tell_how_a_report_goes(reports: Path) -> None:
+def test_the_server_of_the_page_tells_how_a_report_goes(reports: Path) -> None:
     from fastapi.testclient import TestClient
 
     web: ModuleType = import_module("reports_web")
-    flask: ModuleType = import_module("reports_flask")
     with TestClient(web.app) as client:
         ordered = client.post("/reports", params={"month": "July"})
         assert ordered.status_code == 202
         job = ordered.json()["job"]
         assert states(client.get(f"/reports/{job}/events").text)[-1] == "succeeded"
-        assert states(flask.app.test_client().get(f"/reports/{job}/events").text) == ["succeeded"]
         assert client.get(f"/reports/{job}").json() == {
             "state": "succeeded",
             "progress": 1.0,
@@ -71,7 +58,6 @@ def test_the_servers_of_the_page_tell_how_a_report_goes(reports: Path) -> None:
         }
         assert client.get("/reports/7777").status_code == 404
         assert client.get("/reports/7777/events").status_code == 404
-        assert flask.app.test_client().get("/reports/7777/events").status_code == 404
 
 
 def test_the_first_block_of_the_page_runs_as_printed(page: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:

@@ -55,7 +55,7 @@ def test_the_quick_start_is_the_example() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("coming-from-others", "coroutines", "hooks", "index", "limits"),
+        *("coming-from-others", "coroutines", "hooks", "limits"),
         *("monitoring", "schedules", "steps", "tasks", "transactions", "unique", "workers"),
     ],
 )
@@ -195,7 +195,7 @@ def write_modules(name: str, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "passed"),
     [
-        ("testing", 11),
+        ("testing", 10),
         ("testing-applications", 8),
         ("sqlmodel", 1),
     ],
