@@ -311,7 +311,7 @@ def test_a_blocked_event_loop_is_reported_with_the_line(
         shown = text("SELECT count(*) FROM sqla_processes WHERE set_aside ? 'event loop'")
         wait_until(lambda: afresh(session).scalar(shown))
         ((found, remedy),) = [told for about, told in doctor().items() if "event loop" in about]
-        where = r"(File .*, in stare … File .*, in wait)"
+        where = r"(File \".*test_incidents\.py\", line \d+, in stare)"
         form = rf"job {job.id} stare attempt 1 has held it up since \d\d:\d\d:\d\d UTC, at {where}: .*"
         assert (match := re.fullmatch(form, found)), found
         assert "asyncio.to_thread" in remedy
