@@ -30,6 +30,7 @@ from sqla_jobs.dashboard.data.reading import PATIENCE, reading
 from sqla_jobs.dashboard.standalone import OneTimeToken
 from sqla_jobs.dashboard.standalone import create_app as create_alone
 from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.monitoring.check import SECONDS
 from sqla_jobs.rules.wording import NOTHING
 from sqla_jobs.testing import make_job, make_run
 from tests import dashboard_shop as shop
@@ -539,7 +540,7 @@ def test_what_is_wrong_is_said_plainly(visitor: Visitor, session: Session, datab
 
 
 def test_an_old_transaction_is_told_of(visitor: Visitor, database: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sqla_jobs.monitoring.server._OLD_TRANSACTION", 0.0)
+    monkeypatch.setitem(SECONDS, "old_transaction", 0.0)
     with database.begin() as connection:
         connection.execute(text("SELECT txid_current()"))
         pid = connection.scalar(text("SELECT pg_backend_pid()"))

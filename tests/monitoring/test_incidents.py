@@ -17,7 +17,7 @@ from tenacity import Retrying, wait_fixed
 from sqla_jobs import Jobs, RateLimit, Unique
 from sqla_jobs.cli.main import main
 from sqla_jobs.models.types import TickOutcome
-from sqla_jobs.monitoring import blocked, server
+from sqla_jobs.monitoring.check import SECONDS
 from sqla_jobs.monitoring.status import read_status
 from sqla_jobs.worker import event_loop
 from tests.helpers import wait_until
@@ -103,7 +103,7 @@ class TestEverySlotWaitsForOneRow:
         self, database: Engine, session: Session, holder: int, monkeypatch: pytest.MonkeyPatch
     ) -> Iterator[int]:
         """The id of a waiting job, while running jobs wait for the row."""
-        monkeypatch.setattr(blocked, "_LONG", 0.1)
+        monkeypatch.setitem(SECONDS, "blocked", 0.1)
         made = [take.enqueue(session, item=1) for _ in range(2)]
         session.commit()
         with jobs.worker({"default": 2}):
@@ -111,22 +111,17 @@ class TestEverySlotWaitsForOneRow:
                 wait_until(lambda: {state_of(session, one.id) for one in made} == {"running"})
                 last = take.enqueue(session, item=1)
                 session.commit()
-                wait_until(lambda: len(self.blocked(session)) == 2)
+                wait_until(lambda: "2 sessions are waiting" in doctor().get("running jobs", ("",))[0])
                 yield last.id
             finally:
                 session.rollback()
                 session.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": holder})
 
-    @staticmethod
-    def blocked(session: Session) -> list[blocked.Blocked]:
-        session.rollback()  # pg_stat_activity does not change within a transaction
-        return blocked.read_blocked(session, jobs)
-
     @pytest.mark.slow
     def test_who_holds_it_is_told(self, session: Session, holder: int, waiting: int) -> None:
         found, remedy = doctor()["running jobs"]
         form = (
-            r"2 sessions wait for a lock, for .* so far; possibly those of job 1 \(take\), job 2 \(take\)\. "
+            r"2 sessions are waiting for a lock, for .* so far; possibly of job 1 \(take\), job 2 \(take\)\. "
             rf"The lock is held by pid {holder} of .* \(no application_name\), idle in transaction, in a transaction "
             "for .*"
         )
@@ -337,7 +332,7 @@ def test_a_limit_that_an_operator_closed_is_no_warning_while_nothing_waits(datab
 @pytest.mark.slow
 @pytest.mark.needs(PGBOUNCER)
 def test_a_pooler_that_is_too_small_is_reported(database: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "_WAITED", 0.0)
+    monkeypatch.setitem(SECONDS, "pooled", 0.0)
     with pgbouncer(database.url, pool_size=1, patience=1) as pooled:
         jobs.bind(pooled)
         found, remedy = doctor()["pooler"]

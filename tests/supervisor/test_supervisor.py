@@ -373,7 +373,8 @@ def test_sigusr1_and_a_slow_job_show_where_jobs_are(
     wait_until(lambda: effects(database, "plain") == {1: 1})
     parent.send_signal(signal.SIGUSR1)
     wait_until(lambda: "1 job running here" in log_of(tmp_path) and log_of(tmp_path).count("and is here") >= 2)
-    assert re.search(r"and is here: File .*, in mark\n  File .*, in mark\n    time.sleep\(seconds\)\n", log_of(tmp_path))
+    told = r"and is here: File .*, in mark\n  File .*, in mark\n    time.sleep\(seconds\)\n"
+    assert re.search(told, log_of(tmp_path))
 
 
 def test_sigusr1_tells_of_a_process_that_cannot_answer(
