@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from shlex import quote
 from string import Formatter
 from typing import Any
@@ -122,7 +123,8 @@ class Look:
         with_session = [name for name in tasks if tasks[name].declaration.signature.wants_session]
         queues = [*filter(None, [self._values["queue"]])] if self.is_of_job else waiting_queues(self.session, self.jobs)
         lists = {"known": tasks, "transactional": with_session, "queues": queues, "tables": self._tables.values()}
-        return self._values | {name: names((*values,)) for name, values in lists.items()}
+        own_names = json.dumps({name: tasks[name].name for name in tasks})
+        return self._values | {"own_names": own_names} | {name: names((*values,)) for name, values in lists.items()}
 
     @cached_property
     def _pieces(self) -> dict[str, Any]:
@@ -131,7 +133,7 @@ class Look:
             **self._tables,
             "age": _Piece(age),
             "alive": _Piece(lambda row: f"{age(f'{row}.heartbeat_at')} < {row}.lease"),
-            "paused": _Piece(is_paused),
+            "paused": _PAUSED,
             "who": _Piece(_session_named),
             "paused_by": _Piece(
                 lambda subject: (
@@ -154,6 +156,9 @@ class _Piece:
         return self._make(name)
 
 
+_PAUSED = _Piece(cache(is_paused))
+
+
 def age(moment: str) -> str:
     """Return the SQL of the seconds since a given time; -infinity for a parked job's `run_at`."""
     # not the epoch of a difference: PostgreSQL before 17 cannot subtract an infinite time
@@ -162,9 +167,9 @@ def age(moment: str) -> str:
 
 def _session_named(row: str) -> str:
     """Return the SQL that describes a row of pg_stat_activity: the session's pid, user, host and program."""
-    named = f"coalesce(host({row}.client_addr), 'this host'), coalesce(nullif({row}.application_name, ''), 'no name')"
-    named = named.replace("no name", "no application_name")
-    return f"format('pid %s of %s from %s (%s)', {row}.pid, {row}.usename, {named})"
+    host = f"coalesce(host({row}.client_addr), 'this host')"
+    program = f"coalesce(nullif({row}.application_name, ''), 'no application_name')"
+    return f"format('pid %s of %s from %s (%s)', {row}.pid, {row}.usename, {host}, {program})"
 
 
 _WAITING = """(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import func, select
@@ -72,12 +72,6 @@ def read_paused_queues(session: Session, jobs: Jobs[Any]) -> dict[str, Pause]:
     return {
         row.name: Pause(row.paused_at, by.get(f"queue {row.name}"), row.paused_until, row.pause_reason) for row in rows
     }
-
-
-def paused_words(until: datetime | None, reason: str | None) -> str:
-    """Return `paused`, with the end and the reason if there are any."""
-    end = f" until {until.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if until else ""
-    return f"paused{end}{f' ({reason[:200]})' if reason else ''}"
 
 
 def _paused(what: Any) -> Any:

@@ -25,24 +25,27 @@ _QUEUES = f"""
     ORDER BY each.name"""
 """The queues with waiting jobs. For `why`, the queue of the job."""
 _UNCLAIMED = f"""
-    WITH live AS ({_LIVE})
-    SELECT task, min(queue) AS queue, min(id) AS id, count(*) AS number, paused.paused_at, paused.paused_until,
-      paused.pause_reason, {{paused_by['task ' || task]}} AS paused_by,
-      task = ANY(CAST(:known AS text[])) AS is_declared,
-      bool_or(EXISTS (SELECT FROM live WHERE queues ? queue) AND NOT EXISTS (
-        SELECT FROM live
-        WHERE queues ? queue AND (jsonb_typeof(tasks) IS DISTINCT FROM 'object' OR tasks ? task))) AS is_unknown
-    FROM {{heads}} AS head LEFT JOIN {{paused_tasks}} AS paused ON paused.name = task AND {{paused[paused]}}
-    GROUP BY task, paused.paused_at, paused.paused_until, paused.pause_reason ORDER BY task"""
-"""The tasks of the first waiting jobs."""
+    WITH live AS ({_LIVE}), counted AS (
+      SELECT queue, task, count(*) AS number, min(id) AS id FROM {{heads}} AS head GROUP BY queue, task
+    ), known AS (
+      SELECT counted.*, coalesce(CAST(:own_names AS jsonb) ->> task, task) AS own,
+        task = ANY(CAST(:known AS text[])) AS is_declared,
+        EXISTS (SELECT FROM live WHERE queues ? queue) AND NOT EXISTS (
+          SELECT FROM live
+          WHERE queues ? queue AND (jsonb_typeof(tasks) IS DISTINCT FROM 'object' OR tasks ? task)) AS is_unknown
+      FROM counted
+    )
+    SELECT task, own, is_declared, bool_or(is_unknown) AS is_unknown, min(queue) AS queue, min(id) AS id,
+      CAST(sum(number) AS bigint) AS number, paused_at, paused_until, pause_reason,
+      {{paused_by['task ' || own]}} AS paused_by
+    FROM known LEFT JOIN {{paused_tasks}} AS paused ON paused.name = task AND {{paused[paused]}}
+    WHERE paused_at IS NOT NULL OR is_unknown OR NOT is_declared
+    GROUP BY task, own, is_declared, paused_at, paused_until, pause_reason ORDER BY task"""
+"""The tasks of the first waiting jobs that are paused, undeclared, or unknown to all live workers of the queue."""
 _PAUSED = "it is paused{paused_until:moment| until }{pause_reason:.200| (|)}"
 _PAUSED_SINCE = (
     " has been paused since {paused_at:moment}{paused_by:| by }{paused_until:moment| until }{pause_reason:.200| (|)}; "
 )
-
-
-def _paused_queues(look: Look) -> Rows:
-    return (row for row in look.rows(_QUEUES) if row["paused_at"] is not None)
 
 
 def _unserved_queues(look: Look) -> Rows:
@@ -51,13 +54,6 @@ def _unserved_queues(look: Look) -> Rows:
         if is_told and row["name"] not in row["served"]:
             near = near_names(row["name"], row["served"])
             yield {**row, "near": near[0] if near else "QUEUE"}
-
-
-def _paused_tasks(look: Look) -> Rows:
-    for row in look.rows(_UNCLAIMED):
-        if row["paused_at"] is not None:
-            task = look.jobs.tasks.get(row["task"])
-            yield {**row, "own": row["task"] if task is None else task.name}
 
 
 def _unknown_tasks(look: Look) -> Rows:
@@ -109,7 +105,7 @@ WORK = (
     Check(
         name="paused tasks",
         about="task {task:.200}",
-        rows=_paused_tasks,
+        rows=lambda look: (row for row in look.rows(_UNCLAIMED) if row["paused_at"] is not None),
         says=_PAUSED + f", with {{number:plural job/{LOOKED_AT}}} waiting",
         remedy="sqla-jobs resume --task {own:.200}",
         why="The task {own!r:.200}" + _PAUSED_SINCE + "`sqla-jobs resume --task {own:.200}` resumes it",
@@ -117,7 +113,7 @@ WORK = (
     Check(
         name="paused queues",
         about="queue {name}",
-        rows=_paused_queues,
+        rows=lambda look: (row for row in look.rows(_QUEUES) if row["paused_at"] is not None),
         says=_PAUSED + f", with {{number:plural job/{COUNTED}}} waiting",
         remedy="sqla-jobs resume {name}",
         why="The queue {name!r}" + _PAUSED_SINCE + "`sqla-jobs resume {name}` resumes it",
@@ -159,7 +155,7 @@ WORK = (
             SELECT pid, host, {age[stalled_since]} AS age, (
               SELECT count(*) FROM {jobs} WHERE state = 'running' AND process_id = process.id) AS number
             FROM {processes} AS process WHERE {alive[process]} AND stalled_since IS NOT NULL""",
-        says="it has made no progress for {age:duration}, and {number:they_are job} running in it",
+        says="it has made no progress for {age:duration}, and it holds {number:plural job}",
         remedy="it was stopped, or C code holds its interpreter: `py-spy dump --native --pid {pid}` on its host "
         "shows where; its worker kills it after --hung-after, `kill -KILL {pid}` kills it now",
     ),

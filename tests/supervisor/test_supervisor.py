@@ -423,7 +423,7 @@ def test_a_process_that_makes_no_progress_is_shown_until_it_goes_on(
     assert re.search(rf" {child} .* ago: stalled for \d", told("status"))
     (found,) = [one for one in json.loads(told("doctor", "--json")) if one["about"].startswith(f"process {child} of ")]
     assert found["verdict"] == "warning"
-    assert re.fullmatch(r"it has made no progress for \d.*, and 1 job is running in it", found["found"])
+    assert re.fullmatch(r"it has made no progress for \d.*, and it holds 1 job", found["found"])
     assert f"py-spy dump --native --pid {child}" in found["remedy"]
     os.kill(child, signal.SIGCONT)
     wait_until(lambda: stalled() == [None], timeout=30)
