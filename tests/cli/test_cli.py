@@ -910,7 +910,8 @@ class TestUpkeep:
         command = [sys.executable, "-m", "sqla_jobs", "doctor", "tests.shop:jobs", "--database-url", database_url]
         ours, theirs = pty.openpty()
         termios.tcsetwinsize(theirs, (50, 60))
-        subprocess.run(command, cwd=ROOT, stdin=theirs, stdout=theirs, check=True, env={**os.environ, "TERM": "xterm", "COLUMNS": ""})
+        environment = {**os.environ, "TERM": "xterm", "COLUMNS": ""}
+        subprocess.run(command, cwd=ROOT, stdin=theirs, stdout=theirs, env=environment, check=True)
         os.close(theirs)
         lines = os.read(ours, 65536).decode().splitlines()
         os.close(ours)
