@@ -49,9 +49,9 @@ class Check:
     """SQL with the names of tables and pieces in braces, or a function. Both are bounded, and write nothing."""
     when: Callable[[dict[str, Any]], bool] | None = None
     """The condition that a row is a problem. Without one, each row is; with one, `doctor` also shows the other rows."""
-    says: str = ""
-    """What `doctor` and `status` say. Empty for a check that only `why` makes."""
-    remedy: str = ""
+    says: str
+    """What `doctor` and `status` say."""
+    remedy: str
     about: str = ""
     """What the finding is about, by default the name."""
     verdict: Verdict = Verdict.warning

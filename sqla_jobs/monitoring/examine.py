@@ -27,7 +27,8 @@ def examine(session: Session, jobs: Jobs[Any]) -> list[Finding]:
 
 
 def problems(session: Session, jobs: Jobs[Any]) -> list[Finding]:
-    """Return the problems that are cheap enough to be looked for every few seconds. Load the tasks first."""
+    """Return the problems that are cheap enough to be looked for every few seconds. Imports the tasks."""
+    jobs.tasks.load()
     look = Look(session, jobs)
     found = (finding for check in CHECKS if check.is_cheap for finding in check.find(look))
     return [finding for finding in found if finding.verdict is not Verdict.ok]

@@ -20,6 +20,7 @@ from sqla_jobs.monitoring.gates import behind_gates, decide
 from sqla_jobs.monitoring.locks import NEAREST, NEAREST_SAYS
 from sqla_jobs.monitoring.prerequisites import of_blocked, of_cancelled
 from sqla_jobs.monitoring.processes import places
+from sqla_jobs.monitoring.queues import COUNTED
 from sqla_jobs.monitoring.steps import StepWait, read_unread, read_wait
 from sqla_jobs.queries.limits import keeps_others_waiting
 from sqla_jobs.queries.losses import lost_in_a_row
@@ -34,24 +35,12 @@ from sqla_jobs.runtime.set_aside import EVENT_LOOP
 _IS_MINE: Any = literal_column("xmin = CAST(pg_current_xact_id_if_assigned() AS xid)", Boolean)
 """True if the current transaction wrote the current version of the row."""
 _READ = (
-    *("id", "task", "queue", "priority", "position", "state", "run_at", "attempt", "max_attempts", "max_lost"),
-    "gates",
-    *(
-        "ordered_by",
-        "unique_key",
-        "times_replaced",
-        "times_returned",
-        "created_at",
-        "process_id",
-        "started_at",
-        "finished_at",
-    ),
-    *("cancel_requested_at", "waits_for", "waits_at", "if_failed"),
+    *("id", "task", "queue", "priority", "position", "state", "run_at", "attempt", "max_attempts", "max_lost", "gates"),
+    *("ordered_by", "unique_key", "waits_for", "if_failed", "times_replaced", "times_returned", "created_at"),
+    *("process_id", "started_at", "finished_at", "cancel_requested_at"),
 )
 _AHEAD = 3600.0
 """The minimum wait, in seconds, for `why` to mention that a job keeps its unique key."""
-_COUNTED = 10_000
-"""The maximum number of jobs ahead of this one that are counted."""
 
 
 def why(session: Session, jobs: Jobs[Any], job: Any) -> list[str]:
@@ -83,6 +72,9 @@ def _reasons(session: Session, jobs: Jobs[Any], row: Any) -> list[str]:
 
 def _read(session: Session, jobs: Jobs[Any], job_id: int) -> Any:
     job: Any = jobs.Job
+    columns = [
+        column for column in job.__table__.c if column.name not in ("args", "headers")
+    ]  # these may be unreadable
     more = (
         cast(job.args, Text).label("args_text"),
         func.clock_timestamp().label("now"),
@@ -90,9 +82,7 @@ def _read(session: Session, jobs: Jobs[Any], job_id: int) -> Any:
         lost_in_a_row(jobs.models).label("lost_in_a_row"),
         func.coalesce(_IS_MINE, False).label("is_uncommitted"),
     )
-    row = ask(
-        session, jobs, select(*(getattr(job, name) for name in _READ), *more).where(job.id == job_id)
-    ).one_or_none()
+    row = ask(session, jobs, select(*columns, *more).where(job.id == job_id)).one_or_none()
     if row is None:
         raise UnknownJob(f"there is no job {job_id}; it may have been pruned")
     return row
@@ -227,10 +217,10 @@ def _place(session: Session, jobs: Jobs[Any], row: Any, when: str) -> str:
     job: Any = jobs.Job
     is_before = or_(job.priority < row.priority, and_(job.priority == row.priority, job.position < row.position))
     before = select(job.id).where(job.state == "queued", job.queue == row.queue, job.gates.is_(None), is_before)
-    found = ask(session, jobs, select(func.count()).select_from(before.limit(_COUNTED).subquery())).scalar_one()
+    found = ask(session, jobs, select(func.count()).select_from(before.limit(COUNTED).subquery())).scalar_one()
     if not found:
         return f"It is queued and nothing holds it: a worker takes it {when}."
-    number = Count(found, is_least=found == _COUNTED)
+    number = Count(found, is_least=found == COUNTED)
     return f"It is queued, and {they_are(number, 'job')} before it in queue {row.queue!r}."
 
 
