@@ -61,7 +61,8 @@ LOCKS = (
         rows="""
             SELECT waiting.id, waiting.state, holder.pid, {who[holder]} AS who,
               coalesce(holder.state, 'unknown') AS doing, {age[holder.xact_start]} AS age, own.named,
-              coalesce(format('if it is that job: sqla-jobs cancel %s; else ', own.first), 'commit it, or ') AS first
+              CASE WHEN own.first IS NULL THEN 'commit it, or '
+                ELSE format('if it is that job: sqla-jobs cancel %s; else ', own.first) END AS first
             FROM {waiting} AS waiting
             JOIN pg_locks ON locktype = 'transactionid' AND granted AND transactionid = waiting.xmax
             JOIN pg_stat_activity AS holder ON holder.pid = pg_locks.pid
