@@ -17,7 +17,7 @@ def too_few_connections(scene: Scene) -> None:
     scene.run("sqla-jobs doctor", "live workers and clocks may use up to")
     scene.say("the worker is restarted with --concurrency 4")
     scene.start_worker("--concurrency", "4")
-    scene.run("sqla-jobs doctor", "ok +connections ")
+    scene.run("sqla-jobs doctor --all", "ok +connections ")
 
 
 def an_old_transaction(scene: Scene) -> None:
@@ -35,7 +35,7 @@ def an_old_transaction(scene: Scene) -> None:
         scene.psql(pasted(told, "SELECT pg_terminate_backend"))
         old.invalidate()
     scene.psql(pasted(told, "VACUUM"))
-    scene.run("sqla-jobs doctor", "ok +table sqla_jobs ")
+    scene.run("sqla-jobs doctor --all", "ok +table sqla_jobs ")
 
 
 AGE = text("SELECT extract(epoch FROM now() - min(xact_start)) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")

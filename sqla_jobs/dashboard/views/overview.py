@@ -22,7 +22,7 @@ def show(site: Dashboard) -> Response:
     with site.reading() as (session, now):
         queues, processes = read_work(session, jobs)
         figures = read_statistics(session, jobs, span, now)
-        found = problems(session, jobs, queues, processes)
+        found = problems(session, jobs)
         counts = state_counts(session, jobs)
         paused_tasks = read_paused_tasks(session, jobs)
     groups = [(group, site.shown(group.task, group.args_text).beginning(group.error)) for group in figures.groups]
