@@ -16,14 +16,14 @@ from typing import Any
 import httpx2
 import pytest
 from click.testing import CliRunner
-from flask import Flask, abort, redirect, request
+from flask import abort, redirect, request
 from sqlalchemy import Engine, func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from sqla_jobs import JobState, Unique
 from sqla_jobs.cli.main import main
-from sqla_jobs.dashboard import Role, allow_everyone, create_blueprint
+from sqla_jobs.dashboard import Role, create_blueprint
 from sqla_jobs.dashboard.data import listing
 from sqla_jobs.dashboard.data.filters import BadFilter, read_filter
 from sqla_jobs.dashboard.data.reading import PATIENCE, reading
@@ -88,11 +88,6 @@ def test_a_dashboard_needs_somebody_who_says_who_may_come_in() -> None:
         create_blueprint(jobs)  # type: ignore[call-arg]
 
 
-def test_without_a_secret_key_it_does_not_start() -> None:
-    with pytest.raises(ConfigurationError, match=r'set app\.config\["SECRET_KEY"\]'):
-        Flask("app").register_blueprint(create_blueprint(jobs, authorize=allow_everyone))
-
-
 @pytest.mark.parametrize("answer", [None, False])
 def test_whom_authorize_refuses_sees_nothing(answer: Any, database: Engine, session: Session) -> None:
     shop.add.enqueue(session, a=1)
@@ -140,45 +135,32 @@ def test_a_viewer_looks_and_changes_nothing(database: Engine, session: Session) 
 # --- that a change was asked for
 
 
-def test_a_change_without_a_token_of_this_visitor_is_refused(visitor: Visitor, session: Session) -> None:
-    job = shop.add.enqueue(session, a=1)
-    session.commit()
-    visitor.get("/")
-    stranger = Visitor(create_app())
-    for token in ("", "nonsense", stranger.token()):
-        response = visitor.client.post(f"/ops/jobs/{job.id}/cancel", data={"csrf_token": token})
-        assert response.status_code == 400
-        assert "Reload it and try again" in response.text
-    assert audit(session) == []
-
-
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
         ({"Sec-Fetch-Site": "same-origin"}, 303),
+        ({"Sec-Fetch-Site": "none"}, 303),
         ({"Sec-Fetch-Site": "same-site"}, 403),
         ({"Sec-Fetch-Site": "cross-site"}, 403),
-        ({"Sec-Fetch-Site": "none"}, 403),
+        ({"Sec-Fetch-Site": "same-origin", "Origin": "http://rewritten.by.a.proxy"}, 303),
+        ({"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost"}, 403),
         ({"Origin": "http://localhost"}, 303),
+        ({"Origin": "https://localhost"}, 303),  # a proxy ended the encryption
+        ({"Origin": "http://localhost:8000"}, 403),
         ({"Origin": "http://evil.example"}, 403),
         ({"Origin": "null"}, 403),
         ({}, 303),
     ],
     ids=str,
 )
-def test_a_form_of_another_site_is_refused(visitor: Visitor, headers: dict[str, str], status: int) -> None:
-    assert visitor.post("/queues/pause", {"queue": "mail"}, **headers).status_code == status
-
-
-def test_the_cookie_is_for_this_dashboard_alone_and_survives_a_link_from_elsewhere(visitor: Visitor) -> None:
-    response = visitor.client.get("/ops/")
-    (cookie,) = response.headers.getlist("Set-Cookie")
-    assert cookie.startswith("sqla_jobs_csrf=")
-    assert {"HttpOnly", "SameSite=Strict"} <= {part.strip() for part in cookie.split(";")}
-    assert not visitor.client.get("/ops/").headers.getlist("Set-Cookie")
-    from_elsewhere = create_app().test_client().get("/ops/", headers={"Sec-Fetch-Site": "cross-site"})
-    assert 'http-equiv="refresh"' in from_elsewhere.text
-    assert not from_elsewhere.headers.getlist("Set-Cookie")
+def test_a_change_comes_from_a_page_of_its_own(
+    visitor: Visitor, session: Session, headers: dict[str, str], status: int
+) -> None:
+    """Without a secret, a token and a cookie."""
+    answer = visitor.post("/queues/pause", {"queue": "mail"}, **headers)
+    assert (answer.status_code, "Set-Cookie" in answer.headers) == (status, False)
+    assert len(audit(session)) == (status == 303)
+    assert "Set-Cookie" not in visitor.client.get("/ops/", headers=headers).headers
 
 
 @pytest.mark.slow
@@ -255,59 +237,7 @@ def test_hostile_names_arguments_errors_and_tracebacks_are_only_text(visitor: Vi
         page = visitor.client.get("/ops/jobs", query_string={name: HOSTILE}).text
         assert "<script>alert" not in page
         assert "<img" not in page
-    reason = visitor.post(f"/schedules/{ids['disabled']}/disable", {"reason": HOSTILE, "back": "https://evil.example/"})
-    assert reason.headers["Location"].startswith("/ops/")
-
-
-AWAY = [
-    "https://evil.example/", "//evil.example", "/\t/evil.example", "/\n/evil.example", "/\r\n//evil.example",
-    "\t//evil.example", " //evil.example", "\x00//evil.example", "\x1f/ops/jobs", "/\\evil.example", "\\\\evil.example",
-    "/\t\\evil.example", "///evil.example", "/ops//evil.example", "/ops/../../evil", "/ops/jobs/../../x",
-    "javascript:alert(1)", "java\tscript:alert(1)", "data:text/html,x", "http:/ops/jobs", "http:jobs", "ops/jobs",
-    "?x=1", "/%09/evil.example", "/%5Cevil.example", "/ops@evil.example", "//ops/jobs", "//[evil",
-    "/ops\t/../..//evil.example", "/elsewhere", "/opsevil/", "/ops/nothing", "/ops/sqla_jobs_static/dashboard.js",
-    "/ops/jobs/change", "", "/", "/x" * 5000,
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("prefix", "root"), [(None, "/mounted"), ("/ops", "")])
-@pytest.mark.slow
-def test_a_form_leads_back_only_to_pages_of_this_dashboard(
-    database: Engine, session: Session, prefix: str | None, root: str
-) -> None:
-    session.add(schedule := jobs.Schedule(name="s", task="add", cron="* * * * *", args={"a": 1}))
-    session.commit()
-    app = Flask("back")
-    app.config.update(SECRET_KEY="a key for tests", TESTING=True)
-    app.register_blueprint(create_blueprint(jobs, authorize=allow_everyone), url_prefix=prefix)
-    client = app.test_client()
-    home = f"{root}{prefix or ''}"
-    environ = {"SCRIPT_NAME": root}
-    page = client.get(f"{prefix or ''}/schedules/new", environ_overrides=environ).text
-    token = re.search(r'name="csrf_token" value="([^"]+)"', page)
-    assert token
-
-    def leads_to(back: str) -> str:
-        fields = {"csrf_token": token[1], "back": back}
-        path = f"{prefix or ''}/schedules/{schedule.id}/enable"
-        response = client.post(path, data=fields, environ_overrides=environ)
-        assert response.status_code == 303
-        return response.headers["Location"]
-
-    fallback = f"{home}/schedules/{schedule.id}"
-    for back in AWAY:
-        if back != "/" or prefix:
-            assert leads_to(back) == fallback, back
-        assert leads_to(f"{home}\t/{back}") == fallback, back
-    assert leads_to(f"{home}/?_external=1&_scheme=javascript") == f"{home}/?_external=1&_scheme=javascript"
-    for back in (
-        "/",
-        "/jobs",
-        f"/schedules/{schedule.id}",
-        "/jobs?state=failed&args=x%3D%22%C3%A9%22&error=a+b",
-        "/audit",
-    ):
-        assert leads_to(f"{home}{back}") == f"{home}{back}"
+    assert HOSTILE not in visitor.get("/", done=HOSTILE)
 
 
 @pytest.mark.slow
@@ -552,9 +482,9 @@ def test_a_queue_is_paused_and_resumed(visitor: Visitor, session: Session) -> No
     shop.add.options(queue="mail").enqueue(session, a=1)
     session.commit()
     page = visitor.change("/queues/pause", {"queue": "mail"})
-    assert "Queue mail is paused" in words(page)
+    assert 'role="status"' in page
     assert 'class="pill paused"' in page
-    assert "Queue mail is paused" not in words(visitor.get("/"))  # told once
+    assert 'role="status"' not in visitor.get("/")  # told once
     assert 'class="pill paused"' not in visitor.change("/queues/resume", {"queue": "mail"})
     visitor.change("/queues/resume", {"queue": "mail"})  # which changes nothing
     assert audit(session) == [("ada@example.com", "pause", "queue mail"), ("ada@example.com", "resume", "queue mail")]
@@ -580,7 +510,6 @@ def test_a_task_is_paused_where_it_fails_and_resumed(visitor: Visitor, session: 
     session.commit()
     assert "Paused tasks" not in words(visitor.get("/"))
     page = visitor.change("/tasks/pause", {"task": "fail"})
-    assert "Task fail is paused: running jobs continue, and no new jobs start" in words(page)
     assert re.search(
         r"Paused tasks Task Paused By Until Reason Action fail .{3,9} ada@example.com . . Resume fail", words(page)
     )
@@ -819,7 +748,7 @@ def test_each_action_on_a_job_does_what_it_says_and_leaves_a_line(visitor: Visit
         session.refresh(job)
         return job
 
-    assert "is rescheduled" in words(visitor.change(f"{one}/reschedule", {"run_at": "2031-02-03T04:05"}))
+    assert 'role="status"' in visitor.change(f"{one}/reschedule", {"run_at": "2031-02-03T04:05"})
     assert (now().state, job.run_at) == ("scheduled", datetime(2031, 2, 3, 4, 5, tzinfo=UTC))
     visitor.change(f"{one}/move", {"to_queue": "mail", "to_priority": "-3"})
     assert (now().queue, job.priority) == ("mail", -3)
@@ -829,7 +758,7 @@ def test_each_action_on_a_job_does_what_it_says_and_leaves_a_line(visitor: Visit
     assert now().state == "cancelled"
     visitor.change(f"{one}/retry")
     assert now().state == "queued"
-    assert "is deleted" in words(visitor.change(f"{one}/delete"))
+    visitor.change(f"{one}/delete")
     assert session.scalar(select(func.count()).select_from(jobs.Job)) == 0
     actions = ["reschedule", "move", "retry", "cancel", "retry", "delete"]
     assert audit(session) == [("ada@example.com", action, f"job {job_id}") for action in actions]
@@ -966,7 +895,7 @@ def hidden(page: str) -> dict[str, Any]:
     for name, value in re.findall(r'type="hidden" name="([^"]+)" value="([^"]*)"', form[0]):
         if name == "ids":
             fields.setdefault("ids", []).append(value)
-        elif name != "csrf_token":
+        else:
             fields[name] = html.unescape(value)
     return fields
 
@@ -1131,7 +1060,7 @@ def test_a_schedule_is_added_edited_disabled_enabled_and_run_now(visitor: Visito
     assert "ticket 4711" in visitor.change(f"{one}/disable", {"reason": "see ticket 4711"})
     session.refresh(schedule)
     assert (schedule.enabled, schedule.disabled_reason) == (False, "see ticket 4711")
-    assert "Job 1 is queued" in words(visitor.change(f"{one}/fire"))
+    assert "add #1" in words(visitor.change(f"{one}/fire"))
     job = session.get_one(jobs.Job, 1)
     assert (job.task, job.args, job.queue, job.priority, job.schedule_id) == ("add", {"a": 2}, "mail", 5, schedule.id)
     assert "nightly" in visitor.get("/jobs/1")

@@ -35,7 +35,7 @@ def application() -> Jobs[Any]:
 
 def create_app(authorize: Authorize = allow_everyone) -> Flask:
     app = Flask("tests.limited_shop")
-    app.config.update(SECRET_KEY="a key for tests", TESTING=True)
+    app.testing = True
     app.register_blueprint(create_blueprint(jobs, authorize=authorize, actor=lambda: "ada"), url_prefix="/ops")
     return app
 
@@ -191,11 +191,9 @@ def test_an_operator_edits_a_limit_and_clears_it(visitor: Visitor, session: Sess
     form = visitor.get("/limits/edit?gate=%23pair")
     assert "Edit the limit pair The code declares 2 at once. What you set here overrides that" in words(form)
     page = words(visitor.change("/limits/edit", {"gate": "#pair", "running": "7"}))
-    assert "The limit pair is set." in page
     assert "Limit pair 7 at once code says 2 at once" in page
     assert "Clearing it brings back what code says, 2 at once. Clear" in words(visitor.get("/limits/edit?gate=%23pair"))
     page = words(visitor.change("/limits/clear", {"gate": "#pair"}))
-    assert "The limit pair is as code says it." in page
     assert f"Limit pair 2 at once 0 of 2 {NOTHING} 0 {NOTHING} code" in page
     visitor.change("/limits/edit", {"gate": "%rated", "rate": "3", "per": "2.5"})
     assert "Rate rated 3 in 2.5 s" in words(visitor.get("/limits"))
@@ -208,10 +206,8 @@ def test_an_operator_edits_a_limit_and_clears_it(visitor: Visitor, session: Sess
 
 def test_an_operator_sets_limits_of_keys_queues_and_tasks_without_one(visitor: Visitor, session: Session) -> None:
     page = words(visitor.change("/limits/new", {"which": "keyed", "key": "17", "running": "2"}))
-    assert "The limit keyed of key 17 is set." in page
     assert "Limit keyed of key 17 keyed" not in page  # the task is named once
-    page = words(visitor.change("/limits/new", {"which": "plain", "running": "2", "rate": "9", "per": "1"}))
-    assert "The limit plain and the rate plain are set." in page
+    visitor.change("/limits/new", {"which": "plain", "running": "2", "rate": "9", "per": "1"})
     page = words(visitor.change("/limits/new", {"queue": "default", "running": "20"}))
     assert "Limit of queue default 20 at once" in page
     assert [line[:2] for line in audit(session)] == [
@@ -261,8 +257,6 @@ def test_a_viewer_sees_limits_and_changes_none(visitor: Visitor, session: Sessio
         ("clear", {"gate": "#pair"}),
     ):
         assert viewer.post(f"/limits/{path}", fields).status_code == 403
-    without_token = visitor.client.post("/ops/limits/edit", data={"gate": "#pair", "running": "1"})
-    assert without_token.status_code == 400
     assert audit(session) == []
 
 

@@ -212,7 +212,6 @@ def test_without_tasks_the_page_says_how_to_get_one(database: Engine) -> None:
     empty = Jobs(Base)
     empty.bind(database)
     app = Flask("empty")
-    app.config["SECRET_KEY"] = "a key for tests"
     app.register_blueprint(create_blueprint(empty, authorize=allow_everyone), url_prefix="/ops")
     assert "There are no tasks yet. Declare one in your application, @jobs.task" in words(Visitor(app).get("/tasks"))
 

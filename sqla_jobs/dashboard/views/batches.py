@@ -13,7 +13,6 @@ from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.dashboard.views.jobs_list import lines
 from sqla_jobs.monitoring.batches import read_batch, read_batches
 from sqla_jobs.rules.checks import read_id
-from sqla_jobs.rules.wording import plural
 
 _SIZE = 20
 _FAILED = 10
@@ -56,6 +55,5 @@ def change(site: Dashboard, batch_id: int, action: str) -> AnyResponse:
         abort(404)
     with site.changing() as it:
         batch = actions.get(it, batch_id)
-        number = actions.cancel(it, batch, kill=False) if action == "cancel" else actions.retry(it, batch)
-    done = "cancelled, or asked to stop" if action == "cancel" else "queued"
-    return site.go(site.url("batch", batch_id=batch_id), f"{plural(number, 'job')} of this batch: {done}.")
+        _ = actions.cancel(it, batch, kill=False) if action == "cancel" else actions.retry(it, batch)
+    return site.done(f"{action}-batch", "batch", batch_id=batch_id)

@@ -122,8 +122,7 @@ def change_one(site: Dashboard, job_id: int, action: str) -> AnyResponse:
     with site.changing() as it:
         if not change.one(it, job_id):
             raise JobsError(change.refusal(it.session, it.models, job_id))
-    page = site.url("jobs") if change.removes else site.url("job", job_id=job_id)
-    return site.go(page, f"Job {job_id} is {OFFERS[action].done}.")
+    return site.done(action, "jobs") if change.removes else site.done(action, "job", job_id=job_id)
 
 
 def signal(site: Dashboard, job_id: int) -> AnyResponse:
@@ -134,8 +133,7 @@ def signal(site: Dashboard, job_id: int) -> AnyResponse:
         if not signals.send(it, job_id, name, payload):
             raise JobsError(f"job {job_id} has ended, and receives no signal")
         is_kept = kept(it.session, site.jobs, job_id, name)
-    said = f"Job {job_id} has the signal “{name}”." if is_kept is None else f"J{is_kept[1:]}."
-    return site.go(site.url("job", job_id=job_id), said)
+    return site.done("kept" if is_kept else "sent", "job", job_id=job_id)
 
 
 def offered(state: JobState | None) -> list[tuple[str, Offer]]:
@@ -199,7 +197,7 @@ def confirm(site: Dashboard) -> Response:
         names=names,
         end=end,
         patience=PATIENCE,
-        back=site.back(site.url("jobs")),
+        back=site.url("jobs", **{name: fields[name] for name in NAMES if name in fields}),
         filters=[(name, fields[name]) for name in NAMES if name in fields],
     )
 
@@ -235,7 +233,7 @@ def run(site: Dashboard) -> Response:
         total=_whole("total"),
         asked={name: request.form.get(name, "") for name in offer.asks},
         is_done=done.last >= until,
-        back=site.back(site.url("jobs")),
+        back=site.url("jobs", **{name: fields[name] for name in NAMES if name in fields}),
     )
 
 

@@ -53,13 +53,12 @@ def show(site: Dashboard) -> Response:
 def pause(site: Dashboard) -> AnyResponse:
     """POST /queues/pause and /tasks/pause"""
     with site.changing() as it:
-        paused = pausing.pause(it, request.form.get("queue"), task=request.form.get("task"))
-    notice = f"{paused[0].upper()}{paused[1:]} is paused: running jobs continue, and no new jobs start."
-    return site.go(site.back(site.url("overview")), notice)
+        pausing.pause(it, request.form.get("queue"), task=request.form.get("task"))
+    return site.done("paused", "overview")
 
 
 def resume(site: Dashboard) -> AnyResponse:
     """POST /queues/resume and /tasks/resume"""
     with site.changing() as it:
-        resumed = pausing.resume(it, request.form.get("queue"), task=request.form.get("task"))
-    return site.go(site.back(site.url("overview")), f"{resumed[0].upper()}{resumed[1:]} is resumed.")
+        pausing.resume(it, request.form.get("queue"), task=request.form.get("task"))
+    return site.done("resumed", "overview")

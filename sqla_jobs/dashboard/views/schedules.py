@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,7 +15,6 @@ from sqlalchemy.orm import Session
 from werkzeug.wrappers import Response as AnyResponse
 
 from sqla_jobs.actions import schedules as schedule_actions
-from sqla_jobs.actions.audit import Changing
 from sqla_jobs.cron import Cron
 from sqla_jobs.dashboard.data.listing import columns
 from sqla_jobs.dashboard.data.names import read_names
@@ -165,29 +164,20 @@ def _enqueued(session: Session, site: Dashboard, ticks: Sequence[TickReport]) ->
 
 def change(site: Dashboard, schedule_id: int, action: str) -> AnyResponse:
     """POST /schedules/<id>/<action>"""
-    if action not in _ACTIONS:
-        abort(404)
     with site.changing() as it:
-        notice = _ACTIONS[action](it, schedule_id)
-    return site.go(site.back(site.url("schedule", schedule_id=schedule_id)), notice)
-
-
-def _enable(it: Changing, schedule_id: int) -> str:
-    return f"Schedule {schedule_actions.enable(it, schedule_id).name} is enabled; it catches up on nothing."
-
-
-def _disable(it: Changing, schedule_id: int) -> str:
-    reason = request.form.get("reason", "").strip()[:500]
-    if not reason:
-        raise JobsError("Say why it is disabled: whoever finds it so will want to know.")
-    return f"Schedule {schedule_actions.disable(it, schedule_id, reason).name} is disabled."
-
-
-def _fire(it: Changing, schedule_id: int) -> str:
-    return f"Job {schedule_actions.fire(it, schedule_id).id} is queued, beside the schedule's ticks."
-
-
-_ACTIONS: dict[str, Callable[[Changing, int], str]] = {"enable": _enable, "disable": _disable, "fire": _fire}
+        match action:
+            case "enable":
+                schedule_actions.enable(it, schedule_id)
+            case "disable":
+                reason = request.form.get("reason", "").strip()[:500]
+                if not reason:
+                    raise JobsError("Say why it is disabled: whoever finds it so will want to know.")
+                schedule_actions.disable(it, schedule_id, reason)
+            case "fire":
+                return site.done("fire", "job", job_id=schedule_actions.fire(it, schedule_id).id)
+            case _:
+                abort(404)
+    return site.done(action, "schedule", schedule_id=schedule_id)
 
 
 def new(site: Dashboard) -> Response:
@@ -204,7 +194,7 @@ def add(site: Dashboard) -> AnyResponse:
             schedule_id = schedule_actions.add(it, given["name"], values).id
     except JobsError as error:
         return _form(site, given, None, error)
-    return site.go(site.url("schedule", schedule_id=schedule_id), f"Schedule {given['name']} is added.")
+    return site.done("added", "schedule", schedule_id=schedule_id)
 
 
 def edit(site: Dashboard, schedule_id: int) -> Response:
@@ -234,7 +224,7 @@ def save(site: Dashboard, schedule_id: int) -> AnyResponse:
         with site.reading() as (session, _):
             row, _shown = _read_schedule(session, site, schedule_id)
         return _form(site, given, row, error)
-    return site.go(site.url("schedule", schedule_id=schedule_id), f"Schedule {given['name']} is saved.")
+    return site.done("saved", "schedule", schedule_id=schedule_id)
 
 
 def _withheld(site: Dashboard, task: str, args: Mapping[str, Any]) -> dict[str, Any]:
