@@ -12,7 +12,6 @@ from sqla_jobs.actions import limits as actions
 from sqla_jobs.actions.limits import UNSET
 from sqla_jobs.dashboard.data.limit_use import read_use
 from sqla_jobs.dashboard.data.names import read_names
-from sqla_jobs.dashboard.render.limit_hour import limit_hour
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.errors import JobsError
 from sqla_jobs.monitoring.limits import read_limits
@@ -29,8 +28,7 @@ def show(site: Dashboard) -> Response:
     with site.reading() as (session, now):
         found = read_limits(session, site.jobs)
         uses = read_use(session, site.jobs, found, now)
-    hours = {one.gate: limit_hour(one, uses) for one in found}
-    return site.render("limits.html", now, limits=found, uses=uses, hours=hours)
+    return site.render("limits.html", now, limits=found, uses=uses)
 
 
 def new(site: Dashboard) -> Response:
