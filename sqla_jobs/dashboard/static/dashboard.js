@@ -165,15 +165,6 @@
     history.replaceState(null, "", here);
   }
 
-  document.querySelectorAll("[data-copy]").forEach((one) => {
-    one.hidden = !navigator.clipboard;
-    one.addEventListener("click", async () => {
-      await navigator.clipboard.writeText(document.getElementById(one.dataset.copy).textContent);
-      one.textContent = "Copied";
-      said("Copied");
-    });
-  });
-
   document.addEventListener("click", (event) => {
     document.querySelectorAll("details.menu[open]").forEach((menu) => menu.contains(event.target) || (menu.open = false));
   });

@@ -12,6 +12,7 @@ from sqla_jobs.dashboard.data.workflow import after_edges
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.dashboard.views.jobs_list import lines
 from sqla_jobs.monitoring.batches import read_batch, read_batches
+from sqla_jobs.monitoring.finding import ask
 from sqla_jobs.rules.checks import read_id
 
 _SIZE = 20
@@ -39,7 +40,7 @@ def show(site: Dashboard, batch_id: int) -> Response:
     with site.reading() as (session, now):
         batch = read_batch(session, jobs, batch_id)
         failed = select(*columns(job)).where(job.batch_id == batch_id, job.state == "failed").order_by(job.id.desc())
-        rows = session.execute(failed.limit(_FAILED), bind_arguments={"mapper": job}).all()
+        rows = ask(session, jobs, failed.limit(_FAILED)).all()
         return site.render(
             "batch.html",
             now,

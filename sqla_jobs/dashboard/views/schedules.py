@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,7 +11,7 @@ from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
 from flask import Response, abort, request
-from sqlalchemy import Text, cast, func, select, true
+from sqlalchemy import Text, cast, select, true
 from sqlalchemy.orm import Session
 from werkzeug.wrappers import Response as AnyResponse
 
@@ -24,6 +25,7 @@ from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.dashboard.views.jobs_list import Line, lines
 from sqla_jobs.errors import ArgumentsError, ConfigurationError, JobsError
 from sqla_jobs.models.types import CatchUp, Overlap, TickOutcome
+from sqla_jobs.monitoring.finding import ask
 from sqla_jobs.monitoring.ticks import TickReport, read_refusal, read_ticks
 from sqla_jobs.queries.processes import is_alive
 from sqla_jobs.rules.checks import read_number
@@ -58,39 +60,32 @@ def _rule_of(cron: str, timezone: str, now: datetime, first: datetime | None = N
     """Describe a rule in English, with its next times in its time zone. For an invalid rule, return its error."""
     try:
         rule = Cron.parse(cron, timezone)
-        said, upcoming = rule.description, list[datetime]()
-        tick = first if first is not None and first > now else rule.next_after(now)
-        while True:
-            upcoming.append(tick.astimezone(ZoneInfo(timezone)))
-            if len(upcoming) == count:
-                break
-            tick = rule.next_after(tick)
+        said, upcoming = rule.description, [first if first is not None and first > now else rule.next_after(now)]
+        while len(upcoming) < count:
+            upcoming.append(rule.next_after(upcoming[-1]))
     except ConfigurationError as error:
         return Rule("This rule cannot be read", [], str(error))
-    return Rule(said, upcoming)
+    return Rule(said, [tick.astimezone(ZoneInfo(timezone)) for tick in upcoming])
 
 
 def show_all(site: Dashboard) -> Response:
     """GET /schedules"""
     schedule: Any = site.jobs.Schedule
     with site.reading() as (session, now):
-        rows = session.execute(
-            select(*_columns(schedule)).order_by(schedule.name).limit(1000), bind_arguments={"mapper": schedule}
-        ).all()
-        recent = _recent(session, site, [row.id for row in rows])
-        live = session.scalar(
-            select(func.count()).where(site.jobs.Process.kind == "clock", is_alive(site.jobs.Process))
-        )
+        rows = ask(session, site.jobs, select(*_columns(schedule)).order_by(schedule.name).limit(1000)).all()
+        recent = _recent(session, site)
+        clocks = select(site.jobs.Process.id).where(site.jobs.Process.kind == "clock", is_alive(site.jobs.Process))
+        has_clock = ask(session, site.jobs, clocks).first() is not None
     listed = [
         (
             row,
             _rule_of(row.cron, row.timezone, now, row.next_run_at, count=1),
-            recent.get(row.id, []),
+            recent[row.id],
             site.shown(row.task, row.args_text).text(row.disabled_reason),
         )
         for row in rows
     ]
-    return site.render("schedules.html", now, listed=listed, has_clock=bool(live))
+    return site.render("schedules.html", now, listed=listed, has_clock=has_clock)
 
 
 def _columns(schedule: Any) -> list[Any]:
@@ -98,10 +93,8 @@ def _columns(schedule: Any) -> list[Any]:
     return [*stored, cast(schedule.args, Text).label("args_text")]
 
 
-def _recent(session: Session, site: Dashboard, schedule_ids: list[int]) -> dict[int, list[Any]]:
+def _recent(session: Session, site: Dashboard) -> dict[int, list[Any]]:
     """Return the last jobs of each schedule, the newest first."""
-    if not schedule_ids:
-        return {}
     job: Any = site.jobs.Job
     schedule: Any = site.jobs.Schedule
     last = (
@@ -111,24 +104,17 @@ def _recent(session: Session, site: Dashboard, schedule_ids: list[int]) -> dict[
         .limit(_RECENT)
         .lateral("last")
     )
-    query = (
-        select(schedule.id.label("schedule_id"), *last.c)
-        .join_from(schedule, last, true())
-        .where(schedule.id.in_(schedule_ids))
-        .order_by(schedule.id, last.c.scheduled_for.desc())
-    )
-    found: dict[int, list[Any]] = {}
-    for row in session.execute(query, bind_arguments={"mapper": schedule}):
-        found.setdefault(row.schedule_id, []).append(row)
+    query = select(schedule.id.label("schedule_id"), *last.c).join_from(schedule, last, true())
+    found = defaultdict[int, list[Any]](list)
+    for row in ask(session, site.jobs, query.order_by(schedule.id, last.c.scheduled_for.desc())):
+        found[row.schedule_id].append(row)
     return found
 
 
 def _read_schedule(session: Session, site: Dashboard, schedule_id: int) -> tuple[Any, Shown]:
     """Return the schedule, and its arguments without sensitive values. Raises `UnknownSchedule`."""
     schedule: Any = site.jobs.Schedule
-    row = session.execute(
-        select(*_columns(schedule)).where(schedule.id == schedule_id), bind_arguments={"mapper": schedule}
-    ).one_or_none()
+    row = ask(session, site.jobs, select(*_columns(schedule)).where(schedule.id == schedule_id)).one_or_none()
     if row is None:
         raise schedule_actions.UnknownSchedule(f"There is no schedule {schedule_id}; it may have been removed.")
     return row, site.shown(row.task, row.args_text)
@@ -158,7 +144,7 @@ def _enqueued(session: Session, site: Dashboard, ticks: Sequence[TickReport]) ->
     """Return the jobs of these ticks, by id."""
     job: Any = site.jobs.Job
     ids = [tick.job_id for tick in ticks if tick.outcome == TickOutcome.enqueued]
-    rows = session.execute(select(*columns(job)).where(job.id.in_(ids)), bind_arguments={"mapper": job}).all()
+    rows = ask(session, site.jobs, select(*columns(job)).where(job.id.in_(ids))).all()
     return {line.job.id: line for line in lines(site, session, rows)}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from flask import Response, request
 from sqlalchemy import func, select
 
-from sqla_jobs.dashboard.data.runs import SPANS, Figures, Span, read_figures, read_period
+from sqla_jobs.dashboard.data.runs import SPANS, Figures, read_figures, read_period
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.monitoring.finding import ask
 
@@ -59,34 +59,12 @@ COLUMNS = {
 }
 
 
-@dataclass(frozen=True)
-class Sorting:
-    """The order of the table, and the addresses of other orders."""
-
-    site: Dashboard
-    span: Span
-    column: Column
-    order: str
-
-    def url(self, column: Column) -> str:
-        """Return the URL of the table sorted by that column, in reverse order if it is the current column."""
-        flipped = "asc" if self.order == "desc" else "desc"
-        return self._page(self.span, column, flipped if column is self.column else column.order)
-
-    def over(self, span: Span) -> str:
-        """Return the URL for another span, in the same order."""
-        return self._page(span, self.column, self.order)
-
-    def _page(self, span: Span, column: Column, order: str) -> str:
-        return self.site.url("tasks", span=span.name, sort=column.name, order=order)
-
-
 def show(site: Dashboard) -> Response:
     """GET /tasks"""
     span = SPANS.get(request.args.get("span", ""), SPANS["hour"])
     column = COLUMNS.get(request.args.get("sort", ""), COLUMNS["runs"])
     order = request.args.get("order", "")
-    sorting = Sorting(site, span, column, order if order in ("asc", "desc") else column.order)
+    order = order if order in ("asc", "desc") else column.order
     jobs = site.jobs
     jobs.tasks.load()
     with site.reading() as (session, now):
@@ -103,8 +81,9 @@ def show(site: Dashboard) -> Response:
         span=span,
         spans=SPANS.values(),
         columns=COLUMNS.values(),
-        sorting=sorting,
+        column=column,
+        order=order,
         period=period,
         number=len(tasks),
-        tasks=column.sorted(tasks, sorting.order)[:_SHOWN],
+        tasks=column.sorted(tasks, order)[:_SHOWN],
     )
