@@ -96,7 +96,6 @@ def main(count: int) -> None:
         fill(engine, count)
         jobs.bind(engine)
         app = Flask("benchmark")
-        app.config["SECRET_KEY"] = "only for this benchmark"
         app.register_blueprint(create_blueprint(jobs, authorize=allow_everyone), url_prefix="/jobs")
         client = app.test_client()
         print(f"{count:,} jobs, the median of {_REPEAT}")

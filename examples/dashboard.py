@@ -343,7 +343,6 @@ def create_app(url: str, **data: Any) -> Flask:
         connection.execute(text("ANALYZE"))
     jobs.bind(engine)
     app = Flask("shop")
-    app.config["SECRET_KEY"] = "only for this example"
     dashboard = create_blueprint(jobs, authorize=allow_everyone, actor=lambda: "ada@example.com")
     app.register_blueprint(dashboard, url_prefix="/jobs")
     return app
