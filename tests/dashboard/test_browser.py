@@ -19,12 +19,12 @@ from sqlalchemy import create_engine, func, select, text
 from sqlalchemy.orm import Session
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from examples import dashboard as example
 from sqla_jobs.dashboard import allow_everyone, create_asgi, create_blueprint
 from sqla_jobs.testing import make_batch, make_job
 from sqla_jobs.testing.databases import new_database
 from tests import dashboard_shop as shop
 from tests.conftest import ROOT
+from tests.dashboard import example
 from tests.dashboard_shop import create_app, jobs
 from tests.helpers import wait_until
 from tests.programs import BROWSER, found
@@ -358,7 +358,6 @@ def example_origin(server_url: str) -> Iterator[str]:
     """The example's shop, which has something of everything."""
     with new_database(server_url) as url:
         app = example.create_app(url, ended=400)
-        app.config["SECRET_KEY"] = "a key for tests"
         with served(app) as origin:
             yield f"{origin}/jobs"
         create_engine(url).dispose()
