@@ -24,8 +24,8 @@ from benchmarks.torture.app import (
     Trace,
     jobs,
 )
+from benchmarks.torture.hostile import AT_WORK
 from benchmarks.torture.load import Answer, Ledger
-from benchmarks.torture.refusals import AT_WORK
 from sqla_jobs.models.types import StepKind
 
 _STEPS = 3
