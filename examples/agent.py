@@ -14,6 +14,7 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import create_engine, func, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
@@ -109,9 +110,9 @@ def play(session: Session, running: Worker) -> Answer:
     """Play the person: ask, kill a worker during a call and another during a tool, and approve. Return the answer."""
     job = agent.enqueue(session, question="My teapot arrived broken. Can I have my money back?")
     session.commit()
-    progress, killed, is_approved = Progress(), 0, False
+    progress, killed, is_approved, result = Progress(), 0, False, dict[str, Any]()
     for update in jobs.follow(job.id, timeout=300):
-        said, spent = update.progress_message or "", update.progress or 0
+        said, spent, result = update.progress_message or "", update.progress or 0, update.result
         progress.show(f"  {update.state:<9}  {BUDGET * spent:>3.0f} tokens  {said}")
         is_in_a_call = killed == 0 and said.startswith("A teapot")
         is_in_a_tool = is_approved and killed == 1 and update.state == "running"
@@ -122,7 +123,7 @@ def play(session: Session, running: Worker) -> Answer:
             is_approved = jobs.signal(session, job.id, "approved")
             progress.say(f"  {said}- Yes.")
         session.commit()
-    return Answer(**update.result)
+    return Answer(**result)
 
 
 def check(session: Session, answer: Answer) -> list[tuple[str, bool, str]]:
