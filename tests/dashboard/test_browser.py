@@ -19,12 +19,12 @@ from sqlalchemy import create_engine, func, select, text
 from sqlalchemy.orm import Session
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from examples import dashboard as example
 from sqla_jobs.dashboard import allow_everyone, create_asgi, create_blueprint
 from sqla_jobs.testing import make_batch, make_job
 from sqla_jobs.testing.databases import new_database
 from tests import dashboard_shop as shop
 from tests.conftest import ROOT
+from tests.dashboard import example
 from tests.dashboard_shop import create_app, jobs
 from tests.helpers import wait_until
 from tests.programs import BROWSER, found
