@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import uuid
 from collections.abc import Callable
@@ -106,11 +105,11 @@ class Parts:
         declarations: dict[str, Declaration],
         engines: Engines,
         queries: Queries,
+        contexts: Contexts,
+        coroutines: Coroutines,
         *,
         isolation: str,
-        inside: asyncio.AbstractEventLoop | None,
     ) -> None:
-        """Build the parts. `inside` is the application's event loop, if the worker runs in it."""
         tasks = list(declarations)
         self._host = host
         self.engines: Engines = engines
@@ -122,8 +121,8 @@ class Parts:
         self._shared = shared = Shared(
             engines.main, engines.claims, jobs.models, queries, settings, self.attempts, set_aside
         )
-        self._contexts = Contexts(jobs.hooks.worker_contexts, binding.context)
-        self._coroutines = Coroutines(declarations, binding, isolation, inside, need_loop=self._contexts.need_loop)
+        self._contexts = contexts
+        self._coroutines = coroutines
         if (loop := self._coroutines.events) is not None:
             set_aside.notes[EVENT_LOOP] = lambda: loop.held_up_by
         takes = {name: one.takes for name, one in declarations.items()}
@@ -136,7 +135,7 @@ class Parts:
             lost=self._on_lost,
             give_back_unknown=self._give_back_unknown,
         )
-        self._finisher = Finisher(engines.main, queries, set_aside)
+        self._finisher = Finisher(engines.main, queries, set_aside, settled=self._on_settled)
         self._lookout = host.lookout(shared, tasks)
         self._backfill = Backfill(
             queries,
@@ -146,7 +145,9 @@ class Parts:
             store=partial(store_limits, engines.main, jobs.models, declarations),
             set_aside=set_aside,
         )
-        self.resolver: JobResolver = JobResolver(engines.main, queries, patience=settings.patience, poll=settings.poll)
+        self.resolver: JobResolver = JobResolver(
+            engines.main, queries, patience=settings.patience, poll=settings.poll, claim=self._on_queued
+        )
         claiming = Claiming(shared, self._backlogs, self._liveness, self._finisher, self._lookout, self.resolver)
         self.limited: LimitedSource = LimitedSource(claiming, self._backfill, tasks)
         plain = [name for name in tasks if not declarations[name].gates]
@@ -189,8 +190,6 @@ class Parts:
         `app` is the application's engine, which may be asked for only once: that can take a context of the application.
         """
         with ExitStack() as made:
-            self._coroutines.start()
-            made.callback(self._coroutines.close)
             self._contexts.enter(self._coroutines.awaited)
             made.callback(self._contexts.leave, self._coroutines.awaited_last)
             self._backfill.declare()
@@ -204,7 +203,7 @@ class Parts:
 
     def start(self, loop_gone: Callable[[], None]) -> None:
         """Start the threads. `loop_gone` is called when the application's event loop is closed."""
-        self._finisher.start(self._books.settled)
+        self._finisher.start()
         self._events.start()
         self.runners.start(
             Callbacks(
@@ -216,7 +215,7 @@ class Parts:
         )
         self._host.may_close(self._coroutines.close_idle)
         self.claimer.start()
-        self.resolver.start(self.claimer.heard)
+        self.resolver.start()
         self._lookout.start(self.claimer)
         if self._pruner is not None:
             self._pruner.start()
@@ -272,6 +271,12 @@ class Parts:
         """Give back the jobs that no slot has taken, even those claimed under an earlier process id."""
         for backlog in self._backlogs:
             self._end(backlog.give_back(), Outcome.released())
+
+    def _on_settled(self, ends: list[RunEnd], stored: list[RunEnd]) -> None:
+        self._books.settled(ends, stored)
+
+    def _on_queued(self, message: str) -> None:
+        self.claimer.heard(message)
 
     def _on_lost(self) -> None:
         """After the leases are lost, give back waiting jobs, and interrupt jobs behind limits that have begun.

@@ -27,6 +27,8 @@ from sqla_jobs.runtime.service import Service
 from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.runtime.stopping import handled, stopped_by_signals
 from sqla_jobs.tasks.declaration import Declaration
+from sqla_jobs.worker.contexts import Contexts
+from sqla_jobs.worker.coroutines import Coroutines
 from sqla_jobs.worker.host import Alone, Host
 from sqla_jobs.worker.parts import Engines, Parts
 from sqla_jobs.worker.sessions import queues_of_sessions
@@ -148,6 +150,10 @@ class Worker(Service):
             made.callback(engines.close)
             erases = any(one.retention.erases for one in declarations.values())
             queries = engines.queries(self._jobs.models, erases=erases, lock_timeout=settings.lease)
+            contexts = Contexts(self._jobs.hooks.worker_contexts, self._binding.context)
+            inside = None if self._inside is None else self._inside.loop
+            coroutines = Coroutines(declarations, self._binding, isolation, inside, need_loop=contexts.need_loop)
+            made.callback(coroutines.close)
             parts = Parts(
                 self._jobs,
                 self._binding,
@@ -156,8 +162,9 @@ class Worker(Service):
                 declarations,
                 engines,
                 queries,
+                contexts,
+                coroutines,
                 isolation=isolation,
-                inside=None if self._inside is None else self._inside.loop,
             )
             self._log_unserved(engines.main, logging.INFO)
             parts.sign_on(app)
