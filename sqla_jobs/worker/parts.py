@@ -103,18 +103,24 @@ class Parts:
         settings: Settings,
         host: Host,
         declarations: dict[str, Declaration],
+        app: Engine,
         engines: Engines,
         queries: Queries,
         contexts: Contexts,
         coroutines: Coroutines,
         *,
         isolation: str,
+        loop_gone: Callable[[], None],
     ) -> None:
+        """Build the parts.
+
+        `app` is the application's engine, which may be asked for only once: that can take a context of the application.
+        `loop_gone` is called when the application's event loop is closed.
+        """
         tasks = list(declarations)
         self._host = host
         self.engines: Engines = engines
         self._settings = settings
-        self._declarations = declarations
         self.attempts: Attempts = Attempts(settings.heartbeat, jobs.counters)
         self._backlogs = [Backlog(name, number) for name, number in settings.queues.items()]
         set_aside = SetAside()
@@ -126,12 +132,16 @@ class Parts:
         if (loop := self._coroutines.events) is not None:
             set_aside.notes[EVENT_LOOP] = lambda: loop.held_up_by
         takes = {name: one.takes for name, one in declarations.items()}
+        self._sessions = sessions_at_once(declarations.values(), settings, app, coroutines)
+        if engines.steps is not None:
+            self._sessions += STEPS_AT_ONCE
         misfits = Misfits(jobs.models, takes, set_aside)
         self._liveness = Liveness(
             shared,
             host,
             misfits,
             tasks={name: one.shown() for name, one in takes.items()},
+            sessions=self._sessions,
             lost=self._on_lost,
             give_back_unknown=self._give_back_unknown,
         )
@@ -174,6 +184,12 @@ class Parts:
             self._executor.prepare(name)
         self.runners: Runners = Runners(
             self._backlogs,
+            Callbacks(
+                execute=self._executor.execute,
+                ended=self._finisher.put,
+                committed=self._books.committed,
+                loop_gone=loop_gone,
+            ),
             self._coroutines.tasks,
             self._coroutines.events,
             slow_after=settings.slow_after,
@@ -184,35 +200,23 @@ class Parts:
             declared = [(jobs.tasks.names(task), task.declaration.retention) for task in {*jobs.tasks.values()}]
             self._pruner = Pruner(engines.main, jobs.models, settings.retention, [*rules(settings.retention, declared)])
 
-    def sign_on(self, app: Engine) -> None:
-        """Enter the worker contexts, store the declared limits, and register the process.
-
-        `app` is the application's engine, which may be asked for only once: that can take a context of the application.
-        """
+    def sign_on(self) -> None:
+        """Enter the worker contexts, store the declared limits, and register the process."""
         with ExitStack() as made:
             self._contexts.enter(self._coroutines.awaited)
             made.callback(self._contexts.leave, self._coroutines.awaited_last)
             self._backfill.declare()
-            connections = sessions_at_once(self._declarations.values(), self._settings, app, self._coroutines)
             if (steps := self.engines.steps) is not None:
-                connections += STEPS_AT_ONCE
                 self._host.may_close(IdleConnections(steps).close)
-            self._host.meet(self._shared, connections)
-            self._liveness.start(connections)
+            self._host.meet(self._shared, self._sessions)
+            self._liveness.start()
             made.pop_all()
 
-    def start(self, loop_gone: Callable[[], None]) -> None:
-        """Start the threads. `loop_gone` is called when the application's event loop is closed."""
+    def start(self) -> None:
+        """Start the threads."""
         self._finisher.start()
         self._events.start()
-        self.runners.start(
-            Callbacks(
-                execute=self._executor.execute,
-                ended=self._finisher.put,
-                committed=self._books.committed,
-                loop_gone=loop_gone,
-            )
-        )
+        self.runners.start()
         self._host.may_close(self._coroutines.close_idle)
         self.claimer.start()
         self.resolver.start()

@@ -139,7 +139,7 @@ class Worker(Service):
         except ProgrammingError as error:
             raise ConfigurationError(explain(error)) from error
         self._jobs.counters.serves((one.name, one.defaults["queue"]) for one in declarations.values())
-        parts.start(self._on_loop_gone)
+        parts.start()
 
     def _signed_on(self, app: Engine, declarations: dict[str, Declaration], isolation: str) -> Parts:
         """Connect, build the parts, and register the process."""
@@ -160,14 +160,16 @@ class Worker(Service):
                 settings,
                 host,
                 declarations,
+                app,
                 engines,
                 queries,
                 contexts,
                 coroutines,
                 isolation=isolation,
+                loop_gone=self._on_loop_gone,
             )
             self._log_unserved(engines.main, logging.INFO)
-            parts.sign_on(app)
+            parts.sign_on()
             made.pop_all()
         return parts
 
