@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+import uuid
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import Engine, func, select
 from sqlalchemy.exc import DBAPIError, OperationalError
@@ -18,6 +20,7 @@ from sqla_jobs.database.notify import notify
 from sqla_jobs.database.refusals import reason
 from sqla_jobs.database.subscribers import SCHEDULES
 from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.version import check_version
 from sqla_jobs.queries import Among, Queries, processes
 from sqla_jobs.queries.schedules import ScheduleQueries
@@ -71,55 +74,40 @@ class Clock(Service):
         self._jobs = jobs
         self._binding = binding
         self._lease_settings = LeaseSettings(heartbeat, lease)
-        self._queries = Queries(jobs.models)
-        self._schedules = ScheduleQueries(jobs.models)
-        self._set_aside = SetAside("schedule")
-        self._declare_at = 0.0
-        self._has_synced = False
-        longest = self._lease_settings.longest_wait
-        self._loop = Loop("the clock", self._step, name="sqla_jobs-clock", longest=longest)
+        self._rounds = _Rounds(jobs)
+        self._at_work: _AtWork | None = None
 
     def start(self) -> None:
         """Start the clock in a thread. Raises `ConfigurationError` and database errors."""
-        if self._loop.has_started:
+        if self._at_work is not None:
             raise ConfigurationError("this clock was started before: make a new one with jobs.clock()")
         self._jobs.tasks.load()
-        self._engine = self._connect()
-        try:
-            self._declare(self._engine)
-            self._register()
-        except BaseException:
-            self._engine.dispose()
-            raise
-        channel = self._jobs.models.channel
-        patience = self._lease_settings.patience
-        self._listener = self._listener_of(self._engine, channel, self._heard, patience=patience)
-        self._listener.start()
-        self._loop.start()
-        number = plural(len(self._jobs.schedules), "schedule")
-        log.info("clock %s runs, with %s in its code", self._process_id, number)
+        with ExitStack() as made:
+            engine = self._connect()
+            made.callback(engine.dispose)
+            self._rounds.declare(engine)
+            models, settings = self._jobs.models, self._lease_settings
+            at_work = _AtWork(models, self._rounds, settings, engine, self._connections, self._listener_of)
+            made.pop_all()
+        self._at_work = at_work
+        at_work.start()
+        log.info(
+            "clock %s runs, with %s in its code", at_work.process_id, plural(len(self._jobs.schedules), "schedule")
+        )
 
     def stop(self) -> None:
         """Stop the clock. A tick in progress is finished first."""
-        if not self._loop.has_started or self._loop.stopping.is_set():
-            return
-        self._stop_requested.set()
-        self._listener.stop()
-        self._loop.stop(2 * self._lease_settings.patience)
-        try:
-            with self._engine.begin() as connection:
-                processes.unregister(connection, self._jobs.models, self._process_id)
-        except DBAPIError as error:
-            log.warning("could not sign off, the lease will run out by itself: %s", reason(error))
-        close_engine(self._engine)
+        if self._at_work is not None and not self._at_work.loop.stopping.is_set():
+            self._stop_requested.set()
+            self._at_work.stop()
 
     def tick(self) -> int:
         """Enqueue the jobs that are due now. Return the number of jobs."""
         self._jobs.tasks.load()
         engine = self._connect()
         try:
-            self._declare(engine)
-            return self._fire(engine)
+            self._rounds.declare(engine)
+            return self._rounds.fire(engine)
         finally:
             engine.dispose()
 
@@ -138,7 +126,26 @@ class Clock(Service):
             raise
         return engine
 
-    def _fire(self, engine: Engine) -> int:
+
+class _Declared(NamedTuple):
+    """Whether the declared schedules are stored, and when to store or confirm them again, by `time.monotonic()`."""
+
+    is_stored: bool
+    again_at: float
+
+
+class _Rounds:
+    """What a clock does in each round."""
+
+    def __init__(self, jobs: Jobs[Any]) -> None:
+        self._jobs = jobs
+        self._schedules = ScheduleQueries(jobs.models)
+        self.set_aside: SetAside = SetAside("schedule")
+        self._declared = _Declared(is_stored=False, again_at=0.0)
+
+    def fire(self, engine: Engine) -> int:
+        """Enqueue the jobs that are due. Return the number of jobs."""
+
         def fire(which: Among) -> tuple[list[str], bool]:
             with _read_committed(engine).begin() as connection:
                 return fire_due(connection, self._schedules, self._jobs.tasks, which)
@@ -149,7 +156,7 @@ class Clock(Service):
 
         count, is_more = 0, True
         while is_more:
-            fired = self._set_aside.around("a tick of it", fire, candidates)
+            fired = self.set_aside.around("a tick of it", fire, candidates)
             messages = {message for of_part, _ in fired for message in of_part}
             is_more = any(is_full for _, is_full in fired)
             if messages:  # notify after the commit, since NOTIFY in a transaction makes commits wait for one another
@@ -158,13 +165,18 @@ class Clock(Service):
             count += sum(len(of_part) for of_part, _ in fired)
         return count
 
-    def _declare(self, engine: Engine) -> None:
+    def due_in(self, engine: Engine) -> float:
+        """Return the seconds until a schedule is due."""
+        with engine.begin() as connection:
+            return self._schedules.due_in(connection, Among(set_aside=self.set_aside.reasons))
+
+    def declare(self, engine: Engine) -> None:
         """Store the declared schedules on the first call, and confirm them on later calls.
 
         Disable schedules that no process has declared for a day. Wait only briefly for rows that another session has
         locked, so that due schedules fire in the meantime.
         """
-        if time.monotonic() < self._declare_at:
+        if time.monotonic() < self._declared.again_at:
             return
         try:
             with Session(_read_committed(engine)) as session, session.begin():
@@ -176,63 +188,106 @@ class Clock(Service):
                 "what code declares is not stored yet, since somebody holds schedules locked: tried again in %g s",
                 _LOCKED_AGAIN,
             )
-            self._declare_at = time.monotonic() + _LOCKED_AGAIN
-            return
-        self._has_synced = True
-        self._declare_at = time.monotonic() + _DECLARE_AGAIN
+            self._declared = self._declared._replace(again_at=time.monotonic() + _LOCKED_AGAIN)
+        else:
+            self._declared = _Declared(is_stored=True, again_at=time.monotonic() + _DECLARE_AGAIN)
 
     def _declare_in(self, session: Session) -> None:
         session.execute(select(func.set_config("lock_timeout", _LOCK_TIMEOUT, True)))
-        if not self._has_synced:
-            sync(session, self._jobs.models, self._jobs.schedules)
-        else:
-            still_declared(session, self._jobs.models, self._jobs.schedules)
+        store = still_declared if self._declared.is_stored else sync
+        store(session, self._jobs.models, self._jobs.schedules)
         for name in retire(session, self._jobs.models, self._jobs.schedules, UNDECLARED_FOR):
             log.warning("schedule %r is disabled: no process has declared it for a day", name)
 
-    def _register(self) -> None:
+
+class _Registered(NamedTuple):
+    """A clock's row, and when its next heartbeat is due, by `time.monotonic()`."""
+
+    process_id: uuid.UUID
+    beat_at: float
+
+
+class _AtWork:
+    """A clock at work, with its connections, its row and its threads."""
+
+    def __init__(
+        self,
+        models: Models[Any],
+        rounds: _Rounds,
+        settings: LeaseSettings,
+        engine: Engine,
+        connections: int,
+        listener: type[Listener | Subscription],
+    ) -> None:
+        """Register the clock. Raises database errors."""
+        self._models = models
+        self._rounds = rounds
+        self._settings = settings
+        self._engine = engine
+        self._connections = connections
+        self._queries = Queries(models)
+        self._registered = self._register()
+        self._vitals = Vitals(engine, models)
+        self._listener = listener(engine, models.channel, self._heard, patience=settings.patience)
+        self.loop: Loop = Loop("the clock", self._step, name="sqla_jobs-clock", longest=settings.longest_wait)
+
+    @property
+    def process_id(self) -> uuid.UUID:
+        """The id of the row under which this process is currently registered."""
+        return self._registered.process_id
+
+    def start(self) -> None:
+        self._listener.start()
+        self.loop.start()
+
+    def stop(self) -> None:
+        """Stop after the round in progress, and delete the process's row."""
+        self._listener.stop()
+        self.loop.stop(2 * self._settings.patience)
+        try:
+            with self._engine.begin() as connection:
+                processes.unregister(connection, self._models, self.process_id)
+        except DBAPIError as error:
+            log.warning("could not sign off, the lease will run out by itself: %s", reason(error))
+        close_engine(self._engine)
+
+    def _register(self) -> _Registered:
         with self._engine.begin() as connection:
-            self._process_id = processes.register(
+            process_id = processes.register(
                 connection,
-                self._jobs.models,
+                self._models,
                 kind="clock",
                 queues={},
                 connections=self._connections,
-                lease=self._lease_settings.lease,
+                lease=self._settings.lease,
             )
-        self._beat_at = time.monotonic() + self._lease_settings.heartbeat
-        self._vitals = Vitals(self._engine, self._jobs.models)
+        return _Registered(process_id, time.monotonic() + self._settings.heartbeat)
 
     def _beat(self) -> None:
         """Write this clock's heartbeat. A clock does not rescue jobs: a job's locked row could delay a tick."""
-        due_at = time.monotonic() + self._lease_settings.heartbeat
+        beaten = _Registered(self.process_id, time.monotonic() + self._settings.heartbeat)
         with self._engine.begin() as connection:
-            alive = self._queries.beat(connection, [self._process_id])
-        self._beat_at = due_at
-        if self._process_id not in alive:
-            self._register()
-        self._vitals.show(self._process_id)
+            alive = self._queries.beat(connection, [self.process_id])
+        self._registered = beaten if self.process_id in alive else self._register()
+        self._vitals.show(self.process_id)
 
     def _heard(self, what: str) -> None:
         if what in ("", SCHEDULES):
-            self._loop.tell()
+            self.loop.tell()
 
     def _step(self) -> float:
         """Enqueue the jobs that are due, and send a heartbeat if it is due. Return when to look again."""
-        self._declare(self._engine)
-        if time.monotonic() >= self._beat_at:
+        rounds, engine = self._rounds, self._engine
+        rounds.declare(engine)
+        if time.monotonic() >= self._registered.beat_at:
             self._beat()
-        if (due_in := self._due_in()) <= 0:
-            if count := self._fire(self._engine):
+        if (due_in := rounds.due_in(engine)) <= 0:
+            if count := rounds.fire(engine):
                 log.info("%s enqueued by schedules", plural(count, "job"))
-            due_in = self._due_in()
-        self._set_aside.show(self._engine, self._queries, self._process_id)
+            due_in = rounds.due_in(engine)
+        rounds.set_aside.show(engine, self._queries, self.process_id)
         now = time.monotonic()
-        return min(now + _LOOK, self._beat_at, now + due_in) if due_in > 0 else now + _HELD_AGAIN
-
-    def _due_in(self) -> float:
-        with self._engine.begin() as connection:
-            return self._schedules.due_in(connection, Among(set_aside=self._set_aside.reasons))
+        return min(now + _LOOK, self._registered.beat_at, now + due_in) if due_in > 0 else now + _HELD_AGAIN
 
 
 def _read_committed(engine: Engine) -> Engine:

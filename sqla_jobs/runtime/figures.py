@@ -132,6 +132,15 @@ _REST = 20
 """An answer is cached for at least this many times as long as it took to get, unless it is `None` or an error."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Answer(Generic[T]):
+    value: T | None
+    """None also after an error."""
+    has_failed: bool
+    keep_until: float
+    """When to ask again, by `time.monotonic()`."""
+
+
 class Cached(Generic[T]):
     """A cache for the answer of `ask`. An answer is valid for at least `seconds`, even if it is `None` or an error.
 
@@ -143,38 +152,32 @@ class Cached(Generic[T]):
         self._seconds = seconds
         self._patience = patience
         self._lock = threading.Lock()
-        self._answer: Future[T] | None = None
-        self._keep_until = 0.0
-        self._has_failed = False
+        self._answer = Future[_Answer[T]]()
+        self._answer.set_result(_Answer(None, has_failed=False, keep_until=0.0))
 
     def get(self) -> T | None:
         """Return the answer. Return `None` if `ask` failed or takes longer than `patience` seconds."""
         try:
-            return self._current().result(self._patience)
-        except Exception:  # noqa: BLE001 - `_find` has logged it
+            return self._current().result(self._patience).value
+        except TimeoutError:
             return None
 
-    def _current(self) -> Future[T]:
+    def _current(self) -> Future[_Answer[T]]:
         with self._lock:
-            if self._answer is None or (self._answer.done() and time.monotonic() >= self._keep_until):
+            if self._answer.done() and time.monotonic() >= (last := self._answer.result()).keep_until:
                 self._answer = Future()
-                threading.Thread(target=self._find, args=(self._answer,), name="sqla_jobs-figures", daemon=True).start()
+                args = (self._answer, last.has_failed)
+                threading.Thread(target=self._find, args=args, name="sqla_jobs-figures", daemon=True).start()
             return self._answer
 
-    def _find(self, answer: Future[T]) -> None:
-        began = time.monotonic()
+    def _find(self, answer: Future[_Answer[T]], has_failed_before: bool) -> None:
+        began, found, has_failed = time.monotonic(), None, False
         try:
             found = self._ask()
-        except BaseException as error:  # noqa: BLE001 - raised in the waiting threads
-            log.log(
-                logging.DEBUG if self._has_failed else logging.WARNING, "cannot read metrics: %s", message_of(error)
-            )
-            self._has_failed = True
-            self._keep_until = time.monotonic() + self._seconds
-            answer.set_exception(error)
-        else:
-            self._has_failed = False
-            now = time.monotonic()
-            took = 0.0 if found is None else now - began
-            self._keep_until = now + max(self._seconds, _REST * took)
-            answer.set_result(found)
+        except BaseException as error:  # noqa: BLE001 - the waiting threads get None
+            level = logging.DEBUG if has_failed_before else logging.WARNING
+            log.log(level, "cannot read metrics: %s", message_of(error))
+            has_failed = True
+        now = time.monotonic()
+        took = 0.0 if found is None else now - began
+        answer.set_result(_Answer(found, has_failed, now + max(self._seconds, _REST * took)))

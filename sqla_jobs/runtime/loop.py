@@ -84,13 +84,18 @@ class Loop:
         """True from the call of `start` on."""
         return self._thread.ident is not None
 
+    @property
+    def has_ended(self) -> bool:
+        """True once the loop was stopped and its last step is over."""
+        return self.stopping.is_set() and not self._thread.is_alive()
+
     def stop(self, timeout: float) -> bool:
         """Stop after the step in progress. Wait up to `timeout` seconds for its end; return whether it has ended."""
         self.stopping.set()
         self.tell()
         if self.has_started:
             self._thread.join(timeout)
-        return not self._thread.is_alive()
+        return self.has_ended
 
     def _run(self) -> None:
         while not self.stopping.is_set():

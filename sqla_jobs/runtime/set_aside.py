@@ -31,8 +31,8 @@ class SetAside:
         self._again = again
         """Seconds after which a row is tried again."""
         self._lock = threading.Lock()
-        self._reasons: dict[int, str] = {}
-        self._until: dict[int, float] = {}
+        self._rows: dict[int, tuple[str, float]] = {}
+        """For each row, the reason, and until when the row is skipped, by `time.monotonic()`."""
         self._logged: set[int] = set()
         self._shown: tuple[uuid.UUID | None, dict[str, str]] = (None, {})
         self.notes: dict[str, Callable[[], str | None]] = {}
@@ -44,12 +44,13 @@ class SetAside:
     @property
     def reasons(self) -> dict[int, str]:
         """The reasons by row id, for the rows that are currently being skipped."""
-        if not self._until:
+        if not self._rows:
             return {}
         with self._lock:
             now = time.monotonic()
-            self._until = {row_id: until for row_id, until in self._until.items() if until > now}
-            return {row_id: self._reasons[row_id] for row_id in self._until}
+            for row_id in [row_id for row_id, (_, until) in self._rows.items() if until <= now]:
+                del self._rows[row_id]
+            return {row_id: why for row_id, (why, _) in self._rows.items()}
 
     def refused(self, what: str, row_id: int, error: Exception) -> None:
         """Set a row aside because the server refused the change that `what` names."""
@@ -79,7 +80,7 @@ class SetAside:
 
     def _keep(self, row_id: int, why: str) -> None:
         with self._lock:
-            self._reasons[row_id], self._until[row_id] = why, time.monotonic() + self._again
+            self._rows[row_id] = why, time.monotonic() + self._again
 
     def show(self, engine: Engine, queries: Queries, process_id: uuid.UUID) -> None:
         """Store the reasons in this process's row, alongside reasons from other sources.

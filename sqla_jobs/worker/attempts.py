@@ -45,6 +45,11 @@ class Attempts:
     def __len__(self) -> int:
         return len(self._table)
 
+    @property
+    def busy_at(self) -> float:
+        """When a job was last added or a run last ended, by `time.monotonic()`."""
+        return max(self.added_at, self.ended_at or 0.0)
+
     def add(self, jobs: Iterable[Claimed], *, asked_at: float) -> list[Attempt]:
         """Add claimed jobs, ignoring leases that are already in the table. Return the new attempts."""
         now = time.monotonic()

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Generator, Iterable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, Self
 
 from sqla_jobs.database.binding import Context
 from sqla_jobs.errors import ConfigurationError
@@ -64,8 +64,7 @@ class Contexts:
     def _enter(self, target: WorkerContext, awaited: Await) -> Any:
         one: AbstractContextManager[Any] | _Hosted
         if is_asynchronous(target):
-            one = _Hosted(awaited_manager(target(), target, _WHAT))
-            value = awaited(one.enter())
+            one, value = awaited(_Hosted.enter(awaited_manager(target(), target, _WHAT)))
         else:
             one = plain_manager(target(), target, _WHAT)
             value = one.__enter__()
@@ -90,24 +89,29 @@ class _Hosted:
     """An asynchronous context manager in its own asyncio task: some must be left by the task that entered them."""
 
     def __init__(self, manager: AbstractAsyncContextManager[Any]) -> None:
+        loop = asyncio.get_running_loop()
         self._manager = manager
+        self._entered: asyncio.Future[Any] = loop.create_future()
+        self._leaving: asyncio.Future[None] = loop.create_future()
+        self._task = loop.create_task(self._run())
 
-    async def enter(self) -> Any:
-        """Enter the manager, and return the value that it yields."""
-        self._leaving = asyncio.Event()
-        self._entered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._task = asyncio.create_task(self._run())
-        await asyncio.wait([self._task, self._entered], return_when=asyncio.FIRST_COMPLETED)
-        return self._entered.result() if self._entered.done() else self._task.result()
+    @classmethod
+    async def enter(cls, manager: AbstractAsyncContextManager[Any]) -> tuple[Self, Any]:
+        """Enter the manager. Return it in its own asyncio task, and the value that it yields."""
+        hosted = cls(manager)
+        task, entered = hosted._task, hosted._entered
+        await asyncio.wait([task, entered], return_when=asyncio.FIRST_COMPLETED)
+        return hosted, entered.result() if entered.done() else task.result()
 
     async def _run(self) -> None:
         async with self._manager as value:
             self._entered.set_result(value)
-            await self._leaving.wait()
+            await self._leaving
 
     async def leave(self) -> None:
         """Leave the manager, unless the loop's owner has cancelled all asyncio tasks, including this one."""
-        self._leaving.set()
+        if not self._leaving.done():
+            self._leaving.set_result(None)
         await asyncio.wait([self._task])
         if not self._task.cancelled():
             self._task.result()

@@ -40,7 +40,7 @@ class Coroutines:
         *,
         need_loop: bool,
     ) -> None:
-        """Prepare for the coroutine tasks. `loop` is the application's event loop, if the tasks are to run in it.
+        """Start the loop. `loop` is the application's event loop, if the tasks are to run in it.
 
         `need_loop` is true if something other than coroutine tasks needs a loop.
         """
@@ -49,9 +49,9 @@ class Coroutines:
         """The names of the coroutine tasks."""
         if signatures:
             check_greenlet(min(signatures))
-        self.events: EventLoop | None = EventLoop(loop) if signatures or need_loop else None
         wants_session = any(signature.wants_session for signature in signatures.values())
         self._sessions = binding.async_sessions(isolation) if wants_session else None
+        self.events: EventLoop | None = EventLoop(loop) if signatures or need_loop else None
 
     def transactions(self, make: Callable[..., WorkerTransactions], declaration: Declaration) -> WorkerTransactions:
         """Return the transactions of a coroutine task that takes a session. `make` makes them."""
@@ -61,11 +61,6 @@ class Coroutines:
             self._sessions.sessions_of(declaration.signature.session_class, declaration.name),
             isolation=self._sessions.isolation,
         )
-
-    def start(self) -> None:
-        """Start the loop."""
-        if self.events is not None:
-            self.events.start()
 
     def awaited(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Await a coroutine in the loop, from another thread, and return its result.

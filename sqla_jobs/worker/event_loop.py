@@ -12,7 +12,7 @@ from contextvars import Context
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqla_jobs.execution.coroutine import Noting, soon
 from sqla_jobs.rules.error_text import place_of, stack_of
@@ -29,6 +29,22 @@ _RUNS = "_contained"
 """The function that calls the task's own code. The logged stack of a blocked loop starts at this function."""
 
 
+class _Begun(NamedTuple):
+    """What the loop's first callback found and installed."""
+
+    noting: Noting
+    thread: int
+    """The id of the thread that runs the loop."""
+
+
+class _Question(NamedTuple):
+    """A callback that the loop has not called yet."""
+
+    asked_at: float
+    held_up_by: str | None = None
+    """A description of the job that blocks the loop, once it was logged."""
+
+
 class EventLoop:
     """The application's event loop, or the worker's own in a separate thread.
 
@@ -36,30 +52,24 @@ class EventLoop:
     """
 
     def __init__(self, app: asyncio.AbstractEventLoop | None = None) -> None:
-        """Use `app`, the application's running loop, if it is given; otherwise make a loop."""
+        """Use `app`, the application's running loop, if it is given; otherwise make a loop and start it."""
         self.is_own: bool = app is None
         """True if the worker made the loop; False if it is the application's."""
-        self._app = app
-        self._thread = threading.Thread(target=self._run, name="sqla_jobs-loop", daemon=True)
-        self._ident = 0
-        """The id of the thread that runs the loop, known once the loop has answered."""
+        self.loop: asyncio.AbstractEventLoop = app or _new_loop()
+        self._begun: _Begun | None = None
         self._is_stopping = False
-        self._asked_at: float | None = None
-        """When the loop was last asked for an answer. None if no answer is pending."""
-        self._is_logged = False
-        self._held_up_by: str | None = None
+        self._question: _Question | None = None
+        """The pending question, if there is one."""
+        self._thread = threading.Thread(target=self._run, name="sqla_jobs-loop", daemon=True)
+        soon(self.loop, self._begin)
+        if self.is_own:
+            self._thread.start()
 
     @property
     def held_up_by(self) -> str | None:
         """A description of the job that is blocking the loop. None if no such job was logged."""
-        return self._held_up_by
-
-    def start(self) -> None:
-        """Start the loop if it is the worker's own."""
-        self.loop: asyncio.AbstractEventLoop = self._app or _new_loop()
-        soon(self.loop, self._begin)
-        if self.is_own:
-            self._thread.start()
+        question = self._question  # read once: the loop's thread sets it to None
+        return None if question is None else question.held_up_by
 
     def stop(self) -> None:
         """End the loop if it is the worker's own and is not blocked."""
@@ -69,13 +79,12 @@ class EventLoop:
             self._thread.join(_STOP)
 
     def _begin(self) -> None:
-        self._noting = Noting.begin(self.loop)
+        self._begun = _Begun(Noting.begin(self.loop), threading.get_ident())
         self._keep_watch()
-        self._answer()
 
     def _keep_watch(self) -> None:
         """Keep an asyncio task in the loop, to notice when all of the loop's tasks are cancelled."""
-        self._watch = self.loop.create_task(asyncio.Event().wait(), name="sqla_jobs-watch")
+        self._watch = self.loop.create_task(_forever(), name="sqla_jobs-watch")
         self._watch.add_done_callback(self._on_cancelled)
 
     def _on_cancelled(self, watch: object) -> None:
@@ -97,7 +106,8 @@ class EventLoop:
             callback(*args)
 
     def _end(self) -> None:
-        self._noting.end(self.loop)
+        assert self._begun is not None, "the loop called _begin first"
+        self._begun.noting.end(self.loop)
         self._watch.cancel()
         if self.is_own:
             self.loop.stop()
@@ -123,29 +133,33 @@ class EventLoop:
 
         `current` returns the name of an asyncio task's job.
         """
-        if self._asked_at is None:
-            self._asked_at, self._is_logged = now, False
-            soon(self.loop, self._answer)
-        elif now - self._asked_at > _BLOCKED and not self._is_logged:
-            self._is_logged = True
-            frame = sys._current_frames().get(self._ident)  # pyright: ignore[reportPrivateUsage]
+        question = self._question
+        if question is None:
+            self._ask(_Question(now))
+        elif now - question.asked_at > _BLOCKED and question.held_up_by is None:
+            thread = 0 if self._begun is None else self._begun.thread
+            frame = sys._current_frames().get(thread)  # pyright: ignore[reportPrivateUsage]
             stack = "?" if frame is None else stack_of(frame, since=_RUNS)
             who = current(asyncio.current_task(self.loop))
-            since = datetime.now(UTC) - timedelta(seconds=now - self._asked_at)
+            since = datetime.now(UTC) - timedelta(seconds=now - question.asked_at)
             where = place_of(stack) or "an unknown place"
             log.warning(
                 "%s has blocked the event loop for %.1f s: nothing else runs there. A coroutine must not block; "
                 "call blocking code with asyncio.to_thread(…). It is here: %s\n%s",
                 who,
-                now - self._asked_at,
+                now - question.asked_at,
                 where,
                 stack,
             )
-            self._held_up_by = f"{who} has held it up since {since:%H:%M:%S} UTC, at {where}"
+            # asked again, since the first answer may just have come
+            self._ask(question._replace(held_up_by=f"{who} has held it up since {since:%H:%M:%S} UTC, at {where}"))
+
+    def _ask(self, question: _Question) -> None:
+        self._question = question
+        soon(self.loop, self._answer)
 
     def _answer(self) -> None:
-        self._ident = threading.get_ident()
-        self._asked_at = self._held_up_by = None
+        self._question = None
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
@@ -165,6 +179,10 @@ class EventLoop:
             self.loop.run_forever()
         except (KeyboardInterrupt, SystemExit) as error:
             log.error("%r was raised in the event loop, which continues", error)  # noqa: TRY400 - it may reveal secrets
+
+
+async def _forever() -> None:
+    await asyncio.get_running_loop().create_future()
 
 
 async def _end(left: set[asyncio.Task[Any]]) -> None:

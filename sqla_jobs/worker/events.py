@@ -138,7 +138,7 @@ class EventDelivery:
         if self._delivered:
             with self._engine.begin() as connection:
                 self._queries.mark_delivered(connection, self._delivered)
-            self._delivered = []
+            self._delivered.clear()
 
 
 def started(job: Claimed) -> RunEvent:

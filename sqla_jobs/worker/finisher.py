@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import logging
 import math
 import threading
@@ -42,28 +43,33 @@ class Finisher:
     lock, the server works on the other. Each thread logs its own errors.
     """
 
-    def __init__(self, engine: Engine, queries: Queries, set_aside: SetAside) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        queries: Queries,
+        set_aside: SetAside,
+        *,
+        settled: Callable[[list[RunEnd], list[RunEnd]], None],
+    ) -> None:
+        """Prepare to store ends. `settled(ends, stored)` is called after each batch.
+
+        `ends` contains the ends that were stored and those that had lost their leases, with the outcomes in the
+        database. `stored` contains the ends that were stored with their own outcome, or with `cancelled` instead.
+        """
         self._engine = engine
         self._queries = queries
         self._set_aside = set_aside
         self._queue: SimpleQueue[RunEnd | None] = SimpleQueue()
-        self._locked: list[RunEnd] = []
-        self._refused: list[RunEnd] = []
-        self._refused_at = 0.0
+        self._settled = settled
+        self._aside: list[tuple[float, int, RunEnd]] = []
+        """A heap of the ends that could not be stored: when to try each again, its run id, and the end."""
         self._putting_aside = threading.Lock()
-        self._closing = False
         self._give_up = threading.Event()
         self._retry = RetryLoop("storing outcomes", self._give_up)
         self._thread = threading.Thread(target=self._loop, name="sqla_jobs-finisher", daemon=True)
         self._helper = Loop("storing outcomes", self._help, name="sqla_jobs-finisher-2")
 
-    def start(self, settled: Callable[[list[RunEnd], list[RunEnd]], None]) -> None:
-        """Start the threads. From then on, `settled(ends, stored)` is called after each batch.
-
-        `ends` contains the ends that were stored and those that had lost their leases, with the outcomes in the
-        database. `stored` contains the ends that were stored with their own outcome, or with `cancelled` instead.
-        """
-        self._settled = settled
+    def start(self) -> None:
         self._thread.start()
         self._helper.start()
 
@@ -82,18 +88,17 @@ class Finisher:
         """Spend at most `timeout` seconds storing the remaining ends. Return whether all ends were stored."""
         deadline = time.monotonic() + timeout
         self._helper.stop(timeout)
-        self._closing = True
-        self._queue.put(None)
+        self._queue.put(None)  # wake the first thread, which ends once the helper has ended and all ends are stored
         self._thread.join(max(0.0, deadline - time.monotonic()))
         self._give_up.set()
         self._thread.join(1.0)
         at_work = self._thread.is_alive() or not self._helper.stop(1.0)
-        return not (at_work or self._locked or self._refused or self._take([]))
+        return not (at_work or self._aside or self._take([]))
 
     def _loop(self) -> None:
         while not self._give_up.is_set():
             self._store(self._gather())
-            if self._closing and not self._locked and self._queue.empty():
+            if self._helper.has_ended and self._again_in > _LOCKED_AGAIN and self._queue.empty():
                 return
 
     def _help(self) -> float:
@@ -101,7 +106,7 @@ class Finisher:
         if self._queue.qsize() < _CROWD:
             return math.inf
         self._store(self._take([]))
-        if self._locked:
+        if self._again_in <= _LOCKED_AGAIN:
             self._queue.put(None)  # wake the first thread, which may wait up to a minute for an end
         return 0.0
 
@@ -111,23 +116,32 @@ class Finisher:
             self._retry.call(partial(self._write_all, batch))
         except Exception as error:  # noqa: BLE001 - logged, and kept for `close` to see
             log.error("%d outcomes could not be stored before the worker ended: %s", len(batch), reason(error))  # noqa: TRY400
-            with self._putting_aside:
-                self._locked += batch
+            for end in batch:
+                self._try_again(end, 0.0)
+
+    def _try_again(self, end: RunEnd, seconds: float) -> None:
+        """Keep an end, and try it again after some seconds."""
+        with self._putting_aside:
+            heapq.heappush(self._aside, (time.monotonic() + seconds, end.lease.run_id, end))
+
+    @property
+    def _again_in(self) -> float:
+        """Seconds until an end is to be tried again. Infinite if there is none."""
+        with self._putting_aside:
+            return self._aside[0][0] - time.monotonic() if self._aside else math.inf
 
     def _gather(self) -> list[RunEnd]:
         """Wait for ends, and return a batch of them."""
-        with self._putting_aside:
-            half = _BATCH // 2  # the rest of the batch is for new ends
-            batch, self._locked = self._locked[:half], self._locked[half:]
-            again_in = self._refused_at + _REFUSED_AGAIN - time.monotonic() if self._refused else _REFUSED_AGAIN
-            if again_in <= 0:
-                batch, self._refused = batch + self._refused, []
+        batch: list[RunEnd] = []
         try:
-            first = self._queue.get(timeout=_LOCKED_AGAIN if batch else again_in)
+            first = self._queue.get(timeout=max(0.0, min(self._again_in, _REFUSED_AGAIN)))
         except Empty:
-            return batch
+            first = None
         if first is not None:
             batch.append(first)
+        with self._putting_aside:
+            while self._aside and self._aside[0][0] <= time.monotonic() and len(batch) < _BATCH // 2:
+                batch.append(heapq.heappop(self._aside)[2])  # the rest of the batch is for new ends
         return self._take(batch)
 
     def _take(self, batch: list[RunEnd]) -> list[RunEnd]:
@@ -158,14 +172,10 @@ class Finisher:
         if fate in ("lost", "rescued") and end.outcome.kind not in ("released", "lost"):
             what = "job %s was given to another process before its end could be stored"
             log.warning(what, end.lease.job_id, extra=run_fields(end.lease, RunOutcome.lost))
-        with self._putting_aside:
-            if fate == "locked":
-                self._locked.append(end)
-            elif fate == "refused":
-                if not self._refused:
-                    self._refused_at = time.monotonic()
-                self._refused.append(end)
-        return fate in ("locked", "refused")
+        if fate not in ("locked", "refused"):
+            return False
+        self._try_again(end, _LOCKED_AGAIN if fate == "locked" else _REFUSED_AGAIN)
+        return True
 
 
 def _is_stored(end: RunEnd, fate: str | None) -> bool:

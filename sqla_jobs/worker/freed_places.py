@@ -38,8 +38,8 @@ class FreedPlaces:
         """By gate, the number of freed places that no job in this process has taken."""
         self._full = set[Gates]()
         """Groups that a claim in this process has filled."""
-        self._notified_at = -math.inf
-        self._rest = 0.0
+        self._rests_until = -math.inf
+        """When other workers may be notified again, by `time.monotonic()`."""
 
     def add(self, gates: Gates, queue: str) -> bool:
         """Count the places of an ended job, behind its gates and in its queue. `queue` is "" if the queue is unlimited.
@@ -61,7 +61,7 @@ class FreedPlaces:
                 hints[gates] += 1
             if queue:
                 self._left[f"@{queue}"] += 1
-        self._full -= hints.keys()
+        self._full.difference_update(hints)
         return hints
 
     def refilled(self, jobs: Sequence[Claimed], free: Mapping[Gates, int | None]) -> None:
@@ -76,12 +76,13 @@ class FreedPlaces:
         if self._left:
             for job in jobs:
                 self._left.subtract(gate for gate in (*job.gates, f"@{job.queue}") if gate in self._left)
-            self._left = +self._left
+            for gate in [gate for gate, number in self._left.items() if number <= 0]:
+                del self._left[gate]
 
     @property
     def notify_at(self) -> float:
         """When to look whether to notify other workers, by `time.monotonic()`; infinite if no freed place is left."""
-        return self._notified_at + max(_APART, self._rest) if self._left else math.inf
+        return self._rests_until if self._left else math.inf
 
     def notify_if_due(self) -> None:
         self.take()
@@ -98,5 +99,5 @@ class FreedPlaces:
         with self._engine.begin() as connection:
             for gate in self._queries.tell_others(connection, self._channel, self._left):
                 del self._left[gate]
-        self._notified_at = time.monotonic()
-        self._rest = 20 * (self._notified_at - began)
+        ended = time.monotonic()
+        self._rests_until = ended + max(_APART, 20 * (ended - began))

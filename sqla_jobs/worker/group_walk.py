@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from sqla_jobs.queries import Among, Claimed
 from sqla_jobs.queries.limited import Gates
@@ -18,6 +19,15 @@ _GATHER = 0.003
 """The longest wait for more slots after a claim, in seconds: the limits lock allows about 1,200 claims a second."""
 
 
+class _Round(NamedTuple):
+    """How far a round through all groups has come."""
+
+    cursor: str = "{}"
+    """Where the round continues. "{}" before its first and after its last group."""
+    rate_at: float = math.inf
+    """When a used-up rate next allows a start, by `time.monotonic()`. Only rates met in this round count."""
+
+
 class GroupWalk(Lane):
     """Walks through the groups of a queue. Jobs with the same gates form a group.
 
@@ -26,11 +36,6 @@ class GroupWalk(Lane):
 
     def __init__(self, claiming: Claiming, backfill: Backfill, tasks: Sequence[str], backlog: Backlog) -> None:
         super().__init__(backlog)
-        self.free: Mapping[Gates, int | None] = {}
-        """By group, how many jobs could start when the last claim began. None means any number.
-
-        Only the groups from which that claim took jobs are included.
-        """
         self._engine = claiming.shared.claims
         self._queries = claiming.shared.queries
         self._set_aside = claiming.shared.set_aside
@@ -38,16 +43,14 @@ class GroupWalk(Lane):
         self._backfill = backfill
         self._tasks = tasks
         self._queue = backlog.name
-        self._cursor = "{}"
+        self._round = _Round()
         self._is_plain_first = False
         self._small_at = 0.0
         """Before this time, by `time.monotonic()`, the limits lock is not worth taking for only a few jobs."""
-        self._rate_at = math.inf
-        """When a used-up rate next allows a start, by `time.monotonic()`. Only rates met in this round count."""
 
     def poll(self) -> None:
         """Request a look at some groups, even during a rest. It begins where the last look ended."""
-        self.until: float = 0.0
+        self.look_at(0.0)
 
     def room(self, now: float) -> int:
         """Return how many jobs to claim now.
@@ -62,33 +65,37 @@ class GroupWalk(Lane):
     def next_at(self, now: float) -> float:
         return min(super().next_at(now), self._small_at if now < self._small_at else math.inf)
 
-    def claim(self, room: int, hints: Mapping[Gates, int]) -> list[Claimed]:
+    def claim(self, room: int, hints: Mapping[Gates, int]) -> tuple[list[Claimed], Mapping[Gates, int | None]]:
         """Claim at most `room` jobs, first from the groups in `hints`.
 
         If the queue is limited, also claim jobs without gates.
+
+        Return also, by group, how many jobs could start when the claim began. None means any number. Only the groups
+        from which the claim took jobs are included.
         """
         began = time.monotonic()
-        is_poll = self.exhausted is self.token and began < self._rate_at
-        if self._cursor == "{}" and not is_poll:
+        is_poll = self.exhausted is self.token and began < self._round.rate_at
+        if self._round.cursor == "{}" and not is_poll:
             self.begin()
-            self._rate_at = math.inf
-        claimed = self._claim(room, hints)
+            self._round = _Round()
+        claimed, free = self._claim(room, hints)
         if claimed:
             self.spoil()
             ended = time.monotonic()
             self._small_at = ended + min(ended - began, _GATHER)
         elif is_poll:
-            self.until = self._rate_at
-        elif self._cursor == "{}":
-            self.rest(self._rate_at)
-        return claimed
+            self.look_at(self._round.rate_at)
+        elif self._round.cursor == "{}":
+            self.rest(self._round.rate_at)
+        return claimed, free
 
     def forget(self) -> None:
         """Forget the current round after an error."""
         self.spoil()
 
-    def _claim(self, room: int, hints: Mapping[Gates, int]) -> list[Claimed]:
+    def _claim(self, room: int, hints: Mapping[Gates, int]) -> tuple[list[Claimed], Mapping[Gates, int | None]]:
         left = room
+        free: dict[Gates, int | None] = {}
         tasks = [task for task in self._tasks if task not in self._backfill.limits.held_up]
 
         def claim(which: Among) -> list[Claimed]:
@@ -114,21 +121,22 @@ class GroupWalk(Lane):
                     self._queue,
                     left,
                     tasks,
-                    cursor=self._cursor,
+                    cursor=self._round.cursor,
                     hints=hints,
                     among=which,
                 )
-            self._cursor = look.cursor
-            self.free = look.free
-            if look.next_in is not None:
-                self._rate_at = min(self._rate_at, time.monotonic() + look.next_in)
+            for gates, number in look.free.items():
+                free.setdefault(gates, number)
+            next_at = math.inf if look.next_in is None else time.monotonic() + look.next_in
+            self._round = _Round(look.cursor, min(self._round.rate_at, next_at))
             return look.claimed
 
         def candidates(which: Among) -> list[int]:
             with self._engine.begin() as connection:
                 return self._queries.to_claim_limited(connection, self._queue, self._tasks, which)
 
-        return [job for part in self._set_aside.around("its claim", claim, candidates) for job in part]
+        parts = self._set_aside.around("its claim", claim, candidates)
+        return [job for part in parts for job in part], free
 
     def _in_turn(self, claims: list[_Claim]) -> list[_Claim]:
         """Return the kinds of claims to try, in order.

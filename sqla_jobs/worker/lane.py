@@ -52,6 +52,10 @@ class Lane:
         self._began = token
         self.rest(math.inf)
 
+    def look_at(self, at: float) -> None:
+        """Look again at this time, by `time.monotonic()`, also during a rest."""
+        self.until = at
+
     def rests(self, now: float) -> bool:
         """Return whether nothing can start that the last look has not found."""
         return self.exhausted is self.token and now < self.until

@@ -138,9 +138,9 @@ class LimitedSource:
         If this process was suspended in the meantime, other processes may consider it dead.
         """
         ((walk, room),) = rooms.items()
-        jobs = walk.claim(room, self._hints)
+        jobs, free = walk.claim(room, self._hints)
         missing = self._backfill.missing(jobs)
-        self._freed.refilled(jobs, walk.free)
+        self._freed.refilled(jobs, free)
         held_by = self._liveness.process_id if self._liveness.is_sure else None
         return jobs, missing | {job.run_id for job in jobs if job.process_id != held_by}
 

@@ -46,9 +46,11 @@ class Liveness:
         misfits: Misfits,
         *,
         tasks: Mapping[str, Any],
+        sessions: int,
         lost: Callable[[], None],
         give_back_unknown: Callable[[uuid.UUID], None],
     ) -> None:
+        """Prepare to register. The jobs use up to `sessions` connections."""
         self._engine = shared.engine
         self._shared = shared
         self._models = shared.models
@@ -58,12 +60,12 @@ class Liveness:
         self._host = host
         self._misfits = misfits
         self._tasks = tasks
+        self._sessions = sessions
         self._on_lost = lost
         self._give_back_unknown = give_back_unknown
         longest = shared.settings.longest_wait
         self._loop = Loop("the heartbeat", self.step, name="sqla_jobs-liveness", longest=longest, apart=_PROGRESS)
         self._process_id: uuid.UUID | None = None
-        self._busy_at = time.monotonic()
         self._vitals = Vitals(shared.engine, shared.models)
         self._unknown_at = time.monotonic() + shared.settings.heartbeat
 
@@ -78,9 +80,8 @@ class Liveness:
         """True if the last heartbeat is recent enough for the process to take new jobs."""
         return time.monotonic() - self._host.beat_at < self._settings.lease / 2
 
-    def start(self, sessions: int) -> None:
-        """Register, then start a thread. The jobs use up to `sessions` connections. Raises database errors."""
-        self._sessions = sessions
+    def start(self) -> None:
+        """Register, then start a thread. Raises database errors."""
         self._register()
         self._tick_at = self._next_tick()
         self._loop.start()
@@ -150,18 +151,18 @@ class Liveness:
             self._give_back_unknown(self.process_id)
             rested_at = next_look(now, time.monotonic(), longest=self._settings.lease)
             self._unknown_at = max(now + self._settings.heartbeat, rested_at)
-        self._busy_at = now if self._attempts else max(self._busy_at, self._attempts.added_at)
-        is_at_rest = now >= max(self._busy_at + _AT_REST, self._attempts.unknown_until)
+        attempts = self._attempts
+        is_at_rest = not attempts and now >= max(attempts.busy_at + _AT_REST, attempts.unknown_until)
         self._store_progress()  # including progress that middleware reports
-        if attempts := self._attempts.older_than(_LOOK / 2):
+        if held := attempts.older_than(_LOOK / 2):
             with self._engine.begin() as connection:
-                self._look(connection, attempts)
+                self._look(connection, held)
         self._misfits.look(self._engine)
         self._shared.set_aside.show(self._engine, self._queries, self.process_id)
         if is_at_rest:
             self._host.rest()
         else:  # an idle process would open a connection just for this
-            self._vitals.show(self.process_id, self._attempts.ended_at)
+            self._vitals.show(self.process_id, attempts.ended_at)
 
     def _look(self, connection: Connection, attempts: list[Attempt]) -> None:
         requests = self._queries.cancel_requests(connection, self.process_id, [one.job.job_id for one in attempts])

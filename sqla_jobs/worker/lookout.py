@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from sqla_jobs.queries.values import Promotion
 from sqla_jobs.runtime.listener import Listener
 from sqla_jobs.runtime.promoter import BUSY, SOON, Promoter, poll_in
 from sqla_jobs.worker.attempts import Shared
@@ -78,9 +79,8 @@ class OwnLookout:
     """The lookout of a worker that listens and polls for itself."""
 
     def __init__(self, shared: Shared, tasks: Sequence[str]) -> None:
-        self.workers: int = 1
-        self.has_limits: bool = False
-        self.has_blocked: bool = False
+        self._found = Promotion.of([])
+        """The result of the last promotion."""
         self._engine = shared.engine
         self._settings = shared.settings
         self._channel = shared.models.channel
@@ -90,9 +90,20 @@ class OwnLookout:
     def promote_at(self) -> float:
         return self._promoter.at
 
+    @property
+    def workers(self) -> int:
+        return self._found.workers
+
+    @property
+    def has_limits(self) -> bool:
+        return self._found.has_limits
+
+    @property
+    def has_blocked(self) -> bool:
+        return self._found.has_blocked
+
     def promote(self, now: float) -> bool:
-        found, is_news = self._promoter.promote(now, again_at=now + poll_in(self._settings))
-        self.workers, self.has_limits, self.has_blocked = found.workers, found.has_limits, found.has_blocked
+        self._found, is_news = self._promoter.promote(now, again_at=now + poll_in(self._settings))
         return is_news
 
     def expect(self, delay: float) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import uuid
 from collections.abc import Callable
@@ -104,39 +103,49 @@ class Parts:
         settings: Settings,
         host: Host,
         declarations: dict[str, Declaration],
+        app: Engine,
         engines: Engines,
         queries: Queries,
+        contexts: Contexts,
+        coroutines: Coroutines,
         *,
         isolation: str,
-        inside: asyncio.AbstractEventLoop | None,
+        loop_gone: Callable[[], None],
     ) -> None:
-        """Build the parts. `inside` is the application's event loop, if the worker runs in it."""
+        """Build the parts.
+
+        `app` is the application's engine, which may be asked for only once: that can take a context of the application.
+        `loop_gone` is called when the application's event loop is closed.
+        """
         tasks = list(declarations)
         self._host = host
         self.engines: Engines = engines
         self._settings = settings
-        self._declarations = declarations
         self.attempts: Attempts = Attempts(settings.heartbeat, jobs.counters)
         self._backlogs = [Backlog(name, number) for name, number in settings.queues.items()]
         set_aside = SetAside()
         self._shared = shared = Shared(
             engines.main, engines.claims, jobs.models, queries, settings, self.attempts, set_aside
         )
-        self._contexts = Contexts(jobs.hooks.worker_contexts, binding.context)
-        self._coroutines = Coroutines(declarations, binding, isolation, inside, need_loop=self._contexts.need_loop)
+        self._contexts = contexts
+        self._coroutines = coroutines
         if (loop := self._coroutines.events) is not None:
             set_aside.notes[EVENT_LOOP] = lambda: loop.held_up_by
         takes = {name: one.takes for name, one in declarations.items()}
+        self._sessions = sessions_at_once(declarations.values(), settings, app, coroutines)
+        if engines.steps is not None:
+            self._sessions += STEPS_AT_ONCE
         misfits = Misfits(jobs.models, takes, set_aside)
         self._liveness = Liveness(
             shared,
             host,
             misfits,
             tasks={name: one.shown() for name, one in takes.items()},
+            sessions=self._sessions,
             lost=self._on_lost,
             give_back_unknown=self._give_back_unknown,
         )
-        self._finisher = Finisher(engines.main, queries, set_aside)
+        self._finisher = Finisher(engines.main, queries, set_aside, settled=self._on_settled)
         self._lookout = host.lookout(shared, tasks)
         self._backfill = Backfill(
             queries,
@@ -146,7 +155,9 @@ class Parts:
             store=partial(store_limits, engines.main, jobs.models, declarations),
             set_aside=set_aside,
         )
-        self.resolver: JobResolver = JobResolver(engines.main, queries, patience=settings.patience, poll=settings.poll)
+        self.resolver: JobResolver = JobResolver(
+            engines.main, queries, patience=settings.patience, poll=settings.poll, claim=self._on_queued
+        )
         claiming = Claiming(shared, self._backlogs, self._liveness, self._finisher, self._lookout, self.resolver)
         self.limited: LimitedSource = LimitedSource(claiming, self._backfill, tasks)
         plain = [name for name in tasks if not declarations[name].gates]
@@ -173,6 +184,12 @@ class Parts:
             self._executor.prepare(name)
         self.runners: Runners = Runners(
             self._backlogs,
+            Callbacks(
+                execute=self._executor.execute,
+                ended=self._finisher.put,
+                committed=self._books.committed,
+                loop_gone=loop_gone,
+            ),
             self._coroutines.tasks,
             self._coroutines.events,
             slow_after=settings.slow_after,
@@ -183,40 +200,26 @@ class Parts:
             declared = [(jobs.tasks.names(task), task.declaration.retention) for task in {*jobs.tasks.values()}]
             self._pruner = Pruner(engines.main, jobs.models, settings.retention, [*rules(settings.retention, declared)])
 
-    def sign_on(self, app: Engine) -> None:
-        """Enter the worker contexts, store the declared limits, and register the process.
-
-        `app` is the application's engine, which may be asked for only once: that can take a context of the application.
-        """
+    def sign_on(self) -> None:
+        """Enter the worker contexts, store the declared limits, and register the process."""
         with ExitStack() as made:
-            self._coroutines.start()
-            made.callback(self._coroutines.close)
             self._contexts.enter(self._coroutines.awaited)
             made.callback(self._contexts.leave, self._coroutines.awaited_last)
             self._backfill.declare()
-            connections = sessions_at_once(self._declarations.values(), self._settings, app, self._coroutines)
             if (steps := self.engines.steps) is not None:
-                connections += STEPS_AT_ONCE
                 self._host.may_close(IdleConnections(steps).close)
-            self._host.meet(self._shared, connections)
-            self._liveness.start(connections)
+            self._host.meet(self._shared, self._sessions)
+            self._liveness.start()
             made.pop_all()
 
-    def start(self, loop_gone: Callable[[], None]) -> None:
-        """Start the threads. `loop_gone` is called when the application's event loop is closed."""
-        self._finisher.start(self._books.settled)
+    def start(self) -> None:
+        """Start the threads."""
+        self._finisher.start()
         self._events.start()
-        self.runners.start(
-            Callbacks(
-                execute=self._executor.execute,
-                ended=self._finisher.put,
-                committed=self._books.committed,
-                loop_gone=loop_gone,
-            )
-        )
+        self.runners.start()
         self._host.may_close(self._coroutines.close_idle)
         self.claimer.start()
-        self.resolver.start(self.claimer.heard)
+        self.resolver.start()
         self._lookout.start(self.claimer)
         if self._pruner is not None:
             self._pruner.start()
@@ -272,6 +275,12 @@ class Parts:
         """Give back the jobs that no slot has taken, even those claimed under an earlier process id."""
         for backlog in self._backlogs:
             self._end(backlog.give_back(), Outcome.released())
+
+    def _on_settled(self, ends: list[RunEnd], stored: list[RunEnd]) -> None:
+        self._books.settled(ends, stored)
+
+    def _on_queued(self, message: str) -> None:
+        self.claimer.heard(message)
 
     def _on_lost(self) -> None:
         """After the leases are lost, give back waiting jobs, and interrupt jobs behind limits that have begun.

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
@@ -29,6 +30,23 @@ processor.
 """
 
 
+@dataclass(frozen=True)
+class _Look:
+    """What a look at all blocked jobs has found, and when to look again, by `time.monotonic()`."""
+
+    news: object
+    """The news that the look has seen."""
+    found_any: bool = True
+    """False if no job was blocked."""
+    took: float = 0.0
+    """The look's duration in seconds."""
+    pause: float = _SOON
+    """Seconds until the next look without news."""
+    due_at: float = 0.0
+    due_at_news: float = 0.0
+    """When to look again if there has been news since."""
+
+
 class JobResolver:
     """Resolves blocked jobs in its own thread, once the jobs that they wait for have ended in this worker.
 
@@ -36,36 +54,28 @@ class JobResolver:
     died before it resolved the jobs that waited. While no job is blocked, it does nothing.
     """
 
-    def __init__(self, engine: Engine, queries: Queries, *, patience: float, poll: float) -> None:
+    def __init__(
+        self, engine: Engine, queries: Queries, *, patience: float, poll: float, claim: Callable[[str], object]
+    ) -> None:
+        """Prepare to resolve jobs. `claim` is called with each message about queued jobs."""
         self._engine = engine
         self._locking = engine.execution_options(isolation_level="READ COMMITTED")
         self._patience = patience
         self._queries = queries
+        self._claim = claim
         self._ended: deque[int] = deque()
         """The ended jobs whose blocked jobs are to be resolved."""
         self._news: object = object()
         """An object that each message about blocked jobs replaces."""
-        self._seen: object = None
-        """The news that the last look at all blocked jobs has seen."""
-        self._unneeded: object = None
-        """The news with which a look has found no blocked job."""
-        self._look_at = 0.0
-        self._rests_until = 0.0
-        self._took = 0.0
-        """The seconds that the last look took."""
-        self._pause = _SOON
+        self._last = _Look(None)
         self._longest_pause = min(max(_SOON, poll), _SELDOM)
         self._has_queued = False
         """True if a job was queued since the last call to `resolve_all`."""
         self._working = threading.Lock()
         self._loop = Loop("resolving blocked jobs", self.step, name="sqla_jobs-resolver", finishes=True)
 
-    def start(self, claim: Callable[[str], object]) -> None:
-        """Start, and look once, since jobs may be blocked already.
-
-        `claim` is called with each message about queued jobs.
-        """
-        self._claim = claim
+    def start(self) -> None:
+        """Start, and look once, since jobs may be blocked already."""
         self._loop.start()
 
     def stop(self, timeout: float) -> None:
@@ -80,7 +90,8 @@ class JobResolver:
     @property
     def _is_wanted(self) -> bool:
         """True unless the last look found no blocked job, and there has been no news since it began."""
-        return self._unneeded is not self._news
+        last = self._last  # read once, and before the news: another thread may replace both
+        return last.found_any or last.news is not self._news
 
     def told_of_changes(self) -> None:
         """Look at all blocked jobs soon if there are any: somebody has cancelled, deleted or changed jobs."""
@@ -124,13 +135,13 @@ class JobResolver:
     @property
     def _is_behind(self) -> bool:
         """True if there has been news since the last look at all blocked jobs began."""
-        return self._seen is not self._news
+        return self._last.news is not self._news
 
     @property
     def _look_due_at(self) -> float:
         if not self._is_wanted:
             return math.inf
-        return max(self._rests_until, 0.0 if self._is_behind else self._look_at)
+        return self._last.due_at_news if self._is_behind else self._last.due_at
 
     def _take(self) -> set[int]:
         taken = set[int]()
@@ -143,13 +154,11 @@ class JobResolver:
         began, news = time.monotonic(), self._news
         with self._engine.begin() as connection:
             blocked = self._queries.look_for_blocked(connection)
-        now = time.monotonic()
-        took, self._took = self._took, now - began
-        self._rests_until = now + _REST * min(took, self._took)
-        self._pause = _SOON if blocked.ended or blocked.is_old else min(2 * self._pause, self._longest_pause)
-        self._look_at = now + self._pause
-        self._seen = news
-        self._unneeded = None if blocked.are_there else news
+        now, last = time.monotonic(), self._last
+        took, pause = now - began, min(2 * last.pause, self._longest_pause)
+        pause = _SOON if blocked.ended or blocked.is_old else pause
+        rest = _REST * min(last.took, took)
+        self._last = _Look(news, blocked.are_there, took, pause, due_at=now + max(pause, rest), due_at_news=now + rest)
         while ended := blocked.ended:
             self._resolve(ended)
             if len(ended) < MANY:

@@ -49,6 +49,7 @@ class Runners:
     def __init__(
         self,
         backlogs: Sequence[Backlog],
+        calls: Callbacks,
         coroutines: Collection[str],
         events: EventLoop | None,
         *,
@@ -62,14 +63,14 @@ class Runners:
         self._at_work: dict[int, Attempt] = {}
         """The attempts that are running or on their way to the event loop, by run id."""
         self._events = events
-        self._watchdog = Watchdog(self._at_work, events, slow_after=slow_after, kill_after=kill_after)
-        self._slots = [_Slots(backlog, frozenset(coroutines), events, self._at_work) for backlog in backlogs]
+        self._watchdog = Watchdog(self._at_work, events, calls.loop_gone, slow_after=slow_after, kill_after=kill_after)
+        self._slots = [_Slots(backlog, calls, frozenset(coroutines), events, self._at_work) for backlog in backlogs]
 
-    def start(self, calls: Callbacks) -> None:
-        """Start running the jobs that the backlogs begin. The event loop must have been started."""
-        self._watchdog.start(calls.loop_gone)
+    def start(self) -> None:
+        """Start running the jobs that the backlogs begin, in copies of the present context."""
+        self._watchdog.start()
         for slots in self._slots:
-            slots.start(calls)
+            slots.start()
 
     @property
     def running(self) -> list[Attempt]:
@@ -117,9 +118,15 @@ class _Slots:
     """Runs the jobs of one queue in its slots. A slot runs jobs of plain and coroutine tasks, one after another."""
 
     def __init__(
-        self, backlog: Backlog, coroutines: frozenset[str], events: EventLoop | None, at_work: dict[int, Attempt]
+        self,
+        backlog: Backlog,
+        calls: Callbacks,
+        coroutines: frozenset[str],
+        events: EventLoop | None,
+        at_work: dict[int, Attempt],
     ) -> None:
         self._backlog = backlog
+        self._calls = calls
         self._coroutines = coroutines
         self._events = events
         self._at_work = at_work
@@ -137,8 +144,7 @@ class _Slots:
         at_work = [attempt for attempt in list(self._at_work.values()) if attempt.job.queue == self._backlog.name]
         return [attempt for attempt in at_work if attempt.job.task in self._coroutines]
 
-    def start(self, calls: Callbacks) -> None:
-        self._calls = calls
+    def start(self) -> None:
         self._context = contextvars.copy_context()  # includes variables that worker contexts have set
         self._backlog.begin = self._begin
 

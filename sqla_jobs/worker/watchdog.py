@@ -34,20 +34,28 @@ class Watchdog:
     """
 
     def __init__(
-        self, at_work: Mapping[int, Attempt], events: EventLoop | None, *, slow_after: float, kill_after: float
+        self,
+        at_work: Mapping[int, Attempt],
+        events: EventLoop | None,
+        loop_gone: Callable[[], None],
+        *,
+        slow_after: float,
+        kill_after: float,
     ) -> None:
-        """Prepare to watch. `at_work` holds the attempts by run id."""
+        """Prepare to watch. `at_work` holds the attempts by run id.
+
+        `loop_gone` is called, repeatedly, once the application has closed its event loop.
+        """
         self._at_work = at_work
         self._events = events
+        self._loop_gone = loop_gone
         self._slow_after = slow_after
         self._abandon_after = kill_after - min(_EARLIER, kill_after / 2)
         self._report_after: dict[int, float] = {}
         self.stacks_wanted: bool = False
         self._loop = Loop("watching the running jobs", self.step, name="sqla_jobs-watch")
 
-    def start(self, loop_gone: Callable[[], None]) -> None:
-        """Start. `loop_gone` is called, repeatedly, once the application has closed its event loop."""
-        self._loop_gone = loop_gone
+    def start(self) -> None:
         self._loop.start()
 
     def stop(self) -> None:

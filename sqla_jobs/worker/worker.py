@@ -27,6 +27,8 @@ from sqla_jobs.runtime.service import Service
 from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.runtime.stopping import handled, stopped_by_signals
 from sqla_jobs.tasks.declaration import Declaration
+from sqla_jobs.worker.contexts import Contexts
+from sqla_jobs.worker.coroutines import Coroutines
 from sqla_jobs.worker.host import Alone, Host
 from sqla_jobs.worker.parts import Engines, Parts
 from sqla_jobs.worker.sessions import queues_of_sessions
@@ -137,7 +139,7 @@ class Worker(Service):
         except ProgrammingError as error:
             raise ConfigurationError(explain(error)) from error
         self._jobs.counters.serves((one.name, one.defaults["queue"]) for one in declarations.values())
-        parts.start(self._on_loop_gone)
+        parts.start()
 
     def _signed_on(self, app: Engine, declarations: dict[str, Declaration], isolation: str) -> Parts:
         """Connect, build the parts, and register the process."""
@@ -148,19 +150,26 @@ class Worker(Service):
             made.callback(engines.close)
             erases = any(one.retention.erases for one in declarations.values())
             queries = engines.queries(self._jobs.models, erases=erases, lock_timeout=settings.lease)
+            contexts = Contexts(self._jobs.hooks.worker_contexts, self._binding.context)
+            inside = None if self._inside is None else self._inside.loop
+            coroutines = Coroutines(declarations, self._binding, isolation, inside, need_loop=contexts.need_loop)
+            made.callback(coroutines.close)
             parts = Parts(
                 self._jobs,
                 self._binding,
                 settings,
                 host,
                 declarations,
+                app,
                 engines,
                 queries,
+                contexts,
+                coroutines,
                 isolation=isolation,
-                inside=None if self._inside is None else self._inside.loop,
+                loop_gone=self._on_loop_gone,
             )
             self._log_unserved(engines.main, logging.INFO)
-            parts.sign_on(app)
+            parts.sign_on()
             made.pop_all()
         return parts
 

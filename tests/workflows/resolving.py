@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs import JobMixin
 from sqla_jobs.queries import Claimed, Queries
-from sqla_jobs.worker.resolver import JobResolver
+from sqla_jobs.worker.resolver import JobResolver, _Look
 from tests.helpers import wait_until, waiting_for_locks
 from tests.limits.claims import Claims, as_worker
 from tests.shop import jobs
@@ -59,10 +59,8 @@ class Process:
         self.claims = claims
         self.statements = Interrupted(claims.queries)
         statements: Any = self.statements
-        self.resolver = JobResolver(claims.engine, statements, patience=patience, poll=3600.0)
-        self.resolver._seen = self.resolver._news
-        self.resolver._look_at = math.inf
-        self.resolver._claim = _hear
+        self.resolver = JobResolver(claims.engine, statements, patience=patience, poll=3600.0, claim=_hear)
+        self.resolver._last = _Look(self.resolver._news, due_at=math.inf)
         self.running: dict[int, Claimed] = {}
 
     def claim(self, room: int = 100) -> list[int]:

@@ -190,11 +190,9 @@ def test_an_error_between_two_statements_loses_no_end(
 
     one.resolver._ended.append(first.id)
     one.statements.expect({place: fail})
-    one.resolver._look_at = float("inf")
     with suppress(OperationalError):
         one.resolver.step()
     assert one.statements.left == []
-    one.resolver._rests_until = 0.0
     one.resolver.step()
     assert (state(database, last), state(database, below)) == ("cancelled", "cancelled")
 
@@ -211,11 +209,9 @@ def test_an_error_between_two_rounds_loses_no_cancelled_job(session: Session, da
 
     one.resolver._ended.append(first.id)
     one.statements.expect({"lock_watchers 2": fail})
-    one.resolver._look_at = float("inf")
     with suppress(OperationalError):
         one.resolver.step()
     assert (state(database, last), state(database, below)) == ("cancelled", "blocked")
-    one.resolver._rests_until = 0.0
     one.resolver.step()
     assert (state(database, last), state(database, below)) == ("cancelled", "cancelled")
 
