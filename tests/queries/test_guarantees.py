@@ -49,27 +49,6 @@ def claim(connection: Connection, process_id: uuid.UUID, limit: int) -> list[Cla
     return QUERIES.claim(connection, process_id, {"default": limit}, list(jobs.tasks))
 
 
-@pytest.mark.slow
-def test_claims_on_eight_connections_never_overlap(engine: Engine) -> None:
-    with Session(engine) as session:
-        shop.mark.enqueue_many(session, ({"n": n} for n in range(4000)))
-        session.commit()
-    barrier = threading.Barrier(8)
-
-    def claim_all(_: int) -> list[Claimed]:
-        mine: list[Claimed] = []
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            process_id = a_process(connection)
-            barrier.wait()
-            while batch := claim(connection, process_id, 7):
-                mine += batch
-        return mine
-
-    with ThreadPoolExecutor(8) as threads:
-        claimed = [job for mine in threads.map(claim_all, range(8)) for job in mine]
-    assert len(claimed) == len({job.job_id for job in claimed}) == len({job.run_id for job in claimed}) == 4000
-
-
 def test_claims_and_finishes_of_the_same_rows_by_many_connections_end_each_job_once(engine: Engine) -> None:
     """Eight threads that all try to finish every lease: one end is stored, and no deadlock happens."""
     with Session(engine) as session:
