@@ -5,11 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-import shutil
 import signal
-import socket
-import subprocess
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -17,21 +13,18 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, LiteralString
+from typing import Any
 
 import psycopg
 import pytest
 from psycopg import capabilities
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event, func, make_url, select, text
-from sqlalchemy.exc import DBAPIError, InternalError, OperationalError
+from sqlalchemy.exc import InternalError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from benchmarks.proxy import Proxy
-from sqla_jobs.database.driver import driver
-from sqla_jobs.database.engines import close_engine, fetched, own_engine
-from sqla_jobs.database.preparing import PLANNED_ANEW, PLANNED_ONCE
+from sqla_jobs.database.engines import fetched, own_engine
 from sqla_jobs.postgres import LocalServer
-from sqla_jobs.testing import drain
 from sqla_jobs.testing.databases import new_database
 from tests import shop
 from tests.conftest import StartWorker
@@ -180,31 +173,6 @@ def test_a_connection_that_comes_too_late_is_closed(place: Place) -> None:
     wait_until(lambda: made and made[0].closed)
 
 
-def test_what_a_creator_raises_is_what_a_worker_is_told(place: Place) -> None:
-    def connect() -> psycopg.Connection[Any]:
-        raise TimeoutError("no secret was found")
-
-    with pytest.raises(TimeoutError, match="no secret"):
-        own_engine(create_engine(place.url, creator=connect), patience=1, most=1).connect()
-
-
-def test_the_system_looks_after_idle_connections(place: Place) -> None:
-    with bounded_engine(place.app, 3) as engine, engine.connect() as connection:
-        driver: Any = connection.connection.driver_connection
-        with socket.socket(fileno=os.dup(driver.pgconn.socket)) as end:
-            assert end.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
-            assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 3
-            assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 3000
-
-
-@pytest.mark.parametrize("planning", [PLANNED_ANEW, PLANNED_ONCE])
-def test_the_server_compiles_no_statement(place: Place, planning: LiteralString) -> None:
-    engine = own_engine(place.direct, patience=3, most=1, planning=planning)
-    with engine.connect() as connection:
-        assert connection.scalar(text("SHOW jit")) == "off"
-    close_engine(engine)
-
-
 def test_a_read_only_server_is_left(place: Place) -> None:
     with bounded_engine(place.app, 3) as engine:
         before = pid_of(engine)
@@ -232,22 +200,6 @@ def test_after_one_error_below_sqlalchemy_all_connections_are_replaced(place: Pl
             assert fetched(connection, "DELETE FROM effects RETURNING 1", []) == []
 
 
-def test_transactions_of_its_own_do_not_idle_where_they_cannot_be_single_statements(place: Place) -> None:
-    with place.direct.begin() as connection:
-        name = connection.scalar(text("SELECT current_database()"))
-        connection.execute(text(f"ALTER DATABASE \"{name}\" SET default_transaction_isolation = 'serializable'"))
-    limit = select(func.current_setting("idle_in_transaction_session_timeout"))
-    with bounded_engine(place.app, 3) as engine:
-        with engine.begin() as connection:
-            assert connection.scalar(text("SHOW transaction_isolation")) == "read committed"
-            assert connection.scalar(limit) == "3s"
-        driver = engine.raw_connection()
-        cursor = driver.cursor()
-        cursor.execute("SHOW idle_in_transaction_session_timeout")
-        assert cursor.fetchone() == ("0",)
-        driver.close()
-
-
 @pytest.mark.parametrize("default", ["read committed", "serializable"])
 def test_a_block_is_read_committed_and_one_transaction_where_it_has_to_be(default: str, place: Place) -> None:
     with place.direct.begin() as connection:
@@ -264,15 +216,6 @@ def test_a_block_is_read_committed_and_one_transaction_where_it_has_to_be(defaul
     with place.direct.connect() as connection:
         stored = set(connection.scalars(text("SELECT name FROM sqla_queues")))
     assert stored == ({"kept", "single"} if default == "read committed" else {"kept"})
-
-
-def test_a_connection_that_is_in_use_when_its_engine_retires_is_closed_when_it_is_given_back(place: Place) -> None:
-    engine = own_engine(place.direct, patience=3, most=1)
-    with engine.connect() as connection:
-        raw = driver(connection)
-        close_engine(engine)
-        assert connection.scalar(text("SELECT 1")) == 1
-    assert raw.closed
 
 
 def test_a_column_may_change_its_type_under_a_worker(place: Place) -> None:
@@ -306,14 +249,6 @@ def test_the_server_looks_after_the_transaction_of_a_task_and_forgets_it_afterwa
             for name, value in told.items():
                 assert after.scalar(select(func.current_setting(name))) != value
         app.dispose()
-
-
-def test_nothing_is_set_in_the_session_of_an_applications_test(place: Place) -> None:
-    with Session(place.direct) as session:
-        before = session.scalar(select(func.current_setting("tcp_keepalives_idle")))
-        one = shop.settings.enqueue(session)
-        drain(jobs, session)
-        assert one.runs[0].result["tcp_keepalives_idle"] == before
 
 
 def test_a_process_frozen_before_its_commit_holds_the_job_no_longer_than_a_lease(
@@ -388,43 +323,6 @@ def test_each_kind_of_connection_may_be_terminated(place: Place, log: pytest.Log
         charged = kind in ("committing", "writing")  # its own session broke, as far as anybody can tell
         assert [run.outcome for run in one.runs] == ["retried"] * charged + ["succeeded"]
     assert max(complaints(log).values(), default=0) <= 1
-
-
-def test_a_failover_to_another_server_behind_the_same_address(log: pytest.LogCaptureFixture, tmp_path: Path) -> None:
-    home = Path(tempfile.mkdtemp(prefix="sqla_jobs_test_"))
-    home.chmod(0o755)
-    try:
-        with LocalServer(data_directory=home / "old") as old, Proxy(("127.0.0.1", old.port)) as proxy:
-            url = make_url(old.url).set(port=proxy.port)
-            engine = create_engine(url, pool_pre_ping=True)
-            jobs.bind(engine)
-            shop.Base.metadata.create_all(engine)
-            enqueue(engine, 40, 0.05)
-            worker = jobs.worker(**FAST, concurrency=4)
-            worker.start()
-            wait_until(lambda: states(engine)["succeeded"] > 50)
-            old.stop()
-            subprocess.run(["cp", "-a", home / "old", home / "new"], check=True)
-            with LocalServer(data_directory=home / "new") as new:
-                proxy.target = ("127.0.0.1", new.port)
-                wait_until(lambda: _answers(engine))
-                all_succeeded(engine, 40)
-                direct = create_engine(new.url)
-                wait_until(lambda: is_listening(direct))
-                assert sum(states(direct).values()) == 80
-                direct.dispose()
-                worker.stop()
-            engine.dispose()
-    finally:
-        shutil.rmtree(home)
-    assert max(complaints(log).values(), default=0) <= 1
-
-
-def _answers(engine: Engine) -> bool:
-    try:
-        return bool(pid_of(engine))
-    except DBAPIError:
-        return False
 
 
 def test_connections_that_answer_nothing_are_made_anew_without_cost(
@@ -551,20 +449,6 @@ def test_a_task_that_gets_no_connection_from_the_pool_comes_again_uncharged(
     assert attempts_and_runs(place.direct) == (6, 6)
     (said,) = put_off(log)
     assert "QueuePool limit" in said
-
-
-def test_a_lack_of_connections_that_lasts_is_logged_again(
-    place: Place, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sqla_jobs.execution.transactions._SAY_AGAIN", 1.0)
-    small = create_engine(place.url, pool_size=1, max_overflow=0, pool_timeout=0.1)
-    with jobs.worker(bind=small, concurrency=4), Session(place.direct) as session:
-        with small.connect():
-            shop.write.enqueue_many(session, ({"n": n} for n in range(20)))  # they come again more than once a second
-            session.commit()
-            wait_until(lambda: len(put_off(log)) >= 2)
-        wait_until(lambda: states(place.direct) == {"succeeded": 20})
-    small.dispose()
 
 
 def test_too_many_connections_are_waited_out(place: Place, log: pytest.LogCaptureFixture) -> None:
