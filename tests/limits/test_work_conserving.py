@@ -34,8 +34,7 @@ def run_all(engine: Engine, *, workers: int = 1, concurrency: int = 8, timeout: 
     [
         pytest.param(shop.wide, [{"key": 1, "n": n} for n in range(1000)], 1, id="one key that is never full"),
         pytest.param(shop.wide, [{"key": n % 500, "n": n} for n in range(1000)], 1, id="hundreds of keys"),
-        pytest.param(shop.keyed, [{"account": n % 50} for n in range(400)], 1, id="keys of one job at a time"),
-        pytest.param(shop.keyed, [{"account": n % 50} for n in range(400)], 2, id="such keys for two workers"),
+        pytest.param(shop.keyed, [{"account": n % 50} for n in range(400)], 2, id="keys of one job at a time"),
         pytest.param(shop.fair, [{"tenant": str(n % 3)} for n in range(1000)], 1, id="tenants in turn"),
         pytest.param(shop.fast, [{"n": n} for n in range(300)], 2, id="a rate"),
         pytest.param(shop.ordered, [{"account": n % 20, "n": n} for n in range(300)], 2, id="ordered keys"),
