@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Generator
-from contextlib import contextmanager, suppress
-from contextvars import Context, ContextVar
-from dataclasses import dataclass
+from collections.abc import Awaitable
+from contextlib import suppress
+from contextvars import ContextVar
 from typing import Any
 
 from sqlalchemy import ForeignKey, create_engine, func, make_url, select
@@ -52,18 +51,7 @@ class Order(Base):
 FAST = Retrying(stop=stop_after_attempt(3), wait=wait_fixed(0))
 seen: list[Any] = []
 """What runs in this process have told."""
-request: ContextVar[str] = ContextVar("request", default="none")
 resource: ContextVar[str] = ContextVar("resource", default="none")
-
-
-@jobs.middleware
-@contextmanager
-def with_request(run: RunContext) -> Generator[None]:
-    token = request.set(f"job {run.job_id}")
-    try:
-        yield
-    finally:
-        request.reset(token)
 
 
 @jobs.task
@@ -127,31 +115,8 @@ async def nap(seconds: float) -> None:
 
 
 @jobs.task
-def forgets_to_await(seconds: float) -> object:
-    return nap(seconds)
-
-
-@jobs.task
 def nap_plainly(seconds: float) -> None:
     time.sleep(seconds)
-
-
-@jobs.task
-@dataclass
-class Greet:
-    name: str
-
-    async def execute(self, run: RunContext) -> str:
-        await asyncio.sleep(0)
-        return f"hello {self.name}, attempt {run.attempt}"
-
-
-@jobs.task
-async def tell_request() -> None:
-    before = request.get()
-    request.set("mine")
-    await asyncio.sleep(0.01)
-    seen.append((before, request.get()))
 
 
 @jobs.task(retry=FAST)
@@ -338,17 +303,6 @@ async def deaf_twice(seconds: float) -> None:
     """Neither it nor what it has begun lets a cancel through."""
     asyncio.create_task(let_no_cancel_through(seconds, "child"), name="deaf child")  # noqa: RUF006
     await let_no_cancel_through(seconds, "child")
-
-
-@jobs.task
-async def keep_running(seconds: float) -> None:
-    """Begins something that is to outlive it, in a context of its own."""
-
-    async def shared() -> None:
-        await asyncio.sleep(seconds)
-        seen.append("shared ended")
-
-    asyncio.get_running_loop().create_task(shared(), context=Context())
 
 
 @jobs.task

@@ -233,11 +233,6 @@ def many_steps(run: RunContext, number: int) -> None:
         run.step(f"step {n}", int)
 
 
-@jobs.task(max_attempts=1)
-def long_name(run: RunContext, length: int) -> None:
-    run.step("x" * length, nothing)
-
-
 @jobs.task
 def sleeper(run: RunContext, seconds: float) -> int:
     run.step("before", nothing)
@@ -434,11 +429,6 @@ def erased_in_session(session: Session, run: RunContext) -> None:
     run.step("write", write, session, "write")
 
 
-@jobs.task
-def no_steps(run: RunContext) -> None:
-    run.progress(0.5)
-
-
 async def write_and_hang(session: AsyncSession, kind: str, within: asyncio.Timeout) -> None:
     """Let the time run out only when the write is done: psycopg 3.2.1 swallows a cancel that strikes in a query."""
     await write_awaited(session, kind)
@@ -495,16 +485,6 @@ def write_a_moment(session: Session, kind: str) -> None:
 async def writes_before_awaited(session: AsyncSession, run: RunContext) -> None:
     await write_awaited(session, "outside")
     await run.step("write", write_awaited, session, "inside")
-
-
-def make_order() -> Order:
-    calls.append("made")
-    return Order()
-
-
-@jobs.task(retry=FAST)
-def keeps_a_row(run: RunContext) -> None:
-    run.step("order", make_order)
 
 
 def wait_for_effect(session: Session, kind: str) -> None:

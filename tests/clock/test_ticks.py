@@ -126,18 +126,6 @@ def test_of_an_outage_only_the_newest_tick_is_skipped_and_the_others_are_missed(
     assert [(tick["outcome"], tick["count"]) for tick in shown(show)] == [("skipped", 1), ("missed", 3)]
 
 
-def test_a_day_of_missed_seconds_is_one_row(session: Session, hourly: Any, show: Show) -> None:
-    session.execute(update(jobs.Schedule).values(cron="* * * * * *", planned_rule="* * * * * * UTC"))
-    came_last(session, hours=24)
-    fire(1)
-    enqueued, missed = shown(show)
-    assert (enqueued["outcome"], missed["outcome"], missed["count"]) == ("enqueued", "missed", None)
-    assert datetime.fromisoformat(missed["until"]) == datetime.fromisoformat(enqueued["scheduled_for"]) - timedelta(
-        seconds=1
-    )
-    assert "more than 1,000 ticks: no clock fired them in time" in show("hourly")
-
-
 def test_a_tick_and_its_trace_are_one_transaction(session: Session, hourly: Any, show: Show) -> None:
     refuse(session, "NEW.outcome = 'enqueued'", table="sqla_ticks", when="BEFORE INSERT")
     came_last(session, hours=0)
@@ -202,11 +190,6 @@ def test_the_last_ones_are_shown_the_newest_first(session: Session, hourly: Any,
     ticks = [datetime.fromisoformat(tick["scheduled_for"]) for tick in shown(show)]
     assert ticks == [hours_ago(n) for n in range(20)]
     assert len(json.loads(show("hourly", "--json", "--limit", "25"))["ticks"]) == 25
-
-
-def test_what_has_no_ticks_says_so_and_what_is_no_schedule_is_refused(hourly: Any, show: Show) -> None:
-    assert "no tick yet" in show("hourly")
-    assert "there is no schedule 'daily'" in show("daily", code=1)
 
 
 def test_they_are_kept_for_a_month_or_as_long_as_is_said(session: Session, database: Engine) -> None:

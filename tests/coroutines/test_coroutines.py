@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import subprocess
 import sys
 import threading
@@ -14,10 +13,9 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, func, select, text
-from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Session
 
-from sqla_jobs import ConfigurationError
 from tests import coroutine_shop as shop
 from tests.conftest import ROOT
 from tests.coroutine_shop import Order, jobs, seen
@@ -36,22 +34,6 @@ def test_a_coroutine_commits_its_writes_with_its_result(session: Session) -> Non
     (run,) = job(session, one.id).runs
     assert (run.outcome, run.result, run.attempt, run.error) == ("succeeded", 7, 1, None)
     assert effects(session) == [7]
-
-
-def test_rows_are_loaded_and_what_it_enqueues_is_committed_with_it(session: Session) -> None:
-    session.add(order := Order())
-    shop.settle.enqueue(session, order=order)
-    session.commit()
-    assert drain() == 2
-    session.refresh(order)
-    assert order.status == "settled"
-
-
-def test_a_class_may_have_a_coroutine_execute(session: Session) -> None:
-    one = jobs.enqueue(session, shop.Greet("ann"))
-    session.commit()
-    drain()
-    assert job(session, one.id).runs[0].result == "hello ann, attempt 1"
 
 
 def test_a_coroutine_that_raises_is_rolled_back_and_retried_by_its_policy(session: Session) -> None:
@@ -95,24 +77,6 @@ def test_what_is_raised_in_a_task_group_means_what_it_means_outside(session: Ses
     assert "in ask\n" in (runs["wrong"][0].traceback or "")
     waits = {how: job(session, made[how].id).run_at for how in ("snooze", "wrong snooze later")}
     assert waits["wrong snooze later"] - waits["snooze"] > timedelta(minutes=59)
-
-
-def test_middleware_sets_context_variables_and_no_run_sees_those_of_another(session: Session) -> None:
-    shop.tell_request.enqueue_many(session, ({} for _ in range(20)))
-    session.commit()
-    drain(queues={"default": 2})
-    assert len({before for before, _ in seen}) == 20
-    assert {after for _, after in seen} == {"mine"}
-    assert all(before.startswith("job ") for before, _ in seen)
-
-
-@pytest.mark.slow
-def test_limits_hold_for_coroutines(session: Session) -> None:
-    shop.limited.enqueue_many(session, ({"seconds": 0.02} for _ in range(20)))
-    session.commit()
-    drain(queues={"default": 10})
-    running = [sum(seen[: place + 1]) for place in range(len(seen))]
-    assert (len(seen), max(running)) == (40, 2)
 
 
 @pytest.mark.slow
@@ -256,21 +220,6 @@ def test_an_asynchronous_engine_may_be_bound(
 
 
 @pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
-def test_a_factory_of_asynchronous_sessions_may_be_given_beside_an_engine(
-    session: Session, database: Engine, driver: str
-) -> None:
-    engine = asynchronous(database, driver)
-    jobs.bind(database, async_bind=async_sessionmaker(engine, info={"given": True}))
-    fails = shop.fail.enqueue(session, n=1)
-    one = shop.write.enqueue(session, n=2)
-    session.commit()
-    drain()
-    assert outcomes(session, one.id) == ["succeeded"]
-    assert outcomes(session, fails.id) == ["retried", "retried", "failed"]
-    assert effects(session) == [2]
-
-
-@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
 def test_a_job_is_erased_in_the_commit_of_its_coroutine(session: Session, database: Engine, driver: str) -> None:
     jobs.bind(database, async_bind=asynchronous(database, driver))
     one = shop.forget.enqueue(session, n=7)
@@ -379,31 +328,6 @@ def test_a_worker_whose_loop_is_closed_gives_back_what_it_holds_and_signs_off(
     assert "the event loop was closed while this worker ran in it: it stops" in caplog.text
 
 
-def test_a_queue_of_coroutines_needs_no_pool_as_large(database: Engine, caplog: pytest.LogCaptureFixture) -> None:
-    with jobs.worker({"default": 15, "io": 500}):
-        pass
-    assert "pool gives out" not in caplog.text
-    with jobs.worker({"default": 16}):
-        pass
-    assert "pool gives out 15 connections, but 16 jobs" in caplog.text
-
-
-def test_a_plain_function_that_returns_a_coroutine_fails_and_says_why(
-    session: Session, recwarn: pytest.WarningsRecorder
-) -> None:
-    one = shop.forgets_to_await.enqueue(session, seconds=1)
-    session.commit()
-    drain()
-    gc.collect()
-    (run,) = job(session, one.id).runs
-    assert run.outcome == "failed"
-    assert run.error == (
-        f"forgets_to_await (job {one.id}): it returned the coroutine nap, which nothing awaits, so nothing of it ran: "
-        "declare the task with async def, and await it there"
-    )
-    assert not recwarn.list
-
-
 WITHOUT_GREENLET = """
 import sys
 sys.modules["greenlet"] = None
@@ -465,36 +389,6 @@ def test_an_exit_in_an_asyncio_task_of_a_run_ends_no_loop(session: Session, capl
 
 
 @pytest.mark.slow
-def test_a_blocked_loop_of_the_application_is_shown_where_it_is(
-    session: Session, database: Engine, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def serve() -> None:
-        async with jobs.worker() as worker:
-            one = await asyncio.to_thread(enqueued)
-            await asyncio.to_thread(wait_until, lambda: worker.runs == 1)
-            assert outcomes(session, one) == ["succeeded"]
-
-    def enqueued() -> int:
-        one = shop.block.enqueue(session, seconds=2.0)
-        session.commit()
-        return one.id
-
-    asyncio.run(serve())
-    (line,) = [record.getMessage() for record in caplog.records if "blocked the event loop" in record.getMessage()]
-    assert "in block" in line
-
-
-@pytest.mark.slow
-def test_what_a_run_begins_in_a_context_of_its_own_lives_on(session: Session, caplog: pytest.LogCaptureFixture) -> None:
-    shop.keep_running.enqueue(session, seconds=0.3)
-    session.commit()
-    with jobs.worker() as worker:
-        wait_until(lambda: worker.runs == 1)
-        wait_until(lambda: seen == ["shared ended"])
-    assert "behind" not in caplog.text
-
-
-@pytest.mark.slow
 def test_jobs_that_were_handed_over_and_have_not_begun_are_given_back_when_the_worker_stops(session: Session) -> None:
     """The loop is held up as they come."""
     shop.block.enqueue(session, seconds=1.0)
@@ -509,24 +403,6 @@ def test_jobs_that_were_handed_over_and_have_not_begun_are_given_back_when_the_w
     assert set(told) <= {"succeeded", "queued"}
     assert len(effects(session)) == told["succeeded"] - 1
     assert not session.scalar(text("SELECT count(*) FROM sqla_runs WHERE outcome <> 'succeeded'"))
-
-
-def test_more_jobs_at_once_than_a_worker_can_have_are_refused() -> None:
-    with pytest.raises(ConfigurationError, match=r"the queues run 5,001 jobs at once together, .* at most 5,000"):
-        jobs.worker({"a": 5000, "b": 1})
-
-
-def test_a_run_that_fails_leaves_no_cycle(session: Session) -> None:
-    shop.fail.enqueue(session, n=1)
-    session.commit()
-    gc.collect()
-    gc.disable()
-    try:
-        drain()
-        left = [one for one in gc.get_objects() if isinstance(one, ValueError) and str(one) == "no 1"]
-        assert left == []
-    finally:
-        gc.enable()
 
 
 @pytest.mark.slow

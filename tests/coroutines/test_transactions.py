@@ -10,14 +10,10 @@ from typing import Any
 import asyncpg
 import pytest
 from sqlalchemy import Column, Engine, Integer, MetaData, Table, create_engine, event, insert, make_url, select, text
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from sqlalchemy.ext.asyncio import async_sessionmaker
 from sqlalchemy.orm import Session
-from sqlalchemy.util import greenlet_spawn
 
 from sqla_jobs import ConfigurationError
-from sqla_jobs.database.async_sessions import AsyncSessions
-from sqla_jobs.execution.transactions import NotBegun, WorkerTransactions
-from sqla_jobs.queries import Queries
 from sqla_jobs.testing.databases import new_database
 from tests import coroutine_shop as shop
 from tests.coroutine_shop import Effect, jobs, seen
@@ -121,32 +117,6 @@ def test_a_commit_in_two_databases_that_fails_leaves_nothing_in_a_connection(
 
 
 @DRIVERS
-def test_a_session_that_does_not_commit_is_told(session: Session, database: Engine, driver: str) -> None:
-    one = shop.note.enqueue(session, n=1)
-    session.commit()
-
-    async def serve() -> None:
-        engine = asynchronous(database, driver)
-        async with engine.connect() as outer:
-            await outer.begin()
-
-            def joined() -> AsyncSession:
-                return AsyncSession(outer, join_transaction_mode="create_savepoint")
-
-            jobs.bind(database, async_bind=joined)
-            async with jobs.worker():
-                await asyncio.to_thread(wait_until, lambda: outcomes(session, one.id))
-            await outer.rollback()
-        await engine.dispose()
-
-    asyncio.run(serve())
-    (run,) = session.get_one(jobs.Job, one.id, populate_existing=True).runs
-    assert run.outcome == "retried"
-    assert "join an outer transaction" in (run.error or "")
-    assert effects(session) == []
-
-
-@DRIVERS
 def test_a_session_is_of_no_use_after_its_run(session: Session, database: Engine, driver: str) -> None:
     jobs.bind(database, async_bind=asynchronous(database, driver))
     one = shop.keep.enqueue(session, n=1)
@@ -174,16 +144,6 @@ def test_an_abandoned_coroutine_neither_reads_nor_writes(session: Session, datab
     assert effects(session) == []
 
 
-def test_a_factory_may_give_the_same_session_again(session: Session, database: Engine) -> None:
-    only = AsyncSession(asynchronous(database, "psycopg"))
-    jobs.bind(database, async_bind=lambda: only)
-    for n in range(5):
-        shop.write.enqueue(session, n=n)
-    session.commit()
-    jobs.worker({"default": 1}).drain()
-    assert effects(session) == list(range(5))
-
-
 @DRIVERS
 @pytest.mark.parametrize("is_of_engine", [True, False], ids=["engine", "option"])
 def test_an_asynchronous_engine_in_autocommit_is_refused(database: Engine, driver: str, is_of_engine: bool) -> None:
@@ -194,15 +154,6 @@ def test_an_asynchronous_engine_in_autocommit_is_refused(database: Engine, drive
     jobs.bind(database, async_bind=bind)
     with pytest.raises(ConfigurationError, match=r"the bound sessions are in AUTOCOMMIT"):
         jobs.worker().start()
-
-
-@DRIVERS
-def test_the_isolation_of_coroutine_tasks_is_that_of_their_engine(database: Engine, driver: str) -> None:
-    level: Any
-    for level in ("READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"):
-        engine = asynchronous(database, driver, isolation_level=level)
-        assert AsyncSessions(engine, database, "READ COMMITTED", jobs.Job).isolation == level
-    assert AsyncSessions(None, database, "REPEATABLE READ", jobs.Job).isolation == "REPEATABLE READ"
 
 
 @pytest.mark.slow
@@ -255,33 +206,3 @@ def test_the_engine_that_a_worker_makes_is_closed_also_in_the_loop_of_the_applic
         await asyncio.to_thread(wait_until, lambda: session.scalar(count) == 0, timeout=5)
 
     asyncio.run(serve())
-
-
-@DRIVERS
-def test_nothing_holds_the_session_of_a_run_that_gets_no_transaction(database: Engine, driver: str) -> None:
-    sessions: list[AsyncSession] = []
-    engine = asynchronous(database, driver)
-    factory = async_sessionmaker(engine.execution_options(postgresql_readonly=True))
-
-    def make() -> AsyncSession:
-        sessions.append(factory())
-        return sessions[-1]
-
-    transactions = WorkerTransactions(
-        AsyncSessions(make, database, "READ COMMITTED", jobs.Job).sessions_of(AsyncSession, "rows"),
-        Queries(jobs.models),
-        lease=30,
-        patience=5,
-    )
-
-    def begin() -> None:
-        with pytest.raises(NotBegun, match="read-only"), transactions.begin():
-            pass
-
-    async def run() -> None:
-        await greenlet_spawn(begin)
-        await engine.dispose()
-
-    asyncio.run(run())
-    assert sessions
-    assert not any(isinstance(value, AsyncSession) for made in sessions for value in made.info.values())

@@ -7,7 +7,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from sqla_jobs.database.commits import on_commit, on_rollback
+from sqla_jobs.database.commits import on_commit
 from tests.shop import jobs
 
 called: list[str] = []
@@ -57,21 +57,6 @@ def test_a_savepoint_that_an_error_ends_takes_what_was_asked_for_in_it_along(ses
     ask(session, "after")
     session.commit()
     assert called == ["before", "after"]
-
-
-def test_what_a_savepoint_takes_back_is_undone_with_it(session: Session) -> None:
-    session.connection()
-    on_rollback(session, lambda: called.append("outside of savepoints"))
-    with session.begin_nested():
-        on_rollback(session, lambda: called.append("kept"))
-    savepoint = session.begin_nested()
-    on_rollback(session, lambda: called.append("within"))
-    with session.begin_nested():
-        on_rollback(session, lambda: called.append("released within"))
-    assert called == []
-    savepoint.rollback()
-    session.commit()
-    assert called == ["released within", "within"]
 
 
 def test_what_is_asked_for_once_is_called_once_and_again_in_the_next_transaction(session: Session) -> None:

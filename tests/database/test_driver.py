@@ -104,13 +104,6 @@ def test_so_it_does_in_an_event_loop(server_of_ours: str, kind: str) -> None:
     assert PATIENCE <= asyncio.run(wait()) < 4  # asyncpg's connection gets 2 s to close
 
 
-@pytest.mark.slow
-def test_silence_is_counted_and_not_the_length_of_an_answer(connection: psycopg.Connection[Any]) -> None:
-    bound(connection, PATIENCE)
-    trickle = "SELECT repeat('x', 100000), pg_sleep(0.02) FROM generate_series(1, 75)"
-    assert len(connection.execute(trickle).fetchall()) == 75
-
-
 def test_several_statements_are_one_message_and_the_first_error_ends_them(
     connection: psycopg.Connection[Any],
 ) -> None:

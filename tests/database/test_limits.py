@@ -71,14 +71,3 @@ def test_the_jobs_use_what_the_pools_hold_and_coroutines_without_a_session_nothi
         (found,) = (one for one in examine(session, jobs) if one.about == "connections")
     app.dispose()
     assert found.found.endswith(f"live workers and clocks may use up to {OWN + of_jobs}")
-
-
-def test_a_worker_that_may_use_more_than_there_are_says_so(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
-    Base.metadata.create_all(engine)
-    app = create_engine(engine.url, pool_size=1000)
-    jobs.bind(app)
-    with jobs.worker({"default": 1000}):
-        pass
-    app.dispose()
-    assert f"this worker may use {OWN + 1000} connections at once, and the server allows" in caplog.text
-    assert "lower --processes or the concurrency" in caplog.text

@@ -51,26 +51,6 @@ def effects(engine: Engine) -> set[int]:
         return set(session.scalars(select(Effect.n)))
 
 
-@pytest.mark.slow
-def test_a_commit_in_this_process_wakes_it(worker: Engine) -> None:
-    with Session(worker) as session:
-        shop.write.enqueue(session, n=1)
-        session.commit()
-        wait_until(lambda: effects(worker) == {1})
-        with session.begin_nested():
-            shop.write.enqueue_many(session, [{"n": 2}, {"n": 3}])
-        session.commit()
-        wait_until(lambda: effects(worker) == {1, 2, 3})
-
-
-@pytest.mark.slow
-def test_a_short_delay_is_kept_to(worker: Engine) -> None:
-    with Session(worker) as session:
-        shop.write.options(delay=0.2).enqueue(session, n=1)
-        session.commit()
-    wait_until(lambda: effects(worker) == {1})
-
-
 PROGRAM = """
 import sys
 from sqlalchemy import create_engine
@@ -160,20 +140,6 @@ def test_it_listens_again_after_its_connection_was_cut(worker: Engine, database_
     wait_until(lambda: is_listening(worker))
     subprocess.run([sys.executable, "-c", PROGRAM, database_url], cwd=ROOT, check=True, timeout=30)
     wait_until(lambda: effects(worker) == {7})
-
-
-@pytest.mark.slow
-def test_resume_and_retry_wake_it_too(worker: Engine) -> None:
-    with Session(worker) as session:
-        jobs.pause(session, "default")
-        one = shop.write.enqueue(session, n=1)
-        session.commit()
-        jobs.cancel(session, one)
-        session.commit()
-        jobs.resume(session, "default")
-        jobs.retry(session, one)
-        session.commit()
-    wait_until(lambda: effects(worker) == {1})
 
 
 @pytest.mark.slow
@@ -310,19 +276,6 @@ def test_one_commit_may_tell_of_thousands_of_queues(engine: Engine, sent: Sent) 
             shop.write.options(queue=f"tenant{n}").enqueue(session, n=n)
         session.commit()
     wait_until(lambda: len(sent()) == 2000)
-
-
-def test_what_a_savepoint_took_back_is_not_told(engine: Engine, sent: Sent) -> None:
-    with Session(engine) as session:
-        savepoint = session.begin_nested()
-        shop.write.options(queue="lost").enqueue(session, n=1)
-        savepoint.rollback()
-        with session.begin_nested():
-            shop.write.options(queue="kept").enqueue(session, n=1)
-        shop.write.options(queue="kept").enqueue(session, n=1)
-        session.commit()
-    wait_until(sent)
-    assert sent() == ["kept"]
 
 
 def test_what_changes_jobs_as_objects_is_told_and_what_adds_or_changes_rows_is_not(engine: Engine, sent: Sent) -> None:

@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Column, Engine, Integer, MetaData, Table, create_engine, event, insert, select, text
-from sqlalchemy.orm import DeclarativeBase, Session, scoped_session, sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
 from sqla_jobs import Jobs, RunEvent
 from sqla_jobs.postgres import LocalServer
-from sqla_jobs.testing import drain
 from sqla_jobs.testing.databases import new_database
 from tests import shop
 from tests.counting import attempts_and_runs, states
@@ -213,15 +212,6 @@ def test_an_attempt_without_a_lease_commits_in_no_other_database_either(app: Eng
 
 
 @pytest.mark.slow
-def test_a_factory_may_give_the_same_session_again(app: Engine) -> None:
-    """As a `scoped_session` does, that nobody removes."""
-    scoped = scoped_session(sessionmaker(app))
-    found = run(app, shop.write, *({"n": n} for n in range(50)), bind=scoped.__call__)
-    assert found == [WENT_WELL] * 50
-    assert effects(app) == dict.fromkeys(range(50), "transactional")
-
-
-@pytest.mark.slow
 def test_a_session_that_does_not_commit_is_told(app: Engine) -> None:
     """As in a test suite, whose sessions join a transaction that is rolled back at the end."""
     with app.connect() as outer:
@@ -241,16 +231,6 @@ def test_a_session_that_does_not_commit_is_told(app: Engine) -> None:
 def before_commit(factory: Any, do: Any) -> Any:
     event.listen(factory, "before_commit", do)
     return factory
-
-
-def test_a_task_may_change_where_its_session_looks_for_tables(app: Engine) -> None:
-    def look_elsewhere(session: Session) -> None:
-        session.flush()
-        session.execute(text("SET LOCAL search_path TO pg_catalog"))
-
-    factory = before_commit(sessionmaker(app), look_elsewhere)
-    assert run(app, shop.write, {"n": 1}, bind=factory) == [WENT_WELL]
-    assert effects(app) == {1: "transactional"}
 
 
 @pytest.mark.slow
@@ -275,25 +255,6 @@ def test_an_end_that_the_task_itself_keeps_from_being_stored_is_charged_and_told
     with Session(app) as session:
         job = session.scalars(select(jobs.Job)).one()
         assert (job.state, job.attempt) == ("scheduled", 1)
-
-
-@pytest.mark.slow
-def test_a_task_that_takes_a_role_which_may_not_end_its_job_is_charged_and_told(app: Engine) -> None:
-    with app.begin() as connection:
-        connection.execute(text("CREATE ROLE powerless"))
-
-    def take_role(session: Session) -> None:
-        session.flush()
-        session.execute(text("SET LOCAL ROLE powerless"))
-
-    try:
-        ((outcome, error),) = run(app, shop.write, {"n": 1}, bind=before_commit(sessionmaker(app), take_role))[0]
-    finally:
-        with app.begin() as connection:
-            connection.execute(text("DROP ROLE powerless"))
-    assert outcome == "retried"
-    assert "permission denied" in str(error)
-    assert effects(app) == {}
 
 
 @pytest.mark.slow
@@ -332,9 +293,8 @@ def test_what_another_database_does_not_commit_makes_the_job_fail(moment: str, a
     assert sorted(effects(app)) == list(range(0, 20, 2))
 
 
-@pytest.mark.parametrize("task", [shop.write], ids=["transactional"])
 @pytest.mark.slow
-def test_an_end_is_on_the_disk_also_where_the_database_does_not_wait_for_it(task: Any) -> None:
+def test_an_end_is_on_the_disk_also_where_the_database_does_not_wait_for_it() -> None:
     """Else a crash of the server brings the job back, of which its worker knows nothing any more."""
     with LocalServer(durable=True) as server:
         engine = create_engine(server.url)
@@ -350,7 +310,7 @@ def test_an_end_is_on_the_disk_also_where_the_database_does_not_wait_for_it(task
             connection.execute(text("CHECKPOINT"))
         with jobs.worker(heartbeat=0.5, lease=30):
             with Session(engine) as session:
-                task.options(max_attempts=1).enqueue(session, n=1)
+                shop.write.options(max_attempts=1).enqueue(session, n=1)
                 session.commit()
             wait_until(lambda: states(engine) == {"succeeded": 1})
             server.crash()
@@ -377,21 +337,3 @@ def seen(app: Engine) -> Iterator[list[int]]:
 def test_listeners_of_a_commit_see_what_the_task_has_added(app: Engine, seen: list[int]) -> None:
     assert run(app, shop.leave_pending, {"n": 1}) == [WENT_WELL]
     assert seen == [1]
-
-
-def test_so_they_do_in_a_drained_session(app: Engine, seen: list[int]) -> None:
-    with Session(app) as session:
-        shop.leave_pending.enqueue(session, n=1)
-        assert drain(jobs, session) == 1
-        session.commit()
-    assert seen == [1]
-
-
-def test_enqueueing_by_a_unique_key_leaves_what_is_pending_to_the_commit(app: Engine, seen: list[int]) -> None:
-    with Session(app) as session:
-        session.add(Effect(n=7, kind="the caller's"))
-        first = shop.mark.options(unique_key="once").enqueue(session, n=1)
-        assert shop.mark.options(unique_key="once").enqueue(session, n=1) is first
-        session.commit()
-    assert seen == [7]
-    assert effects(app) == {7: "the caller's"}

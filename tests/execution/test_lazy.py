@@ -8,17 +8,12 @@ from typing import Any
 
 import pytest
 from sqlalchemy import (
-    Column,
     Connection,
     Engine,
     ForeignKey,
-    Integer,
-    MetaData,
-    Table,
     create_engine,
     event,
     func,
-    insert,
     select,
     text,
 )
@@ -28,8 +23,6 @@ from sqlalchemy.pool import QueuePool
 from tenacity import Retrying, wait_fixed
 
 from sqla_jobs import DeclarationError, Jobs
-from sqla_jobs.testing import drain
-from sqla_jobs.testing.databases import new_database
 from tests.coroutines.rows import asynchronous
 from tests.helpers import states, wait_until
 
@@ -251,62 +244,6 @@ def test_a_row_among_its_arguments_begins_it(session: Session, database: Engine)
     assert ended(session, job_id) == [("succeeded", "ended", None)]
 
 
-@jobs.task(lazy=True)
-def show(session: Session) -> Any:
-    return session.scalar(text("SHOW tcp_keepalives_idle"))
-
-
-def test_the_server_notices_soon_that_its_host_is_gone(session: Session) -> None:
-    job_id = enqueued(session, "show")
-    assert jobs.worker(lease=30).drain() == 1
-    assert ended(session, job_id) == [("succeeded", "15", None)]
-
-
-def test_a_session_that_has_begun_before_the_task_goes_on(session: Session, database: Engine) -> None:
-    """As where it is that of the application, and a middleware has used it."""
-
-    def begun() -> Session:
-        own = Session(database)
-        own.execute(text("SELECT 1"))
-        return own
-
-    job_id = enqueued(session, "lazy", how="writes")
-    with jobs.worker(bind=begun):
-        assert waiting.wait(20)
-        wait_until(lambda: in_transaction(session) == 1)
-        go_on.set()
-        wait_until(lambda: ended(session, job_id))
-    assert ended(session, job_id) == [("succeeded", "writes", None)]
-    assert lines(session) == 1
-
-
-ELSEWHERE = Table("elsewhere", MetaData(), Column("n", Integer))
-
-
-@jobs.task(lazy=True, max_attempts=1)
-def in_two(session: Session) -> str:
-    session.execute(insert(ELSEWHERE).values(n=1))
-    wait()
-    return write(session, "writes")
-
-
-def test_the_use_of_another_database_does_not_begin_it(session: Session, database: Engine, server_url: str) -> None:
-    with new_database(server_url) as url:
-        other = create_engine(url)
-        ELSEWHERE.metadata.create_all(other)
-        job_id = enqueued(session, "in_two")
-        with jobs.worker(bind=sessionmaker(database, binds={ELSEWHERE: other})):
-            assert waiting.wait(20)
-            wait_until(lambda: in_transaction(session) == 0)
-            go_on.set()
-            wait_until(lambda: ended(session, job_id))
-        with other.connect() as connection:
-            assert list(connection.scalars(select(ELSEWHERE.c.n))) == [1]
-        other.dispose()
-    assert ended(session, job_id) == [("succeeded", "writes", None)]
-    assert lines(session) == 1
-
-
 @jobs.task(lazy=True, retry=ONCE, max_attempts=2)
 def read(session: Session) -> int | None:
     return session.scalar(select(func.count(Line.id)))
@@ -333,13 +270,6 @@ def test_where_the_server_is_read_only_its_attempt_fails_and_the_next_one_connec
     error = session.scalars(select(jobs.Run.error).where(jobs.Run.error.is_not(None))).one()
     assert error is not None
     assert "the server is read-only" in error
-
-
-def test_tests_run_it_in_their_session(session: Session) -> None:
-    go_on.set()
-    lazy.enqueue(session, how="writes")
-    assert drain(jobs, session) == 2
-    assert session.scalars(select(Line)).all() != []
 
 
 def plain(n: int) -> None: ...

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pytest
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from sqla_jobs import ArgumentsError, BatchCounts, UnknownJob
-from sqla_jobs.queries.batches import CountBatches, Counted
 from tests.following.application import fail, gate, jobs, report, settle, step_by_step
 from tests.helpers import wait_until
 
@@ -86,26 +83,3 @@ def test_a_batch_that_is_not_there_or_does_not_end(session: Session) -> None:
     session.commit()
     with pytest.raises(TimeoutError, match=rf"batch {other.id} has not ended within 0 s: 0 of 1 job ended"):
         jobs.wait(other, timeout=0)
-
-
-@pytest.mark.slow
-def test_a_thousand_who_follow_batches_share_twenty_counts_a_second(
-    session: Session, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    looks, read = list[int](), CountBatches.__call__
-
-    def counted(self: CountBatches, connection: Any, ids: Collection[int]) -> dict[int, Counted]:
-        looks.append(len(ids))
-        return read(self, connection, ids)
-
-    monkeypatch.setattr(CountBatches, "__call__", counted)
-    batches = [jobs.batch(session) for _ in range(200)]
-    for n, batch in enumerate(batches):
-        settle.options(batch=batch).enqueue_many(session, ({"n": n} for _ in range(3)))
-    session.commit()
-    began = time.monotonic()
-    with ThreadPoolExecutor(1000) as threads:
-        waiting = [threads.submit(jobs.wait, batches[n % 200], timeout=60) for n in range(1000)]
-        with jobs.worker():
-            assert {done.result(60).succeeded for done in waiting} == {3}
-    assert len(looks) <= 20 * (time.monotonic() - began) + 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -42,36 +41,6 @@ def test_a_restart_of_the_server_is_survived(server: LocalServer) -> None:
         wait_until(lambda: state(engine, job_id) == "running")
         server.restart()
         assert waiting.result(60)[-1].state == "succeeded"
-    engine.dispose()
-
-
-def test_a_server_that_ends_after_the_last_follower_is_no_trouble(
-    server: LocalServer, caplog: pytest.LogCaptureFixture
-) -> None:
-    engine = create_engine(server.url)
-    Base.metadata.create_all(engine)
-    jobs.bind(engine)
-
-    def follow() -> None:
-        with Session(engine) as session:
-            job = settle.enqueue(session, n=1)
-            session.commit()
-        with jobs.worker(poll=60):
-            assert settle.result(job, timeout=20) == 1
-
-    def is_read() -> bool:
-        return any(thread.name == "sqla_jobs-following" for thread in threading.enumerate())
-
-    follow()
-    assert is_read(), "for some seconds"
-    caplog.clear()
-    server.stop()
-    wait_until(lambda: not is_read())
-    assert [record.getMessage() for record in caplog.records] == []
-    server.start()
-    engine.dispose()
-    follow()
-    assert is_read()
     engine.dispose()
 
 

@@ -93,14 +93,6 @@ def test_coroutines_follow_in_an_event_loop(session: Session) -> None:
     assert ended.result["pages"] == 5
 
 
-@pytest.mark.slow
-def test_one_that_does_not_end_in_time(session: Session) -> None:
-    one = report.enqueue(session, pages=1)
-    session.commit()
-    with pytest.raises(TimeoutError, match=rf"job {one.id} has not ended within 3 s: it is queued, attempt 0"):
-        jobs.wait(one, timeout=3)
-
-
 def test_a_timeout_of_zero_looks_once(session: Session) -> None:
     done = settle.enqueue(session, n=1)
     session.commit()

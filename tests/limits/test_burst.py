@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
 from sqlalchemy.orm import DeclarativeBase, Session
 
 from sqla_jobs import Jobs, RateLimit
@@ -41,28 +41,12 @@ def enqueue(engine: Engine, task: Any, arguments: list[dict[str, int]]) -> list[
     return added
 
 
-def seconds_since_the_last_start(engine: Engine) -> float:
-    with engine.connect() as connection:
-        age = text("SELECT extract(epoch FROM clock_timestamp() - max(started_at)) FROM sqla_jobs")
-        return float(connection.scalar(age) or 0)
-
-
 def test_starts_are_spread_exactly(database: Engine, spread: Jobs[Any]) -> None:
     enqueue(database, spread.tasks["send"], [{"n": n} for n in range(26)])
     with spread.worker({"default": 4}), spread.worker({"default": 4}):
         wait_until(lambda: left(database) == 0)
     assert most_in(database, 0.3, "send") == 3
     assert most_in(database, 2.0, "send") <= 20, "what 3 in 0.3 seconds would exceed"
-
-
-def test_a_rest_lets_no_more_start_close_together(database: Engine, spread: Jobs[Any]) -> None:
-    send = spread.tasks["send"]
-    with spread.worker({"default": 8}):
-        for _ in range(2):
-            enqueue(database, send, [{"n": n} for n in range(6)])
-            wait_until(lambda: left(database) == 0)
-            wait_until(lambda: seconds_since_the_last_start(database) > 0.6)  # what is not used meanwhile is not kept
-    assert most_in(database, 0.3, "send") == 3
 
 
 def test_each_key_is_spread_also_where_an_operator_has_set_its_rate(database: Engine, spread: Jobs[Any]) -> None:
@@ -74,14 +58,6 @@ def test_each_key_is_spread_also_where_an_operator_has_set_its_rate(database: En
         assert spread.worker().drain() == 6
         (one,) = [one for one in read_limits(session, spread) if one.gate == "%notify="]
         assert (one.in_effect, one.by_code) == ("20 in 60 s, 3 close together",) * 2
-
-
-def test_who_waits_for_its_turn_is_told_when_that_is(database: Engine, spread: Jobs[Any]) -> None:
-    *_, last = enqueue(database, spread.tasks["notify"], [{"to": 1}] * 4)
-    assert spread.worker().drain() == 3
-    with Session(database) as session:
-        why = " ".join(spread.why(session, last))
-    assert "The rate notify of key 1 is used up: 3 of at most 3 starts in 9 s are taken; the next one" in why
 
 
 def test_what_is_spent_is_spread_too(spread: Jobs[Any], database: Engine) -> None:

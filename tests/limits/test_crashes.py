@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import Connection, Engine, create_engine, select, text
+from sqlalchemy import Engine, create_engine, select, text
 from sqlalchemy.orm import Session
 
 from sqla_jobs.postgres import LocalServer
-from sqla_jobs.queries import Claimed
-from sqla_jobs.queries.limit_lock import ClaimLocked
 from tests import limited_shop as shop
 from tests.limited_shop import Base, jobs
 from tests.limits.attempts import enqueue
@@ -99,10 +97,3 @@ def test_what_was_spent_is_spent_after_a_crash(server: LocalServer, database: En
     assert jobs.spend("stripe", 4)
     crash(server, database, claims.engine)
     assert not jobs.spend("stripe", 2)
-
-
-class Unflushed(ClaimLocked):
-    """As of a worker that is stopped before it flushes what it claimed."""
-
-    def _flush_after(self, connection: Connection, claimed: Sequence[Claimed]) -> None:
-        pass

@@ -5,10 +5,7 @@ The names F1 to F11 are those of the traces of the bounded model by which most o
 
 from __future__ import annotations
 
-import threading
-from bisect import bisect_left
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -105,56 +102,6 @@ def test_everybody_who_looks_takes_the_same_lock(database: Engine) -> None:
             wait_until(lambda: waiting_for_locks(database) == 1)
             worker.rollback()
         assert spend.result()
-
-
-def test_many_claimers_of_everything_never_overshoot(database: Engine, claims: Claims) -> None:
-    """Task, queue, shared name and key at once, from eight threads."""
-    with Session(database) as session:
-        jobs.set_limit(session, queue="default", running=7)
-        session.commit()
-    enqueue(database, shop.pair, numbered(20))
-    enqueue(database, shop.charge, numbered(20))
-    enqueue(database, shop.refund, ({"tenant": "a", "n": n % 3} for n in range(20)))
-    enqueue(database, shop.keyed, ({"account": n % 5} for n in range(20)))
-    watch_starts(database)
-    barrier = threading.Barrier(8)
-
-    def work(_: int) -> int:
-        barrier.wait()
-        done = 0
-        for _ in range(60):
-            claimed = claims.limited(3)
-            claims.end(*claimed)
-            done += len(claimed)
-        return done
-
-    with ThreadPoolExecutor(8) as threads:
-        assert sum(threads.map(work, range(8))) == 80
-    with database.connect() as connection:
-        found = connection.execute(text("SELECT gate, max(running) FROM seen GROUP BY gate"))
-        most = {row.gate: row.max for row in found}
-    assert most["@default"] <= 7
-    assert most["#pair"] <= 2
-    assert most["#stripe"] <= 3
-    assert {most[gate] for gate in most if "=" in gate} == {1}
-
-
-def watch_starts(engine: Engine) -> None:
-    """At the end of each claim, before its lock is free, it is counted what runs behind each gate."""
-    with engine.begin() as connection:
-        connection.execute(
-            text(
-                """
-                CREATE TABLE seen (gate text, running bigint);
-                CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-                    INSERT INTO seen SELECT gate, count(*) FROM sqla_jobs j, unnest(j.gates || ('@' || j.queue)) gate
-                    WHERE j.state = 'running' GROUP BY gate;
-                    RETURN NULL;
-                END $$;
-                CREATE TRIGGER look AFTER UPDATE ON sqla_jobs FOR EACH STATEMENT EXECUTE FUNCTION look();
-                """
-            )
-        )
 
 
 # --- crashes: see test_crashes
@@ -319,32 +266,6 @@ def test_a_failed_job_of_a_held_key_is_waited_for_until_somebody_decides(
     assert claims.limited() == []
 
 
-def test_many_claimers_of_ordered_keys_keep_each_order(database: Engine, claims: Claims) -> None:
-    enqueue(database, shop.ordered, ({"account": n % 4, "n": n} for n in range(60)))
-    barrier = threading.Barrier(8)
-
-    def work(number: int) -> None:
-        barrier.wait()
-        for turn in range(60):
-            for job in claims.limited(4):
-                if job.attempt < 3 and (turn + number) % 3 == 0:
-                    claims.fail(job, again_in=0)
-                else:
-                    claims.end(job)
-            claims.promote()
-
-    with ThreadPoolExecutor(8) as threads:
-        list(threads.map(work, range(8)))
-    assert states(database) == {"succeeded": 60}
-    with Session(database) as session:
-        rows = select(jobs.Job.args, jobs.Job.id, jobs.Run.id).join(jobs.Run, jobs.Run.job_id == jobs.Job.id)
-        started: dict[int, list[int]] = {}
-        for args, job_id, _ in session.execute(rows.order_by(jobs.Run.id)):
-            started.setdefault(args["account"], []).append(job_id)
-    for its in started.values():
-        assert its == sorted(its), "all attempts of one before the first of the next"
-
-
 # --- rates
 
 
@@ -428,55 +349,6 @@ def test_a_retry_counts_as_a_start(database: Engine, claims: Claims) -> None:
     claims.promote()
     assert len(claims.limited()) == 2
     assert claims.limited() == []
-
-
-def test_spending_beside_claims_from_sixteen_threads_stays_within_the_rate(database: Engine, claims: Claims) -> None:
-    enqueue(database, shop.rated, numbered(200))
-    with database.begin() as connection:  # old rows of the log are deleted as it goes on
-        connection.execute(
-            text(
-                """
-                CREATE TABLE log (started_at timestamptz, total bigint);
-                CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS
-                    $$ BEGIN INSERT INTO log VALUES (NEW.started_at, NEW.total); RETURN NULL; END $$;
-                CREATE TRIGGER keep AFTER INSERT ON sqla_starts FOR EACH ROW EXECUTE FUNCTION keep();
-                """
-            )
-        )
-    barrier = threading.Barrier(16)
-    enough = threading.Event()
-
-    def work(number: int) -> int:
-        barrier.wait()
-        taken = 0
-        while not enough.is_set():
-            if number % 2:
-                taken += 2 * jobs.spend(shop.rated, 2)
-            else:
-                taken += len(claims.limited(3))
-        return taken
-
-    with ThreadPoolExecutor(16) as threads:
-        found = [threads.submit(work, number) for number in range(16)]
-        wait_until(lambda: _logged(database)[-1:] >= [(2.5, 0)])
-        enough.set()
-        taken = sum(one.result() for one in found)
-    log = _logged(database)
-    assert taken == log[-1][1]
-    starts = [
-        at for (at, total), before in zip(log, [0, *(t for _, t in log)], strict=False) for _ in range(total - before)
-    ]
-    most = max(bisect_left(starts, at + 1 - 1e-6) - place for place, at in enumerate(starts))
-    assert most == 5
-
-
-def _logged(engine: Engine) -> list[tuple[float, int]]:
-    """The seconds since the first, and the total, of each row of the log."""
-    with engine.connect() as connection:
-        rows = connection.execute(
-            text("SELECT extract(epoch FROM started_at)::float8, total FROM log ORDER BY total")
-        ).all()
-    return [(at - rows[0][0], total) for at, total in rows]
 
 
 # --- limits that change, and jobs without their gates

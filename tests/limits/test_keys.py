@@ -10,13 +10,11 @@ from itertools import count
 from typing import Any
 
 import pytest
-from pydantic_core import from_json
 from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import DeclarativeBase, Session
 
 from sqla_jobs import ConcurrencyLimit, Jobs, RateLimit
 from sqla_jobs.monitoring.examine import examine
-from sqla_jobs.rules.limits import key_text
 from tests import limited_shop as shop
 from tests.counting import states
 from tests.helpers import wait_until
@@ -171,11 +169,3 @@ def test_whole_numbers_are_one_key_however_they_are_written(database: Engine, ke
     with database.connect() as connection:
         gates = connection.scalars(text("SELECT gates FROM sqla_jobs WHERE state = 'queued'")).all()
     assert gates == [["#sell=[1,1]"]] * 3
-
-
-def test_the_float_of_a_key_is_the_number_that_postgresql_makes_of_it(database: Engine) -> None:
-    numbers = [0.1, -0.0, 1e16, 1e23, 1.5e300, 5e-324, 123456789012345.6, float(2**53), 3.0e-7]
-    with database.connect() as connection:
-        for number in numbers:
-            stored = connection.scalar(text("SELECT CAST(CAST(:number AS jsonb) AS text)"), {"number": repr(number)})
-            assert key_text(from_json(stored or "")) == key_text(number)

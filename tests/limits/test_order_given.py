@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import Connection, Engine, func, select, text
+from sqlalchemy import Connection, Engine, select, text
 from sqlalchemy.orm import Session
 
 from sqla_jobs.actions.audit import Changing
@@ -16,15 +16,11 @@ from sqla_jobs.actions.jobs import Retry
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.queries.resolve import MOST
 from tests import limited_shop as shop
-from tests.conftest import StartWorker
-from tests.counting import states
-from tests.helpers import wait_until
 from tests.limited_shop import jobs
 from tests.limits.claims import Claims, as_worker
 
 pytestmark = pytest.mark.slow
 
-_MANY = 2500
 _KEYS = 12
 
 
@@ -57,19 +53,6 @@ def delayed(session: Session, count: int) -> None:
 
 def arguments(count: int) -> Iterable[dict[str, int]]:
     return ({"account": n % _KEYS, "n": n} for n in range(count))
-
-
-def assert_in_order(engine: Engine) -> None:
-    """The jobs of each key have started in the order in which they became ready."""
-    job = jobs.Job
-    rows = select(job.args, job.run_at, job.id).join(jobs.Run, jobs.Run.job_id == job.id)
-    started: dict[int, list[tuple[datetime, int]]] = {}
-    with Session(engine) as session:
-        for args, run_at, job_id in session.execute(rows.where(job.task == "ordered").order_by(jobs.Run.id)):
-            started.setdefault(args["account"], []).append((run_at, job_id))
-    assert len(started) == _KEYS
-    for its in started.values():
-        assert its == sorted(its)
 
 
 def queued(engine: Engine) -> list[int]:
@@ -142,18 +125,3 @@ def test_ordered_jobs_that_a_person_retries_together_start_in_the_order_of_their
         (done,) = Retry().in_batches(lambda: it, Selection())
         session.commit()
     assert (done.changed, queued(database)) == (20, [*range(20)])
-
-
-@pytest.mark.parametrize("become_ready", [after_one_job, delayed])
-def test_ordered_jobs_that_become_ready_together_start_in_order_whatever_number_of_workers_there_is(
-    database: Engine, database_url: str, start_worker: StartWorker, become_ready: Callable[[Session, int], None]
-) -> None:
-    for _ in range(3):
-        start_worker(database_url, "--concurrency", "4", application="tests.limited_shop:jobs")
-    count = select(func.count()).select_from(jobs.Process).where(jobs.Process.kind == "worker")
-    with Session(database) as session:
-        wait_until(lambda: session.scalar(count) == 3)
-        become_ready(session, _MANY)
-        session.commit()
-    wait_until(lambda: states(database).keys() == {"succeeded"}, timeout=120)
-    assert_in_order(database)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from psycopg import sql
-from sqlalchemy import Engine, update
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from sqla_jobs.database.driver import driver
@@ -73,15 +73,6 @@ def test_a_place_that_is_free_where_somebody_waits(database: Engine, claims: Cla
     assert tells({gate: 1})
     claims.end(*claims.limited())
     assert not tells({gate: 1}), "nobody waits"
-
-
-def test_the_first_run_of_all_counts(database: Engine, claims: Claims, tells: Tells) -> None:
-    enqueue(database, shop.pair, ({"n": n} for n in range(3)))
-    (gate,) = claims.limited()[0].gates
-    first = {"current_run_id": 1, "gates": ["#a", "#b", "#c", "#d", gate]}
-    with database.begin() as connection:
-        connection.execute(update(jobs.Job).where(jobs.Job.state == "running").values(first))
-    assert not tells({gate: 2})
 
 
 def test_one_that_waits_is_queued_and_has_gates(database: Engine, claims: Claims, tells: Tells) -> None:

@@ -10,12 +10,10 @@ import pytest
 from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import DeclarativeBase, Session
 
-from sqla_jobs import ConcurrencyLimit, Jobs, RateLimit, UnknownJob
-from sqla_jobs.models.types import PARKED
+from sqla_jobs import ConcurrencyLimit, Jobs, RateLimit
 from sqla_jobs.monitoring.examine import examine
 from sqla_jobs.monitoring.limits import read_limits
 from tests import limited_shop as shop
-from tests.counting import states
 from tests.helpers import wait_until
 from tests.limited_shop import jobs
 
@@ -55,18 +53,9 @@ def added(session: Session, task: Any, **arguments: Any) -> Any:
     return job
 
 
-def test_a_job_that_nothing_holds_says_how_many_wait_before_it(served: Session) -> None:
-    for n in range(3):
-        added(served, shop.plain, n=n)
-    last = added(served, shop.plain, n=3)
-    assert jobs.why(served, last) == ["It is queued, and 3 jobs are before it in queue 'default'."]
-    assert jobs.why(served, 1) == ["It is queued and nothing holds it: a worker takes it next."]
-
-
 def test_a_full_limit_names_the_jobs_that_fill_it(served: Session) -> None:
     made = [added(served, shop.charge, n=n).id for n in range(6)]
     run(served, *made[:3])
-    assert jobs.why(served, made[5]) == ["The limit stripe is full: of at most 3 jobs at once 3 run, jobs 1, 2 and 3."]
     jobs.set_limit(served, "stripe", running=4)
     served.commit()
     run(served, made[3])
@@ -75,31 +64,6 @@ def test_a_full_limit_names_the_jobs_that_fill_it(served: Session) -> None:
     jobs.set_limit(served, "stripe", running=0)
     served.commit()
     assert "The limit stripe lets nothing start: an operator set it to 0 at 20" in jobs.why(served, made[5])[0]
-
-
-def test_each_key_is_full_by_itself(served: Session) -> None:
-    first, second, other = (added(served, shop.keyed, account=account) for account in (17, 17, 18))
-    run(served, first.id)
-    assert jobs.why(served, second) == ["The limit keyed of key 17 is full: of at most 1 job at once 1 runs, job 1."]
-    assert "nothing holds it" in jobs.why(served, other)[0]
-
-
-@pytest.mark.slow
-def test_a_rate_says_when_the_next_may_start(declared: Engine, session: Session) -> None:
-    with jobs.worker(["default"]):
-        jobs.set_limit(session, shop.rated, rate=2, per=60)
-        made = [shop.rated.enqueue(session, n=n) for n in range(3)]
-        session.commit()
-        wait_until(lambda: states(declared)["succeeded"] == 2)
-        last = next(
-            job for job in made if session.scalar(select(jobs.Job.state).where(jobs.Job.id == job.id)) == "queued"
-        )
-        (said,) = jobs.why(session, last)
-    form = (
-        r"The rate rated is used up: 2 of at most 2 starts in 1 min are taken; "
-        r"the next one is possible at 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC, in (5\d s|1 min)\."
-    )
-    assert re.fullmatch(form, said), said
 
 
 def test_an_ordered_job_says_behind_which_one_it_waits(served: Session) -> None:
@@ -196,50 +160,6 @@ def test_what_is_not_committed_is_told(served: Session) -> None:
     job = shop.plain.enqueue(served, n=1)
     (said,) = jobs.why(served, job)
     assert said == "This transaction has added or changed it: no worker can take it before the commit."
-
-
-def test_a_scheduled_job_says_until_when_it_waits_and_why(served: Session, database: Engine) -> None:
-    later = shop.plain.options(delay=timedelta(hours=2)).enqueue(served, n=1)
-    parked = shop.plain.options(delay=60).enqueue(served, n=1)
-    served.commit()
-    assert re.fullmatch(r"It is not due before 20.* UTC, in (2 h|1 h 59 min)\.", jobs.why(served, later)[0])
-    parked.run_at = PARKED
-    served.commit()
-    assert jobs.why(served, parked) == ["It is parked: it waits until it is rescheduled or retried."]
-
-
-def test_a_job_that_waits_for_its_retry_says_which_attempt_failed(declared: Engine, session: Session) -> None:
-    job = added(session, shop.ordered, account=1, n=1, failures=1)
-    with jobs.worker():
-        wait_until(lambda: states(declared) == {"scheduled": 1})
-        (said,) = jobs.why(session, job)
-    form = r"Attempt 1 of 25 failed with RuntimeError; the next one is due at 20.* UTC, in .* s\."
-    assert re.fullmatch(form, said), said
-
-
-@pytest.mark.slow
-def test_running_and_ended_jobs_say_so(declared: Engine, session: Session) -> None:
-    running = added(session, shop.plain, n=1, seconds=1.0)
-    with jobs.worker():
-        wait_until(lambda: states(declared)["running"] == 1)
-        assert re.match(r"It runs: attempt 1 of 25, for .* in process \d+ of .*\.$", jobs.why(session, running)[0])
-        wait_until(lambda: states(declared)["succeeded"] == 1)
-    assert re.fullmatch(r"It succeeded at 20.* UTC\.", jobs.why(session, running)[0])
-    cancelled = added(session, shop.plain, n=1)
-    jobs.cancel(session, cancelled)
-    assert re.fullmatch(r"It was cancelled at 20.* UTC\.", jobs.why(session, cancelled)[0])
-
-
-def test_a_limit_that_is_newer_than_the_job_counts(served: Session) -> None:
-    job = added(served, shop.plain, n=1)
-    jobs.set_limit(served, shop.plain, running=0)
-    served.commit()
-    assert "The limit plain lets nothing start" in jobs.why(served, job)[0]
-
-
-def test_a_job_that_is_gone_is_unknown(served: Session) -> None:
-    with pytest.raises(UnknownJob, match="there is no job 4711; it may have been pruned"):
-        jobs.why(served, 4711)
 
 
 class Base(DeclarativeBase):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -33,8 +34,7 @@ def run_all(engine: Engine, *, workers: int = 1, concurrency: int = 8, timeout: 
     [
         pytest.param(shop.wide, [{"key": 1, "n": n} for n in range(1000)], 1, id="one key that is never full"),
         pytest.param(shop.wide, [{"key": n % 500, "n": n} for n in range(1000)], 1, id="hundreds of keys"),
-        pytest.param(shop.keyed, [{"account": n % 50} for n in range(400)], 1, id="keys of one job at a time"),
-        pytest.param(shop.keyed, [{"account": n % 50} for n in range(400)], 2, id="such keys for two workers"),
+        pytest.param(shop.keyed, [{"account": n % 50} for n in range(400)], 2, id="keys of one job at a time"),
         pytest.param(shop.fair, [{"tenant": str(n % 3)} for n in range(1000)], 1, id="tenants in turn"),
         pytest.param(shop.fast, [{"n": n} for n in range(300)], 2, id="a rate"),
         pytest.param(shop.ordered, [{"account": n % 20, "n": n} for n in range(300)], 2, id="ordered keys"),
@@ -104,5 +104,28 @@ def test_a_place_in_a_limited_queue_is_taken_by_another_worker(database: Engine)
     wait_until(lambda: states(database) == {"running": 1})
     enqueue(database, shop.plain, [{"n": 2}])
     with jobs.worker({"default": 1}):
+        stopping.stop()
+        wait_until(lambda: left(database) == 0, timeout=15)
+
+
+def test_a_job_that_only_an_operator_limits_does_not_wait_for_a_poll(database: Engine) -> None:
+    with Session(database) as session:
+        jobs.set_limit(session, shop.plain, running=1)
+        session.commit()
+        with jobs.worker():
+            began = time.monotonic()
+            for n in range(4):
+                shop.plain.enqueue(session, n=n)
+                session.commit()
+                wait_until(lambda: left(database) == 0)
+            assert time.monotonic() - began < 10, "there is a look every 5 s"
+
+
+def test_a_worker_that_stops_hands_over_what_ends_meanwhile(database: Engine) -> None:
+    enqueue(database, shop.busy, [{"seconds": 1.0}, {"seconds": 0.0}])
+    stopping = jobs.worker()
+    stopping.start()
+    wait_until(lambda: states(database)["running"] == 1)
+    with jobs.worker():
         stopping.stop()
         wait_until(lambda: left(database) == 0, timeout=15)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import signal
 import subprocess
 import sys
-from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import Engine, func, select, text
@@ -20,7 +16,6 @@ from sqlalchemy.orm import Session
 from sqla_jobs import ConfigurationError
 from sqla_jobs.loading import load_jobs
 from sqla_jobs.postgres import LocalServer
-from sqla_jobs.runtime.logs import FIELDS
 from tests import shop
 from tests.conftest import ROOT, StartWorker
 from tests.counting import attempts_and_runs, children_of, effects, engine_on, enqueue_both, runs, states, tried
@@ -200,27 +195,17 @@ def test_a_thread_that_a_job_left_behind_does_not_keep_the_worker_alive(database
 
 
 @pytest.mark.parametrize(
-    ("application", "message"),
+    ("application", "named"),
     [
-        ("nowhere:jobs", "no module 'nowhere'"),
-        ("tests.shop:nothing", "module tests.shop has no 'nothing'; names of a Jobs in it: jobs"),
-        ("tests.shop:job", "names of a Jobs in it: jobs; did you mean 'jobs'"),
-        ("tests.shop:Effect", "name a Jobs"),
-        ("tests.shop:write", "name a Jobs"),
-        ("tests.helpers:wait_until", "needs none"),
+        ("nowhere:jobs", "'nowhere'"),
+        ("tests.shop:job", "did you mean 'jobs'"),
+        ("tests.shop:write", "Jobs"),
+        ("tests.helpers:wait_until", "wait_until"),
     ],
 )
-def test_what_names_no_application_is_told_plainly(application: str, message: str) -> None:
-    with pytest.raises(ConfigurationError, match=re.escape(message)):
+def test_what_names_no_application_is_told_plainly(application: str, named: str) -> None:
+    with pytest.raises(ConfigurationError, match=named):
         load_jobs(application)
-
-
-def test_a_worker_says_plainly_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("DATABASE_URL", raising=False)
-    done = run_worker("tests.shop:jobs")
-    assert done.returncode == 1
-    assert "--database-url or DATABASE_URL" in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 def test_the_application_is_found_in_the_current_folder(tmp_path: Path, database_url: str) -> None:
@@ -255,98 +240,3 @@ with sqlalchemy.orm.Session(engine) as session:
 
     done = run_worker("shop:create_app", "--database-url", database_url, "--drain", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "sent to ann\n1 run\n"), done.stderr
-
-
-def test_a_worker_logs_as_json_what_the_library_and_the_application_say_and_of_others_only_warnings(
-    database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
-) -> None:
-    with Session(database) as session:
-        one = shop.mark.options(headers={"request": "ab12"}).enqueue(session, n=1)
-        bad = shop.misbehave.enqueue(session, how="nul")
-        session.commit()
-        ids = {one.id, bad.id}
-    worker = start_worker(database_url, "--log-format", "json", "--log-jobs", "--drain")
-    assert worker.wait(60) == 0
-    *lines, last = [*filter(None, (tmp_path / "worker-0.log").read_text().splitlines())]
-    assert last == "2 runs"
-    told = [json.loads(line) for line in lines]
-    assert all(line["logger"].startswith("sqla_jobs") for line in told), "nothing of Alembic's, say"
-    of_jobs = {line["job_id"]: line for line in told if line["logger"] == "sqla_jobs.run"}
-    assert of_jobs.keys() == ids
-    good = {"level": "INFO", "task": "mark", "queue": "default", "attempt": 1, "outcome": "succeeded"}
-    assert of_jobs[one.id].items() >= good.items()
-    failed = of_jobs[bad.id]
-    assert (failed["level"], failed["outcome"], failed["error_type"]) == ("ERROR", "failed", "ValueError")
-    assert failed["traceback"].startswith("Traceback (most recent call last):")
-    assert "Traceback" not in failed["message"]
-    always = {"time", "level", "logger", "process", "thread", "message"}
-    assert all(always <= line.keys() <= {*always, *FIELDS, "error_type", "traceback"} for line in told)
-    assert of_jobs[one.id].keys() == {*always, *FIELDS}
-    assert of_jobs[one.id]["headers"] == {"request": "ab12"}
-    assert {datetime.fromisoformat(line["time"]).utcoffset() for line in told} == {timedelta(0)}
-
-
-def of_runs(log: Path) -> list[dict[str, Any]]:
-    """The lines about runs in a log of JSON, so far."""
-    told = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
-    return [line for line in told if line["logger"] == "sqla_jobs.run"]
-
-
-def test_runs_that_are_cut_off_killed_or_taken_back_have_lines_with_all_fields(
-    database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
-) -> None:
-    options = ("--log-format", "json", "--kill-after", "0.3", "--grace", "0.1", "--lease", "2", "--heartbeat", "0.2")
-    dead = start_worker(database_url, *options)
-    with Session(database) as session:
-        overdue = shop.hold_the_gil.options(max_attempts=1, headers={"request": "1"}).enqueue(session)
-        session.commit()
-        wait_until(lambda: len(of_runs(tmp_path / "worker-0.log")) == 1)
-        found = of_runs(tmp_path / "worker-0.log")
-        taken = shop.mark.options(max_attempts=1, headers={"request": "2"}).enqueue(session, n=1, seconds=60)
-        session.commit()
-        wait_until(lambda: states(database)["running"] == 1)
-        os.killpg(dead.pid, signal.SIGKILL)
-        worker = start_worker(database_url, *options)
-        wait_until(lambda: len(of_runs(tmp_path / "worker-1.log")) == 1)
-        cut = shop.mark.options(max_attempts=1, headers={"request": "3"}).enqueue(session, n=2, seconds=60)
-        session.commit()
-        wait_until(lambda: states(database)["running"] == 1)
-        worker.terminate()
-        assert worker.wait(30) == 0
-        found += of_runs(tmp_path / "worker-1.log")
-        runs = {run.job_id: run for run in session.scalars(select(jobs.Run))}
-        expected = [
-            (overdue, "ERROR", "failed", "TimeoutError"),
-            (taken, "ERROR", "lost", "Lost"),
-            (cut, "WARNING", "lost", "Lost"),
-        ]
-        for line, (job, level, outcome, error_type) in zip(found, expected, strict=True):
-            known = {"level": level, "job_id": job.id, "task": job.task, "queue": "default", "attempt": 1}
-            assert line.items() >= (known | {"outcome": outcome, "run_id": runs[job.id].id}).items()
-            assert (line.get("error_type"), len(line["worker"])) == (error_type, 36)
-            assert line["headers"] == job.headers
-            assert line["message"].startswith(f"job {job.id} {job.task} attempt 1/1 {outcome} ")
-            assert f": {error_type}: " in line["message"]
-    assert "hold_the_gil attempt 1/1 failed after" in found[0]["message"]
-    assert "TimeoutError: ran longer than its timeout of 0.3" in found[0]["message"]
-    assert "its process died" not in found[0]["message"]
-
-
-def test_what_the_database_says_to_a_worker_that_starts_is_one_message(database: Engine, database_url: str) -> None:
-    """Also where psycopg is asked below SQLAlchemy."""
-    name = f"poor_{database.url.database}"[:60]
-    with database.begin() as connection:
-        connection.execute(text(f"CREATE ROLE {name} LOGIN PASSWORD 'poor'"))
-        connection.execute(text(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {name}"))
-        connection.execute(text("REVOKE EXECUTE ON FUNCTION unnest(anyarray) FROM PUBLIC"))
-    poor = database.url.set(username=name, password="poor").render_as_string(hide_password=False)
-    command = [sys.executable, "-m", "sqla_jobs.worker", "tests.shop:jobs", "--no-clock", "--database-url", poor]
-    try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-    finally:
-        with database.begin() as connection:
-            connection.execute(text(f"DROP OWNED BY {name}"))
-            connection.execute(text(f"DROP ROLE {name}"))
-    assert done.returncode == 1
-    assert "Error: the database says: permission denied" in done.stderr
-    assert "Traceback" not in done.stderr

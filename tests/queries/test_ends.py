@@ -189,12 +189,6 @@ def test_a_job_that_keeps_losing_its_process_waits_twice_as_long_each_time(
     assert 1.1 * wait < max(waits) <= 1.25 * wait
 
 
-@pytest.mark.parametrize("way", LOSING)
-def test_no_number_of_losses_is_too_large_for_the_wait(connection: Connection, way: str) -> None:
-    (wait,) = waits_after_losses(connection, way, 1200, jobs=1)
-    assert 0.75 * 3600 <= wait <= 1.25 * 3600
-
-
 def waits_after_losses(connection: Connection, way: str, times: int, *, jobs: int) -> list[float]:
     """Seconds from the end of the attempt until each of so many jobs is due."""
     leases = begun(connection, jobs)

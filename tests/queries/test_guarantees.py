@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -47,57 +45,6 @@ def last_heartbeat(connection: Connection, process_id: uuid.UUID) -> dict[uuid.U
 
 def claim(connection: Connection, process_id: uuid.UUID, limit: int) -> list[Claimed]:
     return QUERIES.claim(connection, process_id, {"default": limit}, list(jobs.tasks))
-
-
-@pytest.mark.slow
-def test_claims_on_eight_connections_never_overlap(engine: Engine) -> None:
-    with Session(engine) as session:
-        shop.mark.enqueue_many(session, ({"n": n} for n in range(4000)))
-        session.commit()
-    barrier = threading.Barrier(8)
-
-    def claim_all(_: int) -> list[Claimed]:
-        mine: list[Claimed] = []
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            process_id = a_process(connection)
-            barrier.wait()
-            while batch := claim(connection, process_id, 7):
-                mine += batch
-        return mine
-
-    with ThreadPoolExecutor(8) as threads:
-        claimed = [job for mine in threads.map(claim_all, range(8)) for job in mine]
-    assert len(claimed) == len({job.job_id for job in claimed}) == len({job.run_id for job in claimed}) == 4000
-
-
-def test_claims_and_finishes_of_the_same_rows_by_many_connections_end_each_job_once(engine: Engine) -> None:
-    """Eight threads that all try to finish every lease: one end is stored, and no deadlock happens."""
-    with Session(engine) as session:
-        shop.mark.enqueue_many(session, ({"n": n} for n in range(200)))
-        session.commit()
-    with engine.begin() as connection:
-        claimed = claim(connection, a_process(connection), 200)
-    barrier = threading.Barrier(8)
-
-    def finish_all(number: int) -> list[str]:
-        ends = [RunEnd(job, Outcome.succeeded(str(number))) for job in claimed]
-        fates: list[str] = []
-        barrier.wait()
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            while ends:
-                told = QUERIES.finish(connection, ends)
-                of_each = {end: told.get(end.lease.run_id, "stored") for end in ends}
-                ends = [end for end, fate in of_each.items() if fate == "locked"]
-                fates += [fate for fate in of_each.values() if fate != "locked"]
-        return fates
-
-    with ThreadPoolExecutor(8) as threads:
-        fates = Counter(fate for told in threads.map(finish_all, range(8)) for fate in told)
-    assert fates.keys() <= {"stored", "known"}
-    assert fates.total() == 1600
-    with Session(engine) as session:
-        assert session.scalar(select(func.count()).select_from(jobs.Run)) == 200
-        assert session.scalar(select(func.count(jobs.Run.job_id.distinct()))) == 200
 
 
 class JobLife(RuleBasedStateMachine):

@@ -211,33 +211,6 @@ def claim_and_promote(connection: Connection, me: uuid.UUID) -> None:
         QUERIES.promote(connection)
 
 
-@pytest.mark.parametrize(
-    ("planning", "looked"), [(PLANNED_ANEW, "ANALYZE"), (PLANNED_ONCE, ""), (PLANNED_ONCE, "VACUUM")]
-)
-@pytest.mark.slow
-def test_delayed_jobs_are_queued_in_the_order_in_which_they_are_due(
-    connection: Connection, planning: LiteralString, looked: str
-) -> None:
-    """Whatever the planner knows of the tables."""
-    driver(connection).execute(planning)
-    for _ in range(6):  # from then on psycopg has prepared it
-        assert QUERIES.promote(connection).promoted == 0
-    job = jobs.Job
-    for count, due in ((20_000, "now() + n * interval '1 day'"), (3000, "now() - n * interval '1 second'")):
-        connection.execute(
-            text(
-                f"INSERT INTO {job.__tablename__} (task, args, run_at) "
-                f"SELECT 'mark', '{{}}', {due} FROM generate_series(1, {count}) n"
-            )
-        )
-    if looked:
-        connection.execute(text(looked))
-    assert [QUERIES.promote(connection).promoted for _ in range(4)] == [1000, 1000, 1000, 0]
-    queued = select(job.id).where(job.state == "queued")
-    in_order, as_due = (connection.scalars(queued.order_by(by)).all() for by in (job.position, job.run_at))
-    assert in_order == as_due
-
-
 def test_workers_of_the_same_queues_share_the_time_for_looks_at_everything(connection: Connection) -> None:
     """Each would take a twentieth of its time for them, and eight on two cores a fifth of the machine."""
     for kind, queues in (("worker", ["default"]), ("worker", ["default", "mail"]), ("worker", ["x"]), ("clock", [])):
@@ -257,30 +230,6 @@ def test_one_sweep_that_the_machine_held_up_does_not_put_off_the_next() -> None:
     assert sweeps.at == 3.0
     sweeps.swept(3.0, 4.0)
     assert sweeps.at == 24.0, "the second in succession says what they cost"
-
-
-@pytest.mark.slow
-def test_no_job_waits_behind_long_ones_while_a_thread_of_its_queue_is_idle(
-    connection: Connection, engine: Engine
-) -> None:
-    """Long jobs are strewn among short ones, after many short ones: the worker claims far ahead by then."""
-    with Session(engine) as session:
-        shop.mark.enqueue_many(session, ({"n": n} for n in range(3000)))
-        for long in range(3):
-            shop.wait.enqueue(session, n=long)
-            shop.mark.enqueue_many(session, ({"n": n} for n in range(300)))
-        session.commit()
-    with jobs.worker(concurrency=4):
-        wait_until(lambda: states(engine) == {"succeeded": 3900, "running": 3})
-        with Session(engine) as session:
-            shop.wait.enqueue(session, n=3)
-            shop.mark.enqueue_many(session, ({"n": n} for n in range(300)))
-            session.commit()
-        wait_until(lambda: states(engine)["running"] == 4)
-        with jobs.worker(concurrency=1):  # what the first one claimed ahead is not kept from this one
-            wait_until(lambda: states(engine) == {"succeeded": 4200, "running": 4})
-        shop.gate.set()
-        wait_until(lambda: states(engine) == {"succeeded": 4204})
 
 
 @pytest.mark.slow

@@ -18,9 +18,3 @@ def test_the_sql_in_the_docs_is_what_is_executed(name: str) -> None:
 
 def test_no_file_is_left_of_a_statement_that_is_gone() -> None:
     assert {kept.stem for kept in SQL.iterdir()} == set(STATEMENTS)
-
-
-@pytest.mark.parametrize("name", STATEMENTS)
-def test_no_line_ends_inside_of_a_quoted_text(name: str) -> None:
-    lines = [line for line in STATEMENTS[name].splitlines() if not line.startswith("--")]
-    assert all(line.count("'") % 2 == 0 for line in lines)

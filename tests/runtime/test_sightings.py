@@ -92,11 +92,6 @@ def test_a_worker_that_was_taken_for_dead_registers_again_though_it_cannot_rescu
             wait_until(lambda: states(database) == {"running": 1, "succeeded": 1})
 
 
-def all_are_set_aside(engine: Engine, count: int) -> bool:
-    with Session(engine) as session:
-        return any(len(rows) == count for rows in session.scalars(select(jobs.Process.set_aside)))
-
-
 def processes_of(engine: Engine) -> set[uuid.UUID]:
     with Session(engine) as session:
         return set(session.scalars(select(jobs.Process.id)))

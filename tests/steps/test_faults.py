@@ -59,31 +59,6 @@ def test_a_stopped_process_that_goes_on_without_its_lease_stores_no_step(
     assert outcomes(session, job) == ["lost", "succeeded"]
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(180)
-def test_processes_killed_at_any_moment_do_each_step_once(
-    session: Session, database_url: str, start_worker: StartWorker
-) -> None:
-    step_shop.busy.enqueue_many(session, ({"n": n} for n in range(30)))
-    session.commit()
-
-    def done() -> int:
-        session.rollback()
-        return session.scalar(text("SELECT count(*) FROM effects")) or 0
-
-    for part in (20, 60, 100):
-        victim = start_worker(database_url, "--concurrency", "6", application="tests.step_shop:jobs")
-        wait_until(lambda part=part: done() > part, timeout=40)  # type: ignore[misc]
-        os.killpg(victim.pid, signal.SIGKILL)
-        victim.wait()
-    start_worker(database_url, "--concurrency", "8", application="tests.step_shop:jobs")
-    left = text("SELECT count(*) FROM sqla_jobs WHERE state <> 'succeeded'")
-    wait_until(lambda: session.rollback() or not session.scalar(left), timeout=60)  # type: ignore[func-returns-value]
-    kinds = [f"{n}.{step}" for n in range(30) for step in (0, 1, 2, 3, "end")]
-    assert effects(session) == dict.fromkeys(kinds, 1)
-    assert session.scalar(text("SELECT count(*) FROM sqla_runs WHERE outcome = 'lost'"))
-
-
 def take_lease_away(engine: Engine, job_id: int) -> None:
     with engine.begin() as connection:
         connection.execute(text(f"UPDATE sqla_jobs SET current_run_id = current_run_id + 1000 WHERE id = {job_id}"))
@@ -278,19 +253,6 @@ def test_a_step_that_is_stored_as_something_else_is_an_error_that_names_both(ses
     )
     drained(session)
     assert "step 'rest' of job 1 is stored as a step, by run 5, and is a sleep in this code" in error_of(session, job)
-
-
-def test_a_stored_result_that_does_not_fit_the_new_type_is_an_error(session: Session) -> None:
-    job = step_shop.plain.options(max_attempts=1).enqueue(session, amount=Decimal(1))
-    session.flush()
-    session.execute(
-        text(
-            "INSERT INTO sqla_steps (job_id, name, number, run_id, finished_at, result) "
-            f"VALUES ({job.id}, 'charge', 1, 5, now(), '\"old\"')"
-        )
-    )
-    drained(session)
-    assert "the result of step 'charge' of job 1 cannot be read as" in error_of(session, job)
 
 
 def test_steps_in_threads_of_the_task_and_functions_of_the_wrong_kind_are_refused(session: Session) -> None:

@@ -44,20 +44,6 @@ def audit(session: Session) -> list[tuple[str, str, dict[str, Any]]]:
     return [(one.action, one.subject, one.details) for one in session.scalars(select(jobs.Audit))]
 
 
-def test_why_says_what_a_job_sleeps_in_and_waits_for(session: Session) -> None:
-    sleeping = step_shop.sleeper.enqueue(session, seconds=100)
-    waiting, ever = step_shop.approved.enqueue(session, timeout=100), step_shop.approved.enqueue(session)
-    drained(session)
-    assert re.match(r"It sleeps in the step 'rest' until 20.* UTC, in 1 min", jobs.why(session, sleeping)[0])
-    until = (
-        r"It waits for the signal 'approved' until 20.* UTC, in 1 min.*; `sqla-jobs signal 2 approved JSON` sends it."
-    )
-    assert re.match(until, jobs.why(session, waiting)[0])
-    assert jobs.why(session, ever)[0] == (
-        "It waits for the signal 'approved'; `sqla-jobs signal 3 approved JSON` sends it."
-    )
-
-
 def test_why_and_doctor_say_what_a_job_waits_for_while_it_keeps_a_key(session: Session) -> None:
     waiting = step_shop.approved.options(unique_key="a").enqueue(session)
     sleeping = step_shop.sleeper.options(unique_key="b").enqueue(session, seconds=30 * 86400)
@@ -111,38 +97,6 @@ def test_the_command_line_sends_a_signal_and_shows_the_steps(session: Session) -
     assert "job 1 has ended, and receives no signal" in run("signal", "1", "approved", code=1).output
     assert "the payload is not JSON" in run("signal", "1", "approved", "{by}", code=2).output
     assert "there is no job 7" in run("signal", "7", "approved", code=1).output
-
-
-def test_a_signal_that_the_job_does_not_wait_for_is_named_and_kept(session: Session) -> None:
-    job = step_shop.approved.enqueue(session)
-    drained(session)
-    said = "job 1 waits for 'approved', not 'aproved'; it is kept until the job asks for it"
-    assert run("signal", "1", "aproved", '{"by": "ada"}').output == f"{said}\n"
-    assert "It has signals that it has not asked for: 'aproved'." in run("why", "1").output
-    visitor().change("/jobs/1/signal", {"signal": "later", "payload": ""})
-    assert "It has signals that it has not asked for: 'aproved', 'later'." in words(visitor().get("/jobs/1"))
-    assert run("signal", "1", "approved", '{"by": "ada"}').output == "job 1 has the signal approved\n"
-    drained(session)
-    assert job.result == "ada"
-
-
-def test_why_names_the_signal_at_the_beginning_of_a_chain(session: Session) -> None:
-    job = step_shop.approved.enqueue(session)
-    for _ in range(3):
-        job = step_shop.approved.options(after=job).enqueue(session)
-    drained(session)
-    said = "The first job of that chain is job 1 (approved), which waits for the signal 'approved'."
-    assert jobs.why(session, job) == ["It waits for job 3 (approved), which is blocked.", said]
-
-
-def test_the_list_and_reschedule_say_that_a_job_waits_for_a_signal(session: Session) -> None:
-    step_shop.approved.enqueue(session)
-    step_shop.sleeper.enqueue(session, seconds=100)
-    drained(session)
-    assert run("list").output.count("waits for a signal") == 1
-    said = run("reschedule", "1", "2", "--in", "1h").output
-    assert "reschedule: 2 jobs\n" in said
-    assert "job 1 waits for the signal 'approved': at that time it only looks for it\n" in said
 
 
 def test_the_command_waits_a_second_for_a_job_that_another_session_holds(session: Session) -> None:

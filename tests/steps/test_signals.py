@@ -79,14 +79,6 @@ def test_signals_that_come_early_are_kept_and_received_one_by_one_in_order(sessi
     assert [step[0] for step in steps(session, job)] == ["approved", "approved (2)"]
 
 
-def test_a_signal_of_another_name_does_not_wake(session: Session) -> None:
-    job = step_shop.approved.enqueue(session)
-    drained(session)
-    jobs.signal(session, job, "approve", Approval("ada"))
-    session.commit()
-    assert state(session, job) == "scheduled"
-
-
 def test_a_timeout_is_decided_once_and_told_to_each_attempt(session: Session) -> None:
     job = step_shop.approved.enqueue(session, timeout=100, fails=1)
     drained(session)

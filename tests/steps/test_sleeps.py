@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 from sqla_jobs import JobMixin
 from tests import step_shop
 from tests.helpers import wait_until
-from tests.step_shop import calls, effects, jobs
-from tests.steps.test_steps import drained, error_of, steps
+from tests.step_shop import effects, jobs
+from tests.steps.test_steps import drained, error_of
 
 
 def job_row(session: Session, job: JobMixin) -> Any:
@@ -52,15 +52,6 @@ def test_a_sleeping_job_leaves_the_worker_and_goes_on_from_there(session: Sessio
     assert (job.result, outcomes(session, job)) == (1, ["snoozed", "succeeded"])
 
 
-def test_steps_before_a_sleep_are_not_called_again(session: Session) -> None:
-    job = step_shop.sleeper.enqueue(session, seconds=100)
-    drained(session)
-    let_time_pass(session, job, 100)
-    drained(session)
-    assert calls == ["nothing", "nothing"]
-    assert [name for name, _, _ in steps(session, job)] == ["before", "rest", "after"]
-
-
 def test_a_job_that_comes_early_sleeps_on_until_the_same_time(session: Session) -> None:
     job = step_shop.sleeper.enqueue(session, seconds=100)
     drained(session)
@@ -70,12 +61,6 @@ def test_a_job_that_comes_early_sleeps_on_until_the_same_time(session: Session) 
     row = job_row(session, job)
     assert (row.state, row.attempt, row.due_in, row.is_due_then) == ("scheduled", 0, 60, True)
     assert outcomes(session, job) == ["snoozed", "snoozed"]
-
-
-def test_a_sleep_of_no_time_is_over_at_once(session: Session) -> None:
-    job = step_shop.sleeper.enqueue(session, seconds=0)
-    assert drained(session) == 1
-    assert job.state == "succeeded"
 
 
 def test_a_sleep_in_a_transaction_keeps_its_steps_and_refuses_other_writes(session: Session) -> None:

@@ -99,12 +99,6 @@ def test_a_step_is_refused_after_the_transaction_has_written(session: Session, h
     assert (effects(session), calls) == ({}, [])
 
 
-def test_a_step_may_follow_what_only_reads(session: Session) -> None:
-    job = step_shop.writes_before.enqueue(session, how="read")
-    drained(session)
-    assert (effects(session), job.state) == ({"inside": 1}, "succeeded")
-
-
 def test_a_step_that_fails_stores_nothing_and_its_writes_are_rolled_back(session: Session) -> None:
     job = step_shop.writes_and_fails_in_step.enqueue(session)
     drained(session)
@@ -167,26 +161,11 @@ def test_a_result_that_cannot_be_stored_ends_the_job(session: Session, what: str
     assert (steps(session, job), job.state) == ([], "failed")
 
 
-def test_a_type_that_cannot_be_stored_is_refused_before_the_call(session: Session) -> None:
-    job = step_shop.keeps_a_row.enqueue(session)
-    assert drained(session) == 1
-    assert "Order'> cannot be stored as JSON" in error_of(session, job)
-    assert "take the key of the row in place of the row" in error_of(session, job)
-    assert (calls, job.state) == ([], "failed")
-
-
 def test_a_job_has_at_most_a_thousand_steps(session: Session) -> None:
     good, bad = (step_shop.many_steps.enqueue(session, number=number) for number in (1000, 1001))
     drained(session)
     assert (good.state, len(steps(session, good)), len(steps(session, bad))) == ("succeeded", 1000, 1000)
     assert "step 'step 1000' of job" in error_of(session, bad)
-
-
-def test_names_are_limited(session: Session) -> None:
-    good, bad = (step_shop.long_name.enqueue(session, length=length) for length in (200, 201))
-    drained(session)
-    assert good.state == "succeeded"
-    assert "1 to 200 printable characters" in error_of(session, bad)
 
 
 def test_a_step_that_the_task_cancels_is_undone_and_may_be_called_again(session: Session) -> None:

@@ -128,26 +128,6 @@ def test_a_job_that_old_code_cannot_run_is_left_to_new_code_uncharged(
     assert met(session) in (3, 4), "a look that is on its way as the job is given back may claim it once more"
 
 
-@pytest.mark.slow
-def test_why_doctor_and_status_say_who_leaves_it_and_who_takes_it(
-    session: Session, old: Jobs[Any], new: Jobs[Any], caplog: pytest.LogCaptureFixture
-) -> None:
-    job = enqueue(new, session, "plain", a=1, b="two")
-    with old.worker(heartbeat=0.1, lease=2):
-        wait_until(lambda: found(session, new))
-        ((first, second), (told,)) = new.why(session, job), found(session, new)
-        assert "Its arguments (a, b) do not fit the code of process" in first
-        assert "which takes (a): start a worker with the code that enqueued it" in first
-        assert "leaves it to others: its arguments do not fit this code: plain: b does not fit: Extra inputs" in second
-        assert "task plain" in told
-        assert f"leaves 1 job to workers with other code, such as job {job.id}: its arguments do not fit" in told
-        add_process(session, new, pid=18, tasks={"plain": {"required": ["a"], "optional": ["b"], "types": ""}})
-        first, _ = new.why(session, job)
-        assert first.endswith("which takes (a): another one takes it.")
-    line = f"job {job.id} plain is left to workers with other code, since its arguments do not fit this code: plain: b"
-    assert line in caplog.text
-
-
 def test_why_doctor_and_status_know_a_task_that_no_live_worker_knows(
     session: Session, old: Jobs[Any], new: Jobs[Any]
 ) -> None:
@@ -161,13 +141,6 @@ def test_why_doctor_and_status_know_a_task_that_no_live_worker_knows(
         )
         with new.worker():
             wait_until(lambda: now(session, new, job) == ("succeeded", 1, ["succeeded"]))
-
-
-def test_a_worker_that_does_not_tell_what_it_knows_may_know_all(session: Session, new: Jobs[Any]) -> None:
-    job = enqueue(new, session, "added")
-    add_process(session, new, pid=17)
-    assert new.why(session, job) == ["It is queued and nothing holds it: a worker takes it next."]
-    assert found(session, new) == []
 
 
 def test_where_no_live_worker_takes_it_the_attempt_fails_by_its_policy(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,8 +15,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession as AsyncSessionOfSQLModel
 
 from sqla_jobs import ConfigurationError, Jobs
 from tests import sqlmodel_shop
-from tests.conftest import ROOT
-from tests.sqlmodel_shop import Audited, Line, NeedsMore, Order, Routing, jobs, pack, settle, settle_awaited
+from tests.sqlmodel_shop import Audited, NeedsMore, Order, Routing, jobs, settle, settle_awaited
 
 
 @pytest.fixture
@@ -68,14 +65,6 @@ def test_a_task_gets_a_session_of_sqlmodel(database: Engine, bind: str) -> None:
     assert result(database, job) == [1]
 
 
-@pytest.mark.slow
-def test_of_a_database_url_too(database: Engine, database_url: str) -> None:
-    job = placed(database)
-    command = [sys.executable, "-m", "sqla_jobs.worker", "tests.sqlmodel_shop:jobs", "--drain"]
-    subprocess.run([*command, "--database-url", database_url], cwd=ROOT, check=True, capture_output=True)
-    assert result(database, job) == [1]
-
-
 @pytest.mark.parametrize("bind", ["none", "an engine", "a sessionmaker", "one of SQLModel's"])
 def test_a_coroutine_gets_an_async_session_of_sqlmodel(database: Engine, async_engine: AsyncEngine, bind: str) -> None:
     job = placed(database, settle_awaited)
@@ -96,15 +85,6 @@ def test_a_bound_async_sessionmaker_serves_both_kinds_of_tasks(database: Engine,
     assert jobs.worker().drain() == 2
     assert [result(database, of_plain), result(database, of_coroutine)] != [None, None]
     jobs.binding().engine.dispose()
-
-
-def test_rows_and_models_of_sqlmodel_are_arguments(database: Engine) -> None:
-    with Session(database) as session:
-        job = pack.enqueue(session, lines=[Line(product="tea", amount=2), Line(product="cup")])
-        session.commit()
-        number = job.id
-    assert jobs.worker().drain() == 1
-    assert result(database, number) == 3
 
 
 def test_its_options_and_listeners_are_those_of_the_bound_sessionmaker(database: Engine) -> None:

@@ -11,10 +11,9 @@ from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session, registry
 
 from sqla_jobs import Jobs, Unique
-from sqla_jobs.worker.limited import LimitedSource
 from tests import limited_shop as shop
 from tests.counting import states
-from tests.helpers import new_jobs, wait_until
+from tests.helpers import wait_until
 from tests.limited_shop import jobs
 from tests.limits.attempts import enqueue, left
 
@@ -31,28 +30,6 @@ def application() -> Jobs[Any]:
 
 def wait_for_all(engine: Engine, timeout: float = 15) -> None:
     wait_until(lambda: left(engine) == 0, timeout=timeout)
-
-
-def test_jobs_wake_no_loop_behind_limits_if_there_are_none(database: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    steps, prepare = [0], LimitedSource.prepare
-
-    def count(self: LimitedSource) -> None:
-        steps[0] += 1
-        prepare(self)
-
-    monkeypatch.setattr(LimitedSource, "prepare", count)
-    plain = new_jobs()
-
-    @plain.task
-    def nothing() -> None: ...
-
-    plain.bind(database)
-    with plain.worker({"default": 1}), Session(database) as session:
-        for n in range(10):
-            nothing.enqueue(session)
-            session.commit()
-            wait_until(lambda: states(database) == {"succeeded": n + 1})  # noqa: B023
-    assert steps[0] < 5
 
 
 def test_a_job_that_another_worker_promotes_starts(database: Engine) -> None:

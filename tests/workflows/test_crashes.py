@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import random
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import pytest
@@ -22,8 +17,8 @@ from sqla_jobs import JobMixin, Jobs
 from sqla_jobs.postgres import LocalServer
 from tests import graph_shop, shop
 from tests.conftest import ROOT, StartWorker
-from tests.counting import children_of, engine_on, states, tried, worker_pids
-from tests.graph_shop import Effect, jobs, nothing, unpack, write
+from tests.counting import engine_on, states, tried
+from tests.graph_shop import Effect, jobs, write
 from tests.helpers import wait_until
 from tests.workflows.resolving import state
 
@@ -73,29 +68,6 @@ def all_succeed(engine: Engine, number: int, *, timeout: float = 60.0) -> None:
 # --- wide and long ones
 
 
-def test_thousands_of_jobs_after_one_and_one_after_thousands(database: Engine, database_url: str, start: Start) -> None:
-    with Session(database) as session:
-        top = nothing.enqueue(session, n=0)
-        ids = nothing.options(after=top).enqueue_many(session, ({"n": n} for n in range(3000)), returning=True)
-        middle = session.scalars(select(jobs.Job).where(jobs.Job.id.in_(ids))).all()
-        nothing.options(after=middle).enqueue(session, n=1)
-        session.commit()
-    for _ in range(2):
-        start(database_url)
-    all_succeed(database, 3002, timeout=100)
-
-
-def test_a_chain_of_hundreds(database: Engine, database_url: str, start: Start) -> None:
-    with Session(database) as session:
-        last = nothing.enqueue(session, n=0)
-        for n in range(1, 300):
-            last = nothing.options(after=last).enqueue(session, n=n)
-        session.commit()
-    for _ in range(2):
-        start(database_url)
-    all_succeed(database, 300, timeout=100)
-
-
 # --- killed workers, and a server that crashes
 
 
@@ -116,69 +88,6 @@ def layers(session: Session, depth: int, width: int, *, seconds: float) -> int:
         corners = [job([*pair, side]) for pair, side in zip(inner, sides, strict=True)]
         corners = [job(corners)]
     return number
-
-
-def _have_succeeded(engine: Engine, enough: int) -> bool:
-    return states(engine)["succeeded"] >= enough
-
-
-def kill_now_and_then(
-    engine: Engine, workers: Sequence[subprocess.Popen[bytes]], number: int, *, kills: int, seed: int
-) -> None:
-    """Kill a child, or a whole worker, at random moments."""
-    rng = random.Random(seed)
-    wait_until(lambda: len(worker_pids(engine)) == len(workers))
-    for kill in range(kills):
-        enough = number * (kill + 1) // (kills + 2)
-        wait_until(partial(_have_succeeded, engine, enough), timeout=60)
-        time.sleep(rng.uniform(0.0, 0.05))  # at no particular moment
-        if victims := sorted(children_of(rng.choice(workers))):
-            with suppress(ProcessLookupError):
-                os.kill(rng.choice(victims), signal.SIGKILL)
-
-
-def test_killed_workers_lose_and_double_no_job_of_a_graph(database: Engine, database_url: str, start: Start) -> None:
-    with Session(database) as session:
-        number = layers(session, 4, 8, seconds=0.01)
-        session.commit()
-    workers = [start(database_url) for _ in range(2)]
-    kill_now_and_then(database, workers, number, kills=4, seed=1)
-    all_succeed(database, number)
-    assert effects(database) == dict.fromkeys(range(number), 1)
-
-
-def test_killed_workers_lose_no_job_of_batches_in_batches(database: Engine, database_url: str, start: Start) -> None:
-    with Session(database) as session:
-        outer = jobs.batch(session, name="outer")
-        for n in range(12):
-            unpack.options(batch=outer).enqueue(session, n=100 * n, width=5)
-        report = write.options(after=outer).enqueue(session, n=-1)
-        session.commit()
-        report_id = report.id
-    workers = [start(database_url) for _ in range(2)]
-    kill_now_and_then(database, workers, 12 * 7, kills=3, seed=3)
-    all_succeed(database, 12 * 7 + 1)
-    assert set(effects(database).values()) == {1}
-    with Session(database) as session:
-        last = session.scalar(select(func.max(jobs.Job.finished_at)).where(jobs.Job.id != report_id))
-        started = session.get_one(jobs.Job, report_id).started_at
-        assert last is not None
-        assert started is not None
-        assert last <= started
-
-
-def test_a_host_that_is_killed_leaves_its_graph_to_another(database: Engine, database_url: str, start: Start) -> None:
-    """Also jobs that ended there and whose ends nobody has resolved."""
-    with Session(database) as session:
-        number = layers(session, 3, 6, seconds=0.01)
-        session.commit()
-    victim = start(database_url)
-    wait_until(lambda: states(database)["succeeded"] > number // 4)
-    start(database_url)
-    os.killpg(victim.pid, signal.SIGKILL)
-    victim.wait()
-    all_succeed(database, number)
-    assert effects(database) == dict.fromkeys(range(number), 1)
 
 
 def test_a_crash_of_the_server_in_the_middle_of_a_graph(start: Start) -> None:

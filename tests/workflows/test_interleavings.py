@@ -219,9 +219,7 @@ def test_an_error_between_two_rounds_loses_no_cancelled_job(session: Session, da
 # --- an enqueue beside an end
 
 
-@pytest.mark.parametrize(
-    ("level", "outcome"), [("READ COMMITTED", "end"), ("REPEATABLE READ", "end"), ("READ COMMITTED", "fail")]
-)
+@pytest.mark.parametrize(("level", "outcome"), [("REPEATABLE READ", "end"), ("READ COMMITTED", "fail")])
 def test_an_end_beside_an_enqueue_is_found_after_its_commit(
     level: str, outcome: str, session: Session, database: Engine, one: Process
 ) -> None:
@@ -542,74 +540,7 @@ def test_nobody_joins_a_closed_batch_by_an_old_snapshot(session: Session, databa
             mark(joining, batch=mine)
 
 
-def test_the_first_job_after_a_batch_closes_it(session: Session, database: Engine, one: Process) -> None:
-    batch = jobs.batch(session)
-    first = mark(session, batch=batch)
-    session.flush()
-    report = mark(session, after=batch, if_failed="run")
-    session.commit()
-    one.claim()
-    one.end(first)
-    one.resolve(first)
-    assert state(database, report) == "queued"
-    session.refresh(batch)
-    assert batch.closed_at is not None
-
-
 # --- rows that go
-
-
-_A_DAY_AGO = "UPDATE sqla_jobs SET finished_at = finished_at - interval '1 day' WHERE finished_at IS NOT NULL"
-
-
-def prune(session: Session) -> int:
-    """Prune all that has ended."""
-    session.execute(text(_A_DAY_AGO))
-    number = jobs.prune(session, older_than=60)
-    session.commit()
-    return number
-
-
-def test_what_a_blocked_job_still_needs_is_not_pruned(session: Session, database: Engine, one: Process) -> None:
-    first, second, last = pair(session)
-    one.claim()
-    one.end(second)
-    one.resolve(second)
-    assert prune(session) == 0
-    one.end(first)
-    one.resolve(first)
-    assert state(database, last) == "queued"
-    one.succeed_all()
-    assert prune(session) == 3
-
-
-def test_the_failed_job_of_a_batch_that_somebody_waits_for_is_not_pruned(
-    session: Session, database: Engine, one: Process
-) -> None:
-    batch = jobs.batch(session)
-    bad, good = mark(session, batch=batch), mark(session, batch=batch)
-    report = mark(session, after=[batch, mark(session)], if_failed="hold")
-    session.commit()
-    one.claim()
-    one.fail(bad)
-    one.resolve(bad)
-    assert prune(session) == 0
-    one.end(good)
-    one.resolve(good)
-    assert state(database, report) == "blocked"
-
-
-def test_what_is_enqueued_after_a_job_keeps_it_from_being_pruned(
-    session: Session, database: Engine, one: Process, other: Session
-) -> None:
-    first, _, _ = pair(session)
-    one.claim()
-    one.succeed_all()
-    mark(other, after=other.get_one(jobs.Job, first.id))
-    other.flush()
-    assert prune(session) == 0
-    assert state(database, first) == "succeeded"
-    other.commit()
 
 
 @pytest.mark.parametrize("ends", ["commit", "rollback"])
@@ -650,26 +581,6 @@ def test_an_enqueue_waits_for_a_deletion(
                 enqueuing.result(20)
         else:
             assert state(database, enqueuing.result(20)) == "blocked"
-
-
-def test_a_held_job_is_settled_once_if_the_failed_job_of_its_batch_is_deleted(
-    session: Session, database: Engine, one: Process
-) -> None:
-    batch = jobs.batch(session)
-    bad, good = mark(session, batch=batch), mark(session, batch=batch)
-    report = mark(session, after=batch, if_failed="hold")
-    session.commit()
-    one.claim()
-    one.fail(bad)
-    one.end(good)
-    one.resolve(bad, good)
-    assert state(database, report) == "blocked"
-    assert Delete().one(jobs._changing(session, "delete"), bad.id)
-    session.commit()
-    one.look()
-    assert state(database, report) == "blocked"
-    with database.begin() as connection:
-        assert one.claims.queries.look_for_blocked(connection).ended == []
 
 
 def test_nobody_is_looked_at_again_and_again(session: Session, database: Engine, one: Process) -> None:

@@ -7,19 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event, select, text
+from sqlalchemy import Engine, select, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Session, registry
 
-from sqla_jobs import ArgumentsError, ConcurrencyLimit, Jobs, JobState, RunContext, Snooze, Unique
+from sqla_jobs import ArgumentsError, ConcurrencyLimit, Jobs, JobState, RunContext, Unique
 from sqla_jobs.testing import drain
 from tests import shop
-from tests.conftest import StartWorker
 from tests.helpers import new_jobs, states, wait_until
-from tests.pooler import pgbouncer
-from tests.programs import PGBOUNCER
-from tests.shop import FAST, jobs
-from tests.workflows.resolving import state
+from tests.shop import jobs
 
 Run = Callable[[], int]
 
@@ -42,33 +38,6 @@ def test_a_job_of_a_savepoint_that_was_rolled_back_is_refused(session: Session, 
         shop.mark.options(after=gone).enqueue(session, n=2)
     session.commit()
     assert run() == 0
-
-
-def test_what_a_savepoint_rolls_back_leaves_the_others(session: Session, run: Run) -> None:
-    first = shop.mark.enqueue(session, n=1)
-    with session.begin_nested() as savepoint:
-        shop.mark.options(after=first).enqueue(session, n=2)
-        savepoint.rollback()
-    with session.begin_nested():
-        kept = shop.mark.options(after=first).enqueue(session, n=3)
-    session.commit()
-    assert run() == 2
-    assert set(states(session)) == {first.id, kept.id}
-
-
-def test_expired_and_detached_jobs_are_known_by_their_identity(session: Session, database: Engine, run: Run) -> None:
-    first = shop.mark.enqueue(session, n=1)
-    batch = jobs.batch(session)
-    session.commit()
-    session.expunge_all()
-    selects: list[str] = []
-    event.listen(database, "before_cursor_execute", lambda *call: selects.append(call[2]))
-    last = shop.mark.options(after=[first, batch], batch=jobs.batch(session)).enqueue(session, n=2)
-    assert not [one for one in selects if one.startswith("SELECT sqla_jobs.id")]
-    session.commit()
-    assert run() == 2
-    session.refresh(last)
-    assert last.state is JobState.succeeded
 
 
 def test_a_job_that_is_gone_meanwhile_is_refused(session: Session) -> None:
@@ -108,32 +77,6 @@ def test_an_async_session(driver: str, session: Session, database: Engine, run: 
     last_id = asyncio.run(enqueue())
     assert run() == 5
     assert states(session)[last_id] == "succeeded"
-
-
-def test_a_session_that_joins_a_transaction(session: Session, database: Engine, run: Run) -> None:
-    with database.connect() as connection, connection.begin():
-        with Session(connection, join_transaction_mode="create_savepoint") as joined:
-            first = shop.mark.enqueue(joined, n=1)
-            shop.mark.options(after=first).enqueue(joined, n=2)
-            joined.commit()
-        with Session(connection, join_transaction_mode="create_savepoint") as joined:
-            shop.mark.options(after=joined.get_one(jobs.Job, 1)).enqueue(joined, n=3)
-            joined.rollback()
-    assert run() == 2
-
-
-@pytest.mark.needs(PGBOUNCER)
-@pytest.mark.slow
-def test_behind_a_pooler(session: Session, database: Engine, database_url: str, start_worker: StartWorker) -> None:
-    with pgbouncer(database.url) as pooled:
-        start_worker(pooled.url.render_as_string(hide_password=False), "--poll", "0.2")
-        with Session(pooled) as enqueuing:
-            last = shop.write.enqueue(enqueuing, n=0)
-            for n in range(1, 5):
-                last = shop.write.options(after=last).enqueue(enqueuing, n=n)
-            enqueuing.commit()
-            last_id = last.id
-        wait_until(lambda: state(database, last_id) == "succeeded")
 
 
 def test_a_schema_and_a_prefix(database: Engine) -> None:
@@ -198,22 +141,6 @@ def test_tasks_behind_limits_and_ordered_keys(own: Jobs[Any], session: Session, 
     assert began == [0, 1, 2, 3, 4]
 
 
-def test_a_priority_counts_once_a_job_is_queued(own: Jobs[Any], session: Session, database: Engine) -> None:
-    began: list[int] = []
-
-    @own.task(name="note")
-    def note(n: int) -> None:
-        began.append(n)
-
-    first = note.enqueue(session, n=0)
-    session.flush()
-    for n, priority in ((3, 5), (2, 0), (1, -5)):
-        note.options(after=first, priority=priority).enqueue(session, n=n)
-    session.commit()
-    assert own.worker(bind=database, concurrency=1).drain() == 4
-    assert sorted(began) == [0, 1, 2, 3]
-
-
 def test_a_delay_counts_from_the_enqueue(session: Session, database: Engine, run: Run) -> None:
     first = shop.mark.enqueue(session, n=1)
     later = shop.mark.options(after=first, delay=3600).enqueue(session, n=2)
@@ -261,76 +188,7 @@ def test_coroutine_tasks_before_and_after_others(own: Jobs[Any], session: Sessio
     assert last.result == 6
 
 
-def test_snoozes_retries_and_failures(own: Jobs[Any], session: Session, database: Engine) -> None:
-    told: list[int] = []
-
-    @own.task(name="snooze")
-    def snooze(session: Session, run: RunContext) -> None:
-        if not session.scalar(select(own.Run.id).where(own.Run.job_id == run.job_id)):
-            raise Snooze(0)
-
-    @own.task(name="flaky", retry=FAST, max_attempts=3)
-    def flaky(run: RunContext) -> None:
-        if run.attempt < 3:
-            raise ValueError
-
-    @own.task(name="tell")
-    def tell(job_id: int) -> None:
-        told.append(job_id)
-
-    @own.task(name="bad", max_attempts=1, on_failure=tell)
-    def bad() -> None:
-        raise ValueError
-
-    own.bind(database)
-    tried = [snooze.enqueue(session), flaky.enqueue(session)]
-    failing = bad.options(after=tried).enqueue(session)
-    anyway = flaky.options(after=failing, if_failed="run").enqueue(session)
-    never = flaky.options(after=[failing, anyway]).enqueue(session)
-    session.commit()
-    with own.worker(bind=database):
-        wait_until(lambda: {*states(session).values()} == {"succeeded", "failed", "cancelled"})
-    assert told == [failing.id]
-    found = states(session)
-    assert [found[job.id] for job in (failing, anyway, never)] == ["failed", "succeeded", "cancelled"]
-
-
-def test_the_jobs_of_a_schedule_can_be_waited_for(own: Jobs[Any], session: Session, database: Engine) -> None:
-    @own.task(name="nightly")
-    def nightly() -> None: ...
-
-    nightly.schedule("0 3 * * *", name="nightly")
-    clock = own.clock(bind=database)
-    clock.tick()
-    session.execute(text("UPDATE sqla_schedules SET next_run_at = now() - interval '1 minute'"))
-    session.commit()
-    assert clock.tick() == 1
-    tick = session.scalars(select(own.Job)).one()
-    last = nightly.options(after=tick).enqueue(session)
-    session.commit()
-    assert drained(own, database) == 2
-    session.refresh(last)
-    assert last.state is JobState.succeeded
-
-
 # --- drains
-
-
-@pytest.mark.slow
-def test_a_worker_that_drains_ends_after_the_whole_graph(
-    session: Session, database_url: str, start_worker: StartWorker
-) -> None:
-    bad = shop.flaky.options(max_attempts=1).enqueue(session, good_from=2)
-    last = shop.write.enqueue(session, n=0)
-    for n in range(1, 20):
-        last = shop.write.options(after=last).enqueue(session, n=n)
-    held = shop.write.options(after=bad, if_failed="hold").enqueue(session, n=30)
-    end = shop.write.options(after=[bad, last], if_failed="run").enqueue(session, n=31)
-    session.commit()
-    worker = start_worker(database_url, "--drain")
-    assert worker.wait(40) == 0
-    found = states(session)
-    assert [found[job.id] for job in (last, held, end)] == ["succeeded", "blocked", "succeeded"]
 
 
 def test_a_drain_cancels_more_jobs_than_one_look_finds(session: Session, run: Run) -> None:

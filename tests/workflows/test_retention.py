@@ -53,21 +53,6 @@ def test_a_chain_is_kept_until_its_last_job_has_ended(session: Session) -> None:
     assert session.scalar(select(func.count()).select_from(jobs.Edge)) == 0
 
 
-def test_the_command_keeps_a_batch_that_a_held_job_waits_for(session: Session, database: Engine) -> None:
-    batch = jobs.batch(session)
-    wrong = shop.fails_slowly.options(batch=batch, max_attempts=1).enqueue(session, message="no")
-    report = shop.mark.options(after=batch, if_failed="hold").enqueue(session, n=1)
-    session.commit()
-    jobs.worker(bind=database).drain()
-    session.execute(text("UPDATE sqla_jobs SET finished_at = now() - interval '1 day' WHERE finished_at IS NOT NULL"))
-    session.commit()
-    done = CliRunner().invoke(main, ["prune", "tests.shop:jobs", "--older-than", "1h", "--yes"])
-    assert "delete: 0 jobs\n" in done.output
-    assert "1 job left alone: a job of their graph has not ended, " in done.output
-    jobs.worker(bind=database).drain()
-    assert states(session) == {wrong.id: "failed", report.id: "blocked"}
-
-
 def test_a_batch_is_kept_while_a_job_of_it_or_after_it_lives(session: Session) -> None:
     batch = jobs.batch(session)
     first, second = [shop.mark.options(batch=batch).enqueue(session, n=n) for n in (1, 2)]
@@ -151,17 +136,6 @@ def test_what_a_live_job_needs_cannot_be_deleted_by_a_plain_delete(session: Sess
     session.execute(text("DELETE FROM sqla_jobs WHERE id IN (:one, :two)"), {"one": first.id, "two": second.id})
     session.commit()
     assert states(session) == {}
-
-
-def test_a_worker_prunes_graphs(session: Session, database: Engine) -> None:
-    first = shop.mark.enqueue(session, n=1)
-    second = shop.mark.options(after=first).enqueue(session, n=2)
-    session.commit()
-    end(session, first, second)
-    session.execute(text("UPDATE sqla_jobs SET finished_at = now() - interval '9 days'"))
-    session.commit()
-    with jobs.worker(bind=database):
-        wait_until(lambda: states(session) == {})
 
 
 class Aged:

@@ -84,22 +84,11 @@ def by_batch(session: Session, batch: int, ids: list[int]) -> None:
     session.commit()
 
 
-def one_by_one(session: Session, batch: int, ids: list[int]) -> None:
-    for one in ids:
-        assert jobs.retry(session, one)
-    session.commit()
-
-
-def by_filter(session: Session, batch: int, ids: list[int]) -> None:
-    command = ["retry", "tests.shop:jobs", "--batch", str(batch), "--yes"]
-    assert f"retry: {len(ids)} jobs" in CliRunner().invoke(main, command).output
-
-
 def by_ids(session: Session, batch: int, ids: list[int]) -> None:
     assert f"retry: {len(ids)} jobs" in CliRunner().invoke(main, ["retry", "tests.shop:jobs", *map(str, ids)]).output
 
 
-@pytest.mark.parametrize("retry", [by_batch, one_by_one, by_filter, by_ids])
+@pytest.mark.parametrize("retry", [by_batch, by_ids])
 def test_what_is_retried_waits_again_for_what_is_retried_with_it(
     retry: Callable[[Session, int, list[int]], None], session: Session, database: Engine
 ) -> None:
