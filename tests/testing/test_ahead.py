@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, func, select
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 from tenacity import Retrying, wait_fixed
 
-from sqla_jobs import RunContext, Unique
+from sqla_jobs import RunContext
 from sqla_jobs.testing import drain
 from tests import shop
 
@@ -80,33 +78,3 @@ def test_a_tick_waits_until_all_before_it_has_run(scheduled: dict[str, Any], sql
     results = sqla_jobs_session.scalars(select(jobs.Run.result).where(jobs.Run.outcome == "succeeded")).all()
     assert results == [moment.isoformat() for moment in ticks(sqla_jobs_session, "settles_late")]
     assert set(sqla_jobs_session.scalars(select(jobs.Tick.outcome))) == {"enqueued"}
-
-
-def test_a_unique_task_and_a_disabled_schedule_fire_as_ever(
-    scheduled: dict[str, Any], sqla_jobs_session: Session
-) -> None:
-    @jobs.task(name="once_a_day", unique=Unique(per=timedelta(days=1)))
-    def once_a_day() -> None: ...
-
-    once_a_day.schedule("0 * * * *")
-    shop.write.schedule("0 * * * *", name="off", args={"n": 1}, enabled=False)
-    assert drain(jobs, sqla_jobs_session, ahead=timedelta(hours=2)) in (1, 2)  # 2 where midnight is between
-    assert ticks(sqla_jobs_session, "off") == []
-
-
-@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
-def test_ticks_fire_in_an_asynchronous_session_too(
-    driver: str, scheduled: dict[str, Any], sqla_jobs_engine: Engine
-) -> None:
-    shop.write.schedule("0 * * * *", name="hourly", args={"n": 1})
-
-    async def run() -> int:
-        engine = create_async_engine(sqla_jobs_engine.url.set(drivername=f"postgresql+{driver}"))
-        async with engine.connect() as connection, connection.begin() as transaction:
-            async with AsyncSession(connection, join_transaction_mode="create_savepoint") as session:
-                runs = await session.run_sync(lambda own: drain(jobs, own, ahead=timedelta(hours=3)))
-            await transaction.rollback()
-        await engine.dispose()
-        return runs
-
-    assert asyncio.run(run()) == 3
