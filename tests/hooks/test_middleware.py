@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Engine
 from sqlalchemy.orm import DeclarativeBase, Session
 
-from sqla_jobs import ConfigurationError, DeclarationError, Jobs, RunContext
+from sqla_jobs import ConfigurationError, DeclarationError, Jobs, JobsError, RunContext
 from sqla_jobs.testing import drain, run_job
 from tests.helpers import as_id
 
@@ -152,6 +152,24 @@ def test_what_is_bound_around_runs_is_around_those_of_drain_too(database: Engine
     drain(jobs, session, errors="record")
     with pytest.raises(PermissionError, match="not again"):
         drain(jobs, session, ahead=60)
+
+
+def test_a_context_that_closes_the_session_of_the_test_is_told_of(database: Engine, session: Session) -> None:
+    @contextmanager
+    def context(run: RunContext | None) -> Generator[None]:
+        try:
+            yield
+        finally:
+            session.close()
+
+    @jobs.task(name="writes")
+    def writes(session: Session) -> None: ...
+
+    jobs.bind(database, context=context)
+    writes.enqueue(session)
+    session.commit()
+    with pytest.raises(JobsError, match="context="):
+        drain(jobs, session)
 
 
 async def _coroutine(run: RunContext) -> None: ...

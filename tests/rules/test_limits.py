@@ -43,6 +43,7 @@ def domain(arguments: Mapping[str, Any]) -> object:
         (ConcurrencyLimit(1_000_000), {"running": 1_000_000}, "1,000,000 at once"),
         (ConcurrencyLimit(1, key="to", ordered=True), {"running": 1}, "1 at once"),
         (ConcurrencyLimit(1, key="to", ordered="hold"), {"running": 1, "hold": True}, "1 at once, held by failures"),
+        (RateLimit(0, per=1, burst=1), {"rate": 0, "per": 1.0, "burst": 1}, "0 in 1 s, 1 close together"),
         (RateLimit(10_000, per=timedelta(days=1)), {"rate": 10_000, "per": 86400.0}, "10,000 in 86400 s"),
         (RateLimit(7, per=1.5, burst=7), {"rate": 7, "per": 1.5, "burst": 7}, "7 in 1.5 s, 7 close together"),
     ],

@@ -55,3 +55,11 @@ def test_constraints_are_deferred_again_for_the_next_run(session: Session) -> No
     with pytest.raises(IntegrityError, match="a:line"):
         run_job(session, adds_a_line)(order=4, is_whole=False)
     assert lines(session) == [1, 2, 3]
+
+
+def test_a_violation_by_the_test_itself_is_not_attributed_to_a_task(session: Session) -> None:
+    adds_a_line.enqueue(session, order=1, is_whole=True)
+    session.execute(text("INSERT INTO lines VALUES (9)"))
+    with pytest.raises(IntegrityError, match="a:line"):
+        drain(jobs, session)
+    assert lines(session) == [9]
