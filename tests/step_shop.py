@@ -434,11 +434,6 @@ def erased_in_session(session: Session, run: RunContext) -> None:
     run.step("write", write, session, "write")
 
 
-@jobs.task
-def no_steps(run: RunContext) -> None:
-    run.progress(0.5)
-
-
 async def write_and_hang(session: AsyncSession, kind: str, within: asyncio.Timeout) -> None:
     """Let the time run out only when the write is done: psycopg 3.2.1 swallows a cancel that strikes in a query."""
     await write_awaited(session, kind)
