@@ -377,6 +377,17 @@ def statements_of(session: Session) -> Generator[list[str]]:
 
 
 class TestPeriods:
+    @pytest.mark.parametrize("state", ["queued", "running", "succeeded"])
+    @pytest.mark.parametrize("on_conflict", ["return", "update"])
+    def test_there_is_one_job_a_period_whatever_became_of_it(
+        self, session: Session, state: str, on_conflict: Any
+    ) -> None:
+        once = plain.options(unique=Unique("account", on_conflict=on_conflict, per=timedelta(days=36500)))
+        job = once.enqueue(session, 17, "a")
+        set_state(session, job, state)
+        assert once.enqueue(session, 17, "b") is job
+        assert notes(session) == ["b" if (state, on_conflict) == ("queued", "update") else "a"]
+
     def test_the_next_period_has_one_more(self, session: Session) -> None:
         job = welcome.enqueue(session, 17)
         self.let_pass(session)
