@@ -427,13 +427,6 @@ class TestMany:
         assert [(job.task, job.priority) for job in stored] == [("Send", 3), ("Bill", 3), ("Send", 3)]
         assert [job.args for job in stored[::2]] == [{"email": "a"}, {"email": "b"}]
 
-    def test_rows_are_flushed_and_loaded(self, session: Session) -> None:
-        orders = [Order(), Order()]
-        session.add_all(orders)
-        settle.enqueue_many(session, [{"order": order} for order in orders])
-        drain(jobs, session)
-        assert ran == [order.id for order in orders]
-
     @pytest.mark.parametrize(
         ("item", "reason"),
         [
@@ -493,16 +486,6 @@ def resident_bytes() -> int:
 
 
 class TestUniqueKeys:
-    def test_the_second_enqueue_returns_the_job_that_is_there(self, committing: Session, engine: Engine) -> None:
-        first = send.options(unique_key="k").enqueue(committing, "first")
-        committing.commit()
-        with Session(engine) as other:
-            second = send.options(unique_key="k", priority=9).enqueue(other, "second")
-            assert (second.id, second.args) == (first.id, {"email": "first"})
-            assert send.options(unique_key="k2").enqueue(other, "third").id != first.id
-            other.commit()
-        assert count(committing) == 2
-
     @pytest.mark.slow
     def test_the_job_is_returned_as_the_database_has_it_now(self, committing: Session, engine: Engine) -> None:
         first = send.options(unique_key="k", delay=60).enqueue(committing, "first")

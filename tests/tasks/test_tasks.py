@@ -256,20 +256,6 @@ def test_a_decorated_function_is_a_task_whose_annotations_are_read_where_it_stan
 
 
 class TestClassForm:
-    def test_a_dataclass_stays_what_it_is_and_its_instances_are_enqueued(self, jobs: Jobs[JobMixin]) -> None:
-        @jobs.task(name="mail.send", queue="mail")
-        @dataclass
-        class Send:
-            email: str
-            body: str = "hello"
-
-            def execute(self) -> None: ...
-
-        assert Send("ann").body == "hello"
-        job = jobs.enqueue(Session(), Send("ann"), priority=3)
-        assert (job.task, job.queue, job.priority) == ("mail.send", "mail", 3)
-        assert job.args == {"email": "ann", "body": "hello"}
-
     def test_an_instance_is_run_with_what_it_was_made_of(self, engine: Engine) -> None:
         jobs = Jobs(Base, prefix="class_form_")
         try:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, Text, event, func, select, text, update
+from sqlalchemy import Engine, Text, func, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -333,47 +332,6 @@ class TestPolicies:
         unique_jobs(session).give_up(["b", "c"])
         session.expire_all()
         assert [job.unique_key for job in (kept, given, waits)] == ["a", None, "c"]
-
-    @pytest.mark.parametrize(
-        ("task", "state", "most"),
-        [
-            (index, "free", 1),
-            (index, "queued", 2),
-            (index, "running", 4),
-            (refresh, "queued", 2),
-            (bill, "free", 1),
-            (bill, "queued", 3),
-            (bill, "running", 3),
-            (close, "queued", 3),
-        ],
-        ids=lambda value: str(getattr(value, "name", value)),
-    )
-    def test_an_enqueue_takes_few_statements(self, session: Session, task: Any, state: str, most: int) -> None:
-        if state != "free":
-            set_state(session, task.enqueue(session, 17), state)
-        session.flush()
-        with statements_of(session) as sent, suppress(JobExists):
-            assert task.enqueue(session, 17).args == {"account": 17}
-        assert len(sent) <= most, sent
-
-
-@contextmanager
-def statements_of(session: Session) -> Generator[list[str]]:
-    """What is sent on the connection of the session, savepoints too."""
-    sent: list[str] = []
-    connection = session.connection()
-
-    def note(*args: Any) -> None:
-        sent.append(str(args[2]) if len(args) > 2 else "SAVEPOINT")
-
-    names = ("before_cursor_execute", "savepoint", "release_savepoint", "rollback_savepoint")
-    for name in names:
-        event.listen(connection, name, note)
-    try:
-        yield sent
-    finally:
-        for name in names:
-            event.remove(connection, name, note)
 
 
 class TestPeriods:
