@@ -340,6 +340,13 @@ def test_a_run_is_counted_by_its_queue_and_many_queues_of_a_task_are_one(databas
     assert (sum(found.values()), found["other"]) == (600, 400)
 
 
+def test_the_number_of_pairs_of_tasks_and_queues_is_bounded(database: Engine) -> None:
+    seen = registry(jobs)
+    jobs.counters.ended(end_of(f"task{n % 20}", queue=f"queue{n // 20}") for n in range(400))
+    pairs = [key[2:] for key in scrape(seen) if key[:2] == ("sqla_jobs_runs_ended_total", "succeeded")]
+    assert len(pairs) == 100 + 20, "each task has the rest of its queues in one"
+
+
 def test_a_histogram_has_a_run_in_the_bucket_that_its_length_fits(database: Engine) -> None:
     seen = registry(jobs)
     jobs.counters.ended(end_of("mark", seconds) for seconds in (0.0, 0.005, 0.0051, 3600.0, 4000.0, -1.0))
