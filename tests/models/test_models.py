@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, ForeignKey, Text, delete, func, inspect, select, text
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import (
     DeclarativeBase,
     Mapped,
@@ -145,3 +147,20 @@ def test_a_model_is_built_from_its_columns_alone() -> None:
     assert jobs.Job(task="double", args={}).task == "double"
     with pytest.raises(TypeError, match="'tasc'"):
         jobs.Job(tasc="double")
+
+
+def test_a_state_that_is_none_is_refused_by_the_database(session: Session) -> None:
+    with pytest.raises(IntegrityError, match="sqla_jobs_state_check"):
+        session.execute(text("INSERT INTO sqla_jobs (task, args, state) VALUES ('double', '{}', 'nope')"))
+
+
+@pytest.mark.slow
+def test_a_plain_insert_with_a_time_ahead_is_not_run_before_it(session: Session, engine: Engine) -> None:
+    later = datetime.now(UTC) + timedelta(hours=1)
+    insert = text("""INSERT INTO sqla_jobs (task, args, run_at) VALUES ('double', '{"n": 21}', :run_at)""")
+    session.execute(insert, {"run_at": later})
+    session.commit()
+    assert jobs.worker(bind=engine).drain() == 0
+    job = session.scalars(select(jobs.Job)).one()
+    assert (job.state, job.run_at) == ("scheduled", later)
+    assert drain(jobs, session, ahead=timedelta(hours=2)) == 1

@@ -267,3 +267,12 @@ def test_a_processor_of_spans_that_raises_stops_no_job(
     assert job.state == "succeeded"
     assert "of the processor" in caplog.text
     assert not trace.get_current_span().get_span_context().is_valid
+
+
+def test_a_run_inside_of_another_span_is_its_child(session: Session, exported: Exported) -> None:
+    shop.mails.enqueue(session, to="ada")
+    with exported.traces.get_tracer("test").start_as_current_span("test"):
+        drain(jobs, session)
+    process = exported.span("process mail")
+    assert process.parent == exported.span("test").context
+    assert links(process) == [ids(exported.span("send mail"))]

@@ -406,6 +406,14 @@ class TestSensitive:
         assert "4711" not in str(error.value)
         assert "cat" not in str(error.value)
 
+    @pytest.mark.parametrize(("annotation", "value"), [(dict[str, int], {"hunter2": "x"}), (Any, "hunter2\ud800")])
+    def test_a_refusal_says_nothing_about_the_value(self, jobs: Jobs[JobMixin], annotation: Any, value: Any) -> None:
+        task, _ = taking(jobs, annotation, sensitive=["value"])
+        with pytest.raises(ArgumentsError, match="value") as error:
+            task.enqueue(Session(), value)
+        for word in ("hunter2", "ud800"):
+            assert word not in str(error.value)
+
 
 class TestEntities:
     def test_a_row_is_stored_as_its_key_and_loaded_from_the_session_of_the_run(
@@ -642,3 +650,13 @@ def test_any_value_of_the_type_comes_back_equal_through_the_database(
     for value, back in zip(values, seen, strict=True):
         assert same(value, back)
         assert type(value) is type(back)
+
+
+def test_a_parameter_without_annotation_takes_plain_json(jobs: Jobs[JobMixin], session: Session) -> None:
+    @jobs.task
+    def take(value) -> list[int]:  # type: ignore[no-untyped-def]
+        return [*value, 3]
+
+    job = take.enqueue(session, value=[1, 2])
+    drain(jobs, session)
+    assert job.runs[0].result == [1, 2, 3]

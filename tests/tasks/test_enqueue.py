@@ -389,6 +389,19 @@ class TestListeners:
         committing.rollback()
         assert [job.state for job in committing.scalars(select(MyJob))] == ["cancelled"]
 
+    def test_a_listener_that_has_many_jobs_once_may_enqueue_them(self, committing: Session) -> None:
+        outbox = [{"email": "ann"}, {"email": "bob"}]
+
+        def send_all(session: Session) -> None:
+            if outbox:
+                items = outbox[:]
+                outbox.clear()
+                send.enqueue_many(session, items)
+
+        event.listen(committing, "before_commit", send_all)
+        committing.commit()
+        assert count(committing) == 2
+
 
 class TestMany:
     def test_any_iterable_is_enqueued_in_its_order(self, session: Session) -> None:

@@ -615,6 +615,13 @@ def test_arguments_that_do_not_fit_the_function_are_refused_without_showing_them
     assert "secret" not in str(refused.value)
 
 
+def test_a_url_as_a_bind_is_refused_without_its_password(jobs: Jobs[JobMixin]) -> None:
+    bind: Any = "postgresql+psycopg://me:secret@nowhere/shop"
+    with pytest.raises(ConfigurationError) as told:
+        jobs.bind(bind)
+    assert "secret" not in str(told.value)
+
+
 class TestHelp:
     """What `help()` and `inspect.signature` say of enqueueing."""
 

@@ -141,6 +141,15 @@ class TestKeys:
         assert {job.args["account"] for job in found if job.unique_key} == {2}
         assert {job.args["account"] for job in found if job.unique_period} == ({2} if per else set())
 
+    def test_a_sensitive_argument_is_not_in_the_key(self, session: Session) -> None:
+        @jobs.task(name="login", sensitive=["password"], unique=Unique())
+        def login(name: str, password: str) -> None: ...
+
+        job = login.enqueue(session, "ann", "hunter2")
+        assert "hunter2" not in key_of(job)
+        assert login.enqueue(session, "ann", "hunter2") is job
+        assert login.enqueue(session, "ann", "hunter3") is not job
+
 
 def lambda_like(account: int) -> None: ...
 
@@ -332,6 +341,11 @@ class TestPolicies:
         unique_jobs(session).give_up(["b", "c"])
         session.expire_all()
         assert [job.unique_key for job in (kept, given, waits)] == ["a", None, "c"]
+
+    def test_updating_keeps_the_own_columns_that_are_not_given(self, session: Session) -> None:
+        job = refresh.options(columns={"tenant": "acme", "region": "north"}).enqueue(session, 17)
+        refresh.options(columns={"tenant": "zoo"}).enqueue(session, 17)
+        assert (job.tenant, job.region) == ("zoo", "north")
 
 
 class TestPeriods:

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Engine, func, select
 from sqlalchemy.exc import IntegrityError, PendingRollbackError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.orm import DeclarativeBase, Session, scoped_session, sessionmaker
 
 from sqla_jobs import Jobs, JobsError, RunEvent
 from sqla_jobs.tasks.hooks import EventName
@@ -251,3 +251,20 @@ def test_it_runs_in_an_asynchronous_session_too(sqla_jobs_engine: Engine, driver
     assert asyncio.run(run()) == (5, ["succeeded"], [0, 1])
     with Session(sqla_jobs_engine) as after:
         assert after.scalar(select(func.count()).select_from(jobs.Job)) == 0
+
+
+def test_priorities_and_queues_are_respected(session: Session) -> None:
+    for n, priority in enumerate([0, -5, 5]):
+        shop.write.options(priority=priority, queue="mail").enqueue(session, n=n)
+    shop.write.enqueue(session, n=9)
+    assert drain(jobs, session, queues=["mail"]) == 3
+    assert list(session.scalars(select(Effect.n).order_by(Effect.id))) == [1, 0, 2]
+
+
+def test_a_scoped_session_will_do(sqla_jobs_engine: Engine) -> None:
+    scoped = scoped_session(sessionmaker(sqla_jobs_engine))
+    one = shop.write.enqueue(scoped, n=1)
+    assert drain(jobs, scoped) == 1
+    assert one.state == "succeeded"
+    scoped.rollback()
+    scoped.remove()

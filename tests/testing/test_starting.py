@@ -91,3 +91,22 @@ def test_a_failure_shows_the_reasons(kit_session: Session) -> None:
         assert_waits(kit_session, jobs, starts)
     with pytest.raises(AssertionError, match=f"job {waits.id}"):
         assert_waits(kit_session, jobs, waits, because="a pause")
+
+
+def test_a_pause_lets_nothing_start(kit_session: Session) -> None:
+    job = send.options(queue="mail").enqueue(kit_session, email="a@b.c")
+    jobs.pause(kit_session, "mail", reason="the provider is down")
+    assert startable(kit_session, jobs) == []
+    assert_waits(kit_session, jobs, job, because="the provider is down")
+
+
+def test_groups_take_turns_as_with_workers(kit_session: Session) -> None:
+    @jobs.task(name="fair", fair_by="tenant")
+    def fair(tenant: str) -> str:
+        return tenant
+
+    made = {name: fair.enqueue(kit_session, tenant=name[0]) for name in ["a1", "a2", "a3", "b1", "b2", "c1"]}
+    turns = [made[name] for name in ["a1", "b1", "c1", "a2", "b2", "a3"]]
+    assert startable(kit_session, jobs) == turns
+    assert drain(jobs, kit_session, limits=True) == 6
+    assert [*kit_session.scalars(select(jobs.Run.job_id).order_by(jobs.Run.id))] == [job.id for job in turns]
