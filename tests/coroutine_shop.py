@@ -87,13 +87,6 @@ async def note(session: AsyncSession, run: RunContext, n: int) -> str:
 
 
 @jobs.task
-def note_plainly(session: Session, run: RunContext, n: int) -> str:
-    session.add(Effect(n=n))
-    session.flush()
-    return f"attempt {run.attempt}"
-
-
-@jobs.task
 async def settle(session: AsyncSession, order: Order) -> None:
     order.status = "settled"
     await session.run_sync(nothing.enqueue)

@@ -88,8 +88,3 @@ def breaks(n: int) -> None:
 def dies(seconds: float) -> None:
     """Long enough for a test to kill the process."""
     time.sleep(seconds)
-
-
-@jobs.task
-def writes(session: Session, n: int) -> int:
-    return n

@@ -154,12 +154,6 @@ def end(session: Session, how: str) -> None:
         getattr(manager, how)()
 
 
-@jobs.task(max_attempts=1)
-def bounce(session: Session) -> None:
-    write(1)
-    Mail(current().tm, mails, "bounced")
-
-
 @jobs.task(retry=MARKED, max_attempts=3)
 def fail(session: Session, n: int, marked: bool) -> None:
     write(n)
@@ -183,26 +177,6 @@ def end_session(session: Session, how: str) -> None:
     write(1)
     session.flush()
     getattr(session, how)()
-
-
-def write_around_a_savepoint() -> None:
-    write(1)
-    savepoint = current().tm.savepoint()
-    write(2)
-    current().db.flush()
-    savepoint.rollback()
-    write(3)
-
-
-@jobs.task
-def undo_part(session: Session) -> None:
-    write_around_a_savepoint()
-
-
-@jobs.task
-def undo_part_by_hand() -> None:
-    with current().tm:
-        write_around_a_savepoint()
 
 
 @jobs.task

@@ -204,14 +204,6 @@ def give_up(session: Session, n: int) -> None:
     raise Cancel("not needed any more")
 
 
-@jobs.task
-def cancel_itself(run: RunContext) -> None:
-    """Fails while somebody asks to cancel it, before it is interrupted for that."""
-    with jobs.binding().transaction() as session:
-        jobs.cancel(session, run.job_id)
-    raise ValueError("to be tried again")
-
-
 def _busy(seconds: float) -> None:
     """In Python code, where an interrupt arrives."""
     end = time.monotonic() + seconds

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
 
 from opentelemetry import baggage, trace
 from sqlalchemy.orm import DeclarativeBase, Session
@@ -53,14 +52,6 @@ def goes_on(how: str) -> None:
 def dies(run: RunContext, seconds: float) -> None:
     """Long enough for a test to kill the process."""
     time.sleep(seconds)
-
-
-@jobs.task(timeout=0.2, max_attempts=2, retry=FAST)
-def hangs() -> None:
-    """Nothing ends it but the end of its process."""
-    while True:
-        with suppress(BaseException):
-            time.sleep(60)
 
 
 if "OTEL_EXPORTER_OTLP_ENDPOINT" in os.environ:

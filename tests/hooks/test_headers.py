@@ -11,34 +11,13 @@ from sqlalchemy.orm import Session
 from sqla_jobs import ArgumentsError, Unique
 from sqla_jobs.testing import assert_enqueued, assert_not_enqueued, drain, run_job
 from tests import hooked_shop as shop
+from tests.helpers import as_id
 from tests.hooked_shop import jobs
 
 
 def headers(session: Session) -> list[dict[str, str] | None]:
     session.flush()
     return [*session.scalars(select(jobs.Job.headers).order_by(jobs.Job.id))]
-
-
-def test_a_job_without_headers_stores_none(session: Session) -> None:
-    shop.whose.enqueue(session)
-    shop.whose.enqueue_many(session, [{}])
-    assert headers(session) == [None, None]
-
-
-def test_headers_of_an_option_reach_the_run(session: Session) -> None:
-    job = shop.whose.options(headers={"request": "ab12"}).enqueue(session)
-    drain(jobs, session)
-    assert job.runs[0].result == "ab12"
-
-
-def test_run_job_gives_headers_as_an_enqueue_does(session: Session) -> None:
-    assert run_job(session, shop.whose, headers={"request": "ab12"})() == "ab12"
-    token = shop.request.set("one")
-    try:
-        assert run_job(session, shop.whose)() == "one"
-    finally:
-        shop.request.reset(token)
-    assert run_job(session, shop.whose)() == "none"
 
 
 def test_headers_are_added_at_each_enqueue_whatever_its_kind(session: Session) -> None:
@@ -67,34 +46,19 @@ def test_a_job_that_is_replaced_carries_the_new_headers_alone(session: Session) 
 def test_all_headers_together_are_fifty_at_most(session: Session) -> None:
     token = shop.request.set("one")
     try:
-        with pytest.raises(ArgumentsError, match="at most 50 names"):
+        with pytest.raises(ArgumentsError):
             shop.whose.options(headers={str(n): "" for n in range(50)}).enqueue(session)
     finally:
         shop.request.reset(token)
 
 
-def test_an_assertion_looks_for_the_headers_that_it_names(session: Session) -> None:
-    token = shop.request.set("one")
-    try:
-        shop.whose.options(headers={"a": "1"}).enqueue(session)
-    finally:
-        shop.request.reset(token)
-    assert_enqueued(session, shop.whose.options(headers={"a": "1"}))
-    assert_not_enqueued(session, shop.whose.options(headers={"a": "2"}))
-
-
 @pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (["request"], r"headers must be a mapping of at most 50 names to texts, got \['request'\]"),
-        ({"a": 1}, "'a' must be a text of at most 100 characters, and its value one of at most 2000"),
-        ({"a": "\x00"}, "without NUL and surrogates"),
-        ({"a": "x" * 2001}, "at most 2000"),
-        ({str(n): "" for n in range(51)}, "at most 50 names"),
-    ],
+    "given",
+    [["request"], {"a": 1}, {"a": "\x00"}, {"a": "x" * 2001}, {"a" * 101: ""}, {str(n): "" for n in range(51)}],
+    ids=as_id,
 )
-def test_what_no_job_can_carry_is_refused(session: Session, given: Any, message: str) -> None:
-    with pytest.raises(ArgumentsError, match=message):
+def test_what_no_job_can_carry_is_refused(session: Session, given: Any) -> None:
+    with pytest.raises(ArgumentsError):
         shop.whose.options(headers=given).enqueue(session)
 
 
@@ -107,9 +71,35 @@ def test_what_python_cannot_read_of_plain_sql_is_no_header(session: Session) -> 
     assert session.scalars(select(jobs.Run.outcome)).one() == "succeeded"
 
 
+def test_headers_of_an_option_reach_the_run(session: Session) -> None:
+    job = shop.whose.options(headers={"request": "ab12"}).enqueue(session)
+    drain(jobs, session)
+    assert job.runs[0].result == "ab12"
+
+
 def test_other_json_that_plain_sql_gives_is_text_in_the_run(session: Session) -> None:
     session.execute(
         text("""INSERT INTO sqla_jobs (task, args, headers) VALUES ('whose', '{}', '{"request": {"id": 7}}')""")
     )
     drain(jobs, session)
     assert session.scalars(select(jobs.Run.result)).one() == '{"id": 7}'
+
+
+def test_run_job_gives_headers_as_an_enqueue_does(session: Session) -> None:
+    assert run_job(session, shop.whose, headers={"request": "ab12"})() == "ab12"
+    token = shop.request.set("one")
+    try:
+        assert run_job(session, shop.whose)() == "one"
+    finally:
+        shop.request.reset(token)
+    assert run_job(session, shop.whose)() == "none"
+
+
+def test_an_assertion_looks_for_the_headers_that_it_names(session: Session) -> None:
+    token = shop.request.set("one")
+    try:
+        shop.whose.options(headers={"a": "1"}).enqueue(session)
+    finally:
+        shop.request.reset(token)
+    assert_enqueued(session, shop.whose.options(headers={"a": "1"}))
+    assert_not_enqueued(session, shop.whose.options(headers={"a": "2"}))

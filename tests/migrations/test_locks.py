@@ -1,15 +1,21 @@
-"""A migration reads no rows of a large table while it has a lock that its writers wait for."""
+"""A migration holds up no writer: it reads no rows under a lock, and waits for its locks without queueing others."""
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.orm import Session
 
 from sqla_jobs.migrations import LATEST, downgrade, upgrade
+from sqla_jobs.migrations.applying import migrate
+from tests import shop
+from tests.counting import states
+from tests.helpers import wait_until
 
 FILL = """
     INSERT INTO sqla_jobs (task, args, unique_key) SELECT 'mail', '{}', n::text FROM generate_series(1, 5000) AS n;
@@ -67,3 +73,37 @@ def test_no_rows_are_read_under_a_lock_that_writers_wait_for(engine: Engine) -> 
     found = readers(engine, ["up", "down"])
     assert len(found) > 20
     assert [(statement, rows) for statement, rows in found if rows] == []
+
+
+@pytest.mark.slow
+def test_writers_go_on_while_the_rules_change(database: Engine) -> None:
+    """A transaction that has written a job holds up the change, and the change holds up nobody."""
+    with database.connect() as connection:
+        context = MigrationContext.configure(connection)
+        with context.begin_transaction():
+            downgrade(Operations(context), from_=LATEST, to=1)
+    with Session(database) as business:
+        shop.mark.enqueue(business, n=0)
+        business.flush()
+        changing = threading.Thread(target=migrate, args=(database, shop.jobs.models))
+        changing.start()
+        waits = text(
+            "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%lock_timeout%' AND pid <> pg_backend_pid()"
+            " AND datname = current_database()"
+        )
+        with database.connect().execution_options(isolation_level="AUTOCOMMIT") as beside:
+            wait_until(lambda: beside.scalar(waits), message="the change has not begun")
+        with Session(database) as other:
+            other.execute(text("SET lock_timeout = '2s'"))
+            for n in range(1, 200):
+                shop.mark.enqueue(other, n=n)
+                other.commit()
+        assert changing.is_alive(), "it waits for the first transaction"
+        business.commit()
+    changing.join(30)
+    assert not changing.is_alive()
+    with database.connect() as connection:
+        left = "SELECT conname FROM pg_constraint WHERE NOT convalidated AND conrelid::regclass::text LIKE 'sqla%'"
+        assert connection.scalars(text(left)).all() == []
+    assert shop.jobs.worker().drain() == 200
+    assert states(database) == {"succeeded": 200}

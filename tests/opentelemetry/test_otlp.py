@@ -88,8 +88,3 @@ def test_a_run_whose_process_was_killed_is_an_error_span_of_another(
     assert span.status.code == span.status.STATUS_CODE_ERROR
     assert "stopped before the job ended" in span.status.message
     assert span.end_time_unix_nano > span.start_time_unix_nano
-
-
-def attribute(span: Any, name: str) -> str:
-    (value,) = [one.value.string_value for one in span.attributes if one.key == name]
-    return str(value)

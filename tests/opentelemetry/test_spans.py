@@ -9,7 +9,7 @@ import pytest
 from opentelemetry import baggage, context, trace
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import SpanKind, StatusCode
-from sqlalchemy import Engine, text
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from sqla_jobs import ArgumentsError
@@ -119,15 +119,6 @@ def test_a_run_without_a_context_has_no_link(session: Session, exported: Exporte
     assert [(span.parent, span.links) for span in exported.spans("process default")] == [(None, ())] * 2
 
 
-def test_a_run_inside_of_another_span_is_its_child(session: Session, exported: Exported) -> None:
-    shop.mails.enqueue(session, to="ada")
-    with exported.traces.get_tracer("test").start_as_current_span("test"):
-        drain(jobs, session)
-    process = exported.span("process mail")
-    assert process.parent == exported.span("test").context
-    assert links(process) == [ids(exported.span("send mail"))]
-
-
 def test_headers_that_the_caller_gives_stay(session: Session, exported: Exported) -> None:
     given = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     shop.mails.options(headers={"traceparent": given}).enqueue(session, to="ada")
@@ -217,18 +208,6 @@ def test_a_job_that_is_inserted_at_once_is_named_by_its_id(session: Session, exp
     assert attributes["messaging.message.id"] == str(job.id)
 
 
-def test_a_worker_makes_spans_of_plain_and_transactional_tasks(
-    database: Engine, session: Session, exported: Exported
-) -> None:
-    shop.orders.enqueue(session, to="ada")
-    session.commit()
-    with jobs.worker(["default", "mail"]):
-        wait_until(lambda: len(exported.spans("process mail")) == 1)
-    assert exported.span("send mail").parent == exported.span("process default").context
-    assert links(exported.span("process mail")) == [ids(exported.span("send mail"))]
-    assert links(exported.span("process default")) == [ids(exported.span("send default"))]
-
-
 def untold(session: Session) -> int:
     session.rollback()
     return session.scalar(text("SELECT count(*) FROM sqla_runs WHERE untold_at IS NOT NULL")) or 0
@@ -288,3 +267,12 @@ def test_a_processor_of_spans_that_raises_stops_no_job(
     assert job.state == "succeeded"
     assert "of the processor" in caplog.text
     assert not trace.get_current_span().get_span_context().is_valid
+
+
+def test_a_run_inside_of_another_span_is_its_child(session: Session, exported: Exported) -> None:
+    shop.mails.enqueue(session, to="ada")
+    with exported.traces.get_tracer("test").start_as_current_span("test"):
+        drain(jobs, session)
+    process = exported.span("process mail")
+    assert process.parent == exported.span("test").context
+    assert links(process) == [ids(exported.span("send mail"))]

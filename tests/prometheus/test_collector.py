@@ -247,15 +247,6 @@ def test_a_run_that_was_taken_back_from_a_living_process_is_counted_once(session
     assert ended(scrape(seen)) == {("lost", "wait"): 1, ("succeeded", "wait"): 1}
 
 
-def test_a_retry_that_a_cancel_cuts_short_has_ended_as_cancelled(session: Session) -> None:
-    seen = registry(jobs)
-    job = shop.cancel_itself.enqueue(session)
-    session.commit()
-    jobs.worker().drain()
-    assert [run.outcome for run in job.runs] == ["cancelled"]
-    assert ended(scrape(seen)) == {("cancelled", "cancel_itself"): 1}
-
-
 def test_a_result_that_the_server_refuses_has_ended_as_failed(session: Session) -> None:
     seen = registry(jobs)
     refuse(session, "NEW.result = '7'", table="sqla_runs", when="BEFORE INSERT")
@@ -282,12 +273,9 @@ def test_several_jobs_in_one_registry_are_told_apart_by_a_label(session: Session
     assert len(re.findall("^# TYPE sqla_jobs_database_up ", shown, re.MULTILINE)) == 1, "as the format demands"
 
 
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [({}, "name at least one Jobs"), ("x", "takes a Jobs, .*, got 'x'"), ({"shop": 3}, "takes a Jobs, .*, got 3")],
-)
-def test_what_is_no_jobs_is_refused_by_the_collector(given: Any, said: str) -> None:
-    with pytest.raises(ConfigurationError, match=said):
+@pytest.mark.parametrize("given", [{}, "x", {"shop": 3}])
+def test_what_is_no_jobs_is_refused_by_the_collector(given: Any) -> None:
+    with pytest.raises(ConfigurationError):
         sqla_jobs.prometheus.collector(given)
 
 
@@ -350,6 +338,13 @@ def test_a_run_is_counted_by_its_queue_and_many_queues_of_a_task_are_one(databas
     assert (found["of_customer_0"], found["of_customer_1"]) == (2, 2)
     assert len(found) == 101
     assert (sum(found.values()), found["other"]) == (600, 400)
+
+
+def test_the_number_of_pairs_of_tasks_and_queues_is_bounded(database: Engine) -> None:
+    seen = registry(jobs)
+    jobs.counters.ended(end_of(f"task{n % 20}", queue=f"queue{n // 20}") for n in range(400))
+    pairs = [key[2:] for key in scrape(seen) if key[:2] == ("sqla_jobs_runs_ended_total", "succeeded")]
+    assert len(pairs) == 100 + 20, "each task has the rest of its queues in one"
 
 
 def test_a_histogram_has_a_run_in_the_bucket_that_its_length_fits(database: Engine) -> None:

@@ -5,77 +5,41 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 import yaml
+from sqlalchemy.orm import Session
 
-from sqla_jobs.prometheus.families import Labels, RunLabels, of_figures, of_stalled, of_totals
-from sqla_jobs.rules.wording import Count
-from sqla_jobs.runtime.counters import Counters
-from sqla_jobs.runtime.figures import Figures, LimitStatus, QueueStatus
+import sqla_jobs.prometheus
+from sqla_jobs import Jobs
+from sqla_jobs.prometheus.families import of_stalled
+from tests import limited_shop
 from tests.conftest import ROOT
-from tests.prometheus.conftest import end_of
+from tests.helpers import wait_until
+from tests.limited_shop import jobs
 
 PAGE = ROOT.joinpath("docs/monitoring.md").read_text(encoding="utf-8")
 DASHBOARD = json.loads(ROOT.joinpath("docs/grafana-dashboard.json").read_text(encoding="utf-8"))
 ALERTS = yaml.safe_load(ROOT.joinpath("docs/alerts.yml").read_text(encoding="utf-8"))
-QUEUE = QueueStatus(
-    name="default",
-    queued=Count(1),
-    scheduled=Count(1),
-    blocked=Count(1),
-    running=1,
-    claimed=1,
-    oldest_wait=1.0,
-    paused=False,
-    paused_until=None,
-    pause_reason=None,
-    is_served=True,
-    per_minute=0,
-    paused_at=None,
-    paused_by=None,
-)
-LIMIT = LimitStatus(
-    gate="%mail",
-    name="mail",
-    kind="rate",
-    key=None,
-    tasks=[],
-    running=None,
-    rate=5,
-    per=1.0,
-    hold=False,
-    declared=None,
-    set_at=None,
-    set_by=None,
-    set_reason=None,
-    changed_at=datetime.now(UTC),
-    used=1,
-    waiting=Count(1),
-    next_at=None,
-)
-FIGURES = Figures(
-    [QUEUE],
-    {("queued", "mark"): 1},
-    set(),
-    [LIMIT],
-    {"worker": 1},
-    {},
-    {"worker": 1.0},
-)
+Metrics = dict[str, tuple[str, set[str]]]
 
 
-def exported() -> dict[str, tuple[str, set[str]]]:
+@pytest.fixture
+def application() -> Jobs[Any]:
+    return jobs
+
+
+@pytest.fixture
+def exported(session: Session) -> Metrics:
     """By name the type and the labels of each metric, as the page has them."""
-    counters = Counters()
-    counters.is_wanted = True
-    counters.begun("mark", "default", 1.0)
-    counters.ended([end_of("mark")])
-    names = Labels(), Labels(), Labels()
-    runs = of_totals(counters.totals(), RunLabels(*names[:2]))
-    families = [*runs, of_stalled(0), *of_figures(FIGURES, *names)]
+    collector = sqla_jobs.prometheus.collector(jobs)
+    limited_shop.rated.enqueue(session, n=1)
+    limited_shop.rated.options(delay=3600).enqueue(session, n=2)
+    session.commit()
+    with jobs.worker() as worker:
+        wait_until(lambda: worker.runs == 1)
+        families = [*collector.collect(), of_stalled(0)]
     return {
         f"{one.name}_total" if one.type == "counter" else one.name: (
             one.type,
@@ -85,11 +49,11 @@ def exported() -> dict[str, tuple[str, set[str]]]:
     }
 
 
-def series() -> set[str]:
+def series(exported: Metrics) -> set[str]:
     """The names that expressions may use."""
-    histograms = {name for name, (kind, _) in exported().items() if kind == "histogram"}
+    histograms = {name for name, (kind, _) in exported.items() if kind == "histogram"}
     parts = {f"{name}_{part}" for name in histograms for part in ("bucket", "sum", "count")}
-    return (exported().keys() - histograms) | parts
+    return (exported.keys() - histograms) | parts
 
 
 def labels_in(expression: str) -> set[str]:
@@ -109,36 +73,15 @@ def strings(found: Any) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("document", [DASHBOARD, ALERTS], ids=["dashboard", "alerts"])
-def test_a_document_uses_only_what_is_exported(document: Any) -> None:
+def test_a_document_uses_only_what_is_exported(document: Any, exported: Metrics) -> None:
     used = {name for text in strings(document) for name in re.findall(r"\bsqla_jobs_\w+", text)}
     assert len(used) > 7
-    assert used - series() == set()
-    known = {label for _, labels in exported().values() for label in labels} | {"instance", "job", "le"}
+    assert used - series(exported) == set()
+    known = {label for _, labels in exported.values() for label in labels} | {"instance", "job", "le"}
     assert {label for text in strings(document) if "sqla_jobs_" in text for label in labels_in(text)} - known == set()
 
 
-def test_every_alert_says_what_is_wrong_and_what_to_do() -> None:
-    (group,) = ALERTS["groups"]
-    names = [rule["alert"] for rule in group["rules"]]
-    assert len(set(names)) == len(names) == 10
-    for rule in group["rules"]:
-        assert rule["annotations"].keys() == {"summary", "description"}
-        assert rule["labels"]["severity"] in ("warning", "critical")
-        assert re.fullmatch(r"\d+m", rule.get("for", "0m")), rule["alert"]
-
-
-def test_the_panels_of_the_dashboard_lie_side_by_side() -> None:
-    cells = [
-        (panel["gridPos"]["x"] + x, panel["gridPos"]["y"] + y)
-        for panel in DASHBOARD["panels"]
-        for x in range(panel["gridPos"]["w"])
-        for y in range(panel["gridPos"]["h"])
-    ]
-    assert len(cells) == len(set(cells)) == 24 * 44
-    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"]) == 14
-
-
-def test_the_page_lists_every_metric_with_its_type_and_labels() -> None:
+def test_the_page_lists_every_metric_with_its_type_and_labels(exported: Metrics) -> None:
     rows = re.findall(r"^\| `(sqla_jobs_\w+)` \| (\w+) \|([^|]*)\|", PAGE, re.MULTILINE)
     listed = {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
-    assert listed == exported()
+    assert listed == exported

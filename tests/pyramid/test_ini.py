@@ -111,19 +111,18 @@ def test_commands_show_and_change_its_jobs(run: Run) -> None:
 def test_commands_show_the_jobs_of_an_application_that_is_read_only_and_change_none(run: Run) -> None:
     for command in (["show"], ["status"], ["doctor"], ["list"], ["limits"]):
         run(*command, "production.ini#doomed", *(["1"] if command == ["show"] else []))
-    told = run("pause", "production.ini#doomed", "mail", code=1)
-    assert told.startswith("Error: nothing was changed, since the application has doomed the transaction")
+    run("pause", "production.ini#doomed", "mail", code=1)
     assert "queued" in run("show", "production.ini", "1")
 
 
-def test_what_is_wrong_is_told(run: Run, tmp_path: Path) -> None:
-    told = run("status", "staging.ini", code=1)
-    assert told == f"Error: 'staging.ini': there is no file staging.ini in {tmp_path}\n"
-    told = run("status", "production.ini#othr", code=1)
-    assert told == (
-        "Error: 'production.ini#othr': production.ini has no application 'othr'; its applications: main, other, "
-        "filtered, doomed, without; did you mean 'other'?\n"
-    )
-    assert "config.add_jobs" in run("status", "production.ini#without", code=1)
-    told = run("status", "production.ini", "--database-url", "postgresql://localhost/other", code=1)
-    assert "sqlalchemy.url" in told
+@pytest.mark.parametrize(
+    ("name", "options", "named"),
+    [
+        ("staging.ini", [], "staging.ini"),
+        ("production.ini#othr", [], "othr"),
+        ("production.ini#without", [], "config.add_jobs"),
+        ("production.ini", ["--database-url", "postgresql://localhost/other"], "sqlalchemy.url"),
+    ],
+)
+def test_what_is_wrong_is_told(run: Run, name: str, options: list[str], named: str) -> None:
+    assert named in run("status", name, *options, code=1)

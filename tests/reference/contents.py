@@ -52,32 +52,21 @@ class Section:
     entries: tuple[Entry, ...] = ()
 
 
+def _entries(module: str, names: str) -> tuple[Entry, ...]:
+    """Names of one module, none of which has members."""
+    return tuple(Entry(f"{module}:{name}") for name in names.split())
+
+
 _JOBS = (
-    *(
-        "bind",
-        "binding",
-        "is_bound",
-        "task",
-        "enqueue",
-        "enqueue_many",
-        "schedule",
-        "batch",
-        "counts",
-        "cancel",
-        "retry",
-        "signal",
-        "pause",
-        "resume",
-    ),
-    *("set_limit", "clear_limit", "spend", "why", "follow", "wait", "wait_async", "prune"),
-    *("worker_context", "middleware", "headers", "on", "worker", "clock"),
+    "bind binding is_bound task enqueue enqueue_many schedule batch counts cancel retry signal pause resume set_limit "
+    "clear_limit spend why follow wait wait_async prune worker_context middleware headers on worker clock"
 )
 
 SECTIONS = (
     Section(
         "Jobs",
         "`from sqla_jobs import Jobs`",
-        (Entry("sqla_jobs:Jobs", _JOBS, "jobs", True, "class Jobs"),),
+        (Entry("sqla_jobs:Jobs", tuple(_JOBS.split()), "jobs", True, "class Jobs"),),
     ),
     Section(
         "Tasks",
@@ -93,9 +82,7 @@ SECTIONS = (
             ),
             Entry("sqla_jobs:Enqueuer", hidden=("enqueue", "enqueue_many")),
             Entry("sqla_jobs:Enqueue", ("__call__",), "task.enqueue"),
-            Entry("sqla_jobs:TaskDecorator"),
-            Entry("sqla_jobs:TaskOptions"),
-            Entry("sqla_jobs:EnqueueOptions"),
+            *_entries("sqla_jobs", "TaskDecorator TaskOptions EnqueueOptions"),
             Entry("sqla_jobs.tasks.schedule:ScheduleOptions"),
             Entry("sqla_jobs.tasks.enqueued:Enqueued"),
             Entry("sqla_jobs:Unique", is_constructed=True),
@@ -136,11 +123,8 @@ SECTIONS = (
         "States",
         "`from sqla_jobs import JobState, RunOutcome, PARKED`. A state or outcome equals its plain string.",
         (
-            Entry("sqla_jobs:JobState"),
-            Entry("sqla_jobs:RunOutcome"),
-            Entry("sqla_jobs.models.types:CatchUp"),
-            Entry("sqla_jobs.models.types:Overlap"),
-            Entry("sqla_jobs.models.types:TickOutcome"),
+            *_entries("sqla_jobs", "JobState RunOutcome"),
+            *_entries("sqla_jobs.models.types", "CatchUp Overlap TickOutcome"),
             Entry("sqla_jobs:PARKED"),
         ),
     ),
@@ -177,11 +161,7 @@ SECTIONS = (
     Section(
         "Migrations",
         "`from sqla_jobs.migrations import upgrade, downgrade, LATEST`. Guide: [Migrations](migrations.md).",
-        (
-            Entry("sqla_jobs.migrations:upgrade"),
-            Entry("sqla_jobs.migrations:downgrade"),
-            Entry("sqla_jobs.migrations:LATEST"),
-        ),
+        _entries("sqla_jobs.migrations", "upgrade downgrade LATEST"),
     ),
     Section(
         "Flask",
@@ -189,16 +169,14 @@ SECTIONS = (
         "worker processes import the application by `loaded`.",
         (
             Entry("sqla_jobs.flask:FlaskJobs", ("init_app", "use"), "flask_jobs", True),
-            Entry("sqla_jobs.flask:cli"),
-            Entry("sqla_jobs.flask:loaded"),
+            *_entries("sqla_jobs.flask", "cli loaded"),
         ),
     ),
     Section(
         "Pyramid",
         '`config.include("sqla_jobs.pyramid")`. Guide: [Pyramid](pyramid.md).',
         (
-            Entry("sqla_jobs.pyramid:includeme"),
-            Entry("sqla_jobs.pyramid:is_retryable"),
+            *_entries("sqla_jobs.pyramid", "includeme is_retryable"),
             Entry(
                 "sqla_jobs.pyramid:PyramidJobs",
                 ("use",),
@@ -210,13 +188,7 @@ SECTIONS = (
     Section(
         "Dashboard",
         "`from sqla_jobs.dashboard import …`. Guide: [Dashboard](dashboard.md).",
-        (
-            Entry("sqla_jobs.dashboard:create_blueprint"),
-            Entry("sqla_jobs.dashboard:create_wsgi"),
-            Entry("sqla_jobs.dashboard:create_asgi"),
-            Entry("sqla_jobs.dashboard:Role"),
-            Entry("sqla_jobs.dashboard:allow_everyone"),
-        ),
+        _entries("sqla_jobs.dashboard", "create_blueprint create_wsgi create_asgi Role allow_everyone"),
     ),
     Section(
         "Metrics and traces",
@@ -229,14 +201,10 @@ SECTIONS = (
         "`from sqla_jobs.testing import …`, `from sqla_jobs.postgres import local_postgres`. `session` is that of the "
         "test. Guide: [Testing](testing.md).",
         (
-            *(Entry(f"sqla_jobs.testing:{name}") for name in ("assert_enqueued", "assert_not_enqueued", "enqueued")),
-            Entry("sqla_jobs.testing:assert_unique"),
-            Entry("sqla_jobs.testing:run_job"),
+            *_entries("sqla_jobs.testing", "assert_enqueued assert_not_enqueued enqueued assert_unique run_job"),
             Entry("sqla_jobs.testing.calling:RunOptions"),
-            Entry("sqla_jobs.testing:drain"),
-            Entry("sqla_jobs.testing:Drained"),
-            *(Entry(f"sqla_jobs.testing:{name}") for name in ("startable", "assert_starts", "assert_waits")),
-            *(Entry(f"sqla_jobs.testing:{name}") for name in ("make_job", "make_batch", "make_run")),
+            *_entries("sqla_jobs.testing", "drain Drained startable assert_starts assert_waits"),
+            *_entries("sqla_jobs.testing", "make_job make_batch make_run"),
             Entry("sqla_jobs.testing:Databases", ("new",), "sqla_jobs_databases"),
             Entry("sqla_jobs.postgres:local_postgres"),
         ),
@@ -244,29 +212,19 @@ SECTIONS = (
     Section(
         "Fixtures",
         "pytest finds them by itself ([The fixtures](testing.md#the-fixtures)).",
-        tuple(
-            Entry(f"sqla_jobs.pytest_plugin:sqla_jobs_{name}")
-            for name in (
-                "metadata",
-                "session",
-                "session_class",
-                "connection",
-                "engine",
-                "database",
-                "databases",
-                "postgres",
-            )
+        _entries(
+            "sqla_jobs.pytest_plugin",
+            "sqla_jobs_metadata sqla_jobs_session sqla_jobs_session_class sqla_jobs_connection sqla_jobs_engine "
+            "sqla_jobs_database sqla_jobs_databases sqla_jobs_postgres",
         ),
     ),
     Section(
         "Errors",
         "`from sqla_jobs import …`",
-        tuple(
-            Entry(f"sqla_jobs:{name}")
-            for name in (
-                *("JobsError", "ConfigurationError", "DeclarationError", "ArgumentsError", "JobExists", "JobFailed"),
-                *("UnknownTask", "UnknownJob", "UnstorableResult", "SignalTimeout"),
-            )
+        _entries(
+            "sqla_jobs",
+            "JobsError ConfigurationError DeclarationError ArgumentsError JobExists JobFailed UnknownTask UnknownJob "
+            "UnstorableResult SignalTimeout",
         ),
     ),
 )

@@ -90,53 +90,28 @@ def test_a_time_is_in_utc_unless_it_says_otherwise_wherever_the_host_is(
     assert (moment, moment.tzinfo) == (NOON_IN_PARIS, UTC)
 
 
-NO_DELAY = "delay must be a timedelta or a number of seconds, from 0 to 100 years, got"
-NO_POLL = "poll must be a timedelta or a number of seconds, from 1 ms to 1 d, got"
-NO_SIGNAL = "signal must be 1 to 200 printable characters, got"
-NUL = "holds a NUL character, which PostgreSQL cannot store: leave it out"
-HALF = "is not valid Unicode: it holds half of a surrogate pair; correct the text"
-NO_NUMBER = "args holds NaN or a number beyond 1.8e308, which JSON does not have: give a finite number"
-TOO_DEEP = "args is nested more than 100 levels deep: store the data and pass its key"
-NO_TIME = "is not a time: write one such as 2026-03-29T14:30, in UTC"
-OUT_OF_RANGE = "is out of range: write a time from the year 1000 to 8999"
-
-
 @pytest.mark.parametrize(
-    ("check", "value", "said"),
+    ("check", "value"),
     [
-        *((delay, value, f"{NO_DELAY} {value!r}") for value in (True, "5", None, -0.001, math.nan, timedelta(-1))),
-        (delay, CENTURY + 1, f"{NO_DELAY} 3153600001.0"),
-        (delay, "x" * 99, f"{NO_DELAY} '{'x' * 59}"),
-        *((poll, seconds, f"{NO_POLL} {seconds}") for seconds in (0, DAY + 1)),
-        *(
-            (total, value, f"total must be an integer from -10 to 2,000, got {value!r}")
-            for value in (-11, 2001, True, 2.0, "3")
-        ),
-        *((signal, value, f"{NO_SIGNAL} {value!r}") for value in ("", "a\nb", 5, None)),
-        (signal, "x" * 201, f"{NO_SIGNAL} '{'x' * 59}"),
-        *(
-            (queue, name, f"queue must be 1 to 200 printable characters without '=' and ',', got {name!r}")
-            for name in ("a,b", "a=1")
-        ),
-        (reason, "x" * 100 + "\x00", f"reason='{'x' * 59} {NUL}"),
-        (args, "a\x00", rf"args='a\x00' {NUL}"),
-        (args, ["a", ["\x00"]], rf"args='\x00' {NUL}"),
-        (args, {"a": 1, "\x00": 2}, rf"args='\x00' {NUL}"),
-        (args, [{"a": {"b": "\ud800"}}, 1], rf"args='\ud800' {HALF}"),
-        (args, [1, {"a": -math.inf}], NO_NUMBER),
-        (args, nested(100), TOO_DEEP),
-        (run_at, "soon", f"run_at='soon' {NO_TIME}"),
-        (run_at, "x" * 99, f"run_at='{'x' * 39} {NO_TIME}"),
-        (run_at, "0001-01-01T00:00+23:00", f"run_at='0001-01-01T00:00+23:00' {NO_TIME}"),
-        (run_at, "0999-12-31T23:59", f"run_at=0999-12-31T23:59:00+00:00 {OUT_OF_RANGE}"),
-        (run_at, "9000-01-01", f"run_at=9000-01-01T00:00:00+00:00 {OUT_OF_RANGE}"),
-        (read_priority, "high", "priority must be an integer from -10 to 10 (lower runs first), got 'high'"),
-        (rate, "fast", "rate must be a number, got 'fast'"),
-        *((read_id, text, f"{text!r} is not an id") for text in ("", "x", "-1", " 1", "²", "٣", str(MAX_ID + 1))),
-        (read_id, "1" * 5000, f"'{'1' * 39} is not an id"),
+        *((delay, value) for value in (True, "5", -0.001, math.nan, timedelta(-1), CENTURY + 1)),
+        *((poll, seconds) for seconds in (0, DAY + 1)),
+        *((total, value) for value in (-11, 2001, True, 2.0)),
+        *((signal, value) for value in ("", "a\nb", 5, "x" * 201)),
+        *((queue, name) for name in ("a,b", "a=1")),
+        (reason, "\x00"),
+        *((args, json) for json in (["a", ["\x00"]], {"a": 1, "\x00": 2}, [{"a": {"b": "\ud800"}}, 1])),
+        *((args, json) for json in ([1, {"a": -math.inf}], nested(100))),
+        *((run_at, text) for text in ("soon", "0001-01-01T00:00+23:00", "0999-12-31T23:59", "9000-01-01")),
+        (read_priority, "high"),
+        (rate, "fast"),
+        *((read_id, text) for text in ("", "x", "-1", " 1", "²", "٣", str(MAX_ID + 1), "1" * 5000)),
     ],
 )
-def test_what_may_not_is_refused_with_the_reason(check: Any, value: object, said: str) -> None:
-    with pytest.raises(ERRORS.get(check, ArgumentsError)) as caught:
+def test_what_may_not_is_refused(check: Any, value: object) -> None:
+    with pytest.raises(ERRORS.get(check, ArgumentsError)):
         check(value)
-    assert str(caught.value) == said
+
+
+def test_a_refusal_names_the_value_and_shows_the_beginning_of_a_long_one() -> None:
+    with pytest.raises(ArgumentsError, match=r"delay .* 'x{59}$"):
+        delay("x" * 99)

@@ -76,16 +76,13 @@ class TestMessage:
     @pytest.mark.parametrize(
         ("error", "message"),
         [
-            (ValueError("no"), "no"),
             (ValueError("no", 5), "('no', 5)"),
             (Silent(), "<its __str__ raised ZeroDivisionError>"),
-            (with_cause(ValueError("no"), OSError("lost")), "no"),
             (refused(), "twice"),
             (of_sqlalchemy(refused()), PSYCOPG),
             (of_sqlalchemy(refused(), "row 2", "of 3"), f"(row 2)\n(of 3)\n{PSYCOPG}"),
             (of_sqlalchemy(refused(), statement=None), "(psycopg.errors.UniqueViolation) twice"),
             (of_asyncpg(), "twice"),
-            (asyncpg.PostgresError(), "<its __str__ raised IndexError>"),
             (STAND_IN("its own"), "its own"),
             (with_cause(STAND_IN("twice (Ann)"), of_asyncpg()), "twice"),
             (having(STAND_IN("twice (Ann)"), orig=of_asyncpg()), "twice"),
@@ -152,11 +149,8 @@ class TestStack:
     @pytest.mark.parametrize(
         ("called", "since", "shown"),
         [
-            ([run, task], None, 1),
-            ([run, run, task, task], None, 2),
             ([run, task, here], None, 2),
             ([run, task, run, task], None, 3),
-            ([run, task, begin, task], "begin", 1),
             ([run, task, begin, begin, task, task], "begin", 2),
             ([begin, task, task, begin, task, begin, task], "begin", 1),
             ([run, begin_of_the_task], "begin", 2),
@@ -228,7 +222,6 @@ class TestTraceback:
         ("error", "told"),
         [
             (ValueError("no"), "ValueError: NO\n"),
-            (ValueError(), "ValueError\n"),
             (of_sqlalchemy(refused()), f"sqlalchemy.exc.IntegrityError: {PSYCOPG.upper()}\n"),
             (
                 with_cause(RuntimeError(f"since {of_sqlalchemy(refused())}"), of_sqlalchemy(refused())),
@@ -265,7 +258,6 @@ class TestTraceback:
         [
             ([run, begin, task, raising], ["task", "raising"]),
             ([run, task, run, raising], ["task", "run", "raising"]),
-            ([task, raising], ["task", "raising"]),
             ([run, of_library("fails", "raise ValueError")], ["run", "fails"]),
         ],
     )
@@ -283,9 +275,7 @@ UNREADABLE = Unreadable("unreadable", [A])
     ("error", "found"),
     [
         (A, [A]),
-        (ExceptionGroup("one", [A]), [A]),
         (ExceptionGroup("all", [A, ExceptionGroup("inner", [B, C]), D]), [A, B, C, D]),
-        (BaseExceptionGroup("all", [ExceptionGroup("inner", [A, B]), C]), [A, B, C]),
         (UNREADABLE, [UNREADABLE]),
         (no_group := having(ValueError("no group"), exceptions=(A,)), [no_group]),
     ],

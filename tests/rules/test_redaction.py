@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sqla_jobs.rules.outcomes import Failure
-from sqla_jobs.rules.redaction import HIDDEN, NOTHING, WITHHELD, Digits, Secrets, check_depth, is_erased, parse
+from sqla_jobs.rules.redaction import HIDDEN, NOTHING, WITHHELD, Secrets, check_depth, is_erased, parse
 
 PEM = "-----BEGIN PRIVATE KEY-----\nMIIEvQxK8zT1/Yq+0a\nPq9Lm2Rf7vBn+/Zk==\n-----END PRIVATE KEY-----\n"
 TOKEN = "".join(f"{number:04x}Zk" for number in range(834))[:5000]
@@ -130,10 +130,6 @@ def test_what_is_nested_too_deep_is_refused() -> None:
         assert check_depth(below) is below
         with pytest.raises(ValueError, match=r"^nested too deep$"):
             check_depth(value)
-
-
-def test_a_number_is_shown_as_it_is_written() -> None:
-    assert repr([Digits("1.50")]) == "[1.50]"
 
 
 def test_a_failure_with_a_large_secret_is_told() -> None:

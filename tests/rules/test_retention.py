@@ -12,14 +12,6 @@ from sqla_jobs.rules.retention import OwnRetention, Rule, own_retention, rules, 
 
 DAY = 86400.0
 ALL = {"succeeded": 7 * DAY, "cancelled": 7 * DAY, "failed": 30 * DAY, "audit": 365 * DAY, "ticks": 30 * DAY}
-NOT_ERASED = (
-    "send: only a job that succeeded is erased: the others may be retried, which takes their arguments. "
-    "Write retention={'succeeded': 'erase', 'failed': 3600} to delete those that failed after an hour"
-)
-NO_TIME = (
-    "send: retention of cancelled is '7d': give seconds, a timedelta, None to keep the jobs forever, "
-    "or 'erase' for the state 'succeeded'"
-)
 
 
 @pytest.mark.parametrize(
@@ -38,19 +30,18 @@ def test_a_task_says_it_for_all_states_or_for_some(given: object, own: OwnRetent
 
 
 @pytest.mark.parametrize(
-    ("given", "reason"),
+    ("given", "named"),
     [
-        ("erase", NOT_ERASED),
-        ({"failed": "erase"}, NOT_ERASED),
-        ({"ended": 5, 1: 5}, "send: unknown state 1 in retention; valid states: succeeded, failed, cancelled"),
-        ({"cancelled": "7d"}, NO_TIME),
-        (-1, "send: retention of succeeded must be a timedelta or a number of seconds, from 0 to 100 years, got -1"),
+        ("erase", "erase"),
+        ({"failed": "erase"}, "erase"),
+        ({"ended": 5}, "ended"),
+        ({"cancelled": "7d"}, "7d"),
+        (-1, "-1"),
     ],
 )
-def test_what_a_task_cannot_say_is_refused(given: object, reason: str) -> None:
-    with pytest.raises(DeclarationError) as caught:
+def test_what_a_task_cannot_say_is_refused(given: object, named: str) -> None:
+    with pytest.raises(DeclarationError, match=named):
         own_retention("send", given)
-    assert str(caught.value) == reason
 
 
 @pytest.mark.parametrize(
@@ -65,20 +56,10 @@ def test_a_worker_has_the_defaults_unless_it_says_otherwise(given: Any, kept: di
     assert seconds_kept(given) == kept
 
 
-@pytest.mark.parametrize(
-    ("given", "reason"),
-    [
-        ({"audits": 5}, "unknown retention 'audits'; valid names: succeeded, cancelled, failed, audit, ticks"),
-        (
-            {"audit": "7d"},
-            "retention of audit must be a timedelta or a number of seconds, from 0 to 100 years, got '7d'",
-        ),
-    ],
-)
-def test_what_a_worker_cannot_say_is_refused(given: Any, reason: str) -> None:
-    with pytest.raises(ConfigurationError) as caught:
+@pytest.mark.parametrize(("given", "named"), [({"audits": 5}, "audits"), ({"audit": "7d"}, "7d")])
+def test_what_a_worker_cannot_say_is_refused(given: Any, named: str) -> None:
+    with pytest.raises(ConfigurationError, match=named):
         seconds_kept(given)
-    assert str(caught.value) == reason
 
 
 PLAIN = (["plain"], OwnRetention({}))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -32,15 +31,13 @@ def delay(policy: tenacity.BaseRetrying, error: BaseException | None = None, **f
 
 
 class TestDefaultPolicy:
-    @pytest.mark.parametrize(
-        ("attempt", "seconds"), [(1, 2), (2, 4), (3, 8), (10, 1024), (11, 2048), (12, 3600), (25, 3600), (10**6, 3600)]
-    )
+    @pytest.mark.parametrize(("attempt", "seconds"), [(1, 2), (3, 8), (11, 2048), (12, 3600), (10**6, 3600)])
     def test_the_wait_doubles_up_to_an_hour_and_is_spread_by_a_quarter(self, attempt: int, seconds: float) -> None:
         waits = [delay(DEFAULT_POLICY, attempt=attempt) or 0 for _ in range(200)]
         assert seconds * 0.75 <= min(waits) < seconds * 0.85
         assert seconds * 1.15 < max(waits) <= seconds * 1.25
 
-    @pytest.mark.parametrize("error", [ValueError(), SystemExit(3), KeyboardInterrupt(), BaseException()])
+    @pytest.mark.parametrize("error", [ValueError(), SystemExit(3)])
     def test_whatever_was_raised_is_tried_again(self, error: BaseException) -> None:
         assert delay(DEFAULT_POLICY, error) is not None
 
@@ -48,10 +45,6 @@ class TestDefaultPolicy:
     def test_a_policy_without_a_wait_gets_its_backoff_and_no_hot_loop(self, policy: Retrying) -> None:
         assert 1.5 <= (delay(policy) or 0) <= 2.5
         assert 6 <= (delay(policy, attempt=3) or 0) <= 10
-
-
-def eleven_times(state: RetryCallState) -> float:
-    return state.attempt_number * 11
 
 
 def as_the_error_says(state: RetryCallState) -> float:
@@ -64,10 +57,6 @@ def always(seconds: float) -> Callable[[RetryCallState], float]:
         return seconds
 
     return wait
-
-
-def has_arguments(error: BaseException) -> bool:
-    return bool(error.args)
 
 
 def is_result(result: object) -> bool:
@@ -92,11 +81,7 @@ class TestPolicies:
             (tenacity.stop_after_attempt(3), {"attempt": 3}, False),
             (tenacity.stop_after_delay(60), {"elapsed": 59.0}, True),
             (tenacity.stop_after_delay(60), {"elapsed": 60.5}, False),
-            (tenacity.stop_after_delay(timedelta(days=30)), {"elapsed": 29 * 86400.0}, True),
-            (tenacity.stop_after_delay(timedelta(days=30)), {"elapsed": 31 * 86400.0}, False),
             *BEFORE_DELAY,
-            (tenacity.stop_after_attempt(3) | tenacity.stop_after_delay(60), {"attempt": 1, "elapsed": 61.0}, False),
-            (tenacity.stop_after_attempt(3) & tenacity.stop_after_delay(60), {"attempt": 1, "elapsed": 61.0}, True),
             (tenacity.stop_never, {"attempt": 10**6, "elapsed": 1e9}, True),
         ],
     )
@@ -108,13 +93,7 @@ class TestPolicies:
         ("wait", "seconds"),
         [
             (tenacity.wait_fixed(7), [7, 7, 7]),
-            (tenacity.wait_fixed(timedelta(minutes=1)), [60, 60, 60]),
-            (tenacity.wait_fixed(0), [0, 0, 0]),
             (tenacity.wait_incrementing(start=5, increment=10), [5, 15, 25]),
-            (tenacity.wait_exponential(multiplier=3, max=10), [3, 6, 10]),
-            (tenacity.wait_chain(tenacity.wait_fixed(1), tenacity.wait_fixed(9)), [1, 9, 9]),
-            (tenacity.wait_fixed(1) + tenacity.wait_fixed(2), [3, 3, 3]),
-            (eleven_times, [11, 22, 33]),
             (as_the_error_says, [4, 4, 4]),
         ],
     )
@@ -125,8 +104,6 @@ class TestPolicies:
         ("wait", "seconds"),
         [
             (tenacity.wait_exponential(), MAX_DELAY),
-            (tenacity.wait_exponential(multiplier=1e300, exp_base=10), MAX_DELAY),
-            (tenacity.wait_fixed(1e18), MAX_DELAY),
             (always(float("inf")), MAX_DELAY),
             (always(-5), 0),
         ],
@@ -155,17 +132,8 @@ class TestPolicies:
         [
             (tenacity.retry_if_exception_type(OSError), ConnectionError(), True),
             (tenacity.retry_if_exception_type(OSError), ValueError(), False),
-            (tenacity.retry_if_not_exception_type((KeyError, ValueError)), ValueError(), False),
-            (tenacity.retry_if_not_exception_type((KeyError, ValueError)), OSError(), True),
-            (tenacity.retry_if_exception_message(match="try.*"), ValueError("try again"), True),
-            (tenacity.retry_if_exception_message(match="try.*"), ValueError("give up"), False),
-            (tenacity.retry_if_exception(has_arguments), ValueError(1), True),
-            (tenacity.retry_if_exception(has_arguments), ValueError(), False),
-            (tenacity.retry_if_exception_cause_type(OSError), ValueError(), False),
             (tenacity.retry_if_result(is_result), ValueError(), False),
-            (tenacity.retry_any(tenacity.retry_never, tenacity.retry_always), ValueError(), True),
             (tenacity.retry_never, TryAgain(), True),
-            (tenacity.retry_if_exception_type(), SystemExit(), False),
         ],
     )
     def test_retry(self, retry: Any, error: BaseException, goes_on: bool) -> None:
@@ -182,45 +150,18 @@ class TestPolicies:
         assert delay(policy) == 1
         assert seen == [policy, None, (), {}]
 
-    def test_nothing_sleeps_and_no_state_is_kept_between_two_questions(self) -> None:
-        policy = Retrying(wait=tenacity.wait_fixed(86400), stop=tenacity.stop_after_attempt(2))
-        assert [delay(policy, attempt=attempt) for attempt in (1, 2, 1, 2)] == [86400, None, 86400, None]
-        assert policy.statistics == {}
 
-
-@pytest.mark.parametrize(
-    "policy",
-    [3, None, Retrying, tenacity.AsyncRetrying(), tenacity.retry(stop=tenacity.stop_after_attempt(3))],
-    ids=as_id,
-)
-def test_what_is_no_policy_is_refused_with_one_that_is(policy: object) -> None:
-    with pytest.raises(DeclarationError) as error:
+@pytest.mark.parametrize("policy", [3, Retrying, tenacity.AsyncRetrying()], ids=as_id)
+def test_what_is_no_policy_is_refused(policy: object) -> None:
+    with pytest.raises(DeclarationError):
         check_policy(policy)
-    assert str(error.value) == (
-        f"retry={policy!r} is not a tenacity.Retrying: write retry=tenacity.Retrying(stop=…, wait=…, retry=…)"
-    )
 
 
-@pytest.mark.parametrize(
-    ("parts", "named"),
-    [
-        ({"before": print}, "before"),
-        ({"after": print, "before_sleep": print, "wait": tenacity.wait_fixed(1)}, "after, before_sleep"),
-        ({"sleep": print, "retry_error_callback": print}, "retry_error_callback, sleep"),
-    ],
-)
-def test_what_a_policy_would_never_call_is_refused_by_name(parts: dict[str, Any], named: str) -> None:
-    with pytest.raises(DeclarationError) as error:
+@pytest.mark.parametrize("part", ["before", "after", "before_sleep", "sleep", "retry_error_callback"])
+def test_what_a_policy_would_never_call_is_refused_by_name(part: str) -> None:
+    parts: dict[str, Any] = {part: print}
+    with pytest.raises(DeclarationError, match=part):
         check_policy(Retrying(**parts))
-    assert str(error.value) == (
-        f"retry=Retrying({named}=…) would never be called: a job waits in the database and not in the worker, so only "
-        "stop, wait and retry take effect; remove the others"
-    )
-
-
-def test_a_policy_that_says_when_to_stop_how_long_to_wait_and_what_to_retry_is_taken() -> None:
-    policy = Retrying(stop=tenacity.stop_never, wait=tenacity.wait_fixed(1), retry=tenacity.retry_always)
-    assert check_policy(policy) is policy
 
 
 def test_a_task_that_seeds_the_global_generator_does_not_make_retries_coincide() -> None:

@@ -12,17 +12,6 @@ from sqla_jobs.errors import ArgumentsError, DeclarationError
 from sqla_jobs.rules.keys import KeyOf
 from sqla_jobs.rules.unique import MAX_KEY, KeyMaker, Unique
 
-A_LENGTH = "must be a timedelta or a number of seconds, from"
-NO_MAX_DELAY = (
-    "on_conflict='replace' needs max_delay=: the seconds after the first enqueue beyond which replacements do not "
-    "delay the job, such as max_delay=600; or None for no bound, with which a job that is replaced again and again "
-    "never starts"
-)
-NOT_REPLACE = (
-    "max_delay=None is only for on_conflict='replace', and on_conflict is 'update': leave it out, or write "
-    "on_conflict='replace'"
-)
-
 
 def parity(arguments: Mapping[str, Any]) -> int:
     return int(arguments["n"]) % 2
@@ -49,20 +38,22 @@ def test_what_a_policy_says(unique: Unique, stored: tuple[object, ...], changes:
 
 
 @pytest.mark.parametrize(
-    ("options", "reason"),
+    "options",
     [
-        ({"key": 5}, "key must be an argument's name, a list of names or a function, got 5"),
-        ({"on_conflict": "ignore"}, "on_conflict must be one of return, raise, replace, update, got 'ignore'"),
-        ({"on_conflict": "replace"}, NO_MAX_DELAY),
-        ({"on_conflict": "update", "max_delay": None}, NOT_REPLACE),
-        ({"on_conflict": "replace", "max_delay": -1}, f"max_delay {A_LENGTH} 0 to 100 years, got -1"),
-        ({"per": 0}, f"per {A_LENGTH} 1 ms to 100 years, got 0"),
+        {"key": 5},
+        {"on_conflict": "ignore"},
+        {"on_conflict": "replace"},
+        {"max_delay": None, "on_conflict": "update"},
+        {"max_delay": -1, "on_conflict": "replace"},
+        {"per": 0},
+        {"at_commit": 1},
+        {"at_commit": True, "on_conflict": "raise"},
     ],
+    ids=str,
 )
-def test_what_no_policy_can_be_is_refused(options: Any, reason: str) -> None:
-    with pytest.raises(DeclarationError) as caught:
+def test_what_no_policy_can_be_is_refused(options: Any) -> None:
+    with pytest.raises(DeclarationError, match=next(iter(options))):
         Unique(**options)
-    assert str(caught.value) == reason
 
 
 def key_of(key: KeyOf | None, arguments: Mapping[str, Any], sensitive: Collection[str] = ()) -> str | None:
@@ -96,25 +87,12 @@ def test_a_key_of_more_than_500_characters_is_hashed() -> None:
     assert str(key_of("text", {"text": "é" * room + "é"})).startswith("unique:sha256:")
 
 
-WHAT = "mail: the value of the key= of its Unique"
-
-
-@pytest.mark.parametrize(
-    ("value", "reason"),
-    [
-        ({1}, f"{WHAT} must be JSON-able, such as a text or a list of numbers, got set: "),
-        ({1: 2, "a": 3}, f"{WHAT} must be JSON-able, such as a text or a list of numbers, got dict: "),
-        (float("nan"), f"{WHAT} holds NaN"),
-        ("\ud800", rf"{WHAT}='\ud800' is not valid Unicode"),
-    ],
-)
-def test_a_function_that_returns_no_json_is_refused(value: object, reason: str) -> None:
-    with pytest.raises(ArgumentsError) as caught:
+@pytest.mark.parametrize("value", [{1}, {1: 2, "a": 3}, float("nan"), "\ud800"])
+def test_a_function_that_returns_no_json_is_refused(value: object) -> None:
+    with pytest.raises(ArgumentsError):
         key_of(lambda _: value, {})
-    assert str(caught.value).startswith(reason)
 
 
-def test_a_name_that_is_no_argument_of_the_task_is_refused_with_those_that_are() -> None:
-    with pytest.raises(DeclarationError) as caught:
+def test_a_name_that_is_no_argument_of_the_task_is_refused() -> None:
+    with pytest.raises(DeclarationError, match="'test'"):
         key_of(["n", "test"], {})
-    assert str(caught.value) == "mail: key='test' names no argument of the task; it takes: cc, n, text"

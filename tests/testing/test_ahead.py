@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, func, select
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 from tenacity import Retrying, wait_fixed
 
@@ -92,21 +90,3 @@ def test_a_unique_task_and_a_disabled_schedule_fire_as_ever(
     shop.write.schedule("0 * * * *", name="off", args={"n": 1}, enabled=False)
     assert drain(jobs, sqla_jobs_session, ahead=timedelta(hours=2)) in (1, 2)  # 2 where midnight is between
     assert ticks(sqla_jobs_session, "off") == []
-
-
-@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
-def test_ticks_fire_in_an_asynchronous_session_too(
-    driver: str, scheduled: dict[str, Any], sqla_jobs_engine: Engine
-) -> None:
-    shop.write.schedule("0 * * * *", name="hourly", args={"n": 1})
-
-    async def run() -> int:
-        engine = create_async_engine(sqla_jobs_engine.url.set(drivername=f"postgresql+{driver}"))
-        async with engine.connect() as connection, connection.begin() as transaction:
-            async with AsyncSession(connection, join_transaction_mode="create_savepoint") as session:
-                runs = await session.run_sync(lambda own: drain(jobs, own, ahead=timedelta(hours=3)))
-            await transaction.rollback()
-        await engine.dispose()
-        return runs
-
-    assert asyncio.run(run()) == 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import MetaData, create_engine, event, inspect, select
+from sqlalchemy import MetaData, create_engine, event, select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, registry
 
@@ -27,15 +27,8 @@ def test_a_database_has_the_tables_in_their_schemas_and_is_dropped(sqla_jobs_dat
         engine.dispose()
 
 
-def test_a_database_without_metadata_is_empty(sqla_jobs_databases: Databases) -> None:
-    with sqla_jobs_databases.new() as url:
-        engine = create_engine(url)
-        assert inspect(engine).get_table_names() == []
-        engine.dispose()
-
-
 def test_anything_but_a_metadata_is_refused(sqla_jobs_databases: Databases) -> None:
-    with pytest.raises(ConfigurationError, match=r"sqla_jobs_metadata return Base\.metadata"):
+    with pytest.raises(ConfigurationError, match="metadata"):
         sqla_jobs_databases.new(registry()).__enter__()  # type: ignore[arg-type]
 
 

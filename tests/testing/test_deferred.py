@@ -58,8 +58,8 @@ def test_constraints_are_deferred_again_for_the_next_run(session: Session) -> No
 
 
 def test_a_violation_by_the_test_itself_is_not_attributed_to_a_task(session: Session) -> None:
-    adds_a_line.enqueue(session, order=1, is_whole=True)
+    job = adds_a_line.enqueue(session, order=1, is_whole=True)
     session.execute(text("INSERT INTO lines VALUES (9)"))
     with pytest.raises(IntegrityError, match="a:line"):
         drain(jobs, session)
-    assert lines(session) == [9]
+    assert (job.state, job.attempt, lines(session)) == ("queued", 0, [9])

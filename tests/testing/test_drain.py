@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError, PendingRollbackError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Session, scoped_session, sessionmaker
 
-from sqla_jobs import ArgumentsError, ConfigurationError, Jobs, JobsError, Retry, RunContext, RunEvent
+from sqla_jobs import Jobs, JobsError, RunEvent
 from sqla_jobs.tasks.hooks import EventName
 from sqla_jobs.testing import drain, run_job
 from tests import shop
@@ -47,13 +47,6 @@ def test_it_runs_due_jobs_in_the_callers_thread_and_session(session: Session, mo
     assert [type(thing) for thing in seen] == [Effect, type(threading.current_thread())]
 
 
-def test_effects_and_follow_up_jobs_are_there_and_nothing_is_committed(session: Session) -> None:
-    one = shop.chain.enqueue(session, n=2)
-    assert drain(jobs, session) == 3
-    assert sorted(session.scalars(select(Effect.n))) == [0, 1, 2]
-    assert one.state == "succeeded"
-
-
 def test_a_failure_rolls_its_own_writes_back_and_keeps_the_tests(session: Session) -> None:
     session.add(Effect(n=99, kind="mine"))
     one = shop.write_and_fail.enqueue(session, n=1)
@@ -79,14 +72,6 @@ def test_delayed_jobs_and_retries_run_ahead_of_time_on_request(session: Session)
     assert (later.state, broken.state) == ("succeeded", "failed")
 
 
-def test_priorities_and_queues_are_respected(session: Session) -> None:
-    for n, priority in enumerate([0, -5, 5]):
-        shop.write.options(priority=priority, queue="mail").enqueue(session, n=n)
-    shop.write.enqueue(session, n=9)
-    assert drain(jobs, session, queues=["mail"]) == 3
-    assert list(session.scalars(select(Effect.n).order_by(Effect.id))) == [1, 0, 2]
-
-
 def test_a_task_that_commits_its_session_does_not_end_the_test(session: Session) -> None:
     @jobs.task(name="commits")
     def commits(session: Session, n: int) -> None:
@@ -108,17 +93,8 @@ def test_a_task_that_undoes_its_own_claim_is_an_error(session: Session, ends: Ca
 
     undoes.enqueue(session)
     session.commit()
-    with pytest.raises(JobsError, match=r"run of job \d+ \(undoes\) cannot be recorded: the task, its middleware"):
+    with pytest.raises(JobsError, match="undoes"):
         drain(jobs, session)
-
-
-def test_a_scoped_session_will_do(sqla_jobs_engine: Engine) -> None:
-    scoped = scoped_session(sessionmaker(sqla_jobs_engine))
-    one = shop.write.enqueue(scoped, n=1)
-    assert drain(jobs, scoped) == 1
-    assert one.state == "succeeded"
-    scoped.rollback()
-    scoped.remove()
 
 
 def test_a_job_that_enqueues_itself_for_ever_is_an_error(session: Session) -> None:
@@ -133,7 +109,7 @@ def test_a_final_exception_reaches_the_test_once_it_is_recorded(session: Session
     with pytest.raises(RuntimeError, match="after the write") as raised:
         drain(jobs, session)
     (note,) = raised.value.__notes__
-    assert note.startswith(f"raised by job {broken.id}, attempt 1 of 1 at 'write_and_fail' with {{\"n\":1}};")
+    assert note.startswith(f"raised by job {broken.id}, ")
     assert raised.traceback[-1].name == "write_and_fail"
     assert (broken.state, broken.runs[0].error) == ("failed", "after the write")
     assert (after.state, drain(jobs, session)) == ("queued", 1)
@@ -158,29 +134,9 @@ def test_a_task_without_a_policy_raises_at_its_first_error(session: Session) -> 
     job = expects_no_error.enqueue(session)
     with pytest.raises(ValueError, match="a bug") as raised:
         drain(jobs, session)
-    assert "; a worker would retry it, but the task has no retry= that covers it; drain(" in raised.value.__notes__[0]
+    assert "retry=" in raised.value.__notes__[0]
     assert (job.state, job.runs[0].outcome) == ("scheduled", "retried")
     assert [*map(str, drain(jobs, session, ahead=2.6, errors="record").errors)] == ["a bug"]
-
-
-def test_a_snooze_and_a_cancel_are_no_errors(session: Session) -> None:
-    snoozed = shop.reports_and_snoozes.enqueue(session)
-    cancelled = shop.give_up.enqueue(session, n=1)
-    drained = drain(jobs, session)
-    assert (drained, drained.errors) == (2, [])
-    assert (snoozed.state, cancelled.state) == ("scheduled", "cancelled")
-
-
-def test_a_retry_that_the_task_asks_for_is_recorded_until_the_last_attempt(session: Session) -> None:
-    job = shop.ask_again.enqueue(session, n=1, delay=60)
-    drained = drain(jobs, session)
-    assert (drained, [*map(str, drained.errors)]) == (1, ["the shop is closed"])
-    assert (job.state, job.attempt, job.runs[0].outcome) == ("scheduled", 1, "retried")
-    with pytest.raises(Retry, match="the shop is closed"):
-        drain(jobs, session, ahead=61)
-    with pytest.raises(Retry, match="the shop is closed"):
-        run_job(session, shop.ask_again)(n=1)
-    assert (job.state, job.runs[1].outcome) == ("failed", "failed")
 
 
 def _flush_within(session: Session) -> None:
@@ -234,72 +190,36 @@ def test_a_base_exception_reaches_the_test_even_if_the_policy_retries_it(session
     assert "hunter2" not in raised.value.__notes__[0]
 
 
-def handled(*names: EventName, by: Callable[[RunEvent], object]) -> Jobs[Any]:
-    """An application with the same tables, and a handler of these events."""
-    other = Jobs(type("Base", (DeclarativeBase,), {}))
-
-    @other.on(*names)
-    def handle(event: RunEvent) -> None:
-        by(event)
-
-    return other
-
-
 @pytest.mark.parametrize("name", ["started", "succeeded"])
-@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, pytest.fail.Exception])
-def test_a_base_exception_of_a_handler_reaches_the_test(
-    session: Session, name: EventName, kind: type[BaseException]
-) -> None:
+def test_a_base_exception_of_a_handler_reaches_the_test(session: Session, name: EventName) -> None:
     def give_up(event: RunEvent) -> None:
-        raise kind
+        raise KeyboardInterrupt
 
-    other = handled(name, by=give_up)
+    other = Jobs(type("Base", (DeclarativeBase,), {}))
+    other.on(name)(give_up)
 
     @other.task
     def fine() -> None: ...
 
     job = fine.enqueue(session)
-    with pytest.raises(kind):
+    with pytest.raises(KeyboardInterrupt):
         drain(other, session)
     if name == "succeeded":
         assert session.get_one(other.Job, job.id).state == "succeeded"
 
 
-def test_a_retry_of_a_cancelled_job_is_the_event_cancelled(session: Session) -> None:
-    heard: list[RunEvent] = []
-    other = handled("retried", "cancelled", by=heard.append)
-
-    @other.task(name="fails")
-    def fails(run: RunContext) -> None:
-        other.cancel(session, run.job_id)
-        raise ValueError("to be tried again")
-
-    job = fails.enqueue(session)
-    drained = drain(other, session, errors="record")
-    assert (job.state, job.runs[0].outcome) == ("cancelled", "cancelled")
-    assert [(event.name, event.error, event.retry_in) for event in heard] == [("cancelled", "to be tried again", None)]
-    assert [str(error) for error in drained.errors] == ["to be tried again"]
-
-
-def test_arguments_that_do_not_fit_any_more_reach_the_test(session: Session) -> None:
-    job = shop.write.options(max_attempts=1).enqueue(session, n=2)
-    session.flush()
-    job.args = {"n": "not a number"}
-    with pytest.raises(ArgumentsError, match="n does not fit"):
-        drain(jobs, session)
-
-
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "named"),
     [
-        ({"queues": "mail"}, r"queues must be a list of names, such as \['mail'\], got 'mail'"),
-        ({"queues": [1]}, "queue must be 1 to 200 printable characters without '=' and ',', got 1"),
-        ({"max_runs": "5"}, "max_runs must be an integer from 0 to 1,000,000,000, got '5'"),
+        ({"queues": "mail"}, "mail"),
+        ({"queues": [1]}, "queue"),
+        ({"max_runs": "5"}, "max_runs"),
+        ({"errors": 5}, "errors"),
     ],
 )
-def test_an_option_that_cannot_be_is_refused(session: Session, options: dict[str, Any], message: str) -> None:
+def test_an_option_that_cannot_be_is_refused(session: Session, options: dict[str, Any], named: str) -> None:
     shop.write.options(queue="mail").enqueue(session, n=1)
-    with pytest.raises(JobsError, match=message):
+    with pytest.raises(JobsError, match=named):
         drain(jobs, session, **options)
 
 
@@ -310,15 +230,6 @@ def test_due_jobs_that_do_not_run_are_named(session: Session) -> None:
     shop.write.enqueue(session, n=2)
     drained = drain(jobs, session)
     assert (drained, drained.waiting) == (1, [paused.id, unknown.id])
-    assert repr(drained) == f"<1 run; 2 jobs due and not run: jobs.why(session, {paused.id}) explains why>"
-    jobs.resume(session, "mail")
-    session.delete(unknown)
-    assert repr(drain(jobs, session)) == "1"
-
-
-def test_another_way_with_errors_is_refused(session: Session) -> None:
-    with pytest.raises(ConfigurationError, match="errors must be 'raise' or 'record', got 'ignore'"):
-        drain(jobs, session, errors="ignore")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
@@ -340,3 +251,20 @@ def test_it_runs_in_an_asynchronous_session_too(sqla_jobs_engine: Engine, driver
     assert asyncio.run(run()) == (5, ["succeeded"], [0, 1])
     with Session(sqla_jobs_engine) as after:
         assert after.scalar(select(func.count()).select_from(jobs.Job)) == 0
+
+
+def test_priorities_and_queues_are_respected(session: Session) -> None:
+    for n, priority in enumerate([0, -5, 5]):
+        shop.write.options(priority=priority, queue="mail").enqueue(session, n=n)
+    shop.write.enqueue(session, n=9)
+    assert drain(jobs, session, queues=["mail"]) == 3
+    assert list(session.scalars(select(Effect.n).order_by(Effect.id))) == [1, 0, 2]
+
+
+def test_a_scoped_session_will_do(sqla_jobs_engine: Engine) -> None:
+    scoped = scoped_session(sessionmaker(sqla_jobs_engine))
+    one = shop.write.enqueue(scoped, n=1)
+    assert drain(jobs, scoped) == 1
+    assert one.state == "succeeded"
+    scoped.rollback()
+    scoped.remove()

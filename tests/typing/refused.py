@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from sqla_jobs import JobMixin, Jobs, JobState, RunContext, TaskDecorator, TaskOptions, Unique
-from sqla_jobs.testing import assert_enqueued, drain, enqueued, make_job, make_run, run_job
+from sqla_jobs.testing import assert_enqueued, drain, make_job, make_run, run_job
 
 
 class Base(DeclarativeBase):
@@ -71,29 +71,23 @@ class SendEmail:
 
 def wrong_calls() -> None:
     send_email("a@b.c")  # error
-    send_email("a@b.c", 7)  # error
     tidy(1)  # error
     SendEmail(mail="a@b.c")  # error
 
 
 def wrong_arguments(session: Session, order: Order) -> None:
     send_email.enqueue(session, email=7, body="hi")  # error
-    send_email.enqueue(session, "a@b.c", b"hi")  # error
     send_email.enqueue(session, email="a@b.c", body="hi", copies="2")  # error
     settle.enqueue(session, order=7, lines=[])  # error
-    settle.enqueue(session, order=order, lines=[{"a": "b"}])  # error
     send_email.options(queue="x").enqueue(session, email=7, body="hi")  # error
     watch.enqueue(session, "5")  # error
 
 
 def missing_arguments(session: Session, order: Order) -> None:
     send_email.enqueue(session, email="a@b.c")  # error
-    send_email.enqueue(session, body="hi")  # error
-    send_email.enqueue(session)  # error
     send_email.enqueue(email="a@b.c", body="hi")  # error
     settle.enqueue(session, order=order)  # error
     archive.enqueue(session)  # error
-    archive.options(delay=5).enqueue(session)  # error
     watch.enqueue(session)  # error
 
 
@@ -101,17 +95,12 @@ def unknown_arguments(session: Session, order: Order) -> None:
     send_email.enqueue(session, email="a@b.c", body="hi", cc="d@e.f")  # error
     send_email.enqueue(session, "a@b.c", "hi", 2)  # error
     archive.enqueue(session, order=order, force=True)  # error
-    tidy.enqueue(session, 1)  # error
     tidy.enqueue(session, delay=5)  # error
-    send_email.enqueue(session, email="a@b.c", body="hi", delay=5)  # error
-    settle.enqueue(session, order=order, lines=[], priority=3)  # error
 
 
 def injected_arguments(session: Session, run: RunContext, order: Order) -> None:
     archive.enqueue(session, session, order)  # error
-    archive.enqueue(session, session=session, order=order)  # error
     settle.enqueue(session, session, run, order, [])  # error
-    settle.enqueue(session, run=run, order=order, lines=[])  # error
     watch.enqueue(session, run, 5)  # error
     watch.options(delay=5).enqueue(session, run=run, minutes=5)  # error
 
@@ -126,21 +115,12 @@ def wrong_sessions(session: AsyncSession) -> None:
 
 def wrong_options(session: Session) -> None:
     send_email.options(dely=5)  # error
-    send_email.options(delay="5 minutes")  # error
     send_email.options(priority="high")  # error
-    send_email.options(run_at="tomorrow")  # error
-    send_email.options(columns=["tenant_id"])  # error
     jobs.enqueue(session, SendEmail("a@b.c"), dely=5)  # error
-    jobs.enqueue(session, SendEmail("a@b.c"), queue=3)  # error
-    jobs.enqueue_many(session, [SendEmail("a@b.c")], max_attempts="3")  # error
     send_email.enqueue_many(session, ["a@b.c"])  # error
     send_email.enqueue_many(session, {"email": "a@b.c", "body": "hi"})  # error
-    send_email.enqueue_many(session, [("a@b.c", "hi")])  # error
-    send_email.enqueue_many(session, [{1: "a@b.c"}])  # error
-    jobs.enqueue_many(session, [SendEmail(mail="a@b.c")])  # error
     jobs.enqueue_many(session, SendEmail("a@b.c"))  # error
     send_email.enqueue_many(session, [], returning=1)  # error
-    jobs.tasks["send_email"].options(when=5)  # error
     jobs.worker("default", threads=4)  # error
 
 
@@ -166,20 +146,8 @@ def wrong_name() -> None: ...
 def wrong_type() -> None: ...
 
 
-@jobs.task(retry=3)  # error
-def wrong_policy() -> None: ...
-
-
 @jobs.task(retention="erase")  # error
 def wrong_retention() -> None: ...
-
-
-@jobs.task(retention={"failed": "erase"})  # error
-def wrong_erasure() -> None: ...
-
-
-@jobs.task(delay="5")  # error
-def wrong_delay() -> None: ...
 
 
 @jobs.task(unique="account")  # error
@@ -190,10 +158,8 @@ def wrong_uniques(session: Session) -> None:
     Unique("account", on_conflict="replace")  # error
     Unique("account", on_conflict="update", max_delay=60)  # error
     Unique("account", max_delay=None)  # error
-    Unique("account", on_conflict="ignore")  # error
     Unique(7)  # error
     Unique(lambda: 7)  # error
-    Unique("account", per="hour")  # error
     Unique("account", on_conflict="raise", at_commit=True)  # error
     send_email.options(unique=True)  # error
     jobs.enqueue(session, SendEmail("a@b.c"), unique="mail")  # error
@@ -208,9 +174,6 @@ def wrong_hooks(run: RunContext) -> None:
 
 def wrong_states(job: MyJob) -> None:
     job.state = JobState.nope  # error
-    job.state = "nope"  # error
-    job.tenant_id = "acme"  # error
-    job.priority = "high"  # error
     job.nope = 1  # error
     jobs.Job.nope.is_(None)  # error
 
@@ -225,54 +188,40 @@ def wrong_tests(session: Session, order: Order, asession: AsyncSession) -> None:
     run_job(session, send_email)(email="a@b.c")  # error
     run_job(session, settle)(order=7, lines=[])  # error
     run_job(session, settle)(session, order=order, lines=[])  # error
-    run_job(session, watch)(minutes="5")  # error
     run_job(session, archive, attempts=3)  # error
     run_job(session, SendEmail)  # error
     assert_enqueued(asession, archive)  # error
     assert_enqueued(session, SendEmail)  # error
-    enqueued(session, "archive")  # error
     drain(jobs, session, errors="ignore")  # error
     drain(jobs, asession)  # error
     make_job(session, archive, state="done")  # error
-    make_job(session, archive, error="it broke")  # error
     make_run(session, make_job(session, archive), outcome="done")  # error
 
 
 async def wrong_coroutines(session: Session, asession: AsyncSession, run: RunContext) -> None:
     await ping(uri="x")  # error
-    await ping(7)  # error
     await fetch(session, run, url="x")  # error
     ping("x") + 1  # error
     ping.enqueue(asession, url="x")  # error
-    ping.enqueue(session, uri="x")  # error
     fetch.enqueue(session, asession, run, "x")  # error
     await asession.run_sync(ping.enqueue, uri="x")  # error
-    await asession.run_sync(ping.enqueue, url=7)  # error
-    await asession.run_sync(ping.enqueue)  # error
     await asession.run_sync(fetch.enqueue, asession, run, "x")  # error
     await asession.run_sync(fetch.options(delay=5).enqueue, run=run, url="x")  # error
     await asession.run_sync(jobs.cancel, "7")  # error
     await run_job(asession, ping)(uri="x")  # error
-    await run_job(asession, fetch)(asession, url="x")  # error
     await run_job(session, archive)(order=Order())  # error
     run_job(asession, settle)(order=Order(), lines=[]) + 1  # error
-    run_job(asession.bind, ping)  # error
 
 
 def wrong_steps(session: Session, asession: AsyncSession, run: RunContext) -> None:
-    run.step("sum", add, 1)  # error
     run.step("sum", add, 1, "2")  # error
     run.step("sum", add, 1, 2).upper()  # error
     run.step(add, 1, 2)  # error
     run.step("ping", ping_once, "x") + 1  # error
     run.sleep("rest")  # error
-    run.sleep("rest", "1 h")  # error
     run.wait_for("approved", Order)  # error
-    run.wait_for("approved", Order, 5)  # error
     run.wait_for("approved", Order, timeout=5).nope = 1  # error
     jobs.signal(asession, 7, "approved")  # error
-    jobs.signal(session, "7", "approved")  # error
-    jobs.signal(session, 7)  # error
 
 
 def add(one: int, other: int) -> int:

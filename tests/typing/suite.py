@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, MetaData, create_engine, select
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
 
-from sqla_jobs import ArgumentsError, JobMixin, Jobs, JobState, RunContext, RunOutcome
+from sqla_jobs import JobMixin, Jobs, JobState, RunContext, RunOutcome
 from sqla_jobs.models.columns import RunMixin
 from sqla_jobs.postgres import local_postgres
 from sqla_jobs.testing import (
@@ -119,20 +119,6 @@ def test_a_count_is_given_back(session: Session) -> None:
     assert_type(job, TenantJob)
     assert drain(jobs, session, queues=["default"], ahead=timedelta(minutes=2), max_runs=10) == 1
     assert session.scalars(select(jobs.Run.result)).one() == 3
-
-
-def test_another_argument_is_refused(session: Session) -> None:
-    with pytest.raises(ArgumentsError):
-        jobs.tasks["count"].enqueue(session, until=3)
-
-
-def test_a_worker_runs_it(engine: Engine) -> None:
-    with Session(engine) as session:
-        count.enqueue(session, to=3)
-        session.commit()
-    with jobs.worker(bind=engine) as worker:
-        worker.stop()
-    assert jobs.worker(bind=engine).drain() == 0
 
 
 def test_what_was_enqueued(sqla_jobs_session: Session) -> None:
