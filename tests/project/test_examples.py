@@ -54,22 +54,6 @@ def test_the_crawler_fetches_each_page_once_and_breaks_no_rule_of_a_site(environ
     assert left_behind(environment) == []
 
 
-def test_the_import_does_everything_once_while_its_workers_are_killed(environment: dict[str, str]) -> None:
-    done = run([sys.executable, "-m", "examples.import"], environment)
-    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
-    assert left_behind(environment) == []
-    assert done.stdout.count("kill -9") == 3
-    assert "of 100 chunks" in done.stdout
-    assert "It waits for the signal 'approved'" in done.stdout
-    assert re.findall(r"^  +(ok|FAILED)  (.*?)  +(.*)", done.stdout, re.MULTILINE)[:5] == [
-        ("ok", "each row is there once", "50,000 rows, 50,000 numbers"),
-        ("ok", "each chunk was loaded once", "100 of 100"),
-        ("ok", "the total is that of the file", "2,527,603.69 EUR"),
-        ("ok", "each step was done once", "{'add up': 1, 'publish': 1}"),
-        ("ok", "the report says so", "50,000 sales, 2,527,603.69 EUR, approved by Ada"),
-    ]
-
-
 def test_the_agent_calls_and_uses_each_tool_once_while_its_workers_are_killed(environment: dict[str, str]) -> None:
     done = run([sys.executable, "-m", "examples.agent"], environment)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
@@ -80,24 +64,6 @@ def test_the_agent_calls_and_uses_each_tool_once_while_its_workers_are_killed(en
         ("ok", "each call and each tool has one line", "call 1, tool 1, call 2, tool 2, call 3, tool 3, call 4"),
         ("ok", "the bill is what the answer says", "57 and 57 tokens"),
     ]
-
-
-def test_a_request_is_shown_as_a_tree_of_spans_and_counted_in_a_scrape(environment: dict[str, str]) -> None:
-    done = run([sys.executable, "-m", "examples.observed"], environment)
-    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
-    assert [re.sub(r", \d+\.\d ms$|: \d+\.\d ms$", "", line) for line in done.stdout.splitlines()][:9] == [
-        "POST /orders",
-        "  send default: settle",
-        "    process default: settle, attempt 1 succeeded",
-        "      send default: charge",
-        "        process default: charge, attempt 1 retried, ConnectionError: the bank's line is busy",
-        "        process default: charge, attempt 2 succeeded",
-        "      send mail: send_mail, 2 jobs",
-        "        process mail: send_mail, attempt 1 succeeded",
-        "        process mail: send_mail, attempt 1 succeeded",
-    ]
-    assert '\nsqla_jobs_runs_ended_total{outcome="retried",queue="default",task="charge"} 1.0\n' in done.stdout
-    assert left_behind(environment) == []
 
 
 def test_the_demo_can_be_stopped_at_any_time(environment: dict[str, str], database_url: str) -> None:
@@ -114,32 +80,6 @@ def test_the_demo_can_be_stopped_at_any_time(environment: dict[str, str], databa
     assert "Traceback" not in rest
     wait_until(lambda: not left_behind(environment))
     assert schemas(database_url) == ["public"]
-
-
-@pytest.mark.timeout(300)
-def test_incidents_are_found_and_mended_by_the_commands_of_the_page(
-    environment: dict[str, str], subtests: pytest.Subtests
-) -> None:
-    """Those whose causes no test of `doctor`, of commands or of the supervisor brings about: the program plays all."""
-    numbers = [4, 6, 9, 10]
-    done = run([sys.executable, "-m", "examples.incidents", *map(str, numbers)], environment, timeout=250)
-    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
-    assert left_behind(environment) == []
-    played = re.findall(r"^== (\d+)\. (.*) ==$\n((?:(?!== ).*\n)*)", done.stdout, re.MULTILINE)
-    assert [int(number) for number, _, _ in played] == sorted(numbers)
-    page = ROOT.joinpath("docs/operating.md").read_text(encoding="utf-8")
-    for _, title, output in played:
-        with subtests.test(title):
-            section = page.partition(f"\n### {title}\n")[2].partition("\n#")[0]
-            (commands,) = re.findall(r"```bash\n(.*?)```", section, re.DOTALL)
-            told = [without_numbers(line.partition("  #")[0].strip()) for line in commands.splitlines()]
-            typed = iter([without_numbers(line) for line in re.findall(r"^\$ (.*)", output, re.MULTILINE)])
-            assert [command for command in told if command not in typed] == [], "all of them are typed, in this order"
-
-
-def without_numbers(command: str) -> str:
-    """Ids, pids and lengths of time are others each night."""
-    return re.sub(r"\b\d+[smhd]?\b", "N", command)
 
 
 def schemas(database_url: str) -> list[str]:

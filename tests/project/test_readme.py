@@ -166,8 +166,8 @@ def write_modules(name: str, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "passed"),
     [
-        ("testing", 10),
-        ("testing-applications", 8),
+        ("testing", 9),
+        ("testing-applications", 7),
         ("sqlmodel", 1),
     ],
 )
