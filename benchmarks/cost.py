@@ -1,98 +1,138 @@
-"""What a worker costs: WAL, statements, CPU time and memory."""
+"""What a worker costs: WAL, statements, CPU time, memory, and calls of functions.
+
+`python -m benchmarks.cost [KIND ...]` names the functions that a worker calls for a job, sorted by calls. Unlike a
+time, their number is the same on every machine, even a busy one, to within 1 %.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
+import click
 from sqlalchemy import Engine, text
 
-from benchmarks import work
 from benchmarks.report import Figure
-from benchmarks.speed import claims, done, fill
-from benchmarks.work import Worker, workers
+from benchmarks.versions import KINDS, ROOT, durable_server, pair
 
 _IDLE = 20.0
 _ROUNDS = 5
+_COUNTS = {"plain": 5000, "transactional": 1000, "limited": 2000, "coroutine": 3000}
+_READ = """SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn,
+    (SELECT xact_commit FROM pg_stat_database WHERE datname = current_database())"""
+_FILL = """INSERT INTO sqla_jobs (task, args, state)
+    SELECT 'carry', jsonb_build_object('i', n, 'ballast', ballast), 'queued' FROM generate_series(1, :count) n,
+    LATERAL (SELECT coalesce(string_agg(md5(n || ' ' || k), ''), '') FROM generate_series(1, :parts) k) x(ballast)"""
+"""Jobs whose arguments cannot be compressed."""
 
 
-class Reading(NamedTuple):
-    """Totals of the whole database so far: bytes of WAL, and committed transactions."""
+def _read(engine: Engine) -> tuple[float, float]:
+    """Return the bytes of WAL and the committed transactions of the whole database so far.
 
-    log: float
-    transactions: float
-
-
-def read(engine: Engine) -> Reading:
-    """Pause, and then read the totals, since server processes report their counts about a second late.
-
-    An idle server process may report only after ten seconds. Every process reports when it ends.
+    Pause first, since server processes report their counts about a second late. An idle server process may report only
+    after ten seconds. Every process reports when it ends.
     """
     engine.dispose()
     time.sleep(1.5)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        found = connection.execute(
-            text(
-                "SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn, "
-                "(SELECT xact_commit FROM pg_stat_database WHERE datname = current_database())"
-            )
-        ).one()
-    return Reading(float(found[0]), float(found[1]))
+        log, transactions = connection.execute(text(_READ.replace("::", r"\:\:"))).one()
+    return float(log), float(transactions)
 
 
-def cost(engine: Engine, jobs_in_all: int) -> Iterator[Figure]:
-    work.empty(engine)
-    with workers(engine) as (worker,):
-        worker.go()
-        yield from _idle(engine, worker)
+def measure(server: Engine, jobs_in_all: int) -> Iterator[Figure]:
+    with pair(server, "plain") as both:
+        both.work()
+        time.sleep(12)  # by then, the server has counted the transactions of the worker's start
+        (_, before), cpu = _read(both.engine), both.worker.ask("usage")
+        time.sleep(_IDLE)
+        cpu_then, (_, after) = both.worker.ask("usage"), _read(both.engine)
+        yield Figure("cost", "idle: statements", "per second", (after - before) / (_IDLE + 1.5))
+        yield Figure("cost", "idle: processor", "%", 100 * (cpu_then - cpu) / _IDLE)
+        yield Figure("cost", "idle: resident memory", "MB", both.worker.ask("memory"))
     for size in (0, 1_500, 50_000):
-        yield _log(engine, 2_000 if size else 20_000, size)
-    yield from _long(engine, jobs_in_all)
-
-
-def _idle(engine: Engine, worker: Worker) -> Iterator[Figure]:
-    time.sleep(12)  # by then, the server has counted the transactions of the worker's start
-    before, (cpu, _) = read(engine), worker.usage()
-    time.sleep(_IDLE)
-    (cpu_then, memory), after = worker.usage(), read(engine)
-    seconds = _IDLE + 1.5
-    yield Figure("cost", "idle: statements", "per second", (after.transactions - before.transactions) / seconds)
-    yield Figure("cost", "idle: processor", "%", 100 * (cpu_then - cpu) / _IDLE)
-    yield Figure("cost", "idle: resident memory", "MB", memory)
-
-
-def _log(engine: Engine, count: int, size: int) -> Figure:
-    """Return the bytes of WAL for a job: for its claim, its end and its run, including images of whole pages."""
-    work.empty(engine)
-    with workers(engine) as (worker,):
-        if size:
-            work.fill_with_ballast(engine, count, size)
-        else:
-            fill(engine, count)
-        before, claimed = read(engine), claims(engine)
-        worker.go()
-        done(engine, count, claims_before=claimed)
-        after = read(engine)
-    what = f"arguments of {size:,} bytes" if size else "small arguments"
-    return Figure("cost", f"log, {what}", "bytes/job", (after.log - before.log) / count)
-
-
-def _long(engine: Engine, jobs_in_all: int) -> Iterator[Figure]:
-    """Measure one worker that runs very many jobs."""
-    each, memory, cpu = jobs_in_all // _ROUNDS, list[float](), 0.0
-    work.empty(engine)
-    with workers(engine) as (worker,):
-        worker.go()
-        before = read(engine)
+        yield _log(server, 2_000 if size else 20_000, size)
+    with pair(server, "plain") as both:
+        both.work()
+        each, memory, cpu = jobs_in_all // _ROUNDS, list[float](), 0.0
         for _ in range(_ROUNDS):
-            claimed = claims(engine)
-            fill(engine, each)
-            done(engine, each, claims_before=claimed)
-            cpu, used = worker.usage()
-            memory.append(used)
-        after = read(engine)
-    yield Figure("cost", "transactions", "per job", (after.transactions - before.transactions) / jobs_in_all)
-    yield Figure("cost", "processor of the worker", "µs/job", 1e6 * cpu / jobs_in_all)
+            cpu += both.drain(each).cpu / _ROUNDS
+            memory.append(both.worker.ask("memory"))
+    yield Figure("cost", "processor of the worker", "µs/job", cpu)
     yield Figure("cost", f"memory after {each:,} jobs", "MB", memory[0])
-    yield Figure("cost", f"memory after {jobs_in_all:,} jobs", "MB", memory[-1])
+    yield Figure("cost", f"memory after {each * _ROUNDS:,} jobs", "MB", memory[-1])
+
+
+def _log(server: Engine, count: int, size: int) -> Figure:
+    """Return the bytes of WAL for a job: for its claim, its end and its run, including images of whole pages."""
+    with pair(server, "ballast") as both:
+        with both.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text(_FILL), {"count": count, "parts": size // 32})
+            connection.execute(text("VACUUM ANALYZE"))
+            connection.execute(text("CHECKPOINT"))
+        before, _ = _read(both.engine)
+        both.work()
+        both.wait(count)
+        after, _ = _read(both.engine)
+    what = f"arguments of {size:,} bytes" if size else "small arguments"
+    return Figure("cost", f"log, {what}", "bytes/job", (after - before) / count)
+
+
+class CallsOfAJob(NamedTuple):
+    """The average number of calls for a job."""
+
+    python: float
+    in_c: float
+    """The number of calls from Python functions to C functions."""
+    functions: list[tuple[str, float]]
+    """The Python functions, by file and name, and how often a job calls each of them."""
+
+
+def count_calls(
+    server: Engine, kind: str, sources: Path = ROOT, *, drains: int = 6, count: int | None = None
+) -> CallsOfAJob:
+    """Count the calls in the threads of one worker. The result comes from the drain with the fewest calls.
+
+    Nearly all calls are made once for each job. The others are made once for each batch of claims or ends, and a busy
+    machine makes more batches. The first drain is ignored, since it begins with small batches.
+    """
+    count, called = count or _COUNTS[kind], list[Counter[str]]()
+    with pair(server, kind, sources) as both:
+        both.worker.ask("count_calls")
+        both.work()
+        before = Counter[str]()
+        for _ in range(1 + drains):
+            both.drain(count)
+            so_far = Counter[str](both.worker.ask("calls"))
+            called.append(so_far - before)
+            before = so_far
+    fewest = min(called[1:], key=lambda calls: calls.total() - calls[""])
+    in_c = fewest.pop("")
+    functions = [(function, number / count) for function, number in fewest.most_common()]
+    return CallsOfAJob(fewest.total() / count, in_c / count, functions)
+
+
+def calls(server: Engine) -> Iterator[Figure]:
+    for kind in KINDS:
+        yield Figure("calls of Python functions", kind, "calls/job", count_calls(server, kind).python)
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("kinds", metavar="[KIND ...]", nargs=-1, type=click.Choice(KINDS))
+@click.option("--least", default=0.02, help="Leave out functions that a job calls less often than this.")
+@click.option("--sources", type=click.Path(file_okay=False, path_type=Path), default=ROOT, help="The library's folder.")
+def main(kinds: Sequence[str], least: float, sources: Path) -> None:
+    """Count the calls of Python functions, in the threads of a worker, for each job of a KIND, or of all kinds."""
+    with durable_server() as server:
+        for kind in kinds or KINDS:
+            found = count_calls(server, kind, sources.resolve())
+            click.echo(f"{kind}: {found.python:.1f} calls a job of functions in Python, {found.in_c:.1f} in C")
+            for function, number in found.functions:
+                if number >= least:
+                    click.echo(f"{number:10.3f}  {function}")
+
+
+if __name__ == "__main__":
+    main()

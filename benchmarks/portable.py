@@ -21,13 +21,14 @@ from types import CodeType, FrameType
 from typing import Any
 
 from sqlalchemy import create_engine
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 import sqla_jobs
-from sqla_jobs import Jobs, JobsError
+from sqla_jobs import Jobs, JobsError, RunContext
 
 CONCURRENCY = 8
-_KEYS = 1000
+STEPS = 10
 _OPEN = 1000
 """The limit of running jobs for each key. It exceeds the jobs that a worker has claimed or still has to store."""
 
@@ -60,23 +61,50 @@ def write(session: Session, i: int) -> None:
 async def await_nothing(i: int) -> None: ...
 
 
-def _key(arguments: Mapping[str, Any]) -> int:
-    return int(arguments["i"]) % _KEYS
+async def await_write(session: AsyncSession, i: int) -> None:
+    session.add(Effect(n=i))
 
 
-def _limited() -> Any:
+def step(run: RunContext, i: int) -> None:
+    for number in range(STEPS):
+        run.step(f"step {number}", str, i)
+
+
+def carry(i: int, ballast: str) -> None: ...
+
+
+def blocked(i: int) -> None: ...
+
+
+def _limited(keys: int, task: Callable[[int], None] = nothing) -> Any:
     from sqla_jobs import ConcurrencyLimit
 
-    return jobs.task(limits=ConcurrencyLimit(_OPEN, key=_key))(nothing)
+    def key(arguments: Mapping[str, Any]) -> int:
+        return int(arguments["i"]) % keys
+
+    return jobs.task(limits=ConcurrencyLimit(_OPEN, key=key))(task)
+
+
+def _beside_blocked() -> Any:
+    _limited(1000, blocked)
+    return jobs.task(nothing)
 
 
 DECLARED: dict[str, Callable[[], Any]] = {
     "plain": lambda: jobs.task(nothing),
     "transactional": lambda: jobs.task(write),
-    "limited": _limited,
+    "limited": lambda: _limited(1000),
     "coroutine": lambda: jobs.task(await_nothing),
     "enqueue": lambda: jobs.task(nothing),
     "pick-up": lambda: jobs.task(mark),
+    "1 key": lambda: _limited(1),
+    "10,000 keys": lambda: _limited(10_000),
+    "beside blocked": _beside_blocked,
+    "ballast": lambda: jobs.task(carry),
+    "transactional coroutine": lambda: jobs.task(await_write),
+    "after jobs": lambda: jobs.task(nothing),
+    "after a batch": lambda: jobs.task(nothing),
+    "steps": lambda: jobs.task(step),
 }
 """The function that declares the task of each kind."""
 
@@ -121,6 +149,7 @@ class Program:
         self._kind = kind
         self._task: Any = None
         self._go = threading.Event()
+        self._committed = list[float]()
         self._calls: Calls | None = None
 
     def where(self) -> str:
@@ -154,14 +183,49 @@ class Program:
         used = resource.getrusage(resource.RUSAGE_SELF)
         return used.ru_utime + used.ru_stime
 
+    def memory(self) -> float:
+        """Return the resident memory in MB."""
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
+
+    def observe(self) -> None:
+        """Scrape the metrics once a second from now on. Prometheus itself waits at least 15 seconds."""
+        from prometheus_client import CollectorRegistry, generate_latest
+
+        from sqla_jobs.prometheus import collector
+
+        def scrape() -> None:
+            while True:
+                generate_latest(registry)
+                time.sleep(1)
+
+        jobs.bind(self._engine)
+        registry = CollectorRegistry()
+        registry.register(collector(jobs))
+        threading.Thread(target=scrape, daemon=True).start()
+
     def begun(self) -> list[float]:
         """Return when the jobs of the last `spread_out` began."""
         return [_moments[i] for i in sorted(_moments)]
 
     def fill(self, count: int) -> None:
-        """Enqueue this number of jobs in one transaction."""
+        """Enqueue this number of jobs in one transaction. Of some kinds, the last one waits for all others."""
         with Session(self._engine) as session:
-            self._task.enqueue_many(session, ({"i": i} for i in range(count)))
+            if self._kind == "after a batch":
+                batch = jobs.batch(session)
+                self._task.options(batch=batch).enqueue_many(session, ({"i": i} for i in range(count - 1)))
+                self._task.options(after=batch).enqueue(session, i=count)
+            elif self._kind == "after jobs":
+                self._task.enqueue_many(session, ({"i": i} for i in range(count - 1)))
+                self._task.options(after=session.query(jobs.Job).all()).enqueue(session, i=count)
+            else:
+                self._task.enqueue_many(session, ({"i": i} for i in range(count)))
+            session.commit()
+
+    def block(self, count: int) -> None:
+        """Enqueue this number of limited jobs that may not start."""
+        with Session(self._engine) as session:
+            jobs.set_limit(session, "blocked", running=0)
+            jobs.tasks["blocked"].enqueue_many(session, ({"i": i} for i in range(count)))
             session.commit()
 
     def one_by_one(self, count: int) -> float:
@@ -180,13 +244,19 @@ class Program:
     def spread_out(self, count: int) -> list[float]:
         """Enqueue this number of jobs one by one, each on an idle worker. Return the moment before each enqueue."""
         moments = list[float]()
+        self._committed.clear()
         with Session(self._engine) as session:
             for i in range(count):
                 time.sleep(0.02 + (i % 7) * 0.005)
                 moments.append(time.monotonic())
                 self._task.enqueue(session, i=i)
                 session.commit()
+                self._committed.append(time.monotonic())
         return moments
+
+    def committed(self) -> list[float]:
+        """Return when the jobs of the last `spread_out` were committed."""
+        return self._committed
 
     def run(self) -> None:
         """Wait for the command `work`, then run a worker until SIGTERM."""

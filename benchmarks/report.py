@@ -1,10 +1,14 @@
-"""Shows figures as tables and as a plot, beside the figures for the same work by hand."""
+"""Shows figures as tables, and writes those of one run into docs/performance.md and the README.
+
+On the pages, each section stands between two comments with its name.
+"""
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable, Iterator, Sequence
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
@@ -12,6 +16,8 @@ from typing import NamedTuple
 
 import click
 from sqlalchemy import Engine, func, select
+
+from benchmarks.versions import ROOT
 
 _WIDTH = 48
 
@@ -57,44 +63,49 @@ def table(figures: Iterable[Figure]) -> Iterator[Figure]:
         yield figure
 
 
-def markdown(figures: Sequence[Figure]) -> str:
-    """Return the figures as Markdown, with a table for each section."""
-    return "\n\n".join(_table(section, list(group)) for section, group in groupby(figures, attrgetter("section")))
-
-
-def _table(section: str, figures: Sequence[Figure]) -> str:
+def _markdown(section: str, figures: Sequence[Figure]) -> str:
+    rows = [[section, "sqla_jobs", "beside", ""], ["---"] * 4]
+    for figure in figures:
+        beside = ["", ""] if figure.plain is None else [_number(figure.plain), f"{figure.share:.0%}"]
+        rows.append([figure.name, f"{_number(figure.ours)} {figure.unit}", *beside])
     if all(figure.plain is None for figure in figures):
-        rows = [[section, ""], ["---", "---"], *([figure.name, _measured(figure)] for figure in figures)]
-    else:
-        rows = [[section, "sqla_jobs", "beside", ""], ["---"] * 4, *map(_compared, figures)]
+        rows = [[section, ""], *(row[:2] for row in rows[1:])]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def _compared(figure: Figure) -> list[str]:
-    beside = ["", ""] if figure.plain is None else [_number(figure.plain), f"{figure.share:.0%}"]
-    return [figure.name, _measured(figure), *beside]
-
-
-def _measured(figure: Figure) -> str:
-    return f"{_number(figure.ours)} {figure.unit}"
 
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def plot(figures: Sequence[Figure], path: Path) -> None:
-    """Draw a bar with the share of each figure, if the figure is compared with another one. Needs matplotlib."""
-    from matplotlib.figure import Figure as Canvas
+def commit() -> str:
+    """Return the commit of the sources. Raise an error if there are uncommitted changes or there is no repository."""
+    git = ["git", "-C", str(ROOT)]
+    changed = subprocess.run(
+        [*git, "status", "--porcelain", "--", "sqla_jobs", "benchmarks"], capture_output=True, text=True, check=False
+    )
+    if changed.returncode != 0 or changed.stdout:
+        raise click.ClickException(f"the page names the commit that was measured: commit first\n{changed.stdout}")
+    return subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
 
-    shown = [(f"{figure.section}: {figure.name}", figure.share) for figure in figures if figure.share is not None]
-    canvas = Canvas(figsize=(8, 0.9 + 0.32 * len(shown)), layout="constrained")
-    axes = canvas.subplots()
-    bars = axes.barh([name for name, _ in shown], [100 * share for _, share in shown], color="#3b6ea5")
-    axes.bar_label(bars, fmt="%.0f %%", padding=3)
-    axes.axvline(100, color="#888888", linewidth=1)
-    axes.invert_yaxis()
-    axes.set_xlabel("% of the same by hand, or without the condition; more is better")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.margins(x=0.12)
-    canvas.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+def write(conditions: str, figures: Mapping[str, Sequence[Figure]]) -> None:
+    """Write all figures, which are given by section. `conditions` describes the circumstances of the measurement."""
+    (drain,) = (figure for figure in figures["speed"] if figure.name.startswith("one process"))
+    texts = {"conditions": conditions}
+    for name, measured in figures.items():
+        grouped = groupby(measured, attrgetter("section"))
+        texts[name] = "\n\n".join(_markdown(section, list(group)) for section, group in grouped)
+    _fill(ROOT / "docs/performance.md", {name: f"\n\n{text}\n\n" for name, text in texts.items()})
+    _fill(ROOT / "README.md", {"drain": f"{round(drain.ours, -3):,.0f} short jobs a second on {os.cpu_count()} cores"})
+
+
+def _fill(path: Path, texts: Mapping[str, str]) -> None:
+    page = path.read_text(encoding="utf-8")
+    for name, text in texts.items():
+        opening, closing = f"<!-- {name} -->", f"<!-- /{name} -->"
+        before, opened, rest = page.partition(opening)
+        _, closed, after = rest.partition(closing)
+        if not (opened and closed):
+            raise click.ClickException(f"the page has no place for {name!r}: put {opening}{closing} where it belongs")
+        page = before + opening + text + closing + after
+    path.write_text(page, encoding="utf-8")

@@ -1,25 +1,157 @@
-"""How fast jobs are enqueued, picked up and completed."""
+"""How fast jobs are enqueued, picked up and completed: each case beside another one, in turns."""
 
 from __future__ import annotations
 
 import statistics
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from datetime import timedelta
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import NamedTuple
 
-from sqlalchemy import Engine, func, select, text
+from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.orm import Session
 
-from benchmarks import plain, work
+from benchmarks import plain
 from benchmarks.plain import Plain
+from benchmarks.portable import DECLARED, STEPS, Base
 from benchmarks.report import Figure
-from benchmarks.work import MARKS, SCHEMA, jobs, workers
+from benchmarks.versions import Pair, database, pair
 
-_PATIENCE = 120.0
 _PICK_UPS = 100
+Loop = Callable[[Engine, int], float]
+"""Does something this number of times, and returns how often a second."""
+_IN_FRONT = 3000
+"""The number of jobs that are kept waiting while a snapshot is held."""
+
+
+class Drain(NamedTuple):
+    """A drain of the jobs of a kind, in a database of its own."""
+
+    kind: str = "plain"
+    workers: int = 1
+    beside: Callable[[Pair], object] = lambda _: None
+    """Adds rows beside the jobs before each drain."""
+    share: int = 1
+    """The divisor of the number of jobs."""
+    times: int = 1
+    """What a job counts as."""
+    is_cpu: bool = False
+    """Whether the worker's CPU time for a job is measured, instead of the rate."""
+    is_observed: bool = False
+
+    def start(self, server: Engine, stack: ExitStack, count: int) -> Callable[[], float]:
+        """Return a function that measures once."""
+        both = stack.enter_context(pair(server, self.kind, workers=self.workers))
+        if self.is_observed:
+            both.worker.ask("observe")
+        both.work()
+
+        def run() -> float:
+            found = both.drain(count // self.share, self.beside)
+            return found.cpu if self.is_cpu else self.times * found.rate
+
+        return run
+
+
+class ByHand(NamedTuple):
+    """The same by hand: transactions of 8 threads, or with psycopg."""
+
+    is_psycopg: bool = False
+    share: int = 1
+
+    def start(self, server: Engine, stack: ExitStack, count: int) -> Callable[[], float]:
+        engine = stack.enter_context(database(server))
+        if self.is_psycopg:
+            return partial(Plain(engine).drain, count)
+        Base.metadata.create_all(engine)
+        return partial(plain.at_once, engine, count // self.share, plain.add_effects)
+
+
+def _sql(*statements: str) -> Callable[[Pair], None]:
+    def add(both: Pair) -> None:
+        with both.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            for statement in (*statements, "VACUUM ANALYZE", "CHECKPOINT"):
+                connection.execute(text(statement))
+
+    return add
+
+
+_ENDED = """WITH ended AS (INSERT INTO sqla_jobs (task, args, state, attempt, started_at, finished_at)
+        SELECT 'nothing', '{}', 'succeeded', 1, now(), now() FROM generate_series(1, 1000000) RETURNING id)
+    INSERT INTO sqla_runs (job_id, attempt, started_at, finished_at, outcome)
+        SELECT id, 1, now(), now(), 'succeeded' FROM ended"""
+_TOMORROW = """INSERT INTO sqla_jobs (task, args, state, run_at)
+    SELECT 'nothing', '{}', 'scheduled', now() + interval '1 day' FROM generate_series(1, 1000000)"""
+_ELSEWHERE = """INSERT INTO sqla_jobs (task, args, state, queue)
+    SELECT 'nothing', '{}', 'queued', 'queue ' || n % 1000 FROM generate_series(1, 100000) n"""
+
+
+def _blocked(both: Pair) -> None:
+    both.client.ask("block", 30_000)
+
+
+_DRAIN = "drain"
+_SCALE = "drain under a condition, beside one without"
+_AFTER = "drain of jobs and one after them, beside plain jobs"
+_LIMITS = "behind limits, beside plain ones"
+CASES: Mapping[str, Sequence[tuple[str, str, Drain, Drain | ByHand]]] = {
+    "speed": [
+        (_DRAIN, "one process, beside psycopg", Drain(), ByHand(is_psycopg=True)),
+        (_DRAIN, "two processes, beside psycopg", Drain(workers=2), ByHand(is_psycopg=True)),
+        (
+            _DRAIN,
+            "transactional, beside 8 threads of sessions",
+            Drain("transactional", share=5),
+            ByHand(share=5),
+        ),
+    ],
+    "scale": [
+        (_SCALE, "1,000,000 finished jobs", Drain(beside=_sql(_ENDED)), Drain()),
+        (_SCALE, "1,000,000 jobs for tomorrow", Drain(beside=_sql(_TOMORROW)), Drain()),
+        (_SCALE, "100,000 jobs in 1,000 other queues", Drain(beside=_sql(_ELSEWHERE)), Drain()),
+        (_SCALE, "30,000 jobs behind limits", Drain("beside blocked", beside=_blocked), Drain()),
+    ],
+    "flow": [
+        (
+            _LIMITS,
+            f"{workers} worker{'s' * (workers > 1)}, {name}",
+            Drain(kind, workers, share=4),
+            Drain(workers=workers, share=4),
+        )
+        for workers in (1, 8)
+        for name, kind in (("1 key", "1 key"), ("1,000 keys", "limited"), ("10,000 keys", "10,000 keys"))
+    ],
+    "workflows": [
+        (_AFTER, "after the jobs", Drain("after jobs", share=4), Drain(share=4)),
+        (_AFTER, "after their batch", Drain("after a batch", share=4), Drain(share=4)),
+        (
+            "steps of plain tasks",
+            "beside 8 threads of sessions",
+            Drain("steps", share=120, times=STEPS),
+            ByHand(share=120 // STEPS),
+        ),
+    ],
+    "coroutines": [
+        ("drain, coroutines", "no-op, beside plain tasks", Drain("coroutine"), Drain()),
+        (
+            "drain, coroutines",
+            "transactional, beside plain tasks",
+            Drain("transactional coroutine", share=5),
+            Drain("transactional", share=5),
+        ),
+    ],
+    "observed": [
+        ("observed", "drain, with Prometheus, beside none", Drain(is_observed=True), Drain()),
+        (
+            "observed",
+            "CPU of the worker, with Prometheus, beside none",
+            Drain(is_observed=True, is_cpu=True),
+            Drain(is_cpu=True),
+        ),
+    ],
+}
+"""The cases of each section: its heading, the name, what is measured, and what is measured beside it."""
 
 
 def in_turn(repetitions: int, *runs: Callable[[], float]) -> list[float]:
@@ -28,156 +160,98 @@ def in_turn(repetitions: int, *runs: Callable[[], float]) -> list[float]:
     return [statistics.median(times) for times in zip(*rounds, strict=True)]
 
 
-def fill(engine: Engine, count: int, task: Any = work.nothing) -> float:
-    """Enqueue jobs with `enqueue_many` in one transaction. Return the jobs per second."""
-    began = time.perf_counter()
-    with Session(engine) as session:
-        task.enqueue_many(session, ({"i": i} for i in range(count)))
-        session.commit()
-    return count / (time.perf_counter() - began)
+def measure(server: Engine, section: str, count: int, repetitions: int) -> Iterator[Figure]:
+    """Measure all cases of a section."""
+    if section == "speed":
+        yield from _enqueue(server, count, repetitions)
+    for heading, name, case, beside in CASES[section]:
+        with ExitStack() as stack:
+            ours, theirs = (each.start(server, stack, count) for each in (case, beside))
+            for run in (ours, theirs):
+                run()  # the first drain takes longer
+            unit = "µs/job" if case.is_cpu else "steps/s" if case.times > 1 else "jobs/s"
+            mine, other = in_turn(repetitions, ours, theirs)
+            yield Figure(heading, name, unit, mine, other, less_is_better=case.is_cpu)
+    if section == "speed":
+        yield from _pick_up(server)
 
 
-def claims(engine: Engine) -> int:
-    """Return the number of claimed jobs so far. Each claimed job takes a run id from a sequence."""
-    with engine.connect() as connection:
-        return connection.scalar(text(f"SELECT last_value - (NOT is_called)::int FROM {SCHEMA}.sqla_runs_id_seq")) or 0
+def _enqueue(server: Engine, count: int, repetitions: int) -> Iterator[Figure]:
+    task, singles = DECLARED["plain"](), count // 15
 
-
-def done(engine: Engine, count: int, *, claims_before: int) -> float:
-    """Wait until all jobs have runs. Return the jobs per second since the first start, by the server's clock."""
-    run = jobs.Run
-    ran = select(func.count(), func.clock_timestamp() - func.min(run.started_at)).where(run.id > claims_before)
-    deadline = time.monotonic() + _PATIENCE
-    number, took = 0, timedelta()
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        while number < count:
-            assert time.monotonic() < deadline, "the jobs are not done"
-            time.sleep(0.02)
-            if claims(engine) >= claims_before + count:
-                number, took = connection.execute(ran).one()
-    assert number == count, f"{number} runs of {count} jobs"
-    return count / took.total_seconds()
-
-
-def nowhere(engine: Engine) -> None:
-    """Add nothing beside the measured jobs."""
-
-
-def drain(
-    engine: Engine,
-    count: int,
-    *,
-    processes: int = 1,
-    concurrency: int = 8,
-    task: Any = work.nothing,
-    program: str = work.PROGRAM,
-    beside: Callable[[Engine], None] = nowhere,
-) -> float:
-    """Drain jobs that were added before the workers begin, after the jobs of `beside`. Return the jobs per second."""
-    work.empty(engine)
-    with workers(engine, processes, concurrency=concurrency, program=program) as started:
-        beside(engine)
-        fill(engine, count, task)
-        work.settle(engine)
-        before = claims(engine)
-        for worker in started:
-            worker.go()
-        return done(engine, count, claims_before=before)
-
-
-def one_by_one(engine: Engine, count: int) -> float:
-    """Enqueue and commit jobs one by one. Return the jobs per second."""
-    with Session(engine) as session:
-
-        def step(i: int) -> None:
-            work.nothing.enqueue(session, i=i)
+    def fill(engine: Engine, count: int) -> float:
+        began = time.perf_counter()
+        with Session(engine) as session:
+            task.enqueue_many(session, ({"i": i} for i in range(count)))
             session.commit()
+        return count / (time.perf_counter() - began)
 
-        return plain.rate(count, step)
-
-
-def pick_up(
-    engine: Engine, *, program: str = work.PROGRAM, beside: Callable[[Engine], None] = nowhere
-) -> tuple[list[float], list[float]]:
-    """Return the milliseconds until an idle worker begins a job, from the job's enqueue and from its commit."""
-    work.empty(engine)
-    with (
-        tempfile.NamedTemporaryFile() as file,
-        workers(engine, program=program) as (worker,),
-        Session(engine) as session,
-    ):
-        beside(engine)
-        worker.go()
-        time.sleep(1)
-        said = list[tuple[float, float]]()
-        for i in range(_PICK_UPS):
-            time.sleep(0.02 + (i % 7) * 0.005)
-            began = time.monotonic()
-            work.mark.enqueue(session, i=i, path=file.name)
-            session.commit()
-            said.append((began, time.monotonic()))
-        deadline = time.monotonic() + 10
-        while Path(file.name).stat().st_size < _PICK_UPS * MARKS.size and time.monotonic() < deadline:
-            time.sleep(0.01)
-        started = dict(MARKS.iter_unpack(Path(file.name).read_bytes()))
-    waits = sorted(1000 * (started[i] - began) for i, (began, _) in enumerate(said))
-    return waits, sorted(1000 * (started[i] - committed) for i, (_, committed) in enumerate(said))
-
-
-def measure(engine: Engine, count: int, repetitions: int) -> Iterator[Figure]:
-    by_hand = Plain(engine)
-
-    def refilled(run: Callable[[], float]) -> Callable[[], float]:
+    def rate(loop: Loop, number: int) -> Callable[[], float]:
         def again() -> float:
-            work.empty(engine)
-            by_hand.empty()
-            return run()
+            with database(server) as engine:
+                Base.metadata.create_all(engine)
+                return loop(engine, number)
 
         return again
 
-    def plain_drain() -> float:
-        by_hand.enqueue_many(count)
-        work.settle(engine)
-        return by_hand.drain()
+    def by_threads(loop: Loop) -> Loop:
+        return lambda engine, number: plain.at_once(engine, number, loop)
 
-    singles, transactional = count // 15, count // 5
-    ours, inserted, added = in_turn(
-        repetitions,
-        refilled(lambda: one_by_one(engine, singles)),
-        refilled(lambda: plain.insert_rows(engine, singles)),
-        refilled(lambda: plain.add_objects(engine, singles)),
-    )
-    yield Figure("enqueue", "one by one, beside insert()", "jobs/s", ours, inserted)
-    yield Figure("enqueue", "one by one, beside session.add()", "jobs/s", ours, added)
-    ours, beside = in_turn(
-        repetitions,
-        refilled(lambda: plain.at_once(engine, singles, one_by_one)),
-        refilled(lambda: plain.at_once(engine, singles, plain.add_objects)),
-    )
-    yield Figure("enqueue", "by 8 threads, beside session.add()", "jobs/s", ours, beside)
-    ours, beside = in_turn(
-        repetitions, refilled(lambda: fill(engine, count)), refilled(lambda: by_hand.enqueue_many(count))
-    )
-    yield Figure("enqueue", "enqueue_many, beside psycopg", "jobs/s", ours, beside)
-    one, two, beside = in_turn(
-        repetitions,
-        lambda: drain(engine, count),
-        lambda: drain(engine, count, processes=2),
-        refilled(plain_drain),
-    )
-    yield Figure("drain", "one process, beside psycopg", "jobs/s", one, beside)
-    yield Figure("drain", "two processes, beside psycopg", "jobs/s", two, beside)
-    ours, beside = in_turn(
-        repetitions,
-        lambda: drain(engine, transactional, task=work.write),
-        refilled(lambda: plain.at_once(engine, transactional, plain.add_effects)),
-    )
-    yield Figure("drain", "transactional, beside 8 threads of sessions", "jobs/s", ours, beside)
+    cases: list[tuple[str, Loop, Loop, int]] = [
+        ("one by one, beside insert()", plain.one_by_one, plain.insert_rows, singles),
+        ("one by one, beside session.add()", plain.one_by_one, plain.add_objects, singles),
+        ("by 8 threads, beside session.add()", by_threads(plain.one_by_one), by_threads(plain.add_objects), singles),
+        ("enqueue_many, beside psycopg", fill, lambda engine, number: Plain(engine).enqueue_many(number), count),
+    ]
+    for name, ours, beside, number in cases:
+        mine, other = in_turn(repetitions, rate(ours, number), rate(beside, number))
+        yield Figure("enqueue", name, "jobs/s", mine, other)
 
-    work.empty(engine)
-    ours_waits, plain_waits = pick_up(engine), by_hand.pick_up(_PICK_UPS)
-    for name, which in (("from before the enqueue", 0), ("from after the commit", 1)):
+
+def _pick_up(server: Engine) -> Iterator[Figure]:
+    with pair(server, "pick-up") as both:
+        both.work()
+        both.pick_up(1)
+        ours, theirs = both.pick_ups(_PICK_UPS), Plain(both.engine).pick_up(_PICK_UPS)
+    for which, name in enumerate(("from before the enqueue", "from after the commit")):
         for label, at in (("p50", 0.5), ("p95", 0.95)):
-            mine, theirs = (waits[which][int(_PICK_UPS * at)] for waits in (ours_waits, plain_waits))
-            yield Figure("pick-up", f"{name}, {label}, beside psycopg", "ms", mine, theirs, less_is_better=True)
-    by_hand.close()
+            mine, plains = (waits[which][int(_PICK_UPS * at)] for waits in (ours, theirs))
+            yield Figure("pick-up", f"{name}, {label}, beside psycopg", "ms", mine, plains, less_is_better=True)
+
+
+def held(server: Engine, seconds: int) -> Iterator[Figure]:
+    """Compare the rate in the last ten seconds with that in the first ten, while a transaction holds a snapshot."""
+    for name, workers, dead in (
+        ("one worker", 1, 0),
+        ("8 worker processes", 8, 0),
+        ("1,000,000 dead rows before", 1, 1_000_000),
+    ):
+        with ExitStack() as stack:
+            both = stack.enter_context(pair(server, "plain", workers=workers))
+            snapshot = create_engine(both.engine.url, isolation_level="REPEATABLE READ")
+            stack.callback(snapshot.dispose)
+            stack.enter_context(snapshot.connect()).execute(text("SELECT 1 FROM pg_class LIMIT 1"))
+            if dead:  # the index for claims still has entries for them
+                both.client.ask("fill", dead)
+                _sql("UPDATE sqla_jobs SET state = 'cancelled', finished_at = now()")(both)
+            both.work()
+            first, last = _feed(both, seconds)
+            yield Figure("held snapshot", name, "jobs/s", last, first)
+
+
+def _feed(both: Pair, seconds: int) -> tuple[float, float]:
+    sent, series, began, before = 0, list[tuple[float, int]](), time.monotonic(), both.claimed()
+    while (now := time.monotonic() - began) < seconds:
+        claimed = both.claimed() - before
+        series.append((now, claimed))
+        if sent - claimed < _IN_FRONT:
+            both.client.ask("fill", 1000)
+            sent += 1000
+        else:
+            time.sleep(0.01)
+
+    def rate(start: float, end: float) -> float:
+        (first, ran), *_, (last, ran_then) = (point for point in series if start <= point[0] <= end)
+        return (ran_then - ran) / (last - first)
+
+    return rate(0, 10), rate(seconds - 10, seconds)

@@ -9,22 +9,25 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
-from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy import Connection, Engine, create_engine, make_url, text
 
 from benchmarks import portable
+from sqla_jobs.postgres import local_postgres
 
 ROOT = Path(__file__).parent.parent
 KINDS = ("plain", "transactional", "limited", "coroutine")
 _numbers = itertools.count()
 _PATIENCE = 120.0
 _CLAIMED = text("SELECT last_value - (NOT is_called)::int FROM sqla_runs_id_seq")
-_RAN = text("SELECT count(*), extract(epoch FROM clock_timestamp() - min(started_at)) FROM sqla_runs")
+_RAN = text(
+    "SELECT count(*), extract(epoch FROM clock_timestamp() - min(started_at)) FROM sqla_runs WHERE id > :claimed"
+)
 
 
 class Drain(NamedTuple):
@@ -81,40 +84,57 @@ class Program:
 
 
 class Pair:
-    """A worker and a client, in separate processes with an empty database. The worker has not started to work."""
+    """A worker and a client, in separate processes with an empty database. The worker has not started to work.
 
-    def __init__(self, worker: Program, client: Program, engine: Engine) -> None:
-        self.worker = worker
+    There may be more workers. They start to work together.
+    """
+
+    def __init__(self, client: Program, workers: list[Program], engine: Engine) -> None:
+        self.worker = workers[0]
         self.client = client
-        self._engine = engine
+        self.engine = engine
+        self._workers = workers
 
-    def drain(self, count: int) -> Drain:
-        """Enqueue jobs in one transaction. The idle worker begins them at the commit."""
-        with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+    def work(self) -> None:
+        for worker in self._workers:
+            worker.ask("work")
+
+    def claimed(self) -> int:
+        """Return the number of claimed jobs so far."""
+        with self.engine.connect() as connection:
+            return int(connection.execute(_CLAIMED).scalar_one())
+
+    def wait(self, count: int) -> None:
+        """Wait until this number of jobs is done, since the start."""
+        with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            _wait(connection, 0, count)
+
+    def drain(self, count: int, beside: Callable[[Pair], object] = lambda _: None) -> Drain:
+        """Enqueue jobs in one transaction, after the rows of `beside`. The idle worker begins them at the commit."""
+        with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(text("TRUNCATE sqla_jobs, sqla_runs CASCADE"))
+            beside(self)
             claimed = connection.execute(_CLAIMED).scalar_one()
             used, used_by_server = self.worker.ask("usage"), _server_usage(connection)
             self.client.ask("fill", count)
-            deadline, number, took = time.monotonic() + _PATIENCE, 0, 0.0
-            while number < count:
-                if time.monotonic() > deadline:
-                    raise click.ClickException(f"{number} of {count} jobs are done after {_PATIENCE:g} s")
-                time.sleep(0.01)
-                if connection.execute(_CLAIMED).scalar_one() >= claimed + count:
-                    number, took = connection.execute(_RAN).one()
+            took = _wait(connection, claimed, count)
             now, by_server = self.worker.ask("usage"), _server_usage(connection)
-            return Drain(count / float(took), 1e6 * (now - used) / count, 1e6 * (by_server - used_by_server) / count)
+            return Drain(count / took, 1e6 * (now - used) / count, 1e6 * (by_server - used_by_server) / count)
 
     def enqueue(self, count: int) -> Enqueued:
         """Enqueue jobs, each in its own transaction."""
         self.client.ask("one_by_one", 1)
-        with self._engine.connect() as connection:
+        with self.engine.connect() as connection:
             used = _server_usage(connection)
             rate = count / float(self.client.ask("one_by_one", count))
             return Enqueued(rate, 1e6 * (_server_usage(connection) - used) / count)
 
     def pick_up(self, count: int) -> float:
         """Return the median milliseconds until a job begins on an idle worker, from just before its enqueue."""
+        return statistics.median(self.pick_ups(count)[0])
+
+    def pick_ups(self, count: int) -> tuple[list[float], list[float]]:
+        """Return the milliseconds until each job begins, in order: from before its enqueue, and from its commit."""
         self.worker.ask("forget")
         enqueued: list[float] = self.client.ask("spread_out", count)
         deadline, begun = time.monotonic() + _PATIENCE, list[float]()
@@ -122,7 +142,21 @@ class Pair:
             if time.monotonic() > deadline:
                 raise click.ClickException(f"{len(begun)} of {count} jobs are picked up after {_PATIENCE:g} s")
             time.sleep(0.01)
-        return 1000 * statistics.median(after - before for before, after in zip(enqueued, begun, strict=True))
+        since = (enqueued, self.client.ask("committed"))
+        before, after = (sorted(1000 * (b - a) for a, b in zip(moments, begun, strict=True)) for moments in since)
+        return before, after
+
+
+def _wait(connection: Connection, claimed: int, count: int) -> float:
+    """Wait for this number of jobs after the first `claimed` ones. Return the seconds since their first start."""
+    deadline, number, took = time.monotonic() + _PATIENCE, 0, 0.0
+    while number < count:
+        if time.monotonic() > deadline:
+            raise click.ClickException(f"{number} of {count} jobs are done after {_PATIENCE:g} s")
+        time.sleep(0.01)
+        if connection.execute(_CLAIMED).scalar_one() >= claimed + count:
+            number, took = connection.execute(_RAN, {"claimed": claimed}).one()
+    return float(took)
 
 
 def _server_usage(connection: Connection) -> float:
@@ -137,21 +171,31 @@ def _server_usage(connection: Connection) -> float:
 
 
 @contextmanager
-def pair(server: Engine, kind: str, sources: Path = ROOT) -> Generator[Pair]:
-    """Start a pair with the library from these sources. Raise `Lacking` if it does not know the kind of task."""
+def durable_server() -> Generator[Engine]:
+    """Yield an engine of the server that DATABASE_URL names, or else of a new durable one."""
     with ExitStack() as stack:
-        engine = stack.enter_context(_database(server))
-        worker, client = (Program(sources, engine, kind) for _ in range(2))
-        for program in (worker, client):
-            stack.callback(program.stop)
-            if lacking := program.ask("declare"):
-                raise Lacking(lacking)
-        client.ask("create")
-        yield Pair(worker, client, engine)
+        url = os.environ.get("DATABASE_URL") or stack.enter_context(local_postgres(durable=True))
+        engine = create_engine(make_url(url).set(drivername="postgresql+psycopg"))
+        stack.callback(engine.dispose)
+        yield engine
 
 
 @contextmanager
-def _database(server: Engine) -> Generator[Engine]:
+def pair(server: Engine, kind: str, sources: Path = ROOT, *, workers: int = 1) -> Generator[Pair]:
+    """Start a pair with the library from these sources. Raise `Lacking` if it does not know the kind of task."""
+    with ExitStack() as stack:
+        engine = stack.enter_context(database(server))
+        programs = [Program(sources, engine, kind) for _ in range(1 + workers)]
+        for program in programs:
+            stack.callback(program.stop)
+            if lacking := program.ask("declare"):
+                raise Lacking(lacking)
+        programs[0].ask("create")
+        yield Pair(programs[0], programs[1:], engine)
+
+
+@contextmanager
+def database(server: Engine) -> Generator[Engine]:
     name = f"sqla_jobs_benchmark_{os.getpid()}_{next(_numbers)}"
     with server.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text(f"CREATE DATABASE {name}"))

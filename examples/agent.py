@@ -1,40 +1,42 @@
 """`python -m examples.agent`: an agent talks to a language model, uses tools, and asks a person before it spends money.
 
-Each call to the model and each use of a tool is a step of one job. A page in the browser shows the text so far, its
-cost, and a button to approve. The program plays the browser and kills the worker twice. Then it counts what happened,
-and exits with 1 if anything was done twice or not at all. With `--serve`, you open the page in your own browser.
+Each call to the model and each use of a tool is a step of one job. The program follows the job, approves, and kills the
+worker twice. Then it counts what happened, and exits with 1 if anything was done twice or not at all.
 """
 
 from __future__ import annotations
 
-import json
+import signal
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from flask import Flask, Response
-from flask.testing import FlaskClient
-from sqlalchemy import Engine, create_engine, func, select
+from sqlalchemy import create_engine, func, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
-from werkzeug.serving import make_server
 
 from examples.database import demo_database
-from examples.model import ToolCall, stream
-from examples.terminal import Progress, print_verdicts
-from examples.workers import Workers, workers
-from sqla_jobs import Jobs, RunContext, UnknownJob
+from examples.terminal import Progress, verdicts
+from examples.workers import Worker, kill_busiest_child, worker
+from sqla_jobs import Jobs, RunContext
 
 BUDGET = 200
 """Tokens that the agent may use."""
 ASK_FIRST = {"refund"}
 """Tools that need a person's approval."""
+
+
+SCRIPT = [
+    ("I look up what the customer has bought, and when.", "look up"),
+    ("A teapot, for 49 EUR, nine days ago. That is within the thirty days, so I give the money back.", "refund"),
+    ("The refund is on its way. I tell the customer.", "mail"),
+    ("Done: the customer has got 49 EUR back, and a mail that says so.", None),
+]
+"""The replies of a stand-in for a language model, and the tools that it asks for."""
 
 
 class Base(DeclarativeBase): ...
@@ -85,14 +87,14 @@ def agent(session: Session, run: RunContext, question: str) -> Answer:
 
 def call(session: Session, run: RunContext, messages: list[str], tokens: int) -> Reply:
     """Call the model. The reply and its line of the bill are one commit. If the worker is killed, both are lost."""
-    reply = Reply()
-    for part in stream(messages):  # give a real model an idempotency key, such as f"{run.job_id}:{len(messages)}"
+    said, tool = SCRIPT[len(messages) // 2]
+    reply = Reply(tool=tool)
+    for word in said.split():  # give a real model an idempotency key, such as f"{run.job_id}:{len(messages)}"
+        time.sleep(0.08)
+        reply.text += f"{word} "
         reply.tokens += 1
-        if isinstance(part, ToolCall):
-            reply.tool = part.name
-        else:
-            reply.text += part
         run.progress((tokens + reply.tokens) / BUDGET, reply.text)
+    reply.tokens += tool is not None
     session.add(Effect(step=f"call {1 + len(messages) // 2}", tokens=reply.tokens))
     return reply
 
@@ -104,69 +106,27 @@ def use(session: Session, tool: str, messages: list[str]) -> str:
     return f"{tool}: done"
 
 
-def create_app(engine: Engine, running: Workers) -> Flask:
-    """Create the web application with the agent's page. Each question becomes a job."""
-    app = Flask(__name__)
-
-    @app.get("/")
-    def page() -> str:
-        return Path(__file__).with_name("agent.html").read_text(encoding="utf-8")
-
-    @app.post("/jobs")
-    def ask() -> dict[str, int]:
-        with Session(engine) as session:
-            job = agent.enqueue(session, question="My teapot arrived broken. Can I have my money back?")
-            session.commit()
-            return {"job": job.id}
-
-    @app.get("/jobs/<int:job_id>/events")
-    def events(job_id: int) -> Response:
-        def stream() -> Iterator[str]:
-            with suppress(TimeoutError, UnknownJob):
-                for update in jobs.follow(job_id, timeout=300):
-                    yield f"data: {json.dumps(asdict(update))}\n\n"
-
-        return Response(stream(), mimetype="text/event-stream")
-
-    @app.post("/jobs/<int:job_id>/approve")
-    def approve(job_id: int) -> dict[str, bool]:
-        with Session(engine) as session:
-            is_live = jobs.signal(session, job_id, "approved")
-            session.commit()
-            return {"approved": is_live}
-
-    @app.post("/kill")
-    def kill() -> list[str]:
-        with Session(engine) as session:
-            return running.kill(session)
-
-    return app
-
-
-def play(browser: FlaskClient) -> Any:
+def play(session: Session, running: Worker) -> Answer:
     """Play the person: ask, kill a worker during a call and another during a tool, and approve. Return the answer."""
-
-    def post(path: str) -> Any:
-        return json.loads(browser.post(path).data)
-
-    job, progress = post("/jobs")["job"], Progress()
-    update, killed, is_approved = dict[str, Any](), list[str](), False
-    for event in browser.get(f"/jobs/{job}/events").iter_encoded():
-        update = json.loads(event.removeprefix(b"data: "))
-        state, said, spent = update["state"], update["progress_message"] or "", update["progress"] or 0
-        progress.show(f"  {state:<9}  {BUDGET * spent:>3.0f} tokens  {said}")
-        is_in_a_call = not killed and said.startswith("A teapot")
-        is_in_a_tool = is_approved and len(killed) == 1 and state == "running"
-        if is_in_a_call or is_in_a_tool:
-            killed += post("/kill")
-            progress.say(killed[-1])
-        elif state == "scheduled" and not is_approved:
-            is_approved = post(f"/jobs/{job}/approve")["approved"]
+    job = agent.enqueue(session, question="My teapot arrived broken. Can I have my money back?")
+    session.commit()
+    progress, killed, is_approved, result = Progress(), 0, False, dict[str, Any]()
+    for update in jobs.follow(job.id, timeout=300):
+        said, spent, result = update.progress_message or "", update.progress or 0, update.result
+        progress.show(f"  {update.state:<9}  {BUDGET * spent:>3.0f} tokens  {said}")
+        is_in_a_call = killed == 0 and said.startswith("A teapot")
+        is_in_a_tool = is_approved and killed == 1 and update.state == "running"
+        if (is_in_a_call or is_in_a_tool) and (line := kill_busiest_child(jobs, running, session)):
+            killed += 1
+            progress.say(line)
+        elif update.state == "scheduled" and not is_approved:
+            is_approved = jobs.signal(session, job.id, "approved")
             progress.say(f"  {said}- Yes.")
-    return update["result"]
+        session.commit()
+    return Answer(**result)
 
 
-def check(session: Session, answer: Any) -> list[tuple[str, bool, str]]:
+def check(session: Session, answer: Answer) -> list[tuple[str, bool, str]]:
     """Return each promise, whether it was kept, and the counts that show it."""
     steps = Counter(session.scalars(select(Effect.step).order_by(Effect.id)))
     billed = session.scalar(select(func.sum(Effect.tokens)))
@@ -174,26 +134,25 @@ def check(session: Session, answer: Any) -> list[tuple[str, bool, str]]:
     expected = {"call 1", "tool 1", "call 2", "tool 2", "call 3", "tool 3", "call 4"}
     return [
         ("each call and each tool has one line", steps == Counter(expected), ", ".join(steps.elements())),
-        ("the bill is what the answer says", billed == answer["tokens"], f"{billed} and {answer['tokens']} tokens"),
+        ("the bill is what the answer says", billed == answer.tokens, f"{billed} and {answer.tokens} tokens"),
         ("the worker was killed in the middle", lost > 0, f"{lost} runs lost"),
     ]
 
 
-def main(arguments: list[str]) -> int:
+def main() -> int:
     """Run the example. Return 0 if every promise was kept, or else 1."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so on SIGTERM the program stops its worker first
     with tempfile.TemporaryDirectory() as folder, demo_database() as url:
         engine, log = create_engine(url), Path(folder, "worker.log")
         Base.metadata.create_all(engine)
         jobs.bind(engine)
-        with workers(jobs, "examples.agent:jobs", url, log) as running, Session(engine) as session:
-            app = create_app(engine, running)
-            if arguments == ["--serve"]:
-                server = make_server("127.0.0.1", 0, app, threaded=True)
-                print(f"Open http://127.0.0.1:{server.port}/ and press Ctrl-C when you have seen enough.", flush=True)
-                server.serve_forever()
-                return 0
-            return print_verdicts(check(session, play(app.test_client())))
+        options = ["--processes", "2"]
+        with worker("examples.agent:jobs", options, log, DATABASE_URL=url) as running, Session(engine) as session:
+            checks = check(session, play(session, running))
+        engine.dispose()
+    print(f"\n{verdicts(checks)}\n")
+    return 0 if all(holds for _, holds, _ in checks) else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -11,9 +11,13 @@ from __future__ import annotations
 
 import re
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 from urllib.request import urlopen
@@ -23,11 +27,14 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from examples.database import demo_database
 from examples.terminal import table
-from examples.websites import Web, websites
 from sqla_jobs import ConcurrencyLimit, Jobs, RateLimit, Unique
 
 SITES, PAGES = 6, 12
 AT_ONCE, PER_SECOND = 4, 5
+LINKS = 3
+"""Later pages that a page links to."""
+ANSWERS_AFTER = 0.08
+"""Seconds that each page takes to answer."""
 PATIENCE = 60.0
 LINK = re.compile(r'<a href="([^"]+)"')
 
@@ -86,7 +93,10 @@ def account(session: Session, web: Web, seconds: float) -> str:
     """Report which pages were fetched, how fast, and which rules were broken."""
     links = session.scalar(select(func.sum(Page.links)))
     pages = session.scalar(select(func.count()).select_from(Page))
-    rows = [[name, len(web.visits[name]), web.most_in_a_second(name)] for name in web.hosts]
+    rows = list[list[object]]()
+    for host, visits in web.visits.items():
+        most = max((sum(0 <= at - first < 1 for at, _ in visits) for first, _ in visits), default=0)
+        rows.append([host, len(visits), most])
     return "\n".join(
         [
             table(["HOST", "REQUESTS", "MOST IN A SECOND"], rows),
@@ -97,15 +107,77 @@ def account(session: Session, web: Web, seconds: float) -> str:
     )
 
 
+class Web:
+    """Web sites on 127.0.0.1, each on its own port. They count how often the crawler breaks their rules.
+
+    Page n of a site links to some later pages, as in a blog, and to the front page of each other site. So a crawler
+    that follows links in order fetches the pages of a site by number.
+    """
+
+    def __init__(self) -> None:
+        self.visits: dict[str, list[tuple[float, int]]] = {}
+        """The time and the page of each visit, by host and port."""
+        self.most_at_once = 0
+        self.violations: Counter[str] = Counter()
+        self._open = 0
+        self._lock = threading.Lock()
+
+    def visit(self, host: str, page: int) -> str:
+        """Return the page as HTML, after a short wait, and count the rules that the visit breaks."""
+        with self._lock:
+            now, before = time.monotonic(), self.visits[host]
+            self._open += 1
+            self.most_at_once = max(self.most_at_once, self._open)
+            broken = {
+                "too many requests at once": self._open > AT_ONCE,
+                "too many requests a second": sum(now - at < 1 for at, _ in before) >= PER_SECOND,
+                "out of order": any(visited > page for _, visited in before),
+                "fetched twice": any(visited == page for _, visited in before),
+            }
+            self.violations.update(rule for rule, is_broken in broken.items() if is_broken)
+            before.append((now, page))
+        time.sleep(ANSWERS_AFTER)
+        with self._lock:
+            self._open -= 1  # before the answer, since the crawler may send its next request right after it
+        links = [f"/{n:03}" for n in range(page + 1, min(page + 1 + LINKS, PAGES))]
+        links += [f"http://{other}/000" for other in self.visits if other != host]
+        return "\n".join(f'<a href="{link}">read on</a>' for link in links)
+
+    @contextmanager
+    def served(self) -> Generator[None]:
+        """Serve the sites during the block."""
+        web = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                html = web.visit(self.headers["Host"], int(self.path.strip("/"))).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(html)))
+                self.end_headers()
+                self.wfile.write(html)
+
+            def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+                """Log nothing."""
+
+        with ExitStack() as stack:
+            for _ in range(SITES):
+                server = stack.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+                self.visits[f"127.0.0.1:{server.server_port}"] = []
+                threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+                stack.callback(server.shutdown)
+            yield
+
+
 def main() -> int:
     """Run the example. Return 0 if all pages were fetched and no rule was broken, or else 1."""
-    with demo_database() as database, websites(SITES, PAGES, at_once=AT_ONCE, per_second=PER_SECOND) as web:
+    web = Web()
+    with demo_database() as database, web.served():
         engine = create_engine(database, pool_size=20)
         Base.metadata.create_all(engine)
         jobs.bind(engine)
         with Session(engine) as session:
             began = time.monotonic()
-            is_done = crawl(session, f"http://{web.hosts[0]}/000")
+            is_done = crawl(session, f"http://{min(web.visits)}/000")
             print(account(session, web, time.monotonic() - began))
         engine.dispose()
     is_complete = is_done and all(len(visits) == PAGES for visits in web.visits.values())

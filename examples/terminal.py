@@ -1,4 +1,4 @@
-"""The demo's output: a line of progress, and plain tables."""
+"""The output of the examples: a line of progress, and plain tables."""
 
 from __future__ import annotations
 
@@ -32,22 +32,16 @@ class Progress:
 
 def table(heading: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Return a table with columns of minimal width, numbers aligned to the right, and an indent of two spaces."""
-    lines = [[str(cell) for cell in row] for row in (heading, *rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(heading))]
-    right = [bool(rows) and all(isinstance(row[column], int | float) for row in rows) for column in range(len(heading))]
-
-    def laid_out(line: Sequence[str]) -> str:
-        cells = [
-            cell.rjust(width) if to_right else cell.ljust(width)
-            for cell, width, to_right in zip(line, widths, right, strict=True)
-        ]
-        return ("  " + "  ".join(cells)).rstrip()
-
-    return "\n".join(map(laid_out, lines))
+    columns = list(zip(heading, *rows, strict=True))
+    cells: list[list[str]] = []
+    for column in columns:
+        width = max(len(str(cell)) for cell in column)
+        is_number = bool(rows) and all(isinstance(cell, int | float) for cell in column[1:])
+        cells.append([f"{cell!s:>{width}}" if is_number else f"{cell!s:<{width}}" for cell in column])
+    return "\n".join(("  " + "  ".join(line)).rstrip() for line in zip(*cells, strict=True))
 
 
-def print_verdicts(promises: Sequence[tuple[str, bool, str]]) -> int:
-    """Print each promise, whether it was kept, and the counts. Return the exit code: 0 if all promises were kept."""
+def verdicts(promises: Sequence[tuple[str, bool, str]]) -> str:
+    """Return a table of promises, whether each was kept, and the figures that show it."""
     rows = [["ok" if is_kept else "FAILED", promise, found] for promise, is_kept, found in promises]
-    print(f"\n{table(['', 'PROMISE', 'FOUND'], rows)}\n")
-    return 0 if all(is_kept for _, is_kept, _ in promises) else 1
+    return table(["", "PROMISE", "FOUND"], rows)

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,53 +16,53 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs import Jobs
 
-
-class Workers:
-    """The two processes of a worker command. The parent process replaces each of them that dies."""
-
-    def __init__(self, jobs: Jobs[Any], parent: subprocess.Popen[bytes]) -> None:
-        self._jobs, self._parent = jobs, parent
-
-    def kill(self, session: Session, most: int = 1) -> list[str]:
-        """Kill up to `most` of the processes with SIGKILL, the busiest first. Return a line about each."""
-        job, process = self._jobs.Job, self._jobs.Process
-        held = func.count(job.id)
-        is_held = (job.process_id == process.id) & (job.state == "running")
-        counted = select(process.pid, held).outerjoin(job, is_held).group_by(process.pid)
-        lines: list[str] = []
-        for pid, count in session.execute(counted.order_by(held.desc())):
-            if len(lines) < most and self._is_one(pid):
-                os.kill(pid, signal.SIGKILL)
-                lines.append(f"  kill -9 {pid}: it ran {count} job{'s' * (count != 1)}")
-        return lines
-
-    def _is_one(self, pid: int) -> bool:
-        """Return whether the pid belongs to a live process of the worker; a dead one's pid may have been reused."""
-        with suppress(ProcessLookupError):
-            return pid != self._parent.pid and os.getpgid(pid) == self._parent.pid
-        return False
+Worker = subprocess.Popen[bytes]
 
 
 @contextmanager
-def workers(jobs: Jobs[Any], application: str, url: str, log: Path) -> Generator[Workers]:
-    """Run `python -m sqla_jobs.worker APPLICATION` during the block."""
-    command = [sys.executable, "-m", "sqla_jobs.worker", application, "--processes", "2", "--log-level", "WARNING"]
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so on SIGTERM the program stops its worker first
+def worker(application: str, options: Sequence[str], log: Path, **environment: str) -> Generator[Worker]:
+    """Run `python -m sqla_jobs.worker APPLICATION` during the block, and stop it gracefully at the end."""
+    command = [sys.executable, "-m", "sqla_jobs.worker", application, "--log-level", "WARNING", *options]
     with log.open("wb") as output:
-        parent = subprocess.Popen(
+        process = subprocess.Popen(
             command,
-            env=os.environ | {"DATABASE_URL": url},
+            env=os.environ | environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            start_new_session=True,
+            start_new_session=True,  # Ctrl-C must reach only the example, which then stops its workers
         )
     try:
-        yield Workers(jobs, parent)
+        yield process
     finally:
-        parent.terminate()
+        process.terminate()
         with suppress(subprocess.TimeoutExpired):
-            parent.wait(timeout=15)
+            process.wait(timeout=15)
         with suppress(ProcessLookupError):
-            os.killpg(parent.pid, signal.SIGKILL)
-        parent.wait()
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def pids_of(jobs: Jobs[Any], worker: Worker, session: Session) -> list[int]:
+    """Return the pids of those processes in the database that belong to the worker."""
+    found = list[int]()
+    for pid in session.scalars(select(jobs.Process.pid)):
+        with suppress(ProcessLookupError):  # it has ended, and a dead one's pid may have been reused
+            if worker.poll() is None and os.getpgid(pid) == worker.pid:
+                found.append(pid)
+    return found
+
+
+def kill_busiest_child(jobs: Jobs[Any], worker: Worker, session: Session) -> str:
+    """Kill the child with the most running jobs, and describe that. Its parent replaces it."""
+    job, process = jobs.Job, jobs.Process
+    children = [pid for pid in pids_of(jobs, worker, session) if pid != worker.pid]
+    held = select(process.pid, func.count(job.id)).outerjoin(
+        job, (job.process_id == process.id) & (job.state == "running")
+    )
+    counts = {pid: count for pid, count in session.execute(held.group_by(process.pid)).all() if pid in children}
+    if not counts:
+        return ""
+    pid = max(counts, key=lambda pid: counts[pid])
+    os.kill(pid, signal.SIGKILL)
+    return f"  kill -9 {pid}: it ran {counts[pid]} job{'s' * (counts[pid] != 1)}"

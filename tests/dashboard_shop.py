@@ -72,7 +72,7 @@ def slow(run: RunContext) -> str:
 def create_app(authorize: Authorize = allow_everyone) -> Flask:
     """A web application with the dashboard under /ops."""
     app = Flask("tests.dashboard_shop")
-    app.config.update(SECRET_KEY="a key for tests", TESTING=True)
+    app.testing = True
     dashboard = create_blueprint(jobs, authorize=authorize, actor=lambda: "ada@example.com")
     app.register_blueprint(dashboard, url_prefix="/ops")
     return app

@@ -22,8 +22,7 @@ SECOND_URL = "TORTURE_SECOND_URL"
 """The environment variable with the URL of the second database. Without it, the first database is used."""
 
 
-class Base(DeclarativeBase):
-    pass
+class Base(DeclarativeBase): ...
 
 
 class SecondBase(DeclarativeBase):
@@ -32,7 +31,7 @@ class SecondBase(DeclarativeBase):
 
 class TortureJob(JobMixin):
     oddity: Mapped[str | None] = mapped_column(Text)
-    """What is special about the row; `hostile` and `refusals` define the values."""
+    """What is special about the row; `hostile` defines the values."""
 
 
 jobs = Jobs(Base, job_class=TortureJob)
@@ -77,11 +76,21 @@ def _effect(run: RunContext, n: int) -> Effect:
     return Effect(n=n, task=run.task, job_id=run.job_id, run_id=run.run_id)
 
 
+def _leave(session: Session, run: RunContext, n: int) -> None:
+    session.add(_effect(run, n))
+    session.flush()
+
+
+def _commit(row: Base) -> None:
+    with jobs.binding().session_factory() as session:
+        session.add(row)
+        session.commit()
+
+
 @jobs.task(retry=SOON)
 def write(session: Session, run: RunContext, n: int, seconds: float) -> int:
     """Leave a transactional effect, and then work for a while before the commit."""
-    session.add(_effect(run, n))
-    session.flush()
+    _leave(session, run, n)
     time.sleep(seconds)
     return n
 
@@ -89,21 +98,15 @@ def write(session: Session, run: RunContext, n: int, seconds: float) -> int:
 @jobs.task(retry=SOON, limits=RateLimit(30, per=1.0))
 def mark(run: RunContext, n: int, seconds: float) -> int:
     """Commit a plain effect, and then work for a while."""
-    _commit_effect(run, n)
+    _commit(_effect(run, n))
     time.sleep(seconds)
     return n
-
-
-def _commit_effect(run: RunContext, n: int) -> None:
-    with jobs.binding().session_factory() as session:
-        session.add(_effect(run, n))
-        session.commit()
 
 
 @jobs.task(max_attempts=1, limits=RateLimit(5, per=1.0))
 def once(run: RunContext, n: int, seconds: float) -> None:
     """Commit a plain effect. The job may begin only once."""
-    _commit_effect(run, n)
+    _commit(_effect(run, n))
     time.sleep(seconds)
 
 
@@ -146,8 +149,7 @@ def follow(session: Session, run: RunContext, n: int, seconds: float) -> None:
 @jobs.task(retry=SOON, limits=[_STEPS, ConcurrencyLimit(4)])
 def snooze(session: Session, run: RunContext, n: int, seconds: float) -> None:
     """Snooze once, even if runs are lost in between."""
-    session.add(_effect(run, n))
-    session.flush()
+    _leave(session, run, n)
     if not session.scalar(select(jobs.Run.id).where(jobs.Run.job_id == run.job_id, jobs.Run.outcome == "snoozed")):
         raise Snooze(seconds)
     time.sleep(seconds)
@@ -156,8 +158,7 @@ def snooze(session: Session, run: RunContext, n: int, seconds: float) -> None:
 @jobs.task(retry=SOON, limits=ConcurrencyLimit(1, key=lambda arguments: arguments["n"] % 20, ordered=True))
 def flaky(session: Session, run: RunContext, n: int, seconds: float) -> None:
     """Leave an effect, and then fail in the first attempt."""
-    session.add(_effect(run, n))
-    session.flush()
+    _leave(session, run, n)
     time.sleep(seconds)
     if run.attempt == 1:
         raise RuntimeError("the first attempt fails")
@@ -166,8 +167,7 @@ def flaky(session: Session, run: RunContext, n: int, seconds: float) -> None:
 @jobs.task(retry=SOON, timeout=0.5)
 def overrun(session: Session, run: RunContext, n: int, seconds: float) -> None:
     """Leave an effect, and then exceed the timeout in the first attempt."""
-    session.add(_effect(run, n))
-    session.flush()
+    _leave(session, run, n)
     end = time.monotonic() + (60.0 if run.attempt == 1 else min(seconds, 0.1))
     while time.monotonic() < end:
         time.sleep(0.005)
@@ -176,8 +176,7 @@ def overrun(session: Session, run: RunContext, n: int, seconds: float) -> None:
 @jobs.task(retry=SOON)
 async def write_awaited(session: AsyncSession, run: RunContext, n: int, seconds: float) -> int:
     """Do the same as `write`, in the event loop."""
-    session.add(_effect(run, n))
-    await session.flush()
+    await session.run_sync(_leave, run, n)
     await asyncio.sleep(seconds)
     return n
 
@@ -194,8 +193,7 @@ async def chain_awaited(session: AsyncSession, run: RunContext, n: int, seconds:
 @jobs.task(retry=SOON, timeout=0.5)
 async def overrun_awaited(session: AsyncSession, run: RunContext, n: int, seconds: float) -> None:
     """Do the same as `overrun`, in the event loop."""
-    session.add(_effect(run, n))
-    await session.flush()
+    await session.run_sync(_leave, run, n)
     await asyncio.sleep(60.0 if run.attempt == 1 else min(seconds, 0.1))
 
 
@@ -228,11 +226,9 @@ def stepped(session: Session, run: RunContext, n: int, seconds: float) -> list[s
 
 
 async def _traced_awaited(session: AsyncSession, run: RunContext, step: str, seconds: float) -> str:
-    trace = _trace(run, step)
-    session.add(trace)
-    await session.flush()
+    value = await session.run_sync(_traced, run, step, 0.0)
     await asyncio.sleep(seconds)
-    return trace.value
+    return value
 
 
 @jobs.task(retry=SOON, limits=_STEPS)
@@ -249,9 +245,7 @@ async def stepped_awaited(session: AsyncSession, run: RunContext, n: int, second
 def _traced_apart(run: RunContext, step: str, seconds: float) -> str:
     trace = _trace(run, step)
     value = trace.value
-    with jobs.binding().session_factory() as session:
-        session.add(trace)
-        session.commit()
+    _commit(trace)
     time.sleep(seconds)
     return value
 
@@ -286,8 +280,7 @@ async def ask_awaited(run: RunContext, n: int, seconds: float) -> list[int]:
 @jobs.task(retry=SOON, max_attempts=3)
 def hopeless(session: Session, run: RunContext, n: int, seconds: float) -> None:
     """Always fail, after leaving an effect."""
-    session.add(_effect(run, n))
-    session.flush()
+    _leave(session, run, n)
     time.sleep(seconds)
     raise RuntimeError("it always fails")
 

@@ -1,12 +1,16 @@
-"""Rows that no application writes on purpose, added by plain INSERTs. These rows must not affect other jobs."""
+"""Rows that no application writes on purpose, and triggers that refuse marked rows. Other jobs must not be affected.
+
+A job's `oddity` says what is special about it.
+"""
 
 from __future__ import annotations
 
 import random
 from collections import Counter
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, func, insert, select, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 
 from benchmarks.torture.app import jobs
 
@@ -90,8 +94,11 @@ class Hostile:
         """Add one row, which the server may refuse. If the server is down, try the same row again later."""
         if not self._ahead:
             self._ahead = self._rng.sample([*ROWS], len(ROWS))
+        columns = {"task": "'mark'", "args": _ARGS, "oddity": f"'{ODDITY}'", **ROWS[self._ahead[-1]]}
+        statement = f"INSERT INTO {_JOBS} ({', '.join(columns)}) VALUES ({', '.join(columns.values())})"
         try:
-            insert(self._engine, self._ahead[-1])
+            with self._engine.begin() as connection:
+                connection.execute(text(statement.replace(":", r"\:")))
         except DBAPIError as error:
             if not (getattr(error.orig, "sqlstate", None) or "").startswith(_CLASSES):
                 return
@@ -101,9 +108,57 @@ class Hostile:
         self._ahead.pop()
 
 
-def insert(engine: Engine, name: str) -> None:
-    """Insert the hostile row with this name. Raise the database's errors."""
-    columns = {"task": "'mark'", "args": _ARGS, "oddity": f"'{ODDITY}'", **ROWS[name]}
+AT_WORK = ("claim", "end", "run")
+"""The oddities of jobs whose claim, whose end or whose run a trigger refuses."""
+HELD_UP = ("write", "write_awaited", "mark")
+"""The tasks of such jobs."""
+LONG_ENDED = ("delete", "delete run", "old")
+"""The oddities of jobs that ended long ago. No trigger refuses to delete the `old` ones."""
+_OLD_JOBS = 50
+_LOCK_TIMEOUT = "2s"
+_FUNCTION = f"""
+    CREATE FUNCTION torture_refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        IF TG_ARGV[0] = 'run' THEN
+            IF NOT EXISTS (SELECT FROM {_JOBS} WHERE id = NEW.job_id AND oddity = 'run') THEN RETURN NEW; END IF;
+        END IF;
+        RAISE EXCEPTION 'a trigger refuses this row: %', TG_ARGV[0];
+    END $$
+"""
+_TRIGGERS = {
+    "claim": f"UPDATE ON {_JOBS} FOR EACH ROW WHEN (NEW.oddity = 'claim' AND NEW.state = 'running')",
+    "end": f"UPDATE ON {_JOBS} FOR EACH ROW "
+    "WHEN (OLD.oddity = 'end' AND OLD.state = 'running' AND NEW.state <> 'running')",
+    "run": f"INSERT ON {_RUNS} FOR EACH ROW",
+    "delete": f"DELETE ON {_JOBS} FOR EACH ROW WHEN (OLD.oddity = 'delete')",
+    "delete_run": f"DELETE ON {_RUNS} FOR EACH ROW WHEN (OLD.error = 'delete run')",
+}
+
+
+def refuse(engine: Engine) -> None:
+    """Add the jobs that ended long ago, and create the triggers. They must not hold up any other row."""
+    with Session(engine) as session:
+        long_ago = func.now() - text("interval '1000 days'")
+        for oddity in [*LONG_ENDED[:2], *["old"] * _OLD_JOBS]:
+            job = jobs.Job(task="write", args={}, oddity=oddity, state="succeeded", finished_at=long_ago)
+            session.add(job)
+            session.flush()
+            session.execute(insert(jobs.Run).values(job_id=job.id, attempt=1, outcome="succeeded", error=oddity))
+        session.execute(text(_FUNCTION))
+        for name, when in _TRIGGERS.items():
+            trigger = f"CREATE TRIGGER torture_{name} BEFORE {when} EXECUTE FUNCTION torture_refuse('{name}')"
+            session.execute(text(trigger))
+        session.commit()
+
+
+def permit(engine: Engine) -> None:
+    """Drop the triggers. Raise the database's errors, so that the caller can try again."""
     with engine.begin() as connection:
-        statement = f"INSERT INTO {_JOBS} ({', '.join(columns)}) VALUES ({', '.join(columns.values())})"
-        connection.execute(text(statement.replace(":", r"\:")))
+        connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'"))
+        connection.execute(text("DROP FUNCTION IF EXISTS torture_refuse CASCADE"))
+
+
+def long_ended(session: Session) -> dict[str, int]:
+    """Return how many of the jobs that ended long ago still exist, by oddity."""
+    job = jobs.Job
+    counted = select(job.oddity, func.count()).where(job.oddity.in_(LONG_ENDED)).group_by(job.oddity)
+    return {str(oddity): count for oddity, count in session.execute(counted)}

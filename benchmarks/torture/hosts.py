@@ -1,62 +1,52 @@
-"""Hosts for workers. Each has a network namespace with a virtual cable or, if that is not possible, only a proxy."""
+"""Hosts for workers, each with a network of its own if that is possible, and the workers that are kept running."""
 
 from __future__ import annotations
 
 import os
-import shutil
+import random
+import signal
 import subprocess
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
-from typing import Self
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from functools import partial
+from pathlib import Path
 
-from benchmarks.proxy import Proxy
+from benchmarks.torture.app import POISONED
+from benchmarks.versions import ROOT
+from tests.proxy import Proxy
+
+_PAUSE = 0.5
+"""Seconds from the end of a service to its next start."""
+_HELPERS = ("resource_tracker", "forkserver")
+_NO_DATABASE = "the database says"
+"""Words in the log of a worker that was started while the server was down."""
 
 
-class Host(AbstractContextManager["Host"], ABC):
-    """A host on which workers run. Its workers reach the server only through `proxy`."""
+class Host:
+    """A host on this machine's own loopback interface. Its workers reach the server only through `proxy`.
 
-    def __init__(self, number: int, proxy: Proxy) -> None:
+    During a partition, the proxy forwards nothing.
+    """
+
+    def __init__(self, number: int, server: tuple[str, int], *, listen: str = "127.0.0.1") -> None:
         self.name = f"host-{'ab'[number]}"
-        self.proxy = proxy
+        self.proxy = Proxy(server, listen=listen)
+        self.prefix: list[str] = []
+        """The prefix that makes a command run on this host."""
         self._stack = ExitStack()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Host:
         self._stack.enter_context(self.proxy)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    @property
-    @abstractmethod
-    def prefix(self) -> list[str]:
-        """The prefix that makes a command run on this host."""
-
-    @abstractmethod
     def partition(self) -> None:
         """Lose every packet between this host and the server. Connections are neither closed nor refused."""
-
-    @abstractmethod
-    def heal(self) -> None:
-        """Let packets through again."""
-
-
-HostMaker = Callable[[int, tuple[str, int]], Host]
-"""A function that creates host number 0 or 1, in front of the server at the given address."""
-
-
-class ProxiedHost(Host):
-    """A host on this machine's own loopback interface. During a partition, its proxy forwards nothing."""
-
-    def __init__(self, number: int, server: tuple[str, int]) -> None:
-        super().__init__(number, Proxy(server))
-
-    @property
-    def prefix(self) -> list[str]:
-        return []
-
-    def partition(self) -> None:
         self.proxy.stall()
 
     def heal(self) -> None:
@@ -73,28 +63,26 @@ class NamespaceHost(Host):
     def __init__(self, number: int, server: tuple[str, int]) -> None:
         base = (os.getpid() % 16_000 * 2 + number) * 4
         network = f"198.{18 + (base >> 16)}.{base >> 8 & 255}"
-        self._outside, self._inside = f"{network}.{base % 256 + 1}", f"{network}.{base % 256 + 2}"
+        self._inside = f"{network}.{base % 256 + 2}"
         self._namespace = f"torture-{os.getpid()}-{number}"
         self._cable = f"tort{os.getpid() % 10_000_000}-{number}"
-        super().__init__(number, Proxy(server, listen=self._outside))
+        super().__init__(number, server, listen=f"{network}.{base % 256 + 1}")
+        self.prefix = ["ip", "netns", "exec", self._namespace]
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Host:
+        inside = partial(_ip, "-n", self._namespace)
         with ExitStack() as undo:
             _ip("netns", "add", self._namespace)
-            undo.callback(self._remove)
+            undo.callback(_ip, "netns", "del", self._namespace)  # this also deletes the cable
             _ip("link", "add", self._cable, "type", "veth", "peer", "name", "eth0", "netns", self._namespace)
-            _ip("addr", "add", f"{self._outside}/30", "dev", self._cable)
+            _ip("addr", "add", f"{self.proxy.listen}/30", "dev", self._cable)
             _ip("link", "set", self._cable, "up")
-            _ip("-n", self._namespace, "addr", "add", f"{self._inside}/30", "dev", "eth0")
-            _ip("-n", self._namespace, "link", "set", "eth0", "up")
-            _ip("-n", self._namespace, "link", "set", "lo", "up")
+            inside("addr", "add", f"{self._inside}/30", "dev", "eth0")
+            inside("link", "set", "eth0", "up")
+            inside("link", "set", "lo", "up")
             undo.enter_context(self.proxy)
             self._stack = undo.pop_all()
         return self
-
-    @property
-    def prefix(self) -> list[str]:
-        return ["ip", "netns", "exec", self._namespace]
 
     def partition(self) -> None:
         _ip("link", "set", self._cable, "down")
@@ -102,27 +90,135 @@ class NamespaceHost(Host):
     def heal(self) -> None:
         _ip("link", "set", self._cable, "up")
 
-    def _remove(self) -> None:
-        _ip("netns", "del", self._namespace)  # this also deletes the cable
+
+HostMaker = Callable[[int, tuple[str, int]], Host]
+"""A function that creates host number 0 or 1, in front of the server at the given address."""
 
 
 def can_make_namespaces() -> bool:
     """Try to create a network namespace with virtual interfaces. Return whether this program may do that."""
-    if os.geteuid() != 0 or shutil.which("ip") is None:
+    try:
+        with NamespaceHost(0, ("127.0.0.1", 1)) as host:
+            return not subprocess.run([*host.prefix, "true"], check=False, capture_output=True).returncode
+    except (OSError, subprocess.CalledProcessError):
         return False
-    name = f"torture-{os.getpid()}-probe"
-    cable = f"tort{os.getpid() % 10_000_000}-p"
-    if _tried("netns", "add", name):
-        return False
-    made = not _tried("link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", name)
-    entered = not subprocess.run(["ip", "netns", "exec", name, "true"], check=False, capture_output=True).returncode
-    _ip("netns", "del", name)
-    return made and entered
 
 
 def _ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True)
+    subprocess.run(["ip", *arguments], check=True, stderr=subprocess.DEVNULL)
 
 
-def _tried(*arguments: str) -> int:
-    return subprocess.run(["ip", *arguments], check=False, capture_output=True).returncode
+class Service:
+    """A worker command on a host, which is started again whenever it ends by itself, as by a service manager."""
+
+    def __init__(self, host: Host, environment: dict[str, str], options: list[str], logs: Path) -> None:
+        self.host = host
+        self.breaches: list[str] = []
+        self._command = [
+            *host.prefix,
+            sys.executable,
+            "-m",
+            "sqla_jobs.worker",
+            "benchmarks.torture.app:jobs",
+            *options,
+        ]
+        self._mark = f"TORTURE_SERVICE={uuid.uuid4()}"
+        name, mark = self._mark.split("=")
+        self._environment = os.environ | environment | {"PYTHONUNBUFFERED": "1", name: mark}
+        self._log = logs / f"{host.name}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._start_at = 0.0
+        self._log_from = 0
+        self._signalled = False
+        self._given_up = False
+
+    def keep(self) -> None:
+        """Start the command if it is not running and its pause is over."""
+        if self._process is not None and (code := self._process.poll()) is not None:
+            self._check_exit(code)
+            self._process = None
+            self._start_at = time.monotonic() + _PAUSE
+        if self._process is None and not self._given_up and time.monotonic() >= self._start_at:
+            with self._log.open("ab") as log:
+                self._log_from = log.tell()
+                self._process = subprocess.Popen(
+                    self._command, cwd=ROOT, env=self._environment, stdout=log, stderr=log, start_new_session=True
+                )
+            self._signalled = False
+
+    def _check_exit(self, code: int) -> None:
+        said = self._log.read_bytes()[self._log_from :].decode(errors="replace")
+        if not self._signalled and code != POISONED and (code != 1 or _NO_DATABASE not in said):
+            self.breaches.append(f"the worker on {self.host.name} ended by itself with {code}:\n{said[-3000:]}")
+
+    @property
+    def pids(self) -> list[int]:
+        """The pids of the command's own process and of its descendants."""
+        if self._process is None or self._process.poll() is not None:
+            return []
+        return [self._process.pid, *_descendants(self._process.pid)]
+
+    def pick(self, rng: random.Random) -> tuple[int, list[int]]:
+        """Pick one process of the command. Return its pid, and all pids that stop with it."""
+        pids = self.pids
+        picked = rng.choice(pids)
+        return picked, pids if picked == pids[0] else [picked]
+
+    def signal(self, pid: int, number: signal.Signals) -> None:
+        """Send a signal to a process of the command, unless that process has ended."""
+        if pid in self.pids:
+            self._signalled = self._signalled or number in (signal.SIGKILL, signal.SIGTERM)
+            os.kill(pid, number)
+
+    def renew(self) -> None:
+        """Have the parent replace its children one by one, as for a deploy."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGHUP)
+
+    def stop(self) -> None:
+        """Ask the command to end, and do not start it again."""
+        self._given_up = True
+        if self._process is not None:
+            self._process.terminate()
+
+    def ended(self, timeout: float) -> None:
+        """Wait for the end that `stop` asked for. It must come in time and with exit code 0."""
+        try:
+            code: int | str = self._process.wait(timeout) if self._process is not None else 0
+        except subprocess.TimeoutExpired:
+            code = f"no exit code within {timeout:g} s"
+        if code != 0:
+            self.breaches.append(f"the worker on {self.host.name} ended with {code} after SIGTERM")
+
+    def kill(self) -> None:
+        """Kill the command and all processes that it started, even those that its parent left behind."""
+        self._given_up = True
+        for pid, _ in _processes():
+            with suppress(OSError):  # it ended meanwhile
+                if self._mark in Path(f"/proc/{pid}/environ").read_text(errors="replace"):
+                    os.kill(pid, signal.SIGKILL)
+        if self._process is not None:
+            self._process.wait()
+
+
+def _processes() -> Iterator[tuple[int, int]]:
+    """Yield the pid and the parent's pid of every process on this machine. Without /proc, yield nothing."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it ended meanwhile
+            state, parent, *_ = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
+            if state != "Z":
+                yield int(entry.name), int(parent)
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    """Yield the descendants of a process, without multiprocessing's own helpers."""
+    there, below = list(_processes()), [pid]
+    while below:
+        parent = below.pop()
+        children = sorted(child for child, its_parent in there if its_parent == parent)
+        below += children
+        for child in children:
+            with suppress(OSError):  # it ended meanwhile
+                command = Path(f"/proc/{child}/cmdline").read_text(errors="replace")
+                if not any(helper in command for helper in _HELPERS):
+                    yield child

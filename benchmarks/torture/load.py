@@ -1,16 +1,18 @@
-"""A steady load through its own engine, and a ledger of the answers to all commits."""
+"""A steady load through its own engine, signals to its jobs, and a ledger of the answers to all commits."""
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import random
 import threading
 import time
-from collections import Counter, defaultdict, deque
-from contextlib import suppress
+from collections import defaultdict, deque
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 from sqlalchemy import Engine
@@ -19,7 +21,7 @@ from sqlalchemy.orm import Session
 
 from benchmarks.torture import app
 from sqla_jobs import JobMixin
-from sqla_jobs.errors import JobsError
+from sqla_jobs.errors import JobsError, UnknownJob
 from sqla_jobs.models.workflow_columns import BatchMixin
 from sqla_jobs.tasks.enqueue import EnqueueOptions
 from sqla_jobs.tasks.task import Task
@@ -56,8 +58,14 @@ _CATCH_UP = 0.5
 _AFTER_ERROR = 0.2
 _CANCELLED_AMONG = 30
 """A cancel chooses among this number of the newest jobs, since most older jobs have ended."""
-_HELD_UP = ("write", "write_awaited", "mark")
-"""Tasks of the jobs whose claim or end a trigger refuses."""
+_SIGNALS = 2
+"""The number of signals that each job waits for."""
+_SENT_WITHIN = 2.0
+"""A signal is first sent at most this number of seconds after the enqueue of its job."""
+_AGAIN = 0.3
+_TRIES = 100
+"""The number of tries while the job does not exist. Its commit got no answer, and may still be under way."""
+_PAUSE = 0.02
 
 
 class Answer(StrEnum):
@@ -98,9 +106,39 @@ class Ledger:
             sent[job_id].append((payload, answer))
         return sent
 
-    @property
-    def answers(self) -> Counter[str]:
-        return Counter(str(answer) for _, answer in list(self.enqueued.values()))
+
+@contextmanager
+def _asking(engine: Engine, tell: Callable[[Answer], object]) -> Generator[Session]:
+    """Yield a session, and commit it at the end unless it was rolled back. Tell the server's answer in any case."""
+    answer = Answer.refused
+    try:
+        with Session(engine, expire_on_commit=False) as session:
+            yield session
+            if session.in_transaction():
+                answer = Answer.unknown
+                session.commit()
+                answer = Answer.acknowledged
+    finally:
+        tell(answer)
+
+
+class Background:
+    """Loops that run in threads of their own until `stop()`."""
+
+    def __init__(self, *loops: Callable[[], None]) -> None:
+        self._stopping = threading.Event()
+        self._threads = [threading.Thread(target=loop) for loop in loops]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Ask the loops to end, and wait until they have."""
+        self._stopping.set()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join()
 
 
 class Graph:
@@ -130,49 +168,32 @@ class Graph:
         return {"after": [self._batch, *after[1:]], "if_failed": if_failed}
 
 
-class Load:
+class Load(Background):
     """Threads that together enqueue `rate` jobs a second. They continue across outages, until `stop()`."""
 
-    def __init__(
-        self, engine: Engine, ledger: Ledger, *, seed: int, rate: float, hang_for: float, threads: int = 3
-    ) -> None:
+    def __init__(self, engine: Engine, ledger: Ledger, *, seed: int, rate: float, threads: int = 3) -> None:
+        loops = (partial(self._loop, random.Random(f"{seed}-{k}"), rate / threads) for k in range(threads))
+        super().__init__(*loops)
         self._engine = engine
         self._ledger = ledger
         self._numbers = itertools.count(1)
-        self._stop = threading.Event()
-        self._hang_for = hang_for
         self._extra: deque[tuple[str, str | None]] = deque()
-        self._threads = [
-            threading.Thread(target=self._loop, args=(random.Random(f"{seed}-{k}"), rate / threads), name=f"load-{k}")
-            for k in range(threads)
-        ]
 
-    def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
-
-    def add(self, task: str) -> None:
+    def add(self, task: str, oddity: str | None = None) -> None:
         """Enqueue one job of this task soon."""
-        self._extra.append((task, None))
-
-    def add_refused(self, oddity: str) -> None:
-        """Enqueue one job of each `_HELD_UP` task soon, with this oddity."""
-        self._extra.extend((task, oddity) for task in _HELD_UP)
-
-    def stop(self) -> None:
-        """Stop enqueueing. Return when the last transaction has been answered."""
-        self._stop.set()
-        for thread in self._threads:
-            if thread.is_alive():
-                thread.join()
+        self._extra.append((task, oddity))
 
     def _loop(self, rng: random.Random, rate: float) -> None:
         due = time.monotonic()
-        while not self._stop.wait(max(0.0, due - time.monotonic())):
+        while not self._stopping.wait(max(0.0, due - time.monotonic())):
             tasks = self._choose(rng)
             due = max(due, time.monotonic() - _CATCH_UP) + len(tasks) * rng.uniform(0.5, 1.5) / rate
-            if not self._enqueue(rng, tasks) or (rng.random() < _CANCELS and not self._cancel(rng)):
-                self._stop.wait(_AFTER_ERROR)
+            try:
+                self._enqueue(rng, tasks)
+                if rng.random() < _CANCELS and self._ledger.recent:
+                    self._cancel(rng.choice(list(self._ledger.recent)))  # a copy: other threads add to it
+            except DBAPIError:
+                self._stopping.wait(_AFTER_ERROR)
 
     def _choose(self, rng: random.Random) -> list[tuple[str, str | None]]:
         """Choose the tasks of a transaction. Return each with its oddity or None."""
@@ -182,56 +203,42 @@ class Load:
             chosen.append(self._extra.popleft())
         return chosen
 
-    def _enqueue(self, rng: random.Random, tasks: list[tuple[str, str | None]]) -> bool:
-        """Enqueue these tasks in one transaction. Return whether the server answered."""
+    def _enqueue(self, rng: random.Random, tasks: list[tuple[str, str | None]]) -> None:
+        """Enqueue these tasks in one transaction."""
         numbered = {next(self._numbers): chosen for chosen in tasks}
-        answer, made, asking = Answer.refused, list[JobMixin](), list[int]()
-        try:
-            with Session(self._engine, expire_on_commit=False) as session:
-                graph = Graph(session, rng, len(tasks)) if len(tasks) > 1 and rng.random() < _GRAPHS else None
-                for n, (name, oddity) in numbered.items():
-                    links: EnqueueOptions = {} if graph is None else graph.links(name, oddity)
-                    made.append(self._add(session, rng, n, name, oddity, links))
-                    if graph is not None and oddity is None:
-                        graph.jobs.append(made[-1])
-                session.flush()
-                asking = [job.id for job in made if job.task in app.ASKING]
-                if rng.random() < _ROLLED_BACK:
-                    session.rollback()
-                else:
-                    answer = Answer.unknown
-                    session.commit()
-                    answer = Answer.acknowledged
-        except DBAPIError:
-            return False
-        finally:
-            self._ledger.enqueued.update((n, (task, answer)) for n, (task, _) in numbered.items())
-            self._ledger.asking += asking if answer is not Answer.refused else ()
-        if answer is Answer.acknowledged:
-            self._ledger.recent += [job.id for job in made if job.task not in app.STOPPING]
-            del self._ledger.recent[:-_CANCELLED_AMONG]
-        return True
+        made = list[tuple[int, str]]()
 
-    def _cancel(self, rng: random.Random) -> bool:
-        if not self._ledger.recent:
-            return True
-        job_id = rng.choice(list(self._ledger.recent))  # a copy: other threads add to it
-        answer = Answer.refused
-        try:
-            with Session(self._engine) as session:
-                if not app.jobs.cancel(session, job_id):
-                    return True
-                answer = Answer.unknown
-                session.commit()
-                answer = Answer.acknowledged
-        except DBAPIError:
-            return False
-        except JobsError as error:
-            self._ledger.surprises.append(f"cancel of job {job_id}: {error}")
-        finally:
+        def tell(answer: Answer) -> None:
+            self._ledger.enqueued.update((n, (task, answer)) for n, (task, _) in numbered.items())
+            if answer is not Answer.refused:
+                self._ledger.asking += [job_id for job_id, task in made if task in app.ASKING]
+            if answer is Answer.acknowledged:
+                self._ledger.recent += [job_id for job_id, task in made if task not in app.STOPPING]
+                del self._ledger.recent[:-_CANCELLED_AMONG]
+
+        with _asking(self._engine, tell) as session:
+            graph = Graph(session, rng, len(tasks)) if len(tasks) > 1 and rng.random() < _GRAPHS else None
+            for n, (name, oddity) in numbered.items():
+                links: EnqueueOptions = {} if graph is None else graph.links(name, oddity)
+                job = self._add(session, rng, n, name, oddity, links)
+                if graph is not None and oddity is None:
+                    graph.jobs.append(job)
+                session.flush()
+                made.append((job.id, job.task))
+            if rng.random() < _ROLLED_BACK:
+                session.rollback()
+
+    def _cancel(self, job_id: int) -> None:
+        def tell(answer: Answer) -> None:
             if answer is not Answer.refused and self._ledger.cancels.get(job_id) is not Answer.acknowledged:
                 self._ledger.cancels[job_id] = answer
-        return True
+
+        try:
+            with _asking(self._engine, tell) as session:
+                if not app.jobs.cancel(session, job_id):
+                    session.rollback()
+        except JobsError as error:
+            self._ledger.surprises.append(f"cancel of job {job_id}: {error}")
 
     def _add(
         self, session: Session, rng: random.Random, n: int, name: str, oddity: str | None, links: EnqueueOptions
@@ -242,4 +249,57 @@ class Load:
         seconds = rng.uniform(1.0, 6.0) if is_long else rng.choice([0.0, 0.02, 0.1, 0.3, 0.3])
         priority = rng.choice([0, 0, 0, 0, -5, 5])
         options: EnqueueOptions = {**links, "delay": delay, "priority": priority, "columns": {"oddity": oddity}}
-        return task.options(**options).enqueue(session, n=n, seconds=self._hang_for if name == "hang" else seconds)
+        return task.options(**options).enqueue(session, n=n, seconds=3600.0 if name == "hang" else seconds)
+
+
+class Signals(Background):
+    """A thread that sends each signal until its commit is acknowledged or the job has ended, even across outages."""
+
+    def __init__(self, engine: Engine, ledger: Ledger, seed: int) -> None:
+        super().__init__(self._loop)
+        self._engine = engine
+        self._ledger = ledger
+        self._rng = random.Random(f"signals-{seed}")
+        self._payloads = itertools.count(1)
+        self._due: list[tuple[float, int, int]] = []
+        """The time, the job id, and the number of earlier tries, for each signal to send."""
+
+    @property
+    def are_sent(self) -> bool:
+        """Whether no signal is left to send. This is final once the load has ended."""
+        return not self._ledger.asking and not self._due
+
+    def _loop(self) -> None:
+        while not self._stopping.wait(_PAUSE):
+            while self._ledger.asking:
+                for _ in range(_SIGNALS):
+                    self._push(self._ledger.asking[0], self._rng.uniform(0.0, _SENT_WITHIN))
+                self._ledger.asking.popleft()
+            while self._due and self._due[0][0] <= time.monotonic() and not self._stopping.is_set():
+                _, job_id, tries = self._due[0]
+                again = self._send(job_id, tries)
+                heapq.heappop(self._due)
+                if again:
+                    self._push(job_id, _AGAIN, tries + 1)
+
+    def _push(self, job_id: int, seconds: float, tries: int = 0) -> None:
+        heapq.heappush(self._due, (time.monotonic() + seconds, job_id, tries))
+
+    def _send(self, job_id: int, tries: int) -> bool:
+        """Send one signal. Return True if this one may be lost, so that another signal must be sent."""
+        payload = next(self._payloads)
+
+        def tell(answer: Answer) -> None:
+            self._ledger.signals[payload] = (job_id, answer)
+
+        try:
+            with _asking(self._engine, tell) as session:
+                if not app.jobs.signal(session, job_id, "told", payload):
+                    session.rollback()
+        except DBAPIError:
+            return True
+        except UnknownJob:
+            return tries < _TRIES
+        except JobsError as error:
+            self._ledger.surprises.append(f"signal to job {job_id}: {error}")
+        return False

@@ -6,7 +6,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
@@ -24,8 +24,8 @@ from benchmarks.torture.app import (
     Trace,
     jobs,
 )
+from benchmarks.torture.hostile import AT_WORK
 from benchmarks.torture.load import Answer, Ledger
-from benchmarks.torture.refusals import AT_WORK
 from sqla_jobs.models.types import StepKind
 
 _STEPS = 3
@@ -35,8 +35,7 @@ _BAD = ("failed", "cancelled")
 _MAY_FAIL = {"hopeless", "once", *STOPPING}
 
 
-@dataclass(frozen=True)
-class RunFact:
+class RunFact(NamedTuple):
     id: int
     outcome: str
     process_id: uuid.UUID | None
@@ -85,8 +84,7 @@ class JobFact:
         return [run.id for run in self.runs if run.outcome == "succeeded"]
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(NamedTuple):
     """The contents of the databases at the end."""
 
     jobs: dict[int, JobFact]
@@ -97,25 +95,22 @@ class Facts:
 
 def read_facts(session: Session, second: Session) -> Facts:
     """Read everything except hostile rows from both databases. The facts about some 100,000 jobs fit into memory."""
-    job, run = jobs.Job, jobs.Run
-    columns = (job.id, job.args["n"].as_integer(), job.task, job.state, job.attempt, job.max_attempts, job.if_failed)
-    facts: dict[int, JobFact] = {}
+    job, run, edge = jobs.Job, jobs.Run, jobs.models.tables["edges"].c
+    columns = (job.id, job.args["n"].as_integer(), job.task, job.state, job.attempt, job.max_attempts)
     judged = or_(job.oddity.is_(None), job.oddity.in_(AT_WORK))
     left_out = set(session.scalars(select(job.id).where(~judged)))
-    for job_id, n, task, state, attempt, most, if_failed, asked in session.execute(
-        select(*columns, job.cancel_requested_at.is_not(None)).where(judged)
-    ):
-        facts[job_id] = JobFact(job_id, n, task, str(state), attempt, most, asked, if_failed)
-    for job_id, needs_id in _needs(session):
+    rows = session.execute(select(*columns, job.cancel_requested_at.is_not(None), job.if_failed).where(judged))
+    facts = {row[0]: JobFact(*row) for row in rows}
+    of_batches = select(edge.job_id, job.id).where(job.batch_id == edge.batch_id)
+    needed = select(edge.job_id, edge.needs_id).where(edge.needs_id.is_not(None)).union_all(of_batches)
+    for job_id, needs_id in session.execute(needed):
         if job_id in facts and needs_id in facts:
             facts[job_id].needs.append(facts[needs_id])
-    strays: list[str] = []
-    taken: set[int] = set()
-    for run_id, job_id, outcome, process_id in session.execute(
-        select(run.id, run.job_id, run.outcome, run.process_id).order_by(run.id)
-    ):
+    strays, taken = list[str](), set[int]()
+    runs = select(run.id, run.job_id, run.outcome, run.process_id).order_by(run.id)
+    for run_id, job_id, outcome, process_id in session.execute(runs):
         if job_id in facts:
-            facts[job_id].runs.append(RunFact(run_id, str(outcome), process_id))
+            facts[job_id].runs.append(RunFact(run_id, outcome, process_id))
         elif job_id in left_out:
             taken.add(run_id)
         else:
@@ -152,14 +147,6 @@ def _read_steps(session: Session, facts: Mapping[int, JobFact]) -> None:
     results = select(run.job_id, run.result).where(run.outcome == "succeeded", run.job_id.in_(traced))
     for job_id, result in session.execute(results):
         facts[job_id].result = result
-
-
-def _needs(session: Session) -> list[tuple[int, int]]:
-    """Return pairs of job ids. The first job has to wait for the second one, directly or through a batch."""
-    edge, job = jobs.models.tables["edges"].c, jobs.Job
-    of_batches = select(edge.job_id, job.id).where(job.batch_id == edge.batch_id)
-    rows = session.execute(select(edge.job_id, edge.needs_id).where(edge.needs_id.is_not(None)).union_all(of_batches))
-    return [(row[0], row[1]) for row in rows]
 
 
 def breaches(facts: Facts, ledger: Ledger, services: Collection[Collection[int]]) -> list[str]:

@@ -11,6 +11,7 @@ from dataclasses import fields, is_dataclass
 from datetime import datetime, timedelta
 from functools import wraps
 from shlex import quote
+from textwrap import wrap
 from typing import Any
 
 import click
@@ -21,6 +22,7 @@ from rich.text import Text
 
 from sqla_jobs.cli.naming import HOST, NAMED, output_on_stderr
 from sqla_jobs.models.types import PARKED
+from sqla_jobs.monitoring.finding import Finding, Verdict
 from sqla_jobs.rules.wording import Count, duration
 
 HISTORY = "sqla_jobs.history"
@@ -92,6 +94,21 @@ def print_table(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     for line in lines:
         table.add_row(*(Text(shown(value)) for value in line))
     console().print(table)
+
+
+def print_wrapped(text: str, indent: str = "", *, stderr: bool = False) -> None:
+    """Print text, wrapped between words at the terminal's width. Continued lines are indented by `indent`."""
+    width = console(stderr=stderr).width
+    lines = wrap(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    click.echo("\n".join(lines), err=stderr)
+
+
+def print_problems(problems: Iterable[Finding], *, stderr: bool = False) -> None:
+    """Print each problem, the worst first, with its remedy under it."""
+    for one in sorted(problems, key=lambda one: one.verdict is not Verdict.error):
+        click.echo(err=stderr)
+        print_wrapped(f"{one.verdict}: {shown(one)}", "  ", stderr=stderr)
+        print_wrapped(f"    {remedy(one.remedy)}", "    ", stderr=stderr)
 
 
 def short(process_id: uuid.UUID | None) -> str:

@@ -16,7 +16,7 @@ from sqlalchemy.orm import defer
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli.application import on_application
 from sqla_jobs.cli.naming import ApplicationCommand, right_usage
-from sqla_jobs.cli.output import as_json, console, print_json, print_table, remedy, short, shown
+from sqla_jobs.cli.output import as_json, console, print_json, print_table, print_wrapped, remedy, short, shown
 from sqla_jobs.cli.selecting import JOB_ID, check_batches, check_queues, check_tasks, selecting
 from sqla_jobs.errors import ArgumentsError, UnknownJob
 from sqla_jobs.jobs import Jobs
@@ -178,7 +178,7 @@ def why(jobs: Jobs[Any], job_id: int, as_json: bool) -> None:
 
 def _print_reasons(reasons: Iterable[str]) -> None:
     for reason in reasons:
-        click.echo(remedy(reason))
+        print_wrapped(remedy(reason))
 
 
 def _step(step: StepRow, secrets: Secrets) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import click
 
 from sqla_jobs.cli.application import on_application
 from sqla_jobs.cli.naming import ApplicationCommand
-from sqla_jobs.cli.output import as_json, exact_numbers, print_json, print_table, remedy, short, shown, till
+from sqla_jobs.cli.output import as_json, exact_numbers, print_json, print_problems, print_table, short, shown, till
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.monitoring.processes import ProcessStatus
 from sqla_jobs.monitoring.status import Status, read_status
@@ -54,8 +54,7 @@ def _show(found: Status, as_json: bool) -> None:
         print_json(found)
     else:
         _print_status(found)
-    for warning in found.warnings:
-        click.echo(f"\nwarning: {shown(warning)}\n    {remedy(warning.remedy)}", err=True)
+    print_problems(found.warnings, stderr=True)
 
 
 def _print_status(status: Status) -> None:

@@ -16,7 +16,7 @@ from sqla_jobs.cli import durations
 from sqla_jobs.cli.application import audited, on_application
 from sqla_jobs.cli.changing import Wanted, carry_out
 from sqla_jobs.cli.naming import ApplicationCommand
-from sqla_jobs.cli.output import as_json, print_json, print_table, remedy, shown
+from sqla_jobs.cli.output import as_json, print_json, print_problems, print_table
 from sqla_jobs.database.refusals import warn
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import ENDED, JobState
@@ -64,10 +64,11 @@ def prune(jobs: Jobs[Any], actor: str, older_than: timedelta, states: tuple[str,
 
 @click.command(cls=ApplicationCommand)
 @on_application
+@click.option("--all", "lists_all", is_flag=True, help="List the checks that found no problem, too.")
 @click.option("--strict", is_flag=True, help="Also exit with 1 for warnings.")
 @as_json
-def doctor(jobs: Jobs[Any], strict: bool, as_json: bool) -> None:
-    """Find out what makes a queue slow or stuck, with a remedy for each finding.
+def doctor(jobs: Jobs[Any], lists_all: bool, strict: bool, as_json: bool) -> None:
+    """Find out what makes a queue slow or stuck, with a remedy for each problem.
 
     Exits with 1 if any finding is an error.
     """
@@ -77,10 +78,13 @@ def doctor(jobs: Jobs[Any], strict: bool, as_json: bool) -> None:
     if as_json:
         print_json(findings)
     else:
-        print_table(["", "ABOUT", "FOUND"], [(one.verdict, one.about, one.found) for one in findings])
-        for one in findings:
-            if one.remedy:
-                click.echo(f"\n{one.verdict}: {one.about}: {shown(one.found)}\n    {remedy(one.remedy)}")
+        well = [one for one in findings if one.verdict is Verdict.ok]
+        print_problems(one for one in findings if one.verdict is not Verdict.ok)
+        click.echo()
+        if lists_all:
+            print_table(["", "ABOUT", "FOUND"], [(one.verdict, one.about, one.found) for one in well])
+        else:
+            click.echo(f"{plural(len(well), 'check')} {'is' if len(well) == 1 else 'are'} well: `--all` lists them")
     wrong = {Verdict.error, Verdict.warning} if strict else {Verdict.error}
     if any(one.verdict in wrong for one in findings):
         click.get_current_context().exit(1)

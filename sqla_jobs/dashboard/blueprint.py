@@ -7,12 +7,11 @@ from functools import partial
 from typing import Any
 
 from flask import Blueprint, Response, abort, g, request
-from flask.blueprints import BlueprintSetupState
 from sqlalchemy.exc import DBAPIError
 from werkzeug.exceptions import HTTPException
 
 from sqla_jobs.actions.schedules import UnknownSchedule
-from sqla_jobs.dashboard.access import HEADERS, Actor, Authorize, Role, check_functions, check_secret, role_of
+from sqla_jobs.dashboard.access import HEADERS, Actor, Authorize, Role, check_functions, check_origin, role_of
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.dashboard.views import (
     audit,
@@ -80,14 +79,12 @@ def create_blueprint(
     - `name`: the name of the blueprint. A second dashboard in one application needs another name.
 
     Raises `ConfigurationError` if `authorize` is not a function, and if `authorize` or `actor` is a coroutine function.
-    Registering the blueprint raises it if the application has no SECRET_KEY.
     """
     check_functions(authorize, actor)
-    site = Dashboard(jobs, authorize, actor, name)
+    site = Dashboard(jobs, authorize, actor)
     made = Blueprint(name, __name__, static_folder="static", static_url_path=_STATIC)
-    made.record(_check)
     made.before_request(partial(_before, site))
-    made.after_request(partial(_after, site))
+    made.after_request(_after)
     made.register_error_handler(HTTPException, partial(_refused, site))
     made.register_error_handler(JobsError, partial(_impossible, site))
     made.register_error_handler(DBAPIError, partial(_database, site))
@@ -96,21 +93,13 @@ def create_blueprint(
     return made
 
 
-def _check(state: BlueprintSetupState) -> None:
-    check_secret(
-        state.app.secret_key,
-        "the dashboard signs its forms with the application's SECRET_KEY, and there is none: "
-        'set app.config["SECRET_KEY"] to a long random text before app.register_blueprint(…)',
-    )
-
-
 def _is_static() -> bool:
     return (request.endpoint or "").endswith(".static")
 
 
-def _before(site: Dashboard) -> Response | None:
+def _before(site: Dashboard) -> None:
     if _is_static():
-        return None
+        return
     role = role_of(site.authorize)
     if role is None:
         abort(403, "You may not see this dashboard. Whoever runs the application can let you in.")
@@ -118,20 +107,16 @@ def _before(site: Dashboard) -> Response | None:
     if any(isinstance(value, int) and value > MAX_ID for value in (request.view_args or {}).values()):
         abort(404, f"There is nothing of that number: ids go up to {MAX_ID}.")
     if request.method in ("GET", "HEAD", "OPTIONS"):
-        if site.cookies.is_missing_after_a_link:  # a reload from this site makes the browser send them
-            return Response('<!doctype html><title>Jobs</title><meta http-equiv="refresh" content="0">')
-        return None
+        return
     if role is not Role.operator:
         abort(403, "You may look at this dashboard, and not change anything: that takes the role of an operator.")
-    site.cookies.check_csrf()
-    return None
+    check_origin()
 
 
-def _after(site: Dashboard, response: Response) -> Response:
+def _after(response: Response) -> Response:
     response.headers.update(HEADERS)
     if not _is_static():
         response.headers["Cache-Control"] = "no-store"
-        site.cookies.finish(response)
     return response
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import ContextVar
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from flask import Flask, Request, abort, redirect, request
+from flask import Flask, Request, abort, request
 from flask.sessions import SessionInterface
 
-from sqla_jobs.dashboard.access import Actor, Authorize, RoleLike, check_authorize, check_functions, check_secret
+from sqla_jobs.dashboard.access import Actor, Authorize, RoleLike, check_authorize, check_functions
 from sqla_jobs.dashboard.blueprint import create_blueprint
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.jobs import Jobs
@@ -32,7 +33,7 @@ _EVERY_METHOD = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
 def create_wsgi(
-    jobs: Jobs[Any], *, authorize: AuthorizeRequest, actor: ActorOf | None = None, secret_key: str | bytes
+    jobs: Jobs[Any], *, authorize: AuthorizeRequest, actor: ActorOf | None = None, secret_key: object = None
 ) -> WSGIApplication:
     """Return the dashboard over `jobs` as a WSGI application, to be mounted under any prefix.
 
@@ -40,13 +41,12 @@ def create_wsgi(
     - `authorize`: a function that is called with werkzeug's request before every page, and returns a `Role`, or None to
       refuse the visitor.
     - `actor`: a function of the request that returns the visitor's name for the audit log.
-    - `secret_key`: a long random text that signs the forms, the same in all processes of the server.
+    - `secret_key`: ignored, and deprecated: nothing is signed any more.
 
-    Raises `ConfigurationError` if `authorize` is not a function, if `authorize` or `actor` is a coroutine function, and
-    if `secret_key` is empty.
+    Raises `ConfigurationError` if `authorize` is not a function, or if `authorize` or `actor` is a coroutine function.
     """
     check_functions(authorize, actor)
-    return _create(jobs, "create_wsgi", authorize, actor, secret_key).wsgi_app
+    return _create(jobs, authorize, actor, secret_key).wsgi_app
 
 
 def create_asgi(
@@ -54,7 +54,7 @@ def create_asgi(
     *,
     authorize: AuthorizeRequest | AwaitedAuthorize,
     actor: ActorOf | AwaitedActor | None = None,
-    secret_key: str | bytes,
+    secret_key: object = None,
 ) -> ASGIApplication:
     """Return the dashboard over `jobs` as an ASGI application, to be mounted under any prefix.
 
@@ -62,12 +62,11 @@ def create_asgi(
       functions, which are awaited in the server's event loop. Plain functions are called in threads. Their
       `request.environ["asgi.scope"]` is the ASGI scope.
 
-    Raises `ConfigurationError` if `authorize` is not a function, if `secret_key` is empty, or if a2wsgi is not
-    installed.
+    Raises `ConfigurationError` if `authorize` is not a function, or if a2wsgi is not installed.
     """
     check_authorize(authorize)
     awaited_actor: Any = None if actor is None else _awaited(actor)
-    app = _create(jobs, "create_asgi", _awaited(authorize), awaited_actor, secret_key)
+    app = _create(jobs, _awaited(authorize), awaited_actor, secret_key)
     try:
         from a2wsgi import WSGIMiddleware
     except ModuleNotFoundError as error:
@@ -91,12 +90,10 @@ def create_asgi(
     return serve
 
 
-def create_app(jobs: Jobs[Any], *, authorize: Authorize, actor: Actor | None, secret_key: str | bytes) -> Flask:
+def create_app(jobs: Jobs[Any], *, authorize: Authorize, actor: Actor | None) -> Flask:
     """Return a Flask application that serves only the dashboard."""
     app = Flask("sqla_jobs.dashboard", static_folder=None)
-    app.secret_key = secret_key
     app.session_interface = _NoSession()
-    app.before_request(_end_with_a_slash)
     blueprint = create_blueprint(jobs, authorize=authorize, actor=actor)
     # so that refused visitors learn nothing, and others get an error page
     blueprint.add_url_rule("/<path:path>", "missing", _missing, methods=_EVERY_METHOD)
@@ -119,15 +116,13 @@ def split_path(scope: Any) -> tuple[str, str]:
     return root, path
 
 
-def _create(
-    jobs: Jobs[Any], name: str, authorize: AuthorizeRequest, actor: ActorOf | None, secret_key: str | bytes
-) -> Flask:
-    check_secret(secret_key, f"{name}(…, secret_key=…) signs the dashboard's forms: give it a long random text")
+def _create(jobs: Jobs[Any], authorize: AuthorizeRequest, actor: ActorOf | None, secret_key: object) -> Flask:
+    if secret_key is not None:
+        warnings.warn("the dashboard signs nothing any more: leave out secret_key=", DeprecationWarning, stacklevel=3)
     return create_app(
         jobs,
         authorize=lambda: authorize(_request()),
         actor=None if actor is None else lambda: actor(_request()),
-        secret_key=secret_key,
     )
 
 
@@ -153,14 +148,6 @@ def _request() -> Request:
     proxy: Any = request
     found: Request = proxy._get_current_object()
     return found
-
-
-def _end_with_a_slash() -> Any:
-    """Redirect requests for the bare prefix to the prefix with a slash, where the browser sends the cookies."""
-    if request.environ.get("PATH_INFO") or request.method not in ("GET", "HEAD") or not request.root_path:
-        return None
-    query = request.query_string.decode("latin-1")
-    return redirect(f"{request.root_path}/{'?' if query else ''}{query}", 307)
 
 
 def _missing(path: str) -> NoReturn:

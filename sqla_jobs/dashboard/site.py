@@ -10,18 +10,16 @@ from functools import cached_property
 from inspect import iscoroutine
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from flask import Response, current_app, g, redirect, request, url_for
+from flask import Response, g, redirect, request, url_for
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from sqlalchemy.orm import Session
-from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
 from sqla_jobs.actions.audit import Changing, changing
 from sqla_jobs.dashboard import shown as hiding
-from sqla_jobs.dashboard.access import Actor, Authorize, Cookies, Role
+from sqla_jobs.dashboard.access import Actor, Authorize, Role
 from sqla_jobs.dashboard.data.reading import reading
 from sqla_jobs.dashboard.render import formatting
 from sqla_jobs.errors import ConfigurationError
@@ -30,15 +28,36 @@ from sqla_jobs.models.types import PARKED
 from sqla_jobs.rules import wording
 
 _HERE = Path(__file__).parent
+NOTICES = {
+    "paused": "Paused: running jobs continue, and no new jobs start.",
+    "resumed": "Resumed: new jobs may start.",
+    "retry": "The job is queued.",
+    "move": "The job is moved.",
+    "reschedule": "The job is rescheduled.",
+    "cancel": "The job is cancelled, or asked to stop.",
+    "erase": "The job is erased.",
+    "delete": "The job is deleted.",
+    "sent": "The signal is sent.",
+    "kept": "The job waits for another signal. This one is kept until the job asks for it.",
+    "retry-batch": "The batch's jobs that had failed or were cancelled are queued.",
+    "cancel-batch": "The batch's jobs are cancelled, or asked to stop.",
+    "added": "The schedule is added.",
+    "saved": "The schedule is saved.",
+    "enable": "The schedule is enabled; it catches up on nothing.",
+    "disable": "The schedule is disabled.",
+    "fire": "The job is queued, beside the schedule's ticks.",
+    "set": "The limit is set.",
+    "cleared": "The limit is as code says it.",
+}
+"""What a page says after a change, by the value of `done` in its address."""
 
 
 class Dashboard:
     """One dashboard: its jobs, access control, sessions and templates."""
 
-    def __init__(self, jobs: Jobs[Any], authorize: Authorize, actor: Actor | None, name: str) -> None:
+    def __init__(self, jobs: Jobs[Any], authorize: Authorize, actor: Actor | None) -> None:
         self.jobs = jobs
         self.authorize = authorize
-        self.cookies: Cookies = Cookies(name)
         self._actor = actor
 
     @cached_property
@@ -89,14 +108,12 @@ class Dashboard:
             )
 
         html = self.environment.get_template(f"sqla_jobs/{template}").render(
-            csrf_token=self.cookies.csrf_token(),
             is_operator=role is Role.operator,
             role=role,
-            notice=self.cookies.notice(),
+            notice=NOTICES.get(request.args.get("done", "")),
             here=request.endpoint.rpartition(".")[2] if request.endpoint else "",
             now=now,
             when=when,
-            address=request.root_path + request.full_path.removesuffix("?"),
             **values,
         )
         return Response(html, status, mimetype="text/html")
@@ -120,39 +137,13 @@ class Dashboard:
             raise ConfigurationError("actor returned a coroutine, which nothing awaits here: give a plain function")
         return str(named or "")[:200]
 
-    def go(self, url: str, notice: str) -> AnyResponse:
-        """Redirect to a page that shows a notice."""
-        response = redirect(url, 303)
-        assert isinstance(response, Response)
-        self.cookies.leave_notice(response, notice)
-        return response
-
-    def back(self, fallback: str) -> str:
-        """Return the page that the form came from, if it belongs to this dashboard; else `fallback`."""
-        return _own_page(request.form.get("back", "")) or fallback
+    def done(self, notice: str, endpoint: str, **values: Any) -> AnyResponse:
+        """Redirect to a page that shows one of the `NOTICES`."""
+        return redirect(self.url(endpoint, **values, done=notice), 303)
 
     def shown(self, task: str, args: str) -> hiding.Shown:
         """Return arguments without sensitive values."""
         return hiding.shown(self.jobs, task, args)
-
-
-def _own_page(address: str) -> str | None:
-    """Return the page of this dashboard that `address` names, rebuilt so that it cannot lead to another site."""
-    adapter = current_app.create_url_adapter(request)
-    if adapter is None or not address.isprintable() or "\\" in address:
-        return None
-    try:
-        parts = urlsplit(address)
-        if parts.scheme or parts.netloc or not parts.path.startswith(f"{request.root_path}/"):
-            return None
-        endpoint, values = adapter.match(parts.path.removeprefix(request.root_path), method="GET")
-    except (ValueError, HTTPException):
-        return None
-    owner, _, page = endpoint.rpartition(".")
-    if owner != request.blueprint or page == "static":
-        return None
-    query = urlencode(parse_qsl(parts.query, keep_blank_values=True))
-    return url_for(endpoint, **values) + (f"?{query}" if query else "")
 
 
 def _digest(filename: str) -> str:

@@ -58,12 +58,7 @@ class OneTimeToken:
 def create_app(jobs: Jobs[Any], door: OneTimeToken, *, user: str, read_only: bool) -> Flask:
     """Return a Flask application with only the dashboard."""
     role = Role.viewer if read_only else Role.operator
-    app = mounted.create_app(
-        jobs,
-        authorize=lambda: role if door.is_inside() else None,
-        actor=lambda: user,
-        secret_key=secrets.token_bytes(32),
-    )
+    app = mounted.create_app(jobs, authorize=lambda: role if door.is_inside() else None, actor=lambda: user)
     app.before_request(door.let_in)
     app.after_request(_guard)
     return app

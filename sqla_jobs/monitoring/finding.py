@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -35,16 +35,6 @@ class Finding:
         return f"{self.about}: {self.found}"
 
 
-def well(about: str, found: str) -> Finding:
-    """Return a finding with the verdict ok."""
-    return Finding(about, Verdict.ok, found)
-
-
-def warning(about: str, found: str, remedy: str) -> Finding:
-    """Return a warning: something is slow or stuck, or will be."""
-    return Finding(about, Verdict.warning, found, remedy)
-
-
 def ask(session: Session, jobs: Jobs[Any], question: Executable, **values: Any) -> Any:
     """Execute a statement on the jobs' database, even if the session uses several databases."""
     return session.execute(question, values, bind_arguments={"mapper": jobs.Job})
@@ -58,12 +48,8 @@ def brief(jobs: Jobs[Any], seconds: float) -> Generator[Session]:
         yield session
 
 
-def table_names(session: Session, jobs: Jobs[Any], nouns: Iterable[str]) -> list[str]:
-    """Return the quoted SQL names of the tables that `nouns` names, such as `jobs` and `runs`."""
-    preparer = session.connection(bind_arguments={"mapper": jobs.Job}).dialect.identifier_preparer
-    return [str(preparer.format_table(jobs.models.tables[noun])) for noun in nouns]
-
-
-def session_named(pid: int, user: str, address: str | None, program: str | None) -> str:
-    """Describe a server session in words."""
-    return f"pid {pid} of {user} from {address or 'this host'} ({program or 'no application_name'})"
+def table_names(session: Session, jobs: Jobs[Any]) -> dict[str, str]:
+    """Return the quoted SQL names of the tables by their nouns, such as `jobs` and `runs`."""
+    connection = session.connection(bind_arguments={"mapper": jobs.Job})
+    preparer = connection.dialect.identifier_preparer
+    return {noun: str(preparer.format_table(table)) for noun, table in jobs.models.tables.items()}

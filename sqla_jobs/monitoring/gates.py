@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import PARKED, JobState
 from sqla_jobs.monitoring.finding import ask
-from sqla_jobs.monitoring.limits import misses_order, read_setters
+from sqla_jobs.monitoring.limits import read_setters
 from sqla_jobs.monitoring.rates import read_eaten
 from sqla_jobs.monitoring.steps import read_wait
 from sqla_jobs.queries import Queries
@@ -34,9 +34,6 @@ def behind_gates(session: Session, jobs: Jobs[Any], job: Any) -> Iterator[str]:
 
     `job` is a row of the jobs table, with its arguments as `args_text`.
     """
-    if job.ordered_by is None and (missed := misses_order(jobs, job)) is not None:
-        yield f"It never starts: {missed[0]}. Remedy: {missed[1]}."
-        return
     gates = _gates(session, jobs, job)
     queries = Queries(jobs.models)
     states = queries.gate_statuses(session, [*gates, f"@{job.queue}"], _NAMED)

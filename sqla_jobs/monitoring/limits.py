@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Text, func, literal, or_, select
+from sqlalchemy import ColumnElement, func, literal, or_, select
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.monitoring.finding import Finding, ask, warning
+from sqla_jobs.monitoring.check import Check, Look, Rows
+from sqla_jobs.monitoring.finding import ask
 from sqla_jobs.monitoring.queues import ALL, COUNTED
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.limit_status import WaitingGroup
@@ -25,7 +26,7 @@ from sqla_jobs.rules.limits import (
     split_between,
     titled,
 )
-from sqla_jobs.rules.wording import Count, duration, they_are
+from sqla_jobs.rules.wording import Count
 from sqla_jobs.runtime.figures import LimitStatus
 
 EACH = "each"
@@ -92,81 +93,6 @@ def read_setters(
     return {gate: (actor, reason) for gate, since, at, actor, reason in found if at >= since}
 
 
-_CLOSED = 86_400.0
-"""Seconds before a warning about a limit that lets nothing start."""
-_SOME = 20
-"""The maximum number of keys or jobs reported one by one."""
-
-
-def closed_limits(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Find limits that have let nothing start for more than a day."""
-    limit: Any = jobs.Limit
-    age = age_of(limit.changed_at)
-    is_closed = or_(limit.running == 0, limit.rate == 0)
-    ages: dict[str, float] = dict(ask(session, jobs, select(limit.gate, age).where(is_closed, age > _CLOSED)).all())
-    if not ages:
-        return
-    for one in read_limits(session, jobs):
-        if one.gate in ages and (one.waiting or one.set_at is None):  # else an operator closed it, and no job waits
-            numbers = "--running N" if one.rate is None else "--rate N --per SECONDS"
-            set_it = f"sqla-jobs limit set {named_on_command_line(one.gate)} {numbers}"
-            yield warning(
-                one.title,
-                f"it has let nothing start for {duration(ages[one.gate])} ({one.in_effect}), "
-                f"and {they_are(one.waiting, 'job')} waiting behind it",
-                f"{set_it}; or remove the override: sqla-jobs limit clear {named_on_command_line(one.gate)}"
-                if one.set_at
-                else f"give it another number in code; or override it: {set_it}",
-            )
-
-
-def split_limits(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Find limits whose keys are hashed by one program but not by another."""
-    limit: Any = jobs.Limit
-    rows = select(limit.gate, limit.declared, limit.tasks).where(limit.declared.has_key(HASHED_BY)).order_by(limit.gate)
-    for gate, declared, tasks in ask(session, jobs, rows):
-        if (how := split_between(declared, tasks)) is not None:
-            yield warning(titled(gate), how, SPLIT_REMEDY)
-
-
-def held_keys(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Find failed jobs that keep their ordered key, so that the next jobs with that key wait."""
-    for job_id, gate, waiting in Queries(jobs.models).held_keys(session, _SOME):
-        number = Count(waiting, is_least=waiting >= COUNTED)
-        yield warning(
-            f"job {job_id}",
-            f"it failed and keeps the key {described(gate)}, and {they_are(number, 'job')} waiting behind it",
-            f"sqla-jobs retry {job_id} runs it again; or sqla-jobs cancel {job_id} lets the next one start",
-        )
-
-
-def out_of_order(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Find jobs that plain SQL inserted with an ordered gate but without `ordered_by`, and that no worker repairs."""
-    job: Any = jobs.Job
-    waits = (job.state.like("queued"), job.gates.is_not(None), job.ordered_by.is_(None))
-    first = select(job.id, job.task, job.gates).where(*waits).limit(COUNTED).subquery("first")
-    is_ordered = func.array_to_string(first.c.gates, "\n", type_=Text).regexp_match("^!", flags="n")
-    for row in ask(session, jobs, select(first).where(is_ordered).order_by(first.c.id).limit(_SOME)):
-        if (found := misses_order(jobs, row)) is not None:
-            yield warning(f"job {row.id}", *found)
-
-
-def misses_order(jobs: Jobs[Any], row: Any) -> tuple[str, str] | None:
-    """Return why a queued job with an ordered gate never starts, and the remedy.
-
-    Return None if it can start: workers repair the jobs of tasks that declare gates.
-    """
-    order, task = ordered_gate(row.gates or ()), jobs.tasks.get(row.task)
-    if order is None or (task is not None and task.declaration.gates):
-        return None
-    gate, table = order.replace("'", "''"), jobs.models.tables["jobs"].fullname
-    put_in = f"UPDATE {table} SET ordered_by = '{gate}' WHERE id = {row.id}"  # noqa: S608 - it is shown, and not sent
-    return (
-        f"it has the gate {order:.200} and no ordered_by, so no worker finds it in the order of its key",
-        f"{put_in}; SQL that inserts jobs must set both columns or neither: workers add the gates that code declares",
-    )
-
-
 def _of_each(gates: Collection[str]) -> list[str]:
     return sorted(gate for gate in gates if gate.endswith("=") and not gate.startswith("@"))
 
@@ -204,3 +130,88 @@ def _queued(session: Session, jobs: Jobs[Any], queue: str, most: int) -> Count:
     some = select(literal(1)).where(job.state == "queued", job.queue == queue).limit(most + 1).subquery()
     found = ask(session, jobs, select(func.count()).select_from(some)).scalar_one()
     return Count(min(found, most), is_least=found > most)
+
+
+_CLOSED = 86_400.0
+"""Seconds before a warning about a limit that lets nothing start."""
+
+
+def _closed_limits(look: Look) -> Rows:
+    """Find limits that have let nothing start for more than a day."""
+    limit: Any = look.jobs.Limit
+    age = age_of(limit.changed_at)
+    is_closed = or_(limit.running == 0, limit.rate == 0)
+    ages: dict[str, float] = dict(look.ask(select(limit.gate, age).where(is_closed, age > _CLOSED)).all())
+    for one in read_limits(look.session, look.jobs) if ages else ():
+        if one.gate in ages and (one.waiting or one.set_at is None):  # else an operator closed it, and no job waits
+            name = named_on_command_line(one.gate)
+            set_it = f"sqla-jobs limit set {name} {'--running N' if one.rate is None else '--rate N --per SECONDS'}"
+            remedy = f"give it another number in code; or override it: {set_it}"
+            if one.set_at:
+                remedy = f"{set_it}; or remove the override: sqla-jobs limit clear {name}"
+            yield {"it": one, "age": ages[one.gate], "remedy": remedy}
+
+
+def _split_limits(look: Look) -> Rows:
+    """Find limits whose keys are hashed by one program but not by another."""
+    limit: Any = look.jobs.Limit
+    rows = select(limit.gate, limit.declared, limit.tasks).where(limit.declared.has_key(HASHED_BY)).order_by(limit.gate)
+    for gate, declared, tasks in look.ask(rows):
+        if (how := split_between(declared, tasks)) is not None:
+            yield {"title": titled(gate), "how": how}
+
+
+def _held_keys(look: Look) -> Rows:
+    """Find failed jobs that keep their ordered key, so that the next jobs with that key wait."""
+    for job_id, gate, number in Queries(look.jobs.models).held_keys(look.session, 20):
+        yield {"id": job_id, "key": described(gate), "number": number}
+
+
+def _out_of_order(look: Look) -> Rows:
+    """Find jobs that plain SQL inserted with an ordered gate but without `ordered_by`, and that no worker repairs."""
+    for row in look.rows(_WITHOUT_ORDER):
+        order, task = ordered_gate(row["gates"] or ()), look.jobs.tasks.get(row["task"])
+        if order is not None and (task is None or not task.declaration.gates):
+            yield {**row, "order": order, "gate": order.replace("'", "''"), "table": look.table("jobs")}
+
+
+_WITHOUT_ORDER = f"""
+    SELECT * FROM (
+      SELECT id, task, gates FROM {{jobs}}
+      WHERE state LIKE 'queued' AND gates IS NOT NULL AND ordered_by IS NULL
+        AND (CAST(:job_id AS bigint) IS NULL OR id = CAST(:job_id AS bigint)) LIMIT {COUNTED}) AS first
+    WHERE array_to_string(gates, E'\\n') ~ '(?n)^!' ORDER BY id LIMIT 20"""
+_NEVER = "it has the gate {order:.200} and no ordered_by, so no worker finds it in the order of its key"
+_PUT_IN_ORDER = (
+    "UPDATE {table} SET ordered_by = '{gate}' WHERE id = {id}; SQL that inserts jobs must set both columns or neither: "
+    "workers add the gates that code declares"
+)
+
+
+LIMITS = (
+    Check(
+        name="limits that let nothing start",
+        about="{it.title}",
+        rows=_closed_limits,
+        says="it has let nothing start for {age:duration} ({it.in_effect}), and {it.waiting:they_are job} waiting "
+        "behind it",
+        remedy="{remedy}",
+    ),
+    Check(
+        name="keys that failed jobs keep",
+        about="job {id}",
+        rows=_held_keys,
+        says=f"it failed and keeps the key {{key}}, and {{number:they_are job/{COUNTED}}} waiting behind it",
+        remedy="sqla-jobs retry {id} runs it again; or sqla-jobs cancel {id} lets the next one start",
+    ),
+    Check(name="keys with two spellings", about="{title}", rows=_split_limits, says="{how}", remedy=SPLIT_REMEDY),
+    Check(
+        name="jobs without an order",
+        about="job {id}",
+        rows=_out_of_order,
+        says=_NEVER,
+        remedy=_PUT_IN_ORDER,
+        why=f"It never starts: {_NEVER}. Remedy: {_PUT_IN_ORDER}",
+        is_cheap=False,
+    ),
+)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from datetime import datetime
+from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
@@ -29,21 +29,14 @@ class PausedTask:
 
 def read_paused_tasks(session: Session, jobs: Jobs[Any]) -> list[PausedTask]:
     """Return all paused tasks by name, including those that code no longer declares."""
-    rows: dict[str, Any] = {row.name: row for row in ask(session, jobs, _paused(jobs.PausedTask))}
+    rows = {row.name: row for row in _paused(session, jobs, jobs.PausedTask, "task ")}
     names = dict[str, list[str]]()
     for name in rows:
         own = jobs.tasks[name].name if name in jobs.tasks else name
         names.setdefault(own if own in rows else name, []).append(name)
-    by = _pausers(session, jobs, [f"task {task}" for task in names])
+    first = {task: rows[its[0]] for task, its in names.items()}
     return [
-        PausedTask(
-            task,
-            tuple(its),
-            min(rows[name].paused_at for name in its),
-            by.get(f"task {task}"),
-            rows[its[0]].paused_until,
-            rows[its[0]].pause_reason,
-        )
+        PausedTask(task, (*its,), min(rows[name].paused_at for name in its), rows[task].by, *first[task][2:4])
         for task, its in names.items()
     ]
 
@@ -53,41 +46,15 @@ def names_of(paused: Iterable[PausedTask]) -> dict[str, str]:
     return {name: one.task for one in paused for name in one.names}
 
 
-class Pause(NamedTuple):
-    """The pause of a queue: its start, actor, end and reason."""
-
-    at: datetime | None
-    by: str | None
-    until: datetime | None
-    reason: str | None
+def read_paused_queues(session: Session, jobs: Jobs[Any]) -> dict[str, Any]:
+    """Return the pause of each paused queue: its start as `paused_at`, its end, its reason, and `by` whom."""
+    return {row.name: row for row in _paused(session, jobs, jobs.Queue, "queue ")}
 
 
-NOT_PAUSED = Pause(None, None, None, None)
-
-
-def read_paused_queues(session: Session, jobs: Jobs[Any]) -> dict[str, Pause]:
-    """Return the pause of each paused queue, by name."""
-    rows: list[Any] = ask(session, jobs, _paused(jobs.Queue)).all()
-    by = _pausers(session, jobs, [f"queue {row.name}" for row in rows])
-    return {
-        row.name: Pause(row.paused_at, by.get(f"queue {row.name}"), row.paused_until, row.pause_reason) for row in rows
-    }
-
-
-def paused_words(until: datetime | None, reason: str | None) -> str:
-    """Return `paused`, with the end and the reason if there are any."""
-    end = f" until {until.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if until else ""
-    return f"paused{end}{f' ({reason[:200]})' if reason else ''}"
-
-
-def _paused(what: Any) -> Any:
-    found = select(what.name, what.paused_at, what.paused_until, what.pause_reason)
-    return found.where(is_paused(what)).order_by(what.name)
-
-
-def _pausers(session: Session, jobs: Jobs[Any], subjects: list[str]) -> dict[str, str]:
-    """Return the actor who last paused each subject."""
+def _paused(session: Session, jobs: Jobs[Any], what: Any, kind: str) -> Any:
+    """Return the rows that pause now, each with the actor who last paused it."""
     audit = jobs.Audit
-    last = select(func.max(audit.id)).where(audit.action == "pause", audit.subject.in_(subjects))
-    rows = ask(session, jobs, select(audit.subject, audit.actor).where(audit.id.in_(last.group_by(audit.subject))))
-    return {row[0]: row[1] for row in rows}
+    last = select(audit.actor).where(audit.action == "pause", audit.subject == kind + what.name)
+    by = last.order_by(audit.id.desc()).limit(1).scalar_subquery().label("by")
+    found = select(what.name, what.paused_at, what.paused_until, what.pause_reason, by)
+    return ask(session, jobs, found.where(is_paused(what)).order_by(what.name)).all()

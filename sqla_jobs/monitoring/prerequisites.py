@@ -5,27 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import and_, func, literal, or_, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import func, literal, select
+from sqlalchemy.orm import Session
 
 from sqla_jobs.actions.batches import count_all
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import ENDED, LIVE, IfFailed, JobState
-from sqla_jobs.monitoring.finding import Finding, ask, warning
+from sqla_jobs.monitoring.check import Check, Look, Rows
+from sqla_jobs.monitoring.finding import ask
 from sqla_jobs.monitoring.steps import read_awaited
 from sqla_jobs.queries.batches import CountBatches
 from sqla_jobs.queries.expressions import Tables
-from sqla_jobs.queries.processes import age_of, is_alive
 from sqla_jobs.queries.resolve import DELETED, NOBODY
 from sqla_jobs.rules.redaction import is_erased, parse
-from sqla_jobs.rules.wording import Count, duration, moment, plural, they_are
+from sqla_jobs.rules.wording import Count, moment
 
 _COUNTED = 10_000
 """The maximum number of prerequisites that are counted."""
 _BATCHES = 3
 """The maximum number of batches that are named."""
-_UNRESOLVED = 60.0
-"""Seconds within which a blocked job should be queued once all that it waits for has ended."""
 _LOOKED_AT = 10_000
 """The maximum number of blocked jobs that a check reads."""
 _CHAIN = 1_000
@@ -62,46 +60,15 @@ def of_cancelled(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
     yield f"{at} {why}.{'' if row.waits_for == DELETED else remedy}"
 
 
-def unresolved(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Find blocked jobs whose prerequisite ended more than a minute ago: no worker resolves them."""
-    some, before = _blocked(jobs), aliased(jobs.Job)
-    is_over = or_(
-        before.state == JobState.succeeded,
-        and_(before.state.in_(_FAILED), some.c.if_failed.is_distinct_from(IfFailed.hold)),
-    )
-    late: Any = age_of(before.finished_at)
-    query = select(func.count(), func.min(some.c.id), func.max(late))
-    query = query.select_from(some.join(before, before.id == some.c.waits_for)).where(is_over, late > _UNRESOLVED)
-    number, first, seconds = ask(session, jobs, query).one()
-    if number:
-        yield warning(
-            "blocked jobs",
-            f"{they_are(number, 'job')} blocked, such as job {first}, although what they wait for ended up to "
-            f"{duration(seconds)} ago",
-            f"only workers of this version queue such jobs: {_resolver(session, jobs)}",
-        )
+_FIRST_BLOCKED = f"""(
+      SELECT id, waits_for, if_failed FROM {{jobs}}
+      WHERE state = 'blocked' AND waits_for IS NOT NULL ORDER BY waits_for LIMIT {_LOOKED_AT})"""
+"""The first blocked jobs, in the order of an index."""
 
 
-def held(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Find blocked jobs that are held because a job before them failed."""
-    some, before = _blocked(jobs), aliased(jobs.Job)
-    is_gone = before.id.is_(None) & (some.c.waits_for != NOBODY)
-    query = select(func.count(), func.min(some.c.id))
-    query = query.select_from(some.outerjoin(before, before.id == some.c.waits_for))
-    query = query.where(some.c.if_failed == IfFailed.hold, or_(before.state.in_(_FAILED), is_gone))
-    number, first = ask(session, jobs, query).one()
-    if number:
-        yield warning(
-            "held jobs",
-            f"{they_are(number, 'job')} held because a job before failed, such as job {first}",
-            f"sqla-jobs why {first} names the job that failed: retry that one, or retry the held one to run it without",
-        )
-
-
-def circles(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
+def _circles(look: Look) -> Rows:
     """Find blocked jobs that wait for each other: two transactions have each joined the batch that the other awaits."""
-    some = _blocked(jobs)
-    watched = {one.id: int(one.waits_for) for one in ask(session, jobs, select(some.c.id, some.c.waits_for))}
+    watched = {row["id"]: int(row["waits_for"]) for row in look.rows(f"SELECT * FROM {_FIRST_BLOCKED} AS first")}
     seen = set[int]()
     for first in watched:
         path, at = list[int](), first
@@ -111,28 +78,49 @@ def circles(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
             at = watched[at]
         if at in path:
             circle = sorted(path[path.index(at) :])
-            yield warning(
-                "circle of jobs",
-                f"{plural(len(circle), 'blocked job')} wait for each other for ever, since each is in a batch that "
-                f"another waits for, such as job {circle[0]} and job {circle[-1]}",
-                f"break the circle: sqla-jobs cancel {circle[-1]}",
-            )
+            yield {"number": len(circle), "first": circle[0], "last": circle[-1]}
 
 
-def _blocked(jobs: Jobs[Any]) -> Any:
-    """Return a query for the first blocked jobs, in the order of an index."""
-    job = jobs.Job
-    blocked = select(job.id, job.waits_for, job.if_failed).where(job.state == "blocked", job.waits_for.is_not(None))
-    return blocked.order_by(job.waits_for).limit(_LOOKED_AT).subquery("some")
-
-
-def _resolver(session: Session, jobs: Jobs[Any]) -> str:
-    """Return the remedy if no worker queues blocked jobs."""
-    process: Any = jobs.Process
-    live = select(func.count()).where(process.kind == "worker", is_alive(process))
-    if ask(session, jobs, live).scalar_one():
-        return "the log of each worker shows what stops it; `sqla-jobs doctor` shows whether somebody holds the rows"
-    return "start one: python -m sqla_jobs.worker MODULE:ATTR"
+PREREQUISITES = (
+    Check(
+        name="blocked jobs",
+        rows=f"""
+            SELECT number, id, age,
+              CASE WHEN EXISTS (SELECT FROM {{processes}} AS process WHERE kind = 'worker' AND {{alive[process]}})
+                THEN 'the log of each worker shows what stops it, and `sqla-jobs doctor` who holds the rows'
+                ELSE 'start one: python -m sqla_jobs.worker MODULE:ATTR' END AS remedy
+            FROM (
+              SELECT count(*) AS number, min(first.id) AS id, max({{age[before.finished_at]}}) AS age
+              FROM {_FIRST_BLOCKED} AS first JOIN {{jobs}} AS before ON before.id = first.waits_for
+              WHERE {{age[before.finished_at]}} > :unresolved AND (before.state = 'succeeded'
+                OR before.state IN ('failed', 'cancelled') AND first.if_failed IS DISTINCT FROM '{IfFailed.hold}')
+            ) AS late WHERE number > 0""",
+        says="{number:they_are job} blocked, such as job {id}, although what they wait for ended up to "
+        "{age:duration} ago",
+        remedy="only workers of this version queue such jobs: {remedy}",
+    ),
+    Check(
+        name="held jobs",
+        rows=f"""
+            SELECT * FROM (
+              SELECT count(*) AS number, min(first.id) AS id
+              FROM {_FIRST_BLOCKED} AS first LEFT JOIN {{jobs}} AS before ON before.id = first.waits_for
+              WHERE first.if_failed = '{IfFailed.hold}' AND (before.state IN ('failed', 'cancelled')
+                OR before.id IS NULL AND first.waits_for <> {NOBODY})
+            ) AS held WHERE number > 0""",
+        says="{number:they_are job} held because a job before failed, such as job {id}",
+        remedy="sqla-jobs why {id} names the job that failed: retry that one, or retry the held one to run it without",
+    ),
+    Check(
+        name="circles of jobs",
+        about="circle of jobs",
+        rows=_circles,
+        says="{number:plural blocked job} wait for each other for ever, since each is in a batch that another waits "
+        "for, such as job {first} and job {last}",
+        remedy="break the circle: sqla-jobs cancel {last}",
+        is_cheap=False,
+    ),
+)
 
 
 def _named(session: Session, jobs: Jobs[Any], job_id: int) -> Any:

@@ -12,7 +12,7 @@ from sqlalchemy import Text as TextType
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.monitoring.paused import NOT_PAUSED, read_paused_queues
+from sqla_jobs.monitoring.paused import read_paused_queues
 from sqla_jobs.monitoring.processes import Held, ProcessStatus, read_held, read_processes
 from sqla_jobs.queries import PRIORITIES
 from sqla_jobs.queries.due import waiting_queues as of_waiting
@@ -76,14 +76,14 @@ def _read_queues(
             claimed[name],
             queued[name][1],
             name in paused,
-            pause.until,
-            pause.reason,
+            until,
+            reason,
             name in served,
             per_minute.get(name, 0),
-            pause.at,
-            pause.by,
+            at,
+            by,
         )
-        for name, pause in ((name, paused.get(name, NOT_PAUSED)) for name in sorted(names))
+        for name, (_, at, until, reason, by) in ((name, paused.get(name, [None] * 5)) for name in sorted(names))
     ]
 
 

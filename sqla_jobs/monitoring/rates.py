@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -12,10 +11,11 @@ from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.monitoring.finding import Finding, ask, warning
+from sqla_jobs.monitoring.check import Check, Look, Rows
+from sqla_jobs.monitoring.finding import ask
 from sqla_jobs.queries import Queries
 from sqla_jobs.rules.limits import titled
-from sqla_jobs.rules.wording import Count, duration, plural, they_are
+from sqla_jobs.rules.wording import Count, plural
 
 _SOME = 20
 """The maximum number of rates examined: those with the most waiting jobs."""
@@ -63,29 +63,32 @@ def read_eaten(session: Session, jobs: Jobs[Any], gate: str, per: float) -> Eate
     return None if row is None else Eaten(*row)
 
 
-def eaten_rates(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
+def _eaten_rates(look: Look) -> Rows:
     """Find exhausted rates for which failing attempts used more than half of the starts."""
-    queries = Queries(jobs.models)
-    waiting = Counter[str]()
-    least = set[str]()
-    for group in queries.waiting_groups(session):
+    queries = Queries(look.jobs.models)
+    waiting, least = Counter[str](), set[str]()
+    for group in queries.waiting_groups(look.session):
         for gate in group.gates:
-            if gate.startswith("%"):
-                waiting[gate] += group.waiting
-                least |= {gate} if group.is_least else set()
-    longest = [gate for gate, _ in waiting.most_common(_SOME)]
-    for state in queries.gate_statuses(session, longest):
+            waiting[gate] += group.waiting * gate.startswith("%")
+            least |= {gate} if group.is_least else set()
+    for state in queries.gate_statuses(look.session, [gate for gate, _ in (+waiting).most_common(_SOME)]):
         if not state.is_full or not state.most or state.per is None:
             continue
-        eaten = read_eaten(session, jobs, state.gate, state.per)
+        eaten = read_eaten(look.session, look.jobs, state.gate, state.per)
         if eaten is not None and 2 * eaten.failed > state.used:
             number = Count(waiting[state.gate], is_least=state.gate in least)
-            stop = f"sqla-jobs pause --task {eaten.task[:200]}"
-            if eaten.jobs == 1:
-                stop += f"; or cancel that job: sqla-jobs cancel {eaten.job_id}"
-            yield warning(
-                titled(state.gate),
-                f"{state.used:,} of at most {plural(state.most, 'start')} in {duration(state.per)} are taken; {eaten}, "
-                f"and {they_are(number, 'job')} waiting behind it",
-                f"until the cause is fixed: {stop}. `sqla-jobs status` shows the errors",
-            )
+            one = eaten.job_id if eaten.jobs == 1 else None
+            yield {"title": titled(state.gate), "state": state, "eaten": eaten, "number": number, "one": one}
+
+
+RATES = (
+    Check(
+        name="rates that failures use up",
+        about="{title}",
+        rows=_eaten_rates,
+        says="{state.used:,} of at most {state.most:plural start} in {state.per:duration} are taken; {eaten}, and "
+        "{number:they_are job} waiting behind it",
+        remedy="until the cause is fixed: sqla-jobs pause --task {eaten.task:.200}"
+        "{one:|; or cancel that job: sqla-jobs cancel }. `sqla-jobs status` shows the errors",
+    ),
+)

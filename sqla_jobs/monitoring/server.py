@@ -1,217 +1,224 @@
-"""Findings about the server: settings, connections, clocks, old transactions and bloat."""
+"""Checks of the server and of what an application adds to the jobs' tables."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import func, select, text
-from sqlalchemy.orm import Session
+from sqlalchemy import func, select
 
 from sqla_jobs.database.connection_limits import LIMIT
-from sqla_jobs.jobs import Jobs
-from sqla_jobs.monitoring.finding import Finding, Verdict, ask, session_named, table_names, warning, well
-from sqla_jobs.queries.processes import is_alive
-from sqla_jobs.rules.wording import duration
+from sqla_jobs.monitoring.check import SECONDS, Check, Look, Rows
+from sqla_jobs.monitoring.finding import Verdict
+from sqla_jobs.queries.delete_jobs import Reference, Removal
+from sqla_jobs.rules.retention import seconds_kept
+from sqla_jobs.rules.wording import Count, duration
 
-_OLDEST_SERVER = 140000
-_OLD_TRANSACTION = 300.0
-_SHORT = 2.0
-_CLOCK_OFF = 2.0
-_BLOATED = 0.5
-_CROWDED = 0.8
-_WAITED = 0.5
-"""Seconds that a statement may wait for a pooler before a warning."""
+_LONG = 3600.0
+"""Seconds that a task without a timeout is assumed to need."""
+_MANY = 1_000
+"""A foreign key is a problem if it keeps this many jobs past their retention. Some are kept on purpose."""
+_COUNTED = 100_000
+"""The maximum number of jobs counted in each state."""
 
-
-def version(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Check that the server is new enough."""
-    setting = func.current_setting
-    number, name = ask(session, jobs, select(setting("server_version_num"), setting("server_version"))).one()
-    if int(number) < _OLDEST_SERVER:
-        yield Finding("server version", Verdict.error, f"PostgreSQL {name}", "PostgreSQL 14 or newer is needed")
-    else:
-        yield well("server version", f"PostgreSQL {name}")
+_OLDEST = """
+    SELECT a.pid, {who[a]} AS who, a.state, {age[a.xact_start]} AS age,
+      left(btrim(regexp_replace(a.query, '\\s+', ' ', 'g')), 100) AS query
+    FROM pg_stat_activity AS a
+    WHERE a.datname = current_database() AND a.pid <> pg_backend_pid() AND a.backend_type = 'client backend'
+      AND (a.backend_xmin IS NOT NULL OR a.backend_xid IS NOT NULL)
+    ORDER BY a.xact_start LIMIT 1"""
+"""The oldest transaction in this database, without the check's own and those that this user may not see."""
 
 
-def pooler(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Detect a pooler in front of the server, and measure how long a statement waits for it. This must run first."""
+def _pooler(look: Look) -> Rows:
+    """Measure how long a statement waits for a pooler. This must run first."""
     began = time.monotonic()
-    there = ask(session, jobs, select(func.pg_backend_pid())).scalar_one()
+    there = look.ask(select(func.pg_backend_pid())).scalar_one()
     waited = time.monotonic() - began
-    connection: Any = session.connection(bind_arguments={"mapper": jobs.Job}).connection.driver_connection
-    here = getattr(getattr(connection, "info", None), "backend_pid", there)
-    if here == there:
-        return
-    if waited > _WAITED:
-        yield warning(
-            "pooler",
-            f"in front of the server; this command waited {duration(waited)} for a connection",
-            "all connections of its pool are in use: make the pool larger (PgBouncer: default_pool_size), or find the "
-            "long transactions that occupy it: `sqla-jobs doctor --database-url URL`, with the server's own address",
-        )
-    else:
-        yield well("pooler", f"in front of the server; this command waited {duration(waited)} for a connection")
+    connection: Any = look.session.connection(bind_arguments={"mapper": look.jobs.Job}).connection.driver_connection
+    if getattr(getattr(connection, "info", None), "backend_pid", there) != there:
+        yield {"waited": waited}
 
 
-_SETTINGS: dict[str, tuple[Callable[[str], bool], str]] = {
-    "autovacuum": (lambda value: value == "on", "switch it on: tables of jobs grow without end"),
-    "fsync": (lambda value: value == "on", "switch it on: a crash of the host can lose or double jobs"),
-    "full_page_writes": (lambda value: value == "on", "switch it on: a crash of the host can damage tables"),
-    "track_activities": (lambda value: value == "on", "switch it on, to see who holds a transaction open"),
-    "default_transaction_read_only": (lambda value: value == "off", "workers have to write"),
-}
+def _idle_limit(look: Look) -> Rows:
+    """Compare the server's limit on idle transactions with the slowest transactional task."""
+    declared = {task.declaration.name: task.declaration for task in look.jobs.tasks.values()}
+    needed = {name: one.timeout or _LONG for name, one in declared.items() if one.signature.wants_session}
+    slowest = max(needed, key=needed.__getitem__, default=None)
+    (row,) = look.rows(f"SELECT setting::float8 / 1000 AS seconds FROM pg_settings WHERE name = '{_IDLE}'")
+    limit = row["seconds"]
+    is_short = slowest is not None and 0 < limit < needed[slowest]
+    yield {"limit": duration(limit) if limit else "off", "task": slowest if is_short else None}
 
 
-def settings(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Check settings that endanger jobs."""
-    is_local = _setting(session, jobs, "cluster_name") == "local_postgres"
-    for name, (is_good, remedy) in _SETTINGS.items():
-        value = _setting(session, jobs, name)
-        if is_local and name in ("fsync", "full_page_writes"):
-            yield well(name, f"{value}, as local_postgres(durable={value == 'on'}) sets it")
-        else:
-            yield well(name, value) if is_good(value) else warning(name, value, remedy)
+def _clock(look: Look) -> Rows:
+    before = datetime.now(UTC)
+    there = look.ask(select(func.clock_timestamp())).scalar_one()
+    yield {"off": max((before - there).total_seconds(), (there - datetime.now(UTC)).total_seconds(), 0.0)}
 
 
-def _setting(session: Session, jobs: Jobs[Any], name: str) -> str:
-    return str(ask(session, jobs, select(func.current_setting(name))).scalar_one())
+def _kept_jobs(look: Look) -> Rows:
+    """Count the jobs that foreign keys keep from being pruned. Assumes the default retention."""
+    removal = Removal(look.jobs.models)
+    numbers = Counter[Reference]()
+    for state, seconds in seconds_kept({"audit": None, "ticks": None}).items():
+        numbers.update(dict(removal.kept(look.session, removal.ended(state, seconds), most=_COUNTED)))
+    for key, number in numbers.items():
+        if number >= _MANY:
+            yield {"key": key, "number": Count(number, is_least=number >= _COUNTED)}
 
 
 _IDLE = "idle_in_transaction_session_timeout"
-_LIMIT = text("SELECT setting::float8 / 1000 FROM pg_settings WHERE name = :name")
-_LONG = 3600.0
-"""Seconds that a task without a timeout is assumed to need."""
 
-
-def idle_transactions(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Check that the server does not end idle transactions sooner than the slowest transactional task may finish."""
-    limit = ask(session, jobs, _LIMIT, name=_IDLE).scalar_one()
-    declared = {task.declaration.name: task.declaration for task in jobs.tasks.values()}
-    needed = {name: one.timeout or _LONG for name, one in declared.items() if one.signature.wants_session}
-    slowest = max(needed, key=needed.__getitem__, default=None)
-    if limit and slowest is not None and needed[slowest] > limit:
-        yield warning(
-            _IDLE,
-            f"{duration(limit)}, and task {slowest} may take longer",
-            "if a task runs no statement for so long, the server ends its transaction and the attempt fails; let "
-            f"workers connect with create_engine(…, connect_args={{'options': '-c {_IDLE}=0'}})",
-        )
-    else:
-        yield well(_IDLE, duration(limit) if limit else "off")
-
-
-def connections(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Check that enough connections are left."""
-    used, most = ask(session, jobs, text(LIMIT)).one()
-    process = jobs.Process
-    fleet = ask(
-        session, jobs, select(func.coalesce(func.sum(process.connections), 0)).where(is_alive(process))
-    ).scalar()
-    found = f"{used} of {most} are in use, and live workers and clocks may use up to {fleet}"
-    if used > _CROWDED * most or fleet > most:
-        yield warning(
-            "connections",
-            found,
-            "raise max_connections, lower --processes or the concurrency of workers, "
-            "or put PgBouncer in front of the server",
-        )
-    else:
-        yield well("connections", found)
-
-
-def clock_of_this_host(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Compare this host's clock with the server's."""
-    before = datetime.now(UTC)
-    there = ask(session, jobs, select(func.clock_timestamp())).scalar_one()
-    off = max((before - there).total_seconds(), (there - datetime.now(UTC)).total_seconds(), 0.0)
-    found = f"{off:.1f} s off the server's"
-    if off > _CLOCK_OFF:
-        remedy = "the server's clock decides when jobs are due, so a run_at computed here is off: set this clock by NTP"
-        yield warning("clock of this host", found, remedy)
-    else:
-        yield well("clock of this host", found)
-
-
-_OLDEST = text(
-    """
-    SELECT pid, usename, application_name, host(client_addr), state,
-      extract(epoch FROM now() - xact_start)::float8 AS age, query
-    FROM pg_stat_activity
-    WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
-      AND (backend_xmin IS NOT NULL OR backend_xid IS NOT NULL)
-    ORDER BY xact_start LIMIT 1
-    """
+SERVER = (
+    Check(
+        name="pooler",
+        rows=_pooler,
+        when=lambda row: row["waited"] > SECONDS["pooled"],
+        says="in front of the server; this command waited {waited:duration} for a connection",
+        remedy="all connections of its pool are in use: make the pool larger (PgBouncer: default_pool_size), or find "
+        "the long transactions that occupy it: `sqla-jobs doctor --database-url URL`, with the server's own address",
+        is_cheap=False,
+    ),
+    Check(
+        name="server version",
+        rows="SELECT current_setting('server_version') AS name, current_setting('server_version_num')::int AS number",
+        when=lambda row: row["number"] < 140000,
+        says="PostgreSQL {name}",
+        remedy="PostgreSQL 14 or newer is needed",
+        verdict=Verdict.error,
+        is_cheap=False,
+    ),
+    Check(
+        name="settings",
+        about="{name}",
+        rows="""
+            SELECT name, current_setting(name) AS value, current_setting(name) = wanted OR is_local AS is_good, remedy,
+              CASE WHEN is_local THEN format('as local_postgres(durable=%s) sets it',
+                CASE current_setting(name) WHEN 'on' THEN 'True' ELSE 'False' END) END AS of_local
+            FROM (VALUES
+              ('autovacuum', 'on', 'switch it on: tables of jobs grow without end'),
+              ('fsync', 'on', 'switch it on: a crash of the host can lose or double jobs'),
+              ('full_page_writes', 'on', 'switch it on: a crash of the host can damage tables'),
+              ('track_activities', 'on', 'switch it on, to see who holds a transaction open'),
+              ('default_transaction_read_only', 'off', 'workers have to write')
+            ) AS wanted (name, wanted, remedy)
+            CROSS JOIN LATERAL (SELECT current_setting('cluster_name') = 'local_postgres'
+              AND name IN ('fsync', 'full_page_writes') AS is_local) AS local""",
+        when=lambda row: not row["is_good"],
+        says="{value}{of_local:|, }",
+        remedy="{remedy}",
+        is_cheap=False,
+    ),
+    Check(
+        name=_IDLE,
+        rows=_idle_limit,
+        when=lambda row: row["task"] is not None,
+        says="{limit}{task:|, and task | may take longer}",
+        remedy="if a task runs no statement for so long, the server ends its transaction and the attempt fails; let "
+        f"workers connect with create_engine(…, connect_args={{{{'options': '-c {_IDLE}=0'}}}})",
+        is_cheap=False,
+    ),
+    Check(
+        name="connections",
+        rows=f"""
+            SELECT used, most, fleet FROM ({LIMIT}) AS now (used, most), (
+              SELECT coalesce(sum(process.connections), 0) AS fleet
+              FROM {{processes}} AS process WHERE {{alive[process]}}) AS live""",
+        when=lambda row: row["used"] > 0.8 * row["most"] or row["fleet"] > row["most"],
+        says="{used} of {most} are in use, and live workers and clocks may use up to {fleet}",
+        remedy="raise max_connections, lower --processes or the concurrency of workers, or put PgBouncer in front of "
+        "the server",
+        is_cheap=False,
+    ),
+    Check(
+        name="clock of this host",
+        rows=_clock,
+        when=lambda row: row["off"] > SECONDS["clock_off"],
+        says="{off:.1f} s off the server's",
+        remedy="the server's clock decides when jobs are due, so a run_at computed here is off: set this clock by NTP",
+        is_cheap=False,
+    ),
+    Check(
+        name="oldest transaction",
+        rows=_OLDEST,
+        when=lambda row: row["age"] > SECONDS["old_transaction"],
+        says="{age:duration}, {state}, {who}: {query}",
+        remedy="vacuum keeps all rows that died since it began, so every queue gets slower; end it: "
+        "SELECT pg_terminate_backend({pid})",
+    ),
+    Check(
+        name="prepared transactions",
+        about="prepared transaction",
+        rows="SELECT gid, {age[prepared]} AS age FROM pg_prepared_xacts WHERE database = current_database()",
+        says="{gid!r}, {age:duration} old",
+        remedy="it keeps its locks until it is ended: ROLLBACK PREPARED '{gid}'",
+        is_cheap=False,
+    ),
+    Check(
+        name="dead rows",
+        about="table {name}",
+        rows=f"""
+            SELECT relid::regclass::text AS name, n_live_tup AS live, n_dead_tup AS dead,
+              coalesce(last_autovacuum::text, 'never') AS vacuumed, pg_total_relation_size(relid) / 1048576.0 AS size,
+              oldest.age, oldest.pid
+            FROM pg_stat_user_tables LEFT JOIN ({_OLDEST}) AS oldest ON oldest.age > 2
+            WHERE relid IN ('{{jobs}}'::regclass, '{{runs}}'::regclass, '{{processes}}'::regclass)""",
+        when=lambda row: row["dead"] > 10_000 and row["dead"] > row["live"],
+        says="{size:.0f} MB, {live:,} rows, {dead:,} dead, vacuumed {vacuumed}",
+        remedy="{age:duration|the oldest transaction began | ago, and vacuum keeps all rows that died since: if nobody "
+        "needs it, }{pid:|SELECT pg_terminate_backend(|, 5000); then }VACUUM {name}",
+        is_cheap=False,
+    ),
+    Check(
+        name="foreign keys to jobs",
+        rows="""
+            SELECT reference.conrelid::regclass::text AS name, attribute.attname AS column
+            FROM pg_constraint AS reference
+            JOIN pg_attribute AS attribute
+              ON attribute.attrelid = reference.conrelid AND attribute.attnum = reference.conkey[1]
+            WHERE reference.confrelid = '{jobs}'::regclass AND reference.contype = 'f'
+              AND NOT EXISTS (
+                SELECT FROM pg_index
+                WHERE indrelid = reference.conrelid AND indkey[0] = ANY(reference.conkey) AND indisvalid)
+            ORDER BY 1, 2""",
+        says="{name}.{column} has no index",
+        remedy="pruning reads the whole table for each job: CREATE INDEX CONCURRENTLY ON {name} ({column})",
+        is_cheap=False,
+    ),
+    Check(
+        name="jobs kept by foreign keys",
+        about="foreign keys to jobs",
+        rows=_kept_jobs,
+        says="rows of {key} keep {number:plural job} from being pruned",
+        remedy="{key.remedy}",
+        is_cheap=False,
+    ),
+    Check(
+        name="row level security",
+        rows="""
+            SELECT oid::regclass::text AS name,
+              CASE WHEN row_security_active(oid) THEN 'it applies to this role' ELSE 'this role is exempt' END AS role
+            FROM pg_class WHERE oid = ANY(CAST(:tables AS regclass[])) AND relrowsecurity ORDER BY 1""",
+        says="enabled on {name}; {role}",
+        remedy="workers never claim, rescue or prune jobs that a policy hides from their role, and log no error. Give "
+        "workers and clocks a role with BYPASSRLS, or ALTER TABLE {name} DISABLE ROW LEVEL SECURITY",
+        is_cheap=False,
+    ),
+    Check(
+        name="triggers",
+        rows="""
+            SELECT tgrelid::regclass::text AS name, quote_ident(tgname) AS trigger, tgfoid::regproc::text AS function
+            FROM pg_trigger
+            WHERE tgrelid = ANY(CAST(:tables AS regclass[])) AND NOT tgisinternal AND tgenabled <> 'D'
+              AND tgtype & 66 <> 0 -- BEFORE or INSTEAD OF
+            ORDER BY 1, 2""",
+        says="trigger {trigger} of {name} calls {function} before rows are written",
+        remedy="if it raises or returns NULL, a job is not claimed, stored or pruned. Let it return NEW (OLD for a "
+        "DELETE) for each write of a worker; or DROP TRIGGER {trigger} ON {name}",
+        is_cheap=False,
+    ),
 )
-
-
-def _what_holds_up_vacuum(session: Session, jobs: Jobs[Any]) -> str:
-    """Return the beginning of a remedy: the transaction to end first. Return an empty string if none is old."""
-    row = ask(session, jobs, _OLDEST).one_or_none()
-    if row is None or row.age < _SHORT:
-        return ""
-    return (
-        f"the oldest transaction, of pid {row.pid}, began {duration(row.age)} ago, and vacuum keeps all rows that died "
-        f"since: if nobody needs it, SELECT pg_terminate_backend({row.pid}, 5000); then "
-    )
-
-
-def oldest_transaction(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Check the age of the oldest transaction in this database.
-
-    The check's own transaction, and transactions that this user may not see, are left out.
-    """
-    row = ask(session, jobs, _OLDEST).one_or_none()
-    if row is None:
-        yield well("oldest transaction", "no other transaction")
-        return
-    pid, user, program, address, state, age, query = row
-    who = session_named(pid, user, address, program)
-    found = f"{duration(age)}, {state}, {who}: {' '.join((query or '').split())[:100]}"
-    if age > _OLD_TRANSACTION:
-        remedy = "vacuum keeps all rows that died since it began, so every queue gets slower; end it: "
-        yield warning("oldest transaction", found, f"{remedy}SELECT pg_terminate_backend({pid})")
-    else:
-        yield well("oldest transaction", found)
-
-
-_PREPARED = text(
-    """
-    SELECT gid, extract(epoch FROM now() - prepared)::float8
-    FROM pg_prepared_xacts WHERE database = current_database()
-    """
-)
-
-
-def prepared_transactions(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Find prepared transactions."""
-    for name, age in ask(session, jobs, _PREPARED):
-        yield warning(
-            "prepared transaction",
-            f"{name!r}, {duration(age)} old",
-            f"it keeps its locks until it is ended: ROLLBACK PREPARED '{name}'",
-        )
-
-
-_SIZES = text(
-    """
-    SELECT n_live_tup, n_dead_tup, last_autovacuum, pg_total_relation_size(relid) FROM pg_stat_user_tables
-    WHERE relid = CAST(:name AS regclass)
-    """
-)
-
-
-def bloat(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Find tables with more dead rows than vacuum should leave."""
-    for name in table_names(session, jobs, ("jobs", "runs", "processes")):
-        row = ask(session, jobs, _SIZES, name=name).one_or_none()
-        if row is None:
-            continue
-        live, dead, vacuumed, size = row
-        found = f"{size / 2**20:.0f} MB, {live:,} rows, {dead:,} dead, vacuumed {vacuumed or 'never'}"
-        if dead > 10_000 and dead > _BLOATED * (live + dead):
-            yield warning(f"table {name}", found, f"{_what_holds_up_vacuum(session, jobs)}VACUUM {name}")
-        else:
-            yield well(f"table {name}", found)

@@ -50,7 +50,7 @@ def read_status(session: Session, jobs: Jobs[Any], *, exact: bool = False) -> St
         processes,
         read_failures(session, jobs, most=looked_at),
         read_retrying(session, jobs, most=looked_at),
-        problems(session, jobs, queues, processes),
+        problems(session, jobs),
     )
 
 

@@ -13,13 +13,14 @@ from sqla_jobs.actions.change import id_of
 from sqla_jobs.errors import UnknownJob
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import PARKED, JobState
-from sqla_jobs.monitoring.blocked import Blocked, nearest, read_blocked
-from sqla_jobs.monitoring.finding import ask, session_named
+from sqla_jobs.monitoring.check import Look
+from sqla_jobs.monitoring.examine import CHECKS
+from sqla_jobs.monitoring.finding import ask
 from sqla_jobs.monitoring.gates import behind_gates, decide
-from sqla_jobs.monitoring.locks import read_holder
-from sqla_jobs.monitoring.paused import names_of, read_paused_queues, read_paused_tasks
+from sqla_jobs.monitoring.locks import NEAREST, NEAREST_SAYS
 from sqla_jobs.monitoring.prerequisites import of_blocked, of_cancelled
 from sqla_jobs.monitoring.processes import places
+from sqla_jobs.monitoring.queues import COUNTED
 from sqla_jobs.monitoring.steps import StepWait, read_unread, read_wait
 from sqla_jobs.queries.limits import keeps_others_waiting
 from sqla_jobs.queries.losses import lost_in_a_row
@@ -28,30 +29,18 @@ from sqla_jobs.rules.fitting import UNFIT, Takes
 from sqla_jobs.rules.limits import described
 from sqla_jobs.rules.outcomes import RunOutcome
 from sqla_jobs.rules.redaction import parse
-from sqla_jobs.rules.wording import Count, did_you_mean, duration, moment, plural, they_are
+from sqla_jobs.rules.wording import Count, duration, moment, plural, they_are
 from sqla_jobs.runtime.set_aside import EVENT_LOOP
 
 _IS_MINE: Any = literal_column("xmin = CAST(pg_current_xact_id_if_assigned() AS xid)", Boolean)
 """True if the current transaction wrote the current version of the row."""
 _READ = (
-    *("id", "task", "queue", "priority", "position", "state", "run_at", "attempt", "max_attempts", "max_lost"),
-    "gates",
-    *(
-        "ordered_by",
-        "unique_key",
-        "times_replaced",
-        "times_returned",
-        "created_at",
-        "process_id",
-        "started_at",
-        "finished_at",
-    ),
-    *("cancel_requested_at", "waits_for", "waits_at", "if_failed"),
+    *("id", "task", "queue", "priority", "position", "state", "run_at", "attempt", "max_attempts", "max_lost", "gates"),
+    *("ordered_by", "unique_key", "waits_for", "if_failed", "times_replaced", "times_returned", "created_at"),
+    *("process_id", "started_at", "finished_at", "cancel_requested_at"),
 )
 _AHEAD = 3600.0
 """The minimum wait, in seconds, for `why` to mention that a job keeps its unique key."""
-_COUNTED = 10_000
-"""The maximum number of jobs ahead of this one that are counted."""
 
 
 def why(session: Session, jobs: Jobs[Any], job: Any) -> list[str]:
@@ -63,14 +52,15 @@ def why(session: Session, jobs: Jobs[Any], job: Any) -> list[str]:
 def _reasons(session: Session, jobs: Jobs[Any], row: Any) -> list[str]:
     match row.state:
         case JobState.queued:
-            return [*_held_up(session, jobs, row)] or [*_next_in_line(session, jobs, row)]
+            held_up = [*_held_up(session, jobs, row), *_refused(session, jobs, row), *behind_gates(session, jobs, row)]
+            return held_up or [*_next_in_line(session, jobs, row)]
         case JobState.scheduled:
             wait = read_wait(session, jobs, row.id, row.run_at)
             reasons = [_of_step(wait)] if wait is not None else _not_due(session, jobs, row)
             of_key = _of_key(row, is_in_step=wait is not None)
-            return [*reasons, *_unread(session, jobs, row), *of_key, *_not_served(session, jobs, row)]
+            return [*reasons, *_unread(session, jobs, row), *of_key, *_held_up(session, jobs, row)]
         case JobState.blocked:
-            refused = [*_refused(session, jobs, row)]
+            refused = [*_of_checks(session, jobs, row), *_refused(session, jobs, row)]
             return [*refused, *of_blocked(session, jobs, row, is_free=not refused)]
         case JobState.running:
             return [*_running(session, jobs, row)]
@@ -82,6 +72,9 @@ def _reasons(session: Session, jobs: Jobs[Any], row: Any) -> list[str]:
 
 def _read(session: Session, jobs: Jobs[Any], job_id: int) -> Any:
     job: Any = jobs.Job
+    columns = [
+        column for column in job.__table__.c if column.name not in ("args", "headers")
+    ]  # these may be unreadable
     more = (
         cast(job.args, Text).label("args_text"),
         func.clock_timestamp().label("now"),
@@ -89,9 +82,7 @@ def _read(session: Session, jobs: Jobs[Any], job_id: int) -> Any:
         lost_in_a_row(jobs.models).label("lost_in_a_row"),
         func.coalesce(_IS_MINE, False).label("is_uncommitted"),
     )
-    row = ask(
-        session, jobs, select(*(getattr(job, name) for name in _READ), *more).where(job.id == job_id)
-    ).one_or_none()
+    row = ask(session, jobs, select(*columns, *more).where(job.id == job_id)).one_or_none()
     if row is None:
         raise UnknownJob(f"there is no job {job_id}; it may have been pruned")
     return row
@@ -158,54 +149,29 @@ def _of_key(row: Any, *, is_in_step: bool) -> Iterator[str]:
         )
 
 
+def _of_checks(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
+    """Yield what the checks find out about the job."""
+    look = Look(session, jobs, job_id=row.id, queue="" if row.state == JobState.blocked else row.queue)
+    yield from (reason for check in CHECKS if check.why for reason in check.reasons(look))
+
+
 def _held_up(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
-    """Yield the reasons why a queued job is not claimed now."""
-    yield from _not_served(session, jobs, row)
-    yield from _refused(session, jobs, row)
-    yield from behind_gates(session, jobs, row)
+    """Yield the reasons why workers do not queue or claim the job."""
+    yield from _of_checks(session, jobs, row)
+    yield from _misfits(session, jobs, row)
 
 
-def _not_served(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
-    """Yield the reasons that hold up all jobs of this job's task or queue."""
-    if row.task not in jobs.tasks:
-        yield (
-            f"This application does not declare the task {row.task!r:.200}{did_you_mean(row.task, jobs.tasks) or '.'} "
-            "Only a worker whose code declares it takes the job."
-        )
-    tasks = read_paused_tasks(session, jobs)
-    if (task := names_of(tasks).get(row.task)) is not None:
-        pause = next(one for one in tasks if one.task == task)
-        who = _since(pause.paused_at, pause.paused_by, pause.paused_until, pause.pause_reason)
-        yield f"The task {task!r:.200} has been paused {who}; `sqla-jobs resume --task {task[:200]}` resumes it."
-    if (of_queue := read_paused_queues(session, jobs).get(row.queue)) is not None:
-        who = _since(of_queue.at, of_queue.by, of_queue.until, of_queue.reason)
-        yield f"The queue {row.queue!r} has been paused {who}; `sqla-jobs resume {row.queue}` resumes it."
-    yield from _fits_no_code(session, jobs, row)
-
-
-def _fits_no_code(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
-    """Yield a reason if no live worker serves the queue or knows the task.
-
-    Also yield a reason if the job's arguments do not fit a worker's code.
-    """
+def _misfits(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
+    """Yield a reason if the job's arguments do not fit a live worker's code."""
     process: Any = jobs.Process
     serves = (process.kind == "worker", is_alive(process), process.queues.has_key(row.queue))
-    known = process.tasks[row.task]
-    query = select(process.host, process.pid, process.tasks.is_(None), process.tasks.has_key(row.task), known)
-    workers: Any = ask(session, jobs, query.where(*serves).order_by(process.host, process.pid)).all()
-    if not workers:
-        yield f"No live worker serves queue {row.queue!r}: start one with `--queues {row.queue}`."
-    elif not any(is_silent or knows for *_, is_silent, knows, _ in workers):
-        yield (
-            f"No live worker that serves queue {row.queue!r} knows the task {row.task!r:.200}: start one whose code "
-            "declares it."
-        )
-    else:
-        given = arguments if isinstance(arguments := parse(row.args_text), dict) else {}
-        takes = {f"process {pid} of {host}": Takes.read(shown) for host, pid, *_, shown in workers if shown is not None}
-        misfits = {who: one for who, one in takes.items() if one is not None and not one.fits(given)}
-        if misfits:
-            yield _unfit(given, misfits, len(workers) - len(misfits))
+    query = select(process.host, process.pid, process.tasks[row.task]).where(*serves)
+    workers: Any = ask(session, jobs, query.order_by(process.host, process.pid)).all()
+    given = arguments if isinstance(arguments := parse(row.args_text), dict) else {}
+    takes = {f"process {pid} of {host}": Takes.read(shown) for host, pid, shown in workers if shown is not None}
+    misfits = {who: one for who, one in takes.items() if one is not None and not one.fits(given)}
+    if misfits:
+        yield _unfit(given, misfits, len(workers) - len(misfits))
 
 
 def _unfit(given: Iterable[str], misfits: Mapping[str, Takes], others: int) -> str:
@@ -218,17 +184,6 @@ def _unfit(given: Iterable[str], misfits: Mapping[str, Takes], others: int) -> s
         f"{said}: start a worker with the code that enqueued it, or give new parameters a default. Else the attempt "
         "fails after a minute."
     )
-
-
-def _since(at: datetime | None, by: str | None, until: datetime | None, reason: str | None) -> str:
-    """Describe a pause by its known start, actor, end and reason."""
-    said = (
-        f"since {moment(at)}" if at else "",
-        f"by {by}" if by else "",
-        f"until {moment(until)}" if until else "",
-        f"({reason:.200})" if reason else "",
-    )
-    return " ".join(filter(None, said))
 
 
 def _refused(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
@@ -248,13 +203,6 @@ def _refused(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
             )
     if row.is_uncommitted:
         yield "This transaction has added or changed it: no worker can take it before the commit."
-    elif (holder := read_holder(session, jobs, row.id)) is not None:
-        pid, user, address, program, age = holder
-        who = session_named(pid, user, address, program)
-        since = (
-            "" if age is None else f", for {duration(age)}"
-        )  # NULL for other users' sessions without pg_read_all_stats
-        yield f"Its row is held by {who}{since}: no worker can take it before that transaction ends."
 
 
 def _next_in_line(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
@@ -269,10 +217,10 @@ def _place(session: Session, jobs: Jobs[Any], row: Any, when: str) -> str:
     job: Any = jobs.Job
     is_before = or_(job.priority < row.priority, and_(job.priority == row.priority, job.position < row.position))
     before = select(job.id).where(job.state == "queued", job.queue == row.queue, job.gates.is_(None), is_before)
-    found = ask(session, jobs, select(func.count()).select_from(before.limit(_COUNTED).subquery())).scalar_one()
+    found = ask(session, jobs, select(func.count()).select_from(before.limit(COUNTED).subquery())).scalar_one()
     if not found:
         return f"It is queued and nothing holds it: a worker takes it {when}."
-    number = Count(found, is_least=found == _COUNTED)
+    number = Count(found, is_least=found == COUNTED)
     return f"It is queued, and {they_are(number, 'job')} before it in queue {row.queue!r}."
 
 
@@ -289,15 +237,13 @@ def _taken_slots(session: Session, jobs: Jobs[Any], queue: str) -> Iterator[str]
     job_id, task, age, started_at = taken[0]
     by = f"the longest for {duration(age)} by job {job_id} ({task:.200})"
     yield f"The workers have {plural(slots, 'slot')} for queue {queue!r}, and jobs run in all of them, {by}."
-    if (one := nearest(read_blocked(session, jobs), started_at)) is not None:
-        yield _blocked("that job", one)
+    yield from _blocked(session, jobs, started_at, "that job")
 
 
-def _blocked(whose: str, one: Blocked) -> str:
-    return (
-        f"pid {one.pid}, possibly the session of {whose}, has waited {duration(one.seconds)} for a lock. It is "
-        f"held by {one.holder.said}: {one.holder.remedy}."
-    )
+def _blocked(session: Session, jobs: Jobs[Any], since: datetime | None, whose: str) -> Iterator[str]:
+    """Yield who blocks the session that most likely belongs to a job claimed at `since`."""
+    look = Look(session, jobs, since=since)
+    yield from (look.words(NEAREST_SAYS, {**row, "whose": whose}) for row in look.rows(NEAREST))
 
 
 def _running(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
@@ -315,8 +261,7 @@ def _running(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
     task = jobs.tasks.get(row.task)
     if found.loop is not None and task is not None and task.declaration.signature.is_coroutine:
         yield f"The event loop of that process: {found.loop:.1000}."
-    if (one := nearest(read_blocked(session, jobs), row.started_at)) is not None:
-        yield _blocked("this job", one)
+    yield from _blocked(session, jobs, row.started_at, "this job")
 
 
 def _cancelled_by(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:

@@ -7,6 +7,7 @@ may contain any task's data, so they are not kept. The server's primary message 
 from __future__ import annotations
 
 import re
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -14,6 +15,11 @@ from types import FrameType
 from typing import Any
 
 _LIBRARY = str(Path(__file__).parents[1])
+_STANDARD_LIBRARY = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib")})
+_PLACE = re.compile(r'^  (File "(.*)", line \d+, in .*)$', re.MULTILINE)
+"""Matches the line of a stack that names a place. Group 1 is the line, group 2 the file."""
+_INSTALLED = re.compile(r".*[/\\](?:site|dist)-packages[/\\][^/\\]+")
+"""Matches the path of an installed package, up to the package's name."""
 _STAND_INS = "sqlalchemy.dialects.postgresql.asyncpg"
 """The module of SQLAlchemy's stand-ins for asyncpg's errors. In some versions their text includes DETAIL."""
 _AFTER_FIRST_LINE = re.compile(r"(Original exception was: [^\n]*).*", re.DOTALL)
@@ -63,6 +69,27 @@ def stack_of(frame: FrameType, *, since: str | None = None) -> str:
 def stack_of_frames(frames: Iterable[FrameType]) -> str:
     """Return the stack of a coroutine from its frames, the outermost first."""
     return "".join(traceback.StackSummary.extract((frame, frame.f_lineno) for frame in frames).format())
+
+
+def place_of(stack: str) -> str:
+    """Return the line of a formatted stack that names the innermost place in the application's own code.
+
+    The application's code is what is neither in the standard library nor in an installed package. If the task is in an
+    installed package, so is the application. Without such a place, return the innermost one, or an empty string.
+    """
+    places = [(match[1], _package_of(match[2])) for match in _PLACE.finditer(stack)]
+    of_application = {"", *(package for _, package in places[:1] if package not in (None, _LIBRARY))}
+    own = [line for line, package in places if package in of_application]
+    return (own or [line for line, _ in places] or [""])[-1]
+
+
+def _package_of(file: str) -> str | None:
+    """Return the path of the installed package that contains a file, "" for none, None for the standard library."""
+    if file.startswith(_LIBRARY):
+        return _LIBRARY
+    if (installed := _INSTALLED.match(file)) is not None:
+        return installed[0]
+    return None if file.startswith(("<", *_STANDARD_LIBRARY)) else ""
 
 
 def _begin_at_the_task(shown: traceback.TracebackException) -> None:

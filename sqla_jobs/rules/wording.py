@@ -58,16 +58,14 @@ def plural(count: int, noun: str) -> str:
 
 
 class Count(int):
-    """A number that is exact, an estimate or a minimum."""
+    """A number that is exact or a minimum."""
 
-    is_exact: bool
     is_least: bool
 
-    def __new__(cls, number: int, *, is_exact: bool = True, is_least: bool = False) -> Count:
-        """Make a count. An estimate is rounded to two digits, so that it does not look exact."""
-        shown = number if is_exact or is_least else int(float(f"{number:.1e}"))
-        made = super().__new__(cls, shown)
-        made.is_exact, made.is_least = is_exact and not is_least, is_least
+    def __new__(cls, number: int, *, is_least: bool = False) -> Count:
+        """Make a count."""
+        made = super().__new__(cls, number)
+        made.is_least = is_least
         return made
 
     def __str__(self) -> str:

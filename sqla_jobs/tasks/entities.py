@@ -63,13 +63,6 @@ class Entity:
             raise ArgumentsError(f"{where}: that {self._name} is not in this session; session.add() it first")
         return self._convert(state.identity, "process_bind_param")
 
-    def as_code(self, key: Any) -> str:
-        """Return a Python expression for the row, or the list of rows, that a stored key identifies."""
-        if key is None:
-            return "None"
-        rows = [f"session.get({self._name}, {item!r})" for item in (key if self.many else [key])]
-        return f"[{', '.join(rows)}]" if self.many else rows[0]
-
     def load(self, where: str, session: Session, key: Any, *, hide: bool) -> Any:
         """Return the row, or the list of rows. Raises `EntityGone` for a missing row; `hide` masks its key."""
         if key is None:

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from sqla_jobs.execution.coroutine import Noting, soon
-from sqla_jobs.rules.error_text import stack_of
+from sqla_jobs.rules.error_text import place_of, stack_of
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
@@ -132,13 +132,13 @@ class EventLoop:
             stack = "?" if frame is None else stack_of(frame, since=_RUNS)
             who = current(asyncio.current_task(self.loop))
             since = datetime.now(UTC) - timedelta(seconds=now - self._asked_at)
-            places = [line.strip() for line in stack.splitlines() if line.lstrip().startswith("File ")]
-            where = " … ".join(dict.fromkeys([*places[:1], *places[-1:]])) or "an unknown place"
+            where = place_of(stack) or "an unknown place"
             log.warning(
                 "%s has blocked the event loop for %.1f s: nothing else runs there. A coroutine must not block; "
-                "call blocking code with asyncio.to_thread(…). It is here:\n%s",
+                "call blocking code with asyncio.to_thread(…). It is here: %s\n%s",
                 who,
                 now - self._asked_at,
+                where,
                 stack,
             )
             self._held_up_by = f"{who} has held it up since {since:%H:%M:%S} UTC, at {where}"

@@ -12,6 +12,7 @@ from typing import Any
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.coroutine import CoroutineBody
 from sqla_jobs.execution.interrupt import LeaseGone, TimedOut
+from sqla_jobs.rules.error_text import place_of
 from sqla_jobs.rules.wording import plural
 from sqla_jobs.runtime.loop import Loop
 from sqla_jobs.worker.event_loop import EventLoop
@@ -107,5 +108,10 @@ class Watchdog:
             if is_slow or wanted:
                 body = attempt.body
                 stack = "it has ended meanwhile" if body is None else body.stack()
-                log.warning("%s has run for %.1f s and is here:\n%s", attempt, seconds, stack)
+                log.warning(
+                    "%s has run for %.1f s and is here: %s",
+                    attempt,
+                    seconds,
+                    "\n".join(filter(None, (place_of(stack), stack))),
+                )
         self._report_after = after

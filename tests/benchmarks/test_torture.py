@@ -13,8 +13,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from benchmarks.torture import app
+from benchmarks.torture.faults import KINDS
 from benchmarks.torture.load import Answer, Ledger
-from benchmarks.torture.plan import KINDS
 from benchmarks.torture.verdict import breaches, read_facts
 from tests.conftest import ROOT
 from tests.helpers import wait_until

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import termios
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -893,11 +894,29 @@ class TestUpkeep:
         assert "--queues default,mail; if one runs" in found["workers"]["remedy"]
         assert found["server version"]["verdict"] == "ok"
         assert found["oldest transaction"]["verdict"] == "ok"
-        out = run("doctor").output
-        assert "CREATE INDEX CONCURRENTLY ON effects (job_id)" in out
+        problems, well, number = run("doctor").output.rpartition("\n\n")
+        assert well.join([problems, number]).count("warning: ") == sum(one["verdict"] != "ok" for one in found.values())
+        assert "CREATE INDEX CONCURRENTLY ON effects (job_id)" in problems
+        assert "server version" not in problems + number
+        lines = run("doctor", "--all").output.splitlines()
+        assert int(number.split()[0]) == sum(line.startswith("ok ") for line in lines)
+        assert any("server version" in line for line in lines)
         with database.begin() as connection:
             connection.exec_driver_sql("CREATE INDEX ON effects (job_id)")
         assert "CREATE INDEX" not in run("doctor").output
+
+    @pytest.mark.slow
+    def test_lines_wrap_at_the_width_of_the_terminal(self, database: Engine, database_url: str) -> None:
+        command = [sys.executable, "-m", "sqla_jobs", "doctor", "tests.shop:jobs", "--database-url", database_url]
+        ours, theirs = pty.openpty()
+        termios.tcsetwinsize(theirs, (50, 60))
+        environment = {**os.environ, "TERM": "xterm", "COLUMNS": ""}
+        subprocess.run(command, cwd=ROOT, stdin=theirs, stdout=theirs, env=environment, check=True)
+        os.close(theirs)
+        lines = os.read(ours, 65536).decode().splitlines()
+        os.close(ours)
+        assert [line for line in lines if len(line) > 60] == []
+        assert "start one: python -m sqla_jobs.worker tests.shop:jobs;" in " ".join("".join(lines).split())
 
     def test_the_doctor_names_the_command_for_jobs_that_no_worker_claims(
         self, run: Run, session: Session, database: Engine
@@ -957,7 +976,7 @@ class TestUpkeep:
             said = found()[f"job {ids['waiting']}"]
             assert f"pid {pid} of " in said["found"]
             assert "idle in transaction" in said["found"]
-            assert f"SELECT pg_terminate_backend({pid})" in said["remedy"]
+            assert said["remedy"] == f"commit it, or end it: SELECT pg_terminate_backend({pid})"
             other.rollback()
             session.execute(update(jobs.Job).where(jobs.Job.id == ids["late"]).values(state="queued", queue="slow"))
             holder = shop.hold.enqueue(session, job_id=ids["late"])

@@ -16,20 +16,21 @@ from typing import Any
 import httpx2
 import pytest
 from click.testing import CliRunner
-from flask import Flask, abort, redirect, request
+from flask import abort, redirect, request
 from sqlalchemy import Engine, func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from sqla_jobs import JobState, Unique
+from sqla_jobs import JobState
 from sqla_jobs.cli.main import main
-from sqla_jobs.dashboard import Role, allow_everyone, create_blueprint
+from sqla_jobs.dashboard import Role, create_blueprint
 from sqla_jobs.dashboard.data import listing
 from sqla_jobs.dashboard.data.filters import BadFilter, read_filter
 from sqla_jobs.dashboard.data.reading import PATIENCE, reading
 from sqla_jobs.dashboard.standalone import OneTimeToken
 from sqla_jobs.dashboard.standalone import create_app as create_alone
 from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.monitoring.check import SECONDS
 from sqla_jobs.rules.redaction import WITHHELD
 from sqla_jobs.rules.wording import NOTHING
 from sqla_jobs.testing import make_job, make_run
@@ -87,11 +88,6 @@ def test_a_dashboard_needs_somebody_who_says_who_may_come_in() -> None:
         create_blueprint(jobs)  # type: ignore[call-arg]
 
 
-def test_without_a_secret_key_it_does_not_start() -> None:
-    with pytest.raises(ConfigurationError, match=r'set app\.config\["SECRET_KEY"\]'):
-        Flask("app").register_blueprint(create_blueprint(jobs, authorize=allow_everyone))
-
-
 @pytest.mark.parametrize("answer", [None, False])
 def test_whom_authorize_refuses_sees_nothing(answer: Any, database: Engine, session: Session) -> None:
     shop.add.enqueue(session, a=1)
@@ -139,45 +135,32 @@ def test_a_viewer_looks_and_changes_nothing(database: Engine, session: Session) 
 # --- that a change was asked for
 
 
-def test_a_change_without_a_token_of_this_visitor_is_refused(visitor: Visitor, session: Session) -> None:
-    job = shop.add.enqueue(session, a=1)
-    session.commit()
-    visitor.get("/")
-    stranger = Visitor(create_app())
-    for token in ("", "nonsense", stranger.token()):
-        response = visitor.client.post(f"/ops/jobs/{job.id}/cancel", data={"csrf_token": token})
-        assert response.status_code == 400
-        assert "Reload it and try again" in response.text
-    assert audit(session) == []
-
-
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
         ({"Sec-Fetch-Site": "same-origin"}, 303),
+        ({"Sec-Fetch-Site": "none"}, 303),
         ({"Sec-Fetch-Site": "same-site"}, 403),
         ({"Sec-Fetch-Site": "cross-site"}, 403),
-        ({"Sec-Fetch-Site": "none"}, 403),
+        ({"Sec-Fetch-Site": "same-origin", "Origin": "http://rewritten.by.a.proxy"}, 303),
+        ({"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost"}, 403),
         ({"Origin": "http://localhost"}, 303),
+        ({"Origin": "https://localhost"}, 303),  # a proxy ended the encryption
+        ({"Origin": "http://localhost:8000"}, 403),
         ({"Origin": "http://evil.example"}, 403),
         ({"Origin": "null"}, 403),
         ({}, 303),
     ],
     ids=str,
 )
-def test_a_form_of_another_site_is_refused(visitor: Visitor, headers: dict[str, str], status: int) -> None:
-    assert visitor.post("/queues/pause", {"queue": "mail"}, **headers).status_code == status
-
-
-def test_the_cookie_is_for_this_dashboard_alone_and_survives_a_link_from_elsewhere(visitor: Visitor) -> None:
-    response = visitor.client.get("/ops/")
-    (cookie,) = response.headers.getlist("Set-Cookie")
-    assert cookie.startswith("sqla_jobs_csrf=")
-    assert {"HttpOnly", "SameSite=Strict"} <= {part.strip() for part in cookie.split(";")}
-    assert not visitor.client.get("/ops/").headers.getlist("Set-Cookie")
-    from_elsewhere = create_app().test_client().get("/ops/", headers={"Sec-Fetch-Site": "cross-site"})
-    assert 'http-equiv="refresh"' in from_elsewhere.text
-    assert not from_elsewhere.headers.getlist("Set-Cookie")
+def test_a_change_comes_from_a_page_of_its_own(
+    visitor: Visitor, session: Session, headers: dict[str, str], status: int
+) -> None:
+    """Without a secret, a token and a cookie."""
+    answer = visitor.post("/queues/pause", {"queue": "mail"}, **headers)
+    assert (answer.status_code, "Set-Cookie" in answer.headers) == (status, False)
+    assert len(audit(session)) == (status == 303)
+    assert "Set-Cookie" not in visitor.client.get("/ops/", headers=headers).headers
 
 
 @pytest.mark.slow
@@ -254,59 +237,7 @@ def test_hostile_names_arguments_errors_and_tracebacks_are_only_text(visitor: Vi
         page = visitor.client.get("/ops/jobs", query_string={name: HOSTILE}).text
         assert "<script>alert" not in page
         assert "<img" not in page
-    reason = visitor.post(f"/schedules/{ids['disabled']}/disable", {"reason": HOSTILE, "back": "https://evil.example/"})
-    assert reason.headers["Location"].startswith("/ops/")
-
-
-AWAY = [
-    "https://evil.example/", "//evil.example", "/\t/evil.example", "/\n/evil.example", "/\r\n//evil.example",
-    "\t//evil.example", " //evil.example", "\x00//evil.example", "\x1f/ops/jobs", "/\\evil.example", "\\\\evil.example",
-    "/\t\\evil.example", "///evil.example", "/ops//evil.example", "/ops/../../evil", "/ops/jobs/../../x",
-    "javascript:alert(1)", "java\tscript:alert(1)", "data:text/html,x", "http:/ops/jobs", "http:jobs", "ops/jobs",
-    "?x=1", "/%09/evil.example", "/%5Cevil.example", "/ops@evil.example", "//ops/jobs", "//[evil",
-    "/ops\t/../..//evil.example", "/elsewhere", "/opsevil/", "/ops/nothing", "/ops/sqla_jobs_static/dashboard.js",
-    "/ops/jobs/change", "", "/", "/x" * 5000,
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("prefix", "root"), [(None, "/mounted"), ("/ops", "")])
-@pytest.mark.slow
-def test_a_form_leads_back_only_to_pages_of_this_dashboard(
-    database: Engine, session: Session, prefix: str | None, root: str
-) -> None:
-    session.add(schedule := jobs.Schedule(name="s", task="add", cron="* * * * *", args={"a": 1}))
-    session.commit()
-    app = Flask("back")
-    app.config.update(SECRET_KEY="a key for tests", TESTING=True)
-    app.register_blueprint(create_blueprint(jobs, authorize=allow_everyone), url_prefix=prefix)
-    client = app.test_client()
-    home = f"{root}{prefix or ''}"
-    environ = {"SCRIPT_NAME": root}
-    page = client.get(f"{prefix or ''}/schedules/new", environ_overrides=environ).text
-    token = re.search(r'name="csrf_token" value="([^"]+)"', page)
-    assert token
-
-    def leads_to(back: str) -> str:
-        fields = {"csrf_token": token[1], "back": back}
-        path = f"{prefix or ''}/schedules/{schedule.id}/enable"
-        response = client.post(path, data=fields, environ_overrides=environ)
-        assert response.status_code == 303
-        return response.headers["Location"]
-
-    fallback = f"{home}/schedules/{schedule.id}"
-    for back in AWAY:
-        if back != "/" or prefix:
-            assert leads_to(back) == fallback, back
-        assert leads_to(f"{home}\t/{back}") == fallback, back
-    assert leads_to(f"{home}/?_external=1&_scheme=javascript") == f"{home}/?_external=1&_scheme=javascript"
-    for back in (
-        "/",
-        "/jobs",
-        f"/schedules/{schedule.id}",
-        "/jobs?state=failed&args=x%3D%22%C3%A9%22&error=a+b",
-        "/audit",
-    ):
-        assert leads_to(f"{home}{back}") == f"{home}{back}"
+    assert HOSTILE not in visitor.get("/", done=HOSTILE)
 
 
 @pytest.mark.slow
@@ -327,7 +258,6 @@ def test_sensitive_arguments_are_shown_nowhere(visitor: Visitor, session: Sessio
     job = visitor.get("/jobs/1")
     assert "(hidden)" in job
     assert WITHHELD in job
-    assert "password=..." in words(job)
     confirm = visitor.post("/jobs/change", {"action": "cancel", "all": "1", "task": "login"})
     assert secret not in html.unescape(confirm.text)
 
@@ -371,36 +301,9 @@ def test_a_job_tells_its_whole_story(visitor: Visitor, session: Session) -> None
         "2 of 2",
         "only one",
         "note of the application",
-        "jobs.tasks['fail'].options(unique_key='only one', columns={'note': 'of the application'}).enqueue(session, ",
     ):
-        assert said.replace('message="first line', "message=") in page, said
+        assert said in page, said
     assert page.rindex("Attempt 1 failed") < page.rindex("Attempt 2 failed")
-
-
-def code_of(visitor: Visitor, job_id: int) -> str:
-    found = re.search(r'<pre[^>]*id="code"[^>]*>(.*?)</pre>', visitor.get(f"/jobs/{job_id}"), re.DOTALL)
-    assert found
-    return html.unescape(found[1])
-
-
-def test_the_code_of_a_job_names_rows_and_columns_of_the_application(visitor: Visitor, session: Session) -> None:
-    session.add_all([shop.Order(id=1), shop.Order(id=2)])
-    first, second = session.scalars(select(shop.Order)).all()
-    shop.settle.options(columns={"note": "urgent"}).enqueue(session, order=first, others=[first, second])
-    session.commit()
-    again = eval(code_of(visitor, 1), {"jobs": jobs, "session": session, "Order": shop.Order})
-    session.commit()
-    assert (again.task, again.args, again.note) == ("settle", {"order": 1, "others": [1, 2]}, "urgent")
-
-
-def test_the_code_of_a_job_enqueues_it_again(visitor: Visitor, session: Session) -> None:
-    shop.add.options(queue="other", priority=3).enqueue(session, a=12345678901234567890, b=-1)
-    session.commit()
-    page = visitor.get("/jobs/1")
-    code = html.unescape(re.search(r'<pre[^>]*id="code"[^>]*>(.*?)</pre>', page, re.DOTALL)[1])  # type: ignore[index]
-    again = eval(code, {"jobs": jobs, "session": session})
-    session.commit()
-    assert (again.args, again.queue, again.priority) == ({"a": 12345678901234567890, "b": -1}, "other", 3)
 
 
 def test_a_person_sees_how_often_a_job_was_lost_in_a_row_beside_its_attempts(
@@ -447,6 +350,14 @@ def test_each_list_says_what_to_do_when_it_is_empty(visitor: Visitor) -> None:
 # --- the overview
 
 
+def test_failures_that_are_retried_are_told_beside_those_for_good(visitor: Visitor, session: Session) -> None:
+    flood(session, "failed", rare=2, many=0)
+    flood(session, "scheduled", rare=0, many=3)
+    page = words(visitor.get("/"))
+    assert re.search("write 100 % KeyError no 2 failed #2", page)
+    assert re.search(r"mark 100 % ValueError no 3 retrying next in \d+ min #5", page)
+
+
 @pytest.mark.slow
 def test_the_overview_counts_and_groups(visitor: Visitor, session: Session) -> None:
     for n in range(3):
@@ -457,8 +368,9 @@ def test_the_overview_counts_and_groups(visitor: Visitor, session: Session) -> N
     session.commit()
     jobs.worker().drain()
     page = words(visitor.get("/"))
-    for said in ("1 scheduled", "3 succeeded", "2 failed", "7 runs", "57 % failed", "fail 100 % ValueError number"):
+    for said in ("1 scheduled", "3 succeeded", "2 failed", "7 runs", "57 % failed"):
         assert said in page
+    assert re.search(r"fail 100 % ValueError number \d 2 failed", page)
     assert "Last hour: 3 runs succeeded and 4 failed" in page
 
 
@@ -486,7 +398,7 @@ def test_the_overview_shows_which_process_makes_no_progress(visitor: Visitor, se
     page = words(visitor.get("/"))
     assert "here:4711 stalled No progress for 40 s · Last beat " in page
     assert "started 3 h" in page
-    assert "process 4711 of here: it has made no progress for 40 s" in page
+    assert re.search("process 4711 of here: it has made no progress for [4-9]. s", page)
 
 
 @pytest.mark.parametrize("span", ["hour", "day", "week", "nonsense"])
@@ -501,25 +413,6 @@ def test_every_span_has_its_charts(visitor: Visitor, session: Session, span: str
     page = visitor.get(f"/?span={span}")
     assert page.count('class="card chart"') == 3
     assert ("2 s p50" in words(page)) is True
-
-
-def test_of_many_runs_a_sample_tells_and_failures_are_counted(visitor: Visitor, session: Session) -> None:
-    session.execute(
-        text(
-            "INSERT INTO sqla_runs (job_id, attempt, outcome, started_at, finished_at, error_type) "
-            "SELECT n, 1, CASE WHEN n % 5000 = 1 THEN 'failed' ELSE 'succeeded' END, "
-            "t - interval '3 s', t, 'ValueError' FROM generate_series(1, 20000) n, "
-            "LATERAL (SELECT now() - interval '55 minutes' + n * interval '0.15 s') x(t)"
-        )
-    )
-    session.commit()
-    page = words(visitor.get("/"))
-    assert "Estimated from an even sample of" in page
-    found = re.search(r"about ([\d,]+) runs succeeded and (\d+) failed", page)
-    assert found
-    assert 19_000 < int(found[1].replace(",", "")) < 21_000
-    assert found[2] == "4"
-    assert "3 s p95" in page
 
 
 @pytest.mark.slow
@@ -540,7 +433,7 @@ def test_what_is_wrong_is_said_plainly(visitor: Visitor, session: Session, datab
 
 
 def test_an_old_transaction_is_told_of(visitor: Visitor, database: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sqla_jobs.monitoring.server._OLD_TRANSACTION", 0.0)
+    monkeypatch.setitem(SECONDS, "old_transaction", 0.0)
     with database.begin() as connection:
         connection.execute(text("SELECT txid_current()"))
         pid = connection.scalar(text("SELECT pg_backend_pid()"))
@@ -551,9 +444,9 @@ def test_a_queue_is_paused_and_resumed(visitor: Visitor, session: Session) -> No
     shop.add.options(queue="mail").enqueue(session, a=1)
     session.commit()
     page = visitor.change("/queues/pause", {"queue": "mail"})
-    assert "Queue mail is paused" in words(page)
+    assert 'role="status"' in page
     assert 'class="pill paused"' in page
-    assert "Queue mail is paused" not in words(visitor.get("/"))  # told once
+    assert 'role="status"' not in visitor.get("/")  # told once
     assert 'class="pill paused"' not in visitor.change("/queues/resume", {"queue": "mail"})
     visitor.change("/queues/resume", {"queue": "mail"})  # which changes nothing
     assert audit(session) == [("ada@example.com", "pause", "queue mail"), ("ada@example.com", "resume", "queue mail")]
@@ -579,7 +472,6 @@ def test_a_task_is_paused_where_it_fails_and_resumed(visitor: Visitor, session: 
     session.commit()
     assert "Paused tasks" not in words(visitor.get("/"))
     page = visitor.change("/tasks/pause", {"task": "fail"})
-    assert "Task fail is paused: running jobs continue, and no new jobs start" in words(page)
     assert re.search(
         r"Paused tasks Task Paused By Until Reason Action fail .{3,9} ada@example.com . . Resume fail", words(page)
     )
@@ -664,7 +556,7 @@ def test_filters_find_what_fits_and_nothing_else(visitor: Visitor, session: Sess
 
 @pytest.mark.parametrize("state", ["", "running", "failed"])
 @pytest.mark.slow
-def test_pages_go_forth_and_back_in_each_order_while_jobs_come_and_go(
+def test_pages_go_forward_in_each_order_while_jobs_come_and_go(
     visitor: Visitor, session: Session, state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listing, "SIZE", 10)
@@ -677,27 +569,29 @@ def test_pages_go_forth_and_back_in_each_order_while_jobs_come_and_go(
         session.execute(update(jobs.Job).where(jobs.Job.state == "succeeded").values(**running))
     session.commit()
     for order in listing.orders(jobs, read_filter(jobs, {"state": state}).state):
-        page, pages = "", list[list[int]]()
+        found: list[int] = []
         path: str | None = f"/jobs?state={state}&sort={order.name}"
         while path:
             page = visitor.get(path)
-            pages.append(rows(page))
+            found += rows(page)
             path = link(page, "next")
             new = {"state": state or "queued", **(running if state == "running" else {})}
             new |= {"finished_at": datetime.now(UTC), "started_at": datetime(2030, 1, 1, tzinfo=UTC)}
             session.add(jobs.Job(task="add", args={}, **new))
             session.commit()
-        flat = [one for one_page in pages for one in one_page if one <= 120]
-        assert len(flat) == len(set(flat)) == (30 if state else 120)
-        back: list[list[int]] = []
-        path = link(page, "prev")
-        while path:
-            page = visitor.get(path)
-            back.insert(0, rows(page))
-            path = link(page, "prev")
-        flat_back = [one for one_page in back for one in one_page if one <= 120]
-        assert flat_back == flat[: len(flat_back)]
-        assert len(flat) - len(flat_back) <= 10
+        known = [one for one in found if one <= 120]
+        assert len(known) == len(set(known)) == (30 if state else 120)
+
+
+@pytest.mark.slow
+def test_jobs_of_a_state_are_counted_up_to_a_bound(visitor: Visitor, session: Session) -> None:
+    many = "INSERT INTO sqla_jobs (task, args, state) SELECT 'add', '{}', 'queued' FROM generate_series(1, :number)"
+    session.execute(text(many), {"number": listing.COUNTED})
+    session.commit()
+    assert "queued 10,000 running" in words(visitor.get("/jobs"))
+    session.execute(text(many), {"number": 1})
+    session.commit()
+    assert "queued 10,000+ running" in words(visitor.get("/jobs"))
 
 
 @pytest.mark.slow
@@ -706,7 +600,7 @@ def test_a_search_that_runs_out_of_time_says_so_and_goes_on(
 ) -> None:
     """The search waits for a lock until its time is up."""
     fill(session)
-    many = "INSERT INTO sqla_jobs (task, args) SELECT 'add', '{}' FROM generate_series(1, 5000)"
+    many = "INSERT INTO sqla_jobs (task, args) SELECT 'add', '{}' FROM generate_series(1, 20000)"
     session.execute(text(many))
     session.commit()
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
@@ -718,7 +612,7 @@ def test_a_search_that_runs_out_of_time_says_so_and_goes_on(
             first = thread.submit(visitor.get, "/jobs?args=n=3")
             wait_until(lambda: watching.scalar(text(f"{waiting} AND {too_long}")))
         page = first.result()
-    assert "Not everything was searched. 5,000 jobs were searched" in words(page)
+    assert "Not everything was searched. 20,000 jobs were searched" in words(page)
     assert rows(page) == []
     found = re.search(r'href="([^"]+)">Search further', page)
     assert found
@@ -790,7 +684,7 @@ def test_a_page_of_runs_that_cannot_be_is_the_first_one(visitor: Visitor, sessio
         ("to = a@b.c , n = 3", {"to": "a@b.c", "n": 3}),
         ("flag=true,none=null", {"flag": True, "none": None}),
         ("date=2026-01-01", {"date": "2026-01-01"}),
-        ('deep={"a": [1, 2]}, n=1', {"deep": {"a": [1, 2]}, "n": 1}),
+        ("deep=[1]", {"deep": [1]}),
         ('{"a": {"b": 1}}', {"a": {"b": 1}}),
         ("id=12345678901234567890", {"id": 12345678901234567890}),
     ],
@@ -818,7 +712,7 @@ def test_each_action_on_a_job_does_what_it_says_and_leaves_a_line(visitor: Visit
         session.refresh(job)
         return job
 
-    assert "is rescheduled" in words(visitor.change(f"{one}/reschedule", {"run_at": "2031-02-03T04:05"}))
+    assert 'role="status"' in visitor.change(f"{one}/reschedule", {"run_at": "2031-02-03T04:05"})
     assert (now().state, job.run_at) == ("scheduled", datetime(2031, 2, 3, 4, 5, tzinfo=UTC))
     visitor.change(f"{one}/move", {"to_queue": "mail", "to_priority": "-3"})
     assert (now().queue, job.priority) == ("mail", -3)
@@ -828,7 +722,7 @@ def test_each_action_on_a_job_does_what_it_says_and_leaves_a_line(visitor: Visit
     assert now().state == "cancelled"
     visitor.change(f"{one}/retry")
     assert now().state == "queued"
-    assert "is deleted" in words(visitor.change(f"{one}/delete"))
+    visitor.change(f"{one}/delete")
     assert session.scalar(select(func.count()).select_from(jobs.Job)) == 0
     actions = ["reschedule", "move", "retry", "cancel", "retry", "delete"]
     assert audit(session) == [("ada@example.com", action, f"job {job_id}") for action in actions]
@@ -903,15 +797,6 @@ def test_an_ended_or_running_job_cannot_be_moved_and_a_running_one_not_deleted(
 
 
 @pytest.mark.slow
-def test_the_code_of_a_unique_task_leaves_its_key_to_the_task(visitor: Visitor, session: Session) -> None:
-    job = shop.add.options(unique=Unique("a")).enqueue(session, a=1)
-    session.commit()
-    page = words(visitor.get(f"/jobs/{job.id}"))
-    assert 'Unique key unique:["add",{"a":1}]' in page
-    assert "jobs.tasks['add'].enqueue(session, a=1)" in page
-
-
-@pytest.mark.slow
 def test_a_retry_that_meets_a_live_unique_key_says_so(visitor: Visitor, session: Session) -> None:
     old = shop.add.options(unique_key="one").enqueue(session, a=1)
     session.commit()
@@ -965,7 +850,7 @@ def hidden(page: str) -> dict[str, Any]:
     for name, value in re.findall(r'type="hidden" name="([^"]+)" value="([^"]*)"', form[0]):
         if name == "ids":
             fields.setdefault("ids", []).append(value)
-        elif name != "csrf_token":
+        else:
             fields[name] = html.unescape(value)
     return fields
 
@@ -1130,7 +1015,7 @@ def test_a_schedule_is_added_edited_disabled_enabled_and_run_now(visitor: Visito
     assert "ticket 4711" in visitor.change(f"{one}/disable", {"reason": "see ticket 4711"})
     session.refresh(schedule)
     assert (schedule.enabled, schedule.disabled_reason) == (False, "see ticket 4711")
-    assert "Job 1 is queued" in words(visitor.change(f"{one}/fire"))
+    assert "add #1" in words(visitor.change(f"{one}/fire"))
     job = session.get_one(jobs.Job, 1)
     assert (job.task, job.args, job.queue, job.priority, job.schedule_id) == ("add", {"a": 2}, "mail", 5, schedule.id)
     assert "nightly" in visitor.get("/jobs/1")

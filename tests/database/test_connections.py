@@ -26,7 +26,6 @@ from sqlalchemy import Connection, Engine, NullPool, create_engine, event, func,
 from sqlalchemy.exc import DBAPIError, InternalError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from benchmarks.proxy import Proxy
 from sqla_jobs.database.driver import driver
 from sqla_jobs.database.engines import close_engine, fetched, own_engine
 from sqla_jobs.database.preparing import PLANNED_ANEW, PLANNED_ONCE
@@ -37,6 +36,7 @@ from tests import shop
 from tests.conftest import StartWorker
 from tests.counting import attempts_and_runs, effects, runs, states
 from tests.helpers import wait_until
+from tests.proxy import Proxy
 from tests.shop import jobs
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,7 @@ from sqlalchemy.orm import DeclarativeBase, Session
 
 from sqla_jobs import Jobs
 from sqla_jobs.database.connection_limits import warn_of_few_connections
-from sqla_jobs.monitoring.server import connections
+from sqla_jobs.monitoring.examine import examine
 
 
 def test_a_server_that_does_not_tell_its_limit_keeps_no_worker_from_its_work(
@@ -68,7 +68,7 @@ def test_the_jobs_use_what_the_pools_hold_and_coroutines_without_a_session_nothi
     app = create_engine(engine.url, pool_size=15, max_overflow=5)
     jobs.bind(app)
     with jobs.worker(queues), Session(app) as session:
-        (found,) = connections(session, jobs)
+        (found,) = (one for one in examine(session, jobs) if one.about == "connections")
     app.dispose()
     assert found.found.endswith(f"live workers and clocks may use up to {OWN + of_jobs}")
 

@@ -17,7 +17,6 @@ from sqlalchemy import Engine, create_engine, event, func, make_url, select, tex
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from benchmarks.proxy import Proxy
 from sqla_jobs.database import notify as wakeup
 from sqla_jobs.queries.claim import Claim
 from sqla_jobs.queries.due import Promote
@@ -26,6 +25,7 @@ from sqla_jobs.tasks.enqueue import EnqueueOptions
 from tests import shop
 from tests.conftest import ROOT
 from tests.helpers import wait_until
+from tests.proxy import Proxy
 from tests.shop import Effect, jobs
 
 pytestmark = pytest.mark.usefixtures("database")

@@ -24,7 +24,6 @@ from sqlalchemy import create_engine, func, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from benchmarks.overshoots import out_of_order, overshoots, watch
 from sqla_jobs.postgres import LocalServer
 from sqla_jobs.queries import Queries
 from tests import limited_shop as shop
@@ -32,6 +31,7 @@ from tests.conftest import ROOT
 from tests.helpers import wait_until
 from tests.limited_shop import Base, jobs
 from tests.limits.attempts import most_at_once
+from tests.limits.overshoots import out_of_order, overshoots, watch
 
 HOSTS, PROCESSES, THREADS = 3, 2, 3
 WORKER = ["--no-clock", "--heartbeat", "0.2", "--lease", "1.5", "--grace", "1"]

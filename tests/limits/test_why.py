@@ -12,7 +12,8 @@ from sqlalchemy.orm import DeclarativeBase, Session
 
 from sqla_jobs import ConcurrencyLimit, Jobs, RateLimit, UnknownJob
 from sqla_jobs.models.types import PARKED
-from sqla_jobs.monitoring.limits import closed_limits, held_keys, read_limits
+from sqla_jobs.monitoring.examine import examine
+from sqla_jobs.monitoring.limits import read_limits
 from tests import limited_shop as shop
 from tests.counting import states
 from tests.helpers import wait_until
@@ -163,10 +164,7 @@ def test_who_paused_it_is_told_where_the_audit_knows(served: Session) -> None:
 
 def test_a_job_of_a_task_that_nobody_declares_here_says_so(served: Session) -> None:
     served.execute(text("INSERT INTO sqla_jobs (task, args, state) VALUES ('plian', '{}', 'queued')"))
-    assert jobs.why(served, 1)[0] == (
-        "This application does not declare the task 'plian'; did you mean 'plain'? "
-        "Only a worker whose code declares it takes the job."
-    )
+    assert "does not declare the task 'plian'; did you mean 'plain'?" in jobs.why(served, 1)[0]
 
 
 def test_who_holds_the_row_is_told(served: Session, database: Engine) -> None:
@@ -267,4 +265,4 @@ def test_names_that_need_quotes_are_quoted(engine: Engine) -> None:
         session.rollback()
         assert any("The rate odd_one is used up" in reason for job in made for reason in odd.why(session, job))
         assert {one.gate: one.waiting for one in read_limits(session, odd)} == {"!odd_one=": 1, "%odd_one": 1}
-        assert [*held_keys(session, odd), *closed_limits(session, odd)] == []
+        assert all(one.verdict == "ok" for one in examine(session, odd) if one.about != "workers")

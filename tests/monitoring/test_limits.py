@@ -54,24 +54,15 @@ def test_a_limit_that_has_let_nothing_start_for_a_day_is_reported(declared: Engi
     session.execute(text("UPDATE sqla_limits SET set_at = NULL WHERE gate = '%rated'"))
     session.commit()
     found = doctor()
-    assert found['limit keyed of key "a b"'] == (
-        "it has let nothing start for 1 d 1 h (0 at once), and 1 job is waiting behind it",
-        (
-            "sqla-jobs limit set keyed --key '\"a b\"' --running N; or remove the override: "
-            "sqla-jobs limit clear keyed --key '\"a b\"'"
-        ),
-    )
-    assert found["limit of queue default"] == (
-        "it has let nothing start for 1 d 1 h (0 at once), and 2 jobs are waiting behind it",
-        (
-            "sqla-jobs limit set --queue default --running N; or remove the override: "
-            "sqla-jobs limit clear --queue default"
-        ),
-    )
-    assert found["rate rated"] == (
-        "it has let nothing start for 1 d 1 h (0 in 1 s), and 0 jobs are waiting behind it",
-        "give it another number in code; or override it: sqla-jobs limit set rated --rate N --per SECONDS",
-    )
+    assert "limit of key of no job" not in found
+    for about, waiting, remedy in (
+        ('limit keyed of key "a b"', "1 job ", "limit clear keyed --key '\"a b\"'"),
+        ("limit of queue default", "2 jobs ", "limit clear --queue default"),
+        ("rate rated", "0 jobs ", "limit set rated --rate N --per SECONDS"),
+    ):
+        assert "for 1 d 1 h" in found[about][0]
+        assert waiting in found[about][0]
+        assert found[about][1].endswith(remedy)
     assert {"rate rated", "limit of queue default"} <= {one.about for one in read_status(session, jobs).warnings}
 
 
@@ -81,10 +72,7 @@ def test_a_failed_job_that_keeps_a_key_is_reported_while_others_wait(declared: E
         wait_until(lambda: states(declared) == {"failed": 2, "queued": 1})
     found = doctor()
     failed = min(int(about.split()[1]) for about in found if about.startswith("job "))
-    assert found[f"job {failed}"] == (
-        "it failed and keeps the key held of key 1, and 1 job is waiting behind it",
-        f"sqla-jobs retry {failed} runs it again; or sqla-jobs cancel {failed} lets the next one start",
-    )
+    assert "keeps the key held of key 1, and 1 job is waiting" in found[f"job {failed}"][0]
     assert "job 2" not in found  # nothing waits behind it
     jobs.cancel(session, failed)
     session.commit()

@@ -13,7 +13,7 @@ from sqlalchemy.orm import DeclarativeBase, Session
 
 from sqla_jobs import Jobs
 from sqla_jobs.cli.main import main
-from sqla_jobs.monitoring.server import idle_transactions
+from sqla_jobs.monitoring.examine import examine
 from tests.helpers import wait_until
 
 
@@ -78,7 +78,7 @@ def test_tasks_with_a_shorter_timeout_are_safe(database: Engine) -> None:
     patient.bind(database)
     with patient.binding().transaction() as session:
         session.execute(text(f"SET LOCAL {SETTING} = '30s'"))
-        (safe,) = idle_transactions(session, patient)
+        (safe,) = (one for one in examine(session, patient) if one.about == SETTING)
         assert (safe.verdict, safe.found) == ("ok", "30 s")
 
 

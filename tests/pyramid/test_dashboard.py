@@ -32,9 +32,7 @@ def test_it_reads_and_changes_jobs_through_the_sessions_of_the_application(
         job = record.enqueue(session, n=1)
         session.commit()
         number = job.id
-    dashboard = create_wsgi(
-        jobs, authorize=lambda request: Role.operator, actor=lambda request: "ada", secret_key="a key for tests"
-    )
+    dashboard = create_wsgi(jobs, authorize=lambda request: Role.operator, actor=lambda request: "ada")
     with prepare(registry=app.registry):
         client = TestApp(dashboard)
         client.get("/", status=200)

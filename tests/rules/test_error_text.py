@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import socket
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +18,9 @@ from psycopg.pq import DiagnosticField
 from sqlalchemy.exc import DBAPIError, IntegrityError, PendingRollbackError
 
 import sqla_jobs
-from sqla_jobs.rules.error_text import leaves, message_of, stack_of, stack_of_frames, traceback_of
+from sqla_jobs.rules.error_text import leaves, message_of, place_of, stack_of, stack_of_frames, traceback_of
 
+SITE = "/usr/lib/python3.11/site-packages"
 STAND_IN: Any = type("StandIn", (Exception,), {"__module__": "sqlalchemy.dialects.postgresql.asyncpg"})
 """What SQLAlchemy raises in place of an error of asyncpg."""
 
@@ -167,6 +170,22 @@ class TestStack:
     def test_it_is_whole_where_the_library_calls_nothing(self) -> None:
         for frame in (task(), task(here)):
             assert stack_of(frame) == "".join(traceback.format_stack(frame))
+
+    @pytest.mark.parametrize(
+        ("files", "own"),
+        [
+            (["/app/shop/mail.py", "/app/shop/smtp.py"], 1),
+            (["/app/shop/mail.py", f"{SITE}/requests/api.py", socket.__file__, "<frozen codecs>"], 0),
+            (["/app/shop/mail.py", sqla_jobs.__file__, "/app/shop/smtp.py", threading.__file__], 2),
+            ([f"{SITE}/shop/mail.py", f"{SITE}/shop/smtp.py", f"{SITE}/requests/api.py", socket.__file__], 1),
+            ([threading.__file__, socket.__file__], 1),
+        ],
+    )
+    def test_the_place_in_the_application_is_the_innermost_line_of_its_own_code(
+        self, files: list[str], own: int
+    ) -> None:
+        lines = [f'File "{file}", line {place}, in call' for place, file in enumerate(files)]
+        assert place_of("".join(f"  {line}\n    code()\n" for line in lines)) == lines[own]
 
     def test_that_of_a_coroutine_is_made_of_its_frames(self) -> None:
         frame = task(task)

@@ -108,7 +108,6 @@ def test_how_far_a_clock_is_ahead_or_behind(seconds: float | None, told: str) ->
         (12345, "12,345 jobs are"),
         (Count(1), "1 job is"),
         (Count(12345), "12,345 jobs are"),
-        (Count(12345, is_exact=False), "12,000 jobs are"),
         (Count(10_000, is_least=True), "at least 10,000 jobs are"),
     ],
 )
@@ -118,16 +117,11 @@ def test_a_number_is_told_with_its_noun_and_verb(count: int, told: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "said", "is_exact", "is_least"),
-    [
-        (Count(12345), "12345", True, False),
-        (Count(12345, is_exact=False), "12000", False, False),
-        (Count(10_001, is_least=True), "10001+", False, True),
-        (Count(10_001, is_exact=False, is_least=True), "10001+", False, True),
-    ],
+    ("count", "said", "is_least"),
+    [(Count(12345), "12345", False), (Count(10_001, is_least=True), "10001+", True)],
 )
-def test_a_count_says_how_exact_it_is(count: Count, said: str, is_exact: bool, is_least: bool) -> None:
-    assert (str(count), count.is_exact, count.is_least) == (said, is_exact, is_least)
+def test_a_count_says_whether_it_is_a_minimum(count: Count, said: str, is_least: bool) -> None:
+    assert (str(count), count.is_least) == (said, is_least)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def run(*arguments: str, code: int = 0) -> Result:
 
 def visitor(role: Role = Role.operator) -> Visitor:
     app = Flask("tests.step_shop")
-    app.config.update(SECRET_KEY="a key for tests", TESTING=True)
+    app.testing = True
     blueprint = create_blueprint(jobs, authorize=lambda: role, actor=lambda: "ada")
     app.register_blueprint(blueprint, url_prefix="/ops")
     return Visitor(app)

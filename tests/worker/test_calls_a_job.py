@@ -1,6 +1,6 @@
 """What a job costs, as a number that is the same on every machine: calls of Python functions in a worker's threads.
 
-`python -m benchmarks.calls` names the functions.
+`python -m benchmarks.cost` names the functions.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import Engine
 
-from benchmarks.calls import count_calls
+from benchmarks.cost import count_calls
 from benchmarks.versions import KINDS
 
 MOST = {

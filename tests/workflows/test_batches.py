@@ -15,7 +15,8 @@ from sqla_jobs.actions.audit import Changing
 from sqla_jobs.actions.batches import BatchCounts
 from sqla_jobs.actions.jobs import Delete
 from sqla_jobs.models.workflow_columns import BatchMixin
-from sqla_jobs.monitoring.prerequisites import circles
+from sqla_jobs.monitoring.examine import examine
+from sqla_jobs.monitoring.finding import Finding
 from sqla_jobs.testing import drain, run_job
 from sqla_jobs.worker import Worker
 from tests import shop
@@ -97,12 +98,16 @@ def test_a_batch_that_would_wait_for_itself_is_refused(session: Session) -> None
     session.commit()
 
 
+def circles(session: Session) -> list[Finding]:
+    return [one for one in examine(session, jobs) if one.about == "circle of jobs"]
+
+
 def test_doctor_names_jobs_that_wait_for_each_other(session: Session, database: Engine) -> None:
     """Neither transaction sees the other's job."""
     one, two = jobs.batch(session), jobs.batch(session)
     free = shop.mark.options(after=one).enqueue(session, n=1)
     session.commit()
-    assert not [*circles(session, jobs)]
+    assert circles(session) == []
     with Session(database) as other:
         first = shop.mark.options(batch=one, after=two).enqueue(session, n=2)
         second = shop.mark.options(batch=other.merge(two), after=other.merge(one)).enqueue(other, n=3)
@@ -110,7 +115,7 @@ def test_doctor_names_jobs_that_wait_for_each_other(session: Session, database: 
         other.commit()
         ids = [first.id, second.id]
     jobs.worker(bind=database).drain()
-    (found,) = circles(session, jobs)
+    (found,) = circles(session)
     assert all(f"job {job_id}" in found.found for job_id in ids)
     assert states(session)[free.id] == "blocked"
     jobs.cancel(session, ids[0])

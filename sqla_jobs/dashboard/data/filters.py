@@ -27,7 +27,6 @@ NAMES = (
     "created_after",
     "created_before",
 )
-_PAIR = re.compile(r"\s*([^\W\d]\w*)\s*=\s*")
 
 
 class BadFilter(JobsError):
@@ -103,42 +102,23 @@ def _whole_number(name: str, text: str) -> int:
 
 
 def _pairs_in(name: str, text: str) -> dict[str, Any]:
-    """Parse `name=value, …`, with values as JSON or plain text; or a JSON object."""
+    """Parse a JSON object; or `name=value, …`, with values as JSON without commas, or else as plain text."""
     try:
-        return _object(text) if text.startswith("{") else _pairs(text)
+        if text.startswith("{"):
+            return cast("dict[str, Any]", json.loads(text, parse_constant=_refuse))
+        pairs = [part.split("=", 1) for part in text.split(",")]
+        return {key.strip(): _value(value.strip()) for key, value in pairs}
     except (ValueError, RecursionError):
         raise BadFilter(
             f'{name}={text!r:.60}: write name=value, such as order=17 or email="a@b.c", or a JSON object'
         ) from None
 
 
-def _object(text: str) -> dict[str, Any]:
-    found = json.loads(text, parse_constant=_refuse)
-    if not isinstance(found, dict):
-        raise TypeError
-    return cast("dict[str, Any]", found)
-
-
-def _pairs(text: str) -> dict[str, Any]:
-    """Return names and values. A value is JSON, or else the text up to the next comma."""
-    found: dict[str, Any] = {}
-    decoder = json.JSONDecoder(parse_constant=_refuse)
-    while text.strip():
-        name = _PAIR.match(text)
-        if name is None:
-            raise ValueError(text)
-        text = text[name.end() :]
-        try:
-            value, end = decoder.raw_decode(text)
-            rest = text[end:].lstrip()
-            if rest and not rest.startswith(","):
-                raise ValueError(rest)
-            text = rest[1:]
-        except ValueError:
-            value, _, text = text.partition(",")
-            value = value.strip()
-        found[name[1]] = value
-    return found
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except ValueError:
+        return text
 
 
 def _refuse(word: str) -> Any:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Text, case, cast, func, select
+from sqlalchemy import Text, case, cast, func, literal, select
 from sqlalchemy.orm import Session, aliased
 
 from sqla_jobs.actions.selection import Selection
@@ -16,10 +16,14 @@ from sqla_jobs.dashboard.data.paging import Order
 from sqla_jobs.dashboard.shown import READ
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import JobState
+from sqla_jobs.monitoring.finding import ask
+from sqla_jobs.rules.wording import Count
 
 SIZE = 50
-_WINDOWS = (5_000, 50_000)
-"""The numbers of jobs that a search reads in its first statement and in each later one."""
+COUNTED = 10_000
+"""The maximum number of jobs that are counted in one state."""
+_WINDOW = 20_000
+"""The number of jobs that a search reads in one statement."""
 _BUDGET = 1.0
 """Seconds after which a search ends with the jobs found so far."""
 _MARGIN = timedelta(minutes=1)
@@ -30,11 +34,10 @@ _SMALL = 2000
 
 @dataclass(frozen=True)
 class Found:
-    """One page, with the keys of its neighbors; None for a neighbor that does not exist."""
+    """One page. `next_key` is the key from which the list continues; None if there is no more."""
 
     rows: Sequence[Any]
     next_key: Sequence[Any] | None
-    previous_key: Sequence[Any] | None
     ran_out_of_time: bool = False
     searched: int = 0
 
@@ -64,99 +67,72 @@ def orders(jobs: Jobs[Any], state: JobState | None) -> list[Order]:
             return [Order("ended", "last ended first", columns, True), Order("first", "first ended first", columns)]
 
 
+def count_states(session: Session, jobs: Jobs[Any]) -> list[tuple[str, Count]]:
+    """Count the jobs of each state, at most `COUNTED` of each."""
+    job: Any = jobs.Job
+    of_index = {JobState.blocked: job.waits_for, JobState.scheduled: job.run_at, JobState.queued: job.queue}
+    numbers: list[Any] = []
+    for state in JobState:
+        column = of_index.get(state, job.finished_at)
+        some = select(literal(1)).where(job.state == state).order_by(column).limit(COUNTED + 1)
+        if state == JobState.blocked:
+            some = some.where(column.is_not(None))
+        numbers.append(select(func.count()).select_from(some.subquery()).scalar_subquery())
+    row = ask(session, jobs, select(*numbers)).one()
+    counts = zip(JobState, row, strict=True)
+    return [(str(state), Count(min(number, COUNTED), is_least=number > COUNTED)) for state, number in counts]
+
+
 def find(
-    session: Session,
-    jobs: Jobs[Any],
-    selection: Selection,
-    order: Order,
-    *,
-    after: Sequence[Any] | None = None,
-    before: Sequence[Any] | None = None,
+    session: Session, jobs: Jobs[Any], selection: Selection, order: Order, after: Sequence[Any] | None = None
 ) -> Found:
-    """Return the page after the key `after` or before the key `before`; without either, the first page."""
-    backwards = before is not None
-    start = before if backwards else after
-    if _is_indexed(selection):
-        query = _from(jobs, selection, order, start, backwards=backwards)
-        rows = _run(session, jobs, query.limit(SIZE + 1))
-        unfinished = None
-        searched = 0
-    else:
-        rows, unfinished, searched = _search(session, jobs, selection, order, start, backwards=backwards)
-    is_more = len(rows) > SIZE
-    rows = rows[:SIZE]
-    beyond = _key(order, rows[-1]) if is_more else unfinished
-    if backwards:
-        rows = rows[::-1]
-        return Found(rows, before and _edge(order, rows, -1, before), beyond, unfinished is not None, searched)
-    return Found(rows, beyond, after and _edge(order, rows, 0, after), unfinished is not None, searched)
-
-
-def _edge(order: Order, rows: Sequence[Any], place: int, otherwise: Sequence[Any]) -> Sequence[Any]:
-    return _key(order, rows[place]) if rows else otherwise
+    """Return the page after the key `after`, or the first page."""
+    if selection == Selection(states=selection.states):
+        rows = ask(session, jobs, _from(jobs, columns(jobs.Job), selection, order, after).limit(SIZE + 1)).all()
+        return Found(rows[:SIZE], _key(order, rows[SIZE - 1]) if len(rows) > SIZE else None)
+    return _search(session, jobs, selection, order, after)
 
 
 def _key(order: Order, row: Any) -> list[Any]:
     return [getattr(row, column.key) for column in order.columns]
 
 
-def _is_indexed(selection: Selection) -> bool:
-    return selection == Selection(states=selection.states)
-
-
-def _from(jobs: Jobs[Any], selection: Selection, order: Order, start: Sequence[Any] | None, *, backwards: bool) -> Any:
-    """Select the jobs in the state, starting at a key, in an index's order."""
+def _from(
+    jobs: Jobs[Any], selected: Sequence[Any], selection: Selection, order: Order, start: Sequence[Any] | None
+) -> Any:
+    """Select the jobs in the state, after a key, in an index's order."""
     job: Any = jobs.Job
-    query: Any = select(*columns(job)).order_by(*order.by(backwards=backwards))
+    query: Any = select(*selected).order_by(*order.by())
     if selection.states:
         query = query.where(job.state == selection.states[0])
         if selection.states[0] == JobState.blocked:
             query = query.where(job.waits_for.is_not(None))  # like the predicate of the index
-    if start is not None:
-        query = query.where(order.beyond(start, backwards=backwards))
-    return query
+    return query if start is None else query.where(order.beyond(start))
 
 
 def _search(
-    session: Session,
-    jobs: Jobs[Any],
-    selection: Selection,
-    order: Order,
-    start: Sequence[Any] | None,
-    *,
-    backwards: bool,
-) -> tuple[list[Any], Sequence[Any] | None, int]:
-    """Search window by window until the page is full, no job is left, or time runs out.
-
-    Return the rows, the key where time ran out, and the number of jobs searched.
-    """
+    session: Session, jobs: Jobs[Any], selection: Selection, order: Order, start: Sequence[Any] | None
+) -> Found:
+    """Search window by window until the page is full, no job is left, or time runs out."""
     until = time.monotonic() + _BUDGET
     found: list[Any] = []
     searched, bounds = 0, _bounds(session, jobs, selection, order)
-    windows = iter(_WINDOWS)
-    size = 0
-    while len(found) <= SIZE:
-        size = next(windows, size)
-        ahead = _from(jobs, selection, order, start, backwards=backwards).where(*bounds)
-        ahead = ahead.add_columns(*[column for column in _needed(jobs.Job) if column.key not in _keys(ahead)])
-        window = aliased(jobs.Job, ahead.limit(size).subquery())
-        models = replace(jobs.models, Job=window)
-        named = [column.key for column in order.columns]
-        ordered = [getattr(window, name) for name in named]
-        ordered = [one.desc() if order.is_descending != backwards else one.asc() for one in ordered]
-        hits = select(*columns(window)).where(*selection.where(models)).order_by(*ordered)
-        found += _run(session, jobs, hits.limit(SIZE + 1 - len(found)))
+    while True:
+        ahead = _from(jobs, list(jobs.Job.__table__.c), selection, order, start).where(*bounds)
+        window = aliased(jobs.Job, ahead.limit(_WINDOW).subquery())
+        in_order = [getattr(window, column.key) for column in order.columns]
+        hits = select(*columns(window)).where(*selection.where(replace(jobs.models, Job=window)))
+        hits = hits.order_by(*[one.desc() if order.is_descending else one.asc() for one in in_order])
+        found += ask(session, jobs, hits.limit(SIZE + 1 - len(found)))
         if len(found) > SIZE:
-            break
-        last = _from(jobs, selection, order, start, backwards=backwards).where(*bounds)
-        last = last.with_only_columns(*order.columns).offset(size - 1).limit(1)
-        end = _run(session, jobs, last)
-        if not end:
-            return found, None, searched
-        start, searched = list(end[0]), searched + size
+            return Found(found[:SIZE], _key(order, found[SIZE - 1]), searched=searched)
+        last = ahead.with_only_columns(*order.columns).offset(_WINDOW - 1).limit(1)
+        end = ask(session, jobs, last).one_or_none()
+        if end is None:
+            return Found(found, None, searched=searched)
+        start, searched = list(end), searched + _WINDOW
         if time.monotonic() > until:
-            return found, start, searched
-    return found, None, searched
+            return Found(found, start, ran_out_of_time=True, searched=searched)
 
 
 def _bounds(session: Session, jobs: Jobs[Any], selection: Selection, order: Order) -> list[Any]:
@@ -166,11 +142,9 @@ def _bounds(session: Session, jobs: Jobs[Any], selection: Selection, order: Orde
     first, *_ = order.columns
     if first is job.id:
         if isinstance(selection.after, datetime):
-            low, _ = where_since(session, jobs, job.id, job.created_at, selection.after - _MARGIN)
-            bounds.append(job.id >= low)
+            bounds.append(job.id >= _id_at(session, jobs, selection.after - _MARGIN))
         if isinstance(selection.before, datetime):
-            _, high = where_since(session, jobs, job.id, job.created_at, selection.before + _MARGIN)
-            bounds.append(job.id <= high)
+            bounds.append(job.id <= _id_at(session, jobs, selection.before + _MARGIN))
     elif first is job.finished_at and selection.after is not None:
         bounds.append(job.finished_at >= selection.after)
     if selection.batches:
@@ -180,25 +154,19 @@ def _bounds(session: Session, jobs: Jobs[Any], selection: Selection, order: Orde
     return bounds
 
 
-def where_since(session: Session, jobs: Jobs[Any], id_column: Any, column: Any, moment: datetime) -> tuple[int, int]:
-    """Bisect for the first row whose `column` is `moment` or later, and return the ids around it.
-
-    Ids and `column` must increase together.
-    """
-    on_jobs = {"mapper": jobs.Job}
-    ends = session.execute(select(func.min(id_column), func.max(id_column)), bind_arguments=on_jobs).one()
-    if ends[0] is None:
-        return 0, 0
-    low, high = int(ends[0]), int(ends[1]) + 1
-    while high - low > 64:
+def _id_at(session: Session, jobs: Jobs[Any], moment: datetime) -> int:
+    """Bisect for the first job that was created at `moment` or later, and return an id near it."""
+    job: Any = jobs.Job
+    low, high = ask(session, jobs, select(func.min(job.id) - 1, func.max(job.id) + 1)).one()
+    while low is not None and high - low > 1:
         middle = (low + high) // 2
-        query = select(id_column, column).where(id_column >= middle, id_column < high).order_by(id_column).limit(1)
-        row = session.execute(query, bind_arguments=on_jobs).one_or_none()
-        if row is None or row[1] >= moment:
+        query = select(job.id, job.created_at).where(job.id >= middle, job.id < high).order_by(job.id).limit(1)
+        row = ask(session, jobs, query).one_or_none()
+        if row is None or row.created_at >= moment:
             high = middle
         else:
-            low = int(row[0])
-    return low, high
+            low = row.id
+    return high or 0
 
 
 def columns(job: Any) -> list[Any]:
@@ -224,22 +192,10 @@ def columns(job: Any) -> list[Any]:
     ]
 
 
-def _needed(job: Any) -> list[Any]:
-    return [job.args, job.schedule_id, job.unique_key, job.batch_id]
-
-
-def _keys(query: Any) -> set[str]:
-    return {str(column.key) for column in query.selected_columns}
-
-
-def _run(session: Session, jobs: Jobs[Any], query: Any) -> list[Any]:
-    return list(session.execute(query, bind_arguments={"mapper": jobs.Job}).all())
-
-
 def last_errors(session: Session, jobs: Jobs[Any], job_ids: Sequence[int]) -> dict[int, tuple[str, str]]:
     """Return the error's type and the beginning of its message for each job whose last run has an error."""
     run: Any = jobs.Run
     last = select(func.max(run.id)).where(run.job_id.in_(job_ids)).group_by(run.job_id)
     said = func.left(run.error, READ)
     query = select(run.job_id, run.error_type, said).where(run.id.in_(last), run.error_type.is_not(None))
-    return {row[0]: (row[1], row[2] or "") for row in session.execute(query, bind_arguments={"mapper": run})}
+    return {row[0]: (row[1], row[2] or "") for row in ask(session, jobs, query)}

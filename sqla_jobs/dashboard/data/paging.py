@@ -28,33 +28,26 @@ class Order:
     columns: tuple[Any, ...]
     is_descending: bool = False
 
-    def by(self, *, backwards: bool = False) -> list[Any]:
+    def by(self) -> list[Any]:
         """Return the columns for ORDER BY."""
-        down = self.is_descending != backwards
-        return [column.desc() if down else column.asc() for column in self.columns]
+        return [column.desc() if self.is_descending else column.asc() for column in self.columns]
 
-    def beyond(self, key: Sequence[Any], *, backwards: bool = False) -> ColumnElement[bool]:
-        """Return the condition for rows after the row with `key`; with `backwards`, before it.
+    def beyond(self, key: Sequence[Any]) -> ColumnElement[bool]:
+        """Return the condition for rows after the row with `key`.
 
         Rows without a value in the first column come first in a descending order, and last in an ascending one. In an
         ascending order, only the first page can show such rows, since one index condition cannot express both cases.
         """
         first, *rest = self.columns
         if key[0] is None:
-            same = and_(first.is_(None), self._beyond_rest(rest, key[1:], backwards))
-            return or_(same, first.is_not(None)) if self.is_descending != backwards else same
-        if self.is_descending != backwards:
-            past = tuple_(*self.columns) < tuple_(*self._typed(key))
-            return and_(past, first <= literal(key[0], first.type))  # redundant, but it lets the server use the index
-        past = tuple_(*self.columns) > tuple_(*self._typed(key))
-        return and_(past, first >= literal(key[0], first.type))
+            same = and_(first.is_(None), self._past(rest, key[1:]))
+            return or_(same, first.is_not(None)) if self.is_descending else same
+        bound = literal(key[0], first.type)  # redundant, but it lets the server use the index
+        return and_(self._past(self.columns, key), first <= bound if self.is_descending else first >= bound)
 
-    def _beyond_rest(self, rest: Sequence[Any], key: Sequence[Any], backwards: bool) -> ColumnElement[bool]:
-        given = tuple_(*(literal(value, column.type) for value, column in zip(key, rest, strict=True)))
-        return tuple_(*rest) < given if self.is_descending != backwards else tuple_(*rest) > given
-
-    def _typed(self, key: Sequence[Any]) -> list[Any]:
-        return [literal(value, column.type) for value, column in zip(key, self.columns, strict=True)]
+    def _past(self, columns: Sequence[Any], key: Sequence[Any]) -> ColumnElement[bool]:
+        given = tuple_(*(literal(value, column.type) for value, column in zip(key, columns, strict=True)))
+        return tuple_(*columns) < given if self.is_descending else tuple_(*columns) > given
 
     def write(self, key: Sequence[Any]) -> str:
         """Write a key for a URL."""
@@ -71,7 +64,7 @@ class Order:
             ]
         except (ValueError, TypeError, RecursionError, OverflowError, ArgumentsError):
             raise BadCursor(
-                f"{text!r:.40} names no place in this list: start from its first page, without after= and before="
+                f"{text!r:.40} names no place in this list: start from its first page, without after="
             ) from None
 
 

@@ -94,8 +94,8 @@ def read_batch_of(session: Session, jobs: Jobs[Any], batch_id: int | None) -> Ba
 
 def read_workflow(session: Session, jobs: Jobs[Any], job_id: int) -> Workflow:
     """Return the jobs and batches that edges connect with a job, at most `READ` of them, and the edges."""
-    names = dict(zip(("jobs", "edges"), table_names(session, jobs, ("jobs", "edges")), strict=True))
-    rows: list[Any] = ask(session, jobs, text(_CONNECTED.format(**names)), job_id=job_id, most=READ + 1).all()
+    connected = text(_CONNECTED.format(**table_names(session, jobs)))
+    rows: list[Any] = ask(session, jobs, connected, job_id=job_id, most=READ + 1).all()
     job_ids = sorted({row.job_id for row in rows if row.job_id is not None} | {job_id})
     batch_ids = sorted({row.batch_id for row in rows if row.batch_id is not None})
     job = jobs.Job

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
-from sqla_jobs.dashboard.data.statistics import Bucket, Statistics
+from sqla_jobs.dashboard.data.runs import Figures, Period
 from sqla_jobs.dashboard.render.formatting import short
 from sqla_jobs.rules.wording import NOTHING, duration, plural
 
@@ -24,20 +24,6 @@ class Bar:
     high: float
     title: str
 
-    @property
-    def top(self) -> float:
-        """The top of the upper part."""
-        return HEIGHT - self.low - self.high
-
-
-@dataclass(frozen=True)
-class Line:
-    """A line, with one path for each part between gaps."""
-
-    name: str
-    css: str
-    paths: Sequence[str]
-
 
 @dataclass(frozen=True)
 class Chart:
@@ -47,7 +33,8 @@ class Chart:
     title: str
     description: str
     bars: Sequence[Bar]
-    lines: Sequence[Line]
+    lines: Sequence[tuple[str, str]]
+    """The name of a line, and the path of a part of it between gaps."""
     marks: Sequence[str]
     """The labels of the vertical axis, from the top."""
     times: Sequence[str]
@@ -55,6 +42,64 @@ class Chart:
     heads: Sequence[str]
     rows: Sequence[Sequence[str]]
     is_empty: bool
+
+
+def charts(period: Period, whole: Figures, by_bucket: Mapping[int, Figures]) -> list[Chart]:
+    """Return the charts of ended runs, of wait and of run time."""
+    length = period.width * period.buckets
+    style = "%a %H:%M" if length > timedelta(days=1) else "%H:%M:%S" if length < timedelta(minutes=30) else "%H:%M"
+    labels = [(period.start + period.width * place).strftime(style) for place in range(period.buckets)]
+    axis = "%a %d" if length > timedelta(days=1) else style
+    times = [*((period.start + length * part / 4).strftime(axis) for part in range(4)), "now"]
+    figures = [by_bucket.get(place, Figures()) for place in range(period.buckets)]
+    return [
+        _throughput(period.title, whole, figures, labels, times),
+        _latency("wait", "Wait before start", whole.wait, [one.wait for one in figures], labels, times),
+        _latency("run", "Run time", whole.run, [one.run for one in figures], labels, times),
+    ]
+
+
+def _throughput(
+    said: str, whole: Figures, figures: Sequence[Figures], labels: Sequence[str], times: Sequence[str]
+) -> Chart:
+    """Return the chart of ended runs: succeeded below, failed above."""
+    top = nice(max(1.0, *(one.total for one in figures)))
+    slot = WIDTH / len(figures)
+    bars = [
+        Bar(
+            round(place * slot + slot * 0.14, 2),
+            round(slot * 0.72, 2),
+            round(HEIGHT * one.succeeded / top, 2),
+            round(HEIGHT * one.failed / top, 2),
+            f"{label}: {one.succeeded:,} succeeded, {one.failed:,} failed",
+        )
+        for place, (one, label) in enumerate(zip(figures, labels, strict=True))
+    ]
+    rows = [(label, f"{one.succeeded:,}", f"{one.failed:,}") for label, one in zip(labels, figures, strict=True)]
+    summary = f"{said}: {plural(whole.succeeded, 'run')} succeeded and {whole.failed:,} failed, in {len(bars)} bars."
+    marks, heads = [short(top), short(top / 2), "0"], ["From (UTC)", "Succeeded", "Failed"]
+    return Chart("throughput", "Throughput", summary, bars, [], marks, times, heads, rows, not whole.total)
+
+
+def _latency(
+    name: str,
+    title: str,
+    whole: tuple[float, float] | None,
+    values: Sequence[tuple[float, float] | None],
+    labels: Sequence[str],
+    times: Sequence[str],
+) -> Chart:
+    """Return the chart of a median and a 95th percentile over time."""
+    top = _nice_seconds(max([pair[1] for pair in values if pair] or [1.0]))
+    parts = ((1, "p95"), (0, "p50"))
+    lines = [(said, path) for part, said in parts for path in _paths([pair and pair[part] for pair in values], top)]
+    rows = [
+        (label, duration(pair[0]) if pair else NOTHING, duration(pair[1]) if pair else NOTHING)
+        for label, pair in zip(labels, values, strict=True)
+    ]
+    summary = f"Half within {duration(whole[0])}, 95 % within {duration(whole[1])}." if whole else "No runs."
+    marks, heads = [duration(top), duration(top / 2), "0"], ["From (UTC)", "p50", "p95"]
+    return Chart(name, title, summary, [], lines, marks, times, heads, rows, whole is None)
 
 
 def nice(value: float) -> float:
@@ -73,97 +118,18 @@ def _nice_seconds(value: float) -> float:
     return 86400 * nice(value / 86400)
 
 
-def _labels(figures: Statistics) -> list[str]:
-    """Return the start of each bucket, for a table."""
-    style = "%a %H:%M" if figures.span.length > timedelta(days=1) else "%H:%M"
-    return [bucket.start.strftime(style) if bucket.start else "" for bucket in figures.buckets]
-
-
-def _times(figures: Statistics) -> list[str]:
-    first = figures.buckets[0].start
-    if first is None:
-        return []
-    length = figures.span.width * len(figures.buckets)
-    moments: list[datetime] = [first + length * part / 4 for part in range(4)]
-    style = "%a %d" if figures.span.length > timedelta(days=1) else "%H:%M"
-    return [*(moment.strftime(style) for moment in moments), "now"]
-
-
-def throughput(figures: Statistics) -> Chart:
-    """Return the chart of ended runs: succeeded below, failed above."""
-    top = nice(max(1.0, *(bucket.total for bucket in figures.buckets)))
-    slot = WIDTH / len(figures.buckets)
-    labels = _labels(figures)
-    about = "about " if figures.sampled else ""
-    bars = [
-        Bar(
-            round(place * slot + slot * 0.14, 2),
-            round(slot * 0.72, 2),
-            round(HEIGHT * bucket.succeeded / top, 2),
-            round(HEIGHT * bucket.failed / top, 2),
-            f"{label}: {about}{bucket.succeeded:,.0f} succeeded, {bucket.failed:,.0f} failed",
-        )
-        for place, (bucket, label) in enumerate(zip(figures.buckets, labels, strict=True))
-    ]
-    whole = figures.whole
-    return Chart(
-        "throughput",
-        "Throughput",
-        f"{figures.span.title}: {about}{plural(round(whole.succeeded), 'run')} succeeded "
-        f"and {whole.failed:,.0f} failed, in {len(bars)} bars.",
-        bars,
-        [],
-        [short(top), short(top / 2), "0"],
-        _times(figures),
-        ["From (UTC)", "Succeeded", "Failed"],
-        [
-            [label, f"{bucket.succeeded:,.0f}", f"{bucket.failed:,.0f}"]
-            for label, bucket in zip(labels, figures.buckets, strict=True)
-        ],
-        not whole.total,
-    )
-
-
-def latency(figures: Statistics, name: str, title: str, of: Callable[[Bucket], tuple[float, float] | None]) -> Chart:
-    """Return the chart of a median and a 95th percentile over time."""
-    values = [of(bucket) for bucket in figures.buckets]
-    top = _nice_seconds(max([pair[1] for pair in values if pair] or [1.0]))
-    labels = _labels(figures)
-    lines = [
-        Line(said, css, _paths([pair and pair[part] for pair in values], top))
-        for part, said, css in ((1, "p95", "p95"), (0, "p50", "p50"))
-    ]
-    whole = of(figures.whole)
-    middle = f"half within {duration(whole[0])}, 95 % within {duration(whole[1])}" if whole else "no runs"
-    return Chart(
-        name,
-        title,
-        f"{figures.span.title}: {middle}.",
-        [],
-        lines,
-        [duration(top), duration(top / 2), "0"],
-        _times(figures),
-        ["From (UTC)", "p50", "p95"],
-        [
-            [label, duration(pair[0]) if pair else NOTHING, duration(pair[1]) if pair else NOTHING]
-            for label, pair in zip(labels, values, strict=True)
-        ],
-        whole is None,
-    )
-
-
 def _paths(values: Sequence[float | None], top: float) -> list[str]:
     """Return one path for each part between gaps. A single point is a short dash."""
     slot = WIDTH / len(values)
     paths: list[str] = []
-    points: list[str] = []
+    points: list[tuple[float, float]] = []
     for place, value in enumerate([*values, None]):
         if value is not None:
-            points.append(f"{(place + 0.5) * slot:.1f} {HEIGHT * (1 - min(value / top, 1)):.2f}")
+            points.append(((place + 0.5) * slot, HEIGHT * (1 - min(value / top, 1))))
         elif points:
             if len(points) == 1:
-                x, y = map(float, points[0].split())
-                points = [f"{x - slot / 4:.1f} {y:.2f}", f"{x + slot / 4:.1f} {y:.2f}"]
-            paths.append("M" + " L".join(points))
+                ((x, y),) = points
+                points = [(x - slot / 4, y), (x + slot / 4, y)]
+            paths.append("M" + " L".join(f"{x:.1f} {y:.2f}" for x, y in points))
             points = []
     return paths

@@ -41,12 +41,3 @@ def compact(value: Any) -> str:
 
 def _text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
-
-
-def python(value: Any) -> str:
-    """Write a value as a Python literal."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{k!r}: {python(v)}" for k, v in cast("dict[str, Any]", value).items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(python(item) for item in value) + "]"
-    return repr(value)

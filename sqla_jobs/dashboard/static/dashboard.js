@@ -83,7 +83,7 @@
   };
 
   const refresh = async () => {
-    const answer = await fetch(location.href, { headers: { "X-Refresh": "1" }, credentials: "same-origin" });
+    const answer = await fetch(location.href, { credentials: "same-origin" });
     if (!answer.ok) throw new Error(String(answer.status));
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     if (paused) return;
@@ -158,14 +158,12 @@
 
   // --- small conveniences
 
-  document.querySelectorAll("[data-copy]").forEach((one) => {
-    one.hidden = !navigator.clipboard;
-    one.addEventListener("click", async () => {
-      await navigator.clipboard.writeText(document.getElementById(one.dataset.copy).textContent);
-      one.textContent = "Copied";
-      said("Copied");
-    });
-  });
+  // the notice of a change is shown once, and not again after a reload
+  const here = new URL(location.href);
+  if (here.searchParams.has("done")) {
+    here.searchParams.delete("done");
+    history.replaceState(null, "", here);
+  }
 
   document.addEventListener("click", (event) => {
     document.querySelectorAll("details.menu[open]").forEach((menu) => menu.contains(event.target) || (menu.open = false));

@@ -12,6 +12,7 @@ from sqla_jobs.dashboard.data.paging import BadCursor, Order
 from sqla_jobs.dashboard.render import json_text
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.errors import ArgumentsError
+from sqla_jobs.monitoring.finding import ask
 from sqla_jobs.rules.checks import check_text
 
 
@@ -32,9 +33,7 @@ def show(site: Dashboard) -> Response:
     except (ArgumentsError, BadCursor) as error:
         return site.render("error.html", None, 400, title="That address cannot be understood", message=str(error))
     with site.reading() as (session, now):
-        rows = session.execute(
-            query.order_by(*order.by()).limit(SIZE + 1), bind_arguments={"mapper": site.jobs.Audit}
-        ).all()
+        rows = ask(session, site.jobs, query.order_by(*order.by()).limit(SIZE + 1)).all()
     lines = [(row, _details(row.said)) for row in rows[:SIZE]]
     next_key = [rows[SIZE - 1].id] if len(rows) > SIZE else None
     kept = {"subject": subject or None}

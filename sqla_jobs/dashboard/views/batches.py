@@ -12,8 +12,8 @@ from sqla_jobs.dashboard.data.workflow import after_edges
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.dashboard.views.jobs_list import lines
 from sqla_jobs.monitoring.batches import read_batch, read_batches
+from sqla_jobs.monitoring.finding import ask
 from sqla_jobs.rules.checks import read_id
-from sqla_jobs.rules.wording import plural
 
 _SIZE = 20
 _FAILED = 10
@@ -40,7 +40,7 @@ def show(site: Dashboard, batch_id: int) -> Response:
     with site.reading() as (session, now):
         batch = read_batch(session, jobs, batch_id)
         failed = select(*columns(job)).where(job.batch_id == batch_id, job.state == "failed").order_by(job.id.desc())
-        rows = session.execute(failed.limit(_FAILED), bind_arguments={"mapper": job}).all()
+        rows = ask(session, jobs, failed.limit(_FAILED)).all()
         return site.render(
             "batch.html",
             now,
@@ -56,6 +56,5 @@ def change(site: Dashboard, batch_id: int, action: str) -> AnyResponse:
         abort(404)
     with site.changing() as it:
         batch = actions.get(it, batch_id)
-        number = actions.cancel(it, batch, kill=False) if action == "cancel" else actions.retry(it, batch)
-    done = "cancelled, or asked to stop" if action == "cancel" else "queued"
-    return site.go(site.url("batch", batch_id=batch_id), f"{plural(number, 'job')} of this batch: {done}.")
+        _ = actions.cancel(it, batch, kill=False) if action == "cancel" else actions.retry(it, batch)
+    return site.done(f"{action}-batch", "batch", batch_id=batch_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,13 +16,14 @@ from sqla_jobs.actions import jobs as actions
 from sqla_jobs.actions import signals
 from sqla_jobs.actions.change import Change, Progress, counted
 from sqla_jobs.actions.selection import Selection
-from sqla_jobs.dashboard.data.filters import NAMES, BadFilter, read_filter
+from sqla_jobs.dashboard.data.filters import BadFilter, read_filter
 from sqla_jobs.dashboard.data.listing import columns
 from sqla_jobs.dashboard.data.names import read_names
 from sqla_jobs.dashboard.data.reading import PATIENCE
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.errors import JobsError
 from sqla_jobs.models.types import JobState
+from sqla_jobs.monitoring.finding import ask
 from sqla_jobs.monitoring.steps import kept
 from sqla_jobs.rules.checks import read_moment, read_priority
 
@@ -122,8 +123,7 @@ def change_one(site: Dashboard, job_id: int, action: str) -> AnyResponse:
     with site.changing() as it:
         if not change.one(it, job_id):
             raise JobsError(change.refusal(it.session, it.models, job_id))
-    page = site.url("jobs") if change.removes else site.url("job", job_id=job_id)
-    return site.go(page, f"Job {job_id} is {OFFERS[action].done}.")
+    return site.done(action, "jobs") if change.removes else site.done(action, "job", job_id=job_id)
 
 
 def signal(site: Dashboard, job_id: int) -> AnyResponse:
@@ -134,8 +134,7 @@ def signal(site: Dashboard, job_id: int) -> AnyResponse:
         if not signals.send(it, job_id, name, payload):
             raise JobsError(f"job {job_id} has ended, and receives no signal")
         is_kept = kept(it.session, site.jobs, job_id, name)
-    said = f"Job {job_id} has the signal “{name}”." if is_kept is None else f"J{is_kept[1:]}."
-    return site.go(site.url("job", job_id=job_id), said)
+    return site.done("kept" if is_kept else "sent", "job", job_id=job_id)
 
 
 def offered(state: JobState | None) -> list[tuple[str, Offer]]:
@@ -143,78 +142,67 @@ def offered(state: JobState | None) -> list[tuple[str, Offer]]:
     return [(name, offer) for name, offer in OFFERS.items() if state is None or state in offer.change.states]
 
 
-def _asked(site: Dashboard) -> tuple[str, Offer, Selection, dict[str, str], list[str]]:
-    """Return the form's action, its change, the selection of jobs, and the fields and ids that repeat the form."""
-    action = request.form.get("action", "")
+def _asked(site: Dashboard) -> tuple[Offer, Selection, dict[str, Any]]:
+    """Return the form's change, its selection of jobs, and the values of a page that repeats the form."""
+    action, ids = request.form.get("action", ""), request.form.getlist("ids")
     if action not in OFFERS:
         abort(400, f"Unknown action {action!r:.40}; valid actions: {', '.join(OFFERS)}.")
     try:
         wanted = read_filter(site.jobs, request.form)
     except BadFilter as error:
         abort(400, str(error))
+    offer, given = OFFERS[action], dict(wanted.given)
+    values = {"action": action, "offer": offer, "filters": given, "back": site.url("jobs", **given)}
     if request.form.get("all"):
-        meant = OFFERS[action].change.meant(wanted.selection)
-        return action, OFFERS[action], meant, {"all": "1", **wanted.given}, []
-    ids = request.form.getlist("ids")
+        return offer, offer.change.meant(wanted.selection), values | {"fields": {"all": "1", **given}, "ids": []}
     if not ids:
         abort(400, "No job was selected: tick some first, or choose all that match the filter.")
     if len(ids) > _MOST_IDS or not all(one.isascii() and one.isdigit() and len(one) < 19 for one in ids):
         abort(400, f"Give ids of jobs, at most {_MOST_IDS:,} of them.")
     # keep the list's filter: a ticked job that no longer matches has changed since then, and is left alone
-    return action, OFFERS[action], replace(wanted.selection, ids=tuple(map(int, ids))), dict(wanted.given), ids
+    return offer, replace(wanted.selection, ids=tuple(map(int, ids))), values | {"fields": given, "ids": ids}
 
 
 def confirm(site: Dashboard) -> Response:
     """POST /jobs/change: show the number of selected jobs, and some of them."""
-    action, offer, selection, fields, ids = _asked(site)
-    job: Any = site.jobs.Job
+    offer, selection, values = _asked(site)
+    jobs, change = site.jobs, offer.change
+    job: Any = jobs.Job
     with site.reading() as (session, now):
-        end = session.scalar(select(func.max(job.id))) or 0
-        wanted = offer.change.conditions(site.jobs.models, selection)
-        sample = session.execute(select(*columns(job)).where(*wanted).order_by(job.id.desc()).limit(_SAMPLE)).all()
-        selected = len(ids) if ids else None
+        end = ask(session, jobs, select(func.max(job.id))).scalar() or 0
+        some = select(*columns(job)).where(*change.conditions(jobs.models, selection)).order_by(job.id.desc())
+        sample = ask(session, jobs, some.limit(_SAMPLE)).all()
         try:
             with session.begin_nested():
-                by_state = offer.change.count(session, site.jobs.models, selection)
+                by_state = change.count(session, jobs.models, selection)
                 count = sum(by_state.values())
         except DBAPIError as error:
             if getattr(error.orig, "sqlstate", None) != "57014":
                 raise
             count, by_state = None, {}
-        names = read_names(session, site.jobs) if "to_queue" in offer.asks else None
-        shown = [(row, site.shown(row.task, row.args_text or "").summary) for row in sample]
+        names = read_names(session, jobs) if "to_queue" in offer.asks else None
+    is_narrowed = not selection.ids and "state" not in values["filters"] and change.by_default != change.states
     return site.render(
         "confirm.html",
         now,
-        action=action,
-        offer=offer,
-        fields=fields,
-        ids=ids,
+        **values,
         count=count,
         counted=counted(by_state),
-        narrowed_to=offer.change.by_default if _is_narrowed(offer.change, fields) else (),
-        selected=selected,
+        narrowed_to=change.by_default if is_narrowed else (),
+        selected=len(selection.ids) or None,
         half_searched=selection.half_searched,
-        sample=shown,
+        sample=[(row, site.shown(row.task, row.args_text or "").summary) for row in sample],
         names=names,
         end=end,
         patience=PATIENCE,
-        back=site.back(site.url("jobs")),
-        filters=[(name, fields[name]) for name in NAMES if name in fields],
     )
-
-
-def _is_narrowed(change: type[Change], fields: Mapping[str, str]) -> bool:
-    """Return whether the change applies only to matching jobs in its default states."""
-    return "all" in fields and "state" not in fields and change.by_default != change.states
 
 
 def run(site: Dashboard) -> Response:
     """POST /jobs/change/run: work for a second and show the progress. The page then sends the next request."""
-    action, offer, selection, fields, ids = _asked(site)
+    offer, selection, values = _asked(site)
     until, done = _whole("until"), Progress(_whole("seen"), _whole("changed"), _whole("last"))
-    start = _whole("start") or done.last
-    stretch = None if ids else _STRETCH
+    stretch = None if selection.ids else _STRETCH
     stop_at = time.monotonic() + _STEP
     for progress in offer.made().in_batches(site.changing, selection, done=done, until=until, stretch=stretch):
         done = progress
@@ -223,19 +211,12 @@ def run(site: Dashboard) -> Response:
     return site.render(
         "progress.html",
         None,
-        action=action,
-        offer=offer,
-        fields=fields,
-        ids=ids,
+        **values,
         until=until,
-        last=done.last,
-        start=start,
-        seen=done.seen,
-        changed=done.changed,
+        done=done,
         total=_whole("total"),
         asked={name: request.form.get(name, "") for name in offer.asks},
         is_done=done.last >= until,
-        back=site.back(site.url("jobs")),
     )
 
 

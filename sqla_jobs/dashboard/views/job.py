@@ -10,7 +10,6 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.dashboard.data.names import read_names
 from sqla_jobs.dashboard.data.workflow import read_after, read_batch_of, read_before, read_workflow
-from sqla_jobs.dashboard.render import json_text
 from sqla_jobs.dashboard.render import timeline as story
 from sqla_jobs.dashboard.render.graph import graph
 from sqla_jobs.dashboard.shown import Shown
@@ -19,11 +18,11 @@ from sqla_jobs.errors import UnknownJob
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.types import ENDED, LIVE, NOT_RUNNING, WAITING, JobState
+from sqla_jobs.monitoring.finding import ask
 from sqla_jobs.monitoring.steps import StepRow, read_steps
 from sqla_jobs.queries.limits import keeps_others_waiting
 from sqla_jobs.queries.losses import lost_in_a_row
 from sqla_jobs.rules.checks import read_id
-from sqla_jobs.rules.unique import RESERVED
 
 _RUNS = 20
 _LONG = 100_000
@@ -52,7 +51,6 @@ def show(site: Dashboard, job_id: int) -> Response:
             job=job,
             shown=shown,
             arguments=_cut(shown.pretty),
-            code=_cut(_as_code(jobs, job, shown)),
             runs=[_Run(run, shown) for run in runs[:_RUNS]],
             steps=[_Step(step, shown) for step in steps],
             awaited=next((step.awaited for step in steps if step.awaited and job.state in WAITING), None),
@@ -125,7 +123,7 @@ def _job(session: Session, jobs: Jobs[Any], job_id: int) -> Any:
     stored = [column for column in job.__table__.c if column.name != "args"]
     more = cast(job.args, Text).label("args_text"), lost_in_a_row(jobs.models).label("lost_in_a_row")
     query = select(*stored, *more).where(job.id == job_id)
-    row = session.execute(query, bind_arguments={"mapper": job}).one_or_none()
+    row = ask(session, jobs, query).one_or_none()
     if row is None:
         raise UnknownJob(f"There is no job {job_id}. It may have been deleted, or pruned some time after it ended.")
     return row
@@ -133,14 +131,10 @@ def _job(session: Session, jobs: Jobs[Any], job_id: int) -> Any:
 
 def _own_columns(jobs: Jobs[Any], job: Any, shown: Shown) -> list[tuple[str, str]]:
     """Return the columns that an application's job class adds, if they have a value."""
-    values = _own_values(jobs, job).items()
-    return [(name, _cut(shown.text(str(value)) or "")) for name, value in values if value is not None]
-
-
-def _own_values(jobs: Jobs[Any], job: Any) -> dict[str, Any]:
     table: Any = jobs.Job.__table__
     own = [column.name for column in table.c if column.name not in {*JobMixin.__annotations__, "position"}]
-    return {name: job._mapping[name] for name in own}
+    values = {name: value for name in own if (value := job._mapping[name]) is not None}
+    return [(name, _cut(shown.text(str(value)) or "")) for name, value in values.items()]
 
 
 def _runs(session: Session, jobs: Jobs[Any], job_id: int, before: int | None) -> list[Any]:
@@ -154,21 +148,20 @@ def _runs(session: Session, jobs: Jobs[Any], job_id: int, before: int | None) ->
     )
     if before is not None:
         query = query.where(run.id < before)
-    return list(session.execute(query.order_by(run.id.desc()).limit(_RUNS + 1), bind_arguments={"mapper": run}).all())
+    return list(ask(session, jobs, query.order_by(run.id.desc()).limit(_RUNS + 1)))
 
 
 def _keeps_key(session: Session, jobs: Jobs[Any], job_id: int) -> bool:
     """Return whether the job failed, and the next jobs of its ordered key have to wait because of it."""
     query = select(keeps_others_waiting(jobs.models)).where(jobs.Job.id == job_id)
-    return bool(session.execute(query, bind_arguments={"mapper": jobs.Job}).scalar())
+    return bool(ask(session, jobs, query).scalar())
 
 
 def _process(session: Session, jobs: Jobs[Any], process_id: Any) -> Any:
     process: Any = jobs.Process
     if process_id is None:
         return None
-    query = select(process.host, process.pid).where(process.id == process_id)
-    return session.execute(query, bind_arguments={"mapper": process}).one_or_none()
+    return ask(session, jobs, select(process.host, process.pid).where(process.id == process_id)).one_or_none()
 
 
 def _duplicates(session: Session, jobs: Jobs[Any], job: Any) -> Any:
@@ -176,34 +169,5 @@ def _duplicates(session: Session, jobs: Jobs[Any], job: Any) -> Any:
     if job.unique_key is None:
         return None
     other: Any = jobs.Job
-    query = select(other.id, other.state).where(
-        other.unique_key == job.unique_key, other.id != job.id, other.state.in_(LIVE)
-    )
-    return session.execute(query, bind_arguments={"mapper": other}).first()
-
-
-def _as_code(jobs: Jobs[Any], job: Any, shown: Shown) -> str:
-    """Return code that enqueues the job again."""
-    task = jobs.tasks.get(job.task)
-    said = f"jobs.tasks[{job.task!r}]"
-    is_made = (job.unique_key or "").startswith(RESERVED)  # the task creates the key again
-    key = None if is_made else shown.text(job.unique_key)
-    options = {"queue": job.queue, "priority": job.priority, "unique_key": key}
-    usual = {"queue": "default", "priority": 0, "unique_key": None}
-    changed = [f"{name}={value!r}" for name, value in options.items() if value != usual[name]]
-    own = {name: repr(value) for name, value in _own_values(jobs, job).items() if value is not None}
-    if own:  # a value with a withheld secret is left out, like a sensitive argument
-        pairs = (f"{name!r}: {said if shown.text(said) == said else '...'}" for name, said in own.items())
-        changed.append(f"columns={{{', '.join(pairs)}}}")
-    if changed:
-        said += f".options({', '.join(changed)})"
-    args = shown.args or {}
-    if all(name.isidentifier() for name in args):
-        rows = task.declaration.codec.entities if task is not None else {}
-        values = {
-            name: rows[name].as_code(value) if name in rows else json_text.python(value) for name, value in args.items()
-        }
-        values |= dict.fromkeys(shown.withheld, "...")
-        given = [f"{name}={value}" for name, value in values.items()]
-        return f"{said}.enqueue({', '.join(['session', *given])})"
-    return f"{said}.enqueue(session, **{json_text.python(args)})"
+    same = (other.unique_key == job.unique_key, other.id != job.id, other.state.in_(LIVE))
+    return ask(session, jobs, select(other.id, other.state).where(*same)).first()

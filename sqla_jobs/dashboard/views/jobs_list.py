@@ -8,19 +8,15 @@ from datetime import datetime
 from typing import Any
 
 from flask import Response, request
-from sqlalchemy import literal, select
 from sqlalchemy.orm import Session
 
-from sqla_jobs.dashboard.data.filters import BadFilter, Filter, read_filter
-from sqla_jobs.dashboard.data.listing import Found, find, last_errors, orders
-from sqla_jobs.dashboard.data.names import Names, read_names
-from sqla_jobs.dashboard.data.paging import BadCursor, Order
-from sqla_jobs.dashboard.data.reading import counted
+from sqla_jobs.dashboard.data.filters import BadFilter, read_filter
+from sqla_jobs.dashboard.data.listing import count_states, find, last_errors, orders
+from sqla_jobs.dashboard.data.names import read_names
+from sqla_jobs.dashboard.data.paging import BadCursor
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.dashboard.views.changes import offered
-from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import JobState
-from sqla_jobs.rules.wording import Count
 
 
 @dataclass(frozen=True)
@@ -73,13 +69,18 @@ def lines(site: Dashboard, session: Session, rows: Sequence[Any]) -> list[Line]:
 
 def show(site: Dashboard) -> Response:
     """GET /jobs"""
+    jobs, sort, key = site.jobs, request.args.get("sort"), request.args.get("after")
     try:
-        wanted = read_filter(site.jobs, request.args)
-        order, found, seen, tabs, names, now = _read(site, wanted)
+        wanted = read_filter(jobs, request.args)
+        available = orders(jobs, wanted.state)
+        order = next((one for one in available if one.name == sort), available[0])
+        after = order.read(key) if key else None
     except (BadFilter, BadCursor) as error:
         return site.render("error.html", None, 400, title="That address cannot be understood", message=str(error))
-    total = len(seen) if not (found.next_key or found.previous_key or found.ran_out_of_time) else None
-    sort = request.args.get("sort")
+    with site.reading() as (session, now):
+        found = find(session, jobs, wanted.selection, order, after)
+        seen, tabs = lines(site, session, found.rows), count_states(session, jobs)
+        names = read_names(session, jobs)
     kept = dict(wanted.given) | ({"sort": sort} if sort else {})
     return site.render(
         "jobs.html",
@@ -87,48 +88,11 @@ def show(site: Dashboard) -> Response:
         wanted=wanted,
         tabs=tabs,
         order=order,
-        orders=orders(site.jobs, wanted.state),
+        orders=available,
         found=found,
         lines=seen,
-        total=total,
         names=names,
-        kept=kept,
         offered=offered(wanted.state),
         next_url=found.next_key and site.url("jobs", **kept, after=order.write(found.next_key)),
-        previous_url=found.previous_key and site.url("jobs", **kept, before=order.write(found.previous_key)),
-        first_url=site.url("jobs", **kept),
+        first_url=site.url("jobs", **kept) if after else None,
     )
-
-
-def _read(site: Dashboard, wanted: Filter) -> tuple[Order, Found, list[Line], list[tuple[str, Count]], Names, datetime]:
-    available = orders(site.jobs, wanted.state)
-    order = next((one for one in available if one.name == request.args.get("sort")), available[0])
-    after, before = (order.read(key) if (key := request.args.get(name)) else None for name in ("after", "before"))
-    with site.reading() as (session, now):
-        found = find(session, site.jobs, wanted.selection, order, after=after, before=before)
-        seen, tabs = lines(site, session, found.rows), state_counts(session, site.jobs)
-        return order, found, seen, tabs, read_names(session, site.jobs), now
-
-
-def state_counts(session: Session, jobs: Jobs[Any]) -> list[tuple[str, Count]]:
-    """Count the jobs of each state."""
-    job: Any = jobs.Job
-    order = {
-        JobState.blocked: [job.waits_for],
-        JobState.scheduled: [job.run_at],
-        JobState.queued: [job.queue, job.priority, job.position],
-        JobState.running: [job.process_id],
-    }
-    return [
-        (
-            str(state),
-            counted(
-                session,
-                jobs,
-                select(literal(1))
-                .where(job.state == state, *([job.waits_for.is_not(None)] if state == JobState.blocked else []))
-                .order_by(*order.get(state, [job.finished_at])),
-            ),
-        )
-        for state in JobState
-    ]

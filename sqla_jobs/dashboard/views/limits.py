@@ -12,13 +12,11 @@ from sqla_jobs.actions import limits as actions
 from sqla_jobs.actions.limits import UNSET
 from sqla_jobs.dashboard.data.limit_use import read_use
 from sqla_jobs.dashboard.data.names import read_names
-from sqla_jobs.dashboard.render.limit_hour import limit_hour
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.errors import JobsError
 from sqla_jobs.monitoring.limits import read_limits
 from sqla_jobs.rules.checks import read_number
 from sqla_jobs.rules.keys import key_in
-from sqla_jobs.rules.limits import titled
 from sqla_jobs.runtime.figures import LimitStatus
 
 _NUMBERS = ("running", "rate", "per")
@@ -30,8 +28,7 @@ def show(site: Dashboard) -> Response:
     with site.reading() as (session, now):
         found = read_limits(session, site.jobs)
         uses = read_use(session, site.jobs, found, now)
-    hours = {one.gate: limit_hour(one, uses) for one in found}
-    return site.render("limits.html", now, limits=found, uses=uses, hours=hours)
+    return site.render("limits.html", now, limits=found, uses=uses)
 
 
 def new(site: Dashboard) -> Response:
@@ -47,10 +44,10 @@ def add(site: Dashboard) -> AnyResponse:
         key = key_in(given["key"]) if given["key"] else UNSET
         target = actions.target(site.jobs.tasks, given["which"] or None, queue=given["queue"] or None, key=key)
         with site.changing() as it:
-            gates = actions.set_limit(it, target, **numbers)
+            actions.set_limit(it, target, **numbers)
     except JobsError as error:
         return _new_form(site, given, error)
-    return _told(site, gates, "set")
+    return site.done("set", "limits")
 
 
 def edit(site: Dashboard) -> Response:
@@ -67,23 +64,18 @@ def save(site: Dashboard) -> AnyResponse:
     try:
         numbers = _numbers(given)
         with site.changing() as it:
-            gates = actions.set_limit(it, actions.target_of_row(one.gate, one.tasks), **numbers)
+            actions.set_limit(it, actions.target_of_row(one.gate, one.tasks), **numbers)
     except JobsError as error:
         return _edit_form(site, one, given, error)
-    return _told(site, gates, "set")
+    return site.done("set", "limits")
 
 
 def clear(site: Dashboard) -> AnyResponse:
     """POST /limits/clear"""
     one = _read(site, request.form.get("gate", ""))
     with site.changing() as it:
-        gates = actions.clear_limit(it, actions.target_of_row(one.gate, one.tasks))
-    return _told(site, gates or [one.gate], "as code says it")
-
-
-def _told(site: Dashboard, gates: Sequence[str], how: str) -> AnyResponse:
-    named = " and the ".join(titled(gate) for gate in gates)
-    return site.go(site.url("limits"), f"The {named} {'is' if len(gates) == 1 else 'are'} {how}.")
+        actions.clear_limit(it, actions.target_of_row(one.gate, one.tasks))
+    return site.done("cleared", "limits")
 
 
 def _given(names: Sequence[str]) -> dict[str, str]:

@@ -6,13 +6,18 @@ from flask import Response, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from sqla_jobs.actions import pausing
-from sqla_jobs.dashboard.data.statistics import SPANS, read_statistics
-from sqla_jobs.dashboard.render import chart
+from sqla_jobs.dashboard.data.listing import count_states
+from sqla_jobs.dashboard.data.runs import SPANS, bucket_of, read_figures, read_period
+from sqla_jobs.dashboard.render.chart import charts
 from sqla_jobs.dashboard.site import Dashboard
-from sqla_jobs.dashboard.views.jobs_list import state_counts
 from sqla_jobs.monitoring.examine import problems
+from sqla_jobs.monitoring.failures import read_failures, read_retrying
 from sqla_jobs.monitoring.paused import names_of, read_paused_tasks
 from sqla_jobs.monitoring.queues import read_work
+
+_SHOWN = 50
+_FAILURES = 5_000
+"""The maximum number of failed runs that are read, and as many of jobs that are retried."""
 
 
 def show(site: Dashboard) -> Response:
@@ -21,45 +26,41 @@ def show(site: Dashboard) -> Response:
     jobs = site.jobs
     with site.reading() as (session, now):
         queues, processes = read_work(session, jobs)
-        figures = read_statistics(session, jobs, span, now)
-        found = problems(session, jobs, queues, processes)
-        counts = state_counts(session, jobs)
+        period = read_period(session, jobs, span, now)
+        whole, by_bucket = read_figures(session, jobs, period, lambda runs: bucket_of(runs, period))
+        failures = read_failures(session, jobs, within=span.length, most=_FAILURES)
+        retrying = read_retrying(session, jobs, most=_FAILURES)
         paused_tasks = read_paused_tasks(session, jobs)
-    groups = [(group, site.shown(group.task, group.args_text).beginning(group.error)) for group in figures.groups]
-    return site.render(
-        "overview.html",
-        now,
-        span=span,
-        spans=SPANS.values(),
-        counts=counts,
-        queues=queues,
-        running=sum(queue.running for queue in queues),
-        claimed=sum(queue.claimed for queue in queues),
-        processes=processes,
-        figures=figures,
-        groups=groups,
-        problems=found,
-        paused_tasks=paused_tasks,
-        paused_names=names_of(paused_tasks),
-        known_tasks=jobs.tasks,
-        charts=[
-            chart.throughput(figures),
-            chart.latency(figures, "wait", "Wait before start", lambda bucket: bucket.wait),
-            chart.latency(figures, "run", "Run time", lambda bucket: bucket.run),
-        ],
-    )
+        return site.render(
+            "overview.html",
+            now,
+            span=span,
+            spans=SPANS.values(),
+            counts=count_states(session, jobs),
+            queues=queues,
+            running=sum(queue.running for queue in queues),
+            claimed=sum(queue.claimed for queue in queues),
+            processes=processes,
+            period=period,
+            whole=whole,
+            groups=[*failures, *retrying][:_SHOWN],
+            problems=problems(session, jobs),
+            paused_tasks=paused_tasks,
+            paused_names=names_of(paused_tasks),
+            known_tasks=jobs.tasks,
+            charts=charts(period, whole, by_bucket),
+        )
 
 
 def pause(site: Dashboard) -> AnyResponse:
     """POST /queues/pause and /tasks/pause"""
     with site.changing() as it:
-        paused = pausing.pause(it, request.form.get("queue"), task=request.form.get("task"))
-    notice = f"{paused[0].upper()}{paused[1:]} is paused: running jobs continue, and no new jobs start."
-    return site.go(site.back(site.url("overview")), notice)
+        pausing.pause(it, request.form.get("queue"), task=request.form.get("task"))
+    return site.done("paused", "overview")
 
 
 def resume(site: Dashboard) -> AnyResponse:
     """POST /queues/resume and /tasks/resume"""
     with site.changing() as it:
-        resumed = pausing.resume(it, request.form.get("queue"), task=request.form.get("task"))
-    return site.go(site.back(site.url("overview")), f"{resumed[0].upper()}{resumed[1:]} is resumed.")
+        pausing.resume(it, request.form.get("queue"), task=request.form.get("task"))
+    return site.done("resumed", "overview")

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
 from flask import Response, abort, request
-from sqlalchemy import Text, cast, func, select, true
+from sqlalchemy import Text, cast, select, true
 from sqlalchemy.orm import Session
 from werkzeug.wrappers import Response as AnyResponse
 
 from sqla_jobs.actions import schedules as schedule_actions
-from sqla_jobs.actions.audit import Changing
 from sqla_jobs.cron import Cron
 from sqla_jobs.dashboard.data.listing import columns
 from sqla_jobs.dashboard.data.names import read_names
@@ -25,6 +25,7 @@ from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.dashboard.views.jobs_list import Line, lines
 from sqla_jobs.errors import ArgumentsError, ConfigurationError, JobsError
 from sqla_jobs.models.types import CatchUp, Overlap, TickOutcome
+from sqla_jobs.monitoring.finding import ask
 from sqla_jobs.monitoring.ticks import TickReport, read_refusal, read_ticks
 from sqla_jobs.queries.processes import is_alive
 from sqla_jobs.rules.checks import read_number
@@ -59,39 +60,32 @@ def _rule_of(cron: str, timezone: str, now: datetime, first: datetime | None = N
     """Describe a rule in English, with its next times in its time zone. For an invalid rule, return its error."""
     try:
         rule = Cron.parse(cron, timezone)
-        said, upcoming = rule.description, list[datetime]()
-        tick = first if first is not None and first > now else rule.next_after(now)
-        while True:
-            upcoming.append(tick.astimezone(ZoneInfo(timezone)))
-            if len(upcoming) == count:
-                break
-            tick = rule.next_after(tick)
+        said, upcoming = rule.description, [first if first is not None and first > now else rule.next_after(now)]
+        while len(upcoming) < count:
+            upcoming.append(rule.next_after(upcoming[-1]))
     except ConfigurationError as error:
         return Rule("This rule cannot be read", [], str(error))
-    return Rule(said, upcoming)
+    return Rule(said, [tick.astimezone(ZoneInfo(timezone)) for tick in upcoming])
 
 
 def show_all(site: Dashboard) -> Response:
     """GET /schedules"""
     schedule: Any = site.jobs.Schedule
     with site.reading() as (session, now):
-        rows = session.execute(
-            select(*_columns(schedule)).order_by(schedule.name).limit(1000), bind_arguments={"mapper": schedule}
-        ).all()
-        recent = _recent(session, site, [row.id for row in rows])
-        live = session.scalar(
-            select(func.count()).where(site.jobs.Process.kind == "clock", is_alive(site.jobs.Process))
-        )
+        rows = ask(session, site.jobs, select(*_columns(schedule)).order_by(schedule.name).limit(1000)).all()
+        recent = _recent(session, site)
+        clocks = select(site.jobs.Process.id).where(site.jobs.Process.kind == "clock", is_alive(site.jobs.Process))
+        has_clock = ask(session, site.jobs, clocks).first() is not None
     listed = [
         (
             row,
             _rule_of(row.cron, row.timezone, now, row.next_run_at, count=1),
-            recent.get(row.id, []),
+            recent[row.id],
             site.shown(row.task, row.args_text).text(row.disabled_reason),
         )
         for row in rows
     ]
-    return site.render("schedules.html", now, listed=listed, has_clock=bool(live))
+    return site.render("schedules.html", now, listed=listed, has_clock=has_clock)
 
 
 def _columns(schedule: Any) -> list[Any]:
@@ -99,10 +93,8 @@ def _columns(schedule: Any) -> list[Any]:
     return [*stored, cast(schedule.args, Text).label("args_text")]
 
 
-def _recent(session: Session, site: Dashboard, schedule_ids: list[int]) -> dict[int, list[Any]]:
+def _recent(session: Session, site: Dashboard) -> dict[int, list[Any]]:
     """Return the last jobs of each schedule, the newest first."""
-    if not schedule_ids:
-        return {}
     job: Any = site.jobs.Job
     schedule: Any = site.jobs.Schedule
     last = (
@@ -112,24 +104,17 @@ def _recent(session: Session, site: Dashboard, schedule_ids: list[int]) -> dict[
         .limit(_RECENT)
         .lateral("last")
     )
-    query = (
-        select(schedule.id.label("schedule_id"), *last.c)
-        .join_from(schedule, last, true())
-        .where(schedule.id.in_(schedule_ids))
-        .order_by(schedule.id, last.c.scheduled_for.desc())
-    )
-    found: dict[int, list[Any]] = {}
-    for row in session.execute(query, bind_arguments={"mapper": schedule}):
-        found.setdefault(row.schedule_id, []).append(row)
+    query = select(schedule.id.label("schedule_id"), *last.c).join_from(schedule, last, true())
+    found = defaultdict[int, list[Any]](list)
+    for row in ask(session, site.jobs, query.order_by(schedule.id, last.c.scheduled_for.desc())):
+        found[row.schedule_id].append(row)
     return found
 
 
 def _read_schedule(session: Session, site: Dashboard, schedule_id: int) -> tuple[Any, Shown]:
     """Return the schedule, and its arguments without sensitive values. Raises `UnknownSchedule`."""
     schedule: Any = site.jobs.Schedule
-    row = session.execute(
-        select(*_columns(schedule)).where(schedule.id == schedule_id), bind_arguments={"mapper": schedule}
-    ).one_or_none()
+    row = ask(session, site.jobs, select(*_columns(schedule)).where(schedule.id == schedule_id)).one_or_none()
     if row is None:
         raise schedule_actions.UnknownSchedule(f"There is no schedule {schedule_id}; it may have been removed.")
     return row, site.shown(row.task, row.args_text)
@@ -159,35 +144,26 @@ def _enqueued(session: Session, site: Dashboard, ticks: Sequence[TickReport]) ->
     """Return the jobs of these ticks, by id."""
     job: Any = site.jobs.Job
     ids = [tick.job_id for tick in ticks if tick.outcome == TickOutcome.enqueued]
-    rows = session.execute(select(*columns(job)).where(job.id.in_(ids)), bind_arguments={"mapper": job}).all()
+    rows = ask(session, site.jobs, select(*columns(job)).where(job.id.in_(ids))).all()
     return {line.job.id: line for line in lines(site, session, rows)}
 
 
 def change(site: Dashboard, schedule_id: int, action: str) -> AnyResponse:
     """POST /schedules/<id>/<action>"""
-    if action not in _ACTIONS:
-        abort(404)
     with site.changing() as it:
-        notice = _ACTIONS[action](it, schedule_id)
-    return site.go(site.back(site.url("schedule", schedule_id=schedule_id)), notice)
-
-
-def _enable(it: Changing, schedule_id: int) -> str:
-    return f"Schedule {schedule_actions.enable(it, schedule_id).name} is enabled; it catches up on nothing."
-
-
-def _disable(it: Changing, schedule_id: int) -> str:
-    reason = request.form.get("reason", "").strip()[:500]
-    if not reason:
-        raise JobsError("Say why it is disabled: whoever finds it so will want to know.")
-    return f"Schedule {schedule_actions.disable(it, schedule_id, reason).name} is disabled."
-
-
-def _fire(it: Changing, schedule_id: int) -> str:
-    return f"Job {schedule_actions.fire(it, schedule_id).id} is queued, beside the schedule's ticks."
-
-
-_ACTIONS: dict[str, Callable[[Changing, int], str]] = {"enable": _enable, "disable": _disable, "fire": _fire}
+        match action:
+            case "enable":
+                schedule_actions.enable(it, schedule_id)
+            case "disable":
+                reason = request.form.get("reason", "").strip()[:500]
+                if not reason:
+                    raise JobsError("Say why it is disabled: whoever finds it so will want to know.")
+                schedule_actions.disable(it, schedule_id, reason)
+            case "fire":
+                return site.done("fire", "job", job_id=schedule_actions.fire(it, schedule_id).id)
+            case _:
+                abort(404)
+    return site.done(action, "schedule", schedule_id=schedule_id)
 
 
 def new(site: Dashboard) -> Response:
@@ -204,7 +180,7 @@ def add(site: Dashboard) -> AnyResponse:
             schedule_id = schedule_actions.add(it, given["name"], values).id
     except JobsError as error:
         return _form(site, given, None, error)
-    return site.go(site.url("schedule", schedule_id=schedule_id), f"Schedule {given['name']} is added.")
+    return site.done("added", "schedule", schedule_id=schedule_id)
 
 
 def edit(site: Dashboard, schedule_id: int) -> Response:
@@ -234,7 +210,7 @@ def save(site: Dashboard, schedule_id: int) -> AnyResponse:
         with site.reading() as (session, _):
             row, _shown = _read_schedule(session, site, schedule_id)
         return _form(site, given, row, error)
-    return site.go(site.url("schedule", schedule_id=schedule_id), f"Schedule {given['name']} is saved.")
+    return site.done("saved", "schedule", schedule_id=schedule_id)
 
 
 def _withheld(site: Dashboard, task: str, args: Mapping[str, Any]) -> dict[str, Any]:

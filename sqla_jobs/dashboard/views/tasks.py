@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any
 
 from flask import Response, request
+from sqlalchemy import func, select
 
-from sqla_jobs.dashboard.data.statistics import SPANS, Span
-from sqla_jobs.dashboard.data.tasks import TaskFigures, read_tasks
+from sqla_jobs.dashboard.data.runs import SPANS, Figures, read_figures, read_period
 from sqla_jobs.dashboard.site import Dashboard
+from sqla_jobs.monitoring.finding import ask
 
 _SHOWN = 200
 """The maximum number of tasks on the page."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One task's attempts that ended in a span, and the number of its running jobs."""
+
+    task: str
+    figures: Figures
+    running: int
 
 
 @dataclass(frozen=True)
@@ -23,76 +32,58 @@ class Column:
 
     name: str
     title: str
-    of: Callable[[TaskFigures], Any]
+    of: Callable[[Line], Any]
     order: str = "desc"
     """The initial sort direction: `asc` or `desc`."""
 
-    def sorted(self, tasks: Sequence[TaskFigures], order: str) -> list[TaskFigures]:
+    def sorted(self, tasks: Sequence[Line], order: str) -> list[Line]:
         """Sort the tasks by this column. Tasks without a value come last."""
         told = [task for task in tasks if self.of(task) is not None]
         others = [task for task in tasks if self.of(task) is None]
         return sorted(told, key=self.of, reverse=order == "desc") + others
 
 
-def _part(name: str, place: int) -> Callable[[TaskFigures], Any]:
-    """Return a function that gets the median or the 95th percentile of a time, or None without values."""
-    return lambda task: None if (times := getattr(task, name)) is None else times[place]
-
-
 COLUMNS = {
     column.name: column
     for column in (
-        Column("task", "Task", attrgetter("task"), "asc"),
-        Column("starts", "Starts", attrgetter("starts")),
-        Column("failures", "Failures", attrgetter("failures")),
-        Column("retries", "Retries", attrgetter("retries")),
-        Column("running", "Running", attrgetter("running")),
-        Column("wait50", "Wait p50", _part("wait", 0)),
-        Column("wait95", "Wait p95", _part("wait", 1)),
-        Column("run50", "Run p50", _part("run", 0)),
-        Column("run95", "Run p95", _part("run", 1)),
+        Column("task", "Task", lambda line: line.task, "asc"),
+        Column("runs", "Runs", lambda line: line.figures.ended),
+        Column("failures", "Failures", lambda line: line.figures.failed),
+        Column("retries", "Retries", lambda line: line.figures.retried),
+        Column("running", "Running", lambda line: line.running),
+        Column("wait50", "Wait p50", lambda line: line.figures.wait and line.figures.wait[0]),
+        Column("wait95", "Wait p95", lambda line: line.figures.wait and line.figures.wait[1]),
+        Column("run50", "Run p50", lambda line: line.figures.run and line.figures.run[0]),
+        Column("run95", "Run p95", lambda line: line.figures.run and line.figures.run[1]),
     )
 }
-
-
-@dataclass(frozen=True)
-class Sorting:
-    """The order of the table, and the addresses of other orders."""
-
-    site: Dashboard
-    span: Span
-    column: Column
-    order: str
-
-    def url(self, column: Column) -> str:
-        """Return the URL of the table sorted by that column, in reverse order if it is the current column."""
-        flipped = "asc" if self.order == "desc" else "desc"
-        return self._page(self.span, column, flipped if column is self.column else column.order)
-
-    def over(self, span: Span) -> str:
-        """Return the URL for another span, in the same order."""
-        return self._page(span, self.column, self.order)
-
-    def _page(self, span: Span, column: Column, order: str) -> str:
-        return self.site.url("tasks", span=span.name, sort=column.name, order=order)
 
 
 def show(site: Dashboard) -> Response:
     """GET /tasks"""
     span = SPANS.get(request.args.get("span", ""), SPANS["hour"])
-    column = COLUMNS.get(request.args.get("sort", ""), COLUMNS["starts"])
+    column = COLUMNS.get(request.args.get("sort", ""), COLUMNS["runs"])
     order = request.args.get("order", "")
-    sorting = Sorting(site, span, column, order if order in ("asc", "desc") else column.order)
-    site.jobs.tasks.load()
+    order = order if order in ("asc", "desc") else column.order
+    jobs = site.jobs
+    jobs.tasks.load()
     with site.reading() as (session, now):
-        found = read_tasks(session, site.jobs, span, now)
+        period = read_period(session, jobs, span, now)
+        _, found = read_figures(session, jobs, period, lambda runs: runs.c.task)
+        by_state = select(jobs.Job.task, func.count()).where(jobs.Job.state == "running").group_by(jobs.Job.task)
+        running: dict[str, int] = {row[0]: row[1] for row in ask(session, jobs, by_state)}
+    found.pop(None, None)  # of deleted jobs
+    names = sorted({*jobs.tasks, *found, *running})
+    tasks = [Line(name, found.get(name, Figures()), running.get(name, 0)) for name in names]
     return site.render(
         "tasks.html",
         now,
         span=span,
         spans=SPANS.values(),
         columns=COLUMNS.values(),
-        sorting=sorting,
-        found=found,
-        tasks=column.sorted(found.figures, sorting.order)[:_SHOWN],
+        column=column,
+        order=order,
+        period=period,
+        number=len(tasks),
+        tasks=column.sorted(tasks, order)[:_SHOWN],
     )

@@ -1,7 +1,7 @@
 """sqla_jobs
 
 Revision ID: 0002
-Revises: 0001, sqla_jobs_0001
+Revises: 0001, sqla_jobs_0003
 Create Date: 2026-11-25 12:51:34.715274
 
 """
@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 # revision identifiers, used by Alembic.
 revision = '0002'
-down_revision = ('0001', 'sqla_jobs_0001')
+down_revision = ('0001', 'sqla_jobs_0003')
 branch_labels = None
 depends_on = None
 

@@ -1,0 +1,225 @@
+"""Checks of queues, tasks, processes and schedules."""
+
+from __future__ import annotations
+
+from sqlalchemy import func, select
+
+from sqla_jobs.models.types import JobState
+from sqla_jobs.monitoring.check import LOOKED_AT, Check, Look, Rows
+from sqla_jobs.monitoring.queues import COUNTED
+from sqla_jobs.rules.fitting import MOST_PASSED_OVER, UNFIT
+from sqla_jobs.rules.wording import near_names
+from sqla_jobs.runtime.set_aside import EVENT_LOOP
+
+_LIVE = "SELECT queues, tasks FROM {processes} AS process WHERE kind = 'worker' AND {alive[process]}"
+_QUEUES = f"""
+    WITH live AS ({_LIVE})
+    SELECT each.name, waiting.number, paused.paused_at, paused.paused_until, paused.pause_reason,
+      {{paused_by['queue ' || each.name]}} AS paused_by,
+      ARRAY(SELECT DISTINCT jsonb_object_keys(queues) FROM live) AS served, EXISTS (SELECT FROM live) AS is_any
+    FROM unnest(CAST(:queues AS text[])) AS each (name)
+    CROSS JOIN LATERAL (
+      SELECT count(*) AS number FROM (
+        SELECT FROM {{jobs}} WHERE state = 'queued' AND queue = each.name LIMIT {COUNTED}) AS some_jobs) AS waiting
+    LEFT JOIN {{queues}} AS paused ON paused.name = each.name AND {{paused[paused]}}
+    ORDER BY each.name"""
+"""The queues with waiting jobs. For `why`, the queue of the job."""
+_UNCLAIMED = f"""
+    WITH live AS ({_LIVE}), counted AS (
+      SELECT queue, task, count(*) AS number, min(id) AS id FROM {{heads}} AS head GROUP BY queue, task
+    ), known AS (
+      SELECT counted.*, coalesce(CAST(:own_names AS jsonb) ->> task, task) AS own,
+        task = ANY(CAST(:known AS text[])) AS is_declared,
+        EXISTS (SELECT FROM live WHERE queues ? queue) AND NOT EXISTS (
+          SELECT FROM live
+          WHERE queues ? queue AND (jsonb_typeof(tasks) IS DISTINCT FROM 'object' OR tasks ? task)) AS is_unknown
+      FROM counted
+    )
+    SELECT task, own, is_declared, bool_or(is_unknown) AS is_unknown, min(queue) AS queue, min(id) AS id,
+      CAST(sum(number) AS bigint) AS number, paused_at, paused_until, pause_reason,
+      {{paused_by['task ' || own]}} AS paused_by
+    FROM known LEFT JOIN {{paused_tasks}} AS paused ON paused.name = task AND {{paused[paused]}}
+    WHERE paused_at IS NOT NULL OR is_unknown OR NOT is_declared
+    GROUP BY task, own, is_declared, paused_at, paused_until, pause_reason ORDER BY task"""
+"""The tasks of the first waiting jobs that are paused, undeclared, or unknown to all live workers of the queue."""
+_PAUSED = "it is paused{paused_until:moment| until }{pause_reason:.200| (|)}"
+_PAUSED_SINCE = (
+    " has been paused since {paused_at:moment}{paused_by:| by }{paused_until:moment| until }{pause_reason:.200| (|)}; "
+)
+
+
+def _unserved_queues(look: Look) -> Rows:
+    for row in look.rows(_QUEUES):
+        is_told = look.is_of_job or (row["is_any"] and row["paused_at"] is None)
+        if is_told and row["name"] not in row["served"]:
+            near = near_names(row["name"], row["served"])
+            yield {**row, "near": near[0] if near else "QUEUE"}
+
+
+def _unknown_tasks(look: Look) -> Rows:
+    rows = (row for row in look.rows(_UNCLAIMED) if row["is_declared"] and row["is_unknown"])
+    return (row for row in rows if look.is_of_job or row["paused_at"] is None)
+
+
+def _undeclared_tasks(look: Look) -> Rows:
+    for row in look.rows(_UNCLAIMED):
+        if not row["is_declared"] and (look.is_of_job or row["paused_at"] is None):
+            yield {**row, "replacement": _replacement(look, row["task"], row["id"])}
+
+
+def _replacement(look: Look, task: str, job_id: int) -> str:
+    """Return the remedy that lets another task run a missing task's jobs. `job_id` is one of these jobs."""
+    job, tasks = look.jobs.Job, look.jobs.tasks
+    given = select(func.jsonb_object_keys(job.args)).where(job.id == job_id, job.state == JobState.queued)
+    names = {*look.ask(given).scalars()}
+    takes = {near: tasks[near].declaration.signature.by_name for near in near_names(task, tasks)}
+    if fitting := [near for near, (required, known) in takes.items() if required <= names <= known]:
+        return f"add its name to aliases=[…] of the task that replaces it: {fitting[0]:.200} takes the same arguments"
+    others = "".join(f"; {near:.200} takes ({', '.join(sorted(known)):.200})" for near, (_, known) in takes.items())
+    return (
+        "add its name to aliases=[…] of the task that replaces it, if that takes the same arguments "
+        f"({', '.join(sorted(names)):.200}{others}); if arguments were renamed, too, declare a task with the old name "
+        "and arguments that calls the new one"
+    )
+
+
+_CLOCKS = """
+    SELECT * FROM (
+      SELECT count(*) AS enabled, {age[min(next_run_at)]} AS late, EXISTS (
+        SELECT FROM {processes} AS process WHERE kind = 'clock' AND {alive[process]}) AS has_clock
+      FROM {schedules} WHERE enabled) AS schedules
+    WHERE enabled > 0 AND """
+
+WORK = (
+    Check(
+        name="undeclared tasks",
+        about="task {task:.200}",
+        rows=_undeclared_tasks,
+        says=f"this application does not declare it, and {{number:they_are job/{LOOKED_AT}}} waiting for it"
+        "{task:did_you_mean}",
+        remedy="deploy the code that declares it; or {replacement}; or cancel its jobs: "
+        "sqla-jobs cancel --task {task:.200}",
+        why="Only a worker whose code declares it takes the job: this application does not declare the task "
+        "{task!r:.200}{task:did_you_mean}",
+    ),
+    Check(
+        name="paused tasks",
+        about="task {task:.200}",
+        rows=lambda look: (row for row in look.rows(_UNCLAIMED) if row["paused_at"] is not None),
+        says=_PAUSED + f", with {{number:plural job/{LOOKED_AT}}} waiting",
+        remedy="sqla-jobs resume --task {own:.200}",
+        why="The task {own!r:.200}" + _PAUSED_SINCE + "`sqla-jobs resume --task {own:.200}` resumes it",
+    ),
+    Check(
+        name="paused queues",
+        about="queue {name}",
+        rows=lambda look: (row for row in look.rows(_QUEUES) if row["paused_at"] is not None),
+        says=_PAUSED + f", with {{number:plural job/{COUNTED}}} waiting",
+        remedy="sqla-jobs resume {name}",
+        why="The queue {name!r}" + _PAUSED_SINCE + "`sqla-jobs resume {name}` resumes it",
+    ),
+    Check(
+        name="workers",
+        rows=f"""
+            SELECT CAST(nullif(sum(number), 0) AS bigint) AS number,
+              nullif(string_agg(name, ',' ORDER BY name), 'default') AS served
+            FROM (
+              SELECT name, number FROM ({_QUEUES}) AS waiting
+              UNION ALL SELECT 'default', 0 WHERE 'default' <> ALL(CAST(:queues AS text[]))) AS each
+            HAVING NOT EXISTS ({_LIVE})""",
+        says="none is alive{number:they_are job|, and | waiting}",
+        remedy="start one: python -m sqla_jobs.worker MODULE:ATTR{served:quote| --queues }; if one runs, its log shows "
+        "why its processes end",
+    ),
+    Check(
+        name="queues without a worker",
+        about="queue {name}",
+        rows=_unserved_queues,
+        says=f"no live worker serves it, and {{number:they_are job/{COUNTED}}} waiting",
+        remedy="start a worker with --queues {name}; or move its jobs to a queue that is served: "
+        "sqla-jobs move --queue {name} --to {near}",
+        why="No live worker serves queue {name!r}: start one with `--queues {name}`",
+    ),
+    Check(
+        name="tasks unknown to workers",
+        about="task {task:.200}",
+        rows=_unknown_tasks,
+        says=f"no live worker of its queue knows it, and {{number:they_are job/{LOOKED_AT}}} waiting for it",
+        remedy="start workers with the code that declares it: the live ones are older, or of another application",
+        why="No live worker that serves queue {queue!r} knows the task {task!r:.200}: start one whose code declares it",
+    ),
+    Check(
+        name="stalled processes",
+        about="process {pid} of {host}",
+        rows="""
+            SELECT pid, host, {age[stalled_since]} AS age, (
+              SELECT count(*) FROM {jobs} WHERE state = 'running' AND process_id = process.id) AS number
+            FROM {processes} AS process WHERE {alive[process]} AND stalled_since IS NOT NULL""",
+        says="it has made no progress for {age:duration}, and it holds {number:plural job}",
+        remedy="it was stopped, or C code holds its interpreter: `py-spy dump --native --pid {pid}` on its host "
+        "shows where; its worker kills it after --hung-after, `kill -KILL {pid}` kills it now",
+    ),
+    Check(
+        name="event loops",
+        about="event loop of process {pid} of {host}",
+        rows=f"""
+            SELECT pid, host, reason, coalesce(substring(reason FROM '^job ([0-9]+)'), 'ID') AS id
+            FROM {{processes}} AS process CROSS JOIN LATERAL (SELECT set_aside ->> '{EVENT_LOOP}') AS loop (reason)
+            WHERE {{alive[process]}} AND reason IS NOT NULL""",
+        says="{reason:.1000}: no other coroutine runs there",
+        remedy="a coroutine must not block: call blocking code by await asyncio.to_thread(…); to end that job now: "
+        "sqla-jobs cancel {id} --kill",
+    ),
+    Check(
+        name="arguments that do not fit",
+        about="task {task:.200}",
+        rows=f"""
+            SELECT job.task, count(DISTINCT job.id) AS number, min(job.id) AS id,
+              (array_agg(format('process %s of %s', process.pid, process.host) ORDER BY job.id))[1] AS who,
+              (array_agg(each.value ORDER BY job.id))[1] AS reason
+            FROM {{processes}} AS process CROSS JOIN LATERAL jsonb_each_text(process.set_aside) AS each (name, value)
+            JOIN {{jobs}} AS job ON job.state = 'queued' AND job.id = CAST(
+              CASE WHEN each.name ~ '^job [1-9][0-9]{{{{0,17}}}}$' THEN substr(each.name, 5) END AS bigint)
+            WHERE {{alive[process]}} AND starts_with(each.value, '{UNFIT}')
+            GROUP BY job.task ORDER BY job.task""",
+        says=f"{{who}} leaves {{number:plural job/{MOST_PASSED_OVER}}} to workers with other code, such as job {{id}}: "
+        "{reason:.500}",
+        remedy="sqla-jobs why {id} shows which worker takes it; start workers with the code that enqueued it, or give "
+        "new parameters of the task a default. If no live worker takes it, the attempt fails after a minute",
+    ),
+    Check(
+        name="schedules without a clock",
+        about="schedules",
+        rows=_CLOCKS + "NOT has_clock",
+        says="no clock is alive, and {enabled:they_are schedule} enabled",
+        remedy="start one: python -m sqla_jobs.clock MODULE:ATTR, or a worker without --no-clock",
+    ),
+    Check(
+        name="late ticks",
+        about="schedules",
+        rows=_CLOCKS + "has_clock AND late > :late",
+        says="one is overdue by {late:duration}, though a clock is alive",
+        remedy="read the clock's log",
+    ),
+    Check(
+        name="schedules of undeclared tasks",
+        about="schedule {name:.200}",
+        rows="""
+            SELECT name, left(name, 200) AS cut, task, nullif(next_run_at, 'infinity') AS next_at FROM {schedules}
+            WHERE enabled AND task <> ALL(CAST(:known AS text[])) ORDER BY name LIMIT 20""",
+        says="it enqueues jobs of task {task:.200}{next_at:moment|, next at }, which this application does not declare"
+        "{task:did_you_mean}",
+        remedy="deploy the code that declares the task; or disable it: sqla-jobs schedule disable {cut:quote}",
+    ),
+    Check(
+        name="jobs of vanished processes",
+        rows="""
+            SELECT count(*) AS number FROM {jobs}
+            WHERE state = 'running'
+              AND process_id NOT IN (SELECT id FROM {processes} AS process WHERE {alive[process]})""",
+        when=lambda row: row["number"] > 0,
+        says="{number:plural job}",
+        remedy="a worker rescues them within its lease; start one if none runs",
+        is_cheap=False,
+    ),
+)
