@@ -14,7 +14,6 @@ from sqlalchemy.orm import Session
 from sqla_jobs import Jobs
 from sqla_jobs.cli.main import main
 from tests import limited_shop as shop
-from tests.conftest import ROOT
 from tests.counting import states
 from tests.helpers import wait_until
 from tests.limited_shop import jobs
@@ -107,17 +106,6 @@ def test_what_runs_behind_keys_counts_for_the_row_of_each_key(declared: Engine) 
         wait_until(lambda: states(declared)["running"] == 2)
         keyed = read_limits()["#keyed="]
     assert (keyed["used"], keyed["waiting"]) == (2, 1)
-
-
-def test_the_keys_as_json_are_those_of_the_docs(declared: Engine) -> None:
-    page = ROOT.joinpath("docs/cli.md").read_text(encoding="utf-8")
-    said = page.partition("`limits --json`")[2].partition("A `kind`")[0]
-    assert re.findall(r"`(\w+)`", said) == _in_order([*read_limits()["#stripe"]])
-
-
-def _in_order(keys: list[str]) -> list[str]:
-    """Move each `_is_least` after its number."""
-    return [one for key in keys if not key.endswith("_is_least") for one in (key, f"{key}_is_least") if one in keys]
 
 
 def test_an_empty_list_explains_that_workers_store_limits(database: Engine) -> None:

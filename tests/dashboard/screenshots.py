@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 from playwright.sync_api import sync_playwright
-from sqlalchemy import select
 from werkzeug.serving import make_server
 
 from sqla_jobs.postgres import local_postgres
@@ -20,22 +19,15 @@ SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 
 
 def shoot(url: str, chromium: str) -> None:
-    """Serve the example, and take each picture wide and narrow, light and dark."""
+    """Serve the example, and take a picture of its overview for each theme."""
     server = make_server("127.0.0.1", 0, create_app(url), threaded=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    job, origin = jobs.Job, f"http://127.0.0.1:{server.server_port}/jobs"
-    with jobs.binding().session_factory() as session:
-        failed = session.scalar(select(job.id).where(job.state == "failed").order_by(job.id.desc()))
-    pages = {"overview": "/?span=day", "failed": "/jobs?state=failed", "job": f"/jobs/{failed}"}
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         for scheme in SCHEMES:
-            for width, height in ((1280, 900), (390, 844)):
-                page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
-                for name, path in (pages | {"schedules": "/schedules"}).items():
-                    page.goto(origin + path)
-                    page.screenshot(path=FOLDER / f"{name}-{width}-{scheme}.png")
-                page.close()
+            page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme=scheme)
+            page.goto(f"http://127.0.0.1:{server.server_port}/jobs/?span=day")
+            page.screenshot(path=FOLDER / f"overview-1280-{scheme}.png")
         browser.close()
     server.shutdown()
     jobs.binding().engine.dispose()

@@ -26,11 +26,10 @@ HERE = ROOT / "build/mutants"
 _RECORDED = "actions clock coroutines database execution hooks limits monitoring prometheus queries runtime supervisor"
 """Folders of tests that execute statements, beside those of workers, of the test kit and of unique jobs."""
 _LEFT_OUT = [
-    "queries/test_statements.py",
     "worker/test_calls_a_job.py",
     "tasks/test_enqueue.py::test_an_enqueue_costs_little_beside_adding_a_job_by_hand",
 ]
-"""The first compares texts, and the others count calls, which the recording adds to."""
+"""They count calls, which the recording adds to."""
 
 
 class Record(Recorded):

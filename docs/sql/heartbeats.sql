@@ -1,4 +1,0 @@
-SELECT sqla_processes.id, CAST(EXTRACT(epoch FROM sqla_processes.heartbeat_at) * %(param_1)s::INTEGER AS
-    BIGINT) AS anon_1, sqla_processes.lease
-FROM sqla_processes
--- param_1 = 1000000

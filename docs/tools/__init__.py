@@ -1,0 +1,1 @@
+"""What the documentation needs that is made from the code when it is built."""

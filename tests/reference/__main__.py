@@ -1,3 +1,0 @@
-from tests.reference.page import PAGE, page
-
-PAGE.write_text(page(), encoding="utf-8")
