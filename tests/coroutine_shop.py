@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable
 from contextlib import suppress
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ForeignKey, create_engine, func, make_url, select
@@ -76,6 +77,16 @@ def write_plainly(session: Session, run: RunContext, n: int, seconds: float = 0.
     session.flush()
     time.sleep(seconds)
     return n
+
+
+@jobs.task
+@dataclass
+class Greet:
+    name: str
+
+    async def execute(self, run: RunContext) -> str:
+        await asyncio.sleep(0)
+        return f"hello {self.name}, attempt {run.attempt}"
 
 
 @jobs.task
