@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 from sqlalchemy import BigInteger
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
@@ -97,6 +98,14 @@ def charge(n: int, seconds: float = 0.0) -> None:
 def refund(session: Session, tenant: str, n: int, seconds: float = 0.0) -> None:
     session.add(Step(n=n))
     time.sleep(seconds)
+
+
+@jobs.task(limits=ConcurrencyLimit(1, key=lambda arguments: arguments["to"].lower()))
+@dataclass
+class Mail:
+    to: str
+
+    def execute(self) -> None: ...
 
 
 @jobs.task(fair_by="tenant")

@@ -15,7 +15,7 @@ COMMANDS = {
     "dashboard": ("dashboard.dashboard", "Serve the dashboard to this machine, until SIGINT."),
     "delete": ("jobs.delete", "Delete jobs that are not running, with their runs."),
     "dev": ("dev.dev", "Run a database, a worker and the dashboard in this terminal, for development."),
-    "doctor": ("upkeep.doctor", "Find out what makes a queue slow or stuck, with a remedy for each finding."),
+    "doctor": ("upkeep.doctor", "Find out what makes a queue slow or stuck, with a remedy for each problem."),
     "enqueue": ("jobs.enqueue", "Enqueue TASK with arguments in a JSON object"),
     "erase": ("jobs.erase", "Erase arguments, results and errors of ended jobs."),
     "find": ("reading.find", "Search for TEXT in jobs, runs, schedules and the audit log."),
