@@ -86,7 +86,9 @@ class Look:
     def __init__(
         self, session: Session, jobs: Jobs[Any], *, job_id: int | None = None, queue: str = "", **values: Any
     ) -> None:
-        self.session, self.jobs, self.is_of_job = session, jobs, job_id is not None
+        self.session: Session = session
+        self.jobs: Jobs[Any] = jobs
+        self.is_of_job: bool = job_id is not None
         self._values = {**SECONDS, "job_id": job_id, "queue": queue, **values}
         self._found: dict[str, list[dict[str, Any]]] = {}
         self._words = _Words(jobs)
