@@ -258,11 +258,12 @@ class Storm:
 
     def _pick(self) -> tuple[Service, int, list[int]] | None:
         """Pick a process of a running service. Return the service, the pid, and all pids that stop with it."""
-        running = [service for service in self.services if service.pids]
+        running = [(service, pids) for service in self.services if (pids := service.pids)]
         if not running:
             return None
-        service = self.rng.choice(running)
-        return service, *service.pick(self.rng)
+        service, pids = self.rng.choice(running)
+        pid = self.rng.choice(pids)
+        return service, pid, pids if pid == pids[0] else [pid]
 
     # Processes: they are killed, frozen, terminated or hung.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -157,12 +156,6 @@ class Service:
         if self._process is None or self._process.poll() is not None:
             return []
         return [self._process.pid, *_descendants(self._process.pid)]
-
-    def pick(self, rng: random.Random) -> tuple[int, list[int]]:
-        """Pick one process of the command. Return its pid, and all pids that stop with it."""
-        pids = self.pids
-        picked = rng.choice(pids)
-        return picked, pids if picked == pids[0] else [picked]
 
     def signal(self, pid: int, number: signal.Signals) -> None:
         """Send a signal to a process of the command, unless that process has ended."""
