@@ -90,7 +90,7 @@ class Look:
         self.jobs: Jobs[Any] = jobs
         self.is_of_job: bool = job_id is not None
         self._values = {**SECONDS, "job_id": job_id, "queue": queue, **values}
-        self._found: dict[str, list[dict[str, Any]]] = {}
+        self._found: dict[str | Callable[[Look], Rows], list[dict[str, Any]]] = {}
         self._words = _Words(jobs)
 
     def ask(self, question: Executable) -> Any:
@@ -99,13 +99,16 @@ class Look:
 
     def rows(self, source: str | Callable[[Look], Rows]) -> list[dict[str, Any]]:
         """Return the rows of a check."""
-        if callable(source):
-            return [dict(row) for row in source(self)]
         if source not in self._found:
-            question = with_arrays(source.format(**self._pieces))
-            rows = ask(self.session, self.jobs, question, **self._parameters).mappings()
-            self._found[source] = [dict(row) for row in rows]
+            found = source(self) if callable(source) else self._answer(source)
+            self._found[source] = [dict(row) for row in found]
         return self._found[source]
+
+    def _answer(self, source: str) -> Rows:
+        rows: Rows = ask(
+            self.session, self.jobs, with_arrays(source.format(**self._pieces)), **self._parameters
+        ).mappings()
+        return rows
 
     def table(self, noun: str) -> str:
         """Return the quoted SQL name of a table, such as that of `jobs`."""

@@ -81,7 +81,7 @@ def _keys_kept(name: str, which: Callable[[Mapping[str, Any]], bool], *, is_chea
     return Check(
         name=name,
         about="job {id}",
-        rows=lambda look: filter(which, _parked(look)),
+        rows=lambda look: filter(which, look.rows(_parked)),
         says="it {words}, and keeps its unique key meanwhile: an enqueue of {task:.200} with that key makes no new job"
         "{ticks:|; | skipped for it}{enqueues:plural enqueue|; at least | returned this job so far}",
         remedy="{remedy}sqla-jobs cancel {id} frees its key",
