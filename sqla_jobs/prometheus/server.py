@@ -8,7 +8,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterable
-from socketserver import ThreadingMixIn
+from socketserver import TCPServer, ThreadingMixIn
 from typing import TYPE_CHECKING, Any, Protocol
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
@@ -76,7 +76,9 @@ class _Server(ThreadingMixIn, WSGIServer):
     def server_bind(self) -> None:
         if self.address_family == socket.AF_INET6:  # otherwise the host's settings decide whether IPv4 is served, too
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        super().server_bind()
+        TCPServer.server_bind(self)  # that of HTTPServer looks up this host's name, which may take seconds
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+        self.setup_environ()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log request errors only at level DEBUG: clients often close their connections."""
