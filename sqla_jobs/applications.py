@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.database.binding import Bind, Binding, Context
 from sqla_jobs.errors import ConfigurationError
-from sqla_jobs.jobs import Jobs, resolver_of, set_resolver
+from sqla_jobs.jobs import Jobs
 
 A = TypeVar("A")
 
@@ -31,9 +31,9 @@ class Applications(ABC, Generic[A]):
     @classmethod
     def of(cls, jobs: Jobs[Any]) -> Self:
         """Return the applications that carry `jobs`."""
-        found = resolver_of(jobs)
+        found = jobs._resolver
         if not isinstance(found, cls):
-            set_resolver(jobs, found := cls(jobs))
+            jobs._resolver = found = cls(jobs)
         return found
 
     def add(self, app: A) -> None:

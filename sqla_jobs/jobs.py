@@ -37,6 +37,7 @@ from sqla_jobs.models.columns import (
 from sqla_jobs.models.defaults import name_only_what_is_set
 from sqla_jobs.models.mapping import Models, map_models
 from sqla_jobs.models.workflow_columns import BatchMixin, EdgeMixin, SignalMixin, StepMixin
+from sqla_jobs.renamed import underscored
 from sqla_jobs.rules.checks import check_text
 from sqla_jobs.rules.outcomes import RunOutcome
 from sqla_jobs.runtime.counters import Counters
@@ -140,33 +141,33 @@ class Jobs(Generic[J]):
     ) -> None:
         if isinstance(tasks, str):
             raise ConfigurationError(f"tasks must be a list of module names, such as [{tasks!r}], got {tasks!r}")
-        self.models: Models[J] = map_models(base, schema, prefix, job_class)
-        name_only_what_is_set(self.models.tables["jobs"])
-        self.Job = self.models.Job
-        self.Run = self.models.Run
-        self.Schedule = self.models.Schedule
-        self.Tick = self.models.Tick
-        self.Process = self.models.Process
-        self.Queue = self.models.Queue
-        self.PausedTask = self.models.PausedTask
-        self.Limit = self.models.Limit
-        self.Start = self.models.Start
-        self.Audit = self.models.Audit
-        self.Batch = self.models.Batch
-        self.Edge = self.models.Edge
-        self.Step = self.models.Step
-        self.Signal = self.models.Signal
+        self._models: Models[J] = map_models(base, schema, prefix, job_class)
+        name_only_what_is_set(self._models.tables["jobs"])
+        self.Job = self._models.Job
+        self.Run = self._models.Run
+        self.Schedule = self._models.Schedule
+        self.Tick = self._models.Tick
+        self.Process = self._models.Process
+        self.Queue = self._models.Queue
+        self.PausedTask = self._models.PausedTask
+        self.Limit = self._models.Limit
+        self.Start = self._models.Start
+        self.Audit = self._models.Audit
+        self.Batch = self._models.Batch
+        self.Edge = self._models.Edge
+        self.Step = self._models.Step
+        self.Signal = self._models.Signal
         self.tasks: Tasks[J] = Tasks(tuple(tasks))
-        tell_of_schedules(self.Schedule, self.Job, self.models.channel)
-        tell_of_jobs(self.Job, self.models.channel)
-        batches.watch_deletions(self.models)
+        tell_of_schedules(self.Schedule, self.Job, self._models.channel)
+        tell_of_jobs(self.Job, self._models.channel)
+        batches.watch_deletions(self._models)
         self.schedules: Schedules = Schedules()
         """The schedules that code declares; the clock stores them as rows."""
-        self.hooks: Hooks = Hooks(self._context_in)
+        self._hooks: Hooks = Hooks(self._context_in)
         """The functions called around workers and runs, at each enqueue and after each outcome."""
-        self.counters: Counters = Counters()
+        self._counters: Counters = Counters()
         """The event counts of this process's workers. Counting starts only once the counts are needed."""
-        self.bound: SyncBind | None = None
+        self._bound: SyncBind | None = None
         """The engine or session factory given by `session_factory=` or `bind`."""
         self._async_bind: AsyncBind | None = None
         self._context: Context | None = None
@@ -196,9 +197,9 @@ class Jobs(Generic[J]):
         bound, async_bind = both_binds(bind, async_bind, self.Job)
         # raises for anything that is neither an engine nor a session factory
         Binding(bound, self.Job, async_bind=async_bind)
-        self.bound, self._async_bind, self._context = bound, async_bind, context
+        self._bound, self._async_bind, self._context = bound, async_bind, context
 
-    def binding(self, bind: Bind | None = None) -> Binding:
+    def _binding(self, bind: Bind | None = None) -> Binding:
         """Return the database to work on.
 
         - `bind`: an engine or a session factory; by default the one that the `Jobs` is bound to.
@@ -207,7 +208,7 @@ class Jobs(Generic[J]):
         """
         if self._resolver is not None:
             return self._resolver(bind)
-        chosen, async_bind = self.bound, self._async_bind
+        chosen, async_bind = self._bound, self._async_bind
         if bind is not None:
             chosen, async_bind = both_binds(bind, None, self.Job)
         if chosen is None:
@@ -222,10 +223,13 @@ class Jobs(Generic[J]):
         """Return the context for a test's runs in this session: the one that a worker puts around its runs."""
         return self._resolver.context_in(session) if self._resolver is not None else self._context or nullcontext
 
+    if not TYPE_CHECKING:
+        __getattr__ = underscored("models", "hooks", "counters", "bound", "binding", "is_bound")
+
     @property
-    def is_bound(self) -> bool:
+    def _is_bound(self) -> bool:
         """True if a database was given, or an application that has a database."""
-        return self.bound is not None or self._resolver is not None
+        return self._bound is not None or self._resolver is not None
 
     @overload
     def task(self, target: type[T], /) -> type[T]: ...  # type: ignore[overload-overlap]  # a class is also callable
@@ -250,7 +254,7 @@ class Jobs(Generic[J]):
 
     def _register(self, target: Any, options: TaskOptions) -> Any:
         declared = declare(target, options, self.Job)
-        task: Task[..., Any, J] = Task(declared, self.models, self.schedules, self.hooks, self)
+        task: Task[..., Any, J] = Task(declared, self._models, self.schedules, self._hooks, self)
         self.tasks.add(task)
         return target if isinstance(target, type) else task
 
@@ -267,7 +271,7 @@ class Jobs(Generic[J]):
 
         Raises `DeclarationError` for a generator, a coroutine function, and a function that takes other arguments.
         """
-        return self.hooks.add_middleware(target)
+        return self._hooks.add_middleware(target)
 
     def worker_context(self, target: W, /) -> W:
         """Put a context manager around a worker's lifetime, in each of the worker's processes.
@@ -282,7 +286,7 @@ class Jobs(Generic[J]):
 
         Raises `DeclarationError` for a generator, a coroutine function, and a function that takes arguments.
         """
-        return self.hooks.add_worker_context(target)
+        return self._hooks.add_worker_context(target)
 
     def headers(self, target: S, /) -> S:
         """Call `target` at each enqueue, once for `enqueue_many`, and store the returned headers with the jobs.
@@ -294,7 +298,7 @@ class Jobs(Generic[J]):
 
         Raises `DeclarationError` for a coroutine function, and for a function that takes arguments.
         """
-        return self.hooks.add_source(target)
+        return self._hooks.add_source(target)
 
     def on(self, *events: EventName | RunOutcome) -> Callable[[H], H]:
         """Call the decorated function with a `RunEvent` when an attempt has started, or its outcome has been stored.
@@ -310,7 +314,7 @@ class Jobs(Generic[J]):
         names = event_names(events)
 
         def add(target: H) -> H:
-            return self.hooks.add_handler(target, names)
+            return self._hooks.add_handler(target, names)
 
         return add
 
@@ -332,7 +336,7 @@ class Jobs(Generic[J]):
             )
         task = self.tasks.of_class(type(instance))
         own = plain_session(session, lambda: f"jobs.enqueue(session, {type(instance).__name__}(…))")
-        return task.options(**options).enqueue(own, **task.declaration.signature.arguments_of(instance))
+        return task.options(**options).enqueue(own, **task._declaration.signature.arguments_of(instance))
 
     @overload
     def enqueue_many(
@@ -381,9 +385,9 @@ class Jobs(Generic[J]):
         def grouped() -> Iterator[Enqueued]:
             for kind, group in groupby(enumerate(instances), key=lambda item: type(item[1])):
                 task = self.tasks.of_class(kind)
-                arguments_of = task.declaration.signature.arguments_of
+                arguments_of = task._declaration.signature.arguments_of
                 numbered = ((number, arguments_of(instance)) for number, instance in group)
-                yield task.options(**options).enqueue_numbered(own, numbered, ids)
+                yield task.options(**options)._enqueue_numbered(own, numbered, ids)
 
         with savepoint(own, self.Job):
             count = Enqueued.total(grouped())
@@ -401,7 +405,7 @@ class Jobs(Generic[J]):
         if "args" in options:
             raise ArgumentsError("jobs.schedule takes the arguments from the instance: leave args= out")
         task = self.tasks.of_class(type(instance))
-        options["args"] = task.declaration.signature.arguments_of(instance)
+        options["args"] = task._declaration.signature.arguments_of(instance)
         task.schedule(cron, **options)
 
     def why(self, session: AnySession, job: J | int, /) -> list[str]:
@@ -439,7 +443,7 @@ class Jobs(Generic[J]):
         """
         from sqla_jobs.following.follow import follow
 
-        return follow(self.binding().engine, self.models, job, timeout)
+        return follow(self._binding().engine, self._models, job, timeout)
 
     @overload
     def wait(self, job: J | int, /, *, timeout: float | None = None) -> J: ...
@@ -462,7 +466,7 @@ class Jobs(Generic[J]):
 
         if isinstance(job, BatchMixin):
             return last_update(self.follow(job, timeout=timeout))
-        return wait(self.binding().engine, self.models, job, timeout)
+        return wait(self._binding().engine, self._models, job, timeout)
 
     @overload
     async def wait_async(self, job: J | int, /, *, timeout: float | None = None) -> J: ...  # noqa: ASYNC109
@@ -485,7 +489,7 @@ class Jobs(Generic[J]):
 
         if isinstance(job, BatchMixin):
             return await last_update_async(self.follow(job, timeout=timeout))
-        return await wait_async(self.binding().engine, self.models, job, timeout)
+        return await wait_async(self._binding().engine, self._models, job, timeout)
 
     def batch(self, session: AnySession, /, *, name: str = "") -> BatchMixin:
         """Add a batch to the caller's session. Jobs join it with `options(batch=…)`, and other jobs can run after it.
@@ -511,7 +515,7 @@ class Jobs(Generic[J]):
 
         Raises `ArgumentsError` for a batch that is not in the database.
         """
-        return batches.count(plain_session(session, "jobs.counts(session, batch)"), self.models, batch)
+        return batches.count(plain_session(session, "jobs.counts(session, batch)"), self._models, batch)
 
     @overload
     def cancel(self, session: AnySession, job: J | int, /, *, kill: bool = False) -> bool: ...
@@ -676,7 +680,7 @@ class Jobs(Generic[J]):
 
         Raises `ArgumentsError` for an invalid number or target.
         """
-        return limits.spend(self.binding(bind).engine, self.models, limits.target(self.tasks, which, key=key), number)
+        return limits.spend(self._binding(bind).engine, self._models, limits.target(self.tasks, which, key=key), number)
 
     def prune(self, session: AnySession, /, *, older_than: timedelta | float) -> int:
         """Delete old ended jobs with their runs, in the caller's transaction. Return the number of deleted jobs.
@@ -690,10 +694,10 @@ class Jobs(Generic[J]):
         Raises `ConfigurationError` for an invalid length of time.
         """
         own = plain_session(session, "jobs.prune(session, older_than=…)")
-        return prune_jobs(own, self.models, older_than=older_than)
+        return prune_jobs(own, self._models, older_than=older_than)
 
     def _changing(self, session: AnySession, said: str) -> Changing:
-        return Changing(plain_session(session, said), self.models, self.tasks)
+        return Changing(plain_session(session, said), self._models, self.tasks)
 
     def worker(
         self,
@@ -713,7 +717,7 @@ class Jobs(Generic[J]):
         """
         from sqla_jobs.worker import Settings, Worker
 
-        return Worker(self, self.binding(bind), Settings.checked(queues, **options))
+        return Worker(self, self._binding(bind), Settings.checked(queues, **options))
 
     def clock(self, *, bind: Bind | None = None, heartbeat: float = 5.0, lease: float = 30.0) -> Clock:
         """Return a clock, which enqueues one job for each tick of each schedule, however many clocks run.
@@ -725,14 +729,4 @@ class Jobs(Generic[J]):
         """
         from sqla_jobs.clock import Clock
 
-        return Clock(self, self.binding(bind), heartbeat=heartbeat, lease=lease)
-
-
-def resolver_of(jobs: Jobs[Any]) -> Resolver | None:
-    """Return the resolver that a framework integration has set for `bind=`; None without an integration."""
-    return jobs._resolver  # pyright: ignore[reportPrivateUsage]
-
-
-def set_resolver(jobs: Jobs[Any], resolver: Resolver) -> None:
-    """Let `resolver` choose the database from now on, instead of the arguments of `Jobs.bind`."""
-    jobs._resolver = resolver  # pyright: ignore[reportPrivateUsage]
+        return Clock(self, self._binding(bind), heartbeat=heartbeat, lease=lease)

@@ -13,7 +13,7 @@ from sqlalchemy.exc import ArgumentError
 
 from sqla_jobs.database.engines import address_by_psycopg
 from sqla_jobs.errors import ConfigurationError
-from sqla_jobs.jobs import Jobs, resolver_of
+from sqla_jobs.jobs import Jobs
 from sqla_jobs.rules.checks import INI
 from sqla_jobs.rules.wording import did_you_mean
 from sqla_jobs.tasks.registry import import_named
@@ -132,13 +132,13 @@ def bind_for_command_line(jobs: Jobs[Any], database_url: str | None) -> None:
 
     Raises `ConfigurationError`.
     """
-    if database_url and resolver_of(jobs) is not None:
+    if database_url and jobs._resolver is not None:
         raise ConfigurationError(
             "--database-url: this application opens its sessions itself, and what its code writes through them would "
             "go to another database than its jobs; change the application's own setting instead, such as "
             "SQLALCHEMY_DATABASE_URI or sqlalchemy.url"
         )
-    url = database_url or (None if jobs.is_bound else os.environ.get("DATABASE_URL"))
+    url = database_url or (None if jobs._is_bound else os.environ.get("DATABASE_URL"))
     if url is None:
         return
     try:

@@ -135,7 +135,7 @@ class _Application:
 
     def binding(self, bind: Bind | None = None) -> Binding:
         """Return the database of the application, or `bind`. Raises `ConfigurationError` if there is no database."""
-        return _AppBinding(self, bind or self.jobs.bound)
+        return _AppBinding(self, bind or self.jobs._bound)
 
     @cached_property
     def has_manager(self) -> bool:
@@ -223,11 +223,11 @@ class _Application:
 
         Coroutine tasks have no request, because they share one thread.
         """
-        return run is None or not self.jobs.tasks[run.task].declaration.signature.is_coroutine
+        return run is None or not self.jobs.tasks[run.task]._declaration.signature.is_coroutine
 
     def takes_session(self, run: RunContext | None) -> bool:
         """Return whether the run is one of a transactional task."""
-        return run is not None and self.jobs.tasks[run.task].declaration.signature.wants_session
+        return run is not None and self.jobs.tasks[run.task]._declaration.signature.wants_session
 
 
 class _AppBinding(Binding):

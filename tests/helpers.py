@@ -51,10 +51,10 @@ def waiting_for_locks(engine: Engine) -> int:
 def new_jobs() -> Jobs[JobMixin]:
     """Jobs of code that has declared nothing yet, on tables that are mapped once: that takes 30 ms."""
     jobs = copy.copy(MAPPED)
-    jobs.tasks, jobs.schedules, jobs.hooks, jobs.counters = (
+    jobs.tasks, jobs.schedules, jobs._hooks, jobs._counters = (
         Tasks(()),
         Schedules(),
-        Hooks(jobs.hooks.context_in),
+        Hooks(jobs._hooks.context_in),
         Counters(),
     )
     return jobs

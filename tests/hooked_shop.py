@@ -56,7 +56,7 @@ def in_request(run: RunContext) -> Generator[None]:
 def tell(event: RunEvent) -> None:
     if event.headers.get("dies"):
         os.kill(os.getpid(), signal.SIGKILL)
-    with jobs.binding().transaction() as session:
+    with jobs._binding().transaction() as session:
         session.add(
             Told(
                 name=event.name,

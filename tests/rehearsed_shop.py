@@ -50,7 +50,7 @@ class Effect(Base):
 
 @jobs.task
 def plain(run: RunContext) -> None:
-    with jobs.binding().transaction() as session:
+    with jobs._binding().transaction() as session:
         session.add(Effect(job_id=run.job_id, version=LATEST))
 
 

@@ -74,7 +74,7 @@ def commit_and_roll_back(session: Session, n: int) -> None:
 @jobs.task
 def mark(n: int, seconds: float = 0.0) -> int:
     """A plain effect: committed on its own, and then the job goes on."""
-    with jobs.binding().session_factory() as session:
+    with jobs._binding().session_factory() as session:
         session.add(Effect(n=n, kind="plain"))
         session.commit()
     time.sleep(seconds)

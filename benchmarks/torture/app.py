@@ -82,7 +82,7 @@ def _leave(session: Session, run: RunContext, n: int) -> None:
 
 
 def _commit(row: Base) -> None:
-    with jobs.binding().session_factory() as session:
+    with jobs._binding().session_factory() as session:
         session.add(row)
         session.commit()
 
@@ -126,7 +126,7 @@ def both(session: Session, run: RunContext, n: int, seconds: float) -> None:
 
 def _second_engine() -> Engine:
     """Return an engine that keeps no connection open, and notices within seconds if the server is gone."""
-    url = os.environ.get(SECOND_URL) or jobs.binding().engine.url
+    url = os.environ.get(SECOND_URL) or jobs._binding().engine.url
     return create_engine(url, poolclass=NullPool, connect_args={"connect_timeout": 5, "tcp_user_timeout": 5000})
 
 

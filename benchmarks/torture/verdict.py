@@ -95,7 +95,7 @@ class Facts(NamedTuple):
 
 def read_facts(session: Session, second: Session) -> Facts:
     """Read everything except hostile rows from both databases. The facts about some 100,000 jobs fit into memory."""
-    job, run, edge = jobs.Job, jobs.Run, jobs.models.tables["edges"].c
+    job, run, edge = jobs.Job, jobs.Run, jobs._models.tables["edges"].c
     columns = (job.id, job.args["n"].as_integer(), job.task, job.state, job.attempt, job.max_attempts)
     judged = or_(job.oddity.is_(None), job.oddity.in_(AT_WORK))
     left_out = set(session.scalars(select(job.id).where(~judged)))

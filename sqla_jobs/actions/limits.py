@@ -61,7 +61,7 @@ def target(tasks: Tasks[Any], which: object, *, queue: object = None, key: objec
     if queue is not None:
         return Target(f"@{check_queue(queue)}", "", ())
     tasks.load()
-    gates = [gate for task in tasks.values() for gate in task.declaration.gates if gate.limit is not None]
+    gates = [gate for task in tasks.values() for gate in task._declaration.gates if gate.limit is not None]
     is_task = not isinstance(which, str) or which in tasks
     names = tasks.names(which) if is_task else ()
     name = names[0] if names else check_limit_name("the name of a limit", which, error=ArgumentsError)

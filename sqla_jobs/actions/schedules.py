@@ -109,7 +109,7 @@ def remove(it: Changing, which: int | str) -> None:
 def fire(it: Changing, which: int | str) -> JobMixin:
     """Enqueue a job now, as a tick would, even if the schedule is disabled. The schedule's ticks are unaffected."""
     schedule = hold(it, which)
-    declaration = it.tasks[schedule.task].declaration if schedule.task in it.tasks else None
+    declaration = it.tasks[schedule.task]._declaration if schedule.task in it.tasks else None
     known = declaration.defaults if declaration else {}
     gates = declaration.gates_of_row(json.dumps(schedule.args)) if declaration else []
     after_commit(it.session, it.models.Job, it.models.channel, "")
@@ -147,5 +147,5 @@ def checked(tasks: Tasks[Any], values: Mapping[str, Any]) -> dict[str, Any]:
         raise ArgumentsError("the arguments must be a JSON object, such as {}")
     check_json("args", found["args"])
     if task in tasks:
-        tasks[task].declaration.codec.decode(json.dumps(found["args"]))
+        tasks[task]._declaration.codec.decode(json.dumps(found["args"]))
     return found

@@ -49,7 +49,7 @@ def _own_connections(jobs: Jobs[Any]) -> Generator[None]:
 
     engine = None
     with suppress(Exception):  # some commands need no database; the others raise the error again
-        engine = jobs.binding().engine
+        engine = jobs._binding().engine
         event.listen(engine, "do_connect", connect)
         atexit.register(engine.dispose)
     try:
@@ -72,4 +72,4 @@ def audited(command: Callable[..., None]) -> Callable[..., None]:
 
 def changing(jobs: Jobs[Any], actor: str) -> AbstractContextManager[audit.Changing]:
     """Return a transaction on the application's database that writes audit log entries for `actor`."""
-    return audit.changing(jobs.binding(), jobs.models, jobs.tasks, actor)
+    return audit.changing(jobs._binding(), jobs._models, jobs.tasks, actor)

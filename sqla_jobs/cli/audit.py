@@ -64,7 +64,7 @@ def audit(
         wanted = wanted.where(line.at < by_server(before))
     if below is not None:
         wanted = wanted.where(line.id < below)
-    with jobs.binding().session() as session:
+    with jobs._binding().session() as session:
         found = session.execute(wanted, bind_arguments={"mapper": line}).mappings().all()
     rows = [dict(one) for one in found[:limit]]
     if as_json:

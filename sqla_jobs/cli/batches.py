@@ -35,7 +35,7 @@ def batch() -> None:
 @as_json
 def list_batches(jobs: Jobs[Any], limit: int, below: int | None, as_json: bool) -> None:
     """List batches, the newest first."""
-    with jobs.binding().session() as session:
+    with jobs._binding().session() as session:
         found = read_batches(session, jobs, limit + 1, below=below)
     if as_json:
         print_json([_as_dict(one) for one in found[:limit]])
@@ -67,7 +67,7 @@ def list_batches(jobs: Jobs[Any], limit: int, below: int | None, as_json: bool) 
 def show(jobs: Jobs[Any], batch_id: int, as_json: bool) -> None:
     """Show a batch: the number of its jobs in each state, its last failed jobs, and the jobs after it."""
     jobs.tasks.load()
-    with jobs.binding().session() as session:
+    with jobs._binding().session() as session:
         one = read_batch(session, jobs, batch_id)
         failed, after = _last_failed(session, jobs, batch_id), _jobs_after(session, jobs, batch_id)
     if as_json:
@@ -179,5 +179,5 @@ def retry(jobs: Jobs[Any], actor: str, batch_id: int, yes: bool) -> None:
 
 
 def _read(jobs: Jobs[Any], batch_id: int) -> BatchStatus:
-    with jobs.binding().session() as session:
+    with jobs._binding().session() as session:
         return read_batch(session, jobs, batch_id)

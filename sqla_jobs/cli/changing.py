@@ -51,7 +51,7 @@ def carry_out_each(jobs: Jobs[Any], wanted: Wanted, ids: tuple[int, ...], actor:
     Raises `JobsError` with a reason for each job that was not changed; the others stay changed.
     """
     change = wanted.change
-    with jobs.binding().session() as session:
+    with jobs._binding().session() as session:
         rows = select(jobs.Job.id, jobs.Job.state).where(jobs.Job.id.in_(ids))
         states: dict[int, JobState] = {row[0]: row[1] for row in session.execute(rows)}
     unusual = [job_id for job_id in ids if states.get(job_id) in set(change.states) - set(change.by_default)]
@@ -83,8 +83,8 @@ def carry_out_each(jobs: Jobs[Any], wanted: Wanted, ids: tuple[int, ...], actor:
 def preview(jobs: Jobs[Any], wanted: Wanted, selection: Selection) -> None:
     """Print how many jobs the change would affect, by day and error, without changing them."""
     change = wanted.change
-    with jobs.binding().session() as session:
-        parts = change.preview(session, jobs.models, change.meant(selection))
+    with jobs._binding().session() as session:
+        parts = change.preview(session, jobs._models, change.meant(selection))
     print_table(
         ["DAY", "TASK", "STATE", "LAST ERROR", "JOBS"],
         [
@@ -101,9 +101,9 @@ def carry_out(jobs: Jobs[Any], wanted: Wanted, selection: Selection, actor: str,
     """Change the selected jobs in batches and print the result. With `ask`, first ask for confirmation."""
     change = wanted.change
     meant = change.meant(selection)
-    with jobs.binding().session() as session:
-        by_state = change.count(session, jobs.models, meant)
-        spared = change.count(session, jobs.models, selection, spared=True) if change.spares else {}
+    with jobs._binding().session() as session:
+        by_state = change.count(session, jobs._models, meant)
+        spared = change.count(session, jobs._models, selection, spared=True) if change.spares else {}
     if meant.half_searched:
         note = f"sensitive arguments of {', '.join(meant.half_searched)}, and what may repeat them, are not searched"
         click.echo(f"{note}: select such jobs by id or --task", err=True)
@@ -117,8 +117,8 @@ def carry_out(jobs: Jobs[Any], wanted: Wanted, selection: Selection, actor: str,
     click.echo(f"{change.name}: {plural(done.changed, 'job')}")
     _print_running(wanted, min(done.changed, by_state.get(JobState.running, 0)))
     if done.left_alone:
-        with jobs.binding().session() as session:
-            causes = change.causes(session, jobs.models, meant, done.left_alone)
+        with jobs._binding().session() as session:
+            causes = change.causes(session, jobs._models, meant, done.left_alone)
         for count, cause in causes:
             click.echo(shown(f"{plural(count, 'job')} left alone: {cause}"), err=True)
     if spared:

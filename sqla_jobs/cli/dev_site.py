@@ -64,25 +64,25 @@ def _obey(order: Order, parent: Connection) -> None:
         parent.send(Unbound())
         return
     bind_for_command_line(jobs, order.database_url)
-    if not jobs.is_bound:
+    if not jobs._is_bound:
         parent.send(Unbound())
         return
     _prepare(jobs, order, parent)
     server, address = make(jobs, order.port, read_only=False)
-    declared = {"default", *(task.declaration.defaults["queue"] for task in jobs.tasks.values())}
+    declared = {"default", *(task._declaration.defaults["queue"] for task in jobs.tasks.values())}
     parent.send(Ready(address, defaults.get("worker", {}).get("queues") or ",".join(sorted(declared))))
     server.serve_forever()
 
 
 def _prepare(jobs: Jobs[Any], order: Order, parent: Connection) -> None:
-    engine = jobs.binding().engine
+    engine = jobs._binding().engine
     history = _history(engine)
     if history is not None:
         _wait_for_tables(jobs, engine, order, parent, history)
         return
     if order.private_url is not None:
         jobs.Job.metadata.create_all(engine)
-    for line in migrate(engine, jobs.models):
+    for line in migrate(engine, jobs._models):
         parent.send(Said(line))
 
 
@@ -104,7 +104,7 @@ def _wait_for_tables(jobs: Jobs[Any], engine: Engine, order: Order, parent: Conn
     while True:
         try:
             with engine.connect() as connection:
-                check_version(connection, jobs.models.tables["jobs"])
+                check_version(connection, jobs._models.tables["jobs"])
         except ConfigurationError as error:
             if str(error) != said:
                 said = str(error)

@@ -36,5 +36,5 @@ def grants(
         roles = Roles(enqueuers, workers, viewers)
         with output_on_stderr():
             jobs: Jobs[Any] = load_jobs(named_application(application))
-    for line in statements(jobs.models, roles):
+    for line in statements(jobs._models, roles):
         click.echo(line)

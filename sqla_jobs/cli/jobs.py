@@ -95,7 +95,7 @@ def _move(jobs: Jobs[Any], yes: bool, to: str | None, priority: int | None) -> W
         raise click.UsageError("no target is given: give --to QUEUE, --priority N, or both")
     change = Move(to, priority)
     if to is not None and not yes:
-        with jobs.binding().session() as session:
+        with jobs._binding().session() as session:
             check_queue(jobs, session, to, "; --yes moves jobs there all the same")
     where = [*([f"queue {to}"] if to else []), *([f"priority {priority}"] if priority is not None else [])]
     return Wanted(change, how=f" to {' and '.join(where)}")
@@ -174,7 +174,7 @@ def enqueue(
         raise click.UsageError("--if-failed needs --after or --after-batch: the jobs or batches that may fail")
     with output_on_stderr():
         wanted = jobs.tasks[task]
-    codec = wanted.declaration.codec
+    codec = wanted._declaration.codec
     with changing(jobs, actor) as it:
         if "queue" in options and not yes:
             check_queue(jobs, it.session, options["queue"], "; --yes enqueues there all the same")
@@ -184,7 +184,7 @@ def enqueue(
             options["batch"] = batches.get(it, batch_id)
         with right_usage():
             decoded = codec.load(it.session, codec.decode(arguments))
-            job: JobMixin = wanted.options(**options).at_once().enqueue(it.session, **decoded)
+            job: JobMixin = wanted.options(**options)._at_once().enqueue(it.session, **decoded)
         it.session.flush()
         it.record("enqueue", f"job {job.id}", task=job.task)
         job_id = job.id

@@ -30,7 +30,7 @@ from sqla_jobs.runtime.figures import LimitStatus
 @as_json
 def limits(jobs: Jobs[Any], exact: bool, as_json: bool) -> None:
     """List limits: their numbers, how much of each is used, and how many jobs are waiting."""
-    with jobs.binding().session() as session:
+    with jobs._binding().session() as session:
         found = read_limits(session, jobs, exact=exact)
     if as_json:
         print_json(found)

@@ -37,7 +37,7 @@ def migrate(jobs: Jobs[Any], sql: bool, revision: bool, config: str | None) -> N
 def _migrate(jobs: Jobs[Any]) -> None:
     from sqla_jobs.migrations.applying import migrate
 
-    done = migrate(jobs.binding().engine, jobs.models)
+    done = migrate(jobs._binding().engine, jobs._models)
     for line in done:
         click.echo(line)
     if not done:
@@ -47,14 +47,14 @@ def _migrate(jobs: Jobs[Any]) -> None:
 def _print_sql(jobs: Jobs[Any]) -> None:
     from sqla_jobs.migrations.applying import print_migration
 
-    engine = jobs.binding().engine if jobs.is_bound else None
-    print_migration(engine, jobs.models, sys.stdout)
+    engine = jobs._binding().engine if jobs._is_bound else None
+    print_migration(engine, jobs._models, sys.stdout)
 
 
 def _write_revision(jobs: Jobs[Any], config: str | None) -> None:
     from sqla_jobs.migrations.writing import write_revision
 
-    path = write_revision(config or click.get_current_context().meta.get(HISTORY), jobs.models)
+    path = write_revision(config or click.get_current_context().meta.get(HISTORY), jobs._models)
     click.echo(f"nothing to write: the history reaches version {LATEST}" if path is None else f"written: {path}")
 
 
@@ -66,9 +66,9 @@ def check(jobs: Jobs[Any], as_json: bool) -> None:
 
     The last line says which releases of sqla_jobs run on the tables.
     """
-    with jobs.binding().engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
-        found = compare(connection, jobs.models)
-        version = found_version(connection, jobs.models.tables["jobs"])
+    with jobs._binding().engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
+        found = compare(connection, jobs._models)
+        version = found_version(connection, jobs._models.tables["jobs"])
     if as_json:
         print_json(found)
     else:

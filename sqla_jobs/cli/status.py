@@ -45,7 +45,7 @@ def status(jobs: Jobs[Any], watch: bool, exact: bool, as_json: bool) -> None:
 
 
 def _read_status(jobs: Jobs[Any], exact: bool) -> Status:
-    with jobs.binding().session() as session:
+    with jobs._binding().session() as session:
         return read_status(session, jobs, exact=exact)
 
 

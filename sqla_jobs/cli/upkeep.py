@@ -56,8 +56,8 @@ def prune(jobs: Jobs[Any], actor: str, older_than: timedelta, states: tuple[str,
     carry_out(jobs, Wanted(Prune(rules)), Selection(states=wanted, ended_before=older_than), actor, ask=not yes)
     if states:
         return
-    orphans = OrphanedRuns(Leftovers(jobs.models), older_than.total_seconds())
-    batches = pruning.prune(orphans, jobs.binding().transaction, partial(warn, "delete", orphans.name))
+    orphans = OrphanedRuns(Leftovers(jobs._models), older_than.total_seconds())
+    batches = pruning.prune(orphans, jobs._binding().transaction, partial(warn, "delete", orphans.name))
     if gone := sum(count for count, _ in batches):
         click.echo(f"prune: {plural(gone, 'run')} whose job is gone")
 
@@ -73,7 +73,7 @@ def doctor(jobs: Jobs[Any], lists_all: bool, strict: bool, as_json: bool) -> Non
     Exits with 1 if any finding is an error.
     """
     jobs.tasks.load()
-    with jobs.binding().session() as session:
+    with jobs._binding().session() as session:
         findings = examine(session, jobs)
     if as_json:
         print_json(findings)

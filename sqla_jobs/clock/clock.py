@@ -86,7 +86,7 @@ class Clock(Service):
             engine = self._connect()
             made.callback(engine.dispose)
             self._rounds.declare(engine)
-            models, settings = self._jobs.models, self._lease_settings
+            models, settings = self._jobs._models, self._lease_settings
             at_work = _AtWork(models, self._rounds, settings, engine, self._connections, self._listener_of)
             made.pop_all()
         self._at_work = at_work
@@ -120,7 +120,7 @@ class Clock(Service):
         )
         try:
             with engine.connect() as connection:
-                check_version(connection, self._jobs.models.tables["jobs"])
+                check_version(connection, self._jobs._models.tables["jobs"])
         except BaseException:
             engine.dispose()
             raise
@@ -139,7 +139,7 @@ class _Rounds:
 
     def __init__(self, jobs: Jobs[Any]) -> None:
         self._jobs = jobs
-        self._schedules = ScheduleQueries(jobs.models)
+        self._schedules = ScheduleQueries(jobs._models)
         self.set_aside: SetAside = SetAside("schedule")
         self._declared = _Declared(is_stored=False, again_at=0.0)
 
@@ -161,7 +161,7 @@ class _Rounds:
             is_more = any(is_full for _, is_full in fired)
             if messages:  # notify after the commit, since NOTIFY in a transaction makes commits wait for one another
                 with engine.begin() as connection:
-                    notify(connection, self._jobs.models.channel, messages)
+                    notify(connection, self._jobs._models.channel, messages)
             count += sum(len(of_part) for of_part, _ in fired)
         return count
 
@@ -195,8 +195,8 @@ class _Rounds:
     def _declare_in(self, session: Session) -> None:
         session.execute(select(func.set_config("lock_timeout", _LOCK_TIMEOUT, True)))
         store = still_declared if self._declared.is_stored else sync
-        store(session, self._jobs.models, self._jobs.schedules)
-        for name in retire(session, self._jobs.models, self._jobs.schedules, UNDECLARED_FOR):
+        store(session, self._jobs._models, self._jobs.schedules)
+        for name in retire(session, self._jobs._models, self._jobs.schedules, UNDECLARED_FOR):
             log.warning("schedule %r is disabled: no process has declared it for a day", name)
 
 

@@ -156,7 +156,7 @@ def _due(row: Any, values: dict[str, Any], live_job: int | None) -> _Plan:
 
 
 def _unique(row: Any, tasks: Mapping[str, Any]) -> UniqueTick | None:
-    rule = tasks[row.task].declaration.unique if row.task in tasks else None
+    rule = tasks[row.task]._declaration.unique if row.task in tasks else None
     key = None if rule is None else rule.key_of(row.args)
     return None if rule is None or key is None else UniqueTick(key, rule.policy.per)
 
@@ -174,7 +174,7 @@ def _tick(schedule_id: int, tick: datetime, outcome: TickOutcome, job_id: int | 
 
 def _job(row: Any, tick: datetime, tasks: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of a job. If this program does not know the task, a worker gives the job its gates."""
-    declaration = tasks[row.task].declaration if row.task in tasks else None
+    declaration = tasks[row.task]._declaration if row.task in tasks else None
     defaults = declaration.defaults if declaration else {}
     follow_up = defaults.get("on_failure")
     args = json.dumps(row.args)

@@ -181,7 +181,7 @@ def fetched(connection: Connection, statement: str, values: Sequence[Any]) -> li
         return execute(driver(connection), statement, values).fetchall()
     except psycopg.Error as error:
         # what SQLAlchemy does after an error: if the connection is lost or useless, the pool replaces all of its own
-        connection._handle_dbapi_exception(error, statement, None, None, None)  # pyright: ignore[reportPrivateUsage]
+        connection._handle_dbapi_exception(error, statement, None, None, None)
 
 
 class IdleConnections:

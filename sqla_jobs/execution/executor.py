@@ -105,7 +105,7 @@ class Executor:
 
     def prepare(self, task: str) -> Plan:
         """Prepare the plan for running a task's jobs."""
-        declaration = self._tasks[task].declaration
+        declaration = self._tasks[task]._declaration
         transactions = self._transactions(declaration) if declaration.signature.wants_session else None
         plan = self._plans[task] = Plan(
             declaration,

@@ -149,7 +149,7 @@ class Body:
 
     def stack(self) -> str:
         """Return the thread's stack, as text."""
-        frame = sys._current_frames().get(self.thread)  # pyright: ignore[reportPrivateUsage]
+        frame = sys._current_frames().get(self.thread)
         return stack_of(frame) if frame is not None else "its thread has ended"
 
 

@@ -215,8 +215,8 @@ def context_of(attempt: Attempt) -> RunContext:
             headers=_NO_HEADERS if job.headers is None else read_headers(job.headers),
             cancel_requested=attempt.cancel_requested,
             resources=attempt.resources,
-            upstream=attempt.upstream,
-            publish=attempt.publish,
-            begin_steps=attempt.begin_steps,
+            _upstream=attempt.upstream,
+            _publish=attempt.publish,
+            _begin_steps=attempt.begin_steps,
         )
     return attempt.context

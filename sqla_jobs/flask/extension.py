@@ -89,7 +89,7 @@ class FlaskJobs(Generic[J]):
         Raises `ConfigurationError` if there is no database, or more than one.
         """
         chosen = bind or self._bind
-        db, bound = app.extensions.get("sqlalchemy"), self.jobs.bound
+        db, bound = app.extensions.get("sqlalchemy"), self.jobs._bound
         if chosen is None and db is None and bound is None:
             raise ConfigurationError(
                 f"{app!r} has no Flask-SQLAlchemy or Flask-SQLAlchemy-Lite: call db.init_app(app), or give its own "
@@ -212,4 +212,4 @@ class _Applications(Applications[Flask]):
 
     def _bound(self, app: Flask, bind: Bind | None = None) -> _AppBinding:
         carried: FlaskJobs[Any] = app.extensions["sqla_jobs"]
-        return carried._binding(app, bind)  # pyright: ignore[reportPrivateUsage]
+        return carried._binding(app, bind)

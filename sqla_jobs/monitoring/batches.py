@@ -65,7 +65,7 @@ def read_statuses(session: Session, jobs: Jobs[Any], ids: Sequence[int]) -> list
 
 
 def _with_counts(session: Session, jobs: Jobs[Any], rows: Sequence[Any]) -> list[BatchStatus]:
-    counts = count_all(CountBatches(Tables(jobs.models)), session, [row.id for row in rows])
+    counts = count_all(CountBatches(Tables(jobs._models)), session, [row.id for row in rows])
     return [
         BatchStatus(row.id, row.name, row.created_at, row.closed_at, counts.get(row.id, BatchCounts())) for row in rows
     ]

@@ -125,7 +125,7 @@ class Look:
     @cached_property
     def _parameters(self) -> dict[str, Any]:
         tasks = self.jobs.tasks
-        with_session = [name for name in tasks if tasks[name].declaration.signature.wants_session]
+        with_session = [name for name in tasks if tasks[name]._declaration.signature.wants_session]
         queues = [*filter(None, [self._values["queue"]])] if self.is_of_job else waiting_queues(self.session, self.jobs)
         lists = {"known": tasks, "transactional": with_session, "queues": queues, "tables": self._tables.values()}
         own_names = json.dumps({name: tasks[name].name for name in tasks})

@@ -43,7 +43,7 @@ def ask(session: Session, jobs: Jobs[Any], question: Executable, **values: Any) 
 @contextmanager
 def brief(jobs: Jobs[Any], seconds: float) -> Generator[Session]:
     """Open a transaction on the jobs' database in which the server cancels statements that take over `seconds`."""
-    with jobs.binding().session() as session:
+    with jobs._binding().session() as session:
         ask(session, jobs, select(func.set_config("statement_timeout", f"{1000 * seconds:.0f}", True)))
         yield session
 
@@ -52,4 +52,4 @@ def table_names(session: Session, jobs: Jobs[Any]) -> dict[str, str]:
     """Return the quoted SQL names of the tables by their nouns, such as `jobs` and `runs`."""
     connection = session.connection(bind_arguments={"mapper": jobs.Job})
     preparer = connection.dialect.identifier_preparer
-    return {noun: str(preparer.format_table(table)) for noun, table in jobs.models.tables.items()}
+    return {noun: str(preparer.format_table(table)) for noun, table in jobs._models.tables.items()}

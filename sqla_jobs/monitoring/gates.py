@@ -35,7 +35,7 @@ def behind_gates(session: Session, jobs: Jobs[Any], job: Any) -> Iterator[str]:
     `job` is a row of the jobs table, with its arguments as `args_text`.
     """
     gates = _gates(session, jobs, job)
-    queries = Queries(jobs.models)
+    queries = Queries(jobs._models)
     states = queries.gate_statuses(session, [*gates, f"@{job.queue}"], _NAMED)
     full = [state for state in states if state.is_full]
     order = ordered_gate(gates)
@@ -52,8 +52,8 @@ def _gates(session: Session, jobs: Jobs[Any], job: Any) -> list[str]:
     found = dict.fromkeys(job.gates or ())
     names: Sequence[str] = [job.task]
     if (task := jobs.tasks.get(job.task)) is not None:
-        names = [task.declaration.name, *task.declaration.aliases]
-        found |= dict.fromkeys(task.declaration.gates_beside(job.args_text, job.gates or ()))
+        names = [task._declaration.name, *task._declaration.aliases]
+        found |= dict.fromkeys(task._declaration.gates_beside(job.args_text, job.gates or ()))
     limit: Any = jobs.Limit
     by_operators = select(limit.gate).where(is_of_operator(limit), limit.tasks.overlap(names))
     return [*(found | dict.fromkeys(ask(session, jobs, by_operators).scalars()))]

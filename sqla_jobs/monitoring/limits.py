@@ -49,7 +49,7 @@ def read_limits(
     if not rows:
         return []
     rows.sort(key=lambda row: (row.gate[0] == "@", row.gate[1:], row.gate))
-    queries = Queries(jobs.models)
+    queries = Queries(jobs._models)
     gates = {row.gate for row in rows}
     states = {state.gate: state for state in queries.gate_statuses(session, sorted(gates - set(_of_each(gates))))}
     used = queries.keys_in_use(session, [gate for gate in _of_each(gates) if not gate.startswith("%")])
@@ -163,7 +163,7 @@ def _split_limits(look: Look) -> Rows:
 
 def _held_keys(look: Look) -> Rows:
     """Find failed jobs that keep their ordered key, so that the next jobs with that key wait."""
-    for job_id, gate, number in Queries(look.jobs.models).held_keys(look.session, 20):
+    for job_id, gate, number in Queries(look.jobs._models).held_keys(look.session, 20):
         yield {"id": job_id, "key": described(gate), "number": number}
 
 
@@ -171,7 +171,7 @@ def _out_of_order(look: Look) -> Rows:
     """Find jobs that plain SQL inserted with an ordered gate but without `ordered_by`, and that no worker repairs."""
     for row in look.rows(_WITHOUT_ORDER):
         order, task = ordered_gate(row["gates"] or ()), look.jobs.tasks.get(row["task"])
-        if order is not None and (task is None or not task.declaration.gates):
+        if order is not None and (task is None or not task._declaration.gates):
             yield {**row, "order": order, "gate": order.replace("'", "''"), "table": look.table("jobs")}
 
 

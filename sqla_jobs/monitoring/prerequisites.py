@@ -143,7 +143,7 @@ def _lost_batch(session: Session, jobs: Jobs[Any], row: Any, watched: Any) -> st
     found: Any = ask(session, jobs, waited_for.where(edge.job_id == row.id, batch.id == watched.batch_id)).first()
     if found is None:
         return None
-    counts = count_all(CountBatches(Tables(jobs.models)), session, [found.id])[found.id]
+    counts = count_all(CountBatches(Tables(jobs._models)), session, [found.id])[found.id]
     if counts.failed + counts.cancelled < 2:
         return None
     ends = ((counts.failed, "failed"), (counts.cancelled, f"{'was' if counts.cancelled == 1 else 'were'} cancelled"))
@@ -215,7 +215,7 @@ def _for_batches(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
     query = select(batch.id, batch.name).join(edge, edge.batch_id == batch.id).where(edge.job_id == row.id)
     query = query.where(live.exists()).order_by(edge.place)
     found: Sequence[Any] = ask(session, jobs, query.limit(_BATCHES + 1)).all()
-    counts = count_all(CountBatches(Tables(jobs.models)), session, [one.id for one in found])
+    counts = count_all(CountBatches(Tables(jobs._models)), session, [one.id for one in found])
     for one in found[:_BATCHES]:
         ended, total = counts[one.id].ended, counts[one.id].total
         yield f"It waits for the {titled(one.id, one.name)}: {ended:,} of {total:,} have ended."

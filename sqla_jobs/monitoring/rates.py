@@ -65,7 +65,7 @@ def read_eaten(session: Session, jobs: Jobs[Any], gate: str, per: float) -> Eate
 
 def _eaten_rates(look: Look) -> Rows:
     """Find exhausted rates for which failing attempts used more than half of the starts."""
-    queries = Queries(look.jobs.models)
+    queries = Queries(look.jobs._models)
     waiting, least = Counter[str](), set[str]()
     for group in queries.waiting_groups(look.session):
         for gate in group.gates:

@@ -45,7 +45,7 @@ def _pooler(look: Look) -> Rows:
 
 def _idle_limit(look: Look) -> Rows:
     """Compare the server's limit on idle transactions with the slowest transactional task."""
-    declared = {task.declaration.name: task.declaration for task in look.jobs.tasks.values()}
+    declared = {task._declaration.name: task._declaration for task in look.jobs.tasks.values()}
     needed = {name: one.timeout or _LONG for name, one in declared.items() if one.signature.wants_session}
     slowest = max(needed, key=needed.__getitem__, default=None)
     (row,) = look.rows(f"SELECT setting::float8 / 1000 AS seconds FROM pg_settings WHERE name = '{_IDLE}'")
@@ -62,7 +62,7 @@ def _clock(look: Look) -> Rows:
 
 def _kept_jobs(look: Look) -> Rows:
     """Count the jobs that foreign keys keep from being pruned. Assumes the default retention."""
-    removal = Removal(look.jobs.models)
+    removal = Removal(look.jobs._models)
     numbers = Counter[Reference]()
     for state, seconds in seconds_kept({"audit": None, "ticks": None}).items():
         numbers.update(dict(removal.kept(look.session, removal.ended(state, seconds), most=_COUNTED)))

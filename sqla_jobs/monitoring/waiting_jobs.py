@@ -30,7 +30,7 @@ def _killers(look: Look) -> Rows:
     lost: Any = select(run.job_id, func.count().label("times")).where(run.outcome == text("'lost'"))
     lost = lost.where(run.finished_at > since).group_by(run.job_id).having(func.count() > 1).subquery()
     uses_attempts = job.max_lost.is_(None)
-    left = case((uses_attempts, job.max_attempts - job.attempt), else_=job.max_lost - lost_in_a_row(look.jobs.models))
+    left = case((uses_attempts, job.max_attempts - job.attempt), else_=job.max_lost - lost_in_a_row(look.jobs._models))
     rows = select(job.id, job.task, lost.c.times, left, uses_attempts).join(lost, lost.c.job_id == job.id)
     rows = rows.where(job.state.in_(LIVE)).order_by(lost.c.times.desc()).limit(_SOME)
     for job_id, task, times, number, are_attempts in look.ask(rows):

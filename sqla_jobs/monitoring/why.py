@@ -78,8 +78,8 @@ def _read(session: Session, jobs: Jobs[Any], job_id: int) -> Any:
     more = (
         cast(job.args, Text).label("args_text"),
         func.clock_timestamp().label("now"),
-        keeps_others_waiting(jobs.models).label("keeps_others_waiting"),
-        lost_in_a_row(jobs.models).label("lost_in_a_row"),
+        keeps_others_waiting(jobs._models).label("keeps_others_waiting"),
+        lost_in_a_row(jobs._models).label("lost_in_a_row"),
         func.coalesce(_IS_MINE, False).label("is_uncommitted"),
     )
     row = ask(session, jobs, select(*columns, *more).where(job.id == job_id)).one_or_none()
@@ -259,7 +259,7 @@ def _running(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
     asked = "" if row.cancel_requested_at is None else f"; it was asked to stop at {moment(row.cancel_requested_at)}"
     yield f"{said}, in process {found.pid} of {found.host}{asked}."
     task = jobs.tasks.get(row.task)
-    if found.loop is not None and task is not None and task.declaration.signature.is_coroutine:
+    if found.loop is not None and task is not None and task._declaration.signature.is_coroutine:
         yield f"The event loop of that process: {found.loop:.1000}."
     yield from _blocked(session, jobs, row.started_at, "this job")
 

@@ -72,7 +72,7 @@ def _replacement(look: Look, task: str, job_id: int) -> str:
     job, tasks = look.jobs.Job, look.jobs.tasks
     given = select(func.jsonb_object_keys(job.args)).where(job.id == job_id, job.state == JobState.queued)
     names = {*look.ask(given).scalars()}
-    takes = {near: tasks[near].declaration.signature.by_name for near in near_names(task, tasks)}
+    takes = {near: tasks[near]._declaration.signature.by_name for near in near_names(task, tasks)}
     if fitting := [near for near, (required, known) in takes.items() if required <= names <= known]:
         return f"add its name to aliases=[…] of the task that replaces it: {fitting[0]:.200} takes the same arguments"
     others = "".join(f"; {near:.200} takes ({', '.join(sorted(known)):.200})" for near, (_, known) in takes.items())

@@ -50,8 +50,8 @@ def instrument(
     for name, of, provider in (("tracer", "get_tracer", tracer_provider), ("meter", "get_meter", meter_provider)):
         fits = provider is None or callable(getattr(provider, of, None))
         _check(f"{name}_provider", provider, f"a {name.title()}Provider of OpenTelemetry, or None", fits=fits)
-    is_first = jobs.hooks.tracing is None
-    jobs.hooks.tracing = Spans(tracer_provider, Metrics(meter_provider), parent=parent)
+    is_first = jobs._hooks.tracing is None
+    jobs._hooks.tracing = Spans(tracer_provider, Metrics(meter_provider), parent=parent)
     if not is_first:
         return
 
@@ -71,5 +71,5 @@ def _check(what: str, given: object, wanted: str, *, fits: bool) -> None:
 
 def _spans(jobs: Jobs[Any]) -> Spans:
     """Return the `Spans` from the last call of `instrument`."""
-    assert isinstance(jobs.hooks.tracing, Spans), "instrument() alone sets it"
-    return jobs.hooks.tracing
+    assert isinstance(jobs._hooks.tracing, Spans), "instrument() alone sets it"
+    return jobs._hooks.tracing

@@ -47,7 +47,7 @@ class JobsSource:
     def __init__(self, jobs: Jobs[Any]) -> None:
         from sqla_jobs.monitoring.figures import read_briefly
 
-        self._counters = jobs.counters
+        self._counters = jobs._counters
         self._counters.is_wanted = True
         self._figures = Cached(partial(read_briefly, jobs), seconds=KEPT, patience=PATIENCE)
 

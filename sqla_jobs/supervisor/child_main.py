@@ -43,7 +43,7 @@ def main(application: Application, pipe: Connection, memory: Memory) -> None:
             logs = spec.logs
             logs.set_up(application.name)
         bind_for_command_line(jobs, spec.database_url)
-        binding = jobs.binding()
+        binding = jobs._binding()
         parent.may_close(IdleConnections(binding.engine).close)
         worker = Worker(jobs, binding, spec.settings, parent)
         parent.readings = _readings(jobs, worker) if spec.is_observed else Readings(lambda: worker.runs)
@@ -70,10 +70,10 @@ def _readings(jobs: Jobs[Any], worker: Worker) -> Readings:
     """Return readings of the worker's state, the figures and the application's metrics."""
     from sqla_jobs.monitoring.figures import read_briefly
 
-    jobs.counters.is_wanted = True
+    jobs._counters.is_wanted = True
     return Readings(
         runs=lambda: worker.runs,
-        worker=lambda: Observed(jobs.counters.totals(), worker.last_error),
+        worker=lambda: Observed(jobs._counters.totals(), worker.last_error),
         figures=Cached(partial(read_briefly, jobs), seconds=1.0, patience=5.0).get,
         metrics=_default_registry,
     )

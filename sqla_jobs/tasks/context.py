@@ -65,11 +65,11 @@ class RunContext:
     """True once somebody has asked to cancel this job. The run learns of the request within about a second."""
     resources: Resources = field(default=NO_RESOURCES, repr=False)
     """The objects that the process's worker contexts have yielded, by type: `run.resources[httpx.Client]`."""
-    upstream: Upstream | None = field(default=None, repr=False)
+    _upstream: Upstream | None = field(default=None, repr=False)
     """Reads the results of the jobs that this job was enqueued after. `None` outside of workers."""
-    publish: Callable[[float, str | None], None] = field(default=_nowhere, repr=False)
+    _publish: Callable[[float, str | None], None] = field(default=_nowhere, repr=False)
     """The function that `progress` calls."""
-    begin_steps: Callable[[], Steps] = field(default=no_steps, repr=False)
+    _begin_steps: Callable[[], Steps] = field(default=no_steps, repr=False)
     """The function that returns the run's steps. The first call creates the steps."""
 
     @property
@@ -92,10 +92,10 @@ class RunContext:
 
         Raises `ArgumentsError` if a stored result does not fit the return type.
         """
-        if self.upstream is None:
+        if self._upstream is None:
             return []
-        declaration = task.declaration
-        stored = self.upstream.results(self.job_id, [declaration.name, *declaration.aliases])
+        declaration = task._declaration
+        stored = self._upstream.results(self.job_id, [declaration.name, *declaration.aliases])
         return [declaration.as_result(value) for value in stored]
 
     @property
@@ -104,7 +104,7 @@ class RunContext:
 
         Only its `id` is loaded: `session.merge(run.batch)` returns the whole row. Each access reads the database.
         """
-        return None if self.upstream is None else self.upstream.batch(self.job_id)
+        return None if self._upstream is None else self._upstream.batch(self.job_id)
 
     def progress(self, fraction: float, message: str | None = None) -> None:
         """Report the progress of the run, as `Job.progress` and `Job.progress_message`.
@@ -118,7 +118,7 @@ class RunContext:
         """
         if not (math.isfinite(fraction) and 0 <= fraction <= 1):
             raise ValueError(f"progress must be a number from 0 to 1, got {fraction!r}")
-        self.publish(float(fraction), message)
+        self._publish(float(fraction), message)
 
     @overload
     def step(
@@ -146,7 +146,7 @@ class RunContext:
         another step, and if the task has written through its session outside of its steps, since the next attempt would
         repeat those writes.
         """
-        return self.begin_steps().call(name, function, args, kwargs)
+        return self._begin_steps().call(name, function, args, kwargs)
 
     def sleep(self, name: str, length: float | timedelta, /) -> None:
         """Continue later from here, on any worker. Meanwhile the job occupies no slot of a worker or a limit.
@@ -161,14 +161,14 @@ class RunContext:
 
         In a coroutine task, await `sleep_async`. Raises `JobsError` in the same cases as `step`.
         """
-        self.begin_steps().sleep(name, length, is_awaited=False)
+        self._begin_steps().sleep(name, length, is_awaited=False)
 
     def sleep_async(self, name: str, length: float | timedelta, /) -> Coroutine[Any, Any, None]:
         """Continue later from here, in a coroutine task: `await run.sleep_async("cool down", 3600)`.
 
         `name` and `length` are as for `sleep`, and so are the guarantees.
         """
-        return self.begin_steps().sleep(name, length, is_awaited=True)  # type: ignore[no-any-return]
+        return self._begin_steps().sleep(name, length, is_awaited=True)  # type: ignore[no-any-return]
 
     @overload
     def wait_for(self, name: str, kind: type[T], /, *, timeout: float | timedelta | None) -> T: ...
@@ -192,7 +192,7 @@ class RunContext:
         for a payload that does not fit the type. Such a payload is discarded: the next call, in this attempt or a later
         one, receives the next signal.
         """
-        return self.begin_steps().wait_for(name, kind, timeout, is_awaited=False)
+        return self._begin_steps().wait_for(name, kind, timeout, is_awaited=False)
 
     @overload
     def wait_for_async(
@@ -207,4 +207,4 @@ class RunContext:
 
         `name`, `kind` and `timeout` are as for `wait_for`, and so are the guarantees.
         """
-        return self.begin_steps().wait_for(name, kind, timeout, is_awaited=True)  # type: ignore[no-any-return]
+        return self._begin_steps().wait_for(name, kind, timeout, is_awaited=True)  # type: ignore[no-any-return]

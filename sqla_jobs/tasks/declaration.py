@@ -269,7 +269,7 @@ def _limits(name: str, options: Mapping[str, Any]) -> Sequence[Limit]:
 
 def _follow_up(name: str, task: Any, job_class: type[Any]) -> dict[str, Any]:
     """Return the data that jobs store about their `on_failure` task: enough to enqueue that task in SQL."""
-    declaration = getattr(task, "declaration", None)
+    declaration = getattr(task, "_declaration", None)
     if not isinstance(declaration, Declaration):
         is_class = isinstance(task, type)
         remedy = f". Of a task that is a class it is jobs.tasks[{task.__name__!r}]" if is_class else ""
@@ -282,7 +282,7 @@ def _follow_up(name: str, task: Any, job_class: type[Any]) -> dict[str, Any]:
             f"{name}: on_failure={declaration.name}.options(…) would lose its options: give the task itself, and the "
             f"options where that is declared, @jobs.task(queue=…)"
         )
-    if task.models.Job is not job_class:
+    if task._models.Job is not job_class:
         raise DeclarationError(
             f"{name}: on_failure={declaration.name} is a task of another Jobs, and no worker of this one knows it: "
             "declare it with the same jobs"

@@ -25,11 +25,11 @@ _SESSION = "- `session`: the `Session` or `scoped_session` of the caller."
 
 
 class _Adds(Protocol):
-    def add(self, session: AnySession | None, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Any: ...
+    def _add(self, session: AnySession | None, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Any: ...
 
 
 def enqueue(enqueuer: _Adds, session: AnySession | None = None, /, *args: Any, **kwargs: Any) -> JobMixin:
-    job: JobMixin = enqueuer.add(session, args, kwargs)
+    job: JobMixin = enqueuer._add(session, args, kwargs)
     return job
 
 
@@ -59,7 +59,7 @@ class DescribedEnqueue:
         """The function to bind to an enqueuer. It is made on first use: annotations may be unresolvable earlier."""
 
         def enqueue(enqueuer: _Adds, session: AnySession | None = None, /, *args: Any, **kwargs: Any) -> Any:
-            return enqueuer.add(session, args, kwargs)
+            return enqueuer._add(session, args, kwargs)
 
         arguments = [self._shown(parameter) for parameter in self._declaration.signature.arguments.parameters.values()]
         enqueue.__qualname__ = "Enqueuer.enqueue"

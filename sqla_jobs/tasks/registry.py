@@ -36,13 +36,13 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
 
         Raises `DeclarationError` if another task has the same name.
         """
-        declaration = task.declaration
+        declaration = task._declaration
         with self._lock:
             for name in (declaration.name, *declaration.aliases):
                 other = self._by_name.get(name)
                 if other is not None and not _same_place(other, task):
                     raise DeclarationError(
-                        f"two tasks are named {name!r}: {other.declaration.signature.place} and "
+                        f"two tasks are named {name!r}: {other._declaration.signature.place} and "
                         f"{declaration.signature.place}; give one of them another name="
                     )
             for name, other in list(self._by_name.items()):
@@ -53,7 +53,7 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
             if isinstance(declaration.signature.target, type):
                 self._by_class[declaration.signature.target] = task
             if declaration.gates:
-                spell_alike([gate for one in self._by_name.values() for gate in one.declaration.gates])
+                spell_alike([gate for one in self._by_name.values() for gate in one._declaration.gates])
 
     def load(self) -> None:
         """Import the modules given as `tasks=`. Raises a `ConfigurationError` that names a missing module."""
@@ -73,7 +73,7 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
                 "or import them before the worker starts"
             )
         for name in names:
-            self._by_name[name].declaration.codec.check()
+            self._by_name[name]._declaration.codec.check()
         return names
 
     def of_class(self, kind: type[Any]) -> Task[..., Any, J]:
@@ -94,17 +94,17 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
         `task` is a task, its class, or one of its names. Raises `UnknownTask`.
         """
         found = task if isinstance(task, Task) else self.of_class(task) if isinstance(task, type) else self[str(task)]
-        return (found.name, *found.declaration.aliases)
+        return (found.name, *found._declaration.aliases)
 
     def shown(self, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Return a job's stored arguments without sensitive values. An unknown task's arguments are unchanged."""
         task = self._known(name)
-        return dict(arguments) if task is None else task.declaration.shown(arguments)
+        return dict(arguments) if task is None else task._declaration.shown(arguments)
 
     def secrets(self, name: str, arguments: object) -> Secrets:
         """Return the secrets among the arguments of a job; none if the task is unknown."""
         task = self._known(name)
-        return NOTHING if task is None else task.declaration.secrets(arguments)
+        return NOTHING if task is None else task._declaration.secrets(arguments)
 
     def sensitive(self) -> dict[str, frozenset[str]]:
         """Return the sensitive arguments of each task that has any, by name and alias.
@@ -112,7 +112,7 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
         No search may cover these arguments, since a person could guess a hidden value by searching for it.
         """
         self.load()
-        return {name: task.declaration.sensitive for name, task in self.items() if task.declaration.sensitive}
+        return {name: task._declaration.sensitive for name, task in self.items() if task._declaration.sensitive}
 
     def _known(self, name: object) -> Task[..., Any, J] | None:
         if name not in self._by_name:
@@ -157,6 +157,6 @@ def import_named(module: str, given: str) -> ModuleType:
 
 def _same_place(one: Task[..., Any, Any], other: Task[..., Any, Any]) -> bool:
     """Return whether both tasks come from one definition: a module was reloaded, or a script was imported, too."""
-    a, b = one.declaration.signature, other.declaration.signature
+    a, b = one._declaration.signature, other._declaration.signature
     as_script = "__main__" in (a.module, b.module) and a.code.co_filename == b.code.co_filename
     return a.qualname == b.qualname and (a.module == b.module or as_script)

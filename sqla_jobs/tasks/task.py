@@ -30,6 +30,7 @@ from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
+from sqla_jobs.renamed import underscored
 from sqla_jobs.tasks.after import Begun, Waiting
 from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import Declaration
@@ -40,7 +41,6 @@ from sqla_jobs.tasks.hooks import Hooks
 from sqla_jobs.tasks.schedule import ScheduleOptions, Schedules
 from sqla_jobs.tasks.sessions import AnySession, plain_session
 from sqla_jobs.tasks.tracing import UNTRACED, Sending
-from sqla_jobs.tasks.unique import UniqueRule
 from sqla_jobs.tasks.unique_jobs import add_at_commit, add_many_unique, add_unique, rule_for
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class _Nobody:
 
 
 class _Injected(Protocol[C, E_co]):
-    def without_injected(self, target: Callable[C, object], /) -> E_co: ...
+    def _without_injected(self, target: Callable[C, object], /) -> E_co: ...
 
 
 class _EnqueueOf(Generic[C]):
@@ -109,7 +109,7 @@ class _EnqueueOf(Generic[C]):
     def __get__(self, enqueuer: Any, owner: object = None, /) -> Any:
         if enqueuer is None:
             return enqueue
-        return enqueuer.without_injected(enqueue)  # only for type checkers
+        return enqueuer._without_injected(enqueue)  # only for type checkers
 
 
 class Enqueuer(Generic[C, J]):
@@ -143,40 +143,18 @@ class Enqueuer(Generic[C, J]):
                 "are given, and it is written at the commit; use options(unique=…) without at_commit="
             )
 
-    @property
-    def declaration(self) -> Declaration:
-        """The declaration of the task."""
-        return self._declaration
+    if not TYPE_CHECKING:
+        __getattr__ = underscored("declaration", "models", "hooks")
 
     @property
-    def models(self) -> Models[J]:
-        """The mapped classes of the task's `Jobs`."""
-        return self._models
-
-    @property
-    def hooks(self) -> Hooks:
-        """The hooks of the task's `Jobs`."""
-        return self._hooks
-
-    @property
-    def chosen(self) -> Mapping[str, Any]:
-        """The checked options of this enqueuer."""
-        return self._options
-
-    @property
-    def unique(self) -> UniqueRule | None:
-        """The rule for unique jobs; `None` if the task's jobs are not unique."""
-        return self._unique
-
-    @property
-    def written(self) -> str:
+    def _written(self) -> str:
         """The Python expression for this enqueuer, for error messages."""
         declaration = self._declaration
         is_class = isinstance(declaration.signature.target, type)
         name = f"jobs.tasks[{declaration.name!r}]" if is_class else declaration.signature.target.__name__
         return f"{name}.options(…)" if self._options else name
 
-    def at_once(self) -> Enqueuer[C, J]:
+    def _at_once(self) -> Enqueuer[C, J]:
         """Return the enqueuer without `at_commit` in its policy. Its `enqueue` always returns a job."""
         if self._unique is None or not self._unique.policy.at_commit:
             return self
@@ -185,42 +163,42 @@ class Enqueuer(Generic[C, J]):
         return other
 
     @overload
-    def without_injected(self, target: Callable[Concatenate[_Nobody, ...], object], /) -> Enqueue[..., J]: ...
+    def _without_injected(self, target: Callable[Concatenate[_Nobody, ...], object], /) -> Enqueue[..., J]: ...
     @overload
-    def without_injected(self, target: Callable[Concatenate[S, RunContext, P], object], /) -> Enqueue[P, J]: ...
+    def _without_injected(self, target: Callable[Concatenate[S, RunContext, P], object], /) -> Enqueue[P, J]: ...
     @overload
-    def without_injected(self, target: Callable[Concatenate[S, P], object], /) -> Enqueue[P, J]: ...
+    def _without_injected(self, target: Callable[Concatenate[S, P], object], /) -> Enqueue[P, J]: ...
     @overload
-    def without_injected(self, target: Callable[Concatenate[RunContext, P], object], /) -> Enqueue[P, J]: ...
+    def _without_injected(self, target: Callable[Concatenate[RunContext, P], object], /) -> Enqueue[P, J]: ...
     @overload
-    def without_injected(self, target: Callable[P, object], /) -> Enqueue[P, J]: ...
-    def without_injected(self, target: Callable[..., object], /) -> Enqueue[..., J]:
+    def _without_injected(self, target: Callable[P, object], /) -> Enqueue[P, J]: ...
+    def _without_injected(self, target: Callable[..., object], /) -> Enqueue[..., J]:
         """Return `enqueue`, typed without the injected parameters."""
         return MethodType(self._described.function, self)
 
-    def add(self, session: AnySession | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> J:
+    def _add(self, session: AnySession | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> J:
         """Add a job to the caller's session, as `enqueue` does."""
         if not isinstance(session, Session):
             session = plain_session(session, lambda: self._call(args, kwargs))
         if self._hooks.tracing is None:
-            return self._add(session, args, kwargs)[0]
+            return self._insert(session, args, kwargs)[0]
         with self._sending(session) as sending:
-            added, inserted = self._add(session, args, kwargs)
+            added, inserted = self._insert(session, args, kwargs)
             if inserted is not None:
                 sending.one(added, inserted)
         return added
 
-    def _add(self, session: Session, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[J, int | None]:
+    def _insert(self, session: Session, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[J, int | None]:
         """Add a job. Return the job, and the number of inserted jobs: 1 or 0. With `at_commit`, both are None."""
         declaration, unique = self._declaration, self._unique
         check_open(session, self._models.Job)
-        given = self.bind(args, kwargs)
+        given = self._bind(args, kwargs)
         begun = None if self._waiting is None else self._waiting.begin(session)
         added: tuple[J, int | None]
         item = None if unique is None else unique.keyed(declaration.codec.encode(session, given))
         if unique is None or item is None or item.key is None:
             stored = from_json(item.args) if item is not None else declaration.codec.stored(session, given)
-            values = self._all_values(self.columns, begun)
+            values = self._all_values(self._columns, begun)
             added = add_one(session, self._models, values, stored, declaration.make_gates), 1
         elif unique.policy.at_commit:
             values = self._all_values(self._values, begun)
@@ -266,14 +244,14 @@ class Enqueuer(Generic[C, J]):
         remains in the transaction.
         """
         ids: list[int] | None = [] if returning else None
-        count = self.enqueue_numbered(session, enumerate(arguments), ids)
+        count = self._enqueue_numbered(session, enumerate(arguments), ids)
         return count if ids is None else ids
 
-    def enqueue_numbered(
+    def _enqueue_numbered(
         self, session: AnySession, arguments: Iterable[tuple[int, Mapping[str, Any]]], ids: list[int] | None, /
     ) -> Enqueued:
         """Enqueue numbered mappings like `enqueue_many`. Errors show these numbers. `ids` receives the jobs' ids."""
-        into = plain_session(session, lambda: f"{self.written}.enqueue_many(session, […])")
+        into = plain_session(session, lambda: f"{self._written}.enqueue_many(session, […])")
         declaration, unique = self._declaration, self._unique
 
         def each(convert: Callable[[bytes], T]) -> Iterator[T]:
@@ -281,13 +259,13 @@ class Enqueuer(Generic[C, J]):
                 if not isinstance(values, Mapping):
                     raise ArgumentsError(f"item {number} must be a mapping of arguments, got {type(values).__name__}")
                 try:
-                    yield convert(declaration.codec.encode(into, self.bind((), dict(values))))
+                    yield convert(declaration.codec.encode(into, self._bind((), dict(values))))
                 except ArgumentsError as error:
                     raise ArgumentsError(f"item {number}: {error}") from None
 
         with self._sending(into) as sending, self._entering(into, ids) as (begun, ids):
             if unique is None:
-                columns = self._all_values(self.columns, begun)
+                columns = self._all_values(self._columns, begun)
                 count = add_many(into, self._models, columns, each(bytes), declaration.make_gates, ids)
             elif unique.policy.at_commit:
                 raise ArgumentsError(
@@ -329,7 +307,7 @@ class Enqueuer(Generic[C, J]):
         parameters = self._declaration.signature.arguments.parameters.values()
         given = {one.name for one in [*parameters][: len(args)]} | kwargs.keys()
         named = [f", {one.name}=…" for one in parameters if one.name in given or one.default is one.empty]
-        return f"{self.written}.enqueue(session{''.join(named)})"
+        return f"{self._written}.enqueue(session{''.join(named)})"
 
     def _sending(self, session: Session) -> AbstractContextManager[Sending, None]:
         if (tracing := self._hooks.tracing) is None:
@@ -338,7 +316,7 @@ class Enqueuer(Generic[C, J]):
         return tracing.sending(session, self._models.Job, self._declaration.name, queue)
 
     @cached_property
-    def columns(self) -> Mapping[str, Any]:
+    def _columns(self) -> Mapping[str, Any]:
         """The column values of the task's jobs, except the arguments and the columns that are computed from them."""
         return expressed(self._values)
 
@@ -360,7 +338,7 @@ class Enqueuer(Generic[C, J]):
         headers = self._hooks.headers(self._options.get("headers"))
         return {**values, "headers": headers} if headers else values
 
-    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """Return the arguments by name. Raises `ArgumentsError` if they do not match the task's parameters."""
         required, names = self._declaration.signature.by_name
         if not args and required <= kwargs.keys() <= names:
@@ -368,9 +346,9 @@ class Enqueuer(Generic[C, J]):
         try:
             return self._declaration.signature.bind(self._declaration.name, args, kwargs)
         except ArgumentsError as error:
-            raise self.unknown(kwargs) or error from None
+            raise self._unknown(kwargs) or error from None
 
-    def unknown(self, kwargs: Mapping[str, Any]) -> ArgumentsError | None:
+    def _unknown(self, kwargs: Mapping[str, Any]) -> ArgumentsError | None:
         """Return the error about a keyword that is not an argument of the task; `None` if there is no such keyword."""
         task, parameters = self._declaration.name, self._declaration.signature.arguments.parameters
         name = min(kwargs.keys() - parameters.keys(), default=None)
@@ -495,7 +473,7 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
         Raises `ConfigurationError` for an invalid rule, time zone or option value; `ArgumentsError` for arguments that
         do not fit the task; `DeclarationError` for an unknown option, and for a name that another schedule has.
         """
-        self._schedules.declare(self._declaration, cron, self.bind((), dict(options.get("args", {}))), options)
+        self._schedules.declare(self._declaration, cron, self._bind((), dict(options.get("args", {}))), options)
 
     def __repr__(self) -> str:
         return f"<Task {self.name} of {self.__module__}.{self.__qualname__}>"

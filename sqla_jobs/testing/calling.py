@@ -88,14 +88,14 @@ class _Nobody:
 
 
 class _Injected(Protocol[C, E_co]):
-    def without_injected(self, target: Callable[C, object], /) -> E_co: ...
+    def _without_injected(self, target: Callable[C, object], /) -> E_co: ...
 
 
 class _CallOf(Generic[C]):
     """Selects the overload when a run is called, as `_EnqueueOf` does for `task.enqueue`."""
 
     def __get__(self, run: _Injected[C, E], owner: object = None, /) -> E:
-        return run.without_injected(lambda *_, **__: None)  # type checkers alone read this
+        return run._without_injected(lambda *_, **__: None)  # type checkers alone read this
 
 
 class Run(Generic[C, R]):
@@ -109,16 +109,16 @@ class Run(Generic[C, R]):
         self._options = options
 
     @overload
-    def without_injected(self, target: Callable[Concatenate[_Nobody, ...], object], /) -> Call[..., R]: ...
+    def _without_injected(self, target: Callable[Concatenate[_Nobody, ...], object], /) -> Call[..., R]: ...
     @overload
-    def without_injected(self, target: Callable[Concatenate[S, RunContext, P], object], /) -> Call[P, R]: ...
+    def _without_injected(self, target: Callable[Concatenate[S, RunContext, P], object], /) -> Call[P, R]: ...
     @overload
-    def without_injected(self, target: Callable[Concatenate[S, P], object], /) -> Call[P, R]: ...
+    def _without_injected(self, target: Callable[Concatenate[S, P], object], /) -> Call[P, R]: ...
     @overload
-    def without_injected(self, target: Callable[Concatenate[RunContext, P], object], /) -> Call[P, R]: ...
+    def _without_injected(self, target: Callable[Concatenate[RunContext, P], object], /) -> Call[P, R]: ...
     @overload
-    def without_injected(self, target: Callable[P, object], /) -> Call[P, R]: ...
-    def without_injected(self, target: Callable[..., object], /) -> Call[..., R]:
+    def _without_injected(self, target: Callable[P, object], /) -> Call[P, R]: ...
+    def _without_injected(self, target: Callable[..., object], /) -> Call[..., R]:
         """Return the call, typed without the injected parameters."""
         return self._run
 
@@ -126,9 +126,9 @@ class Run(Generic[C, R]):
         return self._by(Here(), args, kwargs)
 
     def _by(self, body: Here, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        declaration = self._task.declaration
-        hooks = self._task.hooks
-        stored = declaration.codec.encode(self._session, self._task.bind(args, kwargs)).decode()
+        declaration = self._task._declaration
+        hooks = self._task._hooks
+        stored = declaration.codec.encode(self._session, self._task._bind(args, kwargs)).decode()
         headers = hooks.headers(self._options.get("headers"))
         context = hooks.context_in(self._session)
         with resources_of_test(hooks, self._session, self._options.get("resources")) as (resources, _):
@@ -141,7 +141,7 @@ class Run(Generic[C, R]):
                 if not declaration.signature.wants_session:
                     attempt.make_steps = self._steps(None, body)
                     return called()
-                savepoints = Savepoints(self._session, self._task.models)
+                savepoints = Savepoints(self._session, self._task._models)
                 attempt.session = self._session
                 attempt.make_steps = self._steps(savepoints, body)
                 with savepoints.begin():
@@ -152,7 +152,7 @@ class Run(Generic[C, R]):
     def _steps(self, savepoints: Savepoints | None, body: Here) -> Callable[[Attempt], RunSteps]:
         """Return a function that creates the run's steps, which are kept in memory."""
         store = MemoryStore(self._session, savepoints, self._options.get("signals", {}))
-        is_coroutine = self._task.declaration.signature.is_coroutine
+        is_coroutine = self._task._declaration.signature.is_coroutine
 
         def made(attempt: Attempt) -> RunSteps:
             attempt.body = body
@@ -165,7 +165,7 @@ class AwaitedRun(Run[C, R]):
     """A run that must be awaited: one of a coroutine task, or one with an `AsyncSession`."""
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
-        body = InGreenlet() if self._task.declaration.signature.is_coroutine else Here()
+        body = InGreenlet() if self._task._declaration.signature.is_coroutine else Here()
         return greenlet_spawn(self._by, body, args, kwargs)
 
 
@@ -212,15 +212,15 @@ def run_job(
     """
     if not isinstance(task, Task):
         raise ArgumentsError(f"run_job takes a task, got {task!r:.200}: {HOW_TO_GIVE_A_TASK}")
-    checked, signature = _checked(task.declaration, options), task.declaration.signature
+    checked, signature = _checked(task._declaration, options), task._declaration.signature
     below = synchronous_session(session)
-    own = plain_session(cast("AnySession", session), f"run_job(session, {task.written})") if below is None else below
+    own = plain_session(cast("AnySession", session), f"run_job(session, {task._written})") if below is None else below
     if signature.is_coroutine and signature.wants_session and around_test(own) is None:
         raise ConfigurationError(
             f"{task.name} takes an AsyncSession, and run_job was given a Session that belongs to none: write "
-            f"await run_job(session, {task.written})(…) with the AsyncSession of the test"
+            f"await run_job(session, {task._written})(…) with the AsyncSession of the test"
         )
-    check_session(task.declaration, own)
+    check_session(task._declaration, own)
     if below is None and not signature.is_coroutine:
         return Run(own, task, checked)
     check_greenlet(task.name)

@@ -39,8 +39,8 @@ def connection_of(jobs: Jobs[Any], session: Session) -> Connection:
 def known_tasks(jobs: Jobs[Any], session: Session) -> list[str]:
     """Return the names of all tasks. Raises the errors with which a worker refuses to start."""
     names = jobs.tasks.complete()
-    check_version(connection_of(jobs, session), jobs.models.tables["jobs"])
-    _ = [*declared_limits(jobs.tasks[name].declaration for name in names)]
+    check_version(connection_of(jobs, session), jobs._models.tables["jobs"])
+    _ = [*declared_limits(jobs.tasks[name]._declaration for name in names)]
     return names
 
 
@@ -51,13 +51,13 @@ def process(
     """Register a process for claims, in the session's transaction."""
     write_now(session)
     process_id = processes.register(
-        connection_of(jobs, session), jobs.models, kind=kind, queues=dict(queues or {}), lease=30.0
+        connection_of(jobs, session), jobs._models, kind=kind, queues=dict(queues or {}), lease=30.0
     )
     try:
         yield process_id
     finally:
         if session.is_active:
-            processes.unregister(connection_of(jobs, session), jobs.models, process_id)
+            processes.unregister(connection_of(jobs, session), jobs._models, process_id)
 
 
 def resolve(session: Session, queries: Queries) -> None:
@@ -82,7 +82,7 @@ def check_queues(queues: Iterable[str]) -> list[str]:
 
 def check_known(jobs: Jobs[Any], session: Session, queues: Iterable[str]) -> None:
     """Raise `ConfigurationError` for a queue that no task, job or schedule has. It is probably misspelled."""
-    of_tasks = (str(task.declaration.defaults["queue"]) for task in jobs.tasks.values())
+    of_tasks = (str(task._declaration.defaults["queue"]) for task in jobs.tasks.values())
     of_rows = union(*(select(column) for column in (jobs.Job.queue, jobs.Schedule.queue, jobs.Queue.name)))
     known = {"default", *of_tasks, *session.scalars(of_rows, bind_arguments={"mapper": jobs.Job})}
     for queue in queues:
@@ -102,8 +102,8 @@ def within_limits(jobs: Jobs[Any], session: Session, queries: Queries) -> Claim:
 
     Like a worker's claim, it takes jobs from each group in turn.
     """
-    declarations = {name: jobs.tasks[name].declaration for name in jobs.tasks}
-    declare(session, jobs.models, list(declarations), declared_limits(declarations.values()))
+    declarations = {name: jobs.tasks[name]._declaration for name in jobs.tasks}
+    declare(session, jobs._models, list(declarations), declared_limits(declarations.values()))
     cursors: dict[str, str] = {}
 
     def claim(session: Session, process_id: uuid.UUID, slots: dict[str, int], tasks: Sequence[str]) -> list[Claimed]:

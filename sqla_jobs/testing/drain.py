@@ -141,22 +141,22 @@ def drain(
     seconds = check_seconds("ahead", ahead)
     check_integer("max_runs", max_runs, least=0, most=1_000_000_000)
     known_tasks(jobs, own)
-    queries = Queries(jobs.models)
-    context = jobs.hooks.context_in(own)
-    raised, savepoints = _Raised(), _Ends(own, jobs.models, queries)
+    queries = Queries(jobs._models)
+    context = jobs._hooks.context_in(own)
+    raised, savepoints = _Raised(), _Ends(own, jobs._models, queries)
     own_connections = Connections(savepoints.once, savepoints.outside, greenlet_spawn)
     names = None if queues is None else check_queues(queues)
     ticks = Ticks(jobs, own, seconds) if seconds and schedules else None
     find = _finder(jobs, own, queries, names, seconds, ticks, limits=limits)
     savepoints.check_constraints()
     runs, recorded = 0, list[BaseException]()
-    with resources_of_test(jobs.hooks, own, resources) as (found, awaited), process(jobs, own) as process_id:
+    with resources_of_test(jobs._hooks, own, resources) as (found, awaited), process(jobs, own) as process_id:
         executor = Executor(
             jobs.tasks,
             lambda declaration: savepoints,
             context=lambda run: raised.around(run, context),
-            middleware=jobs.hooks.middleware,
-            tracing=jobs.hooks.tracing,
+            middleware=jobs._hooks.middleware,
+            tracing=jobs._hooks.tracing,
             resources=found,
             upstream=queries.upstream(lambda: nullcontext(own)),
             steps=StepsFactory(queries, own_connections, ahead=seconds),
@@ -182,7 +182,7 @@ def drain(
             runs += 1
             expire_rows(jobs, own)
             if error is not None and end is not None and end.outcome.kind in _FAILED:
-                is_expected = _is_expected(jobs.tasks[job.task].declaration, error, end)
+                is_expected = _is_expected(jobs.tasks[job.task]._declaration, error, end)
                 if (errors == "raise" and not is_expected) or is_test_cancelled():
                     error.add_note(_note(jobs, job, end))
                     raise error
@@ -199,7 +199,7 @@ def drain(
 def _body(jobs: Jobs[Any], session: Session, queries: Queries, attempt: Attempt, awaited: Await) -> Interruptible:
     """Return the task's runner. If nothing here can run the task, release the job and raise `ConfigurationError`."""
     try:
-        return body_of(jobs.tasks[attempt.job.task].declaration, session, awaited)
+        return body_of(jobs.tasks[attempt.job.task]._declaration, session, awaited)
     except ConfigurationError:
         _finish(queries, session, attempt.ended(Outcome.released()))
         raise
@@ -212,9 +212,9 @@ def _finish(queries: Queries, session: Session, end: RunEnd) -> RunEnd:
 
 def _tell(jobs: Jobs[Any], context: Context, event: RunEvent) -> None:
     """Call the event handlers inside `context`, as workers do. Ctrl-C and `pytest.fail` propagate to the test."""
-    if jobs.hooks.wanted([event.name]):
+    if jobs._hooks.wanted([event.name]):
         with context(None):
-            jobs.hooks.tell(event, caught=Exception)
+            jobs._hooks.tell(event, caught=Exception)
 
 
 class _Raised:
@@ -337,8 +337,8 @@ class Ticks:
         self._jobs = jobs
         self._session = session
         self._ahead = timedelta(seconds=ahead)
-        self._queries = ScheduleQueries(jobs.models)
-        sync(session, jobs.models, jobs.schedules)
+        self._queries = ScheduleQueries(jobs._models)
+        sync(session, jobs._models, jobs.schedules)
         while fire_due(connection_of(jobs, session), self._queries, jobs.tasks, ALL)[1]:
             pass
         expire_rows(jobs, session)

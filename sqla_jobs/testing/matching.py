@@ -44,11 +44,11 @@ class Criteria:
     """The expected arguments and options. Raises `ArgumentsError` for a value that no job of the task could have."""
 
     def __init__(self, session: Session, enqueuer: Enqueuer[..., Any], arguments: Mapping[str, Any]) -> None:
-        if (error := enqueuer.unknown(arguments)) is not None:
+        if (error := enqueuer._unknown(arguments)) is not None:
             raise error
         self._session = session
         self._enqueuer = enqueuer
-        self._declaration = enqueuer.declaration
+        self._declaration = enqueuer._declaration
         self._stored = some_arguments(session, self._declaration, arguments)
         self._decoded = {name: self._decode(name, value) for name, value in self._stored.items()}
 
@@ -61,14 +61,14 @@ class Criteria:
     def wanted(self) -> dict[str, Any]:
         """The expected arguments and options, as JSON without secrets."""
         secrets = self._declaration.secrets(self._stored)
-        chosen: dict[str, Any] = dict(self._enqueuer.chosen) | self._waiting
+        chosen: dict[str, Any] = dict(self._enqueuer._options) | self._waiting
         chosen = to_jsonable_python(chosen, timedelta_mode="float", fallback=repr)
         return {**self._declaration.shown(self._stored), **secrets.json(chosen)}
 
     @cached_property
     def _waiting(self) -> dict[str, Any]:
         """The expected options `after` and `batch`, by name."""
-        chosen = self._enqueuer.chosen
+        chosen = self._enqueuer._options
         after = {"after": named(chosen["after"])} if "after" in chosen else {}
         return after | ({"batch": name_of(chosen["batch"])} if "batch" in chosen else {})
 
@@ -85,7 +85,7 @@ class Criteria:
             yield Compared(name, wanted, _ANOTHER if found == HIDDEN and not is_equal else found, is_equal)
 
     def _of_options(self, job: JobMixin) -> Iterator[Compared]:
-        for name, wanted in self._enqueuer.chosen.items():
+        for name, wanted in self._enqueuer._options.items():
             if name == "delay":
                 yield self._of_delay(wanted.total_seconds(), (job.run_at - job.created_at).total_seconds())
             elif name == "columns":
@@ -93,19 +93,19 @@ class Criteria:
                     yield self._option(job, column, value, getattr(job, column))
             elif name == "after":
                 yield self._option(
-                    job, name, self._waiting[name], read_after(self._session, self._enqueuer.models, job)
+                    job, name, self._waiting[name], read_after(self._session, self._enqueuer._models, job)
                 )
             elif name == "batch":
                 yield self._option(
-                    job, name, self._waiting[name], read_batch(self._session, self._enqueuer.models, job)
+                    job, name, self._waiting[name], read_batch(self._session, self._enqueuer._models, job)
                 )
             elif name == "headers":  # header sources may have added others
                 found = {header: (job.headers or {}).get(header) for header in wanted}
                 yield self._option(job, name, wanted, found)
             elif name != "unique":
                 yield self._option(job, name, wanted, getattr(job, name))
-        if "unique" in self._enqueuer.chosen and self._enqueuer.unique is not None:
-            yield self._option(job, "unique_key", self._enqueuer.unique.key_of(arguments_of(job)), job.unique_key)
+        if "unique" in self._enqueuer._options and self._enqueuer._unique is not None:
+            yield self._option(job, "unique_key", self._enqueuer._unique.key_of(arguments_of(job)), job.unique_key)
 
     def _of_delay(self, wanted: float, found: float) -> Compared:
         return Compared("delay", wanted, round(found, 1), abs(found - wanted) < _CLOSE)

@@ -24,7 +24,7 @@ def call_of(
     """Return a function that returns the text of a call, such as `assert_enqueued(session, send, email=…)`."""
 
     def call() -> str:
-        named = "jobs" if isinstance(what, Jobs) else what.written
+        named = "jobs" if isinstance(what, Jobs) else what._written
         return f"{function.__name__}(session, {', '.join([named, *(f'{name}=…' for name in arguments)])})"
 
     return call
@@ -57,7 +57,7 @@ def listed(what: Jobs[Any] | Enqueuer[..., Any], jobs: Sequence[JobMixin]) -> st
 
 def _arguments(what: Jobs[Any] | Enqueuer[..., Any], job: JobMixin) -> str:
     stored = arguments_of(job)
-    shown = what.tasks.shown(job.task, stored) if isinstance(what, Jobs) else what.declaration.shown(stored)
+    shown = what.tasks.shown(job.task, stored) if isinstance(what, Jobs) else what._declaration.shown(stored)
     return ", ".join(f"{name}={json.dumps(value):.200}" for name, value in shown.items())
 
 

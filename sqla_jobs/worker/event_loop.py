@@ -138,7 +138,7 @@ class EventLoop:
             self._ask(_Question(now))
         elif now - question.asked_at > _BLOCKED and question.held_up_by is None:
             thread = 0 if self._begun is None else self._begun.thread
-            frame = sys._current_frames().get(thread)  # pyright: ignore[reportPrivateUsage]
+            frame = sys._current_frames().get(thread)
             stack = "?" if frame is None else stack_of(frame, since=_RUNS)
             who = current(asyncio.current_task(self.loop))
             since = datetime.now(UTC) - timedelta(seconds=now - question.asked_at)

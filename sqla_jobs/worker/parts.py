@@ -121,11 +121,11 @@ class Parts:
         self._host = host
         self.engines: Engines = engines
         self._settings = settings
-        self.attempts: Attempts = Attempts(settings.heartbeat, jobs.counters)
+        self.attempts: Attempts = Attempts(settings.heartbeat, jobs._counters)
         self._backlogs = [Backlog(name, number) for name, number in settings.queues.items()]
         set_aside = SetAside()
         self._shared = shared = Shared(
-            engines.main, engines.claims, jobs.models, queries, settings, self.attempts, set_aside
+            engines.main, engines.claims, jobs._models, queries, settings, self.attempts, set_aside
         )
         self._contexts = contexts
         self._coroutines = coroutines
@@ -135,7 +135,7 @@ class Parts:
         self._sessions = sessions_at_once(declarations.values(), settings, app, coroutines)
         if engines.steps is not None:
             self._sessions += STEPS_AT_ONCE
-        misfits = Misfits(jobs.models, takes, set_aside)
+        misfits = Misfits(jobs._models, takes, set_aside)
         self._liveness = Liveness(
             shared,
             host,
@@ -152,7 +152,7 @@ class Parts:
             engines.claims.begin,
             declarations,
             list(settings.queues),
-            store=partial(store_limits, engines.main, jobs.models, declarations),
+            store=partial(store_limits, engines.main, jobs._models, declarations),
             set_aside=set_aside,
         )
         self.resolver: JobResolver = JobResolver(
@@ -162,8 +162,10 @@ class Parts:
         self.limited: LimitedSource = LimitedSource(claiming, self._backfill, tasks)
         plain = [name for name in tasks if not declarations[name].gates]
         self.claimer: Claimer = Claimer(claiming, plain, all_tasks=tasks, limited=self.limited)
-        self._events = EventDelivery(engines.main, queries, jobs.hooks, binding.context, tasks)
-        self._books = Bookkeeping(self.attempts, jobs.counters, self._events, self.claimer, self.limited, self.resolver)
+        self._events = EventDelivery(engines.main, queries, jobs._hooks, binding.context, tasks)
+        self._books = Bookkeeping(
+            self.attempts, jobs._counters, self._events, self.claimer, self.limited, self.resolver
+        )
         self._step_threads = ThreadPoolExecutor(STEPS_AT_ONCE, "sqla_jobs-steps")
         self._executor = Executor(
             jobs.tasks,
@@ -171,8 +173,8 @@ class Parts:
             context=binding.context,
             slot=host.slot,
             timeout=settings.timeout,
-            middleware=jobs.hooks.middleware,
-            tracing=jobs.hooks.tracing,
+            middleware=jobs._hooks.middleware,
+            tracing=jobs._hooks.tracing,
             resources=self._contexts.resources,
             upstream=queries.upstream(engines.main.begin),
             started=self._books.started,
@@ -197,8 +199,10 @@ class Parts:
         )
         self._pruner: Pruner | None = None
         if settings.retention is not None:  # otherwise another process of the same worker prunes
-            declared = [(jobs.tasks.names(task), task.declaration.retention) for task in {*jobs.tasks.values()}]
-            self._pruner = Pruner(engines.main, jobs.models, settings.retention, [*rules(settings.retention, declared)])
+            declared = [(jobs.tasks.names(task), task._declaration.retention) for task in {*jobs.tasks.values()}]
+            self._pruner = Pruner(
+                engines.main, jobs._models, settings.retention, [*rules(settings.retention, declared)]
+            )
 
     def sign_on(self) -> None:
         """Enter the worker contexts, store the declared limits, and register the process."""

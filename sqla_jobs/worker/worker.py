@@ -64,7 +64,7 @@ class Worker(Service):
         settings: Settings,
         host: Host | None = None,
     ) -> None:
-        self._host = host or Alone(jobs.counters)
+        self._host = host or Alone(jobs._counters)
         super().__init__(self._host.stop)
         self._jobs = jobs
         self._binding = binding
@@ -130,7 +130,7 @@ class Worker(Service):
         """
         if self._parts is not None:
             raise ConfigurationError("this worker was started before: make a new one with jobs.worker(…)")
-        declarations = {name: self._jobs.tasks[name].declaration for name in self._jobs.tasks.complete()}
+        declarations = {name: self._jobs.tasks[name]._declaration for name in self._jobs.tasks.complete()}
         app = self._binding.engine
         isolation = self._binding.check_isolation()
         warn_of_small_pool(app, self._settings.jobs_of(queues_of_sessions(declarations.values())))
@@ -138,7 +138,7 @@ class Worker(Service):
             self._parts = parts = self._signed_on(app, declarations, isolation)
         except ProgrammingError as error:
             raise ConfigurationError(explain(error)) from error
-        self._jobs.counters.serves((one.name, one.defaults["queue"]) for one in declarations.values())
+        self._jobs._counters.serves((one.name, one.defaults["queue"]) for one in declarations.values())
         parts.start()
 
     def _signed_on(self, app: Engine, declarations: dict[str, Declaration], isolation: str) -> Parts:
@@ -149,8 +149,8 @@ class Worker(Service):
             engines = Engines.of(app, patience=settings.patience, connections=host.connections, has_steps=has_steps)
             made.callback(engines.close)
             erases = any(one.retention.erases for one in declarations.values())
-            queries = engines.queries(self._jobs.models, erases=erases, lock_timeout=settings.lease)
-            contexts = Contexts(self._jobs.hooks.worker_contexts, self._binding.context)
+            queries = engines.queries(self._jobs._models, erases=erases, lock_timeout=settings.lease)
+            contexts = Contexts(self._jobs._hooks.worker_contexts, self._binding.context)
             inside = None if self._inside is None else self._inside.loop
             coroutines = Coroutines(declarations, self._binding, isolation, inside, need_loop=contexts.need_loop)
             made.callback(coroutines.close)

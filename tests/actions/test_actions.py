@@ -270,7 +270,7 @@ class TestPause:
     def test_what_is_paused_until_later_is_not_due_and_then_it_is(self, session: Session, names: Any) -> None:
         ran.clear()
         note.enqueue(session, 1)
-        queries, named = Queries(jobs.models), (["mail"], ["note"])
+        queries, named = Queries(jobs._models), (["mail"], ["note"])
         where = [] if names else ["mail"]
         jobs.pause(session, *where, **names, until=timedelta(hours=1))
         assert (queries.poll(session, *named).is_more, queries.is_due(session, *named)) == (False, False)
@@ -342,7 +342,7 @@ class TestPause:
     def test_jobs_of_a_paused_task_are_not_due(self, session: Session) -> None:
         ran.clear()
         note.enqueue(session, 1)
-        queries = Queries(jobs.models)
+        queries = Queries(jobs._models)
         names = (["mail"], ["note"])
         jobs.pause(session, task="note")
         assert drain(jobs, session) == 0

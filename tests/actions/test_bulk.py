@@ -64,7 +64,7 @@ def add(session: Session, state: str, **values: Any) -> int:
 
 
 def changing() -> AbstractContextManager[Changing]:
-    return audit.changing(jobs.binding(), jobs.models, jobs.tasks, "ada")
+    return audit.changing(jobs._binding(), jobs._models, jobs.tasks, "ada")
 
 
 def all_of(change: Change, selection: Selection | None = None) -> tuple[int, int]:
@@ -89,7 +89,7 @@ def test_each_change_touches_the_states_it_applies_to(
     session: Session, change: Change, changed: set[str], state: str | None
 ) -> None:
     ids = {name: add(session, name) for name in STATES}
-    assert change.count(session, jobs.models, Selection()) == dict.fromkeys(change.states, 1)
+    assert change.count(session, jobs._models, Selection()) == dict.fromkeys(change.states, 1)
     assert all_of(change) == (len(changed), len(changed))
     found = states(session)
     for name, job_id in ids.items():
@@ -126,7 +126,7 @@ def test_a_selection_names_jobs_by_all_that_is_known_of_them(database: Engine, s
         "after": (Selection(after=now - timedelta(days=1)), [1, 2]),
         "both": (Selection(queues=("mail",), args={"number": 7}), []),
     }.values():
-        found = session.scalars(select(MyJob.id).where(*selection.where(jobs.models)).order_by(MyJob.id))
+        found = session.scalars(select(MyJob.id).where(*selection.where(jobs._models)).order_by(MyJob.id))
         assert found.all() == expected, selection
     assert Selection().is_everything
     assert not Selection(ids=(1,)).is_everything

@@ -227,7 +227,7 @@ def test_what_was_changed_after_the_statements_snapshot_is_left_alone(
     add(session, "scheduled" if change == Cancel() else "failed")
     gate = Gate(database)
     with gate.closed_after_the_choice(committed(database, act)):
-        begin = partial(changing, jobs.binding(), jobs.models, jobs.tasks, "ada")
+        begin = partial(changing, jobs._binding(), jobs._models, jobs.tasks, "ada")
         progress = [*change.in_batches(begin, selection)][-1]
     assert (progress.seen, progress.changed) == (10, 0)
     found = session.execute(select(Job.state, Job.cancel_requested_at, Job.args)).all()

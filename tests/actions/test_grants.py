@@ -149,7 +149,7 @@ def allowed(engine: Engine, table: Any, right: str) -> set[str]:
         }
 
 
-TABLES = jobs.models.tables
+TABLES = jobs._models.tables
 AFTER = {"waits_for", "waits_at", "if_failed", "batch_id", "finished_at"}
 ENQUEUED = {
     *("task", "queue", "priority", "args", "state", "run_at", "max_attempts", "max_lost", "note"),
@@ -451,7 +451,7 @@ class TestAViewer:
             with tables.connect() as connection:
                 return [
                     connection.execute(select(table).order_by(*table.primary_key)).all()
-                    for table in dashboard_shop.jobs.models.tables.values()
+                    for table in dashboard_shop.jobs._models.tables.values()
                 ]
 
         with Session(tables) as session:  # something to change
@@ -469,7 +469,7 @@ class TestAViewer:
             assert rows() == before
 
     def test_may_only_read(self, viewer: Engine) -> None:
-        for noun, table in dashboard_shop.jobs.models.tables.items():
+        for noun, table in dashboard_shop.jobs._models.tables.items():
             assert allowed(viewer, table, "SELECT") == {column.name for column in table.columns}
             for right in ("INSERT", "UPDATE", "REFERENCES"):
                 assert allowed(viewer, table, right) == set(), (noun, right)

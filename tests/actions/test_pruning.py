@@ -203,7 +203,7 @@ class TestRunsWithoutAJob:
         session.commit()
         session.connection().invalidate()  # a new one has read nothing yet
         session.rollback()
-        found = Leftovers(jobs.models).find_orphans(session, after=20_000, older_than=86400, limit=LOOKED_AT)
+        found = Leftovers(jobs._models).find_orphans(session, after=20_000, older_than=86400, limit=LOOKED_AT)
         assert (len(found.ids), found.last) == (1, 30_000)
         read = session.execute(
             text(
@@ -442,8 +442,8 @@ class TestOfATask:
         session.commit()
         session.execute(text("ANALYZE sqla_jobs"))
         late = self.ended(session, "chatter", succeeded=2)["succeeded"]
-        removal = Removal(jobs.models)
-        graphs = Graphs(jobs.models, [])
+        removal = Removal(jobs._models)
+        graphs = Graphs(jobs._models, [])
         old = SomeJobs(removal, graphs, "succeeded", 86400, [], removal.is_of(["chatter"]))
         cursors: list[Any] = [None]
         while (batch := old.find(session, cursors[-1])).beyond is not None:

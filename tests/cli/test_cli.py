@@ -121,8 +121,8 @@ def command(
                 sys.modules.pop(path.stem, None)
             with pytest.raises(SystemExit) as ended:
                 main(arguments, "sqla-jobs")
-            if jobs.bound is not None:
-                jobs.binding().engine.dispose()
+            if jobs._bound is not None:
+                jobs._binding().engine.dispose()
         printed = capsys.readouterr()
         return subprocess.CompletedProcess(arguments, int(ended.value.code or 0), printed.out, printed.err)
 

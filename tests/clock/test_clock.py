@@ -164,7 +164,7 @@ def test_what_an_operator_set_stays_and_what_code_changed_follows(
     row = only(session, jobs)
     assert (row.cron, row.enabled, row.disabled_reason) == ("0 5 * * *", False, "the printer is broken")
     assert (row.priority, row.timezone) == (7, "Asia/Tokyo")
-    sync(session, after.models, after.schedules, reset=True)
+    sync(session, after._models, after.schedules, reset=True)
     row = only(session, jobs)
     assert (row.cron, row.enabled) == ("0 4 * * *", True)
 
@@ -234,7 +234,7 @@ def test_prune_disables_at_once_and_old_code_does_not_switch_off_what_new_code_d
     new.clock().tick()
     old.clock().tick()
     assert session.scalar(select(func.count()).where(jobs.Schedule.enabled)) == 3
-    assert retire(session, new.models, new.schedules, timedelta(0)) == ["gone"]
+    assert retire(session, new._models, new.schedules, timedelta(0)) == ["gone"]
 
 
 @pytest.mark.slow
@@ -400,7 +400,7 @@ tick.schedule(every(seconds=1), name="each second", catch_up="all")
 @pytest.fixture
 def folder(tmp_path: Path, engine: Engine, database_url: str) -> Path:
     (tmp_path / "app.py").write_text(APP.format(url=database_url))
-    program = "import app; app.Base.metadata.create_all(app.jobs.binding().engine)"
+    program = "import app; app.Base.metadata.create_all(app.jobs._binding().engine)"
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, timeout=60)
     return tmp_path
 

@@ -98,7 +98,7 @@ def past(now: datetime, count: int, pick: random.Random) -> Iterator[tuple[dict[
     for _ in range(count):
         (task,) = pick.choices(list(PLAN), [share for share, _, _ in PLAN.values()])
         _, seconds, failing = PLAN[task]
-        declared = jobs.tasks[task].declaration.defaults
+        declared = jobs.tasks[task]._declaration.defaults
         due = now - timedelta(hours=min(pick.expovariate(1 / 24), 168 * pick.random()), seconds=90)
         wait = timedelta(seconds=pick.lognormvariate(-3.2, 0.9) * (1 + 25 * (pick.random() < 0.02)))
         took = timedelta(seconds=seconds * pick.lognormvariate(0, 0.45))
@@ -150,7 +150,7 @@ def fill(connection: Connection, now: datetime, *, ended: int = 6000) -> None:
         process |= {"started_at": now - timedelta(hours=9), "heartbeat_at": now - timedelta(seconds=2)}
         connection.execute(insert(jobs.Process).values(**process))
     for row in live(now):
-        task = jobs.tasks[row["task"]].declaration
+        task = jobs.tasks[row["task"]]._declaration
         args = args_of(row["task"], pick)
         row |= {"queue": task.defaults["queue"], "args": args, "gates": task.gates_of(args) or None}
         connection.execute(insert(jobs.Job).values(created_at=row.get("started_at", min(row["run_at"], now)), **row))
@@ -187,7 +187,7 @@ def live(now: datetime) -> Iterator[dict[str, Any]]:
 def _limits(connection: Connection, now: datetime) -> None:
     """Store the declared limits as a worker would. An operator has lowered one of them."""
     for name in ("billing.charge", "images.resize", "reports.monthly"):
-        for gate in jobs.tasks[name].declaration.gates:
+        for gate in jobs.tasks[name]._declaration.gates:
             assert gate.limit is not None
             row = {"gate": gate.row, "tasks": [name], "declared": gate.limit.values, **gate.limit.values}
             row |= {"running": 1, "set_at": now - timedelta(minutes=70)} if name == "images.resize" else {}
@@ -206,7 +206,7 @@ def _schedules(connection: Connection, now: datetime) -> None:
     ]:
         row = {"name": name, "task": task, "cron": cron, "timezone": zone, "args": args, "enabled": enabled}
         row |= {"disabled_reason": None if enabled else "the template is being redone, see ticket 4711"}
-        row |= {"queue": jobs.tasks[task].declaration.defaults["queue"], "declared": name != "settle what is open"}
+        row |= {"queue": jobs.tasks[task]._declaration.defaults["queue"], "declared": name != "settle what is open"}
         row["declared_at"] = now - timedelta(minutes=3)
         adding = insert(jobs.Schedule).values(**row).returning(jobs.Schedule.id)
         schedule_id = connection.execute(adding).scalar_one()

@@ -30,7 +30,7 @@ def shoot(url: str, chromium: str) -> None:
             page.screenshot(path=FOLDER / f"overview-1280-{scheme}.png")
         browser.close()
     server.shutdown()
-    jobs.binding().engine.dispose()
+    jobs._binding().engine.dispose()
 
 
 if __name__ == "__main__":

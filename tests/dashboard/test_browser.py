@@ -360,12 +360,12 @@ def example_origin(server_url: str) -> Iterator[str]:
         with served(app) as origin:
             yield f"{origin}/jobs"
         create_engine(url).dispose()
-        example.jobs.binding().engine.dispose()
+        example.jobs._binding().engine.dispose()
 
 
 def pages() -> dict[str, str]:
     """Every page that the example has."""
-    with example.jobs.binding().session_factory() as session:
+    with example.jobs._binding().session_factory() as session:
         job = example.jobs.Job
         newest = {
             state: session.scalar(select(func.max(job.id)).where(job.state == state))

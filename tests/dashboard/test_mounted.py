@@ -354,7 +354,7 @@ def test_it_reads_through_the_synchronous_twin_of_an_asynchronous_engine(databas
     with session.begin():
         session.add(jobs.Queue(name="of asyncio", paused_at=datetime.now(UTC)))
     assert "of asyncio" in in_fastapi().get("/jobs/").text
-    jobs.binding().engine.dispose()
+    jobs._binding().engine.dispose()
 
 
 def test_an_error_of_the_database_is_a_page(engine: Engine) -> None:

@@ -34,7 +34,7 @@ def test_the_tables_are_refused_by_another_database_before_any_is_made(sqlite: E
 
 
 def test_the_other_tables_of_the_application_can_be_made_there(sqlite: Engine) -> None:
-    own = {table.name for table in jobs.models.tables.values()}
+    own = {table.name for table in jobs._models.tables.values()}
     others = [table for table in Base.metadata.sorted_tables if table.name not in own]
     Base.metadata.create_all(sqlite, tables=others)
     assert inspect(sqlite).get_table_names() == [Row.__tablename__]
@@ -69,7 +69,7 @@ def test_jobs_are_enqueued_and_drained_through_psycopg2(psycopg2: Engine) -> Non
 def test_a_commit_through_psycopg2_wakes_the_workers_of_other_processes(psycopg2: Engine, database_url: str) -> None:
     address = make_url(database_url).set(drivername="postgresql").render_as_string(hide_password=False)
     with psycopg.connect(address, autocommit=True) as listening:
-        listening.execute(f'LISTEN "{jobs.models.channel}"'.encode())
+        listening.execute(f'LISTEN "{jobs._models.channel}"'.encode())
         with Session(psycopg2) as session:
             write.enqueue(session, n=1)
             session.commit()

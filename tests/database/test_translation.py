@@ -46,7 +46,7 @@ def test_a_bind_that_puts_the_jobs_elsewhere_is_refused(engine: Engine, kind: st
     jobs = application()
     with pytest.raises(ConfigurationError, match=r"puts 'tenant' in the place of the schema None .* schema='public'"):
         jobs.bind(translating(engine, kind))
-    assert not jobs.is_bound
+    assert not jobs._is_bound
 
 
 def of_factory(jobs: Jobs[Any], engine: Engine) -> None:

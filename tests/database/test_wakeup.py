@@ -116,7 +116,7 @@ def test_parent_and_child_of_a_fork_both_wake_it(worker: Engine, database_url: s
 def test_nothing_is_said_before_the_outermost_commit_or_after_a_rollback(engine: Engine, database_url: str) -> None:
     dsn = database_url.replace("+psycopg", "")
     with psycopg.connect(dsn, autocommit=True) as listener, Session(engine) as session:
-        listener.execute(sql.SQL("LISTEN {}").format(sql.Identifier(jobs.models.channel)))
+        listener.execute(sql.SQL("LISTEN {}").format(sql.Identifier(jobs._models.channel)))
         for _ in range(2):
             shop.write.enqueue(session, n=1)
             with session.begin_nested():
@@ -156,7 +156,7 @@ def test_it_hears_where_transactions_are_stricter_by_default(engine: Engine, dat
         other.execute("INSERT INTO sqla_jobs (task, args) VALUES ('write', '{\"n\": 2}')")
 
         def is_told() -> bool:
-            other.execute("SELECT pg_notify(%s, '')", [jobs.models.channel])
+            other.execute("SELECT pg_notify(%s, '')", [jobs._models.channel])
             other.commit()
             return effects(engine) == {1, 2}
 
@@ -187,7 +187,7 @@ def test_what_is_told_in_the_middle_of_a_look_is_looked_for_at_once(
     with jobs.worker(), engine.connect() as connection:
         wait_until(lambda: is_listening(engine))
         is_armed.set()
-        connection.execute(select(func.pg_notify(jobs.models.channel, "")))
+        connection.execute(select(func.pg_notify(jobs._models.channel, "")))
         connection.commit()
         wait_until(lambda: effects(engine) == {1})
     app.dispose()
@@ -215,7 +215,7 @@ def test_it_goes_on_listening_whatever_connecting_raises(engine: Engine, databas
         other.execute(f"SELECT pg_terminate_backend(pid) {others} AND query NOT LIKE 'LISTEN%'")
 
         def has_been_refused_often() -> bool:
-            other.execute("SELECT pg_notify(%s, 'default')", [jobs.models.channel])
+            other.execute("SELECT pg_notify(%s, 'default')", [jobs._models.channel])
             return len(refused) >= 20
 
         wait_until(has_been_refused_often)
@@ -235,7 +235,7 @@ def sent(database_url: str) -> Iterator[Sent]:
     """Gives the queues that messages have told of so far."""
     told: list[str] = []
     with psycopg.connect(database_url.replace("+psycopg", ""), autocommit=True) as listener:
-        listener.execute(sql.SQL("LISTEN {}").format(sql.Identifier(jobs.models.channel)))
+        listener.execute(sql.SQL("LISTEN {}").format(sql.Identifier(jobs._models.channel)))
 
         def so_far() -> list[str]:
             told.extend(notify.payload for notify in listener.notifies(timeout=0.01))

@@ -278,7 +278,7 @@ def test_a_secret_comes_out_nowhere_however_the_task_raises(
     made.append(give_back.options(columns={"memo": f"memo {secret!r}"}).enqueue(session, **given))
     key = f"key of {secret!r}"[:400]
     made.append(give_back.options(delay=3600, unique_key=key).enqueue(session, url=f"https://x/?t={secret!r}", **given))
-    args = json.loads(leak.declaration.codec.encode_without_rows({"way": f"by {secret!r}", **given}))
+    args = json.loads(leak._declaration.codec.encode_without_rows({"way": f"by {secret!r}", **given}))
     session.add(
         jobs.Schedule(
             name="nightly", task="leak", cron="0 2 * * *", args=args, enabled=False, disabled_reason=f"{secret!r}"
@@ -396,8 +396,8 @@ def test_what_a_context_around_a_job_raises_is_logged_without_secrets(
     never: Any = None
     executor = Executor(jobs.tasks, never, context=context)
     with session.begin():
-        process_id = processes.register(session.connection(), jobs.models, kind="worker", queues={}, lease=30)
-        (claimed,) = Queries(jobs.models).claim(session, process_id, {"default": 1}, list(jobs.tasks))
+        process_id = processes.register(session.connection(), jobs._models, kind="worker", queues={}, lease=30)
+        (claimed,) = Queries(jobs._models).claim(session, process_id, {"default": 1}, list(jobs.tasks))
     executor.execute(Attempt(claimed, time.monotonic()), Body())
     assert "failed on exit" in caplog.text
     assert "Zk-surroundings" not in caplog.text

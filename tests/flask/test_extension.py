@@ -232,7 +232,7 @@ def test_a_worker_inside_of_a_context_leaves_its_session_alone(shop: Shop) -> No
 def test_a_clock_and_a_session_for_reading_open_contexts_themselves(shop: Shop) -> None:
     shop.jobs.tasks["record"].schedule("* * * * *", args={"n": 1})
     assert shop.jobs.clock().tick() == 0
-    with shop.jobs.binding().session() as session:
+    with shop.jobs._binding().session() as session:
         assert session.scalar(select(shop.jobs.Schedule.cron)) == "* * * * *"
 
 

@@ -419,7 +419,7 @@ def test_a_new_child_finds_jobs_that_were_announced_before_its_parent_knew_of_it
 
     wait_until(has_looked)
     session.execute(text("INSERT INTO sqla_jobs (task, state, args) VALUES ('predict', 'queued', '{}')"))
-    session.execute(select(func.pg_notify(jobs.models.channel, "default")))
+    session.execute(select(func.pg_notify(jobs._models.channel, "default")))
     session.commit()
     process.send_signal(signal.SIGCONT)
     wait_until(lambda: len(results(session)) == 1)

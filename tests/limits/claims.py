@@ -26,14 +26,14 @@ class Claims:
     def __init__(self, engine: Engine, jobs: Jobs[Any], queues: Sequence[str] = ("default",)) -> None:
         self.engine = engine
         self.jobs = jobs
-        self.queries = Queries(jobs.models, "public")  # as a worker names the tables
+        self.queries = Queries(jobs._models, "public")  # as a worker names the tables
         self.tasks = list(jobs.tasks)
-        declarations = {name: jobs.tasks[name].declaration for name in self.tasks}
-        store = partial(store_limits, engine, jobs.models, declarations)
+        declarations = {name: jobs.tasks[name]._declaration for name in self.tasks}
+        store = partial(store_limits, engine, jobs._models, declarations)
         self.backfill = Backfill(self.queries, engine.begin, declarations, queues, store=store)
         self.backfill.declare()
         with engine.begin() as connection:
-            self.process_id = processes.register(connection, jobs.models, kind="worker", queues={}, lease=60)
+            self.process_id = processes.register(connection, jobs._models, kind="worker", queues={}, lease=60)
 
     def limited(
         self,
@@ -85,7 +85,7 @@ def lock_held(engine: Engine, jobs: Jobs[Any]) -> Generator[Session]:
     """The lock of limits is held by this session, until it ends its transaction."""
     with Session(engine) as session:
         session.connection(execution_options={"isolation_level": "READ COMMITTED"})
-        Queries(jobs.models, "public").lock_limits.run(session)
+        Queries(jobs._models, "public").lock_limits.run(session)
         yield session
 
 

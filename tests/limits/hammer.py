@@ -139,7 +139,7 @@ class Hammer:
     def _operator(self) -> Session:
         """Changes limits between two claims: what a look has begun to count with is another matter."""
         session = Session(self.engine)
-        Queries(jobs.models).lock_limits.run(session)
+        Queries(jobs._models).lock_limits.run(session)
         return session
 
     def _enqueue(self) -> None:

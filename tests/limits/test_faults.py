@@ -15,7 +15,7 @@ from tests.limits.attempts import enqueue, left, most_at_once
 
 pytestmark = pytest.mark.slow
 
-QUERIES = Queries(jobs.models)
+QUERIES = Queries(jobs._models)
 
 
 def insert_plainly(engine: Engine, task: str, count: int) -> None:

@@ -45,7 +45,7 @@ def test_jobs_of_a_schedule(application: Jobs[Any], session: Session, unique: Un
     book.schedule(NEVER, args={"account": 7})
     plain.schedule(NEVER)
     tick(jobs, session)
-    schedules.fire(Changing(session, jobs.models, jobs.tasks), "book")
+    schedules.fire(Changing(session, jobs._models, jobs.tasks), "book")
     rows = session.execute(select(jobs.Job.task, jobs.Job.gates, jobs.Job.ordered_by).order_by(jobs.Job.task))
     of_book = ("book", ["%all", "!book=7", "~book=7"], "!book=7")
     assert [tuple(row) for row in rows] == [of_book, of_book, ("plain", None, None)]

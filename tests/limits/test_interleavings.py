@@ -188,7 +188,7 @@ def test_a_job_keeps_its_place_in_its_key_whatever_its_queue_and_priority_become
         session.commit()
         enqueue(database, shop.ordered, [{"account": 1, "n": n} for n in (1, 2)])
         if change == "move many":
-            it = nullcontext(Changing(session, jobs.models, jobs.tasks))
+            it = nullcontext(Changing(session, jobs._models, jobs.tasks))
             (done,) = Move("other", 9).in_batches(lambda: it, Selection(ids=(first.id,)))
             assert done.changed == 1
         else:

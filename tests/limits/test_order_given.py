@@ -121,7 +121,7 @@ def test_ordered_jobs_that_a_person_retries_together_start_in_the_order_of_their
         for job_id in session.scalars(select(jobs.Job.id).order_by(jobs.Job.id.desc())).all():
             assert jobs.cancel(session, job_id)  # so their rows lie in another order
             session.commit()
-        it = nullcontext(Changing(session, jobs.models, jobs.tasks))
+        it = nullcontext(Changing(session, jobs._models, jobs.tasks))
         (done,) = Retry().in_batches(lambda: it, Selection())
         session.commit()
     assert (done.changed, queued(database)) == (20, [*range(20)])

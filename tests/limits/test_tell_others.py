@@ -39,14 +39,14 @@ def tells(claims: Claims) -> Tells:
 
 def tell(claims: Claims, ended: Mapping[str, int]) -> None:
     with claims.engine.begin() as connection:
-        claims.queries.tell_others(connection, jobs.models.channel, ended)
+        claims.queries.tell_others(connection, jobs._models.channel, ended)
 
 
 def is_told(claims: Claims, do: Callable[[], None]) -> bool:
     """Return whether `do` notifies all workers of limited jobs."""
     with claims.engine.connect() as connection:
         raw = driver(connection)
-        raw.execute(sql.SQL("LISTEN {}").format(sql.Identifier(jobs.models.channel)))
+        raw.execute(sql.SQL("LISTEN {}").format(sql.Identifier(jobs._models.channel)))
         do()
         told = [notification.payload for notification in raw.notifies(timeout=0.05)]
         raw.execute("UNLISTEN *")
@@ -61,7 +61,7 @@ def limit(engine: Engine, task: Any = None, **options: Any) -> None:
 
 def register(engine: Engine, kind: str) -> None:
     with engine.begin() as connection:
-        processes.register(connection, jobs.models, kind=kind, queues={}, lease=60)
+        processes.register(connection, jobs._models, kind=kind, queues={}, lease=60)
 
 
 def test_a_place_that_is_free_where_somebody_waits(database: Engine, claims: Claims, tells: Tells) -> None:
@@ -176,7 +176,7 @@ def test_a_place_is_not_forgotten_because_others_free_more_and_take_less(databas
     limit(database, shop.pair, running=5)
     enqueue(database, shop.pair, ({"n": n} for n in range(10)))
     shared: Any = SimpleNamespace(
-        shared=SimpleNamespace(claims=claims.engine, queries=claims.queries, models=jobs.models)
+        shared=SimpleNamespace(claims=claims.engine, queries=claims.queries, models=jobs._models)
     )
     freed = FreedPlaces(shared)
     held = claims.limited(5)

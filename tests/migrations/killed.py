@@ -21,7 +21,7 @@ from sqla_jobs import Jobs
 from sqla_jobs.migrations import LATEST, downgrade
 from sqla_jobs.migrations.applying import migrate
 
-MODELS = Jobs(registry()).models
+MODELS = Jobs(registry())._models
 
 
 def run(url: str, direction: str, last: int) -> None:

@@ -131,7 +131,7 @@ def test_the_next_migration_waits_for_what_a_killed_one_has_left_in_the_server(
         with subprocess.Popen(command, cwd=ROOT) as first:
             wait_until(lambda: beside.scalar(BUILDS), message="no index is built")
             first.send_signal(signal.SIGKILL)
-        second = threading.Thread(target=migrate, args=(before, MAPPED.models))
+        second = threading.Thread(target=migrate, args=(before, MAPPED._models))
         second.start()
         wait_until(lambda: beside.scalar(PATIENT), message="the second does not wait for a lock")
         assert beside.scalar(BUILDS) == 1, "that of the first"
@@ -167,7 +167,7 @@ def test_an_interrupted_migration_is_run_again(before: Engine, database_url: str
             assert first.stderr is not None
             assert "Traceback" not in first.stderr.read()
             assert beside.scalar(BUILDS) == 0, "Ctrl-C ends the statement in the server, too"
-    migrate(before, MAPPED.models)
+    migrate(before, MAPPED._models)
     assert_migrated(before)
 
 
@@ -176,7 +176,7 @@ def test_of_several_migrations_at_once_one_does_it_and_the_others_wait(before: E
     lines = list[list[str]]()
 
     def upgrade_one() -> None:
-        lines.append(migrate(before, MAPPED.models))
+        lines.append(migrate(before, MAPPED._models))
 
     threads = [threading.Thread(target=upgrade_one) for _ in range(4)]
     for thread in threads:
@@ -197,7 +197,7 @@ def test_a_downgrade_is_refused_while_a_job_goes_on_from_its_steps(before: Engin
     """Code of version 1 would do them again."""
     run(before, lambda op: upgrade(op, from_=1, to=2))
     tables = catalog(database_url)
-    migrate(before, MAPPED.models)
+    migrate(before, MAPPED._models)
     with before.begin() as connection:
         connection.execute(text(STEP))
     with pytest.raises(DBAPIError, match="job 1 has done steps and has not ended"):
@@ -210,4 +210,4 @@ def test_a_downgrade_is_refused_while_a_job_goes_on_from_its_steps(before: Engin
 
 def assert_migrated(engine: Engine) -> None:
     with engine.connect() as connection:
-        assert compare(connection, MAPPED.models) == []
+        assert compare(connection, MAPPED._models) == []

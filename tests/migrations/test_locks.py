@@ -85,7 +85,7 @@ def test_writers_go_on_while_the_rules_change(database: Engine) -> None:
     with Session(database) as business:
         shop.mark.enqueue(business, n=0)
         business.flush()
-        changing = threading.Thread(target=migrate, args=(database, shop.jobs.models))
+        changing = threading.Thread(target=migrate, args=(database, shop.jobs._models))
         changing.start()
         waits = text(
             "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%lock_timeout%' AND pid <> pg_backend_pid()"

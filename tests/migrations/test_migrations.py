@@ -129,10 +129,10 @@ def create(shop: Any, url: str) -> None:
 
 
 def run_a_job(shop: Any) -> None:
-    with shop.jobs.binding().transaction() as session:
+    with shop.jobs._binding().transaction() as session:
         shop.double.enqueue(session, n=21)
     assert shop.jobs.worker().drain() == 1
-    with shop.jobs.binding().transaction() as session:
+    with shop.jobs._binding().transaction() as session:
         assert session.scalars(select(shop.jobs.Run.result)).all() == [42]
 
 

@@ -117,7 +117,7 @@ DIFFERENCES = {
 @pytest.mark.parametrize(("change", "told"), DIFFERENCES.items())
 def test_each_difference_is_named(change: str, told: str, connection: Connection) -> None:
     connection.execute(text(change))
-    found = [str(one) for one in compare(connection, jobs.models)]
+    found = [str(one) for one in compare(connection, jobs._models)]
     assert told in found
     assert len(found) <= 1 + ("DROP COLUMN" in change)
 
@@ -131,16 +131,16 @@ def test_what_the_application_adds_is_its_own_business(connection: Connection) -
         f"COMMENT ON TABLE ops.sqla_jobs IS 'Ask Kim. {comment_of(LATEST)}'",
     ):
         connection.execute(text(statement))
-    assert compare(connection, jobs.models) == []
+    assert compare(connection, jobs._models) == []
 
 
 def test_comparing_needs_no_right_but_to_make_temporary_tables(connection: Connection) -> None:
     connection.execute(text("CREATE ROLE sqla_jobs_reader; SET LOCAL ROLE sqla_jobs_reader"))
     with pytest.raises(Exception, match="permission denied for schema ops"), connection.begin_nested():
-        compare(connection, jobs.models)
+        compare(connection, jobs._models)
     connection.execute(text("RESET ROLE; GRANT USAGE ON SCHEMA ops TO sqla_jobs_reader"))
     connection.execute(text("SET LOCAL ROLE sqla_jobs_reader"))
-    assert compare(connection, jobs.models) == []
+    assert compare(connection, jobs._models) == []
     left = "SELECT count(*) FROM pg_class WHERE relnamespace = pg_my_temp_schema()"
     assert not connection.scalar(text(left)), "nothing is left of them"
 
@@ -275,7 +275,7 @@ def at_version(engine: Engine, number: int) -> dict[str, Facts]:
     with engine.connect() as connection:
         context = MigrationContext.configure(connection)
         upgrade(Operations(context), from_=0, to=number)
-        tables = read_tables(connection, plain.models)
+        tables = read_tables(connection, plain._models)
         connection.rollback()
     return tables
 
@@ -305,7 +305,7 @@ def test_an_engine_in_autocommit_leaves_no_temporary_table(database: Engine) -> 
     engine = create_engine(database.url, isolation_level="AUTOCOMMIT")
     jobs = shop.jobs
     with engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
-        assert compare(connection, jobs.models) == []
+        assert compare(connection, jobs._models) == []
     engine.dispose()
 
 

@@ -76,7 +76,7 @@ def test_tasks_with_a_shorter_timeout_are_safe(database: Engine) -> None:
     patient: Jobs[Any] = Jobs(Other)
     patient.task(timeout=20)(think.__wrapped__)
     patient.bind(database)
-    with patient.binding().transaction() as session:
+    with patient._binding().transaction() as session:
         session.execute(text(f"SET LOCAL {SETTING} = '30s'"))
         (safe,) = (one for one in examine(session, patient) if one.about == SETTING)
         assert (safe.verdict, safe.found) == ("ok", "30 s")

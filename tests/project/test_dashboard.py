@@ -39,7 +39,7 @@ def program(
         return import_module(imported[-1])
 
     yield run
-    import_module("shop").jobs.binding().engine.dispose()
+    import_module("shop").jobs._binding().engine.dispose()
     for name in imported:
         sys.modules.pop(name, None)
 

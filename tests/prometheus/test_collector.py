@@ -29,7 +29,7 @@ from tests.shop import jobs
 @pytest.fixture(autouse=True)
 def new_counters(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other tests run workers of the same jobs in this process."""
-    monkeypatch.setattr(jobs, "counters", type(jobs.counters)())
+    monkeypatch.setattr(jobs, "counters", type(jobs._counters)())
 
 
 def registry(of: Jobs[Any]) -> CollectorRegistry:
@@ -296,7 +296,7 @@ def test_scrapes_cannot_load_the_database_and_a_registry_reads_nothing(database:
 
 def test_a_database_that_is_away_leaves_what_workers_have_counted(database: Engine) -> None:
     seen = registry(jobs)
-    jobs.counters.ended([end_of("mark")])
+    jobs._counters.ended([end_of("mark")])
     jobs.bind(create_engine("postgresql+psycopg://127.0.0.1:1/nothing"))
     found = scrape(seen)
     assert found["sqla_jobs_database_up",] == 0
@@ -313,9 +313,9 @@ def test_the_number_of_series_is_bounded(session: Session) -> None:
     )
     session.commit()
     seen = registry(jobs)
-    jobs.counters.ended(end_of(f"counted{n}") for n in range(50))
+    jobs._counters.ended(end_of(f"counted{n}") for n in range(50))
     before = scrape(seen)
-    jobs.counters.ended(end_of(f"counted{n}") for n in range(500))
+    jobs._counters.ended(end_of(f"counted{n}") for n in range(500))
     found = scrape(seen)
     assert {key: found[key] for key in before}.keys() == before.keys(), "a series stays"
     queues = {key[1] for key in found if key[0] == "sqla_jobs_queue_jobs"}
@@ -331,7 +331,7 @@ def test_the_number_of_series_is_bounded(session: Session) -> None:
 
 def test_a_run_is_counted_by_its_queue_and_many_queues_of_a_task_are_one(database: Engine) -> None:
     seen = registry(jobs)
-    jobs.counters.ended(end_of("mark", queue=f"of_customer_{n % 300}") for n in range(600))
+    jobs._counters.ended(end_of("mark", queue=f"of_customer_{n % 300}") for n in range(600))
     found = {
         key[2]: value for key, value in scrape(seen).items() if key[:2] == ("sqla_jobs_runs_ended_total", "succeeded")
     }
@@ -342,14 +342,14 @@ def test_a_run_is_counted_by_its_queue_and_many_queues_of_a_task_are_one(databas
 
 def test_the_number_of_pairs_of_tasks_and_queues_is_bounded(database: Engine) -> None:
     seen = registry(jobs)
-    jobs.counters.ended(end_of(f"task{n % 20}", queue=f"queue{n // 20}") for n in range(400))
+    jobs._counters.ended(end_of(f"task{n % 20}", queue=f"queue{n // 20}") for n in range(400))
     pairs = [key[2:] for key in scrape(seen) if key[:2] == ("sqla_jobs_runs_ended_total", "succeeded")]
     assert len(pairs) == 100 + 20, "each task has the rest of its queues in one"
 
 
 def test_a_histogram_has_a_run_in_the_bucket_that_its_length_fits(database: Engine) -> None:
     seen = registry(jobs)
-    jobs.counters.ended(end_of("mark", seconds) for seconds in (0.0, 0.005, 0.0051, 3600.0, 4000.0, -1.0))
+    jobs._counters.ended(end_of("mark", seconds) for seconds in (0.0, 0.005, 0.0051, 3600.0, 4000.0, -1.0))
     lines = generate_latest(seen).decode().splitlines()
     buckets = {
         line.partition('le="')[2].partition('"')[0]: float(line.split()[-1])
@@ -364,7 +364,7 @@ def test_limits_are_told_by_name_and_never_by_key(engine: Engine, monkeypatch: p
     shopped = limited_shop.jobs
     limited_shop.Base.metadata.create_all(engine)
     shopped.bind(engine)
-    monkeypatch.setattr(shopped, "counters", type(shopped.counters)())
+    monkeypatch.setattr(shopped, "counters", type(shopped._counters)())
     with Session(engine) as session:
         for n in range(3):
             limited_shop.pair.enqueue(session, n=n)

@@ -26,7 +26,7 @@ def application() -> Jobs[Any]:
 def test_it_reads_and_changes_jobs_through_the_sessions_of_the_application(
     database: Engine, database_url: str, kind: str
 ) -> None:
-    jobs.bound = None
+    jobs._bound = None
     app = main(kind=kind, **{"sqlalchemy.url": database_url})
     with Session(database) as session:
         job = record.enqueue(session, n=1)

@@ -47,7 +47,7 @@ def make(database_url: str, engine: Engine) -> Iterator[Make]:
     """Makes applications, whose connections are closed at the end."""
     made: list[Any] = []
     Base.metadata.create_all(engine)
-    jobs.bound = None
+    jobs._bound = None
     mails.clear()
     finished.clear()
 
@@ -192,7 +192,7 @@ def test_a_coroutine_task_has_a_session_and_no_request(session: Session) -> None
 def test_a_class_of_sessions_that_the_application_does_not_make_is_refused(make: Make) -> None:
     make("cookiecutter")
     with pytest.raises(ConfigurationError, match="look"):
-        jobs.binding().sessions_of(Other, "look")
+        jobs._binding().sessions_of(Other, "look")
 
 
 @pytest.mark.parametrize("kind", ["thread", "plain"])
@@ -208,9 +208,9 @@ def test_enqueued_in_a_request_it_is_committed_or_aborted_with_it(app: Any, sess
 
 @pytest.mark.parametrize("kind", ["cookiecutter", "plain"])
 def test_what_the_library_writes_through_a_session_of_the_application_is_committed(app: Any, session: Session) -> None:
-    with jobs.binding().transaction() as own:
+    with jobs._binding().transaction() as own:
         jobs.pause(own, "mail")
-    with jobs.binding().session() as own:
+    with jobs._binding().session() as own:
         jobs.pause(own, "slow")
     assert list(session.scalars(select(jobs.Queue.name))) == ["mail"]
 
@@ -311,7 +311,7 @@ def test_an_application_whose_requests_have_no_such_session_is_told_the_remedy()
     config.add_jobs(jobs, session="dbsesion")
     config.commit()
     with prepare(registry=config.registry), pytest.raises(ConfigurationError, match="'dbsesion'"):
-        jobs.binding().engine  # noqa: B018
+        jobs._binding().engine  # noqa: B018
 
 
 def test_jobs_whose_application_is_gone_are_told_to_keep_it() -> None:
@@ -321,4 +321,4 @@ def test_jobs_whose_application_is_gone_are_told_to_keep_it() -> None:
     del app
     gc.collect()
     with pytest.raises(ConfigurationError):
-        jobs.binding()
+        jobs._binding()

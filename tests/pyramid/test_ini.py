@@ -76,13 +76,13 @@ def run(tmp_path: Path, database: Engine, database_url: str, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str, code: int = 0) -> str:
-        jobs._resolver = jobs.bound = None
+        jobs._resolver = jobs._bound = None
         done = CliRunner().invoke(main, arguments)
         assert done.exit_code == code, done.output
         return done.output
 
     yield run
-    jobs._resolver = jobs.bound = None
+    jobs._resolver = jobs._bound = None
 
 
 def effects(engine: Engine) -> list[int]:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, func, insert, select, text, update
 from sqla_jobs.queries import Claimed, processes
 from tests.shop import jobs
 
-Job, Limit, Start = jobs.Job, jobs.models.Limit, jobs.models.Start
+Job, Limit, Start = jobs.Job, jobs._models.Limit, jobs._models.Start
 ME = uuid.UUID(int=1)
 
 
@@ -25,7 +25,7 @@ def queued(connection: Connection, *gates: str, **values: Any) -> int:
 
 
 def running(connection: Connection, *gates: str, **values: Any) -> int:
-    run_id = connection.execute(jobs.models.run_ids.next_value()).scalar_one()
+    run_id = connection.execute(jobs._models.run_ids.next_value()).scalar_one()
     lease = {"current_run_id": run_id, "process_id": ME, "started_at": func.now()}
     return queued(connection, *gates, state="running", **lease, **values)
 
@@ -44,7 +44,7 @@ def started(connection: Connection, gate: str, *ago: float, counts: Sequence[int
 
 
 def register(connection: Connection) -> uuid.UUID:
-    return processes.register(connection, jobs.models, kind="worker", queues={}, lease=30)
+    return processes.register(connection, jobs._models, kind="worker", queues={}, lease=30)
 
 
 def queued_again(connection: Connection, *gates: str) -> int:

@@ -15,8 +15,8 @@ from sqla_jobs.queries.values import EVERYWHERE, PRIORITIES, Among
 from tests.queries.rows import assert_claimed, queued, queued_again, register
 from tests.shop import jobs
 
-QUERIES = Queries(jobs.models)
-Job, Queue, Limit, PausedTask = jobs.Job, jobs.Queue, jobs.models.Limit, jobs.models.PausedTask
+QUERIES = Queries(jobs._models)
+Job, Queue, Limit, PausedTask = jobs.Job, jobs.Queue, jobs._models.Limit, jobs._models.PausedTask
 HOUR = timedelta(hours=1)
 
 

@@ -18,7 +18,7 @@ from sqla_jobs.rules.outcomes import ERASED, Failure, Outcome
 from sqla_jobs.rules.redaction import ERASED_ARGS
 from tests.shop import jobs
 
-QUERIES = Queries(jobs.models)
+QUERIES = Queries(jobs._models)
 Job, Run, Process = jobs.Job, jobs.Run, jobs.Process
 WHY = Failure("Error", "why", "where")
 UNSEEN = Failure("TimeoutError", "its process was killed")
@@ -29,7 +29,7 @@ def begun(connection: Connection, number: int = 1, **values: Any) -> list[Claime
     """Jobs that a process has claimed, in the middle of their attempts."""
     jobs_of = [{"task": "mark", "args": {"n": n}, "state": "queued"} for n in range(number)]
     connection.execute(insert(Job), jobs_of)
-    me = processes.register(connection, jobs.models, kind="worker", queues={}, lease=30)
+    me = processes.register(connection, jobs._models, kind="worker", queues={}, lease=30)
     claimed = QUERIES.claim(connection, me, {"default": number}, list(jobs.tasks))
     connection.execute(update(Job).where(Job.process_id == me).values({"attempt": 3, "max_attempts": 5, **values}))
     return [lease._replace(attempt=3) for lease in claimed]
@@ -262,7 +262,7 @@ def test_losses_in_a_row_end_a_job_that_counts_them_apart_and_use_no_attempt(con
 
 def claimed_again(connection: Connection, lease: Claimed) -> Claimed:
     connection.execute(update(Job).where(Job.id == lease.job_id).values(state="queued"))
-    me = processes.register(connection, jobs.models, kind="worker", queues={}, lease=30)
+    me = processes.register(connection, jobs._models, kind="worker", queues={}, lease=30)
     (claimed,) = QUERIES.claim(connection, me, {"default": 1}, list(jobs.tasks))
     return claimed
 

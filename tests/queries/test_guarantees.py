@@ -30,12 +30,12 @@ from tests.helpers import WAITING_HERE, wait_until
 from tests.shop import jobs
 
 pytestmark = pytest.mark.usefixtures("database")
-QUERIES = Queries(jobs.models)
+QUERIES = Queries(jobs._models)
 WHY = Failure("Error", "because")
 
 
 def a_process(connection: Connection) -> uuid.UUID:
-    return processes.register(connection, jobs.models, kind="worker", queues={}, lease=30)
+    return processes.register(connection, jobs._models, kind="worker", queues={}, lease=30)
 
 
 def last_heartbeat(connection: Connection, process_id: uuid.UUID) -> dict[uuid.UUID, int]:

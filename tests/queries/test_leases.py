@@ -16,7 +16,7 @@ from sqla_jobs.queries import Claimed, Queries, RunEnd, processes
 from sqla_jobs.rules.outcomes import Failure, Outcome
 from tests.shop import jobs
 
-QUERIES = Queries(jobs.models)
+QUERIES = Queries(jobs._models)
 Job, Run = jobs.Job, jobs.Run
 WENT_WELL = Outcome.succeeded('{"n": 7}')
 
@@ -71,7 +71,7 @@ def two_claimed(connection: Connection) -> list[Claimed]:
 
 
 def claim(connection: Connection, limit: int) -> list[Claimed]:
-    me = processes.register(connection, jobs.models, kind="worker", queues={}, lease=30)
+    me = processes.register(connection, jobs._models, kind="worker", queues={}, lease=30)
     return QUERIES.claim(connection, me, {"default": limit}, list(jobs.tasks))
 
 

@@ -13,8 +13,8 @@ from sqla_jobs.queries.limit_lock import Flush, Lock, LockUnflushed
 from tests.queries.rows import started
 from tests.shop import jobs
 
-QUERIES = Queries(jobs.models)
-LOCK, UNFLUSHED, FLUSH = (kind(Tables(jobs.models)) for kind in (Lock, LockUnflushed, Flush))
+QUERIES = Queries(jobs._models)
+LOCK, UNFLUSHED, FLUSH = (kind(Tables(jobs._models)) for kind in (Lock, LockUnflushed, Flush))
 HELD = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
 DAY = 86_400.0
 
@@ -41,6 +41,6 @@ def test_starts_of_a_day_ago_are_forgotten_where_nothing_has_started_since(conne
     started(connection, "%both", DAY + 60, DAY - 60)
     started(connection, "%new", DAY - 60)
     QUERIES.forget_starts.run(connection)
-    Start = jobs.models.Start
+    Start = jobs._models.Start
     left = connection.execute(select(Start.gate, func.count()).group_by(Start.gate)).all()
     assert sorted(map(tuple, left)) == [("%both", 2), ("%new", 1)]

@@ -12,8 +12,8 @@ from sqla_jobs.queries.limit_status import GateStatus
 from tests.queries.rows import limit, queued, running, started
 from tests.shop import jobs
 
-QUERIES = Queries(jobs.models)
-Job, Start = jobs.Job, jobs.models.Start
+QUERIES = Queries(jobs._models)
+Job, Start = jobs.Job, jobs._models.Start
 FOUR = ["#a", "#b", "#c", "#d"]
 
 

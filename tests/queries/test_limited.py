@@ -19,10 +19,10 @@ from sqla_jobs.queries.values import Among
 from tests.queries.rows import assert_claimed, limit, queued, queued_again, register, running, started
 from tests.shop import jobs
 
-QUERIES = Queries(jobs.models)
-LIMITED = ClaimLimited(Tables(jobs.models))
-Job, Queue, PausedTask = jobs.Job, jobs.Queue, jobs.models.PausedTask
-Limit, Start = jobs.models.Limit, jobs.models.Start
+QUERIES = Queries(jobs._models)
+LIMITED = ClaimLimited(Tables(jobs._models))
+Job, Queue, PausedTask = jobs.Job, jobs.Queue, jobs._models.PausedTask
+Limit, Start = jobs._models.Limit, jobs._models.Start
 SECOND = timedelta(seconds=1)
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine, func, insert, select, text, update
 from sqla_jobs.queries import Claimed, Lease, Queries, processes
 from tests.shop import jobs
 
-QUERIES = Queries(jobs.models)
+QUERIES = Queries(jobs._models)
 Job, Process = jobs.Job, jobs.Process
 CLAIMING = "SELECT FROM sqla_processes WHERE id = :id FOR KEY SHARE"
 CHANGING = "SELECT FROM sqla_processes WHERE id = :id FOR NO KEY UPDATE"
@@ -18,7 +18,7 @@ CHANGING = "SELECT FROM sqla_processes WHERE id = :id FOR NO KEY UPDATE"
 
 def register(connection: Connection, *, beaten: str = "1 hour") -> uuid.UUID:
     """A process whose last heartbeat was so long ago."""
-    process_id = processes.register(connection, jobs.models, kind="worker", queues={}, lease=30)
+    process_id = processes.register(connection, jobs._models, kind="worker", queues={}, lease=30)
     ago = func.clock_timestamp() - text(f"interval '{beaten}'")
     connection.execute(update(Process).where(Process.id == process_id).values(heartbeat_at=ago))
     return process_id

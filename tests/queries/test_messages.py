@@ -18,8 +18,8 @@ from sqla_jobs.queries.values import Among
 from sqla_jobs.rules.outcomes import Failure, Outcome
 from tests.shop import jobs
 
-QUERIES = Queries(jobs.models)
-Job, Process, Limit = jobs.Job, jobs.Process, jobs.models.Limit
+QUERIES = Queries(jobs._models)
+Job, Process, Limit = jobs.Job, jobs.Process, jobs._models.Limit
 WHY = Failure("Error", "why")
 SECOND, HOUR = timedelta(seconds=1), timedelta(hours=1)
 
@@ -31,7 +31,7 @@ _PAYLOADS = list[str]()
 def listening(connection: Connection, emptied: None) -> Iterator[None]:
     """The connection hears what it says once it has committed."""
     raw = driver(connection)
-    raw.execute(f'LISTEN "{jobs.models.channel}"'.encode())
+    raw.execute(f'LISTEN "{jobs._models.channel}"'.encode())
     connection.commit()
     _PAYLOADS.clear()
     raw.add_notify_handler(_hear)  # psycopg 3.2.1 drops what comes with the answer to a statement and has no handler
@@ -56,7 +56,7 @@ def heard(connection: Connection) -> list[str]:
 
 
 def register(connection: Connection, kind: str = "worker", queues: tuple[str, ...] = ()) -> uuid.UUID:
-    return processes.register(connection, jobs.models, kind=kind, queues=dict.fromkeys(queues, 1), lease=30)
+    return processes.register(connection, jobs._models, kind=kind, queues=dict.fromkeys(queues, 1), lease=30)
 
 
 def begun(connection: Connection, number: int, process_id: uuid.UUID) -> list[Claimed]:
@@ -224,7 +224,7 @@ def test_it_says_when_something_is_due_next(connection: Connection) -> None:
     scheduled(connection, HOUR, run_at=text("'infinity'"))
     assert QUERIES.promote(connection).due_in == math.inf
     for table, name, wait in (("queues", "mail", 300.0), ("paused_tasks", "mark", 200.0)):
-        rows = jobs.models.tables[table]
+        rows = jobs._models.tables[table]
         until = func.now() + text(f"interval '{wait} s'")
         ended = {"name": "ended", "paused_at": func.now(), "paused_until": func.now() - HOUR}
         later = {"name": "later", "paused_at": func.now(), "paused_until": until + HOUR}

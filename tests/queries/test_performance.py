@@ -28,7 +28,7 @@ from tests.counting import states
 from tests.helpers import wait_until
 from tests.shop import jobs
 
-QUERIES = Queries(jobs.models)
+QUERIES = Queries(jobs._models)
 BATCH = 1000
 
 
@@ -116,7 +116,7 @@ def test_a_job_costs_at_most_1300_bytes_of_log(
     connection: Connection, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     enqueue(engine, 3 * BATCH)
-    me = processes.register(connection, jobs.models, kind="worker", queues={"default": 8}, lease=30.0)
+    me = processes.register(connection, jobs._models, kind="worker", queues={"default": 8}, lease=30.0)
     held = QUERIES.claim(connection, me, {"default": 2 * BATCH}, list(jobs.tasks))
     with Explained(monkeypatch) as plans:
         QUERIES.claim(connection, me, {"default": BATCH}, list(jobs.tasks))
@@ -137,7 +137,7 @@ def test_large_arguments_are_not_written_again(
         ballast = [{"n": n, "ballast": uuid.uuid4().hex * (size // 32)} for n in range(100)]
         session.add_all(jobs.Job(task="mark", state="queued", queue="default", args=args) for args in ballast)
         session.commit()
-    me = processes.register(connection, jobs.models, kind="worker", queues={"default": 8}, lease=30.0)
+    me = processes.register(connection, jobs._models, kind="worker", queues={"default": 8}, lease=30.0)
     with Explained(monkeypatch) as plans:
         QUERIES.claim(connection, me, {"default": 100}, list(jobs.tasks))
     assert states(engine) == {"running": 100}
@@ -166,7 +166,7 @@ def test_the_plans_at_many_rows_look_up_only_what_they_need(
     name = jobs.Job.__tablename__
     connection.execute(text(f"ALTER TABLE {name} SET (autovacuum_enabled = off)"))
     driver(connection).execute(planning)
-    me = processes.register(connection, jobs.models, kind="worker", queues={"default": 8}, lease=30.0)
+    me = processes.register(connection, jobs._models, kind="worker", queues={"default": 8}, lease=30.0)
     explained = Explained(monkeypatch)
     with explained:
         claim_and_promote(connection, me)
@@ -214,7 +214,7 @@ def claim_and_promote(connection: Connection, me: uuid.UUID) -> None:
 def test_workers_of_the_same_queues_share_the_time_for_looks_at_everything(connection: Connection) -> None:
     """Each would take a twentieth of its time for them, and eight on two cores a fifth of the machine."""
     for kind, queues in (("worker", ["default"]), ("worker", ["default", "mail"]), ("worker", ["x"]), ("clock", [])):
-        processes.register(connection, jobs.models, kind=kind, queues=dict.fromkeys(queues, 1), lease=30.0)
+        processes.register(connection, jobs._models, kind=kind, queues=dict.fromkeys(queues, 1), lease=30.0)
     floors = ScanFloors(["default", 'quoted "queue"'])
     floors.workers = QUERIES.promote(connection, queues=["default", 'quoted "queue"']).workers
     assert floors.workers == 2

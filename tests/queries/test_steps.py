@@ -155,14 +155,14 @@ def test_a_signal_wakes_the_job_that_waits_for_it(connection: Connection) -> Non
         for one in (job_id, other):
             wait_of(session, one)
         before = session.scalar(select(func.max(Job.position)))
-        assert hold(session, jobs.models, job_id) == Held("mark", JobState.scheduled)
-        assert hold(session, jobs.models, 99) is None
-        store(session, jobs.models, job_id, "paid", "null")
+        assert hold(session, jobs._models, job_id) == Held("mark", JobState.scheduled)
+        assert hold(session, jobs._models, 99) is None
+        store(session, jobs._models, job_id, "paid", "null")
         assert session.scalar(text("SELECT payload = 'null' FROM sqla_signals")) is True
-        assert wake(session, jobs.models, job_id, "paid")
+        assert wake(session, jobs._models, job_id, "paid")
         states = session.execute(select(Job.state, Job.position > before).order_by(Job.id)).all()
         assert [tuple(row) for row in states] == [("queued", True), ("scheduled", False)]
-        assert not wake(session, jobs.models, job_id, "paid")
+        assert not wake(session, jobs._models, job_id, "paid")
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_nothing_else_is_woken(connection: Connection, step: dict[str, Any], job
     with Session(connection) as session:
         job_id = a_waiting_job(session, **job)
         wait_of(session, job_id, **step)
-        assert not wake(session, jobs.models, job_id, "paid")
+        assert not wake(session, jobs._models, job_id, "paid")
 
 
 def test_the_second_wait_for_a_signal_and_a_job_of_an_ordered_key_are_woken(connection: Connection) -> None:
@@ -188,5 +188,5 @@ def test_the_second_wait_for_a_signal_and_a_job_of_an_ordered_key_are_woken(conn
         job_id = a_waiting_job(session, gates=["key"], ordered_by="key")
         wait_of(session, job_id, name="paid (2)")
         position = session.scalar(select(Job.position).where(Job.id == job_id))
-        assert wake(session, jobs.models, job_id, "paid")
+        assert wake(session, jobs._models, job_id, "paid")
         assert session.scalar(select(Job.position).where(Job.id == job_id)) == position

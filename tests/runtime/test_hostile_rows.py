@@ -212,8 +212,8 @@ def test_a_claim_reads_its_moments_whatever_the_style_of_dates(session: Session,
     session.commit()
     with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("SET DateStyle = 'German'"))
-        process_id = processes.register(connection, jobs.models, kind="worker", queues={}, lease=30)
-        (claimed,) = Queries(jobs.models).claim(connection, process_id, {"default": 10}, list(jobs.tasks))
+        process_id = processes.register(connection, jobs._models, kind="worker", queues={}, lease=30)
+        (claimed,) = Queries(jobs._models).claim(connection, process_id, {"default": 10}, list(jobs.tasks))
     assert claimed.scheduled_for is not None
     assert claimed.scheduled_for.isoformat() == "2026-11-26T12:00:00.123456+00:00"
 

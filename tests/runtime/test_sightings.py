@@ -66,9 +66,9 @@ def test_the_dead_lose_their_jobs_in_every_rhythm_and_setting(
     with database.begin() as connection:
         name = database.url.database
         connection.execute(text(f"ALTER DATABASE {name} SET extra_float_digits = {setting}"))
-        dead = processes.register(connection, jobs.models, kind="worker", queues={}, lease=rhythm[1])
+        dead = processes.register(connection, jobs._models, kind="worker", queues={}, lease=rhythm[1])
         connection.execute(insert(jobs.Job).values(task="mark", args={"n": 1}, state="queued"))
-        assert Queries(jobs.models).claim(connection, dead, {"default": 1}, list(jobs.tasks))
+        assert Queries(jobs._models).claim(connection, dead, {"default": 1}, list(jobs.tasks))
     database.dispose()
     with jobs.worker(heartbeat=rhythm[0], lease=rhythm[1]):
         wait_until(lambda: states(database) == {"succeeded": 1})

@@ -65,7 +65,7 @@ def test_children_at_rest_hold_a_connection_each(
     at_rest = 4 + parent + clock
     wait_until(lambda: connections(beside, database_url) <= at_rest, timeout=60)
     with Session(database) as session:  # a claim that finds nothing
-        session.execute(select(func.pg_notify(jobs.models.channel, "default")))
+        session.execute(select(func.pg_notify(jobs._models.channel, "default")))
         session.commit()
     database.dispose()
     wait_until(lambda: connections(beside, database_url) > at_rest, message="nobody looks what it may have been given")
@@ -227,7 +227,7 @@ def test_jobs_of_other_queues_cost_nothing(
     before, began = transactions(beside, database_url), time.monotonic()
     with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         for number in range(messages):
-            connection.execute(notify, {"channel": jobs.models.channel})
+            connection.execute(notify, {"channel": jobs._models.channel})
             wait_until(partial(is_past, began + 0.02 * number))
     database.dispose()
     wait_until(lambda: transactions(beside, database_url) >= before + messages)

@@ -39,7 +39,7 @@ class OpsBase(DeclarativeBase):
 @pytest.mark.parametrize(
     ("models", "names"),
     [
-        (jobs.models, TableNames(None, "sqla_", "public")),  # with a column of its own
+        (jobs._models, TableNames(None, "sqla_", "public")),  # with a column of its own
         (map_models(registry(), "other schema", "my_", JobMixin), TableNames("other schema", "my_", "other schema")),
         (map_models(OpsBase, None, "", JobMixin), TableNames("ops", "", None)),
     ],

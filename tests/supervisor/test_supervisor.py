@@ -212,7 +212,7 @@ jobs = Jobs(Base, session_factory=create_engine({database_url!r}))
 def version() -> str:
     return "old"
 
-Base.metadata.create_all(jobs.binding().engine)
+Base.metadata.create_all(jobs._binding().engine)
 """
     module.write_text(code)
     log = tmp_path / "log"

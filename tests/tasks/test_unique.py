@@ -104,7 +104,7 @@ def set_state(session: Session, job: JobMixin, state: str) -> None:
 
 def unique_jobs(session: Session) -> UniqueJobs:
     values = {"task": "bill"}
-    statements = statements_for(jobs.models, Unique(on_conflict="update"), values, gated=False, loads=True)
+    statements = statements_for(jobs._models, Unique(on_conflict="update"), values, gated=False, loads=True)
     return UniqueJobs(session, statements, values)
 
 

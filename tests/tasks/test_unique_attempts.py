@@ -76,7 +76,7 @@ def test_the_losses_of_a_replaced_job_do_not_count(session: Session) -> None:
     job = import_twice.enqueue(session, account=17)
     drain(jobs, session, errors="record")
     session.execute(text("UPDATE sqla_runs SET outcome = 'lost'"))
-    lost = losses(Tables(jobs.models))
+    lost = losses(Tables(jobs._models))
     counted = session.query(lost).select_from(jobs.Job)
     assert counted.scalar() == 1
     import_twice.options(delay=60, max_lost=3).enqueue(session, account=17)

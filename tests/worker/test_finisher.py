@@ -15,9 +15,9 @@ from tests.shop import jobs
 
 def test_it_ends_at_once_when_all_is_stored(database: Engine) -> None:
     with database.begin() as connection:
-        me = processes.register(connection, jobs.models, kind="worker", queues={"default": 8}, lease=30.0)
+        me = processes.register(connection, jobs._models, kind="worker", queues={"default": 8}, lease=30.0)
     settled: list[RunEnd] = []
-    finisher = Finisher(database, Queries(jobs.models), SetAside(), settled=lambda ends, _: settled.extend(ends))
+    finisher = Finisher(database, Queries(jobs._models), SetAside(), settled=lambda ends, _: settled.extend(ends))
     finisher.start()
     ends = [RunEnd(Lease(n, n, me), Outcome.succeeded()) for n in range(1500)]  # of nobody's jobs, which is an end too
     for end in ends:

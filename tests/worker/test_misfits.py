@@ -171,8 +171,8 @@ def test_who_may_take_it_is_what_live_workers_tell(
     add_process(session, old, tasks=tasks)
     add_process(session, old, kind="clock", tasks=None)
     job = Claimed(1, 1, uuid.uuid4(), "plain", "default", 0, 1, '{"a": 1, "b": "two"}', 1, 25, None, 0.0, None, 0.0)
-    takes = {"plain": old.tasks["plain"].declaration.takes}
-    parts = Misfits(old.models, takes, SetAside())
+    takes = {"plain": old.tasks["plain"]._declaration.takes}
+    parts = Misfits(old._models, takes, SetAside())
     attempt, error = Attempt(job, time.monotonic()), ArgumentsError("b does not fit")
     with pytest.raises(NotBegun):
         parts.meet(attempt, error)

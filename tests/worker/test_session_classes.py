@@ -84,7 +84,7 @@ def test_a_bound_async_sessionmaker_serves_both_kinds_of_tasks(database: Engine,
     jobs.bind(async_sessionmaker(async_engine))
     assert jobs.worker().drain() == 2
     assert [result(database, of_plain), result(database, of_coroutine)] != [None, None]
-    jobs.binding().engine.dispose()
+    jobs._binding().engine.dispose()
 
 
 def test_its_options_and_listeners_are_those_of_the_bound_sessionmaker(database: Engine) -> None:

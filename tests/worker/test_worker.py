@@ -97,7 +97,7 @@ def test_each_run_happens_inside_of_the_context_given_to_bind(engine: Engine) ->
 
     Base.metadata.create_all(engine)
     jobs.bind(engine, context=surroundings)
-    with jobs.binding().transaction() as session:
+    with jobs._binding().transaction() as session:
         look.enqueue_many(session, [{}, {}])
     assert runs == [None]
     assert jobs.worker(concurrency=1).drain() == 2

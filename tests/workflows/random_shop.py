@@ -88,7 +88,7 @@ def perform(run: RunContext, session: Session | None, place: str, amount: int, *
 
 
 def note(run: RunContext, place: str, value: object, amount: int) -> None:
-    with jobs.binding().session_factory() as session:
+    with jobs._binding().session_factory() as session:
         fact = Fact(job_id=run.job_id, attempt=run.attempt, place=place, value=json.dumps(value), amount=amount)
         session.add(fact)
         session.commit()

@@ -100,7 +100,7 @@ def test_a_deleted_prerequisite_counts_as_cancelled(session: Session, worker: Wo
     runs = shop.mark.options(after=first, if_failed="run").enqueue(session, n=3)
     held = shop.mark.options(after=first, if_failed="hold").enqueue(session, n=4)
     session.commit()
-    assert Delete().one(Changing(session, jobs.models, jobs.tasks), first)
+    assert Delete().one(Changing(session, jobs._models, jobs.tasks), first)
     session.commit()
     reaches(session, runs, "succeeded")
     jobs.cancel(session, second)
@@ -180,7 +180,7 @@ def test_a_rescued_job_that_fails_for_good_is_heard_of(session: Session, databas
     session.execute(text(f"UPDATE sqla_jobs SET {claimed} WHERE id = :id"), {"dead": dead, "id": first.id})
     session.commit()
     with database.begin() as connection:
-        assert [one.job_id for one in Queries(jobs.models).rescue(connection)] == [first.id]
+        assert [one.job_id for one in Queries(jobs._models).rescue(connection)] == [first.id]
     assert state_of(session, first) == "failed"
     reaches(session, second, "succeeded")
 

@@ -169,7 +169,7 @@ def by_session(session: Session, job: JobMixin) -> None:
 
 
 def by_command(session: Session, job: JobMixin) -> None:
-    changing = Changing(session, jobs.models, jobs.tasks)
+    changing = Changing(session, jobs._models, jobs.tasks)
     assert Delete().one(changing, job)
 
 

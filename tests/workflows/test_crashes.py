@@ -58,7 +58,7 @@ def all_succeed(engine: Engine, number: int, *, timeout: float = 60.0) -> None:
     assert set(runs(engine).values()) == {1}
     with Session(engine) as session:
         before, after = select(jobs.Job).subquery("before").c, select(jobs.Job).subquery("after").c
-        edge = jobs.models.tables["edges"].c
+        edge = jobs._models.tables["edges"].c
         early = select(func.count()).where(
             edge.job_id == after.id, edge.needs_id == before.id, after.started_at < before.finished_at
         )

@@ -160,7 +160,7 @@ def test_a_unique_key_is_held_while_its_job_is_blocked(session: Session, run: Ru
     other = shop.mark.options(delay=3600).enqueue(session, n=4)
     assert shop.mark.options(after=other, unique_key="k").enqueue(session, n=5) is blocked
     session.commit()
-    edge = jobs.models.tables["edges"].c
+    edge = jobs._models.tables["edges"].c
     assert session.scalars(select(edge.needs_id).where(edge.job_id == blocked.id)).all() == [first.id]
 
 

@@ -66,7 +66,7 @@ def test_a_held_job_names_the_failure_and_both_remedies(session: Session, databa
     found = [str(finding) for finding in examine(session, jobs)]
     assert f"held jobs: 1 job is held because a job before failed, such as job {held.id}" in found
     bad_id = bad.id
-    assert Delete().one(Changing(session, jobs.models, jobs.tasks), bad)
+    assert Delete().one(Changing(session, jobs._models, jobs.tasks), bad)
     session.commit()
     assert re.match(rf"It is held: (job {bad_id}|a job before it) was deleted\. ", reasons(session, held))
 

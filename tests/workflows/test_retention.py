@@ -64,9 +64,9 @@ def test_a_batch_is_kept_while_a_job_of_it_or_after_it_lives(session: Session) -
     assert jobs.prune(session, older_than=3600) == 0
     end(session, report)
     assert jobs.prune(session, older_than=3600) == 3
-    assert find_empty_batches(session, jobs.models, older_than=3600, limit=10) == []
-    assert find_empty_batches(session, jobs.models, older_than=0, limit=10) == [batch.id]
-    assert remove_batches(session, jobs.models, [batch.id]) == 1
+    assert find_empty_batches(session, jobs._models, older_than=3600, limit=10) == []
+    assert find_empty_batches(session, jobs._models, older_than=0, limit=10) == [batch.id]
+    assert remove_batches(session, jobs._models, [batch.id]) == 1
 
 
 def test_a_batch_that_somebody_joins_meanwhile_is_kept(session: Session, database: Engine) -> None:
@@ -75,12 +75,12 @@ def test_a_batch_that_somebody_joins_meanwhile_is_kept(session: Session, databas
     with Session(database) as other:
         shop.mark.options(batch=other.merge(batch)).enqueue(other, n=1)
         other.flush()
-        assert remove_batches(session, jobs.models, [batch.id]) == 0, "it is locked"
+        assert remove_batches(session, jobs._models, [batch.id]) == 0, "it is locked"
         session.rollback()
         assert session.connection().get_isolation_level() == "READ COMMITTED"
-        remaining = find_empty_batches(session, jobs.models, older_than=0, limit=10)
+        remaining = find_empty_batches(session, jobs._models, older_than=0, limit=10)
         other.commit()
-        assert remove_batches(session, jobs.models, remaining) == 0, "it has a job"
+        assert remove_batches(session, jobs._models, remaining) == 0, "it has a job"
 
 
 @pytest.mark.parametrize("after", ["job", "batch"])
@@ -161,8 +161,8 @@ class Aged:
 
     def prune(self, retention: Retention | None = None) -> set[int]:
         """Look once, as a worker does. Return the jobs that are left."""
-        declared = [(jobs.tasks.names(task), task.declaration.retention) for task in {*jobs.tasks.values()}]
-        Pruner(self.database, jobs.models, {}, [*rules(seconds_kept(retention or {}), declared)]).step()
+        declared = [(jobs.tasks.names(task), task._declaration.retention) for task in {*jobs.tasks.values()}]
+        Pruner(self.database, jobs._models, {}, [*rules(seconds_kept(retention or {}), declared)]).step()
         return {*states(self.session)}
 
 
@@ -252,8 +252,8 @@ def test_a_graph_that_somebody_retries_while_it_is_pruned_keeps_what_the_retry_n
     aged.end("succeeded", 40, first)
     aged.end("failed", 40, bad)
     aged.end("cancelled", 40, report, watches=bad)
-    graphs = Graphs(jobs.models, rules(seconds_kept({}), []))
-    removal = Removal(jobs.models)
+    graphs = Graphs(jobs._models, rules(seconds_kept({}), []))
+    removal = Removal(jobs._models)
     with Session(database) as pruning:
         found = graphs.whole(pruning, [first.id])
         assert {*found} == {first.id, bad.id, report.id}
