@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
@@ -108,6 +109,28 @@ class Selection:
 
 
 _RESTRICTIONS = ("not_tasks", "unsearched")
+
+
+def searching(sensitive: Mapping[str, Collection[str]], **given: Any) -> Selection:
+    """Return a `Selection` of a person, which searches no `sensitive` arguments: a search could guess them.
+
+    A result or a unique key may hold one, so a search by these leaves out whole tasks.
+    """
+    may_repeat = given.get("results") or given.get("unique_keys")
+    unsearched = sensitive if given.get("args") else {}
+    return Selection(**given, unsearched=unsearched, not_tasks=tuple(sensitive) if may_repeat else ())
+
+
+def read_value(text: str) -> Any:
+    """Return the value that a person searches for: JSON, or else plain text."""
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _refuse(word: str) -> Any:
+    raise ValueError(word)
 
 
 def without(args: Any, task: Any, unsearched: Mapping[str, Collection[str]]) -> Any:

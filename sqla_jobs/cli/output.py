@@ -23,6 +23,7 @@ from rich.text import Text
 from sqla_jobs.cli.naming import HOST, NAMED, output_on_stderr
 from sqla_jobs.models.types import PARKED
 from sqla_jobs.monitoring.finding import Finding, Verdict
+from sqla_jobs.rules.redaction import check_depth
 from sqla_jobs.rules.wording import Count, duration
 
 HISTORY = "sqla_jobs.history"
@@ -60,6 +61,14 @@ def print_json(data: Any) -> None:
     """Print one JSON document, with times in ISO 8601 and durations in seconds."""
     document = json.dumps(data, default=_plain, indent=2, ensure_ascii=False)
     click.echo(document, file=click.get_current_context().meta[_STDOUT])
+
+
+def plain_json(text: str | None) -> Any:
+    """Parse JSON; return the text itself if it is invalid or nested too deeply to be printed."""
+    try:
+        return None if text is None else check_depth(json.loads(text))
+    except (ValueError, RecursionError):
+        return text
 
 
 def _plain(value: Any) -> Any:

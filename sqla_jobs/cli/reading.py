@@ -3,34 +3,37 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Set
+from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
-from typing import cast as cast_type
 
 import click
-from sqlalchemy import Text, cast, inspect, select
-from sqlalchemy.orm import defer
+from sqlalchemy import inspect
 
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli.application import on_application
 from sqla_jobs.cli.naming import ApplicationCommand, right_usage
-from sqla_jobs.cli.output import as_json, console, print_json, print_table, print_wrapped, remedy, short, shown
+from sqla_jobs.cli.output import (
+    as_json,
+    console,
+    plain_json,
+    print_json,
+    print_table,
+    print_wrapped,
+    remedy,
+    short,
+    shown,
+)
 from sqla_jobs.cli.selecting import JOB_ID, check_batches, check_queues, check_tasks, selecting
-from sqla_jobs.errors import ArgumentsError, UnknownJob
+from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.models.columns import JobMixin, RunMixin
 from sqla_jobs.models.types import PARKED, JobState
 from sqla_jobs.monitoring import search
+from sqla_jobs.monitoring.shown import Shown, ShownJob, ShownRun, read_job, read_jobs, read_runs
 from sqla_jobs.monitoring.steps import StepRow, read_awaiting, read_steps
-from sqla_jobs.queries.losses import lost_in_a_row
 from sqla_jobs.rules.checks import check_text
-from sqla_jobs.rules.redaction import Secrets, check_depth
 from sqla_jobs.rules.wording import NOTHING, duration
-
-_SUMMARY = 60
-"""The maximum number of characters of an argument's value in the list of jobs."""
 
 
 @click.command(cls=ApplicationCommand)
@@ -53,7 +56,7 @@ def find(jobs: Jobs[Any], words: str, limit: int, as_json: bool) -> None:
     with right_usage():
         if not check_text("TEXT", words).strip():
             raise ArgumentsError("TEXT is empty: give the text to search for")
-    with jobs.binding().session() as session:
+    with jobs._binding().session() as session:
         places = [*search.find(session, jobs, words, limit)]
     if as_json:
         print_json(places)
@@ -78,13 +81,10 @@ def find(jobs: Jobs[Any], words: str, limit: int, as_json: bool) -> None:
 def list_jobs(jobs: Jobs[Any], selection: Selection, limit: int, below: int | None, as_json: bool) -> None:
     """List jobs, the newest first."""
     jobs.tasks.load()
-    job = jobs.Job
-    wanted = _jobs(jobs).where(*selection.where(jobs.models)).order_by(job.id.desc()).limit(limit + 1)
-    if below is not None:
-        wanted = wanted.where(job.id < below)
-    with jobs.binding().session() as session:
-        found = session.execute(wanted).all()
-        rows = [_job(jobs, *one) for one in found[:limit]]
+    where = selection.where(jobs._models) + ([] if below is None else [jobs.Job.id < below])
+    with jobs._binding().session() as session:
+        found = read_jobs(session, jobs, *where, most=limit + 1)
+        rows = [_job(jobs, one) for one in found[:limit]]
         awaiting = read_awaiting(session, jobs, [row["id"] for row in rows if row["run_at"] == PARKED])
     if not rows:
         check_tasks(jobs, selection.tasks)
@@ -103,9 +103,9 @@ def list_jobs(jobs: Jobs[Any], selection: Selection, limit: int, below: int | No
                 _state(row),
                 "waits for a signal" if row["id"] in awaiting else row[_MOMENTS.get(row["state"], "finished_at")],
                 f"{row['attempt']}/{row['max_attempts']}",
-                _summary(row["args"]),
+                one.shown.summary,
             )
-            for row in rows
+            for one, row in zip(found, rows, strict=False)
         ],
     )
     if len(found) > limit:
@@ -122,17 +122,12 @@ _MOMENTS = {JobState.scheduled: "run_at", JobState.queued: "run_at", JobState.ru
 def show(jobs: Jobs[Any], job_id: int, as_json: bool) -> None:
     """Show a job: its arguments, its steps, and every run with its error."""
     jobs.tasks.load()
-    with jobs.binding().session() as session:
-        counted = _jobs(jobs).add_columns(lost_in_a_row(jobs.models))
-        found: Any = session.execute(counted.where(jobs.Job.id == job_id)).one_or_none()
-        if found is None:
-            raise UnknownJob(f"there is no job {job_id}; it may have been pruned")
-        job, args, lost = found
-        row = _job(jobs, job, args) | {"lost_in_a_row": None if job.max_lost is None else lost}
-        secrets = jobs.tasks.secrets(job.task, args)
-        stored: Any = session.execute(_runs(jobs).where(jobs.Run.job_id == job_id).order_by(jobs.Run.id))
-        runs = [_as_dict(run, secrets, _OF_RUNS, result=_read(result)) for run, result in stored]
-        steps = [_step(step, secrets) for step in read_steps(session, jobs, job_id)]
+    with jobs._binding().session() as session:
+        job = read_job(session, jobs, job_id)
+        lost = None if job.row.max_lost is None else job.row.lost_in_a_row
+        row = _job(jobs, job) | {"lost_in_a_row": lost}
+        runs = [_run(jobs, run) for run in reversed(read_runs(session, jobs, job))]
+        steps = [_step(step, job.shown) for step in read_steps(session, jobs, job_id)]
         reasons = jobs.why(session, job_id)
     if as_json:
         print_json(row | {"runs": runs, "steps": steps, "why": reasons})
@@ -168,7 +163,7 @@ def show(jobs: Jobs[Any], job_id: int, as_json: bool) -> None:
 def why(jobs: Jobs[Any], job_id: int, as_json: bool) -> None:
     """Explain why a job is waiting."""
     jobs.tasks.load()
-    with jobs.binding().session() as session:
+    with jobs._binding().session() as session:
         reasons = jobs.why(session, job_id)
     if as_json:
         print_json({"job_id": job_id, "why": reasons})
@@ -181,9 +176,9 @@ def _print_reasons(reasons: Iterable[str]) -> None:
         print_wrapped(remedy(reason))
 
 
-def _step(step: StepRow, secrets: Secrets) -> dict[str, Any]:
+def _step(step: StepRow, it: Shown) -> dict[str, Any]:
     """Return a step's values by name, without secrets in its result."""
-    return asdict(step) | {"seconds": step.seconds, "result": secrets.json(_read(step.result))}
+    return asdict(step) | {"seconds": step.seconds, "result": plain_json(it.json(step.result))}
 
 
 def _print_steps(steps: Iterable[dict[str, Any]]) -> None:
@@ -218,52 +213,18 @@ def _value(name: str, value: Any) -> object:
     return value if isinstance(value, datetime) else str(value)
 
 
-_OF_RUNS = frozenset({"result", "error", "traceback"})
-_OF_JOBS = frozenset({"unique_key", "progress_message"})
-"""Columns with free text from tasks and callers. The columns that a `job_class` adds are treated in the same way."""
+def _job(jobs: Jobs[Any], job: ShownJob) -> dict[str, Any]:
+    """Return the columns by name, in the order of the table, with the arguments as JSON."""
+    texts = {"unique_key": job.unique_key, "progress_message": job.progress_message}
+    return _columns(jobs.Job, job.row, {"args": plain_json(job.shown.pretty)} | texts | job.own)
 
 
-def _jobs(jobs: Jobs[Any]) -> Any:
-    """Select jobs, with their arguments as text, which is readable even if no JSON parser accepts it."""
-    return select(jobs.Job, cast(jobs.Job.args, Text)).options(defer(jobs.Job.args))
+def _run(jobs: Jobs[Any], run: ShownRun) -> dict[str, Any]:
+    read = {"error": run.error, "traceback": run.traceback, "result": plain_json(run.result)}
+    return _columns(jobs.Run, run.row, read)
 
 
-def _runs(jobs: Jobs[Any]) -> Any:
-    """Select runs, with their results as text."""
-    return select(jobs.Run, cast(jobs.Run.result, Text)).options(defer(jobs.Run.result))
-
-
-def _read(stored: str | None) -> Any:
-    """Parse JSON; return the text itself if it is invalid or nested too deeply to be shown."""
-    try:
-        return None if stored is None else check_depth(json.loads(stored))
-    except (ValueError, RecursionError):
-        return stored
-
-
-def _summary(args: Any) -> str:
-    match args:
-        case dict():
-            return " ".join(f"{name}={_abridged(value)}" for name, value in cast_type("dict[str, Any]", args).items())
-        case _:
-            return _abridged(args)
-
-
-def _abridged(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _SUMMARY else f"{text[: _SUMMARY - 1]}…"
-
-
-def _job(jobs: Jobs[Any], job: JobMixin, stored: str) -> dict[str, Any]:
-    own = {attribute.key for attribute in inspect(jobs.Job).column_attrs} - {*JobMixin.__annotations__, "position"}
-    args = _read(stored)
-    seen = jobs.tasks.shown(job.task, cast_type("dict[str, Any]", args)) if isinstance(args, dict) else args
-    return _as_dict(job, jobs.tasks.secrets(job.task, stored), _OF_JOBS | own, args=seen)
-
-
-def _as_dict(row: JobMixin | RunMixin, secrets: Secrets, free: Set[str], **read: Any) -> dict[str, Any]:
-    """Return the row's columns by name. `read` replaces stored values; secrets in the `free` columns are withheld."""
-    mapper: Any = inspect(type(row))
-    names = [attribute.key for attribute in mapper.column_attrs]
-    values = {name: read[name] if name in read else getattr(row, name) for name in names}
-    return {name: secrets.json(value) if name in free else value for name, value in values.items()}
+def _columns(model: Any, row: Any, read: dict[str, Any]) -> dict[str, Any]:
+    """Return the columns by name. `read` has those that are not as stored."""
+    names = [one.key for one in inspect(model).column_attrs]
+    return {name: read[name] if name in read else row._mapping[name] for name in names}

@@ -7,18 +7,16 @@ from datetime import timedelta
 from typing import Any
 
 import click
-from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from sqla_jobs.actions import schedules as schedule_actions
 from sqla_jobs.cli.application import audited, changing, on_application
 from sqla_jobs.cli.naming import ApplicationCommand, right_usage
-from sqla_jobs.cli.output import as_json, console, print_json, print_table, shown
+from sqla_jobs.cli.output import as_json, console, plain_json, print_json, print_table, shown
 from sqla_jobs.clock.sync import retire, sync
 from sqla_jobs.errors import JobsError
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.models.columns import ScheduleMixin
 from sqla_jobs.models.types import CatchUp, Overlap, TickOutcome
+from sqla_jobs.monitoring.shown import ShownSchedule, read_schedules
 from sqla_jobs.monitoring.ticks import TickReport, read_refusal, read_ticks
 from sqla_jobs.rules.checks import check_text
 from sqla_jobs.rules.wording import duration, they_are
@@ -36,8 +34,8 @@ def schedule() -> None:
 def list_schedules(jobs: Jobs[Any], as_json: bool) -> None:
     """List all schedules, with their next ticks."""
     jobs.tasks.load()
-    with jobs.binding().session() as session:
-        rows = [_row(jobs, one) for one in session.scalars(select(jobs.Schedule).order_by(jobs.Schedule.name))]
+    with jobs._binding().session() as session:
+        rows = [_row(one) for one in read_schedules(session, jobs)]
     if as_json:
         print_json(rows)
         return
@@ -58,11 +56,12 @@ def list_schedules(jobs: Jobs[Any], as_json: bool) -> None:
 def show(jobs: Jobs[Any], name: str, limit: int, as_json: bool) -> None:
     """Show a schedule, and whether its last ticks were enqueued, skipped or missed."""
     jobs.tasks.load()
-    with jobs.binding().session() as session:
-        one = _named(jobs, session, name)
-        row, ticks = _row(jobs, one), read_ticks(session, jobs, one.id, limit)
-        refusal = read_refusal(session, jobs, one.id)
-        refused = refusal and jobs.tasks.secrets(one.task, one.args).text(refusal)
+    with jobs._binding().session() as session:
+        found = read_schedules(session, jobs, jobs.Schedule.name == check_text("name", name))
+        if not found:
+            raise JobsError(f"there is no schedule {name!r}: `schedule list` shows them")
+        row, ticks = _row(found[0]), read_ticks(session, jobs, found[0].row.id, limit)
+        refused = found[0].shown.text(read_refusal(session, jobs, found[0].row.id))
     if as_json:
         print_json(row | {"refused": refused, "ticks": ticks})
         return
@@ -99,12 +98,11 @@ def _tick(tick: TickReport) -> tuple[object, ...]:
             return first, tick.outcome, " ", " ", " ", note if tick.count == 1 else f"{tick.how_many}: {note}"
 
 
-def _row(jobs: Jobs[Any], one: ScheduleMixin) -> dict[str, Any]:
+def _row(one: ShownSchedule) -> dict[str, Any]:
     plain = ("id", "name", "task", "cron", "timezone", "queue", "priority", "catch_up", "overlap", "jitter")
     state = ("enabled", "disabled_reason", "next_run_at", "last_run_at", "declared")
-    reason = one.disabled_reason and jobs.tasks.secrets(one.task, one.args).text(one.disabled_reason)
-    seen = {"disabled_reason": reason, "args": jobs.tasks.shown(one.task, one.args)}
-    return {name: getattr(one, name) for name in (*plain, *state)} | seen
+    seen = {"disabled_reason": one.disabled_reason, "args": plain_json(one.shown.pretty)}
+    return {name: getattr(one.row, name) for name in (*plain, *state)} | seen
 
 
 def _note(row: dict[str, Any]) -> str:
@@ -132,7 +130,7 @@ def _note(row: dict[str, Any]) -> str:
 @audited
 def add_schedule(jobs: Jobs[Any], /, actor: str, name: str, task: str, cron: str, arguments: str, **given: Any) -> None:
     """Add a schedule: NAME enqueues TASK by the rule CRON, with arguments in a JSON object."""
-    declaration = jobs.tasks[task].declaration
+    declaration = jobs.tasks[task]._declaration
     options: Any = {option: value for option, value in given.items() if value is not None} | {"name": name}
     with right_usage():
         row = declared(declaration, cron, declaration.codec.decode(arguments), options).row()
@@ -174,13 +172,6 @@ def set_schedule(jobs: Jobs[Any], /, actor: str, name: str, task: str | None, ar
         click.echo(shown(f"{field}: {said}"))
     if not changed:
         click.echo("nothing changed: the schedule has these values already")
-
-
-def _named(jobs: Jobs[Any], session: Session, name: str) -> ScheduleMixin:
-    found = session.scalar(select(jobs.Schedule).where(jobs.Schedule.name == check_text("name", name)))
-    if found is None:
-        raise JobsError(f"there is no schedule {name!r}: `schedule list` shows them")
-    return found
 
 
 @schedule.command(cls=ApplicationCommand)
@@ -233,9 +224,9 @@ def run_now(jobs: Jobs[Any], actor: str, name: str) -> None:
 def sync_schedules(jobs: Jobs[Any], prune: bool, reset: bool) -> None:
     """Store the schedules that code declares. Clocks also store them when they start."""
     jobs.tasks.load()
-    with jobs.binding().transaction() as session:
-        sync(session, jobs.models, jobs.schedules, reset=reset)
-        retired = retire(session, jobs.models, jobs.schedules, timedelta(0)) if prune else []
+    with jobs._binding().transaction() as session:
+        sync(session, jobs._models, jobs.schedules, reset=reset)
+        retired = retire(session, jobs._models, jobs.schedules, timedelta(0)) if prune else []
     click.echo(f"{they_are(len(jobs.schedules), 'schedule')} declared in code")
     for name in retired:
         click.echo(f"disabled: {name}")

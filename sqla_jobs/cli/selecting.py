@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any
@@ -12,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from sqla_jobs.actions.batches import UnknownBatch
-from sqla_jobs.actions.selection import Selection
+from sqla_jobs.actions.selection import read_value, searching
 from sqla_jobs.cli import durations
 from sqla_jobs.cli.naming import right_usage
 from sqla_jobs.errors import JobsError
@@ -32,10 +31,7 @@ def _arguments(context: click.Context, option: click.Parameter, given: tuple[str
         name, equals, value = item.partition("=")
         if not equals:
             raise click.BadParameter(f"{item!r} is not NAME=VALUE, such as order=17", context, option)
-        try:
-            found[name] = json.loads(value)
-        except (ValueError, RecursionError):
-            found[name] = value
+        found[name] = read_value(value)
     return found
 
 
@@ -88,11 +84,8 @@ def selecting(command: Callable[..., None]) -> Callable[..., None]:
         **options: Any,
     ) -> None:
         given = {name: options.pop(name) for name in _NAMES}
-        hidden = jobs.tasks.sensitive() if given["args"] or given["results"] else {}
         with right_usage():
-            selection = Selection(
-                **given, unsearched=hidden if given["args"] else {}, not_tasks=tuple(hidden) if given["results"] else ()
-            )
+            selection = searching(jobs.tasks.sensitive() if given["args"] or given["results"] else {}, **given)
         command(jobs, *args, selection=selection, **options)
 
     for option in reversed(_OPTIONS):
@@ -103,7 +96,7 @@ def selecting(command: Callable[..., None]) -> Callable[..., None]:
 def check_tasks(jobs: Jobs[Any], tasks: Iterable[str]) -> None:
     """Raise `JobsError` for a task that neither the application nor any job has. It is probably misspelled."""
     known = set(jobs.tasks)
-    with jobs.binding().session() as session:
+    with jobs._binding().session() as session:
         for task in set(tasks) - known:
             if session.scalar(select(jobs.Job.id).where(jobs.Job.task == task).limit(1)) is None:
                 raise JobsError(f"no job is of task {task!r}, and no task has that name{did_you_mean(task, known)}")
@@ -111,7 +104,7 @@ def check_tasks(jobs: Jobs[Any], tasks: Iterable[str]) -> None:
 
 def check_batches(jobs: Jobs[Any], batches: Iterable[int]) -> None:
     """Raise `UnknownBatch` for a batch that does not exist."""
-    with jobs.binding().session() as session:
+    with jobs._binding().session() as session:
         for batch_id in batches:
             if session.get(jobs.Batch, batch_id) is None:
                 raise UnknownBatch(batch_id)
@@ -119,7 +112,7 @@ def check_batches(jobs: Jobs[Any], batches: Iterable[int]) -> None:
 
 def check_queues(jobs: Jobs[Any], queues: Iterable[str]) -> None:
     """Raise `JobsError` for a queue that no job, worker or task uses."""
-    with jobs.binding().session() as session:
+    with jobs._binding().session() as session:
         for queue in queues:
             check_queue(jobs, session, queue)
 
@@ -127,7 +120,7 @@ def check_queues(jobs: Jobs[Any], queues: Iterable[str]) -> None:
 def check_queue(jobs: Jobs[Any], session: Session, queue: str, otherwise: str = "") -> None:
     """Raise `JobsError` for a queue that no job, worker or task uses. `otherwise` ends the message."""
     jobs.tasks.load()
-    of_tasks = (str(task.declaration.defaults["queue"]) for task in jobs.tasks.values())
+    of_tasks = (str(task._declaration.defaults["queue"]) for task in jobs.tasks.values())
     queues, _ = read_work(session, jobs)
     known = {"default", *of_tasks, *(one.name for one in queues)}
     if queue not in known and session.scalar(select(jobs.Job.id).where(jobs.Job.queue == queue).limit(1)) is None:

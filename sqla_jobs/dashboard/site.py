@@ -18,7 +18,6 @@ from sqlalchemy.orm import Session
 from werkzeug.wrappers import Response as AnyResponse
 
 from sqla_jobs.actions.audit import Changing, changing
-from sqla_jobs.dashboard import shown as hiding
 from sqla_jobs.dashboard.access import Actor, Authorize, Role
 from sqla_jobs.dashboard.data.reading import reading
 from sqla_jobs.dashboard.render import formatting
@@ -76,6 +75,7 @@ class Dashboard:
             "percent": wording.percent,
             "parted": formatting.parted,
             "exact": formatting.exact,
+            "cut": formatting.cut,
             "plural": wording.plural,
             "offset": wording.offset,
             "sentence": formatting.sentence,
@@ -126,7 +126,7 @@ class Dashboard:
 
     def changing(self) -> AbstractContextManager[Changing]:
         """Open a transaction for one change. It commits at the end."""
-        return changing(self.jobs.binding(), self.jobs.models, self.jobs.tasks, self.actor)
+        return changing(self.jobs._binding(), self.jobs._models, self.jobs.tasks, self.actor)
 
     @property
     def actor(self) -> str:
@@ -140,10 +140,6 @@ class Dashboard:
     def done(self, notice: str, endpoint: str, **values: Any) -> AnyResponse:
         """Redirect to a page that shows one of the `NOTICES`."""
         return redirect(self.url(endpoint, **values, done=notice), 303)
-
-    def shown(self, task: str, args: str) -> hiding.Shown:
-        """Return arguments without sensitive values."""
-        return hiding.shown(self.jobs, task, args)
 
 
 def _digest(filename: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from sqla_jobs.actions.selection import Selection
+from sqla_jobs.actions.selection import Selection, read_value, searching
 from sqla_jobs.errors import ArgumentsError, JobsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import JobState
@@ -70,22 +70,19 @@ def read_filter(jobs: Jobs[Any], values: Mapping[str, str]) -> Filter:
 
 
 def _selection(jobs: Jobs[Any], given: Mapping[str, str]) -> Selection:
-    args, results = (_pairs_in(name, given[name]) if name in given else {} for name in ("args", "result"))
-    return Selection(
+    return searching(
+        jobs.tasks.sensitive() if given.keys() & {"args", "result", "key"} else {},
         states=(_state(given["state"]),) if "state" in given else (),
         tasks=(given["task"],) if "task" in given else (),
         queues=(given["queue"],) if "queue" in given else (),
         error=given.get("error"),
-        args=args,
-        unsearched=jobs.tasks.sensitive() if args else {},
-        results=results,
+        args=_pairs_in("args", given.get("args", "{}")),
+        results=_pairs_in("result", given.get("result", "{}")),
         unique_keys=(given["key"],) if "key" in given else (),
         schedules=(_whole_number("schedule", given["schedule"]),) if "schedule" in given else (),
         batches=(_whole_number("batch", given["batch"]),) if "batch" in given else (),
         after=read_moment("created_after", given["created_after"]) if "created_after" in given else None,
         before=read_moment("created_before", given["created_before"]) if "created_before" in given else None,
-        # a unique key or a result may hold a secret, which a search could guess
-        not_tasks=tuple(jobs.tasks.sensitive()) if given.keys() & {"key", "result"} else (),
     )
 
 
@@ -105,21 +102,10 @@ def _pairs_in(name: str, text: str) -> dict[str, Any]:
     """Parse a JSON object; or `name=value, …`, with values as JSON without commas, or else as plain text."""
     try:
         if text.startswith("{"):
-            return cast("dict[str, Any]", json.loads(text, parse_constant=_refuse))
+            return cast("dict[str, Any]", json.loads(text))
         pairs = [part.split("=", 1) for part in text.split(",")]
-        return {key.strip(): _value(value.strip()) for key, value in pairs}
+        return {key.strip(): read_value(value.strip()) for key, value in pairs}
     except (ValueError, RecursionError):
         raise BadFilter(
             f'{name}={text!r:.60}: write name=value, such as order=17 or email="a@b.c", or a JSON object'
         ) from None
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text, parse_constant=_refuse)
-    except ValueError:
-        return text
-
-
-def _refuse(word: str) -> Any:
-    raise ValueError(word)

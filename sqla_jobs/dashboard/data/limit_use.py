@@ -101,6 +101,6 @@ def _keys_started(
 def _shown(jobs: Jobs[Any], limit: LimitStatus, gate: str) -> str:
     """Return the key in a gate. A plain key that should be hashed was stored by other code, and is hidden."""
     key = gate.removeprefix(limit.gate)
-    declared = (one for task in jobs.tasks.values() for one in task.declaration.gates)
+    declared = (one for task in jobs.tasks.values() for one in task._declaration.gates)
     is_secret = (limit.declared or {}).get(HASHED_BY) or any(one.misspells(gate) for one in declared)
     return HIDDEN if is_secret and not is_hash(key) else key

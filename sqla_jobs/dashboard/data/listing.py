@@ -13,10 +13,10 @@ from sqlalchemy.orm import Session, aliased
 
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.dashboard.data.paging import Order
-from sqla_jobs.dashboard.shown import READ
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import JobState
 from sqla_jobs.monitoring.finding import ask
+from sqla_jobs.monitoring.shown import READ
 from sqla_jobs.rules.wording import Count
 
 SIZE = 50
@@ -121,7 +121,7 @@ def _search(
         ahead = _from(jobs, list(jobs.Job.__table__.c), selection, order, start).where(*bounds)
         window = aliased(jobs.Job, ahead.limit(_WINDOW).subquery())
         in_order = [getattr(window, column.key) for column in order.columns]
-        hits = select(*columns(window)).where(*selection.where(replace(jobs.models, Job=window)))
+        hits = select(*columns(window)).where(*selection.where(replace(jobs._models, Job=window)))
         hits = hits.order_by(*[one.desc() if order.is_descending else one.asc() for one in in_order])
         found += ask(session, jobs, hits.limit(SIZE + 1 - len(found)))
         if len(found) > SIZE:

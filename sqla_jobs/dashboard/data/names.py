@@ -35,7 +35,7 @@ def read_names(session: Session, jobs: Jobs[Any]) -> Names:
     planned = ask(session, jobs, select(schedule.task, schedule.queue).distinct().limit(_MOST)).all()
     served = ask(session, jobs, select(func.jsonb_object_keys(process.queues)).distinct()).scalars()
     stored = ask(session, jobs, select(jobs.Queue.name).limit(_MOST)).scalars()
-    declared = [task.declaration.defaults["queue"] for task in jobs.tasks.values()]
+    declared = [task._declaration.defaults["queue"] for task in jobs.tasks.values()]
     tasks = {*jobs.tasks, *(row[0] for row in (*seen, *planned))}
     queues = {"default", *declared, *served, *stored, *waiting_queues(session, jobs)}
     queues.update(row[1] for row in (*seen, *planned))

@@ -25,7 +25,7 @@ _SETTINGS = {
 @contextmanager
 def reading(jobs: Jobs[Any]) -> Generator[tuple[Session, datetime]]:
     """Yield a read-only session and the server's time. Raises `ConfigurationError` without a bind."""
-    with jobs.binding().session() as session:
+    with jobs._binding().session() as session:
         said = [func.set_config(name, value, True) for name, value in _SETTINGS.items()]
         on_jobs = {"mapper": jobs.Job}
         row = session.execute(select(func.clock_timestamp(), *said), bind_arguments=on_jobs).one()

@@ -10,6 +10,9 @@ from markupsafe import Markup, escape
 from sqla_jobs.models.types import PARKED
 from sqla_jobs.rules.wording import UNITS
 
+_LONG = 100_000
+"""The maximum length of arguments, results and other texts on a page."""
+
 
 def number(value: float) -> str:
     """Format a number with separators: 1234567 as `1,234,567`."""
@@ -52,3 +55,8 @@ def sentence(text: str) -> Markup:
 def parted(name: str) -> Markup:
     """Render a task's name so that it can wrap between its parts."""
     return Markup(re.sub(r"([._])(?=.)", r"\1<wbr>", str(escape(name))))  # noqa: S704  # it is escaped
+
+
+def cut(text: str) -> str:
+    """Return the beginning of a very long text, and how much there is more."""
+    return text if len(text) <= _LONG else f"{text[:_LONG]}\n… {len(text) - _LONG:,} more characters"

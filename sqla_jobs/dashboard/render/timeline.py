@@ -12,7 +12,7 @@ from sqla_jobs.rules.wording import duration
 
 
 @dataclass(frozen=True)
-class Event:
+class Moment:
     """One point of a timeline; `state` determines its color."""
 
     title: str
@@ -22,34 +22,34 @@ class Event:
     is_ahead: bool = False
 
 
-def timeline(job: Any, runs: Sequence[Any], *, is_whole: bool) -> list[Event]:
+def timeline(job: Any, runs: Sequence[Any], *, is_whole: bool) -> list[Moment]:
     """Return the events of a job from its creation to now. `runs` are its attempts, the oldest first."""
-    events = [Event("Created", job.created_at, "scheduled", "by a schedule" if job.schedule_id is not None else "")]
+    events = [Moment("Created", job.created_at, "scheduled", "by a schedule" if job.schedule_id is not None else "")]
     if not is_whole:
-        events.append(Event("Earlier attempts", None, "snoozed", "on an older page of its runs"))
+        events.append(Moment("Earlier attempts", None, "snoozed", "on an older page of its runs"))
     events += [_ended(run) for run in runs]
     last = runs[-1].finished_at if runs else None
     if job.cancel_requested_at is not None:
-        events.append(Event("Cancel asked for", job.cancel_requested_at, "cancelled"))
+        events.append(Moment("Cancel asked for", job.cancel_requested_at, "cancelled"))
     match job.state:
         case JobState.blocked:
-            events.append(Event("Blocked", None, "blocked", "until the jobs before it have ended", is_ahead=True))
+            events.append(Moment("Blocked", None, "blocked", "until the jobs before it have ended", is_ahead=True))
         case JobState.scheduled:
-            events.append(Event("Due", job.run_at, "scheduled", "then it is queued", is_ahead=True))
+            events.append(Moment("Due", job.run_at, "scheduled", "then it is queued", is_ahead=True))
         case JobState.queued:
-            events.append(Event("Queued", job.run_at, "queued", f"in {job.queue}, for a worker that is free"))
+            events.append(Moment("Queued", job.run_at, "queued", f"in {job.queue}, for a worker that is free"))
         case JobState.running:
-            events.append(Event(f"Attempt {job.attempt} started", job.started_at, "running", "and runs"))
+            events.append(Moment(f"Attempt {job.attempt} started", job.started_at, "running", "and runs"))
         case _:
             if (
                 job.state in ENDED and last != job.finished_at
             ):  # it was cancelled, or changed by SQL, without an attempt
-                events.append(Event(str(job.state).capitalize(), job.finished_at, str(job.state)))
+                events.append(Moment(str(job.state).capitalize(), job.finished_at, str(job.state)))
     ahead = [event for event in events if event.is_ahead]
     return sorted((e for e in events if not e.is_ahead), key=lambda e: e.at or job.created_at) + ahead
 
 
-def _ended(run: Any) -> Event:
+def _ended(run: Any) -> Moment:
     took = duration(max(0.0, (run.finished_at - run.started_at).total_seconds()))
     words = {
         "retried": "failed, and is tried again",
@@ -58,4 +58,4 @@ def _ended(run: Any) -> Event:
     }
     said = words.get(str(run.outcome), str(run.outcome))
     note = f"after {took}" + (f": {run.error_type}" if run.error_type else "")
-    return Event(f"Attempt {run.attempt} {said}", run.finished_at, str(run.outcome), note)
+    return Moment(f"Attempt {run.attempt} {said}", run.finished_at, str(run.outcome), note)

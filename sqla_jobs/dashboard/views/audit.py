@@ -9,10 +9,10 @@ from sqlalchemy import Text, cast, select
 
 from sqla_jobs.dashboard.data.listing import SIZE
 from sqla_jobs.dashboard.data.paging import BadCursor, Order
-from sqla_jobs.dashboard.render import json_text
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.monitoring.finding import ask
+from sqla_jobs.rules import json_text
 from sqla_jobs.rules.checks import check_text
 
 

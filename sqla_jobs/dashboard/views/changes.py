@@ -24,6 +24,7 @@ from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.errors import JobsError
 from sqla_jobs.models.types import JobState
 from sqla_jobs.monitoring.finding import ask
+from sqla_jobs.monitoring.shown import without_secrets
 from sqla_jobs.monitoring.steps import kept
 from sqla_jobs.rules.checks import read_moment, read_priority
 
@@ -170,11 +171,11 @@ def confirm(site: Dashboard) -> Response:
     job: Any = jobs.Job
     with site.reading() as (session, now):
         end = ask(session, jobs, select(func.max(job.id))).scalar() or 0
-        some = select(*columns(job)).where(*change.conditions(jobs.models, selection)).order_by(job.id.desc())
+        some = select(*columns(job)).where(*change.conditions(jobs._models, selection)).order_by(job.id.desc())
         sample = ask(session, jobs, some.limit(_SAMPLE)).all()
         try:
             with session.begin_nested():
-                by_state = change.count(session, jobs.models, selection)
+                by_state = change.count(session, jobs._models, selection)
                 count = sum(by_state.values())
         except DBAPIError as error:
             if getattr(error.orig, "sqlstate", None) != "57014":
@@ -191,7 +192,7 @@ def confirm(site: Dashboard) -> Response:
         narrowed_to=change.by_default if is_narrowed else (),
         selected=len(selection.ids) or None,
         half_searched=selection.half_searched,
-        sample=[(row, site.shown(row.task, row.args_text or "").summary) for row in sample],
+        sample=[(row, without_secrets(site.jobs, row.task, row.args_text or "").summary) for row in sample],
         names=names,
         end=end,
         patience=PATIENCE,

@@ -5,37 +5,32 @@ from __future__ import annotations
 from typing import Any
 
 from flask import Response, request
-from sqlalchemy import Text, cast, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from sqla_jobs.dashboard.data.names import read_names
 from sqla_jobs.dashboard.data.workflow import read_after, read_batch_of, read_before, read_workflow
 from sqla_jobs.dashboard.render import timeline as story
 from sqla_jobs.dashboard.render.graph import graph
-from sqla_jobs.dashboard.shown import Shown
 from sqla_jobs.dashboard.site import Dashboard
-from sqla_jobs.errors import UnknownJob
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.types import ENDED, LIVE, NOT_RUNNING, WAITING, JobState
 from sqla_jobs.monitoring.finding import ask
-from sqla_jobs.monitoring.steps import StepRow, read_steps
+from sqla_jobs.monitoring.shown import read_job, read_runs
+from sqla_jobs.monitoring.steps import read_steps
 from sqla_jobs.queries.limits import keeps_others_waiting
-from sqla_jobs.queries.losses import lost_in_a_row
 from sqla_jobs.rules.checks import read_id
 
 _RUNS = 20
-_LONG = 100_000
-"""The maximum length of arguments, results and other texts on a page."""
 
 
 def show(site: Dashboard, job_id: int) -> Response:
     """GET /jobs/<id>"""
     jobs, before = site.jobs, request.args.get("before", type=read_id)
     with site.reading() as (session, now):
-        job = _job(session, jobs, job_id)
-        shown = site.shown(job.task, job.args_text)
-        runs = _runs(session, jobs, job_id, before)
+        one = read_job(session, jobs, job_id)
+        job, shown = one.row, one.shown
+        runs = read_runs(session, jobs, one, most=_RUNS + 1, before=before)
         keeps_key = _keeps_key(session, jobs, job_id)
         steps = read_steps(session, jobs, job_id)
         after, before_it = (
@@ -50,17 +45,18 @@ def show(site: Dashboard, job_id: int) -> Response:
             now,
             job=job,
             shown=shown,
-            arguments=_cut(shown.pretty),
-            runs=[_Run(run, shown) for run in runs[:_RUNS]],
-            steps=[_Step(step, shown) for step in steps],
+            runs=runs[:_RUNS],
+            steps=[(step, shown.json(step.result)) for step in steps],
             awaited=next((step.awaited for step in steps if step.awaited and job.state in WAITING), None),
-            older=runs[_RUNS - 1].id if len(runs) > _RUNS else None,
+            older=runs[_RUNS - 1].row.id if len(runs) > _RUNS else None,
             is_first_page=before is None,
             schedule=schedule,
             duplicates=_duplicates(session, jobs, job),
             names=read_names(session, jobs) if job.state in WAITING else None,
             process=_process(session, jobs, job.process_id),
-            timeline=story.timeline(job, runs[:_RUNS][::-1], is_whole=len(runs) <= _RUNS and before is None),
+            timeline=story.timeline(
+                job, [run.row for run in reversed(runs[:_RUNS])], is_whole=len(runs) <= _RUNS and before is None
+            ),
             is_known=job.task in jobs.tasks,
             reasons=jobs.why(session, job_id) if _has_reasons(job) or keeps_key else [],
             keeps_key=keeps_key,
@@ -73,30 +69,11 @@ def show(site: Dashboard, job_id: int) -> Response:
             is_ended=job.state in ENDED,
             is_waiting=job.state in WAITING,
             is_live=job.state in LIVE,
-            progress_message=shown.text(job.progress_message),
-            unique_key=shown.text(job.unique_key),
+            progress_message=one.progress_message,
+            unique_key=one.unique_key,
             key_url=_key_url(site, job),
-            extras=_own_columns(jobs, job, shown),
+            extras=[(name, str(value)) for name, value in one.own.items() if value is not None],
         )
-
-
-class _Run:
-    """An attempt, without sensitive values."""
-
-    def __init__(self, row: Any, shown: Shown) -> None:
-        self.row = row
-        self.seconds = max(0.0, (row.finished_at - row.started_at).total_seconds())
-        self.error = shown.text(row.error)
-        self.traceback = shown.text(row.traceback)
-        self.result = None if row.result_text is None else _cut(shown.json(row.result_text))
-
-
-class _Step:
-    """A step, without sensitive values."""
-
-    def __init__(self, row: StepRow, shown: Shown) -> None:
-        self.row = row
-        self.result = None if row.result is None else _cut(shown.json(row.result))
 
 
 def _has_reasons(job: Any) -> bool:
@@ -114,46 +91,9 @@ def _key_url(site: Dashboard, job: Any) -> str:
     return site.url("jobs", task=job.task) if is_hidden else site.url("jobs", key=job.unique_key)
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= _LONG else f"{text[:_LONG]}\n… {len(text) - _LONG:,} more characters"
-
-
-def _job(session: Session, jobs: Jobs[Any], job_id: int) -> Any:
-    job: Any = jobs.Job
-    stored = [column for column in job.__table__.c if column.name != "args"]
-    more = cast(job.args, Text).label("args_text"), lost_in_a_row(jobs.models).label("lost_in_a_row")
-    query = select(*stored, *more).where(job.id == job_id)
-    row = ask(session, jobs, query).one_or_none()
-    if row is None:
-        raise UnknownJob(f"There is no job {job_id}. It may have been deleted, or pruned some time after it ended.")
-    return row
-
-
-def _own_columns(jobs: Jobs[Any], job: Any, shown: Shown) -> list[tuple[str, str]]:
-    """Return the columns that an application's job class adds, if they have a value."""
-    table: Any = jobs.Job.__table__
-    own = [column.name for column in table.c if column.name not in {*JobMixin.__annotations__, "position"}]
-    values = {name: value for name in own if (value := job._mapping[name]) is not None}
-    return [(name, _cut(shown.text(str(value)) or "")) for name, value in values.items()]
-
-
-def _runs(session: Session, jobs: Jobs[Any], job_id: int, before: int | None) -> list[Any]:
-    """Return the newest runs, one more than a page shows. Results are text, which keeps every digit."""
-    run: Any = jobs.Run
-    columns = [column for column in run.__table__.c if column.name != "result"]
-    query = (
-        select(*columns, cast(run.result, Text).label("result_text"), jobs.Process.host, jobs.Process.pid)
-        .outerjoin(jobs.Process, jobs.Process.id == run.process_id)
-        .where(run.job_id == job_id)
-    )
-    if before is not None:
-        query = query.where(run.id < before)
-    return list(ask(session, jobs, query.order_by(run.id.desc()).limit(_RUNS + 1)))
-
-
 def _keeps_key(session: Session, jobs: Jobs[Any], job_id: int) -> bool:
     """Return whether the job failed, and the next jobs of its ordered key have to wait because of it."""
-    query = select(keeps_others_waiting(jobs.models)).where(jobs.Job.id == job_id)
+    query = select(keeps_others_waiting(jobs._models)).where(jobs.Job.id == job_id)
     return bool(ask(session, jobs, query).scalar())
 
 

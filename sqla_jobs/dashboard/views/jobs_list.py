@@ -17,6 +17,7 @@ from sqla_jobs.dashboard.data.paging import BadCursor
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.dashboard.views.changes import offered
 from sqla_jobs.models.types import JobState
+from sqla_jobs.monitoring.shown import without_secrets
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ def lines(site: Dashboard, session: Session, rows: Sequence[Any]) -> list[Line]:
         if row.args_text is None:
             made.append(Line(row, "large arguments", kind, None if kind is None else "see the job"))
         else:
-            shown = site.shown(row.task, row.args_text)
-            made.append(Line(row, shown.summary, kind, error and shown.beginning(error)))
+            said = without_secrets(site.jobs, row.task, row.args_text)
+            made.append(Line(row, said.summary, kind, error and said.beginning(error)))
     return made
 
 

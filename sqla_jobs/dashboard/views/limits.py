@@ -100,7 +100,7 @@ def _new_form(site: Dashboard, given: Mapping[str, str], error: JobsError | None
     jobs = site.jobs
     with site.reading() as (session, now):
         names = read_names(session, jobs)
-    gates = [gate for task in jobs.tasks.values() for gate in task.declaration.gates if gate.limit is not None]
+    gates = [gate for task in jobs.tasks.values() for gate in task._declaration.gates if gate.limit is not None]
     return site.render(
         "limit_form.html",
         now,

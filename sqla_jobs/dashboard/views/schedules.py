@@ -11,7 +11,7 @@ from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
 from flask import Response, abort, request
-from sqlalchemy import Text, cast, select, true
+from sqlalchemy import select, true
 from sqlalchemy.orm import Session
 from werkzeug.wrappers import Response as AnyResponse
 
@@ -19,15 +19,15 @@ from sqla_jobs.actions import schedules as schedule_actions
 from sqla_jobs.cron import Cron
 from sqla_jobs.dashboard.data.listing import columns
 from sqla_jobs.dashboard.data.names import read_names
-from sqla_jobs.dashboard.render import json_text
-from sqla_jobs.dashboard.shown import Shown
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.dashboard.views.jobs_list import Line, lines
 from sqla_jobs.errors import ArgumentsError, ConfigurationError, JobsError
 from sqla_jobs.models.types import CatchUp, Overlap, TickOutcome
 from sqla_jobs.monitoring.finding import ask
+from sqla_jobs.monitoring.shown import ShownSchedule, read_schedules
 from sqla_jobs.monitoring.ticks import TickReport, read_refusal, read_ticks
 from sqla_jobs.queries.processes import is_alive
+from sqla_jobs.rules import json_text
 from sqla_jobs.rules.checks import read_number
 
 _RECENT = 8
@@ -70,27 +70,21 @@ def _rule_of(cron: str, timezone: str, now: datetime, first: datetime | None = N
 
 def show_all(site: Dashboard) -> Response:
     """GET /schedules"""
-    schedule: Any = site.jobs.Schedule
     with site.reading() as (session, now):
-        rows = ask(session, site.jobs, select(*_columns(schedule)).order_by(schedule.name).limit(1000)).all()
+        found = read_schedules(session, site.jobs)
         recent = _recent(session, site)
         clocks = select(site.jobs.Process.id).where(site.jobs.Process.kind == "clock", is_alive(site.jobs.Process))
         has_clock = ask(session, site.jobs, clocks).first() is not None
     listed = [
         (
-            row,
-            _rule_of(row.cron, row.timezone, now, row.next_run_at, count=1),
-            recent[row.id],
-            site.shown(row.task, row.args_text).text(row.disabled_reason),
+            one.row,
+            _rule_of(one.row.cron, one.row.timezone, now, one.row.next_run_at, count=1),
+            recent[one.row.id],
+            one.disabled_reason,
         )
-        for row in rows
+        for one in found
     ]
     return site.render("schedules.html", now, listed=listed, has_clock=has_clock)
-
-
-def _columns(schedule: Any) -> list[Any]:
-    stored = [column for column in schedule.__table__.c if column.name not in ("args", "declared_values")]
-    return [*stored, cast(schedule.args, Text).label("args_text")]
 
 
 def _recent(session: Session, site: Dashboard) -> dict[int, list[Any]]:
@@ -111,30 +105,30 @@ def _recent(session: Session, site: Dashboard) -> dict[int, list[Any]]:
     return found
 
 
-def _read_schedule(session: Session, site: Dashboard, schedule_id: int) -> tuple[Any, Shown]:
-    """Return the schedule, and its arguments without sensitive values. Raises `UnknownSchedule`."""
-    schedule: Any = site.jobs.Schedule
-    row = ask(session, site.jobs, select(*_columns(schedule)).where(schedule.id == schedule_id)).one_or_none()
-    if row is None:
+def _read_schedule(session: Session, site: Dashboard, schedule_id: int) -> ShownSchedule:
+    """Return a schedule. Raises `UnknownSchedule`."""
+    found = read_schedules(session, site.jobs, site.jobs.Schedule.id == schedule_id)
+    if not found:
         raise schedule_actions.UnknownSchedule(f"There is no schedule {schedule_id}; it may have been removed.")
-    return row, site.shown(row.task, row.args_text)
+    return found[0]
 
 
 def show(site: Dashboard, schedule_id: int) -> Response:
     """GET /schedules/<id>"""
     with site.reading() as (session, now):
-        row, shown = _read_schedule(session, site, schedule_id)
+        one = _read_schedule(session, site, schedule_id)
         ticks = read_ticks(session, site.jobs, schedule_id, _TICKS)
         jobs = _enqueued(session, site, ticks)
         refusal = read_refusal(session, site.jobs, schedule_id)
+    row = one.row
     return site.render(
         "schedule.html",
         now,
         schedule=row,
         rule=_rule_of(row.cron, row.timezone, now, row.next_run_at if row.enabled else None),
-        arguments=shown.pretty,
-        reason=shown.text(row.disabled_reason),
-        refusal=shown.text(refusal),
+        arguments=one.shown.pretty,
+        reason=one.disabled_reason,
+        refusal=one.shown.text(refusal),
         ticks=[(tick, jobs.get(tick.job_id)) for tick in ticks],
         is_known=row.task in site.jobs.tasks,
     )
@@ -186,7 +180,8 @@ def add(site: Dashboard) -> AnyResponse:
 def edit(site: Dashboard, schedule_id: int) -> Response:
     """GET /schedules/<id>/edit"""
     with site.reading() as (session, _):
-        row, shown = _read_schedule(session, site, schedule_id)
+        one = _read_schedule(session, site, schedule_id)
+    row, shown = one.row, one.shown
     given = {name: str(getattr(row, name, "")) for name in _EMPTY}
     visible = {name: value for name, value in (shown.args or {}).items() if name not in shown.withheld}
     given["args"] = json_text.pretty(visible)
@@ -208,7 +203,7 @@ def save(site: Dashboard, schedule_id: int) -> AnyResponse:
         raise
     except JobsError as error:
         with site.reading() as (session, _):
-            row, _shown = _read_schedule(session, site, schedule_id)
+            row = _read_schedule(session, site, schedule_id).row
         return _form(site, given, row, error)
     return site.done("saved", "schedule", schedule_id=schedule_id)
 
@@ -222,7 +217,7 @@ def _withheld(site: Dashboard, task: str, args: Mapping[str, Any]) -> dict[str, 
 def _values(site: Dashboard, given: Mapping[str, str], *, hidden: Mapping[str, Any]) -> dict[str, Any]:
     """Parse the form's fields into column values. Raises `JobsError`."""
     jobs, task = site.jobs, given["task"]
-    defaults = jobs.tasks[task].declaration.defaults if task in jobs.tasks else {"queue": "default", "priority": 0}
+    defaults = jobs.tasks[task]._declaration.defaults if task in jobs.tasks else {"queue": "default", "priority": 0}
     return {
         **{name: given[name] for name in ("task", "cron", "catch_up", "overlap")},
         "timezone": given["timezone"] or "UTC",
