@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 
 from sqlalchemy import func, inspect, select
 from sqlalchemy.orm import Mapper, Session
+from typing_extensions import deprecated
 
 from sqla_jobs.actions.batches import id_of
 from sqla_jobs.errors import ArgumentsError
@@ -75,8 +76,8 @@ def make_job(
     check_task_or_jobs(what)
     check_error(error)
     own = plain_session(session, call_of(make_job, what, {}))
-    job_class = what.models.Job
-    waiting = _waiting(own, what.models, after, if_failed)
+    job_class = what._models.Job
+    waiting = _waiting(own, what._models, after, if_failed)
     waits = {} if waiting is None else {**waiting[1].values}
     by_default = waits.pop("state", "queued")
     reached = _state(state or by_default)
@@ -98,11 +99,11 @@ def make_job(
         "state": reached,
         "attempt": number,
         **{name: value for name, value in waits.items() if reached in _KEEPS_WAITING or name == "if_failed"},
-        **({} if batch is None else {"batch_id": id_of(own, what.models, batch)}),
+        **({} if batch is None else {"batch_id": id_of(own, what._models, batch)}),
     }
     values["max_attempts"] = max(values["max_attempts"], number)
     if reached == JobState.running:
-        values |= _lease(own, what.models, columns.get("queue", values["queue"]))
+        values |= _lease(own, what._models, columns.get("queue", values["queue"]))
     values |= columns
     _refuse_taken_key(own, job_class, values)
     job = job_class(**values)
@@ -117,6 +118,7 @@ def make_job(
     return job
 
 
+@deprecated("it goes in the next release: give make_job an attempt=, or add a jobs.Run to the session")
 def make_run(
     session: AnySession,
     job: JobMixin,
@@ -191,8 +193,8 @@ def make_batch(
     """
     check_task_or_jobs(what)
     own = plain_session(session, call_of(make_batch, what, {}))
-    check_columns(what.models.Batch, columns)
-    batch = what.models.Batch(name=name, **columns)
+    check_columns(what._models.Batch, columns)
+    batch = what._models.Batch(name=name, **columns)
     own.add(batch)
     own.flush()
     for state, number in (states or {}).items():
@@ -252,16 +254,16 @@ def _declared(
     if isinstance(what, Jobs):
         return {**_DEFAULTS, "args": dict(args)} | ({} if task is None else {"task": task})
     if task is not None:
-        raise ArgumentsError(f"the job is one of {what.declaration.name!r}: leave out task=, or give the Jobs for it")
-    if (error := what.unknown(args)) is not None:
+        raise ArgumentsError(f"the job is one of {what._declaration.name!r}: leave out task=, or give the Jobs for it")
+    if (error := what._unknown(args)) is not None:
         raise error
-    declaration = what.declaration
+    declaration = what._declaration
     stored = some_arguments(session, declaration, args)
-    values = {**what.columns, "args": stored}
+    values = {**what._columns, "args": stored}
     if gates := declaration.gates_of(stored):
         values |= {"gates": gates, "ordered_by": ordered_gate(gates)}
-    if what.unique is not None:
-        values["unique_key"] = what.unique.key_of(stored)
+    if what._unique is not None:
+        values["unique_key"] = what._unique.key_of(stored)
     return values
 
 

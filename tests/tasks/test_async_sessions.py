@@ -16,6 +16,8 @@ from sqla_jobs import ArgumentsError, JobMixin, Jobs, testing
 from tests.testing import kit_shop
 from tests.testing.kit_shop import Greet, call_the_bank, jobs, paced, send, sync
 
+pytestmark = pytest.mark.filterwarnings("ignore:it goes in the next release")
+
 DRIVERS = ["psycopg", "asyncpg"]
 VALUES = {
     "email": "'a@b.c'",

@@ -25,6 +25,8 @@ from sqla_jobs.testing import (
 )
 from tests.testing.kit_shop import Greet, Order, charge, jobs, send, settle, sync
 
+pytestmark = pytest.mark.filterwarnings("ignore:it goes in the next release")
+
 
 def test_a_job_is_found_by_some_of_its_arguments_and_returned(kit_session: Session) -> None:
     send.enqueue(kit_session, email="a@b.c", body="one")

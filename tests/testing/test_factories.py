@@ -12,6 +12,8 @@ from sqla_jobs import ArgumentsError, JobState, RunOutcome
 from sqla_jobs.testing import make_job, make_run
 from tests.testing.kit_shop import Order, ShopJob, call_the_bank, fetch, jobs, send, settle, sync
 
+pytestmark = pytest.mark.filterwarnings("ignore:it goes in the next release")
+
 ENDED = datetime(2026, 1, 2, tzinfo=UTC)
 RUNS = {
     "blocked": [],

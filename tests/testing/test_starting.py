@@ -14,6 +14,8 @@ from sqla_jobs import ConfigurationError
 from sqla_jobs.testing import assert_starts, assert_waits, drain, make_job, startable
 from tests.testing.kit_shop import fetch, jobs, paced, send
 
+pytestmark = pytest.mark.filterwarnings("ignore:it goes in the next release")
+
 
 def test_startable_jobs_are_listed_in_order_and_not_started(kit_session: Session) -> None:
     late = send.options(priority=5).enqueue(kit_session, email="late")

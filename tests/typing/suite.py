@@ -15,22 +15,16 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
 
 from sqla_jobs import JobMixin, Jobs, JobState, RunContext, RunOutcome
-from sqla_jobs.models.columns import RunMixin
 from sqla_jobs.postgres import local_postgres
 from sqla_jobs.testing import (
     Databases,
     Drained,
     assert_enqueued,
     assert_not_enqueued,
-    assert_starts,
-    assert_unique,
-    assert_waits,
     drain,
     enqueued,
     make_job,
-    make_run,
     run_job,
-    startable,
 )
 
 
@@ -130,7 +124,6 @@ def test_what_was_enqueued(sqla_jobs_session: Session) -> None:
     assert_type(enqueued(sqla_jobs_session, jobs), list[TenantJob])
     assert_not_enqueued(sqla_jobs_session, send.options(priority=3), email="a@b.c")
     assert_not_enqueued(sqla_jobs_session, jobs)
-    assert_type(assert_unique(sqla_jobs_session, send.options(unique_key="k")), TenantJob)
     assert_type(assert_enqueued(sqla_jobs_session, jobs.tasks["Greet"], name="Ada"), TenantJob)
 
 
@@ -149,18 +142,13 @@ def test_errors_and_what_starts(sqla_jobs_session: Session, sqla_jobs_connection
     assert_type(drained.errors, list[BaseException])
     assert_type(drained.waiting, list[int])
     scoped = scoped_session(sessionmaker(sqla_jobs_connection))
-    assert_type(startable(scoped, jobs, queues=["mail"]), list[TenantJob])
     job = make_job(scoped, send.options(queue="mail"), state="running", args={"email": "a@b.c"}, tenant="acme")
     assert_type(job, TenantJob)
-    assert_starts(scoped, jobs, job)
-    assert_waits(scoped, jobs, job.id, because="limit")
 
 
 def test_pages(sqla_jobs_session: Session) -> None:
     job = make_job(sqla_jobs_session, jobs, task="other", state=JobState.failed, attempt=2, error=OSError("full"))
     assert_type(job, TenantJob)
-    assert_type(make_run(sqla_jobs_session, job, outcome=RunOutcome.lost), RunMixin)
-    make_run(sqla_jobs_session, job, outcome="succeeded", result={"n": 1}, attempt=3)
 
 
 async def in_an_asynchronous_test(session: AsyncSession, order: Order) -> None:
@@ -170,7 +158,7 @@ async def in_an_asynchronous_test(session: AsyncSession, order: Order) -> None:
     assert_type(await session.run_sync(partial(drain, jobs)), Drained)
     assert_type(await session.run_sync(lambda own: drain(jobs, own, ahead=60)), Drained)
     assert_type(await session.run_sync(lambda own: run_job(own, refund)(order)), dict[str, int])
-    assert_type(await session.run_sync(startable, jobs), list[TenantJob])
+    assert_type(await session.run_sync(enqueued, jobs), list[TenantJob])
     await session.run_sync(assert_not_enqueued, jobs)
 
 
