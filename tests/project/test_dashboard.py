@@ -57,7 +57,7 @@ def lets_in(client: httpx2.Client, cookies: dict[str, str]) -> None:
 
 
 def test_the_programs_of_flask_run(page: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    assert list(PROGRAMS) == ["fastapi_app.py", "pyramid_app.py", "wsgi.py", "litestar_app.py"]
+    assert list(PROGRAMS) == ["fastapi_app.py", "pyramid_app.py", "wsgi.py"]
     for block in PAGE:
         if block not in PROGRAMS.values():
             run_block(block, page)

@@ -166,7 +166,7 @@ def write_modules(name: str, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "passed"),
     [
-        ("testing", 9),
+        ("testing", 6),
         ("testing-applications", 7),
         ("sqlmodel", 1),
     ],
