@@ -159,6 +159,7 @@ def write_modules(name: str, folder: Path) -> None:
     for block in blocks(ROOT / f"docs/{name}.md", "python"):
         file = block.code.splitlines()[0].removeprefix("# ").removesuffix(", continued")
         code[file] = code.get(file, "") + block.code
+    code.setdefault("conftest.py", blocks(ROOT / "docs/testing.md", "python")[0].code)
     for file, text_ in code.items():
         folder.joinpath(file).write_text(text_, encoding="utf-8")
 
@@ -167,7 +168,7 @@ def write_modules(name: str, folder: Path) -> None:
     ("name", "passed"),
     [
         ("testing", 6),
-        ("testing-applications", 7),
+        ("testing-applications", 5),
         ("sqlmodel", 1),
     ],
 )
