@@ -80,10 +80,10 @@ def test_the_application_of_several_modules_works(
         path.write_text(block.code, encoding="utf-8")
         modules.append(f"bookshop.{path.stem}")
 
-    def python(*arguments: str) -> str:
+    def python(*arguments: str, code: int = 0) -> str:
         command = [sys.executable, *arguments]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.returncode == code, done.stdout + done.stderr
         return done.stdout
 
     for module in modules:  # each may be imported first
