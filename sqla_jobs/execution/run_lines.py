@@ -1,4 +1,4 @@
-"""Log lines about runs. The names of their fields are stable, and listed in docs/monitoring.md."""
+"""Log lines about runs. The names of their fields are stable, and listed in docs/logs-and-errors.md."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ class _Short(logging.Formatter):
 
 
 class _Json(logging.Formatter):
-    """Formats a record as one line of JSON. The field names are stable and listed in docs/monitoring.md."""
+    """Formats a record as one line of JSON. The field names are stable and listed in docs/logs-and-errors.md."""
 
     def format(self, record: logging.LogRecord) -> str:
         found = {name: vars(record)[name] for name in (*FIELDS, *_ERROR) if vars(record).get(name) is not None}

@@ -292,7 +292,7 @@ def test_what_starts_workers_in_the_docs_names_a_command_that_is_one_and_waits_f
 
 
 def test_the_queries_of_the_docs_are_answered(page: ModuleType, engine: Engine) -> None:
-    (block,) = blocks(ROOT / "docs/operating.md", "sql")
+    (block,) = blocks(ROOT / "docs/monitoring.md", "sql")
     jobs: Any = vars(sys.modules["shop"])["jobs"]
     with Session(engine) as session:
         make_job(session, jobs, task="settle")
