@@ -113,7 +113,7 @@ def command(
         with monkeypatch.context() as here:
             here.chdir(tmp_path)
             here.syspath_prepend(tmp_path)
-            here.setattr(jobs, "bound", None)
+            here.setattr(jobs, "_bound", None)
             here.delenv("SQLA_JOBS_APP", raising=False)
             for name, value in {"DATABASE_URL": database_url, **environment}.items():
                 here.setenv(name, value)
@@ -205,7 +205,7 @@ class TestWhichApplication:
     def test_an_option_that_psycopg_does_not_know_is_named(
         self, monkeypatch: pytest.MonkeyPatch, address: str, message: str
     ) -> None:
-        monkeypatch.setattr(jobs, "bound", None)
+        monkeypatch.setattr(jobs, "_bound", None)
         done = CliRunner().invoke(main, ["list", "--app", "tests.shop:jobs", "--database-url", address])
         assert (done.exit_code, message in done.output) == (1, True), done.output
         assert "tables" not in done.output
@@ -442,7 +442,7 @@ class TestReading:
         assert (data["state"], data["cancel_requested_at"] is None) == ("running", False)
 
     def test_a_job_that_is_not_there_is_an_error(self, run: Run) -> None:
-        assert "there is no job 4711; it may have been pruned" in run("show", "4711", code=1).output
+        assert "there is no job 4711" in run("show", "4711", code=1).output
 
     def test_integers_are_exact_and_control_characters_are_escaped(self, run: Run, session: Session) -> None:
         job = jobs.Job(task="x\x1b[2J", args={"n": 12345678901234567890, "text": "\x1b]0;title\x07"})
@@ -479,9 +479,9 @@ class TestReading:
             assert "(hidden)" in out
 
     def test_long_arguments_are_cut_visibly(self, run: Run, session: Session) -> None:
-        session.add(jobs.Job(task="mark", args={"n": "x" * 100, "m": 1}))
+        session.add(jobs.Job(task="mark", args={"n": "x" * 200, "m": 1}))
         session.commit()
-        assert f"m=1 n='{'x' * 58}…\n" in run("list").output
+        assert f'm=1, n="{"x" * 151}…\n' in run("list").output
 
 
 class TestChanging:
