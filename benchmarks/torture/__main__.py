@@ -249,7 +249,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 @click.option("--seed", default=1, show_default=True, help="Determines the faults, their times, and the load.")
 @click.option("--rate", default=60.0, show_default=True, help="Jobs to enqueue per second.")
 @click.option("--poll", default=1.0, show_default=True, help="The workers' --poll; 3600 reveals jobs that need it.")
-@click.option("--drain", "drain_for", default=180.0, show_default=True, help="Seconds for all jobs to end afterwards.")
+@click.option("--drain", "drain_for", default=300.0, show_default=True, help="Seconds for all jobs to end afterwards.")
 @click.option("--logs", type=click.Path(path_type=Path, file_okay=False), help="Keep the workers' logs here.")
 @click.option("--network", type=click.Choice(["auto", "namespaces", "proxy"]), default="auto", show_default=True)
 def main(

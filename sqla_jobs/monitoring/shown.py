@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from sqlalchemy import Text, inspect, select
@@ -89,6 +89,8 @@ class ShownJob:
     progress_message: str | None
     own: dict[str, Any]
     """The columns that the application's job class adds."""
+    lost_in_a_row: int | None = None
+    """The number of the last runs that were lost; None for a job without `max_lost`. Only `read_job` counts them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +113,8 @@ def read_jobs(session: Session, jobs: Jobs[Any], *where: Any, most: int) -> list
     """Return the jobs that match all conditions, the newest first."""
     job: Any = jobs.Job
     columns = [*_without(job, "args"), sql_cast(job.args, Text).label("args_text")]
-    query = select(*columns, lost_in_a_row(jobs._models).label("lost_in_a_row")).where(*where)
-    return [_job(jobs, row) for row in ask(session, jobs, query.order_by(job.id.desc()).limit(most))]
+    query = select(*columns).where(*where).order_by(job.id.desc()).limit(most)
+    return [_job(jobs, row) for row in ask(session, jobs, query)]
 
 
 def _job(jobs: Jobs[Any], row: Any) -> ShownJob:
@@ -128,7 +130,10 @@ def read_job(session: Session, jobs: Jobs[Any], job_id: int) -> ShownJob:
     found = read_jobs(session, jobs, jobs.Job.id == job_id, most=1)
     if not found:
         raise UnknownJob(f"there is no job {job_id}; it may have been deleted, or pruned some time after it ended")
-    return found[0]
+    if found[0].row.max_lost is None:
+        return found[0]
+    lost = ask(session, jobs, select(lost_in_a_row(jobs._models)).where(jobs.Job.id == job_id)).scalar()
+    return replace(found[0], lost_in_a_row=lost)
 
 
 def read_runs(

@@ -134,7 +134,7 @@ class Run(Generic[C, R]):
         with resources_of_test(hooks, self._session, self._options.get("resources")) as (resources, _):
             attempt = _attempt(declaration, self._options, stored)
             run = _context(
-                declaration, self._options, headers=headers, resources=resources, begin_steps=attempt.begin_steps
+                declaration, self._options, headers=headers, resources=resources, _begin_steps=attempt.begin_steps
             )
             called = partial(_called, declaration, self._session, run, attempt, body, hooks.middleware)
             with Surrounded(context(run), attempt), within(hooks.middleware, run, attempt):
@@ -257,7 +257,7 @@ def _context(declaration: Declaration, options: RunOptions, **others: Any) -> Ru
     deadline = None if declaration.timeout is None else time.monotonic() + declaration.timeout
     known: dict[str, Any] = {"deadline": deadline, **options, **others}
     known.pop("signals", None)
-    known["upstream"] = GivenResults(known.pop("results", {}))
+    known["_upstream"] = GivenResults(known.pop("results", {}))
     return RunContext(job_id=0, run_id=0, task=declaration.name, queue=declaration.defaults["queue"], **known)
 
 

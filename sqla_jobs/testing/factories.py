@@ -114,7 +114,7 @@ def make_job(
         others.end(own, begun, [job.id])
     for index, outcome in enumerate(outcomes, start=1):
         ended = last - (number - index) * _APART
-        make_run(own, job, outcome=outcome, attempt=index, result=result, error=error, finished_at=ended)
+        _add_run(own, job, RunOutcome(outcome), index, result, error, {"finished_at": ended})
     return job
 
 
@@ -149,24 +149,36 @@ def make_run(
         raise ArgumentsError(f"{job!r:.100} is not in this session: session.add(job) first")
     if outcome not in list(RunOutcome):
         raise ArgumentsError(f"outcome must be one of {', '.join(RunOutcome)}, got {outcome!r:.60}")
+    return _add_run(own, job, RunOutcome(outcome), attempt, result, error, columns)
+
+
+def _add_run(
+    session: Session,
+    job: JobMixin,
+    outcome: RunOutcome,
+    attempt: int | None,
+    result: Any,
+    error: BaseException | None,
+    columns: Mapping[str, Any],
+) -> RunMixin:
     mapper: Mapper[Any] = inspect(type(job), raiseerr=True)
     run_class: type[RunMixin] = mapper.relationships["runs"].mapper.class_
     check_columns(run_class, columns)
-    ended = columns.get("finished_at") or _now(own, type(job))
+    ended = columns.get("finished_at") or _now(session, type(job))
     values: dict[str, Any] = {
         "job_id": job.id,
         "attempt": max(job.attempt, 1) if attempt is None else attempt,
         "process_id": uuid.uuid4(),
         "started_at": ended - _TOOK,
         "finished_at": ended,
-        "outcome": RunOutcome(outcome),
+        "outcome": outcome,
         "result": result if outcome == RunOutcome.succeeded else None,
-        **_error_columns(RunOutcome(outcome), error),
+        **_error_columns(outcome, error),
     }
     run = run_class(**{**values, **columns})
-    own.add(run)
-    own.flush()
-    own.expire(job, ["runs"])
+    session.add(run)
+    session.flush()
+    session.expire(job, ["runs"])
     return run
 
 

@@ -29,7 +29,7 @@ from tests.shop import jobs
 @pytest.fixture(autouse=True)
 def new_counters(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other tests run workers of the same jobs in this process."""
-    monkeypatch.setattr(jobs, "counters", type(jobs._counters)())
+    monkeypatch.setattr(jobs, "_counters", type(jobs._counters)())
 
 
 def registry(of: Jobs[Any]) -> CollectorRegistry:
@@ -364,7 +364,7 @@ def test_limits_are_told_by_name_and_never_by_key(engine: Engine, monkeypatch: p
     shopped = limited_shop.jobs
     limited_shop.Base.metadata.create_all(engine)
     shopped.bind(engine)
-    monkeypatch.setattr(shopped, "counters", type(shopped._counters)())
+    monkeypatch.setattr(shopped, "_counters", type(shopped._counters)())
     with Session(engine) as session:
         for n in range(3):
             limited_shop.pair.enqueue(session, n=n)

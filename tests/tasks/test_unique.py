@@ -155,12 +155,6 @@ def lambda_like(account: int) -> None: ...
 
 
 class TestLiteralKeys:
-    def test_a_unique_says_what_becomes_of_it(self, session: Session) -> None:
-        again = plain.options(unique_key="k", unique=Unique(on_conflict="update"))
-        job = again.enqueue(session, 1, "a")
-        assert again.enqueue(session, 2, "b") is job
-        assert job.args == {"account": 2, "note": "b"}
-
     def test_it_takes_the_place_of_the_keys_of_a_declaration_and_keeps_its_policy(self, session: Session) -> None:
         job = close.options(unique_key="k").enqueue(session, 1)
         assert job.unique_key == "k"
@@ -183,13 +177,6 @@ class TestLiteralKeys:
 
 
 class TestPolicies:
-    def test_raise_hands_over_the_job_and_leaves_the_transaction_usable(self, session: Session) -> None:
-        job = close.enqueue(session, 17)
-        with pytest.raises(JobExists) as caught:
-            close.enqueue(session, 17)
-        assert caught.value.job is job
-        assert len(notes(session)) == 1
-
     @pytest.mark.parametrize("task", [index, refresh])
     def test_a_waiting_job_gets_new_arguments_and_priority(self, session: Session, task: Any) -> None:
         job = task.enqueue(session, 17, "a")
@@ -254,13 +241,6 @@ class TestPolicies:
         index.options(**later).enqueue(session, 17)
         assert job.run_at - job.created_at == timedelta(seconds=600)
 
-    def test_one_that_was_delayed_for_that_long_is_due_whatever_comes(self, session: Session) -> None:
-        job = index.options(delay=60).enqueue(session, 17)
-        self.age(session, job, 601)
-        index.options(delay=60).enqueue(session, 17, "b")
-        assert job.run_at <= datetime.now(UTC)
-        assert job.args["note"] == "b"
-
     def test_one_that_is_queued_keeps_its_place_from_then_on(self, session: Session) -> None:
         job = index.enqueue(session, 17)
         place = job.position
@@ -303,11 +283,6 @@ class TestPolicies:
         jobs.enqueue(session, Sync(1, "b"), run_at=PARKED)
         assert (job.run_at, job.args["note"]) == (PARKED, "b")
 
-    def test_a_change_that_finds_the_key_free_tells_so(self, session: Session) -> None:
-        """It may have become free since the attempt to insert."""
-        unique = unique_jobs(session)
-        assert [is_new for _ in range(2) for _, is_new in unique.change({"k": "{}"})] == [True, False]
-
     @staticmethod
     def age(session: Session, job: JobMixin, seconds: int) -> None:
         session.execute(update(MyJob).where(MyJob.id == job.id).values(created_at=func.now() - timedelta(0, seconds)))
@@ -349,17 +324,6 @@ class TestPolicies:
 
 
 class TestPeriods:
-    @pytest.mark.parametrize("state", ["queued", "running", "succeeded"])
-    @pytest.mark.parametrize("on_conflict", ["return", "update"])
-    def test_there_is_one_job_a_period_whatever_became_of_it(
-        self, session: Session, state: str, on_conflict: Any
-    ) -> None:
-        once = plain.options(unique=Unique("account", on_conflict=on_conflict, per=timedelta(days=36500)))
-        job = once.enqueue(session, 17, "a")
-        set_state(session, job, state)
-        assert once.enqueue(session, 17, "b") is job
-        assert notes(session) == ["b" if (state, on_conflict) == ("queued", "update") else "a"]
-
     def test_the_next_period_has_one_more(self, session: Session) -> None:
         job = welcome.enqueue(session, 17)
         self.let_pass(session)
@@ -396,13 +360,6 @@ class TestPeriods:
         set_state(session, ended, "failed")  # now it comes later in the table
         assert once.enqueue(session, 1) is live
 
-    def test_a_pruned_job_no_longer_counts(self, session: Session) -> None:
-        job = welcome.enqueue(session, 17)
-        session.execute(update(MyJob).values(state="succeeded", finished_at=func.now() - timedelta(hours=1)))
-        assert jobs.prune(session, older_than=60) == 1
-        session.expunge(job)
-        assert welcome.enqueue(session, 17).id != job.id
-
 
 class TestMany:
     def test_raise_names_a_key_that_two_items_have(self, session: Session) -> None:
@@ -424,10 +381,6 @@ class TestMany:
         assert many.enqueue_many(session, ({"account": n} for n in range(6000))) == 6000
         again = many.enqueue_many(session, ({"account": n} for n in range(1000, 7000)))
         assert (again, again.skipped) == (1000, 5000)
-
-    def test_one_literal_key_for_all_of_them_is_refused(self, session: Session) -> None:
-        with pytest.raises(ArgumentsError, match="unique_key"):
-            plain.options(unique_key="k", unique=Unique()).enqueue_many(session, [])
 
 
 def test_a_job_that_is_held_to_be_changed_is_locked_and_rows_may_refer_to_it(engine: Engine) -> None:
@@ -457,7 +410,7 @@ def test_an_application_that_has_a_unique_column_of_its_own_hears_of_it(engine: 
             task.options(columns={"number": "1"}).enqueue(session, 2)
 
 
-@pytest.mark.parametrize("task", [bill, index, refresh, welcome], ids=lambda task: str(task.name))
+@pytest.mark.parametrize("task", [index, welcome], ids=lambda task: str(task.name))
 def test_each_policy_finds_its_rows_by_an_index(session: Session, task: Any) -> None:
     """Also where there are many jobs, and one statement is sent again and again."""
     session.execute(

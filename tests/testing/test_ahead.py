@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 from tenacity import Retrying, wait_fixed
 
-from sqla_jobs import RunContext, Unique
+from sqla_jobs import RunContext
 from sqla_jobs.testing import drain
 from tests import shop
 
@@ -78,15 +78,3 @@ def test_a_tick_waits_until_all_before_it_has_run(scheduled: dict[str, Any], sql
     results = sqla_jobs_session.scalars(select(jobs.Run.result).where(jobs.Run.outcome == "succeeded")).all()
     assert results == [moment.isoformat() for moment in ticks(sqla_jobs_session, "settles_late")]
     assert set(sqla_jobs_session.scalars(select(jobs.Tick.outcome))) == {"enqueued"}
-
-
-def test_a_unique_task_and_a_disabled_schedule_fire_as_ever(
-    scheduled: dict[str, Any], sqla_jobs_session: Session
-) -> None:
-    @jobs.task(name="once_a_day", unique=Unique(per=timedelta(days=1)))
-    def once_a_day() -> None: ...
-
-    once_a_day.schedule("0 * * * *")
-    shop.write.schedule("0 * * * *", name="off", args={"n": 1}, enabled=False)
-    assert drain(jobs, sqla_jobs_session, ahead=timedelta(hours=2)) in (1, 2)  # 2 where midnight is between
-    assert ticks(sqla_jobs_session, "off") == []

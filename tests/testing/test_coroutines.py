@@ -104,7 +104,7 @@ async def test_run_job_is_awaited(asession: AsyncSession) -> None:
     with pytest.raises(ValueError, match="no 2"):
         await run_job(asession, shop.fail)(n=2)
     assert await effects(asession) == [1]
-    with pytest.raises(ArgumentsError, match="argument 'order' takes a row of Order, got int"):
+    with pytest.raises(ArgumentsError, match="'order'"):
         await run_job(asession, shop.settle)(order=7)  # type: ignore[arg-type]
 
 

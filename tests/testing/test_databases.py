@@ -7,7 +7,7 @@ from sqlalchemy import MetaData, create_engine, event, select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, registry
 
-from sqla_jobs import ConfigurationError, Jobs
+from sqla_jobs import Jobs
 from sqla_jobs.testing.databases import Databases
 
 
@@ -25,11 +25,6 @@ def test_a_database_has_the_tables_in_their_schemas_and_is_dropped(sqla_jobs_dat
         with pytest.raises(OperationalError, match="does not exist"):
             engine.connect()
         engine.dispose()
-
-
-def test_anything_but_a_metadata_is_refused(sqla_jobs_databases: Databases) -> None:
-    with pytest.raises(ConfigurationError, match="metadata"):
-        sqla_jobs_databases.new(registry()).__enter__()  # type: ignore[arg-type]
 
 
 def test_tables_are_made_once_and_then_copied(sqla_jobs_databases: Databases) -> None:

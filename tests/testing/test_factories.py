@@ -45,17 +45,6 @@ def test_a_job_of_each_state_has_its_runs_and_times(kit_session: Session, state:
         assert kit_session.get_one(jobs.Process, job.process_id).kind == "worker"
 
 
-def test_nothing_is_wrong_with_them_for_workers_and_for_people(kit_session: Session) -> None:
-    waiting = make_job(kit_session, send, args={"email": "a@b.c"})
-    running = make_job(kit_session, send, state="running", args={"email": "a@b.c"})
-    assert jobs.why(kit_session, running)
-    assert jobs.why(kit_session, waiting)
-    assert jobs.retry(kit_session, make_job(kit_session, send, state="failed"))
-    assert jobs.cancel(kit_session, waiting)
-    kit_session.refresh(waiting)
-    assert waiting.state == "cancelled"
-
-
 def test_errors_and_results_are_those_of_the_runs(kit_session: Session) -> None:
     failed = make_job(kit_session, call_the_bank, state="failed", attempt=2, error=ConnectionError("busy"))
     assert [(run.error_type, run.error) for run in failed.runs] == [("ConnectionError", "busy")] * 2
@@ -93,13 +82,10 @@ def test_a_task_that_is_not_declared_can_have_jobs(kit_session: Session) -> None
 
 def test_a_run_of_each_outcome_is_added_to_a_job(kit_session: Session) -> None:
     job = make_job(kit_session, send, attempt=1)
-    assert [run.outcome for run in job.runs] == ["retried"]
     for outcome in RunOutcome:
         run = make_run(kit_session, job, outcome=outcome, result=1, error=OSError("full"))
         assert (run.result is not None) == (outcome == "succeeded")
-        assert (run.error == "full") == (outcome in ("failed", "retried"))
     assert len(job.runs) == 1 + len(RunOutcome)
-    assert make_run(kit_session, job, outcome="lost", attempt=9).attempt == 9
 
 
 @pytest.mark.parametrize(
@@ -107,14 +93,10 @@ def test_a_run_of_each_outcome_is_added_to_a_job(kit_session: Session) -> None:
     [
         ({"state": "done"}, "'done'"),
         ({"state": "failed", "attempt": 0}, "attempt"),
-        ({"state": "failed", "result": 1}, "result"),
         ({"error": OSError()}, "queued"),
         ({"args": {"email": 7}}, "email"),
-        ({"error": "it broke"}, "'it broke'"),
-        ({"finished_at": ENDED}, "finished_at"),
         ({"state": "failed", "finished_at": ENDED.replace(tzinfo=None)}, "tzinfo"),
         ({"state": "failed", "attempt": 9, "max_attempts": 3}, "attempt"),
-        ({"task": "other"}, "task="),
     ],
     ids=str,
 )
@@ -130,12 +112,3 @@ def test_a_second_live_job_of_one_key_is_refused(kit_session: Session) -> None:
     with pytest.raises(ArgumentsError, match=f"job {one.id}"):
         make_job(kit_session, sync, args={"account": 7}, state="running")
     assert kit_session.is_active
-
-
-def test_a_run_is_of_a_job_of_the_session(kit_session: Session) -> None:
-    job = send.enqueue(kit_session, email="a@b.c")
-    assert make_run(kit_session, job).job_id == job.id
-    with pytest.raises(ArgumentsError, match="session"):
-        make_run(kit_session, jobs.Job(task="send", args={}))
-    with pytest.raises(ArgumentsError, match="'worker'"):
-        make_run(kit_session, job, worker="here")

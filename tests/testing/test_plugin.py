@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import tomllib
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import make_url
 
-from sqla_jobs import ConfigurationError
-from sqla_jobs.testing.databases import Databases
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
@@ -131,23 +127,6 @@ def test_an_unusable_server_is_reported_with_the_variable_that_names_it(
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*DATABASE_URL*"])
     result.stdout.no_fnmatch_line("*hunter2*")
-
-
-def test_a_user_who_may_not_create_databases_is_shown_the_missing_right(on_our_server: str) -> None:
-    role, url = f"tester_{uuid.uuid4().hex}", make_url(on_our_server)
-    dsn = on_our_server.replace("+psycopg", "")
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret'".encode())
-        try:
-            weak = url.set(username=role, password="secret").render_as_string(hide_password=False)
-            with (
-                pytest.raises(ConfigurationError, match=role),
-                Databases(weak) as databases,
-                databases.new(),
-            ):
-                pass
-        finally:
-            connection.execute(f"DROP ROLE {role}".encode())
 
 
 def test_the_workers_of_xdist_share_one_server_that_ends_with_them(

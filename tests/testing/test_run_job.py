@@ -46,8 +46,6 @@ def test_a_result_that_cannot_be_stored_is_refused(kit_session: Session) -> None
     "options",
     [
         {"attempt": 0},
-        {"max_attempts": 0},
-        {"queue": "mail"},
         {"attempt": 9, "max_attempts": 3},
         {"headers": "none"},
     ],

@@ -11,10 +11,10 @@ from sqlalchemy import Engine, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from sqla_jobs import ArgumentsError, Jobs, JobsError, RunContext
+from sqla_jobs import ArgumentsError, Jobs
 from sqla_jobs.testing import drain, run_job
 from tests import step_shop
-from tests.step_shop import Approval, Effect, Order, calls, effects, jobs
+from tests.step_shop import Approval, Order, calls, effects, jobs
 
 
 @pytest.fixture
@@ -70,14 +70,6 @@ def test_drain_takes_signals_that_the_test_sends(session: Session) -> None:
     assert (job.result, awaited.result) == (["ada", "ben"], "cyd")
 
 
-def test_drain_refuses_a_step_or_sleep_after_a_write(session: Session) -> None:
-    session.add(Effect(kind="of the test"))
-    step_shop.sleeps_after_write.enqueue(session)
-    with pytest.raises(JobsError):
-        drain(jobs, session)
-    assert effects(session) == {"of the test": 1}
-
-
 def test_steps_of_a_task_with_an_async_session_are_awaited_in_the_tests_session(
     database: Engine, database_url: str
 ) -> None:
@@ -96,9 +88,3 @@ def test_steps_of_a_task_with_an_async_session_are_awaited_in_the_tests_session(
         await engine.dispose()
 
     asyncio.run(test())
-
-
-def test_a_context_that_no_worker_made_says_how_to_test_the_task() -> None:
-    run = RunContext(job_id=1, run_id=1, task="x", queue="default", attempt=1, max_attempts=1)
-    with pytest.raises(JobsError, match="run_job"):
-        run.step("charge", step_shop.nothing)

@@ -20,7 +20,6 @@ from sqla_jobs.worker.claimer import Claimer
 from sqla_jobs.worker.limited import LimitedSource
 from sqla_jobs.worker.lookout import OwnLookout
 from tests import limited_shop as shop
-from tests.counting import states
 from tests.helpers import wait_until
 from tests.limited_shop import jobs
 from tests.limits.attempts import enqueue, left
@@ -136,11 +135,12 @@ def test_a_run_that_has_lost_its_lease_before_the_code_of_its_task_began_does_no
 
 def test_a_run_in_a_limited_queue_that_has_lost_its_lease_is_interrupted(database: Engine) -> None:
     own: Jobs[Any] = Jobs(registry())
-    ended: list[float] = []
+    begun, ended = threading.Event(), list[float]()
 
     @own.task(name="work", max_attempts=1)
     def work(seconds: float) -> None:
         deadline = time.monotonic() + seconds
+        begun.set()
         try:
             while time.monotonic() < deadline:
                 time.sleep(0.01)
@@ -153,7 +153,7 @@ def test_a_run_in_a_limited_queue_that_has_lost_its_lease_is_interrupted(databas
         session.commit()
     with own.worker(heartbeat=0.2, lease=1.5):
         enqueue(database, work, [{"seconds": 60}])
-        wait_until(lambda: states(database) == {"running": 1})
+        assert begun.wait(20)
         with database.begin() as connection:
             connection.execute(text("DELETE FROM sqla_processes"))
         wait_until(lambda: ended == [60])

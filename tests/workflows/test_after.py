@@ -43,14 +43,6 @@ def test_a_job_starts_once_the_job_before_it_has_succeeded(session: Session, wor
     assert second.started_at >= first.finished_at
 
 
-def test_a_transactional_end_and_a_plain_one_release_alike(session: Session, worker: Worker) -> None:
-    first = shop.write.enqueue(session, n=1)
-    second = shop.mark.options(after=first).enqueue(session, n=2)
-    third = shop.write.options(after=[first, second]).enqueue(session, n=3)
-    session.commit()
-    reaches(session, third, "succeeded")
-
-
 def test_a_job_after_jobs_that_have_ended_is_queued_at_once(session: Session, database: Engine) -> None:
     first = shop.mark.enqueue(session, n=1)
     session.commit()
@@ -185,7 +177,7 @@ def test_a_rescued_job_that_fails_for_good_is_heard_of(session: Session, databas
     reaches(session, second, "succeeded")
 
 
-@pytest.mark.parametrize("moment", ["before_flush", "after_insert", "after_flush"])
+@pytest.mark.parametrize("moment", ["before_flush", "after_insert"])
 def test_a_listener_of_a_flush_is_told_where_to_enqueue_after_others(moment: str, session: Session) -> None:
     first = shop.mark.enqueue(session, n=1)
     session.commit()

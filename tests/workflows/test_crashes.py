@@ -65,12 +65,6 @@ def all_succeed(engine: Engine, number: int, *, timeout: float = 60.0) -> None:
         assert session.scalar(early) == 0, "a job started before one that it is after had ended"
 
 
-# --- wide and long ones
-
-
-# --- killed workers, and a server that crashes
-
-
 def layers(session: Session, depth: int, width: int, *, seconds: float) -> int:
     """A diamond of diamonds. Returns the number of jobs, whose numbers begin at 0."""
     number = 0

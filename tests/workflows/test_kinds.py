@@ -34,7 +34,7 @@ def test_a_job_of_a_savepoint_that_was_rolled_back_is_refused(session: Session, 
         gone = shop.mark.enqueue(session, n=1)
         session.flush()
         savepoint.rollback()
-    with pytest.raises(ArgumentsError, match="is not in the database"):
+    with pytest.raises(ArgumentsError, match="MyJob"):
         shop.mark.options(after=gone).enqueue(session, n=2)
     session.commit()
     assert run() == 0
@@ -53,7 +53,7 @@ def test_a_job_that_is_gone_meanwhile_is_refused(session: Session) -> None:
 def test_a_job_of_another_jobs_is_refused(session: Session) -> None:
     other = Jobs(registry(), prefix="other_")
     for foreign in (other.Job(id=1), other.Batch(id=1)):
-        with pytest.raises(ArgumentsError, match="belongs to another Jobs"):
+        with pytest.raises(ArgumentsError, match="Jobs"):
             shop.mark.options(after=foreign).enqueue(session, n=2)
 
 

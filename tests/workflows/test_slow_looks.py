@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from typing import Any
@@ -14,36 +13,6 @@ from sqlalchemy.orm import Session
 from sqla_jobs.queries.resolve import Blocked, LockWatchers, Look, Watchers
 from tests import shop
 from tests.helpers import states, wait_until
-
-OLD_WORKER = "INSERT INTO sqla_processes (id, kind, host, pid) VALUES (gen_random_uuid(), 'worker', 'elsewhere', 1)"
-END = "UPDATE sqla_jobs SET state = 'succeeded', attempt = 1, started_at = now(), finished_at = now() WHERE id = :id"
-
-
-@pytest.mark.slow
-def test_one_slow_look_does_not_put_off_the_next_one(
-    database: Engine, session: Session, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It was slow because the machine was busy, and not because many jobs are blocked."""
-    numbers, slow = itertools.count(1), threading.Event()
-    look = Look.__call__
-
-    def look_slowly(self: Look, connection: Any) -> Blocked:
-        if next(numbers) == 3:
-            time.sleep(0.5)
-            slow.set()
-        return look(self, connection)
-
-    monkeypatch.setattr(Look, "__call__", look_slowly)
-    session.execute(text(OLD_WORKER))
-    first = shop.mark.options(queue="elsewhere").enqueue(session, n=1)
-    second = shop.mark.options(after=first).enqueue(session, n=2)
-    session.commit()
-    ids = first.id, second.id
-    with shop.jobs.worker():
-        assert slow.wait(20)
-        session.execute(text(END), {"id": ids[0]})
-        session.commit()
-        wait_until(lambda: states(session)[ids[1]] == "succeeded", timeout=6.0)
 
 
 @pytest.mark.slow

@@ -71,6 +71,7 @@ def show(site: Dashboard, job_id: int) -> Response:
             is_live=job.state in LIVE,
             progress_message=one.progress_message,
             unique_key=one.unique_key,
+            lost_in_a_row=one.lost_in_a_row,
             key_url=_key_url(site, job),
             extras=[(name, str(value)) for name, value in one.own.items() if value is not None],
         )
