@@ -26,6 +26,8 @@ class Base(DeclarativeBase):
 
 
 jobs = Jobs(Base)
+_BINDING = "_binding" if hasattr(jobs, "_binding") else "binding"
+"""In the released library it has no underscore."""
 
 
 class Sent(Base):
@@ -50,7 +52,7 @@ class Effect(Base):
 
 @jobs.task
 def plain(run: RunContext) -> None:
-    with jobs._binding().transaction() as session:
+    with getattr(jobs, _BINDING)().transaction() as session:
         session.add(Effect(job_id=run.job_id, version=LATEST))
 
 

@@ -7,7 +7,6 @@ import os
 import signal
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -589,15 +588,6 @@ async def amounts_awaited() -> dict[str, float]:
 async def charges_in_order_awaited(session: AsyncSession, run: RunContext) -> None:
     calls.append(repr(await run.step("amounts", amounts_awaited)))
     fail_until(run, 2)
-
-
-def sorted_amounts() -> OrderedDict[str, float]:
-    return OrderedDict(amounts())
-
-
-@jobs.task(retry=FAST)
-def keeps_an_order(run: RunContext) -> None:
-    run.step("amounts", sorted_amounts)
 
 
 def write_and_exit(session: Session) -> None:

@@ -23,26 +23,6 @@ def ask(session: Session, name: str) -> None:
     on_commit(session, jobs.Job, lambda: called.append(name))
 
 
-def test_it_is_called_once_after_the_outermost_commit(session: Session) -> None:
-    ask(session, "outer")
-    with session.begin_nested():
-        ask(session, "inner")
-    assert called == []
-    session.commit()
-    session.commit()
-    assert called == ["outer", "inner"]
-
-
-def test_it_is_not_called_for_what_was_rolled_back(session: Session) -> None:
-    ask(session, "rolled back")
-    session.rollback()
-    ask(session, "closed")
-    session.close()
-    session.connection()
-    session.commit()
-    assert called == []
-
-
 def test_a_savepoint_that_an_error_ends_takes_what_was_asked_for_in_it_along(session: Session) -> None:
     def fail() -> None:
         with session.begin_nested():

@@ -17,7 +17,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, LiteralString
+from typing import Any
 
 import psycopg
 import pytest
@@ -28,9 +28,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from sqla_jobs.database.driver import driver
 from sqla_jobs.database.engines import close_engine, fetched, own_engine
-from sqla_jobs.database.preparing import PLANNED_ANEW, PLANNED_ONCE
 from sqla_jobs.postgres import LocalServer
-from sqla_jobs.testing import drain
 from sqla_jobs.testing.databases import new_database
 from tests import shop
 from tests.conftest import StartWorker
@@ -138,10 +136,10 @@ def test_a_server_that_answers_nothing_is_given_up_after_a_while(place: Place) -
     with bounded_engine(place.app, 0.3) as engine, engine.connect() as connection:
         place.proxy.stall()
         before = time.monotonic()
-        with pytest.raises(OperationalError, match=r"no answer from the server for 0\.3 s"):
+        with pytest.raises(OperationalError, match="no answer"):
             connection.execute(text("SELECT 1"))
         assert time.monotonic() - before > 0.3
-        with pytest.raises(OperationalError, match=r"no connection to the server within 0\.3 s"):
+        with pytest.raises(OperationalError, match="no connection"):
             engine.connect()
         place.proxy.go_on()
         assert pid_of(engine)
@@ -174,18 +172,10 @@ def test_a_connection_that_comes_too_late_is_closed(place: Place) -> None:
         made.append(psycopg.connect(place.url.replace("+psycopg", "")))
         return made[0]
 
-    with pytest.raises(OperationalError, match="no connection to the server within"):
+    with pytest.raises(OperationalError, match="no connection"):
         own_engine(create_engine(place.url, creator=connect), patience=0.2, most=1).connect()
     late.set()
     wait_until(lambda: made and made[0].closed)
-
-
-def test_what_a_creator_raises_is_what_a_worker_is_told(place: Place) -> None:
-    def connect() -> psycopg.Connection[Any]:
-        raise TimeoutError("no secret was found")
-
-    with pytest.raises(TimeoutError, match="no secret"):
-        own_engine(create_engine(place.url, creator=connect), patience=1, most=1).connect()
 
 
 def test_the_system_looks_after_idle_connections(place: Place) -> None:
@@ -195,14 +185,6 @@ def test_the_system_looks_after_idle_connections(place: Place) -> None:
             assert end.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
             assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 3
             assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 3000
-
-
-@pytest.mark.parametrize("planning", [PLANNED_ANEW, PLANNED_ONCE])
-def test_the_server_compiles_no_statement(place: Place, planning: LiteralString) -> None:
-    engine = own_engine(place.direct, patience=3, most=1, planning=planning)
-    with engine.connect() as connection:
-        assert connection.scalar(text("SHOW jit")) == "off"
-    close_engine(engine)
 
 
 def test_a_read_only_server_is_left(place: Place) -> None:
@@ -306,14 +288,6 @@ def test_the_server_looks_after_the_transaction_of_a_task_and_forgets_it_afterwa
             for name, value in told.items():
                 assert after.scalar(select(func.current_setting(name))) != value
         app.dispose()
-
-
-def test_nothing_is_set_in_the_session_of_an_applications_test(place: Place) -> None:
-    with Session(place.direct) as session:
-        before = session.scalar(select(func.current_setting("tcp_keepalives_idle")))
-        one = shop.settings.enqueue(session)
-        drain(jobs, session)
-        assert one.runs[0].result["tcp_keepalives_idle"] == before
 
 
 def test_a_process_frozen_before_its_commit_holds_the_job_no_longer_than_a_lease(
@@ -553,20 +527,6 @@ def test_a_task_that_gets_no_connection_from_the_pool_comes_again_uncharged(
     assert "QueuePool limit" in said
 
 
-def test_a_lack_of_connections_that_lasts_is_logged_again(
-    place: Place, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sqla_jobs.execution.transactions._SAY_AGAIN", 1.0)
-    small = create_engine(place.url, pool_size=1, max_overflow=0, pool_timeout=0.1)
-    with jobs.worker(bind=small, concurrency=4), Session(place.direct) as session:
-        with small.connect():
-            shop.write.enqueue_many(session, ({"n": n} for n in range(20)))  # they come again more than once a second
-            session.commit()
-            wait_until(lambda: len(put_off(log)) >= 2)
-        wait_until(lambda: states(place.direct) == {"succeeded": 20})
-    small.dispose()
-
-
 def test_too_many_connections_are_waited_out(place: Place, log: pytest.LogCaptureFixture) -> None:
     """First for the application's sessions alone, then, after a restart, for the worker's connections too."""
     admin = create_engine(place.direct.url, isolation_level="AUTOCOMMIT", pool_pre_ping=True)
@@ -648,6 +608,5 @@ def test_a_task_does_not_begin_in_a_session_that_cannot_write(place: Place, log:
         session.refresh(one)
         assert (one.attempt, [run.outcome for run in one.runs]) == (1, ["succeeded"])
     assert seen[0] == seen[1] != seen[2], "seen when the worker starts, then by the task, twice"
-    assert put_off(log) == [
-        "transactional tasks get no transaction; their jobs wait, using no attempt: the server is read-only"
-    ]
+    (said,) = put_off(log)
+    assert "read-only" in said

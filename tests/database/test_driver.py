@@ -93,7 +93,7 @@ def test_so_it_does_in_an_event_loop(server_of_ours: str, kind: str) -> None:
             os.kill(pid, signal.SIGSTOP)
             since = time.monotonic()
             try:
-                with pytest.raises(NoAnswer, match=r"no answer from the server for 0\.5 s"):
+                with pytest.raises(NoAnswer, match="no answer"):
                     await connection.run_sync(begun)
                 return time.monotonic() - since
             finally:
@@ -137,25 +137,6 @@ def test_a_text_is_quoted_as_the_server_reads_it(connection: psycopg.Connection[
     (answer,) = ask(connection, f"SELECT {quoted(connection, said)}")
     assert (answer.get_value(0, 0) or b"").decode() == said
     assert quoted(connection, None) == "NULL"
-
-
-def test_sqlalchemy_commits_by_the_function_given(engine: Engine) -> None:
-    commits: list[str] = []
-    with engine.connect() as connection:
-        connection.execute(text("CREATE TABLE kept ()"))
-        raw = driver(connection)
-
-        def commit() -> None:
-            commits.append("ours")
-            ask(raw, "COMMIT")
-
-        with CommittingBy(raw, commit):
-            connection.commit()
-        connection.execute(text("CREATE TABLE kept_too ()"))
-        connection.commit()
-    assert commits == ["ours"]
-    with engine.connect() as connection:
-        assert connection.scalar(text("SELECT to_regclass('kept') IS NOT NULL AND to_regclass('kept_too') IS NOT NULL"))
 
 
 def test_the_function_is_that_of_who_has_the_connection_now(database_url: str) -> None:

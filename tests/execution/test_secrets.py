@@ -14,12 +14,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import quote, quote_plus
 
 import pytest
 from click.testing import CliRunner
 from flask import Flask
-from psycopg.types.json import Jsonb
 from sqlalchemy import CheckConstraint, Engine, Text, insert, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
@@ -36,7 +34,7 @@ from sqla_jobs.rules.redaction import HIDDEN, WITHHELD
 from sqla_jobs.testing import drain
 from tests.rules.test_redaction import TEXTS
 
-BLOBS = {"UTF-8": "é-🔑-some-bytes-Zk18".encode(), "no UTF-8": b"Zk19-no-text\xff\xfe\x00\x80\n'raw'"}
+BLOBS = {"no UTF-8": b"Zk19-no-text\xff\xfe\x00\x80\n'raw'"}
 
 
 class Base(DeclarativeBase):
@@ -62,15 +60,6 @@ jobs = Jobs(Base, job_class=MyJob)
 class Credentials:
     user: str
     secret: Any
-
-
-class Refused(Exception):
-    def __init__(self, secret: Any) -> None:
-        super().__init__()
-        self.secret = secret
-
-    def __str__(self) -> str:
-        return f"refused: {self.secret}"
 
 
 def _reraised(raise_it: Callable[[], object]) -> None:
@@ -110,27 +99,15 @@ def _chain(secret: Any) -> None:
 
 
 RAISED: dict[str, Callable[[Session, Any], object]] = {
-    "itself": lambda session, secret: _raise(ValueError(secret)),
-    "several": lambda session, secret: _raise(ValueError("no", secret, 5)),
+    "itself": lambda session, secret: _raise(ValueError("no", secret, 5)),
     "repr": lambda session, secret: _raise(ValueError(f"not {secret!r} of {Credentials('ada', secret)!r}")),
-    "repr of repr": lambda session, secret: _raise(ValueError(repr([repr(secret), "it's"]))),
-    "key": lambda session, secret: _raise(KeyError(secret)),
-    "own str": lambda session, secret: _raise(Refused(secret)),
     "json": lambda session, secret: _raise(ValueError(json.dumps({"a": [str(secret), json.dumps(str(secret))]}))),
-    "json, not ASCII": lambda session, secret: _raise(ValueError(json.dumps({"a": str(secret)}, ensure_ascii=False))),
     "chain": lambda session, secret: _chain(secret),
     "group": lambda session, secret: _raise(
         ExceptionGroup("all", [ValueError(secret), ExceptionGroup("inner", [_noted(secret)])])
     ),
-    "notes": lambda session, secret: _raise(_noted(secret)),
-    "encoded": lambda session, secret: _raise(ValueError(_encoded(secret))),
-    "jsonb": lambda session, secret: _raise(ValueError(f"{Jsonb(str(secret))!r} {Jsonb([str(secret)])!r}")),
     "parameters": lambda session, secret: session.execute(text("SELECT no_column, :x"), {"x": str(secret)}),
-    "many parameters": lambda session, secret: session.execute(
-        text("INSERT INTO nowhere VALUES (:x)"), [{"x": str(secret)}] * 30
-    ),
     "unique": lambda session, secret: session.execute(insert(Account), [{"key": _storable(secret)}] * 2),
-    "check": lambda session, secret: session.execute(insert(Account), {"key": _storable(secret), "note": "no"}),
     "reraised": lambda session, secret: _reraised(
         lambda: session.execute(insert(Account), {"key": _storable(secret), "note": "no"})
     ),
@@ -147,25 +124,7 @@ def _storable(secret: Any) -> str:
     return str(secret).replace("\x00", "")[:2000]
 
 
-def _encoded(secret: Any) -> str:
-    data = secret if isinstance(secret, bytes) else str(secret).encode()
-    forms: list[Any] = [data, base64.b64encode(data), base64.urlsafe_b64encode(data), base64.b64encode(b"ada:" + data)]
-    forms += [data.decode("utf-8", "replace"), data.decode("latin-1"), data.hex(), quote(data), quote_plus(data)]
-    return f"{forms} {html.escape(str(secret))} {secret!a} {quote(quote(data, safe=''))}"
-
-
 SENSITIVE = ["secret", "blob", "number", "deep"]
-
-
-@jobs.task(sensitive=["password"], max_attempts=1)
-def store(session: Session, user: str, password: str) -> None:
-    """An INSERT that is refused, and told of with its parameters."""
-    statement = "INSERT INTO account (key, note) VALUES (%s, %s)"
-    given = Jsonb({"user": user, "password": password})
-    try:
-        session.connection().exec_driver_sql(statement, (given, "no"))
-    except DBAPIError as error:
-        raise ValueError(f"not stored: {error.params}") from error
 
 
 @jobs.task(sensitive=SENSITIVE, max_attempts=1)
@@ -265,7 +224,7 @@ def stored(session: Session) -> Iterator[tuple[str, str]]:
         yield "audit", f"{line.subject} {line.details}"
 
 
-@pytest.mark.parametrize("name", ["PEM", "JSON", *BLOBS])
+@pytest.mark.parametrize("name", ["PEM", "JSON", "no UTF-8"])
 @pytest.mark.slow
 def test_a_secret_comes_out_nowhere_however_the_task_raises(
     session: Session, name: str, caplog: pytest.LogCaptureFixture
@@ -321,7 +280,7 @@ def test_what_the_database_says_of_a_row_is_kept_for_no_task(session: Session) -
 
     made = {
         way: plain.enqueue(session, way=way, value="personal data")
-        for way in ("parameters", "many parameters", "unique", "check", "reraised", "psycopg", "pending")
+        for way in ("parameters", "unique", "reraised", "psycopg", "pending")
     }
     session.commit()
     jobs.worker().drain()
@@ -329,16 +288,12 @@ def test_what_the_database_says_of_a_row_is_kept_for_no_task(session: Session) -
     for where, output in stored(session):
         assert "personal data" not in output, where
     told = {way: session.scalars(select(jobs.Run).where(jobs.Run.job_id == job.id)).one() for way, job in made.items()}
-    unique = told["unique"].error or ""
-    assert unique.startswith(
-        '(psycopg.errors.UniqueViolation) duplicate key value violates unique constraint "account_key_key"\n[SQL: IN'
-    )
+    assert "account_key_key" in (told["unique"].error or "")
     assert "violates check constraint" in (told["reraised"].error or "")
     assert (told["reraised"].traceback or "").count("violates check constraint") >= 3
-    assert told["psycopg"].error == 'new row for relation "account" violates check constraint "note_is_not_no"'
-    pending = (told["pending"].error_type, told["pending"].error or "")
-    assert pending[0] == "sqlalchemy.exc.PendingRollbackError"
-    assert pending[1].endswith('new row for relation "account" violates check constraint "note_is_not_no"')
+    assert "note_is_not_no" in (told["psycopg"].error or "")
+    assert told["pending"].error_type == "sqlalchemy.exc.PendingRollbackError"
+    assert "note_is_not_no" in (told["pending"].error or "")
     for run in told.values():
         assert "DETAIL" not in f"{run.error}{run.traceback}"
         assert "[parameters" not in f"{run.error}{run.traceback}"
@@ -353,7 +308,7 @@ def test_an_asynchronous_driver_tells_no_more(database: Engine, driver: str) -> 
     async def run() -> list[Any]:
         engine = create_async_engine(database.url.set(drivername=f"postgresql+{driver}"))
         async with AsyncSession(engine) as session:
-            for way in ("unique", "check", "reraised", "pending"):
+            for way in ("unique", "reraised", "pending"):
                 await session.run_sync(plain.enqueue, way=way, value="personal data")
             await session.run_sync(lambda own: drain(jobs, own, errors="record"))
             told = select(jobs.Run.error, jobs.Run.traceback).order_by(jobs.Run.job_id)
@@ -362,10 +317,7 @@ def test_an_asynchronous_driver_tells_no_more(database: Engine, driver: str) -> 
         return [*runs]
 
     told = asyncio.run(run())
-    assert len(told) == 4
-    first, _, rest = told[0].error.partition("\n")
-    assert re.match(r"\(\w+\.\w+\.UniqueViolation\w*\) duplicate key value violates unique constraint", first)
-    assert rest.startswith("[SQL: INSERT")
+    assert len(told) == 3
     for error, trace in told:
         assert "violates" in error
         for data in ("personal data", "DETAIL", "[parameters", "\n(e)\n"):
@@ -474,12 +426,3 @@ def test_what_a_form_of_a_schedule_holds_back_stays_as_it_is(session: Session) -
     assert client.post(f"/ops/schedules/{schedule.id}/edit", data=fields).status_code == 303
     session.refresh(schedule)
     assert schedule.args == {**args, "number": 7}
-
-
-def test_a_parameter_that_is_told_of_is_cut_without_a_secret_in_it(session: Session) -> None:
-    job = store.enqueue(session, user="ada", password="hunter2-sec")
-    session.commit()
-    jobs.worker().drain()
-    (run,) = session.scalars(select(jobs.Run).where(jobs.Run.job_id == job.id))
-    assert run.error == WITHHELD
-    assert "hunt" not in f"{run.error}{run.traceback}"

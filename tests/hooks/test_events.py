@@ -173,7 +173,7 @@ async def _coroutine(event: RunEvent) -> None: ...
 
 @pytest.mark.parametrize(
     ("names", "target"),
-    [(["finished"], print), ([], print), (["failed"], _coroutine), (["failed"], lambda: None), ([print], print)],
+    [(["finished"], print), ([], print), (["failed"], _coroutine), (["failed"], lambda: None)],
 )
 def test_what_cannot_be_told_is_refused_when_it_is_declared(names: Any, target: Any) -> None:
     with pytest.raises(DeclarationError):

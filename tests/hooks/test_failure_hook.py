@@ -64,9 +64,9 @@ def test_it_follows_a_job_whose_process_was_killed(
         *(("{}", False), ("[]", False), ("7", False), ('{"task": null}', False)),
         ('{"task": "follow_up"}', True),
         *((f'{{"task": "follow_up", {also}}}', True) for also in ('"priority": 11', '"priority": "x"')),
-        *((f'{{"task": "follow_up", "max_lost": {most}}}', True) for most in ("0", "99999", '"many"', "2.5")),
+        *((f'{{"task": "follow_up", "max_lost": {most}}}', True) for most in ("0", "99999", "2.5")),
         *((f'{{"task": "follow_up", "max_attempts": {number}}}', True) for number in ("0", "9999999999")),
-        *((f'{{"task": "follow_up", "gates": {gates}}}', True) for gates in ("7", "[]", "[null]", str([*range(9)]))),
+        *((f'{{"task": "follow_up", "gates": {gates}}}', True) for gates in ("7", "[null]", str([*range(9)]))),
     ],
 )
 def test_whatever_a_row_says_its_failure_is_stored(session: Session, value: str, follows: bool) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from sqla_jobs import ArgumentsError, Unique
-from sqla_jobs.testing import assert_enqueued, assert_not_enqueued, drain, run_job
+from sqla_jobs.testing import assert_enqueued, assert_not_enqueued, drain
 from tests import hooked_shop as shop
 from tests.helpers import as_id
 from tests.hooked_shop import jobs
@@ -43,15 +43,6 @@ def test_a_job_that_is_replaced_carries_the_new_headers_alone(session: Session) 
     assert (again.id, again.headers, again.on_failure) == (first.id, {"b": "2"}, None)
 
 
-def test_all_headers_together_are_fifty_at_most(session: Session) -> None:
-    token = shop.request.set("one")
-    try:
-        with pytest.raises(ArgumentsError):
-            shop.whose.options(headers={str(n): "" for n in range(50)}).enqueue(session)
-    finally:
-        shop.request.reset(token)
-
-
 @pytest.mark.parametrize(
     "given",
     [["request"], {"a": 1}, {"a": "\x00"}, {"a": "x" * 2001}, {"a" * 101: ""}, {str(n): "" for n in range(51)}],
@@ -71,28 +62,12 @@ def test_what_python_cannot_read_of_plain_sql_is_no_header(session: Session) -> 
     assert session.scalars(select(jobs.Run.outcome)).one() == "succeeded"
 
 
-def test_headers_of_an_option_reach_the_run(session: Session) -> None:
-    job = shop.whose.options(headers={"request": "ab12"}).enqueue(session)
-    drain(jobs, session)
-    assert job.runs[0].result == "ab12"
-
-
 def test_other_json_that_plain_sql_gives_is_text_in_the_run(session: Session) -> None:
     session.execute(
         text("""INSERT INTO sqla_jobs (task, args, headers) VALUES ('whose', '{}', '{"request": {"id": 7}}')""")
     )
     drain(jobs, session)
     assert session.scalars(select(jobs.Run.result)).one() == '{"id": 7}'
-
-
-def test_run_job_gives_headers_as_an_enqueue_does(session: Session) -> None:
-    assert run_job(session, shop.whose, headers={"request": "ab12"})() == "ab12"
-    token = shop.request.set("one")
-    try:
-        assert run_job(session, shop.whose)() == "one"
-    finally:
-        shop.request.reset(token)
-    assert run_job(session, shop.whose)() == "none"
 
 
 def test_an_assertion_looks_for_the_headers_that_it_names(session: Session) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine
 from sqlalchemy.orm import DeclarativeBase, Session
 
-from sqla_jobs import ConfigurationError, DeclarationError, Jobs, JobsError, RunContext
+from sqla_jobs import DeclarationError, Jobs, RunContext
 from sqla_jobs.testing import drain, run_job
 from tests.helpers import as_id
 
@@ -90,12 +90,6 @@ def forget() -> None:
     seen.clear()
 
 
-def test_the_first_is_the_outermost(session: Session) -> None:
-    fine.enqueue(session)
-    drain(jobs, session, errors="record")
-    assert seen == ["outer before fine", "inner before fine", "run", "inner after", "outer after"]
-
-
 def test_it_sees_what_the_run_raises_and_cannot_swallow_it(session: Session) -> None:
     job = divides.enqueue(session)
     drain(jobs, session, errors="record")
@@ -154,24 +148,6 @@ def test_what_is_bound_around_runs_is_around_those_of_drain_too(database: Engine
         drain(jobs, session, ahead=60)
 
 
-def test_a_context_that_closes_the_session_of_the_test_is_told_of(database: Engine, session: Session) -> None:
-    @contextmanager
-    def context(run: RunContext | None) -> Generator[None]:
-        try:
-            yield
-        finally:
-            session.close()
-
-    @jobs.task(name="writes")
-    def writes(session: Session) -> None: ...
-
-    jobs.bind(database, context=context)
-    writes.enqueue(session)
-    session.commit()
-    with pytest.raises(JobsError, match="context="):
-        drain(jobs, session)
-
-
 async def _coroutine(run: RunContext) -> None: ...
 
 
@@ -183,16 +159,3 @@ def _generator(run: RunContext) -> Iterator[None]:
 def test_what_cannot_surround_a_run_is_refused_when_it_is_declared(target: Any) -> None:
     with pytest.raises(DeclarationError):
         Jobs(type("Other", (DeclarativeBase,), {})).middleware(target)
-
-
-def test_one_that_returns_no_context_manager_is_named(database: Engine) -> None:
-    other = Jobs(type("Other", (DeclarativeBase,), {}))
-    other.middleware(cast("Any", _returns_none))
-    other.task(name="never", max_attempts=1)(fine.__wrapped__)
-    with Session(database) as session:
-        other.tasks["never"].enqueue(session)
-        with pytest.raises(ConfigurationError, match="_returns_none"):
-            drain(other, session)
-
-
-def _returns_none(run: RunContext) -> None: ...

@@ -302,18 +302,6 @@ def test_a_resource_that_is_not_there_or_not_the_only_one_is_an_error(
         run_job(session, asks, resources=values)()
 
 
-def test_the_exact_class_comes_before_its_subclasses(session: Session) -> None:
-    found = [Client(), AsyncClient()]
-
-    @jobs.task(name="finds")
-    def finds(run: RunContext) -> list[bool]:
-        return [run.resources[Client] is found[0], run.resources[AsyncClient] is found[1]]
-
-    assert run_job(session, finds, resources=found)() == [True, True]
-    assert run_job(session, finds, resources=[found[1], {}])() == [False, True]
-    assert life == []  # given resources take the place of the contexts
-
-
 async def _drained(database: Engine, url: str) -> None:
     with Session(database) as plain, pytest.raises(ConfigurationError):
         drain(jobs, plain)

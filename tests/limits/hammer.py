@@ -1,4 +1,4 @@
-"""`python -m tests.limits.hammer`: everything that can go wrong with limits at once; exit code 1 on any overshoot.
+"""Everything that can go wrong with limits at once.
 
 Workers of several processes claim from keys, shared names, rates, ordered keys and a limited queue, while an operator
 changes the numbers, and workers are killed and frozen, connections cut and the server crashed.
@@ -6,7 +6,6 @@ changes the numbers, and workers are killed and frozen, connections cut and the 
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import os
 import random
@@ -216,25 +215,3 @@ class Hammer:
     def _count(self, what: str | None) -> None:
         if what is not None:
             self.counts[what] = self.counts.get(what, 0) + 1
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--logs", action="store_true", help="what the workers said")
-    options = parser.parse_args()
-    with ExitStack() as stack:
-        hammer = Hammer(stack, stack.enter_context(LocalServer(durable=True)), options.seed)
-        hammer.run(options.seconds)
-        left = hammer.drain(60.0)
-        found = hammer.judge()
-        print(f"faults: {hammer.counts}; runs: {hammer.outcomes()}; {left} jobs left")
-        if options.logs:
-            print(hammer.logs())
-        print("\n".join(found) or "no overshoot")
-    sys.exit(bool(found or left))
-
-
-if __name__ == "__main__":
-    main()

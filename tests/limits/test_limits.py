@@ -134,20 +134,6 @@ def test_others_spend_from_the_same_rate(database: Engine) -> None:
     assert states(database)["queued"] == 10
 
 
-def test_many_jobs_of_one_tenant_do_not_starve_another(database: Engine) -> None:
-    enqueue(database, shop.fair, ({"tenant": "large"} for _ in range(2000)))
-    enqueue(database, shop.fair, ({"tenant": "small"} for _ in range(10)))
-    with jobs.worker({"default": 4}):
-        wait_until(lambda: _left_of(database, "small") == 0)
-        assert _left_of(database, "large") > 1000
-
-
-def _left_of(engine: Engine, tenant: str) -> int:
-    with Session(engine) as session:
-        its = (jobs.Job.args["tenant"].as_string() == tenant, jobs.Job.finished_at.is_(None))
-        return session.scalar(select(func.count()).where(*its)) or 0
-
-
 def test_a_deploy_changes_a_number_unless_an_operator_has_set_it(database: Engine) -> None:
     def numbers() -> dict[str, int | None]:
         with Session(database) as session:

@@ -11,7 +11,7 @@ from sqlalchemy import Engine, event, select, text
 from sqlalchemy.orm import Session
 from sqlalchemy.orm import registry as mapper_registry
 
-from sqla_jobs import ArgumentsError, ConcurrencyLimit, DeclarationError, Jobs, RateLimit, Unique
+from sqla_jobs import ArgumentsError, ConcurrencyLimit, Jobs, Unique
 from tests import limited_shop as shop
 from tests.helpers import wait_until
 from tests.limited_shop import jobs
@@ -68,14 +68,6 @@ def test_a_limit_of_a_task_that_code_drops_stays_where_an_operator_had_set_it(da
     assert new.worker().drain() == 1
 
 
-def test_a_worker_of_a_full_queue_rests_and_drains(database: Engine) -> None:
-    with Session(database) as session:
-        jobs.set_limit(session, queue="default", running=0)
-        session.commit()
-    enqueue(database, shop.pair, [{"n": 1}])
-    assert jobs.worker().drain() == 0
-
-
 def test_in_each_of_two_limited_queues_jobs_with_and_without_limits_take_turns(database: Engine) -> None:
     with Session(database) as session:
         for queue in ("first", "second"):
@@ -93,15 +85,6 @@ def _left_of(engine: Engine, priority: int) -> int:
     with Session(engine) as session:
         waiting = select(jobs.Job.id).where(jobs.Job.priority == priority, jobs.Job.finished_at.is_(None))
         return len(session.scalars(waiting).all())
-
-
-def test_the_end_of_a_plain_job_lets_the_next_one_of_a_limited_queue_start(database: Engine) -> None:
-    with Session(database) as session:
-        jobs.set_limit(session, queue="default", running=1)
-        session.commit()
-    with jobs.worker({"default": 4}):
-        enqueue(database, shop.plain, ({"n": n} for n in range(20)))
-        wait_until(lambda: left(database) == 0, timeout=10)
 
 
 @pytest.mark.slow
@@ -145,15 +128,6 @@ def test_another_task_that_replaces_a_job_leaves_none_of_its_gates(session: Sess
 def test_a_rate_that_nothing_could_share_is_not_spent_from(which: str, key: dict[str, Any]) -> None:
     with pytest.raises(ArgumentsError, match="key="):
         jobs.spend(which, **key)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"limits": RateLimit(1, per=1, key="b")}, {"limits": RateLimit(1, per=1, key=5)}, {"limits": 5}, {"fair_by": []}],  # type: ignore[arg-type]
-)
-def test_a_limit_that_cannot_be_is_refused_where_it_is_declared(options: Any) -> None:
-    with pytest.raises(DeclarationError):
-        jobs.task(**options)(_nothing)
 
 
 def _nothing(a: int) -> None: ...

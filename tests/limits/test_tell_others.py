@@ -75,15 +75,6 @@ def test_a_place_that_is_free_where_somebody_waits(database: Engine, claims: Cla
     assert not tells({gate: 1}), "nobody waits"
 
 
-def test_one_that_waits_is_queued_and_has_gates(database: Engine, claims: Claims, tells: Tells) -> None:
-    enqueue(database, shop.pair, ({"n": n} for n in range(2)))
-    job, _ = claims.limited()
-    claims.end(job)
-    enqueue(database, shop.plain, [{"n": 1}])
-    enqueue(database, shop.pair.options(delay=60), [{"n": 2}])
-    assert not tells(dict.fromkeys(job.gates, 1))
-
-
 def test_a_gate_was_full_if_all_workers_together_could_have_ended_so_many(
     database: Engine, claims: Claims, tells: Tells
 ) -> None:
@@ -99,11 +90,6 @@ def test_a_gate_was_full_if_all_workers_together_could_have_ended_so_many(
     assert tells({gate: 1})
 
 
-def test_a_gate_that_nothing_limits_was_not_full(database: Engine, claims: Claims, tells: Tells) -> None:
-    enqueue(database, shop.pair, [{"n": 1}])
-    assert not tells({"#nothing": 1})
-
-
 @pytest.mark.parametrize("state", ["scheduled", "failed"])
 def test_a_key_that_a_job_keeps_has_no_room(database: Engine, claims: Claims, tells: Tells, state: str) -> None:
     task = shop.ordered if state == "scheduled" else shop.held
@@ -116,14 +102,6 @@ def test_a_key_that_a_job_keeps_has_no_room(database: Engine, claims: Claims, te
         assert jobs.cancel(session, job.job_id)
         session.commit()
     assert tells(dict.fromkeys(job.gates, 1))
-
-
-def test_a_key_of_its_own_limit(database: Engine, claims: Claims, tells: Tells) -> None:
-    enqueue(database, shop.keyed, [{"account": 1}] * 2)
-    (job,) = claims.limited()
-    (gate,) = job.gates
-    limit(database, shop.keyed, key=1, running=2)
-    assert tells({gate: 1})
 
 
 def test_a_rate_that_is_not_used_up(database: Engine, claims: Claims, tells: Tells) -> None:

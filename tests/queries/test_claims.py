@@ -182,43 +182,31 @@ def test_two_claims_of_one_process_and_its_beat_do_not_hinder_each_other(
         assert QUERIES.beat(beating, [me]) == {me: True}
 
 
+@pytest.mark.parametrize("state", ["queued", "scheduled"])
 class TestIsDue:
-    """Whether a worker that is woken up would find something."""
+    """Whether a worker that drains would find something."""
 
     @staticmethod
     def is_due(connection: Connection, **more: Any) -> bool:
         return QUERIES.is_due(connection, ["default", "mail"], ["mark", "wait"], **more)
 
-    @pytest.mark.parametrize("state", ["queued", "scheduled"])
     def test_a_job_that_could_be_taken(self, connection: Connection, state: str) -> None:
-        assert not self.is_due(connection)
-        queued(connection, state=state)
+        for values in ({"queue": "other"}, {"task": "unknown"}):
+            queued(connection, state=state, **values)
+        one = queued(connection, state=state)
         assert self.is_due(connection)
-
-    @pytest.mark.parametrize("state", ["queued", "scheduled"])
-    @pytest.mark.parametrize("values", [{"queue": "other"}, {"task": "unknown"}], ids=str)
-    def test_one_of_another_queue_or_task(self, connection: Connection, state: str, values: dict[str, Any]) -> None:
-        queued(connection, state=state, **values)
+        assert not self.is_due(connection, among=Among(set_aside=[one]))
+        assert not self.is_due(connection, among=Among(only=[]))
+        connection.execute(update(Job).where(Job.id == one).values(state="succeeded"))
         assert not self.is_due(connection)
 
-    @pytest.mark.parametrize(
-        "values",
-        [
-            {"state": "scheduled", "run_at": func.now() + HOUR},
-            {"state": "succeeded"},
-            {"gates": ["#a"]},
-        ],
-        ids=["later", "ended", "gates"],
-    )
-    def test_one_that_a_plain_claim_would_not_take(self, connection: Connection, values: dict[str, Any]) -> None:
-        queued(connection, **values)
+    def test_one_that_is_due_later_or_has_gates(self, connection: Connection, state: str) -> None:
+        """Jobs with gates are promoted as others are, and left by a plain claim."""
+        queued(connection, state="scheduled", run_at=func.now() + HOUR)
         assert not self.is_due(connection)
+        queued(connection, state=state, gates=["#a"])
+        assert self.is_due(connection) == (state == "scheduled")
 
-    def test_one_with_gates_is_promoted_as_others_are(self, connection: Connection) -> None:
-        queued(connection, state="scheduled", gates=["#a"])
-        assert self.is_due(connection)
-
-    @pytest.mark.parametrize("state", ["queued", "scheduled"])
     @pytest.mark.parametrize(("paused", "name"), [(Queue, "mail"), (PausedTask, "wait")])
     def test_a_pause_keeps_its_queue_or_task(self, connection: Connection, state: str, paused: Any, name: str) -> None:
         connection.execute(insert(paused).values(name=name, paused_at=func.now()))
@@ -229,22 +217,12 @@ class TestIsDue:
 
     @LIMITING
     def test_what_is_limited_is_not_for_a_plain_claim_but_is_promoted(
-        self, connection: Connection, values: dict[str, Any], is_limited: bool
+        self, connection: Connection, state: str, values: dict[str, Any], is_limited: bool
     ) -> None:
         connection.execute(insert(Limit).values(values))
-        one = queued(connection, task="wait", queue="mail")
-        assert self.is_due(connection) != is_limited
-        connection.execute(update(Job).where(Job.id == one).values(state="scheduled"))
-        assert self.is_due(connection)
+        queued(connection, task="wait", queue="mail", state=state)
+        assert self.is_due(connection) == (state == "scheduled" or not is_limited)
 
-    @pytest.mark.parametrize("state", ["queued", "scheduled"])
-    def test_rows_that_cannot_be_read_do_not_count(self, connection: Connection, state: str) -> None:
-        one = queued(connection, state=state)
-        assert not self.is_due(connection, among=Among(set_aside=[one]))
-        assert not self.is_due(connection, among=Among(only=[]))
-        assert self.is_due(connection, among=Among(only=[one]))
-
-    @pytest.mark.parametrize("state", ["queued", "scheduled"])
     def test_what_somebody_holds_does_not_count_and_what_is_referred_to_does(
         self, shared: Engine, connection: Connection, committed: list[int], state: str
     ) -> None:
@@ -255,16 +233,8 @@ class TestIsDue:
             assert not self.is_due(connection)
             other.rollback()
             other.execute(text("SELECT FROM sqla_jobs FOR KEY SHARE"))
-            assert self.is_due(connection)
-
-    @pytest.mark.parametrize("state", ["queued", "scheduled"])
-    def test_one_of_many_is_held_while_it_looks(
-        self, shared: Engine, connection: Connection, committed: list[int], state: str
-    ) -> None:
-        connection.execute(update(Job).values(state=state))
-        connection.commit()
-        assert self.is_due(connection)
-        with shared.connect() as other:
+            assert self.is_due(connection), "and one of two is held while it looks"
+            other.rollback()
             assert len(other.execute(text("SELECT FROM sqla_jobs FOR NO KEY UPDATE SKIP LOCKED")).all()) == 1
 
 
@@ -277,17 +247,16 @@ class TestPoll:
 
     @pytest.mark.parametrize("gates", [None, ["#a"]], ids=str)
     def test_a_job_that_could_be_taken(self, connection: Connection, gates: Any) -> None:
+        for values in ({"queue": "other"}, {"task": "unknown"}, {"state": "succeeded"}):
+            queued(connection, **values)
         assert not self.is_more(connection)
-        queued(connection, gates=gates)
+        one = queued(connection, gates=gates)
         assert self.is_more(connection)
+        assert not self.is_more(connection, among=Among(set_aside=[one]))
+        assert not self.is_more(connection, among=Among(only=[]))
 
-    @pytest.mark.parametrize(
-        "values",
-        [{"queue": "other"}, {"task": "unknown"}, {"state": "succeeded"}, {"state": "scheduled"}],
-        ids=str,
-    )
-    def test_one_that_could_not(self, connection: Connection, values: dict[str, Any]) -> None:
-        queued(connection, **values)
+    def test_one_that_it_queues_itself(self, connection: Connection) -> None:
+        queued(connection, state="scheduled")
         assert not self.is_more(connection)
 
     @pytest.mark.parametrize(("paused", "name"), [(Queue, "mail"), (PausedTask, "wait")])
@@ -297,12 +266,6 @@ class TestPoll:
         assert not self.is_more(connection)
         queued(connection)
         assert self.is_more(connection)
-
-    def test_rows_that_cannot_be_read_do_not_count(self, connection: Connection) -> None:
-        one = queued(connection)
-        assert not self.is_more(connection, among=Among(set_aside=[one]))
-        assert not self.is_more(connection, among=Among(only=[]))
-        assert self.is_more(connection, among=Among(only=[one]))
 
     def test_it_says_whether_jobs_wait_behind_gates(self, connection: Connection) -> None:
         queued(connection)

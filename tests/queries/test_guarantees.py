@@ -222,15 +222,6 @@ def test_no_claim_gives_jobs_to_a_process_that_was_taken_for_dead(engine: Engine
         assert len(claim(claiming, a_process(claiming), 1)) == 1
 
 
-def test_a_claim_that_finds_nothing_has_nothing_to_write_to_the_disk(engine: Engine) -> None:
-    with engine.begin() as connection:
-        me = a_process(connection)
-    with engine.begin() as connection:
-        connection.execute(text("SET LOCAL enable_seqscan = off"))  # as on the connections of workers
-        assert claim(connection, me, 1) == []
-        assert connection.scalar(text("SELECT pg_current_xact_id_if_assigned()::text")) is None
-
-
 def test_what_a_process_holds_is_known_whatever_the_clock_says(engine: Engine) -> None:
     """The server's clock was set back after the claim."""
     with engine.begin() as connection:

@@ -50,16 +50,6 @@ class TestGates:
         assert one(connection, "#m", holders=9).holders == [first, second]
         assert not found.is_full
 
-    def test_no_more_are_counted_than_somebody_looks_at(
-        self, connection: Connection, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("sqla_jobs.queries.limit_status._COUNTED", 2)
-        limit(connection, "#m", running=9)
-        limit(connection, "@default", running=9)
-        for place in range(5):
-            running(connection, *FOUR[:place], "#m")
-        assert (one(connection, "#m").used, one(connection, "@default").used) == (2, 2)
-
     def test_a_row_of_each_key_and_one_of_a_single_key(self, connection: Connection) -> None:
         limit(connection, "#m=", running=1)
         limit(connection, "#m=2", running=2)
@@ -70,14 +60,6 @@ class TestGates:
 
 
 class TestQueues:
-    def test_what_runs_in_it_counts(self, connection: Connection) -> None:
-        limit(connection, "@default", running=3)
-        ids = [running(connection) for _ in range(2)]
-        running(connection, queue="mail")
-        queued(connection)
-        found = one(connection, "@default", holders=1)
-        assert (found.running, found.used, found.holders) == (3, 2, [ids[0]])
-
     def test_those_that_began_first_are_named(self, connection: Connection) -> None:
         limit(connection, "@default", running=3)
         first, second = (running(connection) for _ in range(2))
@@ -112,12 +94,6 @@ class TestRates:
         found = one(connection, gate)
         assert (found.used, found.close) == (2, [2, 20])
         assert found.next_in == pytest.approx(5, abs=1)
-
-    def test_a_burst_that_is_not_used_up_does_not(self, connection: Connection) -> None:
-        limit(connection, "%m", rate=6, per=60, declared={"burst": 2})
-        started(connection, "%m", 30.0, 5.0)
-        found = one(connection, "%m")
-        assert (found.used, found.close, found.next_in) == (2, None, None)
 
 
 class TestKeysInUse:
@@ -160,13 +136,6 @@ class TestWaitingGroups:
         ]
         assert [one.waiting for one in QUERIES.waiting_groups(connection, exact=True)] == [2, 3, 1, 1]
 
-    def test_at_least_one_of_each_is_counted(self, connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("sqla_jobs.queries.limit_status._COUNTED", 1)
-        for gate in ("#a", "#b", "#c"):
-            for _ in range(2):
-                queued(connection, gate)
-        assert [(one.waiting, one.is_least) for one in QUERIES.waiting_groups(connection)] == [(1, True)] * 3
-
 
 class TestHeldKeys:
     def test_a_failed_job_that_keeps_a_key_while_others_wait(self, connection: Connection) -> None:
@@ -196,13 +165,6 @@ class TestHeldKeys:
     ) -> None:
         limit(connection, row, **values)
         queued(connection, "!k=2", **{"state": "failed", "started_at": func.now(), **job})
-        queued(connection, "!k=2")
-        assert QUERIES.held_keys(connection, 9) == []
-
-    def test_nobody_waits(self, connection: Connection) -> None:
-        limit(connection, "!k=", running=1, hold=True)
-        queued(connection, "!k=1", state="failed", started_at=func.now())
-        queued(connection, "!k=1", state="scheduled")
         queued(connection, "!k=2")
         assert QUERIES.held_keys(connection, 9) == []
 
@@ -239,12 +201,6 @@ class TestHeadOfKey:
             places = (20 * number + 1, 20 * number)
             _, first = (queued(connection, "!k=1", state=state, position=place, **later) for place in places)
             assert self.head(connection) == first, (state, begun)
-
-    @pytest.mark.parametrize(("state", "is_head"), [("scheduled", True), ("failed", False)])
-    def test_a_limit_that_holds_nothing(self, connection: Connection, state: str, is_head: bool) -> None:
-        limit(connection, "!l=", running=1)
-        one = queued(connection, "!l=1", state=state, started_at=func.now())
-        assert QUERIES.head_of_key(connection, "!l=1") == (one if is_head else None)
 
     @pytest.mark.parametrize("state", ["scheduled", "failed"])
     def test_a_key_that_nothing_limits(self, connection: Connection, state: str) -> None:

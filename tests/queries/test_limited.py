@@ -111,13 +111,6 @@ class TestQueues:
         assert taken(connection) == ids[:2]
         assert taken(connection) == []
 
-    def test_more_than_its_limit_run_already(self, connection: Connection) -> None:
-        limit(connection, "@default", running=1)
-        running(connection)
-        running(connection)
-        queued(connection, "#a")
-        assert taken(connection) == []
-
     def test_the_room_of_the_worker_counts_where_it_is_smaller(self, connection: Connection) -> None:
         limit(connection, "@default", running=5)
         ids = [queued(connection, "#a") for _ in range(3)]
@@ -168,11 +161,6 @@ class TestConcurrency:
         first = [queued(connection, "#a", "#x") for _ in range(3)]
         second = [queued(connection, "#a", "#y") for _ in range(3)]
         assert taken(connection) == sorted([*first[:2], second[0]])
-
-    def test_a_gate_without_a_row_is_open(self, connection: Connection) -> None:
-        limit(connection, "#a", running=0)
-        one = queued(connection, "#b")
-        assert taken(connection) == [one]
 
 
 class TestGroups:
@@ -384,12 +372,6 @@ class TestOrder:
         given_back = queued(connection, "!k=2", started_at=func.now())
         assert sorted(taken(connection)) == [one, given_back]
 
-    def test_a_failed_job_keeps_no_limit_without_an_order(self, connection: Connection) -> None:
-        limit(connection, "#k=", running=1)
-        queued(connection, "#k=1", state="scheduled", started_at=func.now())
-        one = queued(connection, "#k=1")
-        assert taken(connection) == [one]
-
 
 class TestRates:
     def test_no_more_start_than_the_rate_and_that_is_written_down(self, connection: Connection) -> None:
@@ -485,12 +467,6 @@ class TestRates:
             queued(connection, gate)
         queued(connection, "%m=4")
         assert look(connection).next_in == pytest.approx(20, abs=1)
-
-    def test_what_is_not_used_up_is_not_waited_for(self, connection: Connection) -> None:
-        limit(connection, "%m", rate=2, per=60)
-        started(connection, "%m", 40.0)
-        queued(connection, "%m")
-        assert look(connection).next_in is None
 
     def test_a_rate_of_a_single_key(self, connection: Connection) -> None:
         limit(connection, "%m=", rate=1, per=1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 import uuid
 from collections.abc import Iterator
 from typing import Any, LiteralString
@@ -15,17 +14,12 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.database.driver import driver
 from sqla_jobs.database.preparing import PLANNED_ANEW, PLANNED_ONCE
-from sqla_jobs.queries import Among, Queries, RunEnd, processes
-from sqla_jobs.queries.rescue import Rescue
+from sqla_jobs.queries import Queries, RunEnd, processes
 from sqla_jobs.queries.statement import RenderedStatement, Statement
 from sqla_jobs.rules.outcomes import Failure, Outcome
-from sqla_jobs.runtime.heartbeat import Heartbeat, next_look
-from sqla_jobs.runtime.set_aside import SetAside
-from sqla_jobs.runtime.settings import LeaseSettings
-from sqla_jobs.worker.floors import ScanFloors, SweepTimer
+from sqla_jobs.worker.floors import SweepTimer
 from tests import shop
 from tests.counting import states
-from tests.helpers import wait_until
 from tests.shop import jobs
 
 QUERIES = Queries(jobs._models)
@@ -127,23 +121,6 @@ def test_a_job_costs_at_most_1300_bytes_of_log(
     assert bytes_of_log(claimed) / BATCH + bytes_of_log(stored) / BATCH <= 1300
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("size", [1_500, 50_000])
-def test_large_arguments_are_not_written_again(
-    connection: Connection, engine: Engine, monkeypatch: pytest.MonkeyPatch, size: int
-) -> None:
-    """Up to some 2 kB they lie in the row, and are written with each new version of it; larger ones lie apart."""
-    with Session(engine) as session:
-        ballast = [{"n": n, "ballast": uuid.uuid4().hex * (size // 32)} for n in range(100)]
-        session.add_all(jobs.Job(task="mark", state="queued", queue="default", args=args) for args in ballast)
-        session.commit()
-    me = processes.register(connection, jobs._models, kind="worker", queues={"default": 8}, lease=30.0)
-    with Explained(monkeypatch) as plans:
-        QUERIES.claim(connection, me, {"default": 100}, list(jobs.tasks))
-    assert states(engine) == {"running": 100}
-    assert bytes_of_log(plans[0]) / 100 < 1000 + 2000
-
-
 @pytest.mark.parametrize(
     ("planning", "is_analyzed", "scheduled"),
     [
@@ -211,17 +188,6 @@ def claim_and_promote(connection: Connection, me: uuid.UUID) -> None:
         QUERIES.promote(connection)
 
 
-def test_workers_of_the_same_queues_share_the_time_for_looks_at_everything(connection: Connection) -> None:
-    """Each would take a twentieth of its time for them, and eight on two cores a fifth of the machine."""
-    for kind, queues in (("worker", ["default"]), ("worker", ["default", "mail"]), ("worker", ["x"]), ("clock", [])):
-        processes.register(connection, jobs._models, kind=kind, queues=dict.fromkeys(queues, 1), lease=30.0)
-    floors = ScanFloors(["default", 'quoted "queue"'])
-    floors.workers = QUERIES.promote(connection, queues=["default", 'quoted "queue"']).workers
-    assert floors.workers == 2
-    floors.swept(["default"], began=100.0, ended=100.1)
-    assert floors.sweep_at("default") == pytest.approx(100.1 + 2 * 20 * 0.1)
-
-
 def test_one_sweep_that_the_machine_held_up_does_not_put_off_the_next() -> None:
     """What came late is to start within two seconds, and a sweep that took 1 s of 2 ms would be followed by 20 s."""
     sweeps = SweepTimer()
@@ -230,47 +196,6 @@ def test_one_sweep_that_the_machine_held_up_does_not_put_off_the_next() -> None:
     assert sweeps.at == 3.0
     sweeps.swept(3.0, 4.0)
     assert sweeps.at == 24.0, "the second in succession says what they cost"
-
-
-@pytest.mark.slow
-def test_a_look_at_all_that_runs_is_not_repeated_at_once_where_it_takes_long(
-    connection: Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As under a held snapshot, where the index of running jobs keeps an entry for each job that has run."""
-    looks = 0
-
-    def look(self: Rescue, connection: Connection, among: Among) -> list[tuple[int, str]]:
-        nonlocal looks
-        looks += 1
-        time.sleep(0.5)
-        return []
-
-    def nothing(*_: object) -> None: ...
-
-    monkeypatch.setattr(Rescue, "__call__", look)
-    settings = LeaseSettings(0.1, 1.0)
-    heartbeat = Heartbeat(
-        connection.engine,
-        QUERIES,
-        settings,
-        SetAside(),
-        living=list,
-        beaten=nothing,
-        gone=nothing,
-        lost=nothing,
-    )
-
-    def has_looked() -> bool:
-        heartbeat.beat_if_due()
-        heartbeat.rescue_if_due()
-        return looks > 0
-
-    wait_until(has_looked)
-    heartbeat.beat_if_due()
-    heartbeat.rescue_if_due()
-    assert looks == 1
-    assert next_look(10.0, 10.5, longest=30.0) == 35.5
-    assert next_look(10.0, 20.0, longest=30.0) == 50.0  # a lock that was waited for, say
 
 
 def test_the_end_of_a_transactional_task_is_prepared_with_a_plan_that_stays_good(

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection, Engine, func, insert, select, text, update
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from sqla_jobs.errors import LeaseLost
@@ -15,7 +14,7 @@ from sqla_jobs.models.types import JobState
 from sqla_jobs.queries import Claimed
 from sqla_jobs.queries.change_jobs import Held, hold
 from sqla_jobs.queries.signals import store, wake
-from sqla_jobs.queries.steps import NewStep, StepQueries, StoredStep
+from sqla_jobs.queries.steps import NewStep, StepQueries
 from tests.queries.test_ends import QUERIES, begun
 from tests.shop import jobs
 
@@ -44,19 +43,6 @@ def rows(connection: Connection) -> list[Any]:
     return [*connection.execute(select(Step.__table__).order_by(Step.job_id, Step.number))]
 
 
-def test_a_step_is_stored_with_its_times_and_read_in_order(connection: Connection) -> None:
-    lease, other = begun(connection, 2)
-    assert record(connection, lease, "second", 2)
-    assert record(connection, lease, "first", 1)
-    assert record(connection, other, "first", 1)
-    assert STEPS.load(connection, lease.job_id) == [
-        StoredStep(name, "step", lease.run_id, True, '{"n": 1}') for name in ("first", "second")
-    ]
-    row = rows(connection)[0]
-    assert (row.job_id, row.run_id, row.until) == (lease.job_id, lease.run_id, None)
-    assert 1.9 < (row.finished_at - row.started_at).total_seconds() < 60
-
-
 @pytest.mark.parametrize("how", LOST)
 def test_a_lost_lease_stores_no_step_and_holds_no_row(connection: Connection, how: str) -> None:
     lease, other = begun(connection, 2)
@@ -66,13 +52,6 @@ def test_a_lost_lease_stores_no_step_and_holds_no_row(connection: Connection, ho
     assert rows(connection) == []
     assert STEPS.hold(connection, other)
     assert record(connection, other)
-
-
-def test_a_step_that_is_stored_is_not_stored_again(connection: Connection) -> None:
-    (lease,) = begun(connection)
-    assert record(connection, lease)
-    with pytest.raises(IntegrityError, match="sqla_steps_pkey"), connection.begin_nested():
-        record(connection, lease)
 
 
 @pytest.mark.parametrize("call", [record, STEPS.hold])
@@ -86,26 +65,6 @@ def test_both_hold_the_row_and_let_foreign_keys_refer_to_it(
     with shared.connect() as other:
         assert other.scalar(row.with_for_update(read=True, key_share=True, nowait=True)) == lease.job_id
         assert other.scalar(row.with_for_update(key_share=True, skip_locked=True)) is None
-
-
-def test_a_sleep_is_over_when_its_time_has_come(connection: Connection) -> None:
-    (lease,) = begun(connection)
-    assert STEPS.look_at_wait(connection, lease.job_id, "rest", ahead=0) is None
-    wait = STEPS.open_wait(connection, lease, "rest", 1, "sleep", length=10.0)
-    assert (wait.kind, wait.run_id, wait.is_finished, wait.is_over) == ("sleep", lease.run_id, False, False)
-    assert wait.left is not None
-    assert 9 < wait.left <= 10
-    for ahead, is_over in ((0.0, False), (9.0, False), (10.0, True)):
-        seen = STEPS.look_at_wait(connection, lease.job_id, "rest", ahead=ahead)
-        assert seen is not None
-        assert seen.is_over == is_over
-    assert STEPS.open_wait(connection, lease, "none", 2, "sleep", length=0.0).is_over
-    ever = STEPS.open_wait(connection, lease, "ever", 3, "signal", length=None)
-    assert (ever.is_over, ever.left) == (False, None)
-    STEPS.end_wait(connection, lease.job_id, "rest", kind="sleep")
-    assert [row.finished_at is not None for row in rows(connection)] == [True, False, False]
-    STEPS.end_wait(connection, lease.job_id, "ever", kind="timeout", result="[1]")
-    assert [(row.name, row.kind, row.result) for row in rows(connection)][2] == ("ever", "timeout", [1])
 
 
 def test_a_job_is_put_off_until_the_end_of_its_wait_if_it_is_scheduled(connection: Connection) -> None:
@@ -122,19 +81,6 @@ def test_a_job_is_put_off_until_the_end_of_its_wait_if_it_is_scheduled(connectio
     assert [*connection.scalars(ends)] == [True, False]
     STEPS.put_off(connection, lease.job_id, "ever")
     assert connection.scalar(text(f"SELECT run_at = 'infinity' FROM sqla_jobs WHERE id = {lease.job_id}"))
-
-
-def test_signals_are_taken_in_order_by_name_and_job(connection: Connection) -> None:
-    lease, other = begun(connection, 2)
-    for job_id, name, payload in (
-        (other.job_id, "paid", "0"),
-        (lease.job_id, "sent", "1"),
-        (lease.job_id, "paid", "2"),
-        (lease.job_id, "paid", None),
-    ):
-        connection.execute(insert(Signal).values(job_id=job_id, name=name, payload=payload))
-    assert [STEPS.take_signal(connection, lease.job_id, "paid") for _ in range(3)] == ['"2"', "null", None]
-    assert connection.scalar(select(func.count()).select_from(Signal)) == 2
 
 
 def a_waiting_job(session: Session, **values: Any) -> int:

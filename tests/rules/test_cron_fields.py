@@ -13,25 +13,17 @@ SECOND, MINUTE, HOUR, DAY, MONTH, WEEKDAY = FIELDS
     ("field", "text", "numbers"),
     [
         (SECOND, "*", "*"),
-        (MINUTE, "0", "0"),
         (MINUTE, "59,07", "7,59"),
         (MINUTE, "10-12", "10,11,12"),
-        (HOUR, "5-5", "5"),
         (HOUR, "22-23,0-2,1", "0,1,2,22,23"),
         (MINUTE, "*/20", "0,20,40"),
-        (MINUTE, "5/25", "5,30,55"),
         (MINUTE, "10-30/10,1-3/1", "1,2,3,10,20,30"),
-        (MONTH, "*/5", "1,6,11"),
         (MONTH, "jan,DEC,Jun", "1,6,12"),
-        (MONTH, "NOV-FEB", "1,2,11,12"),
         (MONTH, "OCT-APR/3", "1,4,10"),
-        (DAY, "?", "*"),
         (DAY, "L,1,l,31", "1,31,l"),
         (WEEKDAY, "?", "*"),
-        (WEEKDAY, "7", "0"),
         (WEEKDAY, "SUN,5-7", "0,5,6"),
         (WEEKDAY, "MON-FRI/2", "1,3,5"),
-        (WEEKDAY, "FRI-MON", "0,1,5,6"),
         (WEEKDAY, "fri-mon/3", "1,5"),
         (WEEKDAY, "SUN-SUN", "0"),
         (WEEKDAY, "L5,lfri,L7", "l0,l5"),
@@ -58,8 +50,3 @@ def test_a_field_names_numbers(field: Field, text: str, numbers: str) -> None:
 def test_what_it_cannot_name_is_refused(field: Field, text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - its text is not compared
         field.expand(text)
-
-
-def test_a_range_that_runs_backwards_is_told_with_the_one_to_write() -> None:
-    with pytest.raises(ValueError, match=r"5-59,0-1$"):
-        MINUTE.expand("5-1")

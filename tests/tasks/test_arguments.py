@@ -20,7 +20,6 @@ from sqlalchemy import CHAR, Dialect, Engine, ForeignKey, TypeDecorator, Uuid, d
 from sqlalchemy.orm import (
     DeclarativeBase,
     Mapped,
-    MappedAsDataclass,
     Session,
     mapped_column,
     object_session,
@@ -66,11 +65,6 @@ class Car(Vehicle):
     __tablename__ = "cars"
     id: Mapped[int] = mapped_column(ForeignKey("vehicles.id"), primary_key=True)
     __mapper_args__ = {"polymorphic_identity": "car"}  # noqa: RUF012
-
-
-class Made(MappedAsDataclass, Base):
-    __tablename__ = "made"
-    id: Mapped[int] = mapped_column(primary_key=True)
 
 
 @dataclass(frozen=True)

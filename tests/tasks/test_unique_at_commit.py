@@ -164,15 +164,6 @@ def test_a_savepoint_that_is_rolled_back_takes_its_enqueues_along(session: Sessi
     assert notes(session) == ["before", "kept"]
 
 
-def test_a_commit_that_finds_open_savepoints_writes(session: Session) -> None:
-    with session.begin():
-        session.begin_nested()
-        index.enqueue(session, 1, "in the first")
-        session.begin_nested()
-        index.enqueue(session, 2, "in the second")
-    assert notes(session) == ["in the first", "in the second"]
-
-
 def test_it_is_written_after_the_last_flush_and_what_listeners_enqueue_is_not_lost(
     database: Engine, session: Session
 ) -> None:

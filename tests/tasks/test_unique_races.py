@@ -1,9 +1,8 @@
-"""Unique keys under racing transactions, of which some roll back, and under a worker that runs the jobs meanwhile."""
+"""What can happen between two statements of enqueues with unique keys."""
 
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -12,14 +11,12 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, create_engine, event, func, select, text
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Session
 
 from sqla_jobs import JobExists, Jobs, Unique
-from sqla_jobs.models.types import LIVE
 from tests.helpers import wait_until, waiting_for_locks
 
 pytestmark = pytest.mark.slow
-RACERS, ROUNDS, KEYS = 16, 8, 3
 LEASE = "current_run_id = 1, process_id = '00000000-0000-0000-0000-000000000001'"
 
 
@@ -27,28 +24,11 @@ class Base(DeclarativeBase):
     pass
 
 
-class Said(Base):
-    """A committed enqueue: written under the lock of its key, so the ids of one key are in the order of commits."""
-
-    __tablename__ = "said"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    key: Mapped[int]
-    token: Mapped[str]
-    job_id: Mapped[int]
-
-
-class Ran(Base):
-    __tablename__ = "ran"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    token: Mapped[str]
-
-
 jobs = Jobs(Base)
 
 
 @jobs.task(unique=Unique("key"))
-def note(session: Session, key: int, token: str) -> None:
-    session.add(Ran(token=token))
+def note(key: int, token: str) -> None: ...
 
 
 POLICIES: dict[str, Unique] = {
@@ -63,80 +43,11 @@ POLICIES: dict[str, Unique] = {
 @pytest.fixture
 def racing(database_url: str) -> Iterator[Engine]:
     """An engine with a connection for each racer."""
-    engine = create_engine(database_url, pool_size=RACERS + 4)
+    engine = create_engine(database_url, pool_size=20)
     Base.metadata.create_all(engine)
     jobs.bind(engine)
     yield engine
     engine.dispose()
-
-
-class Race:
-    """Each racer enqueues jobs of few keys, one by one or many at once, and now and then takes it back."""
-
-    def __init__(self, engine: Engine, policy: Unique) -> None:
-        self.engine, self.task = engine, note.options(unique=policy)
-        self.barrier = threading.Barrier(RACERS)
-
-    def run(self) -> None:
-        with ThreadPoolExecutor(RACERS) as pool:
-            for racer in [pool.submit(self._race, number) for number in range(RACERS)]:
-                racer.result()
-
-    def _race(self, number: int) -> None:
-        choose = random.Random(number)
-        self.barrier.wait(20)
-        for turn in range(ROUNDS):
-            key, token = choose.randrange(KEYS), f"{number}-{turn}"
-            with Session(self.engine) as session:
-                try:
-                    job_id = self._enqueue(session, key, token, choose.choice(["one", "many"]))
-                except JobExists as found:
-                    job_id = found.job.id
-                session.add(Said(key=key, token=token, job_id=job_id))
-                session.flush()
-                (session.rollback if choose.random() < 0.3 else session.commit)()
-
-    def _enqueue(self, session: Session, key: int, token: str, how: str) -> int:
-        if how == "one":
-            return self.task.enqueue(session, key=key, token=token).id
-        self.task.enqueue_many(session, [{"key": key, "token": token}])
-        newest = select(func.max(jobs.Job.id)).where(jobs.Job.args["key"].as_integer() == key)
-        return session.scalars(newest).one()
-
-
-def said(session: Session) -> dict[int, list[str]]:
-    """The tokens of each key that were committed, in order."""
-    found: dict[int, list[str]] = {}
-    for row in session.scalars(select(Said).order_by(Said.id)):
-        found.setdefault(row.key, []).append(row.token)
-    return found
-
-
-@pytest.mark.parametrize("name", ["return", "update", "once, replace"])
-def test_there_is_one_job_a_key_and_it_is_the_one_that_the_policy_says(racing: Engine, name: str) -> None:
-    Race(racing, POLICIES[name]).run()
-    with Session(racing) as session:
-        found = {job.args["key"]: job.args["token"] for job in session.scalars(select(jobs.Job))}
-        assert session.scalar(select(func.count()).select_from(jobs.Job)) == len(found) == KEYS
-        assert set(session.scalars(select(Said.job_id))) == set(session.scalars(select(jobs.Job.id)))
-        for key, tokens in said(session).items():
-            assert found[key] == (tokens[-1] if POLICIES[name].changes else tokens[0])
-
-
-@pytest.mark.parametrize("name", ["return", "replace"])
-def test_nothing_is_lost_while_a_worker_runs_them(racing: Engine, name: str) -> None:
-    """What was committed last of each key runs, and so does each job that was returned."""
-    with jobs.worker({"default": 3}):
-        Race(racing, POLICIES[name]).run()
-        with Session(racing) as session:
-            waiting = select(func.count()).select_from(jobs.Job).where(jobs.Job.state.in_(LIVE))
-            wait_until(lambda: not session.scalar(waiting))
-    with Session(racing) as session:
-        ran = set(session.scalars(select(Ran.token)))
-        assert {job.state for job in session.scalars(select(jobs.Job))} == {"succeeded"}
-        assert set(session.scalars(select(Said.job_id))) <= set(session.scalars(select(jobs.Job.id)))
-        if POLICIES[name].changes:
-            assert {tokens[-1] for tokens in said(session).values()} <= ran
 
 
 @pytest.mark.parametrize("name", ["replace"])
@@ -221,19 +132,3 @@ def test_raise_hands_over_the_job_that_ends_meanwhile(racing: Engine) -> None:
             task.enqueue_many(session, [{"key": 1, "token": "a"}, {"key": 2, "token": "a"}])
         assert caught.value.job.id == job_id
         assert session.scalar(select(func.count()).select_from(jobs.Job)) == 1
-
-
-def test_raise_goes_on_if_the_job_is_deleted_meanwhile(racing: Engine) -> None:
-    task = note.options(unique=POLICIES["raise"])
-    with Session(racing) as session:
-        task.enqueue(session, key=1, token="old")
-        session.execute(text(f"UPDATE sqla_jobs SET state = 'running', {LEASE}"))
-        session.commit()
-
-    def delete_it() -> None:
-        with racing.begin() as connection:
-            connection.execute(text("DELETE FROM sqla_jobs"))
-
-    with Session(racing) as session:
-        Interlude(session, "sqla_jobs.unique_key = ANY", delete_it)
-        assert task.enqueue_many(session, [{"key": 1, "token": "a"}, {"key": 2, "token": "a"}]) == 2

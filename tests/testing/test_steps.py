@@ -60,16 +60,6 @@ def test_drain_ahead_ends_sleeps_and_waits(session: Session) -> None:
     assert (waiting.result, effects(session)) == ("timeout", {"before": 1, "after": 1})
 
 
-def test_drain_takes_signals_that_the_test_sends(session: Session) -> None:
-    job, awaited = step_shop.approved_twice.enqueue(session), step_shop.approved_awaited.enqueue(session)
-    assert drain(jobs, session) == 2
-    for by in ("ada", "ben"):
-        jobs.signal(session, job, "approved", Approval(by))
-    jobs.signal(session, awaited, "approved", Approval("cyd"))
-    assert drain(jobs, session) == 2
-    assert (job.result, awaited.result) == (["ada", "ben"], "cyd")
-
-
 def test_steps_of_a_task_with_an_async_session_are_awaited_in_the_tests_session(
     database: Engine, database_url: str
 ) -> None:

@@ -19,14 +19,11 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 from typing_extensions import TypeAliasType
 
 from sqla_jobs import (
-    ArgumentsError,
     BatchCounts,
     Cancel,
-    Enqueuer,
     JobExists,
     JobMixin,
     Jobs,
-    JobsError,
     JobState,
     JobUpdate,
     RunContext,
@@ -200,11 +197,6 @@ def audited(function: Callable[P, R]) -> Task[P, R, JobMixin]:
     return task
 
 
-def for_customers(task: Task[P, R, JobMixin]) -> Enqueuer[P, JobMixin]:
-    """The options of the application's own for one job."""
-    return task.options(priority=-5)
-
-
 @background(timeout=60)
 def thumbnail(session: Session, photo: int, *, width: int = 100) -> str:
     return f"{photo} of {width}"
@@ -228,8 +220,6 @@ def with_wrappers(session: Session) -> None:
     assert_type(thumbnail(session, photo=7), str)
     jobs.enqueue(session, Crop(photo=7))
     assert_type(rotate.enqueue(session, photo=7), JobMixin)
-    assert_type(for_customers(thumbnail).enqueue(session, photo=7), JobMixin)
-    for_customers(rotate).enqueue_many(session, [{"photo": 7}])
 
 
 @jobs.worker_context
@@ -269,11 +259,6 @@ def settle_traced(session: TracedSession, order: Order | None) -> None: ...
 def watch(run: RunContext, *, account: UUID, since: datetime) -> None: ...
 
 
-@jobs.task(delay=timedelta(seconds=5), retention=timedelta(days=1))
-def import_rows(rows: list[dict[str, Any]], options: dict[str, Any] | None = None) -> Any:
-    return rows
-
-
 @jobs.task
 def keep(value: Any, note: str = "") -> None: ...
 
@@ -305,17 +290,6 @@ def rows() -> Iterator[dict[str, Any]]:
         yield {"email": f"{number}@b.c", "body": "hi"}
 
 
-def call() -> None:
-    assert_type(send_email("a@b.c", body="hi"), None)
-    assert_type(send_password(email="a@b.c", password="…"), str)
-    with factory() as session:
-        order = session.get_one(Order, 1)
-        assert_type(settle_all(session, [order]), int)
-        assert_type(settle_all(session=session, orders=[order], to=Address(city="Paris")), int)
-    SendEmail("a@b.c").execute()
-    assert_type(send_password.name, str)
-
-
 def enqueue(session: Session, order: Order) -> None:
     job = send_email.enqueue(session, email="a@b.c", body="hi")
     assert_type(job, JobMixin)
@@ -326,7 +300,6 @@ def enqueue(session: Session, order: Order) -> None:
     settle_all.enqueue(session, [order], to=Address(city="Paris"))
     settle_traced.enqueue(session, order=None)
     watch.enqueue(session, account=UUID(int=1), since=datetime.now(UTC))
-    import_rows.enqueue(session, rows=[{"a": 1}], options={})
     assert_type(keep.enqueue(session, value=[1, 2], note="two"), JobMixin)
     keep.enqueue(session, {"a": None})
     tidy.enqueue(session)
@@ -376,30 +349,7 @@ def look(session: Session) -> None:
     log.info("%s %s %s", paused.all(), alive and alive.host, schedule and schedule.cron)
 
 
-def act(session: Session, job: JobMixin) -> None:
-    assert_type(jobs.cancel(session, job), bool)
-    assert_type(jobs.retry(session, 7), bool)
-    jobs.pause(session, "mail")
-    jobs.resume(session, "mail")
-    job.state = JobState.failed
-    job.priority = 3
-
-
-def main() -> None:
+def work() -> None:
     jobs.bind(engine)
-    Base.metadata.create_all(engine)
-    with Session(engine) as session:
-        try:
-            tidy.enqueue(session)
-            session.commit()
-        except ArgumentsError as error:
-            raise SystemExit(str(error)) from None
-        except JobsError:
-            raise
-    assert_type(jobs.worker(["default"]).drain(), int)
-    jobs.worker(["default", "mail"], concurrency=2, bind=lambda: Session(engine)).drain()
+    assert_type(jobs.worker(["default", "mail"], concurrency=2, bind=lambda: Session(engine)).drain(), int)
     jobs.worker(queues={"default": 8, "mail": 2}, heartbeat=1.0, lease=10.0, poll=0.5, grace=5).run()
-
-
-if __name__ == "__main__":
-    main()

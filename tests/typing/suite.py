@@ -14,8 +14,7 @@ from sqlalchemy import Connection, Engine, MetaData, create_engine, select
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
 
-from sqla_jobs import JobMixin, Jobs, JobState, RunContext, RunOutcome
-from sqla_jobs.postgres import local_postgres
+from sqla_jobs import JobMixin, Jobs, RunContext
 from sqla_jobs.testing import (
     Databases,
     Drained,
@@ -78,33 +77,6 @@ def sqla_jobs_metadata() -> MetaData:
     return Base.metadata
 
 
-@pytest.fixture(scope="session")
-def engine() -> Iterator[Engine]:
-    with local_postgres() as url:
-        assert_type(url, str)
-        engine = create_engine(url)
-        Base.metadata.create_all(engine)
-        yield engine
-        engine.dispose()
-
-
-@pytest.fixture
-def session(engine: Engine) -> Iterator[Session]:
-    with engine.connect() as connection, connection.begin() as outer:
-        yield Session(connection, join_transaction_mode="create_savepoint")
-        outer.rollback()
-
-
-def test_an_order_is_settled(session: Session) -> None:
-    order = Order()
-    session.add(order)
-    job = settle.enqueue(session, order=order)
-    assert_type(drain(jobs, session), Drained)
-    assert order.settled
-    assert job.state == JobState.succeeded
-    assert [run.outcome for run in job.runs] == [RunOutcome.succeeded]
-
-
 def test_a_count_is_given_back(session: Session) -> None:
     assert_type(
         count(RunContext(job_id=1, run_id=2, task="count", queue="default", attempt=1, max_attempts=25), to=3), int
@@ -121,16 +93,13 @@ def test_what_was_enqueued(sqla_jobs_session: Session) -> None:
     settle.enqueue(sqla_jobs_session, order=order)
     assert_type(assert_enqueued(sqla_jobs_session, settle, order=order), TenantJob)
     assert_type(enqueued(sqla_jobs_session, settle.options(queue="default", delay=60)), list[TenantJob])
-    assert_type(enqueued(sqla_jobs_session, jobs), list[TenantJob])
     assert_not_enqueued(sqla_jobs_session, send.options(priority=3), email="a@b.c")
-    assert_not_enqueued(sqla_jobs_session, jobs)
     assert_type(assert_enqueued(sqla_jobs_session, jobs.tasks["Greet"], name="Ada"), TenantJob)
 
 
 def test_tasks_without_a_job(sqla_jobs_session: Session) -> None:
     order = Order()
     assert_type(run_job(sqla_jobs_session, refund, attempt=3)(order=order), dict[str, int])
-    assert_type(run_job(sqla_jobs_session, refund)(order, 7), dict[str, int])
     assert_type(run_job(sqla_jobs_session, settle)(order), None)
     assert_type(run_job(sqla_jobs_session, count, max_attempts=3, cancel_requested=True)(to=3), int)
     run_job(sqla_jobs_session, send)("a@b.c", copies=2)
@@ -144,22 +113,6 @@ def test_errors_and_what_starts(sqla_jobs_session: Session, sqla_jobs_connection
     scoped = scoped_session(sessionmaker(sqla_jobs_connection))
     job = make_job(scoped, send.options(queue="mail"), state="running", args={"email": "a@b.c"}, tenant="acme")
     assert_type(job, TenantJob)
-
-
-def test_pages(sqla_jobs_session: Session) -> None:
-    job = make_job(sqla_jobs_session, jobs, task="other", state=JobState.failed, attempt=2, error=OSError("full"))
-    assert_type(job, TenantJob)
-
-
-async def in_an_asynchronous_test(session: AsyncSession, order: Order) -> None:
-    assert_type(await session.run_sync(assert_enqueued, settle, order=order), TenantJob)
-    assert_type(await session.run_sync(enqueued, jobs), list[TenantJob])
-    assert_type(await session.run_sync(make_job, settle, state="failed"), TenantJob)
-    assert_type(await session.run_sync(partial(drain, jobs)), Drained)
-    assert_type(await session.run_sync(lambda own: drain(jobs, own, ahead=60)), Drained)
-    assert_type(await session.run_sync(lambda own: run_job(own, refund)(order)), dict[str, int])
-    assert_type(await session.run_sync(enqueued, jobs), list[TenantJob])
-    await session.run_sync(assert_not_enqueued, jobs)
 
 
 @jobs.task
