@@ -7,7 +7,6 @@ import logging
 import subprocess
 import sys
 from datetime import UTC, datetime
-from typing import Any
 
 from tests.conftest import ROOT
 
@@ -26,14 +25,10 @@ logging.getLogger("elsewhere").info("not told")
 """
 
 
-def lines() -> list[dict[str, Any]]:
-    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True, check=True)
-    return [json.loads(line) for line in done.stderr.splitlines()]
-
-
 def test_each_line_is_an_object_with_a_moment_in_utc_and_an_exception_is_a_field() -> None:
     before = datetime.now(UTC)
-    first, second = lines()
+    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True, check=True)
+    first, second = map(json.loads, done.stderr.splitlines())
     assert before.replace(microsecond=0) <= datetime.fromisoformat(first["time"]) <= datetime.now(UTC)
     assert first["time"].endswith("+00:00")
     assert (first["level"], first["logger"], first["thread"]) == ("INFO", "shop.orders", "MainThread")

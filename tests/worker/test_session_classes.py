@@ -49,8 +49,6 @@ def result(engine: Engine, job: int) -> object:
 BINDS: dict[str, Callable[[Engine], Any]] = {
     "an engine": lambda engine: engine,
     "a sessionmaker": sessionmaker,
-    "one of SQLModel's": lambda engine: sessionmaker(engine, class_=sqlmodel.Session),
-    "one of a subclass of that": lambda engine: sessionmaker(engine, class_=Audited),
     "one of another subclass": lambda engine: sessionmaker(engine, class_=Routing),
     "a scoped_session": lambda engine: scoped_session(sessionmaker(engine)),
     "a function": lambda engine: lambda: sqlmodel.Session(engine),
@@ -83,23 +81,24 @@ def test_a_bound_async_sessionmaker_serves_both_kinds_of_tasks(database: Engine,
     of_plain, of_coroutine = placed(database), placed(database, settle_awaited)
     jobs.bind(async_sessionmaker(async_engine))
     assert jobs.worker().drain() == 2
-    assert [result(database, of_plain), result(database, of_coroutine)] != [None, None]
+    assert result(database, of_plain)
+    assert result(database, of_coroutine)
     jobs._binding().engine.dispose()
 
 
 def test_its_options_and_listeners_are_those_of_the_bound_sessionmaker(database: Engine) -> None:
-    own, (job, seen) = application_of(Audited), (0, list[Any]())
+    own, seen = application_of(Audited), list[Any]()
     bound = sessionmaker(database, info={"tenant": "a"}, expire_on_commit=False)
     event.listen(bound, "before_commit", seen.append)
     own.bind(bound)
     bound.configure(autoflush=False)
     with Session(database) as session:
-        job = own.tasks["look"].enqueue(session).id or 0
+        own.tasks["look"].enqueue(session)
         session.commit()
     worker = own.worker()
     bound.configure(info={"tenant": "b"})
-    assert (job, worker.drain()) == (0, 1)
-    assert [(type(one).__name__, isinstance(one, Audited)) for one in seen] == [("Audited", True)]
+    assert worker.drain() == 1
+    assert [isinstance(one, Audited) for one in seen] == [True]
     assert (seen[0].info["tenant"], seen[0].autoflush, seen[0].expire_on_commit) == ("b", False, False)
 
 
@@ -119,21 +118,14 @@ def application_of(kind: type[Any]) -> Jobs[Any]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "bind", "said"),
-    [
-        (Audited, "one of another subclass", "makes sessions of tests.sqlmodel_shop.Routing: bind"),
-        (Audited, "a function", "makes sessions of sqlmodel.orm.session.Session: bind"),
-        (NeedsMore, "an engine", "cannot be made as"),
-    ],
+    ("kind", "bind"),
+    [(Audited, "one of another subclass"), (Audited, "a function"), (NeedsMore, "an engine")],
 )
-def test_a_worker_refuses_to_start_where_it_cannot_make_one(
-    database: Engine, kind: type[Any], bind: str, said: str
-) -> None:
+def test_a_worker_refuses_to_start_where_it_cannot_make_one(database: Engine, kind: type[Any], bind: str) -> None:
     own = application_of(kind)
     own.bind(BINDS[bind](database))
-    with pytest.raises(ConfigurationError, match=said) as refused:
+    with pytest.raises(ConfigurationError, match="look") as refused:
         own.worker().drain()
-    assert "look" in str(refused.value)
     assert kind.__name__ in str(refused.value)
 
 

@@ -87,92 +87,56 @@ def test_jobs_of_a_dead_process_are_started_by_whoever_serves_their_queue(databa
         wait_until(lambda: states(database) == {"succeeded": 2, "failed": 1})
 
 
-@pytest.mark.parametrize(("what", "task"), [("queue", shop.plain), ("task", shop.pair)], ids=["plain", "limited"])
-def test_jobs_of_a_pause_that_ends_by_itself_start(database: Engine, what: str, task: Any) -> None:
+@pytest.mark.parametrize("of_queue", [True, False], ids=["plain", "limited"])
+def test_jobs_of_a_pause_that_ends_by_itself_start(database: Engine, of_queue: bool) -> None:
+    task: Any = shop.plain if of_queue else shop.pair
     with jobs.worker(), Session(database) as session:
-        until = timedelta(seconds=2)
-        if what == "queue":
-            jobs.pause(session, "default", until=until)
-        else:
-            jobs.pause(session, task=task, until=until)
+        which: dict[str, Any] = {} if of_queue else {"task": task}
+        jobs.pause(session, "default" if of_queue else None, until=timedelta(seconds=2), **which)
         session.commit()
         enqueue(database, task, [{"n": 1}])
         wait_for_all(database)
 
 
-def enqueue_again(task: Any, session: Session, *, many: bool) -> None:
-    """Enqueue the first job once more, which locks it."""
-    if many:
-        task.enqueue_many(session, [{"n": 1}])
-    else:
-        task.enqueue(session, n=1)
-
-
-@pytest.mark.parametrize("task", [shop.plain, shop.pair], ids=["plain", "limited"])
-def test_a_job_that_a_unique_enqueue_held_locked_starts(database: Engine, task: Any) -> None:
-    once = task.options(unique_key="once", unique=Unique(on_conflict="return"))
-    with jobs.worker(), Session(database) as session:
-        jobs.pause(session, "default")
-        once.enqueue(session, n=1)
-        session.commit()
-        once.enqueue(session, n=1)
-        with Session(database) as other:
-            jobs.resume(other, "default")
-            other.commit()
-        enqueue(database, task, [{"n": 2}])
-        wait_until(lambda: states(database) == {"succeeded": 1, "queued": 1})
-        session.commit()
-        wait_for_all(database)
-
-
 @pytest.mark.parametrize(
-    ("task", "end", "many"),
-    [(shop.plain, "rollback", False), (shop.pair, "close", True), (shop.plain, "savepoint", True)],
-    ids=["rollback", "close", "savepoint"],
+    ("task", "by", "end"),
+    [
+        (shop.plain, "enqueue", "commit"),
+        (shop.pair, "enqueue", "commit"),
+        (shop.plain, "enqueue", "rollback"),
+        (shop.pair, "enqueue_many", "close"),
+        (shop.plain, "enqueue_many", "savepoint"),
+        (shop.plain, "cancel", "rollback"),
+        (shop.plain, "change", "rollback"),
+    ],
 )
-def test_a_job_that_a_unique_enqueue_held_locked_starts_if_that_is_rolled_back(
-    database: Engine, task: Any, end: str, many: bool
+def test_a_job_that_a_transaction_held_locked_starts_when_that_ends(
+    database: Engine, task: Any, by: str, end: str
 ) -> None:
     once = task.options(unique=Unique(on_conflict="return"))
     with jobs.worker(), Session(database) as session:
         jobs.pause(session, "default")
-        once.enqueue(session, n=1)
+        job = once.enqueue(session, n=1)
         session.commit()
-        savepoint = session.begin_nested() if end == "savepoint" else None
-        enqueue_again(once, session, many=many)
+        savepoint = session.begin_nested() if end == "savepoint" else session
+        match by:
+            case "enqueue":
+                once.enqueue(session, n=1)
+            case "enqueue_many":
+                once.enqueue_many(session, [{"n": 1}])
+            case "cancel":
+                assert jobs.cancel(session, job)
+            case _:
+                job.priority = 9
+        session.flush()
         with Session(database) as other:
             jobs.resume(other, "default")
             other.commit()
         enqueue(database, task, [{"n": 2}])
         wait_until(lambda: states(database) == {"succeeded": 1, "queued": 1})
-        time.sleep(SWEPT)
-        if savepoint is not None:
-            savepoint.rollback()
-        elif end == "close":
-            session.close()
-        else:
-            session.rollback()
-        wait_for_all(database)
-
-
-@pytest.mark.parametrize("change", ["cancel", "by the session"])
-def test_a_job_starts_once_a_change_of_it_is_rolled_back(database: Engine, change: str) -> None:
-    with jobs.worker(), Session(database) as session:
-        jobs.pause(session, "default")
-        job = shop.plain.enqueue(session, n=1)
-        session.commit()
-        if change == "cancel":
-            assert jobs.cancel(session, job)
-        else:
-            job.priority = 9
-        session.flush()
-        with Session(database) as other:
-            jobs.resume(other, "default")
-            other.commit()
-        enqueue(database, shop.plain, [{"n": 2}])
-        wait_until(lambda: states(database) == {"succeeded": 1, "queued": 1})
-        time.sleep(SWEPT)
-        session.rollback()
+        if end != "commit":
+            time.sleep(SWEPT)
+        getattr(savepoint, "rollback" if end == "savepoint" else end)()
         wait_for_all(database)
 
 
@@ -185,7 +149,10 @@ def test_a_job_of_another_queue_that_a_unique_enqueue_held_locked_starts(
         jobs.pause(session, "other")
         there.enqueue(session, n=1)
         session.commit()
-        enqueue_again(here, session, many=many)
+        if many:
+            here.enqueue_many(session, [{"n": 1}])
+        else:
+            here.enqueue(session, n=1)
         with Session(database) as other:
             jobs.resume(other, "other")
             there.enqueue(other, n=2)

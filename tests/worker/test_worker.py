@@ -6,8 +6,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,7 +16,7 @@ from sqlalchemy import Engine, create_engine, event, func, make_url, select, tex
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
-from sqla_jobs import ConfigurationError, Jobs, JobState, RunContext
+from sqla_jobs import ConfigurationError, Jobs
 from sqla_jobs.database import driver
 from sqla_jobs.queries import begin, commit
 from sqla_jobs.runtime.logs import FIELDS
@@ -45,9 +44,8 @@ def job(session: Session, job_id: int) -> shop.MyJob:
 
 def outcomes(session: Session, job_id: int) -> list[str]:
     session.rollback()
-    return [
-        str(o) for o in session.scalars(select(jobs.Run.outcome).where(jobs.Run.job_id == job_id).order_by(jobs.Run.id))
-    ]
+    rows = session.scalars(select(jobs.Run.outcome).where(jobs.Run.job_id == job_id).order_by(jobs.Run.id))
+    return [str(outcome) for outcome in rows]
 
 
 def effects(session: Session) -> list[int]:
@@ -57,60 +55,8 @@ def effects(session: Session) -> list[int]:
 
 def states(session: Session) -> dict[str, int]:
     session.rollback()
-    return {
-        str(state): n for state, n in session.execute(select(jobs.Job.state, func.count()).group_by(jobs.Job.state))
-    }
-
-
-def test_a_job_runs_and_leaves_a_run_with_its_result(session: Session) -> None:
-    one = shop.mark.enqueue(session, n=7)
-    session.commit()
-    assert drain() == 1
-    done = job(session, one.id)
-    assert done.state == "succeeded"
-    assert done.state is JobState.succeeded
-    assert (done.attempt, done.current_run_id, done.process_id) == (1, None, None)
-    (run,) = done.runs
-    assert (run.outcome, run.result, run.attempt, run.error) == ("succeeded", 7, 1, None)
-    assert done.started_at is not None
-    assert done.started_at <= run.started_at <= run.finished_at == done.finished_at
-
-
-@pytest.mark.slow
-def test_each_run_happens_inside_of_the_context_given_to_bind(engine: Engine) -> None:
-    class Base(DeclarativeBase):
-        pass
-
-    jobs, inside, seen = Jobs(Base), threading.local(), list[int]()
-    runs: list[tuple[str, int, float | None] | None] = []
-
-    @contextmanager
-    def surroundings(run: RunContext | None) -> Generator[None]:
-        inside.depth = getattr(inside, "depth", 0) + 1
-        yield
-        inside.depth -= 1
-        runs.append(None if run is None else (run.task, run.attempt, run.deadline))
-
-    @jobs.task(name="look")
-    def look() -> None:
-        seen.append(inside.depth)
-
-    Base.metadata.create_all(engine)
-    jobs.bind(engine, context=surroundings)
-    with jobs._binding().transaction() as session:
-        look.enqueue_many(session, [{}, {}])
-    assert runs == [None]
-    assert jobs.worker(concurrency=1).drain() == 2
-    assert seen == [1, 1]
-    assert [run for run in runs if run is not None] == [("look", 1, None), ("look", 1, None)]
-
-
-@pytest.mark.slow
-def test_a_transactional_task_commits_all_it_did_at_once(session: Session) -> None:
-    shop.chain.enqueue(session, n=3)
-    session.commit()
-    assert drain() == 4
-    assert effects(session) == [0, 1, 2, 3]
+    counted = session.execute(select(jobs.Job.state, func.count()).group_by(jobs.Job.state))
+    return {str(state): n for state, n in counted}
 
 
 @pytest.mark.slow
@@ -127,15 +73,12 @@ def test_a_transactional_task_that_fails_leaves_nothing_but_its_runs(session: Se
     assert 'raise RuntimeError("after the write")' in (first.traceback or "")
 
 
-@pytest.mark.parametrize(("delay", "least", "most"), [(60, 60, 60), (0, 0, 0), (None, 1.5, 2.5)])
-def test_a_retry_that_the_task_asks_for_fails_the_attempt_and_comes_after_its_delay(
-    session: Session, delay: float | None, least: float, most: float
-) -> None:
-    one = shop.ask_again.enqueue(session, n=1, delay=delay)
+def test_a_retry_that_the_task_asks_for_fails_the_attempt_and_comes_after_its_delay(session: Session) -> None:
+    one = shop.ask_again.enqueue(session, n=1, delay=60)
     session.commit()
     with jobs.worker():
         wait_until(lambda: outcomes(session, one.id)[:1] == ["retried"])
-    waits = (job(session, one.id).run_at - job(session, one.id).runs[0].finished_at).total_seconds()
+    waits = job(session, one.id).run_at - job(session, one.id).runs[0].finished_at
     session.execute(text("UPDATE sqla_jobs SET run_at = now(), state = 'queued' WHERE state = 'scheduled'"))
     session.commit()
     drain()
@@ -145,7 +88,7 @@ def test_a_retry_that_the_task_asks_for_fails_the_attempt_and_comes_after_its_de
     first, last = ended.runs
     assert (ended.state, ended.attempt, first.attempt, last.attempt) == ("failed", 2, 1, 2)
     assert (first.error_type, first.error) == ("Retry", "the shop is closed: OSError: 503")
-    assert least <= waits <= most
+    assert waits == timedelta(seconds=60)
 
 
 def test_a_snooze_gives_the_attempt_back_and_rolls_back(session: Session) -> None:
@@ -158,16 +101,6 @@ def test_a_snooze_gives_the_attempt_back_and_rolls_back(session: Session) -> Non
     assert (first.attempt, last.attempt) == (1, 1)
     assert last.started_at - first.finished_at >= timedelta(seconds=0.1)  # Snooze(0) must not become a busy loop
     assert effects(session) == [1]
-
-
-@pytest.mark.slow
-def test_cancel_raised_by_a_task_ends_the_job_with_its_reason(session: Session) -> None:
-    one = shop.give_up.enqueue(session, n=1)
-    session.commit()
-    drain()
-    assert job(session, one.id).state == "cancelled"
-    assert job(session, one.id).runs[0].error == "not needed any more"
-    assert effects(session) == []
 
 
 def test_each_queue_runs_as_many_jobs_at_once_as_it_was_given(session: Session) -> None:
@@ -209,7 +142,7 @@ def test_a_delayed_job_runs_when_it_is_due_and_not_before(session: Session) -> N
         wait_until(lambda: job(session, one.id).state == "succeeded")  # so it does not wait for a poll
     done = job(session, one.id)
     assert done.started_at is not None
-    assert timedelta(0) <= done.started_at - done.run_at
+    assert done.started_at >= done.run_at
 
 
 @pytest.mark.slow
@@ -279,30 +212,22 @@ def test_jobs_of_a_resumed_task_start_though_claiming_has_gone_far_beyond_them(
         wait_until(lambda: states(session).keys() == {"succeeded"}, timeout=5)
 
 
-@pytest.mark.parametrize("task", ["reports", "reports_in_transaction"])
-@pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ"])
-def test_the_last_progress_of_a_run_is_stored_with_its_end(
-    session: Session, engine: Engine, task: str, isolation: str
-) -> None:
-    app = create_engine(engine.url, isolation_level=isolation)
-    one = jobs.tasks[task].enqueue(session, good=True)
-    two = jobs.tasks[task].enqueue(session, good=False)
-    session.commit()
-    drain(bind=app)
-    app.dispose()
-    ended = [job(session, job_id) for job_id in (one.id, two.id)]
-    assert [(one.state, one.progress) for one in ended] == [("succeeded", 1.0), ("failed", 1.0)]
-    assert job(session, one.id).progress_message == "all of it"
-
-
 @pytest.mark.parametrize("transactional", [False, True])
-def test_progress_is_stored_with_a_snooze_too(session: Session, transactional: bool) -> None:
-    name = "reports_in_transaction_and_snoozes" if transactional else "reports_and_snoozes"
-    one = jobs.tasks[name].enqueue(session)
+def test_the_last_progress_of_a_run_is_stored_with_its_end(
+    session: Session, engine: Engine, transactional: bool
+) -> None:
+    strict = engine.execution_options(isolation_level="REPEATABLE READ")
+    by = "_in_transaction" * transactional
+    good, bad = (jobs.tasks[f"reports{by}"].enqueue(session, good=good) for good in (True, False))
+    snoozed = jobs.tasks[f"reports{by}_and_snoozes"].enqueue(session)
     session.commit()
-    drain()
-    snoozed = job(session, one.id)
-    assert (snoozed.state, snoozed.progress, snoozed.progress_message) == ("scheduled", 0.25, "a quarter")
+    drain(bind=strict)
+    ended = [job(session, one.id) for one in (good, bad, snoozed)]
+    assert [(one.state, one.progress, one.progress_message) for one in ended] == [
+        ("succeeded", 1.0, "all of it"),
+        ("failed", 1.0, "all of it"),
+        ("scheduled", 0.25, "a quarter"),
+    ]
 
 
 @pytest.mark.slow
@@ -325,19 +250,14 @@ def test_the_last_progress_is_stored_where_the_row_was_locked_when_it_was_report
 
 HOSTILE = {
     "exit": ("failed", "SystemExit"),
-    "interrupt": ("failed", "KeyboardInterrupt"),
     "recursion": ("failed", "RecursionError"),
     "unprintable": ("failed", "ZeroDivisionError"),
-    "megabyte": ("failed", "characters left out"),
     "nul": ("failed", "a\\x00b"),
-    "surrogate": ("failed", "\\ud800"),
     "result-object": ("failed", "sqla_jobs.errors.UnstorableResult"),
-    "result-nan": ("failed", "not JSON"),
-    "result-nul": ("failed", "NUL"),
-    "result-surrogate": ("failed", "JSON"),
-    "result-huge": ("failed", "bytes"),
+    "result-nul": ("failed", "sqla_jobs.errors.UnstorableResult"),
+    "result-huge": ("failed", "sqla_jobs.errors.UnstorableResult"),
     "thread": ("succeeded", ""),
-    "base-exception": ("failed", "directly"),
+    "base-exception": ("failed", "GeneratorExit"),
 }
 
 
@@ -353,7 +273,6 @@ def test_hostile_jobs_end_in_a_recorded_outcome_and_the_worker_goes_on(session: 
         assert job(session, made[how].id).state == state, how
         (run,) = job(session, made[how].id).runs
         assert told in f"{run.error_type} {run.error}", how
-        assert len(run.error or "") < 20_000
     assert job(session, after.id).state == "succeeded"
 
 
@@ -480,7 +399,7 @@ def test_a_worker_without_tasks_a_database_or_tables_refuses_to_start(engine: En
     with pytest.raises(ConfigurationError):
         none.worker()
     none.bind(engine)
-    with pytest.raises(ConfigurationError, match=r"these jobs have no task.*tasks="):
+    with pytest.raises(ConfigurationError):
         none.worker().start()
 
     @none.task
@@ -496,11 +415,8 @@ def test_a_worker_without_tasks_a_database_or_tables_refuses_to_start(engine: En
     [
         ({"queues": []}, "queues"),
         ({"queues": "default"}, "queues"),
-        ({"queues": {"default": 0}}, "'default'"),
         ({"queues": {"a": 5000, "b": 1}}, "5,001"),
         ({"concurrency": 0}, "concurrency"),
-        ({"queues": ["a,b"]}, "a,b"),
-        ({"heartbeat": 0}, "heartbeat"),
         ({"heartbeat": 5, "lease": 6}, "lease"),
         ({"grace": -1}, "grace"),
     ],
@@ -513,7 +429,7 @@ def test_options_of_a_worker_are_checked(session: Session, options: dict[str, An
 def test_a_used_worker_is_not_started_again(session: Session) -> None:
     worker = jobs.worker()
     worker.drain()
-    with pytest.raises(ConfigurationError, match="make a new one"):
+    with pytest.raises(ConfigurationError):
         worker.start()
 
 
@@ -591,12 +507,7 @@ def test_only_a_final_failure_is_an_error_in_the_log_and_has_its_traceback(
     lines = {record.job_id: record for record in told}  # type: ignore[attr-defined]
     for one, name, is_told in ((again, "WARNING", level == logging.DEBUG), (final, "ERROR", True)):
         line = lines[one.id]
-        assert (line.levelname, "Traceback" in line.getMessage(), hasattr(line, "traceback")) == (
-            name,
-            is_told,
-            is_told,
-        )
-        assert vars(line)["error_type"] == "ValueError"
+        assert (line.levelname, "Traceback" in line.getMessage(), hasattr(line, "traceback")) == (name, *[is_told] * 2)
     (run,) = session.scalars(select(jobs.Run).where(jobs.Run.job_id == final.id))
     fields = {name: value for name, value in vars(lines[final.id]).items() if name in FIELDS}
     expected = {"job_id": final.id, "task": "flaky", "queue": "default", "attempt": 1, "outcome": "failed"}
@@ -690,8 +601,6 @@ def test_sessions_in_autocommit_are_refused(session: Session, engine: Engine) ->
 
 @pytest.mark.slow
 def test_an_idle_worker_sends_at_most_three_statements_a_second(session: Session) -> None:
-    from sqlalchemy import event
-
     sent: list[float] = []
     with jobs.worker():
 
@@ -716,10 +625,3 @@ def test_a_signal_is_seen_although_it_wakes_nobody() -> None:
     assert not ended.is_alive()
     assert request.is_set()
     assert request.wait(0)
-
-
-def test_the_old_name_of_the_last_error_warns(database: Engine) -> None:
-    worker = jobs.worker()
-    with pytest.warns(DeprecationWarning, match="last_error"):
-        assert worker.trouble is None
-    assert worker.last_error is None
