@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from sqla_jobs.testing import drain
@@ -45,13 +45,6 @@ def test_nothing_is_counted_of_a_rollback(session: Session, exported: Exported) 
     shop.looks.enqueue(session)
     session.commit()
     assert exported.total(SENT) == exported.total(SEND_DURATION) == 1
-
-
-def test_nothing_is_counted_of_a_job_that_was_expunged(session: Session, exported: Exported) -> None:
-    session.expunge(shop.mails.enqueue(session, to="ada"))
-    shop.looks.enqueue(session)
-    session.commit()
-    assert session.scalar(text("SELECT count(*) FROM sqla_jobs")) == exported.total(SENT) == 1
 
 
 def test_nothing_is_counted_of_a_savepoint_that_is_rolled_back(session: Session, exported: Exported) -> None:
@@ -114,18 +107,3 @@ def test_what_a_transactional_task_enqueues_is_counted_with_its_commit(
     with jobs.worker(["default", "mail"]):
         wait_until(lambda: exported.total(CONSUMED) == 2)
     assert exported.total(SENT) == 2
-
-
-def test_a_lost_attempt_is_counted_by_the_process_that_is_told(session: Session, exported: Exported) -> None:
-    job = shop.dies.enqueue(session, seconds=60)
-    session.flush()
-    session.execute(
-        text("INSERT INTO sqla_runs (job_id, attempt, outcome, untold_at) VALUES (:id, 1, 'lost', now())"),
-        {"id": job.id},
-    )
-    session.execute(text("UPDATE sqla_jobs SET state = 'failed', finished_at = now(), attempt = 1"))
-    session.commit()
-    with jobs.worker(["other"]):
-        wait_until(lambda: exported.total(CONSUMED) == 1)
-    ((attributes, _),) = exported.metric(CONSUMED)
-    assert (attributes["sqla_jobs.outcome"], attributes["error.type"]) == ("lost", "Lost")
