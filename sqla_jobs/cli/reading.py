@@ -214,8 +214,9 @@ def _value(name: str, value: Any) -> object:
 
 def _job(jobs: Jobs[Any], job: ShownJob) -> dict[str, Any]:
     """Return the columns by name, in the order of the table, with the arguments as JSON."""
+    args = plain_json(job.row.args_text if job.shown.is_erased else job.shown.pretty)
     texts = {"unique_key": job.unique_key, "progress_message": job.progress_message}
-    return _columns(jobs.Job, job.row, {"args": plain_json(job.shown.pretty)} | texts | job.own)
+    return _columns(jobs.Job, job.row, {"args": args} | texts | job.own)
 
 
 def _run(jobs: Jobs[Any], run: ShownRun) -> dict[str, Any]:

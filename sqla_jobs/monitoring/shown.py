@@ -15,7 +15,7 @@ from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.monitoring.finding import ask
 from sqla_jobs.queries.losses import lost_in_a_row
 from sqla_jobs.rules import json_text
-from sqla_jobs.rules.redaction import ERASED, HIDDEN, Secrets, is_erased, parse
+from sqla_jobs.rules.redaction import ERASED, HIDDEN, NOTHING, Secrets, is_erased, parse
 
 READ = 2_000
 """The maximum number of characters read from an error whose beginning is shown."""
@@ -32,7 +32,13 @@ class Shown:
     secrets: Secrets
     withheld: frozenset[str]
     """The names of arguments that are hidden."""
-    is_erased: bool = False
+    instead: str = ""
+    """The text to show for arguments that are not a JSON object."""
+
+    @property
+    def is_erased(self) -> bool:
+        """True if the arguments were erased."""
+        return self.instead == ERASED
 
     def text(self, text: str | None) -> str | None:
         """Return `text` without secrets."""
@@ -55,16 +61,15 @@ class Shown:
     @property
     def pretty(self) -> str:
         """The arguments, on several lines."""
-        if self.args is None:
-            return ERASED if self.is_erased else HIDDEN
-        return json_text.pretty(self.args)
+        return self.instead if self.args is None else json_text.pretty(self.args)
 
     @property
     def summary(self) -> str:
         """The arguments on one line, as in a call, at most 160 characters."""
         if self.args is None:
-            return ERASED if self.is_erased else "…"
-        said = ", ".join(f"{name}={json_text.compact(value)}" for name, value in self.args.items())
+            said = self.instead
+        else:
+            said = ", ".join(f"{name}={json_text.compact(value)}" for name, value in self.args.items())
         return said if len(said) <= 160 else f"{said[:159]}…"
 
 
@@ -72,8 +77,11 @@ def without_secrets(jobs: Jobs[Any], task: str, args: str) -> Shown:
     """Return the stored arguments of a job of `task` for people. The arguments of an unknown task are unchanged."""
     secrets = jobs.tasks.secrets(task, args)
     values = parse(args)
-    if is_erased(values) or not isinstance(values, dict):
-        return Shown(None, secrets, frozenset(), is_erased=is_erased(values))
+    if is_erased(values):
+        return Shown(None, secrets, frozenset(), ERASED)
+    if not isinstance(values, dict):
+        text = values if isinstance(values, str) else json_text.pretty(values)
+        return Shown(None, secrets, frozenset(), text if secrets is NOTHING else HIDDEN)
     values = cast("dict[str, Any]", values)
     seen = jobs.tasks.shown(task, values)
     return Shown(seen, secrets, frozenset(name for name, value in values.items() if seen[name] != value))
