@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -332,108 +334,104 @@ tick.schedule(every(seconds=1), name="each second", catch_up="all")
 """
 
 
+Start = Callable[..., subprocess.Popen[bytes]]
+
+
 @pytest.fixture
-def folder(tmp_path: Path, engine: Engine, database_url: str) -> Path:
-    (tmp_path / "app.py").write_text(APP.format(url=database_url))
+def start(tmp_path: Path, engine: Engine, database_url: str) -> Iterator[Start]:
+    """Starts a module of sqla_jobs on the application, which is killed at the end."""
+    app, log = tmp_path / "app.py", tmp_path / "log"
+    app.write_text(APP.format(url=database_url))
     program = "import app; app.Base.metadata.create_all(app.jobs._binding().engine)"
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, timeout=60)
-    return tmp_path
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(module: str, *options: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", module, "app:jobs", *options]
+        with log.open("ab") as out:
+            started.append(subprocess.Popen(command, cwd=tmp_path, stderr=out, stdout=out, start_new_session=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    print(log.read_text())
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", *arguments]
-    with (folder / "log").open("ab") as log:
-        return subprocess.Popen(command, cwd=folder, stderr=log, stdout=log, start_new_session=True)
+@pytest.fixture
+def ask(engine: Engine) -> Iterator[Callable[..., Any]]:
+    """The first value of a query, as committed now."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        yield lambda query, **values: connection.scalar(text(query), values)
 
 
 @pytest.mark.slow
 @pytest.mark.promise("Each tick of a schedule enqueues once")
-def test_three_clocks_with_kills_fire_each_second_once(folder: Path, engine: Engine) -> None:
-    clocks = [start(folder, "sqla_jobs.clock", "app:jobs", "--heartbeat", "0.5", "--lease", "2") for _ in range(3)]
-    ticks = text(
-        "SELECT count(*), count(DISTINCT scheduled_for), min(scheduled_for), max(scheduled_for) FROM sqla_jobs"
-    )
-    try:
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+def test_three_clocks_with_kills_fire_each_second_once(start: Start, engine: Engine, ask: Callable[..., Any]) -> None:
+    options = ("--heartbeat", "0.5", "--lease", "2")
+    clocks = [start("sqla_jobs.clock", *options) for _ in range(3)]
 
-            def fired(count: int) -> bool:
-                return bool(connection.execute(ticks).one()[0] >= count)
+    def fired(count: int) -> bool:
+        return bool(ask("SELECT count(*) FROM sqla_jobs") >= count)
 
-            for count in (2, 4, 6):
-                wait_until(partial(fired, count))
-                victim = clocks.pop(0)
-                victim.send_signal(signal.SIGKILL)
-                victim.wait()
-                clocks.append(start(folder, "sqla_jobs.clock", "app:jobs", "--heartbeat", "0.5", "--lease", "2"))
-            live = text("SELECT count(*) FROM sqla_processes WHERE pid = ANY (:pids)")
-            pids = [clock.pid for clock in clocks]
-            wait_until(lambda: fired(8) and connection.scalar(live, {"pids": pids}) == 3)
-            for clock in clocks:
-                clock.send_signal(signal.SIGTERM)
-            assert [clock.wait(20) for clock in clocks] == [0, 0, 0]
-            count, distinct, first, last = connection.execute(ticks).one()
-            assert count == distinct == (last - first).total_seconds() + 1
-            told = connection.execute(
-                text("SELECT outcome, sum(count), count(DISTINCT job_id) FROM sqla_ticks GROUP BY 1")
-            )
-            assert told.all() == [("enqueued", count, count)]
-    finally:
-        for clock in clocks:
-            clock.kill()
-            clock.wait()
+    for count in (2, 4, 6):
+        wait_until(partial(fired, count))
+        victim = clocks.pop(0)
+        victim.send_signal(signal.SIGKILL)
+        victim.wait()
+        clocks.append(start("sqla_jobs.clock", *options))
+    live, pids = "SELECT count(*) FROM sqla_processes WHERE pid = ANY (:pids)", [clock.pid for clock in clocks]
+    wait_until(lambda: fired(8) and ask(live, pids=pids) == 3)
+    for clock in clocks:
+        clock.send_signal(signal.SIGTERM)
+    assert [clock.wait(20) for clock in clocks] == [0, 0, 0]
+    of = "min(scheduled_for), max(scheduled_for)"
+    ticks = text(f"SELECT count(*), count(DISTINCT scheduled_for), {of} FROM sqla_jobs")
+    traces = text("SELECT outcome, sum(count), count(DISTINCT job_id) FROM sqla_ticks GROUP BY 1")
+    with engine.connect() as connection:
+        count, distinct, first, last = connection.execute(ticks).one()
+        assert count == distinct == (last - first).total_seconds() + 1
+        assert connection.execute(traces).all() == [("enqueued", count, count)]
 
 
 @pytest.mark.slow
-def test_a_worker_runs_a_clock_unless_told_otherwise(folder: Path, engine: Engine) -> None:
-    worker = start(folder, "sqla_jobs.worker", "app:jobs", "--processes", "2")
-    try:
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            done = text("SELECT count(*) FROM sqla_jobs WHERE state = 'succeeded'")
-            wait_until(lambda: connection.scalar(done) >= 2)
-            kinds = text("SELECT string_agg(kind, ' ' ORDER BY kind) FROM sqla_processes")
-            wait_until(lambda: connection.scalar(kinds) == "clock worker worker")
-            os.killpg(worker.pid, signal.SIGTERM)
-            assert worker.wait(20) == 0
-            assert connection.scalar(text("SELECT count(*) FROM sqla_processes")) == 0
-            connection.execute(text("DELETE FROM sqla_jobs"))
-            worker = start(folder, "sqla_jobs.worker", "app:jobs", "--no-clock")
-            wait_until(lambda: connection.scalar(text("SELECT count(*) FROM sqla_processes")) == 1)
-            assert connection.scalar(text("SELECT kind FROM sqla_processes")) == "worker"
-    finally:
-        os.killpg(worker.pid, signal.SIGKILL)
-        worker.wait()
+def test_a_worker_runs_a_clock_unless_told_otherwise(start: Start, ask: Callable[..., Any]) -> None:
+    kinds = "SELECT string_agg(kind, ' ' ORDER BY kind) FROM sqla_processes"
+    worker = start("sqla_jobs.worker", "--processes", "2")
+    wait_until(lambda: ask("SELECT count(*) FROM sqla_jobs WHERE state = 'succeeded'") >= 2)
+    wait_until(lambda: ask(kinds) == "clock worker worker")
+    os.killpg(worker.pid, signal.SIGTERM)
+    assert worker.wait(20) == 0
+    assert ask(kinds) is None
+    start("sqla_jobs.worker", "--no-clock")
+    wait_until(lambda: ask(kinds))
+    assert ask(kinds) == "worker"
 
 
 @pytest.mark.slow
 def test_a_schedule_that_somebody_holds_locked_stops_neither_workers_nor_other_schedules(
-    folder: Path, engine: Engine
+    start: Start, tmp_path: Path, engine: Engine, ask: Callable[..., Any]
 ) -> None:
     """Also of a worker that starts meanwhile, whose code declares the schedule."""
-    succeeded = text("SELECT count(*) FROM sqla_jobs WHERE state = 'succeeded' AND task = :task")
-    declare = "\n@jobs.task\ndef tock() -> None: ...\n\ntock.schedule(every(seconds=1))\n"
-    (folder / "app.py").write_text(APP.format(url=engine.url.render_as_string(hide_password=False)) + declare)
+    with (tmp_path / "app.py").open("a") as app:
+        app.write("\n@jobs.task\ndef tock() -> None: ...\n\ntock.schedule(every(seconds=1))\n")
 
-    def runs_of(task: str, at_least: int) -> bool:
-        with engine.connect() as connection:
-            return bool(connection.scalar(succeeded, {"task": task}) >= at_least)
+    def runs_of(task: str) -> int:
+        return int(ask("SELECT count(*) FROM sqla_jobs WHERE state = 'succeeded' AND task = :task", task=task))
 
-    worker = start(folder, "sqla_jobs.worker", "app:jobs")
-    try:
-        wait_until(lambda: runs_of("tick", 1) and runs_of("tock", 1))
-        with engine.begin() as connection:
-            connection.execute(text("UPDATE sqla_schedules SET priority = 1 WHERE name = 'each second'"))
-            worker.send_signal(signal.SIGTERM)
-            assert worker.wait(20) == 0
-            with engine.begin() as other:
-                before = other.scalar(succeeded, {"task": "tock"}) or 0
-            worker = start(folder, "sqla_jobs.worker", "app:jobs")
-            wait_until(lambda: runs_of("tock", before + 3), message=(folder / "log").read_text())
-            assert "somebody holds schedules locked" in (folder / "log").read_text()
-            before = connection.scalar(succeeded, {"task": "tick"}) or 0
-        wait_until(lambda: runs_of("tick", before + 2))
-    finally:
-        worker.terminate()
-        worker.wait()
+    worker = start("sqla_jobs.worker")
+    wait_until(lambda: runs_of("tick") and runs_of("tock"))
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE sqla_schedules SET priority = 1 WHERE name = 'each second'"))
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(20) == 0
+        before = runs_of("tock")
+        start("sqla_jobs.worker")
+        wait_until(lambda: runs_of("tock") >= before + 3)
+        before = runs_of("tick")
+    wait_until(lambda: runs_of("tick") >= before + 2)
 
 
 # time
