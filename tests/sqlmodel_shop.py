@@ -24,13 +24,6 @@ class Order(Base, table=True):
     status: str = "new"
 
 
-class Line(Base):
-    """An argument, and no table."""
-
-    product: str
-    amount: int = 1
-
-
 class Audited(Session):
     """A subclass of the application's own."""
 
@@ -57,8 +50,3 @@ def settle(session: Session, order: Order) -> list[int | None]:
 async def settle_awaited(session: AsyncSession, order: Order) -> list[int | None]:
     order.status = "settled"
     return [one.id for one in await session.exec(select(Order).where(Order.status == "settled"))]
-
-
-@jobs.task
-def pack(lines: list[Line]) -> int:
-    return sum(line.amount for line in lines)
