@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
-from sqla_jobs import Cancel, ConcurrencyLimit, Jobs, Retry, RunContext, Snooze
+from sqla_jobs import Cancel, Jobs, Retry, RunContext, Snooze
 
 
 class Base(DeclarativeBase):
@@ -130,19 +130,6 @@ async def fail(session: AsyncSession, n: int) -> None:
     raise ValueError(f"no {n}")
 
 
-@jobs.task
-async def snooze(run: RunContext) -> None:
-    if not seen:
-        seen.append(run.attempt)
-        raise Snooze(0.01)
-    seen.append(run.attempt)
-
-
-@jobs.task
-async def give_up() -> None:
-    raise Cancel("not needed")
-
-
 @jobs.task(retry=Retrying(retry=retry_if_exception_type(OSError), wait=wait_fixed(60)))
 async def ask_all(answers: list[str]) -> None:
     """Waits for children in groups, whose errors come as ExceptionGroups."""
@@ -164,13 +151,6 @@ async def ask_all(answers: list[str]) -> None:
         group.create_task(asyncio.sleep(60))
         for answer in answers:
             group.create_task(ask(answer))
-
-
-@jobs.task(limits=ConcurrencyLimit(2))
-async def limited(seconds: float) -> None:
-    seen.append(1)
-    await asyncio.sleep(seconds)
-    seen.append(-1)
 
 
 @jobs.task(timeout=0.3, max_attempts=1)

@@ -23,8 +23,6 @@ _DEADLINE = 300.0
 """Seconds a command may take to install something: some networks answer nothing."""
 _SBIN = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/bin")
 """Folders of programs that a user's PATH may lack."""
-_APPLICATIONS = Path("/Applications")
-"""Of macOS."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +85,8 @@ BROWSER = Browser(
         "chromium-browser",
         "google-chrome",
         "google-chrome-stable",
-        str(_APPLICATIONS / "Google Chrome.app/Contents/MacOS/Google Chrome"),
-        str(_APPLICATIONS / "Chromium.app/Contents/MacOS/Chromium"),
+        "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+        "/Applications/Chromium.app/Contents/MacOS/Chromium",
     ),
 )
 PGBOUNCER = Program("pgbouncer", ("pgbouncer",))
@@ -119,17 +117,17 @@ def _runs(path: str) -> bool:
         return False
 
 
-def run(command: list[str], deadline: float = _DEADLINE) -> str:
-    """Run it, and end it with all that it started after `deadline` seconds; returns why it failed, or nothing."""
+def run(command: list[str]) -> str:
+    """Run it, and end it with all that it started after the deadline; returns why it failed, or nothing."""
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     with tempfile.TemporaryFile("w+", errors="replace") as said:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, env=environment, start_new_session=True
         )
         try:
-            code = process.wait(deadline)
+            code = process.wait(_DEADLINE)
         except subprocess.TimeoutExpired:
-            return f"{command[0]} did not end within {deadline:g} s."
+            return f"{command[0]} did not end within {_DEADLINE:g} s."
         finally:
             _end(process)
         said.seek(0)

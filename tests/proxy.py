@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a server. It can stall, strand, mute, cut and refuse connections, and change the server."""
+"""A TCP proxy in front of a server. It can stall, strand, mute and cut connections, and change the server."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ class Proxy:
         self._mute_after: tuple[bytes, ...] = ()
         self._unmuted: set[asyncio.Event] = set()
         self._writers: set[asyncio.StreamWriter] = set()
-        self._server: asyncio.Server | None = None
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
-        self.accept()
+        listening = asyncio.start_server(self._serve, self.listen)
+        self._server = asyncio.run_coroutine_threadsafe(listening, self._loop).result(10)
+        self.port = self._server.sockets[0].getsockname()[1]
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.refuse()
+        self._call(self._server.close)
         self.cut()
         self._call(self._cancel_all)
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -62,19 +63,6 @@ class Proxy:
     def cut(self) -> None:
         """Reset all existing connections. Forward new connections."""
         self._call(self._abort_all)
-
-    def refuse(self) -> None:
-        """Accept no new connections. Keep the existing connections."""
-        if self._server is not None:
-            self._call(self._server.close)
-            self._server = None
-
-    def accept(self) -> None:
-        """Accept connections, at the same port as before."""
-        if self._server is None:
-            listening = asyncio.start_server(self._serve, self.listen, self.port)
-            self._server = asyncio.run_coroutine_threadsafe(listening, self._loop).result(10)
-            self.port = self._server.sockets[0].getsockname()[1]
 
     def _call(self, function: Callable[[], object]) -> None:
         async def called() -> None:

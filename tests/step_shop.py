@@ -302,8 +302,8 @@ def approved_patiently(run: RunContext) -> tuple[str, int]:
 
 
 @jobs.task
-async def approved_awaited(run: RunContext, timeout: float | None = None) -> str:  # noqa: ASYNC109
-    approval = await run.wait_for_async("approved", Approval, timeout=timeout)
+async def approved_awaited(run: RunContext) -> str:
+    approval = await run.wait_for_async("approved", Approval, timeout=None)
     return approval.by
 
 

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -17,17 +19,14 @@ import pytest
 from sqlalchemy import Engine, func, insert, select, text, update
 from sqlalchemy.orm import Session
 
-from sqla_jobs import Jobs, RunContext
+from sqla_jobs import Jobs
 from sqla_jobs.clock import Clock
 from sqla_jobs.clock.catch_up import ticks_due
 from sqla_jobs.clock.sync import retire, sync
 from sqla_jobs.cron import Cron, every
 from sqla_jobs.errors import ArgumentsError, ConfigurationError, DeclarationError
 from sqla_jobs.models.types import CatchUp
-from sqla_jobs.testing import drain
 from tests.helpers import new_jobs, refuse, wait_until
-
-seen: list[datetime | None] = []
 
 
 def deployed() -> Jobs[Any]:
@@ -35,8 +34,7 @@ def deployed() -> Jobs[Any]:
     jobs = new_jobs()
 
     @jobs.task(max_attempts=7, queue="mail", priority=3, name="report")
-    def report(run: RunContext, kind: str = "daily") -> None:
-        seen.append(run.scheduled_for)
+    def report(kind: str = "daily") -> None: ...
 
     return jobs
 
@@ -79,13 +77,8 @@ def test_a_declared_schedule_becomes_a_row_and_its_ticks_jobs(session: Session, 
     clock = jobs.clock()
     assert clock.tick() == 0
     row = only(session, jobs)
-    assert (row.name, row.task, row.cron, row.timezone, row.args) == (
-        "nightly",
-        "report",
-        "0 3 * * *",
-        "Europe/Paris",
-        {"kind": "full"},
-    )
+    told = (row.name, row.task, row.cron, row.timezone, row.args)
+    assert told == ("nightly", "report", "0 3 * * *", "Europe/Paris", {"kind": "full"})
     assert row.next_run_at == Cron.parse("0 3 * * *", "Europe/Paris").next_after(datetime.now(UTC))
     make_due(session, jobs)
     tick = only(session, jobs).next_run_at
@@ -98,19 +91,8 @@ def test_a_declared_schedule_becomes_a_row_and_its_ticks_jobs(session: Session, 
     assert clock.tick() == 0
 
 
-@pytest.mark.slow
-def test_a_run_knows_its_tick(session: Session, jobs: Jobs[Any]) -> None:
-    jobs.tasks["report"].schedule(every(seconds=1))
-    clock = jobs.clock()
-    clock.tick()
-    wait_until(clock.tick)
-    seen.clear()
-    assert drain(jobs, session) >= 1
-    assert seen[0] == enqueued(session, jobs)[0].scheduled_for
-
-
 @pytest.mark.parametrize(
-    ("cron", "options", "said"),
+    ("cron", "options", "named"),
     [
         ("61 * * * *", {}, "'61'"),
         ("@daily", {"timezone": "Mars"}, "Mars"),
@@ -125,11 +107,10 @@ def test_a_run_knows_its_tick(session: Session, jobs: Jobs[Any]) -> None:
     ],
 )
 def test_what_cannot_be_scheduled_is_refused_where_it_is_declared(
-    jobs: Jobs[Any], cron: str, options: dict[str, Any], said: str
+    jobs: Jobs[Any], cron: str, options: dict[str, Any], named: str
 ) -> None:
-    with pytest.raises((ConfigurationError, ArgumentsError, DeclarationError)) as caught:
+    with pytest.raises((ConfigurationError, ArgumentsError, DeclarationError), match=named):
         jobs.tasks["report"].schedule(cron, **options)
-    assert said in str(caught.value)
     assert dict(jobs.schedules) == {}
 
 
@@ -140,7 +121,7 @@ def test_one_name_is_one_schedule(jobs: Jobs[Any]) -> None:
     jobs.tasks["report"].schedule("@daily", name="mine")
     jobs.tasks["report"].schedule("@daily", name="mine")  # as where a module is imported twice
     for task, rule in ((other, "@daily"), (jobs.tasks["report"], "@hourly")):
-        with pytest.raises(DeclarationError, match="two schedules are named 'mine', report at '@daily' and "):
+        with pytest.raises(DeclarationError, match="'mine'"):
             task.schedule(rule, name="mine")
     assert jobs.schedules["mine"].cron.text == "@daily"
 
@@ -262,61 +243,30 @@ NOW = datetime(2026, 11, 25, 12, 0, 10, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
-    ("cron", "down_for", "catch_up", "expected"),
+    ("cron", "down_for", "catch_up", "fired", "missed"),
     [
-        ("0 * * * *", 2 * 3600, "latest", ["12:00:00"]),
-        ("0 * * * *", 2 * 3600, "all", ["11:00:00", "12:00:00"]),
-        ("0 * * * *", 2 * 3600, "skip", ["12:00:00"]),
-        ("30 * * * *", 2 * 3600, "skip", []),
-        ("30 * * * *", 2 * 3600, "latest", ["11:30:00"]),
-        ("* * * * * *", 3 * 86400, "latest", ["12:00:10"]),
-        ("0 0 1 1 *", 3 * 365 * 86400, "all", ["00:00:00"] * 3),
+        ("0 * * * *", 3 * 3600, "latest", ["12:00:00"], ("25 10:00:00", "25 11:00:00", 2)),
+        ("0 * * * *", 3 * 3600, "all", ["10:00:00", "11:00:00", "12:00:00"], None),
+        ("0 * * * *", 3 * 3600, "skip", ["12:00:00"], ("25 10:00:00", "25 11:00:00", 2)),
+        ("30 * * * *", 3 * 3600, "latest", ["11:30:00"], ("25 09:30:00", "25 10:30:00", 2)),
+        ("30 * * * *", 3 * 3600, "skip", [], ("25 09:30:00", "25 11:30:00", 3)),
+        ("30 * * * *", 3600, "skip", [], ("25 11:30:00", "25 11:30:00", 1)),
+        ("* * * * *", 7 * 86400, "latest", ["12:00:00"], ("18 12:01:00", "25 11:59:00", None)),
+        ("* * * * *", 3 * 3600, "all", 100, ("25 09:01:00", "25 10:20:00", 80)),
+        ("* * * * * *", 3 * 86400, "all", 100, ("22 12:00:11", "25 11:58:30", None)),
+        ("0 0 1 1 *", 3 * 365 * 86400, "all", ["00:00:00"] * 3, None),
     ],
 )
-def test_which_missed_ticks_are_fired(cron: str, down_for: int, catch_up: str, expected: list[str]) -> None:
-    rule = Cron.parse(cron)
-    first = rule.next_after(NOW - timedelta(seconds=down_for))
-    due = ticks_due(rule, first, NOW, CatchUp(catch_up))
-    assert [f"{tick:%H:%M:%S}" for tick in due.fired] == expected
-    assert due.upcoming == rule.next_after(NOW)
-
-
-@pytest.mark.parametrize(
-    ("cron", "down_for", "catch_up", "expected"),
-    [
-        ("0 * * * *", 3 * 3600, "latest", ("25 10:00:00", "25 11:00:00", 2)),
-        ("0 * * * *", 3 * 3600, "all", None),
-        ("0 * * * *", 3 * 3600, "skip", ("25 10:00:00", "25 11:00:00", 2)),
-        ("30 * * * *", 3 * 3600, "skip", ("25 09:30:00", "25 11:30:00", 3)),
-        ("30 * * * *", 3600, "skip", ("25 11:30:00", "25 11:30:00", 1)),
-        ("* * * * *", 7 * 86400, "latest", ("18 12:01:00", "25 11:59:00", None)),
-        ("* * * * *", 3 * 3600, "all", ("25 09:01:00", "25 10:20:00", 80)),
-        ("* * * * * *", 3 * 86400, "all", ("22 12:00:11", "25 11:58:30", None)),
-    ],
-)
-def test_which_ticks_are_told_to_be_missed(
-    cron: str, down_for: int, catch_up: str, expected: tuple[str, str, int | None] | None
+def test_which_ticks_of_a_downtime_are_fired_and_which_are_told_to_be_missed(
+    cron: str, down_for: int, catch_up: str, fired: list[str] | int, missed: tuple[str, str, int | None] | None
 ) -> None:
     rule = Cron.parse(cron)
-    first = rule.next_after(NOW - timedelta(seconds=down_for))
-    missed = ticks_due(rule, first, NOW, CatchUp(catch_up)).missed
-    found = missed and (f"{missed.first:%d %H:%M:%S}", f"{missed.last:%d %H:%M:%S}", missed.count)
-    assert found == expected
-
-
-def test_after_downtime_the_clock_fires_by_the_schedules_own_rule(session: Session, jobs: Jobs[Any]) -> None:
-    for catch_up in CatchUp:
-        jobs.tasks["report"].schedule("0 0 * * * *", name=catch_up, catch_up=catch_up)
-    clock = jobs.clock()
-    clock.tick()
-    session.execute(update(jobs.Schedule).values(next_run_at=func.date_trunc("hour", func.now()) - timedelta(hours=5)))
-    session.commit()
-    clock.tick()
-    names = dict(session.execute(select(jobs.Schedule.id, jobs.Schedule.name)).all())
-    counted = [names[job.schedule_id] for job in enqueued(session, jobs)]
-    assert counted.count("all") == 6
-    assert counted.count("latest") == 1
-    assert counted.count("skip") <= 1
+    due = ticks_due(rule, rule.next_after(NOW - timedelta(seconds=down_for)), NOW, CatchUp(catch_up))
+    moments = [f"{tick:%H:%M:%S}" for tick in due.fired]
+    assert fired == (len(moments) if isinstance(fired, int) else moments)
+    told = due.missed
+    assert (told and (f"{told.first:%d %H:%M:%S}", f"{told.last:%d %H:%M:%S}", told.count)) == missed
+    assert due.upcoming == rule.next_after(NOW)
 
 
 def test_what_was_disabled_catches_up_on_nothing(session: Session, jobs: Jobs[Any]) -> None:
@@ -349,19 +299,6 @@ def test_overlap_skip_passes_over_ticks_while_a_job_has_not_ended(session: Sessi
 
 
 # exactly once
-
-
-def test_the_database_refuses_a_second_job_for_one_tick(session: Session, jobs: Jobs[Any]) -> None:
-    jobs.tasks["report"].schedule(every(seconds=1), catch_up="all")
-    clock = jobs.clock()
-    clock.tick()
-    make_due(session, jobs, 20)
-    first = clock.tick()
-    make_due(session, jobs, 20)
-    clock.tick()
-    ticks = [job.scheduled_for for job in enqueued(session, jobs)]
-    assert first >= 20
-    assert len(ticks) == len(set(ticks))
 
 
 def test_clocks_at_once_share_the_work(session: Session, jobs: Jobs[Any]) -> None:
@@ -397,108 +334,104 @@ tick.schedule(every(seconds=1), name="each second", catch_up="all")
 """
 
 
+Start = Callable[..., subprocess.Popen[bytes]]
+
+
 @pytest.fixture
-def folder(tmp_path: Path, engine: Engine, database_url: str) -> Path:
-    (tmp_path / "app.py").write_text(APP.format(url=database_url))
+def start(tmp_path: Path, engine: Engine, database_url: str) -> Iterator[Start]:
+    """Starts a module of sqla_jobs on the application, which is killed at the end."""
+    app, log = tmp_path / "app.py", tmp_path / "log"
+    app.write_text(APP.format(url=database_url))
     program = "import app; app.Base.metadata.create_all(app.jobs._binding().engine)"
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, timeout=60)
-    return tmp_path
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(module: str, *options: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", module, "app:jobs", *options]
+        with log.open("ab") as out:
+            started.append(subprocess.Popen(command, cwd=tmp_path, stderr=out, stdout=out, start_new_session=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    print(log.read_text())
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", *arguments]
-    with (folder / "log").open("ab") as log:
-        return subprocess.Popen(command, cwd=folder, stderr=log, stdout=log, start_new_session=True)
+@pytest.fixture
+def ask(engine: Engine) -> Iterator[Callable[..., Any]]:
+    """The first value of a query, as committed now."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        yield lambda query, **values: connection.scalar(text(query), values)
 
 
 @pytest.mark.slow
 @pytest.mark.promise("Each tick of a schedule enqueues once")
-def test_three_clocks_with_kills_fire_each_second_once(folder: Path, engine: Engine) -> None:
-    clocks = [start(folder, "sqla_jobs.clock", "app:jobs", "--heartbeat", "0.5", "--lease", "2") for _ in range(3)]
-    ticks = text(
-        "SELECT count(*), count(DISTINCT scheduled_for), min(scheduled_for), max(scheduled_for) FROM sqla_jobs"
-    )
-    try:
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+def test_three_clocks_with_kills_fire_each_second_once(start: Start, engine: Engine, ask: Callable[..., Any]) -> None:
+    options = ("--heartbeat", "0.5", "--lease", "2")
+    clocks = [start("sqla_jobs.clock", *options) for _ in range(3)]
 
-            def fired(count: int) -> bool:
-                return bool(connection.execute(ticks).one()[0] >= count)
+    def fired(count: int) -> bool:
+        return bool(ask("SELECT count(*) FROM sqla_jobs") >= count)
 
-            for count in (2, 4, 6):
-                wait_until(partial(fired, count))
-                victim = clocks.pop(0)
-                victim.send_signal(signal.SIGKILL)
-                victim.wait()
-                clocks.append(start(folder, "sqla_jobs.clock", "app:jobs", "--heartbeat", "0.5", "--lease", "2"))
-            live = text("SELECT count(*) FROM sqla_processes WHERE pid = ANY (:pids)")
-            pids = [clock.pid for clock in clocks]
-            wait_until(lambda: fired(8) and connection.scalar(live, {"pids": pids}) == 3)
-            for clock in clocks:
-                clock.send_signal(signal.SIGTERM)
-            assert [clock.wait(20) for clock in clocks] == [0, 0, 0]
-            count, distinct, first, last = connection.execute(ticks).one()
-            assert count == distinct == (last - first).total_seconds() + 1
-            told = connection.execute(
-                text("SELECT outcome, sum(count), count(DISTINCT job_id) FROM sqla_ticks GROUP BY 1")
-            )
-            assert told.all() == [("enqueued", count, count)]
-    finally:
-        for clock in clocks:
-            clock.kill()
-            clock.wait()
+    for count in (2, 4, 6):
+        wait_until(partial(fired, count))
+        victim = clocks.pop(0)
+        victim.send_signal(signal.SIGKILL)
+        victim.wait()
+        clocks.append(start("sqla_jobs.clock", *options))
+    live, pids = "SELECT count(*) FROM sqla_processes WHERE pid = ANY (:pids)", [clock.pid for clock in clocks]
+    wait_until(lambda: fired(8) and ask(live, pids=pids) == 3)
+    for clock in clocks:
+        clock.send_signal(signal.SIGTERM)
+    assert [clock.wait(20) for clock in clocks] == [0, 0, 0]
+    of = "min(scheduled_for), max(scheduled_for)"
+    ticks = text(f"SELECT count(*), count(DISTINCT scheduled_for), {of} FROM sqla_jobs")
+    traces = text("SELECT outcome, sum(count), count(DISTINCT job_id) FROM sqla_ticks GROUP BY 1")
+    with engine.connect() as connection:
+        count, distinct, first, last = connection.execute(ticks).one()
+        assert count == distinct == (last - first).total_seconds() + 1
+        assert connection.execute(traces).all() == [("enqueued", count, count)]
 
 
 @pytest.mark.slow
-def test_a_worker_runs_a_clock_unless_told_otherwise(folder: Path, engine: Engine) -> None:
-    worker = start(folder, "sqla_jobs.worker", "app:jobs", "--processes", "2")
-    try:
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            done = text("SELECT count(*) FROM sqla_jobs WHERE state = 'succeeded'")
-            wait_until(lambda: connection.scalar(done) >= 2)
-            kinds = text("SELECT string_agg(kind, ' ' ORDER BY kind) FROM sqla_processes")
-            wait_until(lambda: connection.scalar(kinds) == "clock worker worker")
-            os.killpg(worker.pid, signal.SIGTERM)
-            assert worker.wait(20) == 0
-            assert connection.scalar(text("SELECT count(*) FROM sqla_processes")) == 0
-            connection.execute(text("DELETE FROM sqla_jobs"))
-            worker = start(folder, "sqla_jobs.worker", "app:jobs", "--no-clock")
-            wait_until(lambda: connection.scalar(text("SELECT count(*) FROM sqla_processes")) == 1)
-            assert connection.scalar(text("SELECT kind FROM sqla_processes")) == "worker"
-    finally:
-        os.killpg(worker.pid, signal.SIGKILL)
-        worker.wait()
+def test_a_worker_runs_a_clock_unless_told_otherwise(start: Start, ask: Callable[..., Any]) -> None:
+    kinds = "SELECT string_agg(kind, ' ' ORDER BY kind) FROM sqla_processes"
+    worker = start("sqla_jobs.worker", "--processes", "2")
+    wait_until(lambda: ask("SELECT count(*) FROM sqla_jobs WHERE state = 'succeeded'") >= 2)
+    wait_until(lambda: ask(kinds) == "clock worker worker")
+    os.killpg(worker.pid, signal.SIGTERM)
+    assert worker.wait(20) == 0
+    assert ask(kinds) is None
+    start("sqla_jobs.worker", "--no-clock")
+    wait_until(lambda: ask(kinds))
+    assert ask(kinds) == "worker"
 
 
 @pytest.mark.slow
 def test_a_schedule_that_somebody_holds_locked_stops_neither_workers_nor_other_schedules(
-    folder: Path, engine: Engine
+    start: Start, tmp_path: Path, engine: Engine, ask: Callable[..., Any]
 ) -> None:
     """Also of a worker that starts meanwhile, whose code declares the schedule."""
-    succeeded = text("SELECT count(*) FROM sqla_jobs WHERE state = 'succeeded' AND task = :task")
-    declare = "\n@jobs.task\ndef tock() -> None: ...\n\ntock.schedule(every(seconds=1))\n"
-    (folder / "app.py").write_text(APP.format(url=engine.url.render_as_string(hide_password=False)) + declare)
+    with (tmp_path / "app.py").open("a") as app:
+        app.write("\n@jobs.task\ndef tock() -> None: ...\n\ntock.schedule(every(seconds=1))\n")
 
-    def runs_of(task: str, at_least: int) -> bool:
-        with engine.connect() as connection:
-            return bool(connection.scalar(succeeded, {"task": task}) >= at_least)
+    def runs_of(task: str) -> int:
+        return int(ask("SELECT count(*) FROM sqla_jobs WHERE state = 'succeeded' AND task = :task", task=task))
 
-    worker = start(folder, "sqla_jobs.worker", "app:jobs")
-    try:
-        wait_until(lambda: runs_of("tick", 1) and runs_of("tock", 1))
-        with engine.begin() as connection:
-            connection.execute(text("UPDATE sqla_schedules SET priority = 1 WHERE name = 'each second'"))
-            worker.send_signal(signal.SIGTERM)
-            assert worker.wait(20) == 0
-            with engine.begin() as other:
-                before = other.scalar(succeeded, {"task": "tock"}) or 0
-            worker = start(folder, "sqla_jobs.worker", "app:jobs")
-            wait_until(lambda: runs_of("tock", before + 3), message=(folder / "log").read_text())
-            assert "somebody holds schedules locked" in (folder / "log").read_text()
-            before = connection.scalar(succeeded, {"task": "tick"}) or 0
-        wait_until(lambda: runs_of("tick", before + 2))
-    finally:
-        worker.terminate()
-        worker.wait()
+    worker = start("sqla_jobs.worker")
+    wait_until(lambda: runs_of("tick") and runs_of("tock"))
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE sqla_schedules SET priority = 1 WHERE name = 'each second'"))
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(20) == 0
+        before = runs_of("tock")
+        start("sqla_jobs.worker")
+        wait_until(lambda: runs_of("tock") >= before + 3)
+        before = runs_of("tick")
+    wait_until(lambda: runs_of("tick") >= before + 2)
 
 
 # time
@@ -550,9 +483,6 @@ def test_a_running_clock_follows_a_change_at_once_and_in_time_one_it_was_not_tol
         session.execute(text("UPDATE sqla_schedules SET enabled = false"))  # nobody is told
         session.commit()
         wait_until(lambda: only(session, jobs).next_run_at is None, timeout=3)
-
-
-# the command line
 
 
 def test_a_schedule_that_cannot_be_fired_holds_up_no_others(jobs: Jobs[Any], session: Session) -> None:

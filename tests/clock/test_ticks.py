@@ -6,7 +6,6 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -22,7 +21,6 @@ from tests import shop
 from tests.helpers import refuse, wait_until
 
 jobs = shop.jobs
-Show = Callable[..., str]
 
 
 @pytest.fixture
@@ -34,14 +32,10 @@ def hourly(session: Session) -> Any:
     return session.scalars(select(jobs.Schedule)).one()
 
 
-@pytest.fixture
-def show() -> Show:
-    def show(*arguments: str, code: int = 0) -> str:
-        result = CliRunner().invoke(main, ["schedule", "show", *arguments, "--app", "tests.shop:jobs"])
-        assert result.exit_code == code, result.output
-        return result.output
-
-    return show
+def show(*arguments: str) -> str:
+    result = CliRunner().invoke(main, ["schedule", "show", "hourly", *arguments, "--app", "tests.shop:jobs"])
+    assert result.exit_code == 0, result.output
+    return result.output
 
 
 def hours_ago(hours: int) -> datetime:
@@ -54,8 +48,8 @@ def came_last(session: Session, **when: Any) -> None:
     session.commit()
 
 
-def shown(show: Show, name: str = "hourly") -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(show(name, "--json"))["ticks"]
+def shown(*arguments: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(show("--json", *arguments))["ticks"]
     return found
 
 
@@ -63,29 +57,27 @@ def fire(expected: int) -> None:
     assert jobs.clock().tick() == expected
 
 
-def test_a_tick_names_its_job_how_late_it_was_enqueued_and_what_became_of_it(
-    session: Session, hourly: Any, show: Show
-) -> None:
+def test_a_tick_names_its_job_how_late_it_was_enqueued_and_what_became_of_it(session: Session, hourly: Any) -> None:
     came_last(session, hours=0)
     fire(1)
-    (tick,) = shown(show)
+    (tick,) = shown()
     job = session.scalars(select(jobs.Job)).one()
     assert (tick["outcome"], tick["job_id"], tick["job_state"]) == ("enqueued", job.id, "queued")
     assert datetime.fromisoformat(tick["scheduled_for"]) == job.scheduled_for == hours_ago(0)
     assert 0 < tick["late"] < 3601
     session.execute(update(jobs.Job).values(state=JobState.failed, finished_at=func.now()))
     session.commit()
-    assert shown(show)[0]["job_state"] == "failed"
-    assert re.search(rf"enqueued +{job.id} +failed", show("hourly"))
+    assert shown()[0]["job_state"] == "failed"
+    assert re.search(rf"enqueued +{job.id} +failed", show())
     session.delete(job)
     session.commit()
-    assert shown(show)[0]["job_state"] is None
-    assert re.search(rf"enqueued +{job.id} +deleted", show("hourly"))
+    assert shown()[0]["job_state"] is None
+    assert re.search(rf"enqueued +{job.id} +deleted", show())
 
 
 @pytest.mark.parametrize(("catch_up", "enqueued", "missed"), [("latest", 1, [3]), ("all", 4, []), ("skip", 0, [4])])
 def test_ticks_at_which_no_clock_ran_are_told_as_missed(
-    session: Session, hourly: Any, show: Show, catch_up: str, enqueued: int, missed: list[int]
+    session: Session, hourly: Any, catch_up: str, enqueued: int, missed: list[int]
 ) -> None:
     last = datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(minutes=20)
     first = last - timedelta(hours=3)
@@ -93,40 +85,36 @@ def test_ticks_at_which_no_clock_ran_are_told_as_missed(
     hourly.planned_rule, hourly.next_run_at = f"{hourly.cron} UTC", first
     session.commit()
     fire(enqueued)
-    ticks = shown(show)
+    ticks = shown()
     assert [tick["outcome"] for tick in ticks].count("enqueued") == enqueued
     told = [tick for tick in ticks if tick["outcome"] == "missed"]
     assert [tick["count"] for tick in told] == missed
     for tick in told:
         until = first + timedelta(hours=tick["count"] - 1)
         assert [datetime.fromisoformat(tick[name]) for name in ("scheduled_for", "until")] == [first, until]
-        assert f"{tick['count']} ticks: no clock fired them in time; found at" in show("hourly")
 
 
-def test_a_tick_is_skipped_for_the_job_that_had_not_ended(session: Session, hourly: Any, show: Show) -> None:
+def test_a_tick_is_skipped_for_the_job_that_had_not_ended(session: Session, hourly: Any) -> None:
     hourly.overlap = "skip"
     job = make_job(session, jobs.tasks["mark"], schedule_id=hourly.id)
     session.commit()
     came_last(session, hours=0)
     fire(0)
-    (tick,) = shown(show)
+    (tick,) = shown()
     assert (tick["outcome"], tick["job_id"], tick["job_state"]) == ("skipped", job.id, "queued")
-    assert "skipped" in show("hourly")
-    assert f"job {job.id} was still live, or had its unique key" in show("hourly")
+    assert re.search(rf"skipped.*job {job.id} ", show())
 
 
-def test_of_an_outage_only_the_newest_tick_is_skipped_and_the_others_are_missed(
-    session: Session, hourly: Any, show: Show
-) -> None:
+def test_of_an_outage_only_the_newest_tick_is_skipped_and_the_others_are_missed(session: Session, hourly: Any) -> None:
     hourly.overlap, hourly.catch_up = "skip", "all"
     make_job(session, jobs.tasks["mark"], schedule_id=hourly.id)
     session.commit()
     came_last(session, hours=3)
     fire(0)
-    assert [(tick["outcome"], tick["count"]) for tick in shown(show)] == [("skipped", 1), ("missed", 3)]
+    assert [(tick["outcome"], tick["count"]) for tick in shown()] == [("skipped", 1), ("missed", 3)]
 
 
-def test_a_tick_and_its_trace_are_one_transaction(session: Session, hourly: Any, show: Show) -> None:
+def test_a_tick_and_its_trace_are_one_transaction(session: Session, hourly: Any) -> None:
     refuse(session, "NEW.outcome = 'enqueued'", table="sqla_ticks", when="BEFORE INSERT")
     came_last(session, hours=0)
     fire(0)
@@ -135,24 +123,22 @@ def test_a_tick_and_its_trace_are_one_transaction(session: Session, hourly: Any,
     session.commit()
     fire(1)
     fire(0)
-    assert [tick["outcome"] for tick in shown(show)] == ["enqueued"]
+    assert [tick["outcome"] for tick in shown()] == ["enqueued"]
 
 
-def test_a_tick_that_had_its_job_already_is_not_told_twice(session: Session, hourly: Any, show: Show) -> None:
+def test_a_tick_that_had_its_job_already_is_not_told_twice(session: Session, hourly: Any) -> None:
     for expected in (1, 0):
         came_last(session, hours=0)
         fire(expected)
-    assert [tick["outcome"] for tick in shown(show)] == ["enqueued"]
+    assert [tick["outcome"] for tick in shown()] == ["enqueued"]
 
 
-def test_a_tick_that_the_database_refuses_is_told_while_it_is_tried_again(
-    session: Session, hourly: Any, show: Show
-) -> None:
+def test_a_tick_that_the_database_refuses_is_told_while_it_is_tried_again(session: Session, hourly: Any) -> None:
     refuse(session, "NEW.schedule_id IS NOT NULL", when="BEFORE INSERT")
     came_last(session, hours=0)
     with jobs.clock():
-        wait_until(lambda: json.loads(show("hourly", "--json"))["refused"])
-        assert "not this one" in show("hourly")
+        wait_until(lambda: json.loads(show("--json"))["refused"])
+        assert "not this one" in show()
 
 
 @pytest.mark.slow
@@ -180,16 +166,16 @@ def test_while_a_schedule_is_set_aside_the_clock_looks_no_more_often_and_fires_t
         wait_until(lambda: (session.scalar(select(func.count()).select_from(jobs.Job)) or 0) >= 2, timeout=10)
 
 
-def test_the_last_ones_are_shown_the_newest_first(session: Session, hourly: Any, show: Show) -> None:
+def test_the_last_ones_are_shown_the_newest_first(session: Session, hourly: Any) -> None:
     session.execute(
         insert(jobs.Tick),
         [{"schedule_id": hourly.id, "outcome": "missed", "scheduled_for": hours_ago(n)} for n in range(30)],
     )
     session.execute(insert(jobs.Tick).values(schedule_id=hourly.id + 1, outcome="missed"))
     session.commit()
-    ticks = [datetime.fromisoformat(tick["scheduled_for"]) for tick in shown(show)]
+    ticks = [datetime.fromisoformat(tick["scheduled_for"]) for tick in shown()]
     assert ticks == [hours_ago(n) for n in range(20)]
-    assert len(json.loads(show("hourly", "--json", "--limit", "25"))["ticks"]) == 25
+    assert len(shown("--limit", "25")) == 25
 
 
 def test_they_are_kept_for_a_month_or_as_long_as_is_said(session: Session, database: Engine) -> None:

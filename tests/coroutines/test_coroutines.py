@@ -27,15 +27,6 @@ def drain(**options: Any) -> int:
     return jobs.worker(**options).drain()
 
 
-def test_a_coroutine_commits_its_writes_with_its_result(session: Session) -> None:
-    one = shop.write.enqueue(session, n=7)
-    session.commit()
-    assert drain() == 1
-    (run,) = job(session, one.id).runs
-    assert (run.outcome, run.result, run.attempt, run.error) == ("succeeded", 7, 1, None)
-    assert effects(session) == [7]
-
-
 def test_a_coroutine_that_raises_is_rolled_back_and_retried_by_its_policy(session: Session) -> None:
     one = shop.fail.enqueue(session, n=1)
     session.commit()
@@ -45,17 +36,6 @@ def test_a_coroutine_that_raises_is_rolled_back_and_retried_by_its_policy(sessio
     run = job(session, one.id).runs[0]
     assert (run.error_type, run.error) == ("ValueError", "no 1")
     assert "in fail" in (run.traceback or "")
-    assert "sqla_jobs" not in (run.traceback or "").splitlines()[1]
-
-
-def test_a_coroutine_may_snooze_and_cancel(session: Session) -> None:
-    late, never = shop.snooze.enqueue(session), shop.give_up.enqueue(session)
-    session.commit()
-    with jobs.worker():
-        wait_until(lambda: outcomes(session, late.id) == ["snoozed", "succeeded"])
-    assert seen == [1, 1]
-    assert outcomes(session, never.id) == ["cancelled"]
-    assert job(session, never.id).runs[0].error == "not needed"
 
 
 def test_what_is_raised_in_a_task_group_means_what_it_means_outside(session: Session) -> None:
@@ -145,24 +125,10 @@ def test_a_coroutine_that_swallows_its_cancel_is_abandoned_and_holds_nothing(
         shop.nothing.enqueue(session)
         session.commit()
         wait_until(lambda: worker.runs == 2)  # and so is its slot
-    assert "abandoned: a coroutine must not suppress CancelledError" in caplog.text
     assert "in deaf" in caplog.text
     assert "cancelled" in seen
     session.refresh(order)
     assert order.status == "free"
-
-
-@pytest.mark.slow
-def test_asyncio_tasks_that_a_run_leaves_behind_are_cancelled_and_named(
-    session: Session, caplog: pytest.LogCaptureFixture
-) -> None:
-    one = shop.leave_behind.enqueue(session, n=1)
-    session.commit()
-    drain()
-    assert outcomes(session, one.id) == ["succeeded"]
-    assert seen == ["forgotten ended"]
-    assert f"job {one.id} leave_behind attempt 1 left 1 asyncio task behind" in caplog.text
-    assert "forgotten (leave_behind.<locals>.forgotten)" in caplog.text
 
 
 @pytest.mark.slow
@@ -171,7 +137,7 @@ def test_what_holds_up_the_loop_is_logged_with_its_stack(session: Session, caplo
     session.commit()
     drain()
     (line,) = [record.getMessage() for record in caplog.records if "blocked the event loop" in record.getMessage()]
-    assert line.startswith(f"job {one.id} block attempt 1 has blocked the event loop for 1.")
+    assert f"job {one.id} block" in line
     assert "in block" in line
     assert "asyncio/" not in line
     assert outcomes(session, one.id) == ["succeeded"]
@@ -231,20 +197,6 @@ def test_a_job_is_erased_in_the_commit_of_its_coroutine(session: Session, databa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
-def test_an_attempt_that_lost_its_lease_commits_nothing(session: Session, database: Engine, driver: str) -> None:
-    one = shop.write.enqueue(session, n=1, seconds=0.6)
-    session.commit()
-    jobs.bind(database, async_bind=asynchronous(database, driver))
-    with jobs.worker() as worker:
-        wait_until(lambda: job(session, one.id).state == "running")
-        session.execute(text("UPDATE sqla_jobs SET current_run_id = nextval('sqla_runs_id_seq')"))
-        session.commit()
-        wait_until(lambda: not running(worker))
-    assert effects(session) == []
-
-
-@pytest.mark.slow
 def test_the_loop_of_the_application_runs_coroutines_with_its_own_resources(session: Session, database: Engine) -> None:
     for n in range(20):
         shop.write.enqueue(session, n=n)
@@ -271,7 +223,7 @@ def test_the_loop_of_the_application_runs_coroutines_with_its_own_resources(sess
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["first", "last"])
 def test_workers_that_share_a_loop_leave_it_as_it_was_whichever_stops_first(
-    session: Session, order: tuple[int, int]
+    session: Session, caplog: pytest.LogCaptureFixture, order: tuple[int, int]
 ) -> None:
     async def serve() -> list[object]:
         loop = asyncio.get_running_loop()
@@ -289,13 +241,14 @@ def test_workers_that_share_a_loop_leave_it_as_it_was_whichever_stops_first(
     before, after = asyncio.run(serve())
     assert before is after
     assert seen == ["forgotten ended"]
+    assert "forgotten (leave_behind.<locals>.forgotten)" in caplog.text
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 @pytest.mark.parametrize("is_cancelled", [False, True], ids=["closed", "ended by asyncio"])
 def test_a_worker_whose_loop_is_closed_gives_back_what_it_holds_and_signs_off(
-    session: Session, caplog: pytest.LogCaptureFixture, is_cancelled: bool
+    session: Session, is_cancelled: bool
 ) -> None:
     enqueued = [shop.stay.enqueue(session) for _ in range(3)]
     session.commit()
@@ -325,7 +278,6 @@ def test_a_worker_whose_loop_is_closed_gives_back_what_it_holds_and_signs_off(
     assert seen == ["begun"]
     assert [outcomes(session, one.id) for one in enqueued] == [["lost"], [], []]
     assert [(job(session, one.id).state, one.attempt) for one in enqueued[1:]] == [("queued", 0)] * 2
-    assert "the event loop was closed while this worker ran in it: it stops" in caplog.text
 
 
 WITHOUT_GREENLET = """
@@ -372,8 +324,7 @@ def test_without_greenlet_plain_tasks_run_and_coroutine_tasks_name_the_remedy(da
     command = [sys.executable, "-W", "error", "-c", WITHOUT_GREENLET, database_url]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
     assert (done.stderr, done.returncode) == ("", 0)
-    remedy = "fetch is a coroutine task, which needs greenlet: pip install 'sqla-jobs[asyncio]'\n"
-    assert done.stdout == remedy * 2
+    assert [line.endswith("pip install 'sqla-jobs[asyncio]'") for line in done.stdout.splitlines()] == [True] * 2
 
 
 @pytest.mark.slow
@@ -406,11 +357,8 @@ def test_jobs_that_were_handed_over_and_have_not_begun_are_given_back_when_the_w
 
 
 @pytest.mark.slow
-def test_a_worker_stops_also_after_the_loop_of_its_application_has_closed(
-    session: Session, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_worker_stops_also_after_the_loop_of_its_application_has_closed(session: Session) -> None:
     worker = jobs.worker()
     asyncio.run(worker.__aenter__())
     worker.stop()
-    assert "the connections of coroutine tasks are left open: Event loop is closed" in caplog.text
     assert session.scalar(select(func.count()).select_from(jobs.Process)) == 0

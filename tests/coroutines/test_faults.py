@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, func, select, text
@@ -109,7 +108,7 @@ def test_cut_connections_cost_an_attempt_and_no_effect(
 
 
 def test_a_loop_that_is_held_up_for_ever_costs_its_process_and_nobody_else_an_effect(
-    session: Session, database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
+    session: Session, database: Engine, database_url: str, start_worker: StartWorker
 ) -> None:
     """The coroutine has a timeout, which cannot be delivered."""
     for n in range(10):
@@ -121,13 +120,10 @@ def test_a_loop_that_is_held_up_for_ever_costs_its_process_and_nobody_else_an_ef
     assert effects(database) == dict.fromkeys(range(10), 1)
     (run,) = session.get_one(jobs.Job, blocked.id, populate_existing=True).runs
     assert (run.error_type, run.outcome) == ("TimeoutError", "failed")
-    assert "ran longer than its timeout of 0.3 s and could not be interrupted" in (run.error or "")
-    log = "".join(path.read_text() for path in tmp_path.glob("worker-*.log"))
-    assert "block_for_ever attempt 1 has blocked the event loop for 1.0 s" in log
 
 
 def test_a_coroutine_that_swallows_its_cancel_costs_no_process(
-    session: Session, database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
+    session: Session, database: Engine, database_url: str, start_worker: StartWorker
 ) -> None:
     shop.deaf_twice.enqueue(session, seconds=5)
     session.commit()
@@ -138,8 +134,6 @@ def test_a_coroutine_that_swallows_its_cancel_costs_no_process(
     session.commit()
     wait_until(lambda: states(database) == {"failed": 1, "succeeded": 1})
     assert worker_pids(database) == [pid]
-    assert "is abandoned" in (tmp_path / "worker-0.log").read_text()
-    assert "is killed" not in (tmp_path / "worker-0.log").read_text()
 
 
 @pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])

@@ -24,10 +24,11 @@ REFUSED = ["InvalidRequestError"] * 4
 DRIVERS = pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
 
 
+@DRIVERS
 def test_what_an_attempt_without_a_lease_wrote_is_not_committed_by_the_next_user_of_its_connection(
-    session: Session, database: Engine
+    session: Session, database: Engine, driver: str
 ) -> None:
-    jobs.bind(database, async_bind=asynchronous(database, "asyncpg", pool_size=1, max_overflow=0))
+    jobs.bind(database, async_bind=asynchronous(database, driver, pool_size=1, max_overflow=0))
     one = shop.write.enqueue(session, n=1, seconds=0.6)
     session.commit()
     with jobs.worker() as worker:
@@ -145,14 +146,9 @@ def test_an_abandoned_coroutine_neither_reads_nor_writes(session: Session, datab
 
 
 @DRIVERS
-@pytest.mark.parametrize("is_of_engine", [True, False], ids=["engine", "option"])
-def test_an_asynchronous_engine_in_autocommit_is_refused(database: Engine, driver: str, is_of_engine: bool) -> None:
-    if is_of_engine:
-        bind = asynchronous(database, driver, isolation_level="AUTOCOMMIT")
-    else:
-        bind = asynchronous(database, driver).execution_options(isolation_level="AUTOCOMMIT")
-    jobs.bind(database, async_bind=bind)
-    with pytest.raises(ConfigurationError, match=r"the bound sessions are in AUTOCOMMIT"):
+def test_an_asynchronous_engine_in_autocommit_is_refused(database: Engine, driver: str) -> None:
+    jobs.bind(database, async_bind=asynchronous(database, driver).execution_options(isolation_level="AUTOCOMMIT"))
+    with pytest.raises(ConfigurationError, match="AUTOCOMMIT"):
         jobs.worker().start()
 
 

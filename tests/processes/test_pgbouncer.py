@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, select, text
+from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
 from tests import shop
@@ -34,10 +34,6 @@ def pooled(database: Engine) -> Iterator[Engine]:
     with pgbouncer(database.url) as engine:
         jobs.bind(engine)
         yield engine
-
-
-def url_of(engine: Engine) -> str:
-    return engine.url.render_as_string(hide_password=False)
 
 
 LEFT = (
@@ -68,7 +64,7 @@ def left_in_sessions(engine: Engine) -> set[str]:
 def test_workers_behind_a_pooler_lose_nothing_and_leave_nothing(
     pooled: Engine, start_worker: StartWorker, tmp_path: Path
 ) -> None:
-    url = url_of(pooled)
+    url = pooled.url.render_as_string(hide_password=False)
     enqueue_both(pooled, 40, 0.1)
     victim = start_worker(url, "--concurrency", "4", *POLLS)
     wait_until(lambda: states(pooled)["running"] > 0 and states(pooled)["succeeded"] > 20)
@@ -89,16 +85,11 @@ def test_workers_behind_a_pooler_lose_nothing_and_leave_nothing(
         jobs.cancel(session, one)
         session.commit()
         wait_until(lambda: states(pooled) == {"succeeded": 80, "cancelled": 1})
-        assert [run.outcome for run in session.scalars(select(jobs.Run).where(jobs.Run.job_id == one.id))] == [
-            "cancelled"
-        ]
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(20) == 0
     assert left_in_sessions(pooled) == set()
     assert effects(pooled, "transactional") == dict.fromkeys(range(40), 1)
-    logs = "".join(path.read_text() for path in tmp_path.glob("worker-*.log"))
-    assert logs.count("a pooler is in front of the server") == 2
-    assert "ERROR" not in logs
+    assert "ERROR" not in "".join(path.read_text() for path in tmp_path.glob("worker-*.log"))
 
 
 def test_statements_are_prepared_through_the_pooler(pooled: Engine) -> None:
@@ -111,19 +102,3 @@ def test_statements_are_prepared_through_the_pooler(pooled: Engine) -> None:
     with pooled.connect() as connection:
         assert connection.scalar(text("SELECT count(*) > 0 FROM pg_prepared_statements"))
     assert left_in_sessions(pooled) == set()
-
-
-def test_what_would_be_left_in_a_session_would_be_seen(pooled: Engine) -> None:
-    with pooled.connect() as connection, pooled.connect() as other:
-        other.execute(text("SELECT 1"))
-        connection.execute(text("SET statement_timeout = 5000"))
-        connection.execute(text("LISTEN something"))
-        connection.execute(text("SELECT pg_advisory_lock(7)"))
-        connection.execute(text("PREPARE it AS SELECT 1"))
-        connection.commit()
-    assert left_in_sessions(pooled) == {
-        "statement_timeout is 5000",
-        "listens to something",
-        "advisory lock 7",
-        "prepared: PREPARE it AS SELECT 1",
-    }

@@ -198,9 +198,9 @@ def test_a_thread_that_a_job_left_behind_does_not_keep_the_worker_alive(database
     ("application", "named"),
     [
         ("nowhere:jobs", "'nowhere'"),
-        ("tests.shop:job", "did you mean 'jobs'"),
-        ("tests.shop:write", "Jobs"),
-        ("tests.helpers:wait_until", "wait_until"),
+        ("tests.shop:job", "'jobs'"),
+        ("tests.shop:begun", "Event"),
+        ("shop", "shop"),
     ],
 )
 def test_what_names_no_application_is_told_plainly(application: str, named: str) -> None:

@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -129,20 +129,6 @@ def test_a_task_this_worker_does_not_know_stays_queued_and_is_told(
         assert drain() == 0
     assert "'from.elsewhere'" in caplog.text
     assert states(session) == {"queued": 1}
-
-
-@pytest.mark.slow
-def test_a_delayed_job_runs_when_it_is_due_and_not_before(session: Session) -> None:
-    one = shop.mark.options(delay=3600).enqueue(session, n=1)
-    session.commit()
-    assert drain() == 0
-    one.run_at = datetime.now(UTC) + timedelta(seconds=0.6)
-    session.commit()
-    with jobs.worker():
-        wait_until(lambda: job(session, one.id).state == "succeeded")  # so it does not wait for a poll
-    done = job(session, one.id)
-    assert done.started_at is not None
-    assert done.started_at >= done.run_at
 
 
 @pytest.mark.slow
@@ -325,45 +311,6 @@ def test_a_job_that_was_taken_away_can_neither_commit_nor_record(session: Sessio
     assert effects(session) == []
     assert outcomes(session, one.id) == []
     assert outcomes(session, two.id) == []
-
-
-def test_a_process_taken_for_dead_goes_on_under_a_new_id(session: Session) -> None:
-    def alive() -> list[Any]:
-        session.rollback()
-        return list(session.scalars(select(jobs.Process.id)))
-
-    with jobs.worker(heartbeat=0.1, lease=1.0):
-        (before,) = alive()
-        session.execute(text("DELETE FROM sqla_processes"))
-        session.commit()
-        wait_until(lambda: len(alive()) == 1)
-        assert alive() != [before]
-        one = shop.mark.enqueue(session, n=1)
-        session.commit()
-        wait_until(lambda: job(session, one.id).state == "succeeded")
-
-
-@pytest.mark.slow
-def test_jobs_of_a_dead_process_are_rescued_with_a_lost_run_each(session: Session) -> None:
-    """At once the first two times, later after a while, and never beyond max_attempts."""
-    chosen = [shop.mark.options(max_attempts=attempts).enqueue(session, n=attempts) for attempts in (1, 5)]
-    asked = shop.mark.enqueue(session, n=9)
-    session.commit()
-    session.execute(
-        text(
-            "UPDATE sqla_jobs SET state = 'running', attempt = 1, started_at = now(), process_id = gen_random_uuid(), "
-            "current_run_id = nextval('sqla_runs_id_seq')"
-        )
-    )
-    jobs.cancel(session, asked.id)
-    session.commit()
-    with jobs.worker(heartbeat=0.05, lease=0.2):
-        wait_until(lambda: job(session, chosen[1].id).state == "succeeded")
-    assert job(session, chosen[0].id).state == "failed"
-    assert job(session, asked.id).state == "cancelled"
-    assert outcomes(session, chosen[0].id) == ["lost"]
-    assert outcomes(session, asked.id) == ["lost"]
-    assert outcomes(session, chosen[1].id) == ["lost", "succeeded"]
 
 
 @pytest.mark.slow
