@@ -24,7 +24,7 @@ from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.prometheus.source import DIRECTORY, check_installed
 from sqla_jobs.rules.wording import plural
 from sqla_jobs.runtime.logs import LogOptions
-from sqla_jobs.runtime.settings import LeaseSettings, Settings, WorkerOptions
+from sqla_jobs.runtime.settings import DEFAULTS, LeaseSettings, Settings, WorkerOptions
 from sqla_jobs.supervisor.reload import on_change
 from sqla_jobs.supervisor.spec import Application, ChildSpec, SupervisorOptions
 from sqla_jobs.supervisor.supervisor import Supervisor
@@ -59,6 +59,11 @@ def parse_queues(text: str | None, concurrency: int) -> dict[str, int]:
     return queues
 
 
+def _setting(name: str, about: str) -> Callable[[Any], Any]:
+    """Return the option for a setting, with the setting's default."""
+    return click.option(f"--{name.replace('_', '-')}", default=DEFAULTS[name], show_default=True, help=about)
+
+
 def _log_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give the command the logging options."""
     level = click.option("--log-level", default="INFO", show_default=True, help="DEBUG logs every job.")
@@ -75,27 +80,16 @@ def _log_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.command(cls=ApplicationCommand)
 @application_options
 @click.option("--queues", metavar="mail=2,default=8", help="Queues to serve, each with its number of concurrent jobs.")
-@click.option(
-    "--concurrency", default=8, show_default=True, help="Concurrent jobs in each queue that is given without a number."
-)
+@_setting("concurrency", "Concurrent jobs in each queue that is given without a number.")
 @click.option("--processes", default=1, show_default=True, help="Processes; each serves all of the queues.")
 @click.option("--drain", is_flag=True, help="Run the jobs that are due, then exit.")
 @click.option("--clock/--no-clock", default=True, show_default=True, help="Enqueue the jobs of schedules, too.")
 @click.option("--reload", is_flag=True, help="Restart when a Python file changes; for development.")
-@click.option("--heartbeat", default=5.0, show_default=True, help="Seconds between heartbeats.")
-@click.option(
-    "--lease", default=30.0, show_default=True, help="Seconds without a heartbeat after which a process counts as dead."
-)
-@click.option(
-    "--poll", default=1.0, show_default=True, help="Seconds between polls, which find jobs whose notification was lost."
-)
-@click.option("--grace", default=30.0, show_default=True, help="Seconds that running jobs have to end on SIGTERM.")
-@click.option(
-    "--kill-after",
-    default=10.0,
-    show_default=True,
-    help="Seconds after a job's timeout or `cancel --kill` until its process is killed.",
-)
+@_setting("heartbeat", "Seconds between heartbeats.")
+@_setting("lease", "Seconds without a heartbeat after which a process counts as dead.")
+@_setting("poll", "Seconds between polls, which find jobs whose notification was lost.")
+@_setting("grace", "Seconds that running jobs have to end on SIGTERM.")
+@_setting("kill_after", "Seconds after a job's timeout or `cancel --kill` until its process is killed.")
 @click.option(
     "--hung-after",
     default=300.0,
@@ -107,12 +101,7 @@ def _log_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--max-memory", default=0, metavar="MB", help="Replace a process that has used more memory than this; 0: never."
 )
-@click.option(
-    "--slow-after",
-    default=300.0,
-    show_default=True,
-    help="Log the stack of a job that runs longer than this many seconds.",
-)
+@_setting("slow_after", "Log the stack of a job that runs longer than this many seconds.")
 @click.option(
     "--retention",
     metavar="succeeded=7d,failed=never,audit=90d",
@@ -194,10 +183,8 @@ def _child_spec(found: dict[str, Any], logs: LogOptions, *, drain: bool) -> Chil
 
 @click.command(cls=ApplicationCommand)
 @application_options
-@click.option("--heartbeat", default=5.0, show_default=True, help="Seconds between heartbeats.")
-@click.option(
-    "--lease", default=30.0, show_default=True, help="Seconds without a heartbeat after which a process counts as dead."
-)
+@_setting("heartbeat", "Seconds between heartbeats.")
+@_setting("lease", "Seconds without a heartbeat after which a process counts as dead.")
 @_log_options
 def clock(application: str | None, database_url: str | None, **options: Any) -> None:
     """Enqueue the jobs of schedules, until SIGTERM or SIGINT. Workers also enqueue them, except with --no-clock."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypedDict
+from inspect import signature
+from typing import Any, TypedDict
 
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.rules.checks import DAY, INSTANT, check_integer, check_queue, check_seconds
@@ -152,3 +153,7 @@ class Settings(LeaseSettings):
 def _check_seconds(**options: float) -> None:
     for option, value in options.items():
         check_seconds(option, value, least=INSTANT, most=DAY, error=ConfigurationError)
+
+
+DEFAULTS: dict[str, Any] = {name: one.default for name, one in signature(Settings.checked).parameters.items()}
+"""The defaults of a worker's settings."""
