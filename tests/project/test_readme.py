@@ -256,7 +256,7 @@ with prepare(registry=app.registry) as env:
 
 def test_the_sql_of_the_docs_enqueues(page: ModuleType, engine: Engine) -> None:
     jobs: Any = vars(sys.modules["shop"])["jobs"]
-    (simple, *more) = blocks(ROOT / "docs/transactions.md", "sql")
+    (simple, *more, look) = blocks(ROOT / "docs/other-languages.md", "sql")
     with Session(engine) as session:
         for block in (simple, *more, *more):
             session.execute(text(block.code))
@@ -273,6 +273,8 @@ def test_the_sql_of_the_docs_enqueues(page: ModuleType, engine: Engine) -> None:
         assert sorted(session.scalars(ended)) == [1, 3, 4]
         waiting = session.scalars(select(jobs.Job).where(jobs.Job.state == "scheduled")).all()
         assert [job.priority for job in waiting] == [-5, -5]
+        states, runs = (session.execute(text(statement)).one() for statement in look.code.strip().split(";")[:2])
+        assert (states.state, runs.outcome, runs.error) == ("succeeded", "succeeded", None)
 
 
 def test_what_starts_workers_in_the_docs_names_a_command_that_is_one_and_waits_for_its_grace() -> None:
