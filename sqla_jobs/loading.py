@@ -21,6 +21,7 @@ from sqla_jobs.tasks.registry import import_named
 _APPLICATIONS = ("app", "application", "composite", "composit", "pipeline", "filter-app")
 """The words before the colon in the names of ini sections that define an application."""
 _ADDRESS = "postgresql+psycopg://user:password@host:port/database"
+_ADDRESSES = "postgresql+psycopg://user:password@/database?host=HOST:PORT&host=HOST:PORT&target_session_attrs=read-write"
 
 
 def load_configured(spec: str) -> tuple[Jobs[Any], dict[str, dict[str, Any]]]:
@@ -143,8 +144,10 @@ def bind_for_command_line(jobs: Jobs[Any], database_url: str | None) -> None:
         return
     try:
         parsed = make_url(url)
-    except ArgumentError:
-        raise ConfigurationError(f"the database URL cannot be read: write {_ADDRESS}") from None
+    except (ArgumentError, ValueError):
+        raise ConfigurationError(
+            f"the database URL cannot be read: write {_ADDRESS}, or for several servers {_ADDRESSES}"
+        ) from None
     if parsed.get_backend_name() not in ("postgres", "postgresql"):
         raise ConfigurationError(
             f"the database URL is of {parsed.drivername}, and jobs live in PostgreSQL: write {_ADDRESS}"

@@ -191,6 +191,7 @@ class TestWhichApplication:
             ("postgresql://h/shop?schema=public", "schema"),
             ("postgresql+psycopg://127.0.0.1:1/shop?ssl=require", "ssl"),
             ("sqlite:///shop.db", "sqlite"),
+            ("postgresql://one:5432,two:5432/shop", "&host=HOST:PORT"),
         ],
     )
     def test_an_address_that_cannot_be_used_is_named(
