@@ -40,11 +40,6 @@ def settle(order: int) -> int:
 def send() -> None:
     raise ValueError("no such address\\nand more")
 """
-FROM_ENVIRONMENT = """
-import os
-from sqlalchemy import create_engine
-engine = create_engine(os.environ["DATABASE_URL"])
-"""
 _DEV = ("sqla_jobs", "dev", "shop:jobs")
 _URL = re.compile(r"DATABASE_URL=(\S+)")
 
@@ -167,17 +162,6 @@ def test_everything_runs_until_ctrl_c_and_the_data_are_kept(
 
 
 @pytest.mark.slow
-def test_an_application_that_reads_its_database_from_the_environment(
-    terminal: Terminal, write: Callable[[str], None]
-) -> None:
-    write(APPLICATION + FROM_ENVIRONMENT + "jobs.bind(engine)\n")
-    terminal.run()
-    terminal.wait_for("serves {'default': 4, 'mail': 4}")
-    terminal.call("enqueue", "shop:jobs", "settle", '{"order": 7}')
-    terminal.wait_for("job 1 settle attempt 1/25 succeeded")
-
-
-@pytest.mark.slow
 def test_a_database_that_is_given_is_used_and_gets_no_table_but_those_of_jobs(
     write: Callable[[str], None], folder: Path, database_url: str
 ) -> None:
@@ -214,18 +198,6 @@ def test_where_there_is_an_alembic_history_it_waits_for_that(
     finally:
         process.terminate()
         assert process.wait(30) == 0
-
-
-@pytest.mark.slow
-def test_when_one_process_is_killed_all_end_and_say_why(terminal: Terminal, write: Callable[[str], None]) -> None:
-    write(APPLICATION)
-    terminal.run()
-    terminal.wait_for("serves {'default': 4, 'mail': 4}")
-    (site,) = (process for process in terminal.processes if "dev_site" in process)
-    os.kill(int(site.partition(":")[0]), signal.SIGKILL)
-    assert terminal.process.wait(30) == 1
-    assert terminal.said.endswith("Error: the process of the dashboard was killed by SIGKILL\n")
-    wait_until(lambda: not terminal.processes)
 
 
 @pytest.mark.slow

