@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -16,11 +14,9 @@ from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.orm import DeclarativeBase, Session
 
 import sqla_jobs.prometheus
-from sqla_jobs import ConfigurationError, Jobs, RunEvent
+from sqla_jobs import ConfigurationError, Jobs
 from sqla_jobs.runtime.counters import BUCKETS
 from tests import limited_shop, shop
-from tests.conftest import ROOT
-from tests.counting import states
 from tests.helpers import refuse, wait_until
 from tests.prometheus.conftest import Samples, end_of, parsed
 from tests.shop import jobs
@@ -29,7 +25,7 @@ from tests.shop import jobs
 @pytest.fixture(autouse=True)
 def new_counters(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other tests run workers of the same jobs in this process."""
-    monkeypatch.setattr(jobs, "counters", type(jobs._counters)())
+    monkeypatch.setattr(jobs, "_counters", type(jobs._counters)())
 
 
 def registry(of: Jobs[Any]) -> CollectorRegistry:
@@ -159,50 +155,6 @@ def test_tasks_of_a_worker_begin_with_0_if_all_have_labels(database: Engine, num
     assert len([key for key in found if key[0] == "sqla_jobs_runs_ended_total"]) == 6 * shown
 
 
-def test_an_attempt_that_gets_no_transaction_has_not_started(
-    session: Session, database: Engine, database_url: str
-) -> None:
-    small = create_engine(database_url, pool_size=1, max_overflow=0, pool_timeout=0.1)
-    started = list[int]()
-    of_another = Jobs(type("Base", (DeclarativeBase,), {}), session_factory=small)
-    seen = registry(of_another)
-
-    @of_another.on("started")
-    def note(event: RunEvent) -> None:
-        started.append(event.job_id)
-
-    @of_another.task(name="writes")
-    def writes(session: Session) -> None: ...
-
-    with of_another.worker() as worker:
-        with small.connect():
-            writes.enqueue_many(session, [{}] * 3)
-            session.commit()
-            wait_until(lambda: states(database) == {"scheduled": 3})
-            assert scrape(seen)["sqla_jobs_wait_seconds_count", "default", "writes"] == 0
-        wait_until(lambda: worker.runs == 3)
-    found = scrape(seen)
-    assert (
-        found["sqla_jobs_runs_started_total", "default", "writes"]
-        == found["sqla_jobs_wait_seconds_count", "default", "writes"]
-        == 3
-    )
-    assert len(started) == 3
-    small.dispose()
-
-
-def test_a_run_whose_lease_is_gone_has_ended_as_lost(session: Session, database: Engine) -> None:
-    seen = registry(jobs)
-    one = shop.wait.enqueue(session, n=1)
-    session.commit()
-    with jobs.worker():
-        wait_until(lambda: scrape(seen).get(("sqla_jobs_runs_started_total", "default", "wait")) == 1)
-        with database.begin() as connection:
-            connection.execute(text("DELETE FROM sqla_jobs WHERE id = :id"), {"id": one.id})
-        shop.gate.set()
-        wait_until(lambda: scrape(seen).get(("sqla_jobs_runs_ended_total", "lost", "default", "wait")) == 1)
-
-
 def ended(found: Samples) -> Samples:
     """By outcome and task, those of which there are any."""
     return {(key[1], key[3]): value for key, value in found.items() if key[0] == "sqla_jobs_runs_ended_total" and value}
@@ -273,10 +225,11 @@ def test_several_jobs_in_one_registry_are_told_apart_by_a_label(session: Session
     assert len(re.findall("^# TYPE sqla_jobs_database_up ", shown, re.MULTILINE)) == 1, "as the format demands"
 
 
-@pytest.mark.parametrize("given", [{}, "x", {"shop": 3}])
-def test_what_is_no_jobs_is_refused_by_the_collector(given: Any) -> None:
-    with pytest.raises(ConfigurationError):
-        sqla_jobs.prometheus.collector(given)
+def test_what_is_no_jobs_is_refused_by_the_collector() -> None:
+    wrong: list[Any] = [{}, "x", {"shop": 3}]
+    for given in wrong:
+        with pytest.raises(ConfigurationError):
+            sqla_jobs.prometheus.collector(given)
 
 
 def test_scrapes_cannot_load_the_database_and_a_registry_reads_nothing(database: Engine) -> None:
@@ -364,7 +317,7 @@ def test_limits_are_told_by_name_and_never_by_key(engine: Engine, monkeypatch: p
     shopped = limited_shop.jobs
     limited_shop.Base.metadata.create_all(engine)
     shopped.bind(engine)
-    monkeypatch.setattr(shopped, "counters", type(shopped._counters)())
+    monkeypatch.setattr(shopped, "_counters", type(shopped._counters)())
     with Session(engine) as session:
         for n in range(3):
             limited_shop.pair.enqueue(session, n=n)
@@ -382,11 +335,3 @@ def test_limits_are_told_by_name_and_never_by_key(engine: Engine, monkeypatch: p
     assert limits["sqla_jobs_limit_max", "concurrency", "keyed", "each_key"] == 1
     assert limits["sqla_jobs_limit_max", "queue", "default", "all"] == 20
     assert not any("41" in label for key in limits for label in key)
-
-
-@pytest.mark.slow
-def test_without_metrics_nothing_of_them_is_imported() -> None:
-    program = "import sys, sqla_jobs.cli.running, sqla_jobs.worker.worker; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    ours = {"sqla_jobs.prometheus", "sqla_jobs.prometheus.source"}
-    assert {name for name in done.stdout.split() if "prometheus" in name} <= ours

@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from tests import metered_shop, shop
@@ -104,26 +104,6 @@ def test_the_runs_of_a_dead_host_are_counted_by_the_worker_that_takes_them_back(
     os.killpg(dead.pid, signal.SIGKILL)
     worker = start_observed(database_url, "--queues", "other")
     wait_until(lambda: ended(scrape(worker)) == {("lost", "mark"): 1})
-
-
-def test_the_figures_of_the_database_are_those_that_a_child_reads(
-    database: Engine, database_url: str, start_observed: StartObserved
-) -> None:
-    with Session(database) as session:
-        shop.mark.options(queue="elsewhere").enqueue_many(session, ({"n": n} for n in range(7)))
-        session.commit()
-    worker = start_observed(database_url)
-    found = scrape(worker)
-    assert found["sqla_jobs_database_up",] == 1
-    assert found["sqla_jobs_queue_jobs", "elsewhere", "queued"] == 7
-    assert found["sqla_jobs_task_jobs", "queued", "mark"] == 7
-    assert found["sqla_jobs_processes", "worker", "alive"] == 1
-    wait_until(lambda: scrape(worker).get(("sqla_jobs_runs_ended_total", "failed", "default", "flaky")) == 0)
-    answer = worker.get("/metrics")
-    assert answer.kind.startswith("text/plain; version=")
-    with database.connect() as connection:
-        reading = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%statement_timeout%' AND state = 'active'"
-        assert connection.scalar(text(f"{reading} AND datname = current_database()")) == 1, "this question itself"
 
 
 def test_a_stalled_process_is_told_and_not_taken_for_a_database_that_is_away(
