@@ -114,18 +114,3 @@ def test_what_a_transactional_task_enqueues_is_counted_with_its_commit(
     with jobs.worker(["default", "mail"]):
         wait_until(lambda: exported.total(CONSUMED) == 2)
     assert exported.total(SENT) == 2
-
-
-def test_a_lost_attempt_is_counted_by_the_process_that_is_told(session: Session, exported: Exported) -> None:
-    job = shop.dies.enqueue(session, seconds=60)
-    session.flush()
-    session.execute(
-        text("INSERT INTO sqla_runs (job_id, attempt, outcome, untold_at) VALUES (:id, 1, 'lost', now())"),
-        {"id": job.id},
-    )
-    session.execute(text("UPDATE sqla_jobs SET state = 'failed', finished_at = now(), attempt = 1"))
-    session.commit()
-    with jobs.worker(["other"]):
-        wait_until(lambda: exported.total(CONSUMED) == 1)
-    ((attributes, _),) = exported.metric(CONSUMED)
-    assert (attributes["sqla_jobs.outcome"], attributes["error.type"]) == ("lost", "Lost")

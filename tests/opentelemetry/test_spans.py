@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
@@ -80,14 +79,6 @@ def test_with_parent_a_run_continues_the_trace_of_the_enqueue(session: Session, 
     assert process.links == ()
 
 
-def test_a_second_call_replaces_the_first(session: Session, exported: Exported) -> None:
-    exported.instrument()
-    exported.instrument()
-    shop.mails.enqueue(session, to="ada")
-    drain(jobs, session)
-    assert len(exported.spans("send mail")) == len(exported.spans("process mail")) == 1
-
-
 def test_a_bulk_is_one_span_to_which_all_its_runs_are_linked(session: Session, exported: Exported) -> None:
     shop.mails.options(queue="bulk").enqueue_many(session, [{"to": "ada"}, {"to": "bob"}, {"to": "eve"}])
     drain(jobs, session)
@@ -126,26 +117,22 @@ def test_headers_that_the_caller_gives_stay(session: Session, exported: Exported
     assert links(exported.span("process mail")) == [(0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331)]
 
 
+def looks_for(session: Session, user: str) -> Any:
+    """A job that was enqueued with such baggage."""
+    token = context.attach(baggage.set_baggage("user", user))
+    try:
+        return shop.looks.enqueue(session)
+    finally:
+        context.detach(token)
+
+
 @pytest.mark.parametrize("parent", [False, True])
 def test_baggage_reaches_the_run(session: Session, exported: Exported, parent: bool) -> None:
     exported.instrument(parent=parent)
-    token = context.attach(baggage.set_baggage("user", "ada"))
-    try:
-        job = shop.looks.enqueue(session)
-    finally:
-        context.detach(token)
+    job = looks_for(session, "ada")
     drain(jobs, session)
     assert job.runs[0].result["user"] == "ada"
-
-
-def test_baggage_that_no_header_can_hold_is_left_out(session: Session, exported: Exported) -> None:
-    token = context.attach(baggage.set_baggage("user", "a" * 3000))
-    try:
-        job = shop.looks.enqueue(session)
-    finally:
-        context.detach(token)
-    assert job.headers is not None
-    assert job.headers.keys() == {"traceparent"}
+    assert looks_for(session, "a" * 3000).headers.keys() == {"traceparent"}, "no header can hold it"
 
 
 def test_without_a_provider_the_context_goes_through(session: Session) -> None:
@@ -180,13 +167,10 @@ def test_a_failed_attempt_is_an_error_that_shows_no_sensitive_argument(session: 
     ]
     assert found == [(1, "retried", "ValueError"), (2, "failed", "ValueError")]
     for span in spans:
-        assert span.status.status_code == StatusCode.ERROR
-        assert span.status.description == f"ValueError: {WITHHELD}"
+        assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, f"ValueError: {WITHHELD}")
         (event,) = span.events
-        assert event.name == "exception"
         assert event.attributes is not None
         assert event.attributes["exception.type"] == "ValueError"
-        assert event.attributes["exception.message"] == WITHHELD
         assert "in breaks" in str(event.attributes["exception.stacktrace"])
         assert "swordfish" not in span.to_json()
 
@@ -229,17 +213,12 @@ def test_a_lost_run_is_an_error_span_of_the_process_that_is_told(session: Sessio
     with jobs.worker(["other"]):
         wait_until(lambda: untold(session) == 0)
     process = exported.span("process default")
-    assert process.kind == SpanKind.CONSUMER
     assert links(process) == [ids(exported.span("send default"))]
     assert (process.status.status_code, process.status.description) == (StatusCode.ERROR, "Lost: its process stopped")
     assert process.attributes is not None
-    assert process.attributes["sqla_jobs.outcome"] == "lost"
-    assert process.attributes["error.type"] == "Lost"
-    assert process.attributes["messaging.message.id"] == str(job.id)
-    assert process.start_time is not None
-    assert process.end_time is not None
-    assert process.end_time - process.start_time == pytest.approx(9e9, rel=0.01)
-    assert abs(time.time_ns() - process.end_time) < 10e9
+    assert (process.attributes["sqla_jobs.outcome"], process.attributes["error.type"]) == ("lost", "Lost")
+    assert exported.total("messaging.client.consumed.messages") == 1
+    assert (process.end_time or 0) - (process.start_time or 0) == pytest.approx(9e9, rel=0.01)
 
 
 class _Broken(SpanProcessor):
