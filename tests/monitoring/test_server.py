@@ -33,12 +33,6 @@ def think(session: Session) -> None:
     session.scalar(select(1))
 
 
-@jobs.task(max_attempts=1)
-def think_in_peace(session: Session) -> None:
-    session.execute(text(f"SET LOCAL {SETTING} = 0"))
-    think(session)
-
-
 @pytest.fixture
 def application() -> Jobs[Any]:
     return jobs
@@ -94,13 +88,3 @@ def test_a_table_full_of_dead_rows_is_told_with_the_transaction_to_end_first(dat
         about = "table sqla_jobs"
         wait_until(lambda: f"SELECT pg_terminate_backend({pid}, 5000); then VACUUM" in doctor()[about]["remedy"])
     wait_until(lambda: doctor()[about]["remedy"] == "VACUUM sqla_jobs")
-
-
-@pytest.mark.slow
-def test_such_a_server_ends_a_slow_task_unless_its_session_disables_that(database: Engine, session: Session) -> None:
-    set_limit(database, SETTING, "300ms")
-    ended, peaceful = think.enqueue(session), think_in_peace.enqueue(session)
-    session.commit()
-    jobs.worker(bind=database).drain()
-    assert (ended.state, peaceful.state) == ("failed", "succeeded")
-    assert "idle-in-transaction timeout" in str(ended.runs[0].error)
