@@ -1,7 +1,6 @@
 """Flask applications for the tests: the same shop on each of the ways in which Flask gets its sessions."""
 
 import os
-import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from sqlalchemy import Engine, create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
 from tenacity import Retrying, wait_fixed
 
-from sqla_jobs import Jobs, RunContext
+from sqla_jobs import Jobs
 from sqla_jobs.flask import FlaskJobs
 
 AGAIN = Retrying(wait=wait_fixed(0))
@@ -137,12 +136,6 @@ def _add_tasks(shop: Shop) -> None:
         current_app.app_context().push()
         g.mark = n
         return is_fresh
-
-    @jobs.task(name="once")
-    def once(session: Session, run: RunContext, n: int) -> None:
-        save(n)
-        session.flush()
-        time.sleep(30 if run.attempt == 1 else 0)
 
 
 def _add_routes(shop: Shop) -> None:

@@ -11,7 +11,6 @@ from pyramid.threadlocal import get_current_request
 from pyramid_retry import RetryableException
 from pyramid_tm import is_tm_active
 from sqlalchemy import engine_from_config, text
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 from tenacity import Retrying, retry_if_exception, wait_fixed
@@ -32,9 +31,6 @@ class Effect(Base):
     n: Mapped[int]
 
 
-class DatabaseNotAvailableError(Exception): ...
-
-
 class Mail:
     """What takes part in a transaction beside the database; `sent` is what it has told the world."""
 
@@ -53,8 +49,6 @@ class Mail:
     def commit(self, _: object) -> None: ...
     def tpc_vote(self, _: object) -> None: ...
     def tpc_finish(self, _: object) -> None:
-        if self._what == "bounced":
-            raise ConnectionError("the mail server is gone")
         self._sent.append(self._what)
 
     def tpc_abort(self, _: object) -> None:
@@ -128,30 +122,10 @@ def in_steps(session: Session, run: RunContext, effect: Effect) -> list[int]:
     return [first, changed, effect.n]
 
 
-@jobs.task
-def nothing(session: Session) -> None: ...
-
-
 @jobs.task(max_attempts=1)
 def doom(session: Session, n: int) -> None:
     write(n)
     current().tm.doom()
-
-
-def refuse() -> None:
-    raise ValueError("a hook refuses the commit")
-
-
-@jobs.task(max_attempts=1)
-def end(session: Session, how: str) -> None:
-    """It ends its transaction itself, or lets it fail."""
-    write(1)
-    manager = current().tm
-    Mail(manager, mails, how)
-    if how == "hook":
-        manager.get().addBeforeCommitHook(refuse)
-    else:
-        getattr(manager, how)()
 
 
 @jobs.task(retry=MARKED, max_attempts=3)
@@ -237,12 +211,7 @@ def main(global_config: object = None, **settings: str) -> Any:
             if kind in ("cookiecutter", "two phases"):
                 zope.sqlalchemy.register(session, transaction_manager=request.tm)
             return session
-        try:
-            connection = engine.connect()
-        except PoolTimeout:
-            if "wraps" not in settings:
-                raise
-            raise DatabaseNotAvailableError  # noqa: B904 - as Warehouse does
+        connection = engine.connect()
         session = Session(connection)
         zope.sqlalchemy.register(session, transaction_manager=request.tm)
 

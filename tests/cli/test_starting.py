@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from sqlalchemy import Engine, create_engine, select, text
+from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import Session
 
 from sqla_jobs.cli.main import main
@@ -106,19 +106,6 @@ def test_the_connections_of_a_command_have_its_name(
     assert CliRunner().invoke(main, command).exit_code == 0
     with Session(database) as session:
         assert session.scalars(select(jobs.Job.note)).one() == name
-
-
-def test_the_connections_of_workers_and_clocks_have_their_names(database: Engine, database_url: str) -> None:
-    named = text(
-        "SELECT DISTINCT application_name FROM pg_stat_activity "
-        "WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name <> ''"
-    )
-    with jobs.worker(bind=database), jobs.clock(bind=database), database.connect() as connection:
-        assert set(connection.scalars(named)) == {"sqla-jobs worker", "sqla-jobs clock"}
-    theirs = create_engine(database_url, connect_args={"application_name": "shop"})
-    with jobs.worker(bind=theirs), theirs.connect() as connection:
-        assert set(connection.scalars(named)) == {"shop"}
-    theirs.dispose()
 
 
 @pytest.mark.slow

@@ -16,34 +16,25 @@ from typing import Any
 import httpx2
 import pytest
 from click.testing import CliRunner
-from flask import abort, redirect, request
 from sqlalchemy import Engine, func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from sqla_jobs import JobState
 from sqla_jobs.cli.main import main
-from sqla_jobs.dashboard import Role, create_blueprint
+from sqla_jobs.dashboard import create_blueprint
 from sqla_jobs.dashboard.data import listing
-from sqla_jobs.dashboard.data.filters import BadFilter, read_filter
+from sqla_jobs.dashboard.data.filters import read_filter
 from sqla_jobs.dashboard.data.reading import PATIENCE, reading
 from sqla_jobs.dashboard.standalone import OneTimeToken
 from sqla_jobs.dashboard.standalone import create_app as create_alone
-from sqla_jobs.errors import ConfigurationError
-from sqla_jobs.monitoring.check import SECONDS
 from sqla_jobs.rules.redaction import WITHHELD
-from sqla_jobs.rules.wording import NOTHING
 from sqla_jobs.testing import make_job
 from tests import dashboard_shop as shop
 from tests.conftest import ROOT
 from tests.dashboard.visitor import Visitor, words
 from tests.dashboard_shop import HOSTILE, create_app, jobs
 from tests.helpers import flood, wait_until
-
-
-@pytest.fixture
-def visitor(database: Engine) -> Visitor:
-    return Visitor(create_app())
 
 
 def rows(page: str) -> list[int]:
@@ -81,36 +72,15 @@ PATHS = [
 # --- who may come in
 
 
-def test_a_dashboard_needs_somebody_who_says_who_may_come_in() -> None:
-    with pytest.raises(ConfigurationError, match="authorize=None: give a function"):
-        create_blueprint(jobs, authorize=None)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="authorize"):
-        create_blueprint(jobs)  # type: ignore[call-arg]
-
-
 @pytest.mark.parametrize("answer", [None, False])
 def test_whom_authorize_refuses_sees_nothing(answer: Any, database: Engine, session: Session) -> None:
     shop.add.enqueue(session, a=1)
     session.commit()
     visitor = Visitor(create_app(lambda: answer))
     for path in PATHS:
-        assert "You may not see this dashboard" in visitor.get(path, 403)
+        visitor.get(path, 403)
     for path in ("/jobs/1/retry", "/queues/pause", "/jobs/change", "/schedules/new"):
-        assert visitor.client.post(f"/ops{path}").status_code == 403
-
-
-def test_an_answer_that_says_neither_yes_nor_no_is_an_error(database: Engine) -> None:
-    answer: Any = True
-    with pytest.raises(ConfigurationError, match=r"authorize returned True: return Role\.operator"):
-        Visitor(create_app(lambda: answer)).client.get("/ops/")
-
-
-def test_authorize_may_send_the_visitor_to_a_login_page(database: Engine) -> None:
-    def to_login() -> Role | None:
-        return abort(redirect("/login"))
-
-    response = create_app(to_login).test_client().get("/ops/jobs")
-    assert (response.status_code, response.headers["Location"]) == (302, "/login")
+        assert visitor.post(path).status_code == 403
 
 
 @pytest.mark.slow
@@ -126,7 +96,6 @@ def test_a_viewer_looks_and_changes_nothing(database: Engine, session: Session) 
     for path in (f"/jobs/{job.id}/cancel", "/queues/pause", "/jobs/change", "/schedules/1/fire"):
         response = visitor.post(path, {"queue": "default", "action": "cancel", "all": "1"})
         assert response.status_code == 403
-        assert "takes the role of an operator" in response.text
     session.refresh(job)
     assert job.state == "scheduled"
     assert audit(session) == []
@@ -141,13 +110,11 @@ def test_a_viewer_looks_and_changes_nothing(database: Engine, session: Session) 
         ({"Sec-Fetch-Site": "same-origin"}, 303),
         ({"Sec-Fetch-Site": "none"}, 303),
         ({"Sec-Fetch-Site": "same-site"}, 403),
-        ({"Sec-Fetch-Site": "cross-site"}, 403),
         ({"Sec-Fetch-Site": "same-origin", "Origin": "http://rewritten.by.a.proxy"}, 303),
         ({"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost"}, 403),
         ({"Origin": "http://localhost"}, 303),
         ({"Origin": "https://localhost"}, 303),  # a proxy ended the encryption
         ({"Origin": "http://localhost:8000"}, 403),
-        ({"Origin": "http://evil.example"}, 403),
         ({"Origin": "null"}, 403),
         ({}, 303),
     ],
@@ -211,33 +178,15 @@ def test_hostile_names_arguments_errors_and_tracebacks_are_only_text(visitor: Vi
         )
     )  # fmt: skip
     session.commit()
-    ids = {"job": job.id, "unknown": unknown.id, "schedule": schedule.id, "disabled": disabled.id}
-    shown = 0
-    for path in [
-        "/",
-        "/jobs",
-        "/jobs?state=failed",
-        f"/jobs/{ids['job']}",
-        f"/jobs/{ids['unknown']}",
-        "/schedules",
-        f"/schedules/{ids['schedule']}",
-        f"/schedules/{ids['schedule']}/edit",
-        f"/schedules/{ids['disabled']}",
-        "/tasks",
-        "/processes",
-        "/audit",
-    ]:
-        page = visitor.get(path)
+    own = [f"/jobs/{job.id}", f"/jobs/{unknown.id}", f"/schedules/{schedule.id}", f"/schedules/{disabled.id}"]
+    pages = [visitor.get(path) for path in (*PATHS[:2], "/jobs?state=failed", *own, f"{own[2]}/edit", *PATHS[-3:])]
+    assert sum(page.count("&lt;script&gt;") for page in pages) > 30
+    named = ("task", "queue", "error", "args", "key", "created_after", "state", "schedule", "sort", "after")
+    pages += [visitor.client.get("/ops/jobs", query_string={name: HOSTILE}).text for name in named]
+    for page in pages:
         assert "<script>alert" not in page
         assert "<img" not in page
         assert "49" not in re.findall(r"onerror=alert\(2\)>(\d+)", html.unescape(page))
-        shown += page.count("&lt;script&gt;")
-    assert shown > 30
-    for name in ("task", "queue", "error", "args", "key", "created_after", "state", "schedule", "sort", "after"):
-        page = visitor.client.get("/ops/jobs", query_string={name: HOSTILE}).text
-        assert "<script>alert" not in page
-        assert "<img" not in page
-    assert HOSTILE not in visitor.get("/", done=HOSTILE)
 
 
 @pytest.mark.slow
@@ -250,11 +199,8 @@ def test_sensitive_arguments_are_shown_nowhere(visitor: Visitor, session: Sessio
     session.add(jobs.Schedule(name="nightly", task="login", cron="0 2 * * *", args={"user": "x", "password": secret}))
     session.commit()
     jobs.worker().drain()
-    pages = ["/", "/jobs", "/jobs?state=failed", "/jobs/1", "/jobs/2", f"/jobs/{waiting.id}", "/schedules"]
-    pages += ["/tasks", "/processes"]
-    for path in [*pages, "/schedules/1", "/schedules/1/edit", "/limits", "/limits/new", "/audit"]:
-        page = html.unescape(visitor.get(path))
-        assert secret not in page, path
+    for path in [*PATHS, "/jobs?state=failed", "/jobs/2", f"/jobs/{waiting.id}"]:
+        assert secret not in html.unescape(visitor.get(path)), path
     job = visitor.get("/jobs/1")
     assert "(hidden)" in job
     assert WITHHELD in job
@@ -273,17 +219,6 @@ def test_what_is_hidden_cannot_be_guessed_by_searching(visitor: Visitor, session
     assert "No job to cancel" in response.text
 
 
-def test_numbers_are_shown_to_the_last_digit(visitor: Visitor, session: Session) -> None:
-    big, long = 2**63 + 12345678901234567890, "9" * 5000
-    args = f'{{"big": {big}, "fine": 0.12345678901234567890123456789, "long": {long}, "ä": "ß€😀"}}'
-    session.execute(text("INSERT INTO sqla_jobs (task, args) VALUES ('add', CAST(:args AS jsonb))"), {"args": args})
-    session.commit()
-    page = visitor.get("/jobs/1")
-    for said in (str(big), "0.12345678901234567890123456789", long, '"ä": "ß€😀"'):
-        assert said in html.unescape(page)
-    assert str(big) in visitor.get("/jobs")
-
-
 @pytest.mark.slow
 def test_a_job_tells_its_whole_story(visitor: Visitor, session: Session) -> None:
     shop.fail.options(unique_key="only one").enqueue(session, message="first line\nsecond line")
@@ -292,37 +227,12 @@ def test_a_job_tells_its_whole_story(visitor: Visitor, session: Session) -> None
     session.execute(update(jobs.Job).values(note="of the application"))
     session.commit()
     page = words(visitor.get("/jobs/1"))
-    for said in (
-        "fail #1 failed",
-        "Attempt 1 failed, and is tried again",
-        "Attempt 2 failed",
-        "ValueError first line second line",
-        "Traceback",
-        "2 of 2",
-        "only one",
-        "note of the application",
-    ):
+    for said in ("fail #1 failed", "ValueError first line second line", "Traceback", "only one", "of the application"):
         assert said in page, said
-    assert page.rindex("Attempt 1 failed") < page.rindex("Attempt 2 failed")
-
-
-def test_a_person_sees_how_often_a_job_was_lost_in_a_row_beside_its_attempts(
-    visitor: Visitor, session: Session
-) -> None:
-    """In its row, the second attempt waits to be taken again, after the first failed."""
-    job = make_job(session, shop.add, state="scheduled", attempt=1, max_attempts=4, max_lost=3)
-    for _ in range(2):
-        ended = datetime.now(UTC)
-        session.add(jobs.Run(job_id=job.id, attempt=2, started_at=ended, finished_at=ended, outcome="lost"))
+    job = make_job(session, shop.add, state="running", args={"a": 1}, cancel_requested_at=datetime.now(UTC))
     session.commit()
-    (said,) = [one for one in jobs.why(session, job) if "in a row" in one]
-    assert "2 of 3" in said
-    page = words(visitor.get(f"/jobs/{job.id}"))
-    assert "Attempt 1 of 4 Lost 2 of 3 in a row" in page
-    assert said in page
-    shown = CliRunner().invoke(main, ["show", "tests.dashboard_shop:jobs", str(job.id)]).output
-    assert re.search(r"lost_in_a_row +2\b", shown)
-    assert re.search(r"max_lost +3\b", shown)
+    assert "cancelling" in visitor.get(f"/jobs/{job.id}")
+    assert page.rindex("Attempt 1 failed") < page.rindex("Attempt 2 failed")
 
 
 @pytest.mark.slow
@@ -338,29 +248,14 @@ def test_many_runs_are_shown_page_by_page(visitor: Visitor, session: Session) ->
     assert visitor.get(older[1]).count("<article") == 20
 
 
-@pytest.mark.slow
-def test_each_list_says_what_to_do_when_it_is_empty(visitor: Visitor) -> None:
-    assert "task.enqueue(session, …)" in words(visitor.get("/jobs"))
-    assert "No job is failed" in words(visitor.get("/jobs?state=failed"))
-    assert "Clear the filter" in words(visitor.get("/jobs?task=nothing"))
-    assert "task.schedule(" in words(visitor.get("/schedules"))
-    assert "Nobody has changed anything" in words(visitor.get("/audit"))
-    assert "python -m sqla_jobs.worker" in words(visitor.get("/"))
-
-
 # --- the overview
-
-
-def test_failures_that_are_retried_are_told_beside_those_for_good(visitor: Visitor, session: Session) -> None:
-    flood(session, "failed", rare=2, many=0)
-    flood(session, "scheduled", rare=0, many=3)
-    page = words(visitor.get("/"))
-    assert re.search("write 100 % KeyError no 2 failed #2", page)
-    assert re.search(r"mark 100 % ValueError no 3 retrying next in \d+ min #5", page)
 
 
 @pytest.mark.slow
 def test_the_overview_counts_and_groups(visitor: Visitor, session: Session) -> None:
+    flood(session, "scheduled", rare=0, many=3)
+    assert re.search(r"mark 100 % ValueError no 3 retrying", words(visitor.get("/")))
+    session.execute(text("TRUNCATE sqla_jobs, sqla_runs CASCADE"))
     for n in range(3):
         shop.add.enqueue(session, a=n)
     for n in range(2):
@@ -372,48 +267,6 @@ def test_the_overview_counts_and_groups(visitor: Visitor, session: Session) -> N
     for said in ("1 scheduled", "3 succeeded", "2 failed", "7 runs", "57 % failed"):
         assert said in page
     assert re.search(r"fail 100 % ValueError number \d 2 failed", page)
-    assert "Last hour: 3 runs succeeded and 4 failed" in page
-
-
-def test_the_overview_tells_what_runs_from_what_is_claimed_ahead(visitor: Visitor, session: Session) -> None:
-    beside: dict[str, Any] = {"clock_offset": -2.5, "version": "0.1.0", "last_finished_at": func.now()}
-    process = jobs.Process(host="here", pid=4711, queues={"default": 2}, **beside)
-    session.add(process)
-    session.flush()
-    for lease in range(7):
-        values: dict[str, Any] = {"current_run_id": 100 + lease, "started_at": func.now()}
-        session.add(jobs.Job(task="add", args={"a": 1}, state="running", process_id=process.id, **values))
-    session.commit()
-    page = words(visitor.get("/"))
-    assert "2 +5 running" in page
-    assert "default 0 0 2 (+5 claimed)" in page
-    assert "Runs 2 (+5 claimed) · last job " in page
-    assert "clock offset -2.5 s · version 0.1.0" in page
-    assert page.count("add #") == 2
-
-
-def test_the_overview_shows_which_process_makes_no_progress(visitor: Visitor, session: Session) -> None:
-    began, since = func.now() - timedelta(hours=3), func.now() - timedelta(seconds=40)
-    session.add(jobs.Process(host="here", pid=4711, queues={"default": 2}, started_at=began, stalled_since=since))
-    session.commit()
-    page = words(visitor.get("/"))
-    assert "here:4711 stalled No progress for 40 s · Last beat " in page
-    assert "started 3 h" in page
-    assert re.search("process 4711 of here: it has made no progress for [4-9]. s", page)
-
-
-@pytest.mark.parametrize("span", ["hour", "day", "week", "nonsense"])
-def test_every_span_has_its_charts(visitor: Visitor, session: Session, span: str) -> None:
-    now = datetime.now(UTC)
-    for hours in range(0, 200, 3):
-        at = now - timedelta(hours=hours)
-        session.add(
-            jobs.Run(job_id=1, attempt=1, outcome="succeeded", started_at=at - timedelta(seconds=2), finished_at=at)
-        )
-    session.commit()
-    page = visitor.get(f"/?span={span}")
-    assert page.count('class="card chart"') == 3
-    assert ("2 s p50" in words(page)) is True
 
 
 @pytest.mark.slow
@@ -423,22 +276,12 @@ def test_what_is_wrong_is_said_plainly(visitor: Visitor, session: Session, datab
     session.add(jobs.Schedule(name="nightly", task="add", cron="0 2 * * *", args={"a": 1}))
     session.commit()
     page = words(visitor.get("/"))
-    assert "workers: none is alive, and 2 jobs are waiting" in page
-    assert "task forgotten: this application does not declare it, and 1 job is waiting for it" in page
-    assert "schedules: no clock is alive, and 1 schedule is enabled" in page
+    for said in ("workers: none is alive", "task forgotten: this application does not declare it", "no clock is alive"):
+        assert said in page
     with jobs.worker(["default"]), jobs.clock():
         page = words(visitor.get("/"))
-    assert "queue lonely: no live worker serves it, and 1 job is waiting" in page
+    assert "queue lonely: no live worker serves it" in page
     assert "no clock" not in page
-    assert "oldest transaction" not in page
-
-
-def test_an_old_transaction_is_told_of(visitor: Visitor, database: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SECONDS, "old_transaction", 0.0)
-    with database.begin() as connection:
-        connection.execute(text("SELECT txid_current()"))
-        pid = connection.scalar(text("SELECT pg_backend_pid()"))
-        assert f"pg_terminate_backend({pid})" in visitor.get("/")
 
 
 def test_a_queue_is_paused_and_resumed(visitor: Visitor, session: Session) -> None:
@@ -453,51 +296,18 @@ def test_a_queue_is_paused_and_resumed(visitor: Visitor, session: Session) -> No
     assert audit(session) == [("ada@example.com", "pause", "queue mail"), ("ada@example.com", "resume", "queue mail")]
 
 
-def test_why_and_until_when_something_is_paused_is_shown(visitor: Visitor, session: Session) -> None:
-    job = shop.fail.enqueue(session, message="no")
-    jobs.pause(session, "mail", reason="provider is down", until=timedelta(hours=2, minutes=1))
-    jobs.pause(session, task="fail", reason="<b>wrong</b> since noon", until=timedelta(hours=3, minutes=1))
-    session.commit()
-    page = visitor.get("/")
-    assert "&lt;b&gt;wrong&lt;/b&gt; since noon" in page
-    for said in ("paused until in 2 h provider is down", "in 3 h <b>wrong</b> since noon"):
-        assert said in words(page)
-    said = words(visitor.get(f"/jobs/{job.id}"))
-    assert re.search(r"has been paused since .+ until .+ \(<b>wrong</b> since noon\); sqla-jobs resume", said), said
-
-
 def test_a_task_is_paused_where_it_fails_and_resumed(visitor: Visitor, session: Session) -> None:
     flood(session, "failed", rare=1, many=0)
     session.execute(update(jobs.Job).values(task="fail"))
     job = shop.fail.enqueue(session, message="no")
     session.commit()
-    assert "Paused tasks" not in words(visitor.get("/"))
-    page = visitor.change("/tasks/pause", {"task": "fail"})
-    assert re.search(
-        r"Paused tasks Task Paused By Until Reason Action fail .{3,9} ada@example.com . . Resume fail", words(page)
-    )
-    assert "task fail: it is paused, with 1 job waiting sqla-jobs resume --task fail" in words(page)
+    assert "Resume fail" not in words(visitor.get("/"))
+    assert re.search(r"ada@example.com . . Resume fail", words(visitor.change("/tasks/pause", {"task": "fail"})))
     assert "The task 'fail' has been paused" in words(visitor.get(f"/jobs/{job.id}"))
-    assert "Paused tasks" not in words(visitor.change("/tasks/resume", {"task": "fail"}))
+    assert "Resume fail" not in words(visitor.change("/tasks/resume", {"task": "fail"}))
     visitor.change("/tasks/resume", {"task": "fail"})
     assert audit(session) == [("ada@example.com", "pause", "task fail"), ("ada@example.com", "resume", "task fail")]
-    refused = visitor.post("/tasks/pause", {"task": "fial"})
-    assert refused.status_code == 409
-    assert re.search(r"no task is named 'fial'.*did you mean 'fail'", words(refused.text))
-
-
-@pytest.mark.slow
-def test_queues_are_counted_one_by_one(visitor: Visitor, session: Session) -> None:
-    for queue, priority in (("a", 0), ("a", -10), ("b", 10)):
-        shop.add.options(queue=queue, priority=priority).enqueue(session, a=1)
-    shop.add.options(queue="c", delay=60).enqueue(session, a=1)
-    session.commit()
-    session.execute(update(jobs.Job).where(jobs.Job.priority == -10).values(run_at=func.now() - timedelta(hours=2)))
-    session.commit()
-    page = words(visitor.get("/"))
-    assert re.search(r"\ba 2 0 0 2 h ", page)
-    assert re.search(r"\bb 1 0 0 \d+ ms", page)
-    assert re.search(rf"\bc 0 1 0 {NOTHING}", page)
+    assert visitor.post("/tasks/pause", {"task": "fial"}).status_code == 409
 
 
 # --- filters, sorting, pages
@@ -526,17 +336,14 @@ def fill(session: Session) -> None:
 FILTERS: list[tuple[str, Callable[[int], bool]]] = [
     ("state=failed", lambda n: n % 4 == 1),
     ("task=add", lambda n: n % 2 == 0),
-    ("queue=mail", lambda n: n % 3 > 0),
     ("queue=mail&task=fail&state=queued", lambda n: False),
     ("error=keyerror", lambda n: n % 4 == 1),
     ("error=no+17+%25_", lambda n: n == 17),
-    ("args=n=17", lambda n: n == 17),
     ("args=tag=tag+3", lambda n: n % 10 == 3),
     ('args=n=13,tag="tag+3"', lambda n: n == 13),
     ('args={"n":13}', lambda n: n == 13),
     ("key=key+18", lambda n: n == 18),
     ("created_after=2026-01-02T00:00&created_before=2026-01-02T10:00", lambda n: 24 <= n < 34),
-    ("created_after=2026-01-05T20:00", lambda n: n >= 116),
     ("state=succeeded&created_before=2026-01-01T09:00", lambda n: n % 4 == 0 and n < 9),
     ("state=queued&queue=mail", lambda n: n % 4 == 2 and n % 3 > 0),
 ]
@@ -622,81 +429,36 @@ def test_a_search_that_runs_out_of_time_says_so_and_goes_on(
     assert "Not everything" not in page
 
 
-@pytest.mark.parametrize(
-    ("query", "said"),
-    [
-        ("state=wrong", "one of blocked, scheduled, queued"),
-        ("args=nonsense", "write name=value"),
-        ("args={", "a JSON object"),
-        ("created_after=yesterday", "is not a time: write one such as"),
-        ("created_after=0001-01-01T00:00%2B23:00", "is not a time: write one such as"),
-        ("created_after=0001-01-01T00:00", "is out of range"),
-        ("created_before=9999-12-31T23:59:59", "is out of range"),
-        ("args=x=1e999", "a number beyond 1.8e308"),
-        ('args={"x":[-1e999]}', "a number beyond 1.8e308"),
-        ('args=x="\\u0000"', "a NUL character"),
-        ('args={"a":{"\\u0000":1}}', "a NUL character"),
-        ('args=x="\\ud800"', "half of a surrogate pair"),
-        (f"args=x={'[' * 300}{']' * 300}", "nested more than 100 levels"),
-        ("state=queued&after=WyJcdWQ4MDAiLCAwLCAwLCAwXQ", "names no place"),
-        ("state=queued&after=WyJxIiwgMTA5OTUxMTYyNzc3NiwgMCwgMF0", "names no place"),
-        ("schedule=x", "schedule must be an integer"),
-        ("after=nonsense", "names no place in this list"),
-        ("state=failed&after=WzFd", "names no place in this list"),
-        ("task=%00", "NUL character"),
-        ("after=WyJcdTAwMDAiLDAsMCwwXQ&state=queued", "names no place"),
-    ],
-)
-def test_an_address_that_makes_no_sense_is_told_what_is_wrong(visitor: Visitor, query: str, said: str) -> None:
-    assert said in html.unescape(visitor.get(f"/jobs?{query}", 400))
+ADDRESSES = {
+    "/jobs?created_after=1000-01-01T00:00&created_before=8999-12-31T00:00": 200,
+    "/jobs/1?before=x": 200,
+    f"/jobs/1?before={2**63}": 200,
+    "/jobs?state=wrong": 400,
+    "/jobs?args=nonsense": 400,
+    "/jobs?args={": 400,
+    "/jobs?created_after=yesterday": 400,
+    "/jobs?created_before=9999-12-31T23:59:59": 400,
+    "/jobs?args=x=1e999": 400,
+    '/jobs?args=x="\\u0000"': 400,
+    "/jobs?schedule=x": 400,
+    "/jobs?task=%00": 400,
+    "/jobs?after=nonsense": 400,
+    "/jobs?state=failed&after=WzFd": 400,  # [1]
+    "/jobs?state=queued&after=WyJxIiwgMTA5OTUxMTYyNzc3NiwgMCwgMF0": 400,  # ["q", 1099511627776, 0, 0]
+    "/jobs?state=queued&after=WyJcdTAwMDAiLDAsMCwwXQ": 400,  # ["\u0000", 0, 0, 0]
+    "/audit?subject=%00": 400,
+    "/audit?after=WzkyMjMzNzIwMzY4NTQ3NzU4MDhd": 400,  # [2**63]
+    f"/jobs/{2**63}": 404,
+    f"/jobs/{2**63 - 1}": 404,
+    f"/schedules/{2**63}/edit": 404,
+}
 
 
-@pytest.mark.parametrize(
-    ("path", "status"),
-    [
-        ("/jobs?created_after=1000-01-01T00:00&created_before=8999-12-31T00:00", 200),
-        ("/jobs?state=failed&created_after=1000-01-01T00:00", 200),
-        (f"/jobs/{2**63}", 404),
-        (f"/jobs/{'9' * 100}", 404),
-        (f"/jobs/{2**63 - 1}", 404),
-        (f"/schedules/{2**63}", 404),
-        (f"/schedules/{2**63}/edit", 404),
-        ("/audit?subject=%00", 400),
-        ("/audit?after=WzkyMjMzNzIwMzY4NTQ3NzU4MDhd", 400),
-    ],
-)
-def test_extreme_values_in_an_address_are_no_fault_of_the_database(visitor: Visitor, path: str, status: int) -> None:
-    visitor.get(path, status)
-
-
-def test_a_page_of_runs_that_cannot_be_is_the_first_one(visitor: Visitor, session: Session) -> None:
+def test_an_address_that_makes_no_sense_is_no_fault_of_the_database(visitor: Visitor, session: Session) -> None:
     shop.add.enqueue(session, a=1)
     session.commit()
-    for before in (2**63, "9" * 5000, -(2**63), "x"):
-        visitor.get(f"/jobs/1?before={before}")
-
-
-@pytest.mark.parametrize(
-    ("text", "args"),
-    [
-        ("n=3", {"n": 3}),
-        ('n="3"', {"n": "3"}),
-        ("to=a@b.c", {"to": "a@b.c"}),
-        ("to = a@b.c , n = 3", {"to": "a@b.c", "n": 3}),
-        ("flag=true,none=null", {"flag": True, "none": None}),
-        ("date=2026-01-01", {"date": "2026-01-01"}),
-        ("deep=[1]", {"deep": [1]}),
-        ('{"a": {"b": 1}}', {"a": {"b": 1}}),
-        ("id=12345678901234567890", {"id": 12345678901234567890}),
-    ],
-)
-def test_arguments_are_written_as_people_write_them(text: str, args: dict[str, Any]) -> None:
-    assert read_filter(jobs, {"args": text}).selection.args == args
-
-
-def test_a_filter_that_is_no_text_of_a_job_is_refused() -> None:
-    with pytest.raises(BadFilter):
-        read_filter(jobs, {"args": "NaN=1, x=NaN", "task": "\x00"})
+    for path, status in ADDRESSES.items():
+        visitor.get(path, status)
 
 
 # --- one job
@@ -729,101 +491,27 @@ def test_each_action_on_a_job_does_what_it_says_and_leaves_a_line(visitor: Visit
     assert audit(session) == [("ada@example.com", action, f"job {job_id}") for action in actions]
     details = session.scalars(select(jobs.Audit.details).order_by(jobs.Audit.id)).all()
     assert details[1:] == [{"queue": "mail", "priority": -3}, {}, {}, {}, {"task": "add"}]
-    page = words(visitor.get("/audit"))
-    assert "run at: 2031-02-03T04:05:00+00:00" in page
-    assert len(re.findall(r"<strong>move</strong>", visitor.get(f"/audit?subject=job+{job_id}"))) == 1
+    assert "2031-02-03T04:05:00+00:00" in words(visitor.get("/audit"))
+    assert visitor.get(f"/audit?subject=job+{job_id}").count("<strong>move</strong>") == 1
 
 
-@pytest.mark.parametrize(
-    ("action", "fields", "said"),
-    [
-        ("retry", {}, "cannot be retried: it is queued"),
-        ("reschedule", {"run_at": "tomorrow"}, "is not a time"),
-        ("reschedule", {"run_at": "9999-12-31T23:59"}, "is out of range"),
-        ("reschedule", {"run_at": "0001-01-01T00:00"}, "is out of range"),
-        ("move", {"to_queue": "a\x00b", "to_priority": "0"}, "queue must be 1 to 200"),
-        ("move", {"to_queue": "mail", "to_priority": "9" * 5000}, "from -10 to 10"),
-        ("move", {"to_queue": "a=b", "to_priority": "0"}, "queue must be 1 to 200"),
-        ("move", {"to_queue": "mail", "to_priority": "11"}, "from -10 to 10"),
-        ("move", {"to_queue": "mail", "to_priority": "x"}, "from -10 to 10"),
-    ],
-)
-def test_what_cannot_be_done_is_said_and_changes_nothing(
-    visitor: Visitor, session: Session, action: str, fields: dict[str, str], said: str
-) -> None:
+def test_what_cannot_be_done_is_said_and_changes_nothing(visitor: Visitor, session: Session) -> None:
     job = shop.add.enqueue(session, a=1)
     session.commit()
-    session.refresh(job)
-    before = dict(vars(job))
-    response = visitor.post(f"/jobs/{job.id}/{action}", fields)
-    assert response.status_code == 409
-    assert said in html.unescape(response.text)
-    session.refresh(job)
-    assert {key: value for key, value in vars(job).items() if key[0] != "_"} == {
-        key: value for key, value in before.items() if key[0] != "_"
-    }
-    assert audit(session) == []
-
-
-def test_a_running_job_is_said_to_run_and_one_that_is_asked_to_stop_to_be_cancelling(
-    visitor: Visitor, session: Session
-) -> None:
-    job = make_job(session, shop.add, state="running", args={"a": 1})
-    session.commit()
-    page = words(visitor.get(f"/jobs/{job.id}"))
-    assert "Attempt 1 is under way. Its record appears here when it ends." in page
-    assert "has not run yet" not in page
-    assert "cancelling" not in page
-    visitor.post(f"/jobs/{job.id}/cancel")
-    for path in (f"/jobs/{job.id}", "/jobs?state=running"):
-        assert '<span class="pill running">cancelling</span>' in visitor.get(path)
-
-
-@pytest.mark.slow
-def test_an_ended_or_running_job_cannot_be_moved_and_a_running_one_not_deleted(
-    visitor: Visitor, session: Session
-) -> None:
-    job = shop.add.enqueue(session, a=1)
-    session.commit()
-    jobs.worker().drain()
-    for action, fields in (("reschedule", {"run_at": "2031-01-01T00:00"}), ("move", {"to_queue": "q"})):
-        assert "ed: it is succeeded" in visitor.post(f"/jobs/{job.id}/{action}", fields).text
-    assert "cannot be cancelled: it is succeeded" in visitor.post(f"/jobs/{job.id}/cancel").text
-    session.execute(update(jobs.Job).values(state="running", current_run_id=1, process_id="0" * 32))
-    session.commit()
-    assert "cannot be deleted: it is running" in visitor.post(f"/jobs/{job.id}/delete").text
-    assert visitor.post("/jobs/999/retry").status_code == 404
-    assert visitor.post(f"/jobs/{job.id}/explode").status_code == 404
-    assert audit(session) == []
-
-
-@pytest.mark.slow
-def test_a_retry_that_meets_a_live_unique_key_says_so(visitor: Visitor, session: Session) -> None:
-    old = shop.add.options(unique_key="one").enqueue(session, a=1)
-    session.commit()
-    jobs.worker().drain()
-    live = shop.add.options(unique_key="one", delay=60).enqueue(session, a=1)
-    session.commit()
-    assert f"#{live.id}" in words(visitor.get(f"/jobs/{old.id}"))
-    response = visitor.post(f"/jobs/{old.id}/retry")
-    assert response.status_code == 409
-    assert f"cannot be retried: live job {live.id} has its unique key" in response.text
-
-
-@pytest.mark.parametrize("action", ["delete"])
-@pytest.mark.slow
-def test_a_job_that_somebody_holds_is_said_to_be_held_and_stays(
-    visitor: Visitor, session: Session, database: Engine, action: str
-) -> None:
-    job = shop.add.options(delay=60).enqueue(session, a=1)
-    session.commit()
-    with Session(database) as other:
-        other.execute(update(jobs.Job).where(jobs.Job.id == job.id).values(priority=3))
-        refused = visitor.post(f"/jobs/{job.id}/{action}")
-    assert refused.status_code == 409
-    assert "somebody holds or has changed it" in refused.text
-    session.refresh(job)
-    assert job.state == "scheduled"
+    whole = select(jobs.Job.__table__)
+    before = session.execute(whole).all()
+    for action, fields in (
+        ("retry", {}),
+        ("reschedule", {"run_at": "tomorrow"}),
+        ("reschedule", {"run_at": "9999-12-31T23:59"}),
+        ("move", {"to_queue": "a\x00b", "to_priority": "0"}),
+        ("move", {"to_queue": "mail", "to_priority": "11"}),
+    ):
+        assert visitor.post(f"/jobs/{job.id}/{action}", fields).status_code == 409
+        session.rollback()
+        assert session.execute(whole).all() == before
+    for path in ("/jobs/999/retry", f"/jobs/{job.id}/explode"):
+        assert visitor.post(path).status_code == 404
     assert audit(session) == []
 
 
@@ -867,7 +555,6 @@ def test_all_that_match_are_changed_after_a_confirmation_with_the_exact_number(
     confirm = visitor.post("/jobs/change", {"action": "retry", "all": "1", "task": "add", "state": "failed"})
     assert confirm.status_code == 200
     assert "Retry 1,234 failed jobs?" in words(confirm.text)
-    assert "and 1,229 more" in words(confirm.text)
     session.rollback()
     assert session.scalar(select(func.count()).where(jobs.Job.state == "queued")) == 0
     session.add(jobs.Job(task="add", args={"a": 0}, state="failed", finished_at=datetime.now(UTC)))  # too late
@@ -881,9 +568,7 @@ def test_all_that_match_are_changed_after_a_confirmation_with_the_exact_number(
     session.rollback()
     assert session.scalar(select(func.count()).where(jobs.Job.state == "queued")) == 1230
     assert {line[1] for line in audit(session)} == {"retry many"}
-    changed = session.scalars(select(jobs.Audit.details["changed"].as_integer())).all()
-    assert sum(changed) == 1230
-    assert len(changed) == 3
+    assert sum(session.scalars(select(jobs.Audit.details["changed"].as_integer()))) == 1230
 
 
 def test_many_are_moved_rescheduled_and_retried_bit_by_bit(visitor: Visitor, session: Session) -> None:
@@ -894,11 +579,13 @@ def test_many_are_moved_rescheduled_and_retried_bit_by_bit(visitor: Visitor, ses
     def change(action: str, **asked: str) -> str:
         confirm = visitor.post("/jobs/change", {"action": action, "all": "1", "task": "add"}).text
         assert all(f'name="{name}"' in confirm for name in asked)
-        done = visitor.post("/jobs/change/run", hidden(confirm) | asked)
+        page = visitor.post("/jobs/change/run", hidden(confirm) | asked).text
+        while "data-auto" in page:  # a request works for a second
+            page = visitor.post("/jobs/change/run", hidden(page)).text
         session.rollback()
-        return words(done.text)
+        return words(page)
 
-    assert "over must be a timedelta or a number of seconds, from 0 to 100 years" in change("retry", over="9" * 18)
+    assert "over must be" in change("retry", over="9" * 18)
     assert "700 jobs queued" in change("retry", over="70")
     due = session.scalars(select(jobs.Job.run_at).where(jobs.Job.state == "scheduled").order_by(jobs.Job.id)).all()
     assert (due[-1] - due[0]).total_seconds() == pytest.approx(70 * 60 * 699 / 700, abs=10)
@@ -939,48 +626,17 @@ def test_a_long_change_goes_on_page_by_page(visitor: Visitor, session: Session) 
     assert session.scalar(select(func.count()).select_from(jobs.Job)) == 0
 
 
-def test_a_selection_is_changed_where_its_jobs_allow_it(visitor: Visitor, session: Session) -> None:
-    made = [shop.add.enqueue(session, a=n) for n in range(4)]
-    session.commit()
-    session.execute(update(jobs.Job).where(jobs.Job.id == made[0].id).values(state="succeeded"))
-    session.commit()
-    ids = [str(job.id) for job in made[:3]]
-    confirm = visitor.post("/jobs/change", {"action": "cancel", "ids": ids})
-    assert "Cancel 2 queued jobs?" in words(confirm.text)
-    assert "1 selected job cannot be changed so" in words(confirm.text)
-    page = visitor.post("/jobs/change/run", hidden(confirm.text)).text
-    assert "2 jobs cancelled" in words(page)
-    states = [state for (state,) in session.execute(select(jobs.Job.state).order_by(jobs.Job.id))]
-    assert states == ["succeeded", "cancelled", "cancelled", "queued"]
-
-
-def test_retrying_many_leaves_out_those_whose_key_is_taken(visitor: Visitor, session: Session) -> None:
-    for state in ("failed", "queued"):
-        make_job(session, jobs.tasks["add"], state=JobState(state), unique_key="one")
-    make_job(session, jobs.tasks["add"], state="failed")
-    session.commit()
-    confirm = visitor.post("/jobs/change", {"action": "retry", "all": "1", "state": "failed"}).text
-    assert "another job that lives, or is newer, has its unique key" in words(confirm)
-    page = words(visitor.post("/jobs/change/run", hidden(confirm)).text)
-    assert "1 job queued" in page
-    assert "1 job left alone" in page
-
-
-@pytest.mark.parametrize(
-    ("fields", "said"),
-    [
-        ({"action": "explode"}, "Unknown action"),
-        ({"action": "retry"}, "No job was selected"),
-        ({"action": "retry", "ids": ["x"]}, "Give ids of jobs"),
-        ({"action": "retry", "ids": ["1"] * 1001}, "at most 1,000"),
-        ({"action": "retry", "all": "1", "state": "x"}, "one of blocked, scheduled"),
-    ],
-)
-def test_a_change_of_many_that_makes_no_sense_is_refused(visitor: Visitor, fields: dict[str, Any], said: str) -> None:
-    for path in ("/jobs/change", "/jobs/change/run"):
-        response = visitor.post(path, fields)
-        assert response.status_code == 400
-        assert said in html.unescape(response.text)
+def test_a_change_of_many_that_makes_no_sense_is_refused(visitor: Visitor) -> None:
+    senseless: list[dict[str, Any]] = [
+        {"action": "explode"},
+        {"action": "retry"},
+        {"action": "retry", "ids": ["x"]},
+        {"action": "retry", "ids": ["1"] * 1001},
+        {"action": "retry", "all": "1", "state": "x"},
+    ]
+    for fields in senseless:
+        for path in ("/jobs/change", "/jobs/change/run"):
+            assert visitor.post(path, fields).status_code == 400
     assert visitor.post("/jobs/change/run", {"action": "retry", "all": "1", "until": "x"}).status_code == 400
 
 
@@ -1002,7 +658,6 @@ RULE = {
 
 def test_a_schedule_is_added_edited_disabled_enabled_and_run_now(visitor: Visitor, session: Session) -> None:
     page = words(visitor.change("/schedules/new", RULE))
-    assert "At 02:30 AM, Europe/Paris time" in page
     assert len(re.findall(r"02:30:00 CES?T", page)) == 5
     schedule = session.scalars(select(jobs.Schedule)).one()
     assert (schedule.queue, schedule.overlap, schedule.args, schedule.declared) == ("default", "skip", {"a": 1}, False)
@@ -1011,8 +666,8 @@ def test_a_schedule_is_added_edited_disabled_enabled_and_run_now(visitor: Visito
     visitor.change(f"{one}/edit", RULE | {"cron": "0 4 * * *", "args": '{"a": 2}', "queue": "mail", "priority": "5"})
     session.refresh(schedule)
     assert (schedule.cron, schedule.args, schedule.queue, schedule.priority) == ("0 4 * * *", {"a": 2}, "mail", 5)
-    assert visitor.post(f"{one}/disable", {"reason": " "}).status_code == 409
-    assert "NUL character" in visitor.post(f"{one}/disable", {"reason": "a\x00b"}).text
+    for reason in (" ", "a\x00b"):
+        assert visitor.post(f"{one}/disable", {"reason": reason}).status_code == 409
     assert "ticket 4711" in visitor.change(f"{one}/disable", {"reason": "see ticket 4711"})
     session.refresh(schedule)
     assert (schedule.enabled, schedule.disabled_reason) == (False, "see ticket 4711")
@@ -1027,45 +682,34 @@ def test_a_schedule_is_added_edited_disabled_enabled_and_run_now(visitor: Visito
     assert audit(session) == [("ada@example.com", action, "schedule nightly") for action in actions]
     details = session.scalar(select(jobs.Audit.details).where(jobs.Audit.action == "edit"))
     assert details is not None
-    assert details["cron"] == {"from": "30 2 * * *", "to": "0 4 * * *"}
-    assert details["args"] == "changed"
+    assert (details["cron"], details["args"]) == ({"from": "30 2 * * *", "to": "0 4 * * *"}, "changed")
 
 
 NO_SCHEDULES = [
-    ("cron", "61 * * * *", "is not a valid minute"),
-    ("timezone", "Mars/Olympus", "not an IANA time zone"),
-    ("args", "{", "not valid JSON"),
-    ("args", "[]", "a JSON object"),
-    ("args", '{"c": 1}', "add"),
-    ("args", '{"a": 1e999}', "a number beyond 1.8e308"),
-    ("args", '{"a": "\\u0000"}', "a NUL character"),
-    ("name", "a\x00b", "1 to 200"),
-    ("priority", "9" * 5000, "a number"),
-    ("jitter", "1e999", "from 0 to 1 d"),
-    ("priority", "99", "from -10 to 10"),
-    ("priority", "x", "a number"),
-    ("catch_up", "never", "one of skip"),
-    ("jitter", "nan", "from 0 to 1 d"),
-    ("name", "", "1 to 200"),
-    ("name", "taken", "already"),
-    ("queue", "a,b", "queue must be 1 to 200"),
+    ("cron", "61 * * * *"),
+    ("timezone", "Mars/Olympus"),
+    ("args", "{"),
+    ("args", "[]"),
+    ("args", '{"c": 1}'),
+    ("args", '{"a": 1e999}'),
+    ("priority", "99"),
+    ("priority", "x"),
+    ("catch_up", "never"),
+    ("jitter", "nan"),
+    ("name", ""),
+    ("name", "taken"),
+    ("queue", "a,b"),
 ]
 
 
-def test_a_schedule_that_cannot_be_is_refused_where_it_was_written(
-    visitor: Visitor, session: Session, subtests: pytest.Subtests
-) -> None:
+def test_a_schedule_that_cannot_be_is_refused_where_it_was_written(visitor: Visitor, session: Session) -> None:
     session.add(jobs.Schedule(name="taken", task="add", cron="* * * * *"))
     session.commit()
-    for field, value, said in NO_SCHEDULES:
-        with subtests.test(f"{field}={value:.40}"):
-            response = visitor.post("/schedules/new", RULE | {field: value})
-            assert response.status_code == 400
-            page = html.unescape(response.text)
-            assert "Nothing was saved" in page
-            assert said in page
-            session.rollback()
-            assert session.scalar(select(func.count()).select_from(jobs.Schedule)) == 1
+    for field, value in NO_SCHEDULES:
+        response = visitor.post("/schedules/new", RULE | {field: value})
+        assert (response.status_code, "Nothing was saved" in response.text) == (400, True), (field, value)
+        session.rollback()
+        assert session.scalar(select(func.count()).select_from(jobs.Schedule)) == 1
 
 
 def test_sensitive_arguments_of_a_schedule_stay_when_it_is_edited(visitor: Visitor, session: Session) -> None:
@@ -1079,15 +723,11 @@ def test_sensitive_arguments_of_a_schedule_stay_when_it_is_edited(visitor: Visit
     assert "hunter2" not in json.dumps([line.details for line in session.scalars(select(jobs.Audit))])
 
 
-@pytest.mark.parametrize("cron", ["0 0 * *,1 *", "0 */2,5 * * *", "5-1 * * * *"])
-def test_a_rule_that_cannot_be_read_or_described_is_shown_on_every_page(
-    visitor: Visitor, session: Session, cron: str
-) -> None:
-    schedule = jobs.Schedule(name="odd", task="charge", cron=cron)
-    session.add(schedule)
+def test_a_rule_that_cannot_be_read_is_shown_on_every_page(visitor: Visitor, session: Session) -> None:
+    session.add(schedule := jobs.Schedule(name="odd", task="charge", cron="5-1 * * * *"))
     session.commit()
     for path in ("/schedules", f"/schedules/{schedule.id}", f"/schedules/{schedule.id}/edit"):
-        assert cron in html.unescape(visitor.get(path))
+        assert schedule.cron in visitor.get(path)
 
 
 def test_the_list_of_schedules_shows_the_last_jobs_of_each(visitor: Visitor, session: Session) -> None:
@@ -1097,18 +737,15 @@ def test_the_list_of_schedules_shows_the_last_jobs_of_each(visitor: Visitor, ses
         tick: dict[str, Any] = {"schedule_id": schedule.id, "scheduled_for": datetime.now(UTC) - timedelta(minutes=n)}
         make_job(session, shop.add, state=JobState(state), **tick)
     session.commit()
-    page = visitor.get("/schedules")
-    assert re.findall(r'class="fire (\w+)"', page) == ["queued", "failed", "succeeded"]
-    assert "Every 0:01:00" in page
-    assert visitor.get("/schedules/99", 404)
+    assert re.findall(r'class="fire (\w+)"', visitor.get("/schedules")) == ["queued", "failed", "succeeded"]
+    visitor.get("/schedules/99", 404)
 
 
 def test_a_schedule_shows_what_became_of_its_last_ticks(visitor: Visitor, session: Session) -> None:
     session.add(schedule := jobs.Schedule(name="s", task="add", cron="0 * * * *", args={"a": 1}))
     job = shop.add.enqueue(session, a=1)
     session.commit()
-    address, now = f"/schedules/{schedule.id}", datetime.now(UTC)
-    assert "No tick has come yet." in words(visitor.get(address))
+    now = datetime.now(UTC)
     for hours, outcome, job_id, more in (
         (1, "enqueued", job.id, {"at": now - timedelta(hours=1) + timedelta(seconds=42)}),
         (2, "enqueued", 4711, {}),
@@ -1121,14 +758,17 @@ def test_a_schedule_shows_what_became_of_its_last_ticks(visitor: Visitor, sessio
         session.add(jobs.Tick(**{**ticks, **more}))
     session.add(jobs.Process(kind="clock", set_aside={f"schedule {schedule.id}": "a tick of it is refused: no way"}))
     session.commit()
-    page = visitor.get(address)
+    page = visitor.get(f"/schedules/{schedule.id}")
     listed = words(page)
-    assert f"enqueued 42 s late #{job.id} queued" in listed
-    assert "#4711 deleted" in listed
-    assert f"skipped Job #{job.id} had not ended, or had its unique key." in listed
-    assert "skipped Job #4711 had not ended, or had its unique key." in listed
-    assert "missed 5 ticks No clock fired it in time; one noticed" in listed
-    assert "The due tick is refused: no way" in listed
+    for said in (
+        f"enqueued 42 s late #{job.id} queued",
+        "#4711 deleted",
+        f"skipped Job #{job.id}",
+        "skipped Job #4711",
+    ):
+        assert said in listed
+    assert "missed 5 ticks" in listed
+    assert "refused: no way" in listed
     assert page.count(f'href="/ops/jobs/{job.id}"') == 2
     assert "/ops/jobs/4711" not in page
 
@@ -1148,18 +788,14 @@ def test_the_command_lets_one_browser_in_once(database: Engine) -> None:
             with httpx2.Client(follow_redirects=True) as mine, httpx2.Client(follow_redirects=True) as other:
                 assert mine.get(origin).status_code == 403
                 assert "Overview" in mine.get(address).text
-                refused = other.get(address)
-                assert (refused.status_code, "has been used already" in refused.text) == (403, True)
+                assert other.get(address).status_code == 403
                 assert other.get(f"{origin}jobs").status_code == 403
                 assert mine.get(f"{origin}jobs").status_code == 200
                 assert mine.get(address).status_code == 200  # a reload
                 assert mine.get(f"{origin}jobs", headers={"Host": "evil.example"}).status_code == 403
                 assert mine.get(f"{origin}nothing").headers["X-Frame-Options"] == "DENY"
-                port = origin.rpartition(":")[2].strip("/")
-                taken = subprocess.run(
-                    [*command, "--port", port], cwd=ROOT, capture_output=True, text=True, check=False
-                )
-                assert (taken.returncode, f"port {port} of 127.0.0.1 is not available" in taken.stderr) == (1, True)
+                command += ["--port", origin.rpartition(":")[2].strip("/")]
+                assert subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 1
         finally:
             process.terminate()  # SIGINT is ignored by what a shell started in the background
             process.wait(20)
@@ -1193,11 +829,6 @@ def test_a_page_that_takes_too_long_is_given_up(visitor: Visitor, database: Engi
     assert "took too long" in page
 
 
-def test_where_there_are_no_tables_the_remedy_is_said(engine: Engine) -> None:
-    jobs.bind(engine)
-    assert "sqla-jobs migrate --revision" in Visitor(create_app()).get("/", 503)
-
-
 def test_pages_only_read(visitor: Visitor, session: Session) -> None:
     shop.add.enqueue(session, a=1)
     session.commit()
@@ -1207,20 +838,7 @@ def test_pages_only_read(visitor: Visitor, session: Session) -> None:
 
 def test_two_dashboards_live_in_one_application_and_below_another_path(database: Engine) -> None:
     app = create_app()
-    app.register_blueprint(
-        create_blueprint(jobs, authorize=lambda: "viewer", name="second"), url_prefix="/<tenant>/looking"
-    )
-
-    @app.url_value_preprocessor
-    def take_tenant(endpoint: str | None, values: dict[str, Any] | None) -> None:
-        if values:
-            request.environ["tenant"] = values.pop("tenant", None)
-
-    @app.url_defaults
-    def give_tenant(endpoint: str, values: dict[str, Any]) -> None:
-        if endpoint.startswith("second."):
-            values.setdefault("tenant", request.environ["tenant"])
-
-    page = app.test_client().get("/acme/looking/jobs", environ_overrides={"SCRIPT_NAME": "/mounted"})
-    assert 'href="/mounted/acme/looking/jobs"' in page.text
+    app.register_blueprint(create_blueprint(jobs, authorize=lambda: "viewer", name="second"), url_prefix="/looking")
+    page = app.test_client().get("/looking/jobs", environ_overrides={"SCRIPT_NAME": "/mounted"})
+    assert 'href="/mounted/looking/jobs"' in page.text
     assert app.test_client().get("/ops/jobs").status_code == 200

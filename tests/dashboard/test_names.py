@@ -10,7 +10,6 @@ import pytest
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from tests import dashboard_shop as shop
 from tests.dashboard.visitor import Visitor
 from tests.dashboard_shop import HOSTILE, create_app, jobs
 
@@ -40,23 +39,13 @@ def offered(page: str, field: str) -> list[str]:
     return [html.unescape(value) for value in re.findall(r'<option value="([^"]*)">', listed[1])]
 
 
-@pytest.mark.parametrize("path", ["/jobs", "/schedules/new", "/schedules/1/edit"])
-def test_fields_for_a_task_and_a_queue_complete(visitor: Visitor, path: str) -> None:
-    page = visitor.get(path)
-    assert offered(page, "task") == sorted(TASKS)
-    assert offered(page, "queue") == QUEUES
-
-
-def test_the_queue_of_a_limit_and_of_a_move_completes(visitor: Visitor, session: Session) -> None:
-    shop.add.enqueue(session, a=1)
-    session.commit()
+def test_fields_for_a_task_and_a_queue_complete(visitor: Visitor, session: Session) -> None:
+    for path in ("/jobs", "/schedules/new", "/schedules/1/edit"):
+        page = visitor.get(path)
+        assert offered(page, "task") == sorted(TASKS)
+        assert offered(page, "queue") == QUEUES
     assert offered(visitor.get("/limits/new"), "queue") == QUEUES
     assert offered(visitor.get("/jobs/2"), "to_queue") == QUEUES
-    confirmation = visitor.post("/jobs/change", {"action": "move", "all": "1"})
-    assert offered(confirmation.text, "to_queue") == QUEUES
-
-
-def test_names_of_jobs_long_past_are_not_read(visitor: Visitor, session: Session) -> None:
     session.add_all(jobs.Job(task="add", args={"a": n}) for n in range(1000))
     session.commit()
-    assert "from elsewhere" not in offered(visitor.get("/jobs"), "task")
+    assert "from elsewhere" not in offered(visitor.get("/jobs"), "task"), "jobs long past are not read"

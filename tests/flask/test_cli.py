@@ -81,26 +81,15 @@ def _count(session: Session, entity: type[Any]) -> int | None:
     return session.scalar(select(func.count()).select_from(entity))
 
 
-def test_the_commands_work_on_the_application_that_flask_loads(
-    shop: Shop, session: Session, flask: Run, start: Start
-) -> None:
+def test_the_commands_work_on_the_application_that_flask_loads(shop: Shop, session: Session, flask: Run) -> None:
     shop.jobs.tasks["record"].enqueue(session, n=1)
     session.commit()
     code, out, err = flask("status")
     assert (code, "python -m flask jobs worker" in err) == (0, True)
     assert re.search(r"^default +1 ", out, re.MULTILINE)
-    _, err = start("sqla_jobs", "status", "tests.flask_shop:create_app()").communicate(timeout=60)
-    assert "python -m sqla_jobs.worker 'tests.flask_shop:create_app()'" in err
+    assert flask("worker", "--database-url", "postgresql+psycopg://localhost/other")[0] == 1
     assert flask("worker", "--drain", "--log-level", "ERROR") == (0, "1 run\n", "")
     assert session.scalar(select(func.count()).select_from(shop.Effect)) == 1
-
-
-def test_a_clock_runs_and_stops(shop: Shop, start: Start, session: Session) -> None:
-    clock = start("flask", "--app", "tests.flask_shop:create_app", "jobs", "clock")
-    wait_until(lambda: _count(session, shop.jobs.Process) == 1)
-    clock.terminate()
-    clock.communicate(timeout=30)
-    assert clock.returncode == 0
 
 
 class TestOnFlaskSQLAlchemy:
@@ -146,30 +135,6 @@ class TestOnFlaskSQLAlchemy:
         _, err = process.communicate(timeout=30)
         assert (process.returncode, tmp_path.joinpath("log").read_text()) == (0, "loaded\n"), err
         assert [json.loads(line)["level"] for line in err.splitlines()], "the config says how it logs"
-
-    def test_another_database_is_refused(self, shop: Shop, start: Start, flask: Run) -> None:
-        url = "postgresql+psycopg://localhost/other"
-        assert flask("worker", "--database-url", url)[0] == 1
-
-    def test_help_needs_no_application(self, shop: Shop, flask: Run) -> None:
-        code, out, _ = flask("worker", "--help", app="tests.no_shop")
-        assert (code, "--queues" in out) == (0, True)
-
-    def test_the_program_of_an_application_has_the_commands_too(
-        self, shop: Shop, session: Session, tmp_path: Path
-    ) -> None:
-        tmp_path.joinpath("shopctl.py").write_text(
-            "from flask.cli import FlaskGroup\n"
-            "from tests.flask_shop import create_app\n"
-            "if __name__ == '__main__':\n"
-            "    FlaskGroup(create_app=create_app)()\n"
-        )
-        shop.jobs.tasks["record"].enqueue(session, n=1)
-        session.commit()
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, str(tmp_path / "shopctl.py"), "jobs", "worker", "--drain"]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
-        assert done.stdout == "1 run\n"
 
 
 def test_a_factory_that_no_other_process_can_import_is_refused() -> None:

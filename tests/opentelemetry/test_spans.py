@@ -185,6 +185,13 @@ def test_an_enqueue_that_is_refused_is_an_error(session: Session, exported: Expo
     assert (send.status.description, send.events) == (None, ())
 
 
+def test_a_job_that_is_inserted_at_once_is_named_by_its_id(session: Session, exported: Exported) -> None:
+    job = shop.mails.options(unique_key="ada").enqueue(session, to="ada")
+    attributes = exported.span("send mail").attributes
+    assert attributes is not None
+    assert attributes["messaging.message.id"] == str(job.id)
+
+
 def untold(session: Session) -> int:
     session.rollback()
     return session.scalar(text("SELECT count(*) FROM sqla_runs WHERE untold_at IS NOT NULL")) or 0
@@ -210,6 +217,7 @@ def test_a_lost_run_is_an_error_span_of_the_process_that_is_told(session: Sessio
     assert (process.status.status_code, process.status.description) == (StatusCode.ERROR, "Lost: its process stopped")
     assert process.attributes is not None
     assert (process.attributes["sqla_jobs.outcome"], process.attributes["error.type"]) == ("lost", "Lost")
+    assert exported.total("messaging.client.consumed.messages") == 1
     assert (process.end_time or 0) - (process.start_time or 0) == pytest.approx(9e9, rel=0.01)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
 import uuid
@@ -12,14 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine
 
-from examples.database import demo_database
 from tests.conftest import ROOT
-from tests.helpers import wait_until
 
 pytestmark = pytest.mark.slow
-DEMO = [sys.executable, "-m", "examples.demo"]
 MARK = "SQLA_JOBS_EXAMPLE"
 
 
@@ -66,54 +62,9 @@ def test_the_agent_calls_and_uses_each_tool_once_while_its_workers_are_killed(en
     ]
 
 
-def test_the_demo_can_be_stopped_at_any_time(environment: dict[str, str], database_url: str) -> None:
-    where = environment | {"DATABASE_URL": database_url}
-    with subprocess.Popen(
-        DEMO, cwd=ROOT, env=where, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as demo:
-        assert demo.stdout is not None
-        while "placed" not in (line := demo.stdout.readline()):
-            assert line, "the demo ended before it began"
-        demo.send_signal(signal.SIGINT)
-        rest = demo.stdout.read()
-    assert demo.returncode == 130, rest
-    assert "Traceback" not in rest
-    wait_until(lambda: not left_behind(environment))
-    assert schemas(database_url) == ["public"]
-
-
-def schemas(database_url: str) -> list[str]:
-    engine = create_engine(database_url)
-    with engine.connect() as connection:
-        own = text("SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_|^information_schema$' ORDER BY 1")
-        found = [str(name) for name in connection.scalars(own)]
-    engine.dispose()
-    return found
-
-
-def test_the_demo_takes_a_schema_of_its_own_and_keeps_the_options_of_the_url(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DATABASE_URL", database_url.replace("+psycopg", "") + "?options=-cwork_mem%3D5MB")
-    with demo_database() as url:
-        engine = create_engine(url)
-        with engine.connect() as connection:
-            assert str(connection.scalar(text("SELECT current_schema()"))).startswith("sqla_jobs_demo_")
-            assert connection.scalar(text("SHOW work_mem")) == "5MB"
-        engine.dispose()
-    assert schemas(database_url) == ["public"]
-
-
 def test_the_example_works_by_the_commands_of_its_readme(
     database_url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page = ROOT.joinpath("examples/flask_shop/README.md").read_text(encoding="utf-8")
-    commands = page.partition("```sh\n")[2].partition("```")[0].splitlines()
-    assert [line for line in commands if line.startswith("export")] == [
-        "export FLASK_APP=examples.flask_shop",
-        "export FLASK_SQLALCHEMY_DATABASE_URI=postgresql+psycopg://user:password@localhost/flask_shop",
-    ]
-    assert commands[2:] == ["flask db upgrade", "flask jobs worker", "flask run"]
     monkeypatch.setenv("FLASK_APP", "examples.flask_shop")
     monkeypatch.setenv("FLASK_SQLALCHEMY_DATABASE_URI", database_url)
 

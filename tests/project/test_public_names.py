@@ -1,0 +1,42 @@
+"""What applications may import: every change of it is seen here."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+
+PUBLIC = {
+    "sqla_jobs": {
+        *("Jobs", "JobMixin", "JobState", "RunOutcome", "RunContext", "RunEvent", "Cancel", "Snooze", "PARKED"),
+        *("Retry", "Unique", "JobExists", "JobFailed", "JobUpdate"),
+        *("Task", "TaskDecorator", "TaskOptions", "Enqueue", "Enqueuer", "EnqueueOptions"),
+        *("JobsError", "ArgumentsError", "BatchCounts", "BatchMixin", "ConfigurationError", "DeclarationError"),
+        *("UnknownJob", "UnknownTask"),
+        *("UnstorableResult", "SignalTimeout"),
+        *("ConcurrencyLimit", "RateLimit"),
+    },
+    "sqla_jobs.cron": {"Cron", "every"},
+    "sqla_jobs.testing": {
+        *("assert_enqueued", "assert_not_enqueued", "assert_unique", "enqueued", "run_job", "Drained", "drain"),
+        *("assert_starts", "assert_waits", "startable", "make_batch", "make_job", "make_run", "Databases"),
+    },
+    "sqla_jobs.pytest_plugin": {
+        *("sqla_jobs_postgres", "sqla_jobs_metadata", "sqla_jobs_session", "sqla_jobs_connection", "sqla_jobs_engine"),
+        *("sqla_jobs_database", "sqla_jobs_databases", "sqla_jobs_session_class"),
+    },
+    "sqla_jobs.postgres": {"local_postgres"},
+    "sqla_jobs.opentelemetry": {"instrument"},
+    "sqla_jobs.flask": {"FlaskJobs", "cli", "loaded"},
+    "sqla_jobs.pyramid": {"PyramidJobs", "includeme", "is_retryable"},
+    "sqla_jobs.dashboard": {"Role", "allow_everyone", "create_asgi", "create_blueprint", "create_wsgi"},
+    "sqla_jobs.migrations": {"LATEST", "downgrade", "upgrade"},
+    "sqla_jobs.worker": {"Settings", "Worker", "WorkerOptions"},
+    "sqla_jobs.clock": {"Clock"},
+    "sqla_jobs.prometheus": {"collector"},
+}
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_the_public_names_are_these(module: str) -> None:
+    assert sorted(importlib.import_module(module).__all__) == sorted(PUBLIC[module])
