@@ -21,7 +21,9 @@ from sqla_jobs.tasks.registry import import_named
 _APPLICATIONS = ("app", "application", "composite", "composit", "pipeline", "filter-app")
 """The words before the colon in the names of ini sections that define an application."""
 _ADDRESS = "postgresql+psycopg://user:password@host:port/database"
-_ADDRESSES = "postgresql+psycopg://user:password@/database?host=HOST:PORT&host=HOST:PORT&target_session_attrs=read-write"
+_ADDRESSES = (
+    "postgresql+psycopg://user:password@/database?host=HOST:PORT&host=HOST:PORT&target_session_attrs=read-write"
+)
 
 
 def load_configured(spec: str) -> tuple[Jobs[Any], dict[str, dict[str, Any]]]:
