@@ -92,6 +92,14 @@ def for_ever(n: int) -> int:
 
 
 @jobs.task
+def chain(session: Session, n: int) -> None:
+    """An effect, and a job for the next one, in one commit."""
+    session.add(Effect(n=n, kind="chain"))
+    if n:
+        chain.enqueue(session, n=n - 1)
+
+
+@jobs.task
 def wait(n: int) -> int:
     gate.wait(30)
     return n

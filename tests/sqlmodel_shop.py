@@ -24,6 +24,13 @@ class Order(Base, table=True):
     status: str = "new"
 
 
+class Line(Base):
+    """An argument, and no table."""
+
+    product: str
+    amount: int = 1
+
+
 class Audited(Session):
     """A subclass of the application's own."""
 
