@@ -373,9 +373,12 @@ def test_options_of_a_worker_are_checked(session: Session, options: dict[str, An
         jobs.worker(**options)
 
 
-def test_a_used_worker_is_not_started_again(session: Session) -> None:
-    worker = jobs.worker()
+def test_a_worker_ends_at_once_when_all_is_stored_and_is_not_started_again(session: Session) -> None:
+    shop.mark.enqueue(session, n=1)
+    session.commit()
+    worker, began = jobs.worker(), time.monotonic()
     worker.drain()
+    assert time.monotonic() - began < 8, "less than it spends on ends that cannot be stored"
     with pytest.raises(ConfigurationError):
         worker.start()
 
