@@ -17,7 +17,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 import pytest
@@ -28,6 +28,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from sqla_jobs.database.driver import driver
 from sqla_jobs.database.engines import close_engine, fetched, own_engine
+from sqla_jobs.database.preparing import PLANNED_ANEW, PLANNED_ONCE
 from sqla_jobs.postgres import LocalServer
 from sqla_jobs.testing.databases import new_database
 from tests import shop
@@ -185,6 +186,14 @@ def test_the_system_looks_after_idle_connections(place: Place) -> None:
             assert end.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
             assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 3
             assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 3000
+
+
+@pytest.mark.parametrize("planning", [PLANNED_ANEW, PLANNED_ONCE])
+def test_the_server_compiles_no_statement(place: Place, planning: LiteralString) -> None:
+    engine = own_engine(place.direct, patience=3, most=1, planning=planning)
+    with engine.connect() as connection:
+        assert connection.scalar(text("SHOW jit")) == "off"
+    close_engine(engine)
 
 
 def test_a_read_only_server_is_left(place: Place) -> None:

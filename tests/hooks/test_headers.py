@@ -78,3 +78,12 @@ def test_an_assertion_looks_for_the_headers_that_it_names(session: Session) -> N
         shop.request.reset(token)
     assert_enqueued(session, shop.whose.options(headers={"a": "1"}))
     assert_not_enqueued(session, shop.whose.options(headers={"a": "2"}))
+
+
+def test_all_headers_together_are_fifty_at_most(session: Session) -> None:
+    token = shop.request.set("one")
+    try:
+        with pytest.raises(ArgumentsError):
+            shop.whose.options(headers={str(n): "" for n in range(50)}).enqueue(session)
+    finally:
+        shop.request.reset(token)

@@ -411,3 +411,15 @@ def test_a_new_child_finds_jobs_that_were_announced_before_its_parent_knew_of_it
     session.commit()
     process.send_signal(signal.SIGCONT)
     wait_until(lambda: len(results(session)) == 1)
+
+
+def test_the_exact_class_comes_before_its_subclasses(session: Session) -> None:
+    found = [Client(), AsyncClient()]
+
+    @jobs.task(name="finds")
+    def finds(run: RunContext) -> list[bool]:
+        return [run.resources[Client] is found[0], run.resources[AsyncClient] is found[1]]
+
+    assert run_job(session, finds, resources=found)() == [True, True]
+    assert run_job(session, finds, resources=[found[1], {}])() == [False, True]
+    assert life == []  # given resources take the place of the contexts

@@ -154,3 +154,11 @@ def test_a_limit_that_is_cleared_while_a_worker_declares_another_number_is_the_d
         session.commit()
         with Session(database) as other:
             wait_until(lambda: other.scalars(select(old.Limit.running)).all() == [7])
+
+
+def test_a_worker_of_a_full_queue_rests_and_drains(database: Engine) -> None:
+    with Session(database) as session:
+        jobs.set_limit(session, queue="default", running=0)
+        session.commit()
+    enqueue(database, shop.pair, [{"n": 1}])
+    assert jobs.worker().drain() == 0

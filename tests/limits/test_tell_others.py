@@ -165,3 +165,11 @@ def test_a_place_is_not_forgotten_because_others_free_more_and_take_less(databas
     assert len(claims.limited(4)) == 4
     assert is_told(claims, freed.notify)
     assert freed.notify_at == math.inf
+
+
+def test_a_key_of_its_own_limit(database: Engine, claims: Claims, tells: Tells) -> None:
+    enqueue(database, shop.keyed, [{"account": 1}] * 2)
+    (job,) = claims.limited()
+    (gate,) = job.gates
+    limit(database, shop.keyed, key=1, running=2)
+    assert tells({gate: 1})

@@ -446,3 +446,9 @@ def test_an_environment_that_has_begun_a_transaction_is_told_to_commit_it(engine
         with pytest.raises(ConfigurationError, match="commit"), context.begin_transaction():
             upgrade(Operations(context), from_=1, to=LATEST)
     run(engine, lambda op: upgrade(op, from_=1, to=LATEST))
+
+
+def test_with_the_branch_no_revision_is_written(tmp_path: Path, database_url: str) -> None:
+    app = fresh(tmp_path, database_url, {})
+    by_the_branch(app)
+    assert "has the branch sqla_jobs" in app.sqla_jobs("migrate", "shop:jobs", "--revision", code=1)

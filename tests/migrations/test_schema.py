@@ -183,6 +183,13 @@ def test_later_code_does_not_start_on_tables_of_an_earlier_version(
         start()
 
 
+@pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
+def test_nothing_starts_without_tables(start: Callable[[], Any], engine: Engine) -> None:
+    shop.jobs.bind(engine)
+    with pytest.raises(ConfigurationError, match="sqla_jobs"):
+        start()
+
+
 @pytest.mark.slow
 def test_a_lost_comment_is_written_again_only_where_the_tables_fit(database: Engine) -> None:
     def migrate() -> str:

@@ -136,3 +136,16 @@ def test_the_second_wait_for_a_signal_and_a_job_of_an_ordered_key_are_woken(conn
         position = session.scalar(select(Job.position).where(Job.id == job_id))
         assert wake(session, jobs._models, job_id, "paid")
         assert session.scalar(select(Job.position).where(Job.id == job_id)) == position
+
+
+def test_signals_are_taken_in_order_by_name_and_job(connection: Connection) -> None:
+    lease, other = begun(connection, 2)
+    for job_id, name, payload in (
+        (other.job_id, "paid", "0"),
+        (lease.job_id, "sent", "1"),
+        (lease.job_id, "paid", "2"),
+        (lease.job_id, "paid", None),
+    ):
+        connection.execute(insert(Signal).values(job_id=job_id, name=name, payload=payload))
+    assert [STEPS.take_signal(connection, lease.job_id, "paid") for _ in range(3)] == ['"2"', "null", None]
+    assert connection.scalar(select(func.count()).select_from(Signal)) == 2

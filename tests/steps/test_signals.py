@@ -234,3 +234,17 @@ def test_a_run_that_comes_while_the_sender_has_not_committed_waits_for_it(
         wait_until(lambda: state(session, job) == "succeeded")
     assert outcomes(session, job) == ["succeeded"]
     assert calls == []
+
+
+def test_each_wait_of_a_run_counts_as_a_step(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    def told_twice() -> JobMixin:
+        job = step_shop.approved_twice.options(max_attempts=1).enqueue(session)
+        for _ in range(2):
+            jobs.signal(session, job, "approved", Approval("ada"))
+        drained(session)
+        return job
+
+    told_twice()
+    assert session.scalar(text("SELECT array_agg(number ORDER BY name) FROM sqla_steps")) == [1, 2]
+    monkeypatch.setattr("sqla_jobs.execution.steps.MOST_STEPS", 1)
+    assert "'approved (2)' of job 2 would be number 2" in error_of(session, told_twice())

@@ -316,3 +316,20 @@ def test_a_transaction_that_is_rolled_back_writes_nothing_later(
     session.add(Page())
     session.commit()
     assert notes(session) == []
+
+
+def test_the_headers_are_those_of_the_call(session: Session) -> None:
+    index.options(headers={"request": "a"}).enqueue(session, 1)
+    index.options(headers={"request": "b"}).enqueue(session, 2)
+    session.commit()
+    found = session.execute(select(jobs.Job.args["account"], jobs.Job.headers).order_by(jobs.Job.id)).all()
+    assert [tuple(row) for row in found] == [(1, {"request": "a"}), (2, {"request": "b"})]
+
+
+def test_a_commit_that_finds_open_savepoints_writes(session: Session) -> None:
+    with session.begin():
+        session.begin_nested()
+        index.enqueue(session, 1, "in the first")
+        session.begin_nested()
+        index.enqueue(session, 2, "in the second")
+    assert notes(session) == ["in the first", "in the second"]

@@ -132,3 +132,19 @@ def test_raise_hands_over_the_job_that_ends_meanwhile(racing: Engine) -> None:
             task.enqueue_many(session, [{"key": 1, "token": "a"}, {"key": 2, "token": "a"}])
         assert caught.value.job.id == job_id
         assert session.scalar(select(func.count()).select_from(jobs.Job)) == 1
+
+
+def test_raise_goes_on_if_the_job_is_deleted_meanwhile(racing: Engine) -> None:
+    task = note.options(unique=POLICIES["raise"])
+    with Session(racing) as session:
+        task.enqueue(session, key=1, token="old")
+        session.execute(text(f"UPDATE sqla_jobs SET state = 'running', {LEASE}"))
+        session.commit()
+
+    def delete_it() -> None:
+        with racing.begin() as connection:
+            connection.execute(text("DELETE FROM sqla_jobs"))
+
+    with Session(racing) as session:
+        Interlude(session, "sqla_jobs.unique_key = ANY", delete_it)
+        assert task.enqueue_many(session, [{"key": 1, "token": "a"}, {"key": 2, "token": "a"}]) == 2

@@ -37,6 +37,7 @@ def test_the_ticks_within_that_time_fire_and_their_jobs_run(
     scheduled: dict[str, Any], sqla_jobs_session: Session
 ) -> None:
     shop.write.schedule("0 * * * *", name="hourly", args={"n": 1})
+    shop.write.schedule("* * * * *", name="off", args={"n": 2}, enabled=False)
     assert drain(jobs, sqla_jobs_session) == 0
     assert drain(jobs, sqla_jobs_session, ahead=timedelta(hours=5)) == 5
     fired = ticks(sqla_jobs_session, "hourly")
@@ -46,6 +47,7 @@ def test_the_ticks_within_that_time_fire_and_their_jobs_run(
     assert outcomes == ["enqueued"] * 5
     assert drain(jobs, sqla_jobs_session, ahead=timedelta(hours=5)) == 0
     assert drain(jobs, sqla_jobs_session, ahead=timedelta(hours=7)) == 2
+    assert ticks(sqla_jobs_session, "off") == []
 
 
 def test_retries_and_delays_alone_can_be_brought_forward(scheduled: dict[str, Any], sqla_jobs_session: Session) -> None:

@@ -11,10 +11,10 @@ from sqlalchemy import Engine, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from sqla_jobs import ArgumentsError, Jobs
+from sqla_jobs import ArgumentsError, Jobs, JobsError
 from sqla_jobs.testing import drain, run_job
 from tests import step_shop
-from tests.step_shop import Approval, Order, calls, effects, jobs
+from tests.step_shop import Approval, Effect, Order, calls, effects, jobs
 
 
 @pytest.fixture
@@ -58,6 +58,14 @@ def test_drain_ahead_ends_sleeps_and_waits(session: Session) -> None:
     assert (sleeping.state, waiting.state) == ("succeeded", "scheduled")
     assert drain(jobs, session, ahead=250) == 1
     assert (waiting.result, effects(session)) == ("timeout", {"before": 1, "after": 1})
+
+
+def test_drain_refuses_a_step_or_sleep_after_a_write(session: Session) -> None:
+    session.add(Effect(kind="of the test"))
+    step_shop.sleeps_after_write.enqueue(session)
+    with pytest.raises(JobsError):
+        drain(jobs, session)
+    assert effects(session) == {"of the test": 1}
 
 
 def test_steps_of_a_task_with_an_async_session_are_awaited_in_the_tests_session(
