@@ -4,7 +4,7 @@
 # make check     lint, types and `make test`
 # make fastest   a comparison of what jobs cost with the commit in .ci/fastest: four minutes on a quiet machine
 # make servers   `make test` on PostgreSQL 14 to 18, in turn: SERVERS="14 16" for some alone
-# make mutants   mutation testing of rules/ and queries/: an hour or two; MUTANTS="Claim FinishAny" for some statements alone
+# make mutants   try 30 mutants of rules/ and queries/ drawn at random; MUTANTS="Claim retry" for some names alone
 # make docs      the documentation, as HTML in build/docs
 #
 # PYTHON=... chooses the interpreter, VENV=... and CONSTRAINTS=... another environment.
@@ -49,10 +49,9 @@ servers: $(VENV)/programs.stamp
 fastest: $(VENV)/dev.stamp
 	$(RUN) benchmarks $$(sed 's/^/--against /' .ci/fastest) --at-most 1.10 --server-at-most 1.5 --turns 5 --jobs 15000
 
-# Statements by mutants of our own, and the pure rules by those of mutmut. What was tried is not tried again: rm -r build/mutants
-mutants: $(VENV)/mutants.stamp
+# Which tests send which statement is recorded once. After a change of tests or statements: rm -r build/mutants
+mutants: $(VENV)/dev.stamp
 	$(RUN) tests.mutants $(MUTANTS)
-	$(if $(MUTANTS),,$(RUN) tests.mutants.rules)
 
 # With the oldest supported dependencies, in an environment of their own. They lack some types.
 oldest:
@@ -97,10 +96,6 @@ $(VENV)/dev.stamp: pyproject.toml $(CONSTRAINTS) $(VENV)/python.stamp
 	@$(RUN) pip install --quiet --upgrade "pip>=25.1"
 	@$(RUN) pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --editable ".[$(EXTRAS)]" --group dev
 	@touch $(VENV)/demo.stamp $@
-
-$(VENV)/mutants.stamp: $(VENV)/dev.stamp
-	@$(RUN) pip install --quiet --group mutants
-	@touch $@
 
 # A browser and a pooler for the tests that drive them; where they cannot be had those are skipped. Tried once.
 $(VENV)/programs.stamp: $(VENV)/dev.stamp

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
@@ -47,7 +49,8 @@ def test_what_is_asked_for_once_is_called_once_and_again_in_the_next_transaction
         on_commit(session, jobs.Job, lambda: called.append("again"), once="a name")
         on_commit(session, jobs.Job, lambda: called.append("other"), once="other")
         savepoint.rollback()
-        on_commit(session, jobs.Job, lambda: called.append("other"), once="other")
+        for name, call in (("a name", "once more"), ("other", "other"), ("other", "other once more")):
+            on_commit(session, jobs.Job, partial(called.append, call), once=name)
         session.commit()
     assert called == ["once", "other"] * 2
 

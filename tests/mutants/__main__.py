@@ -1,7 +1,7 @@
-"""Mutation testing of the statements: `python -m tests.mutants [STATEMENT …]`, or `make mutants`.
+"""Mutation testing of the statements and the rules: `python -m tests.mutants [NAME …]`, or `make mutants`.
 
-Before the first trial the tests run once, unchanged, and which of them execute which statement is written down.
-Verdicts are kept in build/mutants/verdicts.jsonl: what was tried is not tried again.
+Some mutants are drawn at random, half of them of statements. For each, the tests run that send the statement, or those
+of the rules. A mutant that survives needs a test, unless it means the same as the code.
 """
 
 from __future__ import annotations
@@ -12,106 +12,95 @@ import os
 import random
 import subprocess
 import sys
+from collections import defaultdict
 from typing import Any
 
 from sqla_jobs.postgres import local_postgres, memory
 from tests.conftest import ROOT
-from tests.mutants import recording
-from tests.mutants.equivalent import Place
-from tests.mutants.planted import RELATED, places, plant, related
-from tests.mutants.trial import Trials, with_tests
-from tests.mutants.verdicts import Recorded, Verdicts
+from tests.mutants import rules
+from tests.mutants.planted import TO, places, rank, related
 
-HERE = ROOT / "build/mutants"
-_RECORDED = "actions clock coroutines database execution hooks limits monitoring prometheus queries runtime supervisor"
-"""Folders of tests that execute statements, beside those of workers, of the test kit and of unique jobs."""
-_LEFT_OUT = [
-    "worker/test_calls_a_job.py",
-    "tasks/test_enqueue.py::test_an_enqueue_costs_little_beside_adding_a_job_by_hand",
-]
-"""They count calls, which the recording adds to."""
-
-
-class Record(Recorded):
-    """What the recording found."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.texts: dict[str, tuple[str, dict[str, Any]]] = {}
-        for path in HERE.glob("record/*.json"):
-            found = json.loads(path.read_text(encoding="utf-8"))
-            for name, of_it in found["texts"].items():
-                self.texts.setdefault(name, of_it)
-            self.add(found["tests"], found["took"])
-
-        for names in RELATED:
-            together = {test for name in names for test in self.tests.get(name, ())}
-            self.others |= {name: together - self.tests.get(name, set()) for name in names}
-            self.tests |= dict.fromkeys(names, together)
-
-    def places(self, statement: str) -> list[Place]:
-        """The mutants of a statement, without those that one before it in `RELATED` has as well."""
-        names = related(statement)
-        before = {
-            place._replace(statement=statement) for name in names[: names.index(statement)] for place in self._all(name)
-        }
-        return [place for place in self._all(statement) if place not in before]
-
-    def _all(self, statement: str) -> list[Place]:
-        text, fixed = self.texts.get(statement, ("", {}))
-        return [*places(statement, text, fixed)]
+RECORD = ROOT / "build/mutants"
+_FOLDERS = "queries workflows steps limits tasks/test_unique.py tasks/test_enqueue.py hooks"
+_SECONDS = 60.0
+"""How long the tests of a mutant took in the recording, at most."""
+Drawn = tuple[str, str, Any, list[str]]
+"""What to change, the change, what names it to the plugin, and the tests."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
-    parser.add_argument(
-        "statements", nargs="*", help="such as FinishAny or delete_jobs.remove; all where none is named"
-    )
-    parser.add_argument("--list", action="store_true", help="say how many mutants each statement has")
-    parser.add_argument("--sample", type=int, help="try so many of each statement, drawn at random")
-    parser.add_argument("--survivors", action="store_true", help="try those again that survived")
-    parser.add_argument(
-        "--fast", type=float, default=40, help="seconds of tests that are not slow for a mutant (%(default)s)"
-    )
-    parser.add_argument(
-        "--slow", type=float, default=60, help="seconds of slow tests for one that survives (%(default)s)"
-    )
+    parser.add_argument("names", nargs="*", help="statements or modules of rules, such as FinishAny or retry")
+    parser.add_argument("--number", type=int, default=30, help="how many mutants (%(default)s)")
+    parser.add_argument("--seed", type=int, help="which ones")
     given = parser.parse_args()
-    if not [*HERE.glob("record/*.json")]:
-        _record()
-    record = Record()
-    statements = given.statements or sorted(record.texts)
-    if given.list:
-        for name in statements:
-            print(f"{len(record.places(name)):5} {len(record.tests.get(name, ())):5} {name}")
-        return
-    verdicts = Verdicts(HERE / "verdicts.jsonl")
-    wanted: dict[str, list[Place]] = {}
-    for name in statements:
-        wanted[name] = verdicts.wanted(record.places(name), survivors=given.survivors)
-        if given.sample is not None and given.sample < len(wanted[name]):
-            wanted[name] = random.Random(name).sample(wanted[name], given.sample)
-
-    def try_all(trials: Trials) -> None:
-        seconds = {"fast": given.fast, "slow": given.slow}
-        for of_it in wanted.values():
-            verdicts.try_all(trials, record, of_it, plant, first="tests/queries", seconds=seconds)
-
-    if tests := {test for name, of_it in wanted.items() if of_it for test in record.tests.get(name, ())}:
-        with local_postgres(temporary=memory()) as url:  # of its own: trials leave databases and roles behind
-            os.environ["DATABASE_URL"] = url
-            with_tests(tests, url, str(HERE / "last.log"), try_all)
-    for name in statements:
-        verdicts.tell(name, record.places(name))
+    with local_postgres(temporary=memory()) as url:
+        os.environ["DATABASE_URL"] = url
+        statements = _of_statements(given.names)
+        of_rules = [
+            ("rules", f"{module}: {change}", (module, number, change), ["tests/rules"])
+            for module, number, change in rules.places()
+            if not given.names or module in given.names
+        ]
+        seed = random.randrange(10**6) if given.seed is None else given.seed
+        choose = random.Random(seed)
+        half = min(len(of_rules), max(given.number // 2, given.number - len(statements)))
+        drawn = choose.sample(of_rules, half)
+        drawn += choose.sample(statements, min(len(statements), given.number - half))
+        survivors = sum(not _is_killed(one) for one in drawn)
+    print(f"seed {seed}: {len(drawn)} mutants, {survivors} survived")
+    raise SystemExit(bool(survivors))
 
 
-def _record() -> None:
-    """Run the tests once, unchanged: a quarter of an hour, most of it for the slow ones."""
-    HERE.joinpath("record").mkdir(parents=True, exist_ok=True)
-    folders = [*_RECORDED.split(), "worker", "testing", "tasks/test_unique.py", "tasks/test_enqueue.py"]
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "-p", "tests.mutants.recording"]
-    command += [f"tests/{folder}" for folder in folders] + [f"--deselect=tests/{path}" for path in _LEFT_OUT]
-    subprocess.run(command, cwd=ROOT, env={**os.environ, recording.TO: str(HERE / "record")}, check=True)
+def _of_statements(names: list[str]) -> list[Drawn]:
+    if not [*RECORD.glob("*.json")]:
+        RECORD.mkdir(parents=True, exist_ok=True)
+        folders = [f"tests/{folder}" for folder in _FOLDERS.split()]
+        _pytest("planted", "-n", "2", "-m", "slow or not slow", *folders, environment={TO: str(RECORD)})
+    texts: dict[str, tuple[str, dict[str, Any]]] = {}
+    tests: defaultdict[str, set[str]] = defaultdict(set)
+    took: dict[str, float] = {}
+    for path in RECORD.glob("*.json"):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        took |= found["took"]
+        for name, text in found["texts"].items():
+            texts[name] = max(text, texts.get(name, ("", {})), key=lambda one: rank(one[0]))
+        for name, its in found["tests"].items():
+            tests[name] |= {*its}
+    drawn: list[Drawn] = []
+    for name in sorted(texts):
+        if not names or name in names:
+            chosen, left = list[str](), _SECONDS
+            its = {test for one in related(name) for test in tests[one]}
+            for test in sorted(its, key=lambda test: (not test.startswith("tests/queries"), took.get(test, 0))):
+                if (left := left - took.get(test, 0)) > 0:
+                    chosen.append(test)
+            drawn += [("planted", f"{name}: {place.change}", place, chosen) for place in places(name, *texts[name])]
+    return drawn
+
+
+def _is_killed(drawn: Drawn) -> bool:
+    plugin, told, place, tests = drawn
+    try:
+        code = _pytest(plugin, "-x", *tests, environment={rules.WHICH: json.dumps(place)}, timeout=4 * _SECONDS)
+    except subprocess.TimeoutExpired:
+        code = 1
+    print(f"{'survived' if code == 0 else 'killed':10}{told}", flush=True)
+    assert plugin == "rules" or code in (0, 1), "the tests could not be run"
+    return code != 0
+
+
+def _pytest(plugin: str, *options: str, environment: dict[str, str], timeout: float | None = None) -> int:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", f"tests.mutants.{plugin}", *options]
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        timeout=timeout,
+        check=False,
+    ).returncode
 
 
 if __name__ == "__main__":

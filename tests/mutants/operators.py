@@ -20,15 +20,18 @@ class Mutant(NamedTuple):
         return text[: self.start] + self.new + text[self.end :]
 
     def named(self, text: str) -> str:
-        """The change among the 30 characters on both sides of it, in one line, whatever the tables are called."""
+        """The change among the 30 characters on both sides of it, whatever tables and parameters are called."""
         before, after, old, new = (
-            _TABLE.sub("sqla_", part) for part in (text[: self.start], text[self.end :], self.old, self.new)
+            _PARAMETER.sub("?", _TABLE.sub("sqla_", part))
+            for part in (text[: self.start], text[self.end :], self.old, self.new)
         )
         return " ".join(f"{before[-30:]}[{old} -> {new}]{after[:30]}".split())
 
 
 _TABLE = re.compile(r"\b\w+\.sqla_|(?:\"?Odd schema\"?\.|(?<=\bOF ))[a-z]+_")
 """The beginning of a table's name; some tests have tables of other names."""
+_PARAMETER = re.compile(r"%\(\w+\)s|\$\d+")
+"""A statement is sent in two formats."""
 _OTHER = {
     "off": "on",
     "on": "off",

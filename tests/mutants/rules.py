@@ -1,163 +1,96 @@
-"""Mutation testing of the pure rules: `python -m tests.mutants.rules [MODULE …]`, or `make mutants`.
+"""Mutants of the pure rules: a module with one comparison, operator, number, condition or result changed.
 
-mutmut makes the mutants: a module has all of them beside each function, and one is chosen when the function is called.
-The tests in tests/rules need no database. They are collected once, and run in a child process for each mutant.
+As a pytest plugin, it loads the module with the mutant that `SQLA_JOBS_MUTANT` names. So it imports nothing of it.
 """
 
 from __future__ import annotations
 
-import argparse
 import ast
-import difflib
-import importlib
+import copy
+import json
 import os
-import pkgutil
-import resource
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import CodeType
+from typing import Any
 
-import pytest
-from mutmut.mutation import trampoline
-from mutmut.mutation.file_mutation import (
-    mutate_file_contents,
-)
-
-from tests.mutants.equivalent import Place, reason_for
-
-ROOT = Path(__file__).parent.parent.parent
-_PACKAGE = "sqla_jobs.rules"
-_QUIETLY = ["-q", "-s", "--no-summary", "--assert=plain", "-p", "no:cacheprovider", "-p", "no:xdist"]
-_OPTIONS = [*_QUIETLY, "tests/rules", "-m", "not slow"]
-_LONGEST = 10
-"""Seconds of CPU time after which the tests of a mutant hang."""
+WHICH = "SQLA_JOBS_MUTANT"
+_RULES = Path(__file__).parents[2] / "sqla_jobs/rules"
+_PAIRS = [(ast.Lt, ast.LtE), (ast.Gt, ast.GtE), (ast.Eq, ast.NotEq), (ast.In, ast.NotIn), (ast.Is, ast.IsNot)]
+_OTHER: dict[type[ast.AST], type[ast.AST]] = {ast.And: ast.Or, ast.Or: ast.And, ast.Add: ast.Sub, ast.Sub: ast.Add}
+for _one, _other in _PAIRS:
+    _OTHER |= {_one: _other, _other: _one}
 
 
-class Mutated(SourceFileLoader):
-    """Loads a module of rules with all its mutants."""
+def places() -> list[tuple[str, int, str]]:
+    """Each mutant: its module, its number there, and the change."""
+    found: list[tuple[str, int, str]] = []
+    for path in sorted(_RULES.glob("*.py")):
+        for number, (old, new) in enumerate(_changes(ast.parse(path.read_text(encoding="utf-8")))):
+            told = (ast.unparse(getattr(one, "test", one)) for one in (old, new))
+            found.append((path.stem, number, " -> ".join(told)))
+    return found
 
-    functions: dict[str, dict[str, str]] = {}  # noqa: RUF012 - that of all modules
-    """By the name of a function: its source, and that of each mutant by its name."""
+
+def _changes(tree: ast.AST) -> Iterator[tuple[ast.AST, ast.AST]]:
+    for node in ast.walk(tree):
+        yield from ((node, new) for new in _others(node))
+
+
+def _others(node: ast.AST) -> Iterator[ast.AST]:
+    new: Any = copy.deepcopy(node)
+    match node:
+        case ast.Compare(ops=[op]) if type(op) in _OTHER:
+            new.ops = [_OTHER[type(op)]()]
+            yield new
+        case ast.BoolOp(op=op) | ast.BinOp(op=op) if type(op) in _OTHER:
+            new.op = _OTHER[type(op)]()
+            yield new
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            yield operand
+        case ast.Constant(value=bool(value)):
+            new.value = not value
+            yield new
+        case ast.Constant(value=int(number) | float(number)):
+            new.value = number + 1
+            yield new
+        case ast.IfExp(test=test) | ast.If(test=test):
+            new.test = ast.UnaryOp(ast.Not(), test)
+            yield new
+        case ast.Return(value=ast.expr()):
+            new.value = ast.Constant(None)
+            yield new
+
+
+class _Mutant(SourceFileLoader):
+    number = 0
 
     def get_code(self, fullname: str) -> CodeType:
-        mutated = mutate_file_contents(self.path, self.get_data(self.path).decode())
-        for name, source in _sources(ast.parse(mutated.code), mutated.code):
-            function = name.partition("__mutmut_")[0]
-            self.functions.setdefault(f"{fullname}.{function}", {})[name] = source
-        code: CodeType = compile(mutated.code, self.path, "exec", dont_inherit=True)
+        tree = ast.parse(self.get_data(self.path))
+        old, new = [*_changes(tree)][self.number]
+
+        class Replacing(ast.NodeTransformer):
+            def visit(self, node: ast.AST) -> Any:
+                return new if node is old else self.generic_visit(node)
+
+        code: CodeType = compile(ast.fix_missing_locations(Replacing().visit(tree)), self.path, "exec")
         return code
 
 
 class _Finder:
     @staticmethod
     def find_spec(name: str, _path: object = None, _target: object = None) -> ModuleSpec | None:
-        if not name.startswith(f"{_PACKAGE}."):
+        module, number, _ = json.loads(os.environ[WHICH])
+        if name != f"sqla_jobs.rules.{module}":
             return None
-        file = ROOT.joinpath(*name.split(".")).with_suffix(".py")
-        return spec_from_file_location(name, file, loader=Mutated(name, str(file)))
+        loader = _Mutant(name, str(_RULES / f"{module}.py"))
+        loader.number = number
+        return spec_from_file_location(name, loader.path, loader=loader)
 
 
-def _sources(tree: ast.AST, code: str) -> Iterator[tuple[str, str]]:
-    lines = code.splitlines()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef) and "__mutmut_" in node.name:
-            yield node.name, "\n".join(lines[node.lineno : node.end_lineno])  # without the name
-
-
-def mutants() -> dict[Place, str]:
-    """The name of each mutant."""
-    found: dict[Place, str] = {}
-    for function, sources in Mutated.functions.items():
-        own = next(source for name, source in sources.items() if name.endswith("__mutmut_orig"))
-        for name, source in sources.items():
-            if not name.endswith("__mutmut_orig"):
-                change, nth = _change(own, source), 0
-                short = function.removeprefix(f"{_PACKAGE}.")
-                while (place := Place(short, change, nth)) in found:
-                    nth += 1
-                found[place] = f"{function.rpartition('.')[0]}.{name}"
-    return found
-
-
-def _change(own: str, other: str) -> str:
-    lines = [*difflib.ndiff(own.splitlines(), other.splitlines())]
-    return " ".join(" ".join((line[0], *line[2:].split())) for line in lines if line[0] in "+-")
-
-
-def passes(mutant: str, run: Callable[[], bool]) -> bool:
-    """Return what `run` returns in a child process with this mutant."""
-    if (child := os.fork()) != 0:
-        return os.waitpid(child, 0)[1] == 0
-    resource.setrlimit(resource.RLIMIT_CPU, (_LONGEST, _LONGEST))
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
-    trampoline.set_mutant_under_test(mutant)
-    os._exit(0 if run() else 1)
-
-
-class Trials:
-    """A pytest plugin that runs the collected tests once for each mutant, in place of once."""
-
-    def __init__(self, names: dict[Place, str]) -> None:
-        self._names = names
-        self.survivors: dict[Place, str] | None = None
-        """The mutants that no test noticed. None if the tests do not pass without one."""
-
-    def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        if passes("none", partial(_pass, session.items)):
-            self.survivors = {place: name for place, name in self._names.items() if self._survives(place, session)}
-        return True
-
-    def _survives(self, place: Place, session: pytest.Session) -> bool:
-        own = f"test_{place.statement.partition('.')[0]}.py"
-        items = sorted(session.items, key=lambda item: own not in item.nodeid)
-        return passes(self._names[place], partial(_pass, items))
-
-
-def _pass(items: Sequence[pytest.Item]) -> bool:
-    for item, following in zip(items, [*items[1:], None], strict=True):
-        item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
-        if item.session.testsfailed:
-            return False
-    return True
-
-
-def _pass_collected_anew() -> bool:
-    """Run the tests with tables that are made with the mutant."""
-    for name in [name for name in sys.modules if name.startswith("tests.rules.")]:
-        del sys.modules[name]
-    return pytest.main([*_OPTIONS, "-x"]) == 0
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.mutants.rules", description=__doc__)
-    parser.add_argument("modules", nargs="*", help="such as retry; all where none is named")
-    given = parser.parse_args(arguments)
+if WHICH in os.environ and isinstance(json.loads(os.environ[WHICH])[1], int):  # a conftest.py imports the rules
+    assert "sqla_jobs.rules" not in sys.modules
     sys.meta_path.insert(0, _Finder)
-    for module in pkgutil.iter_modules([str(ROOT.joinpath(*_PACKAGE.split(".")))]):
-        if not given.modules or module.name in given.modules:
-            importlib.import_module(f"{_PACKAGE}.{module.name}")
-    wanted = {
-        place: name
-        for place, name in mutants().items()
-        if not given.modules or place.statement.partition(".")[0] in given.modules
-    }
-    tried = {place: name for place, name in wanted.items() if reason_for(place) is None}
-    trials = Trials(tried)
-    pytest.main(_OPTIONS, plugins=[trials])
-    if trials.survivors is None:
-        raise SystemExit("the tests do not pass without a mutant")
-    survivors = [place for place, name in trials.survivors.items() if passes(name, _pass_collected_anew)]
-    for place in survivors:
-        print(f"SURVIVED {place.statement}: {place.change}")
-    print(f"{len(tried)} mutants tried, {len(survivors)} survived; {len(wanted) - len(tried)} more are equivalent")
-    raise SystemExit(bool(survivors))
-
-
-if __name__ == "__main__":
-    main()

@@ -472,7 +472,7 @@ class TestEntities:
         session.commit()
         session.delete(order)
         for step in (session.flush, session.commit, session.rollback):
-            with pytest.raises(ArgumentsError, match="Order"):
+            with pytest.raises(ArgumentsError, match="deleted"):
                 task.enqueue(session, order)
             step()
 
