@@ -53,7 +53,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\nStopped: workers and servers are down, nothing is left behind.")
         return 130
-    print(f"\nIt took {time.monotonic() - began:.1f} s.")
+    print(f"\nIt took {time.monotonic() - began:.1f} s. Next: the code of README.md, and `sqla-jobs dev shop:jobs`.")
     if failed:
         print("FAILED: " + "; ".join(failed), file=sys.stderr)
     return 1 if failed else 0
@@ -73,6 +73,7 @@ def run(url: str, mail: MailServer) -> list[str]:
             worker(application, OPTIONS, logs[1], **found) as second,
             _noting_signals(),
         ):
+            print("  (the workers are starting)", flush=True)
             day = Day(engine, mail, first, second)
             day.pass_by()
         with Session(engine) as session:
@@ -167,13 +168,17 @@ class Day:
     def _kill(self, session: Session) -> None:
         """Kill the whole first worker, if the database shows that it is running jobs of both tasks."""
         job, process = jobs.Job, jobs.Process
-        rows = session.execute(
+        held = (
             select(process.id, job.task, func.count())
             .join(job, job.process_id == process.id)
             .where(process.pid.in_(pids_of(jobs, self._first, session)), job.state == "running")
             .group_by(process.id, job.task)
-        ).all()
-        if len(rows) == 2:
+        )
+        if len(session.execute(held).all()) == 2:
+            os.killpg(self._first.pid, signal.SIGSTOP)
+            time.sleep(0.1)  # what it has sent is stored
+            session.rollback()
+            rows = session.execute(held).all()
             os.killpg(self._first.pid, signal.SIGKILL)
             self._first.wait()
             self.killed = rows[0][0]

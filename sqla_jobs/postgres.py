@@ -264,7 +264,9 @@ class LocalServer:
 
     def _failure(self, what: str) -> ConfigurationError:
         said = (self._folder / "log").read_text(errors="replace").strip()
-        if self._user:
+        if "postmaster.pid" in said:
+            said += "\n(another program runs a server with this data: end it first)"
+        elif self._user:
             said += f"\n(run as uid {self._user['user']}, not as root: that user needs access too)"
         return ConfigurationError(f"{what} in {str(self._data)!r}:\n{said}")
 

@@ -11,7 +11,6 @@ from typing import Any, ClassVar, TypeAlias
 from sqlalchemy import ColumnElement, Date, Text, cast, func, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
-from sqlalchemy.orm.attributes import instance_state
 
 from sqla_jobs.actions.audit import Changing
 from sqla_jobs.actions.selection import Selection
@@ -20,6 +19,7 @@ from sqla_jobs.database.refusals import in_parts, warn
 from sqla_jobs.errors import ArgumentsError, JobsError, UnknownJob
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
+from sqla_jobs.models.row import id_in
 from sqla_jobs.models.types import JobState
 from sqla_jobs.queries.change_jobs import hold, update_jobs
 from sqla_jobs.queries.expressions import last_run_of
@@ -283,14 +283,17 @@ def short_waits(it: Changing, impossible: str) -> Generator[None]:
 
 
 def id_of(session: Session, job: JobMixin | int) -> int:
-    """Return the id of a job. Flush the job if it has none yet. Raises `ArgumentsError` for any other object."""
+    """Return the id of a job, also of one whose session is closed. Flush the job if it has none yet.
+
+    Raises `ArgumentsError` for any other object, and for a job that is not in the database.
+    """
     if isinstance(job, int):
         return check_id(job)
     if not isinstance(job, JobMixin):
         raise ArgumentsError(f"{job!r:.60} is neither a job nor the id of one, an integer")
-    if instance_state(job).pending:
-        session.flush()
-    return job.id
+    if (job_id := id_in(session, job)) is None:
+        raise ArgumentsError(f"{job!r:.100} is not in the database: add it to the session first")
+    return job_id
 
 
 def counted(by_state: Mapping[JobState, int]) -> str:

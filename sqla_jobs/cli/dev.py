@@ -109,6 +109,7 @@ def _private_server() -> Generator[LocalServer]:
     data = _FOLDER / "postgres"
     with LocalServer(data_directory=data, durable=True) as server:
         click.echo(f"PostgreSQL, with its data in {data}: DATABASE_URL={server.url}")
+        click.echo("Enqueue from another terminal with this DATABASE_URL, such as by sqla-jobs enqueue")
         yield server
 
 

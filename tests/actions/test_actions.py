@@ -315,3 +315,14 @@ class TestPause:
         with pytest.raises(ArgumentsError):
             action(session, "mail", task="note")
         assert session.scalars(select(jobs.PausedTask)).all() == []
+
+
+def test_a_job_of_a_closed_session_is_still_known(session: Session) -> None:
+    job = in_state(session, "scheduled")
+    session.flush()
+    session.expire_all()
+    session.expunge(job)
+    assert jobs.why(session, job)
+    assert jobs.cancel(session, job)
+    with pytest.raises(ArgumentsError, match="not in the database"):
+        jobs.retry(session, jobs.Job(task="note", args={}))
