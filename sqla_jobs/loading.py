@@ -48,8 +48,8 @@ def _jobs_of(found: Any, spec: str) -> Jobs[Any]:
     jobs = _jobs_in(found)
     if jobs is None:
         raise ConfigurationError(
-            f"{spec!r} gives a {type(found).__name__}: name a Jobs, such as {spec.partition(':')[0]}:jobs, a Flask or "
-            "Pyramid application that carries one, or a factory of either"
+            f"{spec!r} gives a {type(found).__name__}: name a Jobs, such as shop:jobs, an application that carries one "
+            "(of Flask: by FlaskJobs, of Pyramid: by config.add_jobs), or a factory of either"
         )
     if jobs is not found and hasattr(carried := _extension_of(found), "use"):
         carried.use(found)

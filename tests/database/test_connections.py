@@ -448,6 +448,8 @@ def test_a_claim_whose_answer_is_lost_costs_nothing(
         parts = worker._parts
         assert parts is not None
         wait_until(lambda: parts._lookout.promote_at > time.monotonic() + 10)
+        with parts.claimer._plain_loop.stepping:
+            """The first promotion is over."""
         with place.direct.begin() as user:
             user.execute(text("LOCK TABLE sqla_queues IN ACCESS EXCLUSIVE MODE"))
             enqueue(place.direct, 3)
