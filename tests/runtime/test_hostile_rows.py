@@ -381,8 +381,8 @@ def visit_all_pages(engine: Engine) -> None:
     pages = ["/", "/jobs", "/schedules", "/schedules/new", "/audit"]
     pages += [f"/jobs?state={state}&order={order}" for state in in_states for order in orders]
     pages += [f"/jobs?{which}" for which in ("task=add", "error=x", "args=a=1", "key=x", "created_after=2026-01-01")]
-    pages += [f"/jobs/{job_id}" for job_id in ids[::5]]
-    pages += [f"/schedules/{one}{part}" for one in schedules[::4] for part in ("", "/edit")]
+    pages += [f"/jobs/{job_id}" for job_id in ids[::15]]
+    pages += [f"/schedules/{one}{part}" for one in schedules[::10] for part in ("", "/edit")]
     seen: set[str] = set()
     while pages:
         seen.add(page := pages.pop())
@@ -396,7 +396,7 @@ def run_all_commands(engine: Engine) -> None:
     with Session(engine) as session:
         ids = session.scalars(text("SELECT id FROM sqla_jobs")).all()
     commands = [["status"], ["list"], ["list", "--limit", "10000"], ["doctor"], ["check"], ["schedule", "list"]]
-    commands += [["show", str(job_id)] for job_id in ids[::30]]
+    commands += [["show", str(job_id)] for job_id in ids[::60]]
     commands += [[*command, "--json"] for command in commands]
     commands += [["prune", "--older-than", "1d", "--yes"], ["retry", "--state", "failed", "--yes"]]
     commands += [["cancel", "--state", "scheduled", "--yes"], ["delete", "--state", "cancelled", "--yes"]]
