@@ -64,6 +64,7 @@ def test_a_batch_is_kept_while_a_job_of_it_or_after_it_lives(session: Session) -
     assert jobs.prune(session, older_than=3600) == 0
     end(session, report)
     assert jobs.prune(session, older_than=3600) == 3
+    shop.mark.enqueue(session, n=4)
     assert find_empty_batches(session, jobs._models, older_than=3600, limit=10) == []
     assert find_empty_batches(session, jobs._models, older_than=0, limit=10) == [batch.id]
     assert remove_batches(session, jobs._models, [batch.id]) == 1
@@ -232,15 +233,19 @@ def test_the_retention_of_a_task_counts_in_its_graph(session: Session, aged: Age
     assert aged.prune() == kept
 
 
-def test_the_graph_of_a_failed_job_that_keeps_its_ordered_key_is_kept(session: Session, aged: Aged) -> None:
-    first = shop.mark.enqueue(session, n=0)
-    bad = shop.mark.options(after=first).enqueue(session, n=1)
-    session.add(jobs.Limit(gate="!k=7", running=1, hold=True))
+@pytest.mark.parametrize("holds", [True, False])
+def test_a_failed_job_that_keeps_its_ordered_key_is_kept_with_its_graph(
+    holds: bool, session: Session, aged: Aged
+) -> None:
+    first, alone = [shop.mark.enqueue(session, n=n) for n in range(2)]
+    bad = shop.mark.options(after=first).enqueue(session, n=2)
+    session.add(jobs.Limit(gate="!k=7", running=1, hold=holds))
     session.flush()
-    session.execute(text("UPDATE sqla_jobs SET gates = '{!k=7}', ordered_by = '!k=7' WHERE id = :id"), {"id": bad.id})
+    ordered = "UPDATE sqla_jobs SET gates = '{!k=7}', ordered_by = '!k=7' WHERE id = ANY (:ids)"
+    session.execute(text(ordered), {"ids": [bad.id, alone.id]})
     aged.end("succeeded", 40, first)
-    aged.end("failed", 40, bad)
-    assert aged.prune() == {first.id, bad.id}
+    aged.end("failed", 40, bad, alone)
+    assert aged.prune() == ({first.id, bad.id, alone.id} if holds else set())
 
 
 def test_a_graph_that_somebody_retries_while_it_is_pruned_keeps_what_the_retry_needs(
