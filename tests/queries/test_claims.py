@@ -238,6 +238,12 @@ class TestIsDue:
             assert len(other.execute(text("SELECT FROM sqla_jobs FOR NO KEY UPDATE SKIP LOCKED")).all()) == 1
 
 
+def test_queued_jobs_of_tasks_that_a_worker_does_not_know_are_counted(connection: Connection) -> None:
+    for values in ({}, {"state": "scheduled"}, {"queue": "other"}, {"task": "mark"}):
+        queued(connection, **{"task": "new", **values})
+    assert QUERIES.unknown_to(connection, ["default"], ["mark"]) == {"new": 1}
+
+
 class TestPoll:
     """Whether other jobs were queued already, with limits and without."""
 
