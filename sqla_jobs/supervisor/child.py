@@ -196,11 +196,9 @@ class ChildProcess:
             return Outcome.lost(
                 Failure("Lost", f"process {self.pid} {_how(self.process.returncode)} before the job ended")
             )
-        failure = Failure(
-            "TimeoutError",
-            f"ran longer than its timeout of {entry.deadline - entry.started_at:.3g} s and could not be interrupted, "
-            "so its process was killed",
-        )
+        timeout = round(entry.deadline - entry.started_at, 2)  # the run began a moment before its deadline was set
+        said = f"ran longer than its timeout of {timeout:g} s and could not be interrupted, so its process was killed"
+        failure = Failure("TimeoutError", said)
         return Outcome.failed(failure) if entry.delay is None else Outcome.retried(entry.delay, failure)
 
     def how_it_ended(self) -> str:

@@ -195,7 +195,7 @@ def test_a_run_that_was_taken_back_from_a_living_process_is_counted_once(session
             connection.execute(text("DELETE FROM sqla_processes"))
         wait_until(lambda: ended(scrape(seen)) == {("lost", "wait"): 1})
         shop.gate.set()
-        wait_until(lambda: worker.runs == 2)
+        wait_until(lambda: worker.runs >= 2)
     assert ended(scrape(seen)) == {("lost", "wait"): 1, ("succeeded", "wait"): 1}
 
 
