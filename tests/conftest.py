@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
 import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from sqla_jobs.dashboard import site
 from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.testing.databases import Databases
 from tests import shop
-from tests.helpers import wait_until
+from tests.helpers import spawning, wait_until
 from tests.programs import BROWSER, Program, found
 
 pytest_plugins = ["pytester"]
@@ -185,24 +185,16 @@ def start_worker(tmp_path: Path) -> Iterator[StartWorker]:
     Without a URL the application binds itself.
     Each is a process group of its own, with its children. The log is `worker-N.log` in `tmp_path`.
     """
-    started: list[subprocess.Popen[bytes]] = []
+    with spawning() as spawn:
+        numbers = count()
 
-    def start(url: str | None, *options: str, application: str = "tests.shop:jobs") -> subprocess.Popen[bytes]:
-        path = tmp_path / f"worker-{len(started)}.log"
-        command = [sys.executable, "-m", "sqla_jobs.worker", application]
-        command += [] if url is None else ["--database-url", url]
-        command += ["--no-clock", "--heartbeat", "0.2", "--lease", "1.5", "--poll", "3600", *options]
-        with path.open("wb") as log:
-            started.append(subprocess.Popen(command, cwd=ROOT, stderr=log, stdout=log, start_new_session=True))
-        return started[-1]
+        def start(url: str | None, *options: str, application: str = "tests.shop:jobs") -> subprocess.Popen[bytes]:
+            command = [sys.executable, "-m", "sqla_jobs.worker", application]
+            command += [] if url is None else ["--database-url", url]
+            command += ["--no-clock", "--heartbeat", "0.2", "--lease", "1.5", "--poll", "3600", *options]
+            return spawn(command, ROOT, tmp_path / f"worker-{next(numbers)}.log")
 
-    yield start
-    for process in started:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    for log in sorted(tmp_path.glob("worker-*.log")):
-        print(log.name, log.read_text(), sep="\n")
+        yield start
 
 
 def processes_of_ours(mark: str) -> list[str]:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
+import signal
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, text
@@ -39,6 +44,29 @@ def wait_until(
             raise AssertionError(f"{message} (waited {timeout} s)")
         time.sleep(pause)
         pause = min(pause * 1.2, 0.05)
+
+
+@contextmanager
+def spawning() -> Generator[Callable[[list[str], Path, Path], subprocess.Popen[bytes]]]:
+    """Yield a function that starts a command in a folder, as a process group of its own, with its output in a log.
+
+    At the end, whatever is left is killed, and the logs are printed.
+    """
+    started, logs = list[subprocess.Popen[bytes]](), list[Path]()
+
+    def start(command: list[str], folder: Path, log: Path) -> subprocess.Popen[bytes]:
+        logs.append(log)
+        with log.open("ab") as out:
+            started.append(subprocess.Popen(command, cwd=folder, stderr=out, stdout=out, start_new_session=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    for log in dict.fromkeys(logs):
+        print(log.name, log.read_text(), sep="\n")
 
 
 def waiting_for_locks(engine: Engine) -> int:

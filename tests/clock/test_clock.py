@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,7 @@ from sqla_jobs.clock.sync import retire, sync
 from sqla_jobs.cron import Cron, every
 from sqla_jobs.errors import ArgumentsError, ConfigurationError, DeclarationError
 from sqla_jobs.models.types import CatchUp
-from tests.helpers import new_jobs, refuse, wait_until
+from tests.helpers import new_jobs, refuse, spawning, wait_until
 
 
 def deployed() -> Jobs[Any]:
@@ -344,20 +343,8 @@ def start(tmp_path: Path, engine: Engine, database_url: str) -> Iterator[Start]:
     app.write_text(APP.format(url=database_url))
     program = "import app; app.Base.metadata.create_all(app.jobs._binding().engine)"
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, timeout=60)
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start(module: str, *options: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", module, "app:jobs", *options]
-        with log.open("ab") as out:
-            started.append(subprocess.Popen(command, cwd=tmp_path, stderr=out, stdout=out, start_new_session=True))
-        return started[-1]
-
-    yield start
-    for process in started:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    print(log.read_text())
+    with spawning() as spawn:
+        yield lambda module, *options: spawn([sys.executable, "-m", module, "app:jobs", *options], tmp_path, log)
 
 
 @pytest.fixture
