@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import Any
@@ -111,14 +111,15 @@ class Selection:
 _RESTRICTIONS = ("not_tasks", "unsearched")
 
 
-def searching(sensitive: Mapping[str, Collection[str]], **given: Any) -> Selection:
-    """Return a `Selection` of a person, which searches no `sensitive` arguments: a search could guess them.
+def searching(sensitive: Callable[[], Mapping[str, Collection[str]]], **given: Any) -> Selection:
+    """Return a `Selection` of a person, which searches no sensitive arguments: a search could guess them.
 
-    A result or a unique key may hold one, so a search by these leaves out whole tasks.
+    A result or a unique key may hold one, so a search by these leaves out whole tasks. `sensitive` returns the
+    arguments by task. It is called only if the selection searches for values, since it loads all tasks.
     """
-    may_repeat = given.get("results") or given.get("unique_keys")
-    unsearched = sensitive if given.get("args") else {}
-    return Selection(**given, unsearched=unsearched, not_tasks=tuple(sensitive) if may_repeat else ())
+    by_args, may_repeat = given.get("args"), given.get("results") or given.get("unique_keys")
+    hidden = sensitive() if by_args or may_repeat else {}
+    return Selection(**given, unsearched=hidden if by_args else {}, not_tasks=tuple(hidden) if may_repeat else ())
 
 
 def read_value(text: str) -> Any:

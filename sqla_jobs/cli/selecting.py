@@ -85,7 +85,7 @@ def selecting(command: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         given = {name: options.pop(name) for name in _NAMES}
         with right_usage():
-            selection = searching(jobs.tasks.sensitive() if given["args"] or given["results"] else {}, **given)
+            selection = searching(jobs.tasks.sensitive, **given)
         command(jobs, *args, selection=selection, **options)
 
     for option in reversed(_OPTIONS):

@@ -71,7 +71,7 @@ def read_filter(jobs: Jobs[Any], values: Mapping[str, str]) -> Filter:
 
 def _selection(jobs: Jobs[Any], given: Mapping[str, str]) -> Selection:
     return searching(
-        jobs.tasks.sensitive() if given.keys() & {"args", "result", "key"} else {},
+        jobs.tasks.sensitive,
         states=(_state(given["state"]),) if "state" in given else (),
         tasks=(given["task"],) if "task" in given else (),
         queues=(given["queue"],) if "queue" in given else (),
