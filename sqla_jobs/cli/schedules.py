@@ -60,8 +60,9 @@ def show(jobs: Jobs[Any], name: str, limit: int, as_json: bool) -> None:
         found = read_schedules(session, jobs, jobs.Schedule.name == check_text("name", name))
         if not found:
             raise JobsError(f"there is no schedule {name!r}: `schedule list` shows them")
-        row, ticks = _row(found[0]), read_ticks(session, jobs, found[0].row.id, limit)
-        refused = found[0].shown.text(read_refusal(session, jobs, found[0].row.id))
+        (one,) = found
+        row, ticks = _row(one), read_ticks(session, jobs, one.row.id, limit)
+        refused = one.shown.text(read_refusal(session, jobs, one.row.id))
     if as_json:
         print_json(row | {"refused": refused, "ticks": ticks})
         return

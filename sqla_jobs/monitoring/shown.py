@@ -171,17 +171,17 @@ class ShownSchedule:
     disabled_reason: str | None
 
 
-def read_schedules(session: Session, jobs: Jobs[Any], *where: Any) -> list[ShownSchedule]:
-    """Return the schedules that match all conditions, by name, at most 1,000."""
+def read_schedules(session: Session, jobs: Jobs[Any], *where: Any, most: int | None = None) -> list[ShownSchedule]:
+    """Return the schedules that match all conditions, by name, without their declared values."""
     schedule: Any = jobs.Schedule
-    columns = [*_without(schedule, "args"), sql_cast(schedule.args, Text).label("args_text")]
+    columns = [*_without(schedule, "args", "declared_values"), sql_cast(schedule.args, Text).label("args_text")]
     found: list[ShownSchedule] = []
-    for row in ask(session, jobs, select(*columns).where(*where).order_by(schedule.name).limit(1000)):
+    for row in ask(session, jobs, select(*columns).where(*where).order_by(schedule.name).limit(most)):
         it = without_secrets(jobs, row.task, row.args_text)
         found.append(ShownSchedule(row, it, it.text(row.disabled_reason)))
     return found
 
 
-def _without(model: Any, left_out: str) -> list[Any]:
-    """Return the mapped columns except one, which is then read as text: no JSON parser has to accept it."""
-    return [getattr(model, one.key).label(one.key) for one in inspect(model).column_attrs if one.key != left_out]
+def _without(model: Any, *left_out: str) -> list[Any]:
+    """Return the mapped columns except some, which no JSON parser has to accept: they are read as text, or not."""
+    return [getattr(model, one.key).label(one.key) for one in inspect(model).column_attrs if one.key not in left_out]

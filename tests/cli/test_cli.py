@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from sqlalchemy import Engine, create_engine, func, make_url, select, text, update
+from sqlalchemy import Engine, create_engine, func, insert, make_url, select, text, update
 from sqlalchemy.orm import Session, configure_mappers
 
 from sqla_jobs.cli.main import main
@@ -707,3 +707,10 @@ class TestUpkeep:
             ("warning", "trigger early of sqla_jobs calls refuse before rows are written")
         ]
         assert "DROP TRIGGER early ON sqla_jobs" in found[0]["remedy"]
+
+
+def test_all_schedules_are_listed_however_many(run: Run, session: Session) -> None:
+    rows = [{"name": f"s{n}", "task": "mark", "cron": "@daily"} for n in range(1_001)]
+    session.execute(insert(jobs.Schedule), rows)
+    session.commit()
+    assert len(json.loads(run("schedule", "list", "--json").stdout)) == 1_001

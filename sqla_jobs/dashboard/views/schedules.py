@@ -71,7 +71,7 @@ def _rule_of(cron: str, timezone: str, now: datetime, first: datetime | None = N
 def show_all(site: Dashboard) -> Response:
     """GET /schedules"""
     with site.reading() as (session, now):
-        found = read_schedules(session, site.jobs)
+        found = read_schedules(session, site.jobs, most=1000)
         recent = _recent(session, site)
         clocks = select(site.jobs.Process.id).where(site.jobs.Process.kind == "clock", is_alive(site.jobs.Process))
         has_clock = ask(session, site.jobs, clocks).first() is not None
