@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from copy import copy
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, Self, TypeVar, Unpack, overload
 
+from sqlalchemy import inspect
 from sqlalchemy.orm import Session, registry
 
 from sqla_jobs.actions import batches, limits, pausing, signals
@@ -18,7 +20,7 @@ from sqla_jobs.actions.jobs import Cancel, Retry
 from sqla_jobs.actions.limits import UNSET
 from sqla_jobs.actions.pruning import prune_jobs
 from sqla_jobs.database.async_sessions import AsyncBind
-from sqla_jobs.database.binding import Bind, Binding, Context, SyncBind, both_binds
+from sqla_jobs.database.binding import Bind, Binding, Context, SyncBind, both_binds, checked_shards
 from sqla_jobs.database.commits import savepoint
 from sqla_jobs.database.notify import tell_of_jobs, tell_of_schedules
 from sqla_jobs.errors import ArgumentsError, ConfigurationError
@@ -87,7 +89,7 @@ class Jobs(Generic[J]):
     - `tasks`: the names of the modules that declare tasks. Workers, clocks and commands import these modules; `Jobs`
       does not.
     - `session_factory`: an engine or a session factory, as for `bind`. Workers connect with it. Enqueueing uses the
-      caller's session and needs none.
+      caller's session and needs none. Several databases are given by name, as for `bind`.
 
     Raises `ConfigurationError` for an invalid base, for a table that the metadata already has, and for a `job_class`
     whose own column has the name of one of the library's columns, or is NOT NULL without a server default.
@@ -116,7 +118,7 @@ class Jobs(Generic[J]):
         schema: str | None = None,
         prefix: str = "sqla_",
         tasks: Sequence[str] = (),
-        session_factory: Bind | None = None,
+        session_factory: Bind | Mapping[str, Bind] | None = None,
     ) -> None: ...
     @overload
     def __init__(
@@ -127,7 +129,7 @@ class Jobs(Generic[J]):
         schema: str | None = None,
         prefix: str = "sqla_",
         tasks: Sequence[str] = (),
-        session_factory: Bind | None = None,
+        session_factory: Bind | Mapping[str, Bind] | None = None,
     ) -> None: ...
     def __init__(
         self,
@@ -137,7 +139,7 @@ class Jobs(Generic[J]):
         schema: str | None = None,
         prefix: str = "sqla_",
         tasks: Sequence[str] = (),
-        session_factory: Bind | None = None,
+        session_factory: Bind | Mapping[str, Bind] | None = None,
     ) -> None:
         if isinstance(tasks, str):
             raise ConfigurationError(f"tasks must be a list of module names, such as [{tasks!r}], got {tasks!r}")
@@ -170,6 +172,10 @@ class Jobs(Generic[J]):
         self._bound: SyncBind | None = None
         """The engine or session factory given by `session_factory=` or `bind`."""
         self._async_bind: AsyncBind | None = None
+        self._shards: Mapping[str, Bind] = {}
+        """The databases by name, if several were given."""
+        self._own: Bind | None = None
+        """The one of them to which `shard` has bound this copy."""
         self._context: Context | None = None
         self._resolver: Resolver | None = None
         if session_factory is not None:
@@ -177,15 +183,16 @@ class Jobs(Generic[J]):
 
     def bind(
         self,
-        bind: Bind,
+        bind: Bind | Mapping[str, Bind],
         *,
         async_bind: AsyncBind | None = None,
         context: Callable[[RunContext | None], AbstractContextManager[Any]] | None = None,
     ) -> None:
-        """Set the database that workers, clocks and commands connect to.
+        """Set the database that workers, clocks and commands connect to, or several databases (shards) by name.
 
         - `bind`: an engine or a session factory for the database with these tables. From an asynchronous engine or
-          factory, the library makes a synchronous engine, for itself and for plain tasks.
+          factory, the library makes a synchronous engine, for itself and for plain tasks. A mapping from names to
+          such binds, `{"eu": engine, "us": engine}`, gives several databases, each with these tables.
         - `async_bind`: an `AsyncEngine`, or a factory that makes the `AsyncSession`s of coroutine tasks. By default an
           engine is created from the address of `bind`.
         - `context`: a function that returns a context manager. Each run happens inside a context made with the
@@ -194,10 +201,38 @@ class Jobs(Generic[J]):
         Raises `ConfigurationError` for an object that is neither an engine nor a session factory, and for a database
         other than PostgreSQL.
         """
+        if isinstance(bind, Mapping):
+            if async_bind is not None:
+                raise ConfigurationError("async_bind= is for one database: leave it out, and bind asynchronous engines")
+            self._context = context
+            self._shards = checked_shards(bind)
+            for name in self._shards:
+                self.shard(name)
+            return
         bound, async_bind = both_binds(bind, async_bind, self.Job)
         # raises for anything that is neither an engine nor a session factory
         Binding(bound, self.Job, async_bind=async_bind)
-        self._bound, self._async_bind, self._context = bound, async_bind, context
+        self._bound, self._async_bind, self._context, self._shards = bound, async_bind, context, {}
+
+    @property
+    def shards(self) -> tuple[str, ...]:
+        """The names of the databases to which the `Jobs` is bound, if it is bound to several by name."""
+        return tuple(self._shards)
+
+    def shard(self, name: str, /) -> Self:
+        """Return the same `Jobs`, bound to one of its databases: for commands, `follow`, `wait` and the dashboard.
+
+        - `name`: one of `shards`.
+
+        Raises `ConfigurationError` for any other name.
+        """
+        if name not in self._shards:
+            known = ", ".join(self._shards) or "none"
+            raise ConfigurationError(f"no database is bound as {name!r}; bound by name: {known}")
+        found = copy(self)
+        found.bind(self._shards[name], context=self._context)
+        found._own = self._shards[name]
+        return found
 
     def _binding(self, bind: Bind | None = None) -> Binding:
         """Return the database to work on.
@@ -206,11 +241,16 @@ class Jobs(Generic[J]):
 
         Raises `ConfigurationError` if there is none.
         """
-        if self._resolver is not None:
-            return self._resolver(bind)
+        if self._resolver is not None and not (self._shards and bind is None):
+            return self._resolver(bind or self._own)
         chosen, async_bind = self._bound, self._async_bind
         if bind is not None:
             chosen, async_bind = both_binds(bind, None, self.Job)
+        if chosen is None and self._shards:
+            raise ConfigurationError(
+                f"the jobs are in several databases: name one of {', '.join(self._shards)}, as jobs.shard(name), or by "
+                "--shard on the command line"
+            )
         if chosen is None:
             raise ConfigurationError(
                 "no database is known: call jobs.bind(engine), or give Jobs(…, session_factory=…), "
@@ -218,6 +258,21 @@ class Jobs(Generic[J]):
                 "such as shop:create_app()"
             )
         return Binding(chosen, self.Job, context=self._context, async_bind=async_bind)
+
+    def _bindings(self, bind: Bind | Mapping[str, Bind] | None = None) -> dict[str, Binding]:
+        """Return the databases to work on, by name. A single database has an empty name."""
+        if isinstance(bind, Mapping):
+            return {name: self._binding(one) for name, one in checked_shards(bind).items()}
+        if bind is None and self._shards:
+            return {name: self.shard(name)._binding() for name in self._shards}
+        return {"": self._binding(bind)}
+
+    def _of(self, job: object) -> Self:
+        """Return the `Jobs` of the job's database, if it was loaded by a session of several databases."""
+        if not (self._shards and isinstance(job, JobMixin | BatchMixin)):
+            return self
+        token = inspect(job).identity_token
+        return self.shard(str(token)) if token in self._shards else self
 
     def _context_in(self, session: Session) -> Context:
         """Return the context for a test's runs in this session: the one that a worker puts around its runs."""
@@ -229,7 +284,7 @@ class Jobs(Generic[J]):
     @property
     def _is_bound(self) -> bool:
         """True if a database was given, or an application that has a database."""
-        return self._bound is not None or self._resolver is not None
+        return self._bound is not None or bool(self._shards) or self._resolver is not None
 
     @overload
     def task(self, target: type[T], /) -> type[T]: ...  # type: ignore[overload-overlap]  # a class is also callable
@@ -443,7 +498,7 @@ class Jobs(Generic[J]):
         """
         from sqla_jobs.following.follow import follow
 
-        return follow(self._binding().engine, self._models, job, timeout)
+        return follow(self._of(job)._binding().engine, self._models, job, timeout)
 
     @overload
     def wait(self, job: J | int, /, *, timeout: float | None = None) -> J: ...
@@ -466,7 +521,7 @@ class Jobs(Generic[J]):
 
         if isinstance(job, BatchMixin):
             return last_update(self.follow(job, timeout=timeout))
-        return wait(self._binding().engine, self._models, job, timeout)
+        return wait(self._of(job)._binding().engine, self._models, job, timeout)
 
     @overload
     async def wait_async(self, job: J | int, /, *, timeout: float | None = None) -> J: ...  # noqa: ASYNC109
@@ -489,7 +544,7 @@ class Jobs(Generic[J]):
 
         if isinstance(job, BatchMixin):
             return await last_update_async(self.follow(job, timeout=timeout))
-        return await wait_async(self._binding().engine, self._models, job, timeout)
+        return await wait_async(self._of(job)._binding().engine, self._models, job, timeout)
 
     def batch(self, session: AnySession, /, *, name: str = "") -> BatchMixin:
         """Add a batch to the caller's session. Jobs join it with `options(batch=…)`, and other jobs can run after it.
@@ -703,30 +758,33 @@ class Jobs(Generic[J]):
         self,
         queues: Mapping[str, int] | Iterable[str] = ("default",),
         *,
-        bind: Bind | None = None,
+        bind: Bind | Mapping[str, Bind] | None = None,
         **options: Unpack[WorkerOptions],
     ) -> Worker:
         """Return a worker, which is not started yet.
 
         - `queues`: a mapping from the names of queues to the number of jobs to run simultaneously, or names alone. All
           queues together run at most 5,000 jobs.
-        - `bind`: an engine or a session factory; by default the one that the `Jobs` is bound to.
+        - `bind`: an engine or a session factory, or several by name; by default those that the `Jobs` is bound to. The
+          jobs of several databases share the worker's slots.
         - `options`: `WorkerOptions`.
 
         Raises `ConfigurationError` for an invalid setting, and if no database is known.
         """
         from sqla_jobs.worker import Settings, Worker
 
-        return Worker(self, self._binding(bind), Settings.checked(queues, **options))
+        return Worker(self, self._bindings(bind), Settings.checked(queues, **options))
 
-    def clock(self, *, bind: Bind | None = None, heartbeat: float = 5.0, lease: float = 30.0) -> Clock:
+    def clock(
+        self, *, bind: Bind | Mapping[str, Bind] | None = None, heartbeat: float = 5.0, lease: float = 30.0
+    ) -> Clock:
         """Return a clock, which enqueues one job for each tick of each schedule, however many clocks run.
 
-        - `bind`: an engine or a session factory; by default the one that the `Jobs` is bound to.
+        - `bind`: an engine or a session factory, or several by name; by default those that the `Jobs` is bound to.
         - `heartbeat`, `lease`: as for `worker`.
 
         Raises `ConfigurationError` for an invalid setting, and if no database is known.
         """
         from sqla_jobs.clock import Clock
 
-        return Clock(self, self._binding(bind), heartbeat=heartbeat, lease=lease)
+        return Clock(self, self._bindings(bind), heartbeat=heartbeat, lease=lease)

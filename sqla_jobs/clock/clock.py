@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,6 +31,7 @@ from sqla_jobs.runtime.loop import Loop
 from sqla_jobs.runtime.service import Service
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import LeaseSettings
+from sqla_jobs.runtime.shards import Shards
 from sqla_jobs.runtime.stopping import StopRequest
 from sqla_jobs.runtime.vitals import Vitals
 
@@ -52,7 +54,7 @@ _LOCKED_AGAIN = 5.0
 class Clock(Service):
     """A service that enqueues a job for each tick of each schedule.
 
-    Any number of clocks may run, in any number of processes.
+    Any number of clocks may run, in any number of processes. In several databases, each schedule fires in each of them.
 
     `run()` blocks until SIGTERM or SIGINT. `start()` and `stop()`, or `with`, run the clock inside another program.
     `tick()` enqueues the jobs that are due now, and returns. Each of these methods first stores the schedules that code
@@ -62,58 +64,71 @@ class Clock(Service):
     def __init__(
         self,
         jobs: Jobs[Any],
-        binding: Binding,
+        bindings: Mapping[str, Binding],
         *,
         heartbeat: float,
         lease: float,
         listener: type[Listener | Subscription] = Listener,
     ) -> None:
+        """Prepare a clock of the databases in `bindings`, by name. The name of a single database may be empty."""
         super().__init__(StopRequest())
         self._listener_of = listener
         self._connections = 1 + listener.connections
         self._jobs = jobs
-        self._binding = binding
+        self._bindings = bindings
         self._lease_settings = LeaseSettings(heartbeat, lease)
-        self._rounds = _Rounds(jobs)
-        self._at_work: _AtWork | None = None
+        self._rounds = {name: _Rounds(jobs) for name in bindings}
+        self._shards = Shards(bindings, self._begin)
 
     def start(self) -> None:
         """Start the clock in a thread. Raises `ConfigurationError` and database errors."""
-        if self._at_work is not None:
+        if self._shards.at_work:
             raise ConfigurationError("this clock was started before: make a new one with jobs.clock()")
         self._jobs.tasks.load()
+        try:
+            self._shards.start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _begin(self, name: str) -> _AtWork:
+        """Connect to a database, and work there."""
+        rounds = self._rounds[name]
         with ExitStack() as made:
-            engine = self._connect()
+            engine = self._connect(name)
             made.callback(engine.dispose)
-            self._rounds.declare(engine)
+            rounds.declare(engine)
             models, settings = self._jobs._models, self._lease_settings
-            at_work = _AtWork(models, self._rounds, settings, engine, self._connections, self._listener_of)
+            at_work = _AtWork(models, rounds, settings, engine, self._connections, self._listener_of)
             made.pop_all()
-        self._at_work = at_work
         at_work.start()
         log.info(
             "clock %s runs, with %s in its code", at_work.process_id, plural(len(self._jobs.schedules), "schedule")
         )
+        return at_work
 
     def stop(self) -> None:
         """Stop the clock. A tick in progress is finished first."""
-        if self._at_work is not None and not self._at_work.loop.stopping.is_set():
+        if self._shards.at_work:
             self._stop_requested.set()
-            self._at_work.stop()
+            self._shards.stop(_AtWork.stop, patience=self._lease_settings.patience)
 
     def tick(self) -> int:
-        """Enqueue the jobs that are due now. Return the number of jobs."""
+        """Enqueue the jobs that are due now, in all databases. Return the number of jobs."""
         self._jobs.tasks.load()
-        engine = self._connect()
+        return sum(self._tick(name) for name in self._bindings)
+
+    def _tick(self, name: str) -> int:
+        engine = self._connect(name)
         try:
-            self._rounds.declare(engine)
-            return self._rounds.fire(engine)
+            self._rounds[name].declare(engine)
+            return self._rounds[name].fire(engine)
         finally:
             engine.dispose()
 
-    def _connect(self) -> Engine:
+    def _connect(self, name: str) -> Engine:
         engine = own_engine(
-            self._binding.engine,
+            self._bindings[name].engine,
             patience=self._lease_settings.patience,
             most=self._connections,
             name="sqla-jobs clock",
@@ -241,7 +256,9 @@ class _AtWork:
         self.loop.start()
 
     def stop(self) -> None:
-        """Stop after the round in progress, and delete the process's row."""
+        """Stop after the round in progress, and delete the process's row. Later calls do nothing."""
+        if self.loop.stopping.is_set():
+            return
         self._listener.stop()
         self.loop.stop(2 * self._settings.patience)
         try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+import re
+from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from operator import methodcaller
 from typing import Any, cast
@@ -20,6 +21,7 @@ SyncBind = Engine | SessionFactory
 Bind = SyncBind | AsyncBind
 Context = Callable[[Any], AbstractContextManager[Any]]
 """Takes a run's `RunContext`, and returns the context manager around the run. Outside runs, it takes `None`."""
+SHARD_NAME = re.compile(r"[\w.-]{1,40}", re.ASCII)
 MEMBERS_OF_TEST = "sqla_jobs.database.binding.members"
 """A test session's `info` may have a function under this key. It commits the other members of a run's transaction."""
 
@@ -118,6 +120,18 @@ def both_binds(bind: Bind, async_bind: AsyncBind | None, entity: type[Any]) -> t
         return cast("SyncBind", bind), async_bind
     given = cast("AsyncBind", bind)
     return synchronous_engine(given, entity), async_bind or given
+
+
+def checked_shards(binds: Mapping[str, Bind]) -> dict[str, Bind]:
+    """Return databases by name. Raises `ConfigurationError` if there is none, or if a name is invalid."""
+    if not binds:
+        raise ConfigurationError("bind is an empty mapping: give at least one database, such as {'eu': engine}")
+    for name in binds:
+        if not (isinstance(name, str) and SHARD_NAME.fullmatch(name)):
+            raise ConfigurationError(
+                f"the database's name {name!r:.60} must be 1 to 40 letters, digits, -, _ and ., such as 'eu'"
+            )
+    return dict(binds)
 
 
 def _session_factory(bind: Any) -> SessionFactory:

@@ -19,6 +19,7 @@ from sqla_jobs.queries.values import read_headers
 from sqla_jobs.rules.error_text import leaves
 from sqla_jobs.rules.outcomes import ERASED, SUCCEEDED, Failure, Outcome, decide
 from sqla_jobs.rules.redaction import NOTHING
+from sqla_jobs.runtime.shard_name import SHARD
 from sqla_jobs.tasks.arguments import encode_result
 from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import Declaration
@@ -208,6 +209,7 @@ def context_of(attempt: Attempt) -> RunContext:
             run_id=job.run_id,
             task=job.task,
             queue=job.queue,
+            shard=SHARD.get(),
             attempt=job.attempt,
             max_attempts=job.max_attempts,
             deadline=attempt.deadline,

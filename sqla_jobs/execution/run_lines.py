@@ -8,6 +8,7 @@ from typing import Any
 from sqla_jobs.errors import LeaseLost
 from sqla_jobs.queries.values import Claimed, Lease, Rescued, read_headers
 from sqla_jobs.rules.outcomes import Failure, Outcome, RunOutcome, type_name
+from sqla_jobs.runtime.shard_name import SHARD
 
 log: logging.Logger = logging.getLogger("sqla_jobs.run")
 log.setLevel(logging.WARNING)  # by default, a worker that runs 10,000 jobs a second must not log 10,000 lines a second
@@ -73,6 +74,7 @@ def run_fields(
         "outcome": str(outcome),
         "run_id": run.run_id,
         "worker": str(run.process_id),
+        "shard": SHARD.get() or None,
         "headers": read_headers(run.headers) or None,
         "error_type": error_type,
         "traceback": traceback,

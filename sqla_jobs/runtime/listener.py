@@ -18,6 +18,7 @@ from sqla_jobs.database.preparing import is_direct
 from sqla_jobs.database.subscribers import subscribe
 from sqla_jobs.database.timeouts import hang_up
 from sqla_jobs.runtime.retrying import RetryLoop
+from sqla_jobs.runtime.shard_name import of_shard
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
@@ -69,7 +70,7 @@ class Listener:
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._listening: psycopg.Connection[Any] | None = None
-        self._thread = threading.Thread(target=self._loop, name="sqla_jobs-listener", daemon=True)
+        self._thread = threading.Thread(target=of_shard(self._loop), name="sqla_jobs-listener", daemon=True)
 
     def start(self) -> None:
         self._unsubscribe = subscribe(self._channel, self._heard)

@@ -13,8 +13,9 @@ from typing import Literal, TextIO
 
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.rules.outcomes import type_name
+from sqla_jobs.runtime.shard_name import SHARD
 
-FIELDS = ("job_id", "task", "queue", "attempt", "outcome", "run_id", "worker", "headers")
+FIELDS = ("job_id", "task", "queue", "attempt", "outcome", "run_id", "worker", "shard", "headers")
 """The fields of `sqla_jobs.run` log lines besides the message. Lines about errors also have the fields in `_ERROR`."""
 _ERROR = ("error_type", "traceback")
 
@@ -65,7 +66,14 @@ def _package(application: str) -> str:
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """A handler that `set_up` has installed."""
+    """A handler that `set_up` has installed. It names the database of each line, if the worker has several."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        name = SHARD.get()
+        record.in_shard = f"[{name}] " if name else ""
+        if name:
+            record.shard = name
+        super().emit(record)
 
 
 class _Short(logging.Formatter):
@@ -97,7 +105,7 @@ class _Json(logging.Formatter):
 
 
 _FORMATTERS: dict[str, logging.Formatter] = {
-    "text": logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s %(message)s"),
+    "text": logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s %(in_shard)s%(message)s"),
     "json": _Json(),
-    "short": _Short("%(asctime)s %(levelname)s %(name)s %(message)s", "%H:%M:%S"),
+    "short": _Short("%(asctime)s %(levelname)s %(name)s %(in_shard)s%(message)s", "%H:%M:%S"),
 }

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from sqla_jobs.runtime.retrying import RetryLoop
+from sqla_jobs.runtime.shard_name import of_shard
 
 
 class News:
@@ -70,7 +71,7 @@ class Loop:
         self._step = step
         self._apart = apart
         self._finishes = finishes
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread = threading.Thread(target=of_shard(self._run), name=name, daemon=True)
 
     def tell(self) -> None:
         """Take a step soon that sees all that was done before this call. Any thread may call this."""

@@ -45,15 +45,17 @@ def main(application: Application, pipe: Connection, memory: Memory) -> None:
         bind_for_command_line(jobs, spec.database_url)
         binding = jobs._binding()
         parent.may_close(IdleConnections(binding.engine).close)
-        worker = Worker(jobs, binding, spec.settings, parent)
+        worker = Worker(jobs, {"": binding}, spec.settings, host_of=lambda shard: parent, stop_requested=parent.stop)
         parent.readings = _readings(jobs, worker) if spec.is_observed else Readings(lambda: worker.runs)
         if spec.drain:
             runs = worker.drain()
             parent.send_last_report()
             parent.send(Drained(runs))
         else:
-            settings = spec.settings
-            clock = Clock(jobs, binding, heartbeat=settings.heartbeat, lease=settings.lease, listener=Subscription)
+            settings, bindings = spec.settings, {"": binding}
+            clock = Clock(
+                jobs, {"": binding}, heartbeat=settings.heartbeat, lease=settings.lease, listener=Subscription
+            )
             with clock if spec.clock else nullcontext():
                 worker.run()
             parent.send_last_report()

@@ -52,6 +52,8 @@ class RunContext:
     """The number of this attempt, counted from 1."""
     max_attempts: int
     """The attempt after which a failure is final."""
+    shard: str = ""
+    """The name of the run's database, in a worker of several databases."""
     deadline: float | None = None
     """The value of `time.monotonic()` at which the attempt is interrupted.
 

@@ -65,10 +65,19 @@ class Backlog:
         self._few = max(self.concurrency - 1, self._wanted - -(-min(self._wanted, _BATCH) // 2))
         """While at most this many jobs are outstanding, claim more: a slot is free, or half a batch fits."""
 
+    def serve(self, begin: Callable[[Attempt], None]) -> None:
+        """Begin the jobs for which slots are free with this function, from now on."""
+        self.begin = begin
+
+    @property
+    def _occupied(self) -> int:
+        """The number of slots that are not free."""
+        return self._running
+
     @property
     def _outstanding(self) -> int:
-        """The number of jobs that are running or were claimed ahead."""
-        return self._running + len(self._ahead) + len(self._first)
+        """The number of slots that are not free or soon will not be: for each job claimed ahead, one more."""
+        return self._occupied + len(self._ahead) + len(self._first)
 
     def room(self, now: float) -> int:
         """Return how many jobs to claim: 0 if no slot is free and the batch would be small."""
@@ -106,7 +115,7 @@ class Backlog:
             self._taken_in += len(jobs)
             self._moved_at = time.monotonic()
             begun: list[Attempt] = []
-            while self._running < self.concurrency and (attempt := self._pop()) is not None:
+            while self._occupied < self.concurrency and (attempt := self._pop()) is not None:
                 self._running += 1
                 begun.append(attempt)
         for attempt in begun:
@@ -148,7 +157,7 @@ class Backlog:
         """Set how many jobs to claim ahead: a tenth of a second's work, or half the previous number if that is more."""
         since, done = self._measured
         if now - since >= _AHEAD / 10:
-            done_now = self._taken_in - self._outstanding
+            done_now = self._taken_in - self._running - len(self._ahead) - len(self._first)
             rate = (done_now - done) / (now - since)
             self._prefetch_some(min(MAX_PREFETCH, max(int(rate * _AHEAD), self._prefetch // 2)))
             self._measured = (now, done_now)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping
-from concurrent.futures import Future, wait
-from typing import Any
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 
 from sqla_jobs.database.binding import Binding
 from sqla_jobs.database.refusals import reason
@@ -19,39 +17,20 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _CLOSE = 5.0
 """Seconds allowed for closing the connections of coroutine tasks."""
-_LOOK = 1.0
-"""Seconds between two checks that the event loop has not been closed."""
-_LEAVE = 10.0
-"""Seconds allowed for an asynchronous worker context to end."""
 
 
 class Coroutines:
-    """The event loop and the sessions for coroutine tasks. If nothing needs a loop, there is none.
-
-    Raises `ConfigurationError` if greenlet is missing.
-    """
+    """The coroutine tasks of a worker, and their sessions in one database."""
 
     def __init__(
-        self,
-        declarations: Mapping[str, Declaration],
-        binding: Binding,
-        isolation: str,
-        loop: asyncio.AbstractEventLoop | None,
-        *,
-        need_loop: bool,
+        self, declarations: Mapping[str, Declaration], binding: Binding, isolation: str, events: EventLoop | None
     ) -> None:
-        """Start the loop. `loop` is the application's event loop, if the tasks are to run in it.
-
-        `need_loop` is true if something other than coroutine tasks needs a loop.
-        """
-        signatures = {name: one.signature for name, one in declarations.items() if one.signature.is_coroutine}
-        self.tasks: frozenset[str] = frozenset(signatures)
+        """Prepare the sessions. `events` is the loop in which coroutine tasks run, if there are any."""
+        self.tasks: frozenset[str] = coroutine_tasks(declarations)
         """The names of the coroutine tasks."""
-        if signatures:
-            check_greenlet(min(signatures))
-        wants_session = any(signature.wants_session for signature in signatures.values())
+        wants_session = any(declarations[name].signature.wants_session for name in self.tasks)
         self._sessions = binding.async_sessions(isolation) if wants_session else None
-        self.events: EventLoop | None = EventLoop(loop) if signatures or need_loop else None
+        self.events: EventLoop | None = events
 
     def transactions(self, make: Callable[..., WorkerTransactions], declaration: Declaration) -> WorkerTransactions:
         """Return the transactions of a coroutine task that takes a session. `make` makes them."""
@@ -61,23 +40,6 @@ class Coroutines:
             self._sessions.sessions_of(declaration.signature.session_class, declaration.name),
             isolation=self._sessions.isolation,
         )
-
-    def awaited(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Await a coroutine in the loop, from another thread, and return its result.
-
-        Raises `RuntimeError` if the application has closed the loop.
-        """
-        assert self.events is not None, "something needs the loop"
-        answer = self.events.call(coroutine)
-        while wait([answer], _LOOK).not_done:
-            if self.events.is_gone:
-                raise RuntimeError("the event loop was closed")
-        return answer.result()
-
-    def awaited_last(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Do the same as `awaited`, but give up after a while: an abandoned coroutine may block the loop forever."""
-        assert self.events is not None, "something needs the loop"
-        return self.events.call(coroutine).result(_LEAVE)
 
     def sessions(self, wanted: int) -> int:
         """Return how many connections `wanted` simultaneous jobs of coroutine tasks use."""
@@ -89,17 +51,22 @@ class Coroutines:
             self.events.call(self._sessions.close_idle()).add_done_callback(_warn_if_failed)
 
     def close(self) -> None:
-        """Close the connections and end the loop."""
-        if self.events is None:
-            return
-        if self._sessions is not None and (self.events.is_own or self._sessions.is_made):
+        """Close the connections."""
+        if self.events is not None and self._sessions is not None and (self.events.is_own or self._sessions.is_made):
             try:
                 self.events.call(self._sessions.close()).result(_CLOSE)
             except TimeoutError:
                 log.warning("the event loop is held up, so the connections of coroutine tasks are left open")
             except Exception as error:  # noqa: BLE001 - the worker must still stop
                 _warn(error)
-        self.events.stop()
+
+
+def coroutine_tasks(declarations: Mapping[str, Declaration]) -> frozenset[str]:
+    """Return the names of the coroutine tasks. Raises `ConfigurationError` if greenlet, which they need, is missing."""
+    names = frozenset(name for name, one in declarations.items() if one.signature.is_coroutine)
+    if names:
+        check_greenlet(min(names))
+    return names
 
 
 def _warn_if_failed(closed: Future[None]) -> None:

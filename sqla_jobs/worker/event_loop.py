@@ -7,7 +7,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextvars import Context
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
@@ -23,6 +23,10 @@ _BLOCKED = 1.0
 """Seconds after which a loop that does not answer is reported as blocked."""
 _STOP = 5.0
 """Seconds allowed for the loop to end."""
+_LOOK = 1.0
+"""Seconds between two checks that the application has not closed the loop."""
+_LEAVE = 10.0
+"""Seconds allowed for an asynchronous worker context to end."""
 _GOES_ON = 1.0
 """If a loop still runs this many seconds after all its tasks were cancelled, it is assumed to continue."""
 _RUNS = "_contained"
@@ -127,6 +131,21 @@ class EventLoop:
         except RuntimeError:
             coroutine.close()
             raise
+
+    def awaited(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Await a coroutine in the loop, from another thread, and return its result.
+
+        Raises `RuntimeError` if the application has closed the loop.
+        """
+        answer = self.call(coroutine)
+        while wait([answer], _LOOK).not_done:
+            if self.is_gone:
+                raise RuntimeError("the event loop was closed")
+        return answer.result()
+
+    def awaited_last(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Do the same as `awaited`, but give up after a while: an abandoned coroutine may block the loop forever."""
+        return self.call(coroutine).result(_LEAVE)
 
     def look(self, now: float, current: Callable[[asyncio.Task[Any] | None], object]) -> None:
         """Log, once, the stack of a job that is blocking the loop.

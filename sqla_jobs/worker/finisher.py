@@ -20,6 +20,7 @@ from sqla_jobs.rules.outcomes import SUCCEEDED, RunOutcome
 from sqla_jobs.runtime.loop import Loop
 from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.set_aside import SetAside
+from sqla_jobs.runtime.shard_name import of_shard
 from sqla_jobs.runtime.storing import as_stored, store
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
@@ -66,7 +67,7 @@ class Finisher:
         self._putting_aside = threading.Lock()
         self._give_up = threading.Event()
         self._retry = RetryLoop("storing outcomes", self._give_up)
-        self._thread = threading.Thread(target=self._loop, name="sqla_jobs-finisher", daemon=True)
+        self._thread = threading.Thread(target=of_shard(self._loop), name="sqla_jobs-finisher", daemon=True)
         self._helper = Loop("storing outcomes", self._help, name="sqla_jobs-finisher-2")
 
     def start(self) -> None:

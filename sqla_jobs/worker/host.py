@@ -11,7 +11,6 @@ from sqla_jobs.database.connection_limits import warn_of_few_connections
 from sqla_jobs.execution.shared_memory import RunSlot
 from sqla_jobs.runtime.counters import Counters
 from sqla_jobs.runtime.heartbeat import Heartbeat
-from sqla_jobs.runtime.stopping import StopRequest
 from sqla_jobs.worker.attempts import Shared
 from sqla_jobs.worker.lookout import Lookout, OwnLookout
 
@@ -19,7 +18,6 @@ from sqla_jobs.worker.lookout import Lookout, OwnLookout
 class Host(Protocol):
     """Shows in the database that one worker is alive, and notifies it of work: directly, or through a parent."""
 
-    stop: StopRequest
     connections: int
     """The maximum number of connections that the worker uses, not counting two for claims and those of its jobs."""
     slot: Callable[[], RunSlot] | None
@@ -92,7 +90,6 @@ class Alone:
 
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
-        self.stop: StopRequest = StopRequest()
         self._process_ids = set[uuid.UUID]()
         """The id of the worker's row. The set is empty after the worker was considered dead."""
         self._beat_at = time.monotonic()

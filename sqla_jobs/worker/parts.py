@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from sqla_jobs.database.binding import Binding
-from sqla_jobs.database.engines import IdleConnections, close_engine, own_engine
+from sqla_jobs.database.engines import IdleConnections, close_engine, own_engine, warn_of_small_pool
 from sqla_jobs.database.preparing import PLANNED_ONCE
 from sqla_jobs.database.refusals import reason
 from sqla_jobs.execution.attempt import Attempt
@@ -25,9 +25,11 @@ from sqla_jobs.execution.steps import StepsFactory
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.version import check_version, schema_of
 from sqla_jobs.queries import Queries, RunEnd
+from sqla_jobs.queries.due import waiting_queues
 from sqla_jobs.queries.erasing import check_may_erase
 from sqla_jobs.rules.outcomes import Failure, Outcome
 from sqla_jobs.rules.retention import rules
+from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.set_aside import EVENT_LOOP, SetAside
 from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.tasks.declaration import Declaration
@@ -39,6 +41,7 @@ from sqla_jobs.worker.claimer import Claimer
 from sqla_jobs.worker.claiming import Claiming
 from sqla_jobs.worker.contexts import Contexts
 from sqla_jobs.worker.coroutines import Coroutines
+from sqla_jobs.worker.event_loop import EventLoop
 from sqla_jobs.worker.events import EventDelivery
 from sqla_jobs.worker.finisher import Finisher
 from sqla_jobs.worker.host import Host
@@ -48,13 +51,22 @@ from sqla_jobs.worker.misfits import Misfits
 from sqla_jobs.worker.pruner import Pruner
 from sqla_jobs.worker.resolver import JobResolver
 from sqla_jobs.worker.runners import Callbacks, Runners
-from sqla_jobs.worker.sessions import STEPS_AT_ONCE, TaskTransactions, sessions_at_once, step_connections
+from sqla_jobs.worker.sessions import (
+    STEPS_AT_ONCE,
+    TaskTransactions,
+    queues_of_sessions,
+    sessions_at_once,
+    step_connections,
+)
+from sqla_jobs.worker.shared_backlog import SharedBacklog, SharedSlots
 
 if TYPE_CHECKING:
     from sqla_jobs.jobs import Jobs
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
+_SOME = 20
+"""The maximum number of queues that a log line names."""
 _FLUSH = 10.0
 """Seconds allowed for storing the remaining ends of runs when a worker stops."""
 
@@ -93,43 +105,94 @@ class Engines:
                 close_engine(engine)
 
 
+@dataclass(frozen=True)
+class Common:
+    """What the parts of a worker in each of its databases share."""
+
+    jobs: Jobs[Any]
+    settings: Settings
+    declarations: dict[str, Declaration]
+    contexts: Contexts
+    events: EventLoop | None
+    """The event loop of coroutine tasks, if anything needs one."""
+    loop_gone: Callable[[], None]
+    """Called when the application's event loop is closed."""
+    slots: Mapping[str, SharedSlots]
+    """The slots of each queue, if there are several databases."""
+
+    def enter(self) -> None:
+        """Enter the worker contexts."""
+        self.contexts.enter(_no_loop if self.events is None else self.events.awaited)
+
+    def leave(self) -> None:
+        """Leave the worker contexts."""
+        self.contexts.leave(_no_loop if self.events is None else self.events.awaited_last)
+
+    def close(self) -> None:
+        """End the event loop, if it is the worker's own."""
+        if self.events is not None:
+            self.events.stop()
+
+    def backlogs(self) -> list[Backlog]:
+        """Return new backlogs of all queues, for one database."""
+        queues = self.settings.queues.items()
+        if self.slots:
+            return [SharedBacklog(name, number, self.slots[name]) for name, number in queues]
+        return [Backlog(name, number) for name, number in queues]
+
+
+def _no_loop(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    raise AssertionError("a worker context that needs an event loop has one")
+
+
 class Parts:
-    """The parts of one worker. They are built first, then started together, and stopped in order."""
+    """The parts of one worker in one database. They are built first, then started together, and stopped in order."""
+
+    @classmethod
+    def connected(cls, common: Common, binding: Binding, host: Host) -> Self:
+        """Connect to the database, check its tables, and build the parts."""
+        app = binding.engine  # asked for only once: that can take a context of the application
+        isolation = binding.check_isolation()
+        settings, declarations = common.settings, common.declarations.values()
+        warn_of_small_pool(app, settings.jobs_of(queues_of_sessions(declarations)))
+        has_steps = any(one.signature.wants_context for one in declarations)
+        with ExitStack() as made:
+            engines = Engines.of(app, patience=settings.patience, connections=host.connections, has_steps=has_steps)
+            made.callback(engines.close)
+            erases = any(one.retention.erases for one in declarations)
+            queries = engines.queries(common.jobs._models, erases=erases, lock_timeout=settings.lease)
+            coroutines = Coroutines(common.declarations, binding, isolation, common.events)
+            parts = cls(common, binding, host, app, engines, queries, coroutines, isolation)
+            parts.log_unserved(logging.INFO)
+            made.pop_all()
+        return parts
 
     def __init__(
         self,
-        jobs: Jobs[Any],
+        common: Common,
         binding: Binding,
-        settings: Settings,
         host: Host,
-        declarations: dict[str, Declaration],
         app: Engine,
         engines: Engines,
         queries: Queries,
-        contexts: Contexts,
         coroutines: Coroutines,
-        *,
         isolation: str,
-        loop_gone: Callable[[], None],
     ) -> None:
-        """Build the parts.
-
-        `app` is the application's engine, which may be asked for only once: that can take a context of the application.
-        `loop_gone` is called when the application's event loop is closed.
-        """
+        """Build the parts. `app` is the application's engine."""
+        jobs, settings, declarations = common.jobs, common.settings, common.declarations
         tasks = list(declarations)
         self._host = host
         self.engines: Engines = engines
+        self._jobs = jobs
         self._settings = settings
         self.attempts: Attempts = Attempts(settings.heartbeat, jobs._counters)
-        self._backlogs = [Backlog(name, number) for name, number in settings.queues.items()]
+        self._backlogs = common.backlogs()
         set_aside = SetAside()
         self._shared = shared = Shared(
             engines.main, engines.claims, jobs._models, queries, settings, self.attempts, set_aside
         )
-        self._contexts = contexts
         self._coroutines = coroutines
-        if (loop := self._coroutines.events) is not None:
+        if (loop := common.events) is not None:
             set_aside.notes[EVENT_LOOP] = lambda: loop.held_up_by
         takes = {name: one.takes for name, one in declarations.items()}
         self._sessions = sessions_at_once(declarations.values(), settings, app, coroutines)
@@ -175,7 +238,7 @@ class Parts:
             timeout=settings.timeout,
             middleware=jobs._hooks.middleware,
             tracing=jobs._hooks.tracing,
-            resources=self._contexts.resources,
+            resources=common.contexts.resources,
             upstream=queries.upstream(engines.main.begin),
             started=self._books.started,
             unfit=misfits.meet,
@@ -190,7 +253,7 @@ class Parts:
                 execute=self._executor.execute,
                 ended=self._finisher.put,
                 committed=self._books.committed,
-                loop_gone=loop_gone,
+                loop_gone=common.loop_gone,
             ),
             self._coroutines.tasks,
             self._coroutines.events,
@@ -205,16 +268,19 @@ class Parts:
             )
 
     def sign_on(self) -> None:
-        """Enter the worker contexts, store the declared limits, and register the process."""
-        with ExitStack() as made:
-            self._contexts.enter(self._coroutines.awaited)
-            made.callback(self._contexts.leave, self._coroutines.awaited_last)
-            self._backfill.declare()
-            if (steps := self.engines.steps) is not None:
-                self._host.may_close(IdleConnections(steps).close)
-            self._host.meet(self._shared, self._sessions)
-            self._liveness.start()
-            made.pop_all()
+        """Store the declared limits, and register the process."""
+        self._backfill.declare()
+        if (steps := self.engines.steps) is not None:
+            self._host.may_close(IdleConnections(steps).close)
+        self._host.meet(self._shared, self._sessions)
+        self._liveness.start()
+
+    def sign_off(self) -> None:
+        """Delete the process's row."""
+        try:
+            self._liveness.stop()
+        except DBAPIError as error:
+            log.warning("could not sign off, the lease will run out by itself: %s", reason(error))
 
     def start(self) -> None:
         """Start the threads."""
@@ -251,14 +317,31 @@ class Parts:
             self.limited.leave()
         except DBAPIError as error:
             log.warning("other workers were not notified of free places, and find them by polling: %s", reason(error))
-        try:
-            self._liveness.stop()
-        except DBAPIError as error:
-            log.warning("could not sign off, the lease will run out by itself: %s", reason(error))
-        self._contexts.leave(self._coroutines.awaited_last)
+        self.sign_off()
+
+    def close(self) -> None:
+        """Close the connections, after `stop`."""
         self._coroutines.close()
         self.engines.close()
         self._step_threads.shutdown(wait=False)
+
+    def is_idle(self, retry: RetryLoop) -> bool:
+        """Return whether nothing is due and nothing runs. If anything is, look for jobs. `drain` calls this."""
+        if self.attempts or retry.call(self.claimer.claim_some):
+            return False
+        is_work_left = retry.call(self.claimer.is_due) or retry.call(self.resolver.resolve_all)
+        if not is_work_left and self.limited.rests:  # checked last: one of the above may have been news
+            return True
+        self.claimer.look_again()
+        return False
+
+    def log_unserved(self, level: int) -> None:
+        """Log the queues that have due jobs and are not served by this worker."""
+        with self.engines.main.begin() as connection:
+            waiting = connection.scalars(waiting_queues(self._jobs.Job)).all()
+        if others := [name for name in waiting if name not in self._settings.queues]:
+            names = ", ".join(others[:_SOME])
+            log.log(level, "jobs are due in queues that this worker does not serve (--queues, queues=): %s", names)
 
     def _end_the_rest(self, grace: float) -> None:
         """Give back the jobs that have not started, and record the others that are still running as lost."""

@@ -5,41 +5,37 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from contextvars import Context, copy_context
+from functools import partial
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from sqlalchemy import Engine
 from sqlalchemy.exc import ProgrammingError
 from typing_extensions import deprecated
 
 from sqla_jobs.database.binding import Binding
-from sqla_jobs.database.engines import warn_of_small_pool
 from sqla_jobs.database.explain import explain
 from sqla_jobs.errors import ConfigurationError
-from sqla_jobs.queries.due import waiting_queues
 from sqla_jobs.rules.wording import plural
 from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.service import Service
 from sqla_jobs.runtime.settings import Settings
-from sqla_jobs.runtime.stopping import handled, stopped_by_signals
-from sqla_jobs.tasks.declaration import Declaration
+from sqla_jobs.runtime.shards import Shards
+from sqla_jobs.runtime.stopping import StopRequest, handled, stopped_by_signals
 from sqla_jobs.worker.contexts import Contexts
-from sqla_jobs.worker.coroutines import Coroutines
+from sqla_jobs.worker.coroutines import coroutine_tasks
+from sqla_jobs.worker.event_loop import EventLoop
 from sqla_jobs.worker.host import Alone, Host
-from sqla_jobs.worker.parts import Engines, Parts
-from sqla_jobs.worker.sessions import queues_of_sessions
+from sqla_jobs.worker.parts import Common, Parts
+from sqla_jobs.worker.shared_backlog import SharedSlots
 
 if TYPE_CHECKING:
     from sqla_jobs.jobs import Jobs
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
-
-_SOME = 20
-"""The maximum number of queues that a log line names."""
 
 
 class _Inside(NamedTuple):
@@ -55,21 +51,28 @@ class Worker(Service):
     Plain tasks run in threads, and coroutine tasks in an event loop. `run()` blocks until SIGTERM or SIGINT arrives.
     `start()` and `stop()`, or `with`, run the worker inside another program. `async with` also runs coroutine tasks in
     that program's event loop. `drain()` runs the jobs that are due and returns. A worker can be used only once.
+
+    A worker of several databases works in each of them like a worker of its own, but their jobs share its slots, its
+    event loop and its worker contexts. A database that cannot be reached delays only its own jobs.
     """
 
     def __init__(
         self,
         jobs: Jobs[Any],
-        binding: Binding,
+        bindings: Mapping[str, Binding],
         settings: Settings,
-        host: Host | None = None,
+        *,
+        host_of: Callable[[str], Host] | None = None,
+        stop_requested: StopRequest | None = None,
     ) -> None:
-        self._host = host or Alone(jobs._counters)
-        super().__init__(self._host.stop)
+        """Prepare a worker of the databases in `bindings`, by name. The name of a single database may be empty."""
+        super().__init__(stop_requested or StopRequest())
         self._jobs = jobs
-        self._binding = binding
+        self._bindings = bindings
         self._settings = settings
-        self._parts: Parts | None = None
+        self._host_of = host_of or (lambda shard: Alone(jobs._counters))
+        self._common: Common | None = None
+        self._shards = Shards(bindings, self._begin)
         self._is_stopped = False
         self._inside: _Inside | None = None
         self._aside = ThreadPoolExecutor(1, "sqla_jobs-start")
@@ -85,16 +88,14 @@ class Worker(Service):
         """
         with self._signals(), self:
             retry = RetryLoop("looking for work", self._stop_requested)
-            parts = self._parts
-            assert parts is not None, "the block has started it"
             while not self._stop_requested.is_set():
-                if not parts.attempts and not retry.call(parts.claimer.claim_some):
-                    is_work_left = retry.call(parts.claimer.is_due) or retry.call(parts.resolver.resolve_all)
-                    if not is_work_left and parts.limited.rests:  # checked last: one of the above may have been news
-                        break
-                    parts.claimer.look_again()
+                if not [one for one in self._shards.each() if not one.is_idle(retry)]:
+                    break
                 self._stop_requested.wait(0.005)
-            retry.run(lambda: self._log_unserved(parts.engines.main, logging.WARNING))
+            for parts in self._shards.each():
+                retry.run(partial(parts.log_unserved, logging.WARNING))
+            if away := ", ".join(self._shards.away):
+                raise ConfigurationError(f"not drained: {away} cannot be reached, as the log says; drain it again")
         return self.runs
 
     @contextmanager
@@ -104,13 +105,13 @@ class Worker(Service):
             yield
 
     def _on_stacks_wanted(self, number: int, frame: FrameType | None) -> None:
-        if self._parts is not None:
-            self._parts.runners.show_stacks()
+        for parts in self._shards.each():
+            parts.runners.show_stacks()
 
     @property
     def runs(self) -> int:
         """The number of runs that have ended in this worker."""
-        return 0 if self._parts is None else self._parts.attempts.runs
+        return sum(parts.attempts.runs for parts in self._shards.each())
 
     @property
     @deprecated("Worker.trouble is named last_error since 0.2, and goes with 0.3")
@@ -121,65 +122,49 @@ class Worker(Service):
     @property
     def last_error(self) -> str | None:
         """The error that currently prevents claims; `None` if the last claim succeeded."""
-        return None if self._parts is None else self._parts.claimer.trouble
+        for name, parts in list(self._shards.at_work.items()):
+            if (trouble := parts.claimer.trouble) is not None:
+                return f"{name}: {trouble}" if name else trouble
+        return None
 
     def start(self) -> None:
         """Start the worker's threads.
 
         Raises `ConfigurationError` if there is no task or the tables do not fit this version of the library.
         """
-        if self._parts is not None:
+        if self._common is not None:
             raise ConfigurationError("this worker was started before: make a new one with jobs.worker(…)")
         declarations = {name: self._jobs.tasks[name]._declaration for name in self._jobs.tasks.complete()}
-        app = self._binding.engine
-        isolation = self._binding.check_isolation()
-        warn_of_small_pool(app, self._settings.jobs_of(queues_of_sessions(declarations.values())))
+        contexts = Contexts(self._jobs._hooks.worker_contexts, next(iter(self._bindings.values())).context)
+        inside = None if self._inside is None else self._inside.loop
+        events = EventLoop(inside) if coroutine_tasks(declarations) or contexts.need_loop else None
+        slots = {name: SharedSlots() for name in self._settings.queues} if len(self._bindings) > 1 else {}
+        self._common = Common(self._jobs, self._settings, declarations, contexts, events, self._on_loop_gone, slots)
         try:
-            self._parts = parts = self._signed_on(app, declarations, isolation)
+            self._shards.start()
+        except BaseException:
+            self.stop()
+            raise
+        self._jobs._counters.serves((one.name, one.defaults["queue"]) for one in declarations.values())
+
+    def _begin(self, name: str) -> Parts:
+        """Connect to a database, and work there. In the first database, also enter the worker contexts."""
+        assert self._common is not None, "it is made first"
+        try:
+            parts = Parts.connected(self._common, self._bindings[name], self._host_of(name))
         except ProgrammingError as error:
             raise ConfigurationError(explain(error)) from error
-        self._jobs._counters.serves((one.name, one.defaults["queue"]) for one in declarations.values())
-        parts.start()
-
-    def _signed_on(self, app: Engine, declarations: dict[str, Declaration], isolation: str) -> Parts:
-        """Connect, build the parts, and register the process."""
-        settings, host = self._settings, self._host
-        has_steps = any(one.signature.wants_context for one in declarations.values())
-        with ExitStack() as made:
-            engines = Engines.of(app, patience=settings.patience, connections=host.connections, has_steps=has_steps)
-            made.callback(engines.close)
-            erases = any(one.retention.erases for one in declarations.values())
-            queries = engines.queries(self._jobs._models, erases=erases, lock_timeout=settings.lease)
-            contexts = Contexts(self._jobs._hooks.worker_contexts, self._binding.context)
-            inside = None if self._inside is None else self._inside.loop
-            coroutines = Coroutines(declarations, self._binding, isolation, inside, need_loop=contexts.need_loop)
-            made.callback(coroutines.close)
-            parts = Parts(
-                self._jobs,
-                self._binding,
-                settings,
-                host,
-                declarations,
-                app,
-                engines,
-                queries,
-                contexts,
-                coroutines,
-                isolation=isolation,
-                loop_gone=self._on_loop_gone,
-            )
-            self._log_unserved(engines.main, logging.INFO)
+        try:
+            if self._is_stopped:
+                raise ConfigurationError("the worker was stopped meanwhile")
+            if not self._shards.at_work:
+                self._common.enter()
             parts.sign_on()
-            made.pop_all()
+        except BaseException:
+            parts.close()
+            raise
+        parts.start()
         return parts
-
-    def _log_unserved(self, engine: Engine, level: int) -> None:
-        """Log the queues that have due jobs and are not served by this worker."""
-        with engine.begin() as connection:
-            waiting = connection.scalars(waiting_queues(self._jobs.Job)).all()
-        if others := [name for name in waiting if name not in self._settings.queues]:
-            names = ", ".join(others[:_SOME])
-            log.log(level, "jobs are due in queues that this worker does not serve (--queues, queues=): %s", names)
 
     async def __aenter__(self) -> Self:
         # coroutine tasks inherit the caller's context
@@ -205,12 +190,18 @@ class Worker(Service):
         A job still running after `grace` seconds is recorded as `lost` and left to other workers. The job's thread can
         no longer commit anything through its session. The worker contexts are exited last.
         """
-        if self._is_stopped or self._parts is None:
+        if self._is_stopped or self._common is None:
             return
         self._is_stopped = True
         self._stop_requested.set()
-        self._parts.stop(min(self._settings.grace, self._stop_requested.grace))
-        log.info("worker stopped after %s", plural(self.runs, "run"))
+        grace = min(self._settings.grace, self._stop_requested.grace)
+        self._shards.stop(lambda parts: parts.stop(grace), patience=self._settings.patience)
+        self._common.leave()
+        for parts in self._shards.each():
+            parts.close()
+        self._common.close()
+        if self._shards.at_work:
+            log.info("worker stopped after %s", plural(self.runs, "run"))
 
     def _on_loop_gone(self) -> None:
         """Stop: coroutine tasks can no longer run, and the program that would stop this worker is gone."""

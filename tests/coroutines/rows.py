@@ -36,6 +36,5 @@ def asynchronous(engine: Engine, driver: str = "psycopg", **options: Any) -> Asy
 
 def running(worker: Worker) -> list[Attempt]:
     """Return the attempts that run in a worker that has started."""
-    parts = worker._parts
-    assert parts is not None
+    parts = worker._shards.at_work[""]
     return parts.runners.running

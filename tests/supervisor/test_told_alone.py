@@ -114,8 +114,7 @@ def test_others_are_told_once_between_two_rests(database: Engine, monkeypatch: p
 
     shop.gate.clear()
     with jobs.worker({"default": 1}) as worker:
-        parts = worker._parts
-        assert parts is not None
+        parts = worker._shards.at_work[""]
         for _ in range(2):
             events.clear()
             enqueue(3)

@@ -1,0 +1,72 @@
+"""The databases (shards) of a service, and the one in which a thread or run works."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
+from typing import Generic, TypeVar
+
+from sqlalchemy.exc import OperationalError
+
+from sqla_jobs.runtime.loop import Loop
+from sqla_jobs.runtime.shard_name import in_shard
+
+T = TypeVar("T")
+
+
+class Shards(Generic[T]):
+    """What a service has at work in each of its databases, by the database's name. A single database has no name."""
+
+    def __init__(self, names: Collection[str], begin: Callable[[str], T]) -> None:
+        """Prepare to call `begin` for each database. It connects, and returns what is at work."""
+        self._names = names
+        self._begin = begin
+        self.at_work: dict[str, T] = {}
+        self._joining: list[Loop] = []
+        """A loop for each database that could not be reached at the start."""
+
+    def start(self) -> None:
+        """Begin in each database. One that cannot be reached is tried again, in its own thread.
+
+        Raises the error of the last database if none can be reached, and all other errors.
+        """
+        away: list[str] = []
+        for name in self._names:
+            try:
+                self._join(name)
+            except OperationalError:
+                away.append(name)
+                if len(away) == len(self._names):
+                    raise
+        for name in away:
+            join = partial(copy_context().run, self._join, name)  # includes variables that worker contexts have set
+            self._joining.append(Loop(f"connecting to the database {name!r}", join, name="sqla_jobs-join"))
+            self._joining[-1].start()
+
+    def _join(self, name: str) -> float:
+        self.at_work[name] = in_shard(name, partial(self._begin, name))
+        return math.inf
+
+    @property
+    def away(self) -> list[str]:
+        """The names of the databases that could not be reached yet."""
+        return [name for name in self._names if name not in self.at_work]
+
+    def each(self) -> list[T]:
+        """Return what is at work, in all databases that could be reached."""
+        return [*self.at_work.values()]
+
+    def stop(self, stop: Callable[[T], None], *, patience: float) -> None:
+        """Call `stop` for all that is at work, side by side. A connection in progress may take `patience` seconds."""
+        for loop in self._joining:
+            loop.stop(patience)
+        at_work = self.each()
+        if len(at_work) == 1:
+            stop(at_work[0])
+        elif at_work:
+            with ThreadPoolExecutor(len(at_work), "sqla_jobs-stop") as threads:
+                for done in [threads.submit(copy_context().run, stop, one) for one in at_work]:
+                    done.result()

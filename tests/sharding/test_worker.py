@@ -1,0 +1,170 @@
+"""One worker in this process that serves several databases."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import Engine, create_engine, func, select
+from sqlalchemy.orm import Session, sessionmaker
+
+from sqla_jobs import ConfigurationError
+from tests.helpers import wait_until
+from tests.proxy import Proxy
+from tests.sharding import shop
+from tests.sharding.shop import Effect, jobs, meter
+
+
+@pytest.fixture(autouse=True)
+def measured_anew() -> Iterator[None]:
+    shop.entered.clear()
+    meter.__init__()  # type: ignore[misc]
+    return
+
+
+def enqueue(engine: Engine, number: int, *, seconds: float = 0.0) -> None:
+    with Session(engine) as session:
+        for _ in range(number):
+            shop.nap.enqueue(session, seconds=seconds)
+        session.commit()
+
+
+def states(engine: Engine) -> dict[str, int]:
+    """Return the number of jobs by state."""
+    with Session(engine) as session:
+        by_state = select(jobs.Job.state, func.count()).group_by(jobs.Job.state)
+        return {str(state): number for state, number in session.execute(by_state)}
+
+
+def effects(engine: Engine) -> list[tuple[int, str]]:
+    with Session(engine) as session:
+        return [(n, shard) for n, shard in session.execute(select(Effect.n, Effect.shard).order_by(Effect.n))]
+
+
+def test_each_job_has_its_effect_in_its_own_database(engines: dict[str, Engine]) -> None:
+    for name, engine in engines.items():
+        with Session(engine) as session:
+            for n in range(5):
+                shop.write.enqueue(session, n=n)
+            shop.chain.enqueue(session, n=5)
+            if name == "us":
+                shop.write_async.enqueue(session, n=6)
+            session.commit()
+    with jobs.worker({"default": 3}, bind={**engines, "us": sessionmaker(engines["us"])}) as worker:
+        wait_until(lambda: worker.runs == 22)
+        with Session(engines["as"]) as session:
+            shop.write.enqueue(session, n=7)
+            session.commit()
+        wait_until(lambda: worker.runs == 23)
+    for name, engine in engines.items():
+        extra = {"us": [6], "as": [7]}.get(name, [])
+        assert effects(engine) == [(n, name) for n in [*range(6), *extra]]
+        assert states(engine) == {"succeeded": 7 + len(extra)}
+    assert shop.entered == ["entered", "left"]
+
+
+def test_draining_runs_the_jobs_of_all_databases(engines: dict[str, Engine]) -> None:
+    for engine in engines.values():
+        with Session(engine) as session:
+            shop.chain.enqueue(session, n=1)
+            session.commit()
+    assert jobs.worker(bind=engines).drain() == 6
+    assert [states(engine) for engine in engines.values()] == [{"succeeded": 2}] * 3
+
+
+def test_the_databases_share_the_slots(engines: dict[str, Engine]) -> None:
+    for engine in engines.values():
+        enqueue(engine, 20, seconds=0.02)
+    with jobs.worker({"default": 4}, bind=engines) as worker:
+        wait_until(lambda: worker.runs == 60)
+        assert meter.most == 4
+        meter.__init__()  # type: ignore[misc]
+        enqueue(engines["us"], 20, seconds=0.02)
+        wait_until(lambda: worker.runs == 80)
+        assert meter.most == 4, "one database alone has all slots"
+
+
+@pytest.mark.parametrize("slots", [1, 4])
+def test_a_database_with_few_jobs_need_not_wait_for_one_with_many(engines: dict[str, Engine], slots: int) -> None:
+    enqueue(engines["eu"], 400, seconds=0.01)
+    with jobs.worker({"default": slots}, bind=engines) as worker:
+        wait_until(lambda: worker.runs > 10)
+        enqueue(engines["us"], 10, seconds=0.01)
+        wait_until(lambda: meter.shards.count("us") == 10)
+        first = meter.shards.index("us")
+        last = len(meter.shards) - meter.shards[::-1].index("us")
+        assert last - first < 60, "the database has half of the slots while it has jobs"
+        wait_until(lambda: worker.runs == 410)
+
+
+def test_databases_with_long_jobs_take_turns(engines: dict[str, Engine]) -> None:
+    for engine in engines.values():
+        enqueue(engine, 6, seconds=0.6)
+    with jobs.worker({"default": 1}, bind=engines) as worker:
+        wait_until(lambda: worker.runs >= 9)
+        counts = [meter.shards[:9].count(name) for name in engines]
+        assert min(counts) >= 1, meter.shards
+
+
+def test_limits_are_those_of_each_database(engines: dict[str, Engine]) -> None:
+    for engine in engines.values():
+        with Session(engine) as session:
+            for _ in range(6):
+                shop.alone.enqueue(session, seconds=0.01)
+            session.commit()
+    with jobs.worker({"default": 6}, bind=engines) as worker:
+        wait_until(lambda: worker.runs == 18)
+    assert 1 <= meter.most <= 3
+
+
+def test_a_database_that_is_away_delays_only_its_own_jobs(
+    engines: dict[str, Engine], caplog: pytest.LogCaptureFixture
+) -> None:
+    address = engines["us"].url
+    enqueue(engines["us"], 3)
+    enqueue(engines["eu"], 3)
+    with Proxy(("127.0.0.1", 1)) as proxy:
+        away = create_engine(address.set(host="127.0.0.1", port=proxy.port))
+        with jobs.worker(bind={"us": away, "eu": engines["eu"]}, lease=3, heartbeat=0.5) as worker:
+            wait_until(lambda: worker.runs == 3)
+            assert "database 'us'" in caplog.text
+            assert states(engines["us"]) == {"queued": 3}
+            proxy.target = (str(address.host), int(address.port or 5432))
+            wait_until(lambda: states(engines["us"]) == {"succeeded": 3})
+            proxy.stall()
+            enqueue(engines["eu"], 50)
+            wait_until(lambda: states(engines["eu"]) == {"succeeded": 53}, timeout=5)
+            proxy.go_on()
+            enqueue(engines["us"], 5)
+            wait_until(lambda: states(engines["us"]) == {"succeeded": 8})
+        away.dispose()
+
+
+def test_a_worker_inside_an_event_loop_serves_all_databases(engines: dict[str, Engine]) -> None:
+    async def serve() -> None:
+        for engine in engines.values():
+            with Session(engine) as session:
+                shop.write_async.enqueue(session, n=1)
+                session.commit()
+        async with jobs.worker(bind=engines) as worker:
+            while worker.runs < 3:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(serve(), 20))
+    assert [effects(engine) for engine in engines.values()] == [[(1, name)] for name in engines]
+
+
+def test_a_database_has_a_plain_name(engines: dict[str, Engine]) -> None:
+    for binds in ({}, {"a/b": engines["eu"]}, {"": engines["eu"]}):
+        with pytest.raises(ConfigurationError, match="name|at least one"):
+            jobs.worker(bind=binds)
+
+
+def test_the_clock_fires_each_schedule_in_each_database(engines: dict[str, Engine]) -> None:
+    for engine in engines.values():
+        with Session(engine) as session:
+            session.add(jobs.Schedule(name="often", task=shop.nap.name, cron="* * * * * *"))
+            session.commit()
+    with jobs.clock(bind=engines):
+        wait_until(lambda: all(states(engine) for engine in engines.values()))
