@@ -21,6 +21,8 @@ SyncBind = Engine | SessionFactory
 Bind = SyncBind | AsyncBind
 Context = Callable[[Any], AbstractContextManager[Any]]
 """Takes a run's `RunContext`, and returns the context manager around the run. Outside runs, it takes `None`."""
+MOST_SHARDS = 64
+"""The maximum number of databases of one worker."""
 SHARD_NAME = re.compile(r"[\w.-]{1,40}", re.ASCII)
 MEMBERS_OF_TEST = "sqla_jobs.database.binding.members"
 """A test session's `info` may have a function under this key. It commits the other members of a run's transaction."""
@@ -126,6 +128,8 @@ def checked_shards(binds: Mapping[str, Bind]) -> dict[str, Bind]:
     """Return databases by name. Raises `ConfigurationError` if there is none, or if a name is invalid."""
     if not binds:
         raise ConfigurationError("bind is an empty mapping: give at least one database, such as {'eu': engine}")
+    if len(binds) > MOST_SHARDS:
+        raise ConfigurationError(f"bind gives {len(binds)} databases, and a worker serves at most {MOST_SHARDS}")
     for name in binds:
         if not (isinstance(name, str) and SHARD_NAME.fullmatch(name)):
             raise ConfigurationError(

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from contextlib import nullcontext
+from ctypes import Array
 from functools import partial
 from multiprocessing.connection import Connection
 from types import FrameType
@@ -22,20 +23,20 @@ from sqla_jobs.loading import bind_for_command_line, load_configured
 from sqla_jobs.runtime.figures import Cached
 from sqla_jobs.runtime.listener import Subscription
 from sqla_jobs.supervisor.connection import ParentConnection, Readings
-from sqla_jobs.supervisor.messages import Drained, Observed
+from sqla_jobs.supervisor.messages import Drained, Observed, Shard
 from sqla_jobs.supervisor.spec import Application
 from sqla_jobs.worker.worker import Worker
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 
-def main(application: Application, pipe: Connection, memory: Memory) -> None:
+def main(application: Application, pipe: Connection, memories: Array[Memory]) -> None:
     """Run the worker in this process. Exit with status 1 after an error that only a person can correct."""
     signal.signal(signal.SIGINT, _leave_it_to_the_parent)
     signal.signal(signal.SIGHUP, _pass_on_to_the_parent)
     logs = application.logs
     logs.set_up(application.name)
-    parent = ParentConnection(pipe, memory)
+    parent = ParentConnection(pipe, memories)
     try:
         jobs, defaults = load_configured(application.name)
         spec = parent.configured(defaults)
@@ -43,19 +44,19 @@ def main(application: Application, pipe: Connection, memory: Memory) -> None:
             logs = spec.logs
             logs.set_up(application.name)
         bind_for_command_line(jobs, spec.database_url)
-        binding = jobs._binding()
-        parent.may_close(IdleConnections(binding.engine).close)
-        worker = Worker(jobs, {"": binding}, spec.settings, host_of=lambda shard: parent, stop_requested=parent.stop)
+        bindings = jobs._bindings()
+        hosts = {name: parent.host(Shard(number, name)) for number, name in enumerate(bindings)}
+        for name, host in hosts.items():
+            host.may_close(IdleConnections(bindings[name].engine).close)
+        worker = Worker(jobs, bindings, spec.settings, host_of=hosts.__getitem__, stop_requested=parent.stop)
         parent.readings = _readings(jobs, worker) if spec.is_observed else Readings(lambda: worker.runs)
         if spec.drain:
             runs = worker.drain()
             parent.send_last_report()
             parent.send(Drained(runs))
         else:
-            settings, bindings = spec.settings, {"": binding}
-            clock = Clock(
-                jobs, {"": binding}, heartbeat=settings.heartbeat, lease=settings.lease, listener=Subscription
-            )
+            settings = spec.settings
+            clock = Clock(jobs, bindings, heartbeat=settings.heartbeat, lease=settings.lease, listener=Subscription)
             with clock if spec.clock else nullcontext():
                 worker.run()
             parent.send_last_report()

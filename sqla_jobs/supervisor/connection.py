@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from ctypes import Array
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -38,11 +39,13 @@ from sqla_jobs.supervisor.messages import (
     LookAgain,
     MetricsRead,
     Observed,
+    Of,
     PassOn,
     ReadFigures,
     ReadMetrics,
     Registered,
     Serving,
+    Shard,
     Stop,
     TableNames,
     keeps_up,
@@ -77,40 +80,122 @@ class Readings:
 
 
 class ParentConnection:
-    """The host of a worker whose parent sends heartbeats, finds work, and can read which runs have begun.
+    """The connection to a parent that sends heartbeats, finds work, and can read which runs have begun.
 
     If the parent dies, the worker stops. The worker's jobs then have half a lease in which to end.
     """
 
-    connections = OF_CHILD - 2
-
-    def __init__(self, pipe: Connection, memory: Memory) -> None:
+    def __init__(self, pipe: Connection, memories: Array[Memory]) -> None:
         self.stop: StopRequest = StopRequest()
         self.readings: Readings = Readings()
-        self._job_listener: JobListener | None = None
         self._pipe = pipe
-        self._started = StartedRuns(memory)
-        self.slot: Callable[[], RunSlot] | None = self._started.take
+        self._memories = memories
+        self._process = StartedRuns(memories[0])
+        self._hosts: dict[str, ChildHost] = {}
+        """The hosts of the worker, by the names of its databases."""
         self._spec = Future[ChildSpec]()
         self._sending = threading.Lock()
-        self._gone: uuid.UUID | None = None
-        self._close_idle: list[Callable[[], None]] = []
-        self._send_at = 0.0
-        self._shared: Shared | None = None
         threading.Thread(target=self._listen, name="sqla_jobs-parent", daemon=True).start()
 
     def configured(self, defaults: dict[str, dict[str, Any]]) -> ChildSpec:
         """Send the options from the application's config. Return the spec with which the parent replies."""
         self.send(Configured(defaults))
-        return self._spec.result()  # wait for the reply; if the parent dies instead, so does this process
+        return self.spec  # if the parent dies instead, so does this process
+
+    @property
+    def spec(self) -> ChildSpec:
+        """The child's spec, once the parent has replied to `Configured`."""
+        return self._spec.result()
+
+    def host(self, shard: Shard) -> ChildHost:
+        """Return the host of the worker in one of its databases. The first call creates it."""
+        if shard.name not in self._hosts:
+            started = self._process if shard.number == 0 else StartedRuns(self._memories[shard.number])
+            self._hosts[shard.name] = ChildHost(self, shard, started)
+        return self._hosts[shard.name]
+
+    def send(self, message: object) -> None:
+        """Send a message to the parent."""
+        with self._sending:
+            try:
+                self._pipe.send(message)
+            except OSError:
+                self._orphaned()
+
+    def hint(self, message: object) -> None:
+        """Send a message to the parent unless sending may block.
+
+        The parent's next poll makes up for an unsent message.
+        """
+        if keeps_up(self._pipe):
+            self.send(message)
+
+    def _listen(self) -> None:
+        report_at = 0.0
+        try:
+            while True:
+                self._process.alive_at = time.monotonic()
+                if self._pipe.poll(_LOOK):
+                    self._obey(self._pipe.recv())
+                memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT
+                self._process.vitals = (self.readings.runs(), memory)
+                for host in [*self._hosts.values()]:
+                    host.show_free_slot()
+                if self.readings.worker is not None and (now := time.monotonic()) >= report_at:
+                    report_at = now + _REPORT
+                    self.hint(self.readings.worker())
+        except (EOFError, OSError):
+            self._orphaned()
+
+    def send_last_report(self) -> None:
+        """Send a final report after the worker has ended, if the parent wants reports."""
+        if self.readings.worker is not None:
+            self.send(self.readings.worker())
+
+    def _answer(self, read: Callable[[], object]) -> None:
+        threading.Thread(target=lambda: self.send(read()), name="sqla_jobs-scrape", daemon=True).start()
+
+    def _obey(self, message: ChildSpec | Of | ReadFigures | ReadMetrics | Stop) -> None:
+        match message:
+            case ChildSpec():
+                self._spec.set_result(message)
+            case Of(shard, of_worker):
+                self._hosts[shard.name].obey(of_worker)
+            case ReadFigures():
+                self._answer(lambda: FiguresRead(self.readings.figures()))
+            case ReadMetrics():
+                self._answer(lambda: MetricsRead(self.readings.metrics()))
+            case Stop():
+                self.stop.set()
+
+    def _orphaned(self) -> None:
+        if not self._hosts:
+            os._exit(1)
+        if not self.stop.is_set():
+            log.error("the parent process is gone: this one stops")
+            self.stop.grace = self.spec.half_lease
+            self.stop.set()
+
+
+class ChildHost:
+    """The host of a child's worker in one database."""
+
+    connections = OF_CHILD - 2
+
+    def __init__(self, parent: ParentConnection, shard: Shard, started: StartedRuns) -> None:
+        self._parent = parent
+        self._shard = shard
+        self._started = started
+        self.slot: Callable[[], RunSlot] | None = started.take
+        self._job_listener: JobListener | None = None
+        self._gone: uuid.UUID | None = None
+        self._close_idle: list[Callable[[], None]] = []
+        self._send_at = 0.0
+        self._shared: Shared | None = None
 
     @property
     def all_connections(self) -> int:
-        return self._spec.result().connections
-
-    @property
-    def _half_lease(self) -> float:
-        return self._spec.result().settings.lease / 2
+        return self._parent.spec.connections
 
     @property
     def beat_at(self) -> float:
@@ -122,6 +207,11 @@ class ParentConnection:
     def set_listener(self, listener: JobListener | None) -> None:
         """Pass notifications about new jobs to `listener` from now on, or drop them if `listener` is None."""
         self._job_listener = listener
+
+    def show_free_slot(self) -> None:
+        """Show the parent whether a slot is waiting for a job."""
+        listener = self._job_listener  # another thread may set it to None at any time
+        self._started.has_free_slot = listener is not None and listener.has_free_slot
 
     def meet(self, shared: Shared, sessions: int) -> None:
         self._shared, engine = shared, shared.engine
@@ -142,7 +232,7 @@ class ParentConnection:
 
         A draining worker looks for work itself, since it ends when nothing is due.
         """
-        is_draining = self._spec.result().drain
+        is_draining = self._parent.spec.drain
         return OwnLookout(shared, tasks) if is_draining else ForwardedLookout(self, self._started, shared, tasks)
 
     def registered(self, process_id: uuid.UUID) -> None:
@@ -156,9 +246,9 @@ class ParentConnection:
     def keep(self, process_id: uuid.UUID) -> bool:
         if self._gone == process_id:
             return False
-        now = time.monotonic()
-        if now - self.beat_at > self._half_lease and now >= self._send_at:
-            self._send_at = now + self._half_lease
+        now, half_lease = time.monotonic(), self._parent.spec.half_lease
+        if now - self.beat_at > half_lease and now >= self._send_at:
+            self._send_at = now + half_lease
             self._send_address_anew()
         return True
 
@@ -174,20 +264,12 @@ class ParentConnection:
         self.send(Leaving())
 
     def send(self, message: object) -> None:
-        """Send a message to the parent."""
-        with self._sending:
-            try:
-                self._pipe.send(message)
-            except OSError:
-                self._orphaned()
+        """Send a message about this worker to the parent."""
+        self._parent.send(Of(self._shard, message))
 
     def hint(self, message: object) -> None:
-        """Send a message to the parent unless sending may block.
-
-        The parent's next poll makes up for an unsent message.
-        """
-        if keeps_up(self._pipe):
-            self.send(message)
+        """Send a message about this worker to the parent unless sending may block."""
+        self._parent.hint(Of(self._shard, message))
 
     def _send_address_anew(self) -> None:
         """Send the address again, from a new connection.
@@ -199,47 +281,15 @@ class ParentConnection:
         pool.connect().close()
         pool.dispose()
 
-    def _listen(self) -> None:
-        report_at = 0.0
-        try:
-            while True:
-                self._started.alive_at = time.monotonic()
-                if self._pipe.poll(_LOOK):
-                    self._obey(self._pipe.recv())
-                memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT
-                self._started.vitals = (self.readings.runs(), memory)
-                listener = self._job_listener  # another thread may set it to None at any time
-                self._started.has_free_slot = listener is not None and listener.has_free_slot
-                if self.readings.worker is not None and (now := time.monotonic()) >= report_at:
-                    report_at = now + _REPORT
-                    self.hint(self.readings.worker())
-        except (EOFError, OSError):
-            self._orphaned()
-
-    def send_last_report(self) -> None:
-        """Send a final report after the worker has ended, if the parent wants reports."""
-        if self.readings.worker is not None:
-            self.send(self.readings.worker())
-
-    def _answer(self, read: Callable[[], object]) -> None:
-        threading.Thread(target=lambda: self.send(read()), name="sqla_jobs-scrape", daemon=True).start()
-
-    def _obey(self, message: ChildSpec | Heard | LookAgain | Gone | ReadFigures | ReadMetrics | Stop) -> None:
+    def obey(self, message: Heard | LookAgain | Gone) -> None:
+        """Do what a message of the parent to this worker says."""
         match message:
-            case ChildSpec():
-                self._spec.set_result(message)
             case Heard(queue, is_alone):
                 self._hear(queue, is_alone)
             case LookAgain():
                 self._tell("", True, lambda listener: listener.look_again())
             case Gone(process_id):
                 self._gone = process_id
-            case ReadFigures():
-                self._answer(lambda: FiguresRead(self.readings.figures()))
-            case ReadMetrics():
-                self._answer(lambda: MetricsRead(self.readings.metrics()))
-            case Stop():
-                self.stop.set()
 
     def _hear(self, queue: str, is_alone: bool) -> None:
         if queue == SCHEDULES:
@@ -254,14 +304,6 @@ class ParentConnection:
         if not (listener is not None and tell(listener)) and is_alone:
             self.hint(PassOn(queue))
 
-    def _orphaned(self) -> None:
-        if self._shared is None:
-            os._exit(1)
-        if not self.stop.is_set():
-            log.error("the parent process is gone: this one stops")
-            self.stop.grace = self._half_lease
-            self.stop.set()
-
 
 class ForwardedLookout:
     """A child's lookout, for which the parent listens, polls and promotes.
@@ -271,8 +313,8 @@ class ForwardedLookout:
 
     promote_at: float = math.inf
 
-    def __init__(self, parent: ParentConnection, started: StartedRuns, shared: Shared, tasks: Sequence[str]):
-        self._parent = parent
+    def __init__(self, host: ChildHost, started: StartedRuns, shared: Shared, tasks: Sequence[str]):
+        self._host = host
         self._started = started
         self._channel = shared.models.channel
         self._longest = 2 * shared.settings.poll
@@ -301,7 +343,7 @@ class ForwardedLookout:
         at = now + delay
         if delay < self._longest and not now < self._expected_at <= at:
             self._expected_at = at
-            self._parent.hint(Expecting(delay))
+            self._host.hint(Expecting(delay))
         return False
 
     def expect_new(self, *, is_busy: bool) -> None:
@@ -311,14 +353,14 @@ class ForwardedLookout:
         return DAY
 
     def found_more(self, queue: str) -> None:
-        self._parent.hint(FoundMore(queue))
+        self._host.hint(FoundMore(queue))
 
     def start(self, job_listener: JobListener) -> None:
         self._unsubscribe = subscribe(self._channel, job_listener.heard)
-        self._parent.set_listener(job_listener)
-        self._parent.send(Serving(self._tasks))
+        self._host.set_listener(job_listener)
+        self._host.send(Serving(self._tasks))
 
     def stop(self) -> None:
         self._unsubscribe()
-        self._parent.set_listener(None)
-        self._parent.hint(PassOn(""))  # this worker has stopped claiming, and may have answered for some jobs
+        self._host.set_listener(None)
+        self._host.hint(PassOn(""))  # this worker has stopped claiming, and may have answered for some jobs

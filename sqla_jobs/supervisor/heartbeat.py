@@ -21,8 +21,8 @@ from sqla_jobs.runtime.storing import as_stored, store
 from sqla_jobs.supervisor.database import Database
 
 if TYPE_CHECKING:
-    from sqla_jobs.supervisor.child import ChildProcess
-    from sqla_jobs.supervisor.roster import Roster
+    from sqla_jobs.supervisor.child_worker import ChildWorker
+    from sqla_jobs.supervisor.roster import ShardRoster
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
@@ -53,7 +53,7 @@ class ParentHeartbeat:
         database: Database,
         settings: LeaseSettings,
         set_aside: SetAside,
-        children: Roster,
+        children: ShardRoster,
         counters: Counters,
     ) -> None:
         self.database: Database = database
@@ -129,9 +129,9 @@ class ParentHeartbeat:
                     if self._queries.show_stalled(connection, process_id, silences.get(process_id)):
                         self._stalled ^= {process_id}
 
-    def _look_for_kills(self, child: ChildProcess) -> None:
+    def _look_for_kills(self, child: ChildWorker) -> None:
         """Find requests to kill a hung child, which cannot look for them itself."""
-        job_ids = [entry.job_id for entry in child.started.entries()]
+        job_ids = [entry.job_id for entry in child.entries()]
         if child.process_id is None or not job_ids:
             return
         with self._engine.begin() as connection:
@@ -144,14 +144,14 @@ class ParentHeartbeat:
         with self._engine.begin() as connection:
             notify(connection, self.database.channel, [""])
 
-    def _relieve(self, child: ChildProcess) -> None:
+    def _relieve(self, child: ChildWorker) -> None:
         """Give back the jobs that a hung child has not begun. Rows locked or set aside are left for later calls.
 
         Read the leases before the revocation, which does not cover later claims.
         """
         if child.process_id is None:
             return
-        known = [entry.run_id for entry in child.started.entries()]
+        known = [entry.run_id for entry in child.entries()]
         with self._engine.begin() as connection:
             leases = self._queries.leases(connection, child.process_id, known)
         skipped = self._set_aside.reasons

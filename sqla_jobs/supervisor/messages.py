@@ -33,6 +33,22 @@ def session_of(connection: psycopg.Connection[Any]) -> dict[str, str]:
     return settings
 
 
+class Shard(NamedTuple):
+    """A database of a child. A single database has no name."""
+
+    number: int
+    """Its place among the child's databases, from 0."""
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Of:
+    """A message from or to the child's worker of one database."""
+
+    shard: Shard
+    message: Any
+
+
 @dataclass(frozen=True, slots=True)
 class Configured:
     """To the parent, as the first message: the options in the application's config. The answer is a `ChildSpec`."""
@@ -150,21 +166,9 @@ class MetricsRead:
     text: str | None
 
 
-ToParent = (
-    Configured
-    | Address
-    | Registered
-    | Serving
-    | Expecting
-    | FoundMore
-    | PassOn
-    | Leaving
-    | Kill
-    | Drained
-    | Observed
-    | FiguresRead
-    | MetricsRead
-)
+ToParent = Of | Configured | Drained | Observed | FiguresRead | MetricsRead
+OfWorker = Address | Registered | Serving | Expecting | FoundMore | PassOn | Leaving | Kill
+"""What the parent receives inside `Of`."""
 
 
 @dataclass(frozen=True, slots=True)

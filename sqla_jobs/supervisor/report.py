@@ -134,7 +134,7 @@ class Report:
 
         Return `None` if one does, and its last heartbeat is younger than half a lease.
         """
-        registered = [child for child in self._children if child.process_id is not None]
+        registered = [child for child in self._children if child.is_registered]
         if not registered:
             return "no worker process is registered in the database"
         children = [child for child in registered if not child.is_leaving]
@@ -148,7 +148,7 @@ class Report:
     def _why_idle(self, child: ChildProcess) -> str | None:
         if child.is_hung:
             return f"it has made no progress for {duration(child.silence)}"
-        age = time.monotonic() - child.started.beat_at
+        age = time.monotonic() - max(worker.started.beat_at for worker in [*child.workers.values()])
         if age >= self._setup().spec.settings.lease / 2:
             return f"its last heartbeat was stored {duration(age)} ago"
         if child.trouble is not None:

@@ -43,6 +43,11 @@ class ChildSpec:
     connections: int = OF_CHILD + OF_PARENT
     """The number of this child's connections, except those of the clock and of the jobs."""
 
+    @property
+    def half_lease(self) -> float:
+        """The seconds for which a job may surely go on after the last heartbeat."""
+        return self.settings.lease / 2
+
     def connections_of(self, processes: int, sessions: int) -> int:
         """Return how many connections all children, their jobs, their parent and the clock may use.
 

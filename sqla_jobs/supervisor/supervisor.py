@@ -8,17 +8,17 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import wait
 from types import FrameType
 from typing import Any
 
 from sqla_jobs.runtime.counters import Counters
-from sqla_jobs.runtime.set_aside import SetAside
+from sqla_jobs.runtime.shard_name import in_shard
 from sqla_jobs.runtime.stopping import StopRequest, handled, stopped_by_signals
 from sqla_jobs.supervisor.child import ChildProcess
-from sqla_jobs.supervisor.database import Database
-from sqla_jobs.supervisor.heartbeat import ParentHeartbeat
-from sqla_jobs.supervisor.lookout import ParentLookout
+from sqla_jobs.supervisor.child_worker import ChildWorker
+from sqla_jobs.supervisor.database_work import DatabaseWork
 from sqla_jobs.supervisor.messages import (
     Address,
     Configured,
@@ -31,6 +31,8 @@ from sqla_jobs.supervisor.messages import (
     Leaving,
     MetricsRead,
     Observed,
+    Of,
+    OfWorker,
     PassOn,
     Registered,
     Serving,
@@ -47,8 +49,6 @@ _LOOK = 0.1
 """Seconds between looks at the children."""
 _MARGIN = 20.0
 """After the grace period, a child may spend this many seconds storing the ends of its runs. Then it is killed."""
-_SETTLE = 5.0
-"""When the parent stops, it may spend this many seconds storing the ends of killed children's runs."""
 
 Plan = Callable[[dict[str, dict[str, Any]]], tuple[ChildSpec, SupervisorOptions]]
 """Makes the children's spec and the parent's options from the options in an application's config."""
@@ -69,11 +69,9 @@ class Supervisor:
         self._plan = plan
         self._setup = Setup(application, options)
         self._children = Roster()
-        self._set_aside, self._counters = SetAside(), Counters()
-        self._heartbeat: ParentHeartbeat | None = None
-        """The heartbeats, once a child has sent the database's address."""
-        self._lookout: ParentLookout | None = None
-        """The lookout, once a child that does not look for itself has registered."""
+        self._counters = Counters()
+        self._databases: dict[str, DatabaseWork] = {}
+        """The parent's work in each database whose address a child has sent, by the database's name."""
         self.report: Report = Report(self._children, self._counters, lambda: self._setup)
         """The state of the parent and its children, for any thread."""
         self._replace_before = 0.0
@@ -99,18 +97,12 @@ class Supervisor:
                 self._listen()
                 self._take_leave()
                 is_any_newly_hung = oversee(self._children, self._setup.options, self.report.turned())
-                if is_any_newly_hung and self._lookout is not None:
-                    self._lookout.heard("")  # the hung child may have been the only one that was told of some jobs
+                if is_any_newly_hung:  # the hung child may have been the only one that was told of some jobs
+                    for work in self._databases.values():
+                        work.tell_all()
                 self._replace()
-        if self._lookout is not None:
-            self._lookout.stop()
-        if self._heartbeat is not None:
-            if not self._heartbeat.close(_SETTLE):
-                log.warning(
-                    "the ends of killed processes' jobs could not be stored; "
-                    "the jobs are taken back when the lease ends"
-                )
-            self._heartbeat.database.engine.dispose()
+        for work in self._databases.values():
+            work.close()
         return int(self._stop_requested.is_set() and not self._stop_requested.is_signalled)  # the first child failed
 
     def replace_all(self) -> None:
@@ -190,50 +182,36 @@ class Supervisor:
         match message:
             case Configured(defaults):
                 child.send(self._decided(defaults).of_number(child.number))
-            case Address():
-                self._learn(message)
-            case Serving(tasks):
-                self._serve(tasks)
-                child.hint(Heard(""))  # jobs may have come after its first look but before `serve`
-            case Expecting() | FoundMore() | PassOn():
-                if self._lookout is not None:  # otherwise the child sends `Serving` next, and is told to look
-                    self._lookout.hear(message, child)
-            case Kill(run_id):
-                child.condemn(run_id)
-            case Registered():
-                self._has_worked = True
-                if (old := self._children.take_over(child)) is not None:
-                    old.ask_to_stop(self._stop_within)
+            case Of(shard, of_worker):
+                self._hear_worker(child.worker(shard), of_worker)
             case Drained(runs):
                 self.runs += runs
                 self._children.finished(child)
             case Observed() | FiguresRead() | MetricsRead():
                 self.report.hear(child, message)
+
+    def _hear_worker(self, worker: ChildWorker, message: OfWorker) -> None:
+        name = worker.shard.name
+        match message:
+            case Address():
+                if name not in self._databases:
+                    work = partial(DatabaseWork, name, message, self._setup, self._children, self._counters)
+                    self._databases[name] = in_shard(name, work)
+                self._databases[name].database.address = message
+            case Serving(tasks):
+                in_shard(name, partial(self._databases[name].serve, tasks))
+                worker.hint(Heard(""))  # jobs may have come after its first look but before `serve`
+            case Expecting() | FoundMore() | PassOn():
+                if (lookout := self._databases[name].lookout) is not None:
+                    lookout.hear(message, worker)  # otherwise the child sends `Serving` next, and is told to look
+            case Kill(run_id):
+                worker.condemn(run_id)
+            case Registered():
+                self._has_worked = True
+                if (old := self._children.take_over(worker.child)) is not None:
+                    old.ask_to_stop(self._stop_within)
             case Leaving():
-                child.process_id, child.has_left = None, True
-
-    def _learn(self, address: Address) -> None:
-        if self._heartbeat is None:
-            settings = self._setup.spec.settings
-            database = Database(address, patience=settings.patience)
-            self._heartbeat = ParentHeartbeat(database, settings, self._set_aside, self._children, self._counters)
-            self._heartbeat.start()
-        self._heartbeat.database.address = address
-
-    def _serve(self, tasks: tuple[str, ...]) -> None:
-        if self._lookout is None:
-            assert self._heartbeat is not None, "a child sends its address first"
-            spec, database = self._setup.spec, self._heartbeat.database
-            self._lookout = ParentLookout(
-                database,
-                spec.settings,
-                self._set_aside,
-                tasks=tasks,
-                connections=spec.connections_of(self._setup.options.processes, database.address.sessions),
-                children=self._children.claiming,
-            )
-            self._lookout.start()
-        self._lookout.serve(tasks)
+                worker.process_id, worker.has_left = None, True
 
     def _take_leave(self) -> None:
         for child in list(self._children):
@@ -243,9 +221,9 @@ class Supervisor:
                 continue
             for message in child.messages():
                 self._hear(child, message)
-            if (abandoned := child.abandoned()) is not None:
-                assert self._heartbeat is not None, "a child sends its address before it registers"
-                self._heartbeat.settle(abandoned)
+            for name, worker in child.workers.items():
+                if (abandoned := worker.abandoned()) is not None:  # it has sent its address before it registered
+                    self._databases[name].heartbeat.settle(abandoned)
             self.report.take_over(child)
             self._vacate(child)
 
