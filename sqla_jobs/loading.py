@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import create_engine, make_url
+from sqlalchemy import Engine, create_engine, make_url
 from sqlalchemy.exc import ArgumentError
 
 from sqla_jobs.database.engines import address_by_psycopg
@@ -16,6 +16,7 @@ from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.rules.checks import INI
 from sqla_jobs.rules.wording import did_you_mean
+from sqla_jobs.runtime.shard_name import Where
 from sqla_jobs.tasks.registry import import_named
 
 _APPLICATIONS = ("app", "application", "composite", "composit", "pipeline", "filter-app")
@@ -130,20 +131,27 @@ def _jobs_in(found: Any) -> Jobs[Any] | None:
     return next((one for one in (found, inner) if isinstance(one, Jobs)), None)
 
 
-def bind_for_command_line(jobs: Jobs[Any], database_url: str | None) -> None:
-    """Bind `jobs` to `database_url`. Without it, keep an existing bind, or else use DATABASE_URL.
+def bind_for_command_line(jobs: Jobs[Any], where: Where) -> Jobs[Any]:
+    """Bind `jobs` to the URLs that the command line names. Without any, keep an existing bind, or use DATABASE_URL.
 
-    Raises `ConfigurationError`.
+    Return `jobs`, or the `Jobs` of the one database that the command line chooses. Raises `ConfigurationError`.
     """
-    if database_url and jobs._resolver is not None:
+    if where.urls and jobs._resolver is not None:
         raise ConfigurationError(
             "--database-url: this application opens its sessions itself, and what its code writes through them would "
             "go to another database than its jobs; change the application's own setting instead, such as "
             "SQLALCHEMY_DATABASE_URI or sqlalchemy.url"
         )
-    url = database_url or (None if jobs._is_bound else os.environ.get("DATABASE_URL"))
-    if url is None:
-        return
+    urls = where.urls
+    if not urls and not jobs._is_bound and "DATABASE_URL" in os.environ:
+        urls = {"": os.environ["DATABASE_URL"]}
+    engines = {name: _engine_of(url) for name, url in urls.items()}
+    if engines:
+        jobs.bind(engines.get("", engines))
+    return jobs if where.shard is None else jobs.shard(where.shard)
+
+
+def _engine_of(url: str) -> Engine:
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
@@ -155,4 +163,4 @@ def bind_for_command_line(jobs: Jobs[Any], database_url: str | None) -> None:
             f"the database URL is of {parsed.drivername}, and jobs live in PostgreSQL: write {_ADDRESS}"
         )
     address = address_by_psycopg(parsed)  # the application may use the same URL with asyncpg
-    jobs.bind(create_engine(address, max_overflow=-1))  # no limit: each thread of a worker needs a connection
+    return create_engine(address, max_overflow=-1)  # no limit: each thread of a worker needs a connection

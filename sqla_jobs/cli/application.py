@@ -5,9 +5,10 @@ from __future__ import annotations
 import atexit
 import getpass
 import socket
+import sys
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec
 
 import click
@@ -17,6 +18,7 @@ from sqla_jobs.actions import audit
 from sqla_jobs.cli.naming import application_options, named_application, output_on_stderr, plain_errors
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.loading import bind_for_command_line, load_jobs
+from sqla_jobs.runtime.shard_name import Where
 
 P = ParamSpec("P")
 
@@ -26,15 +28,45 @@ def on_application(command: Callable[Concatenate[Jobs[Any], P], None]) -> Callab
 
     @application_options
     @wraps(command)
-    def run(application: str | None, database_url: str | None, *args: P.args, **options: P.kwargs) -> None:
+    def run(application: str | None, where: Where, *args: P.args, **options: P.kwargs) -> None:
         with plain_errors():
             with output_on_stderr():
                 jobs = load_jobs(named_application(application))
-            bind_for_command_line(jobs, database_url)
+            jobs = bind_for_command_line(jobs, where)
             with _own_connections(jobs):
                 command(jobs, *args, **options)
 
     return run
+
+
+def in_each_shard(command: Callable[..., None]) -> Callable[..., None]:
+    """Call `command` for each database, if there are several, and exit with the highest of its exit codes.
+
+    A database that cannot be reached does not keep the command from the others.
+    """
+
+    @wraps(command)
+    def run(jobs: Jobs[Any], **options: Any) -> None:
+        if not jobs.shards or options.get("as_json") or options.get("watch"):
+            command(jobs, **options)  # for several databases, it asks for --shard
+            return
+        codes = [_code_in(jobs.shard(name), name, partial(command, **options)) for name in jobs.shards]
+        sys.exit(max(codes))
+
+    return run
+
+
+def _code_in(jobs: Jobs[Any], name: str, command: Callable[[Jobs[Any]], None]) -> int:
+    click.echo(f"== {name} ==")
+    try:
+        with plain_errors():
+            command(jobs)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
 
 
 @contextmanager

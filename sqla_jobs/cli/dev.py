@@ -24,6 +24,7 @@ from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.postgres import LocalServer
 from sqla_jobs.runtime.logs import LogOptions
 from sqla_jobs.runtime.settings import Settings
+from sqla_jobs.runtime.shard_name import Where
 from sqla_jobs.supervisor.reload import on_change
 from sqla_jobs.supervisor.spec import Application, ChildSpec, SupervisorOptions
 from sqla_jobs.supervisor.supervisor import Supervisor
@@ -48,7 +49,7 @@ _LOOK = 0.2
     type=click.IntRange(0, 65535),
     help="Port of the dashboard; 0: any free one.",
 )
-def dev(application: str | None, database_url: str | None, queues: str | None, concurrency: int, port: int) -> None:
+def dev(application: str | None, where: Where, queues: str | None, concurrency: int, port: int) -> None:
     """Run a database, a worker and the dashboard in this terminal, for development. Ctrl-C ends all of them.
 
     The database is --database-url, else the application's own, else DATABASE_URL. If no database is named, a PostgreSQL
@@ -65,19 +66,19 @@ def dev(application: str | None, database_url: str | None, queues: str | None, c
             _settings(queues, concurrency)
         logs = LogOptions("INFO", "short", jobs=True)
         logs.set_up(name)
-        site, server = _Site(name, database_url, None, port), None
+        site, server = _Site(name, where, None, port), None
         running.enter_context(site)
         ready = site.answer()
         if ready is None:
             server = running.enter_context(_private_server())
             os.environ["DATABASE_URL"] = server.url
-            site = running.enter_context(_Site(name, database_url, server.url, port))
+            site = running.enter_context(_Site(name, where, server.url, port))
             ready = site.answer()
         if ready is None:
             raise ConfigurationError(f"{name} names no database, and takes none from DATABASE_URL: give --database-url")
         click.echo(f"Dashboard (works once, for one browser): {ready.dashboard}")
         settings = _settings(ready.queues if queues is None else queues, concurrency)
-        supervisor = _supervisor(Application(name, logs), database_url, settings)
+        supervisor = _supervisor(Application(name, logs), where, settings)
         on_change(supervisor.replace_all)
         with _watching(site, server) as ended:
             code = supervisor.run(hangup=_stop)
@@ -94,8 +95,8 @@ def _settings(queues: str | None, concurrency: int) -> Settings:
     return Settings.checked(parse_queues(queues, concurrency), concurrency=concurrency, grace=_ENDS_WITHIN)
 
 
-def _supervisor(application: Application, database_url: str | None, settings: Settings) -> Supervisor:
-    spec = ChildSpec(database_url, settings, drain=False, clock=True, logs=application.logs)
+def _supervisor(application: Application, where: Where, settings: Settings) -> Supervisor:
+    spec = ChildSpec(where, settings, drain=False, clock=True, logs=application.logs)
     options = SupervisorOptions(reload=True)
     return Supervisor(application, lambda _: (spec, options), options)
 
@@ -116,8 +117,8 @@ def _private_server() -> Generator[LocalServer]:
 class _Site:
     """The process that runs `dev_site`."""
 
-    def __init__(self, application: str, database_url: str | None, private_url: str | None, port: int) -> None:
-        self._order = Order(sys.path, application, database_url, private_url, port)
+    def __init__(self, application: str, where: Where, private_url: str | None, port: int) -> None:
+        self._order = Order(sys.path, application, where, private_url, port)
 
     def __enter__(self) -> Self:
         self._pipe, theirs = Pipe()

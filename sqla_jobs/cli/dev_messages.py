@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from sqla_jobs.runtime.shard_name import Where
+
 
 class Order(NamedTuple):
     """From the parent: the instructions for the child."""
 
     path: list[str]
     application: str
-    database_url: str | None
+    where: Where
     private_url: str | None
     """The address of the server that the parent runs; None if it runs none."""
     port: int

@@ -55,7 +55,7 @@ def _end_with_parent(parent: Connection) -> None:
 
 
 def _obey(order: Order, parent: Connection) -> None:
-    has_url = order.database_url is not None or "DATABASE_URL" in os.environ
+    has_url = bool(order.where.urls) or "DATABASE_URL" in os.environ
     try:
         jobs, defaults = load_configured(order.application)
     except Exception:
@@ -63,7 +63,7 @@ def _obey(order: Order, parent: Connection) -> None:
             raise
         parent.send(Unbound())
         return
-    bind_for_command_line(jobs, order.database_url)
+    jobs = bind_for_command_line(jobs, order.where)
     if not jobs._is_bound:
         parent.send(Unbound())
         return

@@ -17,6 +17,7 @@ from sqla_jobs.cli.naming import (
 )
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.loading import load_jobs
+from sqla_jobs.runtime.shard_name import Where
 
 
 @click.command(cls=ApplicationCommand)
@@ -26,7 +27,7 @@ from sqla_jobs.loading import load_jobs
 @click.option("--viewer", "viewers", multiple=True, metavar="ROLE", help="A role that reads and changes nothing.")
 def grants(
     application: str | None,
-    database_url: str | None,
+    where: Where,
     enqueuers: tuple[str, ...],
     workers: tuple[str, ...],
     viewers: tuple[str, ...],

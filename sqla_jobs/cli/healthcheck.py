@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from sqla_jobs.cli.application import on_application
+from sqla_jobs.cli.application import in_each_shard, on_application
 from sqla_jobs.cli.naming import ApplicationCommand
 from sqla_jobs.errors import JobsError
 from sqla_jobs.jobs import Jobs
@@ -21,6 +21,7 @@ _TIMEOUT = 5.0
 
 @click.command(cls=ApplicationCommand)
 @on_application
+@in_each_shard
 def healthcheck(jobs: Jobs[Any]) -> None:
     """Check that a worker on this host is alive.
 

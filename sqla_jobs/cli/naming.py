@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import tomllib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from functools import wraps
 from pathlib import Path
@@ -16,6 +16,7 @@ import click
 
 from sqla_jobs.errors import ArgumentsError, ConfigurationError, DeclarationError
 from sqla_jobs.rules.checks import INI
+from sqla_jobs.runtime.shard_name import SHARD_NAME, Where
 
 HOST = "sqla_jobs.application"
 """The key in `Context.meta` under which a host program, such as `flask`, stores MODULE:ATTR."""
@@ -115,11 +116,37 @@ def application_options(command: Callable[..., None]) -> Callable[..., None]:
         "--app", "application", metavar="MODULE:ATTR", help="The application; also accepted as first argument."
     )
     url = click.option(
-        "--database-url", metavar="URL", help="The database; by default the application's own, else DATABASE_URL."
+        "--database-url",
+        "urls",
+        metavar="[NAME=]URL",
+        multiple=True,
+        callback=_by_name,
+        help="The database; by default the application's own, else DATABASE_URL. With a name, repeatable.",
     )
+    shard = click.option("--shard", metavar="NAME", help="One of several databases.")
 
     @wraps(command)
-    def run(*args: Any, first: str | None, application: str | None, **options: Any) -> None:
-        command(*args, application=first or application, **options)
+    def run(
+        *args: Any,
+        first: str | None,
+        application: str | None,
+        urls: Mapping[str, str],
+        shard: str | None,
+        **options: Any,
+    ) -> None:
+        command(*args, application=first or application, where=Where(urls, shard), **options)
 
-    return first(app(url(run)))
+    return first(app(url(shard(run))))
+
+
+def _by_name(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    """Return URLs by name. The name of a single URL may be missing; its name is then empty."""
+    urls: dict[str, str] = {}
+    for one in given:
+        name, is_named, url = one.partition("=")
+        if not (is_named and SHARD_NAME.fullmatch(name)):
+            name, url = "", one
+        if name in urls or (len(given) > 1 and not name):
+            raise click.UsageError("--database-url: give one URL, or several, each with its own name: eu=URL")
+        urls[name] = url
+    return urls

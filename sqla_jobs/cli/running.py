@@ -25,6 +25,7 @@ from sqla_jobs.prometheus.source import DIRECTORY, check_installed
 from sqla_jobs.rules.wording import plural
 from sqla_jobs.runtime.logs import LogOptions
 from sqla_jobs.runtime.settings import DEFAULTS, LeaseSettings, Settings, WorkerOptions
+from sqla_jobs.runtime.shard_name import Where
 from sqla_jobs.supervisor.reload import on_change
 from sqla_jobs.supervisor.spec import Application, ChildSpec, SupervisorOptions
 from sqla_jobs.supervisor.supervisor import Supervisor
@@ -178,7 +179,7 @@ def _child_spec(found: dict[str, Any], logs: LogOptions, *, drain: bool) -> Chil
     queues = parse_queues(found["queues"], found["concurrency"])
     settings = Settings.checked(queues, **{name: found[name] for name in WorkerOptions.__annotations__})
     is_observed = found["metrics_port"] is not None
-    return ChildSpec(found["database_url"], settings, drain, found["clock"], logs, is_observed=is_observed)
+    return ChildSpec(found["where"], settings, drain, found["clock"], logs, is_observed=is_observed)
 
 
 @click.command(cls=ApplicationCommand)
@@ -186,7 +187,7 @@ def _child_spec(found: dict[str, Any], logs: LogOptions, *, drain: bool) -> Chil
 @_setting("heartbeat", "Seconds between heartbeats.")
 @_setting("lease", "Seconds without a heartbeat after which a process counts as dead.")
 @_log_options
-def clock(application: str | None, database_url: str | None, **options: Any) -> None:
+def clock(application: str | None, where: Where, **options: Any) -> None:
     """Enqueue the jobs of schedules, until SIGTERM or SIGINT. Workers also enqueue them, except with --no-clock."""
     with right_usage():
         logs = _logs(**options)
@@ -201,5 +202,5 @@ def clock(application: str | None, database_url: str | None, **options: Any) -> 
             settings = LeaseSettings(options["heartbeat"], options["lease"])
             if _logs(**options) != logs:
                 _logs(**options).set_up(name)
-        bind_for_command_line(jobs, database_url)
+        jobs = bind_for_command_line(jobs, where)
         jobs.clock(heartbeat=settings.heartbeat, lease=settings.lease).run()

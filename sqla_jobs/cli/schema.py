@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from sqla_jobs.cli.application import on_application
+from sqla_jobs.cli.application import in_each_shard, on_application
 from sqla_jobs.cli.naming import ApplicationCommand
 from sqla_jobs.cli.output import HISTORY, as_json, print_json, remedy
 from sqla_jobs.jobs import Jobs
@@ -20,6 +20,7 @@ from sqla_jobs.models.version import LATEST, found_version, outdated, releases_o
 @click.option("--sql", is_flag=True, help="Print the statements without executing them.")
 @click.option("--revision", is_flag=True, help="Write a revision for the application's own Alembic history.")
 @click.option("--config", metavar="PATH", help="With --revision: the alembic.ini or pyproject.toml.")
+@in_each_shard
 def migrate(jobs: Jobs[Any], sql: bool, revision: bool, config: str | None) -> None:
     """Create or upgrade the tables, in a database without an Alembic history."""
     if sql and revision:
@@ -61,6 +62,7 @@ def _write_revision(jobs: Jobs[Any], config: str | None) -> None:
 @click.command(cls=ApplicationCommand)
 @on_application
 @as_json
+@in_each_shard
 def check(jobs: Jobs[Any], as_json: bool) -> None:
     """Compare the tables with those that this version expects. Exits with 1 and prints a line for each difference.
 

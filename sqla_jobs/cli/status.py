@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from sqla_jobs.cli.application import on_application
+from sqla_jobs.cli.application import in_each_shard, on_application
 from sqla_jobs.cli.naming import ApplicationCommand
 from sqla_jobs.cli.output import as_json, exact_numbers, print_json, print_problems, print_table, short, shown, till
 from sqla_jobs.jobs import Jobs
@@ -27,6 +27,7 @@ _AGAIN = 2.0
 @click.option("--watch", is_flag=True, help="Repeat every 2 seconds, until Ctrl-C.")
 @exact_numbers
 @as_json
+@in_each_shard
 def status(jobs: Jobs[Any], watch: bool, exact: bool, as_json: bool) -> None:
     """Show queues, processes, failures and warnings."""
     if watch and (as_json or not sys.stdout.isatty()):

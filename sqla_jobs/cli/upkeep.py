@@ -13,7 +13,7 @@ from sqla_jobs.actions.jobs import Prune
 from sqla_jobs.actions.pruning import OrphanedRuns
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli import durations
-from sqla_jobs.cli.application import audited, on_application
+from sqla_jobs.cli.application import audited, in_each_shard, on_application
 from sqla_jobs.cli.changing import Wanted, carry_out
 from sqla_jobs.cli.naming import ApplicationCommand
 from sqla_jobs.cli.output import as_json, print_json, print_problems, print_table
@@ -45,6 +45,7 @@ from sqla_jobs.rules.wording import plural
 )
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @audited
+@in_each_shard
 def prune(jobs: Jobs[Any], actor: str, older_than: timedelta, states: tuple[str, ...], yes: bool) -> None:
     """Delete jobs that ended more than TIME ago, with their runs, in batches.
 
@@ -67,6 +68,7 @@ def prune(jobs: Jobs[Any], actor: str, older_than: timedelta, states: tuple[str,
 @click.option("--all", "lists_all", is_flag=True, help="List the checks that found no problem, too.")
 @click.option("--strict", is_flag=True, help="Also exit with 1 for warnings.")
 @as_json
+@in_each_shard
 def doctor(jobs: Jobs[Any], lists_all: bool, strict: bool, as_json: bool) -> None:
     """Find out what makes a queue slow or stuck, with a remedy for each problem.
 

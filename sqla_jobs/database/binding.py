@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from operator import methodcaller
@@ -15,15 +14,13 @@ from sqla_jobs.database.async_sessions import AsyncBind, AsyncSessions, synchron
 from sqla_jobs.database.engines import REMEDY, check_engine, check_translation, checked_isolation, is_asynchronous
 from sqla_jobs.database.session_classes import check_class, making
 from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.runtime.shard_name import MOST_SHARDS, SHARD_NAME
 
 SessionFactory = Callable[[], Session]
 SyncBind = Engine | SessionFactory
 Bind = SyncBind | AsyncBind
 Context = Callable[[Any], AbstractContextManager[Any]]
 """Takes a run's `RunContext`, and returns the context manager around the run. Outside runs, it takes `None`."""
-MOST_SHARDS = 64
-"""The maximum number of databases of one worker."""
-SHARD_NAME = re.compile(r"[\w.-]{1,40}", re.ASCII)
 MEMBERS_OF_TEST = "sqla_jobs.database.binding.members"
 """A test session's `info` may have a function under this key. It commits the other members of a run's transaction."""
 

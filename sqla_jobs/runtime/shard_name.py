@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
 
+MOST_SHARDS = 64
+"""The maximum number of databases of one worker."""
+SHARD_NAME = re.compile(r"[\w.-]{1,40}", re.ASCII)
 SHARD: ContextVar[str] = ContextVar("sqla_jobs.shard", default="")
 """The name of the database, for log lines and runs. It is empty where there is only one."""
+
+
+class Where(NamedTuple):
+    """The database or databases that a command line names."""
+
+    urls: Mapping[str, str] = {}
+    """URLs by name. The name of a single URL may be empty. Without any, the application's own databases are meant."""
+    shard: str | None = None
+    """The only database to work on, by name."""
 
 
 def in_shard(name: str, call: Callable[[], T]) -> T:

@@ -43,7 +43,7 @@ def main(application: Application, pipe: Connection, memories: Array[Memory]) ->
         if spec.logs != logs:
             logs = spec.logs
             logs.set_up(application.name)
-        bind_for_command_line(jobs, spec.database_url)
+        jobs = bind_for_command_line(jobs, spec.where)
         bindings = jobs._bindings()
         hosts = {name: parent.host(Shard(number, name)) for number, name in enumerate(bindings)}
         for name, host in hosts.items():

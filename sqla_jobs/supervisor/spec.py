@@ -8,6 +8,7 @@ from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.rules.checks import DAY, INSTANT, check_integer, check_seconds
 from sqla_jobs.runtime.logs import LogOptions
 from sqla_jobs.runtime.settings import Settings
+from sqla_jobs.runtime.shard_name import Where
 
 OF_CHILD, OF_PARENT, OF_CLOCK = 4, 3, 1
 """How many server connections a child, its parent and its clock have.
@@ -32,7 +33,7 @@ class Application:
 class ChildSpec:
     """The configuration of a child. The parent sends it in reply to the child's `Configured` message."""
 
-    database_url: str | None
+    where: Where
     settings: Settings
     drain: bool
     clock: bool

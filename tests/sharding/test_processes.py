@@ -1,0 +1,127 @@
+"""The command line for an application whose jobs are in several databases, with real worker processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, func, select, text
+from sqlalchemy.orm import Session
+
+from tests.conftest import StartWorker
+from tests.helpers import wait_until
+from tests.proxy import Proxy
+from tests.sharding import shop
+from tests.sharding.shop import Effect, jobs
+from tests.sharding.test_worker import effects, enqueue, states
+
+APPLICATION = "tests.sharding.shop:jobs"
+
+
+def named(urls: dict[str, str]) -> list[str]:
+    return [part for name, url in urls.items() for part in ("--database-url", f"{name}={url}")]
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "sqla_jobs", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def alive(engine: Engine) -> int:
+    with Session(engine) as session:
+        return session.scalar(select(func.count()).select_from(jobs.Process)) or 0
+
+
+@pytest.mark.promise
+def test_each_job_has_one_effect_though_processes_are_killed(
+    urls: dict[str, str], engines: dict[str, Engine], start_worker: StartWorker
+) -> None:
+    for engine in engines.values():
+        with Session(engine) as session:
+            shop.write.enqueue_many(session, ({"n": n, "seconds": 0.01} for n in range(300)))
+            session.commit()
+    worker = start_worker(None, *named(urls), "--processes", "2", "--queues", "default=4", application=APPLICATION)
+    for count in (100, 300):
+        wait_until(lambda count=count: sum(len(effects(engine)) for engine in engines.values()) > count)
+        with Session(engines["eu"]) as session:
+            pids = session.scalars(select(jobs.Process.pid).where(jobs.Process.kind == "worker")).all()
+        os.kill(pids[0], signal.SIGKILL)
+    killed_at = time.monotonic()
+    wait_until(lambda: all(states(engine) == {"succeeded": 300} for engine in engines.values()))
+    assert time.monotonic() - killed_at < 20
+    for name, engine in engines.items():
+        assert effects(engine) == [(n, name) for n in range(300)]
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(20) == 0
+    assert [alive(engine) for engine in engines.values()] == [0, 0, 0]
+
+
+def test_a_dead_process_gives_back_its_jobs_of_each_database_at_once(
+    urls: dict[str, str], engines: dict[str, Engine], start_worker: StartWorker
+) -> None:
+    start_worker(None, *named(urls), "--lease", "120", "--queues", "default=3", application=APPLICATION)
+    for engine in engines.values():
+        enqueue(engine, 1, seconds=3600)
+    wait_until(lambda: [states(engine) for engine in engines.values()] == [{"running": 1}] * 3)
+    with Session(engines["us"]) as session:
+        pid = session.scalars(select(jobs.Process.pid).where(jobs.Process.kind == "worker")).one()
+    os.kill(pid, signal.SIGKILL)
+    for engine in engines.values():
+        wait_until(lambda engine=engine: lost(engine) == 1)
+
+
+def lost(engine: Engine) -> int:
+    with Session(engine) as session:
+        return session.scalar(select(func.count()).where(jobs.Run.outcome == "lost")) or 0
+
+
+def test_a_database_that_is_away_is_said_by_name(
+    urls: dict[str, str], engines: dict[str, Engine], start_worker: StartWorker, tmp_path: Path
+) -> None:
+    address = engines["us"].url
+    with Proxy((str(address.host), int(address.port or 5432))) as proxy:
+        through = address.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
+        start_worker(None, *named({**urls, "us": through}), application=APPLICATION)
+        wait_until(lambda: [alive(engine) for engine in engines.values()] == [1, 1, 1])
+        proxy.stall()
+        proxy.cut()
+        for engine in engines.values():
+            enqueue(engine, 50)
+        wait_until(lambda: states(engines["eu"]) == states(engines["as"]) == {"succeeded": 50})
+        wait_until(lambda: "[us]" in (tmp_path / "worker-0.log").read_text())
+        proxy.go_on()
+        wait_until(lambda: states(engines["us"]) == {"succeeded": 50})
+
+
+def test_commands_work_in_one_database_or_in_each(urls: dict[str, str], engines: dict[str, Engine]) -> None:
+    enqueue(engines["us"], 1)
+    done = run("status", APPLICATION, *named(urls))
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stdout.splitlines() if line.startswith("==")] == ["== eu ==", "== us ==", "== as =="]
+    asked = run("list", APPLICATION, *named(urls))
+    assert (asked.returncode, "--shard" in asked.stderr) == (1, True)
+    assert "nap" in run("list", APPLICATION, *named(urls), "--shard", "us").stdout
+    assert "nap" not in run("list", APPLICATION, *named(urls), "--shard", "eu").stdout
+    unknown = run("list", APPLICATION, *named(urls), "--shard", "uk")
+    assert (unknown.returncode, "'uk'" in unknown.stderr) == (1, True)
+    assert run("list", APPLICATION, "--database-url", "eu=" + urls["eu"], "--database-url", urls["us"]).returncode == 2
+    drained = run("worker", APPLICATION, *named(urls), "--drain")
+    assert (drained.returncode, drained.stdout) == (0, "1 run\n"), drained.stderr
+
+
+def test_migrating_goes_on_after_a_database_that_fails(urls: dict[str, str], engines: dict[str, Engine]) -> None:
+    with engines["eu"].begin() as connection:
+        connection.execute(text("DROP TABLE effects"))
+        connection.execute(text("DROP SCHEMA public CASCADE"))
+    with engines["as"].begin() as connection:
+        connection.execute(text("DROP TABLE effects"))
+        connection.execute(text("DROP SCHEMA public CASCADE; CREATE SCHEMA public"))
+    done = run("migrate", APPLICATION, *named(urls))
+    assert done.returncode == 1
+    assert "== eu ==" in done.stdout
+    assert states(engines["as"]) == {}
