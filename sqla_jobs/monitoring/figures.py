@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 from sqlalchemy import Text, column, func, not_, or_, select, true, values
@@ -14,7 +15,7 @@ from sqla_jobs.monitoring.finding import ask, brief
 from sqla_jobs.monitoring.limits import read_limits
 from sqla_jobs.monitoring.processes import ProcessStatus
 from sqla_jobs.monitoring.queues import COUNTED, read_work
-from sqla_jobs.runtime.figures import Figures
+from sqla_jobs.runtime.figures import ByShard, Cached, Figures
 
 DEEP = 100_000
 """The maximum number of queued jobs counted in one queue."""
@@ -22,6 +23,8 @@ _NEXT = 20_000
 """The maximum number of queued jobs counted by task, over all queues."""
 _TIMEOUT = 3.0
 """The timeout of each statement, in seconds."""
+_PATIENCE = 1.0
+"""Seconds to wait for each of several databases: one that is away must not keep the others' figures."""
 
 
 def read_figures(session: Session, jobs: Jobs[Any]) -> Figures:
@@ -46,6 +49,29 @@ def read_figures(session: Session, jobs: Jobs[Any]) -> Figures:
         Counter(one.kind for one in processes if not one.alive),
         _oldest_heartbeats(processes),
     )
+
+
+class CachedFigures:
+    """The cached figures of an application's databases."""
+
+    def __init__(self, jobs: Jobs[Any], *, seconds: float, patience: float) -> None:
+        """Prepare to read. An answer is valid for `seconds`. `patience` is how long `get` waits for a single one."""
+        self._jobs = jobs
+        self._seconds = seconds
+        self._patience = patience
+
+    @cached_property
+    def _of(self) -> dict[str, Cached[Figures]]:
+        shards = {name: self._jobs.shard(name) for name in self._jobs.shards}
+        patience = _PATIENCE if shards else self._patience
+        return {
+            name: Cached(partial(read_briefly, one), seconds=self._seconds, patience=patience)
+            for name, one in (shards or {"": self._jobs}).items()
+        }
+
+    def get(self) -> ByShard:
+        """Return the figures of each database."""
+        return {name: cached.get() for name, cached in self._of.items()}
 
 
 def read_briefly(jobs: Jobs[Any]) -> Figures:

@@ -29,10 +29,14 @@ class MetricsCollector(Collector):
         if (stalled := self._source.stalled()) is not None:
             yield of_stalled(stalled)
         figures = self._source.figures()
-        if figures is not None or self._source.can_ask():
-            yield from of_figures(figures, self._tasks, self._queues, self._limits)
-        for origin in sorted(figures.running) if figures is not None else ():
+        if any(figures.values()) or self._source.can_ask():
+            of_each = {name: self._of(one) for name, one in figures.items()}
+            yield from of_each[""] if "" in of_each else _merged("shard", of_each)
+        for origin in sorted({origin for one in figures.values() if one is not None for origin in one.running}):
             self._runs.add(origin)  # from the next scrape on, its `lost` is 0, so that a loss is an increase
+
+    def _of(self, figures: Figures | None) -> Iterator[Metric]:
+        return of_figures(figures, self._tasks, self._queues, self._limits)
 
     def describe(self) -> Iterator[Metric]:
         """Return the names of the metrics for a registry, without reading the source."""
@@ -49,16 +53,18 @@ class NamedCollectors(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Return all metrics."""
-        return _merged((name, metric) for name, one in self._collectors.items() for metric in one.collect())
+        return _merged("application", {name: one.collect() for name, one in self._collectors.items()})
 
     def describe(self) -> Iterable[Metric]:
         """Return the names of the metrics for a registry, without reading the source."""
-        return _merged((name, metric) for name, one in self._collectors.items() for metric in one.describe())
+        return _merged("application", {name: one.describe() for name, one in self._collectors.items()})
 
 
-def _merged(named: Iterable[tuple[str, Metric]]) -> Iterable[Metric]:
+def _merged(label: str, of_each: Mapping[str, Iterable[Metric]]) -> Iterable[Metric]:
+    """Return one set of families, with the names in `of_each` as a label."""
     families: dict[str, Metric] = {}
-    for name, metric in named:
-        family = families.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
-        family.samples += [one._replace(labels={"application": name, **one.labels}) for one in metric.samples]
+    for name, metrics in of_each.items():
+        for metric in metrics:
+            family = families.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
+            family.samples += [one._replace(labels={label: name, **one.labels}) for one in metric.samples]
     return families.values()

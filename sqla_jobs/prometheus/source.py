@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.runtime.counters import Totals
-from sqla_jobs.runtime.figures import Cached, Figures
+from sqla_jobs.runtime.figures import ByShard
 
 if TYPE_CHECKING:
     from sqla_jobs.jobs import Jobs
@@ -28,8 +27,8 @@ class Source(Protocol):
         """Return the counters of workers."""
         ...
 
-    def figures(self) -> Figures | None:
-        """Return the database's figures; `None` if the database does not answer."""
+    def figures(self) -> ByShard:
+        """Return the figures of each database."""
         ...
 
     def can_ask(self) -> bool:
@@ -45,16 +44,16 @@ class JobsSource:
     """An application's database, and the application's workers in this process."""
 
     def __init__(self, jobs: Jobs[Any]) -> None:
-        from sqla_jobs.monitoring.figures import read_briefly
+        from sqla_jobs.monitoring.figures import CachedFigures
 
         self._counters = jobs._counters
         self._counters.is_wanted = True
-        self._figures = Cached(partial(read_briefly, jobs), seconds=KEPT, patience=PATIENCE)
+        self._figures = CachedFigures(jobs, seconds=KEPT, patience=PATIENCE)
 
     def totals(self) -> Totals:
         return self._counters.totals()
 
-    def figures(self) -> Figures | None:
+    def figures(self) -> ByShard:
         return self._figures.get()
 
     def can_ask(self) -> bool:

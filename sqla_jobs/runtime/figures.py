@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime
@@ -125,6 +125,8 @@ class Figures:
     """By kind of process, the longest time in seconds since a live process's last heartbeat."""
 
 
+ByShard = Mapping[str, Figures | None]
+"""The figures of each database by name; None for one that does not answer. A single database has no name."""
 T = TypeVar("T")
 log: logging.Logger = logging.getLogger("sqla_jobs.monitoring")
 

@@ -9,7 +9,6 @@ import sys
 import threading
 from contextlib import nullcontext
 from ctypes import Array
-from functools import partial
 from multiprocessing.connection import Connection
 from types import FrameType
 from typing import Any
@@ -20,7 +19,6 @@ from sqla_jobs.database.explain import explain, explained
 from sqla_jobs.execution.shared_memory import Memory
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.loading import bind_for_command_line, load_configured
-from sqla_jobs.runtime.figures import Cached
 from sqla_jobs.runtime.listener import Subscription
 from sqla_jobs.supervisor.connection import ParentConnection, Readings
 from sqla_jobs.supervisor.messages import Drained, Observed, Shard
@@ -71,13 +69,13 @@ def main(application: Application, pipe: Connection, memories: Array[Memory]) ->
 
 def _readings(jobs: Jobs[Any], worker: Worker) -> Readings:
     """Return readings of the worker's state, the figures and the application's metrics."""
-    from sqla_jobs.monitoring.figures import read_briefly
+    from sqla_jobs.monitoring.figures import CachedFigures
 
     jobs._counters.is_wanted = True
     return Readings(
         runs=lambda: worker.runs,
         worker=lambda: Observed(jobs._counters.totals(), worker.last_error),
-        figures=Cached(partial(read_briefly, jobs), seconds=1.0, patience=5.0).get,
+        figures=CachedFigures(jobs, seconds=1.0, patience=5.0).get,
         metrics=_default_registry,
     )
 

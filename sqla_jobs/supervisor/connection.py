@@ -24,7 +24,7 @@ from sqla_jobs.database.engines import IdleConnections
 from sqla_jobs.database.subscribers import SCHEDULES, notify_here, subscribe
 from sqla_jobs.execution.shared_memory import Memory, RunSlot, StartedRuns
 from sqla_jobs.rules.checks import DAY
-from sqla_jobs.runtime.figures import Figures
+from sqla_jobs.runtime.figures import ByShard
 from sqla_jobs.runtime.stopping import StopRequest
 from sqla_jobs.supervisor.messages import (
     Address,
@@ -73,8 +73,8 @@ class Readings:
     """Returns the number of runs that have ended in this process."""
     worker: Callable[[], Observed] | None = None
     """Returns the worker's state. None if the parent does not want reports."""
-    figures: Callable[[], Figures | None] = lambda: None
-    """Reads the figures from the database."""
+    figures: Callable[[], ByShard] = lambda: {"": None}
+    """Reads the figures from the databases."""
     metrics: Callable[[], str | None] = lambda: None
     """Reads the application's own metrics."""
 

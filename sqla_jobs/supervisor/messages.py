@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import psycopg
 
 from sqla_jobs.runtime.counters import Totals
-from sqla_jobs.runtime.figures import Figures
+from sqla_jobs.runtime.figures import ByShard
 
 _SESSION = "SELECT name, current_setting(name) FROM unnest(ARRAY['role', 'search_path']) AS name"
 
@@ -154,9 +154,9 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class FiguresRead:
-    """To the parent, in answer to `ReadFigures`. `None` means that the figures could not be read."""
+    """To the parent, in answer to `ReadFigures`."""
 
-    figures: Figures | None
+    figures: ByShard
 
 
 @dataclass(frozen=True, slots=True)

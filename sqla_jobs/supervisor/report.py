@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from sqla_jobs.rules.wording import duration
 from sqla_jobs.runtime.counters import Counters, Totals
-from sqla_jobs.runtime.figures import Cached, Figures
+from sqla_jobs.runtime.figures import ByShard, Cached
 from sqla_jobs.supervisor.messages import FiguresRead, MetricsRead, Observed, ReadFigures, ReadMetrics
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Report:
         self._lock = threading.Lock()
         self.ended: Callable[[int], None] = lambda pid: None
         """Called with the pid of a child that has ended."""
-        self._asked_figures = _Question[Figures](children, ReadFigures())
+        self._asked_figures = _Question[ByShard](children, ReadFigures())
         self._figures = Cached(self._asked_figures.ask, seconds=_CACHED, patience=_PATIENCE)
         self._asked_metrics = _Question[str](children, ReadMetrics())
         self._metrics = Cached(self._asked_metrics.ask, seconds=_CACHED_METRICS, patience=_PATIENCE_METRICS)
@@ -102,9 +102,9 @@ class Report:
         with self._lock:
             return Totals.of([self._gone, self._counters.totals(), *self._totals.values()])
 
-    def figures(self) -> Figures | None:
-        """Return the figures that a child has read, or `None` if no child replies in time."""
-        return self._figures.get() if self.can_ask() else None
+    def figures(self) -> ByShard:
+        """Return the figures that a child has read."""
+        return (self._figures.get() if self.can_ask() else None) or {"": None}
 
     def application_metrics(self) -> str | None:
         """Return the application's own metrics as text.

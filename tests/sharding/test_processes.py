@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -125,3 +128,27 @@ def test_migrating_goes_on_after_a_database_that_fails(urls: dict[str, str], eng
     assert done.returncode == 1
     assert "== eu ==" in done.stdout
     assert states(engines["as"]) == {}
+
+
+def test_metrics_name_the_database(urls: dict[str, str], engines: dict[str, Engine], start_worker: StartWorker) -> None:
+    enqueue(engines["us"], 3, seconds=3600)
+    with Proxy(("127.0.0.1", 1)) as proxy:
+        away = engines["as"].url.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
+        port = free_port()
+        there = {**urls, "as": away}
+        start_worker(None, *named(there), "--queues", "default=1", "--metrics-port", str(port), application=APPLICATION)
+        wait_until(lambda: 'sqla_jobs_database_up{shard="us"} 1.0' in scraped(port))
+        text = scraped(port)
+        assert 'sqla_jobs_queue_jobs{queue="default",shard="us",state="queued"} 2.0' in text
+        assert 'sqla_jobs_database_up{shard="as"} 0.0' in text
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
+
+
+def scraped(port: int) -> str:
+    with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:  # noqa: S310
+        return str(answer.read().decode())
+    return ""
