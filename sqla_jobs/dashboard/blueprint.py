@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from flask import Blueprint, Response, abort, g, request
+from flask import Blueprint, Response, abort, g, redirect, request, url_for
 from sqlalchemy.exc import DBAPIError
 from werkzeug.exceptions import HTTPException
 
@@ -73,6 +73,8 @@ def create_blueprint(
 ) -> Blueprint:
     """Return a dashboard over `jobs`, to be registered on a Flask application under a `url_prefix` of its own.
 
+    If `jobs` is bound to several databases, each of them has its own pages, below its name.
+
     - `jobs`: the `Jobs`.
     - `authorize`: a function that is called before every page, and returns a `Role`, or None to refuse the visitor.
     - `actor`: a function that returns the visitor's name for the audit log.
@@ -81,7 +83,28 @@ def create_blueprint(
     Raises `ConfigurationError` if `authorize` is not a function, and if `authorize` or `actor` is a coroutine function.
     """
     check_functions(authorize, actor)
-    site = Dashboard(jobs, authorize, actor)
+    if not jobs.shards:
+        return _blueprint_of(Dashboard(jobs, authorize, actor), name)
+
+    def index() -> Any:
+        if role_of(authorize) is None:
+            abort(403)
+        return redirect(url_for(f".{_of_shard(0)}.overview"))
+
+    made = Blueprint(name, __name__)
+    made.add_url_rule("/", "overview", index)
+    for number, shard in enumerate(jobs.shards):
+        site = Dashboard(jobs.shard(shard), authorize, actor, shards=jobs.shards, shard=shard)
+        made.register_blueprint(_blueprint_of(site, _of_shard(number)), url_prefix=f"/{shard}")
+    return made
+
+
+def _of_shard(number: int) -> str:
+    """Return the name of a database's pages. The database's own name may contain a dot, which Flask reserves."""
+    return f"shard{number}"
+
+
+def _blueprint_of(site: Dashboard, name: str) -> Blueprint:
     made = Blueprint(name, __name__, static_folder="static", static_url_path=_STATIC)
     made.before_request(partial(_before, site))
     made.after_request(_after)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from functools import cached_property
@@ -54,10 +54,21 @@ NOTICES = {
 class Dashboard:
     """One dashboard: its jobs, access control, sessions and templates."""
 
-    def __init__(self, jobs: Jobs[Any], authorize: Authorize, actor: Actor | None) -> None:
+    def __init__(
+        self,
+        jobs: Jobs[Any],
+        authorize: Authorize,
+        actor: Actor | None,
+        *,
+        shards: Sequence[str] = (),
+        shard: str | None = None,
+    ) -> None:
+        """Prepare the dashboard of one database. `shards` are the names of all databases, if there are several."""
         self.jobs = jobs
         self.authorize = authorize
         self._actor = actor
+        self._shards = shards
+        self._shard = shard
 
     @cached_property
     def environment(self) -> Environment:
@@ -107,6 +118,7 @@ class Dashboard:
                 moment.isoformat(), formatting.exact(moment), said
             )
 
+        parent = (request.blueprint or "").rpartition(".")[0]
         html = self.environment.get_template(f"sqla_jobs/{template}").render(
             is_operator=role is Role.operator,
             role=role,
@@ -114,6 +126,8 @@ class Dashboard:
             here=request.endpoint.rpartition(".")[2] if request.endpoint else "",
             now=now,
             when=when,
+            shard=self._shard,
+            shards=[(one, url_for(f"{parent}.shard{number}.overview")) for number, one in enumerate(self._shards)],
             **values,
         )
         return Response(html, status, mimetype="text/html")

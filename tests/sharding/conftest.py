@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from copy import copy
 
 import pytest
 from sqlalchemy import Engine, create_engine
 
+from sqla_jobs import Jobs
 from sqla_jobs.testing.databases import Databases
 from tests.sharding import shop
 
@@ -28,3 +30,11 @@ def engines(urls: dict[str, str]) -> Iterator[dict[str, Engine]]:
     yield made
     for engine in made.values():
         engine.dispose()
+
+
+@pytest.fixture
+def bound(engines: dict[str, Engine]) -> Jobs[shop.TenantJob]:
+    """The application, bound to the databases."""
+    made = copy(shop.jobs)
+    made.bind(engines)
+    return made
