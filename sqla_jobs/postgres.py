@@ -259,7 +259,7 @@ class LocalServer:
         with suppress(FileNotFoundError):
             lines = (self._data / "postmaster.pid").read_text().splitlines()
             # check the pid: another server may be running on this directory
-            return lines[:1] == [str(pid)] and lines[-1].strip() == "ready"
+            return lines[:1] == [str(pid)] and lines[-1].strip() in ("ready", "standby")
         return False
 
     def _failure(self, what: str) -> ConfigurationError:
