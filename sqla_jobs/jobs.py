@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from copy import copy
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, Unpack, overload
 
-from sqlalchemy import inspect
-from sqlalchemy.orm import Session, registry
+from sqlalchemy.orm import registry
 
 from sqla_jobs.actions import batches, limits, pausing, signals
 from sqla_jobs.actions.audit import Changing
@@ -19,8 +16,8 @@ from sqla_jobs.actions.batches import BatchCounts
 from sqla_jobs.actions.jobs import Cancel, Retry
 from sqla_jobs.actions.limits import UNSET
 from sqla_jobs.actions.pruning import prune_jobs
-from sqla_jobs.database.async_sessions import AsyncBind
-from sqla_jobs.database.binding import Bind, Binding, Context, SyncBind, both_binds, checked_shards
+from sqla_jobs.binds import Bound
+from sqla_jobs.database.binding import Bind
 from sqla_jobs.database.commits import savepoint
 from sqla_jobs.database.notify import tell_of_jobs, tell_of_schedules
 from sqla_jobs.errors import ArgumentsError, ConfigurationError
@@ -43,7 +40,6 @@ from sqla_jobs.renamed import underscored
 from sqla_jobs.rules.checks import check_text
 from sqla_jobs.rules.outcomes import RunOutcome
 from sqla_jobs.runtime.counters import Counters
-from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import TaskOptions, declare
 from sqla_jobs.tasks.enqueue import EnqueueOptions
 from sqla_jobs.tasks.enqueued import Enqueued
@@ -67,17 +63,7 @@ J = TypeVar("J", bound=JobMixin)
 JT = TypeVar("JT", bound=JobMixin)
 
 
-class Resolver(Protocol):
-    """Resolves `bind=` to a database. Framework integrations set a resolver."""
-
-    def __call__(self, bind: Bind | None, /) -> Binding: ...
-
-    def context_in(self, session: Session, /) -> Context:
-        """Return the context to put around a test's runs in this session."""
-        ...
-
-
-class Jobs(Generic[J]):
+class Jobs(Bound, Generic[J]):
     """The jobs of one application, on its own metadata and in its own database.
 
     - `base`: any declarative base, Flask-SQLAlchemy's `db.Model`, or a `registry`. The models are mapped there
@@ -143,6 +129,7 @@ class Jobs(Generic[J]):
     ) -> None:
         if isinstance(tasks, str):
             raise ConfigurationError(f"tasks must be a list of module names, such as [{tasks!r}], got {tasks!r}")
+        super().__init__()
         self._models: Models[J] = map_models(base, schema, prefix, job_class)
         name_only_what_is_set(self._models.tables["jobs"])
         self.Job = self._models.Job
@@ -169,122 +156,11 @@ class Jobs(Generic[J]):
         """The functions called around workers and runs, at each enqueue and after each outcome."""
         self._counters: Counters = Counters()
         """The event counts of this process's workers. Counting starts only once the counts are needed."""
-        self._bound: SyncBind | None = None
-        """The engine or session factory given by `session_factory=` or `bind`."""
-        self._async_bind: AsyncBind | None = None
-        self._shards: Mapping[str, Bind] = {}
-        """The databases by name, if several were given."""
-        self._own: Bind | None = None
-        """The one of them to which `shard` has bound this copy."""
-        self._context: Context | None = None
-        self._resolver: Resolver | None = None
         if session_factory is not None:
             self.bind(session_factory)
 
-    def bind(
-        self,
-        bind: Bind | Mapping[str, Bind],
-        *,
-        async_bind: AsyncBind | None = None,
-        context: Callable[[RunContext | None], AbstractContextManager[Any]] | None = None,
-    ) -> None:
-        """Set the database that workers, clocks and commands connect to, or several databases (shards) by name.
-
-        - `bind`: an engine or a session factory for the database with these tables. From an asynchronous engine or
-          factory, the library makes a synchronous engine, for itself and for plain tasks. A mapping from names to
-          such binds, `{"eu": engine, "us": engine}`, gives several databases, each with these tables.
-        - `async_bind`: an `AsyncEngine`, or a factory that makes the `AsyncSession`s of coroutine tasks. By default an
-          engine is created from the address of `bind`.
-        - `context`: a function that returns a context manager. Each run happens inside a context made with the
-          `RunContext`. All other code that opens a session runs inside a context made with `None`.
-
-        Raises `ConfigurationError` for an object that is neither an engine nor a session factory, and for a database
-        other than PostgreSQL.
-        """
-        if isinstance(bind, Mapping):
-            if async_bind is not None:
-                raise ConfigurationError("async_bind= is for one database: leave it out, and bind asynchronous engines")
-            self._context = context
-            self._shards = checked_shards(bind)
-            for name in self._shards:
-                self.shard(name)
-            return
-        bound, async_bind = both_binds(bind, async_bind, self.Job)
-        # raises for anything that is neither an engine nor a session factory
-        Binding(bound, self.Job, async_bind=async_bind)
-        self._bound, self._async_bind, self._context, self._shards = bound, async_bind, context, {}
-
-    @property
-    def shards(self) -> tuple[str, ...]:
-        """The names of the databases to which the `Jobs` is bound, if it is bound to several by name."""
-        return tuple(self._shards)
-
-    def shard(self, name: str, /) -> Self:
-        """Return the same `Jobs`, bound to one of its databases: for commands, `follow`, `wait` and the dashboard.
-
-        - `name`: one of `shards`.
-
-        Raises `ConfigurationError` for any other name.
-        """
-        if name not in self._shards:
-            known = ", ".join(self._shards) or "none"
-            raise ConfigurationError(f"no database is bound as {name!r}; bound by name: {known}")
-        found = copy(self)
-        found.bind(self._shards[name], context=self._context)
-        found._own = self._shards[name]
-        return found
-
-    def _binding(self, bind: Bind | None = None) -> Binding:
-        """Return the database to work on.
-
-        - `bind`: an engine or a session factory; by default the one that the `Jobs` is bound to.
-
-        Raises `ConfigurationError` if there is none.
-        """
-        if self._resolver is not None and not (self._shards and bind is None):
-            return self._resolver(bind or self._own)
-        chosen, async_bind = self._bound, self._async_bind
-        if bind is not None:
-            chosen, async_bind = both_binds(bind, None, self.Job)
-        if chosen is None and self._shards:
-            raise ConfigurationError(
-                f"the jobs are in several databases: name one of {', '.join(self._shards)}, as jobs.shard(name), or by "
-                "--shard on the command line"
-            )
-        if chosen is None:
-            raise ConfigurationError(
-                "no database is known: call jobs.bind(engine), or give Jobs(…, session_factory=…), "
-                "or --database-url or DATABASE_URL on the command line; where an application binds it, name that one, "
-                "such as shop:create_app()"
-            )
-        return Binding(chosen, self.Job, context=self._context, async_bind=async_bind)
-
-    def _bindings(self, bind: Bind | Mapping[str, Bind] | None = None) -> dict[str, Binding]:
-        """Return the databases to work on, by name. A single database has an empty name."""
-        if isinstance(bind, Mapping):
-            return {name: self._binding(one) for name, one in checked_shards(bind).items()}
-        if bind is None and self._shards:
-            return {name: self.shard(name)._binding() for name in self._shards}
-        return {"": self._binding(bind)}
-
-    def _of(self, job: object) -> Self:
-        """Return the `Jobs` of the job's database, if it was loaded by a session of several databases."""
-        if not (self._shards and isinstance(job, JobMixin | BatchMixin)):
-            return self
-        token = inspect(job).identity_token
-        return self.shard(str(token)) if token in self._shards else self
-
-    def _context_in(self, session: Session) -> Context:
-        """Return the context for a test's runs in this session: the one that a worker puts around its runs."""
-        return self._resolver.context_in(session) if self._resolver is not None else self._context or nullcontext
-
     if not TYPE_CHECKING:
         __getattr__ = underscored("models", "hooks", "counters", "bound", "binding", "is_bound")
-
-    @property
-    def _is_bound(self) -> bool:
-        """True if a database was given, or an application that has a database."""
-        return self._bound is not None or bool(self._shards) or self._resolver is not None
 
     @overload
     def task(self, target: type[T], /) -> type[T]: ...  # type: ignore[overload-overlap]  # a class is also callable

@@ -28,7 +28,7 @@ def healthcheck(jobs: Jobs[Any]) -> None:
     Exits with 0 if one has stored a heartbeat within half its lease, else with 1.
     """
     host = socket.gethostname()
-    with brief(jobs, _TIMEOUT) as session:
+    with brief(jobs._binding(), jobs, _TIMEOUT) as session:
         freshest = read_freshest(session, jobs, host)
     if freshest is None:
         raise JobsError(f"no worker process of host {host} is registered: start one, or read its log")

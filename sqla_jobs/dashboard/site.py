@@ -125,6 +125,7 @@ class Dashboard:
             notice=NOTICES.get(request.args.get("done", "")),
             here=request.endpoint.rpartition(".")[2] if request.endpoint else "",
             now=now,
+            lag=g.get("sqla_jobs_lag"),
             when=when,
             shard=self._shard,
             shards=[(one, url_for(f"{parent}.shard{number}.overview")) for number, one in enumerate(self._shards)],
@@ -135,8 +136,9 @@ class Dashboard:
     @contextmanager
     def reading(self) -> Generator[tuple[Session, datetime]]:
         """Yield a read-only session and the server's time."""
-        with reading(self.jobs) as found:
-            yield found
+        with reading(self.jobs) as (session, now, lag):
+            g.sqla_jobs_lag = lag
+            yield session, now
 
     def changing(self) -> AbstractContextManager[Changing]:
         """Open a transaction for one change. It commits at the end."""

@@ -124,7 +124,7 @@ def both_binds(bind: Bind, async_bind: AsyncBind | None, entity: type[Any]) -> t
 def checked_shards(binds: Mapping[str, Bind]) -> dict[str, Bind]:
     """Return databases by name. Raises `ConfigurationError` if there is none, or if a name is invalid."""
     if not binds:
-        raise ConfigurationError("bind is an empty mapping: give at least one database, such as {'eu': engine}")
+        raise ConfigurationError("bind is empty: give at least one database by name, such as {'eu': engine}")
     if len(binds) > MOST_SHARDS:
         raise ConfigurationError(f"bind gives {len(binds)} databases, and a worker serves at most {MOST_SHARDS}")
     for name in binds:

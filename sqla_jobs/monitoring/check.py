@@ -29,6 +29,7 @@ SECONDS: dict[str, float] = {
     "old_transaction": 300.0,
     "pooled": 0.5,
     "put_off": 3600.0,
+    "standby": 30.0,
     "unresolved": 60.0,
 }
 """How long each condition lasts before it is a problem. SQL reads these numbers as parameters."""

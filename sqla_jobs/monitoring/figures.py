@@ -76,7 +76,7 @@ class CachedFigures:
 
 def read_briefly(jobs: Jobs[Any]) -> Figures:
     """Return all figures. Raises the database's error if a statement takes longer than a few seconds."""
-    with brief(jobs, _TIMEOUT) as session:
+    with brief(jobs._replica(), jobs, _TIMEOUT) as session:
         return read_figures(session, jobs)
 
 

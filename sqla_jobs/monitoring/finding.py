@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Executable, func, select
 from sqlalchemy.orm import Session
 
+from sqla_jobs.database.binding import Binding
 from sqla_jobs.jobs import Jobs
 
 
@@ -41,9 +42,9 @@ def ask(session: Session, jobs: Jobs[Any], question: Executable, **values: Any) 
 
 
 @contextmanager
-def brief(jobs: Jobs[Any], seconds: float) -> Generator[Session]:
-    """Open a transaction on the jobs' database in which the server cancels statements that take over `seconds`."""
-    with jobs._binding().session() as session:
+def brief(binding: Binding, jobs: Jobs[Any], seconds: float) -> Generator[Session]:
+    """Open a transaction on a database of jobs in which the server cancels statements that take over `seconds`."""
+    with binding.session() as session:
         ask(session, jobs, select(func.set_config("statement_timeout", f"{1000 * seconds:.0f}", True)))
         yield session
 

@@ -13,6 +13,7 @@ from sqla_jobs.database.connection_limits import LIMIT
 from sqla_jobs.monitoring.check import SECONDS, Check, Look, Rows
 from sqla_jobs.monitoring.finding import Verdict
 from sqla_jobs.queries.delete_jobs import Reference, Removal
+from sqla_jobs.queries.standby import LAG
 from sqla_jobs.rules.retention import seconds_kept
 from sqla_jobs.rules.wording import Count, duration
 
@@ -91,6 +92,13 @@ SERVER = (
         remedy="PostgreSQL 14 or newer is needed",
         verdict=Verdict.error,
         is_cheap=False,
+    ),
+    Check(
+        name="standby",
+        rows=f"SELECT {LAG} AS behind WHERE pg_is_in_recovery()",
+        when=lambda row: row["behind"] is None or row["behind"] > SECONDS["standby"],
+        says="a standby that is {behind:duration} behind its primary",
+        remedy="its pages and figures are as old; on the primary, pg_stat_replication tells what it waits for",
     ),
     Check(
         name="settings",

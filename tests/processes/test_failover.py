@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import signal
+from copy import copy
 
 import pytest
-from sqlalchemy import create_engine, func, select
+from click.testing import CliRunner
+from prometheus_client import CollectorRegistry, generate_latest
 from sqlalchemy.orm import Session
+from werkzeug.test import Client
 
+from sqla_jobs.cli.main import main
+from sqla_jobs.dashboard import allow_everyone, create_wsgi
+from sqla_jobs.prometheus import collector
 from tests import shop
 from tests.conftest import StartWorker
 from tests.counting import effects, engine_on, states, tried
@@ -57,3 +63,32 @@ def test_what_an_asynchronous_standby_has_not_received_is_done_again_once(start_
         assert effects(engine, "transactional") == dict.fromkeys(range(JOBS), 1)
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(20) == 0
+
+
+def test_pages_and_commands_read_from_a_standby() -> None:
+    jobs = copy(shop.jobs)
+    with (
+        replicated(synchronous=True) as pair,
+        engine_on(pair.primary.url) as engine,
+        engine_on(pair.standby.url) as replica,
+    ):
+        shop.Base.metadata.create_all(engine)
+        with Session(engine) as session:
+            job = shop.write.enqueue(session, n=1)
+            session.commit()
+            job_id = job.id
+        jobs.bind(engine, read_bind=replica)
+        client = Client(create_wsgi(jobs, authorize=allow_everyone))
+        assert "standby" in client.get("/").text
+        assert client.post(f"/jobs/{job_id}/cancel", headers={"Sec-Fetch-Site": "same-origin"}).status_code == 303
+        wait_until(lambda: ">cancelled<" in client.get(f"/jobs/{job_id}").text)
+        assert [update.state for update in jobs.follow(job_id)] == ["cancelled"]
+        registry = CollectorRegistry()
+        registry.register(collector(jobs))
+        assert "sqla_jobs_database_up 1.0" in generate_latest(registry).decode()
+        for words in (["status"], ["list"], ["show", str(job_id)], ["doctor", "--all"], ["limits"], ["audit"]):
+            name, *others = words
+            done = CliRunner().invoke(main, [name, "tests.shop:jobs", *others, "--database-url", pair.standby.url])
+            assert done.exit_code == 0, done.output
+        done = CliRunner().invoke(main, ["pause", "tests.shop:jobs", "default", "--database-url", pair.standby.url])
+        assert (done.exit_code, "read-only" in done.output) == (1, True)

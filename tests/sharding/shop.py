@@ -48,6 +48,9 @@ class Meter:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self.reset()
+
+    def reset(self) -> None:
         self.running = self.most = 0
         self.shards: list[str] = []
         """The database of each run, in the order of the starts."""

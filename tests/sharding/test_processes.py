@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from tests.conftest import StartWorker
 from tests.helpers import wait_until
 from tests.proxy import Proxy
 from tests.sharding import shop
-from tests.sharding.shop import Effect, jobs
+from tests.sharding.shop import jobs
 from tests.sharding.test_worker import effects, enqueue, states
 
 APPLICATION = "tests.sharding.shop:jobs"
@@ -50,7 +51,7 @@ def test_each_job_has_one_effect_though_processes_are_killed(
             session.commit()
     worker = start_worker(None, *named(urls), "--processes", "2", "--queues", "default=4", application=APPLICATION)
     for count in (100, 300):
-        wait_until(lambda count=count: sum(len(effects(engine)) for engine in engines.values()) > count)
+        wait_until(partial(has_effects, engines, count))
         with Session(engines["eu"]) as session:
             pids = session.scalars(select(jobs.Process.pid).where(jobs.Process.kind == "worker")).all()
         os.kill(pids[0], signal.SIGKILL)
@@ -75,12 +76,16 @@ def test_a_dead_process_gives_back_its_jobs_of_each_database_at_once(
         pid = session.scalars(select(jobs.Process.pid).where(jobs.Process.kind == "worker")).one()
     os.kill(pid, signal.SIGKILL)
     for engine in engines.values():
-        wait_until(lambda engine=engine: lost(engine) == 1)
+        wait_until(partial(is_lost, engine))
 
 
-def lost(engine: Engine) -> int:
+def is_lost(engine: Engine) -> bool:
     with Session(engine) as session:
-        return session.scalar(select(func.count()).where(jobs.Run.outcome == "lost")) or 0
+        return session.scalar(select(func.count()).where(jobs.Run.outcome == "lost")) == 1
+
+
+def has_effects(engines: dict[str, Engine], more_than: int) -> bool:
+    return sum(len(effects(engine)) for engine in engines.values()) > more_than
 
 
 def test_a_database_that_is_away_is_said_by_name(
@@ -149,6 +154,6 @@ def free_port() -> int:
 
 
 def scraped(port: int) -> str:
-    with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:  # noqa: S310
+    with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
         return str(answer.read().decode())
     return ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
 from sqlalchemy import Engine, create_engine, func, select
@@ -17,10 +16,9 @@ from tests.sharding.shop import Effect, jobs, meter
 
 
 @pytest.fixture(autouse=True)
-def measured_anew() -> Iterator[None]:
+def measured_anew() -> None:
     shop.entered.clear()
-    meter.__init__()  # type: ignore[misc]
-    return
+    meter.reset()
 
 
 def enqueue(engine: Engine, number: int, *, seconds: float = 0.0) -> None:
@@ -79,7 +77,7 @@ def test_the_databases_share_the_slots(engines: dict[str, Engine]) -> None:
     with jobs.worker({"default": 4}, bind=engines) as worker:
         wait_until(lambda: worker.runs == 60)
         assert meter.most == 4
-        meter.__init__()  # type: ignore[misc]
+        meter.reset()
         enqueue(engines["us"], 20, seconds=0.02)
         wait_until(lambda: worker.runs == 80)
         assert meter.most == 4, "one database alone has all slots"
@@ -148,7 +146,7 @@ def test_a_worker_inside_an_event_loop_serves_all_databases(engines: dict[str, E
                 shop.write_async.enqueue(session, n=1)
                 session.commit()
         async with jobs.worker(bind=engines) as worker:
-            while worker.runs < 3:
+            while worker.runs < 3:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
     asyncio.run(asyncio.wait_for(serve(), 20))
@@ -157,7 +155,7 @@ def test_a_worker_inside_an_event_loop_serves_all_databases(engines: dict[str, E
 
 def test_a_database_has_a_plain_name(engines: dict[str, Engine]) -> None:
     for binds in ({}, {"a/b": engines["eu"]}, {"": engines["eu"]}):
-        with pytest.raises(ConfigurationError, match="name|at least one"):
+        with pytest.raises(ConfigurationError, match="name"):
             jobs.worker(bind=binds)
 
 

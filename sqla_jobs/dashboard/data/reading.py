@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, literal_column, select
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
+from sqla_jobs.queries.standby import LAG
 
 PATIENCE = 5.0
 """The timeout of each statement of a page, in seconds."""
@@ -23,13 +24,16 @@ _SETTINGS = {
 
 
 @contextmanager
-def reading(jobs: Jobs[Any]) -> Generator[tuple[Session, datetime]]:
-    """Yield a read-only session and the server's time. Raises `ConfigurationError` without a bind."""
-    with jobs._binding().session() as session:
+def reading(jobs: Jobs[Any]) -> Generator[tuple[Session, datetime, float | None]]:
+    """Yield a read-only session, the server's time, and how many seconds a standby is behind; None for a primary.
+
+    Raises `ConfigurationError` without a bind.
+    """
+    with jobs._replica().session() as session:
         said = [func.set_config(name, value, True) for name, value in _SETTINGS.items()]
         on_jobs = {"mapper": jobs.Job}
-        row = session.execute(select(func.clock_timestamp(), *said), bind_arguments=on_jobs).one()
+        row = session.execute(select(func.clock_timestamp(), literal_column(LAG), *said), bind_arguments=on_jobs).one()
         try:
-            yield session, row[0]
+            yield session, row[0], row[1]
         finally:
             session.rollback()

@@ -1,0 +1,156 @@
+"""The databases of a `Jobs`: one, or several by name, and replicas for reading."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from copy import copy
+from typing import Any, Protocol, Self
+
+from sqlalchemy import inspect
+from sqlalchemy.orm import Session
+
+from sqla_jobs.database.async_sessions import AsyncBind
+from sqla_jobs.database.binding import Bind, Binding, Context, SyncBind, both_binds, checked_shards
+from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.models.columns import JobMixin
+from sqla_jobs.models.workflow_columns import BatchMixin
+from sqla_jobs.tasks.context import RunContext
+
+
+class Resolver(Protocol):
+    """Resolves `bind=` to a database. Framework integrations set a resolver."""
+
+    def __call__(self, bind: Bind | None, /) -> Binding: ...
+
+    def context_in(self, session: Session, /) -> Context:
+        """Return the context to put around a test's runs in this session."""
+        ...
+
+
+class Bound:
+    """The databases to which a `Jobs` is bound."""
+
+    Job: type[Any]
+
+    def __init__(self) -> None:
+        self._bound: SyncBind | None = None
+        """The engine or session factory given by `session_factory=` or `bind`."""
+        self._async_bind: AsyncBind | None = None
+        self._shards: Mapping[str, Bind] = {}
+        """The databases by name, if several were given."""
+        self._own: Bind | None = None
+        """The one of them to which `shard` has bound this copy."""
+        self._replicas: Bind | Mapping[str, Bind] | None = None
+        self._context: Context | None = None
+        self._resolver: Resolver | None = None
+
+    def bind(
+        self,
+        bind: Bind | Mapping[str, Bind],
+        *,
+        async_bind: AsyncBind | None = None,
+        read_bind: Bind | Mapping[str, Bind] | None = None,
+        context: Callable[[RunContext | None], AbstractContextManager[Any]] | None = None,
+    ) -> None:
+        """Set the database that workers, clocks and commands connect to, or several databases (shards) by name.
+
+        - `bind`: an engine or a session factory for the database with these tables. From an asynchronous engine or
+          factory, the library makes a synchronous engine, for itself and for plain tasks. A mapping from names to
+          such binds, `{"eu": engine, "us": engine}`, gives several databases, each with these tables.
+        - `async_bind`: an `AsyncEngine`, or a factory that makes the `AsyncSession`s of coroutine tasks. By default an
+          engine is created from the address of `bind`.
+        - `read_bind`: a streaming replica, from which the dashboard and metrics read; or replicas by the names of the
+          databases.
+        - `context`: a function that returns a context manager. Each run happens inside a context made with the
+          `RunContext`. All other code that opens a session runs inside a context made with `None`.
+
+        Raises `ConfigurationError` for an object that is neither an engine nor a session factory, and for a database
+        other than PostgreSQL.
+        """
+        self._bound, self._async_bind, self._context, self._replicas = None, None, context, read_bind
+        self._shards = checked_shards(bind) if isinstance(bind, Mapping) else {}
+        if isinstance(bind, Mapping):
+            if async_bind is not None:
+                raise ConfigurationError("async_bind= is for one database: leave it out, and bind asynchronous engines")
+            for name in self._shards:
+                self.shard(name)
+            return
+        bound, async_bind = both_binds(bind, async_bind, self.Job)
+        # raises for anything that is neither an engine nor a session factory
+        Binding(bound, self.Job, async_bind=async_bind)
+        self._bound, self._async_bind = bound, async_bind
+
+    @property
+    def shards(self) -> tuple[str, ...]:
+        """The names of the databases to which the `Jobs` is bound, if it is bound to several by name."""
+        return tuple(self._shards)
+
+    def shard(self, name: str, /) -> Self:
+        """Return the same `Jobs`, bound to one of its databases: for commands, `follow`, `wait` and the dashboard.
+
+        - `name`: one of `shards`.
+
+        Raises `ConfigurationError` for any other name.
+        """
+        if name not in self._shards:
+            known = ", ".join(self._shards) or "none"
+            raise ConfigurationError(f"no database is bound as {name!r}; bound by name: {known}")
+        found = copy(self)
+        replica = self._replicas.get(name) if isinstance(self._replicas, Mapping) else None
+        found.bind(self._shards[name], read_bind=replica, context=self._context)
+        found._own = self._shards[name]
+        return found
+
+    def _binding(self, bind: Bind | None = None) -> Binding:
+        """Return the database to work on.
+
+        - `bind`: an engine or a session factory; by default the one that the `Jobs` is bound to.
+
+        Raises `ConfigurationError` if there is none.
+        """
+        if bind is None and self._shards:
+            raise ConfigurationError(
+                f"the jobs are in several databases: name one of {', '.join(self._shards)}, as jobs.shard(name), or by "
+                "--shard on the command line"
+            )
+        if self._resolver is not None:
+            return self._resolver(bind or self._own)
+        chosen, async_bind = self._bound, self._async_bind
+        if bind is not None:
+            chosen, async_bind = both_binds(bind, None, self.Job)
+        if chosen is None:
+            raise ConfigurationError(
+                "no database is known: call jobs.bind(engine), or give Jobs(…, session_factory=…), "
+                "or --database-url or DATABASE_URL on the command line; where an application binds it, name that one, "
+                "such as shop:create_app()"
+            )
+        return Binding(chosen, self.Job, context=self._context, async_bind=async_bind)
+
+    def _bindings(self, bind: Bind | Mapping[str, Bind] | None = None) -> dict[str, Binding]:
+        """Return the databases to work on, by name. A single database has an empty name."""
+        if isinstance(bind, Mapping):
+            return {name: self._binding(one) for name, one in checked_shards(bind).items()}
+        if bind is None and self._shards:
+            return {name: self.shard(name)._binding() for name in self._shards}
+        return {"": self._binding(bind)}
+
+    def _replica(self) -> Binding:
+        """Return the database from which pages and metrics read: a replica, if one was given."""
+        return self._binding(None if isinstance(self._replicas, Mapping) else self._replicas)
+
+    def _of(self, job: object) -> Self:
+        """Return the `Jobs` of the job's database, if it was loaded by a session of several databases."""
+        if not (self._shards and isinstance(job, JobMixin | BatchMixin)):
+            return self
+        token = inspect(job).identity_token
+        return self.shard(str(token)) if token in self._shards else self
+
+    def _context_in(self, session: Session) -> Context:
+        """Return the context for a test's runs in this session: the one that a worker puts around its runs."""
+        return self._resolver.context_in(session) if self._resolver is not None else self._context or nullcontext
+
+    @property
+    def _is_bound(self) -> bool:
+        """True if a database was given, or an application that has a database."""
+        return self._bound is not None or bool(self._shards) or self._resolver is not None
