@@ -31,7 +31,10 @@ class Resolver(Protocol):
 class Bound:
     """The databases to which a `Jobs` is bound."""
 
-    Job: type[Any]
+    @property
+    def _entity(self) -> type[Any]:
+        """The class of the jobs."""
+        raise NotImplementedError
 
     def __init__(self) -> None:
         self._bound: SyncBind | None = None
@@ -76,9 +79,9 @@ class Bound:
             for name in self._shards:
                 self.shard(name)
             return
-        bound, async_bind = both_binds(bind, async_bind, self.Job)
+        bound, async_bind = both_binds(bind, async_bind, self._entity)
         # raises for anything that is neither an engine nor a session factory
-        Binding(bound, self.Job, async_bind=async_bind)
+        Binding(bound, self._entity, async_bind=async_bind)
         self._bound, self._async_bind = bound, async_bind
 
     @property
@@ -118,14 +121,14 @@ class Bound:
             return self._resolver(bind or self._own)
         chosen, async_bind = self._bound, self._async_bind
         if bind is not None:
-            chosen, async_bind = both_binds(bind, None, self.Job)
+            chosen, async_bind = both_binds(bind, None, self._entity)
         if chosen is None:
             raise ConfigurationError(
                 "no database is known: call jobs.bind(engine), or give Jobs(…, session_factory=…), "
                 "or --database-url or DATABASE_URL on the command line; where an application binds it, name that one, "
                 "such as shop:create_app()"
             )
-        return Binding(chosen, self.Job, context=self._context, async_bind=async_bind)
+        return Binding(chosen, self._entity, context=self._context, async_bind=async_bind)
 
     def _bindings(self, bind: Bind | Mapping[str, Bind] | None = None) -> dict[str, Binding]:
         """Return the databases to work on, by name. A single database has an empty name."""

@@ -159,6 +159,10 @@ class Jobs(Bound, Generic[J]):
         if session_factory is not None:
             self.bind(session_factory)
 
+    @property
+    def _entity(self) -> type[J]:
+        return self.Job
+
     if not TYPE_CHECKING:
         __getattr__ = underscored("models", "hooks", "counters", "bound", "binding", "is_bound")
 

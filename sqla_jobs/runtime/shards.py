@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from functools import partial
 from typing import Generic, TypeVar
 
@@ -42,13 +42,16 @@ class Shards(Generic[T]):
                 if len(away) == len(self._names):
                     raise
         for name in away:
-            join = partial(copy_context().run, self._join, name)  # includes variables that worker contexts have set
+            join = partial(self._join_in, copy_context(), name)  # includes variables that worker contexts have set
             self._joining.append(Loop(f"connecting to the database {name!r}", join, name="sqla_jobs-join"))
             self._joining[-1].start()
 
     def _join(self, name: str) -> float:
         self.at_work[name] = in_shard(name, partial(self._begin, name))
         return math.inf
+
+    def _join_in(self, context: Context, name: str) -> float:
+        return context.run(self._join, name)
 
     @property
     def away(self) -> list[str]:

@@ -51,7 +51,7 @@ class Backlog:
         """Jobs that were waiting here when the backlog was closed, or that arrived later."""
         self._lock = threading.Lock()
         self._is_open = True
-        self._running = 0
+        self._running: int = 0
         self._taken_in = 0
         """The number of jobs that have arrived and have not been given back."""
         self._measured = (time.monotonic(), 0)

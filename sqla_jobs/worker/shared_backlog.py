@@ -71,13 +71,13 @@ class SharedBacklog(Backlog):
             self._running -= 1
             self._slots.ended += 1
             waiting = [one for one in self._slots.backlogs if one._ahead or one._first]
-            for heir in sorted(waiting, key=lambda one: (one._running, one._served_at)):
-                if (attempt := heir._pop()) is not None:
-                    heir._running += 1
-                    heir._served_at = self._slots.ended
+            heir, attempt = self, None
+            for one in sorted(waiting, key=SharedBacklog._order):
+                if (attempt := one._pop()) is not None:
+                    one._running += 1
+                    one._served_at = self._slots.ended
+                    heir = one
                     break
-            else:
-                heir, attempt = self, None
         now = time.monotonic()
         for one in self._slots.backlogs:
             one.wake(now)
@@ -85,6 +85,9 @@ class SharedBacklog(Backlog):
             return attempt
         heir.begin(attempt)
         return None
+
+    def _order(self) -> tuple[int, int]:
+        return self._running, self._served_at
 
     def wake(self, now: float) -> None:
         """Wake the loops of lanes that do not rest, if they may claim."""

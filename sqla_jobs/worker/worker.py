@@ -70,13 +70,16 @@ class Worker(Service):
         self._jobs = jobs
         self._bindings = bindings
         self._settings = settings
-        self._host_of = host_of or (lambda shard: Alone(jobs._counters))
+        self._host_of = host_of or self._alone
         self._common: Common | None = None
         self._shards = Shards(bindings, self._begin)
         self._is_stopped = False
         self._inside: _Inside | None = None
         self._aside = ThreadPoolExecutor(1, "sqla_jobs-start")
         """Starts and stops the worker in its own thread: the event loop's threads may all be busy with jobs."""
+
+    def _alone(self, shard: str) -> Host:
+        return Alone(self._jobs._counters)
 
     def drain(self) -> int:
         """Run the due jobs of the worker's queues, and the jobs that they enqueue, until none is due.

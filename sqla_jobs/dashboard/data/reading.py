@@ -32,7 +32,9 @@ def reading(jobs: Jobs[Any]) -> Generator[tuple[Session, datetime, float | None]
     with jobs._replica().session() as session:
         said = [func.set_config(name, value, True) for name, value in _SETTINGS.items()]
         on_jobs = {"mapper": jobs.Job}
-        row = session.execute(select(func.clock_timestamp(), literal_column(LAG), *said), bind_arguments=on_jobs).one()
+        row: Any = session.execute(
+            select(func.clock_timestamp(), literal_column(LAG), *said), bind_arguments=on_jobs
+        ).one()
         try:
             yield session, row[0], row[1]
         finally:
