@@ -16,8 +16,9 @@ class SharedSlots:
     def __init__(self) -> None:
         self.lock: threading.Lock = threading.Lock()
         self.backlogs: list[SharedBacklog] = []
+        self.begun: int = 0
         self.ended: int = 0
-        """The number of jobs that have ended in these slots."""
+        """The number of jobs that have begun and that have ended in these slots."""
 
 
 class SharedBacklog(Backlog):
@@ -31,8 +32,8 @@ class SharedBacklog(Backlog):
         super().__init__(name, concurrency)
         self._slots = slots
         self._lock = slots.lock
-        self._served_at = 0
-        """The number of jobs that had ended when this database was last given a slot."""
+        self._served = 0
+        """The number of jobs that had begun in these slots when this database was last given one."""
         self._stalled_at = -1
         """The number of jobs that had ended when jobs claimed ahead last stalled."""
 
@@ -75,11 +76,10 @@ class SharedBacklog(Backlog):
             for one in sorted(waiting, key=SharedBacklog._order):
                 if (attempt := one._pop()) is not None:
                     one._running += 1
-                    one._served_at = self._slots.ended
                     heir = one
                     break
         now = time.monotonic()
-        for one in self._slots.backlogs:
+        for one in sorted(self._slots.backlogs, key=SharedBacklog._order):  # if a slot is free, the first claim has it
             one.wake(now)
         if heir is self or attempt is None:
             return attempt
@@ -87,7 +87,13 @@ class SharedBacklog(Backlog):
         return None
 
     def _order(self) -> tuple[int, int]:
-        return self._running, self._served_at
+        return self._running, self._served
+
+    def _pop(self) -> Attempt | None:
+        if (attempt := super()._pop()) is not None:
+            self._slots.begun += 1
+            self._served = self._slots.begun
+        return attempt
 
     def wake(self, now: float) -> None:
         """Wake the loops of lanes that do not rest, if they may claim."""

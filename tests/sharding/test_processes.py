@@ -136,15 +136,17 @@ def test_migrating_goes_on_after_a_database_that_fails(urls: dict[str, str], eng
 
 
 def test_metrics_name_the_database(urls: dict[str, str], engines: dict[str, Engine], start_worker: StartWorker) -> None:
-    enqueue(engines["us"], 3, seconds=3600)
+    with Session(engines["us"]) as session:
+        shop.nap.options(queue="unserved").enqueue(session)
+        session.commit()
     with Proxy(("127.0.0.1", 1)) as proxy:
         away = engines["as"].url.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
         port = free_port()
         there = {**urls, "as": away}
-        start_worker(None, *named(there), "--queues", "default=1", "--metrics-port", str(port), application=APPLICATION)
+        start_worker(None, *named(there), "--metrics-port", str(port), application=APPLICATION)
         wait_until(lambda: 'sqla_jobs_database_up{shard="us"} 1.0' in scraped(port))
         text = scraped(port)
-        assert 'sqla_jobs_queue_jobs{queue="default",shard="us",state="queued"} 2.0' in text
+        assert 'sqla_jobs_queue_jobs{queue="unserved",shard="us",state="queued"} 1.0' in text
         assert 'sqla_jobs_database_up{shard="as"} 0.0' in text
 
 
