@@ -18,7 +18,7 @@ PYTEST_ARGS ?= -n 4 --dist worksteal
 CODE := $(wildcard sqla_jobs tests examples benchmarks docs)
 RUN := $(VENV)/bin/python -m
 FEWER_TYPES := --allow-untyped-calls --allow-untyped-decorators --no-warn-unused-ignores
-EXTRAS := asyncio,dashboard,demo,flask,opentelemetry,prometheus,pyramid,reload
+EXTRAS := asyncio,dashboard,demo,encryption,flask,opentelemetry,prometheus,pyramid,reload
 OLDEST := VENV=.venv-oldest CONSTRAINTS=.ci/oldest.txt
 # the tests of what calls the dependencies
 CORE := database execution flask migrations models opentelemetry prometheus pyramid queries worker test_cron.py

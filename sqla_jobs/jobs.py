@@ -41,6 +41,7 @@ from sqla_jobs.rules.checks import check_text
 from sqla_jobs.rules.outcomes import RunOutcome
 from sqla_jobs.runtime.counters import Counters
 from sqla_jobs.tasks.declaration import TaskOptions, declare
+from sqla_jobs.tasks.encryption import EncryptionKeys, KeyRing
 from sqla_jobs.tasks.enqueue import EnqueueOptions
 from sqla_jobs.tasks.enqueued import Enqueued
 from sqla_jobs.tasks.hooks import EventName, H, Hooks, M, S, W, event_names
@@ -76,6 +77,9 @@ class Jobs(Bound, Generic[J]):
       does not.
     - `session_factory`: an engine or a session factory, as for `bind`. Workers connect with it. Enqueueing uses the
       caller's session and needs none. Several databases are given by name, as for `bind`.
+    - `encryption_keys`: Fernet keys for tasks with `encrypted=`, or a function that returns them. The first key
+      encrypts, and each of them decrypts. By default the environment variable `SQLA_JOBS_KEYS` holds them, separated by
+      commas. A function is called at each use, so let it return what it remembers.
 
     Raises `ConfigurationError` for an invalid base, for a table that the metadata already has, and for a `job_class`
     whose own column has the name of one of the library's columns, or is NOT NULL without a server default.
@@ -105,6 +109,7 @@ class Jobs(Bound, Generic[J]):
         prefix: str = "sqla_",
         tasks: Sequence[str] = (),
         session_factory: Bind | Mapping[str, Bind] | None = None,
+        encryption_keys: EncryptionKeys | None = None,
     ) -> None: ...
     @overload
     def __init__(
@@ -116,6 +121,7 @@ class Jobs(Bound, Generic[J]):
         prefix: str = "sqla_",
         tasks: Sequence[str] = (),
         session_factory: Bind | Mapping[str, Bind] | None = None,
+        encryption_keys: EncryptionKeys | None = None,
     ) -> None: ...
     def __init__(
         self,
@@ -126,6 +132,7 @@ class Jobs(Bound, Generic[J]):
         prefix: str = "sqla_",
         tasks: Sequence[str] = (),
         session_factory: Bind | Mapping[str, Bind] | None = None,
+        encryption_keys: EncryptionKeys | None = None,
     ) -> None:
         if isinstance(tasks, str):
             raise ConfigurationError(f"tasks must be a list of module names, such as [{tasks!r}], got {tasks!r}")
@@ -147,6 +154,7 @@ class Jobs(Bound, Generic[J]):
         self.Step = self._models.Step
         self.Signal = self._models.Signal
         self.tasks: Tasks[J] = Tasks(tuple(tasks))
+        self._keys: KeyRing = KeyRing(encryption_keys)
         tell_of_schedules(self.Schedule, self.Job, self._models.channel)
         tell_of_jobs(self.Job, self._models.channel)
         batches.watch_deletions(self._models)
@@ -188,7 +196,7 @@ class Jobs(Bound, Generic[J]):
         return self._register(target, options)
 
     def _register(self, target: Any, options: TaskOptions) -> Any:
-        declared = declare(target, options, self.Job)
+        declared = declare(target, options, self.Job, self._keys)
         task: Task[..., Any, J] = Task(declared, self._models, self.schedules, self._hooks, self)
         self.tasks.add(task)
         return target if isinstance(target, type) else task
@@ -425,6 +433,15 @@ class Jobs(Bound, Generic[J]):
         if isinstance(job, BatchMixin):
             return await last_update_async(self.follow(job, timeout=timeout))
         return await wait_async(self._of(job)._binding().engine, self._models, job, timeout)
+
+    def decrypted(self, stored: Any, /) -> Any:
+        """Return what a job, run or step stores, decrypted: `job.args`, `job.result`, `run.error`, `step.result`.
+
+        - `stored`: the value of the column. A value that is not encrypted is returned unchanged.
+
+        Raises `Undecryptable` for a value whose key this process lacks.
+        """
+        return self._keys.decrypted(stored)
 
     def batch(self, session: AnySession, /, *, name: str = "") -> BatchMixin:
         """Add a batch to the caller's session. Jobs join it with `options(batch=…)`, and other jobs can run after it.

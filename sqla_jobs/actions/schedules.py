@@ -147,5 +147,8 @@ def checked(tasks: Tasks[Any], values: Mapping[str, Any]) -> dict[str, Any]:
         raise ArgumentsError("the arguments must be a JSON object, such as {}")
     check_json("args", found["args"])
     if task in tasks:
-        tasks[task]._declaration.codec.decode(json.dumps(found["args"]))
+        declaration = tasks[task]._declaration
+        if declaration.encryption is not None:
+            declaration.encryption.refuse_in_schedule(found["args"])
+        declaration.codec.decode(json.dumps(found["args"]))
     return found

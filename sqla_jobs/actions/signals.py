@@ -43,6 +43,8 @@ def send(it: Changing, job: JobMixin | int, name: str, payload: Any) -> bool:
         raise UnknownJob(f"there is no job {job_id}; it may have been pruned")
     if held.state in ENDED:
         return False
+    if (encryption := it.tasks.encryption(held.task)) is not None:
+        encoded = encryption.text(encoded)
     queries.store(session, models, job_id, name, encoded)
     if queries.wake(session, models, job_id, name):
         after_commit(session, models.Job, models.channel, "")

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from sqla_jobs.database.binding import Context
-from sqla_jobs.errors import ArgumentsError
+from sqla_jobs.errors import JobsError
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.interrupt import Interruptible
 from sqla_jobs.execution.plan import Plan, Surroundings, context_of
@@ -45,7 +45,7 @@ class Executor:
         resources: Resources = NO_RESOURCES,
         upstream: Upstream | None = None,
         started: Callable[[Attempt], None] | None = None,
-        unfit: Callable[[Attempt, ArgumentsError], None] | None = None,
+        unfit: Callable[[Attempt, JobsError], None] | None = None,
         progressed: Callable[[], None] | None = None,
         steps: StepsFactory | None = None,
     ) -> None:

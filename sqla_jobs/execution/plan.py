@@ -10,7 +10,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-from sqla_jobs.errors import ArgumentsError, EntityGone, RowHeld, UnstorableResult
+from sqla_jobs.errors import ArgumentsError, EntityGone, JobsError, RowHeld, Undecryptable, UnstorableResult
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.interrupt import CancelRequested, GivenUp, Interrupt, LeaseGone, Stopped, TimedOut
 from sqla_jobs.execution.surroundings import Surrounded, awaited_within, log_after_commit
@@ -31,6 +31,8 @@ Surroundings = Callable[[RunContext], AbstractContextManager[Any]]
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _HELD_AGAIN = 1.0
 """Seconds until a job is due again whose run gave up because another transaction held the job's row."""
+_KEYS_AGAIN = 60.0
+"""Seconds until a job is due again that met a stored step or result whose key this process lacks."""
 _MOST_HELD = 3
 """The maximum number of such runs that use no attempt, for each attempt."""
 
@@ -49,7 +51,7 @@ class Plan:
         surroundings: Iterable[Surroundings],
         awaited: Sequence[Middleware],
         begins: Callable[[Attempt], None] | None,
-        unfit: Callable[[Attempt, ArgumentsError], None] | None = None,
+        unfit: Callable[[Attempt, JobsError], None] | None = None,
         progressed: Callable[[], None] | None = None,
         make_steps: Callable[[Attempt], Steps] | None = None,
         times_held: Callable[[Attempt], int] | None = None,
@@ -72,6 +74,8 @@ class Plan:
         self._awaited = awaited if declaration.signature.is_coroutine else ()
         self._wants_context = declaration.signature.wants_context
         self._erases = declaration.retention.erases
+        self._encryption = declaration.encryption
+        self._encode = encode_result if self._encryption is None else self._encryption.encode_result
         self._ended_well = ERASED if self._erases else SUCCEEDED
         """The outcome of a run that returned `None`."""
         self._begins = begins
@@ -109,14 +113,14 @@ class Plan:
     def _arguments(self, attempt: Attempt) -> dict[str, Any]:
         try:
             return self._read(attempt.job.args)
-        except ValueError:
+        except (ValueError, Undecryptable):
             return self._in_words(attempt)
 
     def _in_words(self, attempt: Attempt) -> dict[str, Any]:
         """Raise `NotBegun`, or an error that explains, without secrets, why the arguments do not fit."""
         try:
             return self.declaration.codec.decode(attempt.job.args)
-        except ArgumentsError as error:
+        except (ArgumentsError, Undecryptable) as error:
             if self._unfit is not None:
                 self._unfit(attempt, error)
             raise
@@ -142,7 +146,7 @@ class Plan:
         if result is None:
             return self._ended_well
         try:
-            encoded = encode_result(result)
+            encoded = self._encode(result)
         except ArgumentsError as error:
             raise UnstorableResult(f"{attempt.job.task} (job {attempt.job.job_id}): {error}") from None
         return ERASED if self._erases else Outcome.succeeded(encoded)
@@ -159,8 +163,6 @@ class Plan:
         if attempt.suspended is not None:
             return attempt.suspended.outcome
         error = next((one for one in leaves(error) if isinstance(one, Interrupt)), error)
-        if isinstance(error, EntityGone):
-            return Outcome.cancelled(Failure("EntityGone", attempt.secrets.text(str(error))))
         if isinstance(error, CancelRequested):
             return Outcome.cancelled(Failure("Cancel", "cancelled while it ran"))
         if isinstance(error, LeaseGone):
@@ -171,6 +173,17 @@ class Plan:
             error = RowHeld()
         if isinstance(error, RowHeld) and (self._times_held is None or self._times_held(attempt) < _MOST_HELD):
             return replace(Outcome.snoozed(_HELD_AGAIN), failure=Failure.of(error))
+        if isinstance(error, Undecryptable):
+            return replace(Outcome.snoozed(_KEYS_AGAIN), failure=Failure("Undecryptable", str(error)))
+        outcome = self._outcome_of_task(error, attempt, at)
+        if self._encryption is None or outcome.failure is None or at is not None:
+            return outcome
+        return replace(outcome, failure=self._encryption.failure(outcome.failure))
+
+    def _outcome_of_task(self, error: BaseException, attempt: Attempt, at: float | None) -> Outcome:
+        """Return the outcome of an error whose texts the application has written."""
+        if isinstance(error, EntityGone):
+            return Outcome.cancelled(Failure("EntityGone", attempt.secrets.text(str(error))))
         if isinstance(error, UnstorableResult | Misuse):
             return Outcome.failed(Failure.of(error, secrets=attempt.secrets))
         if isinstance(error, TimedOut):

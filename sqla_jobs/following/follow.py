@@ -21,6 +21,7 @@ from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import JobState
 from sqla_jobs.models.workflow_columns import BatchMixin
 from sqla_jobs.rules.checks import check_id, check_seconds
+from sqla_jobs.rules.redaction import NOTHING
 from sqla_jobs.rules.wording import plural
 
 J = TypeVar("J", bound=JobMixin)
@@ -166,7 +167,7 @@ def _ended(engine: Engine, models: Models[J], last: JobUpdate) -> J:
             raise UnknownJob(f"job {last.job_id} was deleted right after it had {last.state}")
         session.expunge_all()
     if last.state != JobState.succeeded:
-        why = f": {last.error_type}: {last.error}" if last.error_type else ""
+        why = f": {last.error_type}: {NOTHING.text(last.error or '')}" if last.error_type else ""
         raise JobFailed(f"job {last.job_id} ({last.task}) {_how_it_ended(last, job)}{why}", job)
     return job
 

@@ -110,8 +110,8 @@ WAITING_JOBS = (
             FROM {{processes}} CROSS JOIN LATERAL jsonb_each_text(set_aside) AS each (name, value)
             WHERE each.name <> '{EVENT_LOOP}' AND NOT starts_with(each.value, '{UNFIT}') ORDER BY each.name""",
         says="{reason:.1000}",
-        remedy="fix the cause that it names: the row, a trigger or constraint of yours, or a function that makes keys; "
-        "workers try again every minute",
+        remedy="fix the cause that it names: the row, a trigger or constraint of yours, a function that makes keys, or "
+        "a missing encryption key; workers try again every minute",
         is_cheap=False,
     ),
     _keys_kept("keys kept for long", lambda row: row["is_far"] and not row["swallows"], is_cheap=False),

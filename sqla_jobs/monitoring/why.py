@@ -199,7 +199,7 @@ def _refused(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
         else:
             yield (
                 f"Workers pass it over, and try it again every minute: {said}. Fix the cause: the row, a trigger or "
-                "constraint, or a function that makes keys."
+                "constraint, a function that makes keys, or a missing encryption key."
             )
     if row.is_uncommitted:
         yield "This transaction has added or changed it: no worker can take it before the commit."

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import groupby
-from typing import Any
+from typing import Any, cast
 
 from sqla_jobs.rules.checks import MAX_DEPTH
 
@@ -15,6 +15,8 @@ WITHHELD = "(withheld: it repeats a sensitive argument)"
 """Replaces lines that repeat a secret."""
 HIDDEN = "(hidden)"
 """Replaces a whole sensitive argument."""
+ENCRYPTED = "(encrypted)"
+"""The text that is shown in place of an encrypted value, and the one name in the JSON object that holds its token."""
 ERASED = "(erased)"
 """The text that is shown in place of erased arguments."""
 ERASED_ARGS = {ERASED: True}
@@ -36,6 +38,8 @@ class Secrets:
 
     def text(self, text: str) -> str:
         """Return `text` with its lines that repeat a secret withheld, neighbours together."""
+        if text.startswith(_TOKEN):
+            return ENCRYPTED
         if not self._forms:
             return text
         there = _pieces(text)
@@ -49,6 +53,8 @@ class Secrets:
 
     def json(self, value: Any) -> Any:
         """Return JSON, or a column's value, with its texts, its keys and the text of its other values withheld."""
+        if token_of(value) is not None:
+            return ENCRYPTED
         try:
             return self._json(value) if self._forms else value
         except RecursionError:
@@ -57,6 +63,8 @@ class Secrets:
     def _json(self, value: Any) -> Any:
         match value:
             case dict():
+                if token_of(value) is not None:
+                    return ENCRYPTED
                 return {self.text(key): self._json(item) for key, item in value.items()}
             case list():
                 return [self._json(item) for item in value]
@@ -72,6 +80,19 @@ class Secrets:
 
 NOTHING = Secrets(())
 """An instance without secrets, which changes nothing."""
+
+
+_TOKEN = f'{{"{ENCRYPTED}":'
+"""The beginning of an encrypted text."""
+
+
+def token_of(value: object) -> str | None:
+    """Return the token of an encrypted value that was decoded from JSON, or None for another value."""
+    if not isinstance(value, dict):
+        return None
+    found = cast("dict[str, Any]", value)
+    token = found.get(ENCRYPTED) if len(found) == 1 else None
+    return token if isinstance(token, str) else None
 
 
 def is_erased(args: object) -> bool:

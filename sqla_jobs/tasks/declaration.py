@@ -19,12 +19,13 @@ from sqla_jobs.models.types import MAX_ATTEMPTS
 from sqla_jobs.rules.checks import INSTANT, MAX_ID, check_name, check_seconds
 from sqla_jobs.rules.fitting import Takes
 from sqla_jobs.rules.keys import KeyOf
-from sqla_jobs.rules.limits import ConcurrencyLimit, Gate, Limit, RateLimit, gates_of
-from sqla_jobs.rules.redaction import HIDDEN, NOTHING, Secrets, is_erased, parse
+from sqla_jobs.rules.limits import ConcurrencyLimit, Gate, Limit, RateLimit, gates_of, titled
+from sqla_jobs.rules.redaction import HIDDEN, NOTHING, Secrets, is_erased, parse, token_of
 from sqla_jobs.rules.retention import NO_RETENTION, OwnRetention, TaskRetention, own_retention
 from sqla_jobs.rules.retry import DEFAULT_POLICY, check_policy
 from sqla_jobs.rules.unique import Unique
 from sqla_jobs.tasks.arguments import Codec, decode_result, refuse_ordered
+from sqla_jobs.tasks.encryption import EncryptingCodec, Encryption, KeyRing, declared_encryption
 from sqla_jobs.tasks.enqueue import check_common
 from sqla_jobs.tasks.entities import entity_of
 from sqla_jobs.tasks.signature import Signature, inspect_target
@@ -60,6 +61,9 @@ class TaskOptions(TypedDict, total=False):
     """Former names of the task, under which jobs may still be waiting."""
     sensitive: Sequence[str]
     """Arguments that no log, error, command or page shows."""
+    encrypted: Sequence[str] | bool
+    """Arguments that are encrypted in the database, or True for all. They are sensitive, too. With it, the results,
+    errors, progress and steps of the task's jobs are encrypted. An empty list only decrypts."""
     limits: Limit | Sequence[Limit]
     """Limits on the jobs that run simultaneously, or start in a period, across all workers. A job starts only if all of
     its limits allow it."""
@@ -92,6 +96,8 @@ class Declaration:
     timeout: float | None
     aliases: tuple[str, ...]
     sensitive: frozenset[str]
+    """The arguments that are not shown: those declared as sensitive, and the encrypted ones."""
+    encryption: Encryption | None
     gates: tuple[Gate, ...]
     defaults: Mapping[str, Any]
     unique: UniqueRule | None
@@ -163,7 +169,12 @@ class Declaration:
         return self.as_result(job.result)
 
     def as_result(self, stored: Any) -> Any:
-        """Return a stored result as a value of the task's return type. Raises `ArgumentsError`."""
+        """Return a stored result as a value of the task's return type.
+
+        Raises `ArgumentsError` and `Undecryptable`.
+        """
+        if self.encryption is not None:
+            stored = self.encryption.ring.value(stored)
         return decode_result(self.name, stored, self.signature.result)
 
     def secrets(self, stored: object) -> Secrets:
@@ -173,6 +184,8 @@ class Declaration:
         """
         if not self.sensitive:
             return NOTHING
+        if self.encryption is not None:
+            stored = self.encryption.readable(stored)
         values = parse(stored) if isinstance(stored, str) else stored
         if not isinstance(values, dict):
             return Secrets([values])
@@ -181,11 +194,12 @@ class Declaration:
     def shown(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Return stored arguments without the sensitive values."""
         secrets = self.secrets(arguments)
-        return {name: HIDDEN if name in self.sensitive else secrets.json(value) for name, value in arguments.items()}
+        hidden = {name for name in self.sensitive if token_of(arguments.get(name)) is None}
+        return {name: HIDDEN if name in hidden else secrets.json(value) for name, value in arguments.items()}
 
 
-def declare(target: Callable[..., Any], options: TaskOptions, job_class: type[Any]) -> Declaration:
-    """Check a task and its options. `job_class` is the class of the task's jobs.
+def declare(target: Callable[..., Any], options: TaskOptions, job_class: type[Any], keys: KeyRing) -> Declaration:
+    """Check a task and its options. `job_class` is the class of the task's jobs, and `keys` encrypts what they store.
 
     Raises `DeclarationError` with the cause and the remedy.
     """
@@ -205,18 +219,32 @@ def declare(target: Callable[..., Any], options: TaskOptions, job_class: type[An
     name = options.get("name", target.__name__)
     for word in (name, *aliases):
         check_name("a task name", word, error=DeclarationError)
-    if missing := sensitive - parameters.keys():
-        known = ", ".join(parameters) or "none"
-        raise DeclarationError(
-            f"{name}: sensitive={sorted(missing)} names no argument of {signature.qualname}; it takes: {known}"
-        )
+    is_encrypted = options.get("encrypted")
+    encrypted = frozenset[str]() if isinstance(is_encrypted, bool) else frozenset(_words("encrypted", options))
+    for option, words in (("sensitive", sensitive), ("encrypted", encrypted)):
+        if missing := words - parameters.keys():
+            known = ", ".join(parameters) or "none"
+            raise DeclarationError(
+                f"{name}: {option}={sorted(missing)} names no argument of {signature.qualname}; it takes: {known}"
+            )
+    encryption = declared_encryption(name, is_encrypted, encrypted, keys, parameters)
+    if encryption is not None:
+        sensitive |= encryption.names
     given = {key: value for key, value in options.items() if key in ("queue", "priority", "max_attempts", "max_lost")}
     try:
         check_common(given)
     except ArgumentsError as error:
         raise DeclarationError(f"{name}: {error}") from None
-    codec = Codec(name, signature, sensitive)
-    unique = declared_rule(name, options.get("unique"), parameters, sensitive)
+    codec = (
+        Codec(name, signature, sensitive)
+        if encryption is None
+        else EncryptingCodec(name, signature, sensitive, encryption)
+    )
+    gates = gates_of(name, _limits(name, options), options.get("fair_by"), parameters, sensitive)
+    for gate in gates:
+        if encryption is not None and gate.key is not None:
+            gate.key = encryption.key(f"{name}: the key of {titled(gate.row)}", gate.key, parameters)
+    unique = declared_rule(name, options.get("unique"), parameters, sensitive, encryption)
     if (delay := options.get("delay")) is not None:
         given["delay"] = timedelta(seconds=_delay(name, delay, unique))
     if (follow_up := options.get("on_failure")) is not None:
@@ -231,7 +259,8 @@ def declare(target: Callable[..., Any], options: TaskOptions, job_class: type[An
         timeout=_timeout(name, options.get("timeout")),
         aliases=aliases,
         sensitive=sensitive,
-        gates=gates_of(name, _limits(name, options), options.get("fair_by"), parameters, sensitive),
+        encryption=encryption,
+        gates=gates,
         defaults={"queue": "default", "priority": 0, "max_attempts": MAX_ATTEMPTS} | given,
         unique=unique,
         lazy=_lazy(name, options.get("lazy", False), signature),

@@ -14,6 +14,7 @@ from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.rules.limits import spell_alike
 from sqla_jobs.rules.redaction import NOTHING, Secrets
 from sqla_jobs.rules.wording import did_you_mean
+from sqla_jobs.tasks.encryption import Encryption
 from sqla_jobs.tasks.task import Task
 
 J = TypeVar("J", bound=JobMixin)
@@ -105,6 +106,11 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
         """Return the secrets among the arguments of a job; none if the task is unknown."""
         task = self._known(name)
         return NOTHING if task is None else task._declaration.secrets(arguments)
+
+    def encryption(self, name: str) -> Encryption | None:
+        """Return the encryption of a task's jobs; None if the task has none, or is unknown."""
+        task = self._known(name)
+        return None if task is None else task._declaration.encryption
 
     def sensitive(self) -> dict[str, frozenset[str]]:
         """Return the sensitive arguments of each task that has any, by name and alias.

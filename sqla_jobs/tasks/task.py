@@ -428,8 +428,8 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
         - `timeout`: seconds until `TimeoutError`; by default the call waits for ever.
 
         Raises `JobFailed` if the job fails for good or is cancelled, `TimeoutError` after `timeout` seconds,
-        `UnknownJob` if there is no such job, and `ArgumentsError` for a job of another task, and for a stored result
-        that does not fit the return type.
+        `UnknownJob` if there is no such job, `ArgumentsError` for a job of another task, and for a stored result that
+        does not fit the return type, and `Undecryptable` for a result whose key this process lacks.
         """
         ended = self._waits.wait(job, timeout=timeout)
         return self._declaration.result_of(ended)

@@ -10,6 +10,7 @@ from pydantic_core import from_json
 
 from sqla_jobs.errors import DeclarationError
 from sqla_jobs.rules.unique import KeyMaker, Unique
+from sqla_jobs.tasks.encryption import Encryption
 
 
 class Keyed(NamedTuple):
@@ -34,14 +35,21 @@ class UniqueRule:
 
 
 def declared_rule(
-    task: str, unique: object, arguments: Collection[str], sensitive: frozenset[str]
+    task: str,
+    unique: object,
+    arguments: Collection[str],
+    sensitive: frozenset[str],
+    encryption: Encryption | None,
 ) -> UniqueRule | None:
     """Return the rule for a task declared with `unique=`. Raises `DeclarationError`."""
     if unique is None:
         return None
     if not isinstance(unique, Unique):
         raise DeclarationError(f"{task}: unique must be a Unique, such as Unique(key='account'), got {unique!r:.60}")
-    return UniqueRule(unique, KeyMaker(task, unique.key, frozenset(arguments), sensitive))
+    key = unique.key
+    if encryption is not None:
+        key = encryption.key(f"{task}: the key of its Unique", key, arguments)
+    return UniqueRule(unique, KeyMaker(task, key, frozenset(arguments), sensitive))
 
 
 def literal_rule(policy: Unique, key: str) -> UniqueRule:

@@ -77,12 +77,17 @@ class Criteria:
         return [*self._of_arguments(job), *self._of_options(job)]
 
     def _of_arguments(self, job: JobMixin) -> Iterator[Compared]:
-        given = {**self._declaration.default_arguments, **arguments_of(job)}
+        given = {**self._declaration.default_arguments, **self._readable(job)}
         shown = self._declaration.shown(given)
         for name, wanted in self._declaration.shown(self._stored).items():
             is_equal = name in given and self._decode(name, given[name]) == self._decoded[name]
             found = shown.get(name, _ABSENT)
             yield Compared(name, wanted, _ANOTHER if found == HIDDEN and not is_equal else found, is_equal)
+
+    def _readable(self, job: JobMixin) -> Mapping[str, Any]:
+        """Return the stored arguments, decrypted."""
+        encryption, stored = self._declaration.encryption, arguments_of(job)
+        return stored if encryption is None else encryption.ring.decrypted(stored)
 
     def _of_options(self, job: JobMixin) -> Iterator[Compared]:
         for name, wanted in self._enqueuer._options.items():

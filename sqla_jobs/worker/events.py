@@ -16,6 +16,7 @@ from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.undelivered import Undelivered
 from sqla_jobs.queries.values import Claimed, RunEnd, read_headers
+from sqla_jobs.rules.redaction import NOTHING
 from sqla_jobs.runtime.loop import Loop
 from sqla_jobs.tasks.hooks import EventName, Hooks, RunEvent
 
@@ -195,7 +196,7 @@ def _event_of_row(row: Undelivered) -> RunEvent:
         cast("EventName", row.outcome),
         row,
         error_type=row.error_type,
-        error=row.error,
+        error=row.error and NOTHING.text(row.error),
         seconds=row.seconds,
         process_killed=row.process_killed,
     )

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic_core import from_json
 from sqlalchemy import Engine
 
-from sqla_jobs.errors import ArgumentsError
+from sqla_jobs.errors import JobsError, Undecryptable
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.transactions import NotBegun
 from sqla_jobs.models.mapping import Models
@@ -50,8 +50,12 @@ class Misfits:
         self._said_at: dict[str, float] = {}
         self._live: list[Code] = []
 
-    def meet(self, attempt: Attempt, error: ArgumentsError) -> None:
-        """Raise `NotBegun`, unless the job was first seen at least a minute ago and no live worker can run it."""
+    def meet(self, attempt: Attempt, error: JobsError) -> None:
+        """Raise `NotBegun`, unless the job was first seen at least a minute ago and no live worker can run it.
+
+        A job that needs a key which this process lacks waits for the key as long as it takes.
+        """
+        is_encrypted = isinstance(error, Undecryptable)
         job, now = attempt.job, time.monotonic()
         with self._lock:
             met_at = self._met_at.setdefault(job.job_id, now)
@@ -59,14 +63,15 @@ class Misfits:
                 del self._met_at[next(iter(self._met_at))]
             is_new = now >= self._said_at.get(job.task, now)
             self._said_at[job.task] = now + _FITS_NOWHERE if is_new else self._said_at[job.task]
-        if now - met_at >= _FITS_NOWHERE and not self._may_run_elsewhere(job):
+        if now - met_at >= _FITS_NOWHERE and not is_encrypted and not self._may_run_elsewhere(job):
             return
-        why = f"{UNFIT}: {error}"[:1000]
+        why = f"{'its arguments cannot be read' if is_encrypted else UNFIT}: {error}"[:1000]
         log.log(
             logging.WARNING if is_new else logging.DEBUG,
-            "job %s %s is left to workers with other code, since %s",
+            "job %s %s is left to workers with other %s, since %s",
             job.job_id,
             job.task,
+            "keys" if is_encrypted else "code",
             why,
         )
         is_passed_over = self._set_aside.pass_over(job.job_id, why, most=MOST_PASSED_OVER)

@@ -10,6 +10,7 @@ from types import ModuleType
 
 import prometheus_client
 import pytest
+from cryptography.fernet import Fernet
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
@@ -31,6 +32,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def page(shop: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """A module in which the blocks of one page are run, with an engine, its tables and a session."""
     import_module("shop").Base.metadata.create_all(engine)
+    monkeypatch.setenv("SQLA_JOBS_KEYS", Fernet.generate_key().decode())  # docs/encryption.md
     module = ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", module)
     empty = prometheus_client.CollectorRegistry(auto_describe=True)

@@ -13,7 +13,7 @@ PUBLIC = {
         *("Task", "TaskDecorator", "TaskOptions", "Enqueue", "Enqueuer", "EnqueueOptions"),
         *("JobsError", "ArgumentsError", "BatchCounts", "BatchMixin", "ConfigurationError", "DeclarationError"),
         *("UnknownJob", "UnknownTask"),
-        *("UnstorableResult", "SignalTimeout"),
+        *("UnstorableResult", "SignalTimeout", "Undecryptable"),
         *("ConcurrencyLimit", "RateLimit"),
     },
     "sqla_jobs.cron": {"Cron", "every"},

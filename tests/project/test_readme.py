@@ -51,7 +51,7 @@ def test_the_quick_start_runs_as_printed(shop: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("coming-from-others", "coroutines", "hooks", "limits"),
+        *("coming-from-others", "coroutines", "encryption", "hooks", "limits"),
         *("monitoring", "schedules", "steps", "tasks", "transactions", "unique", "workers"),
     ],
 )

@@ -100,6 +100,7 @@ def send_email(email: str, body: str, *, copies: int = 1) -> None:
     timeout=30.0,
     aliases=["old.name"],
     sensitive=["password"],
+    encrypted=["password"],
     retry=Retrying(
         stop=stop_after_attempt(5), wait=wait_exponential(max=60), retry=retry_if_exception_type(ConnectionError)
     ),
