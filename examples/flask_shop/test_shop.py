@@ -45,8 +45,15 @@ def client(app: Flask) -> Iterator[FlaskClient]:
 def mails(monkeypatch: pytest.MonkeyPatch) -> list[EmailMessage]:
     """The mails that would be sent through a server."""
     sent: list[EmailMessage] = []
-    monkeypatch.setattr(smtplib.SMTP, "connect", lambda self, host, port: (220, host.encode()))
-    monkeypatch.setattr(smtplib.SMTP, "send_message", lambda self, mail: sent.append(mail))
+
+    def keep(server: smtplib.SMTP, mail: EmailMessage) -> None:
+        sent.append(mail)
+
+    def connect(*to: object) -> tuple[int, bytes]:
+        return 220, b""
+
+    monkeypatch.setattr(smtplib.SMTP, "connect", connect)
+    monkeypatch.setattr(smtplib.SMTP, "send_message", keep)
     return sent
 
 
