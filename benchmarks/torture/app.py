@@ -18,7 +18,9 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tenacity import Retrying, wait_random
 
 from sqla_jobs import ConcurrencyLimit, JobMixin, Jobs, RateLimit, RunContext, SignalTimeout, Snooze
+from sqla_jobs.worker import finisher
 
+finisher._REFUSED_AGAIN = 10.0  # instead of a minute, for which the end of a run would have to wait
 POISONED = 86
 """The exit code of a process that was ended by its own job, on purpose."""
 SECOND_URL = "TORTURE_SECOND_URL"
@@ -83,6 +85,11 @@ def _leave(session: Session, run: RunContext, n: int, seconds: float = 0.0) -> N
     session.add(_effect(run, n))
     session.flush()
     time.sleep(seconds)
+
+
+def _fail(now: bool) -> None:
+    if now:
+        raise RuntimeError("this attempt fails")
 
 
 def _commit(row: Base, seconds: float) -> None:
@@ -154,8 +161,7 @@ def snooze(session: Session, run: RunContext, n: int, seconds: float) -> None:
 def flaky(session: Session, run: RunContext, n: int, seconds: float) -> None:
     """Leave an effect, and then fail in the first attempt."""
     _leave(session, run, n, seconds)
-    if run.attempt == 1:
-        raise RuntimeError("the first attempt fails")
+    _fail(run.attempt == 1)
 
 
 @jobs.task(retry=SOON, timeout=0.5)
@@ -194,11 +200,6 @@ def _trace(run: RunContext, step: str) -> Trace:
     return Trace(job_id=run.job_id, step=step, value=uuid.uuid4().hex)
 
 
-def _fail_at_first(run: RunContext, n: int) -> None:
-    if run.attempt == 1 and n % 3 == 0:
-        raise RuntimeError("the first attempt fails")
-
-
 def _traced(session: Session, run: RunContext, step: str, seconds: float) -> str:
     trace = _trace(run, step)
     session.add(trace)
@@ -211,7 +212,7 @@ def _traced(session: Session, run: RunContext, step: str, seconds: float) -> str
 def stepped(session: Session, run: RunContext, n: int, seconds: float) -> list[str]:
     """Run three steps with an effect each, and sleep in between. Some jobs raise an error after the first step."""
     values = [run.step("first", _traced, session, run, "first", seconds / 3)]
-    _fail_at_first(run, n)
+    _fail(run.attempt == 1 and n % 3 == 0)
     run.sleep("rest", seconds)
     values += [run.step(name, _traced, session, run, name, seconds / 3) for name in STEPS[1:]]
     session.add(_effect(run, n))
@@ -227,7 +228,7 @@ async def _traced_awaited(session: AsyncSession, run: RunContext, step: str, sec
 @jobs.task(retry=SOON, limits=_STEPS)
 async def stepped_awaited(session: AsyncSession, run: RunContext, n: int, seconds: float) -> list[str]:
     values = [await run.step("first", _traced_awaited, session, run, "first", seconds / 3)]
-    _fail_at_first(run, n)
+    _fail(run.attempt == 1 and n % 3 == 0)
     await run.sleep_async("rest", seconds)
     values += [await run.step(name, _traced_awaited, session, run, name, seconds / 3) for name in STEPS[1:]]
     session.add(_effect(run, n))
@@ -245,7 +246,7 @@ def _traced_apart(run: RunContext, step: str, seconds: float) -> str:
 def stepped_apart(run: RunContext, n: int, seconds: float) -> list[str]:
     """Run steps in a task without a session. A step may be called again, and its first stored value counts."""
     values = [run.step(name, _traced_apart, run, name, seconds / 3) for name in STEPS[:2]]
-    _fail_at_first(run, n)
+    _fail(run.attempt == 1 and n % 3 == 0)
     return [*values, run.step("third", _traced_apart, run, "third", seconds / 3)]
 
 
@@ -254,7 +255,7 @@ def ask(session: Session, run: RunContext, n: int, seconds: float) -> list[int |
     """Wait for a signal, run a step, and then wait for a second signal with a timeout."""
     first = run.wait_for("told", int, timeout=None)
     run.step("first", _traced, session, run, "first", seconds / 3)
-    _fail_at_first(run, n)
+    _fail(run.attempt == 1 and n % 3 == 0)
     second: int | None = None
     with suppress(SignalTimeout):
         second = run.wait_for("told", int, timeout=0.2 + seconds)
@@ -272,7 +273,7 @@ async def ask_awaited(run: RunContext, n: int, seconds: float) -> list[int]:
 def hopeless(session: Session, run: RunContext, n: int, seconds: float) -> None:
     """Always fail, after leaving an effect."""
     _leave(session, run, n, seconds)
-    raise RuntimeError("it always fails")
+    _fail(True)
 
 
 @jobs.task(max_attempts=2)
