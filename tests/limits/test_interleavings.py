@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, event, select, text
+from sqlalchemy import Connection, Engine, event, func, select, text
 from sqlalchemy.orm import Session
 
 from sqla_jobs import Unique
@@ -202,6 +202,21 @@ def test_a_job_that_waits_for_its_retry_while_a_person_retries_another_keeps_the
 
 
 # --- rates
+
+
+def test_a_start_counts_from_the_moment_after_the_lock(database: Engine, claims: Claims) -> None:
+    """Not from when the statement was sent: the window would be over for those that waited long."""
+    enqueue(database, shop.rated, numbered(6))
+    with lock_held(database, jobs) as other, beside(lambda: claims.limited(2)) as claim:
+        wait_until(lambda: waiting_for_locks(database) == 1)
+        other.execute(text("SELECT pg_sleep(0.5)"))
+        free_at = other.scalar(text("SELECT clock_timestamp()"))
+        other.rollback()
+    with Session(database) as session:
+        first = session.scalar(select(func.min(jobs.Job.started_at)))
+        logged = session.scalar(select(func.min(jobs.Start.started_at)))
+    assert len(claim.result()) == 2
+    assert free_at <= first == logged
 
 
 def test_a_start_that_does_not_happen_does_not_count(database: Engine, claims: Claims) -> None:
