@@ -15,6 +15,8 @@ SHELL := /bin/sh
 VENV ?= .venv
 CONSTRAINTS ?=
 PYTEST_ARGS ?= -n 4 --dist worksteal
+# Most slow tests wait for processes, leases and servers.
+SLOW_ARGS ?= -n 6 --dist worksteal
 CODE := $(wildcard sqla_jobs tests examples benchmarks docs)
 RUN := $(VENV)/bin/python -m
 FEWER_TYPES := --allow-untyped-calls --allow-untyped-decorators --no-warn-unused-ignores
@@ -38,7 +40,7 @@ test: $(VENV)/programs.stamp
 	$(RUN) pytest -m "not slow or promise" $(PYTEST_ARGS)
 
 test-slow: $(VENV)/programs.stamp
-	$(RUN) pytest -m "slow and not promise" $(PYTEST_ARGS)
+	$(RUN) pytest -m "slow and not promise" $(SLOW_ARGS)
 
 servers: $(VENV)/programs.stamp
 	$(RUN) tests.servers $(SERVERS)

@@ -1,16 +1,13 @@
 """Compares the present sources with those of a commit, in turns on one server.
 
-What counts is the CPU time for a job, of the worker and of the server's sessions. It is read before and after a drain,
-so it excludes the worker's start. The server must run on this machine, and the machine on Linux. Rates and pick-up
-times are shown, but decide nothing: they also measure the disk and whatever else the machine does. On two cores that
-six programs used at once, the CPU time for a plain job varied by 10 % from drain to drain. Its median over five drains
-varied by 4 %, and the rate by 50 %.
+What counts is the CPU time for a job, of the worker and of the server's sessions, without the worker's start. The
+server must run on this machine, and the machine on Linux. Rates and pick-up times are shown, but decide nothing: they
+also measure the disk and whatever else the machine does. On two cores that six programs used at once, the median CPU
+time for a plain job over five drains varied by 4 %, and the rate by 50 %.
 
 All figures are medians over the turns. In each turn the commit is measured twice, in different processes. The
 difference between the two is the noise. A figure is above the bound if it is so in all turns but one. It is then
 measured once more, and counts only if it is above the bound again, because noise seldom repeats.
-
-All processes have the same Python and the same dependencies, and check that they run the right version of the library.
 """
 
 from __future__ import annotations
@@ -75,12 +72,12 @@ def _drain(pair: Pair, count: int) -> Measured:
 
 
 def _enqueue(pair: Pair, count: int) -> Measured:
-    enqueued = pair.enqueue(count)
-    return {(_SERVER, "µs/job"): enqueued.server, ("one by one", "jobs/s"): enqueued.rate}
+    rate, server = pair.enqueue(count)
+    return {(_SERVER, "µs/job"): server, ("one by one", "jobs/s"): rate}
 
 
 def _pick_up(pair: Pair, count: int) -> Measured:
-    return {("p50", "ms"): pair.pick_up(count)}
+    return {("p50", "ms"): statistics.median(pair.pick_ups(count)[0])}
 
 
 _MEASURES: dict[str, tuple[Callable[[Pair, int], Measured], int]] = {
@@ -95,7 +92,7 @@ _MEASURES: dict[str, tuple[Callable[[Pair, int], Measured], int]] = {
 
 
 def compare(
-    server: Engine, revisions: Sequence[str], *, count: int, turns: int, at_most: float, server_at_most: float
+    server: Engine, *, against: Sequence[str], count: int, turns: int, at_most: float, server_at_most: float
 ) -> None:
     """Print each kind's figures as soon as they are measured, beside the first commit that knows this kind of job.
 
@@ -103,7 +100,7 @@ def compare(
     times that of the server, twice in a row.
     """
     exceeding, known = list[str](), set[str]()
-    for revision in revisions:
+    for revision in against:
         name = revision[:10]
         with sources_of(revision) as sources:
             click.echo(f"\n{'':<{_WIDTH}}  {name:>10}  {'now':>10}  {'ratio':<19}  noise: {name} again")
@@ -112,7 +109,7 @@ def compare(
                     continue
                 above = list[str]()
                 try:
-                    for lines in islice(_measures(server, kind, sources, measure, count // share, turns), 2):
+                    for lines in islice(_measures(server, kind, sources, measure, 1 + count // share, turns), 2):
                         click.echo("\n".join(map(_shown, lines)))
                         if not (above := [line.name for line in lines if line.is_above(at_most, server_at_most)]):
                             break
@@ -132,18 +129,12 @@ def compare(
 def sources_of(revision: str) -> Generator[Path]:
     """Yield a temporary folder with the library as it was in that commit."""
     git = ["git", "-C", str(ROOT)]
-    known = subprocess.run(
-        [*git, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if known.returncode != 0:
+    packed = subprocess.run([*git, "archive", revision, "sqla_jobs"], capture_output=True, check=False)
+    if packed.returncode != 0:
         raise click.ClickException(
             f"{revision!r} is no commit of the repository in {ROOT}: name one that `git log` shows. "
             "Where the clone is shallow, `git fetch --unshallow` brings the others."
         )
-    packed = subprocess.run([*git, "archive", known.stdout.strip(), "sqla_jobs"], capture_output=True, check=True)
     with tempfile.TemporaryDirectory() as folder, tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:
         archive.extractall(folder, filter="data")
         yield Path(folder).resolve()

@@ -1,7 +1,7 @@
 """What a worker costs: WAL, statements, CPU time, memory, and calls of functions.
 
-`python -m benchmarks.cost [KIND ...]` names the functions that a worker calls for a job, sorted by calls. Unlike a
-time, their number is the same on every machine, even a busy one, to within 1 %.
+`python -m benchmarks.cost [KIND ...]` names the functions that a worker calls for a job. Unlike a time, the number of
+calls is the same on every machine, even a busy one, to within 1 %.
 """
 
 from __future__ import annotations
@@ -9,14 +9,13 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import click
 from sqlalchemy import Engine, text
 
 from benchmarks.report import Figure
-from benchmarks.versions import KINDS, ROOT, durable_server, pair
+from benchmarks.versions import KINDS, durable_server, pair
 
 _IDLE = 20.0
 _ROUNDS = 5
@@ -32,8 +31,7 @@ _FILL = """INSERT INTO sqla_jobs (task, args, state)
 def _read(engine: Engine) -> tuple[float, float]:
     """Return the bytes of WAL and the committed transactions of the whole database so far.
 
-    Pause first, since server processes report their counts about a second late. An idle server process may report only
-    after ten seconds. Every process reports when it ends.
+    Server processes report their counts a second late, idle ones only after ten, and each when it ends.
     """
     engine.dispose()
     time.sleep(1.5)
@@ -81,28 +79,23 @@ def _log(server: Engine, count: int, size: int) -> Figure:
 
 
 class CallsOfAJob(NamedTuple):
-    """The average number of calls for a job."""
+    """The average number of calls for a job: of Python functions, from them to C functions, and of each by its name."""
 
     python: float
     in_c: float
-    """The number of calls from Python functions to C functions."""
     functions: list[tuple[str, float]]
-    """The Python functions, by file and name, and how often a job calls each of them."""
 
 
-def count_calls(
-    server: Engine, kind: str, sources: Path = ROOT, *, drains: int = 6, count: int | None = None
-) -> CallsOfAJob:
+def count_calls(server: Engine, kind: str, *, drains: int = 6, count: int | None = None) -> CallsOfAJob:
     """Count the calls in the threads of one worker. The result comes from the drain with the fewest calls.
 
     Nearly all calls are made once for each job. The others are made once for each batch of claims or ends, and a busy
     machine makes more batches. The first drain is ignored, since it begins with small batches.
     """
     count, called = count or _COUNTS[kind], list[Counter[str]]()
-    with pair(server, kind, sources) as both:
-        both.worker.ask("count_calls")
+    with pair(server, kind) as both:
+        before = Counter[str](both.worker.ask("calls"))
         both.work()
-        before = Counter[str]()
         for _ in range(1 + drains):
             both.drain(count)
             so_far = Counter[str](both.worker.ask("calls"))
@@ -122,12 +115,11 @@ def calls(server: Engine) -> Iterator[Figure]:
 @click.command(context_settings={"show_default": True})
 @click.argument("kinds", metavar="[KIND ...]", nargs=-1, type=click.Choice(KINDS))
 @click.option("--least", default=0.02, help="Leave out functions that a job calls less often than this.")
-@click.option("--sources", type=click.Path(file_okay=False, path_type=Path), default=ROOT, help="The library's folder.")
-def main(kinds: Sequence[str], least: float, sources: Path) -> None:
+def main(kinds: Sequence[str], least: float) -> None:
     """Count the calls of Python functions, in the threads of a worker, for each job of a KIND, or of all kinds."""
     with durable_server() as server:
         for kind in kinds or KINDS:
-            found = count_calls(server, kind, sources.resolve())
+            found = count_calls(server, kind)
             click.echo(f"{kind}: {found.python:.1f} calls a job of functions in Python, {found.in_c:.1f} in C")
             for function, number in found.functions:
                 if number >= least:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import LiteralString
 
 import psycopg
@@ -28,7 +29,7 @@ _TABLES = (
 
 
 class Plain:
-    """A table of jobs and a table of runs. One connection enqueues, claims and finishes the jobs, in batches."""
+    """A table of jobs and one of runs. One connection enqueues, claims and finishes the jobs, in batches."""
 
     def __init__(self, engine: Engine) -> None:
         self._dsn = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
@@ -44,11 +45,7 @@ class Plain:
             began = time.perf_counter()
             for start in range(0, count, 1000):
                 args = [f'{{"i": {i}}}' for i in range(start, min(start + 1000, count))]
-                connection.execute(
-                    "INSERT INTO plain_jobs (queue, task, args) "
-                    "SELECT 'default', 'nothing', x::jsonb FROM unnest(%s::text[]) x",
-                    [args],
-                )
+                connection.execute(_FILL, [args])
             connection.commit()
             return count / (time.perf_counter() - began)
 
@@ -98,6 +95,8 @@ class Plain:
         return sorted(waits), sorted(after)
 
 
+_FILL: LiteralString = """INSERT INTO plain_jobs (queue, task, args)
+    SELECT 'default', 'nothing', x::jsonb FROM unnest(%s::text[]) x"""
 _CLAIM: LiteralString = """UPDATE plain_jobs SET state = 'running', started_at = now(), worker_id = 1,
     attempt = attempt + 1 WHERE id = ANY (ARRAY(SELECT id FROM plain_jobs
         WHERE queue = 'default' AND state = 'queued' AND run_at <= now() ORDER BY priority, id LIMIT %s
@@ -122,50 +121,37 @@ def _rate(count: int, step: Callable[[int], object]) -> float:
 
 def at_once(engine: Engine, count: int, loop: Callable[[Engine, int], float]) -> float:
     """Execute the loop in as many threads as a worker has. Return the steps per second of all threads together."""
-    threads = [threading.Thread(target=loop, args=(engine, count // CONCURRENCY)) for _ in range(CONCURRENCY)]
-
-    def run_all(_: int) -> None:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-
-    return count * _rate(1, run_all)
+    with ThreadPoolExecutor(CONCURRENCY) as pool:
+        return count * _rate(
+            1, lambda _: [*pool.map(loop, [engine] * CONCURRENCY, [count // CONCURRENCY] * CONCURRENCY)]
+        )
 
 
 def one_by_one(engine: Engine, count: int) -> float:
     """Enqueue and commit jobs one by one. Return the jobs per second, as the following functions do for rows."""
+    return _committed(engine, count, lambda session, i: jobs.tasks["nothing"].enqueue(session, i=i))
+
+
+def _committed(engine: Engine, count: int, step: Callable[[Session, int], object]) -> float:
     with Session(engine) as session:
 
-        def step(i: int) -> None:
-            jobs.tasks["nothing"].enqueue(session, i=i)
+        def commit(i: int) -> None:
+            step(session, i)
             session.commit()
 
-        return _rate(count, step)
+        return _rate(count, commit)
 
 
 def insert_rows(engine: Engine, count: int) -> float:
     """INSERT and COMMIT rows of the library's own table one by one, in one session."""
-    row = {"task": "nothing", "args": {"i": 1}, "queue": "default", "state": "queued"}
-    statement = insert(jobs.Job)
-    with Session(engine) as session:
-
-        def step(_: int) -> None:
-            session.execute(statement, row)
-            session.commit()
-
-        return _rate(count, step)
+    row, statement = {"task": "nothing", "args": {"i": 1}, "queue": "default", "state": "queued"}, insert(jobs.Job)
+    return _committed(engine, count, lambda session, _: session.execute(statement, row))
 
 
 def add_objects(engine: Engine, count: int) -> float:
     """Insert the same rows as objects that are added to the session."""
-    with Session(engine) as session:
-
-        def step(i: int) -> None:
-            session.add(jobs.Job(task="nothing", args={"i": i}, queue="default", state="queued"))
-            session.commit()
-
-        return _rate(count, step)
+    row = {"task": "nothing", "queue": "default", "state": "queued"}
+    return _committed(engine, count, lambda session, i: session.add(jobs.Job(args={"i": i}, **row)))
 
 
 def add_effects(engine: Engine, count: int) -> float:

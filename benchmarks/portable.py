@@ -1,8 +1,7 @@
 """A worker or a client that uses only public names, so that it runs with any version of the library.
 
-`python -P benchmarks/portable.py URL KIND` reads commands. Each command is a line with the name of a method of
-`Program` and its numbers, and the answer is a line of JSON. The program declares only the task of KIND, so that the
-worker spends no time on other tasks.
+`python -P benchmarks/portable.py URL KIND` reads commands, each the name of a method of `Program` and its numbers, and
+answers with JSON, line by line. It declares the task of KIND alone, so that the worker spends no time on other tasks.
 """
 
 from __future__ import annotations
@@ -149,7 +148,6 @@ class Program:
         self._kind = kind
         self._task: Any = None
         self._go = threading.Event()
-        self._committed = list[float]()
         self._calls: Calls | None = None
 
     def where(self) -> str:
@@ -170,12 +168,9 @@ class Program:
     def work(self) -> None:
         self._go.set()
 
-    def count_calls(self) -> None:
-        """Begin to count the calls that a worker makes. The worker starts later."""
-        self._calls = Calls()
-
     def calls(self) -> dict[str, int]:
-        assert self._calls is not None
+        """Return the calls so far that a worker makes. They are counted from the first such command on."""
+        self._calls = self._calls or Calls()
         return self._calls.read()
 
     def usage(self) -> float:
@@ -187,38 +182,14 @@ class Program:
         """Return the resident memory in MB."""
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
 
-    def observe(self) -> None:
-        """Scrape the metrics once a second from now on. Prometheus itself waits at least 15 seconds."""
-        from prometheus_client import CollectorRegistry, generate_latest
-
-        from sqla_jobs.prometheus import collector
-
-        def scrape() -> None:
-            while True:
-                generate_latest(registry)
-                time.sleep(1)
-
-        jobs.bind(self._engine)
-        registry = CollectorRegistry()
-        registry.register(collector(jobs))
-        threading.Thread(target=scrape, daemon=True).start()
-
-    def begun(self) -> list[float]:
-        """Return when the jobs of the last `spread_out` began."""
-        return [_moments[i] for i in sorted(_moments)]
-
     def fill(self, count: int) -> None:
         """Enqueue this number of jobs in one transaction. Of some kinds, the last one waits for all others."""
         with Session(self._engine) as session:
-            if self._kind == "after a batch":
-                batch = jobs.batch(session)
-                self._task.options(batch=batch).enqueue_many(session, ({"i": i} for i in range(count - 1)))
-                self._task.options(after=batch).enqueue(session, i=count)
-            elif self._kind == "after jobs":
-                self._task.enqueue_many(session, ({"i": i} for i in range(count - 1)))
-                self._task.options(after=session.query(jobs.Job).all()).enqueue(session, i=count)
-            else:
-                self._task.enqueue_many(session, ({"i": i} for i in range(count)))
+            batch = jobs.batch(session) if self._kind == "after a batch" else None
+            task = self._task if batch is None else self._task.options(batch=batch)
+            task.enqueue_many(session, ({"i": i} for i in range(count - self._kind.startswith("after"))))
+            if self._kind.startswith("after"):
+                self._task.options(after=batch or session.query(jobs.Job).all()).enqueue(session, i=count)
             session.commit()
 
     def block(self, count: int) -> None:
@@ -237,26 +208,24 @@ class Program:
                 session.commit()
         return time.perf_counter() - began
 
-    def forget(self) -> None:
-        """Forget the jobs that have begun so far."""
-        _moments.clear()
-
-    def spread_out(self, count: int) -> list[float]:
-        """Enqueue this number of jobs one by one, each on an idle worker. Return the moment before each enqueue."""
-        moments = list[float]()
-        self._committed.clear()
+    def spread_out(self, count: int) -> list[tuple[float, float]]:
+        """Enqueue jobs one by one, each on an idle worker. Return the moments before each and after its commit."""
+        moments = list[tuple[float, float]]()
         with Session(self._engine) as session:
             for i in range(count):
                 time.sleep(0.02 + (i % 7) * 0.005)
-                moments.append(time.monotonic())
+                before = time.monotonic()
                 self._task.enqueue(session, i=i)
                 session.commit()
-                self._committed.append(time.monotonic())
+                moments.append((before, time.monotonic()))
         return moments
 
-    def committed(self) -> list[float]:
-        """Return when the jobs of the last `spread_out` were committed."""
-        return self._committed
+    def begun(self) -> list[float]:
+        """Return when the jobs of the last `spread_out` began."""
+        return [_moments[i] for i in sorted(_moments)]
+
+    def forget(self) -> None:
+        _moments.clear()
 
     def run(self) -> None:
         """Wait for the command `work`, then run a worker until SIGTERM."""
@@ -270,12 +239,7 @@ class Program:
         os.kill(os.getpid(), signal.SIGTERM)  # the process that started this one has ended
 
 
-def main() -> None:
-    _, url, kind = sys.argv
-    program = Program(url, kind)
+if __name__ == "__main__":
+    program = Program(*sys.argv[1:])
     threading.Thread(target=program.answer, daemon=True).start()
     program.run()
-
-
-if __name__ == "__main__":
-    main()

@@ -19,39 +19,29 @@ from benchmarks.report import Figure
 from benchmarks.versions import Pair, database, pair
 
 _PICK_UPS = 100
-Loop = Callable[[Engine, int], float]
-"""Does something this number of times, and returns how often a second."""
 _IN_FRONT = 3000
 """The number of jobs that are kept waiting while a snapshot is held."""
+Loop = Callable[[Engine, int], float]
+"""A function that does something this number of times, and returns how often a second."""
 
 
 class Drain(NamedTuple):
-    """A drain of the jobs of a kind, in a database of its own."""
+    """A drain of the jobs of a kind, in a database of its own, after `beside` has added other rows.
+
+    The number of jobs is divided by `share`, and each counts as so many `times`.
+    """
 
     kind: str = "plain"
     workers: int = 1
     beside: Callable[[Pair], object] = lambda _: None
-    """Adds rows beside the jobs before each drain."""
     share: int = 1
-    """The divisor of the number of jobs."""
     times: int = 1
-    """What a job counts as."""
-    is_cpu: bool = False
-    """Whether the worker's CPU time for a job is measured, instead of the rate."""
-    is_observed: bool = False
 
     def start(self, server: Engine, stack: ExitStack, count: int) -> Callable[[], float]:
         """Return a function that measures once."""
         both = stack.enter_context(pair(server, self.kind, workers=self.workers))
-        if self.is_observed:
-            both.worker.ask("observe")
         both.work()
-
-        def run() -> float:
-            found = both.drain(count // self.share, self.beside)
-            return found.cpu if self.is_cpu else self.times * found.rate
-
-        return run
+        return lambda: self.times * both.drain(count // self.share, self.beside).rate
 
 
 class ByHand(NamedTuple):
@@ -95,16 +85,13 @@ _DRAIN = "drain"
 _SCALE = "drain under a condition, beside one without"
 _AFTER = "drain of jobs and one after them, beside plain jobs"
 _LIMITS = "behind limits, beside plain ones"
+_STEPS = "steps of plain tasks"
+_IN_COROUTINES = Drain("transactional coroutine", share=5)
 CASES: Mapping[str, Sequence[tuple[str, str, Drain, Drain | ByHand]]] = {
     "speed": [
         (_DRAIN, "one process, beside psycopg", Drain(), ByHand(is_psycopg=True)),
         (_DRAIN, "two processes, beside psycopg", Drain(workers=2), ByHand(is_psycopg=True)),
-        (
-            _DRAIN,
-            "transactional, beside 8 threads of sessions",
-            Drain("transactional", share=5),
-            ByHand(share=5),
-        ),
+        (_DRAIN, "transactional, beside 8 threads of sessions", Drain("transactional", share=5), ByHand(share=5)),
     ],
     "scale": [
         (_SCALE, "1,000,000 finished jobs", Drain(beside=_sql(_ENDED)), Drain()),
@@ -113,42 +100,18 @@ CASES: Mapping[str, Sequence[tuple[str, str, Drain, Drain | ByHand]]] = {
         (_SCALE, "30,000 jobs behind limits", Drain("beside blocked", beside=_blocked), Drain()),
     ],
     "flow": [
-        (
-            _LIMITS,
-            f"{workers} worker{'s' * (workers > 1)}, {name}",
-            Drain(kind, workers, share=4),
-            Drain(workers=workers, share=4),
-        )
-        for workers in (1, 8)
+        (_LIMITS, f"{workers}, {name}", Drain(kind, count, share=4), Drain(workers=count, share=4))
+        for count, workers in ((1, "1 worker"), (8, "8 workers"))
         for name, kind in (("1 key", "1 key"), ("1,000 keys", "limited"), ("10,000 keys", "10,000 keys"))
     ],
     "workflows": [
         (_AFTER, "after the jobs", Drain("after jobs", share=4), Drain(share=4)),
         (_AFTER, "after their batch", Drain("after a batch", share=4), Drain(share=4)),
-        (
-            "steps of plain tasks",
-            "beside 8 threads of sessions",
-            Drain("steps", share=120, times=STEPS),
-            ByHand(share=120 // STEPS),
-        ),
+        (_STEPS, "beside 8 threads of sessions", Drain("steps", share=120, times=STEPS), ByHand(share=120 // STEPS)),
     ],
     "coroutines": [
         ("drain, coroutines", "no-op, beside plain tasks", Drain("coroutine"), Drain()),
-        (
-            "drain, coroutines",
-            "transactional, beside plain tasks",
-            Drain("transactional coroutine", share=5),
-            Drain("transactional", share=5),
-        ),
-    ],
-    "observed": [
-        ("observed", "drain, with Prometheus, beside none", Drain(is_observed=True), Drain()),
-        (
-            "observed",
-            "CPU of the worker, with Prometheus, beside none",
-            Drain(is_observed=True, is_cpu=True),
-            Drain(is_cpu=True),
-        ),
+        ("drain, coroutines", "transactional, beside plain tasks", _IN_COROUTINES, Drain("transactional", share=5)),
     ],
 }
 """The cases of each section: its heading, the name, what is measured, and what is measured beside it."""
@@ -167,11 +130,10 @@ def measure(server: Engine, section: str, count: int, repetitions: int) -> Itera
     for heading, name, case, beside in CASES[section]:
         with ExitStack() as stack:
             ours, theirs = (each.start(server, stack, count) for each in (case, beside))
-            for run in (ours, theirs):
-                run()  # the first drain takes longer
-            unit = "µs/job" if case.is_cpu else "steps/s" if case.times > 1 else "jobs/s"
+            in_turn(1, ours, theirs)  # the first drain takes longer
+            unit = "steps/s" if case.times > 1 else "jobs/s"
             mine, other = in_turn(repetitions, ours, theirs)
-            yield Figure(heading, name, unit, mine, other, less_is_better=case.is_cpu)
+            yield Figure(heading, name, unit, mine, other)
     if section == "speed":
         yield from _pick_up(server)
 
@@ -211,7 +173,7 @@ def _enqueue(server: Engine, count: int, repetitions: int) -> Iterator[Figure]:
 def _pick_up(server: Engine) -> Iterator[Figure]:
     with pair(server, "pick-up") as both:
         both.work()
-        both.pick_up(1)
+        both.pick_ups(1)
         ours, theirs = both.pick_ups(_PICK_UPS), Plain(both.engine).pick_up(_PICK_UPS)
     for which, name in enumerate(("from before the enqueue", "from after the commit")):
         for label, at in (("p50", 0.5), ("p95", 0.95)):
@@ -221,11 +183,7 @@ def _pick_up(server: Engine) -> Iterator[Figure]:
 
 def held(server: Engine, seconds: int) -> Iterator[Figure]:
     """Compare the rate in the last ten seconds with that in the first ten, while a transaction holds a snapshot."""
-    for name, workers, dead in (
-        ("one worker", 1, 0),
-        ("8 worker processes", 8, 0),
-        ("1,000,000 dead rows before", 1, 1_000_000),
-    ):
+    for name, workers, dead in (("one worker", 1, 0), ("8 worker processes", 8, 0), ("1,000,000 dead rows", 1, 10**6)):
         with ExitStack() as stack:
             both = stack.enter_context(pair(server, "plain", workers=workers))
             snapshot = create_engine(both.engine.url, isolation_level="REPEATABLE READ")

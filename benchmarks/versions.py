@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -31,19 +30,11 @@ _RAN = text(
 
 
 class Drain(NamedTuple):
+    """Jobs per second by the server's clock, and the CPU time of worker and server for each job in microseconds."""
+
     rate: float
-    """Jobs per second, from the first start to the last end by the server's clock."""
     cpu: float
-    """The worker's CPU time for each job, in microseconds."""
     server: float
-    """The CPU time of the server's sessions for each job, in microseconds."""
-
-
-class Enqueued(NamedTuple):
-    rate: float
-    """Jobs per second, each in its own transaction."""
-    server: float
-    """The CPU time of the server's session for each job, in microseconds."""
 
 
 class Lacking(Exception):
@@ -83,20 +74,19 @@ class Program:
                 self._process.kill()
 
 
-class Pair:
-    """A worker and a client, in separate processes with an empty database. The worker has not started to work.
+class Pair(NamedTuple):
+    """A client and workers, in separate processes with an empty database. The workers have not started to work."""
 
-    There may be more workers. They start to work together.
-    """
+    client: Program
+    workers: list[Program]
+    engine: Engine
 
-    def __init__(self, client: Program, workers: list[Program], engine: Engine) -> None:
-        self.worker = workers[0]
-        self.client = client
-        self.engine = engine
-        self._workers = workers
+    @property
+    def worker(self) -> Program:
+        return self.workers[0]
 
     def work(self) -> None:
-        for worker in self._workers:
+        for worker in self.workers:
             worker.ask("work")
 
     def claimed(self) -> int:
@@ -121,29 +111,25 @@ class Pair:
             now, by_server = self.worker.ask("usage"), _server_usage(connection)
             return Drain(count / took, 1e6 * (now - used) / count, 1e6 * (by_server - used_by_server) / count)
 
-    def enqueue(self, count: int) -> Enqueued:
-        """Enqueue jobs, each in its own transaction."""
+    def enqueue(self, count: int) -> tuple[float, float]:
+        """Enqueue jobs one by one. Return the jobs per second, and the microseconds of the server for each job."""
         self.client.ask("one_by_one", 1)
         with self.engine.connect() as connection:
             used = _server_usage(connection)
             rate = count / float(self.client.ask("one_by_one", count))
-            return Enqueued(rate, 1e6 * (_server_usage(connection) - used) / count)
-
-    def pick_up(self, count: int) -> float:
-        """Return the median milliseconds until a job begins on an idle worker, from just before its enqueue."""
-        return statistics.median(self.pick_ups(count)[0])
+            return rate, 1e6 * (_server_usage(connection) - used) / count
 
     def pick_ups(self, count: int) -> tuple[list[float], list[float]]:
         """Return the milliseconds until each job begins, in order: from before its enqueue, and from its commit."""
         self.worker.ask("forget")
-        enqueued: list[float] = self.client.ask("spread_out", count)
+        moments: list[tuple[float, float]] = self.client.ask("spread_out", count)
         deadline, begun = time.monotonic() + _PATIENCE, list[float]()
         while len(begun := self.worker.ask("begun")) < count:
             if time.monotonic() > deadline:
                 raise click.ClickException(f"{len(begun)} of {count} jobs are picked up after {_PATIENCE:g} s")
             time.sleep(0.01)
-        since = (enqueued, self.client.ask("committed"))
-        before, after = (sorted(1000 * (b - a) for a, b in zip(moments, begun, strict=True)) for moments in since)
+        paired = [*zip(moments, begun, strict=True)]
+        before, after = (sorted(1000 * (at - since[which]) for since, at in paired) for which in (0, 1))
         return before, after
 
 

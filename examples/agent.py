@@ -58,17 +58,11 @@ class Reply:
     tokens: int = 0
 
 
-@dataclass
-class Answer:
-    text: str
-    tokens: int
-
-
 jobs = Jobs(Base)
 
 
 @jobs.task
-def agent(session: Session, run: RunContext, question: str) -> Answer:
+def agent(session: Session, run: RunContext, question: str) -> Reply:
     """Call the model, use the tool that it asks for, and tell it the outcome, until it asks for no tool."""
     messages, tokens = [question], 0
     while tokens < BUDGET:
@@ -76,7 +70,7 @@ def agent(session: Session, run: RunContext, question: str) -> Answer:
         reply = run.step(f"call {number}", call, session, run, messages, tokens)
         tokens += reply.tokens
         if reply.tool is None:
-            return Answer(reply.text, tokens)
+            return Reply(reply.text, tokens=tokens)
         if reply.tool in ASK_FIRST:
             run.progress(tokens / BUDGET, f"May I use the tool '{reply.tool}'? {reply.text}")
             run.wait_for("approved", None, timeout=timedelta(days=1))
@@ -106,7 +100,7 @@ def use(session: Session, tool: str, messages: list[str]) -> str:
     return f"{tool}: done"
 
 
-def play(session: Session, running: Worker) -> Answer:
+def play(session: Session, running: Worker) -> Reply:
     """Play the person: ask, kill a worker during a call and another during a tool, and approve. Return the answer."""
     job = agent.enqueue(session, question="My teapot arrived broken. Can I have my money back?")
     session.commit()
@@ -123,10 +117,10 @@ def play(session: Session, running: Worker) -> Answer:
             is_approved = jobs.signal(session, job.id, "approved")
             progress.say(f"  {said}- Yes.")
         session.commit()
-    return Answer(**result)
+    return Reply(**result)
 
 
-def check(session: Session, answer: Answer) -> list[tuple[str, bool, str]]:
+def check(session: Session, answer: Reply) -> list[tuple[str, bool, str]]:
     """Return each promise, whether it was kept, and the counts that show it."""
     steps = Counter(session.scalars(select(Effect.step).order_by(Effect.id)))
     billed = session.scalar(select(func.sum(Effect.tokens)))

@@ -156,8 +156,7 @@ class Web:
                 self.end_headers()
                 self.wfile.write(html)
 
-            def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-                """Log nothing."""
+            def log_request(self, code: int | str = "-", size: int | str = "-") -> None: ...
 
         with ExitStack() as stack:
             for _ in range(SITES):

@@ -15,12 +15,11 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from email import message_from_bytes
 from pathlib import Path
-from types import FrameType
 from typing import Any
 from zlib import crc32
 
@@ -40,12 +39,14 @@ KILL_AFTER = 60
 """The number of mails that are delivered before one of the workers is killed."""
 PATIENCE = 45.0
 """Seconds after which the demo stops waiting. Its checks then show what is missing."""
+_interrupts: list[int] = []
+"""Signals that asked the demo to stop. `look` raises KeyboardInterrupt, so that they interrupt no transaction."""
 
 
 def main() -> int:
     """Run the demo. Return the exit code."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+        signal.signal(number, lambda number, _: _interrupts.append(number))
     began = time.monotonic()
     try:
         with demo_database() as url, mail_server() as mail:
@@ -71,7 +72,6 @@ def run(url: str, mail: MailServer) -> list[str]:
         with (
             worker(application, OPTIONS, logs[0], **found) as first,
             worker(application, OPTIONS, logs[1], **found) as second,
-            _noting_signals(),
         ):
             print("  (the workers are starting)", flush=True)
             day = Day(engine, mail, first, second)
@@ -92,26 +92,9 @@ def introduce(engine: Engine) -> None:
     with engine.connect() as connection:
         version = str(connection.scalar(select(func.current_setting("server_version")))).split()[0]
     where = "your DATABASE_URL" if os.environ.get("DATABASE_URL") else "a server of its own"
-    print(
-        f"PostgreSQL {version} ({where}), two workers, an SMTP server\n"
-        "that refuses now and then, and a shop that takes the orders of orders.csv.\n"
-        "Each order enqueues a mail and a booking in its own transaction.\n"
-        "One worker will be killed on the way.\n",
-        flush=True,
-    )
-
-
-def place_orders(engine: Engine) -> Iterator[tuple[str, bool]]:
-    """Place each order and its jobs in one transaction. If the card is declined, the transaction is rolled back."""
-    with ORDERS.open(newline="", encoding="utf-8") as file:
-        for line in csv.DictReader(file):
-            try:
-                with Session(engine) as session, session.begin():
-                    place_order(session, line)
-            except CardDeclined:
-                yield line["number"], False
-            else:
-                yield line["number"], True
+    print(f"PostgreSQL {version} ({where}), two workers, an SMTP server that refuses now and then, and a shop.")
+    print("Each order of orders.csv enqueues a mail and a booking in its own transaction.")
+    print("One worker will be killed on the way.\n", flush=True)
 
 
 class Day:
@@ -129,11 +112,17 @@ class Day:
         self._live = 0
 
     def pass_by(self) -> None:
-        """Place all orders, and wait until no job is left, or too long."""
+        """Place each order and its jobs in one transaction, and wait until no job is left, or too long."""
         began = time.monotonic()
-        for number, accepted in place_orders(self._engine):
-            (self.placed if accepted else self.declined).append(number)
-            self.look()
+        with ORDERS.open(newline="", encoding="utf-8") as file:
+            for line in csv.DictReader(file):
+                try:
+                    with Session(self._engine) as session, session.begin():
+                        place_order(session, line)
+                    self.placed.append(line["number"])
+                except CardDeclined:  # the transaction is rolled back
+                    self.declined.append(line["number"])
+                self.look()
         self._live = 1
         while self._live:
             if time.monotonic() - began > PATIENCE or self.second.poll() is not None:
@@ -186,13 +175,11 @@ class Day:
             self._progress.say(f"  kill -9 {self._first.pid}: a worker dies holding {what}")
 
 
-_RUNS = r"""
+_LOST = r"""
     SELECT r.id, j.task, coalesce(j.args->>'number', o.number), r.attempt, r.outcome,
         CAST(extract(epoch FROM r.finished_at - r.started_at) * 1000 AS int),
         coalesce(regexp_replace(r.error_type, '.*\.', ''), CAST(r.result AS text), '')
     FROM sqla_runs r JOIN sqla_jobs j ON j.id = r.job_id LEFT JOIN orders o ON o.id = CAST(j.args->>'order' AS int)
-"""
-_LOST = """
     WHERE j.id IN (SELECT min(job_id) FROM sqla_runs JOIN sqla_jobs ON sqla_jobs.id = job_id WHERE outcome = 'lost'
         GROUP BY task)
     ORDER BY j.id, r.id
@@ -208,7 +195,6 @@ def account(session: Session, day: Day) -> str:
     def tabled(heading: str, statement: str) -> str:
         return table(heading.split("  "), [[*row] for row in session.execute(text(statement))])
 
-    runs = "RUN  TASK  ORDER  ATTEMPT  OUTCOME  MS  RESULT OR ERROR"
     return "\n".join(
         [
             "\nTHE DAY",
@@ -220,9 +206,7 @@ def account(session: Session, day: Day) -> str:
             "\nRUNS BY OUTCOME",
             tabled("TASK  OUTCOME  RUNS", _OUTCOMES),
             "\nTWO JOBS OF THE KILLED WORKER",
-            tabled(runs, _RUNS + _LOST),
-            "\nTHE LAST RUNS",
-            tabled(runs, _RUNS + "ORDER BY r.finished_at DESC LIMIT 10"),
+            tabled("RUN  TASK  ORDER  ATTEMPT  OUTCOME  MS  RESULT OR ERROR", _LOST),
         ]
     )
 
@@ -251,32 +235,27 @@ def check(session: Session, day: Day) -> list[tuple[str, bool, str]]:
     retries = len(column("SELECT id FROM sqla_runs WHERE outcome = 'retried'"))
     states = Counter(map(str, column("SELECT state FROM sqla_jobs")))
     processes = len(column("SELECT id FROM sqla_processes"))
-    found = list[tuple[str, bool, str]]()
-
-    def promise(claim: str, holds: bool, figures: str) -> None:
-        found.append((claim, holds, figures))
-
     is_stored = len(placed) > 0 and sorted(stored) == sorted(placed)
-    promise("the orders in the table are those that were placed", is_stored, f"{len(stored)} of {len(placed)}")
     have_jobs = sorted(mailed) == sorted(stored) and sorted(settled) == sorted(column("SELECT id FROM orders"))
-    promise("each of them has one job of each task", have_jobs, f"{len(mailed)} and {len(settled)}")
-    is_gone, figures = len(day.declined) > 0 and not left, f"{len(left)} of {len(day.declined)} left any"
-    promise("orders rolled back left no row, no job and no mail", is_gone, figures)
+    is_gone, are_late = len(day.declined) > 0 and not left, len(late) == len(refused) > 0
     twice = sum(count > 1 for count in delivered.values())
-    promise("every order's mail was delivered, at least once", not missing, f"{len(missing)} missing, {twice} repeated")
-    is_late = len(late) == len(refused) > 0
-    promise("mails that were refused were delivered later", is_late, f"{len(late)} of {len(refused)}")
     is_booked = len(entries) == len(placed) and set(entries.values()) == {1} and not unsettled
-    promise("every order was booked exactly once", is_booked, f"{entries.total()} for {len(entries)}")
-    promise("the ledger holds what the orders cost", booked == due, f"{booked} of {due}")
     are_done = len(lost) > 0 and set(lost) == {"succeeded"}
-    promise("jobs the killed worker lost were done by the other", are_done, f"{len(lost)} lost runs")
-    promise("failed attempts were tried again", retries > 0, f"{retries} retries")
     told = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-    promise("no job is left, every one has succeeded", states == {"succeeded": 2 * len(placed)}, told)
-    has_ended, code = day.second.returncode == 0 and processes == 0, day.second.returncode
-    promise("the other worker ended in order", has_ended, f"exit code {code}, {processes} alive")
-    return found
+    code = day.second.returncode
+    return [
+        ("the orders in the table are those that were placed", is_stored, f"{len(stored)} of {len(placed)}"),
+        ("each of them has one job of each task", have_jobs, f"{len(mailed)} and {len(settled)}"),
+        ("orders rolled back left no row, no job and no mail", is_gone, f"{len(left)} of {len(day.declined)} left any"),
+        ("every order's mail was delivered, at least once", not missing, f"{len(missing)} missing, {twice} repeated"),
+        ("mails that were refused were delivered later", are_late, f"{len(late)} of {len(refused)}"),
+        ("every order was booked exactly once", is_booked, f"{entries.total()} for {len(entries)}"),
+        ("the ledger holds what the orders cost", booked == due, f"{booked} of {due}"),
+        ("jobs the killed worker lost were done by the other", are_done, f"{len(lost)} lost runs"),
+        ("failed attempts were tried again", retries > 0, f"{retries} retries"),
+        ("no job is left, every one has succeeded", states == {"succeeded": 2 * len(placed)}, told),
+        ("the other worker ended in order", code == 0 and processes == 0, f"exit code {code}, {processes} alive"),
+    ]
 
 
 class MailServer:
@@ -323,29 +302,6 @@ def mail_server() -> Generator[MailServer]:
     finally:
         loop.call_soon_threadsafe(ending.set)
         thread.join()
-
-
-_interrupts: list[int] = []
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Record the signal and raise KeyboardInterrupt. Python may drop it in a callback, so `look` raises it again."""
-    _interrupts.append(number)
-    raise KeyboardInterrupt
-
-
-@contextmanager
-def _noting_signals() -> Generator[None]:
-    """Only record signals during the block. `look` raises KeyboardInterrupt later, so no transaction is interrupted."""
-    before = {
-        number: signal.signal(number, lambda number, _: _interrupts.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

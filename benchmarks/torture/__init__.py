@@ -1,1 +1,0 @@
-"""`python -m benchmarks.torture`: steady load, faults by a seeded plan, and then a count of the effects."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 import signal
 import sys
@@ -22,21 +21,19 @@ from sqlalchemy.orm import Session
 
 from benchmarks.torture import hostile
 from benchmarks.torture.app import SECOND_URL, Base, SecondBase, jobs
-from benchmarks.torture.faults import OURS, Monitor, Storm, plan
+from benchmarks.torture.faults import OURS, Storm, plan
 from benchmarks.torture.hostile import Hostile
-from benchmarks.torture.hosts import Host, HostMaker, NamespaceHost, Service, can_make_namespaces
+from benchmarks.torture.hosts import Host, NamespaceHost, Service, can_make_namespaces
 from benchmarks.torture.load import Ledger, Load, Signals
 from benchmarks.torture.verdict import Facts, breaches, lost_by_step, read_facts
 from sqla_jobs.postgres import LocalServer
 from tests.limits.overshoots import out_of_order, overshoots, watch
-from tests.proxy import Proxy
 
 _SECOND = "torture_second"
-_QUIET = 15.0
-"""Seconds without faults at the end."""
-_LOAD_ENDS = 5.0
-"""Seconds before the end at which the load stops."""
-_POISON_EVERY, _HOSTILE_EVERY, _REFUSED_EVERY, _PROGRESS_EVERY = 15.0, 1.0, 4.0, 10.0
+_QUIET, _LOAD_ENDS = 15.0, 5.0
+"""Seconds before the end at which the faults and the load stop."""
+_POISON_EVERY, _REFUSED_EVERY = 15, 4
+"""Seconds from one such job to the next. A hostile row is added every second."""
 _REFUSED = 8
 """The maximum number of refused jobs of each task and oddity. Each may hold up a thread of a worker."""
 _WORKER = ["--queues", "default=12", "--processes", "2", "--heartbeat", "1", "--lease", "6"]
@@ -49,9 +46,7 @@ _LIVE = jobs.Job.state.in_(["blocked", "scheduled", "queued", "running"])
 class Torture:
     """Two hosts with workers, one server, a load, and the faults."""
 
-    def __init__(
-        self, stack: ExitStack, *, seed: int, rate: float, poll: float, logs: Path, make_host: HostMaker
-    ) -> None:
+    def __init__(self, stack: ExitStack, seed: int, rate: float, poll: float, logs: Path, kind: type[Host]) -> None:
         self._seed = seed
         server = stack.enter_context(LocalServer(durable=True))
         second = make_url(server.url).set(database=_SECOND).render_as_string(hide_password=False)
@@ -64,62 +59,40 @@ class Torture:
         hostile.refuse(self._engine)
         watch(self._engine, jobs)
         target = ("127.0.0.1", server.port)
-        hosts = [stack.enter_context(make_host(number, target)) for number in range(2)]
-        load_proxy = stack.enter_context(Proxy(target))
-        load_engine = stack.enter_context(_engine(_behind(server.url, load_proxy), options="-c lock_timeout=2s"))
+        hosts = [stack.enter_context(kind(number, target)) for number in range(2)]
+        load_host = stack.enter_context(Host(2, target))
+        load_engine = stack.enter_context(_engine(_behind(server.url, load_host), options="-c lock_timeout=2s"))
         self.ledger = Ledger()
         self._load = Load(load_engine, self.ledger, seed=seed, rate=rate)
         self._signals = Signals(load_engine, self.ledger, seed)
         stack.callback(self._signals.stop)
         stack.callback(self._load.stop)
-        stack.callback(load_proxy.go_on)  # otherwise, cleanup would wait for stalled connections
-        self.hostile = Hostile(self._engine, random.Random(f"hostile-{seed}"))
-        self.monitor = Monitor(self._engine)
-        stack.callback(self.monitor.stop)
+        stack.callback(load_host.heal)  # otherwise, cleanup would wait for stalled connections
+        self._hostile = Hostile(self._engine, random.Random(f"hostile-{seed}"))
         self._services = list[Service]()
         for host in hosts:
-            urls = {"DATABASE_URL": _behind(server.url, host.proxy), SECOND_URL: _behind(second, host.proxy)}
+            urls = {"DATABASE_URL": _behind(server.url, host), SECOND_URL: _behind(second, host)}
             self._services.append(Service(host, urls, [*_WORKER, "--poll", f"{poll:g}"], logs))
             stack.callback(self._services[-1].kill)
-        self.storm = Storm(
-            random.Random(seed), server, hosts, self._services, self._load, load_proxy, self._engine, self.monitor
-        )
+        self.storm = Storm(random.Random(seed), server, hosts, self._services, self._load, load_host, self._engine)
         self._breaches: list[str] = []
 
     def run(self, seconds: float) -> None:
         """Run the load and the faults."""
         faults_end = seconds - _QUIET
         faults = plan(random.Random(f"plan-{self._seed}"), faults_end)
-        self._repeat(_POISON_EVERY, partial(self._load.add, "poison"), begin=5.0, end=faults_end)
-        self._repeat(_HOSTILE_EVERY, self.hostile.add, end=faults_end)
-        oddities = itertools.cycle(hostile.AT_WORK)
-
-        def add_refused() -> None:
-            oddity = next(oddities)
-            for task in hostile.HELD_UP:
-                self._load.add(task, oddity)
-
-        refused_end = _REFUSED * len(hostile.AT_WORK) * _REFUSED_EVERY
-        self._repeat(_REFUSED_EVERY, add_refused, end=min(faults_end, refused_end))
-        self._repeat(_PROGRESS_EVERY, self._tell, begin=_PROGRESS_EVERY, end=seconds - _PROGRESS_EVERY / 2)
+        every = range(int(faults_end))
+        actions = [(at, self._hostile.add) for at in every]
+        actions += [(at, partial(self._load.add, "poison")) for at in every[5::_POISON_EVERY]]
+        for at, oddity in zip(every[::_REFUSED_EVERY], hostile.AT_WORK * _REFUSED, strict=False):
+            actions += [(at, partial(self._load.add, task, oddity)) for task in hostile.HELD_UP]
+        for at, action in actions:
+            self.storm.at(at, action)
         self.storm.at(seconds - _LOAD_ENDS, self._load.stop)
         self.storm.keep()
-        for thread in (self.monitor, self._load, self._signals):
+        for thread in (self._load, self._signals):
             thread.start()
         self.storm.run(faults, seconds, faults_end=faults_end)
-
-    def _repeat(self, every: float, action: Callable[[], object], *, end: float, begin: float = 0.0) -> None:
-        for k in itertools.takewhile(lambda k: begin + k * every < end, itertools.count()):
-            self.storm.at(begin + k * every, action)
-
-    def _tell(self) -> None:
-        """Print the number of jobs in each state, on a separate line."""
-        try:
-            with Session(self._engine) as session:
-                told = _counts(session.scalars(select(jobs.Job.state)))
-        except DBAPIError:  # progress reports are optional
-            told = "the server is away"
-        click.echo(f"{self.storm.now:7.1f} s  ({told})")
 
     def drain(self, timeout: float) -> float:
         """Wait until no job is left to run and no dead process has a row. Return the seconds that this took.
@@ -155,9 +128,8 @@ class Torture:
         job = jobs.Job
         live = select(func.count()).select_from(job).where(_LIVE, job.oddity.is_(None))
         with Session(self._engine) as session:
-            counted = {"did not end": session.scalar(live) or 0}
-            counted["were not pruned"] = hostile.long_ended(session).get("old", 0)
-        return [f"{count} jobs {what}" for what, count in counted.items() if count]
+            counts = {"did not end": session.scalar(live), "were not pruned": hostile.long_ended(session).get("old")}
+        return [f"{count} jobs {what}" for what, count in counts.items() if count]
 
     def _is_drained(self) -> bool:
         job = jobs.Job
@@ -188,32 +160,16 @@ class Torture:
         with Session(self._engine) as session:
             rows = session.scalars(select(jobs.Process.pid)).all()
         found += [f"the worker of pid {pid} ended in order and left its row" for pid in rows]
-        found += [f"after a {fault}, jobs that it hit never went on" for fault in self.monitor.unrecovered]
         return facts, found
 
     def report(self, facts: Facts, seconds: float) -> None:
-        """Print how many jobs, runs and other rows there are of each kind, and the recovery times after each fault."""
-        done, ledger = facts.jobs.values(), self.ledger
-        lines = {
-            "jobs": _counts(job.state for job in done),
-            "runs": _counts(run.outcome for job in done for run in job.runs),
-            "graphs": _counts(f"{job.state} after others" for job in done if job.needs),
-            "commits": _counts(answer for _, answer in ledger.enqueued.values()),
-            "cancels": _counts(ledger.cancels.values()),
-            "steps": f"{sum(len(job.steps) for job in done)} stored, {sum(len(job.traces) for job in done)} called",
-            "signals": _counts(answer for _, answer in ledger.signals.values()),
-            "faults": _counts(self.storm.counts.elements()),
-            "hostile": _counts(self.hostile.answers.elements()),
-        }
-        for name, counted in lines.items():
-            click.echo(f"{name + ':':<9}{counted}")
-        never_begun = sum(job.task == "once" and job.state == "failed" and not job.effects for job in done)
-        click.echo(f"{never_begun} jobs of one attempt lost it to a fault before they left an effect")
-        succeeded = sum(job.state == "succeeded" for job in done)
-        click.echo(f"{succeeded / seconds:.1f} jobs succeeded a second, over {seconds:.0f} s")
-        click.echo(f"\n{'recovery':<12}{'measured':>9}{'p50':>9}{'max':>9}")
-        for fault, count, median, longest in self.monitor.figures():
-            click.echo(f"{fault:<12}{count:>9}{median:>7.2f} s{longest:>7.2f} s")
+        """Print how many jobs, runs and commits there are of each kind, to show what was tried."""
+        done = facts.jobs.values()
+        after = sum(bool(job.needs) for job in done)
+        click.echo(f"jobs:    {_counts(job.state for job in done)}, {after} after others")
+        click.echo(f"runs:    {_counts(run.outcome for job in done for run in job.runs)}")
+        click.echo(f"commits: {_counts(answer for _, answer in self.ledger.enqueued.values())}")
+        click.echo(f"{sum(job.state == 'succeeded' for job in done) / seconds:.1f} jobs succeeded a second")
 
 
 def _counts(names: Iterable[object]) -> str:
@@ -229,16 +185,13 @@ def _engine(url: str, **connect_args: str) -> Generator[Engine]:
         engine.dispose()
 
 
-def _behind(url: str, proxy: Proxy) -> str:
-    return make_url(url).set(host=proxy.listen, port=proxy.port).render_as_string(hide_password=False)
-
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+def _behind(url: str, host: Host) -> str:
+    return make_url(url).set(host=host.proxy.listen, port=host.proxy.port).render_as_string(hide_password=False)
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
     """Exit gracefully, and ignore further signals so that they do not interrupt the cleanup."""
-    for each in _SIGNALS:
+    for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
     Storm.exit_code = 128 + number
     raise SystemExit(Storm.exit_code)
@@ -251,25 +204,20 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 @click.option("--poll", default=1.0, show_default=True, help="The workers' --poll; 3600 reveals jobs that need it.")
 @click.option("--drain", "drain_for", default=300.0, show_default=True, help="Seconds for all jobs to end afterwards.")
 @click.option("--logs", type=click.Path(path_type=Path, file_okay=False), help="Keep the workers' logs here.")
-@click.option("--network", type=click.Choice(["auto", "namespaces", "proxy"]), default="auto", show_default=True)
-def main(
-    minutes: float, seed: int, rate: float, poll: float, drain_for: float, logs: Path | None, network: str
-) -> None:
+def main(minutes: float, seed: int, rate: float, poll: float, drain_for: float, logs: Path | None) -> None:
     """Put two hosts of workers under steady load and seeded faults, and then check that every promise was kept."""
-    for each in _SIGNALS:
+    for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, _on_signal)
-    has_namespaces = network == "namespaces" or (network == "auto" and can_make_namespaces())
+    kind = NamespaceHost if can_make_namespaces() else Host
     with ExitStack() as stack:
         if logs is None:
             logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="torture-")))
         logs.mkdir(parents=True, exist_ok=True)
-        make_host: HostMaker = NamespaceHost if has_namespaces else Host
-        torture = Torture(stack, seed=seed, rate=rate, poll=poll, logs=logs, make_host=make_host)
-        where = "network namespaces" if has_namespaces else "proxies"
+        torture = Torture(stack, seed, rate, poll, logs, kind)
+        where = "network namespaces" if kind is NamespaceHost else "proxies"
         click.echo(f"seed {seed}, {minutes:g} minutes, 2 hosts behind {where}")
         torture.run(minutes * 60)
         drained = torture.drain(drain_for)
-        torture.monitor.stop()
         facts, found = torture.judge()
         click.echo(f"\n{len(facts.jobs)} jobs, drained {drained:.1f} s after the end")
         torture.report(facts, minutes * 60)

@@ -1,4 +1,7 @@
-"""The application under torture. Each task leaves effects that can be counted, and each job has its own number."""
+"""The application under torture. Each task leaves effects that can be counted, and each job has its own number.
+
+Tasks named `…_awaited` do in the event loop what those named without it do.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,9 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tenacity import Retrying, wait_random
 
 from sqla_jobs import ConcurrencyLimit, JobMixin, Jobs, RateLimit, RunContext, SignalTimeout, Snooze
+from sqla_jobs.worker import finisher
 
+finisher._REFUSED_AGAIN = 10.0  # instead of a minute, for which the end of a run would have to wait
 POISONED = 86
 """The exit code of a process that was ended by its own job, on purpose."""
 SECOND_URL = "TORTURE_SECOND_URL"
@@ -25,8 +30,7 @@ SECOND_URL = "TORTURE_SECOND_URL"
 class Base(DeclarativeBase): ...
 
 
-class SecondBase(DeclarativeBase):
-    """The declarative base of the tables in the second database."""
+class SecondBase(DeclarativeBase): ...
 
 
 class TortureJob(JobMixin):
@@ -76,38 +80,40 @@ def _effect(run: RunContext, n: int) -> Effect:
     return Effect(n=n, task=run.task, job_id=run.job_id, run_id=run.run_id)
 
 
-def _leave(session: Session, run: RunContext, n: int) -> None:
+def _leave(session: Session, run: RunContext, n: int, seconds: float = 0.0) -> None:
+    """Leave a transactional effect, and then work for a while before the commit."""
     session.add(_effect(run, n))
     session.flush()
+    time.sleep(seconds)
 
 
-def _commit(row: Base) -> None:
+def _fail(now: bool) -> None:
+    if now:
+        raise RuntimeError("this attempt fails")
+
+
+def _commit(row: Base, seconds: float) -> None:
+    """Commit a row, and then work for a while."""
     with jobs._binding().session_factory() as session:
         session.add(row)
         session.commit()
+    time.sleep(seconds)
 
 
 @jobs.task(retry=SOON)
-def write(session: Session, run: RunContext, n: int, seconds: float) -> int:
-    """Leave a transactional effect, and then work for a while before the commit."""
-    _leave(session, run, n)
-    time.sleep(seconds)
-    return n
+def write(session: Session, run: RunContext, n: int, seconds: float) -> None:
+    _leave(session, run, n, seconds)
 
 
 @jobs.task(retry=SOON, limits=RateLimit(30, per=1.0))
-def mark(run: RunContext, n: int, seconds: float) -> int:
-    """Commit a plain effect, and then work for a while."""
-    _commit(_effect(run, n))
-    time.sleep(seconds)
-    return n
+def mark(run: RunContext, n: int, seconds: float) -> None:
+    _commit(_effect(run, n), seconds)
 
 
 @jobs.task(max_attempts=1, limits=RateLimit(5, per=1.0))
 def once(run: RunContext, n: int, seconds: float) -> None:
-    """Commit a plain effect. The job may begin only once."""
-    _commit(_effect(run, n))
-    time.sleep(seconds)
+    """Do the same as `mark`. The job may begin only once."""
+    _commit(_effect(run, n), seconds)
 
 
 @jobs.task(retry=SOON, limits=ConcurrencyLimit(2, key=lambda arguments: arguments["n"] % 5))
@@ -115,9 +121,8 @@ def both(session: Session, run: RunContext, n: int, seconds: float) -> None:
     """Leave an effect in each of two databases. Every third job loses its second connection before the commit."""
     second = _second_engine()
     session.bind_mapper(Echo, second)
-    session.add_all([_effect(run, n), Echo(job_id=run.job_id, run_id=run.run_id)])
-    session.flush()
-    time.sleep(seconds)
+    session.add(Echo(job_id=run.job_id, run_id=run.run_id))
+    _leave(session, run, n, seconds)
     if run.attempt == 1 and n % 3 == 0:
         backend = session.scalar(select(func.pg_backend_pid()), bind_arguments={"mapper": Echo})
         with second.connect() as connection:
@@ -133,17 +138,14 @@ def _second_engine() -> Engine:
 @jobs.task(retry=SOON, limits=_STEPS)
 def chain(session: Session, run: RunContext, n: int, seconds: float) -> None:
     """Leave a transactional effect and enqueue a follow-up job, in one commit."""
-    session.add(_effect(run, n))
     follow.enqueue(session, n=n, seconds=seconds / 2)
-    session.flush()
-    time.sleep(seconds)
+    _leave(session, run, n, seconds)
 
 
 @jobs.task(retry=SOON, limits=_STEPS)
 def follow(session: Session, run: RunContext, n: int, seconds: float) -> None:
     """Run as the follow-up job of `chain` and `chain_awaited`."""
-    session.add(_effect(run, n))
-    time.sleep(seconds)
+    _leave(session, run, n, seconds)
 
 
 @jobs.task(retry=SOON, limits=[_STEPS, ConcurrencyLimit(4)])
@@ -158,10 +160,8 @@ def snooze(session: Session, run: RunContext, n: int, seconds: float) -> None:
 @jobs.task(retry=SOON, limits=ConcurrencyLimit(1, key=lambda arguments: arguments["n"] % 20, ordered=True))
 def flaky(session: Session, run: RunContext, n: int, seconds: float) -> None:
     """Leave an effect, and then fail in the first attempt."""
-    _leave(session, run, n)
-    time.sleep(seconds)
-    if run.attempt == 1:
-        raise RuntimeError("the first attempt fails")
+    _leave(session, run, n, seconds)
+    _fail(run.attempt == 1)
 
 
 @jobs.task(retry=SOON, timeout=0.5)
@@ -174,36 +174,30 @@ def overrun(session: Session, run: RunContext, n: int, seconds: float) -> None:
 
 
 @jobs.task(retry=SOON)
-async def write_awaited(session: AsyncSession, run: RunContext, n: int, seconds: float) -> int:
-    """Do the same as `write`, in the event loop."""
+async def write_awaited(session: AsyncSession, run: RunContext, n: int, seconds: float) -> None:
     await session.run_sync(_leave, run, n)
     await asyncio.sleep(seconds)
-    return n
 
 
 @jobs.task(retry=SOON, limits=_STEPS)
 async def chain_awaited(session: AsyncSession, run: RunContext, n: int, seconds: float) -> None:
-    """Do the same as `chain`, in the event loop."""
-    session.add(_effect(run, n))
     await session.run_sync(follow.enqueue, n=n, seconds=seconds / 2)
-    await session.flush()
+    await session.run_sync(_leave, run, n)
     await asyncio.sleep(seconds)
 
 
 @jobs.task(retry=SOON, timeout=0.5)
 async def overrun_awaited(session: AsyncSession, run: RunContext, n: int, seconds: float) -> None:
-    """Do the same as `overrun`, in the event loop."""
     await session.run_sync(_leave, run, n)
     await asyncio.sleep(60.0 if run.attempt == 1 else min(seconds, 0.1))
 
 
+STEPS = ("first", "second", "third")
+"""The steps of each task that has steps and does not wait for signals."""
+
+
 def _trace(run: RunContext, step: str) -> Trace:
     return Trace(job_id=run.job_id, step=step, value=uuid.uuid4().hex)
-
-
-def _fail_at_first(run: RunContext, n: int) -> None:
-    if run.attempt == 1 and n % 3 == 0:
-        raise RuntimeError("the first attempt fails")
 
 
 def _traced(session: Session, run: RunContext, step: str, seconds: float) -> str:
@@ -218,9 +212,9 @@ def _traced(session: Session, run: RunContext, step: str, seconds: float) -> str
 def stepped(session: Session, run: RunContext, n: int, seconds: float) -> list[str]:
     """Run three steps with an effect each, and sleep in between. Some jobs raise an error after the first step."""
     values = [run.step("first", _traced, session, run, "first", seconds / 3)]
-    _fail_at_first(run, n)
+    _fail(run.attempt == 1 and n % 3 == 0)
     run.sleep("rest", seconds)
-    values += [run.step(name, _traced, session, run, name, seconds / 3) for name in ("second", "third")]
+    values += [run.step(name, _traced, session, run, name, seconds / 3) for name in STEPS[1:]]
     session.add(_effect(run, n))
     return values
 
@@ -233,11 +227,10 @@ async def _traced_awaited(session: AsyncSession, run: RunContext, step: str, sec
 
 @jobs.task(retry=SOON, limits=_STEPS)
 async def stepped_awaited(session: AsyncSession, run: RunContext, n: int, seconds: float) -> list[str]:
-    """Do the same as `stepped`, in the event loop."""
     values = [await run.step("first", _traced_awaited, session, run, "first", seconds / 3)]
-    _fail_at_first(run, n)
+    _fail(run.attempt == 1 and n % 3 == 0)
     await run.sleep_async("rest", seconds)
-    values += [await run.step(name, _traced_awaited, session, run, name, seconds / 3) for name in ("second", "third")]
+    values += [await run.step(name, _traced_awaited, session, run, name, seconds / 3) for name in STEPS[1:]]
     session.add(_effect(run, n))
     return values
 
@@ -245,16 +238,15 @@ async def stepped_awaited(session: AsyncSession, run: RunContext, n: int, second
 def _traced_apart(run: RunContext, step: str, seconds: float) -> str:
     trace = _trace(run, step)
     value = trace.value
-    _commit(trace)
-    time.sleep(seconds)
+    _commit(trace, seconds)
     return value
 
 
 @jobs.task(retry=SOON)
 def stepped_apart(run: RunContext, n: int, seconds: float) -> list[str]:
     """Run steps in a task without a session. A step may be called again, and its first stored value counts."""
-    values = [run.step(name, _traced_apart, run, name, seconds / 3) for name in ("first", "second")]
-    _fail_at_first(run, n)
+    values = [run.step(name, _traced_apart, run, name, seconds / 3) for name in STEPS[:2]]
+    _fail(run.attempt == 1 and n % 3 == 0)
     return [*values, run.step("third", _traced_apart, run, "third", seconds / 3)]
 
 
@@ -263,7 +255,7 @@ def ask(session: Session, run: RunContext, n: int, seconds: float) -> list[int |
     """Wait for a signal, run a step, and then wait for a second signal with a timeout."""
     first = run.wait_for("told", int, timeout=None)
     run.step("first", _traced, session, run, "first", seconds / 3)
-    _fail_at_first(run, n)
+    _fail(run.attempt == 1 and n % 3 == 0)
     second: int | None = None
     with suppress(SignalTimeout):
         second = run.wait_for("told", int, timeout=0.2 + seconds)
@@ -280,9 +272,8 @@ async def ask_awaited(run: RunContext, n: int, seconds: float) -> list[int]:
 @jobs.task(retry=SOON, max_attempts=3)
 def hopeless(session: Session, run: RunContext, n: int, seconds: float) -> None:
     """Always fail, after leaving an effect."""
-    _leave(session, run, n)
-    time.sleep(seconds)
-    raise RuntimeError("it always fails")
+    _leave(session, run, n, seconds)
+    _fail(True)
 
 
 @jobs.task(max_attempts=2)
@@ -299,13 +290,11 @@ def hang(n: int, seconds: float) -> None:
 
 
 CHAINS = {"chain", "chain_awaited"}
-AWAITED = {"write_awaited", "overrun_awaited"}
 TRACED = {"stepped", "stepped_awaited", "ask"}
 """Tasks that leave a trace of each call of a step, in the step's own transaction."""
-TRACED_APART = {"stepped_apart"}
-ASKING = {"ask", "ask_awaited"}
-TRANSACTIONAL = CHAINS | AWAITED | TRACED | {"write", "both", "follow", "snooze", "flaky", "overrun", "hopeless"}
-ORDERED = {"flaky"}
-PLAIN = {"mark", "once"}
+TRACED_APART, ASKING = {"stepped_apart"}, {"ask", "ask_awaited"}
+TRANSACTIONAL = CHAINS | TRACED | {"write", "write_awaited", "both", "follow", "snooze", "flaky", "hopeless"}
+TRANSACTIONAL |= {"overrun", "overrun_awaited"}
+ORDERED, PLAIN = {"flaky"}, {"mark", "once"}
 STOPPING = {"poison", "hang"}
 """Tasks that take down their process, and so all other jobs in it."""

@@ -6,67 +6,47 @@ import heapq
 import itertools
 import random
 import signal
-import statistics
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from typing import ClassVar
 
 import click
-from sqlalchemy import Connection, Engine, func, select, text, update
+from sqlalchemy import Engine, func, select, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from benchmarks.torture.app import STOPPING, jobs
 from benchmarks.torture.hosts import Host, Service
-from benchmarks.torture.load import Background, Load
+from benchmarks.torture.load import Load
 from sqla_jobs.postgres import LocalServer
-from tests.proxy import Proxy
 
-KINDS = {
-    "kill": 4,
-    "freeze": 3,
-    "backends": 3,
-    "cut": 2,
-    "commits": 2,
-    "claims": 2,
-    "stall": 2,
-    "partition": 2,
-    "terminate": 1,
-    "hang": 1,
-    "clock": 1,
-    "crash": 1,
-    "restart": 1,
-}
+KINDS = {"kill": 4, "freeze": 3, "backends": 3, "cut": 2, "commits": 2, "claims": 2, "stall": 2, "partition": 2}
+KINDS |= dict.fromkeys(["terminate", "hang", "clock", "crash", "restart"], 1)
 """All kinds of faults, with their weights. `Storm` has a method for each."""
-OURS = "torture-monitor"
+OURS = "torture-storm"
 """The application_name of connections that no fault hits."""
-_MINUTE = 60.0
+_MINUTE, _BEGIN, _STEP = 60.0, 3.0, 0.05
 _EVERY = 2.5
 """The average number of seconds between two faults."""
-_BEGIN = 3.0
-_STEP = 0.05
 _LATER = 0.5
 """Seconds until the next try, if a fault was impossible."""
 _SETTLED = 8.0
 """Seconds from the last fault until all effects of faults are over: more than the lease."""
-_HANGS_AFTER = 1.5
-"""Seconds to wait until a job that hangs its process has most likely begun to do so."""
 _CLOCK_STEPS = (7.0, 120.0)
 """The range of steps of the clock, in seconds: all are longer than the lease."""
 _ALIVE = 3.0
 """A process whose last heartbeat is at most this many seconds old is far from the end of its lease."""
-_LOOK_BACK = 1000
-"""The monitor looks for the first success after an outage among this number of the newest runs."""
 _PREPARED = b"_pg3_"
 """The prefix of the names of psycopg's prepared statements."""
 _BACKENDS = text(
     "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND application_name <> :ours ORDER BY pid"
 )
+
+
+_Action = tuple[float, int, Callable[[], object]]
 
 
 def plan(rng: random.Random, seconds: float) -> list[tuple[float, str]]:
@@ -84,89 +64,6 @@ def plan(rng: random.Random, seconds: float) -> list[tuple[float, str]]:
     return sorted(faults)
 
 
-@dataclass(eq=False)
-class _Watch:
-    """A fault. It is over when all of `runs` have ended or, after an outage, when a later run has succeeded."""
-
-    fault: str
-    runs: set[int] = field(default_factory=set[int])
-    later_than: int | None = None
-    began: float = field(default_factory=time.monotonic)
-
-    def is_over(self, running: set[int], newest_success: int) -> bool:
-        self.runs &= running
-        return newest_success > self.later_than if self.later_than is not None else not self.runs
-
-
-class Monitor(Background):
-    """A thread that checks twenty times a second what became of the jobs that each fault hit."""
-
-    def __init__(self, engine: Engine) -> None:
-        super().__init__(self._loop)
-        self._engine = engine
-        self._watches: list[_Watch] = []
-        self._seconds: dict[str, list[float]] = defaultdict(list)
-
-    def hit(self, fault: str, pids: Collection[int]) -> int:
-        """Watch the runs in these processes, which a fault has just hit. Return the number of these runs."""
-        try:
-            with self._engine.connect() as connection:
-                runs = _running(connection, pids)
-        except DBAPIError:  # the server is down, so there is nothing to measure
-            return 0
-        if runs:
-            self._watches.append(_Watch(fault, runs))
-        return len(runs)
-
-    def hit_where_hung(self) -> None:
-        """Watch the runs in processes that a job has hung."""
-        hung = select(jobs.Process.pid).join(jobs.Job, jobs.Job.process_id == jobs.Process.id)
-        with self._engine.connect() as connection:
-            pids = connection.scalars(hung.where(jobs.Job.task == "hang", jobs.Job.state == "running")).all()
-        self.hit("hang", [pid for pid in pids if pid is not None])
-
-    def outage_ended(self, fault: str) -> None:
-        """Watch for the first job that succeeds now that the server accepts connections again."""
-        with self._engine.connect() as connection:
-            newest = connection.scalar(select(func.max(jobs.Run.id))) or 0
-        self._watches.append(_Watch(fault, later_than=newest))
-
-    @property
-    def unrecovered(self) -> list[str]:
-        """The faults whose jobs have not recovered."""
-        return [watch.fault for watch in self._watches]
-
-    def figures(self) -> Iterable[tuple[str, int, float, float]]:
-        """Yield each fault, the number of its measurements, and the median and longest recovery in seconds."""
-        for fault, seconds in sorted(self._seconds.items()):
-            yield fault, len(seconds), statistics.median(seconds), max(seconds)
-
-    def _loop(self) -> None:
-        last = select(jobs.Run.id, jobs.Run.outcome).order_by(jobs.Run.id.desc()).limit(_LOOK_BACK).subquery()
-        success = select(func.max(last.c.id)).where(last.c.outcome == "succeeded")
-        while not self._stopping.wait(_STEP):
-            if not (watches := list(self._watches)):  # a copy: the other thread adds to it
-                continue
-            try:
-                with self._engine.connect() as connection:
-                    running, newest = _running(connection), connection.scalar(success) or 0
-            except DBAPIError:  # the recovery includes the outage
-                continue
-            for watch in watches:
-                if watch.is_over(running, newest):
-                    self._watches.remove(watch)
-                    self._seconds[watch.fault].append(time.monotonic() - watch.began)
-
-
-def _running(connection: Connection, pids: Collection[int] | None = None) -> set[int]:
-    """Return the runs under way, or those in some processes. Runs of jobs with an oddity are left out."""
-    job = jobs.Job
-    found = select(job.current_run_id).where(job.state == "running", job.oddity.is_(None))
-    if pids is not None:
-        found = found.where(job.process_id.in_(select(jobs.Process.id).where(jobs.Process.pid.in_(pids))))
-    return {run_id for run_id in connection.scalars(found) if run_id is not None}
-
-
 @dataclass
 class Storm:
     """Begins and ends each fault, and restarts services that ended, all in the calling thread.
@@ -180,20 +77,16 @@ class Storm:
     hosts: Sequence[Host]
     services: Sequence[Service]
     load: Load
-    load_proxy: Proxy
+    load_host: Host
     engine: Engine
     """An engine with direct connections to the server, under the name `OURS`."""
-    monitor: Monitor
     exit_code: ClassVar[int | None] = None
     """Set if a signal has asked the program to exit: an error of the statement that it interrupted may hide that."""
-    counts: Counter[str] = field(default_factory=Counter[str])
     stepped_over: set[int] = field(default_factory=set[int])
     """The runs that were under way when the clock stepped without other faults."""
     _busy: set[object] = field(default_factory=set[object])
-    """The hosts, processes and other objects that a fault now holds up."""
-    _planned: list[tuple[float, int, Callable[[], object]]] = field(
-        default_factory=list[tuple[float, int, Callable[[], object]]]
-    )
+    """What a fault now holds up."""
+    _planned: list[_Action] = field(default_factory=list["_Action"])
     _numbers: Iterator[int] = field(default_factory=itertools.count)
     _began: float = 0.0
     _ends_at: float = 0.0
@@ -238,7 +131,6 @@ class Storm:
         if told is None and self.now + _LATER < self._ends_at:
             self.at(self.now + _LATER, partial(self._try, kind))
             return
-        self.counts[kind] += told is not None
         click.echo(f"{began:7.1f} s  {kind:<10} {told or 'left out: there was no time left for it'}")
 
     def _hold(self, what: object, least: float, most: float, end: Callable[[], object]) -> float:
@@ -253,9 +145,6 @@ class Storm:
         self.at(self.now + length, let_go)
         return length
 
-    def _pids_on(self, host: Host) -> list[int]:
-        return [pid for service in self.services if service.host is host for pid in service.pids]
-
     def _pick(self) -> tuple[Service, int, list[int]] | None:
         """Pick a process of a running service. Return the service, the pid, and all pids that stop with it."""
         running = [(service, pids) for service in self.services if (pids := service.pids)]
@@ -265,6 +154,20 @@ class Storm:
         pid = self.rng.choice(pids)
         return service, pid, pids if pid == pids[0] else [pid]
 
+    def _hit(self, pids: Collection[int]) -> str:
+        """Return words about the jobs that run in these processes, which are about to be hit."""
+        job, process = jobs.Job, jobs.Process
+        of_these = select(process.id).where(process.pid.in_(pids))
+        running = select(func.count()).select_from(job).where(job.state == "running", job.process_id.in_(of_these))
+        try:
+            with self.engine.connect() as connection:
+                return f"which ran {connection.scalar(running)} jobs"
+        except DBAPIError:
+            return "while the server was down"
+
+    def _hit_on(self, host: Host) -> str:
+        return self._hit([pid for service in self.services if service.host is host for pid in service.pids])
+
     # Processes: they are killed, frozen, terminated or hung.
 
     def _kill(self) -> str | None:
@@ -272,90 +175,78 @@ class Storm:
             return None
         service, pid, pids = picked
         service.signal(pid, signal.SIGSTOP)  # so that the same jobs are counted and killed
-        hit = self.monitor.hit("kill", pids)
+        hit = self._hit(pids)
         service.signal(pid, signal.SIGKILL)
-        return f"kill -9 of pid {pid} on {service.host.name}, which ran {hit} jobs"
+        return f"kill -9 of pid {pid} on {service.host.name}, {hit}"
 
     def _freeze(self) -> str | None:
         if (picked := self._pick()) is None or picked[1] in self._busy:
             return None
         service, pid, pids = picked
         service.signal(pid, signal.SIGSTOP)
-        hit = self.monitor.hit("freeze", pids)
+        hit = self._hit(pids)
         length = self._hold(pid, 1.0, 12.0, partial(service.signal, pid, signal.SIGCONT))
-        return f"SIGSTOP of pid {pid} on {service.host.name} for {length:.1f} s, which ran {hit} jobs"
+        return f"SIGSTOP of pid {pid} on {service.host.name} for {length:.1f} s, {hit}"
 
     def _terminate(self) -> str | None:
         if (picked := self._pick()) is None or not (pids := picked[0].pids):
             return None
-        hit = self.monitor.hit("terminate", pids)
+        hit = self._hit(pids)
         picked[0].signal(pids[0], signal.SIGTERM)
-        return f"SIGTERM to the worker on {picked[0].host.name}, which ran {hit} jobs"
+        return f"SIGTERM to the worker on {picked[0].host.name}, {hit}"
 
     def _hang(self) -> str:
         self.load.add("hang")
-        self.at(self.now + _HANGS_AFTER, self._watch_hung)
         return "a job keeps the interpreter's lock of its process"
-
-    def _watch_hung(self) -> None:
-        with suppress(DBAPIError):  # the server is down, so there is nothing to measure
-            self.monitor.hit_where_hung()
 
     # The network: connections are cut or stalled, answers are lost, and whole hosts are cut off.
 
-    def _pick_free(self, among: Sequence[Host | None]) -> tuple[str, Host | None, Proxy, list[int]] | None:
-        """Pick a host, or the load (`None`), that is not held up yet. Return its name, its proxy and its pids, too."""
-        free = [host for host in among if (host or "the load") not in self._busy]
-        if not free:
-            return None
-        if (host := self.rng.choice(free)) is None:
-            return "the load", None, self.load_proxy, []
-        return host.name, host, host.proxy, self._pids_on(host)
+    def _pick_free(self, among: Sequence[Host]) -> Host | None:
+        free = [host for host in among if host not in self._busy]
+        return self.rng.choice(free) if free else None
 
     def _cut(self) -> str:
-        host = self.rng.choice([None, *self.hosts, *self.hosts])
-        hit = 0 if host is None else self.monitor.hit("cut", self._pids_on(host))
-        (self.load_proxy if host is None else host.proxy).cut()
-        return f"all connections of {host.name if host else 'the load'} reset, which ran {hit} jobs"
+        host = self.rng.choice([self.load_host, *self.hosts, *self.hosts])
+        hit = self._hit_on(host)
+        host.proxy.cut()
+        return f"all connections of {host.name} reset, {hit}"
 
     def _commits(self) -> str | None:
-        return self._lose_answers("commits", [*self.hosts, None], b"COMMIT")
+        return self._lose_answers("commits", [*self.hosts, self.load_host], b"COMMIT")
 
     def _claims(self) -> str | None:
         """Lose answers on workers' own connections, where each statement commits: to claims, ends and heartbeats."""
         return self._lose_answers("claims", self.hosts, b"UPDATE", _PREPARED)
 
-    def _lose_answers(self, fault: str, among: Sequence[Host | None], *to: bytes) -> str | None:
+    def _lose_answers(self, fault: str, among: Sequence[Host], *to: bytes) -> str | None:
         """Hold back answers, and then cut the connections. The server has done the work, but nobody is told."""
-        if (picked := self._pick_free(among)) is None:
+        if (host := self._pick_free(among)) is None:
             return None
-        name, host, proxy, pids = picked
-        hit = self.monitor.hit(fault, pids)
-        proxy.mute(*to)
+        hit = self._hit_on(host)
+        host.proxy.mute(*to)
 
         def end() -> None:
-            proxy.cut()
-            proxy.go_on()
+            host.proxy.cut()
+            host.proxy.go_on()
 
-        length = self._hold(host or name, 0.6, 2.0, end)
-        return f"answers to each {to[0].decode()} of {name} are lost for {length:.1f} s, which ran {hit} jobs"
+        length = self._hold(host, 0.6, 2.0, end)
+        return f"answers to each {to[0].decode()} of {host.name} are lost for {length:.1f} s, {hit}"
 
     def _stall(self) -> str | None:
-        if (picked := self._pick_free([*self.hosts, None])) is None:
+        if (host := self._pick_free([*self.hosts, self.load_host])) is None:
             return None
-        name, host, proxy, pids = picked
-        hit = self.monitor.hit("stall", pids)
-        proxy.stall()
-        length = self._hold(host or name, 1.0, 10.0, proxy.go_on)
-        return f"connections of {name} pass nothing on for {length:.1f} s, which ran {hit} jobs"
+        hit = self._hit_on(host)
+        host.proxy.stall()
+        length = self._hold(host, 1.0, 10.0, host.proxy.go_on)
+        return f"connections of {host.name} pass nothing on for {length:.1f} s, {hit}"
 
     def _partition(self) -> str | None:
-        if (picked := self._pick_free(self.hosts)) is None or (host := picked[1]) is None:
+        if (host := self._pick_free(self.hosts)) is None:
             return None
-        hit = self.monitor.hit("partition", picked[3])
+        hit = self._hit_on(host)
         host.partition()
         length = self._hold(host, 2.0, 12.0, host.heal)
-        return f"{host.name} is cut off for {length:.1f} s, which ran {hit} jobs"
+        return f"{host.name} is cut off for {length:.1f} s, {hit}"
 
     # The server: it closes connections, crashes or restarts, and its clock steps.
 
@@ -365,27 +256,21 @@ class Storm:
             if not pids:
                 return None
             some = self.rng.sample(pids, min(len(pids), self.rng.randint(1, 5)))
-            hit = self.monitor.hit("backends", [pid for service in self.services for pid in service.pids])
             for pid in some:
                 connection.execute(select(func.pg_terminate_backend(pid)))
-        return f"pg_terminate_backend of {len(some)} of {len(pids)} connections, while {hit} jobs ran"
+        return f"pg_terminate_backend of {len(some)} of {len(pids)} connections"
 
     def _crash(self) -> str | None:
-        return self._end_server("crash", self.server.crash, 0.2, 4.0)
+        return self._end_server(self.server.crash, 0.2, 4.0)
 
     def _restart(self) -> str | None:
-        return self._end_server("restart", self.server.stop, 0.0, 2.0)
+        return self._end_server(self.server.stop, 0.0, 2.0)
 
-    def _end_server(self, fault: str, end: Callable[[], None], least: float, most: float) -> str | None:
+    def _end_server(self, end: Callable[[], None], least: float, most: float) -> str | None:
         if self.server.url in self._busy:
             return None
         end()
-
-        def start() -> None:
-            self.server.start()
-            self.monitor.outage_ended(fault)
-
-        return f"the server is gone for {self._hold(self.server.url, least, most, start):.1f} s"
+        return f"the server is gone for {self._hold(self.server.url, least, most, self.server.start):.1f} s"
 
     def _clock(self) -> str:
         """Make all heartbeats older at once. A forward step of the server's clock has the same effect."""

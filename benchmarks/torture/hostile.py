@@ -6,7 +6,7 @@ A job's `oddity` says what is special about it.
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections import deque
 
 from sqlalchemy import Engine, func, insert, select, text
 from sqlalchemy.exc import DBAPIError
@@ -82,19 +82,15 @@ ROWS = {
 
 
 class Hostile:
-    """Adds one hostile row at a time. No row is repeated before all others have been added."""
+    """Adds one hostile row at a time, in an order of its own."""
 
     def __init__(self, engine: Engine, rng: random.Random) -> None:
         self._engine = engine
-        self._rng = rng
-        self._ahead: list[str] = []
-        self.answers: Counter[str] = Counter()
+        self._ahead = deque(rng.sample([*ROWS], len(ROWS)))
 
     def add(self) -> None:
         """Add one row, which the server may refuse. If the server is down, try the same row again later."""
-        if not self._ahead:
-            self._ahead = self._rng.sample([*ROWS], len(ROWS))
-        columns = {"task": "'mark'", "args": _ARGS, "oddity": f"'{ODDITY}'", **ROWS[self._ahead[-1]]}
+        columns = {"task": "'mark'", "args": _ARGS, "oddity": f"'{ODDITY}'", **ROWS[self._ahead[0]]}
         statement = f"INSERT INTO {_JOBS} ({', '.join(columns)}) VALUES ({', '.join(columns.values())})"
         try:
             with self._engine.begin() as connection:
@@ -102,10 +98,7 @@ class Hostile:
         except DBAPIError as error:
             if not (getattr(error.orig, "sqlstate", None) or "").startswith(_CLASSES):
                 return
-            self.answers["refused"] += 1
-        else:
-            self.answers["accepted"] += 1
-        self._ahead.pop()
+        self._ahead.rotate(-1)
 
 
 AT_WORK = ("claim", "end", "run")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -19,22 +19,19 @@ from tests.proxy import Proxy
 
 _PAUSE = 0.5
 """Seconds from the end of a service to its next start."""
+_NAMES = ("host-a", "host-b", "the load")
 _HELPERS = ("resource_tracker", "forkserver")
 _NO_DATABASE = "the database says"
 """Words in the log of a worker that was started while the server was down."""
 
 
 class Host:
-    """A host on this machine's own loopback interface. Its workers reach the server only through `proxy`.
-
-    During a partition, the proxy forwards nothing.
-    """
+    """A host on this machine's own loopback interface. Its programs reach the server only through `proxy`."""
 
     def __init__(self, number: int, server: tuple[str, int], *, listen: str = "127.0.0.1") -> None:
-        self.name = f"host-{'ab'[number]}"
+        self.name = _NAMES[number]
         self.proxy = Proxy(server, listen=listen)
-        self.prefix: list[str] = []
-        """The prefix that makes a command run on this host."""
+        self.prefix: list[str] = []  # which makes a command run on this host
         self._stack = ExitStack()
 
     def __enter__(self) -> Host:
@@ -55,8 +52,7 @@ class Host:
 class NamespaceHost(Host):
     """A network namespace behind a pair of virtual interfaces. A partition takes down the outer interface.
 
-    The addresses are from 198.18.0.0/15, which is reserved for network tests (RFC 2544). Each host uses four
-    addresses, chosen by the program's pid, so that two programs do not collide.
+    Each has four addresses of 198.18.0.0/15, for tests of networks (RFC 2544), which depend on the program's pid.
     """
 
     def __init__(self, number: int, server: tuple[str, int]) -> None:
@@ -90,10 +86,6 @@ class NamespaceHost(Host):
         _ip("link", "set", self._cable, "up")
 
 
-HostMaker = Callable[[int, tuple[str, int]], Host]
-"""A function that creates host number 0 or 1, in front of the server at the given address."""
-
-
 def can_make_namespaces() -> bool:
     """Try to create a network namespace with virtual interfaces. Return whether this program may do that."""
     try:
@@ -113,14 +105,8 @@ class Service:
     def __init__(self, host: Host, environment: dict[str, str], options: list[str], logs: Path) -> None:
         self.host = host
         self.breaches: list[str] = []
-        self._command = [
-            *host.prefix,
-            sys.executable,
-            "-m",
-            "sqla_jobs.worker",
-            "benchmarks.torture.app:jobs",
-            *options,
-        ]
+        worker = [sys.executable, "-m", "sqla_jobs.worker", "benchmarks.torture.app:jobs"]
+        self._command = [*host.prefix, *worker, *options]
         self._mark = f"TORTURE_SERVICE={uuid.uuid4()}"
         name, mark = self._mark.split("=")
         self._environment = os.environ | environment | {"PYTHONUNBUFFERED": "1", name: mark}

@@ -26,25 +26,16 @@ from sqla_jobs.models.workflow_columns import BatchMixin
 from sqla_jobs.tasks.enqueue import EnqueueOptions
 from sqla_jobs.tasks.task import Task
 
-_WEIGHTS = {
-    "write": 25,
-    "write_awaited": 25,
-    "mark": 30,
-    "chain": 8,
-    "chain_awaited": 8,
-    "snooze": 6,
-    "flaky": 7,
-    "overrun": 3,
-    "overrun_awaited": 3,
-    "hopeless": 3,
-    "both": 6,
-    "once": 6,
-    "stepped": 4,
-    "stepped_awaited": 4,
-    "stepped_apart": 3,
-    "ask": 4,
-    "ask_awaited": 3,
+_BY_WEIGHT = {
+    30: ["mark"],
+    25: ["write", "write_awaited"],
+    8: ["chain", "chain_awaited"],
+    7: ["flaky"],
+    6: ["snooze", "both", "once"],
+    4: ["stepped", "stepped_awaited", "ask"],
+    3: ["overrun", "overrun_awaited", "hopeless", "stepped_apart", "ask_awaited"],
 }
+_WEIGHTS = {task: weight for weight, tasks in _BY_WEIGHT.items() for task in tasks}
 _GRAPHS = 0.5
 """Some transactions have several jobs. In this share of them, some jobs wait for others."""
 _ROLLED_BACK = 0.02
@@ -62,32 +53,30 @@ _SIGNALS = 2
 """The number of signals that each job waits for."""
 _SENT_WITHIN = 2.0
 """A signal is first sent at most this number of seconds after the enqueue of its job."""
-_AGAIN = 0.3
+_AGAIN, _PAUSE = 0.3, 0.02
 _TRIES = 100
 """The number of tries while the job does not exist. Its commit got no answer, and may still be under way."""
-_PAUSE = 0.02
 
 
 class Answer(StrEnum):
-    """The server's answer to a transaction."""
+    """The server's answer to a transaction: a refused one was rolled back, or its connection broke before COMMIT."""
 
     acknowledged = "acknowledged"
     refused = "refused"
-    """The transaction was rolled back, or the connection broke before COMMIT was sent."""
     unknown = "unknown"
     """The connection broke between COMMIT and its answer."""
 
 
 @dataclass
 class Ledger:
-    """The requests to the library, and the server's answers."""
+    """The requests to the library, and the server's answers. Cancels of and signals to ended jobs are left out."""
 
     enqueued: dict[int, tuple[str, Answer]] = field(default_factory=dict[int, tuple[str, Answer]])
     """The task and the answer for each job, by the job's own number."""
     cancels: dict[int, Answer] = field(default_factory=dict[int, Answer])
-    """The answer to each cancel, by job id. Cancels of jobs that had ended are left out."""
+    """The answer to each cancel, by job id."""
     signals: dict[int, tuple[int, Answer]] = field(default_factory=dict[int, tuple[int, Answer]])
-    """The job id and the answer for each signal, by payload. Signals to jobs that had ended are left out."""
+    """The job id and the answer for each signal, by payload."""
     asking: deque[int] = field(default_factory=deque[int])
     """Ids of jobs that wait for signals. A job whose commit got no answer may not exist."""
     recent: list[int] = field(default_factory=list[int])
@@ -95,15 +84,12 @@ class Ledger:
     surprises: list[str] = field(default_factory=list[str])
     """Errors that must not occur in any outage."""
 
-    def of_job(self, job_id: int) -> dict[int, Answer]:
-        """Return the answers to all signals to a job, by payload."""
-        return dict(self._of_jobs.get(job_id, ()))
-
     @cached_property
-    def _of_jobs(self) -> dict[int, list[tuple[int, Answer]]]:
-        sent: dict[int, list[tuple[int, Answer]]] = defaultdict(list)
+    def of_jobs(self) -> dict[int, dict[int, Answer]]:
+        """The answers to all signals to each job, by payload. To be read when all are sent."""
+        sent: dict[int, dict[int, Answer]] = defaultdict(dict)
         for payload, (job_id, answer) in self.signals.items():
-            sent[job_id].append((payload, answer))
+            sent[job_id][payload] = answer
         return sent
 
 
@@ -144,13 +130,12 @@ class Background:
 class Graph:
     """Jobs of one transaction. Some wait for others, and perhaps for a batch of the first jobs.
 
-    A trigger may hold up a job with an oddity, so no other job waits for it. A job with an ordered key does not wait
-    for other jobs, since the jobs of its key must run in the order of their enqueues.
+    No job waits for one with an oddity, which a trigger may hold up. Nor does a job with an ordered key wait, since the
+    jobs of its key must run in the order of their enqueues.
     """
 
     def __init__(self, session: Session, rng: random.Random, number: int) -> None:
         self.jobs: list[JobMixin] = []
-        """The jobs for which later jobs may wait."""
         self._rng = rng
         self._members = number // 2
         self._batch = app.jobs.batch(session, name="torture") if rng.random() < _GRAPHS else None
@@ -172,8 +157,7 @@ class Load(Background):
     """Threads that together enqueue `rate` jobs a second. They continue across outages, until `stop()`."""
 
     def __init__(self, engine: Engine, ledger: Ledger, *, seed: int, rate: float, threads: int = 3) -> None:
-        loops = (partial(self._loop, random.Random(f"{seed}-{k}"), rate / threads) for k in range(threads))
-        super().__init__(*loops)
+        super().__init__(*(partial(self._loop, random.Random(f"{seed}-{k}"), rate / threads) for k in range(threads)))
         self._engine = engine
         self._ledger = ledger
         self._numbers = itertools.count(1)
@@ -205,8 +189,7 @@ class Load(Background):
 
     def _enqueue(self, rng: random.Random, tasks: list[tuple[str, str | None]]) -> None:
         """Enqueue these tasks in one transaction."""
-        numbered = {next(self._numbers): chosen for chosen in tasks}
-        made = list[tuple[int, str]]()
+        numbered, made = {next(self._numbers): chosen for chosen in tasks}, list[tuple[int, str]]()
 
         def tell(answer: Answer) -> None:
             self._ledger.enqueued.update((n, (task, answer)) for n, (task, _) in numbered.items())

@@ -11,28 +11,15 @@ from typing import Any, NamedTuple
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from benchmarks.torture.app import (
-    ASKING,
-    CHAINS,
-    PLAIN,
-    STOPPING,
-    TRACED,
-    TRACED_APART,
-    TRANSACTIONAL,
-    Echo,
-    Effect,
-    Trace,
-    jobs,
-)
+from benchmarks.torture import app
+from benchmarks.torture.app import Echo, Effect, Trace, jobs
 from benchmarks.torture.hostile import AT_WORK
 from benchmarks.torture.load import Answer, Ledger
 from sqla_jobs.models.types import StepKind
 
-_STEPS = 3
-"""The number of steps in each task that has steps and does not wait for signals."""
 _LIVE = ("blocked", "scheduled", "queued", "running")
 _BAD = ("failed", "cancelled")
-_MAY_FAIL = {"hopeless", "once", *STOPPING}
+_MAY_FAIL = {"hopeless", "once", *app.STOPPING}
 
 
 class RunFact(NamedTuple):
@@ -43,7 +30,13 @@ class RunFact(NamedTuple):
 
 @dataclass
 class JobFact:
-    """A job, its runs in order, and the run ids of the effects that it left in each database."""
+    """A job, its runs in order, and the run ids of the effects that it left in each database.
+
+    `needs` are the jobs for which it has to wait, directly or through batches. `steps` has the stored result of each
+    step, `traces` the step and the value of each call of a step. `received` and `unread` are the payloads of its
+    signals, in order. `result` is that of its run that succeeded. `renamed` are runs that left effects but are stored
+    under other ids, since hostile rows have taken their own.
+    """
 
     id: int
     n: int
@@ -54,22 +47,15 @@ class JobFact:
     cancel_requested: bool
     if_failed: str | None = None
     needs: list[JobFact] = field(default_factory=list["JobFact"])
-    """The jobs for which this one has to wait, directly or through batches."""
     runs: list[RunFact] = field(default_factory=list[RunFact])
     effects: list[int] = field(default_factory=list[int])
     echoes: list[int] = field(default_factory=list[int])
     steps: dict[str, Any] = field(default_factory=dict[str, Any])
-    """The stored result of each step."""
     received: list[int] = field(default_factory=list[int])
-    """The payloads of the signals that it has received, in order."""
     unread: list[int] = field(default_factory=list[int])
-    """The payloads of the signals that are still waiting for the job."""
     traces: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
-    """The step and the value of each call of a step."""
     result: Any = None
-    """The result of the job's last run that succeeded."""
     renamed: set[int] = field(default_factory=set[int])
-    """Runs that left effects but are stored under other ids. Hostile rows have taken their own ids."""
 
     def __str__(self) -> str:
         runs = ", ".join(f"{run.id} {run.outcome}" for run in self.runs) or "none"
@@ -85,11 +71,10 @@ class JobFact:
 
 
 class Facts(NamedTuple):
-    """The contents of the databases at the end."""
+    """The contents of the databases at the end. Strays are runs and effects whose jobs do not exist."""
 
     jobs: dict[int, JobFact]
     strays: list[str]
-    """Descriptions of runs and effects whose jobs do not exist."""
     process_pids: list[int]
 
 
@@ -131,7 +116,7 @@ def read_facts(session: Session, second: Session) -> Facts:
 def _read_steps(session: Session, facts: Mapping[int, JobFact]) -> None:
     """Read the steps, signals, traces and results of the jobs that have them."""
     step, sent, run = jobs.Step, jobs.Signal, jobs.Run
-    traced = [fact.id for fact in facts.values() if fact.task in TRACED | TRACED_APART | ASKING]
+    traced = [fact.id for fact in facts.values() if fact.task in app.TRACED | app.TRACED_APART | app.ASKING]
     stored = select(step.job_id, step.name, step.kind, step.result).where(step.finished_at.is_not(None))
     for job_id, name, kind, result in session.execute(stored.order_by(step.job_id, step.number, step.started_at)):
         if job_id in facts and kind == StepKind.step:
@@ -151,13 +136,10 @@ def _read_steps(session: Session, facts: Mapping[int, JobFact]) -> None:
 
 def breaches(facts: Facts, ledger: Ledger, services: Collection[Collection[int]]) -> list[str]:
     """Return each broken promise as a line that names the job. `services` contains the pids of each living service."""
-    found = [*facts.strays, *ledger.surprises]
-    found += _enqueued(facts, ledger)
+    found = [*facts.strays, *ledger.surprises, *_enqueued(facts, ledger)]
     for job in facts.jobs.values():
         found += [f"{said}: {job}" for rule in _RULES for said in rule(job, ledger)]
-    found += _follow_ups(facts)
-    found += _processes(facts, services)
-    return found
+    return [*found, *_follow_ups(facts), *_processes(facts, services)]
 
 
 def _enqueued(facts: Facts, ledger: Ledger) -> Iterator[str]:
@@ -180,9 +162,9 @@ def _effects(job: JobFact, ledger: Ledger) -> Iterator[str]:
     """The run that succeeded leaves the only effect of a transactional task. A plain task has at least one effect."""
     due = job.succeeded if job.state == "succeeded" else []
     is_exact = len(job.effects) == len(due) if job.renamed else job.effects == due
-    if job.task in TRANSACTIONAL and not is_exact:
+    if job.task in app.TRANSACTIONAL and not is_exact:
         yield "not exactly the effect of the run that succeeded"
-    if job.task in PLAIN:
+    if job.task in app.PLAIN:
         if job.state == "succeeded" and not job.effects:
             yield "no effect of a plain job that succeeded"
         if unknown := set(job.effects) - {run.id for run in job.runs} - job.renamed:
@@ -243,19 +225,19 @@ def _cancels(job: JobFact, ledger: Ledger) -> Iterator[str]:
 def _steps(job: JobFact, ledger: Ledger) -> Iterator[str]:
     """A step of a transactional task has its effect exactly once, and any other step has it at least once."""
     stored = [*job.steps.items()]
-    if job.task in TRACED and sorted(job.traces) != sorted(stored):
+    if job.task in app.TRACED and sorted(job.traces) != sorted(stored):
         yield f"its steps {stored} are not exactly those that had an effect, {job.traces}"
-    if job.task in TRACED_APART and not set(stored) <= set(job.traces):
+    if job.task in app.TRACED_APART and not set(stored) <= set(job.traces):
         yield f"its steps {stored} are not among those that had an effect, {job.traces}"
-    is_whole = job.result == [value for _, value in stored] and len(stored) == _STEPS
-    if job.task in (TRACED | TRACED_APART) - ASKING and job.state == "succeeded" and not is_whole:
+    is_whole = job.result == [value for _, value in stored] and len(stored) == len(app.STEPS)
+    if job.task in (app.TRACED | app.TRACED_APART) - app.ASKING and job.state == "succeeded" and not is_whole:
         yield f"it has seen {job.result}, and {stored} is stored"
 
 
 def _signals(job: JobFact, ledger: Ledger) -> Iterator[str]:
     """Each signal is received once, or still waits for its job."""
     there = [*job.received, *job.unread]
-    sent = ledger.of_job(job.id)
+    sent = ledger.of_jobs.get(job.id, {})
     if len(set(there)) < len(there):
         yield f"a signal is there twice, among {there}"
     if lost := [payload for payload, answer in sent.items() if answer is Answer.acknowledged and payload not in there]:
@@ -266,13 +248,12 @@ def _signals(job: JobFact, ledger: Ledger) -> Iterator[str]:
     if in_order != sorted(in_order):
         yield f"the signals {job.received} came out of order, and {job.unread} are left"
     seen = [payload for payload in job.result or () if payload is not None]
-    if job.task in ASKING and job.state == "succeeded" and seen != job.received:
+    if job.task in app.ASKING and job.state == "succeeded" and seen != job.received:
         yield f"it has seen the signals {job.result}, and {job.received} are stored"
 
 
 _RULES: list[Callable[[JobFact, Ledger], Iterator[str]]] = [
-    *(_ended, _effects, _attempts, _outcome, _graphs, _cancels),
-    *(_steps, _signals),
+    *(_ended, _effects, _attempts, _outcome, _graphs, _cancels, _steps, _signals)
 ]
 
 
@@ -280,7 +261,7 @@ def _follow_ups(facts: Facts) -> Iterator[str]:
     """There is exactly one follow-up job for each effect of a job that enqueues one."""
     follow_ups = Counter(job.n for job in facts.jobs.values() if job.task == "follow")
     for job in facts.jobs.values():
-        if job.task in CHAINS and follow_ups.pop(job.n, 0) != len(job.effects):
+        if job.task in app.CHAINS and follow_ups.pop(job.n, 0) != len(job.effects):
             yield f"not one follow-up job for each effect: {job}"
     for n in follow_ups:
         yield f"a follow-up job of n={n}, which no job enqueued"
@@ -289,7 +270,7 @@ def _follow_ups(facts: Facts) -> Iterator[str]:
 def lost_by_step(facts: Facts, stepped_over: Collection[int]) -> list[str]:
     """Return the runs that living processes lost when the clock stepped. Leave out processes that a job stopped."""
     lost = [(job, run) for job in facts.jobs.values() for run in job.runs if run.outcome == "lost"]
-    stopped = {run.process_id for job, run in lost if job.task in STOPPING}
+    stopped = {run.process_id for job, run in lost if job.task in app.STOPPING}
     return [
         f"run {run.id} was lost when the clock stepped: {job}"
         for job, run in lost

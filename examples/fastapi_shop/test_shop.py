@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 import signal
 import subprocess
 import sys
@@ -16,7 +14,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient, Client
-from sqlalchemy import Engine, create_engine, func, select
+from sqlalchemy import create_engine, func, select
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from examples.fastapi_shop import create_app
@@ -27,7 +25,7 @@ from examples.fastapi_shop.tasks import call_for_pickup, invoice, ship
 from examples.fastapi_shop.views import get_session
 from sqla_jobs.testing import assert_enqueued, drain, enqueued
 from sqla_jobs.testing.databases import Databases
-from tests.helpers import wait_until
+from tests.helpers import spawning, wait_until
 
 TEA = {"item": "Tea", "address": "1 Leaf Lane", "total": "9.50"}
 
@@ -118,63 +116,34 @@ def in_a_thread(carrier: Carrier) -> Generator[str]:
     thread.join()
 
 
-class Shop:
-    """A server of the shop, running in a process of its own."""
-
-    def __init__(self, settings: dict[str, str], log: Path) -> None:
-        self._path = log
-        command = [sys.executable, "-m", "uvicorn", "--factory", "examples.fastapi_shop:create_app", "--port", "0"]
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(command, env=os.environ | settings, stdout=output, stderr=output)
-
-    @property
-    def log(self) -> str:
-        return self._path.read_text()
-
-    @property
-    def address(self) -> str:
-        """Wait until the server listens, and return its URL."""
-
-        def told() -> re.Match[str] | None:
-            assert self.process.poll() is None, self.log
-            return re.search(r"running on (http://\S+)", self.log)
-
-        wait_until(lambda: told() is not None)
-        found = told()
-        assert found is not None
-        return found[1]
-
-    def __enter__(self) -> Shop:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.process.kill()
-        self.process.wait()
-        print(self.log)
-
-
 @pytest.mark.slow
-def test_a_server_that_is_stopped_while_jobs_run_loses_nothing(url: str, carrier: Carrier, tmp_path: Path) -> None:
+def test_a_server_that_is_stopped_while_jobs_run_loses_nothing(
+    url: str, carrier: Carrier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     carrier.is_open.clear()  # so all requests for parcels wait
-    engine = create_engine(url)
-    with in_a_thread(carrier) as carrier_url:
-        settings = {"DATABASE_URL": url, "CARRIER_URL": carrier_url}
-        with Shop(settings, tmp_path / "shop.log") as shop:
-            with Client(base_url=shop.address) as client:
-                for _ in range(20):
-                    assert client.post("/orders", json=TEA).status_code == 201
-            wait_until(lambda: len(carrier.asked) == 10)  # the concurrency of that queue
-            shop.process.send_signal(signal.SIGTERM)
-            wait_until(lambda: "Waiting for application shutdown" in shop.log)
-            carrier.is_open.set()
-            assert shop.process.wait(20) in (0, -signal.SIGTERM)
-        stopped = states(engine)
+    engine, log = create_engine(url), tmp_path / "shop.log"
+    monkeypatch.setenv("DATABASE_URL", url)
+    with in_a_thread(carrier) as carrier_url, spawning() as start:
+        monkeypatch.setenv("CARRIER_URL", carrier_url)
+        server = [sys.executable, "-m", "uvicorn", "--factory", "examples.fastapi_shop:create_app", "--port", "0"]
+        shop = start(server, Path(), log)
+        wait_until(lambda: "running on http" in log.read_text())
+        with Client(base_url=log.read_text().partition("running on ")[2].split()[0]) as client:
+            for _ in range(20):
+                assert client.post("/orders", json=TEA).status_code == 201
+        wait_until(lambda: len(carrier.asked) == 10)  # the concurrency of that queue
+        shop.send_signal(signal.SIGTERM)
+        wait_until(lambda: "Waiting for application shutdown" in log.read_text())
+        carrier.is_open.set()
+        assert shop.wait(20) in (0, -signal.SIGTERM)
+        with engine.connect() as connection:
+            counted = select(jobs.Job.state, func.count()).group_by(jobs.Job.state)
+            stopped = {str(state): number for state, number in connection.execute(counted)}
         assert stopped.keys() == {"succeeded", "queued"}
         assert stopped["succeeded"] >= 10  # the running jobs have ended; the other jobs wait
-        assert "each with a session" not in shop.log
+        assert "each with a session" not in log.read_text()
         worker = [sys.executable, "-m", "sqla_jobs.worker", "examples.fastapi_shop.models:jobs"]
-        options = ["--queues", "default=4,carrier=10,http=200", "--drain"]
-        subprocess.run([*worker, *options], env=os.environ | settings, check=True)
+        subprocess.run([*worker, "--queues", "default=4,carrier=10,http=200", "--drain"], check=True)
     with engine.connect() as connection:
         invoiced = connection.scalars(select(Invoice.order_id).order_by(Invoice.order_id)).all()
         shipped = connection.scalars(select(Order.tracking)).all()
@@ -182,10 +151,3 @@ def test_a_server_that_is_stopped_while_jobs_run_loses_nothing(url: str, carrier
         assert set(shipped) == set(carrier.parcels.values()) == carrier.pickups
         assert connection.scalars(select(jobs.Run.outcome)).all() == ["succeeded"] * 60
     engine.dispose()
-
-
-def states(engine: Engine) -> dict[str, int]:
-    """Return the number of jobs in each state."""
-    with engine.connect() as connection:
-        rows = connection.execute(select(jobs.Job.state, func.count()).group_by(jobs.Job.state))
-        return {str(state): number for state, number in rows}

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
 from email.message import EmailMessage
-from typing import Self
 
 import pytest
 from flask import Flask
@@ -44,21 +43,17 @@ def client(app: Flask) -> Iterator[FlaskClient]:
 
 @pytest.fixture
 def mails(monkeypatch: pytest.MonkeyPatch) -> list[EmailMessage]:
+    """The mails that would be sent through a server."""
     sent: list[EmailMessage] = []
 
-    class Server:
-        def __init__(self, host: str, timeout: float) -> None:
-            assert host == "mail.example.com"
+    def keep(server: smtplib.SMTP, mail: EmailMessage) -> None:
+        sent.append(mail)
 
-        def __enter__(self) -> Self:
-            return self
+    def connect(*to: object) -> tuple[int, bytes]:
+        return 220, b""
 
-        def __exit__(self, *error: object) -> None: ...
-
-        def send_message(self, mail: EmailMessage) -> None:
-            sent.append(mail)
-
-    monkeypatch.setattr(smtplib, "SMTP", Server)
+    monkeypatch.setattr(smtplib.SMTP, "connect", connect)
+    monkeypatch.setattr(smtplib.SMTP, "send_message", keep)
     return sent
 
 

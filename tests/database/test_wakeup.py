@@ -299,7 +299,10 @@ def no_token(*_: object) -> None:
 
 
 @pytest.mark.slow
-def test_where_no_connection_can_be_made_commits_go_on_and_ask_for_one_rarely(engine: Engine, sent: Sent) -> None:
+def test_where_no_connection_can_be_made_commits_go_on_and_ask_for_one_rarely(
+    engine: Engine, sent: Sent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sqla_jobs.database.notify._IDLE", 6.0)
     attempts: list[object] = []
     engine.connect().close()  # the only one that there will be
     others = threading.enumerate()

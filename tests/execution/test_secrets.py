@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from flask import Flask
+from flask.testing import FlaskClient
 from sqlalchemy import CheckConstraint, Engine, Text, insert, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
@@ -189,12 +190,17 @@ def check(output: str, secret: Any, where: object) -> None:
             assert at < 0, f"{where} shows {piece!r:.60}: …{shown[max(0, at - 100) : at + 200]!r}…"
 
 
-def outputs(session: Session, ids: list[int]) -> Iterator[tuple[str, str]]:
-    """All that anybody can see of these jobs, and where."""
+def visitor() -> FlaskClient:
+    """Of the dashboard, below /ops."""
     app = Flask("tests.execution.test_secrets")
     app.testing = True
     app.register_blueprint(create_blueprint(jobs, authorize=allow_everyone), url_prefix="/ops")
-    client = app.test_client()
+    return app.test_client()
+
+
+def outputs(session: Session, ids: list[int]) -> Iterator[tuple[str, str]]:
+    """All that anybody can see of these jobs, and where."""
+    client = visitor()
     schedules = session.scalars(select(jobs.Schedule.id)).all()
     paths = ["", "jobs", "jobs?state=failed", "jobs?task=leak", "schedules", "audit", *(f"jobs/{n}" for n in ids)]
     paths += [path for n in schedules for path in (f"schedules/{n}", f"schedules/{n}/edit")]
@@ -370,10 +376,7 @@ def test_no_filter_confirms_a_guess(session: Session) -> None:
     other = jobs.Job(task="unknown", args={"secret": "Zk-guess"}, unique_key="another")
     session.add(other)
     session.commit()
-    app = Flask("guess")
-    app.testing = True
-    app.register_blueprint(create_blueprint(jobs, authorize=lambda: "viewer"), url_prefix="/ops")
-    client = app.test_client()
+    client = visitor()
     for query in ({"key": "login Zk-guess"}, {"args": "secret=Zk-guess,url=x"}, {"args": '{"secret":"Zk-guess"}'}):
         page = client.get("/ops/jobs", query_string=query).text
         assert ">give_back" not in page.partition("<tbody")[2]
@@ -400,12 +403,8 @@ def test_a_change_of_many_leaves_no_guess_in_the_audit(session: Session) -> None
     other = jobs.Job(task="unknown", args={"secret": "Zk-typed"}, state="queued")
     session.add(other)
     session.commit()
-    app = Flask("guess")
-    app.testing = True
-    app.register_blueprint(create_blueprint(jobs, authorize=allow_everyone), url_prefix="/ops")
-    client = app.test_client()
     fields = {"action": "cancel", "all": "1", "args": "secret=Zk-typed", "until": str(other.id)}
-    assert client.post("/ops/jobs/change/run", data=fields).status_code == 200
+    assert visitor().post("/ops/jobs/change/run", data=fields).status_code == 200
     (line,) = session.scalars(select(jobs.Audit)).all()
     assert line.details["filter"]["args"] == HIDDEN
     assert line.details["changed"] == 1
@@ -415,10 +414,7 @@ def test_what_a_form_of_a_schedule_holds_back_stays_as_it_is(session: Session) -
     args = {"way": "by Zk-held-back", "secret": "Zk-held-back"}
     session.add(schedule := jobs.Schedule(name="s", task="leak", cron="* * * * *", args=args))
     session.commit()
-    app = Flask("form")
-    app.testing = True
-    app.register_blueprint(create_blueprint(jobs, authorize=allow_everyone), url_prefix="/ops")
-    client = app.test_client()
+    client = visitor()
     page = client.get(f"/ops/schedules/{schedule.id}/edit").text
     assert WITHHELD not in page
     fields = {"task": "leak", "cron": "1 * * * *", "args": '{"number": 7}'}

@@ -120,27 +120,6 @@ def test_a_locked_head_of_an_ordered_key_blocks_and_is_not_skipped(database: Eng
     assert arguments(claims.limited(), database) == [0]
 
 
-def test_a_late_commit_with_a_lower_position_does_not_start_between_two_attempts(
-    database: Engine, claims: Claims
-) -> None:
-    """F8: what has begun is the head, whatever its position."""
-    with Session(database) as late:
-        shop.ordered.enqueue(late, account=1, n=1)
-        late.flush()
-        enqueue(database, shop.ordered, [{"account": 1, "n": 2}])
-        (second,) = claims.limited()
-        late.commit()
-    claims.fail(second, again_in=3600)
-    assert claims.limited() == [], "it waits for its retry"
-    with Session(database) as session:
-        assert jobs.retry(session, second.job_id)
-        session.commit()
-    claimed = claims.limited()
-    assert arguments(claimed, database) == [2]
-    claims.end(*claimed)
-    assert arguments(claims.limited(), database) == [1]
-
-
 def test_what_has_begun_is_the_head_also_where_it_was_given_back(database: Engine, claims: Claims) -> None:
     """Rescued or released it is queued again, at the end of its queue."""
     enqueue(database, shop.ordered, numbered(3, account=1))
@@ -154,28 +133,6 @@ def test_what_has_begun_is_the_head_also_where_it_was_given_back(database: Engin
         assert other.limited() == []
         other.end(*claimed)
         assert arguments(other.limited(), database) == [1]
-
-
-def test_what_has_begun_is_the_head_over_queues_and_unequal_gates(database: Engine, claims: Claims) -> None:
-    with Session(database) as session:
-        shop.ordered.options(queue="other").enqueue(session, account=1, n=0)
-        shop.ordered.enqueue(session, account=1, n=1)
-        session.commit()
-        assert claims.limited() == [], "the head is in the other queue"
-        (first,) = claims.limited(queue="other")
-        claims.fail(first, again_in=3600)
-        assert claims.limited() == []
-        session.execute(text("UPDATE sqla_jobs SET gates = gates || '{#more}' WHERE args->>'n' = '0'"))
-        session.execute(text("UPDATE sqla_jobs SET run_at = now() WHERE state = 'scheduled'"))
-        session.commit()
-        assert claims.limited() == []
-        assert jobs.retry(session, first.job_id)
-        session.commit()
-        assert claims.limited() == []
-        again = claims.limited(queue="other")
-        assert [job.job_id for job in again] == [first.job_id]
-        claims.end(*again)
-        assert arguments(claims.limited(), database) == [1]
 
 
 @pytest.mark.parametrize("change", ["move many", "update"])
@@ -244,28 +201,6 @@ def test_a_job_that_waits_for_its_retry_while_a_person_retries_another_keeps_the
     assert claims.limited() == []
 
 
-@pytest.mark.parametrize("decision", ["cancel", "delete", "retry"])
-def test_a_failed_job_of_a_held_key_is_waited_for_until_somebody_decides(
-    database: Engine, claims: Claims, decision: str
-) -> None:
-    enqueue(database, shop.held, ({"account": 1} for _ in range(2)))
-    (first,) = claims.limited()
-    claims.fail(first)
-    assert claims.limited() == []
-    with Session(database) as session:
-        if decision == "delete":
-            session.delete(session.get_one(jobs.Job, first.job_id))
-        elif decision == "cancel":
-            assert jobs.cancel(session, first.job_id)
-        else:
-            assert jobs.retry(session, first.job_id)
-        session.commit()
-    claimed = claims.limited()
-    assert len(claimed) == 1
-    assert (claimed[0].job_id == first.job_id) == (decision == "retry")
-    assert claims.limited() == []
-
-
 # --- rates
 
 
@@ -282,15 +217,6 @@ def test_a_start_counts_from_the_moment_after_the_lock(database: Engine, claims:
         logged = session.scalar(select(func.min(jobs.Start.started_at)))
     assert len(claim.result()) == 2
     assert free_at <= first == logged
-
-
-def test_a_server_clock_that_goes_back_starts_no_more_than_the_rate(database: Engine, claims: Claims) -> None:
-    """What was logged in the future counts, until that is a window ago."""
-    enqueue(database, shop.rated, numbered(12))
-    assert len(claims.limited()) == 5
-    with database.begin() as connection:
-        connection.execute(text("UPDATE sqla_starts SET started_at = started_at + interval '1 hour'"))
-    assert claims.limited() == []
 
 
 def test_a_start_that_does_not_happen_does_not_count(database: Engine, claims: Claims) -> None:
@@ -338,37 +264,7 @@ def time_held(claims: Claims) -> Generator[Session]:
     claims.engine.dispose()
 
 
-def test_a_retry_counts_as_a_start(database: Engine, claims: Claims) -> None:
-    enqueue(database, shop.rated, numbered(8))
-    with Session(database) as session:  # whatever else the machine does, the window does not pass
-        jobs.set_limit(session, shop.rated, rate=5, per=60.0)
-        session.commit()
-    claimed = claims.limited(3)
-    for job in claimed:
-        claims.fail(job, again_in=0)
-    claims.promote()
-    assert len(claims.limited()) == 2
-    assert claims.limited() == []
-
-
 # --- limits that change, and jobs without their gates
-
-
-def test_a_gate_without_a_row_and_a_row_that_was_cleared_limit_nothing(database: Engine, claims: Claims) -> None:
-    with Session(database) as session:
-        jobs.set_limit(session, shop.plain, running=1)
-        session.commit()
-        enqueue(database, shop.plain, numbered(3))
-        claims.repair()
-        assert len(claims.limited()) == 1
-        assert jobs.clear_limit(session, shop.plain)
-        session.commit()
-        assert [limit.running for limit in session.scalars(select(jobs.Limit).where(jobs.Limit.gate == "#plain"))] == [
-            None
-        ]
-        session.execute(text("UPDATE sqla_jobs SET gates = '{#nobody}' WHERE args->>'n' = '2'"))
-        session.commit()
-    assert len(claims.limited()) == 2
 
 
 def test_a_running_job_that_somebody_holds_locked_still_holds_its_place(database: Engine, claims: Claims) -> None:

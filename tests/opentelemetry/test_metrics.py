@@ -7,7 +7,6 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.testing import drain
 from tests import traced_shop as shop
-from tests.helpers import wait_until
 from tests.opentelemetry.conftest import Exported
 from tests.traced_shop import jobs
 
@@ -97,13 +96,3 @@ def test_attempts_are_counted_by_outcome(session: Session, exported: Exported) -
     ]
     assert exported.metric(CONSUMED) == expected
     assert exported.metric(PROCESS_DURATION) == expected
-
-
-def test_what_a_transactional_task_enqueues_is_counted_with_its_commit(
-    database: Engine, session: Session, exported: Exported
-) -> None:
-    shop.orders.enqueue(session, to="ada")
-    session.commit()
-    with jobs.worker(["default", "mail"]):
-        wait_until(lambda: exported.total(CONSUMED) == 2)
-    assert exported.total(SENT) == 2

@@ -50,8 +50,8 @@ def test_a_crash_uses_no_attempt_of_a_job_that_counts_its_losses_apart(
 ) -> None:
     """The only attempt of a job, whose process is killed twice as if by another job. Its sibling is charged."""
     with Session(database) as session:
-        mine = shop.mark.options(max_attempts=1, max_lost=3).enqueue(session, n=1, seconds=3.0)
-        other = shop.mark.options(max_attempts=1).enqueue(session, n=2, seconds=3.0)
+        mine = shop.mark.options(max_attempts=1, max_lost=3).enqueue(session, n=1, seconds=2.0)
+        other = shop.mark.options(max_attempts=1).enqueue(session, n=2, seconds=2.0)
         session.commit()
         ids = [mine.id, other.id]
 

@@ -487,7 +487,7 @@ def test_what_a_hung_process_has_not_begun_is_run_by_others_and_it_is_killed_lat
 ) -> None:
     """Its interpreter is held by C code, and the task has no timeout. The lease is an hour."""
     calm = ("--heartbeat", "1", "--lease", "3600", "--concurrency", "1")
-    start_worker(database_url, *calm, "--hung-after", "20")
+    start_worker(database_url, *calm, "--hung-after", "13")
     with Session(database) as session:
         hang_in_the_midst(session)
     wait_until(lambda: is_held(database))

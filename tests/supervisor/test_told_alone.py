@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
-from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
-from sqlalchemy.orm import Session
 
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import Settings
@@ -20,11 +17,6 @@ from sqla_jobs.supervisor.messages import Address, FoundMore, Heard, PassOn, Tab
 from sqla_jobs.worker.backlog import Backlog
 from sqla_jobs.worker.claimer import _answer
 from sqla_jobs.worker.lane import Lane
-from sqla_jobs.worker.lookout import OwnLookout
-from tests import shop
-from tests.counting import states
-from tests.helpers import wait_until
-from tests.shop import jobs
 
 
 @dataclass
@@ -90,39 +82,3 @@ def test_a_worker_answers_with_a_free_slot_until_it_has_told_others() -> None:
     lane.backlog._running = 1
     assert not _answer([lane], "default")
     assert not _answer([lane], "unknown")
-
-
-def test_others_are_told_once_between_two_rests(database: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    events: list[str] = []
-    rest = Lane.rest
-
-    def resting(self: Lane, until: float) -> None:
-        if type(self) is Lane:  # without limits
-            events.append("rest")
-        rest(self, until)
-
-    def told(self: OwnLookout, queue: str) -> None:
-        events.append("told")
-
-    monkeypatch.setattr(OwnLookout, "found_more", told)
-    monkeypatch.setattr(Lane, "rest", resting)
-
-    def enqueue(count: int) -> None:
-        with Session(database) as session:
-            shop.wait.enqueue_many(session, ({"n": n} for n in range(count)))
-            session.commit()
-
-    shop.gate.clear()
-    with jobs.worker({"default": 1}) as worker:
-        parts = worker._shards.at_work[""]
-        for _ in range(2):
-            events.clear()
-            enqueue(3)
-            wait_until(lambda: states(database)["running"] >= 1)
-            wait_until(lambda: "told" in events)
-            enqueue(3)
-            shop.gate.set()
-            wait_until(lambda: states(database).keys() == {"succeeded"})
-            wait_until(lambda: parts.claimer.heard("default"))
-            assert ("told", "told") not in pairwise(events)
-            shop.gate.clear()

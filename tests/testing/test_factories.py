@@ -74,12 +74,6 @@ def test_a_job_has_the_gates_and_the_key_of_its_task(kit_session: Session) -> No
     assert make_job(kit_session, settle, args={"order": order}).args == {"order": order.id}
 
 
-def test_a_task_that_is_not_declared_can_have_jobs(kit_session: Session) -> None:
-    job = make_job(kit_session, jobs, task="of.another.service", args={"any": [1]}, state="running", queue="mail")
-    assert (job.task, job.args, job.queue) == ("of.another.service", {"any": [1]}, "mail")
-    assert make_job(kit_session, jobs).task == "example"
-
-
 def test_a_run_of_each_outcome_is_added_to_a_job(kit_session: Session) -> None:
     job = make_job(kit_session, send, attempt=1)
     for outcome in RunOutcome:

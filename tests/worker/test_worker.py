@@ -174,30 +174,6 @@ def test_under_load_two_batches_of_ends_are_stored_at_a_time_and_none_is_lost(se
     assert session.scalar(select(func.count()).select_from(jobs.Run)) == 4000
 
 
-@pytest.mark.slow
-def test_jobs_of_a_resumed_task_start_though_claiming_has_gone_far_beyond_them(
-    session: Session, database: Engine
-) -> None:
-    shop.mark.enqueue(session, n=0)
-    jobs.pause(session, task=shop.mark)
-    session.commit()
-    began = time.monotonic()
-
-    def goes_on() -> bool:
-        """For longer than it takes the scan floors to move up."""
-        shop.write.enqueue(session, n=1)
-        session.commit()
-        wait_until(lambda: states(session).keys() == {"queued", "succeeded"} and states(session)["queued"] == 1)
-        return time.monotonic() - began > 3
-
-    with jobs.worker(bind=database):
-        wait_until(goes_on)
-        assert states(session)["queued"] == 1
-        jobs.resume(session, task=shop.mark)
-        session.commit()
-        wait_until(lambda: states(session).keys() == {"succeeded"}, timeout=5)
-
-
 @pytest.mark.parametrize("transactional", [False, True])
 def test_the_last_progress_of_a_run_is_stored_with_its_end(
     session: Session, engine: Engine, transactional: bool

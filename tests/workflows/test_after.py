@@ -28,21 +28,6 @@ def reaches(session: Session, job: JobMixin, state: str) -> None:
     wait_until(lambda: state_of(session, job) == state, message=f"job {job.id} is {state_of(session, job)}")
 
 
-def test_a_job_starts_once_the_job_before_it_has_succeeded(session: Session, worker: Worker) -> None:
-    first = shop.wait.enqueue(session, n=1)
-    second = shop.mark.options(after=first).enqueue(session, n=2)
-    session.commit()
-    assert second.state is JobState.blocked
-    assert second.waits_for == first.id
-    reaches(session, first, "running")
-    assert state_of(session, second) == "blocked"
-    shop.gate.set()
-    reaches(session, second, "succeeded")
-    assert second.started_at is not None
-    assert first.finished_at is not None
-    assert second.started_at >= first.finished_at
-
-
 def test_a_job_after_jobs_that_have_ended_is_queued_at_once(session: Session, database: Engine) -> None:
     first = shop.mark.enqueue(session, n=1)
     session.commit()
@@ -72,17 +57,6 @@ def test_what_becomes_of_a_job_after_one_that_fails_and_is_retried(
         assert states(session) == {bad.id: "queued", after.id: "blocked", last.id: "blocked"}
         assert jobs.worker(bind=database).drain() == 3
         assert set(states(session).values()) == {"succeeded"}
-
-
-def test_a_cancel_releases_or_cancels_what_waits(session: Session, worker: Worker) -> None:
-    first = shop.mark.options(delay=3600).enqueue(session, n=1)
-    cancelled = shop.mark.options(after=first).enqueue(session, n=2)
-    runs = shop.mark.options(after=first, if_failed="run").enqueue(session, n=3)
-    session.commit()
-    jobs.cancel(session, first)
-    session.commit()
-    reaches(session, cancelled, "cancelled")
-    reaches(session, runs, "succeeded")
 
 
 def test_a_deleted_prerequisite_counts_as_cancelled(session: Session, worker: Worker) -> None:

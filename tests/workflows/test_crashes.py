@@ -1,107 +1,21 @@
-"""Graphs whose workers and server are killed: each job runs once, its effects are there once, and nothing is stuck."""
+"""Graphs whose worker is killed or stopped at each statement of a resolve: what is left to others goes on."""
 
 from __future__ import annotations
 
 import signal
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any
 
 import pytest
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
-from sqla_jobs import JobMixin, Jobs
-from sqla_jobs.postgres import LocalServer
-from tests import graph_shop, shop
-from tests.conftest import ROOT, StartWorker
-from tests.counting import engine_on, states, tried
-from tests.graph_shop import Effect, jobs, write
+from tests import shop
+from tests.conftest import ROOT
 from tests.helpers import wait_until
 from tests.workflows.resolving import state
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def application(request: pytest.FixtureRequest) -> Jobs[Any]:
-    return shop.jobs if "graph" in request.fixturenames else jobs
-
-
-@pytest.fixture
-def start(start_worker: StartWorker) -> Callable[..., subprocess.Popen[bytes]]:
-    def start(url: str, *options: str) -> subprocess.Popen[bytes]:
-        return start_worker(url, "--concurrency", "4", *options, application="tests.graph_shop:jobs")
-
-    return start
-
-
-Start = Callable[..., subprocess.Popen[bytes]]
-
-
-def runs(engine: Engine) -> Counter[int]:
-    """How often each job ran to its end."""
-    with Session(engine) as session:
-        return Counter(session.scalars(select(jobs.Run.job_id).where(jobs.Run.outcome == "succeeded")))
-
-
-def effects(engine: Engine) -> Counter[int]:
-    with Session(engine) as session:
-        return Counter(session.scalars(select(Effect.n)))
-
-
-def all_succeed(engine: Engine, number: int, *, timeout: float = 60.0) -> None:
-    wait_until(lambda: states(engine)["succeeded"] == number, timeout=timeout, message=f"the jobs are {states(engine)}")
-    assert states(engine) == {"succeeded": number}
-    assert set(runs(engine).values()) == {1}
-    with Session(engine) as session:
-        before, after = select(jobs.Job).subquery("before").c, select(jobs.Job).subquery("after").c
-        edge = jobs._models.tables["edges"].c
-        early = select(func.count()).where(
-            edge.job_id == after.id, edge.needs_id == before.id, after.started_at < before.finished_at
-        )
-        assert session.scalar(early) == 0, "a job started before one that it is after had ended"
-
-
-def layers(session: Session, depth: int, width: int, *, seconds: float) -> int:
-    """A diamond of diamonds. Returns the number of jobs, whose numbers begin at 0."""
-    number = 0
-
-    def job(after: Sequence[JobMixin]) -> JobMixin:
-        nonlocal number
-        options = write.options(after=after) if after else write
-        number += 1
-        return options.enqueue(session, n=number - 1, seconds=seconds)
-
-    corners = [job([])]
-    for _ in range(depth):
-        sides = [job(corners) for _ in range(width)]
-        inner = [[job([side]) for _ in range(2)] for side in sides]
-        corners = [job([*pair, side]) for pair, side in zip(inner, sides, strict=True)]
-        corners = [job(corners)]
-    return number
-
-
-def test_a_crash_of_the_server_in_the_middle_of_a_graph(start: Start) -> None:
-    """It undoes resolves, whose commits do not wait for the disk."""
-    with LocalServer(durable=True) as server, engine_on(server.url) as engine:
-        graph_shop.Base.metadata.create_all(engine)
-        with Session(engine) as session:
-            number = layers(session, 4, 8, seconds=0.01)
-            session.commit()
-        for _ in range(2):
-            start(server.url)
-        wait_until(lambda: states(engine)["succeeded"] > number // 3, timeout=60)
-        server.crash()
-        server.start()
-        wait_until(lambda: tried(lambda: states(engine) == {"succeeded": number}), timeout=60)
-        all_succeed(engine, number)
-        assert effects(engine) == dict.fromkeys(range(number), 1)
-
-
-# --- at each statement
 
 
 def dying(url: str, name: str, statement: int) -> subprocess.Popen[str]:

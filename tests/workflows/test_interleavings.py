@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs import ArgumentsError, JobMixin, JobsError, JobState
 from sqla_jobs.actions.jobs import Delete
+from sqla_jobs.models.workflow_columns import BatchMixin
 from sqla_jobs.queries.resolve import MOST
 from tests import shop
 from tests.helpers import states
@@ -451,6 +452,18 @@ def test_a_cancel_waits_for_the_resolver(
 # --- who joins a batch beside its closing
 
 
+def reported(session: Session, one: Process) -> tuple[BatchMixin, shop.MyJob, shop.MyJob]:
+    """A batch whose only job has ended, that job, and the one after the batch."""
+    batch = jobs.batch(session)
+    first = mark(session, batch=batch)
+    session.flush()
+    report = mark(session, after=batch)
+    session.commit()
+    one.claim()
+    one.end(first)
+    return batch, first, report
+
+
 @pytest.mark.parametrize(
     ("place", "ends"),
     [
@@ -461,13 +474,7 @@ def test_a_cancel_waits_for_the_resolver(
 def test_a_batch_stays_open_for_whoever_is_joining(
     place: str, ends: str, session: Session, database: Engine, one: Process, other: Session
 ) -> None:
-    batch = jobs.batch(session)
-    first = mark(session, batch=batch)
-    session.flush()
-    report = mark(session, after=batch)
-    session.commit()
-    one.claim()
-    one.end(first)
+    batch, first, report = reported(session, one)
     joined = mark(other, batch=other.merge(batch, load=False))
     other.flush()
     joined_id = joined.id
@@ -489,13 +496,7 @@ def test_a_batch_stays_open_for_whoever_is_joining(
 def test_who_joins_waits_for_the_closing(
     is_rolled_back: bool, session: Session, database: Engine, one: Process, other: Session
 ) -> None:
-    batch = jobs.batch(session)
-    first = mark(session, batch=batch)
-    session.flush()
-    report = mark(session, after=batch)
-    session.commit()
-    one.claim()
-    one.end(first)
+    batch, first, report = reported(session, one)
     joining: list[Any] = []
 
     def join() -> int:
@@ -525,13 +526,7 @@ def test_who_joins_waits_for_the_closing(
 
 
 def test_nobody_joins_a_closed_batch_by_an_old_snapshot(session: Session, database: Engine, one: Process) -> None:
-    batch = jobs.batch(session)
-    first = mark(session, batch=batch)
-    session.flush()
-    report = mark(session, after=batch)
-    session.commit()
-    one.claim()
-    one.end(first)
+    batch, first, report = reported(session, one)
     with Session(database.execution_options(isolation_level="REPEATABLE READ")) as joining:
         mine = joining.get_one(jobs.Batch, batch.id)
         one.resolve(first)
