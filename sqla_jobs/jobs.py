@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import groupby
@@ -20,6 +21,7 @@ from sqla_jobs.binds import Bound
 from sqla_jobs.database.binding import Bind
 from sqla_jobs.database.commits import savepoint
 from sqla_jobs.database.notify import tell_of_jobs, tell_of_schedules
+from sqla_jobs.database.sharding import is_sharded
 from sqla_jobs.errors import ArgumentsError, ConfigurationError
 from sqla_jobs.models.columns import (
     AuditMixin,
@@ -47,7 +49,7 @@ from sqla_jobs.tasks.enqueued import Enqueued
 from sqla_jobs.tasks.hooks import EventName, H, Hooks, M, S, W, event_names
 from sqla_jobs.tasks.registry import Tasks
 from sqla_jobs.tasks.schedule import ScheduleOptions, Schedules
-from sqla_jobs.tasks.sessions import AnySession, plain_session
+from sqla_jobs.tasks.sessions import AnySession, any_session, plain_session, session_at
 from sqla_jobs.tasks.task import Task, TaskDecorator, TaskLike
 
 if TYPE_CHECKING:
@@ -278,7 +280,7 @@ class Jobs(Bound, Generic[J]):
                 f"jobs.enqueue(session, {instance.__qualname__}(…))"
             )
         task = self.tasks.of_class(type(instance))
-        own = plain_session(session, lambda: f"jobs.enqueue(session, {type(instance).__name__}(…))")
+        own = any_session(session, lambda: f"jobs.enqueue(session, {type(instance).__name__}(…))")
         return task.options(**options).enqueue(own, **task._declaration.signature.arguments_of(instance))
 
     @overload
@@ -323,7 +325,7 @@ class Jobs(Bound, Generic[J]):
         of this call remains in the transaction.
         """
         ids: list[int] | None = [] if returning else None
-        own = plain_session(session, "jobs.enqueue_many(session, […])")
+        own = any_session(session, "jobs.enqueue_many(session, […])")
 
         def grouped() -> Iterator[Enqueued]:
             for kind, group in groupby(enumerate(instances), key=lambda item: type(item[1])):
@@ -364,7 +366,8 @@ class Jobs(Bound, Generic[J]):
         """
         from sqla_jobs.monitoring.why import why
 
-        return why(plain_session(session, "jobs.why(session, job)"), self, job)
+        with session_at(session, "jobs.why(session, job)", job) as own:
+            return why(own, self, job)
 
     @overload
     def follow(self, job: J | int, /, *, timeout: float | None = None) -> Following[JobUpdate]: ...
@@ -452,12 +455,15 @@ class Jobs(Bound, Generic[J]):
         jobs may add jobs to it. Once all its jobs have ended and a job after the batch could start, no more jobs can
         join it. A batch without jobs counts as ended.
 
+        In a `ShardedSession`, the batch is added with the first job that joins it, in the shard of that job.
+
         Raises `ArgumentsError` for a name that cannot be stored.
         """
-        own = plain_session(session, "jobs.batch(session)")
+        own = any_session(session, "jobs.batch(session)")
         check_text("name", name)
         batch = self.Batch(name=name)
-        own.add(batch)
+        if not is_sharded(own):
+            own.add(batch)
         return batch
 
     def counts(self, session: AnySession, batch: BatchMixin, /) -> BatchCounts:
@@ -467,7 +473,8 @@ class Jobs(Bound, Generic[J]):
 
         Raises `ArgumentsError` for a batch that is not in the database.
         """
-        return batches.count(plain_session(session, "jobs.counts(session, batch)"), self._models, batch)
+        with session_at(session, "jobs.counts(session, batch)", batch) as own:
+            return batches.count(own, self._models, batch)
 
     @overload
     def cancel(self, session: AnySession, job: J | int, /, *, kill: bool = False) -> bool: ...
@@ -485,9 +492,11 @@ class Jobs(Bound, Generic[J]):
 
         Raises `UnknownJob` if there is no such job.
         """
-        if isinstance(job, BatchMixin):
-            return batches.cancel(self._changing(session, "jobs.cancel(session, batch)"), job, kill=kill)
-        return Cancel(kill=kill).one(self._changing(session, "jobs.cancel(session, job)"), job)
+        what = "batch" if isinstance(job, BatchMixin) else "job"
+        with self._changing_at(session, f"jobs.cancel(session, {what})", job) as it:
+            if isinstance(job, BatchMixin):
+                return batches.cancel(it, job, kill=kill)
+            return Cancel(kill=kill).one(it, job)
 
     @overload
     def retry(self, session: AnySession, job: J | int, /) -> bool: ...
@@ -508,9 +517,11 @@ class Jobs(Bound, Generic[J]):
         Raises `UnknownJob` if there is no such job, and `JobsError` if another live job has its unique key, or its
         arguments were erased.
         """
-        if isinstance(job, BatchMixin):
-            return batches.retry(self._changing(session, "jobs.retry(session, batch)"), job)
-        return Retry().one(self._changing(session, "jobs.retry(session, job)"), job)
+        what = "batch" if isinstance(job, BatchMixin) else "job"
+        with self._changing_at(session, f"jobs.retry(session, {what})", job) as it:
+            if isinstance(job, BatchMixin):
+                return batches.retry(it, job)
+            return Retry().one(it, job)
 
     def signal(self, session: AnySession, job: J | int, name: str, payload: object = None, /) -> bool:
         """Send a signal to a job, as part of the session's transaction. The job receives it with `run.wait_for`.
@@ -527,7 +538,8 @@ class Jobs(Bound, Generic[J]):
 
         Raises `UnknownJob` if there is no such job, and `ArgumentsError` for a name or payload that cannot be stored.
         """
-        return signals.send(self._changing(session, "jobs.signal(session, job, name, payload)"), job, name, payload)
+        with self._changing_at(session, "jobs.signal(session, job, name, payload)", job) as it:
+            return signals.send(it, job, name, payload)
 
     def pause(
         self,
@@ -650,6 +662,11 @@ class Jobs(Bound, Generic[J]):
 
     def _changing(self, session: AnySession, said: str) -> Changing:
         return Changing(plain_session(session, said), self._models, self.tasks)
+
+    @contextmanager
+    def _changing_at(self, session: AnySession, said: str, row: object) -> Generator[Changing]:
+        with session_at(session, said, row) as own:
+            yield Changing(own, self._models, self.tasks)
 
     def worker(
         self,

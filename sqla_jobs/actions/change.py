@@ -16,6 +16,7 @@ from sqla_jobs.actions.audit import Changing
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.database.notify import after_commit
 from sqla_jobs.database.refusals import in_parts, warn
+from sqla_jobs.database.sharding import known_row
 from sqla_jobs.errors import ArgumentsError, JobsError, UnknownJob
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
@@ -205,7 +206,7 @@ class Change:
             it.record(self.name, f"job {job_id}", **self.details, **({"task": held.task} if self.removes else {}))
         elif session.scalar(select(models.Job.id).where(models.Job.id == job_id, self.allowed(models, named=True))):
             raise JobsError(self.refusal(session, models, job_id))
-        known = session.identity_map.get(session.identity_key(models.Job, job_id))
+        known = known_row(session, models.Job, job_id)
         if known is not None and (names := [*self.values(models, {})]):
             session.refresh(known, names)
         return bool(changed)

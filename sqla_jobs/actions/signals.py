@@ -9,6 +9,7 @@ from pydantic_core import from_json
 from sqla_jobs.actions.audit import Changing
 from sqla_jobs.actions.change import id_of, short_waits
 from sqla_jobs.database.notify import after_commit
+from sqla_jobs.database.sharding import known_row
 from sqla_jobs.errors import ArgumentsError, UnknownJob
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.types import ENDED
@@ -48,7 +49,7 @@ def send(it: Changing, job: JobMixin | int, name: str, payload: Any) -> bool:
     queries.store(session, models, job_id, name, encoded)
     if queries.wake(session, models, job_id, name):
         after_commit(session, models.Job, models.channel, "")
-        known = session.identity_map.get(session.identity_key(models.Job, job_id))
+        known = known_row(session, models.Job, job_id)
         if known is not None:
             session.refresh(known, ["state", "position", "run_at"])
     it.record("signal", f"job {job_id}", signal=name)

@@ -13,6 +13,7 @@ from sqlalchemy.exc import InvalidRequestError, PendingRollbackError
 from sqlalchemy.orm import Session, SessionTransaction
 
 from sqla_jobs.database.engines import check_translation
+from sqla_jobs.database.sharding import in_shard, is_sharded, names_its_database, present_shard
 from sqla_jobs.errors import ArgumentsError, JobsError
 
 log: logging.Logger = logging.getLogger("sqla_jobs.database.commits")
@@ -29,6 +30,8 @@ class _Call(NamedTuple):
     entity: type[Any] | None = None
     """An entity whose database must commit before the call. None for calls after a rollback."""
     once: Hashable = None
+    shard: Any = None
+    """The shard in which the call was requested, in a session with several."""
 
 
 Write = Callable[[Session, Sequence[Any]], None]
@@ -40,6 +43,7 @@ class _Last(NamedTuple):
     """The transaction or savepoint in which the item was given."""
     write: Write
     item: Any
+    shard: Any
 
 
 class _Waiting:
@@ -71,7 +75,7 @@ def before_commit(session: Session, write: Write, item: Any) -> None:
     if waiting.is_last_moment:
         write(session, [item])
     else:
-        waiting.last.append(_Last(_present(session), write, item))
+        waiting.last.append(_Last(_present(session), write, item, present_shard(session)))
 
 
 def is_waiting(session: Session) -> bool:
@@ -88,8 +92,9 @@ def write_now(session: Session) -> None:
         given, waiting.last = waiting.last, []
         on_rollback(session, partial(_wait_again, waiting, given))
         try:
-            for write in dict.fromkeys(one.write for one in given):
-                write(session, [one.item for one in given if one.write is write])
+            for write, shard in dict.fromkeys((one.write, one.shard) for one in given):
+                with in_shard(session, shard):
+                    write(session, [one.item for one in given if (one.write, one.shard) == (write, shard)])
         except BaseException:
             _wait_again(waiting, given)
             raise
@@ -107,11 +112,13 @@ def on_commit(session: Session, entity: type[Any], call: Callable[[], None], *, 
     that transaction's commit cannot be observed. Of several requests with the same `once`, only one is carried out.
     """
     waiting: _Waiting = session.info.get(_INFO) or _wait(session)
+    shard = present_shard(session)
     if once is not None:
+        once = once if shard is None else (once, shard)
         if once in waiting.once:
             return
         waiting.once.add(once)
-    waiting.calls.append(_Call(_present(session), call, entity, once))
+    waiting.calls.append(_Call(_present(session), call, entity, once, shard))
 
 
 def on_release(session: Session, entity: type[Any], call: Callable[[], None], *, once: Hashable) -> None:
@@ -121,17 +128,18 @@ def on_release(session: Session, entity: type[Any], call: Callable[[], None], *,
     is carried out. See `on_commit` about `entity`.
     """
     waiting: _Waiting = session.info.get(_INFO) or _wait(session)
-    within = _present(session)
-    if (within, once) not in waiting.once:
-        waiting.once.add((within, once))
-        waiting.calls.append(_Call(within, partial(_call_if_own, session, entity, call), None, (within, once)))
+    within, shard = _present(session), present_shard(session)
+    once = within, once, shard
+    if once not in waiting.once:
+        waiting.once.add(once)
+        waiting.calls.append(_Call(within, partial(_call_if_own, session, entity, call), None, once, shard))
 
 
 def on_rollback(session: Session, call: Callable[[], None]) -> None:
     """Call `call` if the current savepoint is rolled back. Do nothing outside savepoints."""
     if session.in_nested_transaction():
         waiting: _Waiting = session.info.get(_INFO) or _wait(session)
-        waiting.calls.append(_Call(_present(session), call))
+        waiting.calls.append(_Call(_present(session), call, shard=present_shard(session)))
 
 
 def committed_by(session: Session, entity: type[Any]) -> Engine | None:
@@ -154,9 +162,11 @@ def check_open(session: Session, entity: type[Any]) -> None:
     waiting.entities.add(entity)
     transaction = session.get_transaction()
     if transaction is None or transaction.is_active:
-        if _TRANSLATES in session.info:
+        if _TRANSLATES in session.info and names_its_database(session):
             check_translation(session.connection(bind_arguments={"mapper": entity}), entity)
         return
+    if not names_its_database(session):
+        return  # the caller checks it again in the shard of the job
     try:
         session.connection(bind_arguments={"mapper": entity})
     except PendingRollbackError:
@@ -226,7 +236,7 @@ def _check_translation(session: Session, transaction: object, connection: Connec
     session.info[_TRANSLATES] = True
     waiting: _Waiting | None = session.info.get(_INFO)
     for entity in waiting.entities if waiting else ():
-        if session.get_bind(entity).engine is connection.engine:
+        if is_sharded(session) or session.get_bind(entity).engine is connection.engine:
             check_translation(connection, entity)
 
 
@@ -260,7 +270,8 @@ def _forget(session: Session, rolled_back: SessionTransaction) -> None:
         one = waiting.calls.pop()
         waiting.once.discard(one.once)
         if one.entity is None:
-            one.call()
+            with in_shard(session, one.shard):
+                one.call()
     if waiting:
         waiting.last = [one for one in waiting.last if not _is_within(one.within, rolled_back)]
 
@@ -276,16 +287,17 @@ def _call(session: Session, transaction: SessionTransaction) -> None:
         return
     waiting: _Waiting = session.info.pop(_INFO)
     for one in waiting.calls:
-        if not waiting.committed and one.entity is None:  # a closed session reports no rollback
-            one.call()
-        elif waiting.committed and one.entity is not None:
-            _call_if_own(session, one.entity, one.call)
+        with in_shard(session, one.shard):
+            if not waiting.committed and one.entity is None:  # a closed session reports no rollback
+                one.call()
+            elif waiting.committed and one.entity is not None:
+                _call_if_own(session, one.entity, one.call)
 
 
 def _call_if_own(session: Session, entity: type[Any], call: Callable[[], None]) -> None:
     """Call `call` if the session itself ends its transaction in the database of `entity`."""
     try:
-        if committed_by(session, entity):
+        if not names_its_database(session) or committed_by(session, entity):
             call()
     except Exception:
         log.exception("a callback after a commit raised")

@@ -27,6 +27,7 @@ from sqla_jobs.database.commits import committed_by, listen_to_sessions, on_comm
 from sqla_jobs.database.driver import ask, driver
 from sqla_jobs.database.engines import by_psycopg, own_engine
 from sqla_jobs.database.per_engine import PerEngine
+from sqla_jobs.database.sharding import in_shard_of
 from sqla_jobs.database.subscribers import SCHEDULES, forget_subscribers, notify_here
 
 log: logging.Logger = logging.getLogger("sqla_jobs.database.notify")
@@ -114,7 +115,8 @@ def tell_of_jobs(job: type[Any], channel: str) -> None:
 def _listen(entity: type[Any], kinds: Iterable[str], job: type[Any], channel: str, what: str) -> None:
     def changed(mapper: object, connection: object, row: Any) -> None:
         if (session := object_session(row)) is not None:
-            after_commit(session, job, channel, what)
+            with in_shard_of(session, row):
+                after_commit(session, job, channel, what)
 
     for kind in kinds:
         event.listen(entity, kind, changed)

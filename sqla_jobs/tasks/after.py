@@ -11,6 +11,7 @@ from sqlalchemy.orm.attributes import instance_state
 
 from sqla_jobs.database.commits import check_may_flush
 from sqla_jobs.database.notify import after_commit
+from sqla_jobs.database.sharding import check_shard, has_shard, put_into
 from sqla_jobs.database.subscribers import BLOCKED
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.models.columns import JobMixin
@@ -85,6 +86,8 @@ class Waiting:
         self._batch: BatchMixin | None = options.get("batch")
         self.is_after: bool = bool(self._after)
         """True if the jobs are enqueued after other jobs or batches."""
+        self.named: list[JobMixin | BatchMixin] = [*self._after, *([] if self._batch is None else [self._batch])]
+        """The jobs and batches in the options."""
         self._if_failed = IfFailed(options.get("if_failed", IfFailed.cancel))
         self._statements = _statements_of(models)
 
@@ -109,6 +112,19 @@ class Waiting:
                 )
         values = {"batch_id": joined[0]} if joined else {}
         return Begun({**values, **self._waits(found)} if self._after else values, needs, batches)
+
+    def check_shards(self, session: Session, shard: Any) -> None:
+        """Raise `ArgumentsError` if one of the jobs and batches is in another shard than the new job.
+
+        A new batch is added in the shard of this job.
+        """
+        new = [one for one in self.named if isinstance(one, BatchMixin) and not has_shard(one)]
+        for one in self.named:
+            if one not in new:
+                check_shard(session, one, shard, repr(one))
+        for one in new:
+            put_into(one, shard)
+            session.add(one)
 
     def _waits(self, found: Judgement) -> dict[str, Any]:
         """Return the column values of a job that is enqueued after other jobs.

@@ -7,7 +7,7 @@ import inspect
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
@@ -73,6 +73,12 @@ class Codec:
     def _with_keys(self, session: Session, values: Mapping[str, Any]) -> Mapping[str, Any]:
         rows = ((name, entity) for name, entity in self.entities.items() if name in values)
         return {**values, **{name: entity.key_of(self._where(name), session, values[name]) for name, entity in rows}}
+
+    def rows(self, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+        """Yield the rows among the arguments, each with the words that name its argument."""
+        for name, entity in self.entities.items():
+            for row in entity.rows_in(values.get(name)):
+                yield self._where(name), row
 
     @property
     def is_resolvable(self) -> bool:

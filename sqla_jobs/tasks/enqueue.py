@@ -12,6 +12,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from sqla_jobs.database.commits import savepoint
+from sqla_jobs.database.sharding import present_shard, put_into
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models, columns_of
@@ -184,6 +185,8 @@ def add_one(
         gates = gates_of(args)
         behind = {"gates": [*gates], "ordered_by": ordered_gate(gates)}
     job = models.Job(**values, args=args, **behind)
+    if (shard := present_shard(session)) is not None:
+        put_into(job, shard)
     session.add(job)
     return job
 

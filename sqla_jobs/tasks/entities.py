@@ -63,6 +63,10 @@ class Entity:
             raise ArgumentsError(f"{where}: that {self._name} is not in this session; session.add() it first")
         return self._convert(state.identity, "process_bind_param")
 
+    def rows_in(self, value: Any) -> Iterable[Any]:
+        """Return the rows of an argument."""
+        return () if value is None else value if self.many else (value,)
+
     def load(self, where: str, session: Session, key: Any, *, hide: bool) -> Any:
         """Return the row, or the list of rows. Raises `EntityGone` for a missing row; `hide` masks its key."""
         if key is None:

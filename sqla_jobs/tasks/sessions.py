@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.orm import Session, scoped_session
 
 from sqla_jobs.database.engines import is_asynchronous
+from sqla_jobs.database.sharding import in_shard_of, names_its_database, refuse_shards
 from sqla_jobs.errors import ArgumentsError
+from sqla_jobs.models.row import Row
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
@@ -20,7 +23,7 @@ else:
 AnySession = Session | scoped_session[Any]
 
 
-def plain_session(session: AnySession | None, call: str | Callable[[], str]) -> Session:
+def any_session(session: AnySession | None, call: str | Callable[[], str]) -> Session:
     """Return the given `Session`, or the one inside a `scoped_session`. Raises `ArgumentsError` for any other object.
 
     `call` is the correct call as text, such as "jobs.cancel(session, job)", or a function that returns this text.
@@ -31,6 +34,28 @@ def plain_session(session: AnySession | None, call: str | Callable[[], str]) -> 
         inner: Session = session()
         return inner
     raise _refusal(session, call if isinstance(call, str) else call())
+
+
+def plain_session(session: AnySession | None, call: str | Callable[[], str]) -> Session:
+    """Return a session like `any_session`. Raises `ArgumentsError`, too, for one with several databases."""
+    own = any_session(session, call)
+    if names_its_database(own):
+        return own
+    raise refuse_shards(call if isinstance(call, str) else call())
+
+
+@contextmanager
+def session_at(session: AnySession | None, call: str, row: object) -> Generator[Session]:
+    """Yield a session like `plain_session`, or one with several databases that works in the shard of `row`.
+
+    `row` is a job or a batch, or else anything that does not name a shard.
+    """
+    own = any_session(session, call)
+    if isinstance(row, Row):
+        with in_shard_of(own, row):
+            yield own
+    else:
+        yield plain_session(own, call)
 
 
 def synchronous_session(session: object) -> Session | None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, 
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import cached_property
+from itertools import chain, islice
 from types import MethodType
 from typing import (
     TYPE_CHECKING,
@@ -26,6 +27,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.database.commits import check_open, savepoint
 from sqla_jobs.database.notify import after_commit
+from sqla_jobs.database.sharding import check_shard, in_shard, is_sharded, shard_of
 from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.models.columns import JobMixin
@@ -39,8 +41,9 @@ from sqla_jobs.tasks.enqueue import EnqueueOptions, add_many, add_one, check_opt
 from sqla_jobs.tasks.enqueued import Enqueued
 from sqla_jobs.tasks.hooks import Hooks
 from sqla_jobs.tasks.schedule import ScheduleOptions, Schedules
-from sqla_jobs.tasks.sessions import AnySession, plain_session
+from sqla_jobs.tasks.sessions import AnySession, any_session
 from sqla_jobs.tasks.tracing import UNTRACED, Sending
+from sqla_jobs.tasks.unique import Keyed
 from sqla_jobs.tasks.unique_jobs import add_at_commit, add_many_unique, add_unique, rule_for
 
 if TYPE_CHECKING:
@@ -179,7 +182,7 @@ class Enqueuer(Generic[C, J]):
     def _add(self, session: AnySession | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> J:
         """Add a job to the caller's session, as `enqueue` does."""
         if not isinstance(session, Session):
-            session = plain_session(session, lambda: self._call(args, kwargs))
+            session = any_session(session, lambda: self._call(args, kwargs))
         if self._hooks.tracing is None:
             return self._insert(session, args, kwargs)[0]
         with self._sending(session) as sending:
@@ -190,16 +193,37 @@ class Enqueuer(Generic[C, J]):
 
     def _insert(self, session: Session, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[J, int | None]:
         """Add a job. Return the job, and the number of inserted jobs: 1 or 0. With `at_commit`, both are None."""
-        declaration, unique = self._declaration, self._unique
         check_open(session, self._models.Job)
         given = self._bind(args, kwargs)
+        codec, unique = self._declaration.codec, self._unique
+        item = codec.stored(session, given) if unique is None else unique.keyed(codec.encode(session, given))
+        if not is_sharded(session):
+            return self._store(session, item)
+        with in_shard(session, self._shard_for(session, given, _stored(item))):
+            check_open(session, self._models.Job)
+            return self._store(session, item)
+
+    def _shard_for(self, session: Session, given: Mapping[str, Any], stored: Mapping[str, Any]) -> Any:
+        """Return the shard that the application chooses for a job with these arguments.
+
+        Raises `ArgumentsError` if what the job refers to is in another shard.
+        """
+        values = {name: value for name, value in self._values.items() if name != "run_at"}
+        shard = shard_of(session, self._models.Job(**values, args=stored))
+        for where, row in self._declaration.codec.rows(given):
+            check_shard(session, row, shard, where)
+        if self._waiting is not None:
+            self._waiting.check_shards(session, shard)
+        return shard
+
+    def _store(self, session: Session, item: Keyed | dict[str, Any]) -> tuple[J, int | None]:
+        """Add a job with these arguments, which may have a unique key."""
+        declaration, unique = self._declaration, self._unique
         begun = None if self._waiting is None else self._waiting.begin(session)
         added: tuple[J, int | None]
-        item = None if unique is None else unique.keyed(declaration.codec.encode(session, given))
-        if unique is None or item is None or item.key is None:
-            stored = from_json(item.args) if item is not None else declaration.codec.stored(session, given)
+        if unique is None or isinstance(item, dict) or item.key is None:
             values = self._all_values(self._columns, begun)
-            added = add_one(session, self._models, values, stored, declaration.make_gates), 1
+            added = add_one(session, self._models, values, _stored(item), declaration.make_gates), 1
         elif unique.policy.at_commit:
             values = self._all_values(self._values, begun)
             add_at_commit(session, self._models, values, item.key, item.args, unique, declaration.make_gates)
@@ -251,40 +275,61 @@ class Enqueuer(Generic[C, J]):
         self, session: AnySession, arguments: Iterable[tuple[int, Mapping[str, Any]]], ids: list[int] | None, /
     ) -> Enqueued:
         """Enqueue numbered mappings like `enqueue_many`. Errors show these numbers. `ids` receives the jobs' ids."""
-        into = plain_session(session, lambda: f"{self._written}.enqueue_many(session, […])")
+        into = any_session(session, lambda: f"{self._written}.enqueue_many(session, […])")
         declaration, unique = self._declaration, self._unique
+        has_shards, shards = is_sharded(into), list[Any]()
 
-        def each(convert: Callable[[bytes], T]) -> Iterator[T]:
+        def each(convert: Callable[[bytes], Any]) -> Iterator[Any]:
             for number, values in arguments:
                 if not isinstance(values, Mapping):
                     raise ArgumentsError(f"item {number} must be a mapping of arguments, got {type(values).__name__}")
                 try:
-                    yield convert(declaration.codec.encode(into, self._bind((), dict(values))))
+                    given = self._bind((), dict(values))
+                    encoded = declaration.codec.encode(into, given)
+                    if has_shards:
+                        self._add_shard(into, given, encoded, shards)
+                    yield convert(encoded)
                 except ArgumentsError as error:
                     raise ArgumentsError(f"item {number}: {error}") from None
 
-        with self._sending(into) as sending, self._entering(into, ids) as (begun, ids):
-            if unique is None:
-                columns = self._all_values(self._columns, begun)
-                count = add_many(into, self._models, columns, each(bytes), declaration.make_gates, ids)
-            elif unique.policy.at_commit:
-                raise ArgumentsError(
-                    f"{declaration.name}: enqueue_many returns what it has stored, and Unique(at_commit=True) stores "
-                    "nothing before the commit: call enqueue for each job, which sends no statement, or give "
-                    "options(unique=…) without at_commit="
-                )
-            elif "unique_key" in self._options:
-                raise ArgumentsError(
-                    "enqueue_many takes no unique_key: at most one of its jobs could be enqueued; "
-                    "give a Unique, which makes a key of the arguments of each"
-                )
-            else:
-                values = self._all_values(self._values, begun)
-                items = each(unique.keyed)
-                count = add_many_unique(into, self._models, values, items, unique, declaration.make_gates, ids)
-            after_commit(into, self._models.Job, self._models.channel, self._message)
+        if unique is not None and unique.policy.at_commit:
+            raise ArgumentsError(
+                f"{declaration.name}: enqueue_many returns what it has stored, and Unique(at_commit=True) stores "
+                "nothing before the commit: call enqueue for each job, which sends no statement, or give "
+                "options(unique=…) without at_commit="
+            )
+        if "unique_key" in self._options:
+            raise ArgumentsError(
+                "enqueue_many takes no unique_key: at most one of its jobs could be enqueued; "
+                "give a Unique, which makes a key of the arguments of each"
+            )
+        with self._sending(into) as sending:
+            items = each(bytes if unique is None else unique.keyed)
+            if has_shards:
+                items = chain([*islice(items, 1)], items)  # the first job decides about the shard
+                if not shards:
+                    sending.many(0)
+                    return Enqueued()
+            with in_shard(into, *shards), self._entering(into, ids) as (begun, ids):
+                if unique is None:
+                    columns = self._all_values(self._columns, begun)
+                    count = add_many(into, self._models, columns, items, declaration.make_gates, ids)
+                else:
+                    values = self._all_values(self._values, begun)
+                    count = add_many_unique(into, self._models, values, items, unique, declaration.make_gates, ids)
+                after_commit(into, self._models.Job, self._models.channel, self._message)
             sending.many(count)
         return count
+
+    def _add_shard(self, session: Session, given: Mapping[str, Any], encoded: bytes, shards: list[Any]) -> None:
+        """Add the shard of the first job to `shards`. Raises `ArgumentsError` if a later job belongs to another one."""
+        shard = self._shard_for(session, given, from_json(encoded))
+        if not shards:
+            shards.append(shard)
+        elif shard != shards[0]:
+            raise ArgumentsError(
+                f"it belongs to the shard {shard!r}, and the first one to {shards[0]!r}: call enqueue_many once a shard"
+            )
 
     @contextmanager
     def _entering(self, session: Session, ids: list[int] | None) -> Generator[tuple[Begun | None, list[int] | None]]:
@@ -361,6 +406,10 @@ class Enqueuer(Generic[C, J]):
         return ArgumentsError(
             f"{task} got an unexpected keyword argument {name!r}; it takes: {', '.join(parameters) or 'none'}"
         )
+
+
+def _stored(item: Keyed | dict[str, Any]) -> dict[str, Any]:
+    return item if isinstance(item, dict) else from_json(item.args)
 
 
 class Task(Enqueuer[C, J], Generic[C, R_co, J]):

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.database.commits import before_commit, is_waiting, on_rollback, savepoint, write_now
 from sqla_jobs.database.notify import after_release, count_after_commit
+from sqla_jobs.database.sharding import known_row, present_shard
 from sqla_jobs.errors import ArgumentsError, JobExists
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
@@ -66,9 +67,12 @@ def add_unique(
     """
     _flush_jobs(session, models.Job)
     with savepoint(session, models.Job) if "batch_id" in values else _as_pending(session, models):
-        jobs = _unique_jobs(session, models, values, rule, gates_of, loads=True)
+        shard = present_shard(session)
+        jobs = _unique_jobs(session, models, values, rule, gates_of, loads=shard is None)
         stored = _store(jobs, rule.policy, key, args)
         job: J = stored.holders[key].job
+        if shard is not None:  # SQLAlchemy gives an entity of INSERT … RETURNING no identity token
+            job = session.get_one(models.Job, stored.holders[key].id, populate_existing=True, identity_token=shard)
         # otherwise it would keep rolled-back values
         on_rollback(session, partial(_expire, session, models.Job, [job.id]))
         _tell_when_free(jobs, stored)
@@ -461,12 +465,12 @@ def _exists(task: str, key: str, job: JobMixin) -> JobExists:
 
 def _read_again(session: Session, job: type[Any], job_ids: Iterable[int]) -> None:
     """Expire these jobs in the session now, and again if a savepoint undoes the change."""
-    known = [one for one in job_ids if session.identity_key(job, one) in session.identity_map]
+    known = [one for one in job_ids if known_row(session, job, one) is not None]
     _expire(session, job, known)
     on_rollback(session, partial(_expire, session, job, known))
 
 
 def _expire(session: Session, job: type[Any], job_ids: Iterable[int]) -> None:
     for job_id in job_ids:
-        if (known := session.identity_map.get(session.identity_key(job, job_id))) is not None:
+        if (known := known_row(session, job, job_id)) is not None:
             session.expire(known)

@@ -9,11 +9,12 @@ from sqlalchemy.orm import Session
 from typing_extensions import deprecated
 
 from sqla_jobs.database.commits import write_now
+from sqla_jobs.database.sharding import in_shard_of
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.types import LIVE
-from sqla_jobs.tasks.sessions import AnySession, plain_session
+from sqla_jobs.tasks.sessions import AnySession, any_session
 from sqla_jobs.tasks.task import Enqueuer
 from sqla_jobs.testing.given import check_task, check_task_or_jobs
 from sqla_jobs.testing.matching import Criteria, arguments_of
@@ -34,7 +35,7 @@ def enqueued(session: AnySession, what: Jobs[J] | Enqueuer[..., J], /, **argumen
 
     Raises `ArgumentsError` for an argument that the task does not take, or a value that does not fit.
     """
-    found, _ = _sort_out(plain_session(session, call_of(enqueued, what, arguments)), what, arguments)
+    found, _ = _sort_out(any_session(session, call_of(enqueued, what, arguments)), what, arguments)
     return found
 
 
@@ -49,7 +50,7 @@ def assert_enqueued(session: AnySession, task: Enqueuer[..., J], /, **arguments:
     """
     __tracebackhide__ = True
     check_task(task)
-    own = plain_session(session, call_of(assert_enqueued, task, arguments))
+    own = any_session(session, call_of(assert_enqueued, task, arguments))
     found, others = _sort_out(own, task, arguments)
     if not found:
         criteria = Criteria(own, task, arguments)
@@ -65,7 +66,7 @@ def assert_not_enqueued(session: AnySession, what: Jobs[Any] | Enqueuer[..., Any
     If there are such jobs, raises an `AssertionError` that lists them. Raises `ArgumentsError` as `enqueued` does.
     """
     __tracebackhide__ = True
-    own = plain_session(session, call_of(assert_not_enqueued, what, arguments))
+    own = any_session(session, call_of(assert_not_enqueued, what, arguments))
     if found := enqueued(own, what, **arguments):
         named = "" if isinstance(what, Jobs) else f" {asked_for(Criteria(own, what, arguments))}"
         raise AssertionError(f"expected no job{named}; there {are(found)}:{listed(what, found)}")
@@ -89,7 +90,7 @@ def assert_unique(session: AnySession, task: Enqueuer[..., J], /, **arguments: A
         raise ArgumentsError(
             f"{task._declaration.name} is not unique: declare it with unique=, or give task.options(unique_key=…)"
         )
-    own = plain_session(session, call_of(assert_unique, task, arguments))
+    own = any_session(session, call_of(assert_unique, task, arguments))
     live = [job for job in enqueued(own, task, **arguments) if job.state in LIVE]
     keys = {job.id: task._unique.key_of(arguments_of(job)) for job in live}
     if len(live) != 1 or live[0].unique_key is None or live[0].unique_key != keys[live[0].id]:
@@ -119,7 +120,8 @@ def _sort_out(session: Session, what: Jobs[J] | Enqueuer[..., J], arguments: dic
     found: list[J] = []
     others: list[J] = []
     for one in session.scalars(rows.where(job.task.in_(names))):
-        (found if all(compared.is_equal for compared in criteria.compare(one)) else others).append(one)
+        with in_shard_of(session, one):
+            (found if all(compared.is_equal for compared in criteria.compare(one)) else others).append(one)
     return found, others
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from pydantic_core import to_jsonable_python
 from sqlalchemy.orm import Session
 
+from sqla_jobs.database.sharding import is_sharded, shard_of
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.rules.redaction import HIDDEN, is_erased
@@ -49,6 +50,12 @@ class Criteria:
         self._session = session
         self._enqueuer = enqueuer
         self._declaration = enqueuer._declaration
+        self._shards: list[Any] = []
+        """The shards of the given rows, jobs and batches, in a session with several databases."""
+        if is_sharded(session):
+            waits_for = enqueuer._waiting.named if enqueuer._waiting else []
+            rows = [*waits_for, *(row for _, row in self._declaration.codec.rows(arguments))]
+            self._shards = [*{shard_of(session, row) for row in rows}]
         self._stored = some_arguments(session, self._declaration, arguments)
         self._decoded = {name: self._decode(name, value) for name, value in self._stored.items()}
 
@@ -74,7 +81,12 @@ class Criteria:
 
     def compare(self, job: JobMixin) -> list[Compared]:
         """Compare each expected value with the job's. A default counts as a given argument."""
-        return [*self._of_arguments(job), *self._of_options(job)]
+        return [*self._of_arguments(job), *self._of_rows(job), *self._of_options(job)]
+
+    def _of_rows(self, job: JobMixin) -> Iterator[Compared]:
+        """Compare the databases: a row with the same key in another one is another row."""
+        if self._shards and (found := [shard_of(self._session, job)]) != self._shards:
+            yield Compared("shards", self._shards, found, is_equal=False)
 
     def _of_arguments(self, job: JobMixin) -> Iterator[Compared]:
         given = {**self._declaration.default_arguments, **self._readable(job)}
