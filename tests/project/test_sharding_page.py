@@ -38,6 +38,9 @@ def test_the_programs_of_the_page_do_what_it_says(
             for shard, state in (("eu", "queued"), ("us", "cancelled")):
                 with Session(tenants.engines[shard]) as session:
                     assert [*session.scalars(select(tenants.jobs.Job.state))] == [state]
+            tenants.jobs.bind(tenants.engines)
+            assert tenants.jobs.worker().drain() == 1
+            assert vars(page)["succeeded"]("eu", 1)
         finally:
             for engine in tenants.engines.values():
                 engine.dispose()
