@@ -12,11 +12,11 @@ from sqlalchemy import Engine, create_engine, make_url
 from sqlalchemy.exc import ArgumentError
 
 from sqla_jobs.database.engines import address_by_psycopg
+from sqla_jobs.database.shard_name import Where
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.rules.checks import INI
 from sqla_jobs.rules.wording import did_you_mean
-from sqla_jobs.runtime.shard_name import Where
 from sqla_jobs.tasks.registry import import_named
 
 _APPLICATIONS = ("app", "application", "composite", "composit", "pipeline", "filter-app")

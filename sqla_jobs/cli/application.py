@@ -16,9 +16,9 @@ from sqlalchemy import event
 
 from sqla_jobs.actions import audit
 from sqla_jobs.cli.naming import application_options, named_application, output_on_stderr, plain_errors
+from sqla_jobs.database.shard_name import Where
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.loading import bind_for_command_line, load_jobs
-from sqla_jobs.runtime.shard_name import Where
 
 P = ParamSpec("P")
 

@@ -20,11 +20,11 @@ import click
 from sqla_jobs.cli.dev_messages import Answer, Failed, Order, Ready, Said, Unbound
 from sqla_jobs.cli.naming import ApplicationCommand, application_options, named_application, plain_errors, right_usage
 from sqla_jobs.cli.running import parse_queues
+from sqla_jobs.database.shard_name import Where
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.postgres import LocalServer
 from sqla_jobs.runtime.logs import LogOptions
 from sqla_jobs.runtime.settings import Settings
-from sqla_jobs.runtime.shard_name import Where
 from sqla_jobs.supervisor.reload import on_change
 from sqla_jobs.supervisor.spec import Application, ChildSpec, SupervisorOptions
 from sqla_jobs.supervisor.supervisor import Supervisor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sqla_jobs.runtime.shard_name import Where
+from sqla_jobs.database.shard_name import Where
 
 
 class Order(NamedTuple):

@@ -15,9 +15,9 @@ from sqla_jobs.cli.naming import (
     output_on_stderr,
     plain_errors,
 )
+from sqla_jobs.database.shard_name import Where
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.loading import load_jobs
-from sqla_jobs.runtime.shard_name import Where
 
 
 @click.command(cls=ApplicationCommand)

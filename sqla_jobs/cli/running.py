@@ -20,12 +20,12 @@ from sqla_jobs.cli.naming import (
     plain_errors,
     right_usage,
 )
+from sqla_jobs.database.shard_name import Where
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.prometheus.source import DIRECTORY, check_installed
 from sqla_jobs.rules.wording import plural
 from sqla_jobs.runtime.logs import LogOptions
 from sqla_jobs.runtime.settings import DEFAULTS, LeaseSettings, Settings, WorkerOptions
-from sqla_jobs.runtime.shard_name import Where
 from sqla_jobs.supervisor.reload import on_change
 from sqla_jobs.supervisor.spec import Application, ChildSpec, SupervisorOptions
 from sqla_jobs.supervisor.supervisor import Supervisor

@@ -13,8 +13,9 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqla_jobs.database.async_sessions import AsyncBind, AsyncSessions, synchronous_engine
 from sqla_jobs.database.engines import REMEDY, check_engine, check_translation, checked_isolation, is_asynchronous
 from sqla_jobs.database.session_classes import check_class, making
+from sqla_jobs.database.shard_name import MOST_SHARDS, SHARD_NAME
+from sqla_jobs.database.sharding import is_sharded
 from sqla_jobs.errors import ConfigurationError
-from sqla_jobs.runtime.shard_name import MOST_SHARDS, SHARD_NAME
 
 SessionFactory = Callable[[], Session]
 SyncBind = Engine | SessionFactory
@@ -88,6 +89,11 @@ class Binding:
         if isinstance(self._bind, Engine):
             return check_engine(self._bind)
         with self.session() as session:
+            if is_sharded(session):
+                raise ConfigurationError(
+                    "bind gives a ShardedSession, and a run works in one database: bind the databases by name, as "
+                    "jobs.bind({'eu': engine, 'us': engine})"
+                )
             found = session.get_bind(self._entity)
         check_translation(found, self._entity)
         return check_engine(found.engine)

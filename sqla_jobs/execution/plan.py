@@ -10,6 +10,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
+from sqla_jobs.database.shard_name import SHARD
 from sqla_jobs.errors import ArgumentsError, EntityGone, JobsError, RowHeld, Undecryptable, UnstorableResult
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.interrupt import CancelRequested, GivenUp, Interrupt, LeaseGone, Stopped, TimedOut
@@ -19,7 +20,6 @@ from sqla_jobs.queries.values import read_headers
 from sqla_jobs.rules.error_text import leaves
 from sqla_jobs.rules.outcomes import ERASED, SUCCEEDED, Failure, Outcome, decide
 from sqla_jobs.rules.redaction import NOTHING
-from sqla_jobs.runtime.shard_name import SHARD
 from sqla_jobs.tasks.arguments import encode_result
 from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import Declaration

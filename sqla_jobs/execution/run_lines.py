@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from sqla_jobs.database.shard_name import SHARD
 from sqla_jobs.errors import LeaseLost
 from sqla_jobs.queries.values import Claimed, Lease, Rescued, read_headers
 from sqla_jobs.rules.outcomes import Failure, Outcome, RunOutcome, type_name
-from sqla_jobs.runtime.shard_name import SHARD
 
 log: logging.Logger = logging.getLogger("sqla_jobs.run")
 log.setLevel(logging.WARNING)  # by default, a worker that runs 10,000 jobs a second must not log 10,000 lines a second

@@ -15,10 +15,10 @@ from sqlalchemy import Engine
 
 from sqla_jobs.database.engines import for_itself
 from sqla_jobs.database.preparing import is_direct
+from sqla_jobs.database.shard_name import of_shard
 from sqla_jobs.database.subscribers import subscribe
 from sqla_jobs.database.timeouts import hang_up
 from sqla_jobs.runtime.retrying import RetryLoop
-from sqla_jobs.runtime.shard_name import of_shard
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 

@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, TextIO
 
+from sqla_jobs.database.shard_name import SHARD
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.rules.outcomes import type_name
-from sqla_jobs.runtime.shard_name import SHARD
 
 FIELDS = ("job_id", "task", "queue", "attempt", "outcome", "run_id", "worker", "shard", "headers")
 """The fields of `sqla_jobs.run` log lines besides the message. Lines about errors also have the fields in `_ERROR`."""

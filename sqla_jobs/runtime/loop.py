@@ -6,8 +6,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from sqla_jobs.database.shard_name import of_shard
 from sqla_jobs.runtime.retrying import RetryLoop
-from sqla_jobs.runtime.shard_name import of_shard
 
 
 class News:

@@ -11,8 +11,8 @@ from typing import Generic, TypeVar
 
 from sqlalchemy.exc import OperationalError
 
+from sqla_jobs.database.shard_name import working_in
 from sqla_jobs.runtime.loop import Loop
-from sqla_jobs.runtime.shard_name import in_shard
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ class Shards(Generic[T]):
             self._joining[-1].start()
 
     def _join(self, name: str) -> float:
-        self.at_work[name] = in_shard(name, partial(self._begin, name))
+        self.at_work[name] = working_in(name, partial(self._begin, name))
         return math.inf
 
     def _join_in(self, context: Context, name: str) -> float:

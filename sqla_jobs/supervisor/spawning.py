@@ -14,8 +14,8 @@ from ctypes import Array, sizeof
 from multiprocessing.connection import Connection, Pipe
 from typing import TYPE_CHECKING, Any
 
+from sqla_jobs.database.shard_name import MOST_SHARDS
 from sqla_jobs.execution.shared_memory import Memory
-from sqla_jobs.runtime.shard_name import MOST_SHARDS
 
 if TYPE_CHECKING:
     from sqla_jobs.supervisor.spec import Application

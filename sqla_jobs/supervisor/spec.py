@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from sqla_jobs.database.shard_name import Where
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.rules.checks import DAY, INSTANT, check_integer, check_seconds
 from sqla_jobs.runtime.logs import LogOptions
 from sqla_jobs.runtime.settings import Settings
-from sqla_jobs.runtime.shard_name import Where
 
 OF_CHILD, OF_PARENT, OF_CLOCK = 4, 3, 1
 """How many server connections a child, its parent and its clock have.

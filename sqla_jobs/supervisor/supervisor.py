@@ -13,8 +13,8 @@ from multiprocessing.connection import wait
 from types import FrameType
 from typing import Any
 
+from sqla_jobs.database.shard_name import working_in
 from sqla_jobs.runtime.counters import Counters
-from sqla_jobs.runtime.shard_name import in_shard
 from sqla_jobs.runtime.stopping import StopRequest, handled, stopped_by_signals
 from sqla_jobs.supervisor.child import ChildProcess
 from sqla_jobs.supervisor.child_worker import ChildWorker
@@ -196,10 +196,10 @@ class Supervisor:
             case Address():
                 if name not in self._databases:
                     work = partial(DatabaseWork, name, message, self._setup, self._children, self._counters)
-                    self._databases[name] = in_shard(name, work)
+                    self._databases[name] = working_in(name, work)
                 self._databases[name].database.address = message
             case Serving(tasks):
-                in_shard(name, partial(self._databases[name].serve, tasks))
+                working_in(name, partial(self._databases[name].serve, tasks))
                 worker.hint(Heard(""))  # jobs may have come after its first look but before `serve`
             case Expecting() | FoundMore() | PassOn():
                 if (lookout := self._databases[name].lookout) is not None:

@@ -14,13 +14,13 @@ from queue import Empty, SimpleQueue
 from sqlalchemy import Engine
 
 from sqla_jobs.database.refusals import reason
+from sqla_jobs.database.shard_name import of_shard
 from sqla_jobs.execution.run_lines import run_fields
 from sqla_jobs.queries import Queries, RunEnd
 from sqla_jobs.rules.outcomes import SUCCEEDED, RunOutcome
 from sqla_jobs.runtime.loop import Loop
 from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.set_aside import SetAside
-from sqla_jobs.runtime.shard_name import of_shard
 from sqla_jobs.runtime.storing import as_stored, store
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")

@@ -832,7 +832,7 @@ def test_a_page_that_takes_too_long_is_given_up(visitor: Visitor, database: Engi
 def test_pages_only_read(visitor: Visitor, session: Session) -> None:
     shop.add.enqueue(session, a=1)
     session.commit()
-    with reading(jobs) as (reader, _), pytest.raises(DBAPIError, match="read-only transaction"):
+    with reading(jobs) as (reader, _, _), pytest.raises(DBAPIError, match="read-only transaction"):
         reader.execute(insert(jobs.Queue).values(name="x"))
 
 

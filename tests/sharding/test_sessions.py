@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from copy import copy
 from datetime import timedelta
 from itertools import cycle, product
 from typing import Any
@@ -12,14 +13,29 @@ import psycopg
 import pytest
 from psycopg import sql
 from sqlalchemy import Engine, create_engine, event, func, select
+from sqlalchemy.ext.horizontal_shard import ShardedSession
 from sqlalchemy.orm import Session
 
-from sqla_jobs import PARKED, ArgumentsError, JobExists, JobState, Unique
+from sqla_jobs import PARKED, ArgumentsError, ConfigurationError, JobExists, JobState, Unique
 from sqla_jobs.database.subscribers import SCHEDULES
 from sqla_jobs.testing import assert_enqueued, drain, enqueued, run_job
 from sqla_jobs.testing.databases import Databases
 from tests.helpers import wait_until
-from tests.sharding.tenants import Base, Mail, MyJob, Order, Shards, bill, export, index, jobs, send, settle, sync
+from tests.sharding.tenants import (
+    CHOOSERS,
+    Base,
+    Mail,
+    MyJob,
+    Order,
+    Shards,
+    bill,
+    export,
+    index,
+    jobs,
+    send,
+    settle,
+    sync,
+)
 
 ADA, EVE, BOB = ({"tenant": tenant} for tenant in ("ada", "eve", "bob"))
 TENANTS: Any = select(jobs.Job.tenant).order_by(jobs.Job.id)
@@ -427,3 +443,27 @@ def test_a_job_object_of_the_application_goes_where_it_chooses(shards: Shards) -
 
     shards.run(work)
     assert shards.read(TENANTS) == {"eu": ["ada"], "us": ["bob"]}
+
+
+def test_a_job_object_is_waited_for_in_its_shard(shards: Shards) -> None:
+    bound = copy(jobs)
+    bound.bind(shards.engines)
+
+    def work(session: Session) -> Any:
+        for columns in (ADA, BOB, EVE):
+            job = send.options(columns=columns).enqueue(session, email="a@b.c")
+        other = send.options(columns=BOB).enqueue(session, email="b@b.c")
+        session.commit()
+        return job, other
+
+    jobs_of_both = shards.run(work, expire_on_commit=False)
+    assert bound.worker().drain() == 4
+    for job, shard in zip(jobs_of_both, ("eu", "us"), strict=True):
+        ended = bound.wait(job, timeout=10)
+        with Session(shards.engines[shard]) as session:
+            assert session.get_one(jobs.Job, ended.id).args == ended.args
+
+
+def test_a_run_works_in_one_database(shards: Shards) -> None:
+    with pytest.raises(ConfigurationError, match="ShardedSession"):
+        jobs.worker(bind=lambda: ShardedSession(**CHOOSERS, shards=dict(shards.engines))).start()

@@ -25,7 +25,7 @@ class Where(NamedTuple):
     """The only database to work on, by name."""
 
 
-def in_shard(name: str, call: Callable[[], T]) -> T:
+def working_in(name: str, call: Callable[[], T]) -> T:
     """Call a function. Meanwhile, the database of this thread has this name."""
     token = SHARD.set(name)
     try:
