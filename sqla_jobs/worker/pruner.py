@@ -30,8 +30,8 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _EVERY = 60.0
 """The average time between looks, in seconds."""
-_PAUSE = 0.1
-"""Seconds between batches, so that others can use the server."""
+_REST, _LONGEST_REST = 0.25, 0.1
+"""The pause after each batch, so that others can use the server: a share of the time that it took, at most so long."""
 _ORPHANED_FOR = 86400.0
 """A run without a job is kept for this many seconds after its end: a restore may insert runs before their jobs."""
 _EMPTY_FOR = 30 * 86400.0
@@ -157,6 +157,7 @@ class Pruner:
         """Delete rows batch by batch, with a pause after each batch."""
         passing_over = {row_id for name, row_id in self._refused if name == old.name}
         known = len(self._refused)
+        began = time.monotonic()
 
         def refused(row_id: int, error: Exception) -> None:
             self._refused.add((old.name, row_id))
@@ -168,8 +169,10 @@ class Pruner:
             if gone:
                 log.info("pruned %s", plural(gone, old.name))
             yield gone, beyond
-            if len(self._refused) - known >= _MOST_REFUSED or (beyond is not None and self._loop.stopping.wait(_PAUSE)):
+            rest = min(_REST * (time.monotonic() - began), _LONGEST_REST)
+            if len(self._refused) - known >= _MOST_REFUSED or (beyond is not None and self._loop.stopping.wait(rest)):
                 return
+            began = time.monotonic()
 
     @contextmanager
     def _transaction(self) -> Generator[Session]:
