@@ -255,7 +255,7 @@ class TestATriggerThatRefuses:
     ) -> None:
         monkeypatch.setattr("sqla_jobs.actions.pruning.BATCH", 5)
         monkeypatch.setattr("sqla_jobs.worker.pruner._EVERY", 0.01)
-        monkeypatch.setattr("sqla_jobs.worker.pruner._PAUSE", 0.0)
+        monkeypatch.setattr("sqla_jobs.worker.pruner._REST", 0.0)
         monkeypatch.setattr("sqla_jobs.worker.pruner._MOST_REFUSED", 4)
         refused, others = add(session, 12), add(session, 12, days=99)
         refuse(tables, "sqla_jobs", refused)
