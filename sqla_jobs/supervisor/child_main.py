@@ -74,7 +74,7 @@ def _readings(jobs: Jobs[Any], worker: Worker) -> Readings:
     jobs._counters.is_wanted = True
     return Readings(
         runs=lambda: worker.runs,
-        worker=lambda: Observed(jobs._counters.totals(), worker.last_error),
+        worker=lambda: Observed(jobs._counters.totals(), None if worker._claims_somewhere else worker.last_error),
         figures=CachedFigures(jobs, seconds=1.0, patience=5.0).get,
         metrics=_default_registry,
     )

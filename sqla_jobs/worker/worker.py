@@ -124,11 +124,21 @@ class Worker(Service):
 
     @property
     def last_error(self) -> str | None:
-        """The error that currently prevents claims; `None` if the last claim succeeded."""
-        for name, parts in list(self._shards.at_work.items()):
-            if (trouble := parts.claimer.trouble) is not None:
-                return f"{name}: {trouble}" if name else trouble
-        return None
+        """The error that currently prevents claims; `None` if the last claim succeeded.
+
+        Of several databases, each whose claims fail is named.
+        """
+        troubles = [
+            f"{name}: {trouble}" if name else trouble
+            for name, parts in list(self._shards.at_work.items())
+            if (trouble := parts.claimer.trouble) is not None
+        ]
+        return "; ".join(troubles) or None
+
+    @property
+    def _claims_somewhere(self) -> bool:
+        """True if the last claim succeeded in one of the databases."""
+        return any(parts.claimer.trouble is None for parts in self._shards.each())
 
     def start(self) -> None:
         """Start the worker's threads.

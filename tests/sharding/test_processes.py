@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from contextlib import suppress
 from functools import partial
@@ -24,6 +25,7 @@ from tests.sharding import shop
 from tests.sharding.shop import jobs
 from tests.sharding.test_worker import effects, enqueue, states
 
+pytestmark = pytest.mark.slow
 APPLICATION = "tests.sharding.shop:jobs"
 
 
@@ -94,7 +96,8 @@ def test_a_database_that_is_away_is_said_by_name(
     address = engines["us"].url
     with Proxy((str(address.host), int(address.port or 5432))) as proxy:
         through = address.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
-        start_worker(None, *named({**urls, "us": through}), application=APPLICATION)
+        port = free_port()
+        start_worker(None, *named({**urls, "us": through}), "--metrics-port", str(port), application=APPLICATION)
         wait_until(lambda: [alive(engine) for engine in engines.values()] == [1, 1, 1])
         proxy.stall()
         proxy.cut()
@@ -102,6 +105,7 @@ def test_a_database_that_is_away_is_said_by_name(
             enqueue(engine, 50)
         wait_until(lambda: states(engines["eu"]) == states(engines["as"]) == {"succeeded": 50})
         wait_until(lambda: "[us]" in (tmp_path / "worker-0.log").read_text())
+        assert answered(port, "readyz") == 200, "the others are served"
         proxy.go_on()
         wait_until(lambda: states(engines["us"]) == {"succeeded": 50})
 
@@ -153,6 +157,15 @@ def test_metrics_name_the_database(urls: dict[str, str], engines: dict[str, Engi
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         return int(taken.getsockname()[1])
+
+
+def answered(port: int, path: str) -> int:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}") as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        print(error.read())
+        return error.code
 
 
 def scraped(port: int) -> str:

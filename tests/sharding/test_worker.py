@@ -96,6 +96,7 @@ def test_a_database_with_few_jobs_need_not_wait_for_one_with_many(engines: dict[
         wait_until(lambda: worker.runs == 410)
 
 
+@pytest.mark.slow
 def test_databases_with_long_jobs_take_turns(engines: dict[str, Engine]) -> None:
     for engine in engines.values():
         enqueue(engine, 6, seconds=0.6)
