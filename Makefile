@@ -16,7 +16,7 @@ VENV ?= .venv
 CONSTRAINTS ?=
 PYTEST_ARGS ?= -n 4 --dist worksteal
 # Most slow tests wait for processes, leases and servers.
-SLOW_ARGS ?= -n 6 --dist worksteal
+SLOW_ARGS ?= -n 5 --dist worksteal
 CODE := $(wildcard sqla_jobs tests examples benchmarks docs)
 RUN := $(VENV)/bin/python -m
 FEWER_TYPES := --allow-untyped-calls --allow-untyped-decorators --no-warn-unused-ignores

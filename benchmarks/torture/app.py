@@ -18,9 +18,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tenacity import Retrying, wait_random
 
 from sqla_jobs import ConcurrencyLimit, JobMixin, Jobs, RateLimit, RunContext, SignalTimeout, Snooze
-from sqla_jobs.worker import finisher
 
-finisher._REFUSED_AGAIN = 10.0  # instead of a minute, for which the end of a run would have to wait
 POISONED = 86
 """The exit code of a process that was ended by its own job, on purpose."""
 SECOND_URL = "TORTURE_SECOND_URL"

@@ -227,6 +227,17 @@ def test_what_follows_a_loss(connection: Connection, way: str, times: int, value
 
 
 @pytest.mark.parametrize("way", LOSING)
+@pytest.mark.parametrize("replaced_at", ["before", "after"])
+def test_losses_of_a_job_that_was_replaced_count_since_then(connection: Connection, way: str, replaced_at: str) -> None:
+    (mine,) = begun(connection, times_replaced=1)
+    lost_before(connection, [mine], 3)
+    if replaced_at == "after":
+        connection.execute(update(Job).where(Job.id == mine.job_id).values(created_at=func.clock_timestamp()))
+    LOSING[way](connection, [mine])
+    assert a_job(connection, mine).state == ("scheduled" if replaced_at == "before" else "queued")
+
+
+@pytest.mark.parametrize("way", LOSING)
 def test_losses_in_a_row_end_a_job_that_counts_them_apart_and_use_no_attempt(connection: Connection, way: str) -> None:
     """After a snooze, and after a retry by hand, they are counted anew."""
     (mine,) = begun(connection, attempt=1, max_attempts=1, max_lost=2)

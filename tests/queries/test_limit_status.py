@@ -86,6 +86,11 @@ class TestRates:
         assert found.is_full
         assert found.next_in == pytest.approx(20, abs=1)
 
+    def test_of_a_rate_and_its_burst_the_later_says_when_the_next_may_start(self, connection: Connection) -> None:
+        limit(connection, "%m", rate=3, per=60, declared={"burst": 2})
+        started(connection, "%m", 15.0, 12.0, 5.0)
+        assert one(connection, "%m").next_in == pytest.approx(45, abs=1)
+
     @pytest.mark.parametrize(("row", "gate"), [("%m", "%m"), ("%m=", "%m=1")])
     def test_a_burst_that_is_used_up_closes_it(self, connection: Connection, row: str, gate: str) -> None:
         limit(connection, row, rate=6, per=60, declared={"burst": 2})
