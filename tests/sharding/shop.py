@@ -71,10 +71,15 @@ entered: list[str] = []
 """The worker contexts that were entered and left."""
 
 
+def on_entering() -> None:
+    """Is called when the worker context is entered. Tests replace it."""
+
+
 @jobs.worker_context
 @contextmanager
 def resource() -> Generator[Meter]:
     entered.append("entered")
+    on_entering()
     yield meter
     entered.append("left")
 

@@ -139,6 +139,25 @@ def test_a_database_that_is_away_delays_only_its_own_jobs(
         away.dispose()
 
 
+def test_the_next_database_finds_the_worker_contexts_entered(
+    engines: dict[str, Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = engines["us"].url
+    with Proxy((str(address.host), int(address.port or 5432))) as proxy:
+
+        def lose_it() -> None:
+            proxy.target = ("127.0.0.1", 1)
+            proxy.cut()
+
+        monkeypatch.setattr(shop, "on_entering", lose_it)
+        lost = create_engine(address.set(host="127.0.0.1", port=proxy.port))
+        enqueue(engines["eu"], 1)
+        with jobs.worker(bind={"us": lost, "eu": engines["eu"]}) as worker:
+            wait_until(lambda: worker.runs == 1)
+        lost.dispose()
+    assert shop.entered == ["entered", "left"]
+
+
 def test_a_worker_inside_an_event_loop_serves_all_databases(engines: dict[str, Engine]) -> None:
     async def serve() -> None:
         for engine in engines.values():
