@@ -158,6 +158,20 @@ def test_the_next_database_finds_the_worker_contexts_entered(
     assert shop.entered == ["entered", "left"]
 
 
+def test_a_worker_claims_nothing_while_it_stops_connecting(engines: dict[str, Engine]) -> None:
+    address = engines["us"].url
+    with Proxy(("127.0.0.1", 1)) as proxy:
+        away = create_engine(address.set(host="127.0.0.1", port=proxy.port))
+        with jobs.worker({"default": 1}, bind={"us": away, "eu": engines["eu"]}, lease=9, heartbeat=1) as worker:
+            proxy.stall()
+            wait_until(lambda: proxy.clients)
+            enqueue(engines["eu"], 40, seconds=0.05)
+            wait_until(lambda: worker.runs > 0)
+            before = worker.runs
+        assert worker.runs < before + 10, "it connects for up to three seconds"
+        away.dispose()
+
+
 def test_a_worker_inside_an_event_loop_serves_all_databases(engines: dict[str, Engine]) -> None:
     async def serve() -> None:
         for engine in engines.values():
