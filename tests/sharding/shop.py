@@ -10,7 +10,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from sqlalchemy import Text, create_engine
+from sqlalchemy import Engine, Text, create_engine
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -109,6 +109,21 @@ async def write_async(session: AsyncSession, run: RunContext, n: int) -> None:
 def chain(session: Session, run: RunContext, n: int) -> None:
     """A job that enqueues another one."""
     write.enqueue(session, n=n)
+
+
+engines: dict[str, Engine] = {}
+"""The databases that `cross` enqueues in. Tests set them."""
+
+
+@jobs.task
+def cross(run: RunContext, left: int) -> None:
+    """A job that enqueues another one in the next database."""
+    time.sleep(0.001 * (left % 10))
+    names = [*engines]
+    with Session(engines[names[names.index(run.shard) - 1]]) as session:
+        if left:
+            cross.enqueue(session, left=left - 1)
+        session.commit()
 
 
 @jobs.task(limits=ConcurrencyLimit(1))

@@ -71,6 +71,16 @@ def test_draining_runs_the_jobs_of_all_databases(engines: dict[str, Engine]) -> 
     assert [states(engine) for engine in engines.values()] == [{"succeeded": 2}] * 3
 
 
+def test_draining_runs_jobs_that_jobs_of_other_databases_enqueue(
+    engines: dict[str, Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shop, "engines", engines)
+    with Session(engines["eu"]) as session:
+        shop.cross.enqueue(session, left=150)
+        session.commit()
+    assert jobs.worker(bind=engines).drain() == 151
+
+
 def test_the_databases_share_the_slots(engines: dict[str, Engine]) -> None:
     for engine in engines.values():
         enqueue(engine, 20, seconds=0.02)
