@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 
 from sqlalchemy import Engine, Text, create_engine
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -29,8 +30,9 @@ jobs = Jobs(Base, job_class=TenantJob)
 
 
 def bound() -> Jobs[TenantJob]:
-    """The application as one that binds itself, to the databases in SHARDS."""
-    jobs.bind({name: create_engine(url) for name, url in json.loads(os.environ["SHARDS"]).items()})
+    """The application as one that binds itself, to the databases that the file SHARDS names."""
+    urls = json.loads(Path(os.environ["SHARDS"]).read_text())
+    jobs.bind({name: create_engine(url) for name, url in urls.items()})
     return jobs
 
 
