@@ -64,6 +64,11 @@ class Proxy:
         """Reset all existing connections. Forward new connections."""
         self._call(self._abort_all)
 
+    @property
+    def clients(self) -> int:
+        """The number of open connections of clients. Each counts twice once it is forwarded."""
+        return len(self._writers)
+
     def _call(self, function: Callable[[], object]) -> None:
         async def called() -> None:
             function()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+import time
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context, copy_context
 from functools import partial
@@ -64,12 +65,20 @@ class Shards(Generic[T]):
 
     def stop(self, stop: Callable[[T], None], *, patience: float) -> None:
         """Call `stop` for all that is at work, side by side. A connection in progress may take `patience` seconds."""
-        for loop in self._joining:
-            loop.stop(patience)
+        for loop in self._joining:  # work in the other databases does not go on meanwhile
+            loop.stopping.set()
         at_work = self.each()
-        if len(at_work) == 1:
-            stop(at_work[0])
-        elif at_work:
-            with ThreadPoolExecutor(len(at_work), "sqla_jobs-stop") as threads:
-                for done in [threads.submit(copy_context().run, stop, one) for one in at_work]:
-                    done.result()
+        _side_by_side(stop, at_work)
+        until = time.monotonic() + patience
+        for loop in self._joining:
+            loop.stop(max(0.0, until - time.monotonic()))
+        _side_by_side(stop, [one for one in self.each() if one not in at_work])
+
+
+def _side_by_side(stop: Callable[[T], None], at_work: Sequence[T]) -> None:
+    if len(at_work) == 1:
+        stop(at_work[0])
+    elif at_work:
+        with ThreadPoolExecutor(len(at_work), "sqla_jobs-stop") as threads:
+            for done in [threads.submit(copy_context().run, stop, one) for one in at_work]:
+                done.result()

@@ -268,6 +268,8 @@ class Supervisor:
         if old:
             slot = old[min(old)]
             slot.successor = ChildProcess(self._setup.application, slot.number)
-        elif self._replace_before:
+        elif self._replace_before and all(child.is_registered for child in self._children):
             self._replace_before = 0.0
+            for name in self._databases.keys() - {name for child in self._children for name in child.workers}:
+                self._databases.pop(name).close()  # the application serves it no more
             log.info("all processes are replaced")

@@ -45,7 +45,12 @@ class Contexts:
             self.leave(awaited)
 
     def enter(self, awaited: Await) -> None:
-        """Enter the contexts in order. If one fails, leave the earlier contexts, and raise `ConfigurationError`."""
+        """Enter the contexts in order, once. If one fails, leave the earlier contexts, and raise `ConfigurationError`.
+
+        Later calls do nothing: the first database may be lost just after this call, and the next one calls again.
+        """
+        if self._entered:
+            return
         for one in self._contexts:
             try:
                 with self._around(None):

@@ -92,8 +92,9 @@ class Worker(Service):
         with self._signals(), self:
             retry = RetryLoop("looking for work", self._stop_requested)
             while not self._stop_requested.is_set():
-                if not [one for one in self._shards.each() if not one.is_idle(retry)]:
-                    break
+                before = self.runs
+                if not [one for one in self._shards.each() if not one.is_idle(retry)] and self.runs == before:
+                    break  # otherwise a job of one database may just have enqueued one in another
                 self._stop_requested.wait(0.005)
             for parts in self._shards.each():
                 retry.run(partial(parts.log_unserved, logging.WARNING))

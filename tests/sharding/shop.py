@@ -9,8 +9,9 @@ import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 
-from sqlalchemy import Text, create_engine
+from sqlalchemy import Engine, Text, create_engine
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -29,8 +30,9 @@ jobs = Jobs(Base, job_class=TenantJob)
 
 
 def bound() -> Jobs[TenantJob]:
-    """The application as one that binds itself, to the databases in SHARDS."""
-    jobs.bind({name: create_engine(url) for name, url in json.loads(os.environ["SHARDS"]).items()})
+    """The application as one that binds itself, to the databases that the file SHARDS names."""
+    urls = json.loads(Path(os.environ["SHARDS"]).read_text())
+    jobs.bind({name: create_engine(url) for name, url in urls.items()})
     return jobs
 
 
@@ -71,10 +73,15 @@ entered: list[str] = []
 """The worker contexts that were entered and left."""
 
 
+def on_entering() -> None:
+    """Is called when the worker context is entered. Tests replace it."""
+
+
 @jobs.worker_context
 @contextmanager
 def resource() -> Generator[Meter]:
     entered.append("entered")
+    on_entering()
     yield meter
     entered.append("left")
 
@@ -104,6 +111,21 @@ async def write_async(session: AsyncSession, run: RunContext, n: int) -> None:
 def chain(session: Session, run: RunContext, n: int) -> None:
     """A job that enqueues another one."""
     write.enqueue(session, n=n)
+
+
+engines: dict[str, Engine] = {}
+"""The databases that `cross` enqueues in. Tests set them."""
+
+
+@jobs.task
+def cross(run: RunContext, left: int) -> None:
+    """A job that enqueues another one in the next database."""
+    time.sleep(0.001 * (left % 10))
+    names = [*engines]
+    with Session(engines[names[names.index(run.shard) - 1]]) as session:
+        if left:
+            cross.enqueue(session, left=left - 1)
+        session.commit()
 
 
 @jobs.task(limits=ConcurrencyLimit(1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -108,6 +109,39 @@ def test_a_database_that_is_away_is_said_by_name(
         assert answered(port, "readyz") == 200, "the others are served"
         proxy.go_on()
         wait_until(lambda: states(engines["us"]) == {"succeeded": 50})
+
+
+def test_a_reload_adds_and_removes_databases(
+    urls: dict[str, str],
+    engines: dict[str, Engine],
+    start_worker: StartWorker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shards = tmp_path / "shards.json"
+    monkeypatch.setenv("SHARDS", str(shards))
+    shards.write_text(json.dumps(urls))
+    worker = start_worker(None, application="tests.sharding.shop:bound()")
+    wait_until(lambda: [alive(engine) for engine in engines.values()] == [1, 1, 1])
+    shards.write_text(json.dumps({"eu": urls["eu"], "us": urls["us"]}))
+    worker.send_signal(signal.SIGHUP)
+    wait_until(lambda: connections(engines["as"]) == 0, message="a database that is not served is left")
+    shards.write_text(json.dumps(urls))
+    worker.send_signal(signal.SIGHUP)
+    for engine in engines.values():
+        enqueue(engine, 1)
+        wait_until(partial(has_succeeded, engine))
+
+
+def connections(engine: Engine) -> int:
+    """The number of connections of others to this database."""
+    others = "datname = current_database() AND pid <> pg_backend_pid()"
+    with Session(engine) as session:
+        return session.scalar(text(f"SELECT count(*) FROM pg_stat_activity WHERE {others}")) or 0
+
+
+def has_succeeded(engine: Engine) -> bool:
+    return states(engine) == {"succeeded": 1}
 
 
 def test_commands_work_in_one_database_or_in_each(urls: dict[str, str], engines: dict[str, Engine]) -> None:

@@ -71,6 +71,16 @@ def test_draining_runs_the_jobs_of_all_databases(engines: dict[str, Engine]) -> 
     assert [states(engine) for engine in engines.values()] == [{"succeeded": 2}] * 3
 
 
+def test_draining_runs_jobs_that_jobs_of_other_databases_enqueue(
+    engines: dict[str, Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shop, "engines", engines)
+    with Session(engines["eu"]) as session:
+        shop.cross.enqueue(session, left=150)
+        session.commit()
+    assert jobs.worker(bind=engines).drain() == 151
+
+
 def test_the_databases_share_the_slots(engines: dict[str, Engine]) -> None:
     for engine in engines.values():
         enqueue(engine, 20, seconds=0.02)
@@ -137,6 +147,39 @@ def test_a_database_that_is_away_delays_only_its_own_jobs(
             proxy.go_on()
             enqueue(engines["us"], 5)
             wait_until(lambda: states(engines["us"]) == {"succeeded": 8})
+        away.dispose()
+
+
+def test_the_next_database_finds_the_worker_contexts_entered(
+    engines: dict[str, Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = engines["us"].url
+    with Proxy((str(address.host), int(address.port or 5432))) as proxy:
+
+        def lose_it() -> None:
+            proxy.target = ("127.0.0.1", 1)
+            proxy.cut()
+
+        monkeypatch.setattr(shop, "on_entering", lose_it)
+        lost = create_engine(address.set(host="127.0.0.1", port=proxy.port))
+        enqueue(engines["eu"], 1)
+        with jobs.worker(bind={"us": lost, "eu": engines["eu"]}) as worker:
+            wait_until(lambda: worker.runs == 1)
+        lost.dispose()
+    assert shop.entered == ["entered", "left"]
+
+
+def test_a_worker_claims_nothing_while_it_stops_connecting(engines: dict[str, Engine]) -> None:
+    address = engines["us"].url
+    with Proxy(("127.0.0.1", 1)) as proxy:
+        away = create_engine(address.set(host="127.0.0.1", port=proxy.port))
+        with jobs.worker({"default": 1}, bind={"us": away, "eu": engines["eu"]}, lease=9, heartbeat=1) as worker:
+            proxy.stall()
+            wait_until(lambda: proxy.clients)
+            enqueue(engines["eu"], 40, seconds=0.05)
+            wait_until(lambda: worker.runs > 0)
+            before = worker.runs
+        assert worker.runs < before + 10, "it connects for up to three seconds"
         away.dispose()
 
 
