@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sqla_jobs.supervisor.spec import Application
 
 
-Memories = Memory * MOST_SHARDS
+Memories: type[Array[Memory]] = Memory * MOST_SHARDS
 """The memory that a process shares with its parent, for each of its databases. Unused memory takes no space."""
 
 
