@@ -156,9 +156,7 @@ def test_commands_work_in_one_database_or_in_each(urls: dict[str, str], engines:
     assert (drained.returncode, drained.stdout) == (0, "1 run\n"), drained.stderr
 
 
-def test_draining_without_a_database_fails_after_the_others(
-    urls: dict[str, str], engines: dict[str, Engine]
-) -> None:
+def test_draining_without_a_database_fails_after_the_others(urls: dict[str, str], engines: dict[str, Engine]) -> None:
     enqueue(engines["eu"], 1)
     away = engines["us"].url.set(host="127.0.0.1", port=1).render_as_string(hide_password=False)
     drained = run("worker", APPLICATION, *named({"us": away, "eu": urls["eu"]}), "--drain")
