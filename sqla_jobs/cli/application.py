@@ -62,7 +62,8 @@ def _code_in(jobs: Jobs[Any], name: str, command: Callable[[Jobs[Any]], None]) -
         with plain_errors():
             command(jobs)
     except click.ClickException as error:
-        error.show()
+        # named as in log lines: the heading goes to another stream
+        click.echo(f"Error: [{name}] {error.format_message()}", err=True)
         return error.exit_code
     except SystemExit as ended:
         return int(ended.code or 0)

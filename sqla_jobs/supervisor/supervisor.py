@@ -249,6 +249,9 @@ class Supervisor:
                 log.error("process %d %s before it was ready", child.pid, child.how_it_ended())
             self._stop_requested.set()
             return
+        if self._setup.spec.drain and child.process.returncode == 1:  # it has logged what it cannot drain
+            self._stop_requested.set()
+            return
         if child.process.returncode == 0 and child.ready_at is not None:
             slot.start_at = 0.0
             return

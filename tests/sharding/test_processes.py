@@ -160,6 +160,16 @@ def test_commands_work_in_one_database_or_in_each(urls: dict[str, str], engines:
     assert (drained.returncode, drained.stdout) == (0, "1 run\n"), drained.stderr
 
 
+def test_draining_without_a_database_fails_after_the_others(urls: dict[str, str], engines: dict[str, Engine]) -> None:
+    enqueue(engines["eu"], 1)
+    away = engines["us"].url.set(host="127.0.0.1", port=1).render_as_string(hide_password=False)
+    drained = run("worker", APPLICATION, *named({"us": away, "eu": urls["eu"]}), "--drain")
+    assert (drained.returncode, "us" in drained.stderr) == (1, True)
+    assert states(engines["eu"]) == {"succeeded": 1}
+    asked = run("status", APPLICATION, *named({"us": away, "eu": urls["eu"]}))
+    assert (asked.returncode, "[us]" in asked.stderr) == (1, True)
+
+
 def test_migrating_goes_on_after_a_database_that_fails(urls: dict[str, str], engines: dict[str, Engine]) -> None:
     with engines["eu"].begin() as connection:
         connection.execute(text("DROP TABLE effects"))
