@@ -59,3 +59,4 @@ def test_jobs_run_in_the_schema_of_their_tenant(
             assert list(connection.scalars(text(f"SELECT status FROM {name}.orders"))) == ["shipped"] * count
         failed = select(shop.jobs.Run.error).where(shop.jobs.Run.outcome != "succeeded")
         assert "t1" in str(connection.scalars(failed).one())
+    shop.engine.dispose()
