@@ -23,7 +23,7 @@ FEWER_TYPES := --allow-untyped-calls --allow-untyped-decorators --no-warn-unused
 EXTRAS := asyncio,dashboard,demo,encryption,flask,opentelemetry,prometheus,pyramid,reload
 OLDEST := VENV=.venv-oldest CONSTRAINTS=.ci/oldest.txt
 # the tests of what calls the dependencies
-CORE := database execution flask migrations models opentelemetry prometheus pyramid queries worker test_cron.py
+CORE := database execution flask migrations models opentelemetry prometheus pyramid queries sharding worker test_cron.py
 # the tests of what depends on the version of Python: annotations, threads, coroutines
 AWARE := coroutines execution worker
 

@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from typing import Any, Protocol, Self
 
-from sqlalchemy import inspect
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import instance_state
 
 from sqla_jobs.database.async_sessions import AsyncBind
 from sqla_jobs.database.binding import Bind, Binding, Context, SyncBind, both_binds, checked_shards
@@ -146,7 +146,7 @@ class Bound:
         """Return the `Jobs` of the job's database, if it was loaded by a session of several databases."""
         if not (self._shards and isinstance(job, JobMixin | BatchMixin)):
             return self
-        token = inspect(job).identity_token
+        token = instance_state(job).identity_token
         return self.shard(str(token)) if token in self._shards else self
 
     def _context_in(self, session: Session) -> Context:
