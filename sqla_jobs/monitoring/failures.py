@@ -18,6 +18,8 @@ from sqla_jobs.rules.wording import Count
 
 LOOKED_AT = 20_000
 """The maximum number of failed runs that are read, over all tasks."""
+_SEEN = 4
+"""Among this many times as many runs that failed, were retried or lost, those of the wanted outcomes are looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +72,14 @@ def _groups(
     """Return the fields of failures, each with its first `run_at`. `condition` is about the job of a run."""
     job, run = jobs.Job, jobs.Run
     bad = text("outcome IN ('failed', 'retried', 'lost')")  # as in the index of failed runs
-    newest = select(run.id, run.job_id, run.error_type).where(bad, run.outcome.in_(outcomes), *narrower)
-    newest = newest.order_by(run.finished_at.desc()).limit(most)
-    read = newest.cte("newest").prefix_with("MATERIALIZED")
-    kind, count, last = func.coalesce(read.c.error_type, ""), func.count(), func.max(read.c.id)
+    seen = select(run.id, run.job_id, run.error_type, run.outcome, run.finished_at).where(bad, *narrower)
+    last = seen.order_by(run.finished_at.desc()).limit(min(_SEEN * most, 2**31 - 1)).subquery("seen")
+    newest = select(last.c.id, last.c.job_id, last.c.error_type).where(last.c.outcome.in_(outcomes))
+    read = newest.order_by(last.c.finished_at.desc()).limit(most).cte("newest").prefix_with("MATERIALIZED")
+    kind, count, newest_id = func.coalesce(read.c.error_type, ""), func.count(), func.max(read.c.id)
     is_least = select(func.count() == most).select_from(read).scalar_subquery()
     grouped = (
-        select(job.task, kind, count, last, func.min(job.run_at), is_least)
+        select(job.task, kind, count, newest_id, func.min(job.run_at), is_least)
         .join(job, job.id == read.c.job_id)
         .where(condition, read.c.id == last_run_of(run, job.id))
         .group_by(job.task, kind)

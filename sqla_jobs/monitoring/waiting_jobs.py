@@ -26,7 +26,7 @@ _AHEAD, _FAR_AHEAD = 3600.0, 7 * 86_400.0
 def _killers(look: Look) -> Rows:
     """Find jobs that lose their process again and again, such as those that run out of memory."""
     job, run = look.jobs.Job, look.jobs.Run
-    since = func.clock_timestamp() - timedelta(days=1)
+    since = func.statement_timestamp() - timedelta(days=1)  # stable, so that the index of failed runs ends there
     lost: Any = select(run.job_id, func.count().label("times")).where(run.outcome == text("'lost'"))
     lost = lost.where(run.finished_at > since).group_by(run.job_id).having(func.count() > 1).subquery()
     uses_attempts = job.max_lost.is_(None)
