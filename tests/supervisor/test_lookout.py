@@ -52,7 +52,7 @@ def transactions(beside: Connection, database_url: str) -> int:
 def test_children_at_rest_hold_a_connection_each_and_a_host_sends_three_statements_a_second(
     database: Engine, database_url: str, start_worker: StartWorker, beside: Connection
 ) -> None:
-    """The server's own statements count here, too, so one calm window is enough. Looks of the children would add four."""
+    """The server's own statements count, too, so one calm window is enough. Looks of the children would add four."""
     options = (*POLLS, "--processes", "4", "--concurrency", "2", "--clock")
     start_worker(database_url, *options, application="tests.pruned_shop:jobs")  # pruning is no reason to keep one
     with Session(database) as session:
