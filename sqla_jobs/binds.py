@@ -71,18 +71,16 @@ class Bound:
         Raises `ConfigurationError` for an object that is neither an engine nor a session factory, and for a database
         other than PostgreSQL.
         """
-        self._bound, self._async_bind, self._context, self._replicas = None, None, context, read_bind
-        self._shards = checked_shards(bind) if isinstance(bind, Mapping) else {}
-        if isinstance(bind, Mapping):
-            if async_bind is not None:
-                raise ConfigurationError("async_bind= is for one database: leave it out, and bind asynchronous engines")
-            for name in self._shards:
-                self.shard(name)
-            return
-        bound, async_bind = both_binds(bind, async_bind, self._entity)
-        # raises for anything that is neither an engine nor a session factory
-        Binding(bound, self._entity, async_bind=async_bind)
-        self._bound, self._async_bind = bound, async_bind
+        shards: Mapping[str, Bind] = checked_shards(bind) if isinstance(bind, Mapping) else {}
+        if shards and async_bind is not None:
+            raise ConfigurationError("async_bind= is for one database: leave it out, and bind asynchronous engines")
+        _check_replicas(read_bind, shards)
+        pairs = [both_binds(one, None, self._entity) for one in shards.values()]
+        pairs += [] if isinstance(bind, Mapping) else [both_binds(bind, async_bind, self._entity)]
+        for one, its_async in pairs:  # raises for anything that is neither an engine nor a session factory
+            Binding(one, self._entity, async_bind=its_async)
+        self._bound, self._async_bind = (None, None) if shards else pairs[0]
+        self._shards, self._replicas, self._context = shards, read_bind, context
 
     @property
     def shards(self) -> tuple[str, ...]:
@@ -157,3 +155,16 @@ class Bound:
     def _is_bound(self) -> bool:
         """True if a database was given, or an application that has a database."""
         return self._bound is not None or bool(self._shards) or self._resolver is not None
+
+
+def _check_replicas(read_bind: Bind | Mapping[str, Bind] | None, shards: Mapping[str, Bind]) -> None:
+    """Raise `ConfigurationError` unless each replica belongs to one of the databases."""
+    if isinstance(read_bind, Mapping):
+        if unknown := read_bind.keys() - shards.keys():
+            known = ", ".join(shards) or "none"
+            raise ConfigurationError(f"read_bind names {min(unknown)!r}, and no database; bound by name: {known}")
+    elif read_bind is not None and shards:
+        raise ConfigurationError(
+            "read_bind= is one replica, and the jobs are in several databases: give replicas by their names, "
+            f"read_bind={{{min(shards)!r}: replica}}"
+        )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from copy import copy
+from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, func, select
+from sqlalchemy import Engine, create_engine, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from sqla_jobs import ConfigurationError
+from tests.counting import states
 from tests.helpers import wait_until
 from tests.proxy import Proxy
 from tests.sharding import shop
@@ -26,13 +29,6 @@ def enqueue(engine: Engine, number: int, *, seconds: float = 0.0) -> None:
         for _ in range(number):
             shop.nap.enqueue(session, seconds=seconds)
         session.commit()
-
-
-def states(engine: Engine) -> dict[str, int]:
-    """Return the number of jobs by state."""
-    with Session(engine) as session:
-        by_state = select(jobs.Job.state, func.count()).group_by(jobs.Job.state)
-        return {str(state): number for state, number in session.execute(by_state)}
 
 
 def effects(engine: Engine) -> list[tuple[int, str]]:
@@ -210,3 +206,20 @@ def test_the_clock_fires_each_schedule_in_each_database(engines: dict[str, Engin
             session.commit()
     with jobs.clock(bind=engines):
         wait_until(lambda: all(states(engine) for engine in engines.values()))
+
+
+def test_a_bind_that_is_refused_leaves_the_earlier_one(engines: dict[str, Engine]) -> None:
+    bound = copy(jobs)
+    bound.bind(engines, read_bind={"eu": engines["eu"]})
+    refused: list[dict[str, Any]] = [
+        {"bind": "postgresql://localhost"},
+        {"bind": {"eu": "postgresql://localhost"}},
+        {"bind": engines, "read_bind": engines["eu"]},
+        {"bind": engines, "read_bind": {"uk": engines["eu"]}},
+        {"bind": engines["eu"], "read_bind": {"eu": engines["eu"]}},
+    ]
+    for options in refused:
+        with pytest.raises(ConfigurationError):
+            bound.bind(**options)
+        assert bound.shards == ("eu", "us", "as")
+        assert bound.worker().drain() == 0
