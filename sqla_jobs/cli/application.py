@@ -59,7 +59,7 @@ def in_each_shard(command: Callable[..., None]) -> Callable[..., None]:
 def _code_in(jobs: Jobs[Any], name: str, command: Callable[[Jobs[Any]], None]) -> int:
     click.echo(f"== {name} ==")
     try:
-        with plain_errors():
+        with plain_errors(), _own_connections(jobs):
             command(jobs)
     except click.ClickException as error:
         # named as in log lines: the heading goes to another stream
