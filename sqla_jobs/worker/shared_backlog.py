@@ -16,9 +16,8 @@ class SharedSlots:
     def __init__(self) -> None:
         self.lock: threading.Lock = threading.Lock()
         self.backlogs: list[SharedBacklog] = []
-        self.begun: int = 0
         self.ended: int = 0
-        """The number of jobs that have begun and that have ended in these slots."""
+        """The number of jobs that have ended in these slots."""
 
 
 class SharedBacklog(Backlog):
@@ -32,8 +31,8 @@ class SharedBacklog(Backlog):
         super().__init__(name, concurrency)
         self._slots = slots
         self._lock = slots.lock
-        self._served = 0
-        """The number of jobs that had begun in these slots when this database was last given one."""
+        self._served_at = 0.0
+        """When a slot was last given to this database, by `time.monotonic()`."""
         self._stalled_at = -1
         """The number of jobs that had ended when jobs claimed ahead last stalled."""
 
@@ -86,13 +85,12 @@ class SharedBacklog(Backlog):
         heir.begin(attempt)
         return None
 
-    def _order(self) -> tuple[int, int]:
-        return self._running, self._served
+    def _order(self) -> tuple[int, float]:
+        return self._running, self._served_at
 
     def _pop(self) -> Attempt | None:
         if (attempt := super()._pop()) is not None:
-            self._slots.begun += 1
-            self._served = self._slots.begun
+            self._served_at = time.monotonic()
         return attempt
 
     def wake(self, now: float) -> None:
