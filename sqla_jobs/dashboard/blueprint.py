@@ -12,7 +12,7 @@ from werkzeug.exceptions import HTTPException
 
 from sqla_jobs.actions.schedules import UnknownSchedule
 from sqla_jobs.dashboard.access import HEADERS, Actor, Authorize, Role, check_functions, check_origin, role_of
-from sqla_jobs.dashboard.site import Dashboard
+from sqla_jobs.dashboard.site import Dashboard, blueprint_of
 from sqla_jobs.dashboard.views import (
     audit,
     batches,
@@ -89,19 +89,14 @@ def create_blueprint(
     def index() -> Any:
         if role_of(authorize) is None:
             abort(403)
-        return redirect(url_for(f".{_of_shard(0)}.overview"))
+        return redirect(url_for(f".{blueprint_of(0)}.overview"))
 
     made = Blueprint(name, __name__)
     made.add_url_rule("/", "overview", index)
     for number, shard in enumerate(jobs.shards):
         site = Dashboard(jobs.shard(shard), authorize, actor, shards=jobs.shards, shard=shard)
-        made.register_blueprint(_blueprint_of(site, _of_shard(number)), url_prefix=f"/{shard}")
+        made.register_blueprint(_blueprint_of(site, blueprint_of(number)), url_prefix=f"/{shard}")
     return made
-
-
-def _of_shard(number: int) -> str:
-    """Return the name of a database's pages. The database's own name may contain a dot, which Flask reserves."""
-    return f"shard{number}"
 
 
 def _blueprint_of(site: Dashboard, name: str) -> Blueprint:

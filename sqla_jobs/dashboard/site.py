@@ -51,6 +51,11 @@ NOTICES = {
 """What a page says after a change, by the value of `done` in its address."""
 
 
+def blueprint_of(shard: int) -> str:
+    """Return the name of the blueprint of a database. The database's name may have a dot, which Flask reserves."""
+    return f"shard{shard}"
+
+
 class Dashboard:
     """One dashboard: its jobs, access control, sessions and templates."""
 
@@ -128,7 +133,9 @@ class Dashboard:
             lag=g.get("sqla_jobs_lag"),
             when=when,
             shard=self._shard,
-            shards=[(one, url_for(f"{parent}.shard{number}.overview")) for number, one in enumerate(self._shards)],
+            shards=[
+                (one, url_for(f"{parent}.{blueprint_of(number)}.overview")) for number, one in enumerate(self._shards)
+            ],
             **values,
         )
         return Response(html, status, mimetype="text/html")

@@ -13,7 +13,7 @@ from sqla_jobs.database.connection_limits import LIMIT
 from sqla_jobs.monitoring.check import SECONDS, Check, Look, Rows
 from sqla_jobs.monitoring.finding import Verdict
 from sqla_jobs.queries.delete_jobs import Reference, Removal
-from sqla_jobs.queries.standby import LAG
+from sqla_jobs.queries.expressions import LAG
 from sqla_jobs.rules.retention import seconds_kept
 from sqla_jobs.rules.wording import Count, duration
 

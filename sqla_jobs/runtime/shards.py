@@ -1,4 +1,4 @@
-"""The databases (shards) of a service, and the one in which a thread or run works."""
+"""What a service has at work in each of its databases (shards)."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from sqlalchemy import func, literal_column, select
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.queries.standby import LAG
+from sqla_jobs.queries.expressions import LAG
 
 PATIENCE = 5.0
 """The timeout of each statement of a page, in seconds."""
