@@ -6,6 +6,7 @@ import copy
 import os
 import re
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Generator
@@ -67,6 +68,12 @@ def spawning() -> Generator[Callable[[list[str], Path, Path], subprocess.Popen[b
         process.wait()
     for log in dict.fromkeys(logs):
         print(log.name, log.read_text(), sep="\n")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def waiting_for_locks(engine: Engine) -> int:

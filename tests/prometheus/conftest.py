@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import urllib.error
 import urllib.request
@@ -16,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqla_jobs.queries.values import Claimed, RunEnd
 from sqla_jobs.rules.outcomes import Outcome
 from tests.conftest import StartWorker
-from tests.helpers import wait_until
+from tests.helpers import free_port, wait_until
 
 
 class Answer(NamedTuple):
@@ -59,12 +58,6 @@ def start_observed(start_worker: StartWorker) -> StartObserved:
         return found
 
     return start
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 Samples = dict[tuple[str, ...], float]

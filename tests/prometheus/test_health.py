@@ -19,8 +19,8 @@ from sqla_jobs.supervisor.roster import Roster
 from sqla_jobs.supervisor.spec import Application, Setup, SupervisorOptions
 from tests.conftest import StartWorker
 from tests.counting import worker_pids
-from tests.helpers import wait_until
-from tests.prometheus.conftest import Observed, StartObserved, free_port
+from tests.helpers import free_port, wait_until
+from tests.prometheus.conftest import Observed, StartObserved
 from tests.shop import jobs, mark
 
 

@@ -13,9 +13,10 @@ from werkzeug.test import Client
 from sqla_jobs import ConfigurationError, Jobs
 from sqla_jobs.dashboard import Role, allow_everyone, create_wsgi
 from sqla_jobs.prometheus import collector
+from tests.counting import states
 from tests.sharding import shop
 from tests.sharding.shop import TenantJob
-from tests.sharding.test_worker import enqueue, states
+from tests.sharding.test_worker import enqueue
 
 
 def listed(page: str) -> list[str]:

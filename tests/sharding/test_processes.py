@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,11 +19,12 @@ from sqlalchemy import Engine, func, select, text
 from sqlalchemy.orm import Session
 
 from tests.conftest import StartWorker
-from tests.helpers import wait_until
+from tests.counting import states
+from tests.helpers import free_port, wait_until
 from tests.proxy import Proxy
 from tests.sharding import shop
 from tests.sharding.shop import jobs
-from tests.sharding.test_worker import effects, enqueue, states
+from tests.sharding.test_worker import effects, enqueue
 
 pytestmark = pytest.mark.slow
 APPLICATION = "tests.sharding.shop:jobs"
@@ -202,11 +202,6 @@ def test_metrics_name_the_database(urls: dict[str, str], engines: dict[str, Engi
         text = scraped(port)
         assert 'sqla_jobs_queue_jobs{queue="unserved",shard="us",state="queued"} 1.0' in text
         assert 'sqla_jobs_database_up{shard="as"} 0.0' in text
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 def answered(port: int, path: str) -> int:
