@@ -205,14 +205,15 @@ def test_a_killed_program_leaves_neither_server_nor_folder_also_where_a_forked_c
 
 def test_the_terminals_interrupt_reaches_the_program_first() -> None:
     code = """
-        import signal, sys
+        import signal, time
         from sqla_jobs.postgres import local_postgres
         import psycopg
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored in the background
         with local_postgres() as url:
             try:
                 print(url, flush=True)
-                sys.stdin.read()
+                while True:  # one long wait would not end for a signal that arrives just before it begins
+                    time.sleep(0.01)
             except KeyboardInterrupt:
                 with psycopg.connect(url.replace("+psycopg", "")) as connection:
                     print(connection.execute("SELECT 'still there'").fetchone()[0])
