@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Text, cast, func, select, text
+from sqlalchemy import ColumnElement, Text, TextClause, cast, func, select, text
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
@@ -16,8 +16,10 @@ from sqla_jobs.monitoring.finding import ask
 from sqla_jobs.queries.expressions import last_run_of
 from sqla_jobs.rules.wording import Count
 
-LOOKED_AT = 20_000
+LOOKED_AT = 10_000
 """The maximum number of failed runs that are read, over all tasks."""
+BAD: TextClause = text("outcome IN ('failed', 'retried', 'lost')")
+"""The condition of the index of failed runs, in its words."""
 _SEEN = 4
 """Among this many times as many runs that failed, were retried or lost, those of the wanted outcomes are looked for."""
 
@@ -71,8 +73,7 @@ def _groups(
 ) -> list[tuple[Any, ...]]:
     """Return the fields of failures, each with its first `run_at`. `condition` is about the job of a run."""
     job, run = jobs.Job, jobs.Run
-    bad = text("outcome IN ('failed', 'retried', 'lost')")  # as in the index of failed runs
-    seen = select(run.id, run.job_id, run.error_type, run.outcome, run.finished_at).where(bad, *narrower)
+    seen = select(run.id, run.job_id, run.error_type, run.outcome, run.finished_at).where(BAD, *narrower)
     last = seen.order_by(run.finished_at.desc()).limit(min(_SEEN * most, 2**31 - 1)).subquery("seen")
     newest = select(last.c.id, last.c.job_id, last.c.error_type).where(last.c.outcome.in_(outcomes))
     read = newest.order_by(last.c.finished_at.desc()).limit(most).cte("newest").prefix_with("MATERIALIZED")

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import case, func, select, text
+from sqlalchemy import case, func, select
 
 from sqla_jobs.models.types import LIVE, PARKED
 from sqla_jobs.monitoring.check import Check, Look, Rows
+from sqla_jobs.monitoring.failures import BAD, LOOKED_AT
 from sqla_jobs.monitoring.queues import COUNTED
 from sqla_jobs.monitoring.steps import read_waits
 from sqla_jobs.queries.losses import lost_in_a_row
@@ -27,8 +28,10 @@ def _killers(look: Look) -> Rows:
     """Find jobs that lose their process again and again, such as those that run out of memory."""
     job, run = look.jobs.Job, look.jobs.Run
     since = func.statement_timestamp() - timedelta(days=1)  # stable, so that the index of failed runs ends there
-    lost: Any = select(run.job_id, func.count().label("times")).where(run.outcome == text("'lost'"))
-    lost = lost.where(run.finished_at > since).group_by(run.job_id).having(func.count() > 1).subquery()
+    newest = select(run.job_id, run.outcome).where(BAD, run.finished_at > since).order_by(run.finished_at.desc())
+    seen = newest.limit(LOOKED_AT).subquery()
+    lost: Any = select(seen.c.job_id, func.count().label("times")).where(seen.c.outcome == "lost")
+    lost = lost.group_by(seen.c.job_id).having(func.count() > 1).subquery()
     uses_attempts = job.max_lost.is_(None)
     left = case((uses_attempts, job.max_attempts - job.attempt), else_=job.max_lost - lost_in_a_row(look.jobs._models))
     rows = select(job.id, job.task, lost.c.times, left, uses_attempts).join(lost, lost.c.job_id == job.id)
