@@ -50,10 +50,11 @@ def runs(engine: Engine, outcome: str) -> int:
         return session.scalar(select(func.count()).where(jobs.Run.outcome == outcome)) or 0
 
 
-def enqueue_both(engine: Engine, count: int, seconds: float) -> None:
+def enqueue_both(engine: Engine, count: int, seconds: float, *, first: float = 0.0) -> None:
+    """Enqueue both kinds of jobs. If the first of each is longer, some job runs whenever a process is killed."""
     with Session(engine) as session:
-        shop.write.enqueue_many(session, ({"n": n, "seconds": seconds} for n in range(count)))
-        shop.mark.enqueue_many(session, ({"n": n, "seconds": seconds} for n in range(count)))
+        for task in (shop.write, shop.mark):
+            task.enqueue_many(session, ({"n": n, "seconds": seconds if n else first or seconds} for n in range(count)))
         session.commit()
 
 

@@ -70,7 +70,9 @@ def test_a_killed_process_loses_no_coroutine_and_doubles_none(
     start_worker(None, "--queues", "default=6", application="tests.coroutine_shop:over_asyncpg()")
     for done in (20, 50, 80):
         wait_until(lambda done=done: len(effects(database)) >= done and worker_pids(database))  # type: ignore[misc]
-        os.kill(worker_pids(database)[-1], signal.SIGKILL)
+        victim = worker_pids(database)[-1]
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda victim=victim: victim not in worker_pids(database))  # type: ignore[misc]
     wait_until(lambda: states(database) == {"succeeded": 120}, timeout=60)
     assert effects(database) == dict.fromkeys(range(120), 1)
     assert 0 < outcomes(database)["lost"] <= 18

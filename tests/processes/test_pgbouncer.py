@@ -65,7 +65,7 @@ def test_workers_behind_a_pooler_lose_nothing_and_leave_nothing(
     pooled: Engine, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     url = pooled.url.render_as_string(hide_password=False)
-    enqueue_both(pooled, 40, 0.1)
+    enqueue_both(pooled, 40, 0.1, first=4.0)
     victim = start_worker(url, "--concurrency", "4", *POLLS)
     wait_until(lambda: states(pooled)["running"] > 0 and states(pooled)["succeeded"] > 20)
     os.killpg(victim.pid, signal.SIGKILL)

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 def test_kill_9_loses_no_job_and_doubles_no_transactional_effect(
     database: Engine, database_url: str, start_worker: StartWorker
 ) -> None:
-    enqueue_both(database, 60, 0.1)
+    enqueue_both(database, 60, 0.1, first=3.0)
     victim = start_worker(database_url, "--concurrency", "4")
     wait_until(lambda: states(database)["running"] > 0 and states(database)["succeeded"] > 5)
     os.killpg(victim.pid, signal.SIGKILL)

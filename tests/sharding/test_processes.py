@@ -44,6 +44,11 @@ def alive(engine: Engine) -> int:
         return session.scalar(select(func.count()).select_from(jobs.Process)) or 0
 
 
+def pids(engine: Engine) -> list[int]:
+    with Session(engine) as session:
+        return [*session.scalars(select(jobs.Process.pid).where(jobs.Process.kind == "worker"))]
+
+
 @pytest.mark.promise
 def test_each_job_has_one_effect_though_processes_are_killed(
     urls: dict[str, str], engines: dict[str, Engine], start_worker: StartWorker
@@ -55,9 +60,9 @@ def test_each_job_has_one_effect_though_processes_are_killed(
     worker = start_worker(None, *named(urls), "--processes", "2", "--queues", "default=4", application=APPLICATION)
     for count in (100, 300):
         wait_until(partial(has_effects, engines, count))
-        with Session(engines["eu"]) as session:
-            pids = session.scalars(select(jobs.Process.pid).where(jobs.Process.kind == "worker")).all()
-        os.kill(pids[0], signal.SIGKILL)
+        victim = pids(engines["eu"])[0]
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda victim=victim: victim not in pids(engines["eu"]))  # type: ignore[misc]
     killed_at = time.monotonic()
     wait_until(lambda: all(states(engine) == {"succeeded": 300} for engine in engines.values()))
     assert time.monotonic() - killed_at < 20
@@ -76,9 +81,8 @@ def test_a_dead_process_gives_back_its_jobs_of_each_database_at_once(
         enqueue(engine, 1, seconds=3600)
     wait_until(lambda: [states(engine) for engine in engines.values()] == [{"running": 1}] * 3)
     held = {name: holder(engine) for name, engine in engines.items()}
-    with Session(engines["us"]) as session:
-        pid = session.scalars(select(jobs.Process.pid).where(jobs.Process.kind == "worker")).one()
-    os.kill(pid, signal.SIGKILL)
+    [victim] = pids(engines["us"])
+    os.kill(victim, signal.SIGKILL)
     for name, engine in engines.items():
         wait_until(partial(is_held_anew, engine, held[name]))
 
