@@ -42,8 +42,8 @@ class Bound:
         self._async_bind: AsyncBind | None = None
         self._shards: Mapping[str, Bind] = {}
         """The databases by name, if several were given."""
-        self._own: Bind | None = None
-        """The one of them to which `shard` has bound this copy."""
+        self._own: tuple[str, Bind] | None = None
+        """The one of them, with its name, to which `shard` has bound this copy."""
         self._replicas: Bind | Mapping[str, Bind] | None = None
         self._context: Context | None = None
         self._resolver: Resolver | None = None
@@ -100,7 +100,7 @@ class Bound:
         found = copy(self)
         replica = self._replicas.get(name) if isinstance(self._replicas, Mapping) else None
         found.bind(self._shards[name], read_bind=replica, context=self._context)
-        found._own = self._shards[name]
+        found._own = name, self._shards[name]
         return found
 
     def _binding(self, bind: Bind | None = None) -> Binding:
@@ -116,7 +116,7 @@ class Bound:
                 "--shard on the command line"
             )
         if self._resolver is not None:
-            return self._resolver(bind or self._own)
+            return self._resolver(bind or (self._own and self._own[1]))
         chosen, async_bind = self._bound, self._async_bind
         if bind is not None:
             chosen, async_bind = both_binds(bind, None, self._entity)
@@ -141,11 +141,20 @@ class Bound:
         return self._binding(None if isinstance(self._replicas, Mapping) else self._replicas)
 
     def _of(self, job: object) -> Self:
-        """Return the `Jobs` of the job's database, if it was loaded by a session of several databases."""
-        if not (self._shards and isinstance(job, JobMixin | BatchMixin)):
+        """Return the `Jobs` of the job's database, if it was loaded by a session of several databases.
+
+        Raises `ConfigurationError` if none is bound by the name that the job's database has in that session.
+        """
+        token = instance_state(job).identity_token if isinstance(job, JobMixin | BatchMixin) else None
+        if token is None or (self._own is not None and self._own[0] == token):
             return self
-        token = instance_state(job).identity_token
-        return self.shard(str(token)) if token in self._shards else self
+        if token not in self._shards:
+            bound = ", ".join(self._shards) or "one database, without a name"
+            raise ConfigurationError(
+                f"the job is in its session's database {token!r}, and none is bound by that name; bound: {bound}. "
+                f"Use the names of the session's shards: jobs.bind({{{token!r}: engine, …}})"
+            )
+        return self.shard(str(token))
 
     def _context_in(self, session: Session) -> Context:
         """Return the context for a test's runs in this session: the one that a worker puts around its runs."""

@@ -16,7 +16,7 @@ from sqlalchemy import event
 
 from sqla_jobs.actions import audit
 from sqla_jobs.cli.naming import application_options, named_application, output_on_stderr, plain_errors
-from sqla_jobs.database.shard_name import Where
+from sqla_jobs.database.shard_name import Where, working_in
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.loading import bind_for_command_line, load_jobs
 
@@ -29,12 +29,15 @@ def on_application(command: Callable[Concatenate[Jobs[Any], P], None]) -> Callab
     @application_options
     @wraps(command)
     def run(application: str | None, where: Where, *args: P.args, **options: P.kwargs) -> None:
-        with plain_errors():
-            with output_on_stderr():
-                jobs = load_jobs(named_application(application))
-            jobs = bind_for_command_line(jobs, where)
-            with _own_connections(jobs):
-                command(jobs, *args, **options)
+        def work() -> None:
+            with plain_errors():
+                with output_on_stderr():
+                    jobs = load_jobs(named_application(application))
+                jobs = bind_for_command_line(jobs, where)
+                with _own_connections(jobs):
+                    command(jobs, *args, **options)
+
+        working_in(where.shard or "", work)
 
     return run
 
@@ -50,7 +53,8 @@ def in_each_shard(command: Callable[..., None]) -> Callable[..., None]:
         if not jobs.shards or options.get("as_json") or options.get("watch"):
             command(jobs, **options)  # for several databases, it asks for --shard
             return
-        codes = [_code_in(jobs.shard(name), name, partial(command, **options)) for name in jobs.shards]
+        call = partial(command, **options)
+        codes = [working_in(name, partial(_code_in, jobs.shard(name), name, call)) for name in jobs.shards]
         sys.exit(max(codes))
 
     return run

@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sqla_jobs.cli.naming import HOST, NAMED, output_on_stderr
+from sqla_jobs.database.shard_name import SHARD, with_shard
 from sqla_jobs.models.types import PARKED
 from sqla_jobs.monitoring.finding import Finding, Verdict
 from sqla_jobs.rules.redaction import check_depth
@@ -126,7 +127,8 @@ def short(process_id: uuid.UUID | None) -> str:
 
 
 def remedy(text: str) -> str:
-    """Return a remedy with commands for the program that prints it, such as `flask jobs worker`."""
+    """Return a remedy with commands for the program that prints it, such as `flask jobs worker`, and its database."""
+    text = with_shard(text, SHARD.get())
     context = click.get_current_context(silent=True)
     if context is not None and HOST in context.meta:
         program = context.find_root().info_name or "flask"

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from inspect import iscoroutine
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from sqla_jobs.actions.audit import Changing, changing
 from sqla_jobs.dashboard.access import Actor, Authorize, Role
 from sqla_jobs.dashboard.data.reading import reading
 from sqla_jobs.dashboard.render import formatting
+from sqla_jobs.database.shard_name import with_shard
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import PARKED
@@ -95,6 +96,7 @@ class Dashboard:
             "plural": wording.plural,
             "offset": wording.offset,
             "sentence": formatting.sentence,
+            "pasted": partial(with_shard, name=self._shard),
         }
         of_all: Any = {"url": self.url, "static": self._static}
         made.filters.update(named)

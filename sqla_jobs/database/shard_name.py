@@ -14,6 +14,8 @@ MOST_SHARDS = 64
 SHARD_NAME = re.compile(r"[\w.-]{1,40}", re.ASCII)
 SHARD: ContextVar[str] = ContextVar("sqla_jobs.shard", default="")
 """The name of the database, for log lines and runs. It is empty where there is only one."""
+_COMMAND = re.compile(r"\bsqla-jobs (?:(?:batch|limit|schedule) )?[a-z]+(?:-[a-z]+)*\b(?! --database-url)")
+"""A command in a text, if it works on one of several databases."""
 
 
 class Where(NamedTuple):
@@ -32,6 +34,11 @@ def working_in(name: str, call: Callable[[], T]) -> T:
         return call()
     finally:
         SHARD.reset(token)
+
+
+def with_shard(text: str, name: str | None) -> str:
+    """Return the text with `--shard NAME` in each command, if the database has a name."""
+    return _COMMAND.sub(rf"\g<0> --shard {name}", text) if name else text
 
 
 def of_shard(call: Callable[..., None]) -> Callable[..., None]:

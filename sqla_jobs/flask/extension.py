@@ -88,8 +88,16 @@ class FlaskJobs(Generic[J]):
 
         Raises `ConfigurationError` if there is no database, or more than one.
         """
+        db = app.extensions.get("sqlalchemy")
+        if db is not None and self.jobs.shards:
+            names = ", ".join(self.jobs.shards)
+            raise ConfigurationError(
+                f"{app!r} has db.session, of one database, and its jobs are in several ({names}): what a task adds to "
+                "db.session would be lost. Leave out FlaskJobs, write jobs.bind({…}, context=lambda run: "
+                "app.app_context()), and use the session that the task takes"
+            )
         chosen = bind or self._bind
-        db, bound = app.extensions.get("sqlalchemy"), self.jobs._bound
+        bound = self.jobs._bound
         if chosen is None and db is None and bound is None:
             raise ConfigurationError(
                 f"{app!r} has no Flask-SQLAlchemy or Flask-SQLAlchemy-Lite: call db.init_app(app), or give its own "

@@ -299,6 +299,9 @@ class TestWhichApplication:
         FlaskJobs(jobs, app)
         with pytest.raises(ConfigurationError):
             jobs.worker()
+        jobs.bind({"eu": engine, "us": engine})
+        with pytest.raises(ConfigurationError, match="eu, us"):
+            jobs.worker()
 
     def test_an_application_carries_one(self, jobs: Jobs[Any], engine: Engine) -> None:
         app = self.app("one")

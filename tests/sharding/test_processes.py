@@ -17,7 +17,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, func, select, text
 from sqlalchemy.orm import Session
+from werkzeug.test import Client
 
+from sqla_jobs import Jobs
+from sqla_jobs.dashboard import allow_everyone, create_wsgi
 from tests.conftest import StartWorker
 from tests.counting import states
 from tests.helpers import free_port, wait_until
@@ -168,6 +171,21 @@ def test_commands_work_in_one_database_or_in_each(urls: dict[str, str], engines:
     assert run("list", APPLICATION, "--database-url", "eu=" + urls["eu"], "--database-url", urls["us"]).returncode == 2
     drained = run("worker", APPLICATION, *named(urls), "--drain")
     assert (drained.returncode, drained.stdout) == (0, "1 run\n"), drained.stderr
+
+
+def test_a_remedy_names_the_database(urls: dict[str, str], bound: Jobs[shop.TenantJob]) -> None:
+    enqueue(engine := bound.shard("us")._binding().engine, 1)
+    assert run("pause", APPLICATION, *named(urls), "--task", "nap", "--shard", "us").returncode == 0
+    remedy = "sqla-jobs resume --shard us --task nap"
+    assert remedy in run("doctor", APPLICATION, *named(urls)).stdout
+    with Session(engine) as session:
+        job_id = session.scalars(select(jobs.Job.id)).one()
+    assert remedy in run("why", str(job_id), "--app", APPLICATION, *named(urls), "--shard", "us").stdout
+    client = Client(create_wsgi(bound, authorize=allow_everyone))
+    assert remedy in client.get("/us/").text
+    assert remedy in client.get(f"/us/jobs/{job_id}").text
+    resumed = run(*remedy.split()[1:], "--app", APPLICATION, *named(urls))
+    assert resumed.returncode == 0, resumed.stderr
 
 
 def test_draining_without_a_database_fails_after_the_others(urls: dict[str, str], engines: dict[str, Engine]) -> None:

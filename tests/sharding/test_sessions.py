@@ -462,6 +462,12 @@ def test_a_job_object_is_waited_for_in_its_shard(shards: Shards) -> None:
         ended = bound.wait(job, timeout=10)
         with Session(shards.engines[shard]) as session:
             assert session.get_one(jobs.Job, ended.id).args == ended.args
+    bob = jobs_of_both[1]
+    assert bound.shard("us").wait(bob, timeout=10).id == bob.id
+    for others in (shards.engines["eu"], {"eu": shards.engines["eu"]}):
+        bound.bind(others)  # has a job of that id, too
+        with pytest.raises(ConfigurationError, match="'us'"):
+            bound.wait(bob, timeout=10)
 
 
 def test_a_run_works_in_one_database(shards: Shards) -> None:
