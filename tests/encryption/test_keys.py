@@ -180,6 +180,22 @@ def test_a_missing_ring_is_told_at_the_enqueue(session: Session, monkeypatch: py
     assert not session.new
 
 
+@pytest.mark.parametrize("keys", [OTHER, "nonsense", ""])
+def test_who_cannot_decrypt_is_asked_for_the_old_key_and_not_to_make_one(
+    session: Session, monkeypatch: pytest.MonkeyPatch, keys: str
+) -> None:
+    job = shop.settle.enqueue(session, account=1, secrets={})
+    session.commit()
+    drain(jobs, session)
+    session.commit()
+    monkeypatch.setenv("SQLA_JOBS_KEYS", keys)
+    with pytest.raises(Undecryptable, match="SQLA_JOBS_KEYS") as refused:
+        jobs.decrypted(job.result)
+    assert "generate_key" not in str(refused.value)
+    with pytest.raises(Undecryptable, match=f"job {job.id} "):
+        shop.settle.result(job, timeout=30)
+
+
 def test_nothing_is_imported_for_plain_tasks_and_a_missing_extra_is_told() -> None:
     script = """
 import sys
