@@ -87,6 +87,11 @@ class KeyRing:
         if isinstance(self._keys, tuple):
             self.require()
 
+    def check_start(self, used: Iterable[Encryption | None]) -> None:
+        """Raise `ConfigurationError` if any encryption is used, and a key is malformed. Keys may be missing."""
+        if any(used) and self._ciphers().given:
+            self.require()
+
     def require(self) -> MultiFernet:
         """Return the ciphers. Raises `ConfigurationError` if there are none."""
         ciphers = self._ciphers()
