@@ -50,14 +50,17 @@ def in_each_shard(command: Callable[..., None]) -> Callable[..., None]:
         if not jobs.shards or options.get("as_json") or options.get("watch"):
             command(jobs, **options)  # for several databases, it asks for --shard
             return
-        codes = [_code_in(jobs.shard(name), name, partial(command, **options)) for name in jobs.shards]
+        heading = "-- == {} ==" if options.get("sql") else "== {} =="
+        codes: list[int] = []
+        for name in jobs.shards:
+            click.echo(heading.format(name))
+            codes.append(_code_in(jobs.shard(name), name, partial(command, **options)))
         sys.exit(max(codes))
 
     return run
 
 
 def _code_in(jobs: Jobs[Any], name: str, command: Callable[[Jobs[Any]], None]) -> int:
-    click.echo(f"== {name} ==")
     try:
         with plain_errors(), _own_connections(jobs):
             command(jobs)
