@@ -33,6 +33,8 @@ def on_application(command: Callable[Concatenate[Jobs[Any], P], None]) -> Callab
             with output_on_stderr():
                 jobs = load_jobs(named_application(application))
             jobs = bind_for_command_line(jobs, where)
+            if len(jobs.shards) == 1:
+                jobs = jobs.shard(*jobs.shards)
             with _own_connections(jobs):
                 command(jobs, *args, **options)
 

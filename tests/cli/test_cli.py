@@ -197,6 +197,9 @@ class TestWhichApplication:
             ("postgresql+psycopg://127.0.0.1:1/shop?ssl=require", "ssl"),
             ("sqlite:///shop.db", "sqlite"),
             ("postgresql://one:5432,two:5432/shop", "&host=HOST:PORT"),
+            ("eu=foo", "'eu'"),
+            ("eu=", "'eu'"),
+            ("eu=mysql://h/shop", "'eu'"),
         ],
     )
     def test_an_address_that_cannot_be_used_is_named(
@@ -205,6 +208,12 @@ class TestWhichApplication:
         monkeypatch.setattr(jobs, "_bound", None)
         done = CliRunner().invoke(main, ["list", "--app", "tests.shop:jobs", "--database-url", address])
         assert (done.exit_code, named in done.output, "tables" in done.output) == (1, True, False), done.output
+
+    def test_one_database_needs_no_shard_whether_it_is_named_or_not(self, command: Command, database_url: str) -> None:
+        named = command("list", "tests.shop:jobs", "--json", "--database-url", f"eu={database_url}")
+        assert (named.stdout, named.stderr, named.returncode) == ("[]\n", "", 0)
+        done = command("list", "tests.shop:jobs", "--database-url", database_url, "--shard", "eu")
+        assert (done.returncode, "--database-url eu=" in done.stderr) == (1, True)
 
     @pytest.mark.slow
     def test_prints_of_the_application_are_not_in_the_output(self, command: Command, tmp_path: Path) -> None:
