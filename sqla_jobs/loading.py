@@ -150,7 +150,7 @@ def bind_for_command_line(jobs: Jobs[Any], where: Where) -> Jobs[Any]:
         jobs.bind(engines.get("", engines))
     if where.shard is not None and not jobs.shards:
         raise ConfigurationError(
-            f"--shard {where.shard}: there is one database, without a name: leave --shard out, or name the database, as "
+            f"--shard {where.shard}: there is one database, without a name: leave --shard out, or name the database: "
             f"--database-url {where.shard}=URL"
         )
     return jobs if where.shard is None else jobs.shard(where.shard)

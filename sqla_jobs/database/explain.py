@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import psycopg
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from sqla_jobs.database.refusals import chain_of
 from sqla_jobs.errors import JobsError
+from sqla_jobs.models.mapping import library_tables
 from sqla_jobs.rules.error_text import message_of
 from sqla_jobs.rules.wording import page
 
@@ -15,6 +18,8 @@ EXPLAINED = (JobsError, DBAPIError, psycopg.Error)
 
 _OF_POOLER = ("query_wait_timeout", "max_client_conn", "server login has been failing", "client_login_timeout")
 """Parts of PgBouncer's messages when it refuses a connection."""
+
+_NO_TABLE = "42P01"
 
 
 def explained(error: BaseException) -> BaseException | None:
@@ -26,6 +31,11 @@ def explain(error: BaseException) -> str:
     """Return the message for one of the errors in `EXPLAINED`."""
     if isinstance(error, ProgrammingError) and _is_of_tables(error):
         first_line = _message(error).splitlines()[0]
+        if not _is_of_library(error):
+            return (
+                f"the database says: {first_line}, in a statement of the application's: `sqla-jobs migrate` makes and "
+                "upgrades the library's own tables only"
+            )
         return (
             f"the tables are not as this version needs them ({first_line}): "
             "`sqla-jobs check` names what differs; `sqla-jobs migrate` makes and upgrades them, or your Alembic "
@@ -46,6 +56,14 @@ def _is_of_tables(error: ProgrammingError) -> bool:
     """Return whether the server did not find a table or column. psycopg's own errors have no code."""
     code: str | None = getattr(error.orig, "sqlstate", None)
     return code is not None and code[:2] in ("42", "3F") and code != "42501"  # 42501 means a missing privilege
+
+
+def _is_of_library(error: ProgrammingError) -> bool:
+    """Return whether the missing table, or for other errors any table in the statement, is the library's."""
+    is_table = getattr(error.orig, "sqlstate", None) == _NO_TABLE
+    names = _message(error) if is_table else error.statement
+    words = re.findall(r"\w+", names or "")
+    return any(word == table or word.startswith(f"{table}_") for word in words for table in library_tables())
 
 
 def _message(error: DBAPIError | psycopg.Error) -> str:

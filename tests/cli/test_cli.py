@@ -237,7 +237,20 @@ class TestWhichApplication:
         shop.Base.metadata.drop_all(engine)
         engine.dispose()
         done = command("status", "tests.shop:jobs")
-        assert (done.returncode, "migrate" in done.stderr, "Traceback" in done.stderr) == (1, True, False)
+        assert (done.returncode, "check" in done.stderr, "Traceback" in done.stderr) == (1, True, False)
+
+    def test_tables_of_the_application_that_are_not_there_are_its_own(self, command: Command, tmp_path: Path) -> None:
+        base = (
+            "from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column\nfrom sqla_jobs import Jobs\n"
+            "class Base(DeclarativeBase): ...\njobs = Jobs(Base)\n"
+        )
+        order = (
+            "class Order(Base):\n    __tablename__ = 'orders'\n    id: Mapped[int] = mapped_column(primary_key=True)\n"
+        )
+        tasks = "@jobs.task\ndef ship(session: Session, order: Order) -> None: ...\n"
+        tmp_path.joinpath("shipping.py").write_text(base + order + tasks)
+        done = command("enqueue", "shipping:jobs", "ship", '{"order": 1}')
+        assert (done.returncode, "orders" in done.stderr, "check" in done.stderr) == (1, True, False), done.stderr
 
 
 class TestStatus:
