@@ -7,7 +7,7 @@ import re
 import psycopg
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 
-from sqla_jobs.database.refusals import chain_of
+from sqla_jobs.database.refusals import cause_of, chain_of
 from sqla_jobs.errors import JobsError
 from sqla_jobs.models.mapping import library_tables
 from sqla_jobs.rules.error_text import message_of
@@ -20,6 +20,7 @@ _OF_POOLER = ("query_wait_timeout", "max_client_conn", "server login has been fa
 """Parts of PgBouncer's messages when it refuses a connection."""
 
 _NO_TABLE = "42P01"
+_READ_ONLY = "25006"
 
 
 def explained(error: BaseException) -> BaseException | None:
@@ -40,6 +41,12 @@ def explain(error: BaseException) -> str:
             f"the tables are not as this version needs them ({first_line}): "
             "`sqla-jobs check` names what differs; `sqla-jobs migrate` makes and upgrades them, or your Alembic "
             f"history does, with `sqla-jobs migrate --revision` ({page('migrations')})"
+        )
+    if getattr(cause_of(error), "sqlstate", None) == _READ_ONLY:
+        return (
+            f"the database says: {_message(error)}: this server is a standby, or read-only; give the address of the "
+            "primary, or several hosts with target_session_attrs=read-write "
+            f"({page('operating')}#connections)"
         )
     if isinstance(error, DBAPIError | psycopg.Error) and any(word in _message(error) for word in _OF_POOLER):
         return (

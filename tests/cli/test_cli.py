@@ -231,6 +231,15 @@ class TestWhichApplication:
             assert json.loads(done.stdout) is not None
             assert done.stderr == "settings are read\ntasks are read\n"
 
+    @pytest.mark.parametrize("words", [["pause", "default"], ["check"]], ids=" ".join)
+    def test_a_standby_is_told_with_the_way_to_the_primary(
+        self, command: Command, database_url: str, words: list[str]
+    ) -> None:
+        url = make_url(database_url).update_query_dict({"options": "-c default_transaction_read_only=on"})
+        standby = url.render_as_string(hide_password=False)
+        done = command(*words, "--app", "tests.shop:jobs", DATABASE_URL=standby)
+        assert (done.returncode, "target_session_attrs" in done.stderr) == (1, True), done.stderr
+
     @pytest.mark.slow
     def test_tables_that_are_not_there_are_one_message(self, command: Command, database_url: str) -> None:
         engine = create_engine(database_url)
