@@ -21,6 +21,7 @@ _OF_POOLER = ("query_wait_timeout", "max_client_conn", "server login has been fa
 
 _NO_TABLE = "42P01"
 _READ_ONLY = "25006"
+_DENIED = "42501"
 
 
 def explained(error: BaseException) -> BaseException | None:
@@ -42,7 +43,14 @@ def explain(error: BaseException) -> str:
             "`sqla-jobs check` names what differs; `sqla-jobs migrate` makes and upgrades them, or your Alembic "
             f"history does, with `sqla-jobs migrate --revision` ({page('migrations')})"
         )
-    if getattr(cause_of(error), "sqlstate", None) == _READ_ONLY:
+    state: str | None = getattr(cause_of(error), "sqlstate", None)
+    if isinstance(error, ProgrammingError) and state == _DENIED and _names_ours(_message(error)):
+        return (
+            f"the database says: {_message(error)}: `sqla-jobs grants` prints what a role needs that enqueues "
+            "(--enqueuer), runs workers and clocks (--worker) or only reads (--viewer). Commands that change anything, "
+            "as enqueue does, also write to the audit log: run them as the owner of the tables"
+        )
+    if state == _READ_ONLY:
         return (
             f"the database says: {_message(error)}: this server is a standby, or read-only; give the address of the "
             "primary, or several hosts with target_session_attrs=read-write "
@@ -62,14 +70,17 @@ def explain(error: BaseException) -> str:
 def _is_of_tables(error: ProgrammingError) -> bool:
     """Return whether the server did not find a table or column. psycopg's own errors have no code."""
     code: str | None = getattr(error.orig, "sqlstate", None)
-    return code is not None and code[:2] in ("42", "3F") and code != "42501"  # 42501 means a missing privilege
+    return code is not None and code[:2] in ("42", "3F") and code != _DENIED
 
 
 def _is_of_library(error: ProgrammingError) -> bool:
     """Return whether the missing table, or for other errors any table in the statement, is the library's."""
     is_table = getattr(error.orig, "sqlstate", None) == _NO_TABLE
-    names = _message(error) if is_table else error.statement
-    words = re.findall(r"\w+", names or "")
+    return _names_ours(_message(error) if is_table else error.statement)
+
+
+def _names_ours(text: str | None) -> bool:
+    words = re.findall(r"\w+", text or "")
     return any(word == table or word.startswith(f"{table}_") for word in words for table in library_tables())
 
 
