@@ -50,7 +50,7 @@ def explain(error: BaseException) -> str:
             "(--enqueuer), runs workers and clocks (--worker) or only reads (--viewer). Commands that change anything, "
             "as enqueue does, also write to the audit log: run them as the owner of the tables"
         )
-    if state == _READ_ONLY:
+    if isinstance(error, DBAPIError | psycopg.Error) and state == _READ_ONLY:
         return (
             f"the database says: {_message(error)}: this server is a standby, or read-only; give the address of the "
             "primary, or several hosts with target_session_attrs=read-write "
