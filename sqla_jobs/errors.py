@@ -27,10 +27,6 @@ class ArgumentsError(JobsError):
 class Undecryptable(JobsError):
     """A stored value is encrypted with a key that this process lacks."""
 
-    def __init__(self, fault: str = "") -> None:
-        lacks = "this process lacks its key: add that to SQLA_JOBS_KEYS or encryption_keys=, after the first key"
-        super().__init__(f"a stored value is encrypted, and {fault or lacks}")
-
 
 class UnknownTask(JobsError, KeyError):
     """No task with that name is registered."""

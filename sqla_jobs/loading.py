@@ -145,22 +145,26 @@ def bind_for_command_line(jobs: Jobs[Any], where: Where) -> Jobs[Any]:
     urls = where.urls
     if not urls and not jobs._is_bound and "DATABASE_URL" in os.environ:
         urls = {"": os.environ["DATABASE_URL"]}
-    engines = {name: _engine_of(url) for name, url in urls.items()}
+    engines = {name: _engine_of(url, name) for name, url in urls.items()}
     if engines:
         jobs.bind(engines.get("", engines))
+    if where.shard is not None and not jobs.shards:
+        raise ConfigurationError(
+            f"--shard {where.shard}: there is one database, without a name: leave --shard out, or name the database: "
+            f"--database-url {where.shard}=URL"
+        )
     return jobs if where.shard is None else jobs.shard(where.shard)
 
 
-def _engine_of(url: str) -> Engine:
+def _engine_of(url: str, name: str) -> Engine:
+    which = f"the database URL of {name!r}" if name else "the database URL"
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
         raise ConfigurationError(
-            f"the database URL cannot be read: write {_ADDRESS}, or for several servers {_ADDRESSES}"
+            f"{which} cannot be read: write {_ADDRESS}, or for several servers {_ADDRESSES}"
         ) from None
     if parsed.get_backend_name() not in ("postgres", "postgresql"):
-        raise ConfigurationError(
-            f"the database URL is of {parsed.drivername}, and jobs live in PostgreSQL: write {_ADDRESS}"
-        )
+        raise ConfigurationError(f"{which} is of {parsed.drivername}, and jobs live in PostgreSQL: write {_ADDRESS}")
     address = address_by_psycopg(parsed)  # the application may use the same URL with asyncpg
     return create_engine(address, max_overflow=-1)  # no limit: each thread of a worker needs a connection

@@ -34,6 +34,8 @@ def on_application(command: Callable[Concatenate[Jobs[Any], P], None]) -> Callab
                 with output_on_stderr():
                     jobs = load_jobs(named_application(application))
                 jobs = bind_for_command_line(jobs, where)
+                if len(jobs.shards) == 1:
+                    jobs = jobs.shard(*jobs.shards)
                 with _own_connections(jobs):
                     command(jobs, *args, **options)
 
@@ -53,15 +55,17 @@ def in_each_shard(command: Callable[..., None]) -> Callable[..., None]:
         if not jobs.shards or options.get("as_json") or options.get("watch"):
             command(jobs, **options)  # for several databases, it asks for --shard
             return
-        call = partial(command, **options)
-        codes = [working_in(name, partial(_code_in, jobs.shard(name), name, call)) for name in jobs.shards]
+        heading = "-- == {} ==" if options.get("sql") else "== {} =="
+        codes: list[int] = []
+        for name in jobs.shards:
+            click.echo(heading.format(name))
+            codes.append(working_in(name, partial(_code_in, jobs.shard(name), name, partial(command, **options))))
         sys.exit(max(codes))
 
     return run
 
 
 def _code_in(jobs: Jobs[Any], name: str, command: Callable[[Jobs[Any]], None]) -> int:
-    click.echo(f"== {name} ==")
     try:
         with plain_errors(), _own_connections(jobs):
             command(jobs)

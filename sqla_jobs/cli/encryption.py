@@ -29,9 +29,7 @@ def rotate_keys(jobs: Jobs[Any], actor: str) -> None:
     jobs._keys.require()
     totals = {noun: _rotated(jobs, noun) for noun in COLUMNS}
     for noun, done in totals.items():
-        click.echo(
-            f"{noun}: {plural(done.changed, 'row')} encrypted with the first key, of {done.seen:,} encrypted ones"
-        )
+        click.echo(f"{noun}: {plural(done.seen, 'encrypted row')}, {done.changed:,} changed to the first key just now")
     with changing(jobs, actor) as it:
         it.record("rotate keys", "encryption", **{noun: done.changed for noun, done in totals.items()})
     unreadable, busy = (sum(getattr(done, name) for done in totals.values()) for name in ("unreadable", "busy"))
@@ -41,6 +39,7 @@ def rotate_keys(jobs: Jobs[Any], actor: str) -> None:
         click.echo(f"{plural(busy, 'row')} left alone, of jobs that are running or locked: run this again", err=True)
     if unreadable or busy:
         raise JobsError("some rows still need other keys than the first")
+    click.echo("all of them have the first key now, and no other is needed")
 
 
 def _rotated(jobs: Jobs[Any], noun: str) -> Rotated:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import psycopg
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 
-from sqla_jobs.database.refusals import chain_of
+from sqla_jobs.database.refusals import cause_of, chain_of
 from sqla_jobs.errors import JobsError
+from sqla_jobs.models.mapping import library_tables
 from sqla_jobs.rules.error_text import message_of
 from sqla_jobs.rules.wording import page
 
@@ -15,6 +18,10 @@ EXPLAINED = (JobsError, DBAPIError, psycopg.Error)
 
 _OF_POOLER = ("query_wait_timeout", "max_client_conn", "server login has been failing", "client_login_timeout")
 """Parts of PgBouncer's messages when it refuses a connection."""
+
+_NO_TABLE = "42P01"
+_READ_ONLY = "25006"
+_DENIED = "42501"
 
 
 def explained(error: BaseException) -> BaseException | None:
@@ -26,10 +33,28 @@ def explain(error: BaseException) -> str:
     """Return the message for one of the errors in `EXPLAINED`."""
     if isinstance(error, ProgrammingError) and _is_of_tables(error):
         first_line = _message(error).splitlines()[0]
+        if not _is_of_library(error):
+            return (
+                f"the database says: {first_line}, in a statement of the application's: `sqla-jobs migrate` makes and "
+                "upgrades the library's own tables only"
+            )
         return (
             f"the tables are not as this version needs them ({first_line}): "
             "`sqla-jobs check` names what differs; `sqla-jobs migrate` makes and upgrades them, or your Alembic "
             f"history does, with `sqla-jobs migrate --revision` ({page('migrations')})"
+        )
+    state: str | None = getattr(cause_of(error), "sqlstate", None)
+    if isinstance(error, ProgrammingError) and state == _DENIED and _names_ours(_message(error)):
+        return (
+            f"the database says: {_message(error)}: `sqla-jobs grants` prints what a role needs that enqueues "
+            "(--enqueuer), runs workers and clocks (--worker) or only reads (--viewer). Commands that change anything, "
+            "as enqueue does, also write to the audit log: run them as the owner of the tables"
+        )
+    if isinstance(error, DBAPIError | psycopg.Error) and state == _READ_ONLY:
+        return (
+            f"the database says: {_message(error)}: this server is a standby, or read-only; give the address of the "
+            "primary, or several hosts with target_session_attrs=read-write "
+            f"({page('operating')}#connections)"
         )
     if isinstance(error, DBAPIError | psycopg.Error) and any(word in _message(error) for word in _OF_POOLER):
         return (
@@ -45,7 +70,18 @@ def explain(error: BaseException) -> str:
 def _is_of_tables(error: ProgrammingError) -> bool:
     """Return whether the server did not find a table or column. psycopg's own errors have no code."""
     code: str | None = getattr(error.orig, "sqlstate", None)
-    return code is not None and code[:2] in ("42", "3F") and code != "42501"  # 42501 means a missing privilege
+    return code is not None and code[:2] in ("42", "3F") and code != _DENIED
+
+
+def _is_of_library(error: ProgrammingError) -> bool:
+    """Return whether the missing table, or for other errors any table in the statement, is the library's."""
+    is_table = getattr(error.orig, "sqlstate", None) == _NO_TABLE
+    return _names_ours(_message(error) if is_table else error.statement)
+
+
+def _names_ours(text: str | None) -> bool:
+    words = re.findall(r"\w+", text or "")
+    return any(word == table or word.startswith(f"{table}_") for word in words for table in library_tables())
 
 
 def _message(error: DBAPIError | psycopg.Error) -> str:

@@ -53,6 +53,13 @@ if not TYPE_CHECKING:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+def library_tables() -> set[str]:
+    """Return the names of the tables of each `Jobs` in this process."""
+    mapped = [*_made.values()]
+    jobs = {one.__tablename__.removesuffix("runs") + "jobs" for one in mapped if issubclass(one, RunMixin)}
+    return jobs | {one.__tablename__ for one in mapped}
+
+
 @dataclass(frozen=True)
 class Models(Generic[J]):
     """The mapped classes of one `Jobs`, and the sequences of their identity columns."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 import tenacity
 from pydantic_core import from_json, to_jsonable_python
 
-from sqla_jobs.errors import ArgumentsError, DeclarationError
+from sqla_jobs.errors import ArgumentsError, DeclarationError, Undecryptable
 from sqla_jobs.models.types import MAX_ATTEMPTS
 from sqla_jobs.rules.checks import INSTANT, MAX_ID, check_name, check_seconds
 from sqla_jobs.rules.fitting import Takes
@@ -157,7 +157,10 @@ class Declaration:
         return {name: to_jsonable_python(value, fallback=repr) for name, value in defaults.items()}
 
     def result_of(self, job: JobMixin) -> Any:
-        """Return the result of a succeeded job as a value of the task's return type. Raises `ArgumentsError`."""
+        """Return the result of a succeeded job as a value of the task's return type.
+
+        Raises `ArgumentsError` and `Undecryptable`.
+        """
         if job.task not in (self.name, *self.aliases):
             raise ArgumentsError(f"job {job.id} is one of the task {job.task}, and this is {self.name}")
         expected = self.signature.result
@@ -166,7 +169,10 @@ class Declaration:
                 f"the result of job {job.id} ({self.name}) was erased, with its arguments: wait for its end by "
                 "jobs.wait(job)"
             )
-        return self.as_result(job.result)
+        try:
+            return self.as_result(job.result)
+        except Undecryptable as error:
+            raise Undecryptable(f"the result of job {job.id} ({self.name}): {error}") from None
 
     def as_result(self, stored: Any) -> Any:
         """Return a stored result as a value of the task's return type.

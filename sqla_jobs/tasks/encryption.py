@@ -29,10 +29,7 @@ VARIABLE = "SQLA_JOBS_KEYS"
 """The environment variable with the keys, separated by commas."""
 _MAKE = 'python -c "from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())"'
 _INSTALL = "encryption needs the package cryptography: install sqla-jobs[encryption]"
-_MISSING = (
-    f"there is no key to encrypt with: set {VARIABLE}, or give Jobs(…, encryption_keys=…), in each process that "
-    f"enqueues or runs encrypted tasks. This makes a key: {_MAKE}"
-)
+_MISSING = f"there is no key: set {VARIABLE}, or give Jobs(…, encryption_keys=…)"
 _OPENING = f'{{"{ENCRYPTED}":'.encode()
 _ENCRYPTED = re.compile(rf'\{{"{re.escape(ENCRYPTED)}": ?"([\w=-]+)"\}}')
 """An encrypted value in JSON. Inside a JSON text its quotes would be escaped, so none is found there."""
@@ -44,6 +41,8 @@ class _Ciphers:
 
     given: str | tuple[Any, ...]
     fault: str = ""
+    to_encrypt: str = ""
+    """The end of the message about the fault, for who encrypts. A new key does not help who decrypts."""
     first: Fernet | None = None
     all: MultiFernet | None = None
 
@@ -61,8 +60,12 @@ def _made(given: str | tuple[Any, ...], source: str) -> _Ciphers:
             ciphers.append(Fernet(key))
         except Exception:  # noqa: BLE001 - ValueError, TypeError and others, by the kind of nonsense
             number = len(ciphers) + 1
-            return _Ciphers(given, f"key {number} of {source} is not a Fernet key. This makes one: {_MAKE}")
-    return _Ciphers(given, "", ciphers[0], MultiFernet(ciphers)) if ciphers else _Ciphers(given, _MISSING)
+            return _Ciphers(given, f"key {number} of {source} is not a Fernet key", f". This makes one: {_MAKE}")
+    if not ciphers:
+        return _Ciphers(
+            given, _MISSING, f", in each process that enqueues or runs encrypted tasks. This makes a key: {_MAKE}"
+        )
+    return _Ciphers(given, first=ciphers[0], all=MultiFernet(ciphers))
 
 
 class KeyRing:
@@ -84,11 +87,16 @@ class KeyRing:
         if isinstance(self._keys, tuple):
             self.require()
 
+    def check_start(self, used: Iterable[Encryption | None]) -> None:
+        """Raise `ConfigurationError` if any encryption is used, and a key is malformed. Keys may be missing."""
+        if any(used) and self._ciphers().given:
+            self.require()
+
     def require(self) -> MultiFernet:
         """Return the ciphers. Raises `ConfigurationError` if there are none."""
         ciphers = self._ciphers()
         if ciphers.all is None:
-            raise ConfigurationError(ciphers.fault)
+            raise ConfigurationError(ciphers.fault + ciphers.to_encrypt)
         return ciphers.all
 
     def encrypt(self, data: bytes) -> str:
@@ -103,7 +111,11 @@ class KeyRing:
                 return ciphers.all.decrypt(token)
             except Exception:  # noqa: BLE001, S110 - InvalidToken, which is imported only with the keys
                 pass
-        raise Undecryptable(ciphers.fault)
+        if ciphers.fault:
+            remedy = f"{ciphers.fault}; only the key that encrypted it decrypts it, a new one does not"
+        else:
+            remedy = f"this process lacks its key: add that to {VARIABLE} or encryption_keys=, after the first key"
+        raise Undecryptable(f"a stored value is encrypted, and {remedy}")
 
     def is_newest(self, token: str) -> bool:
         """Return whether a token is encrypted with the first key."""

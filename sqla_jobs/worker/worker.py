@@ -149,6 +149,7 @@ class Worker(Service):
         if self._common is not None:
             raise ConfigurationError("this worker was started before: make a new one with jobs.worker(…)")
         declarations = {name: self._jobs.tasks[name]._declaration for name in self._jobs.tasks.complete()}
+        self._jobs._keys.check_start(one.encryption for one in declarations.values())
         contexts = Contexts(self._jobs._hooks.worker_contexts, next(iter(self._bindings.values())).context)
         inside = None if self._inside is None else self._inside.loop
         events = EventLoop(inside) if coroutine_tasks(declarations) or contexts.need_loop else None

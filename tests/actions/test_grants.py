@@ -212,6 +212,14 @@ class TestAnEnqueuer:
             mine.commit()
             assert plain.options(batch=outer, after=inner).enqueue(mine, n=4).state == "blocked"
 
+    def test_is_told_who_may_use_a_command(self, enqueuer: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(jobs, "_bound", None)
+        address = enqueuer.url.render_as_string(hide_password=False)
+        words = ["enqueue", "tests.actions.test_grants:jobs", "plain", "{}", "--database-url", address]
+        done = CliRunner().invoke(main, words)
+        jobs._binding().engine.dispose()
+        assert (done.exit_code, "sqla-jobs grants" in done.output, "q_audit" in done.output) == (1, True, True)
+
     def test_may_insert_from_any_language_but_name_no_column_that_is_not_its_own(self, enqueuer: Engine) -> None:
         with enqueuer.begin() as connection:
             connection.exec_driver_sql("""INSERT INTO "Odd schema".q_jobs (task, args) VALUES ('plain', '{}')""")

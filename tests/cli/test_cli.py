@@ -197,6 +197,9 @@ class TestWhichApplication:
             ("postgresql+psycopg://127.0.0.1:1/shop?ssl=require", "ssl"),
             ("sqlite:///shop.db", "sqlite"),
             ("postgresql://one:5432,two:5432/shop", "&host=HOST:PORT"),
+            ("eu=foo", "'eu'"),
+            ("eu=", "'eu'"),
+            ("eu=mysql://h/shop", "'eu'"),
         ],
     )
     def test_an_address_that_cannot_be_used_is_named(
@@ -205,6 +208,12 @@ class TestWhichApplication:
         monkeypatch.setattr(jobs, "_bound", None)
         done = CliRunner().invoke(main, ["list", "--app", "tests.shop:jobs", "--database-url", address])
         assert (done.exit_code, named in done.output, "tables" in done.output) == (1, True, False), done.output
+
+    def test_one_database_needs_no_shard_whether_it_is_named_or_not(self, command: Command, database_url: str) -> None:
+        named = command("list", "tests.shop:jobs", "--json", "--database-url", f"eu={database_url}")
+        assert (named.stdout, named.stderr, named.returncode) == ("[]\n", "", 0)
+        done = command("list", "tests.shop:jobs", "--database-url", database_url, "--shard", "eu")
+        assert (done.returncode, "--database-url eu=" in done.stderr) == (1, True)
 
     @pytest.mark.slow
     def test_prints_of_the_application_are_not_in_the_output(self, command: Command, tmp_path: Path) -> None:
@@ -222,13 +231,35 @@ class TestWhichApplication:
             assert json.loads(done.stdout) is not None
             assert done.stderr == "settings are read\ntasks are read\n"
 
+    @pytest.mark.parametrize("words", [["pause", "default"], ["check"]], ids=" ".join)
+    def test_a_standby_is_told_with_the_way_to_the_primary(
+        self, command: Command, database_url: str, words: list[str]
+    ) -> None:
+        url = make_url(database_url).update_query_dict({"options": "-c default_transaction_read_only=on"})
+        standby = url.render_as_string(hide_password=False)
+        done = command(*words, "--app", "tests.shop:jobs", DATABASE_URL=standby)
+        assert (done.returncode, "target_session_attrs" in done.stderr) == (1, True), done.stderr
+
     @pytest.mark.slow
     def test_tables_that_are_not_there_are_one_message(self, command: Command, database_url: str) -> None:
         engine = create_engine(database_url)
         shop.Base.metadata.drop_all(engine)
         engine.dispose()
         done = command("status", "tests.shop:jobs")
-        assert (done.returncode, "migrate" in done.stderr, "Traceback" in done.stderr) == (1, True, False)
+        assert (done.returncode, "check" in done.stderr, "Traceback" in done.stderr) == (1, True, False)
+
+    def test_tables_of_the_application_that_are_not_there_are_its_own(self, command: Command, tmp_path: Path) -> None:
+        base = (
+            "from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column\nfrom sqla_jobs import Jobs\n"
+            "class Base(DeclarativeBase): ...\njobs = Jobs(Base)\n"
+        )
+        order = (
+            "class Order(Base):\n    __tablename__ = 'orders'\n    id: Mapped[int] = mapped_column(primary_key=True)\n"
+        )
+        tasks = "@jobs.task\ndef ship(session: Session, order: Order) -> None: ...\n"
+        tmp_path.joinpath("shipping.py").write_text(base + order + tasks)
+        done = command("enqueue", "shipping:jobs", "ship", '{"order": 1}')
+        assert (done.returncode, "orders" in done.stderr, "check" in done.stderr) == (1, True, False), done.stderr
 
 
 class TestStatus:

@@ -180,6 +180,22 @@ def test_a_missing_ring_is_told_at_the_enqueue(session: Session, monkeypatch: py
     assert not session.new
 
 
+@pytest.mark.parametrize("keys", [OTHER, "nonsense", ""])
+def test_who_cannot_decrypt_is_asked_for_the_old_key_and_not_to_make_one(
+    session: Session, monkeypatch: pytest.MonkeyPatch, keys: str
+) -> None:
+    job = shop.settle.enqueue(session, account=1, secrets={})
+    session.commit()
+    drain(jobs, session)
+    session.commit()
+    monkeypatch.setenv("SQLA_JOBS_KEYS", keys)
+    with pytest.raises(Undecryptable, match="SQLA_JOBS_KEYS") as refused:
+        jobs.decrypted(job.result)
+    assert "generate_key" not in str(refused.value)
+    with pytest.raises(Undecryptable, match=f"job {job.id} "):
+        shop.settle.result(job, timeout=30)
+
+
 def test_nothing_is_imported_for_plain_tasks_and_a_missing_extra_is_told() -> None:
     script = """
 import sys
@@ -218,7 +234,7 @@ def test_a_worker_without_the_key_leaves_the_job_and_its_attempts(
     job = shop.pay.enqueue(session, account=1, token=SECRET)
     plain = shop.plain.enqueue(session, token="plain")
     session.commit()
-    for keys in (OTHER, "nonsense", ""):
+    for keys in (OTHER, ""):
         monkeypatch.setenv("SQLA_JOBS_KEYS", keys)
         with jobs.worker(heartbeat=0.1):
             wait_until(_passed_over(database, job, jobs))
@@ -229,6 +245,18 @@ def test_a_worker_without_the_key_leaves_the_job_and_its_attempts(
     monkeypatch.setenv("SQLA_JOBS_KEYS", f"{OTHER},{OLD}")
     with jobs.worker():
         assert jobs.wait(job, timeout=30).attempt == 1
+
+
+def test_a_worker_does_not_start_with_a_malformed_key(
+    session: Session, database: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for keys in ("nonsense", f"{OLD},nonsense"):
+        monkeypatch.setenv("SQLA_JOBS_KEYS", keys)
+        with pytest.raises(ConfigurationError, match="SQLA_JOBS_KEYS"):
+            jobs.worker().drain()
+    without = new_jobs()
+    without.task(name="plain")(shop.plain.__wrapped__)
+    without.worker(bind=database).drain()
 
 
 def test_a_job_without_its_key_waits_for_ever(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,6 +61,7 @@ def test_all_is_under_the_first_key_then(
     done = rotate()
     assert done.exit_code == 0, done.output
     assert tokens(session) == after  # what is under the first key already is not written again
+    assert done.stdout.splitlines()[-1].startswith("all ")
     monkeypatch.setenv("SQLA_JOBS_KEYS", NEW)
     session.expire_all()
     assert jobs.decrypted(filled["paid"].result) == {"receipt": f"charged {SECRET}"}
@@ -106,6 +107,7 @@ def test_what_cannot_be_read_is_counted_and_kept(
     done = rotate()
     assert done.exit_code == 1
     assert "1 row " in done.output
+    assert "all " not in done.stdout
     assert {*tokens(session)} & (before | lost) == lost
     monkeypatch.setenv("SQLA_JOBS_KEYS", f"{NEW},{OTHER}")
     assert rotate().exit_code == 0

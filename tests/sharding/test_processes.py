@@ -211,6 +211,11 @@ def test_migrating_goes_on_after_a_database_that_fails(urls: dict[str, str], eng
     assert states(engines["as"]) == {}
 
 
+def test_the_sql_for_several_databases_names_them_in_comments(urls: dict[str, str]) -> None:
+    printed = run("migrate", APPLICATION, *named(urls), "--sql").stdout.splitlines()
+    assert [line[:2] for line in printed if any(f" {name} " in line for name in urls)] == ["--"] * len(urls)
+
+
 def test_metrics_name_the_database(urls: dict[str, str], engines: dict[str, Engine], start_worker: StartWorker) -> None:
     with Session(engines["us"]) as session:
         shop.nap.options(queue="unserved").enqueue(session)
