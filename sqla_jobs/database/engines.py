@@ -184,6 +184,14 @@ def fetched(connection: Connection, statement: str, values: Sequence[Any]) -> li
         connection._handle_dbapi_exception(error, statement, None, None, None)
 
 
+def check_writable(connection: Connection) -> None:
+    """Raise the error that a write would raise if the server is read-only, such as a standby."""
+    question = "SELECT current_setting('transaction_read_only')"
+    if fetched(connection, question, []) == [("on",)]:
+        error = psycopg.errors.ReadOnlySqlTransaction("the server is read-only, as a standby is")
+        connection._handle_dbapi_exception(error, question, None, None, None)
+
+
 class IdleConnections:
     """An engine's connections that nobody is using."""
 
