@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs.clock.firing import BATCH, fire_due
 from sqla_jobs.clock.sync import UNDECLARED_FOR, retire, still_declared, sync
 from sqla_jobs.database.binding import Binding
-from sqla_jobs.database.engines import close_engine, own_engine
+from sqla_jobs.database.engines import check_writable, close_engine, own_engine
 from sqla_jobs.database.notify import notify
 from sqla_jobs.database.refusals import reason
 from sqla_jobs.database.subscribers import SCHEDULES
@@ -136,6 +136,7 @@ class Clock(Service):
         try:
             with engine.connect() as connection:
                 check_version(connection, self._jobs._models.tables["jobs"])
+                check_writable(connection)
         except BaseException:
             engine.dispose()
             raise

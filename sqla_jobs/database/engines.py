@@ -13,7 +13,7 @@ import psycopg
 from sqlalchemy import URL, Connection, Engine, create_engine, event, func, select
 from sqlalchemy.pool import QueuePool
 
-from sqla_jobs.database.driver import driver, execute
+from sqla_jobs.database.driver import ReadOnly, driver, execute
 from sqla_jobs.database.preparing import PLANNED_ANEW, is_useless_after, prepared
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.rules.wording import did_you_mean
@@ -185,10 +185,10 @@ def fetched(connection: Connection, statement: str, values: Sequence[Any]) -> li
 
 
 def check_writable(connection: Connection) -> None:
-    """Raise the error that a write would raise if the server is read-only, such as a standby."""
+    """Raise an error as for a server that is away if it accepts no writes, as a standby does."""
     question = "SELECT current_setting('transaction_read_only')"
     if fetched(connection, question, []) == [("on",)]:
-        error = psycopg.errors.ReadOnlySqlTransaction("the server is read-only, as a standby is")
+        error = ReadOnly("the server is read-only, as a standby is")
         connection._handle_dbapi_exception(error, question, None, None, None)
 
 

@@ -12,7 +12,9 @@ from typing import Generic, TypeVar
 
 from sqlalchemy.exc import OperationalError
 
+from sqla_jobs.database.explain import EXPLAINED, explain
 from sqla_jobs.database.shard_name import working_in
+from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.runtime.loop import Loop
 
 T = TypeVar("T")
@@ -30,9 +32,9 @@ class Shards(Generic[T]):
         """A loop for each database that could not be reached at the start."""
 
     def start(self) -> None:
-        """Begin in each database. One that cannot be reached is tried again, in its own thread.
+        """Begin in each database. One that cannot be reached, or written to, is tried again, in its own thread.
 
-        Raises the error of the last database if none can be reached, and all other errors.
+        Raises the error of the last database if none can be reached, and all other errors, with the database's name.
         """
         away: list[str] = []
         for name in self._names:
@@ -42,6 +44,10 @@ class Shards(Generic[T]):
                 away.append(name)
                 if len(away) == len(self._names):
                     raise
+            except EXPLAINED as error:
+                if not name:
+                    raise
+                raise ConfigurationError(f"[{name}] {explain(error)}") from error
         for name in away:
             join = partial(self._join_in, copy_context(), name)  # includes variables that worker contexts have set
             self._joining.append(Loop(f"connecting to the database {name!r}", join, name="sqla_jobs-join"))

@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from sqla_jobs.database.binding import Binding
-from sqla_jobs.database.engines import IdleConnections, close_engine, own_engine, warn_of_small_pool
+from sqla_jobs.database.engines import IdleConnections, check_writable, close_engine, own_engine, warn_of_small_pool
 from sqla_jobs.database.preparing import PLANNED_ONCE
 from sqla_jobs.database.refusals import reason
 from sqla_jobs.execution.attempt import Attempt
@@ -94,6 +94,7 @@ class Engines:
         # the worker needs three connections: one for listening, one for claims, one for everything else
         with self.main.connect() as connection, self.main.connect(), self.claims.connect():
             check_version(connection, table)
+            check_writable(connection)
             if erases:
                 check_may_erase(connection, models)
             # a task's own connection may have another search path, so the tables are named with their schema
