@@ -21,7 +21,7 @@ from sqla_jobs.jobs import Jobs
 from sqla_jobs.loading import bind_for_command_line, load_configured
 from sqla_jobs.runtime.listener import Subscription
 from sqla_jobs.supervisor.connection import ParentConnection, Readings
-from sqla_jobs.supervisor.messages import Drained, Observed, Shard
+from sqla_jobs.supervisor.messages import Begun, Drained, Observed, Shard
 from sqla_jobs.supervisor.spec import Application
 from sqla_jobs.worker.worker import Worker
 
@@ -46,7 +46,14 @@ def main(application: Application, pipe: Connection, memories: Array[Memory]) ->
         hosts = {name: parent.host(Shard(number, name)) for number, name in enumerate(bindings)}
         for name, host in hosts.items():
             host.may_close(IdleConnections(bindings[name].engine).close)
-        worker = Worker(jobs, bindings, spec.settings, host_of=hosts.__getitem__, stop_requested=parent.stop)
+        worker = Worker(
+            jobs,
+            bindings,
+            spec.settings,
+            host_of=hosts.__getitem__,
+            stop_requested=parent.stop,
+            begun=lambda: parent.send(Begun()),
+        )
         parent.readings = _readings(jobs, worker) if spec.is_observed else Readings(lambda: worker.runs)
         if spec.drain:
             runs = worker.drain()

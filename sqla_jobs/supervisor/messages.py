@@ -137,6 +137,11 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True)
+class Begun:
+    """To the parent: the worker has begun in each database that can be reached."""
+
+
+@dataclass(frozen=True, slots=True)
 class Drained:
     """To the parent: no work is left, after `runs` runs."""
 
@@ -166,7 +171,7 @@ class MetricsRead:
     text: str | None
 
 
-ToParent = Of | Configured | Drained | Observed | FiguresRead | MetricsRead
+ToParent = Of | Configured | Begun | Drained | Observed | FiguresRead | MetricsRead
 OfWorker = Address | Registered | Serving | Expecting | FoundMore | PassOn | Leaving | Kill
 """What the parent receives inside `Of`."""
 

@@ -21,6 +21,7 @@ from sqla_jobs.supervisor.child_worker import ChildWorker
 from sqla_jobs.supervisor.database_work import DatabaseWork
 from sqla_jobs.supervisor.messages import (
     Address,
+    Begun,
     Configured,
     Drained,
     Expecting,
@@ -77,6 +78,9 @@ class Supervisor:
         self._replace_before = 0.0
         """Children that started before this time are being replaced on request; 0 once all are replaced."""
         self._has_worked = False
+        """True once a child has registered in a database."""
+        self._has_begun = False
+        """True once a child has begun in each database that it can reach."""
         self._signals: set[int] = set()
         self._stop_requested = StopRequest()
         self.runs: int = 0
@@ -184,6 +188,8 @@ class Supervisor:
                 child.send(self._decided(defaults).of_number(child.number))
             case Of(shard, of_worker):
                 self._hear_worker(child.worker(shard), of_worker)
+            case Begun():
+                self._has_begun = True
             case Drained(runs):
                 self.runs += runs
                 self._children.finished(child)
@@ -241,10 +247,11 @@ class Supervisor:
             self._plan_restart(slot, child)
 
     def _plan_restart(self, slot: Slot, child: ChildProcess) -> None:
-        if not self._has_worked and self._setup.options.reload:
+        is_refused = not self._has_worked or (child.process.returncode == 1 and not self._has_begun)
+        if is_refused and self._setup.options.reload:
             slot.start_at = math.inf  # until a file changes
             return
-        if not self._has_worked:
+        if is_refused:
             if (child.process.returncode or 0) < 0:  # otherwise the child has logged the reason
                 log.error("process %d %s before it was ready", child.pid, child.how_it_ended())
             self._stop_requested.set()

@@ -18,6 +18,7 @@ from sqla_jobs.database.binding import Binding
 from sqla_jobs.database.engines import IdleConnections, check_writable, close_engine, own_engine, warn_of_small_pool
 from sqla_jobs.database.preparing import PLANNED_ONCE
 from sqla_jobs.database.refusals import reason
+from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.executor import Executor
 from sqla_jobs.execution.run_lines import log_end
@@ -268,8 +269,17 @@ class Parts:
                 engines.main, jobs._models, settings.retention, [*rules(settings.retention, declared)]
             )
 
-    def sign_on(self) -> None:
-        """Store the declared limits, and register the process."""
+    def sign_on(self, others: Mapping[str, Parts]) -> None:
+        """Store the declared limits, and register the process.
+
+        Raises `ConfigurationError` if one of the `others`, by the names of their databases, has these tables, too.
+        """
+        if others:
+            with self.engines.main.begin() as connection:
+                there = self._shared.queries.heartbeats(connection)
+            for name, parts in others.items():
+                if parts._liveness.process_id in there:
+                    raise ConfigurationError(f"this is the database {name!r} again, with the same tables: name it once")
         self._backfill.declare()
         if (steps := self.engines.steps) is not None:
             self._host.may_close(IdleConnections(steps).close)

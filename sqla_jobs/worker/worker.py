@@ -64,13 +64,18 @@ class Worker(Service):
         *,
         host_of: Callable[[str], Host] | None = None,
         stop_requested: StopRequest | None = None,
+        begun: Callable[[], None] = lambda: None,
     ) -> None:
-        """Prepare a worker of the databases in `bindings`, by name. The name of a single database may be empty."""
+        """Prepare a worker of the databases in `bindings`, by name. The name of a single database may be empty.
+
+        `begun` is called at the end of `start`.
+        """
         super().__init__(stop_requested or StopRequest())
         self._jobs = jobs
         self._bindings = bindings
         self._settings = settings
         self._host_of = host_of or self._alone
+        self._begun = begun
         self._common: Common | None = None
         self._shards = Shards(bindings, self._begin)
         self._is_stopped = False
@@ -160,6 +165,7 @@ class Worker(Service):
             self.stop()
             raise
         self._jobs._counters.serves((one.name, one.defaults["queue"]) for one in declarations.values())
+        self._begun()
 
     def _begin(self, name: str) -> Parts:
         """Connect to a database, and work there. In the first database, also enter the worker contexts."""
@@ -173,7 +179,7 @@ class Worker(Service):
                 raise ConfigurationError("the worker was stopped meanwhile")
             if not self._shards.at_work:
                 self._common.enter()
-            parts.sign_on()
+            parts.sign_on(dict(self._shards.at_work))
         except BaseException:
             parts.close()
             raise

@@ -170,6 +170,13 @@ def test_commands_work_in_one_database_or_in_each(urls: dict[str, str], engines:
     assert (drained.returncode, drained.stdout) == (0, "1 run\n"), drained.stderr
 
 
+def test_a_worker_that_cannot_begin_in_each_database_ends(urls: dict[str, str], engines: dict[str, Engine]) -> None:
+    """Though it has begun in the first one."""
+    done = run("worker", APPLICATION, *named({"eu": urls["eu"], "us": urls["eu"]}), "--no-clock")
+    assert (done.returncode, "[us]" in done.stderr, "'eu'" in done.stderr) == (1, True, True)
+    assert alive(engines["eu"]) == 0
+
+
 def test_draining_without_a_database_fails_after_the_others(urls: dict[str, str], engines: dict[str, Engine]) -> None:
     enqueue(engines["eu"], 1)
     away = engines["us"].url.set(host="127.0.0.1", port=1).render_as_string(hide_password=False)

@@ -199,6 +199,21 @@ def test_a_database_has_a_plain_name(engines: dict[str, Engine]) -> None:
             jobs.worker(bind=binds)
 
 
+def test_a_database_has_one_name(engines: dict[str, Engine]) -> None:
+    with pytest.raises(ConfigurationError, match=r"\[us\].*'eu'"):
+        jobs.worker(bind={"eu": engines["eu"], "us": engines["eu"]}).start()
+    elsewhere = create_engine(engines["eu"].url, connect_args={"options": "-c search_path=elsewhere"})
+    with engines["eu"].begin() as connection:
+        connection.execute(text("CREATE SCHEMA elsewhere"))
+    shop.Base.metadata.create_all(elsewhere)
+    both = {"eu": engines["eu"], "us": elsewhere}
+    for engine in both.values():
+        enqueue(engine, 1)
+    with jobs.worker(bind=both):
+        wait_until(lambda: [states(engine) for engine in both.values()] == [{"succeeded": 1}] * 2)
+    elsewhere.dispose()
+
+
 def test_the_clock_fires_each_schedule_in_each_database(engines: dict[str, Engine]) -> None:
     for engine in engines.values():
         with Session(engine) as session:
