@@ -6,7 +6,6 @@ import logging
 import time
 import uuid
 from collections.abc import Mapping
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import Engine, func, select
@@ -16,7 +15,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs.clock.firing import BATCH, fire_due
 from sqla_jobs.clock.sync import UNDECLARED_FOR, retire, still_declared, sync
 from sqla_jobs.database.binding import Binding
-from sqla_jobs.database.engines import close_engine, own_engine
+from sqla_jobs.database.engines import check_writable, close_engine, own_engine
 from sqla_jobs.database.notify import notify
 from sqla_jobs.database.refusals import reason
 from sqla_jobs.database.subscribers import SCHEDULES
@@ -78,7 +77,7 @@ class Clock(Service):
         self._bindings = bindings
         self._lease_settings = LeaseSettings(heartbeat, lease)
         self._rounds = {name: _Rounds(jobs) for name in bindings}
-        self._shards = Shards(bindings, self._begin)
+        self._shards = Shards(bindings, self._connected, self._begin, _AtWork.close)
 
     def start(self) -> None:
         """Start the clock in a thread. Raises `ConfigurationError` and database errors."""
@@ -91,21 +90,15 @@ class Clock(Service):
             self.stop()
             raise
 
-    def _begin(self, name: str) -> _AtWork:
-        """Connect to a database, and work there."""
-        rounds = self._rounds[name]
-        with ExitStack() as made:
-            engine = self._connect(name)
-            made.callback(engine.dispose)
-            rounds.declare(engine)
-            models, settings = self._jobs._models, self._lease_settings
-            at_work = _AtWork(models, rounds, settings, engine, self._connections, self._listener_of)
-            made.pop_all()
+    def _connected(self, name: str) -> _AtWork:
+        models, settings = self._jobs._models, self._lease_settings
+        return _AtWork(models, self._rounds[name], settings, self._connect(name), self._connections, self._listener_of)
+
+    def _begin(self, at_work: _AtWork) -> None:
         at_work.start()
         log.info(
             "clock %s runs, with %s in its code", at_work.process_id, plural(len(self._jobs.schedules), "schedule")
         )
-        return at_work
 
     def stop(self) -> None:
         """Stop the clock. A tick in progress is finished first."""
@@ -136,6 +129,7 @@ class Clock(Service):
         try:
             with engine.connect() as connection:
                 check_version(connection, self._jobs._models.tables["jobs"])
+                check_writable(connection)
         except BaseException:
             engine.dispose()
             raise
@@ -234,14 +228,12 @@ class _AtWork:
         connections: int,
         listener: type[Listener | Subscription],
     ) -> None:
-        """Register the clock. Raises database errors."""
         self._models = models
         self._rounds = rounds
         self._settings = settings
         self._engine = engine
         self._connections = connections
         self._queries = Queries(models)
-        self._registered = self._register()
         self._vitals = Vitals(engine, models)
         self._listener = listener(engine, models.channel, self._heard, patience=settings.patience)
         self.loop: Loop = Loop("the clock", self._step, name="sqla_jobs-clock", longest=settings.longest_wait)
@@ -252,6 +244,9 @@ class _AtWork:
         return self._registered.process_id
 
     def start(self) -> None:
+        """Store the declared schedules, register the clock, and start its threads. Raises database errors."""
+        self._rounds.declare(self._engine)
+        self._registered = self._register()
         self._listener.start()
         self.loop.start()
 
@@ -266,6 +261,10 @@ class _AtWork:
                 processes.unregister(connection, self._models, self.process_id)
         except DBAPIError as error:
             log.warning("could not sign off, the lease will run out by itself: %s", reason(error))
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
         close_engine(self._engine)
 
     def _register(self) -> _Registered:

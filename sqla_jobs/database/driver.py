@@ -44,6 +44,12 @@ class NoAnswer(psycopg.OperationalError):
     """The server was silent for too long; the connection is closed."""
 
 
+class ReadOnly(psycopg.OperationalError):
+    """The server accepts no writes at present, as a standby does."""
+
+    sqlstate = "25006"
+
+
 def bound(connection: psycopg.Connection[Any], patience: float) -> None:
     """Make each wait of `connection` end with `NoAnswer` after `patience` seconds of silence.
 

@@ -13,7 +13,7 @@ import psycopg
 from sqlalchemy import URL, Connection, Engine, create_engine, event, func, select
 from sqlalchemy.pool import QueuePool
 
-from sqla_jobs.database.driver import driver, execute
+from sqla_jobs.database.driver import ReadOnly, driver, execute
 from sqla_jobs.database.preparing import PLANNED_ANEW, is_useless_after, prepared
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.rules.wording import did_you_mean
@@ -182,6 +182,14 @@ def fetched(connection: Connection, statement: str, values: Sequence[Any]) -> li
     except psycopg.Error as error:
         # what SQLAlchemy does after an error: if the connection is lost or useless, the pool replaces all of its own
         connection._handle_dbapi_exception(error, statement, None, None, None)
+
+
+def check_writable(connection: Connection) -> None:
+    """Raise an error as for a server that is away if it accepts no writes, as a standby does."""
+    question = "SELECT current_setting('transaction_read_only')"
+    if fetched(connection, question, []) == [("on",)]:
+        error = ReadOnly("the server is read-only, as a standby is")
+        connection._handle_dbapi_exception(error, question, None, None, None)
 
 
 class IdleConnections:

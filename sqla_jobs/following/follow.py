@@ -13,6 +13,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import InstanceState, Session, selectinload
 from sqlalchemy.orm.attributes import instance_state
 
+from sqla_jobs.database.refusals import reason
 from sqla_jobs.errors import ArgumentsError, JobFailed, UnknownJob
 from sqla_jobs.following.hub import Watch, hub_of
 from sqla_jobs.following.updates import Followed, JobUpdate, Update, in_words
@@ -51,10 +52,10 @@ class Following(Generic[U_co]):
         with self._watched(changed.set) as watch:
             seen: U_co | None = None
             while seen is None or not seen.has_ended:
-                if not changed.wait(self._left(began, seen)):
-                    raise self._late(seen)
+                if not changed.wait(self._left(began, seen, watch)):
+                    raise self._late(watch)
                 changed.clear()
-                if (update := self._newest(watch)) != seen:
+                if (update := self._newest(watch)) is not None and update != seen:
                     seen = update
                     yield update
 
@@ -70,20 +71,24 @@ class Following(Generic[U_co]):
             seen: U_co | None = None
             while seen is None or not seen.has_ended:
                 try:
-                    async with asyncio.timeout(self._left(began, seen)):
+                    async with asyncio.timeout(self._left(began, seen, watch)):
                         await changed.wait()
                 except TimeoutError:
-                    raise self._late(seen) from None
+                    raise self._late(watch) from None
                 changed.clear()
-                if (update := self._newest(watch)) != seen:
+                if (update := self._newest(watch)) is not None and update != seen:
                     seen = update
                     yield update
 
-    def _left(self, began: float, seen: Update | None) -> float | None:
-        """Return how many seconds the next update may take. The first update comes even with `timeout=0`."""
+    def _left(self, began: float, seen: U_co | None, watch: Watch) -> float | None:
+        """Return how many seconds the next update may take.
+
+        The first update comes even with `timeout=0`, unless it cannot be read.
+        """
         if self._timeout is None:
             return None
-        most = max(self._timeout, FIRST_READ) if seen is None else self._timeout
+        is_first = seen is None and watch.error is None
+        most = max(self._timeout, FIRST_READ) if is_first else self._timeout
         return max(0.0, began + most - time.monotonic())
 
     @contextmanager
@@ -95,18 +100,19 @@ class Following(Generic[U_co]):
         finally:
             hub_of(self._engine, self._models).remove(watch)
 
-    def _newest(self, watch: Watch) -> U_co:
+    def _newest(self, watch: Watch) -> U_co | None:
         if watch.is_gone:
             adds = "enqueued" if self._followed.noun == "job" else "made"
             raise UnknownJob(
                 f"there is no {self._followed} in this database: it was deleted, or the transaction that {adds} it "
                 "has not committed, so follow it after session.commit()"
             )
-        assert watch.newest is not None, "it has changed"
-        return cast("U_co", watch.newest)
+        return cast("U_co | None", watch.newest)
 
-    def _late(self, seen: Update | None) -> TimeoutError:
-        stands = "it has not been read yet" if seen is None else in_words(seen)
+    def _late(self, watch: Watch) -> TimeoutError:
+        stands = "it has not been read yet" if watch.newest is None else in_words(watch.newest)
+        if watch.error is not None:
+            stands += f", and the database could not be reached: {reason(watch.error)}"
         return TimeoutError(f"{self._followed} has not ended within {self._timeout:g} s: {stands}")
 
 

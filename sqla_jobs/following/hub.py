@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -45,6 +46,8 @@ class Watch:
         """The state at the last read; `None` before the first."""
         self.is_gone: bool = False
         """True if the job or the batch does not exist, or no longer exists."""
+        self.error: Exception | None = None
+        """The error of the last read; `None` if it succeeded."""
         self._changed = changed
 
     def see(self, update: Update | None) -> bool:
@@ -52,6 +55,7 @@ class Watch:
 
         A job or a batch deleted after its end still counts as ended.
         """
+        self.error = None
         if update is None:
             if self.is_gone or (self.newest is not None and self.newest.has_ended):
                 return False
@@ -62,6 +66,11 @@ class Watch:
             self.newest = update
         self._changed()
         return True
+
+    def fail(self, error: Exception) -> None:
+        """Record that a read failed."""
+        self.error = error
+        self._changed()
 
 
 class Hub:
@@ -93,9 +102,10 @@ class Hub:
             self._watches.discard(watch)
 
     def _loop(self, app: Engine) -> None:
-        retry = RetryLoop("following jobs", threading.Event(), longest=2.0)
         while not self._may_end():
-            retry.run(partial(self._serve_if_wanted, app))
+            nobody = threading.Event()
+            with suppress(Exception):  # nobody is waiting for the server to come back
+                RetryLoop("following jobs", nobody, longest=1.0).call(partial(self._serve_while_wanted, app, nobody))
 
     def _may_end(self) -> bool:
         with self._lock:
@@ -104,12 +114,18 @@ class Hub:
             self._thread = None
             return True
 
-    def _serve_if_wanted(self, app: Engine) -> None:
+    def _serve_while_wanted(self, app: Engine, nobody: threading.Event) -> None:
+        """Read until there is nothing to follow. After an error, set `nobody` if nobody follows anything."""
         try:
             self._serve(app)
-        except Exception:
-            if self._watches:  # otherwise nobody is waiting for the server to come back
-                raise
+        except Exception as error:
+            with self._lock:
+                watches = list(self._watches)
+            for watch in watches:
+                watch.fail(error)
+            if not watches:
+                nobody.set()
+            raise
 
     def _serve(self, app: Engine) -> None:
         engine = own_engine(app, patience=_PATIENCE, most=1, name="sqla-jobs following")

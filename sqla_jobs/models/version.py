@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from sqlalchemy import Connection, Table, func, select, text
+from sqlalchemy import Connection, Table, cast, func, select, text
+from sqlalchemy.dialects.postgresql import OID
 
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.rules.wording import page
@@ -63,6 +64,13 @@ def schema_of(connection: Connection, jobs: Table) -> str | None:
     name: Any = connection.dialect.identifier_preparer.format_table(jobs)
     schema: str | None = connection.scalar(_SCHEMA, {"name": name})
     return schema
+
+
+def identity_of(connection: Connection, jobs: Table) -> tuple[Any, ...]:
+    """Return what tells this jobs table from those of all other databases and servers, until its server restarts."""
+    name: Any = connection.dialect.identifier_preparer.format_table(jobs)
+    table = cast(func.to_regclass(name), OID)
+    return tuple(connection.execute(select(func.pg_postmaster_start_time(), func.current_database(), table)).one())
 
 
 _SCHEMA = text(

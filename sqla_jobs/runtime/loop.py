@@ -6,6 +6,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from sqlalchemy import Engine
+
 from sqla_jobs.database.shard_name import of_shard
 from sqla_jobs.runtime.retrying import RetryLoop
 
@@ -57,17 +59,20 @@ class Loop:
         step: Callable[[], float],
         *,
         name: str,
+        server: Engine | None = None,
         longest: float = 5.0,
         apart: float = 0.0,
         finishes: bool = False,
     ) -> None:
         """Prepare the loop. `longest` is the longest pause after an error, and `apart` the pause after each step.
 
+        After an error, the next step follows once the `server`, if there is one, accepts writes.
+
         If it `finishes`, it takes one more step when it is stopped.
         """
         self.news: News = News()
         self.stopping: threading.Event = threading.Event()
-        self.retry: RetryLoop = RetryLoop(what, self.stopping, longest=longest)
+        self.retry: RetryLoop = RetryLoop(what, self.stopping, longest=longest, server=server)
         self._step = step
         self._apart = apart
         self._finishes = finishes

@@ -9,8 +9,10 @@ from typing import TypeVar
 
 import psycopg
 import tenacity
+from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from sqla_jobs.database.engines import check_writable
 from sqla_jobs.rules.error_text import message_of
 
 T = TypeVar("T")
@@ -18,12 +20,17 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 
 class RetryLoop:
-    """Repeats calls until they succeed or `stop` is set. tenacity chooses the waits; `longest` is their maximum."""
+    """Repeats calls until they succeed or `stop` is set. tenacity chooses the waits; `longest` is their maximum.
 
-    def __init__(self, what: str, stop: threading.Event, *, longest: float = 5.0) -> None:
+    A call that has nothing to do succeeds although the server is down. So if there is a `server`, a call is repeated
+    only once the server accepts writes.
+    """
+
+    def __init__(self, what: str, stop: threading.Event, *, longest: float = 5.0, server: Engine | None = None) -> None:
         self.trouble: str | None = None
         """The last error while calls are failing, otherwise None."""
         self._what = what
+        self._server = server
         self._retrying = tenacity.Retrying(
             wait=tenacity.wait_random_exponential(multiplier=0.1, max=longest),
             sleep=tenacity.sleep_using_event(stop),
@@ -46,6 +53,9 @@ class RetryLoop:
         def again() -> T:
             if failed:
                 raise failed.pop()
+            if self._server is not None:
+                with self._server.connect() as connection:
+                    check_writable(connection)
             return step()
 
         result = self._retrying(again)

@@ -75,7 +75,9 @@ class ParentHeartbeat:
             lost=counters.lost,
         )
         longest = settings.longest_wait
-        self._loop = Loop("the heartbeat", self.step, name="sqla_jobs-parent-heartbeat", longest=longest)
+        self._loop = Loop(
+            "the heartbeat", self.step, name="sqla_jobs-parent-heartbeat", server=self._engine, longest=longest
+        )
 
     def start(self) -> None:
         self._loop.start()

@@ -70,7 +70,7 @@ class ParentLookout:
         """The earliest time of the next poll."""
         self._promoter = Promoter(database.engine, database.queries, settings, set_aside, tasks=tasks)
         self._listener = Listener(database.engine, database.channel, self.heard, patience=settings.patience)
-        self._loop = Loop("looking for jobs", self.step, name="sqla_jobs-parent-listener")
+        self._loop = Loop("looking for jobs", self.step, name="sqla_jobs-parent-listener", server=database.engine)
 
     def start(self) -> None:
         self._loop.start()

@@ -86,7 +86,7 @@ class ClaimLoop(Generic[OneLane]):
         self._source = source
         self.stepping: threading.RLock = threading.RLock()
         """Held during each step: while another holds it, no claim is in progress."""
-        self.loop: Loop = Loop(what, self.step, name=name)
+        self.loop: Loop = Loop(what, self.step, name=name, server=claiming.shared.claims)
         for lane in source.lanes:
             lane.wake = self.loop.news.tell
 

@@ -64,7 +64,14 @@ class Liveness:
         self._on_lost = lost
         self._give_back_unknown = give_back_unknown
         longest = shared.settings.longest_wait
-        self._loop = Loop("the heartbeat", self.step, name="sqla_jobs-liveness", longest=longest, apart=_PROGRESS)
+        self._loop = Loop(
+            "the heartbeat",
+            self.step,
+            name="sqla_jobs-liveness",
+            server=shared.engine,
+            longest=longest,
+            apart=_PROGRESS,
+        )
         self._process_id: uuid.UUID | None = None
         self._vitals = Vitals(shared.engine, shared.models)
         self._unknown_at = time.monotonic() + shared.settings.heartbeat

@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from sqla_jobs.database.binding import Binding
-from sqla_jobs.database.engines import IdleConnections, close_engine, own_engine, warn_of_small_pool
+from sqla_jobs.database.engines import IdleConnections, check_writable, close_engine, own_engine, warn_of_small_pool
 from sqla_jobs.database.preparing import PLANNED_ONCE
 from sqla_jobs.database.refusals import reason
 from sqla_jobs.execution.attempt import Attempt
@@ -23,7 +23,7 @@ from sqla_jobs.execution.executor import Executor
 from sqla_jobs.execution.run_lines import log_end
 from sqla_jobs.execution.steps import StepsFactory
 from sqla_jobs.models.mapping import Models
-from sqla_jobs.models.version import check_version, schema_of
+from sqla_jobs.models.version import check_version, identity_of, schema_of
 from sqla_jobs.queries import Queries, RunEnd
 from sqla_jobs.queries.due import waiting_queues
 from sqla_jobs.queries.erasing import check_may_erase
@@ -94,10 +94,16 @@ class Engines:
         # the worker needs three connections: one for listening, one for claims, one for everything else
         with self.main.connect() as connection, self.main.connect(), self.claims.connect():
             check_version(connection, table)
+            check_writable(connection)
             if erases:
                 check_may_erase(connection, models)
             # a task's own connection may have another search path, so the tables are named with their schema
             return Queries(models, schema_of(connection, table), lock_timeout=lock_timeout)
+
+    def identity(self, models: Models[Any]) -> object:
+        """Return what identifies these tables, whatever the name of their database."""
+        with self.main.connect() as connection:
+            return identity_of(connection, models.tables["jobs"])
 
     def close(self) -> None:
         for engine in (self.main, self.claims, self.steps):

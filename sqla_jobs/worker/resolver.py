@@ -72,7 +72,7 @@ class JobResolver:
         self._has_queued = False
         """True if a job was queued since the last call to `resolve_all`."""
         self._working = threading.Lock()
-        self._loop = Loop("resolving blocked jobs", self.step, name="sqla_jobs-resolver", finishes=True)
+        self._loop = Loop("resolving blocked jobs", self.step, name="sqla_jobs-resolver", server=engine, finishes=True)
 
     def start(self) -> None:
         """Start, and look once, since jobs may be blocked already."""

@@ -72,7 +72,9 @@ class Worker(Service):
         self._settings = settings
         self._host_of = host_of or self._alone
         self._common: Common | None = None
-        self._shards = Shards(bindings, self._begin)
+        self._shards = Shards(bindings, self._connect, self._begin, Parts.close)
+        self._names: dict[object, str] = {}
+        """The names of the databases by what identifies their tables."""
         self._is_stopped = False
         self._inside: _Inside | None = None
         self._aside = ThreadPoolExecutor(1, "sqla_jobs-start")
@@ -162,24 +164,24 @@ class Worker(Service):
             raise
         self._jobs._counters.serves((one.name, one.defaults["queue"]) for one in declarations.values())
 
-    def _begin(self, name: str) -> Parts:
-        """Connect to a database, and work there. In the first database, also enter the worker contexts."""
+    def _connect(self, name: str) -> Parts:
         assert self._common is not None, "it is made first"
         try:
             parts = Parts.connected(self._common, self._bindings[name], self._host_of(name))
         except ProgrammingError as error:
             raise ConfigurationError(explain(error)) from error
-        try:
-            if self._is_stopped:
-                raise ConfigurationError("the worker was stopped meanwhile")
-            if not self._shards.at_work:
-                self._common.enter()
-            parts.sign_on()
-        except BaseException:
+        if (other := self._names.setdefault(parts.engines.identity(self._jobs._models), name)) != name:
             parts.close()
-            raise
-        parts.start()
+            raise ConfigurationError(f"this is the database {other!r} again, with the same tables: name it once")
         return parts
+
+    def _begin(self, parts: Parts) -> None:
+        """Work in a database. In the first database, also enter the worker contexts."""
+        assert self._common is not None, "it is made first"
+        if not self._shards.at_work:
+            self._common.enter()
+        parts.sign_on()
+        parts.start()
 
     async def __aenter__(self) -> Self:
         # coroutine tasks inherit the caller's context

@@ -499,6 +499,19 @@ def test_after_an_outage_longer_than_the_lease_nobody_takes_the_jobs_of_the_livi
     assert max(complaints(log).values()) <= 2 * len(workers), "the server's last answer may come between two outages"
 
 
+def test_nothing_works_again_before_the_server_does(place: Place, start_worker: StartWorker, tmp_path: Path) -> None:
+    start_worker(place.url, "--heartbeat", "0.2", "--lease", "1.5")
+    wait_until(lambda: beating(place.direct) == 1)
+    place.proxy.target, reachable = ("127.0.0.1", 1), place.proxy.target
+    place.proxy.cut()
+    log = tmp_path / "worker-0.log"
+    wait_until(lambda: log.read_text().count("the heartbeat failed") == 2, message="the parent's and the child's")
+    passed(2.0)
+    assert "works again" not in log.read_text()
+    place.proxy.target = reachable
+    wait_until(lambda: log.read_text().count("the heartbeat works again") == 2)
+
+
 def passed(seconds: float) -> None:
     """Time itself is the condition."""
     before = time.monotonic()

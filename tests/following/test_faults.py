@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -95,3 +97,20 @@ def test_who_leaves_early_leaves_nothing_behind(database: Engine) -> None:
             return connection.exec_driver_sql(activity).scalar() == 0
 
     wait_until(is_gone)
+
+
+@pytest.mark.parametrize("timeout", [0, 1.5])
+def test_the_timeout_is_kept_while_the_server_is_down(server: LocalServer, timeout: float) -> None:
+    engine = create_engine(server.url)
+    jobs.bind(engine)
+    server.stop()
+
+    async def wait_async() -> None:
+        await jobs.wait_async(7, timeout=timeout)
+
+    for wait in (lambda: jobs.wait(7, timeout=timeout), lambda: asyncio.run(wait_async())):
+        began = time.monotonic()
+        with pytest.raises(TimeoutError, match="refused"):
+            wait()
+        assert timeout <= time.monotonic() - began < timeout + 2
+    engine.dispose()

@@ -188,6 +188,12 @@ def test_a_remedy_names_the_database(urls: dict[str, str], bound: Jobs[shop.Tena
     assert resumed.returncode == 0, resumed.stderr
 
 
+def test_a_worker_that_cannot_begin_in_each_database_ends(urls: dict[str, str], engines: dict[str, Engine]) -> None:
+    done = run("worker", APPLICATION, *named({"eu": urls["eu"], "us": urls["eu"]}), "--no-clock")
+    assert (done.returncode, "[us]" in done.stderr, "'eu'" in done.stderr) == (1, True, True)
+    assert alive(engines["eu"]) == 0
+
+
 def test_draining_without_a_database_fails_after_the_others(urls: dict[str, str], engines: dict[str, Engine]) -> None:
     enqueue(engines["eu"], 1)
     away = engines["us"].url.set(host="127.0.0.1", port=1).render_as_string(hide_password=False)

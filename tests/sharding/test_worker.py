@@ -7,7 +7,7 @@ from copy import copy
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, select
+from sqlalchemy import Engine, create_engine, select, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from sqla_jobs import ConfigurationError
@@ -199,6 +199,21 @@ def test_a_database_has_a_plain_name(engines: dict[str, Engine]) -> None:
             jobs.worker(bind=binds)
 
 
+def test_a_database_has_one_name(engines: dict[str, Engine]) -> None:
+    with pytest.raises(ConfigurationError, match=r"\[us\].*'eu'"):
+        jobs.worker(bind={"eu": engines["eu"], "us": engines["eu"]}).start()
+    elsewhere = create_engine(engines["eu"].url, connect_args={"options": "-c search_path=elsewhere"})
+    with engines["eu"].begin() as connection:
+        connection.execute(text("CREATE SCHEMA elsewhere"))
+    shop.Base.metadata.create_all(elsewhere)
+    both = {"eu": engines["eu"], "us": elsewhere}
+    for engine in both.values():
+        enqueue(engine, 1)
+    with jobs.worker(bind=both):
+        wait_until(lambda: [states(engine) for engine in both.values()] == [{"succeeded": 1}] * 2)
+    elsewhere.dispose()
+
+
 def test_the_clock_fires_each_schedule_in_each_database(engines: dict[str, Engine]) -> None:
     for engine in engines.values():
         with Session(engine) as session:
@@ -223,3 +238,31 @@ def test_a_bind_that_is_refused_leaves_the_earlier_one(engines: dict[str, Engine
             bound.bind(**options)
         assert bound.shards == ("eu", "us", "as")
         assert bound.worker().drain() == 0
+
+
+def test_a_read_only_database_delays_only_its_own_jobs(
+    engines: dict[str, Engine], caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a standby is, and the old primary after a failover."""
+    served = {name: engines[name] for name in ("eu", "us")}
+    for engine in served.values():
+        enqueue(engine, 3)
+    with engines["as"].connect().execution_options(isolation_level="AUTOCOMMIT") as admin:
+        setting = f'ALTER DATABASE "{engines["eu"].url.database}" SET default_transaction_read_only'
+        admin.execute(text(f"{setting} = on"))
+        engines["eu"].dispose()
+        with jobs.clock(bind=served), jobs.worker(bind=served) as worker:
+            wait_until(lambda: worker.runs == 3)
+            wait_until(lambda: "database 'eu' failed" in caplog.text)
+            assert "read-only" in caplog.text
+            admin.execute(text(f"{setting} = off"))
+            engines["eu"].dispose()
+            wait_until(lambda: worker.runs == 6)
+
+
+def test_a_database_that_cannot_be_served_is_named(engines: dict[str, Engine]) -> None:
+    with engines["us"].begin() as connection:
+        connection.execute(text("COMMENT ON TABLE sqla_jobs IS 'sqla_jobs schema 1'"))
+    for service in (jobs.worker(bind=engines), jobs.clock(bind=engines)):
+        with pytest.raises(ConfigurationError, match=r"\[us\]"):
+            service.start()
