@@ -47,7 +47,7 @@ class NoAnswer(psycopg.OperationalError):
 class ReadOnly(psycopg.OperationalError):
     """The server accepts no writes at present, as a standby does."""
 
-    sqlstate = "25006"
+    sqlstate: str | None = "25006"
 
 
 def bound(connection: psycopg.Connection[Any], patience: float) -> None:
