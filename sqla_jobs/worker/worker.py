@@ -7,7 +7,7 @@ import logging
 import signal
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import Context, copy_context
 from functools import partial
 from types import FrameType, TracebackType
@@ -170,9 +170,12 @@ class Worker(Service):
             parts = Parts.connected(self._common, self._bindings[name], self._host_of(name))
         except ProgrammingError as error:
             raise ConfigurationError(explain(error)) from error
-        if (other := self._names.setdefault(parts.engines.identity(self._jobs._models), name)) != name:
-            parts.close()
-            raise ConfigurationError(f"this is the database {other!r} again, with the same tables: name it once")
+        with ExitStack() as made:
+            made.callback(parts.close)
+            other = self._names.setdefault(parts.engines.identity(self._jobs._models), name)
+            if other != name:
+                raise ConfigurationError(f"this is the database {other!r} again, with the same tables: name it once")
+            made.pop_all()
         return parts
 
     def _begin(self, parts: Parts) -> None:
