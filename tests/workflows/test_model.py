@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import Session
 
-from sqla_jobs import ArgumentsError
+from sqla_jobs import ArgumentsError, JobExists
 from sqla_jobs.actions.jobs import Delete
 from tests import shop
 from tests.shop import jobs
@@ -102,12 +102,19 @@ class Graph(RuleBasedStateMachine):
             self.session.rollback()
             assert batch in self.closed or self._hangs_on(after, batches, batch)
             return
+        except JobExists as error:
+            holder = self.nodes[error.job.id]
+            self.session.rollback()
+            assert batch is not None
+            assert (holder.key, holder.state in ENDED, holder.batch == batch) == (key, False, False)
+            return
         assert batch not in self.closed
         if not commits:
             self.session.rollback()
             return
         self.session.commit()
         if job_id in self.nodes:  # it had the key
+            assert batch in (None, self.nodes[job_id].batch)
             return
         node = Node(job_id, "blocked", after, batches, batch, policy, key, is_delayed)
         if not (after or batches):
