@@ -70,6 +70,24 @@ def spawning() -> Generator[Callable[[list[str], Path, Path], subprocess.Popen[b
         print(log.name, log.read_text(), sep="\n")
 
 
+def run_to_end(command: list[str], folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a Python command. After a minute it is aborted, and its output says where each of its threads was."""
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        env={**os.environ, "PYTHONFAULTHANDLER": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            said, logged = process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGABRT)
+            said, logged = process.communicate(timeout=10)
+    return subprocess.CompletedProcess(command, process.returncode, said, logged)
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import httpx2
@@ -785,7 +786,8 @@ def test_the_command_lets_one_browser_in_once(database: Engine) -> None:
             assert process.stdout
             address = process.stdout.readline().split()[-1]
             origin = address.partition("?")[0]
-            with httpx2.Client(follow_redirects=True) as mine, httpx2.Client(follow_redirects=True) as other:
+            browser = partial(httpx2.Client, follow_redirects=True, timeout=30)
+            with browser() as mine, browser() as other:
                 assert mine.get(origin).status_code == 403
                 assert "Overview" in mine.get(address).text
                 assert other.get(address).status_code == 403

@@ -19,7 +19,7 @@ from sqla_jobs.postgres import LocalServer
 from tests import shop
 from tests.conftest import ROOT, StartWorker
 from tests.counting import attempts_and_runs, children_of, effects, engine_on, enqueue_both, runs, states, tried
-from tests.helpers import wait_until
+from tests.helpers import run_to_end, wait_until
 from tests.shop import jobs
 
 pytestmark = pytest.mark.slow
@@ -181,8 +181,7 @@ def test_a_crash_of_the_server_is_survived_without_a_restart_of_the_worker(
 
 
 def run_worker(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "sqla_jobs.worker", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
+    return run_to_end([sys.executable, "-m", "sqla_jobs.worker", *arguments], cwd)
 
 
 def test_a_thread_that_a_job_left_behind_does_not_keep_the_worker_alive(database: Engine, database_url: str) -> None:

@@ -27,7 +27,7 @@ from sqla_jobs.flask import cli as flask
 from sqla_jobs.testing import make_job
 from tests.application import Application
 from tests.conftest import ROOT
-from tests.helpers import wait_until
+from tests.helpers import run_to_end, wait_until
 from tests.project.pages import WHAT_OTHERS_LACK, Block, blocks, run_block
 
 pytestmark = pytest.mark.slow
@@ -37,8 +37,7 @@ PAGES = [*sorted(ROOT.glob("*.md")), *DOCS]
 
 def run_python(folder: Path, *arguments: str) -> str:
     """Run `python …` in that folder to its good end, and return what it prints."""
-    command = [sys.executable, *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    done = run_to_end([sys.executable, *arguments], folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

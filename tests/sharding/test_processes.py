@@ -23,7 +23,7 @@ from sqla_jobs import Jobs
 from sqla_jobs.dashboard import allow_everyone, create_wsgi
 from tests.conftest import StartWorker
 from tests.counting import states
-from tests.helpers import free_port, wait_until
+from tests.helpers import free_port, run_to_end, wait_until
 from tests.proxy import Proxy
 from tests.sharding import shop
 from tests.sharding.shop import jobs
@@ -38,8 +38,7 @@ def named(urls: dict[str, str]) -> list[str]:
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "sqla_jobs", *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return run_to_end([sys.executable, "-m", "sqla_jobs", *words])
 
 
 def alive(engine: Engine) -> int:
