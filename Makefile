@@ -25,7 +25,7 @@ OLDEST := VENV=.venv-oldest CONSTRAINTS=.ci/oldest.txt
 # the tests of what calls the dependencies
 CORE := database execution flask migrations models opentelemetry prometheus pyramid queries sharding worker test_cron.py
 # the tests of what depends on the version of Python: annotations, threads, coroutines
-AWARE := coroutines execution worker
+AWARE := coroutines execution worker tasks/test_tasks.py
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1

@@ -370,7 +370,6 @@ def test_another_name_of_a_session_is_injected_as_the_session_is(engine: Engine,
     run_one(engine, target)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="the syntax is newer")
 @pytest.mark.parametrize("future", ["", "from __future__ import annotations\n"])
 def test_an_alias_by_the_type_statement_is_injected(
