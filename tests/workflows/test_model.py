@@ -199,6 +199,8 @@ class Graph(RuleBasedStateMachine):
             del self.nodes[node.id]
             for one in self.nodes.values():
                 one.after = [0 if need == node.id else need for need in one.after]
+                if node.batch in one.batches and one.state in ("blocked", "cancelled"):
+                    one.after.append(0)
             self._told()
 
     # --- what workers do
