@@ -165,7 +165,7 @@ class Graph(RuleBasedStateMachine):
 
     def _is_ambiguous(self, node: Node) -> bool:
         """Whether a failure and a live job would be before one job: which of them that watches is its own choice."""
-        before = {one.state for one in self._before(node)}
+        before = {one.state for one in self._before(node)} | ({"cancelled"} if 0 in node.after else set())
         if node.policy == "cancel" and before.intersection(BAD) and before.difference(ENDED):
             return True
         after = [one for one in self.nodes.values() if node.id in one.after or node.batch in one.batches]
