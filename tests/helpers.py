@@ -71,7 +71,7 @@ def spawning() -> Generator[Callable[[list[str], Path, Path], subprocess.Popen[b
 
 
 def run_to_end(command: list[str], folder: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a Python command. After a minute it is aborted, and its output says where each of its threads was."""
+    """Run a Python command. AssertionError after a minute, with its output and where each of its threads was."""
     with subprocess.Popen(
         command,
         cwd=folder,
@@ -84,7 +84,7 @@ def run_to_end(command: list[str], folder: Path | None = None) -> subprocess.Com
             said, logged = process.communicate(timeout=60)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGABRT)
-            said, logged = process.communicate(timeout=10)
+            raise AssertionError("\n".join(["it did not end", *process.communicate(timeout=10)])) from None
     return subprocess.CompletedProcess(command, process.returncode, said, logged)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -20,7 +19,7 @@ from sqla_jobs.opentelemetry.names import SCHEMA
 from tests import traced_shop as shop
 from tests.conftest import ROOT, StartWorker
 from tests.counting import states
-from tests.helpers import wait_until
+from tests.helpers import run_to_end, wait_until
 from tests.receiver import Receiver, receiving
 
 pytestmark = pytest.mark.slow
@@ -61,9 +60,7 @@ def test_a_worker_process_exports_all_that_it_did_before_it_ends(
     shop.orders.enqueue(session, to="ada")
     session.commit()
     command = [sys.executable, "-m", "sqla_jobs.worker", SHOP, "--queues", "default,mail", "--drain"]
-    done = subprocess.run(
-        [*command, "--database-url", database_url], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
-    )
+    done = run_to_end([*command, "--database-url", database_url], ROOT)
     assert (done.stdout, done.returncode) == ("2 runs\n", 0), done.stderr
     assert [span.name for span in spans(receiver)] == ["process default", "process mail", "send mail"]
     assert metrics(receiver) == {

@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import Engine
 
 from tests.conftest import ROOT
+from tests.helpers import run_to_end
 
 pytestmark = pytest.mark.slow
 MARK = "SQLA_JOBS_EXAMPLE"
@@ -69,8 +70,7 @@ def test_the_example_works_by_the_commands_of_its_readme(
     monkeypatch.setenv("FLASK_SQLALCHEMY_DATABASE_URI", database_url)
 
     def flask(*arguments: str) -> str:
-        command = [sys.executable, "-m", "flask", *arguments]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        done = run_to_end([sys.executable, "-m", "flask", *arguments], ROOT)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +15,7 @@ from sqlalchemy import Engine
 
 from sqla_jobs.runtime.logs import FIELDS
 from tests.conftest import ROOT
+from tests.helpers import run_to_end
 from tests.project.pages import blocks, run_block
 from tests.receiver import receiving
 
@@ -47,8 +47,7 @@ def write(folder: Path, page: str) -> None:
 
 def run(*arguments: str) -> str:
     """Standard error of a program that ends well."""
-    command = [sys.executable, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = run_to_end([sys.executable, *arguments])
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stderr
 

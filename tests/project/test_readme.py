@@ -43,7 +43,7 @@ def run_python(folder: Path, *arguments: str) -> str:
 
 
 def test_the_quick_start_runs_as_printed(shop: Path) -> None:
-    done = subprocess.run([sys.executable, "shop.py"], capture_output=True, text=True, timeout=60, check=False)
+    done = run_to_end([sys.executable, "shop.py"])
     assert (done.stdout, done.stderr, done.returncode) == ("settled\n", "", 0)
 
 

@@ -23,7 +23,7 @@ from sqla_jobs.cli.main import main
 from tests import shop
 from tests.conftest import ROOT, StartWorker
 from tests.counting import attempts_and_runs, children_of, effects, enqueue_both, runs, states, worker_pids
-from tests.helpers import refusals, refuse, wait_until
+from tests.helpers import refusals, refuse, run_to_end, wait_until
 from tests.shop import jobs
 
 pytestmark = pytest.mark.slow
@@ -518,9 +518,7 @@ def test_a_process_that_stops_while_it_starts_is_killed_and_told_of(database_url
     """Its parent has heard nothing of it yet."""
     (tmp_path / "app.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)\n")
     command = [sys.executable, "-m", "sqla_jobs.worker", "app:jobs", "--hung-after", "2", "--database-url"]
-    done = subprocess.run(
-        [*command, database_url], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
-    )
+    done = run_to_end([*command, database_url], tmp_path)
     assert (done.returncode, "was killed by SIGKILL before it was ready" in done.stderr) == (1, True)
 
 

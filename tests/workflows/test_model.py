@@ -155,17 +155,23 @@ class Graph(RuleBasedStateMachine):
         if node.batch is not None:
             self.closed.discard(node.batch)
         self._revive(node)
-        if any(one.state not in ENDED for one in self._before(node)):
+        needed, members = self._before(node)
+        if not {*needed, *members}.issubset(ENDED):
             node.state = "blocked"
         self._told()
 
-    def _before(self, node: Node) -> list[Node]:
-        members = [one for one in self.nodes.values() if one.batch in node.batches]
-        return [*members, *(self.nodes[need] for need in node.after if need)]
+    def _before(self, node: Node) -> tuple[list[str], list[str]]:
+        """The states of the jobs that it is after, in their order, and of those in the batches that it is after.
+
+        A deleted job counts as cancelled.
+        """
+        needed = [self.nodes[need].state if need else "cancelled" for need in node.after]
+        return needed, [one.state for one in self.nodes.values() if one.batch in node.batches]
 
     def _is_ambiguous(self, node: Node) -> bool:
         """Whether a failure and a live job would be before one job: which of them that watches is its own choice."""
-        before = {one.state for one in self._before(node)} | ({"cancelled"} if 0 in node.after else set())
+        needed, members = self._before(node)
+        before = {*needed, *members}
         if node.policy == "cancel" and before.intersection(BAD) and before.difference(ENDED):
             return True
         after = [one for one in self.nodes.values() if node.id in one.after or node.batch in one.batches]
@@ -262,8 +268,7 @@ class Graph(RuleBasedStateMachine):
         return "scheduled" if node.is_delayed else "queued"
 
     def _becomes(self, node: Node) -> str:
-        needed = [self.nodes[need].state if need else "cancelled" for need in node.after]
-        members = [one.state for one in self.nodes.values() if one.batch in node.batches]
+        needed, members = self._before(node)
         states = [*needed, *members]
         if node.policy == "run":
             return self._freed(node) if all(state in ENDED for state in states) else "blocked"
