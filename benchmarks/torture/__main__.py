@@ -38,8 +38,12 @@ _REFUSED = 8
 """The maximum number of refused jobs of each task and oddity. Each may hold up a thread of a worker."""
 _WORKER = ["--queues", "default=12", "--processes", "2", "--heartbeat", "1", "--lease", "6"]
 _WORKER += ["--grace", "10", "--hung-after", "8"]
-_STOP = 60.0
-"""Seconds that a worker may take to end after SIGTERM: more than its grace and its last writes."""
+_STOP = 32.0
+"""Seconds that a worker may take to end after SIGTERM: its grace, 20 s, and a little for a busy machine."""
+_LAST_WORK = 15.0
+"""Seconds that a worker may take to drain the last jobs."""
+_LAST = 60
+"""The number of jobs that are drained at the end."""
 _LIVE = jobs.Job.state.in_(["blocked", "scheduled", "queued", "running"])
 
 
@@ -155,12 +159,26 @@ class Torture:
         for service in self._services:
             service.stop()
         for service in self._services:
-            service.ended(_STOP)
+            service.ended(_STOP, "SIGTERM")
+        found += self._drain_last()
+        for service in self._services:
             found += service.breaches
         with Session(self._engine) as session:
             rows = session.scalars(select(jobs.Process.pid)).all()
         found += [f"the worker of pid {pid} ended in order and left its row" for pid in rows]
         return facts, found
+
+    def _drain_last(self) -> list[str]:
+        """Drain jobs that leave things behind, as the last act of each host. Return the breaches."""
+        with Session(self._engine) as session:
+            last = [jobs.tasks["litter"].enqueue(session, n=n, seconds=0.0) for n in range(_LAST)]
+            session.commit()
+            for service in self._services:
+                service.drain()
+            for service in self._services:
+                service.ended(_LAST_WORK + _STOP, "--drain")
+            states = Counter(job.state.value for job in last)  # read again, after the commit
+        return [] if states == {"succeeded": _LAST} else [f"{_LAST} jobs were drained, and their states are {states}"]
 
     def report(self, facts: Facts, seconds: float) -> None:
         """Print how many jobs, runs and commits there are of each kind, to show what was tried."""

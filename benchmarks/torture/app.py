@@ -7,10 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import multiprocessing
 import os
+import subprocess
+import sys
+import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 
 from sqlalchemy import BigInteger, Engine, NullPool, Text, create_engine, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -21,6 +27,8 @@ from sqla_jobs import ConcurrencyLimit, JobMixin, Jobs, RateLimit, RunContext, S
 
 POISONED = 86
 """The exit code of a process that was ended by its own job, on purpose."""
+LEFT_FOR = 60.0
+"""Seconds for which jobs of `litter` leave something behind: longer than a worker may take to end."""
 SECOND_URL = "TORTURE_SECOND_URL"
 """The environment variable with the URL of the second database. Without it, the first database is used."""
 
@@ -287,12 +295,44 @@ def hang(n: int, seconds: float) -> None:
     ctypes.PyDLL(None).sleep(int(seconds))
 
 
+def _leave_thread() -> None:
+    threading.Thread(target=time.sleep, args=(LEFT_FOR,)).start()
+
+
+def _leave_executor() -> None:
+    executor = ThreadPoolExecutor(1)
+    executor.submit(time.sleep, LEFT_FOR)
+    executor.shutdown(wait=False)
+
+
+def _leave_fork(daemon: bool = False) -> None:
+    multiprocessing.get_context("fork").Process(target=time.sleep, args=(LEFT_FOR,), daemon=daemon).start()
+
+
+def _leave_program() -> None:
+    subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({LEFT_FOR})"])
+
+
+def _leave_file() -> None:
+    os.open(os.devnull, os.O_RDONLY)
+
+
+_LEFT = (_leave_thread, _leave_executor, _leave_fork, partial(_leave_fork, daemon=True), _leave_program, _leave_file)
+
+
+@jobs.task(retry=SOON)
+def litter(run: RunContext, n: int, seconds: float) -> None:
+    """Leave something behind that outlives the job, and would outlive the worker's end."""
+    _commit(_effect(run, n), seconds)
+    _LEFT[n % len(_LEFT)]()
+
+
 CHAINS = {"chain", "chain_awaited"}
 TRACED = {"stepped", "stepped_awaited", "ask"}
 """Tasks that leave a trace of each call of a step, in the step's own transaction."""
 TRACED_APART, ASKING = {"stepped_apart"}, {"ask", "ask_awaited"}
 TRANSACTIONAL = CHAINS | TRACED | {"write", "write_awaited", "both", "follow", "snooze", "flaky", "hopeless"}
 TRANSACTIONAL |= {"overrun", "overrun_awaited"}
-ORDERED, PLAIN = {"flaky"}, {"mark", "once"}
+ORDERED, PLAIN = {"flaky"}, {"mark", "once", "litter"}
 STOPPING = {"poison", "hang"}
 """Tasks that take down their process, and so all other jobs in it."""

@@ -14,7 +14,7 @@ from functools import partial
 from typing import ClassVar
 
 import click
-from sqlalchemy import Engine, func, select, text, update
+from sqlalchemy import Engine, func, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -24,7 +24,7 @@ from benchmarks.torture.load import Load
 from sqla_jobs.postgres import LocalServer
 
 KINDS = {"kill": 4, "freeze": 3, "backends": 3, "cut": 2, "commits": 2, "claims": 2, "stall": 2, "partition": 2}
-KINDS |= dict.fromkeys(["terminate", "hang", "clock", "crash", "restart"], 1)
+KINDS |= dict.fromkeys(["shortage", "terminate", "hang", "clock", "crash", "restart"], 1)
 """All kinds of faults, with their weights. `Storm` has a method for each."""
 OURS = "torture-storm"
 """The application_name of connections that no fault hits."""
@@ -36,7 +36,7 @@ _LATER = 0.5
 _SETTLED = 8.0
 """Seconds from the last fault until all effects of faults are over: more than the lease."""
 _CLOCK_STEPS = (7.0, 120.0)
-"""The range of steps of the clock, in seconds: all are longer than the lease."""
+"""The range of steps of the clock, in seconds, forward or back: all are longer than the lease."""
 _ALIVE = 3.0
 """A process whose last heartbeat is at most this many seconds old is far from the end of its lease."""
 _PREPARED = b"_pg3_"
@@ -46,6 +46,13 @@ _BACKENDS = text(
 )
 
 
+_TIMES = (
+    (jobs.Process.__tablename__, "heartbeat_at", "true"),
+    (jobs.Job.__tablename__, "started_at", "state = 'running' AND oddity IS NULL"),
+    (jobs.Start.__tablename__, "started_at", "true"),
+    ("all_starts", "started_at", "true"),
+)
+"""The tables and columns that are moved when the clock steps, and the condition for it."""
 _Action = tuple[float, int, Callable[[], object]]
 
 
@@ -195,6 +202,15 @@ class Storm:
         picked[0].signal(pids[0], signal.SIGTERM)
         return f"SIGTERM to the worker on {picked[0].host.name}, {hit}"
 
+    def _shortage(self) -> str | None:
+        """Let no process of a worker start a thread or a process."""
+        if (picked := self._pick()) is None or picked[0] in self._busy:
+            return None
+        service = picked[0]
+        service.starve()
+        length = self._hold(service, 1.0, 6.0, service.feed)
+        return f"no thread or process can start on {service.host.name} for {length:.1f} s, {self._hit(service.pids)}"
+
     def _hang(self) -> str:
         self.load.add("hang")
         return "a job keeps the interpreter's lock of its process"
@@ -273,11 +289,12 @@ class Storm:
         return f"the server is gone for {self._hold(self.server.url, least, most, self.server.start):.1f} s"
 
     def _clock(self) -> str:
-        """Make all heartbeats older at once. A forward step of the server's clock has the same effect."""
-        seconds = self.rng.uniform(*_CLOCK_STEPS)
-        process = jobs.Process
+        """Move all times that are compared with the server's clock. A step of the clock has the same effect."""
+        seconds = self.rng.uniform(*_CLOCK_STEPS) * self.rng.choice([1, -1])
         with self.engine.begin() as connection:
-            connection.execute(update(process).values(heartbeat_at=process.heartbeat_at - timedelta(seconds=seconds)))
+            for table, column, only in _TIMES:
+                moved = f"UPDATE {table} SET {column} = {column} - make_interval(secs => :seconds) WHERE {only}"
+                connection.execute(text(moved), {"seconds": seconds})
         return f"the server's clock steps by {seconds:.1f} s"
 
     def _step_quietly(self) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -20,7 +22,9 @@ from tests.proxy import Proxy
 _PAUSE = 0.5
 """Seconds from the end of a service to its next start."""
 _NAMES = ("host-a", "host-b", "the load")
-_HELPERS = ("resource_tracker", "forkserver")
+_HELPER = "resource_tracker"
+_FIRST_USER = 61_000
+"""The number of the first user that no account has: the kernel limits the threads of any user except root."""
 _NO_DATABASE = "the database says"
 """Words in the log of a worker that was started while the server was down."""
 
@@ -106,7 +110,7 @@ class Service:
         self.host = host
         self.breaches: list[str] = []
         worker = [sys.executable, "-m", "sqla_jobs.worker", "benchmarks.torture.app:jobs"]
-        self._command = [*host.prefix, *worker, *options]
+        self._command = [*host.prefix, *_as_user(_FIRST_USER + os.getpid() % 4000), *worker, *options]
         self._mark = f"TORTURE_SERVICE={uuid.uuid4()}"
         name, mark = self._mark.split("=")
         self._environment = os.environ | environment | {"PYTHONUNBUFFERED": "1", name: mark}
@@ -116,6 +120,7 @@ class Service:
         self._log_from = 0
         self._signalled = False
         self._given_up = False
+        self._lifts: list[Callable[[], object]] = []
 
     def keep(self) -> None:
         """Start the command if it is not running and its pause is over."""
@@ -138,16 +143,37 @@ class Service:
 
     @property
     def pids(self) -> list[int]:
-        """The pids of the command's own process and of its descendants."""
+        """The pids of the command's own process and of its children, without the processes that jobs left behind."""
         if self._process is None or self._process.poll() is not None:
             return []
-        return [self._process.pid, *_descendants(self._process.pid)]
+        return [self._process.pid, *_children(self._process.pid)]
 
     def signal(self, pid: int, number: signal.Signals) -> None:
         """Send a signal to a process of the command, unless that process has ended."""
         if pid in self.pids:
             self._signalled = self._signalled or number in (signal.SIGKILL, signal.SIGTERM)
             os.kill(pid, number)
+
+    def starve(self) -> None:
+        """From now on, no process of the command can start a thread or a process."""
+        for pid in self.pids:
+            with suppress(OSError):  # it ended meanwhile
+                soft, hard = resource.prlimit(pid, resource.RLIMIT_NPROC)
+                resource.prlimit(pid, resource.RLIMIT_NPROC, (1, hard))
+                self._lifts.append(partial(resource.prlimit, pid, resource.RLIMIT_NPROC, (soft, hard)))
+
+    def feed(self) -> None:
+        """End what `starve` began."""
+        while self._lifts:
+            with suppress(OSError):
+                self._lifts.pop()()
+
+    def drain(self) -> None:
+        """Run the command once more with --drain, after it has ended. `ended` waits for it."""
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*self._command, "--drain"], cwd=ROOT, env=self._environment, stdout=log, stderr=log
+            )
 
     def renew(self) -> None:
         """Have the parent replace its children one by one, as for a deploy."""
@@ -160,14 +186,14 @@ class Service:
         if self._process is not None:
             self._process.terminate()
 
-    def ended(self, timeout: float) -> None:
-        """Wait for the end that `stop` asked for. It must come in time and with exit code 0."""
+    def ended(self, timeout: float, after: str) -> None:
+        """Wait for the end that `stop` or `drain` asked for. It must come in time and with exit code 0."""
         try:
             code: int | str = self._process.wait(timeout) if self._process is not None else 0
         except subprocess.TimeoutExpired:
             code = f"no exit code within {timeout:g} s"
         if code != 0:
-            self.breaches.append(f"the worker on {self.host.name} ended with {code} after SIGTERM")
+            self.breaches.append(f"the worker on {self.host.name} ended with {code} after {after}")
 
     def kill(self) -> None:
         """Kill the command and all processes that it started, even those that its parent left behind."""
@@ -189,15 +215,17 @@ def _processes() -> Iterator[tuple[int, int]]:
                 yield int(entry.name), int(parent)
 
 
-def _descendants(pid: int) -> Iterator[int]:
-    """Yield the descendants of a process, without multiprocessing's own helpers."""
-    there, below = list(_processes()), [pid]
-    while below:
-        parent = below.pop()
-        children = sorted(child for child, its_parent in there if its_parent == parent)
-        below += children
-        for child in children:
-            with suppress(OSError):  # it ended meanwhile
-                command = Path(f"/proc/{child}/cmdline").read_text(errors="replace")
-                if not any(helper in command for helper in _HELPERS):
-                    yield child
+def _children(pid: int) -> Iterator[int]:
+    """Yield the children of a process, without multiprocessing's own helper."""
+    for child in sorted(child for child, parent in _processes() if parent == pid):
+        with suppress(OSError):  # it ended meanwhile
+            if _HELPER not in Path(f"/proc/{child}/cmdline").read_text(errors="replace"):
+                yield child
+
+
+def _as_user(user: int) -> list[str]:
+    """Return what makes a command run as this user, who may still read all files. Empty unless this is root."""
+    if os.getuid() or shutil.which("setpriv") is None:
+        return []
+    capability = "+dac_read_search"
+    return ["setpriv", f"--reuid={user}", "--clear-groups", f"--inh-caps={capability}", f"--ambient-caps={capability}"]

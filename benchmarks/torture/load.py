@@ -33,6 +33,7 @@ _BY_WEIGHT = {
     7: ["flaky"],
     6: ["snooze", "both", "once"],
     4: ["stepped", "stepped_awaited", "ask"],
+    1: ["litter"],
     3: ["overrun", "overrun_awaited", "hopeless", "stepped_apart", "ask_awaited"],
 }
 _WEIGHTS = {task: weight for weight, tasks in _BY_WEIGHT.items() for task in tasks}
