@@ -514,6 +514,29 @@ class TestEntities:
             task.enqueue(session, [])
 
 
+class Awkward(TypedDict):
+    """Fields with names that mean something in pydantic's own schemas."""
+
+    type: str
+    fields: dict[str, int]
+    schema_ref: "list[Awkward]"
+
+
+class Tree(BaseModel):
+    label: str = Field(alias="Label", default="")
+    below: "dict[str, Tree]" = {}
+    kind: Annotated[Item, BeforeValidator(lambda value: value)] | Awkward | None = None
+
+
+def test_names_of_fields_are_told_from_keys(jobs: Jobs[JobMixin]) -> None:
+    @jobs.task(sensitive=["tree", "people"])
+    def plant(tree: Tree, people: dict[str, Person], other: Number, count: int = 1) -> None: ...
+
+    of_tree = {"label", "Label", "below", "kind", "type", "fields", "schema_ref", "sku", "price"}
+    assert plant._declaration.codec.field_names >= of_tree | {"fullName", "born", "secret"}
+    assert not plant._declaration.codec.field_names & {"tree", "people", "other", "count", "digits"}
+
+
 words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=20)
 numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False, min_value=-1e15, max_value=1e15)
 plain = st.recursive(
