@@ -94,9 +94,11 @@ class Bound:
 
         Raises `ConfigurationError` for any other name.
         """
-        if name not in self._shards:
+        if not isinstance(name, str) or name not in self._shards:
             known = ", ".join(self._shards) or "none"
-            raise ConfigurationError(f"no database is bound as {name!r}; bound by name: {known}")
+            raise ConfigurationError(
+                f"no database is bound as {name!r:.60}; give one of the names in jobs.bind: {known}"
+            )
         found = copy(self)
         replica = self._replicas.get(name) if isinstance(self._replicas, Mapping) else None
         found.bind(self._shards[name], read_bind=replica, context=self._context)

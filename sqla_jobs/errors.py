@@ -71,7 +71,7 @@ class SignalTimeout(JobsError, TimeoutError):
 
 
 class EntityGone(JobsError):
-    """The row behind an entity argument was deleted. The job ends as `cancelled`."""
+    """The row behind an entity argument is not there. If that lasts for some seconds, the job ends as `cancelled`."""
 
 
 class LeaseLost(JobsError):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import InvalidRequestError, PendingRollbackError
-from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.orm import Session, SessionTransaction, object_session
 
 from sqla_jobs.database.engines import check_translation
 from sqla_jobs.database.sharding import in_shard, is_sharded, names_its_database, present_shard
@@ -223,6 +223,7 @@ def _wait(session: Session) -> _Waiting:
 def listen_to_sessions() -> None:
     """Install the listeners on the first call. Importing the package must have no side effects."""
     event.listen(Session, "after_begin", _check_translation)
+    event.listen(Session, "before_flush", _flush_in_savepoints)
     event.listen(Session, "before_commit", _write_last)
     event.listen(Session, "after_commit", _note_commit)
     event.listen(Session, "after_soft_rollback", _forget)
@@ -238,6 +239,21 @@ def _check_translation(session: Session, transaction: object, connection: Connec
     for entity in waiting.entities if waiting else ():
         if is_sharded(session) or session.get_bind(entity).engine is connection.engine:
             check_translation(connection, entity)
+
+
+def _flush_in_savepoints(session: Session, *_: object) -> None:
+    """Let flushes of a session over several databases write inside its savepoints.
+
+    SQLAlchemy gives them the connection of the outermost transaction, and opens no savepoint on it.
+    """
+    if is_sharded(session):
+        vars(session)["connection_callable"] = _present_connection
+
+
+def _present_connection(mapper: Any, row: Any) -> Connection:
+    session = object_session(row)
+    assert session is not None, "it flushes the row"
+    return session.connection(bind_arguments={"mapper": mapper, "instance": row})
 
 
 def _write_last(session: Session) -> None:

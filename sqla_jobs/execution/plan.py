@@ -18,7 +18,7 @@ from sqla_jobs.execution.surroundings import Surrounded, awaited_within, log_aft
 from sqla_jobs.execution.transactions import RaisedAfterCommit, Transactions
 from sqla_jobs.queries.values import read_headers
 from sqla_jobs.rules.error_text import leaves
-from sqla_jobs.rules.outcomes import ERASED, SUCCEEDED, Failure, Outcome, decide
+from sqla_jobs.rules.outcomes import ERASED, ROW_MISSING, ROWS_COME_WITHIN, SUCCEEDED, Failure, Outcome, decide
 from sqla_jobs.rules.redaction import NOTHING
 from sqla_jobs.tasks.arguments import encode_result
 from sqla_jobs.tasks.context import RunContext
@@ -33,6 +33,8 @@ _HELD_AGAIN = 1.0
 """Seconds until a job is due again whose run gave up because another transaction held the job's row."""
 _KEYS_AGAIN = 60.0
 """Seconds until a job is due again that met a stored step or result whose key this process lacks."""
+_LOOK_AGAIN = 0.25
+"""Seconds until a job is due again for the first time, with a row among its arguments missing. The wait doubles."""
 _MOST_HELD = 3
 """The maximum number of such runs that use no attempt, for each attempt."""
 
@@ -83,6 +85,7 @@ class Plan:
         self._progressed = progressed
         self._make_steps = make_steps
         self._times_held = times_held
+        self._rows_may_come = transactions is not None and transactions.rows_may_come
         self.run = self._run if transactions is None else partial(self._run_in_transaction, transactions)
         for around in [*surroundings][::-1]:
             self.run = partial(_run_inside, around, self.run)
@@ -183,7 +186,11 @@ class Plan:
     def _outcome_of_task(self, error: BaseException, attempt: Attempt, at: float | None) -> Outcome:
         """Return the outcome of an error whose texts the application has written."""
         if isinstance(error, EntityGone):
-            return Outcome.cancelled(Failure("EntityGone", attempt.secrets.text(str(error))))
+            failure, elapsed = Failure(ROW_MISSING, attempt.secrets.text(str(error))), attempt.job.elapsed
+            # negative if a clock was set back: the looks would not end before it has caught up
+            if self._rows_may_come and 0.0 <= elapsed < ROWS_COME_WITHIN:
+                return replace(Outcome.snoozed(max(elapsed, _LOOK_AGAIN)), failure=failure)
+            return Outcome.cancelled(failure)
         if isinstance(error, UnstorableResult | Misuse):
             return Outcome.failed(Failure.of(error, secrets=attempt.secrets))
         if isinstance(error, TimedOut):

@@ -17,9 +17,10 @@ log.setLevel(logging.WARNING)  # by default, a worker that runs 10,000 jobs a se
 def log_end(run: Lease | Claimed, outcome: Outcome, seconds: float) -> None:
     """Log the end of an attempt: INFO if it succeeded or snoozed, ERROR if it failed, otherwise WARNING.
 
-    A retry that the task asked for is logged at INFO. Two more kinds of attempts get a WARNING: one that has lost its
-    lease, and one that was put back because another transaction held the job's row. ERROR lines include the traceback,
-    unless the task raised `Retry`. Other lines include it only if the log level is DEBUG.
+    A retry that the task asked for is logged at INFO. Three more kinds of attempts get a WARNING: one that has lost its
+    lease, and one that was put back because another transaction held the job's row, or a row of its arguments is
+    missing. ERROR lines include the traceback, unless the task raised `Retry`. Other lines include it only if the log
+    level is DEBUG.
     """
     level, failure = _level_of(outcome), outcome.failure
     if log.isEnabledFor(level):

@@ -120,6 +120,8 @@ class Transactions(Protocol):
 
     isolation: str
     """The isolation level of the sessions."""
+    rows_may_come: bool
+    """True if a row that is not there may be committed by somebody else."""
 
     def begin(self) -> AbstractContextManager[Session]:
         """Open a session in a transaction, which is rolled back unless `commit` is called. Raises `NotBegun`."""
@@ -162,6 +164,8 @@ class WorkerTransactions:
     a pooled connection may stay silent when a transaction begins on it. `commit` commits the session. `begin_anew`
     prepares the session for another transaction after a commit.
     """
+
+    rows_may_come: bool = True
 
     def __init__(
         self,

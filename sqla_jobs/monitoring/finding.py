@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Executable, func, select
+from sqlalchemy import DateTime, Executable, func, select, type_coerce
 from sqlalchemy.orm import Session
 
 from sqla_jobs.database.binding import Binding
 from sqla_jobs.jobs import Jobs
+from sqla_jobs.models.types import RunAtType
 
 
 class Verdict(StrEnum):
@@ -39,6 +40,12 @@ class Finding:
 def ask(session: Session, jobs: Jobs[Any], question: Executable, **values: Any) -> Any:
     """Execute a statement on the jobs' database, even if the session uses several databases."""
     return session.execute(question, values, bind_arguments={"mapper": jobs.Job})
+
+
+def readable(column: Any) -> Any:
+    """Return a column as a driver can read it, since plain SQL may store an infinite time in a job."""
+    is_moment = isinstance(column.type, DateTime) and column.type.timezone
+    return (type_coerce(column, RunAtType()) if is_moment else column).label(column.key)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.actions.selection import without
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.monitoring.finding import ask
+from sqla_jobs.monitoring.finding import ask, readable
 
 _AROUND = 30
 """The number of characters shown before and after the text."""
@@ -52,7 +52,7 @@ def find(session: Session, jobs: Jobs[Any], words: str, most: int) -> Iterator[P
     ]
     is_open = job.task.not_in([*hidden])
     for where, text, sought in of_jobs:
-        wanted = select(job.id, job.task, job.created_at, text).where(text.icontains(sought, autoescape=True))
+        wanted = select(job.id, job.task, readable(job.created_at), text).where(text.icontains(sought, autoescape=True))
         if where in ("unique key", "progress"):  # these may repeat a sensitive argument
             wanted = wanted.where(is_open)
         for row in ask(session, jobs, wanted.order_by(job.id.desc()).limit(most)):

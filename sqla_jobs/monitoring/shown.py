@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs.errors import UnknownJob
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
-from sqla_jobs.monitoring.finding import ask
+from sqla_jobs.monitoring.finding import ask, readable
 from sqla_jobs.queries.losses import lost_in_a_row
 from sqla_jobs.rules import json_text
 from sqla_jobs.rules.redaction import ERASED, HIDDEN, NOTHING, Secrets, is_erased, parse
@@ -184,4 +184,4 @@ def read_schedules(session: Session, jobs: Jobs[Any], *where: Any, most: int | N
 
 def _without(model: Any, *left_out: str) -> list[Any]:
     """Return the mapped columns except some, which no JSON parser has to accept: they are read as text, or not."""
-    return [getattr(model, one.key).label(one.key) for one in inspect(model).column_attrs if one.key not in left_out]
+    return [readable(getattr(model, one.key)) for one in inspect(model).column_attrs if one.key not in left_out]

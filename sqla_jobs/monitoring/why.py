@@ -15,7 +15,7 @@ from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import PARKED, JobState
 from sqla_jobs.monitoring.check import Look
 from sqla_jobs.monitoring.examine import CHECKS
-from sqla_jobs.monitoring.finding import ask
+from sqla_jobs.monitoring.finding import ask, readable
 from sqla_jobs.monitoring.gates import behind_gates, decide
 from sqla_jobs.monitoring.locks import NEAREST, NEAREST_SAYS
 from sqla_jobs.monitoring.prerequisites import of_blocked, of_cancelled
@@ -72,9 +72,8 @@ def _reasons(session: Session, jobs: Jobs[Any], row: Any) -> list[str]:
 
 def _read(session: Session, jobs: Jobs[Any], job_id: int) -> Any:
     job: Any = jobs.Job
-    columns = [
-        column for column in job.__table__.c if column.name not in ("args", "headers")
-    ]  # these may be unreadable
+    # arguments and headers may be unreadable
+    columns = [readable(column) for column in job.__table__.c if column.name not in ("args", "headers")]
     more = (
         cast(job.args, Text).label("args_text"),
         func.clock_timestamp().label("now"),

@@ -41,6 +41,7 @@ from sqla_jobs.queries.expressions import (
 from sqla_jobs.queries.restrictions import claimable_tasks, is_paused, limited_queues, limited_tasks, paused
 from sqla_jobs.queries.statement import RenderedStatement, SqlConnection, Statement
 from sqla_jobs.queries.values import ALL, MANY, Among, Promotion, names
+from sqla_jobs.rules.outcomes import ROW_MISSING, ROWS_COME_WITHIN
 
 
 class Promote(RenderedStatement):
@@ -132,7 +133,10 @@ _QUEUES, _TASKS = (any_(bindparam(name, type_=ARRAY(Text))) for name in ("queues
 
 
 class IsDue(Statement):
-    """Return whether any job without limits can be claimed now, or any job promoted. Ignore locked rows."""
+    """Return whether any job without limits can be claimed now, or any job promoted. Ignore locked rows.
+
+    A job that looks for a missing row again counts as due: if the row has been deleted, the job ends in some seconds.
+    """
 
     def __call__(
         self, connection: SqlConnection, queues: Sequence[str], tasks: Sequence[str], among: Among = ALL
@@ -158,7 +162,12 @@ class IsDue(Statement):
         queued = found.where(in_state(jobs, "queued"), *plain).cte("queued").prefix_with("MATERIALIZED")
         due: Any = found.where(in_state(jobs, "scheduled"), jobs.c.run_at <= func.statement_timestamp())
         due = due.cte("due").prefix_with("MATERIALIZED")
-        return select(or_(*(exists().select_from(found) for found in (queued, due))))
+        now, run = func.statement_timestamp(), self.tables.runs
+        in_time = and_(jobs.c.run_at > now, jobs.c.run_at <= now + seconds(literal_column(str(ROWS_COME_WITHIN))))
+        of_last_start = and_(run.c.job_id == jobs.c.id, run.c.finished_at >= jobs.c.started_at)
+        looks_again = exists().where(of_last_start, run.c.outcome == "snoozed", run.c.error_type == ROW_MISSING)
+        looks = exists().where(in_state(jobs, "scheduled"), here, in_time, looks_again.correlate(jobs))
+        return select(or_(*(exists().select_from(found) for found in (queued, due)), looks))
 
 
 class Poll(RenderedStatement):

@@ -28,7 +28,8 @@ class RunOutcome(StrEnum):
     retried = "retried"
     """The task raised an exception, and a retry follows."""
     snoozed = "snoozed"
-    """The task raised `Snooze`, sleeps or waits, or its row was held for too long; the attempt does not count."""
+    """The task raised `Snooze`, sleeps or waits, its row was held for too long, or a row among its arguments was not
+    there yet; the attempt does not count."""
     lost = "lost"
     """The attempt's process died or lost the job."""
 
@@ -37,6 +38,14 @@ MAX_MESSAGE = 10_000
 MAX_TRACEBACK = 50_000
 """The maximum lengths, in characters, of a stored message and of a stored traceback."""
 
+
+ROW_MISSING = "EntityGone"
+"""The error type of a run that found no row for one of its arguments."""
+ROWS_COME_WITHIN = 4.0
+"""Seconds from a job's first start within which a missing row is looked for again.
+
+A cluster of databases may commit the row a moment after the job.
+"""
 
 _SHORTEST_SNOOZE = 0.1
 """No `max_attempts` ends a loop of snoozes, so without a shortest wait it would keep the server busy."""

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
+from datetime import date, datetime, time, timedelta
 from functools import cached_property
 from itertools import groupby
 from typing import Any, cast
+
+from pydantic import TypeAdapter
 
 from sqla_jobs.rules.checks import MAX_DEPTH
 
@@ -24,31 +28,41 @@ ERASED_ARGS = {ERASED: True}
 
 _ENOUGH, _SHORT = 6, 4
 """How many characters in a row betray a secret, and how many betray one that is shorter than that."""
+_DURATION: Callable[[str], object] = TypeAdapter(timedelta).validate_python
+_MOMENTS: list[Callable[[str], object]] = [date.fromisoformat, datetime.fromisoformat, time.fromisoformat]
+"""What reads a duration or a time as it is stored, in ISO 8601."""
 
 
 class Secrets:
     """Withholds each line that shares six characters in a row with a sensitive argument.
 
     Texts and numbers inside dicts and lists count on their own, as they are stored and as `repr` and JSON write them.
-    One of four or five characters is betrayed by four, and shorter ones by nothing: they occur in every text.
+    One of four or five characters is betrayed by four, and shorter ones by nothing: they occur in every text. Keys of
+    dicts count as values do, except `field_names`. Times and durations also count as `str` and `repr` write them.
     """
 
-    def __init__(self, values: Iterable[object]) -> None:
+    def __init__(self, values: Iterable[object], field_names: Collection[str] = ()) -> None:
         self._values = values
+        self._field_names = {ENCRYPTED, *field_names}
 
     def text(self, text: str) -> str:
         """Return `text` with its lines that repeat a secret withheld, neighbours together."""
         if text.startswith(_TOKEN):
             return ENCRYPTED
-        if not self._forms:
+        if not (self._forms or self._moments):
             return text
         there = _pieces(text)
         shared = {piece for form in self._forms for piece in _betraying(form) if piece in there}
-        if not shared:
+        whole = [moment for moment in self._moments if moment in text]
+        if not (shared or whole):
             return text
+
+        def is_secret(line: str) -> bool:
+            return not shared.isdisjoint(_pieces(line)) or any(moment in line for moment in whole)
+
         lines: list[str] = []
-        for is_secret, group in groupby(text.split("\n"), lambda line: not shared.isdisjoint(_pieces(line))):
-            lines += [WITHHELD] if is_secret else group
+        for are_secret, group in groupby(text.split("\n"), is_secret):
+            lines += [WITHHELD] if are_secret else group
         return "\n".join(lines)
 
     def json(self, value: Any) -> Any:
@@ -56,7 +70,7 @@ class Secrets:
         if token_of(value) is not None:
             return ENCRYPTED
         try:
-            return self._json(value) if self._forms else value
+            return self._json(value) if self._forms or self._moments else value
         except RecursionError:
             return HIDDEN
 
@@ -75,7 +89,12 @@ class Secrets:
 
     @cached_property
     def _forms(self) -> frozenset[str]:
-        return frozenset(form for leaf in _leaves(self._values) for form in _forms(leaf) if len(form) >= _SHORT)
+        leaves = _leaves(self._values, self._field_names)
+        return frozenset(form for leaf in leaves for form in _forms(leaf) if len(form) >= _SHORT)
+
+    @cached_property
+    def _moments(self) -> frozenset[str]:
+        return frozenset(form for leaf in _leaves(self._values, self._field_names) for form in _moments(leaf))
 
 
 NOTHING = Secrets(())
@@ -137,13 +156,14 @@ class Digits(str):
         return str(self)
 
 
-def _leaves(values: Iterable[object]) -> Iterator[object]:
-    """Yield all texts and numbers."""
+def _leaves(values: Iterable[object], field_names: Collection[str]) -> Iterator[object]:
+    """Yield all texts and numbers, and all keys except names of fields."""
     waiting = list(values)
     while waiting:
         match value := waiting.pop():
             case dict():
                 waiting.extend(value.values())
+                waiting.extend(key for key in value if key not in field_names)
             case list():
                 waiting.extend(value)
             case None | bool():
@@ -167,6 +187,20 @@ def _forms(leaf: object) -> Iterator[str]:
             yield repr(data)[2:-1]
     for text in texts:
         yield from (text, repr(text)[1:-1], json.dumps(text)[1:-1])
+
+
+def _moments(leaf: object) -> Iterator[str]:
+    """Yield `str` and `repr` of a stored date, time or duration.
+
+    A part of one betrays nothing, since it has words such as `datetime` and `days`. The time zone is left out, which
+    has several forms.
+    """
+    if not isinstance(leaf, str) or isinstance(leaf, Digits):
+        return
+    for parse in [_DURATION] if leaf.lstrip("-").startswith("P") else _MOMENTS:
+        with suppress(ValueError):
+            moment = parse(leaf)
+            yield from (str(moment), repr(moment).partition(", tzinfo=")[0].rstrip(")"))
 
 
 def _betraying(form: str) -> Iterator[str]:

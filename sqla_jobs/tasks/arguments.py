@@ -24,7 +24,7 @@ from typing_extensions import TypedDict, is_typeddict
 
 from sqla_jobs.errors import ArgumentsError, DeclarationError
 from sqla_jobs.tasks.entities import Entity, entity_of, refuse_rows, row_in
-from sqla_jobs.tasks.error_paths import declared_kind, declared_path
+from sqla_jobs.tasks.error_paths import declared_kind, declared_path, field_names
 from sqla_jobs.tasks.signature import IMPORT_IT, Signature, injection_of
 
 MAX_BYTES = 1024 * 1024
@@ -147,6 +147,11 @@ class Codec:
         except Exception:  # noqa: BLE001 - a type of the application may make its own schema
             return ""
         return hashlib.sha256(json.dumps(schema, sort_keys=True).encode()).hexdigest()[:8]
+
+    @cached_property
+    def field_names(self) -> frozenset[str]:
+        """The names of fields in the types of sensitive arguments. Raises the errors of `check`."""
+        return frozenset(field_names(self._adapter.core_schema, self._sensitive))
 
     def _where(self, name: str) -> str:
         return f"{self._task}: argument {name!r}"

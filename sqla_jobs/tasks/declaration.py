@@ -195,7 +195,8 @@ class Declaration:
         values = parse(stored) if isinstance(stored, str) else stored
         if not isinstance(values, dict):
             return Secrets([values])
-        return Secrets([value for name, value in cast("dict[str, Any]", values).items() if name in self.sensitive])
+        found = [value for name, value in cast("dict[str, Any]", values).items() if name in self.sensitive]
+        return Secrets(found, self.codec.field_names if self.codec.is_resolvable else ())
 
     def shown(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Return stored arguments without the sensitive values."""

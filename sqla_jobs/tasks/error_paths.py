@@ -32,6 +32,35 @@ def declared_path(schema: Mapping[str, Any], path: Iterable[int | str]) -> list[
     return shown
 
 
+def field_names(schema: Mapping[str, Any], arguments: Iterable[str]) -> set[str]:
+    """Return the names of fields that the types of these arguments declare, at any depth."""
+    definitions = {one["ref"]: one for one in schema.get("definitions", ())}
+    whole = next(node for node, _ in _opened([(schema, True)], definitions) if node["type"] == "typed-dict")
+    left: list[Any] = [whole["fields"][name]["schema"] for name in arguments]
+    found, seen = set[str](), set[int]()
+    while left:
+        node = left.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        match node:
+            case {"schema_ref": str(ref)}:
+                left.append(definitions[ref])
+            case {"type": "typed-dict" | "model-fields", "fields": fields}:
+                found.update(*((name, one.get("serialization_alias", name)) for name, one in fields.items()))
+                left += [*fields.values(), node.get("extras_schema")]
+            case {"type": "dataclass-field", "name": name}:
+                found |= {name, node.get("serialization_alias", name)}
+                left.append(node["schema"])
+            case dict():
+                left += node.values()
+            case list() | tuple():
+                left += node
+            case _:
+                pass
+    return found
+
+
 def declared_kind(kind: str) -> str:
     """Return the kind of an error; an application's validators may make kinds of a value."""
     return kind if kind in _KINDS else "custom_error"

@@ -138,6 +138,7 @@ class Savepoints:
     """The transactions of runs in tests: savepoints in the test's transaction. They change no connection settings."""
 
     isolation: str = "READ COMMITTED"
+    rows_may_come: bool = False
 
     def __init__(self, session: Session, models: Models[Any]) -> None:
         self._session = session

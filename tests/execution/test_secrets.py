@@ -12,17 +12,20 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from cryptography.fernet import Fernet
 from flask import Flask
 from flask.testing import FlaskClient
+from pydantic import BaseModel, Field
 from sqlalchemy import CheckConstraint, Engine, Text, insert, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from typing_extensions import TypedDict
 
 from sqla_jobs import Cancel, JobMixin, Jobs, RunContext
 from sqla_jobs.cli.main import main
@@ -260,6 +263,51 @@ def test_a_secret_comes_out_nowhere_however_the_task_raises(
     for where, output in outputs(session, [job.id for job in (*made[turn:-2:3], *made[-2:])]):
         check(output, secret, where)
     check(caplog.text, secret, "the log")
+
+
+class Address(TypedDict):
+    town_name: str
+
+
+class Patient(BaseModel):
+    born_on: date
+    pauses: dict[str, timedelta]
+    home: Address
+    by_account: dict[str, Credentials]
+    number: str = Field(serialization_alias="insuranceNumber", default="")
+
+
+@pytest.mark.parametrize("option", ["sensitive", "encrypted"])
+@pytest.mark.slow
+def test_keys_and_times_are_secret_and_names_of_fields_are_not(
+    session: Session, option: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SQLA_JOBS_KEYS", Fernet.generate_key().decode())
+    hidden: Any = {option: ["patient", "scores"]}
+
+    @jobs.task(max_attempts=1, **hidden)
+    def examine(run: RunContext, patient: Patient, scores: dict[str, dict[str, int]]) -> None:
+        said = [f"{patient.model_dump()!r}", str(patient.pauses["Zk-pause"]), f"{patient.born_on!r}", f"{scores}"]
+        run.progress(0.5, "\n".join(said))
+        raise LookupError("\n".join(["town_name user born_on insuranceNumber", *said]))
+
+    caplog.set_level(logging.DEBUG, "sqla_jobs")
+    patient = Patient(
+        born_on=date(1990, 3, 7),
+        pauses={"Zk-pause": timedelta(days=1)},
+        home={"town_name": "Zk-town"},
+        by_account={"Zk-account": Credentials("ada", 1)},
+    )
+    job = examine.enqueue(session, patient=patient, scores={"Zk-exam": {"Zk-question": 5}})
+    session.commit()
+    jobs.worker().drain()
+    session.commit()
+    shown = [*stored(session), *outputs(session, [job.id]), ("the log", caplog.text)]
+    for where, output in shown:
+        for secret in ("Zk-", "1990, 3, 7", "1 day, 0:00:00", "timedelta(days=1)"):
+            assert secret not in html.unescape(output), where
+    if option == "sensitive":
+        assert "town_name user born_on insuranceNumber" in dict(shown)[f"run of job {job.id}"]
 
 
 @pytest.mark.slow

@@ -124,6 +124,34 @@ def test_a_rollback_leaves_none_in_either(shards: Shards) -> None:
     assert shards.read(TENANTS) == {"eu": [], "us": []}
 
 
+def test_a_savepoint_that_is_rolled_back_leaves_neither_a_job_nor_a_row(shards: Shards) -> None:
+    def work(session: Session) -> None:
+        session.add(Order(tenant="bob"))
+        session.flush()  # one database takes part in the transaction before the savepoint, and the other does not
+        for chosen in (ADA, BOB):
+            with session.begin_nested() as savepoint:
+                send.options(columns=chosen).enqueue(session, email="plain@b.c")
+                session.flush()
+                savepoint.rollback()
+            with session.begin_nested() as savepoint:
+                session.add(Order(**chosen))
+                session.flush()
+                send.options(columns=chosen).enqueue(session, email="a@b.c")
+                bill.options(columns=chosen).enqueue(session, account=1)
+                with session.begin_nested():
+                    send.options(columns=chosen).enqueue(session, email="inner@b.c")
+                send.options(columns=chosen).enqueue_many(session, [{"email": "many@b.c"}])
+                savepoint.rollback()
+        with session.begin_nested():
+            session.add(Order(tenant="ada"))
+            send.options(columns=ADA).enqueue(session, email="kept@b.c")
+        session.commit()
+
+    shards.run(work)
+    assert shards.read(TENANTS) == {"eu": ["ada"], "us": []}
+    assert shards.read(select(Order.tenant)) == {"eu": ["ada"], "us": ["bob"]}
+
+
 def test_many_are_inserted_in_one_shard(shards: Shards) -> None:
     def work(session: Session) -> None:
         assert send.options(columns=BOB).enqueue_many(session, ({"email": f"{n}@b.c"} for n in range(3))) == 3

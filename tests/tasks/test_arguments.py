@@ -1,8 +1,10 @@
 """Arguments go into the database and come out as the types they are annotated with, or not at all."""
 
+import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_core import PydanticCustomError
 from sqlalchemy import CHAR, Dialect, Engine, ForeignKey, TypeDecorator, Uuid, delete, insert, select
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import (
     DeclarativeBase,
     Mapped,
@@ -30,7 +33,7 @@ from typing_extensions import TypedDict
 from sqla_jobs import ArgumentsError, DeclarationError, JobMixin, Jobs
 from sqla_jobs.tasks.task import Task
 from sqla_jobs.testing import drain
-from tests.helpers import MAPPED, new_jobs
+from tests.helpers import MAPPED, new_jobs, wait_until
 
 
 class Base(DeclarativeBase):
@@ -476,7 +479,48 @@ class TestEntities:
                 task.enqueue(session, order)
             step()
 
+    @pytest.mark.parametrize("is_coroutine", [False, True])
+    @pytest.mark.slow
+    def test_a_row_that_comes_a_moment_after_its_job_is_found(
+        self, jobs: Jobs[JobMixin], committing: Session, is_coroutine: bool
+    ) -> None:
+        async def take_async(session: AsyncSession, value: Order) -> int:
+            return value.id
+
+        def take(session: Session, value: Order) -> int:
+            return value.id
+
+        jobs.task(name="take")(take_async if is_coroutine else take)
+        session, engine = committing, committing.get_bind()
+        session.add(job := jobs.Job(task="take", args={"value": 471}))
+        session.commit()
+
+        def add_row() -> None:
+            with Session(engine) as other:
+                wait_until(lambda: other.scalar(select(jobs.Run.outcome)) == "snoozed")
+                other.add(Order(id=471))
+                other.commit()
+
+        with ThreadPoolExecutor(1) as beside:
+            added = beside.submit(add_row)
+            jobs.worker().drain()
+            added.result()
+        assert (job.state, job.attempt, job.result) == ("succeeded", 1, 471)
+
+    def test_a_missing_row_of_a_job_that_began_long_ago_ends_it_at_once(
+        self, jobs: Jobs[JobMixin], committing: Session
+    ) -> None:
+        taking_rows(jobs, Order)
+        session, earlier = committing, datetime.now(UTC) - timedelta(minutes=1)
+        session.add(job := jobs.Job(task="take", args={"value": 471}, attempt=1, started_at=earlier))
+        session.flush()
+        session.add(jobs.Run(job_id=job.id, attempt=1, outcome="retried", started_at=earlier))
+        session.commit()
+        assert jobs.worker().drain() == 1
+        assert job.state == "cancelled"
+
     @pytest.mark.parametrize("sensitive", [[], ["value"]])
+    @pytest.mark.slow
     def test_a_run_whose_row_is_gone_ends_cancelled_and_says_so(
         self, jobs: Jobs[JobMixin], committing: Session, sensitive: list[str]
     ) -> None:
@@ -488,10 +532,13 @@ class TestEntities:
         session.commit()
         session.execute(delete(Order).where(Order.id == 472))
         session.commit()
-        assert jobs.worker().drain() == 1
-        assert job.state == "cancelled"
-        assert (job.runs[0].outcome, job.runs[0].error_type) == ("cancelled", "EntityGone")
-        assert ("472" in str(job.runs[0].error)) == (not sensitive)
+        began = time.monotonic()
+        jobs.worker().drain()
+        assert 4 < time.monotonic() - began < 30
+        assert (job.state, job.attempt) == ("cancelled", 1)
+        assert {run.outcome for run in job.runs[:-1]} == {"snoozed"}
+        assert (job.runs[-1].outcome, job.runs[-1].error_type) == ("cancelled", "EntityGone")
+        assert ("472" in str(job.runs[-1].error)) == (not sensitive)
         assert seen == []
 
     def test_a_key_of_something_else_is_gone_for_the_subclass(self, jobs: Jobs[JobMixin], session: Session) -> None:
@@ -512,6 +559,29 @@ class TestEntities:
         task, _ = taking_rows(jobs, annotation)
         with pytest.raises(DeclarationError, match="'value'"):
             task.enqueue(session, [])
+
+
+class Awkward(TypedDict):
+    """Fields with names that mean something in pydantic's own schemas."""
+
+    type: str
+    fields: dict[str, int]
+    schema_ref: "list[Awkward]"
+
+
+class Tree(BaseModel):
+    label: str = Field(alias="Label", default="")
+    below: "dict[str, Tree]" = {}
+    kind: Annotated[Item, BeforeValidator(lambda value: value)] | Awkward | None = None
+
+
+def test_names_of_fields_are_told_from_keys(jobs: Jobs[JobMixin]) -> None:
+    @jobs.task(sensitive=["tree", "people"])
+    def plant(tree: Tree, people: dict[str, Person], other: Number, count: int = 1) -> None: ...
+
+    of_tree = {"label", "Label", "below", "kind", "type", "fields", "schema_ref", "sku", "price"}
+    assert plant._declaration.codec.field_names >= of_tree | {"fullName", "born", "secret"}
+    assert not plant._declaration.codec.field_names & {"tree", "people", "other", "count", "digits"}
 
 
 words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=20)

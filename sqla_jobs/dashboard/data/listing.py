@@ -15,7 +15,7 @@ from sqla_jobs.actions.selection import Selection
 from sqla_jobs.dashboard.data.paging import Order
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import JobState
-from sqla_jobs.monitoring.finding import ask
+from sqla_jobs.monitoring.finding import ask, readable
 from sqla_jobs.monitoring.shown import READ
 from sqla_jobs.rules.wording import Count
 
@@ -160,7 +160,9 @@ def _id_at(session: Session, jobs: Jobs[Any], moment: datetime) -> int:
     low, high = ask(session, jobs, select(func.min(job.id) - 1, func.max(job.id) + 1)).one()
     while low is not None and high - low > 1:
         middle = (low + high) // 2
-        query = select(job.id, job.created_at).where(job.id >= middle, job.id < high).order_by(job.id).limit(1)
+        query = (
+            select(job.id, readable(job.created_at)).where(job.id >= middle, job.id < high).order_by(job.id).limit(1)
+        )
         row = ask(session, jobs, query).one_or_none()
         if row is None or row.created_at >= moment:
             high = middle
@@ -182,10 +184,7 @@ def columns(job: Any) -> list[Any]:
         job.attempt,
         job.max_attempts,
         job.run_at,
-        job.created_at,
-        job.started_at,
-        job.finished_at,
-        job.cancel_requested_at,
+        *map(readable, (job.created_at, job.started_at, job.finished_at, job.cancel_requested_at)),
         job.progress,
         job.waits_for,
         small.label("args_text"),

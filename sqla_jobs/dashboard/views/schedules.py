@@ -23,7 +23,7 @@ from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.dashboard.views.jobs_list import Line, lines
 from sqla_jobs.errors import ArgumentsError, ConfigurationError, JobsError
 from sqla_jobs.models.types import CatchUp, Overlap, TickOutcome
-from sqla_jobs.monitoring.finding import ask
+from sqla_jobs.monitoring.finding import ask, readable
 from sqla_jobs.monitoring.shown import ShownSchedule, read_schedules
 from sqla_jobs.monitoring.ticks import TickReport, read_refusal, read_ticks
 from sqla_jobs.queries.processes import is_alive
@@ -98,7 +98,7 @@ def _recent(session: Session, site: Dashboard) -> dict[int, list[Any]]:
         .limit(_RECENT)
         .lateral("last")
     )
-    query = select(schedule.id.label("schedule_id"), *last.c).join_from(schedule, last, true())
+    query = select(schedule.id.label("schedule_id"), *map(readable, last.c)).join_from(schedule, last, true())
     found = defaultdict[int, list[Any]](list)
     for row in ask(session, site.jobs, query.order_by(schedule.id, last.c.scheduled_for.desc())):
         found[row.schedule_id].append(row)
