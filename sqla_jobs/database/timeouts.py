@@ -27,8 +27,8 @@ _PROBES = 3
 def connect_within(patience: float, connect: Callable[[], T]) -> T:
     """Return the result of `connect()`.
 
-    Raises `NoAnswer` after `patience` seconds; a connection that arrives later is closed. An exit that `connect` raises,
-    and a lack of threads, are errors of the connection: an exit would end the loop that connects without a log line.
+    Raises `NoAnswer` after `patience` seconds; a connection that arrives later is closed. Also raises psycopg's error
+    if `connect` raises an exit, which would end the loop that connects without a log line, or if no thread can start.
 
     `connect` runs in a thread, since name resolution and an application's creator can take any length of time.
     """

@@ -25,6 +25,8 @@ _SOON = 0.01
 """The counterpart of `_AHEAD` for jobs behind gates."""
 _STALLED = 0.5
 """Jobs claimed ahead are given back if no slot takes a job for this many seconds."""
+_SHORT = 1.0
+"""Slots for which no thread could be started count as occupied for this many seconds."""
 
 
 class Backlog:
@@ -52,6 +54,10 @@ class Backlog:
         self._lock = threading.Lock()
         self._is_open = True
         self._running: int = 0
+        self._lacking = 0
+        """The number of slots that had no job when a thread could last not be started. They need threads, too."""
+        self._short_until = 0.0
+        """Until when these slots count as occupied, by `time.monotonic()`."""
         self._taken_in = 0
         """The number of jobs that have arrived and have not been given back."""
         self._measured = (time.monotonic(), 0)
@@ -70,9 +76,14 @@ class Backlog:
         self.begin = begin
 
     @property
+    def _taken(self) -> int:
+        """The number of slots that have a job."""
+        return self._running
+
+    @property
     def _occupied(self) -> int:
         """The number of slots that are not free."""
-        return self._running
+        return self._taken + (self._lacking if time.monotonic() < self._short_until else 0)
 
     @property
     def _outstanding(self) -> int:
@@ -120,6 +131,19 @@ class Backlog:
                 begun.append(attempt)
         for attempt in begun:
             self.begin(attempt)
+
+    def put_back(self, attempt: Attempt) -> None:
+        """Take back a job for whose slot no thread could be started. The next slot runs it, unless it stalls."""
+        with self._lock:
+            self._running -= 1
+            (self._first if self._is_open else self._left).append(attempt)
+            self._lacking = self.concurrency - self._taken
+            self._short_until = time.monotonic() + _SHORT
+        self.plain.wake()
+
+    def free_at(self, now: float) -> float:
+        """Return when the slots that lack threads become free, by `time.monotonic()`. It is infinite if none does."""
+        return self._short_until if now < self._short_until else math.inf
 
     def _pop(self) -> Attempt | None:
         try:

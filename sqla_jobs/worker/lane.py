@@ -66,9 +66,10 @@ class Lane:
 
     def next_at(self, now: float) -> float:
         """Return when to look next without news. It is infinite if only a free slot is missing."""
+        next_at = self.backlog.free_at(now)
         if self.rests(now):
-            return self.until
-        return now if self.room(now) else math.inf
+            return min(self.until, next_at)
+        return now if self.room(now) else next_at
 
 
 def _nobody() -> None:

@@ -152,7 +152,13 @@ class _Slots:
         if attempt.job.task in self._coroutines:
             self._begin_in_loop(attempt)
         else:
+            self._begin_in_thread(attempt)
+
+    def _begin_in_thread(self, attempt: Attempt) -> None:
+        try:
             self.threads.begin(attempt)
+        except RuntimeError:  # logged; otherwise the job and its slot would be lost
+            self._backlog.put_back(attempt)
 
     def _begin_in_loop(self, attempt: Attempt) -> None:
         assert self._events is not None
@@ -172,7 +178,7 @@ class _Slots:
         while following is not None:
             following = self._run(following, CoroutineBody(events.loop))
             if following is not None and following.job.task not in self._coroutines:
-                self.threads.begin(following)
+                self._begin_in_thread(following)
                 return
             if following is not None and slot.cancelling():  # the loop's owner must not wait for new jobs
                 self._begin_in_loop(following)

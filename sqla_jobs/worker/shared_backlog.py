@@ -42,7 +42,7 @@ class SharedBacklog(Backlog):
             self._slots.backlogs = [*self._slots.backlogs, self]
 
     @property
-    def _occupied(self) -> int:
+    def _taken(self) -> int:
         return sum(one._running for one in self._slots.backlogs)
 
     def room(self, now: float) -> int:

@@ -185,9 +185,7 @@ def test_who_may_take_it_is_what_live_workers_tell(
 
 
 @pytest.mark.slow
-def test_a_job_that_did_not_fit_costs_nothing_once_it_is_gone(
-    session: Session, old: Jobs[Any], new: Jobs[Any]
-) -> None:
+def test_a_job_that_did_not_fit_costs_nothing_once_it_is_gone(session: Session, old: Jobs[Any], new: Jobs[Any]) -> None:
     job = enqueue(new, session, "plain", a=1, b="two")
     asked: list[str] = []
 
