@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import select
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
@@ -13,6 +16,10 @@ import psycopg
 from sqla_jobs.runtime.counters import Totals
 from sqla_jobs.runtime.figures import ByShard
 
+_LENGTH = 4
+"""The number of bytes in which `Connection.send` writes the length of a message, before the message."""
+_CHUNK = 65_536
+"""The maximum number of bytes to read at once."""
 _SESSION = "SELECT name, current_setting(name) FROM unnest(ARRAY['role', 'search_path']) AS name"
 
 
@@ -21,6 +28,25 @@ def keeps_up(pipe: Connection) -> bool:
     look = select.poll()
     look.register(pipe, select.POLLOUT)
     return bool(look.poll(0))
+
+
+class Inbox:
+    """Reads a pipe without waiting for the rest of a message: the other end may be frozen in the middle of one."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._read = bytearray()
+
+    def messages(self) -> Iterator[Any]:
+        """Yield the messages that have arrived completely. Raises `EOFError` or `OSError` if the other end is gone."""
+        while self._pipe.poll():
+            if not (some := os.read(self._pipe.fileno(), _CHUNK)):
+                raise EOFError
+            self._read += some
+            while len(self._read) >= (end := _LENGTH + int.from_bytes(self._read[:_LENGTH])):
+                message = self._read[_LENGTH:end]
+                del self._read[:end]
+                yield pickle.loads(message)  # noqa: S301 - the other end is this program, too
 
 
 def session_of(connection: psycopg.Connection[Any]) -> dict[str, str]:
