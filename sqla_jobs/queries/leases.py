@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, Connection, Double, Text, Uuid, any_, bindparam, cast, func, or_, select, update
+from sqlalchemy import ARRAY, BigInteger, Connection, Double, Text, Uuid, any_, bindparam, cast, func, select, update
 from sqlalchemy.orm import Session
 
 from sqla_jobs.queries.expressions import leased, locked, seconds, unnest
@@ -46,7 +46,7 @@ class UnknownLeases(Leases):
 
     def sql(self) -> Any:
         now, started_at = func.statement_timestamp(), self.tables.jobs.c.started_at
-        return super().sql().where(or_(started_at < now - seconds(bindparam("age")), started_at > now))
+        return super().sql().where((started_at < now - seconds(bindparam("age"))) | (started_at > now))
 
 
 class CancelRequests(Statement):

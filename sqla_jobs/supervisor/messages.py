@@ -18,8 +18,6 @@ from sqla_jobs.runtime.figures import ByShard
 
 _LENGTH = 4
 """The number of bytes in which `Connection.send` writes the length of a message, before the message."""
-_CHUNK = 65_536
-"""The maximum number of bytes to read at once."""
 _SESSION = "SELECT name, current_setting(name) FROM unnest(ARRAY['role', 'search_path']) AS name"
 
 
@@ -30,23 +28,20 @@ def keeps_up(pipe: Connection) -> bool:
     return bool(look.poll(0))
 
 
-class Inbox:
-    """Reads a pipe without waiting for the rest of a message: the other end may be frozen in the middle of one."""
+def received(pipe: Connection, buffer: bytearray) -> Iterator[Any]:
+    """Yield the messages that have arrived, and keep the beginning of the next one in `buffer`.
 
-    def __init__(self, pipe: Connection) -> None:
-        self._pipe = pipe
-        self._read = bytearray()
-
-    def messages(self) -> Iterator[Any]:
-        """Yield the messages that have arrived completely. Raises `EOFError` or `OSError` if the other end is gone."""
-        while self._pipe.poll():
-            if not (some := os.read(self._pipe.fileno(), _CHUNK)):
-                raise EOFError
-            self._read += some
-            while len(self._read) >= (end := _LENGTH + int.from_bytes(self._read[:_LENGTH])):
-                message = self._read[_LENGTH:end]
-                del self._read[:end]
-                yield pickle.loads(message)  # noqa: S301 - the other end is this program, too
+    This does not wait for the rest of a message: the other end may be frozen. Raises `EOFError` or `OSError` if the
+    other end is gone.
+    """
+    while pipe.poll():
+        if not (some := os.read(pipe.fileno(), 65_536)):
+            raise EOFError
+        buffer += some
+        while len(buffer) >= (end := _LENGTH + int.from_bytes(buffer[:_LENGTH])):
+            message = buffer[_LENGTH:end]
+            del buffer[:end]
+            yield pickle.loads(message)  # noqa: S301 - the other end is this program, too
 
 
 def session_of(connection: psycopg.Connection[Any]) -> dict[str, str]:

@@ -151,13 +151,7 @@ class Supervisor:
         try:
             return ChildProcess(self._setup.application, slot.number)
         except OSError as error:
-            seconds = slot.hold_back(None)
-            log.warning(
-                "no process can be started, and this is tried again in %.1f s: %s. Raise the limit on processes and "
-                "files of this account or its cgroup, or run fewer --processes",
-                seconds,
-                error,
-            )
+            log.warning("no process can be started, and the next try is in %.1f s: %s", slot.hold_back(None), error)
             return None
 
     def _listen(self) -> None:

@@ -26,7 +26,7 @@ _SOON = 0.01
 _STALLED = 0.5
 """Jobs claimed ahead are given back if no slot takes a job for this many seconds."""
 _SHORT = 1.0
-"""Slots for which no thread could be started count as occupied for this many seconds."""
+"""After a thread could not be started, all slots count as occupied for this many seconds."""
 
 
 class Backlog:
@@ -54,10 +54,8 @@ class Backlog:
         self._lock = threading.Lock()
         self._is_open = True
         self._running: int = 0
-        self._lacking = 0
-        """The number of slots that had no job when a thread could last not be started. They need threads, too."""
-        self._short_until = 0.0
-        """Until when these slots count as occupied, by `time.monotonic()`."""
+        self.free_at: float = 0.0
+        """When slots without jobs are free again after a thread could not be started, by `time.monotonic()`."""
         self._taken_in = 0
         """The number of jobs that have arrived and have not been given back."""
         self._measured = (time.monotonic(), 0)
@@ -76,14 +74,9 @@ class Backlog:
         self.begin = begin
 
     @property
-    def _taken(self) -> int:
-        """The number of slots that have a job."""
-        return self._running
-
-    @property
     def _occupied(self) -> int:
         """The number of slots that are not free."""
-        return self._taken + (self._lacking if time.monotonic() < self._short_until else 0)
+        return self.concurrency if time.monotonic() < self.free_at else self._running
 
     @property
     def _outstanding(self) -> int:
@@ -137,13 +130,9 @@ class Backlog:
         with self._lock:
             self._running -= 1
             (self._first if self._is_open else self._left).append(attempt)
-            self._lacking = self.concurrency - self._taken
-            self._short_until = time.monotonic() + _SHORT
-        self.plain.wake()
-
-    def free_at(self, now: float) -> float:
-        """Return when the slots that lack threads become free, by `time.monotonic()`. It is infinite if none does."""
-        return self._short_until if now < self._short_until else math.inf
+        self.free_at = time.monotonic() + _SHORT
+        for lane in (self.plain, self.behind_gates):
+            lane.wake()  # no job ends that would wake it when the slot is free again
 
     def _pop(self) -> Attempt | None:
         try:

@@ -66,10 +66,10 @@ class Lane:
 
     def next_at(self, now: float) -> float:
         """Return when to look next without news. It is infinite if only a free slot is missing."""
-        next_at = self.backlog.free_at(now)
+        free_at = self.backlog.free_at if now < self.backlog.free_at else math.inf
         if self.rests(now):
-            return min(self.until, next_at)
-        return now if self.room(now) else next_at
+            return min(self.until, free_at)
+        return now if self.room(now) else free_at
 
 
 def _nobody() -> None:

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from pydantic_core import from_json
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.util import await_only
 
-from sqla_jobs.database.refusals import reason
 from sqla_jobs.errors import JobsError, Undecryptable
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.step_store import Connections
@@ -90,8 +90,7 @@ class Misfits:
         is_awaited = attempt.declaration is not None and attempt.declaration.signature.is_coroutine
         try:
             live: list[Code] = await_only(self._connections.spawn(self._live)) if is_awaited else self._live()
-        except Exception as error:  # noqa: BLE001 - the job comes back, and is asked about again
-            log.debug("job %s: the tasks of the live workers cannot be read: %s", job.job_id, reason(error))
+        except SQLAlchemyError:  # including a pool that has no connection in time
             return True
         mine = self._takes[job.task]
         return any(code.may_run(job.task, job.queue, given, unlike=mine) for code in live)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -27,7 +27,6 @@ from sqla_jobs.models.version import check_version, identity_of, schema_of
 from sqla_jobs.queries import Queries, RunEnd
 from sqla_jobs.queries.due import waiting_queues
 from sqla_jobs.queries.erasing import check_may_erase
-from sqla_jobs.queries.values import ALL
 from sqla_jobs.rules.outcomes import Failure, Outcome
 from sqla_jobs.rules.retention import rules
 from sqla_jobs.runtime.retrying import RetryLoop
@@ -336,24 +335,10 @@ class Parts:
         if self.attempts or retry.call(self.claimer.claim_some):
             return False
         is_work_left = retry.call(self.claimer.is_due) or retry.call(self.resolver.resolve_all)
-        is_work_left = is_work_left or retry.call(self._are_held_up)
         if not is_work_left and self.limited.rests:  # checked last: one of the above may have been news
             return True
         self.claimer.look_again()
         return False
-
-    @property
-    def held_up(self) -> Collection[str]:
-        """The tasks whose jobs may not start because another transaction locks a row, if this worker holds no jobs."""
-        return () if self.attempts else self._backfill.limits.held_up
-
-    def _are_held_up(self) -> bool:
-        """Return whether jobs of these tasks wait behind gates. Jobs that have no gates yet count as due."""
-        if not (tasks := self.held_up):
-            return False
-        with self.engines.main.begin() as connection:
-            find = self._shared.queries.to_claim_limited
-            return any(find(connection, queue, [*tasks], ALL) for queue in self._settings.queues)
 
     def log_unserved(self, level: int) -> None:
         """Log the queues that have due jobs and are not served by this worker."""

@@ -42,8 +42,8 @@ class SharedBacklog(Backlog):
             self._slots.backlogs = [*self._slots.backlogs, self]
 
     @property
-    def _taken(self) -> int:
-        return sum(one._running for one in self._slots.backlogs)
+    def _occupied(self) -> int:
+        return max(super()._occupied, sum(one._running for one in self._slots.backlogs))
 
     def room(self, now: float) -> int:
         return max(super().room(now), self._turn)

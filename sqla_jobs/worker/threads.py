@@ -12,6 +12,8 @@ from sqla_jobs.execution.attempt import Attempt
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
+_SHORT = "queue %s runs with only %d threads, and tries every second to start another: %s; ulimit -u may be too low"
+
 
 class Threads:
     """Threads that are started on demand, up to `most` of them. Each thread runs one job after another."""
@@ -29,36 +31,30 @@ class Threads:
         self._idle = 0
         """The number of waiting threads, minus the number of jobs that are queued for a thread."""
 
-    def begin(self, attempt: Attempt) -> None:
-        """Run a job in a waiting thread, or in a new one. Raises `RuntimeError` if no thread can be started."""
+    def begin(self, attempt: Attempt) -> bool:
+        """Run a job in a waiting thread, or in a new one. Return False if the system allows no more threads."""
         with self._lock:
             if self._idle <= 0 and len(self._threads) < self._most:
-                self._start(attempt)
-                return
+                return self._can_start(attempt)
             self._idle -= 1
         self._inbox.put(attempt)
+        return True
 
-    def _start(self, attempt: Attempt) -> None:
+    def _can_start(self, attempt: Attempt) -> bool:
+        """Start a thread with a job. Return False if the system allows no more threads."""
         name = f"sqla_jobs-{self._name}-{len(self._threads)}"
         thread = threading.Thread(target=self._loop, args=(attempt,), name=name, daemon=True)
         try:
             thread.start()
         except RuntimeError as error:
-            level = logging.DEBUG if self._is_short else logging.WARNING
-            log.log(
-                level,
-                "queue %s runs with only %d threads, and tries every second to start another: %s. Raise the limit on "
-                "processes of this account or its cgroup",
-                self._name,
-                len(self._threads),
-                error,
-            )
+            log.log(logging.DEBUG if self._is_short else logging.WARNING, _SHORT, self._name, len(self._threads), error)
             self._is_short = True
-            raise
+            return False
         if self._is_short:
             log.info("queue %s can start threads again", self._name)
         self._is_short = False
         self._threads.append(thread)
+        return True
 
     def close(self) -> None:
         """End each thread after its current job."""

@@ -38,8 +38,9 @@ if TYPE_CHECKING:
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
-_HELD_UP = 0.5
+_AGAIN = 0.5
 """Seconds between two looks while another transaction keeps jobs from starting."""
+_MAY_START = "may start while another transaction locks the row of a limit: end that transaction, and drain again"
 
 
 class _Inside(NamedTuple):
@@ -102,15 +103,11 @@ class Worker(Service):
                 before = self.runs
                 if not [one for one in self._shards.each() if not one.is_idle(retry)] and self.runs == before:
                     break  # otherwise a job of one database may just have enqueued one in another
-                held_up = {task for parts in self._shards.each() for task in parts.held_up}
-                if not held_up or self.runs != before:
-                    moved_at = time.monotonic()
-                elif time.monotonic() - moved_at > self._settings.patience:
-                    raise ConfigurationError(
-                        f"not drained: no job of {', '.join(sorted(held_up))} may start, since another transaction has "
-                        "locked the row of a limit, or of a running job behind it: end that transaction, and drain again"
-                    )
-                self._stop_requested.wait(_HELD_UP if held_up else 0.005)
+                held_up = {task for one in self._shards.each() if not one.attempts for task in one.limited.held_up}
+                moved_at = moved_at if held_up and self.runs == before else time.monotonic()
+                if time.monotonic() - moved_at > self._settings.patience:
+                    raise ConfigurationError(f"not drained: no job of {', '.join(sorted(held_up))} {_MAY_START}")
+                self._stop_requested.wait(_AGAIN if held_up else 0.005)
             for parts in self._shards.each():
                 retry.run(partial(parts.log_unserved, logging.WARNING))
             if away := ", ".join(self._shards.away):

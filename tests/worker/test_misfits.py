@@ -204,7 +204,7 @@ def test_a_job_that_did_not_fit_costs_nothing_once_it_is_gone(session: Session, 
         try:
             for _ in range(3):
                 last = beaten()
-                wait_until(lambda last=last: beaten() != last)
+                wait_until(lambda: beaten() != last)  # noqa: B023
         finally:
             event.remove(Engine, "before_cursor_execute", note)
     assert not [statement for statement in asked if "sqla_processes.tasks" in statement]
