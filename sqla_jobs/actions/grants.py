@@ -166,7 +166,7 @@ def _worker(name: _Names) -> Rights:
     yield "SELECT", tables["queues"]
     yield "SELECT", tables["paused_tasks"]
     yield f"SELECT, INSERT, {name.columns('UPDATE', *_LIMIT)}", tables["limits"]
-    yield "SELECT, INSERT, DELETE", tables["starts"]
+    yield "SELECT, INSERT, UPDATE, DELETE", tables["starts"]
     yield f"SELECT, INSERT, DELETE, {name.columns('UPDATE', *_STEP)}", tables["steps"]
     yield "SELECT, DELETE", tables["signals"]
     yield "for the retention of the audit; without it its lines are kept", ""

@@ -29,6 +29,7 @@ from sqla_jobs.database.engines import by_psycopg, own_engine
 from sqla_jobs.database.per_engine import PerEngine
 from sqla_jobs.database.sharding import in_shard_of
 from sqla_jobs.database.subscribers import SCHEDULES, forget_subscribers, notify_here
+from sqla_jobs.rules.error_text import message_of
 
 log: logging.Logger = logging.getLogger("sqla_jobs.database.notify")
 
@@ -154,6 +155,8 @@ class _Notifier:
         self._sent = threading.Event()
         self._thread: threading.Thread | None = None
         self._hopeless_until = 0.0
+        self._fails = False
+        """True from the first message that cannot be sent until the next one that is sent."""
 
     def send(self, app: Engine, channel: str, queue: str) -> None:
         """Send a message soon, over a connection like those of `app`. Return immediately, and never raise.
@@ -184,7 +187,7 @@ class _Notifier:
         try:
             thread.start()
         except RuntimeError as error:  # the interpreter is exiting, or the system allows no more threads
-            log.debug("no wake-up can be sent, workers will poll: %s", error)
+            self._failed(error)
             return False
         self._thread = thread
         return True
@@ -199,7 +202,7 @@ class _Notifier:
             engine = own_engine(by_psycopg(app), patience=_PATIENCE, most=1, name="sqla-jobs wakeup")
             engine.connect().close()
         except Exception as error:  # noqa: BLE001 - the application's way of connecting may raise anything
-            log.debug("no wake-up can be sent for a while, workers will poll: %s", error)
+            self._failed(error)
             self._hopeless_until = time.monotonic() + _IDLE
             while not self._give_up():
                 self._take()
@@ -209,8 +212,9 @@ class _Notifier:
             try:
                 if messages:
                     _send(engine, messages)
+                    self._fails = False
             except Exception as error:  # noqa: BLE001 - sending may raise anything too
-                log.debug("a wake-up was not sent, workers will poll: %s", error)
+                self._failed(error)
             for count, times in counts.items():
                 self._store(engine, count, times)
             with self._lock:
@@ -218,6 +222,11 @@ class _Notifier:
                     self._sent.set()
             time.sleep(_APART)
         engine.dispose()
+
+    def _failed(self, error: Exception) -> None:
+        level = logging.DEBUG if self._fails else logging.WARNING
+        log.log(level, "workers are not told of committed jobs, and find them by polling: %s", message_of(error))
+        self._fails = True
 
     def _store(self, engine: Engine, count: Count, times: Counter[int]) -> None:
         """Store counts. Counts for locked jobs are kept, and stored with the next ones."""

@@ -27,7 +27,8 @@ _PROBES = 3
 def connect_within(patience: float, connect: Callable[[], T]) -> T:
     """Return the result of `connect()`.
 
-    Raises `NoAnswer` after `patience` seconds; a connection that arrives later is closed.
+    Raises `NoAnswer` after `patience` seconds; a connection that arrives later is closed. Also raises psycopg's error
+    if `connect` raises an exit, which would end the loop that connects without a log line, or if no thread can start.
 
     `connect` runs in a thread, since name resolution and an application's creator can take any length of time.
     """
@@ -36,10 +37,15 @@ def connect_within(patience: float, connect: Callable[[], T]) -> T:
     def run() -> None:
         try:
             attempt.set_result(connect())
-        except BaseException as error:  # noqa: BLE001 - raised in the waiting thread
+        except Exception as error:  # noqa: BLE001 - raised in the waiting thread
             attempt.set_exception(error)
+        except BaseException as error:  # noqa: BLE001 - such as `sys.exit`
+            attempt.set_exception(psycopg.OperationalError(f"the application's way of connecting raised {error!r}"))
 
-    threading.Thread(target=run, name="sqla_jobs-connect", daemon=True).start()
+    try:
+        threading.Thread(target=run, name="sqla_jobs-connect", daemon=True).start()
+    except RuntimeError as error:
+        raise psycopg.OperationalError(f"no thread to connect in: {error}") from error
     if not wait([attempt], patience).done:
         attempt.add_done_callback(_close)
         raise NoAnswer(f"no connection to the server within {patience:g} s")

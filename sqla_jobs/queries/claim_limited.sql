@@ -69,8 +69,12 @@ WITH RECURSIVE owner AS MATERIALIZED (
 ), admitted AS MATERIALIZED (
     SELECT ctid, step, nth FROM placed GROUP BY ctid, step, nth
     HAVING bool_and(free IS NULL OR place <= free) ORDER BY nth, step LIMIT (SELECT room FROM begin)
-), at AS MATERIALIZED (
-    SELECT greatest((SELECT now FROM moment), (SELECT max(last_at) FROM gate)) AS at
+), used_up AS MATERIALIZED (
+    SELECT f.gate, last.started_at AS last_at FROM (
+      SELECT DISTINCT b.gates[b.full_at] AS gate FROM looked b WHERE b.full_at > 0) f
+    LEFT JOIN LATERAL ($last_start_of_full) last ON true WHERE left(f.gate, 1) = '%'
+), shifted AS (
+    $shift_starts
 ), forgotten AS (
     DELETE FROM $starts s USING gate g
     WHERE g.rate IS NOT NULL AND s.gate = g.gate AND s.started_at < (
@@ -78,15 +82,15 @@ WITH RECURSIVE owner AS MATERIALIZED (
 ), claimed AS (
     UPDATE $jobs j SET state = 'running', attempt = least(j.attempt, $most_attempts_before) + 1,
       current_run_id = nextval('$run_ids'), process_id = CAST(:process_id AS uuid),
-      started_at = (SELECT at FROM at), progress = NULL, progress_message = NULL
+      started_at = (SELECT now FROM moment), progress = NULL, progress_message = NULL
     WHERE j.ctid = ANY (ARRAY(SELECT ctid FROM admitted))
     RETURNING j.id, j.current_run_id, j.task, j.queue, j.priority, j.position, CAST(j.args AS text) AS args, j.attempt,
       j.max_attempts, CAST(j.headers AS text) AS headers,
-      CAST(date_part('epoch', (SELECT at FROM at)) - date_part('epoch', j.run_at) AS real) AS waited,
+      CAST(date_part('epoch', (SELECT now FROM moment)) - date_part('epoch', j.run_at) AS real) AS waited,
       date_part('epoch', j.scheduled_for) AS scheduled_for
 ), logged AS (
     INSERT INTO $starts (gate, started_at, total, count)
-    SELECT g.gate, (SELECT at FROM at), g.total + count(*), count(*)
+    SELECT g.gate, (SELECT now FROM moment), g.total + count(*), count(*)
     FROM claimed d JOIN candidate c ON c.id = d.id
     JOIN gate g ON g.gate = ANY (c.gates) AND g.rate IS NOT NULL
     GROUP BY g.gate, g.total
@@ -97,10 +101,7 @@ FROM (
       CASE WHEN max(step) >= :steps
           OR count(*) FILTER (WHERE step > 0 AND full_at = 0) >= (SELECT greatest(room, 1) FROM begin)
         THEN (array_agg(CAST(gates AS text) ORDER BY step DESC))[1] ELSE '{}' END AS cursor,
-      (SELECT min($next_start) FROM (
-         SELECT DISTINCT b.gates[b.full_at] AS gate FROM looked b WHERE b.full_at > 0) f
-       CROSS JOIN LATERAL $limit_of_full l
-       WHERE left(f.gate, 1) = '%') AS next_in
+      (SELECT min($next_start) FROM used_up f CROSS JOIN LATERAL $limit_of_full l) AS next_in
     FROM looked
 ) look
 LEFT JOIN claimed ON true

@@ -132,17 +132,34 @@ def last_start(gate: str, before: str = "") -> str:
         ORDER BY s.started_at DESC, s.total DESC LIMIT 1"""
 
 
-def edge(per: str) -> str:
-    """Return the condition that the starts `s` came at least `per` seconds ago."""
-    return f" AND s.started_at <= (SELECT now FROM moment) - {per} * interval '1 second'"
+def _now(last: str) -> str:
+    """Return the time for a gate whose last start was at `last`: an earlier one means that the clock was set back."""
+    return f"greatest((SELECT now FROM moment), {last})"
+
+
+def edge(per: str, last: str) -> str:
+    """Return the condition that the starts `s` came at least `per` seconds ago. The last one came at `last`."""
+    return f" AND s.started_at <= {_now(last)} - {per} * interval '1 second'"
 
 
 def started(gate: str, per: str) -> str:
     """Return the number of starts behind a gate in the last `per` seconds."""
-    last, before = (f"(SELECT total FROM ({last_start(gate, which)}) one)" for which in ("", edge(per)))
+    before = f"(SELECT total FROM ({last_start(gate, edge(per, 'last.started_at'))}) one)"
     # if all logged starts are more recent, count from the total before the first of them
     first = f"SELECT s.total - s.count FROM {{starts}} s WHERE s.gate = {gate} ORDER BY s.started_at, s.total LIMIT 1"
-    return f"(coalesce({last}, 0) - coalesce({before}, ({first}), 0))"
+    number = f"SELECT last.total - coalesce({before}, ({first}), 0) FROM ({last_start(gate)}) last"
+    return f"coalesce(({number}), 0)"
+
+
+def shifted(ahead: str) -> str:
+    """Return an UPDATE for gates whose last start, `last_at`, lies ahead of the clock, which was set back.
+
+    It moves all starts of such a gate so far back that the last one is now. Otherwise the rate would stop until the
+    clock has caught up. No start gets an earlier time than it had by the new clock, so the rate is not exceeded, and
+    only the time since the last start is lost. Until then, these pieces count as if it had happened.
+    """
+    return f"""UPDATE {{starts}} s SET started_at = s.started_at - (a.last_at - (SELECT now FROM moment))
+        FROM ({ahead}) a WHERE s.gate = a.gate AND a.last_at > (SELECT now FROM moment)"""
 
 
 WINDOWS = """(
@@ -175,12 +192,13 @@ def queue_free(queue: str) -> str:
 
 def next_start(gate: str) -> str:
     """Return the seconds until a used-up rate `l` lets one more job start, or NULL if it never does."""
-    return f"""(SELECT max(extract(epoch FROM first.started_at - (SELECT now FROM moment)) + w.per)
+    now = _now("last.started_at")
+    return f"""(SELECT max(extract(epoch FROM first.started_at - {now}) + w.per)
       FROM {WINDOWS} w CROSS JOIN LATERAL ({last_start(gate)}) last
       CROSS JOIN LATERAL (
         SELECT s.started_at, s.total - s.count AS before FROM {{starts}} s
         WHERE s.gate = {gate} AND s.total > last.total - w.most
-          AND s.started_at > (SELECT now FROM moment) - w.per * interval '1 second'
+          AND s.started_at > {now} - w.per * interval '1 second'
         ORDER BY s.started_at, s.total LIMIT 1) first
       WHERE first.before <= last.total - w.most)"""
 

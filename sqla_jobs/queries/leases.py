@@ -37,13 +37,16 @@ class UnknownLeases(Leases):
     def __call__(
         self, connection: SqlConnection, process_id: uuid.UUID, known: Collection[int] = (), *, age: float = 0.0
     ) -> list[Lease]:
-        """Return the leases of this process that are not in `known` and are older than `age` seconds."""
+        """Return the leases of this process that are not in `known` and are older than `age` seconds.
+
+        A lease that begins ahead of the clock is older: the clock was set back since.
+        """
         values = {"process_id": process_id, "known": list(known), "age": age}
         return [Lease(*row) for row in self._rows(connection, values)]
 
     def sql(self) -> Any:
-        before = func.statement_timestamp() - seconds(bindparam("age"))
-        return super().sql().where(self.tables.jobs.c.started_at < before)
+        now, started_at = func.statement_timestamp(), self.tables.jobs.c.started_at
+        return super().sql().where((started_at < now - seconds(bindparam("age"))) | (started_at > now))
 
 
 class CancelRequests(Statement):

@@ -13,7 +13,7 @@ from sqla_jobs.database.driver import committed_together, driver, execute
 from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.queries.claim import ClaimFromLimitedQueue
 from sqla_jobs.queries.expressions import Tables, lock_key
-from sqla_jobs.queries.gates import BUSY, MOMENT, filled_in, free, last_start, queue_free
+from sqla_jobs.queries.gates import BUSY, MOMENT, filled_in, free, last_start, queue_free, shifted
 from sqla_jobs.queries.limited import NOTHING_ENDED, ClaimLimited, Gates, Look
 from sqla_jobs.queries.statement import RenderedStatement
 from sqla_jobs.queries.values import ALL, Among, Claimed, names, numbers
@@ -192,9 +192,11 @@ _SPEND = f"""
 WITH {MOMENT}, {BUSY}, gate AS MATERIALIZED (
     SELECT {free("CAST(:gate AS text)")} AS free, last.started_at AS last_at, coalesce(last.total, 0) AS total
     FROM (SELECT) one LEFT JOIN LATERAL ({last_start("CAST(:gate AS text)")}) last ON true
+), shifted AS (
+    {shifted("SELECT CAST(:gate AS text) AS gate, last_at FROM gate")}
 ), logged AS (
     INSERT INTO {{starts}} (gate, started_at, total, count)
-    SELECT CAST(:gate AS text), greatest((SELECT now FROM moment), gate.last_at), gate.total + :number, :number
+    SELECT CAST(:gate AS text), (SELECT now FROM moment), gate.total + :number, :number
     FROM gate WHERE gate.free >= :number
     RETURNING 1
 )

@@ -27,6 +27,7 @@ from sqla_jobs.queries.gates import (
     named,
     next_start,
     queue_free,
+    shifted,
     table_names,
     with_arrays,
 )
@@ -131,7 +132,9 @@ def _claim(tables: Tables) -> TextClause:
         "free": free("e.gate"),
         "limit_of_gate": limit_of("d.gate"),
         "last_start": last_start("d.gate"),
-        "start_before_window": last_start("g.gate", edge("g.per")),
+        "start_before_window": last_start("g.gate", edge("g.per", "g.last_at")),
+        "last_start_of_full": last_start("f.gate"),
+        "shift_starts": shifted("SELECT gate, last_at FROM gate UNION SELECT gate, last_at FROM used_up"),
         "limit_of_full": limit_of("f.gate"),
         "next_start": next_start("f.gate"),
         "is_known": _IS_KNOWN,

@@ -167,9 +167,10 @@ class Cached(Generic[T]):
     def _current(self) -> Future[_Answer[T]]:
         with self._lock:
             if self._answer.done() and time.monotonic() >= (last := self._answer.result()).keep_until:
-                self._answer = Future()
-                args = (self._answer, last.has_failed)
+                answer = Future[_Answer[T]]()
+                args = (answer, last.has_failed)
                 threading.Thread(target=self._find, args=args, name="sqla_jobs-figures", daemon=True).start()
+                self._answer = answer  # only now: if no thread can be started, nobody would ever set it
             return self._answer
 
     def _find(self, answer: Future[_Answer[T]], has_failed_before: bool) -> None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from sqla_jobs.execution.shared_memory import StartedRuns
 from sqla_jobs.supervisor.child_worker import ChildWorker
-from sqla_jobs.supervisor.messages import Of, Registered, Shard, Stop, ToParent, keeps_up
+from sqla_jobs.supervisor.messages import Of, Registered, Shard, Stop, ToParent, keeps_up, received
 from sqla_jobs.supervisor.spawning import spawn
 from sqla_jobs.supervisor.spec import Application
 
@@ -38,6 +38,7 @@ class ChildProcess:
 
     def __init__(self, application: Application, number: int) -> None:
         self.process, self.pipe, self._memories = spawn(application)
+        self._received = bytearray()
         self.number = number
         self.started: StartedRuns = StartedRuns(self._memories[0])
         """The runs of the first worker, and what concerns the whole process."""
@@ -92,8 +93,7 @@ class ChildProcess:
     def messages(self) -> Iterator[ToParent]:
         """Yield the messages that have arrived. Close the pipe if the child has closed it."""
         try:
-            while self.pipe.poll():
-                message = self.pipe.recv()
+            for message in received(self.pipe, self._received):
                 if isinstance(message, Of) and isinstance(message.message, Registered):
                     self.worker(message.shard).process_id = message.message.process_id
                     self.ready_at = self.ready_at or time.monotonic()

@@ -132,11 +132,16 @@ class ParentConnection:
 
     def _listen(self) -> None:
         report_at = 0.0
-        try:
-            while True:
-                self._process.alive_at = time.monotonic()
-                if self._pipe.poll(_LOOK):
-                    self._obey(self._pipe.recv())
+        while True:
+            self._process.alive_at = time.monotonic()
+            try:
+                message = self._pipe.recv() if self._pipe.poll(_LOOK) else None
+            except (EOFError, OSError):
+                self._orphaned()
+                return
+            try:
+                if message is not None:
+                    self._obey(message)
                 memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT
                 self._process.vitals = (self.readings.runs(), memory)
                 for host in [*self._hosts.values()]:
@@ -144,8 +149,8 @@ class ParentConnection:
                 if self.readings.worker is not None and (now := time.monotonic()) >= report_at:
                     report_at = now + _REPORT
                     self.hint(self.readings.worker())
-        except (EOFError, OSError):
-            self._orphaned()
+            except Exception:  # without this thread, the parent would kill the process
+                log.exception("%s of the parent process cannot be answered", type(message).__name__)
 
     def send_last_report(self) -> None:
         """Send a final report after the worker has ended, if the parent wants reports."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import select
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
@@ -13,6 +16,8 @@ import psycopg
 from sqla_jobs.runtime.counters import Totals
 from sqla_jobs.runtime.figures import ByShard
 
+_LENGTH = 4
+"""The number of bytes in which `Connection.send` writes the length of a message, before the message."""
 _SESSION = "SELECT name, current_setting(name) FROM unnest(ARRAY['role', 'search_path']) AS name"
 
 
@@ -21,6 +26,22 @@ def keeps_up(pipe: Connection) -> bool:
     look = select.poll()
     look.register(pipe, select.POLLOUT)
     return bool(look.poll(0))
+
+
+def received(pipe: Connection, buffer: bytearray) -> Iterator[Any]:
+    """Yield the messages that have arrived, and keep the beginning of the next one in `buffer`.
+
+    This does not wait for the rest of a message: the other end may be frozen. Raises `EOFError` or `OSError` if the
+    other end is gone.
+    """
+    while pipe.poll():
+        if not (some := os.read(pipe.fileno(), 65_536)):
+            raise EOFError
+        buffer += some
+        while len(buffer) >= (end := _LENGTH + int.from_bytes(buffer[:_LENGTH])):
+            message = buffer[_LENGTH:end]
+            del buffer[:end]
+            yield pickle.loads(message)  # noqa: S301 - the other end is this program, too
 
 
 def session_of(connection: psycopg.Connection[Any]) -> dict[str, str]:

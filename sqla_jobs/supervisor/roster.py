@@ -43,10 +43,13 @@ class Slot:
         old, self.child, self.successor = self.child, self.successor, None
         return old
 
-    def hold_back(self, failed: ChildProcess) -> float:
-        """Delay the start of the next child. The delay grows with each failure. Return it, in seconds."""
+    def hold_back(self, failed: ChildProcess | None) -> float:
+        """Delay the start of the next child. The delay grows with each failure. Return it, in seconds.
+
+        `failed` is None if no child could be started.
+        """
         now = time.monotonic()
-        is_new = failed.ready_at is not None and now - failed.ready_at > _HEALTHY
+        is_new = failed is not None and failed.ready_at is not None and now - failed.ready_at > _HEALTHY
         self._failures = 1 if is_new else self._failures + 1
         seconds = 0.0 if self._failures == 1 else min(_MAX_BACKOFF, 0.25 * 2**self._failures)
         seconds *= random.uniform(0.75, 1.25)  # noqa: S311 - keeps children from starting all at once

@@ -144,7 +144,15 @@ class Supervisor:
             return
         for slot in self._children.slots if self._has_worked else self._children.slots[:1]:
             if slot.is_vacant:
-                slot.child = ChildProcess(self._setup.application, slot.number)
+                slot.child = self._started(slot)
+
+    def _started(self, slot: Slot) -> ChildProcess | None:
+        """Start a child. If the system refuses that, log a warning, and let the slot wait before the next try."""
+        try:
+            return ChildProcess(self._setup.application, slot.number)
+        except OSError as error:
+            log.warning("no process can be started, and the next try is in %.1f s: %s", slot.hold_back(None), error)
+            return None
 
     def _listen(self) -> None:
         pipes = {child.pipe: child for child in self._children if not child.pipe.closed}
@@ -270,7 +278,7 @@ class Supervisor:
                 old[child.started_at] = slot
         if old:
             slot = old[min(old)]
-            slot.successor = ChildProcess(self._setup.application, slot.number)
+            slot.successor = self._started(slot)
         elif self._replace_before and all(child.is_registered for child in self._children):
             self._replace_before = 0.0
             for name in self._databases.keys() - {name for child in self._children for name in child.workers}:

@@ -25,6 +25,8 @@ _SOON = 0.01
 """The counterpart of `_AHEAD` for jobs behind gates."""
 _STALLED = 0.5
 """Jobs claimed ahead are given back if no slot takes a job for this many seconds."""
+_SHORT = 1.0
+"""After a thread could not be started, all slots count as occupied for this many seconds."""
 
 
 class Backlog:
@@ -52,6 +54,8 @@ class Backlog:
         self._lock = threading.Lock()
         self._is_open = True
         self._running: int = 0
+        self.free_at: float = 0.0
+        """When slots without jobs are free again after a thread could not be started, by `time.monotonic()`."""
         self._taken_in = 0
         """The number of jobs that have arrived and have not been given back."""
         self._measured = (time.monotonic(), 0)
@@ -72,7 +76,7 @@ class Backlog:
     @property
     def _occupied(self) -> int:
         """The number of slots that are not free."""
-        return self._running
+        return self.concurrency if time.monotonic() < self.free_at else self._running
 
     @property
     def _outstanding(self) -> int:
@@ -120,6 +124,15 @@ class Backlog:
                 begun.append(attempt)
         for attempt in begun:
             self.begin(attempt)
+
+    def put_back(self, attempt: Attempt) -> None:
+        """Take back a job for whose slot no thread could be started. The next slot runs it, unless it stalls."""
+        with self._lock:
+            self._running -= 1
+            (self._first if self._is_open else self._left).append(attempt)
+        self.free_at = time.monotonic() + _SHORT
+        for lane in (self.plain, self.behind_gates):
+            lane.wake()  # no job ends that would wake it when the slot is free again
 
     def _pop(self) -> Attempt | None:
         try:

@@ -121,14 +121,17 @@ class Claimer:
                 return self._shared.queries.unknown_leases(connection, process_id, known, age=age)
 
     def is_due(self) -> bool:
-        """Return whether a job in these queues is due, or this worker holds a job that has not ended."""
-        shared, attempts = self._shared, self._attempts
+        """Return whether a job in these queues is due or held up, or this worker holds a job that has not ended."""
+        shared, attempts, held_up = self._shared, self._attempts, [*self._limited.held_up]
         others = Among(set_aside=shared.set_aside.reasons)
         # otherwise jobs locked by a claim in progress would be missed
         with self._plain_loop.stepping, self._limited_loop.stepping, shared.claims.begin() as connection:
             if attempts:  # checked first: the query finds a job that ends in between and is due again
                 return True
-            return shared.queries.is_due(connection, list(shared.settings.queues), self._all_tasks, others)
+            queues, of_queue = list(shared.settings.queues), shared.queries.to_claim_limited
+            if held_up and any(of_queue(connection, queue, held_up, others) for queue in queues):
+                return True
+            return shared.queries.is_due(connection, queues, self._all_tasks, others)
 
 
 def _answer(lanes: Sequence[Lane], queue: str) -> bool:

@@ -66,9 +66,10 @@ class Lane:
 
     def next_at(self, now: float) -> float:
         """Return when to look next without news. It is infinite if only a free slot is missing."""
+        free_at = self.backlog.free_at if now < self.backlog.free_at else math.inf
         if self.rests(now):
-            return self.until
-        return now if self.room(now) else math.inf
+            return min(self.until, free_at)
+        return now if self.room(now) else free_at
 
 
 def _nobody() -> None:

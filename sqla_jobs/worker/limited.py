@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.execution.attempt import Attempt
@@ -111,6 +111,11 @@ class LimitedSource:
         """Notify other workers of the places that have become free since this worker stopped claiming."""
         self._freed.take()
         self._freed.notify()
+
+    @property
+    def held_up(self) -> Collection[str]:
+        """The tasks whose jobs may not start, because another transaction has locked a row."""
+        return self._backfill.limits.held_up
 
     @property
     def is_of_use(self) -> bool:

@@ -17,7 +17,6 @@ from sqla_jobs.runtime.loop import Loop
 from sqla_jobs.runtime.vitals import Vitals
 from sqla_jobs.worker.attempts import Shared
 from sqla_jobs.worker.host import Host
-from sqla_jobs.worker.misfits import Misfits
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
@@ -43,7 +42,6 @@ class Liveness:
         self,
         shared: Shared,
         host: Host,
-        misfits: Misfits,
         *,
         tasks: Mapping[str, Any],
         sessions: int,
@@ -58,7 +56,6 @@ class Liveness:
         self._settings = shared.settings
         self._attempts = shared.attempts
         self._host = host
-        self._misfits = misfits
         self._tasks = tasks
         self._sessions = sessions
         self._on_lost = lost
@@ -164,7 +161,6 @@ class Liveness:
         if held := attempts.older_than(_LOOK / 2):
             with self._engine.begin() as connection:
                 self._look(connection, held)
-        self._misfits.look(self._engine)
         self._shared.set_aside.show(self._engine, self._queries, self.process_id)
         if is_at_rest:
             self._host.rest()

@@ -204,11 +204,9 @@ class Parts:
         self._sessions = sessions_at_once(declarations.values(), settings, app, coroutines)
         if engines.steps is not None:
             self._sessions += STEPS_AT_ONCE
-        misfits = Misfits(jobs._models, takes, set_aside)
         self._liveness = Liveness(
             shared,
             host,
-            misfits,
             tasks={name: one.shown() for name, one in takes.items()},
             sessions=self._sessions,
             lost=self._on_lost,
@@ -236,6 +234,7 @@ class Parts:
             self.attempts, jobs._counters, self._events, self.claimer, self.limited, self.resolver
         )
         self._step_threads = ThreadPoolExecutor(STEPS_AT_ONCE, "sqla_jobs-steps")
+        connections = step_connections(engines.steps or engines.main, self._step_threads)
         self._executor = Executor(
             jobs.tasks,
             TaskTransactions(binding, self._coroutines, queries, settings, isolation).of,
@@ -247,9 +246,9 @@ class Parts:
             resources=common.contexts.resources,
             upstream=queries.upstream(engines.main.begin),
             started=self._books.started,
-            unfit=misfits.meet,
+            unfit=Misfits(jobs._models, takes, set_aside, connections).meet,
             progressed=self._liveness.wake,
-            steps=StepsFactory(queries, step_connections(engines.steps or engines.main, self._step_threads)),
+            steps=StepsFactory(queries, connections),
         )
         for name in tasks:
             self._executor.prepare(name)

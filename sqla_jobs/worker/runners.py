@@ -151,8 +151,8 @@ class _Slots:
     def _begin(self, attempt: Attempt) -> None:
         if attempt.job.task in self._coroutines:
             self._begin_in_loop(attempt)
-        else:
-            self.threads.begin(attempt)
+        elif not self.threads.begin(attempt):
+            self._backlog.put_back(attempt)
 
     def _begin_in_loop(self, attempt: Attempt) -> None:
         assert self._events is not None
@@ -172,7 +172,7 @@ class _Slots:
         while following is not None:
             following = self._run(following, CoroutineBody(events.loop))
             if following is not None and following.job.task not in self._coroutines:
-                self.threads.begin(following)
+                self._begin(following)
                 return
             if following is not None and slot.cancelling():  # the loop's owner must not wait for new jobs
                 self._begin_in_loop(following)

@@ -43,7 +43,7 @@ class SharedBacklog(Backlog):
 
     @property
     def _occupied(self) -> int:
-        return sum(one._running for one in self._slots.backlogs)
+        return max(super()._occupied, sum(one._running for one in self._slots.backlogs))
 
     def room(self, now: float) -> int:
         return max(super().room(now), self._turn)

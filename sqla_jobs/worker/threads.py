@@ -12,6 +12,8 @@ from sqla_jobs.execution.attempt import Attempt
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
+_SHORT = "queue %s runs with only %d threads, and tries every second to start another: %s; ulimit -u may be too low"
+
 
 class Threads:
     """Threads that are started on demand, up to `most` of them. Each thread runs one job after another."""
@@ -24,32 +26,33 @@ class Threads:
         self._lock = threading.Lock()
         self._inbox: SimpleQueue[Attempt | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
+        self._is_short = False
+        """True from the first failure to start a thread until one is started."""
         self._idle = 0
         """The number of waiting threads, minus the number of jobs that are queued for a thread."""
 
-    def begin(self, attempt: Attempt) -> None:
-        """Run a job in a waiting thread, or in a new one."""
+    def begin(self, attempt: Attempt) -> bool:
+        """Run a job in a waiting thread, or in a new one. Return False if the system allows no more threads."""
         with self._lock:
-            if self._idle <= 0 and len(self._threads) < self._most and self._can_start(attempt):
-                return
+            if self._idle <= 0 and len(self._threads) < self._most:
+                return self._can_start(attempt)
             self._idle -= 1
         self._inbox.put(attempt)
+        return True
 
     def _can_start(self, attempt: Attempt) -> bool:
-        """Start a thread with a job.
-
-        Return False if the system allows no more threads: an existing thread must take the job.
-        """
+        """Start a thread with a job. Return False if the system allows no more threads."""
         name = f"sqla_jobs-{self._name}-{len(self._threads)}"
         thread = threading.Thread(target=self._loop, args=(attempt,), name=name, daemon=True)
         try:
             thread.start()
         except RuntimeError as error:
-            if not self._threads:
-                raise
-            log.warning("queue %s runs with only %d threads: %s", self._name, len(self._threads), error)
-            self._most = len(self._threads)
+            log.log(logging.DEBUG if self._is_short else logging.WARNING, _SHORT, self._name, len(self._threads), error)
+            self._is_short = True
             return False
+        if self._is_short:
+            log.info("queue %s can start threads again", self._name)
+        self._is_short = False
         self._threads.append(thread)
         return True
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import time
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
     from sqla_jobs.jobs import Jobs
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
+
+_AGAIN = 0.5
+"""Seconds between two looks while another transaction keeps jobs from starting."""
+_MAY_START = "may start while another transaction locks the row of a limit: end that transaction, and drain again"
 
 
 class _Inside(NamedTuple):
@@ -93,11 +98,16 @@ class Worker(Service):
         """
         with self._signals(), self:
             retry = RetryLoop("looking for work", self._stop_requested)
+            moved_at = time.monotonic()
             while not self._stop_requested.is_set():
                 before = self.runs
                 if not [one for one in self._shards.each() if not one.is_idle(retry)] and self.runs == before:
                     break  # otherwise a job of one database may just have enqueued one in another
-                self._stop_requested.wait(0.005)
+                held_up = {task for one in self._shards.each() if not one.attempts for task in one.limited.held_up}
+                moved_at = moved_at if held_up and self.runs == before else time.monotonic()
+                if time.monotonic() - moved_at > self._settings.patience:
+                    raise ConfigurationError(f"not drained: no job of {', '.join(sorted(held_up))} {_MAY_START}")
+                self._stop_requested.wait(_AGAIN if held_up else 0.005)
             for parts in self._shards.each():
                 retry.run(partial(parts.log_unserved, logging.WARNING))
             if away := ", ".join(self._shards.away):

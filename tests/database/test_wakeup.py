@@ -194,14 +194,17 @@ def test_what_is_told_in_the_middle_of_a_look_is_looked_for_at_once(
 
 
 @pytest.mark.slow
-def test_it_goes_on_listening_whatever_connecting_raises(engine: Engine, database_url: str) -> None:
-    """Such as the error of a service that gives out passwords."""
+@pytest.mark.parametrize("error", [RuntimeError("no token"), SystemExit("no token")], ids=["an error", "an exit"])
+def test_it_goes_on_claiming_and_listening_whatever_connecting_raises(
+    engine: Engine, database_url: str, error: BaseException
+) -> None:
+    """Such as the error of a service that gives out passwords, or the `sys.exit` of a helper for scripts."""
     has_no_token, refused = threading.Event(), list[bool]()
 
     def refuse(*_: object) -> None:
         if has_no_token.is_set():
             refused.append(True)
-            raise RuntimeError("no token")
+            raise error
 
     app = create_engine(database_url)
     event.listen(app, "do_connect", refuse)
@@ -300,7 +303,7 @@ def no_token(*_: object) -> None:
 
 @pytest.mark.slow
 def test_where_no_connection_can_be_made_commits_go_on_and_ask_for_one_rarely(
-    engine: Engine, sent: Sent, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, sent: Sent, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("sqla_jobs.database.notify._IDLE", 6.0)
     attempts: list[object] = []
@@ -325,6 +328,8 @@ def test_where_no_connection_can_be_made_commits_go_on_and_ask_for_one_rarely(
 
     wait_until(is_told_of, timeout=60)
     assert set(sent()) == {"later"}
+    (warned,) = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    assert "no token" in warned
 
 
 @pytest.mark.slow

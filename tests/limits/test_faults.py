@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, event, text
 from sqlalchemy.orm import Session
 
+from sqla_jobs import ConfigurationError
 from sqla_jobs.queries import Queries
 from tests import limited_shop as shop
+from tests.conftest import ROOT
 from tests.counting import states
-from tests.helpers import refuse, wait_until
+from tests.helpers import refuse, run_to_end, wait_until
 from tests.limited_shop import jobs
 from tests.limits.attempts import enqueue, left, most_at_once
 
 pytestmark = pytest.mark.slow
 
 QUERIES = Queries(jobs._models)
+INSERT = "INSERT INTO sqla_limits (gate, running, tasks) VALUES ('#pair', 2, '{pair}')"
 
 
 def insert_plainly(engine: Engine, task: str, count: int) -> None:
@@ -49,6 +54,39 @@ def test_a_row_that_cannot_be_given_its_gates_holds_up_no_other(database: Engine
     with jobs.worker({"default": 4}):
         wait_until(lambda: states(database) == {"succeeded": 5, "queued": 1})
     assert most_at_once(database, "pair") == {None: 2}
+
+
+def test_a_drain_whose_limit_another_transaction_inserts_ends_and_says_what_kept_it(
+    database: Engine, database_url: str
+) -> None:
+    enqueue(database, shop.pair, [{"n": 1}])
+    command = [sys.executable, "-m", "sqla_jobs.worker", "tests.limited_shop:jobs", "--database-url", database_url]
+    with database.connect() as other:
+        other.execute(text(INSERT))
+        ended = run_to_end([*command, "--drain", "--heartbeat", "1", "--lease", "3"], ROOT)
+    assert ended.returncode == 1, ended.stderr
+    assert "limit pair is not stored yet" in ended.stderr
+    assert "Error: not drained: no job of pair may start" in ended.stderr
+    assert states(database) == {"queued": 1}
+    assert jobs.worker().drain() == 1
+
+
+def test_a_drain_asks_seldom_while_another_transaction_keeps_its_jobs(database: Engine) -> None:
+    insert_plainly(database, "pair", 1)
+    asked: list[str] = []
+
+    def note(connection: object, cursor: object, statement: str, *_: object) -> None:
+        asked.append(statement)
+
+    with database.connect() as other:
+        other.execute(text(INSERT))
+        event.listen(Engine, "before_cursor_execute", note)
+        try:
+            with pytest.raises(ConfigurationError, match="not drained"):
+                jobs.worker(heartbeat=1, lease=9).drain()
+        finally:
+            event.remove(Engine, "before_cursor_execute", note)
+    assert 0 < sum("INSERT INTO sqla_limits" in statement for statement in asked) < 40
 
 
 def test_what_was_claimed_is_not_given_back_while_the_answer_is_under_way(database: Engine) -> None:

@@ -11,6 +11,8 @@ from sqlalchemy import Connection, Engine, create_engine, func, select, text
 from sqlalchemy.orm import Session
 
 from sqla_jobs import ArgumentsError
+from sqla_jobs.queries.expressions import Tables
+from sqla_jobs.queries.limit_lock import Lock
 from tests import limited_shop as shop
 from tests.counting import states
 from tests.helpers import wait_until
@@ -43,6 +45,18 @@ def test_tasks_share_a_limit_by_its_name_and_all_limits_must_admit(database: Eng
 def test_no_more_jobs_start_in_a_window_than_the_rate_and_all_of_it_is_used(database: Engine) -> None:
     enqueue(database, shop.rated, ({"n": n} for n in range(11)))
     run_all(database)
+    assert most_in(database, 1.0, "rated") == 5
+
+
+def test_a_rate_goes_on_at_its_rate_after_the_servers_clock_was_set_back(database: Engine) -> None:
+    """To the clock, the starts so far lie an hour ahead then. These jobs show when they really started."""
+    enqueue(database, shop.rated, ({"n": n} for n in range(16)))
+    with jobs.worker({"default": 8}), Session(database) as session:
+        wait_until(lambda: states(database)["succeeded"] >= 6)
+        Lock(Tables(jobs._models)).run(session)
+        session.execute(text("UPDATE sqla_starts SET started_at = started_at + interval '1 hour'"))
+        session.commit()
+        wait_until(lambda: left(database) == 0, timeout=20)
     assert most_in(database, 1.0, "rated") == 5
 
 

@@ -122,6 +122,21 @@ def test_a_stalled_process_is_told_and_not_taken_for_a_database_that_is_away(
     assert scrape(worker)["sqla_jobs_stalled_processes",] == 0
 
 
+def test_a_scrape_that_can_start_no_thread_costs_its_answer_and_not_the_process(
+    database: Engine, database_url: str, start_observed: StartObserved
+) -> None:
+    worker = start_observed(database_url, "--lease", "60")
+    children = children_of(worker.process)
+    with Session(database) as session:
+        shop.run_short_of_threads.enqueue(session, seconds=3.0)
+        session.commit()
+    wait_until(lambda: states(database)["running"])
+    assert scrape(worker)["sqla_jobs_database_up",] == 0
+    wait_until(lambda: scrape(worker).get(("sqla_jobs_database_up",)) == 1)
+    assert children_of(worker.process) == children
+    assert states(database) == {"succeeded": 1}
+
+
 def test_what_a_worker_counted_until_its_end_is_told(
     database: Engine, database_url: str, start_observed: StartObserved
 ) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, func, select, text
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.queries.limit_lock import Flush, Lock, LockUnflushed
-from tests.queries.rows import started
+from tests.queries.rows import limit, started
 from tests.shop import jobs
 
 QUERIES = Queries(jobs._models)
@@ -44,3 +44,15 @@ def test_starts_of_a_day_ago_are_forgotten_where_nothing_has_started_since(conne
     Start = jobs._models.Start
     left = connection.execute(select(Start.gate, func.count()).group_by(Start.gate)).all()
     assert sorted(map(tuple, left)) == [("%both", 2), ("%new", 1)]
+
+
+def test_a_spend_counts_starts_ahead_of_a_clock_that_was_set_back_as_if_the_last_were_now(
+    connection: Connection,
+) -> None:
+    limit(connection, "%m", rate=3, per=60)
+    started(connection, "%m", -3500.0, -3550.0, -3590.0)
+    assert not QUERIES.spend(connection, "%m", 2)
+    assert QUERIES.spend(connection, "%m", 1)
+    Start = jobs._models.Start
+    is_past = Start.started_at <= func.clock_timestamp()
+    assert connection.scalars(select(is_past)).all() == [True] * 4

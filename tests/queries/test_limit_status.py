@@ -86,6 +86,13 @@ class TestRates:
         assert found.is_full
         assert found.next_in == pytest.approx(20, abs=1)
 
+    def test_one_whose_starts_lie_ahead_of_a_clock_that_was_set_back_says_so_too(self, connection: Connection) -> None:
+        limit(connection, "%m", rate=2, per=60)
+        started(connection, "%m", -3530.0, -3560.0, -3580.0)
+        found = one(connection, "%m")
+        assert (found.used, found.is_full) == (3, True)
+        assert found.next_in == pytest.approx(40, abs=1)
+
     def test_of_a_rate_and_its_burst_the_later_says_when_the_next_may_start(self, connection: Connection) -> None:
         limit(connection, "%m", rate=3, per=60, declared={"burst": 2})
         started(connection, "%m", 15.0, 12.0, 5.0)

@@ -431,17 +431,26 @@ class TestRates:
         made = connection.execute(select(Start.gate, Start.total, Start.count).where(Start.gate != "%other"))
         assert sorted(map(tuple, made)) == [("%m=1", 2, 2), ("%m=2", 1, 1)]
 
-    def test_a_start_is_never_before_the_last_one(self, connection: Connection) -> None:
-        """The server's clock may go back."""
-        limit(connection, "%m", rate=5, per=60)
-        limit(connection, "%n", rate=5, per=60)
-        started(connection, "%m", -30.0)
-        started(connection, "%n", 30.0)
-        one = queued(connection, "%m", "%n")
-        assert taken(connection) == [one]
-        last = connection.scalars(select(Start.started_at).where(Start.gate == "%m").order_by(Start.total)).all()
-        assert last[0] == last[1]
-        assert connection.scalar(select(Job.started_at).where(Job.id == one)) == last[0]
+    def test_starts_ahead_of_a_clock_that_was_set_back_end_now_and_keep_their_distances(
+        self, connection: Connection
+    ) -> None:
+        limit(connection, "%m", rate=3, per=60)
+        limit(connection, "%n", rate=2, per=60)
+        limit(connection, "%o", rate=5, per=60)
+        started(connection, "%m", -3500.0, -3550.0, -3590.0)
+        started(connection, "%n", -3500.0, -3570.0, -3590.0)
+        started(connection, "%o", 30.0)
+        one = queued(connection, "%m", "%o")
+        queued(connection, "%n", "%o")
+        found = look(connection)
+        assert [job.job_id for job in found.claimed] == [one]
+        assert found.next_in == pytest.approx(40, abs=1)
+        for gate, ago in (("%m", [40, 0, 0]), ("%n", [90, 20, 0]), ("%o", [30, 0])):
+            age = func.extract("epoch", func.clock_timestamp() - Start.started_at)
+            found_ago = connection.scalars(select(age).where(Start.gate == gate).order_by(Start.total)).all()
+            assert [*map(float, found_ago)][-len(ago) :] == pytest.approx(ago, abs=1)
+        at = connection.scalar(select(Job.started_at).where(Job.id == one))
+        assert connection.scalar(select(func.clock_timestamp() - at < text("interval '1 s'")))
 
     def test_it_says_when_a_used_up_rate_lets_one_more_start(self, connection: Connection) -> None:
         limit(connection, "%m", rate=2, per=60)

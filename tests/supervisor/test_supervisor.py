@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -520,6 +521,37 @@ def test_a_process_that_stops_while_it_starts_is_killed_and_told_of(database_url
     command = [sys.executable, "-m", "sqla_jobs.worker", "app:jobs", "--hung-after", "2", "--database-url"]
     done = run_to_end([*command, database_url], tmp_path)
     assert (done.returncode, "was killed by SIGKILL before it was ready" in done.stderr) == (1, True)
+
+
+def test_a_process_that_freezes_in_the_middle_of_a_message_keeps_its_parent_from_nothing(
+    database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    calm = ("--heartbeat", "1", "--lease", "3600", "--concurrency", "2", "--hung-after", "3")
+    worker = start_worker(database_url, *calm, "--processes", "2")
+    wait_until(lambda: len(worker_pids(database)) == 2)
+    before = {*worker_pids(database)}
+    with Session(database) as session:
+        shop.freeze_in_the_middle_of_a_message.enqueue(session)
+        session.commit()
+    wait_until(lambda: states(database)["failed"] == 1, message="it was not killed")
+    wait_until(lambda: len({*worker_pids(database)} - before) == 1, message="it was not replaced")
+    worker.terminate()
+    assert worker.wait(timeout=30) == 0
+
+
+def test_a_process_that_cannot_be_started_is_started_later(
+    database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    worker = start_worker(database_url, "--processes", "2", "--lease", "60")
+    wait_until(lambda: len(worker_pids(database)) == 2)
+    children = children_of(worker)
+    soft, hard = resource.prlimit(worker.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (3, hard))
+    os.kill(min(children), signal.SIGKILL)
+    wait_until(lambda: log_of(tmp_path).count("WARNING sqla_jobs.worker no process can be started") >= 2)
+    assert max(children) in children_of(worker)
+    resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (soft, hard))
+    wait_until(lambda: len({*worker_pids(database)} - children) == 1)
 
 
 def test_a_process_that_was_stopped_begins_nothing_that_was_given_to_others_meanwhile(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import tenacity
-from sqlalchemy import Engine, select, text
+from sqlalchemy import Engine, event, select, text
 from sqlalchemy.orm import Session
 
 from sqla_jobs import ArgumentsError, ConcurrencyLimit, JobMixin, Jobs
@@ -20,6 +21,7 @@ from sqla_jobs.queries import Claimed
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.worker import misfits
 from sqla_jobs.worker.misfits import Misfits
+from sqla_jobs.worker.sessions import step_connections
 from tests.helpers import new_jobs, wait_until
 
 NARROW = tenacity.Retrying(retry=tenacity.retry_if_exception_type(OSError))
@@ -143,11 +145,12 @@ def test_why_doctor_and_status_know_a_task_that_no_live_worker_knows(
             wait_until(lambda: now(session, new, job) == ("succeeded", 1, ["succeeded"]))
 
 
+@pytest.mark.parametrize("kind", ["plain", "coroutine"])
 def test_where_no_live_worker_takes_it_the_attempt_fails_by_its_policy(
-    session: Session, old: Jobs[Any], new: Jobs[Any], monkeypatch: pytest.MonkeyPatch
+    session: Session, old: Jobs[Any], new: Jobs[Any], monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setattr(misfits, "_FITS_NOWHERE", 0.0)
-    job = enqueue(new, session, "plain", a=1, b="two")
+    job = enqueue(new, session, kind, a=1, b="two")
     old.worker().drain()
     assert now(session, new, job) == ("failed", 1, ["failed"])
     assert job.runs[0].error_type == "sqla_jobs.errors.ArgumentsError"
@@ -168,17 +171,43 @@ def test_who_may_take_it_is_what_live_workers_tell(
     add_process(session, old, kind="clock", tasks=None)
     job = Claimed(1, 1, uuid.uuid4(), "plain", "default", 0, 1, '{"a": 1, "b": "two"}', 1, 25, None, 0.0, None, 0.0)
     takes = {"plain": old.tasks["plain"]._declaration.takes}
-    parts = Misfits(old._models, takes, SetAside())
+    with ThreadPoolExecutor(1) as threads:
+        parts = Misfits(old._models, takes, SetAside(), step_connections(database, threads))
     attempt, error = Attempt(job, time.monotonic()), ArgumentsError("b does not fit")
     with pytest.raises(NotBegun):
         parts.meet(attempt, error)
-    parts.look(database)
     monkeypatch.setattr(misfits, "_FITS_NOWHERE", 0.0)
     if is_left:
         with pytest.raises(NotBegun):
             parts.meet(attempt, error)
     else:
         parts.meet(attempt, error)
+
+
+@pytest.mark.slow
+def test_a_job_that_did_not_fit_costs_nothing_once_it_is_gone(session: Session, old: Jobs[Any], new: Jobs[Any]) -> None:
+    job = enqueue(new, session, "plain", a=1, b="two")
+    asked: list[str] = []
+
+    def note(connection: object, cursor: object, statement: str, *_: object) -> None:
+        asked.append(statement)
+
+    def beaten() -> Any:
+        session.rollback()
+        return session.scalar(select(old.Process.heartbeat_at))
+
+    with old.worker(heartbeat=0.5):
+        wait_until(lambda: met(session) >= 1 and now(session, new, job) == ("queued", 0, []))
+        session.delete(job)
+        session.commit()
+        event.listen(Engine, "before_cursor_execute", note)
+        try:
+            for _ in range(3):
+                last = beaten()
+                wait_until(lambda: beaten() != last)  # noqa: B023
+        finally:
+            event.remove(Engine, "before_cursor_execute", note)
+    assert not [statement for statement in asked if "sqla_processes.tasks" in statement]
 
 
 def test_of_many_jobs_that_do_not_fit_most_come_back_later_and_others_go_on(
