@@ -31,6 +31,7 @@ NAMED = {
     "to_thread": "thread asyncio_0",
     "thread": "in stuck",
     "atexit": "MainThread",
+    "frozen": "is killed: it did not end in time",
     "context": "in stuck",
     "process": "stuck-process",
     "lock": "_hold_the_lock_of_the_log",
