@@ -247,8 +247,12 @@ class _AtWork:
         """Store the declared schedules, register the clock, and start its threads. Raises database errors."""
         self._rounds.declare(self._engine)
         self._registered = self._register()
-        self._listener.start()
-        self.loop.start()
+        try:
+            self._listener.start()
+            self.loop.start()
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self) -> None:
         """Stop after the round in progress, and delete the process's row. Later calls do nothing."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import os
 import threading
 import time
 from collections import Counter
@@ -28,7 +27,7 @@ from sqla_jobs.database.driver import ask, driver
 from sqla_jobs.database.engines import by_psycopg, own_engine
 from sqla_jobs.database.per_engine import PerEngine
 from sqla_jobs.database.sharding import in_shard_of
-from sqla_jobs.database.subscribers import SCHEDULES, forget_subscribers, notify_here
+from sqla_jobs.database.subscribers import SCHEDULES, notify_here
 from sqla_jobs.rules.error_text import message_of
 
 log: logging.Logger = logging.getLogger("sqla_jobs.database.notify")
@@ -136,9 +135,8 @@ def _count(session: Session, entity: type[Any], count: Count, times: Mapping[int
 
 @cache
 def _prepare() -> None:
-    """Prepare for the program's exit, and for forks."""
+    """Prepare for the program's exit."""
     atexit.register(_flush_all)
-    os.register_at_fork(after_in_child=forget_subscribers)
 
 
 class _Notifier:

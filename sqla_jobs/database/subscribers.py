@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from functools import cache
 
 SCHEDULES = "=schedules"
 """The payload for a changed schedule. No queue's name contains "="."""
@@ -16,6 +18,7 @@ _subscribers: dict[str, list[Subscriber]] = {}
 
 def subscribe(channel: str, subscriber: Subscriber) -> Callable[[], None]:
     """Call `subscriber`, in the committing thread, for each queue with new jobs. Return the unsubscribe function."""
+    _forget_after_forks()
     _subscribers.setdefault(channel, []).append(subscriber)
     return lambda: _subscribers[channel].remove(subscriber)
 
@@ -26,6 +29,7 @@ def notify_here(channel: str, what: str) -> None:
         subscriber(what)
 
 
-def forget_subscribers() -> None:
-    """Forget all subscribers, since a forked child does not run their threads."""
-    _subscribers.clear()
+@cache
+def _forget_after_forks() -> None:
+    """Let forked children forget all subscribers, since they do not run the subscribers' threads."""
+    os.register_at_fork(after_in_child=_subscribers.clear)

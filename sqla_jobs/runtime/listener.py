@@ -38,6 +38,7 @@ class Subscription:
     def __init__(self, engine: Engine, channel: str, heard: Callable[[str], object], *, patience: float) -> None:
         self._channel = channel
         self._heard = heard
+        self._unsubscribe: Callable[[], None] = lambda: None
 
     def start(self) -> None:
         self._unsubscribe = subscribe(self._channel, self._heard)
@@ -70,6 +71,7 @@ class Listener:
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._listening: psycopg.Connection[Any] | None = None
+        self._unsubscribe: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=of_shard(self._loop), name="sqla_jobs-listener", daemon=True)
 
     def start(self) -> None:
@@ -77,12 +79,14 @@ class Listener:
         self._thread.start()
 
     def stop(self) -> None:
+        """Stop, also after a `start` that has raised an error."""
         self._unsubscribe()
         self._stop.set()
         with self._lock, suppress(psycopg.Error, OSError):  # the connection may already be closed
             if self._listening is not None:
                 hang_up(self._listening)
-        self._thread.join(_STOP)
+        if self._thread.ident is not None:
+            self._thread.join(_STOP)
 
     def _loop(self) -> None:
         retry = RetryLoop("listening for new jobs", self._stop)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import select
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +19,8 @@ from sqla_jobs.rules.outcomes import type_name
 FIELDS = ("job_id", "task", "queue", "attempt", "outcome", "run_id", "worker", "shard", "headers")
 """The fields of `sqla_jobs.run` log lines besides the message. Lines about errors also have the fields in `_ERROR`."""
 _ERROR = ("error_type", "traceback")
+_WRITTEN = 3000
+"""The most characters of a message that `LogOptions.write` writes, so that its line fits into a pipe's buffer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,17 @@ class LogOptions:
             logging.getLogger("sqla_jobs").critical(message)
         else:
             print(message, file=sys.stderr)  # noqa: T201
+
+    def write(self, message: str) -> None:
+        """Log a warning to standard error without a handler, whose lock another thread may hold for ever.
+
+        If nobody reads standard error, give up after a second.
+        """
+        name = "sqla_jobs.worker"
+        record = logging.LogRecord(name, logging.WARNING, __file__, 0, message[:_WRITTEN], None, None)
+        record.in_shard = ""
+        if select.select([], [2], [], 1.0)[1]:
+            os.write(2, f"{_FORMATTERS[self.form].format(record)}\n".encode(errors="replace"))
 
 
 def _package(application: str) -> str:

@@ -8,7 +8,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from types import FrameType
 from typing import Any
 
@@ -16,6 +17,8 @@ _ONE_SIGNAL = 0.3
 """Seconds within which two signals count as one: one may be sent to the process and one to its group."""
 _STEP = 0.2
 """The longest time, in seconds, that a waiting thread takes to notice a signal."""
+_replaced: list[Mapping[int, Any]] = []
+"""The handlers that `handled` has replaced, by signal, the outermost block first."""
 
 
 class StopRequest(threading.Event):
@@ -43,17 +46,37 @@ class StopRequest(threading.Event):
 def handled(handlers: Mapping[int, Callable[[int, FrameType | None], None]]) -> Generator[None]:
     """Handle signals with these functions within the block.
 
-    Do nothing outside the main thread, where signals cannot be handled.
+    Do nothing outside the main thread, where signals cannot be handled. A process that is forked within the block gets
+    the earlier handlers back: ours only request a stop that the process does not look for, so it would ignore SIGTERM.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before: dict[int, Any] = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    _restore_after_forks()
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in handlers}
+    _replaced.append(before)  # first, since another thread may fork at any time
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        _restore(before)
+        _replaced.pop()
+
+
+def _restore(handlers: Mapping[int, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def _restore_all() -> None:
+    for handlers in reversed(_replaced):
+        _restore(handlers)
+
+
+@cache
+def _restore_after_forks() -> None:
+    os.register_at_fork(after_in_child=_restore_all)
 
 
 @contextmanager
@@ -75,3 +98,10 @@ def stopped_by_signals(request: StopRequest, *, before_exit: Callable[[], None] 
 
     with handled({signal.SIGTERM: on_signal, signal.SIGINT: on_signal}):
         yield
+
+
+def in_turn(*parts: Callable[[], object]) -> None:
+    """Call all `parts` in this order, although some fail. Then raise the last error, with the others as context."""
+    with ExitStack() as calls:
+        for part in reversed(parts):
+            calls.callback(part)

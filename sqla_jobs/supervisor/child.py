@@ -101,7 +101,7 @@ class ChildProcess:
         except (EOFError, OSError):
             with self._sending:  # close it only under this lock: another thread may be about to write
                 self.pipe.close()
-            self.kill_at = min(self.kill_at, time.monotonic() + 10)  # the child is about to end, or cannot be reached
+            self.must_end(10)  # the child is about to end, or cannot be reached
 
     def send(self, message: object) -> None:
         """Send a message. Do nothing if the child is gone."""
@@ -114,6 +114,10 @@ class ChildProcess:
         with self._sending, suppress(OSError):
             if not self.pipe.closed and keeps_up(self.pipe):
                 self.pipe.send(message)
+
+    def must_end(self, within: float) -> None:
+        """Kill the child if it is still running after `within` seconds."""
+        self.kill_at = min(self.kill_at, time.monotonic() + within)
 
     def ask_to_stop(self, within: float) -> None:
         """Ask the child to end. The child is killed if it is still running after `within` seconds."""

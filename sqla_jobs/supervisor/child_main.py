@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 from contextlib import nullcontext
 from ctypes import Array
 from multiprocessing.connection import Connection
@@ -19,6 +18,7 @@ from sqla_jobs.database.explain import explain, explained
 from sqla_jobs.execution.shared_memory import Memory
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.loading import bind_for_command_line, load_configured
+from sqla_jobs.runtime.ending import End
 from sqla_jobs.runtime.listener import Subscription
 from sqla_jobs.supervisor.connection import ParentConnection, Readings
 from sqla_jobs.supervisor.messages import Drained, Observed, Shard
@@ -35,11 +35,13 @@ def main(application: Application, pipe: Connection, memories: Array[Memory]) ->
     logs = application.logs
     logs.set_up(application.name)
     parent = ParentConnection(pipe, memories)
+    end = End(parent.stop, logs)
     try:
         jobs, defaults = load_configured(application.name)
         spec = parent.configured(defaults)
+        end.grace = spec.settings.grace
         if spec.logs != logs:
-            logs = spec.logs
+            logs = end.logs = spec.logs
             logs.set_up(application.name)
         jobs = bind_for_command_line(jobs, spec.where)
         bindings = jobs._bindings()
@@ -63,8 +65,8 @@ def main(application: Application, pipe: Connection, memories: Array[Memory]) ->
             logs.tell(f"Error: {explain(known)}")
         else:
             log.critical("the application %s cannot be run", application.name, exc_info=True)
-        sys.exit(1)
-    _leave_threads_behind()
+        end.leave(1)
+    end.leave(0)
 
 
 def _readings(jobs: Jobs[Any], worker: Worker) -> Readings:
@@ -100,14 +102,3 @@ def _leave_it_to_the_parent(number: int, frame: FrameType | None) -> None:
 def _pass_on_to_the_parent(number: int, frame: FrameType | None) -> None:
     """Send the signal to the parent. Somebody may signal a child by mistake: `status` shows the child's pid."""
     os.kill(os.getppid(), number)
-
-
-def _leave_threads_behind() -> None:
-    """End the process if threads that jobs left running would keep it alive forever."""
-    ours = (threading.main_thread(), threading.current_thread())
-    left = [thread.name for thread in threading.enumerate() if not thread.daemon and thread not in ours]
-    if left:
-        log.warning("ending although jobs left threads behind: %s", ", ".join(left))
-        logging.shutdown()
-        sys.stdout.flush()
-        os._exit(0)

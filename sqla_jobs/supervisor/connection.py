@@ -325,6 +325,7 @@ class ForwardedLookout:
         self._longest = 2 * shared.settings.poll
         self._tasks = tuple(tasks)
         self._expected_at = math.inf
+        self._unsubscribe: Callable[[], None] | None = None
 
     @property
     def workers(self) -> int:
@@ -366,6 +367,8 @@ class ForwardedLookout:
         self._host.send(Serving(self._tasks))
 
     def stop(self) -> None:
+        if self._unsubscribe is None:
+            return
         self._unsubscribe()
         self._host.set_listener(None)
         self._host.hint(PassOn(""))  # this worker has stopped claiming, and may have answered for some jobs

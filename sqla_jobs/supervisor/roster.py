@@ -94,8 +94,8 @@ class Roster:
         return next(slot for slot in self.slots if child in slot.children)
 
     def finished(self, child: ChildProcess) -> None:
-        """Give up the slot of a child that has drained its queues, unless the child was asked to stop."""
-        for slot in [slot for slot in self.slots if slot.child is child and not child.is_leaving]:
+        """Give up the slot of a child that has drained its queues."""
+        for slot in [slot for slot in self.slots if slot.child is child]:
             self._leaving.extend(slot.children)
             self.slots.remove(slot)
 

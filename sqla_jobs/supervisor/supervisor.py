@@ -195,6 +195,7 @@ class Supervisor:
             case Drained(runs):
                 self.runs += runs
                 self._children.finished(child)
+                child.must_end(self._stop_within)
             case Observed() | FiguresRead() | MetricsRead():
                 self.report.hear(child, message)
 
@@ -220,6 +221,7 @@ class Supervisor:
                     old.ask_to_stop(self._stop_within)
             case Leaving():
                 worker.process_id, worker.has_left = None, True
+                worker.child.must_end(self._stop_within)
 
     def _take_leave(self) -> None:
         for child in list(self._children):
@@ -259,6 +261,10 @@ class Supervisor:
             return
         if self._setup.spec.drain and child.process.returncode == 1:  # it has logged what it cannot drain
             self._stop_requested.set()
+            return
+        if self._setup.spec.drain and child.has_left:  # it could not send `Drained`, but has stored all ends
+            self.runs += child.started.vitals[0]
+            self._children.slots.remove(slot)
             return
         if child.process.returncode == 0 and child.ready_at is not None:
             slot.start_at = 0.0

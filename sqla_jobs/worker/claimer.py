@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -12,9 +13,6 @@ from sqla_jobs.worker.claiming import Claiming, ClaimLoop
 from sqla_jobs.worker.lane import Lane
 from sqla_jobs.worker.limited import LimitedSource
 from sqla_jobs.worker.plain import PlainSource
-
-_STOP = 5.0
-"""Seconds that stopping waits for a claim in progress: its jobs must be given back too."""
 
 
 class Claimer:
@@ -39,10 +37,14 @@ class Claimer:
         self._plain_loop.loop.start()
         self._limited_loop.loop.start()
 
-    def stop(self) -> None:
-        """Stop claiming. Wait for claims in progress."""
-        self._plain_loop.loop.stop(_STOP)
-        self._limited_loop.loop.stop(_STOP)
+    def stop(self, timeout: float) -> None:
+        """Stop claiming. Wait up to `timeout` seconds for claims in progress, whose jobs must be given back, too."""
+        until = time.monotonic() + timeout
+        loops = (self._plain_loop.loop, self._limited_loop.loop)
+        for loop in loops:
+            loop.stopping.set()
+        for loop in loops:
+            loop.stop(max(0.0, until - time.monotonic()))
 
     def look_again(self) -> bool:
         """Request a look for jobs in all queues, even below the floors. Return whether this worker answers for them."""

@@ -6,10 +6,12 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Generator, Iterable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any, Self
 
 from sqla_jobs.database.binding import Context
 from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.runtime.stopping import in_turn
 from sqla_jobs.tasks.hooks import WorkerContext, awaited_manager, is_asynchronous, name_of, plain_manager
 from sqla_jobs.tasks.resources import Resources
 
@@ -78,16 +80,18 @@ class Contexts:
 
     def leave(self, awaited: Await) -> None:
         """Leave the contexts in reverse order. If one raises an error, log it and leave the other contexts."""
-        while self._entered:
-            name, one = self._entered.pop()
-            try:
-                with self._around(None):
-                    if isinstance(one, _Hosted):
-                        awaited(one.leave())
-                    else:
-                        one.__exit__(None, None, None)
-            except Exception:
-                log.exception("the worker context %s failed on exit", name)
+        entered, self._entered = self._entered[::-1], []
+        in_turn(*(partial(self._leave, name, one, awaited) for name, one in entered))
+
+    def _leave(self, name: str, one: AbstractContextManager[Any] | _Hosted, awaited: Await) -> None:
+        try:
+            with self._around(None):
+                if isinstance(one, _Hosted):
+                    awaited(one.leave())
+                else:
+                    one.__exit__(None, None, None)
+        except Exception:
+            log.exception("the worker context %s failed on exit", name)
 
 
 class _Hosted:

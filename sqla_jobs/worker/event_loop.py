@@ -67,7 +67,11 @@ class EventLoop:
         self._thread = threading.Thread(target=self._run, name="sqla_jobs-loop", daemon=True)
         soon(self.loop, self._begin)
         if self.is_own:
-            self._thread.start()
+            try:
+                self._thread.start()
+            except RuntimeError:  # the system allows no more threads
+                self.loop.close()
+                raise
 
     @property
     def held_up_by(self) -> str | None:

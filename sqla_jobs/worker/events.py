@@ -29,7 +29,7 @@ _LOOK = 5.0
 _SAY_AGAIN = 60.0
 """Seconds between log lines about dropped events."""
 _STOP = 5.0
-"""Seconds allowed for handlers when the worker stops."""
+"""The most seconds allowed for handlers when the worker stops."""
 _AT_LEAST_ONCE = ("failed", "lost")
 _LATE = (*_AT_LEAST_ONCE, "retried", "cancelled")
 """The outcomes whose events can be delivered later, from the rows of runs.
@@ -68,9 +68,9 @@ class EventDelivery:
         if self._wanted:
             self._loop.start()
 
-    def stop(self) -> None:
-        """Stop, after delivering the waiting events for a few seconds at most."""
-        if not self._loop.stop(_STOP):
+    def stop(self, timeout: float) -> None:
+        """Stop, after delivering the waiting events for a few seconds, and for `timeout` seconds at most."""
+        if not self._loop.stop(min(_STOP, timeout)):
             log.warning("%d events are left undelivered: their handlers take too long", len(self._waiting))
 
     @property

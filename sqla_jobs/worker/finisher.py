@@ -32,6 +32,8 @@ _BATCH_SIZE = 8_000_000
 """A batch is full once its results and tracebacks contain this many characters."""
 _LOCKED_AGAIN = 0.05
 """Seconds after which a locked row is tried again."""
+_GIVE_UP = 1.0
+"""Seconds allowed for the threads to end once they have given up."""
 _REFUSED_AGAIN = 60.0
 """If the server refuses an end, and also a failure in its place, the end is tried again after this many seconds."""
 
@@ -88,12 +90,13 @@ class Finisher:
     def close(self, timeout: float) -> bool:
         """Spend at most `timeout` seconds storing the remaining ends. Return whether all ends were stored."""
         deadline = time.monotonic() + timeout
-        self._helper.stop(timeout)
+        self._helper.stop(max(0.0, timeout - _GIVE_UP))
         self._queue.put(None)  # wake the first thread, which ends once the helper has ended and all ends are stored
-        self._thread.join(max(0.0, deadline - time.monotonic()))
-        self._give_up.set()
-        self._thread.join(1.0)
-        at_work = self._thread.is_alive() or not self._helper.stop(1.0)
+        if self._thread.ident is not None:
+            self._thread.join(max(0.0, deadline - _GIVE_UP - time.monotonic()))
+            self._give_up.set()
+            self._thread.join(max(0.0, deadline - time.monotonic()))
+        at_work = self._thread.is_alive() or not self._helper.stop(max(0.0, deadline - time.monotonic()))
         return not (at_work or self._aside or self._take([]))
 
     def _loop(self) -> None:

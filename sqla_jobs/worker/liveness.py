@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
+from sqla_jobs.database.refusals import reason
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.queries import Claimed, Lease, processes
 from sqla_jobs.runtime.heartbeat import next_look
 from sqla_jobs.runtime.loop import Loop
+from sqla_jobs.runtime.stopping import in_turn
 from sqla_jobs.runtime.vitals import Vitals
 from sqla_jobs.worker.attempts import Shared
 from sqla_jobs.worker.host import Host
@@ -26,8 +30,6 @@ _PROGRESS = 0.1
 """The shortest time between writes of progress, in seconds."""
 _AT_REST = 10.0
 """Seconds without jobs after which a process counts as idle."""
-_SIGN_OFF = 5.0
-"""Seconds that a heartbeat in progress may take when the worker stops."""
 
 
 class Liveness:
@@ -35,7 +37,7 @@ class Liveness:
 
     `tasks` is stored in the process's row. `lost` is called after the process was considered dead: the process
     continues under a new id, and has lost all its old leases. `give_back_unknown` gives back the jobs of claims whose
-    replies never arrived.
+    replies never arrived. `leaving` is called before the process's row is deleted.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Liveness:
         sessions: int,
         lost: Callable[[], None],
         give_back_unknown: Callable[[uuid.UUID], None],
+        leaving: Callable[[], None],
     ) -> None:
         """Prepare to register. The jobs use up to `sessions` connections."""
         self._engine = shared.engine
@@ -60,6 +63,7 @@ class Liveness:
         self._sessions = sessions
         self._on_lost = lost
         self._give_back_unknown = give_back_unknown
+        self._leaving = leaving
         longest = shared.settings.longest_wait
         self._loop = Loop(
             "the heartbeat",
@@ -68,6 +72,7 @@ class Liveness:
             server=shared.engine,
             longest=longest,
             apart=_PROGRESS,
+            finishes=True,
         )
         self._process_id: uuid.UUID | None = None
         self._vitals = Vitals(shared.engine, shared.models)
@@ -90,12 +95,23 @@ class Liveness:
         self._tick_at = self._next_tick()
         self._loop.start()
 
-    def stop(self) -> None:
-        """Stop, and delete the process's row. Other workers can then take the process's remaining jobs immediately."""
-        if not self._loop.stop(_SIGN_OFF):
+    def stop(self, timeout: float) -> None:
+        """Stop, and delete the process's row. Other workers can then take the process's remaining jobs immediately.
+
+        The thread deletes the row, since this waits only up to `timeout` seconds for an answer of the server.
+        """
+        if not self._loop.stop(timeout):
             log.warning("could not sign off, the server does not answer: the lease will run out by itself")
-            return
-        self._host.leaving()
+        elif not self._loop.has_started and self._process_id is not None:
+            self._sign_off()
+
+    def _sign_off(self) -> None:
+        try:
+            in_turn(self._leaving, self._host.leaving, self._unregister)
+        except DBAPIError as error:
+            log.warning("could not sign off, the lease will run out by itself: %s", reason(error))
+
+    def _unregister(self) -> None:
         with self._engine.begin() as connection:
             processes.unregister(connection, self._models, self.process_id)
 
@@ -114,7 +130,10 @@ class Liveness:
         self._process_id = process_id
 
     def step(self) -> float:
-        """Store the progress that tasks have reported, and look after the held jobs if that is due."""
+        """Store reported progress, and look after the held jobs if that is due. Sign off in the last step."""
+        if self._loop.stopping.is_set():
+            self._sign_off()
+            return math.inf
         if time.monotonic() >= self._tick_at:
             self._tick()
             self._tick_at = self._next_tick()

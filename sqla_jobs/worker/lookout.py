@@ -85,6 +85,7 @@ class OwnLookout:
         self._settings = shared.settings
         self._channel = shared.models.channel
         self._promoter = Promoter(shared.claims, shared.queries, shared.settings, shared.set_aside, tasks=tasks)
+        self._listener: Listener | None = None
 
     @property
     def promote_at(self) -> float:
@@ -123,4 +124,5 @@ class OwnLookout:
         self._listener.start()
 
     def stop(self) -> None:
-        self._listener.stop()
+        if self._listener is not None:
+            self._listener.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,7 @@ from sqla_jobs.rules.retention import rules
 from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.set_aside import EVENT_LOOP, SetAside
 from sqla_jobs.runtime.settings import Settings
+from sqla_jobs.runtime.stopping import in_turn
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.worker.attempts import Attempts, Shared
 from sqla_jobs.worker.backfill import Backfill, store_limits
@@ -67,8 +69,14 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _SOME = 20
 """The maximum number of queues that a log line names."""
+_STOP = 9.0
+"""When a worker stops, its parts may take this many seconds more than the grace period: the server may be silent."""
+_CLAIM = 2.0
+"""Seconds that stopping waits for a claim in progress, before the grace period and after it."""
+_LAST = 1.0
+"""Seconds kept for the parts that stop after the ends of runs are stored."""
 _FLUSH = 10.0
-"""Seconds allowed for storing the remaining ends of runs when a worker stops."""
+"""The most seconds for storing the remaining ends of runs, and for each part that stops afterwards."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +114,7 @@ class Engines:
             return identity_of(connection, models.tables["jobs"])
 
     def close(self) -> None:
-        for engine in (self.main, self.claims, self.steps):
-            if engine is not None:
-                close_engine(engine)
+        in_turn(*(partial(close_engine, one) for one in (self.main, self.claims, self.steps) if one is not None))
 
 
 @dataclass(frozen=True)
@@ -211,6 +217,7 @@ class Parts:
             sessions=self._sessions,
             lost=self._on_lost,
             give_back_unknown=self._give_back_unknown,
+            leaving=self._tell_of_free_places,
         )
         self._finisher = Finisher(engines.main, queries, set_aside, settled=self._on_settled)
         self._lookout = host.lookout(shared, tasks)
@@ -280,55 +287,45 @@ class Parts:
         self._host.meet(self._shared, self._sessions)
         self._liveness.start()
 
-    def sign_off(self) -> None:
-        """Delete the process's row."""
-        try:
-            self._liveness.stop()
-        except DBAPIError as error:
-            log.warning("could not sign off, the lease will run out by itself: %s", reason(error))
-
     def start(self) -> None:
-        """Start the threads."""
+        """Start the threads. If one cannot be started, `stop` ends the others."""
         self._finisher.start()
         self._events.start()
         self.runners.start()
         self._host.may_close(self._coroutines.close_idle)
-        self.claimer.start()
         self.resolver.start()
         self._lookout.start(self.claimer)
         if self._pruner is not None:
             self._pruner.start()
+        self.claimer.start()  # last, so that nothing is claimed if another thread cannot be started
         log.info("worker %s serves %s", self._liveness.process_id, self._settings.queues)
 
     def stop(self, grace: float) -> None:
-        """Stop as `Worker.stop` describes. Let running jobs end within `grace` seconds."""
-        self.claimer.stop()
-        self._lookout.stop()
-        self._give_back()
-        for backlog in self._backlogs:
-            backlog.close()
-        self.attempts.withdraw()
-        if running := len(self.runners.running):
-            log.info("stopping: %d running, for at most %g s; a second signal ends at once", running, grace)
-        self.runners.wait(grace)
-        if self._pruner is not None:
-            self._pruner.stop()
-        self._end_the_rest(grace)
-        if not self._finisher.close(_FLUSH):
-            log.error("some outcomes could not be stored; their jobs are taken back when the lease ends")
-        self.resolver.stop(_FLUSH)
-        self._events.stop()
-        try:
-            self.limited.leave()
-        except DBAPIError as error:
-            log.warning("other workers were not notified of free places, and find them by polling: %s", reason(error))
-        self.sign_off()
+        """Stop as `Worker.stop` describes, also after a `start` that has raised an error.
+
+        Let running jobs end within `grace` seconds.
+        """
+        grace_ends = time.monotonic() + grace
+        ends = grace_ends + _STOP
+        in_turn(
+            lambda: self.claimer.stop(_CLAIM),
+            self._lookout.stop,
+            self._give_back,
+            *(backlog.close for backlog in self._backlogs),
+            self.attempts.withdraw,
+            lambda: self._wait_for_jobs(grace, _left(grace_ends)),
+            *([] if self._pruner is None else [self._pruner.stop]),
+            lambda: self.claimer.stop(_CLAIM),
+            lambda: self._end_the_rest(grace),
+            lambda: self._store_ends(min(_FLUSH, _left(ends - _LAST))),
+            lambda: self.resolver.stop(min(_FLUSH, _left(ends))),
+            lambda: self._events.stop(_left(ends)),
+            lambda: self._liveness.stop(min(_FLUSH, _left(ends))),
+        )
 
     def close(self) -> None:
         """Close the connections, after `stop`."""
-        self._coroutines.close()
-        self.engines.close()
-        self._step_threads.shutdown(wait=False)
+        in_turn(self._coroutines.close, self.engines.close, lambda: self._step_threads.shutdown(wait=False))
 
     def is_idle(self, retry: RetryLoop) -> bool:
         """Return whether nothing is due and nothing runs. If anything is, look for jobs. `drain` calls this."""
@@ -347,6 +344,22 @@ class Parts:
         if others := [name for name in waiting if name not in self._settings.queues]:
             names = ", ".join(others[:_SOME])
             log.log(level, "jobs are due in queues that this worker does not serve (--queues, queues=): %s", names)
+
+    def _wait_for_jobs(self, grace: float, seconds: float) -> None:
+        """Let running jobs end within `seconds`, which are left of the `grace` period."""
+        if running := len(self.runners.running):
+            log.info("stopping: %d running, for at most %g s; a second signal ends at once", running, grace)
+        self.runners.wait(seconds)
+
+    def _store_ends(self, seconds: float) -> None:
+        if not self._finisher.close(seconds):
+            log.error("some outcomes could not be stored; their jobs are taken back when the lease ends")
+
+    def _tell_of_free_places(self) -> None:
+        try:
+            self.limited.leave()
+        except DBAPIError as error:
+            log.warning("other workers were not notified of free places, and find them by polling: %s", reason(error))
 
     def _end_the_rest(self, grace: float) -> None:
         """Give back the jobs that have not started, and record the others that are still running as lost."""
@@ -394,3 +407,8 @@ class Parts:
     def _give_back_unknown(self, process_id: uuid.UUID) -> None:
         for lease in self.claimer.unknown_leases(process_id):
             self._finisher.put(RunEnd(lease, Outcome.released()))
+
+
+def _left(until: float) -> float:
+    """Return how many seconds are left until a time by `time.monotonic()`."""
+    return max(0.0, until - time.monotonic())

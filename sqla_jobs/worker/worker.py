@@ -25,7 +25,7 @@ from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.service import Service
 from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.runtime.shards import Shards
-from sqla_jobs.runtime.stopping import StopRequest, handled, stopped_by_signals
+from sqla_jobs.runtime.stopping import StopRequest, handled, in_turn, stopped_by_signals
 from sqla_jobs.worker.contexts import Contexts
 from sqla_jobs.worker.coroutines import coroutine_tasks
 from sqla_jobs.worker.event_loop import EventLoop
@@ -108,6 +108,7 @@ class Worker(Service):
                 if time.monotonic() - moved_at > self._settings.patience:
                     raise ConfigurationError(f"not drained: no job of {', '.join(sorted(held_up))} {_MAY_START}")
                 self._stop_requested.wait(_AGAIN if held_up else 0.005)
+            self._stop_requested.set()  # before the log, whose handler a job may hold up
             for parts in self._shards.each():
                 retry.run(partial(parts.log_unserved, logging.WARNING))
             if away := ", ".join(self._shards.away):
@@ -191,10 +192,13 @@ class Worker(Service):
     def _begin(self, parts: Parts) -> None:
         """Work in a database. In the first database, also enter the worker contexts."""
         assert self._common is not None, "it is made first"
-        if not self._shards.at_work:
-            self._common.enter()
-        parts.sign_on()
-        parts.start()
+        with ExitStack() as begun:
+            begun.callback(parts.stop, self._settings.grace)
+            if not self._shards.at_work:
+                self._common.enter()
+            parts.sign_on()
+            parts.start()
+            begun.pop_all()
 
     async def __aenter__(self) -> Self:
         # coroutine tasks inherit the caller's context
@@ -219,17 +223,21 @@ class Worker(Service):
 
         A job still running after `grace` seconds is recorded as `lost` and left to other workers. The job's thread can
         no longer commit anything through its session. The worker contexts are exited last.
+
+        If a part of this fails, the others follow, and the error is raised at the end. While the database is silent,
+        this gives up after `grace` and 10 seconds.
         """
         if self._is_stopped or self._common is None:
             return
         self._is_stopped = True
         self._stop_requested.set()
         grace = min(self._settings.grace, self._stop_requested.grace)
-        self._shards.stop(lambda parts: parts.stop(grace), patience=self._settings.patience)
-        self._common.leave()
-        for parts in self._shards.each():
-            parts.close()
-        self._common.close()
+        in_turn(
+            lambda: self._shards.stop(lambda parts: parts.stop(grace), patience=self._settings.patience),
+            self._common.leave,
+            lambda: in_turn(*(parts.close for parts in self._shards.each())),
+            self._common.close,
+        )
         if self._shards.at_work:
             log.info("worker stopped after %s", plural(self.runs, "run"))
 

@@ -112,6 +112,30 @@ def test_parent_and_child_of_a_fork_both_wake_it(worker: Engine, database_url: s
     wait_until(lambda: effects(worker) == {1, 2, 3})
 
 
+FORKED_FIRST = """
+import os, sys
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session
+from sqla_jobs.database.subscribers import subscribe
+from tests import shop
+subscribe(shop.jobs._models.channel, lambda queue: print("told in", os.getpid()))
+child = os.fork()
+with Session(create_engine(sys.argv[1])) as session:
+    shop.write.enqueue(session, n=1)
+    session.commit()
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+    print("parent", os.getpid())
+"""
+
+
+@pytest.mark.slow
+def test_a_fork_before_the_first_enqueue_does_not_call_the_subscribers_of_its_parent(database_url: str) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", FORKED_FIRST, database_url]
+    said = subprocess.run(command, cwd=ROOT, check=True, timeout=30, stdout=subprocess.PIPE, text=True).stdout.split()
+    assert said == ["told", "in", said[-1], "parent", said[-1]]
+
+
 @pytest.mark.slow
 def test_nothing_is_said_before_the_outermost_commit_or_after_a_rollback(engine: Engine, database_url: str) -> None:
     dsn = database_url.replace("+psycopg", "")
