@@ -7,11 +7,9 @@ import json
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from datetime import date, datetime, time, timedelta
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import groupby
 from typing import Any, cast
-
-from pydantic import TypeAdapter
 
 from sqla_jobs.rules.checks import MAX_DEPTH
 
@@ -28,9 +26,8 @@ ERASED_ARGS = {ERASED: True}
 
 _ENOUGH, _SHORT = 6, 4
 """How many characters in a row betray a secret, and how many betray one that is shorter than that."""
-_DURATION: Callable[[str], object] = TypeAdapter(timedelta).validate_python
 _MOMENTS: list[Callable[[str], object]] = [date.fromisoformat, datetime.fromisoformat, time.fromisoformat]
-"""What reads a duration or a time as it is stored, in ISO 8601."""
+"""What reads a time as it is stored, in ISO 8601."""
 
 
 class Secrets:
@@ -197,10 +194,18 @@ def _moments(leaf: object) -> Iterator[str]:
     """
     if not isinstance(leaf, str) or isinstance(leaf, Digits):
         return
-    for parse in [_DURATION] if leaf.lstrip("-").startswith("P") else _MOMENTS:
+    for parse in [_duration()] if leaf.lstrip("-").startswith("P") else _MOMENTS:
         with suppress(ValueError):
             moment = parse(leaf)
             yield from (str(moment), repr(moment).partition(", tzinfo=")[0].rstrip(")"))
+
+
+@cache
+def _duration() -> Callable[[str], object]:
+    """Return what reads a duration as it is stored, in ISO 8601."""
+    from pydantic import TypeAdapter  # only where there are sensitive arguments: a parent does without
+
+    return TypeAdapter(timedelta).validate_python
 
 
 def _betraying(form: str) -> Iterator[str]:
