@@ -74,7 +74,13 @@ def of_jobs(table: str) -> tuple[Any, ...]:
         Index(f"{table}_scheduled", "run_at", postgresql_where=text("state = 'scheduled'")),
         # jobs that run or have ended. The second condition is for queries of version 2 that use LIKE
         Index(f"{table}_state", "state", "finished_at", postgresql_where=text(BEGUN_OR_ENDED)),
-        Index(f"{table}_waits_for", "state", "waits_for", postgresql_where=text("waits_for IS NOT NULL")),
+        # jobs that watch another one, and those that the pruner deletes by a retention of their own
+        Index(
+            f"{table}_apart",
+            "state",
+            "waits_for",
+            postgresql_where=text("waits_for IS NOT NULL OR retention IS NOT NULL"),
+        ),
         Index(f"{table}_batch", "batch_id", "state", "id", postgresql_where=text("batch_id IS NOT NULL")),
         Index(
             f"{table}_ticks",
