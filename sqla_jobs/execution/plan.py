@@ -238,5 +238,6 @@ def context_of(attempt: Attempt) -> RunContext:
             _upstream=attempt.upstream,
             _publish=attempt.publish,
             _begin_steps=attempt.begin_steps,
+            _cancelling=attempt.cancelling,
         )
     return attempt.context

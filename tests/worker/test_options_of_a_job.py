@@ -212,8 +212,6 @@ class TestRetention:
             session.commit()
         session.connection().invalidate()
         session.rollback()
-        from sqlalchemy import event
-        event.listen(session.connection(), "before_cursor_execute", lambda c, cur, st, p, ctx, m: print(c.connection.cursor().execute("EXPLAIN (ANALYZE, BUFFERS) " + st, p).fetchall()) if "retention" in st else None)
         assert len(Removal(jobs._models).find_past_own(session, after=0, limit=1000)) == 4
         read = "SELECT seq_tup_read, idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'sqla_jobs'"
         scanned, fetched = session.execute(text(read)).one()
