@@ -195,14 +195,13 @@ class Attempt:
                 f"{self.job.task}: run.cancelling() is for functions: a coroutine is cancelled where it awaits, so "
                 "write try: await … except asyncio.CancelledError: cancel the call on its server, and raise again"
             )
-        outer = self.cancels
-        block = Cancelling(self, cancel, outer)
+        block = Cancelling(self, cancel, self.cancels)
         try:
             self.cancels = block
             yield
         finally:
             block.close()
-            self.cancels = outer
+            self.cancels = block.outer
 
     def publish(self, fraction: float, message: str | None) -> None:
         said = None if message is None else storable(self.secrets.text(str(message)), _PROGRESS)

@@ -83,12 +83,10 @@ class Executor:
         that the lease is gone, the returned end is a failure. The fence stores that failure only if the lease is still
         valid and the commit did not succeed.
         """
-        if attempt.cancel_requested or attempt.is_withdrawn:
-            return attempt.ended(Outcome.released())
-        if attempt.job.is_expired:
+        if attempt.job.is_expired and not attempt.is_withdrawn:
             log_end(attempt.job, EXPIRED, 0.0)
             return attempt.ended(EXPIRED)
-        if not attempt.begin(body, self._slot and self._slot()):
+        if attempt.cancel_requested or attempt.is_withdrawn or not attempt.begin(body, self._slot and self._slot()):
             return attempt.ended(Outcome.released())
         attempt.resources, attempt.upstream = self._resources, self._upstream
         end_span = None if self._tracing is None else begin_span(self._tracing, context_of(attempt))

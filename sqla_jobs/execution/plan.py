@@ -126,8 +126,9 @@ class Plan:
             raise
 
     def _call(self, attempt: Attempt, injected: list[Any], arguments: dict[str, Any]) -> Outcome:
-        if self.timeout is not None or attempt.job.timeout is not None:
-            self._limit(attempt, time.monotonic() + self._timeout_of(attempt))
+        timeout = self.timeout if attempt.job.timeout is None else attempt.job.timeout
+        if timeout is not None:
+            self._limit(attempt, time.monotonic() + timeout)
         if self._wants_context:
             attempt.progressed = self._progressed
             attempt.make_steps = self._make_steps
@@ -150,11 +151,6 @@ class Plan:
         except ArgumentsError as error:
             raise UnstorableResult(f"{attempt.job.task} (job {attempt.job.job_id}): {error}") from None
         return ERASED if self._erases else Outcome.succeeded(encoded)
-
-    def _timeout_of(self, attempt: Attempt) -> float:
-        """Return the timeout of an attempt that has one."""
-        own = attempt.job.timeout
-        return (self.timeout or 0.0) if own is None else own
 
     def _limit(self, attempt: Attempt, deadline: float) -> None:
         attempt.deadline = deadline
@@ -192,7 +188,8 @@ class Plan:
         if isinstance(error, UnstorableResult | Misuse):
             return Outcome.failed(Failure.of(error, secrets=attempt.secrets))
         if isinstance(error, TimedOut):
-            overdue = TimeoutError(f"ran longer than its timeout of {self._timeout_of(attempt):g} s")
+            timeout = self.timeout if attempt.job.timeout is None else attempt.job.timeout
+            overdue = TimeoutError(f"ran longer than its timeout of {timeout:g} s")
             error = overdue.with_traceback(error.__traceback__)
         since_claim = (at or time.monotonic()) - attempt.claimed_at
         return decide(

@@ -123,7 +123,9 @@ def _losses(row: Any) -> Iterator[str]:
 
 def _expiry(row: Any) -> Iterator[str]:
     """Yield what becomes, or became, of a job that expires."""
-    if row.state in NOT_RUNNING and row.expires_at is not None and not row.has_begun:
+    if row.expires_at is None:
+        return
+    if row.state in NOT_RUNNING and not row.has_begun:
         if row.expires_at > row.now:
             yield f"It expires at {moment(row.expires_at)}, unless it has begun by then."
         else:

@@ -27,7 +27,6 @@ from sqlalchemy import (
     select,
     table,
     text,
-    true,
     tuple_,
     update,
 )
@@ -157,10 +156,9 @@ class Removal:
 
     def is_under(self, rule: Rule) -> ColumnElement[bool]:
         """Return the condition that a rule is about the job, whose state and age are not looked at."""
-        task = self._job.task
-        of_tasks = [task == any_(literal([*rule.only], ARRAY(Text)))] if rule.only else []
-        of_others = [task != all_(literal([*rule.others], ARRAY(Text)))] if rule.others else []
-        return and_(true(), *of_tasks, *of_others, *([] if rule.for_all else [self._job.retention.is_(None)]))
+        task, names = self._job.task, literal([*(rule.only or rule.others)], ARRAY(Text))
+        is_under: ColumnElement[bool] = task == any_(names) if rule.only else task != all_(names)
+        return is_under if rule.for_all else is_under & self._job.retention.is_(None)
 
     def find_past_own(self, session: Session, *, after: int, limit: int) -> list[int]:
         """Return at most `limit` jobs above the id `after` that are past their own retention, by id."""

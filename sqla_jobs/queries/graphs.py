@@ -48,12 +48,7 @@ class Graphs:
         self._which_are_alone = with_arrays(named(_WHICH_ARE_ALONE, tables))
         self._connected = filled_in(_CONNECTED, tables)
         self._may_be_deleted = named(_MAY_BE_DELETED, tables)
-        self._rules = json.dumps(
-            [
-                {"state": one.state, "kept": one.kept, "tasks": one.only, "others": one.others, "all": one.for_all}
-                for one in rules
-            ]
-        )
+        self._rules = json.dumps([one._asdict() for one in rules])
         self._known: dict[int, bool] = {}
         """The jobs that have been looked at, and whether their graph may be pruned."""
 
@@ -124,10 +119,10 @@ def remove_batches(session: Session, models: Models[Any], ids: list[int]) -> int
 def _is_old(job: str) -> str:
     return f"""((EXISTS (
       SELECT FROM jsonb_to_recordset(CAST(:rules AS jsonb))
-        r (state text, kept float8, tasks jsonb, others jsonb, "all" boolean)
+        r (state text, kept float8, "only" jsonb, others jsonb, for_all boolean)
       WHERE r.state = {job}.state AND {job}.finished_at < statement_timestamp() - r.kept * INTERVAL '1 second'
-        AND (r.tasks = '[]' OR jsonb_exists(r.tasks, {job}.task)) AND NOT jsonb_exists(r.others, {job}.task)
-        AND (r."all" OR {job}.retention IS NULL)
+        AND (r."only" = '[]' OR jsonb_exists(r."only", {job}.task)) AND NOT jsonb_exists(r.others, {job}.task)
+        AND (r.for_all OR {job}.retention IS NULL)
       OFFSET 0) OR {_is_past_own(job)})
       AND NOT ({job}.state = 'failed' AND {job}.ordered_by IS NOT NULL AND {holds(f"{job}.ordered_by")}))"""
 

@@ -75,9 +75,7 @@ class RunContext:
     """The function that `progress` calls."""
     _begin_steps: Callable[[], Steps] = field(default=no_steps, repr=False)
     """The function that returns the run's steps. The first call creates the steps."""
-    _cancelling: Callable[[Callable[[], object]], AbstractContextManager[object]] = field(
-        default=nullcontext, repr=False
-    )
+    _cancelling: Callable[[Any], AbstractContextManager[object]] = field(default=nullcontext, repr=False)
     """The function that `cancelling` calls. Outside of workers nothing is interrupted."""
 
     @property

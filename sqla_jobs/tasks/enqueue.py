@@ -96,10 +96,9 @@ def check_options(job_class: type[Any], options: Mapping[str, Any]) -> dict[str,
     run_at = given.get("run_at")
     if run_at is not None and run_at != PARKED:
         _check_aware("run_at", run_at)
-    if "timeout" in given:
-        given["timeout"] = check_seconds("timeout", given["timeout"], least=INSTANT)
-    if "retention" in given:
-        given["retention"] = check_seconds("retention", given["retention"])
+    for name, least in (("timeout", INSTANT), ("retention", 0.0)):
+        if name in given:
+            given[name] = check_seconds(name, given[name], least=least)
     if isinstance(expires := given.get("expires"), datetime):
         _check_aware("expires", expires)
     elif expires is not None:
@@ -180,14 +179,10 @@ def job_values(task: str, defaults: Mapping[str, Any], options: Mapping[str, Any
         "max_attempts": chosen["max_attempts"],
         "state": JobState.scheduled if later else JobState.queued,
         **options.get("columns", {}),
-        **{name: chosen[name] for name in _GIVEN if name in chosen},
+        **{one: chosen[one] for one in ("max_lost", "headers", "on_failure", "timeout", "retention") if one in chosen},
     }
     times = {"run_at": later, "expires_at": options.get("expires")}
     return values | {name: moment for name, moment in times.items() if moment}
-
-
-_GIVEN = ("max_lost", "headers", "on_failure", "timeout", "retention")
-"""The options that have a column of the same name, which is null without them."""
 
 
 def expressed(values: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -134,12 +134,7 @@ class Run(Generic[C, R]):
         with resources_of_test(hooks, self._session, self._options.get("resources")) as (resources, _):
             attempt = _attempt(declaration, self._options, stored)
             run = _context(
-                declaration,
-                self._options,
-                headers=headers,
-                resources=resources,
-                _begin_steps=attempt.begin_steps,
-                _cancelling=attempt.cancelling,
+                declaration, self._options, headers=headers, resources=resources, _begin_steps=attempt.begin_steps
             )
             called = partial(_called, declaration, self._session, run, attempt, body, hooks.middleware)
             with Surrounded(context(run), attempt), within(hooks.middleware, run, attempt):

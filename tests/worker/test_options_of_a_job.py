@@ -103,6 +103,7 @@ class TestExpires:
             assert "had not begun when it expired" in jobs.why(session, ended)[-1]
         jobs.retry(session, late[0])
         session.commit()
+        assert "expire" not in " ".join(jobs.why(session, late[0]))
         if task is not rated:
             assert jobs.worker(bind=database).drain() == 1
             assert job(session, late[0].id).state == "succeeded"
@@ -167,6 +168,11 @@ def end(session: Session, *ended: Any, days: float, state: str = "succeeded") ->
     return ids
 
 
+def left(session: Session) -> list[int]:
+    session.rollback()
+    return [*session.scalars(select(Job.id).order_by(Job.id))]
+
+
 class TestRetention:
     def test_of_a_job_stands_in_place_of_the_tasks_and_the_workers(self, database: Engine, session: Session) -> None:
         long, short = (timedelta(days=days) for days in (30, 0.5))
@@ -183,7 +189,7 @@ class TestRetention:
         session.execute(update(Job).where(Job.id == kept[0]).values(retention=float("nan")))  # as SQL may
         session.commit()
         with jobs.worker(bind=database):
-            wait_until(lambda: [*session.scalars(select(Job.id).order_by(Job.id))] == kept or session.rollback())
+            wait_until(lambda: left(session) == kept)
 
     def test_keeps_a_graph_until_the_last_of_its_jobs_may_go(self, database: Engine, session: Session) -> None:
         short = plain.options(retention=3600).enqueue(session, n=1)
@@ -193,7 +199,7 @@ class TestRetention:
         last = plain.options(retention=7200, after=first).enqueue(session, n=2)
         end(session, first, last, days=1)
         with jobs.worker(bind=database):
-            wait_until(lambda: [*session.scalars(select(Job.id).order_by(Job.id))] == kept or session.rollback())
+            wait_until(lambda: left(session) == kept)
 
     def test_a_person_who_prunes_is_obeyed(self, session: Session) -> None:
         end(session, plain.options(retention=timedelta(days=30)).enqueue(session, n=1), days=20)

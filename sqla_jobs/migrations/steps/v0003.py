@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def upgrade(op: Operations, names: Names) -> None:
     """Add the columns of version 3. Drop what a plain job does not need in the CHECKs and indexes of jobs."""
     dropped = {name: "" for name in _BEFORE if name not in _AFTER}
-    alter(op, names, "jobs", add=[f"{name} {kind}" for name, kind in _ADDED.items()], checks=_AFTER | dropped)
+    alter(op, names, "jobs", add=_ADDED, checks=_AFTER | dropped)
     for index, definition in _NEW.items():
         build_index(op, names, index, definition)
     drop_indexes(op, names, *_OLD)
@@ -29,15 +29,10 @@ def downgrade(op: Operations, names: Names) -> None:
     for index, definition in _OLD.items():
         build_index(op, names, index, definition)
     drop_indexes(op, names, *_NEW)
-    alter(op, names, "jobs", add=["if_failed text"], drop=[*_ADDED], checks=_BEFORE)
+    alter(op, names, "jobs", add=["if_failed text"], drop=[one.split()[0] for one in _ADDED], checks=_BEFORE)
 
 
-_ADDED = {
-    "max_lost": "smallint",
-    "timeout": "double precision",
-    "retention": "double precision",
-    "expires_at": "timestamp with time zone",
-}
+_ADDED = ("max_lost smallint", "timeout float8", "retention float8", "expires_at timestamptz")
 _BEFORE = {rule.name: rule.after for rule in v0002.RULES["jobs"] if rule.name not in ("state", "priority")} | {
     "if_failed": "if_failed = ANY ('{cancel,run,hold}')",
     "position": "position > 0",
