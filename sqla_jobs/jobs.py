@@ -177,9 +177,9 @@ class Jobs(Bound, Generic[J]):
         __getattr__ = underscored("models", "hooks", "counters", "bound", "binding", "is_bound")
 
     @overload
-    def task(self, target: type[T], /) -> type[T]: ...  # type: ignore[overload-overlap]  # a class is also callable
+    def task(self, target: type[T], /, **options: Unpack[TaskOptions]) -> type[T]: ...  # type: ignore[overload-overlap]
     @overload
-    def task(self, target: Callable[C, R], /) -> Task[C, R, J]: ...
+    def task(self, target: Callable[C, R], /, **options: Unpack[TaskOptions]) -> Task[C, R, J]: ...
     @overload
     def task(self, /, **options: Unpack[TaskOptions]) -> TaskDecorator[J]: ...
     def task(self, target: Any = None, /, **options: Unpack[TaskOptions]) -> Any:
@@ -188,8 +188,8 @@ class Jobs(Bound, Generic[J]):
         A function becomes a `Task`, which is still callable and is enqueued with `.enqueue(session, …)`. A class stays
         unchanged, and its instances are enqueued with `jobs.enqueue(session, instance)`.
 
-        - `target`: the function or class, when used as `@jobs.task`.
-        - `options`: `TaskOptions`, when used as `@jobs.task(name="mail.send", …)`.
+        - `target`: the function or class, when used as `@jobs.task`. A lambda needs a `name=`.
+        - `options`: `TaskOptions`, when used as `@jobs.task(name="mail.send", …)` or `jobs.task(send, name=…)`.
 
         Raises `DeclarationError` for an invalid signature or option, and for a name that another task already has.
         """

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Listener
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from flask import Flask
     from sqlalchemy import Connection, Engine, MetaData
     from sqlalchemy.orm import Session
 
@@ -28,6 +29,7 @@ __all__ = [
     "sqla_jobs_database",
     "sqla_jobs_databases",
     "sqla_jobs_engine",
+    "sqla_jobs_flask",
     "sqla_jobs_metadata",
     "sqla_jobs_postgres",
     "sqla_jobs_session",
@@ -122,6 +124,27 @@ def sqla_jobs_session(sqla_jobs_connection: Connection, sqla_jobs_session_class:
     """A session that is rolled back after the test: its commits are savepoints."""
     with sqla_jobs_session_class(sqla_jobs_connection, join_transaction_mode="create_savepoint") as session:
         yield session
+
+
+@pytest.fixture
+def sqla_jobs_flask(sqla_jobs_connection: Connection) -> Callable[[Flask], Flask]:
+    """A function that takes a Flask application, makes its `db.session` use the test's connection, and returns it.
+
+    The session's commits are savepoints, which are rolled back after the test.
+    """
+
+    def in_test(app: Flask) -> Flask:
+        db: Any = app.extensions.get("sqlalchemy")
+        if db is None:
+            pytest.fail(f"{app!r} has no db.session; bind its own session to sqla_jobs_connection.", pytrace=False)
+        is_lite = hasattr(type(db), "sessionmaker")
+        with app.app_context():
+            db.engines["default" if is_lite else None] = sqla_jobs_connection
+            options = {"bind": sqla_jobs_connection} if is_lite else {}
+            (db.sessionmaker if is_lite else db.session).configure(join_transaction_mode="create_savepoint", **options)
+        return app
+
+    return in_test
 
 
 _UNSET_IT = "correct it, or unset it, and the tests start their own server"

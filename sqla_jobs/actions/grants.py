@@ -17,7 +17,7 @@ from sqla_jobs.queries.erasing import ERASED_COLUMNS
 _GATES = ("gates", "ordered_by")
 _ENQUEUED = (
     *("task", "queue", "priority", "args", "state", "run_at", "max_attempts", "max_lost", "unique_key"),
-    *("unique_period", "headers", "on_failure"),
+    *("unique_period", "headers", "on_failure", "timeout", "retention", "expires_at"),
     *_GATES,
 )
 _AFTER = ("waits_for", "waits_at", "if_failed", "batch_id", "finished_at")

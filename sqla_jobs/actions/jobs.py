@@ -129,6 +129,7 @@ class Retry(Change):
             "finished_at": null(),
             "cancel_requested_at": null(),
             "kill_requested": False,
+            "expires_at": null(),
             "waits_for": null(),
             "waits_at": null(),
         }

@@ -65,8 +65,8 @@ class Old(Protocol):
 class LoneJobs:
     """Jobs of no graph and no batch that ended in `state` over `older_than` seconds ago, unless a row refers to them.
 
-    The cursor is the number of jobs that stay. Many jobs may have ended at one instant, so a keyset cursor would need
-    an index that also orders jobs by id.
+    They meet `condition`. The cursor is the number of jobs that stay. Many jobs may have ended at one instant, so a
+    keyset cursor would need an index that also orders jobs by id.
     """
 
     removal: Removal
@@ -74,13 +74,15 @@ class LoneJobs:
     state: str
     older_than: float
     references: Sequence[ColumnElement[bool]]
+    condition: ColumnElement[bool]
 
     @property
     def name(self) -> str:
         return f"{self.state} job"
 
     def find(self, session: Session, cursor: Any) -> Batch:
-        conditions = [*self.removal.ended(self.state, self.older_than), is_alone(self.removal.models)]
+        ended = self.removal.ended(self.state, self.older_than)
+        conditions = [*ended, self.condition, is_alone(self.removal.models)]
         stay = cursor or 0
         ids = self.removal.find(session, conditions, self.references, offset=stay, limit=BATCH)
         return Batch(ids, partial(sub, stay + len(ids)) if len(ids) == BATCH else None)
@@ -125,11 +127,28 @@ def old_jobs(
     removal: Removal, graphs: Graphs, rule: Rule, references: Sequence[ColumnElement[bool]]
 ) -> tuple[LoneJobs | None, SomeJobs]:
     """Return the jobs to which a rule applies: those of no graph, unless the rule is about tasks, and the others."""
+    kept, is_under = (removal, graphs, rule.state, rule.kept, references), removal.is_under(rule)
     if rule.only or rule.others:
-        of_tasks = removal.is_of(rule.only) if rule.only else removal.is_of_none(rule.others)
-        return None, SomeJobs(removal, graphs, rule.state, rule.kept, references, of_tasks)
-    lone = LoneJobs(removal, graphs, rule.state, rule.kept, references)
-    return lone, SomeJobs(removal, graphs, rule.state, rule.kept, references, ~is_alone(removal.models))
+        return None, SomeJobs(*kept, is_under)
+    return LoneJobs(*kept, is_under), SomeJobs(*kept, is_under & ~is_alone(removal.models))
+
+
+@dataclass(frozen=True, slots=True)
+class OwnJobs:
+    """Jobs that are past a retention of their own, with their graphs. The cursor is an id."""
+
+    removal: Removal
+    graphs: Graphs
+    references: Sequence[ColumnElement[bool]]
+    name: str = "job"
+
+    def find(self, session: Session, cursor: Any) -> Batch:
+        ids = self.removal.find_past_own(session, after=cursor or 0, limit=BATCH)
+        return Batch(self.graphs.whole(session, ids), partial(_at, ids[-1]) if len(ids) == BATCH else None)
+
+    def remove(self, session: Session, ids: Sequence[int]) -> int:
+        conditions = [self.removal.keeps_none_waiting()]
+        return self.removal.prune(session, ids, conditions, self.references, self.graphs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +253,7 @@ def prune_jobs(session: Session, models: Models[Any], *, older_than: timedelta |
     def gone(old: Old) -> int:
         return sum(count for count, _ in prune(old, part, partial(warn, "delete", old.name)))
 
-    rules = [Rule(state, seconds) for state in ENDED]
+    rules = [Rule(state, seconds, for_all=True) for state in ENDED]
     graphs = Graphs(models, rules)
     jobs = sum(gone(old) for rule in rules for old in old_jobs(removal, graphs, rule, references) if old is not None)
     gone(OrphanedRuns(Leftovers(models), seconds))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
 from typing import Any
 
 import click
@@ -12,7 +11,7 @@ from sqla_jobs.actions import schedules as schedule_actions
 from sqla_jobs.cli.application import audited, changing, on_application
 from sqla_jobs.cli.naming import ApplicationCommand, right_usage
 from sqla_jobs.cli.output import as_json, console, plain_json, print_json, print_table, shown
-from sqla_jobs.clock.sync import retire, sync
+from sqla_jobs.clock import sync_schedules
 from sqla_jobs.errors import JobsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import CatchUp, Overlap, TickOutcome
@@ -220,14 +219,15 @@ def run_now(jobs: Jobs[Any], actor: str, name: str) -> None:
 
 @schedule.command("sync", cls=ApplicationCommand)
 @on_application
-@click.option("--prune", is_flag=True, help="Disable schedules that code no longer declares.")
+@click.option("--keep", is_flag=True, help="Leave schedules enabled that this code does not declare.")
 @click.option("--reset", is_flag=True, help="Undo the changes of operators.")
-def sync_schedules(jobs: Jobs[Any], prune: bool, reset: bool) -> None:
-    """Store the schedules that code declares. Clocks also store them when they start."""
-    jobs.tasks.load()
+def sync(jobs: Jobs[Any], keep: bool, reset: bool) -> None:
+    """Store the schedules that code declares, and disable those that it no longer declares.
+
+    Clocks also store them when they start, and disable those that no process has declared for a day.
+    """
     with jobs._binding().transaction() as session:
-        sync(session, jobs._models, jobs.schedules, reset=reset)
-        retired = retire(session, jobs._models, jobs.schedules, timedelta(0)) if prune else []
+        retired = sync_schedules(session, jobs, reset=reset, keep=keep)
     click.echo(f"{they_are(len(jobs.schedules), 'schedule')} declared in code")
     for name in retired:
         click.echo(f"disabled: {name}")

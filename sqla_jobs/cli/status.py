@@ -32,7 +32,6 @@ def status(jobs: Jobs[Any], watch: bool, exact: bool, as_json: bool) -> None:
     """Show queues, processes, failures and warnings."""
     if watch and (as_json or not sys.stdout.isatty()):
         raise click.UsageError("--watch redraws a terminal: leave out --json, and write to no file or pipe")
-    jobs.tasks.load()
     if not watch:
         _show(_read_status(jobs, exact), as_json)
         return

@@ -53,7 +53,7 @@ def prune(jobs: Jobs[Any], actor: str, older_than: timedelta, states: tuple[str,
     longer exists are deleted, too.
     """
     wanted = tuple(JobState(state) for state in states) or ENDED
-    rules = tuple(Rule(state, older_than.total_seconds()) for state in wanted)
+    rules = tuple(Rule(state, older_than.total_seconds(), for_all=True) for state in wanted)
     carry_out(jobs, Wanted(Prune(rules)), Selection(states=wanted, ended_before=older_than), actor, ask=not yes)
     if states:
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, update
 from sqlalchemy.dialects.postgresql import insert
@@ -14,9 +14,28 @@ from sqla_jobs.models.columns import ScheduleMixin
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries.schedules import ScheduleQueries
 from sqla_jobs.tasks.schedule import Declared
+from sqla_jobs.tasks.sessions import AnySession, plain_session
+
+if TYPE_CHECKING:
+    from sqla_jobs.jobs import Jobs
 
 UNDECLARED_FOR = timedelta(hours=24)
 """A schedule is disabled once no process has declared it for this long."""
+
+
+def sync_schedules(session: AnySession, jobs: Jobs[Any], *, reset: bool = False, keep: bool = False) -> list[str]:
+    """Store the schedules that code declares, and disable those that it no longer declares, in your transaction.
+
+    - `jobs`: the `Jobs`, whose tasks are imported first.
+    - `reset`: True undoes the changes of operators.
+    - `keep`: True disables nothing, for example because another application declares schedules in these tables.
+
+    Returns the names of the disabled schedules. Schedules that operators added are left alone.
+    """
+    own = plain_session(session, "sync_schedules(session, jobs)")
+    jobs.tasks.load()
+    sync(own, jobs._models, jobs.schedules, reset=reset)
+    return [] if keep else retire(own, jobs._models, jobs.schedules, timedelta(0))
 
 
 def sync(session: Session, models: Models[Any], declared: Mapping[str, Declared], *, reset: bool = False) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 
 from sqlalchemy.orm import Session
 
-from sqla_jobs.execution.interrupt import CancelRequested, Interrupt, Interruptible, LeaseGone
+from sqla_jobs.errors import JobsError
+from sqla_jobs.execution.interrupt import Cancelling, CancelRequested, Interrupt, Interruptible, LeaseGone
 from sqla_jobs.execution.shared_memory import RunSlot
 from sqla_jobs.queries import Claimed, RunEnd
 from sqla_jobs.rules.outcomes import Outcome, storable
@@ -61,6 +62,8 @@ class Attempt:
     """Reads the results of the jobs that this job was enqueued after."""
     body: Interruptible | None = None
     """The object that calls the task's code and can interrupt it, from the attempt's beginning to its end."""
+    cancels: Cancelling | None = None
+    """The innermost block of `run.cancelling` that the code is in."""
     session: Session | None = None
     """The task's session, if it takes one."""
     make_steps: Callable[[Attempt], Steps] | None = None
@@ -178,8 +181,27 @@ class Attempt:
 
     def interrupt(self, kind: type[Interrupt]) -> None:
         """Raise `kind` in the task's code, if that code is currently running."""
-        if (body := self.body) is not None:  # read only once: another thread clears it when the run ends
+        body, cancels = self.body, self.cancels  # read only once: another thread clears them
+        if body is not None and cancels is not None:
+            cancels.interrupt(partial(body.interrupt, self, kind))
+        elif body is not None:
             body.interrupt(self, kind)
+
+    @contextmanager
+    def cancelling(self, cancel: Callable[[], object]) -> Generator[None]:
+        """Let an interrupt call `cancel` first, until the end of the block. Raises `JobsError` in a coroutine task."""
+        if self.declaration is not None and self.declaration.signature.is_coroutine:
+            raise JobsError(
+                f"{self.job.task}: run.cancelling() is for functions: a coroutine is cancelled where it awaits, so "
+                "write try: await … except asyncio.CancelledError: cancel the call on its server, and raise again"
+            )
+        block = Cancelling(self, cancel, self.cancels)
+        try:
+            self.cancels = block
+            yield
+        finally:
+            block.close()
+            self.cancels = block.outer
 
     def publish(self, fraction: float, message: str | None) -> None:
         said = None if message is None else storable(self.secrets.text(str(message)), _PROGRESS)

@@ -20,7 +20,7 @@ from sqla_jobs.execution.steps import StepsFactory
 from sqla_jobs.execution.surroundings import begin_span
 from sqla_jobs.execution.transactions import NotBegun, Transactions
 from sqla_jobs.queries import RunEnd
-from sqla_jobs.rules.outcomes import Failure, Outcome
+from sqla_jobs.rules.outcomes import EXPIRED, Failure, Outcome
 from sqla_jobs.tasks.context import Upstream
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.hooks import Middleware, is_asynchronous, surroundings
@@ -83,6 +83,9 @@ class Executor:
         that the lease is gone, the returned end is a failure. The fence stores that failure only if the lease is still
         valid and the commit did not succeed.
         """
+        if attempt.job.is_expired and not attempt.is_withdrawn:
+            log_end(attempt.job, EXPIRED, 0.0)
+            return attempt.ended(EXPIRED)
         if attempt.cancel_requested or attempt.is_withdrawn or not attempt.begin(body, self._slot and self._slot()):
             return attempt.ended(Outcome.released())
         attempt.resources, attempt.upstream = self._resources, self._upstream

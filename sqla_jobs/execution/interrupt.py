@@ -7,14 +7,18 @@ not interrupted until it returns.
 from __future__ import annotations
 
 import ctypes
+import logging
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from operator import call
 from types import MappingProxyType
 from typing import Any, Protocol
 
 from sqla_jobs.rules.error_text import stack_of
+
+log: logging.Logger = logging.getLogger("sqla_jobs.run")
 
 NONE: Mapping[str, Any] = MappingProxyType({})
 """An empty mapping: no keyword arguments."""
@@ -151,6 +155,42 @@ class Body:
         """Return the thread's stack, as text."""
         frame = sys._current_frames().get(self.thread)
         return stack_of(frame) if frame is not None else "its thread has ended"
+
+
+class Cancelling:
+    """A block of a run's code, in which an interrupt first calls `cancel`, once, in a thread of its own.
+
+    The call is over, and the interrupt is on its way, before the block ends. No call begins after the block.
+    """
+
+    def __init__(self, owner: object, cancel: Callable[[], object], outer: Cancelling | None) -> None:
+        self.outer = outer
+        self._owner = owner
+        self._cancel = cancel
+        self._has_begun = False
+        self._is_open = True
+        self._lock = threading.Lock()
+
+    def interrupt(self, deliver: Callable[[], object]) -> None:
+        """Call `cancel`, and then `deliver`, which interrupts the code. This does not wait."""
+        if not self._has_begun:
+            threading.Thread(target=self._call, args=(deliver,), name="sqla_jobs-cancel", daemon=True).start()
+            self._has_begun = True
+
+    def _call(self, deliver: Callable[[], object]) -> None:
+        with self._lock:
+            if self._is_open:
+                self._is_open = False
+                try:
+                    self._cancel()
+                except BaseException:
+                    log.exception("%s: what it gave to run.cancelling() failed, and is not called again", self._owner)
+            (call if self.outer is None else self.outer._call)(deliver)
+
+    def close(self) -> None:
+        """End the block. Wait for a call in progress."""
+        with self._lock:
+            self._is_open = False
 
 
 class _Bodies(threading.local):

@@ -129,8 +129,9 @@ class Plan:
             raise
 
     def _call(self, attempt: Attempt, injected: list[Any], arguments: dict[str, Any]) -> Outcome:
-        if self.timeout is not None:
-            self._limit(attempt, time.monotonic() + self.timeout)
+        timeout = self.timeout if attempt.job.timeout is None else attempt.job.timeout
+        if timeout is not None:
+            self._limit(attempt, time.monotonic() + timeout)
         if self._wants_context:
             attempt.progressed = self._progressed
             attempt.make_steps = self._make_steps
@@ -194,7 +195,8 @@ class Plan:
         if isinstance(error, UnstorableResult | Misuse):
             return Outcome.failed(Failure.of(error, secrets=attempt.secrets))
         if isinstance(error, TimedOut):
-            overdue = TimeoutError(f"ran longer than its timeout of {self.timeout:g} s")
+            timeout = self.timeout if attempt.job.timeout is None else attempt.job.timeout
+            overdue = TimeoutError(f"ran longer than its timeout of {timeout:g} s")
             error = overdue.with_traceback(error.__traceback__)
         since_claim = (at or time.monotonic()) - attempt.claimed_at
         return decide(
@@ -240,5 +242,6 @@ def context_of(attempt: Attempt) -> RunContext:
             _upstream=attempt.upstream,
             _publish=attempt.publish,
             _begin_steps=attempt.begin_steps,
+            _cancelling=attempt.cancelling,
         )
     return attempt.context

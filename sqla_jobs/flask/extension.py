@@ -71,6 +71,7 @@ class FlaskJobs(Generic[J]):
         if "sqla_jobs" not in app.extensions:
             app.extensions["sqla_jobs"] = self
             _Applications.of(self.jobs).add(app)
+            app.cli.add_command(cli)  # for app.test_cli_runner(); the program `flask` finds it without this
 
     def _option_defaults(self, app: Flask) -> dict[str, dict[str, Any]]:
         """Return the defaults of `worker` and `clock` from the config of `app`, by command."""

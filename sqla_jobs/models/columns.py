@@ -131,6 +131,12 @@ class JobMixin(Row):
     max_lost: Mapped[int | None] = mapped_column(SmallInteger)
     """The number of lost runs in a row after which the job ends as `failed`. A lost run then gives its attempt back.
     Null if each lost run uses an attempt."""
+    timeout: Mapped[float | None] = mapped_column(Double)
+    """The time limit of each attempt, in seconds. Null if the limit of the task or of the worker applies."""
+    retention: Mapped[float | None] = mapped_column(Double)
+    """How many seconds after its end the job is deleted. Null if the retention of the task or of the worker applies."""
+    expires_at: Mapped[datetime | None] = mapped_column(RunAtType)
+    """If the job has not begun by then, the next claim ends it as `cancelled`. Null if it does not expire."""
 
     if TYPE_CHECKING:
         runs: Mapped[list[RunMixin]]

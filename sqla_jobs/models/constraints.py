@@ -19,6 +19,7 @@ from sqla_jobs.rules.outcomes import RunOutcome
 
 BEGUN_OR_ENDED = "state = ANY ('{running,succeeded,failed,cancelled}') OR state LIKE 'running'"
 """The predicate of the index on jobs that run or have ended."""
+_APART = "waits_for IS NOT NULL OR retention IS NOT NULL"
 _IS_RATE = "ascii(gate) = 37"
 """The condition that the gate begins with %. Drivers would take a literal % for the start of a parameter."""
 _PRIORITIES = "CAST('[-10, 10]' AS int4range)"
@@ -74,7 +75,8 @@ def of_jobs(table: str) -> tuple[Any, ...]:
         Index(f"{table}_scheduled", "run_at", postgresql_where=text("state = 'scheduled'")),
         # jobs that run or have ended. The second condition is for queries of version 2 that use LIKE
         Index(f"{table}_state", "state", "finished_at", postgresql_where=text(BEGUN_OR_ENDED)),
-        Index(f"{table}_waits_for", "state", "waits_for", postgresql_where=text("waits_for IS NOT NULL")),
+        # jobs that watch another one, and those that the pruner deletes by a retention of their own
+        Index(f"{table}_apart", "state", "waits_for", postgresql_where=text(_APART)),
         Index(f"{table}_batch", "batch_id", "state", "id", postgresql_where=text("batch_id IS NOT NULL")),
         Index(
             f"{table}_ticks",

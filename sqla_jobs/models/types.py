@@ -33,7 +33,7 @@ class JobState(StrEnum):
     failed = "failed"
     """No attempt is left, or the task's policy gave up."""
     cancelled = "cancelled"
-    """The job was cancelled, the task raised `Cancel`, or a row among the arguments is gone."""
+    """The job was cancelled or has expired, the task raised `Cancel`, or a row among the arguments is gone."""
 
 
 class IfFailed(StrEnum):

@@ -17,6 +17,7 @@ from sqla_jobs.monitoring.paused import PausedTask, read_paused_tasks
 from sqla_jobs.monitoring.processes import ProcessStatus
 from sqla_jobs.monitoring.queues import ALL, read_work
 from sqla_jobs.runtime.figures import QueueStatus
+from sqla_jobs.tasks.sessions import AnySession, plain_session
 
 _COUNTED = 1_000_000
 """The maximum number of jobs counted in a queue."""
@@ -36,21 +37,24 @@ class Status:
     warnings: list[Finding]
 
 
-def read_status(session: Session, jobs: Jobs[Any], *, exact: bool = False) -> Status:
-    """Return the status of all queues and processes. Import the tasks first, because the warnings depend on them.
+def read_status(session: AnySession, jobs: Jobs[Any], *, exact: bool = False) -> Status:
+    """Return the status of all queues and processes, as `sqla-jobs status --json` prints it. It only reads.
 
-    With `exact`, all jobs are counted; the more there are, the longer it takes.
+    - `jobs`: the `Jobs`, whose tasks are imported first: the warnings depend on them.
+    - `exact`: True counts all jobs; the more there are, the longer it takes.
     """
-    ended = _ended_per_minute(session, jobs)
-    queues, processes = read_work(session, jobs, per_minute=ended, most=ALL if exact else _COUNTED)
+    own = plain_session(session, "status(session, jobs)")
+    jobs.tasks.load()
+    ended = _ended_per_minute(own, jobs)
+    queues, processes = read_work(own, jobs, per_minute=ended, most=ALL if exact else _COUNTED)
     looked_at = ALL if exact else LOOKED_AT
     return Status(
         queues,
-        read_paused_tasks(session, jobs),
+        read_paused_tasks(own, jobs),
         processes,
-        read_failures(session, jobs, most=looked_at),
-        read_retrying(session, jobs, most=looked_at),
-        problems(session, jobs),
+        read_failures(own, jobs, most=looked_at),
+        read_retrying(own, jobs, most=looked_at),
+        problems(own, jobs),
     )
 
 

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Boolean, Text, and_, cast, func, literal_column, or_, select
+from sqlalchemy import Boolean, Text, and_, cast, exists, func, literal_column, or_, select
 from sqlalchemy.orm import Session
 
 from sqla_jobs.actions.change import id_of
 from sqla_jobs.errors import UnknownJob
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.models.types import PARKED, JobState
+from sqla_jobs.models.types import NOT_RUNNING, PARKED, JobState
 from sqla_jobs.monitoring.check import Look
 from sqla_jobs.monitoring.examine import CHECKS
 from sqla_jobs.monitoring.finding import ask, readable
@@ -22,23 +22,19 @@ from sqla_jobs.monitoring.prerequisites import of_blocked, of_cancelled
 from sqla_jobs.monitoring.processes import places
 from sqla_jobs.monitoring.queues import COUNTED
 from sqla_jobs.monitoring.steps import StepWait, read_unread, read_wait
+from sqla_jobs.queries.expressions import is_of_job
 from sqla_jobs.queries.limits import keeps_others_waiting
 from sqla_jobs.queries.losses import lost_in_a_row
 from sqla_jobs.queries.processes import age_of, is_alive
 from sqla_jobs.rules.fitting import UNFIT, Takes
 from sqla_jobs.rules.limits import described
-from sqla_jobs.rules.outcomes import RunOutcome
+from sqla_jobs.rules.outcomes import EXPIRY, RunOutcome
 from sqla_jobs.rules.redaction import parse
 from sqla_jobs.rules.wording import Count, duration, moment, plural, they_are
 from sqla_jobs.runtime.set_aside import EVENT_LOOP
 
 _IS_MINE: Any = literal_column("xmin = CAST(pg_current_xact_id_if_assigned() AS xid)", Boolean)
 """True if the current transaction wrote the current version of the row."""
-_READ = (
-    *("id", "task", "queue", "priority", "position", "state", "run_at", "attempt", "max_attempts", "max_lost", "gates"),
-    *("ordered_by", "unique_key", "waits_for", "if_failed", "times_replaced", "times_returned", "created_at"),
-    *("process_id", "started_at", "finished_at", "cancel_requested_at"),
-)
 _AHEAD = 3600.0
 """The minimum wait, in seconds, for `why` to mention that a job keeps its unique key."""
 
@@ -46,7 +42,7 @@ _AHEAD = 3600.0
 def why(session: Session, jobs: Jobs[Any], job: Any) -> list[str]:
     """Return the reasons why a job is waiting, or its outcome, as sentences. Raises `UnknownJob`."""
     row = _read(session, jobs, id_of(session, job))
-    return [*_reasons(session, jobs, row), *_losses(row)]
+    return [*_reasons(session, jobs, row), *_losses(row), *_expiry(row)]
 
 
 def _reasons(session: Session, jobs: Jobs[Any], row: Any) -> list[str]:
@@ -72,6 +68,8 @@ def _reasons(session: Session, jobs: Jobs[Any], row: Any) -> list[str]:
 
 def _read(session: Session, jobs: Jobs[Any], job_id: int) -> Any:
     job: Any = jobs.Job
+    run = jobs.Run.__table__
+    of_job = exists().where(run.c.job_id == job.id, is_of_job(run, job.__table__))
     # arguments and headers may be unreadable
     columns = [readable(column) for column in job.__table__.c if column.name not in ("args", "headers")]
     more = (
@@ -80,6 +78,8 @@ def _read(session: Session, jobs: Jobs[Any], job_id: int) -> Any:
         keeps_others_waiting(jobs._models).label("keeps_others_waiting"),
         lost_in_a_row(jobs._models).label("lost_in_a_row"),
         func.coalesce(_IS_MINE, False).label("is_uncommitted"),
+        of_job.label("has_begun"),
+        of_job.where(run.c.error_type == EXPIRY.type).label("has_expired"),
     )
     row = ask(session, jobs, select(*columns, *more).where(job.id == job_id)).one_or_none()
     if row is None:
@@ -118,6 +118,19 @@ def _losses(row: Any) -> Iterator[str]:
             f"It has lost its process {row.lost_in_a_row} of {plural(row.max_lost, 'time')} in a row. "
             "These runs use no attempt."
         )
+
+
+def _expiry(row: Any) -> Iterator[str]:
+    """Yield what becomes, or became, of a job that expires."""
+    if row.expires_at is None:
+        return
+    if row.state in NOT_RUNNING and not row.has_begun:
+        if row.expires_at > row.now:
+            yield f"It expires at {moment(row.expires_at)}, unless it has begun by then."
+        else:
+            yield f"It expired at {moment(row.expires_at)}: it does not run, and the next claim ends it as cancelled."
+    elif row.state == JobState.cancelled and row.has_expired:
+        yield f"It had not begun when it expired, at {moment(row.expires_at)}. `sqla-jobs retry {row.id}` runs it."
 
 
 def _of_step(wait: StepWait) -> str:

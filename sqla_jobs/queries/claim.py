@@ -96,9 +96,11 @@ class ClaimStatement(RenderedStatement):
                     None if due is None else _moment_of(due),
                     elapsed.get(job_id, 0.0),
                     gates.get(job_id, ()),
+                    timeout,
+                    is_past is True and job_id not in elapsed,  # a job that has begun has a run, and so an elapsed time
                 ),
             )
-            for job_id, run_id, *rest, due, _ in rows
+            for job_id, run_id, *rest, due, timeout, is_past, _ in rows
         ]
         return sorted(claimed, key=attrgetter("priority", "position"))
 
@@ -230,6 +232,8 @@ class Claim(ClaimStatement):
                 cast(_epoch(func.statement_timestamp()) - _epoch(jobs.c.run_at), REAL),
                 # as a number, which the driver can read for any time and any DateStyle of the session
                 _epoch(jobs.c.scheduled_for),
+                jobs.c.timeout,
+                jobs.c.expires_at <= func.statement_timestamp(),
                 jobs.c.id == any_(array_of(select(due.c.id).where(due.c.started_at.is_not(None)))),
             )
         )

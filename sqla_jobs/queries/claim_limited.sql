@@ -87,11 +87,12 @@ WITH RECURSIVE owner AS MATERIALIZED (
     RETURNING j.id, j.current_run_id, j.task, j.queue, j.priority, j.position, CAST(j.args AS text) AS args, j.attempt,
       j.max_attempts, CAST(j.headers AS text) AS headers,
       CAST(date_part('epoch', (SELECT now FROM moment)) - date_part('epoch', j.run_at) AS real) AS waited,
-      date_part('epoch', j.scheduled_for) AS scheduled_for
+      date_part('epoch', j.scheduled_for) AS scheduled_for,
+      j.timeout, j.expires_at <= (SELECT now FROM moment) AS is_past
 ), logged AS (
     INSERT INTO $starts (gate, started_at, total, count)
     SELECT g.gate, (SELECT now FROM moment), g.total + count(*), count(*)
-    FROM claimed d JOIN candidate c ON c.id = d.id
+    FROM claimed d JOIN candidate c ON c.id = d.id AND (c.was_started OR d.is_past IS NOT TRUE)
     JOIN gate g ON g.gate = ANY (c.gates) AND g.rate IS NOT NULL
     GROUP BY g.gate, g.total
 )

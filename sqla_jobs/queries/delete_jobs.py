@@ -35,8 +35,9 @@ from sqlalchemy.orm import Session
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries.edges import MarkDeleted
 from sqla_jobs.queries.expressions import Tables, array_of, seconds
-from sqla_jobs.queries.graphs import Graphs
+from sqla_jobs.queries.graphs import Graphs, is_past_own
 from sqla_jobs.queries.limits import keeps_others_waiting
+from sqla_jobs.rules.retention import Rule
 
 ctid: ColumnElement[Any] = literal_column("ctid")
 """The physical location of a row version, in a statement over one table.
@@ -153,13 +154,18 @@ class Removal:
         moment = func.statement_timestamp() - seconds(older_than)
         return [self._job.state == literal_column(f"'{state}'"), self._job.finished_at < moment]
 
-    def is_of(self, tasks: Sequence[str]) -> ColumnElement[bool]:
-        """Return the condition that the job's stored task is one of these names."""
-        return self._job.task == any_(literal([*tasks], ARRAY(Text)))  # type: ignore[no-any-return]
+    def is_under(self, rule: Rule) -> ColumnElement[bool]:
+        """Return the condition that a rule is about the job, whose state and age are not looked at."""
+        task, names = self._job.task, literal([*(rule.only or rule.others)], ARRAY(Text))
+        is_under: ColumnElement[bool] = task == any_(names) if rule.only else task != all_(names)
+        return is_under if rule.for_all else is_under & self._job.retention.is_(None)
 
-    def is_of_none(self, tasks: Sequence[str]) -> ColumnElement[bool]:
-        """Return the condition that the job's stored task is none of these names."""
-        return self._job.task != all_(literal([*tasks], ARRAY(Text)))  # type: ignore[no-any-return]
+    def find_past_own(self, session: Session, *, after: int, limit: int) -> list[int]:
+        """Return at most `limit` jobs above the id `after` that are past their own retention, by id."""
+        # + 0: no index gives this order, so that the planner looks at the few jobs with a retention of their own
+        job_id = self._job.id + 0
+        found = select(self._job.id).where(is_past_own(self.models), job_id > after, self.keeps_none_waiting())
+        return [*session.scalars(found.order_by(job_id).limit(limit), bind_arguments=self._on)]
 
     def find_among(
         self,

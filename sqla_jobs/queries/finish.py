@@ -45,7 +45,7 @@ from sqla_jobs.queries.restrictions import freed_by
 from sqla_jobs.queries.statement import RenderedStatement, SqlConnection
 from sqla_jobs.queries.succeed import SucceedMany
 from sqla_jobs.queries.values import RunEnd, in_order, numbers, texts
-from sqla_jobs.rules.outcomes import RunOutcome
+from sqla_jobs.rules.outcomes import EXPIRY, RunOutcome
 
 _RUN_COLUMNS = [
     *("id", "job_id", "attempt", "process_id", "started_at", "finished_at"),
@@ -182,7 +182,8 @@ def _done(tables: Tables, mine: Any, also: Mapping[str, Any]) -> Any:
     """Return a CTE that changes the jobs of `mine`, and sets the columns in `also`."""
     jobs = tables.jobs
     is_lost_apart = and_(mine.c.outcome == "lost", gets_attempt_back(jobs, mine.c.state))
-    given_back = case((or_(mine.c.outcome.in_(_GIVEN_BACK), is_lost_apart), 1), else_=0)
+    is_expired = and_(mine.c.outcome == "cancelled", mine.c.error_type == EXPIRY.type)
+    given_back = case((or_(mine.c.outcome.in_(_GIVEN_BACK), is_lost_apart, is_expired), 1), else_=0)
     return (
         update(jobs)
         .where(jobs.c.id == mine.c.job_id, jobs.c.id == any_(array_of(select(mine.c.job_id))))

@@ -11,10 +11,11 @@ from sqlalchemy import Boolean, ColumnElement, TextClause, literal_column, text
 from sqlalchemy.orm import Session
 
 from sqla_jobs.models.mapping import Models
-from sqla_jobs.models.types import LIVE_WORDS
+from sqla_jobs.models.types import ENDED, LIVE_WORDS
 from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.queries.gates import filled_in, holds, named, with_arrays
 from sqla_jobs.queries.values import numbers
+from sqla_jobs.rules.checks import CENTURY
 from sqla_jobs.rules.retention import Rule
 
 _FEW, _MANY = 100, 10_000
@@ -27,6 +28,11 @@ Few graphs have more than `_FEW` jobs. Of a larger graph, the next statement rea
 def is_alone(models: Models[Any]) -> ColumnElement[bool]:
     """Return the condition that a job is in no batch, and was not enqueued after others, nor others after it."""
     return literal_column(f"({named(_IS_ALONE, Tables(models))})", Boolean)
+
+
+def is_past_own(models: Models[Any]) -> ColumnElement[bool]:
+    """Return the condition that a job has ended, and was kept for as long as its own retention says."""
+    return literal_column(named(_is_past_own("{jobs}"), Tables(models)), Boolean)
 
 
 class Graphs:
@@ -42,9 +48,7 @@ class Graphs:
         self._which_are_alone = with_arrays(named(_WHICH_ARE_ALONE, tables))
         self._connected = filled_in(_CONNECTED, tables)
         self._may_be_deleted = named(_MAY_BE_DELETED, tables)
-        self._rules = json.dumps(
-            [{"state": one.state, "kept": one.kept, "tasks": one.only, "others": one.others} for one in rules]
-        )
+        self._rules = json.dumps([one._asdict() for one in rules])
         self._known: dict[int, bool] = {}
         """The jobs that have been looked at, and whether their graph may be pruned."""
 
@@ -113,12 +117,22 @@ def remove_batches(session: Session, models: Models[Any], ids: list[int]) -> int
 # OFFSET 0 keeps the planner from joining whole tables: it cannot know that few jobs are connected.
 # A failed job that keeps its ordered key waits for somebody to retry it, and its graph with it.
 def _is_old(job: str) -> str:
-    return f"""EXISTS (
-      SELECT FROM jsonb_to_recordset(CAST(:rules AS jsonb)) r (state text, kept float8, tasks jsonb, others jsonb)
+    return f"""((EXISTS (
+      SELECT FROM jsonb_to_recordset(CAST(:rules AS jsonb))
+        r (state text, kept float8, "only" jsonb, others jsonb, for_all boolean)
       WHERE r.state = {job}.state AND {job}.finished_at < statement_timestamp() - r.kept * INTERVAL '1 second'
-        AND (r.tasks = '[]' OR jsonb_exists(r.tasks, {job}.task)) AND NOT jsonb_exists(r.others, {job}.task)
-        AND NOT ({job}.state = 'failed' AND {job}.ordered_by IS NOT NULL AND {holds(f"{job}.ordered_by")})
-      OFFSET 0)"""
+        AND (r."only" = '[]' OR jsonb_exists(r."only", {job}.task)) AND NOT jsonb_exists(r.others, {job}.task)
+        AND (r.for_all OR {job}.retention IS NULL)
+      OFFSET 0) OR {_is_past_own(job)})
+      AND NOT ({job}.state = 'failed' AND {job}.ordered_by IS NOT NULL AND {holds(f"{job}.ordered_by")}))"""
+
+
+def _is_past_own(job: str) -> str:
+    """Return the condition that the job was kept for its own retention. Any number that somebody stored is allowed."""
+    own = f"greatest(0, least({job}.retention, {CENTURY:.0f}))"
+    has_ended = f"{job}.state = ANY ('{{{{{','.join(ENDED)}}}}}')"
+    since = f"{job}.finished_at < statement_timestamp() - {own} * INTERVAL '1 second'"
+    return f"({has_ended} AND {job}.retention IS NOT NULL AND coalesce({since}, false))"
 
 
 def _needed_by_young(edge: str) -> str:

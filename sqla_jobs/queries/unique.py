@@ -42,6 +42,7 @@ from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import HAS_LIVE_KEY, LIVE, NOT_RUNNING
 from sqla_jobs.queries.expressions import message
+from sqla_jobs.queries.values import TIMES
 from sqla_jobs.rules.unique import Unique
 
 _KEYS, _IDS = (
@@ -58,7 +59,10 @@ A row that the INSERT changed instead was locked first, as its xmax shows.
 _EPOCH: ColumnElement[Any] = literal_column("TIMESTAMPTZ '1970-01-01 UTC'", DateTime(timezone=True))
 _NEW = "new_"
 """The prefix of parameters that hold column values."""
-_CHANGED = ("task", "priority", "max_attempts", "max_lost", "args", "headers", "on_failure", "gates", "ordered_by")
+_CHANGED = (
+    *("task", "priority", "max_attempts", "max_lost", "args", "headers", "on_failure", "gates", "ordered_by"),
+    *("timeout", "retention", "expires_at"),
+)
 """The columns that are set in a replaced or updated job."""
 _BEGUN = ("attempt", "started_at", "progress", "progress_message")
 """The columns about attempts, which a replaced job begins anew."""
@@ -92,7 +96,7 @@ class UniqueJobs:
     session: Session
     statements: Statements
     values: Mapping[str, Any]
-    """The column values of each job. A timedelta in `run_at` is a delay, measured by the server's clock."""
+    """The column values of each job. A timedelta in `TIMES` counts from now, by the server's clock."""
     gates_of: Callable[[str], Mapping[str, str | None]] | None = None
     """The function that returns a job's `gates` and `ordered_by`, given its arguments (JSON), if jobs have gates."""
 
@@ -189,8 +193,8 @@ def statements_for(
     The statements are built once unless a value is an expression. With `loads` they return entities in their current
     state in the database.
     """
-    is_delayed = isinstance(values.get("run_at"), timedelta)
-    shape = models, (policy.on_conflict, policy.max_delay, policy.per), tuple(values), is_delayed, gated, loads
+    delayed = tuple(name for name in TIMES if isinstance(values.get(name), timedelta))
+    shape = models, (policy.on_conflict, policy.max_delay, policy.per), tuple(values), delayed, gated, loads
     if expressions := {name: value for name, value in values.items() if isinstance(value, ColumnElement)}:
         return Statements(*shape, expressions)
     return _built(*shape)
@@ -207,7 +211,7 @@ class Statements:
         models: Models[Any],
         policy: tuple[str, float | None, float | None],
         names: tuple[str, ...],
-        is_delayed: bool,
+        delayed: tuple[str, ...],
         gated: bool,
         loads: bool,
         expressions: Mapping[str, ColumnElement[Any]] | None = None,
@@ -217,8 +221,8 @@ class Statements:
         self._on_conflict, self._max_delay, self._per = policy
         columns = inspect(models.Job).columns
         self._given: dict[str, Any] = {name: bindparam(f"{_NEW}{name}", type_=columns[name].type) for name in names}
-        if is_delayed:
-            self._given["run_at"] = func.clock_timestamp() + bindparam(f"{_NEW}run_at", type_=Interval)
+        for name in delayed:
+            self._given[name] = func.clock_timestamp() + bindparam(f"{_NEW}{name}", type_=Interval)
         self._given |= expressions or {}
         self._gated = gated
 

@@ -14,6 +14,8 @@ from typing import NamedTuple
 from sqla_jobs.rules.outcomes import Outcome
 
 PRIORITIES = range(-10, 11)
+TIMES = ("run_at", "expires_at")
+"""The columns of a new job in which a timedelta counts from now, by the server's clock."""
 EVERYWHERE = (-(2**63),) * len(PRIORITIES)
 """One floor per priority, each below all jobs. A claim looks only at positions above the floor."""
 
@@ -75,6 +77,10 @@ class Claimed(NamedTuple):
     scheduled_for: datetime | None
     elapsed: float
     gates: tuple[str, ...] = ()
+    timeout: float | None = None
+    """The job's own time limit, in seconds."""
+    is_expired: bool = False
+    """True if the job has never begun, and may no longer begin."""
 
 
 def read_headers(text: str | None) -> dict[str, str]:

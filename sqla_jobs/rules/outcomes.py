@@ -24,7 +24,7 @@ class RunOutcome(StrEnum):
     failed = "failed"
     """The task raised an exception, and no retry follows."""
     cancelled = "cancelled"
-    """The job was cancelled, the task raised `Cancel`, or a row among its arguments no longer exists."""
+    """The job was cancelled or has expired, the task raised `Cancel`, or a row among its arguments is gone."""
     retried = "retried"
     """The task raised an exception, and a retry follows."""
     snoozed = "snoozed"
@@ -225,6 +225,11 @@ SUCCEEDED = Outcome(RunOutcome.succeeded)
 """The outcome of each task that returned `None`."""
 ERASED = Outcome(RunOutcome.succeeded, erases=True)
 """The outcome of each task that returned, if its jobs are erased on success."""
+
+
+EXPIRY = Failure("Expired", "it had not begun by its expires_at")
+EXPIRED = Outcome.cancelled(EXPIRY)
+"""The outcome of a claimed job that may no longer begin. It does not use up an attempt."""
 
 
 def decide(

@@ -96,6 +96,8 @@ class Rule(NamedTuple):
     """The names of the tasks to which the rule applies. If empty, it applies to all tasks except `others`."""
     others: tuple[str, ...] = ()
     """The names of tasks whose jobs are kept longer."""
+    for_all: bool = False
+    """True if the rule also applies to jobs with a retention of their own."""
 
 
 def rules(retention: Mapping[str, float], tasks: Iterable[tuple[Sequence[str], OwnRetention]]) -> Iterator[Rule]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
+from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.tasks.resources import NO_RESOURCES, Resources
 from sqla_jobs.tasks.steps import Steps, no_steps
 
@@ -73,6 +75,8 @@ class RunContext:
     """The function that `progress` calls."""
     _begin_steps: Callable[[], Steps] = field(default=no_steps, repr=False)
     """The function that returns the run's steps. The first call creates the steps."""
+    _cancelling: Callable[[Any], AbstractContextManager[object]] = field(default=nullcontext, repr=False)
+    """The function that `cancelling` calls. Outside of workers nothing is interrupted."""
 
     @property
     def remaining(self) -> float | None:
@@ -121,6 +125,25 @@ class RunContext:
         if not (math.isfinite(fraction) and 0 <= fraction <= 1):
             raise ValueError(f"progress must be a number from 0 to 1, got {fraction!r}")
         self._publish(float(fraction), message)
+
+    def cancelling(self, what: Any, /) -> AbstractContextManager[object]:
+        """Let a cancel or a timeout of the job end a blocking call: `with run.cancelling(connection): …`.
+
+        Within the block, whatever interrupts the run first calls `what`, once and from another thread, so that the call
+        ends on its server. The interruption follows, in place of the error with which the call ends. No call begins
+        after the block, and the block waits for one in progress. Its errors are logged.
+
+        - `what`: an object with a method `cancel()`, such as a connection of psycopg, or a function without arguments.
+
+        Raises `ArgumentsError` for anything else, and `JobsError` in a coroutine task, which is cancelled by asyncio.
+        """
+        cancel = getattr(what, "cancel", what)
+        if not callable(cancel):
+            raise ArgumentsError(
+                f"run.cancelling() takes an object with a method cancel(), or a function, got {what!r:.100}; of a "
+                "SQLAlchemy connection give connection.connection.driver_connection"
+            )
+        return self._cancelling(cancel)
 
     @overload
     def step(

@@ -216,6 +216,8 @@ def declare(target: Callable[..., Any], options: TaskOptions, job_class: type[An
             f"unknown task option {min(unknown)!r}; valid options: {', '.join(TaskOptions.__annotations__)}"
         )
     signature = inspect_target(target)
+    if signature.is_lambda and "name" not in options:
+        raise DeclarationError(f"{signature.place} is a lambda, which has no name of its own: give it a name=")
     if signature.is_closure and "name" not in options:
         raise DeclarationError(
             f"{signature.qualname} is a closure, which a worker finds only if importing the application creates "

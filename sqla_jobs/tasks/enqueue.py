@@ -18,8 +18,8 @@ from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models, columns_of
 from sqla_jobs.models.types import PARKED, JobState
 from sqla_jobs.models.workflow_columns import BatchMixin
-from sqla_jobs.queries.values import PRIORITIES, names
-from sqla_jobs.rules.checks import check_integer, check_moment, check_queue, check_seconds
+from sqla_jobs.queries.values import PRIORITIES, TIMES, names
+from sqla_jobs.rules.checks import INSTANT, check_integer, check_moment, check_queue, check_seconds
 from sqla_jobs.rules.limits import ordered_gate
 from sqla_jobs.rules.outcomes import storable
 from sqla_jobs.rules.unique import MAX_KEY, RESERVED, Unique
@@ -72,6 +72,13 @@ class EnqueueOptions(TypedDict, total=False):
     "run" or "hold"."""
     batch: BatchMixin | None
     """The batch that the job joins."""
+    timeout: float | timedelta | None
+    """The time limit of each attempt, as a timedelta or in seconds."""
+    retention: timedelta | float | None
+    """How long the job is kept after its end, whatever that is, as a timedelta or in seconds."""
+    expires: datetime | timedelta | float | None
+    """When the job ends as `cancelled` if it has not begun: a datetime with a time zone, or the time from now as a
+    timedelta or in seconds, which the server's clock measures."""
 
 
 def check_options(job_class: type[Any], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,13 +94,15 @@ def check_options(job_class: type[Any], options: Mapping[str, Any]) -> dict[str,
             raise ArgumentsError("delay= and run_at= exclude each other: give one")
         given["delay"] = timedelta(seconds=check_seconds("delay", given["delay"]))
     run_at = given.get("run_at")
-    if run_at is not None and not (isinstance(run_at, datetime) and run_at.utcoffset() is not None):
-        raise ArgumentsError(
-            "run_at must be a datetime with a time zone, such as datetime.now(UTC) + timedelta(hours=1), "
-            f"got {run_at!r}"
-        )
     if run_at is not None and run_at != PARKED:
-        check_moment("run_at", run_at)
+        _check_aware("run_at", run_at)
+    for name, least in (("timeout", INSTANT), ("retention", 0.0)):
+        if name in given:
+            given[name] = check_seconds(name, given[name], least=least)
+    if isinstance(expires := given.get("expires"), datetime):
+        _check_aware("expires", expires)
+    elif expires is not None:
+        given["expires"] = timedelta(seconds=check_seconds("expires", expires, least=INSTANT))
     check_common(given)
     _check_unique(given.get("unique_key"), given.get("unique"))
     check_after(given)
@@ -117,6 +126,15 @@ def check_options(job_class: type[Any], options: Mapping[str, Any]) -> dict[str,
                 + (f"; it has {', '.join(sorted(own))}" if own else "; give Jobs(…, job_class=…) to add some")
             )
     return given
+
+
+def _check_aware(option: str, moment: object) -> None:
+    if not (isinstance(moment, datetime) and moment.utcoffset() is not None):
+        raise ArgumentsError(
+            f"{option} must be a datetime with a time zone, such as datetime.now(UTC) + timedelta(hours=1), "
+            f"got {moment!r}"
+        )
+    check_moment(option, moment)
 
 
 def _check_unique(key: object, policy: object) -> None:
@@ -148,7 +166,7 @@ def check_common(given: Mapping[str, Any]) -> None:
 
 
 def job_values(task: str, defaults: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the column values of a new job. A timedelta in `run_at` is a delay, measured by the server's clock.
+    """Return the column values of a new job. A timedelta in `TIMES` counts from now, by the server's clock.
 
     A job with a `run_at` is `scheduled`, since only the server knows whether it is due.
     """
@@ -161,15 +179,16 @@ def job_values(task: str, defaults: Mapping[str, Any], options: Mapping[str, Any
         "max_attempts": chosen["max_attempts"],
         "state": JobState.scheduled if later else JobState.queued,
         **options.get("columns", {}),
-        **{name: chosen[name] for name in ("max_lost", "headers", "on_failure") if name in chosen},
+        **{one: chosen[one] for one in ("max_lost", "headers", "on_failure", "timeout", "retention") if one in chosen},
     }
-    return {**values, "run_at": later} if later else values
+    times = {"run_at": later, "expires_at": options.get("expires")}
+    return values | {name: moment for name, moment in times.items() if moment}
 
 
 def expressed(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return `values`, with a delay in `run_at` as an SQL expression."""
-    delay = values.get("run_at")
-    return {**values, "run_at": func.clock_timestamp() + delay} if isinstance(delay, timedelta) else values
+    """Return `values`, with each timedelta in `TIMES` as an SQL expression."""
+    delays = {name: values[name] for name in TIMES if isinstance(values.get(name), timedelta)}
+    return {**values, **{name: func.clock_timestamp() + delay for name, delay in delays.items()}}
 
 
 def add_one(

@@ -165,4 +165,6 @@ def _same_place(one: Task[..., Any, Any], other: Task[..., Any, Any]) -> bool:
     """Return whether both tasks come from one definition: a module was reloaded, or a script was imported, too."""
     a, b = one._declaration.signature, other._declaration.signature
     as_script = "__main__" in (a.module, b.module) and a.code.co_filename == b.code.co_filename
+    if a.is_lambda and a.code.co_firstlineno != b.code.co_firstlineno:  # all lambdas of a module share one qualname
+        return False
     return a.qualname == b.qualname and (a.module == b.module or as_script)

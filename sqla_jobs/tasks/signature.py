@@ -49,6 +49,11 @@ class Signature:
         return self.session_class is not None
 
     @property
+    def is_lambda(self) -> bool:
+        """True for a lambda, which has no name of its own."""
+        return self.target.__name__ == "<lambda>"
+
+    @property
     def code(self) -> types.CodeType:
         """The code of the function underneath all decorators."""
         code: types.CodeType = inspect.unwrap(getattr(self.target, "execute", self.target)).__code__
@@ -136,8 +141,6 @@ def inspect_target(target: Callable[..., Any]) -> Signature:
 
 def _refuse_function(target: types.FunctionType) -> None:
     name = target.__qualname__
-    if target.__name__ == "<lambda>":
-        raise DeclarationError(f"{name} is a lambda: a task needs a stable name, so write a def")
     if _is_generator(target):
         raise DeclarationError(f"{name} is a generator: nothing would iterate over it; return a value instead")
     owner, _, _ = name.rpartition(".")

@@ -153,8 +153,9 @@ class Enqueuer(Generic[C, J]):
     def _written(self) -> str:
         """The Python expression for this enqueuer, for error messages."""
         declaration = self._declaration
-        is_class = isinstance(declaration.signature.target, type)
-        name = f"jobs.tasks[{declaration.name!r}]" if is_class else declaration.signature.target.__name__
+        signature = declaration.signature
+        by_name = isinstance(signature.target, type) or signature.is_lambda
+        name = f"jobs.tasks[{declaration.name!r}]" if by_name else signature.target.__name__
         return f"{name}.options(…)" if self._options else name
 
     def _at_once(self) -> Enqueuer[C, J]:
@@ -460,6 +461,11 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
           "cancel" (the default) cancels it, and in turn the jobs after it. "run" runs it once all the jobs that it
           waits for have ended. "hold" keeps it waiting until somebody retries the failed job, or the new one.
         - `batch`: the batch that the job joins.
+        - `timeout`: the time limit of each attempt: a timedelta or seconds, up to 100 years.
+        - `retention`: how long the job is kept after its end, whatever that is: a timedelta or seconds, up to 100
+          years.
+        - `expires`: the latest start: a datetime with a time zone, or the time from now as a timedelta or seconds, by
+          the server's clock. A job that has not begun by then ends as cancelled when a worker claims it.
 
         Raises `ArgumentsError` for an unknown option, and for an invalid value.
         """

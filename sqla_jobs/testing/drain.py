@@ -169,7 +169,8 @@ def drain(
                 )
             attempt = Attempt(job, time.monotonic())
             body = _body(jobs, own, queries, attempt, awaited)
-            _tell(jobs, context, started(job))
+            if not job.is_expired:
+                _tell(jobs, context, started(job))
             error, end = raised.by(executor, attempt, body)
             is_stored = attempt.suspended or attempt.ended(Outcome.succeeded())
             stored = is_stored if end is None else _finish(queries, own, end)
@@ -179,7 +180,7 @@ def drain(
                 _tell(jobs, context, event)
                 if event.name == "failed":
                     queries.mark_delivered(own, [event.run_id])
-            runs += 1
+            runs += not job.is_expired
             expire_rows(jobs, own)
             if error is not None and end is not None and end.outcome.kind in _FAILED:
                 is_expected = _is_expected(jobs.tasks[job.task]._declaration, error, end)

@@ -15,7 +15,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from sqla_jobs.actions.pruning import EmptyBatches, Old, OldRows, OrphanedRuns, SomeJobs, old_jobs, prune
+from sqla_jobs.actions.pruning import EmptyBatches, Old, OldRows, OrphanedRuns, OwnJobs, SomeJobs, old_jobs, prune
 from sqla_jobs.database.refusals import reason, warn
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries import Queries
@@ -105,6 +105,8 @@ class Pruner:
             if lone is not None:
                 self._where_allowed(lone.name, partial(self._prune_all, lone))
             self._where_allowed(others.name, partial(self._prune_some, others, rule))
+        own = OwnJobs(self._removal, graphs, references)
+        self._where_allowed(own.name, partial(self._prune_all, own))
         orphans = OrphanedRuns(self._leftovers, _ORPHANED_FOR)
         self._where_allowed(orphans.name, partial(self._look_for_orphans, orphans))
         empty = EmptyBatches(self._models, _EMPTY_FOR)

@@ -154,6 +154,7 @@ AFTER = {"waits_for", "waits_at", "if_failed", "batch_id", "finished_at"}
 ENQUEUED = {
     *("task", "queue", "priority", "args", "state", "run_at", "max_attempts", "max_lost", "note"),
     *("unique_key", "unique_period", "gates", "ordered_by", "headers", "on_failure"),
+    *("timeout", "retention", "expires_at"),
 }
 
 

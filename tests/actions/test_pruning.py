@@ -29,6 +29,7 @@ from sqla_jobs.actions.pruning import SomeJobs
 from sqla_jobs.cli.main import main
 from sqla_jobs.queries.delete_jobs import Removal
 from sqla_jobs.queries.graphs import Graphs
+from sqla_jobs.rules.retention import Rule
 from tests.helpers import wait_until
 
 DAY = timedelta(days=1)
@@ -353,7 +354,9 @@ class TestOfATask:
         late = self.ended(session, "chatter", succeeded=2)["succeeded"]
         removal = Removal(jobs._models)
         graphs = Graphs(jobs._models, [])
-        old = SomeJobs(removal, graphs, "succeeded", 86400, [], removal.is_of(["chatter"]))
+        old = SomeJobs(
+            removal, graphs, "succeeded", 86400, [], removal.is_under(Rule("succeeded", 86400, only=("chatter",)))
+        )
         cursors: list[Any] = [None]
         while (batch := old.find(session, cursors[-1])).beyond is not None:
             cursors.append(batch.beyond(0))

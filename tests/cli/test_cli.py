@@ -11,6 +11,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable
+from dataclasses import FrozenInstanceError, fields
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +25,7 @@ from sqlalchemy.orm import Session, configure_mappers
 from sqla_jobs.cli.main import main
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.types import PARKED
+from sqla_jobs.monitoring import status
 from sqla_jobs.rules.wording import NOTHING
 from sqla_jobs.testing import make_job
 from tests import shop
@@ -280,6 +282,17 @@ class TestStatus:
         line = ["misbehave", "100", "%", "GeneratorExit", "3", str(failed[-1]), "directly"]
         assert line in [line.split() for line in out.splitlines()]
         assert "queue mail: it is paused, with 1 job waiting\n    sqla-jobs resume mail" in out
+
+    def test_python_reads_the_same(self, run: Run, session: Session, failed: list[int], database: Engine) -> None:
+        with jobs.worker({"default": 3}, bind=database):
+            printed, found = read_status(run), status(session, jobs)
+        assert printed.keys() == {one.name for one in fields(found)}
+        assert [one["name"] for one in printed["queues"]] == [one.name for one in found.queues]
+        assert [one["id"] for one in printed["processes"]] == [str(one.id) for one in found.processes]
+        assert [one["last_job_id"] for one in printed["failures"]] == [one.last_job_id for one in found.failures]
+        assert found.processes[0].queues == {"default": 3}
+        with pytest.raises(FrozenInstanceError):
+            found.queues[0].name = "other"  # type: ignore[misc]
 
     def test_retries_are_shown_before_the_last_attempt(self, run: Run, session: Session, database: Engine) -> None:
         for _ in range(2):

@@ -19,9 +19,9 @@ from sqlalchemy import Engine, func, insert, select, text, update
 from sqlalchemy.orm import Session
 
 from sqla_jobs import Jobs
-from sqla_jobs.clock import Clock
+from sqla_jobs.clock import Clock, sync_schedules
 from sqla_jobs.clock.catch_up import ticks_due
-from sqla_jobs.clock.sync import retire, sync
+from sqla_jobs.clock.sync import sync
 from sqla_jobs.cron import Cron, every
 from sqla_jobs.errors import ArgumentsError, ConfigurationError, DeclarationError
 from sqla_jobs.models.types import CatchUp
@@ -201,7 +201,7 @@ def test_what_no_code_declares_is_disabled_after_a_day_says_why_and_comes_back(
 
 
 @pytest.mark.slow
-def test_prune_disables_at_once_and_old_code_does_not_switch_off_what_new_code_declares(
+def test_sync_disables_at_once_and_a_clock_of_old_code_does_not_switch_off_what_new_code_declares(
     session: Session, jobs: Jobs[Any], engine: Engine
 ) -> None:
     old, new = jobs, deployed()
@@ -214,7 +214,10 @@ def test_prune_disables_at_once_and_old_code_does_not_switch_off_what_new_code_d
     new.clock().tick()
     old.clock().tick()
     assert session.scalar(select(func.count()).where(jobs.Schedule.enabled)) == 3
-    assert retire(session, new._models, new.schedules, timedelta(0)) == ["gone"]
+    session.add(jobs.Schedule(name="an operator's", task="report", cron="@daily"))
+    assert sync_schedules(session, new, keep=True) == []
+    assert sync_schedules(session, new) == ["gone"]
+    assert sync_schedules(session, old) == ["new"]
 
 
 @pytest.mark.slow

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from flask import Flask, current_app, g
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import Engine, create_engine, func, select
+from sqlalchemy import Engine, create_engine, func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Session
 
@@ -206,6 +206,29 @@ def test_runs_of_a_test_have_a_context_each_in_which_its_session_is_that_of_the_
     assert [*session.scalars(select(shop.Effect.n).order_by(shop.Effect.n))] == [1, 2, 3]
     assert not is_by_thread or shop.session() is mine
     session.rollback()
+    assert effects(shop, session) == []
+
+
+@pytest.mark.parametrize("shop", KINDS, indirect=True)
+def test_its_commands_run_in_tests(shop: Shop, session: Session) -> None:
+    runner = shop.app.test_cli_runner()
+    done = runner.invoke(args=["jobs", "enqueue", "record", '{"n": 1}'])
+    assert (done.exit_code, done.stdout) == (0, f"{session.scalar(select(shop.jobs.Job.id))}\n")
+    assert '"record"' in runner.invoke(args=["jobs", "list", "--json"]).stdout
+    assert runner.invoke(args=["jobs", "status", "--json"]).exit_code == 0
+
+
+@pytest.mark.parametrize("shop", ["sqlalchemy", "lite"], indirect=True)
+def test_its_session_is_that_of_a_test_which_rolls_back(
+    shop: Shop, session: Session, sqla_jobs_flask: Callable[[Flask], Flask], sqla_jobs_session: Session
+) -> None:
+    connection = sqla_jobs_session.connection()
+    connection.execute(text("DROP TABLE effects"))  # that of another application
+    shop.Effect.__table__.create(connection)
+    client = sqla_jobs_flask(shop.app).test_client()
+    assert [client.post(f"/?how={how}").status_code for how in ("error", "commit")] == [500, 200]
+    assert sqla_jobs_session.scalar(select(func.count()).select_from(shop.jobs.Job)) == 1
+    assert "record" in shop.app.test_cli_runner().invoke(args=["jobs", "list"]).stdout
     assert effects(shop, session) == []
 
 

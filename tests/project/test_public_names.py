@@ -23,7 +23,7 @@ PUBLIC = {
     },
     "sqla_jobs.pytest_plugin": {
         *("sqla_jobs_postgres", "sqla_jobs_metadata", "sqla_jobs_session", "sqla_jobs_connection", "sqla_jobs_engine"),
-        *("sqla_jobs_database", "sqla_jobs_databases", "sqla_jobs_session_class"),
+        *("sqla_jobs_database", "sqla_jobs_databases", "sqla_jobs_session_class", "sqla_jobs_flask"),
     },
     "sqla_jobs.postgres": {"local_postgres"},
     "sqla_jobs.opentelemetry": {"instrument"},
@@ -32,7 +32,8 @@ PUBLIC = {
     "sqla_jobs.dashboard": {"Role", "allow_everyone", "create_asgi", "create_blueprint", "create_wsgi"},
     "sqla_jobs.migrations": {"LATEST", "downgrade", "upgrade"},
     "sqla_jobs.worker": {"Settings", "Worker", "WorkerOptions"},
-    "sqla_jobs.clock": {"Clock"},
+    "sqla_jobs.clock": {"Clock", "sync_schedules"},
+    "sqla_jobs.monitoring": {"Status", "status"},
     "sqla_jobs.prometheus": {"collector"},
 }
 

@@ -185,13 +185,13 @@ def test_the_flask_applications_of_the_docs_work(
     tmp_path: Path, database_url: str, engine: Engine, server_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_modules("flask", tmp_path)
-    monkeypatch.setenv("FLASK_SQLALCHEMY_DATABASE_URI", database_url)
     monkeypatch.setenv("DATABASE_URL", server_url)
 
     python = partial(run_python, tmp_path)
+    assert "3 passed" in python("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio", ".")
+    monkeypatch.setenv("FLASK_SQLALCHEMY_DATABASE_URI", database_url)
     in_shop = "from shop import *; app = create_app(); "
     python("-c", in_shop + "app.app_context().push(); db.create_all()")
-    assert "3 passed" in python("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio", ".")
     python("-c", in_shop + "c = app.test_client(); c.post('/orders', data={'fail': 1}); c.post('/orders')")
     assert python("-m", "flask", "--app", "shop", "jobs", "worker", "--concurrency", "8", "--drain") == "1 run\n"
     with engine.connect() as connection:

@@ -63,6 +63,17 @@ def test_a_job_that_cannot_be_interrupted_is_cancelled_by_killing_its_process(
     assert "is killed: job 1 did not end in time" in log_of(tmp_path)
 
 
+def test_a_job_that_exceeds_a_timeout_of_its_own_and_cannot_be_interrupted_is_killed(
+    database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    with Session(database) as session:
+        shop.sleep_in_c.options(timeout=0.3, max_attempts=1).enqueue(session, seconds=300)
+        session.commit()
+    start_worker(database_url, "--kill-after", "0.5")
+    wait_until(lambda: states(database) == {"failed": 1}, timeout=30)
+    assert "is killed: job 1 did not end in time" in log_of(tmp_path)
+
+
 def test_a_process_is_not_killed_for_a_cancelled_job_that_is_over(
     database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
 ) -> None:

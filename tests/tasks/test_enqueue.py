@@ -188,6 +188,10 @@ def test_each_way_to_enqueue_carries_how_many_losses_in_a_row_end_the_job(sessio
         {"queue": "a=b"},
         {"priority": -11},
         {"max_attempts": 0},
+        {"timeout": 0},
+        {"retention": -1},
+        {"expires": -1},
+        {"expires": datetime(2030, 1, 1)},  # noqa: DTZ001
         {"unique_key": ""},
         {"unique_key": "a\x00"},
         {"columns": {"state": "failed"}},

@@ -205,7 +205,7 @@ class OddAlias(BaseModel):
 @pytest.mark.parametrize(
     ("target", "named"),
     [
-        (lambda: None, "lambda"),
+        (lambda: None, r"lambda.*name="),
         (Methods().method, "bound method"),
         (functools.partial(send, "ann"), "partial"),
         (closure(), r"inner.*name="),
@@ -226,6 +226,16 @@ def test_what_cannot_be_a_task_is_refused_by_name(jobs: Jobs[JobMixin], target: 
     with pytest.raises(DeclarationError, match=named):
         jobs.task(target)
     assert len(jobs.tasks) == 0
+
+
+def test_a_lambda_is_a_task_if_it_is_given_a_name(jobs: Jobs[JobMixin], engine: Engine) -> None:
+    twice = jobs.task(lambda n: 2 * n, name="twice", queue="sums")
+    assert (twice(2), twice.name, jobs.tasks["twice"]) == (4, "twice", twice)
+    with pytest.raises(ArgumentsError, match=r"jobs\.tasks\['twice'\]"):
+        twice.enqueue(engine, n=1)  # type: ignore[arg-type]
+    with pytest.raises(DeclarationError, match="twice"):
+        jobs.task(lambda n: 3 * n, name="twice")
+    assert jobs.tasks["twice"] is twice
 
 
 @contextlib.contextmanager

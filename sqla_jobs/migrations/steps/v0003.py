@@ -1,4 +1,4 @@
-"""Lost runs that are counted apart from attempts; fewer CHECKs and indexes."""
+"""Lost runs that are counted apart from attempts; options of one job; fewer CHECKs and indexes."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ if TYPE_CHECKING:
 
 
 def upgrade(op: Operations, names: Names) -> None:
-    """Add the column of version 3. Drop what a plain job does not need in the CHECKs and indexes of jobs."""
+    """Add the columns of version 3. Drop what a plain job does not need in the CHECKs and indexes of jobs."""
     dropped = {name: "" for name in _BEFORE if name not in _AFTER}
-    alter(op, names, "jobs", add=["max_lost smallint"], checks=_AFTER | dropped)
+    alter(op, names, "jobs", add=_ADDED, checks=_AFTER | dropped)
     for index, definition in _NEW.items():
         build_index(op, names, index, definition)
     drop_indexes(op, names, *_OLD)
 
 
 def downgrade(op: Operations, names: Names) -> None:
-    """Restore the CHECKs and indexes of version 2, and drop the column of version 3.
+    """Restore the CHECKs and indexes of version 2, and drop the columns of version 3.
 
     A downgrade to version 1 that was interrupted has perhaps dropped the column `if_failed`, and drops it again.
     """
     for index, definition in _OLD.items():
         build_index(op, names, index, definition)
     drop_indexes(op, names, *_NEW)
-    alter(op, names, "jobs", add=["if_failed text"], drop=["max_lost"], checks=_BEFORE)
+    alter(op, names, "jobs", add=["if_failed text"], drop=[one.split()[0] for one in _ADDED], checks=_BEFORE)
 
 
+_ADDED = ("max_lost smallint", "timeout float8", "retention float8", "expires_at timestamptz")
 _BEFORE = {rule.name: rule.after for rule in v0002.RULES["jobs"] if rule.name not in ("state", "priority")} | {
     "if_failed": "if_failed = ANY ('{cancel,run,hold}')",
     "position": "position > 0",
@@ -43,6 +44,7 @@ _AFTER = {
     "gates": "array_dims(gates) ~ '^.1:[1-6].$'",
 }
 _NEW = {
+    "jobs_apart": "jobs (state, waits_for) WHERE waits_for IS NOT NULL OR retention IS NOT NULL",
     "jobs_holding": "jobs (current_run_id) WHERE state = 'running' AND gates IS NOT NULL",
     "jobs_order": "jobs (ordered_by, state, (started_at IS NULL), position) WHERE ordered_by IS NOT NULL",
     "jobs_state": (
@@ -50,6 +52,7 @@ _NEW = {
     ),
 }
 _OLD = {
+    "jobs_waits_for": "jobs (state, waits_for) WHERE waits_for IS NOT NULL",
     **{
         f"jobs_holding{place}": (
             f"jobs ((gates[{place}]), current_run_id) WHERE state LIKE 'running' AND gates[{place}] IS NOT NULL"
