@@ -132,6 +132,12 @@ class JobMixin(Row):
     """The number of lost runs in a row after which the job ends as `failed`. A lost run then gives its attempt back.
     Null if each lost run uses an attempt."""
 
+    is_new: bool = False
+    """True if the enqueue that returned this object inserted the job, False if a live job had its unique key.
+
+    This is no column: an object that a query loads says False, and one that the session has already does not change.
+    """
+
     if TYPE_CHECKING:
         runs: Mapped[list[RunMixin]]
         """The job's attempts, oldest first; read-only."""
