@@ -180,14 +180,10 @@ class _Rounds:
 
     def _tell_handlers(self, made: Iterable[Made]) -> None:
         hooks = self._jobs._hooks
-        if not hooks.tells_of_enqueued():
-            return
-        try:
+        if hooks.tells_of_enqueued():
             with self._context(None):
                 for where, number in Counter((job.task, job.queue) for job in made).items():
                     hooks.tell_enqueued(where, number)
-        except Exception:
-            log.exception("the context of the handlers of enqueued failed")
 
     def due_in(self, engine: Engine) -> float:
         """Return the seconds until a schedule is due."""

@@ -110,32 +110,23 @@ def _wait_again(waiting: _Waiting, given: Sequence[_Last]) -> None:
     waiting.last = [*given, *(one for one in waiting.last if one not in given)]
 
 
-def on_commit(session: Session, entity: type[Any], call: Callable[[], None], *, once: Hashable = None) -> None:
+def on_commit(
+    session: Session, entity: type[Any], call: Callable[..., None], *, once: Hashable = None, number: int = 0
+) -> None:
     """Call `call` once the session's outermost transaction commits, unless the current savepoint is rolled back.
 
     If the session has joined another owner's transaction in the database of `entity`, `call` is never called, because
-    that transaction's commit cannot be observed. Of several requests with the same `once`, only one is carried out.
+    that transaction's commit cannot be observed. Of several requests with the same `once`, only one is carried out. If
+    they have a `number`, `call` gets the sum of the numbers.
     """
     waiting: _Waiting = session.info.get(_INFO) or _wait(session)
     shard = present_shard(session)
     if once is not None:
         once = once if shard is None else (once, shard)
-        if once in waiting.once:
+        if once in waiting.once and not number:
             return
         waiting.once.add(once)
-    waiting.calls.append(_Call(_present(session), call, entity, once, shard))
-
-
-def count_on_commit(
-    session: Session, entity: type[Any], tell: Callable[[Any, int], None], what: Any, number: int
-) -> None:
-    """Call `tell` with `what` and the sum of all its numbers, once the session's outermost transaction commits.
-
-    Numbers from rolled-back savepoints do not count. See `on_commit` about `entity`.
-    """
-    waiting: _Waiting = session.info.get(_INFO) or _wait(session)
-    shard = present_shard(session)
-    waiting.calls.append(_Call(_present(session), partial(tell, what), entity, (tell, what, shard), shard, number))
+    waiting.calls.append(_Call(_present(session), call, entity, once, shard, number))
 
 
 def on_release(session: Session, entity: type[Any], call: Callable[[], None], *, once: Hashable) -> None:

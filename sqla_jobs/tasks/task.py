@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain, islice
 from types import MethodType
 from typing import (
@@ -24,7 +24,7 @@ from typing import (
 from pydantic_core import from_json, to_json
 from sqlalchemy.orm import Session
 
-from sqla_jobs.database.commits import check_open, count_on_commit, savepoint
+from sqla_jobs.database.commits import check_open, on_commit, savepoint
 from sqla_jobs.database.notify import after_commit
 from sqla_jobs.database.sharding import check_shard, in_shard, is_sharded, shard_of
 from sqla_jobs.database.subscribers import LIMITS
@@ -32,6 +32,7 @@ from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.renamed import underscored
+from sqla_jobs.rules.unique import Unique
 from sqla_jobs.tasks.after import Begun, Waiting
 from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import Declaration
@@ -257,25 +258,18 @@ class Enqueuer(Generic[C, J]):
 
     def _store_at_commit(self, session: Session, item: Keyed | dict[str, Any]) -> None:
         """Add a job with these arguments in the last moment of the transaction."""
-        args = item.args if isinstance(item, Keyed) else to_json(item).decode()
-        key = item.key if isinstance(item, Keyed) else None
-        later = Later(
-            self._models,
-            self._all_values(self._values, None),
-            args,
-            key,
-            self._unique,
-            self._declaration.make_gates,
-            self._count_inserted,
-        )
-        add_at_commit(session, later)
+        args, key = (to_json(item).decode(), None) if isinstance(item, dict) else (item.args, item.key)
+        policy, gates_of = self._unique.policy if self._unique else Unique(), self._declaration.make_gates
+        values = self._all_values(self._values, None)
+        add_at_commit(session, Later(self._models, values, args, key, policy, gates_of, self._count_inserted))
         after_commit(session, self._models.Job, self._models.channel, self._message)
 
     def _count_inserted(self, session: Session, number: int) -> None:
         """Tell the handlers of "enqueued" about new jobs, once the transaction has committed."""
         if number and self._hooks.tells_of_enqueued():
             where = self._declaration.name, self._values["queue"]
-            count_on_commit(session, self._models.Job, self._hooks.tell_enqueued, where, number)
+            tell = partial(self._hooks.tell_enqueued, where)
+            on_commit(session, self._models.Job, tell, once=(self._hooks, where), number=number)
 
     @overload
     def enqueue_many(

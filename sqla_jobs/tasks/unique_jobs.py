@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
-from operator import itemgetter
+from itertools import groupby
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic_core import from_json
@@ -152,24 +152,10 @@ class Later:
     args: str
     key: str | None
     """None for a job that is not unique."""
-    rule: UniqueRule | None
+    policy: Unique
     gates_of: GatesOf | None
     inserted: Callable[[Session, int], None]
-    """Called with the number of jobs that were inserted for enqueues of this task."""
-
-    def is_like(self, other: Later) -> bool:
-        """Return whether one statement can write both."""
-        return (
-            self.models is other.models
-            and self.policy == other.policy
-            and self.gates_of == other.gates_of
-            and self.values.keys() == other.values.keys()
-            and all(_is_same(value, other.values[name]) for name, value in self.values.items())
-        )
-
-    @property
-    def policy(self) -> Unique:
-        return Unique() if self.rule is None else self.rule.policy
+    """Called with the number of jobs that were inserted for enqueues with these values."""
 
 
 class _Overtaken(NamedTuple):
@@ -214,12 +200,6 @@ def _overtake(jobs: UniqueJobs, keys: Iterable[str]) -> None:
         before_commit(jobs.session, _write_all, _Overtaken(jobs.statements.models.channel, keys))
 
 
-def _is_same(value: Any, other: Any) -> bool:
-    if isinstance(value, ColumnElement) or isinstance(other, ColumnElement):
-        return value is other
-    return bool(value == other)
-
-
 def _write_all(session: Session, enqueues: Sequence[Later | _Overtaken]) -> None:
     """Write the last enqueue of each key, in the order of the keys, so that two transactions do not deadlock."""
     last: dict[tuple[str, str], Later] = {}
@@ -232,19 +212,15 @@ def _write_all(session: Session, enqueues: Sequence[Later | _Overtaken]) -> None
             one.inserted(session, 1)
         else:
             last[one.key, one.models.channel] = one
-    group: list[Later] = []
-    for _, one in sorted(last.items(), key=itemgetter(0)):
-        if group and (one.key == group[-1].key or not one.is_like(group[-1])):
-            _write(session, group)
-            group = []
-        group.append(one)
-    if group:
-        _write(session, group)
+    in_order = (last[place] for place in sorted(last))
+    for _, group in groupby(in_order, key=lambda one: id(one.values)):
+        _write(session, [*group])
 
 
 def _write(session: Session, group: Sequence[Later]) -> None:
-    """Write enqueues that differ only in their arguments. Their keys are sorted."""
-    first, policy, args = group[0], group[0].policy, {str(one.key): one.args for one in group}
+    """Write enqueues with the same values, whose keys are sorted."""
+    first, args = group[0], {str(one.key): one.args for one in group}
+    policy = first.policy
     jobs = _unique_jobs(session, first.models, first.values, policy, first.gates_of)
     if policy.changes and policy.per is None:
         stored = _change(jobs, args)

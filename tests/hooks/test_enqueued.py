@@ -34,6 +34,12 @@ def bill(n: int) -> None: ...
 def index(n: int) -> None: ...
 
 
+@jobs.task(queue="orders")
+def order(session: Session) -> None:
+    send.enqueue(session, 1)
+    bill.enqueue_at_commit(session, 1)
+
+
 @jobs.on("enqueued")
 def tell(event: EnqueuedEvent) -> None:
     told.append((event.task, event.queue, event.number))
@@ -105,6 +111,13 @@ def test_a_clock_tells_of_its_jobs(session: Session) -> None:
     session.commit()
     assert jobs.clock().tick() == 1
     assert told == [("send", "nights", 1)]
+
+
+def test_the_commit_of_a_run_tells_what_it_has_enqueued(session: Session) -> None:
+    order.enqueue(session)
+    session.commit()
+    jobs.worker(["orders"]).drain()
+    assert told == [("order", "orders", 1), ("send", "default", 1), ("bill", "bills", 1)]
 
 
 def test_the_owner_of_a_connection_is_not_told_what_a_session_on_it_enqueues(database: Engine) -> None:
