@@ -71,10 +71,11 @@ def add_unique(
     _flush_jobs(session, models.Job)
     jobs = _unique_jobs(session, models, values, rule.policy, gates_of)
     with savepoint(session, models.Job) if "batch_id" in values else _as_pending(session, models):
-        job: J | None = None
-        while job is None:  # a job that has the key may have been deleted since
+        while True:
             stored = _store(jobs, rule.policy, key, args)
-            job = _job(jobs, stored, key, args)
+            job: J | None = _job(jobs, stored, key, args)
+            if job is not None:  # otherwise it has been deleted since
+                break
         # otherwise it would keep rolled-back values
         on_rollback(session, partial(_expire, session, models.Job, [job.id]))
         _tell_when_free(jobs, stored)
