@@ -46,7 +46,7 @@ from sqla_jobs.tasks.declaration import TaskOptions, declare
 from sqla_jobs.tasks.encryption import EncryptionKeys, KeyRing
 from sqla_jobs.tasks.enqueue import EnqueueOptions
 from sqla_jobs.tasks.enqueued import Enqueued
-from sqla_jobs.tasks.hooks import EventName, H, Hooks, M, S, W, event_names
+from sqla_jobs.tasks.hooks import E, EventName, H, Hooks, M, S, W, event_names
 from sqla_jobs.tasks.registry import Tasks
 from sqla_jobs.tasks.schedule import ScheduleOptions, Schedules
 from sqla_jobs.tasks.sessions import AnySession, any_session, plain_session, session_at
@@ -245,20 +245,28 @@ class Jobs(Bound, Generic[J]):
         """
         return self._hooks.add_source(target)
 
-    def on(self, *events: EventName | RunOutcome) -> Callable[[H], H]:
+    @overload
+    def on(self, event: Literal["enqueued"], /) -> Callable[[E], E]: ...  # type: ignore[overload-overlap]
+    @overload
+    def on(self, *events: EventName | RunOutcome) -> Callable[[H], H]: ...
+    def on(self, *events: Any) -> Callable[[T], T]:
         """Call the decorated function with a `RunEvent` when an attempt has started, or its outcome has been stored.
 
-        - `events`: `"started"`, and values of `RunOutcome` such as `"failed"`.
+        - `events`: `"started"`, and values of `RunOutcome` such as `"failed"`; or else `"enqueued"`.
 
         Handlers are called one by one, in one of the worker's threads. If a handler raises, its exception is logged. A
         slow handler delays the other handlers, but it does not delay jobs. `failed` and `lost` events are delivered at
         least once, even if the process dies first. The other events are delivered at most once.
 
+        A handler of `"enqueued"` is called right after the commit of a transaction that has enqueued jobs, once for
+        each task and queue, in the thread that commits. Its event has the `task`, the `queue`, and the `number` of new
+        jobs.
+
         Raises `DeclarationError` for an unknown event, and for a handler that takes anything other than the event.
         """
         names = event_names(events)
 
-        def add(target: H) -> H:
+        def add(target: T) -> T:
             return self._hooks.add_handler(target, names)
 
         return add

@@ -146,4 +146,4 @@ def watch_deletions(models: Models[Any]) -> None:
         if job.batch_id is not None:
             mark(connection, [job.batch_id])
 
-    event.listen(models.Job, "after_delete", deleted)
+    event.listen(models.Job, "before_delete", deleted)  # afterwards batch_id could no longer be loaded

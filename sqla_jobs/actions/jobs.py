@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 from psycopg.errors import UniqueViolation
-from sqlalchemy import ARRAY, BigInteger, ColumnElement, any_, case, func, literal, null, or_, select
+from sqlalchemy import ARRAY, BigInteger, ColumnElement, and_, any_, case, func, literal, null, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
@@ -69,6 +69,8 @@ class Cancel(Change):
             "finished_at": case((runs, null()), else_=func.clock_timestamp()),
             "cancel_requested_at": func.coalesce(job.cancel_requested_at, func.clock_timestamp()),
             "kill_requested": True if self.kill else job.kill_requested,
+            # another job can take the key at once; a job with a period stays the one of that period
+            "unique_key": case((and_(runs, job.unique_period.is_(None)), null()), else_=job.unique_key),
             # a retry of another job does not revive a job that a person has cancelled
             "waits_for": case((runs, job.waits_for), else_=null()),
         }

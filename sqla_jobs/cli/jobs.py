@@ -184,7 +184,7 @@ def enqueue(
             options["batch"] = batches.get(it, batch_id)
         with right_usage():
             decoded = codec.load(it.session, codec.decode(arguments))
-            job: JobMixin = wanted.options(**options)._at_once().enqueue(it.session, **decoded)
+            job: JobMixin = wanted.options(**options).enqueue(it.session, **decoded)
         it.session.flush()
         it.record("enqueue", f"job {job.id}", task=job.task)
         job_id = job.id

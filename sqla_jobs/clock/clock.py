@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import Engine, func, select
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
-from sqla_jobs.clock.firing import BATCH, fire_due
+from sqla_jobs.clock.firing import BATCH, Made, fire_due
 from sqla_jobs.clock.sync import UNDECLARED_FOR, retire, still_declared, sync
-from sqla_jobs.database.binding import Binding
+from sqla_jobs.database.binding import Binding, Context
 from sqla_jobs.database.engines import check_writable, close_engine, own_engine
 from sqla_jobs.database.notify import notify
 from sqla_jobs.database.refusals import reason
@@ -76,7 +77,7 @@ class Clock(Service):
         self._jobs = jobs
         self._bindings = bindings
         self._lease_settings = LeaseSettings(heartbeat, lease)
-        self._rounds = {name: _Rounds(jobs) for name in bindings}
+        self._rounds = {name: _Rounds(jobs, binding.context) for name, binding in bindings.items()}
         self._shards = Shards(bindings, self._connected, self._begin, _AtWork.close)
 
     def start(self) -> None:
@@ -146,8 +147,9 @@ class _Declared(NamedTuple):
 class _Rounds:
     """What a clock does in each round."""
 
-    def __init__(self, jobs: Jobs[Any]) -> None:
+    def __init__(self, jobs: Jobs[Any], context: Context) -> None:
         self._jobs = jobs
+        self._context = context
         self._schedules = ScheduleQueries(jobs._models)
         self.set_aside: SetAside = SetAside("schedule")
         self._declared = _Declared(is_stored=False, again_at=0.0)
@@ -155,7 +157,7 @@ class _Rounds:
     def fire(self, engine: Engine) -> int:
         """Enqueue the jobs that are due. Return the number of jobs."""
 
-        def fire(which: Among) -> tuple[list[str], bool]:
+        def fire(which: Among) -> tuple[list[Made], bool]:
             with _read_committed(engine).begin() as connection:
                 return fire_due(connection, self._schedules, self._jobs.tasks, which)
 
@@ -166,13 +168,22 @@ class _Rounds:
         count, is_more = 0, True
         while is_more:
             fired = self.set_aside.around("a tick of it", fire, candidates)
-            messages = {message for of_part, _ in fired for message in of_part}
+            messages = {job.message for of_part, _ in fired for job in of_part}
             is_more = any(is_full for _, is_full in fired)
             if messages:  # notify after the commit, since NOTIFY in a transaction makes commits wait for one another
                 with engine.begin() as connection:
                     notify(connection, self._jobs._models.channel, messages)
-            count += sum(len(of_part) for of_part, _ in fired)
+            for of_part, _ in fired:
+                count += len(of_part)
+                self._tell_handlers(of_part)
         return count
+
+    def _tell_handlers(self, made: Iterable[Made]) -> None:
+        hooks = self._jobs._hooks
+        if hooks.tells_of_enqueued():
+            with self._context(None):
+                for where, number in Counter((job.task, job.queue) for job in made).items():
+                    hooks.tell_enqueued(where, number)
 
     def due_in(self, engine: Engine) -> float:
         """Return the seconds until a schedule is due."""

@@ -12,7 +12,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
@@ -31,10 +31,19 @@ BATCH = 1000
 """The maximum number of schedules that one transaction handles."""
 
 
+class Made(NamedTuple):
+    """A job that was enqueued for a tick."""
+
+    message: str
+    """The message that notifies workers of the job."""
+    task: str
+    queue: str
+
+
 def fire_due(
     connection: Connection, queries: ScheduleQueries, tasks: Mapping[str, Any], which: Among
-) -> tuple[list[str], bool]:
-    """Enqueue the jobs that are due. Return the message about each job, and whether more may be due."""
+) -> tuple[list[Made], bool]:
+    """Enqueue the jobs that are due. Return the new jobs, and whether more may be due."""
     due = queries.due(connection, which, limit=BATCH)
     fired = fire(connection, queries, tasks, due) if due else None
     return ([], False) if fired is None else (fired, len(due) == BATCH)
@@ -42,8 +51,8 @@ def fire_due(
 
 def fire(
     connection: Connection, queries: ScheduleQueries, tasks: Mapping[str, Any], due: Sequence[Any]
-) -> list[str] | None:
-    """Enqueue jobs for the ticks of each schedule up to the schedule's `now`. Return the message about each job.
+) -> list[Made] | None:
+    """Enqueue jobs for the ticks of each schedule up to the schedule's `now`. Return the new jobs.
 
     If open transactions hold the unique keys of all schedules, store nothing and return `None`.
     """
@@ -68,7 +77,8 @@ def fire(
     if ticks:
         queries.record(connection, ticks)
     queries.advance(connection, [plan.values for plan in plans])
-    return [job.message for job in made]
+    by_id = {row.id: row for row in due}
+    return [Made(job.message, by_id[job.schedule_id].task, by_id[job.schedule_id].queue) for job in made]
 
 
 @dataclass(frozen=True, slots=True)

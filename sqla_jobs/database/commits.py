@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
@@ -26,12 +27,14 @@ _RELEASING = "sqla_jobs.database.commits.releasing"
 class _Call(NamedTuple):
     within: SessionTransaction | None
     """The savepoint in which the call was requested, or the outermost transaction if there is none."""
-    call: Callable[[], None]
+    call: Callable[..., None]
     entity: type[Any] | None = None
     """An entity whose database must commit before the call. None for calls after a rollback."""
     once: Hashable = None
     shard: Any = None
     """The shard in which the call was requested, in a session with several."""
+    number: int = 0
+    """If it is not 0, the call gets the sum of the numbers of all requests with the same `once`."""
 
 
 Write = Callable[[Session, Sequence[Any]], None]
@@ -57,8 +60,10 @@ class _Waiting:
         self.committed = False
         self.last: list[_Last] = []
         """What is written before the commit."""
-        self.releasing: SessionTransaction | None = None
-        """The innermost savepoint at the last call of `before_commit`."""
+        self.committing = 0
+        """The number of commits and releases that were reported with a savepoint open, and have not succeeded yet."""
+        self.released: SessionTransaction | None = None
+        """The savepoint that was released last."""
         self.is_last_moment = False
         """True once the commit has begun and `last` is written."""
 
@@ -105,20 +110,23 @@ def _wait_again(waiting: _Waiting, given: Sequence[_Last]) -> None:
     waiting.last = [*given, *(one for one in waiting.last if one not in given)]
 
 
-def on_commit(session: Session, entity: type[Any], call: Callable[[], None], *, once: Hashable = None) -> None:
+def on_commit(
+    session: Session, entity: type[Any], call: Callable[..., None], *, once: Hashable = None, number: int = 0
+) -> None:
     """Call `call` once the session's outermost transaction commits, unless the current savepoint is rolled back.
 
     If the session has joined another owner's transaction in the database of `entity`, `call` is never called, because
-    that transaction's commit cannot be observed. Of several requests with the same `once`, only one is carried out.
+    that transaction's commit cannot be observed. Of several requests with the same `once`, only one is carried out. If
+    they have a `number`, `call` gets the sum of the numbers.
     """
     waiting: _Waiting = session.info.get(_INFO) or _wait(session)
     shard = present_shard(session)
     if once is not None:
         once = once if shard is None else (once, shard)
-        if once in waiting.once:
+        if once in waiting.once and not number:
             return
         waiting.once.add(once)
-    waiting.calls.append(_Call(_present(session), call, entity, once, shard))
+    waiting.calls.append(_Call(_present(session), call, entity, once, shard, number))
 
 
 def on_release(session: Session, entity: type[Any], call: Callable[[], None], *, once: Hashable) -> None:
@@ -259,15 +267,17 @@ def _present_connection(mapper: Any, row: Any) -> Connection:
 def _write_last(session: Session) -> None:
     """Write what waits for the commit of the outermost transaction.
 
-    SQLAlchemy also reports the release of each savepoint. A commit that finds open savepoints is reported for the
-    innermost of them more than once. So the second report with the same savepoint is taken for a commit: the release of
-    a savepoint while an inner one is open writes early, too.
+    SQLAlchemy also reports the release of each savepoint. A commit that finds savepoints open is reported first, and
+    looks like the release of the innermost one; then these are released, and `_call` writes after the last of them.
     """
     waiting: _Waiting = session.info.get(_INFO) or _wait(session)
-    innermost = session.get_nested_transaction()
-    if innermost is not None and innermost is not waiting.releasing:
-        waiting.releasing = innermost
-        return
+    if session.in_nested_transaction():
+        waiting.committing += 1
+    else:
+        _write_at_last(session, waiting)
+
+
+def _write_at_last(session: Session, waiting: _Waiting) -> None:
     if waiting.last:
         write_now(session)
     waiting.is_last_moment = True
@@ -275,8 +285,12 @@ def _write_last(session: Session) -> None:
 
 def _note_commit(session: Session) -> None:
     waiting: _Waiting | None = session.info.get(_INFO)
-    if waiting and not session.in_nested_transaction():  # SQLAlchemy 2.1 also reports released savepoints
+    if waiting is None:
+        return
+    if (savepoint := session.get_nested_transaction()) is None:
         waiting.committed = True
+    else:  # SQLAlchemy also reports released savepoints
+        waiting.released, waiting.committing = savepoint, waiting.committing - 1
 
 
 def _forget(session: Session, rolled_back: SessionTransaction) -> None:
@@ -289,6 +303,7 @@ def _forget(session: Session, rolled_back: SessionTransaction) -> None:
             with in_shard(session, one.shard):
                 one.call()
     if waiting:
+        waiting.committing = 0
         waiting.last = [one for one in waiting.last if not _is_within(one.within, rolled_back)]
 
 
@@ -299,15 +314,26 @@ def _is_within(transaction: SessionTransaction | None, outer: SessionTransaction
 
 
 def _call(session: Session, transaction: SessionTransaction) -> None:
-    if transaction.parent is not None or _INFO not in session.info:
+    waiting: _Waiting | None = session.info.get(_INFO)
+    if waiting is None:
         return
-    waiting: _Waiting = session.info.pop(_INFO)
+    if transaction is waiting.released and waiting.committing > 0 and not session.in_nested_transaction():
+        _write_at_last(session, waiting)  # the outermost transaction is the one that commits
+    if transaction.parent is not None:
+        return
+    del session.info[_INFO]
+    numbers = Counter[Hashable]()
     for one in waiting.calls:
+        numbers[one.once] += one.number
+    for one in waiting.calls:
+        if one.number and one.once not in numbers:
+            continue  # its number was part of an earlier call
         with in_shard(session, one.shard):
             if not waiting.committed and one.entity is None:  # a closed session reports no rollback
                 one.call()
             elif waiting.committed and one.entity is not None:
-                _call_if_own(session, one.entity, one.call)
+                call = partial(one.call, numbers.pop(one.once)) if one.number else one.call
+                _call_if_own(session, one.entity, call)
 
 
 def _call_if_own(session: Session, entity: type[Any], call: Callable[[], None]) -> None:

@@ -138,6 +138,12 @@ class JobMixin(Row):
     expires_at: Mapped[datetime | None] = mapped_column(RunAtType)
     """If the job has not begun by then, the next claim ends it as `cancelled`. Null if it does not expire."""
 
+    is_new: bool = False
+    """True if the enqueue that returned this object inserted the job, False if a live job had its unique key.
+
+    This is no column: an object that a query loads says False, and one that the session has already does not change.
+    """
+
     if TYPE_CHECKING:
         runs: Mapped[list[RunMixin]]
         """The job's attempts, oldest first; read-only."""

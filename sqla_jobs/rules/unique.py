@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from copy import copy
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal, get_args, overload
@@ -35,9 +34,6 @@ class Unique:
       arguments, priority, queue and run_at of a waiting job, or "update" its arguments and priority.
     - `max_delay`: required with "replace": seconds or a timedelta, counted from the first enqueue. Replacements do not
       delay the job beyond it. With None, the delay is unlimited.
-    - `at_commit`: True to write the job in the last moment of the caller's transaction, so that transactions that
-      enqueue one key do not wait for each other's whole length. `enqueue` then returns None, although its type says
-      that it returns a job, since a type checker does not know the policy.
     - `per`: seconds or a timedelta. Each period of this length allows one job, whatever its outcome. Periods follow the
       server's clock and are aligned to 1970-01-01 UTC.
 
@@ -48,17 +44,7 @@ class Unique:
     on_conflict: OnConflict
     max_delay: float | None
     per: float | None
-    at_commit: bool
 
-    @overload
-    def __init__(
-        self,
-        key: KeyOf | None = None,
-        *,
-        on_conflict: Literal["return", "update"] = "return",
-        per: float | timedelta | None = None,
-        at_commit: bool = False,
-    ) -> None: ...
     @overload
     def __init__(
         self,
@@ -66,7 +52,6 @@ class Unique:
         *,
         on_conflict: Literal["return", "raise", "update"] = "return",
         per: float | timedelta | None = None,
-        at_commit: Literal[False] = False,
     ) -> None: ...
     @overload
     def __init__(
@@ -76,7 +61,6 @@ class Unique:
         on_conflict: Literal["replace"],
         max_delay: float | timedelta | None,
         per: float | timedelta | None = None,
-        at_commit: bool = False,
     ) -> None: ...
     def __init__(
         self,
@@ -85,7 +69,6 @@ class Unique:
         on_conflict: OnConflict = "return",
         max_delay: float | timedelta | None = _MISSING,
         per: float | timedelta | None = None,
-        at_commit: bool = False,
     ) -> None:
         if on_conflict not in _WORDS:
             raise DeclarationError(f"on_conflict must be one of {', '.join(_WORDS)}, got {on_conflict!r:.60}")
@@ -100,28 +83,14 @@ class Unique:
                 f"max_delay={max_delay!r:.60} is only for on_conflict='replace', and on_conflict is "
                 f"{on_conflict!r}: leave it out, or write on_conflict='replace'"
             )
-        if not isinstance(at_commit, bool):
-            raise DeclarationError(f"at_commit must be True or False, got {at_commit!r:.60}")
-        if at_commit and on_conflict == "raise":
-            raise DeclarationError(
-                "at_commit=True does not fit on_conflict='raise': the commit finds out whether the key is taken, when "
-                "the call that could raise has returned; use 'return', or leave at_commit= out"
-            )
         values = {
             "key": key if key is None or callable(key) else argument_names("key", key),
             "on_conflict": on_conflict,
             "max_delay": _length("max_delay", None if max_delay is _MISSING else max_delay, least=0.0),
             "per": _length("per", per, least=INSTANT),
-            "at_commit": at_commit,
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
-
-    def at_once(self) -> Unique:
-        """Return the policy without `at_commit`."""
-        other = copy(self)
-        object.__setattr__(other, "at_commit", False)
-        return other
 
     @property
     def changes(self) -> bool:

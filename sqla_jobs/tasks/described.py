@@ -16,8 +16,7 @@ from sqla_jobs.tasks.sessions import AnySession
 
 _PROMISE = "The job exists if and only if the caller's transaction commits; `enqueue` itself commits nothing."
 _RETURNED = """Returns the job, pending like any object that was added. A job with a unique key is in the database
-already: it is new, or it is the live job that has the key. With `Unique(at_commit=True)` there is no job
-before the commit, and the call returns None."""
+already: it is new, or it is the live job that has the key, as `is_new` says."""
 _RAISED = """Raises `ArgumentsError`, having changed nothing, for a session that is missing or asynchronous, and for
 arguments that do not fit the task or cannot be stored; `DeclarationError` if an annotation of the task
 cannot be resolved; `JobExists` if `Unique(on_conflict="raise")` finds its key taken."""
@@ -26,6 +25,8 @@ _SESSION = "- `session`: the `Session` or `scoped_session` of the caller."
 
 class _Adds(Protocol):
     def _add(self, session: AnySession | None, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Any: ...
+
+    def _add_at_commit(self, session: AnySession | None, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> None: ...
 
 
 def enqueue(enqueuer: _Adds, session: AnySession | None = None, /, *args: Any, **kwargs: Any) -> JobMixin:
@@ -44,6 +45,27 @@ enqueue.__doc__ = f"""Add a job of the task to the caller's session, and return 
 {_RETURNED}
 
 {_RAISED}
+"""
+
+
+def enqueue_at_commit(enqueuer: _Adds, session: AnySession | None = None, /, *args: Any, **kwargs: Any) -> None:
+    enqueuer._add_at_commit(session, args, kwargs)
+
+
+enqueue_at_commit.__qualname__ = "Enqueuer.enqueue_at_commit"
+enqueue_at_commit.__doc__ = f"""Add a job of the task in the last moment of the caller's transaction.
+
+{_PROMISE}
+
+{_SESSION}
+- `*args`, `**kwargs`: the arguments of the task, by position or by name, without injected parameters.
+
+The jobs of a transaction are written after its last flush, in the order of their unique keys, so transactions that
+enqueue the same keys in this way do not deadlock, and wait for each other only while they commit. The last enqueue of a
+key in the transaction wins.
+
+Raises `ArgumentsError` for arguments that do not fit, for `after=` and `batch=`, for the policy "raise", and for a
+session with two-phase commits.
 """
 
 

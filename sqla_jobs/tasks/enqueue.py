@@ -204,6 +204,7 @@ def add_one(
         gates = gates_of(args)
         behind = {"gates": [*gates], "ordered_by": ordered_gate(gates)}
     job = models.Job(**values, args=args, **behind)
+    job.is_new = True
     if (shard := present_shard(session)) is not None:
         put_into(job, shard)
     session.add(job)

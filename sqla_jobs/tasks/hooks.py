@@ -22,6 +22,8 @@ log: logging.Logger = logging.getLogger("sqla_jobs.run")
 
 EventName = Literal["started", "succeeded", "retried", "snoozed", "failed", "cancelled", "lost"]
 EVENTS: tuple[str, ...] = get_args(EventName)
+"""The events of attempts."""
+_ENQUEUED = "enqueued"
 _LONGEST_NAME, LONGEST = 100, 2_000
 """Maximum length of a header's name and of its value."""
 _MOST = 50
@@ -62,14 +64,31 @@ class RunEvent:
     """True if the attempt overran its timeout and could not be interrupted, so that its process was killed."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EnqueuedEvent:
+    """A committed transaction has enqueued new jobs of one task in one queue."""
+
+    name: Literal["enqueued"] = "enqueued"
+    """The name of the event."""
+    task: str
+    """The name of the task."""
+    queue: str
+    """The queue of the jobs."""
+    number: int
+    """The number of new jobs."""
+
+
 AnyContextManager = AbstractContextManager[Any] | AbstractAsyncContextManager[Any]
 Middleware = Callable[[RunContext], AnyContextManager]
 WorkerContext = Callable[[], AnyContextManager]
 HeaderSource = Callable[[], Mapping[str, str]]
 Handler = Callable[[RunEvent], None]
+EnqueuedHandler = Callable[[EnqueuedEvent], None]
 M = TypeVar("M", bound=Middleware)
 S = TypeVar("S", bound=HeaderSource)
 H = TypeVar("H", bound=Handler)
+E = TypeVar("E", bound=EnqueuedHandler)
+T = TypeVar("T")
 W = TypeVar("W", bound=WorkerContext)
 
 
@@ -86,7 +105,7 @@ class Hooks:
         self.tracing: Tracing | None = None
         """Makes spans for enqueues and runs."""
         self.sources: list[HeaderSource] = []
-        self._handlers: dict[str, list[Handler]] = {name: [] for name in EVENTS}
+        self._handlers: dict[str, list[Callable[[Any], None]]] = {name: [] for name in (*EVENTS, _ENQUEUED)}
 
     def add_middleware(self, target: M) -> M:
         """Add a middleware. Raises `DeclarationError` unless it is a function that takes a `RunContext`."""
@@ -108,9 +127,9 @@ class Hooks:
         _replace_or_add(self.sources, target)
         return target
 
-    def add_handler(self, target: H, names: Iterable[str]) -> H:
-        """Add an event handler. Raises `DeclarationError` unless it is a function that takes a `RunEvent`."""
-        _check(target, "event handler", "one argument, the RunEvent", 1)
+    def add_handler(self, target: T, names: Iterable[str]) -> T:
+        """Add an event handler. Raises `DeclarationError` unless it is a function that takes one argument."""
+        _check(target, "event handler", "one argument, the event", 1)
         for name in names:
             _replace_or_add(self._handlers[name], target)
         return target
@@ -131,6 +150,19 @@ class Hooks:
             except caught:
                 log.exception("the handler %s of %s, job %s, raised", name_of(handler), event.name, event.job_id)
 
+    def tells_of_enqueued(self) -> bool:
+        """Return whether a handler wants to know of new jobs."""
+        return bool(self._handlers[_ENQUEUED])
+
+    def tell_enqueued(self, where: tuple[str, str], number: int) -> None:
+        """Call the handlers of "enqueued" with the number of new jobs of a task in a queue. Log their errors."""
+        event = EnqueuedEvent(task=where[0], queue=where[1], number=number)
+        for handler in self._handlers[_ENQUEUED]:
+            try:
+                handler(event)
+            except Exception:
+                log.exception("the handler %s of enqueued, task %s, raised", name_of(handler), event.task)
+
     def headers(self, given: Mapping[str, str] | None) -> dict[str, str]:
         """Return the headers of a new job. `given` overrides the headers from sources. Raises `ArgumentsError`."""
         found: dict[str, str] = {}
@@ -141,12 +173,12 @@ class Hooks:
 
 def event_names(given: Iterable[object]) -> list[str]:
     """Return the names of events. Raises `DeclarationError` for an unknown name, and for an empty list."""
-    valid = f"valid events: {', '.join(EVENTS)}"
+    valid = f"valid events: {', '.join((*EVENTS, _ENQUEUED))}"
     chosen = list(given)
     if not chosen or callable(chosen[0]):
         above = f" above {name_of(chosen[0])}" if chosen else ""
         raise DeclarationError(f"no event is named: write @jobs.on('failed'){above}; {valid}")
-    if unknown := [name for name in chosen if name not in EVENTS]:
+    if unknown := [name for name in chosen if name not in (*EVENTS, _ENQUEUED)]:
         raise DeclarationError(f"unknown event {unknown[0]!r:.60}; {valid}")
     return [str(name) for name in chosen]
 

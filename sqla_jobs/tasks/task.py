@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain, islice
 from types import MethodType
 from typing import (
@@ -22,10 +21,10 @@ from typing import (
     overload,
 )
 
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 from sqlalchemy.orm import Session
 
-from sqla_jobs.database.commits import check_open, savepoint
+from sqla_jobs.database.commits import check_open, on_commit, savepoint
 from sqla_jobs.database.notify import after_commit
 from sqla_jobs.database.sharding import check_shard, in_shard, is_sharded, shard_of
 from sqla_jobs.database.subscribers import LIMITS
@@ -33,10 +32,11 @@ from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.renamed import underscored
+from sqla_jobs.rules.unique import Unique
 from sqla_jobs.tasks.after import Begun, Waiting
 from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import Declaration
-from sqla_jobs.tasks.described import DescribedEnqueue, enqueue
+from sqla_jobs.tasks.described import DescribedEnqueue, enqueue, enqueue_at_commit
 from sqla_jobs.tasks.enqueue import EnqueueOptions, add_many, add_one, check_options, expressed, job_values
 from sqla_jobs.tasks.enqueued import Enqueued
 from sqla_jobs.tasks.hooks import Hooks
@@ -44,7 +44,7 @@ from sqla_jobs.tasks.schedule import ScheduleOptions, Schedules
 from sqla_jobs.tasks.sessions import AnySession, any_session
 from sqla_jobs.tasks.tracing import UNTRACED, Sending
 from sqla_jobs.tasks.unique import Keyed
-from sqla_jobs.tasks.unique_jobs import add_at_commit, add_many_unique, add_unique, rule_for
+from sqla_jobs.tasks.unique_jobs import Later, add_at_commit, add_many_unique, add_unique, rule_for
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -73,9 +73,8 @@ class Enqueue(Protocol[P, J_co]):
         - `args`, `kwargs`: the arguments of the task, by position or by name, without injected parameters.
 
         Returns the job, which is pending like any object that was added. Its `id` is None until the session flushes.
-        A job with a unique key is in the database already: it is new, or it is the live job that has the key. With
-        `Unique(at_commit=True)` the call returns None, although its type says that it returns a job: the policy may
-        stand on the task, where a type checker does not see it.
+        A job with a unique key is in the database already: it is new, or it is the live job that has the key, as
+        `is_new` says.
 
         Raises `ArgumentsError` for arguments that do not fit, and `JobExists` for a taken key if the policy is to
         raise. The transaction stays usable.
@@ -115,10 +114,30 @@ class _EnqueueOf(Generic[C]):
         return enqueuer._without_injected(enqueue)  # only for type checkers
 
 
+class _EnqueueAtCommitOf(Generic[C]):
+    """Selects the overload when `task.enqueue_at_commit` is looked up, like `_EnqueueOf`."""
+
+    @overload
+    def __get__(self, enqueuer: None, owner: object = None, /) -> Callable[..., None]: ...
+    @overload
+    def __get__(
+        self, enqueuer: _Injected[C, Enqueue[P, Any]], owner: object = None, /
+    ) -> Callable[Concatenate[AnySession, P], None]: ...
+
+    if not MYPY:
+
+        @overload
+        def __get__(self, enqueuer: _Injected[..., Any], owner: object = None, /) -> Callable[..., None]: ...
+
+    def __get__(self, enqueuer: Any, owner: object = None, /) -> Any:
+        return enqueue_at_commit if enqueuer is None else MethodType(enqueue_at_commit, enqueuer)
+
+
 class Enqueuer(Generic[C, J]):
     """Enqueues jobs of one task with some options. `options()` returns an `Enqueuer`, and each `Task` is one itself."""
 
     enqueue: _EnqueueOf[C] = _EnqueueOf()
+    enqueue_at_commit: _EnqueueAtCommitOf[C] = _EnqueueAtCommitOf()
 
     def __init__(
         self,
@@ -140,11 +159,6 @@ class Enqueuer(Generic[C, J]):
                 f"{declaration.name}: after= does not fit Unique(on_conflict={self._unique.policy.on_conflict!r}): the "
                 "job with the key may wait for other jobs, or has begun; use 'return' or 'raise'"
             )
-        if self._waiting and self._unique and self._unique.policy.at_commit:
-            raise ArgumentsError(
-                f"{declaration.name}: after= and batch= do not fit Unique(at_commit=True): they need the job when they "
-                "are given, and it is written at the commit; use options(unique=…) without at_commit="
-            )
 
     if not TYPE_CHECKING:
         __getattr__ = underscored("declaration", "models", "hooks")
@@ -157,14 +171,6 @@ class Enqueuer(Generic[C, J]):
         by_name = isinstance(signature.target, type) or signature.is_lambda
         name = f"jobs.tasks[{declaration.name!r}]" if by_name else signature.target.__name__
         return f"{name}.options(…)" if self._options else name
-
-    def _at_once(self) -> Enqueuer[C, J]:
-        """Return the enqueuer without `at_commit` in its policy. Its `enqueue` always returns a job."""
-        if self._unique is None or not self._unique.policy.at_commit:
-            return self
-        other: Enqueuer[C, J] = Enqueuer(self._declaration, self._models, self._options, self._described, self._hooks)
-        other._unique = replace(self._unique, policy=self._unique.policy.at_once())
-        return other
 
     @overload
     def _without_injected(self, target: Callable[Concatenate[_Nobody, ...], object], /) -> Enqueue[..., J]: ...
@@ -183,26 +189,42 @@ class Enqueuer(Generic[C, J]):
     def _add(self, session: AnySession | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> J:
         """Add a job to the caller's session, as `enqueue` does."""
         if not isinstance(session, Session):
-            session = any_session(session, lambda: self._call(args, kwargs))
+            session = any_session(session, lambda: self._call("enqueue", args, kwargs))
         if self._hooks.tracing is None:
-            return self._insert(session, args, kwargs)[0]
+            return self._insert(session, args, kwargs, self._store)[0]
         with self._sending(session) as sending:
-            added, inserted = self._insert(session, args, kwargs)
-            if inserted is not None:
-                sending.one(added, inserted)
+            added, inserted = self._insert(session, args, kwargs, self._store)
+            sending.one(added, inserted)
         return added
 
-    def _insert(self, session: Session, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[J, int | None]:
-        """Add a job. Return the job, and the number of inserted jobs: 1 or 0. With `at_commit`, both are None."""
+    def _add_at_commit(self, session: AnySession | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Add a job to the caller's session, as `enqueue_at_commit` does."""
+        into = any_session(session, lambda: self._call("enqueue_at_commit", args, kwargs))
+        if self._waiting:
+            raise ArgumentsError(
+                f"{self._declaration.name}: after= and batch= do not fit enqueue_at_commit: they need the job when "
+                "they are given, and it is written at the commit; call enqueue"
+            )
+        with self._sending(into):
+            self._insert(into, args, kwargs, self._store_at_commit)
+
+    def _insert(
+        self,
+        session: Session,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        store: Callable[[Session, Keyed | dict[str, Any]], T],
+    ) -> T:
+        """Add a job by `store`, in the shard to which it belongs."""
         check_open(session, self._models.Job)
         given = self._bind(args, kwargs)
         codec, unique = self._declaration.codec, self._unique
         item = codec.stored(session, given) if unique is None else unique.keyed(codec.encode(session, given))
         if not is_sharded(session):
-            return self._store(session, item)
+            return store(session, item)
         with in_shard(session, self._shard_for(session, given, _stored(item))):
             check_open(session, self._models.Job)
-            return self._store(session, item)
+            return store(session, item)
 
     def _shard_for(self, session: Session, given: Mapping[str, Any], stored: Mapping[str, Any]) -> Any:
         """Return the shard that the application chooses for a job with these arguments.
@@ -217,18 +239,14 @@ class Enqueuer(Generic[C, J]):
             self._waiting.check_shards(session, shard)
         return shard
 
-    def _store(self, session: Session, item: Keyed | dict[str, Any]) -> tuple[J, int | None]:
-        """Add a job with these arguments, which may have a unique key."""
+    def _store(self, session: Session, item: Keyed | dict[str, Any]) -> tuple[J, int]:
+        """Add a job with these arguments, which may have a unique key. Return it, and 1 if it is new, else 0."""
         declaration, unique = self._declaration, self._unique
         begun = None if self._waiting is None else self._waiting.begin(session)
-        added: tuple[J, int | None]
+        added: tuple[J, int]
         if unique is None or isinstance(item, dict) or item.key is None:
             values = self._all_values(self._columns, begun)
             added = add_one(session, self._models, values, _stored(item), declaration.make_gates), 1
-        elif unique.policy.at_commit:
-            values = self._all_values(self._values, begun)
-            add_at_commit(session, self._models, values, item.key, item.args, unique, declaration.make_gates)
-            added = cast("J", None), None
         else:
             values = self._all_values(self._values, begun)
             added = add_unique(session, self._models, values, item.key, item.args, unique, declaration.make_gates)
@@ -236,7 +254,23 @@ class Enqueuer(Generic[C, J]):
             session.flush()
             self._waiting.end(session, begun, [added[0].id])
         after_commit(session, self._models.Job, self._models.channel, self._message)
+        self._count_inserted(session, added[1])
         return added
+
+    def _store_at_commit(self, session: Session, item: Keyed | dict[str, Any]) -> None:
+        """Add a job with these arguments in the last moment of the transaction."""
+        args, key = (to_json(item).decode(), None) if isinstance(item, dict) else (item.args, item.key)
+        policy, gates_of = self._unique.policy if self._unique else Unique(), self._declaration.make_gates
+        values = self._all_values(self._values, None)
+        add_at_commit(session, Later(self._models, values, args, key, policy, gates_of, self._count_inserted))
+        after_commit(session, self._models.Job, self._models.channel, self._message)
+
+    def _count_inserted(self, session: Session, number: int) -> None:
+        """Tell the handlers of "enqueued" about new jobs, once the transaction has committed."""
+        if number and self._hooks.tells_of_enqueued():
+            where = self._declaration.name, self._values["queue"]
+            tell = partial(self._hooks.tell_enqueued, where)
+            on_commit(session, self._models.Job, tell, once=(self._hooks, where), number=number)
 
     @overload
     def enqueue_many(
@@ -293,12 +327,6 @@ class Enqueuer(Generic[C, J]):
                 except ArgumentsError as error:
                     raise ArgumentsError(f"item {number}: {error}") from None
 
-        if unique is not None and unique.policy.at_commit:
-            raise ArgumentsError(
-                f"{declaration.name}: enqueue_many returns what it has stored, and Unique(at_commit=True) stores "
-                "nothing before the commit: call enqueue for each job, which sends no statement, or give "
-                "options(unique=…) without at_commit="
-            )
         if "unique_key" in self._options:
             raise ArgumentsError(
                 "enqueue_many takes no unique_key: at most one of its jobs could be enqueued; "
@@ -319,6 +347,7 @@ class Enqueuer(Generic[C, J]):
                     values = self._all_values(self._values, begun)
                     count = add_many_unique(into, self._models, values, items, unique, declaration.make_gates, ids)
                 after_commit(into, self._models.Job, self._models.channel, self._message)
+                self._count_inserted(into, count)
             sending.many(count)
         return count
 
@@ -348,12 +377,12 @@ class Enqueuer(Generic[C, J]):
             if ids is not None:
                 ids += new
 
-    def _call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        """Return the text of an `enqueue` call with its arguments by name, for error messages."""
+    def _call(self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+        """Return the text of a call with its arguments by name, for error messages."""
         parameters = self._declaration.signature.arguments.parameters.values()
         given = {one.name for one in [*parameters][: len(args)]} | kwargs.keys()
         named = [f", {one.name}=…" for one in parameters if one.name in given or one.default is one.empty]
-        return f"{self._written}.enqueue(session{''.join(named)})"
+        return f"{self._written}.{method}(session{''.join(named)})"
 
     def _sending(self, session: Session) -> AbstractContextManager[Sending, None]:
         if (tracing := self._hooks.tracing) is None:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
-from typing import Any, TypeVar
+from itertools import groupby
+from typing import Any, NamedTuple, TypeVar
 
+from pydantic_core import from_json
 from sqlalchemy import ColumnElement, Connection, false, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, make_transient_to_detached
 
 from sqla_jobs.database.commits import before_commit, is_waiting, on_rollback, savepoint, write_now
 from sqla_jobs.database.notify import after_release, count_after_commit
-from sqla_jobs.database.sharding import known_row, present_shard
+from sqla_jobs.database.sharding import known_row, present_shard, put_into
 from sqla_jobs.errors import ArgumentsError, JobExists
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
@@ -25,7 +28,7 @@ from sqla_jobs.queries.returned import count_returned
 from sqla_jobs.queries.unique import Holder, UniqueJobs, statements_for
 from sqla_jobs.rules.unique import Unique
 from sqla_jobs.tasks.declaration import Declaration
-from sqla_jobs.tasks.enqueue import GatesOf, batches, gate_columns
+from sqla_jobs.tasks.enqueue import GatesOf, add_one, batches, expressed, gate_columns
 from sqla_jobs.tasks.enqueued import Enqueued
 from sqla_jobs.tasks.unique import Keyed, UniqueRule, declared_rule, literal_rule
 
@@ -66,13 +69,13 @@ def add_unique(
     Raises `JobExists` if the key is taken and the policy is "raise", or the live job is not in the new one's batch.
     """
     _flush_jobs(session, models.Job)
+    jobs = _unique_jobs(session, models, values, rule.policy, gates_of)
     with savepoint(session, models.Job) if "batch_id" in values else _as_pending(session, models):
-        shard = present_shard(session)
-        jobs = _unique_jobs(session, models, values, rule, gates_of, loads=shard is None)
-        stored = _store(jobs, rule.policy, key, args)
-        job: J = stored.holders[key].job
-        if shard is not None:  # SQLAlchemy gives an entity of INSERT … RETURNING no identity token
-            job = session.get_one(models.Job, stored.holders[key].id, populate_existing=True, identity_token=shard)
+        while True:
+            stored = _store(jobs, rule.policy, key, args)
+            job: J | None = _job(jobs, stored, key, args)
+            if job is not None:  # otherwise it has been deleted since
+                break
         # otherwise it would keep rolled-back values
         on_rollback(session, partial(_expire, session, models.Job, [job.id]))
         _tell_when_free(jobs, stored)
@@ -80,7 +83,28 @@ def add_unique(
     _count(jobs, rule.policy, {key: 1}, stored.left_out)
     if rule.policy.on_conflict == "raise" and stored.left_out:
         raise _exists(values["task"], key, job)
+    _overtake(jobs, [key])
     return job, len(stored.inserted)
+
+
+def _job(jobs: UniqueJobs, stored: _Stored, key: str, args: str) -> Any:
+    """Return the job that has the key, as an object of the session. Return None if it has been deleted.
+
+    The object of a new job is like one after a flush: what it was not given is loaded when it is read.
+    """
+    session, job_class = jobs.session, jobs.statements.models.Job
+    shard, job_id = present_shard(session), stored.holders[key].id
+    if key in stored.inserted:
+        known = {name: one for name, one in jobs.values.items() if not isinstance(one, ColumnElement | timedelta)}
+        job = job_class(**known, id=job_id, args=from_json(args), unique_key=key)
+        put_into(job, shard)
+        make_transient_to_detached(job)
+        session.add(job)
+    else:
+        job = session.get(job_class, job_id, populate_existing=True, identity_token=shard)
+    if job is not None:
+        job.is_new = key in stored.inserted
+    return job
 
 
 def add_many_unique(
@@ -97,7 +121,7 @@ def add_many_unique(
     Within one batch, two transactions that enqueue the same keys do not deadlock. For each item, `ids` receives the id
     of the new job, or of the job that has the item's key.
     """
-    jobs = _unique_jobs(session, models, values, rule, gates_of, loads=False)
+    jobs = _unique_jobs(session, models, values, rule.policy, gates_of)
     with savepoint(session, models.Job):
         return Enqueued.total(
             _add_batch(jobs, models.Job, rule.policy, batch, ids)
@@ -109,122 +133,106 @@ def _unique_jobs(
     session: Session,
     models: Models[Any],
     values: Mapping[str, Any],
-    rule: UniqueRule,
+    policy: Unique,
     gates_of: GatesOf | None,
-    *,
-    loads: bool,
 ) -> UniqueJobs:
     def columns(args: str) -> Mapping[str, str | None]:
         return gate_columns(gates_of(json.loads(args)) if gates_of is not None else ())
 
-    statements = statements_for(models, rule.policy, values, gated=gates_of is not None, loads=loads)
+    statements = statements_for(models, policy, values, gated=gates_of is not None)
     return UniqueJobs(session, statements, values, None if gates_of is None else columns)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Later:
+class Later:
     """An enqueue that is written in the last moment of the caller's transaction."""
 
     models: Models[Any]
     values: Mapping[str, Any]
-    rule: UniqueRule
-    gates_of: GatesOf | None
-    key: str
+    """The column values of the job. A timedelta in `run_at` is a delay, measured by the server's clock."""
     args: str
-
-    @property
-    def place(self) -> tuple[str, str]:
-        """The place in the order in which all transactions write."""
-        return self.key, self.models.channel
-
-    def is_like(self, other: _Later) -> bool:
-        """Return whether one statement can write both."""
-        return (
-            self.models is other.models
-            and self.rule.policy == other.rule.policy
-            and self.gates_of == other.gates_of
-            and self.values.keys() == other.values.keys()
-            and all(_is_same(value, other.values[name]) for name, value in self.values.items())
-        )
-
-    def replaces(self, other: _Later) -> bool:
-        """Return whether this enqueue leaves nothing of the other one, which came before it in the transaction."""
-        on_conflict = self.rule.policy.on_conflict
-        return on_conflict == "replace" or (on_conflict == "update" and self.is_like(other))
+    key: str | None
+    """None for a job that is not unique."""
+    policy: Unique
+    gates_of: GatesOf | None
+    inserted: Callable[[Session, int], None]
+    """Called with the number of jobs that were inserted for enqueues with these values."""
 
 
-def add_at_commit(
-    session: Session,
-    models: Models[Any],
-    values: Mapping[str, Any],
-    key: str,
-    args: str,
-    rule: UniqueRule,
-    gates_of: GatesOf | None,
-) -> None:
-    """Add a job like `add_unique`, in the last moment of the caller's transaction.
+class _Overtaken(NamedTuple):
+    """Keys that the transaction has taken at once, after it had enqueued them for the last moment."""
+
+    channel: str
+    keys: Iterable[str]
+
+
+def add_at_commit(session: Session, later: Later) -> None:
+    """Add a job in the last moment of the caller's transaction.
 
     A session that is bound to a connection writes at once: it does not hear of a commit by the connection's owner.
 
-    Raises `ArgumentsError` for a session with two-phase commits.
+    Raises `ArgumentsError` for a session with two-phase commits, and for a policy that raises.
     """
+    task, job_class = later.values["task"], later.models.Job
     if session.twophase:
         raise ArgumentsError(
-            f"{values['task']}: Unique(at_commit=True) does not fit a session with twophase=True, which holds locks "
-            "from PREPARE TRANSACTION until all databases have answered: give options(unique=…) without at_commit=, or "
-            "enqueue in another session"
+            f"{task}: enqueue_at_commit does not fit a session with twophase=True, which holds locks from PREPARE "
+            "TRANSACTION until all databases have answered: call enqueue, or enqueue in another session"
         )
-    if gates_of is not None:
-        gates_of(json.loads(args))  # an error about the arguments is raised here
+    if later.policy.on_conflict == "raise":
+        raise ArgumentsError(
+            f"{task}: enqueue_at_commit does not fit Unique(on_conflict='raise'): the commit finds out whether the key "
+            "is taken, when the call that could raise has returned; call enqueue, or use 'return'"
+        )
+    if later.gates_of is not None:
+        later.gates_of(json.loads(later.args))  # an error about the arguments is raised here
     if session.dispatch.do_orm_execute and not is_waiting(session):
         # extensions such as zope.sqlalchemy commit only sessions of which they have seen a write
-        nothing = update(models.Job).where(false()).values(progress_message=models.Job.progress_message)
+        nothing = update(job_class).where(false()).values(progress_message=job_class.progress_message)
         session.execute(nothing, execution_options={"synchronize_session": False})
-    before_commit(session, _write_all, _Later(models, values, rule, gates_of, key, args))
-    if isinstance(session.get_bind(models.Job), Connection):  # its owner may commit without the session
+    before_commit(session, _write_all, later)
+    if isinstance(session.get_bind(job_class), Connection):  # its owner may commit without the session
         write_now(session)
 
 
-def _is_same(value: Any, other: Any) -> bool:
-    if isinstance(value, ColumnElement) or isinstance(other, ColumnElement):
-        return value is other
-    return bool(value == other)
+def _overtake(jobs: UniqueJobs, keys: Iterable[str]) -> None:
+    """Note that these keys have been taken: what waits for the commit with one of them is older."""
+    if is_waiting(jobs.session):
+        before_commit(jobs.session, _write_all, _Overtaken(jobs.statements.models.channel, keys))
 
 
-def _write_all(session: Session, enqueues: Sequence[_Later]) -> None:
-    """Write the enqueues of a transaction in the order of their keys, so that two transactions do not deadlock."""
-    by_place: dict[tuple[str, str], list[_Later]] = {}
-    times = Counter(one.key for one in enqueues)
+def _write_all(session: Session, enqueues: Sequence[Later | _Overtaken]) -> None:
+    """Write the last enqueue of each key, in the order of the keys, so that two transactions do not deadlock."""
+    last: dict[tuple[str, str], Later] = {}
     for one in enqueues:
-        before = by_place.setdefault(one.place, [])
-        if before and one.rule.policy.on_conflict == "return":
-            continue
-        while before and one.replaces(before[-1]):
-            before.pop()
-        before.append(one)
-    group: list[_Later] = []
-    for one in (one for place in sorted(by_place) for one in by_place[place]):
-        if group and (one.key == group[-1].key or not one.is_like(group[-1])):
-            _write(session, group, times)
-            group = []
-        group.append(one)
-    if group:
-        _write(session, group, times)
+        if isinstance(one, _Overtaken):
+            for key in one.keys:
+                last.pop((key, one.channel), None)
+        elif one.key is None:
+            add_one(session, one.models, expressed(one.values), from_json(one.args), one.gates_of)
+            one.inserted(session, 1)
+        else:
+            last[one.key, one.models.channel] = one
+    in_order = (last[place] for place in sorted(last))
+    for _, group in groupby(in_order, key=lambda one: id(one.values)):
+        _write(session, [*group])
 
 
-def _write(session: Session, group: Sequence[_Later], times: Mapping[str, int]) -> None:
-    """Write enqueues that differ only in their arguments. Their keys are sorted."""
-    first, policy, args = group[0], group[0].rule.policy, {one.key: one.args for one in group}
-    jobs = _unique_jobs(session, first.models, first.values, first.rule, first.gates_of, loads=False)
+def _write(session: Session, group: Sequence[Later]) -> None:
+    """Write enqueues with the same values, whose keys are sorted."""
+    first, args = group[0], {str(one.key): one.args for one in group}
+    policy = first.policy
+    jobs = _unique_jobs(session, first.models, first.values, policy, first.gates_of)
     if policy.changes and policy.per is None:
         stored = _change(jobs, args)
     else:
         stored = _Stored()
-        for one in group:
-            stored.add(_store(jobs, policy, one.key, one.args))
+        for key, one in args.items():
+            stored.add(_store(jobs, policy, key, one))
     _tell_when_free(jobs, stored)
     _read_again(session, first.models.Job, [one.id for one in stored.replaced.values()])
-    _count(jobs, policy, times, stored.left_out)
+    _count(jobs, policy, dict.fromkeys(args, 1), stored.left_out)
+    first.inserted(session, len(stored.inserted))
 
 
 class _Again(Exception):
@@ -234,6 +242,7 @@ class _Again(Exception):
 def _add_batch(jobs: UniqueJobs, job: type[Any], policy: Unique, batch: list[Keyed], ids: list[int] | None) -> Enqueued:
     keyed = [(key, args) for key, args in batch if key is not None]
     counts = Counter(key for key, _ in keyed)
+    _overtake(jobs, counts)
     order = keyed if policy.changes else reversed(keyed)  # the dict keeps the last entry for each key
     chosen = dict(sorted(dict(order).items()))
     stored = _store_batch(jobs, job, policy, chosen) if chosen else _Stored()
@@ -373,27 +382,29 @@ def _store_many(jobs: UniqueJobs, policy: Unique, args: Mapping[str, str], known
     """
     if policy.changes and policy.per is None:
         return _change(jobs, args)
-    stored, rounds = _Stored(), 0
-    has_locked = False
-    while pending := {key: args[key] for key in args if key not in stored.holders}:
-        found = jobs.taken(pending.keys() - known.keys())
-        taken = {key: known[key] for key in pending if key in known} | found
+    stored, pending = _Stored(), {key: args[key] for key in args if key not in known}
+    rounds, has_locked = 0, False
+    while True:
+        if pending:
+            rounds += 1
+            inserted = jobs.insert(pending, any_conflict=policy.per is not None and rounds < _FRUITLESS)
+            stored.inserted.update({one.key: one for one in inserted})
+        if not (missing := {key: args[key] for key in args if key not in stored.holders}):
+            return stored
+        found = jobs.taken(missing.keys() - known.keys())
+        taken = {key: known[key] for key in missing if key in known} | found
         if not policy.changes:
             known.update(found)
-        if free := {key: pending[key] for key in pending if key not in taken}:
+        pending = {key: missing[key] for key in missing if key not in taken}
+        if pending:
             if in_order and stored.holders:
                 raise _Again
-            rounds += 1
-            inserted = jobs.insert(free, any_conflict=policy.per is not None and rounds < _FRUITLESS)
-            stored.inserted.update({one.key: one for one in inserted})
-            if len(inserted) < len(free):
-                continue
+            continue
         if in_order and has_locked and any(one.state in LIVE for one, _ in taken.values()):
             raise _Again
         for key in _settle(jobs, policy, args, taken, stored, skip_locked=False):
             known.pop(key, None)
         has_locked = True
-    return stored
 
 
 def _change(jobs: UniqueJobs, args: Mapping[str, str]) -> _Stored:
@@ -452,7 +463,7 @@ def _flush_jobs(session: Session, job: type[Any]) -> None:
 
 def _as_pending(session: Session, models: Models[Any]) -> AbstractContextManager[Any]:
     """Keep other objects pending until the commit, for its listeners. If the job may refer to their rows, do not."""
-    return nullcontext() if models.tables["jobs"].foreign_keys else session.no_autoflush
+    return nullcontext() if models.Job.__table__.foreign_keys else session.no_autoflush
 
 
 def _exists(task: str, key: str, job: JobMixin) -> JobExists:

@@ -176,5 +176,6 @@ async def _coroutine(event: RunEvent) -> None: ...
     [(["finished"], print), ([], print), (["failed"], _coroutine), (["failed"], lambda: None)],
 )
 def test_what_cannot_be_told_is_refused_when_it_is_declared(names: Any, target: Any) -> None:
+    other: Any = Jobs(type("Other", (DeclarativeBase,), {}))
     with pytest.raises(DeclarationError):
-        Jobs(type("Other", (DeclarativeBase,), {})).on(*names)(target)
+        other.on(*names)(target)

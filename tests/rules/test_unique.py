@@ -44,8 +44,6 @@ def test_what_a_policy_says(unique: Unique, stored: tuple[object, ...], changes:
         {"on_conflict": "replace"},
         {"max_delay": None, "on_conflict": "update"},
         {"per": 0},
-        {"at_commit": 1},
-        {"at_commit": True, "on_conflict": "raise"},
     ],
     ids=str,
 )

@@ -65,8 +65,8 @@ def test_each_job_is_in_the_shard_that_the_application_chooses(shards: Shards) -
         later = send.options(columns=BOB, delay=60).enqueue(session, email="b@b.c")
         session.flush()
         assert (shard_in(later), later.state) == ("us", "scheduled")
-        sync.options(columns=BOB).enqueue(session, account=1)
-        sync.options(columns=ADA).enqueue(session, account=2)
+        sync.options(columns=BOB).enqueue_at_commit(session, account=1)
+        sync.options(columns=ADA).enqueue_at_commit(session, account=2)
         session.commit()
 
     shards.run(work)
@@ -83,8 +83,8 @@ def test_the_application_is_asked_once_for_each_job(shards: Shards) -> None:
         session.shard_chooser = next_shard
         for email in ("a@b.c", "b@b.c"):
             send.enqueue(session, email=email)
-        for task in (export, bill, sync):
-            task.enqueue(session, account=1)
+        for enqueue in (export.enqueue, bill.enqueue, sync.enqueue_at_commit):
+            enqueue(session, account=1)
         session.commit()
 
     shards.run(work)
@@ -115,7 +115,7 @@ def test_a_rollback_leaves_none_in_either(shards: Shards) -> None:
         for chosen in (ADA, BOB):
             send.options(columns=chosen).enqueue(session, email="a@b.c")
             bill.options(columns=chosen).enqueue(session, account=1)
-            sync.options(columns=chosen).enqueue(session, account=1)
+            sync.options(columns=chosen).enqueue_at_commit(session, account=1)
             send.options(columns=chosen).enqueue_many(session, [{"email": "a@b.c"}])
         session.rollback()
         session.commit()
@@ -200,7 +200,9 @@ def test_a_unique_key_is_taken_in_one_shard(shards: Shards) -> None:
     def work(session: Session) -> None:
         for note in ("first", "second"):
             for chosen, task in product((ADA, EVE, BOB), (bill, index, sync)):
-                task.options(columns=chosen).enqueue(session, account=1, note=note)
+                chosen_task = task.options(columns=chosen)
+                enqueue = chosen_task.enqueue_at_commit if task is sync else chosen_task.enqueue
+                enqueue(session, account=1, note=note)
             session.commit()
 
     shards.run(work)
@@ -433,7 +435,7 @@ def test_workers_are_notified_in_the_shard_of_the_job(shards: Shards) -> None:
         def work(session: Session) -> None:
             send.options(columns=ADA, queue="ours").enqueue(session, email="a@b.c")
             index.options(columns=BOB, queue="theirs").enqueue(session, account=1)
-            sync.options(columns=BOB, queue="last").enqueue(session, account=2)
+            sync.options(columns=BOB, queue="last").enqueue_at_commit(session, account=2)
             send.options(columns=ADA, queue="many").enqueue_many(session, [{"email": "a@b.c"}])
             session.commit()
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, Text, func, select, text, update
+from sqlalchemy import Engine, Text, event, func, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -104,7 +104,7 @@ def set_state(session: Session, job: JobMixin, state: str) -> None:
 
 def unique_jobs(session: Session) -> UniqueJobs:
     values = {"task": "bill"}
-    statements = statements_for(jobs._models, Unique(on_conflict="update"), values, gated=False, loads=True)
+    statements = statements_for(jobs._models, Unique(on_conflict="update"), values, gated=False)
     return UniqueJobs(session, statements, values)
 
 
@@ -204,6 +204,28 @@ class TestPolicies:
             else:
                 assert bill.enqueue(session, 17, "new") is not job
         assert notes(session)[-1:] == ["new"]
+
+    @pytest.mark.parametrize("task", [bill, index, refresh])
+    def test_an_enqueue_says_whether_its_job_is_new(self, session: Session, task: Any) -> None:
+        job = task.enqueue(session, 17)
+        assert (job.is_new, plain.enqueue(session, 17).is_new) == (True, True)
+        assert (task.enqueue(session, 17) is job, job.is_new) == (True, False)
+        with pytest.raises(JobExists) as taken:
+            task.options(unique=Unique("account", on_conflict="raise")).enqueue(session, 17)
+        assert taken.value.job.is_new is False
+        session.flush()
+        session.expunge_all()
+        assert [one.is_new for one in session.scalars(select(MyJob))] == [False, False]
+
+    def test_a_free_key_takes_one_statement_and_a_thousand_take_one_too(self, session: Session) -> None:
+        sent: list[str] = []
+        event.listen(session.connection(), "before_cursor_execute", lambda *said: sent.append(said[2]))
+        job = bill.options(columns={"tenant": "acme"}, delay=60).enqueue(session, 17)
+        assert (job.args, job.tenant, job.id > 0, len(sent)) == ({"account": 17}, "acme", True, 1)
+        assert (job.state, job.region, job.run_at is not None) == ("scheduled", "south", True)  # loaded when read
+        sent.clear()
+        bill.enqueue_many(session, [{"account": n} for n in range(100, 1100)])
+        assert ["INSERT" in one for one in sent if "SAVEPOINT" not in one] == [True]
 
     def test_replacing_takes_away_the_own_columns_that_are_not_given(self, session: Session) -> None:
         job = index.options(columns={"tenant": "acme", "region": "north"}, headers={"a": "b"}).enqueue(session, 17)
@@ -306,7 +328,7 @@ class TestPolicies:
         queued.priority = 3  # now it comes last in the table
         session.flush()
         held = unique_jobs(session).hold([job.id for job in found], skip_locked=True)
-        assert [one.job for one in held] == [queued, running]
+        assert [one.id for one in held] == [queued.id, running.id]
 
     def test_no_other_job_gives_its_key_up(self, session: Session) -> None:
         """One may have been given back since it was found running."""

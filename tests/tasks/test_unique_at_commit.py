@@ -1,4 +1,4 @@
-"""`Unique(at_commit=True)` writes in the last moment of the caller's transaction."""
+"""`enqueue_at_commit` writes in the last moment of the caller's transaction."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from transaction import TransactionManager
 from zope.sqlalchemy import register
 
-from sqla_jobs import ArgumentsError, ConcurrencyLimit, DeclarationError, Jobs, RunContext, Unique
+from sqla_jobs import ArgumentsError, ConcurrencyLimit, Jobs, RunContext, Unique
 from sqla_jobs.testing import assert_enqueued, assert_not_enqueued, drain, enqueued, run_job
 from tests.helpers import states, wait_until
 
@@ -33,20 +33,20 @@ jobs = Jobs(Base)
 REQUESTS = 20
 
 
-@jobs.task(unique=Unique("account", on_conflict="replace", max_delay=600, at_commit=True))
+@jobs.task(unique=Unique("account", on_conflict="replace", max_delay=600))
 def index(account: int, note: str = "") -> None: ...
 
 
-@jobs.task(unique=Unique("account", on_conflict="update", at_commit=True))
+@jobs.task(unique=Unique("account", on_conflict="update"))
 def refresh(account: int, note: str = "") -> None: ...
 
 
-@jobs.task(unique=Unique("account", at_commit=True))
+@jobs.task(unique=Unique("account"))
 def bill(account: int, note: str = "") -> None: ...
 
 
 def note_it(session: Session, account: int) -> None:
-    index.enqueue(session, account, "from a task")
+    index.enqueue_at_commit(session, account, "from a task")
 
 
 @jobs.task
@@ -62,7 +62,7 @@ def touch_in_steps(session: Session, run: RunContext, account: int) -> None:
 
 @jobs.task
 def touch_before_a_step(session: Session, run: RunContext, account: int) -> None:
-    index.enqueue(session, account)
+    index.enqueue_at_commit(session, account)
     run.step("touch", len, "")
 
 
@@ -99,7 +99,7 @@ def test_transactions_that_enqueue_one_key_do_not_wait_for_each_other(database: 
     def request(number: int) -> None:
         with Session(engine) as session:
             session.connection()
-            assert task.enqueue(session, 17, str(number)) is None
+            task.enqueue_at_commit(session, 17, str(number))
             together.wait()
             session.commit()
 
@@ -120,8 +120,8 @@ def test_two_keys_in_opposite_orders_do_not_deadlock(database: Engine, task: Any
         for _ in range(20):
             with Session(database) as session:
                 for account in accounts:
-                    task.enqueue(session, account)
-                refresh.enqueue(session, accounts[0])
+                    task.enqueue_at_commit(session, account)
+                refresh.enqueue_at_commit(session, accounts[0])
                 together.wait()
                 session.commit()
 
@@ -130,36 +130,87 @@ def test_two_keys_in_opposite_orders_do_not_deadlock(database: Engine, task: Any
         assert [one.result(60) for one in both] == [None, None]
 
 
-@pytest.mark.parametrize(("task", "left"), [(index, "c"), (refresh, "c"), (bill, "a")])
-def test_several_enqueues_of_one_key_are_one_write(database: Engine, session: Session, task: Any, left: str) -> None:
+@pytest.mark.parametrize("task", [index, refresh, bill])
+def test_several_enqueues_of_one_key_are_one_write(database: Engine, session: Session, task: Any) -> None:
     sent = inserts(database)
     for note in "abc":
-        task.enqueue(session, 17, note)
-        task.enqueue(session, 16, note)
+        task.enqueue_at_commit(session, 17, note)
+        task.enqueue_at_commit(session, 16, note)
     assert sent == []
     session.commit()
     assert len(sent) == (2 if task is bill else 1)
-    assert notes(session) == [left, left]
+    assert notes(session) == ["c", "c"]
 
 
-def test_an_update_keeps_what_an_earlier_enqueue_of_the_transaction_has_set(session: Session) -> None:
-    refresh.options(queue="mail", delay=60).enqueue(session, 17, "a")
-    refresh.options(priority=3).enqueue(session, 17, "b")
+@pytest.mark.parametrize("task", [index, bill])
+@pytest.mark.parametrize("many", [True, False])
+def test_the_last_enqueue_of_a_key_wins_whichever_way_it_took(session: Session, task: Any, many: bool) -> None:
+    task.enqueue_at_commit(session, 1, "late")
+    index.enqueue(session, 2, "early")
+    index.enqueue_at_commit(session, 2, "late")
+    if many:
+        task.enqueue_many(session, [{"account": 1, "note": "early"}])
+    else:
+        task.enqueue(session, 1, "early")
     session.commit()
-    job = session.scalars(select(jobs.Job)).one()
-    assert (job.queue, job.priority, job.state, job.args["note"]) == ("mail", 3, "scheduled", "b")
+    assert notes(session) == ["early", "late"]
+
+
+def test_a_savepoint_that_is_rolled_back_brings_back_the_enqueue_before_it(session: Session) -> None:
+    index.enqueue_at_commit(session, 1, "late")
+    with session.begin_nested() as savepoint:
+        index.enqueue(session, 1, "undone")
+        savepoint.rollback()
+    session.commit()
+    assert notes(session) == ["late"]
+
+
+def test_a_job_that_is_not_unique_is_written_at_the_commit_too(database: Engine, session: Session) -> None:
+    sent = inserts(database)
+    touch.options(delay=60, headers={"a": "b"}).enqueue_at_commit(session, 1)
+    bill.options(unique=Unique(lambda _: None)).enqueue_at_commit(session, 1, "no key")
+    session.flush()
+    assert sent == []
+    session.commit()
+    job = session.scalars(select(jobs.Job).where(jobs.Job.task == "touch")).one()
+    assert (job.state, job.args, job.headers, job.unique_key) == ("scheduled", {"account": 1}, {"a": "b"}, None)
+    assert notes(session) == ["", "no key"]
+
+
+def leave_a_savepoint_open(session: Session) -> None:
+    """A helper that forgets to release what it has begun."""
+    session.begin_nested()
+    session.connection()
+
+
+def test_a_savepoint_that_somebody_leaves_open_does_not_make_two_transactions_deadlock(database: Engine) -> None:
+    """The release of the outer one is not the commit, so what is enqueued later still waits for the commit."""
+    together = threading.Barrier(2, timeout=20)
+
+    def request(*accounts: int) -> None:
+        with Session(database) as session:
+            index.enqueue_at_commit(session, accounts[0])
+            with session.begin_nested():
+                leave_a_savepoint_open(session)
+            together.wait()
+            index.enqueue_at_commit(session, accounts[1])
+            session.commit()
+
+    with ThreadPoolExecutor() as threads:
+        both = [threads.submit(request, 1, 2), threads.submit(request, 2, 1)]
+        assert [one.result(60) for one in both] == [None, None]
 
 
 def test_a_savepoint_that_is_rolled_back_takes_its_enqueues_along(session: Session) -> None:
-    index.enqueue(session, 1, "before")
+    index.enqueue_at_commit(session, 1, "before")
     savepoint = session.begin_nested()
-    index.enqueue(session, 1, "undone")
-    index.enqueue(session, 2, "undone")
+    index.enqueue_at_commit(session, 1, "undone")
+    index.enqueue_at_commit(session, 2, "undone")
     with session.begin_nested():
-        index.enqueue(session, 3, "undone")
+        index.enqueue_at_commit(session, 3, "undone")
     savepoint.rollback()
     with session.begin_nested():
-        index.enqueue(session, 4, "kept")
+        index.enqueue_at_commit(session, 4, "kept")
     session.commit()
     assert notes(session) == ["before", "kept"]
 
@@ -173,9 +224,9 @@ def test_it_is_written_after_the_last_flush_and_what_listeners_enqueue_is_not_lo
         sent.extend(table for table in ("pages", "sqla_jobs") if f"INTO {table}" in statement)
 
     event.listen(database, "before_cursor_execute", note)
-    event.listen(session, "before_flush", lambda *_: index.enqueue(session, 1, "from a flush"))
-    event.listen(session, "before_commit", lambda *_: index.enqueue(session, 2, "from a commit"))
-    index.enqueue(session, 3)
+    event.listen(session, "before_flush", lambda *_: index.enqueue_at_commit(session, 1, "from a flush"))
+    event.listen(session, "before_commit", lambda *_: index.enqueue_at_commit(session, 2, "from a commit"))
+    index.enqueue_at_commit(session, 3)
     session.add(Page())
     session.commit()
     assert sent[:2] == ["pages", "sqla_jobs"]
@@ -188,7 +239,7 @@ def test_the_owner_of_a_connection_decides_about_what_a_session_on_it_enqueued(d
     with database.connect() as connection:
         outer = connection.begin()
         session = Session(connection, join_transaction_mode="rollback_only")
-        index.enqueue(session, 17)
+        index.enqueue_at_commit(session, 17)
         outer.commit() if commits else outer.rollback()
         session.close()
     with Session(database) as session:
@@ -200,7 +251,7 @@ def test_an_asynchronous_session_writes_at_its_commit(database: Engine) -> None:
         engine = create_async_engine(database.url)
         async with AsyncSession(engine) as session:
             for number in range(2):
-                await session.run_sync(index.enqueue, 17, str(number))
+                await session.run_sync(index.enqueue_at_commit, 17, str(number))
             await session.commit()
             found = [job.args["note"] for job in await session.scalars(select(jobs.Job))]
         await engine.dispose()
@@ -214,15 +265,15 @@ def test_a_manager_of_transactions_commits_a_session_that_has_only_such_enqueues
     with Session(database) as session:
         register(session, transaction_manager=manager)
         manager.begin()
-        index.enqueue(session, 1, "alone")
+        index.enqueue_at_commit(session, 1, "alone")
         manager.commit()
         manager.begin()
         session.connection()
         manager.savepoint()
-        index.enqueue(session, 2, "after a savepoint")
+        index.enqueue_at_commit(session, 2, "after a savepoint")
         manager.commit()
         manager.begin()
-        index.enqueue(session, 3, "aborted")
+        index.enqueue_at_commit(session, 3, "aborted")
         manager.abort()
     with Session(database) as session:
         assert notes(session) == ["alone", "after a savepoint"]
@@ -231,7 +282,7 @@ def test_a_manager_of_transactions_commits_a_session_that_has_only_such_enqueues
 def test_workers_are_told_after_the_commit(database: Engine, session: Session) -> None:
     """They do not poll."""
     with jobs.worker(bind=database):
-        index.enqueue(session, 17)
+        index.enqueue_at_commit(session, 17)
         session.commit()
         wait_until(lambda: [*states(session).values()] == ["succeeded"])
 
@@ -255,14 +306,14 @@ def test_a_step_after_such_an_enqueue_is_refused(database: Engine, session: Sess
 
 
 def test_the_test_kit_sees_it_before_the_commit(session: Session) -> None:
-    index.enqueue(session, 17, "a")
+    index.enqueue_at_commit(session, 17, "a")
     assert assert_enqueued(session, index, account=17).args["note"] == "a"
     with session.begin_nested() as savepoint:
-        index.enqueue(session, 17, "b")
+        index.enqueue_at_commit(session, 17, "b")
         assert [job.args["note"] for job in enqueued(session, index)] == ["b"]
         savepoint.rollback()
     assert [job.args["note"] for job in enqueued(session, index)] == ["a"]
-    index.enqueue(session, 17, "c")
+    index.enqueue_at_commit(session, 17, "c")
     with session.begin_nested() as savepoint:
         assert_enqueued(session, index, note="c")
         savepoint.rollback()
@@ -280,20 +331,17 @@ def test_what_is_wrong_is_said_at_the_call(database: Engine, session: Session) -
         raise ValueError
 
     wrong: Any = "seventeen"
-    word: Any = "raise"
-    limited = jobs.task(name="limited", unique=Unique(at_commit=True), limits=ConcurrencyLimit(1, key=no_key))(keep)
+    limited = jobs.task(name="limited", unique=Unique(), limits=ConcurrencyLimit(1, key=no_key))(keep)
     with pytest.raises(ArgumentsError):
-        index.enqueue(session, wrong)
+        index.enqueue_at_commit(session, wrong)
     with pytest.raises(ArgumentsError):
-        limited.enqueue(session, 17)
-    with pytest.raises(ArgumentsError, match="call enqueue for each job"):
-        index.enqueue_many(session, [{"account": 1}])
+        limited.enqueue_at_commit(session, 17)
     with pytest.raises(ArgumentsError, match="after= and batch="):
-        index.options(batch=jobs.batch(session))
-    with pytest.raises(DeclarationError, match="on_conflict='raise'"):
-        Unique(on_conflict=word, at_commit=True)
+        index.options(batch=jobs.batch(session)).enqueue_at_commit(session, 17)
+    with pytest.raises(ArgumentsError, match="on_conflict='raise'"):
+        index.options(unique=Unique("account", on_conflict="raise")).enqueue_at_commit(session, 17)
     with Session(database, twophase=True) as two_phases, pytest.raises(ArgumentsError, match="twophase"):
-        index.enqueue(two_phases, 17)
+        index.enqueue_at_commit(two_phases, 17)
     session.commit()
     assert notes(session) == []
 
@@ -311,7 +359,7 @@ def session(database: Engine) -> Iterator[Session]:
 def test_a_transaction_that_is_rolled_back_writes_nothing_later(
     session: Session, end: Callable[[Session], None]
 ) -> None:
-    index.enqueue(session, 17)
+    index.enqueue_at_commit(session, 17)
     end(session)
     session.add(Page())
     session.commit()
@@ -319,17 +367,21 @@ def test_a_transaction_that_is_rolled_back_writes_nothing_later(
 
 
 def test_the_headers_are_those_of_the_call(session: Session) -> None:
-    index.options(headers={"request": "a"}).enqueue(session, 1)
-    index.options(headers={"request": "b"}).enqueue(session, 2)
+    index.options(headers={"request": "a"}).enqueue_at_commit(session, 1)
+    index.options(headers={"request": "b"}).enqueue_at_commit(session, 2)
     session.commit()
     found = session.execute(select(jobs.Job.args["account"], jobs.Job.headers).order_by(jobs.Job.id)).all()
     assert [tuple(row) for row in found] == [(1, {"request": "a"}), (2, {"request": "b"})]
 
 
-def test_a_commit_that_finds_open_savepoints_writes(session: Session) -> None:
-    with session.begin():
-        session.begin_nested()
-        index.enqueue(session, 1, "in the first")
-        session.begin_nested()
-        index.enqueue(session, 2, "in the second")
+@pytest.mark.parametrize("commit", [lambda session: session.get_transaction().commit(), Session.commit])
+def test_a_commit_that_finds_open_savepoints_writes(session: Session, commit: Callable[[Session], None]) -> None:
+    session.begin()
+    with session.begin_nested():
+        leave_a_savepoint_open(session)
+    session.begin_nested()
+    index.enqueue_at_commit(session, 1, "in the first")
+    session.begin_nested()
+    index.enqueue_at_commit(session, 2, "in the second")
+    commit(session)
     assert notes(session) == ["in the first", "in the second"]

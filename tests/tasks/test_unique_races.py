@@ -148,3 +148,18 @@ def test_raise_goes_on_if_the_job_is_deleted_meanwhile(racing: Engine) -> None:
     with Session(racing) as session:
         Interlude(session, "sqla_jobs.unique_key = ANY", delete_it)
         assert task.enqueue_many(session, [{"key": 1, "token": "a"}, {"key": 2, "token": "a"}]) == 2
+
+
+def test_an_enqueue_goes_on_if_the_job_that_it_would_return_is_deleted_meanwhile(racing: Engine) -> None:
+    with Session(racing) as session:
+        note.enqueue(session, key=1, token="old")
+        session.execute(text(f"UPDATE sqla_jobs SET state = 'running', {LEASE}"))
+        session.commit()
+
+    def delete_it() -> None:
+        with racing.begin() as connection:
+            connection.execute(text("DELETE FROM sqla_jobs"))
+
+    with Session(racing) as session:
+        Interlude(session, "sqla_jobs.unique_key = ANY", delete_it)
+        assert note.enqueue(session, key=1, token="new").is_new

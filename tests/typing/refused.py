@@ -9,7 +9,7 @@ from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from sqla_jobs import JobMixin, Jobs, JobState, RunContext, TaskDecorator, TaskOptions, Unique
+from sqla_jobs import JobMixin, Jobs, JobState, RunContext, RunEvent, TaskDecorator, TaskOptions, Unique
 from sqla_jobs.testing import assert_enqueued, drain, make_job, run_job
 
 
@@ -80,6 +80,13 @@ def wrong_arguments(session: Session, order: Order) -> None:
     send_email.options(queue="x").enqueue(session, email=7, body="hi")  # error
 
 
+def at_commit(session: Session, run: RunContext, order: Order) -> None:
+    send_email.enqueue_at_commit(session, email=7, body="hi")  # error
+    send_email.options(queue="x").enqueue_at_commit(session, email="a@b.c")  # error
+    settle.enqueue_at_commit(session, session, run, order, [])  # error
+    _: JobMixin = send_email.enqueue_at_commit(session, email="a@b.c", body="hi")  # error
+
+
 def missing_arguments(session: Session, order: Order) -> None:
     send_email.enqueue(session, email="a@b.c")  # error
     send_email.enqueue(email="a@b.c", body="hi")  # error
@@ -145,11 +152,14 @@ def wrong_uniques(session: Session) -> None:
     Unique("account", on_conflict="replace")  # error
     Unique("account", on_conflict="update", max_delay=60)  # error
     Unique(7)  # error
-    Unique("account", on_conflict="raise", at_commit=True)  # error
     send_email.options(unique=True)  # error
 
 
+def told_of_a_run(event: RunEvent) -> None: ...
+
+
 def wrong_hooks(run: RunContext) -> None:
+    jobs.on("enqueued")(told_of_a_run)  # error
     jobs.worker_context(send_email)  # error
     jobs.middleware(watch)  # error
     run.resources["order"]  # error

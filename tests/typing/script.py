@@ -34,6 +34,7 @@ from sqla_jobs import (
     TaskOptions,
     Unique,
 )
+from sqla_jobs.tasks.hooks import EnqueuedEvent
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +149,7 @@ def paying(arguments: Mapping[str, Any]) -> str | None:
     return None if arguments["tenant"] == 1 else str(arguments["tenant"])
 
 
-@jobs.task(unique=Unique(paying, at_commit=True))
+@jobs.task(unique=Unique(paying))
 def bill(tenant: int) -> None: ...
 
 
@@ -164,8 +165,11 @@ def unique_jobs(session: Session) -> None:
     forever = Unique("tenant", on_conflict="replace", max_delay=None, per=60.0)
     index.options(unique=forever, delay=60).enqueue(session, 1, datetime.now(UTC))
     send_email.options(unique_key="welcome-17", unique=Unique(on_conflict="update", per=3600))
-    index.options(unique=Unique("tenant", on_conflict="replace", max_delay=60, at_commit=True))
-    bill.enqueue(session, 1)
+    bill.enqueue_at_commit(session, 1)
+    index.options(delay=60).enqueue_at_commit(session, 1, since=datetime.now(UTC))
+    settle.enqueue_at_commit(session, Order(), note="later")
+    watch.enqueue_at_commit(session, account=UUID(int=1), since=datetime.now(UTC))
+    assert_type(bill.enqueue(session, 1).is_new, bool)
     jobs.enqueue(session, Invoice(7), unique=Unique(key=None, on_conflict="return"))
 
 
@@ -179,6 +183,11 @@ def settle(session: Session, run: RunContext, order: Order, note: str = "") -> d
     session.add(order)
     send_email.enqueue(session, email="a@b.c", body=f"settled in attempt {run.attempt}")
     return {"total": str(order.total)}
+
+
+@jobs.on("enqueued")
+def count(event: EnqueuedEvent) -> None:
+    assert_type((event.task, event.queue, event.number), tuple[str, str, int])
 
 
 P = ParamSpec("P")
