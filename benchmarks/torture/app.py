@@ -9,7 +9,6 @@ import asyncio
 import ctypes
 import multiprocessing
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -310,7 +309,8 @@ def _leave_fork(daemon: bool = False) -> None:
 
 
 def _leave_program() -> None:
-    subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({LEFT_FOR})"])
+    """Without `Popen`, which waits until processes that are forked meanwhile have closed its pipe."""
+    os.posix_spawn(sys.executable, [sys.executable, "-c", f"import time; time.sleep({LEFT_FOR})"], os.environ)
 
 
 def _leave_file() -> None:
