@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from sqla_jobs.database.binding import Binding
 from sqla_jobs.database.engines import IdleConnections, check_writable, close_engine, own_engine, warn_of_small_pool
+from sqla_jobs.database.outages import warn_of_slow_hosts
 from sqla_jobs.database.preparing import PLANNED_ONCE
 from sqla_jobs.database.refusals import reason
 from sqla_jobs.execution.attempt import Attempt
@@ -161,6 +162,7 @@ class Parts:
         isolation = binding.check_isolation()
         settings, declarations = common.settings, common.declarations.values()
         warn_of_small_pool(app, settings.jobs_of(queues_of_sessions(declarations)))
+        warn_of_slow_hosts(app, settings.patience)
         has_steps = any(one.signature.wants_context for one in declarations)
         with ExitStack() as made:
             engines = Engines.of(app, patience=settings.patience, connections=host.connections, has_steps=has_steps)
