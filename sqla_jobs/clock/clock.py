@@ -22,6 +22,7 @@ from sqla_jobs.database.outages import reached
 from sqla_jobs.database.refusals import reason
 from sqla_jobs.database.subscribers import SCHEDULES
 from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.models.citus import check_unmanaged
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.version import check_version
 from sqla_jobs.queries import Among, Queries, processes
@@ -134,6 +135,7 @@ class Clock(Service):
         )
         try:
             with engine.connect() as connection:
+                check_unmanaged(connection, self._jobs._models)
                 check_version(connection, self._jobs._models.tables["jobs"])
                 check_writable(connection)
         except BaseException:

@@ -23,6 +23,7 @@ from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.executor import Executor
 from sqla_jobs.execution.run_lines import log_end
 from sqla_jobs.execution.steps import StepsFactory
+from sqla_jobs.models.citus import check_unmanaged
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.version import check_version, identity_of, schema_of
 from sqla_jobs.queries import Queries, RunEnd
@@ -94,6 +95,7 @@ class Engines:
         table = models.tables["jobs"]
         # the worker needs three connections: one for listening, one for claims, one for everything else
         with self.main.connect() as connection, self.main.connect(), self.claims.connect():
+            check_unmanaged(connection, models)
             check_version(connection, table)
             check_writable(connection)
             if erases:
