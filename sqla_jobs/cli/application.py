@@ -13,10 +13,13 @@ from typing import Any, Concatenate, ParamSpec
 
 import click
 from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
 
 from sqla_jobs.actions import audit
 from sqla_jobs.cli.naming import application_options, named_application, output_on_stderr, plain_errors
+from sqla_jobs.database.outages import is_outage, told
 from sqla_jobs.database.shard_name import Where, working_in
+from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.loading import bind_for_command_line, load_jobs
 
@@ -80,7 +83,10 @@ def _code_in(jobs: Jobs[Any], name: str, command: Callable[[Jobs[Any]], None]) -
 
 @contextmanager
 def _own_connections(jobs: Jobs[Any]) -> Generator[None]:
-    """Name the engine's connections after the command, unless they are already named. Close them at exit."""
+    """Name the engine's connections after the command, unless they are already named. Close them at exit.
+
+    Let an error say that there is an outage, and since when if a standby knows.
+    """
     context = click.get_current_context()
     path = context.command_path.removeprefix(context.find_root().command_path).strip()
     name = f"sqla-jobs {path.removeprefix('jobs ')}"  # `flask jobs status` becomes `sqla-jobs status`
@@ -95,6 +101,10 @@ def _own_connections(jobs: Jobs[Any]) -> Generator[None]:
         atexit.register(engine.dispose)
     try:
         yield
+    except OperationalError as error:
+        if engine is None or not is_outage(error):
+            raise
+        raise ConfigurationError(told(engine, error)) from error
     finally:
         if engine is not None:
             event.remove(engine, "do_connect", connect)

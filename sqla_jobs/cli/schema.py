@@ -19,29 +19,34 @@ from sqla_jobs.models.version import LATEST, found_version, outdated, releases_o
 @on_application
 @click.option("--sql", is_flag=True, help="Print the statements without executing them.")
 @click.option("--revision", is_flag=True, help="Write a revision for the application's own Alembic history.")
+@click.option("--citus", is_flag=True, help="Also let Citus commit jobs and distributed tables in two phases.")
 @click.option("--config", metavar="PATH", help="With --revision: the alembic.ini or pyproject.toml.")
 @in_each_shard
-def migrate(jobs: Jobs[Any], sql: bool, revision: bool, config: str | None) -> None:
+def migrate(jobs: Jobs[Any], sql: bool, revision: bool, citus: bool, config: str | None) -> None:
     """Create or upgrade the tables, in a database without an Alembic history."""
     if sql and revision:
         raise click.UsageError("--sql and --revision exclude each other: give one")
     if config is not None and not revision:
         raise click.UsageError(f"--config {config} is for --revision only: give both, or neither")
+    if citus and (sql or revision):
+        raise click.UsageError("--citus excludes --sql and --revision: a revision calls migrations.citus(op)")
     if revision:
         _write_revision(jobs, config)
     elif sql:
         _print_sql(jobs)
     else:
-        _migrate(jobs)
+        _migrate(jobs, citus)
 
 
-def _migrate(jobs: Jobs[Any]) -> None:
-    from sqla_jobs.migrations.applying import migrate
+def _migrate(jobs: Jobs[Any], citus: bool) -> None:
+    from sqla_jobs.migrations.applying import force_two_phases, migrate
 
     done = migrate(jobs._binding().engine, jobs._models)
     for line in done:
         click.echo(line)
-    if not done:
+    if citus:
+        force_two_phases(jobs._binding().engine, jobs._models)
+    elif not done:
         click.echo(f"nothing to do: the tables are of version {LATEST}, or newer")
 
 

@@ -7,6 +7,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import Engine, func, select
@@ -18,9 +19,11 @@ from sqla_jobs.clock.sync import UNDECLARED_FOR, retire, still_declared, sync
 from sqla_jobs.database.binding import Binding, Context
 from sqla_jobs.database.engines import check_writable, close_engine, own_engine
 from sqla_jobs.database.notify import notify
+from sqla_jobs.database.outages import reached
 from sqla_jobs.database.refusals import reason
 from sqla_jobs.database.subscribers import SCHEDULES
 from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.models.citus import check_unmanaged
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.version import check_version
 from sqla_jobs.queries import Among, Queries, processes
@@ -81,7 +84,10 @@ class Clock(Service):
         self._shards = Shards(bindings, self._connected, self._begin, _AtWork.close)
 
     def start(self) -> None:
-        """Start the clock in a thread. Raises `ConfigurationError` and database errors."""
+        """Start the clock in a thread. While no host of the database accepts writes, try again for a minute.
+
+        Raises `ConfigurationError` and database errors.
+        """
         if self._shards.at_work:
             raise ConfigurationError("this clock was started before: make a new one with jobs.clock()")
         self._jobs.tasks.load()
@@ -92,8 +98,9 @@ class Clock(Service):
             raise
 
     def _connected(self, name: str) -> _AtWork:
-        models, settings = self._jobs._models, self._lease_settings
-        return _AtWork(models, self._rounds[name], settings, self._connect(name), self._connections, self._listener_of)
+        models, settings, connect = self._jobs._models, self._lease_settings, partial(self._connect, name)
+        engine = reached(connect, self._stop_requested) if len(self._bindings) == 1 else connect()
+        return _AtWork(models, self._rounds[name], settings, engine, self._connections, self._listener_of)
 
     def _begin(self, at_work: _AtWork) -> None:
         at_work.start()
@@ -129,6 +136,7 @@ class Clock(Service):
         )
         try:
             with engine.connect() as connection:
+                check_unmanaged(connection, self._jobs._models)
                 check_version(connection, self._jobs._models.tables["jobs"])
                 check_writable(connection)
         except BaseException:

@@ -24,11 +24,12 @@ PLANNED_ONCE: LiteralString = (
 This setting is for statements that look rows up by their keys. A cached plan does not know how many rows there are, so
 sequential scans, bitmap scans and sorts are disabled.
 """
-_OF_NO_MORE_USE = ("25006", "0A000")
-"""SQLSTATEs after which to reconnect.
+_READ_ONLY = "25006"
+"""The SQLSTATE if the server accepts no writes: a standby, such as the old primary after a failover."""
+_CHANGED_TYPE = ("0A000", "RevalidateCachedQuery")
+"""The SQLSTATE, and the server's function, if a column's type has changed since a statement was prepared.
 
-These codes mean that the server accepts no writes (a standby, such as the old primary after a failover), or that a
-column's type has changed since a statement was prepared.
+The SQLSTATE alone says that a feature is not supported, for example by Citus, and remains true on any connection.
 """
 
 
@@ -71,4 +72,6 @@ def is_direct(connection: psycopg.Connection[Any]) -> bool:
 
 def is_useless_after(error: BaseException) -> bool:
     """Return whether a connection that raised this error is useless, even though it is not lost."""
-    return getattr(error, "sqlstate", None) in _OF_NO_MORE_USE
+    if not isinstance(error, psycopg.Error):
+        return False
+    return error.sqlstate == _READ_ONLY or (error.sqlstate, error.diag.source_function) == _CHANGED_TYPE

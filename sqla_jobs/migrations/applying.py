@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Engine, text
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.migrations.comparison import compare
 from sqla_jobs.migrations.running import STEPS, upgrade
+from sqla_jobs.migrations.two_phases import citus
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.version import LATEST, comment_of, found_version
 from sqla_jobs.rules.wording import page
@@ -46,6 +47,14 @@ def migrate(engine: Engine, models: Models[Any]) -> list[str]:
             _refuse_histories(connection)
             upgrade(Operations(context), from_=found, to=LATEST, schema=table.schema, prefix=models.prefix)
             return _lines_of(found)
+
+
+def force_two_phases(engine: Engine, models: Models[Any]) -> None:
+    """Let Citus commit in two phases, as `migrations.citus` does."""
+    with _alone(engine, models), engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
+        context = MigrationContext.configure(connection)
+        with context.begin_transaction():
+            citus(Operations(context), schema=models.tables["jobs"].schema, prefix=models.prefix)
 
 
 @contextmanager

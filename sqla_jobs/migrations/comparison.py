@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, MetaData, Table, bindparam, text
 from sqlalchemy.orm import registry
 
+from sqla_jobs.models.citus import TWO_PHASES, managed
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models, map_models
 from sqla_jobs.models.version import LATEST, found_version
@@ -65,6 +66,7 @@ def compare(connection: Connection, models: Models[Any]) -> list[Difference]:
             found += _missing_own(name, own - _columns(expected[noun]), live[noun])
             live[noun] = _without_own(live[noun], expected[noun], own, declared)
         found += _differences(name, expected[noun], live[noun])
+    found += (Difference(name, "kind", "a plain table", "a table of Citus") for name in managed(connection, models))
     if "jobs" in live and models.prefix:
         found += _extra_tables(connection, models)
     return found
@@ -190,7 +192,7 @@ _BESIDE = text("""
 def _extra_tables(connection: Connection, models: Models[Any]) -> Iterator[Difference]:
     """Yield the tables whose names begin with the prefix, except those of the application or another `Jobs`."""
     table = models.tables["jobs"]
-    known = [one.name for one in table.metadata.tables.values()]
+    known = [one.name for one in table.metadata.tables.values()] + [f"{models.prefix}{TWO_PHASES}"]
     given = {"jobs": _oid(connection, table), "prefix": models.prefix, "known": known}
     rest: Sequence[str] = connection.scalars(_BESIDE, given).all()
     for name in rest:

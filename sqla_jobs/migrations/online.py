@@ -142,6 +142,11 @@ def drop_tables(op: Operations, names: Names, *nouns: str, referenced: str) -> N
     _patiently(op, names, referenced, f"DROP TABLE IF EXISTS {tables}")
 
 
+def create_trigger(op: Operations, names: Names, noun: str, trigger: str) -> None:
+    """Create or replace a trigger of the table with this noun. `trigger` is its name and what follows."""
+    _patiently(op, names, noun, f"CREATE OR REPLACE TRIGGER {trigger}")
+
+
 def commit(op: Operations, names: Names) -> None:
     """Commit the earlier statements."""
     with _outside_transaction(op, names):

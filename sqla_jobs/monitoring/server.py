@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import func, select
 
 from sqla_jobs.database.connection_limits import LIMIT
+from sqla_jobs.models.citus import FORCED_BY, TWO_PHASES
 from sqla_jobs.monitoring.check import SECONDS, Check, Look, Rows
 from sqla_jobs.monitoring.finding import Verdict
 from sqla_jobs.queries.delete_jobs import Reference, Removal
@@ -91,6 +92,16 @@ SERVER = (
         says="PostgreSQL {name}",
         remedy="PostgreSQL 14 or newer is needed",
         verdict=Verdict.error,
+        is_cheap=False,
+    ),
+    Check(
+        name="Citus",
+        rows=f"""
+            SELECT FROM pg_trigger WHERE tgname LIKE '%{TWO_PHASES}' AND tgenabled <> 'D'
+              AND tgrelid = ANY(CAST(:tables AS regclass[]))
+            HAVING to_regclass('pg_dist_partition') IS NOT NULL AND count(*) < {len(FORCED_BY)}""",
+        says="a transaction that writes to jobs and to a distributed table does not commit in two phases",
+        remedy="a crash between its two commits loses or doubles a job's effects: `sqla-jobs migrate --citus`",
         is_cheap=False,
     ),
     Check(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -13,10 +14,27 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from sqla_jobs.database.engines import check_writable
+from sqla_jobs.database.outages import is_outage
+from sqla_jobs.database.subscribers import notify_here
 from sqla_jobs.rules.error_text import message_of
 
 T = TypeVar("T")
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
+
+RECOVERED = "=recovered"
+"""The channel for the news that a loop of this process has found that an outage is over."""
+_LOOK = 0.1
+"""Seconds between looks for that, in a pause."""
+
+
+class _Latest:
+    recovery: object = object()
+    """Replaced when an outage is over."""
+
+
+def end_pauses() -> None:
+    """Let all loops of this process that wait after an error try again now: an outage is over."""
+    _Latest.recovery = object()
 
 
 class RetryLoop:
@@ -24,6 +42,8 @@ class RetryLoop:
 
     A call that has nothing to do succeeds although the server is down. So if there is a `server`, a call is repeated
     only once the server accepts writes.
+
+    A pause ends early if an outage was over after the last call began: another loop has found that.
     """
 
     def __init__(self, what: str, stop: threading.Event, *, longest: float = 5.0, server: Engine | None = None) -> None:
@@ -31,9 +51,12 @@ class RetryLoop:
         """The last error while calls are failing, otherwise None."""
         self._what = what
         self._server = server
+        self._stop = stop
+        self._seen = _Latest.recovery
+        """The latest recovery when the last call began."""
         self._retrying = tenacity.Retrying(
             wait=tenacity.wait_random_exponential(multiplier=0.1, max=longest),
-            sleep=tenacity.sleep_using_event(stop),
+            sleep=self._pause,
             stop=tenacity.stop_when_event_set(stop),
             before_sleep=self._say_once,
             reraise=True,
@@ -41,6 +64,7 @@ class RetryLoop:
 
     def call(self, step: Callable[[], T]) -> T:
         """Call `step` until it succeeds. Raises the last error from `step` if `stop` is set first."""
+        self._seen = _Latest.recovery
         try:
             return step()
         except Exception as error:  # noqa: BLE001 - tenacity handles errors; it is not called without one
@@ -53,6 +77,7 @@ class RetryLoop:
         def again() -> T:
             if failed:
                 raise failed.pop()
+            self._seen = _Latest.recovery
             if self._server is not None:
                 with self._server.connect() as connection:
                     check_writable(connection)
@@ -63,7 +88,16 @@ class RetryLoop:
         tries = self._retrying.statistics.get("attempt_number", 1)
         if tries > 1:
             log.info("%s works again after %d tries", self._what, tries)
+            if is_outage(error):
+                end_pauses()
+                notify_here(RECOVERED, "")
         return result
+
+    def _pause(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while self._seen is _Latest.recovery and (left := until - time.monotonic()) > 0:
+            if self._stop.wait(min(left, _LOOK)):
+                return
 
     def run(self, step: Callable[[], T]) -> T | None:
         """Call `step` until it succeeds. If `stop` is set first, log the last error from `step` and return None."""

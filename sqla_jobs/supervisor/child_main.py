@@ -15,13 +15,16 @@ from typing import Any
 from sqla_jobs.clock.clock import Clock
 from sqla_jobs.database.engines import IdleConnections
 from sqla_jobs.database.explain import explain, explained
+from sqla_jobs.database.outages import parameters_of
+from sqla_jobs.database.subscribers import subscribe
 from sqla_jobs.execution.shared_memory import Memory
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.loading import bind_for_command_line, load_configured
 from sqla_jobs.runtime.ending import End
 from sqla_jobs.runtime.listener import Subscription
+from sqla_jobs.runtime.retrying import RECOVERED
 from sqla_jobs.supervisor.connection import ParentConnection, Readings
-from sqla_jobs.supervisor.messages import Drained, Observed, Shard
+from sqla_jobs.supervisor.messages import Drained, Observed, Recovered, Shard
 from sqla_jobs.supervisor.spec import Application
 from sqla_jobs.worker.worker import Worker
 
@@ -36,6 +39,7 @@ def main(application: Application, pipe: Connection, memories: Array[Memory]) ->
     logs.set_up(application.name)
     parent = ParentConnection(pipe, memories)
     end = End(parent.stop, logs)
+    subscribe(RECOVERED, lambda _: parent.hint(Recovered()))
     try:
         jobs, defaults = load_configured(application.name)
         spec = parent.configured(defaults)
@@ -47,7 +51,9 @@ def main(application: Application, pipe: Connection, memories: Array[Memory]) ->
         bindings = jobs._bindings()
         hosts = {name: parent.host(Shard(number, name)) for number, name in enumerate(bindings)}
         for name, host in hosts.items():
-            host.may_close(IdleConnections(bindings[name].engine).close)
+            engine = bindings[name].engine
+            host.may_close(IdleConnections(engine).close)
+            host.address = parameters_of(engine)
         worker = Worker(jobs, bindings, spec.settings, host_of=hosts.__getitem__, stop_requested=parent.stop)
         parent.readings = _readings(jobs, worker) if spec.is_observed else Readings(lambda: worker.runs)
         if spec.drain:

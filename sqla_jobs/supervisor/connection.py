@@ -25,6 +25,7 @@ from sqla_jobs.database.subscribers import SCHEDULES, notify_here, subscribe
 from sqla_jobs.execution.shared_memory import Memory, RunSlot, StartedRuns
 from sqla_jobs.rules.checks import DAY
 from sqla_jobs.runtime.figures import ByShard
+from sqla_jobs.runtime.retrying import end_pauses
 from sqla_jobs.runtime.stopping import StopRequest
 from sqla_jobs.supervisor.messages import (
     Address,
@@ -43,6 +44,7 @@ from sqla_jobs.supervisor.messages import (
     PassOn,
     ReadFigures,
     ReadMetrics,
+    Recovered,
     Registered,
     Serving,
     Shard,
@@ -160,7 +162,7 @@ class ParentConnection:
     def _answer(self, read: Callable[[], object]) -> None:
         threading.Thread(target=lambda: self.send(read()), name="sqla_jobs-scrape", daemon=True).start()
 
-    def _obey(self, message: ChildSpec | Of | ReadFigures | ReadMetrics | Stop) -> None:
+    def _obey(self, message: ChildSpec | Of | ReadFigures | ReadMetrics | Recovered | Stop) -> None:
         match message:
             case ChildSpec():
                 self._spec.set_result(message)
@@ -170,6 +172,8 @@ class ParentConnection:
                 self._answer(lambda: FiguresRead(self.readings.figures()))
             case ReadMetrics():
                 self._answer(lambda: MetricsRead(self.readings.metrics()))
+            case Recovered():
+                end_pauses()
             case Stop():
                 self.stop.set()
 
@@ -197,6 +201,8 @@ class ChildHost:
         self._close_idle: list[Callable[[], None]] = []
         self._send_at = 0.0
         self._shared: Shared | None = None
+        self.address: dict[str, Any] = {}
+        """The parameters of the application's address."""
 
     @property
     def all_connections(self) -> int:
@@ -225,7 +231,9 @@ class ChildHost:
 
         def send_address(connection: psycopg.Connection[Any], _: object) -> None:
             info = connection.info
-            parameters = info.get_parameters() | ({"password": info.password} if info.password else {})
+            parameters: dict[str, Any] = info.get_parameters() | ({"password": info.password} if info.password else {})
+            if info.host in str(self.address.get("host")).split(","):  # psycopg names the one that it has reached
+                parameters |= {name: self.address.get(name) for name in ("host", "hostaddr", "port")}
             self.send(Address(tables, parameters, session_of(connection), sessions))
 
         event.listen(engine, "connect", send_address)

@@ -187,7 +187,12 @@ class MetricsRead:
     text: str | None
 
 
-ToParent = Of | Configured | Drained | Observed | FiguresRead | MetricsRead
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """To the parent, and to the child: the database answers again, so try again now what has failed."""
+
+
+ToParent = Of | Configured | Drained | Observed | FiguresRead | MetricsRead | Recovered
 OfWorker = Address | Registered | Serving | Expecting | FoundMore | PassOn | Leaving | Kill
 """What the parent receives inside `Of`."""
 

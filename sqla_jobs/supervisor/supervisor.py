@@ -14,7 +14,9 @@ from types import FrameType
 from typing import Any
 
 from sqla_jobs.database.shard_name import working_in
+from sqla_jobs.database.subscribers import subscribe
 from sqla_jobs.runtime.counters import Counters
+from sqla_jobs.runtime.retrying import RECOVERED, end_pauses
 from sqla_jobs.runtime.stopping import StopRequest, handled, stopped_by_signals
 from sqla_jobs.supervisor.child import ChildProcess
 from sqla_jobs.supervisor.child_worker import ChildWorker
@@ -34,6 +36,7 @@ from sqla_jobs.supervisor.messages import (
     Of,
     OfWorker,
     PassOn,
+    Recovered,
     Registered,
     Serving,
     ToParent,
@@ -79,6 +82,7 @@ class Supervisor:
         self._has_worked = False
         self._signals: set[int] = set()
         self._stop_requested = StopRequest()
+        subscribe(RECOVERED, self._tell_of_recovery)
         self.runs: int = 0
         """The number of runs by children that have drained their queues."""
 
@@ -108,6 +112,10 @@ class Supervisor:
     def replace_all(self) -> None:
         """Replace all children, one by one. Any thread or signal handler may call this."""
         self._signals.add(signal.SIGHUP)
+
+    def _tell_of_recovery(self, _: str) -> None:
+        for child in self._children:
+            child.hint(Recovered())
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signals.add(number)
@@ -196,6 +204,8 @@ class Supervisor:
                 self.runs += runs
                 self._children.finished(child)
                 child.must_end(self._stop_within)
+            case Recovered():
+                end_pauses()
             case Observed() | FiguresRead() | MetricsRead():
                 self.report.hear(child, message)
 

@@ -17,12 +17,14 @@ from sqlalchemy.exc import DBAPIError
 
 from sqla_jobs.database.binding import Binding
 from sqla_jobs.database.engines import IdleConnections, check_writable, close_engine, own_engine, warn_of_small_pool
+from sqla_jobs.database.outages import warn_of_slow_hosts
 from sqla_jobs.database.preparing import PLANNED_ONCE
 from sqla_jobs.database.refusals import reason
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.executor import Executor
 from sqla_jobs.execution.run_lines import log_end
 from sqla_jobs.execution.steps import StepsFactory
+from sqla_jobs.models.citus import check_unmanaged
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.version import check_version, identity_of, schema_of
 from sqla_jobs.queries import Queries, RunEnd
@@ -101,6 +103,7 @@ class Engines:
         table = models.tables["jobs"]
         # the worker needs three connections: one for listening, one for claims, one for everything else
         with self.main.connect() as connection, self.main.connect(), self.claims.connect():
+            check_unmanaged(connection, models)
             check_version(connection, table)
             check_writable(connection)
             if erases:
@@ -167,6 +170,7 @@ class Parts:
         isolation = binding.check_isolation()
         settings, declarations = common.settings, common.declarations.values()
         warn_of_small_pool(app, settings.jobs_of(queues_of_sessions(declarations)))
+        warn_of_slow_hosts(app, settings.patience)
         has_steps = any(one.signature.wants_context for one in declarations)
         with ExitStack() as made:
             engines = Engines.of(app, patience=settings.patience, connections=host.connections, has_steps=has_steps)

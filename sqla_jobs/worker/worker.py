@@ -19,6 +19,7 @@ from typing_extensions import deprecated
 
 from sqla_jobs.database.binding import Binding
 from sqla_jobs.database.explain import explain
+from sqla_jobs.database.outages import reached
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.rules.wording import plural
 from sqla_jobs.runtime.retrying import RetryLoop
@@ -155,7 +156,7 @@ class Worker(Service):
         return any(parts.claimer.trouble is None for parts in self._shards.each())
 
     def start(self) -> None:
-        """Start the worker's threads.
+        """Start the worker's threads. While no host of the database accepts writes, try again for a minute.
 
         Raises `ConfigurationError` if there is no task or the tables do not fit this version of the library.
         """
@@ -177,8 +178,9 @@ class Worker(Service):
 
     def _connect(self, name: str) -> Parts:
         assert self._common is not None, "it is made first"
+        connect = partial(Parts.connected, self._common, self._bindings[name], self._host_of(name))
         try:
-            parts = Parts.connected(self._common, self._bindings[name], self._host_of(name))
+            parts = reached(connect, self._stop_requested) if len(self._bindings) == 1 else connect()
         except ProgrammingError as error:
             raise ConfigurationError(explain(error)) from error
         with ExitStack() as made:
@@ -207,6 +209,7 @@ class Worker(Service):
         try:
             await asyncio.shield(started)
         except asyncio.CancelledError:
+            self._stop_requested.set()
             self._aside.submit(self._inside.context.run, self.stop)
             raise
         return self

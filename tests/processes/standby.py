@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import NamedTuple
 
 from sqlalchemy import create_engine, make_url, text
@@ -29,10 +32,28 @@ class Pair(NamedTuple):
     def fail_over(self) -> None:
         """End the primary as a power failure does, and promote the standby."""
         self.primary.crash()
+        self.promote()
+
+    def promote(self) -> None:
+        """Promote the standby, whatever became of the primary."""
         promote = create_engine(self.standby.url, isolation_level="AUTOCOMMIT")
         with promote.connect() as connection:
             connection.execute(text("SELECT pg_promote()"))
         promote.dispose()
+
+    @contextmanager
+    def primary_frozen(self) -> Generator[None]:
+        """Freeze all processes of the primary, as its host might: the kernel still accepts connections to it."""
+        postmaster = int((self.primary._data / "postmaster.pid").read_text().split()[0])
+        pids = [postmaster, *_children_of(postmaster)]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
 
     def disconnect(self) -> None:
         """Let the standby receive nothing more: what the primary commits from now on is lost with it."""
@@ -42,6 +63,10 @@ class Pair(NamedTuple):
             connection.execute(text("SELECT pg_reload_conf()"))
             wait_until(lambda: connection.scalar(text("SELECT count(*) FROM pg_stat_wal_receiver")) == 0)
         engine.dispose()
+
+
+def _children_of(parent: int) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
 
 
 @contextmanager

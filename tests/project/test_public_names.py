@@ -30,7 +30,7 @@ PUBLIC = {
     "sqla_jobs.flask": {"FlaskJobs", "cli", "loaded"},
     "sqla_jobs.pyramid": {"PyramidJobs", "includeme", "is_retryable"},
     "sqla_jobs.dashboard": {"Role", "allow_everyone", "create_asgi", "create_blueprint", "create_wsgi"},
-    "sqla_jobs.migrations": {"LATEST", "downgrade", "upgrade"},
+    "sqla_jobs.migrations": {"LATEST", "citus", "downgrade", "upgrade"},
     "sqla_jobs.worker": {"Settings", "Worker", "WorkerOptions"},
     "sqla_jobs.clock": {"Clock", "sync_schedules"},
     "sqla_jobs.monitoring": {"Status", "status"},
