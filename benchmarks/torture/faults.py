@@ -22,6 +22,7 @@ from benchmarks.torture.app import STOPPING, jobs
 from benchmarks.torture.hosts import Host, Service
 from benchmarks.torture.load import Load
 from sqla_jobs.postgres import LocalServer
+from sqla_jobs.queries.expressions import Tables, lock_key
 
 KINDS = {"kill": 4, "freeze": 3, "backends": 3, "cut": 2, "commits": 2, "claims": 2, "stall": 2, "partition": 2}
 KINDS |= dict.fromkeys(["shortage", "terminate", "hang", "clock", "crash", "restart"], 1)
@@ -46,13 +47,12 @@ _BACKENDS = text(
 )
 
 
-_TIMES = (
-    (jobs.Process.__tablename__, "heartbeat_at", "true"),
-    (jobs.Job.__tablename__, "started_at", "state = 'running' AND oddity IS NULL"),
-    (jobs.Start.__tablename__, "started_at", "true"),
-    ("all_starts", "started_at", "true"),
-)
-"""The tables and columns that are moved when the clock steps, and the condition for it."""
+_TIMES = {
+    jobs.Process.__tablename__: "heartbeat_at",
+    jobs.Job.__tablename__: "started_at",
+    jobs.Start.__tablename__: "started_at",
+}
+"""The tables and columns with the times of what goes on. They are moved when the clock steps."""
 _Action = tuple[float, int, Callable[[], object]]
 
 
@@ -291,9 +291,14 @@ class Storm:
     def _clock(self) -> str:
         """Move all times that are compared with the server's clock. A step of the clock has the same effect."""
         seconds = self.rng.uniform(*_CLOCK_STEPS) * self.rng.choice([1, -1])
+        times = dict(_TIMES)
+        if seconds > 0:  # after a step back, the log has the time that has really passed
+            times["all_starts"] = "started_at"
         with self.engine.begin() as connection:
-            for table, column, only in _TIMES:
-                moved = f"UPDATE {table} SET {column} = {column} - make_interval(secs => :seconds) WHERE {only}"
+            connection.execute(text(f"SELECT pg_advisory_xact_lock({lock_key(Tables(jobs._models), 'limits')})"))
+            for table, column in times.items():
+                only = " WHERE state = 'running' AND oddity IS NULL" if table == jobs.Job.__tablename__ else ""
+                moved = f"UPDATE {table} SET {column} = {column} - make_interval(secs => :seconds){only}"
                 connection.execute(text(moved), {"seconds": seconds})
         return f"the server's clock steps by {seconds:.1f} s"
 
