@@ -15,7 +15,6 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from sqlalchemy.exc import ProgrammingError
-from typing_extensions import deprecated
 
 from sqla_jobs.database.binding import Binding
 from sqla_jobs.database.explain import explain
@@ -129,12 +128,6 @@ class Worker(Service):
     def runs(self) -> int:
         """The number of runs that have ended in this worker."""
         return sum(parts.attempts.runs for parts in self._shards.each())
-
-    @property
-    @deprecated("Worker.trouble is named last_error since 0.2, and goes with 0.3")
-    def trouble(self) -> str | None:
-        """The old name of `last_error`."""
-        return self.last_error
 
     @property
     def last_error(self) -> str | None:
