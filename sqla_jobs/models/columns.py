@@ -124,7 +124,7 @@ class JobMixin(Row):
     Null means 0, since a null takes no space.
     """
     times_returned: Mapped[int | None] = mapped_column(Integer)
-    """Not used any more. Workers and programs of 0.2 write it."""
+    """Not used any more. Programs that run 0.2 write it."""
     max_lost: Mapped[int | None] = mapped_column(SmallInteger)
     """The number of lost runs in a row after which the job ends as `failed`. A lost run then gives its attempt back.
     Null if each lost run uses an attempt."""
