@@ -38,7 +38,6 @@ from sqla_jobs.models.columns import (
 from sqla_jobs.models.defaults import name_only_what_is_set
 from sqla_jobs.models.mapping import Models, map_models
 from sqla_jobs.models.workflow_columns import BatchMixin, EdgeMixin, SignalMixin, StepMixin
-from sqla_jobs.renamed import underscored
 from sqla_jobs.rules.checks import check_text
 from sqla_jobs.rules.outcomes import RunOutcome
 from sqla_jobs.runtime.counters import Counters
@@ -172,9 +171,6 @@ class Jobs(Bound, Generic[J]):
     @property
     def _entity(self) -> type[J]:
         return self.Job
-
-    if not TYPE_CHECKING:
-        __getattr__ = underscored("models", "hooks", "counters", "bound", "binding", "is_bound")
 
     @overload
     def task(self, target: type[T], /, **options: Unpack[TaskOptions]) -> type[T]: ...  # type: ignore[overload-overlap]

@@ -37,7 +37,7 @@ _REPLACED = (
 _MOVED = (
     *("state", "position", "run_at", "attempt", "current_run_id", "process_id"),
     *("started_at", "finished_at", "progress", "progress_message"),
-    *("times_returned", "waits_for", "waits_at"),
+    *("waits_for", "waits_at"),
     *_GATES,
 )
 _DECLARED = (
@@ -121,7 +121,7 @@ def _enqueuer(name: _Names) -> Rights:
     yield name.columns("SELECT", "id"), jobs
     yield "for unique_key= only, which returns the live job and holds it: without it these two can be left out", ""
     yield "SELECT", jobs
-    yield name.columns("UPDATE", _LOCKING, "times_returned"), jobs
+    yield name.columns("UPDATE", _LOCKING), jobs
     yield from _changing(name)
     yield from _in_workflows(name)
     yield from _signalling(name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import warnings
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import ContextVar
 from inspect import isawaitable
@@ -32,21 +31,18 @@ AwaitedActor = Callable[[Request], Awaitable[str | None]]
 _EVERY_METHOD = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
-def create_wsgi(
-    jobs: Jobs[Any], *, authorize: AuthorizeRequest, actor: ActorOf | None = None, secret_key: object = None
-) -> WSGIApplication:
+def create_wsgi(jobs: Jobs[Any], *, authorize: AuthorizeRequest, actor: ActorOf | None = None) -> WSGIApplication:
     """Return the dashboard over `jobs` as a WSGI application, to be mounted under any prefix.
 
     - `jobs`: the `Jobs`.
     - `authorize`: a function that is called with werkzeug's request before every page, and returns a `Role`, or None to
       refuse the visitor.
     - `actor`: a function of the request that returns the visitor's name for the audit log.
-    - `secret_key`: ignored, and deprecated: nothing is signed any more.
 
     Raises `ConfigurationError` if `authorize` is not a function, or if `authorize` or `actor` is a coroutine function.
     """
     check_functions(authorize, actor)
-    return _create(jobs, authorize, actor, secret_key).wsgi_app
+    return _create(jobs, authorize, actor).wsgi_app
 
 
 def create_asgi(
@@ -54,11 +50,10 @@ def create_asgi(
     *,
     authorize: AuthorizeRequest | AwaitedAuthorize,
     actor: ActorOf | AwaitedActor | None = None,
-    secret_key: object = None,
 ) -> ASGIApplication:
     """Return the dashboard over `jobs` as an ASGI application, to be mounted under any prefix.
 
-    - `jobs`, `authorize`, `actor`, `secret_key`: as for `create_wsgi`. `authorize` and `actor` may be coroutine
+    - `jobs`, `authorize`, `actor`: as for `create_wsgi`. `authorize` and `actor` may be coroutine
       functions, which are awaited in the server's event loop. Plain functions are called in threads. Their
       `request.environ["asgi.scope"]` is the ASGI scope.
 
@@ -66,7 +61,7 @@ def create_asgi(
     """
     check_authorize(authorize)
     awaited_actor: Any = None if actor is None else _awaited(actor)
-    app = _create(jobs, _awaited(authorize), awaited_actor, secret_key)
+    app = _create(jobs, _awaited(authorize), awaited_actor)
     try:
         from a2wsgi import WSGIMiddleware
     except ModuleNotFoundError as error:
@@ -116,9 +111,7 @@ def split_path(scope: Any) -> tuple[str, str]:
     return root, path
 
 
-def _create(jobs: Jobs[Any], authorize: AuthorizeRequest, actor: ActorOf | None, secret_key: object) -> Flask:
-    if secret_key is not None:
-        warnings.warn("the dashboard signs nothing any more: leave out secret_key=", DeprecationWarning, stacklevel=3)
+def _create(jobs: Jobs[Any], authorize: AuthorizeRequest, actor: ActorOf | None) -> Flask:
     return create_app(
         jobs,
         authorize=lambda: authorize(_request()),

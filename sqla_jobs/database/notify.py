@@ -10,16 +10,13 @@ import atexit
 import logging
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Iterable
 from functools import cache, lru_cache, partial
-from itertools import islice
 from typing import Any
 
 import psycopg
 from psycopg import sql
 from sqlalchemy import Connection, Engine, event, func, select
-from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.orm import Session, object_session
 
 from sqla_jobs.database.commits import committed_by, listen_to_sessions, on_commit, on_release
@@ -38,13 +35,8 @@ _IDLE = 30.0
 """After this many seconds without a message, the thread and the connection end. The next message starts new ones."""
 _PATIENCE = 10.0
 """Seconds of silence after which the server is considered unavailable."""
-_MOST_COUNTED = 1000
-"""The maximum number of locked jobs whose counts are kept, to be stored later."""
 _EXIT = 1.0
 """How many seconds a program that ends right after its commit may spend on the last message."""
-
-Count = Callable[[Connection, Mapping[int, int]], Collection[int]]
-"""Stores numbers of enqueues by job id. Returns the ids of the jobs for which it has to be called again."""
 
 
 def notify(connection: Connection, channel: str, queues: Iterable[str]) -> None:
@@ -96,11 +88,6 @@ def after_release(session: Session, entity: type[Any], channel: str, queue: str)
     on_release(session, entity, partial(_notify_listeners, session, entity, channel, ""), once=(entity, channel))
 
 
-def count_after_commit(session: Session, entity: type[Any], count: Count, times: Mapping[int, int]) -> None:
-    """Once the session's outermost transaction commits, let `count` store `times` in the notifier's thread."""
-    on_commit(session, entity, partial(_count, session, entity, count, times))
-
-
 def tell_of_schedules(entity: type[Any], job: type[Any], channel: str) -> None:
     """From now on, notify clocks when sessions change rows of `entity`."""
     _listen(entity, ("after_insert", "after_update", "after_delete"), job, channel, SCHEDULES)
@@ -128,11 +115,6 @@ def _notify_listeners(session: Session, entity: type[Any], channel: str, queue: 
         _notifier(engine).send(engine, channel, queue)
 
 
-def _count(session: Session, entity: type[Any], count: Count, times: Mapping[int, int]) -> None:
-    if (engine := committed_by(session, entity)) is not None:
-        _notifier(engine).count(engine, count, times)
-
-
 @cache
 def _prepare() -> None:
     """Prepare for the program's exit."""
@@ -145,10 +127,6 @@ class _Notifier:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._waiting: set[tuple[str, str]] = set()
-        self._counts: dict[Count, Counter[int]] = {}
-        """The numbers of enqueues to store, by job id."""
-        self._refused: set[Count] = set()
-        """The counts that this program lacks the privilege to store."""
         self._there_is = threading.Event()
         self._sent = threading.Event()
         self._thread: threading.Thread | None = None
@@ -164,19 +142,9 @@ class _Notifier:
         with self._lock:
             if self._thread is not None or self._start(app):
                 self._waiting.add((channel, queue))
-                self._wake()
-
-    def count(self, app: Engine, count: Count, times: Mapping[int, int]) -> None:
-        """Store counts soon, in rows that are not locked. The caller has already committed."""
-        with self._lock:
-            if count not in self._refused and (self._thread is not None or self._start(app)):
-                self._counts.setdefault(count, Counter()).update(times)
-                self._wake()
-
-    def _wake(self) -> None:
-        if not self._there_is.is_set():
-            self._sent.clear()
-            self._there_is.set()
+                if not self._there_is.is_set():
+                    self._sent.clear()
+                    self._there_is.set()
 
     def _start(self, app: Engine) -> bool:
         if time.monotonic() < self._hopeless_until:
@@ -206,15 +174,13 @@ class _Notifier:
                 self._take()
             return
         while self._there_is.wait(_IDLE) or not self._give_up():
-            messages, counts = self._take()
+            messages = self._take()
             try:
                 if messages:
                     _send(engine, messages)
                     self._fails = False
             except Exception as error:  # noqa: BLE001 - sending may raise anything too
                 self._failed(error)
-            for count, times in counts.items():
-                self._store(engine, count, times)
             with self._lock:
                 if not self._there_is.is_set():
                     self._sent.set()
@@ -226,27 +192,11 @@ class _Notifier:
         log.log(level, "workers are not told of committed jobs, and find them by polling: %s", message_of(error))
         self._fails = True
 
-    def _store(self, engine: Engine, count: Count, times: Counter[int]) -> None:
-        """Store counts. Counts for locked jobs are kept, and stored with the next ones."""
-        try:
-            with engine.begin() as connection:
-                again = count(connection, times)
-        except ProgrammingError as error:
-            log.debug("enqueues of unique keys are not counted: %s", error)
-            self._refused.add(count)
-        except Exception as error:  # noqa: BLE001 - storing may raise anything too
-            log.debug("some enqueues of unique keys were not counted: %s", error)
-        else:
-            left = {job_id: times[job_id] for job_id in islice(again, _MOST_COUNTED)}
-            with self._lock:
-                self._counts.setdefault(count, Counter()).update(left)
-
-    def _take(self) -> tuple[set[tuple[str, str]], dict[Count, Counter[int]]]:
+    def _take(self) -> set[tuple[str, str]]:
         with self._lock:
             self._there_is.clear()
             messages, self._waiting = self._waiting, set()
-            counts, self._counts = self._counts, {}
-            return messages, {count: times for count, times in counts.items() if times}
+            return messages
 
     def _give_up(self) -> bool:
         """End the thread, unless another message has arrived."""
@@ -254,7 +204,6 @@ class _Notifier:
             if self._there_is.is_set():
                 return False
             self._thread = None
-            self._counts = {}
             self._sent.set()
             return True
 

@@ -12,7 +12,6 @@ import sys
 import threading
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from operator import call
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -185,7 +184,10 @@ class Cancelling:
                     self._cancel()
                 except BaseException:
                     log.exception("%s: what it gave to run.cancelling() failed, and is not called again", self._owner)
-            (call if self.outer is None else self.outer._call)(deliver)
+            if self.outer is None:
+                deliver()
+            else:
+                self.outer._call(deliver)
 
     def close(self) -> None:
         """End the block. Wait for a call in progress."""

@@ -124,10 +124,7 @@ class JobMixin(Row):
     Null means 0, since a null takes no space.
     """
     times_returned: Mapped[int | None] = mapped_column(Integer)
-    """At least this many enqueues with the job's unique key returned it while it was scheduled.
-
-    Null means 0.
-    """
+    """Not used any more. Programs that run 0.2 write it."""
     max_lost: Mapped[int | None] = mapped_column(SmallInteger)
     """The number of lost runs in a row after which the job ends as `failed`. A lost run then gives its attempt back.
     Null if each lost run uses an attempt."""

@@ -42,7 +42,7 @@ def _killers(look: Look) -> Rows:
 
 
 def _parked(look: Look) -> Rows:
-    """Find jobs that keep a unique key for a long time, with the enqueues and ticks that added no job for it."""
+    """Find jobs that keep a unique key for a long time, with the ticks that added no job for it."""
     job, tick = look.jobs.Job, look.jobs.Tick
     rows = look.rows(_AHEAD_OF_TIME)
     ids = [row["id"] for row in rows]
@@ -57,26 +57,23 @@ def _parked(look: Look) -> Rows:
         if (step := steps.get(job_id)) is not None:
             words, remedy = step.words, f"{step.signal} sends it; or " if step.signal else ""
         number = ticks.get(job_id, 0)
-        is_far = row["wait"] >= _FAR_AHEAD
         yield {
             **row,
             "words": words,
             "remedy": remedy,
-            "is_far": is_far,
-            # true if ticks were skipped for it, or if enqueues returned it and its wait is too long to be intended
-            "swallows": number > 0 or (row["returned"] > 0 and is_far),
+            "is_far": row["wait"] >= _FAR_AHEAD,
+            "swallows": number > 0,
             "ticks": f"{plural(number, 'tick')} of a schedule {'was' if number == 1 else 'were'}" if number else None,
-            "enqueues": row["returned"] or None,
         }
 
 
 _AHEAD_OF_TIME = f"""
-    SELECT id, task, -{{age[run_at]}} AS wait, coalesce(times_returned, 0) AS returned
+    SELECT id, task, -{{age[run_at]}} AS wait
     FROM (
-      SELECT id, task, run_at, unique_key, times_returned FROM {{jobs}}
+      SELECT id, task, run_at, unique_key FROM {{jobs}}
       WHERE state = 'scheduled' ORDER BY run_at DESC LIMIT {COUNTED}) AS last
     WHERE unique_key IS NOT NULL AND -{{age[run_at]}} > {_AHEAD}
-    ORDER BY times_returned DESC NULLS LAST, run_at DESC LIMIT {_SOME}"""
+    ORDER BY run_at DESC LIMIT {_SOME}"""
 
 
 def _keys_kept(name: str, which: Callable[[Mapping[str, Any]], bool], *, is_cheap: bool) -> Check:
@@ -86,7 +83,7 @@ def _keys_kept(name: str, which: Callable[[Mapping[str, Any]], bool], *, is_chea
         about="job {id}",
         rows=lambda look: filter(which, look.rows(_parked)),
         says="it {words}, and keeps its unique key meanwhile: an enqueue of {task:.200} with that key makes no new job"
-        "{ticks:|; | skipped for it}{enqueues:plural enqueue|; at least | returned this job so far}",
+        "{ticks:|; | skipped for it}",
         remedy="{remedy}sqla-jobs cancel {id} frees its key",
         is_cheap=is_cheap,
     )

@@ -144,15 +144,13 @@ def _unread(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
 
 
 def _of_key(row: Any, *, is_in_step: bool) -> Iterator[str]:
-    """Yield sentences about the enqueues that returned or replaced the job because of its unique key."""
+    """Yield sentences about the unique key of the job, and the enqueues that replaced it."""
     if row.times_replaced and row.started_at is None:
         age = duration((row.now - row.created_at).total_seconds())
         have = (
             f"{plural(row.times_replaced, 'enqueue')} of its unique key {'has' if row.times_replaced == 1 else 'have'}"
         )
         yield f"{have} replaced it since it was first enqueued, {age} ago."
-    if row.times_returned:
-        yield f"At least {plural(row.times_returned, 'enqueue')} with its unique key returned this job so far."
     if row.unique_key is not None and (row.run_at - row.now).total_seconds() > _AHEAD:
         now = "" if is_in_step else f"`sqla-jobs retry {row.id}` runs it now, "  # a retry would only resume the wait
         yield (

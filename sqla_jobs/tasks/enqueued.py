@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from typing_extensions import deprecated
-
 
 class Enqueued(int):
     """The number of inserted jobs. `replaced` and `skipped` count the items whose unique key was taken."""
@@ -30,12 +28,6 @@ class Enqueued(int):
     def __str__(self) -> str:
         """Return the number itself."""
         return int.__repr__(self)
-
-    @property
-    @deprecated("Enqueued.left_out is named skipped since 0.2, and goes with 0.3")
-    def left_out(self) -> int:
-        """The old name of `skipped`."""
-        return self.skipped
 
     @classmethod
     def total(cls, parts: Iterable[Enqueued]) -> Enqueued:

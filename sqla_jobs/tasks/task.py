@@ -31,7 +31,6 @@ from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
-from sqla_jobs.renamed import underscored
 from sqla_jobs.rules.unique import Unique
 from sqla_jobs.tasks.after import Begun, Waiting
 from sqla_jobs.tasks.context import RunContext
@@ -159,9 +158,6 @@ class Enqueuer(Generic[C, J]):
                 f"{declaration.name}: after= does not fit Unique(on_conflict={self._unique.policy.on_conflict!r}): the "
                 "job with the key may wait for other jobs, or has begun; use 'return' or 'raise'"
             )
-
-    if not TYPE_CHECKING:
-        __getattr__ = underscored("declaration", "models", "hooks")
 
     @property
     def _written(self) -> str:

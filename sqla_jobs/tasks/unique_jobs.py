@@ -18,13 +18,12 @@ from sqlalchemy import ColumnElement, Connection, false, update
 from sqlalchemy.orm import Session, make_transient_to_detached
 
 from sqla_jobs.database.commits import before_commit, is_waiting, on_rollback, savepoint, write_now
-from sqla_jobs.database.notify import after_release, count_after_commit
+from sqla_jobs.database.notify import after_release
 from sqla_jobs.database.sharding import known_row, present_shard, put_into
 from sqla_jobs.errors import ArgumentsError, JobExists
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import LIVE, NOT_RUNNING
-from sqla_jobs.queries.returned import count_returned
 from sqla_jobs.queries.unique import Holder, UniqueJobs, statements_for
 from sqla_jobs.rules.unique import Unique
 from sqla_jobs.tasks.declaration import Declaration
@@ -80,7 +79,6 @@ def add_unique(
         on_rollback(session, partial(_expire, session, models.Job, [job.id]))
         _tell_when_free(jobs, stored)
         _check_batch(jobs, rule.policy, stored)
-    _count(jobs, rule.policy, {key: 1}, stored.left_out)
     if rule.policy.on_conflict == "raise" and stored.left_out:
         raise _exists(values["task"], key, job)
     _overtake(jobs, [key])
@@ -231,7 +229,6 @@ def _write(session: Session, group: Sequence[Later]) -> None:
             stored.add(_store(jobs, policy, key, one))
     _tell_when_free(jobs, stored)
     _read_again(session, first.models.Job, [one.id for one in stored.replaced.values()])
-    _count(jobs, policy, dict.fromkeys(args, 1), stored.left_out)
     first.inserted(session, len(stored.inserted))
 
 
@@ -260,7 +257,6 @@ def _add_batch(jobs: UniqueJobs, job: type[Any], policy: Unique, batch: list[Key
     again = sum(counts[key] - 1 for key in stored.inserted)
     replaced = sum(counts[key] for key in stored.replaced)
     left_out = sum(counts[key] for key in stored.left_out)
-    _count(jobs, policy, counts, stored.left_out)
     inserted = len(stored.inserted) + len(plain)
     if policy.changes:
         return Enqueued(inserted, replaced=replaced + again, skipped=left_out)
@@ -310,15 +306,6 @@ def _tell_when_free(jobs: UniqueJobs, stored: _Stored) -> None:
     held = (stored.replaced | stored.left_out).values()
     for message in {one.message for one in held if one.state in NOT_RUNNING} | stored.given_up:
         after_release(jobs.session, models.Job, models.channel, message)
-
-
-def _count(jobs: UniqueJobs, policy: Unique, times: Mapping[str, int], left_out: Mapping[str, Holder]) -> None:
-    """Count the enqueues that returned a scheduled job. `times` is the number of enqueues of each key."""
-    if policy.on_conflict != "return":
-        return
-    models = jobs.statements.models
-    if delayed := {one.id: times[key] for key, one in left_out.items() if one.state == "scheduled"}:
-        count_after_commit(jobs.session, models.Job, count_returned(models), delayed)
 
 
 _Taken = dict[str, tuple[Holder, bool]]

@@ -6,18 +6,16 @@ from typing import Any, TypeVar
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
-from typing_extensions import deprecated
 
 from sqla_jobs.database.commits import write_now
 from sqla_jobs.database.sharding import in_shard_of
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
-from sqla_jobs.models.types import LIVE
 from sqla_jobs.tasks.sessions import AnySession, any_session
 from sqla_jobs.tasks.task import Enqueuer
 from sqla_jobs.testing.given import check_task, check_task_or_jobs
-from sqla_jobs.testing.matching import Criteria, arguments_of
+from sqla_jobs.testing.matching import Criteria
 from sqla_jobs.testing.messages import are, asked_for, call_of, listed, nearest
 
 J = TypeVar("J", bound=JobMixin)
@@ -70,38 +68,6 @@ def assert_not_enqueued(session: AnySession, what: Jobs[Any] | Enqueuer[..., Any
     if found := enqueued(own, what, **arguments):
         named = "" if isinstance(what, Jobs) else f" {asked_for(Criteria(own, what, arguments))}"
         raise AssertionError(f"expected no job{named}; there {are(found)}:{listed(what, found)}")
-
-
-@deprecated("it goes in the next release: compare the list that enqueued returns")
-def assert_unique(session: AnySession, task: Enqueuer[..., J], /, **arguments: Any) -> J:
-    """Assert that `enqueued` finds exactly one live job, and that the job has the unique key of its arguments.
-
-    - `session`, `arguments`: as for `enqueued`.
-    - `task`: a unique task, or `task.options(…)` that make it unique.
-
-    Returns that job. A job is live if it is blocked, scheduled, queued or running.
-
-    Otherwise raises an `AssertionError` that shows the live jobs and their keys. Raises `ArgumentsError` as `enqueued`
-    does, and for a task that is not unique.
-    """
-    __tracebackhide__ = True
-    check_task(task)
-    if task._unique is None:
-        raise ArgumentsError(
-            f"{task._declaration.name} is not unique: declare it with unique=, or give task.options(unique_key=…)"
-        )
-    own = any_session(session, call_of(assert_unique, task, arguments))
-    live = [job for job in enqueued(own, task, **arguments) if job.state in LIVE]
-    keys = {job.id: task._unique.key_of(arguments_of(job)) for job in live}
-    if len(live) != 1 or live[0].unique_key is None or live[0].unique_key != keys[live[0].id]:
-        keyed = [
-            f"\n  job {job.id} has the key {job.unique_key!r}; its arguments make {keys[job.id]!r}" for job in live
-        ]
-        raise AssertionError(
-            f"expected one live job {asked_for(Criteria(own, task, arguments))}, with its unique key; "
-            f"there {are(live)}{''.join(keyed)}"
-        )
-    return live[0]
 
 
 def _sort_out(session: Session, what: Jobs[J] | Enqueuer[..., J], arguments: dict[str, Any]) -> tuple[list[J], list[J]]:

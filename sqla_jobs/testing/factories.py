@@ -9,7 +9,6 @@ from typing import Any, Literal, TypeVar
 
 from sqlalchemy import func, inspect, select
 from sqlalchemy.orm import Mapper, Session
-from typing_extensions import deprecated
 
 from sqla_jobs.actions.batches import id_of
 from sqla_jobs.errors import ArgumentsError
@@ -114,72 +113,34 @@ def make_job(
         others.end(own, begun, [job.id])
     for index, outcome in enumerate(outcomes, start=1):
         ended = last - (number - index) * _APART
-        _add_run(own, job, RunOutcome(outcome), index, result, error, {"finished_at": ended})
+        _add_run(own, job, RunOutcome(outcome), index, ended, result, error)
     return job
-
-
-@deprecated("it goes in the next release: give make_job an attempt=, or add a jobs.Run to the session")
-def make_run(
-    session: AnySession,
-    job: JobMixin,
-    /,
-    *,
-    outcome: RunOutcome | OutcomeName = "succeeded",
-    attempt: int | None = None,
-    result: Any = None,
-    error: BaseException | None = None,
-    **columns: Any,
-) -> RunMixin:
-    """Add one more run of a job that is in the database, and flush it. The job's row is not changed.
-
-    - `session`: the test's session.
-    - `job`: a job in that session.
-    - `outcome`: a `RunOutcome` or its name.
-    - `attempt`: the number of the attempt; by default the job's.
-    - `result`: the value that the run returned; stored if `outcome` is "succeeded".
-    - `error`: the run's exception, by default a `RuntimeError`; stored if `outcome` is "failed" or "retried".
-    - `columns`: other values of the row, by name.
-
-    Raises `ArgumentsError` for an outcome or a column that does not exist.
-    """
-    own = plain_session(session, "make_run(session, job)")
-    check_error(error)
-    own.flush()
-    if job not in own:
-        raise ArgumentsError(f"{job!r:.100} is not in this session: session.add(job) first")
-    if outcome not in list(RunOutcome):
-        raise ArgumentsError(f"outcome must be one of {', '.join(RunOutcome)}, got {outcome!r:.60}")
-    return _add_run(own, job, RunOutcome(outcome), attempt, result, error, columns)
 
 
 def _add_run(
     session: Session,
     job: JobMixin,
     outcome: RunOutcome,
-    attempt: int | None,
+    attempt: int,
+    ended: datetime,
     result: Any,
     error: BaseException | None,
-    columns: Mapping[str, Any],
-) -> RunMixin:
+) -> None:
     mapper: Mapper[Any] = inspect(type(job), raiseerr=True)
     run_class: type[RunMixin] = mapper.relationships["runs"].mapper.class_
-    check_columns(run_class, columns)
-    ended = columns.get("finished_at") or _now(session, type(job))
-    values: dict[str, Any] = {
-        "job_id": job.id,
-        "attempt": max(job.attempt, 1) if attempt is None else attempt,
-        "process_id": uuid.uuid4(),
-        "started_at": ended - _TOOK,
-        "finished_at": ended,
-        "outcome": outcome,
-        "result": result if outcome == RunOutcome.succeeded else None,
+    row = run_class(
+        job_id=job.id,
+        attempt=attempt,
+        process_id=uuid.uuid4(),
+        started_at=ended - _TOOK,
+        finished_at=ended,
+        outcome=outcome,
+        result=result if outcome == RunOutcome.succeeded else None,
         **_error_columns(outcome, error),
-    }
-    run = run_class(**{**values, **columns})
-    session.add(run)
+    )
+    session.add(row)
     session.flush()
     session.expire(job, ["runs"])
-    return run
 
 
 def make_batch(

@@ -32,10 +32,7 @@ def check_task_or_jobs(what: object) -> None:
 def check_jobs(jobs: object) -> None:
     """Raise `ArgumentsError` unless `jobs` is a `Jobs`."""
     if not isinstance(jobs, Jobs):
-        raise ArgumentsError(
-            f"expected the Jobs, got {jobs!r:.200}: write drain(jobs, session), startable(session, jobs), "
-            "assert_starts(session, jobs, job) or assert_waits(session, jobs, job)"
-        )
+        raise ArgumentsError(f"expected the Jobs, got {jobs!r:.200}: write drain(jobs, session)")
 
 
 def check_columns(model: type[Any], columns: Mapping[str, Any]) -> None:

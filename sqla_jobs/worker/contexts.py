@@ -80,8 +80,9 @@ class Contexts:
 
     def leave(self, awaited: Await) -> None:
         """Leave the contexts in reverse order. If one raises an error, log it and leave the other contexts."""
-        entered, self._entered = self._entered[::-1], []
-        in_turn(*(partial(self._leave, name, one, awaited) for name, one in entered))
+        leave = [partial(self._leave, name, one, awaited) for name, one in reversed(self._entered)]
+        self._entered.clear()
+        in_turn(*leave)
 
     def _leave(self, name: str, one: AbstractContextManager[Any] | _Hosted, awaited: Await) -> None:
         try:

@@ -15,7 +15,6 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from sqlalchemy.exc import ProgrammingError
-from typing_extensions import deprecated
 
 from sqla_jobs.database.binding import Binding
 from sqla_jobs.database.explain import explain
@@ -41,7 +40,6 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _AGAIN = 0.5
 """Seconds between two looks while another transaction keeps jobs from starting."""
-_MAY_START = "may start while another transaction locks the row of a limit: end that transaction, and drain again"
 
 
 class _Inside(NamedTuple):
@@ -107,7 +105,10 @@ class Worker(Service):
                 held_up = {task for one in self._shards.each() if not one.attempts for task in one.limited.held_up}
                 moved_at = moved_at if held_up and self.runs == before else time.monotonic()
                 if time.monotonic() - moved_at > self._settings.patience:
-                    raise ConfigurationError(f"not drained: no job of {', '.join(sorted(held_up))} {_MAY_START}")
+                    raise ConfigurationError(
+                        f"not drained: no job of {', '.join(sorted(held_up))} may start while another transaction "
+                        "locks the row of a limit: end that transaction, and drain again"
+                    )
                 self._stop_requested.wait(_AGAIN if held_up else 0.005)
             self._stop_requested.set()  # before the log, whose handler a job may hold up
             for parts in self._shards.each():
@@ -130,12 +131,6 @@ class Worker(Service):
     def runs(self) -> int:
         """The number of runs that have ended in this worker."""
         return sum(parts.attempts.runs for parts in self._shards.each())
-
-    @property
-    @deprecated("Worker.trouble is named last_error since 0.2, and goes with 0.3")
-    def trouble(self) -> str | None:
-        """The old name of `last_error`."""
-        return self.last_error
 
     @property
     def last_error(self) -> str | None:

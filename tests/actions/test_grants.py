@@ -231,7 +231,7 @@ class TestAnEnqueuer:
             assert denied(enqueuer, f"""SELECT setval('"Odd schema".{sequence}', 1)""")
 
     def test_may_do_nothing_else(self, enqueuer: Engine) -> None:
-        assert allowed(enqueuer, TABLES["jobs"], "UPDATE") == {"progress_message", "times_returned"}
+        assert allowed(enqueuer, TABLES["jobs"], "UPDATE") == {"progress_message"}
         assert denied(enqueuer, 'DELETE FROM "Odd schema".q_jobs')
         assert denied(enqueuer, 'TRUNCATE "Odd schema".q_jobs')
         for noun, table in TABLES.items():

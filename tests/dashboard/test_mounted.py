@@ -266,15 +266,11 @@ def test_without_an_event_loop_coroutine_functions_are_refused(function: Any) ->
 
 
 @pytest.mark.parametrize("create", [create_asgi, create_wsgi, create_blueprint])
-def test_what_could_guard_nothing_is_refused_and_a_secret_is_ignored(create: Any) -> None:
+def test_what_could_guard_nothing_is_refused(create: Any) -> None:
     with pytest.raises(TypeError, match="authorize"):
         create(jobs)
     with pytest.raises(ConfigurationError, match="authorize=None"):
         create(jobs, authorize=None)
-    if create is not create_blueprint:
-        with pytest.warns(DeprecationWarning, match="secret_key") as warned:
-            create(jobs, authorize=allow_everyone, secret_key="a long random text")
-        assert warned[0].filename == __file__
 
 
 def test_without_the_adapter_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from sqlalchemy import Engine, event, text
+from sqlalchemy import Engine, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tenacity import Retrying, wait_fixed
 
@@ -161,57 +161,6 @@ class TestAUniqueJobFarAhead:
         assert any("unique key" in one for one in jobs.why(session, near))
         CliRunner().invoke(main, [*remedy.split(" runs")[0].split()[1:], "--yes", "--app", f"{__name__}:jobs"])
         assert state_of(session, job.id) == "queued"
-
-    def test_enqueues_that_returned_it_are_counted(self, database: Engine, session: Session) -> None:
-        far = take.options(unique_key="far", delay=30 * 86400)
-        job = far.enqueue(session, item=1)
-        near = take.options(unique_key="near", delay=30).enqueue(session, item=1)
-        session.commit()
-        far.enqueue(session, item=1)
-        session.rollback()
-        take.options(unique_key="near").enqueue(session, item=1)
-        with Session(database) as other:
-            assert (
-                far.enqueue(other, item=1).id == job.id
-            )  # holds the job until it commits, and no other enqueue waits for that
-            for number in range(2):
-                assert far.enqueue(session, item=number).id == job.id
-                session.commit()
-            other.commit()
-        wait_until(lambda: counted(session, job.id) == 3)
-        assert counted(session, near.id) is None  # a worker may be about to queue it
-        assert "at least 3 enqueues returned this job" in doctor()[f"job {job.id}"][0]
-        assert warned(session, f"job {job.id}")
-        each = take.options(unique=Unique("item"), delay=7200)
-        each.enqueue_many(session, [{"item": 1}])
-        session.commit()
-        assert each.enqueue_many(session, [{"item": 1}, {"item": 1}]).skipped == 2
-        session.commit()
-        collects = session.scalar(text("SELECT max(id) FROM sqla_jobs"))
-        wait_until(lambda: counted(session, collects) == 2)
-        assert f"job {collects}" not in doctor(), "it may be meant to collect them"
-
-    def test_enqueues_that_are_not_counted_are_forgotten(self, database: Engine, session: Session) -> None:
-        """Otherwise every later message of the process would send them again."""
-        near, far = (take.options(unique_key=f"in {delay}", delay=delay) for delay in (30, 7200))
-        asked: list[Any] = []
-        event.listen(Engine, "before_cursor_execute", listener := lambda *call: asked.append(call[3]))
-        try:
-            for one in (near, near, far, far):
-                job = one.enqueue(session, item=1)
-                session.commit()
-            wait_until(lambda: counted(session, job.id) == 1)
-            asked.clear()
-            far.enqueue(session, item=1)
-            session.commit()
-            wait_until(lambda: counted(session, job.id) == 2)
-        finally:
-            event.remove(Engine, "before_cursor_execute", listener)
-        assert [one["ids"] for one in asked if "times" in one] == [f"{{{job.id}}}"]
-
-
-def counted(session: Session, job_id: int) -> Any:
-    return afresh(session).scalar(text("SELECT times_returned FROM sqla_jobs WHERE id = :id"), {"id": job_id})
 
 
 def test_a_debounce_that_never_ends_is_reported(database: Engine, session: Session) -> None:

@@ -18,8 +18,8 @@ PUBLIC = {
     },
     "sqla_jobs.cron": {"Cron", "every"},
     "sqla_jobs.testing": {
-        *("assert_enqueued", "assert_not_enqueued", "assert_unique", "enqueued", "run_job", "Drained", "drain"),
-        *("assert_starts", "assert_waits", "startable", "make_batch", "make_job", "make_run", "Databases"),
+        *("assert_enqueued", "assert_not_enqueued", "enqueued", "run_job", "Drained", "drain"),
+        *("make_batch", "make_job", "Databases"),
     },
     "sqla_jobs.pytest_plugin": {
         *("sqla_jobs_postgres", "sqla_jobs_metadata", "sqla_jobs_session", "sqla_jobs_connection", "sqla_jobs_engine"),

@@ -14,14 +14,11 @@ from sqla_jobs import ArgumentsError, Unique
 from sqla_jobs.testing import (
     assert_enqueued,
     assert_not_enqueued,
-    assert_unique,
     drain,
     enqueued,
     make_job,
 )
-from tests.testing.kit_shop import Greet, Order, charge, jobs, send, settle, sync
-
-pytestmark = pytest.mark.filterwarnings("ignore:it goes in the next release")
+from tests.testing.kit_shop import Greet, Order, charge, jobs, send, settle
 
 
 def test_a_job_is_found_by_some_of_its_arguments_and_returned(kit_session: Session) -> None:
@@ -125,14 +122,6 @@ def test_values_that_no_job_of_the_task_can_have_are_refused(kit_session: Sessio
         enqueued(kit_session, send, email=7)
     with pytest.raises(ArgumentsError, match="email"):
         enqueued(kit_session, jobs, email="a@b.c")
-
-
-def test_a_unique_job_is_one_job(kit_session: Session) -> None:
-    one = sync.enqueue(kit_session, account=1)
-    sync.enqueue(kit_session, account=1, force=True)
-    assert assert_unique(kit_session, sync, account=1) is one
-    with pytest.raises(AssertionError):
-        assert_unique(kit_session, sync, account=4)
 
 
 def a_function(email: str) -> None: ...

@@ -8,11 +8,9 @@ from itertools import pairwise
 import pytest
 from sqlalchemy.orm import Session
 
-from sqla_jobs import ArgumentsError, JobState, RunOutcome
-from sqla_jobs.testing import make_job, make_run
+from sqla_jobs import ArgumentsError, JobState
+from sqla_jobs.testing import make_job
 from tests.testing.kit_shop import Order, ShopJob, call_the_bank, fetch, jobs, send, settle, sync
-
-pytestmark = pytest.mark.filterwarnings("ignore:it goes in the next release")
 
 ENDED = datetime(2026, 1, 2, tzinfo=UTC)
 RUNS = {
@@ -72,14 +70,6 @@ def test_a_job_has_the_gates_and_the_key_of_its_task(kit_session: Session) -> No
     assert sync.enqueue(kit_session, account=7) is one
     kit_session.add(order := Order())
     assert make_job(kit_session, settle, args={"order": order}).args == {"order": order.id}
-
-
-def test_a_run_of_each_outcome_is_added_to_a_job(kit_session: Session) -> None:
-    job = make_job(kit_session, send, attempt=1)
-    for outcome in RunOutcome:
-        run = make_run(kit_session, job, outcome=outcome, result=1, error=OSError("full"))
-        assert (run.result is not None) == (outcome == "succeeded")
-    assert len(job.runs) == 1 + len(RunOutcome)
 
 
 @pytest.mark.parametrize(

@@ -54,14 +54,12 @@ def ordered(n: int, key: str = "a") -> None:
 
 @jobs.task(timeout=60, max_attempts=1)
 def slow() -> None:
-
     while True:
         time.sleep(0.005)
 
 
 @jobs.task(max_attempts=1)
 async def slow_coroutine() -> None:
-
     await asyncio.sleep(60)
 
 
