@@ -223,7 +223,10 @@ def test_a_start_that_does_not_happen_does_not_count(database: Engine, claims: C
     """A job that is changed between a claim's snapshot and its lock of the job is left to the next claim."""
     updated = shop.rated.options(unique_key="one", unique=Unique(on_conflict="update"))
     with Session(database) as session:
-        jobs.set_limit(session, shop.rated, rate=1, per=3600)
+        jobs.set_limit(session, shop.rated, rate=2, per=3600)
+        session.commit()
+        enqueue(database, shop.rated, numbered(1))
+        assert len(claims.limited()) == 1  # where there is a start, the time is read before jobs are locked
         updated.enqueue(session, n=0)
         session.commit()
         with time_held(claims) as held, beside(claims.limited) as claim:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, make_url
 from sqlalchemy.orm import Session
 
 from sqla_jobs import Jobs
 from tests import leaving_shop
 from tests.conftest import ROOT, StartWorker
-from tests.helpers import free_port, spawning, states, wait_until
+from tests.helpers import spawning, states, wait_until
 from tests.leaving_shop import leave, leave_to_thread, terminate_a_fork
 
 pytestmark = pytest.mark.slow
@@ -109,10 +109,10 @@ def test_a_worker_that_is_stopped_ends_in_time_and_names_what_its_jobs_have_left
 
 
 def test_a_worker_that_cannot_start_ends_with_1_whatever_the_application_has_started(
-    start_worker: StartWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database_url: str, start_worker: StartWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LEAVES_WHEN_IMPORTED", "1")
-    nowhere = f"postgresql+psycopg://127.0.0.1:{free_port()}/nowhere"
+    nowhere = make_url(database_url).set(database="nowhere").render_as_string(hide_password=False)
     worker = start_worker(nowhere, "--drain", application="tests.leaving_shop:jobs")
     assert worker.wait(IN_TIME) == 1
     assert NAMED["executor"] in log_of("worker-0", tmp_path)
