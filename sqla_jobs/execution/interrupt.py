@@ -11,7 +11,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -171,10 +171,14 @@ class Cancelling:
         self._lock = threading.Lock()
 
     def interrupt(self, deliver: Callable[[], object]) -> None:
-        """Call `cancel`, and then `deliver`, which interrupts the code. This does not wait."""
+        """Call `cancel`, and then `deliver`, which interrupts the code. This does not wait.
+
+        If the system allows no more threads, do nothing: whoever interrupts the code asks again.
+        """
         if not self._has_begun:
-            threading.Thread(target=self._call, args=(deliver,), name="sqla_jobs-cancel", daemon=True).start()
-            self._has_begun = True
+            with suppress(RuntimeError):
+                threading.Thread(target=self._call, args=(deliver,), name="sqla_jobs-cancel", daemon=True).start()
+                self._has_begun = True
 
     def _call(self, deliver: Callable[[], object]) -> None:
         with self._lock:

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from sqla_jobs.rules.error_text import place_of, stack_of
 from sqla_jobs.runtime.logs import LogOptions
+from sqla_jobs.runtime.stopping import StopRequest
 
 _MARGIN = 15.0
 """After the grace period, stopping and all that jobs have left behind may take this many seconds."""
@@ -24,7 +25,7 @@ class End:
     `atexit` and the processes of `multiprocessing`. Any of them, like a worker context, may take forever.
     """
 
-    def __init__(self, begun: threading.Event, logs: LogOptions) -> None:
+    def __init__(self, begun: StopRequest, logs: LogOptions) -> None:
         """Start a thread that waits for `begun`: at the end, the system may allow no more threads."""
         self.logs: LogOptions = logs
         self.grace: float = 0.0
@@ -54,7 +55,7 @@ class End:
             left = ", ".join(_left_behind())
             self.logs.write(f"this process ends what is left in it: {left}. A job should end whatever it starts")
         finally:
-            os._exit(self._code)
+            os._exit(self._code or int(self._begun.has_failed))
 
 
 def _left_behind() -> Iterator[str]:

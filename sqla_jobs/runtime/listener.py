@@ -75,8 +75,8 @@ class Listener:
         self._thread = threading.Thread(target=of_shard(self._loop), name="sqla_jobs-listener", daemon=True)
 
     def start(self) -> None:
+        self._thread.start()  # first: without threads, `start` is called again
         self._unsubscribe = subscribe(self._channel, self._heard)
-        self._thread.start()
 
     def stop(self) -> None:
         """Stop, also after a `start` that has raised an error."""

@@ -83,7 +83,9 @@ class Loop:
         self.news.tell()
 
     def start(self) -> None:
-        self._thread.start()
+        """Start the thread, unless it was started before."""
+        if not self.has_started:
+            self._thread.start()
 
     @property
     def has_started(self) -> bool:

@@ -41,6 +41,7 @@ class Service(ABC):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._stop_requested.has_failed = kind is not None
         self.stop()
 
 

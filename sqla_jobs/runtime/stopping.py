@@ -28,6 +28,8 @@ class StopRequest(threading.Event):
     """
 
     is_signalled = False
+    has_failed: bool = False
+    """True if an error stops the service, so that its program ends with 1."""
     grace: float = math.inf
     """The grace that the requester allows, in seconds. The grace in the settings applies if it is shorter."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 
 from sqla_jobs.runtime.counters import Counters
 from sqla_jobs.runtime.set_aside import SetAside
@@ -17,6 +19,8 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _SETTLE = 5.0
 """When the parent stops, it may spend this many seconds storing the ends of killed children's runs."""
+_AGAIN = 1.0
+"""Seconds until the next try to start a thread."""
 
 
 class DatabaseWork:
@@ -31,9 +35,30 @@ class DatabaseWork:
         self.heartbeat: ParentHeartbeat = ParentHeartbeat(
             self.database, settings, self._set_aside, self._workers, counters
         )
-        self.heartbeat.start()
         self.lookout: ParentLookout | None = None
         """The lookout, once a child that does not look for itself has registered."""
+        self._start_at = 0.0
+        """When to start the threads that are missing, by `time.monotonic()`."""
+        self.start()
+
+    def start(self) -> None:
+        """Start the threads that are missing. If the system refuses that, log a warning: the next call tries again."""
+        if time.monotonic() < self._start_at:
+            return
+        try:
+            self.heartbeat.start()
+            if self.lookout is not None:
+                self.lookout.start()
+        except RuntimeError as error:
+            self._start_at = time.monotonic() + _AGAIN
+            log.warning(
+                "a thread of the parent is missing, and the next try to start it is in %g s: %s; ulimit -u may be too "
+                "low",
+                _AGAIN,
+                error,
+            )
+        else:
+            self._start_at = math.inf
 
     def serve(self, tasks: tuple[str, ...]) -> None:
         """Look for jobs of these tasks from now on."""
@@ -47,7 +72,8 @@ class DatabaseWork:
                 connections=spec.connections_of(self._setup.options.processes, database.address.sessions),
                 children=self._workers.claiming,
             )
-            self.lookout.start()
+            self._start_at = 0.0
+            self.start()
         self.lookout.serve(tasks)
 
     def tell_all(self) -> None:

@@ -98,6 +98,8 @@ class Supervisor:
             while not self._is_over():
                 self._obey_signals()
                 self._start_missing()
+                for name, work in self._databases.items():
+                    working_in(name, work.start)
                 self._listen()
                 self._take_leave()
                 is_any_newly_hung = oversee(self._children, self._setup.options, self.report.turned())

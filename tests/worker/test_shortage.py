@@ -81,3 +81,46 @@ def test_jobs_for_which_no_thread_can_be_started_lose_neither_their_place_nor_th
     assert len(warnings) == 1
     assert f"only {threads} threads" in warnings[0]
     assert "claiming works again" not in ended.stdout
+
+
+TIMEOUTS = (
+    PROGRAM[: PROGRAM.index("def claims")]
+    + """
+import time
+from sqla_jobs import RunContext
+
+
+@shop.jobs.task(timeout=1.0, max_attempts=1)
+def calls_a_server(run: RunContext) -> None:
+    end = threading.Event()
+    with run.cancelling(end.set):
+        end.wait()
+
+
+@shop.jobs.task(timeout=1.0, max_attempts=1)
+def rests() -> None:
+    for _ in range(3000):
+        time.sleep(0.01)
+
+
+with shop.jobs.worker({"default": 2}):
+    with Session(engine) as session:
+        calls_a_server.enqueue(session)
+        rests.enqueue(session)
+        session.commit()
+    wait_until(lambda: states(engine) == {"running": 2})
+    with shortage():
+        wait_until(lambda: states(engine) == {"running": 1, "failed": 1}, timeout=10)
+    wait_until(lambda: states(engine) == {"failed": 2}, timeout=10)
+print("ended")
+"""
+)
+
+
+@pytest.mark.slow
+def test_a_block_for_whose_call_no_thread_can_be_started_delays_no_timeout_but_its_own(
+    database_url: str, database: object
+) -> None:
+    ended = run_to_end([sys.executable, "-c", TIMEOUTS, database_url, "0"], ROOT)
+    assert (ended.returncode, ended.stdout.splitlines()[-1]) == (0, "ended"), ended.stdout + ended.stderr
+    assert "watching the running jobs failed" not in ended.stdout
