@@ -15,7 +15,7 @@ from sqla_jobs.runtime.logs import LogOptions
 from sqla_jobs.runtime.stopping import StopRequest
 
 _MARGIN = 15.0
-"""After the grace period, stopping and all that jobs have left behind may take this many seconds."""
+"""All that jobs have left behind may take this many seconds after the worker has stopped or its grace is over."""
 
 
 class End:
@@ -31,12 +31,14 @@ class End:
         self.grace: float = 0.0
         """The time that running jobs have to end after `begun`, in seconds."""
         self._begun = begun
+        self._has_stopped = threading.Event()
         self._code = 0
         threading.Thread(target=self._run, name="sqla_jobs-end", daemon=True).start()
 
     def leave(self, code: int) -> NoReturn:
         """End the program with this exit code, and at once if non-daemon threads are left."""
         self._code = code
+        self._has_stopped.set()
         self._begun.set()
         ours = (threading.main_thread(), threading.current_thread())
         if any(not thread.daemon for thread in threading.enumerate() if thread not in ours):
@@ -47,7 +49,8 @@ class End:
 
     def _run(self) -> None:
         threading.Event.wait(self._begun)  # a `StopRequest` would look for signals five times a second
-        time.sleep(self.grace + _MARGIN)
+        self._has_stopped.wait(self.grace)
+        time.sleep(_MARGIN)
         self._end()
 
     def _end(self) -> NoReturn:
@@ -64,7 +67,7 @@ def _left_behind() -> Iterator[str]:
     Such a process would keep the standard output of this program open.
     """
     frames = sys._current_frames()
-    for thread in threading.enumerate():
+    for thread in reversed(threading.enumerate()):  # the main thread, which may only wait for the others, last
         if not thread.name.startswith("sqla_jobs-") and thread is not threading.current_thread():
             frame = frames.get(thread.ident or 0)
             yield f"thread {thread.name}" + ("" if frame is None else f" ({place_of(stack_of(frame))})")
