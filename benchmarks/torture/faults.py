@@ -295,6 +295,7 @@ class Storm:
         if seconds > 0:  # after a step back, the log has the time that has really passed
             times["all_starts"] = "started_at"
         with self.engine.begin() as connection:
+            connection.execute(text("SET LOCAL lock_timeout = '2 s'"))  # of a connection that this thread has stalled
             connection.execute(text(f"SELECT pg_advisory_xact_lock({lock_key(Tables(jobs._models), 'limits')})"))
             for table, column in times.items():
                 only = " WHERE state = 'running' AND oddity IS NULL" if table == jobs.Job.__tablename__ else ""
