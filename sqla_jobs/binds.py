@@ -87,8 +87,13 @@ class Bound:
         """The names of the databases to which the `Jobs` is bound, if it is bound to several by name."""
         return tuple(self._shards)
 
+    @property
+    def _shard_name(self) -> str:
+        """The name of the one database to which `shard` has bound this copy. Otherwise, it is empty."""
+        return "" if self._own is None else self._own[0]
+
     def shard(self, name: str, /) -> Self:
-        """Return the same `Jobs`, bound to one of its databases: for commands, `follow`, `wait` and the dashboard.
+        """Return the same `Jobs`, bound to one of its databases: for workers, `follow`, `wait` and the dashboard.
 
         - `name`: one of `shards`.
 
@@ -114,8 +119,8 @@ class Bound:
         """
         if bind is None and self._shards:
             raise ConfigurationError(
-                f"the jobs are in several databases: name one of {', '.join(self._shards)}, as jobs.shard(name), or by "
-                "--shard on the command line"
+                f"the jobs are in several databases: name one of {', '.join(self._shards)}, as jobs.shard(name) or "
+                "jobs.worker(shard=name), or by --shard on the command line"
             )
         if self._resolver is not None:
             return self._resolver(bind or (self._own and self._own[1]))
@@ -129,14 +134,6 @@ class Bound:
                 "such as shop:create_app()"
             )
         return Binding(chosen, self._entity, context=self._context, async_bind=async_bind)
-
-    def _bindings(self, bind: Bind | Mapping[str, Bind] | None = None) -> dict[str, Binding]:
-        """Return the databases to work on, by name. A single database has an empty name."""
-        if isinstance(bind, Mapping):
-            return {name: self._binding(one) for name, one in checked_shards(bind).items()}
-        if bind is None and self._shards:
-            return {name: self.shard(name)._binding() for name in self._shards}
-        return {"": self._binding(bind)}
 
     def _replica(self) -> Binding:
         """Return the database from which pages and metrics read: a replica, if one was given."""

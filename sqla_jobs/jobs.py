@@ -676,33 +676,35 @@ class Jobs(Bound, Generic[J]):
         self,
         queues: Mapping[str, int] | Iterable[str] = ("default",),
         *,
-        bind: Bind | Mapping[str, Bind] | None = None,
+        bind: Bind | None = None,
+        shard: str | None = None,
         **options: Unpack[WorkerOptions],
     ) -> Worker:
-        """Return a worker, which is not started yet.
+        """Return a worker of one database, which is not started yet.
 
         - `queues`: a mapping from the names of queues to the number of jobs to run simultaneously, or names alone. All
           queues together run at most 5,000 jobs.
-        - `bind`: an engine or a session factory, or several by name; by default those that the `Jobs` is bound to. The
-          jobs of several databases share the worker's slots.
+        - `bind`: an engine or a session factory; by default the one that the `Jobs` is bound to.
+        - `shard`: the name of the database, if the `Jobs` is bound to several.
         - `options`: `WorkerOptions`.
 
-        Raises `ConfigurationError` for an invalid setting, and if no database is known.
+        Raises `ConfigurationError` for an invalid setting, if no database is known, and if `shard` is missing.
         """
         from sqla_jobs.worker import Settings, Worker
 
-        return Worker(self, self._bindings(bind), Settings.checked(queues, **options))
+        own = self if shard is None else self.shard(shard)
+        return Worker(own, own._binding(bind), Settings.checked(queues, **options))
 
     def clock(
-        self, *, bind: Bind | Mapping[str, Bind] | None = None, heartbeat: float = 5.0, lease: float = 30.0
+        self, *, bind: Bind | None = None, shard: str | None = None, heartbeat: float = 5.0, lease: float = 30.0
     ) -> Clock:
-        """Return a clock, which enqueues one job for each tick of each schedule, however many clocks run.
+        """Return a clock of one database, which enqueues a job for each tick of each schedule, however many clocks run.
 
-        - `bind`: an engine or a session factory, or several by name; by default those that the `Jobs` is bound to.
-        - `heartbeat`, `lease`: as for `worker`.
+        - `bind`, `shard`, `heartbeat`, `lease`: as for `worker`.
 
-        Raises `ConfigurationError` for an invalid setting, and if no database is known.
+        Raises `ConfigurationError` for an invalid setting, if no database is known, and if `shard` is missing.
         """
         from sqla_jobs.clock import Clock
 
-        return Clock(self, self._bindings(bind), heartbeat=heartbeat, lease=lease)
+        own = self if shard is None else self.shard(shard)
+        return Clock(own, own._binding(bind), heartbeat=heartbeat, lease=lease)

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import click
@@ -192,6 +193,7 @@ def clock(application: str | None, where: Where, **options: Any) -> None:
     with right_usage():
         logs = _logs(**options)
     with plain_errors():
+        from sqla_jobs.clock.several import run_clocks
         from sqla_jobs.loading import bind_for_command_line, load_configured
 
         name = named_application(application)
@@ -203,4 +205,8 @@ def clock(application: str | None, where: Where, **options: Any) -> None:
             if _logs(**options) != logs:
                 _logs(**options).set_up(name)
         jobs = bind_for_command_line(jobs, where)
-        jobs.clock(heartbeat=settings.heartbeat, lease=settings.lease).run()
+        make = partial(jobs.clock, heartbeat=settings.heartbeat, lease=settings.lease)
+        if jobs.shards:
+            run_clocks({one: make(shard=one) for one in jobs.shards}, patience=settings.patience)
+        else:
+            make().run()

@@ -6,8 +6,7 @@ import logging
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from functools import partial
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import Engine, func, select
@@ -21,6 +20,7 @@ from sqla_jobs.database.engines import check_writable, close_engine, own_engine
 from sqla_jobs.database.notify import notify
 from sqla_jobs.database.outages import reached
 from sqla_jobs.database.refusals import reason
+from sqla_jobs.database.shard_name import working_in
 from sqla_jobs.database.subscribers import SCHEDULES
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.models.citus import check_unmanaged
@@ -34,7 +34,6 @@ from sqla_jobs.runtime.loop import Loop
 from sqla_jobs.runtime.service import Service
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import LeaseSettings
-from sqla_jobs.runtime.shards import Shards
 from sqla_jobs.runtime.stopping import StopRequest
 from sqla_jobs.runtime.vitals import Vitals
 
@@ -55,9 +54,9 @@ _LOCKED_AGAIN = 5.0
 
 
 class Clock(Service):
-    """A service that enqueues a job for each tick of each schedule.
+    """A service that enqueues a job for each tick of each schedule in one database.
 
-    Any number of clocks may run, in any number of processes. In several databases, each schedule fires in each of them.
+    Any number of clocks may run, in any number of processes.
 
     `run()` blocks until SIGTERM or SIGINT. `start()` and `stop()`, or `with`, run the clock inside another program.
     `tick()` enqueues the jobs that are due now, and returns. Each of these methods first stores the schedules that code
@@ -67,69 +66,64 @@ class Clock(Service):
     def __init__(
         self,
         jobs: Jobs[Any],
-        bindings: Mapping[str, Binding],
+        binding: Binding,
         *,
         heartbeat: float,
         lease: float,
         listener: type[Listener | Subscription] = Listener,
     ) -> None:
-        """Prepare a clock of the databases in `bindings`, by name. The name of a single database may be empty."""
         super().__init__(StopRequest())
         self._listener_of = listener
         self._connections = 1 + listener.connections
         self._jobs = jobs
-        self._bindings = bindings
+        self._binding = binding
         self._lease_settings = LeaseSettings(heartbeat, lease)
-        self._rounds = {name: _Rounds(jobs, binding.context) for name, binding in bindings.items()}
-        self._shards = Shards(bindings, self._connected, self._begin, _AtWork.close)
+        self._rounds = _Rounds(jobs, binding.context)
+        self._at_work: _AtWork | None = None
 
     def start(self) -> None:
         """Start the clock in a thread. While no host of the database accepts writes, try again for a minute.
 
         Raises `ConfigurationError` and database errors.
         """
-        if self._shards.at_work:
+        if self._at_work is not None:
             raise ConfigurationError("this clock was started before: make a new one with jobs.clock()")
         self._jobs.tasks.load()
+        working_in(self._jobs._shard_name, self._start)
+
+    def _start(self) -> None:
+        models, settings = self._jobs._models, self._lease_settings
+        engine = reached(self._connect, self._stop_requested)
+        at_work = _AtWork(models, self._rounds, settings, engine, self._connections, self._listener_of)
         try:
-            self._shards.start()
+            at_work.start()
         except BaseException:
-            self.stop()
+            at_work.close()
             raise
-
-    def _connected(self, name: str) -> _AtWork:
-        models, settings, connect = self._jobs._models, self._lease_settings, partial(self._connect, name)
-        engine = reached(connect, self._stop_requested) if len(self._bindings) == 1 else connect()
-        return _AtWork(models, self._rounds[name], settings, engine, self._connections, self._listener_of)
-
-    def _begin(self, at_work: _AtWork) -> None:
-        at_work.start()
+        self._at_work = at_work
         log.info(
             "clock %s runs, with %s in its code", at_work.process_id, plural(len(self._jobs.schedules), "schedule")
         )
 
     def stop(self) -> None:
         """Stop the clock. A tick in progress is finished first."""
-        if self._shards.at_work:
-            self._stop_requested.set()
-            self._shards.stop(_AtWork.stop, patience=self._lease_settings.patience)
+        self._stop_requested.set()
+        if self._at_work is not None:
+            working_in(self._jobs._shard_name, self._at_work.stop)
 
     def tick(self) -> int:
-        """Enqueue the jobs that are due now, in all databases. Return the number of jobs."""
+        """Enqueue the jobs that are due now. Return the number of jobs."""
         self._jobs.tasks.load()
-        return sum(self._tick(name) for name in self._bindings)
-
-    def _tick(self, name: str) -> int:
-        engine = self._connect(name)
+        engine = self._connect()
         try:
-            self._rounds[name].declare(engine)
-            return self._rounds[name].fire(engine)
+            self._rounds.declare(engine)
+            return self._rounds.fire(engine)
         finally:
             engine.dispose()
 
-    def _connect(self, name: str) -> Engine:
+    def _connect(self) -> Engine:
         engine = own_engine(
-            self._bindings[name].engine,
+            self._binding.engine,
             patience=self._lease_settings.patience,
             most=self._connections,
             name="sqla-jobs clock",

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqla_jobs.database.async_sessions import AsyncBind, AsyncSessions, synchronous_engine
 from sqla_jobs.database.engines import REMEDY, check_engine, check_translation, checked_isolation, is_asynchronous
 from sqla_jobs.database.session_classes import check_class, making
-from sqla_jobs.database.shard_name import MOST_SHARDS, SHARD_NAME
+from sqla_jobs.database.shard_name import SHARD_NAME
 from sqla_jobs.database.sharding import is_sharded
 from sqla_jobs.errors import ConfigurationError
 
@@ -131,8 +131,6 @@ def checked_shards(binds: Mapping[str, Bind]) -> dict[str, Bind]:
     """Return databases by name. Raises `ConfigurationError` if there is none, or if a name is invalid."""
     if not binds:
         raise ConfigurationError("bind is empty: give at least one database by name, such as {'eu': engine}")
-    if len(binds) > MOST_SHARDS:
-        raise ConfigurationError(f"bind gives {len(binds)} databases, and a worker serves at most {MOST_SHARDS}")
     for name in binds:
         if not (isinstance(name, str) and SHARD_NAME.fullmatch(name)):
             raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""The name of the database (shard) in which a thread or run works, if its process works in several."""
+"""The name of the database (shard) in which a thread or run works, if the jobs are in several."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
 
-MOST_SHARDS = 64
-"""The maximum number of databases of one worker."""
 SHARD_NAME = re.compile(r"[\w.-]{1,40}", re.ASCII)
 SHARD: ContextVar[str] = ContextVar("sqla_jobs.shard", default="")
 """The name of the database, for log lines and runs. It is empty where there is only one."""

@@ -7,8 +7,8 @@ import sys
 from sqla_jobs.supervisor.spawning import inherited
 
 if __name__ == "__main__":
-    _application, _pipe, _memories = inherited(*map(int, sys.argv[1:]))
+    _application, _pipe, _memory = inherited(*map(int, sys.argv[1:]))
 
     from sqla_jobs.supervisor.child_main import main
 
-    main(_application, _pipe, _memories)
+    main(_application, _pipe, _memory)

@@ -12,7 +12,6 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from ctypes import Array
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -23,8 +22,9 @@ from sqlalchemy import event
 from sqla_jobs.database.engines import IdleConnections
 from sqla_jobs.database.subscribers import SCHEDULES, notify_here, subscribe
 from sqla_jobs.execution.shared_memory import Memory, RunSlot, StartedRuns
+from sqla_jobs.models.version import identity_of
 from sqla_jobs.rules.checks import DAY
-from sqla_jobs.runtime.figures import ByShard
+from sqla_jobs.runtime.figures import Figures
 from sqla_jobs.runtime.retrying import end_pauses
 from sqla_jobs.runtime.stopping import StopRequest
 from sqla_jobs.supervisor.messages import (
@@ -40,14 +40,12 @@ from sqla_jobs.supervisor.messages import (
     LookAgain,
     MetricsRead,
     Observed,
-    Of,
     PassOn,
     ReadFigures,
     ReadMetrics,
     Recovered,
     Registered,
     Serving,
-    Shard,
     Stop,
     TableNames,
     keeps_up,
@@ -75,8 +73,8 @@ class Readings:
     """Returns the number of runs that have ended in this process."""
     worker: Callable[[], Observed] | None = None
     """Returns the worker's state. None if the parent does not want reports."""
-    figures: Callable[[], ByShard] = lambda: {"": None}
-    """Reads the figures from the databases."""
+    figures: Callable[[], Figures | None] = lambda: None
+    """Reads the figures from the database."""
     metrics: Callable[[], str | None] = lambda: None
     """Reads the application's own metrics."""
 
@@ -87,34 +85,25 @@ class ParentConnection:
     If the parent dies, the worker stops. The worker's jobs then have half a lease in which to end.
     """
 
-    def __init__(self, pipe: Connection, memories: Array[Memory]) -> None:
+    def __init__(self, pipe: Connection, memory: Memory) -> None:
         self.stop: StopRequest = StopRequest()
         self.readings: Readings = Readings()
         self._pipe = pipe
-        self._memories = memories
-        self._process = StartedRuns(memories[0])
-        self._hosts: dict[str, ChildHost] = {}
-        """The hosts of the worker, by the names of its databases."""
+        self._process = StartedRuns(memory)
+        self.host: ChildHost = ChildHost(self, self._process)
         self._spec = Future[ChildSpec]()
         self._sending = threading.Lock()
         threading.Thread(target=self._listen, name="sqla_jobs-parent", daemon=True).start()
 
-    def configured(self, defaults: dict[str, dict[str, Any]]) -> ChildSpec:
-        """Send the options from the application's config. Return the spec with which the parent replies."""
-        self.send(Configured(defaults))
+    def configured(self, defaults: dict[str, dict[str, Any]], shards: tuple[str, ...]) -> ChildSpec:
+        """Send what the application's code says. Return the spec with which the parent replies."""
+        self.send(Configured(defaults, shards))
         return self.spec  # if the parent dies instead, so does this process
 
     @property
     def spec(self) -> ChildSpec:
         """The child's spec, once the parent has replied to `Configured`."""
         return self._spec.result()
-
-    def host(self, shard: Shard) -> ChildHost:
-        """Return the host of the worker in one of its databases. The first call creates it."""
-        if shard.name not in self._hosts:
-            started = self._process if shard.number == 0 else StartedRuns(self._memories[shard.number])
-            self._hosts[shard.name] = ChildHost(self, shard, started)
-        return self._hosts[shard.name]
 
     def send(self, message: object) -> None:
         """Send a message to the parent."""
@@ -146,8 +135,7 @@ class ParentConnection:
                     self._obey(message)
                 memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT
                 self._process.vitals = (self.readings.runs(), memory)
-                for host in [*self._hosts.values()]:
-                    host.show_free_slot()
+                self.host.show_free_slot()
                 if self.readings.worker is not None and (now := time.monotonic()) >= report_at:
                     report_at = now + _REPORT
                     self.hint(self.readings.worker())
@@ -162,12 +150,14 @@ class ParentConnection:
     def _answer(self, read: Callable[[], object]) -> None:
         threading.Thread(target=lambda: self.send(read()), name="sqla_jobs-scrape", daemon=True).start()
 
-    def _obey(self, message: ChildSpec | Of | ReadFigures | ReadMetrics | Recovered | Stop) -> None:
+    def _obey(
+        self, message: ChildSpec | Heard | LookAgain | Gone | ReadFigures | ReadMetrics | Recovered | Stop
+    ) -> None:
         match message:
             case ChildSpec():
                 self._spec.set_result(message)
-            case Of(shard, of_worker):
-                self._hosts[shard.name].obey(of_worker)
+            case Heard() | LookAgain() | Gone():
+                self.host.obey(message)
             case ReadFigures():
                 self._answer(lambda: FiguresRead(self.readings.figures()))
             case ReadMetrics():
@@ -178,7 +168,7 @@ class ParentConnection:
                 self.stop.set()
 
     def _orphaned(self) -> None:
-        if not self._hosts:
+        if not self._spec.done():
             os._exit(1)
         if not self.stop.is_set():
             log.error("the parent process is gone: this one stops")
@@ -187,13 +177,12 @@ class ParentConnection:
 
 
 class ChildHost:
-    """The host of a child's worker in one database."""
+    """The host of a child's worker."""
 
     connections = OF_CHILD - 2
 
-    def __init__(self, parent: ParentConnection, shard: Shard, started: StartedRuns) -> None:
+    def __init__(self, parent: ParentConnection, started: StartedRuns) -> None:
         self._parent = parent
-        self._shard = shard
         self._started = started
         self.slot: Callable[[], RunSlot] | None = started.take
         self._job_listener: JobListener | None = None
@@ -228,13 +217,15 @@ class ChildHost:
         self._shared, engine = shared, shared.engine
         self.may_close(IdleConnections(engine).close)
         tables = TableNames(shared.models.positions.schema, shared.models.prefix, shared.queries.schema)
+        with engine.connect() as connection:
+            identity = identity_of(connection, shared.models.tables["jobs"])
 
         def send_address(connection: psycopg.Connection[Any], _: object) -> None:
             info = connection.info
             parameters: dict[str, Any] = info.get_parameters() | ({"password": info.password} if info.password else {})
             if info.host in str(self.address.get("host")).split(","):  # psycopg names the one that it has reached
                 parameters |= {name: self.address.get(name) for name in ("host", "hostaddr", "port")}
-            self.send(Address(tables, parameters, session_of(connection), sessions))
+            self._parent.send(Address(tables, parameters, session_of(connection), sessions, identity))
 
         event.listen(engine, "connect", send_address)
         with engine.connect() as connection:
@@ -246,11 +237,13 @@ class ChildHost:
         A draining worker looks for work itself, since it ends when nothing is due.
         """
         is_draining = self._parent.spec.drain
-        return OwnLookout(shared, tasks) if is_draining else ForwardedLookout(self, self._started, shared, tasks)
+        if is_draining:
+            return OwnLookout(shared, tasks)
+        return ForwardedLookout(self._parent, self._started, shared, tasks)
 
     def registered(self, process_id: uuid.UUID) -> None:
         self._started.beat_at = time.monotonic()
-        self.send(Registered(process_id))
+        self._parent.send(Registered(process_id))
 
     @property
     def due_in(self) -> float:
@@ -266,7 +259,7 @@ class ChildHost:
         return True
 
     def kill_for(self, run_id: int) -> None:
-        self.hint(Kill(run_id))
+        self._parent.hint(Kill(run_id))
 
     def rest(self) -> None:
         """Close idle connections except the one for claims: many children may be idle, and connections are scarce."""
@@ -274,15 +267,7 @@ class ChildHost:
             close()
 
     def leaving(self) -> None:
-        self.send(Leaving())
-
-    def send(self, message: object) -> None:
-        """Send a message about this worker to the parent."""
-        self._parent.send(Of(self._shard, message))
-
-    def hint(self, message: object) -> None:
-        """Send a message about this worker to the parent unless sending may block."""
-        self._parent.hint(Of(self._shard, message))
+        self._parent.send(Leaving())
 
     def _send_address_anew(self) -> None:
         """Send the address again, from a new connection.
@@ -315,7 +300,7 @@ class ChildHost:
         """Tell the worker of jobs. If only it is told, and does not answer for them, pass the message on."""
         listener = self._job_listener
         if not (listener is not None and tell(listener)) and is_alone:
-            self.hint(PassOn(queue))
+            self._parent.hint(PassOn(queue))
 
 
 class ForwardedLookout:
@@ -326,8 +311,8 @@ class ForwardedLookout:
 
     promote_at: float = math.inf
 
-    def __init__(self, host: ChildHost, started: StartedRuns, shared: Shared, tasks: Sequence[str]):
-        self._host = host
+    def __init__(self, parent: ParentConnection, started: StartedRuns, shared: Shared, tasks: Sequence[str]):
+        self._parent = parent
         self._started = started
         self._channel = shared.models.channel
         self._longest = 2 * shared.settings.poll
@@ -357,7 +342,7 @@ class ForwardedLookout:
         at = now + delay
         if delay < self._longest and not now < self._expected_at <= at:
             self._expected_at = at
-            self._host.hint(Expecting(delay))
+            self._parent.hint(Expecting(delay))
         return False
 
     def expect_new(self, *, is_busy: bool) -> None:
@@ -367,16 +352,16 @@ class ForwardedLookout:
         return DAY
 
     def found_more(self, queue: str) -> None:
-        self._host.hint(FoundMore(queue))
+        self._parent.hint(FoundMore(queue))
 
     def start(self, job_listener: JobListener) -> None:
         self._unsubscribe = subscribe(self._channel, job_listener.heard)
-        self._host.set_listener(job_listener)
-        self._host.send(Serving(self._tasks))
+        self._parent.host.set_listener(job_listener)
+        self._parent.send(Serving(self._tasks))
 
     def stop(self) -> None:
         if self._unsubscribe is None:
             return
         self._unsubscribe()
-        self._host.set_listener(None)
-        self._host.hint(PassOn(""))  # this worker has stopped claiming, and may have answered for some jobs
+        self._parent.host.set_listener(None)
+        self._parent.hint(PassOn(""))  # this worker has stopped claiming, and may have answered for some jobs

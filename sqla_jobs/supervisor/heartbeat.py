@@ -21,8 +21,8 @@ from sqla_jobs.runtime.storing import as_stored, store
 from sqla_jobs.supervisor.database import Database
 
 if TYPE_CHECKING:
-    from sqla_jobs.supervisor.child_worker import ChildWorker
-    from sqla_jobs.supervisor.roster import ShardRoster
+    from sqla_jobs.supervisor.child import ChildProcess
+    from sqla_jobs.supervisor.roster import Roster
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
@@ -46,14 +46,14 @@ class AbandonedWork:
 
 
 class ParentHeartbeat:
-    """Sends heartbeats for all children in its own thread."""
+    """Sends heartbeats for all children of one database in its own thread."""
 
     def __init__(
         self,
         database: Database,
         settings: LeaseSettings,
         set_aside: SetAside,
-        children: ShardRoster,
+        children: Roster,
         counters: Counters,
     ) -> None:
         self.database: Database = database
@@ -131,7 +131,7 @@ class ParentHeartbeat:
                     if self._queries.show_stalled(connection, process_id, silences.get(process_id)):
                         self._stalled ^= {process_id}
 
-    def _look_for_kills(self, child: ChildWorker) -> None:
+    def _look_for_kills(self, child: ChildProcess) -> None:
         """Find requests to kill a hung child, which cannot look for them itself."""
         job_ids = [entry.job_id for entry in child.entries()]
         if child.process_id is None or not job_ids:
@@ -146,7 +146,7 @@ class ParentHeartbeat:
         with self._engine.begin() as connection:
             notify(connection, self.database.channel, [""])
 
-    def _relieve(self, child: ChildWorker) -> None:
+    def _relieve(self, child: ChildProcess) -> None:
         """Give back the jobs that a hung child has not begun. Rows locked or set aside are left for later calls.
 
         Read the leases before the revocation, which does not cover later claims.

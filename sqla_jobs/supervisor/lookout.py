@@ -15,7 +15,7 @@ from sqla_jobs.runtime.loop import Loop
 from sqla_jobs.runtime.promoter import BUSY, SOON, Promoter, poll_in
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import Settings
-from sqla_jobs.supervisor.child_worker import ChildWorker
+from sqla_jobs.supervisor.child import ChildProcess
 from sqla_jobs.supervisor.database import Database
 from sqla_jobs.supervisor.messages import Expecting, FoundMore, Heard, LookAgain, PassOn
 
@@ -55,7 +55,7 @@ class ParentLookout:
         *,
         tasks: Sequence[str],
         connections: int,
-        children: Callable[[], Sequence[ChildWorker]],
+        children: Callable[[], Sequence[ChildProcess]],
     ) -> None:
         """Prepare to look for jobs.
 
@@ -103,7 +103,7 @@ class ParentLookout:
         if queue != LIMITS:  # one of the jobs may have a delay
             self._expect(SOON if idle else BUSY)
 
-    def hear(self, message: Expecting | FoundMore | PassOn, sender: ChildWorker) -> None:
+    def hear(self, message: Expecting | FoundMore | PassOn, sender: ChildProcess) -> None:
         """Expect a job, or notify another idle child. If none seems idle, or all have passed on, notify all others."""
         match message:
             case Expecting(delay):
@@ -114,7 +114,7 @@ class ParentLookout:
                 later = [child for child in self._idle() if child.pid > sender.pid]
                 self._tell(queue, sorted(later, key=lambda child: child.pid), sender)
 
-    def _tell(self, queue: str, idle: Sequence[ChildWorker], sender: ChildWorker | None = None) -> None:
+    def _tell(self, queue: str, idle: Sequence[ChildProcess], sender: ChildProcess | None = None) -> None:
         if idle:
             idle[0].hint(Heard(queue, is_alone=True))
             return
@@ -122,7 +122,7 @@ class ParentLookout:
             if child is not sender:
                 child.hint(Heard(queue))
 
-    def _idle(self) -> list[ChildWorker]:
+    def _idle(self) -> list[ChildProcess]:
         """Return the children with a free slot. Each call begins the list with the next child."""
         idle = [child for child in self._children() if child.started.has_free_slot]
         first = next(self._turns) % len(idle) if idle else 0

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import psycopg
 
 from sqla_jobs.runtime.counters import Totals
-from sqla_jobs.runtime.figures import ByShard
+from sqla_jobs.runtime.figures import Figures
 
 _LENGTH = 4
 """The number of bytes in which `Connection.send` writes the length of a message, before the message."""
@@ -54,28 +54,14 @@ def session_of(connection: psycopg.Connection[Any]) -> dict[str, str]:
     return settings
 
 
-class Shard(NamedTuple):
-    """A database of a child. A single database has no name."""
-
-    number: int
-    """Its place among the child's databases, from 0."""
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Of:
-    """A message from or to the child's worker of one database."""
-
-    shard: Shard
-    message: Any
-
-
 @dataclass(frozen=True, slots=True)
 class Configured:
-    """To the parent, as the first message: the options in the application's config. The answer is a `ChildSpec`."""
+    """To the parent, as the first message: what the application's code says. The answer is a `ChildSpec`."""
 
     defaults: dict[str, dict[str, Any]]
-    """Options by command and name."""
+    """The options in the application's config, by command and name."""
+    shards: tuple[str, ...]
+    """The names of the databases that the application binds, if it binds several."""
 
 
 class TableNames(NamedTuple):
@@ -98,6 +84,8 @@ class Address:
     """The settings from `session_of`."""
     sessions: int = 0
     """The maximum number of connections to this address that one child's jobs use simultaneously."""
+    identity: tuple[Any, ...] = ()
+    """What `identity_of` returns for the tables."""
 
     def connect(self) -> psycopg.Connection[Any]:
         """Return a new connection with the application's address and session settings."""
@@ -175,9 +163,9 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class FiguresRead:
-    """To the parent, in answer to `ReadFigures`."""
+    """To the parent, in answer to `ReadFigures`. None if the database does not answer."""
 
-    figures: ByShard
+    figures: Figures | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,9 +180,21 @@ class Recovered:
     """To the parent, and to the child: the database answers again, so try again now what has failed."""
 
 
-ToParent = Of | Configured | Drained | Observed | FiguresRead | MetricsRead | Recovered
-OfWorker = Address | Registered | Serving | Expecting | FoundMore | PassOn | Leaving | Kill
-"""What the parent receives inside `Of`."""
+ToCrew = (
+    Address
+    | Registered
+    | Serving
+    | Expecting
+    | FoundMore
+    | PassOn
+    | Leaving
+    | Kill
+    | Drained
+    | FiguresRead
+    | MetricsRead
+)
+"""What the parent's work in one database is about."""
+ToParent = Configured | Observed | Recovered | ToCrew
 
 
 @dataclass(frozen=True, slots=True)

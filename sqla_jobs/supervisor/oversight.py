@@ -26,10 +26,9 @@ def oversee(children: Roster, options: SupervisorOptions, since: float) -> bool:
     for child in children:
         if since > _ABSENT:
             child.watch_anew()
-        for name, worker in child.workers.items():
-            if overdue := worker.overdue(options.kill_after, since):
-                jobs = ", ".join(str(entry.job_id) for entry in overdue)
-                child.kill(f"job {jobs} did not end in time", overdue={(name, entry.run_id) for entry in overdue})
+        if overdue := child.overdue(options.kill_after, since):
+            jobs = ", ".join(str(entry.job_id) for entry in overdue)
+            child.kill(f"job {jobs} did not end in time", overdue={entry.run_id for entry in overdue})
         if child.started.alive_at and not child.has_left:
             _look_whether_hung(child, child.silence, options)
     return any(child not in before for child in children.hung())

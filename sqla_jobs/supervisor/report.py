@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from sqla_jobs.rules.wording import duration
 from sqla_jobs.runtime.counters import Counters, Totals
 from sqla_jobs.runtime.figures import ByShard, Cached
-from sqla_jobs.supervisor.messages import FiguresRead, MetricsRead, Observed, ReadFigures, ReadMetrics
+from sqla_jobs.supervisor.messages import Observed, ReadFigures, ReadMetrics
 
 if TYPE_CHECKING:
     from sqla_jobs.supervisor.child import ChildProcess
+    from sqla_jobs.supervisor.crew import Crew
     from sqla_jobs.supervisor.roster import Roster
     from sqla_jobs.supervisor.spec import Setup
 
@@ -33,16 +34,34 @@ _STUCK = 10.0
 """Seconds without an iteration after which the main loop counts as stuck. It should iterate every 0.1 s."""
 
 
-class _Question(Generic[T]):
-    """A question to any one child. Only one thread asks it at a time. A child that cannot answer logs why."""
+class Asked(Generic[T]):
+    """What any one child of a database answers to a message. The answer is cached. A child that cannot answer logs why.
 
-    def __init__(self, children: Roster, message: object) -> None:
+    Any thread may call `get`.
+    """
+
+    def __init__(self, children: Roster, message: object, *, seconds: float, patience: float) -> None:
+        """Prepare to ask. An answer is valid for `seconds`. `patience` is how long `get` waits for it."""
         self._children = children
         self._message = message
+        self._cached = Cached(self._ask, seconds=seconds, patience=patience)
         self.answers: SimpleQueue[T | None] = SimpleQueue()
 
-    def ask(self) -> T | None:
-        """Return a child's answer, or `None` if none comes in time."""
+    @classmethod
+    def figures(cls, children: Roster) -> Self:
+        """Return the figures of the database."""
+        return cls(children, ReadFigures(), seconds=_CACHED, patience=_PATIENCE)
+
+    @classmethod
+    def metrics(cls, children: Roster) -> Self:
+        """Return the application's own metrics."""
+        return cls(children, ReadMetrics(), seconds=_CACHED_METRICS, patience=_PATIENCE_METRICS)
+
+    def get(self) -> T | None:
+        """Return the answer, or `None` if none comes in time."""
+        return self._cached.get() if self._children.claiming() else None
+
+    def _ask(self) -> T | None:
         with suppress(Empty):
             while True:  # these came too late
                 self.answers.get_nowait()
@@ -56,9 +75,9 @@ class _Question(Generic[T]):
 class Report:
     """The parent's report for metrics and health checks. The main thread writes it; any thread may read it."""
 
-    def __init__(self, children: Roster, counters: Counters, setup: Callable[[], Setup]) -> None:
+    def __init__(self, crews: Sequence[Crew], counters: Counters, setup: Callable[[], Setup]) -> None:
         """Start a report. `counters` are those of the parent itself."""
-        self._children = children
+        self._crews = crews
         self._setup = setup
         self._counters = counters
         self._totals: dict[int, Totals] = {}
@@ -68,10 +87,6 @@ class Report:
         self._lock = threading.Lock()
         self.ended: Callable[[int], None] = lambda pid: None
         """Called with the pid of a child that has ended."""
-        self._asked_figures = _Question[ByShard](children, ReadFigures())
-        self._figures = Cached(self._asked_figures.ask, seconds=_CACHED, patience=_PATIENCE)
-        self._asked_metrics = _Question[str](children, ReadMetrics())
-        self._metrics = Cached(self._asked_metrics.ask, seconds=_CACHED_METRICS, patience=_PATIENCE_METRICS)
         self._turned_at = time.monotonic()
 
     def turned(self) -> float:
@@ -79,17 +94,11 @@ class Report:
         last, self._turned_at = self._turned_at, time.monotonic()
         return self._turned_at - last
 
-    def hear(self, child: ChildProcess, message: Observed | FiguresRead | MetricsRead) -> None:
-        """Store a child's report on its worker, or pass its answer on to the thread that asks."""
-        match message:
-            case Observed(totals, trouble):
-                child.trouble = trouble
-                with self._lock:
-                    self._totals[child.pid] = totals
-            case FiguresRead(figures):
-                self._asked_figures.answers.put(figures)
-            case MetricsRead(text):
-                self._asked_metrics.answers.put(text)
+    def hear(self, child: ChildProcess, message: Observed) -> None:
+        """Store a child's report on its worker."""
+        child.trouble = message.trouble
+        with self._lock:
+            self._totals[child.pid] = message.totals
 
     def take_over(self, child: ChildProcess) -> None:
         """Add an ended child's counts to those of the children that ended earlier."""
@@ -103,26 +112,30 @@ class Report:
             return Totals.of([self._gone, self._counters.totals(), *self._totals.values()])
 
     def figures(self) -> ByShard:
-        """Return the figures that a child has read."""
-        return (self._figures.get() if self.can_ask() else None) or {"": None}
+        """Return the figures that a child of each database has read."""
+        return {crew.name: crew.figures.get() for crew in [*self._crews]}
 
     def application_metrics(self) -> str | None:
         """Return the application's own metrics as text.
 
         Return `None` if the child does not reply in time, or if there are several: their numbers cannot be added up.
         """
-        return self._metrics.get() if self._setup().options.processes == 1 and self.can_ask() else None
+        is_one = len(self._crews) == self._setup().options.processes == 1
+        return self._crews[0].metrics.get() if is_one else None
 
     def can_ask(self) -> bool:
         """Return whether any child can be asked for the figures.
 
         Return False while the worker starts or stops, or while all children are hung.
         """
-        return bool(self._children.claiming())
+        return any(crew.children.claiming() for crew in [*self._crews])
 
     def stalled(self) -> int:
         """Return the number of children that make no progress."""
-        return len(self._children.hung())
+        return sum(child.is_hung for child in self._children())
+
+    def _children(self) -> Iterator[ChildProcess]:
+        return (child for crew in [*self._crews] for child in crew.children)
 
     def why_not_alive(self) -> str | None:
         """Return why the process should be restarted, or `None` if its main loop is running."""
@@ -134,7 +147,7 @@ class Report:
 
         Return `None` if one does, and its last heartbeat is younger than half a lease.
         """
-        registered = [child for child in self._children if child.is_registered]
+        registered = [child for child in self._children() if child.is_registered]
         if not registered:
             return "no worker process is registered in the database"
         children = [child for child in registered if not child.is_leaving]
@@ -148,7 +161,7 @@ class Report:
     def _why_idle(self, child: ChildProcess) -> str | None:
         if child.is_hung:
             return f"it has made no progress for {duration(child.silence)}"
-        age = time.monotonic() - max(worker.started.beat_at for worker in [*child.workers.values()])
+        age = time.monotonic() - child.started.beat_at
         if age >= self._setup().spec.settings.lease / 2:
             return f"its last heartbeat was stored {duration(age)} ago"
         if child.trouble is not None:

@@ -1,14 +1,13 @@
-"""The children of a parent and the slots that they hold. Only the main thread changes them."""
+"""The children of one database and the slots that they hold. Only the main thread changes them."""
 
 from __future__ import annotations
 
 import random
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from sqla_jobs.supervisor.child import ChildProcess
-from sqla_jobs.supervisor.child_worker import ChildWorker
 from sqla_jobs.supervisor.messages import Gone
 
 _HEALTHY = 60.0
@@ -99,6 +98,12 @@ class Roster:
             self._leaving.extend(slot.children)
             self.slots.remove(slot)
 
+    def retire(self) -> None:
+        """Give up all slots. The children in them stay until they have ended."""
+        for slot in self.slots:
+            self._leaving.extend(slot.children)
+        self.slots.clear()
+
     def claiming(self) -> list[ChildProcess]:
         """Return the children that may take new jobs."""
         return [child for child in self if child.is_registered and not child.is_leaving | child.is_hung]
@@ -107,39 +112,19 @@ class Roster:
         """Return the children that make no progress."""
         return [child for child in self if child.is_hung]
 
-
-class ShardRoster:
-    """The children's workers of one database."""
-
-    def __init__(self, children: Roster, name: str = "") -> None:
-        self._children = children
-        self._name = name
-
-    def _of(self, children: Iterable[ChildProcess]) -> list[ChildWorker]:
-        workers = [child.workers.get(self._name) for child in children]
-        return [worker for worker in workers if worker is not None and worker.process_id is not None]
-
     def living(self) -> list[uuid.UUID]:
         """Return the process ids of all registered children."""
-        return [worker.process_id for worker in self._of(self._children) if worker.process_id is not None]
-
-    def claiming(self) -> list[ChildWorker]:
-        """Return the workers of children that may take new jobs."""
-        return self._of(self._children.claiming())
-
-    def hung(self) -> list[ChildWorker]:
-        """Return the workers of children that make no progress."""
-        return self._of(self._children.hung())
+        return [process_id for child in self if (process_id := child.process_id) is not None]
 
     def gone(self, process_id: uuid.UUID) -> None:
         """Notify the child whose process was considered dead."""
-        for worker in self._of(self._children):
-            if worker.process_id == process_id:
-                worker.process_id = None
-                worker.send(Gone(process_id))
+        for child in self:
+            if child.process_id == process_id:
+                child.process_id = None
+                child.send(Gone(process_id))
 
     def beaten(self, process_ids: set[uuid.UUID], moment: float) -> None:
         """Record that the heartbeats of these processes were stored at `moment`."""
-        for worker in self._of(self._children):
-            if worker.process_id in process_ids:
-                worker.started.beat_at = max(worker.started.beat_at, moment)
+        for child in self:
+            if child.process_id in process_ids:
+                child.started.beat_at = max(child.started.beat_at, moment)

@@ -10,26 +10,21 @@ import os
 import subprocess
 import sys
 import tempfile
-from ctypes import Array, sizeof
+from ctypes import sizeof
 from multiprocessing.connection import Connection, Pipe
 from typing import TYPE_CHECKING, Any
 
-from sqla_jobs.database.shard_name import MOST_SHARDS
 from sqla_jobs.execution.shared_memory import Memory
 
 if TYPE_CHECKING:
     from sqla_jobs.supervisor.spec import Application
 
 
-Memories: type[Array[Memory]] = Memory * MOST_SHARDS
-"""The memory that a process shares with its parent, for each of its databases. Unused memory takes no space."""
-
-
-def spawn(application: Application) -> tuple[subprocess.Popen[bytes], Any, Array[Memory]]:
+def spawn(application: Application) -> tuple[subprocess.Popen[bytes], Any, Memory]:
     """Start a child. Return the process, the pipe to it, and the memory that it shares with the parent."""
     ours, theirs = Pipe()
     with theirs, _shared_file() as file:
-        file.truncate(sizeof(Memories))
+        file.truncate(sizeof(Memory))
         descriptors = (theirs.fileno(), file.fileno())
         process = subprocess.Popen(
             [sys.executable, "-m", "sqla_jobs.supervisor", *map(str, descriptors)],
@@ -41,7 +36,7 @@ def spawn(application: Application) -> tuple[subprocess.Popen[bytes], Any, Array
         return process, ours, _memory_in(file.fileno())
 
 
-def inherited(pipe: int, memory: int) -> tuple[Application, Connection, Array[Memory]]:
+def inherited(pipe: int, memory: int) -> tuple[Application, Connection, Memory]:
     """In the child: return the values that `spawn` passed on, and set `sys.path` to the parent's."""
     connection = Connection(pipe)
     path, application = connection.recv()
@@ -51,8 +46,8 @@ def inherited(pipe: int, memory: int) -> tuple[Application, Connection, Array[Me
     return application, connection, shared
 
 
-def _memory_in(file: int) -> Array[Memory]:
-    return Memories.from_buffer(mmap.mmap(file, sizeof(Memories)))
+def _memory_in(file: int) -> Memory:
+    return Memory.from_buffer(mmap.mmap(file, sizeof(Memory)))
 
 
 def _shared_file() -> Any:

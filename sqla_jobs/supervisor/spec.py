@@ -50,22 +50,32 @@ class ChildSpec:
         return self.settings.lease / 2
 
     def connections_of(self, processes: int, sessions: int) -> int:
-        """Return how many connections all children, their jobs, their parent and the clock may use.
+        """Return how many connections to one database all children, their jobs, their parent and the clock may use.
 
         There are `processes` children, each with up to `sessions` connections for its jobs.
         """
         return OF_PARENT + (OF_CLOCK if self.clock else 0) + processes * (OF_CHILD + sessions)
 
-    def of_number(self, number: int) -> ChildSpec:
-        """Return the spec of one of several children.
+    def names(self, bound: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the names of the databases to serve. A single database may have an empty name.
 
-        Only the first child runs the clock, prunes, and counts its parent's connections.
+        `bound` are those that the application binds.
         """
+        return (self.where.shard,) if self.where.shard is not None else tuple(self.where.urls) or bound or ("",)
+
+    def of_child(self, shard: str, number: int) -> ChildSpec:
+        """Return the spec of one of the children of a database.
+
+        Only the first of them runs the clock, prunes, and counts its parent's connections.
+        """
+        spec = replace(self, where=self.where._replace(shard=shard)) if shard else self
         if number == 1:
-            return self
-        return replace(self, clock=False, connections=OF_CHILD, settings=replace(self.settings, retention=None))
+            return spec
+        return replace(spec, clock=False, connections=OF_CHILD, settings=replace(self.settings, retention=None))
 
 
+AWAY = 75
+"""The exit code of a child that could not reach its database."""
 MOST_PROCESSES = 1000
 _SILENT = 5.0
 """Seconds of silence after which a child counts as making no progress."""

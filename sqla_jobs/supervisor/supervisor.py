@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import wait
@@ -19,72 +18,57 @@ from sqla_jobs.runtime.counters import Counters
 from sqla_jobs.runtime.retrying import RECOVERED, end_pauses
 from sqla_jobs.runtime.stopping import StopRequest, handled, stopped_by_signals
 from sqla_jobs.supervisor.child import ChildProcess
-from sqla_jobs.supervisor.child_worker import ChildWorker
-from sqla_jobs.supervisor.database_work import DatabaseWork
+from sqla_jobs.supervisor.crew import Crew
 from sqla_jobs.supervisor.messages import (
     Address,
     Configured,
-    Drained,
-    Expecting,
-    FiguresRead,
-    FoundMore,
-    Heard,
-    Kill,
-    Leaving,
-    MetricsRead,
     Observed,
-    Of,
-    OfWorker,
-    PassOn,
     Recovered,
-    Registered,
-    Serving,
     ToParent,
 )
-from sqla_jobs.supervisor.oversight import ask_for_stacks, oversee
+from sqla_jobs.supervisor.oversight import ask_for_stacks
 from sqla_jobs.supervisor.report import Report
-from sqla_jobs.supervisor.roster import Roster, Slot
 from sqla_jobs.supervisor.spec import Application, ChildSpec, Setup, SupervisorOptions
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _LOOK = 0.1
 """Seconds between looks at the children."""
-_MARGIN = 20.0
-"""After the grace period, a child may spend this many seconds storing the ends of its runs. Then it is killed."""
 
 Plan = Callable[[dict[str, dict[str, Any]]], tuple[ChildSpec, SupervisorOptions]]
 """Makes the children's spec and the parent's options from the options in an application's config."""
 
 
 class Supervisor:
-    """Runs `application` in as many child processes as `plan` specifies.
+    """Runs `application` in as many child processes for each of its databases as `plan` specifies.
 
-    The first child sends the application's config, and `plan` is called with it. Until then, the `options` from the
-    command line apply.
+    The first child sends the application's config and the names of its databases, and `plan` is called with the config.
+    Until then, the `options` from the command line apply.
 
-    SIGTERM and SIGINT stop all children gracefully; a second signal stops them immediately. SIGHUP replaces all
-    children one by one with new processes, which import the application anew. SIGUSR1 makes each child log the stacks
-    of its jobs.
+    SIGTERM and SIGINT stop all children gracefully; a second signal stops them immediately. SIGHUP replaces the
+    children of each database one by one with new processes, which import the application anew, and name the databases
+    anew. SIGUSR1 makes each child log the stacks of its jobs.
     """
 
     def __init__(self, application: Application, plan: Plan, options: SupervisorOptions) -> None:
         self._plan = plan
         self._setup = Setup(application, options)
-        self._children = Roster()
         self._counters = Counters()
-        self._databases: dict[str, DatabaseWork] = {}
-        """The parent's work in each database whose address a child has sent, by the database's name."""
-        self.report: Report = Report(self._children, self._counters, lambda: self._setup)
-        """The state of the parent and its children, for any thread."""
-        self._replace_before = 0.0
-        """Children that started before this time are being replaced on request; 0 once all are replaced."""
-        self._has_worked = False
         self._signals: set[int] = set()
         self._stop_requested = StopRequest()
+        self._crews: list[Crew] = [self._new_crew("")]
+        """The children of each database. Until the first child has sent the names, there is one without a name."""
+        self.report: Report = Report(self._crews, self._counters, lambda: self._setup)
+        """The state of the parent and its children, for any thread."""
         subscribe(RECOVERED, self._tell_of_recovery)
-        self.runs: int = 0
+
+    def _new_crew(self, name: str) -> Crew:
+        return Crew(name, lambda: self._setup, self._counters, self._stop_requested)
+
+    @property
+    def runs(self) -> int:
         """The number of runs by children that have drained their queues."""
+        return sum(crew.runs for crew in self._crews)
 
     def run(self, *, hangup: Callable[[int, FrameType | None], None] | None = None) -> int:
         """Supervise until stopped, or until all queues are drained. Return the exit code.
@@ -97,75 +81,76 @@ class Supervisor:
         ):
             while not self._is_over():
                 self._obey_signals()
-                self._start_missing()
-                for name, work in self._databases.items():
-                    working_in(name, work.start)
+                since = self.report.turned()
+                for crew in [*self._crews]:
+                    working_in(crew.name, partial(self._look_at, crew, since))
+                if all(crew.is_away for crew in self._crews):
+                    self._stop_requested.set()
                 self._listen()
-                self._take_leave()
-                is_any_newly_hung = oversee(self._children, self._setup.options, self.report.turned())
-                if is_any_newly_hung:  # the hung child may have been the only one that was told of some jobs
-                    for work in self._databases.values():
-                        work.tell_all()
-                self._replace()
-        for work in self._databases.values():
-            work.close()
-        return int(self._stop_requested.is_set() and not self._stop_requested.is_signalled)  # the first child failed
+        for crew in self._crews:
+            working_in(crew.name, crew.close)
+        has_failed = any(crew.has_failed for crew in self._crews)
+        return int(has_failed or (self._stop_requested.is_set() and not self._stop_requested.is_signalled))
+
+    def _look_at(self, crew: Crew, since: float) -> None:
+        """Start, watch and replace the children of a database."""
+        crew.start_missing()
+        for child in [*crew.children]:
+            if child.is_alive:
+                crew.kill_overstayed(child)
+                continue
+            for message in child.messages():
+                self._hear(crew, child, message)
+            crew.take_leave(child)
+            self.report.take_over(child)
+        crew.oversee(since)
+        crew.replace()
+        if self._is_retired(crew) and not any(crew.children):
+            crew.close()
+            self._crews.remove(crew)
+
+    def _is_retired(self, crew: Crew) -> bool:
+        """Return whether a crew serves its database no more. One that drains gives up its slots, too, and stays."""
+        return not crew.children.slots and not self._setup.spec.drain
 
     def replace_all(self) -> None:
         """Replace all children, one by one. Any thread or signal handler may call this."""
         self._signals.add(signal.SIGHUP)
 
     def _tell_of_recovery(self, _: str) -> None:
-        for child in self._children:
+        for child in self._children():
             child.hint(Recovered())
+
+    def _children(self) -> Iterator[ChildProcess]:
+        return (child for crew in [*self._crews] for child in crew.children)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signals.add(number)
 
     def _kill_all(self) -> None:
-        for child in self._children:
+        for child in self._children():
             child.process.kill()
 
     def _obey_signals(self) -> None:
         wanted = self._signals.copy()  # in two steps, and always the same set: another thread may be about to add to it
         self._signals.difference_update(wanted)
         if self._stop_requested.is_set():
-            for child in self._children:
-                if not child.is_leaving:
-                    child.ask_to_stop(self._stop_within)
+            for crew in self._crews:
+                crew.ask_to_stop()
         if signal.SIGHUP in wanted:
-            self._replace_before = time.monotonic()
             log.info("replacing all processes, one by one")
-            for slot in self._children.slots:
-                slot.start_at = 0.0
+            for crew in self._crews:
+                crew.replace_all()
         if signal.SIGUSR1 in wanted:
-            for child in self._children:
+            for child in self._children():
                 ask_for_stacks(child)
 
     def _is_over(self) -> bool:
-        return not any(self._children) and (self._stop_requested.is_set() or not self._children.slots)
-
-    def _start_missing(self) -> None:
-        """Start children in vacant slots.
-
-        Start only one child until one has registered, so that an error is logged only once.
-        """
-        if self._stop_requested.is_set():
-            return
-        for slot in self._children.slots if self._has_worked else self._children.slots[:1]:
-            if slot.is_vacant:
-                slot.child = self._started(slot)
-
-    def _started(self, slot: Slot) -> ChildProcess | None:
-        """Start a child. If the system refuses that, log a warning, and let the slot wait before the next try."""
-        try:
-            return ChildProcess(self._setup.application, slot.number)
-        except OSError as error:
-            log.warning("no process can be started, and the next try is in %.1f s: %s", slot.hold_back(None), error)
-            return None
+        has_slots = any(crew.children.slots for crew in self._crews)
+        return not any(self._children()) and (self._stop_requested.is_set() or not has_slots)
 
     def _listen(self) -> None:
-        pipes = {child.pipe: child for child in self._children if not child.pipe.closed}
+        pipes = {child.pipe: (crew, child) for crew in self._crews for child in crew.children if not child.pipe.closed}
         if not pipes:
             time.sleep(_LOOK)
         try:
@@ -173,132 +158,62 @@ class Supervisor:
         except (OSError, ValueError):  # another thread closed a pipe after an error
             return
         for pipe in ready:
-            child = pipes[pipe]
+            crew, child = pipes[pipe]
             for message in child.messages():
-                self._hear(child, message)
+                working_in(crew.name, partial(self._hear, crew, child, message))
 
-    def _decided(self, defaults: dict[str, dict[str, Any]]) -> ChildSpec:
-        """Return the children's spec, made from the config that the first child has sent."""
-        if self._setup.planned is None:
+    def _hear(self, crew: Crew, child: ChildProcess, message: ToParent) -> None:
+        match message:
+            case Configured(defaults, shards):
+                self._decide(crew, defaults, shards)
+                if crew.children.slots:
+                    child.send(self._setup.spec.of_child(crew.name, child.number))
+            case Recovered():
+                end_pauses()
+            case Observed():
+                self.report.hear(child, message)
+            case _:
+                crew.hear(child, message)
+                if isinstance(message, Address):
+                    self._check_name(crew, message)
+
+    def _decide(self, crew: Crew, defaults: dict[str, dict[str, Any]], shards: tuple[str, ...]) -> None:
+        """Make the children's spec from the config that the first child has sent. It serves the first of the databases.
+
+        After each message, serve the databases that were added, and no longer serve those that were removed.
+        """
+        if is_first := self._setup.planned is None:
             try:
                 spec, options = self._plan(defaults)
             except Exception:
                 self._kill_all()
-                for child in self._children:
+                for child in self._children():
                     child.process.wait()
                 raise
             self._setup = Setup(replace(self._setup.application, logs=spec.logs), options, spec)
-            self._children.make_room(options.processes)
             self._counters.is_wanted = spec.is_observed
-        return self._setup.spec
+            crew.name = spec.names(shards)[0]
+        spec = self._setup.spec
+        names = spec.names(shards)
+        for name in names:
+            if (one := next((one for one in self._crews if one.name == name), None)) is None:
+                self._crews.append(one := self._new_crew(name))
+                one.has_worked = not is_first  # an error in a database that was added does not end the parent
+            if is_first or not spec.drain:
+                one.children.make_room(self._setup.options.processes)
+        for one in self._crews:
+            if one.name not in names:
+                one.retire()
 
-    @property
-    def _stop_within(self) -> float:
-        return self._setup.grace + _MARGIN
-
-    def _hear(self, child: ChildProcess, message: ToParent) -> None:
-        match message:
-            case Configured(defaults):
-                child.send(self._decided(defaults).of_number(child.number))
-            case Of(shard, of_worker):
-                self._hear_worker(child.worker(shard), of_worker)
-            case Drained(runs):
-                self.runs += runs
-                self._children.finished(child)
-                child.must_end(self._stop_within)
-            case Recovered():
-                end_pauses()
-            case Observed() | FiguresRead() | MetricsRead():
-                self.report.hear(child, message)
-
-    def _hear_worker(self, worker: ChildWorker, message: OfWorker) -> None:
-        name = worker.shard.name
-        match message:
-            case Address():
-                if name not in self._databases:
-                    work = partial(DatabaseWork, name, message, self._setup, self._children, self._counters)
-                    self._databases[name] = working_in(name, work)
-                self._databases[name].database.address = message
-            case Serving(tasks):
-                working_in(name, partial(self._databases[name].serve, tasks))
-                worker.hint(Heard(""))  # jobs may have come after its first look but before `serve`
-            case Expecting() | FoundMore() | PassOn():
-                if (lookout := self._databases[name].lookout) is not None:
-                    lookout.hear(message, worker)  # otherwise the child sends `Serving` next, and is told to look
-            case Kill(run_id):
-                worker.condemn(run_id)
-            case Registered():
-                self._has_worked = True
-                if (old := self._children.take_over(worker.child)) is not None:
-                    old.ask_to_stop(self._stop_within)
-            case Leaving():
-                worker.process_id, worker.has_left = None, True
-                worker.child.must_end(self._stop_within)
-
-    def _take_leave(self) -> None:
-        for child in list(self._children):
-            if child.is_alive:
-                if time.monotonic() > child.kill_at:
-                    child.kill("it did not end in time")
-                continue
-            for message in child.messages():
-                self._hear(child, message)
-            for name, worker in child.workers.items():
-                if (abandoned := worker.abandoned()) is not None:  # it has sent its address before it registered
-                    self._databases[name].heartbeat.settle(abandoned)
-            self.report.take_over(child)
-            self._vacate(child)
-
-    def _vacate(self, child: ChildProcess) -> None:
-        if (slot := self._children.vacated(child)) is None:
-            return
-        if slot.successor is child:
-            slot.successor = None
-            self._replace_before = 0.0
-            slot.hold_back(child)
-            log.error("a new process %s before it was ready: the old ones continue", child.how_it_ended())
-            return
-        slot.succeed()
-        if not self._stop_requested.is_set():
-            self._plan_restart(slot, child)
-
-    def _plan_restart(self, slot: Slot, child: ChildProcess) -> None:
-        if not self._has_worked and self._setup.options.reload:
-            slot.start_at = math.inf  # until a file changes
-            return
-        if not self._has_worked:
-            if (child.process.returncode or 0) < 0:  # otherwise the child has logged the reason
-                log.error("process %d %s before it was ready", child.pid, child.how_it_ended())
-            self._stop_requested.set()
-            return
-        if self._setup.spec.drain and child.process.returncode == 1:  # it has logged what it cannot drain
-            self._stop_requested.set()
-            return
-        if self._setup.spec.drain and child.has_left:  # it could not send `Drained`, but has stored all ends
-            self.runs += child.started.vitals[0]
-            self._children.slots.remove(slot)
-            return
-        if child.process.returncode == 0 and child.ready_at is not None:
-            slot.start_at = 0.0
-            return
-        seconds = slot.hold_back(child)
-        log.error("process %d %s; a new one starts in %.1f s", child.pid, child.how_it_ended(), seconds)
-
-    def _replace(self) -> None:
-        """Start a successor of the oldest child that is to be replaced, or has reached its limits."""
-        if self._stop_requested.is_set() or self._children.is_changing:
-            return
-        old: dict[float, Slot] = {}
-        for slot in self._children.slots:
-            if (child := slot.child) is None or time.monotonic() < slot.start_at:
-                continue
-            if child.started_at < self._replace_before or self._setup.options.is_spent(*child.started.vitals):
-                old[child.started_at] = slot
-        if old:
-            slot = old[min(old)]
-            slot.successor = self._started(slot)
-        elif self._replace_before and all(child.is_registered for child in self._children):
-            self._replace_before = 0.0
-            for name in self._databases.keys() - {name for child in self._children for name in child.workers}:
-                self._databases.pop(name).close()  # the application serves it no more
-            log.info("all processes are replaced")
+    def _check_name(self, crew: Crew, address: Address) -> None:
+        """Do not serve the same tables under two names. If the worker is about to start, end it."""
+        for other in self._crews:
+            if other is not crew and other.children.slots and other.serves(address):
+                self._setup.spec.logs.tell(
+                    f"Error: [{crew.name}] this is the database {other.name!r} again, with the same tables: name it "
+                    "once"
+                )
+                if crew.has_worked:
+                    crew.retire()
+                else:
+                    self._stop_requested.set()

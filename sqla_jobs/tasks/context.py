@@ -55,7 +55,7 @@ class RunContext:
     max_attempts: int
     """The attempt after which a failure is final."""
     shard: str = ""
-    """The name of the run's database, in a worker of several databases."""
+    """The name of the run's database, if the jobs are in several."""
     deadline: float | None = None
     """The value of `time.monotonic()` at which the attempt is interrupted.
 

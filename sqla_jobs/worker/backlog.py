@@ -69,10 +69,6 @@ class Backlog:
         self._few = max(self.concurrency - 1, self._wanted - -(-min(self._wanted, _BATCH) // 2))
         """While at most this many jobs are outstanding, claim more: a slot is free, or half a batch fits."""
 
-    def serve(self, begin: Callable[[Attempt], None]) -> None:
-        """Begin the jobs for which slots are free with this function, from now on."""
-        self.begin = begin
-
     @property
     def _occupied(self) -> int:
         """The number of slots that are not free."""

@@ -47,12 +47,7 @@ class Contexts:
             self.leave(awaited)
 
     def enter(self, awaited: Await) -> None:
-        """Enter the contexts in order, once. If one fails, leave the earlier contexts, and raise `ConfigurationError`.
-
-        Later calls do nothing: the first database may be lost just after this call, and the next one calls again.
-        """
-        if self._entered:
-            return
+        """Enter the contexts in order. If one fails, leave the earlier contexts, and raise `ConfigurationError`."""
         for one in self._contexts:
             try:
                 with self._around(None):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from sqla_jobs.execution.run_lines import log_end
 from sqla_jobs.execution.steps import StepsFactory
 from sqla_jobs.models.citus import check_unmanaged
 from sqla_jobs.models.mapping import Models
-from sqla_jobs.models.version import check_version, identity_of, schema_of
+from sqla_jobs.models.version import check_version, schema_of
 from sqla_jobs.queries import Queries, RunEnd
 from sqla_jobs.queries.due import waiting_queues
 from sqla_jobs.queries.erasing import check_may_erase
@@ -62,7 +62,6 @@ from sqla_jobs.worker.sessions import (
     sessions_at_once,
     step_connections,
 )
-from sqla_jobs.worker.shared_backlog import SharedBacklog, SharedSlots
 
 if TYPE_CHECKING:
     from sqla_jobs.jobs import Jobs
@@ -111,18 +110,13 @@ class Engines:
             # a task's own connection may have another search path, so the tables are named with their schema
             return Queries(models, schema_of(connection, table), lock_timeout=lock_timeout)
 
-    def identity(self, models: Models[Any]) -> object:
-        """Return what identifies these tables, whatever the name of their database."""
-        with self.main.connect() as connection:
-            return identity_of(connection, models.tables["jobs"])
-
     def close(self) -> None:
         in_turn(*(partial(close_engine, one) for one in (self.main, self.claims, self.steps) if one is not None))
 
 
 @dataclass(frozen=True)
 class Common:
-    """What the parts of a worker in each of its databases share."""
+    """What a worker has before it knows its database."""
 
     jobs: Jobs[Any]
     settings: Settings
@@ -132,36 +126,10 @@ class Common:
     """The event loop of coroutine tasks, if anything needs one."""
     loop_gone: Callable[[], None]
     """Called when the application's event loop is closed."""
-    slots: Mapping[str, SharedSlots]
-    """The slots of each queue, if there are several databases."""
-
-    def enter(self) -> None:
-        """Enter the worker contexts."""
-        self.contexts.enter(_no_loop if self.events is None else self.events.awaited)
-
-    def leave(self) -> None:
-        """Leave the worker contexts."""
-        self.contexts.leave(_no_loop if self.events is None else self.events.awaited_last)
-
-    def close(self) -> None:
-        """End the event loop, if it is the worker's own."""
-        if self.events is not None:
-            self.events.stop()
-
-    def backlogs(self) -> list[Backlog]:
-        """Return new backlogs of all queues, for one database."""
-        queues = self.settings.queues.items()
-        if self.slots:
-            return [SharedBacklog(name, number, self.slots[name]) for name, number in queues]
-        return [Backlog(name, number) for name, number in queues]
-
-
-def _no_loop(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    raise AssertionError("a worker context that needs an event loop has one")
 
 
 class Parts:
-    """The parts of one worker in one database. They are built first, then started together, and stopped in order."""
+    """The parts of one worker. They are built first, then started together, and stopped in order."""
 
     @classmethod
     def connected(cls, common: Common, binding: Binding, host: Host) -> Self:
@@ -202,7 +170,7 @@ class Parts:
         self._jobs = jobs
         self._settings = settings
         self.attempts: Attempts = Attempts(settings.heartbeat, jobs._counters)
-        self._backlogs = common.backlogs()
+        self._backlogs = [Backlog(name, number) for name, number in settings.queues.items()]
         set_aside = SetAside()
         self._shared = shared = Shared(
             engines.main, engines.claims, jobs._models, queries, settings, self.attempts, set_aside

@@ -146,7 +146,7 @@ class _Slots:
 
     def start(self) -> None:
         self._context = contextvars.copy_context()  # includes variables that worker contexts have set
-        self._backlog.serve(self._begin)
+        self._backlog.begin = self._begin
 
     def _begin(self, attempt: Attempt) -> None:
         if attempt.job.task in self._coroutines:

@@ -36,5 +36,6 @@ def asynchronous(engine: Engine, driver: str = "psycopg", **options: Any) -> Asy
 
 def running(worker: Worker) -> list[Attempt]:
     """Return the attempts that run in a worker that has started."""
-    parts = worker._shards.at_work[""]
+    parts = worker._parts
+    assert parts is not None
     return parts.runners.running

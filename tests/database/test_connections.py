@@ -445,7 +445,8 @@ def test_a_claim_whose_answer_is_lost_costs_nothing(
     monkeypatch.setattr("sqla_jobs.worker.lookout.SOON", 60.0)  # a promotion would wait for the same table
     with jobs.worker(heartbeat=0.2, lease=9) as worker:
         wait_until(lambda: is_listening(place.direct))
-        parts = worker._shards.at_work[""]
+        parts = worker._parts
+        assert parts is not None
         wait_until(lambda: parts._lookout.promote_at > time.monotonic() + 10)
         with parts.claimer._plain_loop.stepping:
             """The first promotion is over."""

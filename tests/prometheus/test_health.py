@@ -15,7 +15,6 @@ from sqla_jobs.cli.main import main
 from sqla_jobs.runtime.counters import Counters
 from sqla_jobs.runtime.logs import LogOptions
 from sqla_jobs.supervisor.report import Report
-from sqla_jobs.supervisor.roster import Roster
 from sqla_jobs.supervisor.spec import Application, Setup, SupervisorOptions
 from tests.conftest import StartWorker
 from tests.counting import worker_pids
@@ -94,9 +93,7 @@ def jobs_running(engine: Engine) -> int:
 
 
 def test_a_parent_whose_main_loop_hangs_is_not_alive(monkeypatch: pytest.MonkeyPatch) -> None:
-    report = Report(
-        Roster(), Counters(), lambda: Setup(Application("tests.shop:jobs", LogOptions()), SupervisorOptions())
-    )
+    report = Report([], Counters(), lambda: Setup(Application("tests.shop:jobs", LogOptions()), SupervisorOptions()))
     report.turned()
     assert report.why_not_alive() is None
     now = time.monotonic()

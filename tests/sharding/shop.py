@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import threading
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import Engine, Text, create_engine
+from sqlalchemy import Text, create_engine
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from sqla_jobs import ConcurrencyLimit, JobMixin, Jobs, RunContext
+from sqla_jobs import JobMixin, Jobs, RunContext
+from sqla_jobs.database import outages
 
 
 class Base(DeclarativeBase):
@@ -36,6 +34,12 @@ def bound() -> Jobs[TenantJob]:
     return jobs
 
 
+def impatient() -> Jobs[TenantJob]:
+    """The application in processes that try for only a second to reach a database at the start."""
+    outages._RESTART = 1.0
+    return bound() if "SHARDS" in os.environ else jobs
+
+
 class Effect(Base):
     """What a job did; a doubled one shows as two rows of one n."""
 
@@ -43,47 +47,6 @@ class Effect(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     n: Mapped[int]
     shard: Mapped[str]
-
-
-class Meter:
-    """How many runs this process has at once, and their order."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.reset()
-
-    def reset(self) -> None:
-        self.running = self.most = 0
-        self.shards: list[str] = []
-        """The database of each run, in the order of the starts."""
-
-    @contextmanager
-    def run(self, shard: str) -> Generator[None]:
-        with self._lock:
-            self.shards.append(shard)
-            self.running += 1
-            self.most = max(self.most, self.running)
-        yield
-        with self._lock:
-            self.running -= 1
-
-
-meter = Meter()
-entered: list[str] = []
-"""The worker contexts that were entered and left."""
-
-
-def on_entering() -> None:
-    """Is called when the worker context is entered. Tests replace it."""
-
-
-@jobs.worker_context
-@contextmanager
-def resource() -> Generator[Meter]:
-    entered.append("entered")
-    on_entering()
-    yield meter
-    entered.append("left")
 
 
 @jobs.task
@@ -95,9 +58,13 @@ def write(session: Session, run: RunContext, n: int, seconds: float = 0.0) -> No
 
 
 @jobs.task
-def nap(run: RunContext, seconds: float = 0.0) -> None:
-    with run.resources[Meter].run(run.shard):
-        time.sleep(seconds)
+def nap(seconds: float = 0.0) -> None:
+    time.sleep(seconds)
+
+
+@jobs.task(max_attempts=1)
+def fail() -> None:
+    raise ValueError("a failure")
 
 
 @jobs.task
@@ -111,24 +78,3 @@ async def write_async(session: AsyncSession, run: RunContext, n: int) -> None:
 def chain(session: Session, run: RunContext, n: int) -> None:
     """A job that enqueues another one."""
     write.enqueue(session, n=n)
-
-
-engines: dict[str, Engine] = {}
-"""The databases that `cross` enqueues in. Tests set them."""
-
-
-@jobs.task
-def cross(run: RunContext, left: int) -> None:
-    """A job that enqueues another one in the next database."""
-    time.sleep(0.001 * (left % 10))
-    names = [*engines]
-    with Session(engines[names[names.index(run.shard) - 1]]) as session:
-        if left:
-            cross.enqueue(session, left=left - 1)
-        session.commit()
-
-
-@jobs.task(limits=ConcurrencyLimit(1))
-def alone(run: RunContext, seconds: float = 0.0) -> None:
-    with run.resources[Meter].run(run.shard):
-        time.sleep(seconds)

@@ -60,7 +60,7 @@ def test_a_job_is_followed_in_its_database(bound: Jobs[TenantJob], engines: dict
     with Session(engines["us"]) as session:
         job_id = session.scalars(select(bound.Job.id)).one()
     assert bound.shards == ("eu", "us", "as")
-    assert bound.worker().drain() == 1
+    assert bound.worker(shard="us").drain() == 1
     assert bound.shard("us").wait(job_id, timeout=10).state == "succeeded"
     with pytest.raises(ConfigurationError, match="eu, us, as"):
         bound.wait(job_id, timeout=10)

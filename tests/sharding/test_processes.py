@@ -15,15 +15,15 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, func, select, text
+from sqlalchemy import Engine, create_engine, func, select, text
 from sqlalchemy.orm import Session
 from werkzeug.test import Client
 
 from sqla_jobs import Jobs
 from sqla_jobs.dashboard import allow_everyone, create_wsgi
-from tests.conftest import StartWorker
+from tests.conftest import ROOT, StartWorker
 from tests.counting import states
-from tests.helpers import free_port, run_to_end, wait_until
+from tests.helpers import free_port, run_to_end, spawning, wait_until
 from tests.proxy import Proxy
 from tests.sharding import shop
 from tests.sharding.shop import jobs
@@ -31,6 +31,7 @@ from tests.sharding.test_worker import effects, enqueue
 
 pytestmark = pytest.mark.slow
 APPLICATION = "tests.sharding.shop:jobs"
+IMPATIENT = "tests.sharding.shop:impatient()"
 
 
 def named(urls: dict[str, str]) -> list[str]:
@@ -60,11 +61,11 @@ def test_each_job_has_one_effect_though_processes_are_killed(
             shop.write.enqueue_many(session, ({"n": n, "seconds": 0.01} for n in range(300)))
             session.commit()
     worker = start_worker(None, *named(urls), "--processes", "2", "--queues", "default=4", application=APPLICATION)
-    for count in (100, 300):
+    for count, name in ((100, "eu"), (300, "us")):
         wait_until(partial(has_effects, engines, count))
-        victim = pids(engines["eu"])[0]
+        victim = pids(engines[name])[0]
         os.kill(victim, signal.SIGKILL)
-        wait_until(lambda victim=victim: victim not in pids(engines["eu"]))  # type: ignore[misc]
+        wait_until(lambda victim=victim, name=name: victim not in pids(engines[name]))  # type: ignore[misc]
     killed_at = time.monotonic()
     wait_until(lambda: all(states(engine) == {"succeeded": 300} for engine in engines.values()))
     assert time.monotonic() - killed_at < 20
@@ -75,52 +76,42 @@ def test_each_job_has_one_effect_though_processes_are_killed(
     assert [alive(engine) for engine in engines.values()] == [0, 0, 0]
 
 
-def test_a_dead_process_gives_back_its_jobs_of_each_database_at_once(
-    urls: dict[str, str], engines: dict[str, Engine], start_worker: StartWorker
-) -> None:
-    start_worker(None, *named(urls), "--lease", "120", "--queues", "default=3", application=APPLICATION)
-    for engine in engines.values():
-        enqueue(engine, 1, seconds=3600)
-    wait_until(lambda: [states(engine) for engine in engines.values()] == [{"running": 1}] * 3)
-    held = {name: holder(engine) for name, engine in engines.items()}
-    [victim] = pids(engines["us"])
-    os.kill(victim, signal.SIGKILL)
-    for name, engine in engines.items():
-        wait_until(partial(is_held_anew, engine, held[name]))
-
-
-def holder(engine: Engine) -> object:
-    """Return the id of the process that holds the only job."""
-    with Session(engine) as session:
-        return session.scalars(select(jobs.Job.process_id)).one()
-
-
-def is_held_anew(engine: Engine, before: object) -> bool:
-    return holder(engine) not in (None, before)
-
-
 def has_effects(engines: dict[str, Engine], more_than: int) -> bool:
     return sum(len(effects(engine)) for engine in engines.values()) > more_than
 
 
-def test_a_database_that_is_away_is_said_by_name(
+def test_a_database_that_is_away_delays_only_its_own_jobs(
     urls: dict[str, str], engines: dict[str, Engine], start_worker: StartWorker, tmp_path: Path
 ) -> None:
-    address = engines["us"].url
-    with Proxy((str(address.host), int(address.port or 5432))) as proxy:
+    address, log = engines["us"].url, tmp_path / "worker-0.log"
+    for engine in engines.values():
+        enqueue(engine, 3)
+    with Proxy(("127.0.0.1", 1)) as proxy:
         through = address.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
         port = free_port()
-        start_worker(None, *named({**urls, "us": through}), "--metrics-port", str(port), application=APPLICATION)
-        wait_until(lambda: [alive(engine) for engine in engines.values()] == [1, 1, 1])
+        there = named({"us": through} | {name: urls[name] for name in ("eu", "as")})  # the first one is away
+        worker = start_worker(None, *there, "--metrics-port", str(port), application=IMPATIENT)
+        wait_until(lambda: states(engines["eu"]) == states(engines["as"]) == {"succeeded": 3})
+        wait_until(lambda: log.read_text().count("[us] no host accepts writes now") > 1, message="it is tried again")
+        assert answered(port, "readyz") == 200, "the others are served"
+        proxy.target = (str(address.host), int(address.port or 5432))
+        wait_until(lambda: states(engines["us"]) == {"succeeded": 3})
         proxy.stall()
         proxy.cut()
         for engine in engines.values():
             enqueue(engine, 50)
-        wait_until(lambda: states(engines["eu"]) == states(engines["as"]) == {"succeeded": 50})
-        wait_until(lambda: "[us]" in (tmp_path / "worker-0.log").read_text())
-        assert answered(port, "readyz") == 200, "the others are served"
+        wait_until(lambda: states(engines["eu"]) == states(engines["as"]) == {"succeeded": 53})
+        assert answered(port, "readyz") == 200
         proxy.go_on()
-        wait_until(lambda: states(engines["us"]) == {"succeeded": 50})
+        wait_until(lambda: states(engines["us"]) == {"succeeded": 53})
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(20) == 0
+
+
+def test_a_worker_ends_if_all_databases_are_away(urls: dict[str, str], engines: dict[str, Engine]) -> None:
+    away = {name: engines[name].url.set(host="127.0.0.1", port=1).render_as_string(False) for name in ("eu", "us")}
+    done = run("worker", IMPATIENT, *named(away))
+    assert (done.returncode, "Error: [eu] " in done.stderr, "Error: [us] " in done.stderr) == (1, True, True)
 
 
 def test_a_reload_adds_and_removes_databases(
@@ -135,14 +126,18 @@ def test_a_reload_adds_and_removes_databases(
     shards.write_text(json.dumps(urls))
     worker = start_worker(None, application="tests.sharding.shop:bound()")
     wait_until(lambda: [alive(engine) for engine in engines.values()] == [1, 1, 1])
+    before = pids(engines["eu"])
     shards.write_text(json.dumps({"eu": urls["eu"], "us": urls["us"]}))
     worker.send_signal(signal.SIGHUP)
     wait_until(lambda: connections(engines["as"]) == 0, message="a database that is not served is left")
-    shards.write_text(json.dumps(urls))
+    wait_until(lambda: len(pids(engines["eu"])) == 1 and pids(engines["eu"]) != before)
+    shards.write_text(json.dumps(urls | {"uk": urls["us"]}))  # the last one is refused
     worker.send_signal(signal.SIGHUP)
     for engine in engines.values():
         enqueue(engine, 1)
         wait_until(partial(has_succeeded, engine))
+    wait_until(lambda: "Error: [uk] this is the database 'us' again" in (tmp_path / "worker-0.log").read_text())
+    assert worker.poll() is None
 
 
 def connections(engine: Engine) -> int:
@@ -188,19 +183,58 @@ def test_a_remedy_names_the_database(urls: dict[str, str], bound: Jobs[shop.Tena
 
 
 def test_a_worker_that_cannot_begin_in_each_database_ends(urls: dict[str, str], engines: dict[str, Engine]) -> None:
+    with engines["us"].begin() as connection:
+        connection.execute(text("COMMENT ON TABLE sqla_jobs IS 'sqla_jobs schema 1'"))
+    for command in (("worker", "--no-clock"), ("clock",)):
+        done = run(*command, "--app", APPLICATION, *named(urls))
+        assert (done.returncode, "Error: [us] the tables are of version 1" in done.stderr) == (1, True), done.stderr
+    assert [alive(engine) for engine in engines.values()] == [0, 0, 0]
+
+
+def test_a_database_has_one_name(urls: dict[str, str], engines: dict[str, Engine]) -> None:
     done = run("worker", APPLICATION, *named({"eu": urls["eu"], "us": urls["eu"]}), "--no-clock")
-    assert (done.returncode, "[us]" in done.stderr, "'eu'" in done.stderr) == (1, True, True)
+    assert (done.returncode, "'us'" in done.stderr or "[us]" in done.stderr, "once" in done.stderr) == (1, True, True)
     assert alive(engines["eu"]) == 0
+    elsewhere = create_engine(engines["eu"].url, connect_args={"options": "-c search_path=elsewhere"})
+    with engines["eu"].begin() as connection:
+        connection.execute(text("CREATE SCHEMA elsewhere"))
+    shop.Base.metadata.create_all(elsewhere)
+    enqueue(engines["eu"], 1)
+    enqueue(elsewhere, 1)
+    both = {"eu": urls["eu"], "us": f"{urls['eu']}?options=-c%20search_path=elsewhere"}
+    drained = run("worker", APPLICATION, *named(both), "--drain")
+    assert (drained.returncode, drained.stdout) == (0, "2 runs\n"), drained.stderr
+    elsewhere.dispose()
 
 
 def test_draining_without_a_database_fails_after_the_others(urls: dict[str, str], engines: dict[str, Engine]) -> None:
-    enqueue(engines["eu"], 1)
+    enqueue(engines["eu"], 5, seconds=0.5)
     away = engines["us"].url.set(host="127.0.0.1", port=1).render_as_string(hide_password=False)
-    drained = run("worker", APPLICATION, *named({"us": away, "eu": urls["eu"]}), "--drain")
-    assert (drained.returncode, "us" in drained.stderr) == (1, True)
-    assert states(engines["eu"]) == {"succeeded": 1}
+    drained = run("worker", IMPATIENT, *named({"us": away, "eu": urls["eu"]}), "--queues", "default=1", "--drain")
+    assert (drained.returncode, "Error: [us] " in drained.stderr) == (1, True)
+    assert states(engines["eu"]) == {"succeeded": 5}
     asked = run("status", APPLICATION, *named({"us": away, "eu": urls["eu"]}))
     assert (asked.returncode, "[us]" in asked.stderr) == (1, True)
+
+
+def test_a_clock_waits_for_a_database_while_the_others_have_theirs(
+    urls: dict[str, str], engines: dict[str, Engine], tmp_path: Path
+) -> None:
+    address = engines["us"].url
+    for engine in engines.values():
+        with Session(engine) as session:
+            session.add(jobs.Schedule(name="often", task=shop.nap.name, cron="* * * * * *"))
+            session.commit()
+    with Proxy(("127.0.0.1", 1)) as proxy, spawning() as spawn:
+        through = address.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
+        command = [sys.executable, "-m", "sqla_jobs.clock", APPLICATION, *named({"us": through, "eu": urls["eu"]})]
+        clock = spawn(command, ROOT, tmp_path / "clock.log")
+        wait_until(lambda: states(engines["eu"]))
+        proxy.target = (str(address.host), int(address.port or 5432))
+        wait_until(lambda: states(engines["us"]))
+        clock.send_signal(signal.SIGTERM)
+        assert clock.wait(20) == 0
+        assert "[us] no host accepts writes now" in (tmp_path / "clock.log").read_text()
 
 
 def test_migrating_goes_on_after_a_database_that_fails(urls: dict[str, str], engines: dict[str, Engine]) -> None:

@@ -23,7 +23,7 @@ from sqla_jobs.runtime.settings import LeaseSettings
 from sqla_jobs.supervisor.database import Database
 from sqla_jobs.supervisor.heartbeat import AbandonedWork, ParentHeartbeat
 from sqla_jobs.supervisor.messages import Address, TableNames
-from sqla_jobs.supervisor.roster import Roster, ShardRoster
+from sqla_jobs.supervisor.roster import Roster
 from tests.shop import jobs
 
 SENT = (
@@ -87,7 +87,7 @@ def test_others_are_told_when_a_process_is_gone_that_held_nothing(parent: Databa
     process_id = uuid.uuid4()
     with database.begin() as connection:
         connection.execute(insert(jobs.Process).values(id=process_id, kind="worker"))
-    heartbeat = ParentHeartbeat(parent, LeaseSettings(5.0, 30.0), SetAside(), ShardRoster(Roster()), Counters())
+    heartbeat = ParentHeartbeat(parent, LeaseSettings(5.0, 30.0), SetAside(), Roster(), Counters())
     with for_itself(parent.engine) as listening:
         listening.execute(sql.SQL("LISTEN {}").format(sql.Identifier(parent.channel)))
         heartbeat.start()

@@ -19,4 +19,4 @@ def test_a_file_may_change_while_the_parent_reads_what_was_asked_of_it() -> None
     parent._signals = Interrupted()
     parent.replace_all()
     parent._obey_signals()
-    assert parent._replace_before
+    assert parent._crews[0]._replace_before

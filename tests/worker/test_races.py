@@ -89,7 +89,8 @@ def test_a_late_commit_is_found_although_all_slots_were_busy_when_the_look_for_i
     with jobs.worker({"default": 2}) as worker, Session(database) as late:
         shop.plain.enqueue(late, n=0)
         late.flush()
-        floors, began = worker._shards.at_work[""].claimer._plain._floors, time.monotonic()
+        assert worker._parts is not None
+        floors, began = worker._parts.claimer._plain._floors, time.monotonic()
         while time.monotonic() < began + 3 or floors.sweep_at("default") < time.monotonic() + 0.6:
             enqueue(database, shop.plain, [{"n": n} for n in range(4)])
             time.sleep(0.01)
