@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from sqla_jobs.runtime.counters import Counters
-from sqla_jobs.runtime.figures import Figures
+from sqla_jobs.runtime.figures import Cached, Figures
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.stopping import StopRequest
 from sqla_jobs.supervisor.child import ChildProcess
@@ -19,19 +19,16 @@ from sqla_jobs.supervisor.messages import (
     Address,
     Drained,
     Expecting,
-    FiguresRead,
     FoundMore,
     Heard,
     Kill,
     Leaving,
-    MetricsRead,
     PassOn,
     Registered,
     Serving,
     ToCrew,
 )
 from sqla_jobs.supervisor.oversight import oversee
-from sqla_jobs.supervisor.report import Asked
 from sqla_jobs.supervisor.roster import Roster, Slot
 from sqla_jobs.supervisor.spec import AWAY, Setup
 
@@ -41,6 +38,10 @@ _MARGIN = 20.0
 """After the grace period, a child may spend this many seconds storing the ends of its runs. Then it is killed."""
 _SETTLE = 5.0
 """When the parent stops, it may spend this many seconds storing the ends of killed children's runs."""
+_CACHED = 10.0
+"""Seconds for which figures are cached, so that scrapes cannot overload the database."""
+_PATIENCE, _SOON = 5.0, 1.0
+"""Seconds that a scrape waits for the figures, and for those of each of several databases."""
 _AGAIN = 1.0
 """Seconds until the next try to start a thread."""
 
@@ -68,8 +69,8 @@ class Crew:
         self._stop_requested = stop_requested
         self._replace_before = 0.0
         """Children that started before this time are being replaced on request; 0 once all are replaced."""
-        self.figures: Asked[Figures] = Asked.figures(self.children)
-        self.metrics: Asked[str] = Asked.metrics(self.children)
+        self.figures: Cached[Figures] | None = None
+        """The figures of the database, if metrics are served, once its address is known. Any thread may get them."""
         self._set_aside = SetAside()
         self._database: Database | None = None
         self._heartbeat: ParentHeartbeat | None = None
@@ -139,18 +140,18 @@ class Crew:
                 self.runs += runs
                 self.children.finished(child)
                 child.must_end(self._stop_within)
-            case FiguresRead(figures):
-                self.figures.answers.put(figures)
-            case MetricsRead(text):
-                self.metrics.answers.put(text)
 
     def _meet(self, address: Address) -> None:
         """Send heartbeats from now on. Later connections go to the latest address."""
         if self._database is not None:
             self._database.address = address
             return
-        settings = self._setup().spec.settings
-        self._database = Database(address, patience=settings.patience)
+        spec = self._setup().spec
+        settings = spec.settings
+        self._database = Database(address, patience=settings.patience, most=spec.of_parent)
+        if spec.is_observed:
+            patience = _SOON if self.name else _PATIENCE
+            self.figures = Cached(self._database.read_figures, seconds=_CACHED, patience=patience)
         self._heartbeat = ParentHeartbeat(self._database, settings, self._set_aside, self.children, self._counters)
         self._start_threads()
 
