@@ -62,11 +62,11 @@ class Report:
 
     def figures(self) -> ByShard:
         """Return the figures of each database."""
-        return {crew.name: None if crew.figures is None else crew.figures.get() for crew in [*self._crews]}
+        return {crew.name: crew.figures() for crew in [*self._crews]}
 
     def can_ask(self) -> bool:
         """Return whether the address of any database is known. It is not while the worker starts."""
-        return any(crew.figures is not None for crew in [*self._crews])
+        return any(crew.identity is not None for crew in [*self._crews])
 
     def stalled(self) -> int:
         """Return the number of children that make no progress."""
