@@ -218,7 +218,7 @@ class Crew:
     def _plan_restart(self, slot: Slot, child: ChildProcess) -> None:
         code, setup = child.process.returncode or 0, self._setup()
         has_worked = self.state == "working"
-        if not has_worked and setup.options.reload:
+        if not has_worked and setup.options.reload and code != AWAY:
             slot.start_at = math.inf  # until a file changes
             return
         if not has_worked and code != AWAY:

@@ -84,7 +84,7 @@ class Supervisor:
                 since = self.report.turned()
                 for crew in [*self._crews]:
                     working_in(crew.name, partial(self._look_at, crew, since))
-                if all(crew.state == "away" for crew in self._crews):
+                if all(crew.state == "away" for crew in self._crews) and not self._setup.options.reload:
                     self._stop_requested.set()
                 self._listen()
         for crew in self._crews:
@@ -167,7 +167,7 @@ class Supervisor:
         match message:
             case Configured(defaults, shards):
                 self._decide(crew, defaults, shards)
-                if crew.children.slots:
+                if not child.is_leaving:  # otherwise its database may be served no more
                     child.send(self._setup.spec.of_child(crew.name, child.number))
             case Recovered():
                 end_pauses()
