@@ -63,8 +63,8 @@ class Bound:
           such binds, `{"eu": engine, "us": engine}`, gives several databases, each with these tables.
         - `async_bind`: an `AsyncEngine`, or a factory that makes the `AsyncSession`s of coroutine tasks. By default an
           engine is created from the address of `bind`.
-        - `read_bind`: a streaming replica, from which the dashboard and metrics read; or replicas by the names of the
-          databases.
+        - `read_bind`: a streaming replica, from which the dashboard and `collector` read; or replicas by the names of
+          the databases.
         - `context`: a function that returns a context manager. Each run happens inside a context made with the
           `RunContext`. All other code that opens a session runs inside a context made with `None`.
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from prometheus_client import REGISTRY, Counter, Gauge
+from prometheus_client import Counter, Gauge
 from sqlalchemy.orm import DeclarativeBase
 
-import sqla_jobs.prometheus
 from sqla_jobs import Jobs
 
 
@@ -14,7 +13,6 @@ class Base(DeclarativeBase):
 
 
 jobs = Jobs(Base)
-REGISTRY.register(sqla_jobs.prometheus.collector(jobs))  # the port shows the worker's own only
 MAILS = Counter("shop_mails", "Mails that were sent.", ["kind"])
 BUSY = Gauge("shop_busy", "Sums that live processes hold.", multiprocess_mode="livesum")
 

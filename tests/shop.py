@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from unittest.mock import patch
 
 from sqlalchemy import ForeignKey, Text, event, func, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
@@ -336,13 +335,6 @@ def hang(n: int) -> None:
     """An effect, and then C code that never comes back."""
     mark(n)
     ctypes.PyDLL(None).sleep(300)
-
-
-@jobs.task
-def run_short_of_threads(seconds: float) -> None:
-    """No thread of this process can be started meanwhile, as in an account that has too many."""
-    with patch.object(threading.Thread, "start", side_effect=RuntimeError("can't start new thread")):
-        time.sleep(seconds)
 
 
 @jobs.task(max_attempts=1)

@@ -131,8 +131,8 @@ def worker(application: str | None, drain: bool, reload: bool, **options: Any) -
             if options["metrics_port"] is None:
                 _serve(found["metrics_port"], supervisor)
         logs.set_up(name)
-        if found["metrics_port"] is not None and found["processes"] > 1 and DIRECTORY not in os.environ:
-            log.info("metrics of the application are served for --processes only where %s is set", DIRECTORY)
+        if found["metrics_port"] is not None and DIRECTORY not in os.environ:
+            log.info("the port serves no metrics of the application: %s is not set", DIRECTORY)
         return planned
 
     with right_usage():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import socket
 import sys
@@ -17,7 +18,7 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.prometheus.application import ApplicationCollector, Processes
 from sqla_jobs.prometheus.collecting import MetricsCollector
-from sqla_jobs.prometheus.source import Source
+from sqla_jobs.prometheus.source import DIRECTORY, Source
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -94,9 +95,10 @@ class _Handler(WSGIRequestHandler):
 
 def _application(report: Report) -> WSGIApplication:
     """Return the WSGI application that answers for `report`."""
-    registry, metrics = CollectorRegistry(), MetricsCollector(report)
-    registry.register(metrics)
-    registry.register(ApplicationCollector(report, {family.name for family in metrics.describe()}))
+    registry = CollectorRegistry()
+    registry.register(MetricsCollector(report))
+    if (directory := os.environ.get(DIRECTORY)) is not None:
+        registry.register(ApplicationCollector(directory, report))
     show_metrics: WSGIApplication = make_wsgi_app(registry)
     health = {"/healthz": report.why_not_alive, "/readyz": report.why_not_ready}
 

@@ -1,7 +1,4 @@
-"""The status of queues and limits, for people and metrics.
-
-A child process that has read the status sends it to its parent.
-"""
+"""The status of queues and limits, for people and metrics."""
 
 from __future__ import annotations
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
 from contextlib import nullcontext
 from functools import partial
 from multiprocessing.connection import Connection
@@ -22,7 +21,6 @@ from sqla_jobs.execution.shared_memory import Memory
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.loading import bind_for_command_line, load_configured
 from sqla_jobs.runtime.ending import End
-from sqla_jobs.runtime.figures import Cached
 from sqla_jobs.runtime.listener import Subscription
 from sqla_jobs.runtime.retrying import RECOVERED
 from sqla_jobs.supervisor.connection import ParentConnection, Readings
@@ -31,9 +29,6 @@ from sqla_jobs.supervisor.spec import AWAY, Application, ChildSpec
 from sqla_jobs.worker.worker import Worker
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
-
-_PATIENCE, _PATIENCE_OF_SEVERAL = 5.0, 1.0
-"""Seconds after which the parent is told that the database does not answer. It asks for several one after another."""
 
 
 def main(application: Application, pipe: Connection, memory: Memory) -> None:
@@ -72,7 +67,9 @@ def _work(jobs: Jobs[Any], spec: ChildSpec, parent: ParentConnection) -> None:
     host.may_close(IdleConnections(engine).close)
     host.address = parameters_of(engine)
     worker = Worker(jobs, binding, settings, host=host, stop_requested=parent.stop)
-    parent.readings = _readings(jobs, worker) if spec.is_observed else Readings(lambda: worker.runs)
+    jobs._counters.is_wanted = jobs._counters.is_wanted or spec.is_observed
+    observe = (lambda: Observed(jobs._counters.totals(), worker.last_error)) if spec.is_observed else None
+    parent.readings = Readings(lambda: worker.runs, observe)
     if spec.drain:
         runs = worker.drain()
         parent.send_last_report()
@@ -82,33 +79,6 @@ def _work(jobs: Jobs[Any], spec: ChildSpec, parent: ParentConnection) -> None:
         with clock if spec.clock else nullcontext():
             worker.run()
         parent.send_last_report()
-
-
-def _readings(jobs: Jobs[Any], worker: Worker) -> Readings:
-    """Return readings of the worker's state, the figures and the application's metrics."""
-    from sqla_jobs.monitoring.figures import read_briefly
-
-    jobs._counters.is_wanted = True
-    patience = _PATIENCE_OF_SEVERAL if jobs._shard_name else _PATIENCE
-    return Readings(
-        runs=lambda: worker.runs,
-        worker=lambda: Observed(jobs._counters.totals(), worker.last_error),
-        figures=Cached(partial(read_briefly, jobs), seconds=1.0, patience=patience).get,
-        metrics=_default_registry,
-    )
-
-
-def _default_registry() -> str | None:
-    """Return prometheus-client's default registry as text. None if the application does not use prometheus-client."""
-    if "prometheus_client" not in sys.modules:
-        return None
-    from prometheus_client import REGISTRY, generate_latest
-
-    try:
-        return generate_latest(REGISTRY).decode()
-    except Exception:
-        log.warning("cannot read the metrics of the application", exc_info=True)
-        return None
 
 
 def _leave_it_to_the_parent(number: int, frame: FrameType | None) -> None:

@@ -24,25 +24,20 @@ from sqla_jobs.database.subscribers import SCHEDULES, notify_here, subscribe
 from sqla_jobs.execution.shared_memory import Memory, RunSlot, StartedRuns
 from sqla_jobs.models.version import identity_of
 from sqla_jobs.rules.checks import DAY
-from sqla_jobs.runtime.figures import Figures
 from sqla_jobs.runtime.retrying import end_pauses
 from sqla_jobs.runtime.stopping import StopRequest
 from sqla_jobs.supervisor.messages import (
     Address,
     Configured,
     Expecting,
-    FiguresRead,
     FoundMore,
     Gone,
     Heard,
     Kill,
     Leaving,
     LookAgain,
-    MetricsRead,
     Observed,
     PassOn,
-    ReadFigures,
-    ReadMetrics,
     Recovered,
     Registered,
     Serving,
@@ -73,10 +68,6 @@ class Readings:
     """Returns the number of runs that have ended in this process."""
     worker: Callable[[], Observed] | None = None
     """Returns the worker's state. None if the parent does not want reports."""
-    figures: Callable[[], Figures | None] = lambda: None
-    """Reads the figures from the database."""
-    metrics: Callable[[], str | None] = lambda: None
-    """Reads the application's own metrics."""
 
 
 class ParentConnection:
@@ -147,21 +138,12 @@ class ParentConnection:
         if self.readings.worker is not None:
             self.send(self.readings.worker())
 
-    def _answer(self, read: Callable[[], object]) -> None:
-        threading.Thread(target=lambda: self.send(read()), name="sqla_jobs-scrape", daemon=True).start()
-
-    def _obey(
-        self, message: ChildSpec | Heard | LookAgain | Gone | ReadFigures | ReadMetrics | Recovered | Stop
-    ) -> None:
+    def _obey(self, message: ChildSpec | Heard | LookAgain | Gone | Recovered | Stop) -> None:
         match message:
             case ChildSpec():
                 self._spec.set_result(message)
             case Heard() | LookAgain() | Gone():
                 self.host.obey(message)
-            case ReadFigures():
-                self._answer(lambda: FiguresRead(self.readings.figures()))
-            case ReadMetrics():
-                self._answer(lambda: MetricsRead(self.readings.metrics()))
             case Recovered():
                 end_pauses()
             case Stop():

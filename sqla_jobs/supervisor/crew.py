@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from typing import Any, Literal
 
 from sqla_jobs.runtime.counters import Counters
 from sqla_jobs.runtime.figures import Figures
@@ -19,19 +20,16 @@ from sqla_jobs.supervisor.messages import (
     Address,
     Drained,
     Expecting,
-    FiguresRead,
     FoundMore,
     Heard,
     Kill,
     Leaving,
-    MetricsRead,
     PassOn,
     Registered,
     Serving,
     ToCrew,
 )
 from sqla_jobs.supervisor.oversight import oversee
-from sqla_jobs.supervisor.report import Asked
 from sqla_jobs.supervisor.roster import Roster, Slot
 from sqla_jobs.supervisor.spec import AWAY, Setup
 
@@ -41,6 +39,8 @@ _MARGIN = 20.0
 """After the grace period, a child may spend this many seconds storing the ends of its runs. Then it is killed."""
 _SETTLE = 5.0
 """When the parent stops, it may spend this many seconds storing the ends of killed children's runs."""
+_SCRAPE, _SCRAPE_EACH = 5.0, 1.0
+"""Seconds that a scrape waits for the figures of the database, and of each of several."""
 _AGAIN = 1.0
 """Seconds until the next try to start a thread."""
 
@@ -55,10 +55,11 @@ class Crew:
     def __init__(self, name: str, setup: Callable[[], Setup], counters: Counters, stop_requested: StopRequest) -> None:
         self.name = name
         self.children: Roster = Roster()
-        self.has_worked = False
-        """True once a child has registered. Before that, an error which only a person can correct ends the parent."""
-        self.is_away = False
-        """True while the database could not be reached yet."""
+        self.state: Literal["starting", "away", "working"] = "starting"
+        """`away` if the database could not be reached yet, and `working` once a child has registered.
+
+        Before that, an error which only a person can correct ends the parent.
+        """
         self.has_failed = False
         """True if the queues could not be drained."""
         self.runs = 0
@@ -68,10 +69,7 @@ class Crew:
         self._stop_requested = stop_requested
         self._replace_before = 0.0
         """Children that started before this time are being replaced on request; 0 once all are replaced."""
-        self.figures: Asked[Figures] = Asked.figures(self.children)
-        self.metrics: Asked[str] = Asked.metrics(self.children)
         self._set_aside = SetAside()
-        self._database: Database | None = None
         self._heartbeat: ParentHeartbeat | None = None
         self._lookout: ParentLookout | None = None
         """The lookout, once a child that does not look for itself has registered."""
@@ -84,7 +82,7 @@ class Crew:
         Start only one child until one has registered, so that an error is logged only once.
         """
         if not self._stop_requested.is_set():
-            for slot in self.children.slots if self.has_worked else self.children.slots[:1]:
+            for slot in self.children.slots if self.state == "working" else self.children.slots[:1]:
                 if slot.is_vacant:
                     slot.child = self._started(slot)
         if time.monotonic() >= self._start_at:
@@ -129,7 +127,7 @@ class Crew:
             case Kill(run_id):
                 child.condemn(run_id)
             case Registered():
-                self.has_worked, self.is_away = True, False
+                self.state = "working"
                 if (old := self.children.take_over(child)) is not None:
                     old.ask_to_stop(self._stop_within)
             case Leaving():
@@ -139,36 +137,37 @@ class Crew:
                 self.runs += runs
                 self.children.finished(child)
                 child.must_end(self._stop_within)
-            case FiguresRead(figures):
-                self.figures.answers.put(figures)
-            case MetricsRead(text):
-                self.metrics.answers.put(text)
 
     def _meet(self, address: Address) -> None:
         """Send heartbeats from now on. Later connections go to the latest address."""
-        if self._database is not None:
-            self._database.address = address
+        if self._heartbeat is not None:
+            self._heartbeat.database.address = address
             return
-        settings = self._setup().spec.settings
-        self._database = Database(address, patience=settings.patience)
-        self._heartbeat = ParentHeartbeat(self._database, settings, self._set_aside, self.children, self._counters)
+        spec, scrape = self._setup().spec, _SCRAPE_EACH if self.name else _SCRAPE
+        database = Database(address, patience=spec.settings.patience, most=spec.of_parent, patience_of_scrapes=scrape)
+        self._heartbeat = ParentHeartbeat(database, spec.settings, self._set_aside, self.children, self._counters)
         self._start_threads()
 
-    def serves(self, address: Address) -> bool:
-        """Return whether this crew serves the tables at this address."""
-        return self._database is not None and self._database.address.identity == address.identity
+    @property
+    def identity(self) -> tuple[Any, ...] | None:
+        """What tells the tables from those of all other databases, once a child has sent the address."""
+        return None if self._heartbeat is None else self._heartbeat.database.address.identity
+
+    def figures(self) -> Figures | None:
+        """Return the figures of the database, or None if it cannot be reached. Any thread may call this."""
+        return None if self._heartbeat is None else self._heartbeat.database.figures.get()
 
     def _serve(self, tasks: tuple[str, ...]) -> None:
         """Look for jobs of these tasks from now on."""
-        assert self._database is not None, "the child has sent its address"
+        assert self._heartbeat is not None, "the child has sent its address"
         if self._lookout is None:
-            setup = self._setup()
+            setup, database = self._setup(), self._heartbeat.database
             self._lookout = ParentLookout(
-                self._database,
+                database,
                 setup.spec.settings,
                 self._set_aside,
                 tasks=tasks,
-                connections=setup.spec.connections_of(setup.options.processes, self._database.address.sessions),
+                connections=setup.spec.connections_of(setup.options.processes, database.address.sessions),
                 children=self.children.claiming,
             )
             self._start_threads()
@@ -218,10 +217,11 @@ class Crew:
 
     def _plan_restart(self, slot: Slot, child: ChildProcess) -> None:
         code, setup = child.process.returncode or 0, self._setup()
-        if not self.has_worked and setup.options.reload:
+        has_worked = self.state == "working"
+        if not has_worked and setup.options.reload and code != AWAY:
             slot.start_at = math.inf  # until a file changes
             return
-        if not self.has_worked and code != AWAY:
+        if not has_worked and code != AWAY:
             if code < 0:  # otherwise the child has logged the reason
                 log.error("process %d %s before it was ready", child.pid, child.how_it_ended())
             self._stop_requested.set()
@@ -238,10 +238,10 @@ class Crew:
             slot.start_at = 0.0
             return
         seconds = slot.hold_back(child)
-        if self.has_worked:
+        if has_worked:
             log.error("process %d %s; a new one starts in %.1f s", child.pid, child.how_it_ended(), seconds)
         else:
-            self.is_away = True  # the child has logged the reason, and the next one logs that it tries
+            self.state = "away"  # the child has logged the reason, and the next one logs that it tries
 
     def replace_all(self) -> None:
         """Replace all children, one by one."""
@@ -270,9 +270,10 @@ class Crew:
         """Stop, once the work of dead children is settled or that takes too long."""
         if self._lookout is not None:
             self._lookout.stop()
-        if self._heartbeat is not None and not self._heartbeat.close(_SETTLE):
+        if self._heartbeat is None:
+            return
+        if not self._heartbeat.close(_SETTLE):
             log.warning(
                 "the ends of killed processes' jobs could not be stored; the jobs are taken back when the lease ends"
             )
-        if self._database is not None:
-            self._database.engine.dispose()
+        self._heartbeat.database.engine.dispose()

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import psycopg
 
 from sqla_jobs.runtime.counters import Totals
-from sqla_jobs.runtime.figures import Figures
 
 _LENGTH = 4
 """The number of bytes in which `Connection.send` writes the length of a message, before the message."""
@@ -162,37 +161,11 @@ class Observed:
 
 
 @dataclass(frozen=True, slots=True)
-class FiguresRead:
-    """To the parent, in answer to `ReadFigures`. None if the database does not answer."""
-
-    figures: Figures | None
-
-
-@dataclass(frozen=True, slots=True)
-class MetricsRead:
-    """To the parent, in answer to `ReadMetrics`. `None` means that there are none, or that they cannot be read."""
-
-    text: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class Recovered:
     """To the parent, and to the child: the database answers again, so try again now what has failed."""
 
 
-ToCrew = (
-    Address
-    | Registered
-    | Serving
-    | Expecting
-    | FoundMore
-    | PassOn
-    | Leaving
-    | Kill
-    | Drained
-    | FiguresRead
-    | MetricsRead
-)
+ToCrew = Address | Registered | Serving | Expecting | FoundMore | PassOn | Leaving | Kill | Drained
 """What the parent's work in one database is about."""
 ToParent = Configured | Observed | Recovered | ToCrew
 
@@ -209,16 +182,6 @@ class Heard:
 @dataclass(frozen=True, slots=True)
 class LookAgain:
     """To one child alone: some jobs are still queued, so look for them even below the scan floors."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReadFigures:
-    """To the child: read the figures from the database."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReadMetrics:
-    """To the child: read the application's own metrics."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,71 +5,20 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Generic, Self, TypeVar
+from typing import TYPE_CHECKING
 
 from sqla_jobs.rules.wording import duration
 from sqla_jobs.runtime.counters import Counters, Totals
-from sqla_jobs.runtime.figures import ByShard, Cached
-from sqla_jobs.supervisor.messages import Observed, ReadFigures, ReadMetrics
+from sqla_jobs.runtime.figures import ByShard
+from sqla_jobs.supervisor.messages import Observed
 
 if TYPE_CHECKING:
     from sqla_jobs.supervisor.child import ChildProcess
     from sqla_jobs.supervisor.crew import Crew
-    from sqla_jobs.supervisor.roster import Roster
     from sqla_jobs.supervisor.spec import Setup
 
-T = TypeVar("T")
-
-_CACHED_METRICS = 1.0
-"""Seconds for which the application's metrics are cached. The application's collectors may be slow."""
-_PATIENCE_METRICS = 2.0
-"""Seconds that a scrape waits for the application's metrics, so that slow ones do not cost the worker's own."""
-_CACHED = 10.0
-"""Seconds for which figures are cached, so that scrapes cannot overload the database."""
-_PATIENCE = 5.0
-"""Seconds that a scrape waits for the figures."""
 _STUCK = 10.0
 """Seconds without an iteration after which the main loop counts as stuck. It should iterate every 0.1 s."""
-
-
-class Asked(Generic[T]):
-    """What any one child of a database answers to a message. The answer is cached. A child that cannot answer logs why.
-
-    Any thread may call `get`.
-    """
-
-    def __init__(self, children: Roster, message: object, *, seconds: float, patience: float) -> None:
-        """Prepare to ask. An answer is valid for `seconds`. `patience` is how long `get` waits for it."""
-        self._children = children
-        self._message = message
-        self._cached = Cached(self._ask, seconds=seconds, patience=patience)
-        self.answers: SimpleQueue[T | None] = SimpleQueue()
-
-    @classmethod
-    def figures(cls, children: Roster) -> Self:
-        """Return the figures of the database."""
-        return cls(children, ReadFigures(), seconds=_CACHED, patience=_PATIENCE)
-
-    @classmethod
-    def metrics(cls, children: Roster) -> Self:
-        """Return the application's own metrics."""
-        return cls(children, ReadMetrics(), seconds=_CACHED_METRICS, patience=_PATIENCE_METRICS)
-
-    def get(self) -> T | None:
-        """Return the answer, or `None` if none comes in time."""
-        return self._cached.get() if self._children.claiming() else None
-
-    def _ask(self) -> T | None:
-        with suppress(Empty):
-            while True:  # these came too late
-                self.answers.get_nowait()
-        for child in self._children.claiming()[:1]:
-            child.hint(self._message)
-            with suppress(Empty):
-                return self.answers.get(timeout=_PATIENCE)
-        return None
 
 
 class Report:
@@ -112,23 +61,12 @@ class Report:
             return Totals.of([self._gone, self._counters.totals(), *self._totals.values()])
 
     def figures(self) -> ByShard:
-        """Return the figures that a child of each database has read."""
-        return {crew.name: crew.figures.get() for crew in [*self._crews]}
-
-    def application_metrics(self) -> str | None:
-        """Return the application's own metrics as text.
-
-        Return `None` if the child does not reply in time, or if there are several: their numbers cannot be added up.
-        """
-        is_one = len(self._crews) == self._setup().options.processes == 1
-        return self._crews[0].metrics.get() if is_one else None
+        """Return the figures of each database."""
+        return {crew.name: crew.figures() for crew in [*self._crews]}
 
     def can_ask(self) -> bool:
-        """Return whether any child can be asked for the figures.
-
-        Return False while the worker starts or stops, or while all children are hung.
-        """
-        return any(crew.children.claiming() for crew in [*self._crews])
+        """Return whether the address of any database is known. It is not while the worker starts."""
+        return any(crew.identity is not None for crew in [*self._crews])
 
     def stalled(self) -> int:
         """Return the number of children that make no progress."""

@@ -14,7 +14,7 @@ OF_CHILD, OF_PARENT, OF_CLOCK = 4, 3, 1
 """How many server connections a child, its parent and its clock have.
 
 A child has two connections for claims, one of them for limits, and two for storing the ends of runs. A parent has one
-connection each for heartbeats, polls and listening. A child's clock does not listen.
+connection each for heartbeats, polls and listening, and one more if it serves metrics. A child's clock does not listen.
 """
 
 
@@ -41,8 +41,13 @@ class ChildSpec:
     logs: LogOptions
     is_observed: bool = False
     """True to report the worker's state to the parent each second."""
-    connections: int = OF_CHILD + OF_PARENT
+    connections: int = OF_CHILD
     """The number of this child's connections, except those of the clock and of the jobs."""
+
+    @property
+    def of_parent(self) -> int:
+        """How many connections to each database the parent has."""
+        return OF_PARENT + self.is_observed
 
     @property
     def half_lease(self) -> float:
@@ -54,7 +59,7 @@ class ChildSpec:
 
         There are `processes` children, each with up to `sessions` connections for its jobs.
         """
-        return OF_PARENT + (OF_CLOCK if self.clock else 0) + processes * (OF_CHILD + sessions)
+        return self.of_parent + (OF_CLOCK if self.clock else 0) + processes * (OF_CHILD + sessions)
 
     def names(self, bound: tuple[str, ...]) -> tuple[str, ...]:
         """Return the names of the databases to serve. A single database may have an empty name.
@@ -70,8 +75,8 @@ class ChildSpec:
         """
         spec = replace(self, where=self.where._replace(shard=shard)) if shard else self
         if number == 1:
-            return spec
-        return replace(spec, clock=False, connections=OF_CHILD, settings=replace(self.settings, retention=None))
+            return replace(spec, connections=OF_CHILD + self.of_parent)
+        return replace(spec, clock=False, settings=replace(self.settings, retention=None))
 
 
 AWAY = 75

@@ -84,7 +84,7 @@ class Supervisor:
                 since = self.report.turned()
                 for crew in [*self._crews]:
                     working_in(crew.name, partial(self._look_at, crew, since))
-                if all(crew.is_away for crew in self._crews):
+                if all(crew.state == "away" for crew in self._crews) and not self._setup.options.reload:
                     self._stop_requested.set()
                 self._listen()
         for crew in self._crews:
@@ -104,8 +104,9 @@ class Supervisor:
             crew.take_leave(child)
             self.report.take_over(child)
         crew.oversee(since)
-        crew.replace()
-        if self._is_retired(crew) and not any(crew.children):
+        if any(crew.children) or not self._is_retired(crew):
+            crew.replace()
+        else:
             crew.close()
             self._crews.remove(crew)
 
@@ -166,16 +167,17 @@ class Supervisor:
         match message:
             case Configured(defaults, shards):
                 self._decide(crew, defaults, shards)
-                if crew.children.slots:
+                if not child.is_leaving:  # otherwise its database may be served no more
                     child.send(self._setup.spec.of_child(crew.name, child.number))
             case Recovered():
                 end_pauses()
             case Observed():
                 self.report.hear(child, message)
+            case Address() if crew.identity is None:
+                crew.hear(child, message)
+                self._check_name(crew)
             case _:
                 crew.hear(child, message)
-                if isinstance(message, Address):
-                    self._check_name(crew, message)
 
     def _decide(self, crew: Crew, defaults: dict[str, dict[str, Any]], shards: tuple[str, ...]) -> None:
         """Make the children's spec from the config that the first child has sent. It serves the first of the databases.
@@ -198,22 +200,23 @@ class Supervisor:
         for name in names:
             if (one := next((one for one in self._crews if one.name == name), None)) is None:
                 self._crews.append(one := self._new_crew(name))
-                one.has_worked = not is_first  # an error in a database that was added does not end the parent
+                if not is_first:
+                    one.state = "working"  # an error in a database that was added does not end the parent
             if is_first or not spec.drain:
                 one.children.make_room(self._setup.options.processes)
         for one in self._crews:
             if one.name not in names:
                 one.retire()
 
-    def _check_name(self, crew: Crew, address: Address) -> None:
+    def _check_name(self, crew: Crew) -> None:
         """Do not serve the same tables under two names. If the worker is about to start, end it."""
         for other in self._crews:
-            if other is not crew and other.children.slots and other.serves(address):
+            if other is not crew and other.children.slots and other.identity == crew.identity:
                 self._setup.spec.logs.tell(
                     f"Error: [{crew.name}] this is the database {other.name!r} again, with the same tables: name it "
                     "once"
                 )
-                if crew.has_worked:
+                if crew.state == "working":
                     crew.retire()
                 else:
                     self._stop_requested.set()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 from itertools import pairwise
 from pathlib import Path
@@ -115,26 +114,9 @@ def test_a_stalled_process_is_told_and_not_taken_for_a_database_that_is_away(
     (child,) = children_of(worker.process)
     os.kill(child, signal.SIGSTOP)
     wait_until(lambda: scrape(worker)["sqla_jobs_stalled_processes",] == 1, timeout=30)
-    found = scrape(worker)
+    assert scrape(worker)["sqla_jobs_database_up",] == 1
     os.kill(child, signal.SIGCONT)
-    assert [key for key in found if key[0] in ("sqla_jobs_database_up", "sqla_jobs_processes")] == []
-    wait_until(lambda: scrape(worker).get(("sqla_jobs_database_up",)) == 1, timeout=20)
-    assert scrape(worker)["sqla_jobs_stalled_processes",] == 0
-
-
-def test_a_scrape_that_can_start_no_thread_costs_its_answer_and_not_the_process(
-    database: Engine, database_url: str, start_observed: StartObserved
-) -> None:
-    worker = start_observed(database_url, "--lease", "60")
-    children = children_of(worker.process)
-    with Session(database) as session:
-        shop.run_short_of_threads.enqueue(session, seconds=3.0)
-        session.commit()
-    wait_until(lambda: states(database)["running"])
-    assert scrape(worker)["sqla_jobs_database_up",] == 0
-    wait_until(lambda: scrape(worker).get(("sqla_jobs_database_up",)) == 1)
-    assert children_of(worker.process) == children
-    assert states(database) == {"succeeded": 1}
+    wait_until(lambda: scrape(worker)["sqla_jobs_stalled_processes",] == 0, timeout=20)
 
 
 def test_what_a_worker_counted_until_its_end_is_told(
@@ -152,23 +134,6 @@ def test_what_a_worker_counted_until_its_end_is_told(
 
 def mails(found: Samples) -> dict[str, float]:
     return {key[1]: value for key, value in found.items() if key[0] == "shop_mails_total"}
-
-
-def test_the_metrics_of_the_application_are_served_beside_those_of_the_worker(
-    database: Engine, database_url: str, start_observed: StartObserved
-) -> None:
-    worker = start_observed(database_url, application="tests.metered_shop:jobs")
-    with Session(database) as session:
-        metered_shop.send.enqueue_many(session, [{"kind": "welcome"}] * 3)
-        session.commit()
-    wait_until(lambda: mails(scrape(worker)) == {"welcome": 3})
-    wait_until(lambda: ended(scrape(worker)) == {("succeeded", "send"): 3})
-    families = re.findall(r"^# TYPE (\S+)", worker.get("/metrics").text, re.MULTILINE)
-    assert len(families) == len({*families}), "the application's collector of the same jobs is not shown again"
-    assert "process_resident_memory_bytes" in families
-    (child,) = children_of(worker.process)
-    os.kill(child, signal.SIGKILL)
-    wait_until(lambda: mails(scrape(worker)) == {} and worker.get("/readyz").status == 200)
 
 
 def test_the_metrics_of_the_application_in_several_processes_are_added_up(
