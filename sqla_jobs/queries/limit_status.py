@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from sqla_jobs.queries.gates import (
     BUSY,
     MOMENT,
-    WINDOWS,
     begun,
     failed_among,
     filled_in,
@@ -19,7 +18,7 @@ from sqla_jobs.queries.gates import (
     holds,
     limit_of,
     next_start,
-    started,
+    windows,
 )
 from sqla_jobs.queries.statement import SqlConnection, Statement
 from sqla_jobs.queries.values import names
@@ -155,12 +154,12 @@ _FIRST_IN_QUEUE = f"ARRAY({_OF_QUEUE.format(columns=' h.id')} ORDER BY h.current
 _STATES = f"""
 WITH {MOMENT}, {BUSY}
 SELECT e.gate, l.running, l.rate, l.per,
-  CASE WHEN l.rate IS NOT NULL THEN {started("e.gate", "l.per")} WHEN left(e.gate, 1) = '@' THEN {_IN_QUEUE}
-    ELSE least({held("e.gate")}, :counted) END,
+  CASE WHEN l.rate IS NOT NULL THEN (SELECT max(w.used) FROM {windows("e.gate")} w)
+    WHEN left(e.gate, 1) = '@' THEN {_IN_QUEUE} ELSE least({held("e.gate")}, :counted) END,
   CASE WHEN left(e.gate, 1) = '@' THEN {_FIRST_IN_QUEUE} ELSE {holders("e.gate", ":holders")} END,
   {next_start("e.gate")}, (SELECT now FROM moment),
-  (SELECT ARRAY[w.most, w.per] FROM {WINDOWS} w
-   WHERE w.most < l.rate AND w.most <= {started("e.gate", "w.per")})
+  (SELECT ARRAY[w.most, CAST(extract(epoch FROM w.now - w.since) AS float8)] FROM {windows("e.gate")} w
+   WHERE w.most < l.rate AND w.most <= w.used)
 FROM unnest(CAST(:gates AS text[])) WITH ORDINALITY e (gate, place)
 CROSS JOIN LATERAL {limit_of("e.gate")} l
 ORDER BY e.place

@@ -83,9 +83,8 @@ class LimitStatus:
     @property
     def in_effect(self) -> str:
         """The values in effect, in words, such as: 3 at once."""
-        burst = (self.declared or {}).get("burst")
-        numbers = {"running": self.running, "rate": self.rate, "per": self.per, "burst": burst, "hold": self.hold}
-        return worded(numbers)
+        numbers = {"running": self.running, "rate": self.rate, "per": self.per, "hold": self.hold}
+        return worded({**(self.declared or {}), **numbers})
 
     @property
     def by_code(self) -> str | None:

@@ -44,7 +44,7 @@ class Claims:
     ) -> list[Claimed]:
         """Once through all groups of a queue, or as far as there is room."""
         with self.engine.connect() as connection:
-            tasks = [task for task in self.tasks if task not in self.backfill.limits.held_up]
+            tasks = [task for task in self.tasks if task not in self.backfill.limits.stored.held_up]
             claim = self.queries.claim_limited
             return claim(connection, self.process_id, queue, room, tasks, hints=hints).claimed
 

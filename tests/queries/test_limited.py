@@ -523,13 +523,12 @@ class TestRates:
         assert (found.claimed, found.next_in) == ([], None)
 
 
-def test_it_says_how_many_could_start(connection: Connection) -> None:
-    limit(connection, "#m", running=3)
-    limit(connection, "%m", rate=2, per=60)
+def test_it_says_whether_a_group_was_full(connection: Connection) -> None:
+    limit(connection, "#m", running=1)
     queued(connection, "#m")
-    queued(connection, "#m", "%m")
-    queued(connection, "#n")
-    assert look(connection).free == {("#m",): 3, ("#m", "%m"): 2, ("#n",): None}
+    queued(connection, "#m")
+    assert not look(connection).has_full, "the place was free when the look began"
+    assert look(connection).has_full
 
 
 def test_its_moment_is_the_one_after_the_lock(connection: Connection) -> None:
