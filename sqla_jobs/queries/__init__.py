@@ -29,7 +29,7 @@ from sqla_jobs.queries.expressions import Tables, row_held, waiting_at_most
 from sqla_jobs.queries.finish import Finish, FinishAny
 from sqla_jobs.queries.leases import CancelRequests, Leases, StoreProgress, UnknownLeases
 from sqla_jobs.queries.limit_lock import ClaimLocked, ForgetStarts, Lock, Spend, TellOfFreedPlaces
-from sqla_jobs.queries.limit_status import GateStatuses, HeadOfKey, HeldKeys, KeysInUse, WaitingGroups
+from sqla_jobs.queries.limit_status import GateStatuses, HeadOfKey, HeldKeys, KeysInUse, StartsOfKeys, WaitingGroups
 from sqla_jobs.queries.processes import ShowSetAside, ShowStalled
 from sqla_jobs.queries.rescue import Beat, DeleteExpired, Heartbeats, Rescue, SignOff
 from sqla_jobs.queries.resolve import LockWatchers, Look, Settle
@@ -70,6 +70,7 @@ class Queries:
         self.head_of_key: HeadOfKey = HeadOfKey(tables)
         self.held_keys: HeldKeys = HeldKeys(tables)
         self.keys_in_use: KeysInUse = KeysInUse(tables)
+        self.starts_of_keys: StartsOfKeys = StartsOfKeys(tables)
         self.waiting_groups: WaitingGroups = WaitingGroups(tables)
         self.promote: Promote = Promote(tables)
         self.poll: Poll = Poll(tables)

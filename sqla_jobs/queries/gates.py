@@ -10,7 +10,7 @@ from sqlalchemy.types import NullType, TypeEngine
 
 from sqla_jobs.queries import restrictions
 from sqla_jobs.queries.expressions import Tables, quoted, takes_turn, written
-from sqla_jobs.rules.limits import RateLimit
+from sqla_jobs.rules.limits import WINDOWS
 
 _ARRAYS = re.compile(r"CAST\(:(\w+) AS \w+\[\]\)")
 
@@ -119,12 +119,13 @@ def head(order: str) -> str:
 
 
 def failed_among(row: str) -> str:
-    """Return a FROM item for the jobs `h` that have begun and failed, for all keys of a row like `!mail=`.
+    """Return a FROM item for the jobs `h` that have begun and failed, for all keys of a row like `!mail=`."""
+    return f"{{jobs}} h WHERE {of_row('h.ordered_by', row)} AND (h.started_at IS NULL) IS FALSE AND h.state = 'failed'"
 
-    The bound `>` comes right after `=` in byte order.
-    """
-    of_row = f"h.ordered_by > {row} AND h.ordered_by < left({row}, -1) || '>'"
-    return f"{{jobs}} h WHERE {of_row} AND (h.started_at IS NULL) IS FALSE AND h.state = 'failed'"
+
+def of_row(gate: str, row: str) -> str:
+    """Return the condition that a gate has a key of a row like `!mail=`: `>` comes right after `=` in byte order."""
+    return f"{gate} > {row} AND {gate} < left({row}, -1) || '>'"
 
 
 def last_start(gate: str, before: str = "") -> str:
@@ -136,7 +137,7 @@ def last_start(gate: str, before: str = "") -> str:
 def windows(gate: str) -> str:
     """Return a FROM item for the windows of a limit `l` on starts, with the number of starts behind `gate` in each.
 
-    A row has `most`, `since` and `ends_at`, as `RateLimit.windows` explains them, and the number `used`. The last start
+    A row has `most`, `since` and `ends_at`, as `WINDOWS` explains them, and the number `used`. The last start
     came at `last_at`, and was number `total`. The statement has the CTE `MOMENT`.
 
     If the last start lies ahead of the clock, the clock was set back, and `now` is the time of that start.
@@ -149,7 +150,7 @@ def windows(gate: str) -> str:
           coalesce(last.total - coalesce({before}, {first}, 0), 0) AS used
         FROM (SELECT) one LEFT JOIN LATERAL ({last_start(gate)}) last ON true
         CROSS JOIN LATERAL (SELECT greatest((SELECT now FROM moment), last.started_at) AS now) t
-        CROSS JOIN LATERAL ({RateLimit.windows}) w)"""
+        CROSS JOIN LATERAL ({WINDOWS}) w)"""
 
 
 def shifted(ahead: str) -> str:

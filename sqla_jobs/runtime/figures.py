@@ -46,7 +46,7 @@ class QueueStatus:
 
 @dataclass(frozen=True, slots=True)
 class LimitStatus:
-    """A limit in effect. `used` counts the limit's running jobs, or the starts in the last `per` seconds."""
+    """A limit in effect. `used` counts the limit's running jobs, or the starts that count."""
 
     gate: str
     name: str

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import Connection, Engine
@@ -45,6 +45,10 @@ class Limits:
     """The queues that an operator has limited."""
     by_task: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """The gates that operators added, by task."""
+    token: object = field(default=None, compare=False)
+    """The token of the news before the look. None if there are more jobs that lack gates."""
+    rested_at: float = field(default=0.0, compare=False)
+    """When the next look may come if there is news, by `time.monotonic()`."""
 
     def rows(self, declaration: Declaration) -> set[str]:
         """Return the rows of limits, and of turns, of which each job of a task needs a gate."""
@@ -96,10 +100,6 @@ class Backfill:
         """What the last look has found. The next look replaces it."""
         self._token: object = object()
         """An object that `tell` replaces."""
-        self._seen: object = None
-        """The token before the last look."""
-        self._rested_at = 0.0
-        """When the next look may come if there is news, by `time.monotonic()`."""
 
     def tell(self) -> None:
         """Let the next look come soon, and see all that was committed before this call. Any thread may call this."""
@@ -108,7 +108,7 @@ class Backfill:
     @property
     def is_behind(self) -> bool:
         """True if there has been news since the last look began."""
-        return self._token is not self._seen
+        return self._token is not self.limits.token
 
     @property
     def is_limited(self) -> bool:
@@ -137,7 +137,7 @@ class Backfill:
     @property
     def due_at(self) -> float:
         """When to look next, by `time.monotonic()`."""
-        return self._rested_at if self.is_behind else self._rested_at + _EVERY
+        return self.limits.rested_at + (0.0 if self.is_behind else _EVERY)
 
     def look(self) -> bool:
         """Read the operators' limits, and give jobs the gates that they lack, the running ones first.
@@ -155,8 +155,8 @@ class Backfill:
         gave = self._give(limits, waiting)
         ended = time.monotonic()
         has_more = gave > 0 and len(waiting) >= MANY
-        self.limits, self._seen = limits, None if has_more else token
-        self._rested_at = ended if has_more else ended + _REST * (ended - began)
+        rested_at = ended if has_more else ended + _REST * (ended - began)
+        self.limits = replace(limits, token=None if has_more else token, rested_at=rested_at)
         return gave > 0 or limits != before
 
     @staticmethod

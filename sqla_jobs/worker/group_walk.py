@@ -29,6 +29,8 @@ class _Round(NamedTuple):
     """Where the round continues. "{}" before its first and after its last group."""
     rate_at: float = math.inf
     """When a used-up rate next allows a start, by `time.monotonic()`. Only rates met in this round count."""
+    has_full: bool = False
+    """True if the last claim has met a full group, so that the ends of its jobs are hints."""
 
 
 class GroupWalk(Lane):
@@ -49,8 +51,6 @@ class GroupWalk(Lane):
         self.ended: deque[Gates] = deque(maxlen=_HINTS)
         """The groups of jobs that have ended since the last claim."""
         self._round = _Round()
-        self._has_full = False
-        """True if the last look met a full group."""
         self._is_plain_first = False
         self._small_at = 0.0
         """Before this time, by `time.monotonic()`, the limits lock is not worth taking for only a few jobs."""
@@ -81,7 +81,7 @@ class GroupWalk(Lane):
         is_poll = self.exhausted is self.token and began < self._round.rate_at
         if self._round.cursor == "{}" and not is_poll:
             self.begin()
-            self._round = _Round()
+            self._round = _Round(has_full=self._round.has_full)
         claimed = self._claim(room)
         if claimed:
             self.spoil()
@@ -100,7 +100,7 @@ class GroupWalk(Lane):
     def _claim(self, room: int) -> list[Claimed]:
         left = room
         ended = Counter(self.ended.popleft() for _ in range(len(self.ended)))
-        hints = ended if self._has_full else NOTHING_ENDED
+        hints = ended if self._round.has_full else NOTHING_ENDED
         tasks = [task for task in self._tasks if task not in self._backfill.limits.stored.held_up]
 
         def claim(which: Among) -> list[Claimed]:
@@ -130,9 +130,8 @@ class GroupWalk(Lane):
                     hints=hints,
                     among=which,
                 )
-            self._has_full = look.has_full
             next_at = math.inf if look.next_in is None else time.monotonic() + look.next_in
-            self._round = _Round(look.cursor, min(self._round.rate_at, next_at))
+            self._round = _Round(look.cursor, min(self._round.rate_at, next_at), look.has_full)
             return look.claimed
 
         def candidates(which: Among) -> list[int]:
