@@ -168,7 +168,7 @@ def _held_keys(look: Look) -> Rows:
 
 
 def _out_of_order(look: Look) -> Rows:
-    """Find jobs that plain SQL inserted with an ordered limit key but without `ordered_by`, and that no worker repairs."""
+    """Find jobs that plain SQL inserted with an ordered limit key and no `ordered_by`, and that no worker repairs."""
     for row in look.rows(_WITHOUT_ORDER):
         order, task = ordered_gate(row["gates"] or ()), look.jobs.tasks.get(row["task"])
         if order is not None and (task is None or not task._declaration.gates):

@@ -12,9 +12,9 @@ from sqlalchemy.orm import Session
 from sqla_jobs.database.driver import committed_together, driver, execute
 from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.queries.claim import ClaimFromLimitedQueue
+from sqla_jobs.queries.claim_limited import NOTHING_ENDED, ClaimLimited, Gates, Look
 from sqla_jobs.queries.expressions import Tables, lock_key, messages
-from sqla_jobs.queries.gates import BUSY, MOMENT, filled_in, free, last_start, limit_of, shifted, windows
-from sqla_jobs.queries.limited import NOTHING_ENDED, ClaimLimited, Gates, Look
+from sqla_jobs.queries.free_places import BUSY, MOMENT, filled_in, free, last_start, limit_of, shifted, windows
 from sqla_jobs.queries.statement import RenderedStatement
 from sqla_jobs.queries.values import ALL, Among, Claimed
 from sqla_jobs.rules.checks import DAY

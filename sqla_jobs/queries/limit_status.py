@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqla_jobs.queries.gates import (
+from sqla_jobs.queries.free_places import (
     BUSY,
     MOMENT,
     begun,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from sqla_jobs.queries import Among, Claimed
-from sqla_jobs.queries.limited import NOTHING_ENDED, Gates
+from sqla_jobs.queries.claim_limited import NOTHING_ENDED, Gates
 from sqla_jobs.worker.backfill import Backfill
 from sqla_jobs.worker.backlog import Backlog
 from sqla_jobs.worker.claiming import Claiming

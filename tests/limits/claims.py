@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs import Jobs
 from sqla_jobs.database.engines import close_engine, own_engine
 from sqla_jobs.queries import Claimed, Queries, RunEnd, processes
-from sqla_jobs.queries.limited import NOTHING_ENDED, Gates
+from sqla_jobs.queries.claim_limited import NOTHING_ENDED, Gates
 from sqla_jobs.rules.outcomes import Failure, Outcome
 from sqla_jobs.worker.backfill import Backfill, store_limits
 from tests.helpers import WAITING_HERE

@@ -13,8 +13,8 @@ from sqla_jobs.database.driver import driver, execute
 from sqla_jobs.database.preparing import PLANNED_ONCE
 from sqla_jobs.models.types import MOST_ATTEMPTS
 from sqla_jobs.queries import Queries
+from sqla_jobs.queries.claim_limited import ClaimLimited, Look
 from sqla_jobs.queries.expressions import Tables
-from sqla_jobs.queries.limited import ClaimLimited, Look
 from sqla_jobs.queries.values import Among
 from tests.queries.rows import assert_claimed, limit, queued, queued_again, register, running, started
 from tests.shop import jobs
@@ -196,7 +196,7 @@ class TestGroups:
     def test_all_that_begin_as_one_that_is_full_are_one_step(
         self, connection: Connection, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("sqla_jobs.queries.limited._STEPS", 3)
+        monkeypatch.setattr("sqla_jobs.queries.claim_limited._STEPS", 3)
         limit(connection, "#b", running=0)
         limit(connection, "#b2=", running=0)
         for other in range(5):
@@ -236,7 +236,7 @@ class TestGroups:
         assert look(connection, 2).cursor == "{}", "one that is full is not one that was found"
 
     def test_a_look_goes_so_many_steps(self, connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("sqla_jobs.queries.limited._STEPS", 3)
+        monkeypatch.setattr("sqla_jobs.queries.claim_limited._STEPS", 3)
         limit(connection, "#m=", running=0)
         for n in range(5):
             queued(connection, f"#m={n}")

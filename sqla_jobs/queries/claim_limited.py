@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs.models.types import MOST_ATTEMPTS
 from sqla_jobs.queries.claim import ClaimStatement
 from sqla_jobs.queries.expressions import Tables
-from sqla_jobs.queries.gates import (
+from sqla_jobs.queries.free_places import (
     BUSY,
     MOMENT,
     free,

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.queries import Claimed
-from sqla_jobs.queries.limited import Gates
+from sqla_jobs.queries.claim_limited import Gates
 from sqla_jobs.rules.limits import holds_a_place
 from sqla_jobs.worker.backfill import Backfill
 from sqla_jobs.worker.claiming import Claiming
