@@ -36,7 +36,7 @@ class _Round(NamedTuple):
 class GroupWalk(Lane):
     """Walks through the groups of a queue. Jobs with the same gates form a group.
 
-    A look is a round through all groups, of one or more claims. Only one thread at a time may use it.
+    A look is a round through all groups, of one or more claims. Only one thread at a time may claim.
     """
 
     def __init__(self, claiming: Claiming, backfill: Backfill, tasks: Sequence[str], backlog: Backlog) -> None:

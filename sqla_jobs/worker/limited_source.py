@@ -65,7 +65,7 @@ class LimitedSource:
     def tell(self) -> None:
         """Wake every queue: jobs that could not start before may start now."""
         if not self.is_of_use:
-            return
+            return  # the promotion that finds the first limit tells
         news = object()
         for walk in self.lanes:
             walk.token = news
