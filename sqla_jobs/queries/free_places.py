@@ -58,17 +58,12 @@ _IN_EFFECT = written(restrictions.is_in_effect, "l", "running", "rate")
 
 
 def limit_of(gate: str) -> str:
-    """Return a FROM item for the row that limits a gate: the gate's own row or the row of all keys.
+    """Return a FROM item for the numbers that limit a gate: those of its own row, or else of the row of all keys.
 
-    The item is empty if nothing limits the gate. If both rows exist, `hold` and `declared` come from the row of all
-    keys, since code declares nothing for a single key.
+    The item is empty if nothing limits the gate.
     """
-    return f"""(
-        SELECT l.running, l.rate, l.per, l.hold, l.declared FROM (
-          SELECT l.gate, l.running, l.rate, l.per, first_value(l.hold) OVER of_all AS hold,
-            first_value(l.declared) OVER of_all AS declared
-          FROM {_rows_of(gate)} WINDOW of_all AS (ORDER BY length(l.gate))) l
-        WHERE {_IN_EFFECT} ORDER BY length(l.gate) DESC LIMIT 1)"""
+    rows = f"SELECT l.running, l.rate, l.per FROM {_rows_of(gate)} AND ({_IN_EFFECT})"
+    return f"({rows} ORDER BY length(l.gate) DESC LIMIT 1)"
 
 
 def held(gate: str) -> str:
@@ -87,13 +82,13 @@ _RUNNING = "h.state = 'running' AND h.gates IS NOT NULL"
 
 
 def _keeps_order(gate: str) -> str:
-    """Return the condition that other jobs of an ordered key with the limit `l` have to wait for one that has begun.
+    """Return the condition that other jobs of an ordered key have to wait for one that has begun.
 
     That one is scheduled again, or it has failed and the limit holds the key.
     """
     # LIKE keeps the planner from the indexes of all scheduled and of all failed jobs
     in_state = f"EXISTS (SELECT FROM {begun(gate)} AND h.state LIKE "
-    return f"left({gate}, 1) = '!' AND ({in_state}'scheduled') OR l.hold AND {in_state}'failed'))"
+    return f"left({gate}, 1) = '!' AND ({in_state}'scheduled') OR {holds(gate)} AND {in_state}'failed'))"
 
 
 def holds(gate: str) -> str:
@@ -145,11 +140,14 @@ def windows(gate: str) -> str:
     before = f"(SELECT total FROM ({last_start(gate, ' AND s.started_at <= w.since')}) before)"
     # if all logged starts are more recent, count from the total before the first of them
     first = f"(SELECT s.total - s.count FROM {{starts}} s WHERE s.gate = {gate} ORDER BY s.started_at, s.total LIMIT 1)"
+    # code declares nothing for a single key: the row of all keys has it
+    declared = f"SELECT l.declared FROM {_rows_of(gate)} AND l.declared IS NOT NULL ORDER BY length(l.gate) LIMIT 1"
     return f"""(
         SELECT w.most, w.since, w.ends_at, t.now, last.started_at AS last_at, last.total,
           coalesce(last.total - coalesce({before}, {first}, 0), 0) AS used
         FROM (SELECT) one LEFT JOIN LATERAL ({last_start(gate)}) last ON true
         CROSS JOIN LATERAL (SELECT greatest((SELECT now FROM moment), last.started_at) AS now) t
+        CROSS JOIN LATERAL (SELECT l.rate, l.per, ({declared}) AS declared) l
         CROSS JOIN LATERAL ({WINDOWS}) w)"""
 
 

@@ -146,7 +146,7 @@ WINDOWS = """
       SELECT l.rate AS most, l.per
       UNION ALL
       SELECT burst, l.per * burst / l.rate FROM CAST(l.declared ->> 'burst' AS integer) burst WHERE burst < l.rate) w"""
-"""SQL for the windows of a limit on starts, one row each: at most `most` jobs start from `since` until now.
+"""SQL for the windows of a limit on starts, one row each: at most `most` jobs start after `since`, until now.
 
 It reads the limit's row `l`, whose `declared` holds what code declares, and the time `now`. At `ends_at`, the window
 ends and the next one begins. Null means that the window moves on with time: a start leaves it as long afterwards as

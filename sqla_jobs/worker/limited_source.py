@@ -158,11 +158,8 @@ class LimitedSource:
         """
         ((walk, room),) = rooms.items()
         jobs = walk.claim(room)
-        for place in (_Place(job.queue, job.gates) for job in jobs) if self._freed else ():
-            if self._freed[place] > 1:
-                self._freed[place] -= 1
-            else:
-                del self._freed[place]
+        if self._freed:
+            self._freed -= Counter(_Place(job.queue, job.gates) for job in jobs)
         missing = self._backfill.missing(jobs)
         held_by = self._liveness.process_id if self._liveness.is_sure else None
         return jobs, missing | {job.run_id for job in jobs if job.process_id != held_by}
