@@ -45,7 +45,7 @@ def _within_the_docs(app: Any, name: str, source: list[str]) -> None:
     """Pages link to one another as files of the repository; what is no page here loses its link."""
     text = source[0].replace(f"]({REPOSITORY}/blob/main/", "](")  # the links of the README
     text = text.replace("](../README.md)", "](quickstart.md)")
-    text = text.replace("](../CHANGELOG.md)", "](changelog.md)").replace("](../CONTRIBUTING.md)", "](contributing.md)")
+    text = text.replace("](../CHANGELOG.md)", "](changelog.md)").replace("](../CONTRIBUTING.md", "](contributing.md")
     text = text.replace("](../SECURITY.md)", "](security.md)").replace("](SECURITY.md)", "](security.md)")
     text = text.replace("](docs/", "](").replace("](CHANGELOG.md)", "](changelog.md)")
     text = text.replace("](CONTRIBUTING.md)", "](contributing.md)")

@@ -80,7 +80,7 @@ def _full(session: Session, jobs: Jobs[Any], state: GateStatus) -> str:
     name = titled(state.gate)
     if state.most == 0:
         return f"The {name} lets nothing start: {_who_closed(session, jobs, state.gate)}."
-    if state.rate is None:
+    if state.since is None:
         holders = _holders(state)
         return f"The {name} is full: of at most {plural(state.most, 'job')} at once {holders}."
     used, most, per = state.used, state.most, state.per
@@ -89,7 +89,7 @@ def _full(session: Session, jobs: Jobs[Any], state: GateStatus) -> str:
     taken = f"{used:,} of at most {plural(most, 'start')} in {duration(per)} are taken"
     next_at = state.next_at
     when = "" if next_at is None else f"; the next one is possible at {moment(next_at)}, in {duration(state.next_in)}"
-    eaten = read_eaten(session, jobs, state.gate, state.per or 0.0)
+    eaten = read_eaten(session, jobs, state.gate, state.since)
     return f"The {name} is used up: {taken}{when}.{'' if eaten is None else f' {eaten}.'}"
 
 

@@ -32,7 +32,7 @@ from sqla_jobs.runtime.figures import LimitStatus
 EACH = "each"
 """Shown as the key of a row that applies to each key without its own row. It is no real key: text keys have quotes."""
 KINDS = {"#": "concurrency", "!": "ordered", "%": "rate", "@": "queue"}
-"""The kind of limit, by the first character of its gate."""
+"""The kind of limit, by the first character of its limit keys."""
 
 
 def read_limits(
@@ -168,7 +168,7 @@ def _held_keys(look: Look) -> Rows:
 
 
 def _out_of_order(look: Look) -> Rows:
-    """Find jobs that plain SQL inserted with an ordered gate but without `ordered_by`, and that no worker repairs."""
+    """Find jobs that plain SQL inserted with an ordered limit key and no `ordered_by`, and that no worker repairs."""
     for row in look.rows(_WITHOUT_ORDER):
         order, task = ordered_gate(row["gates"] or ()), look.jobs.tasks.get(row["task"])
         if order is not None and (task is None or not task._declaration.gates):
@@ -181,10 +181,10 @@ _WITHOUT_ORDER = f"""
       WHERE state LIKE 'queued' AND gates IS NOT NULL AND ordered_by IS NULL
         AND (CAST(:job_id AS bigint) IS NULL OR id = CAST(:job_id AS bigint)) LIMIT {COUNTED}) AS first
     WHERE array_to_string(gates, E'\\n') ~ '(?n)^!' ORDER BY id LIMIT 20"""
-_NEVER = "it has the gate {order:.200} and no ordered_by, so no worker finds it in the order of its key"
+_NEVER = "it has the limit key {order:.200} and no ordered_by, so no worker finds it in the order of its key"
 _PUT_IN_ORDER = (
     "UPDATE {table} SET ordered_by = '{gate}' WHERE id = {id}; SQL that inserts jobs must set both columns or neither: "
-    "workers add the gates that code declares"
+    "workers add the limit keys that code declares"
 )
 
 

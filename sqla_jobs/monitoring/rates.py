@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import func, select, text
@@ -39,15 +39,14 @@ class Eaten:
         return f"{self.failed:,} of these starts failed: {of} of {self.task[:200]}"
 
 
-def read_eaten(session: Session, jobs: Jobs[Any], gate: str, per: float) -> Eaten | None:
-    """Return the failed attempts behind a gate in the last `per` seconds, of the task that has the most.
+def read_eaten(session: Session, jobs: Jobs[Any], gate: str, since: datetime) -> Eaten | None:
+    """Return the failed attempts that have started behind a gate since then, of the task that has the most.
 
     Return None if there are none.
     """
     job: Any = jobs.Job
     run = jobs.Run
     failed = run.outcome.in_(text("'failed', 'retried', 'lost'"))  # written like the index's predicate
-    since = func.clock_timestamp() - timedelta(seconds=per)
     last = select(run.job_id, run.started_at).where(failed, run.finished_at > since)
     some = last.order_by(run.finished_at.desc()).limit(_READ).subquery("some")
     number = func.count()
@@ -72,9 +71,9 @@ def _eaten_rates(look: Look) -> Rows:
             waiting[gate] += group.waiting * gate.startswith("%")
             least |= {gate} if group.is_least else set()
     for state in queries.gate_statuses(look.session, [gate for gate, _ in (+waiting).most_common(_SOME)]):
-        if not state.is_full or not state.most or state.per is None:
+        if not state.is_full or not state.most or state.since is None:
             continue
-        eaten = read_eaten(look.session, look.jobs, state.gate, state.per)
+        eaten = read_eaten(look.session, look.jobs, state.gate, state.since)
         if eaten is not None and 2 * eaten.failed > state.used:
             number = Count(waiting[state.gate], is_least=state.gate in least)
             one = eaten.job_id if eaten.jobs == 1 else None

@@ -28,8 +28,8 @@ from sqla_jobs.queries.erasing import EraseRunning
 from sqla_jobs.queries.expressions import Tables, row_held, waiting_at_most
 from sqla_jobs.queries.finish import Finish, FinishAny
 from sqla_jobs.queries.leases import CancelRequests, Leases, StoreProgress, UnknownLeases
-from sqla_jobs.queries.limit_lock import ClaimLocked, ForgetStarts, Lock, Spend, TellOthers
-from sqla_jobs.queries.limit_status import GateStatuses, HeadOfKey, HeldKeys, KeysInUse, WaitingGroups
+from sqla_jobs.queries.limit_lock import ClaimLocked, ForgetStarts, Lock, Spend, TellOfFreedPlaces
+from sqla_jobs.queries.limit_status import GateStatuses, HeadOfKey, HeldKeys, KeysInUse, StartsOfKeys, WaitingGroups
 from sqla_jobs.queries.processes import ShowSetAside, ShowStalled
 from sqla_jobs.queries.rescue import Beat, DeleteExpired, Heartbeats, Rescue, SignOff
 from sqla_jobs.queries.resolve import LockWatchers, Look, Settle
@@ -60,7 +60,7 @@ class Queries:
         self.claim_whatever_the_limits: ClaimWhateverTheLimits = ClaimWhateverTheLimits(tables)
         self.claim_limited: ClaimLocked = ClaimLocked(tables)
         self.forget_starts: ForgetStarts = ForgetStarts(tables)
-        self.tell_others: TellOthers = TellOthers(tables)
+        self.tell_of_freed_places: TellOfFreedPlaces = TellOfFreedPlaces(tables)
         self.lacking_gates: FewerGates = FewerGates(tables)
         self.give_gates: GiveGates = GiveGates(tables)
         self.lock_limits: Lock = Lock(tables)
@@ -70,6 +70,7 @@ class Queries:
         self.head_of_key: HeadOfKey = HeadOfKey(tables)
         self.held_keys: HeldKeys = HeldKeys(tables)
         self.keys_in_use: KeysInUse = KeysInUse(tables)
+        self.starts_of_keys: StartsOfKeys = StartsOfKeys(tables)
         self.waiting_groups: WaitingGroups = WaitingGroups(tables)
         self.promote: Promote = Promote(tables)
         self.poll: Poll = Poll(tables)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, select
 
-from sqla_jobs.queries.gates import filled_in
+from sqla_jobs.queries.free_places import filled_in
 from sqla_jobs.queries.restrictions import is_of_operator
 from sqla_jobs.queries.statement import Statement
 from sqla_jobs.queries.values import MANY, names, numbers, texts

@@ -46,7 +46,7 @@ from sqla_jobs.queries.expressions import (
     is_of_job,
     unnest_text,
 )
-from sqla_jobs.queries.gates import named, queue_free
+from sqla_jobs.queries.free_places import named, queue_free
 from sqla_jobs.queries.restrictions import claimable_tasks, limited_queues, paused, unlimited_tasks
 from sqla_jobs.queries.statement import RenderedStatement, SqlConnection, Statement
 from sqla_jobs.queries.values import ALL, EVERYWHERE, PRIORITIES, Among, Claimed, names, numbers, texts

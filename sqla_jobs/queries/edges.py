@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import LIVE_WORDS
 from sqla_jobs.queries.expressions import Tables
-from sqla_jobs.queries.gates import filled_in
+from sqla_jobs.queries.free_places import filled_in
 from sqla_jobs.queries.statement import SqlConnection, Statement
 from sqla_jobs.queries.values import numbers, texts
 from sqla_jobs.rules.redaction import ERASED_ARGS

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import ENDED, LIVE_WORDS
 from sqla_jobs.queries.expressions import Tables
-from sqla_jobs.queries.gates import filled_in, holds, named, with_arrays
+from sqla_jobs.queries.free_places import filled_in, holds, named, with_arrays
 from sqla_jobs.queries.values import numbers
 from sqla_jobs.rules.checks import CENTURY
 from sqla_jobs.rules.retention import Rule

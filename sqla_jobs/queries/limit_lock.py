@@ -6,17 +6,17 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Text, literal, select, text
 from sqlalchemy.orm import Session
 
 from sqla_jobs.database.driver import committed_together, driver, execute
 from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.queries.claim import ClaimFromLimitedQueue
-from sqla_jobs.queries.expressions import Tables, lock_key
-from sqla_jobs.queries.gates import BUSY, MOMENT, filled_in, free, last_start, queue_free, shifted
-from sqla_jobs.queries.limited import NOTHING_ENDED, ClaimLimited, Gates, Look
+from sqla_jobs.queries.claim_limited import NOTHING_ENDED, ClaimLimited, Gates, Look
+from sqla_jobs.queries.expressions import Tables, lock_key, messages
+from sqla_jobs.queries.free_places import BUSY, MOMENT, filled_in, free, last_start, limit_of, shifted, windows
 from sqla_jobs.queries.statement import RenderedStatement
-from sqla_jobs.queries.values import ALL, Among, Claimed, names, numbers
+from sqla_jobs.queries.values import ALL, Among, Claimed
 from sqla_jobs.rules.checks import DAY
 
 _SETTING = "current_setting('synchronous_commit')"
@@ -128,49 +128,18 @@ class ClaimLocked:
         return look.claimed, look.cursor
 
 
-class TellOthers(RenderedStatement):
-    """If a gate or a queue may have been full, has room now, and jobs are waiting, notify all workers."""
-
-    def __call__(self, connection: Connection, channel: str, freed: Mapping[str, int]) -> list[str]:
-        """Notify workers if necessary. Return the gates whose freed places no longer count.
-
-        `freed` maps a gate, or a queue such as `@mail`, to the number of places that jobs of this process have freed,
-        and that no others have taken here. Each worker is assumed to have freed as many. A gate that has more room
-        than all of them have freed together is not returned: either it was not full, or another worker has freed more
-        places than this one. In that case, this process looks again until the gate is full or has less room.
-        """
-        values = {"gates": names(tuple(freed)), "freed": numbers(freed.values())}
-        rows = self._rows(connection, {"channel": channel, "what": LIMITS, **values})
-        return [gate for (gate,) in rows]
+class TellOfFreedPlaces(RenderedStatement):
+    """Tell all workers that jobs behind limits may start now, if there are other workers than the caller."""
 
     def sql(self) -> Any:
-        room = f"CASE WHEN left(e.gate, 1) = '@' THEN {queue_free('substr(e.gate, 2)')} ELSE {free('e.gate')} END"
-        behind_gates = "SELECT FROM {jobs} j WHERE j.state LIKE 'queued' AND j.gates IS NOT NULL"
-        in_queue = "SELECT FROM {jobs} j WHERE j.state = 'queued' AND j.queue = substr(e.gate, 2)"
-        return filled_in(
-            f"""WITH {MOMENT}, {BUSY}, open AS MATERIALIZED (
-    SELECT e.gate, r.free <= e.freed * (SELECT count(*) FROM {{processes}} WHERE kind = 'worker') AS was_full
-    FROM unnest(CAST(:gates AS text[]), CAST(:freed AS int[])) e (gate, freed)
-    CROSS JOIN LATERAL (SELECT {room} AS free OFFSET 0) r
-    WHERE r.free > 0 AND (EXISTS ({behind_gates}) OR left(e.gate, 1) = '@' AND EXISTS ({in_queue}))
-), told AS MATERIALIZED (
-    SELECT pg_notify(:channel, :what) WHERE EXISTS (SELECT FROM open WHERE was_full)
-)
-SELECT e.gate FROM unnest(CAST(:gates AS text[])) e (gate)
-WHERE EXISTS (SELECT FROM told) OR e.gate NOT IN (SELECT gate FROM open)""",
-            self.tables,
-        )
+        return select(messages(self.tables, select(literal(LIMITS, Text).label("message")), others=1))
 
 
 class ForgetStarts(RenderedStatement):
-    """Delete the starts of gates behind which nothing has started for a day. No rate has a longer period."""
+    """Delete the starts of gates behind which nothing has started for a day, if no window of the gate reaches back."""
 
     def sql(self) -> Any:
-        old = f"clock_timestamp() - interval '{DAY:.0f} s'"
-        later = f"SELECT FROM {{starts}} l WHERE l.gate = s.gate AND l.started_at >= {old}"
-        return filled_in(
-            f"DELETE FROM {{starts}} s WHERE s.started_at < {old} AND NOT EXISTS ({later}) RETURNING 1", self.tables
-        )
+        return filled_in(_FORGET, self.tables)
 
 
 class Spend(RenderedStatement):
@@ -187,6 +156,17 @@ class Spend(RenderedStatement):
     def sql(self) -> Any:
         return filled_in(_SPEND, self.tables)
 
+
+_FORGET = f"""
+WITH {MOMENT}, gate AS MATERIALIZED (
+    SELECT s.gate, max(s.started_at) AS last_at FROM {{starts}} s GROUP BY s.gate
+)
+DELETE FROM {{starts}} s USING gate g
+WHERE s.gate = g.gate AND g.last_at < least(
+  (SELECT now FROM moment) - interval '{DAY:.0f} s',
+  (SELECT min(w.since) FROM {limit_of("g.gate")} l CROSS JOIN LATERAL {windows("g.gate")} w WHERE l.rate IS NOT NULL))
+RETURNING 1
+"""
 
 _SPEND = f"""
 WITH {MOMENT}, {BUSY}, gate AS MATERIALIZED (

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqla_jobs.queries.gates import (
+from sqla_jobs.queries.free_places import (
     BUSY,
     MOMENT,
-    WINDOWS,
     begun,
     failed_among,
     filled_in,
@@ -19,7 +18,8 @@ from sqla_jobs.queries.gates import (
     holds,
     limit_of,
     next_start,
-    started,
+    of_row,
+    windows,
 )
 from sqla_jobs.queries.statement import SqlConnection, Statement
 from sqla_jobs.queries.values import names
@@ -39,7 +39,9 @@ class GateStatus(NamedTuple):
     rate: int | None
     per: float | None
     used: int
-    """The number of jobs running behind the gate, or of starts in the last `per` seconds."""
+    """The number of jobs running behind the gate, or of starts that count."""
+    since: datetime | None
+    """The time since which the starts behind a rate count."""
     holders: list[int]
     """The ids of some of the running jobs."""
     next_in: float | None
@@ -89,6 +91,17 @@ class KeysInUse(Statement):
 
     def sql(self) -> Any:
         return filled_in(_IN_USE, self.tables)
+
+
+class StartsOfKeys(Statement):
+    """Count the starts of each key of a rate such as `%mail=`, for keys of some 10,000 recorded starts."""
+
+    def __call__(self, connection: SqlConnection, row: str) -> dict[str, int]:
+        """Return the number of starts that count by gate, such as `%mail=17`."""
+        return dict(self._rows(connection, {"row": row, "counted": _COUNTED}))
+
+    def sql(self) -> Any:
+        return filled_in(_STARTS_OF_KEYS, self.tables)
 
 
 class WaitingGroup(NamedTuple):
@@ -155,15 +168,24 @@ _FIRST_IN_QUEUE = f"ARRAY({_OF_QUEUE.format(columns=' h.id')} ORDER BY h.current
 _STATES = f"""
 WITH {MOMENT}, {BUSY}
 SELECT e.gate, l.running, l.rate, l.per,
-  CASE WHEN l.rate IS NOT NULL THEN {started("e.gate", "l.per")} WHEN left(e.gate, 1) = '@' THEN {_IN_QUEUE}
-    ELSE least({held("e.gate")}, :counted) END,
+  CASE WHEN l.rate IS NOT NULL THEN w.used WHEN left(e.gate, 1) = '@' THEN {_IN_QUEUE}
+    ELSE least({held("e.gate")}, :counted) END, w.since,
   CASE WHEN left(e.gate, 1) = '@' THEN {_FIRST_IN_QUEUE} ELSE {holders("e.gate", ":holders")} END,
   {next_start("e.gate")}, (SELECT now FROM moment),
-  (SELECT ARRAY[w.most, w.per] FROM {WINDOWS} w
-   WHERE w.most < l.rate AND w.most <= {started("e.gate", "w.per")})
+  (SELECT ARRAY[w.most, CAST(extract(epoch FROM w.now - w.since) AS float8)] FROM {windows("e.gate")} w
+   WHERE w.most < l.rate AND w.most <= w.used)
 FROM unnest(CAST(:gates AS text[])) WITH ORDINALITY e (gate, place)
 CROSS JOIN LATERAL {limit_of("e.gate")} l
+CROSS JOIN LATERAL (SELECT max(w.used) AS used, min(w.since) AS since FROM {windows("e.gate")} w) w
 ORDER BY e.place
+"""
+
+_STARTS_OF_KEYS = f"""
+WITH {MOMENT}
+SELECT e.gate, (SELECT max(w.used) FROM {windows("e.gate")} w) FROM (
+  SELECT DISTINCT s.gate FROM (
+    SELECT s.gate FROM {{starts}} s WHERE {of_row("s.gate", "CAST(:row AS text)")} LIMIT :counted) s) e
+CROSS JOIN LATERAL {limit_of("e.gate")} l WHERE l.rate IS NOT NULL
 """
 
 _IN_USE = f"""

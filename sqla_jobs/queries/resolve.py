@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.models.types import LIVE_WORDS
 from sqla_jobs.queries.edges import AFTER_ALL, with_gaps
-from sqla_jobs.queries.gates import filled_in
+from sqla_jobs.queries.free_places import filled_in
 from sqla_jobs.queries.statement import SqlConnection, Statement
 from sqla_jobs.queries.values import MANY, numbers
 

@@ -140,6 +140,22 @@ class RateLimit(_Keyed):
 
 Limit = ConcurrencyLimit | RateLimit
 
+WINDOWS = """
+    SELECT w.most, now - w.per * interval '1 second' AS since, CAST(NULL AS timestamptz) AS ends_at
+    FROM (
+      SELECT l.rate AS most, l.per
+      UNION ALL
+      SELECT burst, l.per * burst / l.rate FROM CAST(l.declared ->> 'burst' AS integer) burst WHERE burst < l.rate) w"""
+"""SQL for the windows of a limit on starts, one row each: at most `most` jobs start after `since`, until now.
+
+It reads the limit's row `l`, whose `declared` holds what code declares, and the time `now`. At `ends_at`, the window
+ends and the next one begins. Null means that the window moves on with time: a start leaves it as long afterwards as
+`since` lies back.
+
+Nothing else says which starts count: claims, `spend`, the time of the next start, the starts that are kept, and all
+that shows a limit read this. It must not fail for any stored row: an error stops all limited jobs of a queue.
+"""
+
 
 @dataclass
 class Gate:

@@ -43,7 +43,7 @@ class QueueStatus:
 
 @dataclass(frozen=True, slots=True)
 class LimitStatus:
-    """A limit in effect. `used` counts the limit's running jobs, or the starts in the last `per` seconds."""
+    """A limit in effect. `used` counts the limit's running jobs, or the starts that count."""
 
     gate: str
     name: str
@@ -80,9 +80,8 @@ class LimitStatus:
     @property
     def in_effect(self) -> str:
         """The values in effect, in words, such as: 3 at once."""
-        burst = (self.declared or {}).get("burst")
-        numbers = {"running": self.running, "rate": self.rate, "per": self.per, "burst": burst, "hold": self.hold}
-        return worded(numbers)
+        numbers = {"running": self.running, "rate": self.rate, "per": self.per, "hold": self.hold}
+        return worded({**(self.declared or {}), **numbers})
 
     @property
     def by_code(self) -> str | None:

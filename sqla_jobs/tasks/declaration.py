@@ -19,7 +19,7 @@ from sqla_jobs.models.types import MAX_ATTEMPTS
 from sqla_jobs.rules.checks import INSTANT, MAX_ID, check_name, check_seconds
 from sqla_jobs.rules.fitting import Takes
 from sqla_jobs.rules.keys import KeyOf
-from sqla_jobs.rules.limits import ConcurrencyLimit, Gate, Limit, RateLimit, gates_of, titled
+from sqla_jobs.rules.limits import Gate, Limit, gates_of, titled
 from sqla_jobs.rules.redaction import HIDDEN, NOTHING, Secrets, is_erased, parse, token_of
 from sqla_jobs.rules.retention import NO_RETENTION, OwnRetention, TaskRetention, own_retention
 from sqla_jobs.rules.retry import DEFAULT_POLICY, check_policy
@@ -297,8 +297,8 @@ def _words(option: str, options: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _limits(name: str, options: Mapping[str, Any]) -> Sequence[Limit]:
     given = options.get("limits", ())
-    limits = [given] if isinstance(given, ConcurrencyLimit | RateLimit) else given
-    if not isinstance(limits, Sequence) or not all(isinstance(one, ConcurrencyLimit | RateLimit) for one in limits):
+    limits = [given] if isinstance(given, Limit) else given
+    if not isinstance(limits, Sequence) or not all(isinstance(one, Limit) for one in limits):
         raise DeclarationError(
             f"{name}: limits must be a ConcurrencyLimit, a RateLimit or a list of them, got {given!r:.60}"
         )

@@ -25,7 +25,9 @@ from sqla_jobs.tasks.declaration import Declaration
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _EVERY = 5.0
-"""The most seconds between looks for jobs that lack gates."""
+"""Seconds between looks for jobs that lack gates, without news about limits."""
+_REST = 20
+"""After a look, even news waits so many times as long as the look took."""
 _STARTS = 0.1
 """Seconds that another process which starts may take to store its limits."""
 
@@ -35,7 +37,7 @@ Begin = Callable[[], AbstractContextManager[Connection]]
 
 @dataclass(frozen=True)
 class Limits:
-    """What a look has found: limits that this process's code does not declare, and tasks whose jobs may not start."""
+    """The limits that a look has found beside those that this process's code declares."""
 
     stored: Stored
     """The result of the last time that declared limits were stored."""
@@ -43,24 +45,10 @@ class Limits:
     """The queues that an operator has limited."""
     by_task: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """The gates that operators added, by task."""
-    held_up: frozenset[str] = frozenset()
-    """Tasks whose jobs may not start now.
-
-    A running job behind the same limit is not counted yet, because its row cannot be changed. Or their limit is not
-    stored yet, because its row is locked.
-    """
-    token: object = None
-    """The token of the news before the look."""
-    pause: float = 0.0
-    """Seconds until the next look without news. They double from look to look while nothing changes.
-
-    A plain claim that was under way when a limit was stored may commit after the look that has found this limit. The
-    job that it starts is counted in the next look.
-    """
-    due_at: float = 0.0
-    """When to look again, by `time.monotonic()`."""
-    due_at_news: float = 0.0
-    """When to look again if there has been news since."""
+    token: object = field(default=None, compare=False)
+    """The token of the news before the look. None if there are more jobs that lack gates."""
+    rested_at: float = field(default=0.0, compare=False)
+    """When the next look may come if there is news, by `time.monotonic()`."""
 
     def rows(self, declaration: Declaration) -> set[str]:
         """Return the rows of limits, and of turns, of which each job of a task needs a gate."""
@@ -80,7 +68,8 @@ class Backfill:
     - A job with gates may lack one that a deploy or an operator has added since. A look finds it by their number, or
       else a claim takes it. The claim then sees that the job has no gate of some row, gives it one, and gives the job
       back. Afterwards the job has a gate of each row, so this happens once, whatever a key function returns.
-    - A running job gets the gates that it lacks in a look, before the waiting jobs of its task do.
+    - A running job gets the gates that it lacks in a look, before the waiting jobs do. While another transaction locks
+      its row, it gets none, and no limit counts it.
 
     A key is not made again: after a deploy that changes how it is made, waiting jobs keep the key that they have.
     """
@@ -107,19 +96,19 @@ class Backfill:
         self._set_aside = set_aside or SetAside()
         gates = [gate for declaration in declarations.values() for gate in declaration.gates]
         self._has_gates = bool(gates)
-        self.token: object = object()
-        """An object that `tell` replaces."""
         self.limits: Limits = Limits(Stored())
         """What the last look has found. The next look replaces it."""
+        self._token: object = object()
+        """An object that `tell` replaces."""
 
     def tell(self) -> None:
         """Let the next look come soon, and see all that was committed before this call. Any thread may call this."""
-        self.token = object()
+        self._token = object()
 
     @property
     def is_behind(self) -> bool:
         """True if there has been news since the last look began."""
-        return self.token is not self.limits.token
+        return self._token is not self.limits.token
 
     @property
     def is_limited(self) -> bool:
@@ -148,37 +137,27 @@ class Backfill:
     @property
     def due_at(self) -> float:
         """When to look next, by `time.monotonic()`."""
-        return self.limits.due_at_news if self.is_behind else self.limits.due_at
+        return self.limits.rested_at + (0.0 if self.is_behind else _EVERY)
 
     def look(self) -> bool:
-        """Read the operators' limits, and give jobs the gates that they lack.
+        """Read the operators' limits, and give jobs the gates that they lack, the running ones first.
 
-        Running jobs get their gates first: no job starts behind a gate before all running jobs are counted. Return
-        whether anything has changed, so that jobs that were held up may start now.
+        Return whether anything has changed, so that jobs that could not start before may start now.
         """
-        before, token = self.limits, self.token
+        before, token = self.limits, self._token
         stored = self._store() if before.stored.left else before.stored
         with self._begin() as connection:
             limits = self._limits(stored, self._queries.operator_limits(connection))
         began = time.monotonic()
-        lacking = self._lacking(limits, self._queues)
-        waiting = [one for one in lacking if not one.is_running]
-        held_up = stored.held_up | self._uncounted(limits, [one for one in lacking if one.is_running])
-        gave = self._give(limits, [one for one in waiting if one.task not in held_up])
+        lacking = self._lacking(limits)
+        self._give(limits, [one for one in lacking if one.is_running])
+        waiting = [one for one in lacking if not one.is_running and one.task not in stored.held_up]
+        gave = self._give(limits, waiting)
         ended = time.monotonic()
-        rest = 0.0 if gave and len(waiting) >= MANY else 20 * (ended - began)
-        found = limits.queues, limits.by_task, held_up
-        is_changed = gave > 0 or found != (before.queues, before.by_task, before.held_up)
-        pause = rest if is_changed else max(rest, min(2 * before.pause, _EVERY))
-        self.limits = replace(
-            limits,
-            held_up=frozenset(held_up),
-            token=token,
-            pause=pause,
-            due_at=ended + pause,
-            due_at_news=ended + rest,
-        )
-        return is_changed
+        has_more = gave > 0 and len(waiting) >= MANY
+        rested_at = ended if has_more else ended + _REST * (ended - began)
+        self.limits = replace(limits, token=None if has_more else token, rested_at=rested_at)
+        return gave > 0 or limits != before
 
     @staticmethod
     def _limits(stored: Stored, of_operators: Sequence[tuple[str, Sequence[str]]]) -> Limits:
@@ -189,21 +168,13 @@ class Backfill:
         queues = frozenset(gate[1:] for gate, _ in of_operators if gate.startswith("@"))
         return Limits(stored, queues, by_task)
 
-    def _lacking(self, limits: Limits, queues: Sequence[str]) -> list[LacksGates]:
-        """Return the running jobs that lack gates, and some of those that wait in `queues`."""
+    def _lacking(self, limits: Limits) -> list[LacksGates]:
+        """Return the running jobs that lack gates, and some of the waiting ones."""
         expected = {name: len(rows) for name, one in self._declarations.items() if (rows := limits.rows(one))}
         if not expected:
             return []
         with self._begin() as connection:
-            return self._queries.lacking_gates(connection, expected, queues)
-
-    def _uncounted(self, limits: Limits, running: Sequence[LacksGates]) -> set[str]:
-        """Give gates to running jobs. Return the tasks that share a limit with a job whose row cannot be changed."""
-        if self._give(limits, running) == len(running):
-            return set()
-        left = [self._declarations[one.task] for one in self._lacking(limits, []) if one.is_running]
-        rows = {row for one in left for row in limits.rows(one)}
-        return {name for name, one in self._declarations.items() if not rows.isdisjoint(limits.rows(one))}
+            return self._queries.lacking_gates(connection, expected, self._queues)
 
     def missing(self, claimed: Sequence[Claimed]) -> set[int]:
         """Give claimed jobs the gates that they lack. Return the run ids of these jobs, which may not begin."""

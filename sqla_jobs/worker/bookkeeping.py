@@ -12,7 +12,7 @@ from sqla_jobs.runtime.storing import RESCUED
 from sqla_jobs.worker.attempts import Attempts
 from sqla_jobs.worker.claimer import Claimer
 from sqla_jobs.worker.events import EventDelivery
-from sqla_jobs.worker.limited import LimitedSource
+from sqla_jobs.worker.limited_source import LimitedSource
 from sqla_jobs.worker.resolver import JobResolver
 
 

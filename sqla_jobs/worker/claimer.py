@@ -11,8 +11,8 @@ from sqla_jobs.database.subscribers import BLOCKED, LIMITS
 from sqla_jobs.queries import Among, Lease
 from sqla_jobs.worker.claiming import Claiming, ClaimLoop
 from sqla_jobs.worker.lane import Lane
-from sqla_jobs.worker.limited import LimitedSource
-from sqla_jobs.worker.plain import PlainSource
+from sqla_jobs.worker.limited_source import LimitedSource
+from sqla_jobs.worker.plain_source import PlainSource
 
 
 class Claimer:

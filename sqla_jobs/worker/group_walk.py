@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from sqla_jobs.queries import Among, Claimed
-from sqla_jobs.queries.limited import Gates
+from sqla_jobs.queries.claim_limited import NOTHING_ENDED, Gates
 from sqla_jobs.worker.backfill import Backfill
 from sqla_jobs.worker.backlog import Backlog
 from sqla_jobs.worker.claiming import Claiming
 from sqla_jobs.worker.lane import Lane
 
 _Claim = Callable[[Among], list[Claimed]]
+_HINTS = 100
+"""The maximum number of ended jobs whose groups the next claim looks at first."""
 _GATHER = 0.003
 """The longest wait for more slots after a claim, in seconds: the limits lock allows about 1,200 claims a second."""
 
@@ -26,12 +29,14 @@ class _Round(NamedTuple):
     """Where the round continues. "{}" before its first and after its last group."""
     rate_at: float = math.inf
     """When a used-up rate next allows a start, by `time.monotonic()`. Only rates met in this round count."""
+    has_full: bool = False
+    """True if the last claim has met a full group, so that the ends of its jobs are hints."""
 
 
 class GroupWalk(Lane):
     """Walks through the groups of a queue. Jobs with the same gates form a group.
 
-    A look is a round through all groups, of one or more claims. Only one thread at a time may use it.
+    A look is a round through all groups, of one or more claims. Only one thread at a time may claim.
     """
 
     def __init__(self, claiming: Claiming, backfill: Backfill, tasks: Sequence[str], backlog: Backlog) -> None:
@@ -43,6 +48,8 @@ class GroupWalk(Lane):
         self._backfill = backfill
         self._tasks = tasks
         self._queue = backlog.name
+        self.ended: deque[Gates] = deque(maxlen=_HINTS)
+        """The groups of jobs that have ended since the last claim."""
         self._round = _Round()
         self._is_plain_first = False
         self._small_at = 0.0
@@ -65,20 +72,17 @@ class GroupWalk(Lane):
     def next_at(self, now: float) -> float:
         return min(super().next_at(now), self._small_at if now < self._small_at else math.inf)
 
-    def claim(self, room: int, hints: Mapping[Gates, int]) -> tuple[list[Claimed], Mapping[Gates, int | None]]:
-        """Claim at most `room` jobs, first from the groups in `hints`.
+    def claim(self, room: int) -> list[Claimed]:
+        """Claim at most `room` jobs, first from full groups of which jobs have ended.
 
         If the queue is limited, also claim jobs without gates.
-
-        Return also, by group, how many jobs could start when the claim began. None means any number. Only the groups
-        from which the claim took jobs are included.
         """
         began = time.monotonic()
         is_poll = self.exhausted is self.token and began < self._round.rate_at
         if self._round.cursor == "{}" and not is_poll:
             self.begin()
-            self._round = _Round()
-        claimed, free = self._claim(room, hints)
+            self._round = _Round(has_full=self._round.has_full)
+        claimed = self._claim(room)
         if claimed:
             self.spoil()
             ended = time.monotonic()
@@ -87,16 +91,17 @@ class GroupWalk(Lane):
             self.look_at(self._round.rate_at)
         elif self._round.cursor == "{}":
             self.rest(self._round.rate_at)
-        return claimed, free
+        return claimed
 
     def forget(self) -> None:
         """Forget the current round after an error."""
         self.spoil()
 
-    def _claim(self, room: int, hints: Mapping[Gates, int]) -> tuple[list[Claimed], Mapping[Gates, int | None]]:
+    def _claim(self, room: int) -> list[Claimed]:
         left = room
-        free: dict[Gates, int | None] = {}
-        tasks = [task for task in self._tasks if task not in self._backfill.limits.held_up]
+        ended = Counter(self.ended.popleft() for _ in range(len(self.ended)))
+        hints = ended if self._round.has_full else NOTHING_ENDED
+        tasks = [task for task in self._tasks if task not in self._backfill.limits.stored.held_up]
 
         def claim(which: Among) -> list[Claimed]:
             nonlocal left
@@ -125,10 +130,8 @@ class GroupWalk(Lane):
                     hints=hints,
                     among=which,
                 )
-            for gates, number in look.free.items():
-                free.setdefault(gates, number)
             next_at = math.inf if look.next_in is None else time.monotonic() + look.next_in
-            self._round = _Round(look.cursor, min(self._round.rate_at, next_at))
+            self._round = _Round(look.cursor, min(self._round.rate_at, next_at), look.has_full)
             return look.claimed
 
         def candidates(which: Among) -> list[int]:
@@ -136,7 +139,7 @@ class GroupWalk(Lane):
                 return self._queries.to_claim_limited(connection, self._queue, self._tasks, which)
 
         parts = self._set_aside.around("its claim", claim, candidates)
-        return [job for part in parts for job in part], free
+        return [job for part in parts for job in part]
 
     def _in_turn(self, claims: list[_Claim]) -> list[_Claim]:
         """Return the kinds of claims to try, in order.

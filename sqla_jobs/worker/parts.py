@@ -49,7 +49,7 @@ from sqla_jobs.worker.event_loop import EventLoop
 from sqla_jobs.worker.events import EventDelivery
 from sqla_jobs.worker.finisher import Finisher
 from sqla_jobs.worker.host import Host
-from sqla_jobs.worker.limited import LimitedSource
+from sqla_jobs.worker.limited_source import LimitedSource
 from sqla_jobs.worker.liveness import Liveness
 from sqla_jobs.worker.misfits import Misfits
 from sqla_jobs.worker.pruner import Pruner

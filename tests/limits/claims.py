@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs import Jobs
 from sqla_jobs.database.engines import close_engine, own_engine
 from sqla_jobs.queries import Claimed, Queries, RunEnd, processes
-from sqla_jobs.queries.limited import NOTHING_ENDED, Gates
+from sqla_jobs.queries.claim_limited import NOTHING_ENDED, Gates
 from sqla_jobs.rules.outcomes import Failure, Outcome
 from sqla_jobs.worker.backfill import Backfill, store_limits
 from tests.helpers import WAITING_HERE
@@ -44,7 +44,7 @@ class Claims:
     ) -> list[Claimed]:
         """Once through all groups of a queue, or as far as there is room."""
         with self.engine.connect() as connection:
-            tasks = [task for task in self.tasks if task not in self.backfill.limits.held_up]
+            tasks = [task for task in self.tasks if task not in self.backfill.limits.stored.held_up]
             claim = self.queries.claim_limited
             return claim(connection, self.process_id, queue, room, tasks, hints=hints).claimed
 

@@ -94,7 +94,7 @@ def test_a_job_that_no_code_puts_into_the_order_of_its_key_is_told_of(database: 
     with Session(database) as session:
         told = {one.about: one for one in examine(session, jobs) if "ordered_by" in one.found}
         assert told.keys() == {"job 1"}
-        assert "it has the gate !of='b'=1 and no ordered_by" in told["job 1"].found
+        assert "it has the limit key !of='b'=1 and no ordered_by" in told["job 1"].found
         (why,) = [reason for reason in jobs.why(session, 1) if "ordered_by" in reason]
         assert why.startswith(f"It never starts: {told['job 1'].found}")
         assert not any("ordered_by" in reason for reason in jobs.why(session, 2))

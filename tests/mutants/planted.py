@@ -28,7 +28,7 @@ _HOME = str(Path(sqla_jobs.queries.__file__).parent)
 _HELPERS = ("statement.py", "expressions.py")
 _NAME = "name_of_statement"
 _RELATED = [
-    {"ClaimLimited", "GateStatuses", "TellOthers"},
+    {"ClaimLimited", "GateStatuses", "TellOfFreedPlaces"},
     {"FinishAny", "FinishErased"},
     {"Promote", "Poll"},
     {"schedules.fire", "unique_ticks.fire_unique"},

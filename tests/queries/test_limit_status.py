@@ -108,6 +108,15 @@ class TestRates:
         assert found.next_in == pytest.approx(5, abs=1)
 
 
+def test_starts_of_each_key_of_a_rate(connection: Connection) -> None:
+    limit(connection, "%m=", rate=5, per=60)
+    limit(connection, "%m=2", rate=9, per=10)
+    started(connection, "%m=1", 70.0, 30.0, 20.0)
+    started(connection, "%m=2", 30.0, 5.0)
+    started(connection, "%n=1", 5.0)
+    assert QUERIES.starts_of_keys(connection, "%m=") == {"%m=1": 2, "%m=2": 1}
+
+
 class TestKeysInUse:
     @pytest.mark.parametrize("place", [0, 4])
     def test_what_runs_counts_at_each_place(self, connection: Connection, place: int) -> None:

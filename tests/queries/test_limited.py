@@ -13,8 +13,8 @@ from sqla_jobs.database.driver import driver, execute
 from sqla_jobs.database.preparing import PLANNED_ONCE
 from sqla_jobs.models.types import MOST_ATTEMPTS
 from sqla_jobs.queries import Queries
+from sqla_jobs.queries.claim_limited import ClaimLimited, Look
 from sqla_jobs.queries.expressions import Tables
-from sqla_jobs.queries.limited import ClaimLimited, Look
 from sqla_jobs.queries.values import Among
 from tests.queries.rows import assert_claimed, limit, queued, queued_again, register, running, started
 from tests.shop import jobs
@@ -196,7 +196,7 @@ class TestGroups:
     def test_all_that_begin_as_one_that_is_full_are_one_step(
         self, connection: Connection, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("sqla_jobs.queries.limited._STEPS", 3)
+        monkeypatch.setattr("sqla_jobs.queries.claim_limited._STEPS", 3)
         limit(connection, "#b", running=0)
         limit(connection, "#b2=", running=0)
         for other in range(5):
@@ -236,7 +236,7 @@ class TestGroups:
         assert look(connection, 2).cursor == "{}", "one that is full is not one that was found"
 
     def test_a_look_goes_so_many_steps(self, connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("sqla_jobs.queries.limited._STEPS", 3)
+        monkeypatch.setattr("sqla_jobs.queries.claim_limited._STEPS", 3)
         limit(connection, "#m=", running=0)
         for n in range(5):
             queued(connection, f"#m={n}")
@@ -523,13 +523,12 @@ class TestRates:
         assert (found.claimed, found.next_in) == ([], None)
 
 
-def test_it_says_how_many_could_start(connection: Connection) -> None:
-    limit(connection, "#m", running=3)
-    limit(connection, "%m", rate=2, per=60)
+def test_it_says_whether_a_group_was_full(connection: Connection) -> None:
+    limit(connection, "#m", running=1)
     queued(connection, "#m")
-    queued(connection, "#m", "%m")
-    queued(connection, "#n")
-    assert look(connection).free == {("#m",): 3, ("#m", "%m"): 2, ("#n",): None}
+    queued(connection, "#m")
+    assert not look(connection).has_full, "the place was free when the look began"
+    assert look(connection).has_full
 
 
 def test_its_moment_is_the_one_after_the_lock(connection: Connection) -> None:

@@ -17,7 +17,7 @@ from sqla_jobs import ConcurrencyLimit, Jobs, RunContext
 from sqla_jobs.queries.values import Among, Promotion
 from sqla_jobs.runtime.promoter import Promoter
 from sqla_jobs.worker.claimer import Claimer
-from sqla_jobs.worker.limited import LimitedSource
+from sqla_jobs.worker.limited_source import LimitedSource
 from sqla_jobs.worker.lookout import OwnLookout
 from tests import limited_shop as shop
 from tests.helpers import wait_until

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import func, select
@@ -19,6 +19,7 @@ from sqla_jobs.dashboard.data.runs import SPANS, read_period, runs_in
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.monitoring.finding import ask
 from sqla_jobs.monitoring.limits import EACH, rows_of
+from sqla_jobs.queries import Queries
 from sqla_jobs.rules.limits import HASHED_BY, is_hash
 from sqla_jobs.rules.redaction import HIDDEN
 from sqla_jobs.rules.wording import Count
@@ -28,13 +29,11 @@ KEYS = 5
 """The maximum number of keys shown for each limit: those that use it most."""
 _RUNNING = 10_000
 """The maximum number of running jobs that are read."""
-_STARTS = 10_000
-"""The maximum number of `jobs.Start` rows that are read for each rate with keys."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyUse:
-    """One key of a limit, as JSON or as a hash, and its use: its running jobs, or its starts in `per` seconds."""
+    """One key of a limit, as JSON or as a hash, and its use: its running jobs, or its starts that count."""
 
     key: str
     used: int
@@ -69,7 +68,8 @@ def read_use(session: Session, jobs: Jobs[Any], limits: Sequence[LimitStatus], n
     for one in limits:
         counted = counts[one.gate]
         if one.key == EACH and one.kind == "rate":
-            counted = _keys_started(session, jobs, one, by_gate)
+            of_keys = Queries(jobs._models).starts_of_keys(session, one.gate)
+            counted = Counter({gate: number for gate, number in of_keys.items() if number and gate not in by_gate})
         most = sorted(counted.items(), key=lambda item: (-item[1], item[0]))[:KEYS]
         keys = [KeyUse(_shown(jobs, one, gate), used) for gate, used in most]
         uses[one.gate] = LimitUse(Count(started[one.gate], is_least=period.is_cut), keys, len(counted) - len(keys))
@@ -84,18 +84,6 @@ def _keys_running(running: Iterable[Any], by_gate: dict[str, LimitStatus]) -> de
             if gate not in by_gate and "=" in gate:
                 found[gate[: gate.index("=") + 1]][gate] += 1
     return found
-
-
-def _keys_started(
-    session: Session, jobs: Jobs[Any], limit: LimitStatus, by_gate: dict[str, LimitStatus]
-) -> Counter[str]:
-    """For each gate of a rate with keys, count the starts in the last `per` seconds."""
-    start: Any = jobs.Start
-    of_row = (start.gate > limit.gate, start.gate < f"{limit.gate[:-1]}>")  # ">" is the character after "="
-    some = select(start.gate, start.count, start.started_at).where(*of_row).limit(_STARTS).subquery("some")
-    since = func.clock_timestamp() - timedelta(seconds=limit.per or 0)
-    counted = select(some.c.gate, func.sum(some.c.count)).where(some.c.started_at > since).group_by(some.c.gate)
-    return Counter({gate: int(number) for gate, number in ask(session, jobs, counted) if gate not in by_gate})
 
 
 def _shown(jobs: Jobs[Any], limit: LimitStatus, gate: str) -> str:

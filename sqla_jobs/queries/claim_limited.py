@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,10 +16,9 @@ from sqlalchemy.orm import Session
 from sqla_jobs.models.types import MOST_ATTEMPTS
 from sqla_jobs.queries.claim import ClaimStatement
 from sqla_jobs.queries.expressions import Tables
-from sqla_jobs.queries.gates import (
+from sqla_jobs.queries.free_places import (
     BUSY,
     MOMENT,
-    edge,
     free,
     head,
     is_paused,
@@ -29,13 +29,14 @@ from sqla_jobs.queries.gates import (
     queue_free,
     shifted,
     table_names,
+    windows,
     with_arrays,
 )
 from sqla_jobs.queries.statement import SqlConnection
 from sqla_jobs.queries.values import ALL, Among, Claimed, names, numbers
 from sqla_jobs.rules.limits import MOST_RUNNING
 
-_OF_LOOK = 2
+_OF_LOOK = 3
 """The number of columns at the end of each row that describe the whole look."""
 _STEPS = 200
 """The maximum number of groups that one look walks through."""
@@ -56,8 +57,8 @@ class Look(NamedTuple):
     """The cursor for the next look; `{}` after the last group."""
     next_in: float | None
     """Seconds until a used-up rate lets one more job start."""
-    free: Mapping[Gates, int | None]
-    """For each group with claimed jobs, how many could start when the claim began; None if nothing limits the group."""
+    has_full: bool
+    """True if a group was full, so that the end of one of its jobs is worth a hint."""
 
 
 class ClaimLimited(ClaimStatement):
@@ -106,17 +107,16 @@ class ClaimLimited(ClaimStatement):
 
     def look(self, connection: SqlConnection, rows: Sequence[Any], process_id: uuid.UUID) -> Look:
         """Return the result of a look, made from the statement's rows."""
-        cursor, next_in = rows[0][-_OF_LOOK:]
         found = [row[:-_OF_LOOK] for row in rows if row[0] is not None]
-        gates = {job_id: tuple(its) for job_id, *_, its, _ in found}
-        free = {gates[job_id]: free for job_id, *_, free in found}
-        return Look(self.claimed(connection, process_id, [row[:-2] for row in found], gates), cursor, next_in, free)
+        gates = {job_id: tuple(its) for job_id, *_, its in found}
+        return Look(self.claimed(connection, process_id, [row[:-1] for row in found], gates), *rows[0][-_OF_LOOK:])
 
     def sql(self) -> Any:
         return _claim(self.tables)
 
 
-_TEMPLATE = Template(Path(__file__).with_name("claim_limited.sql").read_text(encoding="utf-8"))
+_COMMENT = re.compile("^ *--.*\n", re.MULTILINE)
+_TEMPLATE = Template(_COMMENT.sub("", Path(__file__).with_name("claim_limited.sql").read_text(encoding="utf-8")))
 _IS_KNOWN = """j.task = ANY (CAST((SELECT tasks FROM begin) AS text[]))
       AND j.id <> ALL (CAST(:set_aside_ids AS bigint[]))
       AND (CAST(:only_ids AS bigint[]) IS NULL OR j.id = ANY (CAST(:only_ids AS bigint[])))"""
@@ -131,8 +131,8 @@ def _claim(tables: Tables) -> TextClause:
         "busy": BUSY,
         "free": free("e.gate"),
         "limit_of_gate": limit_of("d.gate"),
-        "last_start": last_start("d.gate"),
-        "start_before_window": last_start("g.gate", edge("g.per", "g.last_at")),
+        "windows_of_gate": windows("d.gate"),
+        "start_before_windows": last_start("g.gate", " AND s.started_at <= g.since"),
         "last_start_of_full": last_start("f.gate"),
         "shift_starts": shifted("SELECT gate, last_at FROM gate UNION SELECT gate, last_at FROM used_up"),
         "limit_of_full": limit_of("f.gate"),

@@ -10,6 +10,7 @@ from sqlalchemy.types import NullType, TypeEngine
 
 from sqla_jobs.queries import restrictions
 from sqla_jobs.queries.expressions import Tables, quoted, takes_turn, written
+from sqla_jobs.rules.limits import WINDOWS
 
 _ARRAYS = re.compile(r"CAST\(:(\w+) AS \w+\[\]\)")
 
@@ -57,17 +58,12 @@ _IN_EFFECT = written(restrictions.is_in_effect, "l", "running", "rate")
 
 
 def limit_of(gate: str) -> str:
-    """Return a FROM item for the row that limits a gate: the gate's own row or the row of all keys.
+    """Return a FROM item for the numbers that limit a gate: those of its own row, or else of the row of all keys.
 
-    The item is empty if nothing limits the gate. If both rows exist, `hold` and `burst`, which only code declares, may
-    come from either of them.
+    The item is empty if nothing limits the gate.
     """
-    return f"""(
-        SELECT l.running, l.rate, l.per, l.hold, l.burst FROM (
-          SELECT l.gate, l.running, l.rate, l.per, bool_or(l.hold) OVER () AS hold,
-            max(CAST(l.declared ->> 'burst' AS integer)) OVER () AS burst
-          FROM {_rows_of(gate)}) l
-        WHERE {_IN_EFFECT} ORDER BY length(l.gate) DESC LIMIT 1)"""
+    rows = f"SELECT l.running, l.rate, l.per FROM {_rows_of(gate)} AND ({_IN_EFFECT})"
+    return f"({rows} ORDER BY length(l.gate) DESC LIMIT 1)"
 
 
 def held(gate: str) -> str:
@@ -86,13 +82,13 @@ _RUNNING = "h.state = 'running' AND h.gates IS NOT NULL"
 
 
 def _keeps_order(gate: str) -> str:
-    """Return the condition that other jobs of an ordered key with the limit `l` have to wait for one that has begun.
+    """Return the condition that other jobs of an ordered key have to wait for one that has begun.
 
     That one is scheduled again, or it has failed and the limit holds the key.
     """
     # LIKE keeps the planner from the indexes of all scheduled and of all failed jobs
     in_state = f"EXISTS (SELECT FROM {begun(gate)} AND h.state LIKE "
-    return f"left({gate}, 1) = '!' AND ({in_state}'scheduled') OR l.hold AND {in_state}'failed'))"
+    return f"left({gate}, 1) = '!' AND ({in_state}'scheduled') OR {holds(gate)} AND {in_state}'failed'))"
 
 
 def holds(gate: str) -> str:
@@ -118,12 +114,13 @@ def head(order: str) -> str:
 
 
 def failed_among(row: str) -> str:
-    """Return a FROM item for the jobs `h` that have begun and failed, for all keys of a row like `!mail=`.
+    """Return a FROM item for the jobs `h` that have begun and failed, for all keys of a row like `!mail=`."""
+    return f"{{jobs}} h WHERE {of_row('h.ordered_by', row)} AND (h.started_at IS NULL) IS FALSE AND h.state = 'failed'"
 
-    The bound `>` comes right after `=` in byte order.
-    """
-    of_row = f"h.ordered_by > {row} AND h.ordered_by < left({row}, -1) || '>'"
-    return f"{{jobs}} h WHERE {of_row} AND (h.started_at IS NULL) IS FALSE AND h.state = 'failed'"
+
+def of_row(gate: str, row: str) -> str:
+    """Return the condition that a gate has a key of a row like `!mail=`: `>` comes right after `=` in byte order."""
+    return f"{gate} > {row} AND {gate} < left({row}, -1) || '>'"
 
 
 def last_start(gate: str, before: str = "") -> str:
@@ -132,23 +129,26 @@ def last_start(gate: str, before: str = "") -> str:
         ORDER BY s.started_at DESC, s.total DESC LIMIT 1"""
 
 
-def _now(last: str) -> str:
-    """Return the time for a gate whose last start was at `last`: an earlier one means that the clock was set back."""
-    return f"greatest((SELECT now FROM moment), {last})"
+def windows(gate: str) -> str:
+    """Return a FROM item for the windows of a limit `l` on starts, with the number of starts behind `gate` in each.
 
+    A row has `most`, `since` and `ends_at`, as `WINDOWS` explains them, and the number `used`. The last start
+    came at `last_at`, and was number `total`. The statement has the CTE `MOMENT`.
 
-def edge(per: str, last: str) -> str:
-    """Return the condition that the starts `s` came at least `per` seconds ago. The last one came at `last`."""
-    return f" AND s.started_at <= {_now(last)} - {per} * interval '1 second'"
-
-
-def started(gate: str, per: str) -> str:
-    """Return the number of starts behind a gate in the last `per` seconds."""
-    before = f"(SELECT total FROM ({last_start(gate, edge(per, 'last.started_at'))}) one)"
+    If the last start lies ahead of the clock, the clock was set back, and `now` is the time of that start.
+    """
+    before = f"(SELECT total FROM ({last_start(gate, ' AND s.started_at <= w.since')}) before)"
     # if all logged starts are more recent, count from the total before the first of them
-    first = f"SELECT s.total - s.count FROM {{starts}} s WHERE s.gate = {gate} ORDER BY s.started_at, s.total LIMIT 1"
-    number = f"SELECT last.total - coalesce({before}, ({first}), 0) FROM ({last_start(gate)}) last"
-    return f"coalesce(({number}), 0)"
+    first = f"(SELECT s.total - s.count FROM {{starts}} s WHERE s.gate = {gate} ORDER BY s.started_at, s.total LIMIT 1)"
+    # code declares nothing for a single key: the row of all keys has it
+    declared = f"SELECT l.declared FROM {_rows_of(gate)} AND l.declared IS NOT NULL ORDER BY length(l.gate) LIMIT 1"
+    return f"""(
+        SELECT w.most, w.since, w.ends_at, t.now, last.started_at AS last_at, last.total,
+          coalesce(last.total - coalesce({before}, {first}, 0), 0) AS used
+        FROM (SELECT) one LEFT JOIN LATERAL ({last_start(gate)}) last ON true
+        CROSS JOIN LATERAL (SELECT greatest((SELECT now FROM moment), last.started_at) AS now) t
+        CROSS JOIN LATERAL (SELECT l.rate, l.per, ({declared}) AS declared) l
+        CROSS JOIN LATERAL ({WINDOWS}) w)"""
 
 
 def shifted(ahead: str) -> str:
@@ -162,22 +162,13 @@ def shifted(ahead: str) -> str:
         FROM ({ahead}) a WHERE s.gate = a.gate AND a.last_at > (SELECT now FROM moment)"""
 
 
-WINDOWS = """(
-        SELECT w.* FROM (VALUES (l.rate, l.per), (l.burst, l.per * l.burst / nullif(l.rate, 0))) w (most, per)
-        WHERE w.most <= l.rate)"""
-"""A FROM item for a limit `l` with a rate: the maximum number of starts, `most`, in any `per` seconds.
-
-It has a second row if the rate has a burst. A burst larger than the rate is ignored.
-"""
-
-
 def free(gate: str) -> str:
     """Return the number of jobs that may start behind a gate, or NULL if nothing limits the gate.
 
     The statement has the CTEs `MOMENT` and `BUSY`.
     """
     return f"""(SELECT CASE
-        WHEN l.rate IS NOT NULL THEN (SELECT min(w.most - {started(gate, "w.per")}) FROM {WINDOWS} w)
+        WHEN l.rate IS NOT NULL THEN (SELECT min(w.most - w.used) FROM {windows(gate)} w)
         WHEN l.running > 0 AND {_keeps_order(gate)} THEN 0
         ELSE l.running - {held(gate)} END
       FROM {limit_of(gate)} l)"""
@@ -192,15 +183,14 @@ def queue_free(queue: str) -> str:
 
 def next_start(gate: str) -> str:
     """Return the seconds until a used-up rate `l` lets one more job start, or NULL if it never does."""
-    now = _now("last.started_at")
-    return f"""(SELECT max(extract(epoch FROM first.started_at - {now}) + w.per)
-      FROM {WINDOWS} w CROSS JOIN LATERAL ({last_start(gate)}) last
+    frees_at = "coalesce(w.ends_at, first.started_at + (w.now - w.since))"
+    return f"""(SELECT CAST(max(extract(epoch FROM {frees_at} - w.now)) AS float8)
+      FROM {windows(gate)} w
       CROSS JOIN LATERAL (
         SELECT s.started_at, s.total - s.count AS before FROM {{starts}} s
-        WHERE s.gate = {gate} AND s.total > last.total - w.most
-          AND s.started_at > {now} - w.per * interval '1 second'
+        WHERE s.gate = {gate} AND s.total > w.total - w.most AND s.started_at > w.since
         ORDER BY s.started_at, s.total LIMIT 1) first
-      WHERE first.before <= last.total - w.most)"""
+      WHERE first.before <= w.total - w.most)"""
 
 
 def is_paused(row: str) -> str:

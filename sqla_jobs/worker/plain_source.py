@@ -12,7 +12,7 @@ from sqla_jobs.rules.outcomes import Outcome
 from sqla_jobs.worker.claiming import Claiming
 from sqla_jobs.worker.floors import ScanFloors
 from sqla_jobs.worker.lane import Lane
-from sqla_jobs.worker.limited import LimitedSource
+from sqla_jobs.worker.limited_source import LimitedSource
 
 
 class PlainSource:

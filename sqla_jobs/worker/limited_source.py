@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
 from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.queries import Claimed
-from sqla_jobs.queries.limited import Gates
+from sqla_jobs.queries.claim_limited import Gates
+from sqla_jobs.rules.limits import holds_a_place
 from sqla_jobs.worker.backfill import Backfill
 from sqla_jobs.worker.claiming import Claiming
-from sqla_jobs.worker.freed_places import FreedPlaces
 from sqla_jobs.worker.group_walk import GroupWalk
 
 _POLLS = 3.9
 """The number of polls after which to look even without a message."""
+_APART = 0.1
+"""The shortest time between messages to other workers about freed places, in seconds."""
+
+
+class _Place(NamedTuple):
+    """What a limited job occupies while it runs: a place behind its gates, and one in its queue."""
+
+    queue: str
+    gates: Gates
 
 
 class LimitedSource:
@@ -35,12 +45,16 @@ class LimitedSource:
 
     def __init__(self, claiming: Claiming, backfill: Backfill, tasks: Sequence[str]) -> None:
         shared = claiming.shared
-        self._settings = shared.settings
+        self._shared = shared
         self._liveness = claiming.liveness
         self._lookout = claiming.lookout
         self._backfill = backfill
-        self._freed = FreedPlaces(claiming)
-        self._hints = Counter[Gates]()
+        self._ended = deque[_Place]()
+        """The places of jobs that have ended since the last look. Any thread may add to them."""
+        self._freed = Counter[_Place]()
+        """The freed places that no job has taken here and of which other workers have not been told."""
+        self._tell_at = 0.0
+        """When other workers may be told again, by `time.monotonic()`."""
         self._poll_at = 0.0
         self.lanes: Sequence[GroupWalk] = [
             GroupWalk(claiming, backfill, tuple(tasks), backlog) for backlog in claiming.backlogs
@@ -51,7 +65,7 @@ class LimitedSource:
     def tell(self) -> None:
         """Wake every queue: jobs that could not start before may start now."""
         if not self.is_of_use:
-            return
+            return  # the promotion that finds the first limit tells
         news = object()
         for walk in self.lanes:
             walk.token = news
@@ -75,21 +89,22 @@ class LimitedSource:
         """Every four polls, look at some groups to make up for lost messages."""
         now = time.monotonic()
         if now >= self._poll_at:
-            self._poll_at = now + _POLLS * self._settings.poll
+            self._poll_at = now + _POLLS * self._shared.settings.poll
             for walk in self.lanes:
                 walk.poll()
             self.lanes[0].wake()
 
     def ended(self, jobs: Sequence[Claimed]) -> None:
-        """Free the places that ended jobs held behind limits and in limited queues."""
-        queues, added = self._backfill.limits.queues, self._backfill.limits.by_task
-        is_news = False
-        for job in jobs:
-            if job.gates or job.queue in queues or job.task in added:
-                gates = job.gates or tuple(added.get(job.task, ()))  # an operator may have added gates during the run
-                is_news |= self._freed.add(gates, job.queue if job.queue in queues else "")
-        if is_news:
+        """Free the places that ended jobs held behind limits and in limited queues. Any thread may call this."""
+        freed = [_Place(job.queue, job.gates) for job in jobs if self._held_a_place(job)]
+        if freed:
+            self._ended.extend(freed)
             self.tell()
+
+    def _held_a_place(self, job: Claimed) -> bool:
+        limits = self._backfill.limits
+        gates = job.gates or limits.by_task.get(job.task, ())  # an operator may have added gates during the run
+        return job.queue in limits.queues or any(map(holds_a_place, gates))
 
     def limits(self, job: Claimed) -> bool:
         """Return whether the job counts against a limit, as far as this worker knows. Any thread may call this."""
@@ -108,14 +123,14 @@ class LimitedSource:
         return not self.is_of_use or all(walk.rests(now) for walk in self.lanes)
 
     def leave(self) -> None:
-        """Notify other workers of the places that have become free since this worker stopped claiming."""
-        self._freed.take()
-        self._freed.notify()
+        """Tell other workers of the freed places that this worker has not filled."""
+        self._take_ended()
+        self._tell_others()
 
     @property
     def held_up(self) -> Collection[str]:
         """The tasks whose jobs may not start, because another transaction has locked a row."""
-        return self._backfill.limits.held_up
+        return self._backfill.limits.stored.held_up
 
     @property
     def is_of_use(self) -> bool:
@@ -133,8 +148,7 @@ class LimitedSource:
 
     def parts(self, rooms: Mapping[GroupWalk, int]) -> Sequence[Mapping[GroupWalk, int]]:
         """Return a claim for each queue."""
-        if rooms:
-            self._hints = self._freed.take()
+        self._take_ended()
         return [{walk: room} for walk, room in rooms.items()]
 
     def claim(self, rooms: Mapping[GroupWalk, int]) -> tuple[list[Claimed], set[int]]:
@@ -143,9 +157,10 @@ class LimitedSource:
         If this process was suspended in the meantime, other processes may consider it dead.
         """
         ((walk, room),) = rooms.items()
-        jobs, free = walk.claim(room, self._hints)
+        jobs = walk.claim(room)
+        if self._freed:
+            self._freed -= Counter(_Place(job.queue, job.gates) for job in jobs)
         missing = self._backfill.missing(jobs)
-        self._freed.refilled(jobs, free)
         held_by = self._liveness.process_id if self._liveness.is_sure else None
         return jobs, missing | {job.run_id for job in jobs if job.process_id != held_by}
 
@@ -154,11 +169,25 @@ class LimitedSource:
         lane.backlog.fill_first(attempts)
 
     def finish(self) -> float:
-        """Notify other workers of free places, if that is due."""
+        """Tell other workers of freed places, if that is due: they may serve other queues or tasks."""
         if not self.is_of_use:
             return math.inf
-        self._freed.notify_if_due()
-        return min(self._backfill.due_at, self._freed.notify_at)
+        if time.monotonic() >= self._tell_at:
+            self._tell_others()
+        return min(self._backfill.due_at, self._tell_at if self._freed else math.inf)
+
+    def _take_ended(self) -> None:
+        ended = [self._ended.popleft() for _ in range(len(self._ended))]
+        self._freed.update(ended)
+        for walk in self.lanes:
+            walk.ended.extend(place.gates for place in ended)
+
+    def _tell_others(self) -> None:
+        if self._freed:
+            with self._shared.claims.begin() as connection:
+                self._shared.queries.tell_of_freed_places.run(connection)
+            self._freed.clear()
+            self._tell_at = time.monotonic() + _APART
 
     def forget(self) -> None:
         """Forget the rounds."""
