@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property, partial
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, select, text
 from sqlalchemy.orm import Session
 
 from sqla_jobs.database.driver import driver_of_run
@@ -137,7 +137,7 @@ class Queries:
             return
         own = connection.scalar(select(func.current_setting("lock_timeout")))
         with row_held():
-            connection.execute(select(waiting_at_most(self.lock_timeout)))
+            connection.execute(text(f"SELECT {waiting_at_most(self.lock_timeout)}"))
             yield
         connection.execute(select(func.set_config("lock_timeout", own, True)))
 

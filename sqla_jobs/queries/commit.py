@@ -10,17 +10,19 @@ from zlib import crc32
 import psycopg
 from psycopg.errors import InvalidSqlStatementName, InvalidTextRepresentation, LockNotAvailable
 from psycopg.pq.abc import PGresult
-from sqlalchemy import ColumnElement, Connection, event, func, literal_column, select
+from sqlalchemy import Connection, event
 
 from sqla_jobs.database.driver import CommittingBy, Driver, ask, beginning, quoted, roll_back
 from sqla_jobs.errors import LeaseLost, RowHeld
 from sqla_jobs.queries.ending import Ending, rolled_back_by_an_error
-from sqla_jobs.queries.expressions import Rendered, Tables, rendered
+from sqla_jobs.queries.expressions import Tables, rendered
 from sqla_jobs.queries.steps import NewStep, RecordStepInSession
 from sqla_jobs.queries.succeed import SucceedOne
 from sqla_jobs.queries.values import RunEnd
 
 _NO_LEASE = "sqla_jobs: no lease"
+_ONE_OR_NO_LEASE = f"CASE count(*) WHEN 1 THEN '1' ELSE '{_NO_LEASE}' END::integer"
+"""An answer that fails with `_NO_LEASE` unless one row is stored. The server skips the COMMIT that follows it."""
 Stored_contra = TypeVar("Stored_contra", contravariant=True)
 
 
@@ -36,8 +38,7 @@ class Commit:
 
     def __init__(self, tables: Tables, lock_timeout: float | None = None) -> None:
         self._patience = None if lock_timeout is None else 2 * lock_timeout
-        ended = SucceedOne(tables, lock_timeout).sql().returning(tables.runs.c.id)
-        self._plain, parameters = _or_no_lease(ended)
+        self._plain, parameters = rendered(SucceedOne(tables, lock_timeout, _ONE_OR_NO_LEASE).sql())
         self._name = f"sqla_jobs_{crc32(self._plain.encode()):08x}"
         numbered = self._plain % {name: f"${number}" for number, name in enumerate(parameters, 1)}
         arguments = ", ".join(f"%({name})s" for name in parameters)
@@ -97,8 +98,7 @@ class StepCommit:
 
     def __init__(self, tables: Tables, lock_timeout: float | None = None) -> None:
         self._patience = None if lock_timeout is None else 2 * lock_timeout
-        stored = RecordStepInSession(tables, lock_timeout).sql()
-        self._plain = _or_no_lease(stored, "result")[0]
+        self._plain = rendered(RecordStepInSession(tables, lock_timeout, f"{_ONE_OR_NO_LEASE}, max(result)").sql()).text
 
     def storing(self, connection: Connection, raw: Driver, step: NewStep) -> Ending:
         """Return the COMMIT for a connection; `raw` is the driver's own connection."""
@@ -128,16 +128,6 @@ class StepCommit:
         answers = _ask(raw, f"{beginning(raw)}{self._plain % values}{then}", self._patience)
         result = answers[-2 if then else -1].get_value(0, 1)
         return None if result is None else result.decode(raw.info.encoding)
-
-
-def _or_no_lease(stored: Any, *columns: str) -> Rendered:
-    """Return a statement that executes `stored`, and fails with `_NO_LEASE` unless one row is stored.
-
-    The server then skips the COMMIT that follows in the message. The answer also has these columns of the stored row.
-    """
-    stored = stored.cte("stored")
-    told: ColumnElement[int] = literal_column(f"CASE count(*) WHEN 1 THEN '1' ELSE '{_NO_LEASE}' END::integer")
-    return rendered(select(told, *(func.max(stored.c[name]) for name in columns)).select_from(stored))
 
 
 def _ask(raw: Driver, statements: str, patience: float | None) -> list[PGresult]:

@@ -8,14 +8,10 @@ from typing import Any
 
 from sqlalchemy import (
     CTE,
-    BigInteger,
     ColumnElement,
     Connection,
-    Uuid,
     and_,
     any_,
-    bindparam,
-    case,
     delete,
     func,
     literal_column,
@@ -28,9 +24,9 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.models.mapping import Models
-from sqla_jobs.queries.expressions import array_of, leased
+from sqla_jobs.queries.expressions import array_of
 from sqla_jobs.queries.statement import Statement
-from sqla_jobs.queries.values import Claimed, Lease
+from sqla_jobs.queries.values import Claimed, Lease, of_lease
 from sqla_jobs.rules.redaction import ERASED_ARGS
 
 ERASED_COLUMNS: dict[str, tuple[str, ...]] = {
@@ -89,38 +85,35 @@ def erased_with(tables: Mapping[str, Any], jobs: Any) -> list[CTE]:
     ]
 
 
-def no_run_is_locked(runs: Any, jobs: Any) -> ColumnElement[bool]:
-    """Lock the runs of a job, and return the condition that no other session has locked one of them."""
-    of_job = select(runs.c.id).where(runs.c.job_id == jobs.c.id).correlate(jobs)
-    free = of_job.with_for_update(key_share=True, skip_locked=True).subquery("free")
-    every = of_job.subquery("every")
-    number, free_number = (select(func.count()).select_from(one).scalar_subquery() for one in (every, free))
-    return number == free_number
+NO_RUN_IS_LOCKED = """(SELECT count(*) FROM $runs r WHERE r.job_id = j.id) = (SELECT count(*) FROM (
+  SELECT r.id FROM $runs r WHERE r.job_id = j.id FOR NO KEY UPDATE SKIP LOCKED) free)"""
+"""Locks the runs of the job `j`, and is true if no other session has locked one of them."""
 
+ERASED_ON_SUCCESS = (
+    f"args = '{json.dumps(ERASED_ARGS)}', progress_message = NULL, headers = NULL, "
+    "unique_key = CASE WHEN j.unique_period IS NOT NULL THEN j.unique_key END"
+)
+"""The columns of a job that is erased when it succeeds. A unique key with a period stays."""
 
-def erased_on_success(jobs: Any) -> dict[str, Any]:
-    """Return the column values of a job that is erased when it succeeds. A unique key with a period stays."""
-    return {**erased_job(), "unique_key": case((jobs.c.unique_period.is_(None), null()), else_=jobs.c.unique_key)}
+ERASED_WITH_JOBS = """of_runs AS (
+    UPDATE $runs SET result = NULL, error = NULL, traceback = NULL WHERE job_id = ANY (ARRAY(SELECT id FROM done))
+), of_steps AS (
+    UPDATE $steps SET result = NULL WHERE job_id = ANY (ARRAY(SELECT id FROM done))
+), of_signals AS (
+    DELETE FROM $signals WHERE job_id = ANY (ARRAY(SELECT id FROM done))
+)"""
+"""CTEs that erase the runs, steps and signals of the jobs in the CTE `done`."""
 
 
 class EraseRunning(Statement):
     """Erase a job that is about to succeed, and its earlier runs, in the transaction of the current run."""
 
+    text = f"""
+        WITH done AS (
+            UPDATE $jobs j SET {ERASED_ON_SUCCESS} WHERE $has_lease RETURNING j.id
+        ), {ERASED_WITH_JOBS}
+        SELECT count(*) FROM done"""
+
     def __call__(self, session: Session | Connection, lease: Lease | Claimed) -> None:
         """Wait for the job's row, and erase the job if the lease is still valid."""
-        values = {
-            "lease_job_id": lease.job_id,
-            "lease_run_id": lease.run_id,
-            "lease_process_id": lease.process_id,
-        }
-        self._run(session, values)
-
-    def sql(self) -> Any:
-        jobs = self.tables.jobs
-        lease = [
-            bindparam(name, type_=kind)
-            for name, kind in (("lease_job_id", BigInteger), ("lease_run_id", BigInteger), ("lease_process_id", Uuid))
-        ]
-        which = leased(jobs, *lease)
-        erased = update(jobs).where(which).values(erased_on_success(jobs)).returning(jobs.c.id).cte("erased")
-        return select(func.count()).select_from(erased).add_cte(*erased_with(vars(self.tables), erased))
+        self._run(session, of_lease(lease))

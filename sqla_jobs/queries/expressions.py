@@ -11,6 +11,7 @@ from sqlalchemy import (
     ARRAY,
     CTE,
     BigInteger,
+    Boolean,
     ColumnElement,
     Connection,
     Double,
@@ -30,11 +31,9 @@ from sqlalchemy import (
     inspect,
     literal,
     literal_column,
-    null,
     or_,
     select,
     table,
-    true,
     union,
 )
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
@@ -45,8 +44,7 @@ from sqlalchemy.sql.selectable import ScalarSelect, SelectBase, TableValuedAlias
 from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.errors import RowHeld
 from sqla_jobs.models.mapping import Models
-from sqla_jobs.models.types import ENDED
-from sqla_jobs.rules.checks import MAX_ID
+from sqla_jobs.queries.pieces import COMMITTED_TO_DISK
 
 _DIALECT: Any = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 _NUMBERING: Any = PGDialect_psycopg(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
@@ -186,8 +184,7 @@ def committed_to_disk() -> ColumnElement[bool]:
 
     A server crash can undo an asynchronous commit, and with it the numbers that a sequence has handed out.
     """
-    setting = "CASE current_setting('synchronous_commit') WHEN 'off' THEN set_config('synchronous_commit', 'on', true)"
-    return literal_column(f"{setting} ELSE '' END", Text).is_not(None)
+    return literal_column(COMMITTED_TO_DISK, Boolean)
 
 
 def is_of_job(runs: Any, jobs: Any) -> ColumnElement[bool]:
@@ -195,14 +192,14 @@ def is_of_job(runs: Any, jobs: Any) -> ColumnElement[bool]:
     return or_(jobs.c.times_replaced.is_(None), runs.c.finished_at >= jobs.c.created_at)
 
 
-def waiting_at_most(lock_timeout: float | None) -> ColumnElement[bool]:
-    """Return a condition that is always true, and limits each wait for a lock from now on, in seconds.
+def waiting_at_most(lock_timeout: float | None) -> str:
+    """Return SQL text that is always true, and limits each wait for a lock from now on, in seconds.
 
     The limit applies until the transaction ends. With `None` the transaction keeps its own limit.
     """
     if lock_timeout is None:
-        return true()
-    return literal_column(f"set_config('lock_timeout', '{1000 * lock_timeout:.0f}ms', true)", Text).is_not(None)
+        return "true"
+    return f"set_config('lock_timeout', '{1000 * lock_timeout:.0f}ms', true) IS NOT NULL"
 
 
 @contextmanager
@@ -214,30 +211,6 @@ def row_held() -> Generator[None]:
         if getattr(error.orig, "sqlstate", None) != LockNotAvailable.sqlstate:
             raise
         raise RowHeld from None
-
-
-_ENDED = [literal_column(f"'{state}'", Text) for state in ENDED]
-
-
-def without_lease(tables: Tables, state: Any, *, due_at: Any, finished_at: Any) -> dict[str, Any]:
-    """Return the column values of a job that stops running and enters the new `state`."""
-    jobs = tables.jobs
-    return {
-        "state": state,
-        "position": case((state == "queued", tables.positions.next_value()), else_=jobs.c.position),
-        "run_at": case((state == "scheduled", due_at), else_=jobs.c.run_at),
-        "finished_at": case((state.in_(_ENDED), finished_at), else_=null()),
-        "current_run_id": null(),
-        "process_id": null(),
-    }
-
-
-def free_run_id(tables: Tables, run_id: Any) -> ColumnElement[int]:
-    """Return a lease's run id, or a new id if the lease's id is invalid or belongs to a stored run."""
-    runs = tables.runs
-    taken = select(runs.c.id).where(runs.c.id == run_id).correlate_except(runs).scalar_subquery()
-    is_free = and_(taken.is_(None), run_id > 0, run_id <= literal_column(str(MAX_ID)))
-    return case((is_free, run_id), else_=tables.run_ids.next_value())
 
 
 def seconds(value: Any) -> ColumnElement[Any]:
@@ -271,16 +244,6 @@ def takes_turn(tables: Tables) -> str:
     to take the lock looks again soon: the holder may not see all jobs that this process sees.
     """
     return f"pg_try_advisory_xact_lock({lock_key(tables, 'order')})"
-
-
-def each_locked(given: TableValuedAlias, found: Select[Any], name: str) -> CTE:
-    """Return a CTE that joins each row of `given` with the row that `found` finds for it, and locks the found row.
-
-    The order of `given` is kept. The rows are looked up one by one: without statistics the planner would read the whole
-    table.
-    """
-    free = found.with_for_update(skip_locked=True, key_share=True).correlate(given).lateral("found")
-    return select(*given.c, *free.c).select_from(given.join(free, true())).cte(name).prefix_with("MATERIALIZED")
 
 
 def last_run_of(run: Any, job_id: Any) -> ScalarSelect[Any]:

@@ -3,62 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from types import MappingProxyType
 from uuid import UUID
 
-from sqlalchemy import (
-    BigInteger,
-    Double,
-    Text,
-    Uuid,
-    and_,
-    any_,
-    bindparam,
-    case,
-    cast,
-    func,
-    insert,
-    literal_column,
-    or_,
-    select,
-    update,
-)
-from sqlalchemy.dialects.postgresql import JSONB
-
-from sqla_jobs.queries.erasing import erased_on_success, erased_with, no_run_is_locked
-from sqla_jobs.queries.expressions import (
-    Tables,
-    array_of,
-    committed_to_disk,
-    each_locked,
-    free_run_id,
-    leased,
-    message_of,
-    messages,
-    seconds,
-    unnest_text,
-    without_lease,
-)
-from sqla_jobs.queries.follow_ups import DELIVERED_WITHIN, follow_ups
-from sqla_jobs.queries.losses import gets_attempt_back, loss_backoff, state_after_loss
-from sqla_jobs.queries.restrictions import freed_by
+from sqla_jobs.queries.erasing import ERASED_ON_SUCCESS, ERASED_WITH_JOBS, NO_RUN_IS_LOCKED
+from sqla_jobs.queries.expressions import Tables
+from sqla_jobs.queries.pieces import read
 from sqla_jobs.queries.statement import RenderedStatement, SqlConnection
 from sqla_jobs.queries.succeed import SucceedMany
 from sqla_jobs.queries.values import RunEnd, in_order, numbers, texts
 from sqla_jobs.rules.outcomes import EXPIRY, RunOutcome
 
-_RUN_COLUMNS = [
-    *("id", "job_id", "attempt", "process_id", "started_at", "finished_at"),
-    *("outcome", "result", "error_type", "error", "traceback", "untold_at"),
-]
-_ENDS, _GIVEN_BACK, _DELIVERED = (
-    [literal_column(f"'{word}'", Text) for word in words]
-    for words in (("succeeded", "failed", "cancelled"), ("released", "snoozed"), ("failed", "lost"))
-)
+DELIVERED_WITHIN = 10.0
+"""If a failed attempt's process does not call its handlers within these seconds, another process calls them."""
 
 
 class _StoreEnds(RenderedStatement):
     """Store the end of each attempt whose lease is valid and whose job is not locked. Replace taken run ids."""
+
+    text = read("finish")
+    pieces: Mapping[str, str] = MappingProxyType(
+        {
+            "expiry": EXPIRY.type,
+            "delivered_within": str(DELIVERED_WITHIN),
+            "may_be_erased": "",
+            "own_columns": "progress_message = CASE WHEN m.fraction IS NULL THEN j.progress_message ELSE m.message END",
+            "erased": "",
+        }
+    )
 
     def __call__(self, connection: SqlConnection, ends: Sequence[RunEnd]) -> dict[int, str]:
         """Return fates by run id. An end that is stored unchanged has none. `Finish` explains the fates."""
@@ -98,145 +70,16 @@ class FinishAny(_StoreEnds):
         fates = self._finish_erased(connection, erased)
         return fates | super().__call__(connection, others) if others else fates
 
-    def sql(self) -> Any:
-        return _statement(self.tables, {})[0]
-
 
 class FinishErased(_StoreEnds):
     """Store successful ends, and erase the arguments and earlier runs of their jobs."""
 
-    def sql(self) -> Any:
-        jobs, runs = self.tables.jobs, self.tables.runs
-        statement, done = _statement(self.tables, erased_on_success(jobs), no_run_is_locked(runs, jobs))
-        return statement.add_cte(*erased_with(vars(self.tables), done))
-
-
-def _statement(tables: Tables, also: Mapping[str, Any], *where: Any) -> tuple[Any, Any]:
-    """Return the statement that stores ends, and its CTE of the jobs that it changes.
-
-    The statement also sets the columns in `also`. A job that does not meet the conditions `where` counts as locked.
-    """
-    ended = _ended()
-    mine = _mine(tables, ended, *where)
-    done = _done(tables, mine, also)
-    is_told = or_(done.c.run_id.is_(None), and_(ended.c.outcome == "retried", done.c.state == "cancelled"))
-    followed = follow_ups(tables, done)
-    others = done.c.outcome.in_([literal_column(f"'{word}'", Text) for word in ("released", "lost")])
-    statement = (
-        select(ended.c.run_id, _fate(tables, ended, done).label("fate"))
-        .select_from(ended.outerjoin(done, done.c.run_id == ended.c.run_id))
-        # in this order, so that messages are sent even if no row is returned
-        .where(case((messages(tables, *freed_by(tables, done, others), select(message_of(followed))), is_told)))
-        .add_cte(_stored(tables, mine))
-    )
-    return statement, done
-
-
-def _ended() -> Any:
-    """Return the parameters as a table with one row for each end."""
-    return unnest_text(
-        "ended",
-        job_id=(case((committed_to_disk(), bindparam("job_ids", type_=Text))), BigInteger),
-        run_id=("run_ids", BigInteger),
-        process_id=("process_ids", Uuid),
-        outcome=("outcomes", Text),
-        delay=("delays", Double),
-        started=("started", Double),
-        finished=("finished", Double),
-        result=("results", Text),
-        error_type=("error_types", Text),
-        error=("errors", Text),
-        traceback=("tracebacks", Text),
-        fraction=("fractions", Double),
-        message=("messages", Text),
-    )
-
-
-def _is_held(jobs: Any, ended: Any) -> Any:
-    return leased(jobs, ended.c.job_id, ended.c.run_id, ended.c.process_id)
-
-
-def _mine(tables: Tables, ended: Any, *where: Any) -> Any:
-    """Return a CTE of the ends whose lease is valid, with the new state of each job. The CTE locks the jobs."""
-    jobs = tables.jobs
-    finished_at = jobs.c.started_at + seconds(ended.c.finished)
-    state = case(
-        (ended.c.outcome.in_(_ENDS), ended.c.outcome),
-        (ended.c.outcome == "lost", state_after_loss(tables)),
-        (jobs.c.cancel_requested_at.is_not(None), "cancelled"),
-        (ended.c.delay.is_(None), "queued"),  # released: a retry and a snooze have a delay
-        else_="scheduled",
-    )
-    delay = case((ended.c.outcome == "lost", loss_backoff(tables)), else_=ended.c.delay)
-    found: Any = select(
-        jobs.c.attempt,
-        (jobs.c.started_at + seconds(ended.c.started)).label("started_at"),
-        finished_at.label("finished_at"),
-        (finished_at + seconds(delay)).label("due_at"),
-        state.label("state"),
-    ).where(_is_held(jobs, ended), *where)
-    return each_locked(ended, found, "mine")
-
-
-def _done(tables: Tables, mine: Any, also: Mapping[str, Any]) -> Any:
-    """Return a CTE that changes the jobs of `mine`, and sets the columns in `also`."""
-    jobs = tables.jobs
-    is_lost_apart = and_(mine.c.outcome == "lost", gets_attempt_back(jobs, mine.c.state))
-    is_expired = and_(mine.c.outcome == "cancelled", mine.c.error_type == EXPIRY.type)
-    given_back = case((or_(mine.c.outcome.in_(_GIVEN_BACK), is_lost_apart, is_expired), 1), else_=0)
-    return (
-        update(jobs)
-        .where(jobs.c.id == mine.c.job_id, jobs.c.id == any_(array_of(select(mine.c.job_id))))
-        .values(
-            {
-                "attempt": func.greatest(mine.c.attempt - given_back, 0),
-                "progress": func.coalesce(mine.c.fraction, jobs.c.progress),
-                "progress_message": case((mine.c.fraction.is_(None), jobs.c.progress_message), else_=mine.c.message),
-                **without_lease(tables, mine.c.state, due_at=mine.c.due_at, finished_at=mine.c.finished_at),
-                **also,
-            }
-        )
-        .returning(
-            mine.c.run_id, mine.c.outcome, jobs.c.id, jobs.c.state, jobs.c.queue, jobs.c.gates, jobs.c.on_failure
-        )
-        .cte("done")
-    )
-
-
-def _stored(tables: Tables, mine: Any) -> Any:
-    """Return a CTE that inserts the runs of `mine`."""
-    # a cancel request that came in time turns a retry into a cancelled run, and ends the job
-    cut_short = and_(mine.c.outcome == "retried", mine.c.state == "cancelled")
-    # if a retry has no traceback, the attempt's own process was killed and cannot deliver the event
-    is_undelivered = or_(mine.c.outcome.in_(_DELIVERED), and_(mine.c.outcome == "retried", mine.c.traceback.is_(None)))
-    rows = select(
-        free_run_id(tables, mine.c.run_id),
-        mine.c.job_id,
-        mine.c.attempt,
-        mine.c.process_id,
-        mine.c.started_at,
-        mine.c.finished_at,
-        case((cut_short, "cancelled"), else_=mine.c.outcome),
-        cast(mine.c.result, JSONB),
-        mine.c.error_type,
-        mine.c.error,
-        mine.c.traceback,
-        case((is_undelivered, func.clock_timestamp() + seconds(literal_column(str(DELIVERED_WITHIN))))),
-    ).where(mine.c.outcome != "released")
-    return insert(tables.runs).from_select(_RUN_COLUMNS, rows).cte("stored")
-
-
-def _fate(tables: Tables, ended: Any, done: Any) -> Any:
-    """Return the word for the fate of an end that was not stored, or that was stored as cancelled."""
-    jobs, runs = tables.jobs, tables.runs
-    # rows are looked up one by one: EXISTS may read the whole table first
-    still = select(jobs.c.id).where(_is_held(jobs, ended)).correlate(ended).scalar_subquery()
-    before = select(runs.c.outcome).where(runs.c.id == ended.c.run_id).correlate(ended).scalar_subquery()
-    return case(
-        (done.c.run_id.is_not(None), "cancelled"),
-        (still.is_not(None), "locked"),
-        else_=case({"": "lost", "lost": "rescued"}, value=func.coalesce(before, ""), else_="known"),
-    )
+    pieces: Mapping[str, str] = {
+        **_StoreEnds.pieces,
+        "may_be_erased": f" AND {NO_RUN_IS_LOCKED}",
+        "own_columns": ERASED_ON_SUCCESS,
+        "erased": f", {ERASED_WITH_JOBS}",
+    }
 
 
 class Finish:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import sqlalchemy as sa
 from sqlalchemy import ARRAY, Text, and_, cast, exists, func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
@@ -106,7 +107,7 @@ def _insert(session: Session, models: Models[Any], one: DeclaredLimit) -> bool:
     values = {"gate": one.gate, **numbers, "tasks": sorted(one.tasks), "declared": one.stored()}
     try:
         with row_held(), session.begin_nested():
-            session.execute(select(waiting_at_most(_PATIENCE)))
+            session.execute(sa.text(f"SELECT {waiting_at_most(_PATIENCE)}"))
             session.execute(insert(models.Limit).values(values).on_conflict_do_nothing(index_elements=["gate"]))
     except RowHeld:
         return False

@@ -14,12 +14,10 @@ from sqlalchemy import (
     and_,
     any_,
     bindparam,
-    case,
     cast,
     delete,
     exists,
     func,
-    insert,
     literal_column,
     select,
     update,
@@ -27,102 +25,21 @@ from sqlalchemy import (
 
 from sqla_jobs.queries.expressions import (
     Tables,
-    array_of,
-    free_run_id,
-    in_state,
-    is_among,
-    locked,
-    message_of,
     messages,
-    seconds,
     unnest,
-    without_lease,
 )
-from sqla_jobs.queries.follow_ups import follow_ups
-from sqla_jobs.queries.losses import gets_attempt_back, loss_backoff, state_after_loss
-from sqla_jobs.queries.restrictions import freed_by
+from sqla_jobs.queries.pieces import read
 from sqla_jobs.queries.statement import SqlConnection, Statement
 from sqla_jobs.queries.values import ALL, MANY, Among, Rescued
-
-_ENDED = [literal_column(f"'{state}'", Text) for state in ("failed", "cancelled")]
-_RUN_COLUMNS = [
-    *("id", "job_id", "attempt", "process_id", "started_at", "finished_at"),
-    *("outcome", "error_type", "error", "untold_at"),
-]
 
 
 class Rescue(Statement):
     """Rescue running jobs whose process has no row, and store a `lost` run for each job."""
 
+    text = read("rescue")
+
     def __call__(self, connection: SqlConnection, *, limit: int = MANY, among: Among = ALL) -> list[Rescued]:
         return [Rescued(*row) for row in self._rows(connection, {"limit": limit, **among.parameters()})]
-
-    def sql(self) -> Any:
-        tables, jobs, runs = self.tables, self.tables.jobs, self.tables.runs
-        now = func.statement_timestamp()
-        rows = select(
-            jobs.c.ctid, jobs.c.id, jobs.c.current_run_id, jobs.c.process_id, jobs.c.started_at, jobs.c.attempt
-        )
-        chosen = (
-            rows.add_columns(loss_backoff(tables).label("delay"), state_after_loss(tables).label("state"))
-            .where(is_orphaned(tables), is_among(jobs))
-            .limit(bindparam("limit"))
-        )
-        orphan = locked(chosen, "orphan", of=jobs)
-        done = (
-            update(jobs)
-            # skip a job that has been changed since the snapshot: if it was rescued and claimed again, it may belong
-            # to a process that this statement cannot see
-            .where(jobs.c.ctid == orphan.c.ctid, jobs.c.ctid == any_(array_of(select(orphan.c.ctid))))
-            .values(
-                attempt=func.greatest(jobs.c.attempt - case((gets_attempt_back(jobs, orphan.c.state), 1), else_=0), 0),
-                **without_lease(tables, orphan.c.state, due_at=now + seconds(orphan.c.delay), finished_at=now),
-            )
-            .returning(
-                jobs.c.id,
-                jobs.c.state,
-                jobs.c.task,
-                jobs.c.queue,
-                jobs.c.gates,
-                jobs.c.on_failure,
-                jobs.c.max_attempts,
-                cast(jobs.c.headers, Text).label("headers"),
-                orphan.c.current_run_id,
-                orphan.c.attempt,
-                orphan.c.process_id,
-                orphan.c.started_at,
-            )
-            .cte("done")
-        )
-        stored = (
-            insert(runs)
-            .from_select(
-                _RUN_COLUMNS,
-                select(
-                    free_run_id(tables, done.c.current_run_id),
-                    done.c.id,
-                    done.c.attempt,
-                    done.c.process_id,
-                    func.least(done.c.started_at, now),
-                    now,
-                    literal_column("'lost'"),
-                    literal_column("'Lost'"),
-                    func.concat("process ", done.c.process_id, " stopped before the job ended"),
-                    now,
-                ),
-            )
-            .cte("stored")
-        )
-        told = select(done.c.id, done.c.state, done.c.task, done.c.queue)
-        told = told.add_columns(done.c.attempt, done.c.max_attempts, done.c.current_run_id, done.c.process_id)
-        told = told.add_columns(done.c.headers)
-        followed = follow_ups(tables, done)
-        watcher = jobs.alias("watcher")
-        is_watched = exists().where(in_state(watcher, "blocked"), watcher.c.waits_for == done.c.id)
-        # an empty message wakes any worker, and any worker can queue the jobs that wait for an ended job
-        ended = select(literal_column("''", Text).label("queue")).where(done.c.state.in_(_ENDED), is_watched)
-        said = messages(tables, *freed_by(tables, done), select(message_of(followed)), ended)
-        return told.where(said).add_cte(stored)
 
 
 def is_orphaned(tables: Tables) -> Any:

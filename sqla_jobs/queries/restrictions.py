@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from sqlalchemy import (
@@ -11,19 +10,16 @@ from sqlalchemy import (
     Text,
     all_,
     and_,
-    any_,
     false,
     func,
     literal_column,
     or_,
     select,
-    true,
     union_all,
 )
 from sqlalchemy.sql.selectable import SelectBase
 
-from sqla_jobs.database.subscribers import LIMITS
-from sqla_jobs.queries.expressions import Tables, array_of, message_of, unnest_text
+from sqla_jobs.queries.expressions import Tables, array_of, unnest_text
 
 
 def is_paused(row: Any) -> ColumnElement[bool]:
@@ -58,17 +54,6 @@ def limited_queues(tables: Tables) -> Select[Any]:
     limits = tables.limits
     is_one = and_(limits.c.gate >= literal_column("'@'"), limits.c.gate < literal_column("'A'"))
     return select(func.substr(limits.c.gate, 2)).where(is_one, limits.c.running.is_not(None))
-
-
-def freed_by(tables: Tables, changed: Any, is_given_up: ColumnElement[bool] | None = None) -> Iterator[Select[Any]]:
-    """Yield the messages about jobs that no longer belong to a process. `changed` is a CTE of these jobs.
-
-    A job that is queued again may start. A job with gates or in a limited queue frees a place, so other jobs may start.
-    """
-    given_up = true() if is_given_up is None else is_given_up
-    yield select(message_of(changed)).where(changed.c.state == literal_column("'queued'"))
-    has_place = or_(changed.c.gates.is_not(None), changed.c.queue == any_(array_of(limited_queues(tables))))
-    yield select(literal_column(f"'{LIMITS}'", Text)).where(given_up, has_place)
 
 
 def claimable_tasks(tables: Tables) -> ColumnElement[Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import psycopg
 from sqlalchemy import Connection
@@ -12,6 +13,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs.database.driver import driver
 from sqla_jobs.database.engines import fetched
 from sqla_jobs.queries.expressions import Tables, numbered
+from sqla_jobs.queries.sql_text import NO_PIECES, bound
 
 SqlConnection = Connection | Session
 
@@ -19,15 +21,21 @@ SqlConnection = Connection | Session
 class Statement:
     """A statement that is built once, at its first call.
 
-    A session executes the statement on its connection to the jobs' database.
+    It is SQL text (`sql_text`), unless a subclass builds it. A session executes the statement on its connection to the
+    jobs' database.
     """
+
+    text: ClassVar[str]
+    """The SQL."""
+    pieces: Mapping[str, str] = NO_PIECES
+    """The pieces that only this statement uses."""
 
     def __init__(self, tables: Tables) -> None:
         self.tables = tables
 
     def sql(self) -> Any:
-        """Return the statement, built from `tables`."""
-        raise NotImplementedError
+        """Return the statement."""
+        return bound(self.text, self.tables, self.pieces)
 
     @cached_property
     def _built(self) -> Any:

@@ -2,50 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    Connection,
-    Double,
-    Text,
-    Uuid,
-    and_,
-    any_,
-    bindparam,
-    case,
-    cast,
-    insert,
-    literal_column,
-    null,
-    select,
-    update,
-)
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from sqla_jobs.errors import LeaseLost
-from sqla_jobs.queries.expressions import (
-    Tables,
-    array_of,
-    committed_to_disk,
-    each_locked,
-    leased,
-    row_held,
-    seconds,
-    unnest_text,
-    waiting_at_most,
-)
+from sqla_jobs.queries.expressions import Tables, row_held, waiting_at_most
+from sqla_jobs.queries.pieces import read
 from sqla_jobs.queries.statement import Statement
-from sqla_jobs.queries.values import RunEnd, in_order, numbers, texts
-
-_RUN_COLUMNS = ["id", "job_id", "attempt", "process_id", "started_at", "finished_at", "outcome", "result"]
-_PROCESS = bindparam("lease_process_id", type_=Uuid)
+from sqla_jobs.queries.values import RunEnd, in_order, numbers, of_lease, texts
 
 
 class SucceedMany(Statement):
     """Store ends whose lease is still valid and whose row is not locked. The row count is the number of stored ends."""
+
+    text = read("succeed_many")
 
     def __call__(self, connection: Connection | Session, ends: Sequence[RunEnd]) -> int:
         """Store the ends of successful runs of one process. Return the number of stored ends."""
@@ -60,41 +33,19 @@ class SucceedMany(Statement):
         }
         return int(self._run(connection, values).rowcount)
 
-    def sql(self) -> Any:
-        tables = self.tables
-        jobs = tables.jobs
-        ended = unnest_text(
-            "ended",
-            job_id=(case((committed_to_disk(), bindparam("job_ids", type_=Text))), BigInteger),
-            run_id=("run_ids", BigInteger),
-            started=("all_started", Double),
-            finished=("all_finished", Double),
-            result=("results", Text),
-        )
-        found: Any = select(
-            jobs.c.ctid,
-            (jobs.c.started_at + seconds(ended.c.started)).label("started_at"),
-            (jobs.c.started_at + seconds(ended.c.finished)).label("finished_at"),
-        ).where(leased(jobs, ended.c.job_id, ended.c.run_id, _PROCESS))
-        mine = each_locked(ended, found, "mine")
-        done = _done(
-            jobs,
-            mine.c.finished_at,
-            and_(jobs.c.ctid == mine.c.ctid, jobs.c.ctid == any_(array_of(select(mine.c.ctid)))),
-            [mine.c.run_id, jobs.c.id, jobs.c.attempt, mine.c.started_at, jobs.c.finished_at, mine.c.result],
-        )
-        return _runs(tables, done)
-
 
 class SucceedOne(Statement):
-    """Store the end of one run, waiting for the job's row if necessary. The row count is 0 if the lease is lost.
+    """Store the end of one run, waiting for the job's row if necessary. The answer is 0 if the lease is lost.
 
-    `lock_timeout` limits the wait, in seconds. The limit then applies to the rest of the transaction.
+    `lock_timeout` limits the wait, in seconds. The limit then applies to the rest of the transaction. `answer` is the
+    SQL of another answer about the stored runs.
     """
 
-    def __init__(self, tables: Tables, lock_timeout: float | None = None) -> None:
+    text = read("succeed_one")
+
+    def __init__(self, tables: Tables, lock_timeout: float | None = None, answer: str = "count(*)") -> None:
         super().__init__(tables)
-        self._lock_timeout = lock_timeout
+        self.pieces: Mapping[str, str] = {"waits_briefly": waiting_at_most(lock_timeout), "answer": answer}
 
     def __call__(self, session: Session | Connection, end: RunEnd) -> None:
         """Store a success inside the attempt's own transaction, waiting for the job's row if necessary.
@@ -102,61 +53,12 @@ class SucceedOne(Statement):
         Raises `LeaseLost` and `RowHeld`.
         """
         with row_held():
-            stored = self._run(session, self.parameters(end)).rowcount
+            stored = self._run(session, self.parameters(end)).scalar()
         if stored != 1:
             raise LeaseLost
 
     @staticmethod
     def parameters(end: RunEnd) -> dict[str, Any]:
         """Return the parameters of the statement."""
-        return {
-            "job_id": end.lease.job_id,
-            "run_id": end.lease.run_id,
-            "lease_process_id": end.lease.process_id,
-            "all_started": end.started,
-            "all_finished": end.finished,
-            "all_results": end.outcome.result,
-        }
-
-    def sql(self) -> Any:
-        tables = self.tables
-        jobs = tables.jobs
-        run_id = bindparam("run_id", type_=BigInteger)
-        started, finished = (seconds(bindparam(name, type_=Double)) for name in ("all_started", "all_finished"))
-        prepared = and_(committed_to_disk(), waiting_at_most(self._lock_timeout))
-        job_id = select(case((prepared, bindparam("job_id", type_=BigInteger)))).scalar_subquery()
-        done = _done(
-            jobs,
-            jobs.c.started_at + finished,
-            leased(jobs, job_id, run_id, _PROCESS),
-            [
-                cast(run_id, BigInteger).label("run_id"),
-                jobs.c.id,
-                jobs.c.attempt,
-                (jobs.c.started_at + started).label("started_at"),
-                jobs.c.finished_at,
-                cast(bindparam("all_results", type_=Text), Text).label("result"),
-            ],
-        )
-        return _runs(tables, done)
-
-
-def _done(jobs: Any, finished_at: Any, which: Any, told: Sequence[Any]) -> Any:
-    """Return a CTE that ends the jobs as succeeded."""
-    values = {"state": literal_column("'succeeded'"), "current_run_id": null(), "process_id": null()}
-    return update(jobs).values(finished_at=finished_at, **values).where(which).returning(*told).cte("done")
-
-
-def _runs(tables: Tables, done: Any) -> Any:
-    """Return a statement that inserts a run for each job that has ended."""
-    rows = select(
-        done.c.run_id,
-        done.c.id,
-        done.c.attempt,
-        _PROCESS,
-        done.c.started_at,
-        done.c.finished_at,
-        literal_column("'succeeded'"),
-        cast(done.c.result, JSONB),
-    )
-    return insert(tables.runs).from_select(_RUN_COLUMNS, rows).execution_options(preserve_rowcount=True)
+        times = {"all_started": end.started, "all_finished": end.finished}
+        return {**of_lease(end.lease), **times, "all_results": end.outcome.result}

@@ -39,6 +39,11 @@ class Lease(NamedTuple):
     """JSON text."""
 
 
+def of_lease(lease: Lease | Claimed) -> dict[str, int | uuid.UUID]:
+    """Return the parameters for a statement with the piece `$has_lease`."""
+    return {"lease_job_id": lease.job_id, "lease_run_id": lease.run_id, "lease_process_id": lease.process_id}
+
+
 class Rescued(NamedTuple):
     """A job that was rescued from a dead process, and its new state."""
 

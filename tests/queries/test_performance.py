@@ -208,7 +208,7 @@ def test_the_end_of_a_transactional_task_is_prepared_with_a_plan_that_stays_good
     with app.connect() as same:
         prepared = same.execute(text("SELECT name, generic_plans FROM pg_prepared_statements WHERE from_sql")).all()
         assert [generic > 0 for _, generic in prepared] == [True]
-        values = "NULL, 0.1, 1, 1, 0.1, NULL"
+        values = "0.1, 1, 1, NULL, 0.1, NULL"
         plan = same.scalars(text(f"EXPLAIN EXECUTE {prepared[0][0]} ({values})")).all()
     app.dispose()
     reading = [line for line in plan if jobs.Job.__tablename__ in line and "Scan" in line]
