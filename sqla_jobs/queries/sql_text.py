@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from sqla_jobs.queries import pieces
 from sqla_jobs.queries.expressions import Tables, quoted, takes_turn
-from sqla_jobs.queries.gates import with_arrays
+from sqla_jobs.queries.free_places import with_arrays
 
 NO_PIECES: Mapping[str, str] = MappingProxyType({})
 _NAME = re.compile(r"\$([a-z_]+)")
