@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 from sqla_jobs.database.binding import Context
-from sqla_jobs.errors import JobsError
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.interrupt import Interruptible
 from sqla_jobs.execution.plan import Plan, Surroundings, context_of
@@ -45,7 +44,7 @@ class Executor:
         resources: Resources = NO_RESOURCES,
         upstream: Upstream | None = None,
         started: Callable[[Attempt], None] | None = None,
-        unfit: Callable[[Attempt, JobsError], None] | None = None,
+        leaves_misfits: bool = False,
         progressed: Callable[[], None] | None = None,
         steps: StepsFactory | None = None,
     ) -> None:
@@ -53,9 +52,9 @@ class Executor:
 
         The span that `tracing` opens surrounds `context`, and `context` surrounds all `middleware`. The first
         middleware is the outermost. Tasks and middleware find `resources` and `upstream` in their `RunContext`.
-        `started` is called when a run begins, but not for a run that cannot get a transaction. `unfit` is called if a
-        job's arguments do not fit its task; it raises `NotBegun` to release the job. `progressed` is called after a
-        task has reported progress. `steps` creates the steps of runs that ask for them.
+        `started` is called when a run begins, but not for a run that cannot get a transaction. With
+        `leaves_misfits`, a job whose arguments do not fit its task is given back for a minute before its attempt fails.
+        `progressed` is called after a task has reported progress. `steps` creates the steps of runs that ask for them.
         """
         self._tasks = tasks
         self._transactions = transactions
@@ -68,7 +67,7 @@ class Executor:
         self._upstream = upstream
         self._tracing = tracing
         self._started = started
-        self._unfit = unfit
+        self._leaves_misfits = leaves_misfits
         self._progressed = progressed
         self._steps = steps
         self._plans: dict[str, Plan] = {}
@@ -117,10 +116,10 @@ class Executor:
             surroundings=self._surroundings,
             awaited=self._awaited,
             begins=None if self._started is None else self._begun,
-            unfit=self._unfit,
+            leaves_misfits=self._leaves_misfits,
             progressed=self._progressed,
             make_steps=None if self._steps is None else self._steps.of(transactions, declaration.signature),
-            times_held=None if self._steps is None else self._steps.times_held,
+            times_snoozed=None if self._steps is None else self._steps.times_snoozed,
         )
         return plan
 

@@ -11,14 +11,15 @@ from types import MappingProxyType
 from typing import Any
 
 from sqla_jobs.database.shard_name import SHARD
-from sqla_jobs.errors import ArgumentsError, EntityGone, JobsError, RowHeld, Undecryptable, UnstorableResult
+from sqla_jobs.errors import ArgumentsError, EntityGone, RowHeld, Undecryptable, UnstorableResult
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.interrupt import CancelRequested, GivenUp, Interrupt, LeaseGone, Stopped, TimedOut
 from sqla_jobs.execution.surroundings import Surrounded, awaited_within, log_after_commit
 from sqla_jobs.execution.transactions import RaisedAfterCommit, Transactions
+from sqla_jobs.queries.steps import HELD
 from sqla_jobs.queries.values import read_headers
 from sqla_jobs.rules.error_text import leaves
-from sqla_jobs.rules.outcomes import ERASED, ROW_MISSING, ROWS_COME_WITHIN, SUCCEEDED, Failure, Outcome, decide
+from sqla_jobs.rules.outcomes import ERASED, MISFIT, ROW_MISSING, ROWS_COME_WITHIN, SUCCEEDED, Failure, Outcome, decide
 from sqla_jobs.rules.redaction import NOTHING
 from sqla_jobs.tasks.arguments import encode_result
 from sqla_jobs.tasks.context import RunContext
@@ -37,6 +38,18 @@ _LOOK_AGAIN = 0.25
 """Seconds until a job is due again for the first time, with a row among its arguments missing. The wait doubles."""
 _MOST_HELD = 3
 """The maximum number of such runs that use no attempt, for each attempt."""
+_MISFIT_AGAIN = 30.0
+"""Seconds until a job is due again whose arguments do not fit this code: a worker with other code may run it."""
+_MOST_MISFITS = 2
+"""The maximum number of such runs that use no attempt, for each attempt: in all, they take a minute."""
+
+
+class _Misfit(Exception):
+    """The stored arguments do not fit the task, for the reason in `error`."""
+
+    def __init__(self, error: ArgumentsError) -> None:
+        super().__init__()
+        self.error = error
 
 
 class Plan:
@@ -53,10 +66,10 @@ class Plan:
         surroundings: Iterable[Surroundings],
         awaited: Sequence[Middleware],
         begins: Callable[[Attempt], None] | None,
-        unfit: Callable[[Attempt, JobsError], None] | None = None,
         progressed: Callable[[], None] | None = None,
         make_steps: Callable[[Attempt], Steps] | None = None,
-        times_held: Callable[[Attempt], int] | None = None,
+        leaves_misfits: bool = False,
+        times_snoozed: Callable[[Attempt, str], int] | None = None,
     ) -> None:
         """Compose `run`.
 
@@ -64,10 +77,10 @@ class Plan:
 
         If the task is a coroutine task, the asynchronous middleware in `awaited` surrounds its code, in the same
         asyncio task. `transactions` is `None` for a task without a session. `timeout` applies to a task without one of
-        its own. `begins` is called before the task. `unfit` is called if a job's arguments do not fit the task; it
-        raises `NotBegun` to release the job. If the task takes a `RunContext`, `progressed` is called after it has
-        reported progress, and `make_steps` creates the steps of its runs. `times_held` returns how many runs of an
-        attempt gave up because another transaction held the job's row.
+        its own. `begins` is called before the task. If the task takes a `RunContext`, `progressed` is called after
+        it has reported progress, and `make_steps` creates the steps of its runs. If `leaves_misfits`, a job whose
+        arguments do not fit is given back for a minute before it fails. `times_snoozed` returns how many runs of an
+        attempt were snoozed with an error of this type.
         """
         self.declaration = declaration
         self.timeout: float | None = timeout if declaration.timeout is None else declaration.timeout
@@ -81,10 +94,10 @@ class Plan:
         self._ended_well = ERASED if self._erases else SUCCEEDED
         """The outcome of a run that returned `None`."""
         self._begins = begins
-        self._unfit = unfit
         self._progressed = progressed
         self._make_steps = make_steps
-        self._times_held = times_held
+        self._leaves_misfits = leaves_misfits
+        self._times_snoozed = times_snoozed
         self._rows_may_come = transactions is not None and transactions.rows_may_come
         self.run = self._run if transactions is None else partial(self._run_in_transaction, transactions)
         for around in [*surroundings][::-1]:
@@ -120,13 +133,11 @@ class Plan:
             return self._in_words(attempt)
 
     def _in_words(self, attempt: Attempt) -> dict[str, Any]:
-        """Raise `NotBegun`, or an error that explains, without secrets, why the arguments do not fit."""
+        """Raise an error that explains, without secrets, why the arguments do not fit."""
         try:
             return self.declaration.codec.decode(attempt.job.args)
-        except (ArgumentsError, Undecryptable) as error:
-            if self._unfit is not None:
-                self._unfit(attempt, error)
-            raise
+        except ArgumentsError as error:
+            raise _Misfit(error) from None
 
     def _call(self, attempt: Attempt, injected: list[Any], arguments: dict[str, Any]) -> Outcome:
         timeout = self.timeout if attempt.job.timeout is None else attempt.job.timeout
@@ -175,7 +186,7 @@ class Plan:
             return Outcome.lost(Failure("Lost", "the worker stopped, and this did not end within its grace"))
         if isinstance(error, GivenUp):
             error = RowHeld()
-        if isinstance(error, RowHeld) and (self._times_held is None or self._times_held(attempt) < _MOST_HELD):
+        if isinstance(error, RowHeld) and self._times(attempt, HELD) < _MOST_HELD:
             return replace(Outcome.snoozed(_HELD_AGAIN), failure=Failure.of(error))
         if isinstance(error, Undecryptable):
             return replace(Outcome.snoozed(_KEYS_AGAIN), failure=Failure("Undecryptable", str(error)))
@@ -184,8 +195,16 @@ class Plan:
             return outcome
         return replace(outcome, failure=self._encryption.failure(outcome.failure))
 
+    def _times(self, attempt: Attempt, error_type: str) -> int:
+        return 0 if self._times_snoozed is None else self._times_snoozed(attempt, error_type)
+
     def _outcome_of_task(self, error: BaseException, attempt: Attempt, at: float | None) -> Outcome:
         """Return the outcome of an error whose texts the application has written."""
+        if isinstance(error, _Misfit):
+            if self._leaves_misfits and self._times(attempt, MISFIT) < _MOST_MISFITS:
+                failure = Failure(MISFIT, attempt.secrets.text(str(error.error)))
+                return replace(Outcome.snoozed(_MISFIT_AGAIN), failure=failure)
+            error = error.error
         if isinstance(error, EntityGone):
             failure, elapsed = Failure(ROW_MISSING, attempt.secrets.text(str(error))), attempt.job.elapsed
             # negative if a clock was set back: the looks would not end before it has caught up

@@ -349,18 +349,18 @@ class StepsFactory:
         patience = self.queries.lock_timeout or math.inf
         return RunSteps(attempt, store, is_coroutine=signature.is_coroutine, patience=patience)
 
-    def times_held(self, attempt: Attempt) -> int:
-        """Return how many runs of an attempt gave up because another transaction held the job's row."""
+    def times_snoozed(self, attempt: Attempt, error_type: str) -> int:
+        """Return how many runs of an attempt were snoozed with an error of this type."""
 
         def count() -> int:
             with self.connections.once() as connection:
-                return self.queries.steps.times_held(connection, attempt.job)
+                return self.queries.steps.times_snoozed(connection, attempt.job, error_type)
 
         is_awaited = attempt.declaration is not None and attempt.declaration.signature.is_coroutine
         try:
             return int(await_only(self.connections.spawn(count))) if is_awaited else count()
         except Exception as error:  # noqa: BLE001 - one run more is better than a lost attempt
-            log.debug("%s: the runs that gave up before are not counted: %s", attempt, reason(error))
+            log.debug("%s: the runs that were snoozed before are not counted: %s", attempt, reason(error))
             return 0
 
 

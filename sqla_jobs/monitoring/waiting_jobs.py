@@ -14,7 +14,6 @@ from sqla_jobs.monitoring.failures import BAD, LOOKED_AT
 from sqla_jobs.monitoring.queues import COUNTED
 from sqla_jobs.monitoring.steps import read_waits
 from sqla_jobs.queries.losses import lost_in_a_row
-from sqla_jobs.rules.fitting import UNFIT
 from sqla_jobs.rules.wording import duration, moment, plural, they_are
 from sqla_jobs.runtime.set_aside import EVENT_LOOP
 
@@ -108,10 +107,10 @@ WAITING_JOBS = (
         rows=f"""
             SELECT DISTINCT ON (each.name) each.name, each.value AS reason
             FROM {{processes}} CROSS JOIN LATERAL jsonb_each_text(set_aside) AS each (name, value)
-            WHERE each.name <> '{EVENT_LOOP}' AND NOT starts_with(each.value, '{UNFIT}') ORDER BY each.name""",
+            WHERE each.name <> '{EVENT_LOOP}' ORDER BY each.name""",
         says="{reason:.1000}",
-        remedy="fix the cause that it names: the row, a trigger or constraint of yours, a function that makes keys, or "
-        "a missing encryption key; workers try again every minute",
+        remedy="fix the cause that it names: the row, a trigger or constraint of yours, or a function that makes "
+        "keys; workers try again every minute",
         is_cheap=False,
     ),
     _keys_kept("keys kept for long", lambda row: row["is_far"] and not row["swallows"], is_cheap=False),

@@ -26,9 +26,9 @@ from sqla_jobs.queries.expressions import is_of_job
 from sqla_jobs.queries.limits import keeps_others_waiting
 from sqla_jobs.queries.losses import lost_in_a_row
 from sqla_jobs.queries.processes import age_of, is_alive
-from sqla_jobs.rules.fitting import UNFIT, Takes
+from sqla_jobs.rules.fitting import Takes
 from sqla_jobs.rules.limits import described
-from sqla_jobs.rules.outcomes import EXPIRY, RunOutcome
+from sqla_jobs.rules.outcomes import EXPIRY, MISFIT, RunOutcome
 from sqla_jobs.rules.redaction import parse
 from sqla_jobs.rules.wording import Count, duration, moment, plural, they_are
 from sqla_jobs.runtime.set_aside import EVENT_LOOP
@@ -100,13 +100,21 @@ def _not_due(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
     last: Any = ask(
         session,
         jobs,
-        select(run.outcome, run.error_type, run.attempt).where(run.job_id == row.id).order_by(run.id.desc()).limit(1),
+        select(run.outcome, run.error_type, run.error, run.attempt)
+        .where(run.job_id == row.id)
+        .order_by(run.id.desc())
+        .limit(1),
     ).first()
     if last is not None and last.outcome in (RunOutcome.retried, RunOutcome.lost):
         how = "lost its process" if last.outcome == RunOutcome.lost else f"failed with {last.error_type or 'an error'}"
         yield f"Attempt {last.attempt} of {row.max_attempts} {how}; the next one is due at {when}."
     elif last is not None and last.outcome == RunOutcome.snoozed:
         yield f"It snoozes until {when}."
+        if last.error:
+            error = jobs.tasks.secrets(row.task, row.args_text).text(last.error)
+            yield f"Its last run put it off: {error[:1000]}."
+        if last.error_type == MISFIT:
+            yield from _misfits(session, jobs, row)
     else:
         yield f"It is not due before {when}."
 
@@ -201,16 +209,13 @@ def _refused(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
     name = f"job {row.id}"
     process: Any = jobs.Process
     shown = process.set_aside
-    query = select(process.host, process.pid, shown[name].astext).where(shown.has_key(name)).limit(1)
-    for host, pid, reason in ask(session, jobs, query):
+    query = select(shown[name].astext).where(shown.has_key(name)).limit(1)
+    for (reason,) in ask(session, jobs, query):
         said = jobs.tasks.secrets(row.task, row.args_text).text(str(reason))[:1000]
-        if said.startswith(UNFIT):
-            yield f"Process {pid} of {host} leaves it to others: {said}."
-        else:
-            yield (
-                f"Workers pass it over, and try it again every minute: {said}. Fix the cause: the row, a trigger or "
-                "constraint, a function that makes keys, or a missing encryption key."
-            )
+        yield (
+            f"Workers pass it over, and try it again every minute: {said}. Fix the cause: the row, a trigger or "
+            "constraint, or a function that makes keys."
+        )
     if row.is_uncommitted:
         yield "This transaction has added or changed it: no worker can take it before the commit."
 

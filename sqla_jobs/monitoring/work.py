@@ -7,7 +7,7 @@ from sqlalchemy import func, select
 from sqla_jobs.models.types import JobState
 from sqla_jobs.monitoring.check import LOOKED_AT, Check, Look, Rows
 from sqla_jobs.monitoring.queues import COUNTED
-from sqla_jobs.rules.fitting import MOST_PASSED_OVER, UNFIT
+from sqla_jobs.rules.outcomes import MISFIT
 from sqla_jobs.rules.wording import near_names
 from sqla_jobs.runtime.set_aside import EVENT_LOOP
 
@@ -174,18 +174,18 @@ WORK = (
         name="arguments that do not fit",
         about="task {task:.200}",
         rows=f"""
-            SELECT job.task, count(DISTINCT job.id) AS number, min(job.id) AS id,
-              (array_agg(format('process %s of %s', process.pid, process.host) ORDER BY job.id))[1] AS who,
-              (array_agg(each.value ORDER BY job.id))[1] AS reason
-            FROM {{processes}} AS process CROSS JOIN LATERAL jsonb_each_text(process.set_aside) AS each (name, value)
-            JOIN {{jobs}} AS job ON job.state = 'queued' AND job.id = CAST(
-              CASE WHEN each.name ~ '^job [1-9][0-9]{{{{0,17}}}}$' THEN substr(each.name, 5) END AS bigint)
-            WHERE {{alive[process]}} AND starts_with(each.value, '{UNFIT}')
+            SELECT job.task, count(*) AS number, min(job.id) AS id, (array_agg(run.error ORDER BY job.id))[1] AS reason
+            FROM (
+              SELECT id, task FROM {{jobs}} WHERE state = 'scheduled'
+              ORDER BY run_at LIMIT {LOOKED_AT}) AS job
+            CROSS JOIN LATERAL (
+              SELECT outcome, error_type, error FROM {{runs}} WHERE job_id = job.id ORDER BY id DESC LIMIT 1) AS run
+            WHERE run.outcome = 'snoozed' AND run.error_type = '{MISFIT}'
             GROUP BY job.task ORDER BY job.task""",
-        says=f"{{who}} leaves {{number:plural job/{MOST_PASSED_OVER}}} to workers with other code, such as job {{id}}: "
+        says=f"the code of a worker does not fit {{number:plural job/{LOOKED_AT}}}, such as job {{id}}: "
         "{reason:.500}",
         remedy="sqla-jobs why {id} shows which worker takes it; start workers with the code that enqueued it, or give "
-        "new parameters of the task a default. If no live worker takes it, the attempt fails after a minute",
+        "new parameters of the task a default. After a minute, the attempt fails at a worker that does not take it",
     ),
     Check(
         name="schedules without a clock",

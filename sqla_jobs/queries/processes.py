@@ -97,12 +97,6 @@ def is_alive(process: Any) -> ColumnElement[bool]:
     return found
 
 
-def live_code(models: Models[Any]) -> Any:
-    """Return a query for the queues and tasks of live workers, each combination once."""
-    process = models.Process
-    return select(process.queues, process.tasks).where(process.kind == "worker", is_alive(process)).distinct()
-
-
 def stamp(
     connection: Connection, models: Models[Any], process_id: uuid.UUID, *, idle: float | None, offset: float | None
 ) -> None:

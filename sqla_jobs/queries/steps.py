@@ -9,7 +9,6 @@ So if a COMMIT that was given up arrives late, it cannot store a step for a seco
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
@@ -65,7 +64,7 @@ class StepQueries:
         self.hold: HoldLease = HoldLease(tables)
         self.record: RecordStep = RecordStep(tables)
         self.record_in_session: RecordStepInSession = RecordStepInSession(tables, lock_timeout)
-        self.times_held: TimesHeld = TimesHeld(tables)
+        self.times_snoozed: TimesSnoozed = TimesSnoozed(tables)
         self.look_at_wait: LookAtWait = LookAtWait(tables)
         self.open_wait: OpenWait = OpenWait(tables)
         self.end_wait: EndWait = EndWait(tables)
@@ -163,18 +162,18 @@ class RecordStepInSession(RecordStep):
     _skip_locked = ""
 
 
-class TimesHeld(Statement):
-    """Count how often an attempt was put back because another transaction held the job's row."""
+class TimesSnoozed(Statement):
+    """Count how often an attempt was put back with an error, such as since another transaction held the job's row."""
 
-    pieces: Mapping[str, str] = MappingProxyType({"held": HELD})
     text = """
         SELECT count(*) FROM $runs r JOIN $jobs j ON j.id = r.job_id
         WHERE r.job_id = CAST(:of_job AS bigint) AND r.attempt = CAST(:of_attempt AS bigint)
-          AND r.outcome = 'snoozed' AND r.error_type = '$held' AND $of_this_job"""
+          AND r.outcome = 'snoozed' AND r.error_type = CAST(:of_type AS text) AND $of_this_job"""
 
-    def __call__(self, connection: Connection, job: Claimed) -> int:
-        """Return the number of runs of this attempt that ended so."""
-        return int(self._rows(connection, {"of_job": job.job_id, "of_attempt": job.attempt})[0][0])
+    def __call__(self, connection: Connection, job: Claimed, error_type: str) -> int:
+        """Return the number of runs of this attempt that were snoozed with an error of this type."""
+        values = {"of_job": job.job_id, "of_attempt": job.attempt, "of_type": error_type}
+        return int(self._rows(connection, values)[0][0])
 
 
 class LookAtWait(Statement):

@@ -39,6 +39,8 @@ MAX_TRACEBACK = 50_000
 """The maximum lengths, in characters, of a stored message and of a stored traceback."""
 
 
+MISFIT = "Misfit"
+"""The error type of a run whose job was given back, since its arguments do not fit the code of its worker."""
 ROW_MISSING = "EntityGone"
 """The error type of a run that found no row for one of its arguments."""
 ROWS_COME_WITHIN = 4.0

@@ -58,8 +58,8 @@ class SetAside:
 
     def add(self, row_id: int, why: str) -> None:
         """Set a row aside, and log it as an error the first time."""
-        self._keep(row_id, why)
         with self._lock:
+            self._rows[row_id] = why, time.monotonic() + self._again
             is_new = row_id not in self._logged
             self._logged.add(row_id)
         log.log(
@@ -70,17 +70,6 @@ class SetAside:
             self._again,
             why,
         )
-
-    def pass_over(self, row_id: int, why: str, *, most: int) -> bool:
-        """Skip a row for a while without logging. Return False if `most` rows are already being skipped."""
-        if len(self.reasons) >= most:
-            return False
-        self._keep(row_id, why)
-        return True
-
-    def _keep(self, row_id: int, why: str) -> None:
-        with self._lock:
-            self._rows[row_id] = why, time.monotonic() + self._again
 
     def show(self, engine: Engine, queries: Queries, process_id: uuid.UUID) -> None:
         """Store the reasons in this process's row, alongside reasons from other sources.

@@ -51,7 +51,6 @@ from sqla_jobs.worker.finisher import Finisher
 from sqla_jobs.worker.host import Host
 from sqla_jobs.worker.limited_source import LimitedSource
 from sqla_jobs.worker.liveness import Liveness
-from sqla_jobs.worker.misfits import Misfits
 from sqla_jobs.worker.pruner import Pruner
 from sqla_jobs.worker.resolver import JobResolver
 from sqla_jobs.worker.runners import Callbacks, Runners
@@ -178,14 +177,13 @@ class Parts:
         self._coroutines = coroutines
         if (loop := common.events) is not None:
             set_aside.notes[EVENT_LOOP] = lambda: loop.held_up_by
-        takes = {name: one.takes for name, one in declarations.items()}
         self._sessions = sessions_at_once(declarations.values(), settings, app, coroutines)
         if engines.steps is not None:
             self._sessions += STEPS_AT_ONCE
         self._liveness = Liveness(
             shared,
             host,
-            tasks={name: one.shown() for name, one in takes.items()},
+            tasks={name: one.takes.shown() for name, one in declarations.items()},
             sessions=self._sessions,
             lost=self._on_lost,
             give_back_unknown=self._give_back_unknown,
@@ -225,7 +223,7 @@ class Parts:
             resources=common.contexts.resources,
             upstream=queries.upstream(engines.main.begin),
             started=self._books.started,
-            unfit=Misfits(jobs._models, takes, set_aside, connections).meet,
+            leaves_misfits=True,
             progressed=self._liveness.wake,
             steps=StepsFactory(queries, connections),
         )

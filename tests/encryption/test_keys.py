@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, func, update
 from sqlalchemy.orm import Session, registry
 
 from sqla_jobs import (
@@ -220,6 +220,11 @@ else:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
+def make_due(session: Session) -> None:
+    session.execute(update(jobs.Job).where(jobs.Job.state == JobState.scheduled).values(run_at=func.now()))
+    session.commit()
+
+
 def _passed_over(engine: Engine, job: Any, application: Jobs[Any]) -> Callable[[], bool]:
     def told() -> bool:
         with Session(engine) as session:
@@ -236,13 +241,15 @@ def test_a_worker_without_the_key_leaves_the_job_and_its_attempts(
     session.commit()
     for keys in (OTHER, ""):
         monkeypatch.setenv("SQLA_JOBS_KEYS", keys)
+        make_due(session)
         with jobs.worker(heartbeat=0.1):
             wait_until(_passed_over(database, job, jobs))
         session.expire_all()
-        assert (job.state, job.attempt, job.runs) == (JobState.queued, 0, [])
+        assert (job.state, job.attempt) == (JobState.scheduled, 0)
     assert plain.state == JobState.succeeded
     assert not any(key in caplog.text for key in (OLD, OTHER))
     monkeypatch.setenv("SQLA_JOBS_KEYS", f"{OTHER},{OLD}")
+    make_due(session)
     with jobs.worker():
         assert jobs.wait(job, timeout=30).attempt == 1
 
@@ -260,15 +267,15 @@ def test_a_worker_does_not_start_with_a_malformed_key(
 
 
 def test_a_job_without_its_key_waits_for_ever(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sqla_jobs.worker import misfits
-
-    monkeypatch.setattr(misfits, "_FITS_NOWHERE", 0.0)
     job = shop.pay.enqueue(session, account=1, token=SECRET)
     session.commit()
     monkeypatch.setenv("SQLA_JOBS_KEYS", OTHER)
-    jobs.worker().drain()
-    session.expire_all()
-    assert (job.state, job.attempt, job.runs) == (JobState.queued, 0, [])
+    for times in range(1, 5):
+        make_due(session)
+        jobs.worker().drain()
+        session.expire_all()
+        assert (job.state, job.attempt) == (JobState.scheduled, 0)
+        assert [run.outcome for run in job.runs] == ["snoozed"] * times
     jobs.cancel(session, job)
     jobs.retry(session, job)
     session.delete(job)

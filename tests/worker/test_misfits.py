@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import time
-import uuid
-from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import pytest
 import tenacity
-from sqlalchemy import Engine, event, select, text
+from sqlalchemy import Engine, func, select, update
 from sqlalchemy.orm import Session
 
-from sqla_jobs import ArgumentsError, ConcurrencyLimit, JobMixin, Jobs
-from sqla_jobs.execution.attempt import Attempt
-from sqla_jobs.execution.transactions import NotBegun
+from sqla_jobs import ConcurrencyLimit, JobMixin, Jobs
 from sqla_jobs.monitoring.examine import examine
 from sqla_jobs.monitoring.status import read_status
-from sqla_jobs.queries import Claimed
-from sqla_jobs.runtime.set_aside import SetAside
-from sqla_jobs.worker import misfits
-from sqla_jobs.worker.misfits import Misfits
-from sqla_jobs.worker.sessions import step_connections
 from tests.helpers import new_jobs, wait_until
 
 NARROW = tenacity.Retrying(retry=tenacity.retry_if_exception_type(OSError))
@@ -90,10 +81,9 @@ def enqueue(jobs: Jobs[Any], session: Session, task: str, **arguments: Any) -> J
     return job
 
 
-def met(session: Session) -> int:
-    """How often jobs were claimed."""
-    session.rollback()
-    return session.scalar(text("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM sqla_runs_id_seq")) or 0
+def make_due(session: Session, jobs: Jobs[Any]) -> None:
+    session.execute(update(jobs.Job).where(jobs.Job.state == "scheduled").values(run_at=func.now()))
+    session.commit()
 
 
 def now(session: Session, jobs: Jobs[Any], job: JobMixin) -> tuple[str, int, list[str]]:
@@ -110,24 +100,20 @@ def found(session: Session, jobs: Jobs[Any]) -> list[str]:
     return [told for finding in read_status(session, jobs).warnings if (told := str(finding)) in in_doctor]
 
 
-def add_process(session: Session, jobs: Jobs[Any], **values: Any) -> None:
-    session.add(jobs.Process(host="web", queues={"default": 1}, **values))
-    session.commit()
-
-
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_job_that_old_code_cannot_run_is_left_to_new_code_uncharged(
+def test_a_job_that_old_code_cannot_run_is_given_back_for_30_seconds_uncharged(
     session: Session, old: Jobs[Any], new: Jobs[Any], kind: str
 ) -> None:
     job = enqueue(new, session, kind, a=1, b="two")
     with old.worker():
-        wait_until(lambda: met(session) >= 1 and now(session, new, job) == ("queued", 0, []))
+        wait_until(lambda: now(session, new, job) == ("scheduled", 0, ["snoozed"]))
+        assert job.run_at - job.runs[0].finished_at == timedelta(seconds=30)
         also = enqueue(new, session, "plain", a=1)
         wait_until(lambda: now(session, new, also) == ("succeeded", 1, ["succeeded"]))
-        with new.worker():
-            wait_until(lambda: now(session, new, job) == ("succeeded", 1, ["succeeded"]))
-    assert job.runs[0].result == "1 two"
-    assert met(session) in (3, 4), "a look that is on its way as the job is given back may claim it once more"
+    make_due(session, new)
+    with new.worker():
+        wait_until(lambda: now(session, new, job) == ("succeeded", 1, ["snoozed", "succeeded"]))
+    assert job.runs[1].result == "1 two"
 
 
 def test_why_doctor_and_status_know_a_task_that_no_live_worker_knows(
@@ -146,80 +132,28 @@ def test_why_doctor_and_status_know_a_task_that_no_live_worker_knows(
 
 
 @pytest.mark.parametrize("kind", ["plain", "coroutine"])
-def test_where_no_live_worker_takes_it_the_attempt_fails_by_its_policy(
-    session: Session, old: Jobs[Any], new: Jobs[Any], monkeypatch: pytest.MonkeyPatch, kind: str
+def test_a_job_that_old_code_meets_a_minute_later_fails_an_attempt_by_its_policy(
+    session: Session, old: Jobs[Any], new: Jobs[Any], kind: str
 ) -> None:
-    monkeypatch.setattr(misfits, "_FITS_NOWHERE", 0.0)
     job = enqueue(new, session, kind, a=1, b="two")
-    old.worker().drain()
-    assert now(session, new, job) == ("failed", 1, ["failed"])
-    assert job.runs[0].error_type == "sqla_jobs.errors.ArgumentsError"
+    for state in ("scheduled", "scheduled", "failed"):
+        old.worker().drain()
+        assert now(session, new, job)[0] == state
+        if state == "scheduled":
+            said = f"the code of a worker does not fit 1 job, such as job {job.id}: "
+            assert any(said in told for told in found(session, new))
+            assert any("put it off: " in why and "b" in why for why in new.why(session, job))
+            make_due(session, new)
+    assert now(session, new, job) == ("failed", 1, ["snoozed", "snoozed", "failed"])
+    assert [run.error_type for run in job.runs] == ["Misfit", "Misfit", "sqla_jobs.errors.ArgumentsError"]
 
 
-@pytest.mark.parametrize(
-    ("tasks", "is_left"),
-    [
-        (None, True),
-        ({"plain": {"required": ["a", "b"], "optional": [], "types": "x"}}, True),
-        ({"plain": {"required": ["a"], "optional": [], "types": "x"}}, False),
-    ],
-)
-def test_who_may_take_it_is_what_live_workers_tell(
-    session: Session, database: Engine, old: Jobs[Any], monkeypatch: pytest.MonkeyPatch, tasks: Any, is_left: bool
-) -> None:
-    add_process(session, old, tasks=tasks)
-    add_process(session, old, kind="clock", tasks=None)
-    job = Claimed(1, 1, uuid.uuid4(), "plain", "default", 0, 1, '{"a": 1, "b": "two"}', 1, 25, None, 0.0, None, 0.0)
-    takes = {"plain": old.tasks["plain"]._declaration.takes}
-    with ThreadPoolExecutor(1) as threads:
-        parts = Misfits(old._models, takes, SetAside(), step_connections(database, threads))
-    attempt, error = Attempt(job, time.monotonic()), ArgumentsError("b does not fit")
-    with pytest.raises(NotBegun):
-        parts.meet(attempt, error)
-    monkeypatch.setattr(misfits, "_FITS_NOWHERE", 0.0)
-    if is_left:
-        with pytest.raises(NotBegun):
-            parts.meet(attempt, error)
-    else:
-        parts.meet(attempt, error)
-
-
-@pytest.mark.slow
-def test_a_job_that_did_not_fit_costs_nothing_once_it_is_gone(session: Session, old: Jobs[Any], new: Jobs[Any]) -> None:
+def test_a_later_attempt_has_a_minute_of_its_own(session: Session, old: Jobs[Any], new: Jobs[Any]) -> None:
     job = enqueue(new, session, "plain", a=1, b="two")
-    asked: list[str] = []
-
-    def note(connection: object, cursor: object, statement: str, *_: object) -> None:
-        asked.append(statement)
-
-    def beaten() -> Any:
-        session.rollback()
-        return session.scalar(select(old.Process.heartbeat_at))
-
-    with old.worker(heartbeat=0.5):
-        wait_until(lambda: met(session) >= 1 and now(session, new, job) == ("queued", 0, []))
-        session.delete(job)
-        session.commit()
-        event.listen(Engine, "before_cursor_execute", note)
-        try:
-            for _ in range(3):
-                last = beaten()
-                wait_until(lambda: beaten() != last)  # noqa: B023
-        finally:
-            event.remove(Engine, "before_cursor_execute", note)
-    assert not [statement for statement in asked if "sqla_processes.tasks" in statement]
-
-
-def test_of_many_jobs_that_do_not_fit_most_come_back_later_and_others_go_on(
-    session: Session, old: Jobs[Any], new: Jobs[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(misfits, "MOST_PASSED_OVER", 3)
-    new.tasks["plain"].enqueue_many(session, ({"a": n, "b": "two"} for n in range(10)))
-    last = enqueue(new, session, "plain", a=1)
-    with old.worker():
-        wait_until(lambda: now(session, new, last)[0] == "succeeded")
-        counts = "SELECT state, count(*) FROM sqla_jobs GROUP BY state"
-        wait_until(lambda: dict(session.execute(text(counts)).all()) == {"queued": 3, "scheduled": 7, "succeeded": 1})
-        soon = "SELECT count(*) FROM sqla_jobs WHERE state = 'scheduled' AND run_at < now() + interval '20 s'"
-        assert session.scalar(text(soon)) == 0
-    assert met(session) == 11
+    for _ in range(2):
+        old.worker().drain()
+        make_due(session, new)
+    session.execute(update(new.Job).values(attempt=1))
+    session.commit()
+    old.worker().drain()
+    assert now(session, new, job) == ("scheduled", 1, ["snoozed"] * 3)
