@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from sqla_jobs.queries.free_places import filled_in
 from sqla_jobs.queries.statement import SqlConnection, Statement
 from sqla_jobs.queries.values import numbers
 
@@ -24,17 +23,12 @@ class Counted(NamedTuple):
 class CountBatches(Statement):
     """Count the jobs of some batches by state, in one pass over an index. Batches that do not exist are left out."""
 
+    text = """
+        SELECT b.id, b.name, CAST(extract(epoch FROM clock_timestamp() - b.created_at) AS float8),
+          (SELECT coalesce(jsonb_object_agg(s.state, s.number), '{}') FROM (
+             SELECT j.state, count(*) AS number FROM $jobs j WHERE j.batch_id = b.id GROUP BY j.state) s)
+        FROM $batches b WHERE b.id = ANY (CAST(:ids AS bigint[]))"""
+
     def __call__(self, connection: SqlConnection, ids: Collection[int]) -> dict[int, Counted]:
         rows = self._rows(connection, {"ids": numbers(ids)})
         return {row[0]: Counted(*row) for row in rows}
-
-    def sql(self) -> Any:
-        return filled_in(_COUNT, self.tables)
-
-
-_COUNT = """
-SELECT b.id, b.name, CAST(extract(epoch FROM clock_timestamp() - b.created_at) AS float8),
-  (SELECT coalesce(jsonb_object_agg(s.state, s.number), '{{}}') FROM (
-     SELECT j.state, count(*) AS number FROM {jobs} j WHERE j.batch_id = b.id GROUP BY j.state) s)
-FROM {batches} b WHERE b.id = ANY (CAST(:ids AS bigint[]))
-"""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from sqlalchemy.orm import Session
@@ -11,7 +12,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import LIVE_WORDS
 from sqla_jobs.queries.expressions import Tables
-from sqla_jobs.queries.free_places import filled_in
+from sqla_jobs.queries.pieces import read
 from sqla_jobs.queries.statement import SqlConnection, Statement
 from sqla_jobs.queries.values import numbers, texts
 from sqla_jobs.rules.redaction import ERASED_ARGS
@@ -23,15 +24,20 @@ AFTER_ALL = 2147483647
 class AddEdges(Statement):
     """Insert the edges of new jobs: one for each job or batch that they are enqueued after."""
 
+    text = """
+        INSERT INTO $edges (job_id, place, needs_id, batch_id)
+        SELECT j.id, n.place, n.needs_id, n.batch_id
+        FROM $jobs j CROSS JOIN unnest(CAST(:needs AS bigint[]), CAST(:batches AS bigint[]))
+          WITH ORDINALITY n (needs_id, batch_id, place)
+        WHERE j.id = ANY (CAST(:ids AS bigint[])) AND j.if_failed IS NOT NULL
+          AND NOT EXISTS (SELECT FROM $edges e WHERE e.job_id = j.id)"""
+
     def __call__(
         self, connection: SqlConnection, ids: Sequence[int], needs: Sequence[int | None], batches: Sequence[int | None]
     ) -> None:
         """Insert the edges. If a job in `ids` is not new, since its unique key was taken, it keeps its old edges."""
         values = {"ids": numbers(ids), "needs": with_gaps(needs), "batches": with_gaps(batches)}
         self._run(connection, values)
-
-    def sql(self) -> Any:
-        return filled_in(_ADD, self.tables)
 
 
 class HangsOn(Statement):
@@ -40,13 +46,22 @@ class HangsOn(Statement):
     Jobs that other transactions have not committed are not seen: `sqla-jobs doctor` finds the circles that these make.
     """
 
+    text = """
+        WITH RECURSIVE above (job_id, batch_id) AS (
+            SELECT * FROM unnest(CAST(:ids AS bigint[]), CAST(:batches AS bigint[]))
+          UNION
+            SELECT n.job_id, n.batch_id FROM above a CROSS JOIN LATERAL (
+              SELECT e.needs_id AS job_id, e.batch_id FROM $edges e WHERE e.job_id = a.job_id
+              UNION ALL
+              SELECT m.id, NULL FROM $jobs m WHERE m.batch_id = a.batch_id
+                AND EXISTS (SELECT FROM $edges e WHERE e.job_id = m.id)) n
+        )
+        SELECT EXISTS (SELECT FROM above WHERE batch_id = :batch)"""
+
     def __call__(self, connection: SqlConnection, ids: Sequence[int], batch_ids: Sequence[int], batch_id: int) -> bool:
         values = {"ids": numbers(ids), "batches": numbers(batch_ids), "batch": batch_id}
         ((hangs,),) = self._rows(connection, values)
         return bool(hangs)
-
-    def sql(self) -> Any:
-        return filled_in(_HANGS, self.tables)
 
 
 class LockDependents(Statement):
@@ -55,11 +70,18 @@ class LockDependents(Statement):
     Also keep all their batches from being closed by workers: a job that is not committed yet may wait for one.
     """
 
+    text = read("lock_dependents")
+    pieces: Mapping[str, str] = MappingProxyType(
+        {
+            "dependents": """
+    SELECT e.job_id FROM $edges e WHERE e.needs_id = g.id
+    UNION ALL
+    SELECT e.job_id FROM $edges e WHERE e.batch_id = (SELECT m.batch_id FROM $jobs m WHERE m.id = g.id)"""
+        }
+    )
+
     def __call__(self, connection: SqlConnection, ids: Collection[int]) -> None:
         self._run(connection, {"ids": numbers(ids)})
-
-    def sql(self) -> Any:
-        return filled_in(_LOCK, self.tables)
 
 
 class Revived(NamedTuple):
@@ -77,24 +99,39 @@ class Revive(Statement):
     Of several jobs with the same unique key, only the newest is blocked again.
     """
 
+    text = read("revive")
+    pieces: Mapping[str, str] = MappingProxyType(
+        {
+            "has_arguments": "jsonb_typeof(j.args) = 'object' AND j.args <> CAST(:erased AS jsonb)",
+            "has_no_rival": f"""
+      NOT EXISTS (SELECT FROM $jobs r WHERE r.unique_key = j.unique_key AND r.state IN {LIVE_WORDS})""",
+        }
+    )
+
     def __call__(self, connection: SqlConnection, ids: Collection[int]) -> Revived:
         rows = self._rows(connection, {"ids": numbers(ids), "erased": json.dumps(ERASED_ARGS)})
         erased = [job_id for job_id, is_erased in rows if is_erased]
         return Revived(len(rows) - len(erased), erased)
 
-    def sql(self) -> Any:
-        return filled_in(_REVIVE, self.tables)
-
 
 class WaitAgain(Statement):
     """Block retried jobs, which are queued or scheduled, if a job that they were enqueued after is live."""
 
+    text = f"""
+        UPDATE $jobs j SET state = 'blocked', waits_for = n.id, waits_at = n.place
+        FROM $jobs w CROSS JOIN LATERAL (
+          SELECT p.id, e.place FROM $edges e JOIN $jobs p ON p.id = e.needs_id
+          WHERE e.job_id = w.id AND p.state IN {LIVE_WORDS}
+          UNION ALL
+          SELECT m.id, {AFTER_ALL} FROM $edges e JOIN $jobs m ON m.batch_id = e.batch_id
+          WHERE e.job_id = w.id AND e.batch_id IS NOT NULL AND m.state IN {LIVE_WORDS}
+          LIMIT 1) n
+        WHERE w.id = ANY (CAST(:ids AS bigint[])) AND w.state IN ('queued', 'scheduled') AND j.id = w.id
+        RETURNING j.id"""
+
     def __call__(self, connection: SqlConnection, ids: Collection[int]) -> int:
         """Return the number of jobs that wait again."""
         return len(self._rows(connection, {"ids": numbers(ids)}))
-
-    def sql(self) -> Any:
-        return filled_in(_WAIT_AGAIN, self.tables)
 
 
 class MarkDeleted(Statement):
@@ -103,13 +140,17 @@ class MarkDeleted(Statement):
     For jobs that wait for these batches, and are in one of the states, the deleted jobs count as cancelled.
     """
 
+    # an edge without a job or batch stands for a deleted job; its place is the last one, which is always looked at
+    text = f"""
+        INSERT INTO $edges (job_id, place)
+        SELECT DISTINCT e.job_id, {AFTER_ALL} FROM $edges e JOIN $jobs j ON j.id = e.job_id
+        WHERE e.batch_id = ANY (CAST(:batches AS bigint[])) AND j.state = ANY (CAST(:states AS text[]))
+        ON CONFLICT DO NOTHING"""
+
     def __call__(
         self, connection: SqlConnection, batch_ids: Collection[int], states: Sequence[str] = ("blocked", "cancelled")
     ) -> None:
         self._run(connection, {"batches": numbers(batch_ids), "states": texts([*states])})
-
-    def sql(self) -> Any:
-        return filled_in(_MARK, self.tables)
 
 
 def revive(session: Session, models: Models[Any], ids: Sequence[int], ended: Sequence[int]) -> Revived:
@@ -130,95 +171,3 @@ def revive(session: Session, models: Models[Any], ids: Sequence[int], ended: Seq
 def with_gaps(given: Sequence[int | None]) -> str:
     """Return an array literal of the numbers, with NULL for None."""
     return numbers("NULL" if value is None else value for value in given)
-
-
-_ADD = """
-INSERT INTO {edges} (job_id, place, needs_id, batch_id)
-SELECT j.id, n.place, n.needs_id, n.batch_id
-FROM {jobs} j CROSS JOIN unnest(CAST(:needs AS bigint[]), CAST(:batches AS bigint[]))
-  WITH ORDINALITY n (needs_id, batch_id, place)
-WHERE j.id = ANY (CAST(:ids AS bigint[])) AND j.if_failed IS NOT NULL
-  AND NOT EXISTS (SELECT FROM {edges} e WHERE e.job_id = j.id)
-"""
-
-# an edge without a job or batch stands for a deleted job; its place is the last one, which is always looked at
-_MARK = f"""
-INSERT INTO {{edges}} (job_id, place)
-SELECT DISTINCT e.job_id, {AFTER_ALL} FROM {{edges}} e JOIN {{jobs}} j ON j.id = e.job_id
-WHERE e.batch_id = ANY (CAST(:batches AS bigint[])) AND j.state = ANY (CAST(:states AS text[]))
-ON CONFLICT DO NOTHING
-"""
-
-_HANGS = """
-WITH RECURSIVE above (job_id, batch_id) AS (
-    SELECT * FROM unnest(CAST(:ids AS bigint[]), CAST(:batches AS bigint[]))
-  UNION
-    SELECT n.job_id, n.batch_id FROM above a CROSS JOIN LATERAL (
-      SELECT e.needs_id AS job_id, e.batch_id FROM {edges} e WHERE e.job_id = a.job_id
-      UNION ALL
-      SELECT m.id, NULL FROM {jobs} m WHERE m.batch_id = a.batch_id
-        AND EXISTS (SELECT FROM {edges} e WHERE e.job_id = m.id)) n
-)
-SELECT EXISTS (SELECT FROM above WHERE batch_id = :batch)
-"""
-
-_DEPENDENTS = """
-    SELECT e.job_id FROM {{edges}} e WHERE e.needs_id = {job_id}
-    UNION ALL
-    SELECT e.job_id FROM {{edges}} e WHERE e.batch_id = (
-      SELECT m.batch_id FROM {{jobs}} m WHERE m.id = {job_id})"""
-_LOCK = f"""
-WITH RECURSIVE below (id) AS (
-    SELECT d.job_id FROM unnest(CAST(:ids AS bigint[])) g (id)
-    CROSS JOIN LATERAL ({_DEPENDENTS.format(job_id="g.id")}) d
-  UNION
-    SELECT d.job_id FROM below g CROSS JOIN LATERAL ({_DEPENDENTS.format(job_id="g.id")}) d
-), open AS MATERIALIZED (
-    SELECT b.id FROM {{batches}} b WHERE b.id = ANY (ARRAY(
-      SELECT m.batch_id FROM {{jobs}} m
-      WHERE m.id = ANY (CAST(:ids AS bigint[]) || ARRAY(SELECT id FROM below)) AND m.batch_id IS NOT NULL))
-    ORDER BY b.id FOR KEY SHARE
-)
-SELECT j.id FROM {{jobs}} j
-WHERE (SELECT count(*) FROM open) >= 0
-  AND j.id = ANY (ARRAY(SELECT id FROM below)) AND j.state IN ('blocked', 'cancelled')
-ORDER BY j.id FOR NO KEY UPDATE
-"""
-
-_RIVAL = f"SELECT FROM {{jobs}} r WHERE r.unique_key = j.unique_key AND r.state IN {LIVE_WORDS}"
-_HAS_ARGUMENTS = "jsonb_typeof(j.args) = 'object' AND j.args <> CAST(:erased AS jsonb)"
-_REVIVE = f"""
-WITH RECURSIVE back (id, has_arguments) AS (
-    SELECT j.id, {_HAS_ARGUMENTS} FROM {{jobs}} p JOIN {{jobs}} j ON j.state = 'cancelled' AND j.waits_for = p.id
-    WHERE p.id = ANY (CAST(:ids AS bigint[])) AND p.state NOT IN ('failed', 'cancelled')
-      AND NOT EXISTS ({_RIVAL})
-  UNION
-    SELECT j.id, {_HAS_ARGUMENTS} FROM back b JOIN {{jobs}} j ON j.state = 'cancelled' AND j.waits_for = b.id
-    WHERE b.has_arguments AND NOT EXISTS ({_RIVAL})
-), opened AS (
-    UPDATE {{batches}} b SET closed_at = NULL
-    WHERE b.closed_at IS NOT NULL AND b.id = ANY (ARRAY(
-      SELECT m.batch_id FROM {{jobs}} m
-      WHERE m.id = ANY (CAST(:ids AS bigint[]) || ARRAY(SELECT id FROM back)) AND m.batch_id IS NOT NULL))
-), blocked AS (
-    UPDATE {{jobs}} j SET state = 'blocked', finished_at = NULL, cancel_requested_at = NULL
-    WHERE j.id = ANY (ARRAY(
-      SELECT max(j.id) FROM {{jobs}} j WHERE j.id = ANY (ARRAY(SELECT id FROM back WHERE has_arguments))
-      GROUP BY coalesce(j.unique_key, CAST(j.id AS text)), j.unique_key IS NULL))
-    RETURNING j.id
-)
-SELECT id, false FROM blocked UNION ALL SELECT id, true FROM back WHERE NOT has_arguments
-"""
-
-_WAIT_AGAIN = f"""
-UPDATE {{jobs}} j SET state = 'blocked', waits_for = n.id, waits_at = n.place
-FROM {{jobs}} w CROSS JOIN LATERAL (
-  SELECT p.id, e.place FROM {{edges}} e JOIN {{jobs}} p ON p.id = e.needs_id
-  WHERE e.job_id = w.id AND p.state IN {LIVE_WORDS}
-  UNION ALL
-  SELECT m.id, {AFTER_ALL} FROM {{edges}} e JOIN {{jobs}} m ON m.batch_id = e.batch_id
-  WHERE e.job_id = w.id AND e.batch_id IS NOT NULL AND m.state IN {LIVE_WORDS}
-  LIMIT 1) n
-WHERE w.id = ANY (CAST(:ids AS bigint[])) AND w.state IN ('queued', 'scheduled') AND j.id = w.id
-RETURNING j.id
-"""

@@ -9,13 +9,13 @@ ends are always noticed.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
 
-from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.models.types import LIVE_WORDS
 from sqla_jobs.queries.edges import AFTER_ALL, with_gaps
-from sqla_jobs.queries.free_places import filled_in
+from sqla_jobs.queries.pieces import read
 from sqla_jobs.queries.statement import SqlConnection, Statement
 from sqla_jobs.queries.values import MANY, numbers
 
@@ -25,6 +25,31 @@ NOBODY = 0
 """The `waits_for` of a blocked job that watches nothing but cannot be queued yet. The job is checked again soon."""
 DELETED = -1
 """The `waits_for` of a job whose prerequisite has been deleted."""
+
+
+_ENDED_PREREQUISITES = f"""
+    SELECT d.waits_for, d.if_failed FROM (
+      SELECT DISTINCT w.waits_for, w.if_failed FROM $jobs w
+      WHERE w.state = 'blocked' AND w.waits_for IS NOT NULL AND $is_asked_for) d
+    CROSS JOIN LATERAL (SELECT (SELECT p.state FROM $jobs p WHERE p.id = d.waits_for) AS state OFFSET 0) p
+    WHERE d.waits_for = {NOBODY} OR p.state = 'succeeded' OR p.state IS NULL AND d.waits_for <> {DELETED}
+      OR (p.state IS NULL OR p.state IN ('failed', 'cancelled')) AND d.if_failed IS DISTINCT FROM 'hold'"""
+"""The watched jobs that have ended or been deleted, as far as this changes something for those that watch them."""
+_NEXT: Mapping[str, str] = MappingProxyType(
+    {
+        "next_prerequisite": read("next_prerequisite"),
+        # a deleted job counts as cancelled
+        "first_job": """
+  SELECT e.place, e.needs_id AS needs, coalesce(p.state, 'cancelled') AS state
+  FROM $edges_of_w LEFT JOIN LATERAL (SELECT j.state FROM $jobs j WHERE j.id = e.needs_id OFFSET 0) p ON true
+  WHERE e.batch_id IS NULL AND p.state IS DISTINCT FROM 'succeeded'
+    AND (w.if_failed <> 'run' OR p.state NOT IN ('failed', 'cancelled'))""",
+        "nobody": str(NOBODY),
+        "deleted": str(DELETED),
+        "after_all": str(AFTER_ALL),
+        "live": LIVE_WORDS,
+    }
+)
 
 
 class Watchers(NamedTuple):
@@ -59,6 +84,19 @@ class Settled(NamedTuple):
 class LockWatchers(Statement):
     """Lock jobs that watch a job that has ended or been deleted. Skip jobs that are already locked."""
 
+    text = read("lock_watchers")
+    pieces: Mapping[str, str] = MappingProxyType(
+        {
+            "ended_prerequisites": _ENDED_PREREQUISITES,
+            "is_asked_for": "w.id > :beyond AND w.waits_for = ANY (CAST(:watched AS bigint[]))",
+            # a held job that watches a failed one is left alone, although others that watch the same job are cancelled
+            "is_of_ended": """
+      w.state = 'blocked' AND w.waits_for = ANY (ARRAY(SELECT waits_for FROM ended)) AND w.id > :beyond
+      AND (w.if_failed IS DISTINCT FROM 'hold' OR w.waits_for = ANY (ARRAY(
+        SELECT waits_for FROM ended WHERE if_failed = 'hold')))""",
+        }
+    )
+
     def __call__(
         self,
         connection: SqlConnection,
@@ -77,9 +115,6 @@ class LockWatchers(Statement):
         values |= {"idle": milliseconds}
         (row,) = self._rows(connection, values)
         return Watchers(*row)
-
-    def sql(self) -> Any:
-        return filled_in(_LOCK, self.tables)
 
 
 class Judgement(NamedTuple):
@@ -103,6 +138,15 @@ class Judge(Statement):
     Workers can still run the locked jobs.
     """
 
+    text = read("judge")
+    pieces: Mapping[str, str] = MappingProxyType(
+        {
+            **_NEXT,
+            "edges_of_w": "unnest(CAST(:needs AS bigint[]), CAST(:batches AS bigint[])) WITH ORDINALITY "
+            "e (needs_id, batch_id, place)",
+        }
+    )
+
     def __call__(
         self,
         connection: SqlConnection,
@@ -122,9 +166,6 @@ class Judge(Statement):
         (row,) = self._rows(connection, values)
         return Judgement(*row)
 
-    def sql(self) -> Any:
-        return filled_in(_JUDGE, self.tables)
-
 
 class Settle(Statement):
     """Find the next job that each blocked job has to wait for. Queue or cancel the jobs that no longer have to wait.
@@ -132,12 +173,14 @@ class Settle(Statement):
     The caller has locked the jobs, and the batches in `locked`.
     """
 
-    def __call__(self, connection: SqlConnection, ids: Sequence[int], locked: Sequence[int] = ()) -> list[Settled]:
-        values = {"ids": numbers(ids), "locked": numbers(locked), "channel": self.tables.channel}
-        return [Settled(*row) for row in self._rows(connection, values)]
+    text = read("settle")
+    pieces: Mapping[str, str] = MappingProxyType(
+        {**_NEXT, "edges_of_w": "(SELECT * FROM $edges e WHERE e.job_id = w.id) e"}
+    )
 
-    def sql(self) -> Any:
-        return filled_in(_SETTLE, self.tables)
+    def __call__(self, connection: SqlConnection, ids: Sequence[int], locked: Sequence[int] = ()) -> list[Settled]:
+        values = {"ids": numbers(ids), "locked": numbers(locked)}
+        return [Settled(*row) for row in self._rows(connection, values)]
 
 
 class Blocked(NamedTuple):
@@ -154,154 +197,16 @@ class Blocked(NamedTuple):
 class Look(Statement):
     """Look at all blocked jobs."""
 
+    text = """
+        SELECT EXISTS (SELECT FROM $jobs w WHERE w.state = 'blocked' AND w.waits_for IS NOT NULL),
+          ARRAY(SELECT DISTINCT waits_for FROM ($ended_prerequisites
+            ORDER BY d.waits_for LIMIT :many) ended ORDER BY 1),
+          EXISTS (SELECT FROM $processes WHERE kind = 'worker' AND tasks IS NULL)"""
+    pieces: Mapping[str, str] = MappingProxyType(
+        {"ended_prerequisites": _ENDED_PREREQUISITES, "is_asked_for": "w.waits_for > :beyond"}
+    )
+
     def __call__(self, connection: SqlConnection, *, beyond: int = DELETED - 1) -> Blocked:
         """Return at most `MANY` ended jobs whose ids are higher than `beyond`."""
         (row,) = self._rows(connection, {"beyond": beyond, "many": MANY})
         return Blocked(*row)
-
-    def sql(self) -> Any:
-        return filled_in(_LOOK, self.tables)
-
-
-_ENDED = f"""
-    SELECT d.waits_for, d.if_failed FROM (
-      SELECT DISTINCT w.waits_for, w.if_failed FROM {{{{jobs}}}} w
-      WHERE w.state = 'blocked' AND w.waits_for IS NOT NULL{{which}}) d
-    CROSS JOIN LATERAL (SELECT (SELECT p.state FROM {{{{jobs}}}} p WHERE p.id = d.waits_for) AS state OFFSET 0) p
-    WHERE d.waits_for = {NOBODY} OR p.state = 'succeeded' OR p.state IS NULL AND d.waits_for <> {DELETED}
-      OR (p.state IS NULL OR p.state IN ('failed', 'cancelled')) AND d.if_failed IS DISTINCT FROM 'hold'"""
-_WATCHED = " AND w.id > :beyond AND w.waits_for = ANY (CAST(:watched AS bigint[]))"
-# A held job that watches a failed one is left alone, although others that watch the same job are cancelled.
-_OF_ENDED = """w.state = 'blocked' AND w.waits_for = ANY (ARRAY(SELECT waits_for FROM ended)) AND w.id > :beyond
-      AND (w.if_failed IS DISTINCT FROM 'hold' OR w.waits_for = ANY (ARRAY(
-        SELECT waits_for FROM ended WHERE if_failed = 'hold')))"""
-_LOCK = f"""
-WITH turn AS MATERIALIZED (
-    SELECT {{takes_turn}} AS is_mine
-), ended AS MATERIALIZED ({_ENDED.format(which=_WATCHED)}
-), watchers AS MATERIALIZED (
-    SELECT w.id FROM {{jobs}} w WHERE {_OF_ENDED} AND (w.ordered_by IS NULL OR (SELECT is_mine FROM turn))
-    ORDER BY w.id LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
-), locked AS MATERIALIZED (
-    SELECT b.id FROM {{batches}} b
-    WHERE b.closed_at IS NULL AND b.id = ANY (ARRAY(
-      SELECT e.batch_id FROM {{edges}} e
-      WHERE e.batch_id IS NOT NULL AND e.job_id = ANY (ARRAY(SELECT id FROM watchers))))
-    ORDER BY b.id FOR UPDATE SKIP LOCKED
-)
-SELECT ARRAY(SELECT id FROM watchers), ARRAY(SELECT id FROM locked),
-  ARRAY(SELECT DISTINCT w.waits_for FROM {{jobs}} w WHERE {_OF_ENDED} AND w.id NOT IN (SELECT id FROM watchers)
-     AND ((SELECT count(*) FROM watchers) < :most OR w.id <= (SELECT max(id) FROM watchers)))
-WHERE CASE WHEN CAST(:idle AS text) IS NULL THEN true ELSE
-  (set_config('idle_in_transaction_session_timeout', CAST(:idle AS text), true),
-   set_config('synchronous_commit', 'off', true)) IS NOT NULL END
-"""
-
-# A deleted job counts as cancelled. `w` is the blocked job; `e` stands for its edges.
-_FIRST_JOB = """
-      SELECT e.place, e.needs_id AS needs, coalesce(p.state, 'cancelled') AS state
-      FROM {{edges}} LEFT JOIN LATERAL (SELECT j.state FROM {{{{jobs}}}} j WHERE j.id = e.needs_id OFFSET 0) p ON true
-      WHERE {which} AND e.batch_id IS NULL AND p.state IS DISTINCT FROM 'succeeded'
-        AND (w.if_failed <> 'run' OR p.state NOT IN ('failed', 'cancelled'))
-      ORDER BY e.place LIMIT 1"""
-_FIRST_MEMBER = f"""
-      SELECT m.id AS needs, m.state
-      FROM {{edges}} CROSS JOIN LATERAL (
-        (SELECT j.id, j.state FROM {{{{jobs}}}} j WHERE j.batch_id = e.batch_id AND w.if_failed <> 'run'
-         AND j.state IN ('failed', 'cancelled') LIMIT 1)
-        UNION ALL
-        (SELECT j.id, j.state FROM {{{{jobs}}}} j WHERE j.batch_id = e.batch_id
-         AND j.state IN {LIVE_WORDS} ORDER BY j.state, j.id DESC LIMIT 1)
-        UNION ALL
-        SELECT {NOBODY}, 'joining' FROM {{{{batches}}}} b
-        WHERE b.id = e.batch_id AND b.closed_at IS NULL AND b.id <> ALL (CAST(:locked AS bigint[]))) m
-      WHERE e.batch_id IS NOT NULL
-      ORDER BY m.state = 'joining', m.state IN ('failed', 'cancelled') DESC LIMIT 1"""
-# A place before waits_at is only checked again if nothing else is left to wait for: so a job after thousands does not
-# check all of them at each end, and yet waits for one that was retried meanwhile. Batches can grow, so all edges to
-# batches are checked each time. A failed prerequisite takes precedence over a live one.
-_NEXT = f"""
-    LEFT JOIN LATERAL ({_FIRST_JOB.format(which="e.place >= w.waits_at")}) a ON true
-    LEFT JOIN LATERAL ({_FIRST_MEMBER}) b ON true
-    LEFT JOIN LATERAL ({_FIRST_JOB.format(which="a.place IS NULL AND b.state IS NULL AND e.place < w.waits_at")}) c
-      ON true
-    CROSS JOIN LATERAL (
-      SELECT coalesce(a.needs, c.needs) AS needs, coalesce(a.state, c.state) AS state,
-        coalesce(a.place, c.place) AS place
-      WHERE b.state IS NULL OR a.place IS NOT NULL AND b.state NOT IN ('failed', 'cancelled')
-      UNION ALL
-      SELECT b.needs, b.state, a.place
-      WHERE b.state IN ('failed', 'cancelled') OR b.state IS NOT NULL AND a.place IS NULL) n"""
-_OF_JOB = "(SELECT * FROM {edges} e WHERE e.job_id = w.id) e"
-# An uncommitted retry of the failed job may not see the blocked one, and could not revive it: `stays` leaves that out.
-_SETTLE = f"""
-WITH waiting AS MATERIALIZED (
-    SELECT w.id, coalesce(w.waits_at, 0) AS waits_at, w.run_at, coalesce(w.if_failed, 'cancel') AS if_failed
-    FROM {{jobs}} w WHERE w.id = ANY (CAST(:ids AS bigint[])) AND w.state = 'blocked'
-), found AS MATERIALIZED (
-    SELECT w.*, n.place, n.needs, n.state
-    FROM waiting w {_NEXT.format(edges=_OF_JOB)}
-), stays AS MATERIALIZED (
-    SELECT p.id FROM {{jobs}} p
-    WHERE p.state IN ('failed', 'cancelled') AND p.id = ANY (ARRAY(
-      SELECT f.needs FROM found f WHERE f.state IN ('failed', 'cancelled') AND f.if_failed = 'cancel'))
-    FOR SHARE SKIP LOCKED
-), decided AS MATERIALIZED (
-    SELECT f.*, CASE
-      WHEN f.state IS NULL AND f.run_at > statement_timestamp() THEN 'scheduled'
-      WHEN f.state IS NULL THEN 'queued'
-      WHEN f.state = 'joining' THEN 'later'
-      WHEN f.state IN ('failed', 'cancelled') AND f.if_failed = 'cancel' THEN
-        CASE WHEN f.needs IS NULL OR f.needs IN (SELECT id FROM stays) THEN 'cancelled' ELSE 'later' END
-      ELSE 'blocked' END AS becomes
-    FROM found f ORDER BY f.id
-), numbered AS MATERIALIZED (
-    SELECT d.*, CASE WHEN d.becomes = 'queued' THEN nextval('{{positions}}') END AS position FROM decided d
-), settled AS (
-    UPDATE {{jobs}} j SET
-      state = CASE n.becomes WHEN 'later' THEN 'blocked' ELSE n.becomes END,
-      position = coalesce(n.position, j.position),
-      waits_for = CASE WHEN n.becomes IN ('queued', 'scheduled') THEN NULL ELSE coalesce(n.needs, {DELETED}) END,
-      waits_at = CASE WHEN n.becomes IN ('queued', 'scheduled') THEN NULL ELSE coalesce(n.place, {AFTER_ALL}) END,
-      finished_at = CASE n.becomes WHEN 'cancelled' THEN clock_timestamp() END
-    FROM numbered n WHERE j.id = n.id AND j.id = ANY (CAST(:ids AS bigint[])) AND j.state = 'blocked'
-    RETURNING j.id, n.becomes AS state, j.queue || CASE WHEN j.gates IS NULL THEN '' ELSE '{LIMITS}' END AS message,
-      coalesce(j.waits_for, {NOBODY}) AS watches
-), closed AS (
-    UPDATE {{batches}} b SET closed_at = clock_timestamp()
-    WHERE b.id = ANY (CAST(:locked AS bigint[])) AND b.id = ANY (ARRAY(
-      SELECT e.batch_id FROM {{edges}} e
-      WHERE e.batch_id IS NOT NULL
-        AND e.job_id = ANY (ARRAY(SELECT s.id FROM settled s WHERE s.state IN ('queued', 'scheduled')))))
-)
-SELECT s.id, s.state, s.message, s.watches FROM settled s
-WHERE (
-  SELECT count(pg_notify(CAST(:channel AS text), m.message)) FROM (
-    SELECT DISTINCT s.message FROM settled s WHERE s.state IN ('queued', 'scheduled')) m
-  WHERE (SELECT count(*) FROM {{processes}} WHERE kind = 'worker') > 1) >= 0
-ORDER BY s.id
-"""
-
-_GIVEN = "unnest(CAST(:needs AS bigint[]), CAST(:batches AS bigint[])) WITH ORDINALITY e (needs_id, batch_id, place)"
-# FOR SHARE: with FOR KEY SHARE, a transaction with an old snapshot could join a batch that has been closed meanwhile
-_JUDGE = f"""
-WITH held AS MATERIALIZED (
-    SELECT j.id FROM {{jobs}} j WHERE j.id = ANY (CAST(:needs AS bigint[])) ORDER BY j.id FOR KEY SHARE
-), kept AS MATERIALIZED (
-    SELECT b.id FROM {{batches}} b WHERE b.id = ANY (CAST(:batches AS bigint[])) ORDER BY b.id FOR KEY SHARE
-), joined AS MATERIALIZED (
-    SELECT b.id, b.closed_at FROM {{batches}} b WHERE b.id = ANY (CAST(:joined AS bigint[])) ORDER BY b.id FOR SHARE
-)
-SELECT ARRAY(SELECT id FROM held), ARRAY(SELECT id FROM kept UNION SELECT id FROM joined),
-  ARRAY(SELECT id FROM joined WHERE closed_at IS NULL),
-  n.place, n.needs, n.state
-FROM (SELECT 0 AS waits_at, CAST(:if_failed AS text) AS if_failed) w
-{_NEXT.format(edges=_GIVEN)}
-"""
-
-_LOOK = f"""
-SELECT EXISTS (SELECT FROM {{jobs}} w WHERE w.state = 'blocked' AND w.waits_for IS NOT NULL),
-  ARRAY(SELECT DISTINCT waits_for FROM ({_ENDED.format(which=" AND w.waits_for > :beyond")}
-    ORDER BY d.waits_for LIMIT :many) ended ORDER BY 1),
-  EXISTS (SELECT FROM {{processes}} WHERE kind = 'worker' AND tasks IS NULL)
-"""

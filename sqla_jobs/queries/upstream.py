@@ -11,7 +11,6 @@ from sqlalchemy.orm import make_transient_to_detached
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.workflow_columns import BatchMixin
 from sqla_jobs.queries.expressions import Tables
-from sqla_jobs.queries.free_places import filled_in
 from sqla_jobs.queries.statement import SqlConnection, Statement
 from sqla_jobs.queries.values import texts
 
@@ -22,23 +21,33 @@ class ReadResults(Statement):
     Only succeeded jobs of the given tasks count, each once, even if its batch is also in `after`.
     """
 
+    text = """
+        SELECT r.result FROM (
+          SELECT p.id, min(p.place) AS place FROM (
+            SELECT e.place, p.id, p.task, p.state FROM $edges e JOIN $jobs p ON p.id = e.needs_id
+            WHERE e.job_id = :job_id
+            UNION ALL
+            SELECT e.place, m.id, m.task, m.state FROM $edges e JOIN $jobs m ON m.batch_id = e.batch_id
+            WHERE e.job_id = :job_id AND e.batch_id IS NOT NULL) p
+          WHERE p.state = 'succeeded' AND p.task = ANY (CAST(:tasks AS text[]))
+          GROUP BY p.id) p
+        CROSS JOIN LATERAL (
+          SELECT r.result FROM $runs r WHERE r.job_id = p.id AND r.outcome = 'succeeded' ORDER BY r.id DESC LIMIT 1) r
+        ORDER BY p.place, p.id"""
+
     def __call__(self, connection: SqlConnection, job_id: int, tasks: Sequence[str]) -> list[Any]:
         rows = self._rows(connection, {"job_id": job_id, "tasks": texts([*tasks])})
         return [result for (result,) in rows]
-
-    def sql(self) -> Any:
-        return filled_in(_RESULTS, self.tables)
 
 
 class ReadBatch(Statement):
     """Return the id of a job's batch, or None."""
 
+    text = "SELECT j.batch_id FROM $jobs j WHERE j.id = :job_id"
+
     def __call__(self, connection: SqlConnection, job_id: int) -> int | None:
         rows = self._rows(connection, {"job_id": job_id})
         return rows[0][0] if rows else None
-
-    def sql(self) -> Any:
-        return filled_in("SELECT j.batch_id FROM {jobs} j WHERE j.id = :job_id", self.tables)
 
 
 class StoredUpstream:
@@ -64,18 +73,3 @@ class StoredUpstream:
         batch = self._models.Batch(id=batch_id)
         make_transient_to_detached(batch)
         return batch
-
-
-_RESULTS = """
-SELECT r.result FROM (
-  SELECT p.id, min(p.place) AS place FROM (
-    SELECT e.place, p.id, p.task, p.state FROM {edges} e JOIN {jobs} p ON p.id = e.needs_id WHERE e.job_id = :job_id
-    UNION ALL
-    SELECT e.place, m.id, m.task, m.state FROM {edges} e JOIN {jobs} m ON m.batch_id = e.batch_id
-    WHERE e.job_id = :job_id AND e.batch_id IS NOT NULL) p
-  WHERE p.state = 'succeeded' AND p.task = ANY (CAST(:tasks AS text[]))
-  GROUP BY p.id) p
-CROSS JOIN LATERAL (
-  SELECT r.result FROM {runs} r WHERE r.job_id = p.id AND r.outcome = 'succeeded' ORDER BY r.id DESC LIMIT 1) r
-ORDER BY p.place, p.id
-"""
