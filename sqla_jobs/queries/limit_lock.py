@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Text, literal, select, text
+from sqlalchemy import Connection, text
 from sqlalchemy.orm import Session
 
 from sqla_jobs.database.driver import committed_together, driver, execute
 from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.queries.claim import ClaimFromLimitedQueue
 from sqla_jobs.queries.claim_limited import NOTHING_ENDED, ClaimLimited, Gates, Look
-from sqla_jobs.queries.expressions import Tables, lock_key, messages
-from sqla_jobs.queries.free_places import BUSY, MOMENT, filled_in, free, last_start, limit_of, shifted, windows
+from sqla_jobs.queries.expressions import Tables, lock_key
+from sqla_jobs.queries.free_places import (
+    BUSY,
+    MOMENT,
+    filled_in,
+    free,
+    last_start,
+    limit_of,
+    queue_free,
+    shifted,
+    windows,
+)
 from sqla_jobs.queries.statement import RenderedStatement
-from sqla_jobs.queries.values import ALL, Among, Claimed
+from sqla_jobs.queries.values import ALL, Among, Claimed, names
 from sqla_jobs.rules.checks import DAY
 
 _SETTING = "current_setting('synchronous_commit')"
@@ -129,10 +139,14 @@ class ClaimLocked:
 
 
 class TellOfFreedPlaces(RenderedStatement):
-    """Tell all workers that jobs behind limits may start now, if there are other workers than the caller."""
+    """Tell all workers that jobs behind limits may start, if there are other workers, and a gate still has room."""
+
+    def __call__(self, connection: Connection, channel: str, gates: Collection[str]) -> None:
+        """`gates` are gates behind which places were freed, or queues such as `@mail`."""
+        self._rows(connection, {"channel": channel, "gates": names(tuple(gates))})
 
     def sql(self) -> Any:
-        return select(messages(self.tables, select(literal(LIMITS, Text).label("message")), others=1))
+        return filled_in(_TELL, self.tables)
 
 
 class ForgetStarts(RenderedStatement):
@@ -156,6 +170,13 @@ class Spend(RenderedStatement):
     def sql(self) -> Any:
         return filled_in(_SPEND, self.tables)
 
+
+_TELL = f"""
+WITH {MOMENT}, {BUSY}
+SELECT pg_notify(:channel, '{LIMITS}') WHERE (SELECT count(*) FROM {{processes}} WHERE kind = 'worker') > 1 AND EXISTS (
+  SELECT FROM unnest(CAST(:gates AS text[])) e (gate)
+  WHERE CASE WHEN left(e.gate, 1) = '@' THEN {queue_free("substr(e.gate, 2)")} ELSE {free("e.gate")} END > 0)
+"""
 
 _FORGET = f"""
 WITH {MOMENT}, gate AS MATERIALIZED (

@@ -96,15 +96,12 @@ class LimitedSource:
 
     def ended(self, jobs: Sequence[Claimed]) -> None:
         """Free the places that ended jobs held behind limits and in limited queues. Any thread may call this."""
-        freed = [_Place(job.queue, job.gates) for job in jobs if self._held_a_place(job)]
-        if freed:
+        limits = self._backfill.limits
+        # an operator may have added gates during the run
+        places = [_Place(job.queue, job.gates or tuple(limits.by_task.get(job.task, ()))) for job in jobs]
+        if freed := [one for one in places if one.queue in limits.queues or any(map(holds_a_place, one.gates))]:
             self._ended.extend(freed)
             self.tell()
-
-    def _held_a_place(self, job: Claimed) -> bool:
-        limits = self._backfill.limits
-        gates = job.gates or limits.by_task.get(job.task, ())  # an operator may have added gates during the run
-        return job.queue in limits.queues or any(map(holds_a_place, gates))
 
     def limits(self, job: Claimed) -> bool:
         """Return whether the job counts against a limit, as far as this worker knows. Any thread may call this."""
@@ -184,8 +181,9 @@ class LimitedSource:
 
     def _tell_others(self) -> None:
         if self._freed:
+            gates = {gate for place in self._freed for gate in (f"@{place.queue}", *place.gates) if gate[0] not in "%~"}
             with self._shared.claims.begin() as connection:
-                self._shared.queries.tell_of_freed_places.run(connection)
+                self._shared.queries.tell_of_freed_places(connection, self._shared.models.channel, gates)
             self._freed.clear()
             self._tell_at = time.monotonic() + _APART
 
