@@ -19,7 +19,17 @@ from sqla_jobs.execution.transactions import RaisedAfterCommit, Transactions
 from sqla_jobs.queries.steps import HELD
 from sqla_jobs.queries.values import read_headers
 from sqla_jobs.rules.error_text import leaves
-from sqla_jobs.rules.outcomes import ERASED, MISFIT, ROW_MISSING, ROWS_COME_WITHIN, SUCCEEDED, Failure, Outcome, decide
+from sqla_jobs.rules.outcomes import (
+    ERASED,
+    KEY_MISSING,
+    MISFIT,
+    ROW_MISSING,
+    ROWS_COME_WITHIN,
+    SUCCEEDED,
+    Failure,
+    Outcome,
+    decide,
+)
 from sqla_jobs.rules.redaction import NOTHING
 from sqla_jobs.tasks.arguments import encode_result
 from sqla_jobs.tasks.context import RunContext
@@ -33,7 +43,7 @@ _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _HELD_AGAIN = 1.0
 """Seconds until a job is due again whose run gave up because another transaction held the job's row."""
 _KEYS_AGAIN = 60.0
-"""Seconds until a job is due again that met a stored step or result whose key this process lacks."""
+"""Seconds until a job is due again that met a stored value whose key this process lacks."""
 _LOOK_AGAIN = 0.25
 """Seconds until a job is due again for the first time, with a row among its arguments missing. The wait doubles."""
 _MOST_HELD = 3
@@ -44,12 +54,8 @@ _MOST_MISFITS = 2
 """The maximum number of such runs that use no attempt, for each attempt: in all, they take a minute."""
 
 
-class _Misfit(Exception):
-    """The stored arguments do not fit the task, for the reason in `error`."""
-
-    def __init__(self, error: ArgumentsError) -> None:
-        super().__init__()
-        self.error = error
+class _Misfit(ArgumentsError):
+    """The stored arguments do not fit the task."""
 
 
 class Plan:
@@ -137,7 +143,7 @@ class Plan:
         try:
             return self.declaration.codec.decode(attempt.job.args)
         except ArgumentsError as error:
-            raise _Misfit(error) from None
+            raise _Misfit(*error.args) from None
 
     def _call(self, attempt: Attempt, injected: list[Any], arguments: dict[str, Any]) -> Outcome:
         timeout = self.timeout if attempt.job.timeout is None else attempt.job.timeout
@@ -189,7 +195,7 @@ class Plan:
         if isinstance(error, RowHeld) and self._times(attempt, HELD) < _MOST_HELD:
             return replace(Outcome.snoozed(_HELD_AGAIN), failure=Failure.of(error))
         if isinstance(error, Undecryptable):
-            return replace(Outcome.snoozed(_KEYS_AGAIN), failure=Failure("Undecryptable", str(error)))
+            return replace(Outcome.snoozed(_KEYS_AGAIN), failure=Failure(KEY_MISSING, str(error)))
         outcome = self._outcome_of_task(error, attempt, at)
         if self._encryption is None or outcome.failure is None or at is not None:
             return outcome
@@ -202,9 +208,9 @@ class Plan:
         """Return the outcome of an error whose texts the application has written."""
         if isinstance(error, _Misfit):
             if self._leaves_misfits and self._times(attempt, MISFIT) < _MOST_MISFITS:
-                failure = Failure(MISFIT, attempt.secrets.text(str(error.error)))
+                failure = Failure(MISFIT, attempt.secrets.text(str(error)))
                 return replace(Outcome.snoozed(_MISFIT_AGAIN), failure=failure)
-            error = error.error
+            error = ArgumentsError(*error.args)
         if isinstance(error, EntityGone):
             failure, elapsed = Failure(ROW_MISSING, attempt.secrets.text(str(error))), attempt.job.elapsed
             # negative if a clock was set back: the looks would not end before it has caught up

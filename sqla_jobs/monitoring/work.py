@@ -7,7 +7,7 @@ from sqlalchemy import func, select
 from sqla_jobs.models.types import JobState
 from sqla_jobs.monitoring.check import LOOKED_AT, Check, Look, Rows
 from sqla_jobs.monitoring.queues import COUNTED
-from sqla_jobs.rules.outcomes import MISFIT
+from sqla_jobs.rules.outcomes import KEY_MISSING, MISFIT
 from sqla_jobs.rules.wording import near_names
 from sqla_jobs.runtime.set_aside import EVENT_LOOP
 
@@ -180,12 +180,12 @@ WORK = (
               ORDER BY run_at LIMIT {LOOKED_AT}) AS job
             CROSS JOIN LATERAL (
               SELECT outcome, error_type, error FROM {{runs}} WHERE job_id = job.id ORDER BY id DESC LIMIT 1) AS run
-            WHERE run.outcome = 'snoozed' AND run.error_type = '{MISFIT}'
+            WHERE run.outcome = 'snoozed' AND run.error_type IN ('{MISFIT}', '{KEY_MISSING}')
             GROUP BY job.task ORDER BY job.task""",
-        says=f"the code of a worker does not fit {{number:plural job/{LOOKED_AT}}}, such as job {{id}}: "
+        says=f"a worker lacks the code or the key for {{number:plural job/{LOOKED_AT}}}, such as job {{id}}: "
         "{reason:.500}",
-        remedy="sqla-jobs why {id} shows which worker takes it; start workers with the code that enqueued it, or give "
-        "new parameters of the task a default. After a minute, the attempt fails at a worker that does not take it",
+        remedy="sqla-jobs why {id} shows which worker takes it; start workers with the code and keys that fit it, or "
+        "give new parameters of the task a default. Where arguments do not fit, the attempt fails after a minute",
     ),
     Check(
         name="schedules without a clock",

@@ -41,6 +41,8 @@ MAX_TRACEBACK = 50_000
 
 MISFIT = "Misfit"
 """The error type of a run whose job was given back, since its arguments do not fit the code of its worker."""
+KEY_MISSING = "Undecryptable"
+"""The error type of a run whose job was given back, since its worker lacks the key of a stored value."""
 ROW_MISSING = "EntityGone"
 """The error type of a run that found no row for one of its arguments."""
 ROWS_COME_WITHIN = 4.0

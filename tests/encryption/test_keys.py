@@ -26,6 +26,7 @@ from sqla_jobs import (
     Unique,
 )
 from sqla_jobs.errors import ArgumentsError
+from sqla_jobs.monitoring.examine import examine
 from sqla_jobs.tasks.encryption import KeyRing
 from sqla_jobs.testing import drain
 from tests.encryption import shop
@@ -276,6 +277,7 @@ def test_a_job_without_its_key_waits_for_ever(session: Session, monkeypatch: pyt
         session.expire_all()
         assert (job.state, job.attempt) == (JobState.scheduled, 0)
         assert [run.outcome for run in job.runs] == ["snoozed"] * times
+    assert any("a worker lacks the code or the key for 1 job" in str(finding) for finding in examine(session, jobs))
     jobs.cancel(session, job)
     jobs.retry(session, job)
     session.delete(job)

@@ -140,8 +140,8 @@ def test_a_job_that_old_code_meets_a_minute_later_fails_an_attempt_by_its_policy
         old.worker().drain()
         assert now(session, new, job)[0] == state
         if state == "scheduled":
-            said = f"the code of a worker does not fit 1 job, such as job {job.id}: "
-            assert any(said in told for told in found(session, new))
+            expected = f"a worker lacks the code or the key for 1 job, such as job {job.id}: "
+            assert any(expected in told for told in found(session, new))
             assert any("put it off: " in why and "b" in why for why in new.why(session, job))
             make_due(session, new)
     assert now(session, new, job) == ("failed", 1, ["snoozed", "snoozed", "failed"])
