@@ -47,8 +47,8 @@ from sqla_jobs.supervisor.messages import (
     session_of,
 )
 from sqla_jobs.supervisor.spec import OF_CHILD, ChildSpec
-from sqla_jobs.worker.attempts import Shared
 from sqla_jobs.worker.lookout import JobListener, Lookout, OwnLookout
+from sqla_jobs.worker.services import WorkerServices
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
@@ -171,7 +171,7 @@ class ChildHost:
         self._gone: uuid.UUID | None = None
         self._close_idle: list[Callable[[], None]] = []
         self._send_at = 0.0
-        self._shared: Shared | None = None
+        self._services: WorkerServices | None = None
         self.address: dict[str, Any] = {}
         """The parameters of the application's address."""
 
@@ -195,12 +195,12 @@ class ChildHost:
         listener = self._job_listener  # another thread may set it to None at any time
         self._started.has_free_slot = listener is not None and listener.has_free_slot
 
-    def meet(self, shared: Shared, sessions: int) -> None:
-        self._shared, engine = shared, shared.engine
+    def meet(self, services: WorkerServices, sessions: int) -> None:
+        self._services, engine = services, services.engine
         self.may_close(IdleConnections(engine).close)
-        tables = TableNames(shared.models.positions.schema, shared.models.prefix, shared.queries.schema)
+        tables = TableNames(services.models.positions.schema, services.models.prefix, services.queries.schema)
         with engine.connect() as connection:
-            identity = identity_of(connection, shared.models.tables["jobs"])
+            identity = identity_of(connection, services.models.tables["jobs"])
 
         def send_address(connection: psycopg.Connection[Any], _: object) -> None:
             info = connection.info
@@ -213,15 +213,15 @@ class ChildHost:
         with engine.connect() as connection:
             send_address(connection.connection.driver_connection, None)  # type: ignore[arg-type]
 
-    def lookout(self, shared: Shared, tasks: Sequence[str]) -> Lookout:
+    def lookout(self, services: WorkerServices, tasks: Sequence[str]) -> Lookout:
         """Return the lookout of this worker.
 
         A draining worker looks for work itself, since it ends when nothing is due.
         """
         is_draining = self._parent.spec.drain
         if is_draining:
-            return OwnLookout(shared, tasks)
-        return ForwardedLookout(self._parent, self._started, shared, tasks)
+            return OwnLookout(services, tasks)
+        return ForwardedLookout(self._parent, self._started, services, tasks)
 
     def registered(self, process_id: uuid.UUID) -> None:
         self._started.beat_at = time.monotonic()
@@ -256,8 +256,8 @@ class ChildHost:
 
         The parent's heartbeats have stopped: the parent's password may have expired.
         """
-        assert self._shared is not None, "meet() comes first"
-        pool = self._shared.engine.pool.recreate()
+        assert self._services is not None, "meet() comes first"
+        pool = self._services.engine.pool.recreate()
         pool.connect().close()
         pool.dispose()
 
@@ -273,8 +273,8 @@ class ChildHost:
 
     def _hear(self, queue: str, is_alone: bool) -> None:
         if queue == SCHEDULES:
-            assert self._shared is not None, "meet() comes first"
-            notify_here(self._shared.models.channel, queue)
+            assert self._services is not None, "meet() comes first"
+            notify_here(self._services.models.channel, queue)
         else:
             self._tell(queue, is_alone, lambda listener: listener.heard(queue))
 
@@ -293,11 +293,11 @@ class ForwardedLookout:
 
     promote_at: float = math.inf
 
-    def __init__(self, parent: ParentConnection, started: StartedRuns, shared: Shared, tasks: Sequence[str]):
+    def __init__(self, parent: ParentConnection, started: StartedRuns, services: WorkerServices, tasks: Sequence[str]):
         self._parent = parent
         self._started = started
-        self._channel = shared.models.channel
-        self._longest = 2 * shared.settings.poll
+        self._channel = services.models.channel
+        self._longest = 2 * services.settings.poll
         self._tasks = tuple(tasks)
         self._expected_at = math.inf
         self._unsubscribe: Callable[[], None] | None = None

@@ -1,4 +1,4 @@
-"""The jobs that one worker holds, and the data that its parts share."""
+"""The jobs that one worker holds."""
 
 from __future__ import annotations
 
@@ -6,17 +6,10 @@ import threading
 import time
 from collections.abc import Collection, Generator, Iterable
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
-
-from sqlalchemy import Engine
 
 from sqla_jobs.execution.attempt import Attempt
-from sqla_jobs.models.mapping import Models
-from sqla_jobs.queries import Claimed, Queries, RunEnd
+from sqla_jobs.queries import Claimed, RunEnd
 from sqla_jobs.runtime.counters import Counters
-from sqla_jobs.runtime.set_aside import SetAside
-from sqla_jobs.runtime.settings import Settings
 
 _DOUBTFUL = 600.0
 """After a claim has failed, the server may still execute it for this many seconds."""
@@ -90,36 +83,20 @@ class Attempts:
         for attempt in list(self._table.values()):
             attempt.is_withdrawn = attempt.started_at is None
 
-    def remove(self, ends: Iterable[RunEnd]) -> list[RunEnd]:
+    def ended(self, ends: Iterable[RunEnd]) -> list[RunEnd]:
         """Remove the attempts of these ends, which are stored or have lost their leases.
 
-        Return the ends whose attempts were still in the table.
+        Count and return the ends of runs: those that were still in the table and were not given back.
         """
-        removed: list[RunEnd] = []
+        runs: list[RunEnd] = []
         for end in ends:
             attempt = self._table.pop(end.lease.run_id, None)
             if attempt is not None:
-                removed.append(end)
                 if attempt.slot is not None:
                     attempt.slot.clear()
-        return removed
-
-    def count(self, runs: int) -> None:
-        """Add `runs` to the number of ended runs."""
+                if end.outcome.kind != "released":
+                    runs.append(end)
         with self._counting:
-            self.runs += runs
+            self.runs += len(runs)
             self.ended_at = time.monotonic() if runs else self.ended_at
-
-
-@dataclass(frozen=True)
-class Shared:
-    """The data that the parts of one worker share."""
-
-    engine: Engine
-    claims: Engine
-    """The engine for claims and promotions only."""
-    models: Models[Any]
-    queries: Queries
-    settings: Settings
-    attempts: Attempts
-    set_aside: SetAside
+        return runs

@@ -9,29 +9,29 @@ from contextlib import ExitStack
 
 from sqla_jobs.database.subscribers import BLOCKED, LIMITS
 from sqla_jobs.queries import Among, Lease
-from sqla_jobs.worker.claiming import Claiming, ClaimLoop
+from sqla_jobs.worker.claiming import ClaimLoop
 from sqla_jobs.worker.lane import Lane
 from sqla_jobs.worker.limited_source import LimitedSource
 from sqla_jobs.worker.plain_source import PlainSource
+from sqla_jobs.worker.services import WorkerServices
 
 
 class Claimer:
     """Two loops that claim jobs, one without and one behind limits. Passes news on to them."""
 
     def __init__(
-        self, claiming: Claiming, tasks: Sequence[str], *, all_tasks: Sequence[str], limited: LimitedSource
+        self, services: WorkerServices, tasks: Sequence[str], *, all_tasks: Sequence[str], limited: LimitedSource
     ) -> None:
-        shared = claiming.shared
-        self._shared = shared
-        self._attempts = shared.attempts
-        self._backlogs = claiming.backlogs
-        self._lookout = claiming.lookout
-        self._resolver = claiming.resolver
+        self._services = services
+        self._attempts = services.attempts
+        self._backlogs = services.backlogs
+        self._lookout = services.lookout
+        self._resolver = services.resolver
         self._all_tasks = tuple(all_tasks)
         self._limited = limited
-        self._plain = PlainSource(claiming, tasks, limited)
-        self._plain_loop = ClaimLoop(claiming, self._plain, "claiming", name="sqla_jobs-claim")
-        self._limited_loop = ClaimLoop(claiming, limited, "claiming behind limits", name="sqla_jobs-limited")
+        self._plain = PlainSource(services, tasks, limited)
+        self._plain_loop = ClaimLoop(services, self._plain, "claiming", name="sqla_jobs-claim")
+        self._limited_loop = ClaimLoop(services, limited, "claiming behind limits", name="sqla_jobs-limited")
 
     def start(self) -> None:
         self._plain_loop.loop.start()
@@ -118,22 +118,22 @@ class Claimer:
                 if not loop.stepping.acquire(blocking=False):
                     return []
                 held.callback(loop.stepping.release)
-            known, age = self._attempts.run_ids(), self._shared.settings.heartbeat
-            with self._shared.engine.begin() as connection:
-                return self._shared.queries.unknown_leases(connection, process_id, known, age=age)
+            known, age = self._attempts.run_ids(), self._services.settings.heartbeat
+            with self._services.engine.begin() as connection:
+                return self._services.queries.unknown_leases(connection, process_id, known, age=age)
 
     def is_due(self) -> bool:
         """Return whether a job in these queues is due or held up, or this worker holds a job that has not ended."""
-        shared, attempts, held_up = self._shared, self._attempts, [*self._limited.held_up]
-        others = Among(set_aside=shared.set_aside.reasons)
+        services, attempts, held_up = self._services, self._attempts, [*self._limited.held_up]
+        others = Among(set_aside=services.set_aside.reasons)
         # otherwise jobs locked by a claim in progress would be missed
-        with self._plain_loop.stepping, self._limited_loop.stepping, shared.claims.begin() as connection:
+        with self._plain_loop.stepping, self._limited_loop.stepping, services.claims.begin() as connection:
             if attempts:  # checked first: the query finds a job that ends in between and is due again
                 return True
-            queues, of_queue = list(shared.settings.queues), shared.queries.to_claim_limited
+            queues, of_queue = list(services.settings.queues), services.queries.to_claim_limited
             if held_up and any(of_queue(connection, queue, held_up, others) for queue in queues):
                 return True
-            return shared.queries.is_due(connection, queues, self._all_tasks, others)
+            return services.queries.is_due(connection, queues, self._all_tasks, others)
 
 
 def _answer(lanes: Sequence[Lane], queue: str) -> bool:

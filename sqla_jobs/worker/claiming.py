@@ -1,24 +1,18 @@
-"""The loops that claim jobs, each from one source, and the parts of a worker that the sources share."""
+"""The loops that claim jobs, each from one source."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.queries import Claimed
 from sqla_jobs.rules.outcomes import Outcome
 from sqla_jobs.runtime.loop import Loop
-from sqla_jobs.worker.attempts import Shared
-from sqla_jobs.worker.backlog import Backlog
-from sqla_jobs.worker.finisher import Finisher
 from sqla_jobs.worker.lane import Lane
-from sqla_jobs.worker.liveness import Liveness
-from sqla_jobs.worker.lookout import Lookout
-from sqla_jobs.worker.resolver import JobResolver
+from sqla_jobs.worker.services import WorkerServices
 
 _UNWRITTEN = 5000
 """Claiming pauses while at least this many ends wait to be stored."""
@@ -26,18 +20,6 @@ _HELD_UP = 0.01
 """Seconds between checks while claiming is paused."""
 
 OneLane = TypeVar("OneLane", bound=Lane)
-
-
-@dataclass(frozen=True)
-class Claiming:
-    """The parts of a worker that both sources use."""
-
-    shared: Shared
-    backlogs: Sequence[Backlog]
-    liveness: Liveness
-    finisher: Finisher
-    lookout: Lookout
-    resolver: JobResolver
 
 
 class Source(Protocol[OneLane]):
@@ -78,15 +60,15 @@ class ClaimLoop(Generic[OneLane]):
     It looks after each `tell`, when a slot becomes free whose lane does not rest, and when a rest is over.
     """
 
-    def __init__(self, claiming: Claiming, source: Source[OneLane], what: str, *, name: str) -> None:
-        self._attempts = claiming.shared.attempts
-        self._liveness = claiming.liveness
-        self._finisher = claiming.finisher
-        self._lookout = claiming.lookout
+    def __init__(self, services: WorkerServices, source: Source[OneLane], what: str, *, name: str) -> None:
+        self._attempts = services.attempts
+        self._liveness = services.liveness
+        self._finisher = services.finisher
+        self._lookout = services.lookout
         self._source = source
         self.stepping: threading.RLock = threading.RLock()
         """Held during each step: while another holds it, no claim is in progress."""
-        self.loop: Loop = Loop(what, self.step, name=name, server=claiming.shared.claims)
+        self.loop: Loop = Loop(what, self.step, name=name, server=services.claims)
         for lane in source.lanes:
             lane.wake = self.loop.news.tell
 

@@ -12,8 +12,8 @@ from sqla_jobs.queries import Among, Claimed
 from sqla_jobs.queries.claim_limited import NOTHING_ENDED, Gates
 from sqla_jobs.worker.backfill import Backfill
 from sqla_jobs.worker.backlog import Backlog
-from sqla_jobs.worker.claiming import Claiming
 from sqla_jobs.worker.lane import Lane
+from sqla_jobs.worker.services import WorkerServices
 
 _Claim = Callable[[Among], list[Claimed]]
 _HINTS = 100
@@ -39,12 +39,12 @@ class GroupWalk(Lane):
     A look is a round through all groups, of one or more claims. Only one thread at a time may claim.
     """
 
-    def __init__(self, claiming: Claiming, backfill: Backfill, tasks: Sequence[str], backlog: Backlog) -> None:
+    def __init__(self, services: WorkerServices, backfill: Backfill, tasks: Sequence[str], backlog: Backlog) -> None:
         super().__init__(backlog)
-        self._engine = claiming.shared.claims
-        self._queries = claiming.shared.queries
-        self._set_aside = claiming.shared.set_aside
-        self._liveness = claiming.liveness
+        self._engine = services.claims
+        self._queries = services.queries
+        self._set_aside = services.set_aside
+        self._liveness = services.liveness
         self._backfill = backfill
         self._tasks = tasks
         self._queue = backlog.name

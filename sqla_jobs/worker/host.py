@@ -11,8 +11,8 @@ from sqla_jobs.database.connection_limits import warn_of_few_connections
 from sqla_jobs.execution.shared_memory import RunSlot
 from sqla_jobs.runtime.counters import Counters
 from sqla_jobs.runtime.heartbeat import Heartbeat
-from sqla_jobs.worker.attempts import Shared
 from sqla_jobs.worker.lookout import Lookout, OwnLookout
+from sqla_jobs.worker.services import WorkerServices
 
 
 class Host(Protocol):
@@ -33,14 +33,14 @@ class Host(Protocol):
         """When the worker's last heartbeat was stored, by `time.monotonic()`."""
         ...
 
-    def meet(self, shared: Shared, sessions: int) -> None:
-        """Receive the worker's shared data, before the worker registers.
+    def meet(self, services: WorkerServices, sessions: int) -> None:
+        """Receive what the worker's parts share, before the worker registers.
 
         The jobs use up to `sessions` connections simultaneously.
         """
         ...
 
-    def lookout(self, shared: Shared, tasks: Sequence[str]) -> Lookout:
+    def lookout(self, services: WorkerServices, tasks: Sequence[str]) -> Lookout:
         """Return the lookout that finds work for a worker that runs these tasks."""
         ...
 
@@ -98,21 +98,21 @@ class Alone:
     def beat_at(self) -> float:
         return self._beat_at
 
-    def meet(self, shared: Shared, sessions: int) -> None:
-        warn_of_few_connections(shared.engine, self.all_connections + sessions)
+    def meet(self, services: WorkerServices, sessions: int) -> None:
+        warn_of_few_connections(services.engine, self.all_connections + sessions)
         self._heartbeat = Heartbeat(
-            shared.engine,
-            shared.queries,
-            shared.settings,
-            shared.set_aside,
+            services.engine,
+            services.queries,
+            services.settings,
+            services.set_aside,
             living=lambda: list(self._process_ids),
             beaten=self._beaten,
             gone=self._process_ids.discard,
             lost=self._counters.lost,
         )
 
-    def lookout(self, shared: Shared, tasks: Sequence[str]) -> Lookout:
-        return OwnLookout(shared, tasks)
+    def lookout(self, services: WorkerServices, tasks: Sequence[str]) -> Lookout:
+        return OwnLookout(services, tasks)
 
     def may_close(self, close_idle: Callable[[], None]) -> None:
         """Do nothing: the worker's few connections stay open."""

@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.execution.attempt import Attempt
-from sqla_jobs.queries import Claimed
+from sqla_jobs.queries import Claimed, RunEnd
 from sqla_jobs.queries.claim_limited import Gates
 from sqla_jobs.rules.limits import holds_a_place
 from sqla_jobs.worker.backfill import Backfill
-from sqla_jobs.worker.claiming import Claiming
 from sqla_jobs.worker.group_walk import GroupWalk
+from sqla_jobs.worker.services import WorkerServices
 
 _POLLS = 3.9
 """The number of polls after which to look even without a message."""
@@ -43,11 +43,10 @@ class LimitedSource:
 
     suffix: str = LIMITS
 
-    def __init__(self, claiming: Claiming, backfill: Backfill, tasks: Sequence[str]) -> None:
-        shared = claiming.shared
-        self._shared = shared
-        self._liveness = claiming.liveness
-        self._lookout = claiming.lookout
+    def __init__(self, services: WorkerServices, backfill: Backfill, tasks: Sequence[str]) -> None:
+        self._services = services
+        self._liveness = services.liveness
+        self._lookout = services.lookout
         self._backfill = backfill
         self._ended = deque[_Place]()
         """The places of jobs that have ended since the last look. Any thread may add to them."""
@@ -57,7 +56,7 @@ class LimitedSource:
         """When other workers may be told again, by `time.monotonic()`."""
         self._poll_at = 0.0
         self.lanes: Sequence[GroupWalk] = [
-            GroupWalk(claiming, backfill, tuple(tasks), backlog) for backlog in claiming.backlogs
+            GroupWalk(services, backfill, tuple(tasks), backlog) for backlog in services.backlogs
         ]
         for walk in self.lanes:
             walk.backlog.behind_gates = walk
@@ -89,15 +88,16 @@ class LimitedSource:
         """Every four polls, look at some groups to make up for lost messages."""
         now = time.monotonic()
         if now >= self._poll_at:
-            self._poll_at = now + _POLLS * self._shared.settings.poll
+            self._poll_at = now + _POLLS * self._services.settings.poll
             for walk in self.lanes:
                 walk.poll()
             self.lanes[0].wake()
 
-    def ended(self, jobs: Sequence[Claimed]) -> None:
+    def ended(self, ends: Sequence[RunEnd]) -> None:
         """Free the places that ended jobs held behind limits and in limited queues. Any thread may call this."""
         limits = self._backfill.limits
         # an operator may have added gates during the run
+        jobs = [end.lease for end in ends if isinstance(end.lease, Claimed)]
         places = [_Place(job.queue, job.gates or tuple(limits.by_task.get(job.task, ()))) for job in jobs]
         if freed := [one for one in places if one.queue in limits.queues or any(map(holds_a_place, one.gates))]:
             self._ended.extend(freed)
@@ -182,8 +182,8 @@ class LimitedSource:
     def _tell_others(self) -> None:
         if self._freed:
             gates = {gate for place in self._freed for gate in (f"@{place.queue}", *place.gates) if gate[0] not in "%~"}
-            with self._shared.claims.begin() as connection:
-                self._shared.queries.tell_of_freed_places(connection, self._shared.models.channel, gates)
+            with self._services.claims.begin() as connection:
+                self._services.queries.tell_of_freed_places(connection, self._services.models.channel, gates)
             self._freed.clear()
             self._tell_at = time.monotonic() + _APART
 

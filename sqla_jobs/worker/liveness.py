@@ -19,8 +19,8 @@ from sqla_jobs.runtime.heartbeat import next_look
 from sqla_jobs.runtime.loop import Loop
 from sqla_jobs.runtime.stopping import in_turn
 from sqla_jobs.runtime.vitals import Vitals
-from sqla_jobs.worker.attempts import Shared
 from sqla_jobs.worker.host import Host
+from sqla_jobs.worker.services import WorkerServices
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
@@ -42,7 +42,7 @@ class Liveness:
 
     def __init__(
         self,
-        shared: Shared,
+        services: WorkerServices,
         host: Host,
         *,
         tasks: Mapping[str, Any],
@@ -52,31 +52,31 @@ class Liveness:
         leaving: Callable[[], None],
     ) -> None:
         """Prepare to register. The jobs use up to `sessions` connections."""
-        self._engine = shared.engine
-        self._shared = shared
-        self._models = shared.models
-        self._queries = shared.queries
-        self._settings = shared.settings
-        self._attempts = shared.attempts
+        self._engine = services.engine
+        self._services = services
+        self._models = services.models
+        self._queries = services.queries
+        self._settings = services.settings
+        self._attempts = services.attempts
         self._host = host
         self._tasks = tasks
         self._sessions = sessions
         self._on_lost = lost
         self._give_back_unknown = give_back_unknown
         self._leaving = leaving
-        longest = shared.settings.longest_wait
+        longest = services.settings.longest_wait
         self._loop = Loop(
             "the heartbeat",
             self.step,
             name="sqla_jobs-liveness",
-            server=shared.engine,
+            server=services.engine,
             longest=longest,
             apart=_PROGRESS,
             finishes=True,
         )
         self._process_id: uuid.UUID | None = None
-        self._vitals = Vitals(shared.engine, shared.models)
-        self._unknown_at = time.monotonic() + shared.settings.heartbeat
+        self._vitals = Vitals(services.engine, services.models)
+        self._unknown_at = time.monotonic() + services.settings.heartbeat
 
     @property
     def process_id(self) -> uuid.UUID:
@@ -180,7 +180,7 @@ class Liveness:
         if held := attempts.older_than(_LOOK / 2):
             with self._engine.begin() as connection:
                 self._look(connection, held)
-        self._shared.set_aside.show(self._engine, self._queries, self.process_id)
+        self._services.set_aside.show(self._engine, self._queries, self.process_id)
         if is_at_rest:
             self._host.rest()
         else:  # an idle process would open a connection just for this

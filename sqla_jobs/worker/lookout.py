@@ -8,7 +8,7 @@ from typing import Protocol
 from sqla_jobs.queries.values import Promotion
 from sqla_jobs.runtime.listener import Listener
 from sqla_jobs.runtime.promoter import BUSY, SOON, Promoter, poll_in
-from sqla_jobs.worker.attempts import Shared
+from sqla_jobs.worker.services import WorkerServices
 
 
 class JobListener(Protocol):
@@ -78,13 +78,13 @@ class Lookout(Protocol):
 class OwnLookout:
     """The lookout of a worker that listens and polls for itself."""
 
-    def __init__(self, shared: Shared, tasks: Sequence[str]) -> None:
+    def __init__(self, services: WorkerServices, tasks: Sequence[str]) -> None:
         self._found = Promotion.of([])
         """The result of the last promotion."""
-        self._engine = shared.engine
-        self._settings = shared.settings
-        self._channel = shared.models.channel
-        self._promoter = Promoter(shared.claims, shared.queries, shared.settings, shared.set_aside, tasks=tasks)
+        self._engine = services.engine
+        self._settings = services.settings
+        self._channel = services.models.channel
+        self._promoter = Promoter(services.claims, services.queries, services.settings, services.set_aside, tasks=tasks)
         self._listener: Listener | None = None
 
     @property

@@ -9,10 +9,10 @@ from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.queries import Among, Claimed
 from sqla_jobs.rules.outcomes import Outcome
-from sqla_jobs.worker.claiming import Claiming
 from sqla_jobs.worker.floors import ScanFloors
 from sqla_jobs.worker.lane import Lane
 from sqla_jobs.worker.limited_source import LimitedSource
+from sqla_jobs.worker.services import WorkerServices
 
 
 class PlainSource:
@@ -20,19 +20,18 @@ class PlainSource:
 
     suffix: str = ""
 
-    def __init__(self, claiming: Claiming, tasks: Sequence[str], limited: LimitedSource) -> None:
-        shared = claiming.shared
-        self._queries = shared.queries
-        self._set_aside = shared.set_aside
-        self._engine = shared.claims
-        self._liveness = claiming.liveness
-        self._finisher = claiming.finisher
-        self._lookout = claiming.lookout
-        self._resolver = claiming.resolver
+    def __init__(self, services: WorkerServices, tasks: Sequence[str], limited: LimitedSource) -> None:
+        self._queries = services.queries
+        self._set_aside = services.set_aside
+        self._engine = services.claims
+        self._liveness = services.liveness
+        self._finisher = services.finisher
+        self._lookout = services.lookout
+        self._resolver = services.resolver
         self._tasks = tuple(tasks)
         self._limited = limited
-        self._floors = ScanFloors(shared.settings.queues)
-        self.lanes: Sequence[Lane] = [Lane(backlog) for backlog in claiming.backlogs]
+        self._floors = ScanFloors(services.settings.queues)
+        self.lanes: Sequence[Lane] = [Lane(backlog) for backlog in services.backlogs]
         for lane in self.lanes:
             lane.backlog.plain = lane
 

@@ -28,9 +28,9 @@ from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.runtime.stopping import StopRequest, handled, stopped_by_signals
 from sqla_jobs.worker.contexts import Contexts
 from sqla_jobs.worker.coroutines import coroutine_tasks
+from sqla_jobs.worker.database_worker import DatabaseWorker
 from sqla_jobs.worker.event_loop import EventLoop
 from sqla_jobs.worker.host import Alone, Host
-from sqla_jobs.worker.parts import Common, Parts
 
 if TYPE_CHECKING:
     from sqla_jobs.jobs import Jobs
@@ -71,7 +71,7 @@ class Worker(Service):
         self._binding = binding
         self._settings = settings
         self._host = host or Alone(jobs._counters)
-        self._parts: Parts | None = None
+        self._parts: DatabaseWorker | None = None
         """The parts, once they are at work."""
         self._undo = ExitStack()
         """What `stop` calls, the last first."""
@@ -156,9 +156,19 @@ class Worker(Service):
         events = EventLoop(inside) if coroutine_tasks(declarations) or contexts.need_loop else None
         if events is not None:
             self._undo.callback(events.stop)
-        common = Common(self._jobs, self._settings, declarations, contexts, events, self._on_loop_gone)
+        connected = partial(
+            DatabaseWorker.connected,
+            self._jobs,
+            self._settings,
+            self._binding,
+            self._host,
+            declarations,
+            contexts,
+            events,
+            loop_gone=self._on_loop_gone,
+        )
         try:
-            parts = reached(partial(Parts.connected, common, self._binding, self._host), self._stop_requested)
+            parts = reached(connected, self._stop_requested)
         except ProgrammingError as error:
             raise ConfigurationError(explain(error)) from error
         self._undo.callback(parts.close)

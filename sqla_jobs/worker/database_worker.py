@@ -1,4 +1,4 @@
-"""The parts of a worker at work, from its connections to its threads."""
+"""A worker at its database, from its connections to its threads."""
 
 from __future__ import annotations
 
@@ -27,22 +27,21 @@ from sqla_jobs.execution.steps import StepsFactory
 from sqla_jobs.models.citus import check_unmanaged
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.version import check_version, schema_of
-from sqla_jobs.queries import Queries, RunEnd
+from sqla_jobs.queries import Claimed, Queries, RunEnd
 from sqla_jobs.queries.due import waiting_queues
 from sqla_jobs.queries.erasing import check_may_erase
-from sqla_jobs.rules.outcomes import Failure, Outcome
+from sqla_jobs.rules.outcomes import SUCCEEDED, Failure, Outcome
 from sqla_jobs.rules.retention import rules
 from sqla_jobs.runtime.retrying import RetryLoop
-from sqla_jobs.runtime.set_aside import EVENT_LOOP, SetAside
+from sqla_jobs.runtime.set_aside import EVENT_LOOP
 from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.runtime.stopping import in_turn
+from sqla_jobs.runtime.storing import RESCUED
 from sqla_jobs.tasks.declaration import Declaration
-from sqla_jobs.worker.attempts import Attempts, Shared
+from sqla_jobs.worker.attempts import Attempts
 from sqla_jobs.worker.backfill import Backfill, store_limits
 from sqla_jobs.worker.backlog import Backlog
-from sqla_jobs.worker.bookkeeping import Bookkeeping
 from sqla_jobs.worker.claimer import Claimer
-from sqla_jobs.worker.claiming import Claiming
 from sqla_jobs.worker.contexts import Contexts
 from sqla_jobs.worker.coroutines import Coroutines
 from sqla_jobs.worker.event_loop import EventLoop
@@ -54,6 +53,7 @@ from sqla_jobs.worker.liveness import Liveness
 from sqla_jobs.worker.pruner import Pruner
 from sqla_jobs.worker.resolver import JobResolver
 from sqla_jobs.worker.runners import Callbacks, Runners
+from sqla_jobs.worker.services import WorkerServices
 from sqla_jobs.worker.sessions import (
     STEPS_AT_ONCE,
     TaskTransactions,
@@ -113,103 +113,123 @@ class Engines:
         in_turn(*(partial(close_engine, one) for one in (self.main, self.claims, self.steps) if one is not None))
 
 
-@dataclass(frozen=True)
-class Common:
-    """What a worker has before it knows its database."""
-
-    jobs: Jobs[Any]
-    settings: Settings
-    declarations: dict[str, Declaration]
-    contexts: Contexts
-    events: EventLoop | None
-    """The event loop of coroutine tasks, if anything needs one."""
-    loop_gone: Callable[[], None]
-    """Called when the application's event loop is closed."""
-
-
-class Parts:
-    """The parts of one worker. They are built first, then started together, and stopped in order."""
+class DatabaseWorker:
+    """A worker at its database. Its parts are built first, then started together, and stopped in order."""
 
     @classmethod
-    def connected(cls, common: Common, binding: Binding, host: Host) -> Self:
-        """Connect to the database, check its tables, and build the parts."""
+    def connected(
+        cls,
+        jobs: Jobs[Any],
+        settings: Settings,
+        binding: Binding,
+        host: Host,
+        declarations: dict[str, Declaration],
+        contexts: Contexts,
+        events: EventLoop | None,
+        *,
+        loop_gone: Callable[[], None],
+    ) -> Self:
+        """Connect to the database, check its tables, and build the parts.
+
+        `events` is the event loop of coroutine tasks, if anything needs one. `loop_gone` is called when the
+        application's event loop is closed.
+        """
         app = binding.engine  # asked for only once: that can take a context of the application
         isolation = binding.check_isolation()
-        settings, declarations = common.settings, common.declarations.values()
-        warn_of_small_pool(app, settings.jobs_of(queues_of_sessions(declarations)))
+        warn_of_small_pool(app, settings.jobs_of(queues_of_sessions(declarations.values())))
         warn_of_slow_hosts(app, settings.patience)
-        has_steps = any(one.signature.wants_context for one in declarations)
+        has_steps = any(one.signature.wants_context for one in declarations.values())
         with ExitStack() as made:
             engines = Engines.of(app, patience=settings.patience, connections=host.connections, has_steps=has_steps)
             made.callback(engines.close)
-            erases = any(one.retention.erases for one in declarations)
-            queries = engines.queries(common.jobs._models, erases=erases, lock_timeout=settings.lease)
-            coroutines = Coroutines(common.declarations, binding, isolation, common.events)
-            parts = cls(common, binding, host, app, engines, queries, coroutines, isolation)
-            parts.log_unserved(logging.INFO)
+            erases = any(one.retention.erases for one in declarations.values())
+            services = WorkerServices(
+                engines.main,
+                engines.claims,
+                jobs._models,
+                engines.queries(jobs._models, erases=erases, lock_timeout=settings.lease),
+                settings,
+                Attempts(settings.heartbeat, jobs._counters),
+                [Backlog(name, number) for name, number in settings.queues.items()],
+            )
+            coroutines = Coroutines(declarations, binding, isolation, events)
+            sessions = sessions_at_once(declarations.values(), settings, app, coroutines)
+            worker = cls(
+                jobs,
+                services,
+                binding,
+                host,
+                engines,
+                declarations,
+                contexts,
+                coroutines,
+                sessions=sessions + STEPS_AT_ONCE * has_steps,
+                isolation=isolation,
+                loop_gone=loop_gone,
+            )
+            if events is not None:
+                services.set_aside.notes[EVENT_LOOP] = lambda: events.held_up_by
+            worker.log_unserved(logging.INFO)
             made.pop_all()
-        return parts
+        return worker
 
     def __init__(
         self,
-        common: Common,
+        jobs: Jobs[Any],
+        services: WorkerServices,
         binding: Binding,
         host: Host,
-        app: Engine,
         engines: Engines,
-        queries: Queries,
+        declarations: dict[str, Declaration],
+        contexts: Contexts,
         coroutines: Coroutines,
+        *,
+        sessions: int,
         isolation: str,
+        loop_gone: Callable[[], None],
     ) -> None:
-        """Build the parts. `app` is the application's engine."""
-        jobs, settings, declarations = common.jobs, common.settings, common.declarations
+        """Build the parts. Jobs and their steps use up to `sessions` connections."""
         tasks = list(declarations)
+        settings, queries = services.settings, services.queries
+        self._jobs = jobs
+        self._services = services
         self._host = host
         self.engines: Engines = engines
-        self._jobs = jobs
         self._settings = settings
-        self.attempts: Attempts = Attempts(settings.heartbeat, jobs._counters)
-        self._backlogs = [Backlog(name, number) for name, number in settings.queues.items()]
-        set_aside = SetAside()
-        self._shared = shared = Shared(
-            engines.main, engines.claims, jobs._models, queries, settings, self.attempts, set_aside
-        )
+        self.attempts: Attempts = services.attempts
         self._coroutines = coroutines
-        if (loop := common.events) is not None:
-            set_aside.notes[EVENT_LOOP] = lambda: loop.held_up_by
-        self._sessions = sessions_at_once(declarations.values(), settings, app, coroutines)
-        if engines.steps is not None:
-            self._sessions += STEPS_AT_ONCE
-        self._liveness = Liveness(
-            shared,
+        self._sessions = sessions
+        services.liveness = self._liveness = Liveness(
+            services,
             host,
             tasks={name: one.takes.shown() for name, one in declarations.items()},
-            sessions=self._sessions,
+            sessions=sessions,
             lost=self._on_lost,
             give_back_unknown=self._give_back_unknown,
             leaving=self._tell_of_free_places,
         )
-        self._finisher = Finisher(engines.main, queries, set_aside, settled=self._on_settled)
-        self._lookout = host.lookout(shared, tasks)
+        services.finisher = self._finisher = Finisher(
+            engines.main, queries, services.set_aside, settled=self._on_settled
+        )
+        services.lookout = self._lookout = host.lookout(services, tasks)
+        services.resolver = self.resolver = JobResolver(
+            engines.main, queries, patience=settings.patience, poll=settings.poll, claim=self._on_queued
+        )
         self._backfill = Backfill(
             queries,
             engines.claims.begin,
             declarations,
             list(settings.queues),
             store=partial(store_limits, engines.main, jobs._models, declarations),
-            set_aside=set_aside,
+            set_aside=services.set_aside,
         )
-        self.resolver: JobResolver = JobResolver(
-            engines.main, queries, patience=settings.patience, poll=settings.poll, claim=self._on_queued
-        )
-        claiming = Claiming(shared, self._backlogs, self._liveness, self._finisher, self._lookout, self.resolver)
-        self.limited: LimitedSource = LimitedSource(claiming, self._backfill, tasks)
+        self.limited: LimitedSource = LimitedSource(services, self._backfill, tasks)
         plain = [name for name in tasks if not declarations[name].gates]
-        self.claimer: Claimer = Claimer(claiming, plain, all_tasks=tasks, limited=self.limited)
+        self.claimer: Claimer = Claimer(services, plain, all_tasks=tasks, limited=self.limited)
         self._events = EventDelivery(engines.main, queries, jobs._hooks, binding.context, tasks)
-        self._books = Bookkeeping(
-            self.attempts, jobs._counters, self._events, self.claimer, self.limited, self.resolver
-        )
+        sees_starts = self._events.started is not None or jobs._counters.is_wanted
+        self._on_start = self._on_started if sees_starts else None
+        """Called when a run begins. None if neither handlers nor counters need it."""
         self._step_threads = ThreadPoolExecutor(STEPS_AT_ONCE, "sqla_jobs-steps")
         connections = step_connections(engines.steps or engines.main, self._step_threads)
         self._executor = Executor(
@@ -220,9 +240,9 @@ class Parts:
             timeout=settings.timeout,
             middleware=jobs._hooks.middleware,
             tracing=jobs._hooks.tracing,
-            resources=common.contexts.resources,
+            resources=contexts.resources,
             upstream=queries.upstream(engines.main.begin),
-            started=self._books.started,
+            started=self._on_start,
             leaves_misfits=True,
             progressed=self._liveness.wake,
             steps=StepsFactory(queries, connections),
@@ -230,12 +250,12 @@ class Parts:
         for name in tasks:
             self._executor.prepare(name)
         self.runners: Runners = Runners(
-            self._backlogs,
+            services.backlogs,
             Callbacks(
                 execute=self._executor.execute,
                 ended=self._finisher.put,
-                committed=self._books.committed,
-                loop_gone=common.loop_gone,
+                committed=self._on_committed,
+                loop_gone=loop_gone,
             ),
             self._coroutines.tasks,
             self._coroutines.events,
@@ -254,7 +274,7 @@ class Parts:
         self._backfill.declare()
         if (steps := self.engines.steps) is not None:
             self._host.may_close(IdleConnections(steps).close)
-        self._host.meet(self._shared, self._sessions)
+        self._host.meet(self._services, self._sessions)
         self._liveness.start()
 
     def start(self) -> None:
@@ -281,7 +301,7 @@ class Parts:
             lambda: self.claimer.stop(_CLAIM),
             self._lookout.stop,
             self._give_back,
-            *(backlog.close for backlog in self._backlogs),
+            *(backlog.close for backlog in self._services.backlogs),
             self.attempts.withdraw,
             lambda: self._wait_for_jobs(grace, _left(grace_ends)),
             *([] if self._pruner is None else [self._pruner.stop]),
@@ -348,11 +368,45 @@ class Parts:
 
     def _give_back(self) -> None:
         """Give back the jobs that no slot has taken, even those claimed under an earlier process id."""
-        for backlog in self._backlogs:
+        for backlog in self._services.backlogs:
             self._end(backlog.give_back(), Outcome.released())
 
+    def _on_started(self, attempt: Attempt) -> None:
+        self._jobs._counters.begun(attempt.job.task, attempt.job.queue, attempt.waited)
+        if self._events.started is not None:
+            self._events.started(attempt)
+
+    def _on_committed(self, attempt: Attempt) -> None:
+        """Handle an attempt whose run has already stored its own end: a success, a sleep or a wait."""
+        ends = [attempt.suspended or attempt.ended(SUCCEEDED)]
+        self._on_settled(ends, ends)
+
     def _on_settled(self, ends: list[RunEnd], stored: list[RunEnd]) -> None:
-        self._books.settled(ends, stored)
+        """Handle ends that are stored, or whose attempts lost their leases.
+
+        `stored` contains the ends that were stored with their own outcome, or with `cancelled` instead. Any thread may
+        call this. Attempts come after limits: otherwise `drain` would see neither these jobs nor those that wait for
+        their places.
+        """
+        self._events.ended(stored)
+        self.resolver.ended(ends)
+        self.limited.ended(ends)
+        self._count(self.attempts.ended(ends))
+        for outcome in [end.outcome for end in ends if end.outcome is not SUCCEEDED]:
+            if outcome.delay is not None:
+                self.claimer.expect(outcome.delay)
+            elif outcome.kind == "released":
+                self.limited.tell()
+
+    def _count(self, ended: list[RunEnd]) -> None:
+        counters = self._jobs._counters
+        if not counters.is_wanted:
+            return
+        counted = [end for end in ended if end.outcome != RESCUED]
+        if self._on_start is None:  # counting was off when the worker started
+            for end in counted:
+                counters.begun(end.lease.task, end.lease.queue, _waited(end))
+        counters.ended(counted)
 
     def _on_queued(self, message: str) -> None:
         self.claimer.heard(message)
@@ -377,6 +431,11 @@ class Parts:
     def _give_back_unknown(self, process_id: uuid.UUID) -> None:
         for lease in self.claimer.unknown_leases(process_id):
             self._finisher.put(RunEnd(lease, Outcome.released()))
+
+
+def _waited(end: RunEnd) -> float:
+    """Return the seconds from the time when the job was due to the beginning of its run."""
+    return (end.lease.waited if isinstance(end.lease, Claimed) else 0.0) + end.started
 
 
 def _left(until: float) -> float:
