@@ -9,6 +9,7 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Engine, MetaData, func, insert, make_url, select, text
+from sqlalchemy.dialects.postgresql import psycopg
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, registry
 
@@ -51,7 +52,7 @@ def test_a_parent_sends_the_statements_that_its_child_would(models: object, name
 
     def sent_by(queries: Queries) -> dict[str, object]:
         statements: dict[str, Statement] = {name: getattr(queries, name) for name in SENT}
-        return {name: str(statement.sql()) for name, statement in statements.items()}
+        return {name: str(statement.sql().compile(dialect=psycopg.dialect())) for name, statement in statements.items()}
 
     assert sent_by(parent.queries) == sent_by(of_child)
     assert parent.channel == models.channel  # type: ignore[attr-defined]
