@@ -13,8 +13,9 @@ from sqla_jobs.runtime.settings import Settings
 OF_CHILD, OF_PARENT, OF_CLOCK = 4, 3, 1
 """How many server connections a child, its parent and its clock have.
 
-A child has two connections for claims, one of them for limits, and two for storing the ends of runs. A parent has one
-connection each for heartbeats, polls and listening, and one more if it serves metrics. A child's clock does not listen.
+A child has two connections for claims, one of them for limits, and two for the ends of runs and the rest. A parent has
+one connection each for heartbeats, polls and listening, and one more if it serves metrics. A child's clock does not
+listen.
 """
 
 

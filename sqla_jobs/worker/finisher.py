@@ -18,7 +18,6 @@ from sqla_jobs.database.shard_name import of_shard
 from sqla_jobs.execution.run_lines import run_fields
 from sqla_jobs.queries import Queries, RunEnd
 from sqla_jobs.rules.outcomes import SUCCEEDED, RunOutcome
-from sqla_jobs.runtime.loop import Loop
 from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.storing import as_stored, store
@@ -26,14 +25,12 @@ from sqla_jobs.runtime.storing import as_stored, store
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _BATCH = 1000
-_CROWD = 500
-"""When this many ends are waiting, a second thread helps to store them."""
 _BATCH_SIZE = 8_000_000
 """A batch is full once its results and tracebacks contain this many characters."""
 _LOCKED_AGAIN = 0.05
 """Seconds after which a locked row is tried again."""
 _GIVE_UP = 1.0
-"""Seconds allowed for the threads to end once they have given up."""
+"""Seconds allowed for the thread to end once it has given up."""
 _REFUSED_AGAIN = 60.0
 """If the server refuses an end, and also a failure in its place, the end is tried again after this many seconds."""
 
@@ -42,8 +39,7 @@ class Finisher:
     """Stores the ends of attempts, which any thread may pass to it.
 
     While one batch is being written, the next one fills up. So batches grow with the load, and a single end is written
-    immediately. Under full load two batches are written at a time: while one waits for the disk, or for the interpreter
-    lock, the server works on the other. Each thread logs its own errors.
+    immediately.
     """
 
     def __init__(
@@ -66,21 +62,17 @@ class Finisher:
         self._settled = settled
         self._aside: list[tuple[float, int, RunEnd]] = []
         """A heap of the ends that could not be stored: when to try each again, its run id, and the end."""
-        self._putting_aside = threading.Lock()
+        self._is_closing = False
         self._give_up = threading.Event()
         self._retry = RetryLoop("storing outcomes", self._give_up)
         self._thread = threading.Thread(target=of_shard(self._loop), name="sqla_jobs-finisher", daemon=True)
-        self._helper = Loop("storing outcomes", self._help, name="sqla_jobs-finisher-2")
 
     def start(self) -> None:
         self._thread.start()
-        self._helper.start()
 
     def put(self, end: RunEnd) -> None:
         """Queue an end, which is then stored soon."""
         self._queue.put(end)
-        if self._queue.qsize() == _CROWD:
-            self._helper.tell()
 
     @property
     def waiting(self) -> int:
@@ -90,29 +82,19 @@ class Finisher:
     def close(self, timeout: float) -> bool:
         """Spend at most `timeout` seconds storing the remaining ends. Return whether all ends were stored."""
         deadline = time.monotonic() + timeout
-        self._helper.stop(max(0.0, timeout - _GIVE_UP))
-        self._queue.put(None)  # wake the first thread, which ends once the helper has ended and all ends are stored
+        self._is_closing = True
+        self._queue.put(None)  # wakes the thread, which ends once all ends are stored
         if self._thread.ident is not None:
-            self._thread.join(max(0.0, deadline - _GIVE_UP - time.monotonic()))
+            self._thread.join(max(0.0, timeout - _GIVE_UP))
             self._give_up.set()
             self._thread.join(max(0.0, deadline - time.monotonic()))
-        at_work = self._thread.is_alive() or not self._helper.stop(max(0.0, deadline - time.monotonic()))
-        return not (at_work or self._aside or self._take([]))
+        return not (self._thread.is_alive() or self._aside or self._take([]))
 
     def _loop(self) -> None:
         while not self._give_up.is_set():
             self._store(self._gather())
-            if self._helper.has_ended and self._again_in > _LOCKED_AGAIN and self._queue.empty():
+            if self._is_closing and self._again_in > _LOCKED_AGAIN and self._queue.empty():
                 return
-
-    def _help(self) -> float:
-        """Store one batch while many ends wait."""
-        if self._queue.qsize() < _CROWD:
-            return math.inf
-        self._store(self._take([]))
-        if self._again_in <= _LOCKED_AGAIN:
-            self._queue.put(None)  # wake the first thread, which may wait up to a minute for an end
-        return 0.0
 
     def _store(self, batch: list[RunEnd]) -> None:
         """Write a batch, and wait as long as the server is unavailable. Keep the batch if the worker gives up."""
@@ -125,14 +107,12 @@ class Finisher:
 
     def _try_again(self, end: RunEnd, seconds: float) -> None:
         """Keep an end, and try it again after some seconds."""
-        with self._putting_aside:
-            heapq.heappush(self._aside, (time.monotonic() + seconds, end.lease.run_id, end))
+        heapq.heappush(self._aside, (time.monotonic() + seconds, end.lease.run_id, end))
 
     @property
     def _again_in(self) -> float:
         """Seconds until an end is to be tried again. Infinite if there is none."""
-        with self._putting_aside:
-            return self._aside[0][0] - time.monotonic() if self._aside else math.inf
+        return self._aside[0][0] - time.monotonic() if self._aside else math.inf
 
     def _gather(self) -> list[RunEnd]:
         """Wait for ends, and return a batch of them."""
@@ -143,9 +123,8 @@ class Finisher:
             first = None
         if first is not None:
             batch.append(first)
-        with self._putting_aside:
-            while self._aside and self._aside[0][0] <= time.monotonic() and len(batch) < _BATCH // 2:
-                batch.append(heapq.heappop(self._aside)[2])  # the rest of the batch is for new ends
+        while self._aside and self._aside[0][0] <= time.monotonic() and len(batch) < _BATCH // 2:
+            batch.append(heapq.heappop(self._aside)[2])  # the rest of the batch is for new ends
         return self._take(batch)
 
     def _take(self, batch: list[RunEnd]) -> list[RunEnd]:

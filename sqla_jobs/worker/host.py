@@ -81,7 +81,7 @@ class Alone:
     """The host of a worker without a parent. It sends heartbeats and rescues the jobs of dead processes."""
 
     connections = 5
-    """One connection each for heartbeats, listening and pruning, and two for storing the ends of runs.
+    """One connection each for heartbeats, listening, pruning, the ends of runs, and the rest.
 
     So no thread has to wait.
     """
